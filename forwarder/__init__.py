@@ -1,0 +1,21 @@
+"""A forwarder between OpenAI's two APIs, in both directions.
+
+    client ──HTTP/SSE──▶ routes ──▶ bridge ──▶ call ──▶ routes ──HTTP/SSE──▶ client
+                                      │
+          call -> call:  wishes · translation · honest ending · mended body
+                                      ▼
+                            upstream (official openai SDK)
+
+A *call* (`translate/call.py`) takes a request and returns a stream of events.  The upstream makes
+one; everything else is a function ``call -> call`` wrapped around it.
+
+- `routes/` read requests and write answers; they know Flask and nothing else does.
+- `bridge.py` is the path of a request: which upstream, which wrappers, in which order.
+- `translate/` is pure: plain JSON in, plain JSON out.  `responses_over_chat` serves a Responses
+  client over a Chat upstream, `chat_over_responses` the other way round; with the same protocol
+  on both sides the call is returned as it is, so passing through loses nothing.
+- `upstream.py` is the only room that knows the SDK; nothing but JSON leaves it.
+- `profiles.py` holds what providers do differently, applied where a request leaves.
+- `sse.py`, `arrivals.py` and `transport.py` know bytes, not meaning.
+- `errors.py` names every failure by whose fault it is; `config.py` alone reads the environment.
+"""

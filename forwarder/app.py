@@ -1,0 +1,81 @@
+"""``create_app``: wiring only."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask, Response, jsonify
+from werkzeug.exceptions import HTTPException
+
+from forwarder import config, logs
+from forwarder.bridge import Bridge
+from forwarder.config import Settings
+from forwarder.errors import (
+    ForwarderError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+)
+from forwarder.routes import health, openai
+
+log = logging.getLogger("forwarder.app")
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The WSGI application; settings come from the environment unless given.
+
+    Raises ConfigError, with one line for each mistake, when the configuration is invalid.
+    """
+    settings = settings or config.load()
+    logs.configure(settings.log_level)
+    app = Flask("forwarder", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body
+    app.extensions["forwarder"] = Bridge(settings)
+    for prefix in ("/v1", "/"):
+        app.register_blueprint(openai.blueprint, url_prefix=prefix, name=f"openai{prefix}")
+    app.register_blueprint(health.blueprint)
+    app.register_error_handler(ForwarderError, _known)
+    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(Exception, _unforeseen)
+    _announce(settings)
+    return app
+
+
+def _announce(settings: Settings) -> None:
+    if settings.demo:
+        log.warning(
+            "No upstream is configured: answering from the built-in demo. "
+            "Set CHAT_BASE_URL or RESPONSES_BASE_URL to use a provider."
+        )
+    for upstream in settings.upstreams:
+        log.info("upstream '%s' speaks %s", upstream.name, "/".join(sorted(upstream.apis)))
+
+
+# -- the one door for errors --------------------------------------------------------------------
+
+
+def _known(error: ForwarderError) -> Response:
+    response = jsonify(error.body())
+    response.status_code = error.status
+    response.headers.extend(error.headers)
+    return response
+
+
+def _http(error: HTTPException) -> Response:
+    """Werkzeug's own refusals, in OpenAI's shape."""
+    return _known(_OURS.get(error.code or 500, InvalidRequest)(error.description or error.name))
+
+
+def _unforeseen(error: Exception) -> Response:
+    log.error("a request broke", exc_info=error)
+    return _known(InternalError("The forwarder made a mistake; its log has the details."))
+
+
+_OURS: dict[int, type[ForwarderError]] = {
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: TooLarge,
+    500: InternalError,
+}

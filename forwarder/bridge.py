@@ -1,0 +1,91 @@
+"""From a client's request to the stream that answers it.
+
+This is the path of a request in one place: route, upstream call, translation, wishes, watch.
+Each is a call wrapped around the one before.
+"""
+
+from __future__ import annotations
+
+import re
+
+from forwarder.catalog import Catalog
+from forwarder.config import Settings, UpstreamSettings
+from forwarder.errors import InvalidRequest
+from forwarder.exchange import Exchange
+from forwarder.mint import MINT
+from forwarder.routing import Route, Router
+from forwarder.seal import Sealer
+from forwarder.translate import adapt
+from forwarder.translate.call import Json, Stream
+from forwarder.translate.check import choose
+from forwarder.translate.terms import Terms
+from forwarder.translate.wishes import STYLES, as_wished
+from forwarder.transports import transport_for
+from forwarder.upstream import Upstream
+
+_RESPONSES_STYLES = ("summary", "text", "both")
+_REASONS = re.compile(r"^(o\d|gpt-[5-9]|gpt-oss|codex)")
+"""Models that may be asked for a reasoning summary; others refuse the parameter."""
+
+
+class Bridge:
+    """Everything that outlives a request: the routes, the upstreams and the seal."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.router = Router(settings)
+        self.upstreams = {u.name: self._connect(u) for u in settings.upstreams}
+        self.catalog = Catalog(self.router, self.upstreams, settings.ready_ttl)
+        self._sealer = Sealer(settings.secret_keys)
+
+    def open(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Stream:
+        """The stream that answers a request of the ``client`` protocol.
+
+        ``style`` is how this one request wants its reasoning.  Connects before it returns; raises
+        ForwarderError when the request or the upstream fails before that.
+        """
+        route = self._route(client, request, exchange)
+        call = self.upstreams[route.upstream.name].call(route, client, exchange)
+        terms = self._terms(client, style, route, exchange)
+        call = adapt(call, client, route.protocol, terms)
+        if client == "chat":
+            call = as_wished(call, self._chat_style(style, route))
+        return exchange.watch(call(request))
+
+    def _route(self, client: str, request: Json, exchange: Exchange) -> Route:
+        model = request.get("model") or self.settings.default_model
+        if model is not None and not isinstance(model, str):
+            raise InvalidRequest(
+                "Invalid type for 'model': expected a string.", param="model", code="invalid_type"
+            )
+        route = self.router.resolve(model, client)
+        request["model"] = model
+        exchange.upstream, exchange.model = route.upstream.name, route.model
+        return route
+
+    def _terms(self, client: str, style: str | None, route: Route, exchange: Exchange) -> Terms:
+        profile = self.upstreams[route.upstream.name].profile
+        shown = self.settings.responses_reasoning
+        if client == "responses" and style:
+            shown = choose(style, _RESPONSES_STYLES, "X-Forwarder-Reasoning")
+        return Terms(
+            mint=MINT,
+            ledger=exchange.ledger,
+            seal=self._sealer.seal,
+            unseal=self._sealer.unseal,
+            reasoning=shown,
+            hosted_tools=self.settings.hosted_tools,
+            custom_tools=profile.custom_tools,
+            summaries=_REASONS.match(route.model) is not None,
+        )
+
+    def _chat_style(self, style: str | None, route: Route) -> str | None:
+        """The asked-for style; passing through, reasoning stays as it is unless one is set."""
+        if style:
+            return str(choose(style, STYLES, "X-Forwarder-Reasoning"))
+        default = "thinking" if route.protocol != "chat" else None
+        return self.settings.chat_reasoning or default
+
+    def _connect(self, settings: UpstreamSettings) -> Upstream:
+        heartbeat = min(self.settings.keepalive, settings.idle_timeout)
+        return Upstream(settings, transport_for(settings, heartbeat), heartbeat)

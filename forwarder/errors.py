@@ -1,0 +1,168 @@
+"""Every failure the forwarder can report, named by whose fault it is.
+
+    ForwarderError
+      ClientError                 the request cannot be served as it stands
+        InvalidRequest            400  malformed, of the wrong type, or contradictory
+        Unsupported               400  understood, but neither side can carry it
+        Unauthorized              401  no valid key
+        NotFound                  404  no such model, route or object
+        MethodNotAllowed          405  the route exists, the method does not
+        TooLarge                  413  the body is over the limit
+      UpstreamError               the upstream did not do its part
+        UpstreamRefused           its own status: it answered with an error
+        UpstreamKeyRefused        502  it does not accept the forwarder's key
+        UpstreamUnreachable       502  no connection, or the connection broke
+        UpstreamBroken            502  it answered, but not as its protocol says
+        UpstreamTimeout           504  it did not answer in time
+      InternalError               500  a mistake of the forwarder itself
+
+Each one carries the HTTP ``status`` and the OpenAI-shaped ``body()`` that both protocols use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ForwarderError(Exception):
+    """A failure with an HTTP status and an OpenAI-shaped body."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+    param: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param if param is not None else self.param
+        self.code = code if code is not None else self.code
+        self.headers: dict[str, str] = {}
+
+    def error(self) -> dict[str, Any]:
+        """The inner error object: ``{message, type, param, code}``."""
+        return {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+        }
+
+    def body(self) -> dict[str, Any]:
+        """The whole error body: ``{"error": {…}}``."""
+        return {"error": self.error()}
+
+
+class ClientError(ForwarderError):
+    """The request cannot be served as it stands."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class InvalidRequest(ClientError):
+    """The request is malformed, of the wrong type, or contradicts itself."""
+
+
+class Unsupported(ClientError):
+    """The request is understood, but the other side has no way to carry it."""
+
+    code = "unsupported_parameter"
+
+
+class Unauthorized(ClientError):
+    """No valid client key."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class NotFound(ClientError):
+    """No such model, route or object."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(ClientError):
+    """The route exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class TooLarge(ClientError):
+    """The request body is over the configured limit."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class UpstreamError(ForwarderError):
+    """The upstream did not do its part."""
+
+    status = 502
+    type = "upstream_error"
+
+
+class UpstreamRefused(UpstreamError):
+    """The upstream answered with an error; its status and error object are handed on.
+
+    ``headers`` holds the response headers that help a client (``retry-after`` and the like).
+    """
+
+    def __init__(
+        self, status: int, error: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(str(error.get("message") or f"The upstream answered {status}."))
+        self.status = status
+        self.type = str(error.get("type") or _type_of(status))
+        self.code = _text(error.get("code"))
+        self.param = _text(error.get("param"))
+        self.extra = {k: v for k, v in error.items() if k not in self.error()}
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        return {"error": {**self.error(), **self.extra}}
+
+
+class UpstreamKeyRefused(UpstreamError):
+    """The upstream does not accept the key that the forwarder holds: the operator's matter."""
+
+    code = "upstream_authentication"
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection to the upstream, or the connection broke."""
+
+    code = "upstream_unreachable"
+
+
+class UpstreamBroken(UpstreamError):
+    """The upstream answered, but not as its protocol says."""
+
+    code = "upstream_protocol"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The upstream did not answer in time."""
+
+    status = 504
+    code = "upstream_timeout"
+
+
+class InternalError(ForwarderError):
+    """A mistake of the forwarder itself; the log has the trace, the client does not."""
+
+    code = "internal_error"
+
+
+def _type_of(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < 500 else "server_error"
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

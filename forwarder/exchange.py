@@ -1,0 +1,111 @@
+"""One exchange with a client: who asked, what became of it, and what is open for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from forwarder.errors import ForwarderError, InternalError
+from forwarder.translate.call import Event, Json, Stream
+from forwarder.translate.terms import Ledger
+
+log = logging.getLogger("forwarder.exchange")
+
+
+@dataclass
+class Exchange:
+    """The record of one request; ``opened`` closes whatever was opened for it."""
+
+    id: str
+    route: str
+    ledger: Ledger
+    log_sample: float = 0.0
+    log_bodies: bool = False
+    client_key: str | None = None
+    upstream: str | None = None
+    model: str | None = None
+    status: int = 200
+    error: str | None = None
+    usage: Json | None = None
+    reply_headers: dict[str, str] = field(default_factory=dict)
+    opened: ExitStack = field(default_factory=ExitStack)
+    started: float = field(default_factory=time.monotonic)
+    first_event: float | None = None
+
+    def saw_body(self, body: Json) -> None:
+        """Log the request itself, which is off unless the operator wants it."""
+        if self.log_bodies:
+            log.info(json.dumps({"id": self.id, "request": body}))
+
+    def watch(self, stream: Stream) -> Stream:
+        """Pass a stream on, noting its first event, its usage and its failure.
+
+        Whatever breaks unforeseen leaves as an InternalError; the trace goes to the log.
+        """
+        try:
+            for batch in stream:
+                if batch:
+                    self._note(batch)
+                yield batch
+        except ForwarderError as error:
+            self.failed(error)
+            raise
+        except Exception as error:
+            log.exception("exchange %s broke", self.id)
+            failure = InternalError("The forwarder made a mistake; its log has the details.")
+            self.failed(failure)
+            raise failure from error
+
+    def _note(self, batch: list[Event]) -> None:
+        if self.first_event is None:
+            self.first_event = time.monotonic()
+        last = batch[-1]
+        response = last.get("response")
+        usage = response.get("usage") if response else last.get("usage")
+        if usage:
+            self.usage = usage
+        if self.log_sample:
+            self._log_sampled(batch)
+
+    def _log_sampled(self, batch: list[Event]) -> None:
+        for event in batch:
+            if random.random() < self.log_sample:
+                shown = (
+                    event if self.log_bodies else {"type": event.get("type") or event.get("object")}
+                )
+                log.info(json.dumps({"id": self.id, "event": shown}))
+
+    def failed(self, error: ForwarderError) -> None:
+        """Note why this exchange did not do what was asked."""
+        self.status = error.status
+        self.error = error.code or error.type
+
+    def close(self) -> None:
+        """Close what was opened and write the one line that says what became of it."""
+        self.opened.close()
+        log.info(json.dumps({k: v for k, v in self._line() if v is not None}))
+
+    def _line(self) -> Iterator[tuple[str, Any]]:
+        usage = self.usage or {}
+        yield "id", self.id
+        yield "route", self.route
+        yield "upstream", self.upstream
+        yield "model", self.model
+        yield "status", self.status
+        yield "error", self.error
+        yield "input_tokens", usage.get("input_tokens", usage.get("prompt_tokens"))
+        yield "output_tokens", usage.get("output_tokens", usage.get("completion_tokens"))
+        if self.first_event is not None:
+            yield "first_event_ms", _ms(self.first_event - self.started)
+        yield "duration_ms", _ms(time.monotonic() - self.started)
+        yield "dropped", sorted(self.ledger.dropped) or None
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)

@@ -1,0 +1,1 @@
+"""Flask blueprints, one for each API family; thin: they read requests and write answers."""

@@ -1,0 +1,61 @@
+"""The ends of an exchange that are Flask's: what the request says of it, what the answer says."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from typing import Any
+
+from flask import current_app, request
+
+from forwarder.bridge import Bridge
+from forwarder.errors import Unauthorized
+from forwarder.exchange import Exchange
+from forwarder.mint import random_id
+from forwarder.translate.terms import Ledger
+
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def begin(route: str) -> Exchange:
+    """The exchange for the current request; raises Unauthorized without a valid key."""
+    bridge: Bridge = current_app.extensions["forwarder"]
+    settings = bridge.settings
+    given = request.headers.get("X-Request-Id", "")
+    return Exchange(
+        id=given if _ID.fullmatch(given) else random_id("req"),
+        route=route,
+        ledger=Ledger(strict=settings.strict or _asks_strict()),
+        log_sample=settings.log_sample,
+        log_bodies=settings.log_bodies,
+        client_key=authorized(settings.api_keys),
+    )
+
+
+def authorized(keys: tuple[str, ...]) -> str | None:
+    """The client's key; raises Unauthorized when keys are configured and this is none of them."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    key = key.strip() if scheme.lower() == "bearer" else request.headers.get("api-key", "")
+    # Every key is compared, so that the time taken says nothing about any.
+    known = [hmac.compare_digest(key.encode(), each.encode()) for each in keys]
+    if keys and not any(known):
+        raise Unauthorized(
+            "Incorrect API key provided." if key else "You didn't provide an API key."
+        )
+    return key or None
+
+
+def sign(answer: Any, exchange: Exchange) -> None:
+    """Put what the client should know of the exchange into an answer's headers."""
+    headers = getattr(answer, "headers", None)
+    if headers is None:
+        return
+    for name, value in exchange.reply_headers.items():
+        headers.setdefault(name, value)
+    headers["X-Request-Id"] = exchange.id
+    if exchange.ledger.dropped:
+        headers["X-Forwarder-Dropped"] = ", ".join(sorted(exchange.ledger.dropped))
+
+
+def _asks_strict() -> bool:
+    return request.headers.get("X-Forwarder-Strict", "").lower() in ("1", "true", "yes", "on")

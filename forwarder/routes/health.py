@@ -1,0 +1,25 @@
+"""Is the forwarder alive, and are its upstreams there?"""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, current_app, jsonify
+
+from forwarder.bridge import Bridge
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/health")
+def health() -> Response:
+    """Alive: the process answers."""
+    return jsonify(status="ok")
+
+
+@blueprint.get("/ready")
+def ready() -> tuple[Response, int]:
+    """Ready: at least one upstream can be reached; the body says which."""
+    bridge: Bridge = current_app.extensions["forwarder"]
+    states = bridge.catalog.states()
+    able = any(state["reachable"] for state in states.values())
+    body = jsonify(status="ok" if able else "unavailable", upstreams=states)
+    return body, 200 if able else 503

@@ -1,0 +1,127 @@
+"""OpenAI's two APIs: ``/v1/chat/completions``, ``/v1/responses`` and ``/v1/models``."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import orjson
+from flask import Blueprint, Response, current_app, request
+
+from forwarder import sse
+from forwarder.bridge import Bridge
+from forwarder.errors import ForwarderError, InvalidRequest, NotFound
+from forwarder.exchange import Exchange
+from forwarder.routes import exchanges
+from forwarder.translate import FOLDS
+from forwarder.translate.call import Batch, Json, Stream
+from forwarder.translate.check import BOOL, optional
+from forwarder.translate.ending import TOLD
+
+blueprint = Blueprint("openai", __name__)
+
+_ENCODERS: dict[str, Callable[[Batch], bytes]] = {
+    "chat": sse.encode_chat,
+    "responses": sse.encode_responses,
+}
+
+
+@blueprint.post("/chat/completions")
+def chat_completions() -> Response:
+    """Chat Completions, over whichever upstream the model leads to."""
+    return _serve("chat")
+
+
+@blueprint.post("/responses")
+def responses() -> Response:
+    """Responses, over whichever upstream the model leads to."""
+    return _serve("responses")
+
+
+@blueprint.get("/models")
+def models() -> Response:
+    """Every model that a request can name."""
+    return _json({"object": "list", "data": _bridge().catalog.models()})
+
+
+@blueprint.get("/models/<path:model>")
+def model(model: str) -> Response:
+    """One model, by any name that a request could use."""
+    for entry in _bridge().catalog.models():
+        if entry["id"] == model:
+            return _json(entry)
+    raise NotFound(f"The model '{model}' does not exist.", param="model", code="model_not_found")
+
+
+def _serve(protocol: str) -> Response:
+    exchange = exchanges.begin(protocol)
+    try:
+        body = _body(exchange)
+        streamed = _wants_stream(protocol, body)
+        style = request.headers.get("X-Forwarder-Reasoning")
+        stream = _bridge().open(protocol, body, style, exchange)
+        response = (_streaming if streamed else _whole)(protocol, stream)
+    except BaseException as error:
+        if isinstance(error, ForwarderError):
+            exchange.failed(error)
+        exchanges.sign(error, exchange)
+        exchange.close()
+        raise
+    exchanges.sign(response, exchange)
+    response.call_on_close(exchange.close)
+    return response
+
+
+def _body(exchange: Exchange) -> Json:
+    try:
+        body = orjson.loads(request.get_data(cache=False))
+    except ValueError:
+        raise InvalidRequest("The request body is not valid JSON.", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
+    exchange.saw_body(body)
+    return body
+
+
+def _wants_stream(protocol: str, body: Json) -> bool:
+    asked = optional(body, "stream", BOOL, "stream")
+    if asked is None:
+        asked = protocol == "chat" and _bridge().settings.chat_default_stream
+        body["stream"] = asked
+    return bool(asked)
+
+
+def _whole(protocol: str, stream: Stream) -> Response:
+    return _json(FOLDS[protocol](stream))
+
+
+def _streaming(protocol: str, stream: Stream) -> Response:
+    """A response whose status is known: the first batch is there before the answer begins."""
+    first = next(stream, None)
+    begun = itertools.chain([first] if first is not None else [], stream)
+    response = Response(_encoded(protocol, begun), mimetype="text/event-stream")
+    response.headers["Cache-Control"] = "no-cache"
+    response.headers["X-Accel-Buffering"] = "no"  # or nginx would gather the events
+    return response
+
+
+def _encoded(protocol: str, stream: Stream) -> Iterator[bytes]:
+    encode = _ENCODERS[protocol]
+    failed = False
+    for batch in TOLD[protocol](stream):
+        if batch:
+            failed = "error" in batch[-1]
+            yield encode(batch)
+        else:
+            yield sse.KEEP_ALIVE
+    if protocol == "chat" and not failed:
+        yield sse.DONE
+
+
+def _json(value: Json) -> Response:
+    return Response(orjson.dumps(value), mimetype="application/json")
+
+
+def _bridge() -> Bridge:
+    bridge: Bridge = current_app.extensions["forwarder"]
+    return bridge

@@ -1,0 +1,101 @@
+"""From the model a client asks for to the upstream that serves it.
+
+In this order: ``upstream/model``, an alias, a glob, and else the default rule. Where several
+upstreams would do, the default rule chooses among them: a client goes to the first upstream that
+does not speak its protocol, since that is what a forwarder is for, else to the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from forwarder.config import Settings, UpstreamSettings, is_pattern
+from forwarder.errors import InvalidRequest, NotFound
+
+PROTOCOLS = ("chat", "responses")
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where a request goes, in which protocol, and the upstream's own name for the model."""
+
+    upstream: UpstreamSettings
+    protocol: str
+    model: str
+
+
+class Router:
+    """Resolves model names against the configured upstreams."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._default_model = settings.default_model
+        self._upstreams = settings.upstreams
+        self._by_name = {upstream.name: upstream for upstream in settings.upstreams}
+
+    def resolve(self, model: str | None, client: str) -> Route:
+        """The route for ``model`` (or the default one) asked for in the ``client`` protocol.
+
+        Raises InvalidRequest when there is no model, NotFound when only an upstream is named.
+        """
+        name = model or self._default_model
+        if not name:
+            raise InvalidRequest(
+                "You must provide a model parameter.",
+                param="model",
+                code="missing_required_parameter",
+            )
+        head, slash, rest = name.partition("/")
+        if slash and head in self._by_name:
+            return _route(self._by_name[head], _named(rest, name), client)
+        return _route(_preferred(self._candidates(name), client), name, client)
+
+    def models(self) -> list[tuple[str, str]]:
+        """``(id, upstream name)`` of each alias and each glob that is a plain name."""
+        return [
+            (self._id(upstream, name, target), upstream.name)
+            for upstream in self._upstreams
+            for name, target in _configured(upstream).items()
+        ]
+
+    def public_id(self, upstream: str, model: str) -> str:
+        """The id under which clients of both protocols reach what ``upstream`` calls ``model``."""
+        return self._id(self._by_name[upstream], model, model)
+
+    def _id(self, upstream: UpstreamSettings, name: str, target: str) -> str:
+        routes = [self.resolve(name, client) for client in PROTOCOLS]
+        plain = all(r.upstream.name == upstream.name and r.model == target for r in routes)
+        return name if plain else f"{upstream.name}/{name}"
+
+    def _candidates(self, name: str) -> Sequence[UpstreamSettings]:
+        """Those with such an alias, else those with a glob for it, else all."""
+        return (
+            [upstream for upstream in self._upstreams if name in upstream.aliases]
+            or [u for u in self._upstreams if any(fnmatchcase(name, glob) for glob in u.globs)]
+            or self._upstreams
+        )
+
+
+def _preferred(candidates: Sequence[UpstreamSettings], client: str) -> UpstreamSettings:
+    """The default rule."""
+    return next((u for u in candidates if client not in u.apis), candidates[0])
+
+
+def _named(model: str, asked: str) -> str:
+    if not model:
+        raise NotFound(
+            f"The model '{asked}' does not exist.", param="model", code="model_not_found"
+        )
+    return model
+
+
+def _route(upstream: UpstreamSettings, name: str, client: str) -> Route:
+    protocol = client if client in upstream.apis else next(iter(upstream.apis))
+    return Route(upstream, protocol, upstream.aliases.get(name, name))
+
+
+def _configured(upstream: UpstreamSettings) -> dict[str, str]:
+    """Name -> the upstream's name, for every model that the configuration spells out."""
+    literal = {glob: glob for glob in upstream.globs if not is_pattern(glob)}
+    return {**upstream.aliases, **literal}

@@ -1,0 +1,129 @@
+"""A Chat request -> a Responses request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from forwarder.errors import InvalidRequest
+from forwarder.translate.call import Json
+from forwarder.translate.chat_over_responses import tools
+from forwarder.translate.chat_over_responses.history import History
+from forwarder.translate.check import DICT, LIST, STR, choose, expect, optional, require
+from forwarder.translate.fates import CHAT_OVER_RESPONSES, settle
+from forwarder.translate.terms import Terms
+from forwarder.translate.vocabulary import format_to_responses
+
+OUTPUT_FLOOR = 16
+"""The smallest ``max_output_tokens`` that the Responses API takes."""
+
+
+class Prepared(NamedTuple):
+    """A translated request; ``legacy`` when its answer is to use ``function_call``."""
+
+    responses: Json
+    legacy: bool
+
+
+def translate_request(request: Json, terms: Terms) -> Prepared:
+    """Give the Responses request for a Chat request.
+
+    Raises InvalidRequest for what is malformed and Unsupported for what cannot be carried.
+    """
+    require(request, "model", STR, "model")
+    out: Json = {"store": False, "stream": True}
+    for name, value in settle(request, CHAT_OVER_RESPONSES, terms.ledger):
+        mapper = _MAPPED.get(name)
+        if mapper is None:
+            out[name] = value
+        else:
+            mapper(value, out)
+    messages = require(request, "messages", LIST, "messages")
+    if not messages:
+        raise InvalidRequest("Invalid 'messages': empty array.", param="messages")
+    out["input"] = History(terms).read(messages)
+    _offer_tools(request, out)
+    _reasoning(request, out, terms)
+    return Prepared(out, legacy="functions" in request and "tools" not in request)
+
+
+def _offer_tools(request: Json, out: Json) -> None:
+    choice = out.get("tool_choice")
+    if choice is not None:
+        tools.check_choice(choice, out.get("tools") or [])
+    if not out.get("tools"):
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            out.pop(name, None)
+    elif request.get("functions") and not request.get("tools"):
+        out["parallel_tool_calls"] = False  # function_call has room for one
+
+
+def _reasoning(request: Json, out: Json, terms: Terms) -> None:
+    effort = request.get("reasoning_effort")
+    if effort:
+        out["reasoning"] = {"effort": effort}
+    if effort != "none" and (effort or terms.summaries):
+        out.setdefault("reasoning", {})["summary"] = "auto"  # or the client would see none
+
+
+# -- parameters that change their name or shape -------------------------------------------------
+
+
+def _nothing(value: Any, out: Json) -> None:
+    """Read elsewhere in this module."""
+
+
+def _completion_limit(value: int, out: Json) -> None:
+    out["max_output_tokens"] = max(value, OUTPUT_FLOOR)
+
+
+def _old_limit(value: int, out: Json) -> None:
+    out.setdefault("max_output_tokens", max(value, OUTPUT_FLOOR))
+
+
+def _tools(value: list[Any], out: Json) -> None:
+    out["tools"] = [*tools.tools_to_responses(value), *out.get("tools", ())]
+
+
+def _functions(value: list[Any], out: Json) -> None:
+    out.setdefault("tools", tools.functions_to_responses(value))
+
+
+def _response_format(value: Json, out: Json) -> None:
+    kind = require(value, "type", STR, "response_format.type")
+    choose(kind, ("text", "json_object", "json_schema"), "response_format.type")
+    if kind == "json_schema":
+        path = "response_format.json_schema"
+        wrapped = require(value, "json_schema", DICT, path)
+        require(wrapped, "name", STR, f"{path}.name")
+        optional(wrapped, "schema", DICT, f"{path}.schema")
+    out.setdefault("text", {})["format"] = format_to_responses(value)
+
+
+def _web_search(value: Json, out: Json) -> None:
+    tool: Json = {"type": "web_search"}
+    if value.get("search_context_size"):
+        tool["search_context_size"] = value["search_context_size"]
+    location = optional(value, "user_location", DICT, "web_search_options.user_location")
+    if location:
+        near = expect(location.get("approximate") or {}, DICT, "web_search_options.user_location")
+        tool["user_location"] = {"type": "approximate", **near}
+    out["tools"] = [*out.get("tools", ()), tool]
+
+
+_MAPPED: dict[str, Callable[[Any, Json], None]] = {
+    "messages": _nothing,
+    "reasoning_effort": _nothing,
+    "max_completion_tokens": _completion_limit,
+    "max_tokens": _old_limit,
+    "tools": _tools,
+    "functions": _functions,
+    "tool_choice": lambda value, out: out.update(tool_choice=tools.choice_to_responses(value)),
+    "function_call": lambda value, out: out.setdefault(
+        "tool_choice", tools.function_call_to_responses(value)
+    ),
+    "response_format": _response_format,
+    "store": lambda value, out: out.update(store=value),
+    "verbosity": lambda value, out: out.setdefault("text", {}).update(verbosity=value),
+    "web_search_options": _web_search,
+}

@@ -1,0 +1,304 @@
+"""Responses events -> Chat chunks: a table of handlers, one for each event that says something.
+
+Reasoning comes out as ``reasoning_content``; the wishes of the client decide its final spelling.
+State is kept per output item, never for "the current call": items may interleave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from forwarder.errors import UpstreamBroken
+from forwarder.translate.call import Batch, Event, Json, Stream
+from forwarder.translate.chat_over_responses.request import Prepared
+from forwarder.translate.terms import Terms
+from forwarder.translate.vocabulary import FINISH_REASONS, failure, usage_to_chat
+
+
+def translate_stream(events: Stream, prepared: Prepared, terms: Terms) -> Stream:
+    """Give the chat chunks for a Responses stream, batch by batch, the usage chunk included."""
+    answer = Answer(prepared, terms)
+    for batch in events:
+        if not batch:
+            yield batch
+            continue
+        chunks: Batch = []
+        for event in batch:
+            handler = HANDLERS.get(event.get("type"))
+            if handler is not None:
+                chunks += handler(answer, event)
+        if chunks:
+            yield chunks
+    if not answer.ended:
+        raise UpstreamBroken("The upstream's stream ended before its response was finished.")
+
+
+class Answer:
+    """One chat completion in the making."""
+
+    def __init__(self, prepared: Prepared, terms: Terms) -> None:
+        self.ended = False
+        self._legacy = prepared.legacy
+        self._base: Json = {
+            "id": terms.mint.id("chatcmpl").replace("_", "-"),
+            "object": "chat.completion.chunk",
+            "created": terms.mint.now(),
+            "model": prepared.responses["model"],
+        }
+        self._greeted = False
+        self._calls: dict[Any, int] = {}  # output index -> dense number of the call
+        self._sent: dict[tuple[Any, ...], int] = {}  # place of a text -> characters sent
+        self._thoughts: dict[Any, str] = {}  # output index -> the form that is shown
+        self._summaries: list[str] = []
+        self._texts = 0
+        self._annotations: list[Json] = []
+
+    # -- chunks ---------------------------------------------------------------------------------
+
+    def _chunk(self, delta: Json, finish: str | None = None) -> Event:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return {**self._base, "choices": [choice]}
+
+    def _say(self, delta: Json) -> Batch:
+        """One chunk, with the role in front of the first."""
+        if self._greeted:
+            return [self._chunk(delta)]
+        self._greeted = True
+        content = None if "tool_calls" in delta or "function_call" in delta else ""
+        opening = {"role": "assistant", "content": content, "refusal": None}
+        return [self._chunk(opening), self._chunk(delta)]
+
+    # -- lifecycle ------------------------------------------------------------------------------
+
+    def created(self, event: Event) -> Batch:
+        response = event.get("response") or {}
+        for key in ("model", "service_tier"):
+            if response.get(key):
+                self._base[key] = response[key]
+        if isinstance(response.get("id"), str):
+            self._base["id"] = "chatcmpl-" + response["id"].removeprefix("resp_")
+        if response.get("created_at"):
+            self._base["created"] = int(response["created_at"])
+        return []
+
+    def completed(self, event: Event) -> Batch:
+        """The end: whatever was not streamed comes now, then the reason, then the usage."""
+        response = event.get("response") or {}
+        chunks: Batch = []
+        if not self._sent and not self._calls:  # a whole answer, or a stream without deltas
+            self.created(event)
+            for index, item in enumerate(response.get("output") or ()):
+                chunks += self._whole_item(index, item)
+        self.ended = True
+        if not self._greeted:
+            chunks += self._say({"content": ""})[:1]
+        chunks.append(self._chunk(self._last_words(), self._finish_reason(event, response)))
+        usage = usage_to_chat(response.get("usage"))
+        return [*chunks, {**self._base, "choices": [], "usage": usage}] if usage else chunks
+
+    def failed(self, event: Event) -> Batch:
+        error = (event.get("response") or {}).get("error")
+        raise failure(
+            error or {"message": "The upstream's response failed.", "code": "server_error"}
+        )
+
+    def error(self, event: Event) -> Batch:
+        raise failure(event.get("error") or {k: event.get(k) for k in ("message", "code", "param")})
+
+    def _finish_reason(self, event: Event, response: Json) -> str:
+        if event["type"] == "response.incomplete":
+            reason = (response.get("incomplete_details") or {}).get("reason")
+            return FINISH_REASONS.get(str(reason), "length")
+        if not self._calls:
+            return "stop"
+        return "function_call" if self._legacy else "tool_calls"
+
+    def _last_words(self) -> Json:
+        delta: Json = {}
+        if self._summaries:
+            delta["metadata"] = {"reasoning_summary": "\n\n".join(self._summaries)}
+        return delta
+
+    # -- text -----------------------------------------------------------------------------------
+
+    def text(self, event: Event) -> Batch:
+        """The hot path: one chunk for one delta."""
+        place = (event.get("output_index"), event.get("content_index"))
+        delta = event.get("delta") or ""
+        self._sent[place] = self._sent.get(place, 0) + len(delta)
+        return self._say({"content": delta}) if delta else []
+
+    def text_done(self, event: Event) -> Batch:
+        place = (event.get("output_index"), event.get("content_index"))
+        return self._missing(place, event.get("text"), "content")
+
+    def refusal(self, event: Event) -> Batch:
+        place = (event.get("output_index"), event.get("content_index"))
+        delta = event.get("delta") or ""
+        self._sent[place] = self._sent.get(place, 0) + len(delta)
+        return self._say({"refusal": delta}) if delta else []
+
+    def refusal_done(self, event: Event) -> Batch:
+        place = (event.get("output_index"), event.get("content_index"))
+        return self._missing(place, event.get("refusal"), "refusal")
+
+    def annotation(self, event: Event) -> Batch:
+        annotation = event.get("annotation")
+        return self._say({"annotations": [nested(annotation)]}) if annotation else []
+
+    def _missing(self, place: tuple[Any, ...], whole: Any, key: str) -> Batch:
+        """What of a text the deltas left out; nothing, normally."""
+        sent = self._sent.get(place, 0)
+        rest = (whole or "")[sent:]
+        self._sent[place] = sent + len(rest)
+        return self._say({key: rest}) if rest else []
+
+    # -- reasoning ------------------------------------------------------------------------------
+
+    def thought(self, event: Event) -> Batch:
+        return self._think(event, "text", event.get("content_index"))
+
+    def summary(self, event: Event) -> Batch:
+        return self._think(event, "summary", event.get("summary_index"))
+
+    def _think(self, event: Event, form: str, part: Any) -> Batch:
+        index, delta = event.get("output_index"), event.get("delta") or ""
+        place = (index, form, part)
+        fresh = place not in self._sent
+        self._sent[place] = self._sent.get(place, 0) + len(delta)
+        if self._thoughts.setdefault(index, form) != form:
+            self._keep_apart(form, delta, fresh)
+            return []
+        if fresh and self._thought_before(place):
+            delta = "\n\n" + delta  # the parts of reasoning are paragraphs
+        return self._say({"reasoning_content": delta}) if delta else []
+
+    def _thought_before(self, place: tuple[Any, ...]) -> bool:
+        return any(len(other) == 3 and other != place for other in self._sent)
+
+    def _keep_apart(self, form: str, delta: str, fresh: bool) -> None:
+        """A summary beside the text itself: told in the metadata, not shown twice."""
+        if form != "summary":
+            return
+        if fresh:
+            self._summaries.append("")
+        self._summaries[-1] += delta
+
+    def thought_done(self, event: Event) -> Batch:
+        return self._rest_of_thought(event, "text", event.get("content_index"))
+
+    def summary_done(self, event: Event) -> Batch:
+        return self._rest_of_thought(event, "summary", event.get("summary_index"))
+
+    def _rest_of_thought(self, event: Event, form: str, part: Any) -> Batch:
+        sent = self._sent.get((event.get("output_index"), form, part), 0)
+        rest = (event.get("text") or "")[sent:]
+        return self._think({**event, "delta": rest}, form, part) if rest else []
+
+    # -- calls ----------------------------------------------------------------------------------
+
+    def item_added(self, event: Event) -> Batch:
+        item = event.get("item") or {}
+        return (
+            self._open_call(event.get("output_index"), item) if item.get("type") in _CALLS else []
+        )
+
+    def item_done(self, event: Event) -> Batch:
+        item = event.get("item") or {}
+        return self._whole_item(event.get("output_index"), item)
+
+    def arguments(self, event: Event) -> Batch:
+        index, delta = event.get("output_index"), event.get("delta") or ""
+        if index not in self._calls:
+            return []  # the item was never announced; its done event has the whole
+        self._sent[(index,)] = self._sent.get((index,), 0) + len(delta)
+        return self._say(self._call_delta(index, event["type"], delta)) if delta else []
+
+    def _open_call(self, index: Any, item: Json) -> Batch:
+        if index in self._calls:
+            return []
+        self._calls[index] = len(self._calls)
+        shape, key = _CALLS[item["type"]]
+        name = item.get("name") or ""
+        if item.get("namespace"):
+            name = f"{item['namespace']}__{name}"
+        if self._legacy:
+            return self._say({"function_call": {"name": name, "arguments": ""}})
+        call = {"index": self._calls[index], "id": item.get("call_id") or item.get("id")}
+        return self._say({"tool_calls": [{**call, "type": shape, shape: {"name": name, key: ""}}]})
+
+    def _call_delta(self, index: Any, event_type: str, delta: str) -> Json:
+        shape, key = ("custom", "input") if "custom" in event_type else ("function", "arguments")
+        if self._legacy:
+            return {"function_call": {"arguments": delta}}
+        return {"tool_calls": [{"index": self._calls[index], shape: {key: delta}}]}
+
+    # -- items that were not streamed -----------------------------------------------------------
+
+    def _whole_item(self, index: Any, item: Json) -> Batch:
+        """Whatever of a finished item has not been sent."""
+        kind = item.get("type")
+        if kind in _CALLS:
+            return self._whole_call(index, item)
+        chunks: Batch = []
+        if kind == "message":
+            for i, part in enumerate(item.get("content") or ()):
+                chunks += self._whole_part((index, i), part)
+        elif kind == "reasoning":
+            for form, parts in (("text", item.get("content")), ("summary", item.get("summary"))):
+                for i, part in enumerate(parts or ()):
+                    event = {"output_index": index, "text": part.get("text")}
+                    chunks += self._rest_of_thought(event, form, i)
+        return chunks
+
+    def _whole_part(self, place: tuple[Any, ...], part: Json) -> Batch:
+        if part.get("type") == "refusal":
+            return self._missing(place, part.get("refusal"), "refusal")
+        return self._missing(place, part.get("text"), "content")
+
+    def _whole_call(self, index: Any, item: Json) -> Batch:
+        chunks = self._open_call(index, item)
+        _, key = _CALLS[item["type"]]
+        sent = self._sent.get((index,), 0)
+        rest = (item.get(key) or "")[sent:]
+        if not rest:
+            return chunks
+        self._sent[(index,)] = sent + len(rest)
+        return [*chunks, *self._say(self._call_delta(index, item["type"], rest))]
+
+
+def nested(annotation: Json) -> Json:
+    """An annotation as chat nests it: ``{"type": t, t: {…}}``."""
+    kind = annotation.get("type")
+    if not isinstance(kind, str) or kind in annotation:
+        return annotation
+    return {"type": kind, kind: {k: v for k, v in annotation.items() if k != "type"}}
+
+
+_CALLS = {"function_call": ("function", "arguments"), "custom_tool_call": ("custom", "input")}
+"""Item type of a call -> its shape in chat, and the field that holds what the model wrote."""
+
+HANDLERS: dict[Any, Callable[[Answer, Event], Batch]] = {
+    "response.created": Answer.created,
+    "response.completed": Answer.completed,
+    "response.incomplete": Answer.completed,
+    "response.failed": Answer.failed,
+    "error": Answer.error,
+    "response.output_text.delta": Answer.text,
+    "response.output_text.done": Answer.text_done,
+    "response.output_text.annotation.added": Answer.annotation,
+    "response.refusal.delta": Answer.refusal,
+    "response.refusal.done": Answer.refusal_done,
+    "response.reasoning_text.delta": Answer.thought,
+    "response.reasoning_text.done": Answer.thought_done,
+    # Open Responses' own names for the same two
+    "response.reasoning.delta": Answer.thought,
+    "response.reasoning.done": Answer.thought_done,
+    "response.reasoning_summary_text.delta": Answer.summary,
+    "response.reasoning_summary_text.done": Answer.summary_done,
+    "response.output_item.added": Answer.item_added,
+    "response.output_item.done": Answer.item_done,
+    "response.function_call_arguments.delta": Answer.arguments,
+    "response.custom_tool_call_input.delta": Answer.arguments,
+}

@@ -1,0 +1,131 @@
+"""One true ending for every stream.
+
+Upstream's side: an end of the stream is a success only when the protocol says so.  Client's side:
+a failure after the first byte is told in the client's own protocol, and nothing follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from forwarder.errors import ForwarderError, UpstreamBroken
+from forwarder.translate.call import Batch, Event, Json, Stream
+from forwarder.translate.vocabulary import TERMINALS, failure, response_error
+
+_SAID = ("content", "refusal", "tool_calls", "function_call", "audio", "reasoning_content",
+         "reasoning", "reasoning_details")  # fmt: skip
+
+
+def honest_chat(stream: Stream, was_done: Callable[[], bool]) -> Stream:
+    """Pass a chat stream on; raise UpstreamBroken when it ends without having finished.
+
+    ``was_done`` tells whether ``[DONE]`` came: some vendors send no finish reason, but do say
+    that they are done.
+    """
+    finish = said = None
+    last: Event = {}
+    for batch in stream:
+        for chunk in batch:
+            for choice in chunk.get("choices") or ():
+                said = said or _says(choice)
+                finish = choice.get("finish_reason") or finish
+                last = chunk
+            if chunk.get("error"):
+                yield batch
+                return
+        yield batch
+    if finish is None and not (said and was_done()):
+        raise UpstreamBroken("The upstream's stream ended before its answer was finished.")
+    if not said and finish in (None, "stop", "tool_calls"):
+        raise UpstreamBroken("The upstream's answer is empty.", code="empty_answer")
+    if finish is None:
+        yield [{**last, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
+
+
+def _says(choice: Json) -> bool:
+    delta = choice.get("delta") or choice.get("message") or {}
+    return any(delta.get(name) for name in _SAID)
+
+
+def honest_responses(stream: Stream, was_done: Callable[[], bool]) -> Stream:
+    """Pass a Responses stream on up to its terminal event; raise when there is none."""
+    failed: Event | None = None
+    for batch in stream:
+        for i, event in enumerate(batch):
+            kind = event.get("type")
+            if kind in TERMINALS:
+                yield batch[: i + 1]
+                return
+            if kind == "error":
+                failed = event
+        yield batch
+    if failed is not None:
+        raise failure(failed.get("error") or failed)
+    raise UpstreamBroken("The upstream's stream ended before its response was finished.")
+
+
+HONEST = {"chat": honest_chat, "responses": honest_responses}
+
+
+# -- the client's side --------------------------------------------------------------------------
+
+
+def told_chat(stream: Stream) -> Stream:
+    """Turn a failure on the way into chat's error frame; the stream ends with it."""
+    try:
+        for batch in stream:
+            yield batch
+            if batch and batch[-1].get("error"):
+                return
+    except ForwarderError as error:
+        yield [error.body()]
+
+
+def told_responses(stream: Stream) -> Stream:
+    """Turn a failure on the way into ``error`` and ``response.failed``, numbered on."""
+    seen = _Seen()
+    try:
+        for batch in stream:
+            seen.note(batch)
+            yield batch
+    except ForwarderError as error:
+        yield seen.failed(error)
+
+
+TOLD = {"chat": told_chat, "responses": told_responses}
+
+
+class _Seen:
+    """What has to be known of a Responses stream to end it properly."""
+
+    def __init__(self) -> None:
+        self._response: Json = {}
+        self._items: list[Json] = []
+        self._number = -1
+        self._error_sent = False
+
+    def note(self, batch: Batch) -> None:
+        """Remember the response, its finished items and the last number."""
+        for event in batch:
+            kind = event.get("type")
+            if kind == "response.output_item.done":
+                self._items.append(event.get("item") or {})
+            elif kind == "error":
+                self._error_sent = True
+            elif "response" in event:
+                self._response = event["response"]
+        if batch:
+            self._number = batch[-1].get("sequence_number", self._number + len(batch))
+
+    def failed(self, error: ForwarderError) -> Batch:
+        """The closing events for ``error``."""
+        detail = error.error()
+        events: Batch = []
+        if not self._error_sent:
+            # Both shapes at once: the documented flat one, and the nested one really sent.
+            flat = {k: detail[k] for k in ("code", "message", "param")}
+            events.append({"type": "error", **flat, "error": detail})
+        response = {**self._response, "status": "failed", "output": self._items}
+        response["error"] = response_error(detail, error.status)
+        events.append({"type": "response.failed", "response": response})
+        return [{**e, "sequence_number": self._number + 1 + i} for i, e in enumerate(events)]

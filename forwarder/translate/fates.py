@@ -1,0 +1,167 @@
+"""The fate of every request parameter when it has to change protocols.
+
+A parameter is one of
+
+- *carried*: it goes over under its own name, as it is;
+- *mapped*: the request translators give it another name, shape or place;
+- *local*: it is for the forwarder itself and is honoured here;
+- *dropped*: it has no counterpart; the reason is recorded and the client is told;
+- *refused*: leaving it out would change what the client gets, so the request fails.
+
+``neutral`` are the values that ask for nothing: a dropped or refused parameter that holds one is
+passed over in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.translate.call import Json
+from forwarder.translate.check import (
+    ANY,
+    BOOL,
+    DICT,
+    INT,
+    LIST,
+    NUMBER,
+    STR,
+    Types,
+    expect,
+)
+from forwarder.translate.terms import Ledger
+
+
+class Fate(NamedTuple):
+    """What becomes of a parameter, the JSON types it may have, and why."""
+
+    kind: str
+    types: Types = ANY
+    why: str = ""
+    neutral: tuple[Any, ...] = ()
+
+
+def carried(types: Types) -> Fate:
+    return Fate("carried", types)
+
+
+def mapped(types: Types, why: str) -> Fate:
+    return Fate("mapped", types, why)
+
+
+def local(types: Types, why: str) -> Fate:
+    return Fate("local", types, why)
+
+
+def dropped(types: Types, why: str, *neutral: Any) -> Fate:
+    return Fate("dropped", types, why, neutral)
+
+
+def refused(types: Types, why: str, *neutral: Any) -> Fate:
+    return Fate("refused", types, why, neutral)
+
+
+_COMMON = {
+    "model": carried(STR),
+    "temperature": carried(NUMBER),
+    "top_p": carried(NUMBER),
+    "parallel_tool_calls": carried(BOOL),
+    "metadata": carried(DICT),
+    "moderation": carried(DICT),
+    "prompt_cache_key": carried(STR),
+    "prompt_cache_retention": carried(STR),
+    "safety_identifier": carried(STR),
+    "user": carried(STR),
+    "stream": local(BOOL, "the answer's form is the forwarder's own matter"),
+    "stream_options": local(DICT, "usage is always asked for and given when wanted"),
+    "tools": mapped(LIST, "between the nested and the flat shape; namespaces are flattened"),
+    "tool_choice": mapped((str, dict), "between the nested and the flat shape"),
+}
+
+RESPONSES_OVER_CHAT: dict[str, Fate] = {
+    **_COMMON,
+    "access_programs": dropped(DICT, "it is a matter of OpenAI's own accounts"),
+    "background": refused(BOOL, "background work needs stored responses", False),
+    "context_management": dropped(LIST, "the forwarder does not compact on its own"),
+    "conversation": refused((str, dict), "conversations need stored responses"),
+    "frequency_penalty": carried(NUMBER),
+    "image": dropped(DICT, "Chat Completions has no image compression"),
+    "include": local(LIST, "decides whether reasoning comes sealed"),
+    "input": mapped((str, list), "becomes messages"),
+    "instructions": mapped(STR, "becomes the first message"),
+    "max_output_tokens": mapped(INT, "is called max_completion_tokens"),
+    "max_tool_calls": local(INT, "counts hosted tools, of which none runs here"),
+    "presence_penalty": carried(NUMBER),
+    "previous_response_id": refused(STR, "no response is stored"),
+    "prompt": refused(DICT, "prompt templates live with OpenAI"),
+    "prompt_cache_options": mapped(DICT, "comparison_response_id and prewarm fall away"),
+    "reasoning": mapped(DICT, "the effort goes over; the summary decides the form here"),
+    "service_tier": mapped(STR, "ultrafast is called priority"),
+    "store": local(BOOL, "the forwarder decides what it stores; the upstream stores nothing"),
+    "text": mapped(DICT, "becomes response_format and verbosity"),
+    "top_logprobs": refused(INT, "log probabilities are not translated", 0),
+    "truncation": dropped(STR, "the upstream's own limit applies", "disabled"),
+}
+"""A Responses client's parameters over a Chat upstream."""
+
+CHAT_OVER_RESPONSES: dict[str, Fate] = {
+    **_COMMON,
+    "audio": refused(DICT, "the Responses API answers in text"),
+    "frequency_penalty": dropped(NUMBER, "the Responses API has no such parameter", 0),
+    "function_call": mapped((str, dict), "the old spelling of tool_choice"),
+    "functions": mapped(LIST, "the old spelling of tools"),
+    "logit_bias": dropped(DICT, "the Responses API has no such parameter", {}),
+    "logprobs": refused(BOOL, "log probabilities are not translated", False),
+    "max_completion_tokens": mapped(INT, "is called max_output_tokens, at least 16"),
+    "max_tokens": mapped(INT, "is called max_output_tokens, at least 16"),
+    "messages": mapped(LIST, "become input items"),
+    "modalities": refused(LIST, "the Responses API answers in text", ["text"]),
+    "n": refused(INT, "the Responses API gives one answer", 1),
+    "prediction": dropped(DICT, "the Responses API has no such parameter"),
+    "presence_penalty": dropped(NUMBER, "the Responses API has no such parameter", 0),
+    "prompt_cache_options": carried(DICT),
+    "reasoning_effort": mapped(STR, "is called reasoning.effort"),
+    "response_format": mapped(DICT, "is called text.format"),
+    "seed": dropped(INT, "the Responses API has no such parameter"),
+    "service_tier": carried(STR),
+    "stop": refused((str, list), "the Responses API has no stop sequences", []),
+    "store": mapped(BOOL, "the Responses API stores unless told not to"),
+    "top_logprobs": refused(INT, "log probabilities are not translated", 0),
+    "verbosity": mapped(STR, "is called text.verbosity"),
+    "web_search_options": mapped(DICT, "becomes the web_search tool"),
+}
+"""A Chat client's parameters over a Responses upstream."""
+
+
+def settle(request: Json, fates: dict[str, Fate], ledger: Ledger) -> Iterator[tuple[str, Any]]:
+    """Check every parameter; give those that are mapped or carried as ``(name, value)``.
+
+    Null means absent, in both protocols.  A name that neither SDK nor table knows is dropped,
+    since strict upstreams refuse what they do not know.
+    """
+    for name, value in request.items():
+        if value is None:
+            continue
+        fate = fates.get(name)
+        if fate is None:
+            ledger.drop(name, "neither API knows this parameter")
+            continue
+        expect(value, fate.types, name)
+        if fate.kind in ("carried", "mapped"):
+            yield name, value
+        elif fate.kind != "local" and value not in fate.neutral:
+            _lose(name, fate, ledger)
+
+
+def _lose(name: str, fate: Fate, ledger: Ledger) -> None:
+    if fate.kind == "dropped":
+        ledger.drop(name, fate.why)
+    elif name == "previous_response_id":
+        raise InvalidRequest(
+            "Previous response with that id not found: no response is stored.",
+            param=name,
+            code="previous_response_not_found",
+        )
+    else:
+        raise Unsupported(f"Unsupported parameter: '{name}'. Here, {fate.why}.", param=name)

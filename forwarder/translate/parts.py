@@ -1,0 +1,164 @@
+"""Content parts, read in both directions: a table of part types each way.
+
+Every function takes the part and its path in the request, so that a refusal names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.translate.call import Json
+from forwarder.translate.check import DICT, STR, expect, optional, require
+
+Converter = Callable[[Json, str], Json]
+
+
+def convert(parts: list[Any], table: dict[str, Converter], path: str) -> list[Json]:
+    """Each part of ``parts`` through its converter in ``table``."""
+    return [_convert_one(part, table, f"{path}[{i}]") for i, part in enumerate(parts)]
+
+
+def _convert_one(part: Any, table: dict[str, Converter], path: str) -> Json:
+    kind = require(expect(part, DICT, path), "type", STR, f"{path}.type")
+    converter = table.get(kind)
+    if converter is None:
+        raise InvalidRequest(
+            f"Invalid value for '{path}.type': '{kind}'. Supported values are: "
+            + ", ".join(f"'{name}'" for name in table)
+            + ".",
+            param=f"{path}.type",
+            code="invalid_value",
+        )
+    return converter(part, path)
+
+
+def texts(content: Any, path: str) -> str:
+    """The text of a string or of a list of text parts, joined as the SDK joins them."""
+    if isinstance(content, str):
+        return content
+    converted = convert(expect(content, (str, list), path), TEXT_ONLY, path)
+    return "".join(part["text"] for part in converted)
+
+
+# -- Responses -> Chat --------------------------------------------------------------------------
+
+
+def _text_to_chat(part: Json, path: str) -> Json:
+    return {"type": "text", "text": require(part, "text", STR, f"{path}.text")}
+
+
+def _refusal(part: Json, path: str) -> Json:
+    return {"type": "refusal", "refusal": require(part, "refusal", STR, f"{path}.refusal")}
+
+
+def _image_to_chat(part: Json, path: str) -> Json:
+    url = optional(part, "image_url", STR, f"{path}.image_url")
+    if url is None:
+        raise _no_file_store(f"{path}.file_id", "image")
+    image = {"url": url}
+    if part.get("detail"):
+        image["detail"] = part["detail"]
+    return {"type": "image_url", "image_url": image}
+
+
+def _file_to_chat(part: Json, path: str) -> Json:
+    if part.get("file_url") is not None:
+        raise Unsupported(
+            f"'{path}.file_url': the upstream takes files by value or by id, not by URL.",
+            param=f"{path}.file_url",
+        )
+    names = ("file_data", "file_id", "filename")
+    return {"type": "file", "file": {k: part[k] for k in names if part.get(k) is not None}}
+
+
+def _audio(part: Json, path: str) -> Json:
+    audio = require(part, "input_audio", DICT, f"{path}.input_audio")
+    return {"type": "input_audio", "input_audio": audio}
+
+
+def _no_file_store(param: str, what: str) -> Unsupported:
+    return Unsupported(
+        f"'{param}': the upstream takes no {what} by file id; send its URL or its data.",
+        param=param,
+    )
+
+
+INPUT_TO_CHAT: dict[str, Converter] = {
+    "input_text": _text_to_chat,
+    "output_text": _text_to_chat,
+    "text": _text_to_chat,
+    "input_image": _image_to_chat,
+    "input_file": _file_to_chat,
+    "input_audio": _audio,
+}
+"""What a user message or a tool result may hold."""
+
+OUTPUT_TO_CHAT: dict[str, Converter] = {
+    "output_text": _text_to_chat,
+    "input_text": _text_to_chat,
+    "text": _text_to_chat,
+    "refusal": _refusal,
+}
+"""What an assistant message may hold."""
+
+TEXT_ONLY: dict[str, Converter] = {
+    "input_text": _text_to_chat,
+    "output_text": _text_to_chat,
+    "text": _text_to_chat,
+}
+"""What a system or developer message may hold, in either protocol's spelling."""
+
+
+# -- Chat -> Responses --------------------------------------------------------------------------
+
+
+def _keeping_breakpoint(part: Json, converted: Json) -> Json:
+    if part.get("prompt_cache_breakpoint") is not None:
+        converted["prompt_cache_breakpoint"] = part["prompt_cache_breakpoint"]
+    return converted
+
+
+def _text_to_input(part: Json, path: str) -> Json:
+    text = require(part, "text", STR, f"{path}.text")
+    return _keeping_breakpoint(part, {"type": "input_text", "text": text})
+
+
+def _text_to_output(part: Json, path: str) -> Json:
+    text = require(part, "text", STR, f"{path}.text")
+    return {"type": "output_text", "text": text, "annotations": []}
+
+
+def _image_to_input(part: Json, path: str) -> Json:
+    image = require(part, "image_url", (dict, str), f"{path}.image_url")
+    if isinstance(image, str):  # an old spelling that some clients still send
+        image = {"url": image}
+    url = require(image, "url", STR, f"{path}.image_url.url")
+    detail = image.get("detail") or "auto"  # the Responses API requires it
+    return _keeping_breakpoint(part, {"type": "input_image", "image_url": url, "detail": detail})
+
+
+def _file_to_input(part: Json, path: str) -> Json:
+    file = require(part, "file", DICT, f"{path}.file")
+    names = ("file_data", "file_id", "filename")
+    carried = {k: file[k] for k in names if file.get(k) is not None}
+    return _keeping_breakpoint(part, {"type": "input_file", **carried})
+
+
+def _audio_refused(part: Json, path: str) -> Json:
+    raise Unsupported(
+        f"'{path}': the Responses API takes no audio input.", param=path, code="unsupported_value"
+    )
+
+
+USER_TO_RESPONSES: dict[str, Converter] = {
+    "text": _text_to_input,
+    "image_url": _image_to_input,
+    "file": _file_to_input,
+    "input_audio": _audio_refused,
+}
+"""What a user, system or tool message may hold."""
+
+ASSISTANT_TO_RESPONSES: dict[str, Converter] = {"text": _text_to_output, "refusal": _refusal}
+"""What an assistant message may hold."""

@@ -1,0 +1,153 @@
+"""Reasoning in the spellings of chat upstreams, and how it survives a turn.
+
+Vendors put a model's reasoning into ``reasoning_content``, ``reasoning``, ``reasoning_details``,
+content parts or ``<think>`` tags, sometimes into two of them at once; one is used, so that
+nothing doubles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from forwarder.translate.call import Json
+
+FIELDS = ("reasoning_content", "reasoning")
+_TEXTS = ("text", "summary", "thinking")
+
+
+def read(delta: Json) -> str:
+    """The reasoning text of a chat delta or message, whatever its spelling (not inline tags)."""
+    for name in FIELDS:
+        value = delta.get(name)
+        if isinstance(value, str) and value:
+            return value
+    details = delta.get("reasoning_details")
+    return "".join(map(_text_of, details)) if isinstance(details, list) else ""
+
+
+def _text_of(detail: Any) -> str:
+    """The readable text of one entry of ``reasoning_details`` or of a thinking part."""
+    if isinstance(detail, str):
+        return detail
+    if not isinstance(detail, dict):
+        return ""
+    for name in _TEXTS:
+        value = detail.get(name)
+        if isinstance(value, str):
+            return value
+        if isinstance(value, list):
+            return "".join(map(_text_of, value))
+    return ""
+
+
+def split_parts(content: list[Any]) -> tuple[str, str]:
+    """``(reasoning, text)`` of a content list, as Mistral and others send it."""
+    thinking = [part for part in content if is_thinking(part)]
+    rest = [part for part in content if not is_thinking(part)]
+    return "".join(map(_text_of, thinking)), "".join(map(_text_of, rest))
+
+
+def is_thinking(part: Any) -> bool:
+    """Is this content part one of reasoning?"""
+    return isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")
+
+
+def merge_details(details: list[Json], more: Any) -> None:
+    """Fold streamed ``reasoning_details`` together, so that they go back as they came."""
+    for entry in more if isinstance(more, list) else ():
+        if not isinstance(entry, dict):
+            continue
+        last = details[-1] if details else {}
+        same = all(last.get(k) == entry.get(k) for k in ("type", "index", "id")) and last
+        if not same or entry.get("type") == "reasoning.encrypted":
+            details.append(dict(entry))
+            continue
+        for key, value in entry.items():
+            if key in _TEXTS and isinstance(value, str):
+                last[key] = (last.get(key) or "") + value
+            elif value is not None:
+                last[key] = value
+
+
+class ThinkSplitter:
+    """Takes ``<think>…</think>`` out of the head of streamed content, across chunk borders.
+
+    Only a block at the very start counts: later tags are the model's own words.
+    """
+
+    OPEN, CLOSE = "<think>", "</think>"
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._state = self._head
+
+    def feed(self, text: str) -> Iterator[tuple[str, str]]:
+        """Give ``("reasoning" | "text", piece)`` for what is decided so far."""
+        self._held += text
+        return self._state()
+
+    def flush(self) -> Iterator[tuple[str, str]]:
+        """Give what is still held back when the content ends."""
+        held, self._held = self._held, ""
+        if held:
+            yield ("reasoning" if self._state == self._inside else "text"), held
+
+    @property
+    def passed(self) -> bool:
+        """True once the rest is plain text, and feeding it here is no longer needed."""
+        return self._state == self._outside
+
+    def _head(self) -> Iterator[tuple[str, str]]:
+        start = self._held.lstrip()
+        if start.startswith(self.OPEN):
+            self._held = start[len(self.OPEN) :]
+            self._state = self._inside
+            yield from self._inside()
+        elif not self.OPEN.startswith(start):
+            self._state = self._outside
+            yield from self._outside()
+
+    def _inside(self) -> Iterator[tuple[str, str]]:
+        thought, tag, rest = self._held.partition(self.CLOSE)
+        if tag:
+            self._held = rest
+            if thought:
+                yield "reasoning", thought
+            self._state = self._after
+            yield from self._after()
+            return
+        keep = _overlap(self._held, self.CLOSE)
+        cut = len(self._held) - keep
+        thought, self._held = self._held[:cut], self._held[cut:]
+        if thought:
+            yield "reasoning", thought
+
+    def _after(self) -> Iterator[tuple[str, str]]:
+        """Between the block and the answer stand line breaks that belong to neither."""
+        self._held = self._held.lstrip("\n")
+        if self._held:
+            self._state = self._outside
+            yield from self._outside()
+
+    def _outside(self) -> Iterator[tuple[str, str]]:
+        text, self._held = self._held, ""
+        if text:
+            yield "text", text
+
+
+def _overlap(text: str, tag: str) -> int:
+    """How many characters at the end of ``text`` could be the beginning of ``tag``."""
+    for size in range(min(len(text), len(tag) - 1), 0, -1):
+        if tag.startswith(text[-size:]):
+            return size
+    return 0
+
+
+_SEAL = re.compile(r"fwd\d+\.")
+
+
+def is_own(blob: Any) -> bool:
+    """Is this ``encrypted_content`` one that a forwarder made?  Other upstreams refuse it."""
+    return isinstance(blob, str) and _SEAL.match(blob) is not None

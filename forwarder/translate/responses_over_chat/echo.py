@@ -1,0 +1,59 @@
+"""The Response object around the output: what the request said, with the API's defaults."""
+
+from __future__ import annotations
+
+from forwarder.translate.call import Json
+
+_DEFAULTS: Json = {
+    "background": False,
+    "frequency_penalty": 0,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "presence_penalty": 0,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "safety_identifier": None,
+    "service_tier": "default",
+    "temperature": 1.0,
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "user": None,
+}
+"""Every field that the Open Responses schema requires and a request can set."""
+
+
+def blank_response(request: Json, response_id: str, created_at: int) -> Json:
+    """A response in progress with nothing in it, echoing the request."""
+    echoed = {k: request[k] for k in _DEFAULTS if request.get(k) is not None}
+    reasoning = request.get("reasoning") or {}
+    return {
+        "id": response_id,
+        "object": "response",
+        "created_at": created_at,
+        "completed_at": None,
+        "status": "in_progress",
+        "error": None,
+        "incomplete_details": None,
+        "model": request["model"],
+        "output": [],
+        "usage": None,
+        "store": False,
+        **_DEFAULTS,
+        **echoed,
+        "tools": [_complete(tool) for tool in request.get("tools") or ()],
+        "reasoning": {"effort": None, "summary": None, **reasoning},
+        "text": {"format": {"type": "text"}, **(request.get("text") or {})},
+    }
+
+
+def _complete(tool: Json) -> Json:
+    """Function tools are echoed with the fields that the SDK requires of them."""
+    if tool.get("type") != "function":
+        return tool
+    return {"description": None, "parameters": None, "strict": None, **tool}

@@ -1,0 +1,289 @@
+"""Responses input items -> chat messages.
+
+Chat upstreams want one assistant message per turn, carrying its text, its reasoning and all its
+calls, followed at once by one tool message per call.  Responses clients send the same things as
+single items, sometimes with others between them.  A `Turn` gathers what belongs together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from forwarder.errors import InvalidRequest
+from forwarder.translate import parts
+from forwarder.translate.call import Json
+from forwarder.translate.check import DICT, STR, choose, expect, require
+from forwarder.translate.responses_over_chat.kinds import CALLS, OUTPUTS, TOOL_SEARCH, Kind
+from forwarder.translate.responses_over_chat.toolbox import Toolbox, flat_name
+from forwarder.translate.terms import Terms
+
+_ROLES = ("user", "assistant", "system", "developer")
+_MEDIA_NOTE = "[The tool's media is attached in the next message.]"
+
+
+@dataclass
+class Turn:
+    """One assistant message, the answers to its calls, and what has to wait for them."""
+
+    message: Json = field(default_factory=lambda: {"role": "assistant", "content": None})
+    calls: dict[str, Json] = field(default_factory=dict)
+    answers: dict[str, Json] = field(default_factory=dict)
+    media: list[Json] = field(default_factory=list)
+    waiting: list[Json] = field(default_factory=list)
+
+    @property
+    def spoken(self) -> bool:
+        """The message says something, be it only a refusal."""
+        return self.message["content"] is not None or "refusal" in self.message
+
+    @property
+    def answered(self) -> bool:
+        """All calls have their outputs: whatever comes now belongs to another turn."""
+        return bool(self.calls) and len(self.answers) == len(self.calls)
+
+    @property
+    def unanswered(self) -> bool:
+        return len(self.answers) < len(self.calls)
+
+    def messages(self) -> list[Json]:
+        """The turn as chat wants it: the call batch unbroken, then media, then the rest."""
+        if self.calls:
+            self.message["tool_calls"] = list(self.calls.values())
+        media = [{"role": "user", "content": self.media}] if self.media else []
+        own = [self.message] if self.spoken or self.calls else []
+        return [*own, *(self.answers[k] for k in self.calls), *media, *self.waiting]
+
+
+class History:
+    """Walks the input items once and gives the messages."""
+
+    def __init__(self, toolbox: Toolbox, terms: Terms) -> None:
+        self.messages: list[Json] = []
+        self._turn = Turn()
+        self._thought: Json = {}  # reasoning, until the message or call that it led to
+        self._toolbox = toolbox
+        self._terms = terms
+
+    def read(self, items: list[Any]) -> list[Json]:
+        """Chat messages for a list of Responses input items."""
+        for i, item in enumerate(items):
+            path = f"input[{i}]"
+            self._read_one(expect(item, DICT, path), path)
+        self._end_turn()
+        return self.messages
+
+    def _read_one(self, item: Json, path: str) -> None:
+        kind = _type_of(item, path)
+        if kind == "message":
+            self._message(item, path)
+        elif kind in CALLS:
+            self._call(item, path)
+        elif kind in OUTPUTS:
+            self._output(item, path)
+        else:
+            self._other(kind, item, path)
+
+    def _other(self, kind: str, item: Json, path: str) -> None:
+        reader = _OTHERS.get(kind)
+        if reader is None:
+            raise InvalidRequest(
+                f"Invalid value for '{path}.type': '{kind}'.",
+                param=f"{path}.type",
+                code="invalid_value",
+            )
+        reader(self, item, path)
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def _message(self, item: Json, path: str) -> None:
+        role = choose(require(item, "role", STR, f"{path}.role"), _ROLES, f"{path}.role")
+        content = item.get("content")
+        if content is None:
+            content = ""
+        expect(content, (str, list), f"{path}.content")
+        if role == "assistant":
+            self._assistant(content, f"{path}.content")
+            return
+        message = {"role": role, "content": _content(role, content, f"{path}.content")}
+        if self._turn.unanswered:
+            self._turn.waiting.append(message)
+            return
+        self._end_turn()
+        self._thought = {}
+        self.messages.append(message)
+
+    def _assistant(self, content: Any, path: str) -> None:
+        spoken = _spoken(content, path)
+        if self._turn.unanswered and (self._turn.spoken or self._turn.waiting):
+            self._turn.waiting.append({"role": "assistant", **spoken})
+            return
+        if self._turn.answered or self._turn.spoken:
+            self._end_turn()
+        self._turn.message.update(spoken)
+        self._attach_thought()
+
+    # -- calls and outputs ----------------------------------------------------------------------
+
+    def _call(self, item: Json, path: str) -> None:
+        _, kind = CALLS[item["type"]]
+        if self._turn.answered:
+            self._end_turn()
+        call_id: str = expect(item.get("call_id") or item.get("id"), STR, f"{path}.call_id")
+        self._turn.calls[call_id] = self._chat_call(item, kind, call_id, path)
+        self._attach_thought()
+
+    def _chat_call(self, item: Json, kind: Kind, call_id: str, path: str) -> Json:
+        named = kind.call in ("function_call", "custom_tool_call")
+        name = require(item, "name", STR, f"{path}.name") if named else CALLS[kind.call][0]
+        chat_name = flat_name(name, item.get("namespace"))
+        if self._toolbox.is_native(kind):
+            custom = {"name": chat_name, "input": item.get("input") or ""}
+            return {"id": call_id, "type": "custom", "custom": custom}
+        function = {"name": chat_name, "arguments": kind.arguments(item)}
+        return {"id": call_id, "type": "function", "function": function}
+
+    def _output(self, item: Json, path: str) -> None:
+        kind = OUTPUTS[item["type"]]
+        if kind is TOOL_SEARCH:
+            self._toolbox.add(item.get("tools") or [], f"{path}.tools")
+        # A local shell's output names its call by `id`; the others have a `call_id`.
+        call_id = item.get("call_id") or item.get("id")
+        if call_id not in self._turn.calls or call_id in self._turn.answers:
+            raise InvalidRequest(
+                f"No tool call found for function call output with call_id {call_id}.",
+                param="input",
+            )
+        text, media = _tool_content(kind.result(item, path))
+        self._turn.answers[call_id] = {"role": "tool", "tool_call_id": call_id, "content": text}
+        self._turn.media += media
+
+    # -- the rest -------------------------------------------------------------------------------
+
+    def _reasoning(self, item: Json, path: str) -> None:
+        for name, value in self._recalled(item).items():
+            self._thought[name] = _joined(self._thought.get(name), value)
+
+    def _attach_thought(self) -> None:
+        for name, value in self._thought.items():
+            self._turn.message[name] = _joined(self._turn.message.get(name), value)
+        self._thought = {}
+
+    def _recalled(self, item: Json) -> Json:
+        """The reasoning as chat fields: from our own seal, else from what can be read."""
+        sealed = item.get("encrypted_content")
+        opened = self._terms.unseal(sealed) if isinstance(sealed, str) else None
+        if isinstance(opened, dict):
+            return {
+                k: v for k, v in opened.items() if k in ("reasoning_content", "reasoning_details")
+            }
+        shown = item.get("content") or item.get("summary") or []
+        text = "\n\n".join(p.get("text") or "" for p in shown if isinstance(p, dict))
+        return {"reasoning_content": text} if text else {}
+
+    def _additional_tools(self, item: Json, path: str) -> None:
+        self._toolbox.add(item.get("tools") or [], f"{path}.tools")
+
+    def _reference(self, item: Json, path: str) -> None:
+        raise InvalidRequest(f"Item with id '{item.get('id')}' not found.", param=f"{path}.id")
+
+    def _hosted(self, item: Json, path: str) -> None:
+        """What a hosted tool did elsewhere has no place in a chat history."""
+        self._terms.ledger.drop(f"input.{item['type']}", "a hosted tool's record has no chat form")
+
+    def _compaction(self, item: Json, path: str) -> None:
+        raise InvalidRequest(
+            f"'{path}': this compaction item was not made here and cannot be opened.", param=path
+        )
+
+    def _end_turn(self) -> None:
+        turn = self._turn
+        if turn.unanswered:
+            missing = next(k for k in turn.calls if k not in turn.answers)
+            raise InvalidRequest(
+                f"No tool output found for function call {missing}.", param="input"
+            )
+        self.messages += turn.messages()
+        self._turn = Turn()
+
+
+def _nothing(history: History, item: Json, path: str) -> None:
+    """An item that request.py has already read."""
+
+
+_OTHERS: dict[str, Callable[[History, Json, str], None]] = {
+    "reasoning": History._reasoning,
+    "additional_tools": History._additional_tools,
+    "item_reference": History._reference,
+    "configuration_update": _nothing,
+    "compaction": History._compaction,
+    "compaction_trigger": History._compaction,
+    **dict.fromkeys(
+        (
+            "web_search_call",
+            "file_search_call",
+            "code_interpreter_call",
+            "image_generation_call",
+            "computer_call",
+            "computer_call_output",
+            "mcp_list_tools",
+            "mcp_call",
+            "mcp_approval_request",
+            "mcp_approval_response",
+            "program",
+            "program_output",
+        ),
+        History._hosted,
+    ),
+}
+
+
+def _type_of(item: Json, path: str) -> str:
+    """The item's type; messages and references may leave it out."""
+    kind = item.get("type")
+    if kind is not None:
+        return str(expect(kind, STR, f"{path}.type"))
+    if "role" in item:
+        return "message"
+    if "id" in item:
+        return "item_reference"
+    raise InvalidRequest(
+        f"Missing required parameter: '{path}.type'.",
+        param=f"{path}.type",
+        code="missing_required_parameter",
+    )
+
+
+def _content(role: str, content: Any, path: str) -> Any:
+    if isinstance(content, str):
+        return content
+    table = parts.INPUT_TO_CHAT if role == "user" else parts.TEXT_ONLY
+    return parts.convert(content, table, path)
+
+
+def _spoken(content: Any, path: str) -> Json:
+    """An assistant's content and refusal as chat message fields."""
+    if isinstance(content, str):
+        return {"content": content}
+    converted = parts.convert(content, parts.OUTPUT_TO_CHAT, path)
+    texts = [p["text"] for p in converted if p["type"] == "text"]
+    refusals = [p["refusal"] for p in converted if p["type"] == "refusal"]
+    fields: Json = {"content": "".join(texts) if texts or not refusals else None}
+    return {**fields, "refusal": "".join(refusals)} if refusals else fields
+
+
+def _tool_content(result: Any) -> tuple[str, list[Json]]:
+    """``(text, media)``: chat tool messages hold text, so media goes behind the batch."""
+    if isinstance(result, str):
+        return result, []
+    text = "".join(p["text"] for p in result if p["type"] == "text")
+    media = [p for p in result if p["type"] != "text"]
+    return (f"{text}\n{_MEDIA_NOTE}" if text else _MEDIA_NOTE) if media else text, media
+
+
+def _joined(old: Any, new: Any) -> Any:
+    """Two pieces of reasoning of one turn: texts as paragraphs, detail lists end to end."""
+    if not old:
+        return new
+    return f"{old}\n\n{new}" if isinstance(new, str) else [*old, *new]

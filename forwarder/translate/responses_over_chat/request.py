@@ -1,0 +1,127 @@
+"""A Responses request -> a Chat request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from forwarder.translate.call import Json
+from forwarder.translate.check import DICT, STR, optional, require
+from forwarder.translate.fates import RESPONSES_OVER_CHAT, settle
+from forwarder.translate.responses_over_chat.history import History
+from forwarder.translate.responses_over_chat.toolbox import Toolbox
+from forwarder.translate.terms import Ledger, Terms
+from forwarder.translate.vocabulary import format_to_chat
+
+
+class Prepared(NamedTuple):
+    """A translated request and what its answer needs: the tools, and what to echo."""
+
+    chat: Json
+    toolbox: Toolbox
+    original: Json
+
+
+def translate_request(request: Json, terms: Terms) -> Prepared:
+    """Give the chat request for a Responses request.
+
+    Raises InvalidRequest for what is malformed and Unsupported for what cannot be carried.
+    """
+    require(request, "model", STR, "model")
+    toolbox = Toolbox(terms)
+    chat: Json = {}
+    for name, value in settle(request, RESPONSES_OVER_CHAT, terms.ledger):
+        mapper = _MAPPED.get(name)
+        if mapper is None:
+            chat[name] = value
+        else:
+            chat.update(mapper(value, terms.ledger))
+    toolbox.add(request.get("tools") or [], "tools")
+    chat["messages"] = _messages(request, toolbox, terms)
+    _configure(chat, request.get("input"), terms)
+    _offer_tools(chat, toolbox, request)
+    chat["stream"] = True
+    chat["stream_options"] = {"include_usage": True}
+    return Prepared(chat, toolbox, request)
+
+
+def _messages(request: Json, toolbox: Toolbox, terms: Terms) -> list[Json]:
+    given = require(request, "input", (str, list), "input")
+    instructions = optional(request, "instructions", STR, "instructions")
+    # Kept apart from the history, so that the beginning of every turn has the same bytes.
+    head = [{"role": "developer", "content": instructions}] if instructions else []
+    if isinstance(given, str):
+        return [*head, {"role": "user", "content": given}]
+    return [*head, *History(toolbox, terms).read(given)]
+
+
+def _configure(chat: Json, given: Any, terms: Terms) -> None:
+    """Apply ``configuration_update`` items: the last one counts."""
+    for item in given if isinstance(given, list) else ():
+        if item.get("type") != "configuration_update":
+            continue
+        chat.update(_reasoning(item.get("reasoning") or {}, terms.ledger))
+        chat.update(_text(item.get("text") or {}, terms.ledger))
+
+
+def _offer_tools(chat: Json, toolbox: Toolbox, request: Json) -> None:
+    choice = request.get("tool_choice")
+    choice = toolbox.choice(choice) if choice is not None else None
+    if not toolbox.chat:
+        chat.pop("parallel_tool_calls", None)  # strict upstreams take it only beside tools
+        return
+    chat["tools"] = toolbox.chat
+    if choice is not None:
+        chat["tool_choice"] = choice
+
+
+# -- parameters that change their name or shape -------------------------------------------------
+
+
+def _nothing(value: Any, ledger: Ledger) -> Json:
+    """Read elsewhere in this module."""
+    return {}
+
+
+def _reasoning(value: Json, ledger: Ledger) -> Json:
+    effort = optional(value, "effort", STR, "reasoning.effort")
+    for name in ("mode",):
+        if value.get(name) not in (None, "standard"):
+            ledger.drop(f"reasoning.{name}", "Chat Completions has no such setting")
+    return {"reasoning_effort": effort} if effort else {}
+
+
+def _text(value: Json, ledger: Ledger) -> Json:
+    chat: Json = {}
+    text_format = optional(value, "format", DICT, "text.format")
+    if text_format and require(text_format, "type", STR, "text.format.type") != "text":
+        if text_format["type"] == "json_schema":
+            require(text_format, "name", STR, "text.format.name")
+            require(text_format, "schema", DICT, "text.format.schema")
+        chat["response_format"] = format_to_chat(text_format)
+    verbosity = optional(value, "verbosity", STR, "text.verbosity")
+    return {**chat, "verbosity": verbosity} if verbosity else chat
+
+
+def _cache_options(value: Json, ledger: Ledger) -> Json:
+    kept = {k: v for k, v in value.items() if k not in ("comparison_response_id", "prewarm")}
+    if kept.get("ttl") == "12h":
+        kept["ttl"] = "30m"  # the longest that Chat Completions knows
+    for name in sorted(set(value) - set(kept)):
+        ledger.drop(f"prompt_cache_options.{name}", "Chat Completions has no such setting")
+    return {"prompt_cache_options": kept} if kept else {}
+
+
+_MAPPED: dict[str, Callable[[Any, Ledger], Json]] = {
+    "input": _nothing,
+    "instructions": _nothing,
+    "tools": _nothing,
+    "tool_choice": _nothing,
+    "max_output_tokens": lambda value, ledger: {"max_completion_tokens": value},
+    "prompt_cache_options": _cache_options,
+    "reasoning": _reasoning,
+    "service_tier": lambda value, ledger: {
+        "service_tier": "priority" if value == "ultrafast" else value
+    },
+    "text": _text,
+}

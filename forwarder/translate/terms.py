@@ -1,0 +1,48 @@
+"""What a translator may know about the request it serves, besides the request itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from forwarder.errors import Unsupported
+from forwarder.mint import Mint
+
+
+@dataclass
+class Ledger:
+    """What this request lost on the way, by name and with the reason.
+
+    In strict mode a loss is a refusal instead.
+    """
+
+    strict: bool = False
+    dropped: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, param: str, reason: str) -> None:
+        """Record that ``param`` does not reach the upstream, or refuse the request over it."""
+        if self.strict:
+            raise Unsupported(f"'{param}' cannot be carried: {reason}.", param=param)
+        self.dropped.setdefault(param, reason)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of one translation.
+
+    ``seal`` makes an opaque text of a JSON value, ``unseal`` opens one of our own making and
+    gives ``None`` for a foreign one.  ``reasoning`` says how a Responses client sees reasoning:
+    ``summary``, ``text`` or ``both``.  ``hosted_tools`` is ``drop`` or ``refuse``.
+    ``custom_tools`` is true when the chat upstream knows freeform tools itself, and
+    ``summaries`` when the Responses upstream's model reasons and may be asked to summarise.
+    """
+
+    mint: Mint
+    ledger: Ledger
+    seal: Callable[[Any], str]
+    unseal: Callable[[str], Any]
+    reasoning: str = "summary"
+    hosted_tools: str = "drop"
+    custom_tools: bool = False
+    summaries: bool = False

@@ -1,0 +1,133 @@
+"""What corresponds to what, read in both directions: endings, usage, effort, formats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forwarder.errors import UpstreamBroken, UpstreamError, UpstreamRefused
+from forwarder.translate.call import Json
+
+# -- endings ------------------------------------------------------------------------------------
+
+INCOMPLETE_REASONS = {
+    "length": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "model_length": "max_output_tokens",
+    "content_filter": "content_filter",
+}
+"""Chat finish reason -> reason of an incomplete response; every other reason completes."""
+
+FAILED_FINISHES = frozenset({"error", "abort", "insufficient_system_resource"})
+"""Chat finish reasons that vendors send for an answer that broke."""
+
+FINISH_REASONS = {
+    "max_output_tokens": "length",
+    "max_messages": "length",
+    "content_filter": "content_filter",
+    "steered": "stop",
+}
+"""Reason of an incomplete response -> chat finish reason."""
+
+TERMINALS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+"""The events of which a Responses stream has exactly one, as its last."""
+
+_ERROR_STATUS = {
+    "rate_limit_exceeded": 429,
+    "too_many_requests": 429,
+    "server_error": 500,
+    "model_error": 500,
+    "vector_store_timeout": 504,
+    "not_found": 404,
+}
+"""Error code of a failed response -> the HTTP status it would have had; others are a 400."""
+
+_RESPONSE_ERROR_CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
+
+
+def failure(error: Any) -> UpstreamError:
+    """The exception for an error object that came inside an answer (an event, a 200 body)."""
+    if not isinstance(error, dict):
+        return UpstreamBroken(f"The upstream reported an error: {error}")
+    code = error.get("code")
+    if isinstance(code, int) and 400 <= code < 600:
+        return UpstreamRefused(code, error)
+    status = _ERROR_STATUS.get(str(code or error.get("type")), 502 if not code else 400)
+    return UpstreamRefused(status, error)
+
+
+def response_error(error: Json, status: int) -> Json:
+    """An error object as ``response.error``: ``{code, message}`` with the SDK's own codes."""
+    code = error.get("code")
+    if code not in ("rate_limit_exceeded", "server_error", "invalid_prompt"):
+        code = _RESPONSE_ERROR_CODES.get(status, "server_error")
+    return {"code": code, "message": error.get("message") or "The upstream failed."}
+
+
+# -- usage --------------------------------------------------------------------------------------
+
+
+def usage_to_responses(usage: Json | None) -> Json | None:
+    """Chat usage -> Responses usage with every field that the SDK requires."""
+    if not usage:
+        return None
+    prompt = _count(usage, "prompt_tokens")
+    completion = _count(usage, "completion_tokens")
+    prompt_details = usage.get("prompt_tokens_details") or {}
+    completion_details = usage.get("completion_tokens_details") or {}
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {
+            "cached_tokens": _count(prompt_details, "cached_tokens")
+            or _count(usage, "prompt_cache_hit_tokens"),
+            "cache_write_tokens": _count(prompt_details, "cache_write_tokens"),
+        },
+        "output_tokens": completion,
+        "output_tokens_details": {
+            "reasoning_tokens": _count(completion_details, "reasoning_tokens")
+        },
+        "total_tokens": _count(usage, "total_tokens") or prompt + completion,
+    }
+
+
+def usage_to_chat(usage: Json | None) -> Json | None:
+    """Responses usage -> Chat usage."""
+    if not usage:
+        return None
+    details = usage.get("input_tokens_details") or {}
+    prompt, completion = _count(usage, "input_tokens"), _count(usage, "output_tokens")
+    prompt_details = {"cached_tokens": _count(details, "cached_tokens")}
+    if details.get("cache_write_tokens") is not None:
+        prompt_details["cache_write_tokens"] = details["cache_write_tokens"]
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": _count(usage, "total_tokens") or prompt + completion,
+        "prompt_tokens_details": prompt_details,
+        "completion_tokens_details": {
+            "reasoning_tokens": _count(usage.get("output_tokens_details") or {}, "reasoning_tokens")
+        },
+    }
+
+
+def _count(usage: Json, key: str) -> int:
+    value = usage.get(key)
+    return value if isinstance(value, int) else 0
+
+
+# -- structured output --------------------------------------------------------------------------
+
+
+def format_to_responses(response_format: Json) -> Json:
+    """``response_format`` -> ``text.format``: the schema's wrapper is taken off."""
+    if response_format.get("type") != "json_schema":
+        return response_format
+    wrapped = response_format.get("json_schema") or {}
+    return {"type": "json_schema", **wrapped, "schema": wrapped.get("schema") or {"type": "object"}}
+
+
+def format_to_chat(text_format: Json) -> Json:
+    """``text.format`` -> ``response_format``: the schema is wrapped."""
+    if text_format.get("type") != "json_schema":
+        return text_format
+    inner = {k: v for k, v in text_format.items() if k != "type" and v is not None}
+    return {"type": "json_schema", "json_schema": inner}

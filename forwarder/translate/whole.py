@@ -1,0 +1,92 @@
+"""A whole answer as the events of its protocol.
+
+Asked for as a whole, it is a stream of one event.  When a stream was asked for and the provider
+cannot stream, it becomes the events that would have carried it.
+"""
+
+from __future__ import annotations
+
+from forwarder.errors import UpstreamBroken
+from forwarder.translate.call import Batch, Event, Json
+from forwarder.translate.vocabulary import failure
+
+
+def events(protocol: str, body: Json, streamed: bool) -> Batch:
+    """The batch for a whole answer; raises when it is an error or no answer at all."""
+    if body.get("error") and body.get("object") != "response":
+        raise failure(body["error"])
+    if protocol == "chat":
+        return _chat(body, streamed)
+    return _responses(body, streamed)
+
+
+def _chat(body: Json, streamed: bool) -> Batch:
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices:
+        message = (body.get("base_resp") or {}).get("status_msg")  # MiniMax's error inside a 200
+        raise UpstreamBroken(message or "The upstream's answer has no choices.")
+    return [_as_chunk(body, choices)] if streamed else [body]
+
+
+def _as_chunk(body: Json, choices: list[Json]) -> Event:
+    chunk = {**body, "object": "chat.completion.chunk", "choices": []}
+    for choice in choices:
+        delta = dict(choice.get("message") or choice.get("delta") or {})
+        calls = delta.get("tool_calls")
+        if calls:
+            delta["tool_calls"] = [{**call, "index": i} for i, call in enumerate(calls)]
+        rest = {k: v for k, v in choice.items() if k != "message"}
+        chunk["choices"].append({**rest, "delta": delta})
+    return chunk
+
+
+def _responses(body: Json, streamed: bool) -> Batch:
+    if body.get("object") != "response":
+        raise UpstreamBroken("The upstream's answer is not a response.")
+    status = body.get("status")
+    last = status if status in ("incomplete", "failed") else "completed"
+    terminal = {"type": f"response.{last}", "response": body}
+    if not streamed:
+        return [terminal]
+    begun = {**body, "status": "in_progress", "output": []}
+    return _numbered(
+        [
+            {"type": "response.created", "response": begun},
+            {"type": "response.in_progress", "response": begun},
+            *(event for i, item in enumerate(body.get("output") or ()) for event in _item(i, item)),
+            terminal,
+        ]
+    )
+
+
+def _item(index: int, item: Json) -> Batch:
+    """An item that comes all at once; a message's parts are announced, as clients insist."""
+    parts = item.get("content") if item.get("type") == "message" else None
+    place = {"item_id": item.get("id"), "output_index": index}
+    added = {**item, "content": []} if parts else item
+    return [
+        {"type": "response.output_item.added", "output_index": index, "item": added},
+        *(
+            e
+            for i, part in enumerate(parts or ())
+            for e in _part({**place, "content_index": i}, part)
+        ),
+        {"type": "response.output_item.done", "output_index": index, "item": item},
+    ]
+
+
+def _part(place: Json, part: Json) -> Batch:
+    key = "refusal" if part.get("type") == "refusal" else "text"
+    stem = "response.refusal" if key == "refusal" else "response.output_text"
+    text = part.get(key) or ""
+    more: Json = {} if key == "refusal" else {"logprobs": []}
+    return [
+        {"type": "response.content_part.added", **place, "part": {**part, key: ""}},
+        {"type": f"{stem}.delta", **place, "delta": text, **more},
+        {"type": f"{stem}.done", **place, key: text, **more},
+        {"type": "response.content_part.done", **place, "part": part},
+    ]
+
+
+def _numbered(batch: Batch) -> Batch:
+    return [{**event, "sequence_number": i} for i, event in enumerate(batch)]

@@ -1,0 +1,217 @@
+"""How a chat client wants its answer: the spelling of reasoning, and whether it gets usage.
+
+A wrapper around any call that speaks chat.  Below it, reasoning is ``reasoning_content``; above
+it, it is whatever the client's style says.  What a style wrote into an answer is taken out of
+the history again when the client sends it back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from forwarder.translate import reasoning
+from forwarder.translate.call import Batch, Call, Event, Json, Stream
+
+STYLES = ("thinking", "think", "reasoning_content", "reasoning", "parts", "none")
+"""The spellings of reasoning that a chat client can choose from."""
+
+_TAGS = {"thinking": ("[thinking]", "[/thinking]\n\n"), "think": ("<think>", "</think>\n\n")}
+_BLOCK = re.compile(
+    r"(?:\A|\n\n)(?:\[thinking\](.*?)\[/thinking\]|<think>(.*?)</think>)(?:\n\n|\Z)", re.DOTALL
+)
+
+
+def as_wished(call: Call, style: str | None) -> Call:
+    """Wrap a chat call so that it answers in ``style``; ``None`` leaves reasoning as it comes."""
+
+    def wished(request: Json) -> Stream:
+        wants_usage = bool((request.get("stream_options") or {}).get("include_usage"))
+        stream = call(_cleaned(request) if style else _with_usage(request))
+        if style:
+            stream = _styled(stream, _Styler(_fitting(style, request)))
+        return stream if wants_usage or not request.get("stream") else _without_usage(stream)
+
+    return wished
+
+
+def _fitting(style: str, request: Json) -> str:
+    """Inline styles would spoil an answer that has to be JSON."""
+    kind = (request.get("response_format") or {}).get("type", "text")
+    return "none" if kind != "text" and style in ("thinking", "think", "parts") else style
+
+
+# -- usage --------------------------------------------------------------------------------------
+
+
+def _with_usage(request: Json) -> Json:
+    """Usage is always asked for: the log wants it even when the client does not."""
+    if not request.get("stream"):
+        return request
+    options = {**(request.get("stream_options") or {}), "include_usage": True}
+    return {**request, "stream_options": options}
+
+
+def _without_usage(stream: Stream) -> Stream:
+    for batch in stream:
+        if batch and batch[-1].get("usage") and not batch[-1].get("choices"):
+            batch = batch[:-1]
+            if not batch:
+                continue
+        yield batch
+
+
+# -- history ------------------------------------------------------------------------------------
+
+
+def _cleaned(request: Json) -> Json:
+    """The request without the blocks that a style wrote, their text kept as a field."""
+    request = _with_usage(request)
+    messages = request.get("messages")
+    if not isinstance(messages, list):
+        return request
+    return {**request, "messages": [_cleaned_message(m) for m in messages]}
+
+
+def _cleaned_message(message: Any) -> Any:
+    if not isinstance(message, dict) or message.get("role") != "assistant":
+        return message
+    content = message.get("content")
+    if isinstance(content, str):
+        found = [a or b for a, b in _BLOCK.findall(content)]
+        text: Any = _BLOCK.sub("", content) if found else content
+    elif isinstance(content, list):
+        found = [reasoning.split_parts([p])[0] for p in content if reasoning.is_thinking(p)]
+        text = [p for p in content if not reasoning.is_thinking(p)]
+    else:
+        return message
+    if not found:
+        return message
+    return {"reasoning_content": "\n\n".join(found), **message, "content": text or None}
+
+
+# -- styles -------------------------------------------------------------------------------------
+
+
+def _styled(stream: Stream, styler: _Styler) -> Stream:
+    for batch in stream:
+        out: Batch = []
+        for chunk in batch:
+            out += styler.take(chunk)
+        if out or not batch:
+            yield out
+
+
+class _Styler:
+    """Respells the reasoning of one answer, for each choice on its own."""
+
+    def __init__(self, style: str) -> None:
+        self._style = style
+        self._choices: dict[Any, _Choice] = {}
+
+    def take(self, chunk: Event) -> Batch:
+        """The chunk, or what becomes of it."""
+        choices = chunk.get("choices")
+        if not choices:
+            return [chunk]
+        choice = choices[0]
+        index = choice.get("index")
+        state = self._choices.get(index)
+        if state is None:
+            state = self._choices[index] = _Choice(self._style)
+        deltas = state.take(choice)
+        if deltas is None:
+            return [chunk]
+        *early, last = deltas or [{}]
+        if not deltas and not choice.get("finish_reason"):
+            return []
+        quiet = [
+            {**chunk, "choices": [{**choice, "delta": d, "finish_reason": None}]} for d in early
+        ]
+        return [*quiet, {**chunk, "choices": [{**choice, "delta": last}]}]
+
+
+class _Choice:
+    """Where one choice stands: what was thought, and whether an inline block is open."""
+
+    def __init__(self, style: str) -> None:
+        self._spell = _SPELLINGS[style]
+        self._tags = _TAGS.get(style)
+        self._thoughts: list[str] = []
+        self._begun = False
+        self._inside = False
+
+    def take(self, choice: Json) -> list[Json] | None:
+        """The deltas that take this one's place; ``None`` when it stays as it is."""
+        delta = choice.get("delta") or {}
+        thought = reasoning.read(delta)
+        if thought:
+            return self._think(thought, delta, choice)
+        if self._inside and _says(delta, choice):
+            self._inside = False
+            assert self._tags is not None
+            return [{"content": self._tags[1]}, *self._ended(delta, choice)]
+        if delta.get("content"):
+            self._begun = True
+        if choice.get("finish_reason") and self._thoughts:
+            return self._ended(delta, choice)
+        return None
+
+    def _think(self, thought: str, delta: Json, choice: Json) -> list[Json]:
+        self._thoughts.append(thought)
+        rest = {k: v for k, v in delta.items() if k not in _READ}
+        deltas = self._spell(self, thought)
+        if _says(rest, choice):
+            return [*deltas, *(self.take({**choice, "delta": rest}) or [rest])]
+        if rest and deltas:
+            deltas[0] = {**rest, **deltas[0]}
+        return deltas or ([rest] if rest.get("role") else [])
+
+    def _ended(self, delta: Json, choice: Json) -> list[Json]:
+        """At the finish, all that was thought goes into the metadata."""
+        if not choice.get("finish_reason"):
+            return [delta]
+        metadata = {"reasoning": "".join(self._thoughts), **(delta.get("metadata") or {})}
+        return [{**delta, "metadata": metadata}]
+
+    # -- one spelling each ----------------------------------------------------------------------
+
+    def inline(self, thought: str) -> list[Json]:
+        assert self._tags is not None
+        if self._inside:
+            return [{"content": thought}]
+        self._inside = True
+        gap = "\n\n" if self._begun else ""
+        self._begun = True
+        return [{"content": f"{gap}{self._tags[0]}{thought}"}]
+
+    def hidden(self, thought: str) -> list[Json]:
+        return []
+
+    def field(self, thought: str) -> list[Json]:
+        return [{"reasoning_content": thought}]
+
+    def short_field(self, thought: str) -> list[Json]:
+        return [{"reasoning": thought}]
+
+    def part(self, thought: str) -> list[Json]:
+        return [{"content": [{"type": "thinking", "thinking": thought}]}]
+
+
+_READ = (*reasoning.FIELDS, "reasoning_details")
+
+_SPELLINGS: dict[str, Callable[[_Choice, str], list[Json]]] = {
+    "thinking": _Choice.inline,
+    "think": _Choice.inline,
+    "reasoning_content": _Choice.field,
+    "reasoning": _Choice.short_field,
+    "parts": _Choice.part,
+    "none": _Choice.hidden,
+}
+
+
+def _says(delta: Json, choice: Json) -> bool:
+    """Does this delta begin something else than reasoning?"""
+    spoken = ("content", "refusal", "tool_calls", "function_call")
+    return any(delta.get(name) for name in spoken) or bool(choice.get("finish_reason"))

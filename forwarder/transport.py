@@ -1,0 +1,158 @@
+"""The network below the SDK: an httpx2 transport of gevent sockets and a parser in C.
+
+The stock transport hands a body over chunk by chunk, through three layers of Python.  This one
+hands over whatever has arrived, at once, so that what arrives together can be translated and
+written together.  It may be used under gevent only.
+"""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from urllib.request import getproxies
+
+import httpx2
+from gevent import socket
+
+from forwarder.connections import BLOCK, Connections, proxy_for, trust
+from forwarder.wire import ArrivalStream, Message
+
+
+class GeventTransport(httpx2.BaseTransport):
+    """For ``httpx2.Client(transport=...)``; every failure is one of httpx2's exceptions.
+
+    A response's ``extensions["arrivals"]`` is its ArrivalStream, to be iterated instead of the
+    response where heartbeats are wanted: one every ``heartbeat`` seconds of silence.  ``proxies``
+    is as ``urllib.request.getproxies`` gives it, which is the default; ``tls`` says whom to trust.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_connections: int = 10_000,
+        heartbeat: float | None = None,
+        proxies: Mapping[str, str] | None = None,
+        tls: Callable[[], ssl.SSLContext] = trust,
+    ) -> None:
+        self._size = max_connections
+        self._heartbeat = heartbeat
+        self._proxies = getproxies() if proxies is None else proxies
+        self._tls = tls
+        self._pools: dict[tuple[str, bytes, int | None], Connections] = {}
+
+    @property
+    def opened(self) -> int:
+        """How many connections were made so far."""
+        return sum(pool.opened for pool in self._pools.values())
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request and wait for the head of its response; the body is left to be read."""
+        pool = self._pool(request.url)
+        data = _head(request, pool) + _body(request)
+        try:
+            return self._exchange(request, data, pool, fresh=False)
+        except _Stale:  # the server had closed it, so it has not seen the request
+            return self._exchange(request, data, pool, fresh=True)
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        for pool in self._pools.values():
+            pool.close()
+
+    def _pool(self, url: httpx2.URL) -> Connections:
+        key = url.scheme, url.raw_host, url.port
+        pool = self._pools.get(key)
+        if pool is None:
+            if url.scheme not in ("http", "https"):
+                raise httpx2.UnsupportedProtocol(f"Not an http URL: {url.scheme}.")
+            tls = self._tls() if url.scheme == "https" else None
+            pool = Connections(url, proxy_for(url, self._proxies), tls, self._size)
+            self._pools[key] = pool
+        return pool
+
+    def _exchange(
+        self, request: httpx2.Request, data: bytes, pool: Connections, fresh: bool
+    ) -> httpx2.Response:
+        timeouts = request.extensions.get("timeout", {})
+        sock, used = pool.take(timeouts, fresh)
+        message = Message(request.method)
+        try:
+            _send(sock, data, timeouts.get("write"))
+            sock.settimeout(timeouts.get("read"))
+            _await_head(sock, message, used)
+        except BaseException:
+            pool.release_socket(sock)
+            raise
+        arrivals = ArrivalStream(message, sock, pool, timeouts.get("read"), self._heartbeat)
+        return httpx2.Response(
+            message.status_code,
+            headers=list(message.headers),
+            stream=_Body(arrivals),
+            extensions={"http_version": message.version.encode(), "arrivals": arrivals},
+        )
+
+
+class _Body(httpx2.SyncByteStream):
+    """The body for httpx2 and the SDK, which know no heartbeats: silence is a ReadTimeout."""
+
+    def __init__(self, arrivals: ArrivalStream) -> None:
+        self._arrivals = arrivals
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._arrivals.heartbeat = None
+        return iter(self._arrivals)
+
+    def close(self) -> None:
+        self._arrivals.close()
+
+
+class _Stale(Exception):
+    """A kept connection turned out to be closed, before a byte of the response."""
+
+
+def _head(request: httpx2.Request, pool: Connections) -> bytes:
+    url = request.url
+    target = b"%b://%b" % (url.raw_scheme, url.netloc) if pool.absolute else b""
+    lines = [b"%b %b%b HTTP/1.1" % (request.method.encode(), target, url.raw_path)]
+    lines += [b"%b: %b" % header for header in request.headers.raw]
+    if pool.absolute and pool.credentials:
+        lines.append(b"Proxy-Authorization: Basic " + base64.b64encode(pool.credentials.encode()))
+    head = b"\r\n".join(lines)
+    if head.count(b"\n") >= len(lines) or head.count(b"\r") >= len(lines) or b"\0" in head:
+        raise httpx2.LocalProtocolError("A header holds a line end.")
+    return head + b"\r\n\r\n"
+
+
+def _body(request: httpx2.Request) -> bytes:
+    body = request.read()
+    if "transfer-encoding" not in request.headers:
+        return body
+    return (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+
+
+def _send(sock: socket.socket, data: bytes, seconds: float | None) -> None:
+    sock.settimeout(seconds)
+    try:
+        sock.sendall(data)
+    except TimeoutError as error:
+        raise httpx2.WriteTimeout(str(error)) from error
+    except OSError:
+        # A server may refuse a request before it has read it all; the answer, or the lack of
+        # one, says more than this error.
+        pass
+
+
+def _await_head(sock: socket.socket, message: Message, used: bool) -> None:
+    """Receive until the head is there; ``used`` tells whether the connection may be stale."""
+    while not message.has_head:
+        try:
+            data = sock.recv(BLOCK)
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout("No answer in time.") from error
+        except OSError as error:
+            raise _Stale if used else httpx2.ReadError(str(error)) from error
+        if not data:
+            raise _Stale if used else httpx2.RemoteProtocolError("Closed without a response.")
+        message.parse(data)
+        used = False

@@ -1,0 +1,154 @@
+"""A response as it comes over the wire: parsed by a parser in C, handed on as it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ssl import SSLWantReadError
+from time import perf_counter
+
+import gevent
+import httpx2
+from gevent import socket
+from geventhttpclient.response import HTTPParseError, HTTPProtocolViolationError, HTTPResponse
+
+from forwarder.connections import Connections
+
+_SLICE = 0.005
+"""Seconds that one stream may keep all others waiting, when it never has to wait itself."""
+
+_WAITED = 0.0005
+"""A read that takes this long, in seconds, has waited, and the others have had their turn."""
+
+
+class Message(HTTPResponse):
+    """A response as it is parsed: its head, and what has come of its body."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(method)
+        self.over = False
+        self.pieces: list[bytearray] = []
+        # Called by the parser for every chunk: a method in Python would cost more than the chunk.
+        self._on_body = self.pieces.append  # type: ignore[method-assign, assignment]
+
+    @property
+    def has_head(self) -> bool:
+        """Is the head complete, and that of the answer, not of an interim one (1xx)?"""
+        return self.headers_complete and self.status_code >= 200
+
+    def parse(self, data: bytes) -> None:
+        """Take in what was received, ``b""`` for the end.  Raises RemoteProtocolError."""
+        try:
+            self.feed(data)
+        except HTTPParseError as error:
+            # What follows a complete message spoils the connection, not the message.
+            if not self.over:
+                raise httpx2.RemoteProtocolError(f"Not a valid response: {error}") from None
+
+    def take(self) -> bytes:
+        """The pieces of the body since the last time, as one."""
+        body = b"".join(self.pieces)
+        self.pieces.clear()
+        return body
+
+    def _on_message_begin(self) -> None:
+        if self.over:
+            raise HTTPProtocolViolationError("There is more after the end of the response.")
+        super()._on_message_begin()
+
+    def _on_message_complete(self) -> None:
+        super()._on_message_complete()
+        self.over = self.status_code >= 200
+
+
+class ArrivalStream(httpx2.SyncByteStream):
+    """A body as it arrives, to be iterated once: all that is there, as one bytes object at a time.
+
+    After each ``heartbeat`` seconds of silence comes ``b""``; without a heartbeat, ReadTimeout
+    after ``silence`` seconds.  When ``patience`` is set, that many seconds of silence end the
+    iteration.  Raises ReadError or RemoteProtocolError when the connection ends before the body.
+    """
+
+    def __init__(
+        self,
+        message: Message,
+        sock: socket.socket,
+        pool: Connections,
+        silence: float | None,
+        heartbeat: float | None,
+    ) -> None:
+        self.heartbeat = heartbeat
+        self.patience: float | None = None
+        self._silence = silence
+        self._message = message
+        self._sock: socket.socket | None = sock
+        self._pool = pool
+        if message.over:
+            self.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._arrivals()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give the connection back when the body is complete, close it otherwise."""
+        sock, self._sock = self._sock, None
+        if sock is None:
+            return
+        if self._message.should_close():
+            self._pool.release_socket(sock)
+        else:
+            self._pool.return_socket(sock)
+
+    def _arrivals(self) -> Iterator[bytes]:
+        message = self._message
+        since = perf_counter()
+        while True:
+            if message.pieces:
+                yield message.take()
+            if message.over:
+                return
+            asked = perf_counter()
+            data = self._receive()
+            now = perf_counter()
+            if data is not None:
+                self._parse(data)
+            elif self.patience is not None:
+                return
+            else:
+                yield self._beat()
+            if now - asked > _WAITED:
+                since = now
+            elif now - since > _SLICE:
+                gevent.sleep(0)
+                since = perf_counter()
+
+    def _receive(self) -> bytes | None:
+        """What has arrived, ``b""`` for the end, ``None`` for silence."""
+        sock = self._sock
+        if sock is None:
+            raise httpx2.ReadError("The response was closed.")
+        limit = self.heartbeat if self.patience is None else self.patience
+        if limit is None:
+            limit = self._silence
+        if limit != sock.timeout:
+            sock.settimeout(limit)
+        try:
+            return self._pool.receive(sock)
+        except (TimeoutError, BlockingIOError, SSLWantReadError):
+            return None
+        except OSError as error:
+            raise httpx2.ReadError(str(error)) from error
+
+    def _parse(self, data: bytes) -> None:
+        self._message.parse(data)
+        if self._message.over:
+            self.close()
+        elif not data:
+            raise httpx2.RemoteProtocolError("The connection ended before the response.")
+
+    def _beat(self) -> bytes:
+        if self.heartbeat is None:
+            raise httpx2.ReadTimeout("Nothing came in time.")
+        return b""

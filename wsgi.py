@@ -1,0 +1,11 @@
+"""The application for gunicorn and ``flask run``."""
+
+import sys
+
+from forwarder.app import create_app
+from forwarder.config import ConfigError
+
+try:
+    app = create_app()
+except ConfigError as error:
+    sys.exit(f"The forwarder is not configured properly:\n{error}")
