@@ -16,6 +16,6 @@ one; everything else is a function ``call -> call`` wrapped around it.
   on both sides the call is returned as it is, so passing through loses nothing.
 - `upstream.py` is the only room that knows the SDK; nothing but JSON leaves it.
 - `profiles.py` holds what providers do differently, applied where a request leaves.
-- `sse.py`, `arrivals.py` and `transport.py` know bytes, not meaning.
+- `sse.py` and `network/` know bytes, not meaning.
 - `errors.py` names every failure by whose fault it is; `config.py` alone reads the environment.
 """

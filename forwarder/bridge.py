@@ -1,6 +1,6 @@
 """From a client's request to the stream that answers it.
 
-This is the path of a request in one place: route, upstream call, translation, wishes, watch.
+This is the path of a request in one place: route, upstream call, translation, meter, wishes, guard.
 Each is a call wrapped around the one before.
 """
 
@@ -12,7 +12,9 @@ from forwarder.catalog import Catalog
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.errors import InvalidRequest
 from forwarder.exchange import Exchange
+from forwarder.memory import Memory
 from forwarder.mint import MINT
+from forwarder.network.choose import transport_for
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
 from forwarder.translate import adapt
@@ -20,7 +22,6 @@ from forwarder.translate.call import Json, Stream
 from forwarder.translate.check import choose
 from forwarder.translate.terms import Terms
 from forwarder.translate.wishes import STYLES, as_wished
-from forwarder.transports import transport_for
 from forwarder.upstream import Upstream
 
 _RESPONSES_STYLES = ("summary", "text", "both")
@@ -36,6 +37,7 @@ class Bridge:
         self.router = Router(settings)
         self.upstreams = {u.name: self._connect(u) for u in settings.upstreams}
         self.catalog = Catalog(self.router, self.upstreams, settings.ready_ttl)
+        self._memory = Memory()
         self._sealer = Sealer(settings.secret_keys)
 
     def open(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Stream:
@@ -47,10 +49,12 @@ class Bridge:
         route = self._route(client, request, exchange)
         call = self.upstreams[route.upstream.name].call(route, client, exchange)
         terms = self._terms(client, style, route, exchange)
-        call = adapt(call, client, route.protocol, terms)
+        call = exchange.metered(adapt(call, client, route.protocol, terms))
+        if client == "responses" != route.protocol:
+            call = self._memory.remembering(call, exchange.client_key)
         if client == "chat":
             call = as_wished(call, self._chat_style(style, route))
-        return exchange.watch(call(request))
+        return exchange.guarded(call(request))
 
     def _route(self, client: str, request: Json, exchange: Exchange) -> Route:
         model = request.get("model") or self.settings.default_model

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forwarder.errors import ForwarderError, InternalError
-from forwarder.translate.call import Event, Json, Stream
+from forwarder.translate.call import Call, Event, Json, Stream
 from forwarder.translate.terms import Ledger
 
 log = logging.getLogger("forwarder.exchange")
@@ -43,24 +43,38 @@ class Exchange:
         if self.log_bodies:
             log.info(json.dumps({"id": self.id, "request": body}))
 
-    def watch(self, stream: Stream) -> Stream:
-        """Pass a stream on, noting its first event, its usage and its failure.
+    def metered(self, call: Call) -> Call:
+        """Wrap a call so that its first event and its usage are noted here."""
 
-        Whatever breaks unforeseen leaves as an InternalError; the trace goes to the log.
-        """
+        def call_and_note(request: Json) -> Stream:
+            return self._noting(call(request))
+
+        return call_and_note
+
+    def guarded(self, stream: Stream) -> Stream:
+        """Pass a stream on; whatever breaks it leaves as a ForwarderError."""
         try:
-            for batch in stream:
-                if batch:
-                    self._note(batch)
-                yield batch
-        except ForwarderError as error:
-            self.failed(error)
-            raise
+            yield from stream
         except Exception as error:
-            log.exception("exchange %s broke", self.id)
-            failure = InternalError("The forwarder made a mistake; its log has the details.")
-            self.failed(failure)
-            raise failure from error
+            raise self.blame(error) from error
+
+    def blame(self, error: Exception) -> ForwarderError:
+        """Note why this exchange did not do what was asked, and give the error to report.
+
+        An unforeseen one is reported as an InternalError; its trace goes to the log.
+        """
+        if not isinstance(error, ForwarderError):
+            log.error("exchange %s broke", self.id, exc_info=error)
+            error = InternalError("The forwarder made a mistake; its log has the details.")
+        self.status = error.status
+        self.error = error.code or error.type
+        return error
+
+    def _noting(self, stream: Stream) -> Stream:
+        for batch in stream:
+            if batch:
+                self._note(batch)
+            yield batch
 
     def _note(self, batch: list[Event]) -> None:
         if self.first_event is None:
@@ -80,11 +94,6 @@ class Exchange:
                     event if self.log_bodies else {"type": event.get("type") or event.get("object")}
                 )
                 log.info(json.dumps({"id": self.id, "event": shown}))
-
-    def failed(self, error: ForwarderError) -> None:
-        """Note why this exchange did not do what was asked."""
-        self.status = error.status
-        self.error = error.code or error.type
 
     def close(self) -> None:
         """Close what was opened and write the one line that says what became of it."""

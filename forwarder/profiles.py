@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from forwarder.translate.call import Json
+from forwarder.translate.check import DICT, LIST, expect, optional
 from forwarder.translate.reasoning import FIELDS, is_own
 from forwarder.translate.terms import Ledger
 
@@ -154,7 +155,11 @@ def _inferred(base_url: str) -> Profile:
 
 
 def mend(body: Json, protocol: str, profile: Profile, ledger: Ledger) -> Json:
-    """Give ``body`` as this provider takes it."""
+    """Give ``body`` as this provider takes it.
+
+    A body of the client's own has not been looked at yet; raises InvalidRequest where it is not of
+    the shape that a mend relies on.
+    """
     mended = dict(body)
     for step in _STEPS[protocol]:
         step(mended, profile, ledger)
@@ -180,7 +185,7 @@ def _stream_options(body: Json, profile: Profile, ledger: Ledger) -> None:
 
 
 def _messages(body: Json, profile: Profile, ledger: Ledger) -> None:
-    body["messages"] = [_message(message, profile) for message in body.get("messages") or ()]
+    body["messages"] = [_message(message, profile) for message in _objects(body, "messages")]
     if profile.system_at_head:
         body["messages"] = _system_at_head(body["messages"])
 
@@ -199,62 +204,71 @@ def _message(message: Json, profile: Profile) -> Json:
 
 
 def _only_text(content: list[Any]) -> bool:
-    return all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in content)
+    return all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
+    )
 
 
 def _with_reasoning(message: Json, profile: Profile) -> Json:
     """Earlier reasoning in the field that the provider reads, or nowhere."""
+    if profile.reasoning_field is None:
+        return {k: v for k, v in message.items() if k not in (*FIELDS, "reasoning_details")}
     thought = next((message[name] for name in FIELDS if message.get(name)), None)
-    if thought is None and not (message.get("tool_calls") and profile.reasoning_placeholder):
+    if thought is None and message.get("tool_calls"):
+        thought = profile.reasoning_placeholder
+    if thought is None:
         return message
     mended = {k: v for k, v in message.items() if k not in FIELDS}
-    if profile.reasoning_field is None:
-        mended.pop("reasoning_details", None)
-        return mended
-    mended[profile.reasoning_field] = thought or profile.reasoning_placeholder
-    return mended
+    return {**mended, profile.reasoning_field: thought}
 
 
 def _system_at_head(messages: list[Json]) -> list[Json]:
     system = [m for m in messages if m.get("role") in ("system", "developer")]
     if not system or system == messages[:1]:
         return messages
-    head = {"role": "system", "content": "\n\n".join(_plain(m["content"]) for m in system)}
+    head = {"role": "system", "content": "\n\n".join(_plain(m.get("content")) for m in system)}
     return [head, *(m for m in messages if m not in system)]
 
 
 def _plain(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(part.get("text") or "" for part in content)
+    if not isinstance(content, list):
+        return str(content or "")
+    return "\n".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
 
 
 def _tools(body: Json, profile: Profile, ledger: Ledger) -> None:
     if not profile.strict_tools and body.get("tools"):
-        body["tools"] = [_not_strict(tool) for tool in body["tools"]]
+        body["tools"] = [_not_strict(tool) for tool in _objects(body, "tools")]
     choice = body.get("tool_choice")
     if (
         isinstance(choice, dict)
         and choice.get("type") == "allowed_tools"
         and not profile.allowed_tools
     ):
-        _only_allowed(body, choice.get("allowed_tools") or {})
+        _only_allowed(body, optional(choice, "allowed_tools", DICT, "tool_choice") or {})
 
 
 def _not_strict(tool: Json) -> Json:
-    function = {k: v for k, v in (tool.get("function") or {}).items() if k != "strict"}
-    return {**tool, "function": function} if "function" in tool else tool
+    function = optional(tool, "function", DICT, "tools") or {}
+    mended = {k: v for k, v in function.items() if k != "strict"}
+    return {**tool, "function": mended} if function else tool
 
 
 def _only_allowed(body: Json, allowed: Json) -> None:
     """Offer only the allowed tools, which comes to the same."""
-    names = {_tool_name(ref) for ref in allowed.get("tools") or ()}
-    body["tools"] = [tool for tool in body.get("tools") or () if _tool_name(tool) in names]
+    names = [_tool_name(ref) for ref in _objects(allowed, "tools")]
+    body["tools"] = [tool for tool in _objects(body, "tools") if _tool_name(tool) in names]
     body["tool_choice"] = allowed.get("mode") or "auto"
 
 
 def _tool_name(tool: Json) -> Any:
-    return (tool.get(str(tool.get("type"))) or {}).get("name")
+    return (optional(tool, str(tool.get("type")), DICT, "tools") or {}).get("name")
+
+
+def _objects(holder: Json, key: str) -> list[Json]:
+    items = optional(holder, key, LIST, key) or []
+    return [expect(item, DICT, f"{key}[{i}]") for i, item in enumerate(items)]
 
 
 def _foreign_seals(body: Json, profile: Profile, ledger: Ledger) -> None:

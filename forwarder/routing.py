@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from forwarder.config import Settings, UpstreamSettings, is_pattern
+from forwarder.config import Settings, UpstreamSettings
+from forwarder.config.parsers import is_pattern
 from forwarder.errors import InvalidRequest, NotFound
 
 PROTOCOLS = ("chat", "responses")

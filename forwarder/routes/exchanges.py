@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hmac
 import re
-from typing import Any
 
-from flask import current_app, request
+from flask import Response, current_app, request
 
 from forwarder.bridge import Bridge
-from forwarder.errors import Unauthorized
+from forwarder.errors import ForwarderError, Unauthorized
 from forwarder.exchange import Exchange
 from forwarder.mint import random_id
 from forwarder.translate.terms import Ledger
@@ -45,16 +44,13 @@ def authorized(keys: tuple[str, ...]) -> str | None:
     return key or None
 
 
-def sign(answer: Any, exchange: Exchange) -> None:
+def sign(answer: Response | ForwarderError, exchange: Exchange) -> None:
     """Put what the client should know of the exchange into an answer's headers."""
-    headers = getattr(answer, "headers", None)
-    if headers is None:
-        return
     for name, value in exchange.reply_headers.items():
-        headers.setdefault(name, value)
-    headers["X-Request-Id"] = exchange.id
+        answer.headers.setdefault(name, value)
+    answer.headers["X-Request-Id"] = exchange.id
     if exchange.ledger.dropped:
-        headers["X-Forwarder-Dropped"] = ", ".join(sorted(exchange.ledger.dropped))
+        answer.headers["X-Forwarder-Dropped"] = ", ".join(sorted(exchange.ledger.dropped))
 
 
 def _asks_strict() -> bool:

@@ -10,7 +10,7 @@ from flask import Blueprint, Response, current_app, request
 
 from forwarder import sse
 from forwarder.bridge import Bridge
-from forwarder.errors import ForwarderError, InvalidRequest, NotFound
+from forwarder.errors import InvalidRequest, NotFound
 from forwarder.exchange import Exchange
 from forwarder.routes import exchanges
 from forwarder.translate import FOLDS
@@ -61,12 +61,11 @@ def _serve(protocol: str) -> Response:
         style = request.headers.get("X-Forwarder-Reasoning")
         stream = _bridge().open(protocol, body, style, exchange)
         response = (_streaming if streamed else _whole)(protocol, stream)
-    except BaseException as error:
-        if isinstance(error, ForwarderError):
-            exchange.failed(error)
-        exchanges.sign(error, exchange)
+    except Exception as error:
+        failure = exchange.blame(error)
+        exchanges.sign(failure, exchange)
         exchange.close()
-        raise
+        raise failure from error
     exchanges.sign(response, exchange)
     response.call_on_close(exchange.close)
     return response
@@ -110,7 +109,7 @@ def _encoded(protocol: str, stream: Stream) -> Iterator[bytes]:
     failed = False
     for batch in TOLD[protocol](stream):
         if batch:
-            failed = "error" in batch[-1]
+            failed = bool(batch[-1].get("error"))
             yield encode(batch)
         else:
             yield sse.KEEP_ALIVE

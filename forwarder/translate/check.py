@@ -38,12 +38,17 @@ def require(holder: dict[str, Any], key: str, types: Types, param: str) -> Any:
     """The value of a key that must be there."""
     value = holder.get(key)
     if value is None:
-        raise InvalidRequest(
-            f"Missing required parameter: '{param}'.",
-            param=param,
-            code="missing_required_parameter",
-        )
+        raise missing(param)
     return expect(value, types, param)
+
+
+def missing(param: str) -> InvalidRequest:
+    """The error for a parameter that must be there and is not."""
+    return InvalidRequest(
+        f"Missing required parameter: '{param}'.",
+        param=param,
+        code="missing_required_parameter",
+    )
 
 
 def optional(holder: dict[str, Any], key: str, types: Types, param: str) -> Any:

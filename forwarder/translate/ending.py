@@ -22,29 +22,41 @@ def honest_chat(stream: Stream, was_done: Callable[[], bool]) -> Stream:
     ``was_done`` tells whether ``[DONE]`` came: some vendors send no finish reason, but do say
     that they are done.
     """
-    finish = said = None
-    last: Event = {}
+    heard = _Heard()
     for batch in stream:
-        for chunk in batch:
-            for choice in chunk.get("choices") or ():
-                said = said or _says(choice)
-                finish = choice.get("finish_reason") or finish
-                last = chunk
+        for i, chunk in enumerate(batch):
             if chunk.get("error"):
-                yield batch
+                yield batch[: i + 1]
                 return
+            heard.note(chunk)
         yield batch
-    if finish is None and not (said and was_done()):
+    if heard.finish is None and not (heard.said and was_done()):
         raise UpstreamBroken("The upstream's stream ended before its answer was finished.")
-    if not said and finish in (None, "stop", "tool_calls"):
+    if not heard.said and heard.finish in (None, "stop", "tool_calls"):
         raise UpstreamBroken("The upstream's answer is empty.", code="empty_answer")
-    if finish is None:
-        yield [{**last, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
+    if heard.finish is None:
+        yield [heard.ending()]
 
 
-def _says(choice: Json) -> bool:
-    delta = choice.get("delta") or choice.get("message") or {}
-    return any(delta.get(name) for name in _SAID)
+class _Heard:
+    """What has to be known of a chat stream to tell whether it came to its end."""
+
+    def __init__(self) -> None:
+        self.finish: str | None = None
+        self.said: set[str] = set()
+        self._last: Event = {}
+
+    def note(self, chunk: Event) -> None:
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta") or choice.get("message") or {}
+            self.said.update(name for name in _SAID if delta.get(name))
+            self.finish = choice.get("finish_reason") or self.finish
+            self._last = chunk
+
+    def ending(self) -> Event:
+        """The chunk that should have come."""
+        finish = "tool_calls" if "tool_calls" in self.said else "stop"
+        return {**self._last, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}
 
 
 def honest_responses(stream: Stream, was_done: Callable[[], bool]) -> Stream:
@@ -95,11 +107,23 @@ def told_responses(stream: Stream) -> Stream:
 TOLD = {"chat": told_chat, "responses": told_responses}
 
 
+_UNBEGUN: Json = {
+    "id": "resp_unknown",
+    "object": "response",
+    "created_at": 0,
+    "model": "",
+    "parallel_tool_calls": True,
+    "tool_choice": "auto",
+    "tools": [],
+}
+"""What stands for a response that broke before it began."""
+
+
 class _Seen:
     """What has to be known of a Responses stream to end it properly."""
 
     def __init__(self) -> None:
-        self._response: Json = {}
+        self._response = _UNBEGUN
         self._items: list[Json] = []
         self._number = -1
         self._error_sent = False

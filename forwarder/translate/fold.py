@@ -10,6 +10,7 @@ from typing import Any
 
 from forwarder.errors import UpstreamBroken
 from forwarder.translate.call import Event, Json, Stream
+from forwarder.translate.callkeys import CallKeys, argument_text
 from forwarder.translate.vocabulary import TERMINALS, failure
 
 
@@ -17,7 +18,7 @@ def fold_responses(stream: Stream) -> Json:
     """The response of the terminal event."""
     for batch in stream:
         for event in batch:
-            if event.get("type") in TERMINALS:
+            if event.get("type") in TERMINALS and isinstance(event.get("response"), dict):
                 return dict(event["response"])
             if event.get("type") == "error":
                 raise failure(event.get("error") or event)
@@ -52,7 +53,7 @@ def _take_chunk(completion: Json, choices: dict[int, Json], chunk: Event) -> Non
         if key != "choices" and value is not None:
             completion[key] = value
     for choice in chunk.get("choices") or ():
-        whole = choices.setdefault(choice.get("index", 0), {})
+        whole = choices.setdefault(choice.get("index") or 0, {})
         for key, value in choice.items():
             if key == "delta":
                 _merge(whole.setdefault("message", _Pieces()), value or {})
@@ -62,6 +63,10 @@ def _take_chunk(completion: Json, choices: dict[int, Json], chunk: Event) -> Non
 
 class _Pieces(dict[str, Any]):
     """A message in the making: texts are lists of pieces until they are joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys_of_calls = CallKeys()
 
 
 def _merge(message: _Pieces, delta: Json) -> None:
@@ -96,15 +101,16 @@ def _extend(message: _Pieces, key: str, value: Any) -> None:
 
 
 def _calls(message: _Pieces, key: str, value: Any) -> None:
-    calls = message.setdefault(key, {})
+    calls = message.setdefault(key, [])
     for delta in value or ():
-        call = calls.setdefault(delta.get("index", 0), {})
-        for name in ("id", "type"):
-            if delta.get(name):
-                call[name] = delta[name]
-        for shape in ("function", "custom"):
-            if shape in delta:
-                _join_body(call.setdefault(shape, {}), delta[shape] or {})
+        number = message.keys_of_calls.find(delta)
+        if number == len(calls):
+            calls.append({})
+        for name, said in delta.items():
+            if name in ("function", "custom"):
+                _join_body(calls[number].setdefault(name, {}), said or {})
+            elif said and name != "index":
+                calls[number][name] = said
 
 
 def _legacy_call(message: _Pieces, key: str, value: Any) -> None:
@@ -113,7 +119,7 @@ def _legacy_call(message: _Pieces, key: str, value: Any) -> None:
 
 def _join_body(body: Json, delta: Json) -> None:
     for key, value in delta.items():
-        body[key] = body.get(key, "") + (value or "")
+        body[key] = body.get(key, "") + argument_text(value)
 
 
 _MERGERS: dict[str, Callable[[_Pieces, str, Any], None]] = {
@@ -132,14 +138,13 @@ def _finished(choice: Json) -> Json:
     message = choice.get("message") or {}
     whole: Json = {"role": "assistant", "content": None, "refusal": None}
     for key, value in message.items():
-        if key == "tool_calls":
-            value = [value[index] for index in sorted(value)]
-        elif key in ("content", "refusal", "reasoning_content", "reasoning") and value is not None:
+        if key in ("content", "refusal", "reasoning_content", "reasoning") and value is not None:
             value = _joined(value)
         whole[key] = value
     if not whole["content"]:
         # A message that says nothing has no content; a plain empty answer has an empty one.
-        whole["content"] = None if whole["refusal"] or "tool_calls" in whole else whole["content"]
+        instead = whole["refusal"] or "tool_calls" in whole or "function_call" in whole
+        whole["content"] = None if instead else whole["content"]
     return {"index": 0, "logprobs": None, **choice, "message": whole}
 
 
@@ -149,12 +154,11 @@ def _joined(pieces: list[Any]) -> Any:
     parts: list[Json] = []
     for piece in pieces:
         part = {"type": "text", "text": piece} if isinstance(piece, str) else dict(piece)
-        if not part.get(str(part.get("type")), True):
-            continue
+        kind = str(part.get("type"))
+        said = part.get(kind, True)
         last = parts[-1] if parts else {}
-        if last.get("type") == part.get("type") and part.get("type") in ("text", "thinking"):
-            key = str(part["type"])
-            last[key] += part[key]
-        else:
+        if said and kind in ("text", "thinking") and type(said) is type(last.get(kind)):
+            last[kind] = last[kind] + said
+        elif said:
             parts.append(part)
     return parts

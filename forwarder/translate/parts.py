@@ -34,14 +34,6 @@ def _convert_one(part: Any, table: dict[str, Converter], path: str) -> Json:
     return converter(part, path)
 
 
-def texts(content: Any, path: str) -> str:
-    """The text of a string or of a list of text parts, joined as the SDK joins them."""
-    if isinstance(content, str):
-        return content
-    converted = convert(expect(content, (str, list), path), TEXT_ONLY, path)
-    return "".join(part["text"] for part in converted)
-
-
 # -- Responses -> Chat --------------------------------------------------------------------------
 
 

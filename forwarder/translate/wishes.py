@@ -11,8 +11,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from forwarder.translate import reasoning
+from forwarder.translate import reasoning, whole
 from forwarder.translate.call import Batch, Call, Event, Json, Stream
+from forwarder.translate.check import DICT, optional
+from forwarder.translate.fold import fold_chat
 
 STYLES = ("thinking", "think", "reasoning_content", "reasoning", "parts", "none")
 """The spellings of reasoning that a chat client can choose from."""
@@ -27,7 +29,8 @@ def as_wished(call: Call, style: str | None) -> Call:
     """Wrap a chat call so that it answers in ``style``; ``None`` leaves reasoning as it comes."""
 
     def wished(request: Json) -> Stream:
-        wants_usage = bool((request.get("stream_options") or {}).get("include_usage"))
+        options = optional(request, "stream_options", DICT, "stream_options") or {}
+        wants_usage = bool(options.get("include_usage"))
         stream = call(_cleaned(request) if style else _with_usage(request))
         if style:
             stream = _styled(stream, _Styler(_fitting(style, request)))
@@ -38,7 +41,8 @@ def as_wished(call: Call, style: str | None) -> Call:
 
 def _fitting(style: str, request: Json) -> str:
     """Inline styles would spoil an answer that has to be JSON."""
-    kind = (request.get("response_format") or {}).get("type", "text")
+    wanted = optional(request, "response_format", DICT, "response_format") or {}
+    kind = wanted.get("type", "text")
     return "none" if kind != "text" and style in ("thinking", "think", "parts") else style
 
 
@@ -55,11 +59,9 @@ def _with_usage(request: Json) -> Json:
 
 def _without_usage(stream: Stream) -> Stream:
     for batch in stream:
-        if batch and batch[-1].get("usage") and not batch[-1].get("choices"):
-            batch = batch[:-1]
-            if not batch:
-                continue
-        yield batch
+        kept = [chunk for chunk in batch if chunk.get("choices") or not chunk.get("usage")]
+        if kept or not batch:
+            yield kept
 
 
 # -- history ------------------------------------------------------------------------------------
@@ -77,18 +79,25 @@ def _cleaned(request: Json) -> Json:
 def _cleaned_message(message: Any) -> Any:
     if not isinstance(message, dict) or message.get("role") != "assistant":
         return message
-    content = message.get("content")
+    content, thoughts = _cleaned_content(message.get("content"))
+    told = message.get("metadata")
+    if isinstance(told, dict) and told.get("reasoning") and not thoughts:
+        thoughts = [str(told["reasoning"])]
+    if not thoughts:
+        return message
+    kept = {k: v for k, v in message.items() if k != "metadata"}  # only we write it there
+    return {"reasoning_content": "\n\n".join(thoughts), **kept, "content": content or None}
+
+
+def _cleaned_content(content: Any) -> tuple[Any, list[str]]:
+    """``(content, thoughts)``: the content without its thinking blocks, and what they said."""
     if isinstance(content, str):
-        found = [a or b for a, b in _BLOCK.findall(content)]
-        text: Any = _BLOCK.sub("", content) if found else content
-    elif isinstance(content, list):
-        found = [reasoning.split_parts([p])[0] for p in content if reasoning.is_thinking(p)]
-        text = [p for p in content if not reasoning.is_thinking(p)]
-    else:
-        return message
-    if not found:
-        return message
-    return {"reasoning_content": "\n\n".join(found), **message, "content": text or None}
+        return _BLOCK.sub("", content), [a or b for a, b in _BLOCK.findall(content)]
+    if not isinstance(content, list):
+        return content, []
+    thinking = [part for part in content if reasoning.is_thinking(part)]
+    rest = [part for part in content if not reasoning.is_thinking(part)]
+    return rest, [reasoning.split_parts([part])[0] for part in thinking]
 
 
 # -- styles -------------------------------------------------------------------------------------
@@ -110,12 +119,22 @@ class _Styler:
         self._style = style
         self._choices: dict[Any, _Choice] = {}
 
+    def _whole(self, completion: Event) -> Event:
+        """A whole answer, respelled as the stream that it could have been."""
+        if not any(reasoning.read(choice.get("message") or {}) for choice in completion["choices"]):
+            return completion
+        [chunk] = whole.events("chat", completion, streamed=True)
+        alone = ({**chunk, "choices": [choice]} for choice in chunk["choices"])
+        return fold_chat(iter([self.take(one) for one in alone]))
+
     def take(self, chunk: Event) -> Batch:
         """The chunk, or what becomes of it."""
         choices = chunk.get("choices")
         if not choices:
             return [chunk]
         choice = choices[0]
+        if "message" in choice:
+            return [self._whole(chunk)]
         index = choice.get("index")
         state = self._choices.get(index)
         if state is None:
@@ -162,11 +181,11 @@ class _Choice:
         self._thoughts.append(thought)
         rest = {k: v for k, v in delta.items() if k not in _READ}
         deltas = self._spell(self, thought)
+        if "role" in rest:  # a message begins with its role
+            deltas = [{"role": rest.pop("role"), **(deltas[0] if deltas else {})}]
         if _says(rest, choice):
             return [*deltas, *(self.take({**choice, "delta": rest}) or [rest])]
-        if rest and deltas:
-            deltas[0] = {**rest, **deltas[0]}
-        return deltas or ([rest] if rest.get("role") else [])
+        return [{**rest, **deltas[0]}] if deltas else []
 
     def _ended(self, delta: Json, choice: Json) -> list[Json]:
         """At the finish, all that was thought goes into the metadata."""

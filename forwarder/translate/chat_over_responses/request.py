@@ -44,7 +44,12 @@ def translate_request(request: Json, terms: Terms) -> Prepared:
     out["input"] = History(terms).read(messages)
     _offer_tools(request, out)
     _reasoning(request, out, terms)
-    return Prepared(out, legacy="functions" in request and "tools" not in request)
+    return Prepared(out, legacy=_is_legacy(request))
+
+
+def _is_legacy(request: Json) -> bool:
+    """Does the client speak the old dialect, in which a message has room for one call?"""
+    return bool(request.get("functions")) and not request.get("tools")
 
 
 def _offer_tools(request: Json, out: Json) -> None:
@@ -54,8 +59,8 @@ def _offer_tools(request: Json, out: Json) -> None:
     if not out.get("tools"):
         for name in ("tools", "tool_choice", "parallel_tool_calls"):
             out.pop(name, None)
-    elif request.get("functions") and not request.get("tools"):
-        out["parallel_tool_calls"] = False  # function_call has room for one
+    elif _is_legacy(request):
+        out["parallel_tool_calls"] = False
 
 
 def _reasoning(request: Json, out: Json, terms: Terms) -> None:
@@ -82,11 +87,11 @@ def _old_limit(value: int, out: Json) -> None:
 
 
 def _tools(value: list[Any], out: Json) -> None:
-    out["tools"] = [*tools.tools_to_responses(value), *out.get("tools", ())]
+    out["tools"] = [*out.get("tools", ()), *tools.tools_to_responses(value)]
 
 
 def _functions(value: list[Any], out: Json) -> None:
-    out.setdefault("tools", tools.functions_to_responses(value))
+    out["tools"] = [*out.get("tools", ()), *tools.functions_to_responses(value)]
 
 
 def _response_format(value: Json, out: Json) -> None:

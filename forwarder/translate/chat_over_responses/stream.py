@@ -7,6 +7,7 @@ State is kept per output item, never for "the current call": items may interleav
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 from forwarder.errors import UpstreamBroken
@@ -51,8 +52,7 @@ class Answer:
         self._sent: dict[tuple[Any, ...], int] = {}  # place of a text -> characters sent
         self._thoughts: dict[Any, str] = {}  # output index -> the form that is shown
         self._summaries: list[str] = []
-        self._texts = 0
-        self._annotations: list[Json] = []
+        self._annotations: dict[tuple[Any, ...], list[Json]] = {}  # place of a text -> its own
 
     # -- chunks ---------------------------------------------------------------------------------
 
@@ -93,6 +93,9 @@ class Answer:
         self.ended = True
         if not self._greeted:
             chunks += self._say({"content": ""})[:1]
+        annotations = [note for notes in self._annotations.values() for note in notes]
+        if annotations:  # all at once: the SDK cannot add lists up
+            chunks += self._say({"annotations": annotations})
         chunks.append(self._chunk(self._last_words(), self._finish_reason(event, response)))
         usage = usage_to_chat(response.get("usage"))
         return [*chunks, {**self._base, "choices": [], "usage": usage}] if usage else chunks
@@ -144,8 +147,19 @@ class Answer:
         return self._missing(place, event.get("refusal"), "refusal")
 
     def annotation(self, event: Event) -> Batch:
-        annotation = event.get("annotation")
-        return self._say({"annotations": [nested(annotation)]}) if annotation else []
+        place = (event.get("output_index"), event.get("content_index"))
+        self._annotate(place, event.get("annotation"))
+        return []
+
+    def _annotate(self, place: tuple[Any, ...], annotation: Any) -> None:
+        """Keep an annotation; its positions count from where the whole text begins."""
+        if not isinstance(annotation, dict):
+            return
+        earlier = takewhile(lambda sent: sent[0] != place, self._sent.items())
+        before = sum(length for other, length in earlier if len(other) == 2)
+        names = ("start_index", "end_index")
+        moved = {k: annotation[k] + before for k in names if isinstance(annotation.get(k), int)}
+        self._annotations.setdefault(place, []).append(nested({**annotation, **moved}))
 
     def _missing(self, place: tuple[Any, ...], whole: Any, key: str) -> Batch:
         """What of a text the deltas left out; nothing, normally."""
@@ -255,6 +269,9 @@ class Answer:
     def _whole_part(self, place: tuple[Any, ...], part: Json) -> Batch:
         if part.get("type") == "refusal":
             return self._missing(place, part.get("refusal"), "refusal")
+        if place not in self._annotations:
+            for annotation in part.get("annotations") or ():
+                self._annotate(place, annotation)
         return self._missing(place, part.get("text"), "content")
 
     def _whole_call(self, index: Any, item: Json) -> Batch:

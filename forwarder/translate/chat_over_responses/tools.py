@@ -8,7 +8,6 @@ from forwarder.errors import InvalidRequest
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, optional, require
 
-_EMPTY_SCHEMA: Json = {"type": "object", "properties": {}}
 _SHAPES = ("function", "custom")
 
 
@@ -57,9 +56,8 @@ def _function(function: Json, path: str) -> Json:
     flat: Json = {"type": "function", "name": require(function, "name", STR, f"{path}.name")}
     if function.get("description") is not None:
         flat["description"] = function["description"]
-    flat["parameters"] = optional(function, "parameters", DICT, f"{path}.parameters") or dict(
-        _EMPTY_SCHEMA
-    )
+    parameters = optional(function, "parameters", DICT, f"{path}.parameters")
+    flat["parameters"] = parameters or {"type": "object", "properties": {}}
     # Chat's default is not strict; the Responses API would try strict when nothing is said.
     flat["strict"] = bool(function.get("strict"))
     return flat
@@ -70,7 +68,8 @@ def _custom(custom: Json, path: str) -> Json:
     require(flat, "name", STR, f"{path}.custom.name")
     text_format = optional(custom, "format", DICT, f"{path}.custom.format")
     if text_format and text_format.get("type") == "grammar":
-        text_format = {"type": "grammar", **(text_format.get("grammar") or {})}
+        grammar = optional(text_format, "grammar", DICT, f"{path}.custom.format.grammar")
+        text_format = {"type": "grammar", **(grammar or {})}
     return {"type": "custom", **flat, **({"format": text_format} if text_format else {})}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from forwarder.errors import InvalidRequest
 from forwarder.translate import parts
 from forwarder.translate.call import Json
-from forwarder.translate.check import DICT, STR, choose, expect, require
+from forwarder.translate.check import DICT, LIST, STR, choose, expect, missing, optional, require
 from forwarder.translate.responses_over_chat.kinds import CALLS, OUTPUTS, TOOL_SEARCH, Kind
 from forwarder.translate.responses_over_chat.toolbox import Toolbox, flat_name
 from forwarder.translate.terms import Terms
@@ -29,6 +29,7 @@ class Turn:
 
     message: Json = field(default_factory=lambda: {"role": "assistant", "content": None})
     calls: dict[str, Json] = field(default_factory=dict)
+    own_ids: dict[str, str] = field(default_factory=dict)
     answers: dict[str, Json] = field(default_factory=dict)
     media: list[Json] = field(default_factory=list)
     waiting: list[Json] = field(default_factory=list)
@@ -130,14 +131,22 @@ class History:
         _, kind = CALLS[item["type"]]
         if self._turn.answered:
             self._end_turn()
-        call_id: str = expect(item.get("call_id") or item.get("id"), STR, f"{path}.call_id")
+        own_id = optional(item, "id", STR, f"{path}.id")
+        call_id = optional(item, "call_id", STR, f"{path}.call_id") or own_id
+        if call_id is None:
+            raise missing(f"{path}.call_id")
+        if call_id in self._turn.calls:
+            raise InvalidRequest(f"Two calls have the call_id {call_id}.", param=f"{path}.call_id")
         self._turn.calls[call_id] = self._chat_call(item, kind, call_id, path)
+        self._turn.own_ids[own_id or call_id] = call_id
         self._attach_thought()
 
     def _chat_call(self, item: Json, kind: Kind, call_id: str, path: str) -> Json:
         named = kind.call in ("function_call", "custom_tool_call")
         name = require(item, "name", STR, f"{path}.name") if named else CALLS[kind.call][0]
-        chat_name = flat_name(name, item.get("namespace"))
+        chat_name = flat_name(name, optional(item, "namespace", STR, f"{path}.namespace"))
+        field, types = kind.given
+        optional(item, field, types, f"{path}.{field}")
         if self._toolbox.is_native(kind):
             custom = {"name": chat_name, "input": item.get("input") or ""}
             return {"id": call_id, "type": "custom", "custom": custom}
@@ -147,9 +156,8 @@ class History:
     def _output(self, item: Json, path: str) -> None:
         kind = OUTPUTS[item["type"]]
         if kind is TOOL_SEARCH:
-            self._toolbox.add(item.get("tools") or [], f"{path}.tools")
-        # A local shell's output names its call by `id`; the others have a `call_id`.
-        call_id = item.get("call_id") or item.get("id")
+            self._more_tools(item, path)
+        call_id = self._called(item, path)
         if call_id not in self._turn.calls or call_id in self._turn.answers:
             raise InvalidRequest(
                 f"No tool call found for function call output with call_id {call_id}.",
@@ -159,10 +167,16 @@ class History:
         self._turn.answers[call_id] = {"role": "tool", "tool_call_id": call_id, "content": text}
         self._turn.media += media
 
+    def _called(self, item: Json, path: str) -> str:
+        """Which call an output answers; a local shell's output says it by ``id``."""
+        call_id = optional(item, "call_id", STR, f"{path}.call_id")
+        own_id = optional(item, "id", STR, f"{path}.id") or ""
+        return str(call_id or self._turn.own_ids.get(own_id, own_id))
+
     # -- the rest -------------------------------------------------------------------------------
 
     def _reasoning(self, item: Json, path: str) -> None:
-        for name, value in self._recalled(item).items():
+        for name, value in self._recalled(item, path).items():
             self._thought[name] = _joined(self._thought.get(name), value)
 
     def _attach_thought(self) -> None:
@@ -170,7 +184,7 @@ class History:
             self._turn.message[name] = _joined(self._turn.message.get(name), value)
         self._thought = {}
 
-    def _recalled(self, item: Json) -> Json:
+    def _recalled(self, item: Json, path: str) -> Json:
         """The reasoning as chat fields: from our own seal, else from what can be read."""
         sealed = item.get("encrypted_content")
         opened = self._terms.unseal(sealed) if isinstance(sealed, str) else None
@@ -178,12 +192,11 @@ class History:
             return {
                 k: v for k, v in opened.items() if k in ("reasoning_content", "reasoning_details")
             }
-        shown = item.get("content") or item.get("summary") or []
-        text = "\n\n".join(p.get("text") or "" for p in shown if isinstance(p, dict))
+        text = _thought(item, "content", path) or _thought(item, "summary", path)
         return {"reasoning_content": text} if text else {}
 
-    def _additional_tools(self, item: Json, path: str) -> None:
-        self._toolbox.add(item.get("tools") or [], f"{path}.tools")
+    def _more_tools(self, item: Json, path: str) -> None:
+        self._toolbox.add(optional(item, "tools", LIST, f"{path}.tools") or [], f"{path}.tools")
 
     def _reference(self, item: Json, path: str) -> None:
         raise InvalidRequest(f"Item with id '{item.get('id')}' not found.", param=f"{path}.id")
@@ -214,7 +227,7 @@ def _nothing(history: History, item: Json, path: str) -> None:
 
 _OTHERS: dict[str, Callable[[History, Json, str], None]] = {
     "reasoning": History._reasoning,
-    "additional_tools": History._additional_tools,
+    "additional_tools": History._more_tools,
     "item_reference": History._reference,
     "configuration_update": _nothing,
     "compaction": History._compaction,
@@ -248,11 +261,7 @@ def _type_of(item: Json, path: str) -> str:
         return "message"
     if "id" in item:
         return "item_reference"
-    raise InvalidRequest(
-        f"Missing required parameter: '{path}.type'.",
-        param=f"{path}.type",
-        code="missing_required_parameter",
-    )
+    raise missing(f"{path}.type")
 
 
 def _content(role: str, content: Any, path: str) -> Any:
@@ -280,6 +289,15 @@ def _tool_content(result: Any) -> tuple[str, list[Json]]:
     text = "".join(p["text"] for p in result if p["type"] == "text")
     media = [p for p in result if p["type"] != "text"]
     return (f"{text}\n{_MEDIA_NOTE}" if text else _MEDIA_NOTE) if media else text, media
+
+
+def _thought(item: Json, form: str, path: str) -> str:
+    """The readable text of a reasoning item: its parts are paragraphs."""
+    parts_of_it = optional(item, form, LIST, f"{path}.{form}") or []
+    return "\n\n".join(
+        require(expect(part, DICT, f"{path}.{form}[{i}]"), "text", STR, f"{path}.{form}[{i}].text")
+        for i, part in enumerate(parts_of_it)
+    )
 
 
 def _joined(old: Any, new: Any) -> Any:

@@ -169,46 +169,51 @@ class ToolCall:
         self._native = native
         self._pieces: list[str] = []
         self._base: Json = {"id": item_id, "type": tool.kind.call, "call_id": call_id}
-        if tool.kind in (FUNCTION, CUSTOM):
+        if tool.kind.streams:
             self._base["name"] = tool.name
         if tool.namespace:
             self._base["namespace"] = tool.namespace
         self._where = {"item_id": item_id, "output_index": index}
         self._unwrap = InputUnwrapper() if tool.kind is CUSTOM and not native else None
+        self._shown = 0  # characters of the input that went out
         self.done: Json = {}
 
     def open(self) -> Batch:
-        if self._tool.kind not in (FUNCTION, CUSTOM):
+        if not self._tool.kind.streams:
             return []
         blank = {_STREAMED[self._tool.kind.call][1]: ""}
         return [_added(self._index, {**self._base, **blank, "status": "in_progress"})]
 
     def grow(self, arguments: str) -> Batch:
         self._pieces.append(arguments)
-        if self._tool.kind not in (FUNCTION, CUSTOM):
+        if not self._tool.kind.streams:
             return []
-        shown = self._unwrap.feed(arguments) if self._unwrap else arguments
-        return [self._delta(shown)] if shown else []
+        return self._show(self._unwrap.feed(arguments) if self._unwrap else arguments)
 
     def close(self, status: str) -> Batch:
-        written = "".join(self._pieces)
-        fields = {"input": written} if self._native else self._tool.kind.fields(written)
-        self.done = {**self._base, **fields, "status": status}
-        if self._tool.kind not in (FUNCTION, CUSTOM):
+        kind, cut = self._tool.kind, status == "incomplete"
+        fields = self._fields("".join(self._pieces), cut)
+        self.done = {**self._base, **fields, "status": kind.cut if cut else status}
+        if not kind.streams:
             opening = _added(self._index, {**self.done, "status": "in_progress"})
             return [opening, _done(self._index, self.done)]
-        return [*self._rest(fields), self._finished(fields), _done(self._index, self.done)]
+        rest = fields[_STREAMED[kind.call][1]][self._shown :]
+        return [*self._show(rest), self._finished(fields), _done(self._index, self.done)]
 
-    def _rest(self, fields: Json) -> Batch:
-        """What of a freeform input was held back until the whole of it could be read."""
-        if self._unwrap is None:
+    def _fields(self, written: str, cut: bool) -> Json:
+        if self._native:
+            return {"input": written}
+        if self._unwrap:
+            return {"input": self._unwrap.whole(written)}
+        # A call without arguments comes as no text at all; clients read them as JSON.
+        return self._tool.kind.fields(written or ("" if cut else "{}"))
+
+    def _show(self, text: str) -> Batch:
+        if not text:
             return []
-        rest = self._unwrap.rest(fields["input"])
-        return [self._delta(rest)] if rest else []
-
-    def _delta(self, text: str) -> Event:
+        self._shown += len(text)
         event, _ = _STREAMED[self._tool.kind.call]
-        return {"type": f"response.{event}.delta", **self._where, "delta": text}
+        return [{"type": f"response.{event}.delta", **self._where, "delta": text}]
 
     def _finished(self, fields: Json) -> Event:
         event, key = _STREAMED[self._tool.kind.call]

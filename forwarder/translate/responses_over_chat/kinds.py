@@ -12,40 +12,36 @@ from typing import Any, NamedTuple
 
 from forwarder.translate import parts
 from forwarder.translate.call import Json
-from forwarder.translate.check import STR, require
-
-_ANY_OBJECT: Json = {"type": "object", "properties": {}}
+from forwarder.translate.check import ANY, DICT, STR, Types, require
+from forwarder.translate.responses_over_chat.written import custom_input, read_object
 
 
 class Kind(NamedTuple):
     """One kind of tool, as a function.
 
     ``call`` and ``output`` are the item types of its calls and of what they gave back.
+    ``given`` is the field of a call that holds what the model wrote, and its JSON types.
     ``parameters`` and ``describe`` take the tool's definition, ``arguments`` a call from the
     history; ``fields`` turns the arguments that the model wrote into the call item's own fields.
+    ``streams`` when the input is shown while it is written; ``cut`` is the status of a call that
+    was cut off.
     """
 
     call: str
     output: str
     id_prefix: str
+    given: tuple[str, Types]
     parameters: Callable[[Json], Json]
     describe: Callable[[Json], str | None]
     arguments: Callable[[Json], str]
     fields: Callable[[str], Json]
     result: Callable[[Json, str], Any]
+    streams: bool = False
+    cut: str = "incomplete"
 
 
 def _dumps(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _object(text: str) -> Json:
-    """The JSON object that the model wrote, or an empty one: clients want an object."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _schema(**properties: Json) -> Json:
@@ -91,42 +87,20 @@ def _found_tools(item: Json, path: str) -> str:
 # -- functions ----------------------------------------------------------------------------------
 
 
-def _function_fields(arguments: str) -> Json:
-    return {"arguments": arguments}
-
-
 FUNCTION = Kind(
     "function_call",
     "function_call_output",
     "fc",
-    parameters=lambda tool: tool.get("parameters") or dict(_ANY_OBJECT),
+    given=("arguments", STR),
+    parameters=lambda tool: tool.get("parameters") or {"type": "object", "properties": {}},
     describe=lambda tool: tool.get("description"),
     arguments=lambda item: item.get("arguments") or "{}",
-    fields=_function_fields,
+    fields=lambda arguments: {"arguments": arguments},
     result=_output,
+    streams=True,
 )
 
 # -- freeform tools -----------------------------------------------------------------------------
-
-_INPUT_NAMES = ("input", "patch", "command", "code", "text", "content")
-
-
-def custom_input(arguments: str) -> str:
-    """The freeform input that a model wrapped into a function's arguments.
-
-    Models wrap it as they were told (``{"input": …}``), under another name, or not at all.
-    """
-    try:
-        value = json.loads(arguments)
-    except ValueError:
-        return arguments
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        for name in _INPUT_NAMES:
-            if isinstance(value.get(name), str):
-                return str(value[name])
-    return arguments
 
 
 def _custom_parameters(tool: Json) -> Json:
@@ -154,30 +128,41 @@ CUSTOM = Kind(
     "custom_tool_call",
     "custom_tool_call_output",
     "ctc",
+    given=("input", STR),
     parameters=_custom_parameters,
     describe=_custom_description,
     arguments=lambda item: _dumps({"input": item.get("input") or ""}),
     fields=lambda arguments: {"input": custom_input(arguments)},
     result=_output,
+    streams=True,
 )
 
 # -- shells, patches, tool search ---------------------------------------------------------------
 
 
 def _local_shell_fields(arguments: str) -> Json:
-    given = _object(arguments)
-    command = given.get("command")
+    given = read_object(arguments)
+    command, env = given.get("command"), given.get("env")
     return {
         "action": {
             "type": "exec",
-            "command": command
-            if isinstance(command, list)
-            else ["bash", "-lc", str(command or "")],
-            "env": given.get("env") or {},
-            "timeout_ms": given.get("timeout_ms"),
-            "working_directory": given.get("working_directory"),
+            "command": _texts(command) or ["bash", "-lc", str(command or "")],
+            "env": {k: str(v) for k, v in env.items()} if isinstance(env, dict) else {},
+            "timeout_ms": _number(given.get("timeout_ms")),
+            "working_directory": str(given.get("working_directory") or "") or None,
         }
     }
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else []
+
+
+def _number(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _local_shell_arguments(item: Json) -> str:
@@ -190,6 +175,7 @@ LOCAL_SHELL = Kind(
     "local_shell_call",
     "local_shell_call_output",
     "lsh",
+    given=("action", DICT),
     parameters=lambda tool: _schema(
         command=_strings("The program and its arguments.", required=True),
         working_directory={"type": "string"},
@@ -203,13 +189,13 @@ LOCAL_SHELL = Kind(
 
 
 def _shell_fields(arguments: str) -> Json:
-    given = _object(arguments)
-    commands = given.get("commands") or given.get("command") or []
+    given = read_object(arguments)
+    commands = given.get("commands") or given.get("command")
     return {
         "action": {
-            "commands": commands if isinstance(commands, list) else [str(commands)],
-            "timeout_ms": given.get("timeout_ms"),
-            "max_output_length": given.get("max_output_length"),
+            "commands": [commands] if isinstance(commands, str) else _texts(commands),
+            "timeout_ms": _number(given.get("timeout_ms")),
+            "max_output_length": _number(given.get("max_output_length")),
         },
         "environment": {"type": "local"},
     }
@@ -219,6 +205,7 @@ SHELL = Kind(
     "shell_call",
     "shell_call_output",
     "sh",
+    given=("action", DICT),
     parameters=lambda tool: _schema(
         commands=_strings("Shell commands, run one after the other.", required=True),
         timeout_ms={"type": "integer"},
@@ -231,20 +218,25 @@ SHELL = Kind(
 )
 
 
+_PATCHES = ("create_file", "update_file", "delete_file")
+
+
 def _patch_fields(arguments: str) -> Json:
-    given = _object(arguments)
-    names = ("type", "path") if given.get("type") == "delete_file" else ("type", "path", "diff")
-    return {"operation": {name: str(given.get(name) or "") for name in names}}
+    given = read_object(arguments)
+    kind = given.get("type") if given.get("type") in _PATCHES else "update_file"
+    names = ("path",) if kind == "delete_file" else ("path", "diff")
+    return {"operation": {"type": kind, **{name: str(given.get(name) or "") for name in names}}}
 
 
 APPLY_PATCH = Kind(
     "apply_patch_call",
     "apply_patch_call_output",
     "apc",
+    given=("operation", DICT),
     parameters=lambda tool: _schema(
         type={
             "type": "string",
-            "enum": ["create_file", "update_file", "delete_file"],
+            "enum": list(_PATCHES),
             "required": True,
         },
         path={"type": "string", "required": True},
@@ -254,18 +246,20 @@ APPLY_PATCH = Kind(
     arguments=lambda item: _dumps(item.get("operation") or {}),
     fields=_patch_fields,
     result=_patch_output,
+    cut="in_progress",
 )
 
 TOOL_SEARCH = Kind(
     "tool_search_call",
     "tool_search_output",
     "tsc",
+    given=("arguments", ANY),
     parameters=lambda tool: (
         tool.get("parameters") or _schema(query={"type": "string", "required": True})
     ),
     describe=lambda tool: tool.get("description") or "Search for further tools.",
     arguments=lambda item: _dumps(item.get("arguments") or {}),
-    fields=lambda arguments: {"arguments": _object(arguments), "execution": "client"},
+    fields=lambda arguments: {"arguments": read_object(arguments), "execution": "client"},
     result=_found_tools,
 )
 

@@ -57,11 +57,14 @@ def _messages(request: Json, toolbox: Toolbox, terms: Terms) -> list[Json]:
 
 def _configure(chat: Json, given: Any, terms: Terms) -> None:
     """Apply ``configuration_update`` items: the last one counts."""
-    for item in given if isinstance(given, list) else ():
+    for i, item in enumerate(given if isinstance(given, list) else ()):
         if item.get("type") != "configuration_update":
             continue
-        chat.update(_reasoning(item.get("reasoning") or {}, terms.ledger))
-        chat.update(_text(item.get("text") or {}, terms.ledger))
+        for name, mapper in (("reasoning", _reasoning), ("text", _text)):
+            update = optional(item, name, DICT, f"input[{i}].{name}") or {}
+            if update.get("format"):
+                chat.pop("response_format", None)  # plain text is asked for by saying nothing
+            chat.update(mapper(update, terms.ledger))
 
 
 def _offer_tools(chat: Json, toolbox: Toolbox, request: Json) -> None:
@@ -85,8 +88,8 @@ def _nothing(value: Any, ledger: Ledger) -> Json:
 
 def _reasoning(value: Json, ledger: Ledger) -> Json:
     effort = optional(value, "effort", STR, "reasoning.effort")
-    for name in ("mode",):
-        if value.get(name) not in (None, "standard"):
+    for name, default in (("mode", "standard"), ("context", "auto")):
+        if value.get(name) not in (None, default):
             ledger.drop(f"reasoning.{name}", "Chat Completions has no such setting")
     return {"reasoning_effort": effort} if effort else {}
 

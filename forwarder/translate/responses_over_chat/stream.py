@@ -12,7 +12,8 @@ from typing import Any
 
 from forwarder.translate import reasoning
 from forwarder.translate.call import Batch, Event, Json, Stream
-from forwarder.translate.responses_over_chat.calls import CallKeys, PendingCall
+from forwarder.translate.callkeys import CallKeys
+from forwarder.translate.responses_over_chat.calls import PendingCall
 from forwarder.translate.responses_over_chat.echo import blank_response
 from forwarder.translate.responses_over_chat.items import Item, Message, Reasoning, ToolCall
 from forwarder.translate.responses_over_chat.request import Prepared
@@ -60,6 +61,7 @@ class Answer:
         self._items: list[Item] = []
         self._open: Message | Reasoning | None = None
         self._calls: list[PendingCall] = []
+        self._call_ids: set[str] = set()
         self._keys = CallKeys()
         self._finish = "stop"
         self._usage: Json | None = None
@@ -187,23 +189,27 @@ class Answer:
         if self._open is not None:
             events += self._close_open("completed")
         for delta in deltas:
-            call = self._keys.find(delta)
-            if call not in self._calls:
-                events += self._begin_call(call)
-            events += call.take(delta, self._make_call)
+            number = self._keys.find(delta)
+            if number == len(self._calls):
+                events += self._begin_call()
+            events += self._calls[number].take(delta, self._make_call)
         return events
 
-    def _begin_call(self, call: PendingCall) -> Batch:
+    def _begin_call(self) -> Batch:
         """A further call says that the names of those before it are whole."""
-        events = [event for before in self._calls for event in before.show(self._make_call)]
-        self._calls.append(call)
+        events = [event for call in self._calls for event in call.show(self._make_call)]
+        self._calls.append(PendingCall())
         return events
 
-    def _make_call(self, name: str, call_id: str) -> ToolCall:
+    def _make_call(self, name: str, call_id: str, whole: bool) -> ToolCall | None:
         tool = self._toolbox.find(name)
+        if not (tool.kind.streams or whole):
+            return None
         item_id = self._terms.mint.id(tool.kind.id_prefix)
         native = self._toolbox.is_native(tool.kind)
-        call_id = call_id or self._terms.mint.id("call")
+        if not call_id or call_id in self._call_ids:  # clients tell calls apart by their ids
+            call_id = self._terms.mint.id("call")
+        self._call_ids.add(call_id)
         item = ToolCall(item_id, len(self._items), call_id, tool, native)
         self._items.append(item)
         return item

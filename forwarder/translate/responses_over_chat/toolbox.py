@@ -12,12 +12,32 @@ from typing import Any, NamedTuple
 
 from forwarder.errors import InvalidRequest, Unsupported
 from forwarder.translate.call import Json
-from forwarder.translate.check import DICT, LIST, STR, choose, expect, optional, require
+from forwarder.translate.check import (
+    BOOL,
+    DICT,
+    LIST,
+    STR,
+    Types,
+    choose,
+    expect,
+    optional,
+    require,
+)
 from forwarder.translate.responses_over_chat.kinds import CUSTOM, FUNCTION, KINDS, Kind
 from forwarder.translate.terms import Terms
 
 NAME_LIMIT = 64
 """The longest function name that OpenAI and most vendors take."""
+
+_TYPES: dict[str, Types] = {
+    "description": STR,
+    "environment": DICT,
+    "execution": STR,
+    "format": DICT,
+    "parameters": DICT,
+    "strict": BOOL,
+}
+"""The fields of a definition that are read here."""
 
 
 class Tool(NamedTuple):
@@ -67,6 +87,8 @@ class Toolbox:
 
     def _add(self, tool: Json, path: str, namespace: str | None) -> None:
         tool_type = require(tool, "type", STR, f"{path}.type")
+        for name, types in _TYPES.items():
+            optional(tool, name, types, f"{path}.{name}")
         if tool_type == "namespace":
             self._add_namespace(tool, path)
         elif tool_type in KINDS and not _runs_upstream(tool):
@@ -102,7 +124,6 @@ class Toolbox:
     def _definition(self, tool: Json, kind: Kind, chat_name: str, path: str) -> Json:
         if self.is_native(kind):
             return {"type": "custom", "custom": _native_custom(tool, chat_name)}
-        optional(tool, "parameters", DICT, f"{path}.parameters")
         function: Json = {"name": chat_name}
         description = kind.describe(tool)
         if description:
@@ -180,7 +201,7 @@ def _runs_upstream(tool: Json) -> bool:
     """Shells in a container and server-side tool search are hosted, not the client's."""
     if tool["type"] == "shell":
         return bool((tool.get("environment") or {}).get("type", "local") != "local")
-    return tool["type"] == "tool_search" and tool.get("execution") == "server"
+    return tool["type"] == "tool_search" and tool.get("execution") != "client"
 
 
 def _native_custom(tool: Json, chat_name: str) -> Json:

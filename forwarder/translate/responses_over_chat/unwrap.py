@@ -7,12 +7,21 @@ looks different is held back for the tolerant reading of the whole.
 
 from __future__ import annotations
 
-import json
 import re
 
-_HEAD = re.compile(r'\s*\{\s*"(?:input|patch|command|code|text|content)"\s*:\s*"')
-_ESCAPE = re.compile(r'\\(?:u[0-9a-fA-F]{4}|["\\/bfnrt])')
-_SURROGATE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}$")
+from forwarder.translate.responses_over_chat.written import INPUT_HEAD, custom_input, read_json
+
+_CERTAIN = re.compile(
+    r"""(?: [^"\\]++                                  # plain text
+          | \\ [^u]                                   # a short escape
+          | \\u (?! [dD][89abAB]) [0-9a-fA-F]{4}      # a character
+          | \\u [0-9a-fA-F]{4} (?= \\u[0-9a-fA-F]{4}  # half of one, and the half that follows
+                                 | \\[^u] | [^\\])    # or what follows instead
+          | \\u (?! [0-9a-fA-F]{0,3}\Z | [0-9a-fA-F]{4})  # no escape at all
+        )*+""",
+    re.VERBOSE,
+)
+"""The part of a JSON string that no further text can change, up to its closing quote."""
 
 
 class InputUnwrapper:
@@ -32,39 +41,23 @@ class InputUnwrapper:
         self._given.append(piece)
         return piece
 
-    def rest(self, whole: str) -> str:
-        """What is missing to make what was given the whole input."""
+    def whole(self, arguments: str) -> str:
+        """The whole input, once all the arguments are there; what was given out stays."""
         given = "".join(self._given)
-        return whole[len(given) :] if whole.startswith(given) else ""
+        read = custom_input(arguments)
+        if self._inside and (read == arguments or not read.startswith(given)):
+            return given  # it was cut off, or is no JSON after all
+        return read
 
     def _enter(self) -> bool:
-        head = _HEAD.match(self._held)
+        head = INPUT_HEAD.match(self._held)
         if head:
             self._held = self._held[head.end() :]
             self._inside = True
         return self._inside
 
     def _decode(self) -> str:
-        """Take whole characters off the held text, up to the closing quote or a cut escape."""
-        end = 0
-        while end < len(self._held):
-            char = self._held[end]
-            if char == '"':
-                break
-            if char != "\\":
-                end += 1
-                continue
-            escape = _ESCAPE.match(self._held, end)
-            if escape is None:
-                break
-            end = escape.end()
-        ready = self._held[:end]
-        half = _SURROGATE.search(ready)  # the other half of the character is still to come
-        if half:
-            ready = ready[: half.start()]
+        certain = _CERTAIN.match(self._held)
+        ready = certain.group() if certain else ""
         self._held = self._held[len(ready) :]
-        return _unescape(ready)
-
-
-def _unescape(text: str) -> str:
-    return str(json.loads(f'"{text}"', strict=False)) if text else ""
+        return str(read_json(f'"{ready}"')) if ready else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ssl import SSLWantReadError
 from time import perf_counter
 
 import gevent
@@ -11,7 +10,8 @@ import httpx2
 from gevent import socket
 from geventhttpclient.response import HTTPParseError, HTTPProtocolViolationError, HTTPResponse
 
-from forwarder.connections import Connections
+from forwarder.network.alarm import Alarm
+from forwarder.network.connections import Connections
 
 _SLICE = 0.005
 """Seconds that one stream may keep all others waiting, when it never has to wait itself."""
@@ -82,6 +82,8 @@ class ArrivalStream(httpx2.SyncByteStream):
         self._message = message
         self._sock: socket.socket | None = sock
         self._pool = pool
+        self._alarm = Alarm()
+        sock.settimeout(None)
         if message.over:
             self.close()
 
@@ -96,6 +98,7 @@ class ArrivalStream(httpx2.SyncByteStream):
         sock, self._sock = self._sock, None
         if sock is None:
             return
+        self._alarm.close()
         if self._message.should_close():
             self._pool.release_socket(sock)
         else:
@@ -132,14 +135,16 @@ class ArrivalStream(httpx2.SyncByteStream):
         limit = self.heartbeat if self.patience is None else self.patience
         if limit is None:
             limit = self._silence
-        if limit != sock.timeout:
-            sock.settimeout(limit)
+        if limit is not None:
+            self._alarm.before(limit)
         try:
             return self._pool.receive(sock)
-        except (TimeoutError, BlockingIOError, SSLWantReadError):
+        except TimeoutError:
             return None
         except OSError as error:
             raise httpx2.ReadError(str(error)) from error
+        finally:
+            self._alarm.after()
 
     def _parse(self, data: bytes) -> None:
         self._message.parse(data)

@@ -15,8 +15,8 @@ from urllib.request import getproxies
 import httpx2
 from gevent import socket
 
-from forwarder.connections import BLOCK, Connections, proxy_for, trust
-from forwarder.wire import ArrivalStream, Message
+from forwarder.network.connections import BLOCK, Connections, proxy_for, trust
+from forwarder.network.wire import ArrivalStream, Message
 
 
 class GeventTransport(httpx2.BaseTransport):
@@ -52,7 +52,7 @@ class GeventTransport(httpx2.BaseTransport):
         data = _head(request, pool) + _body(request)
         try:
             return self._exchange(request, data, pool, fresh=False)
-        except _Stale:  # the server had closed it, so it has not seen the request
+        except _Stale:  # servers close idle connections, often just as the next request comes
             return self._exchange(request, data, pool, fresh=True)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ def transport_for(settings: UpstreamSettings, heartbeat: float) -> httpx2.BaseTr
 
         return DemoTransport()
     if monkey.is_module_patched("socket"):
-        from forwarder.transport import GeventTransport  # threads cannot use its sockets
+        from forwarder.network.transport import GeventTransport  # threads cannot use its sockets
 
         return GeventTransport(heartbeat=heartbeat)
     return None

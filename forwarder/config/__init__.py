@@ -1,0 +1,249 @@
+"""The environment, read once, as frozen settings.
+
+Two tables say everything: ``SETTINGS`` holds the ``FORWARDER_…`` variables, ``UPSTREAM_SETTINGS``
+those that each upstream has under its own prefix (``CHAT_BASE_URL`` for the upstream ``chat``).
+A row names the variable, the field it fills, its parser and its default as an operator would
+write it; ``.env.example`` documents the same rows for people.
+
+Rule 1: ``load()`` is the only reader of ``os.environ``; everything else takes a mapping.
+Rule 2: all mistakes are found before any is reported, one line each.
+Rule 3: no line repeats a value: a key may have been pasted into the wrong variable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dotenv import load_dotenv
+
+from forwarder.config import parsers
+from forwarder.config.parsers import OURS, PASSTHROUGH, Parser
+
+DOTENV = "FORWARDER_DOTENV"
+
+
+class ConfigError(Exception):
+    """The environment cannot be used; ``mistakes`` holds one line for each reason."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+@dataclass(frozen=True)
+class UpstreamSettings:
+    """One upstream. Time-outs are in seconds; ``apis`` holds ``"chat"``, ``"responses"`` or both.
+
+    ``aliases`` maps a client's name for a model to the upstream's; ``globs`` are patterns for
+    ``fnmatchcase``. With ``passthrough_key`` the client's own key goes upstream, and ``api_key``
+    is ``None``. ``provider`` is ``""`` when the address is to give it away.
+    """
+
+    name: str
+    base_url: str
+    api_key: str | None = field(repr=False)
+    passthrough_key: bool
+    apis: frozenset[str]
+    aliases: Mapping[str, str] = field(hash=False)
+    globs: tuple[str, ...]
+    provider: str
+    headers: Mapping[str, str] = field(repr=False, hash=False)
+    query: Mapping[str, str] = field(repr=False, hash=False)
+    quirks: Mapping[str, Any] = field(repr=False, hash=False)
+    connect_timeout: float
+    first_byte_timeout: float
+    idle_timeout: float
+    total_timeout: float | None
+    max_retries: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole configuration. Intervals are in seconds, ``max_body`` in bytes.
+
+    ``chat_reasoning`` is ``None`` when the operator left it to the forwarder: translated answers
+    then show reasoning as ``thinking``, answers that pass through stay untouched.
+    ``demo`` says that nothing was configured and ``upstreams`` are the built-in demo.
+    """
+
+    upstreams: tuple[UpstreamSettings, ...]
+    demo: bool
+    default_model: str | None
+    api_keys: tuple[str, ...] = field(repr=False)
+    chat_reasoning: str | None
+    responses_reasoning: str
+    chat_default_stream: bool
+    hosted_tools: str
+    strict: bool
+    keepalive: float
+    max_body: int
+    secret_keys: tuple[str, ...] = field(repr=False)
+    log_level: str
+    log_sample: float
+    log_bodies: bool
+    ready_ttl: float
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Settings from the variables in ``environ``; raises ``ConfigError`` with all mistakes."""
+        sheet = _Sheet(environ)
+        values = sheet.read(OURS, SETTINGS)
+        names = values.pop("upstreams") or ()
+        sheet.find_misspelled(names)
+        upstreams, demo = _upstreams(sheet, names)
+        if sheet.mistakes:
+            raise ConfigError(list(dict.fromkeys(sheet.mistakes)))
+        return cls(upstreams=upstreams, demo=demo, **values)
+
+
+def load() -> Settings:
+    """Settings from the real environment, over those in the file ``FORWARDER_DOTENV`` (``.env``).
+
+    ``FORWARDER_DOTENV=""`` reads no file. Raises ``ConfigError`` with all mistakes.
+    """
+    path = os.environ.get(DOTENV, ".env")
+    if DOTENV in os.environ and path and not Path(path).is_file():
+        raise ConfigError([f"{DOTENV} must be the path of a file, or empty to read none"])
+    if path:
+        load_dotenv(path, override=False)
+    return Settings.from_env(os.environ)
+
+
+# --- the tables ---------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """A variable without its prefix, the field it fills, and its default as text.
+
+    A default of ``None`` leaves the field ``None``; an empty variable counts as one not set.
+    """
+
+    suffix: str
+    field: str
+    parse: Parser[Any]
+    default: str | None
+
+
+SETTINGS = (
+    Setting("UPSTREAMS", "upstreams", parsers.names, "chat,responses"),
+    Setting("DEFAULT_MODEL", "default_model", str, None),
+    Setting("API_KEYS", "api_keys", parsers.keys, ""),
+    Setting("CHAT_REASONING", "chat_reasoning", parsers.style, None),
+    Setting("RESPONSES_REASONING", "responses_reasoning", parsers.shown, "summary"),
+    Setting("CHAT_DEFAULT_STREAM", "chat_default_stream", parsers.flag, "false"),
+    Setting("HOSTED_TOOLS", "hosted_tools", parsers.one_of("drop", "refuse"), "drop"),
+    Setting("STRICT", "strict", parsers.flag, "false"),
+    Setting("KEEPALIVE", "keepalive", parsers.seconds, "15"),
+    Setting("MAX_BODY", "max_body", parsers.size, "64m"),
+    Setting("SECRET_KEY", "secret_keys", lambda text: tuple(parsers.commas(text)), ""),
+    Setting("LOG_LEVEL", "log_level", parsers.one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO"),
+    Setting("LOG_SAMPLE", "log_sample", parsers.number(float, 0, 1, ""), "0"),
+    Setting("LOG_BODIES", "log_bodies", parsers.flag, "false"),
+    Setting("READY_TTL", "ready_ttl", parsers.seconds_from_zero, "5"),
+)
+
+UPSTREAM_SETTINGS = (
+    Setting("BASE_URL", "base_url", parsers.address, ""),
+    Setting("API_KEY", "api_key", parsers.key, ""),
+    Setting("API_KEY", "passthrough_key", lambda text: text == PASSTHROUGH, ""),
+    Setting("API", "apis", parsers.api, "chat"),
+    Setting("MODELS", "aliases", parsers.aliases, ""),
+    Setting("MODELS", "globs", parsers.globs, ""),
+    Setting("PROVIDER", "provider", parsers.provider, ""),
+    Setting("HEADERS", "headers", parsers.headers, ""),
+    Setting("QUERY", "query", parsers.query, ""),
+    Setting("QUIRKS", "quirks", parsers.quirks, "{}"),
+    Setting("CONNECT_TIMEOUT", "connect_timeout", parsers.seconds, "10"),
+    Setting("FIRST_BYTE_TIMEOUT", "first_byte_timeout", parsers.seconds, "300"),
+    Setting("IDLE_TIMEOUT", "idle_timeout", parsers.seconds, "300"),
+    Setting(
+        "TOTAL_TIMEOUT", "total_timeout", lambda text: parsers.seconds_from_zero(text) or None, "0"
+    ),
+    Setting("MAX_RETRIES", "max_retries", parsers.number(int, 0, 5, ""), "0"),
+)
+
+# What a provider's or an upstream's name already says, as the variable that it saves.
+IMPLIED_BY_PROVIDER = {
+    "demo": {"BASE_URL": "http://demo.invalid/v1"},
+    "openai": {"BASE_URL": "https://api.openai.com/v1"},
+}
+IMPLIED_BY_NAME = {"responses": {"API": "responses"}}
+DEMO = {"CHAT_PROVIDER": "demo", "RESPONSES_PROVIDER": "demo"}
+
+# A Kubernetes service called "forwarder" puts these into every pod beside it.
+_INJECTED = re.compile(r"FORWARDER_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?)")
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+class _Sheet:
+    """The environment being read, and the mistakes found in it so far."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = {name: value.strip() for name, value in environ.items()}
+        self.mistakes: list[str] = []
+
+    def read(self, prefix: str, table: tuple[Setting, ...], **implied: str) -> dict[str, Any]:
+        """Field -> value for each row; ``implied`` (suffix -> text) goes before the defaults."""
+        return {
+            row.field: self._value(prefix + row.suffix, row, implied.get(row.suffix, row.default))
+            for row in table
+        }
+
+    def _value(self, variable: str, row: Setting, default: str | None) -> Any:
+        text = self.environ.get(variable) or default
+        try:
+            return None if text is None else row.parse(text)
+        except ValueError as error:
+            self.mistakes.append(f"{variable} must be {error}")
+            return None
+
+    def upstream(self, name: str) -> UpstreamSettings:
+        prefix = parsers.prefix_of(name)
+        implied = IMPLIED_BY_NAME.get(name, {}) | self._implied_by_provider(prefix)
+        return UpstreamSettings(name=name, **self.read(prefix, UPSTREAM_SETTINGS, **implied))
+
+    def is_present(self, name: str) -> bool:
+        prefix = parsers.prefix_of(name)
+        given = (self.environ.get(prefix + suffix) for suffix in ("BASE_URL", "API_KEY"))
+        return any(given) or bool(self._implied_by_provider(prefix))
+
+    def _implied_by_provider(self, prefix: str) -> dict[str, str]:
+        return IMPLIED_BY_PROVIDER.get(self.environ.get(prefix + "PROVIDER", "").lower(), {})
+
+    def find_misspelled(self, names: tuple[str, ...]) -> None:
+        """Variables that are meant for us but are no settings of ours.
+
+        Under our own prefix that is every unknown one; under an upstream's, which other programs
+        may use as well, only one that is almost a setting.
+        """
+        tables = {OURS: SETTINGS} | {parsers.prefix_of(name): UPSTREAM_SETTINGS for name in names}
+        known = {prefix + row.suffix for prefix, table in tables.items() for row in table}
+        for variable in sorted(self.environ.keys() - known - {DOTENV}):
+            prefix = max((p for p in tables if variable.startswith(p)), key=len, default="")
+            suffixes = [row.suffix for row in tables.get(prefix, ())]
+            near = get_close_matches(variable.removeprefix(prefix), suffixes, n=1, cutoff=0.85)
+            if near:
+                hint = f"did you mean {prefix}{near[0]}?"
+                self.mistakes.append(f"{variable} is not a setting; {hint}")
+            elif prefix == OURS and not _INJECTED.fullmatch(variable):
+                self.mistakes.append(f"{variable} is not a setting; .env.example has them all")
+
+
+def _upstreams(sheet: _Sheet, names: tuple[str, ...]) -> tuple[tuple[UpstreamSettings, ...], bool]:
+    """The upstreams, and whether they are only the demo.
+
+    Named by the operator, each must be complete; named by default, one without address is absent.
+    """
+    if not sheet.environ.get(OURS + "UPSTREAMS"):
+        names = tuple(name for name in names if sheet.is_present(name))
+    if names:
+        return tuple(sheet.upstream(name) for name in names), False
+    return tuple(_Sheet(DEMO).upstream(name) for name in ("chat", "responses")), True

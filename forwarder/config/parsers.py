@@ -1,0 +1,196 @@
+"""Text from the environment -> a value.  A ValueError says what the variable must be.
+
+No message repeats the text: a key may have been pasted into the wrong variable.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import wraps
+from types import MappingProxyType
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+OURS = "FORWARDER_"
+PASSTHROUGH = "passthrough"
+CHAT = frozenset({"chat"})
+RESPONSES = frozenset({"responses"})
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
+Parser = Callable[[str], T]
+
+
+def prefix_of(name: str) -> str:
+    """The head of an upstream's variables: ``my-vllm`` -> ``MY_VLLM_``."""
+    return name.upper().replace("-", "_") + "_"
+
+
+def is_pattern(model: str) -> bool:
+    """Whether ``fnmatchcase`` would take ``model`` for more than one name."""
+    return any(sign in model for sign in "*?[")
+
+
+def _allowing(allowed: str) -> Callable[[Parser[T]], Parser[T]]:
+    """Whatever goes wrong in the parser, the operator reads what is ``allowed``."""
+
+    def around(parse: Parser[T]) -> Parser[T]:
+        @wraps(parse)
+        def parser(text: str) -> T:
+            try:
+                return parse(text)
+            except (ValueError, LookupError):
+                raise ValueError(allowed) from None
+
+        return parser
+
+    return around
+
+
+def _require(fact: object) -> None:
+    if not fact:
+        raise ValueError
+
+
+def choice(choices: Mapping[str, T]) -> Parser[T]:
+    return _allowing("one of " + ", ".join(choices))(lambda text: choices[text.lower()])
+
+
+def one_of(*words: str) -> Parser[str]:
+    return choice({word.lower(): word for word in words})
+
+
+def number(kind: Callable[[str], N], low: float, high: float, unit: str) -> Parser[N]:
+    @_allowing(f"a number{unit} from {low:g} to {high:g}")
+    def parse(text: str) -> N:
+        value = kind(text)
+        _require(low <= value <= high)
+        return value
+
+    return parse
+
+
+def commas(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+@_allowing(
+    "different names made of a-z, 0-9, - and _, separated by commas ('forwarder' is not free)"
+)
+def names(text: str) -> tuple[str, ...]:
+    names = tuple(commas(text))
+    _require(names and all(re.fullmatch(r"[a-z0-9_-]+", name) for name in names))
+    _require(len({OURS, *map(prefix_of, names)}) == len(names) + 1)
+    return names
+
+
+@_allowing(
+    "an http:// or https:// address that ends before /chat/completions or /responses,"
+    " without user, query or fragment"
+)
+def http(text: str) -> str:
+    url = urlsplit(text)
+    _require(url.scheme in ("http", "https") and url.hostname and url.port != 0)
+    _require(not re.search(r"[\s@?#]", text))
+    address = text.rstrip("/")
+    _require(not address.endswith(("/chat/completions", "/responses")))
+    return address
+
+
+def address(text: str) -> str:
+    if not text:
+        raise ValueError("set, since FORWARDER_UPSTREAMS names this upstream")
+    return http(text)
+
+
+@_allowing("a key without spaces, in plain ASCII, and without the word Bearer")
+def key(text: str) -> str | None:
+    _require(re.fullmatch(r"[!-~]*", text))
+    return text if text and text != PASSTHROUGH else None
+
+
+@_allowing("keys without spaces, in plain ASCII, separated by commas")
+def keys(text: str) -> tuple[str, ...]:
+    keys = tuple(commas(text))
+    _require(all(re.fullmatch(r"[!-~]+", key) for key in keys))
+    return keys
+
+
+@_allowing("patterns (qwen-*) and aliases (fast=qwen-turbo, no wildcards) separated by commas")
+def aliases(text: str) -> Mapping[str, str]:
+    pairs = [item.partition("=") for item in commas(text) if "=" in item]
+    aliases = {name.strip(): model.strip() for name, _, model in pairs}
+    _require(len(aliases) == len(pairs) and all(aliases) and all(aliases.values()))
+    _require(not any(is_pattern(word) for pair in aliases.items() for word in pair))
+    return MappingProxyType(aliases)
+
+
+def globs(text: str) -> tuple[str, ...]:
+    return tuple(item for item in commas(text) if "=" not in item)
+
+
+def provider(text: str) -> str:
+    from forwarder.profiles import PROFILES
+
+    return one_of(*sorted(PROFILES))(text) if text else ""
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    _require(isinstance(value, dict))
+    return dict(value)
+
+
+@_allowing("'Name: value; Other: value' or a JSON object of strings, in plain ASCII")
+def headers(text: str) -> Mapping[str, str]:
+    if text.startswith("{"):
+        headers = _object(text)
+    else:
+        pieces = [piece.partition(":") for piece in text.split(";") if piece.strip()]
+        _require(all(colon for _, colon, _ in pieces))
+        headers = {name.strip(): value.strip() for name, _, value in pieces}
+    for name, value in headers.items():
+        _require(re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) and isinstance(value, str))
+        _require(re.fullmatch(r"[!-~]([ -~]*[!-~])?", value))
+    return MappingProxyType(headers)
+
+
+@_allowing("name=value pairs joined by &")
+def query(text: str) -> Mapping[str, str]:
+    pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text))
+    return MappingProxyType(dict(pairs))
+
+
+def quirks(text: str) -> Mapping[str, Any]:
+    from forwarder.profiles import KNOBS
+
+    @_allowing("a JSON object with names out of " + ", ".join(sorted(KNOBS)))
+    def parse(text: str) -> Mapping[str, Any]:
+        quirks = _object(text)
+        _require(quirks.keys() <= KNOBS)
+        return MappingProxyType(quirks)
+
+    return parse(text)
+
+
+@_allowing("a number of bytes above 0, with k or m for 1024 or 1024*1024 of them")
+def size(text: str) -> int:
+    digits, unit = re.findall(r"\A([1-9][0-9]*)([km]?)\Z", text.lower())[0]
+    return int(digits) * {"": 1, "k": 1024, "m": 1024**2}[unit]
+
+
+flag = choice({"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False})
+seconds = number(float, 0.001, 86400, " of seconds")
+seconds_from_zero = number(float, 0, 86400, " of seconds")
+
+
+def seconds_or_none(text: str) -> float | None:
+    """Seconds, of which none at all are no limit."""
+    return seconds_from_zero(text) or None
+
+
+api = choice({"chat": CHAT, "responses": RESPONSES, "both": CHAT | RESPONSES})
+style = one_of("thinking", "think", "reasoning_content", "reasoning", "parts", "none")
+shown = one_of("summary", "text", "both")

@@ -1,0 +1,1 @@
+"""The network below the SDK: bytes, connections and time-outs, no meaning."""

@@ -1,0 +1,151 @@
+"""One open answer of an upstream: bytes in, batches of events out, within the limits of patience.
+
+Not every answer is what was asked for: a page, a JSON body where a stream should be, a stream
+that stalls.  What they are is found out here; nothing above asks again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import httpx2
+import orjson
+
+from forwarder.config import UpstreamSettings
+from forwarder.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from forwarder.network.arrivals import arrivals_of
+from forwarder.sse import Decoder
+from forwarder.translate import whole
+from forwarder.translate.call import Json, Stream
+from forwarder.translate.vocabulary import TERMINALS
+
+_HANDED_ON = ("retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms")
+
+_GRACE = 0.25
+"""Seconds to wait after the last event for late usage and the end of the body, which lets the
+connection be used again."""
+
+
+class Reply:
+    """One open answer of an upstream."""
+
+    def __init__(
+        self,
+        response: httpx2.Response,
+        protocol: str,
+        streamed: bool,
+        settings: UpstreamSettings,
+        heartbeat: float,
+    ) -> None:
+        self._response = response
+        self._protocol = protocol
+        self._streamed = streamed
+        self._settings = settings
+        self._decoder = Decoder()
+        self._arrivals = arrivals_of(response, heartbeat)
+        self.headers = handed_on(response.headers)
+
+    def was_done(self) -> bool:
+        """Did the upstream say ``[DONE]``?"""
+        return self._decoder.done
+
+    def close(self) -> None:
+        """Give the connection back, or cut it when the answer is not over."""
+        self._arrivals.close()
+        self._response.close()
+
+    def batches(self) -> Stream:
+        """The events, batch by batch as they arrive; empty ones while the upstream is silent."""
+        try:
+            yield from self._read()
+        except httpx2.TimeoutException:
+            raise self._timeout("stopped sending") from None
+        except (httpx2.TransportError, httpx2.StreamError, OSError):
+            raise UpstreamUnreachable(
+                f"The connection to the upstream '{self._settings.name}' broke.",
+                code="upstream_disconnected",
+            ) from None
+
+    def _read(self) -> Stream:
+        pieces = self._patient()
+        first = b""
+        for first in pieces:
+            if first.strip():
+                break
+            yield []
+        if not self._streamed or _looks_whole(first, self._response):
+            yield from self._whole(first, pieces)
+            return
+        feed = self._decoder.feed
+        batch = feed(first)
+        while True:
+            if batch:
+                yield batch
+                if self._decoder.done or batch[-1].get("type") in TERMINALS:
+                    self._arrivals.patience = _GRACE
+            data = next(pieces, None)
+            if data is None:
+                break
+            if not data:
+                yield []
+            batch = feed(data)
+        rest = self._decoder.flush()
+        if rest:
+            yield rest
+
+    def _patient(self) -> Iterator[bytes]:
+        """What arrives, within the limits for silence and for the whole."""
+        idle = self._settings.idle_timeout
+        total = self._settings.total_timeout
+        started = heard = time.monotonic()
+        for data in self._arrivals:
+            if data and not total:
+                heard = 0.0
+            else:
+                now = time.monotonic()
+                heard = now if data or not heard else heard
+                if total and now - started > total:
+                    raise self._timeout("took too long")
+                if now - heard >= idle:
+                    raise self._timeout("stopped sending")
+            yield data
+
+    def _timeout(self, what: str) -> UpstreamTimeout:
+        return UpstreamTimeout(f"The upstream '{self._settings.name}' {what}.")
+
+    def _whole(self, first: bytes, pieces: Iterator[bytes]) -> Stream:
+        """A whole JSON answer: a stream of one event, or of what it would have streamed."""
+        body = [first]
+        for piece in pieces:
+            body.append(piece)
+            if not piece:
+                yield []
+        yield whole.events(self._protocol, json_object(b"".join(body)), self._streamed)
+
+
+def handed_on(headers: httpx2.Headers) -> dict[str, str]:
+    """The response headers that concern the client."""
+    kept = {k: v for k, v in headers.items() if k in _HANDED_ON or k.startswith("x-ratelimit-")}
+    if "x-request-id" in headers:
+        kept["x-upstream-request-id"] = headers["x-request-id"]
+    return kept
+
+
+def _looks_whole(first: bytes, response: httpx2.Response) -> bool:
+    """Not every 200 is a stream, whatever its content type says."""
+    head = first.lstrip()[:1]
+    if head == b"<" or "text/html" in response.headers.get("content-type", ""):
+        raise UpstreamBroken("The upstream answered with a page instead of a stream.")
+    return head == b"{"
+
+
+def json_object(body: bytes) -> Json:
+    """The JSON object that a body must be."""
+    try:
+        value = orjson.loads(body)
+    except ValueError:
+        raise UpstreamBroken("The upstream's answer is not JSON.") from None
+    if not isinstance(value, dict):
+        raise UpstreamBroken("The upstream's answer is not a JSON object.")
+    return value
