@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from forwarder.demo.answer import Prompt, answer
+from forwarder.demo.formats import Format
+from forwarder.demo.tools import Tool
+from forwarder.errors import InvalidRequest
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+ADD = Tool("function", "add", SCHEMA, "tools[0].parameters")
+PATCH = Tool("custom", "patch", {}, "tools[0].parameters")
+FORMAT = Format(SCHEMA, "text.format.schema")
+
+
+def said(**wishes: Any) -> tuple[str, str]:
+    """The kind and the text of the last piece of the answer."""
+    last = answer(Prompt("hello there", 2, **wishes)).pieces[-1]
+    return last.kind, last.text
+
+
+@pytest.mark.parametrize(
+    ("wishes", "kind", "text"),
+    [
+        ({}, "text", "[demo upstream] You said: hello there"),
+        ({"tool": ADD}, "function", '{"n": 1}'),
+        ({"tool": ADD, "format": FORMAT}, "function", '{"n": 1}'),
+        ({"tool": PATCH}, "custom", "[demo upstream] You said: hello there"),
+        ({"format": FORMAT}, "text", '{"n": 1}'),
+        (
+            {"tool": ADD, "results": ("4", "5")},
+            "text",
+            "[demo upstream] The tool answered: 4; 5",
+        ),
+        ({"format": FORMAT, "results": ("4",)}, "text", '{"n": 1}'),
+    ],
+)
+def test_the_answer_follows_the_wish(wishes: dict[str, Any], kind: str, text: str) -> None:
+    assert said(**wishes) == (kind, text)
+
+
+def test_the_demo_thinks_before_it_speaks_unless_told_not_to() -> None:
+    thoughtful = answer(Prompt("hi", 1)).pieces
+    assert [piece.kind for piece in thoughtful] == ["reasoning", "text"]
+    assert thoughtful[0].text == "The demo thinks: I say it back."
+    assert [piece.kind for piece in answer(Prompt("hi", 1, thinks=False)).pieces] == ["text"]
+
+
+@pytest.mark.parametrize("text", ["", "a", "  two\n\nlines  ", "日本 語", "\u2028 a\u0085b "])
+def test_words_join_to_exactly_what_was_said(text: str) -> None:
+    assert answer(Prompt(text, 0)).pieces[-1].text == f"[demo upstream] You said: {text}"
+
+
+def test_words_are_counted_as_tokens() -> None:
+    reply = answer(Prompt("one two", words=2))
+    assert (reply.input_words, reply.reasoning_words, reply.output_words) == (2, 7, 13)
+
+
+@pytest.mark.parametrize(
+    ("limit", "kinds", "cut_pieces"),
+    [
+        (3, ["reasoning"], [True]),
+        (7, ["reasoning"], [False]),
+        (8, ["reasoning", "text"], [False, True]),
+        (11, ["reasoning", "text"], [False, True]),
+    ],
+)
+def test_a_limit_below_the_word_count_cuts_the_answer(
+    limit: int, kinds: list[str], cut_pieces: list[bool]
+) -> None:
+    reply = answer(Prompt("hi", 1, limit=limit))
+    assert reply.cut
+    assert reply.output_words == limit
+    assert [piece.kind for piece in reply.pieces] == kinds
+    assert [piece.cut for piece in reply.pieces] == cut_pieces
+
+
+def test_a_limit_that_is_just_enough_cuts_nothing() -> None:
+    free, limited = answer(Prompt("hi", 1)), answer(Prompt("hi", 1, limit=12))
+    assert not limited.cut
+    assert limited == free
+
+
+def test_text_beyond_ascii_stays_readable_in_json() -> None:
+    format = Format({"const": "héllo"}, "x")
+    assert said(format=format)[1] == json.dumps("héllo", ensure_ascii=False)
+
+
+def test_a_schema_that_cannot_be_satisfied_is_refused_by_its_place() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        answer(Prompt("hi", 1, format=Format({"$ref": "#"}, "text.format.schema")))
+    assert caught.value.param == "text.format.schema"

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.demo import reading
+from forwarder.errors import InvalidRequest
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("a", reading.TEXT),
+        (1, reading.WHOLE),
+        (1, reading.DECIMAL),
+        (1.5, reading.DECIMAL),
+        (True, reading.FLAG),
+        ({}, reading.OBJECT),
+        ([], reading.ARRAY),
+    ],
+)
+def test_a_value_of_the_kind_is_let_through(value: Any, kind: reading.Kind) -> None:
+    assert reading.typed(value, kind, "x") == value
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "complaint"),
+    [
+        (1, reading.TEXT, "expected a string, but got an integer instead"),
+        (True, reading.WHOLE, "expected an integer, but got a boolean instead"),
+        ("1", reading.DECIMAL, "expected a decimal, but got a string instead"),
+        (1, reading.FLAG, "expected a boolean, but got an integer instead"),
+        ([], (str, dict), "expected a string or an object, but got an array instead"),
+        (None, reading.OBJECT, "expected an object, but got null instead"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(value: Any, kind: reading.Kind, complaint: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        reading.typed(value, kind, "x")
+    assert complaint in caught.value.message
+    assert (caught.value.param, caught.value.code) == ("x", "invalid_type")
+
+
+def test_null_counts_as_absent() -> None:
+    reading.check({"a": "there", "b": None}, {"a": reading.TEXT, "b": reading.FLAG}, ["a"])
+    with pytest.raises(InvalidRequest) as caught:
+        reading.check({"a": None}, {"a": reading.TEXT}, ["a"])
+    assert (caught.value.param, caught.value.code) == ("a", "missing_required_parameter")
+
+
+def test_a_value_outside_the_list_is_refused_with_the_list() -> None:
+    with pytest.raises(InvalidRequest, match="Supported values are: 'a', 'b'") as caught:
+        reading.one_of("c", ("a", "b"), "x.y")
+    assert caught.value.param == "x.y"
+
+
+def test_objects_come_with_their_paths() -> None:
+    assert reading.objects({"xs": [{"a": 1}]}, "xs", "top.") == [("top.xs[0]", {"a": 1})]
+    assert reading.objects({}, "xs") == []
+    with pytest.raises(InvalidRequest) as caught:
+        reading.objects({"xs": [{}, 3]}, "xs")
+    assert caught.value.param == "xs[1]"
+
+
+def test_an_integer_below_the_least_is_refused() -> None:
+    assert reading.at_least({"n": 16}, "n", 16) == 16
+    assert reading.at_least({}, "n", 16) is None
+    with pytest.raises(InvalidRequest) as caught:
+        reading.at_least({"n": 15}, "n", 16)
+    assert caught.value.code == "integer_below_min_value"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (None, ""),
+        ("plain", "plain"),
+        ([{"type": "text", "text": "a"}, {"type": "image_url"}], "a [image_url]"),
+        ([{"type": "text", "text": ""}], ""),
+        ({"type": "computer_screenshot"}, "[computer_screenshot]"),
+        (7, "7"),
+    ],
+)
+def test_content_of_any_shape_has_a_text(content: Any, text: str) -> None:
+    assert reading.text_of(content) == text
+
+
+def test_words_are_those_of_the_texts_only() -> None:
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "one two"}]},
+        {"role": "assistant", "tool_calls": [{"id": "x", "function": {"arguments": '{"a": 1}'}}]},
+        {"type": "function_call_output", "call_id": "x", "output": "five"},
+    ]
+    assert reading.count_words(messages) == 5

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from forwarder.demo import responses_reply
+from forwarder.demo.answer import Answer, Prompt, answer
+from forwarder.demo.tools import Tool
+
+JSON = dict[str, Any]
+
+ADD = Tool("function", "add", {"properties": {"n": {"const": "a b"}}, "required": ["n"]}, "", "crm")
+PATCH = Tool("custom", "patch", {}, "")
+ASK: JSON = {"model": "any", "include": ["reasoning.encrypted_content"]}
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+WHOLE = TypeAdapter(Response)
+# On the wire, though the SDK's types do not name them.
+UNNAMED = {"name", "presence_penalty", "frequency_penalty", "store"}
+ANSWERS = {
+    "text": answer(Prompt("hello  you\n", 2)),
+    "thoughtless": answer(Prompt("hello", 1, thinks=False)),
+    "function": answer(Prompt("hello", 1, tool=ADD)),
+    "custom": answer(Prompt("hello", 1, tool=PATCH)),
+    "cut in the reasoning": answer(Prompt("hello", 1, limit=3)),
+    "cut after the reasoning": answer(Prompt("hello", 1, limit=7)),
+    "cut in the text": answer(Prompt("hello", 1, limit=9)),
+    "cut in the arguments": answer(Prompt("hello", 1, tool=ADD, limit=8)),
+    "cut in the input": answer(Prompt("hello", 1, tool=PATCH, limit=9)),
+}
+SHOWN = pytest.mark.parametrize("shown", ANSWERS.values(), ids=ANSWERS)
+START = ["response.created", "response.in_progress"]
+REASONING = [
+    "response.output_item.added",
+    "response.reasoning_summary_part.added",
+    "response.reasoning_summary_text.delta",
+    "response.reasoning_summary_text.done",
+    "response.reasoning_summary_part.done",
+    "response.output_item.done",
+]
+TEXT = [
+    "response.output_item.added",
+    "response.content_part.added",
+    "response.output_text.delta",
+    "response.output_text.done",
+    "response.content_part.done",
+    "response.output_item.done",
+]
+FUNCTION = [
+    "response.output_item.added",
+    "response.function_call_arguments.delta",
+    "response.function_call_arguments.done",
+    "response.output_item.done",
+]
+CUSTOM = [
+    "response.output_item.added",
+    "response.custom_tool_call_input.delta",
+    "response.custom_tool_call_input.done",
+    "response.output_item.done",
+]
+
+
+def events(shown: Answer, request: JSON = ASK) -> list[JSON]:
+    return list(responses_reply.events(request, shown, "k", 7))
+
+
+def course(shown: Answer) -> list[str]:
+    """The types of the events, repeated deltas once."""
+    types = [event["type"] for event in events(shown)]
+    return [kind for kind, before in zip(types, [None, *types], strict=False) if kind != before]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("text", [*START, *REASONING, *TEXT, "response.completed"]),
+        ("thoughtless", [*START, *TEXT, "response.completed"]),
+        ("function", [*START, *REASONING, *FUNCTION, "response.completed"]),
+        ("custom", [*START, *REASONING, *CUSTOM, "response.completed"]),
+        ("cut in the reasoning", [*START, *REASONING, "response.incomplete"]),
+        ("cut after the reasoning", [*START, *REASONING, "response.incomplete"]),
+        ("cut in the text", [*START, *REASONING, *TEXT, "response.incomplete"]),
+        ("cut in the arguments", [*START, *REASONING, *FUNCTION, "response.incomplete"]),
+    ],
+)
+def test_the_events_come_in_their_order(name: str, wanted: list[str]) -> None:
+    assert course(ANSWERS[name]) == wanted
+
+
+@SHOWN
+def test_every_event_is_one_the_sdk_knows(shown: Answer) -> None:
+    for event in events(shown):
+        known = EVENT.validate_python(event, strict=True)
+        assert known.type == event["type"]
+        assert set(known.model_extra or ()) <= UNNAMED
+
+
+@SHOWN
+def test_the_whole_is_one_the_sdk_knows(shown: Answer) -> None:
+    whole = WHOLE.validate_python(responses_reply.whole(ASK, shown, "k", 7), strict=True)
+    assert set(whole.model_extra or ()) <= UNNAMED
+
+
+@SHOWN
+def test_the_stream_folds_to_the_whole(shown: Answer) -> None:
+    told, whole = events(shown), responses_reply.whole(ASK, shown, "k", 7)
+    done = [event["item"] for event in told if event["type"] == "response.output_item.done"]
+    assert told[-1]["response"] == whole
+    assert done == whole["output"]
+
+
+@SHOWN
+def test_deltas_add_up_to_what_is_done(shown: Answer) -> None:
+    grown: dict[int, str] = {}
+    for event in events(shown):
+        if "delta" in event:
+            index = event["output_index"]
+            grown[index] = grown.get(index, "") + event["delta"]
+        for name in ("text", "arguments", "input"):
+            if event["type"].endswith(".done") and name in event:
+                assert event[name] == grown[event["output_index"]]
+    assert list(grown.values()) == [piece.text for piece in shown.pieces]
+
+
+@SHOWN
+def test_events_are_numbered_and_items_keep_their_place_and_id(shown: Answer) -> None:
+    told = events(shown)
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    whole = told[-1]["response"]
+    for event in told:
+        if "item_id" in event:
+            assert whole["output"][event["output_index"]]["id"] == event["item_id"]
+        if "item" in event:
+            assert whole["output"][event["output_index"]]["id"] == event["item"]["id"]
+
+
+@SHOWN
+def test_an_item_opens_empty_but_with_its_name(shown: Answer) -> None:
+    for event in events(shown):
+        if event["type"] == "response.output_item.added":
+            item = event["item"]
+            assert item["status"] == "in_progress"
+            assert not any(item.get(name) for name in ("content", "summary", "arguments", "input"))
+            assert item["type"] not in ("function_call", "custom_tool_call") or item["call_id"]
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "last"),
+    [
+        ("text", "completed", "completed"),
+        ("cut in the reasoning", "incomplete", "incomplete"),
+        ("cut after the reasoning", "incomplete", "completed"),
+        ("cut in the arguments", "incomplete", "incomplete"),
+        ("cut in the input", "incomplete", "incomplete"),
+    ],
+)
+def test_the_status_tells_how_it_ended(name: str, status: str, last: str) -> None:
+    whole = responses_reply.whole(ASK, ANSWERS[name], "k", 7)
+    assert (whole["status"], whole["output"][-1]["status"]) == (status, last)
+    reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
+    assert whole["incomplete_details"] == reason
+
+
+def test_a_call_has_its_ids_and_its_namespace() -> None:
+    call = responses_reply.whole(ASK, ANSWERS["function"], "k", 7)["output"][-1]
+    assert (call["id"], call["call_id"]) == ("fc_k", "call_k")
+    assert (call["namespace"], call["name"]) == ("crm", "add")
+    assert call["arguments"] == '{"n": "a b"}'
+
+
+def test_reasoning_is_sealed_only_when_asked() -> None:
+    sealed = responses_reply.whole(ASK, ANSWERS["text"], "k", 7)["output"][0]
+    bare = responses_reply.whole({"model": "any"}, ANSWERS["text"], "k", 7)["output"][0]
+    assert sealed["encrypted_content"]
+    assert "encrypted_content" not in bare
+    assert sealed["summary"] == bare["summary"]
+
+
+def test_the_response_repeats_the_request() -> None:
+    tool = {"type": "function", "name": "f"}
+    asked = {"temperature": 0.5, "store": False, "tool_choice": "none", "metadata": {"a": "b"}}
+    request = {
+        **ASK,
+        **asked,
+        "tools": [tool],
+        "reasoning": {"effort": "low"},
+        "text": {"format": {"type": "json_object"}},
+    }
+    whole = responses_reply.whole(request, ANSWERS["text"], "k", 7)
+    assert {name: whole[name] for name in asked} == asked
+    assert whole["tools"] == [{**tool, "description": None, "parameters": None, "strict": True}]
+    assert whole["reasoning"] == {"effort": "low", "summary": None}
+    assert whole["text"] == {"format": {"type": "json_object"}, "verbosity": "medium"}
+
+
+def test_usage_counts_words() -> None:
+    assert responses_reply.whole(ASK, ANSWERS["cut in the text"], "k", 7)["usage"] == {
+        "input_tokens": 1,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": 9,
+        "output_tokens_details": {"reasoning_tokens": 7},
+        "total_tokens": 10,
+    }

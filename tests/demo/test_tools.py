@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.demo.tools import Tool, chosen
+from forwarder.errors import InvalidRequest
+
+SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
+SEARCH = ("tools[0]", {"type": "web_search"})
+ADD = ("tools[1]", {"type": "function", "name": "add", "parameters": SCHEMA})
+PATCH = ("tools[2]", {"type": "custom", "name": "patch"})
+CRM = ("tools[3]", {"type": "namespace", "name": "crm", "tools": [{**ADD[1], "name": "find"}]})
+OFFERS: list[Any] = [SEARCH, ADD, PATCH, CRM]
+ONLY = {"type": "allowed_tools", "mode": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "name"),
+    [
+        (None, "add"),
+        ("auto", "add"),
+        ("required", "add"),
+        ({"type": "function", "name": "find"}, "find"),
+        ({"type": "custom", "name": "patch"}, "patch"),
+        ({**ONLY, "tools": [{"type": "custom", "name": "patch"}]}, "patch"),
+    ],
+)
+def test_the_first_tool_that_the_choice_allows_is_called(choice: Any, name: str) -> None:
+    tool = chosen(OFFERS, choice)
+    assert tool
+    assert tool.name == name
+
+
+@pytest.mark.parametrize(
+    "choice", ["none", {"type": "web_search"}, {**ONLY, "tools": [{"type": "web_search"}]}]
+)
+def test_a_choice_may_leave_no_tool_to_call(choice: Any) -> None:
+    assert chosen(OFFERS, choice) is None
+
+
+def test_hosted_tools_alone_are_not_called() -> None:
+    assert chosen([SEARCH], "auto") is None
+
+
+def test_a_tool_keeps_its_namespace_and_its_place() -> None:
+    assert chosen([CRM], None) == Tool(
+        "function", "find", SCHEMA, "tools[3].tools[0].parameters", "crm"
+    )
+
+
+def test_a_function_without_parameters_takes_an_empty_object() -> None:
+    tool = chosen([("tools[0]", {"type": "function", "name": "f"})], None)
+    assert tool
+    assert tool.schema == {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "param"),
+    [
+        ({}, "tools[0].type"),
+        ({"type": "function"}, "tools[0].name"),
+        ({"type": "function", "name": "a.b"}, "tools[0].name"),
+        ({"type": "custom", "name": ""}, "tools[0].name"),
+        ({"type": "function", "name": "f", "parameters": []}, "tools[0].parameters"),
+        ({"type": "namespace", "name": "n", "tools": [{}]}, "tools[0].tools[0].type"),
+    ],
+)
+def test_a_malformed_tool_is_refused_even_when_it_would_not_be_called(
+    spec: Any, param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chosen([("tools[0]", spec)], "none")
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        ("always", "tool_choice"),
+        ({"type": "function", "name": "patch"}, "tool_choice"),
+        ({"type": "function"}, "tool_choice.name"),
+        ({"name": "add"}, "tool_choice.type"),
+        ({"type": "allowed_tools", "tools": []}, "tool_choice.mode"),
+        ({**ONLY, "tools": [{"type": "function", "name": "nobody"}]}, "tool_choice"),
+    ],
+)
+def test_a_choice_that_cannot_be_met_is_refused(choice: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chosen(OFFERS, choice)
+    assert caught.value.param == param

@@ -1,0 +1,60 @@
+"""The conversations under ``tests/cases``: ``<case>/<direction>/*.json``.
+
+``request.json`` is what the client sends and ``upstream.request.json`` what its upstream must get;
+``upstream.jsonl`` is what that upstream streams back, one event a line, and ``answer.json`` what
+must be in the client's whole answer.  ``terms.json`` sets terms of the translation, and
+``dropped.json`` names what does not reach the upstream.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Json = dict[str, Any]
+
+ROOT = Path(__file__).parent.parent / "cases"
+DIRECTIONS = ("responses_over_chat", "chat_over_responses")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One conversation in one direction; its files are read when they are asked for."""
+
+    name: str
+    direction: str
+
+    def read(self, file: str, default: Any = None) -> Any:
+        """The parsed file, or ``default`` where the case has none."""
+        path = ROOT / self.name / self.direction / file
+        if not path.exists():
+            return default
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text) if path.suffix == ".json" else [*map(json.loads, text.splitlines())]
+
+    @property
+    def client(self) -> str:
+        return "responses" if self.direction == "responses_over_chat" else "chat"
+
+    @property
+    def upstream(self) -> str:
+        return "chat" if self.client == "responses" else "responses"
+
+    @property
+    def streams(self) -> bool:
+        return (ROOT / self.name / self.direction / "upstream.jsonl").exists()
+
+
+def cases(direction: str | None = None, streams: bool = False) -> list[Any]:
+    """The cases as pytest parameters; only those with a stream when ``streams``."""
+    found = [
+        Case(folder.name, name)
+        for folder in sorted(ROOT.iterdir())
+        for name in ([direction] if direction else DIRECTIONS)
+        if (folder / name).is_dir()
+    ]
+    return [pytest.param(c, id=f"{c.name}-{c.direction}") for c in found if c.streams or not streams]

@@ -1,0 +1,139 @@
+"""Small real servers on loopback, in threads of their own, for what must meet real sockets."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+LIMIT = 10.0
+"""Seconds after which a server gives up, so that a failing test ends."""
+
+
+class Peer:
+    """The server's end of one connection."""
+
+    def __init__(self, sock: socket.socket, server: Server) -> None:
+        self.sock = sock
+        self.server = server
+        self.file: BinaryIO = sock.makefile("rb")
+
+    def request(self) -> bytes:
+        """Read one whole request and note it; ``b""`` when the client has closed."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = self.file.readline()
+            if not line:
+                return b""
+            head += line
+        body = b""
+        for line in head.lower().split(b"\r\n"):
+            if line.startswith(b"content-length:"):
+                body = self.file.read(int(line.partition(b":")[2]))
+            if line == b"transfer-encoding: chunked":
+                while not body.endswith(b"0\r\n\r\n"):
+                    body += self.file.readline()
+        self.server.requests.append(head + body)
+        return head + body
+
+    def send(self, *pieces: bytes) -> None:
+        """Send each piece at once."""
+        for piece in pieces:
+            self.sock.sendall(piece)
+
+    def answer(self, body: bytes, *headers: bytes) -> None:
+        """A whole response."""
+        lines = [b"HTTP/1.1 200 OK", b"Content-Length: %d" % len(body), *headers, b"", b""]
+        self.send(b"\r\n".join(lines) + body)
+
+    def start_chunked(self) -> None:
+        """The head of a response in chunks."""
+        self.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    def reset(self) -> None:
+        """Close the hard way: the client gets a reset."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.close()
+
+    def close(self) -> None:
+        """Close, also under the file that reads from it."""
+        self.file.close()
+        self.sock.close()
+
+
+def chunk(data: bytes) -> bytes:
+    """One HTTP chunk; the empty one ends the message."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+Script = Callable[[Peer], None]
+
+
+@dataclass
+class Server:
+    """What a running server has seen."""
+
+    port: int
+    scheme: str = "http"
+    connections: int = 0
+    requests: list[bytes] = field(default_factory=list)
+    go: threading.Event = field(default_factory=threading.Event)
+    """For scripts that wait for the test."""
+
+    @property
+    def url(self) -> str:
+        """The server's root, without the last slash."""
+        return f"{self.scheme}://localhost:{self.port}"
+
+    def wait(self) -> None:
+        """Used by scripts: until the test says ``go.set()``."""
+        assert self.go.wait(LIMIT)
+
+
+@contextmanager
+def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+    """A server that runs ``script`` for each connection, and closes it afterwards."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = Server(listener.getsockname()[1], "https" if tls else "http")
+    threads: list[threading.Thread] = []
+
+    def run(sock: socket.socket) -> None:
+        with suppress(OSError):
+            sock.settimeout(LIMIT)
+            peer = Peer(tls.wrap_socket(sock, server_side=True) if tls else sock, server)
+            try:
+                script(peer)
+            finally:
+                peer.close()
+        sock.close()
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                sock, _ = listener.accept()
+                server.connections += 1
+                threads.append(threading.Thread(target=run, args=[sock], daemon=True))
+                threads[-1].start()
+
+    acceptor = threading.Thread(target=accept, daemon=True)
+    acceptor.start()
+    try:
+        yield server
+    finally:
+        server.go.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        acceptor.join(LIMIT)
+        for thread in threads:
+            thread.join(LIMIT)
+
+
+def unused_port() -> int:
+    """A port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port

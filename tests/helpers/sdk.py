@@ -1,0 +1,134 @@
+"""What the SDK thinks of our events: the one place that imports it for the translators' tests.
+
+The accumulators lie under ``openai.lib`` and are semi-private; should they move, only this file
+has to follow.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Iterator
+from typing import Any, Union, get_args, get_origin
+
+from openai import omit
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.lib.streaming.responses._responses import ResponseStreamState
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
+from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+Json = dict[str, Any]
+
+REQUEST_PARAMETERS = {
+    "chat": frozenset(CompletionCreateParamsBase.__annotations__) | {"stream"},
+    "responses": frozenset(ResponseCreateParamsBase.__annotations__) | {"stream"},
+}
+"""Protocol -> every parameter that the SDK can send."""
+
+_KNOWN_EXTRAS = frozenset(
+    {
+        # the nested shape of an error event, which OpenAI really sends
+        "error",
+        # sent by OpenAI with the arguments of a function call, though not in its types
+        "name",
+        # in the Open Responses schema
+        "frequency_penalty", "presence_penalty", "completed_at", "store",
+        # the text of tool search and freeform calls has no status in the types, but on the wire
+        "status",
+        # how chat tells of reasoning, and of freeform tools
+        "reasoning_content", "reasoning", "metadata", "annotations", "custom",
+    }
+)  # fmt: skip
+
+
+def event_mistakes(event: Json) -> list[str]:
+    """What is wrong with a Responses event, by the model for the event's own type."""
+    model = _event_models().get(event.get("type", ""))
+    return _mistakes(model, event) if model else [f"no such event: {event.get('type')}"]
+
+
+def chunk_mistakes(chunk: Json) -> list[str]:
+    """What is wrong with a chat chunk."""
+    return _mistakes(ChatCompletionChunk, _without_freeform(chunk))
+
+
+def response_mistakes(response: Json) -> list[str]:
+    """What is wrong with a whole response."""
+    return _mistakes(Response, response)
+
+
+def completion_mistakes(completion: Json) -> list[str]:
+    """What is wrong with a whole chat completion."""
+    return _mistakes(ChatCompletion, completion)
+
+
+def rebuilt_response(events: list[Json]) -> Json:
+    """The response that ``client.responses.stream()`` has put together from the deltas."""
+    state: Any = ResponseStreamState(input_tools=omit, text_format=omit)
+    for event in events:
+        state.handle_event(_event_models()[event["type"]].model_validate(event))
+    snapshot: Json = state._ResponseStreamState__current_snapshot.to_dict(warnings=False)
+    return snapshot
+
+
+def rebuilt_completion(chunks: list[Json]) -> Json:
+    """The completion that ``client.chat.completions.stream()`` puts together."""
+    state: Any = ChatCompletionStreamState()
+    for chunk in chunks:
+        state.handle_chunk(ChatCompletionChunk.construct(**chunk))
+    completion: Json = state.current_completion_snapshot.to_dict()
+    return completion
+
+
+@functools.cache
+def _event_models() -> dict[str, type[BaseModel]]:
+    union = get_args(ResponseStreamEvent)[0]
+    return {get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(union)}
+
+
+@functools.cache
+def _adapter(model: type[BaseModel]) -> TypeAdapter[Any]:
+    return TypeAdapter(model)
+
+
+def _mistakes(model: type[BaseModel], value: Json) -> list[str]:
+    try:
+        made = _adapter(model).validate_python(value, strict=True)
+    except ValidationError as error:
+        return _readable(error)
+    return [f"{path}: unknown field" for path in _extras(made, "")]
+
+
+def _readable(error: ValidationError) -> list[str]:
+    """The errors without those of a union's other members, which only say: not my type."""
+    errors = error.errors()
+    other = {e["loc"][:-1] for e in errors if e["loc"][-1] == "type" and e["type"] == "literal_error"}
+    own = [e for e in errors if not any(e["loc"][:n] in other for n in range(1, len(e["loc"]) + 1))]
+    return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in own or errors]
+
+
+def _extras(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, BaseModel):
+        for key in value.model_extra or {}:
+            if key not in _KNOWN_EXTRAS:
+                yield f"{path}.{key}"
+        for key in value.model_fields_set:
+            yield from _extras(getattr(value, key, None), f"{path}.{key}")
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _extras(inner, f"{path}[{i}]")
+
+
+def _without_freeform(chunk: Json) -> Json:
+    """The chunk with calls of freeform tools as functions: the SDK has no type for their deltas."""
+    return {**chunk, "choices": [_function_calls_only(choice) for choice in chunk["choices"]]}
+
+
+def _function_calls_only(choice: Json) -> Json:
+    delta = choice["delta"]
+    calls = [{**c, "type": "function"} if c.get("type") == "custom" else c
+             for c in delta.get("tool_calls") or ()]  # fmt: skip
+    return {**choice, "delta": {**delta, "tool_calls": calls}} if calls else choice

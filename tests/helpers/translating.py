@@ -1,0 +1,235 @@
+"""Running a translation in a test: terms with countable ids, streams in every chunking."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from forwarder.mint import Mint
+from forwarder.translate import chat_over_responses, responses_over_chat
+from forwarder.translate.call import Batch, Event, Stream
+from forwarder.translate.terms import Ledger, Terms
+from tests.helpers.cases import Case
+
+Json = dict[str, Any]
+
+SEAL = "fwd1.test:"
+NOW = 1_700_000_000
+
+
+def counting_mint() -> Mint:
+    """Ids are numbered in the order in which they are made; time stands still."""
+    numbers = itertools.count(1)
+    return Mint(id=lambda prefix: f"{prefix}_{next(numbers)}", now=lambda: NOW)
+
+
+def terms(strict: bool = False, **changes: Any) -> Terms:
+    """Terms for a test: seals are readable, and open again."""
+    return Terms(
+        mint=counting_mint(), ledger=Ledger(strict=strict), seal=_seal, unseal=_unseal, **changes
+    )
+
+
+def _seal(value: Any) -> str:
+    return SEAL + json.dumps(value, sort_keys=True)
+
+
+def _unseal(sealed: str) -> Any:
+    return json.loads(sealed.removeprefix(SEAL)) if sealed.startswith(SEAL) else None
+
+
+class Translated(NamedTuple):
+    """A translated request, its ledger, and the translation of a stream that answers it."""
+
+    request: Json
+    dropped: dict[str, str]
+    answer: Callable[[Stream], Stream]
+
+
+def translate(direction: str, request: Json, its_terms: Terms) -> Translated:
+    """Translate a request; the ``answer`` translates what the upstream streams back."""
+    prepared: Any
+    if direction == "responses_over_chat":
+        prepared = responses_over_chat.translate_request(request, its_terms)
+        back: Any = responses_over_chat.translate_stream
+    else:
+        prepared = chat_over_responses.translate_request(request, its_terms)
+        back = chat_over_responses.translate_stream
+    return Translated(
+        prepared[0], its_terms.ledger.dropped, lambda stream: back(stream, prepared, its_terms)
+    )
+
+
+def translate_case(case: Case) -> Translated:
+    """Translate the request of a case under its terms."""
+    return translate(case.direction, case.read("request.json"), terms(**case.read("terms.json", {})))
+
+
+def answered(case: Case, batches: list[Batch]) -> list[Event]:
+    """The client's events when the upstream of a case answers with ``batches``."""
+    return events_of(translate_case(case).answer(iter(batches)))
+
+
+def events_of(stream: Stream) -> list[Event]:
+    """All events of a stream, in order."""
+    return list(itertools.chain.from_iterable(stream))
+
+
+# -- chunkings ----------------------------------------------------------------------------------
+
+
+def as_sent(events: list[Event]) -> list[Batch]:
+    """One batch for each event, and a heartbeat now and then."""
+    batches: list[Batch] = []
+    for i, event in enumerate(copy.deepcopy(events)):
+        batches += [[event], []] if i % 3 == 2 else [[event]]
+    return batches
+
+
+def at_once(events: list[Event]) -> list[Batch]:
+    """All in one batch."""
+    return [copy.deepcopy(events)]
+
+
+def by_letter(events: list[Event]) -> list[Batch]:
+    """Every delta in pieces of one character."""
+    split = _split_delta if events[0].get("type") else _split_chunk
+    letters = [piece for event in copy.deepcopy(events) for piece in split(event)]
+    return [[event] for event in _renumbered(letters)]
+
+
+CHUNKINGS: dict[str, Callable[[list[Event]], list[Batch]]] = {
+    "as sent": as_sent,
+    "at once": at_once,
+    "letter by letter": by_letter,
+}
+
+
+def _split_delta(event: Event) -> Iterator[Event]:
+    delta = event.get("delta")
+    if not isinstance(delta, str) or not delta:
+        yield event
+        return
+    for letter in delta:
+        yield {**event, "delta": letter}
+
+
+def _renumbered(events: list[Event]) -> Iterator[Event]:
+    for i, event in enumerate(events):
+        yield {**event, "sequence_number": i} if "sequence_number" in event else event
+
+
+_TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
+
+
+def _split_chunk(chunk: Event) -> Iterator[Event]:
+    """A chat chunk with at most one letter of each text; what is said once stays in the first."""
+    choices = chunk.get("choices") or []
+    delta = choices[0].get("delta") if choices else None
+    while delta:
+        first, rest = _cut(delta)
+        if not rest:
+            break
+        yield {**chunk, "choices": [{**choices[0], "delta": first, "finish_reason": None}], "usage": None}
+        delta = rest
+    yield {**chunk, "choices": [{**choices[0], "delta": delta}]} if delta else chunk
+
+
+def _cut(delta: Json) -> tuple[Json, Json]:
+    """The first letter of every text with all that is no text, and what is left of the texts."""
+    first, rest = dict(delta), {}
+    for name in _TEXTS:
+        text = delta.get(name)
+        if isinstance(text, str) and len(text) > 1:
+            first[name], rest[name] = text[0], text[1:]
+    calls = delta.get("tool_calls") or []
+    if len(calls) == 1:
+        first_call, rest_call = _cut_call(calls[0])
+        first["tool_calls"] = [first_call]
+        if rest_call:
+            rest["tool_calls"] = [rest_call]
+    if delta.get("function_call"):
+        first_call, rest_call = _cut_call({"function": delta["function_call"]})
+        first["function_call"] = first_call["function"]
+        if rest_call:
+            rest["function_call"] = rest_call["function"]
+    return first, rest
+
+
+def _cut_call(call: Json) -> tuple[Json, Json]:
+    for shape, key in (("function", "arguments"), ("custom", "input")):
+        text = (call.get(shape) or {}).get(key)
+        if isinstance(text, str) and len(text) > 1:
+            place = {"index": call["index"]} if "index" in call else {}
+            first = {**call, shape: {**call[shape], key: text[0]}}
+            return first, {**place, shape: {key: text[1:]}}
+    return call, {}
+
+
+# -- what was said ------------------------------------------------------------------------------
+
+
+class Said(NamedTuple):
+    """What an answer says, whatever its protocol: for comparing across."""
+
+    text: str
+    refusal: str
+    reasoning: str
+    calls: list[tuple[str, str]]
+    ending: str
+
+
+def said_by_response(response: Json) -> Said:
+    """What a Responses answer says; calls are told by the names that chat clients see."""
+    parts = [part for item in response["output"] if item["type"] == "message" for part in item["content"]]
+    calls = [_named(item) for item in response["output"] if item["type"] in _CALLS]
+    return Said(
+        text="".join(part["text"] for part in parts if part["type"] == "output_text"),
+        refusal="".join(part["refusal"] for part in parts if part["type"] == "refusal"),
+        reasoning=_paragraphs(*(t for i in response["output"] if i["type"] == "reasoning" for t in _thought(i))),
+        calls=calls,
+        ending=(response.get("incomplete_details") or {}).get("reason") or "completed",
+    )
+
+
+def _paragraphs(*texts: str) -> str:
+    """Reasoning whose items are paragraphs, however many blank lines lie between them."""
+    return "\n\n".join(p for text in texts for p in text.split("\n\n") if p)
+
+
+_CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+
+
+def _named(item: Json) -> tuple[str, str]:
+    name = f"{item['namespace']}__{item['name']}" if item.get("namespace") else item["name"]
+    return name, item[_CALLS[item["type"]]]
+
+
+def _thought(item: Json) -> list[str]:
+    return [part["text"] for part in item.get("content") or item["summary"]]
+
+
+def said_by_completion(completion: Json) -> Said:
+    """What a chat completion says."""
+    choice = completion["choices"][0]
+    message = choice["message"]
+    calls = list(message.get("tool_calls") or ())
+    if message.get("function_call"):
+        calls.append({"type": "function", "function": message["function_call"]})
+    return Said(
+        text=message["content"] or "",
+        refusal=message.get("refusal") or "",
+        reasoning=_paragraphs(message.get("reasoning_content") or ""),
+        calls=[_written(call) for call in calls],
+        ending={"length": "max_output_tokens", "content_filter": "content_filter"}.get(
+            choice["finish_reason"], "completed"
+        ),
+    )
+
+
+def _written(call: Json) -> tuple[str, str]:
+    body = call[call["type"]]
+    return body["name"], body["input" if call["type"] == "custom" else "arguments"]

@@ -1,0 +1,1 @@
+"""The whole program, over real HTTP and with real clients."""

@@ -1,0 +1,55 @@
+"""Fixtures of the live tests: a scripted upstream, and the forwarder in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.live.server import Server, running
+from tests.support import ScriptedUpstream
+
+KEY = "sk-upstream-secret"
+
+Serve = Callable[[dict[str, str]], Server]
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ScriptedUpstream]:
+    """A strict provider that speaks both protocols and knows one key."""
+    with ScriptedUpstream(keys={KEY}) as scripted:
+        yield scripted
+
+
+@pytest.fixture(autouse=True)
+def _forget(request: pytest.FixtureRequest) -> None:
+    """Each test sees only the requests that it caused."""
+    if "upstream" in request.fixturenames:
+        request.getfixturevalue("upstream").requests.clear()
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Start a forwarder with the given settings; every one started is stopped at the end."""
+    with ExitStack() as stack:
+        directory: Path = tmp_path_factory.mktemp("forwarder")
+        yield lambda environment: stack.enter_context(running(environment, directory))
+
+
+@pytest.fixture(scope="module")
+def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    """The forwarder with the scripted upstream behind both of its default upstreams."""
+    return serve(settings(upstream))
+
+
+def settings(upstream: ScriptedUpstream, **more: str) -> dict[str, str]:
+    """The environment of a forwarder in front of ``upstream``."""
+    return {
+        "CHAT_BASE_URL": upstream.url,
+        "CHAT_API_KEY": KEY,
+        "RESPONSES_BASE_URL": upstream.url,
+        "RESPONSES_API_KEY": KEY,
+        **more,
+    }

@@ -1,0 +1,47 @@
+// Streams one turn with a tool through the AI SDK and prints what came out as one JSON line.
+//
+//   node stream_text.mjs responses|chat|compatible BASE_URL MODEL PROMPT
+import { createOpenAI } from "@ai-sdk/openai";
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { stepCountIs, streamText, tool } from "ai";
+import { z } from "zod";
+
+const [kind, baseURL, model, prompt] = process.argv.slice(2);
+const settings = { baseURL, apiKey: "none", name: "forwarder" };
+const models = {
+  responses: () => createOpenAI(settings).responses(model),
+  chat: () => createOpenAI(settings).chat(model),
+  compatible: () => createOpenAICompatible({ ...settings, includeUsage: true })(model),
+};
+
+const asked = [];
+const weather = tool({
+  description: "Get the weather of a city.",
+  inputSchema: z.object({ city: z.string() }),
+  execute: async ({ city }) => {
+    asked.push(city);
+    return `sunny in ${city}`;
+  },
+});
+
+const result = streamText({
+  model: models[kind](),
+  prompt,
+  tools: { get_weather: weather },
+  stopWhen: stepCountIs(4),
+  onError: ({ error }) => {
+    console.error(error);
+    process.exitCode = 1;
+  },
+});
+
+let text = "";
+let reasoning = "";
+for await (const part of result.fullStream) {
+  if (part.type === "text-delta") text += part.text;
+  if (part.type === "reasoning-delta") reasoning += part.text;
+}
+const usage = await result.totalUsage;
+console.log(
+  JSON.stringify({ text, reasoning, asked, finish: await result.finishReason, tokens: usage.totalTokens }),
+);

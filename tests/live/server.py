@@ -1,0 +1,78 @@
+"""Runs the forwarder as its operators do: gunicorn in a process of its own, on a free port."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Server:
+    """A running forwarder; ``log`` is what it wrote so far."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    @property
+    def v1(self) -> str:
+        return f"{self.url}/v1"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+
+@contextlib.contextmanager
+def running(environment: dict[str, str], directory: Path) -> Iterator[Server]:
+    """The forwarder with exactly these settings; stopped at the end."""
+    port = _free_port()
+    log_path = directory / f"forwarder-{port}.log"
+    env = {
+        **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")},
+        "FORWARDER_DOTENV": "",
+        **environment,
+    }
+    command = [sys.executable, "-m", "gunicorn", "-b", f"127.0.0.1:{port}", "wsgi:app"]
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+    server = Server(f"http://127.0.0.1:{port}", process, log_path)
+    try:
+        _wait(server)
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(server: Server, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise RuntimeError(f"the forwarder did not start:\n{server.log}")
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{server.url}/health", timeout=1).close()
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the forwarder did not answer in time:\n{server.log}")
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

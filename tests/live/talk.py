@@ -1,0 +1,173 @@
+"""Plain HTTP to the forwarder, and what an answer said, whichever protocol it is in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import httpx2
+
+from tests.helpers import sdk
+from tests.helpers.translating import Said, said_by_completion, said_by_response
+from tests.live.server import Server
+
+Json = dict[str, Any]
+
+PATHS = {"chat": "/chat/completions", "responses": "/responses"}
+TERMINALS = {"response.completed", "response.incomplete", "response.failed"}
+LIMIT = 10.0
+"""Seconds after which an answer that does not end counts as a hang."""
+
+# A connection for each request: what a test does to one must not reach the next.
+http = httpx2.Client(
+    timeout=LIMIT, limits=httpx2.Limits(max_keepalive_connections=0), trust_env=False
+)
+
+PAIRINGS = [(client, upstream) for client in PATHS for upstream in PATHS]
+"""Client's protocol and upstream's; a model ``chat/m`` or ``responses/m`` chooses the latter."""
+
+
+def asking(client: str, prompt: str = "hi", model: str = "m", **more: Any) -> Json:
+    """A request with one user message."""
+    said: Json = {"input": prompt}
+    if client == "chat":
+        said = {"messages": [{"role": "user", "content": prompt}]}
+    return {"model": model, **said, **more}
+
+
+@dataclass
+class Answered:
+    """The forwarder's answer to one request."""
+
+    client: str
+    status: int
+    headers: httpx2.Headers
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def error(self) -> Json:
+        """The error of an answer that is nothing else, in OpenAI's shape."""
+        assert self.status >= 400, self.text
+        assert self.json.keys() == {"error"}
+        error: Json = self.json["error"]
+        assert {"message", "type", "param", "code"} <= error.keys()
+        return error
+
+    @property
+    def streamed(self) -> bool:
+        return self.headers["content-type"].startswith("text/event-stream")
+
+    @cached_property
+    def events(self) -> list[Json]:
+        """The events of a stream, held against the exact framing of the protocol."""
+        assert self.streamed, (self.status, self.text)
+        assert not self.text or self.text.endswith("\n\n")
+        read = _chunk if self.client == "chat" else _event
+        frames = [f for f in self.text.split("\n\n")[:-1] if not f.startswith(":")]
+        if self.done:
+            assert frames.pop() == "data: [DONE]", "something follows [DONE]"
+        return [read(frame) for frame in frames]
+
+    @property
+    def done(self) -> bool:
+        return "data: [DONE]" in self.text
+
+    @property
+    def ending(self) -> str:
+        """How it ended: ``completed``, ``incomplete`` or ``failed``; it did so exactly once."""
+        if self.status >= 400:
+            return "failed"
+        if self.client == "responses":
+            return self._responses_ending() if self.streamed else str(self.json["status"])
+        return self._chat_ending() if self.streamed else _ended(self.json["choices"])
+
+    def _chat_ending(self) -> str:
+        errors = [i for i, event in enumerate(self.events) if event.get("error")]
+        if errors:
+            assert errors == [len(self.events) - 1], "something follows the error"
+            assert not self.done, "a failed stream says that it is done"
+            return "failed"
+        assert self.done, self.text[-300:]
+        return _ended([choice for event in self.events for choice in event["choices"]])
+
+    def _responses_ending(self) -> str:
+        terminal = [i for i, event in enumerate(self.events) if event["type"] in TERMINALS]
+        assert terminal == [len(self.events) - 1], [e["type"] for e in self.events]
+        last = self.events[-1]
+        status = last["type"].removeprefix("response.")
+        assert last["response"]["status"] == status
+        return str(status)
+
+    @cached_property
+    def whole(self) -> Json:
+        """The completion or response; of a stream, as the SDK puts it together."""
+        assert self.status == 200, self.text
+        if not self.streamed:
+            whole: Json = self.json
+            return whole
+        if self.client == "chat":
+            return sdk.rebuilt_completion(self.events)
+        sdk.rebuilt_response(self.events)
+        response: Json = self.events[-1]["response"]
+        return response
+
+    @property
+    def said(self) -> Said:
+        return (said_by_completion if self.client == "chat" else said_by_response)(self.whole)
+
+    @property
+    def message(self) -> Json:
+        """The message of a chat answer."""
+        message: Json = self.whole["choices"][0]["message"]
+        return message
+
+    @property
+    def mistakes(self) -> list[str]:
+        """What the SDK's own types have against the answer."""
+        if not self.streamed:
+            judge = sdk.completion_mistakes if self.client == "chat" else sdk.response_mistakes
+            return judge(self.json)
+        judge = sdk.chunk_mistakes if self.client == "chat" else sdk.event_mistakes
+        return [mistake for event in self.events for mistake in judge(event)]
+
+    @property
+    def dropped(self) -> list[str]:
+        return [name for name in self.headers.get("x-forwarder-dropped", "").split(", ") if name]
+
+
+def ask(
+    server: Server, client: str, body: Any, *, path: str = "", **headers: str | bytes
+) -> Answered:
+    """Post a request, a JSON value or raw bytes, and read the whole answer.
+
+    Words of header names are joined by ``_``.
+    """
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    url = f"{server.url}{path}" if path else f"{server.v1}{PATHS[client]}"
+    got = http.post(url, content=content, headers={"content-type": "application/json", **given})
+    return Answered(client, got.status_code, got.headers, got.text)
+
+
+def _ended(choices: list[Json]) -> str:
+    [finish] = [choice["finish_reason"] for choice in choices if choice.get("finish_reason")]
+    return "incomplete" if finish in ("length", "content_filter") else "completed"
+
+
+def _chunk(frame: str) -> Json:
+    assert frame.startswith("data: {"), frame
+    chunk: Json = json.loads(frame.removeprefix("data: "))
+    return chunk
+
+
+def _event(frame: str) -> Json:
+    head, _, data = frame.partition("\n")
+    event: Json = json.loads(data.removeprefix("data: "))
+    assert head == f"event: {event['type']}", frame
+    return event

@@ -1,0 +1,62 @@
+"""The AI SDK (npm ``ai``), streaming text with tools in both directions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.live.clients import NODE, needs_node_package
+from tests.live.server import Server
+
+pytestmark = needs_node_package("ai")
+
+KINDS = ("responses", "chat", "compatible")
+
+
+def run(script: str, kind: str, forwarder: Server, prompt: str) -> Any:
+    """What a script printed for ``kind`` of client."""
+    command = ["node", script, kind, forwarder.v1, "probe-x", prompt]
+    done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr + forwarder.log[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tool_loop_runs_to_its_text(kind: str, forwarder: Server) -> None:
+    """Parallel calls are run by the client, and their results lead to an answer."""
+    said = run("stream_text.mjs", kind, forwarder, "please do [[scenario:parallel_tools]]")
+
+    assert len(said["asked"]) == 2
+    assert said["text"]
+    assert said["finish"] == "stop"
+    assert said["tokens"] > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_and_a_call_in_one_answer_both_arrive(kind: str, forwarder: Server) -> None:
+    """A message in front of a call is neither lost nor taken for the end."""
+    said = run("stream_text.mjs", kind, forwarder, "please do [[scenario:text_and_tool]]")
+
+    assert len(said["asked"]) == 1
+    assert said["text"]
+
+
+def test_reasoning_reaches_a_responses_client(forwarder: Server) -> None:
+    """A chat upstream's reasoning field becomes the summary that the AI SDK shows."""
+    prompt = "please do [[scenario:reasoning_content]]"
+
+    said = run("stream_text.mjs", "responses", forwarder, prompt)
+
+    assert said["reasoning"]
+    assert said["text"]
+
+
+@pytest.mark.parametrize("kind", ["responses", "chat"])
+def test_an_object_follows_its_schema(kind: str, forwarder: Server) -> None:
+    """Structured output survives the change of protocols."""
+    value = run("generate_object.mjs", kind, forwarder, "please do [[scenario:json_schema]]")
+
+    assert set(value) == {"name", "age"}

@@ -1,0 +1,84 @@
+"""Codex CLI works through a task over a Chat upstream: it runs a command and applies a patch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.live.clients import CODEX, needs_node_package
+from tests.live.server import Server
+from tests.support import ScriptedUpstream
+
+pytestmark = needs_node_package("@openai/codex")
+
+CONFIG = """
+model = "{model}"
+model_provider = "forwarder"
+
+[model_providers.forwarder]
+name = "forwarder"
+base_url = "{url}"
+wire_api = "responses"
+request_max_retries = 0
+stream_max_retries = 0
+"""
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Path:
+    """An empty folder for Codex to work in, with a home of its own beside it."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "work").mkdir()
+    return tmp_path
+
+
+def codex(workshop: Path, forwarder: Server, prompt: str, model: str) -> str:
+    """Run ``codex exec`` on a prompt and give what it printed."""
+    config = CONFIG.format(model=model, url=forwarder.v1)
+    (workshop / "home" / "config.toml").write_text(config)
+    command = [
+        str(CODEX),
+        "exec",
+        "--skip-git-repo-check",
+        "--dangerously-bypass-approvals-and-sandbox",
+        prompt,
+    ]
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(workshop / "home"),
+        "CODEX_HOME": str(workshop / "home"),
+    }
+    done = subprocess.run(
+        command,
+        cwd=workshop / "work",
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:] + forwarder.log[-2000:]
+    return done.stdout + done.stderr
+
+
+def test_a_command_leaves_a_file_behind(
+    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """The model calls the shell tool over Chat Completions, and Codex runs it."""
+    codex(workshop, forwarder, "go [[scenario:shell_loop file=made.txt]]", "probe-resp")
+
+    assert (workshop / "work" / "made.txt").exists()
+    assert {r.path for r in upstream.requests if r.method == "POST"} == {"/v1/chat/completions"}
+
+
+def test_a_patch_leaves_a_file_behind(
+    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """The freeform ``apply_patch`` tool wears a function upstream and is unwrapped again."""
+    codex(workshop, forwarder, "go [[scenario:apply_patch_loop file=patched.txt]]", "gpt-5.5")
+
+    assert (workshop / "work" / "patched.txt").exists()
+    assert {r.path for r in upstream.requests if r.method == "POST"} == {"/v1/chat/completions"}

@@ -1,0 +1,595 @@
+"""What goes wrong, over real HTTP: upstreams that break, requests that are malformed, clients that
+leave.  Every answer ends exactly once, and none hangs."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.helpers.loopback import unused_port
+from tests.live.conftest import KEY, Serve, settings
+from tests.live.server import Server
+from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking
+from tests.support import Answer, Call, Framing, Raw, ScriptedUpstream, Stream, faults
+from tests.support.answers import Protocol
+from tests.support.faults import STATUSES, Scripted
+
+every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
+every_client = pytest.mark.parametrize("client", PATHS)
+either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+TEXT = "Grüezi 🏔 日本語, “quoted” and long enough to be cut."
+ANSWER = Answer(
+    text=TEXT,
+    calls=[Call("get", {"city": "Zürich"}, id="call_a"), Call("get", {"city": "東京"}, id="call_b")],
+    pieces=4,
+)
+PATIENCE = 1.0
+"""Seconds that the forwarder waits for an upstream in these tests."""
+
+
+@pytest.fixture(scope="module")
+def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    """A forwarder of little patience; ``gone`` is an upstream that is not there."""
+    limits = {
+        f"{name}_{limit}_TIMEOUT": str(PATIENCE)
+        for name in ("CHAT", "RESPONSES")
+        for limit in ("FIRST_BYTE", "IDLE")
+    }
+    return serve(
+        settings(
+            upstream,
+            FORWARDER_UPSTREAMS="chat,responses,gone",
+            GONE_BASE_URL=f"http://127.0.0.1:{unused_port()}/v1",
+            GONE_API="both",
+            FORWARDER_KEEPALIVE="0.2",
+            FORWARDER_MAX_BODY="64k",
+            **limits,
+        )
+    )
+
+
+def asking_for_calls(client: str, over: str, stream: bool) -> Json:
+    """A request with a tool and, where a chat client can say so, the wish for usage."""
+    function = {"name": "get", "parameters": {"type": "object", "properties": {}}}
+    tool = {"type": "function", "function": function}
+    if client == "responses":
+        tool = {"type": "function", "strict": False, **function}
+    more: Json = {"stream_options": {"include_usage": True}} if client == "chat" and stream else {}
+    return asking(client, model=f"{over}/m", stream=stream, tools=[tool], **more)
+
+
+def tokens(answered: Answered) -> int | None:
+    """The total of the usage."""
+    whole = answered.whole
+    total: int | None = (whole.get("usage") or {}).get("total_tokens")
+    return total
+
+
+# -- vendors --------------------------------------------------------------------------------------
+
+
+def vendors() -> list[Any]:
+    """Everything that a vendor may do, for each pairing in which a stream is read."""
+    return [
+        pytest.param(client, over, stream, name, id=f"{client}-{over}-{stream}-{name}")
+        for client, over in PAIRINGS
+        for stream in (False, True)
+        if stream or client != over
+        for name in faults.harmless(ANSWER, protocol(over))
+    ]
+
+
+def protocol(over: str) -> Protocol:
+    return "chat" if over == "chat" else "responses"
+
+
+# The SDK's own accumulator, by which a passed-through stream would be judged, refuses these.
+BEYOND_THE_SDK = {
+    "filters_first",
+    "message_for_delta",
+    "no_index",
+    "object_arguments",
+    "one_index",
+    "role_everywhere",
+    "usage_in_every_chunk",
+    "finish_empty",
+    "content_null",
+    "names_blank_later",
+    "names_repeated",
+}
+
+
+@pytest.mark.parametrize(("client", "over", "stream", "name"), vendors())
+def test_a_vendor_s_ways_change_nothing(
+    client: str, over: str, stream: bool, name: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(faults.harmless(ANSWER, protocol(over))[name])
+
+    answered = ask(forwarder, client, asking_for_calls(client, over, stream))
+
+    assert answered.status == 200, answered.text
+    if client == over and name in BEYOND_THE_SDK:
+        assert answered.done
+        assert not any(event.get("error") for event in answered.events)
+        return
+    assert answered.ending == "completed"
+    assert answered.said.text == TEXT
+    calls = [(called, json.loads(given)) for called, given in answered.said.calls]
+    assert calls == [("get", {"city": "Zürich"}), ("get", {"city": "東京"})]
+    assert tokens(answered) == 30
+    if client != over:
+        assert answered.mistakes == []
+
+
+@every_pairing
+def test_a_whole_answer_may_come_where_a_stream_was_asked(
+    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(faults.WholeInstead(ANSWER))
+
+    answered = ask(forwarder, client, asking_for_calls(client, over, True))
+
+    assert answered.ending == "completed"
+    assert answered.said.text == TEXT
+    assert len(answered.said.calls) == 2
+
+
+def test_an_error_of_null_is_none(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    def nulls(chunks: list[Json], _: Any) -> list[Json]:
+        return [{**chunk, "error": None} for chunk in chunks]
+
+    for client in PATHS:
+        upstream.script(Stream(Answer(text=TEXT), [nulls]))
+        answered = ask(forwarder, client, asking(client, model="chat/m", stream=True))
+        assert answered.said.text == TEXT
+        assert answered.ending == "completed"
+
+
+# -- breakage -------------------------------------------------------------------------------------
+
+BEFORE_ANY_EVENT = {
+    "hang_up": 502,
+    "error_in_200": None,
+    "html_200": 502,
+    "html_502": 502,
+    "empty": 502,
+    **{f"status_{code}": code for code in STATUSES},
+}
+"""Fault -> the status that the client gets, even when it asked for a stream."""
+
+
+def broken() -> list[Any]:
+    """Every fault, for each pairing in which it can happen."""
+    return [
+        pytest.param(client, over, stream, name, id=f"{client}-{over}-{stream}-{name}")
+        for client, over in PAIRINGS
+        for stream in (False, True)
+        for name in faults.fatal(ANSWER, protocol(over))
+        if stream or client != over or name in BEFORE_ANY_EVENT
+    ]
+
+
+@pytest.mark.parametrize(("client", "over", "stream", "name"), broken())
+def test_a_broken_answer_fails_once(
+    client: str, over: str, stream: bool, name: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(faults.fatal(ANSWER, protocol(over))[name])
+
+    answered = ask(forwarder, client, asking_for_calls(client, over, stream))
+
+    assert answered.ending == "failed"
+    if not answered.streamed:
+        assert answered.error["message"]
+    if not stream:
+        assert answered.status >= 400
+
+
+@every_pairing
+@either
+@pytest.mark.parametrize("code", STATUSES)
+def test_a_refusal_reaches_the_client_as_it_is(
+    client: str, over: str, stream: bool, code: int, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    headers = {"x-ratelimit-remaining-tokens": "7", "x-should-retry": "true", "x-secret": "no"}
+    upstream.script(faults.status(code, retry_after=9, param="messages", headers=headers))
+
+    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+
+    if code == 401:  # the forwarder's key, and so the forwarder's fault
+        assert answered.status == 502
+        assert answered.error["code"] == "upstream_authentication"
+        return
+    message, kind, name = STATUSES[code]
+    assert answered.status == code
+    assert answered.error == {"message": message, "type": kind, "code": name, "param": "messages"}
+    assert answered.headers["retry-after"] == "9"
+    assert answered.headers["x-ratelimit-remaining-tokens"] == "7"
+    assert answered.headers["x-should-retry"] == "true"
+    assert answered.headers["x-upstream-request-id"].startswith("req_scripted")
+    assert "x-secret" not in answered.headers
+
+
+@every_pairing
+def test_an_error_in_the_stream_keeps_its_message(
+    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(faults.error_event(Answer(text=TEXT), after=5))
+
+    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
+
+    assert answered.status == 200
+    assert answered.ending == "failed"
+    last = answered.events[-1]
+    error = last["error"] if client == "chat" else last["response"]["error"]
+    assert error["code"] == "server_error"
+    assert "broke down" in error["message"]
+
+
+@pytest.mark.parametrize("over", PATHS)
+def test_a_cut_stream_keeps_what_was_said(
+    over: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    for client in PATHS:
+        upstream.script(faults.cut(Answer(text=TEXT, pieces=8), after=8, reset=False))
+        answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
+        assert answered.ending == "failed"
+        assert TEXT[:5] in said_so_far(answered)
+
+
+def said_so_far(answered: Answered) -> str:
+    if answered.client == "responses":
+        deltas = [e for e in answered.events if e["type"] == "response.output_text.delta"]
+        return "".join(event["delta"] for event in deltas)
+    choices = [choice for event in answered.events for choice in event.get("choices", ())]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+@every_client
+@either
+def test_an_upstream_that_is_not_there_is_a_502(
+    client: str, stream: bool, forwarder: Server
+) -> None:
+    answered = ask(forwarder, client, asking(client, model="gone/m", stream=stream))
+
+    assert answered.status == 502
+    assert answered.error["code"] == "upstream_unreachable"
+
+
+# -- silence --------------------------------------------------------------------------------------
+
+
+def all_at_once(forwarder: Server, stream: bool) -> list[Answered]:
+    """The same request in every pairing, side by side."""
+    with ThreadPoolExecutor(len(PAIRINGS)) as pool:
+        return list(
+            pool.map(
+                lambda pair: ask(
+                    forwarder, pair[0], asking(pair[0], model=f"{pair[1]}/m", stream=stream)
+                ),
+                PAIRINGS,
+            )
+        )
+
+
+@either
+def test_an_upstream_that_never_answers_is_a_504(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(*[faults.silent()] * len(PAIRINGS))
+    started = time.monotonic()
+
+    for answered in all_at_once(forwarder, stream):
+        assert answered.status == 504
+        assert answered.error["code"] == "upstream_timeout"
+
+    assert PATIENCE <= time.monotonic() - started < PATIENCE + 2
+    assert all(request.closed_by_client.wait(2) for request in upstream.requests)
+
+
+@pytest.mark.parametrize("after", [0, 4])
+def test_an_upstream_that_falls_silent_has_failed(
+    after: int, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(*[faults.stalled(Answer(text=TEXT), after)] * len(PAIRINGS))
+    started = time.monotonic()
+
+    for answered in all_at_once(forwarder, stream=True):
+        assert answered.ending == "failed"
+        assert ": keep-alive" in answered.text
+        assert "stopped sending" in answered.text
+
+    assert PATIENCE <= time.monotonic() - started < PATIENCE + 2
+    assert all(request.closed_by_client.wait(2) for request in upstream.requests)
+
+
+def test_a_whole_answer_whose_upstream_falls_silent_is_a_504(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    for client, over in [("chat", "responses"), ("responses", "chat")]:
+        upstream.script(faults.stalled(Answer(text=TEXT), 4))
+        answered = ask(forwarder, client, asking(client, model=f"{over}/m"))
+        assert answered.status == 504
+        assert answered.error["code"] == "upstream_timeout"
+
+
+@every_pairing
+def test_a_slow_upstream_is_waited_for(
+    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """Longer than any single silence may last."""
+    upstream.script(faults.slow(Answer(text=TEXT, pieces=6), delay=0.15))
+
+    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
+
+    assert answered.ending == "completed"
+    assert answered.said.text == TEXT
+
+
+# -- clients that leave, connections that stay ----------------------------------------------------
+
+
+def leave(server: Server, client: str, body: Json, after: bytes) -> None:
+    """Ask, read until ``after`` has come, and close."""
+    url = urlsplit(server.url)
+    data = json.dumps(body).encode()
+    head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:
+        sock.sendall(head.encode() + data)
+        seen = b""
+        while after not in seen:
+            piece = sock.recv(4096)
+            assert piece, seen
+            seen += piece
+
+
+@every_pairing
+@pytest.mark.parametrize(
+    "answer",
+    [
+        faults.slow(Answer(text="word " * 300, pieces=300), delay=0.02),
+        faults.stalled(Answer(text=TEXT), after=5),
+    ],
+    ids=["talking", "silent"],
+)
+def test_the_upstream_is_left_when_the_client_leaves(
+    client: str, over: str, answer: Scripted, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(answer)
+
+    leave(forwarder, client, asking(client, model=f"{over}/m", stream=True), after=b"data: ")
+
+    [request] = upstream.requests
+    assert request.closed_by_client.wait(2)
+
+
+@every_pairing
+def test_connections_to_the_upstream_are_used_again(
+    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    for stream in (True, False, True, True, False, True):
+        answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+        assert answered.ending == "completed"
+
+    assert len({request.connection_id for request in upstream.requests}) == 1
+
+
+@every_pairing
+def test_a_connection_is_not_used_again_after_a_cut(
+    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    body = asking(client, model=f"{over}/m", stream=True)
+    upstream.script(faults.cut(Answer(text=TEXT)))
+    ask(forwarder, client, body)
+
+    assert ask(forwarder, client, body).ending == "completed"
+
+
+@pytest.mark.parametrize("over", PATHS)
+def test_a_stream_that_does_not_end_after_its_end_is_let_go(
+    over: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """The client does not wait for an upstream that keeps the connection open."""
+    for client in PATHS:
+        upstream.script(Stream(Answer(text=TEXT), ending=lambda frames: [*frames, faults.Stall(30)]))
+        started = time.monotonic()
+        answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
+        assert answered.said.text == TEXT
+        assert answered.ending == "completed"
+        assert time.monotonic() - started < PATIENCE
+
+
+# -- malformed requests ---------------------------------------------------------------------------
+
+MESSAGE = {"role": "user", "content": "hi"}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+MALFORMED_CHAT: list[tuple[Json, str]] = [
+    ({"model": 5}, "model"),
+    ({"messages": None}, "messages"),
+    ({"messages": "hi"}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": ["hi"]}, "messages[0]"),
+    ({"messages": [{"content": "hi"}]}, "messages[0].role"),
+    ({"messages": [{"role": "robot", "content": "hi"}]}, "messages[0].role"),
+    ({"messages": [{"role": 1, "content": "hi"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user"}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
+    ({"messages": [{"role": "user", "content": ["hi"]}]}, "messages[0].content[0]"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "smell"}]}]},
+        "messages[0].content[0].type",
+    ),
+    ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
+    (
+        {"messages": [MESSAGE, {"role": "assistant", "tool_calls": "x"}]},
+        "messages[1].tool_calls",
+    ),
+    (
+        {"messages": [MESSAGE, {"role": "assistant", "tool_calls": [{**CALL, "type": "x"}]}]},
+        "messages[1].tool_calls[0].type",
+    ),
+    ({"messages": [MESSAGE, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
+    (
+        {"messages": [MESSAGE, {"role": "tool", "content": "x", "tool_call_id": "nobody"}]},
+        "messages[1].tool_call_id",
+    ),
+    ({"messages": [MESSAGE, {"role": "assistant", "tool_calls": [CALL]}, MESSAGE]}, "messages[2]"),
+    ({"stream": "yes"}, "stream"),
+    ({"stream_options": 1}, "stream_options"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"max_tokens": "many"}, "max_tokens"),
+    ({"max_completion_tokens": 1.5}, "max_completion_tokens"),
+    ({"tools": {}}, "tools"),
+    ({"tools": [1]}, "tools[0]"),
+    ({"tools": [{"type": "magic"}]}, "tools[0].type"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function"),
+    ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+    ({"tool_choice": 1}, "tool_choice"),
+    ({"response_format": "json"}, "response_format"),
+    ({"response_format": {"type": "xml"}}, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    ({"reasoning_effort": 3}, "reasoning_effort"),
+    ({"metadata": []}, "metadata"),
+    ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+]
+
+OUTPUT = {"type": "function_call_output", "call_id": "nobody", "output": "x"}
+FUNCTION_CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+
+MALFORMED_RESPONSES: list[tuple[Json, str]] = [
+    ({"model": 5}, "model"),
+    ({"input": None}, "input"),
+    ({"input": 1}, "input"),
+    ({"input": ["hi"]}, "input[0]"),
+    ({"input": [{"content": "hi"}]}, "input[0].type"),
+    ({"input": [{"type": "spell"}]}, "input[0].type"),
+    ({"input": [{"type": 1}]}, "input[0].type"),
+    ({"input": [{"type": "message", "content": "hi"}]}, "input[0].role"),
+    ({"input": [{"role": "robot", "content": "hi"}]}, "input[0].role"),
+    ({"input": [{"role": "user", "content": 1}]}, "input[0].content"),
+    ({"input": [{"role": "user", "content": ["hi"]}]}, "input[0].content[0]"),
+    ({"input": [{"role": "user", "content": [{"type": "x"}]}]}, "input[0].content[0].type"),
+    ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
+    ({"input": [{"type": "function_call", "call_id": "c"}]}, "input[0].name"),
+    ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id"),
+    ({"input": [MESSAGE, OUTPUT]}, "input"),
+    ({"input": [MESSAGE, FUNCTION_CALL]}, "input"),
+    ({"input": [{"type": "reasoning", "summary": "x"}]}, "input[0].summary"),
+    ({"instructions": ["x"]}, "instructions"),
+    ({"stream": 1}, "stream"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"max_output_tokens": "many"}, "max_output_tokens"),
+    ({"tools": {}}, "tools"),
+    ({"tools": [1]}, "tools[0]"),
+    ({"tools": [{"type": "magic"}]}, "tools[0].type"),
+    ({"tools": [{"type": "function"}]}, "tools[0].name"),
+    ({"tools": [{"type": "namespace", "name": "n", "tools": 1}]}, "tools[0].tools"),
+    ({"tool_choice": 1}, "tool_choice"),
+    ({"text": "json"}, "text"),
+    ({"text": {"format": "json"}}, "text.format"),
+    ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
+    ({"reasoning": "high"}, "reasoning"),
+    ({"reasoning": {"effort": 3}}, "reasoning.effort"),
+    ({"include": "all"}, "include"),
+    ({"metadata": []}, "metadata"),
+]
+
+MALFORMED = [
+    pytest.param(client, more, param, id=f"{client}-{i}-{param}")
+    for client, table in (("chat", MALFORMED_CHAT), ("responses", MALFORMED_RESPONSES))
+    for i, (more, param) in enumerate(table)
+]
+
+
+@pytest.mark.parametrize(("client", "more", "param"), MALFORMED)
+def test_a_malformed_request_is_refused_by_its_parameter(
+    client: str, more: Json, param: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    answered = ask(forwarder, client, {**asking(client), **more})
+
+    assert answered.status == 400, answered.text
+    assert answered.error["type"] == "invalid_request_error"
+    assert answered.error["param"] == param
+    assert upstream.requests == []
+
+
+@every_client
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"nonsense", b'{"model": NaN}', b"[]", b'"x"'])
+def test_a_body_that_is_no_object_is_refused(client: str, body: bytes, forwarder: Server) -> None:
+    answered = ask(forwarder, client, body)
+
+    assert answered.status == 400
+    assert answered.error["code"] == "invalid_json"
+
+
+@every_client
+def test_a_body_over_the_limit_is_refused(client: str, forwarder: Server) -> None:
+    answered = ask(forwarder, client, asking(client, "x" * 70_000))
+
+    assert answered.status == 413
+    assert answered.error["code"] == "request_too_large"
+
+
+@every_client
+def test_wild_bodies_never_break_the_forwarder(client: str, forwarder: Server) -> None:
+    """Whatever is malformed is the client's fault, and found."""
+    wild: list[Any] = [None, True, -1, 1e300, "", "x", [], {}, [[]], [None], [{}], {"type": None}]
+    for name in NAMES[client]:
+        for value in wild:
+            body = {**asking(client), name: value}
+            answered = ask(forwarder, client, body)
+            assert answered.status < 500, (name, value, answered.text)
+
+
+NAMES = {
+    "chat": ("model", "messages", "tools", "tool_choice", "functions", "function_call", "stop",
+             "response_format", "stream_options", "web_search_options", "metadata", "modalities",
+             "n", "logprobs", "audio"),
+    "responses": ("model", "input", "instructions", "tools", "tool_choice", "text", "reasoning",
+                  "include", "metadata", "prompt_cache_options", "previous_response_id",
+                  "conversation", "truncation", "stream_options", "service_tier"),
+}  # fmt: skip
+"""Client -> parameters that have a shape of their own."""
+
+
+@pytest.mark.parametrize("client", PATHS)
+def test_a_passing_request_is_judged_by_its_upstream(
+    client: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    body = {**asking(client, model=f"{client}/m"), "temperature": "hot"}
+
+    answered = ask(forwarder, client, body)
+
+    assert answered.status == 400
+    assert answered.error["param"] == "temperature"
+    assert len(upstream.requests) == 1
+
+
+def test_keys_in_an_upstream_s_error_are_blotted_out(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    for client, over in PAIRINGS:
+        for status in (400, 429, 500):
+            upstream.script(faults.status(status, message=f"Your key {KEY} is tired."))
+            answered = ask(forwarder, client, asking(client, model=f"{over}/m"))
+            assert answered.error["message"] == "Your key *** is tired."
+        upstream.script(faults.error_in_200(f"Your key {KEY} is tired."))
+        assert KEY not in ask(forwarder, client, asking(client, model=f"{over}/m")).text
+        upstream.script(quoting_events(over))
+        body = asking(client, model=f"{over}/m", stream=True)
+        assert KEY not in ask(forwarder, client, body).text
+    assert KEY not in forwarder.log
+
+
+def quoting_events(over: str) -> Raw:
+    """A stream that breaks, and quotes the key in doing so."""
+    error = {"message": f"Your key {KEY} is tired.", "type": "x", "code": "server_error"}
+    kind = {"type": "error"} if over == "responses" else {}
+    return Raw(events=[{**kind, "error": error}], framing=Framing(done=False))

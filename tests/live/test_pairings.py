@@ -1,0 +1,1082 @@
+"""The four pairings over real HTTP: what each client gets from each upstream, streamed and whole."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import KEY, Serve, settings
+from tests.live.server import Server
+from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
+from tests.support import Answer, Call, Framing, Raw, ScriptedUpstream
+
+ACROSS = [("responses", "chat"), ("chat", "responses")]
+SAME = [("chat", "chat"), ("responses", "responses")]
+
+every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
+across = pytest.mark.parametrize(("client", "over"), ACROSS)
+passing_through = pytest.mark.parametrize(("client", "over"), SAME)
+either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+every_client = pytest.mark.parametrize("client", PATHS)
+
+THOUGHT = "First this.\n\nThen that."
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+FUNCTION = {"name": "get_weather", "description": "The weather.", "parameters": SCHEMA}
+
+
+def offering(client: str, *functions: Json) -> list[Json]:
+    """Function tools in the client's shape."""
+    if client == "chat":
+        return [{"type": "function", "function": function} for function in functions]
+    return [{"type": "function", "strict": False, **function} for function in functions]
+
+
+def sent(upstream: ScriptedUpstream) -> Json:
+    """The body that the upstream got last."""
+    body: Json = upstream.requests[-1].body
+    return body
+
+
+# -- text and usage ------------------------------------------------------------------------------
+
+
+@every_pairing
+@either
+def test_text_arrives(
+    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    text = 'Zürich 🏔 "quoted" \\ 日本語 \u2028\u0085\u200b'
+    upstream.script(Answer(text=text, pieces=9))
+
+    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+
+    assert answered.ending == "completed"
+    assert answered.said.text == text
+    assert upstream.requests[0].path == f"/v1{PATHS[over]}"
+    assert sent(upstream)["model"] == "m"
+
+
+@across
+@either
+def test_translated_answers_are_as_the_sdk_types_them(
+    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    calls = [Call("get_weather", {"city": "Bern"})]
+    upstream.script(Answer(text="Let me see.", reasoning=THOUGHT, calls=calls))
+    body = asking(client, model=f"{over}/m", stream=stream, tools=offering(client, FUNCTION))
+
+    answered = ask(forwarder, client, body, X_Forwarder_Reasoning=REASONING_AS[client])
+
+    assert answered.mistakes == []
+    assert answered.said.text == "Let me see."
+    assert answered.said.calls == [("get_weather", '{"city": "Bern"}')]
+    assert answered.said.reasoning == THOUGHT
+
+
+REASONING_AS = {"chat": "reasoning_content", "responses": "summary"}
+
+
+@pytest.mark.parametrize("over", PATHS)
+@pytest.mark.parametrize("wanted", [False, True], ids=["not asked", "asked"])
+def test_a_chat_stream_tells_usage_when_asked(
+    over: str, wanted: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    options = {"stream_options": {"include_usage": True}} if wanted else {}
+
+    answered = ask(
+        forwarder, "chat", asking("chat", model=f"{over}/m", stream=True, **options)
+    )
+
+    told = [event["usage"] for event in answered.events if event.get("usage")]
+    assert [usage["total_tokens"] for usage in told] == ([30] if wanted else [])
+    assert all(event["choices"] or event.get("usage") for event in answered.events)
+
+
+@every_pairing
+def test_a_whole_answer_tells_usage(client: str, over: str, forwarder: Server) -> None:
+    usage = ask(forwarder, client, asking(client, model=f"{over}/m")).json["usage"]
+
+    assert usage["total_tokens"] == 30
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    assert details["cached_tokens"] == 5
+    details = usage.get("completion_tokens_details") or usage.get("output_tokens_details")
+    assert details["reasoning_tokens"] == 4
+
+
+@every_pairing
+@either
+@pytest.mark.parametrize(
+    ("answer", "ending"),
+    [
+        (Answer(refusal="I cannot."), "completed"),
+        (Answer(text="cut in the", finish="length"), "max_output_tokens"),
+        (Answer(text="not", finish="content_filter"), "content_filter"),
+    ],
+    ids=["refusal", "length", "filter"],
+)
+def test_every_ending_arrives(
+    client: str,
+    over: str,
+    stream: bool,
+    answer: Answer,
+    ending: str,
+    forwarder: Server,
+    upstream: ScriptedUpstream,
+) -> None:
+    upstream.script(answer)
+
+    answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=stream))
+
+    assert answered.said.ending == ending
+    assert answered.said.text == (answer.text or "")
+    assert answered.said.refusal == (answer.refusal or "")
+    assert answered.ending == ("completed" if ending == "completed" else "incomplete")
+
+
+# -- reasoning for chat clients -------------------------------------------------------------------
+
+
+def styled(answered: Answered) -> tuple[Any, Json]:
+    """``(content, the rest)`` of a chat message; what a stream says is put together here."""
+    if not answered.streamed:
+        return answered.message["content"], answered.message
+    content: list[Any] = []
+    rest: Json = {}
+    for event in answered.events:
+        for choice in event["choices"]:
+            delta = choice["delta"]
+            if delta.get("content"):
+                content.append(delta["content"])
+            for name in ("reasoning_content", "reasoning"):
+                if delta.get(name):
+                    rest[name] = rest.get(name, "") + delta[name]
+            if delta.get("metadata"):
+                assert choice["finish_reason"], "metadata stands on the finish chunk"
+                rest["metadata"] = delta["metadata"]
+    return joined(content), rest
+
+
+def joined(content: list[Any]) -> Any:
+    """Texts as one; of parts, those of a kind as one."""
+    if all(isinstance(piece, str) for piece in content):
+        return "".join(content)
+    parts: list[Json] = []
+    for piece in content:
+        for part in [{"type": "text", "text": piece}] if isinstance(piece, str) else piece:
+            if parts and parts[-1]["type"] == part["type"]:
+                parts[-1][part["type"]] += part[part["type"]]
+            else:
+                parts.append(dict(part))
+    return parts
+
+
+STYLED: dict[str, tuple[Any, Json]] = {
+    "thinking": (f"[thinking]{THOUGHT}[/thinking]\n\nHello.", {}),
+    "think": (f"<think>{THOUGHT}</think>\n\nHello.", {}),
+    "reasoning_content": ("Hello.", {"reasoning_content": THOUGHT}),
+    "reasoning": ("Hello.", {"reasoning": THOUGHT}),
+    "parts": (
+        [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": "Hello."}],
+        {},
+    ),
+    "none": ("Hello.", {}),
+}
+"""Style -> the content, and what else the message has besides its metadata."""
+
+
+@pytest.mark.parametrize("over", PATHS)
+@pytest.mark.parametrize("style", STYLED)
+@either
+def test_a_chat_client_sees_reasoning_in_its_style(
+    over: str, style: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
+    body = asking("chat", model=f"{over}/m", stream=stream)
+
+    answered = ask(forwarder, "chat", body, X_Forwarder_Reasoning=style)
+
+    content, rest = styled(answered)
+    assert content == STYLED[style][0]
+    assert rest["metadata"]["reasoning"] == THOUGHT
+    spelled = {k: v for k, v in rest.items() if k in ("reasoning_content", "reasoning")}
+    assert spelled == STYLED[style][1]
+
+
+@either
+def test_thinking_is_the_style_of_translated_answers(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
+
+    content, rest = styled(ask(forwarder, "chat", asking("chat", stream=stream)))
+
+    assert content == STYLED["thinking"][0]
+    assert rest["metadata"] == {"reasoning": THOUGHT}
+
+
+@either
+def test_a_chat_upstream_s_own_spelling_stays(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="Hello.", reasoning=THOUGHT, reasoning_field="reasoning"))
+
+    answered = ask(forwarder, "chat", asking("chat", model="chat/m", stream=stream))
+
+    content, rest = styled(answered)
+    assert content == "Hello."
+    assert rest["reasoning"] == THOUGHT
+    assert "metadata" not in rest
+
+
+@pytest.mark.parametrize("style", ["thinking", "think", "parts"])
+@pytest.mark.parametrize("over", PATHS)
+@either
+def test_inline_styles_stay_out_of_json(
+    style: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text='{"a": 1}', reasoning=THOUGHT))
+    body = asking(
+        "chat", "in json", f"{over}/m", stream=stream, response_format={"type": "json_object"}
+    )
+
+    content, rest = styled(ask(forwarder, "chat", body, X_Forwarder_Reasoning=style))
+
+    assert json.loads(content) == {"a": 1}
+    assert rest["metadata"]["reasoning"] == THOUGHT
+
+
+@pytest.mark.parametrize("style", ["thinking", "think", "parts", "none"])
+def test_reasoning_that_comes_back_is_taken_out_of_the_text(
+    style: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
+    body = asking("chat", "hi", "chat/m")
+    first = ask(forwarder, "chat", body, X_Forwarder_Reasoning=style)
+    body["messages"] += [first.message, {"role": "user", "content": "and now?"}]
+
+    again = ask(forwarder, "chat", body, X_Forwarder_Reasoning=style)
+
+    assert again.status == 200, again.text
+    assistant = sent(upstream)["messages"][1]
+    assert assistant["content"] in ("Hello.", [{"type": "text", "text": "Hello."}])
+    assert assistant["reasoning_content"] == THOUGHT
+    assert "metadata" not in assistant
+
+
+def test_reasoning_in_the_history_does_not_reach_a_responses_upstream_as_text(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
+    body = asking("chat")
+    first = ask(forwarder, "chat", body)
+    body["messages"] += [first.message, {"role": "user", "content": "and now?"}]
+
+    assert ask(forwarder, "chat", body).status == 200
+
+    assert THOUGHT not in json.dumps(sent(upstream)["input"], ensure_ascii=False)
+    assert sent(upstream)["input"][1]["content"][0]["text"] == "Hello."
+
+
+# -- reasoning for Responses clients --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "field", ["reasoning_content", "reasoning", "reasoning_details", "openrouter", "think", "parts"]
+)
+@either
+def test_a_responses_client_gets_every_spelling_as_an_item(
+    field: Any, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="Hello.", reasoning=THOUGHT, reasoning_field=field, pieces=11))
+
+    answered = ask(forwarder, "responses", asking("responses", stream=stream))
+
+    reasoning, message = answered.whole["output"]
+    assert [part["text"] for part in reasoning["summary"]] == [THOUGHT]
+    assert message["content"][0]["text"] == "Hello."
+    assert answered.mistakes == []
+
+
+@pytest.mark.parametrize(
+    ("form", "summary", "content"),
+    [("summary", True, False), ("text", False, True), ("both", True, True)],
+)
+@either
+def test_a_responses_client_chooses_the_form_of_reasoning(
+    form: str,
+    summary: bool,
+    content: bool,
+    stream: bool,
+    forwarder: Server,
+    upstream: ScriptedUpstream,
+) -> None:
+    upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
+    body = asking("responses", stream=stream)
+
+    answered = ask(forwarder, "responses", body, X_Forwarder_Reasoning=form)
+
+    item = answered.whole["output"][0]
+    assert bool(item["summary"]) == summary
+    assert bool(item.get("content")) == content
+    if stream:
+        kinds = {event["type"] for event in answered.events}
+        assert ("response.reasoning_summary_text.delta" in kinds) == summary
+        assert ("response.reasoning_text.delta" in kinds) == content
+
+
+@every_client
+def test_an_unknown_style_is_refused(client: str, forwarder: Server) -> None:
+    answered = ask(forwarder, client, asking(client), X_Forwarder_Reasoning="loud")
+
+    assert answered.status == 400
+    assert answered.error["param"] == "X-Forwarder-Reasoning"
+
+
+# -- sealed reasoning -----------------------------------------------------------------------------
+
+
+def sealed_turn(forwarder: Server, first: Json) -> Answered:
+    """A turn whose reasoning comes sealed."""
+    return ask(forwarder, "responses", {**first, "include": ["reasoning.encrypted_content"]})
+
+
+def test_sealed_reasoning_returns_to_the_message_it_belongs_to(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="Hello.", reasoning="I think.", reasoning_field="reasoning"))
+    first = sealed_turn(forwarder, asking("responses", store=False)).whole["output"]
+    assert "I think." not in first[0]["encrypted_content"]
+    first[0]["summary"] = []  # only the seal knows
+    history = [{"role": "user", "content": "hi"}, *first, {"role": "user", "content": "go on"}]
+
+    ask(forwarder, "responses", {"model": "m", "input": history})
+
+    user, assistant, more = sent(upstream)["messages"]
+    assert assistant["content"] == "Hello."
+    assert assistant["reasoning_content"] == "I think."
+    assert "reasoning_content" not in user
+    assert "reasoning_content" not in more
+
+
+@either
+def test_sealed_reasoning_returns_to_a_message_with_calls(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    calls = [Call("get_weather", {"city": "Bern"}, id=f"call_{n}") for n in "ab"]
+    upstream.script(Answer(reasoning="Both, please.", calls=calls))
+    tools = offering("responses", FUNCTION)
+    first = sealed_turn(forwarder, asking("responses", stream=stream, tools=tools)).whole["output"]
+    first[0]["summary"] = []
+    results = [
+        {"type": "function_call_output", "call_id": f"call_{n}", "output": "sunny"} for n in "ba"
+    ]
+    history = [{"role": "user", "content": "hi"}, *first, *results]
+
+    answered = ask(forwarder, "responses", {"model": "m", "input": history, "tools": tools})
+
+    assert answered.status == 200, answered.text
+    _, assistant, *answers = sent(upstream)["messages"]
+    assert assistant["reasoning_content"] == "Both, please."
+    assert [call["id"] for call in assistant["tool_calls"]] == ["call_a", "call_b"]
+    assert [message["tool_call_id"] for message in answers] == ["call_a", "call_b"]
+
+
+def test_what_others_sealed_is_left_out(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    foreign = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAAfoo"}
+    said = {"type": "message", "role": "assistant", "content": "Hello."}
+    history = [{"role": "user", "content": "hi"}, foreign, said, {"role": "user", "content": "on"}]
+
+    answered = ask(forwarder, "responses", {"model": "m", "input": history})
+
+    assert answered.status == 200
+    assert sent(upstream)["messages"][1] == {"role": "assistant", "content": "Hello."}
+
+
+def test_our_seal_is_not_sent_to_a_responses_upstream(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="Hello.", reasoning="I think."))
+    first = sealed_turn(forwarder, asking("responses")).whole["output"]
+    history = [{"role": "user", "content": "hi"}, *first, {"role": "user", "content": "go on"}]
+
+    answered = ask(forwarder, "responses", {"model": "responses/m", "input": history})
+
+    assert answered.status == 200, answered.text
+    assert "reasoning" not in [item.get("type") for item in sent(upstream)["input"]]
+
+
+def test_items_can_be_referred_to(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    upstream.script(Answer(text="Remember me.", reasoning="I think."))
+    first = ask(forwarder, "responses", asking("responses")).whole["output"]
+    references = [{"type": "item_reference", "id": item["id"]} for item in first]
+    history = [{"role": "user", "content": "hi"}, *references, {"role": "user", "content": "on"}]
+
+    answered = ask(forwarder, "responses", {"model": "m", "input": history})
+
+    assert answered.status == 200, answered.text
+    assistant = sent(upstream)["messages"][1]
+    assert (assistant["content"], assistant["reasoning_content"]) == ("Remember me.", "I think.")
+
+
+def test_an_unknown_reference_is_refused(forwarder: Server) -> None:
+    history = [{"role": "user", "content": "hi"}, {"type": "item_reference", "id": "msg_nowhere"}]
+
+    error = ask(forwarder, "responses", {"model": "m", "input": history}).error
+
+    assert "msg_nowhere" in error["message"]
+    assert error["param"] == "input[1].id"
+
+
+# -- tools ----------------------------------------------------------------------------------------
+
+
+@every_pairing
+@either
+def test_parallel_calls_keep_their_order_and_their_results(
+    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    cities = ["Bern", "Zürich", "Genève"]
+    calls = [Call("get_weather", {"city": city}, id=f"call_{city[0]}") for city in cities]
+    upstream.script(Answer(text="I look.", calls=calls, pieces=5))
+    body = asking(client, model=f"{over}/m", stream=stream, tools=offering(client, FUNCTION))
+
+    answered = ask(forwarder, client, body)
+
+    assert answered.said.text == "I look."
+    assert [json.loads(given)["city"] for _, given in answered.said.calls] == cities
+    again = ask(forwarder, client, {**body, **with_results(client, body, answered.whole)})
+    assert again.status == 200, again.text
+    assert again.ending == "completed"
+
+
+def with_results(client: str, body: Json, whole: Json) -> Json:
+    """The history with the answer and, in another order, the results of its calls."""
+    if client == "chat":
+        message = whole["choices"][0]["message"]
+        results = [
+            {"role": "tool", "tool_call_id": call["id"], "content": "sunny"}
+            for call in reversed(message["tool_calls"])
+        ]
+        calls = [
+            {
+                "id": call["id"],
+                "type": "function",
+                "function": {k: call["function"][k] for k in ("name", "arguments")},
+            }
+            for call in message["tool_calls"]
+        ]
+        kept = {"role": "assistant", "content": message["content"], "tool_calls": calls}
+        return {"messages": [*body["messages"], kept, *results]}
+    results = [
+        {"type": "function_call_output", "call_id": item["call_id"], "output": "sunny"}
+        for item in reversed(whole["output"])
+        if item["type"] == "function_call"
+    ]
+    return {"input": [{"role": "user", "content": body["input"]}, *whole["output"], *results]}
+
+
+@either
+def test_indexes_of_calls_are_dense_for_chat_clients(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """Reasoning and text come first, and count for nothing."""
+    upstream.script(Answer(text="a", reasoning="b", calls=[Call("f"), Call("f")]))
+    body = asking("chat", stream=True, tools=offering("chat", {"name": "f"}))
+
+    events = ask(forwarder, "chat", body).events
+
+    deltas = [c["delta"] for e in events for c in e["choices"]]
+    calls = [call for delta in deltas for call in delta.get("tool_calls") or ()]
+    assert {call["index"] for call in calls} == {0, 1}
+
+
+@either
+def test_a_freeform_tool_wears_a_function_and_is_unwrapped(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    text = 'print("Zürich")\n\t\\ 🏔'
+    upstream.script(Answer(calls=[Call("run", {"input": text}, id="call_r")], pieces=13))
+    grammar = {"type": "grammar", "syntax": "lark", "definition": "start: /.+/"}
+    tool = {"type": "custom", "name": "run", "description": "Runs.", "format": grammar}
+    body = asking("responses", stream=stream, tools=[tool])
+
+    answered = ask(forwarder, "responses", body)
+
+    [item] = answered.whole["output"]
+    assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "run", text)
+    assert answered.mistakes == []
+    [offered] = sent(upstream)["tools"]
+    assert offered["type"] == "function"
+    assert "start: /.+/" in json.dumps(offered)
+    result = {"type": "custom_tool_call_output", "call_id": "call_r", "output": "done"}
+    history = [{"role": "user", "content": "hi"}, item, result]
+    assert ask(forwarder, "responses", {**body, "input": history}).status == 200
+    given = sent(upstream)["messages"][1]["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(given) == {"input": text}
+
+
+@either
+def test_a_chat_client_s_freeform_tool_stays_one(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(calls=[Call("run", kind="custom", input="ls -l")]))
+    tool = {"type": "custom", "custom": {"name": "run", "format": {"type": "text"}}}
+
+    answered = ask(forwarder, "chat", asking("chat", stream=stream, tools=[tool]))
+
+    assert sent(upstream)["tools"] == [{"type": "custom", "name": "run", "format": {"type": "text"}}]
+    assert answered.ending == "completed"
+    calls = (
+        [
+            call
+            for event in answered.events
+            for choice in event["choices"]
+            for call in choice["delta"].get("tool_calls") or ()
+        ]
+        if stream
+        else answered.message["tool_calls"]
+    )
+    assert calls[0]["type"] == "custom"
+    assert calls[0]["custom"]["name"] == "run"
+    assert "".join(call["custom"].get("input") or "" for call in calls) == "ls -l"
+
+
+@either
+def test_a_namespace_is_flattened_and_restored(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(calls=[Call("get", {"city": "x"}, namespace="mcp_geo", id="call_g")]))
+    inner = {"type": "function", "name": "get", "parameters": SCHEMA, "strict": False}
+    tool = {"type": "namespace", "name": "mcp_geo", "description": "Geo.", "tools": [inner]}
+    body = asking("responses", stream=stream, tools=[tool])
+
+    [item] = ask(forwarder, "responses", body).whole["output"]
+
+    assert (item["namespace"], item["name"]) == ("mcp_geo", "get")
+    assert sent(upstream)["tools"][0]["function"]["name"] == "mcp_geo__get"
+    result = {"type": "function_call_output", "call_id": "call_g", "output": "done"}
+    history = [{"role": "user", "content": "hi"}, item, result]
+    assert ask(forwarder, "responses", {**body, "input": history}).status == 200
+    assert sent(upstream)["messages"][1]["tool_calls"][0]["function"]["name"] == "mcp_geo__get"
+
+
+def test_a_legacy_function_is_called_in_the_legacy_way(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(calls=[Call("get_weather", {"city": "Bern"})]))
+
+    answered = ask(forwarder, "chat", asking("chat", functions=[FUNCTION]))
+
+    [choice] = answered.whole["choices"]
+    assert choice["finish_reason"] == "function_call"
+    assert choice["message"]["function_call"]["name"] == "get_weather"
+    assert sent(upstream)["parallel_tool_calls"] is False
+
+
+# -- structured output ----------------------------------------------------------------------------
+
+
+@every_pairing
+@either
+def test_a_schema_is_honoured(
+    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    named = {"name": "place", "schema": SCHEMA, "strict": True}
+    asked: Json = {"text": {"format": {"type": "json_schema", **named}}}
+    if client == "chat":
+        asked = {"response_format": {"type": "json_schema", "json_schema": named}}
+    body = asking(client, "[[scenario:json_schema]]", f"{over}/m", stream=stream, **asked)
+
+    answered = ask(forwarder, client, body)
+
+    assert json.loads(answered.said.text).keys() == {"city"}
+
+
+# -- passing through ------------------------------------------------------------------------------
+
+CHUNKS: list[Json] = [
+    {
+        "id": "v1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "v",
+        "vendor": {"a": [1, None]},
+        "choices": [
+            {
+                "index": 0,
+                "vendor": 2,
+                "delta": {"role": "assistant", "content": "Hi", "vendor": {"b": 1.5}},
+                "finish_reason": None,
+            }
+        ],
+    },
+    {"object": "vendor.event", "choices": [], "citations": ["x"]},
+    {
+        "id": "v1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "v",
+        "choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "stop_reason": "eos"}],
+        "x_groq": {"id": "req"},
+    },
+]
+
+EVENTS: list[Json] = [
+    {"type": "response.created", "response": {"id": "resp_v", "vendor": 1}, "v": True},
+    {"type": "response.vendor.progress", "percent": 50},
+    {"type": "vendor.event", "anything": {"deep": [{"er": None}]}},
+    {
+        "type": "response.completed",
+        "response": {
+            "id": "resp_v",
+            "object": "response",
+            "status": "completed",
+            "output": [{"type": "vendor_item", "id": "x", "v": {"n": 1}}],
+            "vendor": [1],
+        },
+        "vendor": 2.5,
+    },
+]
+
+
+@pytest.mark.parametrize(("client", "events"), [("chat", CHUNKS), ("responses", EVENTS)])
+def test_unknown_fields_and_events_pass_through(
+    client: str, events: list[Json], forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Raw(events=events))
+
+    answered = ask(forwarder, client, asking(client, model=f"{client}/m", stream=True))
+
+    assert answered.events == events
+
+
+@pytest.mark.parametrize(
+    ("client", "body"),
+    [
+        (
+            "chat",
+            {
+                "id": "v",
+                "object": "chat.completion",
+                "choices": [
+                    {"index": 0, "message": {"content": "Hi", "v": 1}, "finish_reason": "stop"}
+                ],
+                "vendor": {"x": [1.5, None]},
+            },
+        ),
+        ("responses", EVENTS[-1]["response"]),
+    ],
+)
+def test_whole_answers_pass_through(
+    client: str, body: Json, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Raw(body=json.dumps(body).encode(), headers={"content-type": "application/json"}))
+
+    assert ask(forwarder, client, asking(client, model=f"{client}/m")).json == body
+
+
+@passing_through
+@either
+def test_unknown_parameters_pass_through(
+    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.extra_params = frozenset({"vendor_knob", "deep"})
+    body = asking(client, model=f"{over}/m", stream=stream, vendor_knob={"deep": [1, None]})
+    try:
+        answered = ask(forwarder, client, body)
+    finally:
+        upstream.extra_params = frozenset()
+
+    assert answered.status == 200, answered.text
+    assert answered.dropped == []
+    expected = {**body, "model": "m"}
+    got = {k: v for k, v in sent(upstream).items() if k != "stream_options"}
+    assert got == expected
+
+
+# -- what is lost on the way ----------------------------------------------------------------------
+
+LOST = [
+    ("chat", {"seed": 7, "logit_bias": {"1": 2}, "no_such_thing": 1}),
+    ("responses", {"truncation": "auto", "no_such_thing": 1, "tools": [{"type": "web_search"}]}),
+]
+
+
+@pytest.mark.parametrize(("client", "lost"), LOST)
+@either
+def test_what_is_lost_is_named(client: str, lost: Json, stream: bool, forwarder: Server) -> None:
+    answered = ask(forwarder, client, asking(client, stream=stream, **lost))
+
+    assert answered.status == 200, answered.text
+    assert len(answered.dropped) == len(lost)
+    assert answered.dropped == sorted(answered.dropped)
+    assert "no_such_thing" in answered.dropped
+
+
+@pytest.mark.parametrize(("client", "lost"), LOST)
+def test_strict_requests_lose_nothing(
+    client: str, lost: Json, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    for name, value in lost.items():
+        body = asking(client, **{name: value})
+        error = ask(forwarder, client, body, X_Forwarder_Strict="true").error
+        assert error["param"].startswith(name)
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    ("client", "more", "param"),
+    [
+        ("chat", {"n": 2}, "n"),
+        ("chat", {"stop": ["x"]}, "stop"),
+        ("chat", {"logprobs": True}, "logprobs"),
+        ("responses", {"background": True}, "background"),
+        ("responses", {"previous_response_id": "resp_1"}, "previous_response_id"),
+        (
+            "responses",
+            {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}},
+            "tool_choice",
+        ),
+    ],
+)
+def test_what_cannot_be_carried_is_refused(
+    client: str, more: Json, param: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    answered = ask(forwarder, client, asking(client, **more))
+
+    assert answered.status == 400
+    assert answered.error["param"] == param
+    assert upstream.requests == []
+
+
+# -- routes, ids, headers -------------------------------------------------------------------------
+
+
+@every_client
+@either
+def test_routes_need_no_prefix(client: str, stream: bool, forwarder: Server) -> None:
+    answered = ask(forwarder, client, asking(client, stream=stream), path=PATHS[client])
+
+    assert answered.ending == "completed"
+
+
+@every_pairing
+@either
+def test_a_request_id_goes_in_and_out(
+    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    body = asking(client, model=f"{over}/m", stream=stream)
+
+    answered = ask(forwarder, client, body, X_Request_Id="my-id-42")
+    other = ask(forwarder, client, body)
+
+    assert answered.headers["x-request-id"] == "my-id-42"
+    assert answered.headers["x-upstream-request-id"].startswith("req_scripted")
+    assert other.headers["x-request-id"].startswith("req_")
+    assert '"id": "my-id-42"' in forwarder.log
+
+
+def test_models_are_listed_under_names_that_work(forwarder: Server) -> None:
+    for prefix in ("/v1", ""):
+        listed = http.get(f"{forwarder.url}{prefix}/models").json()
+        assert listed["object"] == "list"
+        names = [model["id"] for model in listed["data"]]
+        assert "chat/gpt-5.5" in names
+        assert "responses/gpt-5.5" in names
+        for name in names:
+            one = http.get(f"{forwarder.url}{prefix}/models/{name}").json()
+            assert (one["id"], one["object"]) == (name, "model")
+
+
+def test_an_unknown_model_is_not_found(forwarder: Server) -> None:
+    answered = http.get(f"{forwarder.v1}/models/nothing")
+
+    assert answered.status_code == 404
+    assert answered.json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/responses", 405),
+        ("POST", "/v1/models", 405),
+        ("POST", "/v1/nothing", 404),
+        ("GET", "/nothing", 404),
+    ],
+)
+def test_other_routes_are_refused_in_openai_s_shape(
+    method: str, path: str, status: int, forwarder: Server
+) -> None:
+    answered = http.request(method, forwarder.url + path)
+
+    assert answered.status_code == status
+    assert answered.json()["error"].keys() == {"message", "type", "param", "code"}
+
+
+def test_a_request_without_a_model_is_refused(forwarder: Server) -> None:
+    for client in PATHS:
+        body = asking(client)
+        del body["model"]
+        answered = ask(forwarder, client, body)
+        assert (answered.status, answered.error["param"]) == (400, "model")
+
+
+# -- other settings -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tuned(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    """A forwarder with most of what can be chosen chosen otherwise."""
+    return serve(
+        settings(
+            upstream,
+            CHAT_MODELS="fast=qwen-turbo,qwen-*,org/deep=qwen/deep",
+            RESPONSES_MODELS="gpt-*",
+            CHAT_PROVIDER="openai",
+            RESPONSES_HEADERS="X-Team: red; X-Other: blue",
+            FORWARDER_DEFAULT_MODEL="fallback",
+            FORWARDER_CHAT_DEFAULT_STREAM="true",
+            FORWARDER_CHAT_REASONING="reasoning",
+            FORWARDER_RESPONSES_REASONING="both",
+            FORWARDER_HOSTED_TOOLS="refuse",
+            FORWARDER_STRICT="true",
+            FORWARDER_KEEPALIVE="0.2",
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("client", "model", "over", "name"),
+    [
+        ("chat", "fast", "chat", "qwen-turbo"),
+        ("responses", "fast", "chat", "qwen-turbo"),
+        ("chat", "org/deep", "chat", "qwen/deep"),
+        ("chat", "qwen-max", "chat", "qwen-max"),
+        ("responses", "gpt-5", "responses", "gpt-5"),
+        ("chat", "chat/gpt-5", "chat", "gpt-5"),
+        ("responses", "responses/fast", "responses", "fast"),
+        ("chat", "other", "responses", "other"),
+        ("responses", "other", "chat", "other"),
+        ("chat", None, "responses", "fallback"),
+        ("responses", None, "chat", "fallback"),
+    ],
+)
+def test_the_model_chooses_the_upstream(
+    client: str,
+    model: str | None,
+    over: str,
+    name: str,
+    tuned: Server,
+    upstream: ScriptedUpstream,
+) -> None:
+    body = asking(client, **{"model": model}, stream=False)
+
+    answered = ask(tuned, client, body)
+
+    assert answered.ending == "completed"
+    assert upstream.requests[0].path == f"/v1{PATHS[over]}"
+    assert sent(upstream)["model"] == name
+
+
+def test_configured_models_are_listed(tuned: Server) -> None:
+    names = [model["id"] for model in http.get(f"{tuned.v1}/models").json()["data"]]
+
+    assert names[:2] == ["fast", "org/deep"]
+    assert http.get(f"{tuned.v1}/models/org/deep").json()["owned_by"] == "chat"
+
+
+@pytest.mark.parametrize(
+    ("client", "said", "streamed"),
+    [
+        ("chat", {}, True),
+        ("chat", {"stream": None}, True),
+        ("chat", {"stream": False}, False),
+        ("responses", {}, False),
+    ],
+)
+def test_chat_may_stream_by_default(
+    client: str, said: Json, streamed: bool, tuned: Server
+) -> None:
+    answered = ask(tuned, client, asking(client, **said))
+
+    assert answered.streamed == streamed
+    assert answered.ending == "completed"
+
+
+def test_the_operator_chooses_how_reasoning_looks(
+    tuned: Server, upstream: ScriptedUpstream
+) -> None:
+    for over in PATHS:
+        upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
+        body = asking("chat", model=f"{over}/m", stream=False)
+        assert ask(tuned, "chat", body).message["reasoning"] == THOUGHT
+    upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
+    item = ask(tuned, "responses", asking("responses")).whole["output"][0]
+    assert item["summary"]
+    assert item["content"]
+
+
+def test_the_operator_chooses_to_refuse_losses(tuned: Server) -> None:
+    assert ask(tuned, "chat", asking("chat", seed=1)).error["param"] == "seed"
+    body = asking("responses", tools=[{"type": "web_search"}])
+    assert ask(tuned, "responses", body).error["param"].startswith("tools")
+
+
+def test_headers_and_dialect_are_those_of_the_upstream(
+    tuned: Server, upstream: ScriptedUpstream
+) -> None:
+    ask(tuned, "chat", asking("chat", stream=False))
+    headers = upstream.requests[0].headers
+    assert (headers["x-team"], headers["x-other"]) == ("red", "blue")
+    assert headers["authorization"] == f"Bearer {KEY}"
+    body = asking("responses", max_output_tokens=50, instructions="Be brief.")
+    tool = {"type": "custom", "name": "run", "format": {"type": "text"}}
+    ask(tuned, "responses", {**body, "tools": [tool]})
+    assert sent(upstream)["max_completion_tokens"] == 50
+    assert sent(upstream)["messages"][0]["role"] == "developer"
+    assert sent(upstream)["tools"][0]["type"] == "custom"
+
+
+@every_pairing
+def test_comments_keep_a_silent_stream_alive(
+    client: str, over: str, tuned: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Raw(events=SLOW[over], framing=Framing(delay=0.5)))
+
+    answered = ask(tuned, client, asking(client, model=f"{over}/m", stream=True))
+
+    assert answered.ending == "completed"
+    assert answered.text.count(": keep-alive\n\n") >= 2
+
+
+SLOW = {"chat": [{**CHUNKS[0]}, CHUNKS[2]], "responses": [EVENTS[0], EVENTS[3]]}
+
+
+# -- keys -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    """A forwarder with keys of its own, an upstream that wants the client's, and one as Azure's."""
+    host = upstream.url.removesuffix("/v1")
+    return serve(
+        {
+            "FORWARDER_UPSTREAMS": "own,theirs,azure,wrong",
+            "FORWARDER_API_KEYS": f"client-key-1, client-key-2,{KEY}",
+            "OWN_BASE_URL": upstream.url,
+            "OWN_API": "both",
+            "OWN_API_KEY": KEY,
+            "THEIRS_BASE_URL": upstream.url,
+            "THEIRS_API": "both",
+            "THEIRS_API_KEY": "passthrough",
+            "AZURE_BASE_URL": f"{host}/openai/deployments/gpt",
+            "AZURE_API_KEY": KEY,
+            "AZURE_PROVIDER": "azure",
+            "AZURE_QUERY": "api-version=2024-10-21",
+            "WRONG_BASE_URL": upstream.url,
+            "WRONG_API": "both",
+            "WRONG_API_KEY": "sk-wrong-and-secret",
+        }
+    )
+
+
+@every_client
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"Authorization": "Bearer client-key-3"},
+        {"Authorization": "Basic client-key-1"},
+        {"Authorization": "Bearer ärger".encode()},
+        {"api_key": "client-key"},
+    ],
+)
+def test_without_a_valid_key_nobody_gets_in(
+    client: str, given: dict[str, str | bytes], guarded: Server, upstream: ScriptedUpstream
+) -> None:
+    answered = ask(guarded, client, asking(client, model="own/m"), **given)
+
+    assert answered.status == 401
+    assert answered.error["code"] == "invalid_api_key"
+    assert answered.error["type"] == "invalid_request_error"
+    assert upstream.requests == []
+
+
+@every_client
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"Authorization": "Bearer client-key-1"},
+        {"Authorization": "bearer  client-key-2"},
+        {"api_key": "client-key-2"},
+    ],
+)
+def test_with_a_key_the_upstream_gets_the_forwarder_s(
+    client: str, given: dict[str, str], guarded: Server, upstream: ScriptedUpstream
+) -> None:
+    answered = ask(guarded, client, asking(client, model="own/m"), **given)
+
+    assert answered.ending == "completed"
+    assert upstream.requests[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+@every_client
+def test_a_client_s_own_key_is_handed_on(
+    client: str, guarded: Server, upstream: ScriptedUpstream
+) -> None:
+    body = asking(client, model="theirs/m")
+
+    answered = ask(guarded, client, body, Authorization=f"Bearer {KEY}")
+    refused = ask(guarded, client, body, Authorization="Bearer client-key-1")
+
+    assert answered.ending == "completed"
+    assert upstream.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert refused.status == 401
+    assert refused.error["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("client", PATHS)
+@either
+def test_azure_gets_its_header_and_its_version(
+    client: str, stream: bool, guarded: Server, upstream: ScriptedUpstream
+) -> None:
+    body = asking(client, model="azure/gpt", stream=stream)
+
+    answered = ask(guarded, client, body, Authorization="Bearer client-key-1")
+
+    assert answered.ending == "completed"
+    [request] = upstream.requests
+    assert request.path == "/openai/deployments/gpt/chat/completions"
+    assert request.query == {"api-version": "2024-10-21"}
+    assert request.headers["api-key"] == KEY
+    assert "authorization" not in request.headers
+
+
+@every_client
+@either
+def test_an_upstream_that_refuses_our_key_is_our_fault(
+    client: str, stream: bool, guarded: Server
+) -> None:
+    body = asking(client, model="wrong/m", stream=stream)
+
+    answered = ask(guarded, client, body, Authorization="Bearer client-key-1")
+
+    assert answered.status == 502
+    assert answered.error["code"] == "upstream_authentication"
+    assert "sk-wrong-and-secret" not in answered.text
+
+
+def test_health_needs_no_key_and_readiness_knows_every_upstream(guarded: Server) -> None:
+    assert http.get(f"{guarded.url}/health").status_code == 200
+    ready = http.get(f"{guarded.url}/ready")
+    assert ready.status_code == 200
+    states = ready.json()["upstreams"]
+    assert states["own"]["reachable"] is True
+    assert states["wrong"]["reachable"] is False

@@ -1,0 +1,154 @@
+"""What vendors make of a chat stream: each takes the chunks that OpenAI would send, and the ask.
+
+All of them carry the same answer, so that a reader must come to the same result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+
+from .answers import Ask, Json, Usage
+
+
+def usage_in_every_chunk(chunks: list[Json], ask: Ask) -> list[Json]:
+    """A running usage everywhere, null at first, and no chunk for it at the end."""
+    usage = Usage().chat()
+    head, *rest = [chunk for chunk in chunks if chunk["choices"]]
+    return [{**head, "usage": None}, *({**chunk, "usage": usage} for chunk in rest)]
+
+
+def usage_null(chunks: list[Json], ask: Ask) -> list[Json]:
+    """``usage: null`` wherever there is none, asked for or not."""
+    return [{"usage": None, **chunk} for chunk in chunks]
+
+
+def usage_with_finish(chunks: list[Json], ask: Ask) -> list[Json]:
+    """The usage rides on the chunk that has the finish reason."""
+    spoken = [chunk for chunk in chunks if chunk["choices"]]
+    return [*spoken[:-1], {**spoken[-1], "usage": Usage().chat()}]
+
+
+def roleless(chunks: list[Json], ask: Ask) -> list[Json]:
+    """No delta says whose it is, and no chunk is there only to say it."""
+    return _deltas(chunks[1:], lambda delta: {k: v for k, v in delta.items() if k != "role"})
+
+
+def role_everywhere(chunks: list[Json], ask: Ask) -> list[Json]:
+    """Every delta says whose it is, and has content, if only an empty one."""
+    return _deltas(chunks, lambda delta: {"role": "assistant", "content": "", **delta})
+
+
+def content_null(chunks: list[Json], ask: Ask) -> list[Json]:
+    """Every delta has every field; null where it says nothing."""
+    nothing = {"content": None, "reasoning_content": None, "tool_calls": None, "refusal": None}
+    return _deltas(chunks, lambda delta: {**nothing, **delta})
+
+
+def finish_empty(chunks: list[Json], ask: Ask) -> list[Json]:
+    """``finish_reason`` is an empty string until there is one."""
+    return _choices(
+        chunks, lambda choice: {**choice, "finish_reason": choice["finish_reason"] or ""}
+    )
+
+
+def filters_first(chunks: list[Json], ask: Ask) -> list[Json]:
+    """A chunk without choices opens the stream, with the results of a prompt filter (Azure)."""
+    results = [{"prompt_index": 0, "content_filter_results": {}}]
+    first = {"id": "", "object": "", "created": 0, "model": "", "choices": []}
+    return [{**first, "prompt_filter_results": results}, *chunks]
+
+
+def message_for_delta(chunks: list[Json], ask: Ask) -> list[Json]:
+    """The choices carry ``message`` where others carry ``delta``."""
+    return _choices(chunks, lambda choice: _renamed(choice, "delta", "message"))
+
+
+def names_blank_later(chunks: list[Json], ask: Ask) -> list[Json]:
+    """Only the first delta of a call has its id and name; in later ones they are empty."""
+
+    def blank(call: Json) -> Json:
+        if "id" in call:
+            return call
+        return {**call, "id": "", "type": "function", "function": {"name": "", **call["function"]}}
+
+    return _calls(chunks, blank)
+
+
+def names_repeated(chunks: list[Json], ask: Ask) -> list[Json]:
+    """Every delta of a call repeats its id and name."""
+    known: dict[int, Json] = {}
+
+    def repeat(call: Json) -> Json:
+        first = known.setdefault(call["index"], call)
+        function = {"name": first["function"]["name"], **call["function"]}
+        return {**call, "id": first["id"], "type": "function", "function": function}
+
+    return _calls(chunks, repeat)
+
+
+def one_index(chunks: list[Json], ask: Ask) -> list[Json]:
+    """All calls are on index 0; a new id begins a new one."""
+    return _calls(chunks, lambda call: {**call, "index": 0})
+
+
+def no_index(chunks: list[Json], ask: Ask) -> list[Json]:
+    """Deltas of calls without an index; a new id begins a new call."""
+    return _calls(chunks, lambda call: {k: v for k, v in call.items() if k != "index"})
+
+
+def whole_calls(chunks: list[Json], ask: Ask) -> list[Json]:
+    """Each call comes whole in one chunk."""
+    whole: list[Json] = []
+    for chunk in deepcopy(chunks):
+        call = _first_call(chunk)
+        if call is None or "id" in call:
+            whole.append(chunk)
+            continue
+        begun = _first_call(whole[-1])
+        assert begun is not None, "a call goes on that did not begin"
+        begun["function"]["arguments"] += call["function"]["arguments"]
+    return whole
+
+
+def object_arguments(chunks: list[Json], ask: Ask) -> list[Json]:
+    """Each call comes whole, its arguments an object and not the text of one."""
+
+    def parsed(call: Json) -> Json:
+        arguments = json.loads(call["function"]["arguments"])
+        return {**call, "function": {**call["function"], "arguments": arguments}}
+
+    return _calls(whole_calls(chunks, ask), parsed)
+
+
+def finish_stop(chunks: list[Json], ask: Ask) -> list[Json]:
+    """``stop`` is the finish reason even after calls."""
+    return _choices(chunks, lambda c: {**c, "finish_reason": c["finish_reason"] and "stop"})
+
+
+def _deltas(chunks: list[Json], change: Callable[[Json], Json]) -> list[Json]:
+    return _choices(chunks, lambda choice: {**choice, "delta": change(choice["delta"])})
+
+
+def _calls(chunks: list[Json], change: Callable[[Json], Json]) -> list[Json]:
+    def in_delta(delta: Json) -> Json:
+        if "tool_calls" not in delta:
+            return delta
+        return {**delta, "tool_calls": [change(call) for call in delta["tool_calls"]]}
+
+    return _deltas(chunks, in_delta)
+
+
+def _choices(chunks: list[Json], change: Callable[[Json], Json]) -> list[Json]:
+    return [{**c, "choices": [change(choice) for choice in c["choices"]]} for c in chunks]
+
+
+def _renamed(value: Json, old: str, new: str) -> Json:
+    return {new if key == old else key: inner for key, inner in value.items()}
+
+
+def _first_call(chunk: Json) -> Json | None:
+    calls = [call for choice in chunk["choices"] for call in choice["delta"].get("tool_calls", ())]
+    call: Json | None = calls[0] if calls else None
+    return call

@@ -1,0 +1,236 @@
+"""What goes wrong upstream: each function makes an answer for ``ScriptedUpstream.script``.
+
+``harmless`` and ``fatal`` list them by name, for tests that must hold for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from . import changes
+from .answers import Answer, Ask, Json, Protocol, dumps, error
+from .wire import RENDER, SSE_TYPE, Cut, Framing, Raw, Reply, Stall, Step, Stream, whole
+
+Scripted = Answer | Stream | Raw
+
+HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+
+STATUSES: dict[int, tuple[str, str, str | None]] = {
+    400: ("Invalid value: 'x'.", "invalid_request_error", "invalid_value"),
+    401: ("Incorrect API key provided: sk-x.", "invalid_request_error", "invalid_api_key"),
+    403: ("You are not allowed to sample from this model.", "invalid_request_error", None),
+    404: ("The model `x` does not exist.", "invalid_request_error", "model_not_found"),
+    429: ("Rate limit reached for requests.", "requests", "rate_limit_exceeded"),
+    500: ("The server had an error while processing your request.", "server_error", None),
+    503: ("The engine is currently overloaded.", "server_error", "overloaded"),
+}
+"""Status -> message, type and code as OpenAI words them."""
+
+
+def status(
+    code: int,
+    *,
+    retry_after: int | None = None,
+    message: str | None = None,
+    param: str | None = None,
+    html: bool = False,
+    headers: Mapping[str, str] | None = None,
+) -> Raw:
+    """Refused with an HTTP status; ``retry_after`` is in seconds."""
+    said, kind, name = STATUSES.get(code, ("Refused.", "server_error", None))
+    more = dict(headers or {})
+    if retry_after is not None:
+        more["retry-after"] = str(retry_after)
+    if html:
+        return Raw(body=HTML, status=code, headers={"content-type": "text/html", **more})
+    body = dumps(error(message or said, kind, param=param, code=name)).encode()
+    return Raw(body=body, status=code, headers={"content-type": "application/json", **more})
+
+
+def html(code: int = 200) -> Raw:
+    """A page of some gateway in front of the upstream."""
+    return status(code, html=True)
+
+
+def error_in_200(message: str = "insufficient balance") -> Raw:
+    """An error as the whole body, under a status of success."""
+    body = dumps(error(message, "server_error", code="1008")).encode()
+    return Raw(body=body, headers={"content-type": "application/json"})
+
+
+def error_event(
+    answer: Answer, after: int = 3, shape: Literal["nested", "flat"] = "nested"
+) -> Stream:
+    """An error instead of the event number ``after``; Responses adds ``response.failed``."""
+
+    def change(events: list[Json], ask: Ask) -> list[Json]:
+        inner = error("The model broke down.", "server_error", code="server_error")["error"]
+        if ask.protocol == "chat":
+            return [*events[:after], {"error": inner}]
+        said = {"error": inner} if shape == "nested" else inner
+        numbered = {**said, "type": "error", "sequence_number": after}
+        return [*events[:after], numbered, _failed(ask, after + 1)]
+
+    return Stream(answer, [change], Framing(done=False))
+
+
+def failed(answer: Answer, after: int = 3) -> Stream:
+    """``response.failed`` under HTTP 200, without an error event before it."""
+    return Stream(answer, [lambda events, ask: [*events[:after], _failed(ask, after)]])
+
+
+def cut(answer: Answer, after: int = 3, reset: bool = True) -> Stream:
+    """The connection breaks after so many frames (negative: before the last so many)."""
+    return Stream(answer, ending=lambda frames: [*frames[:after], Cut(reset)])
+
+
+def hang_up() -> Stream:
+    """The connection breaks before the status line."""
+    return Stream(before=Cut())
+
+
+def ends_early(answer: Answer, after: int = 3) -> Stream:
+    """The stream ends in good HTTP order, but the answer is not over."""
+    return Stream(answer, ending=lambda frames: frames[:after])
+
+
+def without_terminal(answer: Answer) -> Stream:
+    """Everything but the event that says that the answer is over; ``[DONE]`` still comes."""
+
+    def change(events: list[Json], ask: Ask) -> list[Json]:
+        if ask.protocol == "responses":
+            return events[:-1]
+        return [event for event in events if not _finishes(event)]
+
+    return Stream(answer, [change], Framing(done=True))
+
+
+def without_done(answer: Answer) -> Stream:
+    """A chat stream that is over, but for ``[DONE]``."""
+    return Stream(answer, framing=Framing(done=False))
+
+
+def usage_after_done(answer: Answer) -> Stream:
+    """A chat stream whose usage comes after ``[DONE]``."""
+    return Stream(answer, ending=_usage_last)
+
+
+def silent(seconds: float = 30.0) -> Stream:
+    """Takes the request and never answers."""
+    return Stream(before=Stall(seconds))
+
+
+def stalled(answer: Answer, after: int = 0, seconds: float = 30.0) -> Stream:
+    """Answers with a head, so many frames, and then nothing."""
+    return Stream(answer, ending=lambda frames: [*frames[:after], Stall(seconds), *frames[after:]])
+
+
+def slow(answer: Answer, delay: float = 0.02) -> Stream:
+    """So many seconds before each frame."""
+    return Stream(answer, framing=Framing(delay=delay))
+
+
+def empty() -> Answer:
+    """An answer that says nothing at all."""
+    return Answer()
+
+
+class WholeInstead(Stream):
+    """A whole JSON object although a stream was asked for."""
+
+    def reply(self, ask: Ask) -> Reply:
+        """The answer as one object."""
+        return whole(RENDER[ask.protocol][1](self.answer, ask))
+
+
+def harmless(answer: Answer, protocol: Protocol) -> dict[str, Scripted]:
+    """Name -> the same answer, told by another vendor; its reader must not notice."""
+    framings = {name: Stream(answer, framing=framing) for name, framing in FRAMINGS.items()}
+    if protocol == "responses":
+        return {**framings, "done_after_terminal": Stream(answer, framing=Framing(done=True))}
+    vendors = {change.__name__: Stream(answer, [change]) for change in CHANGES}
+    if answer.calls and all(call.kind == "function" for call in answer.calls):
+        vendors |= {change.__name__: Stream(answer, [change]) for change in CALL_CHANGES}
+    return {
+        **framings,
+        **vendors,
+        "without_done": without_done(answer),
+        "usage_after_done": usage_after_done(answer),
+    }
+
+
+def fatal(answer: Answer, protocol: Protocol) -> dict[str, Scripted]:
+    """Name -> an upstream that breaks; its reader must not take it for success."""
+    common: dict[str, Scripted] = {
+        "hang_up": hang_up(),
+        "cut": cut(answer),
+        "closed": cut(answer, reset=False),
+        "ends_early": ends_early(answer),
+        "error_event": error_event(answer),
+        "error_in_200": error_in_200(),
+        "html_200": html(),
+        "html_502": html(502),
+        "empty": empty(),
+        **{f"status_{code}": status(code) for code in STATUSES},
+    }
+    if protocol == "chat":
+        return common
+    return {
+        **common,
+        "flat_error_event": error_event(answer, shape="flat"),
+        "failed": failed(answer),
+        "without_terminal": without_terminal(answer),
+    }
+
+
+FRAMINGS = {
+    "plain": Framing(),
+    "crlf": Framing(newline="\r\n"),
+    "by_byte": Framing(by_byte=True),
+    "at_once": Framing(at_once=True),
+    "comments": Framing(comments=True),
+    "no_space": Framing(space=""),
+    "no_content_type": Framing(content_type=None),
+    "text_plain": Framing(content_type="text/plain"),
+    "bare_type": Framing(content_type=SSE_TYPE.partition(";")[0]),
+}
+"""Name -> a way of writing a stream that readers must take."""
+
+CHANGES: Sequence[Callable[[list[Json], Ask], list[Json]]] = (
+    changes.usage_null,
+    changes.usage_in_every_chunk,
+    changes.usage_with_finish,
+    changes.roleless,
+    changes.role_everywhere,
+    changes.content_null,
+    changes.finish_empty,
+    changes.filters_first,
+    changes.message_for_delta,
+)
+"""What vendors do to any chat stream."""
+
+CALL_CHANGES: Sequence[Callable[[list[Json], Ask], list[Json]]] = (
+    changes.names_blank_later,
+    changes.names_repeated,
+    changes.one_index,
+    changes.no_index,
+    changes.whole_calls,
+    changes.object_arguments,
+    changes.finish_stop,
+)
+"""What vendors do to a chat stream with calls of functions."""
+
+
+def _failed(ask: Ask, number: int) -> Json:
+    response = RENDER["responses"][1](Answer(finish="failed"), ask)
+    return {"type": "response.failed", "sequence_number": number, "response": response}
+
+
+def _finishes(chunk: Json) -> bool:
+    return any(choice["finish_reason"] for choice in chunk["choices"])
+
+
+def _usage_last(frames: list[bytes]) -> Sequence[Step]:
+    usage = [frame for frame in frames if b'"choices": []' in frame]
+    return [*(frame for frame in frames if frame not in usage), *usage]

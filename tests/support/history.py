@@ -1,0 +1,93 @@
+"""A request's conversation as one list of steps, whichever protocol it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .answers import Ask, Json
+
+CALLS = {
+    "function_call": "function_call_output",
+    "custom_tool_call": "custom_tool_call_output",
+    "local_shell_call": "local_shell_call_output",
+    "shell_call": "shell_call_output",
+    "apply_patch_call": "apply_patch_call_output",
+    "computer_call": "computer_call_output",
+    "tool_search_call": "tool_search_output",
+}
+"""Type of an input item that is a call -> type of the item that answers it."""
+
+OUTPUTS = {output: call for call, output in CALLS.items()}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A stored response: all items before it, and its own."""
+
+    before: Sequence[Json] = ()
+    output: Sequence[Json] = ()
+
+    @property
+    def items(self) -> list[Json]:
+        return [*self.before, *self.output]
+
+    @classmethod
+    def after(cls, earlier: Turn | None, given: object, output: Sequence[Json]) -> Turn:
+        """What is known once ``output`` has answered ``given``."""
+        before = earlier.items if earlier else []
+        return cls([*before, *as_items(given)], output)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that was said: by the user, by the model as a call's name, or by a tool."""
+
+    kind: Literal["user", "call", "result", "other"]
+    text: str
+
+
+def as_items(given: object) -> list[Json]:
+    """Responses ``input`` as a list of items."""
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    return list(given) if isinstance(given, list) else []
+
+
+def steps(ask: Ask, earlier: Turn | None = None) -> list[Step]:
+    """What was said before this request, in order."""
+    if ask.protocol == "chat":
+        return [step for message in ask.body["messages"] for step in _of_message(message)]
+    items = [*(earlier.items if earlier else ()), *as_items(ask.body.get("input"))]
+    return [_of_item(item) for item in items]
+
+
+def text_of(content: Any) -> str:
+    """The text of a string or of a list of parts, of either protocol."""
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content)
+    return content if isinstance(content, str) else ""
+
+
+def _of_message(message: Json) -> Iterator[Step]:
+    calls = message.get("tool_calls") or ()
+    if message["role"] in ("tool", "function"):
+        yield Step("result", text_of(message.get("content")))
+    elif message["role"] == "user":
+        yield Step("user", text_of(message.get("content")))
+    elif not calls:
+        yield Step("other", text_of(message.get("content")))
+    for call in calls:
+        yield Step("call", call[call["type"]]["name"])
+
+
+def _of_item(item: Json) -> Step:
+    kind = item.get("type") or "message"
+    if kind in CALLS:
+        return Step("call", str(item.get("name") or kind))
+    if kind in OUTPUTS:
+        return Step("result", text_of(item.get("output")))
+    if item.get("role") == "user":
+        return Step("user", text_of(item.get("content")))
+    return Step("other", "")

@@ -1,0 +1,102 @@
+"""The tools of a request as one list, whichever protocol it is in, and how to call them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .answers import Ask, Call, Json, dumps
+from .history import as_items
+
+SAMPLES: Json = {
+    "city": "Zürich 🏔",
+    "name": "Ada",
+    "age": 36,
+    "query": "weather in Zürich",
+}
+"""Property name -> what the scripted model says for it."""
+
+BY_TYPE: Json = {"string": "text", "integer": 7, "number": 1.5, "boolean": True, "null": None}
+"""Type of a schema -> what the scripted model says for it."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool on offer. A flattened ``ns__name`` keeps its one name; ``bare`` is its end."""
+
+    name: str
+    kind: Literal["function", "custom"] = "function"
+    schema: Json = field(default_factory=dict)
+    namespace: str | None = None
+
+    @property
+    def bare(self) -> str:
+        return self.name.rpartition("__")[2]
+
+    def called(self, number: int = 0, **values: object) -> Call:
+        """A call with these arguments, and samples for all others."""
+        if self.kind == "custom":
+            return self.with_input(str(values.get("input", "text")))
+        arguments = {**sample(self.schema), **values}
+        return Call(self.name, dumps(arguments), namespace=self.namespace)
+
+    def with_input(self, text: str) -> Call:
+        """A call with free text: as input, or as the only argument of a function in its place."""
+        if self.kind == "custom":
+            return Call(self.name, kind="custom", input=text, namespace=self.namespace)
+        argument = next(iter(self.schema.get("properties", {})), "input")
+        return Call(self.name, dumps({argument: text}), namespace=self.namespace)
+
+
+def offered(ask: Ask) -> list[Tool]:
+    """All functions and custom tools on offer; built-in tools are left out."""
+    tools = list(ask.body.get("tools") or ())
+    for item in as_items(ask.body.get("input")):
+        if item.get("type") in ("additional_tools", "tool_search_output"):
+            tools += item["tools"]
+    return list(_tools(tools))
+
+
+def sample(schema: Json, root: Json | None = None, name: str = "") -> Any:
+    """A value that the JSON schema allows; optional properties are there too."""
+    root = root or schema
+    if "$ref" in schema:
+        return sample(_resolved(schema["$ref"], root), root, name)
+    for fixed in ("const", "default"):
+        if fixed in schema:
+            return schema[fixed]
+    if choices := schema.get("enum"):
+        return choices[0]
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        return sample(options[0], root, name)
+    return _by_type(schema, root, name)
+
+
+def _by_type(schema: Json, root: Json, name: str) -> Any:
+    kind = schema.get("type", "object")
+    kind = kind[0] if isinstance(kind, list) else kind
+    if kind == "object":
+        return {k: sample(v, root, k) for k, v in schema.get("properties", {}).items()}
+    if kind == "array":
+        return [sample(schema.get("items", {"type": "string"}), root)]
+    if name in SAMPLES and isinstance(SAMPLES[name], str) == (kind == "string"):
+        return SAMPLES[name]
+    return BY_TYPE[kind]
+
+
+def _resolved(ref: str, root: Json) -> Json:
+    value = root
+    for key in ref.removeprefix("#/").split("/"):
+        value = value[key]
+    return value
+
+
+def _tools(tools: Iterable[Json], namespace: str | None = None) -> Iterator[Tool]:
+    for tool in tools:
+        kind = tool["type"]
+        if kind == "namespace":
+            yield from _tools(tool["tools"], tool["name"])
+        elif kind in ("function", "custom"):
+            said = tool.get(kind) or tool
+            yield Tool(said["name"], kind, said.get("parameters") or {}, namespace)

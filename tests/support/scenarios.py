@@ -1,0 +1,251 @@
+"""What the scripted model says when the prompt names a scenario, ``[[scenario:NAME key=value …]]``.
+
+The last user message that has a marker counts. Scenarios with tools look at what has happened
+since: when the tools have answered, a text ends the conversation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .answers import Answer, Ask, Call, Json, dumps
+from .history import Step, Turn, steps
+from .offers import Tool, offered, sample
+
+MARKER = re.compile(r"\[\[scenario:(\w+)((?:\s+\w+=[^\s\]]+)*)\s*\]\]")
+
+HELLO = "Hello from the scripted upstream."
+THOUGHT = "The user asks. I think, therefore I answer."
+UNICODE = "Zürich 🏔 “quoted” \\ 日本語 العربية 👩‍👩‍👧 a\u2028b\u2029c\u0085d\u200be\tf\ng 𝕏"
+PATCH = '*** Begin Patch\n*** Add File: {file}\n+héllo "quoted" \\ back\n*** End Patch'
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A request with its marker: the options, the tools, and what was said since the marker."""
+
+    ask: Ask
+    options: dict[str, str]
+    tools: Sequence[Tool]
+    since: Sequence[Step]
+
+    @property
+    def results(self) -> list[str]:
+        """What the tools have said."""
+        return [step.text for step in self.since if step.kind == "result"]
+
+    @property
+    def called(self) -> list[str]:
+        """The names of the tools that were called."""
+        return [step.text for step in self.since if step.kind == "call"]
+
+    def tool(self, *names: str) -> Tool | None:
+        """The first tool on offer by one of these names, in the order of the names."""
+        found = (tool for name in names for tool in self.tools if name in (tool.name, tool.bare))
+        return next(found, None)
+
+    def ended(self) -> Answer:
+        """The text after the last tool result; it repeats the result, to show that it arrived."""
+        return Answer(text=f"Done: {' | '.join(self.results)[:300]}")
+
+
+def answer(ask: Ask, earlier: Turn | None = None) -> Answer:
+    """What the model says to a request."""
+    said = steps(ask, earlier)
+    for number, step in reversed(list(enumerate(said))):
+        if step.kind == "user" and (marker := MARKER.search(step.text)):
+            options = dict(pair.split("=", 1) for pair in marker[2].split())
+            scene = Scene(ask, options, offered(ask), said[number + 1 :])
+            return SCENARIOS[marker[1]](scene)
+    return Answer(text=HELLO)
+
+
+def text(scene: Scene) -> Answer:
+    return Answer(text=HELLO)
+
+
+def unicode(scene: Scene) -> Answer:
+    return Answer(text=UNICODE, pieces=9)
+
+
+def long(scene: Scene) -> Answer:
+    """``n`` words, each a delta."""
+    count = int(scene.options.get("n", "200"))
+    return Answer(text="".join(f"w{i:04d} " for i in range(count)), pieces=count)
+
+
+def reasoning(scene: Scene) -> Answer:
+    return Answer(reasoning=THOUGHT, text=HELLO, reasoning_field="reasoning")
+
+
+def reasoning_content(scene: Scene) -> Answer:
+    return Answer(reasoning=THOUGHT, text=HELLO)
+
+
+def reasoning_details(scene: Scene) -> Answer:
+    return Answer(reasoning=THOUGHT, text=HELLO, reasoning_field="reasoning_details")
+
+
+def reasoning_summary(scene: Scene) -> Answer:
+    """A summary in two parts."""
+    return Answer(reasoning=f"**First**\n{THOUGHT}\n\n**Second**\n{THOUGHT}", text=HELLO)
+
+
+def reasoning_text(scene: Scene) -> Answer:
+    return Answer(reasoning=THOUGHT, text=HELLO, reasoning_form="text")
+
+
+def think(scene: Scene) -> Answer:
+    return Answer(reasoning=THOUGHT, text=HELLO, reasoning_field="think", pieces=7)
+
+
+def reasoning_tool(scene: Scene) -> Answer:
+    """Reasoning in front of a call; the reasoning must come back with the tool's result."""
+    return _calling(scene, 1, reasoning=THOUGHT)
+
+
+def refusal(scene: Scene) -> Answer:
+    return Answer(refusal="I cannot help with that.")
+
+
+def length(scene: Scene) -> Answer:
+    return Answer(text="This sentence is cut in the", finish="length")
+
+
+def content_filter(scene: Scene) -> Answer:
+    return Answer(text="This is not", finish="content_filter")
+
+
+def empty(scene: Scene) -> Answer:
+    return Answer()
+
+
+def json_schema(scene: Scene) -> Answer:
+    """A value of the schema that was asked for."""
+    body = scene.ask.body
+    asked = body.get("response_format") or (body.get("text") or {}).get("format") or {}
+    schema: Json = (asked.get("json_schema") or asked).get("schema") or {}
+    return Answer(text=dumps(sample(schema)))
+
+
+def one_tool(scene: Scene) -> Answer:
+    return _calling(scene, 1)
+
+
+def parallel_tools(scene: Scene) -> Answer:
+    return _calling(scene, 2)
+
+
+def text_and_tool(scene: Scene) -> Answer:
+    return _calling(scene, 1, text="Let me look that up.")
+
+
+def named_tool(scene: Scene) -> Answer:
+    """Calls the tool named by ``tool``."""
+    tool = scene.tool(scene.options["tool"])
+    if scene.results or tool is None:
+        return scene.ended()
+    return Answer(calls=[tool.called()])
+
+
+def handoff(scene: Scene) -> Answer:
+    """Calls the transfer tool, then a tool of the agent that took over, if it has one."""
+    transfer = [tool for tool in scene.tools if tool.bare.startswith("transfer_to_")]
+    others = [tool for tool in scene.tools if tool not in transfer]
+    if transfer and not scene.called:
+        return Answer(calls=[transfer[0].called()])
+    if others and len(scene.called) < 2:
+        return Answer(calls=[others[0].called()])
+    return scene.ended()
+
+
+def shell_loop(scene: Scene) -> Answer:
+    """Makes a ``file`` with the shell, whatever the shell is called."""
+    call = _shell(scene)
+    if scene.results or call is None:
+        return scene.ended()
+    return Answer(text="I will create the file.", calls=[call])
+
+
+def apply_patch_loop(scene: Scene) -> Answer:
+    """Adds a ``file`` with a patch."""
+    call = _patch(scene)
+    return scene.ended() if scene.results or call is None else Answer(calls=[call])
+
+
+def shell_then_patch(scene: Scene) -> Answer:
+    """Makes ``file`` with the shell, and after that ``patched`` with a patch."""
+    made = [_shell(scene), _patch(scene, scene.options.get("patched", "patched.txt"))]
+    calls = [call for call in made if call][len(scene.called) :]
+    return Answer(calls=calls[:1]) if calls else scene.ended()
+
+
+def _calling(
+    scene: Scene, count: int, *, text: str | None = None, reasoning: str | None = None
+) -> Answer:
+    """Calls the first function so many times, until there are results."""
+    functions = [tool for tool in scene.tools if tool.kind == "function"]
+    if scene.results or not functions:
+        return scene.ended()
+    calls = [functions[0].called() for _ in range(count)]
+    return Answer(text=text, reasoning=reasoning, calls=calls)
+
+
+def _patch(scene: Scene, file: str | None = None) -> Call | None:
+    tool = scene.tool("apply_patch")
+    if tool is None:
+        return None
+    return tool.with_input(PATCH.format(file=file or scene.options.get("file", "new.txt")))
+
+
+def _shell(scene: Scene) -> Call | None:
+    command = f"printf 'made by the scripted model' > {scene.options.get('file', 'made.txt')}"
+    for name, call in SHELLS.items():
+        if tool := scene.tool(name):
+            return call(tool, command)
+    return None
+
+
+SHELLS: dict[str, Callable[[Tool, str], Call]] = {
+    "exec_command": lambda tool, command: Call(
+        tool.name, {"cmd": command}, namespace=tool.namespace
+    ),
+    "shell_command": lambda tool, command: Call(tool.name, {"command": command}),
+    "shell": lambda tool, command: Call(tool.name, {"command": ["bash", "-lc", command]}),
+    "exec": lambda tool, command: tool.with_input(
+        f"const r = await tools.exec_command({{cmd: {dumps(command)}}}); text(JSON.stringify(r));"
+    ),
+}
+"""Name of a shell tool, the one preferred first -> a call of it that runs a command."""
+
+SCENARIOS: dict[str, Callable[[Scene], Answer]] = {
+    scenario.__name__: scenario
+    for scenario in (
+        text,
+        unicode,
+        long,
+        reasoning,
+        reasoning_content,
+        reasoning_details,
+        reasoning_summary,
+        reasoning_text,
+        think,
+        reasoning_tool,
+        refusal,
+        length,
+        content_filter,
+        empty,
+        json_schema,
+        one_tool,
+        parallel_tools,
+        text_and_tool,
+        named_tool,
+        handoff,
+        shell_loop,
+        apply_patch_loop,
+        shell_then_patch,
+    )
+}
+"""Name in the marker -> the scenario."""

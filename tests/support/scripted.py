@@ -1,0 +1,206 @@
+"""The scripted upstream: a real HTTP/1.1 server on loopback that speaks both protocols.
+
+    with ScriptedUpstream() as up:
+        up.script(Answer(text="Hello."), faults.status(429, retry_after=3))
+        …                                    # two requests to up.url
+        assert up.requests[0].body["model"] == "x"
+
+Answers are used in the order in which requests arrive; when there is none left, the prompt chooses
+a scenario (see ``scenarios``). What a strict provider would refuse is refused with 400 and leaves
+the script alone.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from . import responses, scenarios, strict, vendors
+from .answers import CREATED, Answer, Ask, Json, Protocol, error
+from .faults import Scripted
+from .history import Turn
+from .listener import Listener, Request
+from .wire import Reply, Stream, whole
+
+PROTOCOLS: Mapping[str, Protocol] = {"chat/completions": "chat", "responses": "responses"}
+
+PATH = re.compile(
+    r"/(?:v1|openai/v1|openai/deployments/[^/]+)/(chat/completions|responses|models)(?:/([^/]+))?"
+)
+"""The paths that are served: OpenAI's, and those of Azure."""
+
+MODELS = ("scripted", "gpt-5.5", "qwen-turbo")
+
+
+@dataclass
+class Recorded:
+    """A request that arrived.
+
+    ``headers`` have lower-case names; ``body`` is None when there was none or it was not JSON.
+    ``status`` is what was answered; ``closed_by_client`` is set when the client left before the
+    answer was over, ``finished`` when no more will be sent, for whatever reason.
+    """
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: Any
+    connection_id: int
+    status: int = 0
+    violations: list[strict.Violation] = field(default_factory=list)
+    closed_by_client: threading.Event = field(default_factory=threading.Event)
+    finished: threading.Event = field(default_factory=threading.Event)
+
+
+class ScriptedUpstream:
+    """A provider that says what the test tells it to.
+
+    ``keys``: the accepted API keys; None accepts all. ``strict``: refuse what OpenAI refuses.
+    ``extra_params``: names beyond OpenAI's that are accepted, wherever they stand.
+    ``refuse``: names from ``vendors.KNOBS``, what this vendor refuses besides.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: Collection[str] | None = None,
+        strict: bool = True,
+        extra_params: Collection[str] = (),
+        refuse: Collection[str] = (),
+    ) -> None:
+        self.requests: list[Recorded] = []
+        self.release = threading.Event()
+        self.keys = keys
+        self.strict = strict
+        self.extra_params = frozenset(extra_params)
+        self.refuse = vendors.checked(refuse)
+        self._queue: deque[Scripted] = deque()
+        self._turns: dict[str, Turn] = {}
+        self._lock = threading.Lock()
+        self._serial = 0
+        self._listener = Listener(self._answer, self.release)
+
+    @property
+    def url(self) -> str:
+        """The base URL for a client, ``/v1`` included."""
+        return f"http://127.0.0.1:{self._listener.port}/v1"
+
+    @property
+    def connections(self) -> int:
+        """How many TCP connections were accepted so far."""
+        return self._listener.connections
+
+    @property
+    def unused(self) -> int:
+        """How many scripted answers nobody has asked for yet."""
+        return len(self._queue)
+
+    def script(self, *answers: Scripted) -> None:
+        """Queue answers, one for each request to come."""
+        self._queue.extend(answers)
+
+    def start(self) -> None:
+        self._listener.start()
+
+    def stop(self) -> None:
+        """End every connection and thread; raise what went wrong in answering, if anything."""
+        self._listener.stop()
+        if self._listener.failures:
+            raise self._listener.failures[0]
+
+    def __enter__(self) -> ScriptedUpstream:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _answer(self, request: Request) -> tuple[Reply, Recorded]:
+        recorded = Recorded(
+            request.method,
+            request.path,
+            request.query,
+            request.headers,
+            request.json(),
+            request.connection_id,
+        )
+        self.requests.append(recorded)
+        reply = self._reply(request, recorded)
+        recorded.status = reply.status
+        headers = {"x-request-id": f"req_scripted{len(self.requests):04d}", **reply.headers}
+        return replace(reply, headers=headers), recorded
+
+    def _reply(self, request: Request, recorded: Recorded) -> Reply:
+        if not self._knows_key(request.headers):
+            body = error("Incorrect API key provided.", code="invalid_api_key")
+            return whole(body, 401)
+        match = PATH.fullmatch(request.path)
+        if match is None or (match[2] and match[1] != "models"):
+            return whole(error(f"Invalid URL ({request.method} {request.path})"), 404)
+        if match[1] == "models":
+            return self._models(request.method, match[2])
+        return self._generate(request.method, PROTOCOLS[match[1]], recorded)
+
+    def _knows_key(self, headers: Mapping[str, str]) -> bool:
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        return self.keys is None or bool({bearer, headers.get("api-key")} & set(self.keys))
+
+    def _models(self, method: str, name: str | None) -> Reply:
+        if method != "GET":
+            return _not_allowed(method)
+        models = [_model(known) for known in MODELS]
+        if name is None:
+            return whole({"object": "list", "data": models})
+        if name not in MODELS:
+            message = f"The model '{name}' does not exist"
+            return whole(error(message, param="model", code="model_not_found"), 404)
+        return whole(_model(name))
+
+    def _generate(self, method: str, protocol: Protocol, recorded: Recorded) -> Reply:
+        if method != "POST":
+            return _not_allowed(method)
+        if not isinstance(recorded.body, dict):
+            return whole(error("We could not parse the JSON body of your request."), 400)
+        recorded.violations = self._violations(protocol, recorded.body)
+        if recorded.violations:
+            first = recorded.violations[0]
+            return whole(error(str(first), param=first.param, code=first.code), 400)
+        return self._say(protocol, recorded.body)
+
+    def _violations(self, protocol: Protocol, body: Json) -> list[strict.Violation]:
+        found: list[strict.Violation] = []
+        if self.strict and protocol == "chat":
+            found = strict.check_chat(body, self.extra_params)
+        elif self.strict:
+            found = strict.check_responses(body, self.extra_params, self._turns)
+        return found or vendors.refusals(protocol, body, self.refuse)
+
+    def _say(self, protocol: Protocol, body: Json) -> Reply:
+        with self._lock:
+            self._serial += 1
+            ask = Ask(protocol, body, self._serial)
+            earlier = self._turns.get(str(body.get("previous_response_id")))
+            scripted = self._queue.popleft() if self._queue else None
+            said = scripted or scenarios.answer(ask, earlier)
+            stream = Stream(said) if isinstance(said, Answer) else said
+            if protocol == "responses" and isinstance(stream, Stream):
+                self._remember(ask, stream.answer, earlier)
+        return stream.reply(ask)
+
+    def _remember(self, ask: Ask, answer: Answer, earlier: Turn | None) -> None:
+        if ask.body.get("store") is not False:
+            output = responses.output(answer, ask)
+            self._turns[ask.id("resp_")] = Turn.after(earlier, ask.body.get("input"), output)
+
+
+def _not_allowed(method: str) -> Reply:
+    return whole(error(f"Not allowed to {method} on this path."), 405)
+
+
+def _model(name: str) -> Json:
+    return {"id": name, "object": "model", "created": CREATED, "owned_by": "scripted"}

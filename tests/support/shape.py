@@ -1,0 +1,215 @@
+"""Holds JSON against the SDK's request types, and words what does not fit as OpenAI does."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    NotRequired,
+    Required,
+    Union,
+    get_args,
+    get_origin,
+)
+
+from typing_extensions import get_type_hints, is_typeddict
+
+NAMES: dict[Any, str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a decimal",
+    bool: "a boolean",
+    list: "an array",
+    dict: "an object",
+    type(None): "null",
+}
+"""Type of a JSON value -> what OpenAI calls it."""
+
+UNIONS: tuple[Any, ...] = (Union, types.UnionType)
+
+TAGS = ("type", "role")
+"""The fields that say which member of a union a JSON object is meant to be."""
+
+
+class Violation(str):
+    """What a strict provider says to a wrong request, with the ``param`` that it is about."""
+
+    param: str | None
+    code: str | None
+
+    def __new__(cls, message: str, param: str | None = None, code: str | None = None) -> Violation:
+        made = super().__new__(cls, message)
+        made.param, made.code = param, code
+        return made
+
+
+class Field(NamedTuple):
+    """A key of a TypedDict."""
+
+    type: Any
+    required: bool
+
+
+def check(value: Any, kind: Any, path: str) -> list[Violation]:
+    """Where ``value`` differs from the type ``kind``; ``path`` is where it stands, "" the top."""
+    kind = _bare(kind)
+    origin = _origin(kind)
+    if kind is Any or kind is object:
+        return []
+    if origin in UNIONS:
+        return _union(value, _members(kind), path)
+    if not _fits(value, kind):
+        return [wrong_type(value, [kind], path)]
+    if origin is Literal:
+        return _literal(value, get_args(kind), path)
+    if is_typeddict(kind):
+        if not _tagged(value, kind):
+            return [_untagged(value, [kind], path)]
+        return list(_object(value, fields(kind), path))
+    return list(_inner(value, get_args(kind), path))
+
+
+@functools.cache
+def fields(kind: Any) -> dict[str, Field]:
+    """The keys of a TypedDict."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: Field(hint, _origin(hint) is Required) for name, hint in hints.items()}
+
+
+def missing(path: str) -> Violation:
+    """A required parameter is not there."""
+    return Violation(f"Missing required parameter: '{path}'.", path, "missing_required_parameter")
+
+
+def unknown(path: str) -> Violation:
+    """A parameter that does not exist."""
+    return Violation(f"Unknown parameter: '{path}'.", path, "unknown_parameter")
+
+
+def invalid(value: object, allowed: Iterable[object], path: str) -> Violation:
+    """A value outside of an enumeration."""
+    names = ", ".join(f"'{name}'" for name in allowed)
+    message = f"Invalid value: '{value}'. Supported values are: {names}."
+    return Violation(message, path, "invalid_value")
+
+
+def wrong_type(value: object, expected: Iterable[Any], path: str) -> Violation:
+    """A value of another JSON type."""
+    names = dict.fromkeys(NAMES[_json_type(kind)] for kind in expected if kind is not type(None))
+    said = f"expected {' or '.join(names)}, but got {NAMES[type(value)]} instead."
+    return Violation(f"Invalid type for '{path}': {said}", path, "invalid_type")
+
+
+def accepting(
+    violations: Sequence[Violation], names: Collection[str], under: str = ""
+) -> list[Violation]:
+    """The violations without unknown parameters of these names, at paths that begin so."""
+
+    def accepted(violation: Violation) -> bool:
+        path = violation.param or ""
+        here = path.startswith(under) and path.rpartition(".")[2] in names
+        return here and violation.code == "unknown_parameter"
+
+    return [violation for violation in violations if not accepted(violation)]
+
+
+def _origin(kind: Any) -> Any:
+    return get_origin(kind)
+
+
+def _bare(kind: Any) -> Any:
+    while _origin(kind) in (Annotated, Required, NotRequired):
+        kind = get_args(kind)[0]
+    return kind
+
+
+def _members(kind: Any) -> list[Any]:
+    """The members of a union; those of unions inside it are among them."""
+    bare = [_bare(member) for member in get_args(kind)]
+    inner = [_members(m) if _origin(m) in UNIONS else [m] for m in bare]
+    return [member for members in inner for member in members]
+
+
+def _json_type(kind: Any) -> Any:
+    origin = _origin(kind) or kind
+    if origin is Literal:
+        return type(get_args(kind)[0])
+    if is_typeddict(origin) or origin is dict:
+        return dict
+    return origin if origin in NAMES else list
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    expected = _json_type(kind)
+    if expected is float:
+        return type(value) in (int, float)
+    return type(value) is expected
+
+
+def _union(value: Any, members: Sequence[Any], path: str) -> list[Violation]:
+    fitting = [member for member in members if member is object or _fits(value, member)]
+    if not fitting:
+        return [wrong_type(value, members, path)]
+    objects = [member for member in fitting if is_typeddict(member)]
+    meant = [member for member in objects if _tagged(value, member)]
+    if objects == fitting and not meant:
+        return [_untagged(value, fitting, path)]
+    literals = [member for member in fitting if _origin(member) is Literal]
+    if len(literals) == len(fitting):
+        return _literal(value, [name for m in literals for name in get_args(m)], path)
+    return min((check(value, member, path) for member in meant or fitting), key=len)
+
+
+def _tagged(value: dict[str, Any], kind: Any) -> bool:
+    """Whether an object's tags are those of the TypedDict."""
+    return all(value.get(tag) in _allowed(kind, tag) for tag in TAGS if _allowed(kind, tag))
+
+
+@functools.cache
+def _allowed(kind: Any, tag: str) -> tuple[Any, ...]:
+    """The values of a tag; None among them when it may be absent."""
+    field = fields(kind).get(tag)
+    bare = _bare(field.type) if field else None
+    options = _members(bare) if _origin(bare) in UNIONS else [bare]
+    named = tuple(v for o in options if _origin(o) is Literal for v in get_args(o))
+    return (*named, None) if named and field and not field.required else named
+
+
+def _untagged(value: dict[str, Any], members: Iterable[Any], path: str) -> Violation:
+    members = list(members)
+    for tag in TAGS:
+        allowed = dict.fromkeys(name for member in members for name in _allowed(member, tag))
+        if tag not in value and allowed and None not in allowed:
+            return missing(f"{path}.{tag}")
+        if allowed and value.get(tag) not in allowed:
+            return invalid(value.get(tag), [name for name in allowed if name], f"{path}.{tag}")
+    return Violation(f"Invalid value for '{path}'.", path, "invalid_value")
+
+
+def _literal(value: Any, allowed: Sequence[Any], path: str) -> list[Violation]:
+    return [] if value in allowed else [invalid(value, allowed, path)]
+
+
+def _object(value: dict[str, Any], known: dict[str, Field], path: str) -> Iterator[Violation]:
+    prefix = f"{path}." if path else ""
+    for name in value.keys() - known.keys():
+        yield unknown(prefix + name)
+    for name, field in known.items():
+        if name in value:
+            yield from check(value[name], field.type, prefix + name)
+        elif field.required:
+            yield missing(prefix + name)
+
+
+def _inner(value: Any, arguments: Sequence[Any], path: str) -> Iterator[Violation]:
+    if isinstance(value, list) and arguments:
+        for number, member in enumerate(value):
+            yield from check(member, arguments[0], f"{path}[{number}]")
+    if isinstance(value, dict) and arguments:
+        for name, member in value.items():
+            yield from check(member, arguments[1], f"{path}.{name}")

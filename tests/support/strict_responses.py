@@ -1,0 +1,184 @@
+"""What OpenAI refuses of a Responses request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
+from openai.types.responses.response_input_item_param import ResponseInputItemParam
+from openai.types.responses.response_input_message_content_list_param import (
+    ResponseInputContentParam,
+)
+from openai.types.responses.response_output_message_param import Content as OutputContent
+
+from . import strict_items
+from .answers import Json
+from .history import Turn, as_items
+from .shape import Violation, accepting, check, fields, invalid, missing, unknown
+from .strict_chat import out_of_range
+from .strict_tools import (
+    choice_violations,
+    format_violations,
+    function_violations,
+    list_violations,
+    name_violations,
+)
+
+INPUT: Any = str | list[ResponseInputContentParam]
+
+ROLES: dict[str, Any] = {
+    "user": INPUT,
+    "system": INPUT,
+    "developer": INPUT,
+    "assistant": str | list[OutputContent],
+}
+"""Role -> the type of its content."""
+
+MESSAGE_FIELDS = {"type", "role", "content", "id", "status", "phase"}
+
+ANY_ITEM_FIELDS = {"id", "status"}
+"""What every item may carry, since the API itself hands it out that way."""
+
+OPTIONAL = tuple(
+    f".{name}'." for name in ("strict", "parameters", "detail", "annotations", "id", "status")
+)
+"""Fields that the SDK's types require and the API does not."""
+
+RANGES = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "top_logprobs": (0, 20),
+    "max_output_tokens": (16, None),
+}
+
+
+def shape_violations(body: Json, extra: Collection[str]) -> list[Violation]:
+    """Parameters and items that are not of the SDK's types."""
+    known = fields(ResponseCreateParamsBase)
+    found = [] if "model" in body else [missing("model")]
+    for name, value in body.items():
+        if name == "input" and isinstance(value, list):
+            found += [v for i, item in enumerate(value) for v in _item(item, f"input[{i}]")]
+        elif name == "stream":
+            found += check(value, bool | None, name)
+        elif name in known:
+            found += check(value, known[name].type, name)
+        else:
+            found.append(unknown(name))
+    return [violation for violation in accepting(found, extra) if not _forgiven(violation)]
+
+
+def _forgiven(violation: Violation) -> bool:
+    return violation == missing(violation.param or "") and violation.endswith(OPTIONAL)
+
+
+def _item(item: Any, path: str) -> list[Violation]:
+    if not isinstance(item, dict):
+        return check(item, dict[str, object], path)
+    kind = item.get("type") or ("message" if "role" in item else "item_reference")
+    if kind == "message":
+        return list(_message(item, path))
+    kept = {k: v for k, v in item.items() if k not in ANY_ITEM_FIELDS or kind == "item_reference"}
+    return check({**kept, "type": kind}, ResponseInputItemParam, path)
+
+
+def _message(item: Json, path: str) -> Iterator[Violation]:
+    yield from (unknown(f"{path}.{name}") for name in item.keys() - MESSAGE_FIELDS)
+    if item.get("role") not in ROLES:
+        yield invalid(item.get("role"), ROLES, f"{path}.role")
+    elif "content" not in item:
+        yield missing(f"{path}.content")
+    else:
+        yield from check(item["content"], ROLES[item["role"]], f"{path}.content")
+
+
+def something_to_answer(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+    """There is an input, or what stands for one, and what is referred to is known."""
+    sources = ("input", "previous_response_id", "prompt", "conversation")
+    if all(body.get(name) is None for name in sources):
+        yield Violation("One of 'input' or 'previous_response_id' or 'prompt' or 'conversation' "
+                        "must be provided.", "input", "missing_required_parameter")  # fmt: skip
+    before = body.get("previous_response_id")
+    if before is not None and before not in turns:
+        yield Violation(
+            f"Previous response with id '{before}' not found.",
+            "previous_response_id",
+            "previous_response_not_found",
+        )
+
+
+def tools(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+    """The tools on offer, those inside of namespaces too."""
+    if "tools" in body:
+        yield from list_violations(body["tools"])
+    for path, tool in _all_tools(body):
+        if tool["type"] == "function":
+            yield from function_violations(tool, path)
+        elif "name" in tool:
+            yield from name_violations(tool["name"], f"{path}.name")
+
+
+def tool_choice(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+    """A choice that demands a tool must have it on offer."""
+    choice = body.get("tool_choice")
+    offered = [tool for _, tool in _all_tools(body)]
+    if choice == "required" and not offered:
+        said = "Tool choice 'required' must be specified with 'tools' parameter."
+        yield Violation(said, "tool_choice", "invalid_value")
+    if not isinstance(choice, dict):
+        return
+    asked = choice["tools"] if choice["type"] == "allowed_tools" else [choice]
+    for tool in asked:
+        same = [known for known in offered if known["type"] == tool["type"]]
+        yield from choice_violations(tool.get("name"), _names(same), tool["type"])
+
+
+def _names(same: Sequence[Json]) -> list[Any]:
+    return [tool.get("name") for tool in same]
+
+
+def _all_tools(body: Json) -> Iterator[tuple[str, Json]]:
+    yield from _inside(body.get("tools") or (), "tools")
+    for number, item in enumerate(as_items(body.get("input"))):
+        if item.get("type") in ("additional_tools", "tool_search_output"):
+            yield from _inside(item["tools"], f"input[{number}].tools")
+
+
+def _inside(tools: Sequence[Json], path: str) -> Iterator[tuple[str, Json]]:
+    for number, tool in enumerate(tools):
+        yield f"{path}[{number}]", tool
+        if tool["type"] == "namespace":
+            yield from _inside(tool["tools"], f"{path}[{number}].tools")
+
+
+def text_format(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+    """Structured output."""
+    asked = (body.get("text") or {}).get("format") or {}
+    if asked.get("type") == "json_schema":
+        yield from format_violations(asked, "text.format")
+    if asked.get("type") == "json_object" and "json" not in str(body.get("input")).lower():
+        said = "Response input messages must contain the word 'json' in some form to use"
+        yield Violation(f"{said} 'text.format' of type 'json_object'.", "input")
+
+
+def together(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
+    """Parameters that exclude or demand one another, and numbers out of range."""
+    if body.get("stream_options") is not None and not body.get("stream"):
+        said = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        yield Violation(said, "stream_options")
+    if None not in (body.get("previous_response_id"), body.get("conversation")):
+        said = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'."
+        yield Violation(said, "conversation", "mutually_exclusive_parameters")
+    yield from out_of_range(body, RANGES)
+
+
+RULES: Sequence[Callable[[Json, Mapping[str, Turn]], Iterator[Violation]]] = (
+    something_to_answer,
+    *strict_items.RULES,
+    tools,
+    tool_choice,
+    text_format,
+    together,
+)
+"""What is looked at once all is of the right type."""

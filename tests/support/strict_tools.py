@@ -1,0 +1,92 @@
+"""The rules of tools and JSON schemas that both protocols share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from .answers import Json
+from .shape import Violation
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MOST_TOOLS = 128
+
+
+def empty_array(path: str) -> Violation:
+    """An array that needs members."""
+    said = "Expected an array with minimum length 1, but got an empty array instead."
+    return Violation(f"Invalid '{path}': empty array. {said}", path, "empty_array")
+
+
+def name_violations(name: str, path: str) -> Iterator[Violation]:
+    """Names of tools, and of structured formats."""
+    if not NAME.fullmatch(name):
+        said = "Expected 1 to 64 characters that match the pattern '^[a-zA-Z0-9_-]+$'."
+        yield Violation(
+            f"Invalid '{path}': string does not match pattern. {said}", path, "invalid_value"
+        )
+
+
+def list_violations(tools: Sequence[Json], path: str = "tools") -> Iterator[Violation]:
+    """The list of tools as such."""
+    if not tools:
+        yield empty_array(path)
+    if len(tools) > MOST_TOOLS:
+        said = f"Expected an array with maximum length {MOST_TOOLS}, but got {len(tools)} instead."
+        yield Violation(f"Invalid '{path}': array too long. {said}", path, "array_above_max_length")
+
+
+def function_violations(function: Json, path: str) -> Iterator[Violation]:
+    """A function's name and parameters; ``path`` is where the function stands."""
+    yield from name_violations(function["name"], f"{path}.name")
+    schema = function.get("parameters")
+    if schema is None:
+        return
+    where, about = f"{path}.parameters", f"Invalid schema for function '{function['name']}': "
+    if schema.get("type") != "object":
+        got = f"""schema must be a JSON Schema of 'type: "object"', got {schema.get("type")!r}."""
+        yield Violation(about + got, where, "invalid_function_parameters")
+    elif function.get("strict"):
+        for problem in strict_problems(schema):
+            yield Violation(about + problem, where, "invalid_function_parameters")
+
+
+def format_violations(asked: Json, path: str) -> Iterator[Violation]:
+    """A structured output format; ``path`` is where its name and schema stand."""
+    yield from name_violations(asked["name"], f"{path}.name")
+    if asked.get("strict"):
+        for problem in strict_problems(asked.get("schema") or {}):
+            about = f"Invalid schema for response_format '{asked['name']}': "
+            yield Violation(about + problem, path, "invalid_json_schema")
+
+
+def strict_problems(schema: Json) -> Iterator[str]:
+    """What strict mode does not take: open objects, and properties that are optional."""
+    for where, node in _nodes(schema, ()):
+        if node.get("type") != "object" and "properties" not in node:
+            continue
+        context = f"In context=({', '.join(repr(step) for step in where)}), "
+        if node.get("additionalProperties") is not False:
+            yield f"{context}'additionalProperties' is required to be supplied and to be false."
+        left = node.get("properties", {}).keys() - set(node.get("required", ()))
+        if left:
+            every = "'required' is required to be supplied and to be an array including every key"
+            yield f"{context}{every} in properties. Missing '{sorted(left)[0]}'."
+
+
+def choice_violations(name: str | None, offered: Iterable[str], kind: str) -> Iterator[Violation]:
+    """A named tool must be on offer."""
+    if name not in set(offered):
+        message = f"Tool choice '{kind}' '{name}' not found in 'tools' parameter."
+        yield Violation(message, "tool_choice", "invalid_value")
+
+
+def _nodes(schema: Json, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Json]]:
+    yield where, schema
+    for key in ("properties", "$defs", "definitions"):
+        for name, inner in schema.get(key, {}).items():
+            yield from _nodes(inner, (*where, key, name))
+    if isinstance(schema.get("items"), dict):
+        yield from _nodes(schema["items"], (*where, "items"))
+    for number, inner in enumerate(schema.get("anyOf", ())):
+        yield from _nodes(inner, (*where, "anyOf", str(number)))

@@ -1,0 +1,182 @@
+"""From a model's name to an upstream."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.config import Settings
+from forwarder.errors import InvalidRequest, NotFound
+from forwarder.routing import Router
+
+URL = "http://127.0.0.1:9/v1"
+CLIENTS = ("chat", "responses")
+
+
+def router(*upstreams: str, default_model: str = "") -> Router:
+    """A router over upstreams written as ``name api models``, in this order."""
+    parts = [(upstream + " ").split(" ")[:3] for upstream in upstreams]
+    environ = {
+        "FORWARDER_UPSTREAMS": ",".join(name for name, _, _ in parts),
+        "FORWARDER_DEFAULT_MODEL": default_model,
+    }
+    for name, api, models in parts:
+        prefix = name.upper()
+        environ |= {f"{prefix}_BASE_URL": URL, f"{prefix}_API": api, f"{prefix}_MODELS": models}
+    return Router(Settings.from_env(environ))
+
+
+def where(router: Router, model: str | None, client: str) -> str:
+    """``upstream protocol model`` of the route."""
+    route = router.resolve(model, client)
+    return f"{route.upstream.name} {route.protocol} {route.model}"
+
+
+# -- the default rule -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("upstreams", "client", "expected"),
+    [
+        (("a chat", "b responses"), "responses", "a chat m"),
+        (("a chat", "b responses"), "chat", "b responses m"),
+        (("b responses", "a chat"), "responses", "a chat m"),
+        (("b responses", "a chat"), "chat", "b responses m"),
+        (("a chat", "b chat"), "responses", "a chat m"),
+        (("a chat", "b chat"), "chat", "a chat m"),
+        (("a both", "b chat"), "responses", "b chat m"),
+        (("a both", "b chat"), "chat", "a chat m"),
+        (("a chat",), "responses", "a chat m"),
+        (("a chat",), "chat", "a chat m"),
+        (("a responses",), "chat", "a responses m"),
+        (("a responses",), "responses", "a responses m"),
+        (("a both",), "chat", "a chat m"),
+        (("a both",), "responses", "a responses m"),
+    ],
+)
+def test_by_default_a_client_goes_to_the_first_upstream_of_the_other_protocol(
+    upstreams: tuple[str, ...], client: str, expected: str
+) -> None:
+    assert where(router(*upstreams), "m", client) == expected
+
+
+def test_with_nothing_configured_each_client_crosses_over_on_the_demo() -> None:
+    demo = Router(Settings.from_env({}))
+    assert where(demo, "demo", "chat") == "responses responses demo"
+    assert where(demo, "demo", "responses") == "chat chat demo"
+
+
+# -- what a model's name says ---------------------------------------------------------------------
+
+SEVERAL = router(
+    "first chat fast=qwen-turbo,qwen-*,deep/seek=v3",
+    "second responses fast=gpt-mini,gpt-*,exact",
+    "third chat fast=mini,qwen-max,gpt-*",
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "chat", "responses"),
+    [
+        # a prefix goes before all else, and the upstream's own aliases hold behind it
+        ("third/qwen-plus", "third chat qwen-plus", "third chat qwen-plus"),
+        ("third/fast", "third chat mini", "third chat mini"),
+        ("third/org/model", "third chat org/model", "third chat org/model"),
+        ("third/first/fast", "third chat first/fast", "third chat first/fast"),
+        ("first/deep/seek", "first chat v3", "first chat v3"),
+        # a head that is no upstream is part of the model's name
+        ("deep/seek", "first chat v3", "first chat v3"),
+        ("org/model", "second responses org/model", "first chat org/model"),
+        ("/fast", "second responses /fast", "first chat /fast"),
+        ("third", "second responses third", "first chat third"),
+        # an alias that several have
+        ("fast", "second responses gpt-mini", "first chat qwen-turbo"),
+        # globs
+        ("exact", "second responses exact", "second responses exact"),
+        ("qwen-plus", "first chat qwen-plus", "first chat qwen-plus"),
+        ("qwen-max", "first chat qwen-max", "first chat qwen-max"),
+        ("gpt-5", "second responses gpt-5", "third chat gpt-5"),
+        ("GPT-5", "second responses GPT-5", "first chat GPT-5"),
+        # nobody claims it
+        ("unknown", "second responses unknown", "first chat unknown"),
+    ],
+)
+def test_prefix_alias_glob_and_default_in_this_order(model: str, chat: str, responses: str) -> None:
+    assert where(SEVERAL, model, "chat") == chat
+    assert where(SEVERAL, model, "responses") == responses
+
+
+def test_an_alias_goes_before_a_glob_of_an_earlier_upstream() -> None:
+    both = router("a chat fa*", "b chat fast=m")
+    assert where(both, "fast", "chat") == "b chat m"
+
+
+def test_an_alias_does_not_lead_to_another_alias() -> None:
+    assert where(router("a chat x=y,y=z"), "x", "chat") == "a chat y"
+
+
+# -- no model -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [None, ""])
+def test_a_request_without_a_model_gets_the_default_model(model: str | None) -> None:
+    by_alias = router("a chat", "b chat fast=m", default_model="fast")
+    assert where(by_alias, model, "chat") == "b chat m"
+
+
+@pytest.mark.parametrize("model", [None, ""])
+def test_without_a_default_model_it_is_refused(model: str | None) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        router("a chat").resolve(model, "chat")
+    assert (caught.value.param, caught.value.code) == ("model", "missing_required_parameter")
+
+
+def test_an_upstream_alone_is_no_model() -> None:
+    with pytest.raises(NotFound) as caught:
+        SEVERAL.resolve("first/", "chat")
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
+    assert "'first/'" in caught.value.message
+
+
+# -- the names that clients are shown -------------------------------------------------------------
+
+
+def test_configured_models_are_listed_under_names_that_lead_to_them() -> None:
+    assert SEVERAL.models() == [
+        ("first/fast", "first"),
+        ("deep/seek", "first"),
+        ("second/fast", "second"),
+        ("exact", "second"),
+        ("third/fast", "third"),
+        ("third/qwen-max", "third"),
+    ]
+
+
+def test_patterns_are_no_models() -> None:
+    assert router("a chat qwen-*,gpt-?,m[12]").models() == []
+
+
+def test_with_one_upstream_models_have_their_plain_names() -> None:
+    assert router("a chat fast=m,n").models() == [("fast", "a"), ("n", "a")]
+
+
+@pytest.mark.parametrize(
+    ("upstream", "model", "public"),
+    [
+        ("first", "qwen-plus", "qwen-plus"),
+        ("third", "qwen-plus", "third/qwen-plus"),
+        ("second", "gpt-5", "second/gpt-5"),  # a Responses client would go to the third
+        ("second", "unknown", "second/unknown"),
+        ("third", "first/m", "third/first/m"),
+    ],
+)
+def test_a_listed_model_is_shown_under_a_name_that_both_kinds_of_client_can_use(
+    upstream: str, model: str, public: str
+) -> None:
+    assert SEVERAL.public_id(upstream, model) == public
+    for client in CLIENTS:
+        route = SEVERAL.resolve(public, client)
+        assert (route.upstream.name, route.model) == (upstream, model)
+
+
+def test_a_name_that_is_an_alias_for_another_model_is_not_shown_plain() -> None:
+    assert router("a chat fast=m").public_id("a", "fast") == "a/fast"
