@@ -1,0 +1,113 @@
+"""The load: a process that asks, so that what asking costs is nobody's.  ``python -m bench.load``.
+
+It reads one job a line on standard input and writes one outcome a line on standard output.
+Answers are only gathered while a job runs; they are read, and doubted, after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+
+import orjson
+
+from bench import reading, wire
+from bench.workloads import WORKLOADS, Workload
+
+_LIMIT = 120
+"""Seconds that a job may take."""
+
+_WORKLOADS = {workload.name: workload for workload in WORKLOADS}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Send ``requests`` of a workload as a client of a protocol to a port on loopback."""
+
+    port: int
+    client: str
+    workload: str
+    requests: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many answers were complete and right, and what was wrong with others, each once."""
+
+    completed: int
+    faults: list[str]
+
+
+def outcome_of(job: Job) -> Outcome:
+    """Run a job and judge its answers."""
+    workload = _WORKLOADS[job.workload]
+    answers, faults = asyncio.run(_gathered(job, workload))
+    judged = [_fault(answer, job, workload) for answer in answers]
+    faults += [fault for fault in judged if fault]
+    return Outcome(judged.count(None), sorted(set(faults)))
+
+
+async def _gathered(job: Job, workload: Workload) -> tuple[list[bytearray], list[str]]:
+    answers: list[bytearray] = []
+    turns = iter(range(job.requests))
+    request = _request(workload, job)
+    connections = min(workload.connections, job.requests)
+    clients = [_client(job.port, request, turns, answers) for _ in range(connections)]
+    try:
+        ends = await asyncio.wait_for(asyncio.gather(*clients, return_exceptions=True), _LIMIT)
+    except TimeoutError:
+        return answers, [f"not done after {_LIMIT} s"]
+    return answers, [f"connection: {end!r}" for end in ends if end is not None]
+
+
+async def _client(
+    port: int, request: bytes, turns: Iterator[int], answers: list[bytearray]
+) -> None:
+    """One connection that takes turns until none is left."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with closing(writer):
+        for _ in turns:
+            writer.write(request)
+            answers.append(await _answer(reader))
+
+
+async def _answer(reader: asyncio.StreamReader) -> bytearray:
+    raw = bytearray()
+    while not wire.is_complete(raw):
+        data = await reader.read(2**18)
+        if not data:
+            raise ConnectionError(f"closed after {len(raw)} bytes")
+        raw += data
+    return raw
+
+
+def _request(workload: Workload, job: Job) -> bytes:
+    path = {"chat": "/v1/chat/completions", "responses": "/v1/responses"}[job.client]
+    body = orjson.dumps(workload.body(job.client))
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{job.port}\r\nAuthorization: Bearer sk-bench\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _fault(raw: bytearray, job: Job, workload: Workload) -> str | None:
+    status = wire.status_of(raw)
+    if status != 200:
+        return f"status {status}: {wire.body_of(raw)[:200]!r}"
+    return reading.fault(wire.body_of(raw), job.client, workload.shape, workload.streamed)
+
+
+def main() -> None:
+    """Do jobs until standard input ends."""
+    for line in sys.stdin:
+        outcome = outcome_of(Job(**json.loads(line)))
+        print(json.dumps(asdict(outcome)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Taking turns: every target does the same job, round by round, and its CPU time is read.
+
+Targets alternate within a round, so that a slow drift of the machine falls on all of them alike.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bench.load import Job, Outcome
+from bench.processes import ROOT, Running, environment, serving, stop
+from bench.workloads import CLIENTS, Workload
+
+_SERVER = ["gunicorn", "-w", "1", "-b", "fd://{fd}", "--no-control-socket"]
+Ask = Callable[[Job], Outcome]
+
+
+class Failed(Exception):
+    """A target could not be measured."""
+
+
+@dataclass
+class Figures:
+    """CPU microseconds per answered request, one figure a round, and what went wrong."""
+
+    costs: list[float] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+Key = tuple[str, str]
+"""A client's protocol and a target's name."""
+
+
+@contextmanager
+def stage(folder: Path) -> Iterator[tuple[list[Running], Ask]]:
+    """The targets, running, and the load that asks them; all of it ends with the context."""
+    with ExitStack() as stack:
+        upstream = stack.enter_context(serving("upstream", ["bench.upstream", "{fd}"], folder))
+        relay = [*_SERVER, "bench.relay:app"]
+        forwarder = [*_SERVER, "wsgi:app"]
+        targets = [
+            stack.enter_context(serving("relay", relay, folder, _relay_env(upstream.port))),
+            stack.enter_context(serving("forwarder", forwarder, folder, _env(upstream.port))),
+        ]
+        yield targets, stack.enter_context(_load())
+
+
+def _relay_env(port: int) -> dict[str, str]:
+    return {"RELAY_PORT": str(port)}
+
+
+def _env(port: int) -> dict[str, str]:
+    url = f"http://127.0.0.1:{port}/v1"
+    names = ("CHAT", "RESPONSES")
+    settings = {f"{name}_BASE_URL": url for name in names}
+    settings |= {f"{name}_API_KEY": "sk-bench" for name in names}
+    return settings | {"FORWARDER_DOTENV": ""}
+
+
+@contextmanager
+def _load() -> Iterator[Ask]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.load"],
+        cwd=ROOT,
+        env=environment({}),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+    to, of = process.stdin, process.stdout
+    assert to is not None
+    assert of is not None
+
+    def ask(job: Job) -> Outcome:
+        to.write(json.dumps(asdict(job)).encode() + b"\n")
+        to.flush()
+        answer = of.readline()
+        if not answer:
+            raise Failed("the load has ended")
+        return Outcome(**json.loads(answer))
+
+    try:
+        yield ask
+    finally:
+        stop(process)
+
+
+def measured(
+    workload: Workload, targets: Sequence[Running], ask: Ask, rounds: int
+) -> dict[Key, Figures]:
+    """The figures of one workload, for each client and target."""
+    turns = [(client, target) for client in CLIENTS for target in targets]
+    if not workload.shape.pause:  # pauses make a warm-up long, and leave nothing cold
+        for client, target in turns:
+            _warmed(workload, client, target, ask)
+    figures = {(client, target.name): Figures() for client, target in turns}
+    for _ in range(rounds):
+        for client, target in turns:
+            _measure(workload, client, target, ask, figures[client, target.name])
+    return figures
+
+
+def _warmed(workload: Workload, client: str, target: Running, ask: Ask) -> None:
+    outcome = ask(Job(target.port, client, workload.name, workload.connections))
+    if not outcome.completed:
+        raise Failed(
+            f"{target.name} does not answer '{workload.name}' from a {client} client: "
+            f"{'; '.join(outcome.faults)}\n{target.last_words()}"
+        )
+
+
+def _measure(workload: Workload, client: str, target: Running, ask: Ask, figures: Figures) -> None:
+    before = target.cpu()
+    outcome = ask(Job(target.port, client, workload.name, workload.requests))
+    used = target.cpu() - before
+    figures.faults += outcome.faults
+    if outcome.completed:
+        figures.costs.append(used / outcome.completed)

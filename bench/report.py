@@ -1,0 +1,55 @@
+"""The table: Markdown, one row for each workload and client."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from statistics import median
+
+from bench.measure import Figures, Key
+from bench.workloads import CLIENTS, Workload
+
+_HEADER = """\
+| workload | client → upstream | relay µs/chunk | forwarder µs/chunk | relay µs/request \
+| forwarder µs/request | ratio |
+|---|---|--:|--:|--:|--:|--:|"""
+
+
+def header(rounds: int) -> str:
+    """What the rows below it were measured on, and the head of the table."""
+    return (
+        f"CPU time (user and system) on Python {platform.python_version()}, "
+        f"{os.cpu_count()} cores, one worker; median of {rounds} rounds.\n\n{_HEADER}"
+    )
+
+
+def rows(workload: Workload, figures: Mapping[Key, Figures]) -> str:
+    """A workload's rows; the ratio is the forwarder's cost to the relay's."""
+    return "\n".join(_row(workload, client, figures) for client in CLIENTS)
+
+
+def faults(workload: Workload, figures: Mapping[Key, Figures]) -> list[str]:
+    """One line for each thing that was wrong with an answer."""
+    return [
+        f"{workload.name}, {client} client, {target}: {fault}"
+        for (client, target), found in figures.items()
+        for fault in sorted(set(found.faults))
+    ]
+
+
+def _row(workload: Workload, client: str, figures: Mapping[Key, Figures]) -> str:
+    costs = [_median(figures[client, target].costs) for target in ("relay", "forwarder")]
+    chunks = workload.shape.chunks if workload.streamed else 0
+    cells = [
+        workload.name,
+        f"{client} → {workload.upstream(client)}",
+        *(f"{cost / chunks:.1f}" if cost and chunks else "–" for cost in costs),
+        *(f"{cost:.0f}" if cost else "–" for cost in costs),
+        f"{costs[1] / costs[0]:.1f}" if all(costs) else "–",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _median(costs: list[float]) -> float:
+    return median(costs) if costs else 0.0

@@ -1,0 +1,158 @@
+"""A scripted upstream that costs next to nothing: ``python -m bench.upstream FD``.
+
+It answers on the listening socket that it was given.  One event of a stream is one ``send``, and
+the open streams take turns, so that nothing is merged on this side.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import re
+import selectors
+import socket
+import sys
+import time
+from collections import deque
+
+import orjson
+
+from bench import script
+from bench.shape import Shape
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_PROTOCOLS = {b"/v1/chat/completions": "chat", b"/v1/responses": "responses"}
+
+
+class Connection:
+    """A client: what it sent of its next request, and what it has still to be sent."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.received = b""
+        self.writes: deque[bytes] = deque()
+        self.pause = 0.0
+
+    def take(self, data: bytes) -> bool:
+        """Add what arrived; true when it completes a request, whose answer is then in ``writes``.
+
+        Nobody here sends a request before the last one is answered.
+        """
+        self.received += data
+        end = self.received.find(b"\r\n\r\n")
+        head, body = self.received[:end], self.received[end + 4 :]
+        length = _LENGTH.search(head) if end >= 0 else None
+        if end < 0 or (length and len(body) < int(length[1])):
+            return False
+        self.received = b""
+        self._answer(head, body)
+        return True
+
+    def _answer(self, head: bytes, body: bytes) -> None:
+        try:
+            protocol = _PROTOCOLS[head.split(b" ", 2)[1]]
+            request = orjson.loads(body)
+            shape = Shape.of(request["model"])
+        except (LookupError, ValueError, TypeError) as error:
+            self.writes.append(script.refusal(repr(error)))
+            return
+        # A client of HTTP/1.0 does not know chunks.
+        chunked = b" HTTP/1.1\r\n" in head
+        streamed = bool(request.get("stream"))
+        self.writes.extend(script.writes(protocol, shape, streamed, chunked))
+        self.pause = shape.pause / 1000
+
+
+class Server:
+    """All connections in one thread: read, wake who paused, send one write each."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._ready: deque[Connection] = deque()
+        self._paused: list[tuple[float, int, Connection]] = []
+        self._order = itertools.count()
+
+    def serve_forever(self) -> None:
+        """Answer until the process is ended."""
+        while True:
+            for key, events in self._selector.select(self._patience()):
+                if key.data is None:
+                    self._accept()
+                elif events & selectors.EVENT_WRITE:
+                    self._unblock(key.data)
+                else:
+                    self._read(key.data)
+            self._wake()
+            for _ in range(len(self._ready)):
+                self._send(self._ready.popleft())
+
+    def _patience(self) -> float | None:
+        if self._ready:
+            return 0
+        return max(0, self._paused[0][0] - time.monotonic()) if self._paused else None
+
+    def _accept(self) -> None:
+        sock, _ = self._listener.accept()
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._selector.register(sock, selectors.EVENT_READ, Connection(sock))
+
+    def _read(self, connection: Connection) -> None:
+        try:
+            data = connection.sock.recv(262144)
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(connection)
+        elif connection.take(data):
+            self._ready.append(connection)
+
+    def _wake(self) -> None:
+        now = time.monotonic()
+        while self._paused and self._paused[0][0] <= now:
+            self._ready.append(heapq.heappop(self._paused)[2])
+
+    def _send(self, connection: Connection) -> None:
+        if not connection.writes:  # dropped meanwhile
+            return
+        write = connection.writes.popleft()
+        try:
+            sent = connection.sock.send(write)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._drop(connection)
+            return
+        if sent < len(write):
+            connection.writes.appendleft(write[sent:])
+            self._wait_for(connection, selectors.EVENT_WRITE)
+        elif connection.pause and len(connection.writes) > 1:
+            due = time.monotonic() + connection.pause
+            heapq.heappush(self._paused, (due, next(self._order), connection))
+        elif connection.writes:
+            self._ready.append(connection)
+
+    def _unblock(self, connection: Connection) -> None:
+        self._wait_for(connection, selectors.EVENT_READ)
+        self._ready.append(connection)
+
+    def _wait_for(self, connection: Connection, event: int) -> None:
+        self._selector.modify(connection.sock, event, connection)
+
+    def _drop(self, connection: Connection) -> None:
+        connection.writes.clear()
+        self._selector.unregister(connection.sock)
+        connection.sock.close()
+
+
+def main() -> None:
+    """Serve on the listening socket whose descriptor is the only argument."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    listener.setblocking(False)
+    Server(listener).serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The workloads: what is asked, how often, and by how many at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bench.shape import Shape
+
+Json = dict[str, Any]
+
+CLIENTS = ("responses", "chat")
+"""The protocols that a client can speak."""
+
+_OTHER = {"chat": "responses", "responses": "chat"}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """``requests`` in all, over ``connections`` that each send the next when one is answered.
+
+    ``history`` counts the messages before the question; ``passthrough`` names the upstream that
+    speaks the client's own protocol.
+    """
+
+    name: str
+    about: str
+    shape: Shape
+    connections: int
+    requests: int
+    streamed: bool = True
+    history: int = 0
+    passthrough: bool = False
+
+    def upstream(self, client: str) -> str:
+        """The protocol in which the forwarder asks on behalf of ``client``."""
+        return client if self.passthrough else _OTHER[client]
+
+    def body(self, client: str) -> Json:
+        """The request, as a client of that protocol sends it."""
+        model = self.shape.model
+        head = {"model": f"{client}/{model}" if self.passthrough else model}
+        return head | _BODIES[client](self)
+
+
+def _chat_body(workload: Workload) -> Json:
+    messages = [{"role": "system", "content": _TERSE}, *_history(workload), _QUESTION]
+    body: Json = {"messages": messages, "stream": workload.streamed}
+    if workload.streamed:
+        body["stream_options"] = {"include_usage": True}
+    if workload.shape.arguments:
+        body["tools"] = [{"type": "function", "function": _FUNCTION}]
+    return body
+
+
+def _responses_body(workload: Workload) -> Json:
+    turns = [*_history(workload), _QUESTION]
+    body: Json = {"instructions": _TERSE, "input": turns, "stream": workload.streamed}
+    if workload.shape.arguments:
+        body["tools"] = [{"type": "function", **_FUNCTION}]
+    return body
+
+
+def _history(workload: Workload) -> list[Json]:
+    roles = ("user", "assistant")
+    text = "lorem ipsum " * 40
+    return [{"role": roles[i % 2], "content": text} for i in range(workload.history)]
+
+
+_BODIES = {"chat": _chat_body, "responses": _responses_body}
+_TERSE = "You are terse."
+_QUESTION = {"role": "user", "content": "Say something."}
+_FUNCTION = {
+    "name": "lookup",
+    "description": "Look something up.",
+    "parameters": {
+        "type": "object",
+        "properties": {"key": {"type": "string"}},
+        "required": ["key"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+
+_TEXT = Shape(text=200)
+
+WORKLOADS = (
+    Workload("burst", "200 chunks as fast as they are taken", _TEXT, 16, 64),
+    Workload("paced", "200 chunks, one each 20 ms", Shape(text=200, pause=20), 16, 16),
+    Workload("long", "one stream of 5000 chunks", Shape(text=5000), 1, 2),
+    Workload("short", "short whole answers", Shape(text=20), 8, 256, streamed=False),
+    Workload("history", "the same after 100 messages", Shape(text=20), 8, 96, False, history=100),
+    Workload("reasoning", "150 chunks of reasoning, 50 of text", Shape(150, 50), 16, 64),
+    Workload("arguments", "200 chunks of a tool's arguments", Shape(arguments=200), 16, 64),
+    Workload(
+        "passthrough", "burst, the same protocol on both sides", _TEXT, 16, 64, passthrough=True
+    ),
+)

@@ -1,0 +1,48 @@
+"""What is started is stopped, and costs are counted over the whole tree."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from bench import processes
+from bench.processes import Running, environment, stop
+
+CHILD = "import time; sum(range(3_000_000)); print('up', flush=True); time.sleep(60)"
+PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
+
+
+def started(program: str) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == b"up\n"
+    return process
+
+
+def test_children_end_with_their_parent():
+    process = started(PARENT)
+    stop(process)
+    assert process.stdout
+    with process.stdout as out:
+        assert out.read() == b""  # the last holder of the pipe is gone
+
+
+def test_what_children_cost_is_counted(tmp_path):
+    process = started(PARENT)
+    (child,) = processes.tree(process.pid)[1:]
+    whole, part = (Running("", pid, 0, tmp_path).cpu() for pid in (process.pid, child))
+    stop(process)
+    assert process.stdout
+    process.stdout.close()
+    assert whole > part > 0
+
+
+def test_settings_of_the_operator_are_not_inherited(monkeypatch):
+    monkeypatch.setenv("CHAT_BASE_URL", "https://example.org")
+    inherited = environment({"RELAY_PORT": "1"})
+    assert "CHAT_BASE_URL" not in inherited
+    assert inherited["RELAY_PORT"] == "1"
+    assert inherited["PATH"] == os.environ["PATH"]

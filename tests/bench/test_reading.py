@@ -1,0 +1,90 @@
+"""The upstream's script and the load's reading agree, and faults are seen."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import reading, script, wire
+from bench.shape import Shape
+
+SHAPES = [
+    Shape(text=7),
+    Shape(reasoning=4, text=2),
+    Shape(arguments=5),
+    Shape(reasoning=3, text=3, arguments=2),
+    Shape(text=1200),
+]
+PROTOCOLS = ["chat", "responses"]
+FEW = Shape(text=3)
+
+
+def body(protocol: str, shape: Shape, streamed: bool = True) -> bytes:
+    return wire.body_of(b"".join(script.writes(protocol, shape, streamed, True)))
+
+
+def fault(changed: bytes, protocol: str = "chat", shape: Shape = FEW) -> str:
+    """What is found in a stream that is known to be wrong."""
+    return str(reading.fault(changed, protocol, shape, True))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.model)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_stream_is_read_as_it_was_scripted(protocol: str, shape: Shape):
+    answer = reading.read(body(protocol, shape), protocol, True)
+    assert answer == reading.expected(protocol, shape, True)
+    assert answer.deltas == shape.chunks
+    assert reading.fault(body(protocol, shape), protocol, shape, True) is None
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.model)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_whole_answer_is_read_as_it_was_scripted(protocol: str, shape: Shape):
+    assert reading.fault(body(protocol, shape, False), protocol, shape, False) is None
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_answer_of_another_shape_is_a_fault(protocol: str):
+    assert "deltas" in fault(body(protocol, Shape(text=2)), protocol)
+    assert "other text" in fault(body(protocol, Shape(text=4)), protocol)
+    assert "other reasoning" in fault(body(protocol, Shape(1, 3)), protocol)
+    assert "endings" in fault(body("chat", Shape(text=3, arguments=2)))
+
+
+def test_a_merged_delta_is_a_fault():
+    merged = body("chat", FEW).replace(b'"w0000 "', b'""').replace(b'"w0001 "', b'"w0000 w0001 "')
+    assert fault(merged) == "2 deltas instead of 3"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_stream_without_its_terminal_event_is_a_fault(protocol: str):
+    events = body(protocol, FEW).split(b"\n\n")
+    cut = b"\n\n".join([*events[:-2], b""])
+    assert fault(cut, protocol).startswith("other endings")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_second_terminal_event_is_a_fault(protocol: str):
+    events = body(protocol, FEW).split(b"\n\n")
+    twice = b"\n\n".join([*events[:-1], events[-2], b""])
+    assert fault(twice, protocol) == "1 events after the end"
+
+
+def test_another_terminal_event_is_a_fault():
+    failed = body("responses", FEW).replace(b'"response.completed"', b'"response.failed"')
+    assert fault(failed, "responses") == "other endings: \"('response.failed',)\""
+
+
+def test_a_stream_cut_in_an_event_cannot_be_read():
+    assert fault(body("chat", FEW)[:-1]).startswith("cannot be read")
+    assert fault(b"data: {oops}\n\n").startswith("cannot be read")
+
+
+def test_keep_alive_comments_say_nothing():
+    commented = body("chat", FEW).replace(b"data: [DONE]", b": keep-alive\n\ndata: [DONE]")
+    assert reading.fault(commented, "chat", FEW, True) is None
+
+
+def test_reasoning_at_the_head_of_the_content_is_reasoning():
+    whole = b'{"choices":[{"message":{"content":"[thinking]w0000 [/thinking]\\n\\nw0000 "},'
+    answer = reading.read(whole + b'"finish_reason":"stop"}]}', "chat", False)
+    assert (answer.reasoning, answer.text) == ("w0000 ", "w0000 ")

@@ -1,0 +1,41 @@
+"""The table says what was measured."""
+
+from __future__ import annotations
+
+from bench import report
+from bench.measure import Figures
+from bench.shape import Shape
+from bench.workloads import Workload
+
+STREAM = Workload("burst", "", Shape(text=200), 16, 64)
+WHOLE = Workload("short", "", Shape(text=20), 8, 64, streamed=False)
+
+
+def figures(relay: list[float], forwarder: list[float]) -> dict[tuple[str, str], Figures]:
+    costs = {"relay": relay, "forwarder": forwarder}
+    return {
+        (client, name): Figures(cost)
+        for client in ("responses", "chat")
+        for name, cost in costs.items()
+    }
+
+
+def test_a_row_has_medians_and_their_ratio():
+    table = report.rows(STREAM, figures([500.0, 1000.0, 9000.0], [3000.0]))
+    assert table.splitlines() == [
+        "| burst | responses → chat | 5.0 | 15.0 | 1000 | 3000 | 3.0 |",
+        "| burst | chat → responses | 5.0 | 15.0 | 1000 | 3000 | 3.0 |",
+    ]
+
+
+def test_a_whole_answer_has_no_chunks():
+    assert "| – | – | 200 | 900 | 4.5 |" in report.rows(WHOLE, figures([200.0], [900.0]))
+
+
+def test_what_could_not_be_measured_is_a_dash():
+    assert "| 5.0 | – | 1000 | – | – |" in report.rows(STREAM, figures([1000.0], []))
+
+
+def test_each_fault_is_told_once():
+    found = {("chat", "forwarder"): Figures([], ["other text", "other text"])}
+    assert report.faults(STREAM, found) == ["burst, chat client, forwarder: other text"]

@@ -1,0 +1,42 @@
+"""Where a response ends, and what is in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import script, wire
+from bench.shape import Shape
+
+SHAPE = Shape(reasoning=2, text=3, arguments=2)
+
+ANSWERS = {
+    f"{protocol}-{'stream' if streamed else 'whole'}-{'chunked' if chunked else 'length'}": (
+        script.writes(protocol, SHAPE, streamed, chunked)
+    )
+    for protocol in ("chat", "responses")
+    for streamed in (True, False)
+    for chunked in (True, False)
+}
+
+
+@pytest.mark.parametrize("writes", ANSWERS.values(), ids=ANSWERS)
+def test_a_response_is_complete_with_its_last_byte_and_not_before(writes: tuple[bytes, ...]):
+    raw = b"".join(writes)
+    complete = [end for end in range(len(raw) + 1) if wire.is_complete(raw[:end])]
+    assert complete == [len(raw)]
+
+
+@pytest.mark.parametrize("protocol", ["chat", "responses"])
+def test_both_framings_hold_the_same_body(protocol: str):
+    framed, plain = (
+        wire.body_of(b"".join(script.writes(protocol, SHAPE, True, chunked)))
+        for chunked in (True, False)
+    )
+    assert framed == plain
+    assert plain.startswith((b"data: {", b"event: "))
+
+
+def test_a_refusal_has_its_status():
+    raw = script.refusal("no")
+    assert wire.status_of(raw) == 400
+    assert wire.is_complete(raw)
