@@ -8,4 +8,5 @@ from forwarder.config import ConfigError
 try:
     app = create_app()
 except ConfigError as error:
-    sys.exit(f"The forwarder is not configured properly:\n{error}")
+    sys.stderr.write(f"The forwarder is not configured properly:\n{error}\n")
+    sys.exit(4)  # gunicorn's "the application does not load"; after any other it tries for ever

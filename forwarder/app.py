@@ -7,18 +7,11 @@ import logging
 from flask import Flask, Response, jsonify
 from werkzeug.exceptions import HTTPException
 
-from forwarder import config, logs
+from forwarder import commands, config, logs
 from forwarder.bridge import Bridge
 from forwarder.config import Settings
-from forwarder.errors import (
-    ForwarderError,
-    InternalError,
-    InvalidRequest,
-    MethodNotAllowed,
-    NotFound,
-    TooLarge,
-)
-from forwarder.routes import health, openai
+from forwarder.errors import ForwarderError, InternalError
+from forwarder.routes import exchanges, files, health, openai
 
 log = logging.getLogger("forwarder.app")
 
@@ -32,9 +25,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     logs.configure(settings.log_level)
     app = Flask("forwarder", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
-    app.extensions["forwarder"] = Bridge(settings)
+    bridge = app.extensions["forwarder"] = Bridge(settings)
+    app.cli.add_command(commands.probe(bridge))
     for prefix in ("/v1", "/"):
         app.register_blueprint(openai.blueprint, url_prefix=prefix, name=f"openai{prefix}")
+        app.register_blueprint(files.blueprint, url_prefix=prefix, name=f"files{prefix}")
     app.register_blueprint(health.blueprint)
     app.register_error_handler(ForwarderError, _known)
     app.register_error_handler(HTTPException, _http)
@@ -65,17 +60,9 @@ def _known(error: ForwarderError) -> Response:
 
 def _http(error: HTTPException) -> Response:
     """Werkzeug's own refusals, in OpenAI's shape."""
-    return _known(_OURS.get(error.code or 500, InvalidRequest)(error.description or error.name))
+    return _known(exchanges.ours(error))
 
 
 def _unforeseen(error: Exception) -> Response:
     log.error("a request broke", exc_info=error)
     return _known(InternalError("The forwarder made a mistake; its log has the details."))
-
-
-_OURS: dict[int, type[ForwarderError]] = {
-    404: NotFound,
-    405: MethodNotAllowed,
-    413: TooLarge,
-    500: InternalError,
-}

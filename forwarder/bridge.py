@@ -1,24 +1,28 @@
 """From a client's request to the stream that answers it.
 
-This is the path of a request in one place: route, upstream call, translation, meter, wishes, guard.
+This is the path of a request in one place: route, upstream call, emulations of what the upstream
+lacks, translation, emulations of what its protocol lacks, images and files, meter, wishes, guard.
 Each is a call wrapped around the one before.
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 
+from forwarder import emulations
 from forwarder.catalog import Catalog
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.errors import InvalidRequest
 from forwarder.exchange import Exchange
+from forwarder.media import Fetcher, Guard, Uploads, with_media
 from forwarder.memory import Memory
 from forwarder.mint import MINT
 from forwarder.network.choose import transport_for
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
 from forwarder.translate import adapt
-from forwarder.translate.call import Json, Stream
+from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.check import choose
 from forwarder.translate.terms import Terms
 from forwarder.translate.wishes import STYLES, as_wished
@@ -37,6 +41,11 @@ class Bridge:
         self.router = Router(settings)
         self.upstreams = {u.name: self._connect(u) for u in settings.upstreams}
         self.catalog = Catalog(self.router, self.upstreams, settings.ready_ttl)
+        self._fetcher = _fetcher(settings)
+        self._uploads = {
+            name: Uploads(upstream, settings.upload_max_age)
+            for name, upstream in self.upstreams.items()
+        }
         self._memory = Memory()
         self._sealer = Sealer(settings.secret_keys)
 
@@ -49,7 +58,15 @@ class Bridge:
         route = self._route(client, request, exchange)
         call = self.upstreams[route.upstream.name].call(route, client, exchange)
         terms = self._terms(client, style, route, exchange)
-        call = exchange.metered(adapt(call, client, route.protocol, terms))
+        if route.protocol == "chat":
+            formats = self.upstreams[route.upstream.name].profile_of(route.model).response_format
+            truncation = request.get("truncation") if client == "responses" else None
+            call = emulations.over_chat(call, formats, truncation)
+        call = adapt(call, client, route.protocol, terms)
+        if client == "chat" != route.protocol:
+            settings = self.settings
+            call = emulations.over_responses(call, settings.stop_drain, settings.max_choices)
+        call = exchange.metered(self._with_media(call, client, route, exchange))
         if client == "responses" != route.protocol:
             call = self._memory.remembering(call, exchange.client_key)
         if client == "chat":
@@ -66,6 +83,12 @@ class Bridge:
         request["model"] = model
         exchange.upstream, exchange.model = route.upstream.name, route.model
         return route
+
+    def _with_media(self, call: Call, client: str, route: Route, exchange: Exchange) -> Call:
+        profile = self.upstreams[route.upstream.name].profile_of(route.model)
+        key = exchange.client_key if route.upstream.passthrough_key else None
+        upload = partial(self._uploads[route.upstream.name].id_of, client_key=key)
+        return with_media(call, client, route.protocol, profile, self._fetcher, upload)
 
     def _terms(self, client: str, style: str | None, route: Route, exchange: Exchange) -> Terms:
         profile = self.upstreams[route.upstream.name].profile
@@ -93,3 +116,10 @@ class Bridge:
     def _connect(self, settings: UpstreamSettings) -> Upstream:
         heartbeat = min(self.settings.keepalive, settings.idle_timeout)
         return Upstream(settings, transport_for(settings, heartbeat), heartbeat)
+
+
+def _fetcher(settings: Settings) -> Fetcher | None:
+    """``None`` when nothing is fetched: told so, or for whom is not known."""
+    allowed = bool(settings.api_keys) if settings.fetch is None else settings.fetch
+    guard = Guard(settings.fetch_allow)
+    return Fetcher(guard, settings.fetch_max, settings.fetch_timeout) if allowed else None

@@ -37,9 +37,18 @@ class Catalog:
                 found.setdefault(public, {**_model(public, name), **model, "id": public})
         return list(found.values())
 
-    def states(self) -> dict[str, Any]:
-        """Upstream name -> ``{reachable, models}`` or ``{reachable, error}``."""
-        return {name: _state(listed) for name, listed in self._fresh().items()}
+    def states(self, verbose: bool = False) -> dict[str, Any]:
+        """Upstream name -> ``{reachable, models}`` or ``{reachable, error}``.
+
+        With ``verbose`` also ``{provider, learned}``: whose profile it has, and by model what its
+        refusals have taught.
+        """
+        states = {name: _state(listed) for name, listed in self._fresh().items()}
+        return {n: {**s, **self._told(n)} for n, s in states.items()} if verbose else states
+
+    def _told(self, name: str) -> Json:
+        upstream = self._upstreams[name]
+        return {"provider": upstream.profile.name, "learned": upstream.lessons.shown()}
 
     def _fresh(self) -> dict[str, list[Json] | ForwarderError]:
         with self._lock:

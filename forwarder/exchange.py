@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import time
@@ -41,7 +40,7 @@ class Exchange:
     def saw_body(self, body: Json) -> None:
         """Log the request itself, which is off unless the operator wants it."""
         if self.log_bodies:
-            log.info(json.dumps({"id": self.id, "request": body}))
+            log.info({"id": self.id, "request": body})
 
     def metered(self, call: Call) -> Call:
         """Wrap a call so that its first event and its usage are noted here."""
@@ -93,12 +92,12 @@ class Exchange:
                 shown = (
                     event if self.log_bodies else {"type": event.get("type") or event.get("object")}
                 )
-                log.info(json.dumps({"id": self.id, "event": shown}))
+                log.info({"id": self.id, "event": shown})
 
     def close(self) -> None:
         """Close what was opened and write the one line that says what became of it."""
         self.opened.close()
-        log.info(json.dumps({k: v for k, v in self._line() if v is not None}))
+        log.info({k: v for k, v in self._line() if v is not None})
 
     def _line(self) -> Iterator[tuple[str, Any]]:
         usage = self.usage or {}

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
+from typing import Any
+
+import orjson
 
 
 class JsonLines(logging.Formatter):
-    """A record as ``{"time", "level", "logger", …}``; messages that are JSON objects are merged."""
+    """A record as ``{"time", "level", "logger", …}``; a message that is a dict is merged in."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        line: dict[str, Any] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
             + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
         }
-        message = record.getMessage()
-        line |= json.loads(message) if message.startswith("{") else {"message": message}
+        line |= record.msg if isinstance(record.msg, dict) else {"message": record.getMessage()}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return orjson.dumps(line, default=str).decode()
 
 
 def configure(level: str) -> None:

@@ -59,9 +59,9 @@ class Memory:
         if not batch or batch[-1].get("type") not in TERMINALS:
             return
         for item in batch[-1]["response"].get("output") or ():
-            data = orjson.dumps(item)
+            data, before = orjson.dumps(item), self._items.pop((owner, item["id"]), b"")
             self._items[owner, item["id"]] = data
-            self._bytes += len(data)
+            self._bytes += len(data) - len(before)
         while self._bytes > self._max_bytes:
             _, data = self._items.popitem(last=False)
             self._bytes -= len(data)

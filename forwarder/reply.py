@@ -58,7 +58,8 @@ class Reply:
     def batches(self) -> Stream:
         """The events, batch by batch as they arrive; empty ones while the upstream is silent."""
         try:
-            yield from self._read()
+            for batch in self._read():
+                yield list(map(self._discreet, batch)) if any(map(_fails, batch)) else batch
         except httpx2.TimeoutException:
             raise self._timeout("stopped sending") from None
         except (httpx2.TransportError, httpx2.StreamError, OSError):
@@ -82,8 +83,8 @@ class Reply:
         while True:
             if batch:
                 yield batch
-                if self._decoder.done or batch[-1].get("type") in TERMINALS:
-                    self._arrivals.patience = _GRACE
+            if self._decoder.done or (batch and batch[-1].get("type") in TERMINALS):
+                self._arrivals.patience = _GRACE
             data = next(pieces, None)
             if data is None:
                 break
@@ -121,7 +122,17 @@ class Reply:
             body.append(piece)
             if not piece:
                 yield []
-        yield whole.events(self._protocol, json_object(b"".join(body)), self._streamed)
+        answer = self._discreet(json_object(b"".join(body)))
+        yield whole.events(self._protocol, answer, self._streamed)
+
+    def _discreet(self, event: Json) -> Json:
+        """Errors inside an answer quote keys too."""
+        return blotted(event, self._settings.api_key) if _fails(event) else event
+
+
+def blotted(error: Json, key: str | None) -> Json:
+    """Providers quote keys in their errors; the forwarder's stays its own."""
+    return json_object(orjson.dumps(error).replace(key.encode(), b"***")) if key else error
 
 
 def handed_on(headers: httpx2.Headers) -> dict[str, str]:
@@ -138,6 +149,11 @@ def _looks_whole(first: bytes, response: httpx2.Response) -> bool:
     if head == b"<" or "text/html" in response.headers.get("content-type", ""):
         raise UpstreamBroken("The upstream answered with a page instead of a stream.")
     return head == b"{"
+
+
+def _fails(event: Json) -> bool:
+    """Does this event, or whole answer, tell of an error?"""
+    return bool(event.get("error")) or event.get("type") in ("error", "response.failed")
 
 
 def json_object(body: bytes) -> Json:

@@ -6,7 +6,13 @@ over the unread response; its typed layer is not used for bodies and events, whi
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import IO, Any, NamedTuple
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -15,6 +21,7 @@ from openai import Omit, OpenAI, Stream
 
 from forwarder.config import UpstreamSettings
 from forwarder.errors import (
+    InvalidRequest,
     UpstreamBroken,
     UpstreamError,
     UpstreamKeyRefused,
@@ -23,14 +30,43 @@ from forwarder.errors import (
     UpstreamUnreachable,
 )
 from forwarder.exchange import Exchange
-from forwarder.profiles import PROFILES, Profile, mend, profile_for
-from forwarder.reply import Reply, handed_on, json_object
+from forwarder.media.data import Blob
+from forwarder.profiles import (
+    AS_IS,
+    PROFILES,
+    Profile,
+    for_model,
+    mend,
+    mended_answer,
+    profile_for,
+)
+from forwarder.profiles.learned import Lesson, lesson_of
+from forwarder.profiles.lessons import Lessons, shown
+from forwarder.reply import Reply, blotted, handed_on, json_object
 from forwarder.routing import Route
 from forwarder.translate.call import Call, Json
 from forwarder.translate.call import Stream as Batches
 from forwarder.translate.ending import HONEST
 
-_PATHS = {"chat": "/chat/completions", "responses": "/responses"}
+log = logging.getLogger("forwarder.upstream")
+
+_MODELS = 256
+"""How many models' profiles are kept ready."""
+
+
+class Form(NamedTuple):
+    """A form with files: field -> text, and for each file its field and (name, content, type)."""
+
+    fields: Mapping[str, str]
+    files: list[tuple[str, tuple[str, IO[bytes], str]]]
+
+
+class Passed(NamedTuple):
+    """An answer that is handed on as it comes."""
+
+    status: int
+    headers: Mapping[str, str]
+    pieces: Iterator[bytes]
 
 
 class Upstream:
@@ -41,8 +77,15 @@ class Upstream:
     ) -> None:
         self.settings = settings
         self.profile: Profile = profile_for(settings.provider, settings.base_url, settings.quirks)
+        self.lessons = Lessons()
+        self._for_model = functools.lru_cache(_MODELS)(functools.partial(for_model, self.profile))
         self._heartbeat = heartbeat
         timeout = httpx2.Timeout(settings.first_byte_timeout, connect=settings.connect_timeout)
+        # Whole URLs: joining each with the base would cost the SDK a tenth of a call.
+        self._urls = {
+            "chat": _joined(settings.base_url, self.profile.chat_path),
+            "responses": _joined(settings.base_url, self.profile.responses_path),
+        }
         self._client = OpenAI(
             api_key=settings.api_key or "none",
             base_url=settings.base_url,
@@ -61,14 +104,56 @@ class Upstream:
 
         def upstream_call(request: Json) -> Batches:
             body = {**request, "model": route.model}
-            if not self._takes_as_is(client, route.protocol):
-                body = mend(body, route.protocol, self.profile, exchange.ledger)
-            reply = self._post(route.protocol, body, exchange)
-            exchange.opened.callback(reply.close)
-            exchange.reply_headers = reply.headers
-            return HONEST[route.protocol](reply.batches(), reply.was_done)
+            known = AS_IS if self._takes_as_is(client, route.protocol) else None
+            profile = self.profile_of(route.model, known)
+            try:
+                return self.ask(body, route.protocol, profile, exchange)
+            except UpstreamRefused as refusal:
+                sent = _sent(body, route.protocol, profile, exchange)
+                lesson = lesson_of(refusal, route.protocol, sent, profile)
+                if lesson is None:
+                    raise
+                return self._ask_again(body, route, lesson, profile, refusal, exchange)
 
         return upstream_call
+
+    def profile_of(self, model: str, known: Profile | None = None) -> Profile:
+        """What holds for a model: the profile, or the one that is ``known``, and the lessons."""
+        return self.lessons.applied(model, known or self._for_model(model))
+
+    def ask(self, body: Json, protocol: str, profile: Profile, exchange: Exchange) -> Batches:
+        """One request, as ``profile`` has it, and its answer, which ``exchange`` closes."""
+        reply = self._post(protocol, _sent(body, protocol, profile, exchange), exchange)
+        exchange.opened.callback(reply.close)
+        exchange.reply_headers = reply.headers
+        stream = mended_answer(reply.batches(), body, protocol, profile, reply.was_done)
+        return HONEST[protocol](stream, reply.was_done)
+
+    def _ask_again(
+        self,
+        body: Json,
+        route: Route,
+        lesson: Lesson,
+        profile: Profile,
+        refusal: UpstreamRefused,
+        exchange: Exchange,
+    ) -> Batches:
+        """Once more, with the lesson; one that does not help is none."""
+        try:
+            stream = self.ask(body, route.protocol, replace(profile, **lesson.changes), exchange)
+        except UpstreamRefused as again:
+            if again.message == refusal.message:
+                raise refusal from None
+            self._remember(route.model, lesson)  # it helped, and there is more to learn
+            raise
+        self._remember(route.model, lesson)
+        return stream
+
+    def _remember(self, model: str, lesson: Lesson) -> None:
+        if lesson.lasting:
+            self.lessons.keep(model, lesson.changes)
+            changes = shown(lesson.changes)
+            log.warning("upstream '%s' taught about '%s': %s", self.settings.name, model, changes)
 
     def _takes_as_is(self, client: str, protocol: str) -> bool:
         """A chat body of the client's own is mended only where that is known to be needed."""
@@ -92,8 +177,8 @@ class Upstream:
         try:
             # With this type the SDK gives the response itself, unread; its signature says Stream.
             unread: Any = self._client.post(
-                _PATHS[protocol],
-                content=orjson.dumps(body),
+                self._urls[protocol],
+                content=_encoded(body),
                 cast_to=httpx2.Response,
                 options=options,
                 stream=True,
@@ -117,6 +202,58 @@ class Upstream:
         if key and not header:
             return {"Authorization": f"Bearer {key}"}
         return {"Authorization": Omit(), **({header: key} if key and header else {})}
+
+    # -- files ----------------------------------------------------------------------------------
+
+    def upload(self, blob: Blob, client_key: str | None) -> str:
+        """Store a file; the upstream's id of it."""
+        with self._failures():
+            file = self._client.files.create(
+                file=(blob.name or "file", blob.data, blob.type),
+                purpose="user_data",
+                extra_headers=self._auth(client_key),
+            )
+        return file.id
+
+    def delete_file(self, file_id: str, client_key: str | None) -> None:
+        """Delete a stored file."""
+        with self._failures():
+            self._client.files.delete(file_id, extra_headers=self._auth(client_key))
+
+    def forward(
+        self, method: str, path: str, query: Json, exchange: Exchange, form: Form | None = None
+    ) -> Passed:
+        """Any GET, POST or DELETE below the base URL, and its answer, which ``exchange`` closes."""
+        headers = {**self._auth(exchange.client_key), "Accept": "*/*"}
+        given: Json = {}
+        if form is not None:
+            headers["Content-Type"] = "multipart/form-data"
+            given |= {"body": form.fields, "files": form.files}
+        if method != "DELETE":  # the SDK has no unread answers of these
+            given |= {"stream": True, "stream_cls": Stream[object]}
+        send: Any = getattr(self._client, method.lower())
+        options = {"headers": headers, "params": query}
+        with self._failures():
+            response = send(path, cast_to=httpx2.Response, options=options, **given)
+        exchange.opened.callback(response.close)
+        exchange.reply_headers = handed_on(response.headers)
+        return Passed(response.status_code, response.headers, self._pieces(response))
+
+    def _pieces(self, response: httpx2.Response) -> Iterator[bytes]:
+        with self._failures():
+            yield from response.iter_bytes()
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Whatever fails inside leaves as ours."""
+        try:
+            yield
+        except openai.OpenAIError as error:
+            raise self._ours(error) from None
+        except httpx2.TimeoutException:
+            raise self._late() from None
+        except (httpx2.TransportError, OSError) as error:
+            raise self._unreachable(error) from None
 
     # -- failures -------------------------------------------------------------------------------
 
@@ -144,16 +281,12 @@ class Upstream:
             inner = body.get("error", body)
             body = inner if isinstance(inner, dict) else {"message": str(inner)}
             message = body.get("message") or body.get("detail") or body.get("msg")
-            return {**body, "message": self._redacted(str(message or error.status_code))}
+            body = {**body, "message": str(message or error.status_code)}
+            return blotted(body, self.settings.api_key)
         text = str(body or "").strip()
         if not text or text.startswith("<"):
             text = f"The upstream answered {error.status_code} without a JSON body."
-        return {"message": self._redacted(text[:500])}
-
-    def _redacted(self, text: str) -> str:
-        """Providers quote keys in their errors; ours stays ours."""
-        key = self.settings.api_key
-        return text.replace(key, "***") if key else text
+        return blotted({"message": text[:500]}, self.settings.api_key)
 
     def _late(self) -> UpstreamTimeout:
         return UpstreamTimeout(f"The upstream '{self.settings.name}' did not answer in time.")
@@ -163,3 +296,22 @@ class Upstream:
         return UpstreamUnreachable(
             f"The upstream '{self.settings.name}' cannot be reached ({kind})."
         )
+
+
+def _sent(body: Json, protocol: str, profile: Profile, exchange: Exchange) -> Json:
+    return body if profile is AS_IS else mend(body, protocol, profile, exchange.ledger)
+
+
+def _joined(base_url: str, path: str) -> str:
+    """A path below the base URL, or from the host's root."""
+    if not path.startswith("/"):
+        return f"{base_url}/{path}"
+    url = urlsplit(base_url)
+    return f"{url.scheme}://{url.netloc}{path}"
+
+
+def _encoded(body: Json) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # of what was read from JSON, only its depth can be too much
+        raise InvalidRequest("The request is nested too deeply.") from None

@@ -49,7 +49,13 @@ def test_with_nothing_configured_both_upstreams_are_the_demo() -> None:
 
 
 def test_variables_of_absent_upstreams_do_not_reach_the_demo() -> None:
-    assert read(CHAT_API_KEY="sk-1", CHAT_MODELS="a=b", RESPONSES_API="?") == read()
+    assert read(CHAT_MODELS="a=b", RESPONSES_API="?") == read()
+
+
+def test_a_key_without_an_address_is_a_mistake_and_no_demo() -> None:
+    (mistake,) = mistakes(CHAT_API_KEY="sk-1")
+
+    assert mistake.startswith("CHAT_BASE_URL")
 
 
 @pytest.mark.parametrize(
@@ -110,9 +116,16 @@ def test_defaults_of_the_forwarder() -> None:
         responses_reasoning="summary",
         chat_default_stream=False,
         hosted_tools="drop",
+        stop_drain=False,
+        max_choices=8,
         strict=False,
         keepalive=15.0,
         max_body=64 * 1024 * 1024,
+        fetch=None,
+        fetch_allow=(),
+        fetch_max=20 * 1024 * 1024,
+        fetch_timeout=10.0,
+        upload_max_age=3600.0,
         secret_keys=(),
         log_level="INFO",
         log_sample=0.0,
@@ -249,6 +262,9 @@ def test_an_upstream_speaks_what_its_name_says_or_chat(name: str, apis: set[str]
         ("FORWARDER_KEEPALIVE", "15s", "a number of seconds"),
         ("FORWARDER_MAX_BODY", "0", "a number of bytes above 0"),
         ("FORWARDER_MAX_BODY", "1g", "with k or m"),
+        ("FORWARDER_FETCH", "perhaps", "one of on, off"),
+        ("FORWARDER_FETCH_ALLOW", "10.0.0.0/99", "addresses and networks"),
+        ("FORWARDER_FETCH_ALLOW", "http://host", "addresses and networks"),
         ("FORWARDER_LOG_LEVEL", "loud", "one of debug, info, warning, error"),
         ("FORWARDER_LOG_SAMPLE", "1.1", "a number from 0 to 1"),
         ("FORWARDER_READY_TTL", "-1", "a number of seconds from 0"),

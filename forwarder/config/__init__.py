@@ -65,10 +65,11 @@ class UpstreamSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """The whole configuration. Intervals are in seconds, ``max_body`` in bytes.
+    """The whole configuration. Intervals are in seconds, ``max_body`` and ``fetch_max`` in bytes.
 
     ``chat_reasoning`` is ``None`` when the operator left it to the forwarder: translated answers
-    then show reasoning as ``thinking``, answers that pass through stay untouched.
+    then show reasoning as ``thinking``, answers that pass through stay untouched.  ``fetch`` is
+    ``None`` likewise: URLs are then fetched where clients have keys.
     ``demo`` says that nothing was configured and ``upstreams`` are the built-in demo.
     """
 
@@ -80,9 +81,16 @@ class Settings:
     responses_reasoning: str
     chat_default_stream: bool
     hosted_tools: str
+    stop_drain: bool
+    max_choices: int
     strict: bool
     keepalive: float
     max_body: int
+    fetch: bool | None
+    fetch_allow: tuple[str, ...]
+    fetch_max: int
+    fetch_timeout: float
+    upload_max_age: float
     secret_keys: tuple[str, ...] = field(repr=False)
     log_level: str
     log_sample: float
@@ -138,9 +146,16 @@ SETTINGS = (
     Setting("RESPONSES_REASONING", "responses_reasoning", parsers.shown, "summary"),
     Setting("CHAT_DEFAULT_STREAM", "chat_default_stream", parsers.flag, "false"),
     Setting("HOSTED_TOOLS", "hosted_tools", parsers.one_of("drop", "refuse"), "drop"),
+    Setting("STOP_DRAIN", "stop_drain", parsers.flag, "false"),
+    Setting("MAX_CHOICES", "max_choices", parsers.number(int, 1, 128, ""), "8"),
     Setting("STRICT", "strict", parsers.flag, "false"),
     Setting("KEEPALIVE", "keepalive", parsers.seconds, "15"),
     Setting("MAX_BODY", "max_body", parsers.size, "64m"),
+    Setting("FETCH", "fetch", parsers.on_off, None),
+    Setting("FETCH_ALLOW", "fetch_allow", parsers.hosts, ""),
+    Setting("FETCH_MAX", "fetch_max", parsers.size, "20m"),
+    Setting("FETCH_TIMEOUT", "fetch_timeout", parsers.seconds, "10"),
+    Setting("UPLOAD_MAX_AGE", "upload_max_age", parsers.seconds, "3600"),
     Setting("SECRET_KEY", "secret_keys", lambda text: tuple(parsers.commas(text)), ""),
     Setting("LOG_LEVEL", "log_level", parsers.one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO"),
     Setting("LOG_SAMPLE", "log_sample", parsers.number(float, 0, 1, ""), "0"),

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from functools import wraps
+from ipaddress import ip_network
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -164,15 +165,19 @@ def query(text: str) -> Mapping[str, str]:
 
 
 def quirks(text: str) -> Mapping[str, Any]:
-    from forwarder.profiles import KNOBS
+    from forwarder.profiles import checked
 
-    @_allowing("a JSON object with names out of " + ", ".join(sorted(KNOBS)))
-    def parse(text: str) -> Mapping[str, Any]:
-        quirks = _object(text)
-        _require(quirks.keys() <= KNOBS)
-        return MappingProxyType(quirks)
+    return MappingProxyType(dict(checked(_allowing("a JSON object")(_object)(text))))
 
-    return parse(text)
+
+@_allowing("names of hosts, addresses and networks (10.1.0.0/16) separated by commas")
+def hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(commas(text))
+    for host in hosts:
+        if re.search(r"[/:]", host):
+            ip_network(host, strict=False)
+        _require(re.fullmatch(r"[A-Za-z0-9._:/-]+", host))
+    return hosts
 
 
 @_allowing("a number of bytes above 0, with k or m for 1024 or 1024*1024 of them")
@@ -182,6 +187,7 @@ def size(text: str) -> int:
 
 
 flag = choice({"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False})
+on_off = choice({"on": True, "off": False})
 seconds = number(float, 0.001, 86400, " of seconds")
 seconds_from_zero = number(float, 0, 86400, " of seconds")
 

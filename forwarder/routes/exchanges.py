@@ -6,9 +6,18 @@ import hmac
 import re
 
 from flask import Response, current_app, request
+from werkzeug.exceptions import HTTPException
 
 from forwarder.bridge import Bridge
-from forwarder.errors import ForwarderError, Unauthorized
+from forwarder.errors import (
+    ForwarderError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+    Unauthorized,
+)
 from forwarder.exchange import Exchange
 from forwarder.mint import random_id
 from forwarder.translate.terms import Ledger
@@ -17,7 +26,7 @@ _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def begin(route: str) -> Exchange:
-    """The exchange for the current request; raises Unauthorized without a valid key."""
+    """The exchange for the current request."""
     bridge: Bridge = current_app.extensions["forwarder"]
     settings = bridge.settings
     given = request.headers.get("X-Request-Id", "")
@@ -27,7 +36,6 @@ def begin(route: str) -> Exchange:
         ledger=Ledger(strict=settings.strict or _asks_strict()),
         log_sample=settings.log_sample,
         log_bodies=settings.log_bodies,
-        client_key=authorized(settings.api_keys),
     )
 
 
@@ -51,6 +59,19 @@ def sign(answer: Response | ForwarderError, exchange: Exchange) -> None:
     answer.headers["X-Request-Id"] = exchange.id
     if exchange.ledger.dropped:
         answer.headers["X-Forwarder-Dropped"] = ", ".join(sorted(exchange.ledger.dropped))
+
+
+def ours(error: HTTPException) -> ForwarderError:
+    """One of Werkzeug's own refusals as ours."""
+    return _OURS.get(error.code or 500, InvalidRequest)(error.description or error.name)
+
+
+_OURS: dict[int, type[ForwarderError]] = {
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: TooLarge,
+    500: InternalError,
+}
 
 
 def _asks_strict() -> bool:

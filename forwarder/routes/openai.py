@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import orjson
 from flask import Blueprint, Response, current_app, request
+from werkzeug.exceptions import HTTPException
 
 from forwarder import sse
 from forwarder.bridge import Bridge
@@ -41,12 +42,14 @@ def responses() -> Response:
 @blueprint.get("/models")
 def models() -> Response:
     """Every model that a request can name."""
+    exchanges.authorized(_bridge().settings.api_keys)
     return _json({"object": "list", "data": _bridge().catalog.models()})
 
 
 @blueprint.get("/models/<path:model>")
 def model(model: str) -> Response:
     """One model, by any name that a request could use."""
+    exchanges.authorized(_bridge().settings.api_keys)
     for entry in _bridge().catalog.models():
         if entry["id"] == model:
             return _json(entry)
@@ -56,6 +59,7 @@ def model(model: str) -> Response:
 def _serve(protocol: str) -> Response:
     exchange = exchanges.begin(protocol)
     try:
+        exchange.client_key = exchanges.authorized(_bridge().settings.api_keys)
         body = _body(exchange)
         streamed = _wants_stream(protocol, body)
         style = request.headers.get("X-Forwarder-Reasoning")
@@ -74,6 +78,8 @@ def _serve(protocol: str) -> Response:
 def _body(exchange: Exchange) -> Json:
     try:
         body = orjson.loads(request.get_data(cache=False))
+    except HTTPException as error:  # too large, or cut off
+        raise exchanges.ours(error) from None
     except ValueError:
         raise InvalidRequest("The request body is not valid JSON.", code="invalid_json") from None
     if not isinstance(body, dict):

@@ -12,8 +12,8 @@ from forwarder.errors import ForwarderError, UpstreamBroken
 from forwarder.translate.call import Batch, Event, Json, Stream
 from forwarder.translate.vocabulary import TERMINALS, failure, response_error
 
-_SAID = ("content", "refusal", "tool_calls", "function_call", "audio", "reasoning_content",
-         "reasoning", "reasoning_details")  # fmt: skip
+_SAID = frozenset({"content", "refusal", "tool_calls", "function_call", "audio",
+                   "reasoning_content", "reasoning", "reasoning_details"})  # fmt: skip
 
 
 def honest_chat(stream: Stream, was_done: Callable[[], bool]) -> Stream:
@@ -29,11 +29,10 @@ def honest_chat(stream: Stream, was_done: Callable[[], bool]) -> Stream:
                 yield batch[: i + 1]
                 return
             heard.note(chunk)
+        if heard.whole:  # whoever folds a stream asks for nothing after a whole answer
+            heard.judge(was_done())
         yield batch
-    if heard.finish is None and not (heard.said and was_done()):
-        raise UpstreamBroken("The upstream's stream ended before its answer was finished.")
-    if not heard.said and heard.finish in (None, "stop", "tool_calls"):
-        raise UpstreamBroken("The upstream's answer is empty.", code="empty_answer")
+    heard.judge(was_done())
     if heard.finish is None:
         yield [heard.ending()]
 
@@ -44,14 +43,25 @@ class _Heard:
     def __init__(self) -> None:
         self.finish: str | None = None
         self.said: set[str] = set()
+        self.whole = False
         self._last: Event = {}
 
     def note(self, chunk: Event) -> None:
         for choice in chunk.get("choices") or ():
+            self.whole = "message" in choice and bool(choice.get("finish_reason"))
             delta = choice.get("delta") or choice.get("message") or {}
-            self.said.update(name for name in _SAID if delta.get(name))
+            for name in delta:  # a chunk has one or two names, of which most are known by now
+                if name not in self.said and name in _SAID and delta[name]:
+                    self.said.add(name)
             self.finish = choice.get("finish_reason") or self.finish
             self._last = chunk
+
+    def judge(self, was_done: bool) -> None:
+        """Raise UpstreamBroken when this cannot be all of an answer."""
+        if self.finish is None and not (self.said and was_done):
+            raise UpstreamBroken("The upstream's stream ended before its answer was finished.")
+        if not self.said and self.finish in (None, "stop", "tool_calls"):
+            raise _empty()
 
     def ending(self) -> Event:
         """The chunk that should have come."""
@@ -60,20 +70,35 @@ class _Heard:
 
 
 def honest_responses(stream: Stream, was_done: Callable[[], bool]) -> Stream:
-    """Pass a Responses stream on up to its terminal event; raise when there is none."""
+    """Pass a Responses stream on up to its terminal event; raise when there is none.
+
+    An empty answer is none either.
+    """
     failed: Event | None = None
+    said = False
     for batch in stream:
         for i, event in enumerate(batch):
             kind = event.get("type")
             if kind in TERMINALS:
+                if kind == "response.completed" and not (said or _has_output(event)):
+                    raise _empty()
                 yield batch[: i + 1]
                 return
             if kind == "error":
                 failed = event
+            said = said or "response" not in event
         yield batch
     if failed is not None:
         raise failure(failed.get("error") or failed)
     raise UpstreamBroken("The upstream's stream ended before its response was finished.")
+
+
+def _has_output(event: Event) -> bool:
+    return bool((event.get("response") or {}).get("output"))
+
+
+def _empty() -> UpstreamBroken:
+    return UpstreamBroken("The upstream's answer is empty.", code="empty_answer")
 
 
 HONEST = {"chat": honest_chat, "responses": honest_responses}

@@ -4,6 +4,7 @@ A parameter is one of
 
 - *carried*: it goes over under its own name, as it is;
 - *mapped*: the request translators give it another name, shape or place;
+- *emulated*: the other side lacks it, and a wrapper around the call does its work;
 - *local*: it is for the forwarder itself and is honoured here;
 - *dropped*: it has no counterpart; the reason is recorded and the client is told;
 - *refused*: leaving it out would change what the client gets, so the request fails.
@@ -48,6 +49,10 @@ def carried(types: Types) -> Fate:
 
 def mapped(types: Types, why: str) -> Fate:
     return Fate("mapped", types, why)
+
+
+def emulated(types: Types, why: str) -> Fate:
+    return Fate("emulated", types, why)
 
 
 def local(types: Types, why: str) -> Fate:
@@ -101,7 +106,7 @@ RESPONSES_OVER_CHAT: dict[str, Fate] = {
     "store": local(BOOL, "the forwarder decides what it stores; the upstream stores nothing"),
     "text": mapped(DICT, "becomes response_format and verbosity"),
     "top_logprobs": refused(INT, "log probabilities are not translated", 0),
-    "truncation": dropped(STR, "the upstream's own limit applies", "disabled"),
+    "truncation": emulated(STR, "the oldest turns go when the upstream says that it is too much"),
 }
 """A Responses client's parameters over a Chat upstream."""
 
@@ -117,7 +122,7 @@ CHAT_OVER_RESPONSES: dict[str, Fate] = {
     "max_tokens": mapped(INT, "is called max_output_tokens, at least 16"),
     "messages": mapped(LIST, "become input items"),
     "modalities": refused(LIST, "the Responses API answers in text", ["text"]),
-    "n": refused(INT, "the Responses API gives one answer", 1),
+    "n": emulated(INT, "the upstream is asked as often, and the answers are merged"),
     "prediction": dropped(DICT, "the Responses API has no such parameter"),
     "presence_penalty": dropped(NUMBER, "the Responses API has no such parameter", 0),
     "prompt_cache_options": carried(DICT),
@@ -125,7 +130,7 @@ CHAT_OVER_RESPONSES: dict[str, Fate] = {
     "response_format": mapped(DICT, "is called text.format"),
     "seed": dropped(INT, "the Responses API has no such parameter"),
     "service_tier": carried(STR),
-    "stop": refused((str, list), "the Responses API has no stop sequences", []),
+    "stop": emulated((str, list), "the answer is cut here"),
     "store": mapped(BOOL, "the Responses API stores unless told not to"),
     "top_logprobs": refused(INT, "log probabilities are not translated", 0),
     "verbosity": mapped(STR, "is called text.verbosity"),
@@ -150,7 +155,7 @@ def settle(request: Json, fates: dict[str, Fate], ledger: Ledger) -> Iterator[tu
         expect(value, fate.types, name)
         if fate.kind in ("carried", "mapped"):
             yield name, value
-        elif fate.kind != "local" and value not in fate.neutral:
+        elif fate.kind not in ("local", "emulated") and value not in fate.neutral:
             _lose(name, fate, ledger)
 
 

@@ -51,8 +51,16 @@ def failure(error: Any) -> UpstreamError:
     code = error.get("code")
     if isinstance(code, int) and 400 <= code < 600:
         return UpstreamRefused(code, error)
-    status = _ERROR_STATUS.get(str(code or error.get("type")), 502 if not code else 400)
-    return UpstreamRefused(status, error)
+    return UpstreamRefused(_status_of(str(code or ""), str(error.get("type") or "")), error)
+
+
+def _status_of(code: str, kind: str) -> int:
+    """By the code, else by the type; a bare code that is unknown faults the request."""
+    if code in _ERROR_STATUS or kind in _ERROR_STATUS:
+        return _ERROR_STATUS.get(code) or _ERROR_STATUS[kind]
+    if kind in ("invalid_request_error", "invalid_request") or (code and not kind):
+        return 400
+    return 502
 
 
 def response_error(error: Json, status: int) -> Json:
@@ -115,6 +123,10 @@ def _count(usage: Json, key: str) -> int:
 
 
 # -- structured output --------------------------------------------------------------------------
+
+
+FORMATS = ("text", "json_object", "json_schema")
+"""The formats that both protocols know, under these names."""
 
 
 def format_to_responses(response_format: Json) -> Json:

@@ -19,6 +19,9 @@ from forwarder.translate.fold import fold_chat
 STYLES = ("thinking", "think", "reasoning_content", "reasoning", "parts", "none")
 """The spellings of reasoning that a chat client can choose from."""
 
+TOLD = frozenset({"reasoning", "reasoning_summary", "schema_error", "files"})
+"""What the forwarder tells in a message's ``metadata``; upstreams know no such field."""
+
 _TAGS = {"thinking": ("[thinking]", "[/thinking]\n\n"), "think": ("<think>", "</think>\n\n")}
 _BLOCK = re.compile(
     r"(?:\A|\n\n)(?:\[thinking\](.*?)\[/thinking\]|<think>(.*?)</think>)(?:\n\n|\Z)", re.DOTALL
@@ -80,18 +83,29 @@ def _cleaned_message(message: Any) -> Any:
     if not isinstance(message, dict) or message.get("role") != "assistant":
         return message
     content, thoughts = _cleaned_content(message.get("content"))
-    told = message.get("metadata")
-    if isinstance(told, dict) and told.get("reasoning") and not thoughts:
-        thoughts = [str(told["reasoning"])]
-    if not thoughts:
+    told: Any = message.get("metadata")
+    ours = _told_here(told)
+    if not ours and not thoughts:
         return message
-    kept = {k: v for k, v in message.items() if k != "metadata"}  # only we write it there
-    return {"reasoning_content": "\n\n".join(thoughts), **kept, "content": content or None}
+    kept = {**message, "content": content or None}
+    if ours:
+        kept["metadata"] = {k: v for k, v in told.items() if k not in TOLD}
+        thoughts = thoughts or [str(told.get("reasoning") or "")]
+    if kept.get("metadata") == {}:
+        del kept["metadata"]
+    thought = "\n\n".join(thoughts)
+    return {"reasoning_content": thought, **kept} if thought else kept
+
+
+def _told_here(metadata: Any) -> bool:
+    return isinstance(metadata, dict) and not metadata.keys().isdisjoint(TOLD)
 
 
 def _cleaned_content(content: Any) -> tuple[Any, list[str]]:
     """``(content, thoughts)``: the content without its thinking blocks, and what they said."""
     if isinstance(content, str):
+        if "[/thinking]" not in content and "</think>" not in content:
+            return content, []  # a search for whole blocks costs more than the rest of a message
         return _BLOCK.sub("", content), [a or b for a, b in _BLOCK.findall(content)]
     if not isinstance(content, list):
         return content, []

@@ -57,4 +57,6 @@ def cases(direction: str | None = None, streams: bool = False) -> list[Any]:
         for name in ([direction] if direction else DIRECTIONS)
         if (folder / name).is_dir()
     ]
-    return [pytest.param(c, id=f"{c.name}-{c.direction}") for c in found if c.streams or not streams]
+    return [
+        pytest.param(c, id=f"{c.name}-{c.direction}") for c in found if c.streams or not streams
+    ]

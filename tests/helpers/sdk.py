@@ -7,9 +7,8 @@ has to follow.
 from __future__ import annotations
 
 import functools
-import types
 from collections.abc import Iterator
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args
 
 from openai import omit
 from openai.lib.streaming.chat import ChatCompletionStreamState
@@ -105,7 +104,9 @@ def _mistakes(model: type[BaseModel], value: Json) -> list[str]:
 def _readable(error: ValidationError) -> list[str]:
     """The errors without those of a union's other members, which only say: not my type."""
     errors = error.errors()
-    other = {e["loc"][:-1] for e in errors if e["loc"][-1] == "type" and e["type"] == "literal_error"}
+    other = {
+        e["loc"][:-1] for e in errors if e["loc"][-1] == "type" and e["type"] == "literal_error"
+    }
     own = [e for e in errors if not any(e["loc"][:n] in other for n in range(1, len(e["loc"]) + 1))]
     return [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in own or errors]
 
@@ -132,3 +133,7 @@ def _function_calls_only(choice: Json) -> Json:
     calls = [{**c, "type": "function"} if c.get("type") == "custom" else c
              for c in delta.get("tool_calls") or ()]  # fmt: skip
     return {**choice, "delta": {**delta, "tool_calls": calls}} if calls else choice
+
+
+EVENT_TYPES = frozenset(_event_models())
+"""Every type of event that a Responses stream may have."""

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from forwarder.errors import ForwarderError
 from forwarder.mint import Mint
 from forwarder.translate import chat_over_responses, responses_over_chat
 from forwarder.translate.call import Batch, Event, Stream
@@ -65,12 +66,23 @@ def translate(direction: str, request: Json, its_terms: Terms) -> Translated:
 
 def translate_case(case: Case) -> Translated:
     """Translate the request of a case under its terms."""
-    return translate(case.direction, case.read("request.json"), terms(**case.read("terms.json", {})))
+    return translate(
+        case.direction, case.read("request.json"), terms(**case.read("terms.json", {}))
+    )
 
 
 def answered(case: Case, batches: list[Batch]) -> list[Event]:
     """The client's events when the upstream of a case answers with ``batches``."""
     return events_of(translate_case(case).answer(iter(batches)))
+
+
+def refusal_of(act: Callable[[], object]) -> ForwarderError | None:
+    """The error that ``act`` ends in, if it ends in one of ours; any other is a test's failure."""
+    try:
+        act()
+    except ForwarderError as error:
+        return error
+    return None
 
 
 def events_of(stream: Stream) -> list[Event]:
@@ -133,7 +145,11 @@ def _split_chunk(chunk: Event) -> Iterator[Event]:
         first, rest = _cut(delta)
         if not rest:
             break
-        yield {**chunk, "choices": [{**choices[0], "delta": first, "finish_reason": None}], "usage": None}
+        yield {
+            **chunk,
+            "choices": [{**choices[0], "delta": first, "finish_reason": None}],
+            "usage": None,
+        }
         delta = rest
     yield {**chunk, "choices": [{**choices[0], "delta": delta}]} if delta else chunk
 
@@ -184,12 +200,16 @@ class Said(NamedTuple):
 
 def said_by_response(response: Json) -> Said:
     """What a Responses answer says; calls are told by the names that chat clients see."""
-    parts = [part for item in response["output"] if item["type"] == "message" for part in item["content"]]
+    parts = [
+        part for item in response["output"] if item["type"] == "message" for part in item["content"]
+    ]
     calls = [_named(item) for item in response["output"] if item["type"] in _CALLS]
     return Said(
         text="".join(part["text"] for part in parts if part["type"] == "output_text"),
         refusal="".join(part["refusal"] for part in parts if part["type"] == "refusal"),
-        reasoning=_paragraphs(*(t for i in response["output"] if i["type"] == "reasoning" for t in _thought(i))),
+        reasoning=_paragraphs(
+            *(t for i in response["output"] if i["type"] == "reasoning" for t in _thought(i))
+        ),
         calls=calls,
         ending=(response.get("incomplete_details") or {}).get("reason") or "completed",
     )

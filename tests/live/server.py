@@ -16,6 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
+GUNICORN = ("gunicorn", "-b", "127.0.0.1:{port}", "wsgi:app")
+FLASK = ("flask", "--app", "wsgi", "run", "--port", "{port}")
+
 
 @dataclass
 class Server:
@@ -35,7 +38,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(environment: dict[str, str], directory: Path) -> Iterator[Server]:
+def running(
+    environment: dict[str, str], directory: Path, module: tuple[str, ...] = GUNICORN
+) -> Iterator[Server]:
     """The forwarder with exactly these settings; stopped at the end."""
     port = _free_port()
     log_path = directory / f"forwarder-{port}.log"
@@ -44,7 +49,7 @@ def running(environment: dict[str, str], directory: Path) -> Iterator[Server]:
         "FORWARDER_DOTENV": "",
         **environment,
     }
-    command = [sys.executable, "-m", "gunicorn", "-b", f"127.0.0.1:{port}", "wsgi:app"]
+    command = [sys.executable, "-m", *(word.format(port=port) for word in module)]
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
     server = Server(f"http://127.0.0.1:{port}", process, log_path)

@@ -24,6 +24,12 @@ def chat(*messages: Json, **more: Any) -> Json:
     return {"messages": list(messages) or [USER], **more}
 
 
+def with_schema(inner: Json) -> Json:
+    """A function whose one argument is of this kind."""
+    schema = {"type": "object", "properties": {"a": {"items": inner}}}
+    return {"type": "function", "function": {"name": "f", "parameters": schema}}
+
+
 CASES: dict[str, tuple[Json, Json]] = {
     "developer_role": (
         chat({"role": "developer", "content": "a"}),
@@ -49,6 +55,22 @@ CASES: dict[str, tuple[Json, Json]] = {
     "strict_functions": (chat(tools=[FUNCTION]), chat(tools=[PLAIN])),
     "custom_tools": (chat(tools=[{"type": "custom", "custom": {}}]), chat(tools=[PLAIN])),
     "same_tool_twice": (chat(tools=[PLAIN, FUNCTION]), chat(tools=[PLAIN])),
+    "moonshot_schemas": (
+        chat(tools=[with_schema({"$ref": "#/$defs/a", "description": "a"})]),
+        chat(tools=[with_schema({"$ref": "#/$defs/a"})]),
+    ),
+    "gemini_schemas": (
+        chat(tools=[with_schema({"const": 1})]),
+        chat(tools=[with_schema({"enum": ["1"]})]),
+    ),
+    "mistral_schemas": (
+        chat(tools=[with_schema({"additionalProperties": False})]),
+        chat(tools=[with_schema({"type": "object"})]),
+    ),
+    "long_call_ids": (
+        chat({"role": "tool", "tool_call_id": "call_00001", "content": "a"}),
+        chat({"role": "tool", "tool_call_id": "call00001", "content": "a"}),
+    ),
     **{name: (chat(**{name: 1}), chat()) for name in PARAMETERS},
 }
 """Knob -> a request that it refuses, and one that it lets pass."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from itertools import pairwise
 from typing import Any
 
+from . import dialects
 from .answers import Json, Protocol
 from .history import as_items
 from .shape import Violation, unknown
@@ -59,10 +60,15 @@ def same_role_twice(protocol: Protocol, body: Json) -> Violation | None:
 def forced_tool_choice(protocol: Protocol, body: Json) -> Violation | None:
     """DashScope, DeepSeek and Kimi while thinking."""
     choice = body.get("tool_choice")
-    if choice == "required" or isinstance(choice, dict):
+    if (choice == "required" or isinstance(choice, dict)) and not _thinks_not(body):
         said = "The tool_choice parameter does not support being set to required or object in "
         return Violation(f"{said}thinking mode", "tool_choice")
     return None
+
+
+def _thinks_not(body: Json) -> bool:
+    switch = body.get("thinking") or {}
+    return switch.get("type") == "disabled" or body.get("enable_thinking") is False
 
 
 def json_schema(protocol: Protocol, body: Json) -> Violation | None:
@@ -189,6 +195,7 @@ _RULES: tuple[Any, ...] = (
     strict_functions,
     custom_tools,
     same_tool_twice,
+    *dialects.RULES,
 )
 
 KNOBS: dict[str, Knob] = {

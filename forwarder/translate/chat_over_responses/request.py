@@ -12,7 +12,7 @@ from forwarder.translate.chat_over_responses.history import History
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, optional, require
 from forwarder.translate.fates import CHAT_OVER_RESPONSES, settle
 from forwarder.translate.terms import Terms
-from forwarder.translate.vocabulary import format_to_responses
+from forwarder.translate.vocabulary import FORMATS, format_to_responses
 
 OUTPUT_FLOOR = 16
 """The smallest ``max_output_tokens`` that the Responses API takes."""
@@ -96,7 +96,7 @@ def _functions(value: list[Any], out: Json) -> None:
 
 def _response_format(value: Json, out: Json) -> None:
     kind = require(value, "type", STR, "response_format.type")
-    choose(kind, ("text", "json_object", "json_schema"), "response_format.type")
+    choose(kind, FORMATS, "response_format.type")
     if kind == "json_schema":
         path = "response_format.json_schema"
         wrapped = require(value, "json_schema", DICT, path)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any
 
-from forwarder.errors import UpstreamBroken
+from forwarder.errors import UpstreamBroken, UpstreamError
 from forwarder.translate.call import Batch, Event, Json, Stream
 from forwarder.translate.chat_over_responses.request import Prepared
 from forwarder.translate.terms import Terms
@@ -25,10 +25,15 @@ def translate_stream(events: Stream, prepared: Prepared, terms: Terms) -> Stream
             yield batch
             continue
         chunks: Batch = []
-        for event in batch:
-            handler = HANDLERS.get(event.get("type"))
-            if handler is not None:
-                chunks += handler(answer, event)
+        try:
+            for event in batch:
+                handler = HANDLERS.get(event.get("type"))
+                if handler is not None:
+                    chunks += handler(answer, event)
+        except UpstreamError:
+            if chunks:  # what came with the failure came before it
+                yield chunks
+            raise
         if chunks:
             yield chunks
     if not answer.ended:
@@ -50,8 +55,8 @@ class Answer:
         self._greeted = False
         self._calls: dict[Any, int] = {}  # output index -> dense number of the call
         self._sent: dict[tuple[Any, ...], int] = {}  # place of a text -> characters sent
-        self._thoughts: dict[Any, str] = {}  # output index -> the form that is shown
-        self._summaries: list[str] = []
+        self._texts: set[Any] = set()  # output indexes of reasoning that comes as text
+        self._summaries: dict[tuple[Any, ...], str] = {}  # place of a summary -> its text
         self._annotations: dict[tuple[Any, ...], list[Json]] = {}  # place of a text -> its own
 
     # -- chunks ---------------------------------------------------------------------------------
@@ -119,8 +124,9 @@ class Answer:
 
     def _last_words(self) -> Json:
         delta: Json = {}
-        if self._summaries:
-            delta["metadata"] = {"reasoning_summary": "\n\n".join(self._summaries)}
+        apart = [text for place, text in self._summaries.items() if place[0] in self._texts]
+        if apart:
+            delta["metadata"] = {"reasoning_summary": "\n\n".join(apart)}
         return delta
 
     # -- text -----------------------------------------------------------------------------------
@@ -181,23 +187,18 @@ class Answer:
         place = (index, form, part)
         fresh = place not in self._sent
         self._sent[place] = self._sent.get(place, 0) + len(delta)
-        if self._thoughts.setdefault(index, form) != form:
-            self._keep_apart(form, delta, fresh)
-            return []
+        if form == "text":
+            self._texts.add(index)
+        else:
+            self._summaries[place] = self._summaries.get(place, "") + delta
+            if index in self._texts:
+                return []  # beside the text itself it is told in the metadata, not shown twice
         if fresh and self._thought_before(place):
             delta = "\n\n" + delta  # the parts of reasoning are paragraphs
         return self._say({"reasoning_content": delta}) if delta else []
 
     def _thought_before(self, place: tuple[Any, ...]) -> bool:
         return any(len(other) == 3 and other != place for other in self._sent)
-
-    def _keep_apart(self, form: str, delta: str, fresh: bool) -> None:
-        """A summary beside the text itself: told in the metadata, not shown twice."""
-        if form != "summary":
-            return
-        if fresh:
-            self._summaries.append("")
-        self._summaries[-1] += delta
 
     def thought_done(self, event: Event) -> Batch:
         return self._rest_of_thought(event, "text", event.get("content_index"))

@@ -10,7 +10,6 @@ _DEFAULTS: Json = {
     "instructions": None,
     "max_output_tokens": None,
     "max_tool_calls": None,
-    "metadata": {},
     "parallel_tool_calls": True,
     "presence_penalty": 0,
     "previous_response_id": None,
@@ -31,7 +30,7 @@ _DEFAULTS: Json = {
 def blank_response(request: Json, response_id: str, created_at: int) -> Json:
     """A response in progress with nothing in it, echoing the request."""
     echoed = {k: request[k] for k in _DEFAULTS if request.get(k) is not None}
-    reasoning = request.get("reasoning") or {}
+    text = {k: v for k, v in (request.get("text") or {}).items() if v is not None}
     return {
         "id": response_id,
         "object": "response",
@@ -46,9 +45,10 @@ def blank_response(request: Json, response_id: str, created_at: int) -> Json:
         "store": False,
         **_DEFAULTS,
         **echoed,
+        "metadata": {**(request.get("metadata") or {})},
         "tools": [_complete(tool) for tool in request.get("tools") or ()],
-        "reasoning": {"effort": None, "summary": None, **reasoning},
-        "text": {"format": {"type": "text"}, **(request.get("text") or {})},
+        "reasoning": {"effort": None, "summary": None, **(request.get("reasoning") or {})},
+        "text": {"format": {"type": "text"}, **text},
     }
 
 

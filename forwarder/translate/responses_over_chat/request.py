@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from forwarder.translate.call import Json
-from forwarder.translate.check import DICT, STR, optional, require
+from forwarder.translate.check import DICT, STR, choose, optional, require
 from forwarder.translate.fates import RESPONSES_OVER_CHAT, settle
 from forwarder.translate.responses_over_chat.history import History
 from forwarder.translate.responses_over_chat.toolbox import Toolbox
 from forwarder.translate.terms import Ledger, Terms
-from forwarder.translate.vocabulary import format_to_chat
+from forwarder.translate.vocabulary import FORMATS, format_to_chat
 
 
 class Prepared(NamedTuple):
@@ -97,13 +97,19 @@ def _reasoning(value: Json, ledger: Ledger) -> Json:
 def _text(value: Json, ledger: Ledger) -> Json:
     chat: Json = {}
     text_format = optional(value, "format", DICT, "text.format")
-    if text_format and require(text_format, "type", STR, "text.format.type") != "text":
-        if text_format["type"] == "json_schema":
-            require(text_format, "name", STR, "text.format.name")
-            require(text_format, "schema", DICT, "text.format.schema")
+    if text_format is not None and _kind_of_format(text_format) != "text":
         chat["response_format"] = format_to_chat(text_format)
     verbosity = optional(value, "verbosity", STR, "text.verbosity")
     return {**chat, "verbosity": verbosity} if verbosity else chat
+
+
+def _kind_of_format(text_format: Json) -> str:
+    kind: str = require(text_format, "type", STR, "text.format.type")
+    choose(kind, FORMATS, "text.format.type")
+    if kind == "json_schema":
+        require(text_format, "name", STR, "text.format.name")
+        require(text_format, "schema", DICT, "text.format.schema")
+    return kind
 
 
 def _cache_options(value: Json, ledger: Ledger) -> Json:

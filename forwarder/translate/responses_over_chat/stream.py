@@ -7,9 +7,11 @@ and stay open until the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from forwarder.errors import UpstreamError
 from forwarder.translate import reasoning
 from forwarder.translate.call import Batch, Event, Json, Stream
 from forwarder.translate.callkeys import CallKeys
@@ -29,21 +31,29 @@ from forwarder.translate.vocabulary import (
 def translate_stream(chunks: Stream, prepared: Prepared, terms: Terms) -> Stream:
     """Give the Responses events for a chat stream, batch by batch, numbered from 0."""
     answer = Answer(prepared, terms)
-    number = 0
-    pending = answer.begin()
+    number = itertools.count()
+    begun = answer.begin()
     for batch in chunks:
-        for chunk in batch:
-            pending += answer.take(chunk)
-        for event in pending:
-            event["sequence_number"] = number
-            number += 1
-        if pending or not batch:  # an empty batch is a heartbeat
-            yield pending
-            pending = []
-    yield [
-        {**event, "sequence_number": number + i}
-        for i, event in enumerate([*pending, *answer.finish()])
-    ]
+        events: Batch = []
+        try:
+            for chunk in batch:
+                events += answer.take(chunk)
+        except UpstreamError:
+            if events:  # what came with the failure came before it
+                yield _numbered([*begun, *events], number)
+            raise
+        if begun:
+            events, begun = [*begun, *events], []
+        if events or not batch:  # an empty batch is a heartbeat
+            yield _numbered(events, number)
+    yield _numbered([*begun, *answer.finish()], number)
+
+
+def _numbered(events: Batch, number: Iterator[int]) -> Batch:
+    """The one door out: sequence numbers are given here."""
+    for event in events:
+        event["sequence_number"] = next(number)
+    return events
 
 
 class Answer:

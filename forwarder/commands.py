@@ -1,0 +1,95 @@
+"""What an operator can ask for in a terminal: ``flask --app wsgi probe NAME``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import click
+
+from forwarder.bridge import Bridge
+from forwarder.config.parsers import prefix_of
+from forwarder.errors import ForwarderError, UpstreamRefused
+from forwarder.exchange import Exchange
+from forwarder.mint import random_id
+from forwarder.profiles import Profile
+from forwarder.profiles.learned import lesson_of
+from forwarder.profiles.lessons import shown
+from forwarder.profiles.mends import mend
+from forwarder.profiles.probing import ENOUGH, QUESTIONS, asking, boldest, found
+from forwarder.translate.terms import Ledger
+from forwarder.upstream import Upstream
+
+_LIST_TIMEOUT = 5.0
+"""Seconds for the list of models, when none was named."""
+
+
+def probe(bridge: Bridge) -> click.Command:
+    """The command that asks an upstream what it takes."""
+
+    @click.command("probe")
+    @click.argument("name")
+    @click.option("--model", help="The upstream's name for the model that is asked.")
+    def command(name: str, model: str | None) -> None:
+        """Ask the Chat upstream NAME a few small requests; print what its profile should say."""
+        upstream = bridge.upstreams.get(name)
+        if upstream is None:
+            raise click.UsageError(f"there is no upstream '{name}'")
+        try:
+            profile = _examined(upstream, model or _some_model(upstream))
+        except ForwarderError as error:
+            raise click.ClickException(error.message) from error
+        changes = json.dumps(shown(found(profile, upstream.profile)))
+        click.echo(f"{prefix_of(name)}QUIRKS={changes}")
+
+    return command
+
+
+def _some_model(upstream: Upstream) -> str:
+    """An alias says which models are in use here; else any will do."""
+    for model in upstream.settings.aliases.values():
+        return model
+    for listed in upstream.models(_LIST_TIMEOUT):
+        return str(listed["id"])
+    raise click.UsageError("the upstream lists no models: name one with --model")
+
+
+def _examined(upstream: Upstream, model: str) -> Profile:
+    """The profile that passes all questions that can be passed."""
+    profile = boldest(upstream.profile)
+    for question in QUESTIONS:
+        profile, verdict = _answered(upstream, model, question, profile)
+        click.echo(f"  {question}: {verdict}", err=True)
+    return profile
+
+
+def _answered(
+    upstream: Upstream, model: str, question: str, profile: Profile
+) -> tuple[Profile, str]:
+    """The profile with which a question is taken, and how that went."""
+    body, tried = asking(question, model), profile
+    for attempt in range(ENOUGH):
+        try:
+            _ask(upstream, body, tried)
+        except UpstreamRefused as refusal:
+            sent = mend(body, "chat", tried, Ledger())
+            lesson = lesson_of(refusal, "chat", sent, tried)
+            if lesson is None:
+                return profile, f"refused, and no mend is known ({refusal.message[:200]})"
+            tried = replace(tried, **lesson.changes)
+        else:
+            return tried, "mended" if attempt else "taken"
+    return profile, "refused, whatever was mended"
+
+
+def _ask(upstream: Upstream, body: dict[str, object], profile: Profile) -> None:
+    exchange = Exchange(random_id("probe"), "probe", Ledger())
+    with exchange.opened:
+        try:
+            for _ in upstream.ask(body, "chat", profile, exchange):
+                pass
+        except UpstreamRefused:
+            raise
+        except ForwarderError as error:
+            if error.code not in ("empty_answer", "upstream_protocol"):
+                raise  # an answer that says nothing was an answer

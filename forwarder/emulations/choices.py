@@ -1,0 +1,111 @@
+"""``n`` for upstreams that give one answer: as many calls at once, merged into one stream.
+
+Threads carry the calls; under gevent they are greenlets.  One failure fails all.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any
+
+from forwarder.emulations.chunks import close, with_usage
+from forwarder.emulations.usage import summed
+from forwarder.errors import InvalidRequest
+from forwarder.translate.call import Batch, Call, Event, Json, Stream
+
+
+def with_choices(call: Call, most: int) -> Call:
+    """Wrap a chat call that gives one choice, so that it honours ``n`` up to ``most``."""
+
+    def fanned_out(request: Json) -> Stream:
+        if "n" not in request:
+            return call(request)
+        count = _count(request["n"], most)
+        inner = {k: v for k, v in request.items() if k != "n"}
+        return call(inner) if count == 1 else _merged(_opened(call, inner, count))
+
+    return fanned_out
+
+
+def _count(value: Any, most: int) -> int:
+    if value is None:
+        return 1
+    if type(value) is not int or not 1 <= value <= most:
+        raise InvalidRequest(
+            f"Invalid value for 'n': expected an integer from 1 to {most}.",
+            param="n",
+            code="invalid_value",
+        )
+    return value
+
+
+def _opened(call: Call, request: Json, count: int) -> list[Stream]:
+    """Every stream, opened at the same time.
+
+    Raises the first failure when none is under way any more, so that whoever closes what was
+    opened for this request misses none.
+    """
+    with ThreadPoolExecutor(count) as pool:
+        opening = [pool.submit(call, request) for _ in range(count)]
+    return [opened.result() for opened in opening]
+
+
+_Arrivals = SimpleQueue[tuple[int, Batch | Exception | None]]
+"""A choice and what came of it: a batch, its failure, or its end (``None``)."""
+
+
+def _merged(streams: list[Stream]) -> Stream:
+    """The chunks of all streams as they come, each under its own index, then one usage.
+
+    Nothing holds a stream back: what a slow client has not read yet waits here.
+    """
+    arrivals: _Arrivals = SimpleQueue()
+    over = threading.Event()
+    for pumped in enumerate(streams):
+        threading.Thread(target=_pump, args=(*pumped, arrivals, over), daemon=True).start()
+    try:
+        yield from _arriving(arrivals, len(streams))
+    finally:
+        over.set()
+
+
+def _pump(index: int, stream: Stream, arrivals: _Arrivals, over: threading.Event) -> None:
+    """Read one stream to its end, or until nobody wants it any more."""
+    try:
+        for batch in stream:
+            if over.is_set():
+                break
+            arrivals.put((index, batch))
+        arrivals.put((index, None))
+    except Exception as error:  # raised again by the reader
+        arrivals.put((index, error))
+    finally:
+        close(stream)
+
+
+def _arriving(arrivals: _Arrivals, count: int) -> Stream:
+    running = count
+    usages: list[Json] = []
+    first: Event = {}
+    while running:
+        index, arrived = arrivals.get()
+        if isinstance(arrived, Exception):
+            raise arrived
+        if arrived is None:
+            running -= 1
+            continue
+        first = first or next(iter(arrived), {})
+        usages += [chunk["usage"] for chunk in arrived if chunk.get("usage")]
+        batch = [_under(index, chunk, first) for chunk in arrived if chunk.get("choices")]
+        if batch or not arrived:
+            yield batch
+    if len(usages) == count:  # of fewer, the sum would be wrong
+        yield [with_usage(first, summed(usages, prompts=False))]
+
+
+def _under(index: int, chunk: Event, first: Event) -> Event:
+    """The chunk as one of the answer that ``first`` began."""
+    identity = {key: first.get(key) for key in ("id", "created", "model")}
+    return {**chunk, **identity, "choices": [{**c, "index": index} for c in chunk["choices"]]}

@@ -1,0 +1,65 @@
+"""Chat chunks taken apart and put together, for emulations that change what a stream says."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from forwarder.translate.call import Event, Json, Stream
+
+TEXTS = ("reasoning_content", "content", "refusal")
+"""The fields of a delta in which the model writes."""
+
+CALLS = ("tool_calls", "function_call")
+"""The fields of a delta in which the model calls."""
+
+
+def choice_of(chunk: Event) -> Json:
+    """The first choice; empty for a chunk without choices."""
+    choices: list[Json] = chunk.get("choices") or [{}]
+    return choices[0]
+
+
+def with_choice(chunk: Event, choice: Json) -> Event:
+    """The chunk with this as its only choice."""
+    return {**chunk, "choices": [choice]}
+
+
+def ending(chunk: Event, reason: str) -> Event:
+    """A chunk of the same answer that finishes it."""
+    index = choice_of(chunk).get("index") or 0
+    choice: Json = {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
+    return with_choice(chunk, choice)
+
+
+def with_usage(chunk: Event, usage: Json) -> Event:
+    """A chunk of the same answer that tells its usage."""
+    return {**chunk, "choices": [], "usage": usage}
+
+
+def close(stream: Stream) -> None:
+    """Close a stream, and with it the upstream's answer at its other end."""
+    closing = getattr(stream, "close", None)
+    if closing is not None:
+        closing()
+
+
+class Logprobs:
+    """Log probabilities that have to go with their text when it is held back or cut."""
+
+    def __init__(self) -> None:
+        self._entries: deque[Json] = deque()
+        self._room = 0
+
+    def feed(self, logprobs: Json | None) -> None:
+        """Take those of a choice."""
+        self._entries.extend((logprobs or {}).get("content") or ())
+
+    def give(self, characters: int) -> Json | None:
+        """Those of the tokens that lie wholly within the next so many characters."""
+        self._room += characters
+        given: list[Any] = []
+        while self._entries and len(str(self._entries[0].get("token"))) <= self._room:
+            given.append(self._entries.popleft())
+            self._room -= len(str(given[-1].get("token")))
+        return {"content": given, "refusal": None} if given else None

@@ -1,0 +1,113 @@
+"""Token limits that the Responses API does not take: raised upstream, cut for the client here.
+
+What a token is only the upstream knows, and it does not say.  A token here is a piece of a word,
+which comes near enough: up to six letters of an alphabet with the space before them, up to three
+digits, up to two signs, a run of white space, or any other character.  So a limit is met to the
+piece, and however the text arrives, the same pieces are kept.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from forwarder.emulations.chunks import CALLS, TEXTS, Logprobs, choice_of, with_choice
+from forwarder.emulations.usage import capped
+from forwarder.errors import InvalidRequest
+from forwarder.translate.call import Batch, Call, Event, Json, Stream
+from forwarder.translate.chat_over_responses.request import OUTPUT_FLOOR
+
+_PIECE = re.compile(r" ?[A-Za-zÀ-ɏ\u0370-\u06ff]{1,6}|\d{1,3}| ?[^\w\s]{1,2}|\s+|.", re.DOTALL)
+
+
+def with_limit(call: Call) -> Call:
+    """Wrap a chat call whose upstream writes at least 16 tokens, so that it honours fewer.
+
+    The upstream is read to its end, which is near, so that usage is known; the client's is capped.
+    Calls are never cut: one that begins within the limit is given whole.
+    """
+
+    def limited(request: Json) -> Stream:
+        limit = _limit(request)
+        if limit is None or limit >= OUTPUT_FLOOR:
+            return call(request)
+        return _capped(call(request), limit)
+
+    return limited
+
+
+def _limit(request: Json) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens"):
+        limit = request.get(name)
+        if limit is not None:
+            return _positive(limit, name)
+    return None
+
+
+def _positive(limit: Any, name: str) -> int | None:
+    if type(limit) is not int:
+        return None  # the translator refuses it
+    if limit < 1:
+        raise InvalidRequest(
+            f"Invalid '{name}': integer below minimum value. Expected a value >= 1.",
+            param=name,
+            code="integer_below_min_value",
+        )
+    return limit
+
+
+def _capped(stream: Stream, limit: int) -> Stream:
+    budget = _Budget(limit)
+    for batch in stream:
+        out: Batch = []
+        for chunk in batch:
+            out += _within(chunk, budget, limit)
+        if out or not batch:
+            yield out
+
+
+class _Budget:
+    """How much of a text that comes in pieces lies within so many tokens."""
+
+    def __init__(self, limit: int) -> None:
+        self.spent = False
+        self._limit = limit
+        self._text = ""
+
+    def take(self, text: str) -> str:
+        """What of the next text is within the limit."""
+        if self.spent:
+            return ""
+        before = len(self._text)
+        self._text += text
+        pieces = list(_PIECE.finditer(self._text))
+        self.spent = len(pieces) > self._limit
+        end = pieces[self._limit - 1].end() if self.spent else len(self._text)
+        return self._text[before:end]
+
+
+def _within(chunk: Event, budget: _Budget, limit: int) -> Batch:
+    """The chunk with what of it lies within the budget."""
+    choice = choice_of(chunk)
+    if not choice:
+        usage = chunk.get("usage")
+        return [{**chunk, "usage": capped(usage, limit)} if usage else chunk]
+    delta = choice.get("delta") or {}
+    over = budget.spent
+    kept = {name: budget.take(delta[name]) for name in TEXTS if delta.get(name)}
+    other = {k: v for k, v in delta.items() if k not in kept}
+    if over:
+        other = {k: v for k, v in other.items() if k not in (*CALLS, "annotations")}
+    finish = choice.get("finish_reason")
+    if over and not (other or finish):
+        return []
+    choice = {**choice, "delta": {**other, **kept}, "logprobs": _logprobs(choice, kept)}
+    if finish and budget.spent:
+        choice["finish_reason"] = "length"
+    return [with_choice(chunk, choice)]
+
+
+def _logprobs(choice: Json, kept: Json) -> Json | None:
+    fitting = Logprobs()
+    fitting.feed(choice.get("logprobs"))
+    return fitting.give(len(kept.get("content", "")))

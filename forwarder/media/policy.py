@@ -1,0 +1,128 @@
+"""What becomes of each image and file in a request, by the profile of the upstream it goes to.
+
+It happens to the client's own request, before translation: an error can name the path that the
+client knows, and whatever a translation lacks (a file's URL has no place in Chat) is settled by
+then.  A request without images and files is only looked through.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.media import data
+from forwarder.media.data import Blob
+from forwarder.media.fetch import Fetcher
+from forwarder.media.places import Place, places, replaced
+from forwarder.profiles import Profile
+from forwarder.translate.call import Call, Json, Stream
+
+Upload = Callable[[Blob], str]
+"""Brings a file to the upstream, or finds it there; gives its id."""
+
+_FILE_FIELDS = ("file_data", "file_url", "file_id", "filename")
+
+
+def with_media(
+    call: Call, client: str, over: str, profile: Profile, fetcher: Fetcher | None, upload: Upload
+) -> Call:
+    """Wrap a call of the ``client`` protocol so that the upstream gets only media that it takes.
+
+    ``over`` is the protocol that the upstream speaks.  Without a ``fetcher`` nothing is fetched.
+    The call raises InvalidRequest or Unsupported, naming the path, before it goes anywhere.
+    """
+    rules = _Rules(over, profile, fetcher, upload)
+
+    def call_with_media(request: Json) -> Stream:
+        found = list(places(request, client))
+        return call(rules.settled(request, found) if found else request)
+
+    return call_with_media
+
+
+@dataclass(frozen=True)
+class _Rules:
+    over: str
+    profile: Profile
+    fetcher: Fetcher | None
+    upload: Upload
+
+    def settled(self, request: Json, found: list[Place]) -> Json:
+        """The request as its upstream takes it."""
+        staying = [place for place in found if not self._is_left_out(place)]
+        for place in staying:
+            self._demand_taken(place)
+        fetched = self._fetched(staying)
+        changes = [(place, self._settled(place, fetched)) for place in staying]
+        return replaced(request, [(place, v) for place, v in changes if v is not place.value])
+
+    def _is_left_out(self, place: Place) -> bool:
+        """Images of tools' results that the profile drops further on are nobody's concern."""
+        return place.in_result and place.kind == "image" and self.profile.tool_image == "drop"
+
+    def _demand_taken(self, place: Place) -> None:
+        taken = {"image": self.profile.image_url, "file": self.profile.file}
+        if taken[place.kind] == "none":
+            raise _unsupported(place.path, f"the upstream takes no {place.kind}s")
+
+    def _fetched(self, found: list[Place]) -> Mapping[str, Blob]:
+        wanted = {place.url: place.url_path for place in found if self._is_to_fetch(place)}
+        if not wanted:
+            return {}
+        if self.fetcher is None:
+            path = next(iter(wanted.values()))
+            raise _unsupported(path, "the upstream takes no URL here; send the data itself")
+        return self.fetcher.fetch(wanted)
+
+    def _is_to_fetch(self, place: Place) -> bool:
+        """Only the Responses API has files by URL; who fetches images fetches them too."""
+        takes_urls = self.profile.image_url == "url"
+        if place.kind == "file":
+            takes_urls = takes_urls and self.over == "responses"
+        return bool(place.url) and not data.is_data_url(place.url) and not takes_urls
+
+    def _settled(self, place: Place, fetched: Mapping[str, Blob]) -> Json:
+        blob = fetched.get(place.url)
+        return self._image(place, blob) if place.kind == "image" else self._file(place, blob)
+
+    def _image(self, place: Place, fetched: Blob | None) -> Json:
+        if fetched and not fetched.type.startswith("image/"):
+            raise _invalid(place.url_path, f"there is no image, but {fetched.type}")
+        if not fetched and not data.is_data_url(place.url):
+            return place.value
+        blob = fetched or _read(place, place.url_key)
+        if data.names_type(place.url):
+            return place.value
+        return {**place.value, place.url_key: blob.url}
+
+    def _file(self, place: Place, fetched: Blob | None) -> Json:
+        given = place.value.get("file_data")
+        if not fetched and not isinstance(given, str):
+            return place.value  # an id, or a URL that is handed on
+        blob = fetched or _read(place, "file_data")
+        others = {k: v for k, v in place.value.items() if k not in _FILE_FIELDS}
+        if self.profile.file == "upload":
+            return {**others, "file_id": self.upload(blob)}
+        if given and data.names_type(given):
+            return place.value
+        return {**others, "filename": blob.name, "file_data": blob.url}
+
+
+def _read(place: Place, key: str) -> Blob:
+    name = place.value.get("filename")
+    try:
+        blob = data.read(place.value[key], name if isinstance(name, str) else None)
+    except ValueError as reason:
+        raise _invalid(f"{place.path}.{key}", f"it {reason}") from None
+    return blob._replace(name=blob.name or f"file{mimetypes.guess_extension(blob.type) or ''}")
+
+
+def _invalid(path: str, reason: str) -> InvalidRequest:
+    message = f"Invalid value for '{path}': {reason}."
+    return InvalidRequest(message, param=path, code="invalid_value")
+
+
+def _unsupported(path: str, reason: str) -> Unsupported:
+    return Unsupported(f"'{path}': {reason}.", param=path, code="unsupported_value")

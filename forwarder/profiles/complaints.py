@@ -1,0 +1,90 @@
+"""What providers say when they refuse a request, in the words that they were seen to use.
+
+Two ways to read a complaint: a phrase that tells its kind, and the parameters that it names as
+unknown or unsupported.  A value that is only out of range is neither.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_PHRASES: tuple[tuple[str, str, str], ...] = (
+    ("developer", "", r"\bdeveloper\b|incorrect role|角色信息不正确"),
+    ("system first", "",
+     r"system message.{0,40}(beginning|first|start)|(only|at most) one system|multiple system"),
+    ("system unknown", "", r"system (role|message)s? (is |are )?(not |un)support"),
+    ("alternation", "", r"roles? must alternate|alternate (between )?user|consecutive .{0,20}role"),
+    ("forced tool", "", r"tool_?choice.{0,120}(thinking|reasoning|required|object|specified|auto)"),
+    ("reasoning text missing", "responses", r"reasoning_text.{0,60}(must|missing|required|passed)"),
+    ("reasoning missing", "chat", r"reasoning_content.{0,40}(missing|must|required|passed)"),
+    ("reasoning text refused", "responses", r"content'?: array too long.{0,60}maximum length 0"),
+    ("foreign reasoning", "responses",
+     r"encrypted.content.{0,60}(verif|decrypt|invalid|pars)|item with id '?rs_\w+'? not found"),
+    ("schema", "",
+     r"moonshot flavored|(invalid|unsupported|valid).{0,40}schema|\$ref|\$schema|prefixItems"),
+    ("format", "chat", r"response_?format.{0,60}(unavailable|support|invalid|must be|type)"),
+    ("text only", "chat", r"(valid string|must be a string|expected a string).*content"),
+    ("null content", "chat", r"(valid string|must be a string|null|none).*content|"
+                             r"content.{0,40}(null|none|empty)"),
+    ("id length", "chat", r"tool call id.{0,80}length of 9"),
+)  # fmt: skip
+"""Kind, the only protocol that has it (or none), and the pattern that tells it."""
+
+_COMPILED = tuple(
+    (kind, protocol, re.compile(pattern, re.IGNORECASE | re.DOTALL))
+    for kind, protocol, pattern in _PHRASES
+)
+
+_REFUSED = re.compile(
+    r"unsupported|unknown|unrecognized|unexpected|not (?:be )?(?:supported|permitted|allowed)|"
+    r"(?:does|do) ?n.t support|does not support|do not support|extra inputs|extra_forbidden",
+    re.IGNORECASE,
+)
+"""A complaint that something is there at all."""
+
+_NAME = r"[`'\"]?(?P<name>[A-Za-z_][\w.\[\]]*)[`'\"]?"
+
+_NAMES = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        rf"(?:parameter|argument|field|property|key|name|value|input)s?(?: supplied)?:? {_NAME}",
+        r"[`'\"](?P<name>[A-Za-z_][\w.\[\]]*)[`'\"](?: is)?:? (?:not|un|does)",
+        rf"supported on this model: {_NAME}",
+        r"body -> (?P<name>\w+)",
+    )
+)
+
+_LOC = re.compile(r"['\"]loc['\"]: ?[\[(]['\"]body['\"], ?(?P<path>[^\])]*)[\])]")
+"""Where pydantic finds something extra: ``["body", "messages", 0, "user", "name"]``."""
+
+
+def phrases(message: str, protocol: str) -> Iterator[str]:
+    """The kinds of complaint that a message may be, likeliest first."""
+    for kind, only, pattern in _COMPILED:
+        if only in ("", protocol) and pattern.search(message):
+            yield kind
+
+
+def named(message: str, param: str | None) -> list[tuple[str, ...]]:
+    """The parameters that a complaint says should not be there, each as its path."""
+    if not _REFUSED.search(message):
+        return []
+    places = [match["path"] for match in _LOC.finditer(message)]
+    if places:
+        return [tuple(re.findall(r"[A-Za-z_$]\w*", place)) for place in places]
+    if param:
+        return [_path(param)]
+    found = [m["name"] for pattern in _NAMES for m in pattern.finditer(message)]
+    return list(dict.fromkeys(_path(name) for name in found))
+
+
+def _path(name: str) -> tuple[str, ...]:
+    """``messages[1].reasoning`` -> its two names; vendors' camel case is undone."""
+    return tuple(_snake(step) for step in re.findall(r"[A-Za-z_$]\w*", name)) or (name,)
+
+
+def _snake(name: str) -> str:
+    if name == "additionalProperties":
+        return name
+    return re.sub(r"(?<=[a-z])([A-Z])", lambda match: "_" + match[1].lower(), name)

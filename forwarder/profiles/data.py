@@ -1,0 +1,227 @@
+"""The providers: what each one does differently, and for which of its models.
+
+The platform decides, not the model: the same model speaks otherwise at another provider's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forwarder.profiles.knobs import Profile
+
+_OPENAI_ONLY = frozenset(
+    {
+        "metadata", "moderation", "prompt_cache_key", "prompt_cache_options",
+        "prompt_cache_retention", "safety_identifier", "service_tier", "store", "verbosity",
+    }
+)  # fmt: skip
+"""Chat parameters that concern OpenAI's own service; strict providers refuse them."""
+
+_SAMPLING = frozenset(
+    {
+        "temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias",
+        "logprobs", "top_logprobs",
+    }
+)  # fmt: skip
+"""What models that always think do not let be chosen."""
+
+_TO_HIGH = {"minimal": "low", "xhigh": "high", "max": "high"}
+"""Efforts for who knows low, medium and high."""
+
+_OPENAI: dict[str, Any] = {
+    "developer_role": "developer",
+    "max_tokens": "max_completion_tokens",
+    "join_text_parts": False,
+    "reasoning_field": None,
+    "custom_tools": True,
+    "allowed_tools": True,
+    "keep_reasoning_text": False,
+    "models": {
+        glob: {"drop": _SAMPLING}
+        for glob in ("o[134]*", "gpt-5", "gpt-5-2*", "gpt-5-mini*", "gpt-5-nano*")
+    },
+}
+
+_TEMPLATED: dict[str, Any] = {
+    "system_at_head": True,
+    "thinking_switch": "template",
+    "file": "none",
+    "drop": _OPENAI_ONLY,
+}
+"""Servers that write the prompt by a model's own template."""
+
+_TABLE = (
+    Profile("generic"),
+    Profile("openai", ("api.openai.com",), **_OPENAI),
+    Profile("azure", (".openai.azure.com", ".azure.com"), key_header="api-key", **_OPENAI),
+    Profile(
+        "dashscope",
+        ("dashscope",),
+        response_format="json_object",
+        forced_tool_choice="disable_thinking",
+        thinking_switch="enable_thinking",
+        effort_map={"minimal": "none"},
+        file="none",
+        drop=_OPENAI_ONLY,
+        models={
+            "*thinking*": {"forced_tool_choice": "auto"},
+            "qwq*": {"forced_tool_choice": "auto"},
+            "deepseek*": {"reasoning_placeholder": " "},
+            "kimi*": {"reasoning_placeholder": " ", "schema_dialect": "moonshot"},
+        },
+    ),
+    Profile(
+        "deepseek",
+        ("api.deepseek.com",),
+        response_format="json_object",
+        forced_tool_choice="disable_thinking",
+        reasoning_replay="tool_turns",
+        reasoning_placeholder=" ",
+        thinking_switch="thinking_effort",
+        effort_map={"none": None, "minimal": "high", "low": "high", "medium": "high",
+                    "xhigh": "max"},
+        image_url="none",
+        file="none",
+        responses_path="/responses",
+        responses_developer="system",
+        repair_responses=True,
+        drop=_OPENAI_ONLY,
+        models={"deepseek-reasoner": {"forced_tool_choice": "auto"}},
+    ),
+    Profile(
+        "moonshot",
+        ("moonshot.", "api.kimi.com"),
+        forced_tool_choice="disable_thinking",
+        schema_dialect="moonshot",
+        reasoning_replay="tool_turns",
+        reasoning_placeholder=" ",
+        thinking_switch="thinking",
+        effort_map={"minimal": "none"},
+        image_url="base64",
+        file="none",
+        drop=_OPENAI_ONLY | {"frequency_penalty", "presence_penalty"},
+        models={
+            "*thinking*": {"forced_tool_choice": "auto"},
+            "kimi-k2.[5-9]*": {"drop": _OPENAI_ONLY | _SAMPLING},
+            "kimi-k2.7-code*": {"forced_tool_choice": "auto"},
+            "moonshot-v1*": {"forced_tool_choice": "ok"},
+        },
+    ),
+    Profile(
+        "zhipu",
+        ("bigmodel.cn", "api.z.ai"),
+        response_format="json_object",
+        forced_tool_choice="auto",
+        thinking_switch="thinking",
+        effort_map={"minimal": "none"},
+        file="none",
+        drop=_OPENAI_ONLY,
+    ),
+    Profile(
+        "minimax",
+        ("minimax",),
+        system_at_head=True,
+        response_format="none",
+        error_status=False,
+        add={"reasoning_split": True},
+        file="none",
+        drop=_OPENAI_ONLY | {"reasoning_effort"},
+    ),
+    Profile(
+        "mistral",
+        ("api.mistral.ai",),
+        extra_message_fields=False,
+        stream_options=False,
+        forced_tool_choice="any",
+        strict_tools=False,
+        schema_dialect="mistral",
+        call_id_limit=9,
+        call_id_exact=True,
+        reasoning_field=None,
+        file="none",
+        drop=_OPENAI_ONLY | {"reasoning_effort", "user"},
+    ),
+    Profile(
+        "groq",
+        ("api.groq.com",),
+        extra_message_fields=False,
+        max_tokens="max_completion_tokens",
+        reasoning_field="reasoning",
+        effort_map=_TO_HIGH,
+        file="none",
+        drop=_OPENAI_ONLY | {"logprobs", "top_logprobs", "logit_bias"},
+        models={
+            "*qwen*": {"effort_map": dict.fromkeys(("minimal", "low", "medium", "high", "xhigh",
+                                                    "max"), "default")},
+        },
+    ),
+    Profile(
+        "gemini",
+        ("generativelanguage.googleapis.com",),
+        extra_message_fields=False,
+        strict_tools=False,
+        schema_dialect="gemini",
+        reasoning_field=None,
+        signature_placeholder="skip_thought_signature_validator",
+        effort_map={"xhigh": "high", "max": "high"},
+        image_url="base64",
+        drop=_OPENAI_ONLY | {"logit_bias", "frequency_penalty", "presence_penalty", "seed"},
+    ),
+    Profile(
+        "xai",
+        ("api.x.ai",),
+        effort_map={**_TO_HIGH, "none": None},
+        file="none",
+        drop=_OPENAI_ONLY,
+        models={
+            "grok-[4-9]*": {"drop": _OPENAI_ONLY | {"frequency_penalty", "presence_penalty"}},
+            "grok-4": {"drop": _OPENAI_ONLY | {"frequency_penalty", "presence_penalty",
+                                               "reasoning_effort"}},
+        },
+    ),
+    Profile(
+        "openrouter",
+        ("openrouter.ai",),
+        reasoning_field="reasoning",
+        thinking_switch="reasoning",
+        effort_map={"max": "xhigh"},
+        repair_responses=True,
+    ),
+    Profile(
+        "nvidia",
+        ("integrate.api.nvidia.com",),
+        parallel_tool_calls=False,
+        thinking_switch="template",
+        file="none",
+        drop=_OPENAI_ONLY,
+    ),
+    Profile("vllm", repair_responses=True, **_TEMPLATED),
+    Profile("sglang", **_TEMPLATED),
+    Profile("llamacpp", schema_dialect="plain", repair_responses=True, **_TEMPLATED),
+    Profile(
+        "ollama",
+        (":11434",),
+        schema_dialect="plain",
+        reasoning_field="reasoning",
+        effort_map=_TO_HIGH,
+        image_url="base64",
+        file="none",
+        repair_responses=True,
+        drop=_OPENAI_ONLY,
+    ),
+    Profile(
+        "lmstudio",
+        (":1234",),
+        response_format="schema_only",
+        thinking_switch="template",
+        image_url="base64",
+        file="none",
+        repair_responses=True,
+        drop=_OPENAI_ONLY,
+    ),
+    Profile("demo", ("demo.invalid",), developer_role="developer",
+            max_tokens="max_completion_tokens", custom_tools=True),
+)  # fmt: skip
+
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in _TABLE}
+"""Provider name -> profile."""

@@ -1,0 +1,201 @@
+"""Refusals that no profile foresaw -> settings of knobs.
+
+Rule 1: a lesson is made of knobs, so the mends are the same as for what was known beforehand.
+Rule 2: a lesson changes something, or it is none; the refusal then is the client's to see.
+Rule 3: what would change what the client gets is never left out because somebody refuses it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from forwarder.errors import UpstreamRefused
+from forwarder.profiles.complaints import named, phrases
+from forwarder.profiles.knobs import Changes, Profile
+from forwarder.profiles.tools import is_forced
+from forwarder.translate.call import Json
+
+
+class Lesson(NamedTuple):
+    """What to change; ``lasting`` is false when only this request was the matter."""
+
+    changes: Changes
+    lasting: bool = True
+
+
+def lesson_of(
+    refusal: UpstreamRefused, protocol: str, body: Json, profile: Profile
+) -> Lesson | None:
+    """The lesson of a refusal of ``body``, which was sent as ``profile`` has it.
+
+    ``None`` when the complaint is not one about parameters and roles, or when the profile already
+    says what would be learned.
+    """
+    if refusal.status not in (400, 422) or not profile.learn:
+        return None
+    case = Case(refusal.message, refusal.param, protocol, body, profile)
+    for changes in (*_told_by_phrase(case), _told_by_name(case)):
+        if any(getattr(profile, knob) != value for knob, value in changes.items()):
+            return Lesson(changes, lasting="reasoning_items" not in changes)
+    return None
+
+
+class Case(NamedTuple):
+    """A complaint, and what it is about."""
+
+    message: str
+    param: str | None
+    protocol: str
+    body: Json
+    profile: Profile
+
+
+def _told_by_phrase(case: Case) -> Iterator[Changes]:
+    for kind in phrases(case.message, case.protocol):
+        yield _BY_PHRASE[kind](case)
+
+
+def _told_by_name(case: Case) -> Changes:
+    """The changes for every parameter that the complaint names."""
+    changes: dict[str, Any] = {}
+    for path in named(case.message, case.param):
+        name = path[-1]
+        rule = _BY_NAME.get(name)
+        if rule is not None and (len(path) > 1) == (name in _INNER):
+            changes |= rule(case)
+        elif len(path) > 1 and path[0] == "messages":
+            changes["extra_message_fields"] = False
+        elif name in case.body and name not in _ESSENTIAL:
+            changes["drop"] = changes.get("drop", case.profile.drop) | {name}
+    return changes
+
+
+_ESSENTIAL = frozenset(
+    {
+        "model", "messages", "input", "instructions", "stream", "tools", "functions", "n", "stop",
+        "text", "response_format", "previous_response_id", "conversation", "prompt", "modalities",
+        "audio", "background", "truncation",
+    }
+)  # fmt: skip
+"""Without these, the client would get something else than it asked for."""
+
+
+# -- what a complaint comes to ------------------------------------------------------------------
+
+
+def _developer(case: Case) -> Changes:
+    knob = "developer_role" if case.protocol == "chat" else "responses_developer"
+    return {knob: "system"} if _has_role(case, "developer") else {}
+
+
+def _system(case: Case) -> Changes:
+    knob = "developer_role" if case.protocol == "chat" else "responses_developer"
+    return {knob: "user"} if _has_role(case, "system") else {}
+
+
+def _has_role(case: Case, role: str) -> bool:
+    listed = case.body.get("messages" if case.protocol == "chat" else "input")
+    return isinstance(listed, list) and any(m.get("role") == role for m in listed)
+
+
+_SWITCHABLE = ("enable_thinking", "thinking", "thinking_effort", "template")
+
+
+def _forced(case: Case) -> Changes:
+    """Without thinking where that can be had; where it was tried in vain, given up."""
+    if not is_forced(case.body):
+        return {}
+    can_switch = case.profile.thinking_switch in _SWITCHABLE and "thinking" in case.message
+    tried = case.profile.forced_tool_choice == "disable_thinking"
+    return {"forced_tool_choice": "disable_thinking" if can_switch and not tried else "auto"}
+
+
+def _tool_choice(case: Case) -> Changes:
+    """Refused as such, not for what it asks."""
+    return {"drop": case.profile.drop | {"tool_choice"}} if "tool_choice" in case.body else {}
+
+
+def _format(case: Case) -> Changes:
+    kind = (case.body.get("response_format") or {}).get("type")
+    levels = {"json_schema": "json_object", "json_object": "none"}
+    return {"response_format": levels[kind]} if kind in levels else {}
+
+
+def _limit(name: str) -> Callable[[Case], Changes]:
+    """The other name of the token limit, if this is the one that was sent."""
+    other = {"max_tokens": "max_completion_tokens"}.get(name, "max_tokens")
+    return lambda case: {"max_tokens": other} if name in case.body else {}
+
+
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+def _effort(case: Case) -> Changes:
+    """The nearest of the efforts that the complaint offers; none offered, none is sent."""
+    asked = case.body.get("reasoning_effort") or (case.body.get("reasoning") or {}).get("effort")
+    _, _, offer = case.message.lower().partition("support")
+    offered = [word for word in re.findall(r"[a-z]+", offer.partition("values")[2])
+               if word in _EFFORTS]  # fmt: skip
+    if asked in _EFFORTS and offered and asked not in offered:
+        nearest = min(offered, key=lambda word: _distance(word, asked))
+        return {"effort_map": {**case.profile.effort_map, asked: nearest}}
+    name = "reasoning_effort" if case.protocol == "chat" else "reasoning"
+    return {"drop": case.profile.drop | {name}} if name in case.body else {}
+
+
+def _distance(word: str, asked: str) -> int:
+    return abs(_EFFORTS.index(word) - _EFFORTS.index(asked))
+
+
+def _dialect(case: Case) -> Changes:
+    said = case.message.lower()
+    known = next((name for name in ("moonshot", "gemini", "mistral") if name in said), "plain")
+    return {"schema_dialect": known}
+
+
+def _setting(**changes: Any) -> Callable[[Case], Changes]:
+    return lambda case: changes
+
+
+_BACK = {"reasoning_field": "reasoning_content", "reasoning_placeholder": " "}
+
+_BY_PHRASE: dict[str, Callable[[Case], Changes]] = {
+    "developer": _developer,
+    "system unknown": _system,
+    "system first": _setting(system_at_head=True),
+    "alternation": _setting(merge_neighbours=True),
+    "forced tool": _forced,
+    "reasoning missing": _setting(reasoning_replay="tool_turns", **_BACK),
+    "reasoning text missing": _setting(keep_reasoning_text=True),
+    "reasoning text refused": _setting(keep_reasoning_text=False),
+    "foreign reasoning": _setting(reasoning_items="drop"),
+    "schema": _dialect,
+    "format": _format,
+    "text only": _setting(join_text_parts=True),
+    "null content": _setting(null_content=False),
+    "id length": _setting(call_id_limit=9, call_id_exact=True),
+}
+"""Kind of complaint (see `complaints.py`) -> what it comes to."""
+
+_BY_NAME: dict[str, Callable[[Case], Changes]] = {
+    "max_tokens": _limit("max_tokens"),
+    "max_completion_tokens": _limit("max_completion_tokens"),
+    "stream_options": _setting(stream_options=False),
+    "parallel_tool_calls": _setting(parallel_tool_calls=False),
+    "tool_choice": _tool_choice,
+    "response_format": _format,
+    "reasoning_effort": _effort,
+    "effort": _effort,
+    "strict": _setting(strict_tools=False),
+    "additionalProperties": _setting(schema_dialect="mistral"),
+    "reasoning_content": _setting(reasoning_replay="none"),
+    "reasoning_details": _setting(reasoning_replay="none"),
+}
+"""Parameter -> what its refusal comes to."""
+
+_INNER = frozenset(
+    {"effort", "strict", "additionalProperties", "reasoning_content", "reasoning_details"}
+)
+"""Those of them that stand inside of others."""

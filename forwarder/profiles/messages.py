@@ -1,0 +1,140 @@
+"""The messages of a chat request, in the roles, the order and with the fields a provider takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forwarder.profiles.knobs import Profile
+from forwarder.translate.call import Json
+from forwarder.translate.reasoning import FIELDS
+
+_KNOWN = frozenset(
+    {"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio"}
+)
+"""What a message has at OpenAI's."""
+
+_HEAD = ("system", "developer")
+_OTHERS = ("user", "tool")
+
+
+def taken(messages: list[Json], profile: Profile) -> list[Json]:
+    """The messages as the provider takes them."""
+    made = [_message(message, profile) for message in messages]
+    if profile.system_at_head:
+        made = _system_at_head(made)
+    return _merged(made) if profile.merge_neighbours else made
+
+
+def instructed(messages: list[Json], text: str) -> list[Json]:
+    """The messages with one more instruction, behind those that open the conversation."""
+    opening = next((i for i, m in enumerate(messages) if m.get("role") not in _HEAD), len(messages))
+    return [*messages[:opening], {"role": "system", "content": text}, *messages[opening:]]
+
+
+def _message(message: Json, profile: Profile) -> Json:
+    role = message.get("role")
+    if role in _OTHERS and type(message.get("content")) is str and profile.extra_message_fields:
+        return message  # most are of this kind
+    mended = message
+    if role in _HEAD:
+        mended = _renamed(message, profile.developer_role)
+    elif role == "assistant":
+        mended = _with_signature(_with_reasoning(message, profile), profile)
+    if not profile.extra_message_fields:
+        known = _KNOWN | {profile.reasoning_field}
+        mended = {k: v for k, v in mended.items() if k in known}
+    content = mended.get("content")
+    if content is None and not profile.null_content:
+        return {**mended, "content": ""}
+    if profile.join_text_parts and type(content) is list and _only_text(content):
+        return {**mended, "content": "\n".join(part["text"] for part in content)}
+    return mended
+
+
+def _renamed(message: Json, developer: str) -> Json:
+    """System stays system unless only users are heard."""
+    if message["role"] == developer or (message["role"] == "system" and developer != "user"):
+        return message
+    return {**message, "role": developer}
+
+
+def _only_text(content: list[Any]) -> bool:
+    return all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
+    )
+
+
+# -- reasoning ----------------------------------------------------------------------------------
+
+
+def _with_reasoning(message: Json, profile: Profile) -> Json:
+    """Earlier reasoning in the field that the provider reads, or nowhere."""
+    replay, calls = profile.reasoning_replay, message.get("tool_calls")
+    if replay == "as_is":
+        return message
+    field = profile.reasoning_field
+    if field is None or replay == "none" or (replay == "tool_turns" and not calls):
+        return {k: v for k, v in message.items() if k not in (*FIELDS, "reasoning_details")}
+    thought = next((message[name] for name in FIELDS if message.get(name)), None)
+    if thought is None and calls:
+        thought = profile.reasoning_placeholder
+    if thought is None:
+        return message
+    mended = {k: v for k, v in message.items() if k not in FIELDS}
+    return {**mended, field: thought}
+
+
+def _with_signature(message: Json, profile: Profile) -> Json:
+    """The first call of a message brings a signature; a lost one has its stand-in."""
+    calls = message.get("tool_calls")
+    if profile.signature_placeholder is None or not isinstance(calls, list) or not calls:
+        return message
+    first = calls[0]
+    if not isinstance(first, dict) or first.get("extra_content"):
+        return message
+    signature = {"google": {"thought_signature": profile.signature_placeholder}}
+    return {**message, "tool_calls": [{**first, "extra_content": signature}, *calls[1:]]}
+
+
+# -- order --------------------------------------------------------------------------------------
+
+
+def _system_at_head(messages: list[Json]) -> list[Json]:
+    system = [m for m in messages if m.get("role") in _HEAD]
+    if not system or system == messages[:1]:
+        return messages
+    head = {"role": "system", "content": "\n\n".join(_plain(m.get("content")) for m in system)}
+    return [head, *(m for m in messages if m not in system)]
+
+
+def _plain(content: Any) -> str:
+    if not isinstance(content, list):
+        return str(content or "")
+    return "\n".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+
+
+def _merged(messages: list[Json]) -> list[Json]:
+    """Neighbours of one role become one message; calls stay before their results."""
+    made: list[Json] = []
+    for message in messages:
+        last = made[-1] if made else {}
+        alike = message.get("role") == last.get("role") != "tool"
+        if made and alike and not last.get("tool_calls"):
+            both = _joined(last.get("content"), message.get("content"))
+            made[-1] = {**last, **message, "content": both}
+        else:
+            made.append(message)
+    return made
+
+
+def _joined(first: Any, second: Any) -> Any:
+    if not first or not second:
+        return first or second
+    if isinstance(first, str) and isinstance(second, str):
+        return f"{first}\n\n{second}"
+    return [*_parts(first), *_parts(second)]
+
+
+def _parts(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else [{"type": "text", "text": str(content)}]

@@ -1,0 +1,45 @@
+"""The input items of a native Responses request, as a provider takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forwarder.profiles.knobs import Profile
+from forwarder.translate.call import Json
+from forwarder.translate.reasoning import is_own
+from forwarder.translate.terms import Ledger
+
+
+def items(body: Json, profile: Profile, ledger: Ledger) -> None:
+    """A Responses upstream cannot open what this forwarder sealed for another one."""
+    given = body.get("input")
+    if isinstance(given, list) and any(_is_mended(item, profile) for item in given):
+        body["input"] = [_item(item, profile) for item in given if not _falls_away(item, profile)]
+
+
+def _is_mended(item: Any, profile: Profile) -> bool:
+    return isinstance(item, dict) and (
+        item.get("role") == "developer" or item.get("type") == "reasoning" or _is_sealed(item)
+    )
+
+
+def _falls_away(item: Any, profile: Profile) -> bool:
+    if not isinstance(item, dict):
+        return False
+    return _is_sealed(item) or (
+        item.get("type") == "reasoning" and profile.reasoning_items == "drop"
+    )
+
+
+def _is_sealed(item: Json) -> bool:
+    return is_own(item.get("encrypted_content"))
+
+
+def _item(item: Any, profile: Profile) -> Any:
+    if not isinstance(item, dict):
+        return item
+    if item.get("role") == "developer":
+        return {**item, "role": profile.responses_developer}
+    if item.get("type") == "reasoning" and not profile.keep_reasoning_text:
+        return {k: v for k, v in item.items() if k != "content"}
+    return item

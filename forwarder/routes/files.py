@@ -1,0 +1,123 @@
+"""``/v1/files`` and the files of containers, passed through to the upstream that has them.
+
+That is the first upstream that speaks Responses, unless the request names another: by the header
+``X-Forwarder-Upstream`` or, for links, by ``?upstream=``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from flask import Blueprint, Response, current_app, request
+from werkzeug.exceptions import HTTPException
+
+from forwarder.bridge import Bridge
+from forwarder.errors import InvalidRequest, NotFound
+from forwarder.exchange import Exchange
+from forwarder.media.data import UNKNOWN
+from forwarder.routes import exchanges
+from forwarder.upstream import Form, Upstream
+
+blueprint = Blueprint("files", __name__)
+
+_ID = re.compile(r"\w[\w.:-]{0,255}", re.ASCII)
+_HANDED_ON = ("content-type", "content-disposition", "content-length")
+
+
+@blueprint.route("/files", methods=["GET", "POST"])
+def files() -> Response:
+    """List the files, or store one."""
+    return _passed("/files")
+
+
+@blueprint.route("/files/<file>", methods=["GET", "DELETE"])
+def file(file: str) -> Response:
+    """What is known of a file, or delete it."""
+    return _passed(f"/files/{_checked(file)}")
+
+
+@blueprint.get("/files/<file>/content")
+def content(file: str) -> Response:
+    """A file itself."""
+    return _passed(f"/files/{_checked(file)}/content")
+
+
+@blueprint.get("/containers/<container>/files/<file>/content")
+def container_content(container: str, file: str) -> Response:
+    """A file that a tool has made in its container."""
+    return _passed(f"/containers/{_checked(container)}/files/{_checked(file)}/content")
+
+
+def _checked(name: str) -> str:
+    """An id, which stays one step of a path whatever it holds."""
+    if not _ID.fullmatch(name):
+        raise NotFound(f"There is no file '{name[:64]}'.")
+    return name
+
+
+def _passed(path: str) -> Response:
+    exchange = exchanges.begin("files")
+    try:
+        exchange.client_key = exchanges.authorized(_bridge().settings.api_keys)
+        response = _forwarded(path, exchange)
+    except Exception as error:
+        failure = exchange.blame(error)
+        exchanges.sign(failure, exchange)
+        exchange.close()
+        raise failure from error
+    exchanges.sign(response, exchange)
+    response.call_on_close(exchange.close)
+    return response
+
+
+def _forwarded(path: str, exchange: Exchange) -> Response:
+    upstream = _chosen()
+    exchange.upstream = upstream.settings.name
+    query = {k: v for k, v in request.args.items() if k != "upstream"}
+    form = _form() if request.method == "POST" else None
+    method = "GET" if request.method == "HEAD" else request.method
+    passed = upstream.forward(method, path, query, exchange, form)
+    response = Response(_told(passed.pieces, exchange), passed.status)
+    for name in _HANDED_ON:
+        if name in passed.headers:
+            response.headers[name] = passed.headers[name]
+    response.headers["X-Content-Type-Options"] = "nosniff"  # a stored page stays a file
+    return response
+
+
+def _told(pieces: Iterator[bytes], exchange: Exchange) -> Iterator[bytes]:
+    """The pieces; should they break off, the exchange is told, and the server cuts the answer."""
+    try:
+        yield from pieces
+    except Exception as error:
+        raise exchange.blame(error) from error
+
+
+def _chosen() -> Upstream:
+    bridge = _bridge()
+    name = request.headers.get("X-Forwarder-Upstream") or request.args.get("upstream")
+    if name is None:
+        name = next((u.name for u in bridge.settings.upstreams if "responses" in u.apis), None)
+        if name is None:
+            raise NotFound("No upstream is known to have files; name one by ?upstream=.")
+    if name not in bridge.upstreams:
+        raise InvalidRequest("There is no such upstream.", param="upstream", code="invalid_value")
+    return bridge.upstreams[name]
+
+
+def _form() -> Form:
+    """The form of the request; a large file in it lies on disk meanwhile."""
+    try:
+        files = request.files.items(multi=True)
+    except HTTPException as error:  # too large, or cut off
+        raise exchanges.ours(error) from None
+    return Form(
+        request.form.to_dict(),
+        [(field, (f.filename or "file", f.stream, f.mimetype or UNKNOWN)) for field, f in files],
+    )
+
+
+def _bridge() -> Bridge:
+    bridge: Bridge = current_app.extensions["forwarder"]
+    return bridge

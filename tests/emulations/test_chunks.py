@@ -1,0 +1,38 @@
+"""Chunks taken apart and put together."""
+
+from __future__ import annotations
+
+from forwarder.emulations.chunks import Logprobs, choice_of, close, ending, with_usage
+from tests.emulations.chatting import BASE, USAGE, Scripted, chunk
+
+
+def test_a_chunk_without_choices_has_an_empty_one() -> None:
+    assert choice_of({**BASE, "choices": []}) == choice_of({}) == {}
+    assert choice_of(chunk({"content": "a"}))["delta"] == {"content": "a"}
+
+
+def test_an_ending_belongs_to_the_choice_that_it_ends() -> None:
+    last = ending(chunk({"content": "a"}, index=2), "stop")
+    assert last == chunk({}, "stop", index=2)
+
+
+def test_usage_comes_without_choices() -> None:
+    assert with_usage(chunk({"content": "a"}), USAGE) == {**BASE, "choices": [], "usage": USAGE}
+
+
+def test_closing_a_stream_ends_it_and_what_is_no_generator_is_left_alone() -> None:
+    upstream = Scripted([[chunk()]])
+    stream = upstream({})
+    close(stream)
+    assert upstream.open == 0
+    assert list(stream) == []
+    close(iter([[]]))
+
+
+def test_log_probabilities_wait_until_their_whole_token_is_out() -> None:
+    logprobs = Logprobs()
+    logprobs.feed({"content": [{"token": "ab"}, {"token": "cd"}]})
+    logprobs.feed(None)
+    assert logprobs.give(1) is None
+    assert logprobs.give(1) == {"content": [{"token": "ab"}], "refusal": None}
+    assert logprobs.give(5) == {"content": [{"token": "cd"}], "refusal": None}

@@ -1,0 +1,305 @@
+"""What one API has and the other lacks, over real HTTP: the client never has to know."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import Serve, settings
+from tests.live.server import Server
+from tests.live.talk import Answered, Json, ask, asking
+from tests.live.test_faults import leave
+from tests.support import Answer, Call, Framing, ScriptedUpstream, Stream, Usage, faults
+
+either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+TEXT = "One, two, STOP, three."
+OVER_RESPONSES = {"model": "responses/m"}
+USAGE = {"stream_options": {"include_usage": True}}
+TOO_LONG = faults.status(400, message="This model's maximum context length is 9 tokens.")
+
+
+@pytest.fixture(scope="module")
+def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    """Beside the usual upstreams, ``plain`` is a Chat provider that knows no JSON schemas."""
+    return serve(
+        settings(
+            upstream,
+            FORWARDER_UPSTREAMS="chat,responses,plain",
+            PLAIN_BASE_URL=upstream.url,
+            PLAIN_API_KEY="sk-upstream-secret",
+            PLAIN_QUIRKS='{"response_format": "json_object"}',
+            FORWARDER_KEEPALIVE="0.2",
+        )
+    )
+
+
+def chat(forwarder: Server, stream: bool = True, **more: Any) -> Answered:
+    """The answer to a chat client over the Responses upstream."""
+    wishes = USAGE if stream else {}
+    return ask(
+        forwarder, "chat", asking("chat", stream=stream, **{**OVER_RESPONSES, **wishes, **more})
+    )
+
+
+def choices(answered: Answered) -> list[tuple[Any, str]]:
+    """Text and finish reason of every choice."""
+    assert answered.mistakes == []
+    whole = answered.whole["choices"]
+    return [(choice["message"]["content"], choice["finish_reason"]) for choice in whole]
+
+
+# -- stop ---------------------------------------------------------------------------------------
+
+
+@either
+@pytest.mark.parametrize("pieces", [1, 3, len(TEXT)])
+def test_an_answer_ends_before_its_stop(
+    stream: bool, pieces: int, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text=TEXT, pieces=pieces))
+    answered = chat(forwarder, stream, stop=["STOP", "three"])
+    assert choices(answered) == [("One, two, ", "stop")]
+    assert answered.whole["usage"]["completion_tokens"] > 0
+    assert answered.dropped == []
+    assert "stop" not in upstream.requests[0].body
+
+
+@either
+def test_a_stop_that_never_comes_changes_nothing(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text=TEXT, reasoning="STOP?", calls=[Call("f", id="c")], pieces=9))
+    tool = {"type": "function", "function": {"name": "f"}}
+    answered = chat(forwarder, stream, stop=["three.!", "?"], tools=[tool])
+    assert answered.said.text.endswith(TEXT)
+    assert answered.said.calls == [("f", "{}")]
+    assert answered.whole["usage"]["total_tokens"] == Usage().chat()["total_tokens"]
+
+
+def test_the_upstream_is_left_at_the_stop(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    text = "word " * 20 + "STOP" + " word" * 400
+    upstream.script(faults.slow(Answer(text=text, pieces=200), delay=0.02))
+    answered = chat(forwarder, stop="STOP")
+    assert choices(answered) == [("word " * 20, "stop")]
+    assert upstream.requests[0].closed_by_client.wait(2)
+
+
+def test_usage_is_exact_where_the_operator_pays_for_it(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    forwarder = serve(settings(upstream, FORWARDER_STOP_DRAIN="true"))
+    upstream.script(Answer(text=TEXT, pieces=9))
+    answered = chat(forwarder, stop="STOP")
+    assert choices(answered) == [("One, two, ", "stop")]
+    assert answered.whole["usage"]["completion_tokens"] == Usage().output
+    assert not upstream.requests[0].closed_by_client.is_set()
+
+
+# -- n ------------------------------------------------------------------------------------------
+
+
+@either
+def test_choices_are_asked_for_at_once_and_merged(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    texts = [f"Answer {letter * 30}." for letter in "abcd"]
+    upstream.script(*(faults.slow(Answer(text=text, pieces=8), delay=0.03) for text in texts))
+    started = time.monotonic()
+    answered = chat(forwarder, stream, n=4)
+    assert time.monotonic() - started < 3 * 0.03 * 20
+    assert sorted(choices(answered)) == [(text, "stop") for text in texts]
+    usage = answered.whole["usage"]
+    assert usage["prompt_tokens"] == Usage().input
+    assert usage["completion_tokens"] == 4 * Usage().output
+    assert len(upstream.requests) == 4
+    assert all("n" not in request.body for request in upstream.requests)
+    if stream:
+        indexes = [c["index"] for event in answered.events for c in event["choices"]]
+        assert indexes != sorted(indexes), "the choices come one after the other"
+        assert len({event["id"] for event in answered.events}) == 1
+
+
+def test_every_choice_is_stopped_on_its_own(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    upstream.script(*(Answer(text=f"{i} STOP {i}", pieces=9) for i in range(3)))
+    assert sorted(choices(chat(forwarder, n=3, stop="STOP"))) == [
+        (f"{i} ", "stop") for i in range(3)
+    ]
+
+
+@either
+def test_a_refusal_of_one_choice_is_the_answer(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    slow = faults.slow(Answer(text="word " * 200, pieces=200), delay=0.02)
+    upstream.script(slow, faults.status(429, retry_after=7), slow)
+    answered = chat(forwarder, stream, n=3)
+    assert answered.status == 429
+    assert answered.headers["retry-after"] == "7"
+    _, *_ = upstream.requests
+    assert all(r.closed_by_client.wait(2) for r in upstream.requests if r.status == 200)
+
+
+def test_a_failure_of_one_choice_ends_all(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    slow = faults.slow(Answer(text="word " * 200, pieces=200), delay=0.02)
+    upstream.script(slow, faults.cut(Answer(text=TEXT, pieces=9), after=8), slow)
+    answered = chat(forwarder, n=3)
+    assert answered.status == 200
+    assert answered.ending == "failed"
+    left = [request for request in upstream.requests if request.closed_by_client.wait(2)]
+    assert len(left) >= 2
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_every_upstream_is_left_when_the_client_leaves(
+    silent: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    answer = faults.slow(Answer(text="word " * 300, pieces=300), delay=0.02)
+    stalled = faults.stalled(Answer(text=TEXT), after=5)
+    upstream.script(*[stalled if silent else answer] * 3)
+    body = asking("chat", stream=True, n=3, **OVER_RESPONSES)
+    leave(forwarder, "chat", body, after=b"data: ")
+    deadline = time.monotonic() + 3
+    while len(upstream.requests) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [request.closed_by_client.wait(3) for request in upstream.requests] == [True] * 3
+
+
+def test_a_number_over_the_cap_is_refused(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    answered = chat(forwarder, n=9)
+    assert answered.status == 400
+    assert answered.error["param"] == "n"
+    assert upstream.requests == []
+
+
+def test_silence_of_all_choices_keeps_the_client_alive(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(*[faults.stalled(Answer(text=TEXT), after=3, seconds=0.7)] * 2)
+    answered = chat(forwarder, n=2)
+    assert ": keep-alive" in answered.text
+    assert choices(answered) == [(TEXT, "stop")] * 2
+
+
+# -- token limits -------------------------------------------------------------------------------
+
+
+@either
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_limit_below_the_floor_is_raised_upstream_and_met_here(
+    stream: bool, name: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text=TEXT, pieces=5, finish="length"))
+    answered = chat(forwarder, stream, **{name: 2})
+    assert choices(answered) == [("One,", "length")]
+    assert answered.whole["usage"]["completion_tokens"] == 2
+    assert upstream.requests[0].body["max_output_tokens"] == 16
+
+
+# -- what a Chat provider may lack --------------------------------------------------------------
+
+
+@either
+@pytest.mark.parametrize("client", ["chat", "responses"])
+def test_only_one_call_is_made_where_the_client_forbids_more(
+    client: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(calls=[Call("f", {"a": 1}, id="c1"), Call("f", {"a": 2}, id="c2")]))
+    function = {"name": "f", "parameters": {"type": "object", "properties": {}}}
+    tool: Json = {"type": "function", "function": function}
+    if client == "responses":
+        tool = {"type": "function", "strict": False, **function}
+    body = asking(client, model="chat/m", stream=stream, tools=[tool], parallel_tool_calls=False)
+    answered = ask(forwarder, client, body)
+    assert answered.said.calls == [("f", '{"a": 1}')]
+    assert answered.mistakes == []
+
+
+LONG = [
+    {"role": role, "content": f"{role} {i}"} for i in range(6) for role in ("user", "assistant")
+]
+
+
+@either
+def test_a_conversation_that_is_too_long_is_shortened_when_the_client_wants_it(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(TOO_LONG, TOO_LONG, Answer(text="fits"))
+    items = [*LONG, {"role": "user", "content": "now"}]
+    body = {
+        "model": "chat/m",
+        "input": items,
+        "stream": stream,
+        "truncation": "auto",
+        "instructions": "Be.",
+    }
+    answered = ask(forwarder, "responses", body)
+    assert answered.said.text == "fits"
+    assert answered.dropped == []
+    sizes = [len(request.body["messages"]) for request in upstream.requests]
+    assert sizes == sorted(set(sizes), reverse=True)
+    last = upstream.requests[-1].body["messages"]
+    assert (last[0]["content"], last[-1]["content"]) == ("Be.", "now")
+
+
+def test_otherwise_the_refusal_is_the_answer(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    upstream.script(TOO_LONG)
+    body = {"model": "chat/m", "input": [*LONG, {"role": "user", "content": "now"}]}
+    answered = ask(forwarder, "responses", body)
+    assert answered.status == 400
+    assert "maximum context length" in answered.error["message"]
+    assert len(upstream.requests) == 1
+
+
+SCHEMA: Json = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+FIT = json.dumps({"city": "Zürich"}, ensure_ascii=False)
+
+
+def schema_of(client: str) -> Json:
+    described = {"name": "place", "schema": SCHEMA, "strict": True}
+    if client == "chat":
+        return {"response_format": {"type": "json_schema", "json_schema": described}}
+    return {"text": {"format": {"type": "json_schema", **described}}}
+
+
+@either
+@pytest.mark.parametrize("client", ["chat", "responses"])
+def test_a_schema_is_kept_by_a_provider_that_knows_none(
+    client: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text='{"town": 1}'), Answer(text=f"```json\n{FIT}\n```", pieces=7))
+    answered = ask(
+        forwarder, client, asking(client, model="plain/m", stream=stream, **schema_of(client))
+    )
+    assert answered.said.text == FIT
+    assert answered.mistakes == []
+    first, second = [request.body for request in upstream.requests]
+    assert first["response_format"] == {"type": "json_object"}
+    assert '"city"' in first["messages"][0]["content"]
+    assert second["messages"][-1]["role"] == "user"
+
+
+def test_a_provider_that_knows_schemas_gets_them(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text=FIT))
+    ask(forwarder, "responses", asking("responses", model="chat/m", **schema_of("responses")))
+    assert upstream.requests[0].body["response_format"]["type"] == "json_schema"
+
+
+def test_a_client_that_waits_for_a_schema_hears_from_us(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Stream(Answer(text=FIT, pieces=2), framing=Framing(delay=0.4)))
+    body = asking("chat", model="plain/m", stream=True, **schema_of("chat"))
+    answered = ask(forwarder, "chat", body)
+    assert ": keep-alive" in answered.text
+    assert answered.said.text == FIT

@@ -1,0 +1,237 @@
+"""Images and files over real HTTP: fetched, uploaded and passed through by a running forwarder."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from tests.helpers.loopback import Peer, chunk, serving
+from tests.helpers.loopback import Server as Loopback
+from tests.live.conftest import Serve
+from tests.live.server import Server
+from tests.live.talk import PATHS, http
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(1000)
+PNG_URL = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+PDF_URL = f"data:application/pdf;base64,{base64.b64encode(b'%PDF-1.7').decode()}"
+PIECE = bytes(100_000)
+AGE = 0.5
+"""Seconds that uploaded files live in these tests."""
+
+Json = dict[str, Any]
+
+
+def provider(peer: Peer) -> None:
+    """Speaks Chat, and keeps files."""
+    while request := peer.request():
+        line = request.split(b"\r\n")[0]
+        if line.startswith(b"POST /v1/chat/completions"):
+            peer.answer(*said(streamed=b'"stream":true' in request))
+        elif b"/content" in line:
+            peer.start_chunked()
+            peer.send(chunk(PIECE))
+            peer.server.wait()
+            peer.send(chunk(PIECE), chunk(b""))
+        else:
+            peer.answer(b'{"id": "file-9", "object": "file"}', b"Content-Type: application/json")
+
+
+def said(streamed: bool) -> tuple[bytes, bytes]:
+    """The body and the content type of an answer."""
+    grows = "delta" if streamed else "message"
+    choice = {"index": 0, grows: {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
+    answer = json.dumps({"choices": [choice]})
+    if streamed:
+        return f"data: {answer}\n\ndata: [DONE]\n\n".encode(), b"Content-Type: text/event-stream"
+    return answer.encode(), b"Content-Type: application/json"
+
+
+def pictures(peer: Peer) -> None:
+    """A host of images, some of which are elsewhere."""
+    if b"GET /private" in peer.request():
+        peer.send(b"HTTP/1.1 302 Found\r\nLocation: http://[::1]/\r\nContent-Length: 0\r\n\r\n")
+    else:
+        peer.answer(PNG, b"Content-Type: image/png")
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Loopback]:
+    with serving(provider) as server:
+        yield server
+
+
+@pytest.fixture
+def images() -> Iterator[Loopback]:
+    with serving(pictures) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def forwarder(serve: Serve, up: Loopback) -> Server:
+    """``fetching`` and ``uploading`` are the same provider, seen in two ways."""
+    base = f"http://127.0.0.1:{up.port}/v1"
+    return serve(
+        {
+            "FORWARDER_UPSTREAMS": "fetching,uploading",
+            "FETCHING_BASE_URL": base,
+            "FETCHING_QUIRKS": '{"image_url": "base64"}',
+            "UPLOADING_BASE_URL": base,
+            "UPLOADING_QUIRKS": '{"file": "upload"}',
+            "FORWARDER_FETCH": "on",
+            "FORWARDER_FETCH_ALLOW": "127.0.0.0/8",
+            "FORWARDER_FETCH_TIMEOUT": "1",
+            "FORWARDER_UPLOAD_MAX_AGE": str(AGE),
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def _forget(up: Loopback) -> None:
+    up.requests.clear()
+
+
+def with_image(client: str, url: str, model: str) -> Json:
+    if client == "chat":
+        part: Json = {"type": "image_url", "image_url": {"url": url}}
+        return {"model": model, "messages": [{"role": "user", "content": [part]}]}
+    part = {"type": "input_image", "image_url": url, "detail": "auto"}
+    return {"model": model, "input": [{"role": "user", "content": [part]}]}
+
+
+def asked(up: Loopback, what: bytes) -> list[bytes]:
+    return [request for request in up.requests if request.startswith(what)]
+
+
+def body(request: bytes) -> Any:
+    return json.loads(request.partition(b"\r\n\r\n")[2])
+
+
+@pytest.mark.parametrize("client", PATHS)
+def test_an_image_is_fetched_and_inlined(
+    forwarder: Server, up: Loopback, images: Loopback, client: str
+) -> None:
+    url = f"http://127.0.0.1:{images.port}/a.png"
+
+    got = http.post(forwarder.v1 + PATHS[client], json=with_image(client, url, "fetching/m"))
+
+    assert got.status_code == 200, got.text
+    [sent] = asked(up, b"POST /v1/chat")
+    assert body(sent)["messages"][0]["content"][0]["image_url"]["url"] == PNG_URL
+
+
+@pytest.mark.parametrize("client", PATHS)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1]:{}/", "http://[::ffff:127.0.0.1]:{}/", "http://2130706433:{}/",
+        "http://0x7f.1:{}/", "http://localhost.:9/", "http://169.254.169.254/latest/",
+        "http://127.0.0.1:{}/private", "file:///etc/passwd", "http://no-such.invalid/",
+    ],
+)  # fmt: skip
+def test_what_may_not_be_fetched_is_refused_by_its_path(
+    forwarder: Server, up: Loopback, images: Loopback, client: str, url: str
+) -> None:
+    asking = with_image(client, url.format(images.port), "fetching/m")
+
+    got = http.post(forwarder.v1 + PATHS[client], json=asking)
+
+    path = {
+        "chat": "messages[0].content[0].image_url.url",
+        "responses": "input[0].content[0].image_url",
+    }
+    assert (got.status_code, got.json()["error"]["param"]) == (400, path[client])
+    assert up.requests == []
+
+
+def test_a_server_that_stalls_is_left_in_time(forwarder: Server, up: Loopback) -> None:
+    with serving(lambda peer: peer.server.wait()) as slow:
+        started = time.monotonic()
+        asking = with_image("chat", f"http://127.0.0.1:{slow.port}/", "fetching/m")
+        got = http.post(f"{forwarder.v1}/chat/completions", json=asking)
+
+    assert got.status_code == 400
+    assert "too long" in got.json()["error"]["message"]
+    assert time.monotonic() - started < 2.5
+    assert up.requests == []
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "status"),
+    [
+        ({}, None, 400),
+        ({"FORWARDER_API_KEYS": "k"}, None, 401),
+        ({"FORWARDER_API_KEYS": "k"}, "k", 200),
+        ({"FORWARDER_API_KEYS": "k", "FORWARDER_FETCH": "off"}, "k", 400),
+    ],
+)
+def test_nothing_is_fetched_for_just_anybody(
+    serve: Serve, up: Loopback, images: Loopback, more: dict[str, str], key: str | None, status: int
+) -> None:
+    server = serve(
+        {
+            "CHAT_BASE_URL": f"http://127.0.0.1:{up.port}/v1",
+            "CHAT_QUIRKS": '{"image_url": "base64"}',
+            "FORWARDER_FETCH_ALLOW": "127.0.0.1",
+            **more,
+        }
+    )
+    url = f"http://127.0.0.1:{images.port}/a.png"
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    asking = with_image("chat", url, "m")
+    got = http.post(f"{server.v1}/chat/completions", json=asking, headers=headers)
+
+    assert got.status_code == status
+    assert (images.connections > 0) is (status == 200)
+
+
+def test_a_file_is_uploaded_once_and_deleted_when_it_is_old(
+    forwarder: Server, up: Loopback
+) -> None:
+    part = {"type": "file", "file": {"file_data": PDF_URL, "filename": "a.pdf"}}
+    asking = {"model": "uploading/m", "messages": [{"role": "user", "content": [part]}]}
+    for _ in range(2):
+        got = http.post(f"{forwarder.v1}/chat/completions", json=asking)
+        assert got.status_code == 200, got.text
+
+    [upload] = asked(up, b"POST /v1/files")
+    assert b'filename="a.pdf"' in upload
+    assert b"user_data" in upload
+    for sent in asked(up, b"POST /v1/chat"):
+        assert body(sent)["messages"][0]["content"] == [
+            {"type": "file", "file": {"file_id": "file-9"}}
+        ]
+    until = time.monotonic() + 5
+    while not asked(up, b"DELETE /v1/files/file-9 ") and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(asked(up, b"DELETE /v1/files/file-9 ")) == 1
+
+
+def test_the_sdk_s_file_methods_work_through_the_forwarder(forwarder: Server, up: Loopback) -> None:
+    named = {"X-Forwarder-Upstream": "fetching"}
+    with OpenAI(base_url=forwarder.v1, api_key="x", max_retries=0, default_headers=named) as sdk:
+        made = sdk.files.create(file=("a.txt", b"text"), purpose="user_data")
+        assert made.id == "file-9"
+        assert sdk.files.retrieve("file-9").id == "file-9"
+        sdk.files.delete("file-9")
+    [upload] = asked(up, b"POST /v1/files")
+    assert b"text" in upload
+    assert [r.split(b" ")[0] for r in up.requests] == [b"POST", b"GET", b"DELETE"]
+
+
+def test_a_file_begins_to_arrive_before_its_end_is_there(forwarder: Server, up: Loopback) -> None:
+    url = f"{forwarder.v1}/containers/c/files/f/content?upstream=fetching"
+    with http.stream("GET", url) as got:
+        pieces = got.iter_bytes()
+        first = next(pieces)
+        up.go.set()
+        rest = sum(map(len, pieces))
+
+    assert got.status_code == 200
+    assert len(first) + rest == 2 * len(PIECE)

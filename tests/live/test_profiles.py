@@ -1,0 +1,322 @@
+"""Ten conversations through every profile, each to an upstream that is as strict as its provider.
+
+The forwarder runs in this process; the upstream is a real server.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from forwarder.app import create_app
+from forwarder.config import Settings
+from forwarder.profiles import PROFILES
+from tests.support import Answer, Call, ScriptedUpstream, Violation, faults
+from tests.support.answers import Protocol
+
+Json = dict[str, Any]
+
+KEY = "sk-upstream-secret"
+
+OPENAI_ONLY = {"metadata", "store", "verbosity", "prompt_cache_key", "service_tier"}
+"""What nearly all but OpenAI refuse."""
+
+STRICTNESS: dict[str, set[str]] = {
+    "generic": {"developer_role", "max_completion_tokens", "custom_tools"},
+    "openai": {"max_tokens"},
+    "azure": {"max_tokens"},
+    "dashscope": {*OPENAI_ONLY, "developer_role", "max_completion_tokens", "forced_tool_choice",
+                  "json_schema", "reasoning_effort", "custom_tools"},
+    "deepseek": {*OPENAI_ONLY, "developer_role", "max_completion_tokens", "forced_tool_choice",
+                 "json_schema", "reasoning_missing", "custom_tools"},
+    "moonshot": {*OPENAI_ONLY, "max_completion_tokens", "forced_tool_choice", "moonshot_schemas",
+                 "reasoning_missing", "reasoning_effort", "custom_tools"},
+    "zhipu": {*OPENAI_ONLY, "developer_role", "max_completion_tokens", "forced_tool_choice",
+              "json_schema", "reasoning_effort", "custom_tools"},
+    "minimax": {*OPENAI_ONLY, "developer_role", "later_system", "max_completion_tokens",
+                "json_schema", "reasoning_effort", "custom_tools"},
+    "mistral": {*OPENAI_ONLY, "developer_role", "max_completion_tokens", "stream_options",
+                "message_extra_fields", "strict_functions", "reasoning_effort", "user",
+                "mistral_schemas", "long_call_ids", "custom_tools"},
+    "groq": {*OPENAI_ONLY, "max_tokens", "custom_tools"},
+    "gemini": {*OPENAI_ONLY, "developer_role", "max_completion_tokens", "gemini_schemas",
+               "custom_tools"},
+    "xai": {*OPENAI_ONLY, "max_completion_tokens", "custom_tools"},
+    "openrouter": {"reasoning_effort", "custom_tools"},
+    "nvidia": {*OPENAI_ONLY, "parallel_tool_calls", "reasoning_effort", "custom_tools"},
+    "vllm": {*OPENAI_ONLY, "later_system", "reasoning_effort", "custom_tools"},
+    "sglang": {*OPENAI_ONLY, "later_system", "reasoning_effort", "custom_tools"},
+    "llamacpp": {*OPENAI_ONLY, "later_system", "reasoning_effort", "custom_tools"},
+    "ollama": {*OPENAI_ONLY, "max_completion_tokens", "custom_tools"},
+    "lmstudio": {*OPENAI_ONLY, "max_completion_tokens", "reasoning_effort", "custom_tools"},
+}  # fmt: skip
+"""Provider -> what it refuses, by the names of the scripted upstream's knobs."""
+
+MENDED_BY_ALL = {"developer_role", "max_completion_tokens", "custom_tools"}
+"""What even the careful profile sees to."""
+
+OWN_WORDS = {"thinking", "enable_thinking", "reasoning_split", "chat_template_kwargs", "reasoning"}
+
+LONG_SCHEMA = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "properties": {
+        "city": {"$ref": "#/$defs/city", "description": "Which."},
+        "when": {"type": "string", "anyOf": [{"const": "now"}, {"format": "date"}]},
+        "box": {"type": "array", "items": {"type": "number"}},
+    },
+    "required": ["city"],
+    "additionalProperties": False,
+    "$defs": {"city": {"type": "string", "minLength": 1}},
+}
+LOOK = {"type": "function", "name": "look", "parameters": LONG_SCHEMA}
+STRICT_LOOK = {**LOOK, "strict": False}
+PATCH = {"type": "custom", "name": "patch", "description": "Apply a patch."}
+
+
+def user(text: str) -> Json:
+    return {"role": "user", "content": text}
+
+
+def called(number: int, city: str, name: str = "look") -> list[Json]:
+    """A call and what came of it."""
+    call_id = f"call_{number:024d}"
+    arguments = json.dumps({"city": city})
+    return [
+        {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments},
+        {"type": "function_call_output", "call_id": call_id, "output": "rain"},
+    ]
+
+
+TWO = [called(1, "Bern"), called(2, "Basel")]
+
+CONVERSATIONS: dict[str, Json] = {
+    "text": {"input": "Say hello."},
+    "a developer, and a system message later": {
+        "instructions": "Be brief.",
+        "input": [user("hi"), {"role": "system", "content": "Be kind."}, user("Who are you?")],
+    },
+    "tools": {"input": "How is Bern?", "tools": [STRICT_LOOK], "parallel_tool_calls": True},
+    "a forced tool": {"input": "How is Bern?", "tools": [LOOK], "tool_choice": "required"},
+    "a freeform tool": {"input": "Mend it.", "tools": [PATCH]},
+    "results of calls at once": {
+        "input": [user("Compare."), TWO[0][0], TWO[1][0], TWO[0][1], TWO[1][1]],
+        "tools": [LOOK],
+    },
+    "reasoning in a loop of tools": {
+        "input": [
+            user("How is Bern?"),
+            {"type": "reasoning", "id": "rs_1",
+             "summary": [{"type": "summary_text", "text": "I look."}]},
+            *called(1, "Bern"),
+        ],
+        "tools": [LOOK],
+        "reasoning": {"effort": "medium"},
+    },
+    "an answer in a schema": {
+        "input": "Name a city.",
+        "text": {"format": {"type": "json_schema", "name": "city", "schema": {
+            "type": "object", "properties": {"city": {"type": "string"}},
+            "required": ["city"], "additionalProperties": False}}},
+    },
+    "a limit": {"input": "Say hello.", "max_output_tokens": 50, "temperature": 0.5},
+    "what concerns OpenAI": {
+        "input": "Say hello.", "metadata": {"a": "b"}, "store": False, "user": "u",
+        "prompt_cache_key": "k", "service_tier": "auto", "text": {"verbosity": "low"},
+    },
+}  # fmt: skip
+
+SAID: dict[str, Answer] = {
+    "a forced tool": Answer(calls=[Call("look", {"city": "Bern"})]),
+    "an answer in a schema": Answer(text='{"city": "Bern"}'),
+}
+
+
+class Mistral(ScriptedUpstream):
+    """Demands of tools are spelled ``any`` there."""
+
+    def _violations(self, protocol: Protocol, body: Json) -> list[Violation]:
+        said = body.get("tool_choice")
+        heard = {**body, "tool_choice": "required"} if said == "any" else body
+        return super()._violations(protocol, heard)
+
+
+@pytest.fixture(scope="module", params=STRICTNESS)
+def provider(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def upstream(provider: str) -> Iterator[ScriptedUpstream]:
+    """An upstream as strict as the provider."""
+    kind = Mistral if provider == "mistral" else ScriptedUpstream
+    with kind(refuse=STRICTNESS[provider], extra_params=OWN_WORDS) as scripted:
+        yield scripted
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_transport() -> Iterator[None]:
+    """For all forwarders, since making one takes longer than most tests."""
+    with httpx2.HTTPTransport() as transport, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("forwarder.bridge.transport_for", lambda *_: transport)
+        yield
+
+
+def forwarder(upstream: ScriptedUpstream, provider: str, **quirks: Any) -> FlaskClient:
+    """A forwarder in this process, in front of the upstream."""
+    environment = {
+        "CHAT_BASE_URL": upstream.url,
+        "CHAT_API_KEY": KEY,
+        "CHAT_PROVIDER": provider,
+        "CHAT_QUIRKS": json.dumps(quirks),
+    }
+    return create_app(Settings.from_env(environment)).test_client()
+
+
+def outcomes(client: FlaskClient, upstream: ScriptedUpstream) -> dict[str, str]:
+    """Conversation -> what the upstream had against it, for those that were refused."""
+    refused = {}
+    for name, request in CONVERSATIONS.items():
+        said = len(upstream.requests)
+        upstream.script(SAID.get(name, Answer(text="Hello.")))
+        answer = client.post("/v1/responses", json={"model": "m", **request, "stream": True})
+        if answer.status_code != 200 or "response.completed" not in answer.text:
+            refused[name] = answer.text[:300]
+        elif len(upstream.requests) != said + 1:
+            refused[name] = str(upstream.requests[said].violations)
+        answer.close()
+    return refused
+
+
+def test_every_provider_is_played() -> None:
+    assert STRICTNESS.keys() == PROFILES.keys() - {"demo"}
+    assert len(CONVERSATIONS) == 10
+
+
+def test_with_its_profile_no_conversation_is_refused(
+    provider: str, upstream: ScriptedUpstream
+) -> None:
+    assert outcomes(forwarder(upstream, provider, learn=False), upstream) == {}
+
+
+def test_without_its_profile_some_conversation_is_refused(
+    provider: str, upstream: ScriptedUpstream
+) -> None:
+    if STRICTNESS[provider] <= MENDED_BY_ALL:
+        pytest.skip("the careful profile is this provider's own")
+    assert outcomes(forwarder(upstream, "generic", learn=False), upstream) != {}
+
+
+# -- learning -----------------------------------------------------------------------------------
+
+
+def asked(client: FlaskClient, **more: Any) -> TestResponse:
+    """The answer to a chat request that passes through."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **more}
+    return client.post("/v1/chat/completions", json=body)
+
+
+def learned(client: FlaskClient) -> Json:
+    """What the forwarder shows that it learned."""
+    shown: Json = client.get("/ready?verbose").get_json()["upstreams"]["chat"]["learned"]
+    return shown
+
+
+def test_a_refusal_is_mended_once_and_remembered() -> None:
+    with ScriptedUpstream(refuse={"metadata"}) as scripted:
+        client = forwarder(scripted, "generic")
+        assert asked(client, metadata={"a": "b"}).status_code == 200
+        assert [r.status for r in scripted.requests] == [400, 200]
+        assert asked(client, metadata={"a": "b"}).headers["X-Forwarder-Dropped"] == "metadata"
+        assert [r.status for r in scripted.requests] == [400, 200, 200]
+        assert learned(client)["m"]["drop"] == ["metadata"]
+
+
+def test_what_passes_through_stays_as_it_is_but_for_what_was_learned() -> None:
+    with ScriptedUpstream(refuse={"developer_role"}) as scripted:
+        client = forwarder(scripted, "generic")
+        parts = [{"type": "text", "text": "a"}]
+        body = [{"role": "developer", "content": parts}, {"role": "user", "content": parts}]
+        assert asked(client, messages=body, max_completion_tokens=5).status_code == 200
+        sent = scripted.requests[-1].body
+        assert [m["role"] for m in sent["messages"]] == ["system", "user"]
+        assert all(m["content"] == parts for m in sent["messages"])
+        assert sent["max_completion_tokens"] == 5
+
+
+def test_a_mend_that_does_not_help_is_not_remembered() -> None:
+    complaint = "Unknown parameter: 'metadata'."
+    with ScriptedUpstream() as scripted:
+        scripted.script(*[faults.status(400, message=complaint)] * 2)
+        client = forwarder(scripted, "generic")
+        answer = asked(client, metadata={"a": "b"})
+        assert answer.status_code == 400
+        assert answer.get_json()["error"]["message"] == complaint
+        assert len(scripted.requests) == 2
+        assert learned(client) == {}
+
+
+def test_it_is_tried_again_only_once_and_the_next_request_goes_on_learning() -> None:
+    with ScriptedUpstream(refuse={"metadata", "user"}) as scripted:
+        client = forwarder(scripted, "generic")
+        assert asked(client, metadata={"a": "b"}, user="u").status_code == 400
+        assert len(scripted.requests) == 2
+        assert asked(client, metadata={"a": "b"}, user="u").status_code == 200
+        assert len(scripted.requests) == 4
+        assert learned(client)["m"]["drop"] == ["metadata", "user"]
+
+
+def test_strict_clients_hear_what_would_be_left_out() -> None:
+    with ScriptedUpstream(refuse={"metadata"}) as scripted:
+        client = forwarder(scripted, "generic")
+        body = {"model": "m", "messages": [{"role": "user", "content": "a"}], "metadata": {}}
+        answer = client.post(
+            "/v1/chat/completions", json=body, headers={"X-Forwarder-Strict": "true"}
+        )
+        assert answer.status_code == 400
+        assert answer.get_json()["error"]["param"] == "metadata"
+
+
+def test_who_turned_learning_off_gets_the_refusal() -> None:
+    with ScriptedUpstream(refuse={"metadata"}) as scripted:
+        client = forwarder(scripted, "generic", learn=False)
+        assert asked(client, metadata={"a": "b"}).status_code == 400
+        assert len(scripted.requests) == 1
+
+
+def test_readiness_says_little_unless_it_is_asked() -> None:
+    with ScriptedUpstream() as scripted:
+        client = forwarder(scripted, "deepseek")
+        assert "learned" not in client.get("/ready").get_json()["upstreams"]["chat"]
+        verbose = client.get("/ready?verbose").get_json()["upstreams"]["chat"]
+        assert (verbose["provider"], verbose["learned"]) == ("deepseek", {})
+
+
+def native(upstream: ScriptedUpstream, provider: str) -> FlaskClient:
+    """A forwarder in front of an upstream that speaks Responses itself."""
+    environment = {"RESPONSES_BASE_URL": upstream.url, "RESPONSES_PROVIDER": provider}
+    return create_app(Settings.from_env(environment)).test_client()
+
+
+def test_native_responses_are_learned_from_too() -> None:
+    with ScriptedUpstream(refuse={"developer_role"}) as scripted:
+        client = native(scripted, "generic")
+        said = [{"role": "developer", "content": "Be brief."}, user("hi")]
+        for number in (2, 3):
+            answer = client.post("/v1/responses", json={"model": "m", "input": said})
+            assert answer.status_code == 200
+            assert len(scripted.requests) == number
+
+
+def test_a_path_may_begin_at_the_hosts_root() -> None:
+    with ScriptedUpstream() as scripted:
+        client = native(scripted, "deepseek")
+        assert client.post("/v1/responses", json={"model": "m", "input": "hi"}).status_code == 404
+        assert scripted.requests[0].path == "/responses"

@@ -1,0 +1,268 @@
+"""What becomes of images and files, by profile and protocol."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from forwarder.errors import ForwarderError, InvalidRequest
+from forwarder.media.data import Blob
+from forwarder.media.policy import with_media
+from forwarder.profiles import Profile
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+PDF = base64.b64encode(b"%PDF-1.7").decode()
+PNG_URL = f"data:image/png;base64,{PNG}"
+PDF_URL = f"data:application/pdf;base64,{PDF}"
+WEB = "https://example.com/a.png"
+DOC = "https://example.com/b.pdf"
+THERE = {WEB: Blob(b"\x89PNG\r\n\x1a\n", "image/png", "a.png"),
+         DOC: Blob(b"%PDF-1.7", "application/pdf", "b.pdf")}  # fmt: skip
+
+Json = dict[str, Any]
+
+
+class Fetcher:
+    """Knows two URLs, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.wanted: dict[str, str] = {}
+
+    def fetch(self, wanted: Mapping[str, str]) -> dict[str, Blob]:
+        self.wanted |= wanted
+        for url, path in wanted.items():
+            if url not in THERE:
+                raise InvalidRequest("no", param=path)
+        return {url: THERE[url] for url in wanted}
+
+
+def chat(part: Json) -> Json:
+    return {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]}
+
+
+def responses(part: Json) -> Json:
+    return {"input": [{"role": "user", "content": [part]}]}
+
+
+def settled(
+    part: Json, over: str = "chat", fetcher: Any = None, role: str = "user", **knobs: Any
+) -> Json:
+    """A part as it goes upstream; its type tells the client's protocol."""
+    client = "responses" if part["type"].startswith("input") else "chat"
+    request = responses(part) if client == "responses" else chat(part)
+    (entry,) = next(iter(request.values()))
+    entry["role"] = role
+    sent: list[Json] = []
+    call = with_media(
+        lambda request: iter(sent.append(request) or ()),
+        client,
+        over,
+        Profile("x", **knobs),
+        fetcher,
+        lambda blob: f"file-of-{blob.name}-{len(blob.data)}",
+    )
+    list(call(request))
+    (entry,) = next(iter(sent[0].values()))
+    result: Json = entry["content"][-1]
+    return result
+
+
+def refusal(part: Json, **how: Any) -> tuple[int, str | None]:
+    with pytest.raises(ForwarderError) as caught:
+        settled(part, **how)
+    assert str(caught.value.param) in caught.value.message or caught.value.message == "no"
+    return caught.value.status, caught.value.param
+
+
+def image(url: str) -> Json:
+    return {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
+
+
+def input_image(url: str) -> Json:
+    return {"type": "input_image", "image_url": url, "detail": "low"}
+
+
+def file(**fields: Any) -> Json:
+    return {"type": "file", "file": fields}
+
+
+def input_file(**fields: Any) -> Json:
+    return {"type": "input_file", **fields}
+
+
+BOTH = [image, input_image]
+
+
+def test_a_request_without_media_goes_on_as_the_very_same_object() -> None:
+    sent: list[Json] = []
+    request = chat({"type": "text", "text": "y"})
+    call = with_media(
+        lambda request: iter(sent.append(request) or ()), "chat", "chat", Profile("x"), None, str
+    )
+    list(call(request))
+
+    assert sent[0] is request
+
+
+# -- images ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("url", [WEB, PNG_URL, "oss://bucket/a.png"])
+def test_an_image_is_handed_on_where_urls_are_taken(make: Any, url: str) -> None:
+    assert settled(make(url)) == make(url)
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_an_image_is_fetched_and_inlined_where_urls_are_not_taken(make: Any) -> None:
+    fetcher = Fetcher()
+
+    assert settled(make(WEB), fetcher=fetcher, image_url="base64") == make(PNG_URL)
+    assert list(fetcher.wanted) == [WEB]
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_a_data_url_is_not_fetched(make: Any) -> None:
+    assert settled(make(PNG_URL), image_url="base64") == make(PNG_URL)
+
+
+def test_a_data_url_without_a_type_gets_one() -> None:
+    assert settled(image(f"data:;base64,{PNG}")) == image(PNG_URL)
+
+
+def test_an_image_by_id_is_not_touched() -> None:
+    part = {"type": "input_image", "file_id": "file-1"}
+
+    assert settled(part, image_url="base64") == part
+
+
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [
+        (image("data:image/png;base64,AAA"), "messages[0].content[1].image_url.url"),
+        (image("data:image/png,AAAA"), "messages[0].content[1].image_url.url"),
+        (
+            {"type": "image_url", "image_url": "data:image/png,"},
+            "messages[0].content[1].image_url",
+        ),
+        (input_image("data:image/png;base64,?"), "input[0].content[0].image_url"),
+        (input_file(file_data="data:a/b;base64,?"), "input[0].content[0].file_data"),
+        (file(file_data="no base64!"), "messages[0].content[1].file.file_data"),
+    ],
+)
+def test_a_wrong_data_url_is_refused_by_its_path(part: Json, path: str) -> None:
+    assert refusal(part) == (400, path)
+
+
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [
+        (image(WEB), "messages[0].content[1].image_url.url"),
+        (input_image(WEB), "input[0].content[0].image_url"),
+    ],
+)
+def test_nothing_is_fetched_without_leave(part: Json, path: str) -> None:
+    assert refusal(part, image_url="base64") == (400, path)
+
+
+def test_what_cannot_be_fetched_is_refused_by_its_path() -> None:
+    part = input_image("https://example.com/gone.png")
+
+    assert refusal(part, image_url="base64", fetcher=Fetcher()) == (
+        400,
+        "input[0].content[0].image_url",
+    )
+
+
+def test_a_document_is_no_image() -> None:
+    assert refusal(image(DOC), image_url="base64", fetcher=Fetcher())[0] == 400
+
+
+@pytest.mark.parametrize("url", [WEB, PNG_URL])
+def test_images_are_refused_where_none_are_taken(url: str) -> None:
+    assert refusal(input_image(url), image_url="none") == (400, "input[0].content[0]")
+
+
+def test_images_of_tools_are_left_to_the_profile_that_drops_them() -> None:
+    how: Json = {"image_url": "none", "tool_image": "drop"}
+
+    assert settled(image(WEB), role="tool", **how) == image(WEB)
+    assert refusal(image(WEB), **how)[0] == 400
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_a_file_by_value_is_handed_on_inline() -> None:
+    part = file(file_data=PDF_URL, filename="a.pdf")
+
+    assert settled(part) == part
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (file(file_data=PDF), file(file_data=PDF_URL, filename="file.pdf")),
+        (
+            input_file(file_data=PDF, filename="a.pdf", detail="low"),
+            input_file(file_data=PDF_URL, filename="a.pdf", detail="low"),
+        ),
+    ],
+)
+def test_bare_base64_becomes_a_data_url(part: Json, expected: Json) -> None:
+    assert settled(part) == expected
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (file(file_data=PDF_URL, filename="a.pdf"), file(file_id="file-of-a.pdf-8")),
+        (
+            input_file(file_data=PDF, filename="a.pdf"),
+            input_file(file_id="file-of-a.pdf-8"),
+        ),
+        (file(file_id="file-1"), file(file_id="file-1")),
+    ],
+)
+def test_a_file_is_uploaded_where_only_ids_are_taken(part: Json, expected: Json) -> None:
+    assert settled(part, file="upload") == expected
+
+
+@pytest.mark.parametrize("part", [file(file_data=PDF), file(file_id="f"), input_file(file_url=DOC)])
+def test_files_are_refused_where_none_are_taken(part: Json) -> None:
+    assert refusal(part, file="none")[0] == 400
+
+
+def test_a_file_by_url_is_handed_on_to_responses_upstreams() -> None:
+    part = input_file(file_url=DOC)
+
+    assert settled(part, over="responses") == part
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({}, input_file(file_data=PDF_URL, filename="b.pdf")),
+        ({"file": "upload"}, input_file(file_id="file-of-b.pdf-8")),
+        ({"over": "responses", "image_url": "base64"}, input_file(file_data=PDF_URL, filename="b.pdf")),
+    ],
+)  # fmt: skip
+def test_a_file_by_url_is_fetched_for_others(how: Json, expected: Json) -> None:
+    assert settled(input_file(file_url=DOC), fetcher=Fetcher(), **how) == expected
+
+
+def test_a_url_that_is_named_twice_is_fetched_once() -> None:
+    part = input_image(WEB)
+    request = {"input": [{"role": "user", "content": [part, part]}]}
+    fetcher, sent = Fetcher(), list[Json]()
+    profile = Profile("x", image_url="base64")
+    call = with_media(
+        lambda r: iter(sent.append(r) or ()), "responses", "chat", profile, fetcher, str
+    )
+    list(call(request))
+
+    assert sent[0]["input"][0]["content"] == [input_image(PNG_URL)] * 2
+    assert request["input"][0]["content"] == [part, part]

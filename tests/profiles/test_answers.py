@@ -1,0 +1,57 @@
+"""The other half of the mends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.profiles import PROFILES, Profile, mended_answer
+from forwarder.translate.call import Batch
+
+LONG = "x" * 70
+TOOLS = [{"type": "function", "function": {"name": LONG}}]
+
+
+def answered(request: dict[str, Any], profile: Profile, *batches: Batch) -> list[Batch]:
+    return list(mended_answer(iter(batches), request, "chat", profile, lambda: True))
+
+
+@pytest.mark.parametrize("protocol", ["chat", "responses"])
+def test_a_stream_that_needs_nothing_is_the_very_same(protocol: str) -> None:
+    stream = iter([[{}]])
+    given = mended_answer(stream, {"stream": True}, protocol, PROFILES["generic"], lambda: True)
+    assert given is stream
+
+
+def test_names_that_were_shortened_come_back_whole() -> None:
+    short = {"function": {"name": f"{'x' * 55}_"}}
+    chunk = {"choices": [{"delta": {"tool_calls": [short]}}]}
+    from forwarder.profiles.names import long_names
+
+    (short["function"]["name"],) = long_names({"tools": TOOLS}, 64)
+    ((made,), silence) = answered({"tools": TOOLS}, Profile("some"), [chunk], [])
+    assert made["choices"][0]["delta"]["tool_calls"][0]["function"]["name"] == LONG
+    assert silence == []
+
+
+@pytest.mark.parametrize(("code", "status"), [(1002, 429), (1008, 402), (2013, 400), (9999, 502)])
+def test_an_error_inside_a_200_is_an_error(code: int, status: int) -> None:
+    event = {"choices": None, "base_resp": {"status_code": code, "status_msg": "no"}}
+    ((made,),) = answered({}, PROFILES["minimax"], [event])
+    assert made["error"]["code"] == status
+    assert made["error"]["message"] == "no"
+    assert answered({}, PROFILES["generic"], [event]) == [[event]]
+
+
+def test_all_well_is_no_error() -> None:
+    event = {"choices": [], "base_resp": {"status_code": 0, "status_msg": ""}}
+    assert answered({}, PROFILES["minimax"], [event]) == [[event]]
+
+
+def test_a_native_stream_is_repaired_where_the_profile_says_so() -> None:
+    event = {"type": "response.output_text.delta", "delta": "a"}
+    for name, count in (("lmstudio", 5), ("openai", 1)):
+        stream = iter([[event]])
+        made = mended_answer(stream, {"stream": True}, "responses", PROFILES[name], lambda: False)
+        assert len(next(made)) == count

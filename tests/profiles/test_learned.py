@@ -1,0 +1,181 @@
+"""What is learned from a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from forwarder.errors import UpstreamRefused
+from forwarder.profiles import AS_IS, PROFILES, Profile
+from forwarder.profiles.learned import lesson_of
+
+Json = dict[str, Any]
+
+GENERIC = PROFILES["generic"]
+USER = {"role": "user", "content": "U"}
+DEVELOPER = {"role": "developer", "content": "D"}
+FORCED = {"messages": [USER], "tool_choice": "required"}
+SCHEMA = {"messages": [USER], "response_format": {"type": "json_schema"}}
+
+
+def learned(
+    message: str,
+    body: Json,
+    profile: Profile = AS_IS,
+    *,
+    param: str | None = None,
+    protocol: str = "chat",
+    status: int = 400,
+) -> Json | None:
+    """The changes that a refusal comes to."""
+    refusal = UpstreamRefused(status, {"message": message, "param": param})
+    lesson = lesson_of(refusal, protocol, {"model": "m", **body}, profile)
+    return dict(lesson.changes) if lesson else None
+
+
+THINKING = "The tool_choice parameter does not support being set to required in thinking mode"
+EFFORT = (
+    "Unsupported value: 'reasoning_effort' does not support 'minimal' with this model. "
+    "Supported values are: 'low', 'medium', and 'high'."
+)
+
+LESSONS: list[tuple[str, Json, Json]] = [
+    ("unknown variant `developer`", {"messages": [DEVELOPER]}, {"developer_role": "system"}),
+    ("System role not supported", {"messages": [{"role": "system"}]}, {"developer_role": "user"}),
+    ("System message must be at the beginning.", {"messages": []}, {"system_at_head": True}),
+    ("roles must alternate user/assistant", {"messages": []}, {"merge_neighbours": True}),
+    ("Unknown parameter: 'metadata'", {"metadata": {}}, {"drop": frozenset({"metadata"})}),
+    (
+        "[{'loc': ['body', 'user'], 'msg': 'Extra inputs are not permitted'},"
+        " {'loc': ['body', 'seed']}]",
+        {"user": "u", "seed": 1},
+        {"drop": frozenset({"user", "seed"})},
+    ),
+    (
+        "Unsupported parameter: 'max_tokens'",
+        {"max_tokens": 1},
+        {"max_tokens": "max_completion_tokens"},
+    ),
+    (
+        "Unsupported parameter: 'max_completion_tokens'",
+        {"max_completion_tokens": 1},
+        {"max_tokens": "max_tokens"},
+    ),
+    ("Unknown parameter: 'stream_options'", {"stream_options": {}}, {"stream_options": False}),
+    (
+        "Unsupported parameter: 'parallel_tool_calls'",
+        {"parallel_tool_calls": True},
+        {"parallel_tool_calls": False},
+    ),
+    (THINKING, FORCED, {"forced_tool_choice": "auto"}),
+    ("Unsupported parameter: 'tool_choice'", FORCED, {"drop": frozenset({"tool_choice"})}),
+    ("This response_format type is unavailable now", SCHEMA, {"response_format": "json_object"}),
+    (
+        "response_format type json_object is not supported",
+        {"response_format": {"type": "json_object"}},
+        {"response_format": "none"},
+    ),
+    (
+        "reasoning_content is missing in assistant tool call message at index 2",
+        {"messages": []},
+        {
+            "reasoning_replay": "tool_turns",
+            "reasoning_field": "reasoning_content",
+            "reasoning_placeholder": " ",
+        },
+    ),
+    ("not a valid moonshot flavored json schema", {}, {"schema_dialect": "moonshot"}),
+    ("Invalid schema for function 'f': $ref", {}, {"schema_dialect": "plain"}),
+    (EFFORT, {"reasoning_effort": "minimal"}, {"effort_map": {"minimal": "low"}}),
+    (
+        "Unsupported parameter: 'reasoning_effort'",
+        {"reasoning_effort": "low"},
+        {"drop": frozenset({"reasoning_effort"})},
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "body", "changes"), LESSONS)
+def test_a_refusal_becomes_a_setting(message: str, body: Json, changes: Json) -> None:
+    assert learned(message, body) == changes
+    assert learned(message, body, status=422) == changes
+
+
+@pytest.mark.parametrize(("message", "body", "changes"), LESSONS)
+def test_a_lesson_is_learned_but_once(message: str, body: Json, changes: Json) -> None:
+    knowing = replace(AS_IS, **changes)
+    assert learned(message, body, knowing) in (None, {"drop": frozenset({"tool_choice"})})
+
+
+@pytest.mark.parametrize(
+    ("param", "changes"),
+    [
+        ("messages[1].reasoning_content", {"reasoning_replay": "none"}),
+        ("messages[1].annotations", {"extra_message_fields": False}),
+        ("tools[0].function.strict", {"strict_tools": False}),
+        ("tools[0].function.parameters.additionalProperties", {"schema_dialect": "mistral"}),
+    ],
+)
+def test_what_lies_deeper_is_known_by_its_path(param: str, changes: Json) -> None:
+    assert learned("This property is unsupported", {"messages": []}, param=param) == changes
+
+
+def test_thinking_is_given_up_before_the_tool_is() -> None:
+    switching = replace(GENERIC, thinking_switch="enable_thinking")
+    first = learned(THINKING, FORCED, switching)
+    assert first == {"forced_tool_choice": "disable_thinking"}
+    assert learned(THINKING, FORCED, replace(switching, **first)) == {"forced_tool_choice": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("message", "body", "changes"),
+    [
+        ("unknown variant `developer`", {"input": [DEVELOPER]}, {"responses_developer": "system"}),
+        ("The reasoning_text must be passed back", {}, None),
+        (
+            "Invalid 'input[1].content': array too long. Expected maximum length 0",
+            {},
+            {"keep_reasoning_text": False},
+        ),
+        ("Unknown parameter: 'verbosity'", {}, None),
+        ("Unsupported parameter: 'top_p'", {"top_p": 1}, {"drop": frozenset({"top_p"})}),
+    ],
+)
+def test_native_responses_teach_too(message: str, body: Json, changes: Json | None) -> None:
+    assert learned(message, body, GENERIC, protocol="responses") == changes
+
+
+def test_foreign_reasoning_is_a_matter_of_one_request() -> None:
+    refusal = UpstreamRefused(400, {"message": "Encrypted content could not be verified"})
+    lesson = lesson_of(refusal, "responses", {"input": []}, GENERIC)
+    assert lesson is not None
+    assert lesson.changes == {"reasoning_items": "drop"}
+    assert not lesson.lasting
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "messages", "tools", "stop", "n", "stream", "response_format"]
+)
+def test_what_changes_the_answer_is_never_left_out(name: str) -> None:
+    assert (
+        learned(
+            f"Unsupported parameter: '{name}'", {name: "x"} if name != "response_format" else {}
+        )
+        is None
+    )
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500])
+def test_only_bad_requests_teach(status: int) -> None:
+    assert learned("Unknown parameter: 'metadata'", {"metadata": {}}, status=status) is None
+
+
+def test_who_does_not_want_to_learn_does_not() -> None:
+    stubborn = replace(GENERIC, learn=False)
+    assert learned("Unknown parameter: 'metadata'", {"metadata": {}}, stubborn) is None
+
+
+def test_a_parameter_that_was_not_sent_teaches_nothing() -> None:
+    assert learned("Unknown parameter: 'metadata'", {}) is None

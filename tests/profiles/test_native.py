@@ -1,0 +1,42 @@
+"""Input items of native Responses requests."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.profiles.mending import Json, mended
+
+USER = {"role": "user", "content": "U"}
+
+
+def test_what_this_forwarder_sealed_does_not_reach_a_responses_upstream() -> None:
+    theirs = {"type": "reasoning", "encrypted_content": "gAAAA"}
+    ours = {"type": "reasoning", "encrypted_content": "fwd1.x"}
+    assert mended({"input": [USER, ours, theirs]}, "responses") == {"input": [USER, theirs]}
+    assert mended({"input": "Hi."}, "responses") == {"input": "Hi."}
+
+
+@pytest.mark.parametrize("role", ["developer", "system", "user"])
+def test_developers_have_their_name_there_too(role: str) -> None:
+    body = {"input": [{"role": "developer", "content": "D"}, USER, "odd"]}
+    made = mended(body, "responses", responses_developer=role)["input"]
+    assert made == [{"role": role, "content": "D"}, USER, "odd"]
+
+
+THOUGHT: Json = {
+    "type": "reasoning",
+    "summary": [],
+    "content": [{"type": "reasoning_text", "text": "t"}],
+    "encrypted_content": "gAAAA",
+}
+
+
+def test_the_text_of_reasoning_goes_only_where_it_is_taken() -> None:
+    bare = {k: v for k, v in THOUGHT.items() if k != "content"}
+    assert mended({"input": [THOUGHT]}, "responses") == {"input": [THOUGHT]}
+    assert mended({"input": [THOUGHT]}, "responses", keep_reasoning_text=False) == {"input": [bare]}
+
+
+def test_reasoning_that_cannot_be_opened_is_left_out() -> None:
+    body = {"input": [USER, THOUGHT]}
+    assert mended(body, "responses", reasoning_items="drop") == {"input": [USER]}

@@ -1,0 +1,113 @@
+"""What an operator can ask for in a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder.app import create_app
+from forwarder.config import Settings
+from forwarder.network.choose import transport_for
+from tests.helpers.loopback import unused_port
+from tests.support import ScriptedUpstream, faults
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    with httpx2.HTTPTransport() as transport, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("forwarder.bridge.transport_for", lambda *a: transport_for(*a) or transport)
+        yield
+
+
+def probed(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, output and error output of the command."""
+    app = create_app(Settings.from_env(environment))
+    result = app.test_cli_runner().invoke(args=["probe", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def found(output: str, variable: str) -> dict[str, Any]:
+    name, _, value = output.strip().partition("=")
+    assert name == variable
+    changes: dict[str, Any] = json.loads(value)
+    return changes
+
+
+def test_a_probe_finds_out_what_an_upstream_refuses() -> None:
+    refuse = {"developer_role", "stream_options", "json_schema", "metadata", "later_system"}
+    with ScriptedUpstream(refuse=refuse) as upstream:
+        code, output, told = probed(
+            "my-llm", FORWARDER_UPSTREAMS="my-llm", MY_LLM_BASE_URL=upstream.url
+        )
+        assert {request.body["model"] for request in upstream.requests if request.body} == {
+            "scripted"
+        }
+    changes = found(output, "MY_LLM_QUIRKS")
+    assert code == 0
+    assert changes["system_at_head"] is True
+    assert changes["stream_options"] is False
+    assert changes["drop"] == ["metadata"]
+    assert changes["response_format"] == "json_object"
+    assert "developer_role" not in changes  # the careful profile says so already
+    assert "metadata: mended" in told
+    assert "seed: taken" in told
+
+
+def test_what_was_found_is_a_setting_with_which_all_is_taken() -> None:
+    refuse = {"developer_role", "stream_options", "json_schema", "metadata", "later_system"}
+    with ScriptedUpstream(refuse=refuse) as upstream:
+        _, output, _ = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
+        assert {request.body["model"] for request in upstream.requests} == {"x"}
+        quirks = json.dumps({**found(output, "CHAT_QUIRKS"), "learn": False})
+        upstream.requests.clear()
+        client = create_app(
+            Settings.from_env({"CHAT_BASE_URL": upstream.url, "CHAT_QUIRKS": quirks})
+        ).test_client()
+        body = {
+            "model": "x",
+            "messages": [{"role": "user", "content": "a"}, {"role": "developer", "content": "b"}],
+            "metadata": {"a": "b"},
+        }
+        with client.post("/v1/chat/completions", json=body) as answer:
+            assert answer.status_code == 200
+        assert len(upstream.requests) == 1
+
+
+def test_what_has_to_be_left_out_is_found() -> None:
+    with ScriptedUpstream(refuse={"tool_choice", "top_p", "same_role_twice"}) as upstream:
+        _, output, _ = probed("chat", CHAT_BASE_URL=upstream.url, CHAT_MODELS="a=b")
+        assert {request.body["model"] for request in upstream.requests} == {"b"}
+    changes = found(output, "CHAT_QUIRKS")
+    assert changes["merge_neighbours"] is True
+    assert changes["drop"] == ["tool_choice", "top_p"]
+
+
+def test_what_cannot_be_mended_is_said() -> None:
+    with ScriptedUpstream() as upstream:
+        upstream.script(faults.status(400, message="Not today."))
+        code, _, told = probed("chat", "--model", "x", CHAT_BASE_URL=upstream.url)
+    assert code == 0
+    assert "a token limit: refused, and no mend is known (Not today.)" in told
+
+
+def test_an_upstream_that_is_not_there_is_said_in_one_line() -> None:
+    code, output, told = probed("chat", CHAT_BASE_URL=f"http://127.0.0.1:{unused_port()}/v1")
+    assert code == 1
+    assert output == ""
+    assert "cannot be reached" in told
+
+
+def test_an_unknown_name_is_said() -> None:
+    code, _, told = probed("none")
+    assert code == 2
+    assert "there is no upstream 'none'" in told
+
+
+def test_the_demo_can_be_probed() -> None:
+    code, output, _ = probed("chat", "--model", "demo")
+    assert code == 0
+    assert "CHAT_QUIRKS={" in output
