@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ from tests.helpers.loopback import unused_port
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking
-from tests.support import Answer, Call, Framing, Raw, ScriptedUpstream, Stream, faults
+from tests.support import Answer, Call, Framing, Raw, ScriptedUpstream, Stall, Stream, faults
 from tests.support.answers import Protocol
 from tests.support.faults import STATUSES, Scripted
 
@@ -27,7 +28,10 @@ either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streame
 TEXT = "Grüezi 🏔 日本語, “quoted” and long enough to be cut."
 ANSWER = Answer(
     text=TEXT,
-    calls=[Call("get", {"city": "Zürich"}, id="call_a"), Call("get", {"city": "東京"}, id="call_b")],
+    calls=[
+        Call("get", {"city": "Zürich"}, id="call_a"),
+        Call("get", {"city": "東京"}, id="call_b"),
+    ],
     pieces=4,
 )
 PATIENCE = 1.0
@@ -156,11 +160,12 @@ def test_an_error_of_null_is_none(forwarder: Server, upstream: ScriptedUpstream)
 
 BEFORE_ANY_EVENT = {
     "hang_up": 502,
-    "error_in_200": None,
+    "error_in_200": 500,
     "html_200": 502,
     "html_502": 502,
     "empty": 502,
     **{f"status_{code}": code for code in STATUSES},
+    "status_401": 502,  # the forwarder's key, and so the forwarder's fault
 }
 """Fault -> the status that the client gets, even when it asked for a stream."""
 
@@ -180,15 +185,17 @@ def broken() -> list[Any]:
 def test_a_broken_answer_fails_once(
     client: str, over: str, stream: bool, name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(faults.fatal(ANSWER, protocol(over))[name])
+    fault = faults.fatal(ANSWER, protocol(over))[name]
+    # A kept connection that closes without a word is tried once more, on a fresh one.
+    upstream.script(*[fault] * (2 if name == "hang_up" else 1))
 
-    answered = ask(forwarder, client, asking_for_calls(client, over, stream))
-
-    assert answered.ending == "failed"
-    if not answered.streamed:
-        assert answered.error["message"]
-    if not stream:
-        assert answered.status >= 400
+    while upstream.unused:
+        answered = ask(forwarder, client, asking_for_calls(client, over, stream))
+        assert answered.ending == "failed"
+        assert answered.streamed or answered.error["message"]
+        assert stream or answered.status >= 400
+        if name in BEFORE_ANY_EVENT and not (name == "empty" and stream):  # its head was right
+            assert answered.status == BEFORE_ANY_EVENT[name]
 
 
 @every_pairing
@@ -220,7 +227,8 @@ def test_a_refusal_reaches_the_client_as_it_is(
 def test_an_error_in_the_stream_keeps_its_message(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
-    upstream.script(faults.error_event(Answer(text=TEXT), after=5))
+    broken = faults.error_event(Answer(text=TEXT), after=5)
+    upstream.script(replace(broken, framing=replace(broken.framing, delay=0.02)))
 
     answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
 
@@ -396,8 +404,9 @@ def test_a_stream_that_does_not_end_after_its_end_is_let_go(
     over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     """The client does not wait for an upstream that keeps the connection open."""
+    lingering = Stream(Answer(text=TEXT), ending=lambda frames: [*frames, Stall()])
     for client in PATHS:
-        upstream.script(Stream(Answer(text=TEXT), ending=lambda frames: [*frames, faults.Stall(30)]))
+        upstream.script(lingering)
         started = time.monotonic()
         answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
         assert answered.said.text == TEXT
@@ -476,7 +485,10 @@ MALFORMED_RESPONSES: list[tuple[Json, str]] = [
     ({"input": [{"role": "user", "content": 1}]}, "input[0].content"),
     ({"input": [{"role": "user", "content": ["hi"]}]}, "input[0].content[0]"),
     ({"input": [{"role": "user", "content": [{"type": "x"}]}]}, "input[0].content[0].type"),
-    ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
+        "input[0].content[0].text",
+    ),
     ({"input": [{"type": "function_call", "call_id": "c"}]}, "input[0].name"),
     ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id"),
     ({"input": [MESSAGE, OUTPUT]}, "input"),
@@ -488,7 +500,7 @@ MALFORMED_RESPONSES: list[tuple[Json, str]] = [
     ({"max_output_tokens": "many"}, "max_output_tokens"),
     ({"tools": {}}, "tools"),
     ({"tools": [1]}, "tools[0]"),
-    ({"tools": [{"type": "magic"}]}, "tools[0].type"),
+    ({"tools": [{}]}, "tools[0].type"),
     ({"tools": [{"type": "function"}]}, "tools[0].name"),
     ({"tools": [{"type": "namespace", "name": "n", "tools": 1}]}, "tools[0].tools"),
     ({"tool_choice": 1}, "tool_choice"),
@@ -521,7 +533,9 @@ def test_a_malformed_request_is_refused_by_its_parameter(
 
 
 @every_client
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"nonsense", b'{"model": NaN}', b"[]", b'"x"'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff\xfe", b"nonsense", b'{"model": NaN}', b"[]", b'"x"']
+)
 def test_a_body_that_is_no_object_is_refused(client: str, body: bytes, forwarder: Server) -> None:
     answered = ask(forwarder, client, body)
 

@@ -1,0 +1,257 @@
+"""The program as its operators meet it: start, stop, log, demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.live.conftest import KEY, Serve, settings
+from tests.live.server import FLASK, ROOT, Server, running
+from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
+from tests.support import Answer, ScriptedUpstream, faults
+
+CLIENT_KEY = "client-key-that-is-secret"
+PROMPT = "a prompt that nobody else should read"
+SAID = "an answer that nobody else should read"
+
+
+def lines(server: Server) -> list[Json]:
+    """The log's JSON lines."""
+    return [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+
+
+def line_of(server: Server, answered: Answered) -> Json:
+    """The one line of an exchange, which is written once the answer is out."""
+    name = answered.headers["x-request-id"]
+    deadline = time.monotonic() + 2
+    found: list[Json] = []
+    while not found and time.monotonic() < deadline:
+        found = [line for line in lines(server) if line.get("id") == name and "status" in line]
+    [line] = found
+    return line
+
+
+# -- the log --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def locked(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    """A forwarder that wants a key, and has one upstream whose own key is wrong."""
+    return serve(
+        settings(
+            upstream,
+            FORWARDER_UPSTREAMS="chat,responses,wrong",
+            FORWARDER_API_KEYS=CLIENT_KEY,
+            FORWARDER_LOG_LEVEL="DEBUG",
+            FORWARDER_LOG_SAMPLE="1",
+            WRONG_BASE_URL=upstream.url,
+            WRONG_API_KEY="sk-wrong-and-secret",
+        )
+    )
+
+
+@pytest.mark.parametrize(("client", "over"), PAIRINGS)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_request_is_one_line(client: str, over: str, stream: bool, forwarder: Server) -> None:
+    body = asking(client, model=f"{over}/m", stream=stream, no_such_thing=1)
+    if client == over:
+        del body["no_such_thing"]
+
+    line = line_of(forwarder, ask(forwarder, client, body))
+
+    assert (line["route"], line["upstream"], line["model"]) == (client, over, "m")
+    assert (line["status"], line["input_tokens"], line["output_tokens"]) == (200, 21, 9)
+    assert 0 < line["first_event_ms"] <= line["duration_ms"]
+    assert line.get("dropped") == (None if client == over else ["no_such_thing"])
+    assert line["time"].endswith("Z")
+
+
+def test_a_failure_is_a_line_too(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    upstream.script(faults.status(429), faults.cut(Answer(text=SAID, pieces=9), reset=False))
+
+    refused = ask(forwarder, "chat", asking("chat"))
+    broken = ask(forwarder, "chat", asking("chat", stream=True))
+    malformed = ask(forwarder, "chat", b"{")
+
+    line = line_of(forwarder, refused)
+    assert (line["status"], line["error"]) == (429, "rate_limit_exceeded")
+    assert line_of(forwarder, broken)["error"] == "upstream_disconnected"
+    assert line_of(forwarder, malformed)["error"] == "invalid_json"
+
+
+def test_neither_keys_nor_words_are_in_the_log(locked: Server, upstream: ScriptedUpstream) -> None:
+    texts = []
+    for client, over in PAIRINGS:
+        for stream in (False, True):
+            body = asking(client, PROMPT, f"{over}/m", stream=stream)
+            wrong = {**body, "model": "wrong/m"}
+            quoting = faults.status(400, message=f"Who is {KEY}? You said: {PROMPT}")
+            upstream.script(Answer(text=SAID, reasoning=SAID), quoting, faults.hang_up())
+            for asked in (body, body, body, wrong, {**body, "temperature": PROMPT}):
+                answered = ask(locked, client, asked, Authorization=f"Bearer {CLIENT_KEY}")
+                texts.append(answered.text + str(answered.headers))
+            texts.append(ask(locked, client, body, Authorization="Bearer not-this-one").text)
+
+    for secret in (KEY, CLIENT_KEY, "sk-wrong-and-secret", "not-this-one"):
+        assert secret not in locked.log
+        assert not any(secret in text for text in texts)
+    for words in (PROMPT, SAID):
+        assert words not in locked.log
+
+
+def test_a_fraction_of_events_can_be_seen(locked: Server) -> None:
+    answered = ask(
+        locked, "chat", asking("chat", stream=True), Authorization=f"Bearer {CLIENT_KEY}"
+    )
+
+    name = line_of(locked, answered)["id"]
+    seen = [line["event"] for line in lines(locked) if line.get("id") == name and "event" in line]
+    assert len(seen) >= len(answered.events) - 1
+    assert all(event.keys() == {"type"} for event in seen)
+
+
+def test_bodies_are_logged_when_the_operator_wants_them(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    server = serve(settings(upstream, FORWARDER_LOG_BODIES="true"))
+
+    ask(server, "chat", asking("chat", PROMPT))
+
+    assert PROMPT in server.log
+    assert KEY not in server.log
+
+
+# -- start and stop -------------------------------------------------------------------------------
+
+
+def test_it_stops_when_told_and_ends_what_it_has_begun(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    server = serve(settings(upstream))
+    upstream.script(faults.slow(Answer(text="a b c d", pieces=4), delay=0.1))
+    with http.stream(
+        "POST", f"{server.v1}/responses", json=asking("responses", stream=True)
+    ) as got:
+        pieces = got.iter_text()
+        text = next(pieces)
+        server.process.send_signal(signal.SIGTERM)
+        text += "".join(pieces)
+
+    assert Answered("responses", 200, got.headers, text).ending == "completed"
+    assert server.process.wait(10) == 0
+    assert "Traceback" not in server.log
+
+
+def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends by itself."""
+    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME")}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**kept, "FORWARDER_DOTENV": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("-c", "import wsgi"), ("-m", "gunicorn", "-b", "127.0.0.1:0", "wsgi:app")],
+    ids=["import", "gunicorn"],
+)
+def test_mistakes_stop_the_start_with_a_line_each(command: tuple[str, ...]) -> None:
+    environment = {
+        "CHAT_BASE_URL": "nonsense",
+        "CHAT_API_KEY": KEY,
+        "CHAT_IDLE_TIMEOUT": "soon",
+        "FORWARDER_STRICT": "maybe",
+        "FORWARDER_STRIKT": "true",
+    }
+
+    done = run(environment, *command)
+
+    assert done.returncode != 0
+    told = done.stdout + done.stderr
+    for name in ("CHAT_BASE_URL", "CHAT_IDLE_TIMEOUT", "FORWARDER_STRICT", "FORWARDER_STRIKT"):
+        assert len(re.findall(rf"^{name} .+", told, re.MULTILINE)) == 1, told
+    assert KEY not in told
+    assert "maybe" not in told
+    assert "Traceback" not in told
+
+
+# -- the demo, and the server of Flask ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo(serve: Serve) -> Server:
+    """A forwarder that was told nothing."""
+    return serve({})
+
+
+README = (ROOT / "README.md").read_text()
+
+
+def demonstrated(demo: Server) -> dict[str, Answered]:
+    """Client -> the answer to its curl line in the README."""
+    answers = {}
+    for line in README.replace("\\\n", " ").splitlines():
+        if line.startswith("curl "):
+            command = shlex.split(line)
+            url = next(word for word in command if word.startswith("http"))
+            body = json.loads(command[command.index("-d") + 1])
+            [client] = [name for name, path in PATHS.items() if url.endswith(path)]
+            answers[client] = ask(demo, client, body)
+            assert answers[client].streamed == body.get("stream", False)
+    return answers
+
+
+def test_the_readme_s_curl_lines_print_what_it_says(demo: Server) -> None:
+    answers = demonstrated(demo)
+
+    assert {client: answer.ending for client, answer in answers.items()} == {
+        "chat": "completed",
+        "responses": "completed",
+    }
+    printed = json.loads(README.partition("```json\n")[2].partition("```")[0])
+    message = printed["choices"][0]["message"]
+    assert {key: answers["chat"].message[key] for key in message} == message
+    [event] = re.findall(r"^data: (\{.*\})$", README, re.MULTILINE)
+    [told] = [e for e in answers["responses"].events if e.get("delta") == " Hello"]
+    assert {**told, "item_id": "msg_…"} == json.loads(event)
+
+
+def test_the_demo_says_that_it_is_one(demo: Server) -> None:
+    assert "demo" in lines(demo)[0]["message"]
+    ready = http.get(f"{demo.url}/ready")
+    assert ready.status_code == 200
+    assert all(state["reachable"] for state in ready.json()["upstreams"].values())
+
+
+@pytest.fixture(scope="module")
+def flask(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The forwarder under Flask's own server, with threads."""
+    with running(settings(upstream), tmp_path_factory.mktemp("flask"), FLASK) as server:
+        yield server
+
+
+@pytest.mark.parametrize(("client", "over"), PAIRINGS)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_flask_s_own_server_will_do(
+    client: str, over: str, stream: bool, flask: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="Zürich 🏔", pieces=4))
+
+    answered = ask(flask, client, asking(client, model=f"{over}/m", stream=stream))
+
+    assert answered.ending == "completed"
+    assert answered.said.text == "Zürich 🏔"

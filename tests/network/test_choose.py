@@ -1,0 +1,37 @@
+"""Which transport an upstream gets."""
+
+from __future__ import annotations
+
+import pytest
+from gevent import monkey
+
+from forwarder.config import Settings
+from forwarder.demo import DemoTransport
+from forwarder.network.choose import transport_for
+from forwarder.network.transport import GeventTransport
+
+[REAL] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
+DEMO = Settings.from_env({}).upstreams[0]
+
+
+def under_gevent(monkeypatch: pytest.MonkeyPatch, patched: bool) -> None:
+    monkeypatch.setattr(monkey, "is_module_patched", lambda name: patched and name == "socket")
+
+
+def test_under_gevent_it_is_the_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    under_gevent(monkeypatch, True)
+
+    assert isinstance(transport_for(REAL, 1), GeventTransport)
+
+
+def test_under_threads_it_is_the_sdk_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    under_gevent(monkeypatch, False)
+
+    assert transport_for(REAL, 1) is None
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_the_demo_brings_its_own(patched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_gevent(monkeypatch, patched)
+
+    assert isinstance(transport_for(DEMO, 1), DemoTransport)

@@ -1,0 +1,150 @@
+"""What a request says of its exchange, and what an answer says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException, abort
+
+from forwarder.app import create_app
+from forwarder.config import Settings
+from forwarder.errors import Unauthorized
+from forwarder.exchange import Exchange
+from forwarder.routes import exchanges
+from forwarder.translate.terms import Ledger
+
+KEYS = ("key-one", "key-two")
+
+
+@pytest.fixture
+def app() -> Flask:
+    return create_app(Settings.from_env({}))
+
+
+def begun(app: Flask, **headers: str) -> Exchange:
+    with app.test_request_context(headers={k.replace("_", "-"): v for k, v in headers.items()}):
+        return exchanges.begin("chat")
+
+
+@pytest.mark.parametrize("given", ["a", "my-id-42", "x" * 128, "!~"])
+def test_a_client_s_id_is_kept(given: str, app: Flask) -> None:
+    assert begun(app, X_Request_Id=given).id == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, "two words", "ümlaut", "a\tb"])
+def test_an_id_that_could_harm_is_replaced(given: str, app: Flask) -> None:
+    assert begun(app, X_Request_Id=given).id.startswith("req_")
+
+
+def test_ids_that_are_made_are_different(app: Flask) -> None:
+    assert begun(app).id != begun(app).id
+
+
+@pytest.mark.parametrize(
+    ("given", "strict"),
+    [({}, False), ({"X_Forwarder_Strict": "TRUE"}, True), ({"X_Forwarder_Strict": "no"}, False)],
+)
+def test_a_request_may_be_strict(given: dict[str, str], strict: bool, app: Flask) -> None:
+    assert begun(app, **given).ledger.strict is strict
+
+
+def test_strictness_of_the_operator_cannot_be_undone() -> None:
+    app = create_app(Settings.from_env({"FORWARDER_STRICT": "true"}))
+
+    assert begun(app, X_Forwarder_Strict="false").ledger.strict
+
+
+def key_of(app: Flask, keys: tuple[str, ...], **headers: str) -> str | None:
+    with app.test_request_context(headers={k.replace("_", "-"): v for k, v in headers.items()}):
+        return exchanges.authorized(keys)
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({}, None),
+        ({"Authorization": "Bearer abc"}, "abc"),
+        ({"Authorization": "bearer  abc "}, "abc"),
+        ({"Authorization": "Basic abc"}, None),
+        ({"api_key": "abc"}, "abc"),
+        ({"Authorization": "Basic abc", "api_key": "def"}, "def"),
+    ],
+)
+def test_without_keys_whatever_was_given_is_the_client_s(
+    given: dict[str, str], key: str | None, app: Flask
+) -> None:
+    assert key_of(app, (), **given) == key
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_opens(key: str, app: Flask) -> None:
+    assert key_of(app, KEYS, Authorization=f"Bearer {key}") == key
+
+
+@pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer key-three"},
+                                   {"api_key": "key-on"}, {"api_key": "schlüssel"}])  # fmt: skip
+def test_anything_else_does_not(given: dict[str, str], app: Flask) -> None:
+    with pytest.raises(Unauthorized) as refused:
+        key_of(app, KEYS, **given)
+
+    assert refused.value.status == 401
+    assert not any(value in refused.value.message for value in given.values())
+
+
+def test_every_key_is_compared_whichever_it_is(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Any] = []
+    real = exchanges.hmac.compare_digest
+
+    def counting(a: bytes, b: bytes) -> bool:
+        compared.append(b)
+        return real(a, b)
+
+    monkeypatch.setattr(exchanges.hmac, "compare_digest", counting)
+    key_of(app, KEYS, Authorization="Bearer key-one")
+
+    assert compared == [b"key-one", b"key-two"]
+
+
+def test_an_answer_is_signed() -> None:
+    exchange = Exchange(id="req_1", route="chat", ledger=Ledger())
+    exchange.ledger.drop("seed", "why")
+    exchange.ledger.drop("logit_bias", "why")
+    exchange.reply_headers = {"retry-after": "9", "x-upstream-request-id": "up"}
+    answer = Response(headers={"Retry-After": "1"})
+
+    exchanges.sign(answer, exchange)
+
+    assert answer.headers["X-Request-Id"] == "req_1"
+    assert answer.headers["X-Forwarder-Dropped"] == "logit_bias, seed"
+    assert answer.headers["X-Upstream-Request-Id"] == "up"
+    assert answer.headers["Retry-After"] == "1"
+
+
+def test_nothing_dropped_is_not_mentioned() -> None:
+    answer = Response()
+
+    exchanges.sign(answer, Exchange(id="req_1", route="chat", ledger=Ledger()))
+
+    assert "X-Forwarder-Dropped" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, None),
+        (404, "not_found"),
+        (405, "method_not_allowed"),
+        (413, "request_too_large"),
+        (500, "internal_error"),
+    ],
+)
+def test_werkzeug_s_refusals_become_ours(status: int, code: str | None) -> None:
+    with pytest.raises(HTTPException) as raised:
+        abort(status)
+
+    error = exchanges.ours(raised.value)
+
+    assert (error.status, error.code) == (status, code)
+    assert error.message

@@ -1,0 +1,190 @@
+"""Files that pass through to the upstream that has them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+
+from tests.routes.conftest import Serve
+
+KEYS = {"RESPONSES_API_KEY": "sk-up", "CHAT_API_KEY": "sk-chat"}
+
+
+class Upstream:
+    """Keeps what it is asked, and answers each the same."""
+
+    def __init__(self, *answer: object, **more: object) -> None:
+        self.requests: list[httpx2.Request] = []
+        self._answer = (answer or (200,), more or {"json": {"id": "file-1"}})
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        request.read()
+        self.requests.append(request)
+        args, more = self._answer
+        return httpx2.Response(*args, **more)  # type: ignore[arg-type]
+
+
+def client(serve: Serve, upstream: Upstream, **environment: str) -> FlaskClient:
+    return serve(upstream, **{**KEYS, **environment})
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/files"),
+        ("GET", "/files/file-1"),
+        ("DELETE", "/files/file-1"),
+        ("GET", "/files/file-1/content"),
+        ("GET", "/containers/cntr_1/files/cfile_1/content"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+def test_each_request_goes_to_the_upstream_that_speaks_responses(
+    serve: Serve, method: str, path: str, prefix: str
+) -> None:
+    upstream = Upstream()
+
+    got = client(serve, upstream).open(f"{prefix}{path}?limit=2&after=a%20b", method=method)
+
+    assert (got.status_code, got.get_json()) == (200, {"id": "file-1"})
+    [asked] = upstream.requests
+    assert (asked.method, str(asked.url)) == (method, f"http://up.test/v1{path}?limit=2&after=a+b")
+    assert asked.headers["authorization"] == "Bearer sk-up"
+
+
+@pytest.mark.parametrize("size", [3, 2**20])
+def test_a_file_is_stored_with_all_that_the_client_said_of_it(serve: Serve, size: int) -> None:
+    upstream = Upstream()
+    form = httpx2.Request(
+        "POST",
+        "http://client.test",
+        data={"purpose": "user_data", "expires_after[seconds]": "3600"},
+        files={"file": ("ä b.pdf", b"x" * size, "application/pdf")},
+    )
+    kind = {"Content-Type": form.headers["content-type"]}
+
+    got = client(serve, upstream).post("/v1/files", data=form.read(), headers=kind)
+
+    assert got.get_json() == {"id": "file-1"}
+    [asked] = upstream.requests
+    assert str(asked.url) == "http://up.test/v1/files"
+    parts = asked.content.split(asked.headers["content-type"].partition("boundary=")[2].encode())
+    assert [part.partition(b"\r\n\r\n")[2].rstrip(b"\r\n-") for part in parts[1:4]] == [
+        b"user_data",
+        b"3600",
+        b"x" * size,
+    ]
+    assert b'name="expires_after[seconds]"' in parts[2]
+    assert 'name="file"; filename="ä b.pdf"'.encode() in parts[3]
+    assert b"Content-Type: application/pdf" in parts[3]
+
+
+@pytest.mark.parametrize("how", ["header", "query"])
+def test_a_request_may_name_the_upstream(serve: Serve, how: str) -> None:
+    upstream = Upstream()
+    named = {"X-Forwarder-Upstream": "chat"} if how == "header" else {}
+    query = "?upstream=chat" if how == "query" else ""
+
+    client(serve, upstream).get(f"/v1/files{query}", headers=named)
+
+    [asked] = upstream.requests
+    assert asked.headers["authorization"] == "Bearer sk-chat"
+    assert str(asked.url) == "http://up.test/v1/files"
+
+
+def test_content_is_handed_on_as_it_comes_and_its_source_closed(serve: Serve) -> None:
+    pulled: list[int] = []
+    closed: list[bool] = []
+
+    class Body(httpx2.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            for i in range(100):
+                pulled.append(i)
+                yield bytes(1000)
+
+        def close(self) -> None:
+            closed.append(True)
+
+    headers = {
+        "content-type": "application/pdf",
+        "content-disposition": 'attachment; filename="a.pdf"',
+        "content-length": "100000",
+        "x-request-id": "req_up",
+        "set-cookie": "secret=1",
+    }
+    upstream = Upstream(200, headers=headers, stream=Body())
+    got = client(serve, upstream).get("/v1/files/file-1/content", buffered=False)
+
+    next(got.iter_encoded())
+    assert len(pulled) < 10
+    assert {k: got.headers[k] for k in list(headers)[:3]} == dict(list(headers.items())[:3])
+    assert got.headers["x-upstream-request-id"] == "req_up"
+    assert got.headers["X-Content-Type-Options"] == "nosniff"
+    assert "set-cookie" not in got.headers
+    got.close()
+    assert closed
+
+
+def test_a_refusal_of_the_upstream_is_handed_on(serve: Serve) -> None:
+    error = {"error": {"message": "No such File object: x", "type": "invalid_request_error"}}
+
+    got = client(serve, Upstream(404, json=error)).get("/v1/files/x")
+
+    assert got.status_code == 404
+    assert got.get_json()["error"]["message"] == "No such File object: x"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/files/..", "/v1/files/%2e%2e/content", "/v1/files/a%3Fb", "/v1/files/a%2f..%2fb",
+        "/v1/files/.", "/v1/files/a%0d%0ab", "/v1/containers/../files/x/content",
+        "/v1/containers/c/files/%2e%2e/content", "/v1/files/ä",
+    ],
+)  # fmt: skip
+def test_an_id_cannot_lead_elsewhere(serve: Serve, path: str) -> None:
+    upstream = Upstream()
+
+    assert client(serve, upstream).get(path).status_code == 404
+    assert upstream.requests == []
+
+
+def test_an_unknown_upstream_is_a_mistake_of_the_client(serve: Serve) -> None:
+    got = client(serve, Upstream()).get("/v1/files?upstream=nobody")
+
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, "upstream")
+
+
+def test_without_an_upstream_that_has_files_there_are_none(serve: Serve) -> None:
+    got = client(serve, Upstream(), RESPONSES_BASE_URL="", RESPONSES_API_KEY="").get("/v1/files")
+
+    assert (got.status_code, got.get_json()["error"]["code"]) == (404, "not_found")
+
+
+def test_only_clients_with_a_key_reach_files(serve: Serve) -> None:
+    upstream = Upstream()
+    served = client(serve, upstream, FORWARDER_API_KEYS="k")
+
+    assert served.get("/v1/files").status_code == 401
+    assert upstream.requests == []
+    assert served.get("/v1/files", headers={"Authorization": "Bearer k"}).status_code == 200
+
+
+def test_a_file_over_the_limit_is_refused(serve: Serve) -> None:
+    upstream = Upstream()
+
+    form = {"file": (io.BytesIO(bytes(2000)), "a")}
+    got = client(serve, upstream, FORWARDER_MAX_BODY="1k").post("/v1/files", data=form)
+
+    assert (got.status_code, upstream.requests) == (413, [])
+
+
+def test_an_upstream_that_is_away_is_told(serve: Serve) -> None:
+    def away(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("no")
+
+    assert serve(away, **KEYS).get("/v1/files").status_code == 502

@@ -1,0 +1,97 @@
+"""The wiring: routes, errors, and what the start says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from flask import Flask
+
+from forwarder.app import create_app
+from forwarder.config import ConfigError, Settings
+from forwarder.errors import UpstreamRefused
+
+
+def app_of(**environment: str) -> Flask:
+    return create_app(Settings.from_env(environment))
+
+
+def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
+    paths = {rule.rule for rule in app_of().url_map.iter_rules()}
+
+    api = {"/chat/completions", "/responses", "/models", "/models/<path:model>"}
+    api |= {"/files", "/files/<file>", "/files/<file>/content"}
+    api |= {"/containers/<container>/files/<file>/content"}
+    assert paths == api | {f"/v1{path}" for path in api} | {"/health", "/ready"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/v1/responses", 405, "method_not_allowed"),
+        ("DELETE", "/v1/models", 405, "method_not_allowed"),
+    ],
+)
+def test_other_requests_are_refused_in_openai_s_shape(
+    method: str, path: str, status: int, code: str
+) -> None:
+    got = app_of().test_client().open(path, method=method)
+
+    assert got.status_code == status
+    error = got.get_json()["error"]
+    assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, None)
+
+
+def test_a_known_failure_is_told_with_its_headers() -> None:
+    app = app_of()
+
+    @app.get("/fails")
+    def fails() -> str:
+        raise UpstreamRefused(429, {"message": "full", "extra": 1}, {"retry-after": "3"})
+
+    got = app.test_client().get("/fails")
+
+    assert (got.status_code, got.headers["Retry-After"]) == (429, "3")
+    assert got.get_json()["error"]["extra"] == 1
+
+
+def test_an_unforeseen_failure_is_ours_and_only_the_log_knows_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    app = app_of()
+
+    @app.get("/breaks")
+    def breaks() -> str:
+        raise KeyError("inner matter")
+
+    got = app.test_client().get("/breaks")
+
+    assert (got.status_code, got.get_json()["error"]["code"]) == (500, "internal_error")
+    assert "inner matter" not in got.text
+    assert "inner matter" in capsys.readouterr().err
+
+
+def test_the_demo_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    app_of()
+
+    first = json.loads(capsys.readouterr().err.splitlines()[0])
+    assert first["level"] == "warning"
+    assert "demo" in first["message"]
+
+
+def test_the_start_names_the_upstreams_and_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+    app_of(CHAT_BASE_URL="http://up.test/v1", CHAT_API_KEY="sk-secret", CHAT_API="both")
+
+    said = capsys.readouterr().err
+    assert "upstream 'chat' speaks chat/responses" in said
+    assert "sk-secret" not in said
+    assert "demo" not in said
+
+
+def test_without_settings_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORWARDER_DOTENV", "")
+    monkeypatch.setenv("FORWARDER_STRICT", "maybe")
+
+    with pytest.raises(ConfigError, match="FORWARDER_STRICT"):
+        create_app()

@@ -1,0 +1,198 @@
+"""The path of a request: which wrappers, in which order, for which pairing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder import bridge
+from forwarder.bridge import Bridge
+from forwarder.config import Settings
+from forwarder.errors import InternalError, InvalidRequest
+from forwarder.exchange import Exchange
+from forwarder.translate.terms import Ledger
+
+Json = dict[str, Any]
+
+CHUNKS = [
+    {"choices": [{"index": 0, "delta": {"reasoning_content": "Hm."}, "finish_reason": None}]},
+    {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]},
+    {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}},
+]
+RESPONSE = {
+    "id": "resp_1",
+    "object": "response",
+    "status": "completed",
+    "output": [
+        {"type": "message", "id": "msg_1", "content": [{"type": "output_text", "text": "Hi"}]}
+    ],
+}
+BODIES: dict[str, Json] = {
+    "chat": {"messages": [{"role": "user", "content": "hi"}], "stream": True},
+    "responses": {"input": "hi", "stream": True},
+}
+
+
+class Upstreams:
+    """Both default upstreams, answered for here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bodies: list[Json] = []
+        transport = httpx2.MockTransport(self._answer)
+        monkeypatch.setattr(bridge, "transport_for", lambda settings, heartbeat: transport)
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        self.bodies.append(json.loads(request.read()))
+        events: list[Json] = CHUNKS
+        if request.url.path.endswith("responses"):
+            events = [{"type": "response.completed", "response": RESPONSE}]
+        text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        return httpx2.Response(200, text=text + "data: [DONE]\n\n")
+
+
+@pytest.fixture
+def upstreams(monkeypatch: pytest.MonkeyPatch) -> Upstreams:
+    return Upstreams(monkeypatch)
+
+
+def bridge_of(**environment: str) -> Bridge:
+    url = "http://up.test/v1"
+    return Bridge(
+        Settings.from_env({"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, **environment})
+    )
+
+
+def opened(
+    over: Bridge, client: str, model: Any = "m", style: str | None = None, **more: Any
+) -> tuple[list[Json], Exchange]:
+    exchange = Exchange(id="req_1", route=client, ledger=Ledger())
+    request = {**BODIES[client], "model": model, **more}
+    stream = over.open(client, request, style, exchange)
+    return [event for batch in stream for event in batch], exchange
+
+
+@pytest.mark.parametrize(
+    ("client", "model", "upstream", "asked"),
+    [
+        ("chat", "m", "responses", "input"),
+        ("responses", "m", "chat", "messages"),
+        ("chat", "chat/m", "chat", "messages"),
+        ("responses", "responses/m", "responses", "input"),
+    ],
+)
+def test_the_exchange_knows_where_it_went(
+    client: str, model: str, upstream: str, asked: str, upstreams: Upstreams
+) -> None:
+    _, exchange = opened(bridge_of(), client, model)
+
+    assert (exchange.upstream, exchange.model) == (upstream, "m")
+    assert asked in upstreams.bodies[0]
+    assert upstreams.bodies[0]["model"] == "m"
+
+
+@pytest.mark.parametrize(("client", "model"), [("chat", "chat/m"), ("responses", "responses/m")])
+def test_the_same_protocol_passes_through(client: str, model: str, upstreams: Upstreams) -> None:
+    events, _ = opened(bridge_of(), client, model, vendor={"x": 1})
+
+    passed = CHUNKS[:2] if client == "chat" else [
+        {"type": "response.completed", "response": RESPONSE}
+    ]  # fmt: skip
+    assert events == passed
+    assert upstreams.bodies[0]["vendor"] == {"x": 1}
+
+
+def test_usage_is_noted_before_it_is_taken_out(upstreams: Upstreams) -> None:
+    events, exchange = opened(bridge_of(), "chat", "chat/m")
+
+    assert not any(event.get("usage") for event in events)
+    assert exchange.usage == CHUNKS[2]["usage"]
+
+
+@pytest.mark.parametrize("model", [None, ""])
+def test_the_default_model_stands_in(model: str | None, upstreams: Upstreams) -> None:
+    _, exchange = opened(bridge_of(FORWARDER_DEFAULT_MODEL="qwen"), "responses", model)
+
+    assert exchange.model == upstreams.bodies[0]["model"] == "qwen"
+
+
+@pytest.mark.parametrize(("model", "code"), [(None, "missing_required_parameter"),
+                                             (5, "invalid_type"), (["m"], "invalid_type")])  # fmt: skip
+def test_a_model_is_a_name(model: Any, code: str, upstreams: Upstreams) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        opened(bridge_of(), "chat", model)
+
+    assert (refused.value.param, refused.value.code) == ("model", code)
+
+
+@pytest.mark.parametrize(
+    ("setting", "style", "model", "head"),
+    [
+        ("", None, "chat/m", {"reasoning_content": "Hm."}),
+        ("", "think", "chat/m", {"content": "<think>Hm."}),
+        ("reasoning", None, "chat/m", {"reasoning": "Hm."}),
+        ("reasoning", "think", "chat/m", {"content": "<think>Hm."}),
+    ],
+)
+def test_a_request_s_style_goes_before_the_operator_s(
+    setting: str, style: str | None, model: str, head: Json, upstreams: Upstreams
+) -> None:
+    events, _ = opened(bridge_of(FORWARDER_CHAT_REASONING=setting), "chat", model, style)
+
+    assert events[0]["choices"][0]["delta"] == head
+
+
+@pytest.mark.parametrize(("setting", "style", "form"), [("", None, "summary"),
+    ("text", None, "text"), ("text", "summary", "summary")])  # fmt: skip
+def test_a_responses_client_has_styles_of_its_own(
+    setting: str, style: str | None, form: str, upstreams: Upstreams
+) -> None:
+    over = bridge_of(FORWARDER_RESPONSES_REASONING=setting or "summary")
+
+    events, _ = opened(over, "responses", "m", style)
+
+    reasoning = events[-1]["response"]["output"][0]
+    assert bool(reasoning["summary"]) == (form == "summary")
+
+
+@pytest.mark.parametrize(("client", "style"), [("chat", "summary"), ("responses", "think")])
+def test_styles_are_not_mixed_up(client: str, style: str, upstreams: Upstreams) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        opened(bridge_of(), client, "m", style)
+
+    assert refused.value.param == "X-Forwarder-Reasoning"
+
+
+@pytest.mark.parametrize(
+    ("model", "asked"),
+    [("gpt-5.5", True), ("o3", True), ("gpt-oss:20b", True), ("gpt-4.1", False), ("m", False)],
+)
+def test_summaries_are_asked_of_models_that_reason(
+    model: str, asked: bool, upstreams: Upstreams
+) -> None:
+    opened(bridge_of(), "chat", model)
+
+    assert ("reasoning" in upstreams.bodies[0]) == asked
+
+
+def test_a_reference_is_resolved_where_answers_are_translated(upstreams: Upstreams) -> None:
+    over = bridge_of()
+    events, _ = opened(over, "responses")
+    message = events[-1]["response"]["output"][1]
+    history = [{"role": "user", "content": "hi"}, {"type": "item_reference", "id": message["id"]}]
+
+    opened(over, "responses", input=history)
+
+    assert upstreams.bodies[-1]["messages"][1]["content"] == "Hi"
+
+
+def test_a_mistake_of_ours_leaves_as_one(
+    upstreams: Upstreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = bridge_of()
+    monkeypatch.setattr(Exchange, "_note", lambda self, batch: 1 / 0)
+
+    with pytest.raises(InternalError):
+        opened(over, "chat", "chat/m")

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from forwarder import errors
+from forwarder.errors import ForwarderError, InvalidRequest, UpstreamRefused
+
+PLAIN = [
+    (errors.InvalidRequest, 400, "invalid_request_error", None),
+    (errors.Unsupported, 400, "invalid_request_error", "unsupported_parameter"),
+    (errors.Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
+    (errors.NotFound, 404, "invalid_request_error", "not_found"),
+    (errors.MethodNotAllowed, 405, "invalid_request_error", "method_not_allowed"),
+    (errors.TooLarge, 413, "invalid_request_error", "request_too_large"),
+    (errors.UpstreamKeyRefused, 502, "upstream_error", "upstream_authentication"),
+    (errors.UpstreamUnreachable, 502, "upstream_error", "upstream_unreachable"),
+    (errors.UpstreamBroken, 502, "upstream_error", "upstream_protocol"),
+    (errors.UpstreamTimeout, 504, "upstream_error", "upstream_timeout"),
+    (errors.InternalError, 500, "server_error", "internal_error"),
+]
+
+
+@pytest.mark.parametrize(("kind", "status", "type_", "code"), PLAIN)
+def test_an_error_has_a_status_and_a_body_of_openais_shape(
+    kind: type[ForwarderError], status: int, type_: str, code: str | None
+) -> None:
+    error = kind("Why.")
+    assert error.status == status
+    assert error.body() == {
+        "error": {"message": "Why.", "type": type_, "param": None, "code": code}
+    }
+    assert str(error) == "Why."
+    assert error.headers == {}
+
+
+def test_an_error_may_name_a_parameter_and_a_code_of_its_own() -> None:
+    error = InvalidRequest("Why.", param="tools[0].name", code="invalid_value")
+    assert error.error()["param"] == "tools[0].name"
+    assert error.error()["code"] == "invalid_value"
+    assert InvalidRequest("Why.").param is None
+
+
+def test_the_tree_at_the_top_of_the_room_is_the_tree() -> None:
+    drawn = re.findall(r"^ {4,}([A-Z]\w+)(?: +(\d{3}))?", errors.__doc__ or "", re.MULTILINE)
+    real = {
+        name: made for name, made in vars(errors).items()
+        if isinstance(made, type) and issubclass(made, ForwarderError)
+    }  # fmt: skip
+    assert {name for name, _ in drawn} == set(real)
+    assert [(name, real[name].status) for name, status in drawn if status] == [
+        (name, int(status)) for name, status in drawn if status
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "given", "shown"),
+    [
+        (400, {"message": "m", "type": "t", "param": "p", "code": "c"}, {"type": "t", "param": "p", "code": "c"}),
+        (429, {"message": "m"}, {"type": "rate_limit_error", "param": None, "code": None}),
+        (404, {"message": "m", "code": 1302}, {"type": "invalid_request_error", "param": None, "code": "1302"}),
+        (503, {"message": "m"}, {"type": "server_error", "param": None, "code": None}),
+    ],
+)  # fmt: skip
+def test_a_refusal_of_the_upstream_is_handed_on(status: int, given: Any, shown: Any) -> None:
+    error = UpstreamRefused(status, given, {"retry-after": "1"})
+    assert error.status == status
+    assert error.body() == {"error": {"message": "m", **shown}}
+    assert error.headers == {"retry-after": "1"}
+
+
+def test_a_refusal_keeps_what_a_vendor_adds_and_says_something_of_its_own() -> None:
+    error = UpstreamRefused(500, {"metadata": {"provider": "x"}, "message": ""})
+    assert error.body()["error"]["metadata"] == {"provider": "x"}
+    assert error.body()["error"]["message"] == "The upstream answered 500."

@@ -1,0 +1,162 @@
+"""The record of one exchange: what it notes, what it closes, the line it leaves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from forwarder.errors import ForwarderError, InternalError, UpstreamTimeout
+from forwarder.exchange import Exchange
+from forwarder.translate.call import Stream
+from forwarder.translate.terms import Ledger
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def logged() -> Iterator[list[Any]]:
+    """What exchanges log while the test runs."""
+    messages: list[Any] = []
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.msg)
+
+    log, keeper = logging.getLogger("forwarder.exchange"), Keeper()
+    before = log.level
+    log.addHandler(keeper)
+    log.setLevel("INFO")
+    yield messages
+    log.removeHandler(keeper)
+    log.setLevel(before)
+
+
+def exchange(**more: Any) -> Exchange:
+    return Exchange(id="req_1", route="chat", ledger=Ledger(), **more)
+
+
+def metered(of: Exchange, *batches: list[Json]) -> list[list[Json]]:
+    return list(of.metered(lambda request: iter(batches))({}))
+
+
+def test_metering_changes_nothing() -> None:
+    batches = [[{"a": 1}], [], [{"b": 2}, {"c": 3}]]
+
+    assert metered(exchange(), *batches) == batches
+
+
+def test_the_first_event_is_noted_and_not_the_silence_before(logged: list[Any]) -> None:
+    silent, spoken = exchange(), exchange()
+    metered(silent, [], [])
+    metered(spoken, [], [{"a": 1}])
+
+    assert silent.first_event is None
+    assert spoken.first_event is not None
+    spoken.close()
+    assert 0 <= logged[0]["first_event_ms"] <= logged[0]["duration_ms"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+        {
+            "type": "response.completed",
+            "response": {"usage": {"input_tokens": 3, "output_tokens": 4}},
+        },
+    ],
+)
+def test_usage_is_noted_in_either_protocol(event: Json, logged: list[Any]) -> None:
+    counted = exchange()
+    metered(counted, [{"usage": None}], [event])
+
+    counted.close()
+
+    assert (logged[0]["input_tokens"], logged[0]["output_tokens"]) == (3, 4)
+
+
+def test_one_line_says_what_became_of_it(logged: list[Any]) -> None:
+    done = exchange(upstream="qwen", model="m", client_key="sk-client")
+    done.ledger.drop("seed", "why")
+
+    done.close()
+
+    [line] = logged
+    assert line.pop("duration_ms") >= 0
+    assert line == {
+        "id": "req_1",
+        "route": "chat",
+        "upstream": "qwen",
+        "model": "m",
+        "status": 200,
+        "dropped": ["seed"],
+    }
+
+
+def test_closing_closes_what_was_opened() -> None:
+    closed: list[str] = []
+    opened = exchange()
+    opened.opened.callback(closed.append, "reply")
+
+    opened.close()
+
+    assert closed == ["reply"]
+
+
+def breaking(error: Exception) -> Stream:
+    yield [{"a": 1}]
+    raise error
+
+
+def test_known_failures_pass_and_are_noted(logged: list[Any]) -> None:
+    error = UpstreamTimeout("late")
+    failing = exchange()
+    stream = failing.guarded(breaking(error))
+
+    assert next(stream) == [{"a": 1}]
+    with pytest.raises(ForwarderError) as raised:
+        next(stream)
+
+    assert raised.value is error
+    failing.close()
+    assert (logged[0]["status"], logged[0]["error"]) == (504, "upstream_timeout")
+
+
+def test_unforeseen_failures_are_ours_and_leave_a_trace(logged: list[Any]) -> None:
+    failing = exchange()
+    stream = failing.guarded(breaking(KeyError("secret detail")))
+    next(stream)
+
+    with pytest.raises(InternalError) as raised:
+        next(stream)
+
+    assert "secret detail" not in raised.value.message
+    assert "broke" in logged[0]
+    failing.close()
+    assert logged[1]["status"] == 500
+
+
+def test_bodies_are_logged_only_when_asked(logged: list[Any]) -> None:
+    exchange().saw_body({"secret": 1})
+    exchange(log_bodies=True).saw_body({"secret": 2})
+
+    assert logged == [{"id": "req_1", "request": {"secret": 2}}]
+
+
+def test_events_are_sampled_by_their_kind_alone(logged: list[Any]) -> None:
+    events = [{"type": "response.created", "x": 1}, {"object": "chat.completion.chunk", "x": 1}]
+
+    metered(exchange(), events)
+    metered(exchange(log_sample=1.0), events)
+
+    kinds = [{"type": "response.created"}, {"type": "chat.completion.chunk"}]
+    assert [line["event"] for line in logged] == kinds
+
+
+def test_whole_events_are_sampled_when_bodies_may_be_seen(logged: list[Any]) -> None:
+    metered(exchange(log_sample=1.0, log_bodies=True), [{"type": "x", "y": 1}])
+
+    assert logged[0]["event"] == {"type": "x", "y": 1}

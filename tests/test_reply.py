@@ -1,0 +1,203 @@
+"""One answer of an upstream: what arrives, as batches, within the limits of patience."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder.config import Settings
+from forwarder.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from forwarder.reply import Reply, blotted, handed_on
+
+KEY = "sk-secret"
+
+
+class Arriving:
+    """Arrivals that a test has written down; exceptions among them are raised."""
+
+    def __init__(self, *pieces: bytes | Exception) -> None:
+        self.patience: float | None = None
+        self.closed = False
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            if not piece:
+                time.sleep(0.01)
+            yield piece
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def reply(
+    arrivals: Any, protocol: str = "chat", streamed: bool = True, kind: str = "", **environment: str
+) -> Reply:
+    given = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_API_KEY": KEY, **environment}
+    [settings] = Settings.from_env(given).upstreams
+    response = httpx2.Response(
+        200, headers={"content-type": kind}, content=b"", extensions={"arrivals": arrivals}
+    )
+    return Reply(response, protocol, streamed, settings, heartbeat=1)
+
+
+A, B = b'data: {"a": 1}\n\n', b'data: {"b": 2}\n\n'
+
+
+def test_what_arrives_together_is_one_batch() -> None:
+    arriving = Arriving(A + B, A[:5], A[5:], B)
+
+    assert list(reply(arriving).batches()) == [[{"a": 1}, {"b": 2}], [{"a": 1}], [{"b": 2}]]
+
+
+def test_silence_is_an_empty_batch() -> None:
+    arriving = Arriving(b"", A, b"", b"", B)
+
+    assert list(reply(arriving).batches()) == [[], [{"a": 1}], [], [], [{"b": 2}]]
+
+
+def test_a_last_event_needs_no_end() -> None:
+    assert list(reply(Arriving(A, B.rstrip())).batches()) == [[{"a": 1}], [{"b": 2}]]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "last"),
+    [("chat", b"data: [DONE]\n\n"), ("responses", b'data: {"type": "response.completed"}\n\n')],
+)
+def test_after_the_end_there_is_little_patience(protocol: str, last: bytes) -> None:
+    arriving = Arriving(A, last)
+    answer = reply(arriving, protocol)
+    batches = answer.batches()
+
+    next(batches)
+    assert arriving.patience is None
+    list(batches)
+
+    assert answer.was_done() == (protocol == "chat")
+    assert arriving.patience == 0.25
+
+
+WHOLE = b'{"object": "chat.completion", "choices": [{"message": {"content": "Hi"}}]}'
+
+
+def test_a_whole_answer_is_one_event() -> None:
+    arriving = Arriving(WHOLE[:9], b"", WHOLE[9:])
+
+    batches = list(reply(arriving, streamed=False).batches())
+
+    assert batches[:-1] == [[]]
+    assert batches[-1][0]["choices"] == [{"message": {"content": "Hi"}}]
+
+
+def test_a_whole_answer_may_come_where_a_stream_was_asked() -> None:
+    *_, [chunk] = reply(Arriving(b" \n", WHOLE)).batches()
+
+    assert chunk["choices"] == [{"delta": {"content": "Hi"}}]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "kind"),
+    [([b"<html>"], ""), ([b"\n <!doctype"], ""), ([b"soon"], "text/html; charset=utf-8")],
+)
+def test_a_page_is_no_stream(pieces: list[bytes], kind: str) -> None:
+    with pytest.raises(UpstreamBroken, match="page"):
+        list(reply(Arriving(*pieces), kind=kind).batches())
+
+
+@pytest.mark.parametrize("body", [b"", b"[1]", b"nonsense", b'{"half'])
+def test_a_whole_answer_has_to_be_a_json_object(body: bytes) -> None:
+    with pytest.raises(UpstreamBroken):
+        list(reply(Arriving(body), streamed=False).batches())
+
+
+@pytest.mark.parametrize("error", [httpx2.ReadError("x"), httpx2.StreamClosed(), OSError("x")])
+def test_a_broken_connection_is_told_after_what_was_said(error: Exception) -> None:
+    batches = reply(Arriving(A, error)).batches()
+
+    assert next(batches) == [{"a": 1}]
+    with pytest.raises(UpstreamUnreachable) as broken:
+        next(batches)
+    assert broken.value.code == "upstream_disconnected"
+
+
+def test_the_transport_s_own_time_out_is_one_too() -> None:
+    with pytest.raises(UpstreamTimeout, match="stopped sending"):
+        list(reply(Arriving(A, httpx2.ReadTimeout("x"))).batches())
+
+
+def test_too_much_silence_ends_an_answer() -> None:
+    silent = Arriving(A, *[b""] * 100)
+
+    with pytest.raises(UpstreamTimeout, match="stopped sending"):
+        list(reply(silent, CHAT_IDLE_TIMEOUT="0.05").batches())
+
+
+def test_silence_counts_anew_after_every_piece() -> None:
+    patient = Arriving(*[b"", b"", A] * 6)
+
+    answer = reply(patient, CHAT_IDLE_TIMEOUT="0.1")
+
+    assert len([batch for batch in answer.batches() if batch]) == 6
+
+
+@pytest.mark.parametrize("pieces", [[A, b""] * 50, [b""] * 50])
+def test_the_whole_answer_may_have_a_limit(pieces: list[bytes]) -> None:
+    with pytest.raises(UpstreamTimeout, match="took too long"):
+        list(reply(Arriving(*pieces), CHAT_TOTAL_TIMEOUT="0.1").batches())
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"error": {"message": "bad sk-secret"}}',
+        b'{"type": "error", "message": "bad sk-secret"}',
+        b'{"type": "response.failed", "response": {"error": {"message": "bad sk-secret"}}}',
+    ],
+)
+def test_errors_inside_a_stream_do_not_quote_our_key(event: bytes) -> None:
+    told = list(reply(Arriving(A + b"data: " + event + b"\n\n")).batches())
+
+    assert told[0][0] == {"a": 1}
+    assert "bad ***" in str(told)
+    assert KEY not in str(told)
+
+
+def test_blotting_needs_a_key() -> None:
+    assert blotted({"a": [f"x{KEY}y"]}, KEY) == {"a": ["x***y"]}
+    assert blotted({"a": "b"}, None) == {"a": "b"}
+
+
+def test_closing_closes_the_arrivals() -> None:
+    arriving = Arriving(A)
+
+    reply(arriving).close()
+
+    assert arriving.closed
+
+
+def test_only_what_concerns_the_client_is_handed_on() -> None:
+    headers = httpx2.Headers(
+        {
+            "retry-after": "1",
+            "retry-after-ms": "2",
+            "x-should-retry": "true",
+            "x-ratelimit-remaining-requests": "3",
+            "openai-processing-ms": "4",
+            "x-request-id": "r",
+            "set-cookie": "c",
+            "content-length": "5",
+        }
+    )
+
+    kept = handed_on(headers)
+
+    assert kept.keys() == headers.keys() - {"x-request-id", "set-cookie", "content-length"} | {
+        "x-upstream-request-id"
+    }
+    assert kept["x-upstream-request-id"] == "r"

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forwarder.seal import PREFIX, Sealer
+from forwarder.translate.reasoning import is_own
+
+VALUE = {"reasoning_content": "Hm — 😀", "reasoning_details": [{"type": "x", "index": 0}]}
+
+
+@given(
+    st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(), st.lists, max_leaves=5)
+)
+@settings(max_examples=25)
+def test_what_is_sealed_can_be_opened_again(value: Any) -> None:
+    sealer = Sealer(["secret"])
+    assert sealer.unseal(sealer.seal(value)) == value
+
+
+def test_a_seal_says_whose_it_is_and_nothing_else() -> None:
+    sealed = Sealer(["secret"]).seal(VALUE)
+    assert is_own(sealed)
+    assert sealed.startswith(PREFIX)
+    assert sealed.isascii()
+    assert "Hm" not in sealed
+    assert "secret" not in sealed
+
+
+def test_the_first_secret_seals_and_every_secret_opens() -> None:
+    old, new, both = Sealer(["old"]), Sealer(["new"]), Sealer(["new", "old"])
+    assert both.unseal(old.seal(VALUE)) == VALUE
+    assert new.unseal(both.seal(VALUE)) == VALUE
+    assert new.unseal(old.seal(VALUE)) is None
+
+
+def test_without_a_secret_one_is_made_up() -> None:
+    one, other = Sealer([]), Sealer([])
+    assert one.unseal(one.seal(VALUE)) == VALUE
+    assert other.unseal(one.seal(VALUE)) is None
+
+
+@pytest.mark.parametrize(
+    "damaged", ["", "gAAAAforeign", PREFIX, PREFIX + "x", PREFIX + "gAAAA", PREFIX + "é", "fwd2.x"]
+)
+def test_what_is_foreign_or_damaged_is_nothing(damaged: str) -> None:
+    assert Sealer(["secret"]).unseal(damaged) is None
+
+
+def test_a_seal_that_lost_a_character_is_nothing() -> None:
+    sealer = Sealer(["secret"])
+    sealed = sealer.seal(VALUE)
+    assert sealer.unseal(sealed[:-1]) is None
+    assert sealer.unseal(sealed[:20] + sealed[21:]) is None

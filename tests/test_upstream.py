@@ -1,0 +1,298 @@
+"""An upstream's calls and what becomes of its failures, over a transport without sockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder.config import Settings
+from forwarder.errors import (
+    UpstreamError,
+    UpstreamKeyRefused,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from forwarder.exchange import Exchange
+from forwarder.routing import Route
+from forwarder.translate.terms import Ledger
+from forwarder.upstream import Upstream
+
+KEY = "sk-secret"
+ENVIRONMENT = {"UP_BASE_URL": "http://up.test/v1", "UP_API_KEY": KEY, "UP_API": "both"}
+CHUNK = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+Handler = Callable[[httpx2.Request], httpx2.Response]
+
+
+class Provider:
+    """Keeps the requests it gets, and answers each in the same way."""
+
+    def __init__(self, answer: Handler | None = None) -> None:
+        self.requests: list[httpx2.Request] = []
+        self._answer = answer or (lambda _: streamed(CHUNK))
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        request.read()
+        self.requests.append(request)
+        return self._answer(request)
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.requests[-1].content)
+
+
+def streamed(*events: Any) -> httpx2.Response:
+    frames = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    return httpx2.Response(200, text=frames + "data: [DONE]\n\n")
+
+
+def refusing(status: int, **answer: Any) -> Provider:
+    return Provider(lambda _: httpx2.Response(status, **answer))
+
+
+def upstream_of(provider: Provider, **environment: str) -> Upstream:
+    given = {"FORWARDER_UPSTREAMS": "up", **ENVIRONMENT, **environment}
+    [settings] = Settings.from_env(given).upstreams
+    return Upstream(settings, httpx2.MockTransport(provider), heartbeat=5)
+
+
+def asked(
+    upstream: Upstream,
+    request: dict[str, Any] | None = None,
+    protocol: str = "chat",
+    client: str = "chat",
+    key: str | None = None,
+) -> tuple[list[Any], Exchange]:
+    """The events that answer a request, and its exchange."""
+    exchange = Exchange(id="req_1", route=client, ledger=Ledger(), client_key=key)
+    route = Route(upstream.settings, protocol, "their-model")
+    stream = upstream.call(route, client, exchange)({"model": "ours", **(request or CHAT)})
+    return [event for batch in stream for event in batch], exchange
+
+
+# -- what is sent ---------------------------------------------------------------------------------
+
+
+def test_a_request_goes_out_under_the_upstream_s_own_name_for_the_model() -> None:
+    provider = Provider()
+
+    events, _ = asked(upstream_of(provider))
+
+    assert events == [CHUNK]
+    assert str(provider.requests[0].url) == "http://up.test/v1/chat/completions"
+    assert provider.body == {**CHAT, "model": "their-model"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "client_key", "sent"),
+    [
+        ({}, "theirs", {"authorization": f"Bearer {KEY}"}),
+        ({"UP_API_KEY": ""}, "theirs", {}),
+        ({"UP_API_KEY": "passthrough"}, "theirs", {"authorization": "Bearer theirs"}),
+        ({"UP_API_KEY": "passthrough"}, None, {}),
+        ({"UP_PROVIDER": "azure"}, "theirs", {"api-key": KEY}),
+        (
+            {"UP_PROVIDER": "azure", "UP_API_KEY": "passthrough"},
+            "theirs",
+            {"api-key": "theirs"},
+        ),
+        ({"UP_HEADERS": "authorization: Basic x"}, "theirs", {"authorization": "Basic x"}),
+    ],
+)
+def test_an_upstream_gets_the_key_that_is_meant_for_it(
+    environment: dict[str, str], client_key: str | None, sent: dict[str, str]
+) -> None:
+    provider = Provider()
+    upstream = upstream_of(provider, **environment)
+
+    asked(upstream, key=client_key)
+
+    headers = provider.requests[0].headers
+    assert {k: headers[k] for k in ("authorization", "api-key") if k in headers} == sent
+
+
+def test_headers_and_query_of_the_operator_are_sent() -> None:
+    provider = Provider()
+
+    asked(upstream_of(provider, UP_HEADERS="X-Team: red", UP_QUERY="api-version=1"))
+
+    assert provider.requests[0].headers["x-team"] == "red"
+    assert dict(provider.requests[0].url.params) == {"api-version": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "client", "role"),
+    [
+        ({}, "chat", "developer"),
+        ({}, "responses", "system"),
+        ({"UP_PROVIDER": "deepseek"}, "chat", "system"),
+        ({"UP_QUIRKS": '{"join_text_parts": false}'}, "chat", "system"),
+    ],
+)
+def test_a_chat_body_of_the_client_s_own_is_mended_only_where_that_is_known_to_be_needed(
+    environment: dict[str, str], client: str, role: str
+) -> None:
+    provider = Provider()
+    message = {"role": "developer", "content": "hi"}
+
+    asked(upstream_of(provider, **environment), {**CHAT, "messages": [message]}, client=client)
+
+    assert provider.body["messages"][0]["role"] == role
+
+
+def test_what_was_sealed_here_does_not_go_to_a_responses_upstream() -> None:
+    provider = Provider(lambda _: streamed({"type": "response.completed",
+                                            "response": {"output": [{}]}}))  # fmt: skip
+    said = {"role": "user", "content": "hi"}
+    sealed = {"type": "reasoning", "summary": [], "encrypted_content": "fwd1.x"}
+
+    asked(
+        upstream_of(provider), {"input": [said, sealed], "stream": True}, "responses", "responses"
+    )
+
+    assert provider.body["input"] == [said]
+
+
+def test_an_answer_s_headers_reach_the_exchange() -> None:
+    headers = {"x-request-id": "up-1", "x-ratelimit-limit-tokens": "9", "server": "nginx"}
+    provider = refusing(200, text='data: {"choices": []}\n\n', headers=headers)
+    exchange = Exchange(id="req_1", route="chat", ledger=Ledger())
+    upstream = upstream_of(provider)
+
+    upstream.call(Route(upstream.settings, "chat", "m"), "chat", exchange)(CHAT)
+
+    assert exchange.reply_headers == {
+        "x-upstream-request-id": "up-1",
+        "x-ratelimit-limit-tokens": "9",
+    }
+
+
+# -- failures -------------------------------------------------------------------------------------
+
+
+def failure(upstream: Upstream) -> UpstreamError:
+    with pytest.raises(UpstreamError) as caught:
+        asked(upstream)
+    return caught.value
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 408, 409, 422, 429, 500, 503])
+def test_a_refusal_keeps_its_status_error_and_headers(status: int) -> None:
+    error = {"message": "no", "type": "t", "code": 1210, "param": "messages", "more": [1]}
+    provider = refusing(status, json={"error": error}, headers={"retry-after": "3"})
+
+    raised = failure(upstream_of(provider))
+
+    assert isinstance(raised, UpstreamRefused)
+    assert (raised.status, raised.headers) == (status, {"retry-after": "3"})
+    assert raised.body() == {"error": {**error, "code": "1210"}}
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"json": {"error": "plain"}}, "plain"),
+        ({"json": {"detail": "not here"}}, "not here"),
+        ({"json": {"msg": "later"}}, "later"),
+        ({"json": {}}, "400"),
+        ({"text": "  plain  "}, "plain"),
+        ({"text": "<html>"}, "The upstream answered 400 without a JSON body."),
+        ({"text": ""}, "The upstream answered 400 without a JSON body."),
+        ({"json": ["x"]}, "['x']"),
+    ],
+)
+def test_errors_are_read_in_every_shape(answer: dict[str, Any], message: str) -> None:
+    assert failure(upstream_of(refusing(400, **answer))).message == message
+
+
+def test_a_refused_key_is_the_operator_s_matter_unless_it_is_the_client_s() -> None:
+    provider = refusing(401, json={"error": {"message": "bad key"}})
+
+    assert isinstance(failure(upstream_of(provider)), UpstreamKeyRefused)
+    theirs = failure(upstream_of(provider, UP_API_KEY="passthrough"))
+    assert (theirs.status, theirs.message) == (401, "bad key")
+
+
+def test_our_key_is_blotted_out_wherever_an_error_quotes_it() -> None:
+    error = {"message": f"bad {KEY}", "metadata": {"raw": [f"Bearer {KEY}"]}}
+
+    raised = failure(upstream_of(refusing(400, json={"error": error})))
+
+    assert KEY not in json.dumps(raised.body())
+    assert raised.message == "bad ***"
+
+
+def raising(error: Exception) -> Provider:
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        raise error
+
+    return Provider(answer)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "status"),
+    [
+        (httpx2.ConnectError("x"), UpstreamUnreachable, 502),
+        (httpx2.RemoteProtocolError("x"), UpstreamUnreachable, 502),
+        (OSError("x"), UpstreamUnreachable, 502),
+        (httpx2.ConnectTimeout("x"), UpstreamTimeout, 504),
+        (httpx2.ReadTimeout("x"), UpstreamTimeout, 504),
+    ],
+)
+def test_the_network_s_failures_are_the_upstream_s(
+    error: Exception, kind: type[UpstreamError], status: int
+) -> None:
+    raised = failure(upstream_of(raising(error)))
+
+    assert isinstance(raised, kind)
+    assert raised.status == status
+    assert "'up'" in raised.message
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(httpx2.ReadTimeout("x"), UpstreamTimeout), (httpx2.ReadError("x"), UpstreamUnreachable)],
+)
+def test_an_error_whose_body_does_not_come_is_a_failure_too(
+    error: Exception, kind: type[UpstreamError]
+) -> None:
+    def body() -> Iterator[bytes]:
+        yield b'{"error"'
+        raise error
+
+    assert isinstance(failure(upstream_of(refusing(500, content=body()))), kind)
+
+
+def test_a_busy_upstream_is_asked_again_when_the_operator_wants_it() -> None:
+    provider = refusing(503, headers={"retry-after-ms": "1"})
+
+    failure(upstream_of(provider, UP_MAX_RETRIES="1"))
+
+    assert len(provider.requests) == 2
+
+
+# -- models ---------------------------------------------------------------------------------------
+
+
+def test_models_are_plain_objects_with_an_id() -> None:
+    listed = {"data": [{"id": "a", "x": 1}, {"id": ""}, "b", {"name": "c"}]}
+    provider = refusing(200, json=listed)
+
+    assert upstream_of(provider, UP_API_KEY="").models(1.0) == [{"id": "a", "x": 1}]
+    assert provider.requests[0].url.path == "/v1/models"
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"data": null}'])
+def test_a_list_that_is_none_is_empty_or_a_failure(body: bytes) -> None:
+    upstream = upstream_of(refusing(200, content=body))
+    try:
+        assert upstream.models(1.0) == []
+    except UpstreamError as error:
+        assert error.status == 502

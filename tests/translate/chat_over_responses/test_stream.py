@@ -1,0 +1,240 @@
+"""Beyond the cases and the laws: what upstreams leave out, and how they fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.errors import UpstreamBroken, UpstreamRefused
+from forwarder.translate.chat_over_responses.stream import HANDLERS, nested
+from forwarder.translate.fold import fold_chat
+from tests.helpers.sdk import EVENT_TYPES
+from tests.helpers.translating import NOW, events_of, terms, translate
+
+Json = dict[str, Any]
+
+
+def chunks(*events: Json, **request: Any) -> list[Json]:
+    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request}
+    return events_of(
+        translate("chat_over_responses", asked, terms()).answer(iter([[e] for e in events]))
+    )
+
+
+def message(*events: Json, **request: Any) -> Json:
+    folded: Json = fold_chat(iter([chunks(*events, **request)]))["choices"][0]["message"]
+    return folded
+
+
+def event(kind: str, **more: Any) -> Json:
+    return {"type": f"response.{kind}", **more}
+
+
+def at(index: int, part: int = 0) -> Json:
+    return {"output_index": index, "content_index": part, "item_id": f"item_{index}"}
+
+
+def completed(*output: Json, **more: Any) -> Json:
+    return event("completed", response={"status": "completed", "output": list(output), **more})
+
+
+def test_the_answer_takes_its_identity_from_the_response() -> None:
+    created = event(
+        "created",
+        response={"id": "resp_7", "model": "m-2026", "created_at": 7.5, "service_tier": "flex"},
+    )
+    first = chunks(created, event("output_text.delta", **at(0), delta="a"), completed())[0]
+    assert (first["id"], first["model"], first["created"]) == ("chatcmpl-7", "m-2026", 7)
+    assert first["service_tier"] == "flex"
+
+
+def test_without_one_it_has_an_identity_of_its_own() -> None:
+    first = chunks(event("output_text.delta", **at(0), delta="a"), completed())[0]
+    assert (first["id"], first["model"], first["created"]) == ("chatcmpl-1", "m", NOW)
+
+
+@pytest.mark.parametrize(
+    ("kind", "details", "finish"),
+    [
+        ("completed", None, "stop"),
+        ("incomplete", {"reason": "max_output_tokens"}, "length"),
+        ("incomplete", {"reason": "content_filter"}, "content_filter"),
+        ("incomplete", {"reason": "max_messages"}, "length"),
+        ("incomplete", {"reason": "steered"}, "stop"),
+        ("incomplete", None, "length"),
+    ],
+)
+def test_the_reason_of_the_end_is_told(kind: str, details: Json | None, finish: str) -> None:
+    last = event(kind, response={"status": kind, "incomplete_details": details, "output": []})
+    assert chunks(last)[-1]["choices"][0]["finish_reason"] == finish
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        event(
+            "failed", response={"error": {"code": "rate_limit_exceeded", "message": "Slow down."}}
+        ),
+        {"type": "error", "code": "rate_limit_exceeded", "message": "Slow down.", "param": None},
+        {"type": "error", "error": {"code": "rate_limit_exceeded", "message": "Slow down."}},
+    ],
+)
+def test_a_failure_has_the_status_it_would_have_had(failed: Json) -> None:
+    with pytest.raises(UpstreamRefused, match=r"Slow down\.") as caught:
+        chunks(failed)
+    assert caught.value.status == 429
+
+
+def test_a_failure_without_an_error_is_still_one() -> None:
+    with pytest.raises(UpstreamRefused):
+        chunks(event("failed", response={"status": "failed", "error": None}))
+
+
+def test_a_stream_without_an_end_is_broken() -> None:
+    with pytest.raises(UpstreamBroken):
+        chunks(event("output_text.delta", **at(0), delta="a"))
+
+
+def test_what_the_deltas_left_out_is_added() -> None:
+    said = message(
+        event("output_text.delta", **at(0), delta="Hel"),
+        event("output_text.done", **at(0), text="Hello"),
+        event("refusal.delta", **at(0, 1), delta="N"),
+        event("refusal.done", **at(0, 1), refusal="No"),
+        event("reasoning_text.done", **at(1), text="Hm"),
+        event("output_item.added", output_index=2, item={"type": "function_call", "call_id": "a", "name": "f"}),
+        event("function_call_arguments.delta", output_index=2, delta='{"a"'),
+        event("output_item.done", output_index=2,
+              item={"type": "function_call", "call_id": "a", "name": "f", "arguments": '{"a": 1}'}),
+        completed(),
+    )  # fmt: skip
+    assert (said["content"], said["refusal"], said["reasoning_content"]) == ("Hello", "No", "Hm")
+    assert said["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
+
+
+def test_nothing_is_said_twice() -> None:
+    item = {
+        "type": "message",
+        "content": [{"type": "output_text", "text": "Hello", "annotations": []}],
+    }
+    said = message(
+        event("output_text.delta", **at(0), delta="Hello"),
+        event("output_text.done", **at(0), text="Hello"),
+        event("output_item.done", output_index=0, item=item),
+        completed(item),
+    )
+    assert said["content"] == "Hello"
+
+
+def test_arguments_of_a_call_that_was_not_announced_wait_for_it() -> None:
+    item = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+    said = message(
+        event("function_call_arguments.delta", output_index=0, delta="{}"),
+        event("output_item.done", output_index=0, item=item),
+        completed(),
+    )
+    assert said["tool_calls"] == [
+        {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    ]
+
+
+def test_reasoning_has_two_spellings_in_responses_streams() -> None:
+    for stem in ("reasoning_text", "reasoning"):
+        said = message(
+            event(f"{stem}.delta", **at(0), delta="H"),
+            event(f"{stem}.done", **at(0), text="Hm"),
+            completed(),
+        )
+        assert said["reasoning_content"] == "Hm"
+
+
+def test_a_summary_without_deltas_is_told_in_paragraphs() -> None:
+    done = [
+        event("reasoning_summary_text.done", output_index=0, summary_index=i, text=text)
+        for i, text in enumerate("ab")
+    ]
+    assert message(*done, completed())["reasoning_content"] == "a\n\nb"
+
+
+def test_a_summary_beside_the_text_is_told_apart_and_neither_is_lost() -> None:
+    text = event("reasoning_text.delta", **at(0), delta="text")
+    summary = event(
+        "reasoning_summary_text.delta", output_index=0, summary_index=0, delta="summary"
+    )
+    said = message(text, summary, completed())
+    assert said["reasoning_content"] == "text"
+    assert said["metadata"] == {"reasoning_summary": "summary"}
+    said = message(summary, text, completed())
+    assert said["reasoning_content"] == "summary\n\ntext"
+    assert said["metadata"] == {"reasoning_summary": "summary"}
+
+
+def test_unknown_events_and_items_are_passed_over() -> None:
+    said = message(
+        event("telepathy.delta", delta="x"),
+        {"no": "type"},
+        event("output_item.added", output_index=0, item={"type": "vendor:thing"}),
+        event("output_item.done", output_index=0, item={"type": "vendor:thing"}),
+        event("output_text.delta", **at(1), delta="a"),
+        completed({"type": "vendor:thing"}),
+    )
+    assert said["content"] == "a"
+
+
+def test_an_answer_that_says_nothing_still_has_a_message() -> None:
+    assert message(completed()) == {"role": "assistant", "content": "", "refusal": None}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "wrapped"),
+    [
+        (
+            {"type": "url_citation", "url": "u", "title": "t"},
+            {"type": "url_citation", "url_citation": {"url": "u", "title": "t"}},
+        ),
+        (
+            {"type": "url_citation", "url_citation": {"url": "u"}},
+            {"type": "url_citation", "url_citation": {"url": "u"}},
+        ),
+        ({"url": "u"}, {"url": "u"}),
+    ],
+)
+def test_an_annotation_is_nested_once(annotation: Json, wrapped: Json) -> None:
+    assert nested(annotation) == wrapped
+
+
+def test_every_event_that_says_something_has_a_handler() -> None:
+    quiet = {"response.queued", "response.in_progress", "response.compaction.compacting",
+             "response.content_part.added", "response.content_part.done",
+             "response.reasoning_summary_part.added", "response.reasoning_summary_part.done",
+             "response.function_call_arguments.done", "response.custom_tool_call_input.done"}  # fmt: skip
+    hosted = (
+        "audio",
+        "code_interpreter",
+        "file_search",
+        "image_generation",
+        "mcp",
+        "web_search",
+        "shell",
+    )
+    left = EVENT_TYPES - HANDLERS.keys() - quiet
+    assert {
+        kind for kind in left if not kind.startswith(tuple(f"response.{h}" for h in hosted))
+    } == set()
+
+
+def test_what_comes_in_one_packet_with_a_failure_is_not_lost() -> None:
+    """The chunks before the failure go out, then the failure is raised."""
+    batch = [
+        event("output_text.delta", **at(0), delta="begun"),
+        {"type": "error", "message": "Overloaded.", "code": "server_error"},
+    ]
+    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
+    stream = translate("chat_over_responses", asked, terms()).answer(iter([batch]))
+
+    begun = next(stream)
+
+    assert begun[-1]["choices"][0]["delta"] == {"content": "begun"}
+    with pytest.raises(UpstreamRefused):
+        next(stream)

@@ -1,0 +1,218 @@
+"""Beyond the laws: what an upstream's stream must have, and how a failure is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from forwarder.errors import UpstreamBroken, UpstreamRefused, UpstreamTimeout
+from forwarder.translate.call import Batch, Stream
+from forwarder.translate.ending import (
+    honest_chat,
+    honest_responses,
+    told_chat,
+    told_responses,
+)
+from tests.helpers import sdk
+from tests.helpers.translating import events_of
+
+Json = dict[str, Any]
+
+
+def chunk(delta: Json | None = None, finish: str | None = None, **more: Any) -> Json:
+    return {
+        "id": "1",
+        "choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish}],
+        **more,
+    }
+
+
+def heard(*chunks: Json, done: bool = False) -> list[Json]:
+    return events_of(honest_chat(iter([[each] for each in chunks]), lambda: done))
+
+
+SAID = chunk({"content": "a"})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"content": "a"}, {"refusal": "a"}, {"tool_calls": [{}]}, {"function_call": {}, "content": "a"},
+     {"reasoning_content": "a"}, {"reasoning": "a"}, {"reasoning_details": [{}]}],
+)  # fmt: skip
+def test_a_finished_answer_passes_as_it_is(said: Json) -> None:
+    chunks = [
+        chunk({"role": "assistant"}),
+        chunk(said),
+        chunk(finish="stop"),
+        {"choices": [], "usage": {}},
+    ]
+    assert heard(*chunks) == chunks
+
+
+def test_an_answer_that_was_cut_short_is_broken() -> None:
+    with pytest.raises(UpstreamBroken, match="ended before its answer was finished"):
+        heard(SAID, done=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "finish"), [({"content": "a"}, "stop"), ({"tool_calls": [{}]}, "tool_calls")]
+)
+def test_done_stands_for_a_missing_finish_reason(said: Json, finish: str) -> None:
+    chunks = heard(chunk(said), {"choices": [], "usage": {}}, done=True)
+    assert chunks[-1] == chunk(finish=finish)
+
+
+@pytest.mark.parametrize("chunks", [[], [chunk()], [chunk({"content": ""})], [{"choices": []}]])
+def test_done_alone_is_no_answer(chunks: list[Json]) -> None:
+    with pytest.raises(UpstreamBroken):
+        heard(*chunks, done=True)
+
+
+@pytest.mark.parametrize("finish", ["stop", "tool_calls"])
+def test_an_answer_that_says_nothing_is_broken(finish: str) -> None:
+    with pytest.raises(UpstreamBroken) as caught:
+        heard(chunk({"role": "assistant", "content": ""}), chunk(finish=finish), done=True)
+    assert caught.value.code == "empty_answer"
+
+
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+def test_an_answer_may_be_cut_or_filtered_to_nothing(finish: str) -> None:
+    assert heard(chunk(finish=finish)) == [chunk(finish=finish)]
+
+
+def test_a_whole_message_counts_as_said() -> None:
+    body = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}
+    assert heard(body) == [body]
+
+
+def test_an_empty_whole_message_is_broken_before_anybody_takes_it_for_an_answer() -> None:
+    body = {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}
+    with pytest.raises(UpstreamBroken) as caught:
+        next(honest_chat(iter([[body]]), lambda: True))
+    assert caught.value.code == "empty_answer"
+
+
+def test_nothing_passes_after_an_error() -> None:
+    error = {"error": {"message": "Full."}}
+    stream = honest_chat(iter([[SAID, error, SAID], [SAID]]), lambda: True)
+    assert events_of(stream) == [SAID, error]
+
+
+# -- Responses ----------------------------------------------------------------------------------
+
+
+def event(kind: str, **more: Any) -> Json:
+    return {"type": kind, **more}
+
+
+@pytest.mark.parametrize("ending", ["response.completed", "response.incomplete", "response.failed"])
+def test_a_response_ends_with_its_terminal_event(ending: str) -> None:
+    events = [event("response.created"), event(ending), event("response.completed")]
+    assert events_of(honest_responses(iter([events, events]), lambda: False)) == events[:2]
+
+
+def test_a_completed_response_that_says_nothing_is_broken() -> None:
+    begun = event("response.created", response={})
+    for response in ({"output": []}, {}, None):
+        events = [begun, event("response.completed", response=response)]
+        with pytest.raises(UpstreamBroken) as caught:
+            events_of(honest_responses(iter([events]), lambda: False))
+        assert caught.value.code == "empty_answer"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [event("response.incomplete", response={"output": []})],
+        [event("response.completed", response={"output": [{}]})],
+        [event("response.output_text.delta", delta="a"), event("response.completed", response={"output": []})],
+    ],
+)  # fmt: skip
+def test_a_response_may_be_cut_to_nothing_or_say_it_in_one_place(said: list[Json]) -> None:
+    assert events_of(honest_responses(iter([said]), lambda: False)) == said
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_response_without_a_terminal_event_is_broken(done: bool) -> None:
+    with pytest.raises(UpstreamBroken, match="ended before its response was finished"):
+        events_of(honest_responses(iter([[event("response.created")]]), lambda: done))
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_an_error_event_without_a_terminal_one_is_the_failure(nested: bool) -> None:
+    error = {"message": "Full.", "code": "rate_limit_exceeded"}
+    last = event("error", error=error) if nested else event("error", **error)
+    with pytest.raises(UpstreamRefused, match=r"Full\.") as caught:
+        events_of(honest_responses(iter([[last], []]), lambda: False))
+    assert caught.value.status == 429
+
+
+# -- telling the client -------------------------------------------------------------------------
+
+
+def failing(*batches: Batch) -> Stream:
+    yield from batches
+    raise UpstreamTimeout("Too slow.")
+
+
+def test_a_chat_client_is_told_by_an_error_frame() -> None:
+    chunks = events_of(told_chat(failing([SAID], [])))
+    assert chunks == [
+        SAID,
+        {"error": {"message": "Too slow.", "type": "upstream_error", "param": None, "code": "upstream_timeout"}},
+    ]  # fmt: skip
+
+
+def test_an_error_frame_of_the_upstream_is_the_only_one() -> None:
+    error = {"error": {"message": "Full."}}
+
+    def upstream() -> Iterator[Batch]:
+        yield [SAID, error]
+        raise AssertionError("nobody may ask for more")
+
+    assert events_of(told_chat(upstream())) == [SAID, error]
+
+
+def test_a_responses_client_is_told_by_an_error_and_a_failed_response() -> None:
+    response = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "output": [],
+                "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}  # fmt: skip
+    item = {"type": "reasoning", "id": "rs_1", "summary": []}
+    begun = [
+        event("response.created", response=response, sequence_number=0),
+        event("response.output_item.done", output_index=0, item=item, sequence_number=1),
+    ]
+    [*passed, error, failed] = events_of(told_responses(failing(begun, [])))
+    assert passed == begun
+    assert [error["sequence_number"], failed["sequence_number"]] == [2, 3]
+    assert (error["message"], error["code"]) == ("Too slow.", "upstream_timeout")
+    assert error["error"]["type"] == "upstream_error"
+    assert failed["response"] == {
+        **response,
+        "status": "failed",
+        "output": [item],
+        "error": {"code": "server_error", "message": "Too slow."},
+    }
+
+
+def test_a_response_that_broke_before_it_began_is_still_well_formed() -> None:
+    events = events_of(told_responses(failing([])))
+    assert [e["type"] for e in events] == ["error", "response.failed"]
+    assert [e["sequence_number"] for e in events] == [0, 1]
+    assert [m for e in events for m in sdk.event_mistakes(e)] == []
+
+
+def test_an_error_event_of_the_upstream_is_not_told_twice() -> None:
+    first = event("error", message="Full.", sequence_number=7)
+    events = events_of(told_responses(failing([first])))
+    assert [(e["type"], e["sequence_number"]) for e in events] == [
+        ("error", 7),
+        ("response.failed", 8),
+    ]
+
+
+@pytest.mark.parametrize("told", [told_chat, told_responses])
+def test_what_goes_well_is_told_as_it_is(told: Any) -> None:
+    batches: list[Batch] = [[SAID], [], [chunk(finish="stop")]]
+    assert list(told(iter(batches))) == batches

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.translate.vocabulary import (
+    FINISH_REASONS,
+    INCOMPLETE_REASONS,
+    failure,
+    format_to_chat,
+    format_to_responses,
+    response_error,
+    usage_to_chat,
+    usage_to_responses,
+)
+
+
+def responses_usage(
+    given: int, written: int, total: int, cached: int = 0, thought: int = 0, kept: int = 0
+) -> dict[str, Any]:
+    return {
+        "input_tokens": given,
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": kept},
+        "output_tokens": written,
+        "output_tokens_details": {"reasoning_tokens": thought},
+        "total_tokens": total,
+    }
+
+
+PLAIN = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+
+
+@pytest.mark.parametrize(
+    ("chat", "responses"),
+    [
+        pytest.param(PLAIN, responses_usage(5, 3, 8), id="plain"),
+        pytest.param(
+            {**PLAIN, "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 1},
+             "completion_tokens_details": {"reasoning_tokens": 2}},
+            responses_usage(5, 3, 8, cached=4, thought=2, kept=1),
+            id="details",
+        ),
+        pytest.param(
+            {**PLAIN, "prompt_cache_hit_tokens": 4}, responses_usage(5, 3, 8, cached=4), id="DeepSeek"
+        ),
+        pytest.param(
+            {"prompt_tokens": 5, "completion_tokens": 3}, responses_usage(5, 3, 8), id="no total"
+        ),
+        pytest.param(
+            {**PLAIN, "prompt_tokens_details": None, "completion_tokens_details": {"reasoning_tokens": None}},
+            responses_usage(5, 3, 8),
+            id="null details",
+        ),
+        pytest.param({"prompt_tokens": 5, "completion_tokens": None}, responses_usage(5, 0, 5), id="null"),
+        pytest.param({}, None, id="empty"),
+        pytest.param(None, None, id="none"),
+    ],
+)  # fmt: skip
+def test_usage_for_a_responses_client_has_every_field(chat: Any, responses: Any) -> None:
+    assert usage_to_responses(chat) == responses
+
+
+def test_usage_survives_the_way_to_chat_and_back() -> None:
+    usage = responses_usage(5, 3, 8, cached=4, thought=2, kept=1)
+    assert usage_to_responses(usage_to_chat(usage)) == usage
+    assert usage_to_chat(None) is None
+
+
+def test_usage_for_a_chat_client_names_no_cache_writes_that_nobody_counted() -> None:
+    usage = usage_to_chat({"input_tokens": 5, "output_tokens": 3})
+    assert usage == {
+        **PLAIN,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def test_a_finish_reason_that_makes_an_answer_incomplete_comes_back_as_itself() -> None:
+    for finish in ("length", "content_filter"):
+        assert FINISH_REASONS[INCOMPLETE_REASONS[finish]] == finish
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        ({"message": "m", "code": "rate_limit_exceeded"}, 429, "rate_limit_exceeded"),
+        ({"message": "m", "code": "server_error"}, 500, "server_error"),
+        ({"message": "m", "code": "vector_store_timeout"}, 504, "vector_store_timeout"),
+        ({"message": "m", "code": "invalid_prompt"}, 400, "invalid_prompt"),
+        ({"message": "m", "type": "too_many_requests"}, 429, None),
+        ({"message": "m", "type": "server_error", "code": "1008"}, 500, "1008"),
+        ({"message": "m", "type": "invalid_request_error", "code": "x"}, 400, "x"),
+        ({"message": "m", "type": "invalid_request_error"}, 400, None),
+        ({"message": "m", "type": "x", "code": "y"}, 502, "y"),
+        ({"message": "m", "code": "y"}, 400, "y"),
+        ({"message": "m", "code": 400}, 400, "400"),
+        ({"message": "m", "code": 503}, 503, "503"),
+        ({"message": "m", "code": 600}, 400, "600"),
+        ({"message": "m", "code": 1302}, 400, "1302"),
+        ({"message": "m"}, 502, None),
+        ({}, 502, None),
+        ("overloaded", 502, "upstream_protocol"),
+    ],
+)
+def test_an_error_inside_an_answer_has_the_status_it_would_have_had(
+    error: Any, status: int, code: str | None
+) -> None:
+    raised = failure(error)
+    assert (raised.status, raised.code) == (status, code)
+    assert raised.message
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "shown"),
+    [
+        ("rate_limit_exceeded", 500, "rate_limit_exceeded"),
+        ("upstream_unreachable", 502, "server_error"),
+        (None, 429, "rate_limit_exceeded"),
+        ("context_length_exceeded", 400, "invalid_prompt"),
+    ],
+)
+def test_a_failed_response_has_a_code_that_the_sdk_knows(
+    code: str | None, status: int, shown: str
+) -> None:
+    assert response_error({"code": code, "message": "m"}, status) == {"code": shown, "message": "m"}
+    assert response_error({"code": code}, status)["message"]
+
+
+SCHEMA = {"type": "object", "properties": {}}
+
+
+@pytest.mark.parametrize(
+    ("chat", "responses"),
+    [
+        ({"type": "text"}, {"type": "text"}),
+        ({"type": "json_object"}, {"type": "json_object"}),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}},
+            {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": True},
+        ),
+    ],
+)
+def test_a_format_goes_both_ways(chat: Any, responses: Any) -> None:
+    assert format_to_responses(chat) == responses
+    assert format_to_chat(responses) == chat
+
+
+def test_a_format_without_a_schema_gets_the_one_that_the_responses_api_demands() -> None:
+    flat = format_to_responses({"type": "json_schema", "json_schema": {"name": "n"}})
+    assert flat == {"type": "json_schema", "name": "n", "schema": {"type": "object"}}

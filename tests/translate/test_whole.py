@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.errors import UpstreamBroken, UpstreamRefused
+from forwarder.translate import whole
+from forwarder.translate.vocabulary import TERMINALS
+from tests.helpers import sdk
+from tests.helpers.cases import Case, cases
+
+COMPLETION: dict[str, Any] = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "tool_calls",
+            "message": {
+                "role": "assistant",
+                "content": "Hi.",
+                "tool_calls": [
+                    {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                    {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+                ],
+            },
+        }
+    ],
+    "usage": None,
+}
+
+
+def test_a_whole_completion_that_was_asked_for_stays_as_it_is() -> None:
+    assert whole.events("chat", COMPLETION, streamed=False) == [COMPLETION]
+
+
+def test_a_whole_completion_becomes_one_chunk_for_a_stream() -> None:
+    [chunk] = whole.events("chat", COMPLETION, streamed=True)
+    assert sdk.chunk_mistakes(chunk) == []
+    assert [call["index"] for call in chunk["choices"][0]["delta"]["tool_calls"]] == [0, 1]
+    assert "message" not in chunk["choices"][0]
+    assert "delta" not in COMPLETION["choices"][0]
+
+
+@pytest.mark.parametrize("case", cases("chat_over_responses", streams=True))
+def test_a_whole_response_becomes_the_events_that_would_have_carried_it(case: Case) -> None:
+    response = case.read("upstream.jsonl")[-1]["response"]
+    events = whole.events("responses", response, streamed=True)
+    assert [m for event in events for m in sdk.event_mistakes(event)] == []
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert [event["type"] in TERMINALS for event in events].index(True) == len(events) - 1
+    assert events[-1]["response"] == response
+    assert _texts(sdk.rebuilt_response(events)) == _texts(response)
+
+
+def _texts(response: dict[str, Any]) -> list[Any]:
+    """The texts of all messages; the SDK gathers no refusals."""
+    items = [item for item in response["output"] if item["type"] == "message"]
+    return [part.get("text") for item in items for part in item["content"]]
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
+def test_a_whole_response_that_was_asked_for_is_one_terminal_event(status: str) -> None:
+    body = {"object": "response", "status": status, "output": [], "error": {"message": "m"}}
+    assert whole.events("responses", body, streamed=False) == [
+        {"type": f"response.{status}", "response": body}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "body", "raised", "said"),
+    [
+        ("chat", {"error": {"message": "Full.", "code": 503}}, UpstreamRefused, "Full."),
+        ("responses", {"error": {"message": "Full.", "code": 503}}, UpstreamRefused, "Full."),
+        ("chat", {"choices": []}, UpstreamBroken, "no choices"),
+        ("chat", {"choices": None}, UpstreamBroken, "no choices"),
+        ("chat", {"choices": [], "base_resp": {"status_msg": "No balance."}}, UpstreamBroken, "No balance."),
+        ("responses", {"id": "x"}, UpstreamBroken, "not a response"),
+        ("responses", COMPLETION, UpstreamBroken, "not a response"),
+    ],
+)  # fmt: skip
+def test_a_body_that_is_no_answer_is_an_error(
+    protocol: str, body: Any, raised: Any, said: str
+) -> None:
+    for streamed in (False, True):
+        with pytest.raises(raised, match=said):
+            whole.events(protocol, body, streamed)
