@@ -2,7 +2,7 @@
 
     client ──HTTP/SSE──▶ routes ──▶ bridge ──▶ call ──▶ routes ──HTTP/SSE──▶ client
                                       │
-          call -> call:  wishes · translation · honest ending · mended body
+          call -> call:  wishes · memory · media · emulations · translation · honest ending
                                       ▼
                             upstream (official openai SDK)
 
@@ -15,7 +15,8 @@ one; everything else is a function ``call -> call`` wrapped around it.
   client over a Chat upstream, `chat_over_responses` the other way round; with the same protocol
   on both sides the call is returned as it is, so passing through loses nothing.
 - `upstream.py` is the only room that knows the SDK; nothing but JSON leaves it.
-- `profiles.py` holds what providers do differently, applied where a request leaves.
+- `profiles/` holds what providers do differently, applied where a request leaves.
+- `emulations/` make up for what one API has and the other lacks; `media/` fetches and uploads.
 - `sse.py` and `network/` know bytes, not meaning.
 - `errors.py` names every failure by whose fault it is; `config.py` alone reads the environment.
 """

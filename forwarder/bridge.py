@@ -24,6 +24,7 @@ from forwarder.seal import Sealer
 from forwarder.translate import adapt
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.check import choose
+from forwarder.translate.ending import faulting_upstream
 from forwarder.translate.terms import Terms
 from forwarder.translate.wishes import STYLES, as_wished
 from forwarder.upstream import Upstream
@@ -56,13 +57,14 @@ class Bridge:
         ForwarderError when the request or the upstream fails before that.
         """
         route = self._route(client, request, exchange)
-        call = self.upstreams[route.upstream.name].call(route, client, exchange)
-        terms = self._terms(client, style, route, exchange)
+        upstream = self.upstreams[route.upstream.name]
+        profile = upstream.profile_of(route.model)
+        call = upstream.call(route, client, exchange)
         if route.protocol == "chat":
-            formats = self.upstreams[route.upstream.name].profile_of(route.model).response_format
             truncation = request.get("truncation") if client == "responses" else None
-            call = emulations.over_chat(call, formats, truncation)
-        call = adapt(call, client, route.protocol, terms)
+            call = emulations.over_chat(call, profile.response_format, truncation)
+        terms = self._terms(client, style, route, exchange)
+        call = faulting_upstream(adapt(call, client, route.protocol, terms))
         if client == "chat" != route.protocol:
             settings = self.settings
             call = emulations.over_responses(call, settings.stop_drain, settings.max_choices)
@@ -91,7 +93,7 @@ class Bridge:
         return with_media(call, client, route.protocol, profile, self._fetcher, upload)
 
     def _terms(self, client: str, style: str | None, route: Route, exchange: Exchange) -> Terms:
-        profile = self.upstreams[route.upstream.name].profile
+        profile = self.upstreams[route.upstream.name].profile_of(route.model)
         shown = self.settings.responses_reasoning
         if client == "responses" and style:
             shown = choose(style, _RESPONSES_STYLES, "X-Forwarder-Reasoning")

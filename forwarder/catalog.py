@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from forwarder.errors import ForwarderError, UpstreamRefused
@@ -53,7 +54,9 @@ class Catalog:
     def _fresh(self) -> dict[str, list[Json] | ForwarderError]:
         with self._lock:
             if time.monotonic() - self._asked > self._ttl:
-                self._lists = {name: _ask(up) for name, up in self._upstreams.items()}
+                with ThreadPoolExecutor(max(1, len(self._upstreams))) as at_once:
+                    asked = at_once.map(_ask, self._upstreams.values())
+                    self._lists = dict(zip(self._upstreams, asked, strict=True))
                 self._asked = time.monotonic()
             return self._lists
 
@@ -69,7 +72,7 @@ def _state(listed: list[Json] | ForwarderError) -> Json:
     if isinstance(listed, list):
         return {"reachable": True, "models": len(listed)}
     # Not every provider lists its models; an answer, whatever it says, shows that it is there.
-    if isinstance(listed, UpstreamRefused) and listed.status in (404, 405):
+    if isinstance(listed, UpstreamRefused) and listed.status < 500:
         return {"reachable": True, "models": None}
     return {"reachable": False, "error": listed.message}
 

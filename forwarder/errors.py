@@ -8,6 +8,7 @@
         NotFound                  404  no such model, route or object
         MethodNotAllowed          405  the route exists, the method does not
         TooLarge                  413  the body is over the limit
+        UpgradeRefused            426  no WebSocket on this route
       UpstreamError               the upstream did not do its part
         UpstreamRefused           its own status: it answered with an error
         UpstreamKeyRefused        502  it does not accept the forwarder's key
@@ -97,6 +98,13 @@ class TooLarge(ClientError):
 
     status = 413
     code = "request_too_large"
+
+
+class UpgradeRefused(ClientError):
+    """Another protocol was asked for on a route that only speaks HTTP."""
+
+    status = 426
+    code = "upgrade_required"
 
 
 class UpstreamError(ForwarderError):

@@ -65,6 +65,8 @@ class Exchange:
         if not isinstance(error, ForwarderError):
             log.error("exchange %s broke", self.id, exc_info=error)
             error = InternalError("The forwarder made a mistake; its log has the details.")
+        elif error.__cause__ is not None:
+            log.debug("exchange %s failed", self.id, exc_info=error)
         self.status = error.status
         self.error = error.code or error.type
         return error
@@ -83,6 +85,8 @@ class Exchange:
         usage = response.get("usage") if response else last.get("usage")
         if usage:
             self.usage = usage
+        if last.get("error") or last.get("type") in ("error", "response.failed"):
+            self.error = "upstream_failed"  # told to the client by the upstream itself
         if self.log_sample:
             self._log_sampled(batch)
 

@@ -6,6 +6,7 @@ that stalls.  What they are is found out here; nothing above asks again.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -26,6 +27,9 @@ _GRACE = 0.25
 """Seconds to wait after the last event for late usage and the end of the body, which lets the
 connection be used again."""
 
+_USAGE_GRACE = 2.0
+"""Seconds to wait after a finish reason for usage and ``[DONE]``, which not every vendor sends."""
+
 
 class Reply:
     """One open answer of an upstream."""
@@ -44,6 +48,8 @@ class Reply:
         self._settings = settings
         self._decoder = Decoder()
         self._arrivals = arrivals_of(response, heartbeat)
+        # Kept here, so that a reader who has heard enough does not cut the connection by leaving.
+        self._pieces = self._patient()
         self.headers = handed_on(response.headers)
 
     def was_done(self) -> bool:
@@ -52,8 +58,19 @@ class Reply:
 
     def close(self) -> None:
         """Give the connection back, or cut it when the answer is not over."""
+        if self._arrivals.patience is not None:
+            self._drain()
         self._arrivals.close()
         self._response.close()
+
+    def _drain(self) -> None:
+        """Read what is left of a finished answer, so that its connection can be used again."""
+        self._arrivals.patience = _GRACE
+        # ValueError: somebody is reading right now; closing ends that.
+        broken = (httpx2.HTTPError, httpx2.StreamError, OSError, UpstreamTimeout, ValueError)
+        with contextlib.suppress(*broken):
+            for _ in self._pieces:
+                pass
 
     def batches(self) -> Stream:
         """The events, batch by batch as they arrive; empty ones while the upstream is silent."""
@@ -69,13 +86,13 @@ class Reply:
             ) from None
 
     def _read(self) -> Stream:
-        pieces = self._patient()
+        pieces = self._pieces
         first = b""
         for first in pieces:
             if first.strip():
                 break
             yield []
-        if not self._streamed or _looks_whole(first, self._response):
+        if _looks_whole(first, self._response, self._streamed):
             yield from self._whole(first, pieces)
             return
         feed = self._decoder.feed
@@ -85,6 +102,8 @@ class Reply:
                 yield batch
             if self._decoder.done or (batch and batch[-1].get("type") in TERMINALS):
                 self._arrivals.patience = _GRACE
+            elif batch and self._arrivals.patience is None and _finishes(batch[-1]):
+                self._arrivals.patience = _USAGE_GRACE
             data = next(pieces, None)
             if data is None:
                 break
@@ -130,9 +149,15 @@ class Reply:
         return blotted(event, self._settings.api_key) if _fails(event) else event
 
 
+_SECRET = 8
+"""A key shorter than this is a placeholder, and may be part of any word."""
+
+
 def blotted(error: Json, key: str | None) -> Json:
     """Providers quote keys in their errors; the forwarder's stays its own."""
-    return json_object(orjson.dumps(error).replace(key.encode(), b"***")) if key else error
+    if key is None or len(key) < _SECRET:
+        return error
+    return json_object(orjson.dumps(error).replace(key.encode(), b"***"))
 
 
 def handed_on(headers: httpx2.Headers) -> dict[str, str]:
@@ -143,9 +168,17 @@ def handed_on(headers: httpx2.Headers) -> dict[str, str]:
     return kept
 
 
-def _looks_whole(first: bytes, response: httpx2.Response) -> bool:
-    """Not every 200 is a stream, whatever its content type says."""
+def _finishes(event: Json) -> bool:
+    """A chat chunk with a finish reason, or the usage that comes behind it."""
+    choices = event.get("choices")
+    return bool(choices[0].get("finish_reason") if choices else event.get("usage"))
+
+
+def _looks_whole(first: bytes, response: httpx2.Response, streamed: bool) -> bool:
+    """Not every 200 is what was asked for, whatever its content type says."""
     head = first.lstrip()[:1]
+    if not streamed:  # some providers can only stream
+        return not first.lstrip().startswith((b"data:", b"event:", b":"))
     if head == b"<" or "text/html" in response.headers.get("content-type", ""):
         raise UpstreamBroken("The upstream answered with a page instead of a stream.")
     return head == b"{"

@@ -195,13 +195,17 @@ class Upstream:
 
     def _auth(self, client_key: str | None) -> dict[str, Any]:
         """The headers that say who asks; the SDK lets its own be left out only by the request."""
-        if any(name.lower() == "authorization" for name in self.settings.headers):
-            return {}  # the operator's own way
+        # The SDK takes these from the environment, where they are meant for OpenAI alone.
+        none: dict[str, Any] = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
+        own = {name.lower() for name in self.settings.headers}
+        none = {name: omit for name, omit in none.items() if name.lower() not in own}
+        if "authorization" in own:
+            return none  # the operator's own way
         key = client_key if self.settings.passthrough_key else self.settings.api_key
         header = self.profile.key_header
         if key and not header:
-            return {"Authorization": f"Bearer {key}"}
-        return {"Authorization": Omit(), **({header: key} if key and header else {})}
+            return {**none, "Authorization": f"Bearer {key}"}
+        return {**none, "Authorization": Omit(), **({header: key} if key and header else {})}
 
     # -- files ----------------------------------------------------------------------------------
 
@@ -269,6 +273,11 @@ class Upstream:
 
     def _refused(self, error: openai.APIStatusError) -> UpstreamError:
         status = error.status_code
+        if status < 400:
+            return UpstreamBroken(
+                f"The upstream '{self.settings.name}' answered {status}, a redirect; "
+                "its base URL should be the place it leads to."
+            )
         if status == 401 and not self.settings.passthrough_key:
             return UpstreamKeyRefused(
                 f"The upstream '{self.settings.name}' does not accept the forwarder's key."

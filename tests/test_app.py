@@ -29,7 +29,8 @@ def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
     ("method", "path", "status", "code"),
     [
         ("GET", "/nothing", 404, "not_found"),
-        ("GET", "/v1/responses", 405, "method_not_allowed"),
+        ("GET", "/v1/responses", 426, "upgrade_required"),
+        ("PUT", "/v1/responses", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
     ],
 )

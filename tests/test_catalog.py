@@ -81,7 +81,8 @@ def test_an_upstream_that_fails_hides_no_other() -> None:
         (UpstreamUnreachable("gone"), {"reachable": False, "error": "gone"}),
         (UpstreamRefused(404, {"message": "x"}), {"reachable": True, "models": None}),
         (UpstreamRefused(405, {"message": "x"}), {"reachable": True, "models": None}),
-        (UpstreamRefused(403, {"message": "no"}), {"reachable": False, "error": "no"}),
+        (UpstreamRefused(401, {"message": "whose?"}), {"reachable": True, "models": None}),
+        (UpstreamRefused(503, {"message": "no"}), {"reachable": False, "error": "no"}),
     ],
 )
 def test_an_upstream_is_reachable_when_it_answers(

@@ -6,6 +6,7 @@ Threads carry the calls; under gevent they are greenlets.  One failure fails all
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
@@ -52,7 +53,8 @@ def _opened(call: Call, request: Json, count: int) -> list[Stream]:
     return [opened.result() for opened in opening]
 
 
-_Arrivals = SimpleQueue[tuple[int, Batch | Exception | None]]
+_Arrival = tuple[int, Batch | Exception | None]
+_Arrivals = SimpleQueue[_Arrival]
 """A choice and what came of it: a batch, its failure, or its end (``None``)."""
 
 
@@ -89,12 +91,13 @@ def _arriving(arrivals: _Arrivals, count: int) -> Stream:
     running = count
     usages: list[Json] = []
     first: Event = {}
-    while running:
-        index, arrived = arrivals.get()
+    for index, arrived in _in_order(arrivals):
         if isinstance(arrived, Exception):
             raise arrived
         if arrived is None:
             running -= 1
+            if not running:
+                break
             continue
         first = first or next(iter(arrived), {})
         usages += [chunk["usage"] for chunk in arrived if chunk.get("usage")]
@@ -103,6 +106,27 @@ def _arriving(arrivals: _Arrivals, count: int) -> Stream:
             yield batch
     if len(usages) == count:  # of fewer, the sum would be wrong
         yield [with_usage(first, summed(usages, prompts=False))]
+
+
+def _in_order(arrivals: _Arrivals) -> Iterator[_Arrival]:
+    """Arrivals as they come, but a choice begins only after those before it have begun.
+
+    The SDK's own accumulator takes a new choice for the next one, whatever its index says.
+    """
+    begun = 0
+    waiting: dict[int, list[_Arrival]] = {}
+    while True:
+        arrival = arrivals.get()
+        index, arrived = arrival
+        if index > begun and not isinstance(arrived, Exception) and arrived != []:
+            waiting.setdefault(index, []).append(arrival)
+            continue
+        yield arrival
+        if index == begun and arrived != []:
+            begun += 1
+            while begun in waiting:
+                yield from waiting.pop(begun)
+                begun += 1
 
 
 def _under(index: int, chunk: Event, first: Event) -> Event:

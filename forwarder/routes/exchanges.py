@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from urllib.parse import quote
 
 from flask import Response, current_app, request
 from werkzeug.exceptions import HTTPException
@@ -22,6 +23,9 @@ from forwarder.exchange import Exchange
 from forwarder.mint import random_id
 from forwarder.translate.terms import Ledger
 
+_PLAIN = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
+_NAME_LIMIT = 64
+_MOST_NAMES = 40
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -45,7 +49,7 @@ def authorized(keys: tuple[str, ...]) -> str | None:
     key = key.strip() if scheme.lower() == "bearer" else request.headers.get("api-key", "")
     # Every key is compared, so that the time taken says nothing about any.
     known = [hmac.compare_digest(key.encode(), each.encode()) for each in keys]
-    if keys and not any(known):
+    if (keys and not any(known)) or not key.isascii():
         raise Unauthorized(
             "Incorrect API key provided." if key else "You didn't provide an API key."
         )
@@ -58,7 +62,7 @@ def sign(answer: Response | ForwarderError, exchange: Exchange) -> None:
         answer.headers.setdefault(name, value)
     answer.headers["X-Request-Id"] = exchange.id
     if exchange.ledger.dropped:
-        answer.headers["X-Forwarder-Dropped"] = ", ".join(sorted(exchange.ledger.dropped))
+        answer.headers["X-Forwarder-Dropped"] = _listed(sorted(exchange.ledger.dropped))
 
 
 def ours(error: HTTPException) -> ForwarderError:
@@ -76,3 +80,10 @@ _OURS: dict[int, type[ForwarderError]] = {
 
 def _asks_strict() -> bool:
     return request.headers.get("X-Forwarder-Strict", "").lower() in ("1", "true", "yes", "on")
+
+
+def _listed(names: list[str]) -> str:
+    """Names for a header: clients choose some of them, so they are quoted and kept short."""
+    quoted = [quote(name[:_NAME_LIMIT], safe=_PLAIN) for name in names[:_MOST_NAMES]]
+    more = len(names) - len(quoted)
+    return ", ".join(quoted) + (f", and {more} more" if more else "")

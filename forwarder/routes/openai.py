@@ -11,8 +11,9 @@ from werkzeug.exceptions import HTTPException
 
 from forwarder import sse
 from forwarder.bridge import Bridge
-from forwarder.errors import InvalidRequest, NotFound
+from forwarder.errors import InvalidRequest, NotFound, UpgradeRefused
 from forwarder.exchange import Exchange
+from forwarder.network.leaving import on_leaving
 from forwarder.routes import exchanges
 from forwarder.translate import FOLDS
 from forwarder.translate.call import Batch, Json, Stream
@@ -39,6 +40,12 @@ def responses() -> Response:
     return _serve("responses")
 
 
+@blueprint.get("/responses")
+def websocket() -> Response:
+    """No WebSocket here: Codex tries one, and goes on over HTTP when it is told so by a 426."""
+    raise UpgradeRefused("Send a POST: responses are not served over a WebSocket here.")
+
+
 @blueprint.get("/models")
 def models() -> Response:
     """Every model that a request can name."""
@@ -60,17 +67,20 @@ def _serve(protocol: str) -> Response:
     exchange = exchanges.begin(protocol)
     try:
         exchange.client_key = exchanges.authorized(_bridge().settings.api_keys)
+        exchange.opened.callback(
+            on_leaving(request.environ.get("gunicorn.socket"), exchange.opened.close)
+        )
         body = _body(exchange)
         streamed = _wants_stream(protocol, body)
         style = request.headers.get("X-Forwarder-Reasoning")
         stream = _bridge().open(protocol, body, style, exchange)
         response = (_streaming if streamed else _whole)(protocol, stream)
+        exchanges.sign(response, exchange)
     except Exception as error:
         failure = exchange.blame(error)
         exchanges.sign(failure, exchange)
         exchange.close()
         raise failure from error
-    exchanges.sign(response, exchange)
     response.call_on_close(exchange.close)
     return response
 

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from forwarder.errors import ForwarderError, UpstreamBroken
-from forwarder.translate.call import Batch, Event, Json, Stream
+from forwarder.errors import (
+    ForwarderError,
+    UpstreamBroken,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from forwarder.translate.call import Batch, Call, Event, Json, Stream
 from forwarder.translate.vocabulary import TERMINALS, failure, response_error
 
 _SAID = frozenset({"content", "refusal", "tool_calls", "function_call", "audio",
@@ -23,18 +28,32 @@ def honest_chat(stream: Stream, was_done: Callable[[], bool]) -> Stream:
     that they are done.
     """
     heard = _Heard()
+    try:
+        yield from _heard_chat(stream, heard, was_done)
+    except (UpstreamUnreachable, UpstreamTimeout):
+        if heard.finish is None:  # what breaks after the finish breaks nothing
+            raise
+    if heard.failed:
+        return
+    heard.judge(was_done())
+    if heard.finish is None:
+        yield [heard.ending()]
+
+
+def _heard_chat(stream: Stream, heard: _Heard, was_done: Callable[[], bool]) -> Stream:
     for batch in stream:
         for i, chunk in enumerate(batch):
             if chunk.get("error"):
+                if not heard.begun and i == 0:  # there is still time for an HTTP status
+                    raise failure(chunk["error"])
+                heard.failed = True
                 yield batch[: i + 1]
                 return
             heard.note(chunk)
         if heard.whole:  # whoever folds a stream asks for nothing after a whole answer
             heard.judge(was_done())
+        heard.begun = heard.begun or bool(batch)
         yield batch
-    heard.judge(was_done())
-    if heard.finish is None:
-        yield [heard.ending()]
 
 
 class _Heard:
@@ -44,6 +63,8 @@ class _Heard:
         self.finish: str | None = None
         self.said: set[str] = set()
         self.whole = False
+        self.begun = False
+        self.failed = False
         self._last: Event = {}
 
     def note(self, chunk: Event) -> None:
@@ -85,6 +106,8 @@ def honest_responses(stream: Stream, was_done: Callable[[], bool]) -> Stream:
                 yield batch[: i + 1]
                 return
             if kind == "error":
+                if not said:  # there may still be time for an HTTP status
+                    raise failure(event.get("error") or event)
                 failed = event
             said = said or "response" not in event
         yield batch
@@ -102,6 +125,22 @@ def _empty() -> UpstreamBroken:
 
 
 HONEST = {"chat": honest_chat, "responses": honest_responses}
+
+
+def faulting_upstream(call: Call) -> Call:
+    """Wrap a call so that events which cannot be read are the upstream's fault, not ours."""
+
+    def faulting(request: Json) -> Stream:
+        return _read(call(request))
+
+    return faulting
+
+
+def _read(stream: Stream) -> Stream:
+    try:
+        yield from stream
+    except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
+        raise UpstreamBroken("The upstream sent an event that cannot be read.") from error
 
 
 # -- the client's side --------------------------------------------------------------------------

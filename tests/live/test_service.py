@@ -7,10 +7,12 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -255,3 +257,24 @@ def test_flask_s_own_server_will_do(
 
     assert answered.ending == "completed"
     assert answered.said.text == "Zürich 🏔"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_silent_upstream_is_left_at_once_when_the_client_leaves(
+    stream: bool, serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    """With the default keep-alive, long before anything would be written to the client."""
+    server = serve(settings(upstream))
+    upstream.script(faults.stalled(Answer(text="word " * 50, pieces=50), after=5))
+    body = json.dumps({"model": "m", "input": "hi", "stream": stream}).encode()
+    head = f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    url = urlsplit(server.url)
+    with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:
+        sock.sendall(head.encode() + body)
+        deadline = time.monotonic() + 5
+        while not upstream.requests and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)  # the stall has begun
+
+    [request] = upstream.requests
+    assert request.closed_by_client.wait(3)

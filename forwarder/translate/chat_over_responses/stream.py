@@ -91,10 +91,13 @@ class Answer:
         """The end: whatever was not streamed comes now, then the reason, then the usage."""
         response = event.get("response") or {}
         chunks: Batch = []
-        if not self._sent and not self._calls:  # a whole answer, or a stream without deltas
+        streamed = {place[0] for place in self._sent} | self._calls.keys()
+        if not streamed:  # a whole answer, or a stream without deltas
             self.created(event)
+        if None not in streamed:  # without indexes there is no telling what has been sent
             for index, item in enumerate(response.get("output") or ()):
-                chunks += self._whole_item(index, item)
+                if index not in streamed:
+                    chunks += self._whole_item(index, item)
         self.ended = True
         if not self._greeted:
             chunks += self._say({"content": ""})[:1]

@@ -1,0 +1,48 @@
+"""Notices that a client has gone while nothing is being written to it.
+
+A closed connection shows itself only when something is read from it or written to it, and while
+an upstream thinks neither happens.  Under gevent a watcher on the client's socket is cheap; under
+threads there is none, and the next keep-alive finds out.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent import get_hub, monkey
+
+_READABLE = 1
+"""What the loop's watcher waits for."""
+
+_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+
+
+def on_leaving(client: socket.socket | None, leave: Callable[[], Any]) -> Callable[[], None]:
+    """Call ``leave`` when ``client`` hangs up; gives the function that ends the watch."""
+    if client is None or not monkey.is_module_patched("socket"):
+        return lambda: None
+    descriptor = client.fileno()
+    watcher = get_hub().loop.io(descriptor, _READABLE)
+
+    def readable() -> None:
+        watcher.stop()  # once is enough: what else there is to read is the next request
+        if _has_left(descriptor):
+            gevent.spawn(leave)
+
+    def end() -> None:
+        watcher.stop()
+        watcher.close()
+
+    watcher.start(readable)
+    return end
+
+
+def _has_left(descriptor: int) -> bool:
+    # The poll of the system, not gevent's: it is asked in the loop itself and must not wait.
+    poll = monkey.get_original("select", "poll")()
+    poll.register(descriptor, _GONE)
+    return bool(poll.poll(0))
