@@ -161,20 +161,18 @@ class Upstream:
 
     def models(self, timeout: float) -> list[Json]:
         """What the upstream lists, as plain model objects."""
-        try:
+        with self._failures():
             response = self._client.get(
                 "/models",
                 cast_to=httpx2.Response,
                 options={"timeout": timeout, "headers": self._auth(None)},
             )
-        except openai.OpenAIError as error:
-            raise self._ours(error) from None
         data = json_object(response.content).get("data")
         return [model for model in data or () if isinstance(model, dict) and model.get("id")]
 
     def _post(self, protocol: str, body: Json, exchange: Exchange) -> Reply:
         options: Any = {"headers": self._auth(exchange.client_key)}
-        try:
+        with self._failures():
             # With this type the SDK gives the response itself, unread; its signature says Stream.
             unread: Any = self._client.post(
                 self._urls[protocol],
@@ -184,12 +182,6 @@ class Upstream:
                 stream=True,
                 stream_cls=Stream[object],
             )
-        except openai.OpenAIError as error:
-            raise self._ours(error) from None
-        except httpx2.TimeoutException:  # the body of an error stalled, which the SDK lets through
-            raise self._late() from None
-        except (httpx2.TransportError, OSError) as error:  # it broke, or was never wrapped
-            raise self._unreachable(error) from None
         streamed = bool(body.get("stream"))
         return Reply(unread, protocol, streamed, self.settings, self._heartbeat)
 
@@ -254,9 +246,9 @@ class Upstream:
             yield
         except openai.OpenAIError as error:
             raise self._ours(error) from None
-        except httpx2.TimeoutException:
+        except httpx2.TimeoutException:  # the body of an error stalled, which the SDK lets through
             raise self._late() from None
-        except (httpx2.TransportError, OSError) as error:
+        except (httpx2.TransportError, OSError) as error:  # it broke, or was never wrapped
             raise self._unreachable(error) from None
 
     # -- failures -------------------------------------------------------------------------------

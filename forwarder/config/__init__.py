@@ -177,9 +177,7 @@ UPSTREAM_SETTINGS = (
     Setting("CONNECT_TIMEOUT", "connect_timeout", parsers.seconds, "10"),
     Setting("FIRST_BYTE_TIMEOUT", "first_byte_timeout", parsers.seconds, "300"),
     Setting("IDLE_TIMEOUT", "idle_timeout", parsers.seconds, "300"),
-    Setting(
-        "TOTAL_TIMEOUT", "total_timeout", lambda text: parsers.seconds_from_zero(text) or None, "0"
-    ),
+    Setting("TOTAL_TIMEOUT", "total_timeout", parsers.seconds_or_none, "0"),
     Setting("MAX_RETRIES", "max_retries", parsers.number(int, 0, 5, ""), "0"),
 )
 

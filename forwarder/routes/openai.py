@@ -55,7 +55,7 @@ def models() -> Response:
 
 @blueprint.get("/models/<path:model>")
 def model(model: str) -> Response:
-    """One model, by any name that a request could use."""
+    """One model of that list."""
     exchanges.authorized(_bridge().settings.api_keys)
     for entry in _bridge().catalog.models():
         if entry["id"] == model:
