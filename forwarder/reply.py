@@ -41,11 +41,13 @@ class Reply:
         streamed: bool,
         settings: UpstreamSettings,
         heartbeat: float,
+        choices: int = 1,
     ) -> None:
         self._response = response
         self._protocol = protocol
         self._streamed = streamed
         self._settings = settings
+        self._alone = choices == 1  # the finish of one choice says nothing about the others
         self._decoder = Decoder()
         self._arrivals = arrivals_of(response, heartbeat)
         # Kept here, so that a reader who has heard enough does not cut the connection by leaving.
@@ -102,7 +104,7 @@ class Reply:
                 yield batch
             if self._decoder.done or (batch and batch[-1].get("type") in TERMINALS):
                 self._arrivals.patience = _GRACE
-            elif batch and self._arrivals.patience is None and _finishes(batch[-1]):
+            elif self._alone and batch and _finishes(batch[-1]):
                 self._arrivals.patience = _USAGE_GRACE
             data = next(pieces, None)
             if data is None:

@@ -183,7 +183,8 @@ class Upstream:
                 stream_cls=Stream[object],
             )
         streamed = bool(body.get("stream"))
-        return Reply(unread, protocol, streamed, self.settings, self._heartbeat)
+        choices = body.get("n") or 1
+        return Reply(unread, protocol, streamed, self.settings, self._heartbeat, choices)
 
     def _auth(self, client_key: str | None) -> dict[str, Any]:
         """The headers that say who asks; the SDK lets its own be left out only by the request."""

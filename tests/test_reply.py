@@ -201,3 +201,17 @@ def test_only_what_concerns_the_client_is_handed_on() -> None:
         "x-upstream-request-id"
     }
     assert kept["x-upstream-request-id"] == "r"
+
+
+@pytest.mark.parametrize(("choices", "patient"), [(1, False), (2, True)])
+def test_a_finish_ends_patience_only_when_no_other_choice_can_speak(
+    choices: int, patient: bool
+) -> None:
+    finish = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
+    arriving = Arriving(finish)
+    [settings] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
+    response = httpx2.Response(200, content=b"", extensions={"arrivals": arriving})
+
+    list(Reply(response, "chat", True, settings, 1, choices).batches())
+
+    assert (arriving.patience is None) == patient

@@ -7,6 +7,7 @@ a failure after the first byte is told in the client's own protocol, and nothing
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from forwarder.errors import (
     ForwarderError,
@@ -31,7 +32,7 @@ def honest_chat(stream: Stream, was_done: Callable[[], bool]) -> Stream:
     try:
         yield from _heard_chat(stream, heard, was_done)
     except (UpstreamUnreachable, UpstreamTimeout):
-        if heard.finish is None:  # what breaks after the finish breaks nothing
+        if not heard.finished:  # what breaks after the finish breaks nothing
             raise
     if heard.failed:
         return
@@ -61,6 +62,8 @@ class _Heard:
 
     def __init__(self) -> None:
         self.finish: str | None = None
+        self._begun: set[Any] = set()  # the indexes of the choices that spoke
+        self._ended: set[Any] = set()  # and of those that finished
         self.said: set[str] = set()
         self.whole = False
         self.begun = False
@@ -74,12 +77,21 @@ class _Heard:
             for name in delta:  # a chunk has one or two names, of which most are known by now
                 if name not in self.said and name in _SAID and delta[name]:
                     self.said.add(name)
-            self.finish = choice.get("finish_reason") or self.finish
+            index = choice.get("index")
+            self._begun.add(index)
+            if choice.get("finish_reason"):
+                self.finish = choice["finish_reason"]
+                self._ended.add(index)
             self._last = chunk
+
+    @property
+    def finished(self) -> bool:
+        """Every choice that spoke has come to its end, and there was one."""
+        return bool(self._ended) and self._begun <= self._ended
 
     def judge(self, was_done: bool) -> None:
         """Raise UpstreamBroken when this cannot be all of an answer."""
-        if self.finish is None and not (self.said and was_done):
+        if not self.finished and not (self.said and was_done):
             raise UpstreamBroken("The upstream's stream ended before its answer was finished.")
         if not self.said and self.finish in (None, "stop", "tool_calls"):
             raise _empty()

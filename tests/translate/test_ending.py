@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import UpstreamBroken, UpstreamRefused, UpstreamTimeout
+from forwarder.errors import (
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from forwarder.translate.call import Batch, Stream
 from forwarder.translate.ending import (
     honest_chat,
@@ -216,3 +222,24 @@ def test_an_error_event_of_the_upstream_is_not_told_twice() -> None:
 def test_what_goes_well_is_told_as_it_is(told: Any) -> None:
     batches: list[Batch] = [[SAID], [], [chunk(finish="stop")]]
     assert list(told(iter(batches))) == batches
+
+
+@pytest.mark.parametrize("ending", ["cut", "broken"])
+def test_one_finished_choice_does_not_finish_the_others(ending: str) -> None:
+    def upstream() -> Stream:
+        yield [{"choices": [{"index": i, "delta": {"content": "a"}} for i in (0, 1)]}]
+        yield [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
+        if ending == "broken":
+            raise UpstreamUnreachable("gone")
+
+    with pytest.raises(UpstreamError):
+        list(honest_chat(upstream(), lambda: False))
+
+
+def test_what_breaks_after_the_last_finish_breaks_nothing() -> None:
+    def upstream() -> Stream:
+        yield [{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}]
+        yield [{"choices": [{"index": 0, "delta": {}}]}]
+        raise UpstreamUnreachable("gone")
+
+    assert len(list(honest_chat(upstream(), lambda: False))) == 2
