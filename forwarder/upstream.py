@@ -31,6 +31,7 @@ from forwarder.errors import (
 )
 from forwarder.exchange import Exchange
 from forwarder.media.data import Blob
+from forwarder.network.client import Client
 from forwarder.profiles import (
     AS_IS,
     PROFILES,
@@ -69,6 +70,29 @@ class Passed(NamedTuple):
     pieces: Iterator[bytes]
 
 
+_UNTOLD: dict[str, Any] = {"X-Stainless-Retry-Count": Omit(), "X-Stainless-Read-Timeout": Omit()}
+"""What the SDK adds to every request, unless the request leaves it out."""
+
+
+class _Client(OpenAI):
+    """The SDK's client, which says nothing of the machine that it runs on.
+
+    An organization and a project that the SDK finds in the environment are left out too: they
+    are meant for OpenAI alone.
+    """
+
+    def __init__(self, headers: Mapping[str, str], **given: Any) -> None:
+        super().__init__(**given)
+        json = "application/json"
+        said = {"Accept": json, "Content-Type": json, "User-Agent": self.user_agent}
+        self._said: dict[str, str | Omit] = {**said, **headers}
+
+    @property
+    def default_headers(self) -> dict[str, str | Omit]:
+        """What every request says."""
+        return self._said
+
+
 class Upstream:
     """One configured upstream: a client of its own, kept for the life of the process."""
 
@@ -80,19 +104,20 @@ class Upstream:
         self.lessons = Lessons()
         self._for_model = functools.lru_cache(_MODELS)(functools.partial(for_model, self.profile))
         self._heartbeat = heartbeat
+        self._own_way = "authorization" in map(str.lower, settings.headers)
         timeout = httpx2.Timeout(settings.first_byte_timeout, connect=settings.connect_timeout)
         # Whole URLs: joining each with the base would cost the SDK a tenth of a call.
         self._urls = {
             "chat": _joined(settings.base_url, self.profile.chat_path),
             "responses": _joined(settings.base_url, self.profile.responses_path),
         }
-        self._client = OpenAI(
+        self._client = _Client(
             api_key=settings.api_key or "none",
             base_url=settings.base_url,
             timeout=timeout,
             max_retries=settings.max_retries,
-            http_client=httpx2.Client(transport=transport, timeout=timeout),
-            default_headers={"Accept-Encoding": "identity", **settings.headers},
+            http_client=Client(transport, timeout) if transport else httpx2.Client(timeout=timeout),
+            headers={"Accept-Encoding": "identity", **settings.headers},
             default_query=dict(settings.query),
         )
 
@@ -171,7 +196,10 @@ class Upstream:
         return [model for model in data or () if isinstance(model, dict) and model.get("id")]
 
     def _post(self, protocol: str, body: Json, exchange: Exchange) -> Reply:
-        options: Any = {"headers": self._auth(exchange.client_key)}
+        options: Any = {
+            "headers": self._auth(exchange.client_key),
+            "idempotency_key": exchange.id,  # or the SDK draws one
+        }
         with self._failures():
             # With this type the SDK gives the response itself, unread; its signature says Stream.
             unread: Any = self._client.post(
@@ -188,17 +216,13 @@ class Upstream:
 
     def _auth(self, client_key: str | None) -> dict[str, Any]:
         """The headers that say who asks; the SDK lets its own be left out only by the request."""
-        # The SDK takes these from the environment, where they are meant for OpenAI alone.
-        none: dict[str, Any] = {"OpenAI-Organization": Omit(), "OpenAI-Project": Omit()}
-        own = {name.lower() for name in self.settings.headers}
-        none = {name: omit for name, omit in none.items() if name.lower() not in own}
-        if "authorization" in own:
-            return none  # the operator's own way
+        if self._own_way:
+            return _UNTOLD
         key = client_key if self.settings.passthrough_key else self.settings.api_key
         header = self.profile.key_header
         if key and not header:
-            return {**none, "Authorization": f"Bearer {key}"}
-        return {**none, "Authorization": Omit(), **({header: key} if key and header else {})}
+            return {**_UNTOLD, "Authorization": f"Bearer {key}"}
+        return {**_UNTOLD, "Authorization": Omit(), **({header: key} if key and header else {})}
 
     # -- files ----------------------------------------------------------------------------------
 

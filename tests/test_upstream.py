@@ -89,6 +89,19 @@ def test_a_request_goes_out_under_the_upstream_s_own_name_for_the_model() -> Non
     assert provider.body == {**CHAT, "model": "their-model"}
 
 
+def test_nothing_of_the_machine_or_its_environment_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-openai")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-of-openai")
+    provider = Provider()
+
+    asked(upstream_of(provider))
+
+    told = ("x-stainless", "openai-")
+    assert [name for name in provider.requests[0].headers if name.startswith(told)] == []
+
+
 @pytest.mark.parametrize(
     ("environment", "client_key", "sent"),
     [

@@ -1,0 +1,52 @@
+"""The SDK's HTTP client, for one upstream: what a forwarder never asks of one is left out.
+
+httpx2 parses the URL, merges headers and consults cookies, redirects and auth for every request,
+which costs as much as sending it.  The URLs here are few and whole, the SDK brings all headers,
+an upstream's cookies are nobody's, and a redirect is the upstream's refusal.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import httpx2
+
+_URLS = 64
+"""How many parsed URLs are kept; an upstream has two that matter."""
+
+
+class Client(httpx2.Client):
+    """For ``OpenAI(http_client=...)``, over one transport for all hosts."""
+
+    def __init__(self, transport: httpx2.BaseTransport, timeout: httpx2.Timeout) -> None:
+        super().__init__(transport=transport, timeout=timeout)
+        self._only = transport
+
+    def build_request(
+        self, method: str, url: httpx2.URL | str, *, timeout: Any = None, **given: Any
+    ) -> httpx2.Request:
+        """A request with a body of bytes as it is; anything else is httpx2's to build."""
+        if not isinstance(given.get("content"), bytes) or given.get("params"):
+            return super().build_request(method, url, timeout=timeout, **given)
+        return httpx2.Request(
+            method,
+            _parsed(url) if isinstance(url, str) else url,
+            headers=given["headers"],
+            content=given["content"],
+            extensions={"timeout": httpx2.Timeout(timeout).as_dict()},
+        )
+
+    def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
+        """Hand a request to the transport, and its response back, read unless ``stream``."""
+        response = self._only.handle_request(request)
+        response.request = request
+        if not stream:
+            try:
+                response.read()
+            finally:
+                response.close()
+        return response
+
+
+_parsed = functools.lru_cache(_URLS)(httpx2.URL)
