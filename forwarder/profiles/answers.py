@@ -12,6 +12,7 @@ from forwarder.profiles.knobs import Profile
 from forwarder.profiles.names import long_names, restoring
 from forwarder.profiles.repair import repaired
 from forwarder.translate.call import Event, Json, Stream
+from forwarder.translate.vocabulary import hidden_error
 
 
 def mended_answer(
@@ -35,15 +36,7 @@ def _each(stream: Stream, change: Callable[[Event], Event]) -> Stream:
         yield list(map(change, batch))
 
 
-_STATUS = {1000: 500, 1001: 504, 1002: 429, 1004: 401, 1008: 402, 1039: 429, 2013: 400, 2049: 401}
-"""MiniMax's code -> the HTTP status that it should have had."""
-
-
 def _unhidden(event: Event) -> Event:
     """An error that stands in ``base_resp``, where others have it."""
-    told = event.get("base_resp")
-    if not isinstance(told, dict) or not told.get("status_code"):
-        return event
-    code = told["status_code"]
-    message = told.get("status_msg") or f"The upstream reported the error {code}."
-    return {"error": {"message": message, "code": _STATUS.get(code, 502), "type": "upstream_error"}}
+    error = hidden_error(event)
+    return {"error": error} if error else event

@@ -63,6 +63,21 @@ def _status_of(code: str, kind: str) -> int:
     return 502
 
 
+_HIDDEN_STATUS = {1000: 500, 1001: 504, 1002: 429, 1004: 401, 1008: 402, 1039: 429, 2013: 400,
+                  2049: 401}  # fmt: skip
+"""MiniMax's code -> the HTTP status that it should have had."""
+
+
+def hidden_error(answer: Json) -> Json | None:
+    """The error that MiniMax tells in ``base_resp`` of an answer, where others have it."""
+    told = answer.get("base_resp")
+    code = told.get("status_code") if isinstance(told, dict) else None
+    if not told or not code:
+        return None
+    message = told.get("status_msg") or f"The upstream reported the error {code}."
+    return {"message": message, "code": _HIDDEN_STATUS.get(code, 502), "type": "upstream_error"}
+
+
 def response_error(error: Json, status: int) -> Json:
     """An error object as ``response.error``: ``{code, message}`` with the SDK's own codes."""
     code = error.get("code")

@@ -6,9 +6,11 @@ cannot stream, it becomes the events that would have carried it.
 
 from __future__ import annotations
 
+from typing import Any
+
 from forwarder.errors import UpstreamBroken
 from forwarder.translate.call import Batch, Event, Json
-from forwarder.translate.vocabulary import failure
+from forwarder.translate.vocabulary import failure, hidden_error
 
 
 def events(protocol: str, body: Json, streamed: bool) -> Batch:
@@ -23,8 +25,8 @@ def events(protocol: str, body: Json, streamed: bool) -> Batch:
 def _chat(body: Json, streamed: bool) -> Batch:
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
-        message = (body.get("base_resp") or {}).get("status_msg")  # MiniMax's error inside a 200
-        raise UpstreamBroken(message or "The upstream's answer has no choices.")
+        error = hidden_error(body)
+        raise failure(error) if error else UpstreamBroken("The upstream's answer has no choices.")
     return [_as_chunk(body, choices)] if streamed else [body]
 
 
@@ -79,12 +81,29 @@ def _part(place: Json, part: Json) -> Batch:
     key = "refusal" if part.get("type") == "refusal" else "text"
     stem = "response.refusal" if key == "refusal" else "response.output_text"
     text = part.get(key) or ""
-    more: Json = {} if key == "refusal" else {"logprobs": []}
+    more: Json = {} if key == "refusal" else {"logprobs": _without_bytes(part.get("logprobs"))}
+    blank = {k: [] if k in _BESIDE else v for k, v in part.items()}
     return [
-        {"type": "response.content_part.added", **place, "part": {**part, key: ""}},
+        {"type": "response.content_part.added", **place, "part": {**blank, key: ""}},
         {"type": f"{stem}.delta", **place, "delta": text, **more},
+        *(
+            {"type": f"{stem}.annotation.added", **place, "annotation_index": i, "annotation": a}
+            for i, a in enumerate(part.get("annotations") or ())
+        ),
         {"type": f"{stem}.done", **place, key: text, **more},
         {"type": "response.content_part.done", **place, "part": part},
+    ]
+
+
+_BESIDE = ("annotations", "logprobs")
+"""What comes beside the text of a part, and like it is not there when the part begins."""
+
+
+def _without_bytes(entries: Any) -> list[Json]:
+    """Log probabilities as events have them."""
+    return [
+        {k: _without_bytes(v) if k == "top_logprobs" else v for k, v in e.items() if k != "bytes"}
+        for e in entries or ()
     ]
 
 

@@ -10,10 +10,25 @@ from forwarder.translate.vocabulary import (
     failure,
     format_to_chat,
     format_to_responses,
+    hidden_error,
     response_error,
     usage_to_chat,
     usage_to_responses,
 )
+
+
+@pytest.mark.parametrize("told", [None, {}, {"status_code": 0, "status_msg": "success"}, "x"])
+def test_an_answer_without_a_hidden_error_has_none(told: Any) -> None:
+    assert hidden_error({"base_resp": told}) is None
+
+
+def test_a_hidden_error_says_what_it_can() -> None:
+    error = hidden_error({"base_resp": {"status_code": 1039, "status_msg": ""}})
+    assert error == {
+        "message": "The upstream reported the error 1039.",
+        "code": 429,
+        "type": "upstream_error",
+    }
 
 
 def responses_usage(

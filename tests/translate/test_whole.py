@@ -45,6 +45,43 @@ def test_a_whole_completion_becomes_one_chunk_for_a_stream() -> None:
     assert "delta" not in COMPLETION["choices"][0]
 
 
+@pytest.mark.parametrize(("code", "status"), [(1008, 402), (1002, 429), (9999, 502)])
+def test_an_error_that_is_hidden_in_a_200_has_the_status_it_should_have_had(
+    code: int, status: int
+) -> None:
+    body = {"choices": None, "base_resp": {"status_code": code, "status_msg": "No balance."}}
+    for streamed in (False, True):
+        with pytest.raises(UpstreamRefused, match=r"No balance\.") as caught:
+            whole.events("chat", body, streamed)
+        assert caught.value.status == status
+
+
+def test_what_comes_beside_a_text_is_told_in_its_events() -> None:
+    token = {"token": "a", "logprob": -1.0}
+    entry = {**token, "bytes": [97], "top_logprobs": [{**token, "bytes": [97]}]}
+    annotation = {"type": "file_path", "file_id": "f", "index": 0}
+    part = {
+        "type": "output_text",
+        "text": "a",
+        "annotations": [annotation],
+        "logprobs": [entry],
+    }
+    item = {"type": "message", "id": "msg_1", "content": [part]}
+    body = {"object": "response", "status": "completed", "output": [item]}
+    events = whole.events("responses", body, streamed=True)[4:-2]
+    assert [e["type"].removeprefix("response.") for e in events] == [
+        "output_text.delta",
+        "output_text.annotation.added",
+        "output_text.done",
+        "content_part.done",
+    ]
+    assert [m for event in events[:3] for m in sdk.event_mistakes(event)] == []
+    shown = [{**token, "top_logprobs": [token]}]
+    assert [events[0]["logprobs"], events[2]["logprobs"]] == [shown, shown]
+    assert events[1]["annotation"] == annotation
+    assert events[3]["part"] == part
+
+
 @pytest.mark.parametrize("case", cases("chat_over_responses", streams=True))
 def test_a_whole_response_becomes_the_events_that_would_have_carried_it(case: Case) -> None:
     response = case.read("upstream.jsonl")[-1]["response"]
@@ -77,7 +114,7 @@ def test_a_whole_response_that_was_asked_for_is_one_terminal_event(status: str) 
         ("responses", {"error": {"message": "Full.", "code": 503}}, UpstreamRefused, "Full."),
         ("chat", {"choices": []}, UpstreamBroken, "no choices"),
         ("chat", {"choices": None}, UpstreamBroken, "no choices"),
-        ("chat", {"choices": [], "base_resp": {"status_msg": "No balance."}}, UpstreamBroken, "No balance."),
+        ("chat", {"choices": [], "base_resp": {"status_msg": "No."}}, UpstreamBroken, "no choices"),
         ("responses", {"id": "x"}, UpstreamBroken, "not a response"),
         ("responses", COMPLETION, UpstreamBroken, "not a response"),
     ],
