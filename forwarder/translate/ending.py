@@ -18,7 +18,7 @@ from forwarder.errors import (
 from forwarder.translate.call import Batch, Call, Event, Json, Stream
 from forwarder.translate.vocabulary import TERMINALS, failure, response_error
 
-_SAID = frozenset({"content", "refusal", "tool_calls", "function_call", "audio",
+_SAID = frozenset({"content", "refusal", "tool_calls", "function_call", "audio", "images",
                    "reasoning_content", "reasoning", "reasoning_details"})  # fmt: skip
 
 

@@ -92,7 +92,7 @@ RESPONSES_OVER_CHAT: dict[str, Fate] = {
     "conversation": refused((str, dict), "conversations need stored responses"),
     "frequency_penalty": carried(NUMBER),
     "image": dropped(DICT, "Chat Completions has no image compression"),
-    "include": local(LIST, "decides whether reasoning comes sealed"),
+    "include": mapped(LIST, "asks for log probabilities, or is honoured here"),
     "input": mapped((str, list), "becomes messages"),
     "instructions": mapped(STR, "becomes the first message"),
     "max_output_tokens": mapped(INT, "is called max_completion_tokens"),
@@ -105,7 +105,7 @@ RESPONSES_OVER_CHAT: dict[str, Fate] = {
     "service_tier": mapped(STR, "ultrafast is called priority"),
     "store": local(BOOL, "the forwarder decides what it stores; the upstream stores nothing"),
     "text": mapped(DICT, "becomes response_format and verbosity"),
-    "top_logprobs": refused(INT, "log probabilities are not translated", 0),
+    "top_logprobs": mapped(INT, "goes with logprobs: true"),
     "truncation": emulated(STR, "the oldest turns go when the upstream says that it is too much"),
 }
 """A Responses client's parameters over a Chat upstream."""

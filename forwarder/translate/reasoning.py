@@ -95,6 +95,11 @@ class ThinkSplitter:
             yield ("reasoning" if self._state == self._inside else "text"), held
 
     @property
+    def thinking(self) -> bool:
+        """True from the opening tag on, until text follows the closing one."""
+        return self._state in (self._inside, self._after)
+
+    @property
     def passed(self) -> bool:
         """True once the rest is plain text, and feeding it here is no longer needed."""
         return self._state == self._outside

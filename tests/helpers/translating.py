@@ -140,18 +140,15 @@ _TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
 def _split_chunk(chunk: Event) -> Iterator[Event]:
     """A chat chunk with at most one letter of each text; what is said once stays in the first."""
     choices = chunk.get("choices") or []
-    delta = choices[0].get("delta") if choices else None
-    while delta:
-        first, rest = _cut(delta)
+    choice = choices[0] if choices else {}
+    while choice.get("delta"):
+        first, rest = _cut(choice["delta"])
         if not rest:
             break
-        yield {
-            **chunk,
-            "choices": [{**choices[0], "delta": first, "finish_reason": None}],
-            "usage": None,
-        }
-        delta = rest
-    yield {**chunk, "choices": [{**choices[0], "delta": delta}]} if delta else chunk
+        piece = {**choice, "delta": first, "finish_reason": None}
+        yield {**chunk, "choices": [piece], "usage": None}
+        choice = {k: v for k, v in choice.items() if k != "logprobs"} | {"delta": rest}
+    yield {**chunk, "choices": [choice]} if choice else chunk
 
 
 def _cut(delta: Json) -> tuple[Json, Json]:

@@ -45,7 +45,7 @@ SAID = chunk({"content": "a"})
 @pytest.mark.parametrize(
     "said",
     [{"content": "a"}, {"refusal": "a"}, {"tool_calls": [{}]}, {"function_call": {}, "content": "a"},
-     {"reasoning_content": "a"}, {"reasoning": "a"}, {"reasoning_details": [{}]}],
+     {"reasoning_content": "a"}, {"reasoning": "a"}, {"reasoning_details": [{}]}, {"images": [{}]}],
 )  # fmt: skip
 def test_a_finished_answer_passes_as_it_is(said: Json) -> None:
     chunks = [

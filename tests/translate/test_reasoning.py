@@ -127,6 +127,15 @@ def test_a_think_block_is_found_in_every_chunking(content: str, data: st.DataObj
     assert split(pieces) == split([content])
 
 
+def test_the_splitter_tells_while_it_holds_a_thought() -> None:
+    splitter = ThinkSplitter()
+    told = []
+    for piece in ("\n", "<think>", "Hm.", "</think>", "\n", "Hi"):
+        list(splitter.feed(piece))
+        told.append(splitter.thinking)
+    assert told == [False, True, True, True, True, False]
+
+
 def test_plain_text_is_passed_by_once_it_is_known_to_be_plain() -> None:
     splitter = ThinkSplitter()
     assert not splitter.passed

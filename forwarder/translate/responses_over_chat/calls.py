@@ -1,13 +1,21 @@
-"""Is enough of a streamed call known to show it?  Names come first, late, in pieces or again."""
+"""The calls of an answer.  Is enough of one known to show it?
+
+Names come first, late, in pieces or again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from forwarder.errors import UpstreamBroken
+from forwarder.mint import Mint
 from forwarder.translate.call import Batch, Json
-from forwarder.translate.callkeys import argument_text
-from forwarder.translate.responses_over_chat.items import ToolCall
+from forwarder.translate.callkeys import CallKeys, argument_text
+from forwarder.translate.responses_over_chat.items import Item, ToolCall
+from forwarder.translate.responses_over_chat.toolbox import Toolbox
+
+CALLS = ("tool_calls", "function_call")
+"""The fields of a delta in which a model calls; the second is the legacy one."""
 
 MakeCall = Callable[[str, str, bool], ToolCall | None]
 """Makes the item of a call from its name and id, and whether it is whole; some wait for that."""
@@ -52,3 +60,61 @@ class PendingCall:
         if self._item is None:
             raise UpstreamBroken("The upstream called a tool without naming it.")
         return [*opening, *self._item.close(status)]
+
+
+class Calls:
+    """The calls of one answer; they put their items among ``items``, and stay open to the end."""
+
+    def __init__(self, items: list[Item], toolbox: Toolbox, mint: Mint) -> None:
+        self._items = items
+        self._toolbox = toolbox
+        self._mint = mint
+        self._calls: list[PendingCall] = []
+        self._ids: set[str] = set()
+        self._keys = CallKeys()
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._calls)
+
+    def take(self, delta: Json) -> Batch:
+        """The events that the ``tool_calls`` of a delta cause, or its legacy ``function_call``."""
+        events: Batch = []
+        for call in _calls_of(delta):
+            number = self._keys.find(call)
+            if number == len(self._calls):
+                events += self._begin()
+            events += self._calls[number].take(call, self._make)
+        return events
+
+    def close(self, status: str, is_last: bool) -> Batch:
+        """Close them all; only the last was cut off, if it is the last item of the answer."""
+        last = self._calls[-1] if self._calls and is_last else None
+        events: Batch = []
+        for call in self._calls:
+            events += call.close(status if call is last else "completed", self._make)
+        return events
+
+    def _begin(self) -> Batch:
+        """A further call says that the names of those before it are whole."""
+        events = [event for call in self._calls for event in call.show(self._make)]
+        self._calls.append(PendingCall())
+        return events
+
+    def _make(self, name: str, call_id: str, whole: bool) -> ToolCall | None:
+        tool = self._toolbox.find(name)
+        if not (tool.kind.streams or whole):
+            return None
+        item_id = self._mint.id(tool.kind.id_prefix)
+        native = self._toolbox.is_native(tool.kind)
+        if not call_id or call_id in self._ids:  # clients tell calls apart by their ids
+            call_id = self._mint.id("call")
+        self._ids.add(call_id)
+        item = ToolCall(item_id, len(self._items), call_id, tool, native)
+        self._items.append(item)
+        return item
+
+
+def _calls_of(delta: Json) -> list[Json]:
+    calls = delta.get("tool_calls")
+    return list(calls) if calls else [{"index": 0, "function": delta["function_call"]}]

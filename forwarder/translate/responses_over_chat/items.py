@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from forwarder.translate.call import Batch, Event, Json
 from forwarder.translate.responses_over_chat.kinds import CUSTOM, FUNCTION
+from forwarder.translate.responses_over_chat.logprobs import without_bytes
 from forwarder.translate.responses_over_chat.toolbox import Tool
 from forwarder.translate.responses_over_chat.unwrap import InputUnwrapper
 
@@ -22,11 +23,13 @@ class Item(Protocol):
     def close(self, status: str) -> Batch: ...
 
 
-def _added(index: int, item: Json) -> Event:
+def added(index: int, item: Json) -> Event:
+    """An item begins."""
     return {"type": "response.output_item.added", "output_index": index, "item": item}
 
 
-def _done(index: int, item: Json) -> Event:
+def done(index: int, item: Json) -> Event:
+    """An item is as it stays."""
     return {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
@@ -61,19 +64,40 @@ class _Part:
 
 
 class _TextPart(_Part):
-    """An ``output_text`` part; its events also carry log probabilities (none here)."""
+    """An ``output_text`` part, with the annotations and log probabilities of its text."""
 
     def __init__(self, where: Json) -> None:
         blank = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         super().__init__(("content_part", "output_text", "text"), where, blank)
+        self._annotations: list[Json] = []
+        self._logprobs: list[Json] = []
 
     def grow(self, text: str) -> Event:
         self.pieces.append(text)
         return {"type": self._delta, **self._where, "delta": text, "logprobs": []}
 
+    def weigh(self, text: str, entries: list[Json]) -> Event:
+        """Grow by a text whose tokens have log probabilities."""
+        self._logprobs += entries
+        return {**self.grow(text), "logprobs": without_bytes(entries)}
+
+    def annotate(self, annotation: Json) -> Event:
+        number = len(self._annotations)
+        self._annotations.append(annotation)
+        return {
+            "type": "response.output_text.annotation.added",
+            **self._where,
+            "annotation_index": number,
+            "annotation": annotation,
+        }
+
+    @property
+    def full(self) -> Json:
+        return {**super().full, "annotations": self._annotations, "logprobs": self._logprobs}
+
     def close(self) -> Batch:
-        done, part = super().close()
-        return [{**done, "logprobs": []}, part]
+        finished, part = super().close()
+        return [{**finished, "logprobs": without_bytes(self._logprobs)}, part]
 
 
 class Message:
@@ -86,13 +110,38 @@ class Message:
         self.done: Json = {}
 
     def open(self) -> Batch:
-        return [_added(self._index, {**self._base, "status": "in_progress", "content": []})]
+        return [added(self._index, {**self._base, "status": "in_progress", "content": []})]
+
+    @property
+    def says(self) -> bool:
+        """A text is open, rather than a refusal or nothing."""
+        return bool(self._parts) and type(self._parts[-1]) is _TextPart
+
+    @property
+    def length(self) -> int:
+        """Characters of text in the parts that are closed, or in all when the message is."""
+        closed = self._parts if self.done else self._parts[:-1]
+        texts = [part for part in closed if type(part) is _TextPart]
+        return sum(len(piece) for part in texts for piece in part.pieces)
 
     def text(self, text: str) -> Batch:
         """The hot path: one event for one piece of text."""
         if self._parts and type(self._parts[-1]) is _TextPart:
             return [self._parts[-1].grow(text)]
         return self._begin(_TextPart(self._where()), text)
+
+    def weighed_text(self, text: str, entries: list[Json]) -> Batch:
+        """A piece of text, perhaps an empty one, with its log probabilities."""
+        events = [] if self.says else self.text("")
+        part = self._parts[-1]
+        assert isinstance(part, _TextPart)
+        return [*events, part.weigh(text, entries)]
+
+    def annotate(self, annotation: Json) -> Batch:
+        """An annotation of the text that is open."""
+        part = self._parts[-1]
+        assert isinstance(part, _TextPart)
+        return [part.annotate(annotation)]
 
     def refusal(self, text: str) -> Batch:
         if self._parts and type(self._parts[-1]) is _Part:
@@ -104,7 +153,7 @@ class Message:
         events = self._parts[-1].close() if self._parts else []
         content = [part.full for part in self._parts]
         self.done = {**self._base, "status": status, "content": content}
-        return [*events, _done(self._index, self.done)]
+        return [*events, done(self._index, self.done)]
 
     def _begin(self, part: _Part, text: str) -> Batch:
         events = self._parts[-1].close() if self._parts else []
@@ -142,7 +191,7 @@ class Reasoning:
 
     def open(self) -> Batch:
         item = {"id": self._id, "type": "reasoning", "summary": [], "status": "in_progress"}
-        return [_added(self._index, item)]
+        return [added(self._index, item)]
 
     def grow(self, text: str) -> Batch:
         opening = [] if self.pieces else [part.open() for part in self._forms.values()]
@@ -156,7 +205,7 @@ class Reasoning:
         self.done.update({name: [part.full] for name, part in shown.items()})
         if self.sealed is not None:
             self.done["encrypted_content"] = self.sealed
-        return [*events, _done(self._index, self.done)]
+        return [*events, done(self._index, self.done)]
 
 
 class ToolCall:
@@ -182,7 +231,7 @@ class ToolCall:
         if not self._tool.kind.streams:
             return []
         blank = {_STREAMED[self._tool.kind.call][1]: ""}
-        return [_added(self._index, {**self._base, **blank, "status": "in_progress"})]
+        return [added(self._index, {**self._base, **blank, "status": "in_progress"})]
 
     def grow(self, arguments: str) -> Batch:
         self._pieces.append(arguments)
@@ -195,10 +244,10 @@ class ToolCall:
         fields = self._fields("".join(self._pieces), cut)
         self.done = {**self._base, **fields, "status": kind.cut if cut else status}
         if not kind.streams:
-            opening = _added(self._index, {**self.done, "status": "in_progress"})
-            return [opening, _done(self._index, self.done)]
+            opening = added(self._index, {**self.done, "status": "in_progress"})
+            return [opening, done(self._index, self.done)]
         rest = fields[_STREAMED[kind.call][1]][self._shown :]
-        return [*self._show(rest), self._finished(fields), _done(self._index, self.done)]
+        return [*self._show(rest), self._finished(fields), done(self._index, self.done)]
 
     def _fields(self, written: str, cut: bool) -> Json:
         if self._native:

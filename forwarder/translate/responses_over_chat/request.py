@@ -112,6 +112,14 @@ def _kind_of_format(text_format: Json) -> str:
     return kind
 
 
+def _include(value: list[Any], ledger: Ledger) -> Json:
+    return {"logprobs": True} if "message.output_text.logprobs" in value else {}
+
+
+def _top_logprobs(value: int, ledger: Ledger) -> Json:
+    return {"logprobs": True, "top_logprobs": value} if value else {}
+
+
 def _cache_options(value: Json, ledger: Ledger) -> Json:
     kept = {k: v for k, v in value.items() if k not in ("comparison_response_id", "prewarm")}
     if kept.get("ttl") == "12h":
@@ -122,6 +130,7 @@ def _cache_options(value: Json, ledger: Ledger) -> Json:
 
 
 _MAPPED: dict[str, Callable[[Any, Ledger], Json]] = {
+    "include": _include,
     "input": _nothing,
     "instructions": _nothing,
     "tools": _nothing,
@@ -133,4 +142,5 @@ _MAPPED: dict[str, Callable[[Any, Ledger], Json]] = {
         "service_tier": "priority" if value == "ultrafast" else value
     },
     "text": _text,
+    "top_logprobs": _top_logprobs,
 }

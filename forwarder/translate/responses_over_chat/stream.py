@@ -1,8 +1,8 @@
 """Chat chunks -> Responses events.
 
-What is open is in ``_open`` and ``_calls``; what was made is in ``_items``.  Text, reasoning and
-refusals follow each other, so opening one closes the other; calls may interleave with anything
-and stay open until the end.
+What is open is in ``_open`` and ``_calls``; what was made is in ``_items``.  Text, reasoning,
+refusals and images follow each other, so opening one closes the other; calls may interleave with
+anything and stay open until the end.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 
 from forwarder.errors import UpstreamError
 from forwarder.translate import reasoning
-from forwarder.translate.call import Batch, Event, Json, Stream
-from forwarder.translate.callkeys import CallKeys
-from forwarder.translate.responses_over_chat.calls import PendingCall
+from forwarder.translate.call import Batch, Json, Stream
+from forwarder.translate.responses_over_chat import images, logprobs
+from forwarder.translate.responses_over_chat.calls import CALLS, Calls
+from forwarder.translate.responses_over_chat.citations import Citations
 from forwarder.translate.responses_over_chat.echo import blank_response
-from forwarder.translate.responses_over_chat.items import Item, Message, Reasoning, ToolCall
+from forwarder.translate.responses_over_chat.items import Item, Message, Reasoning
 from forwarder.translate.responses_over_chat.request import Prepared
 from forwarder.translate.terms import Terms
 from forwarder.translate.vocabulary import (
@@ -61,7 +62,6 @@ class Answer:
 
     def __init__(self, prepared: Prepared, terms: Terms) -> None:
         self._terms = terms
-        self._toolbox = prepared.toolbox
         mint = terms.mint
         self._response = blank_response(prepared.original, mint.id("resp"), mint.now())
         include = prepared.original.get("include") or []
@@ -69,10 +69,11 @@ class Answer:
         self._splitter: reasoning.ThinkSplitter | None = reasoning.ThinkSplitter()
         self._details: list[Json] = []
         self._items: list[Item] = []
-        self._open: Message | Reasoning | None = None
-        self._calls: list[PendingCall] = []
-        self._call_ids: set[str] = set()
-        self._keys = CallKeys()
+        self._open: Message | Reasoning | images.Image | None = None
+        self._calls = Calls(self._items, prepared.toolbox, mint)
+        self._logprobs: list[Json] = []  # until their text comes
+        self._citations = Citations()
+        self._pictures: set[images.Picture] = set()
         self._finish = "stop"
         self._usage: Json | None = None
 
@@ -100,10 +101,10 @@ class Answer:
         """Close what is open and end: completed, or incomplete with its reason."""
         reason = INCOMPLETE_REASONS.get(self._finish)
         status = "incomplete" if reason else "completed"
-        events = [*self._rest_of_split(), *self._close_all(status)]
+        events = [*self._rest_of_split(), *self._lone_citations(), *self._close_all(status)]
         if not self._items:
             # Clients index output[0]; a cut or filtered answer may well be empty.
-            events += [*self._say("text", ""), *self._close_open(status)]
+            events += [*self._say(""), *self._close_open(status)]
         self._response.update(
             status=status,
             completed_at=None if reason else self._terms.mint.now(),
@@ -117,20 +118,31 @@ class Answer:
 
     def _choice(self, choice: Json) -> Batch:
         delta = choice.get("delta") or choice.get("message") or {}
+        content = delta.get("content")
+        if choice.get("logprobs") and (content or not _says_no_text(delta)):
+            self._logprobs += logprobs.read(choice["logprobs"])
+        # Most chunks hold a piece of text and nothing else.
+        events = self._content(content) if content and len(delta) == 1 else self._delta(delta)
+        if choice.get("finish_reason"):
+            self._end(choice)
+        return events
+
+    def _delta(self, delta: Json) -> Batch:
         events: Batch = []
         thought = reasoning.read(delta)
         if thought or delta.get("reasoning_details"):
             reasoning.merge_details(self._details, delta.get("reasoning_details"))
             events += self._think(thought)
-        content = delta.get("content")
-        if content:
-            events += self._content(content)
+        if delta.get("content"):
+            events += self._content(delta["content"])
+        if delta.get("annotations"):
+            events += self._cite(delta["annotations"])
+        if delta.get("images"):
+            events += [event for image in delta["images"] for event in self._picture(image)]
         if delta.get("refusal"):
-            events += self._say("refusal", delta["refusal"])
+            events += self._refuse(delta["refusal"])
         if delta.get("tool_calls") or delta.get("function_call"):
-            events += self._tool_calls(_calls_of(delta))
-        if choice.get("finish_reason"):
-            self._end(choice)
+            events += self._tool_calls(delta)
         return events
 
     def _end(self, choice: Json) -> None:
@@ -140,23 +152,31 @@ class Answer:
             raise failure(error)
 
     def _content(self, content: Any) -> Batch:
-        if not isinstance(content, str):
-            thought, text = reasoning.split_parts(content)
-            return [*(self._think(thought) if thought else []), *(self._text(text) if text else [])]
-        return self._text(content)
+        if isinstance(content, str):
+            return self._text(content)
+        return [event for part in content for event in self._part(part)]
+
+    def _part(self, part: Any) -> Batch:
+        """A part of a content list, as Mistral and others send it."""
+        thought, text = reasoning.split_parts([part])
+        if thought or text:
+            return self._think(thought) if thought else self._text(text)
+        return self._picture(part)
 
     def _text(self, text: str) -> Batch:
         if self._splitter is None:
-            return self._say("text", text)
+            return self._say(text)
         events = self._split(self._splitter.feed(text))
         if self._splitter.passed:
             self._splitter = None
+        elif self._splitter.thinking:
+            self._logprobs = []  # thoughts have no place for them
         return events
 
     def _split(self, pieces: Iterable[tuple[str, str]]) -> Batch:
         events: Batch = []
         for kind, piece in pieces:
-            events += self._think(piece) if kind == "reasoning" else self._say("text", piece)
+            events += self._think(piece) if kind == "reasoning" else self._say(piece)
         return events
 
     def _rest_of_split(self) -> Batch:
@@ -167,20 +187,28 @@ class Answer:
 
     # -- items ----------------------------------------------------------------------------------
 
-    def _say(self, part: str, text: str) -> Batch:
+    def _say(self, text: str) -> Batch:
         message = self._open
-        if type(message) is Message:
-            return message.text(text) if part == "text" else message.refusal(text)
-        events = self._begin_message()
-        opened = self._open
-        assert isinstance(opened, Message)
-        return [*events, *(opened.text(text) if part == "text" else opened.refusal(text))]
+        if type(message) is Message and not self._logprobs:
+            return message.text(text)
+        events, message = self._message()
+        if not self._logprobs:
+            return [*events, *message.text(text)]
+        entries, self._logprobs = self._logprobs, []
+        return [*events, *message.weighed_text(text, entries)]
 
-    def _begin_message(self) -> Batch:
+    def _refuse(self, text: str) -> Batch:
+        events, message = self._message()
+        return [*events, *message.refusal(text)]
+
+    def _message(self) -> tuple[Batch, Message]:
+        """The open message, and the events of its beginning when it was not yet."""
+        if type(self._open) is Message:
+            return [], self._open
         events = self._close_open("completed")
-        self._open = Message(self._terms.mint.id("msg"), len(self._items))
-        self._items.append(self._open)
-        return [*events, *self._open.open()]
+        self._open = message = Message(self._terms.mint.id("msg"), len(self._items))
+        self._items.append(message)
+        return [*events, *message.open()], message
 
     def _think(self, text: str) -> Batch:
         events: Batch = []
@@ -194,45 +222,54 @@ class Answer:
         assert isinstance(thought, Reasoning)
         return [*events, *thought.grow(text)] if text else events
 
-    def _tool_calls(self, deltas: list[Json]) -> Batch:
-        events = self._rest_of_split() if not self._calls else []
+    def _picture(self, given: Any) -> Batch:
+        picture = images.picture(given)
+        if picture is None or picture in self._pictures:  # said twice, in two places
+            return []
+        self._pictures.add(picture)
+        events = self._rest_of_split()
+        if picture.url:
+            return [*events, *self._say(self._apart(images.markdown(picture.url)))]
+        if isinstance(self._open, images.Image) and self._open.is_begun_by(picture):
+            return [*events, *self._open.grow(picture)]
+        events += self._close_open("completed")
+        self._open = images.Image(self._terms.mint.id("ig"), len(self._items), picture)
+        self._items.append(self._open)
+        return [*events, *self._open.open()]
+
+    def _apart(self, text: str) -> str:
+        """As a paragraph of its own behind the text that is open."""
+        return f"\n\n{text}" if type(self._open) is Message and self._open.says else text
+
+    def _cite(self, annotations: Any) -> Batch:
+        self._citations.take(annotations)
+        message = self._open
+        return self._annotate(message) if type(message) is Message and message.says else []
+
+    def _annotate(self, message: Message) -> Batch:
+        """Annotate the text that is open; positions are told from its own beginning."""
+        if not self._citations.waiting:
+            return []
+        before = sum(item.length for item in self._items if type(item) is Message)
+        given = self._citations.give(before)
+        return [event for annotation in given for event in message.annotate(annotation)]
+
+    def _tool_calls(self, delta: Json) -> Batch:
+        events = self._rest_of_split() if not self._calls.begun else []
         if self._open is not None:
             events += self._close_open("completed")
-        for delta in deltas:
-            number = self._keys.find(delta)
-            if number == len(self._calls):
-                events += self._begin_call()
-            events += self._calls[number].take(delta, self._make_call)
-        return events
-
-    def _begin_call(self) -> Batch:
-        """A further call says that the names of those before it are whole."""
-        events = [event for call in self._calls for event in call.show(self._make_call)]
-        self._calls.append(PendingCall())
-        return events
-
-    def _make_call(self, name: str, call_id: str, whole: bool) -> ToolCall | None:
-        tool = self._toolbox.find(name)
-        if not (tool.kind.streams or whole):
-            return None
-        item_id = self._terms.mint.id(tool.kind.id_prefix)
-        native = self._toolbox.is_native(tool.kind)
-        if not call_id or call_id in self._call_ids:  # clients tell calls apart by their ids
-            call_id = self._terms.mint.id("call")
-        self._call_ids.add(call_id)
-        item = ToolCall(item_id, len(self._items), call_id, tool, native)
-        self._items.append(item)
-        return item
+        return [*events, *self._calls.take(delta)]
 
     # -- closing --------------------------------------------------------------------------------
 
     def _close_all(self, status: str) -> Batch:
         """Close the calls, then what was opened after them: only the last was cut off, if any."""
-        last = self._calls[-1] if self._calls and self._open is None else None
-        events: Batch = []
-        for call in self._calls:
-            events += call.close(status if call is last else "completed", self._make_call)
-        return [*events, *self._close_open(status)]
+        return [*self._calls.close(status, self._open is None), *self._close_open(status)]
+
+    def _lone_citations(self) -> Batch:
+        """Annotations whose text is closed, or never came, get an empty one."""
+        said = type(self._open) is Message and self._open.says
+        return self._say("") if self._citations.waiting and not said else []
 
     def _close_open(self, status: str) -> Batch:
         item, self._open = self._open, None
@@ -240,7 +277,14 @@ class Answer:
             return []
         if isinstance(item, Reasoning) and self._seals:
             item.sealed = self._seal(item)
-        return item.close(status)
+        late = self._late(item) if type(item) is Message and item.says else []
+        return [*late, *item.close(status)]
+
+    def _late(self, message: Message) -> Batch:
+        """What came beside the text of a message that is to be closed, with no text after it."""
+        entries, self._logprobs = self._logprobs, []
+        weighed = message.weighed_text("", entries) if entries else []
+        return [*weighed, *self._annotate(message)]
 
     def _seal(self, item: Reasoning) -> str:
         thought: Json = {"reasoning_content": "".join(item.pieces)}
@@ -250,9 +294,6 @@ class Answer:
         return self._terms.seal(thought)
 
 
-def _calls_of(delta: Json) -> list[Event]:
-    """The tool call deltas, the legacy ``function_call`` among them."""
-    calls = delta.get("tool_calls")
-    if calls:
-        return list(calls)
-    return [{"index": 0, "function": delta["function_call"]}]
+def _says_no_text(delta: Json) -> bool:
+    """Whatever log probabilities come with this delta, they are not those of a text."""
+    return bool(reasoning.read(delta) or any(map(delta.get, ("refusal", *CALLS))))

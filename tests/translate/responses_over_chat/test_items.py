@@ -82,6 +82,33 @@ def test_a_message_of_text_and_refusal_has_two_parts() -> None:
     assert message.done["content"][1] == {"type": "refusal", "refusal": "no"}
 
 
+def test_a_text_has_its_annotations_and_log_probabilities() -> None:
+    message = Message("msg_1", 0)
+    entry = {"token": "b", "bytes": [98], "logprob": -1.0, "top_logprobs": []}
+    note = {"type": "file_path", "file_id": "f", "index": 0}
+    assert not message.says
+    events = [*message.weighed_text("b", [entry]), *message.annotate(note)]
+    assert (message.says, message.length) == (True, 0)  # the part is not closed
+    events += [*message.refusal("no"), *message.close("completed")]
+    assert brief(events)[:5] == [
+        "content_part.added",
+        "output_text.delta b",
+        "output_text.annotation.added",
+        "output_text.done b",
+        "content_part.done",
+    ]
+    shown = {k: v for k, v in entry.items() if k != "bytes"}
+    assert events[1]["logprobs"] == events[3]["logprobs"] == [shown]
+    assert (events[2]["annotation"], events[2]["annotation_index"]) == (note, 0)
+    assert events[0]["part"] == {
+        "type": "output_text", "text": "", "annotations": [], "logprobs": [],
+    }  # fmt: skip
+    assert message.done["content"][0] == events[4]["part"] == {
+        "type": "output_text", "text": "b", "annotations": [note], "logprobs": [entry],
+    }  # fmt: skip
+    assert (message.says, message.length) == (False, 1)
+
+
 @pytest.mark.parametrize(
     ("style", "stems"),
     [("summary", ["reasoning_summary_text"]), ("text", ["reasoning_text"]),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.errors import UpstreamBroken, UpstreamError, UpstreamRefused
+from forwarder.translate import whole
 from forwarder.translate.fold import fold_responses
 from tests.helpers.translating import NOW, SEAL, events_of, terms, translate
 
@@ -104,3 +105,80 @@ def test_a_burst_of_chunks_is_one_batch() -> None:
         iter([[SAID] * 5, [STOP]])
     )
     assert sum(event["type"].endswith("text.delta") for event in next(stream)) == 5
+
+
+# -- what comes beside the text -----------------------------------------------------------------
+
+PNG = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+CITED = {"type": "url_citation", "start_index": 0, "end_index": 2, "title": "T", "url": "u"}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_whole_message_brings_all_that_a_stream_brings(streamed: bool) -> None:
+    message = {"role": "assistant", "content": "Hi", "annotations": [CITED], "images": [PNG]}
+    entries = [{"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": []}]
+    choice = {"message": message, "logprobs": {"content": entries}, "finish_reason": "stop"}
+    [chunk_] = whole.events("chat", {"choices": [choice]}, streamed)
+    said, drawn = answer(chunk_)["output"]
+    assert said["content"] == [
+        {
+            "type": "output_text",
+            "text": "Hi",
+            "annotations": [CITED],
+            "logprobs": [{**entries[0], "bytes": [72, 105]}],
+        }
+    ]
+    assert drawn["result"] == "iVBORw0KGgo="
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_whole_message_may_call_in_the_legacy_way(streamed: bool) -> None:
+    message = {"role": "assistant", "content": None, "tool_calls": None}
+    message["function_call"] = {"name": "f", "arguments": '{"a": 1}'}
+    body = {"choices": [{"message": message, "finish_reason": "function_call"}]}
+    [call] = answer(*whole.events("chat", body, streamed))["output"]
+    assert (call["type"], call["name"], call["arguments"]) == ("function_call", "f", '{"a": 1}')
+    assert call["call_id"].startswith("call_")
+
+
+def test_the_log_probabilities_of_deltas_add_up_to_those_of_the_part() -> None:
+    chunks = [
+        {"choices": [{"delta": d, "logprobs": {"content": [{"token": t, "logprob": -1}]}}]}
+        for d, t in (({}, "a"), ({"content": "b"}, "b"), ({}, "c"), ({"content": "d"}, "d"))
+    ]
+    stream = translate("responses_over_chat", {"model": "m", "input": "Hi."}, terms()).answer(
+        iter([chunks, [chunk({"refusal": "No."})], [STOP]])
+    )
+    events = events_of(stream)
+    told = [t["token"] for e in events if e["type"].endswith("text.delta") for t in e["logprobs"]]
+    [message] = events[-1]["response"]["output"]
+    assert told == [t["token"] for t in message["content"][0]["logprobs"]] == ["a", "b", "c", "d"]
+
+
+def test_log_probabilities_of_what_is_no_text_are_none_of_the_texts() -> None:
+    def weighed(delta: Json, token: str) -> Json:
+        entries = {"content": [{"token": token, "logprob": -1}]}
+        return {"choices": [{"delta": delta, "logprobs": entries}]}
+
+    call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}
+    chunks = [
+        weighed({"content": "<think>"}, "<think>"),
+        weighed({"content": "Hm."}, "Hm."),
+        weighed({"content": "</think>"}, "</think>"),
+        weighed({"content": "Hi"}, "Hi"),
+        weighed({"reasoning_content": "Hm."}, "Hm."),
+        weighed({"tool_calls": [call]}, "{}"),
+    ]
+    said = answer(*chunks, STOP)["output"][1]
+    assert [t["token"] for t in said["content"][0]["logprobs"]] == ["Hi"]
+
+
+def test_an_image_that_is_cut_off_is_not_completed() -> None:
+    [image] = answer(chunk({"images": [PNG]}), chunk(finish="length"))["output"]
+    assert (image["status"], image["result"]) == ("generating", "iVBORw0KGgo=")
+
+
+@pytest.mark.parametrize("images", [None, [], [None], [{}], [{"image_url": None}], [{"type": "x"}]])
+def test_what_holds_no_image_is_none(images: Any) -> None:
+    [said] = answer(chunk({"content": "a", "images": images}), STOP)["output"]
+    assert said["type"] == "message"
