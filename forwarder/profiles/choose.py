@@ -20,6 +20,7 @@ AS_IS = Profile(
     tool_name_limit=0,
     call_id_limit=0,
     reasoning_replay="as_is",
+    tool_image="inline",
 )
 """Nothing is mended: for what passes through to a provider of which nothing is known."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import orjson
 
-from forwarder.profiles import messages, names, native, thinking, tools
+from forwarder.profiles import media, messages, names, native, thinking, tools
 from forwarder.profiles.knobs import Profile
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, optional
@@ -94,7 +94,8 @@ def _format(body: Json, profile: Profile, ledger: Ledger) -> None:
 
 
 def _messages(body: Json, profile: Profile, ledger: Ledger) -> None:
-    body["messages"] = messages.taken(tools.objects(body, "messages"), profile)
+    taken = media.placed(tools.objects(body, "messages"), profile, ledger)
+    body["messages"] = messages.taken(taken, profile)
 
 
 def _names(body: Json, profile: Profile, ledger: Ledger) -> None:

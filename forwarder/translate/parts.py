@@ -5,12 +5,13 @@ Every function takes the part and its path in the request, so that a refusal nam
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from forwarder.errors import InvalidRequest, Unsupported
 from forwarder.translate.call import Json
-from forwarder.translate.check import DICT, STR, expect, optional, require
+from forwarder.translate.check import DICT, STR, choose, expect, missing, optional, require
 
 Converter = Callable[[Json, str], Json]
 
@@ -48,10 +49,12 @@ def _refusal(part: Json, path: str) -> Json:
 def _image_to_chat(part: Json, path: str) -> Json:
     url = optional(part, "image_url", STR, f"{path}.image_url")
     if url is None:
+        require(part, "file_id", STR, f"{path}.image_url")
         raise _no_file_store(f"{path}.file_id", "image")
     image = {"url": url}
-    if part.get("detail"):
-        image["detail"] = part["detail"]
+    detail = optional(part, "detail", STR, f"{path}.detail")
+    if detail:
+        image["detail"] = detail
     return {"type": "image_url", "image_url": image}
 
 
@@ -62,11 +65,29 @@ def _file_to_chat(part: Json, path: str) -> Json:
             param=f"{path}.file_url",
         )
     names = ("file_data", "file_id", "filename")
-    return {"type": "file", "file": {k: part[k] for k in names if part.get(k) is not None}}
+    file = {k: v for k in names if (v := optional(part, k, STR, f"{path}.{k}")) is not None}
+    if file.keys() <= {"filename"}:
+        raise missing(f"{path}.file_data")
+    return {"type": "file", "file": file}
+
+
+_BASE64 = re.compile(
+    r"(?:data:[^,]*;base64,)?(?=.)(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?"
+)
+"""Some base64, or a data URL of it, which vendors take too."""
 
 
 def _audio(part: Json, path: str) -> Json:
     audio = require(part, "input_audio", DICT, f"{path}.input_audio")
+    data = require(audio, "data", STR, f"{path}.input_audio.data")
+    kind = require(audio, "format", STR, f"{path}.input_audio.format")
+    choose(kind, ("wav", "mp3"), f"{path}.input_audio.format")
+    if not _BASE64.fullmatch("".join(data.split())):
+        raise InvalidRequest(
+            f"Invalid value for '{path}.input_audio.data': it is not valid base64.",
+            param=f"{path}.input_audio.data",
+            code="invalid_value",
+        )
     return {"type": "input_audio", "input_audio": audio}
 
 

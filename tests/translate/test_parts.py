@@ -21,8 +21,11 @@ CONVERTED: list[tuple[str, Json, Json]] = [
      {"type": "image_url", "image_url": {"url": URL, "detail": "high"}}),
     ("INPUT_TO_CHAT", {"type": "input_file", "file_data": "d", "filename": "f", "detail": "low"},
      {"type": "file", "file": {"file_data": "d", "filename": "f"}}),
-    ("INPUT_TO_CHAT", {"type": "input_audio", "input_audio": {"data": "d", "format": "wav"}},
-     {"type": "input_audio", "input_audio": {"data": "d", "format": "wav"}}),
+    *(("INPUT_TO_CHAT", audio, audio) for audio in (
+        {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+        {"type": "input_audio", "input_audio": {"data": "SUQz\nSUQ=\n", "format": "mp3"}},
+        {"type": "input_audio", "input_audio": {"data": "data:;base64,SUQz", "format": "mp3"}},
+    )),
     ("OUTPUT_TO_CHAT", {"type": "output_text", "text": "a", "annotations": [1]}, {"type": "text", "text": "a"}),
     ("OUTPUT_TO_CHAT", {"type": "refusal", "refusal": "no"}, {"type": "refusal", "refusal": "no"}),
     ("USER_TO_RESPONSES", {"type": "text", "text": "a", "prompt_cache_breakpoint": {"mode": "explicit"}},
@@ -54,6 +57,19 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
     ("INPUT_TO_CHAT", {"type": "input_text", "text": 1}, InvalidRequest, "content[0].text"),
     ("INPUT_TO_CHAT", {"type": "input_image", "file_id": "f"}, Unsupported, "content[0].file_id"),
     ("INPUT_TO_CHAT", {"type": "input_file", "file_url": URL}, Unsupported, "content[0].file_url"),
+    ("INPUT_TO_CHAT", {"type": "input_image"}, InvalidRequest, "content[0].image_url"),
+    ("INPUT_TO_CHAT", {"type": "input_image", "image_url": URL, "detail": 1}, InvalidRequest, "content[0].detail"),
+    ("INPUT_TO_CHAT", {"type": "input_file"}, InvalidRequest, "content[0].file_data"),
+    ("INPUT_TO_CHAT", {"type": "input_file", "filename": "f"}, InvalidRequest, "content[0].file_data"),
+    ("INPUT_TO_CHAT", {"type": "input_file", "file_data": 1}, InvalidRequest, "content[0].file_data"),
+    ("INPUT_TO_CHAT", {"type": "input_audio"}, InvalidRequest, "content[0].input_audio"),
+    *(
+        ("INPUT_TO_CHAT", {"type": "input_audio", "input_audio": {"data": "UklG", "format": "wav", **odd}},
+         InvalidRequest, f"content[0].input_audio.{next(iter(odd))}")
+        for odd in ({"data": None}, {"data": ""}, {"data": "Ukl"}, {"data": "UklG="}, {"data": "U!lG"},
+                    {"data": "https://example.org/a.wav"}, {"data": 1},
+                    {"format": None}, {"format": "ogg"}, {"format": 1})
+    ),
     ("TEXT_ONLY", {"type": "input_image", "image_url": URL}, InvalidRequest, "content[0].type"),
     ("USER_TO_RESPONSES", {"type": "image_url", "image_url": {}}, InvalidRequest, "content[0].image_url.url"),
     ("USER_TO_RESPONSES", {"type": "input_audio", "input_audio": {}}, Unsupported, "content[0]"),

@@ -15,12 +15,13 @@ from forwarder.errors import InvalidRequest
 from forwarder.translate import parts
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, missing, optional, require
+from forwarder.translate.responses_over_chat import images
 from forwarder.translate.responses_over_chat.kinds import CALLS, OUTPUTS, TOOL_SEARCH, Kind
 from forwarder.translate.responses_over_chat.toolbox import Toolbox, flat_name
 from forwarder.translate.terms import Terms
 
 _ROLES = ("user", "assistant", "system", "developer")
-_MEDIA_NOTE = "[The tool's media is attached in the next message.]"
+_IMAGE_NOTE = "[You made this image:]"
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Turn:
     calls: dict[str, Json] = field(default_factory=dict)
     own_ids: dict[str, str] = field(default_factory=dict)
     answers: dict[str, Json] = field(default_factory=dict)
-    media: list[Json] = field(default_factory=list)
+    images: list[Json] = field(default_factory=list)
     waiting: list[Json] = field(default_factory=list)
 
     @property
@@ -49,12 +50,12 @@ class Turn:
         return len(self.answers) < len(self.calls)
 
     def messages(self) -> list[Json]:
-        """The turn as chat wants it: the call batch unbroken, then media, then the rest."""
+        """The turn as chat wants it: the call batch unbroken, then images, then the rest."""
         if self.calls:
             self.message["tool_calls"] = list(self.calls.values())
-        media = [{"role": "user", "content": self.media}] if self.media else []
+        made = [{"role": "user", "content": self.images}] if self.images else []
         own = [self.message] if self.spoken or self.calls else []
-        return [*own, *(self.answers[k] for k in self.calls), *media, *self.waiting]
+        return [*own, *(self.answers[k] for k in self.calls), *made, *self.waiting]
 
 
 class History:
@@ -107,7 +108,10 @@ class History:
         if role == "assistant":
             self._assistant(content, f"{path}.content")
             return
-        message = {"role": role, "content": _content(role, content, f"{path}.content")}
+        self._user({"role": role, "content": _content(role, content, f"{path}.content")})
+
+    def _user(self, message: Json) -> None:
+        """A message of anyone but the assistant."""
         if self._turn.unanswered:
             self._turn.waiting.append(message)
             return
@@ -163,9 +167,8 @@ class History:
                 f"No tool call found for function call output with call_id {call_id}.",
                 param="input",
             )
-        text, media = _tool_content(kind.result(item, path))
-        self._turn.answers[call_id] = {"role": "tool", "tool_call_id": call_id, "content": text}
-        self._turn.media += media
+        content = _tool_content(kind.result(item, path))
+        self._turn.answers[call_id] = {"role": "tool", "tool_call_id": call_id, "content": content}
 
     def _called(self, item: Json, path: str) -> str:
         """Which call an output answers; a local shell's output says it by ``id``."""
@@ -205,6 +208,25 @@ class History:
         """What a hosted tool did elsewhere has no place in a chat history."""
         self._terms.ledger.drop(f"input.{item['type']}", "a hosted tool's record has no chat form")
 
+    def _image(self, item: Json, path: str) -> None:
+        """An image that the assistant made: chat's assistants cannot have one, so a user shows it.
+
+        It comes behind the message that it belongs to, and behind the answers to its calls.
+        """
+        result = optional(item, "result", STR, f"{path}.result")
+        if not result:
+            self._terms.ledger.drop("input.image_generation_call", "it holds no image")
+            return
+        if self._turn.answered:
+            self._end_turn()
+        url = images.data_url(result, item.get("output_format"))
+        note = {"type": "text", "text": _IMAGE_NOTE}
+        self._turn.images += [note, {"type": "image_url", "image_url": {"url": url}}]
+
+    def _audio(self, item: Json, path: str) -> None:
+        """A part of a user's message that stands alone."""
+        self._user({"role": "user", "content": [parts.INPUT_TO_CHAT["input_audio"](item, path)]})
+
     def _compaction(self, item: Json, path: str) -> None:
         raise InvalidRequest(
             f"'{path}': this compaction item was not made here and cannot be opened.", param=path
@@ -230,6 +252,8 @@ _OTHERS: dict[str, Callable[[History, Json, str], None]] = {
     "additional_tools": History._more_tools,
     "item_reference": History._reference,
     "configuration_update": _nothing,
+    "image_generation_call": History._image,
+    "input_audio": History._audio,
     "compaction": History._compaction,
     "compaction_trigger": History._compaction,
     **dict.fromkeys(
@@ -237,7 +261,6 @@ _OTHERS: dict[str, Callable[[History, Json, str], None]] = {
             "web_search_call",
             "file_search_call",
             "code_interpreter_call",
-            "image_generation_call",
             "computer_call",
             "computer_call_output",
             "mcp_list_tools",
@@ -282,13 +305,12 @@ def _spoken(content: Any, path: str) -> Json:
     return {**fields, "refusal": "".join(refusals)} if refusals else fields
 
 
-def _tool_content(result: Any) -> tuple[str, list[Json]]:
-    """``(text, media)``: chat tool messages hold text, so media goes behind the batch."""
+def _tool_content(result: Any) -> Any:
+    """A text; media too, in a list, which a provider's profile then places."""
     if isinstance(result, str):
-        return result, []
-    text = "".join(p["text"] for p in result if p["type"] == "text")
-    media = [p for p in result if p["type"] != "text"]
-    return (f"{text}\n{_MEDIA_NOTE}" if text else _MEDIA_NOTE) if media else text, media
+        return result
+    only_text = all(part["type"] == "text" for part in result)
+    return "".join(part["text"] for part in result) if only_text else result
 
 
 def _thought(item: Json, form: str, path: str) -> str:

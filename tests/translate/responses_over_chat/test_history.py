@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.profiles import PROFILES, mend
 from forwarder.translate.responses_over_chat.history import History
 from forwarder.translate.responses_over_chat.toolbox import Toolbox
-from forwarder.translate.terms import Terms
+from forwarder.translate.terms import Ledger, Terms
 from tests.helpers.translating import SEAL, refusal_of, terms
 from tests.support import check_chat
 
@@ -157,6 +161,64 @@ def test_any_items_give_a_history_that_strict_providers_take_or_a_400(items: lis
         assert sum(m["content"] == text for m in found if m["role"] == role) == len(given_texts)
 
 
+# -- media --------------------------------------------------------------------------------------
+
+MEDIA_PARTS: list[Callable[[str], Json]] = [
+    lambda mark: {"type": "input_image", "image_url": f"https://example.org/{mark}.png"},
+    lambda mark: {"type": "input_file", "file_id": mark},
+    lambda mark: {"type": "input_audio", "input_audio": {"data": mark, "format": "wav"}},
+]
+
+
+@st.composite
+def media_items(draw: st.DrawFn) -> list[Json]:
+    """A conversation of messages, images and whole batches of calls, each medium with its mark."""
+    marks = map("{:04}".format, itertools.count())
+
+    def content() -> list[Json]:
+        chosen = draw(st.lists(st.sampled_from([*MEDIA_PARTS, None]), max_size=3))
+        return [
+            make(next(marks)) if make else {"type": "input_text", "text": "t"} for make in chosen
+        ]
+
+    def batch() -> list[Json]:
+        ids = draw(st.sampled_from(["a", "ab", "abc"]))
+        results = [output(i, content()) for i in ids]
+        between = [user("Hurry!")] if draw(st.booleans()) else []
+        return [*map(call, ids), *between, *results]
+
+    turns: list[Callable[[], list[Json]]] = [
+        lambda: [{"role": "user", "content": content()}],
+        lambda: [said("Yes.")],
+        lambda: [made(1, result=next(marks))],
+        batch,
+    ]
+    return [
+        item
+        for turn in draw(st.lists(st.sampled_from(turns), min_size=1, max_size=6))
+        for item in turn()
+    ]
+
+
+MARK = re.compile(r"(?<!\d)\d{4}(?!\d)")
+
+
+@given(media_items())
+def test_media_arrive_once_and_in_order_and_calls_stay_beside_their_results(
+    items: list[Json],
+) -> None:
+    found = messages(*items)
+    marks = MARK.findall(str([i for i in items if i.get("type") != "image_generation_call"]))
+    drawn = [i["result"] for i in items if i.get("type") == "image_generation_call"]
+    for profile in (PROFILES["generic"], PROFILES["openai"]):
+        sent = mend({"model": "m", "messages": found}, "chat", profile, Ledger())["messages"]
+        said_something = [m for m in sent if m["content"] != []] or [user("Hi.")]
+        assert check_chat({"model": "m", "messages": said_something}) == []
+        arrived = MARK.findall(str(sent))
+        assert [mark for mark in arrived if mark not in drawn] == marks
+        assert [mark for mark in arrived if mark in drawn] == drawn
+
+
 # -- content ------------------------------------------------------------------------------------
 
 IMAGE = {"type": "input_image", "image_url": "https://example.org/a.png"}
@@ -189,26 +251,87 @@ def test_a_message_has_its_content_in_chats_shape(item: Json, message: Json) -> 
 
 
 @pytest.mark.parametrize(
-    ("result", "text", "media"),
+    ("result", "content"),
     [
-        ("done", "done", []),
-        ("", "", []),
-        ([], "", []),
-        ([{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}], "ab", []),
-        ([IMAGE], "[The tool's media is attached in the next message.]", [CHAT_IMAGE]),
+        ("done", "done"),
+        ("", ""),
+        ([], ""),
+        ([{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}], "ab"),
+        ([IMAGE], [CHAT_IMAGE]),
         (
-            [{"type": "input_text", "text": "a"}, IMAGE, IMAGE],
-            "a\n[The tool's media is attached in the next message.]",
-            [CHAT_IMAGE, CHAT_IMAGE],
+            [IMAGE, {"type": "input_text", "text": "a"}, IMAGE],
+            [CHAT_IMAGE, {"type": "text", "text": "a"}, CHAT_IMAGE],
         ),
     ],
 )
-def test_a_result_is_text_and_its_media_follow_the_batch(
-    result: Any, text: str, media: list[Json]
-) -> None:
+def test_a_result_is_text_unless_it_holds_media(result: Any, content: Any) -> None:
     found = messages(call("a"), call("b"), output("a", result), output("b"), user("Next."))
-    assert [m["content"] for m in found[1:3]] == [text, "done"]
-    assert found[3:] == [*([{"role": "user", "content": media}] if media else []), user("Next.")]
+    assert [m["content"] for m in found[1:]] == [content, "done", "Next."]
+
+
+def made(number: int, **more: Any) -> Json:
+    return {
+        "type": "image_generation_call",
+        "id": f"ig_{number}",
+        "result": f"iVBOR{number}",
+        **more,
+    }
+
+
+IMAGES: dict[str, tuple[list[Json], list[str]]] = {
+    "an image follows the text that came with it": (
+        [user("Draw."), said("Here."), made(1), user("Thanks.")],
+        ["user:Draw.", "assistant:Here.", "user:1", "user:Thanks."],
+    ),
+    "an image follows the text that came after it": (
+        [made(1), said("Here."), user("Thanks.")],
+        ["assistant:Here.", "user:1", "user:Thanks."],
+    ),
+    "images of one turn are one message": (
+        [made(1), made(2), user("Thanks.")],
+        ["user:1+2", "user:Thanks."],
+    ),
+    "an image waits for the answers": (
+        [call("a"), made(1), user("Hurry!"), output("a"), said("Done.")],
+        ["assistant:", "tool:done", "user:1", "user:Hurry!", "assistant:Done."],
+    ),
+    "an image after the answers is another turn": (
+        [call("a"), output("a"), made(1), call("b"), output("b")],
+        ["assistant:", "tool:done", "assistant:", "tool:done", "user:1"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_that_the_assistant_made_is_shown_by_a_user(name: str) -> None:
+    items, expected = IMAGES[name]
+    assert [f"{m['role']}:{_shown(m['content'])}" for m in messages(*items)] == expected
+
+
+def _shown(content: Any) -> str:
+    if not isinstance(content, list):
+        return content or ""
+    notes, images = content[::2], content[1::2]
+    assert {part["text"] for part in notes} == {"[You made this image:]"}
+    return "+".join(part["image_url"]["url"][-1] for part in images)
+
+
+@pytest.mark.parametrize(
+    ("more", "url"),
+    [
+        ({"result": "AAAA", "output_format": "svg"}, "data:image/svg+xml;base64,AAAA"),
+        ({"result": "/9j/AAAA", "output_format": None}, "data:image/jpeg;base64,/9j/AAAA"),
+        ({"result": "data:image/gif;base64,AAAA"}, "data:image/gif;base64,AAAA"),
+    ],
+)
+def test_an_image_goes_back_as_a_data_url(more: Json, url: str) -> None:
+    [message] = messages(made(1, **more))
+    assert message["content"][1] == {"type": "image_url", "image_url": {"url": url}}
+
+
+def test_audio_that_stands_alone_is_a_users_message() -> None:
+    audio = {"type": "input_audio", "input_audio": {"data": "SUQz", "format": "mp3"}}
+    assert messages(call("a"), audio, output("a"))[2] == {"role": "user", "content": [audio]}
 
 
 def test_only_our_own_seal_is_opened_and_other_reasoning_is_read() -> None:
@@ -286,6 +409,10 @@ REFUSED: list[tuple[list[Any], str, str]] = [
     ([thought("x", summary="x")], "input[0].summary", "expected an array"),
     ([thought("x", summary=[{"text": 1}])], "input[0].summary[0].text", "expected a string"),
     ([{"type": "additional_tools", "tools": "x"}], "input[0].tools", "expected an array"),
+    ([{"type": "image_generation_call", "result": 1}], "input[0].result", "expected a string"),
+    ([{"type": "input_audio", "input_audio": {"data": "x", "format": "wav"}}],
+     "input[0].input_audio.data", "not valid base64"),
+    ([{"role": "user", "content": ["a", {}]}], "input[0].content[0]", "expected an object"),
     ([{"type": "compaction", "encrypted_content": "x"}], "input[0]", "cannot be opened"),
 ]  # fmt: skip
 
