@@ -105,6 +105,7 @@ class Bridge:
             reasoning=shown,
             hosted_tools=self.settings.hosted_tools,
             custom_tools=profile.custom_tools,
+            web_search=profile.web_search_options,
             summaries=_REASONS.match(route.model) is not None,
         )
 

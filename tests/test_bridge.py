@@ -196,3 +196,47 @@ def test_a_mistake_of_ours_leaves_as_one(
 
     with pytest.raises(InternalError):
         opened(over, "chat", "chat/m")
+
+
+def test_a_model_that_searches_is_told_how(upstreams: Upstreams) -> None:
+    over = bridge_of(CHAT_PROVIDER="openai")
+    search = {"type": "web_search", "search_context_size": "low"}
+    for model, options, dropped in (
+        ("gpt-4o-search-preview", {"search_context_size": "low"}, ["temperature"]),
+        ("gpt-4o", None, ["tools.web_search"]),
+    ):
+        _, exchange = opened(over, "responses", model, tools=[search], temperature=0.5)
+        assert upstreams.bodies[-1].get("web_search_options") == options
+        assert sorted(exchange.ledger.dropped) == dropped
+
+
+def test_log_probabilities_that_a_provider_does_not_give_are_named(upstreams: Upstreams) -> None:
+    over = bridge_of(CHAT_PROVIDER="groq")
+    _, exchange = opened(over, "responses", top_logprobs=2)
+    assert sorted(exchange.ledger.dropped) == ["logprobs", "top_logprobs"]
+    assert not upstreams.bodies[0].keys() & {"logprobs", "top_logprobs"}
+
+
+@pytest.mark.parametrize(("knob", "roles"), [("user", "utu"), ("inline", "ut"), ("drop", "ut")])
+@pytest.mark.parametrize("client", ["chat", "responses"])
+def test_images_of_tools_go_where_the_profile_says(
+    client: str, knob: str, roles: str, upstreams: Upstreams
+) -> None:
+    over = bridge_of(CHAT_PROVIDER="zhipu", CHAT_QUIRKS=json.dumps({"tool_image": knob}))
+    if client == "responses":
+        call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+        image = {"type": "input_image", "image_url": "https://example.org/a.png"}
+        result = {"type": "function_call_output", "call_id": "c", "output": [image]}
+        opened(over, "responses", input=[{"role": "user", "content": "x"}, call, result])
+    else:
+        function = {"name": "f", "arguments": "{}"}
+        called = {
+            "role": "assistant",
+            "tool_calls": [{"id": "c", "type": "function", "function": function}],
+        }
+        part = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+        tool = {"role": "tool", "tool_call_id": "c", "content": [part]}
+        opened(over, "chat", "chat/m", messages=[{"role": "user", "content": "x"}, called, tool])
+    sent = upstreams.bodies[0]["messages"]
+    assert "".join(m["role"][0] for m in sent if m["role"] != "assistant") == roles
+    assert ("a.png" in json.dumps(sent)) is (knob != "drop")

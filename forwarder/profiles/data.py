@@ -25,6 +25,12 @@ _SAMPLING = frozenset(
 )  # fmt: skip
 """What models that always think do not let be chosen."""
 
+_SEARCHES: dict[str, Any] = {
+    "web_search_options": True,
+    "drop": frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty"}),
+}
+"""OpenAI's models that search the web before every answer."""
+
 _TO_HIGH = {"minimal": "low", "xhigh": "high", "max": "high"}
 """Efforts for who knows low, medium and high."""
 
@@ -37,8 +43,11 @@ _OPENAI: dict[str, Any] = {
     "allowed_tools": True,
     "keep_reasoning_text": False,
     "models": {
-        glob: {"drop": _SAMPLING}
-        for glob in ("o[134]*", "gpt-5", "gpt-5-2*", "gpt-5-mini*", "gpt-5-nano*")
+        **{
+            glob: {"drop": _SAMPLING}
+            for glob in ("o[134]*", "gpt-5", "gpt-5-2*", "gpt-5-mini*", "gpt-5-nano*")
+        },
+        **dict.fromkeys(("*-search-preview*", "*-search-api*"), _SEARCHES),
     },
 }
 
@@ -186,6 +195,10 @@ _TABLE = (
         thinking_switch="reasoning",
         effort_map={"max": "xhigh"},
         repair_responses=True,
+        models={
+            "openai/*-search-*": {"web_search_options": True},
+            "perplexity/*": {"web_search_options": True},
+        },
     ),
     Profile(
         "nvidia",

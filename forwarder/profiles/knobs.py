@@ -101,6 +101,8 @@ class Profile:
     """``tool_choice: {"type": "allowed_tools"}`` is known."""
     strict_tools: bool = _switch(True)
     """``strict`` in a function's definition is known."""
+    web_search_options: bool = _switch(False)
+    """The model searches the web itself, and takes ``web_search_options`` for it."""
     schema_dialect: str = _choice("openai", "plain", "moonshot", "gemini", "mistral")
     """What is taken of JSON Schema; see `schemas.py`."""
     tool_name_limit: int = _count(64)
@@ -135,7 +137,8 @@ class Profile:
     image_url: str = _choice("url", "base64", "none")
     """How images are taken."""
     tool_image: str = _choice("user", "inline", "drop")
-    """Where the image of a tool's result goes: into a user message, the result, or nowhere."""
+    """Where the image of a tool's result goes: into a user message behind the results, as do
+    files; into the result itself, or nowhere."""
     file: str = _choice("inline", "upload", "none")
     """How files are taken."""
 

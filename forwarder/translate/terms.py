@@ -34,8 +34,9 @@ class Terms:
     ``seal`` makes an opaque text of a JSON value, ``unseal`` opens one of our own making and
     gives ``None`` for a foreign one.  ``reasoning`` says how a Responses client sees reasoning:
     ``summary``, ``text`` or ``both``.  ``hosted_tools`` is ``drop`` or ``refuse``.
-    ``custom_tools`` is true when the chat upstream knows freeform tools itself, and
-    ``summaries`` when the Responses upstream's model reasons and may be asked to summarise.
+    ``custom_tools`` is true when the chat upstream knows freeform tools itself, ``web_search``
+    when its model searches the web and takes options for that, and ``summaries`` when the
+    Responses upstream's model reasons and may be asked to summarise.
     """
 
     mint: Mint
@@ -45,4 +46,5 @@ class Terms:
     reasoning: str = "summary"
     hosted_tools: str = "drop"
     custom_tools: bool = False
+    web_search: bool = False
     summaries: bool = False

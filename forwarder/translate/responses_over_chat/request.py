@@ -68,8 +68,10 @@ def _configure(chat: Json, given: Any, terms: Terms) -> None:
 
 
 def _offer_tools(chat: Json, toolbox: Toolbox, request: Json) -> None:
-    choice = request.get("tool_choice")
-    choice = toolbox.choice(choice) if choice is not None else None
+    given = request.get("tool_choice")
+    choice = toolbox.choice(given) if given is not None else None
+    if toolbox.search is not None and toolbox.may_search(given):
+        chat["web_search_options"] = toolbox.search
     if not toolbox.chat:
         chat.pop("parallel_tool_calls", None)  # strict upstreams take it only beside tools
         return

@@ -24,6 +24,7 @@ from forwarder.translate.check import (
     require,
 )
 from forwarder.translate.responses_over_chat.kinds import CUSTOM, FUNCTION, KINDS, Kind
+from forwarder.translate.responses_over_chat.search import SEARCHES, options
 from forwarder.translate.terms import Terms
 
 NAME_LIMIT = 64
@@ -52,12 +53,14 @@ class Toolbox:
     """What may be called in this request.
 
     ``chat`` lists the definitions for the upstream.  Definitions come from ``tools`` and from
-    items of the history; the first of a name wins.
+    items of the history; the first of a name wins.  ``search`` has the options of the web search,
+    if the client offers one and the upstream's model does it.
     """
 
     def __init__(self, terms: Terms) -> None:
         self.chat: list[Json] = []
         self.left_out: list[str] = []
+        self.search: Json | None = None
         self._terms = terms
         self._tools: dict[str, Tool] = {}
 
@@ -79,9 +82,17 @@ class Toolbox:
         if isinstance(choice, str):
             return self._mode(choose(choice, ("none", "auto", "required"), "tool_choice"))
         kind = require(choice, "type", STR, "tool_choice.type")
-        if kind != "allowed_tools":
-            return self._reference(choice, "tool_choice")
-        return {"type": "allowed_tools", "allowed_tools": self._allowed(choice)}
+        if kind == "allowed_tools":
+            return self._allowed(choice)
+        # A model that searches does so before every answer, whether it is told to or not.
+        return None if self._searches(kind) else self._reference(choice, "tool_choice")
+
+    def may_search(self, choice: Any) -> bool:
+        """Does a ``tool_choice``, which has been read, leave the search open?"""
+        if not isinstance(choice, dict):
+            return bool(choice != "none")
+        refs = choice["tools"] if choice["type"] == "allowed_tools" else [choice]
+        return any(ref["type"] in SEARCHES for ref in refs)
 
     # -- definitions ----------------------------------------------------------------------------
 
@@ -93,6 +104,8 @@ class Toolbox:
             self._add_namespace(tool, path)
         elif tool_type in KINDS and not _runs_upstream(tool):
             self._define(tool, tool_type, path, namespace)
+        elif tool_type in SEARCHES and self._terms.web_search:
+            self.search = options(tool, path, self._terms.ledger)
         else:
             self._leave_out(tool_type, path)
 
@@ -144,6 +157,8 @@ class Toolbox:
     def _mode(self, mode: str) -> str | None:
         if self.chat:
             return mode
+        if self.search is not None:
+            return None
         if mode == "required" and self.left_out:
             raise _not_here(self.left_out[0], "tool_choice")
         if mode == "required":
@@ -174,17 +189,24 @@ class Toolbox:
         matching = [key for key, tool in self._tools.items() if tool.name == name]
         return matching[0] if len(matching) == 1 and namespace is None else None
 
-    def _allowed(self, choice: Json) -> Json:
+    def _allowed(self, choice: Json) -> Any:
         mode = choose(choice.get("mode", "auto"), ("auto", "required"), "tool_choice.mode")
-        refs = []
+        refs, searches = [], False
         for i, ref in enumerate(require(choice, "tools", LIST, "tool_choice.tools")):
             path = f"tool_choice.tools[{i}]"
-            if expect(ref, DICT, path).get("type") in self.left_out:
-                continue  # already reported as left out
-            refs.append(self._reference(ref, path))
-        if not refs:
-            raise Unsupported("None of the allowed tools can be called here.", param="tool_choice")
-        return {"mode": mode, "tools": refs}
+            kind = require(expect(ref, DICT, path), "type", STR, f"{path}.type")
+            if self._searches(kind):
+                searches = True
+            elif kind not in self.left_out:  # those are already reported
+                refs.append(self._reference(ref, path))
+        if refs:
+            return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": refs}}
+        if searches:
+            return "none" if self.chat else None
+        raise Unsupported("None of the allowed tools can be called here.", param="tool_choice")
+
+    def _searches(self, tool_type: str) -> bool:
+        return tool_type in SEARCHES and self.search is not None
 
 
 def flat_name(name: str, namespace: str | None) -> str:
