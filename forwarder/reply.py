@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import httpx2
 import orjson
 
+from forwarder.blotting import blotted
 from forwarder.config import UpstreamSettings
 from forwarder.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from forwarder.network.arrivals import arrivals_of
@@ -148,18 +149,7 @@ class Reply:
 
     def _discreet(self, event: Json) -> Json:
         """Errors inside an answer quote keys too."""
-        return blotted(event, self._settings.api_key) if _fails(event) else event
-
-
-_SECRET = 8
-"""A key shorter than this is a placeholder, and may be part of any word."""
-
-
-def blotted(error: Json, key: str | None) -> Json:
-    """Providers quote keys in their errors; the forwarder's stays its own."""
-    if key is None or len(key) < _SECRET:
-        return error
-    return json_object(orjson.dumps(error).replace(key.encode(), b"***"))
+        return blotted(event, self._settings) if _fails(event) else event
 
 
 def handed_on(headers: httpx2.Headers) -> dict[str, str]:

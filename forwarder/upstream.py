@@ -19,6 +19,7 @@ import openai
 import orjson
 from openai import Omit, OpenAI, Stream
 
+from forwarder.blotting import blotted
 from forwarder.config import UpstreamSettings
 from forwarder.errors import (
     InvalidRequest,
@@ -43,7 +44,7 @@ from forwarder.profiles import (
 )
 from forwarder.profiles.learned import Lesson, lesson_of
 from forwarder.profiles.lessons import Lessons, shown
-from forwarder.reply import Reply, blotted, handed_on, json_object
+from forwarder.reply import Reply, handed_on, json_object
 from forwarder.routing import Route
 from forwarder.translate.call import Call, Json
 from forwarder.translate.call import Stream as Batches
@@ -308,11 +309,12 @@ class Upstream:
             body = inner if isinstance(inner, dict) else {"message": str(inner)}
             message = body.get("message") or body.get("detail") or body.get("msg")
             body = {**body, "message": str(message or error.status_code)}
-            return blotted(body, self.settings.api_key)
+            return blotted(body, self.settings)
         text = str(body or "").strip()
         if not text or text.startswith("<"):
             text = f"The upstream answered {error.status_code} without a JSON body."
-        return blotted({"message": text[:500]}, self.settings.api_key)
+        whole = blotted({"message": text}, self.settings)  # or half a secret would stand at the cut
+        return {"message": whole["message"][:500]}
 
     def _late(self) -> UpstreamTimeout:
         return UpstreamTimeout(f"The upstream '{self.settings.name}' did not answer in time.")

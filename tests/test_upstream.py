@@ -242,6 +242,20 @@ def test_our_key_is_blotted_out_wherever_an_error_quotes_it() -> None:
     assert raised.message == "bad ***"
 
 
+def test_no_half_of_a_secret_stands_where_a_long_error_is_cut() -> None:
+    provider = refusing(400, text=f"{'x' * 497}{KEY}")
+
+    assert failure(upstream_of(provider)).message == "x" * 497 + "***"
+
+
+def test_a_secret_header_is_blotted_out_too() -> None:
+    provider = refusing(400, json={"error": {"message": "who is gate-secret-1?"}})
+
+    raised = failure(upstream_of(provider, UP_HEADERS="X-Gateway-Token: gate-secret-1"))
+
+    assert raised.message == "who is ***?"
+
+
 def raising(error: Exception) -> Provider:
     def answer(_: httpx2.Request) -> httpx2.Response:
         raise error
