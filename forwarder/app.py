@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from flask import Flask, Response, jsonify
-from werkzeug.exceptions import HTTPException
+from flask import Flask
 
 from forwarder import commands, config, logs
 from forwarder.bridge import Bridge
 from forwarder.config import Settings
-from forwarder.errors import ForwarderError, InternalError
 from forwarder.routes import exchanges, files, health, openai
 
 log = logging.getLogger("forwarder.app")
@@ -31,9 +29,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.register_blueprint(openai.blueprint, url_prefix=prefix, name=f"openai{prefix}")
         app.register_blueprint(files.blueprint, url_prefix=prefix, name=f"files{prefix}")
     app.register_blueprint(health.blueprint)
-    app.register_error_handler(ForwarderError, _known)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(Exception, _unforeseen)
+    exchanges.attend(app)
     _announce(settings)
     return app
 
@@ -46,23 +42,3 @@ def _announce(settings: Settings) -> None:
         )
     for upstream in settings.upstreams:
         log.info("upstream '%s' speaks %s", upstream.name, "/".join(sorted(upstream.apis)))
-
-
-# -- the one door for errors --------------------------------------------------------------------
-
-
-def _known(error: ForwarderError) -> Response:
-    response = jsonify(error.body())
-    response.status_code = error.status
-    response.headers.extend(error.headers)
-    return response
-
-
-def _http(error: HTTPException) -> Response:
-    """Werkzeug's own refusals, in OpenAI's shape."""
-    return _known(exchanges.ours(error))
-
-
-def _unforeseen(error: Exception) -> Response:
-    log.error("a request broke", exc_info=error)
-    return _known(InternalError("The forwarder made a mistake; its log has the details."))

@@ -24,6 +24,7 @@ class Exchange:
     id: str
     route: str
     ledger: Ledger
+    log_level: int = logging.INFO
     log_sample: float = 0.0
     log_bodies: bool = False
     client_key: str | None = None
@@ -101,7 +102,8 @@ class Exchange:
     def close(self) -> None:
         """Close what was opened and write the one line that says what became of it."""
         self.opened.close()
-        log.info({k: v for k, v in self._line() if v is not None})
+        level = self.log_level if self.status < 400 else max(self.log_level, logging.INFO)
+        log.log(level, {k: v for k, v in self._line() if v is not None})
 
     def _line(self) -> Iterator[tuple[str, Any]]:
         usage = self.usage or {}

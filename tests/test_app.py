@@ -44,6 +44,29 @@ def test_other_requests_are_refused_in_openai_s_shape(
     assert (error["type"], error["code"], error["param"]) == ("invalid_request_error", code, None)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "route", "status"),
+    [
+        ("GET", "/v1/models", "models", 200),
+        ("GET", "/v1/models/none", "model", 404),
+        ("GET", "/v1/responses", "websocket", 426),
+        ("GET", "/v1/nothing", "GET /v1/nothing", 404),
+        ("DELETE", "/v1/models", "DELETE /v1/models", 405),
+        ("GET", f"/{'x' * 999}", f"GET /{'x' * 95}", 404),
+    ],
+)
+def test_every_answer_has_an_id_and_every_request_a_line(
+    method: str, path: str, route: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = app_of().test_client()
+    got = client.open(path, method=method, headers={"X-Request-Id": "mine"})
+
+    assert (got.status_code, got.headers["X-Request-Id"]) == (status, "mine")
+    line = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert (line["id"], line["route"], line["status"]) == ("mine", route, status)
+    assert line["level"] == "info"
+
+
 def test_a_known_failure_is_told_with_its_headers() -> None:
     app = app_of()
 
@@ -70,7 +93,9 @@ def test_an_unforeseen_failure_is_ours_and_only_the_log_knows_more(
 
     assert (got.status_code, got.get_json()["error"]["code"]) == (500, "internal_error")
     assert "inner matter" not in got.text
-    assert "inner matter" in capsys.readouterr().err
+    *_, told, line = map(json.loads, capsys.readouterr().err.splitlines())
+    assert "inner matter" in told["trace"]
+    assert (line["id"], line["error"]) == (got.headers["X-Request-Id"], "internal_error")
 
 
 def test_the_demo_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,8 @@
-"""The ends of an exchange that are Flask's: what the request says of it, what the answer says."""
+"""The ends of an exchange that are Flask's: what the request says of it, what the answer says.
+
+Every request is one exchange, from before it is known where it leads until its answer is over, so
+every answer has an id and every request a line in the log, whatever became of it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import hmac
 import re
 from urllib.parse import quote
 
-from flask import Response, current_app, request
+from flask import Flask, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from forwarder.bridge import Bridge
@@ -29,8 +33,55 @@ _MOST_NAMES = 40
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
+_ROUTE_LIMIT = 100
+
+
+def attend(app: Flask) -> None:
+    """Have each request of ``app`` begin an exchange, and its answer or failure end it."""
+    app.before_request(_begin)
+    app.after_request(_end)
+    app.register_error_handler(Exception, _failed)
+
+
+def current() -> Exchange:
+    """The exchange of the current request."""
+    exchange: Exchange = g.exchange
+    return exchange
+
+
+def _begin() -> None:
+    g.exchange = begin(_named())
+
+
+def _named() -> str:
+    """What the log calls a request: its view, or where it tried to go."""
+    if request.endpoint is None:
+        return f"{request.method} {request.path}"[:_ROUTE_LIMIT]
+    return request.endpoint.rpartition(".")[2]
+
+
+def _failed(error: Exception) -> Response:
+    """The one door for errors: whatever ended a request leaves as one of ours."""
+    failure = current().blame(ours(error) if isinstance(error, HTTPException) else error)
+    response = jsonify(failure.body())
+    response.status_code = failure.status
+    response.headers.extend(failure.headers)
+    return response
+
+
+def _end(response: Response) -> Response:
+    exchange = current()
+    exchange.status = response.status_code
+    sign(response, exchange)
+    if response.is_streamed:
+        response.call_on_close(exchange.close)
+    else:
+        exchange.close()  # all that was opened for it has been read
+    return response
+
+
 def begin(route: str) -> Exchange:
-    """The exchange for the current request."""
+    """A new exchange for the current request."""
     bridge: Bridge = current_app.extensions["forwarder"]
     settings = bridge.settings
     given = request.headers.get("X-Request-Id", "")
@@ -56,7 +107,7 @@ def authorized(keys: tuple[str, ...]) -> str | None:
     return key or None
 
 
-def sign(answer: Response | ForwarderError, exchange: Exchange) -> None:
+def sign(answer: Response, exchange: Exchange) -> None:
     """Put what the client should know of the exchange into an answer's headers."""
     for name, value in exchange.reply_headers.items():
         answer.headers.setdefault(name, value)

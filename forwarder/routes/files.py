@@ -57,18 +57,10 @@ def _checked(name: str) -> str:
 
 
 def _passed(path: str) -> Response:
-    exchange = exchanges.begin("files")
-    try:
-        exchange.client_key = exchanges.authorized(_bridge().settings.api_keys)
-        response = _forwarded(path, exchange)
-    except Exception as error:
-        failure = exchange.blame(error)
-        exchanges.sign(failure, exchange)
-        exchange.close()
-        raise failure from error
-    exchanges.sign(response, exchange)
-    response.call_on_close(exchange.close)
-    return response
+    exchange = exchanges.current()
+    exchange.route = "files"
+    exchange.client_key = exchanges.authorized(_bridge().settings.api_keys)
+    return _forwarded(path, exchange)
 
 
 def _forwarded(path: str, exchange: Exchange) -> Response:

@@ -1,12 +1,24 @@
-"""Is the forwarder alive, and are its upstreams there?"""
+"""Is the forwarder alive, and are its upstreams there?
+
+Those who ask do so every few seconds, so only the log's debug level tells of it while all is well.
+"""
 
 from __future__ import annotations
+
+import logging
 
 from flask import Blueprint, Response, current_app, jsonify, request
 
 from forwarder.bridge import Bridge
+from forwarder.routes import exchanges
 
 blueprint = Blueprint("health", __name__)
+
+
+@blueprint.before_request
+def quietly() -> None:
+    """Let the exchange's line be one for debugging."""
+    exchanges.current().log_level = logging.DEBUG
 
 
 @blueprint.get("/health")

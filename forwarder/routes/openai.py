@@ -50,7 +50,7 @@ def websocket() -> Response:
 def models() -> Response:
     """Every model that a request can name."""
     exchanges.authorized(_bridge().settings.api_keys)
-    return _json({"object": "list", "data": _bridge().catalog.models()})
+    return json_answer({"object": "list", "data": _bridge().catalog.models()})
 
 
 @blueprint.get("/models/<path:model>")
@@ -59,33 +59,26 @@ def model(model: str) -> Response:
     exchanges.authorized(_bridge().settings.api_keys)
     for entry in _bridge().catalog.models():
         if entry["id"] == model:
-            return _json(entry)
+            return json_answer(entry)
     raise NotFound(f"The model '{model}' does not exist.", param="model", code="model_not_found")
 
 
 def _serve(protocol: str) -> Response:
-    exchange = exchanges.begin(protocol)
-    try:
-        exchange.client_key = exchanges.authorized(_bridge().settings.api_keys)
-        exchange.opened.callback(
-            on_leaving(request.environ.get("gunicorn.socket"), exchange.opened.close)
-        )
-        body = _body(exchange)
-        streamed = _wants_stream(protocol, body)
-        style = request.headers.get("X-Forwarder-Reasoning")
-        stream = _bridge().open(protocol, body, style, exchange)
-        response = (_streaming if streamed else _whole)(protocol, stream)
-        exchanges.sign(response, exchange)
-    except Exception as error:
-        failure = exchange.blame(error)
-        exchanges.sign(failure, exchange)
-        exchange.close()
-        raise failure from error
-    response.call_on_close(exchange.close)
-    return response
+    exchange = exchanges.current()
+    exchange.route = protocol
+    exchange.client_key = exchanges.authorized(_bridge().settings.api_keys)
+    exchange.opened.callback(
+        on_leaving(request.environ.get("gunicorn.socket"), exchange.opened.close)
+    )
+    body = json_body(exchange)
+    streamed = wants_stream(protocol, body)
+    style = request.headers.get("X-Forwarder-Reasoning")
+    stream = _bridge().open(protocol, body, style, exchange)
+    return (_streaming if streamed else _whole)(protocol, stream)
 
 
-def _body(exchange: Exchange) -> Json:
+def json_body(exchange: Exchange) -> Json:
+    """The object that the request's body is; InvalidRequest when it is none."""
     try:
         body = orjson.loads(request.get_data(cache=False))
     except HTTPException as error:  # too large, or cut off
@@ -98,7 +91,8 @@ def _body(exchange: Exchange) -> Json:
     return body
 
 
-def _wants_stream(protocol: str, body: Json) -> bool:
+def wants_stream(protocol: str, body: Json) -> bool:
+    """Is the answer to be streamed?  The body says so afterwards, whoever decided."""
     asked = optional(body, "stream", BOOL, "stream")
     if asked is None:
         asked = protocol == "chat" and _bridge().settings.chat_default_stream
@@ -107,7 +101,7 @@ def _wants_stream(protocol: str, body: Json) -> bool:
 
 
 def _whole(protocol: str, stream: Stream) -> Response:
-    return _json(FOLDS[protocol](stream))
+    return json_answer(FOLDS[protocol](stream))
 
 
 def _streaming(protocol: str, stream: Stream) -> Response:
@@ -133,7 +127,8 @@ def _encoded(protocol: str, stream: Stream) -> Iterator[bytes]:
         yield sse.DONE
 
 
-def _json(value: Json) -> Response:
+def json_answer(value: Json) -> Response:
+    """A whole answer."""
     return Response(orjson.dumps(value), mimetype="application/json")
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx2
+import pytest
 from flask.testing import FlaskClient
 
+from forwarder.app import create_app
+from forwarder.config import Settings
 from tests.routes.conftest import Serve
 
 
@@ -48,3 +53,30 @@ def test_none_is_not(serve: Serve) -> None:
     got = serve(answer).get("/ready")
 
     assert (got.status_code, got.get_json()["status"]) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_probes_that_find_all_well_are_told_only_to_those_who_debug(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for level in ("INFO", "DEBUG"):
+        client = create_app(Settings.from_env({"FORWARDER_LOG_LEVEL": level})).test_client()
+        capsys.readouterr()
+
+        got = client.get(path)
+
+        lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+        told = [line for line in lines if line.get("id") == got.headers["X-Request-Id"]]
+        assert [line["level"] for line in told] == ([] if level == "INFO" else ["debug"])
+
+
+def test_a_probe_that_finds_nobody_is_told(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("no")
+
+    serve(answer).get("/ready")
+
+    line = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert (line["route"], line["status"], line["level"]) == ("ready", 503, "info")
