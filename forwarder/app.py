@@ -9,7 +9,7 @@ from flask import Flask
 from forwarder import commands, config, logs
 from forwarder.bridge import Bridge
 from forwarder.config import Settings
-from forwarder.routes import exchanges, files, health, openai
+from forwarder.routes import dry_run, exchanges, files, health, openai
 
 log = logging.getLogger("forwarder.app")
 
@@ -24,10 +24,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("forwarder", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     bridge = app.extensions["forwarder"] = Bridge(settings)
-    app.cli.add_command(commands.probe(bridge))
+    for command in (commands.probe, commands.translate):
+        app.cli.add_command(command(bridge))
     for prefix in ("/v1", "/"):
         app.register_blueprint(openai.blueprint, url_prefix=prefix, name=f"openai{prefix}")
         app.register_blueprint(files.blueprint, url_prefix=prefix, name=f"files{prefix}")
+    app.register_blueprint(dry_run.blueprint)
     app.register_blueprint(health.blueprint)
     exchanges.attend(app)
     _announce(settings)

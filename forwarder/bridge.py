@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from typing import NamedTuple
 
 from forwarder import emulations
 from forwarder.catalog import Catalog
 from forwarder.config import Settings, UpstreamSettings
+from forwarder.dry_run import DryRun, report
 from forwarder.errors import InvalidRequest
 from forwarder.exchange import Exchange
 from forwarder.media import Fetcher, Guard, Uploads, with_media
+from forwarder.media.policy import Fetch, Upload
 from forwarder.memory import Memory
 from forwarder.mint import MINT
 from forwarder.network.choose import transport_for
@@ -23,7 +26,7 @@ from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
 from forwarder.translate import adapt
 from forwarder.translate.call import Call, Json, Stream
-from forwarder.translate.check import choose
+from forwarder.translate.check import BOOL, choose, optional
 from forwarder.translate.ending import faulting_upstream
 from forwarder.translate.terms import Terms
 from forwarder.translate.wishes import STYLES, as_wished
@@ -32,6 +35,14 @@ from forwarder.upstream import Upstream
 _RESPONSES_STYLES = ("summary", "text", "both")
 _REASONS = re.compile(r"^(o\d|gpt-[5-9]|gpt-oss|codex)")
 """Models that may be asked for a reasoning summary; others refuse the parameter."""
+
+
+class Ends(NamedTuple):
+    """Where a request leaves the forwarder: the upstream's call, what is fetched and uploaded."""
+
+    call: Call
+    fetch: Fetch | None
+    upload: Upload
 
 
 class Bridge:
@@ -58,8 +69,48 @@ class Bridge:
         """
         route = self._route(client, request, exchange)
         upstream = self.upstreams[route.upstream.name]
-        profile = upstream.profile_of(route.model)
+        fetch = self._fetcher.fetch if self._fetcher else None
+        key = exchange.client_key if route.upstream.passthrough_key else None
+        uploads = self._uploads[route.upstream.name]
         call = upstream.call(route, client, exchange)
+        ends = Ends(call, fetch, lambda blob, path: uploads.id_of(blob, key))
+        return exchange.guarded(self._path(ends, route, client, request, style, exchange)(request))
+
+    def shown(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Json:
+        """What `open` would ask of which upstream for a request; see `dry_run.report`.
+
+        Nothing is called, fetched or uploaded.  Raises ForwarderError where `open` would before
+        it calls.
+        """
+        asked = dict(request)
+        self.wants_stream(client, request)
+        route = self._route(client, request, exchange)
+        upstream = self.upstreams[route.upstream.name]
+        run = DryRun(partial(upstream.shown, route=route, client=client, exchange=exchange))
+        ends = Ends(run.call, run.fetch if self._fetcher else None, run.upload)
+        sent = run.sent(self._path(ends, route, client, request, style, exchange), request)
+        return report(asked, client, route, sent, exchange.ledger.dropped, run)
+
+    def wants_stream(self, client: str, request: Json) -> bool:
+        """Is the answer to be streamed?  The request says so afterwards, whoever decided."""
+        asked = optional(request, "stream", BOOL, "stream")
+        if asked is None:
+            asked = client == "chat" and self.settings.chat_default_stream
+            request["stream"] = asked
+        return bool(asked)
+
+    def _path(
+        self,
+        ends: Ends,
+        route: Route,
+        client: str,
+        request: Json,
+        style: str | None,
+        exchange: Exchange,
+    ) -> Call:
+        """The call that a request goes through, from the client's wishes to one of the ends."""
+        profile = self.upstreams[route.upstream.name].profile_of(route.model)
+        call = ends.call
         if route.protocol == "chat":
             truncation = request.get("truncation") if client == "responses" else None
             call = emulations.over_chat(call, profile.response_format, truncation)
@@ -68,12 +119,13 @@ class Bridge:
         if client == "chat" != route.protocol:
             settings = self.settings
             call = emulations.over_responses(call, settings.stop_drain, settings.max_choices)
-        call = exchange.metered(self._with_media(call, client, route, exchange))
+        call = with_media(call, client, route.protocol, profile, ends.fetch, ends.upload)
+        call = exchange.metered(call)
         if client == "responses" != route.protocol:
             call = self._memory.remembering(call, exchange.client_key)
         if client == "chat":
             call = as_wished(call, self._chat_style(style, route))
-        return exchange.guarded(call(request))
+        return call
 
     def _route(self, client: str, request: Json, exchange: Exchange) -> Route:
         model = request.get("model") or self.settings.default_model
@@ -85,12 +137,6 @@ class Bridge:
         request["model"] = model
         exchange.upstream, exchange.model = route.upstream.name, route.model
         return route
-
-    def _with_media(self, call: Call, client: str, route: Route, exchange: Exchange) -> Call:
-        profile = self.upstreams[route.upstream.name].profile_of(route.model)
-        key = exchange.client_key if route.upstream.passthrough_key else None
-        upload = partial(self._uploads[route.upstream.name].id_of, client_key=key)
-        return with_media(call, client, route.protocol, profile, self._fetcher, upload)
 
     def _terms(self, client: str, style: str | None, route: Route, exchange: Exchange) -> Terms:
         profile = self.upstreams[route.upstream.name].profile_of(route.model)

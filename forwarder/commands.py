@@ -1,15 +1,17 @@
-"""What an operator can ask for in a terminal: ``flask --app wsgi probe NAME``."""
+"""What an operator can ask for in a terminal: ``flask --app wsgi probe NAME`` and others."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import IO
 
 import click
 
 from forwarder.bridge import Bridge
 from forwarder.config.parsers import prefix_of
-from forwarder.errors import ForwarderError, UpstreamRefused
+from forwarder.dry_run import protocol_of
+from forwarder.errors import ForwarderError, InvalidRequest, UpstreamRefused
 from forwarder.exchange import Exchange
 from forwarder.mint import random_id
 from forwarder.profiles import Profile
@@ -17,6 +19,8 @@ from forwarder.profiles.learned import lesson_of
 from forwarder.profiles.lessons import shown
 from forwarder.profiles.mends import mend
 from forwarder.profiles.probing import ENOUGH, QUESTIONS, asking, boldest, found
+from forwarder.routing import PROTOCOLS
+from forwarder.translate.call import Json
 from forwarder.translate.terms import Ledger
 from forwarder.upstream import Upstream
 
@@ -43,6 +47,40 @@ def probe(bridge: Bridge) -> click.Command:
         click.echo(f"{prefix_of(name)}QUIRKS={changes}")
 
     return command
+
+
+def translate(bridge: Bridge) -> click.Command:
+    """The command that shows what a request would become."""
+
+    @click.command("translate")
+    @click.argument("file", type=click.File("rb"), default="-")
+    @click.option("--from", "named", type=click.Choice(PROTOCOLS), help="The request's API.")
+    @click.option("--model", help="The model to ask for instead of the request's own.")
+    @click.option("--strict", is_flag=True, help="Refuse what cannot be carried.")
+    def command(file: IO[bytes], named: str | None, model: str | None, strict: bool) -> None:
+        """Show the upstream's request for the client's request in FILE; nobody is called."""
+        try:
+            request = _read(file)
+            client = protocol_of(request, named)
+            if model:
+                request["model"] = model
+            ledger = Ledger(strict=strict or bridge.settings.strict)
+            shown = bridge.shown(client, request, None, Exchange("translate", "translate", ledger))
+        except ForwarderError as error:
+            raise click.ClickException(" ".join(error.message.split())) from error
+        click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+
+    return command
+
+
+def _read(file: IO[bytes]) -> Json:
+    try:
+        request = json.load(file)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("The request is not valid JSON.") from None
+    if not isinstance(request, dict):
+        raise InvalidRequest("The request must be a JSON object.")
+    return request
 
 
 def _some_model(upstream: Upstream) -> str:

@@ -94,6 +94,14 @@ class _Client(OpenAI):
         return self._said
 
 
+class Sent(NamedTuple):
+    """What is posted for a request: where to (without key and query), as whose, and the body."""
+
+    url: str
+    profile: Profile
+    body: Json
+
+
 class Upstream:
     """One configured upstream: a client of its own, kept for the life of the process."""
 
@@ -129,9 +137,7 @@ class Upstream:
         """
 
         def upstream_call(request: Json) -> Batches:
-            body = {**request, "model": route.model}
-            known = AS_IS if self._takes_as_is(client, route.protocol) else None
-            profile = self.profile_of(route.model, known)
+            body, profile = self._prepared(request, route, client)
             try:
                 return self.ask(body, route.protocol, profile, exchange)
             except UpstreamRefused as refusal:
@@ -142,6 +148,18 @@ class Upstream:
                 return self._ask_again(body, route, lesson, profile, refusal, exchange)
 
         return upstream_call
+
+    def shown(self, request: Json, route: Route, client: str, exchange: Exchange) -> Sent:
+        """What `call` would post for ``request``; nobody is called."""
+        body, profile = self._prepared(request, route, client)
+        sent = _sent(body, route.protocol, profile, exchange)
+        _encoded({"request": sent})  # who is shown it gets it inside of something
+        return Sent(self._urls[route.protocol].partition("?")[0], profile, sent)
+
+    def _prepared(self, request: Json, route: Route, client: str) -> tuple[Json, Profile]:
+        """The body, and the profile by which it is to be mended."""
+        known = AS_IS if self._takes_as_is(client, route.protocol) else None
+        return {**request, "model": route.model}, self.profile_of(route.model, known)
 
     def profile_of(self, model: str, known: Profile | None = None) -> Profile:
         """What holds for a model: the profile, or the one that is ``known``, and the lessons."""

@@ -22,7 +22,11 @@ def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
     api = {"/chat/completions", "/responses", "/models", "/models/<path:model>"}
     api |= {"/files", "/files/<file>", "/files/<file>/content"}
     api |= {"/containers/<container>/files/<file>/content"}
-    assert paths == api | {f"/v1{path}" for path in api} | {"/health", "/ready"}
+    assert paths == api | {f"/v1{path}" for path in api} | {
+        "/health",
+        "/ready",
+        "/forwarder/translate",
+    }
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,15 @@ def _closed() -> Iterator[None]:
         yield
 
 
-def probed(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code, output and error output of the command."""
-    app = create_app(Settings.from_env(environment))
-    result = app.test_cli_runner().invoke(args=["probe", *arguments])
+def run(*arguments: str, given: str = "", **environment: str) -> tuple[int, str, str]:
+    """Exit code, output and error output of a command."""
+    app = create_app(Settings.from_env({"FORWARDER_LOG_LEVEL": "ERROR", **environment}))
+    result = app.test_cli_runner().invoke(args=arguments, input=given)
     return result.exit_code, result.stdout, result.stderr
+
+
+def probed(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    return run("probe", *arguments, **environment)
 
 
 def found(output: str, variable: str) -> dict[str, Any]:
@@ -111,3 +115,54 @@ def test_the_demo_can_be_probed() -> None:
     code, output, _ = probed("chat", "--model", "demo")
     assert code == 0
     assert "CHAT_QUIRKS={" in output
+
+
+# -- translate ------------------------------------------------------------------------------------
+
+ASKED = {"model": "m", "messages": [{"role": "user", "content": "Grüezi"}], "seed": 7}
+
+
+def test_a_request_is_shown_in_a_terminal() -> None:
+    code, output, _ = run("translate", given=json.dumps(ASKED))
+
+    told = json.loads(output)
+    assert code == 0
+    assert told["request"]["input"][0]["content"] == [{"type": "input_text", "text": "Grüezi"}]
+    assert told["dropped"].keys() == {"seed"}
+    assert "Grüezi" in output
+
+
+def test_options_say_what_the_request_does_not() -> None:
+    given = json.dumps({"input": "hi", "messages": []})
+
+    code, output, _ = run("translate", "--from", "responses", "--model", "chat/x", given=given)
+
+    told = json.loads(output)
+    assert (code, told["client"], told["upstream"]["model"]) == (0, "responses", "x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "said"),
+    [
+        ([], "{", "not valid JSON"),
+        ([], "[" * 100_000, "not valid JSON"),
+        ([], "[]", "must be a JSON object"),
+        ([], "{}", "from=chat or from=responses"),
+        ([], json.dumps({**ASKED, "model": 1}), "'model'"),
+        (["--strict"], json.dumps(ASKED), "'seed' cannot be carried"),
+        (["--from", "responses"], json.dumps(ASKED), "'input'"),
+    ],
+)
+def test_a_bad_request_is_one_line(arguments: list[str], given: str, said: str) -> None:
+    code, output, told = run("translate", *arguments, given=given)
+
+    assert (code, output) == (1, "")
+    [line] = told.splitlines()
+    assert said in line
+
+
+def test_the_operator_s_strictness_holds_in_a_terminal_too() -> None:
+    code, _, told = run("translate", given=json.dumps(ASKED), FORWARDER_STRICT="true")
+
+    assert code == 1
+    assert "'seed'" in told

@@ -14,26 +14,28 @@ from dataclasses import dataclass
 from forwarder.errors import InvalidRequest, Unsupported
 from forwarder.media import data
 from forwarder.media.data import Blob
-from forwarder.media.fetch import Fetcher
 from forwarder.media.places import Place, places, replaced
 from forwarder.profiles import Profile
 from forwarder.translate.call import Call, Json, Stream
 
-Upload = Callable[[Blob], str]
-"""Brings a file to the upstream, or finds it there; gives its id."""
+Fetch = Callable[[Mapping[str, str]], Mapping[str, Blob]]
+"""URL -> what is there; it is given each URL with the path in the request that names it."""
+
+Upload = Callable[[Blob, str], str]
+"""Brings a file to the upstream, or finds it there; gives its id.  The path says where it stood."""
 
 _FILE_FIELDS = ("file_data", "file_url", "file_id", "filename")
 
 
 def with_media(
-    call: Call, client: str, over: str, profile: Profile, fetcher: Fetcher | None, upload: Upload
+    call: Call, client: str, over: str, profile: Profile, fetch: Fetch | None, upload: Upload
 ) -> Call:
     """Wrap a call of the ``client`` protocol so that the upstream gets only media that it takes.
 
-    ``over`` is the protocol that the upstream speaks.  Without a ``fetcher`` nothing is fetched.
+    ``over`` is the protocol that the upstream speaks.  Without a ``fetch`` nothing is fetched.
     The call raises InvalidRequest or Unsupported, naming the path, before it goes anywhere.
     """
-    rules = _Rules(over, profile, fetcher, upload)
+    rules = _Rules(over, profile, fetch, upload)
 
     def call_with_media(request: Json) -> Stream:
         found = list(places(request, client))
@@ -46,7 +48,7 @@ def with_media(
 class _Rules:
     over: str
     profile: Profile
-    fetcher: Fetcher | None
+    fetch: Fetch | None
     upload: Upload
 
     def settled(self, request: Json, found: list[Place]) -> Json:
@@ -71,10 +73,10 @@ class _Rules:
         wanted = {place.url: place.url_path for place in found if self._is_to_fetch(place)}
         if not wanted:
             return {}
-        if self.fetcher is None:
+        if self.fetch is None:
             path = next(iter(wanted.values()))
             raise _unsupported(path, "the upstream takes no URL here; send the data itself")
-        return self.fetcher.fetch(wanted)
+        return self.fetch(wanted)
 
     def _is_to_fetch(self, place: Place) -> bool:
         """Only the Responses API has files by URL; who fetches images fetches them too."""
@@ -104,7 +106,7 @@ class _Rules:
         blob = fetched or _read(place, "file_data")
         others = {k: v for k, v in place.value.items() if k not in _FILE_FIELDS}
         if self.profile.file == "upload":
-            return {**others, "file_id": self.upload(blob)}
+            return {**others, "file_id": self.upload(blob, place.path)}
         if given and data.names_type(given):
             return place.value
         return {**others, "filename": blob.name, "file_data": blob.url}

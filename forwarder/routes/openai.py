@@ -17,7 +17,6 @@ from forwarder.network.leaving import on_leaving
 from forwarder.routes import exchanges
 from forwarder.translate import FOLDS
 from forwarder.translate.call import Batch, Json, Stream
-from forwarder.translate.check import BOOL, optional
 from forwarder.translate.ending import TOLD
 
 blueprint = Blueprint("openai", __name__)
@@ -71,7 +70,7 @@ def _serve(protocol: str) -> Response:
         on_leaving(request.environ.get("gunicorn.socket"), exchange.opened.close)
     )
     body = json_body(exchange)
-    streamed = wants_stream(protocol, body)
+    streamed = _bridge().wants_stream(protocol, body)
     style = request.headers.get("X-Forwarder-Reasoning")
     stream = _bridge().open(protocol, body, style, exchange)
     return (_streaming if streamed else _whole)(protocol, stream)
@@ -89,15 +88,6 @@ def json_body(exchange: Exchange) -> Json:
         raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
     exchange.saw_body(body)
     return body
-
-
-def wants_stream(protocol: str, body: Json) -> bool:
-    """Is the answer to be streamed?  The body says so afterwards, whoever decided."""
-    asked = optional(body, "stream", BOOL, "stream")
-    if asked is None:
-        asked = protocol == "chat" and _bridge().settings.chat_default_stream
-        body["stream"] = asked
-    return bool(asked)
 
 
 def _whole(protocol: str, stream: Stream) -> Response:

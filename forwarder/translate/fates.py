@@ -10,7 +10,7 @@ A parameter is one of
 - *refused*: leaving it out would change what the client gets, so the request fails.
 
 ``neutral`` are the values that ask for nothing: a dropped or refused parameter that holds one is
-passed over in silence.
+passed over in silence, and nothing is emulated for it.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def mapped(types: Types, why: str) -> Fate:
     return Fate("mapped", types, why)
 
 
-def emulated(types: Types, why: str) -> Fate:
-    return Fate("emulated", types, why)
+def emulated(types: Types, why: str, *neutral: Any) -> Fate:
+    return Fate("emulated", types, why, neutral)
 
 
 def local(types: Types, why: str) -> Fate:
@@ -106,7 +106,9 @@ RESPONSES_OVER_CHAT: dict[str, Fate] = {
     "store": local(BOOL, "the forwarder decides what it stores; the upstream stores nothing"),
     "text": mapped(DICT, "becomes response_format and verbosity"),
     "top_logprobs": mapped(INT, "goes with logprobs: true"),
-    "truncation": emulated(STR, "the oldest turns go when the upstream says that it is too much"),
+    "truncation": emulated(
+        STR, "the oldest turns go when the upstream says that it is too much", "disabled"
+    ),
 }
 """A Responses client's parameters over a Chat upstream."""
 
@@ -122,7 +124,7 @@ CHAT_OVER_RESPONSES: dict[str, Fate] = {
     "max_tokens": mapped(INT, "is called max_output_tokens, at least 16"),
     "messages": mapped(LIST, "become input items"),
     "modalities": refused(LIST, "the Responses API answers in text", ["text"]),
-    "n": emulated(INT, "the upstream is asked as often, and the answers are merged"),
+    "n": emulated(INT, "the upstream is asked as often, and the answers are merged", 1),
     "prediction": dropped(DICT, "the Responses API has no such parameter"),
     "presence_penalty": dropped(NUMBER, "the Responses API has no such parameter", 0),
     "prompt_cache_options": carried(DICT),
@@ -130,13 +132,16 @@ CHAT_OVER_RESPONSES: dict[str, Fate] = {
     "response_format": mapped(DICT, "is called text.format"),
     "seed": dropped(INT, "the Responses API has no such parameter"),
     "service_tier": carried(STR),
-    "stop": emulated((str, list), "the answer is cut here"),
+    "stop": emulated((str, list), "the answer is cut here", []),
     "store": mapped(BOOL, "the Responses API stores unless told not to"),
     "top_logprobs": refused(INT, "log probabilities are not translated", 0),
     "verbosity": mapped(STR, "is called text.verbosity"),
     "web_search_options": mapped(DICT, "becomes the web_search tool"),
 }
 """A Chat client's parameters over a Responses upstream."""
+
+TABLES = {"responses": RESPONSES_OVER_CHAT, "chat": CHAT_OVER_RESPONSES}
+"""The client's protocol -> the fates of its parameters over the other one."""
 
 
 def settle(request: Json, fates: dict[str, Fate], ledger: Ledger) -> Iterator[tuple[str, Any]]:

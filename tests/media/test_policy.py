@@ -61,8 +61,8 @@ def settled(
         client,
         over,
         Profile("x", **knobs),
-        fetcher,
-        lambda blob: f"file-of-{blob.name}-{len(blob.data)}",
+        fetcher and fetcher.fetch,
+        lambda blob, path: f"file-of-{blob.name}-{len(blob.data)}",
     )
     list(call(request))
     (entry,) = next(iter(sent[0].values()))
@@ -260,7 +260,7 @@ def test_a_url_that_is_named_twice_is_fetched_once() -> None:
     fetcher, sent = Fetcher(), list[Json]()
     profile = Profile("x", image_url="base64")
     call = with_media(
-        lambda r: iter(sent.append(r) or ()), "responses", "chat", profile, fetcher, str
+        lambda r: iter(sent.append(r) or ()), "responses", "chat", profile, fetcher.fetch, str
     )
     list(call(request))
 

@@ -1,0 +1,27 @@
+"""``POST /forwarder/translate``: what a request would become, and what of it; nobody is called."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, current_app, request
+
+from forwarder.bridge import Bridge
+from forwarder.dry_run import protocol_of
+from forwarder.routes import exchanges
+from forwarder.routes.openai import json_answer, json_body
+
+blueprint = Blueprint("dry_run", __name__)
+
+
+@blueprint.post("/forwarder/translate")
+def translate() -> Response:
+    """The upstream's request for a client's: the body is that request, as it would be sent.
+
+    ``?from=chat`` or ``?from=responses`` says which API it is for, where that cannot be seen.
+    """
+    bridge: Bridge = current_app.extensions["forwarder"]
+    exchange = exchanges.current()
+    exchange.client_key = exchanges.authorized(bridge.settings.api_keys)
+    body = json_body(exchange)
+    client = protocol_of(body, request.args.get("from"))
+    style = request.headers.get("X-Forwarder-Reasoning")
+    return json_answer(bridge.shown(client, body, style, exchange))
