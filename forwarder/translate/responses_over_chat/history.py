@@ -196,6 +196,9 @@ class History:
                 k: v for k, v in opened.items() if k in ("reasoning_content", "reasoning_details")
             }
         text = _thought(item, "content", path) or _thought(item, "summary", path)
+        if sealed and not text:
+            reason = "what another sealed cannot be opened here"
+            self._terms.ledger.drop("input.reasoning.encrypted_content", reason)
         return {"reasoning_content": text} if text else {}
 
     def _more_tools(self, item: Json, path: str) -> None:

@@ -38,7 +38,7 @@ _TYPES: dict[str, Types] = {
     "parameters": DICT,
     "strict": BOOL,
 }
-"""The fields of a definition that are read here."""
+"""The fields of a definition that are read here; hosted tools may have others of these names."""
 
 
 class Tool(NamedTuple):
@@ -98,7 +98,7 @@ class Toolbox:
 
     def _add(self, tool: Json, path: str, namespace: str | None) -> None:
         tool_type = require(tool, "type", STR, f"{path}.type")
-        for name, types in _TYPES.items():
+        for name, types in _TYPES.items() if tool_type in KINDS else ():
             optional(tool, name, types, f"{path}.{name}")
         if tool_type == "namespace":
             self._add_namespace(tool, path)

@@ -145,6 +145,7 @@ HOSTED = [
     {"type": "mcp", "server_label": "x"},
     {"type": "shell", "environment": {"type": "container_auto"}},
     {"type": "tool_search"},
+    {"type": "computer_use_preview", "environment": "linux"},
 ]
 
 
