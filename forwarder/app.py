@@ -24,7 +24,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("forwarder", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     bridge = app.extensions["forwarder"] = Bridge(settings)
-    for command in (commands.probe, commands.translate):
+    for command in (commands.probe, commands.translate, commands.fidelity):
         app.cli.add_command(command(bridge))
     for prefix in ("/v1", "/"):
         app.register_blueprint(openai.blueprint, url_prefix=prefix, name=f"openai{prefix}")

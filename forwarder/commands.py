@@ -8,8 +8,10 @@ from typing import IO
 
 import click
 
+from forwarder import documents
 from forwarder.bridge import Bridge
 from forwarder.config.parsers import prefix_of
+from forwarder.documents.fidelity import everything
 from forwarder.dry_run import protocol_of
 from forwarder.errors import ForwarderError, InvalidRequest, UpstreamRefused
 from forwarder.exchange import Exchange
@@ -69,6 +71,21 @@ def translate(bridge: Bridge) -> click.Command:
         except ForwarderError as error:
             raise click.ClickException(" ".join(error.message.split())) from error
         click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+
+    return command
+
+
+def fidelity(bridge: Bridge) -> click.Command:
+    """The command that tells the fate of everything that a client can send."""
+
+    @click.command("fidelity")
+    @click.option("--write", is_flag=True, help="Renew the tables in the documents instead.")
+    def command(write: bool) -> None:
+        """Print what becomes of every parameter, item, part and tool, as Markdown."""
+        if write:
+            documents.write()
+        else:
+            click.echo(everything())
 
     return command
 

@@ -9,8 +9,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from forwarder import documents
 from forwarder.app import create_app
 from forwarder.config import Settings
+from forwarder.documents.fidelity import everything
 from forwarder.network.choose import transport_for
 from tests.helpers.loopback import unused_port
 from tests.support import ScriptedUpstream, faults
@@ -166,3 +168,20 @@ def test_the_operator_s_strictness_holds_in_a_terminal_too() -> None:
 
     assert code == 1
     assert "'seed'" in told
+
+
+# -- fidelity -------------------------------------------------------------------------------------
+
+
+def test_the_fates_are_printed() -> None:
+    code, output, _ = run("fidelity")
+
+    assert (code, output) == (0, f"{everything()}\n")
+
+
+def test_or_the_documents_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bool] = []
+    monkeypatch.setattr(documents, "write", lambda: written.append(True))
+
+    assert run("fidelity", "--write") == (0, "", "")
+    assert written == [True]

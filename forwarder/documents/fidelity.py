@@ -1,0 +1,69 @@
+"""What becomes of what a client sends, as Markdown out of the tables of fates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from forwarder.documents.markdown import code, table
+from forwarder.translate.fates import TABLES, Fate
+from forwarder.translate.fates_of_items import ITEM_TABLES, type_of
+
+_WAYS = {
+    "responses": "a Responses client over a Chat upstream",
+    "chat": "a Chat client over a Responses upstream",
+}
+
+_KINDS = {
+    "carried": "as it is",
+    "mapped": "under another name, or in another shape or place",
+    "emulated": "done here, since the upstream cannot",
+    "local": "honoured here, and not sent",
+    "dropped": "left out, and named in `X-Forwarder-Dropped`",
+    "refused": "a 400 that names it",
+}
+
+
+def parameters() -> str:
+    """The parameters of both ways, by fate."""
+    rows = (
+        [f"*{kind}*: {told}", *(_of_kind(TABLES[client], kind) for client in _WAYS)]
+        for kind, told in _KINDS.items()
+    )
+    return table(["fate", *_WAYS.values()], rows)
+
+
+def _of_kind(fates: Mapping[str, Fate], kind: str) -> str:
+    return code(name for name, fate in sorted(fates.items()) if fate.kind == kind) or "–"
+
+
+def everything() -> str:
+    """Every table of both ways, with the reasons."""
+    return "\n\n".join(_sections())
+
+
+def _sections() -> Iterator[str]:
+    yield table(["fate", "what it means"], ([f"*{k}*", told] for k, told in _KINDS.items()))
+    for client, way in _WAYS.items():
+        yield f"## {way[0].upper()}{way[1:]}"
+        yield "### Parameters"
+        yield _told("parameter", TABLES[client])
+        for about, fates in ITEM_TABLES[client].items():
+            yield f"### {about[0].upper()}{about[1:]}"
+            yield _told("role" if about == "messages" else "type", fates)
+
+
+def _told(what: str, fates: Mapping[str, Fate]) -> str:
+    rows = ([_named(name), f"*{fate.kind}*", _why(fate)] for name, fate in fates.items())
+    return table([what, "fate", "why, or how"], rows)
+
+
+def _named(row: str) -> str:
+    """The type as code; the case stays words."""
+    return f"`{type_of(row)}`{row.removeprefix(type_of(row))}"
+
+
+def _why(fate: Fate) -> str:
+    if not fate.neutral:
+        return fate.why
+    values = code("false" if value is False else str(value) for value in fate.neutral)
+    return f"{fate.why}; {values} asks for nothing"

@@ -1,0 +1,49 @@
+"""Whatever has a fate is told of, once."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.documents.fidelity import everything, parameters
+from forwarder.translate.fates import TABLES
+from forwarder.translate.fates_of_items import ITEM_TABLES, Rows
+
+COLUMNS = {"responses": 2, "chat": 3}
+
+
+@pytest.mark.parametrize("client", TABLES)
+def test_every_parameter_stands_with_its_fate(client: str) -> None:
+    told = {}
+    for line in parameters().splitlines()[2:]:
+        cells = line.split(" | ")
+        for name in cells[COLUMNS[client] - 1].rstrip(" |").split(", "):
+            told[name.strip("`")] = cells[0].split("*")[1]
+
+    told.pop("–", None)
+    assert told == {name: fate.kind for name, fate in TABLES[client].items()}
+
+
+def lines_of(rows: Rows) -> list[str]:
+    return [f"*{fate.kind}* | {fate.why}" for fate in rows.values()]
+
+
+def test_every_row_of_every_table_is_told_with_its_reason() -> None:
+    told = everything()
+
+    for client, tables in ITEM_TABLES.items():
+        for rows in (TABLES[client], *tables.values()):
+            assert rows
+            assert all(line in told for line in lines_of(rows))
+    count = sum(map(len, TABLES.values()))
+    count += sum(len(rows) for tables in ITEM_TABLES.values() for rows in tables.values())
+    assert told.count("\n| `") == count
+
+
+def test_a_case_is_told_in_words_and_a_value_that_asks_for_nothing_too() -> None:
+    told = everything()
+
+    assert "| `shell`, in a container | *dropped* |" in told
+    assert (
+        "| `background` | *refused* | background work needs stored responses; `false` asks" in told
+    )
+    assert "`['text']` asks for nothing" in told
