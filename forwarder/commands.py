@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import IO
 
 import click
+import orjson
 
 from forwarder import documents
 from forwarder.bridge import Bridge
@@ -92,8 +93,8 @@ def fidelity(bridge: Bridge) -> click.Command:
 
 def _read(file: IO[bytes]) -> Json:
     try:
-        request = json.load(file)
-    except (ValueError, RecursionError):
+        request = orjson.loads(file.read())
+    except ValueError:
         raise InvalidRequest("The request is not valid JSON.") from None
     if not isinstance(request, dict):
         raise InvalidRequest("The request must be a JSON object.")

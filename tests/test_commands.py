@@ -148,6 +148,7 @@ def test_options_say_what_the_request_does_not() -> None:
     [
         ([], "{", "not valid JSON"),
         ([], "[" * 100_000, "not valid JSON"),
+        ([], '{"input": "\\ud800"}', "not valid JSON"),
         ([], "[]", "must be a JSON object"),
         ([], "{}", "from=chat or from=responses"),
         ([], json.dumps({**ASKED, "model": 1}), "'model'"),

@@ -30,10 +30,8 @@ from forwarder.translate.terms import Ledger
 _PLAIN = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
 _NAME_LIMIT = 64
 _MOST_NAMES = 40
-_ID = re.compile(r"[\x21-\x7e]{1,128}")
-
-
 _ROUTE_LIMIT = 100
+_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def attend(app: Flask) -> None:
