@@ -45,7 +45,10 @@ def close(stream: Stream) -> None:
 
 
 class Logprobs:
-    """Log probabilities that have to go with their text when it is held back or cut."""
+    """Log probabilities that have to go with their text when it is held back or cut.
+
+    They are measured in bytes: a token may be a part of a character.
+    """
 
     def __init__(self) -> None:
         self._entries: deque[Json] = deque()
@@ -55,11 +58,26 @@ class Logprobs:
         """Take those of a choice."""
         self._entries.extend((logprobs or {}).get("content") or ())
 
-    def give(self, characters: int) -> Json | None:
-        """Those of the tokens that lie wholly within the next so many characters."""
-        self._room += characters
+    def give(self, text: str) -> Json | None:
+        """Those of the tokens that lie wholly within the texts given so far and this one."""
+        self._room += len(text.encode(errors="replace"))
         given: list[Any] = []
-        while self._entries and len(str(self._entries[0].get("token"))) <= self._room:
+        while self._entries and _size(self._entries[0]) <= self._room:
             given.append(self._entries.popleft())
-            self._room -= len(str(given[-1].get("token")))
-        return {"content": given, "refusal": None} if given else None
+            self._room -= _size(given[-1])
+        return _content(given)
+
+    def rest(self) -> Json | None:
+        """All others, when nothing more is held back or cut."""
+        given = list(self._entries)
+        self._entries.clear()
+        return _content(given)
+
+
+def _size(entry: Json) -> int:
+    spelled = entry.get("bytes")
+    return len(str(entry.get("token")).encode(errors="replace") if spelled is None else spelled)
+
+
+def _content(entries: list[Any]) -> Json | None:
+    return {"content": entries, "refusal": None} if entries else None

@@ -57,11 +57,11 @@ def _positive(limit: Any, name: str) -> int | None:
 
 
 def _capped(stream: Stream, limit: int) -> Stream:
-    budget = _Budget(limit)
+    budget, logprobs = _Budget(limit), Logprobs()
     for batch in stream:
         out: Batch = []
         for chunk in batch:
-            out += _within(chunk, budget, limit)
+            out += _within(chunk, budget, logprobs, limit)
         if out or not batch:
             yield out
 
@@ -86,7 +86,7 @@ class _Budget:
         return self._text[before:end]
 
 
-def _within(chunk: Event, budget: _Budget, limit: int) -> Batch:
+def _within(chunk: Event, budget: _Budget, logprobs: Logprobs, limit: int) -> Batch:
     """The chunk with what of it lies within the budget."""
     choice = choice_of(chunk)
     if not choice:
@@ -99,15 +99,12 @@ def _within(chunk: Event, budget: _Budget, limit: int) -> Batch:
     if over:
         other = {k: v for k, v in other.items() if k not in (*CALLS, "annotations")}
     finish = choice.get("finish_reason")
-    if over and not (other or finish):
+    logprobs.feed(choice.get("logprobs"))
+    whole = finish and not budget.spent
+    fitting = logprobs.rest() if whole else logprobs.give(kept.get("content", ""))
+    if over and not (other or finish or fitting):
         return []
-    choice = {**choice, "delta": {**other, **kept}, "logprobs": _logprobs(choice, kept)}
+    choice = {**choice, "delta": {**other, **kept}, "logprobs": fitting}
     if finish and budget.spent:
         choice["finish_reason"] = "length"
     return [with_choice(chunk, choice)]
-
-
-def _logprobs(choice: Json, kept: Json) -> Json | None:
-    fitting = Logprobs()
-    fitting.feed(choice.get("logprobs"))
-    return fitting.give(len(kept.get("content", "")))

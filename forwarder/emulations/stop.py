@@ -176,8 +176,17 @@ class _Answer:
             return self._fed(chunk, choice, delta)
         if choice.get("finish_reason") or any(delta.get(name) for name in (*CALLS, "refusal")):
             rest = self.flush()
-            return rest if self.hit else [*rest, chunk]
-        return [chunk]
+            return rest if self.hit else [*rest, self._with_logprobs(chunk, choice)]
+        return [self._with_logprobs(chunk, choice)]
+
+    def _with_logprobs(self, chunk: Event, choice: Json) -> Event:
+        """A chunk without text; log probabilities may come after theirs, or be left at the end."""
+        self._logprobs.feed(choice.get("logprobs"))
+        ends = choice.get("finish_reason")
+        given = self._logprobs.rest() if ends else self._logprobs.give("")
+        if given is None and not choice.get("logprobs"):
+            return chunk
+        return with_choice(chunk, {**choice, "logprobs": given})
 
     def _fed(self, chunk: Event, choice: Json, delta: Json) -> Batch:
         """A chunk with text; what else its delta says comes after the text."""
@@ -196,5 +205,5 @@ class _Answer:
     def _saying(self, chunk: Event, other: Json, text: str, finish: str | None = None) -> Event:
         choice = {**choice_of(chunk), "delta": {**other, "content": text}, "finish_reason": finish}
         if choice.get("logprobs") or text:
-            choice["logprobs"] = self._logprobs.give(len(text))
+            choice["logprobs"] = self._logprobs.give(text)
         return with_choice(chunk, choice)

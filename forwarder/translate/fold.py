@@ -57,8 +57,21 @@ def _take_chunk(completion: Json, choices: dict[int, Json], chunk: Event) -> Non
         for key, value in choice.items():
             if key == "delta":
                 _merge(whole.setdefault("message", _Pieces()), value or {})
+            elif key == "logprobs" and isinstance(value, dict):
+                _more_logprobs(whole.setdefault(key, {}), value)
             elif value is not None:
                 whole[key] = value
+
+
+def _more_logprobs(whole: Json, logprobs: Json) -> None:
+    """Log probabilities come with the pieces of text that they belong to."""
+    for key, value in logprobs.items():
+        if not isinstance(value, list):
+            whole.setdefault(key, value)
+        elif isinstance(whole.get(key), list):
+            whole[key] += value
+        else:
+            whole[key] = [*value]
 
 
 class _Pieces(dict[str, Any]):
@@ -100,6 +113,33 @@ def _extend(message: _Pieces, key: str, value: Any) -> None:
     message[key] = [*message.get(key, ()), *(value or ())]
 
 
+def _images(message: _Pieces, key: str, value: Any) -> None:
+    """Each image once: what comes under the same index takes the place of the earlier one."""
+    if not value:
+        return
+    images = message.setdefault(key, [])
+    for image in value:
+        index = _index(image)
+        same = [] if index is None else [i for i, old in enumerate(images) if _index(old) == index]
+        if same:
+            images[same[0]] = image
+        else:
+            images.append(image)
+
+
+def _index(entry: Any) -> Any:
+    return entry.get("index") if isinstance(entry, dict) else None
+
+
+def _metadata(message: _Pieces, key: str, value: Any) -> None:
+    """What is told piece by piece; drafts of images are no part of the whole answer."""
+    if not isinstance(value, dict):
+        return
+    told = {k: v for k, v in value.items() if k != "partial_images"}
+    if told:
+        message[key] = {**message.get(key, {}), **told}
+
+
 def _calls(message: _Pieces, key: str, value: Any) -> None:
     calls = message.setdefault(key, [])
     for delta in value or ():
@@ -129,6 +169,8 @@ _MERGERS: dict[str, Callable[[_Pieces, str, Any], None]] = {
     "reasoning": _text,
     "reasoning_details": _extend,
     "annotations": _extend,
+    "images": _images,
+    "metadata": _metadata,
     "tool_calls": _calls,
     "function_call": _legacy_call,
 }

@@ -33,6 +33,24 @@ def test_log_probabilities_wait_until_their_whole_token_is_out() -> None:
     logprobs = Logprobs()
     logprobs.feed({"content": [{"token": "ab"}, {"token": "cd"}]})
     logprobs.feed(None)
-    assert logprobs.give(1) is None
-    assert logprobs.give(1) == {"content": [{"token": "ab"}], "refusal": None}
-    assert logprobs.give(5) == {"content": [{"token": "cd"}], "refusal": None}
+    assert logprobs.give("a") is None
+    assert logprobs.give("b") == {"content": [{"token": "ab"}], "refusal": None}
+    assert logprobs.give("cd and more") == {"content": [{"token": "cd"}], "refusal": None}
+    assert logprobs.rest() is None
+
+
+def test_log_probabilities_may_come_after_their_text() -> None:
+    logprobs = Logprobs()
+    assert logprobs.give("ab") is None
+    logprobs.feed({"content": [{"token": "ab"}, {"token": "cd"}, {"token": "ef"}]})
+    assert logprobs.give("") == {"content": [{"token": "ab"}], "refusal": None}
+    assert logprobs.rest() == {"content": [{"token": "cd"}, {"token": "ef"}], "refusal": None}
+
+
+def test_tokens_that_are_parts_of_a_character_are_measured_in_bytes() -> None:
+    halves = [{"token": "\\xc3", "bytes": [0xC3]}, {"token": "\\xbc", "bytes": [0xBC]}]
+    logprobs = Logprobs()
+    logprobs.feed({"content": [*halves, {"token": "ß"}]})
+    assert logprobs.give("ü") == {"content": halves, "refusal": None}
+    assert logprobs.give("\ud800") is None  # half a character that the upstream has broken
+    assert logprobs.give("ß") == {"content": [{"token": "ß"}], "refusal": None}

@@ -82,6 +82,22 @@ def test_log_probabilities_of_what_was_cut_are_cut() -> None:
     assert limited(2, script)[0]["choices"][0]["logprobs"]["content"] == entries[:2]
 
 
+def test_log_probabilities_may_come_after_what_was_cut() -> None:
+    entries = [{"token": "One"}, {"token": " two"}, {"token": " three"}]
+    late = chunk({}, logprobs={"content": entries, "refusal": None})
+    script = [[chunk({"content": "One two three"})], [chunk({"content": " four"})], [late]]
+    told = limited(2, [*script, [chunk({}, "stop")]])
+    assert [c["logprobs"]["content"] for e in told for c in e["choices"] if c["logprobs"]] == [
+        entries[:2]
+    ]
+
+
+def test_log_probabilities_of_an_answer_that_is_not_cut_are_all_told() -> None:
+    odd = {"content": [{"token": "▁One▁"}], "refusal": None}
+    told = limited(5, [[chunk({"content": "One"}, logprobs=odd)], [chunk({}, "stop")]])
+    assert [c["logprobs"] for e in told for c in e["choices"] if c["logprobs"]] == [odd]
+
+
 def test_silence_and_metadata_are_passed_on() -> None:
     script = [[], *one_by_one(said("a b c")[:-2]), [chunk({"metadata": {"x": 1}}, "stop")]]
     batches = list(with_limit(Scripted(script))({**REQUEST, "max_tokens": 1}))

@@ -173,6 +173,27 @@ def test_log_probabilities_go_with_their_tokens() -> None:
     assert [entry["token"] for one in kept for entry in one["content"]] == ["Hello", " EN", "x"]
 
 
+def test_log_probabilities_that_come_late_go_with_what_was_said() -> None:
+    entries = [{"token": t} for t in ("He", "llo", " EN")]
+    late = chunk({}, logprobs={"content": entries, "refusal": None})
+    script = one_by_one([*said("Hello", " EN")[:3], late, *said()[1:]])
+    told = [c["logprobs"] for e in stopped(script, "END") for c in e["choices"] if c["logprobs"]]
+    assert [[entry["token"] for entry in one["content"]] for one in told] == [
+        ["He", "llo"],
+        [" EN"],
+    ]
+
+
+def test_log_probabilities_that_fit_no_text_are_told_at_the_end() -> None:
+    """So it is when an upstream spells its tokens otherwise than its text."""
+    odd = [chunk({"content": "a"}, logprobs={"content": [{"token": "▁a▁▁"}], "refusal": None})]
+    told = stopped([odd, [chunk({}, "stop")]], "END")
+    assert [c["logprobs"] for e in told for c in e["choices"]] == [
+        None,
+        {"content": [{"token": "▁a▁▁"}], "refusal": None},
+    ]
+
+
 # -- the upstream, and what it costs ------------------------------------------------------------
 
 

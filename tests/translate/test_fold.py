@@ -35,6 +35,24 @@ MESSAGES = {
         message(content="ab"),
     ),
     "an empty answer is empty": ([{"content": ""}], message(content="")),
+    "an image counts once, as it was told last": (
+        [{"images": [{"index": 0, "url": "a"}]}, {"images": [{"index": 1, "url": "b"}]},
+         {"images": [{"index": 0, "url": "c"}]}, {"images": None}],
+        message(images=[{"index": 0, "url": "c"}, {"index": 1, "url": "b"}]),
+    ),
+    "images without a number are all different": (
+        [{"images": [{"url": "a"}]}, {"images": [{"url": "b"}]}],
+        message(images=[{"url": "a"}, {"url": "b"}]),
+    ),
+    "what is no image or metadata is borne": (
+        [{"images": ["odd", {"index": 0}]}, {"images": [{"index": 0, "url": "a"}]}, {"metadata": "odd"},
+         {"metadata": {"a": 1}}],
+        message(images=["odd", {"index": 0, "url": "a"}], metadata={"a": 1}),
+    ),
+    "metadata is told piece by piece, and drafts are none": (
+        [{"metadata": {"partial_images": [1]}}, {"metadata": {"a": 1}}, {"metadata": {"b": 2}}, {"metadata": None}],
+        message(metadata={"a": 1, "b": 2}),
+    ),
     "a refusal has no content": (
         [{"content": "", "refusal": None}, {"refusal": "N"}, {"refusal": "o"}],
         message(refusal="No"),
@@ -174,3 +192,17 @@ def test_the_response_is_that_of_the_terminal_event() -> None:
 def test_a_terminal_event_without_its_response_is_no_answer() -> None:
     with pytest.raises(UpstreamBroken):
         fold_responses(iter([[{"type": "response.completed", "response": None}]]))
+
+
+def test_log_probabilities_are_added_up() -> None:
+    def chunk(logprobs: Json | None, **delta: str) -> Json:
+        return {"choices": [{"index": 0, "delta": delta, "logprobs": logprobs}]}
+
+    said = [
+        chunk(None, content="a"),
+        chunk({"content": [1], "refusal": None}, content="b"),
+        chunk({"content": [2], "refusal": [3]}),
+        chunk({"content": None, "refusal": None}),
+    ]
+    assert fold_chat(iter([said]))["choices"][0]["logprobs"] == {"content": [1, 2], "refusal": [3]}
+    assert said[1]["choices"][0]["logprobs"] == {"content": [1], "refusal": None}
