@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forwarder.translate import reasoning, whole
+from forwarder.translate.annotations import Insertions, shifted
 from forwarder.translate.call import Batch, Call, Event, Json, Stream
 from forwarder.translate.check import DICT, optional
 from forwarder.translate.fold import fold_chat
@@ -19,7 +20,7 @@ from forwarder.translate.fold import fold_chat
 STYLES = ("thinking", "think", "reasoning_content", "reasoning", "parts", "none")
 """The spellings of reasoning that a chat client can choose from."""
 
-TOLD = frozenset({"reasoning", "reasoning_summary", "schema_error", "files"})
+TOLD = frozenset({"reasoning", "reasoning_summary", "schema_error", "files", "partial_images"})
 """What the forwarder tells in a message's ``metadata``; upstreams know no such field."""
 
 _TAGS = {"thinking": ("[thinking]", "[/thinking]\n\n"), "think": ("<think>", "</think>\n\n")}
@@ -163,7 +164,8 @@ class _Styler:
         if not deltas and not choice.get("finish_reason"):
             return []
         quiet = [
-            {**chunk, "choices": [{**choice, "delta": d, "finish_reason": None}]} for d in early
+            {**chunk, "choices": [{**choice, "delta": d, "finish_reason": None, "logprobs": None}]}
+            for d in early
         ]
         return [*quiet, {**chunk, "choices": [{**choice, "delta": last}]}]
 
@@ -175,8 +177,9 @@ class _Choice:
         self._spell = _SPELLINGS[style]
         self._tags = _TAGS.get(style)
         self._thoughts: list[str] = []
-        self._begun = False
         self._inside = False
+        self._said = 0  # characters of the content, without what was put into it
+        self._put: Insertions = []
 
     def take(self, choice: Json) -> list[Json] | None:
         """The deltas that take this one's place; ``None`` when it stays as it is."""
@@ -187,11 +190,13 @@ class _Choice:
         if self._inside and _says(delta, choice):
             self._inside = False
             assert self._tags is not None
-            return [{"content": self._tags[1]}, *self._ended(delta, choice)]
-        if delta.get("content"):
-            self._begun = True
-        if choice.get("finish_reason") and self._thoughts:
-            return self._ended(delta, choice)
+            return [self._put_in(self._tags[1]), *self._last(delta, choice)]
+        if (choice.get("finish_reason") and self._thoughts) or (
+            self._put and delta.get("annotations")
+        ):
+            return self._last(delta, choice)
+        if content := delta.get("content"):
+            self._said += len(content)
         return None
 
     def _think(self, thought: str, delta: Json, choice: Json) -> list[Json]:
@@ -204,23 +209,32 @@ class _Choice:
             return [*deltas, *(self.take({**choice, "delta": rest}) or [rest])]
         return [{**rest, **deltas[0]}] if deltas else []
 
-    def _ended(self, delta: Json, choice: Json) -> list[Json]:
-        """At the finish, all that was thought goes into the metadata."""
-        if not choice.get("finish_reason"):
+    def _last(self, delta: Json, choice: Json) -> list[Json]:
+        """What is said after a thought; at the finish, all that was thought is told apart."""
+        self._said += len(delta.get("content") or "")
+        if isinstance(delta.get("annotations"), list):
+            notes = [shifted(note, self._put) for note in delta["annotations"]]
+            delta = {**delta, "annotations": notes}
+        if not choice.get("finish_reason") or not self._thoughts:
             return [delta]
         metadata = {"reasoning": "".join(self._thoughts), **(delta.get("metadata") or {})}
         return [{**delta, "metadata": metadata}]
+
+    def _put_in(self, text: str) -> Json:
+        here = self._put and self._put[-1][0] == self._said
+        before = self._put.pop()[1] if here else 0
+        self._put.append((self._said, before + len(text)))
+        return {"content": text}
 
     # -- one spelling each ----------------------------------------------------------------------
 
     def inline(self, thought: str) -> list[Json]:
         assert self._tags is not None
         if self._inside:
-            return [{"content": thought}]
+            return [self._put_in(thought)]
         self._inside = True
-        gap = "\n\n" if self._begun else ""
-        self._begun = True
-        return [{"content": f"{gap}{self._tags[0]}{thought}"}]
+        gap = "\n\n" if self._said or self._put else ""
+        return [self._put_in(f"{gap}{self._tags[0]}{thought}")]
 
     def hidden(self, thought: str) -> list[Json]:
         return []

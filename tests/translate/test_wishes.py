@@ -137,6 +137,47 @@ def test_an_inline_block_is_closed_before_a_call_and_before_the_end(style: str) 
     assert message(style, ROLE, {"reasoning_content": "Let me see."})["content"] == block
 
 
+CITATION = {"type": "url_citation", "url_citation": {"start_index": 2, "end_index": 5, "url": "u"}}
+CITED: dict[str, list[Json]] = {
+    "a thought before": [ROLE, {"reasoning_content": "t"}, {"content": "ab123"}, {"content": "cd"}],
+    "thoughts in pieces": [{"reasoning_content": "t"}, {"reasoning_content": "u"}, {"content": "ab123c"}],
+    "a thought in front of the words": [{"content": "ab"}, {"reasoning_content": "t"}, {"content": "123c"}],
+    "a thought behind them": [{"content": "ab123"}, {"reasoning_content": "t"}, {"content": "c"}],
+    "two thoughts": [{"reasoning_content": "t"}, {"content": "a"}, {"reasoning_content": "u"}, {"content": "b123"}],
+    "a thought at the end": [{"content": "ab123c"}, {"reasoning_content": "t"}],
+    "no thought": [{"content": "ab123c"}],
+}  # fmt: skip
+
+
+@every_style
+@pytest.mark.parametrize("deltas", CITED.values(), ids=CITED)
+@pytest.mark.parametrize("whole", [False, True], ids=["streamed", "whole"])
+def test_a_citation_still_points_at_its_words(style: str, deltas: list[Json], whole: bool) -> None:
+    call = answering(*deltas, {"annotations": [CITATION]})
+    if whole:  # as a provider that cannot stream gives it: all thoughts before all words
+        completion = fold_chat(call({}))
+        stream = as_wished(lambda request: iter([[completion]]), style)({"stream": False})
+    else:
+        stream = as_wished(call, style)({"stream": True})
+    answer = fold_chat(stream)["choices"][0]["message"]
+    content = answer["content"]
+    if isinstance(content, list):
+        content = "".join(part.get("text", "") for part in content)
+    [cited] = [note["url_citation"] for note in answer["annotations"]]
+    assert content[cited["start_index"] : cited["end_index"]] == "123"
+    assert CITATION["url_citation"] == {"start_index": 2, "end_index": 5, "url": "u"}
+
+
+@every_style
+def test_log_probabilities_are_told_once(style: str) -> None:
+    entries = {"content": [{"token": "Yes"}], "refusal": None}
+    said = chunk({"content": "Yes", "reasoning_content": "t"})
+    said["choices"][0]["logprobs"] = entries
+    chunks = [[chunk({"reasoning_content": "s"})], [said], [chunk({}, "stop")]]
+    answer = fold_chat(as_wished(lambda request: iter(chunks), style)({"stream": True}))
+    assert answer["choices"][0]["logprobs"] == entries
+
+
 def test_a_second_thought_stands_in_a_block_of_its_own() -> None:
     deltas = [ROLE, {"content": "A"}, {"reasoning_content": "t"}, {"content": "B"}]
     assert message("thinking", *deltas)["content"] == "A\n\n[thinking]t[/thinking]\n\nB"
