@@ -153,6 +153,7 @@ class Bridge:
             custom_tools=profile.custom_tools,
             web_search=profile.web_search_options,
             summaries=_REASONS.match(route.model) is not None,
+            takes=profile.responses_takes,
         )
 
     def _chat_style(self, style: str | None, route: Route) -> str | None:

@@ -111,6 +111,16 @@ def test_usage_is_noted_before_it_is_taken_out(upstreams: Upstreams) -> None:
     assert exchange.usage == CHUNKS[2]["usage"]
 
 
+def test_what_an_upstream_takes_beyond_its_protocol_reaches_it(upstreams: Upstreams) -> None:
+    quirks = {"RESPONSES_QUIRKS": '{"responses_takes": ["seed", "top_k"]}'}
+    for over, kept in ((bridge_of(), {}), (bridge_of(**quirks), {"seed": 7, "top_k": 3})):
+        _, exchange = opened(over, "chat", seed=7, top_k=3, min_p=0.1)
+
+        given = upstreams.bodies[-1]
+        assert {k: given[k] for k in ("seed", "top_k", "min_p") if k in given} == kept
+        assert exchange.ledger.dropped.keys() == {"seed", "top_k", "min_p"} - kept.keys()
+
+
 @pytest.mark.parametrize("model", [None, ""])
 def test_the_default_model_stands_in(model: str | None, upstreams: Upstreams) -> None:
     _, exchange = opened(bridge_of(FORWARDER_DEFAULT_MODEL="qwen"), "responses", model)

@@ -31,6 +31,10 @@ _SEARCHES: dict[str, Any] = {
 }
 """OpenAI's models that search the web before every answer."""
 
+
+_PENALTIES = frozenset({"frequency_penalty", "presence_penalty"})
+"""What the Open Responses schema has beyond OpenAI's own."""
+
 _TO_HIGH = {"minimal": "low", "xhigh": "high", "max": "high"}
 """Efforts for who knows low, medium and high."""
 
@@ -199,6 +203,8 @@ _TABLE = (
             "openai/*-search-*": {"web_search_options": True},
             "perplexity/*": {"web_search_options": True},
         },
+        responses_takes=_PENALTIES
+        | {"top_k", "modalities", "image_config", "input_audio", "models", "provider", "plugins"},
     ),
     Profile(
         "nvidia",
@@ -208,9 +214,25 @@ _TABLE = (
         file="none",
         drop=_OPENAI_ONLY,
     ),
-    Profile("vllm", repair_responses=True, **_TEMPLATED),
-    Profile("sglang", **_TEMPLATED),
-    Profile("llamacpp", schema_dialect="plain", repair_responses=True, **_TEMPLATED),
+    Profile(
+        "vllm",
+        repair_responses=True,
+        responses_takes=_PENALTIES
+        | {"seed", "logit_bias", "top_k", "repetition_penalty", "ignore_eos"},
+        **_TEMPLATED,
+    ),
+    Profile(
+        "sglang",
+        responses_takes=_PENALTIES | {"top_k", "min_p", "repetition_penalty"},
+        **_TEMPLATED,
+    ),
+    Profile(
+        "llamacpp",
+        schema_dialect="plain",
+        repair_responses=True,
+        responses_takes=_PENALTIES | {"seed", "logit_bias", "top_k", "min_p", "repeat_penalty"},
+        **_TEMPLATED,
+    ),
     Profile(
         "ollama",
         (":11434",),

@@ -5,17 +5,19 @@ A parameter is one of
 - *carried*: it goes over under its own name, as it is;
 - *mapped*: the request translators give it another name, shape or place;
 - *emulated*: the other side lacks it, and a wrapper around the call does its work;
+- *offered*: it goes over as it is to an upstream that takes it beyond the protocol, and is dropped
+  for the others;
 - *local*: it is for the forwarder itself and is honoured here;
 - *dropped*: it has no counterpart; the reason is recorded and the client is told;
 - *refused*: leaving it out would change what the client gets, so the request fails.
 
-``neutral`` are the values that ask for nothing: a dropped or refused parameter that holds one is
-passed over in silence, and nothing is emulated for it.
+``neutral`` are the values that ask for nothing: a parameter that is lost passes in silence when it
+holds one, and nothing is emulated for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from forwarder.errors import InvalidRequest, Unsupported
@@ -53,6 +55,10 @@ def mapped(types: Types, why: str) -> Fate:
 
 def emulated(types: Types, why: str, *neutral: Any) -> Fate:
     return Fate("emulated", types, why, neutral)
+
+
+def offered(types: Types, why: str, *neutral: Any) -> Fate:
+    return Fate("offered", types, why, neutral)
 
 
 def local(types: Types, why: str) -> Fate:
@@ -112,25 +118,27 @@ RESPONSES_OVER_CHAT: dict[str, Fate] = {
 }
 """A Responses client's parameters over a Chat upstream."""
 
+_OWN = "the Responses API has no such parameter, and this upstream none of its own"
+
 CHAT_OVER_RESPONSES: dict[str, Fate] = {
     **_COMMON,
     "audio": refused(DICT, "the Responses API answers in text"),
-    "frequency_penalty": dropped(NUMBER, "the Responses API has no such parameter", 0),
+    "frequency_penalty": offered(NUMBER, _OWN, 0),
     "function_call": mapped((str, dict), "the old spelling of tool_choice"),
     "functions": mapped(LIST, "the old spelling of tools"),
-    "logit_bias": dropped(DICT, "the Responses API has no such parameter", {}),
+    "logit_bias": offered(DICT, _OWN, {}),
     "logprobs": refused(BOOL, "log probabilities are not translated", False),
     "max_completion_tokens": mapped(INT, "is called max_output_tokens, at least 16"),
     "max_tokens": mapped(INT, "is called max_output_tokens, at least 16"),
     "messages": mapped(LIST, "become input items"),
     "modalities": refused(LIST, "the Responses API answers in text", ["text"]),
     "n": emulated(INT, "the upstream is asked as often, and the answers are merged", 1),
-    "prediction": dropped(DICT, "the Responses API has no such parameter"),
-    "presence_penalty": dropped(NUMBER, "the Responses API has no such parameter", 0),
+    "prediction": offered(DICT, _OWN),
+    "presence_penalty": offered(NUMBER, _OWN, 0),
     "prompt_cache_options": carried(DICT),
     "reasoning_effort": mapped(STR, "is called reasoning.effort"),
     "response_format": mapped(DICT, "is called text.format"),
-    "seed": dropped(INT, "the Responses API has no such parameter"),
+    "seed": offered(INT, _OWN),
     "service_tier": carried(STR),
     "stop": emulated((str, list), "the answer is cut here", []),
     "store": mapped(BOOL, "the Responses API stores unless told not to"),
@@ -144,28 +152,30 @@ TABLES = {"responses": RESPONSES_OVER_CHAT, "chat": CHAT_OVER_RESPONSES}
 """The client's protocol -> the fates of its parameters over the other one."""
 
 
-def settle(request: Json, fates: dict[str, Fate], ledger: Ledger) -> Iterator[tuple[str, Any]]:
+_UNKNOWN = offered(ANY, "neither API knows this parameter")
+
+
+def settle(
+    request: Json, fates: dict[str, Fate], ledger: Ledger, takes: Collection[str] = ()
+) -> Iterator[tuple[str, Any]]:
     """Check every parameter; give those that are mapped or carried as ``(name, value)``.
 
     Null means absent, in both protocols.  A name that neither SDK nor table knows is dropped,
-    since strict upstreams refuse what they do not know.
+    since strict upstreams refuse what they do not know, unless it is one that this one ``takes``.
     """
     for name, value in request.items():
         if value is None:
             continue
-        fate = fates.get(name)
-        if fate is None:
-            ledger.drop(name, "neither API knows this parameter")
-            continue
+        fate = fates.get(name, _UNKNOWN)
         expect(value, fate.types, name)
-        if fate.kind in ("carried", "mapped"):
+        if fate.kind in ("carried", "mapped") or (fate.kind == "offered" and name in takes):
             yield name, value
         elif fate.kind not in ("local", "emulated") and value not in fate.neutral:
             _lose(name, fate, ledger)
 
 
 def _lose(name: str, fate: Fate, ledger: Ledger) -> None:
-    if fate.kind == "dropped":
+    if fate.kind in ("dropped", "offered"):
         ledger.drop(name, fate.why)
     elif name == "previous_response_id":
         raise InvalidRequest(

@@ -18,10 +18,11 @@ Converter = Callable[[Json, str], Json]
 
 def convert(parts: list[Any], table: dict[str, Converter], path: str) -> list[Json]:
     """Each part of ``parts`` through its converter in ``table``."""
-    return [_convert_one(part, table, f"{path}[{i}]") for i, part in enumerate(parts)]
+    return [convert_one(part, table, f"{path}[{i}]") for i, part in enumerate(parts)]
 
 
-def _convert_one(part: Any, table: dict[str, Converter], path: str) -> Json:
+def convert_one(part: Any, table: dict[str, Converter], path: str) -> Json:
+    """One part through its converter."""
     kind = require(expect(part, DICT, path), "type", STR, f"{path}.type")
     converter = table.get(kind)
     if converter is None:
@@ -152,17 +153,47 @@ def _image_to_input(part: Json, path: str) -> Json:
     return _keeping_breakpoint(part, {"type": "input_image", "image_url": url, "detail": detail})
 
 
+_FILE_SOURCES = ("file_data", "file_id", "file_url")
+_FILE_FIELDS = (*_FILE_SOURCES, "filename")
+
+
 def _file_to_input(part: Json, path: str) -> Json:
-    file = require(part, "file", DICT, f"{path}.file")
-    names = ("file_data", "file_id", "filename")
-    carried = {k: file[k] for k in names if file.get(k) is not None}
+    path = f"{path}.file"
+    file = require(part, "file", DICT, path)
+    given = {name: optional(file, name, STR, f"{path}.{name}") for name in _FILE_FIELDS}
+    carried = {name: value for name, value in given.items() if value is not None}
+    if carried.keys().isdisjoint(_FILE_SOURCES):
+        raise missing(f"{path}.file_data")
     return _keeping_breakpoint(part, {"type": "input_file", **carried})
 
 
 def _audio_refused(part: Json, path: str) -> Json:
     raise Unsupported(
-        f"'{path}': the Responses API takes no audio input.", param=path, code="unsupported_value"
+        f"'{path}': the upstream takes no audio input.", param=path, code="unsupported_value"
     )
+
+
+_AUDIO_FORMATS = ("wav", "mp3")
+_AUDIO_HEAD = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+
+
+def _audio_to_input(part: Json, path: str) -> Json:
+    path = f"{path}.input_audio"
+    audio = require(part, "input_audio", DICT, path)
+    data = require(audio, "data", STR, f"{path}.data")
+    kind = require(audio, "format", STR, f"{path}.format")
+    choose(kind, _AUDIO_FORMATS, f"{path}.format")
+    head = _AUDIO_HEAD.match(data)  # some clients send a data URL
+    bare = "".join((data[head.end() :] if head else data).split())
+    if len(bare) % 4 or not _BASE64.fullmatch(bare):
+        raise InvalidRequest(
+            f"Invalid value for '{path}.data': it is not valid base64.",
+            param=f"{path}.data",
+            code="invalid_value",
+        )
+    sound = {"data": bare, "format": kind}
+    return _keeping_breakpoint(part, {"type": "input_audio", "input_audio": sound})
 
 
 USER_TO_RESPONSES: dict[str, Converter] = {
@@ -172,6 +203,9 @@ USER_TO_RESPONSES: dict[str, Converter] = {
     "input_audio": _audio_refused,
 }
 """What a user, system or tool message may hold."""
+
+HEARD_BY_RESPONSES = {**USER_TO_RESPONSES, "input_audio": _audio_to_input}
+"""The same for an upstream that takes audio, which the Responses API itself does not."""
 
 ASSISTANT_TO_RESPONSES: dict[str, Converter] = {"text": _text_to_output, "refusal": _refusal}
 """What an assistant message may hold."""

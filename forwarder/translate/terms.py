@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,7 @@ class Terms:
     ``custom_tools`` is true when the chat upstream knows freeform tools itself, ``web_search``
     when its model searches the web and takes options for that, and ``summaries`` when the
     Responses upstream's model reasons and may be asked to summarise.
+    ``takes`` names what a Responses upstream takes beyond OpenAI's: parameters, and types of parts.
     """
 
     mint: Mint
@@ -48,3 +49,4 @@ class Terms:
     custom_tools: bool = False
     web_search: bool = False
     summaries: bool = False
+    takes: Collection[str] = ()

@@ -15,6 +15,8 @@ def test_a_profile_says_only_what_means_something(profile: Profile) -> None:
     for drop in (profile.drop, *(each.get("drop", set()) for each in profile.models.values())):
         assert drop <= REQUEST_PARAMETERS["chat"] | REQUEST_PARAMETERS["responses"]
         assert not drop & {"model", "messages", "input", "tools", "stream"}
+    assert not profile.responses_takes & REQUEST_PARAMETERS["responses"]
+    assert not profile.responses_takes & profile.drop
 
 
 def test_every_provider_that_people_use_has_a_profile() -> None:

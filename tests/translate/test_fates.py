@@ -14,6 +14,7 @@ from forwarder.translate.fates import (
     emulated,
     local,
     mapped,
+    offered,
     refused,
     settle,
 )
@@ -63,7 +64,8 @@ def test_parameters_that_the_sdk_lacks_are_in_the_open_responses_schema(directio
 
 
 @pytest.mark.parametrize(
-    ("direction", "name", "fate"), fates("dropped", "refused", "mapped", "local", "emulated")
+    ("direction", "name", "fate"),
+    fates("dropped", "refused", "mapped", "local", "emulated", "offered"),
 )
 def test_a_fate_that_is_not_to_be_carried_has_a_reason(
     direction: str, name: str, fate: Fate
@@ -84,12 +86,12 @@ _ONE_TOOL = {
 }
 
 
-@pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped"))
+@pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "offered"))
 def test_a_dropped_parameter_is_named(direction: str, name: str, fate: Fate) -> None:
     assert lost(direction, name, SAMPLES[fate.types[0]]) == {name: fate.why}
 
 
-@pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped"))
+@pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "offered"))
 def test_in_strict_mode_a_dropped_parameter_is_refused(
     direction: str, name: str, fate: Fate
 ) -> None:
@@ -108,7 +110,7 @@ def test_a_refused_parameter_is_a_400_that_names_it(direction: str, name: str, f
     assert caught.value.code
 
 
-@pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "refused"))
+@pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "refused", "offered"))
 def test_a_value_that_asks_for_nothing_passes_in_silence(
     direction: str, name: str, fate: Fate
 ) -> None:
@@ -118,7 +120,7 @@ def test_a_value_that_asks_for_nothing_passes_in_silence(
 
 @pytest.mark.parametrize(
     ("direction", "name", "fate"),
-    fates("carried", "mapped", "local", "emulated", "dropped", "refused"),
+    fates("carried", "mapped", "local", "emulated", "dropped", "refused", "offered"),
 )
 def test_a_value_of_the_wrong_type_is_a_400_that_names_the_parameter(
     direction: str, name: str, fate: Fate
@@ -144,11 +146,14 @@ def test_settling_gives_what_is_carried_and_what_is_mapped() -> None:
         "d": dropped((int,), "no counterpart", 0),
         "g": emulated((int,), "done by a wrapper"),
         "e": refused((int,), "no way", 0),
+        "h": offered((int,), "not here", 0),
+        "i": offered((int,), "not here", 0),
     }
     ledger = Ledger()
-    given = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 0, "f": None, "g": 5}
-    assert list(settle(given, table, ledger)) == [("a", 1), ("b", 2)]
-    assert ledger.dropped == {"d": "no counterpart"}
+    given = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 0, "f": None, "g": 5, "h": 6, "i": 7, "j": 8}
+    settled = settle(given, table, ledger, takes=("h", "j", "c", "d"))
+    assert list(settled) == [("a", 1), ("b", 2), ("h", 6), ("j", 8)]
+    assert ledger.dropped == {"d": "no counterpart", "i": "not here"}
 
 
 def test_an_earlier_response_that_was_not_stored_is_not_found() -> None:

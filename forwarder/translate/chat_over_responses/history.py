@@ -20,6 +20,8 @@ class History:
     def __init__(self, terms: Terms) -> None:
         self.items: list[Json] = []
         self._terms = terms
+        heard = "input_audio" in terms.takes
+        self._spoken_to = parts.HEARD_BY_RESPONSES if heard else parts.USER_TO_RESPONSES
         self._unanswered: dict[str, str] = {}  # call id -> item type of its output
         self._legacy_calls = 0
 
@@ -50,7 +52,7 @@ class History:
             self._terms.ledger.drop("messages.name", "Responses messages have no names")
         content = require(message, "content", (str, list), f"{path}.content")
         if isinstance(content, list):
-            content = parts.convert(content, parts.USER_TO_RESPONSES, f"{path}.content")
+            content = parts.convert(content, self._spoken_to, f"{path}.content")
         else:
             content = [{"type": "input_text", "text": content}]
         self.items.append({"type": "message", "role": message["role"], "content": content})

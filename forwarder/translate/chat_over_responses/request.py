@@ -32,7 +32,7 @@ def translate_request(request: Json, terms: Terms) -> Prepared:
     """
     require(request, "model", STR, "model")
     out: Json = {"store": False, "stream": True}
-    for name, value in settle(request, CHAT_OVER_RESPONSES, terms.ledger):
+    for name, value in settle(request, CHAT_OVER_RESPONSES, terms.ledger, terms.takes):
         mapper = _MAPPED.get(name)
         if mapper is None:
             out[name] = value

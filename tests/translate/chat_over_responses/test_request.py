@@ -83,6 +83,12 @@ def test_a_parameter_is_mapped(request_: Json, out: Json) -> None:
     assert sent(**request_) == {**BASE, **out}
 
 
+def test_what_an_upstream_takes_beyond_the_protocol_goes_over_as_it_is() -> None:
+    more = {"seed": 7, "top_k": 3, "frequency_penalty": 0}
+    its_terms = terms(strict=True, takes=frozenset(more))
+    assert sent(its_terms, **more) == {**BASE, **more}
+
+
 def test_nothing_is_stored_unless_the_client_says_so() -> None:
     assert (BASE["store"], BASE["stream"]) == (False, True)
 

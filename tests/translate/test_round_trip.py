@@ -1,0 +1,104 @@
+"""Whole conversations of a chat client, there and back: what was shown and said stays in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.translate.responses_over_chat.history import _MEDIA_NOTE as NOTE
+from tests.helpers.translating import terms, translate
+
+Json = dict[str, Any]
+
+PNG = "data:image/png;base64,iVBORw0KGgo="
+PDF = "data:application/pdf;base64,JVBERi0="
+
+
+def text(said: str) -> Json:
+    return {"type": "text", "text": said}
+
+
+def image(url: str = PNG, detail: str = "auto") -> Json:
+    return {"type": "image_url", "image_url": {"url": url, "detail": detail}}
+
+
+def file(**source: str) -> Json:
+    return {"type": "file", "file": source}
+
+
+def call(name: str, call_id: str) -> Json:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": '{"a": 1}'}}
+
+
+def tool(call_id: str, content: Any) -> Json:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+def there_and_back(messages: list[Json]) -> list[Json]:
+    """Chat messages -> input items -> chat messages."""
+    chat = {"model": "m", "messages": messages}
+    over = translate("chat_over_responses", chat, terms(takes=["input_audio"])).request
+    responses = {"model": "m", "input": over["input"]}
+    back: list[Json] = translate("responses_over_chat", responses, terms()).request["messages"]
+    return back
+
+
+def plain(message: Json) -> Json:
+    """A message whose text alone is a string, and whose null fields are left out."""
+    content = message.get("content")
+    if isinstance(content, list) and all(part["type"] == "text" for part in content):
+        content = "".join(part["text"] for part in content)
+    return {k: v for k, v in {**message, "content": content}.items() if v is not None}
+
+
+SAME: dict[str, list[Json]] = {
+    "words": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Bye."},
+    ],
+    "media between words": [
+        {"role": "user", "content": [text("a"), image(), text("b"), file(file_data=PDF, filename="a.pdf"),
+                                     image("https://e.test/b.png", "low"), text("c")]},
+        {"role": "assistant", "content": "Two images, one file."},
+        {"role": "user", "content": [file(file_id="file-1"), text("And this?")]},
+    ],
+    "sound": [
+        {"role": "user", "content": [text("a"), {"type": "input_audio",
+                                                 "input_audio": {"data": "UklGRg==", "format": "wav"}}]},
+    ],
+    "calls and results": [
+        {"role": "user", "content": [text("Look."), image()]},
+        {"role": "assistant", "content": "I look.", "tool_calls": [call("f", "c1"), call("g", "c2")]},
+        tool("c1", "one"),
+        tool("c2", "two"),
+        {"role": "assistant", "tool_calls": [call("f", "c3")]},
+        tool("c3", "three"),
+        {"role": "assistant", "content": "Done."},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("messages", SAME.values(), ids=SAME)
+def test_a_conversation_comes_back_as_it_was(messages: list[Json]) -> None:
+    assert [*map(plain, there_and_back(messages))] == messages
+
+
+def test_media_of_results_come_back_behind_their_batch_in_order() -> None:
+    """Chat's tool messages hold text, so there is no other place for them."""
+    shot, scan = image("https://e.test/1.png"), file(file_data=PDF, filename="b.pdf")
+    messages = [
+        {"role": "user", "content": [text("Compare."), image()]},
+        {"role": "assistant", "tool_calls": [call("f", "c1"), call("g", "c2"), call("h", "c3")]},
+        tool("c1", [text("A screen."), shot]),
+        tool("c2", [scan, image()]),
+        tool("c3", "words"),
+        {"role": "assistant", "content": "They differ."},
+    ]
+    back = [*map(plain, there_and_back(messages))]
+    assert back[:2] == messages[:2]
+    assert back[2:5] == [tool("c1", f"A screen.\n{NOTE}"), tool("c2", NOTE), tool("c3", "words")]
+    assert back[5] == {"role": "user", "content": [shot, scan, image()]}
+    assert back[6:] == messages[5:]
