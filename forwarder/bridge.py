@@ -154,6 +154,7 @@ class Bridge:
             web_search=profile.web_search_options,
             summaries=_REASONS.match(route.model) is not None,
             takes=profile.responses_takes,
+            link=partial(_link, exchange.address, route.upstream.name),
         )
 
     def _chat_style(self, style: str | None, route: Route) -> str | None:
@@ -166,6 +167,11 @@ class Bridge:
     def _connect(self, settings: UpstreamSettings) -> Upstream:
         heartbeat = min(self.settings.keepalive, settings.idle_timeout)
         return Upstream(settings, transport_for(settings, heartbeat), heartbeat)
+
+
+def _link(address: str, upstream: str, path: str) -> str:
+    """Where the client finds what the upstream has under a path."""
+    return f"{address}/v1{path}?upstream={upstream}"
 
 
 def _fetcher(settings: Settings) -> Fetcher | None:

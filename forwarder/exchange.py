@@ -19,7 +19,10 @@ log = logging.getLogger("forwarder.exchange")
 
 @dataclass
 class Exchange:
-    """The record of one request; ``opened`` closes whatever was opened for it."""
+    """The record of one request; ``opened`` closes whatever was opened for it.
+
+    ``address`` is where the client reaches the forwarder, without a slash at its end.
+    """
 
     id: str
     route: str
@@ -27,6 +30,7 @@ class Exchange:
     log_level: int = logging.INFO
     log_sample: float = 0.0
     log_bodies: bool = False
+    address: str = ""
     client_key: str | None = None
     upstream: str | None = None
     model: str | None = None

@@ -69,7 +69,8 @@ class Settings:
 
     ``chat_reasoning`` is ``None`` when the operator left it to the forwarder: translated answers
     then show reasoning as ``thinking``, answers that pass through stay untouched.  ``fetch`` is
-    ``None`` likewise: URLs are then fetched where clients have keys.
+    ``None`` likewise: URLs are then fetched where clients have keys.  ``public_url`` is ``None``
+    when clients reach the forwarder at the address that their own requests name.
     ``demo`` says that nothing was configured and ``upstreams`` are the built-in demo.
     """
 
@@ -86,6 +87,7 @@ class Settings:
     strict: bool
     keepalive: float
     max_body: int
+    public_url: str | None
     fetch: bool | None
     fetch_allow: tuple[str, ...]
     fetch_max: int
@@ -151,6 +153,7 @@ SETTINGS = (
     Setting("STRICT", "strict", parsers.flag, "false"),
     Setting("KEEPALIVE", "keepalive", parsers.seconds, "15"),
     Setting("MAX_BODY", "max_body", parsers.size, "64m"),
+    Setting("PUBLIC_URL", "public_url", parsers.public, None),
     Setting("FETCH", "fetch", parsers.on_off, None),
     Setting("FETCH_ALLOW", "fetch_allow", parsers.hosts, ""),
     Setting("FETCH_MAX", "fetch_max", parsers.size, "20m"),

@@ -106,6 +106,11 @@ def address(text: str) -> str:
     return http(text)
 
 
+@_allowing("an http:// or https:// address without user, query or fragment")
+def public(text: str) -> str:
+    return http(text).removesuffix("/v1").rstrip("/")
+
+
 @_allowing("a key without spaces, in plain ASCII, and without the word Bearer")
 def key(text: str) -> str | None:
     _require(re.fullmatch(r"[!-~]*", text))

@@ -107,5 +107,5 @@ _Step = Callable[[Json, Profile, Ledger], None]
 _STEPS: dict[str, tuple[_Step, ...]] = {
     "chat": (_drop, _add, _token_limit, _stream_options, _parallel, tools.offer, tools.force,
              tools.schemas, _format, thinking.switch, _messages, _names),
-    "responses": (_drop, _parallel, tools.schemas, thinking.rename, native.items),
+    "responses": (_drop, _parallel, tools.schemas, thinking.rename, native.include, native.items),
 }  # fmt: skip

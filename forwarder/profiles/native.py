@@ -1,4 +1,4 @@
-"""The input items of a native Responses request, as a provider takes them."""
+"""A native Responses request as a provider takes it: its input items, and what it includes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from forwarder.profiles.knobs import Profile
 from forwarder.translate.call import Json
 from forwarder.translate.reasoning import is_own
 from forwarder.translate.terms import Ledger
+from forwarder.translate.vocabulary import LOGPROBS
+
+
+def include(body: Json, profile: Profile, ledger: Ledger) -> None:
+    """Log probabilities have two names here: a parameter's, and one among what to include."""
+    given = body.get("include")
+    if "logprobs" in profile.drop and isinstance(given, list) and LOGPROBS in given:
+        ledger.drop("logprobs", f"{profile.name} does not take it")
+        body["include"] = [name for name in given if name != LOGPROBS]
 
 
 def items(body: Json, profile: Profile, ledger: Ledger) -> None:

@@ -89,6 +89,7 @@ def begin(route: str) -> Exchange:
         ledger=Ledger(strict=settings.strict or _asks_strict()),
         log_sample=settings.log_sample,
         log_bodies=settings.log_bodies,
+        address=(settings.public_url or request.url_root).rstrip("/"),
     )
 
 

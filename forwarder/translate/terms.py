@@ -38,6 +38,8 @@ class Terms:
     when its model searches the web and takes options for that, and ``summaries`` when the
     Responses upstream's model reasons and may be asked to summarise.
     ``takes`` names what a Responses upstream takes beyond OpenAI's: parameters, and types of parts.
+    ``link`` gives the address at which the client finds a path of the upstream's
+    (``/files/file-1/content``).
     """
 
     mint: Mint
@@ -50,3 +52,4 @@ class Terms:
     web_search: bool = False
     summaries: bool = False
     takes: Collection[str] = ()
+    link: Callable[[str], str] = "/v1{}".format

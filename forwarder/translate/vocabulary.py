@@ -137,6 +137,11 @@ def _count(usage: Json, key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
+# -- log probabilities --------------------------------------------------------------------------
+
+LOGPROBS = "message.output_text.logprobs"
+"""What a Responses request includes to get what chat calls ``logprobs``."""
+
 # -- structured output --------------------------------------------------------------------------
 
 

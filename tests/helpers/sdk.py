@@ -39,6 +39,8 @@ _KNOWN_EXTRAS = frozenset(
         "status",
         # how chat tells of reasoning, and of freeform tools
         "reasoning_content", "reasoning", "metadata", "annotations", "custom",
+        # how clients of OpenRouter read images
+        "images",
     }
 )  # fmt: skip
 

@@ -125,8 +125,9 @@ def _split_delta(event: Event) -> Iterator[Event]:
     if not isinstance(delta, str) or not delta:
         yield event
         return
-    for letter in delta:
-        yield {**event, "delta": letter}
+    said_once = {"logprobs": []} if event.get("logprobs") else {}
+    for i, letter in enumerate(delta):
+        yield {**event, "delta": letter, **(said_once if i else {})}
 
 
 def _renumbered(events: list[Event]) -> Iterator[Event]:

@@ -1,4 +1,4 @@
-"""Input items of native Responses requests."""
+"""Native Responses requests: their input items, and what they include."""
 
 from __future__ import annotations
 
@@ -40,3 +40,13 @@ def test_the_text_of_reasoning_goes_only_where_it_is_taken() -> None:
 def test_reasoning_that_cannot_be_opened_is_left_out() -> None:
     body = {"input": [USER, THOUGHT]}
     assert mended(body, "responses", reasoning_items="drop") == {"input": [USER]}
+
+
+def test_log_probabilities_that_are_not_taken_are_not_included_either() -> None:
+    both = ["reasoning.encrypted_content", "message.output_text.logprobs"]
+    body = {"include": both, "top_logprobs": 2}
+    drop = frozenset({"logprobs", "top_logprobs"})
+    assert mended(body, "responses") == body
+    assert mended(body, "responses", drop=drop) == {"include": both[:1]}
+    assert mended({"include": "odd"}, "responses", drop=drop) == {"include": "odd"}
+    assert body["include"] == both

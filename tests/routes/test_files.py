@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 
 import httpx2
 import pytest
 from flask.testing import FlaskClient
 
-from tests.routes.conftest import Serve
+from tests.routes.conftest import Serve, streamed
 
 KEYS = {"RESPONSES_API_KEY": "sk-up", "CHAT_API_KEY": "sk-chat"}
 
@@ -94,6 +95,74 @@ def test_a_request_may_name_the_upstream(serve: Serve, how: str) -> None:
     [asked] = upstream.requests
     assert asked.headers["authorization"] == "Bearer sk-chat"
     assert str(asked.url) == "http://up.test/v1/files"
+
+
+CITED = {
+    "id": "resp_1",
+    "object": "response",
+    "status": "completed",
+    "output": [
+        {
+            "type": "message",
+            "id": "msg_1",
+            "content": [
+                {
+                    "type": "output_text",
+                    "text": "Your table and its source.",
+                    "annotations": [
+                        {"type": "container_file_citation", "container_id": "cntr_1",
+                         "file_id": "cfile_1", "filename": "table.csv",
+                         "start_index": 0, "end_index": 10},
+                        {"type": "file_citation", "file_id": "file-1", "filename": "a.pdf", "index": 9},
+                    ],
+                }
+            ],
+        }
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("upstream", ["one", "two"])
+@pytest.mark.parametrize("public", ["", "https://f.example/llm/"])
+def test_a_file_in_an_answer_has_a_link_to_the_upstream_that_made_it(
+    serve: Serve, stream: bool, upstream: str, public: str
+) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(str(request.url))
+        if request.method == "GET":
+            return httpx2.Response(200, content=b"a,b")
+        return streamed({"type": "response.completed", "response": CITED})
+
+    app = serve(
+        answer, FORWARDER_UPSTREAMS="one,two", FORWARDER_PUBLIC_URL=public,
+        ONE_BASE_URL="http://one.test/v1", ONE_API="responses",
+        TWO_BASE_URL="http://two.test/v1", TWO_API="responses",
+    )  # fmt: skip
+    body = {
+        "model": f"{upstream}/m",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": stream,
+    }
+    got = app.post("/v1/chat/completions", json=body, base_url="http://near.test:8000/")
+
+    told = got.get_data(as_text=True)
+    if stream:
+        told = next(line for line in told.splitlines() if '"files"' in line).removeprefix("data: ")
+    choice = json.loads(told)["choices"][0]
+    table, source = (choice.get("delta") or choice["message"])["metadata"]["files"]
+    assert (table["filename"], source["filename"]) == ("table.csv", "a.pdf")
+    home = public.rstrip("/") or "http://near.test:8000"
+    for file, path in (
+        (table, "/v1/containers/cntr_1/files/cfile_1/content"),
+        (source, "/v1/files/file-1/content"),
+    ):
+        assert file["url"].startswith(f"{home}{path}?")
+        link = file["url"].removeprefix(home)
+        assert app.get(link).data == b"a,b"
+        assert asked[-1] == f"http://{upstream}.test{path}"
 
 
 def test_content_is_handed_on_as_it_comes_and_its_source_closed(serve: Serve) -> None:

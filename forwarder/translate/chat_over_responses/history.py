@@ -8,6 +8,7 @@ from typing import Any
 from forwarder.errors import InvalidRequest
 from forwarder.translate import parts
 from forwarder.translate.call import Json
+from forwarder.translate.chat_over_responses.images import SentBack
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, optional, require
 from forwarder.translate.terms import Terms
 
@@ -22,6 +23,7 @@ class History:
         self._terms = terms
         heard = "input_audio" in terms.takes
         self._spoken_to = parts.HEARD_BY_RESPONSES if heard else parts.USER_TO_RESPONSES
+        self._images = SentBack()
         self._unanswered: dict[str, str] = {}  # call id -> item type of its output
         self._legacy_calls = 0
 
@@ -61,6 +63,8 @@ class History:
         content = self._spoken(message, path)
         if content:
             self.items.append({"type": "message", "role": "assistant", "content": content})
+        images = optional(message, "images", LIST, f"{path}.images") or []
+        self.items += self._images.items(images, f"{path}.images")
         for i, call in enumerate(optional(message, "tool_calls", LIST, f"{path}.tool_calls") or ()):
             call_path = f"{path}.tool_calls[{i}]"
             self._call(expect(call, DICT, call_path), call_path)

@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from forwarder.errors import InvalidRequest
+from forwarder.errors import InvalidRequest, Unsupported
 from forwarder.translate.call import Json
 from forwarder.translate.chat_over_responses import tools
 from forwarder.translate.chat_over_responses.history import History
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, optional, require
 from forwarder.translate.fates import CHAT_OVER_RESPONSES, settle
 from forwarder.translate.terms import Terms
-from forwarder.translate.vocabulary import FORMATS, format_to_responses
+from forwarder.translate.vocabulary import FORMATS, LOGPROBS, format_to_responses
 
 OUTPUT_FLOOR = 16
 """The smallest ``max_output_tokens`` that the Responses API takes."""
 
 
 class Prepared(NamedTuple):
-    """A translated request; ``legacy`` when its answer is to use ``function_call``."""
+    """A translated request; ``legacy`` when its answer is to use ``function_call``.
+
+    ``logprobs`` says that the client wants log probabilities.
+    """
 
     responses: Json
     legacy: bool
+    logprobs: bool = False
 
 
 def translate_request(request: Json, terms: Terms) -> Prepared:
@@ -42,9 +46,11 @@ def translate_request(request: Json, terms: Terms) -> Prepared:
     if not messages:
         raise InvalidRequest("Invalid 'messages': empty array.", param="messages")
     out["input"] = History(terms).read(messages)
+    _modalities(request, out, terms)
     _offer_tools(request, out)
     _reasoning(request, out, terms)
-    return Prepared(out, legacy=_is_legacy(request))
+    _logprobs(request, out)
+    return Prepared(out, legacy=_is_legacy(request), logprobs=bool(request.get("logprobs")))
 
 
 def _is_legacy(request: Json) -> bool:
@@ -69,6 +75,37 @@ def _reasoning(request: Json, out: Json, terms: Terms) -> None:
         out["reasoning"] = {"effort": effort}
     if effort != "none" and (effort or terms.summaries):
         out.setdefault("reasoning", {})["summary"] = "auto"  # or the client would see none
+
+
+_MODALITIES = ("text", "image")
+
+
+def _modalities(request: Json, out: Json, terms: Terms) -> None:
+    """Images are a tool's work there, unless the upstream has a parameter of its own."""
+    wanted = request.get("modalities") or ()
+    for modality in wanted:
+        if modality not in _MODALITIES:
+            raise Unsupported(
+                "Unsupported value in 'modalities': the Responses API answers in text and images.",
+                param="modalities",
+                code="unsupported_value",
+            )
+    if "image" in wanted and "modalities" in terms.takes:
+        out["modalities"] = wanted
+    elif "image" in wanted:
+        out["tools"] = [*out.get("tools", ()), {"type": "image_generation"}]
+
+
+def _logprobs(request: Json, out: Json) -> None:
+    most = request.get("top_logprobs")
+    if request.get("logprobs"):
+        out["include"] = [*out.get("include", ()), LOGPROBS]
+        if most:
+            out["top_logprobs"] = most
+    elif most:
+        raise InvalidRequest(
+            "'top_logprobs' is only allowed when 'logprobs' is enabled.", param="top_logprobs"
+        )
 
 
 # -- parameters that change their name or shape -------------------------------------------------
@@ -118,6 +155,9 @@ def _web_search(value: Json, out: Json) -> None:
 
 _MAPPED: dict[str, Callable[[Any, Json], None]] = {
     "messages": _nothing,
+    "modalities": _nothing,
+    "logprobs": _nothing,
+    "top_logprobs": _nothing,
     "reasoning_effort": _nothing,
     "max_completion_tokens": _completion_limit,
     "max_tokens": _old_limit,

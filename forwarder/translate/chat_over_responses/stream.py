@@ -12,6 +12,10 @@ from typing import Any
 
 from forwarder.errors import UpstreamBroken, UpstreamError
 from forwarder.translate.call import Batch, Event, Json, Stream
+from forwarder.translate.chat_over_responses import logprobs
+from forwarder.translate.chat_over_responses.images import CALL as IMAGE
+from forwarder.translate.chat_over_responses.images import Images
+from forwarder.translate.chat_over_responses.notes import Notes
 from forwarder.translate.chat_over_responses.request import Prepared
 from forwarder.translate.terms import Terms
 from forwarder.translate.vocabulary import FINISH_REASONS, failure, usage_to_chat
@@ -20,6 +24,7 @@ from forwarder.translate.vocabulary import FINISH_REASONS, failure, usage_to_cha
 def translate_stream(events: Stream, prepared: Prepared, terms: Terms) -> Stream:
     """Give the chat chunks for a Responses stream, batch by batch, the usage chunk included."""
     answer = Answer(prepared, terms)
+    handlers = MEASURED if prepared.logprobs else HANDLERS
     for batch in events:
         if not batch:
             yield batch
@@ -27,7 +32,7 @@ def translate_stream(events: Stream, prepared: Prepared, terms: Terms) -> Stream
         chunks: Batch = []
         try:
             for event in batch:
-                handler = HANDLERS.get(event.get("type"))
+                handler = handlers.get(event.get("type"))
                 if handler is not None:
                     chunks += handler(answer, event)
         except UpstreamError:
@@ -57,7 +62,10 @@ class Answer:
         self._sent: dict[tuple[Any, ...], int] = {}  # place of a text -> characters sent
         self._texts: set[Any] = set()  # output indexes of reasoning that comes as text
         self._summaries: dict[tuple[Any, ...], str] = {}  # place of a summary -> its text
-        self._annotations: dict[tuple[Any, ...], list[Json]] = {}  # place of a text -> its own
+        self._notes = Notes(terms.link)
+        self._images = Images()
+        self._wants_logprobs = prepared.logprobs
+        self._measured: set[tuple[Any, ...]] = set()  # places whose log probabilities are told
 
     # -- chunks ---------------------------------------------------------------------------------
 
@@ -91,7 +99,7 @@ class Answer:
         """The end: whatever was not streamed comes now, then the reason, then the usage."""
         response = event.get("response") or {}
         chunks: Batch = []
-        streamed = {place[0] for place in self._sent} | self._calls.keys()
+        streamed = {place[0] for place in self._sent} | self._calls.keys() | self._images.told
         if not streamed:  # a whole answer, or a stream without deltas
             self.created(event)
         if None not in streamed:  # without indexes there is no telling what has been sent
@@ -101,9 +109,8 @@ class Answer:
         self.ended = True
         if not self._greeted:
             chunks += self._say({"content": ""})[:1]
-        annotations = [note for notes in self._annotations.values() for note in notes]
-        if annotations:  # all at once: the SDK cannot add lists up
-            chunks += self._say({"annotations": annotations})
+        if self._notes.annotations:  # all at once: the SDK cannot add lists up
+            chunks += self._say({"annotations": self._notes.annotations})
         chunks.append(self._chunk(self._last_words(), self._finish_reason(event, response)))
         usage = usage_to_chat(response.get("usage"))
         return [*chunks, {**self._base, "choices": [], "usage": usage}] if usage else chunks
@@ -126,11 +133,13 @@ class Answer:
         return "function_call" if self._legacy else "tool_calls"
 
     def _last_words(self) -> Json:
-        delta: Json = {}
+        metadata: Json = {}
         apart = [text for place, text in self._summaries.items() if place[0] in self._texts]
         if apart:
-            delta["metadata"] = {"reasoning_summary": "\n\n".join(apart)}
-        return delta
+            metadata["reasoning_summary"] = "\n\n".join(apart)
+        if self._notes.files:
+            metadata["files"] = self._notes.files
+        return {"metadata": metadata} if metadata else {}
 
     # -- text -----------------------------------------------------------------------------------
 
@@ -143,7 +152,25 @@ class Answer:
 
     def text_done(self, event: Event) -> Batch:
         place = (event.get("output_index"), event.get("content_index"))
-        return self._missing(place, event.get("text"), "content")
+        return self._late(self._missing(place, event.get("text"), "content"), place, event)
+
+    def measured_text(self, event: Event) -> Batch:
+        """A delta with its log probabilities."""
+        place = (event.get("output_index"), event.get("content_index"))
+        return self._measure(self.text(event), place, event.get("logprobs"))
+
+    def _measure(self, chunks: Batch, place: tuple[Any, ...], entries: Any) -> Batch:
+        """The chunks with log probabilities on the last, if there are any."""
+        if not entries:
+            return chunks
+        self._measured.add(place)
+        return logprobs.on_last(chunks or self._say({}), entries)
+
+    def _late(self, chunks: Batch, place: tuple[Any, ...], done: Json) -> Batch:
+        """The chunks with the log probabilities that come only when a text is done."""
+        if not self._wants_logprobs or place in self._measured:
+            return chunks
+        return self._measure(chunks, place, done.get("logprobs"))
 
     def refusal(self, event: Event) -> Batch:
         place = (event.get("output_index"), event.get("content_index"))
@@ -161,14 +188,9 @@ class Answer:
         return []
 
     def _annotate(self, place: tuple[Any, ...], annotation: Any) -> None:
-        """Keep an annotation; its positions count from where the whole text begins."""
-        if not isinstance(annotation, dict):
-            return
         earlier = takewhile(lambda sent: sent[0] != place, self._sent.items())
         before = sum(length for other, length in earlier if len(other) == 2)
-        names = ("start_index", "end_index")
-        moved = {k: annotation[k] + before for k in names if isinstance(annotation.get(k), int)}
-        self._annotations.setdefault(place, []).append(nested({**annotation, **moved}))
+        self._notes.add(place, annotation, before)
 
     def _missing(self, place: tuple[Any, ...], whole: Any, key: str) -> Batch:
         """What of a text the deltas left out; nothing, normally."""
@@ -252,6 +274,12 @@ class Answer:
             return {"function_call": {"arguments": delta}}
         return {"tool_calls": [{"index": self._calls[index], shape: {key: delta}}]}
 
+    # -- images ---------------------------------------------------------------------------------
+
+    def draft(self, event: Event) -> Batch:
+        delta = self._images.draft(event)
+        return self._say(delta) if delta else []
+
     # -- items that were not streamed -----------------------------------------------------------
 
     def _whole_item(self, index: Any, item: Json) -> Batch:
@@ -263,6 +291,11 @@ class Answer:
         if kind == "message":
             for i, part in enumerate(item.get("content") or ()):
                 chunks += self._whole_part((index, i), part)
+        elif kind == IMAGE:
+            delta = self._images.finished(index, item)
+            chunks = self._say(delta) if delta else []
+        elif kind == "code_interpreter_call":
+            self._notes.add_outputs(item.get("outputs"))
         elif kind == "reasoning":
             for form, parts in (("text", item.get("content")), ("summary", item.get("summary"))):
                 for i, part in enumerate(parts or ()):
@@ -273,10 +306,10 @@ class Answer:
     def _whole_part(self, place: tuple[Any, ...], part: Json) -> Batch:
         if part.get("type") == "refusal":
             return self._missing(place, part.get("refusal"), "refusal")
-        if place not in self._annotations:
+        if place not in self._notes:
             for annotation in part.get("annotations") or ():
                 self._annotate(place, annotation)
-        return self._missing(place, part.get("text"), "content")
+        return self._late(self._missing(place, part.get("text"), "content"), place, part)
 
     def _whole_call(self, index: Any, item: Json) -> Batch:
         chunks = self._open_call(index, item)
@@ -287,14 +320,6 @@ class Answer:
             return chunks
         self._sent[(index,)] = sent + len(rest)
         return [*chunks, *self._say(self._call_delta(index, item["type"], rest))]
-
-
-def nested(annotation: Json) -> Json:
-    """An annotation as chat nests it: ``{"type": t, t: {…}}``."""
-    kind = annotation.get("type")
-    if not isinstance(kind, str) or kind in annotation:
-        return annotation
-    return {"type": kind, kind: {k: v for k, v in annotation.items() if k != "type"}}
 
 
 _CALLS = {"function_call": ("function", "arguments"), "custom_tool_call": ("custom", "input")}
@@ -322,4 +347,8 @@ HANDLERS: dict[Any, Callable[[Answer, Event], Batch]] = {
     "response.output_item.done": Answer.item_done,
     "response.function_call_arguments.delta": Answer.arguments,
     "response.custom_tool_call_input.delta": Answer.arguments,
+    "response.image_generation_call.partial_image": Answer.draft,
 }
+
+MEASURED = {**HANDLERS, "response.output_text.delta": Answer.measured_text}
+"""The handlers for a client that wants log probabilities; others need not pay for them."""

@@ -74,6 +74,14 @@ MAPPED: list[tuple[Json, Json]] = [
         {"web_search_options": {}, "functions": [FUNCTION]},
         {"tools": [{"type": "web_search"}, FLAT], "parallel_tool_calls": False},
     ),
+    ({"logprobs": True}, {"include": ["message.output_text.logprobs"]}),
+    (
+        {"logprobs": True, "top_logprobs": 3},
+        {"include": ["message.output_text.logprobs"], "top_logprobs": 3},
+    ),
+    ({"logprobs": False, "top_logprobs": 0}, {}),
+    ({"modalities": ["text"]}, {}),
+    ({"modalities": ["text", "image"]}, {"tools": [{"type": "image_generation"}]}),
     ({"web_search_options": {}, "tools": [TOOL]}, {"tools": [{"type": "web_search"}, FLAT]}),
 ]
 
@@ -81,6 +89,12 @@ MAPPED: list[tuple[Json, Json]] = [
 @pytest.mark.parametrize(("request_", "out"), MAPPED)
 def test_a_parameter_is_mapped(request_: Json, out: Json) -> None:
     assert sent(**request_) == {**BASE, **out}
+
+
+def test_an_upstream_with_modalities_of_its_own_gets_them() -> None:
+    asked = ["text", "image"]
+    its_terms = terms(takes=["modalities"])
+    assert sent(its_terms, modalities=asked) == {**BASE, "modalities": asked}
 
 
 def test_what_an_upstream_takes_beyond_the_protocol_goes_over_as_it_is() -> None:
@@ -122,7 +136,9 @@ REFUSED: list[tuple[Json, Any, str]] = [
     ({"web_search_options": {"user_location": "Oslo"}}, InvalidRequest, "web_search_options.user_location"),
     ({"tool_choice": "required"}, InvalidRequest, "tool_choice"),
     ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, InvalidRequest, "tool_choice"),
-    ({"logprobs": True}, Unsupported, "logprobs"),
+    ({"top_logprobs": 2}, InvalidRequest, "top_logprobs"),
+    ({"top_logprobs": 2, "logprobs": False}, InvalidRequest, "top_logprobs"),
+    ({"modalities": ["image", 7]}, Unsupported, "modalities"),
     ({"modalities": ["text", "audio"]}, Unsupported, "modalities"),
     ({"audio": {"voice": "x", "format": "wav"}}, Unsupported, "audio"),
 ]  # fmt: skip

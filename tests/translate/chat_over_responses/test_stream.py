@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.errors import UpstreamBroken, UpstreamRefused
-from forwarder.translate.chat_over_responses.stream import HANDLERS, nested
+from forwarder.translate.chat_over_responses.stream import HANDLERS
 from forwarder.translate.fold import fold_chat
 from tests.helpers.sdk import EVENT_TYPES
 from tests.helpers.translating import NOW, events_of, terms, translate
@@ -186,22 +186,47 @@ def test_an_answer_that_says_nothing_still_has_a_message() -> None:
     assert message(completed()) == {"role": "assistant", "content": "", "refusal": None}
 
 
-@pytest.mark.parametrize(
-    ("annotation", "wrapped"),
-    [
-        (
-            {"type": "url_citation", "url": "u", "title": "t"},
-            {"type": "url_citation", "url_citation": {"url": "u", "title": "t"}},
-        ),
-        (
-            {"type": "url_citation", "url_citation": {"url": "u"}},
-            {"type": "url_citation", "url_citation": {"url": "u"}},
-        ),
-        ({"url": "u"}, {"url": "u"}),
-    ],
-)
-def test_an_annotation_is_nested_once(annotation: Json, wrapped: Json) -> None:
-    assert nested(annotation) == wrapped
+def test_a_late_log_probability_is_told_and_an_early_one_not_twice() -> None:
+    entry = {"token": "a", "logprob": -1, "top_logprobs": []}
+    deltas = event("output_text.delta", **at(0), delta="a", logprobs=[entry])
+    bare = event("output_text.delta", **at(0), delta="a", logprobs=[])
+    done = event("output_text.done", **at(0), text="a", logprobs=[entry])
+    part = {"type": "output_text", "text": "a", "annotations": [], "logprobs": [entry]}
+    item = event("output_item.done", output_index=0, item={"type": "message", "content": [part]})
+    for events in ([deltas, done, item], [bare, done, item], [bare, item], [item], [deltas]):
+        told = chunks(*events, completed(), logprobs=True)
+        given = [c["choices"][0]["logprobs"] for c in told if c["choices"][0]["logprobs"]]
+        assert [[one["token"] for one in each["content"]] for each in given] == [["a"]]
+        assert "".join(c["choices"][0]["delta"].get("content") or "" for c in told) == "a"
+
+
+def test_log_probabilities_that_nobody_asked_for_are_left_out() -> None:
+    entry = {"token": "a", "logprob": -1, "top_logprobs": []}
+    delta = event("output_text.delta", **at(0), delta="a", logprobs=[entry])
+    done = event("output_text.done", **at(0), text="a", logprobs=[entry])
+    assert all(c["choices"][0]["logprobs"] is None for c in chunks(delta, done, completed()))
+
+
+def test_an_image_that_only_the_end_brings_is_told() -> None:
+    item = {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw=="}
+    assert len(message(completed(item))["images"]) == 1
+    added = event("output_item.done", output_index=0, item={**item, "result": None})
+    assert len(message(added, completed(item))["images"]) == 1
+
+
+def test_an_image_alone_does_not_change_who_answers() -> None:
+    item = {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw=="}
+    done = event("output_item.done", output_index=0, item=item)
+    told = chunks(done, completed(item, id="resp_9", model="other"))
+    assert len({(chunk["id"], chunk["model"]) for chunk in told}) == 1
+
+
+def test_a_draft_streams_apart_from_the_images() -> None:
+    draft = event("image_generation_call.partial_image", output_index=0, item_id="ig_1",
+                  partial_image_index=0, partial_image_b64="iVBORw==")  # fmt: skip
+    deltas = [c["choices"][0]["delta"] for c in chunks(draft, completed())]
+    assert [d["metadata"]["partial_images"][0]["id"] for d in deltas if "metadata" in d] == ["ig_1"]
+    assert "metadata" not in message(draft, completed())
 
 
 def test_every_event_that_says_something_has_a_handler() -> None:
@@ -213,7 +238,9 @@ def test_every_event_that_says_something_has_a_handler() -> None:
         "audio",
         "code_interpreter",
         "file_search",
-        "image_generation",
+        "image_generation_call.generating",
+        "image_generation_call.in_progress",
+        "image_generation_call.completed",
         "mcp",
         "web_search",
         "shell",

@@ -1,0 +1,112 @@
+"""Images, files and log probabilities of a Responses upstream, as a chat client's SDK gets them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from tests.helpers.cases import Case
+from tests.helpers.loopback import Peer, serving
+from tests.helpers.loopback import Server as Loopback
+from tests.live.conftest import Serve
+from tests.live.server import Server
+from tests.live.talk import http
+
+Json = dict[str, Any]
+
+ROWS = b"a,b\n1,2\n"
+
+
+def events_of(name: str) -> bytes:
+    """The stream of a case, as its upstream sends it."""
+    events = Case(name, "chat_over_responses").read("upstream.jsonl")
+    return b"".join(b"data: %b\n\n" % json.dumps(event).encode() for event in events)
+
+
+def provider(peer: Peer) -> None:
+    """Gives the answer of the case that the model is called by, and has every file."""
+    while request := peer.request():
+        if request.startswith(b"GET "):
+            peer.answer(ROWS, b"Content-Type: text/csv")
+        else:
+            case = json.loads(request.partition(b"\r\n\r\n")[2])["model"]
+            peer.answer(events_of(case), b"Content-Type: text/event-stream")
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Loopback]:
+    with serving(provider) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def forwarder(serve: Serve, up: Loopback) -> Server:
+    base = f"http://127.0.0.1:{up.port}/v1"
+    return serve({"RESPONSES_BASE_URL": base, "RESPONSES_API_KEY": "sk-up"})
+
+
+@pytest.fixture
+def sdk(forwarder: Server) -> Iterator[OpenAI]:
+    with OpenAI(base_url=forwarder.v1, api_key="x", max_retries=0) as client:
+        yield client
+
+
+def choice(sdk: OpenAI, case: str, stream: bool, **more: Any) -> Json:
+    """The choice that the SDK gives, or that it puts together from the chunks."""
+    asked: Json = {"model": case, "messages": [{"role": "user", "content": "hi"}], **more}
+    if not stream:
+        return sdk.chat.completions.create(**asked).choices[0].to_dict()  # type: ignore[no-any-return]
+    with sdk.chat.completions.stream(**asked) as chunks:
+        return chunks.get_final_completion().choices[0].to_dict()
+
+
+def expected(case: str) -> Json:
+    answer: Json = Case(case, "chat_over_responses").read("answer.json")["choices"][0]
+    return answer
+
+
+either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+
+
+@either
+def test_images_arrive_and_go_back(sdk: OpenAI, up: Loopback, stream: bool) -> None:
+    message = choice(sdk, "images_in_answers", stream, modalities=["text", "image"])["message"]
+    assert message["images"] == expected("images_in_answers")["message"]["images"]
+
+    sent_back = [
+        {"role": "user", "content": "Draw."},
+        message,
+        {"role": "user", "content": "Another."},
+    ]
+    choice(sdk, "only_an_image", stream, messages=sent_back)
+    items = json.loads(up.requests[-1].partition(b"\r\n\r\n")[2])["input"]
+    made = [item["id"] for item in items if item["type"] == "image_generation_call"]
+    assert made == [image["id"] for image in message["images"]]
+
+
+@either
+def test_a_file_can_be_fetched_by_its_link(sdk: OpenAI, forwarder: Server, stream: bool) -> None:
+    files = choice(sdk, "files_in_answers", stream)["message"]["metadata"]["files"]
+    links = [file["url"] for file in files if file.get("file_id")]
+    assert len(links) == 3
+    for link in links:
+        assert link.startswith(forwarder.v1)
+        assert http.get(link).content == ROWS
+
+
+@either
+@pytest.mark.parametrize("case", ["logprobs", "logprobs_at_the_end"])
+def test_log_probabilities_arrive(sdk: OpenAI, case: str, stream: bool) -> None:
+    got = choice(sdk, case, stream, logprobs=True)["logprobs"]
+    assert got["content"] == expected(case)["logprobs"]["content"]
+
+
+@either
+def test_log_probabilities_of_what_was_stopped_are_left_out(sdk: OpenAI, stream: bool) -> None:
+    got = choice(sdk, "logprobs", stream, logprobs=True, stop="!")
+    tokens = [entry["token"] for entry in got["logprobs"]["content"]]
+    assert "".join(tokens) == got["message"]["content"] == "Grüß Gott"
