@@ -17,6 +17,7 @@ from forwarder.translate.chat_over_responses.images import CALL as IMAGE
 from forwarder.translate.chat_over_responses.images import Images
 from forwarder.translate.chat_over_responses.notes import Notes
 from forwarder.translate.chat_over_responses.request import Prepared
+from forwarder.translate.chat_over_responses.thoughts import Thoughts
 from forwarder.translate.terms import Terms
 from forwarder.translate.vocabulary import FINISH_REASONS, failure, usage_to_chat
 
@@ -60,8 +61,7 @@ class Answer:
         self._greeted = False
         self._calls: dict[Any, int] = {}  # output index -> dense number of the call
         self._sent: dict[tuple[Any, ...], int] = {}  # place of a text -> characters sent
-        self._texts: set[Any] = set()  # output indexes of reasoning that comes as text
-        self._summaries: dict[tuple[Any, ...], str] = {}  # place of a summary -> its text
+        self._thoughts = Thoughts()
         self._notes = Notes(terms.link)
         self._images = Images()
         self._wants_logprobs = prepared.logprobs
@@ -99,7 +99,8 @@ class Answer:
         """The end: whatever was not streamed comes now, then the reason, then the usage."""
         response = event.get("response") or {}
         chunks: Batch = []
-        streamed = {place[0] for place in self._sent} | self._calls.keys() | self._images.told
+        streamed = {place[0] for place in self._sent} | self._calls.keys()
+        streamed |= self._thoughts.indexes | self._images.told
         if not streamed:  # a whole answer, or a stream without deltas
             self.created(event)
         if None not in streamed:  # without indexes there is no telling what has been sent
@@ -134,9 +135,8 @@ class Answer:
 
     def _last_words(self) -> Json:
         metadata: Json = {}
-        apart = [text for place, text in self._summaries.items() if place[0] in self._texts]
-        if apart:
-            metadata["reasoning_summary"] = "\n\n".join(apart)
+        if self._thoughts.apart:
+            metadata["reasoning_summary"] = self._thoughts.apart
         if self._notes.files:
             metadata["files"] = self._notes.files
         return {"metadata": metadata} if metadata else {}
@@ -202,39 +202,19 @@ class Answer:
     # -- reasoning ------------------------------------------------------------------------------
 
     def thought(self, event: Event) -> Batch:
-        return self._think(event, "text", event.get("content_index"))
+        return self._think(self._thoughts.grow(event, "text"))
 
     def summary(self, event: Event) -> Batch:
-        return self._think(event, "summary", event.get("summary_index"))
-
-    def _think(self, event: Event, form: str, part: Any) -> Batch:
-        index, delta = event.get("output_index"), event.get("delta") or ""
-        place = (index, form, part)
-        fresh = place not in self._sent
-        self._sent[place] = self._sent.get(place, 0) + len(delta)
-        if form == "text":
-            self._texts.add(index)
-        else:
-            self._summaries[place] = self._summaries.get(place, "") + delta
-            if index in self._texts:
-                return []  # beside the text itself it is told in the metadata, not shown twice
-        if fresh and self._thought_before(place):
-            delta = "\n\n" + delta  # the parts of reasoning are paragraphs
-        return self._say({"reasoning_content": delta}) if delta else []
-
-    def _thought_before(self, place: tuple[Any, ...]) -> bool:
-        return any(len(other) == 3 and other != place for other in self._sent)
+        return self._think(self._thoughts.grow(event, "summary"))
 
     def thought_done(self, event: Event) -> Batch:
-        return self._rest_of_thought(event, "text", event.get("content_index"))
+        return self._think(self._thoughts.finish(event, "text"))
 
     def summary_done(self, event: Event) -> Batch:
-        return self._rest_of_thought(event, "summary", event.get("summary_index"))
+        return self._think(self._thoughts.finish(event, "summary"))
 
-    def _rest_of_thought(self, event: Event, form: str, part: Any) -> Batch:
-        sent = self._sent.get((event.get("output_index"), form, part), 0)
-        rest = (event.get("text") or "")[sent:]
-        return self._think({**event, "delta": rest}, form, part) if rest else []
+    def _think(self, text: str) -> Batch:
+        return self._say({"reasoning_content": text}) if text else []
 
     # -- calls ----------------------------------------------------------------------------------
 
@@ -297,10 +277,7 @@ class Answer:
         elif kind == "code_interpreter_call":
             self._notes.add_outputs(item.get("outputs"))
         elif kind == "reasoning":
-            for form, parts in (("text", item.get("content")), ("summary", item.get("summary"))):
-                for i, part in enumerate(parts or ()):
-                    event = {"output_index": index, "text": part.get("text")}
-                    chunks += self._rest_of_thought(event, form, i)
+            chunks = self._think(self._thoughts.finish_item(index, item))
         return chunks
 
     def _whole_part(self, place: tuple[Any, ...], part: Json) -> Batch:
