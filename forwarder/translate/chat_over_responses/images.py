@@ -32,28 +32,28 @@ class Images:
         self.told: set[Any] = set()  # the output indexes of those that were told
         self._drafts = 0
 
-    def finished(self, index: Any, item: Json) -> Json | None:
-        """The delta that tells a finished image; ``None`` when there is none, or it was told."""
+    def finished(self, index: Any, item: Json) -> list[Json]:
+        """The delta that tells a finished image; none when there is no image, or it was told."""
         result = item.get("result")
         if not isinstance(result, str) or not result or index in self.told:
-            return None
+            return []
         entry = _entry(len(self.told), result, item)
         self.told.add(index)
         if item.get("id"):
             entry["id"] = item["id"]
-        return {"images": [entry]}
+        return [{"images": [entry]}]
 
-    def draft(self, event: Event) -> Json | None:
+    def draft(self, event: Event) -> list[Json]:
         """The delta that tells a draft: apart from the images, for it is no part of the answer.
 
         Drafts are numbered through, since clients add up what comes under one index.
         """
         data = event.get("partial_image_b64")
         if not isinstance(data, str) or not data:
-            return None
+            return []
         entry = _entry(self._drafts, data, event)
         self._drafts += 1
-        return {"metadata": {"partial_images": [{**entry, "id": event.get("item_id")}]}}
+        return [{"metadata": {"partial_images": [{**entry, "id": event.get("item_id")}]}}]
 
 
 def _entry(number: int, data: str, described: Json) -> Json:

@@ -13,6 +13,8 @@ from typing import Any
 from forwarder.errors import UpstreamBroken, UpstreamError
 from forwarder.translate.call import Batch, Event, Json, Stream
 from forwarder.translate.chat_over_responses import logprobs
+from forwarder.translate.chat_over_responses.calls import KINDS as CALLS
+from forwarder.translate.chat_over_responses.calls import Calls
 from forwarder.translate.chat_over_responses.images import CALL as IMAGE
 from forwarder.translate.chat_over_responses.images import Images
 from forwarder.translate.chat_over_responses.notes import Notes
@@ -51,7 +53,6 @@ class Answer:
 
     def __init__(self, prepared: Prepared, terms: Terms) -> None:
         self.ended = False
-        self._legacy = prepared.legacy
         self._base: Json = {
             "id": terms.mint.id("chatcmpl").replace("_", "-"),
             "object": "chat.completion.chunk",
@@ -59,13 +60,13 @@ class Answer:
             "model": prepared.responses["model"],
         }
         self._greeted = False
-        self._calls: dict[Any, int] = {}  # output index -> dense number of the call
-        self._sent: dict[tuple[Any, ...], int] = {}  # place of a text -> characters sent
+        self._calls = Calls(prepared.legacy)
+        self._sent: dict[tuple[Any, Any], int] = {}  # place of a text -> characters sent
         self._thoughts = Thoughts()
         self._notes = Notes(terms.link)
         self._images = Images()
         self._wants_logprobs = prepared.logprobs
-        self._measured: set[tuple[Any, ...]] = set()  # places whose log probabilities are told
+        self._measured: set[tuple[Any, Any]] = set()  # places whose log probabilities are told
 
     # -- chunks ---------------------------------------------------------------------------------
 
@@ -81,6 +82,9 @@ class Answer:
         content = None if "tool_calls" in delta or "function_call" in delta else ""
         opening = {"role": "assistant", "content": content, "refusal": None}
         return [self._chunk(opening), self._chunk(delta)]
+
+    def _say_each(self, deltas: list[Json]) -> Batch:
+        return [chunk for delta in deltas for chunk in self._say(delta)]
 
     # -- lifecycle ------------------------------------------------------------------------------
 
@@ -99,7 +103,7 @@ class Answer:
         """The end: whatever was not streamed comes now, then the reason, then the usage."""
         response = event.get("response") or {}
         chunks: Batch = []
-        streamed = {place[0] for place in self._sent} | self._calls.keys()
+        streamed = {index for index, _ in self._sent} | self._calls.indexes
         streamed |= self._thoughts.indexes | self._images.told
         if not streamed:  # a whole answer, or a stream without deltas
             self.created(event)
@@ -129,9 +133,7 @@ class Answer:
         if event["type"] == "response.incomplete":
             reason = (response.get("incomplete_details") or {}).get("reason")
             return FINISH_REASONS.get(str(reason), "length")
-        if not self._calls:
-            return "stop"
-        return "function_call" if self._legacy else "tool_calls"
+        return self._calls.finish_reason
 
     def _last_words(self) -> Json:
         metadata: Json = {}
@@ -159,14 +161,14 @@ class Answer:
         place = (event.get("output_index"), event.get("content_index"))
         return self._measure(self.text(event), place, event.get("logprobs"))
 
-    def _measure(self, chunks: Batch, place: tuple[Any, ...], entries: Any) -> Batch:
+    def _measure(self, chunks: Batch, place: tuple[Any, Any], entries: Any) -> Batch:
         """The chunks with log probabilities on the last, if there are any."""
         if not entries:
             return chunks
         self._measured.add(place)
         return logprobs.on_last(chunks or self._say({}), entries)
 
-    def _late(self, chunks: Batch, place: tuple[Any, ...], done: Json) -> Batch:
+    def _late(self, chunks: Batch, place: tuple[Any, Any], done: Json) -> Batch:
         """The chunks with the log probabilities that come only when a text is done."""
         if not self._wants_logprobs or place in self._measured:
             return chunks
@@ -187,12 +189,11 @@ class Answer:
         self._annotate(place, event.get("annotation"))
         return []
 
-    def _annotate(self, place: tuple[Any, ...], annotation: Any) -> None:
+    def _annotate(self, place: tuple[Any, Any], annotation: Any) -> None:
         earlier = takewhile(lambda sent: sent[0] != place, self._sent.items())
-        before = sum(length for other, length in earlier if len(other) == 2)
-        self._notes.add(place, annotation, before)
+        self._notes.add(place, annotation, before=sum(length for _, length in earlier))
 
-    def _missing(self, place: tuple[Any, ...], whole: Any, key: str) -> Batch:
+    def _missing(self, place: tuple[Any, Any], whole: Any, key: str) -> Batch:
         """What of a text the deltas left out; nothing, normally."""
         sent = self._sent.get(place, 0)
         rest = (whole or "")[sent:]
@@ -216,71 +217,42 @@ class Answer:
     def _think(self, text: str) -> Batch:
         return self._say({"reasoning_content": text}) if text else []
 
-    # -- calls ----------------------------------------------------------------------------------
+    # -- items ----------------------------------------------------------------------------------
 
     def item_added(self, event: Event) -> Batch:
         item = event.get("item") or {}
-        return (
-            self._open_call(event.get("output_index"), item) if item.get("type") in _CALLS else []
-        )
+        if item.get("type") not in CALLS:
+            return []
+        return self._say_each(self._calls.open(event.get("output_index"), item))
 
     def item_done(self, event: Event) -> Batch:
         item = event.get("item") or {}
         return self._whole_item(event.get("output_index"), item)
 
     def arguments(self, event: Event) -> Batch:
-        index, delta = event.get("output_index"), event.get("delta") or ""
-        if index not in self._calls:
-            return []  # the item was never announced; its done event has the whole
-        self._sent[(index,)] = self._sent.get((index,), 0) + len(delta)
-        return self._say(self._call_delta(index, event["type"], delta)) if delta else []
-
-    def _open_call(self, index: Any, item: Json) -> Batch:
-        if index in self._calls:
-            return []
-        self._calls[index] = len(self._calls)
-        shape, key = _CALLS[item["type"]]
-        name = item.get("name") or ""
-        if item.get("namespace"):
-            name = f"{item['namespace']}__{name}"
-        if self._legacy:
-            return self._say({"function_call": {"name": name, "arguments": ""}})
-        call = {"index": self._calls[index], "id": item.get("call_id") or item.get("id")}
-        return self._say({"tool_calls": [{**call, "type": shape, shape: {"name": name, key: ""}}]})
-
-    def _call_delta(self, index: Any, event_type: str, delta: str) -> Json:
-        shape, key = ("custom", "input") if "custom" in event_type else ("function", "arguments")
-        if self._legacy:
-            return {"function_call": {"arguments": delta}}
-        return {"tool_calls": [{"index": self._calls[index], shape: {key: delta}}]}
-
-    # -- images ---------------------------------------------------------------------------------
+        return self._say_each(self._calls.grow(event))
 
     def draft(self, event: Event) -> Batch:
-        delta = self._images.draft(event)
-        return self._say(delta) if delta else []
-
-    # -- items that were not streamed -----------------------------------------------------------
+        return self._say_each(self._images.draft(event))
 
     def _whole_item(self, index: Any, item: Json) -> Batch:
         """Whatever of a finished item has not been sent."""
         kind = item.get("type")
-        if kind in _CALLS:
-            return self._whole_call(index, item)
         chunks: Batch = []
-        if kind == "message":
+        if kind in CALLS:
+            chunks = self._say_each(self._calls.finish(index, item))
+        elif kind == "message":
             for i, part in enumerate(item.get("content") or ()):
                 chunks += self._whole_part((index, i), part)
         elif kind == IMAGE:
-            delta = self._images.finished(index, item)
-            chunks = self._say(delta) if delta else []
+            chunks = self._say_each(self._images.finished(index, item))
         elif kind == "code_interpreter_call":
             self._notes.add_outputs(item.get("outputs"))
         elif kind == "reasoning":
             chunks = self._think(self._thoughts.finish_item(index, item))
         return chunks
 
-    def _whole_part(self, place: tuple[Any, ...], part: Json) -> Batch:
+    def _whole_part(self, place: tuple[Any, Any], part: Json) -> Batch:
         if part.get("type") == "refusal":
             return self._missing(place, part.get("refusal"), "refusal")
         if place not in self._notes:
@@ -288,19 +260,6 @@ class Answer:
                 self._annotate(place, annotation)
         return self._late(self._missing(place, part.get("text"), "content"), place, part)
 
-    def _whole_call(self, index: Any, item: Json) -> Batch:
-        chunks = self._open_call(index, item)
-        _, key = _CALLS[item["type"]]
-        sent = self._sent.get((index,), 0)
-        rest = (item.get(key) or "")[sent:]
-        if not rest:
-            return chunks
-        self._sent[(index,)] = sent + len(rest)
-        return [*chunks, *self._say(self._call_delta(index, item["type"], rest))]
-
-
-_CALLS = {"function_call": ("function", "arguments"), "custom_tool_call": ("custom", "input")}
-"""Item type of a call -> its shape in chat, and the field that holds what the model wrote."""
 
 HANDLERS: dict[Any, Callable[[Answer, Event], Batch]] = {
     "response.created": Answer.created,

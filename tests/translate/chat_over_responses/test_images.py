@@ -13,8 +13,7 @@ PNG = "iVBORw0KGgo="
 
 
 def url_of(item: Json) -> str:
-    delta = Images().finished(0, item)
-    assert delta is not None
+    [delta] = Images().finished(0, item)
     return str(delta["images"][0]["image_url"]["url"])
 
 
@@ -37,11 +36,10 @@ def test_an_image_is_told_as_a_url(item: Json, url: str) -> None:
 
 def test_an_image_is_told_once_and_what_is_none_never() -> None:
     images = Images()
-    assert images.finished(3, {"result": None, "status": "failed"}) is None
-    assert images.finished(3, {"id": "ig_1", "result": PNG}) is not None
-    assert images.finished(3, {"id": "ig_1", "result": PNG}) is None
-    second = images.finished(5, {"result": PNG})
-    assert second is not None
+    assert images.finished(3, {"result": None, "status": "failed"}) == []
+    assert len(images.finished(3, {"id": "ig_1", "result": PNG})) == 1
+    assert images.finished(3, {"id": "ig_1", "result": PNG}) == []
+    [second] = images.finished(5, {"result": PNG})
     assert second["images"][0]["index"] == 1
     assert "id" not in second["images"][0]
 
@@ -52,9 +50,9 @@ def test_drafts_are_told_apart_and_numbered_through() -> None:
         images.draft({"partial_image_b64": PNG, "partial_image_index": 0, "item_id": item})
         for item in ("ig_1", "ig_2")
     ]
-    told = [draft["metadata"]["partial_images"][0] for draft in drafts if draft]
+    told = [draft["metadata"]["partial_images"][0] for [draft] in drafts]
     assert [(one["index"], one["id"]) for one in told] == [(0, "ig_1"), (1, "ig_2")]
-    assert images.draft({"partial_image_b64": None}) is None
+    assert images.draft({"partial_image_b64": None}) == []
     assert not images.told
 
 
