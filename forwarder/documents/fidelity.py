@@ -17,6 +17,7 @@ _KINDS = {
     "carried": "as it is",
     "mapped": "under another name, or in another shape or place",
     "emulated": "done here, since the upstream cannot",
+    "offered": "sent to upstreams whose profile takes it, else dropped",
     "local": "honoured here, and not sent",
     "dropped": "left out, and named in `X-Forwarder-Dropped`",
     "refused": "a 400 that names it",

@@ -161,6 +161,11 @@ WORDS: dict[str, Told] = {
         "drop": "images of results are left out",
     },
     "file": {"inline": "files as data", "upload": "files are uploaded", "none": "no files"},
+    "web_search_options": {
+        True: "a search tool becomes `web_search_options`",
+        False: "searches are left out",
+    },
+    "responses_takes": lambda names: f"over Responses also takes {code(sorted(names))}",
     "key_header": lambda name: f"the key goes as `{name}`",
     "error_status": {True: "errors have a status", False: "errors inside a 200 are found"},
     "chat_path": lambda path: f"Chat at `{path}`",

@@ -63,7 +63,7 @@ INPUT_ITEMS: Rows = {
     "web_search_call": _RECORD,
     "file_search_call": _RECORD,
     "code_interpreter_call": _RECORD,
-    "image_generation_call": _RECORD,
+    "image_generation_call": _mapped("becomes an image that the user shows, behind its turn"),
     "computer_call": _RECORD,
     "computer_call_output": _RECORD,
     "mcp_list_tools": _RECORD,
@@ -95,11 +95,13 @@ OUTPUT_PARTS: Rows = {
 }
 """What the assistant's messages hold that a Responses client gives back."""
 
+_AS_RESULT = _mapped("stays in the tool message, or goes into a user message behind, by profile")
+
 RESULT_PARTS: Rows = {
     "input_text": _mapped("the result's texts are joined into the tool message"),
-    "input_image": _mapped("goes into a user message behind the tool messages"),
+    "input_image": _AS_RESULT,
     "input_image, by file id": _NO_FILE_STORE,
-    "input_file": _mapped("goes into a user message behind the tool messages"),
+    "input_file": _AS_RESULT,
     "input_file, by URL": _BY_URL,
 }
 """What a Responses client's tools give back."""

@@ -72,23 +72,31 @@ def _file_to_chat(part: Json, path: str) -> Json:
     return {"type": "file", "file": file}
 
 
-_BASE64 = re.compile(
-    r"(?:data:[^,]*;base64,)?(?=.)(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?"
-)
-"""Some base64, or a data URL of it, which vendors take too."""
+_AUDIO_HEAD = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+"""Some clients send a data URL, which some vendors take too."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
-def _audio(part: Json, path: str) -> Json:
-    audio = require(part, "input_audio", DICT, f"{path}.input_audio")
-    data = require(audio, "data", STR, f"{path}.input_audio.data")
-    kind = require(audio, "format", STR, f"{path}.input_audio.format")
-    choose(kind, ("wav", "mp3"), f"{path}.input_audio.format")
-    if not _BASE64.fullmatch("".join(data.split())):
+def _audio(part: Json, path: str) -> tuple[Json, str]:
+    """The audio of a part, and its bare base64."""
+    path = f"{path}.input_audio"
+    audio = require(part, "input_audio", DICT, path)
+    data = require(audio, "data", STR, f"{path}.data")
+    kind = require(audio, "format", STR, f"{path}.format")
+    choose(kind, ("wav", "mp3"), f"{path}.format")
+    head = _AUDIO_HEAD.match(data)
+    bare = "".join((data[head.end() :] if head else data).split())
+    if len(bare) % 4 or not _BASE64.fullmatch(bare):
         raise InvalidRequest(
-            f"Invalid value for '{path}.input_audio.data': it is not valid base64.",
-            param=f"{path}.input_audio.data",
+            f"Invalid value for '{path}.data': it is not valid base64.",
+            param=f"{path}.data",
             code="invalid_value",
         )
+    return audio, bare
+
+
+def _audio_to_chat(part: Json, path: str) -> Json:
+    audio, _ = _audio(part, path)
     return {"type": "input_audio", "input_audio": audio}
 
 
@@ -105,7 +113,7 @@ INPUT_TO_CHAT: dict[str, Converter] = {
     "text": _text_to_chat,
     "input_image": _image_to_chat,
     "input_file": _file_to_chat,
-    "input_audio": _audio,
+    "input_audio": _audio_to_chat,
 }
 """What a user message or a tool result may hold."""
 
@@ -173,26 +181,9 @@ def _audio_refused(part: Json, path: str) -> Json:
     )
 
 
-_AUDIO_FORMATS = ("wav", "mp3")
-_AUDIO_HEAD = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
-_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-
-
 def _audio_to_input(part: Json, path: str) -> Json:
-    path = f"{path}.input_audio"
-    audio = require(part, "input_audio", DICT, path)
-    data = require(audio, "data", STR, f"{path}.data")
-    kind = require(audio, "format", STR, f"{path}.format")
-    choose(kind, _AUDIO_FORMATS, f"{path}.format")
-    head = _AUDIO_HEAD.match(data)  # some clients send a data URL
-    bare = "".join((data[head.end() :] if head else data).split())
-    if len(bare) % 4 or not _BASE64.fullmatch(bare):
-        raise InvalidRequest(
-            f"Invalid value for '{path}.data': it is not valid base64.",
-            param=f"{path}.data",
-            code="invalid_value",
-        )
-    sound = {"data": bare, "format": kind}
+    audio, bare = _audio(part, path)
+    sound = {"data": bare, "format": audio["format"]}
     return _keeping_breakpoint(part, {"type": "input_audio", "input_audio": sound})
 
 

@@ -46,4 +46,4 @@ def test_a_case_is_told_in_words_and_a_value_that_asks_for_nothing_too() -> None
     assert (
         "| `background` | *refused* | background work needs stored responses; `false` asks" in told
     )
-    assert "`['text']` asks for nothing" in told
+    assert "`disabled` asks for nothing" in told

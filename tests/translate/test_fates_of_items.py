@@ -186,7 +186,7 @@ ITEM_SAMPLES: dict[str, list[Json]] = {
                         "status": "completed"}],
 }  # fmt: skip
 
-SOUND: Json = {"type": "input_audio", "input_audio": {"data": MARK, "format": "wav"}}
+SOUND: Json = {"type": "input_audio", "input_audio": {"data": f"{MARK}zeb", "format": "wav"}}
 
 INPUT_PART_SAMPLES: dict[str, Json] = {
     "input_text": {"type": "input_text", "text": MARK},

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from forwarder.translate.responses_over_chat.history import _MEDIA_NOTE as NOTE
 from tests.helpers.translating import terms, translate
 
 Json = dict[str, Any]
@@ -86,8 +85,8 @@ def test_a_conversation_comes_back_as_it_was(messages: list[Json]) -> None:
     assert [*map(plain, there_and_back(messages))] == messages
 
 
-def test_media_of_results_come_back_behind_their_batch_in_order() -> None:
-    """Chat's tool messages hold text, so there is no other place for them."""
+def test_media_of_results_stay_in_their_results() -> None:
+    """Where a provider takes them is for its profile to say."""
     shot, scan = image("https://e.test/1.png"), file(file_data=PDF, filename="b.pdf")
     messages = [
         {"role": "user", "content": [text("Compare."), image()]},
@@ -97,8 +96,17 @@ def test_media_of_results_come_back_behind_their_batch_in_order() -> None:
         tool("c3", "words"),
         {"role": "assistant", "content": "They differ."},
     ]
+    assert [*map(plain, there_and_back(messages))] == messages
+
+
+def test_an_image_that_was_made_comes_back_shown_by_the_user() -> None:
+    """Chat's assistants show no images."""
+    made = {"type": "image_url", "index": 0, "image_url": {"url": PNG}}
+    messages = [
+        {"role": "user", "content": "Draw."},
+        {"role": "assistant", "content": "Here.", "images": [{"id": "ig_1", **made}]},
+        {"role": "user", "content": "Again."},
+    ]
     back = [*map(plain, there_and_back(messages))]
-    assert back[:2] == messages[:2]
-    assert back[2:5] == [tool("c1", f"A screen.\n{NOTE}"), tool("c2", NOTE), tool("c3", "words")]
-    assert back[5] == {"role": "user", "content": [shot, scan, image()]}
-    assert back[6:] == messages[5:]
+    assert [m["role"] for m in back] == ["user", "assistant", "user", "user"]
+    assert back[2]["content"][-1] == {"type": "image_url", "image_url": {"url": PNG}}
