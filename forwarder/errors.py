@@ -15,6 +15,9 @@
         UpstreamUnreachable       502  no connection, or the connection broke
         UpstreamBroken            502  it answered, but not as its protocol says
         UpstreamTimeout           504  it did not answer in time
+          UpstreamConnectTimeout  504  not even a connection stood in time
+        UpstreamUnavailable       503  it failed so often that it is left alone for a while
+      Overloaded                  503  more at once than the operator allows
       InternalError               500  a mistake of the forwarder itself
 
 Each one carries the HTTP ``status`` and the OpenAI-shaped ``body()`` that both protocols use.
@@ -22,6 +25,7 @@ Each one carries the HTTP ``status`` and the OpenAI-shaped ``body()`` that both 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -160,10 +164,40 @@ class UpstreamTimeout(UpstreamError):
     code = "upstream_timeout"
 
 
+class UpstreamConnectTimeout(UpstreamTimeout):
+    """No connection stood in time: the upstream knows nothing of the request."""
+
+
+class UpstreamUnavailable(UpstreamError):
+    """The upstream was not asked, since it has failed too often; after a while it is again."""
+
+    status = 503
+    code = "upstream_unavailable"
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.headers = _retry_after(seconds)
+
+
+class Overloaded(ForwarderError):
+    """More requests at once than the operator allows, here or for one upstream."""
+
+    status = 503
+    code = "overloaded"
+
+    def __init__(self, message: str, seconds: float = 1) -> None:
+        super().__init__(message)
+        self.headers = _retry_after(seconds)
+
+
 class InternalError(ForwarderError):
     """A mistake of the forwarder itself; the log has the trace, the client does not."""
 
     code = "internal_error"
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {"retry-after": str(max(1, math.ceil(seconds)))}
 
 
 def _type_of(status: int) -> str:

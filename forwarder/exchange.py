@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ class Exchange:
     """The record of one request; ``opened`` closes whatever was opened for it.
 
     ``address`` is where the client reaches the forwarder, without a slash at its end.
+    ``upstream`` is the one that answered, or was asked last; ``failed`` are those before it.
     """
 
     id: str
@@ -41,6 +43,29 @@ class Exchange:
     opened: ExitStack = field(default_factory=ExitStack)
     started: float = field(default_factory=time.monotonic)
     first_event: float | None = None
+    failed: list[str] = field(default_factory=list)
+    retries: int = 0
+    gone: threading.Event = field(default_factory=threading.Event)
+
+    def leave(self) -> None:
+        """The client has gone: end what waits for it, close what is open."""
+        self.gone.set()
+        self.opened.close()
+
+    @property
+    def left(self) -> bool:
+        """Has the client gone?"""
+        return self.gone.is_set()
+
+    def waited(self, seconds: float) -> bool:
+        """Wait for so long; False as soon as there is nobody left to wait for."""
+        return not self.gone.wait(seconds)
+
+    def goes_to(self, upstream: str, model: str) -> None:
+        """Another upstream is asked; what was noted of the one before is not the answer's."""
+        self.upstream, self.model = upstream, model
+        self.ledger = Ledger(strict=self.ledger.strict)
+        self.reply_headers = {}
 
     def saw_body(self, body: Json) -> None:
         """Log the request itself, which is off unless the operator wants it."""
@@ -117,6 +142,8 @@ class Exchange:
         yield "model", self.model
         yield "status", self.status
         yield "error", self.error
+        yield "failed", self.failed or None
+        yield "retries", self.retries or None
         yield "input_tokens", usage.get("input_tokens", usage.get("prompt_tokens"))
         yield "output_tokens", usage.get("output_tokens", usage.get("completion_tokens"))
         if self.first_event is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from forwarder.config import Settings, UpstreamSettings
-from forwarder.config.parsers import is_pattern
+from forwarder.config.parsers import Fallback, is_pattern
 from forwarder.errors import InvalidRequest, NotFound
 
 PROTOCOLS = ("chat", "responses")
@@ -40,6 +40,25 @@ class Router:
 
         Raises InvalidRequest when there is no model, NotFound when only an upstream is named.
         """
+        return _route(*self._chosen(model, client), client)
+
+    def routes(self, model: str | None, client: str) -> list[Route]:
+        """That route, and then those of its upstream's fallbacks, in their order.
+
+        A fallback without a model of its own is asked for what it itself calls by the name that
+        the client has for the model, else for the very model of the first.
+        """
+        upstream, name = self._chosen(model, client)
+        first = _route(upstream, name, client)
+        return [first, *(self._fallback(to, name, first, client) for to in upstream.fallback)]
+
+    def _fallback(self, to: Fallback, name: str, first: Route, client: str) -> Route:
+        upstream = self._by_name[to.upstream]
+        same = name if name in upstream.aliases else first.model
+        return _route(upstream, to.model or same, client)
+
+    def _chosen(self, model: str | None, client: str) -> tuple[UpstreamSettings, str]:
+        """The upstream, and the client's name for the model without the upstream's."""
         name = model or self._default_model
         if not name:
             raise InvalidRequest(
@@ -49,8 +68,8 @@ class Router:
             )
         head, slash, rest = name.partition("/")
         if slash and head in self._by_name:
-            return _route(self._by_name[head], _named(rest, name), client)
-        return _route(_preferred(self._candidates(name), client), name, client)
+            return self._by_name[head], _named(rest, name)
+        return _preferred(self._candidates(name), client), name
 
     def models(self) -> list[tuple[str, str]]:
         """``(id, upstream name)`` of each alias and each glob that is a plain name."""

@@ -122,6 +122,7 @@ def test_defaults_of_the_forwarder() -> None:
         keepalive=15.0,
         max_body=64 * 1024 * 1024,
         public_url=None,
+        max_concurrent=None,
         fetch=None,
         fetch_allow=(),
         fetch_max=20 * 1024 * 1024,
@@ -153,6 +154,13 @@ def test_defaults_of_an_upstream() -> None:
         idle_timeout=300.0,
         total_timeout=None,
         max_retries=0,
+        retry_wait=20.0,
+        fallback=(),
+        breaker_failures=10,
+        breaker_share=0.5,
+        breaker_window=30.0,
+        breaker_cooldown=15.0,
+        max_concurrent=None,
     )
 
 
@@ -171,6 +179,7 @@ def test_defaults_of_an_upstream() -> None:
         ("MAX_BODY", "8K", "max_body", 8192),
         ("PUBLIC_URL", "https://f.example/", "public_url", "https://f.example"),
         ("PUBLIC_URL", "https://f.example/a/v1/", "public_url", "https://f.example/a"),
+        ("MAX_CONCURRENT", "200", "max_concurrent", 200),
         ("SECRET_KEY", "new one,old", "secret_keys", ("new one", "old")),
         ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
         ("LOG_SAMPLE", "0.25", "log_sample", 0.25),
@@ -207,10 +216,29 @@ def test_values_of_the_forwarder(suffix: str, text: str, field: str, value: Any)
         ("TOTAL_TIMEOUT", "900", "total_timeout", 900.0),
         ("TOTAL_TIMEOUT", "0", "total_timeout", None),
         ("MAX_RETRIES", "5", "max_retries", 5),
+        ("RETRY_WAIT", "0", "retry_wait", 0.0),
+        ("BREAKER_FAILURES", "0", "breaker_failures", 0),
+        ("BREAKER_SHARE", "0.25", "breaker_share", 0.25),
+        ("BREAKER_WINDOW", "60", "breaker_window", 60.0),
+        ("BREAKER_COOLDOWN", "0.5", "breaker_cooldown", 0.5),
+        ("MAX_CONCURRENT", "8", "max_concurrent", 8),
     ],
 )
 def test_values_of_an_upstream(suffix: str, text: str, field: str, value: Any) -> None:
     assert getattr(read_chat(**{suffix: text}), field) == value
+
+
+def test_fallbacks_are_other_upstreams_with_or_without_a_model() -> None:
+    names = {"FORWARDER_UPSTREAMS": "a,b,my-c"}
+    urls = {f"{name}_BASE_URL": URL for name in ("A", "B", "MY_C")}
+
+    upstreams = read(**names, **urls, A_FALLBACK="my-c/org/model, b", B_FALLBACK="a").upstreams
+
+    assert [u.fallback for u in upstreams] == [
+        (("my-c", "org/model"), ("b", None)),
+        (("a", None),),
+        (),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -257,6 +285,17 @@ def test_an_upstream_speaks_what_its_name_says_or_chat(name: str, apis: set[str]
         ("CHAT_TOTAL_TIMEOUT", "-1", "a number of seconds from 0 to 86400"),
         ("CHAT_MAX_RETRIES", "6", "a number from 0 to 5"),
         ("CHAT_MAX_RETRIES", "1.5", "a number from 0 to 5"),
+        ("CHAT_RETRY_WAIT", "-1", "a number of seconds from 0"),
+        ("CHAT_FALLBACK", "elsewhere", "names of other upstreams"),
+        ("CHAT_FALLBACK", "responses", "names of other upstreams"),
+        ("CHAT_FALLBACK", "chat", "names of other upstreams"),
+        ("CHAT_FALLBACK", "elsewhere/", "alone or as NAME/MODEL"),
+        ("CHAT_FALLBACK", "/qwen-max", "alone or as NAME/MODEL"),
+        ("CHAT_BREAKER_FAILURES", "few", "a number from 0 to 1000"),
+        ("CHAT_BREAKER_SHARE", "50", "a number from 0 to 1"),
+        ("CHAT_BREAKER_COOLDOWN", "0", "a number of seconds from 0.001"),
+        ("CHAT_MAX_CONCURRENT", "-1", "a number from 0 to 1e+06"),
+        ("FORWARDER_MAX_CONCURRENT", "many", "a number from 0 to 1e+06"),
         ("FORWARDER_API_KEYS", "a b,c", "keys without spaces"),
         ("FORWARDER_CHAT_REASONING", "loud", "one of thinking, think, reasoning_content"),
         ("FORWARDER_RESPONSES_REASONING", "none", "one of summary, text, both"),

@@ -19,6 +19,7 @@ PLAIN = [
     (errors.UpstreamUnreachable, 502, "upstream_error", "upstream_unreachable"),
     (errors.UpstreamBroken, 502, "upstream_error", "upstream_protocol"),
     (errors.UpstreamTimeout, 504, "upstream_error", "upstream_timeout"),
+    (errors.UpstreamConnectTimeout, 504, "upstream_error", "upstream_timeout"),
     (errors.InternalError, 500, "server_error", "internal_error"),
 ]
 
@@ -34,6 +35,16 @@ def test_an_error_has_a_status_and_a_body_of_openais_shape(
     }
     assert str(error) == "Why."
     assert error.headers == {}
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, "1"), (0.2, "1"), (7, "7"), (7.01, "8")])
+def test_who_is_turned_away_is_told_when_to_come_back(seconds: float, told: str) -> None:
+    for error, code in (
+        (errors.UpstreamUnavailable("Why.", seconds), "upstream_unavailable"),
+        (errors.Overloaded("Why.", seconds), "overloaded"),
+    ):
+        assert (error.status, error.code) == (503, code)
+        assert error.headers == {"retry-after": told}
 
 
 def test_an_error_may_name_a_parameter_and_a_code_of_its_own() -> None:

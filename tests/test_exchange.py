@@ -106,6 +106,40 @@ def test_closing_closes_what_was_opened() -> None:
     assert closed == ["reply"]
 
 
+def test_a_client_that_leaves_ends_what_waits_and_what_is_open() -> None:
+    closed: list[str] = []
+    leaving = exchange()
+    leaving.opened.callback(closed.append, "reply")
+    assert leaving.waited(0.001)
+    assert not leaving.left
+
+    leaving.leave()
+
+    assert closed == ["reply"]
+    assert leaving.left
+    assert not leaving.waited(60)
+
+
+def test_another_upstream_is_a_new_leaf(logged: list[Any]) -> None:
+    going = exchange(upstream="first", model="m")
+    going.ledger.strict = True
+    going.ledger.dropped["seed"] = "why"
+    going.reply_headers = {"retry-after": "3"}
+
+    going.goes_to("second", "n")
+
+    assert (going.upstream, going.model) == ("second", "n")
+    assert (going.ledger.strict, going.ledger.dropped, going.reply_headers) == (True, {}, {})
+
+
+def test_the_line_tells_of_retries_and_fallbacks(logged: list[Any]) -> None:
+    tried = exchange(upstream="second", retries=2, failed=["first"])
+
+    tried.close()
+
+    assert (logged[0]["retries"], logged[0]["failed"]) == (2, ["first"])
+
+
 def breaking(error: Exception) -> Stream:
     yield [{"a": 1}]
     raise error

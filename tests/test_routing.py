@@ -114,6 +114,56 @@ def test_an_alias_does_not_lead_to_another_alias() -> None:
     assert where(router("a chat x=y,y=z"), "x", "chat") == "a chat y"
 
 
+# -- where else it could go -----------------------------------------------------------------------
+
+
+def everywhere(model: str, client: str, **fallbacks: str) -> list[str]:
+    """The routes in their order, over a Chat upstream, a Responses upstream and one of both."""
+    urls = {f"{name}_BASE_URL": "http://up.test/v1" for name in "ABC"}
+    settings = Settings.from_env(
+        {
+            "FORWARDER_UPSTREAMS": "a,b,c",
+            **urls,
+            "B_API": "responses",
+            "C_API": "both",
+            "A_MODELS": "fast=qwen-turbo",
+            "C_MODELS": "fast=gpt-mini,qwen-turbo=other",
+            **{f"{name}_FALLBACK": to for name, to in fallbacks.items()},
+        }
+    )
+    routes = Router(settings).routes(model, client)
+    return [f"{r.upstream.name} {r.protocol} {r.model}" for r in routes]
+
+
+@pytest.mark.parametrize(
+    ("model", "client", "to", "expected"),
+    [
+        ("a/m", "chat", "", ["a chat m"]),
+        ("a/m", "chat", "b,c", ["a chat m", "b responses m", "c chat m"]),
+        ("a/m", "responses", "c,b", ["a chat m", "c responses m", "b responses m"]),
+        ("a/m", "chat", "b/gpt", ["a chat m", "b responses gpt"]),
+        ("a/m", "chat", "b/org/gpt", ["a chat m", "b responses org/gpt"]),
+        ("a/m", "chat", "c/fast", ["a chat m", "c chat gpt-mini"]),
+        # the client's name where the fallback knows it, else the first upstream's
+        (
+            "a/fast",
+            "chat",
+            "c,b",
+            ["a chat qwen-turbo", "c chat gpt-mini", "b responses qwen-turbo"],
+        ),
+        ("a/qwen-turbo", "chat", "c", ["a chat qwen-turbo", "c chat other"]),
+    ],
+)
+def test_fallbacks_come_after_the_first_in_their_order(
+    model: str, client: str, to: str, expected: list[str]
+) -> None:
+    assert everywhere(model, client, A=to) == expected
+
+
+def test_fallbacks_of_fallbacks_are_none() -> None:
+    assert everywhere("a/m", "chat", A="b", B="c") == ["a chat m", "b responses m"]
+
+
 # -- no model -------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from dotenv import load_dotenv
 
 from forwarder.config import parsers
-from forwarder.config.parsers import OURS, PASSTHROUGH, Parser
+from forwarder.config.parsers import OURS, PASSTHROUGH, Fallback, Parser
 
 DOTENV = "FORWARDER_DOTENV"
 
@@ -43,6 +43,8 @@ class UpstreamSettings:
     ``aliases`` maps a client's name for a model to the upstream's; ``globs`` are patterns for
     ``fnmatchcase``. With ``passthrough_key`` the client's own key goes upstream, and ``api_key``
     is ``None``. ``provider`` is ``""`` when the address is to give it away.
+    ``fallback`` is in the order in which the others are asked; what is ``0`` or, of the limits,
+    ``None`` is switched off.
     """
 
     name: str
@@ -61,6 +63,13 @@ class UpstreamSettings:
     idle_timeout: float
     total_timeout: float | None
     max_retries: int
+    retry_wait: float
+    fallback: tuple[Fallback, ...]
+    breaker_failures: int
+    breaker_share: float
+    breaker_window: float
+    breaker_cooldown: float
+    max_concurrent: int | None
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class Settings:
     keepalive: float
     max_body: int
     public_url: str | None
+    max_concurrent: int | None
     fetch: bool | None
     fetch_allow: tuple[str, ...]
     fetch_max: int
@@ -107,6 +117,7 @@ class Settings:
         names = values.pop("upstreams") or ()
         sheet.find_misspelled(names)
         upstreams, demo = _upstreams(sheet, names)
+        sheet.find_lost_fallbacks(upstreams)
         if sheet.mistakes:
             raise ConfigError(list(dict.fromkeys(sheet.mistakes)))
         return cls(upstreams=upstreams, demo=demo, **values)
@@ -154,6 +165,7 @@ SETTINGS = (
     Setting("KEEPALIVE", "keepalive", parsers.seconds, "15"),
     Setting("MAX_BODY", "max_body", parsers.size, "64m"),
     Setting("PUBLIC_URL", "public_url", parsers.public, None),
+    Setting("MAX_CONCURRENT", "max_concurrent", parsers.limit, "0"),
     Setting("FETCH", "fetch", parsers.on_off, None),
     Setting("FETCH_ALLOW", "fetch_allow", parsers.hosts, ""),
     Setting("FETCH_MAX", "fetch_max", parsers.size, "20m"),
@@ -182,6 +194,13 @@ UPSTREAM_SETTINGS = (
     Setting("IDLE_TIMEOUT", "idle_timeout", parsers.seconds, "300"),
     Setting("TOTAL_TIMEOUT", "total_timeout", parsers.seconds_or_none, "0"),
     Setting("MAX_RETRIES", "max_retries", parsers.number(int, 0, 5, ""), "0"),
+    Setting("RETRY_WAIT", "retry_wait", parsers.seconds_from_zero, "20"),
+    Setting("FALLBACK", "fallback", parsers.fallbacks, ""),
+    Setting("BREAKER_FAILURES", "breaker_failures", parsers.number(int, 0, 1000, ""), "10"),
+    Setting("BREAKER_SHARE", "breaker_share", parsers.number(float, 0, 1, ""), "0.5"),
+    Setting("BREAKER_WINDOW", "breaker_window", parsers.seconds, "30"),
+    Setting("BREAKER_COOLDOWN", "breaker_cooldown", parsers.seconds, "15"),
+    Setting("MAX_CONCURRENT", "max_concurrent", parsers.limit, "0"),
 )
 
 # What a provider's or an upstream's name already says, as the variable that it saves.
@@ -233,6 +252,15 @@ class _Sheet:
 
     def _implied_by_provider(self, prefix: str) -> dict[str, str]:
         return IMPLIED_BY_PROVIDER.get(self.environ.get(prefix + "PROVIDER", "").lower(), {})
+
+    def find_lost_fallbacks(self, upstreams: tuple[UpstreamSettings, ...]) -> None:
+        """Fallbacks that lead nowhere, or back."""
+        names = {upstream.name for upstream in upstreams}
+        for upstream in upstreams:
+            to = {fallback.upstream for fallback in upstream.fallback or ()}
+            if not to <= names - {upstream.name}:
+                variable = parsers.prefix_of(upstream.name) + "FALLBACK"
+                self.mistakes.append(f"{variable} must be {parsers.FALLBACKS}")
 
     def find_misspelled(self, names: tuple[str, ...]) -> None:
         """Variables that are meant for us but are no settings of ours.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from ipaddress import ip_network
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 OURS = "FORWARDER_"
@@ -133,6 +133,23 @@ def aliases(text: str) -> Mapping[str, str]:
     return MappingProxyType(aliases)
 
 
+class Fallback(NamedTuple):
+    """Another upstream; ``model`` is ``None`` where it is asked for the same model."""
+
+    upstream: str
+    model: str | None
+
+
+FALLBACKS = "names of other upstreams, each alone or as NAME/MODEL, separated by commas"
+
+
+@_allowing(FALLBACKS)
+def fallbacks(text: str) -> tuple[Fallback, ...]:
+    parts = [item.partition("/") for item in commas(text)]
+    _require(all(name and bool(slash) == bool(model) for name, slash, model in parts))
+    return tuple(Fallback(name, model or None) for name, _, model in parts)
+
+
 def globs(text: str) -> tuple[str, ...]:
     return tuple(item for item in commas(text) if "=" not in item)
 
@@ -200,6 +217,11 @@ seconds_from_zero = number(float, 0, 86400, " of seconds")
 def seconds_or_none(text: str) -> float | None:
     """Seconds, of which none at all are no limit."""
     return seconds_from_zero(text) or None
+
+
+def limit(text: str) -> int | None:
+    """So many, of which none at all are no limit."""
+    return number(int, 0, 1_000_000, "")(text) or None
 
 
 api = choice({"chat": CHAT, "responses": RESPONSES, "both": CHAT | RESPONSES})

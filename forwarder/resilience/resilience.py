@@ -1,0 +1,100 @@
+"""Which upstream gets a request when the first cannot serve it, and how many there may be."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from forwarder.config import Settings
+from forwarder.errors import ForwarderError, Overloaded
+from forwarder.exchange import Exchange
+from forwarder.resilience.observer import Observer
+from forwarder.resilience.slots import Slots
+from forwarder.resilience.standing import Standing
+from forwarder.resilience.verdicts import is_worth_fallback, reason
+from forwarder.routing import Route
+from forwarder.translate.call import Stream
+
+log = logging.getLogger("forwarder.resilience")
+
+Open = Callable[[Route], Stream]
+"""Asks a route's upstream; its answer has begun when this returns."""
+
+
+class Resilience:
+    """What one process knows of all its upstreams; ``observer`` hears what is done about it."""
+
+    def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
+        self.observer = observer or Observer()
+        self.standings = {u.name: Standing(u, self.observer) for u in settings.upstreams}
+        self.slots = Slots(settings.max_concurrent)
+        self.counts: Counter[str] = Counter()
+
+    def admit(self, exchange: Exchange) -> None:
+        """Let a request in until its exchange ends; raises Overloaded when there are too many."""
+        free = self.slots.take()
+        if free is None:
+            self.counts["refused"] += 1
+            self.observer.refused("overloaded")
+            raise Overloaded("The forwarder serves as many requests as it may at the moment.")
+        exchange.opened.callback(free)
+
+    def first_of(self, routes: Sequence[Route], open_: Open, exchange: Exchange) -> Stream:
+        """The answer of the first route that has one.
+
+        When none has, the client is told of the first, which is the one that it asked for: its
+        failure is raised, and ``exchange`` is as if no other had been asked.
+        """
+        first, *others = routes
+        try:
+            return self._opened(first, open_, exchange)
+        except ForwarderError as error:
+            own_key = not first.upstream.passthrough_key
+            if exchange.left or not others or not is_worth_fallback(error, own_key):
+                raise
+            failure = error
+        ledger, headers = exchange.ledger, exchange.reply_headers
+        stream = self._fallen_back(routes, open_, exchange, failure)
+        if stream is None:
+            exchange.goes_to(first.upstream.name, first.model)
+            exchange.ledger, exchange.reply_headers = ledger, headers
+            raise failure
+        return stream
+
+    def states(self) -> dict[str, Any]:
+        """Upstream name -> its state and counters."""
+        return {name: standing.shown() for name, standing in self.standings.items()}
+
+    def _fallen_back(
+        self, routes: Sequence[Route], open_: Open, exchange: Exchange, error: ForwarderError
+    ) -> Stream | None:
+        """The answer of the first route but one that has one.
+
+        Whatever a fallback has against a request, the client did not ask for it.
+        """
+        for before, route in pairwise(routes):
+            self._note(before, route, error, exchange)
+            try:
+                return self._opened(route, open_, exchange)
+            except ForwarderError as another:
+                error = another
+                if exchange.left:
+                    break
+        return None
+
+    def _opened(self, route: Route, open_: Open, exchange: Exchange) -> Stream:
+        exchange.goes_to(route.upstream.name, route.model)
+        with self.standings[route.upstream.name].admit() as held:
+            stream = open_(route)
+            exchange.opened.enter_context(held.pop_all())
+        return stream
+
+    def _note(self, before: Route, to: Route, error: ForwarderError, exchange: Exchange) -> None:
+        names, why = (before.upstream.name, to.upstream.name), reason(error)
+        self.standings[before.upstream.name].counts["fallbacks"] += 1
+        exchange.failed.append(before.upstream.name)
+        self.observer.fell_back(*names, why)
+        log.warning({"id": exchange.id, "upstream": names[0], "fallback": names[1], "reason": why})
