@@ -1,8 +1,9 @@
 """From a client's request to the stream that answers it.
 
-This is the path of a request in one place: route, upstream call, emulations of what the upstream
-lacks, translation, emulations of what its protocol lacks, images and files, meter, wishes, guard.
-Each is a call wrapped around the one before.
+This is the path of a request in one place: routes, and for each until one answers: upstream call,
+retries, emulations of what the upstream lacks, translation, emulations of what its protocol lacks,
+images and files, meter, wishes; and a guard around all.  Each is a call wrapped around the one
+before.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from forwarder.dry_run import DryRun, report
 from forwarder.errors import InvalidRequest
 from forwarder.exchange import Exchange
 from forwarder.media import Fetcher, Guard, Uploads, with_media
+from forwarder.media.data import Blob
 from forwarder.media.policy import Fetch, Upload
 from forwarder.memory import Memory
 from forwarder.mint import MINT
 from forwarder.network.choose import transport_for
+from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
 from forwarder.translate import adapt
@@ -52,6 +55,7 @@ class Bridge:
         self.settings = settings
         self.router = Router(settings)
         self.upstreams = {u.name: self._connect(u) for u in settings.upstreams}
+        self.resilience = Resilience(settings)
         self.catalog = Catalog(self.router, self.upstreams, settings.ready_ttl)
         self._fetcher = _fetcher(settings)
         self._uploads = {
@@ -65,16 +69,28 @@ class Bridge:
         """The stream that answers a request of the ``client`` protocol.
 
         ``style`` is how this one request wants its reasoning.  Connects before it returns; raises
-        ForwarderError when the request or the upstream fails before that.
+        ForwarderError when the request or every upstream for it fails before that.
         """
-        route = self._route(client, request, exchange)
+        routes = self._routes(client, request)
+        answer = partial(self._answer, client, request, style, exchange)
+        return exchange.guarded(self.resilience.first_of(routes, answer, exchange))
+
+    def _answer(
+        self, client: str, request: Json, style: str | None, exchange: Exchange, route: Route
+    ) -> Stream:
+        """The stream of one route's upstream."""
         upstream = self.upstreams[route.upstream.name]
+        standing = self.resilience.standings[route.upstream.name]
+        call = standing.steadied(upstream.call(route, client, exchange), exchange)
         fetch = self._fetcher.fetch if self._fetcher else None
+        ends = Ends(call, fetch, partial(self._upload, route, exchange))
+        return self._path(ends, route, client, request, style, exchange)(request)
+
+    def _upload(self, route: Route, exchange: Exchange, blob: Blob, path: str) -> str:
+        """The upstream's id of a file, which is sent there unless it has it."""
         key = exchange.client_key if route.upstream.passthrough_key else None
-        uploads = self._uploads[route.upstream.name]
-        call = upstream.call(route, client, exchange)
-        ends = Ends(call, fetch, lambda blob, path: uploads.id_of(blob, key))
-        return exchange.guarded(self._path(ends, route, client, request, style, exchange)(request))
+        id_of = partial(self._uploads[route.upstream.name].id_of, blob, key)
+        return self.resilience.standings[route.upstream.name].attempt(id_of, exchange)
 
     def shown(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Json:
         """What `open` would ask of which upstream for a request; see `dry_run.report`.
@@ -84,7 +100,8 @@ class Bridge:
         """
         asked = dict(request)
         self.wants_stream(client, request)
-        route = self._route(client, request, exchange)
+        route = self._routes(client, request)[0]
+        exchange.upstream, exchange.model = route.upstream.name, route.model
         upstream = self.upstreams[route.upstream.name]
         run = DryRun(partial(upstream.shown, route=route, client=client, exchange=exchange))
         ends = Ends(run.call, run.fetch if self._fetcher else None, run.upload)
@@ -127,16 +144,15 @@ class Bridge:
             call = as_wished(call, self._chat_style(style, route))
         return call
 
-    def _route(self, client: str, request: Json, exchange: Exchange) -> Route:
+    def _routes(self, client: str, request: Json) -> list[Route]:
         model = request.get("model") or self.settings.default_model
         if model is not None and not isinstance(model, str):
             raise InvalidRequest(
                 "Invalid type for 'model': expected a string.", param="model", code="invalid_type"
             )
-        route = self.router.resolve(model, client)
+        routes = self.router.routes(model, client)
         request["model"] = model
-        exchange.upstream, exchange.model = route.upstream.name, route.model
-        return route
+        return routes
 
     def _terms(self, client: str, style: str | None, route: Route, exchange: Exchange) -> Terms:
         profile = self.upstreams[route.upstream.name].profile_of(route.model)

@@ -1,7 +1,9 @@
 """The only importer of the openai SDK: an upstream's calls, and its failures as our errors.
 
-The SDK makes every request (authentication, headers, retries, time-outs, error classes) and hands
-over the unread response; its typed layer is not used for bodies and events, which stay JSON.
+The SDK makes every request (authentication, headers, time-outs, error classes) and hands over the
+unread response; its typed layer is not used for bodies and events, which stay JSON.  Its retries
+are switched off: they sleep where a client's leaving goes unnoticed, know no budget, count for
+nobody, and end with the status line.  forwarder/resilience has its own.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from forwarder.config import UpstreamSettings
 from forwarder.errors import (
     InvalidRequest,
     UpstreamBroken,
+    UpstreamConnectTimeout,
     UpstreamError,
     UpstreamKeyRefused,
     UpstreamRefused,
@@ -45,6 +48,7 @@ from forwarder.profiles import (
 from forwarder.profiles.learned import Lesson, lesson_of
 from forwarder.profiles.lessons import Lessons, shown
 from forwarder.reply import Reply, handed_on, json_object
+from forwarder.resilience.beginning import begun
 from forwarder.routing import Route
 from forwarder.translate.call import Call, Json
 from forwarder.translate.call import Stream as Batches
@@ -124,7 +128,7 @@ class Upstream:
             api_key=settings.api_key or "none",
             base_url=settings.base_url,
             timeout=timeout,
-            max_retries=settings.max_retries,
+            max_retries=0,
             http_client=Client(transport, timeout) if transport else httpx2.Client(timeout=timeout),
             headers={"Accept-Encoding": "identity", **settings.headers},
             default_query=dict(settings.query),
@@ -166,12 +170,19 @@ class Upstream:
         return self.lessons.applied(model, known or self._for_model(model))
 
     def ask(self, body: Json, protocol: str, profile: Profile, exchange: Exchange) -> Batches:
-        """One request, as ``profile`` has it, and its answer, which ``exchange`` closes."""
+        """One request, as ``profile`` has it, and its answer, which ``exchange`` closes.
+
+        The answer has begun when this returns; one that breaks before that is closed at once.
+        """
         reply = self._post(protocol, _sent(body, protocol, profile, exchange), exchange)
         exchange.opened.callback(reply.close)
         exchange.reply_headers = reply.headers
         stream = mended_answer(reply.batches(), body, protocol, profile, reply.was_done)
-        return HONEST[protocol](stream, reply.was_done)
+        try:
+            return begun(HONEST[protocol](stream, reply.was_done))
+        except BaseException:
+            reply.close()
+            raise
 
     def _ask_again(
         self,
@@ -290,8 +301,8 @@ class Upstream:
             yield
         except openai.OpenAIError as error:
             raise self._ours(error) from None
-        except httpx2.TimeoutException:  # the body of an error stalled, which the SDK lets through
-            raise self._late() from None
+        except httpx2.TimeoutException as error:  # an error's body stalled; the SDK lets it through
+            raise self._late(error) from None
         except (httpx2.TransportError, OSError) as error:  # it broke, or was never wrapped
             raise self._unreachable(error) from None
 
@@ -302,7 +313,7 @@ class Upstream:
         if isinstance(error, openai.APIStatusError):
             return self._refused(error)
         if isinstance(error, openai.APITimeoutError):
-            return self._late()
+            return self._late(error.__cause__)
         if isinstance(error, openai.APIConnectionError):
             return self._unreachable(error.__cause__ or error)
         return UpstreamBroken(f"The upstream '{self.settings.name}' could not be used: {error}")
@@ -334,8 +345,10 @@ class Upstream:
         whole = blotted({"message": text}, self.settings)  # or half a secret would stand at the cut
         return {"message": whole["message"][:500]}
 
-    def _late(self) -> UpstreamTimeout:
-        return UpstreamTimeout(f"The upstream '{self.settings.name}' did not answer in time.")
+    def _late(self, error: BaseException | None) -> UpstreamTimeout:
+        unconnected = isinstance(error, httpx2.ConnectTimeout | httpx2.PoolTimeout)
+        kind = UpstreamConnectTimeout if unconnected else UpstreamTimeout
+        return kind(f"The upstream '{self.settings.name}' did not answer in time.")
 
     def _unreachable(self, error: BaseException) -> UpstreamUnreachable:
         kind = type(error).__name__

@@ -11,6 +11,8 @@ import pytest
 
 from forwarder.config import Settings
 from forwarder.errors import (
+    UpstreamBroken,
+    UpstreamConnectTimeout,
     UpstreamError,
     UpstreamKeyRefused,
     UpstreamRefused,
@@ -297,12 +299,66 @@ def test_an_error_whose_body_does_not_come_is_a_failure_too(
     assert isinstance(failure(upstream_of(refusing(500, content=body()))), kind)
 
 
-def test_a_busy_upstream_is_asked_again_when_the_operator_wants_it() -> None:
-    provider = refusing(503, headers={"retry-after-ms": "1"})
+def test_retries_are_not_the_sdk_s() -> None:
+    provider = refusing(503, headers={"retry-after-ms": "1", "x-should-retry": "true"})
 
     failure(upstream_of(provider, UP_MAX_RETRIES="1"))
 
-    assert len(provider.requests) == 2
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (httpx2.ConnectTimeout("x"), UpstreamConnectTimeout),
+        (httpx2.PoolTimeout("x"), UpstreamConnectTimeout),
+        (httpx2.ReadTimeout("x"), UpstreamTimeout),
+        (httpx2.WriteTimeout("x"), UpstreamTimeout),
+    ],
+)
+def test_who_was_not_even_connected_is_told_apart(
+    error: Exception, kind: type[UpstreamError]
+) -> None:
+    assert type(failure(upstream_of(raising(error)))) is kind
+
+
+class Watched(httpx2.SyncByteStream):
+    """A body that knows whether it was closed."""
+
+    def __init__(self, *pieces: bytes | Exception) -> None:
+        self.pieces = pieces
+        self.closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (Watched(httpx2.ReadError("x")), UpstreamUnreachable),
+        (Watched(b": hm\n\n", httpx2.ReadTimeout("x")), UpstreamTimeout),
+        (Watched(b'data: {"error": {"message": "no", "code": 503}}\n\n', b"more"), UpstreamRefused),
+        (Watched(b"<html>", b"more"), UpstreamBroken),
+        (Watched(), UpstreamBroken),
+    ],
+)
+def test_an_answer_that_breaks_before_it_begins_fails_at_once_and_is_closed(
+    body: Watched, kind: type[UpstreamError]
+) -> None:
+    upstream = upstream_of(Provider(lambda _: httpx2.Response(200, stream=body)))
+    exchange = Exchange(id="req_1", route="chat", ledger=Ledger())
+
+    with pytest.raises(kind):
+        upstream.call(Route(upstream.settings, "chat", "m"), "chat", exchange)(CHAT)
+
+    assert body.closed
 
 
 # -- models ---------------------------------------------------------------------------------------

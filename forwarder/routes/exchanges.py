@@ -111,6 +111,8 @@ def sign(answer: Response, exchange: Exchange) -> None:
     for name, value in exchange.reply_headers.items():
         answer.headers.setdefault(name, value)
     answer.headers["X-Request-Id"] = exchange.id
+    if exchange.upstream:
+        answer.headers["X-Forwarder-Upstream"] = exchange.upstream
     if exchange.ledger.dropped:
         answer.headers["X-Forwarder-Dropped"] = _listed(sorted(exchange.ledger.dropped))
 

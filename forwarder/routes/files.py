@@ -60,6 +60,7 @@ def _passed(path: str) -> Response:
     exchange = exchanges.current()
     exchange.route = "files"
     exchange.client_key = exchanges.authorized(_bridge().settings.api_keys)
+    _bridge().resilience.admit(exchange)
     return _forwarded(path, exchange)
 
 

@@ -10,6 +10,7 @@ import logging
 from flask import Blueprint, Response, current_app, jsonify, request
 
 from forwarder.bridge import Bridge
+from forwarder.resilience.breaker import OPEN
 from forwarder.routes import exchanges
 
 blueprint = Blueprint("health", __name__)
@@ -29,12 +30,18 @@ def health() -> Response:
 
 @blueprint.get("/ready")
 def ready() -> tuple[Response, int]:
-    """Ready: at least one upstream can be reached; the body says which.
+    """Ready: at least one upstream can be reached and its breaker is not open; the body says which.
 
-    ``?verbose`` adds whose profile each has, and what was learned beside it.
+    ``?verbose`` adds whose profile each has, what was learned beside it, and how it stands.
     """
     bridge: Bridge = current_app.extensions["forwarder"]
-    states = bridge.catalog.states(verbose="verbose" in request.args)
+    verbose = "verbose" in request.args
+    states = bridge.catalog.states(verbose)
+    for name, standing in bridge.resilience.states().items():
+        if standing["breaker"] == OPEN:
+            states[name] |= {"reachable": False, "error": "Its breaker is open."}
+        if verbose:
+            states[name] |= {"resilience": standing}
     able = any(state["reachable"] for state in states.values())
     body = jsonify(status="ok" if able else "unavailable", upstreams=states)
     return body, 200 if able else 503

@@ -66,9 +66,8 @@ def _serve(protocol: str) -> Response:
     exchange = exchanges.current()
     exchange.route = protocol
     exchange.client_key = exchanges.authorized(_bridge().settings.api_keys)
-    exchange.opened.callback(
-        on_leaving(request.environ.get("gunicorn.socket"), exchange.opened.close)
-    )
+    _bridge().resilience.admit(exchange)
+    exchange.opened.callback(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
     body = json_body(exchange)
     streamed = _bridge().wants_stream(protocol, body)
     style = request.headers.get("X-Forwarder-Reasoning")

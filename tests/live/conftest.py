@@ -51,5 +51,10 @@ def settings(upstream: ScriptedUpstream, **more: str) -> dict[str, str]:
         "CHAT_API_KEY": KEY,
         "RESPONSES_BASE_URL": upstream.url,
         "RESPONSES_API_KEY": KEY,
+        # Tests let an upstream fail time after time, and the next one wants it back.
+        "CHAT_BREAKER_FAILURES": "0",
+        "CHAT_BREAKER_SHARE": "0",
+        "RESPONSES_BREAKER_FAILURES": "0",
+        "RESPONSES_BREAKER_SHARE": "0",
         **more,
     }

@@ -122,6 +122,16 @@ def test_an_answer_is_signed() -> None:
     assert answer.headers["Retry-After"] == "1"
 
 
+def test_the_upstream_is_named_once_there_is_one() -> None:
+    before, after = Response(), Response()
+
+    exchanges.sign(before, Exchange(id="req_1", route="chat", ledger=Ledger()))
+    exchanges.sign(after, Exchange(id="req_1", route="chat", ledger=Ledger(), upstream="qwen"))
+
+    assert "X-Forwarder-Upstream" not in before.headers
+    assert after.headers["X-Forwarder-Upstream"] == "qwen"
+
+
 def test_nothing_dropped_is_not_mentioned() -> None:
     answer = Response()
 

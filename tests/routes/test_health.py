@@ -80,3 +80,32 @@ def test_a_probe_that_finds_nobody_is_told(
 
     line = json.loads(capsys.readouterr().err.splitlines()[-1])
     assert (line["route"], line["status"], line["level"]) == ("ready", 503, "info")
+
+
+def test_an_upstream_that_is_left_alone_is_not_ready(serve: Serve) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        listed = request.url.path.endswith("/models")
+        return httpx2.Response(200, json={"data": []}) if listed else httpx2.Response(500)
+
+    client = serve(answer, CHAT_BREAKER_FAILURES="1", RESPONSES_BREAKER_FAILURES="1")
+    asked = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}]}
+    assert client.post("/v1/chat/completions", json=asked).status_code == 500
+
+    one = client.get("/ready")
+    client.post("/v1/chat/completions", json={**asked, "model": "responses/m"})
+    none = client.get("/ready?verbose")
+
+    assert one.status_code == 200
+    assert one.get_json()["upstreams"] == {
+        "chat": {"reachable": False, "error": "Its breaker is open.", "models": 0},
+        "responses": {"reachable": True, "models": 0},
+    }
+    assert (none.status_code, none.get_json()["status"]) == (503, "unavailable")
+    standing = none.get_json()["upstreams"]["chat"]["resilience"]
+    assert standing == {
+        "breaker": "open",
+        "breaker_open": 1,
+        "concurrent": 0,
+        "attempts": 1,
+        "failures": 1,
+    }
