@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,10 +46,13 @@ class Exchange:
     failed: list[str] = field(default_factory=list)
     retries: int = 0
     gone: threading.Event = field(default_factory=threading.Event)
+    cuts: set[Callable[[], None]] = field(default_factory=set)
 
     def leave(self) -> None:
-        """The client has gone: end what waits for it, close what is open."""
+        """The client has gone: end every wait for it, close what is open."""
         self.gone.set()
+        for cut in list(self.cuts):
+            cut()
         self.opened.close()
 
     @property
@@ -144,6 +147,7 @@ class Exchange:
         yield "error", self.error
         yield "failed", self.failed or None
         yield "retries", self.retries or None
+        yield "left", self.left or None
         yield "input_tokens", usage.get("input_tokens", usage.get("prompt_tokens"))
         yield "output_tokens", usage.get("output_tokens", usage.get("completion_tokens"))
         if self.first_event is not None:

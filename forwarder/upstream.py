@@ -36,6 +36,7 @@ from forwarder.errors import (
 from forwarder.exchange import Exchange
 from forwarder.media.data import Blob
 from forwarder.network.client import Client
+from forwarder.network.cutting import waited_for_by
 from forwarder.profiles import (
     AS_IS,
     PROFILES,
@@ -230,7 +231,7 @@ class Upstream:
             "headers": self._auth(exchange.client_key),
             "idempotency_key": exchange.id,  # or the SDK draws one
         }
-        with self._failures():
+        with self._failures(), waited_for_by(exchange):
             # With this type the SDK gives the response itself, unread; its signature says Stream.
             unread: Any = self._client.post(
                 self._urls[protocol],

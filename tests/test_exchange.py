@@ -110,12 +110,13 @@ def test_a_client_that_leaves_ends_what_waits_and_what_is_open() -> None:
     closed: list[str] = []
     leaving = exchange()
     leaving.opened.callback(closed.append, "reply")
+    leaving.cuts.add(lambda: closed.append("connection"))
     assert leaving.waited(0.001)
     assert not leaving.left
 
     leaving.leave()
 
-    assert closed == ["reply"]
+    assert closed == ["connection", "reply"]
     assert leaving.left
     assert not leaving.waited(60)
 

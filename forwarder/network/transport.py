@@ -16,6 +16,7 @@ import httpx2
 from gevent import socket
 
 from forwarder.network.connections import BLOCK, Connections, proxy_for, trust
+from forwarder.network.cutting import cuttable, is_awaited
 from forwarder.network.wire import ArrivalStream, Message
 
 
@@ -53,6 +54,8 @@ class GeventTransport(httpx2.BaseTransport):
         try:
             return self._exchange(request, data, pool, fresh=False)
         except _Stale:  # servers close idle connections, often just as the next request comes
+            if not is_awaited():
+                raise httpx2.ReadError("Nobody waits for the answer any more.") from None
             return self._exchange(request, data, pool, fresh=True)
 
     def close(self) -> None:
@@ -78,9 +81,10 @@ class GeventTransport(httpx2.BaseTransport):
         sock, used = pool.take(timeouts, fresh)
         message = Message(request.method)
         try:
-            _send(sock, data, timeouts.get("write"))
-            sock.settimeout(timeouts.get("read"))
-            _await_head(sock, message, used)
+            with cuttable(sock):
+                _send(sock, data, timeouts.get("write"))
+                sock.settimeout(timeouts.get("read"))
+                _await_head(sock, message, used)
         except BaseException:
             pool.release_socket(sock)
             raise
