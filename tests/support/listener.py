@@ -62,9 +62,9 @@ class HangUpError(Exception):
 class Listener:
     """Accepts connections on loopback and answers each request; one OS thread a connection."""
 
-    def __init__(self, answer: Answerer, release: threading.Event) -> None:
+    def __init__(self, answer: Answerer, release: threading.Event, port: int = 0) -> None:
         self.failures: list[Exception] = []
-        self._server = _Server(answer, release, self.failures)
+        self._server = _Server(answer, release, self.failures, port)
         self._thread = threading.Thread(target=self._serve, name="scripted-upstream", daemon=True)
 
     @property
@@ -95,9 +95,9 @@ class _Server(ThreadingMixIn, HTTPServer):
     request_queue_size = 256
 
     def __init__(
-        self, answer: Answerer, release: threading.Event, failures: list[Exception]
+        self, answer: Answerer, release: threading.Event, failures: list[Exception], port: int
     ) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
         self.answer, self.release, self.failures = answer, release, failures
         self.stopping = threading.Event()
         self.accepted = 0

@@ -63,6 +63,7 @@ class ScriptedUpstream:
     ``keys``: the accepted API keys; None accepts all. ``strict``: refuse what OpenAI refuses.
     ``extra_params``: names beyond OpenAI's that are accepted, wherever they stand.
     ``refuse``: names from ``vendors.KNOBS``, what this vendor refuses besides.
+    ``port``: where to listen, 0 for any free one.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class ScriptedUpstream:
         strict: bool = True,
         extra_params: Collection[str] = (),
         refuse: Collection[str] = (),
+        port: int = 0,
     ) -> None:
         self.requests: list[Recorded] = []
         self.release = threading.Event()
@@ -83,7 +85,7 @@ class ScriptedUpstream:
         self._turns: dict[str, Turn] = {}
         self._lock = threading.Lock()
         self._serial = 0
-        self._listener = Listener(self._answer, self.release)
+        self._listener = Listener(self._answer, self.release, port)
 
     @property
     def url(self) -> str:

@@ -1,0 +1,465 @@
+"""Upstreams that fail before they have begun, over real HTTP: what is asked again, and of whom."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.helpers.loopback import unused_port
+from tests.live.conftest import KEY, Serve, settings
+from tests.live.server import Server
+from tests.live.talk import PATHS, Json, ask, asking, http
+from tests.live.test_faults import said_so_far
+from tests.live.test_service import line_of
+from tests.support import Answer, Pause, ScriptedUpstream, Stream, faults
+from tests.support.faults import Scripted
+
+every_client = pytest.mark.parametrize("client", PATHS)
+every_upstream = pytest.mark.parametrize("over", PATHS)
+either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+TEXT = "Served all the same."
+OTHER = {"chat": "responses", "responses": "chat"}
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 3) -> bool:
+    """Does it come to hold?"""
+    deadline = time.monotonic() + seconds
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()
+
+
+def request_bytes(client: str, body: Json) -> bytes:
+    data = json.dumps(body).encode()
+    head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
+@contextmanager
+def talking(server: Server, data: bytes) -> Iterator[socket.socket]:
+    """A connection on which this was said, closed at the end whatever has come by then."""
+    url = urlsplit(server.url)
+    with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:
+        sock.sendall(data)
+        yield sock
+
+
+# -- fallbacks ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spare() -> Iterator[ScriptedUpstream]:
+    """A second provider, which stays well."""
+    with ScriptedUpstream(keys={KEY}) as scripted:
+        yield scripted
+
+
+@pytest.fixture(scope="module")
+def falling(serve: Serve, upstream: ScriptedUpstream, spare: ScriptedUpstream) -> Server:
+    """Upstreams that fall back to one that is not there, and then to one of the other protocol."""
+    gone = f"http://127.0.0.1:{unused_port()}/v1"
+    others = {
+        name: value
+        for protocol in PATHS
+        for name, value in {
+            f"SPARE_{protocol}_BASE_URL": spare.url,
+            f"SPARE_{protocol}_API_KEY": KEY,
+            f"SPARE_{protocol}_API": protocol,
+            f"{protocol}_FALLBACK": f"gone,spare_{OTHER[protocol]}/other",
+            f"{protocol}_FIRST_BYTE_TIMEOUT": "0.5",
+        }.items()
+    }
+    return serve(
+        settings(
+            upstream,
+            FORWARDER_UPSTREAMS="chat,responses,spare_chat,spare_responses,gone,wrong",
+            GONE_BASE_URL=gone,
+            GONE_BREAKER_FAILURES="0",
+            GONE_FALLBACK="spare_chat",
+            WRONG_BASE_URL=upstream.url,
+            WRONG_API_KEY="sk-wrong",
+            WRONG_FALLBACK="spare_responses",
+            **{name.upper(): value for name, value in others.items()},
+        )
+    )
+
+
+FAILING = {
+    "silent": faults.silent(),
+    "html_502": faults.html(502),
+    "html_200": faults.html(),
+    "error_in_200": faults.error_in_200(),
+    "cut_at_once": faults.cut(Answer(text="x"), after=0),
+    **{f"status_{code}": faults.status(code) for code in (429, 500, 503)},
+}
+
+
+@every_client
+@every_upstream
+@either
+@pytest.mark.parametrize("name", FAILING)
+def test_the_other_protocol_serves_when_one_fails(
+    client: str,
+    over: str,
+    stream: bool,
+    name: str,
+    falling: Server,
+    upstream: ScriptedUpstream,
+    spare: ScriptedUpstream,
+) -> None:
+    if name == "cut_at_once" and not stream and client == over:
+        name = "html_200"  # a whole answer comes in one piece
+    upstream.script(FAILING[name])
+    spare.script(Answer(text=TEXT, reasoning="Hm."))
+
+    answered = ask(falling, client, asking(client, model=f"{over}/m", stream=stream))
+
+    assert answered.ending == "completed"
+    assert answered.said.text.endswith(TEXT)
+    assert answered.headers["x-forwarder-upstream"] == f"spare_{OTHER[over]}"
+    assert [request.path for request in upstream.requests] == [f"/v1{PATHS[over]}"]
+    assert spare.requests[-1].path == f"/v1{PATHS[OTHER[over]]}"
+    assert spare.requests[-1].body["model"] == "other"
+    if client == over:
+        assert answered.mistakes == []
+
+
+@every_client
+@pytest.mark.parametrize(("first", "then"), [("gone", "spare_chat"), ("wrong", "spare_responses")])
+def test_so_does_another_for_one_that_is_gone_or_refuses_our_key(
+    client: str, first: str, then: str, falling: Server
+) -> None:
+    answered = ask(falling, client, asking(client, model=f"{first}/m", stream=True))
+
+    assert answered.ending == "completed"
+    line = line_of(falling, answered)
+    assert (line["upstream"], line["failed"], line["model"]) == (then, [first], "m")
+
+
+@every_client
+@pytest.mark.parametrize("code", [400, 403, 404])
+def test_a_request_that_is_refused_goes_nowhere_else(
+    client: str, code: int, falling: Server, upstream: ScriptedUpstream, spare: ScriptedUpstream
+) -> None:
+    upstream.script(faults.status(code))
+    spare.requests.clear()
+
+    answered = ask(falling, client, asking(client, model="chat/m"))
+
+    assert answered.status == code
+    assert answered.headers["x-forwarder-upstream"] == "chat"
+    assert spare.requests == []
+
+
+@every_client
+def test_when_nobody_can_the_first_one_s_failure_is_told(
+    client: str, falling: Server, upstream: ScriptedUpstream, spare: ScriptedUpstream
+) -> None:
+    upstream.script(faults.status(429, retry_after=9))
+    spare.script(faults.status(400))
+
+    answered = ask(falling, client, asking(client, model="chat/m", stream=True))
+
+    assert answered.status == 429
+    assert answered.headers["retry-after"] == "9"
+    assert answered.headers["x-forwarder-upstream"] == "chat"
+
+
+@every_client
+@every_upstream
+def test_nothing_is_asked_again_after_the_first_byte(
+    client: str, over: str, falling: Server, upstream: ScriptedUpstream, spare: ScriptedUpstream
+) -> None:
+    upstream.script(faults.cut(Answer(text=TEXT, pieces=8), after=8, reset=False))
+    spare.requests.clear()
+
+    answered = ask(falling, client, asking(client, model=f"{over}/m", stream=True))
+
+    assert answered.status == 200
+    assert answered.ending == "failed"
+    assert TEXT.startswith(said_so_far(answered))
+    assert said_so_far(answered)
+    assert spare.requests == []
+    assert len(upstream.requests) == 1
+
+
+# -- retries --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def retrying(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    """A forwarder that tries twice more, within two seconds."""
+    more = {f"{name}_MAX_RETRIES": "2" for name in ("CHAT", "RESPONSES")}
+    waits = {f"{name}_RETRY_WAIT": "2" for name in ("CHAT", "RESPONSES")}
+    return serve(settings(upstream, FORWARDER_KEEPALIVE="0.2", **more, **waits))
+
+
+def busy(code: int = 503, milliseconds: int = 1) -> Scripted:
+    return faults.status(code, headers={"retry-after-ms": str(milliseconds)})
+
+
+@every_client
+@every_upstream
+@either
+@pytest.mark.parametrize("name", ["status", "html_200", "cut_at_once"])
+def test_what_fails_before_it_begins_is_asked_again(
+    client: str, over: str, stream: bool, name: str, retrying: Server, upstream: ScriptedUpstream
+) -> None:
+    if name == "cut_at_once" and not stream and client == over:
+        name = "html_200"  # a whole answer comes in one piece
+    upstream.script({**FAILING, "status": busy()}[name], Answer(text=TEXT))
+
+    answered = ask(retrying, client, asking(client, model=f"{over}/m", stream=stream))
+
+    assert answered.ending == "completed"
+    assert answered.said.text == TEXT
+    assert len(upstream.requests) == 2
+    assert line_of(retrying, answered)["retries"] == 1
+
+
+def test_retry_after_is_waited_for(retrying: Server, upstream: ScriptedUpstream) -> None:
+    upstream.script(busy(429, 600), Answer(text=TEXT))
+    started = time.monotonic()
+
+    answered = ask(retrying, "chat", asking("chat", model="chat/m"))
+
+    assert answered.said.text == TEXT
+    assert 0.6 <= time.monotonic() - started < 2
+
+
+def test_one_that_wants_to_be_left_alone_for_long_is(
+    retrying: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(faults.status(429, retry_after=60))
+
+    answered = ask(retrying, "chat", asking("chat", model="chat/m"))
+
+    assert (answered.status, answered.headers["retry-after"]) == (429, "60")
+    assert len(upstream.requests) == 1
+
+
+def test_retries_come_to_an_end(retrying: Server, upstream: ScriptedUpstream) -> None:
+    upstream.script(busy(), busy(), busy(500))
+
+    answered = ask(retrying, "responses", asking("responses", model="chat/m", stream=True))
+
+    assert answered.status == 500
+    assert len(upstream.requests) == 3
+
+
+@every_client
+def test_a_client_that_leaves_while_it_waits_is_not_asked_for(
+    client: str, retrying: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(busy(503, 700))
+    body = asking(client, model="chat/m", stream=True)
+
+    with talking(retrying, request_bytes(client, body)):
+        assert eventually(lambda: len(upstream.requests) == 1)
+    time.sleep(1)
+
+    assert len(upstream.requests) == 1
+
+
+# -- breakers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def failing() -> Iterator[ScriptedUpstream]:
+    """An upstream of its own for one test."""
+    with ScriptedUpstream() as scripted:
+        yield scripted
+
+
+def breaking(serve: Serve, url: str, **more: str) -> Server:
+    """A forwarder that leaves its one upstream alone after three failures, for half a second."""
+    return serve(
+        {
+            "FORWARDER_UPSTREAMS": "up",
+            "FORWARDER_READY_TTL": "0",
+            "UP_BASE_URL": url,
+            "UP_BREAKER_FAILURES": "3",
+            "UP_BREAKER_COOLDOWN": "0.5",
+            **more,
+        }
+    )
+
+
+def test_a_storm_of_failures_is_kept_from_the_upstream(
+    serve: Serve, failing: ScriptedUpstream
+) -> None:
+    server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="30", UP_MAX_RETRIES="2")
+    failing.script(*[busy()] * 300)
+    for _ in range(3):
+        ask(server, "chat", asking("chat"))
+    before = len(failing.requests)
+
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: ask(server, "chat", asking("chat")), range(60)))
+
+    assert before == 3
+    assert len(failing.requests) == before
+    for answered in answers:
+        assert (answered.status, answered.error["code"]) == (503, "upstream_unavailable")
+        assert 1 <= int(answered.headers["retry-after"]) <= 30
+    ready = http.get(f"{server.url}/ready?verbose")
+    assert ready.status_code == 503
+    standing = ready.json()["upstreams"]["up"]["resilience"]
+    assert standing["breaker"] == "open"
+    assert (standing["attempts"], standing["refused"]) == (3, 62)
+
+
+@every_client
+def test_an_upstream_that_dies_and_comes_back(client: str, serve: Serve) -> None:
+    port = unused_port()
+    server = breaking(serve, f"http://127.0.0.1:{port}/v1")
+
+    codes = [ask(server, client, asking(client)).error["code"] for _ in range(5)]
+    assert codes == ["upstream_unreachable"] * 3 + ["upstream_unavailable"] * 2
+    assert http.get(f"{server.url}/ready").status_code == 503
+
+    with ScriptedUpstream(port=port) as back:
+        assert eventually(lambda: ask(server, client, asking(client)).status == 200)
+        assert {ask(server, client, asking(client)).status for _ in range(5)} == {200}
+        assert http.get(f"{server.url}/ready").status_code == 200
+        asked = len(back.requests)
+    assert asked >= 6
+
+    assert ask(server, client, asking(client)).error["code"] == "upstream_unreachable"
+
+
+def test_only_one_tries_an_upstream_that_was_left_alone(
+    serve: Serve, failing: ScriptedUpstream
+) -> None:
+    server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="2")
+    failing.script(*[faults.status(500)] * 3, Stream(Answer(text=TEXT), before=Pause(1.5)))
+    for _ in range(3):
+        ask(server, "chat", asking("chat"))
+    failing.requests.clear()
+    time.sleep(2.1)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(server, "chat", asking("chat")), range(8)))
+
+    told = Counter(answered.status for answered in answers)
+    assert told == {200: 1, 503: 7}
+    assert len(failing.requests) == 1
+
+
+# -- limits ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def narrow(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    """A forwarder that takes two requests at once, of which one may be for ``chat``."""
+    return serve(
+        settings(
+            upstream,
+            FORWARDER_MAX_CONCURRENT="2",
+            FORWARDER_KEEPALIVE="0.1",
+            CHAT_MAX_CONCURRENT="1",
+            CHAT_IDLE_TIMEOUT="0.5",
+            RESPONSES_FALLBACK="chat",
+        )
+    )
+
+
+def long(upstream: ScriptedUpstream) -> None:
+    upstream.script(faults.slow(Answer(text="word " * 500, pieces=500), delay=0.02))
+
+
+@every_client
+@either
+def test_one_too_many_is_sent_away_at_once(
+    client: str, stream: bool, narrow: Server, upstream: ScriptedUpstream
+) -> None:
+    long(upstream)
+    asked = asking("chat", model="responses/m", stream=True)
+    with talking(narrow, request_bytes("chat", asked)) as one:
+        assert b"200" in one.recv(64)
+        long(upstream)
+        with talking(narrow, request_bytes("chat", asked)) as two:
+            assert b"200" in two.recv(64)
+            refused = ask(narrow, client, asking(client, model="responses/m", stream=stream))
+
+    assert (refused.status, refused.error["code"]) == (503, "overloaded")
+    assert refused.headers["retry-after"] == "1"
+    assert len(upstream.requests) == 2
+    assert eventually(lambda: ask(narrow, client, asking(client)).status == 200)
+
+
+def test_one_too_many_for_an_upstream_is_one_too_many(
+    narrow: Server, upstream: ScriptedUpstream
+) -> None:
+    long(upstream)
+    with talking(narrow, request_bytes("chat", asking("chat", model="chat/m", stream=True))) as one:
+        assert b"200" in one.recv(64)
+        refused = ask(narrow, "chat", asking("chat", model="chat/m"))
+        served = ask(narrow, "chat", asking("chat", model="responses/m"))
+
+    assert (refused.status, refused.error["code"]) == (503, "overloaded")
+    assert "'chat'" in refused.error["message"]
+    assert served.status == 200
+
+
+ENDINGS = {
+    "answered": Answer(text=TEXT),
+    "refused": faults.status(400),
+    "busy": faults.status(503),
+    "cut": faults.cut(Answer(text=TEXT, pieces=4), after=4),
+    "stalled": faults.stalled(Answer(text=TEXT), after=3),
+    "empty": faults.empty(),
+}
+
+
+@every_client
+@either
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_place_is_free_again_however_a_request_ended(
+    client: str, stream: bool, name: str, narrow: Server, upstream: ScriptedUpstream
+) -> None:
+    for _ in range(3):  # more than there are places
+        upstream.script(ENDINGS[name])
+        answered = ask(narrow, client, asking(client, model="chat/m", stream=stream))
+        assert "at once" not in answered.text
+        assert ask(narrow, client, {**asking(client), "model": 5}).status == 400
+
+    taken = http.get(f"{narrow.url}/ready?verbose").json()["upstreams"]["chat"]["resilience"]
+    assert taken["concurrent"] == 0
+
+
+@every_client
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_place_is_free_again_when_a_client_leaves(
+    client: str, stream: bool, narrow: Server, upstream: ScriptedUpstream
+) -> None:
+    for _ in range(3):
+        upstream.script(faults.silent(5))
+        body = asking(client, model="chat/m", stream=stream)
+        asked = len(upstream.requests)
+        with talking(narrow, request_bytes(client, body)):
+            assert eventually(lambda asked=asked: len(upstream.requests) > asked)
+        assert upstream.requests[-1].closed_by_client.wait(2)
+
+    assert eventually(lambda: ask(narrow, client, asking(client, model="chat/m")).status == 200)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-long": "x" * 20_000}, {f"x-{i}": "y" for i in range(200)}],
+    ids=["long", "many"],
+)
+def test_headers_are_limited(headers: dict[str, str], narrow: Server) -> None:
+    answered = ask(narrow, "chat", asking("chat"), **headers)
+
+    assert 400 <= answered.status < 500
+    assert ask(narrow, "chat", asking("chat")).status == 200
