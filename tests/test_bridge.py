@@ -11,7 +11,7 @@ import pytest
 from forwarder import bridge
 from forwarder.bridge import Bridge
 from forwarder.config import Settings
-from forwarder.errors import InternalError, InvalidRequest
+from forwarder.errors import InternalError, InvalidRequest, Overloaded
 from forwarder.exchange import Exchange
 from forwarder.translate.terms import Ledger
 
@@ -41,11 +41,17 @@ class Upstreams:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bodies: list[Json] = []
+        self.failing: dict[str, int] = {}
+        """The last word of a path -> how often it still fails."""
         transport = httpx2.MockTransport(self._answer)
         monkeypatch.setattr(bridge, "transport_for", lambda settings, heartbeat: transport)
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         self.bodies.append(json.loads(request.read()))
+        what = request.url.path.rpartition("/")[2]
+        if self.failing.get(what, 0) > 0:
+            self.failing[what] -= 1
+            return httpx2.Response(503, headers={"retry-after-ms": "1"})
         events: list[Json] = CHUNKS
         if request.url.path.endswith("responses"):
             events = [{"type": "response.completed", "response": RESPONSE}]
@@ -196,6 +202,63 @@ def test_a_reference_is_resolved_where_answers_are_translated(upstreams: Upstrea
     opened(over, "responses", input=history)
 
     assert upstreams.bodies[-1]["messages"][1]["content"] == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("client", "first", "path"),
+    [
+        ("chat", "chat", "completions"),
+        ("chat", "responses", "responses"),
+        ("responses", "chat", "completions"),
+        ("responses", "responses", "responses"),
+    ],
+)
+def test_a_fallback_gets_the_request_in_its_own_protocol(
+    client: str, first: str, path: str, upstreams: Upstreams
+) -> None:
+    then = "responses" if first == "chat" else "chat"
+    over = bridge_of(**{f"{first.upper()}_FALLBACK": f"{then}/spare"})
+    upstreams.failing = {path: 1}
+    kinds = {"chat": "messages", "responses": "input"}
+
+    events, exchange = opened(over, client, f"{first}/m")
+
+    assert [kinds[first] in upstreams.bodies[0], kinds[then] in upstreams.bodies[1]] == [True] * 2
+    assert "Hi" in json.dumps(events)
+    assert (exchange.upstream, exchange.model) == (then, "spare")
+    assert exchange.failed == [first]
+
+
+def test_what_a_failed_upstream_could_not_carry_is_not_told_of_the_answer(
+    upstreams: Upstreams,
+) -> None:
+    upstreams.failing = {"responses": 1}
+
+    _, exchange = opened(bridge_of(RESPONSES_FALLBACK="chat"), "chat", "responses/m", seed=1)
+
+    assert upstreams.bodies[1]["seed"] == 1
+    assert exchange.ledger.dropped == {}
+
+
+def test_of_several_choices_only_the_failed_one_is_asked_again(upstreams: Upstreams) -> None:
+    upstreams.failing = {"responses": 1}
+
+    events, exchange = opened(bridge_of(RESPONSES_MAX_RETRIES="1"), "chat", n=3)
+
+    assert {c["index"] for event in events for c in event["choices"]} == {0, 1, 2}
+    assert len(upstreams.bodies) == 4
+    assert exchange.retries == 1
+
+
+def test_a_place_at_the_upstream_is_held_until_the_exchange_ends(upstreams: Upstreams) -> None:
+    over = bridge_of(CHAT_MAX_CONCURRENT="1")
+    _, exchange = opened(over, "chat", "chat/m")
+    with pytest.raises(Overloaded):
+        opened(over, "chat", "chat/m")
+
+    exchange.close()
+
+    opened(over, "chat", "chat/m")
 
 
 def test_a_mistake_of_ours_leaves_as_one(

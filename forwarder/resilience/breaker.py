@@ -104,7 +104,6 @@ class Breaker:
         self._row += 1
         many = self._row >= self._failures or self._recent.share() >= self._share
         if many or self._state == HALF_OPEN:
-            self._row = 0
             self._since = self._now()
             self._turn(OPEN)
 

@@ -463,3 +463,48 @@ def test_headers_are_limited(headers: dict[str, str], narrow: Server) -> None:
 
     assert 400 <= answered.status < 500
     assert ask(narrow, "chat", asking("chat")).status == 200
+
+
+# -- time-outs, beside those for the first byte and for silence in test_faults.py -----------------
+
+
+@contextmanager
+def deaf() -> Iterator[str]:
+    """An address that lets nobody in: those who wait at its door are never served."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        address = listener.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for sock in waiting:
+            sock.setblocking(False)
+            sock.connect_ex(address)
+        yield f"http://127.0.0.1:{address[1]}/v1"
+        for sock in waiting:
+            sock.close()
+
+
+@every_client
+def test_connecting_and_the_whole_answer_have_limits_of_their_own(
+    client: str, serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    with deaf() as url:
+        server = serve(
+            settings(
+                upstream,
+                FORWARDER_UPSTREAMS="chat,deaf",
+                CHAT_TOTAL_TIMEOUT="0.6",
+                DEAF_BASE_URL=url,
+                DEAF_CONNECT_TIMEOUT="0.4",
+            )
+        )
+        upstream.script(faults.slow(Answer(text="word " * 200, pieces=200), delay=0.05))
+        started = time.monotonic()
+        endless = ask(server, client, asking(client, model="chat/m", stream=True))
+        between = time.monotonic()
+        unheard = ask(server, client, asking(client, model="deaf/m"))
+
+    assert 0.6 <= between - started < 3
+    assert endless.ending == "failed"
+    assert "took too long" in endless.text
+    assert upstream.requests[0].closed_by_client.wait(2)
+    assert 0.4 <= time.monotonic() - between < 3
+    assert (unheard.status, unheard.error["code"]) == (504, "upstream_timeout")

@@ -87,6 +87,17 @@ def test_a_share_of_failures_opens_it() -> None:
     assert made.breaker.state == OPEN
 
 
+def test_after_it_has_closed_the_share_begins_anew() -> None:
+    made = Made(failures=0, share=0.5)
+    made.note(*[ILL] * ENOUGH)
+    made.clock.pass_(5)
+    made.breaker.admit()
+
+    made.note(WELL, ILL)
+
+    assert made.breaker.state == CLOSED
+
+
 def test_the_share_is_one_of_the_last_while_only() -> None:
     made = Made(failures=0, share=0.5)
     made.note(*[ILL] * (ENOUGH - 1))

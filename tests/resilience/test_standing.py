@@ -145,6 +145,7 @@ def test_a_connection_that_the_client_s_leaving_broke_speaks_against_nobody() ->
         stood.ask(call, exchange)
 
     assert call.asked == 1
+    assert stood.witness.heard == []
     assert stood.standing.breaker.state == CLOSED
 
 
