@@ -9,7 +9,7 @@ from flask import Flask
 from forwarder import commands, config, logs
 from forwarder.bridge import Bridge
 from forwarder.config import Settings
-from forwarder.routes import dry_run, exchanges, files, health, openai
+from forwarder.routes import dry_run, exchanges, files, health, metrics, openai
 
 log = logging.getLogger("forwarder.app")
 
@@ -31,6 +31,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.register_blueprint(files.blueprint, url_prefix=prefix, name=f"files{prefix}")
     app.register_blueprint(dry_run.blueprint)
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(metrics.blueprint)
     exchanges.attend(app)
     _announce(settings)
     return app

@@ -17,7 +17,7 @@ from forwarder.catalog import Catalog
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.dry_run import DryRun, report
 from forwarder.errors import InvalidRequest
-from forwarder.exchange import Exchange
+from forwarder.exchange import Exchange, Observer
 from forwarder.media import Fetcher, Guard, Uploads, with_media
 from forwarder.media.data import Blob
 from forwarder.media.policy import Fetch, Upload
@@ -34,6 +34,7 @@ from forwarder.translate.ending import faulting_upstream
 from forwarder.translate.terms import Terms
 from forwarder.translate.wishes import STYLES, as_wished
 from forwarder.upstream import Upstream
+from forwarder.watching.metrics import Metrics
 
 _RESPONSES_STYLES = ("summary", "text", "both")
 _REASONS = re.compile(r"^(o\d|gpt-[5-9]|gpt-oss|codex)")
@@ -53,6 +54,8 @@ class Bridge:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.metrics = Metrics(settings) if settings.metrics else Observer()
+        self.observers: list[Observer] = [self.metrics] if settings.metrics else []
         self.router = Router(settings)
         self.upstreams = {u.name: self._connect(u) for u in settings.upstreams}
         self.resilience = Resilience(settings)

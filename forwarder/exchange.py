@@ -6,8 +6,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,31 @@ from forwarder.translate.call import Call, Event, Json, Stream
 from forwarder.translate.terms import Ledger
 
 log = logging.getLogger("forwarder.exchange")
+
+
+class Observer:
+    """Is told what becomes of exchanges and upstreams; this one does nothing with it.
+
+    What an observer raises of an exchange goes to the log and no further.
+    """
+
+    def streams(self, exchange: Exchange) -> None:
+        """The answer is a stream, and begins."""
+
+    def ended(self, exchange: Exchange, seconds: float) -> None:
+        """It is over, and took so long."""
+
+    def retried(self, upstream: str, reason: str) -> None:
+        """An upstream is asked once more."""
+
+    def fell_back(self, upstream: str, to: str) -> None:
+        """A request goes to another upstream than it was meant for."""
+
+    def breaker(self, upstream: str, state: str) -> None:
+        """An upstream's circuit breaker is ``closed``, ``half_open`` or ``open`` now."""
+
+    def refused(self, reason: str) -> None:
+        """A request is turned away here, before any upstream is asked."""
 
 
 @dataclass
@@ -47,6 +72,10 @@ class Exchange:
     retries: int = 0
     gone: threading.Event = field(default_factory=threading.Event)
     cuts: set[Callable[[], None]] = field(default_factory=set)
+    observers: Sequence[Observer] = ()
+    events: int = 0
+    streamed: bool = False
+    fault: type[ForwarderError] | None = None
 
     def leave(self) -> None:
         """The client has gone: end every wait for it, close what is open."""
@@ -69,6 +98,13 @@ class Exchange:
         self.upstream, self.model = upstream, model
         self.ledger = Ledger(strict=self.ledger.strict)
         self.reply_headers = {}
+
+    def streams(self) -> None:
+        """Note that the answer is a stream, which begins now."""
+        self.streamed = True
+        for observer in self.observers:
+            with self._at_no_risk():
+                observer.streams(self)
 
     def saw_body(self, body: Json) -> None:
         """Log the request itself, which is off unless the operator wants it."""
@@ -102,6 +138,7 @@ class Exchange:
             log.debug("exchange %s failed", self.id, exc_info=error)
         self.status = error.status
         self.error = error.code or error.type
+        self.fault = type(error)
         return error
 
     def _noting(self, stream: Stream) -> Stream:
@@ -113,6 +150,7 @@ class Exchange:
     def _note(self, batch: list[Event]) -> None:
         if self.first_event is None:
             self.first_event = time.monotonic()
+        self.events += len(batch)
         last = batch[-1]
         response = last.get("response")
         usage = response.get("usage") if response else last.get("usage")
@@ -134,11 +172,32 @@ class Exchange:
     def close(self) -> None:
         """Close what was opened and write the one line that says what became of it."""
         self.opened.close()
+        seconds = time.monotonic() - self.started
+        for observer in self.observers:
+            with self._at_no_risk():
+                observer.ended(self, seconds)
         level = self.log_level if self.status < 400 else max(self.log_level, logging.INFO)
-        log.log(level, {k: v for k, v in self._line() if v is not None})
+        log.log(level, {k: v for k, v in self._line(seconds) if v is not None})
 
-    def _line(self) -> Iterator[tuple[str, Any]]:
+    @property
+    def tokens(self) -> tuple[int | None, int | None]:
+        """Tokens in and out, in whichever protocol they were told."""
         usage = self.usage or {}
+        return (
+            usage.get("input_tokens", usage.get("prompt_tokens")),
+            usage.get("output_tokens", usage.get("completion_tokens")),
+        )
+
+    @contextmanager
+    def _at_no_risk(self) -> Iterator[None]:
+        """An observer's mistake is not the client's."""
+        try:
+            yield
+        except Exception as error:
+            log.error("exchange %s could not be observed", self.id, exc_info=error)
+
+    def _line(self, seconds: float) -> Iterator[tuple[str, Any]]:
+        input_tokens, output_tokens = self.tokens
         yield "id", self.id
         yield "route", self.route
         yield "upstream", self.upstream
@@ -148,11 +207,11 @@ class Exchange:
         yield "failed", self.failed or None
         yield "retries", self.retries or None
         yield "left", self.left or None
-        yield "input_tokens", usage.get("input_tokens", usage.get("prompt_tokens"))
-        yield "output_tokens", usage.get("output_tokens", usage.get("completion_tokens"))
+        yield "input_tokens", input_tokens
+        yield "output_tokens", output_tokens
         if self.first_event is not None:
             yield "first_event_ms", _ms(self.first_event - self.started)
-        yield "duration_ms", _ms(time.monotonic() - self.started)
+        yield "duration_ms", _ms(seconds)
         yield "dropped", sorted(self.ledger.dropped) or None
 
 

@@ -25,6 +25,7 @@ def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
     assert paths == api | {f"/v1{path}" for path in api} | {
         "/health",
         "/ready",
+        "/metrics",
         "/forwarder/translate",
     }
 

@@ -133,6 +133,8 @@ def test_defaults_of_the_forwarder() -> None:
         log_sample=0.0,
         log_bodies=False,
         ready_ttl=5.0,
+        metrics=True,
+        metrics_key=None,
     )
 
 
@@ -185,6 +187,8 @@ def test_defaults_of_an_upstream() -> None:
         ("LOG_SAMPLE", "0.25", "log_sample", 0.25),
         ("LOG_BODIES", "yes", "log_bodies", True),
         ("READY_TTL", "0", "ready_ttl", 0.0),
+        ("METRICS", "false", "metrics", False),
+        ("METRICS_KEY", "abc", "metrics_key", "abc"),
         ("KEEPALIVE", " ", "keepalive", 15.0),
     ],
 )

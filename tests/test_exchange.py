@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from forwarder.errors import ForwarderError, InternalError, UpstreamTimeout
-from forwarder.exchange import Exchange
+from forwarder.exchange import Exchange, Observer
 from forwarder.translate.call import Stream
 from forwarder.translate.terms import Ledger
 
@@ -195,3 +195,47 @@ def test_whole_events_are_sampled_when_bodies_may_be_seen(logged: list[Any]) -> 
     metered(exchange(log_sample=1.0, log_bodies=True), [{"type": "x", "y": 1}])
 
     assert logged[0]["event"] == {"type": "x", "y": 1}
+
+
+class Watching(Observer):
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def streams(self, exchange: Exchange) -> None:
+        self.told.append("streams")
+
+    def ended(self, exchange: Exchange, seconds: float) -> None:
+        self.told.append((exchange.events, exchange.tokens, exchange.fault, seconds >= 0))
+
+
+class Broken(Observer):
+    def streams(self, exchange: Exchange) -> None:
+        raise KeyError("streams")
+
+    def ended(self, exchange: Exchange, seconds: float) -> None:
+        raise KeyError("ended")
+
+
+def test_observers_are_told_when_it_is_over() -> None:
+    watching = Watching()
+    watched = exchange(observers=[watching])
+    watched.streams()
+    metered(watched, [{"a": 1}, {"b": 2}], [{"usage": {"input_tokens": 3, "output_tokens": 4}}])
+    watched.blame(UpstreamTimeout("late"))
+
+    watched.close()
+
+    assert watching.told == ["streams", (3, (3, 4), UpstreamTimeout, True)]
+
+
+def test_an_observer_s_mistake_is_not_the_client_s(logged: list[Any]) -> None:
+    watching = Watching()
+    watched = exchange(observers=[Broken(), watching])
+
+    watched.streams()
+    watched.close()
+
+    assert [told for told in watching.told if told == "streams"]
+    assert watching.told[-1][0] == 0
+    assert sum("observed" in str(line) for line in logged) == 2
+    assert logged[-1]["status"] == 200

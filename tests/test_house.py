@@ -28,6 +28,7 @@ OWNERS = {
     "geventhttpclient": ("network/",),
     "cryptography": ("seal.py",),
     "dotenv": ("config/",),
+    "prometheus_client": ("watching/",),
 }
 """Library -> the only rooms that know it."""
 

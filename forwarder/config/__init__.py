@@ -108,6 +108,8 @@ class Settings:
     log_sample: float
     log_bodies: bool
     ready_ttl: float
+    metrics: bool
+    metrics_key: str | None = field(repr=False)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -176,6 +178,8 @@ SETTINGS = (
     Setting("LOG_SAMPLE", "log_sample", parsers.number(float, 0, 1, ""), "0"),
     Setting("LOG_BODIES", "log_bodies", parsers.flag, "false"),
     Setting("READY_TTL", "ready_ttl", parsers.seconds_from_zero, "5"),
+    Setting("METRICS", "metrics", parsers.flag, "true"),
+    Setting("METRICS_KEY", "metrics_key", parsers.key, None),
 )
 
 UPSTREAM_SETTINGS = (

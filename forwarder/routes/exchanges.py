@@ -90,6 +90,7 @@ def begin(route: str) -> Exchange:
         log_sample=settings.log_sample,
         log_bodies=settings.log_bodies,
         address=(settings.public_url or request.url_root).rstrip("/"),
+        observers=bridge.observers,
     )
 
 

@@ -72,6 +72,8 @@ def _serve(protocol: str) -> Response:
     streamed = _bridge().wants_stream(protocol, body)
     style = request.headers.get("X-Forwarder-Reasoning")
     stream = _bridge().open(protocol, body, style, exchange)
+    if streamed:
+        exchange.streams()
     return (_streaming if streamed else _whole)(protocol, stream)
 
 

@@ -1,0 +1,34 @@
+"""``GET /metrics``, for Prometheus."""
+
+from __future__ import annotations
+
+import hmac
+
+from flask import Blueprint, Response, current_app, request
+
+from forwarder.bridge import Bridge
+from forwarder.errors import NotFound, Unauthorized
+from forwarder.watching.metrics import Metrics
+
+blueprint = Blueprint("metrics", __name__)
+
+_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """What all workers have counted; for those with the key, where there is one."""
+    bridge: Bridge = current_app.extensions["forwarder"]
+    if not isinstance(bridge.metrics, Metrics):
+        raise NotFound("Nothing is counted here: FORWARDER_METRICS is false.")
+    _check(bridge.settings.metrics_key)
+    return Response(bridge.metrics.text(), content_type=_TYPE)
+
+
+def _check(key: str | None) -> None:
+    if key is None:
+        return
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    given = given.strip() if scheme.lower() == "bearer" else ""
+    if not hmac.compare_digest(given.encode(), key.encode()):
+        raise Unauthorized("The metrics are not for everybody: FORWARDER_METRICS_KEY is set.")

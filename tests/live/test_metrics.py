@@ -1,0 +1,152 @@
+"""The numbers of several workers, beside what was really sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.conftest import settings
+from tests.live.server import GUNICORN, Server, running
+from tests.live.talk import PAIRINGS, ask, asking, http
+from tests.support import Answer, ScriptedUpstream, faults
+from tests.watching.counted import counted
+
+TWO = (*GUNICORN, "-w", "2")
+KEY = "sk-client"
+
+
+@pytest.fixture
+def two(upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Server]:
+    """A forwarder of two workers, which keep their files in a directory of the test."""
+    given = settings(upstream, TMPDIR=str(tmp_path), FORWARDER_METRICS_KEY=KEY)
+    with running(given, tmp_path, TWO) as server:
+        yield server
+
+
+def read(server: Server) -> dict[str, dict[tuple[str, ...], float]]:
+    got = http.get(f"{server.url}/metrics", headers={"Authorization": f"Bearer {KEY}"})
+    assert got.status_code == 200, got.text
+    return counted(got.text)
+
+
+def once(server: Server, is_so: Callable[[dict[str, dict[tuple[str, ...], float]]], bool]) -> bool:
+    """An exchange is counted just after its answer is out."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if is_so(read(server)):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def workers_of(server: Server) -> list[int]:
+    """Their process ids, once both are there."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    deadline = time.monotonic() + 5
+    while len(found := children.read_text().split()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return [int(pid) for pid in found]
+
+
+def test_two_workers_count_together(two: Server, upstream: ScriptedUpstream) -> None:
+    rounds, sent = 5, 0
+    for client, over in PAIRINGS * rounds:
+        upstream.script(Answer(text="one two three", pieces=3))
+        answered = ask(two, client, asking(client, model=f"{over}/m", stream=True))
+        assert answered.ending == "completed"
+        sent += len(answered.events) if client == "responses" else 0
+    upstream.script(faults.status(429), faults.status(500))
+    for _ in range(2):
+        ask(two, "chat", asking("chat", model="chat/m", seed=1))
+    ask(two, "responses", asking("responses", model="chat/m", no_such_thing=1))
+
+    total = len(PAIRINGS) * rounds + 3
+    assert once(two, lambda found: sum(found["requests_total"].values()) == total)
+    found = read(two)
+    for client, over in PAIRINGS:
+        extra = (client, over) == ("responses", "chat")
+        assert found["requests_total"][("m", client, "200", over)] == rounds + extra
+        assert found["input_tokens_total"][("m", client, over)] == 21 * (rounds + extra)
+        assert found["output_tokens_total"][("m", client, over)] == 9 * (rounds + extra)
+        assert found["stream_seconds_count"][("m", client, over)] == rounds
+    assert found["requests_total"][("m", "chat", "429", "chat")] == 1
+    assert found["upstream_errors_total"] == {
+        ("rate_limited", "chat"): 1,
+        ("server_error", "chat"): 1,
+    }
+    assert found["dropped_parameters_total"] == {("other",): 1}
+    assert found["open_streams"] == {("chat",): 0, ("responses",): 0}
+    events = found["events_total"]
+    whole = events[("m", "responses", "chat")] + events[("m", "responses", "responses")] - sent
+    assert 0 < whole < 40  # the events of the answer that was not streamed
+
+
+def test_both_workers_had_a_part_in_it(two: Server, tmp_path: Path) -> None:
+    workers = workers_of(two)
+    for asleep in workers:
+        os.kill(asleep, signal.SIGSTOP)  # so that the other one answers
+        for _ in range(3):
+            http.post(f"{two.v1}/responses", json=asking("responses"))
+        os.kill(asleep, signal.SIGCONT)
+    [directory] = tmp_path.glob("forwarder-metrics-*")
+
+    assert directory.stat().st_mode & 0o077 == 0
+    files = {path.name for path in directory.glob("counter_*.db")}
+    assert files == {f"counter_{pid}.db" for pid in workers}
+    assert once(two, lambda found: sum(found["requests_total"].values()) == 6)
+
+
+def test_what_a_dead_worker_had_open_is_open_no_more(
+    two: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(faults.stalled(Answer(text="word " * 9, pieces=9), after=3))
+    body = json.dumps(asking("responses", stream=True))
+    begun, over = threading.Event(), threading.Event()
+
+    def listen() -> None:
+        try:
+            with http.stream("POST", f"{two.v1}/responses", content=body) as got:
+                for _ in got.iter_raw():
+                    begun.set()
+        except Exception:
+            over.set()
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    assert begun.wait(5)
+    assert read(two)["open_streams"] == {("responses",): 1}
+
+    for pid in workers_of(two):
+        os.kill(pid, signal.SIGKILL)
+    listener.join(5)
+
+    assert over.is_set()
+    gone = once(two, lambda found: sum(found.get("open_streams", {}).values()) == 0)
+    assert gone, read(two)
+
+
+def test_the_directory_goes_with_the_server(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    with running(settings(upstream, TMPDIR=str(tmp_path)), tmp_path, TWO) as server:
+        http.get(f"{server.url}/health")
+        assert [*tmp_path.glob("forwarder-metrics-*")]
+
+    assert not [*tmp_path.glob("forwarder-metrics-*")]
+
+
+def test_a_directory_of_the_operator_s_is_used_and_kept(upstream: ScriptedUpstream) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place) / "mine"
+        given = settings(upstream, PROMETHEUS_MULTIPROC_DIR=str(directory))
+        with running(given, Path(place), TWO) as server:
+            ask(server, "chat", asking("chat"))
+            server_says = http.get(f"{server.url}/metrics").text
+        assert "forwarder_requests_total" in server_says
+        assert [*directory.glob("counter_*.db")]

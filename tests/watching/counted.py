@@ -1,0 +1,15 @@
+"""Reads what ``GET /metrics`` says."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def counted(text: str) -> dict[str, dict[tuple[str, ...], float]]:
+    """Sample name without ``forwarder_`` -> its labels' values, in the order of their names."""
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            values = tuple(value for _, value in sorted(sample.labels.items()))
+            found.setdefault(sample.name.removeprefix("forwarder_"), {})[values] = sample.value
+    return found
