@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from forwarder import commands, config, logs
 from forwarder.bridge import Bridge
 from forwarder.config import Settings
+from forwarder.exchange import Observer
 from forwarder.routes import dry_run, exchanges, files, health, metrics, openai
 
 log = logging.getLogger("forwarder.app")
@@ -26,6 +28,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     bridge = app.extensions["forwarder"] = Bridge(settings)
     for command in (commands.probe, commands.translate, commands.fidelity):
         app.cli.add_command(command(bridge))
+    if settings.trusted_proxies:
+        proxied = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=0, x_host=0)
+        app.wsgi_app = proxied  # type: ignore[method-assign]
+    if settings.rate_requests or settings.rate_tokens:
+        bridge.observers.insert(0, _limits(app, bridge))  # what is counted, is charged
     for prefix in ("/v1", "/"):
         app.register_blueprint(openai.blueprint, url_prefix=prefix, name=f"openai{prefix}")
         app.register_blueprint(files.blueprint, url_prefix=prefix, name=f"files{prefix}")
@@ -35,6 +42,23 @@ def create_app(settings: Settings | None = None) -> Flask:
     exchanges.attend(app)
     _announce(settings)
     return app
+
+
+def _limits(app: Flask, bridge: Bridge) -> Observer:
+    """The limits of clients; who has none set does not pay for the libraries either."""
+    from flask_limiter import Limiter
+
+    from forwarder.ratelimit import RateLimits, storage_options
+
+    storage = bridge.settings.rate_storage
+    limiter = Limiter(
+        lambda: "",  # it is not asked to find out who asks
+        app=app,
+        storage_uri=storage,
+        storage_options=storage_options(storage),
+        strategy="fixed-window",
+    )
+    return RateLimits(limiter.limiter, bridge.settings, bridge.metrics)
 
 
 def _announce(settings: Settings) -> None:

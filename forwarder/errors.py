@@ -9,6 +9,7 @@
         MethodNotAllowed          405  the route exists, the method does not
         TooLarge                  413  the body is over the limit
         UpgradeRefused            426  no WebSocket on this route
+        RateLimited               429  the client has had its share for now
       UpstreamError               the upstream did not do its part
         UpstreamRefused           its own status: it answered with an error
         UpstreamKeyRefused        502  it does not accept the forwarder's key
@@ -18,6 +19,7 @@
           UpstreamConnectTimeout  504  not even a connection stood in time
         UpstreamUnavailable       503  it failed so often that it is left alone for a while
       Overloaded                  503  more at once than the operator allows
+      LimitsUnknown               503  whether the client has had its share cannot be found out
       InternalError               500  a mistake of the forwarder itself
 
 Each one carries the HTTP ``status`` and the OpenAI-shaped ``body()`` that both protocols use.
@@ -111,6 +113,17 @@ class UpgradeRefused(ClientError):
     code = "upgrade_required"
 
 
+class RateLimited(ClientError):
+    """The client has had its share of ``requests`` or ``tokens`` for now."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, kind: str) -> None:
+        super().__init__(message)
+        self.type = kind
+
+
 class UpstreamError(ForwarderError):
     """The upstream did not do its part."""
 
@@ -188,6 +201,13 @@ class Overloaded(ForwarderError):
     def __init__(self, message: str, seconds: float = 1) -> None:
         super().__init__(message)
         self.headers = _retry_after(seconds)
+
+
+class LimitsUnknown(ForwarderError):
+    """Whether the client has had its share cannot be found out: the storage is down."""
+
+    status = 503
+    code = "limits_unknown"
 
 
 class InternalError(ForwarderError):

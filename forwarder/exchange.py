@@ -24,6 +24,9 @@ class Observer:
     What an observer raises of an exchange goes to the log and no further.
     """
 
+    def admit(self, exchange: Exchange, address: str | None) -> None:
+        """A client, of whom the key and the address are known, asks; raises to turn it away."""
+
     def streams(self, exchange: Exchange) -> None:
         """The answer is a stream, and begins."""
 
@@ -76,6 +79,13 @@ class Exchange:
     events: int = 0
     streamed: bool = False
     fault: type[ForwarderError] | None = None
+    payer: str | None = None
+    limit_headers: dict[str, str] = field(default_factory=dict)
+
+    def admit(self, address: str | None) -> None:
+        """Raise a ForwarderError when an observer turns the client at ``address`` away."""
+        for observer in self.observers:
+            observer.admit(self, address)
 
     def leave(self) -> None:
         """The client has gone: end every wait for it, close what is open."""

@@ -135,6 +135,11 @@ def test_defaults_of_the_forwarder() -> None:
         ready_ttl=5.0,
         metrics=True,
         metrics_key=None,
+        rate_requests=None,
+        rate_tokens=None,
+        rate_storage="memory://",
+        rate_when_down="allow",
+        trusted_proxies=0,
     )
 
 
@@ -189,6 +194,17 @@ def test_defaults_of_an_upstream() -> None:
         ("READY_TTL", "0", "ready_ttl", 0.0),
         ("METRICS", "false", "metrics", False),
         ("METRICS_KEY", "abc", "metrics_key", "abc"),
+        ("RATE_LIMIT_REQUESTS", "60 / Minute", "rate_requests", "60/minute"),
+        ("RATE_LIMIT_TOKENS", "1000000/day", "rate_tokens", "1000000/day"),
+        ("RATE_LIMIT_STORAGE", "redis://:pw@h:6379/1", "rate_storage", "redis://:pw@h:6379/1"),
+        (
+            "RATE_LIMIT_STORAGE",
+            "redis+unix:///run/r.sock",
+            "rate_storage",
+            "redis+unix:///run/r.sock",
+        ),
+        ("RATE_LIMIT_WHEN_DOWN", "Refuse", "rate_when_down", "refuse"),
+        ("TRUSTED_PROXIES", "2", "trusted_proxies", 2),
         ("KEEPALIVE", " ", "keepalive", 15.0),
     ],
 )

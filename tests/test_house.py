@@ -29,6 +29,9 @@ OWNERS = {
     "cryptography": ("seal.py",),
     "dotenv": ("config/",),
     "prometheus_client": ("watching/",),
+    "flask_limiter": ("app.py",),
+    "limits": ("ratelimit.py",),
+    "redis": ("ratelimit.py",),
 }
 """Library -> the only rooms that know it."""
 

@@ -80,6 +80,7 @@ class Settings:
     then show reasoning as ``thinking``, answers that pass through stay untouched.  ``fetch`` is
     ``None`` likewise: URLs are then fetched where clients have keys.  ``public_url`` is ``None``
     when clients reach the forwarder at the address that their own requests name.
+    ``rate_requests`` and ``rate_tokens`` are limits such as ``60/minute``, or ``None`` for none.
     ``demo`` says that nothing was configured and ``upstreams`` are the built-in demo.
     """
 
@@ -110,6 +111,11 @@ class Settings:
     ready_ttl: float
     metrics: bool
     metrics_key: str | None = field(repr=False)
+    rate_requests: str | None
+    rate_tokens: str | None
+    rate_storage: str = field(repr=False)
+    rate_when_down: str
+    trusted_proxies: int
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -180,6 +186,11 @@ SETTINGS = (
     Setting("READY_TTL", "ready_ttl", parsers.seconds_from_zero, "5"),
     Setting("METRICS", "metrics", parsers.flag, "true"),
     Setting("METRICS_KEY", "metrics_key", parsers.key, None),
+    Setting("RATE_LIMIT_REQUESTS", "rate_requests", parsers.rate, None),
+    Setting("RATE_LIMIT_TOKENS", "rate_tokens", parsers.rate, None),
+    Setting("RATE_LIMIT_STORAGE", "rate_storage", parsers.storage, "memory://"),
+    Setting("RATE_LIMIT_WHEN_DOWN", "rate_when_down", parsers.one_of("allow", "refuse"), "allow"),
+    Setting("TRUSTED_PROXIES", "trusted_proxies", parsers.number(int, 0, 16, ""), "0"),
 )
 
 UPSTREAM_SETTINGS = (

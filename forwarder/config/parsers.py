@@ -208,6 +208,21 @@ def size(text: str) -> int:
     return int(digits) * {"": 1, "k": 1024, "m": 1024**2}[unit]
 
 
+@_allowing("a whole number above 0 and /second, /minute, /hour or /day")
+def rate(text: str) -> str:
+    rate = text.lower().replace(" ", "")
+    _require(re.fullmatch(r"[1-9][0-9]{0,14}/(second|minute|hour|day)", rate))
+    return rate
+
+
+@_allowing("memory:// or the address of a Redis (redis://, rediss:// or redis+unix://)")
+def storage(text: str) -> str:
+    url = urlsplit(text)
+    _require(url.scheme in ("memory", "redis", "rediss", "redis+unix"))
+    _require(url.scheme == "memory" or url.hostname or url.path)
+    return text
+
+
 flag = choice({"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False})
 on_off = choice({"on": True, "off": False})
 seconds = number(float, 0.001, 86400, " of seconds")

@@ -31,6 +31,7 @@ _PLAIN = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
 _NAME_LIMIT = 64
 _MOST_NAMES = 40
 _ROUTE_LIMIT = 100
+_LIMITS = "x-ratelimit-"
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -94,6 +95,14 @@ def begin(route: str) -> Exchange:
     )
 
 
+def admit(exchange: Exchange) -> None:
+    """Note who asks; raises what says that it may not, has had its share, or comes too many."""
+    bridge: Bridge = current_app.extensions["forwarder"]
+    exchange.client_key = authorized(bridge.settings.api_keys)
+    exchange.admit(request.remote_addr)
+    bridge.resilience.admit(exchange)
+
+
 def authorized(keys: tuple[str, ...]) -> str | None:
     """The client's key; raises Unauthorized when keys are configured and this is none of them."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
@@ -111,11 +120,23 @@ def sign(answer: Response, exchange: Exchange) -> None:
     """Put what the client should know of the exchange into an answer's headers."""
     for name, value in exchange.reply_headers.items():
         answer.headers.setdefault(name, value)
+    if exchange.limit_headers:
+        _tell_limits(answer, exchange.limit_headers)
     answer.headers["X-Request-Id"] = exchange.id
     if exchange.upstream:
         answer.headers["X-Forwarder-Upstream"] = exchange.upstream
     if exchange.ledger.dropped:
         answer.headers["X-Forwarder-Dropped"] = _listed(sorted(exchange.ledger.dropped))
+
+
+def _tell_limits(answer: Response, limits: dict[str, str]) -> None:
+    """Our own limits are those the client meets; the upstream's beside them would confuse it."""
+    names = list(answer.headers.keys())
+    for name in names:
+        if name.lower().startswith(_LIMITS):
+            del answer.headers[name]
+    for name, value in limits.items():
+        answer.headers[name] = value
 
 
 def ours(error: HTTPException) -> ForwarderError:

@@ -59,8 +59,7 @@ def _checked(name: str) -> str:
 def _passed(path: str) -> Response:
     exchange = exchanges.current()
     exchange.route = "files"
-    exchange.client_key = exchanges.authorized(_bridge().settings.api_keys)
-    _bridge().resilience.admit(exchange)
+    exchanges.admit(exchange)
     return _forwarded(path, exchange)
 
 

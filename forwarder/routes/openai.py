@@ -65,8 +65,7 @@ def model(model: str) -> Response:
 def _serve(protocol: str) -> Response:
     exchange = exchanges.current()
     exchange.route = protocol
-    exchange.client_key = exchanges.authorized(_bridge().settings.api_keys)
-    _bridge().resilience.admit(exchange)
+    exchanges.admit(exchange)
     exchange.opened.callback(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
     body = json_body(exchange)
     streamed = _bridge().wants_stream(protocol, body)

@@ -42,7 +42,7 @@ def running(
     environment: dict[str, str], directory: Path, module: tuple[str, ...] = GUNICORN
 ) -> Iterator[Server]:
     """The forwarder with exactly these settings; stopped at the end."""
-    port = _free_port()
+    port = free_port()
     log_path = directory / f"forwarder-{port}.log"
     env = {
         **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")},
@@ -77,7 +77,8 @@ def _wait(server: Server, seconds: float = 30) -> None:
     raise RuntimeError(f"the forwarder did not answer in time:\n{server.log}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on just now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

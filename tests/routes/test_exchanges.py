@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException, abort
 
 from forwarder.app import create_app
 from forwarder.config import Settings
-from forwarder.errors import Unauthorized
+from forwarder.errors import Unauthorized, UpstreamRefused
 from forwarder.exchange import Exchange
 from forwarder.routes import exchanges
 from forwarder.translate.terms import Ledger
@@ -130,6 +130,27 @@ def test_the_upstream_is_named_once_there_is_one() -> None:
 
     assert "X-Forwarder-Upstream" not in before.headers
     assert after.headers["X-Forwarder-Upstream"] == "qwen"
+
+
+def test_our_limits_go_before_the_upstream_s() -> None:
+    exchange = Exchange(id="req_1", route="chat", ledger=Ledger())
+    exchange.reply_headers = {
+        "x-ratelimit-limit-requests": "9",
+        "x-ratelimit-reset-tokens": "1s",
+        "retry-after": "9",
+    }
+    answer, refusal = Response(), UpstreamRefused(429, {}, {"X-RateLimit-Limit-Requests": "9"})
+
+    for told in (answer, refusal):
+        exchanges.sign(told, exchange)
+        assert told.headers["x-ratelimit-limit-requests" if told is answer else
+                            "X-RateLimit-Limit-Requests"] == "9"  # fmt: skip
+    exchange.limit_headers = {"x-ratelimit-limit-requests": "2"}
+    for told in (answer, refusal):
+        exchanges.sign(told, exchange)
+        limits = {k.lower(): v for k, v in told.headers.items() if k.lower().startswith("x-rate")}
+        assert limits == {"x-ratelimit-limit-requests": "2"}
+        assert told.headers["retry-after"] == "9"
 
 
 def test_nothing_dropped_is_not_mentioned() -> None:

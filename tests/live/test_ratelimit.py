@@ -1,0 +1,165 @@
+"""Limits that two workers share through a Redis, also while it is down."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.live.conftest import settings
+from tests.live.redis import needs_redis, redis_at
+from tests.live.server import GUNICORN, Server, free_port, running
+from tests.live.talk import Answered, ask, asking
+from tests.live.test_metrics import once, read, workers_of
+from tests.support import ScriptedUpstream
+
+TWO = (*GUNICORN, "-w", "2")
+KEYS = ("sk-client-a", "sk-client-b", "sk-client-c", "sk-client-d")
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_at(free_port(), tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def two(
+    storage: str, upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A forwarder of two workers with limits."""
+    given = settings(
+        upstream,
+        FORWARDER_API_KEYS=",".join(KEYS),
+        FORWARDER_RATE_LIMIT_REQUESTS="6/hour",
+        FORWARDER_RATE_LIMIT_TOKENS="100/hour",
+        FORWARDER_RATE_LIMIT_STORAGE=storage,
+        FORWARDER_METRICS_KEY="sk-client",
+    )
+    with running(given, tmp_path_factory.mktemp("two"), TWO) as server:
+        yield server
+
+
+def asked(server: Server, key: str, stream: bool = False) -> Answered:
+    body = asking("chat", stream=stream)
+    return ask(server, "chat", body, Authorization=f"Bearer {key}")
+
+
+def by_each_worker(server: Server, key: str) -> list[Answered]:
+    """An answer of one worker while the other sleeps, and the other way round."""
+    answers = []
+    for asleep in workers_of(server):
+        os.kill(asleep, signal.SIGSTOP)
+        try:
+            answers.append(asked(server, key))
+        finally:
+            os.kill(asleep, signal.SIGCONT)
+    return answers
+
+
+@needs_redis
+def test_workers_count_requests_together(two: Server) -> None:
+    first, second = by_each_worker(two, KEYS[0])
+
+    assert once(two, lambda found: _tokens(found) >= 60)
+    left = [a.headers["x-ratelimit-remaining-requests"] for a in (first, second)]
+    assert left == ["5", "4"]
+    assert first.headers["x-ratelimit-limit-requests"] == "6"
+    assert first.headers["x-ratelimit-reset-requests"].endswith("s")
+
+
+@needs_redis
+def test_workers_count_tokens_together_and_refuse_from_then_on(two: Server) -> None:
+    """An answer of the scripted upstream costs 30."""
+    left = []
+    for stream in (False, True, False, True):
+        charged = _tokens(read(two)) + 30
+        answered = asked(two, KEYS[1], stream)
+        assert answered.ending == "completed"
+        left.append(answered.headers["x-ratelimit-remaining-tokens"])
+        assert once(two, lambda found, total=charged: _tokens(found) == total)
+    assert left == ["100", "70", "40", "10"]
+
+    refused = by_each_worker(two, KEYS[1])
+
+    for answered in refused:
+        assert answered.status == 429
+        assert (answered.error["type"], answered.error["code"]) == ("tokens", "rate_limit_exceeded")
+        assert 0 < int(answered.headers["retry-after"]) <= 3600
+        assert answered.headers["x-ratelimit-remaining-tokens"] == "0"
+    assert asked(two, KEYS[2]).status == 200
+
+
+def _tokens(found: dict[str, dict[tuple[str, ...], float]]) -> float:
+    return sum(sum(found.get(f"{way}_tokens_total", {}).values()) for way in ("input", "output"))
+
+
+@needs_redis
+def test_not_one_too_many_gets_through_at_once(
+    storage: str, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    given = settings(
+        upstream, FORWARDER_RATE_LIMIT_REQUESTS="7/hour", FORWARDER_RATE_LIMIT_STORAGE=storage
+    )
+    with running(given, tmp_path, TWO) as server, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: asked(server, "none"), range(24)))
+
+    assert sorted(answer.status for answer in answers) == [200] * 7 + [429] * 17
+
+
+@needs_redis
+@pytest.mark.parametrize("fate", ["allow", "refuse"])
+def test_a_redis_that_is_not_there_holds_nobody_up(
+    fate: str, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    port = free_port()
+    given = settings(
+        upstream,
+        FORWARDER_RATE_LIMIT_REQUESTS="3/hour",
+        FORWARDER_RATE_LIMIT_STORAGE=f"redis://:a-password@127.0.0.1:{port}/0",
+        FORWARDER_RATE_LIMIT_WHEN_DOWN=fate,
+    )
+    with running(given, tmp_path) as server:
+        down = [asked(server, "none").status for _ in range(5)]
+        log = server.log
+
+    assert down == [200 if fate == "allow" else 503] * 5
+    assert log.count("does not answer") == 1
+    assert "a-password" not in log
+
+
+def _limited_again(server: Server) -> Answered:
+    """The first answer that tells of limits; the storage is left alone for a while."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        answered = asked(server, "none")
+        if "x-ratelimit-remaining-requests" in answered.headers:
+            return answered
+        time.sleep(0.2)
+    raise AssertionError("nobody is limited any more")
+
+
+@needs_redis
+def test_it_works_again_when_redis_does(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    port = free_port()
+    given = settings(
+        upstream,
+        FORWARDER_RATE_LIMIT_REQUESTS="3/hour",
+        FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0",
+    )
+    with running(given, tmp_path) as server:
+        with redis_at(port, tmp_path):
+            before = asked(server, "none")
+        between = asked(server, "none")
+        with redis_at(port, tmp_path):
+            after = _limited_again(server)
+
+    assert after.status == 200
+    assert before.headers["x-ratelimit-remaining-requests"] == "2"
+    assert between.status == 200
+    assert "x-ratelimit-remaining-requests" not in between.headers
