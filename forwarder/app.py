@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -33,6 +34,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.wsgi_app = proxied  # type: ignore[method-assign]
     if settings.rate_requests or settings.rate_tokens:
         bridge.observers.insert(0, _limits(app, bridge))  # what is counted, is charged
+    if settings.tracing:
+        bridge.observers.extend(_tracing())
     for prefix in ("/v1", "/"):
         app.register_blueprint(openai.blueprint, url_prefix=prefix, name=f"openai{prefix}")
         app.register_blueprint(files.blueprint, url_prefix=prefix, name=f"files{prefix}")
@@ -59,6 +62,19 @@ def _limits(app: Flask, bridge: Bridge) -> Observer:
         strategy="fixed-window",
     )
     return RateLimits(limiter.limiter, bridge.settings, bridge.metrics)
+
+
+def _tracing() -> Iterator[Observer]:
+    try:
+        from forwarder.watching.tracing import tracing
+    except ImportError as error:
+        log.error(
+            "Nothing is traced, though OpenTelemetry has an endpoint: '%s' is not installed "
+            "(pip install -r requirements-otel.txt).",
+            error.name,
+        )
+    else:
+        yield tracing()
 
 
 def _announce(settings: Settings) -> None:

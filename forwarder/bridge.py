@@ -84,7 +84,8 @@ class Bridge:
         """The stream of one route's upstream."""
         upstream = self.upstreams[route.upstream.name]
         standing = self.resilience.standings[route.upstream.name]
-        call = standing.steadied(upstream.call(route, client, exchange), exchange)
+        call = exchange.watched(upstream.call(route, client, exchange), route)
+        call = standing.steadied(call, exchange)
         fetch = self._fetcher.fetch if self._fetcher else None
         ends = Ends(call, fetch, partial(self._upload, route, exchange))
         return self._path(ends, route, client, request, style, exchange)(request)

@@ -6,12 +6,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from forwarder.errors import ForwarderError, InternalError
+from forwarder.routing import Route
 from forwarder.translate.call import Call, Event, Json, Stream
 from forwarder.translate.terms import Ledger
 
@@ -23,6 +24,17 @@ class Observer:
 
     What an observer raises of an exchange goes to the log and no further.
     """
+
+    def began(self, exchange: Exchange, header: Callable[[str], str | None]) -> None:
+        """A request is here; ``header`` gives its headers by name."""
+
+    def watched(self, call: Call, route: Route, exchange: Exchange) -> Call:
+        """The upstream's call, or one wrapped around it."""
+        return call
+
+    def onward(self, exchange: Exchange) -> Mapping[str, str]:
+        """Headers for the request to the upstream that is being called."""
+        return {}
 
     def admit(self, exchange: Exchange, address: str | None) -> None:
         """A client, of whom the key and the address are known, asks; raises to turn it away."""
@@ -81,6 +93,23 @@ class Exchange:
     fault: type[ForwarderError] | None = None
     payer: str | None = None
     limit_headers: dict[str, str] = field(default_factory=dict)
+    span: Any = None
+
+    def began(self, header: Callable[[str], str | None]) -> None:
+        """Tell the observers that the request is here."""
+        for observer in self.observers:
+            with self._at_no_risk():
+                observer.began(self, header)
+
+    def watched(self, call: Call, route: Route) -> Call:
+        """The upstream's call, as the observers want to see it."""
+        for observer in self.observers:
+            call = observer.watched(call, route, self)
+        return call
+
+    def onward(self) -> dict[str, str]:
+        """The headers with which the observers want the upstream to be called."""
+        return {k: v for observer in self.observers for k, v in observer.onward(self).items()}
 
     def admit(self, address: str | None) -> None:
         """Raise a ForwarderError when an observer turns the client at ``address`` away."""
@@ -162,8 +191,7 @@ class Exchange:
             self.first_event = time.monotonic()
         self.events += len(batch)
         last = batch[-1]
-        response = last.get("response")
-        usage = response.get("usage") if response else last.get("usage")
+        usage = usage_of(last)
         if usage:
             self.usage = usage
         if last.get("error") or last.get("type") in ("error", "response.failed"):
@@ -192,11 +220,7 @@ class Exchange:
     @property
     def tokens(self) -> tuple[int | None, int | None]:
         """Tokens in and out, in whichever protocol they were told."""
-        usage = self.usage or {}
-        return (
-            usage.get("input_tokens", usage.get("prompt_tokens")),
-            usage.get("output_tokens", usage.get("completion_tokens")),
-        )
+        return tokens_of(self.usage or {})
 
     @contextmanager
     def _at_no_risk(self) -> Iterator[None]:
@@ -223,6 +247,21 @@ class Exchange:
             yield "first_event_ms", _ms(self.first_event - self.started)
         yield "duration_ms", _ms(seconds)
         yield "dropped", sorted(self.ledger.dropped) or None
+
+
+def usage_of(event: Event) -> Json | None:
+    """The usage that an event tells, in either protocol."""
+    response = event.get("response")
+    usage: Json | None = response.get("usage") if response else event.get("usage")
+    return usage
+
+
+def tokens_of(usage: Json) -> tuple[int | None, int | None]:
+    """Tokens in and out, in either protocol."""
+    return (
+        usage.get("input_tokens", usage.get("prompt_tokens")),
+        usage.get("output_tokens", usage.get("completion_tokens")),
+    )
 
 
 def _ms(seconds: float) -> float:

@@ -228,7 +228,7 @@ class Upstream:
 
     def _post(self, protocol: str, body: Json, exchange: Exchange) -> Reply:
         options: Any = {
-            "headers": self._auth(exchange.client_key),
+            "headers": {**exchange.onward(), **self._auth(exchange.client_key)},
             "idempotency_key": exchange.id,  # or the SDK draws one
         }
         with self._failures(), waited_for_by(exchange):
@@ -276,7 +276,7 @@ class Upstream:
         self, method: str, path: str, query: Json, exchange: Exchange, form: Form | None = None
     ) -> Passed:
         """Any GET, POST or DELETE below the base URL, and its answer, which ``exchange`` closes."""
-        headers = {**self._auth(exchange.client_key), "Accept": "*/*"}
+        headers = {**exchange.onward(), **self._auth(exchange.client_key), "Accept": "*/*"}
         given: Json = {}
         if form is not None:
             headers["Content-Type"] = "multipart/form-data"

@@ -140,7 +140,14 @@ def test_defaults_of_the_forwarder() -> None:
         rate_storage="memory://",
         rate_when_down="allow",
         trusted_proxies=0,
+        tracing=False,
     )
+
+
+@pytest.mark.parametrize("name", config.TRACING)
+def test_opentelemetry_s_own_variables_turn_tracing_on(name: str) -> None:
+    assert read(**{name: "http://collector:4318"}).tracing
+    assert not read(**{name: " "}).tracing
 
 
 def test_defaults_of_an_upstream() -> None:
@@ -432,7 +439,7 @@ def test_settings_can_be_keys_of_a_dict() -> None:
 
 @pytest.mark.parametrize(
     ("table", "settings", "beside"),
-    [(SETTINGS, Settings, {"demo"}), (UPSTREAM_SETTINGS, UpstreamSettings, {"name"})],
+    [(SETTINGS, Settings, {"demo", "tracing"}), (UPSTREAM_SETTINGS, UpstreamSettings, {"name"})],
 )
 def test_each_field_has_one_row(
     table: tuple[config.Setting, ...], settings: type, beside: set[str]

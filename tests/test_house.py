@@ -29,6 +29,7 @@ OWNERS = {
     "cryptography": ("seal.py",),
     "dotenv": ("config/",),
     "prometheus_client": ("watching/",),
+    "opentelemetry": ("watching/",),
     "flask_limiter": ("app.py",),
     "limits": ("ratelimit.py",),
     "redis": ("ratelimit.py",),

@@ -26,6 +26,8 @@ from forwarder.config import parsers
 from forwarder.config.parsers import OURS, PASSTHROUGH, Fallback, Parser
 
 DOTENV = "FORWARDER_DOTENV"
+TRACING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""OpenTelemetry's own variables, which its exporter reads itself; either turns tracing on."""
 
 
 class ConfigError(Exception):
@@ -116,6 +118,7 @@ class Settings:
     rate_storage: str = field(repr=False)
     rate_when_down: str
     trusted_proxies: int
+    tracing: bool
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -128,7 +131,8 @@ class Settings:
         sheet.find_lost_fallbacks(upstreams)
         if sheet.mistakes:
             raise ConfigError(list(dict.fromkeys(sheet.mistakes)))
-        return cls(upstreams=upstreams, demo=demo, **values)
+        tracing = any(sheet.environ.get(name) for name in TRACING)
+        return cls(upstreams=upstreams, demo=demo, tracing=tracing, **values)
 
 
 def load() -> Settings:

@@ -84,7 +84,7 @@ def begin(route: str) -> Exchange:
     bridge: Bridge = current_app.extensions["forwarder"]
     settings = bridge.settings
     given = request.headers.get("X-Request-Id", "")
-    return Exchange(
+    exchange = Exchange(
         id=given if _ID.fullmatch(given) else random_id("req"),
         route=route,
         ledger=Ledger(strict=settings.strict or _asks_strict()),
@@ -93,6 +93,8 @@ def begin(route: str) -> Exchange:
         address=(settings.public_url or request.url_root).rstrip("/"),
         observers=bridge.observers,
     )
+    exchange.began(request.headers.get)
+    return exchange
 
 
 def admit(exchange: Exchange) -> None:
