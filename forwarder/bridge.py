@@ -58,7 +58,7 @@ class Bridge:
         self.observers: list[Observer] = [self.metrics] if settings.metrics else []
         self.router = Router(settings)
         self.upstreams = {u.name: self._connect(u) for u in settings.upstreams}
-        self.resilience = Resilience(settings)
+        self.resilience = Resilience(settings, self.metrics)
         self.catalog = Catalog(self.router, self.upstreams, settings.ready_ttl)
         self._fetcher = _fetcher(settings)
         self._uploads = {

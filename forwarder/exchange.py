@@ -20,7 +20,7 @@ log = logging.getLogger("forwarder.exchange")
 
 
 class Observer:
-    """Is told what becomes of exchanges and upstreams; this one does nothing with it.
+    """Hears what becomes of exchanges and upstreams, and does nothing with it.
 
     What an observer raises of an exchange goes to the log and no further.
     """
@@ -46,16 +46,19 @@ class Observer:
         """It is over, and took so long."""
 
     def retried(self, upstream: str, reason: str) -> None:
-        """An upstream is asked once more."""
+        """``upstream`` is asked once more; ``reason`` is the code of the error, or its status."""
 
-    def fell_back(self, upstream: str, to: str) -> None:
-        """A request goes to another upstream than it was meant for."""
+    def fell_back(self, upstream: str, to: str, reason: str) -> None:
+        """A request goes from ``upstream``, which failed for this reason, on ``to`` another."""
 
     def breaker(self, upstream: str, state: str) -> None:
-        """An upstream's circuit breaker is ``closed``, ``half_open`` or ``open`` now."""
+        """The breaker of ``upstream`` is now ``closed``, ``open`` or ``half_open``.
 
-    def refused(self, reason: str) -> None:
-        """A request is turned away here, before any upstream is asked."""
+        Told under the breaker's lock: whoever hears it must not wait.
+        """
+
+    def refused(self, reason: str, upstream: str | None = None) -> None:
+        """A request is turned away, here or before ``upstream``, which is not asked."""
 
 
 @dataclass

@@ -239,3 +239,17 @@ def test_an_observer_s_mistake_is_not_the_client_s(logged: list[Any]) -> None:
     assert watching.told[-1][0] == 0
     assert sum("observed" in str(line) for line in logged) == 2
     assert logged[-1]["status"] == 200
+
+
+def test_whoever_does_not_want_to_know_need_not() -> None:
+    observer = Observer()
+
+    heard = [
+        observer.retried("up", "503"),
+        observer.fell_back("up", "other", "503"),
+        observer.breaker("up", "open"),
+        observer.refused("overloaded"),
+        observer.refused("upstream_unavailable", "up"),
+    ]
+
+    assert heard == [None] * 5

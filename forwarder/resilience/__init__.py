@@ -10,8 +10,7 @@ never repeated, and each batch after the first costs nothing.
 
 from __future__ import annotations
 
-from forwarder.resilience.observer import Observer
 from forwarder.resilience.resilience import Resilience
 from forwarder.resilience.standing import Standing
 
-__all__ = ["Observer", "Resilience", "Standing"]
+__all__ = ["Resilience", "Standing"]

@@ -10,8 +10,7 @@ from typing import Any
 
 from forwarder.config import Settings
 from forwarder.errors import ForwarderError, Overloaded
-from forwarder.exchange import Exchange
-from forwarder.resilience.observer import Observer
+from forwarder.exchange import Exchange, Observer
 from forwarder.resilience.slots import Slots
 from forwarder.resilience.standing import Standing
 from forwarder.resilience.verdicts import is_worth_fallback, reason

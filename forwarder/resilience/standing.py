@@ -13,10 +13,9 @@ from typing import TypeVar
 
 from forwarder.config import UpstreamSettings
 from forwarder.errors import ForwarderError, Overloaded, UpstreamUnavailable
-from forwarder.exchange import Exchange
+from forwarder.exchange import Exchange, Observer
 from forwarder.resilience.breaker import CLOSED, Breaker
 from forwarder.resilience.budget import Budget
-from forwarder.resilience.observer import Observer
 from forwarder.resilience.pauses import Pauses, wanted
 from forwarder.resilience.slots import Slots
 from forwarder.resilience.verdicts import Verdict, is_worth_retry, reason, verdict

@@ -121,13 +121,13 @@ class Metrics(Observer):
     def retried(self, upstream: str, reason: str) -> None:
         self._retries.labels(self._upstreams.label(upstream), self._reasons.label(reason)).inc()
 
-    def fell_back(self, upstream: str, to: str) -> None:
+    def fell_back(self, upstream: str, to: str, reason: str) -> None:
         self._fallbacks.labels(self._upstreams.label(upstream), self._upstreams.label(to)).inc()
 
     def breaker(self, upstream: str, state: str) -> None:
         self._breakers.labels(self._upstreams.label(upstream)).set(_STATES[state])
 
-    def refused(self, reason: str) -> None:
+    def refused(self, reason: str, upstream: str | None = None) -> None:
         self._refusals.labels(self._reasons.label(reason)).inc()
 
     # -- what is told on --------------------------------------------------------------------------

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.config import Settings, UpstreamSettings
-from forwarder.exchange import Exchange
-from forwarder.resilience import Observer
+from forwarder.exchange import Exchange, Observer
 from forwarder.translate.terms import Ledger
 
 

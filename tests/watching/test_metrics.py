@@ -162,7 +162,7 @@ def test_a_request_that_went_nowhere_is_counted(metrics: Metrics) -> None:
 def test_what_is_done_about_trouble_is_counted(metrics: Metrics) -> None:
     metrics.retried("up", "timeout")
     metrics.retried("up", "timeout")
-    metrics.fell_back("up", "spare")
+    metrics.fell_back("up", "spare", "503")
     metrics.refused("overloaded")
     for state in ("open", "half_open"):
         metrics.breaker("up", state)
