@@ -136,7 +136,7 @@ class Bridge:
             truncation = request.get("truncation") if client == "responses" else None
             call = emulations.over_chat(call, profile.response_format, truncation)
         terms = self._terms(client, style, route, exchange)
-        call = faulting_upstream(adapt(call, client, route.protocol, terms))
+        call = adapt(call, client, route.protocol, terms)
         if client == "chat" != route.protocol:
             settings = self.settings
             call = emulations.over_responses(call, settings.stop_drain, settings.max_choices)
@@ -146,7 +146,7 @@ class Bridge:
             call = self._memory.remembering(call, exchange.client_key)
         if client == "chat":
             call = as_wished(call, self._chat_style(style, route))
-        return call
+        return faulting_upstream(call)
 
     def _routes(self, client: str, request: Json) -> list[Route]:
         model = request.get("model") or self.settings.default_model

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import httpx2
 import orjson
 
+from forwarder import reading
 from forwarder.blotting import blotted
 from forwarder.config import UpstreamSettings
 from forwarder.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
@@ -186,7 +187,17 @@ def json_object(body: bytes) -> Json:
     try:
         value = orjson.loads(body)
     except ValueError:
-        raise UpstreamBroken("The upstream's answer is not JSON.") from None
+        value = _read_leniently(body)
     if not isinstance(value, dict):
         raise UpstreamBroken("The upstream's answer is not a JSON object.")
+    if reading.is_too_deep(body, value):
+        raise UpstreamBroken("The upstream's answer is nested too deeply.")
+    return value
+
+
+def _read_leniently(body: bytes) -> Json:
+    try:
+        value: Json = reading.leniently(body)
+    except ValueError:
+        raise UpstreamBroken("The upstream's answer is not JSON.") from None
     return value

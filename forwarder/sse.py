@@ -6,7 +6,6 @@ U+2028 or U+0085.  Decoding and encoding are the forwarder's innermost loops.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from forwarder import reading
 from forwarder.errors import UpstreamBroken
 
 DONE = b"data: [DONE]\n\n"
@@ -98,6 +98,8 @@ class Decoder:
                 event = orjson.loads(payload)
             except orjson.JSONDecodeError:
                 event = _parsed_leniently(payload)
+            if len(payload) > reading.SMALL and reading.is_too_deep(payload, event):
+                raise UpstreamBroken("The upstream sent an event that is nested too deeply.")
             if name and "type" not in event:
                 _name(event, name)
             events.append(event)
@@ -146,16 +148,11 @@ def _name(event: dict[str, Any], name: bytes) -> None:
 
 
 def _parsed_leniently(payload: bytes) -> dict[str, Any]:
-    """JSON as Python and JavaScript servers write it: ``NaN``, and halves of surrogate pairs."""
     try:
-        event = json.loads(payload, strict=False, parse_constant=lambda name: None)
-    except (ValueError, RecursionError):
+        event: dict[str, Any] = reading.leniently(payload)
+    except ValueError:
         raise UpstreamBroken("The upstream sent an event that is not JSON.") from None
-    text = json.dumps(event, ensure_ascii=False)
-    whole: dict[str, Any] = orjson.loads(
-        text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    )
-    return whole
+    return event
 
 
 @lru_cache(maxsize=256)

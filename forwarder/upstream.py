@@ -374,4 +374,4 @@ def _encoded(body: Json) -> bytes:
     try:
         return orjson.dumps(body)
     except TypeError:  # of what was read from JSON, only its depth can be too much
-        raise InvalidRequest("The request is nested too deeply.") from None
+        raise InvalidRequest("The request is nested too deeply.", code="invalid_json") from None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import orjson
 from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
-from forwarder import sse
+from forwarder import reading, sse
 from forwarder.bridge import Bridge
 from forwarder.errors import InvalidRequest, NotFound, UpgradeRefused
 from forwarder.exchange import Exchange
@@ -17,7 +18,7 @@ from forwarder.network.leaving import on_leaving
 from forwarder.routes import exchanges
 from forwarder.translate import FOLDS
 from forwarder.translate.call import Batch, Json, Stream
-from forwarder.translate.ending import TOLD
+from forwarder.translate.ending import TOLD, UNREADABLE, unreadable
 
 blueprint = Blueprint("openai", __name__)
 
@@ -79,19 +80,39 @@ def _serve(protocol: str) -> Response:
 def json_body(exchange: Exchange) -> Json:
     """The object that the request's body is; InvalidRequest when it is none."""
     try:
-        body = orjson.loads(request.get_data(cache=False))
+        data = request.get_data(cache=False)
     except HTTPException as error:  # too large, or cut off
         raise exchanges.ours(error) from None
-    except ValueError:
-        raise InvalidRequest("The request body is not valid JSON.", code="invalid_json") from None
+    body = _read(data)
     if not isinstance(body, dict):
         raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
+    if reading.is_too_deep(data, body):
+        raise _too_deep(body)
     exchange.saw_body(body)
     return body
 
 
+def _read(data: bytes) -> Any:
+    try:
+        return reading.strictly(data)
+    except reading.NotANumber as error:
+        raise InvalidRequest(
+            f"Invalid value for '{error.path}': {error}", param=error.path, code="invalid_value"
+        ) from None
+    except ValueError:
+        raise InvalidRequest("The request body is not valid JSON.", code="invalid_json") from None
+
+
+def _too_deep(body: Json) -> InvalidRequest:
+    name = next(name for name, value in body.items() if not reading.is_writable({name: value}))
+    return InvalidRequest(f"'{name}' is nested too deeply.", param=name, code="invalid_value")
+
+
 def _whole(protocol: str, stream: Stream) -> Response:
-    return json_answer(FOLDS[protocol](stream))
+    try:
+        return json_answer(FOLDS[protocol](stream))
+    except UNREADABLE as error:
+        raise unreadable() from error
 
 
 def _streaming(protocol: str, stream: Stream) -> Response:
@@ -107,12 +128,18 @@ def _streaming(protocol: str, stream: Stream) -> Response:
 def _encoded(protocol: str, stream: Stream) -> Iterator[bytes]:
     encode = _ENCODERS[protocol]
     failed = False
-    for batch in TOLD[protocol](stream):
-        if batch:
-            failed = bool(batch[-1].get("error"))
-            yield encode(batch)
-        else:
+    told = TOLD[protocol](stream)
+    for batch in told:
+        if not batch:
             yield sse.KEEP_ALIVE
+            continue
+        try:
+            data = encode(batch)
+        except TypeError:  # a number too large, or nested too deeply
+            batch = told.throw(unreadable())
+            data = encode(batch)
+        failed = bool(batch[-1].get("error"))
+        yield data
     if protocol == "chat" and not failed:
         yield sse.DONE
 

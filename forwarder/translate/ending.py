@@ -6,7 +6,7 @@ a failure after the first byte is told in the client's own protocol, and nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from forwarder.errors import (
@@ -142,23 +142,36 @@ HONEST = {"chat": honest_chat, "responses": honest_responses}
 def faulting_upstream(call: Call) -> Call:
     """Wrap a call so that events which cannot be read are the upstream's fault, not ours."""
 
-    def faulting(request: Json) -> Stream:
+    def read(request: Json) -> Stream:
         return _read(call(request))
 
-    return faulting
+    return read
 
 
 def _read(stream: Stream) -> Stream:
     try:
         yield from stream
-    except (AttributeError, TypeError, KeyError, IndexError, ValueError) as error:
-        raise UpstreamBroken("The upstream sent an event that cannot be read.") from error
+    except UNREADABLE as error:
+        raise unreadable() from error
+
+
+UNREADABLE = (AttributeError, TypeError, KeyError, IndexError, ValueError)
+"""What it raises to read an event that is not as its protocol says, or to write what it made."""
+
+
+def unreadable() -> UpstreamBroken:
+    """The failure to report instead."""
+    return UpstreamBroken("The upstream sent an event that cannot be read.")
 
 
 # -- the client's side --------------------------------------------------------------------------
 
 
-def told_chat(stream: Stream) -> Stream:
+Told = Generator[Batch, None, None]
+"""A stream into which a failure can be thrown: what was yielded last did not go out then."""
+
+
+def told_chat(stream: Stream) -> Told:
     """Turn a failure on the way into chat's error frame; the stream ends with it."""
     try:
         for batch in stream:
@@ -169,13 +182,13 @@ def told_chat(stream: Stream) -> Stream:
         yield [error.body()]
 
 
-def told_responses(stream: Stream) -> Stream:
+def told_responses(stream: Stream) -> Told:
     """Turn a failure on the way into ``error`` and ``response.failed``, numbered on."""
     seen = _Seen()
     try:
         for batch in stream:
-            seen.note(batch)
             yield batch
+            seen.note(batch)
     except ForwarderError as error:
         yield seen.failed(error)
 
@@ -212,10 +225,11 @@ class _Seen:
                 self._items.append(event.get("item") or {})
             elif kind == "error":
                 self._error_sent = True
-            elif "response" in event:
+            elif type(event.get("response")) is dict:
                 self._response = event["response"]
         if batch:
-            self._number = batch[-1].get("sequence_number", self._number + len(batch))
+            number = batch[-1].get("sequence_number")
+            self._number = number if type(number) is int else self._number + len(batch)
 
     def failed(self, error: ForwarderError) -> Batch:
         """The closing events for ``error``."""

@@ -1,0 +1,103 @@
+"""JSON that others wrote: read as they meant it, and no deeper than it can be written again.
+
+JavaScript cuts strings in the middle of a character and writes the half that is left; Python
+writes ``NaN``.  No strict parser takes either, but a whole answer is not lost for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+
+_LEVELS = 254
+"""How deep orjson writes; it reads four times as deep."""
+
+_ROOM = 16
+"""Levels that are left for what a value is wrapped in on its way."""
+
+SMALL = _LEVELS - _ROOM
+"""Bytes up to which nothing can be too deep."""
+
+
+class Constant(str):
+    """``NaN``, ``Infinity`` or ``-Infinity``, which are no JSON."""
+
+
+def leniently(data: bytes) -> Any:
+    """The value; a null for every ``NaN``, a replacement character for half a character.
+
+    Raises ValueError when it is no JSON for all that.
+    """
+    with _limited():
+        return _whole(json.loads(data, strict=False, parse_constant=lambda name: None))
+
+
+def strictly(data: bytes) -> Any:
+    """The value; half a character is replaced, since whoever sent it cannot help it.
+
+    Raises ValueError when it is no JSON, and ``NotANumber`` for a ``NaN``.
+    """
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        pass
+    with _limited():
+        value = json.loads(data, parse_constant=Constant)
+        for path, name in _constants(value, ""):
+            raise NotANumber(path, name)
+        return _whole(value)
+
+
+class NotANumber(ValueError):
+    """``NaN`` or an infinity, and the path where it stands."""
+
+    def __init__(self, path: str, name: str) -> None:
+        super().__init__(f"{name} is not a number in JSON.")
+        self.path = path
+
+
+def is_too_deep(data: bytes, value: Any) -> bool:
+    """Could ``value``, read from ``data``, not be written again?  Small data is never too deep."""
+    if len(data) < SMALL or data.count(b"[") + data.count(b"{") < SMALL:
+        return False
+    return not is_writable(value)
+
+
+def is_writable(value: Any) -> bool:
+    """Can a value that was read be written, and be wrapped in others before?"""
+    for _ in range(_ROOM):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError:
+        raise ValueError("It is nested too deeply.") from None
+
+
+def _whole(value: Any) -> Any:
+    """The value with whole characters, and numbers as large as numbers are."""
+    text = json.dumps(value, ensure_ascii=False)
+    return orjson.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+
+
+def _constants(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Constant):
+        yield path, value
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _constants(inner, f"{path}[{i}]")
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _constants(inner, f"{path}.{name}" if path else name)
