@@ -53,7 +53,7 @@ from forwarder.resilience.beginning import begun
 from forwarder.routing import Route
 from forwarder.translate.call import Call, Json
 from forwarder.translate.call import Stream as Batches
-from forwarder.translate.ending import HONEST
+from forwarder.translate.ending import HONEST, UNREADABLE, unreadable
 
 log = logging.getLogger("forwarder.upstream")
 
@@ -181,8 +181,10 @@ class Upstream:
         stream = mended_answer(reply.batches(), body, protocol, profile, reply.was_done)
         try:
             return begun(HONEST[protocol](stream, reply.was_done))
-        except BaseException:
+        except BaseException as error:
             reply.close()
+            if isinstance(error, UNREADABLE):
+                raise unreadable() from error
             raise
 
     def _ask_again(

@@ -18,7 +18,7 @@ from forwarder.emulations.usage import summed
 from forwarder.errors import ForwarderError
 from forwarder.translate import whole
 from forwarder.translate.call import Batch, Call, Json, Stream
-from forwarder.translate.check import DICT, optional
+from forwarder.translate.check import DICT, STR, optional
 from forwarder.translate.fold import fold_chat
 
 _SIGN_OF_LIFE = 5.0
@@ -51,6 +51,9 @@ class Wanted(NamedTuple):
     description: str = ""
 
 
+_NAMING = ("name", "description")
+
+
 def _wanted(request: Json, level: str) -> Wanted | None:
     response_format = optional(request, "response_format", DICT, "response_format") or {}
     kind = response_format.get("type")
@@ -62,7 +65,8 @@ def _wanted(request: Json, level: str) -> Wanted | None:
     described = optional(response_format, "json_schema", DICT, path) or {}
     schema = optional(described, "schema", DICT, f"{path}.schema") or {"type": "object"}
     validation.check(schema, f"{path}.schema")
-    return Wanted(schema, described.get("name") or "", described.get("description") or "")
+    named = (optional(described, name, STR, f"{path}.{name}") or "" for name in _NAMING)
+    return Wanted(schema, *named)
 
 
 # -- the request --------------------------------------------------------------------------------

@@ -71,4 +71,4 @@ def _totalled(usage: Json) -> Json:
 
 def _count(counts: Json, name: str) -> int:
     value = counts.get(name)
-    return value if isinstance(value, int) else 0
+    return value if type(value) is int else 0

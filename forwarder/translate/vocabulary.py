@@ -54,6 +54,11 @@ def failure(error: Any) -> UpstreamError:
     return UpstreamRefused(_status_of(str(code or ""), str(error.get("type") or "")), error)
 
 
+def no_text() -> UpstreamBroken:
+    """The exception for anything else where text should be."""
+    return UpstreamBroken("The upstream sent something else where text should be.")
+
+
 def _status_of(code: str, kind: str) -> int:
     """By the code, else by the type; a bare code that is unknown faults the request."""
     if code in _ERROR_STATUS or kind in _ERROR_STATUS:
@@ -120,7 +125,7 @@ def usage_to_chat(usage: Json | None) -> Json | None:
     prompt, completion = _count(usage, "input_tokens"), _count(usage, "output_tokens")
     prompt_details = {"cached_tokens": _count(details, "cached_tokens")}
     if details.get("cache_write_tokens") is not None:
-        prompt_details["cache_write_tokens"] = details["cache_write_tokens"]
+        prompt_details["cache_write_tokens"] = _count(details, "cache_write_tokens")
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -134,7 +139,7 @@ def usage_to_chat(usage: Json | None) -> Json | None:
 
 def _count(usage: Json, key: str) -> int:
     value = usage.get(key)
-    return value if isinstance(value, int) else 0
+    return value if type(value) is int else 0
 
 
 # -- log probabilities --------------------------------------------------------------------------

@@ -106,6 +106,11 @@ class ScriptedUpstream:
         """Queue answers, one for each request to come."""
         self._queue.extend(answers)
 
+    def forget(self) -> None:
+        """Begin anew: no requests, no script."""
+        self.requests.clear()
+        self._queue.clear()
+
     def start(self) -> None:
         self._listener.start()
 

@@ -57,12 +57,12 @@ class Field(NamedTuple):
 
 def check(value: Any, kind: Any, path: str) -> list[Violation]:
     """Where ``value`` differs from the type ``kind``; ``path`` is where it stands, "" the top."""
-    kind = _bare(kind)
+    kind = bare(kind)
     origin = _origin(kind)
     if kind is Any or kind is object:
         return []
     if origin in UNIONS:
-        return _union(value, _members(kind), path)
+        return _union(value, members(kind), path)
     if not _fits(value, kind):
         return [wrong_type(value, [kind], path)]
     if origin is Literal:
@@ -122,17 +122,17 @@ def _origin(kind: Any) -> Any:
     return get_origin(kind)
 
 
-def _bare(kind: Any) -> Any:
+def bare(kind: Any) -> Any:
+    """The type without what is only said about it."""
     while _origin(kind) in (Annotated, Required, NotRequired):
         kind = get_args(kind)[0]
     return kind
 
 
-def _members(kind: Any) -> list[Any]:
+def members(kind: Any) -> list[Any]:
     """The members of a union; those of unions inside it are among them."""
-    bare = [_bare(member) for member in get_args(kind)]
-    inner = [_members(m) if _origin(m) in UNIONS else [m] for m in bare]
-    return [member for members in inner for member in members]
+    inner = [bare(member) for member in get_args(kind)]
+    return [n for m in inner for n in (members(m) if _origin(m) in UNIONS else [m])]
 
 
 def _json_type(kind: Any) -> Any:
@@ -174,8 +174,8 @@ def _tagged(value: dict[str, Any], kind: Any) -> bool:
 def _allowed(kind: Any, tag: str) -> tuple[Any, ...]:
     """The values of a tag; None among them when it may be absent."""
     field = fields(kind).get(tag)
-    bare = _bare(field.type) if field else None
-    options = _members(bare) if _origin(bare) in UNIONS else [bare]
+    inner = bare(field.type) if field else None
+    options = members(inner) if _origin(inner) in UNIONS else [inner]
     named = tuple(v for o in options if _origin(o) is Literal for v in get_args(o))
     return (*named, None) if named and field and not field.required else named
 
@@ -183,7 +183,8 @@ def _allowed(kind: Any, tag: str) -> tuple[Any, ...]:
 def _untagged(value: dict[str, Any], members: Iterable[Any], path: str) -> Violation:
     members = list(members)
     for tag in TAGS:
-        allowed = dict.fromkeys(name for member in members for name in _allowed(member, tag))
+        # a list: what is looked up in it may be anything
+        allowed = list(dict.fromkeys(n for member in members for n in _allowed(member, tag)))
         if tag not in value and allowed and None not in allowed:
             return missing(f"{path}.{tag}")
         if allowed and value.get(tag) not in allowed:

@@ -149,9 +149,12 @@ def tool_choice(body: Json) -> Iterator[Violation]:
     asked = choice["allowed_tools"]["tools"] if choice["type"] == "allowed_tools" else [choice]
     offered = {(tool["type"], tool[tool["type"]]["name"]) for tool in body.get("tools", ())}
     for tool in asked:
-        kind = tool["type"]
+        kind = str(tool.get("type"))  # allowed tools are of no type in the SDK
         names = [name for type_, name in offered if type_ == kind]
-        yield from choice_violations(tool[kind]["name"], names, kind)
+        meant = tool.get(kind)
+        yield from choice_violations(
+            meant.get("name") if isinstance(meant, dict) else None, names, kind
+        )
 
 
 def response_format(body: Json) -> Iterator[Violation]:

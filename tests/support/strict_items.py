@@ -38,6 +38,12 @@ def _call_id(item: Json) -> object:
 def ids(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
     """Ids have their prefix and stand once; an item with nothing but an id must be known."""
     items = as_items(body.get("input"))
+    if any(type(item.get("id", "")) not in (str, type(None)) for item in items):
+        # the SDK's types of some items leave their id open
+        yield Violation(
+            "Invalid type for 'input': expected a string as id.", "input", "invalid_type"
+        )
+        return
     known = {item["id"] for turn in turns.values() for item in turn.items if "id" in item}
     for number, item in enumerate(items):
         name, where = item.get("id"), f"input[{number}].id"

@@ -76,7 +76,7 @@ def _forgiven(violation: Violation) -> bool:
 def _item(item: Any, path: str) -> list[Violation]:
     if not isinstance(item, dict):
         return check(item, dict[str, object], path)
-    kind = item.get("type") or ("message" if "role" in item else "item_reference")
+    kind = item.get("type", "message" if "role" in item else "item_reference")
     if kind == "message":
         return list(_message(item, path))
     kept = {k: v for k, v in item.items() if k not in ANY_ITEM_FIELDS or kind == "item_reference"}
@@ -85,7 +85,7 @@ def _item(item: Any, path: str) -> list[Violation]:
 
 def _message(item: Json, path: str) -> Iterator[Violation]:
     yield from (unknown(f"{path}.{name}") for name in item.keys() - MESSAGE_FIELDS)
-    if item.get("role") not in ROLES:
+    if item.get("role") not in list(ROLES):  # it may be anything
         yield invalid(item.get("role"), ROLES, f"{path}.role")
     elif "content" not in item:
         yield missing(f"{path}.content")
@@ -130,8 +130,9 @@ def tool_choice(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
         return
     asked = choice["tools"] if choice["type"] == "allowed_tools" else [choice]
     for tool in asked:
-        same = [known for known in offered if known["type"] == tool["type"]]
-        yield from choice_violations(tool.get("name"), _names(same), tool["type"])
+        kind = str(tool.get("type"))  # allowed tools are of no type in the SDK
+        same = [known for known in offered if known["type"] == kind]
+        yield from choice_violations(tool.get("name"), _names(same), kind)
 
 
 def _names(same: Sequence[Json]) -> list[Any]:

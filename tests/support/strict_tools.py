@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from .answers import Json
 from .shape import Violation
@@ -63,12 +64,17 @@ def format_violations(asked: Json, path: str) -> Iterator[Violation]:
 def strict_problems(schema: Json) -> Iterator[str]:
     """What strict mode does not take: open objects, and properties that are optional."""
     for where, node in _nodes(schema, ()):
+        if not isinstance(node.get("required", []), list) or not isinstance(
+            node.get("properties", {}), dict
+        ):
+            yield f"In context=({', '.join(map(repr, where))}), this is no JSON Schema."
+            return
         if node.get("type") != "object" and "properties" not in node:
             continue
         context = f"In context=({', '.join(repr(step) for step in where)}), "
         if node.get("additionalProperties") is not False:
             yield f"{context}'additionalProperties' is required to be supplied and to be false."
-        left = node.get("properties", {}).keys() - set(node.get("required", ()))
+        left = [n for n in node.get("properties", {}) if n not in node.get("required", ())]
         if left:
             every = "'required' is required to be supplied and to be an array including every key"
             yield f"{context}{every} in properties. Missing '{sorted(left)[0]}'."
@@ -76,17 +82,20 @@ def strict_problems(schema: Json) -> Iterator[str]:
 
 def choice_violations(name: str | None, offered: Iterable[str], kind: str) -> Iterator[Violation]:
     """A named tool must be on offer."""
-    if name not in set(offered):
+    if name not in list(offered):
         message = f"Tool choice '{kind}' '{name}' not found in 'tools' parameter."
         yield Violation(message, "tool_choice", "invalid_value")
 
 
-def _nodes(schema: Json, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Json]]:
+def _nodes(schema: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Json]]:
+    if not isinstance(schema, dict):
+        return
     yield where, schema
     for key in ("properties", "$defs", "definitions"):
-        for name, inner in schema.get(key, {}).items():
+        named = schema.get(key)
+        for name, inner in named.items() if isinstance(named, dict) else ():
             yield from _nodes(inner, (*where, key, name))
-    if isinstance(schema.get("items"), dict):
-        yield from _nodes(schema["items"], (*where, "items"))
-    for number, inner in enumerate(schema.get("anyOf", ())):
+    yield from _nodes(schema.get("items"), (*where, "items"))
+    options = schema.get("anyOf")
+    for number, inner in enumerate(options if isinstance(options, list) else ()):
         yield from _nodes(inner, (*where, "anyOf", str(number)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.translate.call import Event, Json
+from forwarder.translate.callkeys import argument_text
 
 KINDS = {"function_call": ("function", "arguments"), "custom_tool_call": ("custom", "input")}
 """Item type of a call -> its shape in chat, and the field that holds what the model wrote."""
@@ -37,19 +38,20 @@ class Calls:
         """The delta that begins a call; none when it has begun."""
         if index in self._numbers:
             return []
-        self._numbers[index] = len(self._numbers)
+        number = self._numbers[index] = len(self._numbers)
         shape, key = KINDS[item["type"]]
-        name = item.get("name") or ""
+        name = str(item.get("name") or "")
         if item.get("namespace"):
             name = f"{item['namespace']}__{name}"
         if self._legacy:
             return [{"function_call": {"name": name, "arguments": ""}}]
-        call = {"index": self._numbers[index], "id": item.get("call_id") or item.get("id")}
+        call_id = str(item.get("call_id") or item.get("id") or f"call_{number}")
+        call = {"index": number, "id": call_id}
         return [{"tool_calls": [{**call, "type": shape, shape: {"name": name, key: ""}}]}]
 
     def grow(self, event: Event) -> list[Json]:
         """The delta for what the model has written of a call."""
-        index, delta = event.get("output_index"), event.get("delta") or ""
+        index, delta = event.get("output_index"), argument_text(event.get("delta"))
         if index not in self._numbers:
             return []  # the item was never announced; its done event has the whole
         kind = "custom_tool_call" if "custom" in event["type"] else "function_call"
@@ -59,7 +61,7 @@ class Calls:
         """The deltas for what of a finished call has not been sent."""
         kind = item["type"]
         opened = self.open(index, item)
-        rest = (item.get(KINDS[kind][1]) or "")[self._sent.get(index, 0) :]
+        rest = argument_text(item.get(KINDS[kind][1]))[self._sent.get(index, 0) :]
         return [*opened, *self._write(index, kind, rest)]
 
     def _write(self, index: Any, kind: str, text: str) -> list[Json]:

@@ -21,7 +21,7 @@ from forwarder.translate.chat_over_responses.notes import Notes
 from forwarder.translate.chat_over_responses.request import Prepared
 from forwarder.translate.chat_over_responses.thoughts import Thoughts
 from forwarder.translate.terms import Terms
-from forwarder.translate.vocabulary import FINISH_REASONS, failure, usage_to_chat
+from forwarder.translate.vocabulary import FINISH_REASONS, failure, no_text, usage_to_chat
 
 
 def translate_stream(events: Stream, prepared: Prepared, terms: Terms) -> Stream:
@@ -91,12 +91,13 @@ class Answer:
     def created(self, event: Event) -> Batch:
         response = event.get("response") or {}
         for key in ("model", "service_tier"):
-            if response.get(key):
+            if response.get(key) and isinstance(response[key], str):
                 self._base[key] = response[key]
         if isinstance(response.get("id"), str):
             self._base["id"] = "chatcmpl-" + response["id"].removeprefix("resp_")
-        if response.get("created_at"):
-            self._base["created"] = int(response["created_at"])
+        created = response.get("created_at")
+        if isinstance(created, int | float) and 0 < created < 2**53:
+            self._base["created"] = int(created)
         return []
 
     def completed(self, event: Event) -> Batch:
@@ -149,6 +150,8 @@ class Answer:
         """The hot path: one chunk for one delta."""
         place = (event.get("output_index"), event.get("content_index"))
         delta = event.get("delta") or ""
+        if type(delta) is not str:
+            raise no_text()
         self._sent[place] = self._sent.get(place, 0) + len(delta)
         return self._say({"content": delta}) if delta else []
 
@@ -177,6 +180,8 @@ class Answer:
     def refusal(self, event: Event) -> Batch:
         place = (event.get("output_index"), event.get("content_index"))
         delta = event.get("delta") or ""
+        if type(delta) is not str:
+            raise no_text()
         self._sent[place] = self._sent.get(place, 0) + len(delta)
         return self._say({"refusal": delta}) if delta else []
 
@@ -196,6 +201,8 @@ class Answer:
     def _missing(self, place: tuple[Any, Any], whole: Any, key: str) -> Batch:
         """What of a text the deltas left out; nothing, normally."""
         sent = self._sent.get(place, 0)
+        if type(whole or "") is not str:
+            raise no_text()
         rest = (whole or "")[sent:]
         self._sent[place] = sent + len(rest)
         return self._say({key: rest}) if rest else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.translate.call import Event, Json
+from forwarder.translate.vocabulary import no_text
 
 _PARTS = {"text": "content_index", "summary": "summary_index"}
 """Form of reasoning -> the field that says which part of it a delta belongs to."""
@@ -43,6 +44,8 @@ class Thoughts:
         return "".join(self.finish(event, form) for event, form in parts)
 
     def _add(self, place: tuple[Any, ...], delta: str) -> str:
+        if type(delta) is not str:
+            raise no_text()
         index, form, _ = place
         fresh = place not in self._sent
         self._sent[place] = self._sent.get(place, 0) + len(delta)

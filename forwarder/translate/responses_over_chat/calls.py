@@ -33,7 +33,7 @@ class PendingCall:
     def take(self, delta: Json, make: MakeCall) -> Batch:
         """The events that one delta of this call causes."""
         body = delta.get("function") or delta.get("custom") or {}
-        self._id = self._id or delta.get("id") or ""
+        self._id = self._id or str(delta.get("id") or "")
         arguments = argument_text(body.get("arguments") or body.get("input"))
         if self._item is not None:
             return self._item.grow(arguments) if arguments else []

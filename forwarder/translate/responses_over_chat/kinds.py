@@ -160,9 +160,10 @@ def _texts(value: Any) -> list[str]:
 
 def _number(value: Any) -> int | None:
     try:
-        return int(value)
-    except (TypeError, ValueError):
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if abs(number) < 2**53 else None  # what JSON's readers agree on
 
 
 def _local_shell_arguments(item: Json) -> str:

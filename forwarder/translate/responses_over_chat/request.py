@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from forwarder.errors import InvalidRequest
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, STR, choose, optional, require
 from forwarder.translate.fates import RESPONSES_OVER_CHAT, settle
@@ -39,6 +40,8 @@ def translate_request(request: Json, terms: Terms) -> Prepared:
     toolbox.add(request.get("tools") or [], "tools")
     chat["messages"] = _messages(request, toolbox, terms)
     _configure(chat, request.get("input"), terms)
+    if not chat["messages"]:  # the upstream would complain of messages, which are not the client's
+        raise InvalidRequest("'input' holds nothing to answer.", param="input", code="empty_array")
     _offer_tools(chat, toolbox, request)
     chat["stream"] = True
     chat["stream_options"] = {"include_usage": True}

@@ -92,7 +92,7 @@ class Answer:
         usage = chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage")
         if usage:
             self._usage = usage
-        if chunk.get("service_tier"):
+        if isinstance(chunk.get("service_tier"), str):
             self._response["service_tier"] = chunk["service_tier"]
         choices = chunk.get("choices")
         return self._choice(choices[0]) if choices else []
@@ -140,7 +140,7 @@ class Answer:
         if delta.get("images"):
             events += [event for image in delta["images"] for event in self._picture(image)]
         if delta.get("refusal"):
-            events += self._refuse(delta["refusal"])
+            events += self._refuse("".join(delta["refusal"]))
         if delta.get("tool_calls") or delta.get("function_call"):
             events += self._tool_calls(delta)
         return events

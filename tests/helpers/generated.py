@@ -1,0 +1,211 @@
+"""Requests made up from the SDK's own request types, and every way to break them.
+
+What is random comes from a ``random.Random``: hypothesis hands one over that it can shrink.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Callable
+from random import Random
+from typing import Any, Literal, get_args, get_origin
+
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
+from typing_extensions import is_typeddict
+
+from tests.helpers.cases import cases
+from tests.helpers.mutations import WRONG
+from tests.support import Answer, Stream
+from tests.support.answers import Ask, Protocol
+from tests.support.shape import UNIONS, bare, fields, members
+
+Json = dict[str, Any]
+
+BASES: dict[str, Any] = {"chat": CompletionCreateParamsBase, "responses": ResponseCreateParamsBase}
+"""Protocol -> the type of its requests, but for ``stream``."""
+
+TALK = {"chat": "messages", "responses": "input"}
+"""Protocol -> the parameter that holds the conversation."""
+
+DEEP, DEEPER = "\0deep", "\0deeper"
+"""Stand in a document for lists within lists: as deep as may be read, and deeper."""
+
+_LEVELS = {DEEP: 600, DEEPER: 3000}
+
+TEXTS = ("", "a", "hi", "call_1", "f", "Grüezi 🏔", "\u2028\x00", "{}", '{"a": 1}', "auto", "text",
+         "data:image/png;base64,iVBORw0KGgo=", "https://example.invalid/a.png", "x" * 300)  # fmt: skip
+NUMBERS = (0, 1, 2, -1, 16, 0.5)
+
+
+# -- made from types ------------------------------------------------------------------------------
+
+
+def request(random: Random, protocol: str, model: str) -> Json:
+    """A request of the SDK's types: made up, or one of the conversations, with more parameters."""
+    known = {n: f for n, f in fields(BASES[protocol]).items() if n not in ("model", "stream")}
+    body: Json = {"model": model, **random.choice(_begun(protocol))}
+    for name in random.sample(sorted(known), random.choice((0, 1, 1, 2, 4))):
+        if name not in body or (name == TALK[protocol] and random.random() < 0.5):
+            body[name] = value(random, known[name].type)
+    if random.random() < 0.3:
+        body[TALK[protocol]] = value(random, known[TALK[protocol]].type)
+    return {**body, "stream": random.choice((True, False))}
+
+
+@functools.cache
+def _begun(protocol: str) -> list[Json]:
+    """Conversations to begin with: the plainest as often as all of the cases."""
+    plain = {"input": "hi"} if protocol == "responses" else {"messages": [_user("hi")]}
+    told = [case.values[0].read("request.json") for case in cases(None)
+            if case.values[0].client == protocol]  # fmt: skip
+    return [plain] * len(told) + [_unaddressed(body) for body in told]
+
+
+def _user(text: str) -> Json:
+    return {"role": "user", "content": text}
+
+
+def _unaddressed(body: Json) -> Json:
+    return {name: inner for name, inner in body.items() if name not in ("model", "stream")}
+
+
+def value(random: Random, kind: Any, depth: int = 5) -> Any:
+    """A JSON value of a type of the SDK; fewer members, and plainer ones, the deeper it lies."""
+    kind = bare(kind)
+    origin = get_origin(kind)
+    if origin in UNIONS:
+        return value(random, random.choice(members(kind)), depth)
+    if origin is Literal:
+        return random.choice(get_args(kind))
+    if is_typeddict(kind):
+        return _object(random, kind, depth)
+    if origin is dict:
+        return {text: value(random, get_args(kind)[1], depth - 1) for text in _few(random, depth)}
+    if kind in _PLAIN:
+        return _PLAIN[kind](random)
+    if origin is not None:  # whatever else takes one argument is some kind of list
+        return [value(random, get_args(kind)[0], depth - 1) for _ in _few(random, depth)]
+    return _anything(random, depth)
+
+
+def _object(random: Random, kind: Any, depth: int) -> Json:
+    known = fields(kind)
+    optional = sorted(name for name, field in known.items() if not field.required)
+    some = random.sample(optional, min(len(optional), random.choice((0, 0, 1, 2, 3))))
+    chosen = [n for n, field in known.items() if field.required or (n in some and depth > 0)]
+    return {name: value(random, known[name].type, depth - 1) for name in chosen}
+
+
+def _few(random: Random, depth: int) -> list[str]:
+    count = random.choice((0, 1, 1, 2, 3)) if depth > 0 else 0
+    return random.sample(("a", "type", "name", "x-y"), count)
+
+
+def _anything(random: Random, depth: int) -> Any:
+    return random.choice((None, "a", 1, [], {}, {"type": "object", "properties": {}}, ["a"]))
+
+
+_PLAIN: dict[Any, Callable[[Random], Any]] = {
+    str: lambda random: random.choice(TEXTS),
+    int: lambda random: random.choice((0, 1, 2, 16, 1000)),
+    float: lambda random: random.choice(NUMBERS),
+    bool: lambda random: random.choice((True, False)),
+    type(None): lambda random: None,
+}
+
+
+# -- broken ---------------------------------------------------------------------------------------
+
+EXTREMES: tuple[Any, ...] = (
+    *WRONG, -1, 2**31, 2**64, -(2**63) - 1, 10**40, 1e308, -0.0, float("nan"), float("inf"),
+    "\ud800", "a\udc00b", "\0", "x" * 5000, DEEP, DEEPER, [[]], [{}], [None], {"type": None},
+    {"type": "nothing"}, {"role": "nobody"}, "function", "nothing", {"": ""}, False,
+)  # fmt: skip
+"""What may stand where something else should."""
+
+
+def broken(random: Random, document: Any) -> Any:
+    """A copy of ``document`` with one thing wrong, at any depth."""
+    document = copy.deepcopy(document)
+    holder, key = random.choice(_places(document))
+    random.choice(_BREAKS)(random, holder, key)
+    return document
+
+
+def _places(document: Any) -> list[tuple[Any, Any]]:
+    """Every ``(holder, key)`` in a document."""
+    entries = list(document.items() if isinstance(document, dict) else enumerate(document))
+    own = [(document, key) for key, _ in entries]
+    inner = [i for _, v in entries if isinstance(v, dict | list) and v for i in _places(v)]
+    return own + inner
+
+
+def _replace(random: Random, holder: Any, key: Any) -> None:
+    holder[key] = random.choice(EXTREMES)
+
+
+def _remove(random: Random, holder: Any, key: Any) -> None:
+    del holder[key]
+
+
+def _repeat(random: Random, holder: Any, key: Any) -> None:
+    """Twice in a list; in an object, under another name too."""
+    if isinstance(holder, list):
+        holder.insert(key, copy.deepcopy(holder[key]))
+    else:
+        holder[f"{key}_too"] = holder[key]
+
+
+def _wrap(random: Random, holder: Any, key: Any) -> None:
+    holder[key] = random.choice(([holder[key]], {str(key): holder[key]}))
+
+
+def _swap(random: Random, holder: Any, key: Any) -> None:
+    """With another member of the same holder."""
+    other = random.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
+    holder[key], holder[other] = holder[other], holder[key]
+
+
+def _add(random: Random, holder: Any, key: Any) -> None:
+    if isinstance(holder, list):
+        holder.insert(key, random.choice(EXTREMES))
+    else:
+        holder[random.choice(_NAMES)] = random.choice(EXTREMES)
+
+
+_NAMES = ("id", "type", "role", "content", "name", "extra", "", "call_id", "status", "tool_calls")
+_BREAKS = (_replace, _replace, _replace, _remove, _repeat, _wrap, _swap, _add)
+
+
+def encoded(document: Any) -> bytes:
+    """As bytes of JSON, with ``NaN`` and lone surrogates as Python and JavaScript write them."""
+    text = json.dumps(document)
+    for mark, levels in _LEVELS.items():
+        text = text.replace(json.dumps(mark), "[" * levels + "]" * levels)
+    return text.encode()
+
+
+# -- what an upstream says ------------------------------------------------------------------------
+
+
+def events(random: Random, protocol: Protocol, answer: Answer) -> list[Json]:
+    """The events of an answer, or of one of the cases."""
+    told = _told(protocol)
+    if random.random() < 0.5:
+        return Stream(answer).events(Ask(protocol, {"model": "m", "stream": True}))
+    return random.choice(told)
+
+
+@functools.cache
+def _told(protocol: str) -> list[list[Json]]:
+    found = (c.values[0] for c in cases(streams=True))
+    return [case.read("upstream.jsonl") for case in found if case.upstream == protocol]
+
+
+def framed(random: Random, said: list[Any]) -> bytes:
+    """The events as the body of a stream, with or without its mark of the end."""
+    end = b"data: [DONE]\n\n" if random.random() < 0.7 else b""
+    return b"".join(b"data: " + encoded(event) + b"\n\n" for event in said) + end

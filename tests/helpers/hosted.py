@@ -1,0 +1,34 @@
+"""The forwarder in a thread of the tests themselves, behind a real socket."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from forwarder.app import create_app
+from forwarder.config import Settings
+
+
+class _Quiet(WSGIRequestHandler):
+    def log(self, type: str, message: str, *args: object) -> None:
+        """Tests have no use for a line for each request."""
+
+
+@contextmanager
+def hosting(environment: Mapping[str, str]) -> Iterator[str]:
+    """The forwarder with these settings, in threads; gives its root, without the last slash."""
+    app = create_app(Settings.from_env(environment))
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        for upstream in app.extensions["forwarder"].upstreams.values():
+            upstream._client.close()  # a program keeps its connections as long as it runs

@@ -1,0 +1,71 @@
+"""Requests made up from types: they are of their types, and broken ones are not the same."""
+
+from __future__ import annotations
+
+import copy
+import json
+from random import Random
+from typing import get_args
+
+import pytest
+from openai.types.chat import ChatCompletionMessageParam
+from openai.types.responses.response_input_item_param import ResponseInputItemParam
+
+from tests.helpers import generated
+from tests.support import Answer
+from tests.support.shape import check, fields
+
+PROTOCOLS = ("chat", "responses")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("seed", range(20))
+def test_every_parameter_is_of_its_type(protocol: str, seed: int) -> None:
+    for name, field in fields(generated.BASES[protocol]).items():
+        made = generated.value(Random(seed), field.type)
+
+        assert check(made, field.type, name) == []
+
+
+@pytest.mark.parametrize("kind", [ChatCompletionMessageParam, ResponseInputItemParam])
+def test_every_member_of_a_union_is_made_at_some_time(kind: object) -> None:
+    made = [generated.value(Random(seed), kind) for seed in range(4000)]
+
+    for member in get_args(kind):
+        assert any(check(value, member, "") == [] for value in made), member
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_requests_are_of_all_kinds(protocol: str) -> None:
+    made = [generated.request(Random(seed), protocol, "m") for seed in range(3000)]
+
+    assert all(body["model"] == "m" for body in made)
+    assert {body["stream"] for body in made} == {True, False}
+    assert fields(generated.BASES[protocol]).keys() <= {name for body in made for name in body}
+
+
+def test_what_is_broken_is_a_copy_and_another_most_of_the_time() -> None:
+    given = {"a": [{"b": 1, "type": "x"}, "c"], "d": None}
+    before = copy.deepcopy(given)
+
+    made = [generated.broken(Random(seed), given) for seed in range(200)]
+
+    assert given == before
+    assert sum(json.dumps(each) != json.dumps(given) for each in made) > 150
+    assert all(
+        json.loads(generated.encoded(each)) is not None for each in made if "deep" not in str(each)
+    )
+
+
+def test_a_mark_stands_for_depth() -> None:
+    text = generated.encoded({"a": generated.DEEP}).decode()
+    assert text == '{"a": ' + "[" * 600 + "]" * 600 + "}"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_events_come_from_answers_and_from_cases(protocol: generated.Protocol) -> None:
+    told = [generated.events(Random(seed), protocol, Answer(text="Hi")) for seed in range(100)]
+
+    assert len({json.dumps(events) for events in told}) > 10
+    body = generated.framed(Random(1), told[0])
+    assert body.count(b"data: ") in (len(told[0]), len(told[0]) + 1)
