@@ -16,6 +16,9 @@ from forwarder.emulations.usage import summed
 from forwarder.errors import InvalidRequest
 from forwarder.translate.call import Batch, Call, Event, Json, Stream
 
+AHEAD = 64
+"""Batches of one choice that may wait for a slow client."""
+
 
 def with_choices(call: Call, most: int) -> Call:
     """Wrap a chat call that gives one choice, so that it honours ``n`` up to ``most``."""
@@ -61,22 +64,33 @@ _Arrivals = SimpleQueue[_Arrival]
 def _merged(streams: list[Stream]) -> Stream:
     """The chunks of all streams as they come, each under its own index, then one usage.
 
-    Nothing holds a stream back: what a slow client has not read yet waits here.
+    Each stream has its own room for what a slow client has not read yet, and waits when it is full.
     """
     arrivals: _Arrivals = SimpleQueue()
     over = threading.Event()
-    for pumped in enumerate(streams):
-        threading.Thread(target=_pump, args=(*pumped, arrivals, over), daemon=True).start()
+    rooms = [threading.Semaphore(AHEAD) for _ in streams]
+    for (index, stream), room in zip(enumerate(streams), rooms, strict=True):
+        given = (index, stream, arrivals, room, over)
+        threading.Thread(target=_pump, args=given, daemon=True).start()
     try:
-        yield from _arriving(arrivals, len(streams))
+        yield from _arriving(arrivals, rooms)
     finally:
         over.set()
+        for room in rooms:
+            room.release()
 
 
-def _pump(index: int, stream: Stream, arrivals: _Arrivals, over: threading.Event) -> None:
+def _pump(
+    index: int,
+    stream: Stream,
+    arrivals: _Arrivals,
+    room: threading.Semaphore,
+    over: threading.Event,
+) -> None:
     """Read one stream to its end, or until nobody wants it any more."""
     try:
         for batch in stream:
+            room.acquire()
             if over.is_set():
                 break
             arrivals.put((index, batch))
@@ -87,8 +101,8 @@ def _pump(index: int, stream: Stream, arrivals: _Arrivals, over: threading.Event
         close(stream)
 
 
-def _arriving(arrivals: _Arrivals, count: int) -> Stream:
-    running = count
+def _arriving(arrivals: _Arrivals, rooms: list[threading.Semaphore]) -> Stream:
+    running = count = len(rooms)
     usages: list[Json] = []
     first: Event = {}
     for index, arrived in _in_order(arrivals):
@@ -104,6 +118,7 @@ def _arriving(arrivals: _Arrivals, count: int) -> Stream:
         batch = [_under(index, chunk, first) for chunk in arrived if chunk.get("choices")]
         if batch or not arrived:
             yield batch
+        rooms[index].release()
     if len(usages) == count:  # of fewer, the sum would be wrong
         yield [with_usage(first, summed(usages, prompts=False))]
 

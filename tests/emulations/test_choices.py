@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.emulations.choices import with_choices
+from forwarder.emulations.choices import AHEAD, with_choices
 from forwarder.errors import ForwarderError, InvalidRequest, UpstreamBroken, UpstreamRefused
 from forwarder.translate.call import Event, Json, Stream
 from forwarder.translate.fold import fold_chat
@@ -174,3 +174,25 @@ def test_a_wrong_or_too_large_number_is_refused_before_the_upstream_is_asked(wro
         with_choices(upstream, 8)({**REQUEST, "n": wrong})
     assert refused.value.param == "n"
     assert upstream.requests == []
+
+
+def test_no_choice_runs_far_ahead_of_a_slow_client() -> None:
+    sent = [0, 0]
+    asked = iter(range(2))
+
+    def fast(request: Json) -> Stream:
+        number = next(asked)
+
+        def answer() -> Stream:
+            while True:
+                sent[number] += 1
+                yield [chunk({"content": "a"})]
+
+        return answer()
+
+    stream = with_choices(fast, 2)({**REQUEST, "n": 2})
+    for read in range(1, 400):
+        next(stream)
+        assert max(sent) <= read + AHEAD + 2
+    assert min(sent) > 0
+    stream.close()  # type: ignore[attr-defined]
