@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from time import monotonic
 from urllib.request import getproxies
 
 import httpx2
@@ -18,6 +19,10 @@ from gevent import socket
 from forwarder.network.connections import BLOCK, Connections, proxy_for, trust
 from forwarder.network.cutting import cuttable, is_awaited
 from forwarder.network.wire import ArrivalStream, Message
+
+
+_STALE = 1.0
+"""Seconds within which a connection that had been closed already says so."""
 
 
 class GeventTransport(httpx2.BaseTransport):
@@ -53,9 +58,12 @@ class GeventTransport(httpx2.BaseTransport):
         data = _head(request, pool) + _body(request)
         try:
             return self._exchange(request, data, pool, fresh=False)
-        except _Stale:  # servers close idle connections, often just as the next request comes
+        except _Stale:
             if not is_awaited():
                 raise httpx2.ReadError("Nobody waits for the answer any more.") from None
+            # Servers close idle connections, often just as the next request comes.  A POST is sent
+            # again for that too: not a byte was answered, and the end came too soon for a model to
+            # have said anything.  A new connection is never stale, so this happens once at most.
             return self._exchange(request, data, pool, fresh=True)
 
     def close(self) -> None:
@@ -112,7 +120,7 @@ class _Body(httpx2.SyncByteStream):
 
 
 class _Stale(Exception):
-    """A kept connection turned out to be closed, before a byte of the response."""
+    """A kept connection turned out to be closed, at once and before a byte of the response."""
 
 
 def _head(request: httpx2.Request, pool: Connections) -> bytes:
@@ -149,14 +157,17 @@ def _send(sock: socket.socket, data: bytes, seconds: float | None) -> None:
 
 def _await_head(sock: socket.socket, message: Message, used: bool) -> None:
     """Receive until the head is there; ``used`` tells whether the connection may be stale."""
+    asked = monotonic()
     while not message.has_head:
         try:
             data = sock.recv(BLOCK)
         except TimeoutError as error:
             raise httpx2.ReadTimeout("No answer in time.") from error
         except OSError as error:
-            raise _Stale if used else httpx2.ReadError(str(error)) from error
+            stale = used and monotonic() - asked < _STALE
+            raise _Stale if stale else httpx2.ReadError(str(error)) from error
         if not data:
-            raise _Stale if used else httpx2.RemoteProtocolError("Closed without a response.")
+            stale = used and monotonic() - asked < _STALE
+            raise _Stale if stale else httpx2.RemoteProtocolError("Closed without a response.")
         message.parse(data)
         used = False

@@ -188,6 +188,40 @@ def test_a_kept_connection_that_dies_under_the_request_is_replaced(ending: Scrip
         assert opened(client) == 2
 
 
+@pytest.mark.parametrize("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
+def test_a_server_that_dies_over_its_work_is_not_asked_again(ending: Script) -> None:
+    """It had the request for a while: that was no stale connection."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.answer(b"hello")
+        peer.request()
+        time.sleep(1.1)
+        ending(peer)
+
+    with serving(script) as server, client_of() as client:
+        client.get(server.url)
+        with pytest.raises(httpx2.TransportError):
+            client.post(server.url, content=b"once")
+        assert len(server.requests) == 2
+
+
+def test_a_request_is_sent_again_once_at_most() -> None:
+    """The server answers the first request of all, and hangs up on every other."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        if peer.server.connections == 1:
+            peer.answer(b"hello")
+            peer.request()
+
+    with serving(script) as server, client_of() as client:
+        client.get(server.url)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            client.post(server.url, content=b"again")
+        assert len(server.requests) == 3
+
+
 def test_a_dead_connection_is_not_replaced_by_another_dead_one() -> None:
     def script(peer: Peer) -> None:
         peer.request()
