@@ -1,9 +1,14 @@
-"""What the upstreams list, and whether they answer; asked at most once every few seconds."""
+"""What the upstreams list, and whether they answer; asked at most once every few seconds.
+
+An upstream that is used with its clients' keys may list other models to each of them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +20,11 @@ from forwarder.upstream import Upstream
 _TIMEOUT = 5.0
 """Seconds that an upstream has for its list."""
 
+_MOST_KEYS = 256
+"""Clients whose lists are kept; the one that asked first goes first."""
+
+_Lists = dict[str, list[Json] | ForwarderError]
+
 
 class Catalog:
     """The lists of all upstreams, kept for ``ttl`` seconds."""
@@ -25,14 +35,24 @@ class Catalog:
         self._ttl = ttl
         self._lock = threading.Lock()
         self._asked = float("-inf")
-        self._lists: dict[str, list[Json] | ForwarderError] = {}
+        self._lists: _Lists = {}
+        self._theirs: OrderedDict[bytes, tuple[float, _Lists]] = OrderedDict()
+        self._shared = {n: u for n, u in upstreams.items() if u.settings.passthrough_key}
 
-    def models(self) -> list[Json]:
+    def model(self, name: str, client_key: str | None = None) -> Json | None:
+        """One of the models, or one that is not listed, but whose name leads to an upstream."""
+        for entry in self.models(client_key):
+            if entry["id"] == name:
+                return entry
+        owner = self._router.owner(name)
+        return _model(name, owner) if owner else None
+
+    def models(self, client_key: str | None = None) -> list[Json]:
         """Model objects under the names that requests can use, configured ones first."""
         found: dict[str, Json] = {}
         for model_id, upstream in self._router.models():
             found[model_id] = _model(model_id, upstream)
-        for name, listed in self._fresh().items():
+        for name, listed in {**self._fresh(), **self._listed_to(client_key)}.items():
             for model in listed if isinstance(listed, list) else ():
                 public = self._router.public_id(name, model["id"])
                 found.setdefault(public, {**_model(public, name), **model, "id": public})
@@ -51,19 +71,42 @@ class Catalog:
         upstream = self._upstreams[name]
         return {"provider": upstream.profile.name, "learned": upstream.lessons.shown()}
 
-    def _fresh(self) -> dict[str, list[Json] | ForwarderError]:
+    def _fresh(self) -> _Lists:
         with self._lock:
             if time.monotonic() - self._asked > self._ttl:
-                with ThreadPoolExecutor(max(1, len(self._upstreams))) as at_once:
-                    asked = at_once.map(_ask, self._upstreams.values())
-                    self._lists = dict(zip(self._upstreams, asked, strict=True))
+                self._lists = _ask(self._upstreams, None)
                 self._asked = time.monotonic()
             return self._lists
 
+    def _listed_to(self, client_key: str | None) -> _Lists:
+        """What those upstreams list to a client that are used with its key."""
+        if client_key is None or not self._shared:
+            return {}
+        owner = hashlib.sha256(client_key.encode()).digest()
+        asked, lists = self._theirs.get(owner, (float("-inf"), {}))
+        if time.monotonic() - asked > self._ttl:
+            lists = _ask(self._shared, client_key)  # a slow one keeps no other client waiting
+            self._keep(owner, lists)
+        return lists
 
-def _ask(upstream: Upstream) -> list[Json] | ForwarderError:
+    def _keep(self, owner: bytes, lists: _Lists) -> None:
+        with self._lock:
+            self._theirs[owner] = time.monotonic(), lists
+            self._theirs.move_to_end(owner)
+            while len(self._theirs) > _MOST_KEYS:
+                self._theirs.popitem(last=False)
+
+
+def _ask(upstreams: dict[str, Upstream], client_key: str | None) -> _Lists:
+    """The lists of these upstreams, asked at once."""
+    with ThreadPoolExecutor(max(1, len(upstreams))) as at_once:
+        asked = at_once.map(lambda upstream: _answer(upstream, client_key), upstreams.values())
+        return dict(zip(upstreams, asked, strict=True))
+
+
+def _answer(upstream: Upstream, client_key: str | None) -> list[Json] | ForwarderError:
     try:
-        return upstream.models(_TIMEOUT)
+        return upstream.models(_TIMEOUT, client_key)
     except ForwarderError as error:
         return error
 

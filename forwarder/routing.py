@@ -79,6 +79,14 @@ class Router:
             for name, target in _configured(upstream).items()
         ]
 
+    def owner(self, name: str) -> str | None:
+        """The upstream that the configuration or the name itself gives a model to."""
+        head, _, rest = name.partition("/")
+        if rest and head in self._by_name:
+            return head
+        chosen = self._configured_for(name)
+        return _preferred(chosen, "chat").name if chosen else None
+
     def public_id(self, upstream: str, model: str) -> str:
         """The id under which clients of both protocols reach what ``upstream`` calls ``model``."""
         return self._id(self._by_name[upstream], model, model)
@@ -90,11 +98,12 @@ class Router:
 
     def _candidates(self, name: str) -> Sequence[UpstreamSettings]:
         """Those with such an alias, else those with a glob for it, else all."""
-        return (
-            [upstream for upstream in self._upstreams if name in upstream.aliases]
-            or [u for u in self._upstreams if any(fnmatchcase(name, glob) for glob in u.globs)]
-            or self._upstreams
-        )
+        return self._configured_for(name) or self._upstreams
+
+    def _configured_for(self, name: str) -> list[UpstreamSettings]:
+        return [upstream for upstream in self._upstreams if name in upstream.aliases] or [
+            u for u in self._upstreams if any(fnmatchcase(name, glob) for glob in u.globs)
+        ]
 
 
 def _preferred(candidates: Sequence[UpstreamSettings], client: str) -> UpstreamSettings:

@@ -217,13 +217,13 @@ class Upstream:
         """A chat body of the client's own is mended only where that is known to be needed."""
         return client == protocol == "chat" and self.profile == PROFILES["generic"]
 
-    def models(self, timeout: float) -> list[Json]:
-        """What the upstream lists, as plain model objects."""
+    def models(self, timeout: float, client_key: str | None = None) -> list[Json]:
+        """What the upstream lists, as plain model objects; to a client's key where that is used."""
         with self._failures():
             response = self._client.get(
                 "/models",
                 cast_to=httpx2.Response,
-                options={"timeout": timeout, "headers": self._auth(None)},
+                options={"timeout": timeout, "headers": self._auth(client_key)},
             )
         data = json_object(response.content).get("data")
         return [model for model in data or () if isinstance(model, dict) and model.get("id")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,13 +18,18 @@ Json = dict[str, Any]
 class Listing:
     """An upstream that lists models, or does not."""
 
-    def __init__(self, listed: list[Json] | ForwarderError) -> None:
+    def __init__(self, listed: list[Json] | ForwarderError, shared: bool = False) -> None:
         self.listed = listed
+        self.settings = SimpleNamespace(passthrough_key=shared)
         self.asked = 0
+        self.keys: list[str | None] = []
 
-    def models(self, timeout: float) -> list[Json]:
+    def models(self, timeout: float, client_key: str | None = None) -> list[Json]:
         assert 0 < timeout < 30
         self.asked += 1
+        self.keys.append(client_key)
+        if self.settings.passthrough_key:
+            return [{"id": f"for-{client_key}"}] if client_key else []
         if isinstance(self.listed, ForwarderError):
             raise self.listed
         return self.listed
@@ -102,3 +108,52 @@ def test_upstreams_are_asked_once_for_a_while() -> None:
     for _ in range(3):
         fresh.states()
     assert chat.asked == 4
+
+
+def test_a_client_s_key_is_used_where_keys_are_passed_through() -> None:
+    chat, responses = Listing([], shared=True), Listing([{"id": "gpt"}])
+    found = catalog(chat=chat, responses=responses)
+
+    def ids(key: str | None) -> list[str]:
+        return [model["id"] for model in found.models(key)]
+
+    assert ids("a") == ["chat/for-a", "responses/gpt"]
+    assert ids("b") == ["chat/for-b", "responses/gpt"]
+    assert ids(None) == ["responses/gpt"]
+    assert ids("a") == ["chat/for-a", "responses/gpt"]
+    assert chat.keys == [None, "a", "b"]
+    assert responses.keys == [None]
+
+
+def test_the_lists_of_only_so_many_clients_are_kept() -> None:
+    chat = Listing([], shared=True)
+    found = catalog(chat=chat, responses=Listing([]))
+
+    for number in range(300):
+        found.models(f"key-{number}")
+    found.models("key-299")
+    assert chat.keys.count("key-299") == 1
+    found.models("key-0")
+    assert chat.keys.count("key-0") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("fast", "chat"),
+        ("qwen-unlisted", "chat"),
+        ("responses/anything", "responses"),
+        ("listed", "chat"),
+    ],
+)
+def test_a_model_that_is_not_listed_is_known_by_its_route(name: str, owner: str) -> None:
+    listing = {"chat": Listing([{"id": "listed"}]), "responses": Listing([])}
+    model = catalog(models="fast=qwen-turbo,qwen-*,listed", **listing).model(name)
+
+    assert model == {"id": name, "object": "model", "created": 0, "owned_by": owner}
+
+
+@pytest.mark.parametrize("name", ["other", "chat/", "nobody/model"])
+def test_a_model_that_only_the_default_would_serve_is_unknown(name: str) -> None:
+    listing = {"chat": Listing([]), "responses": Listing([])}
+    assert catalog(models="qwen-*", **listing).model(name) is None

@@ -20,7 +20,6 @@ from forwarder.network.connections import BLOCK, Connections, proxy_for, trust
 from forwarder.network.cutting import cuttable, is_awaited
 from forwarder.network.wire import ArrivalStream, Message
 
-
 _STALE = 1.0
 """Seconds within which a connection that had been closed already says so."""
 

@@ -49,18 +49,19 @@ def websocket() -> Response:
 @blueprint.get("/models")
 def models() -> Response:
     """Every model that a request can name."""
-    exchanges.authorized(_bridge().settings.api_keys)
-    return json_answer({"object": "list", "data": _bridge().catalog.models()})
+    key = exchanges.authorized(_bridge().settings.api_keys)
+    return json_answer({"object": "list", "data": _bridge().catalog.models(key)})
 
 
 @blueprint.get("/models/<path:model>")
 def model(model: str) -> Response:
-    """One model of that list."""
-    exchanges.authorized(_bridge().settings.api_keys)
-    for entry in _bridge().catalog.models():
-        if entry["id"] == model:
-            return json_answer(entry)
-    raise NotFound(f"The model '{model}' does not exist.", param="model", code="model_not_found")
+    """One model of that list, or one that an alias, a pattern or its own name leads somewhere."""
+    key = exchanges.authorized(_bridge().settings.api_keys)
+    entry = _bridge().catalog.model(model, key)
+    if entry is None:
+        message = f"The model '{model}' does not exist."
+        raise NotFound(message, param="model", code="model_not_found")
+    return json_answer(entry)
 
 
 def _serve(protocol: str) -> Response:
