@@ -88,7 +88,7 @@ class Decoder:
         return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _events(self, blocks: bytes) -> list[dict[str, Any]]:
-        events = []
+        events, small = [], reading.SMALL
         for name, payload, other in _BLOCKS.findall(blocks):
             if other:
                 name, payload = _fields(other)
@@ -98,7 +98,7 @@ class Decoder:
                 event = orjson.loads(payload)
             except orjson.JSONDecodeError:
                 event = _parsed_leniently(payload)
-            if len(payload) > reading.SMALL and reading.is_too_deep(payload, event):
+            if len(payload) > small and reading.is_too_deep(payload, event):
                 raise UpstreamBroken("The upstream sent an event that is nested too deeply.")
             if name and "type" not in event:
                 _name(event, name)
