@@ -44,8 +44,9 @@ def function_violations(function: Json, path: str) -> Iterator[Violation]:
     if schema is None:
         return
     where, about = f"{path}.parameters", f"Invalid schema for function '{function['name']}': "
-    if schema.get("type") != "object":
-        got = f"""schema must be a JSON Schema of 'type: "object"', got {schema.get("type")!r}."""
+    kind = schema.get("type") if isinstance(schema, dict) else schema
+    if kind != "object":
+        got = f"""schema must be a JSON Schema of 'type: "object"', got {kind!r}."""
         yield Violation(about + got, where, "invalid_function_parameters")
     elif function.get("strict"):
         for problem in strict_problems(schema):

@@ -79,3 +79,18 @@ def test_a_choice_is_on_offer_or_refused() -> None:
     """By name."""
     assert not list(choice_violations("f", ["f"], "function"))
     assert list(choice_violations("g", ["f"], "function"))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        [],
+        {"type": "object", "properties": [], "required": None},
+        {"type": "object", "properties": {"a": 1}, "required": 5},
+        {"type": "object", "anyOf": 1, "items": [], "$defs": []},
+    ],
+)
+def test_no_schema_is_a_violation_like_any_other(parameters: object) -> None:
+    function = {"name": "f", "parameters": parameters, "strict": True}
+
+    assert [v.code for v in function_violations(function, "f")] == ["invalid_function_parameters"]
