@@ -98,7 +98,7 @@ def _read(data: bytes) -> Any:
         return reading.strictly(data)
     except reading.NotANumber as error:
         raise InvalidRequest(
-            f"Invalid value for '{error.path}': {error}", param=error.path, code="invalid_value"
+            f"Invalid value for '{error.path}': {error}", param=error.path, code="invalid_json"
         ) from None
     except ValueError:
         raise InvalidRequest("The request body is not valid JSON.", code="invalid_json") from None
