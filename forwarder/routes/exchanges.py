@@ -91,10 +91,15 @@ def begin(route: str) -> Exchange:
         log_sample=settings.log_sample,
         log_bodies=settings.log_bodies,
         address=(settings.public_url or request.url_root).rstrip("/"),
-        observers=bridge.observers,
+        observers=bridge.observers if _is_watched() else (),
     )
     exchange.began(request.headers.get)
     return exchange
+
+
+def _is_watched() -> bool:
+    """Probes would fill the counts, and addresses that nobody serves are anybody's invention."""
+    return request.blueprint not in (None, "health", "metrics")
 
 
 def admit(exchange: Exchange) -> None:

@@ -17,10 +17,15 @@ class _Quiet(WSGIRequestHandler):
         """Tests have no use for a line for each request."""
 
 
+_PATIENT = {f"{name}_BREAKER_{knob}": "0" for name in ("CHAT", "RESPONSES")
+            for knob in ("FAILURES", "SHARE")}  # fmt: skip
+"""Upstreams that fail on purpose are asked all the same."""
+
+
 @contextmanager
 def hosting(environment: Mapping[str, str]) -> Iterator[str]:
     """The forwarder with these settings, in threads; gives its root, without the last slash."""
-    app = create_app(Settings.from_env(environment))
+    app = create_app(Settings.from_env({**_PATIENT, **environment}))
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

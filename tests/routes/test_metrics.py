@@ -34,6 +34,13 @@ def test_files_are_counted_without_a_model(serve: Serve) -> None:
     assert found["requests_total"] == {("none", "files", "200", "responses"): 1}
 
 
+def test_probes_and_addresses_that_nobody_serves_are_not_counted(demo: FlaskClient) -> None:
+    for path in ("/health", "/ready", "/metrics", "/no/such/thing"):
+        demo.get(path, buffered=True)
+
+    assert counted(demo.get("/metrics").text).get("requests_total", {}) == {}
+
+
 def test_nothing_is_counted_when_nobody_wants_it(serve: Serve) -> None:
     got = serve(lambda _: httpx2.Response(200), FORWARDER_METRICS="false").get("/metrics")
 
