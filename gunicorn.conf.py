@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-worker_class = "gevent"
+worker_class = "forwarder.network.worker.Worker"  # gevent, and it ends what it has begun
 worker_connections = 4000  # a stream that waits for its upstream costs little
 keepalive = 30  # seconds; agents send one request after the other
 control_socket_disable = True  # one path for all instances of a user, and nobody asked for it

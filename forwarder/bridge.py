@@ -24,6 +24,7 @@ from forwarder.media.policy import Fetch, Upload
 from forwarder.memory import Memory
 from forwarder.mint import MINT
 from forwarder.network.choose import transport_for
+from forwarder.network.running import Running
 from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
@@ -66,6 +67,7 @@ class Bridge:
             for name, upstream in self.upstreams.items()
         }
         self._memory = Memory()
+        self.running = Running()
         self._sealer = Sealer(settings.secret_keys)
 
     def open(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Stream:

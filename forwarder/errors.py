@@ -20,6 +20,7 @@
         UpstreamUnavailable       503  it failed so often that it is left alone for a while
       Overloaded                  503  more at once than the operator allows
       LimitsUnknown               503  whether the client has had its share cannot be found out
+      ShuttingDown                503  the process ends before the answer does
       InternalError               500  a mistake of the forwarder itself
 
 Each one carries the HTTP ``status`` and the OpenAI-shaped ``body()`` that both protocols use.
@@ -208,6 +209,17 @@ class LimitsUnknown(ForwarderError):
 
     status = 503
     code = "limits_unknown"
+
+
+class ShuttingDown(ForwarderError):
+    """The process ends, and the answer did not; another one will take the request."""
+
+    status = 503
+    code = "shutting_down"
+
+    def __init__(self) -> None:
+        super().__init__("The forwarder is being restarted; please ask again.")
+        self.headers = {"retry-after": "1"}
 
 
 class InternalError(ForwarderError):

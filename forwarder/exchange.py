@@ -9,14 +9,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from forwarder.errors import ForwarderError, InternalError
+from forwarder.errors import ForwarderError, InternalError, ShuttingDown
+from forwarder.network.running import Run, Stopping
 from forwarder.routing import Route
 from forwarder.translate.call import Call, Event, Json, Stream
 from forwarder.translate.terms import Ledger
 
 log = logging.getLogger("forwarder.exchange")
+
+S = TypeVar("S")
 
 
 class Observer:
@@ -90,6 +93,7 @@ class Exchange:
     retries: int = 0
     gone: threading.Event = field(default_factory=threading.Event)
     cuts: set[Callable[[], None]] = field(default_factory=set)
+    run: Run | None = None
     observers: Sequence[Observer] = ()
     events: int = 0
     streamed: bool = False
@@ -135,6 +139,12 @@ class Exchange:
         """Wait for so long; False as soon as there is nobody left to wait for."""
         return not self.gone.wait(seconds)
 
+    def making(self, stream: S) -> S:
+        """The generator that makes the answer: while it rests, the client is being written to."""
+        if self.run is not None:
+            self.run.stream = stream
+        return stream
+
     def goes_to(self, upstream: str, model: str) -> None:
         """Another upstream is asked; what was noted of the one before is not the answer's."""
         self.upstream, self.model = upstream, model
@@ -165,15 +175,17 @@ class Exchange:
         """Pass a stream on; whatever breaks it leaves as a ForwarderError."""
         try:
             yield from stream
-        except Exception as error:
+        except (Exception, Stopping) as error:
             raise self.blame(error) from error
 
-    def blame(self, error: Exception) -> ForwarderError:
+    def blame(self, error: Exception | Stopping) -> ForwarderError:
         """Note why this exchange did not do what was asked, and give the error to report.
 
         An unforeseen one is reported as an InternalError; its trace goes to the log.
         """
-        if not isinstance(error, ForwarderError):
+        if isinstance(error, Stopping):
+            error = ShuttingDown()
+        elif not isinstance(error, ForwarderError):
             log.error("exchange %s broke", self.id, exc_info=error)
             error = InternalError("The forwarder made a mistake; its log has the details.")
         elif error.__cause__ is not None:

@@ -16,8 +16,9 @@ import orjson
 from forwarder import reading
 from forwarder.blotting import blotted
 from forwarder.config import UpstreamSettings
-from forwarder.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from forwarder.errors import ShuttingDown, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from forwarder.network.arrivals import arrivals_of
+from forwarder.network.running import Stopping
 from forwarder.sse import Decoder
 from forwarder.translate import whole
 from forwarder.translate.call import Json, Stream
@@ -81,6 +82,8 @@ class Reply:
         try:
             for batch in self._read():
                 yield list(map(self._discreet, batch)) if any(map(_fails, batch)) else batch
+        except Stopping:
+            raise ShuttingDown from None
         except httpx2.TimeoutException:
             raise self._timeout("stopped sending") from None
         except (httpx2.TransportError, httpx2.StreamError, OSError):

@@ -47,6 +47,11 @@ def test_who_is_turned_away_is_told_when_to_come_back(seconds: float, told: str)
         assert error.headers == {"retry-after": told}
 
 
+def test_the_end_of_the_process_tells_when_to_ask_again() -> None:
+    error = errors.ShuttingDown()
+    assert (error.status, error.code, error.headers) == (503, "shutting_down", {"retry-after": "1"})
+
+
 def test_an_error_may_name_a_parameter_and_a_code_of_its_own() -> None:
     error = InvalidRequest("Why.", param="tools[0].name", code="invalid_value")
     assert error.error()["param"] == "tools[0].name"

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import ForwarderError, InternalError, UpstreamTimeout
+from forwarder.errors import ForwarderError, InternalError, ShuttingDown, UpstreamTimeout
 from forwarder.exchange import Exchange, Observer
+from forwarder.network.running import Stopping
 from forwarder.translate.call import Stream
 from forwarder.translate.terms import Ledger
 
@@ -141,7 +142,7 @@ def test_the_line_tells_of_retries_and_fallbacks(logged: list[Any]) -> None:
     assert (logged[0]["retries"], logged[0]["failed"]) == (2, ["first"])
 
 
-def breaking(error: Exception) -> Stream:
+def breaking(error: BaseException) -> Stream:
     yield [{"a": 1}]
     raise error
 
@@ -253,3 +254,13 @@ def test_whoever_does_not_want_to_know_need_not() -> None:
     ]
 
     assert heard == [None] * 5
+
+
+def test_the_end_of_the_process_is_no_mistake(logged: list[Any]) -> None:
+    stopped = exchange()
+
+    with pytest.raises(ShuttingDown):
+        list(stopped.guarded(breaking(Stopping())))
+
+    stopped.close()
+    assert (logged[0]["status"], logged[0]["error"]) == (503, "shutting_down")

@@ -26,6 +26,7 @@ OWNERS = {
     "werkzeug": ("app.py", "routes/"),
     "gevent": ("network/",),
     "geventhttpclient": ("network/",),
+    "gunicorn": ("network/",),
     "cryptography": ("seal.py",),
     "dotenv": ("config/",),
     "prometheus_client": ("watching/",),

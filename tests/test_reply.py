@@ -10,7 +10,8 @@ import httpx2
 import pytest
 
 from forwarder.config import Settings
-from forwarder.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from forwarder.errors import ShuttingDown, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from forwarder.network.running import Stopping
 from forwarder.reply import Reply, handed_on
 
 KEY = "sk-secret"
@@ -19,14 +20,14 @@ KEY = "sk-secret"
 class Arriving:
     """Arrivals that a test has written down; exceptions among them are raised."""
 
-    def __init__(self, *pieces: bytes | Exception) -> None:
+    def __init__(self, *pieces: bytes | BaseException) -> None:
         self.patience: float | None = None
         self.closed = False
         self._pieces = pieces
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._pieces:
-            if isinstance(piece, Exception):
+            if isinstance(piece, BaseException):
                 raise piece
             if not piece:
                 time.sleep(0.01)
@@ -124,6 +125,14 @@ def test_a_broken_connection_is_told_after_what_was_said(error: Exception) -> No
     with pytest.raises(UpstreamUnreachable) as broken:
         next(batches)
     assert broken.value.code == "upstream_disconnected"
+
+
+def test_the_end_of_the_process_ends_an_answer() -> None:
+    batches = reply(Arriving(A, Stopping())).batches()
+
+    assert next(batches) == [{"a": 1}]
+    with pytest.raises(ShuttingDown):
+        next(batches)
 
 
 def test_the_transport_s_own_time_out_is_one_too() -> None:

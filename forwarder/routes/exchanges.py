@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 
 from flask import Flask, Response, current_app, g, jsonify, request
@@ -20,11 +22,13 @@ from forwarder.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    ShuttingDown,
     TooLarge,
     Unauthorized,
 )
 from forwarder.exchange import Exchange
 from forwarder.mint import random_id
+from forwarder.network.running import Stopping
 from forwarder.translate.terms import Ledger
 
 _PLAIN = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
@@ -108,6 +112,16 @@ def admit(exchange: Exchange) -> None:
     exchange.client_key = authorized(bridge.settings.api_keys)
     exchange.admit(request.remote_addr)
     bridge.resilience.admit(exchange)
+    exchange.run = exchange.opened.enter_context(bridge.running.entered())
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Within, the end of the process is told as any failure is."""
+    try:
+        yield
+    except Stopping:
+        raise ShuttingDown from None
 
 
 def authorized(keys: tuple[str, ...]) -> str | None:

@@ -16,6 +16,7 @@ from forwarder.bridge import Bridge
 from forwarder.errors import InvalidRequest, NotFound
 from forwarder.exchange import Exchange
 from forwarder.media.data import UNKNOWN
+from forwarder.network.running import Stopping
 from forwarder.routes import exchanges
 from forwarder.upstream import Form, Upstream
 
@@ -60,7 +61,8 @@ def _passed(path: str) -> Response:
     exchange = exchanges.current()
     exchange.route = "files"
     exchanges.admit(exchange)
-    return _forwarded(path, exchange)
+    with exchanges.in_time():
+        return _forwarded(path, exchange)
 
 
 def _forwarded(path: str, exchange: Exchange) -> Response:
@@ -70,7 +72,7 @@ def _forwarded(path: str, exchange: Exchange) -> Response:
     form = _form() if request.method == "POST" else None
     method = "GET" if request.method == "HEAD" else request.method
     passed = upstream.forward(method, path, query, exchange, form)
-    response = Response(_told(passed.pieces, exchange), passed.status)
+    response = Response(exchange.making(_told(passed.pieces, exchange)), passed.status)
     for name in _HANDED_ON:
         if name in passed.headers:
             response.headers[name] = passed.headers[name]
@@ -82,7 +84,7 @@ def _told(pieces: Iterator[bytes], exchange: Exchange) -> Iterator[bytes]:
     """The pieces; should they break off, the exchange is told, and the server cuts the answer."""
     try:
         yield from pieces
-    except Exception as error:
+    except (Exception, Stopping) as error:
         raise exchange.blame(error) from error
 
 

@@ -69,13 +69,14 @@ def _serve(protocol: str) -> Response:
     exchange.route = protocol
     exchanges.admit(exchange)
     exchange.opened.callback(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
-    body = json_body(exchange)
-    streamed = _bridge().wants_stream(protocol, body)
-    style = request.headers.get("X-Forwarder-Reasoning")
-    stream = _bridge().open(protocol, body, style, exchange)
-    if streamed:
-        exchange.streams()
-    return (_streaming if streamed else _whole)(protocol, stream)
+    with exchanges.in_time():
+        body = json_body(exchange)
+        streamed = _bridge().wants_stream(protocol, body)
+        style = request.headers.get("X-Forwarder-Reasoning")
+        stream = exchange.making(_bridge().open(protocol, body, style, exchange))
+        if streamed:
+            exchange.streams()
+        return (_streaming if streamed else _whole)(protocol, stream)
 
 
 def json_body(exchange: Exchange) -> Json:

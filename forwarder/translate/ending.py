@@ -11,6 +11,7 @@ from typing import Any
 
 from forwarder.errors import (
     ForwarderError,
+    ShuttingDown,
     UpstreamBroken,
     UpstreamTimeout,
     UpstreamUnreachable,
@@ -31,7 +32,7 @@ def honest_chat(stream: Stream, was_done: Callable[[], bool]) -> Stream:
     heard = _Heard()
     try:
         yield from _heard_chat(stream, heard, was_done)
-    except (UpstreamUnreachable, UpstreamTimeout):
+    except (UpstreamUnreachable, UpstreamTimeout, ShuttingDown):
         if not heard.finished:  # what breaks after the finish breaks nothing
             raise
     if heard.failed:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from forwarder.errors import (
+    ShuttingDown,
     UpstreamBroken,
     UpstreamError,
     UpstreamRefused,
@@ -236,10 +237,11 @@ def test_one_finished_choice_does_not_finish_the_others(ending: str) -> None:
         list(honest_chat(upstream(), lambda: False))
 
 
-def test_what_breaks_after_the_last_finish_breaks_nothing() -> None:
+@pytest.mark.parametrize("error", [UpstreamUnreachable("gone"), ShuttingDown()])
+def test_what_breaks_after_the_last_finish_breaks_nothing(error: Exception) -> None:
     def upstream() -> Stream:
         yield [{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}]
         yield [{"choices": [{"index": 0, "delta": {}}]}]
-        raise UpstreamUnreachable("gone")
+        raise error
 
     assert len(list(honest_chat(upstream(), lambda: False))) == 2

@@ -1,0 +1,90 @@
+"""The exchanges under way, so that the end of the process can be told to their clients.
+
+A deploy or a restart gives running answers some time.  What is not done by then is interrupted
+where it waits for its upstream, and ends as any broken answer does: by an error in the client's
+own protocol, never by a cut.  Under threads (development) nobody asks for that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gevent
+from gevent import get_hub
+
+from forwarder.errors import ShuttingDown
+
+_TICK = 0.1
+"""Seconds between two looks at what is still running."""
+
+_AGAIN = 0.5
+"""Seconds after which one who was interrupted and still waits is interrupted once more."""
+
+
+class Stopping(BaseException):
+    """Thrown into whoever waits for an upstream while the process ends.
+
+    No Exception: neither the SDK nor anyone else who tries again may take it for a failure.
+    """
+
+
+class Run:
+    """One exchange under way, in the greenlet that began it.
+
+    ``stream`` is the generator that makes its answer, once there is one: while that is suspended,
+    the client is being written to, and must not be interrupted in the middle of an event.
+    """
+
+    def __init__(self) -> None:
+        self.stream: Any = None
+        self._greenlet: Any = gevent.getcurrent()
+        self._told = float("-inf")
+
+    def interrupt(self) -> None:
+        """Wake it with Stopping if it waits for its upstream.  To be called in the hub."""
+        now = time.monotonic()
+        if self._is_writing() or now < self._told + _AGAIN:
+            return
+        self._told = now
+        self._greenlet.throw(Stopping())
+
+    def _is_writing(self) -> bool:
+        return self.stream is not None and not self.stream.gi_running
+
+
+class Running:
+    """All exchanges of a process."""
+
+    def __init__(self) -> None:
+        self._runs: set[Run] = set()
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @contextmanager
+    def entered(self) -> Iterator[Run]:
+        """One more exchange, while in here.  Raises ShuttingDown when it is too late for any."""
+        if self._stopped:
+            raise ShuttingDown
+        run = Run()
+        self._runs.add(run)
+        try:
+            yield run
+        finally:
+            self._runs.discard(run)
+
+    def stop(self) -> None:
+        """Interrupt whatever runs, and let nothing begin; returns when all have ended."""
+        self._stopped = True
+        while self._runs:
+            for run in list(self._runs):
+                get_hub().loop.run_callback(self._interrupt, run)
+            gevent.sleep(_TICK)
+
+    def _interrupt(self, run: Run) -> None:
+        if run in self._runs:  # it may have ended since
+            run.interrupt()

@@ -1,0 +1,103 @@
+"""gunicorn's gevent worker, which leaves without cutting anybody off.
+
+What gunicorn does itself when a worker has to go (SIGTERM, a deploy by SIGHUP, ``max_requests``):
+it accepts no more connections, answers further requests on kept ones with ``Connection: close``,
+and waits for ``graceful_timeout``.  Two things are added.  Kept connections on which nothing
+happens are closed after a moment, since they would hold the worker for all that time; and shortly
+before the time is over, what still runs is ended in its client's protocol.
+
+gunicorn's master imports this module, and keeps it over a SIGHUP: it must import nothing else of
+the forwarder, or a deploy would run old code and new.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gevent
+from gevent import get_hub, getcurrent, monkey
+from gunicorn.workers.ggevent import GeventWorker
+
+_TICK = 0.2
+"""Seconds between two looks at whether it is time to go."""
+
+_LINGER = 2.0
+"""Seconds that kept connections have left when a worker goes.  Clients that ask again meanwhile
+are answered, and told to close; only those that were idle for longer find their connection
+closed."""
+
+_MARGIN = 2.0
+"""Seconds before the end of the grace when running answers are ended: time to tell it, and for
+gunicorn, which looks once a second, to see that nothing is left."""
+
+_poll = monkey.get_original("select", "poll")
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """For gunicorn's ``worker_class``; the application may be any."""
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        super().__init__(*args, **given)
+        self._clients: dict[Any, socket.socket] = {}
+        self._idle: dict[Any, gevent.Timeout] = {}
+
+    def run(self) -> None:
+        """Serve until told to go."""
+        gevent.spawn(self._leave)
+        super().run()
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """SIGQUIT and SIGINT give no grace, but running answers are told."""
+        gevent.spawn(self._stop_running)
+        super().handle_quit(sig, frame)
+
+    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
+        """Serve a connection."""
+        self._clients[getcurrent()] = client
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            del self._clients[getcurrent()]
+
+    @contextmanager
+    def timeout_ctx(self) -> Iterator[None]:
+        """gunicorn waits in here for the next request of a connection."""
+        with gevent.Timeout(self.cfg.keepalive, False) as timeout:  # type: ignore[arg-type]
+            self._idle[getcurrent()] = timeout
+            try:
+                yield
+            finally:
+                del self._idle[getcurrent()]
+
+    def _leave(self) -> None:
+        while self.alive:
+            gevent.sleep(_TICK)
+        grace = self.cfg.graceful_timeout
+        gevent.spawn_later(max(grace - _MARGIN, grace / 2), self._stop_running)
+        gevent.sleep(min(_LINGER, grace / 2))
+        while self._clients:
+            for waiting in list(self._idle):
+                get_hub().loop.run_callback(self._hang_up, waiting)
+            gevent.sleep(_TICK)
+
+    def _stop_running(self) -> None:
+        """End what the forwarder runs; another application knows nothing of this."""
+        bridge = getattr(self.wsgi, "extensions", {}).get("forwarder")
+        if bridge is not None:
+            bridge.running.stop()
+
+    def _hang_up(self, waiting: Any) -> None:
+        """End the wait for a next request as its time-out would, unless one is just coming."""
+        timeout = self._idle.get(waiting)
+        if timeout is not None and not _has_something(self._clients[waiting]):
+            waiting.throw(timeout)
+
+
+def _has_something(client: socket.socket) -> bool:
+    # The poll of the system, not gevent's: it is asked in the loop itself and must not wait.
+    poll = _poll()
+    poll.register(client.fileno(), 1)
+    return bool(poll.poll(0))

@@ -1,0 +1,101 @@
+"""Those who wait for an upstream are interrupted, those who write to a client are not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from forwarder.errors import ShuttingDown
+from forwarder.network.running import Run, Running
+
+PROGRAM = """
+from gevent import monkey; monkey.patch_all()
+import gevent
+from forwarder.errors import ShuttingDown
+from forwarder.network.running import Running, Stopping
+
+running, told = Running(), []
+
+def answer(wait, after):
+    try:
+        yield gevent.sleep(wait)
+        yield gevent.sleep(after)
+    except Stopping:
+        told.append("in the stream")
+
+def serve(opening, wait, writing, after):
+    try:
+        with running.entered() as run:
+            gevent.sleep(opening)
+            run.stream = answer(wait, after)
+            for _ in run.stream:
+                gevent.sleep(writing)
+    except Stopping:
+        told.append("before it")
+
+{act}
+print(told, len(running))
+"""
+
+
+def result_of(act: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(act=act)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+STOPPED = "gevent.spawn(serve, *({times})); gevent.sleep(0.05); running.stop()"
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        ("9, 0, 0, 0", "['before it']"),
+        ("0, 9, 0, 0", "['in the stream']"),
+        ("0, 0, 0.3, 9", "['in the stream']"),
+        ("0, 0, 0.15, 0", "[]"),
+        ("0.1, 0, 0, 0", "['before it']"),
+    ],
+    ids=["connecting", "reading", "writing, then reading", "writing to its end", "nearly done"],
+)
+def test_it_is_interrupted_where_it_waits_for_the_upstream(times: str, told: str) -> None:
+    assert result_of(STOPPED.format(times=times)) == f"{told} 0"
+
+
+def test_one_that_goes_on_waiting_is_interrupted_again() -> None:
+    act = """
+def stubborn():
+    with running.entered():
+        for _ in range(2):
+            try: gevent.sleep(9)
+            except Stopping: told.append("again")
+
+gevent.spawn(stubborn); gevent.sleep(0.01); running.stop()"""
+
+    assert result_of(act) == "['again', 'again'] 0"
+
+
+def test_nothing_begins_after_the_stop() -> None:
+    running = Running()
+    running.stop()
+
+    with pytest.raises(ShuttingDown) as refused, running.entered():
+        pass
+
+    assert (refused.value.status, refused.value.headers) == (503, {"retry-after": "1"})
+
+
+def test_what_runs_is_known_until_it_ends() -> None:
+    running = Running()
+
+    with running.entered() as run, running.entered():
+        assert len(running) == 2
+        assert isinstance(run, Run)
+    assert len(running) == 0

@@ -1,0 +1,110 @@
+"""The worker by itself, with any application; with the forwarder it is tests/live/test_steady.py."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+APP = """
+from time import sleep
+def app(environ, start_response):
+    sleep(float(environ["QUERY_STRING"] or 0))
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+"""
+REQUEST = b"GET /?%b HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A gunicorn with one worker and a grace of 8 seconds, and its port."""
+    (tmp_path / "small.py").write_text(APP)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.set_inheritable(True)
+    command = [sys.executable, "-m", "gunicorn", "-b", f"fd://{listener.fileno()}"]
+    command += ["--graceful-timeout", "8", "--keep-alive", "60", "--pythonpath", str(tmp_path)]
+    with listener:
+        process = subprocess.Popen(
+            [*command, "small:app"],
+            cwd=ROOT,
+            env={"FORWARDER_DOTENV": ""},
+            pass_fds=[listener.fileno()],
+            stderr=subprocess.DEVNULL,
+        )
+        port = listener.getsockname()[1]
+    try:
+        yield process, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def ask(sock: socket.socket, query: bytes = b"") -> bytes:
+    sock.sendall(REQUEST % query)
+    answer = b""
+    while not answer.endswith(b"ok"):
+        answer += sock.recv(4096) or b"cut ok"
+    return answer
+
+
+def test_idle_connections_do_not_hold_it(served: tuple[subprocess.Popen[bytes], int]) -> None:
+    process, port = served
+    with connected(port) as sock, connected(port):
+        assert b"keep-alive" in ask(sock)
+        process.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+
+        assert sock.recv(1) == b""
+        assert process.wait(10) == 0
+        assert 1 < time.monotonic() - asked < 6
+
+
+def test_a_kept_connection_is_answered_once_more_and_told_to_close(
+    served: tuple[subprocess.Popen[bytes], int],
+) -> None:
+    process, port = served
+    with connected(port) as sock:
+        ask(sock)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+
+        last = ask(sock, b"3")
+
+        assert last.startswith(b"HTTP/1.1 200 OK")
+        assert re.search(rb"\r\nconnection: close\r\n", last, re.IGNORECASE)
+        assert sock.recv(1) == b""
+    assert process.wait(10) == 0
+
+
+def test_a_connection_without_requests_ends_after_the_keep_alive() -> None:
+    program = """
+from gunicorn.config import Config
+from forwarder.network.worker import Worker
+import gevent, logging
+config = Config(); config.set("keepalive", 1)
+worker = Worker(1, 1, [], None, 30, config, logging.getLogger())
+def wait():
+    with worker.timeout_ctx():
+        gevent.sleep(9)
+    return len(worker._idle)
+print(gevent.spawn(wait).get(timeout=5))
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=20
+    )
+
+    assert done.stdout == "0\n", done.stderr
