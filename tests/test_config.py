@@ -496,8 +496,9 @@ def test_a_named_file_has_to_exist(environ: dict[str, str]) -> None:
 
 
 def documented() -> dict[str, str]:
-    """Variable -> default, of the lines ``#NAME=default``."""
-    return dict(re.findall(r"^#([A-Z0-9_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+    """Variable -> default, of the lines ``#NAME=default`` that are not gunicorn's."""
+    lines = re.findall(r"^#([A-Z0-9_]+)=(.*)$", EXAMPLE, re.MULTILINE)
+    return {n: v for n, v in lines if not n.startswith(("GUNICORN_", "WEB_"))}
 
 
 def examples() -> list[str]:

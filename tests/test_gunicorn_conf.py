@@ -1,0 +1,120 @@
+"""gunicorn's settings as an operator gives them: defaults, environment, ``.env``, mistakes."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PATH = ROOT / "gunicorn.conf.py"
+EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only what a test gives is given."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("FORWARDER_DOTENV", "PORT", *variables()):
+        monkeypatch.delenv(name, raising=False)
+
+
+def variables() -> list[str]:
+    return re.findall(r'"((?:GUNICORN|WEB)_[A-Z_]+)"', PATH.read_text(encoding="utf-8"))
+
+
+def read() -> dict[str, Any]:
+    """What gunicorn finds in the file."""
+    return runpy.run_path(str(PATH))
+
+
+def test_the_example_documents_every_setting_with_its_default() -> None:
+    documented = dict(re.findall(r"^#((?:GUNICORN|WEB)_[A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+
+    assert documented == {row.variable: row.default for row in read()["SETTINGS"]}
+
+
+def test_every_name_is_one_of_gunicorn_s() -> None:
+    from gunicorn.config import KNOWN_SETTINGS
+
+    known = {setting.name for setting in KNOWN_SETTINGS}
+
+    names = [row.name for row in read()["SETTINGS"]]
+    assert {*names, "worker_class", "control_socket_disable", "preload_app"} <= known
+
+
+def test_the_environment_goes_before_the_file_and_that_before_the_defaults(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("WEB_CONCURRENCY=3\nGUNICORN_KEEPALIVE=5\nGUNICORN_TIMEOUT=\n")
+    monkeypatch.setenv("GUNICORN_KEEPALIVE", " 7 ")
+
+    settings = read()
+
+    assert (settings["workers"], settings["keepalive"], settings["timeout"]) == (3, 7, 30)
+    assert settings["bind"] == "127.0.0.1:8000"
+
+
+def test_the_file_is_read_anew_each_time_and_may_be_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "other"
+    monkeypatch.setenv("FORWARDER_DOTENV", str(path))
+    found = []
+    for workers in ("2", "4"):
+        path.write_text(f"WEB_CONCURRENCY={workers}\n")
+        found.append(read()["workers"])
+    monkeypatch.setenv("FORWARDER_DOTENV", "")
+
+    assert [*found, read()["workers"]] == [2, 4, 1]
+
+
+def test_a_port_that_a_platform_gives_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "8080")
+    assert read()["bind"] == "0.0.0.0:8080"
+
+    monkeypatch.setenv("GUNICORN_BIND", "unix:/run/forwarder.sock")
+    assert read()["bind"] == "unix:/run/forwarder.sock"
+
+
+def test_all_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", "0")
+    monkeypatch.setenv("GUNICORN_TIMEOUT", "soon")
+
+    with pytest.raises(SystemExit) as told:
+        read()
+
+    assert told.value.code == (
+        "WEB_CONCURRENCY must be a whole number from 1\n"
+        "GUNICORN_TIMEOUT must be a whole number from 0"
+    )
+
+
+@pytest.mark.parametrize("path", [PATH, ROOT / "forwarder" / "network" / "worker.py"])
+def test_the_master_keeps_no_code_of_the_forwarder(path: Path) -> None:
+    """A SIGHUP starts workers out of the master: what it has imported they would run for ever."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = [node.names[0].name for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    found += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+
+    assert found
+    assert not any(name.partition(".")[0] == "forwarder" for name in found)
+
+
+def test_gunicorn_s_own_command_line_goes_before(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gunicorn", "--print-config", "-w", "2", "wsgi:app"]
+    env = {"PATH": "", "FORWARDER_DOTENV": "", "WEB_CONCURRENCY": "5", "GUNICORN_BACKLOG": "99"}
+    env["GUNICORN_CMD_ARGS"] = "--backlog 77 --keep-alive 9"
+
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30)
+
+    assert done.returncode == 0, done.stderr
+    printed = dict(re.findall(r"^(\w+) += (.*)$", done.stdout, re.MULTILINE))
+    assert [printed[name] for name in ("workers", "backlog", "keepalive")] == ["2", "77", "9"]
+    assert printed["worker_class"] == "forwarder.network.worker.Worker"
