@@ -1,0 +1,395 @@
+"""The service over time: stopped, deployed, recycled and killed under load, and slow clients.
+
+Real processes on loopback; every test ends by itself within seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from tests.live.conftest import Serve, settings
+from tests.live.server import FLASK, Server, running
+from tests.live.talk import PAIRINGS, PATHS, Answered, asking, http
+from tests.support import Answer, ScriptedUpstream, faults
+
+STREAMED = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+LONG = Answer(text="word " * 40, pieces=40)
+
+
+def workers(server: Server) -> list[int]:
+    """The processes of the workers."""
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in children.split()]
+
+
+def until(holds: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """What ``holds`` gives as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+    return found
+
+
+def asked(server: Server, client: str, **more: Any) -> Answered:
+    """Ask, and read the answer whatever becomes of it; streams for longer than other tests."""
+    body = asking(client, **more)
+    with http.stream("POST", f"{server.v1}{PATHS[client]}", json=body, timeout=20) as got:
+        text = "".join(got.iter_text())
+    return Answered(client, got.status_code, got.headers, text)
+
+
+# -- SIGTERM --------------------------------------------------------------------------------------
+
+
+@STREAMED
+def test_a_stop_ends_every_answer_in_its_protocol(
+    stream: bool, serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    """A short one comes to its end; a long one is told shortly before the grace is over."""
+    server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="5"))
+    jobs = [(client, over, long) for client, over in PAIRINGS for long in (False, True)]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        answers = []
+        for client, over, long in jobs:
+            upstream.script(_ends(long, told_whole=client == over and not stream))
+            count = len(upstream.requests)
+            answers.append(pool.submit(asked, server, client, model=f"{over}/m", stream=stream))
+            until(lambda count=count: len(upstream.requests) > count)
+        stopped = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+        took = time.monotonic() - stopped
+
+    assert 2.4 < took < 6.0
+    for (client, _over, long), answered in zip(jobs, [a.result() for a in answers], strict=True):
+        assert answered.ending == ("failed" if long else "completed")
+        if long and stream:
+            assert answered.status == 200
+            assert "being restarted" in answered.text
+            assert len(answered.events) > 3
+        elif long:
+            assert (answered.status, answered.headers["retry-after"]) == (503, "1")
+            assert answered.error["code"] == "shutting_down"
+        assert client == answered.client
+    assert "Traceback" not in server.log
+
+
+def _ends(long: bool, told_whole: bool) -> faults.Scripted:
+    """An answer that goes on for longer than the grace, or not; a whole one has no middle."""
+    if not long:
+        return faults.slow(LONG, delay=0.04)
+    return faults.silent() if told_whole else faults.stalled(LONG, after=9)
+
+
+@pytest.mark.parametrize(("client", "over"), PAIRINGS)
+def test_a_stop_is_told_where_the_upstream_has_not_answered_yet(
+    client: str, over: str, serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    more = {f"{name.upper()}_MAX_RETRIES": "2" for name in PATHS}
+    server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="3", **more))
+    upstream.script(faults.silent())
+    n = {"n": 2} if (client, over) == ("chat", "responses") else {}
+    upstream.script(*[faults.silent() for _ in n])
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(asked, server, client, model=f"{over}/m", stream=True, **n)
+        until(lambda: len(upstream.requests) > len(n))
+        server.process.send_signal(signal.SIGTERM)
+
+        assert answer.result().status == 503
+        assert answer.result().error["code"] == "shutting_down"
+    assert server.process.wait(10) == 0
+    assert len(upstream.requests) == 1 + len(n)  # nobody tried again
+
+
+def test_a_quick_stop_is_told_too(serve: Serve, upstream: ScriptedUpstream) -> None:
+    server = serve(settings(upstream))
+    upstream.script(faults.stalled(LONG, after=9))
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(asked, server, "responses", stream=True)
+        until(lambda: upstream.requests)
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGINT)
+
+        assert answer.result().events[-1]["type"] == "response.failed"
+    server.process.wait(10)
+
+
+def test_flask_s_own_server_ends_at_once(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    upstream.script(faults.stalled(LONG, after=9))
+    with running(settings(upstream), tmp_path, FLASK) as server, ThreadPoolExecutor(1) as pool:
+        cut = pool.submit(
+            _outcome, http, f"{server.v1}/responses", "responses", asking("responses", stream=True)
+        )
+        until(lambda: upstream.requests)
+        server.process.send_signal(signal.SIGINT)
+
+        server.process.wait(5)
+        assert "Error" in cut.result()
+
+
+# -- under load -----------------------------------------------------------------------------------
+
+
+class Hammer:
+    """Clients that ask without a pause, each on a connection that it keeps."""
+
+    def __init__(self, server: Server, clients: int = 4) -> None:
+        self.answers: Counter[str] = Counter()
+        self._server = server
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=[i]) for i in range(clients)]
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            for thread in self._threads:
+                thread.join()
+
+    def _ask(self, number: int) -> None:
+        client, over = PAIRINGS[number % len(PAIRINGS)]
+        with httpx2.Client(timeout=10, trust_env=False) as kept:
+            url = f"{self._server.v1}{PATHS[client]}"
+            while not self._over.is_set():
+                for stream in (True, False):
+                    body = asking(client, model=f"{over}/m", stream=stream)
+                    self.answers[_outcome(kept, url, client, body)] += 1
+
+
+def _outcome(kept: httpx2.Client, url: str, client: str, body: Any) -> str:
+    try:
+        got = kept.post(url, json=body)
+        return Answered(client, got.status_code, got.headers, got.text).ending
+    except (httpx2.HTTPError, AssertionError) as error:
+        return repr(error)
+
+
+def test_a_deploy_loses_no_request(serve: Serve, upstream: ScriptedUpstream) -> None:
+    server = serve(settings(upstream, WEB_CONCURRENCY="2"))
+    upstream.script(faults.slow(LONG, delay=0.05))
+    hammer = Hammer(server)
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(asked, server, "responses", stream=True)
+        until(lambda: upstream.requests)
+        with hammer():
+            _deploy_twice(server)
+
+    assert begun.result().ending == "completed"
+    assert set(hammer.answers) == {"completed"}, hammer.answers
+    assert sum(hammer.answers.values()) > 50
+    assert "Traceback" not in server.log
+
+
+def _deploy_twice(server: Server) -> None:
+    for _ in range(2):
+        before = until(lambda: len(workers(server)) == 2 and {*workers(server)})
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda old=before: not old & {*workers(server)}, seconds=20)
+
+
+def test_workers_that_retire_lose_no_request(serve: Serve, upstream: ScriptedUpstream) -> None:
+    retiring = {"GUNICORN_MAX_REQUESTS": "40", "GUNICORN_MAX_REQUESTS_JITTER": "20"}
+    server = serve(settings(upstream, WEB_CONCURRENCY="2", **retiring))
+    seen: set[int] = set()
+    hammer = Hammer(server)
+    with hammer():
+        until(lambda: seen.update(workers(server)) or len(seen) > 3, seconds=20)
+
+    assert set(hammer.answers) == {"completed"}, hammer.answers
+    assert "Traceback" not in server.log
+
+
+def test_a_killed_worker_is_replaced_and_the_others_serve(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    server = serve(settings(upstream, WEB_CONCURRENCY="2"))
+    before = until(lambda: len(workers(server)) == 2 and workers(server))
+    upstream.script(faults.stalled(LONG, after=9))
+    with ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(
+            _outcome, http, f"{server.v1}/responses", "responses", asking("responses", stream=True)
+        )
+        until(lambda: upstream.requests)
+        connected = [pid for pid in before if _connections(pid, upstream)]
+        os.kill(connected[0], signal.SIGKILL)
+
+        answers = Counter(asked(server, client, stream=True).ending for client in [*PATHS] * 10)
+
+        assert lost.result().startswith("RemoteProtocolError")  # of this one nothing is left
+    assert answers == {"completed": 20}
+    after = until(lambda: len(workers(server)) == 2 and workers(server))
+    assert set(before) - set(after) == {connected[0]}
+
+
+def _connections(pid: int, upstream: ScriptedUpstream) -> int:
+    """How many connections to the upstream a process has."""
+    port = urlsplit(upstream.url).port or 0
+    sockets = {
+        fields[9]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        if (fields := line.split())[2] == f"0100007F:{port:04X}" and fields[3] == "01"
+    }
+    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    return sum(link.removeprefix("socket:[").rstrip("]") in sockets for link in links)
+
+
+# -- a slow reader --------------------------------------------------------------------------------
+
+
+def memory(pid: int) -> int:
+    """The resident bytes of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Fountain:
+    """An upstream that sends ``size`` bytes of one chat stream as fast as it is read."""
+
+    def __init__(self, size: int) -> None:
+        self.sent = 0
+        self._size = size
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._listener.close()
+            thread.join()
+
+    def _serve(self) -> None:
+        client, _ = self._listener.accept()
+        with client:
+            client.settimeout(30)
+            client.recv(65536)
+            client.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+            event = b"data: %b\n\n" % json.dumps(_chunk("x" * 900)).encode()
+            block = event * 64
+            try:
+                while self.sent < self._size:
+                    client.sendall(block)
+                    self.sent += len(block)
+                client.sendall(
+                    b"data: %b\n\ndata: [DONE]\n\n" % json.dumps(_chunk("", "stop")).encode()
+                )
+            except OSError:  # the forwarder has left
+                return
+
+
+def _chunk(text: str, finish: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+    return {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+    }
+
+
+@pytest.mark.parametrize("client", PATHS)
+def test_a_slow_reader_holds_the_upstream_back(client: str, serve: Serve) -> None:
+    """What a client does not read stays where it is, and not in the forwarder's memory."""
+    fountain = Fountain(200 * 2**20)
+    server = serve({"CHAT_BASE_URL": fountain.url})
+    [worker] = workers(server)
+    with fountain.running(), _posted(server, client, asking(client, stream=True)) as sock:
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200 OK")
+        before = memory(worker)
+        until(lambda: fountain.sent > 2**20)
+        read = 0
+        for _ in range(10):
+            read += len(sock.recv(65536))
+            time.sleep(0.1)
+        growth = memory(worker) - before
+
+        assert fountain.sent - read < 24 * 2**20
+        assert growth < 16 * 2**20
+        assert httpx2.get(f"{server.url}/health", trust_env=False).status_code == 200
+
+
+@contextmanager
+def _posted(server: Server, client: str, body: Any) -> Iterator[socket.socket]:
+    """A request that has been sent; its connection is reset in the end."""
+    url, data = urlsplit(server.v1 + PATHS[client]), json.dumps(body).encode()
+    head = f"POST {url.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    with socket.create_connection((str(url.hostname), url.port or 80), timeout=10) as sock:
+        sock.sendall(head.encode() + data)
+        yield sock
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+# -- connections and time-outs --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("client", "over"), PAIRINGS)
+def test_streams_one_after_the_other_share_a_connection(
+    client: str, over: str, serve: Serve
+) -> None:
+    with ScriptedUpstream() as upstream:
+        server = serve(settings(upstream))
+        upstream.keys = None
+        for _ in range(50):
+            assert asked(server, client, model=f"{over}/m", stream=True).ending == "completed"
+
+        assert upstream.connections == 1
+
+
+@pytest.mark.parametrize(("client", "over"), PAIRINGS)
+@pytest.mark.parametrize(
+    ("setting", "ends"),
+    [
+        ("FIRST_BYTE_TIMEOUT", faults.silent()),
+        ("IDLE_TIMEOUT", faults.stalled(LONG, after=9)),
+        ("TOTAL_TIMEOUT", faults.slow(LONG, delay=0.1)),
+    ],
+)
+def test_time_outs_end_an_answer_and_leave_the_upstream(
+    setting: str, ends: Any, client: str, over: str, timed: dict[str, Server],
+    upstream: ScriptedUpstream,
+) -> None:  # fmt: skip
+    upstream.script(ends)
+    began = time.monotonic()
+
+    answered = asked(timed[setting], client, model=f"{over}/m", stream=True)
+
+    assert 0.9 < time.monotonic() - began < 3.0
+    assert answered.ending == "failed"
+    assert answered.status == (504 if setting == "FIRST_BYTE_TIMEOUT" else 200)
+    [request] = upstream.requests
+    assert request.closed_by_client.wait(3)
+
+
+@pytest.fixture(scope="module")
+def timed(serve: Serve, upstream: ScriptedUpstream) -> dict[str, Server]:
+    """For each time-out a forwarder in which it is one second."""
+    names = ("FIRST_BYTE_TIMEOUT", "IDLE_TIMEOUT", "TOTAL_TIMEOUT")
+    given = {
+        name: {f"{upstream}_{name}": "1" for upstream in ("CHAT", "RESPONSES")} for name in names
+    }
+    return {name: serve(settings(upstream, **given[name])) for name in names}
