@@ -54,7 +54,7 @@ def outcome_of(job: Job) -> Outcome:
 async def _gathered(job: Job, workload: Workload) -> tuple[list[bytearray], list[str]]:
     answers: list[bytearray] = []
     turns = iter(range(job.requests))
-    request = _request(workload, job)
+    request = wire.request(job.port, job.client, orjson.dumps(workload.body(job.client)))
     connections = min(workload.connections, job.requests)
     clients = [_client(job.port, request, turns, answers) for _ in range(connections)]
     try:
@@ -72,10 +72,11 @@ async def _client(
     with closing(writer):
         for _ in turns:
             writer.write(request)
-            answers.append(await _answer(reader))
+            answers.append(await answer(reader))
 
 
-async def _answer(reader: asyncio.StreamReader) -> bytearray:
+async def answer(reader: asyncio.StreamReader) -> bytearray:
+    """One response, read to its end; raises ConnectionError when it is cut off before."""
     raw = bytearray()
     while not wire.is_complete(raw):
         data = await reader.read(2**18)
@@ -83,16 +84,6 @@ async def _answer(reader: asyncio.StreamReader) -> bytearray:
             raise ConnectionError(f"closed after {len(raw)} bytes")
         raw += data
     return raw
-
-
-def _request(workload: Workload, job: Job) -> bytes:
-    path = {"chat": "/v1/chat/completions", "responses": "/v1/responses"}[job.client]
-    body = orjson.dumps(workload.body(job.client))
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{job.port}\r\nAuthorization: Bearer sk-bench\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
 
 
 def _fault(raw: bytearray, job: Job, workload: Workload) -> str | None:

@@ -46,7 +46,9 @@ def stage(folder: Path) -> Iterator[tuple[list[Running], Ask]]:
         forwarder = [*_SERVER, "wsgi:app"]
         targets = [
             stack.enter_context(serving("relay", relay, folder, _relay_env(upstream.port))),
-            stack.enter_context(serving("forwarder", forwarder, folder, _env(upstream.port))),
+            stack.enter_context(
+                serving("forwarder", forwarder, folder, environment_for(upstream.port))
+            ),
         ]
         yield targets, stack.enter_context(_load())
 
@@ -55,7 +57,8 @@ def _relay_env(port: int) -> dict[str, str]:
     return {"RELAY_PORT": str(port)}
 
 
-def _env(port: int) -> dict[str, str]:
+def environment_for(port: int) -> dict[str, str]:
+    """The settings of a forwarder whose upstreams are all on one port."""
     url = f"http://127.0.0.1:{port}/v1"
     names = ("CHAT", "RESPONSES")
     settings = {f"{name}_BASE_URL": url for name in names}

@@ -81,6 +81,35 @@ def fault(body: bytes, protocol: str, shape: Shape, streamed: bool) -> str | Non
     return None
 
 
+def failure_fault(body: bytes, protocol: str) -> str | None:
+    """What is wrong with a stream that has to end by telling of a failure, or ``None``."""
+    try:
+        events = [p if p == b"[DONE]" else orjson.loads(p) for p in _payloads(body)]
+    except ValueError as error:
+        return f"cannot be read: {error!r}"
+    endings = [_TOLD_BY[protocol](event) for event in events]
+    told = [ending for ending in endings if ending]
+    if told != ["failed"]:
+        return f"endings of a failed stream: {told}"
+    return None if endings[-1] else "events after the failure"
+
+
+def _told_by_chunk(chunk: Any) -> str | None:
+    if chunk == b"[DONE]":
+        return "done"
+    if "error" in chunk:
+        return "failed"
+    return next((c["finish_reason"] for c in chunk["choices"] if c["finish_reason"]), None)
+
+
+def _told_by_event(event: Any) -> str | None:
+    kind: str = event["type"]
+    return kind.removeprefix("response.") if kind in _TERMINALS[:3] else None
+
+
+_TOLD_BY = {"chat": _told_by_chunk, "responses": _told_by_event}
+
+
 def read(body: bytes, protocol: str, streamed: bool) -> Answer:
     """The answer in a body; raises ValueError or LookupError when there is none."""
     answer = Answer()

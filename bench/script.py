@@ -35,11 +35,27 @@ def writes(protocol: str, shape: Shape, streamed: bool, chunked: bool) -> tuple[
     return (*_headed("Transfer-Encoding: chunked", framed), _LAST_CHUNK)
 
 
+def half(whole: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The first half of an answer, which ends within an event."""
+    middle = len(whole) // 2
+    torn = whole[middle]
+    return (*whole[:middle], torn[: len(torn) // 2])
+
+
 def refusal(message: str) -> bytes:
     """A 400 in OpenAI's shape."""
-    body = orjson.dumps({"error": {"message": message, "type": "invalid_request_error"}})
+    return _error(b"400 Bad Request", message, "invalid_request_error")
+
+
+def failure() -> bytes:
+    """A 500 in OpenAI's shape."""
+    return _error(b"500 Internal Server Error", "The server had an error.", "server_error")
+
+
+def _error(status: bytes, message: str, kind: str) -> bytes:
+    body = orjson.dumps({"error": {"message": message, "type": kind}})
     head = _head("application/json", f"Content-Length: {len(body)}")
-    return head.replace(b"200 OK", b"400 Bad Request") + body
+    return head.replace(b"200 OK", status) + body
 
 
 def _headed(framing: str, events: list[bytes]) -> tuple[bytes, ...]:

@@ -1,7 +1,7 @@
 """What an answer holds, and the words it is made of.
 
 The shape of an answer is written in the model's name, so that it travels through whatever stands
-between the one who asks and the one who answers.
+between the one who asks and the one who answers.  So is what shall go wrong with it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ import re
 from dataclasses import astuple, dataclass
 
 _NAME = re.compile(r"bench-(\d+)-(\d+)-(\d+)-(\d+)\Z")
+_FAULTY = re.compile(r"(cut|fail)-bench-")
+
+FAULTS = ("cut", "fail")
+"""What an upstream may do wrong: break off in the middle, or answer 500."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,17 @@ class Shape:
         if found is None:
             raise ValueError(f"no shape in the model name {model!r}")
         return cls(*map(int, found.groups()))
+
+
+def faulty(model: str, fault: str) -> str:
+    """The model name that asks for the same shape, and for one of FAULTS."""
+    return model.replace("bench-", f"{fault}-bench-")
+
+
+def fault_of(model: str) -> str | None:
+    """What a model name asks to go wrong."""
+    found = _FAULTY.search(model)
+    return found[1] if found else None
 
 
 def words(count: int) -> list[str]:

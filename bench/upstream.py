@@ -18,10 +18,14 @@ from collections import deque
 import orjson
 
 from bench import script
-from bench.shape import Shape
+from bench.shape import Shape, fault_of
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _PROTOCOLS = {b"/v1/chat/completions": "chat", b"/v1/responses": "responses"}
+
+
+_FAULTY = {"cut": script.half, "fail": lambda writes: (script.failure(),)}
+"""What is written instead of an answer; one that is cut ends with its connection."""
 
 
 class Connection:
@@ -32,6 +36,7 @@ class Connection:
         self.received = b""
         self.writes: deque[bytes] = deque()
         self.pause = 0.0
+        self.cut = False
 
     def take(self, data: bytes) -> bool:
         """Add what arrived; true when it completes a request, whose answer is then in ``writes``.
@@ -59,7 +64,10 @@ class Connection:
         # A client of HTTP/1.0 does not know chunks.
         chunked = b" HTTP/1.1\r\n" in head
         streamed = bool(request.get("stream"))
-        self.writes.extend(script.writes(protocol, shape, streamed, chunked))
+        writes = script.writes(protocol, shape, streamed, chunked)
+        fault = fault_of(request["model"])
+        self.cut = fault == "cut"
+        self.writes.extend(_FAULTY[fault](writes) if fault else writes)
         self.pause = shape.pause / 1000
 
 
@@ -133,6 +141,8 @@ class Server:
             heapq.heappush(self._paused, (due, next(self._order), connection))
         elif connection.writes:
             self._ready.append(connection)
+        elif connection.cut:
+            self._drop(connection)
 
     def _unblock(self, connection: Connection) -> None:
         self._wait_for(connection, selectors.EVENT_READ)

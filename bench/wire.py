@@ -1,4 +1,4 @@
-"""HTTP/1.1 responses as the load receives them: has this one ended, and what is in it.
+"""HTTP/1.1 as the load speaks it: requests, and whether a response has ended and what is in it.
 
 Nothing is parsed while a measurement runs: an arrival costs the same however long the answer is.
 """
@@ -11,6 +11,16 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 """Neither SSE nor JSON holds a bare CRLF, so nothing else in these answers ends like this."""
+
+
+def request(port: int, client: str, body: bytes) -> bytes:
+    """A request of a client of that protocol."""
+    path = {"chat": "/v1/chat/completions", "responses": "/v1/responses"}[client]
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer sk-bench\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def is_complete(raw: bytes | bytearray) -> bool:

@@ -1,0 +1,99 @@
+"""The soak runs, ends by itself, and sees what breaks its laws."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench import script, soak
+from bench.processes import ROOT
+from bench.shape import Shape
+
+QUIET = {"descriptors": 9, "connections": 2, "greenlets": 4, "threads": 1, "exchanges": 0}
+
+
+def test_a_short_one_holds_every_law():
+    command = [sys.executable, "-m", "bench.soak", "--minutes", "0.04", "--streams", "4"]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "MiB" in done.stdout
+    assert "completed" in done.stdout
+    assert done.stdout.endswith("all laws held\n")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "growth", "leaked", "told"),
+    [
+        ({}, 2**20, [], []),
+        ({"no end": 2}, 0, [], ["2 x no end"]),
+        ({}, 40 * 2**20, [], ["memory grew by 40.0 MiB"]),
+        ({}, 0, ["9 more greenlets than before"], ["9 more greenlets than before"]),
+    ],
+)
+def test_a_broken_law_is_told(wrong, growth, leaked, told):
+    assert soak.broken_laws(Counter(wrong), growth, leaked) == told
+
+
+def test_what_is_still_held_is_a_leak():
+    assert soak.leaks(QUIET, {**QUIET, "descriptors": 13, "greenlets": 1}) == []
+    assert soak.leaks(QUIET, {**QUIET, "exchanges": 1}) == ["1 more exchanges than before"]
+
+
+def test_memory_is_compared_after_it_has_settled():
+    watch = soak.Watch(os.getpid())
+    watch.memory = [1, 50, 60, 61, 61, 62, 63, 64]
+
+    assert watch.growth() == 63.5 - 60.5
+    assert soak.memory_of(os.getpid()) > 2**20
+
+
+@pytest.mark.parametrize("answer", [b"", script.writes("chat", Shape(text=3), True, True)[0]])
+def test_an_answer_that_is_cut_off_breaks_a_law(answer: bytes):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=cut_off, args=(listener, answer), daemon=True).start()
+        load = soak.Soak(listener.getsockname()[1])
+        asyncio.run(load.run(streams=1, seconds=0.3))
+        listener.shutdown(socket.SHUT_RDWR)
+
+    assert load.broken
+    assert all("no end" in wrong for wrong in load.broken)
+
+
+def cut_off(listener: socket.socket, answer: bytes) -> None:
+    """Answer every request with this, and close."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            connection.recv(65536)
+            connection.sendall(answer)
+
+
+def test_the_forwarder_that_is_watched_says_what_it_holds():
+    program = (
+        "from bench.watched import app; "
+        "held = app.test_client().get('/_held').json; print(sorted(held)); "
+        "assert held['connections'] <= held['descriptors']"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(ROOT),
+        env={"FORWARDER_DOTENV": ""},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert done.stdout.strip() == str(sorted(QUIET)), done.stderr
