@@ -202,6 +202,24 @@ def test_a_deploy_loses_no_request(serve: Serve, upstream: ScriptedUpstream) -> 
     assert "Traceback" not in server.log
 
 
+def test_a_deploy_takes_the_new_settings(
+    serve: Serve, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Those of gunicorn and those of the forwarder, from the same file."""
+    dotenv = tmp_path / "settings"
+    dotenv.write_text("WEB_CONCURRENCY=1\n")
+    server = serve(settings(upstream, FORWARDER_DOTENV=str(dotenv)))
+    before = workers(server)
+    assert asked(server, "chat").status == 200
+
+    dotenv.write_text("WEB_CONCURRENCY=2\nFORWARDER_API_KEYS=another\n")
+    server.process.send_signal(signal.SIGHUP)
+
+    until(lambda: len({*workers(server)} - {*before}) == 2)
+    until(lambda: not {*before} & {*workers(server)})
+    assert {asked(server, "chat").status for _ in range(10)} == {401}
+
+
 def _deploy_twice(server: Server) -> None:
     for _ in range(2):
         before = until(lambda: len(workers(server)) == 2 and {*workers(server)})
