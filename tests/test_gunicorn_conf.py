@@ -21,6 +21,7 @@ EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Only what a test gives is given."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # or it would make one to stay
     for name in ("FORWARDER_DOTENV", "PORT", *variables()):
         monkeypatch.delenv(name, raising=False)
 
