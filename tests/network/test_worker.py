@@ -15,10 +15,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 APP = """
+import gc
 from time import sleep
 def app(environ, start_response):
     sleep(float(environ["QUERY_STRING"] or 0))
-    start_response("200 OK", [("Content-Length", "2")])
+    start_response("200 OK", [("Content-Length", "2"), ("Kept", str(gc.get_freeze_count()))])
     return [b"ok"]
 """
 REQUEST = b"GET /?%b HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -87,6 +88,16 @@ def test_a_kept_connection_is_answered_once_more_and_told_to_close(
         assert re.search(rb"\r\nconnection: close\r\n", last, re.IGNORECASE)
         assert sock.recv(1) == b""
     assert process.wait(10) == 0
+
+
+def test_what_is_here_to_stay_is_not_looked_through_for_garbage(
+    served: tuple[subprocess.Popen[bytes], int],
+) -> None:
+    with connected(served[1]) as sock:
+        answer = ask(sock)
+
+    kept = re.search(rb"\r\nKept: (\d+)\r\n", answer)
+    assert kept and int(kept[1]) > 10_000
 
 
 def test_a_connection_without_requests_ends_after_the_keep_alive() -> None:
