@@ -184,6 +184,10 @@ class _Choice:
     def take(self, choice: Json) -> list[Json] | None:
         """The deltas that take this one's place; ``None`` when it stays as it is."""
         delta = choice.get("delta") or {}
+        content = delta.get("content")
+        if content and len(delta) == 1 and not self._inside and not choice.get("finish_reason"):
+            self._said += len(content)  # most chunks hold a piece of text and nothing else
+            return None
         thought = reasoning.read(delta)
         if thought:
             return self._think(thought, delta, choice)
@@ -195,7 +199,7 @@ class _Choice:
             self._put and delta.get("annotations")
         ):
             return self._last(delta, choice)
-        if content := delta.get("content"):
+        if content:
             self._said += len(content)
         return None
 

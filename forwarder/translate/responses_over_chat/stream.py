@@ -57,6 +57,10 @@ def _numbered(events: Batch, number: Iterator[int]) -> Batch:
     return events
 
 
+_RARE = frozenset({"error", "usage", "x_groq", "service_tier"})
+"""What most chunks do not have."""
+
+
 class Answer:
     """One response in the making."""
 
@@ -87,6 +91,13 @@ class Answer:
 
     def take(self, chunk: Json) -> Batch:
         """The events that one chunk causes."""
+        if not _RARE.isdisjoint(chunk):
+            self._note(chunk)
+        choices = chunk.get("choices")
+        return self._choice(choices[0]) if choices else []
+
+    def _note(self, chunk: Json) -> None:
+        """What a chunk tells beside its choice."""
         if chunk.get("error"):
             raise failure(chunk["error"])
         usage = chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage")
@@ -94,8 +105,6 @@ class Answer:
             self._usage = usage
         if isinstance(chunk.get("service_tier"), str):
             self._response["service_tier"] = chunk["service_tier"]
-        choices = chunk.get("choices")
-        return self._choice(choices[0]) if choices else []
 
     def finish(self) -> Batch:
         """Close what is open and end: completed, or incomplete with its reason."""
@@ -122,7 +131,10 @@ class Answer:
         if choice.get("logprobs") and (content or not _says_no_text(delta)):
             self._logprobs += logprobs.read(choice["logprobs"])
         # Most chunks hold a piece of text and nothing else.
-        events = self._content(content) if content and len(delta) == 1 else self._delta(delta)
+        if type(content) is str and len(delta) == 1:
+            events = self._text(content) if content else []
+        else:
+            events = self._delta(delta)
         if choice.get("finish_reason"):
             self._end(choice)
         return events
