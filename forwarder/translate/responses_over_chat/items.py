@@ -194,9 +194,11 @@ class Reasoning:
         return [added(self._index, item)]
 
     def grow(self, text: str) -> Batch:
-        opening = [] if self.pieces else [part.open() for part in self._forms.values()]
+        parts = self._forms.values()
+        opening = [] if self.pieces else [part.open() for part in parts]
         self.pieces.append(text)
-        return [*opening, *(part.grow(text) for part in self._forms.values())]
+        grown = [part.grow(text) for part in parts]
+        return [*opening, *grown] if opening else grown
 
     def close(self, status: str) -> Batch:
         shown = {name: part for name, part in self._forms.items() if self.pieces}

@@ -57,8 +57,8 @@ def _numbered(events: Batch, number: Iterator[int]) -> Batch:
     return events
 
 
-_RARE = frozenset({"error", "usage", "x_groq", "service_tier"})
-"""What most chunks do not have."""
+_RARE = frozenset({"error", "x_groq"})
+"""What hardly a chunk has."""
 
 
 class Answer:
@@ -80,6 +80,7 @@ class Answer:
         self._pictures: set[images.Picture] = set()
         self._finish = "stop"
         self._usage: Json | None = None
+        self._tier: Any = None
 
     def begin(self) -> Batch:
         """The two events that every response starts with."""
@@ -91,10 +92,14 @@ class Answer:
 
     def take(self, chunk: Json) -> Batch:
         """The events that one chunk causes."""
-        if not _RARE.isdisjoint(chunk):
-            self._note(chunk)
         choices = chunk.get("choices")
-        return self._choice(choices[0]) if choices else []
+        if not choices:
+            self._note(chunk)
+            return []
+        tier = chunk.get("service_tier")
+        if chunk.get("usage") or tier != self._tier or not _RARE.isdisjoint(chunk):
+            self._note(chunk)
+        return self._choice(choices[0])
 
     def _note(self, chunk: Json) -> None:
         """What a chunk tells beside its choice."""
@@ -103,8 +108,9 @@ class Answer:
         usage = chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage")
         if usage:
             self._usage = usage
-        if isinstance(chunk.get("service_tier"), str):
-            self._response["service_tier"] = chunk["service_tier"]
+        self._tier = chunk.get("service_tier")
+        if isinstance(self._tier, str):
+            self._response["service_tier"] = self._tier
 
     def finish(self) -> Batch:
         """Close what is open and end: completed, or incomplete with its reason."""
@@ -130,14 +136,17 @@ class Answer:
         content = delta.get("content")
         if choice.get("logprobs") and (content or not _says_no_text(delta)):
             self._logprobs += logprobs.read(choice["logprobs"])
-        # Most chunks hold a piece of text and nothing else.
-        if type(content) is str and len(delta) == 1:
-            events = self._text(content) if content else []
-        else:
-            events = self._delta(delta)
+        events = self._delta(delta) if len(delta) > 1 else self._alone(delta, content)
         if choice.get("finish_reason"):
             self._end(choice)
         return events
+
+    def _alone(self, delta: Json, content: Any) -> Batch:
+        """The hot path: most chunks hold a piece of text or of a thought, and nothing else."""
+        if type(content) is str:
+            return self._text(content) if content else []
+        thought = delta.get("reasoning_content")
+        return self._think(thought) if thought and type(thought) is str else self._delta(delta)
 
     def _delta(self, delta: Json) -> Batch:
         events: Batch = []
@@ -223,16 +232,13 @@ class Answer:
         return [*events, *message.open()], message
 
     def _think(self, text: str) -> Batch:
-        events: Batch = []
-        if type(self._open) is not Reasoning:
-            events = self._close_open("completed")
-            item_id = self._terms.mint.id("rs")
-            self._open = Reasoning(item_id, len(self._items), self._terms.reasoning)
-            self._items.append(self._open)
-            events += self._open.open()
-        thought = self._open
-        assert isinstance(thought, Reasoning)
-        return [*events, *thought.grow(text)] if text else events
+        if type(self._open) is Reasoning:
+            return self._open.grow(text) if text else []
+        events = self._close_open("completed")
+        item_id = self._terms.mint.id("rs")
+        self._open = thought = Reasoning(item_id, len(self._items), self._terms.reasoning)
+        self._items.append(thought)
+        return [*events, *thought.open(), *(thought.grow(text) if text else ())]
 
     def _picture(self, given: Any) -> Batch:
         picture = images.picture(given)
