@@ -99,7 +99,12 @@ class _Errand:
         except httpx2.InvalidURL:
             raise Unfetchable("it is not a valid URL") from None
         except (OSError, HTTPException, ValueError):
-            raise Unfetchable("it could not be fetched") from None
+            raise self._failure("it could not be fetched") from None
+
+    def _failure(self, reason: str) -> Unfetchable:
+        """Why a connection failed; whatever fails when the time is over failed for want of time."""
+        late = time.monotonic() >= self._deadline
+        return Unfetchable("it took too long" if late else reason)
 
     def close(self) -> None:
         """Break off what is still going on."""
@@ -146,7 +151,7 @@ class _Errand:
                 return self._secured(sock, host) if url.scheme == "https" else sock
             except (OSError, ValueError):  # perhaps the next one answers
                 sock.close()
-        raise Unfetchable("its host cannot be reached")
+        raise self._failure("its host cannot be reached")
 
     def _secured(self, sock: socket.socket, host: str) -> socket.socket:
         tls = _trust().wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
