@@ -46,7 +46,7 @@ from forwarder.profiles import (
     mended_answer,
     profile_for,
 )
-from forwarder.profiles.learned import Lesson, lesson_of
+from forwarder.profiles.learned import COMPLAINTS, Lesson, lesson_of
 from forwarder.profiles.lessons import Lessons, shown
 from forwarder.reply import Reply, handed_on, json_object
 from forwarder.resilience.beginning import begun
@@ -202,7 +202,8 @@ class Upstream:
         except UpstreamRefused as again:
             if again.message == refusal.message:
                 raise refusal from None
-            self._remember(route.model, lesson)  # it helped, and there is more to learn
+            if again.status in COMPLAINTS:  # it helped, and there is more to learn
+                self._remember(route.model, lesson)
             raise
         self._remember(route.model, lesson)
         return stream

@@ -17,6 +17,9 @@ from forwarder.profiles.knobs import Changes, Profile
 from forwarder.profiles.tools import is_forced
 from forwarder.translate.call import Json
 
+COMPLAINTS = (400, 422)
+"""The statuses of a refusal that is about the request, rather than about whoever asks or when."""
+
 
 class Lesson(NamedTuple):
     """What to change; ``lasting`` is false when only this request was the matter."""
@@ -33,7 +36,7 @@ def lesson_of(
     ``None`` when the complaint is not one about parameters and roles, or when the profile already
     says what would be learned.
     """
-    if refusal.status not in (400, 422) or not profile.learn:
+    if refusal.status not in COMPLAINTS or not profile.learn:
         return None
     case = Case(refusal.message, refusal.param, protocol, body, profile)
     for changes in (*_told_by_phrase(case), _told_by_name(case)):

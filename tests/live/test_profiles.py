@@ -263,6 +263,17 @@ def test_a_mend_that_does_not_help_is_not_remembered() -> None:
         assert learned(client) == {}
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_mend_of_which_nothing_was_heard_is_not_remembered(status: int) -> None:
+    with ScriptedUpstream() as scripted:
+        refusal = faults.status(400, message="Unknown parameter: 'metadata'.")
+        scripted.script(refusal, *[faults.status(status)] * 5)
+        client = forwarder(scripted, "generic")
+        assert asked(client, metadata={"a": "b"}).status_code == status
+        assert [r.status for r in scripted.requests][:2] == [400, status]
+        assert learned(client) == {}
+
+
 def test_it_is_tried_again_only_once_and_the_next_request_goes_on_learning() -> None:
     with ScriptedUpstream(refuse={"metadata", "user"}) as scripted:
         client = forwarder(scripted, "generic")
