@@ -15,6 +15,7 @@
         UpstreamKeyRefused        502  it does not accept the forwarder's key
         UpstreamUnreachable       502  no connection, or the connection broke
         UpstreamBroken            502  it answered, but not as its protocol says
+          UpstreamUnreadable      502  an event of it could not be read
         UpstreamTimeout           504  it did not answer in time
           UpstreamConnectTimeout  504  not even a connection stood in time
         UpstreamUnavailable       503  it failed so often that it is left alone for a while
@@ -169,6 +170,10 @@ class UpstreamBroken(UpstreamError):
     """The upstream answered, but not as its protocol says."""
 
     code = "upstream_protocol"
+
+
+class UpstreamUnreadable(UpstreamBroken):
+    """An event could not be read: the upstream's fault, unless the forwarder itself is mistaken."""
 
 
 class UpstreamTimeout(UpstreamError):

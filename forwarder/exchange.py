@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from forwarder.errors import ForwarderError, InternalError, ShuttingDown
+from forwarder.errors import ForwarderError, InternalError, ShuttingDown, UpstreamUnreadable
 from forwarder.network.running import Run, Stopping
 from forwarder.routing import Route
 from forwarder.translate.call import Call, Event, Json, Stream
@@ -176,18 +176,24 @@ class Exchange:
         try:
             yield from stream
         except (Exception, Stopping) as error:
-            raise self.blame(error) from error
+            failure = self.blame(error)
+            if failure is error:  # from itself, it would lose its cause
+                raise
+            raise failure from error
 
     def blame(self, error: Exception | Stopping) -> ForwarderError:
         """Note why this exchange did not do what was asked, and give the error to report.
 
-        An unforeseen one is reported as an InternalError; its trace goes to the log.
+        An unforeseen one is reported as an InternalError; its trace goes to the log.  So does that
+        of an event that could not be read, since it may be the forwarder that cannot read.
         """
         if isinstance(error, Stopping):
             error = ShuttingDown()
         elif not isinstance(error, ForwarderError):
             log.error("exchange %s broke", self.id, exc_info=error)
             error = InternalError("The forwarder made a mistake; its log has the details.")
+        elif isinstance(error, UpstreamUnreadable) and self.fault is None:
+            log.warning("exchange %s met an event that cannot be read", self.id, exc_info=error)
         elif error.__cause__ is not None:
             log.debug("exchange %s failed", self.id, exc_info=error)
         self.status = error.status

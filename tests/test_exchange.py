@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import ForwarderError, InternalError, ShuttingDown, UpstreamTimeout
+from forwarder.errors import (
+    ForwarderError,
+    InternalError,
+    ShuttingDown,
+    UpstreamTimeout,
+    UpstreamUnreadable,
+)
 from forwarder.exchange import Exchange, Observer
 from forwarder.network.running import Stopping
 from forwarder.translate.call import Stream
+from forwarder.translate.ending import faulting_upstream
 from forwarder.translate.terms import Ledger
 
 Json = dict[str, Any]
@@ -227,6 +234,24 @@ def test_observers_are_told_when_it_is_over() -> None:
     watched.close()
 
     assert watching.told == ["streams", (3, (3, 4), UpstreamTimeout, True)]
+
+
+def test_the_trace_of_what_cannot_be_read_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be the forwarder that cannot read."""
+    broken = exchange()
+
+    with pytest.raises(UpstreamUnreadable) as caught:
+        list(broken.guarded(_read(iter([[{}]]))))
+    broken.blame(caught.value)
+
+    [record] = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "req_1" in record.message
+    assert "KeyError: 'delta'" in logging.Formatter().formatException(record.exc_info)
+
+
+def _read(stream: Any) -> Any:
+    call = faulting_upstream(lambda request: (batch[0]["delta"] for batch in stream))
+    return call({})
 
 
 def test_an_observer_s_mistake_is_not_the_client_s(logged: list[Any]) -> None:

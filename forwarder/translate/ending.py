@@ -15,6 +15,7 @@ from forwarder.errors import (
     UpstreamBroken,
     UpstreamTimeout,
     UpstreamUnreachable,
+    UpstreamUnreadable,
 )
 from forwarder.translate.call import Batch, Call, Event, Json, Stream
 from forwarder.translate.vocabulary import TERMINALS, failure, response_error
@@ -160,9 +161,9 @@ UNREADABLE = (AttributeError, TypeError, KeyError, IndexError, ValueError)
 """What it raises to read an event that is not as its protocol says, or to write what it made."""
 
 
-def unreadable() -> UpstreamBroken:
+def unreadable() -> UpstreamUnreadable:
     """The failure to report instead."""
-    return UpstreamBroken("The upstream sent an event that cannot be read.")
+    return UpstreamUnreadable("The upstream sent an event that cannot be read.")
 
 
 # -- the client's side --------------------------------------------------------------------------
