@@ -14,6 +14,7 @@ from collections.abc import Callable
 from forwarder.translate import chat_over_responses, responses_over_chat
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.fold import fold_chat, fold_responses
+from forwarder.translate.refusals import in_its_words
 from forwarder.translate.terms import Terms
 
 FOLDS: dict[str, Callable[[Stream], Json]] = {"chat": fold_chat, "responses": fold_responses}
@@ -24,9 +25,8 @@ def adapt(call: Call, client: str, upstream: str, terms: Terms) -> Call:
     """Give a call for ``client``'s protocol, served over ``call``, which speaks ``upstream``'s."""
     if client == upstream:
         return call
-    if client == "responses":
-        return _responses_over_chat(call, terms)
-    return _chat_over_responses(call, terms)
+    over = _responses_over_chat if client == "responses" else _chat_over_responses
+    return in_its_words(over(call, terms), client)
 
 
 def _responses_over_chat(call: Call, terms: Terms) -> Call:

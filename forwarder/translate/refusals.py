@@ -1,0 +1,68 @@
+"""An upstream's refusal, told with the client's own name of the parameter that it is about.
+
+Only ``param`` is put into the client's words: the message stays what the upstream said.  A place
+inside of what a translation has built is not one that the client knows, so there the parameter
+alone is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from forwarder.errors import UpstreamRefused
+from forwarder.translate.call import Call, Json, Stream
+
+_NAMES: dict[str, Mapping[str, tuple[str, ...]]] = {
+    "responses": {
+        "messages": ("input",),
+        "tools": ("tools",),
+        "tool_choice": ("tool_choice",),
+        "max_completion_tokens": ("max_output_tokens",),
+        "max_tokens": ("max_output_tokens",),
+        "response_format": ("text.format",),
+        "verbosity": ("text.verbosity",),
+        "reasoning_effort": ("reasoning.effort",),
+        "logprobs": ("include", "top_logprobs"),
+        "web_search_options": ("tools",),
+    },
+    "chat": {
+        "input": ("messages",),
+        "tools": ("tools", "functions", "web_search_options", "modalities"),
+        "tool_choice": ("tool_choice", "function_call"),
+        "max_output_tokens": ("max_completion_tokens", "max_tokens"),
+        "text.format": ("response_format",),
+        "text.verbosity": ("verbosity",),
+        "text": ("response_format", "verbosity"),
+        "reasoning": ("reasoning_effort",),
+        "include": ("logprobs",),
+    },
+}
+"""The client's protocol -> the upstream's parameter -> what the client may have called it."""
+
+_STEP = re.compile(r"[^.\[]+")
+
+
+def in_its_words(call: Call, client: str) -> Call:
+    """Wrap a translated call so that a refusal names a parameter of the ``client`` protocol."""
+
+    def told(request: Json) -> Stream:
+        try:
+            return call(request)
+        except UpstreamRefused as refusal:
+            if refusal.param:
+                refusal.param = renamed(refusal.param, client, request)
+            raise
+
+    return told
+
+
+def renamed(param: str, client: str, request: Json) -> str:
+    """The parameter of the client's ``request`` that an upstream's ``param`` came of."""
+    names = _NAMES[client]
+    steps = _STEP.findall(param)
+    known = names.get(".".join(steps[:2])) or names.get(steps[0] if steps else "")
+    if not known:
+        return param
+    sent = (name for name in known if request.get(name.partition(".")[0]) is not None)
+    return next(sent, param)
