@@ -19,6 +19,8 @@ _KINDS = {
     "emulated": "done here, since the upstream cannot",
     "offered": "sent to upstreams whose profile takes it, else dropped",
     "local": "honoured here, and not sent",
+    "noted": "left out, and named in `X-Forwarder-Dropped`, but no reason for strict clients to be "
+    "refused: it asks for nothing",
     "dropped": "left out, and named in `X-Forwarder-Dropped`",
     "refused": "a 400 that names it",
 }
@@ -29,6 +31,7 @@ def parameters() -> str:
     rows = (
         [f"*{kind}*: {told}", *(_of_kind(TABLES[client], kind) for client in _WAYS)]
         for kind, told in _KINDS.items()
+        if any(fate.kind == kind for client in _WAYS for fate in TABLES[client].values())
     )
     return table(["fate", *_WAYS.values()], rows)
 

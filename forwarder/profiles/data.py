@@ -98,6 +98,7 @@ _TABLE = (
         responses_path="/responses",
         responses_developer="system",
         repair_responses=True,
+        responses_takes=frozenset({"reasoning_text"}),
         drop=_OPENAI_ONLY,
         models={"deepseek-reasoner": {"forced_tool_choice": "auto"}},
     ),
@@ -218,7 +219,7 @@ _TABLE = (
         "vllm",
         repair_responses=True,
         responses_takes=_PENALTIES
-        | {"seed", "logit_bias", "top_k", "repetition_penalty", "ignore_eos"},
+        | {"seed", "logit_bias", "top_k", "repetition_penalty", "ignore_eos", "reasoning_text"},
         **_TEMPLATED,
     ),
     Profile(

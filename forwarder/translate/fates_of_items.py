@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from forwarder.translate import unread
 from forwarder.translate.fates import Fate
 
 Rows = Mapping[str, Fate]
@@ -20,6 +21,10 @@ def _mapped(why: str) -> Fate:
 
 def _dropped(why: str) -> Fate:
     return Fate("dropped", why=why)
+
+
+def _noted(why: str) -> Fate:
+    return Fate("noted", why=why)
 
 
 def _refused(why: str) -> Fate:
@@ -40,6 +45,7 @@ _RESULT = _mapped("becomes the tool message of its call")
 
 INPUT_ITEMS: Rows = {
     "message": _mapped("becomes a message; one of the assistant's is joined to its calls"),
+    "message, with a phase": _noted(unread.PHASE),
     "function_call": _mapped("becomes one of the assistant message's tool_calls"),
     "function_call_output": _RESULT,
     "custom_tool_call": _AS_A_FUNCTION,
@@ -80,10 +86,12 @@ _NO_FILE_STORE = _refused("Chat Completions takes images by URL or data alone")
 
 INPUT_PARTS: Rows = {
     "input_text": _mapped("becomes a text part"),
+    "input_text, with a prompt_cache_breakpoint": _dropped(unread.BREAKPOINT),
     "input_image": _mapped("becomes an image_url part"),
     "input_image, by file id": _NO_FILE_STORE,
     "input_image, of a system message": _refused("Chat Completions has system texts alone"),
     "input_file": _mapped("becomes a file part"),
+    "input_file, with a detail": _dropped(unread.DETAIL),
     "input_file, by URL": _BY_URL,
     "input_audio": _CARRIED,
 }
@@ -91,6 +99,8 @@ INPUT_PARTS: Rows = {
 
 OUTPUT_PARTS: Rows = {
     "output_text": _mapped("the message's texts are joined into its content"),
+    "output_text, with annotations": _noted(unread.ANNOTATIONS),
+    "output_text, with logprobs": _noted(unread.LOGPROBS),
     "refusal": _mapped("becomes the message's refusal"),
 }
 """What the assistant's messages hold that a Responses client gives back."""
@@ -143,6 +153,8 @@ MESSAGES: Rows = {
     "user": _MESSAGE,
     "user, with a name": _dropped("Responses messages have no names"),
     "assistant": _mapped("becomes a message item, and an item for each call"),
+    "assistant, with reasoning": _noted(unread.REASONING),
+    "assistant, with annotations": _noted(unread.ANNOTATIONS),
     "assistant, with audio": _dropped("the Responses API has no earlier audio"),
     "tool": _mapped("becomes the output item of its call"),
     "function": _mapped("becomes the output item of the call before it"),

@@ -24,6 +24,10 @@ class Ledger:
         """Record that ``param`` does not reach the upstream, or refuse the request over it."""
         if self.strict:
             raise Unsupported(f"'{param}' cannot be carried: {reason}.", param=param)
+        self.note(param, reason)
+
+    def note(self, param: str, reason: str) -> None:
+        """Record it and refuse nothing over it: nobody has asked for what this would have done."""
         self.dropped.setdefault(param, reason)
 
 

@@ -133,6 +133,9 @@ def result(call: Json, **output: Any) -> list[Json]:
 
 ITEM_SAMPLES: dict[str, list[Json]] = {
     "message": [{"type": "message", "role": "user", "content": MARK}],
+    "message, with a phase": [
+        {"type": "message", "role": "assistant", "content": "hi", "phase": MARK}
+    ],
     "function_call": pair(
         {"type": "function_call", "name": MARK, "arguments": "{}"},
         {"type": "function_call_output", "output": ""},
@@ -190,15 +193,21 @@ SOUND: Json = {"type": "input_audio", "input_audio": {"data": f"{MARK}zeb", "for
 
 INPUT_PART_SAMPLES: dict[str, Json] = {
     "input_text": {"type": "input_text", "text": MARK},
+    "input_text, with a prompt_cache_breakpoint": {
+        "type": "input_text", "text": "hi", "prompt_cache_breakpoint": {"mode": MARK}
+    },
     "input_image": {"type": "input_image", "image_url": URL, "detail": "auto"},
     "input_image, by file id": {"type": "input_image", "file_id": MARK, "detail": "auto"},
     "input_image, of a system message": {
         "input": [{"role": "system", "content": [{"type": "input_image", "image_url": URL}]}]
     },
     "input_file": {"type": "input_file", "file_data": DATA, "filename": f"{MARK}.pdf"},
+    "input_file, with a detail": {
+        "type": "input_file", "file_data": DATA, "filename": "a.pdf", "detail": MARK
+    },
     "input_file, by URL": {"type": "input_file", "file_url": URL},
     "input_audio": SOUND,
-}
+}  # fmt: skip
 RESULT_PART_SAMPLES = {
     row: INPUT_PART_SAMPLES[row] for row in ITEM_TABLES["responses"]["parts of tools' results"]
 }
@@ -246,6 +255,12 @@ MESSAGE_SAMPLES: dict[str, list[Json]] = {
     **{role: [{"role": role, "content": MARK}] for role in ("developer", "system", "user")},
     "user, with a name": [{"role": "user", "content": "hi", "name": MARK}],
     "assistant": [{"role": "assistant", "content": MARK}],
+    "assistant, with reasoning": [
+        {"role": "assistant", "content": "hi", "reasoning_content": MARK}
+    ],
+    "assistant, with annotations": [
+        {"role": "assistant", "content": "hi", "annotations": [{"type": MARK}]}
+    ],
     "assistant, with audio": [{"role": "assistant", "content": "hi", "audio": {"id": MARK}}],
     "tool": [F_CALL, {"role": "tool", "tool_call_id": "c1", "content": MARK}],
     "function": [
@@ -270,6 +285,16 @@ SAMPLES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Any], Json]]] = {
     ("responses", "parts of the assistant's messages"): (
         {
             "output_text": {"type": "output_text", "text": MARK, "annotations": []},
+            "output_text, with annotations": {
+                "type": "output_text",
+                "text": "hi",
+                "annotations": [{"type": MARK}],
+            },
+            "output_text, with logprobs": {
+                "type": "output_text",
+                "text": "hi",
+                "logprobs": [{"token": MARK}],
+            },
             "refusal": {"type": "refusal", "refusal": MARK},
         },
         lambda part: {"input": [ASKED, {"role": "assistant", "content": [part]}]},
@@ -393,6 +418,13 @@ def is_dropped(house: House, client: str, about: str, row: str, fate: Fate) -> N
     assert caught.value.param in told["dropped"]
 
 
+def is_noted(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+    for strict in (False, True):
+        told = house.shown(client, request_of(client, about, row), strict)
+        assert list(told["dropped"].values()) == [fate.why]
+        assert MARK not in json.dumps(told["request"])
+
+
 def arrives(house: House, client: str, about: str, row: str, fate: Fate) -> Json:
     told = house.shown(client, request_of(client, about, row), strict=True)
     assert told["dropped"] == {}
@@ -416,7 +448,7 @@ def is_emulated(house: House, client: str, about: str, row: str, fate: Fate) -> 
     assert told["would_fetch"] or house.remembered not in json.dumps(told["request"])
 
 
-TRUE = {"refused": is_refused, "dropped": is_dropped, "carried": is_carried,
+TRUE = {"refused": is_refused, "dropped": is_dropped, "noted": is_noted, "carried": is_carried,
         "mapped": is_mapped, "emulated": is_emulated}  # fmt: skip
 
 

@@ -6,13 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 from forwarder.errors import InvalidRequest
-from forwarder.translate import parts
+from forwarder.translate import parts, reasoning
 from forwarder.translate.call import Json
 from forwarder.translate.chat_over_responses.images import SentBack
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, optional, require
 from forwarder.translate.terms import Terms
 
 _CALL_SHAPES = ("function", "custom")
+
+
+def replays(terms: Terms) -> bool:
+    """Does the upstream take earlier reasoning as it reads?  OpenAI's takes only what is sealed."""
+    return "reasoning_text" in terms.takes
 
 
 class History:
@@ -60,6 +65,8 @@ class History:
         self.items.append({"type": "message", "role": message["role"], "content": content})
 
     def _assistant(self, message: Json, path: str) -> None:
+        if replays(self._terms):
+            self._thought(reasoning.read(message))
         content = self._spoken(message, path)
         if content:
             self.items.append({"type": "message", "role": "assistant", "content": content})
@@ -73,6 +80,12 @@ class History:
             self._legacy_call(legacy, f"{path}.function_call")
         if message.get("audio"):
             self._terms.ledger.drop("messages.audio", "the Responses API has no earlier audio")
+
+    def _thought(self, text: str) -> None:
+        """The reasoning before what it led to; its id is the same on every turn."""
+        if text:
+            item = {"type": "reasoning", "id": f"rs_{len(self.items)}", "summary": []}
+            self.items.append({**item, "content": [{"type": "reasoning_text", "text": text}]})
 
     def _spoken(self, message: Json, path: str) -> list[Json]:
         content = optional(message, "content", (str, list), f"{path}.content")

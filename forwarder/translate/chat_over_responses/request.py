@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.translate import reasoning, unread
 from forwarder.translate.call import Json
 from forwarder.translate.chat_over_responses import tools
-from forwarder.translate.chat_over_responses.history import History
+from forwarder.translate.chat_over_responses.history import History, replays
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, optional, require
 from forwarder.translate.fates import CHAT_OVER_RESPONSES, settle
 from forwarder.translate.terms import Terms
@@ -50,6 +51,7 @@ def translate_request(request: Json, terms: Terms) -> Prepared:
     _offer_tools(request, out)
     _reasoning(request, out, terms)
     _logprobs(request, out)
+    unread.report(request, "chat", terms.ledger, reasoning.FIELDS if replays(terms) else ())
     return Prepared(out, legacy=_is_legacy(request), logprobs=bool(request.get("logprobs")))
 
 

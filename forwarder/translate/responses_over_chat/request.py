@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from forwarder.errors import InvalidRequest
+from forwarder.translate import unread
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, STR, choose, optional, require
 from forwarder.translate.fates import RESPONSES_OVER_CHAT, settle
@@ -43,6 +44,7 @@ def translate_request(request: Json, terms: Terms) -> Prepared:
     if not chat["messages"]:  # the upstream would complain of messages, which are not the client's
         raise InvalidRequest("'input' holds nothing to answer.", param="input", code="empty_array")
     _offer_tools(chat, toolbox, request)
+    unread.report(request, "responses", terms.ledger)
     chat["stream"] = True
     chat["stream_options"] = {"include_usage": True}
     return Prepared(chat, toolbox, request)
