@@ -94,8 +94,10 @@ def _format(body: Json, profile: Profile, ledger: Ledger) -> None:
 
 
 def _messages(body: Json, profile: Profile, ledger: Ledger) -> None:
-    taken = media.placed(tools.objects(body, "messages"), profile, ledger)
-    body["messages"] = messages.taken(taken, profile)
+    placed = media.placed(tools.objects(body, "messages"), profile, ledger)
+    for name in messages.lost(placed, profile):
+        ledger.note(f"messages.{name}", f"{profile.name} does not take it")
+    body["messages"] = messages.taken(placed, profile)
 
 
 def _names(body: Json, profile: Profile, ledger: Ledger) -> None:

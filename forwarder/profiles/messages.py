@@ -13,6 +13,8 @@ _KNOWN = frozenset(
 )
 """What a message has at OpenAI's."""
 
+_REASONING = frozenset({*FIELDS, "reasoning_details"})
+
 _HEAD = ("system", "developer")
 _OTHERS = ("user", "tool")
 
@@ -23,6 +25,24 @@ def taken(messages: list[Json], profile: Profile) -> list[Json]:
     if profile.system_at_head:
         made = _system_at_head(made)
     return _merged(made) if profile.merge_neighbours else made
+
+
+def lost(messages: list[Json], profile: Profile) -> set[str]:
+    """The fields of messages that the provider takes in no message, and that hold something.
+
+    Reasoning that it wants back from some turns alone is not lost: it reads no other.
+    """
+    known = _KNOWN | {profile.reasoning_field}
+    unknown: set[str] = set()
+    if not profile.extra_message_fields:
+        unknown = {name for m in messages for name in m.keys() - known if m[name]}
+    if profile.reasoning_replay != "as_is" and not _takes_reasoning(profile):
+        return unknown | {name for m in messages for name in _REASONING & m.keys() if m[name]}
+    return unknown - _REASONING
+
+
+def _takes_reasoning(profile: Profile) -> bool:
+    return profile.reasoning_field is not None and profile.reasoning_replay != "none"
 
 
 def instructed(messages: list[Json], text: str) -> list[Json]:

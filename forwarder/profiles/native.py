@@ -23,7 +23,17 @@ def items(body: Json, profile: Profile, ledger: Ledger) -> None:
     """A Responses upstream cannot open what this forwarder sealed for another one."""
     given = body.get("input")
     if isinstance(given, list) and any(_is_mended(item, profile) for item in given):
+        _note_lost(given, profile, ledger)
         body["input"] = [_item(item, profile) for item in given if not _falls_away(item, profile)]
+
+
+def _note_lost(items: list[Any], profile: Profile, ledger: Ledger) -> None:
+    """Nobody has asked for earlier reasoning to be read, but it is not."""
+    for item in items:
+        if _falls_away(item, profile):
+            ledger.note("input.reasoning", "only another upstream could read it")
+        elif _loses_text(item, profile):
+            ledger.note("input.reasoning.content", f"{profile.name} does not take it")
 
 
 def _is_mended(item: Any, profile: Profile) -> bool:
@@ -40,6 +50,15 @@ def _falls_away(item: Any, profile: Profile) -> bool:
     )
 
 
+def _loses_text(item: Any, profile: Profile) -> bool:
+    return (
+        not profile.keep_reasoning_text
+        and isinstance(item, dict)
+        and item.get("type") == "reasoning"
+        and bool(item.get("content"))
+    )
+
+
 def _is_sealed(item: Json) -> bool:
     return is_own(item.get("encrypted_content"))
 
@@ -49,6 +68,6 @@ def _item(item: Any, profile: Profile) -> Any:
         return item
     if item.get("role") == "developer":
         return {**item, "role": profile.responses_developer}
-    if item.get("type") == "reasoning" and not profile.keep_reasoning_text:
+    if _loses_text(item, profile):
         return {k: v for k, v in item.items() if k != "content"}
     return item

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from forwarder.translate.terms import Ledger
 from tests.profiles.mending import Json, messages
 
 DEVELOPER = {"role": "developer", "content": "D"}
@@ -161,3 +162,34 @@ def test_a_lost_signature_has_a_stand_in_on_the_first_call() -> None:
     whole = {**CALLS, "tool_calls": [signed]}
     assert messages(whole, signature_placeholder="none") == [whole]
     assert messages(bare) == [bare]
+
+
+SAID: Json = {
+    "role": "assistant",
+    "content": "A",
+    "reasoning_content": "R",
+    "vendor": 1,
+    "audio": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("knobs", "names"),
+    [
+        ({}, []),
+        ({"reasoning_replay": "tool_turns"}, []),
+        ({"reasoning_replay": "as_is", "reasoning_field": None}, []),
+        ({"reasoning_replay": "none"}, ["messages.reasoning_content"]),
+        ({"reasoning_field": None}, ["messages.reasoning_content"]),
+        ({"extra_message_fields": False, "reasoning_field": "reasoning"}, ["messages.vendor"]),
+        (
+            {"extra_message_fields": False, "reasoning_field": None},
+            ["messages.reasoning_content", "messages.vendor"],
+        ),
+    ],
+)
+def test_fields_that_are_taken_in_no_message_are_noted(knobs: Json, names: list[str]) -> None:
+    ledger = Ledger(strict=True)
+    [made] = messages(SAID, ledger=ledger, **knobs)
+    assert sorted(ledger.dropped) == names
+    assert not {name.removeprefix("messages.") for name in names} & made.keys()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from forwarder.profiles import mend
+from forwarder.profiles.knobs import Profile
+from forwarder.translate.terms import Ledger
 from tests.profiles.mending import Json, mended
 
 USER = {"role": "user", "content": "U"}
@@ -40,6 +45,22 @@ def test_the_text_of_reasoning_goes_only_where_it_is_taken() -> None:
 def test_reasoning_that_cannot_be_opened_is_left_out() -> None:
     body = {"input": [USER, THOUGHT]}
     assert mended(body, "responses", reasoning_items="drop") == {"input": [USER]}
+
+
+def test_reasoning_that_does_not_go_on_is_noted() -> None:
+    ours = {"type": "reasoning", "encrypted_content": "fwd1.x"}
+    assert noted({"input": [USER, THOUGHT, "odd"]}) == []
+    assert noted({"input": [USER, ours]}) == ["input.reasoning"]
+    assert noted({"input": [THOUGHT]}, reasoning_items="drop") == ["input.reasoning"]
+    assert noted({"input": [THOUGHT]}, keep_reasoning_text=False) == ["input.reasoning.content"]
+    bare = {**THOUGHT, "content": []}
+    assert noted({"input": [bare]}, keep_reasoning_text=False) == []
+
+
+def noted(body: Json, **knobs: Any) -> list[str]:
+    ledger = Ledger(strict=True)
+    mend(body, "responses", Profile("p", **knobs), ledger)
+    return [*ledger.dropped]
 
 
 def test_log_probabilities_that_are_not_taken_are_not_included_either() -> None:
