@@ -80,6 +80,10 @@ _UNTOLD: dict[str, Any] = {"X-Stainless-Retry-Count": Omit(), "X-Stainless-Read-
 """What the SDK adds to every request, unless the request leaves it out."""
 
 
+_AGENT = f"OpenAI/Python {openai.__version__}"
+"""What the SDK calls itself; of a class of another name it would tell that name."""
+
+
 class _Client(OpenAI):
     """The SDK's client, which says nothing of the machine that it runs on.
 
@@ -90,7 +94,7 @@ class _Client(OpenAI):
     def __init__(self, headers: Mapping[str, str], **given: Any) -> None:
         super().__init__(**given)
         json = "application/json"
-        said = {"Accept": json, "Content-Type": json, "User-Agent": self.user_agent}
+        said = {"Accept": json, "Content-Type": json, "User-Agent": _AGENT}
         self._said: dict[str, str | Omit] = {**said, **headers}
 
     @property

@@ -102,7 +102,9 @@ def test_nothing_of_the_machine_or_its_environment_is_told(
     asked(upstream_of(provider))
 
     told = ("x-stainless", "openai-")
-    assert [name for name in provider.requests[0].headers if name.startswith(told)] == []
+    headers = provider.requests[0].headers
+    assert [name for name in headers if name.startswith(told)] == []
+    assert headers["user-agent"].startswith("OpenAI/Python ")
 
 
 @pytest.mark.parametrize(
