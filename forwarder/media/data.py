@@ -36,10 +36,10 @@ def is_data_url(text: str) -> bool:
     return text[:5].lower() == "data:"
 
 
-def names_type(url: str) -> bool:
-    """Is it a data URL that says of what type its data is?"""
+def names_type(url: str, kind: str) -> bool:
+    """Is it a data URL that says that its data is of this type?"""
     head = _HEAD.match(url)
-    return bool(head and head[1])
+    return bool(head and head[1] and head[1].lower() == kind)
 
 
 def read(text: str, name: str | None = None) -> Blob:

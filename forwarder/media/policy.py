@@ -90,12 +90,12 @@ class _Rules:
         return self._image(place, blob) if place.kind == "image" else self._file(place, blob)
 
     def _image(self, place: Place, fetched: Blob | None) -> Json:
-        if fetched and not fetched.type.startswith("image/"):
-            raise _invalid(place.url_path, f"there is no image, but {fetched.type}")
         if not fetched and not data.is_data_url(place.url):
             return place.value
         blob = fetched or _read(place, place.url_key)
-        if data.names_type(place.url):
+        if not blob.type.startswith("image/"):
+            raise _invalid(place.url_path, f"there is no image, but {blob.type}")
+        if data.names_type(place.url, blob.type):
             return place.value
         return {**place.value, place.url_key: blob.url}
 
@@ -107,7 +107,7 @@ class _Rules:
         others = {k: v for k, v in place.value.items() if k not in _FILE_FIELDS}
         if self.profile.file == "upload":
             return {**others, "file_id": self.upload(blob, place.path)}
-        if given and data.names_type(given):
+        if given and data.names_type(given, blob.type):
             return place.value
         return {**others, "filename": blob.name, "file_data": blob.url}
 

@@ -49,7 +49,7 @@ def _refusal(part: Json, path: str) -> Json:
 
 def _image_to_chat(part: Json, path: str) -> Json:
     url = optional(part, "image_url", STR, f"{path}.image_url")
-    if url is None:
+    if not url:
         require(part, "file_id", STR, f"{path}.image_url")
         raise _no_file_store(f"{path}.file_id", "image")
     image = {"url": url}
@@ -157,7 +157,10 @@ def _image_to_input(part: Json, path: str) -> Json:
     if isinstance(image, str):  # an old spelling that some clients still send
         image = {"url": image}
     url = require(image, "url", STR, f"{path}.image_url.url")
-    detail = image.get("detail") or "auto"  # the Responses API requires it
+    if not url:
+        raise missing(f"{path}.image_url.url")
+    given = optional(image, "detail", STR, f"{path}.image_url.detail")
+    detail = given or "auto"  # the Responses API requires it
     return _keeping_breakpoint(part, {"type": "input_image", "image_url": url, "detail": detail})
 
 

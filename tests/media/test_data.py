@@ -88,7 +88,14 @@ def test_a_blob_is_written_as_a_data_url_that_reads_back() -> None:
 
 @pytest.mark.parametrize(
     ("url", "names"),
-    [("data:image/png;base64,", True), ("data:;base64,", False), ("AAAA", False), ("", False)],
+    [
+        ("data:image/png;base64,", True),
+        ("DATA:Image/PNG;base64,", True),
+        ("data:image/jpeg;base64,", False),
+        ("data:;base64,", False),
+        ("AAAA", False),
+        ("", False),
+    ],
 )
 def test_whether_a_data_url_names_its_type(url: str, names: bool) -> None:
-    assert data.names_type(url) is names
+    assert data.names_type(url, "image/png") is names

@@ -266,3 +266,30 @@ def test_a_url_that_is_named_twice_is_fetched_once() -> None:
 
     assert sent[0]["input"][0]["content"] == [input_image(PNG_URL)] * 2
     assert request["input"][0]["content"] == [part, part]
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("data:text/plain;base64,aGk=", "text/plain"),
+        (PDF_URL, "application/pdf"),
+        (f"data:;base64,{PDF}", "application/pdf"),
+        ("data:application/octet-stream;base64,aGk=", "application/octet-stream"),
+    ],
+)
+def test_an_image_has_to_be_one(url: str, found: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        settled({"type": "image_url", "image_url": {"url": url}})
+    assert caught.value.param == "messages[0].content[1].image_url.url"
+    assert found in caught.value.message
+
+
+def test_a_type_that_says_nothing_is_said_anew() -> None:
+    part = {
+        "type": "image_url",
+        "image_url": {"url": f"data:application/octet-stream;base64,{PNG}"},
+    }
+    assert settled(part)["image_url"]["url"] == PNG_URL
+    file = {"type": "input_file", "filename": "a",
+            "file_data": f"data:application/octet-stream;base64,{PDF}"}  # fmt: skip
+    assert settled(file)["file_data"] == PDF_URL
