@@ -147,6 +147,15 @@ def _count(usage: Json, key: str) -> int:
 LOGPROBS = "message.output_text.logprobs"
 """What a Responses request includes to get what chat calls ``logprobs``."""
 
+
+def without_bytes(entries: list[Json]) -> list[Json]:
+    """Log probabilities as the events of the Responses API have them; its parts have the bytes."""
+    return [
+        {k: without_bytes(v) if k == "top_logprobs" else v for k, v in e.items() if k != "bytes"}
+        for e in entries
+    ]
+
+
 # -- structured output --------------------------------------------------------------------------
 
 

@@ -6,11 +6,9 @@ cannot stream, it becomes the events that would have carried it.
 
 from __future__ import annotations
 
-from typing import Any
-
 from forwarder.errors import UpstreamBroken
 from forwarder.translate.call import Batch, Event, Json
-from forwarder.translate.vocabulary import failure, hidden_error
+from forwarder.translate.vocabulary import failure, hidden_error, without_bytes
 
 
 def events(protocol: str, body: Json, streamed: bool) -> Batch:
@@ -81,7 +79,7 @@ def _part(place: Json, part: Json) -> Batch:
     key = "refusal" if part.get("type") == "refusal" else "text"
     stem = "response.refusal" if key == "refusal" else "response.output_text"
     text = part.get(key) or ""
-    more: Json = {} if key == "refusal" else {"logprobs": _without_bytes(part.get("logprobs"))}
+    more: Json = {} if key == "refusal" else {"logprobs": without_bytes(part.get("logprobs") or [])}
     blank = {k: [] if k in _BESIDE else v for k, v in part.items()}
     return [
         {"type": "response.content_part.added", **place, "part": {**blank, key: ""}},
@@ -97,14 +95,6 @@ def _part(place: Json, part: Json) -> Batch:
 
 _BESIDE = ("annotations", "logprobs")
 """What comes beside the text of a part, and like it is not there when the part begins."""
-
-
-def _without_bytes(entries: Any) -> list[Json]:
-    """Log probabilities as events have them."""
-    return [
-        {k: _without_bytes(v) if k == "top_logprobs" else v for k, v in e.items() if k != "bytes"}
-        for e in entries or ()
-    ]
 
 
 def _numbered(batch: Batch) -> Batch:

@@ -14,6 +14,7 @@ from forwarder.translate.vocabulary import (
     response_error,
     usage_to_chat,
     usage_to_responses,
+    without_bytes,
 )
 
 
@@ -164,3 +165,12 @@ def test_a_format_goes_both_ways(chat: Any, responses: Any) -> None:
 def test_a_format_without_a_schema_gets_the_one_that_the_responses_api_demands() -> None:
     flat = format_to_responses({"type": "json_schema", "json_schema": {"name": "n"}})
     assert flat == {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
+
+
+def test_events_have_no_bytes() -> None:
+    top = {"token": "f", "bytes": [102], "logprob": -2}
+    entries = [{"token": "e", "bytes": [101], "logprob": -1, "top_logprobs": [top]}]
+    assert without_bytes(entries) == [
+        {"token": "e", "logprob": -1, "top_logprobs": [{"token": "f", "logprob": -2}]}
+    ]
+    assert "bytes" in entries[0]

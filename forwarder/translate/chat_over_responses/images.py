@@ -7,22 +7,13 @@ Chat has no such field of its own; this is the one that clients of OpenRouter re
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from forwarder.translate import parts
+from forwarder.translate import parts, pictures
 from forwarder.translate.call import Event, Json
 from forwarder.translate.check import DICT, STR, expect, optional
 
 CALL = "image_generation_call"
-
-_SIGNS = {"iVBOR": "png", "/9j/": "jpeg", "UklGR": "webp", "R0lGO": "gif"}
-"""How the base64 of an image begins -> its format."""
-
-_MEDIA_TYPES = {"svg": "svg+xml", "jpg": "jpeg"}
-"""A format -> its media type, where that is another word."""
-
-_DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 
 class Images:
@@ -57,16 +48,8 @@ class Images:
 
 
 def _entry(number: int, data: str, described: Json) -> Json:
-    return {"type": "image_url", "index": number, "image_url": {"url": _url(data, described)}}
-
-
-def _url(data: str, described: Json) -> str:
-    """As a data URL; some upstreams give a URL already."""
-    if ":" in data[:8]:
-        return data
-    signed = (kind for sign, kind in _SIGNS.items() if data.startswith(sign))
-    kind = described.get("output_format") or next(signed, "png")
-    return f"data:image/{_MEDIA_TYPES.get(kind, kind)};base64,{data}"
+    url = pictures.data_url(data, described.get("output_format"))
+    return {"type": "image_url", "index": number, "image_url": {"url": url}}
 
 
 # -- coming back in the history -----------------------------------------------------------------
@@ -92,11 +75,11 @@ class SentBack:
 
     def _call(self, image: Json, url: str, path: str) -> Json | None:
         own_id = optional(image, "id", STR, f"{path}.id")
-        head = _DATA_URL.match(url)
-        if not own_id or not head or own_id in self._ids:
+        read = pictures.read(url)
+        if not own_id or not read or own_id in self._ids:
             return None
         self._ids.add(own_id)
-        return {"type": CALL, "id": own_id, "status": "completed", "result": url[head.end() :]}
+        return {"type": CALL, "id": own_id, "status": "completed", "result": read[0]}
 
 
 _SHOWN = {"image_url": parts.USER_TO_RESPONSES["image_url"]}

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forwarder.errors import InvalidRequest
-from forwarder.translate import parts
+from forwarder.translate import parts, pictures
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, missing, optional, require
-from forwarder.translate.responses_over_chat import images
 from forwarder.translate.responses_over_chat.kinds import CALLS, OUTPUTS, TOOL_SEARCH, Kind
 from forwarder.translate.responses_over_chat.toolbox import Toolbox, flat_name
 from forwarder.translate.terms import Terms
@@ -222,7 +221,7 @@ class History:
             return
         if self._turn.answered:
             self._end_turn()
-        url = images.data_url(result, item.get("output_format"))
+        url = pictures.data_url(result, item.get("output_format"))
         note = {"type": "text", "text": _IMAGE_NOTE}
         self._turn.images += [note, {"type": "image_url", "image_url": {"url": url}}]
 

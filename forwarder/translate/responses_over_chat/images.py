@@ -6,20 +6,12 @@ itself, and nothing is fetched in here.  It becomes a Markdown image in the text
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from forwarder.translate import pictures
 from forwarder.translate.call import Batch, Event, Json
 from forwarder.translate.responses_over_chat.items import added, done
-
-_DATA_URL = re.compile(r"data:(?:image/([\w.+-]+))?[^,]*;base64,", re.IGNORECASE)
-_LINK = re.compile(r"(?:https?|data):", re.IGNORECASE)
-_FORMATS = {"jpg": "jpeg", "svg+xml": "svg"} | {f: f for f in ("png", "webp", "jpeg", "gif", "svg")}
-"""Media subtype -> the format's name."""
-
-_HEADS = {"/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp", "PHN2Zy": "svg"}
-"""How the base64 of an image begins, and its format; all else passes for ``png``."""
 
 
 class Picture(NamedTuple):
@@ -35,30 +27,18 @@ def picture(part: Any) -> Picture | None:
     source = _source(part)
     if not source:
         return None
-    head = _DATA_URL.match(source)
-    if head is None:
-        is_link = _LINK.match(source)
-        return Picture("", url=source) if is_link else Picture(source, _sniffed(source))
-    data = source[head.end() :]
-    return Picture(data, _FORMATS.get((head[1] or "").lower()) or _sniffed(data)) if data else None
+    read = pictures.read(source)
+    if read is not None:
+        return Picture(*read) if read[0] else None
+    if pictures.is_link(source):
+        return Picture("", url=source)
+    return Picture(source, pictures.format_of(source))
 
 
 def markdown(url: str) -> str:
     """An image by URL as text."""
     safe = url.replace("<", "%3C").replace(">", "%3E")
     return f"![image](<{safe}>)" if set(" ()") & set(url) or safe != url else f"![image]({url})"
-
-
-def data_url(data: str, image_format: Any) -> str:
-    """The base64 of an item as a URL for a chat upstream."""
-    if _LINK.match(data):
-        return data
-    known = image_format if image_format in [*_FORMATS.values()] else _sniffed(data)
-    return f"data:image/{'svg+xml' if known == 'svg' else known};base64,{data}"
-
-
-def _sniffed(data: str) -> str:
-    return next((kind for head, kind in _HEADS.items() if data.startswith(head)), "png")
 
 
 def _source(part: Any) -> str:

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from forwarder.translate.call import Batch, Event, Json
 from forwarder.translate.responses_over_chat.kinds import CUSTOM, FUNCTION
-from forwarder.translate.responses_over_chat.logprobs import without_bytes
 from forwarder.translate.responses_over_chat.toolbox import Tool
 from forwarder.translate.responses_over_chat.unwrap import InputUnwrapper
+from forwarder.translate.vocabulary import without_bytes
 
 
 class Item(Protocol):

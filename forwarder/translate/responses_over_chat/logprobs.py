@@ -1,7 +1,6 @@
-"""Log probabilities as chat upstreams send them, in the two shapes that Responses clients get.
+"""Log probabilities as chat upstreams send them -> as a Responses part has them.
 
-A part of a message has the bytes of every token, its events have none.  Vendors leave out what
-they please; the types require all of it.
+Vendors leave out what they please; the types require all of it.
 """
 
 from __future__ import annotations
@@ -20,11 +19,6 @@ def read(logprobs: Any) -> list[Json]:
     return [_entry(entry) for entry in _objects(content)]
 
 
-def without_bytes(entries: list[Json]) -> list[Json]:
-    """The same entries, as events have them."""
-    return [{**_bare(e), "top_logprobs": [*map(_bare, e["top_logprobs"])]} for e in entries]
-
-
 def _entry(entry: Json) -> Json:
     return {**_token(entry), "top_logprobs": [*map(_token, _objects(entry.get("top_logprobs")))]}
 
@@ -36,10 +30,6 @@ def _token(entry: Json) -> Json:
         "bytes": written if isinstance(written, list) else [*token.encode(errors="replace")],
         "logprob": _UNLIKELY if logprob is None else logprob,
     }
-
-
-def _bare(entry: Json) -> Json:
-    return {"token": entry["token"], "logprob": entry["logprob"]}
 
 
 def _objects(entries: Any) -> list[Json]:

@@ -7,7 +7,6 @@ import pytest
 from forwarder.translate.responses_over_chat.images import (
     Image,
     Picture,
-    data_url,
     markdown,
     picture,
 )
@@ -60,21 +59,6 @@ def test_an_image_is_found_in_the_spellings_of_vendors(part: Any, made: Any) -> 
 )
 def test_an_image_by_url_is_one_in_markdown(url: str, text: str) -> None:
     assert markdown(url) == text
-
-
-@pytest.mark.parametrize(
-    ("data", "name", "url"),
-    [
-        ("iVBOR", None, "data:image/png;base64,iVBOR"),
-        ("iVBOR", "webp", "data:image/webp;base64,iVBOR"),
-        ("R0lGODlh", "odd", "data:image/gif;base64,R0lGODlh"),
-        ("R0lGODlh", ["odd"], "data:image/gif;base64,R0lGODlh"),
-        ("PHN2Zy", None, "data:image/svg+xml;base64,PHN2Zy"),
-        (PNG, None, PNG),
-    ],
-)
-def test_an_item_s_image_is_a_url_of_the_right_type(data: str, name: Any, url: str) -> None:
-    assert data_url(data, name) == url
 
 
 def names(events: list[Json]) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.translate.responses_over_chat.logprobs import read, without_bytes
+from forwarder.translate.responses_over_chat.logprobs import read
 
 Json = dict[str, Any]
 
@@ -30,12 +30,3 @@ def test_an_entry_has_all_that_a_part_must_have(given: Json, made: Json) -> None
 @pytest.mark.parametrize("given", [{"content": None}, {"refusal": []}, {"content": {}}, [], "x", 1])
 def test_what_holds_no_entries_gives_none(given: Any) -> None:
     assert read(given) == []
-
-
-def test_events_have_no_bytes() -> None:
-    top = {"token": "f", "bytes": [102], "logprob": -2}
-    entries = [{"token": "e", "bytes": [101], "logprob": -1, "top_logprobs": [top]}]
-    assert without_bytes(entries) == [
-        {"token": "e", "logprob": -1, "top_logprobs": [{"token": "f", "logprob": -2}]}
-    ]
-    assert "bytes" in entries[0]
