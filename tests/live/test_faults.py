@@ -214,8 +214,9 @@ def test_a_refusal_reaches_the_client_as_it_is(
         assert answered.error["code"] == "upstream_authentication"
         return
     message, kind, name = STATUSES[code]
+    param = "input" if (client, over) == ("responses", "chat") else "messages"  # its own word
     assert answered.status == code
-    assert answered.error == {"message": message, "type": kind, "code": name, "param": "messages"}
+    assert answered.error == {"message": message, "type": kind, "code": name, "param": param}
     assert answered.headers["retry-after"] == "9"
     assert answered.headers["x-ratelimit-remaining-tokens"] == "7"
     assert answered.headers["x-should-retry"] == "true"
