@@ -7,6 +7,7 @@ that stalls.  What they are is found out here; nothing above asks again.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 
@@ -25,6 +26,9 @@ from forwarder.translate.call import Json, Stream
 from forwarder.translate.vocabulary import TERMINALS
 
 _HANDED_ON = ("retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms")
+
+_ASCII = re.compile(r"[\x20-\x7e]*")
+"""What every server lets a header be."""
 
 _GRACE = 0.25
 """Seconds to wait after the last event for late usage and the end of the body, which lets the
@@ -161,7 +165,12 @@ def handed_on(headers: httpx2.Headers) -> dict[str, str]:
     kept = {k: v for k, v in headers.items() if k in _HANDED_ON or k.startswith("x-ratelimit-")}
     if "x-request-id" in headers:
         kept["x-upstream-request-id"] = headers["x-request-id"]
-    return kept
+    return kept if _ASCII.fullmatch("".join(kept.values())) else _printable(kept)
+
+
+def _printable(headers: dict[str, str]) -> dict[str, str]:
+    """Without those that our own server would refuse to send."""
+    return {k: v for k, v in headers.items() if _ASCII.fullmatch(v)}
 
 
 def _finishes(event: Json) -> bool:

@@ -36,7 +36,7 @@ from forwarder.errors import (
 from forwarder.exchange import Exchange
 from forwarder.media.data import Blob
 from forwarder.network.client import Client
-from forwarder.network.cutting import waited_for_by
+from forwarder.network.cutting import WaitedForBy
 from forwarder.profiles import (
     AS_IS,
     PROFILES,
@@ -238,7 +238,7 @@ class Upstream:
             "headers": {**exchange.onward(), **self._auth(exchange.client_key)},
             "idempotency_key": exchange.id,  # or the SDK draws one
         }
-        with self._failures(), waited_for_by(exchange):
+        with self._failures(), WaitedForBy(exchange):
             # With this type the SDK gives the response itself, unread; its signature says Stream.
             unread: Any = self._client.post(
                 self._urls[protocol],

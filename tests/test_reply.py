@@ -207,6 +207,13 @@ def test_only_what_concerns_the_client_is_handed_on() -> None:
     assert kept["x-upstream-request-id"] == "r"
 
 
+@pytest.mark.parametrize("odd", [b"caf\xc3\xa9", b"\xff", b"a\x01", b"a\nb", b"a\tb"])
+def test_a_header_that_no_server_would_send_is_left_out(odd: bytes) -> None:
+    headers = httpx2.Headers([(b"x-request-id", odd), (b"retry-after", b"1")])
+
+    assert handed_on(headers) == {"retry-after": "1"}
+
+
 @pytest.mark.parametrize(("choices", "patient"), [(1, False), (2, True)])
 def test_a_finish_ends_patience_only_when_no_other_choice_can_speak(
     choices: int, patient: bool

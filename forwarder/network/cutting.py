@@ -7,9 +7,10 @@ of the SDK, and a socket that nobody else knows; the transport leaves word of it
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from socket import SHUT_RDWR
 from typing import Protocol
 
@@ -31,14 +32,19 @@ class Waiting(Protocol):
 _waiting: ContextVar[Waiting | None] = ContextVar("waiting", default=None)
 
 
-@contextmanager
-def waited_for_by(waiting: Waiting) -> Iterator[None]:
+class WaitedForBy:
     """What is sent within is for ``waiting``."""
-    token = _waiting.set(waiting)
-    try:
-        yield
-    finally:
-        _waiting.reset(token)
+
+    __slots__ = ("_token", "_waiting")
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+
+    def __enter__(self) -> None:
+        self._token = _waiting.set(self._waiting)
+
+    def __exit__(self, *error: object) -> None:
+        _waiting.reset(self._token)
 
 
 def is_awaited() -> bool:
@@ -47,21 +53,23 @@ def is_awaited() -> bool:
     return waiting is None or not waiting.left
 
 
-@contextmanager
-def cuttable(sock: socket.socket) -> Iterator[None]:
-    """Within, the connection ends when whoever waits for its answer leaves."""
+def cut_with(sock: socket.socket) -> Callable[[], None] | None:
+    """From here on the connection ends when whoever waits for its answer leaves.
+
+    Gives what `spared` needs to know.
+    """
     waiting = _waiting.get()
     if waiting is None:
-        yield
-        return
-
-    def cut() -> None:
-        _shut(sock)
-
+        return None
+    cut = partial(_shut, sock)
     waiting.cuts.add(cut)
-    try:
-        yield
-    finally:
+    return cut
+
+
+def spared(cut: Callable[[], None] | None) -> None:
+    """From here on it does not."""
+    waiting = _waiting.get()
+    if waiting is not None and cut is not None:
         waiting.cuts.discard(cut)
 
 

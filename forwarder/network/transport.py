@@ -17,11 +17,13 @@ import httpx2
 from gevent import socket
 
 from forwarder.network.connections import BLOCK, Connections, proxy_for, trust
-from forwarder.network.cutting import cuttable, is_awaited
+from forwarder.network.cutting import cut_with, is_awaited, spared
 from forwarder.network.wire import ArrivalStream, Message
 
 _STALE = 1.0
 """Seconds within which a connection that had been closed already says so."""
+
+_NOBODY = "Nobody waits for the answer any more."
 
 
 class GeventTransport(httpx2.BaseTransport):
@@ -59,7 +61,7 @@ class GeventTransport(httpx2.BaseTransport):
             return self._exchange(request, data, pool, fresh=False)
         except _Stale:
             if not is_awaited():
-                raise httpx2.ReadError("Nobody waits for the answer any more.") from None
+                raise httpx2.ReadError(_NOBODY) from None
             # Servers close idle connections, often just as the next request comes.  A POST is sent
             # again for that too: not a byte was answered, and the end came too soon for a model to
             # have said anything.  A new connection is never stale, so this happens once at most.
@@ -87,18 +89,22 @@ class GeventTransport(httpx2.BaseTransport):
         timeouts = request.extensions.get("timeout", {})
         sock, used = pool.take(timeouts, fresh)
         message = Message(request.method)
+        cut = cut_with(sock)
         try:
-            with cuttable(sock):
-                _send(sock, data, timeouts.get("write"))
-                sock.settimeout(timeouts.get("read"))
-                _await_head(sock, message, used)
+            if not is_awaited():  # it took some time to connect
+                raise httpx2.ReadError(_NOBODY)
+            _send(sock, data, timeouts.get("write"))
+            sock.settimeout(timeouts.get("read"))
+            _await_head(sock, message, used)
         except BaseException:
             pool.release_socket(sock)
             raise
+        finally:
+            spared(cut)
         arrivals = ArrivalStream(message, sock, pool, timeouts.get("read"), self._heartbeat)
         return httpx2.Response(
             message.status_code,
-            headers=list(message.headers),
+            headers=[(k.encode("latin-1"), v.encode("latin-1")) for k, v in message.headers],
             stream=_Body(arrivals),
             extensions={"http_version": message.version.encode(), "arrivals": arrivals},
         )

@@ -6,9 +6,13 @@ import subprocess
 import sys
 import time
 
+import httpx2
 import pytest
+from gevent import socket
 
-from forwarder.network.cutting import cuttable, is_awaited, waited_for_by
+from forwarder.network.connections import Connections
+from forwarder.network.cutting import WaitedForBy, cut_with, is_awaited, spared
+from forwarder.network.transport import GeventTransport
 from tests.helpers.loopback import Peer, serving
 
 PROGRAM = """
@@ -16,7 +20,7 @@ from gevent import monkey; monkey.patch_all()
 import sys, time
 import gevent, httpx2
 from forwarder.exchange import Exchange
-from forwarder.network.cutting import waited_for_by
+from forwarder.network.cutting import WaitedForBy
 from forwarder.network.transport import GeventTransport
 from forwarder.translate.terms import Ledger
 
@@ -28,7 +32,7 @@ for _ in range(kept):
 
 def ask():
     try:
-        with waited_for_by(exchange):
+        with WaitedForBy(exchange):
             client.get(url, timeout=20)
     except httpx2.TransportError as error:
         return type(error).__name__
@@ -88,14 +92,34 @@ class Waiter:
 
 def test_without_anybody_known_to_wait_nothing_is_watched() -> None:
     assert is_awaited()
-    with cuttable(None):  # type: ignore[arg-type]
-        assert is_awaited()
+    assert cut_with(None) is None  # type: ignore[arg-type]
+    spared(None)
 
 
 def test_one_who_has_left_does_not_wait() -> None:
     waiter = Waiter()
-    with waited_for_by(waiter):  # type: ignore[arg-type]
+    with WaitedForBy(waiter):  # type: ignore[arg-type]
         assert is_awaited()
         waiter.left = True
         assert not is_awaited()
     assert is_awaited()
+
+
+def test_who_leaves_while_a_connection_is_made_asks_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The model would work for nobody, and be paid for it."""
+    waiter = Waiter()
+    connect = Connections._open
+
+    def leaving(pool: Connections, seconds: float | None) -> socket.socket:
+        waiter.left = True
+        return connect(pool, seconds)
+
+    monkeypatch.setattr(Connections, "_open", leaving)
+    with serving(wordless) as server:
+        transport = GeventTransport(max_connections=1)
+        client = httpx2.Client(transport=transport)
+        with WaitedForBy(waiter), pytest.raises(httpx2.ReadError):  # type: ignore[arg-type]
+            client.get(server.url)
+        assert (server.requests, transport.opened) == ([], 1)

@@ -129,6 +129,19 @@ def test_a_header_cannot_smuggle_another(value: str) -> None:
         assert server.requests == []
 
 
+def test_a_header_that_is_not_ascii_spoils_no_answer() -> None:
+    def script(peer: Peer) -> None:
+        while peer.request():
+            peer.answer(b"ok", b"X-Region: caf\xc3\xa9", b"X-Odd: \xff")
+
+    with serving(script) as server, client_of(max_connections=1) as client:
+        for _ in range(2):
+            answer = client.get(server.url)
+            assert answer.text == "ok"
+            assert answer.headers.raw[1:] == [(b"X-Region", b"caf\xc3\xa9"), (b"X-Odd", b"\xff")]
+        assert opened(client) == 1
+
+
 def test_other_schemes_are_refused() -> None:
     with client_of() as client, pytest.raises(httpx2.UnsupportedProtocol):
         client.get("ftp://localhost/")
