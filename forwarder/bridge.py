@@ -176,7 +176,7 @@ class Bridge:
             web_search=profile.web_search_options,
             summaries=_REASONS.match(route.model) is not None,
             takes=profile.responses_takes,
-            link=partial(_link, exchange.address, route.upstream.name),
+            link=partial(_link, exchange, route.upstream.name),
         )
 
     def _chat_style(self, style: str | None, route: Route) -> str | None:
@@ -191,9 +191,9 @@ class Bridge:
         return Upstream(settings, transport_for(settings, heartbeat), heartbeat)
 
 
-def _link(address: str, upstream: str, path: str) -> str:
+def _link(exchange: Exchange, upstream: str, path: str) -> str:
     """Where the client finds what the upstream has under a path."""
-    return f"{address}/v1{path}?upstream={upstream}"
+    return f"{exchange.address()}/v1{path}?upstream={upstream}"
 
 
 def _fetcher(settings: Settings) -> Fetcher | None:

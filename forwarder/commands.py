@@ -140,12 +140,13 @@ def _answered(
 
 def _ask(upstream: Upstream, body: dict[str, object], profile: Profile) -> None:
     exchange = Exchange(random_id("probe"), "probe", Ledger())
-    with exchange.opened:
-        try:
-            for _ in upstream.ask(body, "chat", profile, exchange):
-                pass
-        except UpstreamRefused:
-            raise
-        except ForwarderError as error:
-            if error.code not in ("empty_answer", "upstream_protocol"):
-                raise  # an answer that says nothing was an answer
+    try:
+        for _ in upstream.ask(body, "chat", profile, exchange):
+            pass
+    except UpstreamRefused:
+        raise
+    except ForwarderError as error:
+        if error.code not in ("empty_answer", "upstream_protocol"):
+            raise  # an answer that says nothing was an answer
+    finally:
+        exchange.opened.close()

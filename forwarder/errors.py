@@ -10,6 +10,7 @@
         TooLarge                  413  the body is over the limit
         UpgradeRefused            426  no WebSocket on this route
         RateLimited               429  the client has had its share for now
+        ClientLeft                499  the client did not wait for its answer; only the log is told
       UpstreamError               the upstream did not do its part
         UpstreamRefused           its own status: it answered with an error
         UpstreamKeyRefused        502  it does not accept the forwarder's key
@@ -124,6 +125,16 @@ class RateLimited(ClientError):
     def __init__(self, message: str, *, kind: str) -> None:
         super().__init__(message)
         self.type = kind
+
+
+class ClientLeft(ClientError):
+    """The client did not wait for its answer: what broke by that is nobody's failure."""
+
+    status = 499
+    code = "client_left"
+
+    def __init__(self) -> None:
+        super().__init__("The client closed the connection before it had its answer.")
 
 
 class UpstreamError(ForwarderError):

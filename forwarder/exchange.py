@@ -7,11 +7,17 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from forwarder.errors import ForwarderError, InternalError, ShuttingDown, UpstreamUnreadable
+from forwarder.closers import Closers
+from forwarder.errors import (
+    ClientLeft,
+    ForwarderError,
+    InternalError,
+    ShuttingDown,
+    UpstreamUnreadable,
+)
 from forwarder.network.running import Run, Stopping
 from forwarder.routing import Route
 from forwarder.translate.call import Call, Event, Json, Stream
@@ -43,13 +49,16 @@ class Observer:
         """A client, of whom the key and the address are known, asks; raises to turn it away."""
 
     def streams(self, exchange: Exchange) -> None:
-        """The answer is a stream, and begins."""
+        """The answer is a stream, and has begun."""
 
     def ended(self, exchange: Exchange, seconds: float) -> None:
         """It is over, and took so long."""
 
     def retried(self, upstream: str, reason: str) -> None:
         """``upstream`` is asked once more; ``reason`` is the code of the error, or its status."""
+
+    def failed(self, upstream: str, error: ForwarderError) -> None:
+        """``upstream`` did not serve a request of which the client is not told this error."""
 
     def fell_back(self, upstream: str, to: str, reason: str) -> None:
         """A request goes from ``upstream``, which failed for this reason, on ``to`` another."""
@@ -68,7 +77,7 @@ class Observer:
 class Exchange:
     """The record of one request; ``opened`` closes whatever was opened for it.
 
-    ``address`` is where the client reaches the forwarder, without a slash at its end.
+    ``address`` gives where the client reaches the forwarder, without a slash at its end.
     ``upstream`` is the one that answered, or was asked last; ``failed`` are those before it.
     """
 
@@ -78,7 +87,7 @@ class Exchange:
     log_level: int = logging.INFO
     log_sample: float = 0.0
     log_bodies: bool = False
-    address: str = ""
+    address: Callable[[], str] = str
     client_key: str | None = None
     upstream: str | None = None
     model: str | None = None
@@ -86,12 +95,12 @@ class Exchange:
     error: str | None = None
     usage: Json | None = None
     reply_headers: dict[str, str] = field(default_factory=dict)
-    opened: ExitStack = field(default_factory=ExitStack)
+    opened: Closers = field(default_factory=Closers)
     started: float = field(default_factory=time.monotonic)
     first_event: float | None = None
     failed: list[str] = field(default_factory=list)
     retries: int = 0
-    gone: threading.Event = field(default_factory=threading.Event)
+    left: bool = False
     cuts: set[Callable[[], None]] = field(default_factory=set)
     run: Run | None = None
     observers: Sequence[Observer] = ()
@@ -101,12 +110,11 @@ class Exchange:
     payer: str | None = None
     limit_headers: dict[str, str] = field(default_factory=dict)
     span: Any = None
+    _gone: threading.Event | None = None
 
     def began(self, header: Callable[[str], str | None]) -> None:
         """Tell the observers that the request is here."""
-        for observer in self.observers:
-            with self._at_no_risk():
-                observer.began(self, header)
+        self._tell("began", header)
 
     def watched(self, call: Call, route: Route) -> Call:
         """The upstream's call, as the observers want to see it."""
@@ -125,19 +133,17 @@ class Exchange:
 
     def leave(self) -> None:
         """The client has gone: end every wait for it, close what is open."""
-        self.gone.set()
+        self.left = True
+        if self._gone is not None:
+            self._gone.set()
         for cut in list(self.cuts):
             cut()
         self.opened.close()
 
-    @property
-    def left(self) -> bool:
-        """Has the client gone?"""
-        return self.gone.is_set()
-
     def waited(self, seconds: float) -> bool:
         """Wait for so long; False as soon as there is nobody left to wait for."""
-        return not self.gone.wait(seconds)
+        gone = self._gone = self._gone or threading.Event()  # hardly any request has to wait
+        return not (self.left or gone.wait(seconds))
 
     def making(self, stream: S) -> S:
         """The generator that makes the answer: while it rests, the client is being written to."""
@@ -152,11 +158,9 @@ class Exchange:
         self.reply_headers = {}
 
     def streams(self) -> None:
-        """Note that the answer is a stream, which begins now."""
+        """Note that the answer is a stream, which has begun."""
         self.streamed = True
-        for observer in self.observers:
-            with self._at_no_risk():
-                observer.streams(self)
+        self._tell("streams")
 
     def saw_body(self, body: Json) -> None:
         """Log the request itself, which is off unless the operator wants it."""
@@ -185,21 +189,33 @@ class Exchange:
         """Note why this exchange did not do what was asked, and give the error to report.
 
         An unforeseen one is reported as an InternalError; its trace goes to the log.  So does that
-        of an event that could not be read, since it may be the forwarder that cannot read.
+        of an event that could not be read, since it may be the forwarder that cannot read.  What
+        fails since the client has gone is nobody's failure.
         """
         if isinstance(error, Stopping):
             error = ShuttingDown()
         elif not isinstance(error, ForwarderError):
             log.error("exchange %s broke", self.id, exc_info=error)
             error = InternalError("The forwarder made a mistake; its log has the details.")
+        elif self.left:
+            error = ClientLeft()
         elif isinstance(error, UpstreamUnreadable) and self.fault is None:
             log.warning("exchange %s met an event that cannot be read", self.id, exc_info=error)
         elif error.__cause__ is not None:
             log.debug("exchange %s failed", self.id, exc_info=error)
+        return self._failed_by(error)
+
+    def _failed_by(self, error: ForwarderError) -> ForwarderError:
+        """Note this error, which is to be reported."""
         self.status = error.status
         self.error = error.code or error.type
         self.fault = type(error)
         return error
+
+    def abandoned(self) -> None:
+        """Note that the client did not take all of its answer."""
+        if self.error is None:
+            self._failed_by(ClientLeft())
 
     def _noting(self, stream: Stream) -> Stream:
         for batch in stream:
@@ -232,9 +248,7 @@ class Exchange:
         """Close what was opened and write the one line that says what became of it."""
         self.opened.close()
         seconds = time.monotonic() - self.started
-        for observer in self.observers:
-            with self._at_no_risk():
-                observer.ended(self, seconds)
+        self._tell("ended", seconds)
         level = self.log_level if self.status < 400 else max(self.log_level, logging.INFO)
         log.log(level, {k: v for k, v in self._line(seconds) if v is not None})
 
@@ -243,13 +257,13 @@ class Exchange:
         """Tokens in and out, in whichever protocol they were told."""
         return tokens_of(self.usage or {})
 
-    @contextmanager
-    def _at_no_risk(self) -> Iterator[None]:
-        """An observer's mistake is not the client's."""
-        try:
-            yield
-        except Exception as error:
-            log.error("exchange %s could not be observed", self.id, exc_info=error)
+    def _tell(self, what: str, *given: Any) -> None:
+        """Tell the observers; a mistake of one is not the client's."""
+        for observer in self.observers:
+            try:
+                getattr(observer, what)(self, *given)
+            except Exception as error:
+                log.error("exchange %s could not be observed", self.id, exc_info=error)
 
     def _line(self, seconds: float) -> Iterator[tuple[str, Any]]:
         input_tokens, output_tokens = self.tokens
@@ -278,11 +292,15 @@ def usage_of(event: Event) -> Json | None:
 
 
 def tokens_of(usage: Json) -> tuple[int | None, int | None]:
-    """Tokens in and out, in either protocol."""
+    """Tokens in and out, in either protocol; ``None`` for what is no number of them."""
     return (
-        usage.get("input_tokens", usage.get("prompt_tokens")),
-        usage.get("output_tokens", usage.get("completion_tokens")),
+        _count(usage.get("input_tokens", usage.get("prompt_tokens"))),
+        _count(usage.get("output_tokens", usage.get("completion_tokens"))),
     )
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None
 
 
 def _ms(seconds: float) -> float:

@@ -69,7 +69,7 @@ class Form(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """An answer that is handed on as it comes."""
+    """An answer that is handed on as it comes; the headers' names are small."""
 
     status: int
     headers: Mapping[str, str]
@@ -180,7 +180,7 @@ class Upstream:
         The answer has begun when this returns; one that breaks before that is closed at once.
         """
         reply = self._post(protocol, _sent(body, protocol, profile, exchange), exchange)
-        exchange.opened.callback(reply.close)
+        exchange.opened.add(reply.close)
         exchange.reply_headers = reply.headers
         stream = mended_answer(reply.batches(), body, protocol, profile, reply.was_done)
         try:
@@ -294,9 +294,11 @@ class Upstream:
         options = {"headers": headers, "params": query}
         with self._failures():
             response = send(path, cast_to=httpx2.Response, options=options, **given)
-        exchange.opened.callback(response.close)
+        exchange.opened.add(response.close)
         exchange.reply_headers = handed_on(response.headers)
-        return Passed(response.status_code, response.headers, self._pieces(response))
+        latin = "latin-1"  # as WSGI has it: byte for byte what the upstream said
+        said = {k.decode(latin).lower(): v.decode(latin) for k, v in response.headers.raw}
+        return Passed(response.status_code, said, self._pieces(response))
 
     def _pieces(self, response: httpx2.Response) -> Iterator[bytes]:
         with self._failures():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from forwarder.errors import (
+    ClientLeft,
     ForwarderError,
     InternalError,
     ShuttingDown,
@@ -107,7 +110,7 @@ def test_one_line_says_what_became_of_it(logged: list[Any]) -> None:
 def test_closing_closes_what_was_opened() -> None:
     closed: list[str] = []
     opened = exchange()
-    opened.opened.callback(closed.append, "reply")
+    opened.opened.add(closed.append, "reply")
 
     opened.close()
 
@@ -117,7 +120,7 @@ def test_closing_closes_what_was_opened() -> None:
 def test_a_client_that_leaves_ends_what_waits_and_what_is_open() -> None:
     closed: list[str] = []
     leaving = exchange()
-    leaving.opened.callback(closed.append, "reply")
+    leaving.opened.add(closed.append, "reply")
     leaving.cuts.add(lambda: closed.append("connection"))
     assert leaving.waited(0.001)
     assert not leaving.left
@@ -127,6 +130,51 @@ def test_a_client_that_leaves_ends_what_waits_and_what_is_open() -> None:
     assert closed == ["connection", "reply"]
     assert leaving.left
     assert not leaving.waited(60)
+
+
+def test_a_wait_ends_when_the_client_leaves() -> None:
+    leaving = exchange()
+    threading.Timer(0.05, leaving.leave).start()
+    began = time.monotonic()
+
+    assert not leaving.waited(60)
+    assert time.monotonic() - began < 5
+
+
+def test_what_breaks_since_the_client_has_gone_is_nobody_s_failure(logged: list[Any]) -> None:
+    leaving = exchange()
+    leaving.leave()
+
+    with pytest.raises(ClientLeft):
+        list(leaving.guarded(breaking(UpstreamTimeout("late"))))
+
+    leaving.close()
+    assert (logged[0]["status"], logged[0]["error"]) == (499, "client_left")
+
+
+def test_a_mistake_of_ours_is_one_whoever_has_gone() -> None:
+    leaving = exchange()
+    leaving.leave()
+
+    assert isinstance(leaving.blame(ValueError("a bug")), InternalError)
+
+
+def test_an_answer_that_was_not_taken_is_told_of_unless_it_failed(logged: list[Any]) -> None:
+    taken, failed = exchange(), exchange()
+    failed.blame(UpstreamTimeout("late"))
+    for each in (taken, failed):
+        each.abandoned()
+        each.close()
+
+    assert [line["status"] for line in logged] == [499, 504]
+
+
+@pytest.mark.parametrize("odd", ["3", -1, 2.5, True, None, {}])
+def test_what_is_no_number_of_tokens_is_none(odd: object) -> None:
+    counted = exchange()
+    metered(counted, [{"usage": {"prompt_tokens": odd, "completion_tokens": 4}}])
+
+    assert counted.tokens == (None, 4)
 
 
 def test_another_upstream_is_a_new_leaf(logged: list[Any]) -> None:
@@ -272,13 +320,14 @@ def test_whoever_does_not_want_to_know_need_not() -> None:
 
     heard = [
         observer.retried("up", "503"),
+        observer.failed("up", UpstreamTimeout("late")),
         observer.fell_back("up", "other", "503"),
         observer.breaker("up", "open"),
         observer.refused("overloaded"),
         observer.refused("upstream_unavailable", "up"),
     ]
 
-    assert heard == [None] * 5
+    assert heard == [None] * 6
 
 
 def test_the_end_of_the_process_is_no_mistake(logged: list[Any]) -> None:

@@ -8,8 +8,6 @@ own protocol, never by a cut.  Under threads (development) nobody asks for that.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gevent
@@ -65,17 +63,17 @@ class Running:
     def __len__(self) -> int:
         return len(self._runs)
 
-    @contextmanager
-    def entered(self) -> Iterator[Run]:
-        """One more exchange, while in here.  Raises ShuttingDown when it is too late for any."""
+    def enter(self) -> Run:
+        """One more exchange, until `leave`.  Raises ShuttingDown when it is too late for any."""
         if self._stopped:
             raise ShuttingDown
         run = Run()
         self._runs.add(run)
-        try:
-            yield run
-        finally:
-            self._runs.discard(run)
+        return run
+
+    def leave(self, run: Run) -> None:
+        """It has ended."""
+        self._runs.discard(run)
 
     def stop(self) -> None:
         """Interrupt whatever runs, and let nothing begin; returns when all have ended."""

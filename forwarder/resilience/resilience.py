@@ -39,7 +39,7 @@ class Resilience:
             self.counts["refused"] += 1
             self.observer.refused("overloaded")
             raise Overloaded("The forwarder serves as many requests as it may at the moment.")
-        exchange.opened.callback(free)
+        exchange.opened.add(free)
 
     def first_of(self, routes: Sequence[Route], open_: Open, exchange: Exchange) -> Stream:
         """The answer of the first route that has one.
@@ -54,13 +54,16 @@ class Resilience:
             own_key = not first.upstream.passthrough_key
             if exchange.left or not others or not is_worth_fallback(error, own_key):
                 raise
-            failure = error
+            failures = [error]
         ledger, headers = exchange.ledger, exchange.reply_headers
-        stream = self._fallen_back(routes, open_, exchange, failure)
+        stream = self._fallen_back(routes, open_, exchange, failures)
+        untold = list(zip(routes, failures, strict=False))[stream is None :]
+        for route, failure in untold:
+            self.observer.failed(route.upstream.name, failure)
         if stream is None:
             exchange.goes_to(first.upstream.name, first.model)
             exchange.ledger, exchange.reply_headers = ledger, headers
-            raise failure
+            raise failures[0]
         return stream
 
     def states(self) -> dict[str, Any]:
@@ -68,27 +71,35 @@ class Resilience:
         return {name: standing.shown() for name, standing in self.standings.items()}
 
     def _fallen_back(
-        self, routes: Sequence[Route], open_: Open, exchange: Exchange, error: ForwarderError
+        self,
+        routes: Sequence[Route],
+        open_: Open,
+        exchange: Exchange,
+        failures: list[ForwarderError],
     ) -> Stream | None:
-        """The answer of the first route but one that has one.
+        """The answer of the first route but one that has one; ``failures`` are those before it.
 
         Whatever a fallback has against a request, the client did not ask for it.
         """
         for before, route in pairwise(routes):
-            self._note(before, route, error, exchange)
+            self._note(before, route, failures[-1], exchange)
             try:
                 return self._opened(route, open_, exchange)
-            except ForwarderError as another:
-                error = another
+            except ForwarderError as error:
                 if exchange.left:
                     break
+                failures.append(error)
         return None
 
     def _opened(self, route: Route, open_: Open, exchange: Exchange) -> Stream:
         exchange.goes_to(route.upstream.name, route.model)
-        with self.standings[route.upstream.name].admit() as held:
+        held = self.standings[route.upstream.name].admit()
+        try:
             stream = open_(route)
-            exchange.opened.enter_context(held.pop_all())
+        except BaseException:
+            held.close()
+            raise
+        exchange.opened.add(held.close)
         return stream
 
     def _note(self, before: Route, to: Route, error: ForwarderError, exchange: Exchange) -> None:

@@ -7,10 +7,10 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from typing import TypeVar
 
+from forwarder.closers import Closers
 from forwarder.config import UpstreamSettings
 from forwarder.errors import ForwarderError, Overloaded, UpstreamUnavailable
 from forwarder.exchange import Exchange, Observer
@@ -51,23 +51,23 @@ class Standing:
         self._observer = observer
         self._chance = chance
 
-    def admit(self) -> ExitStack:
+    def admit(self) -> Closers:
         """Let a request in; closing what this gives lets it out again.
 
         Raises Overloaded when there are too many, UpstreamUnavailable while the breaker is open.
         """
         name = self.settings.name
-        held = ExitStack()
+        held = Closers()
         free = self.slots.take()
         if free is None:
             raise self._refusal(Overloaded(f"Too many requests at once for the upstream '{name}'."))
-        held.callback(free)
+        held.add(free)
         if not self.breaker.admit():
             held.close()
             message = f"The upstream '{name}' keeps failing, and is left alone for a while."
             raise self._refusal(UpstreamUnavailable(message, self.breaker.rest))
         # One that leaves without having asked the upstream does not keep others from trying.
-        held.callback(self.breaker.note, self.breaker.term, Verdict.UNKNOWN)
+        held.add(self.breaker.note, self.breaker.term, Verdict.UNKNOWN)
         return held
 
     def steadied(self, call: Call, exchange: Exchange) -> Call:

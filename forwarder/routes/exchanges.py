@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from urllib.parse import quote
 
-from flask import Flask, Response, current_app, g, jsonify, request
+from flask import Flask, Request, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from forwarder.bridge import Bridge
@@ -22,13 +21,11 @@ from forwarder.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
-    ShuttingDown,
     TooLarge,
     Unauthorized,
 )
 from forwarder.exchange import Exchange
 from forwarder.mint import random_id
-from forwarder.network.running import Stopping
 from forwarder.translate.terms import Ledger
 
 _PLAIN = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
@@ -94,11 +91,16 @@ def begin(route: str) -> Exchange:
         ledger=Ledger(strict=settings.strict or _asks_strict()),
         log_sample=settings.log_sample,
         log_bodies=settings.log_bodies,
-        address=(settings.public_url or request.url_root).rstrip("/"),
+        address=partial(_address, settings.public_url, request._get_current_object()),  # type: ignore[attr-defined]
         observers=bridge.observers if _is_watched() else (),
     )
     exchange.began(request.headers.get)
     return exchange
+
+
+def _address(public_url: str | None, request: Request) -> str:
+    """Where the client reaches the forwarder; few answers need to say it, and some only later."""
+    return (public_url or request.url_root).rstrip("/")
 
 
 def _is_watched() -> bool:
@@ -112,16 +114,8 @@ def admit(exchange: Exchange) -> None:
     exchange.client_key = authorized(bridge.settings.api_keys)
     exchange.admit(request.remote_addr)
     bridge.resilience.admit(exchange)
-    exchange.run = exchange.opened.enter_context(bridge.running.entered())
-
-
-@contextmanager
-def in_time() -> Iterator[None]:
-    """Within, the end of the process is told as any failure is."""
-    try:
-        yield
-    except Stopping:
-        raise ShuttingDown from None
+    exchange.run = run = bridge.running.enter()
+    exchange.opened.add(bridge.running.leave, run)
 
 
 def authorized(keys: tuple[str, ...]) -> str | None:

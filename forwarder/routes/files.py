@@ -13,7 +13,7 @@ from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from forwarder.bridge import Bridge
-from forwarder.errors import InvalidRequest, NotFound
+from forwarder.errors import InvalidRequest, NotFound, ShuttingDown
 from forwarder.exchange import Exchange
 from forwarder.media.data import UNKNOWN
 from forwarder.network.running import Stopping
@@ -61,8 +61,10 @@ def _passed(path: str) -> Response:
     exchange = exchanges.current()
     exchange.route = "files"
     exchanges.admit(exchange)
-    with exchanges.in_time():
+    try:
         return _forwarded(path, exchange)
+    except Stopping:  # the end of the process is told as any failure is
+        raise ShuttingDown from None
 
 
 def _forwarded(path: str, exchange: Exchange) -> Response:

@@ -12,9 +12,10 @@ from werkzeug.exceptions import HTTPException
 
 from forwarder import reading, sse
 from forwarder.bridge import Bridge
-from forwarder.errors import InvalidRequest, NotFound, UpgradeRefused
+from forwarder.errors import InvalidRequest, NotFound, ShuttingDown, UpgradeRefused
 from forwarder.exchange import Exchange
 from forwarder.network.leaving import on_leaving
+from forwarder.network.running import Stopping
 from forwarder.routes import exchanges
 from forwarder.translate import FOLDS
 from forwarder.translate.call import Batch, Json, Stream
@@ -68,15 +69,19 @@ def _serve(protocol: str) -> Response:
     exchange = exchanges.current()
     exchange.route = protocol
     exchanges.admit(exchange)
-    exchange.opened.callback(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
-    with exchanges.in_time():
-        body = json_body(exchange)
-        streamed = _bridge().wants_stream(protocol, body)
-        style = request.headers.get("X-Forwarder-Reasoning")
-        stream = exchange.making(_bridge().open(protocol, body, style, exchange))
-        if streamed:
-            exchange.streams()
-        return (_streaming if streamed else _whole)(protocol, stream)
+    exchange.opened.add(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
+    try:
+        return _answered(protocol, exchange)
+    except Stopping:  # the end of the process is told as any failure is
+        raise ShuttingDown from None
+
+
+def _answered(protocol: str, exchange: Exchange) -> Response:
+    body = json_body(exchange)
+    streamed = _bridge().wants_stream(protocol, body)
+    style = request.headers.get("X-Forwarder-Reasoning")
+    stream = exchange.making(_bridge().open(protocol, body, style, exchange))
+    return _streaming(protocol, stream, exchange) if streamed else _whole(protocol, stream)
 
 
 def json_body(exchange: Exchange) -> Json:
@@ -117,14 +122,24 @@ def _whole(protocol: str, stream: Stream) -> Response:
         raise unreadable() from error
 
 
-def _streaming(protocol: str, stream: Stream) -> Response:
+def _streaming(protocol: str, stream: Stream, exchange: Exchange) -> Response:
     """A response whose status is known: the first batch is there before the answer begins."""
     first = next(stream, None)
     begun = itertools.chain([first] if first is not None else [], stream)
-    response = Response(_encoded(protocol, begun), mimetype="text/event-stream")
+    exchange.streams()
+    response = Response(_taken(_encoded(protocol, begun), exchange), mimetype="text/event-stream")
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # or nginx would gather the events
     return response
+
+
+def _taken(pieces: Iterator[bytes], exchange: Exchange) -> Iterator[bytes]:
+    """The pieces; should the client not take them all, the exchange is told."""
+    try:
+        yield from pieces
+    except GeneratorExit:
+        exchange.abandoned()
+        raise
 
 
 def _encoded(protocol: str, stream: Stream) -> Iterator[bytes]:

@@ -98,10 +98,11 @@ class Metrics(Observer):
         upstream = self._upstreams.label(exchange.upstream)
         model = self._models.label(exchange.model, learn=answered)
         where = (exchange.route, upstream, model)
+        if exchange.streamed:
+            self._open.labels(exchange.route).dec()
         self._requests.labels(*where, exchange.status).inc()
         self._count_answer(exchange, where)
         if exchange.streamed:
-            self._open.labels(exchange.route).dec()
             self._streams.labels(*where).observe(seconds)
         for name in exchange.ledger.dropped:
             self._dropped.labels(parameter(name)).inc()
@@ -120,6 +121,11 @@ class Metrics(Observer):
 
     def retried(self, upstream: str, reason: str) -> None:
         self._retries.labels(self._upstreams.label(upstream), self._reasons.label(reason)).inc()
+
+    def failed(self, upstream: str, error: errors.ForwarderError) -> None:
+        kind = _kind_of(type(error), error.status)
+        if kind is not None:
+            self._errors.labels(self._upstreams.label(upstream), kind).inc()
 
     def fell_back(self, upstream: str, to: str, reason: str) -> None:
         self._fallbacks.labels(self._upstreams.label(upstream), self._upstreams.label(to)).inc()
@@ -147,13 +153,18 @@ class Metrics(Observer):
 
 def _kind(exchange: Exchange) -> str | None:
     """How the upstream failed, if it did."""
-    if exchange.fault is errors.UpstreamRefused:
-        return _refusal(exchange.status)
     if exchange.fault is None:
         return "failed" if exchange.error else None
-    named = (kind for error, kind in _KINDS.items() if issubclass(exchange.fault, error))
-    is_theirs = issubclass(exchange.fault, errors.UpstreamError)
-    return next(named, OTHER if is_theirs else None)
+    return _kind_of(exchange.fault, exchange.status)
+
+
+def _kind_of(fault: type[errors.ForwarderError], status: int) -> str | None:
+    if fault is errors.UpstreamRefused:
+        return _refusal(status)
+    if fault is errors.UpstreamUnavailable:  # it was not even asked
+        return None
+    named = (kind for error, kind in _KINDS.items() if issubclass(fault, error))
+    return next(named, OTHER if issubclass(fault, errors.UpstreamError) else None)
 
 
 def _refusal(status: int) -> str:

@@ -78,12 +78,12 @@ class Tracing(Observer):
                 with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                     stream = call(request)
             except Exception as error:
-                _fail(span, error)
+                _fail(span, error, exchange)
                 _end(span)
                 raise
             # A stream that nobody reads to its end is over with its exchange.
-            exchange.opened.callback(_end, span)
-            return _followed(stream, span)
+            exchange.opened.add(_end, span)
+            return _followed(stream, span, exchange)
 
         return traced
 
@@ -142,7 +142,7 @@ def _attributes(exchange: Exchange) -> Iterator[tuple[str, Any]]:
     yield "forwarder.dropped", sorted(exchange.ledger.dropped) or None
 
 
-def _followed(stream: Stream, span: Span) -> Stream:
+def _followed(stream: Stream, span: Span, exchange: Exchange) -> Stream:
     """The stream as it is; its span learns how it ended, and what it cost."""
     usage: Json = {}
     try:
@@ -151,7 +151,7 @@ def _followed(stream: Stream, span: Span) -> Stream:
                 usage = usage_of(batch[-1]) or usage
             yield batch
     except Exception as error:
-        _fail(span, error)
+        _fail(span, error, exchange)
         raise
     finally:
         for name, tokens in zip(("input", "output"), tokens_of(usage), strict=True):
@@ -160,9 +160,9 @@ def _followed(stream: Stream, span: Span) -> Stream:
         _end(span)
 
 
-def _fail(span: Span, error: Exception) -> None:
+def _fail(span: Span, error: Exception, exchange: Exchange) -> None:
     """What went wrong, by its name alone: a provider's message may quote a prompt."""
-    if not span.is_recording():
+    if exchange.left or not span.is_recording():
         return
     known = isinstance(error, ForwarderError) and error.code
     span.set_attribute("error.type", known or type(error).__name__)

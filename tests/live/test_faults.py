@@ -16,7 +16,7 @@ import pytest
 from tests.helpers.loopback import unused_port
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
-from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking
+from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
 from tests.support import Answer, Call, Framing, Raw, ScriptedUpstream, Stall, Stream, faults
 from tests.support.answers import Protocol
 from tests.support.faults import STATUSES, Scripted
@@ -344,11 +344,12 @@ def test_a_slow_upstream_is_waited_for(
 # -- clients that leave, connections that stay ----------------------------------------------------
 
 
-def leave(server: Server, client: str, body: Json, after: bytes) -> None:
+def leave(server: Server, client: str, body: Json, after: bytes, name: str = "req_x") -> None:
     """Ask, read until ``after`` has come, and close."""
     url = urlsplit(server.url)
     data = json.dumps(body).encode()
-    head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: x\r\nX-Request-Id: {name}\r\n"
+    head += f"Content-Length: {len(data)}\r\n\r\n"
     with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:
         sock.sendall(head.encode() + data)
         seen = b""
@@ -376,6 +377,41 @@ def test_the_upstream_is_left_when_the_client_leaves(
 
     [request] = upstream.requests
     assert request.closed_by_client.wait(2)
+
+
+@every_pairing
+def test_a_client_that_leaves_is_no_failure_of_the_upstream(
+    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(faults.stalled(Answer(text="word " * 40, pieces=40), after=9))
+    before = http.get(f"{forwarder.url}/metrics").text
+    name = f"req_{client}_over_{over}_left"
+
+    body = asking(client, model=f"{over}/m", stream=True)
+    leave(forwarder, client, body, after=b"data: ", name=name)
+
+    deadline = time.monotonic() + 5
+    while name not in forwarder.log and time.monotonic() < deadline:
+        time.sleep(0.02)
+    [line] = [json.loads(line) for line in forwarder.log.splitlines() if name in line]
+    assert (line["status"], line["error"], line["left"]) == (499, "client_left", True)
+    assert failures(http.get(f"{forwarder.url}/metrics").text) == failures(before)
+
+
+def failures(metrics: str) -> list[str]:
+    return [line for line in metrics.splitlines() if "upstream_errors_total{" in line]
+
+
+@pytest.mark.parametrize("value", ["caf\xe9", "\xff"])
+def test_an_upstream_s_header_beyond_ascii_spoils_nothing(
+    value: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(faults.status(429, headers={"x-request-id": value, "retry-after": "7"}))
+
+    answered = ask(forwarder, "chat", asking("chat", model="chat/m"))
+
+    assert (answered.status, answered.headers["retry-after"]) == (429, "7")
+    assert "x-upstream-request-id" not in answered.headers
 
 
 @every_pairing

@@ -27,13 +27,15 @@ def answer(wait, after):
 
 def serve(opening, wait, writing, after):
     try:
-        with running.entered() as run:
-            gevent.sleep(opening)
-            run.stream = answer(wait, after)
-            for _ in run.stream:
-                gevent.sleep(writing)
+        run = running.enter()
+        gevent.sleep(opening)
+        run.stream = answer(wait, after)
+        for _ in run.stream:
+            gevent.sleep(writing)
     except Stopping:
         told.append("before it")
+    finally:
+        running.leave(run)
 
 {act}
 print(told, len(running))
@@ -72,10 +74,11 @@ def test_it_is_interrupted_where_it_waits_for_the_upstream(times: str, told: str
 def test_one_that_goes_on_waiting_is_interrupted_again() -> None:
     act = """
 def stubborn():
-    with running.entered():
-        for _ in range(2):
-            try: gevent.sleep(9)
-            except Stopping: told.append("again")
+    run = running.enter()
+    for _ in range(2):
+        try: gevent.sleep(9)
+        except Stopping: told.append("again")
+    running.leave(run)
 
 gevent.spawn(stubborn); gevent.sleep(0.01); running.stop()"""
 
@@ -86,8 +89,8 @@ def test_nothing_begins_after_the_stop() -> None:
     running = Running()
     running.stop()
 
-    with pytest.raises(ShuttingDown) as refused, running.entered():
-        pass
+    with pytest.raises(ShuttingDown) as refused:
+        running.enter()
 
     assert (refused.value.status, refused.value.headers) == (503, {"retry-after": "1"})
 
@@ -95,7 +98,10 @@ def test_nothing_begins_after_the_stop() -> None:
 def test_what_runs_is_known_until_it_ends() -> None:
     running = Running()
 
-    with running.entered() as run, running.entered():
-        assert len(running) == 2
-        assert isinstance(run, Run)
+    first, second = running.enter(), running.enter()
+    assert isinstance(first, Run)
+    assert len(running) == 2
+
+    for run in (first, second, second):
+        running.leave(run)
     assert len(running) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.config import Settings, UpstreamSettings
+from forwarder.errors import ForwarderError
 from forwarder.exchange import Exchange, Observer
 from forwarder.translate.terms import Ledger
 
@@ -27,9 +28,13 @@ class Witness(Observer):
 
     def __init__(self) -> None:
         self.heard: list[tuple[Any, ...]] = []
+        self.failures: list[tuple[str, ForwarderError]] = []
 
     def retried(self, upstream: str, reason: str) -> None:
         self.heard.append(("retried", upstream, reason))
+
+    def failed(self, upstream: str, error: ForwarderError) -> None:
+        self.failures.append((upstream, error))
 
     def fell_back(self, upstream: str, to: str, reason: str) -> None:
         self.heard.append(("fell_back", upstream, to, reason))

@@ -88,6 +88,17 @@ def test_the_next_is_asked_when_it_cannot(error: ForwarderError) -> None:
     ]
 
 
+def test_each_failure_that_the_client_is_not_told_is_told_once() -> None:
+    gone = UpstreamUnreachable("gone")
+    saved, lost = World({"a": BUSY, "b": gone}), World({"a": BUSY, "b": WRONG, "c": gone})
+
+    saved.ask()
+    lost.fail()
+
+    assert saved.witness.failures == [("a", BUSY), ("b", gone)]
+    assert lost.witness.failures == [("b", WRONG), ("c", gone)]
+
+
 def test_what_was_noted_of_one_that_failed_is_not_the_answer_s() -> None:
     world = World({"a": BUSY})
 

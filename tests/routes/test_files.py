@@ -180,7 +180,7 @@ def test_content_is_handed_on_as_it_comes_and_its_source_closed(serve: Serve) ->
 
     headers = {
         "content-type": "application/pdf",
-        "content-disposition": 'attachment; filename="a.pdf"',
+        "content-disposition": 'attachment; filename="日本.pdf"'.encode().decode("latin-1"),
         "content-length": "100000",
         "x-request-id": "req_up",
         "set-cookie": "secret=1",

@@ -8,6 +8,7 @@ import pytest
 
 from forwarder.config import Settings
 from forwarder.errors import (
+    ClientLeft,
     ForwarderError,
     InternalError,
     InvalidRequest,
@@ -16,6 +17,7 @@ from forwarder.errors import (
     UpstreamKeyRefused,
     UpstreamRefused,
     UpstreamTimeout,
+    UpstreamUnavailable,
     UpstreamUnreachable,
 )
 from forwarder.exchange import Exchange
@@ -102,13 +104,36 @@ def test_what_an_upstream_did_is_counted_by_kind(
     assert read(metrics)["upstream_errors_total"] == {(kind, "up"): 1}
 
 
+def test_a_failure_that_a_fallback_made_good_is_one_too(metrics: Metrics) -> None:
+    metrics.failed("up", UpstreamRefused(503, {}))
+    metrics.failed("spare", UpstreamTimeout("x"))
+    metrics.failed("spare", InvalidRequest("x"))
+
+    found = read(metrics)["upstream_errors_total"]
+    assert found == {("server_error", "up"): 1, ("timeout", "spare"): 1}
+
+
+def test_a_usage_that_cannot_be_counted_leaves_no_stream_open(metrics: Metrics) -> None:
+    odd = answered(exchange(metrics), [{"usage": {"prompt_tokens": -1, "completion_tokens": "3"}}])
+    odd.streams()
+    odd.close()
+
+    found = read(metrics)
+    assert found["open_streams"] == {("chat",): 0}
+    assert [*found["requests_total"].values()] == [1]
+    assert "input_tokens_total" not in found
+
+
 def test_what_the_upstream_told_the_client_itself_is_a_failure_too(metrics: Metrics) -> None:
     answered(exchange(metrics), [{"error": {"message": "full"}}]).close()
 
     assert read(metrics)["upstream_errors_total"] == {("failed", "up"): 1}
 
 
-@pytest.mark.parametrize("error", [InvalidRequest("x"), InternalError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [InvalidRequest("x"), InternalError("x"), ClientLeft(), UpstreamUnavailable("x", 1)],
+)
 def test_what_others_did_is_not_the_upstream_s(error: ForwarderError, metrics: Metrics) -> None:
     failed = exchange(metrics)
     failed.blame(error)

@@ -1,0 +1,40 @@
+"""What has to be closed in the end, whatever happens until then."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger("forwarder.closers")
+
+
+class Closers:
+    """Calls what was added, the last first and each once, whoever comes first to `close`.
+
+    An ExitStack does more, of which a request would pay for everything.
+    """
+
+    __slots__ = ("_calls",)
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+
+    def add(self, close: Callable[..., Any], *given: Any) -> None:
+        """Call ``close(*given)`` in the end."""
+        self._calls.append((close, given))
+
+    def close(self) -> None:
+        """The end; there may be another one if more is added.
+
+        What cannot be closed goes to the log, and keeps nothing else from being closed.
+        """
+        while self._calls:
+            try:
+                close, given = self._calls.pop()
+            except IndexError:  # another thread was faster
+                return
+            try:
+                close(*given)
+            except Exception as error:
+                log.error("something could not be closed", exc_info=error)
