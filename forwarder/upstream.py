@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -103,6 +102,21 @@ class _Client(OpenAI):
         return self._said
 
 
+class _Failures:
+    """Whatever fails within leaves as ours."""
+
+    def __init__(self, ours: Callable[[BaseException], UpstreamError | None]) -> None:
+        self._ours = ours
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        failure = self._ours(error) if error is not None else None
+        if failure is not None:
+            raise failure from None
+
+
 class Sent(NamedTuple):
     """What is posted for a request: where to (without key and query), as whose, and the body."""
 
@@ -122,6 +136,7 @@ class Upstream:
         self.lessons = Lessons()
         self._for_model = functools.lru_cache(_MODELS)(functools.partial(for_model, self.profile))
         self._heartbeat = heartbeat
+        self._failures = _Failures(self._ours)
         self._own_way = "authorization" in map(str.lower, settings.headers)
         timeout = httpx2.Timeout(settings.first_byte_timeout, connect=settings.connect_timeout)
         # Whole URLs: joining each with the base would cost the SDK a tenth of a call.
@@ -224,7 +239,7 @@ class Upstream:
 
     def models(self, timeout: float, client_key: str | None = None) -> list[Json]:
         """What the upstream lists, as plain model objects; to a client's key where that is used."""
-        with self._failures():
+        with self._failures:
             response = self._client.get(
                 "/models",
                 cast_to=httpx2.Response,
@@ -238,7 +253,7 @@ class Upstream:
             "headers": {**exchange.onward(), **self._auth(exchange.client_key)},
             "idempotency_key": exchange.id,  # or the SDK draws one
         }
-        with self._failures(), WaitedForBy(exchange):
+        with self._failures, WaitedForBy(exchange):
             # With this type the SDK gives the response itself, unread; its signature says Stream.
             unread: Any = self._client.post(
                 self._urls[protocol],
@@ -266,7 +281,7 @@ class Upstream:
 
     def upload(self, blob: Blob, client_key: str | None) -> str:
         """Store a file; the upstream's id of it."""
-        with self._failures():
+        with self._failures:
             file = self._client.files.create(
                 file=(blob.name or "file", blob.data, blob.type),
                 purpose="user_data",
@@ -276,7 +291,7 @@ class Upstream:
 
     def delete_file(self, file_id: str, client_key: str | None) -> None:
         """Delete a stored file."""
-        with self._failures():
+        with self._failures:
             self._client.files.delete(file_id, extra_headers=self._auth(client_key))
 
     def forward(
@@ -292,7 +307,7 @@ class Upstream:
             given |= {"stream": True, "stream_cls": Stream[object]}
         send: Any = getattr(self._client, method.lower())
         options = {"headers": headers, "params": query}
-        with self._failures():
+        with self._failures:
             response = send(path, cast_to=httpx2.Response, options=options, **given)
         exchange.opened.add(response.close)
         exchange.reply_headers = handed_on(response.headers)
@@ -301,31 +316,25 @@ class Upstream:
         return Passed(response.status_code, said, self._pieces(response))
 
     def _pieces(self, response: httpx2.Response) -> Iterator[bytes]:
-        with self._failures():
+        with self._failures:
             yield from response.iter_bytes()
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Whatever fails inside leaves as ours."""
-        try:
-            yield
-        except openai.OpenAIError as error:
-            raise self._ours(error) from None
-        except httpx2.TimeoutException as error:  # an error's body stalled; the SDK lets it through
-            raise self._late(error) from None
-        except (httpx2.TransportError, OSError) as error:  # it broke, or was never wrapped
-            raise self._unreachable(error) from None
 
     # -- failures -------------------------------------------------------------------------------
 
-    def _ours(self, error: openai.OpenAIError) -> UpstreamError:
-        """The SDK's exception as ours."""
+    def _ours(self, error: BaseException) -> UpstreamError | None:
+        """The error of the SDK or of its HTTP as ours; ``None`` for any other."""
         if isinstance(error, openai.APIStatusError):
             return self._refused(error)
         if isinstance(error, openai.APITimeoutError):
             return self._late(error.__cause__)
         if isinstance(error, openai.APIConnectionError):
             return self._unreachable(error.__cause__ or error)
+        if isinstance(error, httpx2.TimeoutException):  # an error's body stalled; the SDK passes it
+            return self._late(error)
+        if isinstance(error, httpx2.TransportError | OSError):  # it broke, or was never wrapped
+            return self._unreachable(error)
+        if not isinstance(error, openai.OpenAIError):
+            return None
         return UpstreamBroken(f"The upstream '{self.settings.name}' could not be used: {error}")
 
     def _refused(self, error: openai.APIStatusError) -> UpstreamError:

@@ -185,7 +185,7 @@ def test_content_is_handed_on_as_it_comes_and_its_source_closed(serve: Serve) ->
         "x-request-id": "req_up",
         "set-cookie": "secret=1",
     }
-    upstream = Upstream(200, headers=headers, stream=Body())
+    upstream = Upstream(200, headers=httpx2.Headers(headers, encoding="latin-1"), stream=Body())
     got = client(serve, upstream).get("/v1/files/file-1/content", buffered=False)
 
     next(got.iter_encoded())
