@@ -33,6 +33,7 @@ _NAME_LIMIT = 64
 _MOST_NAMES = 40
 _ROUTE_LIMIT = 100
 _LIMITS = "x-ratelimit-"
+_YES = ("1", "true", "yes", "on")
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -50,14 +51,16 @@ def current() -> Exchange:
 
 
 def _begin() -> None:
-    g.exchange = begin(_named())
+    # Each use of one of Flask's proxies costs as much as a small function.
+    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+    g.exchange = begin(asked, current_app.extensions["forwarder"])
 
 
-def _named() -> str:
+def _named(asked: Request) -> str:
     """What the log calls a request: its view, or where it tried to go."""
-    if request.endpoint is None:
-        return f"{request.method} {request.path}"[:_ROUTE_LIMIT]
-    return request.endpoint.rpartition(".")[2]
+    if asked.endpoint is None:
+        return f"{asked.method} {asked.path}"[:_ROUTE_LIMIT]
+    return asked.endpoint.rpartition(".")[2]
 
 
 def _failed(error: Exception) -> Response:
@@ -80,32 +83,32 @@ def _end(response: Response) -> Response:
     return response
 
 
-def begin(route: str) -> Exchange:
-    """A new exchange for the current request."""
-    bridge: Bridge = current_app.extensions["forwarder"]
+def begin(asked: Request, bridge: Bridge) -> Exchange:
+    """A new exchange for a request."""
     settings = bridge.settings
-    given = request.headers.get("X-Request-Id", "")
+    header = asked.headers.get
+    given = header("X-Request-Id", "")
     exchange = Exchange(
         id=given if _ID.fullmatch(given) else random_id("req"),
-        route=route,
-        ledger=Ledger(strict=settings.strict or _asks_strict()),
+        route=_named(asked),
+        ledger=Ledger(strict=settings.strict or header("X-Forwarder-Strict", "").lower() in _YES),
         log_sample=settings.log_sample,
         log_bodies=settings.log_bodies,
-        address=partial(_address, settings.public_url, request._get_current_object()),  # type: ignore[attr-defined]
-        observers=bridge.observers if _is_watched() else (),
+        address=partial(_address, settings.public_url, asked),
+        observers=bridge.observers if _is_watched(asked) else (),
     )
-    exchange.began(request.headers.get)
+    exchange.began(header)
     return exchange
 
 
-def _address(public_url: str | None, request: Request) -> str:
+def _address(public_url: str | None, asked: Request) -> str:
     """Where the client reaches the forwarder; few answers need to say it, and some only later."""
-    return (public_url or request.url_root).rstrip("/")
+    return (public_url or asked.url_root).rstrip("/")
 
 
-def _is_watched() -> bool:
+def _is_watched(asked: Request) -> bool:
     """Probes would fill the counts, and addresses that nobody serves are anybody's invention."""
-    return request.blueprint not in (None, "health", "metrics")
+    return asked.blueprint not in (None, "health", "metrics")
 
 
 def admit(exchange: Exchange) -> None:
@@ -165,10 +168,6 @@ _OURS: dict[int, type[ForwarderError]] = {
     413: TooLarge,
     500: InternalError,
 }
-
-
-def _asks_strict() -> bool:
-    return request.headers.get("X-Forwarder-Strict", "").lower() in ("1", "true", "yes", "on")
 
 
 def _listed(names: list[str]) -> str:

@@ -77,10 +77,10 @@ def _serve(protocol: str) -> Response:
 
 
 def _answered(protocol: str, exchange: Exchange) -> Response:
-    body = json_body(exchange)
-    streamed = _bridge().wants_stream(protocol, body)
+    bridge, body = _bridge(), json_body(exchange)
+    streamed = bridge.wants_stream(protocol, body)
     style = request.headers.get("X-Forwarder-Reasoning")
-    stream = exchange.making(_bridge().open(protocol, body, style, exchange))
+    stream = exchange.making(bridge.open(protocol, body, style, exchange))
     return _streaming(protocol, stream, exchange) if streamed else _whole(protocol, stream)
 
 

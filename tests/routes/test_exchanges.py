@@ -24,8 +24,9 @@ def app() -> Flask:
 
 
 def begun(app: Flask, **headers: str) -> Exchange:
-    with app.test_request_context(headers={k.replace("_", "-"): v for k, v in headers.items()}):
-        return exchanges.begin("chat")
+    given = {k.replace("_", "-"): v for k, v in headers.items()}
+    with app.test_request_context(headers=given) as context:
+        return exchanges.begin(context.request, app.extensions["forwarder"])
 
 
 @pytest.mark.parametrize("given", ["a", "my-id-42", "x" * 128, "!~"])
