@@ -307,7 +307,7 @@ class Upstream:
             given |= {"stream": True, "stream_cls": Stream[object]}
         send: Any = getattr(self._client, method.lower())
         options = {"headers": headers, "params": query}
-        with self._failures:
+        with self._failures, WaitedForBy(exchange):
             response = send(path, cast_to=httpx2.Response, options=options, **given)
         exchange.opened.add(response.close)
         exchange.reply_headers = handed_on(response.headers)

@@ -26,6 +26,7 @@ from forwarder.errors import (
 )
 from forwarder.exchange import Exchange
 from forwarder.mint import random_id
+from forwarder.network.leaving import on_leaving
 from forwarder.translate.terms import Ledger
 
 _PLAIN = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
@@ -119,6 +120,14 @@ def admit(exchange: Exchange) -> None:
     bridge.resilience.admit(exchange)
     exchange.run = run = bridge.running.enter()
     exchange.opened.add(bridge.running.leave, run)
+
+
+def watch(exchange: Exchange) -> None:
+    """Notice from here on that the client leaves.
+
+    To be called when its whole request has been read: the watch ends with the next byte that comes.
+    """
+    exchange.opened.add(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
 
 
 def authorized(keys: tuple[str, ...]) -> str | None:

@@ -72,6 +72,7 @@ def _forwarded(path: str, exchange: Exchange) -> Response:
     exchange.upstream = upstream.settings.name
     query = {k: v for k, v in request.args.items() if k != "upstream"}
     form = _form() if request.method == "POST" else None
+    exchanges.watch(exchange)
     method = "GET" if request.method == "HEAD" else request.method
     passed = upstream.forward(method, path, query, exchange, form)
     response = Response(exchange.making(_told(passed.pieces, exchange)), passed.status)

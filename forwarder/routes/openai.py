@@ -14,7 +14,6 @@ from forwarder import reading, sse
 from forwarder.bridge import Bridge
 from forwarder.errors import InvalidRequest, NotFound, ShuttingDown, UpgradeRefused
 from forwarder.exchange import Exchange
-from forwarder.network.leaving import on_leaving
 from forwarder.network.running import Stopping
 from forwarder.routes import exchanges
 from forwarder.translate import FOLDS
@@ -69,7 +68,6 @@ def _serve(protocol: str) -> Response:
     exchange = exchanges.current()
     exchange.route = protocol
     exchanges.admit(exchange)
-    exchange.opened.add(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
     try:
         return _answered(protocol, exchange)
     except Stopping:  # the end of the process is told as any failure is
@@ -78,6 +76,7 @@ def _serve(protocol: str) -> Response:
 
 def _answered(protocol: str, exchange: Exchange) -> Response:
     bridge, body = _bridge(), json_body(exchange)
+    exchanges.watch(exchange)
     streamed = bridge.wants_stream(protocol, body)
     style = request.headers.get("X-Forwarder-Reasoning")
     stream = exchange.making(bridge.open(protocol, body, style, exchange))

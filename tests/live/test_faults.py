@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.helpers.loopback import unused_port
+from tests.helpers.loopback import Peer, serving, unused_port
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
@@ -344,19 +347,38 @@ def test_a_slow_upstream_is_waited_for(
 # -- clients that leave, connections that stay ----------------------------------------------------
 
 
-def leave(server: Server, client: str, body: Json, after: bytes, name: str = "req_x") -> None:
-    """Ask, read until ``after`` has come, and close."""
+@contextmanager
+def sending(
+    server: Server, client: str, body: Json, name: str = "req_x"
+) -> Iterator[socket.socket]:
+    """The connection on which this is asked; it is closed in the end."""
     url = urlsplit(server.url)
     data = json.dumps(body).encode()
     head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: x\r\nX-Request-Id: {name}\r\n"
     head += f"Content-Length: {len(data)}\r\n\r\n"
     with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:
-        sock.sendall(head.encode() + data)
+        sock.sendall(head.encode())
+        time.sleep(0.05)  # as most clients do, which send a body on its own
+        sock.sendall(data)
+        yield sock
+
+
+def leave(server: Server, client: str, body: Json, after: bytes, name: str = "req_x") -> None:
+    """Ask, read until ``after`` has come, and close."""
+    with sending(server, client, body, name) as sock:
         seen = b""
         while after not in seen:
             piece = sock.recv(4096)
             assert piece, seen
             seen += piece
+
+
+def soon(holds: Callable[[], Any]) -> bool:
+    """Does it hold within a moment?"""
+    deadline = time.monotonic() + 5
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(holds())
 
 
 @every_pairing
@@ -380,6 +402,36 @@ def test_the_upstream_is_left_when_the_client_leaves(
 
 
 @every_pairing
+def test_the_upstream_is_left_before_it_has_answered(
+    client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(faults.silent())
+
+    with sending(forwarder, client, asking(client, model=f"{over}/m")):
+        assert soon(lambda: upstream.requests)
+
+    [request] = upstream.requests
+    assert request.closed_by_client.wait(PATIENCE / 2)
+
+
+def test_so_is_one_that_is_asked_for_a_file(serve: Serve) -> None:
+    left = threading.Event()
+
+    def silent(peer: Peer) -> None:
+        if peer.request() and not peer.request():
+            left.set()
+
+    with serving(silent) as files:
+        forwarder = serve({"RESPONSES_BASE_URL": f"{files.url}/v1", "RESPONSES_API_KEY": KEY})
+        url = urlsplit(forwarder.url)
+        with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:
+            sock.sendall(b"GET /v1/files HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert soon(lambda: files.requests)
+
+        assert left.wait(2)
+
+
+@every_pairing
 def test_a_client_that_leaves_is_no_failure_of_the_upstream(
     client: str, over: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
@@ -390,9 +442,7 @@ def test_a_client_that_leaves_is_no_failure_of_the_upstream(
     body = asking(client, model=f"{over}/m", stream=True)
     leave(forwarder, client, body, after=b"data: ", name=name)
 
-    deadline = time.monotonic() + 5
-    while name not in forwarder.log and time.monotonic() < deadline:
-        time.sleep(0.02)
+    assert soon(lambda: name in forwarder.log)
     [line] = [json.loads(line) for line in forwarder.log.splitlines() if name in line]
     assert (line["status"], line["error"], line["left"]) == (499, "client_left", True)
     assert failures(http.get(f"{forwarder.url}/metrics").text) == failures(before)
