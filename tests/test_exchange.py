@@ -284,16 +284,19 @@ def test_observers_are_told_when_it_is_over() -> None:
     assert watching.told == ["streams", (3, (3, 4), UpstreamTimeout, True)]
 
 
-def test_the_trace_of_what_cannot_be_read_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_trace_of_what_cannot_be_read_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be the forwarder that cannot read."""
+    records: list[logging.LogRecord] = []
+    monkeypatch.setattr(logging.getLogger("forwarder.exchange"), "handle", records.append)
     broken = exchange()
 
     with pytest.raises(UpstreamUnreadable) as caught:
         list(broken.guarded(_read(iter([[{}]]))))
     broken.blame(caught.value)
 
-    [record] = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert "req_1" in record.message
+    [record] = [r for r in records if r.levelno >= logging.WARNING]
+    assert "req_1" in record.getMessage()
+    assert record.exc_info
     assert "KeyError: 'delta'" in logging.Formatter().formatException(record.exc_info)
 
 

@@ -31,6 +31,7 @@ TABLE = [
     (errors.UpstreamUnreachable("x"), True, True, ILL),
     (errors.UpstreamBroken("x"), True, True, ILL),
     (errors.UpstreamBroken("x", code="empty_answer"), True, True, UNKNOWN),
+    (errors.UpstreamUnreadable("x"), True, True, ILL),
     (errors.UpstreamTimeout("x"), False, True, ILL),
     (errors.UpstreamConnectTimeout("x"), True, True, ILL),
     (UpstreamUnavailable("x", 5), False, True, UNKNOWN),
