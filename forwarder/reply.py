@@ -71,6 +71,8 @@ class Reply:
             self._drain()
         self._arrivals.close()
         self._response.close()
+        # It holds this reply, which holds the request: a large one would wait for the collector.
+        self._pieces = iter(())
 
     def _drain(self) -> None:
         """Read what is left of a finished answer, so that its connection can be used again."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -183,6 +185,22 @@ def test_closing_closes_the_arrivals() -> None:
     reply(arriving).close()
 
     assert arriving.closed
+
+
+def test_a_closed_reply_does_not_wait_for_the_collector() -> None:
+    """It holds its request, which may be large."""
+    gc.disable()
+    try:
+        closed = reply(Arriving(b"data: {}\n\n"))
+        next(closed.batches())
+        gone = weakref.ref(closed)
+
+        closed.close()
+        del closed
+
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_only_what_concerns_the_client_is_handed_on() -> None:

@@ -81,37 +81,38 @@ class ThinkSplitter:
 
     def __init__(self) -> None:
         self._held = ""
-        self._state = self._head
+        # A function, not a bound method: a cycle would be the collector's to find.
+        self._state = ThinkSplitter._head
 
     def feed(self, text: str) -> Iterator[tuple[str, str]]:
         """Give ``("reasoning" | "text", piece)`` for what is decided so far."""
         self._held += text
-        return self._state()
+        return self._state(self)
 
     def flush(self) -> Iterator[tuple[str, str]]:
         """Give what is still held back when the content ends."""
         held, self._held = self._held, ""
         if held:
-            yield ("reasoning" if self._state == self._inside else "text"), held
+            yield ("reasoning" if self._state is ThinkSplitter._inside else "text"), held
 
     @property
     def thinking(self) -> bool:
         """True from the opening tag on, until text follows the closing one."""
-        return self._state in (self._inside, self._after)
+        return self._state in (ThinkSplitter._inside, ThinkSplitter._after)
 
     @property
     def passed(self) -> bool:
         """True once the rest is plain text, and feeding it here is no longer needed."""
-        return self._state == self._outside
+        return self._state is ThinkSplitter._outside
 
     def _head(self) -> Iterator[tuple[str, str]]:
         start = self._held.lstrip()
         if start.startswith(self.OPEN):
             self._held = start[len(self.OPEN) :]
-            self._state = self._inside
+            self._state = ThinkSplitter._inside
             yield from self._inside()
         elif not self.OPEN.startswith(start):
-            self._state = self._outside
+            self._state = ThinkSplitter._outside
             yield from self._outside()
 
     def _inside(self) -> Iterator[tuple[str, str]]:
@@ -120,7 +121,7 @@ class ThinkSplitter:
             self._held = rest
             if thought:
                 yield "reasoning", thought
-            self._state = self._after
+            self._state = ThinkSplitter._after
             yield from self._after()
             return
         keep = _overlap(self._held, self.CLOSE)
@@ -133,7 +134,7 @@ class ThinkSplitter:
         """Between the block and the answer stand line breaks that belong to neither."""
         self._held = self._held.lstrip("\n")
         if self._held:
-            self._state = self._outside
+            self._state = ThinkSplitter._outside
             yield from self._outside()
 
     def _outside(self) -> Iterator[tuple[str, str]]:
