@@ -284,6 +284,7 @@ def test_observers_are_told_when_it_is_over() -> None:
     assert watching.told == ["streams", (3, (3, 4), UpstreamTimeout, True)]
 
 
+@pytest.mark.usefixtures("logged")  # whatever level another test has set
 def test_the_trace_of_what_cannot_be_read_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be the forwarder that cannot read."""
     records: list[logging.LogRecord] = []
