@@ -9,9 +9,12 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from forwarder import codex
+from forwarder.config.parsers import is_pattern
 from forwarder.errors import ForwarderError, UpstreamRefused
 from forwarder.routing import Router
 from forwarder.translate.call import Json
@@ -57,6 +60,26 @@ class Catalog:
                 public = self._router.public_id(name, model["id"])
                 found.setdefault(public, {**_model(public, name), **model, "id": public})
         return list(found.values())
+
+    def codex(self, client_key: str | None = None) -> list[Json]:
+        """Codex's entries for the same models, and for those that the settings only name."""
+        models = {model["id"]: model for model in self.models(client_key)}
+        for name in self._named():
+            models.setdefault(name, _model(name, ""))
+        return [self._entry(model, rank) for rank, model in enumerate(models.values())]
+
+    def _named(self) -> Iterator[str]:
+        if self._router.default_model:
+            yield self._router.default_model
+        for name, upstream in self._upstreams.items():
+            for model in upstream.settings.model_info:
+                if not is_pattern(model):
+                    yield self._router.public_id(name, model)
+
+    def _entry(self, model: Json, rank: int) -> Json:
+        route = self._router.resolve(model["id"], "responses")
+        profile = self._upstreams[route.upstream.name].profile_of(route.model)
+        return codex.entry(model, route.model, route.upstream, profile, rank)
 
     def states(self, verbose: bool = False) -> dict[str, Any]:
         """Upstream name -> ``{reachable, models}`` or ``{reachable, error}``.

@@ -31,7 +31,7 @@ class Router:
     """Resolves model names against the configured upstreams."""
 
     def __init__(self, settings: Settings) -> None:
-        self._default_model = settings.default_model
+        self.default_model = settings.default_model
         self._upstreams = settings.upstreams
         self._by_name = {upstream.name: upstream for upstream in settings.upstreams}
 
@@ -59,7 +59,7 @@ class Router:
 
     def _chosen(self, model: str | None, client: str) -> tuple[UpstreamSettings, str]:
         """The upstream, and the client's name for the model without the upstream's."""
-        name = model or self._default_model
+        name = model or self.default_model
         if not name:
             raise InvalidRequest(
                 "You must provide a model parameter.",

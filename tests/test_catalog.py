@@ -10,6 +10,7 @@ import pytest
 from forwarder.catalog import Catalog
 from forwarder.config import Settings
 from forwarder.errors import ForwarderError, UpstreamRefused, UpstreamUnreachable
+from forwarder.profiles import PROFILES
 from forwarder.routing import Router
 
 Json = dict[str, Any]
@@ -157,3 +158,25 @@ def test_a_model_that_is_not_listed_is_known_by_its_route(name: str, owner: str)
 def test_a_model_that_only_the_default_would_serve_is_unknown(name: str) -> None:
     listing = {"chat": Listing([]), "responses": Listing([])}
     assert catalog(models="qwen-*", **listing).model(name) is None
+
+
+def test_codex_has_an_entry_for_each_model_and_for_those_only_named() -> None:
+    environment = {
+        "CHAT_BASE_URL": "http://up.test/v1",
+        "CHAT_MODEL_INFO": '{"told": {"context_window": 5}, "qwen-*": {"context_window": 6}}',
+        "FORWARDER_DEFAULT_MODEL": "usual",
+    }
+    settings = Settings.from_env(environment)
+    [upstream] = settings.upstreams
+    listing: Any = Listing([{"id": "qwen-x"}, {"id": "other", "context_length": 7}])
+    listing.settings = upstream
+    listing.profile_of = lambda model: PROFILES["generic"]
+
+    entries = Catalog(Router(settings), {"chat": listing}, 60).codex()
+
+    assert [(e["slug"], e["context_window"], e["priority"]) for e in entries] == [
+        ("qwen-x", 6, 0),
+        ("other", 7, 1),
+        ("usual", 128_000, 2),
+        ("told", 5, 3),
+    ]

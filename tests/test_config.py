@@ -175,6 +175,8 @@ def test_defaults_of_an_upstream() -> None:
         breaker_window=30.0,
         breaker_cooldown=15.0,
         max_concurrent=None,
+        context_window=None,
+        model_info={},
     )
 
 
@@ -249,6 +251,9 @@ def test_values_of_the_forwarder(suffix: str, text: str, field: str, value: Any)
         ("BREAKER_WINDOW", "60", "breaker_window", 60.0),
         ("BREAKER_COOLDOWN", "0.5", "breaker_cooldown", 0.5),
         ("MAX_CONCURRENT", "8", "max_concurrent", 8),
+        ("CONTEXT_WINDOW", "200000", "context_window", 200_000),
+        ("CONTEXT_WINDOW", "0", "context_window", None),
+        ("MODEL_INFO", '{"m-*": {"x": 1}}', "model_info", {"m-*": {"x": 1}}),
     ],
 )
 def test_values_of_an_upstream(suffix: str, text: str, field: str, value: Any) -> None:
@@ -303,6 +308,9 @@ def test_an_upstream_speaks_what_its_name_says_or_chat(name: str, apis: set[str]
         ("CHAT_HEADERS", '{"A": 1}', "a JSON object of strings"),
         ("CHAT_HEADERS", '{"A": "b\\r\\nC: d"}', "a JSON object of strings"),
         ("CHAT_QUERY", "api-version", "name=value pairs joined by &"),
+        ("CHAT_MODEL_INFO", "{", "a JSON object of objects"),
+        ("CHAT_MODEL_INFO", '{"m": 1}', "a JSON object of objects"),
+        ("CHAT_CONTEXT_WINDOW", "-1", "a number from 0"),
         ("CHAT_QUIRKS", "{", "a JSON object"),
         ("CHAT_QUIRKS", "[]", "a JSON object"),
         ("CHAT_QUIRKS", '{"strict_tool": true}', "strict_tools"),

@@ -46,7 +46,8 @@ class UpstreamSettings:
     ``fnmatchcase``. With ``passthrough_key`` the client's own key goes upstream, and ``api_key``
     is ``None``. ``provider`` is ``""`` when the address is to give it away.
     ``fallback`` is in the order in which the others are asked; what is ``0`` or, of the limits,
-    ``None`` is switched off.
+    ``None`` is switched off.  ``context_window`` is in tokens, ``None`` where it is not known, and
+    ``model_info`` maps patterns of models to fields of Codex's entries for them.
     """
 
     name: str
@@ -72,6 +73,8 @@ class UpstreamSettings:
     breaker_window: float
     breaker_cooldown: float
     max_concurrent: int | None
+    context_window: int | None
+    model_info: Mapping[str, Mapping[str, Any]] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -220,6 +223,8 @@ UPSTREAM_SETTINGS = (
     Setting("BREAKER_WINDOW", "breaker_window", parsers.seconds, "30"),
     Setting("BREAKER_COOLDOWN", "breaker_cooldown", parsers.seconds, "15"),
     Setting("MAX_CONCURRENT", "max_concurrent", parsers.limit, "0"),
+    Setting("CONTEXT_WINDOW", "context_window", parsers.tokens, "0"),
+    Setting("MODEL_INFO", "model_info", parsers.model_info, "{}"),
 )
 
 # What a provider's or an upstream's name already says, as the variable that it saves.

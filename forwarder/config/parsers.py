@@ -192,6 +192,13 @@ def quirks(text: str) -> Mapping[str, Any]:
     return MappingProxyType(dict(checked(_allowing("a JSON object")(_object)(text))))
 
 
+@_allowing("a JSON object of objects by model pattern")
+def model_info(text: str) -> Mapping[str, Mapping[str, Any]]:
+    info = _object(text)
+    _require(all(isinstance(fields, dict) for fields in info.values()))
+    return MappingProxyType(info)
+
+
 @_allowing("names of hosts, addresses and networks (10.1.0.0/16) separated by commas")
 def hosts(text: str) -> tuple[str, ...]:
     hosts = tuple(commas(text))
@@ -237,6 +244,11 @@ def seconds_or_none(text: str) -> float | None:
 def limit(text: str) -> int | None:
     """So many, of which none at all are no limit."""
     return number(int, 0, 1_000_000, "")(text) or None
+
+
+def tokens(text: str) -> int | None:
+    """So many tokens, of which none at all are not known."""
+    return number(int, 0, 1_000_000_000, "")(text) or None
 
 
 api = choice({"chat": CHAT, "responses": RESPONSES, "both": CHAT | RESPONSES})

@@ -48,9 +48,13 @@ def websocket() -> Response:
 
 @blueprint.get("/models")
 def models() -> Response:
-    """Every model that a request can name."""
+    """Every model that a request can name; to Codex, which tells its version, also its own way."""
     key = exchanges.authorized(_bridge().settings.api_keys)
-    return json_answer({"object": "list", "data": _bridge().catalog.models(key)})
+    catalog = _bridge().catalog
+    listed: Json = {"object": "list", "data": catalog.models(key)}
+    if "client_version" in request.args:
+        listed["models"] = catalog.codex(key)
+    return json_answer(listed)
 
 
 @blueprint.get("/models/<path:model>")

@@ -26,6 +26,13 @@ request_max_retries = 0
 stream_max_retries = 0
 """
 
+ASKS_FOR_MODELS = """
+[model_providers.forwarder.auth]
+command = "echo"
+args = ["any-key"]
+"""
+"""Codex asks a provider for its models only when a command tells the key."""
+
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Path:
@@ -35,9 +42,9 @@ def workshop(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def codex(workshop: Path, forwarder: Server, prompt: str, model: str) -> str:
-    """Run ``codex exec`` on a prompt and give what it printed."""
-    config = CONFIG.format(model=model, url=forwarder.v1)
+def codex(workshop: Path, forwarder: Server, prompt: str, model: str, more: str = "") -> str:
+    """Run ``codex exec`` on a prompt, with ``more`` in its settings, and give what it printed."""
+    config = CONFIG.format(model=model, url=forwarder.v1) + more
     (workshop / "home" / "config.toml").write_text(config)
     command = [
         str(CODEX),
@@ -82,3 +89,30 @@ def test_a_patch_leaves_a_file_behind(
 
     assert (workshop / "work" / "patched.txt").exists()
     assert {r.path for r in upstream.requests if r.method == "POST"} == {"/v1/chat/completions"}
+
+
+UNKNOWN = "Model metadata for `{}` not found"
+
+
+def test_codex_knows_models_that_the_forwarder_lists(
+    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """With its entry in the catalog, Codex neither warns nor guesses."""
+    unasked = codex(workshop, forwarder, "go [[scenario:text]]", "chat/scripted")
+    asked = codex(workshop, forwarder, "go [[scenario:text]]", "chat/scripted", ASKS_FOR_MODELS)
+
+    assert UNKNOWN.format("chat/scripted") in unasked
+    assert UNKNOWN.format("chat/scripted") not in asked
+
+
+def test_a_known_model_works_with_the_tools_of_its_entry(
+    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    prompt = "go [[scenario:apply_patch_loop file=patched.txt]]"
+
+    said = codex(workshop, forwarder, prompt, "chat/scripted", ASKS_FOR_MODELS)
+
+    assert UNKNOWN.format("chat/scripted") not in said
+    assert (workshop / "work" / "patched.txt").exists()
+    sent = [r.body for r in upstream.requests if r.method == "POST"]
+    assert {body["model"] for body in sent} == {"scripted"}

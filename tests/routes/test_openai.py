@@ -167,3 +167,12 @@ def test_models_are_for_those_with_a_key(path: str, serve: Serve) -> None:
 
     assert client.get(path).status_code == 401
     assert client.get(path, headers={"Authorization": "Bearer k"}).status_code in (200, 404)
+
+
+def test_codex_gets_its_own_catalog_beside_the_list(demo: FlaskClient) -> None:
+    plain = demo.get("/v1/models").get_json()
+    told = demo.get("/v1/models?client_version=0.169.0").get_json()
+
+    assert "models" not in plain
+    assert told["data"] == plain["data"]
+    assert [entry["slug"] for entry in told["models"]] == [model["id"] for model in told["data"]]

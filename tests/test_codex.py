@@ -1,0 +1,79 @@
+"""Codex's entry of a model: who is believed about it, in which order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder import codex
+from forwarder.config import Settings
+from forwarder.profiles import PROFILES
+
+URL = "http://127.0.0.1:9/v1"
+
+
+def entry(model: dict[str, Any], provider: str = "generic", **variables: str) -> dict[str, Any]:
+    """The entry of a model of the upstream ``chat``, which calls it ``m``."""
+    given = {f"CHAT_{name}": value for name, value in variables.items()}
+    [upstream] = Settings.from_env({"CHAT_BASE_URL": URL, **given}).upstreams
+    return codex.entry({"id": "chat/m", **model}, "m", upstream, PROFILES[provider], 3)
+
+
+def test_an_entry_has_all_that_codex_insists_on() -> None:
+    got = entry({})
+
+    assert (got["slug"], got["display_name"], got["priority"]) == ("chat/m", "chat/m", 3)
+    assert got["base_instructions"] == codex.INSTRUCTIONS
+    assert got["shell_type"] == "shell_command"
+    assert got["apply_patch_tool_type"] == "freeform"
+    assert [level["effort"] for level in got["supported_reasoning_levels"]] == [
+        "low",
+        "medium",
+        "high",
+    ]
+
+
+@pytest.mark.parametrize("name", ["context_window", "max_model_len", "context_length"])
+def test_the_context_window_is_what_the_provider_lists(name: str) -> None:
+    assert entry({name: 9000})["context_window"] == 9000
+
+
+@pytest.mark.parametrize("value", [None, "9000", 0, True, -1])
+def test_what_is_no_number_of_tokens_is_not_believed(value: Any) -> None:
+    assert entry({"context_length": value})["context_window"] == codex.CONTEXT_WINDOW
+
+
+def test_the_operator_knows_better_than_the_provider() -> None:
+    got = entry({"context_length": 9000}, CONTEXT_WINDOW="5000")
+
+    assert (got["context_window"], got["max_context_window"]) == (5000, 5000)
+
+
+def test_of_several_patterns_the_last_counts_field_by_field() -> None:
+    info = (
+        '{"*": {"context_window": 7, "priority": 1}, "m": {"context_window": 8},'
+        ' "chat/m": {"x": 1}, "other": {"priority": 2}}'
+    )
+
+    got = entry({}, CONTEXT_WINDOW="5000", MODEL_INFO=info)
+
+    assert (got["context_window"], got["max_context_window"]) == (8, 8)
+    assert (got["priority"], got["x"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "modalities"),
+    [
+        ({}, "generic", ["text", "image"]),
+        ({}, "deepseek", ["text"]),
+        ({"architecture": {"input_modalities": ["text"]}}, "generic", ["text"]),
+        ({"architecture": {"input_modalities": ["text", "image"]}}, "generic", ["text", "image"]),
+        ({"architecture": "x"}, "generic", ["text", "image"]),
+        ({"architecture": {"input_modalities": 1}}, "generic", ["text", "image"]),
+    ],
+)
+def test_images_are_offered_where_they_are_taken(
+    model: dict[str, Any], provider: str, modalities: list[str]
+) -> None:
+    assert entry(model, provider)["input_modalities"] == modalities
