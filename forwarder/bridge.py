@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from forwarder import emulations
 from forwarder.catalog import Catalog
+from forwarder.compaction import Wrapper, as_compaction, is_triggered, with_compaction
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.dry_run import DryRun, report
 from forwarder.errors import InvalidRequest
@@ -84,13 +85,34 @@ class Bridge:
         self, client: str, request: Json, style: str | None, exchange: Exchange, route: Route
     ) -> Stream:
         """The stream of one route's upstream."""
-        upstream = self.upstreams[route.upstream.name]
-        standing = self.resilience.standings[route.upstream.name]
-        call = exchange.watched(upstream.call(route, client, exchange), route)
-        call = standing.steadied(call, exchange)
-        fetch = self._fetcher.fetch if self._fetcher else None
-        ends = Ends(call, fetch, partial(self._upload, route, exchange))
+        call = self.upstreams[route.upstream.name].call(route, client, exchange)
+        ends = self._ends(call, route, exchange)
         return self._path(ends, route, client, request, style, exchange)(request)
+
+    def compact(self, request: Json, exchange: Exchange) -> Stream:
+        """The stream that answers ``/responses/compact``: of one event, the whole."""
+        request["stream"] = False
+        routes = self._routes("responses", request)
+        answer = partial(self._compacted, request, exchange)
+        return exchange.guarded(self.resilience.first_of(routes, answer, exchange))
+
+    def _compacted(self, request: Json, exchange: Exchange, route: Route) -> Stream:
+        """The stream of one route's upstream, which compacts itself or has it done here."""
+        upstream = self.upstreams[route.upstream.name]
+        if _is_native(route, upstream):
+            request = {k: v for k, v in request.items() if k != "stream"}
+            call = upstream.compact(route, exchange)
+        else:
+            call = upstream.call(route, "responses", exchange)
+        ends = self._ends(call, route, exchange)
+        path = self._path(ends, route, "responses", request, None, exchange, as_compaction)
+        return path(request)
+
+    def _ends(self, call: Call, route: Route, exchange: Exchange) -> Ends:
+        standing = self.resilience.standings[route.upstream.name]
+        call = standing.steadied(exchange.watched(call, route), exchange)
+        fetch = self._fetcher.fetch if self._fetcher else None
+        return Ends(call, fetch, partial(self._upload, route, exchange))
 
     def _upload(self, route: Route, exchange: Exchange, blob: Blob, path: str) -> str:
         """The upstream's id of a file, which is sent there unless it has it."""
@@ -130,12 +152,14 @@ class Bridge:
         request: Json,
         style: str | None,
         exchange: Exchange,
+        compacting: Wrapper = with_compaction,
     ) -> Call:
         """The call that a request goes through, from the client's wishes to one of the ends."""
-        profile = self.upstreams[route.upstream.name].profile_of(route.model)
+        upstream = self.upstreams[route.upstream.name]
+        profile = upstream.profile_of(route.model)
         call = ends.call
         if route.protocol == "chat":
-            truncation = request.get("truncation") if client == "responses" else None
+            truncation = _truncation(request, compacting) if client == "responses" else None
             call = emulations.over_chat(call, profile.response_format, truncation)
         terms = self._terms(client, style, route, exchange)
         call = adapt(call, client, route.protocol, terms)
@@ -143,6 +167,8 @@ class Bridge:
             settings = self.settings
             call = emulations.over_responses(call, settings.stop_drain, settings.max_choices)
         call = with_media(call, client, route.protocol, profile, ends.fetch, ends.upload)
+        if client == "responses":
+            call = compacting(call, terms, _is_native(route, upstream))
         call = exchange.metered(call)
         if client == "responses" != route.protocol:
             call = self._memory.remembering(call, exchange.client_key)
@@ -189,6 +215,18 @@ class Bridge:
     def _connect(self, settings: UpstreamSettings) -> Upstream:
         heartbeat = min(self.settings.keepalive, settings.idle_timeout)
         return Upstream(settings, transport_for(settings, heartbeat), heartbeat)
+
+
+def _is_native(route: Route, upstream: Upstream) -> bool:
+    """Does this upstream compact conversations itself?"""
+    return route.protocol == "responses" and upstream.profile_of(route.model).compaction
+
+
+def _truncation(request: Json, compacting: Wrapper) -> Any:
+    """What may be cut: for a summary whatever is too much, which is why one is made."""
+    if compacting is as_compaction or is_triggered(request):
+        return "auto"
+    return request.get("truncation")
 
 
 def _link(exchange: Exchange, upstream: str, path: str) -> str:

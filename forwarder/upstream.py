@@ -143,6 +143,7 @@ class Upstream:
         self._urls = {
             "chat": _joined(settings.base_url, self.profile.chat_path),
             "responses": _joined(settings.base_url, self.profile.responses_path),
+            "compact": _joined(settings.base_url, f"{self.profile.responses_path}/compact"),
         }
         self._client = _Client(
             api_key=settings.api_key or "none",
@@ -170,6 +171,19 @@ class Upstream:
                 if lesson is None:
                     raise
                 return self._ask_again(body, route, lesson, profile, refusal, exchange)
+
+        return upstream_call
+
+    def compact(self, route: Route, exchange: Exchange) -> Call:
+        """The call that has this upstream compact; its stream is one event, the whole answer."""
+
+        def upstream_call(request: Json) -> Batches:
+            body, profile = self._prepared(request, route, "responses")
+            body = _sent(body, "responses", profile, exchange)
+            reply = self._post("compact", body, exchange)
+            exchange.opened.callback(reply.close)
+            exchange.reply_headers = reply.headers
+            return begun(reply.batches())
 
         return upstream_call
 

@@ -382,3 +382,27 @@ def test_a_list_that_is_none_is_empty_or_a_failure(body: bytes) -> None:
         assert upstream.models(1.0) == []
     except UpstreamError as error:
         assert error.status == 502
+
+
+def test_an_upstream_that_compacts_is_asked_at_its_own_address() -> None:
+    whole = {"object": "response.compaction", "output": [], "usage": {"input_tokens": 1}}
+    provider = Provider(lambda _: httpx2.Response(200, json=whole))
+    upstream = upstream_of(provider, UP_PROVIDER="openai")
+    exchange = Exchange(id="req_1", route="responses", ledger=Ledger())
+    route = Route(upstream.settings, "responses", "their-model")
+
+    batches = list(upstream.compact(route, exchange)({"model": "ours", "input": "hi"}))
+
+    assert batches == [[whole]]
+    assert provider.requests[0].url.path.endswith("/responses/compact")
+    assert provider.body == {"model": "their-model", "input": "hi"}
+
+
+def test_its_refusal_to_compact_is_its_own() -> None:
+    provider = refusing(404, json={"error": {"message": "no such path"}})
+    exchange = Exchange(id="req_1", route="responses", ledger=Ledger())
+    upstream = upstream_of(provider)
+    route = Route(upstream.settings, "responses", "their-model")
+
+    with pytest.raises(UpstreamRefused, match="no such path"):
+        upstream.compact(route, exchange)({"model": "ours", "input": "hi"})

@@ -165,6 +165,10 @@ WORDS: dict[str, Told] = {
         True: "a search tool becomes `web_search_options`",
         False: "searches are left out",
     },
+    "compaction": {
+        True: "compacts conversations itself",
+        False: "conversations are compacted here",
+    },
     "responses_takes": lambda names: f"over Responses also takes {code(sorted(names))}",
     "key_header": lambda name: f"the key goes as `{name}`",
     "error_status": {True: "errors have a status", False: "errors inside a 200 are found"},

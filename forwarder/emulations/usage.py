@@ -23,6 +23,11 @@ def estimated(request: Json, written: Iterable[str]) -> Json:
     }
 
 
+def estimated_tokens(value: Any) -> int:
+    """About as many tokens as the strings in a JSON value have."""
+    return _tokens(_texts(value))
+
+
 def _tokens(texts: Iterable[str]) -> int:
     size = sum(len(text.encode(errors="replace")) for text in texts)
     return -(-size // _BYTES_A_TOKEN)

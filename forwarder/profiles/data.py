@@ -46,6 +46,7 @@ _OPENAI: dict[str, Any] = {
     "custom_tools": True,
     "allowed_tools": True,
     "keep_reasoning_text": False,
+    "compaction": True,
     "models": {
         **{
             glob: {"drop": _SAMPLING}

@@ -163,6 +163,8 @@ class Profile:
     """Whether encrypted reasoning goes back."""
     repair_responses: bool = _switch(False)
     """Streams lack ids, indexes, announcements or usage, and are completed."""
+    compaction: bool = _switch(False)
+    """Conversations are compacted there: the endpoint, the trigger and the threshold are known."""
     responses_takes: frozenset[str] = _knob(frozenset(), "an array of names", _are_names)
     """Parameters and types of content parts that are taken beyond those of OpenAI's."""
 

@@ -40,6 +40,21 @@ def responses() -> Response:
     return _serve("responses")
 
 
+@blueprint.post("/responses/compact")
+def compact() -> Response:
+    """A conversation made short: what users said, and the rest in one sealed item."""
+    exchange = exchanges.current()
+    exchange.route = "responses"
+    exchanges.admit(exchange)
+    exchange.opened.callback(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
+    with exchanges.in_time():
+        stream = exchange.making(_bridge().compact(json_body(exchange), exchange))
+        try:
+            return json_answer([event for batch in stream for event in batch][-1])
+        except UNREADABLE as error:
+            raise unreadable() from error
+
+
 @blueprint.get("/responses")
 def websocket() -> Response:
     """No WebSocket here: Codex tries one, and goes on over HTTP when it is told so by a 426."""

@@ -94,7 +94,7 @@ RESPONSES_OVER_CHAT: dict[str, Fate] = {
     **_COMMON,
     "access_programs": dropped(DICT, "it is a matter of OpenAI's own accounts"),
     "background": refused(BOOL, "background work needs stored responses", False),
-    "context_management": dropped(LIST, "the forwarder does not compact on its own", []),
+    "context_management": emulated(LIST, "above the threshold the model sums up what it did", []),
     "conversation": refused((str, dict), "conversations need stored responses"),
     "frequency_penalty": carried(NUMBER),
     "image": dropped(DICT, "Chat Completions has no image compression"),

@@ -17,6 +17,8 @@ def events(protocol: str, body: Json, streamed: bool) -> Batch:
         raise failure(body["error"])
     if protocol == "chat":
         return _chat(body, streamed)
+    if protocol == "compact":
+        return _compacted(body)
     return _responses(body, streamed)
 
 
@@ -38,6 +40,12 @@ def _as_chunk(body: Json, choices: list[Json]) -> Event:
         rest = {k: v for k, v in choice.items() if k != "message"}
         chunk["choices"].append({**rest, "delta": delta})
     return chunk
+
+
+def _compacted(body: Json) -> Batch:
+    if not isinstance(body.get("output"), list):
+        raise UpstreamBroken("The upstream's answer is not a compacted conversation.")
+    return [body]
 
 
 def _responses(body: Json, streamed: bool) -> Batch:

@@ -15,7 +15,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import CompactedResponse, Response, ResponseStreamEvent
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -64,6 +64,15 @@ def response_mistakes(response: Json) -> list[str]:
 def completion_mistakes(completion: Json) -> list[str]:
     """What is wrong with a whole chat completion."""
     return _mistakes(ChatCompletion, completion)
+
+
+def compaction_mistakes(compacted: Json) -> list[str]:
+    """What is wrong with a compacted conversation, but for the users' messages in it.
+
+    They are documented to be there, and the SDK has no type for them.
+    """
+    output = [item for item in compacted["output"] if item.get("role") != "user"]
+    return _mistakes(CompactedResponse, {**compacted, "output": output})
 
 
 def rebuilt_response(events: list[Json]) -> Json:

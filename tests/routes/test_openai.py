@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from flask.testing import FlaskClient
 
+from tests.helpers import sdk
 from tests.routes.conftest import Serve, streamed
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -176,3 +177,66 @@ def test_codex_gets_its_own_catalog_beside_the_list(demo: FlaskClient) -> None:
     assert "models" not in plain
     assert told["data"] == plain["data"]
     assert [entry["slug"] for entry in told["models"]] == [model["id"] for model in told["data"]]
+
+
+TALK = [
+    {"role": "user", "content": "launch on Tuesday"},
+    {"role": "assistant", "content": "Noted."},
+]
+
+
+def test_a_conversation_is_compacted_and_goes_on_from_there(serve: Serve) -> None:
+    sent: list[Any] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(json.loads(request.read()))
+        return streamed(chunk("We launch on Tuesday.", "stop"))
+
+    client = serve(answer)
+    got = client.post("/v1/responses/compact", json={"model": "m", "input": TALK}).get_json()
+    more = [*got["output"], {"role": "user", "content": "When?"}]
+    client.post("/v1/responses", json={"model": "m", "input": more})
+
+    assert sdk.compaction_mistakes(got) == []
+    assert [item["type"] for item in got["output"]] == ["message", "compaction"]
+    assert "tools" not in sent[0]
+    assert [m["role"] for m in sent[1]["messages"]] == ["user", "user", "user"]
+    assert "We launch on Tuesday." in sent[1]["messages"][1]["content"]
+
+
+def test_an_upstream_that_compacts_itself_is_asked_to(serve: Serve) -> None:
+    whole = {"id": "r", "object": "response.compaction", "created_at": 1, "output": []}
+    paths: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        paths.append(request.url.path)
+        assert json.loads(request.read()) == {"model": "m", "input": TALK}
+        return httpx2.Response(200, json=whole)
+
+    client = serve(answer, RESPONSES_PROVIDER="openai")
+    got = client.post("/v1/responses/compact", json={"model": "responses/m", "input": TALK})
+
+    assert (got.get_json(), paths) == (whole, ["/v1/responses/compact"])
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [({"input": TALK}, "model"), ({"model": "m", "input": 7}, "input")],
+)
+def test_what_cannot_be_compacted_is_refused_by_name(
+    body: dict[str, Any], param: str, demo: FlaskClient
+) -> None:
+    got = demo.post("/v1/responses/compact", json=body)
+
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, param)
+
+
+def test_a_foreign_compaction_is_named_in_the_header_or_refused(demo: FlaskClient) -> None:
+    foreign = {"type": "compaction", "encrypted_content": "gAAAA"}
+    body = {"model": "demo", "input": [foreign, *TALK[:1]]}
+
+    lax = demo.post("/v1/responses", json=body)
+    strict = demo.post("/v1/responses", json=body, headers={"X-Forwarder-Strict": "true"})
+
+    assert (lax.status_code, lax.headers["X-Forwarder-Dropped"]) == (200, "input.compaction")
+    assert (strict.status_code, strict.get_json()["error"]["param"]) == (400, "input.compaction")

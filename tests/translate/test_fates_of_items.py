@@ -163,8 +163,9 @@ ITEM_SAMPLES: dict[str, list[Json]] = {
     ),
     "item_reference, remembered": [{"type": "item_reference", "id": "<remembered>"}],
     "item_reference, unknown": [{"type": "item_reference", "id": "msg_1"}],
-    "compaction": [{"type": "compaction", "encrypted_content": MARK}],
-    "compaction_trigger": [{"type": "compaction_trigger"}],
+    "compaction": [{"type": "compaction", "encrypted_content": "<compacted>"}],
+    "compaction, made elsewhere": [{"type": "compaction", "encrypted_content": MARK}],
+    "compaction_trigger": [{"role": "user", "content": MARK}, {"type": "compaction_trigger"}],
     "web_search_call": [{"type": "web_search_call", "id": "w", "status": "completed",
                          "action": {"type": "search", "query": MARK}}],
     "file_search_call": [{"type": "file_search_call", "id": "f", "status": "completed",
@@ -352,6 +353,9 @@ ROWS = [
 ]
 
 
+TRIGGER: Json = {"type": "compaction_trigger"}
+
+
 class House:
     """The forwarder whose dry run is asked; it remembers one answer, which says the mark."""
 
@@ -367,9 +371,15 @@ class House:
                     {"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, "FORWARDER_FETCH": "on"}
                 )
             )
-        asked = {"model": "m", "input": "hi", "stream": True}
+        self.remembered: str = self._made("hi")["id"]
+        self.compacted: str = self._made([ASKED, TRIGGER])["encrypted_content"]
+
+    def _made(self, said: Any) -> Json:
+        """The first item of the answer to an input."""
+        asked = {"model": "m", "input": said, "stream": True}
         [last] = [e for e in self._events(asked) if e["type"] == "response.completed"]
-        self.remembered: str = last["response"]["output"][0]["id"]
+        item: Json = last["response"]["output"][0]
+        return item
 
     def _events(self, request: Json) -> Iterator[Json]:
         exchange = Exchange("req_1", "responses", Ledger())
@@ -378,6 +388,7 @@ class House:
 
     def shown(self, client: str, request: Json, strict: bool = False) -> Json:
         text = json.dumps({"model": "m", **request}).replace("<remembered>", self.remembered)
+        text = text.replace("<compacted>", self.compacted)
         exchange = Exchange("req_2", "translate", Ledger(strict=strict))
         return self._bridge.shown(client, json.loads(text), None, exchange)
 
@@ -446,6 +457,7 @@ def is_mapped(house: House, client: str, about: str, row: str, fate: Fate) -> No
 def is_emulated(house: House, client: str, about: str, row: str, fate: Fate) -> None:
     told = arrives(house, client, about, row, fate)
     assert told["would_fetch"] or house.remembered not in json.dumps(told["request"])
+    assert house.compacted not in json.dumps(told["request"])
 
 
 TRUE = {"refused": is_refused, "dropped": is_dropped, "noted": is_noted, "carried": is_carried,

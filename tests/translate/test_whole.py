@@ -125,3 +125,12 @@ def test_a_body_that_is_no_answer_is_an_error(
     for streamed in (False, True):
         with pytest.raises(raised, match=said):
             whole.events(protocol, body, streamed)
+
+
+def test_a_compacted_conversation_is_one_event() -> None:
+    body = {"object": "response.compaction", "output": []}
+
+    assert whole.events("compact", body, streamed=False) == [body]
+    for wrong in ({}, {"output": "x"}):
+        with pytest.raises(UpstreamBroken):
+            whole.events("compact", wrong, streamed=False)
