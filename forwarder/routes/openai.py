@@ -44,7 +44,6 @@ def responses() -> Response:
 def compact() -> Response:
     """A conversation made short: what users said, and the rest in one sealed item."""
     exchange = exchanges.current()
-    exchange.route = "responses"
     exchanges.admit(exchange)
     exchange.opened.callback(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
     with exchanges.in_time():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tests.live.clients import CODEX, needs_node_package
 from tests.live.server import Server
 from tests.support import ScriptedUpstream
+from tests.support.answers import Answer, Call, Usage
 
 pytestmark = needs_node_package("@openai/codex")
 
@@ -19,7 +21,7 @@ model = "{model}"
 model_provider = "forwarder"
 
 [model_providers.forwarder]
-name = "forwarder"
+name = "{name}"
 base_url = "{url}"
 wire_api = "responses"
 request_max_retries = 0
@@ -42,9 +44,16 @@ def workshop(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def codex(workshop: Path, forwarder: Server, prompt: str, model: str, more: str = "") -> str:
+def codex(
+    workshop: Path,
+    forwarder: Server,
+    prompt: str,
+    model: str,
+    more: str = "",
+    name: str = "forwarder",
+) -> str:
     """Run ``codex exec`` on a prompt, with ``more`` in its settings, and give what it printed."""
-    config = CONFIG.format(model=model, url=forwarder.v1) + more
+    config = CONFIG.format(model=model, url=forwarder.v1, name=name) + more
     (workshop / "home" / "config.toml").write_text(config)
     command = [
         str(CODEX),
@@ -116,3 +125,29 @@ def test_a_known_model_works_with_the_tools_of_its_entry(
     assert (workshop / "work" / "patched.txt").exists()
     sent = [r.body for r in upstream.requests if r.method == "POST"]
     assert {body["model"] for body in sent} == {"scripted"}
+
+
+@pytest.mark.parametrize("name", ["OpenAI", "forwarder"])
+def test_a_session_that_is_compacted_goes_on_working(
+    name: str, workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """Codex is over its limit in the midst of its work, has it compacted, and goes on.
+
+    It demands that of the server only where the provider is called OpenAI, and else does it itself.
+    """
+    makes = Call("exec_command", {"cmd": "echo made > made.txt"})
+    upstream.script(
+        Answer(text="I make it.", calls=[makes], usage=Usage(input=900_000)),
+        Answer(text="SUMMARY: it is made."),
+        Answer(text="All is done."),
+    )
+
+    said = codex(workshop, forwarder, "make it", "chat/scripted", ASKS_FOR_MODELS, name)
+
+    assert "context compacted" in said
+    assert "All is done." in said
+    assert (workshop / "work" / "made.txt").exists()
+    _, summed_up, last = [r.body for r in upstream.requests if r.method == "POST"]
+    assert "tools" not in summed_up
+    assert "SUMMARY: it is made." in json.dumps(last["messages"])
+    assert "exec_command" not in json.dumps(last["messages"])
