@@ -12,7 +12,7 @@ from forwarder import commands, config, logs
 from forwarder.bridge import Bridge
 from forwarder.config import Settings
 from forwarder.exchange import Observer
-from forwarder.routes import dry_run, exchanges, files, health, metrics, openai
+from forwarder.routes import dry_run, exchanges, files, health, metrics, openai, websocket
 
 log = logging.getLogger("forwarder.app")
 
@@ -26,6 +26,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     logs.configure(settings.log_level)
     app = Flask("forwarder", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
+    app.config["SOCK_SERVER_OPTIONS"] = websocket.options(settings)
     bridge = app.extensions["forwarder"] = Bridge(settings)
     for command in (commands.probe, commands.translate, commands.fidelity):
         app.cli.add_command(command(bridge))
@@ -39,6 +40,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     for prefix in ("/v1", "/"):
         app.register_blueprint(openai.blueprint, url_prefix=prefix, name=f"openai{prefix}")
         app.register_blueprint(files.blueprint, url_prefix=prefix, name=f"files{prefix}")
+        app.register_blueprint(websocket.blueprint, url_prefix=prefix, name=f"websocket{prefix}")
     app.register_blueprint(dry_run.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)

@@ -144,6 +144,10 @@ class Bridge:
             request["stream"] = asked
         return bool(asked)
 
+    def keeps_responses(self, request: Json) -> bool:
+        """Does a Responses request go to where responses may be stored?"""
+        return self._routes("responses", request)[0].protocol == "responses"
+
     def _path(
         self,
         ends: Ends,

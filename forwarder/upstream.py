@@ -181,7 +181,7 @@ class Upstream:
             body, profile = self._prepared(request, route, "responses")
             body = _sent(body, "responses", profile, exchange)
             reply = self._post("compact", body, exchange)
-            exchange.opened.callback(reply.close)
+            exchange.opened.add(reply.close)
             exchange.reply_headers = reply.headers
             return begun(reply.batches())
 

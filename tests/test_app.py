@@ -19,7 +19,13 @@ def app_of(**environment: str) -> Flask:
 def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
     paths = {rule.rule for rule in app_of().url_map.iter_rules()}
 
-    api = {"/chat/completions", "/responses", "/models", "/models/<path:model>"}
+    api = {
+        "/chat/completions",
+        "/responses",
+        "/responses/compact",
+        "/models",
+        "/models/<path:model>",
+    }
     api |= {"/files", "/files/<file>", "/files/<file>/content"}
     api |= {"/containers/<container>/files/<file>/content"}
     assert paths == api | {f"/v1{path}" for path in api} | {
@@ -54,7 +60,7 @@ def test_other_requests_are_refused_in_openai_s_shape(
     [
         ("GET", "/v1/models", "models", 200),
         ("GET", "/v1/models/none", "model", 404),
-        ("GET", "/v1/responses", "websocket", 426),
+        ("GET", "/v1/responses", "upgrade", 426),
         ("GET", "/v1/nothing", "GET /v1/nothing", 404),
         ("DELETE", "/v1/models", "DELETE /v1/models", 405),
         ("GET", f"/{'x' * 999}", f"GET /{'x' * 95}", 404),

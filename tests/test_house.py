@@ -32,6 +32,8 @@ OWNERS = {
     "prometheus_client": ("watching/",),
     "opentelemetry": ("watching/",),
     "flask_limiter": ("app.py",),
+    "flask_sock": ("routes/",),
+    "simple_websocket": ("routes/",),
     "limits": ("ratelimit.py",),
     "redis": ("ratelimit.py",),
 }

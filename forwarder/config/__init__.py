@@ -102,6 +102,7 @@ class Settings:
     strict: bool
     keepalive: float
     max_body: int
+    websocket_idle: float
     public_url: str | None
     max_concurrent: int | None
     fetch: bool | None
@@ -179,6 +180,7 @@ SETTINGS = (
     Setting("STRICT", "strict", parsers.flag, "false"),
     Setting("KEEPALIVE", "keepalive", parsers.seconds, "15"),
     Setting("MAX_BODY", "max_body", parsers.size, "64m"),
+    Setting("WEBSOCKET_IDLE", "websocket_idle", parsers.seconds, "900"),
     Setting("PUBLIC_URL", "public_url", parsers.public, None),
     Setting("MAX_CONCURRENT", "max_concurrent", parsers.limit, "0"),
     Setting("FETCH", "fetch", parsers.on_off, None),

@@ -8,6 +8,8 @@ own protocol, never by a cut.  Under threads (development) nobody asks for that.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gevent
@@ -58,7 +60,8 @@ class Running:
 
     def __init__(self) -> None:
         self._runs: set[Run] = set()
-        self._stopped = False
+        self._stopped = self._left = False
+        self._listeners: set[Callable[[], None]] = set()
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -74,6 +77,23 @@ class Running:
     def leave(self, run: Run) -> None:
         """It has ended."""
         self._runs.discard(run)
+
+    @contextmanager
+    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+        """While in here, ``listener`` is called when the process is about to go."""
+        self._listeners.add(listener)
+        if self._left:
+            listener()
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
+
+    def announce(self) -> None:
+        """The process is about to go; what runs may end, and nothing new should begin."""
+        self._left = True
+        for listener in list(self._listeners):
+            listener()
 
     def stop(self) -> None:
         """Interrupt whatever runs, and let nothing begin; returns when all have ended."""

@@ -81,6 +81,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def _leave(self) -> None:
         while self.alive:
             gevent.sleep(_TICK)
+        self._tell("announce")
         grace = self.cfg.graceful_timeout
         gevent.spawn_later(max(grace - _MARGIN, grace / 2), self._stop_running)
         gevent.sleep(min(_LINGER, grace / 2))
@@ -90,10 +91,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
             gevent.sleep(_TICK)
 
     def _stop_running(self) -> None:
-        """End what the forwarder runs; another application knows nothing of this."""
+        """End what the forwarder runs."""
+        self._tell("announce")
+        self._tell("stop")
+
+    def _tell(self, word: str) -> None:
+        """Another application knows nothing of this, nor may an older forwarder."""
         bridge = getattr(self.wsgi, "extensions", {}).get("forwarder")
         if bridge is not None:
-            bridge.running.stop()
+            getattr(bridge.running, word, lambda: None)()
 
     def _hang_up(self, waiting: Any) -> None:
         """End the wait for a next request as its time-out would, unless one is just coming."""

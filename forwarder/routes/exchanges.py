@@ -35,6 +35,7 @@ _MOST_NAMES = 40
 _ROUTE_LIMIT = 100
 _LIMITS = "x-ratelimit-"
 _YES = ("1", "true", "yes", "on")
+_UNWATCHED = ("health", "metrics", "websocket")
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -54,7 +55,8 @@ def current() -> Exchange:
 def _begin() -> None:
     # Each use of one of Flask's proxies costs as much as a small function.
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-    g.exchange = begin(asked, current_app.extensions["forwarder"])
+    bridge = current_app.extensions["forwarder"]
+    g.exchange = begin(asked, bridge, _named(asked), _is_watched(asked))
 
 
 def _named(asked: Request) -> str:
@@ -84,19 +86,19 @@ def _end(response: Response) -> Response:
     return response
 
 
-def begin(asked: Request, bridge: Bridge) -> Exchange:
+def begin(asked: Request, bridge: Bridge, route: str, watched: bool = True) -> Exchange:
     """A new exchange for a request."""
     settings = bridge.settings
     header = asked.headers.get
     given = header("X-Request-Id", "")
     exchange = Exchange(
         id=given if _ID.fullmatch(given) else random_id("req"),
-        route=_named(asked),
+        route=route,
         ledger=Ledger(strict=settings.strict or header("X-Forwarder-Strict", "").lower() in _YES),
         log_sample=settings.log_sample,
         log_bodies=settings.log_bodies,
         address=partial(_address, settings.public_url, asked),
-        observers=bridge.observers if _is_watched(asked) else (),
+        observers=bridge.observers if watched else (),
     )
     exchange.began(header)
     return exchange
@@ -108,8 +110,11 @@ def _address(public_url: str | None, asked: Request) -> str:
 
 
 def _is_watched(asked: Request) -> bool:
-    """Probes would fill the counts, and addresses that nobody serves are anybody's invention."""
-    return asked.blueprint not in (None, "health", "metrics")
+    """Probes would fill the counts, and addresses that nobody serves are anybody's invention.
+
+    Of a WebSocket the turns count, each for itself.
+    """
+    return (asked.blueprint or "health").partition("/")[0] not in _UNWATCHED
 
 
 def admit(exchange: Exchange) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import orjson
 from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
-from forwarder import reading, sse
+from forwarder import sse
 from forwarder.bridge import Bridge
-from forwarder.errors import InvalidRequest, NotFound, ShuttingDown, UpgradeRefused
+from forwarder.errors import NotFound, ShuttingDown, UpgradeRefused
 from forwarder.exchange import Exchange
 from forwarder.network.running import Stopping
 from forwarder.routes import exchanges
+from forwarder.routes.bodies import read_body
 from forwarder.translate import FOLDS
 from forwarder.translate.call import Batch, Json, Stream
 from forwarder.translate.ending import TOLD, UNREADABLE, unreadable
@@ -45,19 +45,26 @@ def compact() -> Response:
     """A conversation made short: what users said, and the rest in one sealed item."""
     exchange = exchanges.current()
     exchanges.admit(exchange)
-    exchange.opened.callback(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
-    with exchanges.in_time():
-        stream = exchange.making(_bridge().compact(json_body(exchange), exchange))
-        try:
-            return json_answer([event for batch in stream for event in batch][-1])
-        except UNREADABLE as error:
-            raise unreadable() from error
+    try:
+        return _compacted(exchange)
+    except Stopping:
+        raise ShuttingDown from None
+
+
+def _compacted(exchange: Exchange) -> Response:
+    body = json_body(exchange)
+    exchanges.watch(exchange)
+    stream = exchange.making(_bridge().compact(body, exchange))
+    try:
+        return json_answer([event for batch in stream for event in batch][-1])
+    except UNREADABLE as error:
+        raise unreadable() from error
 
 
 @blueprint.get("/responses")
-def websocket() -> Response:
-    """No WebSocket here: Codex tries one, and goes on over HTTP when it is told so by a 426."""
-    raise UpgradeRefused("Send a POST: responses are not served over a WebSocket here.")
+def upgrade() -> Response:
+    """A GET that is no WebSocket: Codex goes on over HTTP when it is told so by a 426."""
+    raise UpgradeRefused("Send a POST, or a WebSocket's handshake.")
 
 
 @blueprint.get("/models")
@@ -107,29 +114,9 @@ def json_body(exchange: Exchange) -> Json:
         data = request.get_data(cache=False)
     except HTTPException as error:  # too large, or cut off
         raise exchanges.ours(error) from None
-    body = _read(data)
-    if not isinstance(body, dict):
-        raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
-    if reading.is_too_deep(data, body):
-        raise _too_deep(body)
+    body = read_body(data)
     exchange.saw_body(body)
     return body
-
-
-def _read(data: bytes) -> Any:
-    try:
-        return reading.strictly(data)
-    except reading.NotANumber as error:
-        raise InvalidRequest(
-            f"Invalid value for '{error.path}': {error}", param=error.path, code="invalid_json"
-        ) from None
-    except ValueError:
-        raise InvalidRequest("The request body is not valid JSON.", code="invalid_json") from None
-
-
-def _too_deep(body: Json) -> InvalidRequest:
-    name = next(name for name, value in body.items() if not reading.is_writable({name: value}))
-    return InvalidRequest(f"'{name}' is nested too deeply.", param=name, code="invalid_value")
 
 
 def _whole(protocol: str, stream: Stream) -> Response:

@@ -26,6 +26,7 @@ base_url = "{url}"
 wire_api = "responses"
 request_max_retries = 0
 stream_max_retries = 0
+supports_websockets = {websockets}
 """
 
 ASKS_FOR_MODELS = """
@@ -51,9 +52,10 @@ def codex(
     model: str,
     more: str = "",
     name: str = "forwarder",
+    websockets: str = "false",
 ) -> str:
     """Run ``codex exec`` on a prompt, with ``more`` in its settings, and give what it printed."""
-    config = CONFIG.format(model=model, url=forwarder.v1, name=name) + more
+    config = CONFIG.format(model=model, url=forwarder.v1, name=name, websockets=websockets) + more
     (workshop / "home" / "config.toml").write_text(config)
     command = [
         str(CODEX),
@@ -151,3 +153,18 @@ def test_a_session_that_is_compacted_goes_on_working(
     assert "tools" not in summed_up
     assert "SUMMARY: it is made." in json.dumps(last["messages"])
     assert "exec_command" not in json.dumps(last["messages"])
+
+
+def test_over_a_websocket_it_works_too(
+    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """It prepares a response, and sends only what is new in each turn."""
+    prompt = "go [[scenario:shell_then_patch file=made.txt patched=patched.txt]]"
+
+    codex(workshop, forwarder, prompt, "chat/scripted", ASKS_FOR_MODELS, websockets="true")
+
+    assert (workshop / "work" / "made.txt").exists()
+    assert (workshop / "work" / "patched.txt").exists()
+    assert '"route":"websocket"' in forwarder.log
+    sent = [r.body for r in upstream.requests if r.method == "POST"]
+    assert [len(body["messages"]) for body in sent] == sorted({len(b["messages"]) for b in sent})

@@ -105,3 +105,14 @@ def test_what_runs_is_known_until_it_ends() -> None:
     for run in (first, second, second):
         running.leave(run)
     assert len(running) == 0
+
+
+def test_who_listens_hears_that_the_process_goes() -> None:
+    running, heard = Running(), []
+    with running.listening(lambda: heard.append("one")):
+        running.announce()
+    running.announce()
+    with running.listening(lambda: heard.append("late")):
+        pass
+
+    assert heard == ["one", "late"]

@@ -1,0 +1,96 @@
+"""What a connection remembers of its own responses, so that a client need not send all again.
+
+``previous_response_id`` continues a response of the same connection, stored or not: the items
+that led to it, and those it gave, go before the new ones.  What is kept ends with the connection.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from forwarder.errors import InvalidRequest
+from forwarder.translate.call import Json
+from forwarder.translate.check import LIST, STR, expect, optional
+
+_MOST = 16
+"""Responses that can be continued; of more the oldest is forgotten."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A response that can be continued: all items up to its end; ``size`` is theirs, in bytes."""
+
+    items: list[Json]
+    size: int
+    stored: bool
+
+
+class Chain:
+    """The latest responses of a connection, as long as each fits into ``max_bytes``."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._links: OrderedDict[str, Link] = OrderedDict()
+
+    def previous(self, request: Json, elsewhere: bool) -> Link | None:
+        """What a request continues, if it is remembered here.
+
+        With ``elsewhere`` a stored response is left to those who store it.
+        """
+        name = optional(request, "previous_response_id", STR, "previous_response_id")
+        link = self._links.get(str(name))
+        return None if link is None or (link.stored and elsewhere) else link
+
+    def keep(self, response: Json, link: Link | None, request: Json) -> None:
+        """Remember a response that is over, what it continued, and what was asked for it."""
+        asked = items_of(request)
+        given = [item for item in response.get("output") or () if _can_come_back(item)]
+        size = (link.size if link else 0) + len(orjson.dumps([asked, given]))
+        if size > self._max_bytes or not response.get("id"):
+            return
+        before = link.items if link else []
+        stored = request.get("store") is not False
+        self._links[response["id"]] = Link([*before, *asked, *given], size, stored)
+        while len(self._links) > _MOST:
+            self._links.popitem(last=False)
+
+    def forget(self, request: Json) -> None:
+        """What a failed request continued cannot be continued any more."""
+        self._links.pop(str(request.get("previous_response_id")), None)
+
+
+def continued(request: Json, link: Link) -> Json:
+    """The request with all that it continues spelled out."""
+    rest = {k: v for k, v in request.items() if k != "previous_response_id"}
+    return {**rest, "input": [*link.items, *items_of(request)]}
+
+
+def items_of(request: Json) -> list[Any]:
+    """A request's input as a list of items."""
+    given = request.get("input")
+    if given is None:
+        return []
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": given}]
+    items: list[Any] = expect(given, LIST, "input")
+    return items
+
+
+def not_found(name: Any) -> InvalidRequest:
+    """The error for a response that nobody remembers."""
+    return InvalidRequest(
+        f"Previous response with id '{name}' not found.",
+        param="previous_response_id",
+        code="previous_response_not_found",
+    )
+
+
+def _can_come_back(item: Json) -> bool:
+    """Reasoning that was neither stored nor sealed is not known to its upstream any more."""
+    return item.get("type") != "reasoning" or any(
+        item.get(name) for name in ("encrypted_content", "content", "summary")
+    )

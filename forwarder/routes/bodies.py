@@ -1,0 +1,35 @@
+"""A request's body as the JSON object that it has to be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forwarder import reading
+from forwarder.errors import InvalidRequest
+from forwarder.translate.call import Json
+
+
+def read_body(data: bytes) -> Json:
+    """The object; InvalidRequest when there is none, or one that nobody could write again."""
+    body = _read(data)
+    if not isinstance(body, dict):
+        raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
+    if reading.is_too_deep(data, body):
+        raise _too_deep(body)
+    return body
+
+
+def _read(data: bytes) -> Any:
+    try:
+        return reading.strictly(data)
+    except reading.NotANumber as error:
+        raise InvalidRequest(
+            f"Invalid value for '{error.path}': {error}", param=error.path, code="invalid_json"
+        ) from None
+    except ValueError:
+        raise InvalidRequest("The request body is not valid JSON.", code="invalid_json") from None
+
+
+def _too_deep(body: Json) -> InvalidRequest:
+    name = next(name for name, value in body.items() if not reading.is_writable({name: value}))
+    return InvalidRequest(f"'{name}' is nested too deeply.", param=name, code="invalid_value")

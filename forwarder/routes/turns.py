@@ -1,0 +1,256 @@
+"""The turns of one WebSocket connection, each of them what a POST would be.
+
+``response.create`` asks, the events of a stream answer, and exactly one of them ends the turn:
+the response's own terminal event or, when there was no response yet, an ``error`` with a status.
+Turns run one after the other; what is asked meanwhile waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+from flask import Request, request
+from simple_websocket import ConnectionClosed
+
+from forwarder.bridge import Bridge
+from forwarder.chain import Chain, Link, continued, items_of, not_found
+from forwarder.errors import ForwarderError, InvalidRequest, Unsupported
+from forwarder.exchange import Exchange
+from forwarder.mint import MINT, random_id
+from forwarder.network.running import Stopping
+from forwarder.routes import exchanges
+from forwarder.routes.bodies import read_body
+from forwarder.translate.call import Event, Json, Stream
+from forwarder.translate.ending import told_responses, unreadable
+from forwarder.translate.responses_over_chat.echo import blank_response
+from forwarder.translate.vocabulary import TERMINALS
+
+log = logging.getLogger("forwarder.websocket")
+
+WAITING = 8
+"""Messages that may wait for the turn before them."""
+
+_TICK = 5.0
+"""Seconds after which the reader looks whether its connection is still there."""
+
+_GOING_AWAY, _TRY_LATER, _POLICY = 1001, 1013, 1008
+"""Codes with which a connection is closed."""
+
+_LOCAL = ("type", "stream", "stream_options", "generate", "background")
+"""What a message has and a POST of the same does not, or says otherwise."""
+
+_IGNORED = frozenset({"response.processed"})
+"""What Codex tells, and nobody here needs to know."""
+
+
+class Connection:
+    """One connection: a reader that fills a queue, and the turns that empty it."""
+
+    def __init__(self, ws: Any, bridge: Bridge) -> None:
+        self._ws = ws
+        self._bridge = bridge
+        self._chain = Chain(bridge.settings.max_body)
+        self._messages: queue.Queue[str | bytes | None] = queue.Queue(WAITING)
+        self._current: Exchange | None = None
+        self._turns = 0
+        self._leaving = self._gone = False
+
+    def serve(self) -> None:
+        """Serve turns until either side leaves."""
+        with self._bridge.running.listening(self._leave):
+            threading.Thread(target=self._read, daemon=True).start()
+            try:
+                while (message := self._next()) is not None:
+                    self._turn(message)
+            except (ConnectionClosed, OSError):
+                self._hang_up()
+            except Exception:
+                log.exception("a connection broke")
+                self._close(1011, "The forwarder made a mistake.")
+
+    # -- the connection -------------------------------------------------------------------------
+
+    def _next(self) -> str | bytes | None:
+        """The next message; None when there will be none, and the connection is closed."""
+        if self._leaving:
+            self._close(_GOING_AWAY, "The forwarder is being restarted.")
+            return None
+        try:
+            message = self._messages.get(timeout=self._bridge.settings.websocket_idle)
+        except queue.Empty:
+            self._close(_GOING_AWAY, "Nothing was asked for too long.")
+            return None
+        return self._next() if message is None and self._leaving else message
+
+    def _read(self) -> None:
+        """Take messages as they come, which also notices a client that leaves."""
+        try:
+            while not self._gone:
+                message = self._ws.receive(timeout=_TICK)
+                if message is not None:
+                    self._messages.put_nowait(message)
+                elif not self._ws.connected:
+                    break
+        except queue.Full:
+            self._close(_POLICY, "Too many messages are waiting.")
+        except (ConnectionClosed, OSError):
+            pass
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Nobody listens any more: what is being made for the client ends."""
+        self._gone = True
+        if self._current is not None:
+            self._current.leave()
+        self._wake()
+
+    def _leave(self) -> None:
+        """The process is about to end: no more turns."""
+        self._leaving = True
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            self._messages.put_nowait(None)
+        except queue.Full:  # then nobody sleeps
+            return
+
+    def _close(self, code: int, reason: str) -> None:
+        self._gone = True
+        try:
+            self._ws.close(code, reason)
+        except (ConnectionClosed, OSError):
+            return
+
+    def _send(self, event: Event) -> None:
+        if self._gone:
+            raise ConnectionClosed
+        self._ws.send(orjson.dumps(event).decode())
+
+    # -- a turn ---------------------------------------------------------------------------------
+
+    def _turn(self, message: str | bytes) -> None:
+        asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+        exchange = self._current = exchanges.begin(asked, self._bridge, "responses")
+        if self._turns:
+            exchange.id = random_id("req")  # the client's own is that of the first
+        self._turns += 1
+        try:
+            for event in self._answered(message, exchange):
+                self._send(event)
+        finally:
+            self._current = None
+            exchange.close()
+
+    def _answered(self, message: str | bytes, exchange: Exchange) -> Iterator[Event]:
+        asked: Json = {}
+        try:
+            exchanges.admit(exchange)
+            asked = read_body(message if isinstance(message, bytes) else message.encode())
+            exchange.saw_body(asked)
+            if asked.get("type") in _IGNORED:
+                return
+            stream, link = self._begun(_checked(asked), exchange)
+        except (Exception, Stopping) as error:
+            self._chain.forget(asked)
+            yield _error(exchange.blame(error))
+            return
+        for event in _events(stream):
+            self._note(event, asked, link)
+            yield _echoing(event, asked) if link else event
+
+    def _begun(self, asked: Json, exchange: Exchange) -> tuple[Stream, Link | None]:
+        """The stream of a turn with its first batch read, and what it continues."""
+        body = {k: v for k, v in asked.items() if k not in _LOCAL}
+        link = self._chain.previous(body, self._bridge.keeps_responses(body))
+        if link is not None:
+            body = continued(body, link)
+        if asked.get("generate") is False:
+            return self._prepared(body, exchange), link
+        body["stream"] = True
+        style = request.headers.get("X-Forwarder-Reasoning")
+        stream = exchange.making(self._bridge.open("responses", body, style, exchange))
+        exchange.streams()
+        first = next(stream, None)
+        return itertools.chain([] if first is None else [first], stream), link
+
+    def _prepared(self, body: Json, exchange: Exchange) -> Stream:
+        """A response that says nothing, for the next turn to continue; no upstream is asked."""
+        if body.get("previous_response_id"):
+            raise not_found(body["previous_response_id"])
+        items_of(body)
+        model = body.get("model") or self._bridge.settings.default_model
+        now = MINT.now()
+        blank = blank_response({**body, "model": model}, random_id("resp"), now)
+        done = {**blank, "status": "completed", "completed_at": now, "usage": _NO_USAGE}
+        kinds = {"response.created": blank, "response.completed": done}
+        events = enumerate(kinds.items())
+        return iter([[{"type": k, "response": r, "sequence_number": i} for i, (k, r) in events]])
+
+    def _note(self, event: Event, asked: Json, link: Link | None) -> None:
+        kind = event.get("type")
+        if kind == "response.failed":
+            self._chain.forget(asked)
+        elif kind in TERMINALS:
+            self._chain.keep(event["response"], link, asked)
+
+
+_NO_USAGE: Json = {
+    "input_tokens": 0,
+    "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+    "output_tokens": 0,
+    "output_tokens_details": {"reasoning_tokens": 0},
+    "total_tokens": 0,
+}
+
+
+def _checked(asked: Json) -> Json:
+    kind = asked.get("type")
+    if kind != "response.create":
+        raise InvalidRequest(
+            f"Invalid value for 'type': {kind!r}; expected 'response.create'.",
+            param="type",
+            code="invalid_value",
+        )
+    if asked.get("background"):
+        raise Unsupported("There is no background work over a WebSocket.", param="background")
+    return asked
+
+
+def _events(stream: Stream) -> Iterator[Event]:
+    """The events of a response up to its terminal one, be it the failure to go on.
+
+    An ``error`` before that is not sent: over a WebSocket it would end the turn, and the terminal
+    event the next one.
+    """
+    told = told_responses(stream)
+    for batch in told:
+        for event in batch:
+            if event.get("type") == "error":
+                continue
+            try:
+                orjson.dumps(event)
+            except TypeError:  # a number too large, or nested too deeply
+                yield from (e for e in told.throw(unreadable()) if e.get("type") != "error")
+                return
+            yield event
+
+
+def _echoing(event: Event, asked: Json) -> Event:
+    response = event.get("response")
+    if not isinstance(response, dict):
+        return event
+    previous = {"previous_response_id": asked["previous_response_id"]}
+    return {**event, "response": {**response, **previous}}
+
+
+def _error(failure: ForwarderError) -> Event:
+    """The event for a turn that did not come to a response."""
+    event = {"type": "error", "status": failure.status, **failure.body()}
+    return {**event, "headers": dict(failure.headers)} if failure.headers else event

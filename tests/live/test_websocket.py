@@ -1,0 +1,389 @@
+"""The Responses API over a WebSocket, under gunicorn and under ``flask run``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from openai import OpenAI
+from simple_websocket import Client, ConnectionClosed
+
+from tests.helpers import sdk
+from tests.live.conftest import KEY, Serve, settings
+from tests.live.server import FLASK, GUNICORN, Server, running
+from tests.support import ScriptedUpstream
+from tests.support.answers import Answer, Call
+from tests.support.faults import cut, silent, status
+from tests.support.scenarios import HELLO
+
+Json = dict[str, Any]
+TERMINALS = ("response.completed", "response.incomplete", "response.failed", "error")
+
+
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+class Talk:
+    """A connection, and the turns on it."""
+
+    def __init__(self, server: Server, path: str = "/v1/responses", **headers: str) -> None:
+        url = server.url.replace("http", "ws", 1) + path
+        self.ws = Client.connect(url, headers=headers)
+
+    def ask(self, said: Any, **more: Any) -> list[Json]:
+        """The events of one turn."""
+        self.send(said, **more)
+        return self.hear()
+
+    def send(self, said: Any, **more: Any) -> None:
+        body = {"type": "response.create", "model": "chat/m", "input": said, **more}
+        self.ws.send(json.dumps(body))
+
+    def hear(self, seconds: float = 10) -> list[Json]:
+        events: list[Json] = []
+        while not events or events[-1]["type"] not in TERMINALS:
+            got = self.ws.receive(timeout=seconds)
+            assert got is not None, events
+            events.append(json.loads(got))
+        return events
+
+    def closed(self, seconds: float = 10) -> int:
+        """The code with which the server closes."""
+        try:
+            while self.ws.receive(timeout=seconds) is not None:
+                pass
+        except ConnectionClosed as closed:
+            return int(closed.reason)
+        raise AssertionError("it is still open")
+
+
+@contextlib.contextmanager
+def talking(server: Server, **more: Any) -> Iterator[Talk]:
+    talk = Talk(server, **more)
+    try:
+        yield talk
+    finally:
+        with contextlib.suppress(ConnectionClosed):
+            talk.ws.close()
+
+
+def text_of(events: list[Json]) -> str:
+    return "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
+
+
+def lines(server: Server, route: str = "responses") -> list[Json]:
+    logged = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    return [line for line in logged if line.get("route") == route]
+
+
+def until(true: Any, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it does not come true"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module", params=[GUNICORN, FLASK], ids=["gunicorn", "flask"])
+def either(
+    request: pytest.FixtureRequest, upstream: ScriptedUpstream, tmp_path_factory: Any
+) -> Iterator[Server]:
+    """The forwarder in each of its two servers."""
+    place: Path = tmp_path_factory.mktemp("websocket")
+    with running(settings(upstream), place, request.param) as server:
+        yield server
+
+
+def test_a_turn_has_the_events_of_a_stream(either: Server) -> None:
+    with talking(either) as talk:
+        events = talk.ask("hi")
+
+    assert [m for event in events for m in sdk.event_mistakes(event)] == []
+    assert events[-1]["type"] == "response.completed"
+    assert text_of(events) == HELLO
+    assert [e["sequence_number"] for e in events] == list(range(len(events)))
+
+
+def test_several_turns_continue_one_another_though_nothing_is_stored(
+    either: Server, upstream: ScriptedUpstream
+) -> None:
+    with talking(either) as talk:
+        first = talk.ask("remember cobalt", store=False, instructions="old")[-1]["response"]
+        second = talk.ask("and?", store=False, previous_response_id=first["id"])[-1]["response"]
+        third = talk.ask("so?", store=False, previous_response_id=second["id"])
+
+    said = [[m["content"] for m in r.body["messages"]] for r in upstream.requests]
+    assert said[1] == ["remember cobalt", HELLO, "and?"]
+    assert [len(messages) for messages in said] == [2, 3, 5]
+    assert second["previous_response_id"] == first["id"]
+    assert third[0]["response"]["previous_response_id"] == second["id"]
+
+
+def test_a_loop_of_tools_sends_only_what_is_new(either: Server, upstream: ScriptedUpstream) -> None:
+    tools = [{"type": "function", "name": "f", "parameters": {"type": "object"}}]
+    upstream.script(Answer(calls=[Call("f", "{}", id="c1")]), Answer(text="42 it is"))
+    with talking(either) as talk:
+        first = talk.ask("go", tools=tools, store=False)[-1]["response"]
+        [call] = first["output"]
+        output = {"type": "function_call_output", "call_id": call["call_id"], "output": "42"}
+        more = {"tools": tools, "store": False, "previous_response_id": first["id"]}
+        events = talk.ask([output], **more)
+
+    assert text_of(events) == "42 it is"
+    assert [m["role"] for m in upstream.requests[-1].body["messages"]] == [
+        "user",
+        "assistant",
+        "tool",
+    ]
+
+
+def test_large_messages_arrive_whole_in_both_directions(
+    either: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="y" * 3_000_000, pieces=3))
+    with talking(either) as talk:
+        events = talk.ask("x" * 2_000_000)
+
+    assert len(upstream.requests[0].body["messages"][0]["content"]) == 2_000_000
+    assert text_of(events) == "y" * 3_000_000
+
+
+# -- errors -----------------------------------------------------------------------------------------
+
+
+def error_of(events: list[Json]) -> tuple[int, str | None, str | None]:
+    [event] = events
+    assert event["type"] == "error"
+    return event["status"], event["error"]["code"], event["error"]["param"]
+
+
+def test_a_response_of_another_connection_is_not_found(either: Server) -> None:
+    with talking(either) as talk:
+        there = talk.ask("hi", store=False)[-1]["response"]["id"]
+    with talking(either) as talk:
+        lost = talk.ask("and?", store=False, previous_response_id=there)
+        again = talk.ask("hi", store=False)
+
+    assert error_of(lost) == (400, "previous_response_not_found", "previous_response_id")
+    assert again[-1]["type"] == "response.completed"
+
+
+def test_a_turn_that_fails_takes_what_it_continued_along(either: Server) -> None:
+    stray = {"type": "function_call_output", "call_id": "nobody", "output": ""}
+    with talking(either) as talk:
+        first = talk.ask("hi", store=False)[-1]["response"]["id"]
+        failed = talk.ask([stray], store=False, previous_response_id=first)
+        stale = talk.ask("and?", store=False, previous_response_id=first)
+
+    assert error_of(failed)[0] == 400
+    assert error_of(stale)[1] == "previous_response_not_found"
+
+
+def test_what_is_no_request_is_an_error_and_the_connection_goes_on(either: Server) -> None:
+    with talking(either) as talk:
+        for message in ("{", "[]", '{"type": "x"}', '{"x": NaN}', "\ud7ff"):
+            talk.ws.send(message)
+            assert error_of(talk.hear())[0] == 400
+        wrong = talk.ask("hi", background=True)
+        missing = talk.ask("hi", model="")
+        fine = talk.ask("hi", stream=True, stream_options={"include_obfuscation": False})
+
+    assert error_of(wrong)[2] == "background"
+    assert error_of(missing)[2] == "model"
+    assert fine[-1]["type"] == "response.completed"
+
+
+def test_the_upstream_s_refusal_has_its_status(either: Server, upstream: ScriptedUpstream) -> None:
+    upstream.script(status(429, retry_after=7))
+    with talking(either) as talk:
+        [event] = talk.ask("hi")
+
+    assert event["status"] == 429
+    assert event["headers"]["retry-after"] == "7"
+
+
+def test_a_stream_that_breaks_has_one_ending(either: Server, upstream: ScriptedUpstream) -> None:
+    upstream.script(cut(Answer(text="one two three", pieces=9)))
+    with talking(either) as talk:
+        broken = talk.ask("hi")
+        after = talk.ask("hi")
+
+    assert broken[-1]["type"] == "response.failed"
+    assert [e["type"] for e in broken].count("error") == 0
+    assert after[0]["type"] == "response.created"
+
+
+def test_a_response_can_be_prepared_and_continued(
+    either: Server, upstream: ScriptedUpstream
+) -> None:
+    """As Codex does before its first turn."""
+    with talking(either) as talk:
+        prepared = talk.ask([{"role": "user", "content": "rules"}], generate=False)
+        asked = len(upstream.requests)
+        previous = prepared[-1]["response"]["id"]
+        talk.ws.send(json.dumps({"type": "response.processed", "response_id": previous}))
+        events = talk.ask("go", previous_response_id=previous)
+        lost = talk.ask("go", previous_response_id="resp_x", generate=False)
+
+    assert [e["type"] for e in prepared] == ["response.created", "response.completed"]
+    assert [m for event in prepared for m in sdk.event_mistakes(event)] == []
+    assert asked == 0
+    assert events[-1]["type"] == "response.completed"
+    assert [m["content"] for m in upstream.requests[0].body["messages"]] == ["rules", "go"]
+    assert error_of(lost)[1] == "previous_response_not_found"
+
+
+# -- the connection ---------------------------------------------------------------------------------
+
+
+def test_who_is_not_let_in_gets_a_status_instead_of_a_connection(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    server = serve(settings(upstream, FORWARDER_API_KEYS="k"))
+
+    refused = httpx2.get(f"{server.v1}/responses", headers=HANDSHAKE, trust_env=False)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+    with talking(server, Authorization="Bearer k") as talk:
+        assert talk.ask("hi")[-1]["type"] == "response.completed"
+
+
+def test_a_get_that_is_no_handshake_is_told_what_to_do(either: Server) -> None:
+    plain = httpx2.get(f"{either.v1}/responses", trust_env=False)
+    half = httpx2.get(
+        f"{either.v1}/responses",
+        headers={**HANDSHAKE, "Sec-WebSocket-Key": "short"},
+        trust_env=False,
+    )
+
+    assert (plain.status_code, plain.json()["error"]["code"]) == (426, "upgrade_required")
+    assert (half.status_code, half.json()["error"]["code"]) == (400, "invalid_handshake")
+
+
+def test_messages_have_a_limit(serve: Serve, upstream: ScriptedUpstream) -> None:
+    server = serve(settings(upstream, FORWARDER_MAX_BODY="1k"))
+    with talking(server) as talk:
+        talk.send("x" * 2000)
+        assert talk.closed() == 1009
+
+
+def test_too_many_waiting_messages_close_the_connection(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(silent())
+    with talking(forwarder) as talk:
+        for _ in range(12):
+            talk.send("hi")
+        assert talk.closed() == 1008
+    until(lambda: upstream.requests[0].closed_by_client.is_set())
+
+
+def test_a_connection_on_which_nothing_is_asked_is_closed(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    server = serve(settings(upstream, FORWARDER_WEBSOCKET_IDLE="0.5"))
+    with talking(server) as talk:
+        talk.ask("hi")
+        assert talk.closed() == 1001
+
+
+def test_turns_are_answered_one_after_the_other(either: Server, upstream: ScriptedUpstream) -> None:
+    upstream.script(Answer(text="first"), Answer(text="second"))
+    with talking(either) as talk:
+        talk.send("a")
+        talk.send("b")
+        assert [text_of(talk.hear()), text_of(talk.hear())] == ["first", "second"]
+
+
+def test_a_client_that_leaves_takes_the_upstream_s_connection_along(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """Under threads the next sign of life finds out."""
+    upstream.script(silent())
+    with talking(forwarder) as talk:
+        talk.send("hi")
+        until(lambda: upstream.requests)
+    until(lambda: upstream.requests[0].closed_by_client.is_set())
+    until(lambda: any(line.get("left") for line in lines(forwarder)))
+
+
+def test_each_turn_is_a_request_for_the_log_the_counts_and_the_limits(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    server = serve(settings(upstream, FORWARDER_RATE_LIMIT_REQUESTS="2/minute"))
+    with talking(server, **{"X-Request-Id": "mine"}) as talk:
+        talk.ask("hi")
+        talk.ask("hi")
+        assert error_of(talk.ask("hi"))[:2] == (429, "rate_limit_exceeded")
+
+    until(lambda: len(lines(server)) == 3)
+    logged = lines(server)
+    assert [line["status"] for line in logged] == [200, 200, 429]
+    assert logged[0]["id"] == "mine" != logged[1]["id"]
+    assert logged[0]["output_tokens"] > 0
+    counted = httpx2.get(f"{server.url}/metrics", trust_env=False).text
+    assert (
+        'forwarder_requests_total{model="m",route="responses",status="200",upstream="chat"} 2.0'
+        in counted
+    )
+    until(lambda: lines(server, "websocket"))
+
+
+def test_when_the_process_ends_idle_connections_close_and_running_turns_are_told(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="5"))
+    upstream.script(silent())
+    with talking(server) as busy, talking(server) as idle:
+        busy.send("hi")
+        until(lambda: upstream.requests)
+        server.process.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+
+        assert idle.closed() == 1001
+        assert time.monotonic() - begun < 3
+        assert error_of(busy.hear())[:2] == (503, "shutting_down")
+        assert busy.closed() == 1001
+    assert server.process.wait(10) == 0
+
+
+# -- over Responses upstreams, and by the SDK -------------------------------------------------------
+
+
+def test_over_an_upstream_that_stores_a_stored_response_is_its_own_to_continue(
+    either: Server, upstream: ScriptedUpstream
+) -> None:
+    with talking(either) as talk:
+        stored = talk.ask("hi", model="responses/m")[-1]["response"]["id"]
+        talk.ask("and?", model="responses/m", previous_response_id=stored)
+        kept = talk.ask("hi", model="responses/m", store=False)[-1]["response"]["id"]
+        talk.ask("and?", model="responses/m", store=False, previous_response_id=kept)
+
+    _, second, _, fourth = [r.body for r in upstream.requests]
+    assert (second["previous_response_id"], second["input"]) == (stored, "and?")
+    assert "previous_response_id" not in fourth
+    assert len(fourth["input"]) == 3
+
+
+def test_the_sdk_s_own_connection_works(forwarder: Server) -> None:
+    pytest.importorskip("websockets")
+    client = OpenAI(base_url=forwarder.v1, api_key=KEY)
+    with client.responses.connect() as connection:
+        connection.response.create(model="chat/m", input="hi")
+        kinds = []
+        for event in connection:
+            kinds.append(event.type)
+            if event.type in TERMINALS:
+                break
+
+    assert kinds[-1] == "response.completed"
