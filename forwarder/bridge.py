@@ -26,6 +26,9 @@ from forwarder.memory import Memory
 from forwarder.mint import MINT
 from forwarder.network.choose import transport_for
 from forwarder.network.running import Running
+from forwarder.profiles import Profile
+from forwarder.recall import Recall
+from forwarder.recall.shelf import LocalShelf
 from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
@@ -68,6 +71,7 @@ class Bridge:
             for name, upstream in self.upstreams.items()
         }
         self._memory = Memory()
+        self._recall = Recall(LocalShelf(settings.reasoning_ttl))
         self.running = Running()
         self._sealer = Sealer(settings.secret_keys)
 
@@ -166,6 +170,9 @@ class Bridge:
             truncation = _truncation(request, compacting) if client == "responses" else None
             call = emulations.over_chat(call, profile.response_format, truncation)
         terms = self._terms(client, style, route, exchange)
+        if client == "chat" != route.protocol and self._remembers_reasoning(profile):
+            whose = (exchange.client_key, route.upstream.name, route.model)
+            call = self._recall.recalling(call, whose, terms.summaries)
         call = adapt(call, client, route.protocol, terms)
         if client == "chat" != route.protocol:
             settings = self.settings
@@ -179,6 +186,9 @@ class Bridge:
         if client == "chat":
             call = as_wished(call, self._chat_style(style, route))
         return faulting_upstream(call)
+
+    def _remembers_reasoning(self, profile: Profile) -> bool:
+        return self.settings.reasoning_ttl > 0 and profile.reasoning_items == "keep"
 
     def _routes(self, client: str, request: Json) -> list[Route]:
         model = request.get("model") or self.settings.default_model

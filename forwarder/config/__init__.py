@@ -103,6 +103,7 @@ class Settings:
     keepalive: float
     max_body: int
     websocket_idle: float
+    reasoning_ttl: float
     public_url: str | None
     max_concurrent: int | None
     fetch: bool | None
@@ -181,6 +182,7 @@ SETTINGS = (
     Setting("KEEPALIVE", "keepalive", parsers.seconds, "15"),
     Setting("MAX_BODY", "max_body", parsers.size, "64m"),
     Setting("WEBSOCKET_IDLE", "websocket_idle", parsers.seconds, "900"),
+    Setting("REASONING_TTL", "reasoning_ttl", parsers.seconds_from_zero, "21600"),
     Setting("PUBLIC_URL", "public_url", parsers.public, None),
     Setting("MAX_CONCURRENT", "max_concurrent", parsers.limit, "0"),
     Setting("FETCH", "fetch", parsers.on_off, None),

@@ -1,0 +1,81 @@
+"""Gives a Responses upstream its own reasoning back, which chat clients cannot carry.
+
+A wrapper around the call of a Responses upstream, beneath the translation for chat clients.  What
+the model thought before a call or a text is kept when the answer is over, sealed as the upstream
+gave it, and goes back before the same call or text when that comes back in the history.  It is
+kept by the client's key and the upstream's model, never for another; without it all goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import orjson
+
+from forwarder.errors import UpstreamRefused
+from forwarder.recall import anchors
+from forwarder.recall.shelf import Shelf
+from forwarder.translate.call import Batch, Call, Json, Stream
+from forwarder.translate.vocabulary import TERMINALS
+
+_SEALED = "reasoning.encrypted_content"
+
+
+class Recall:
+    """What upstreams have thought, on a shelf."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    def recalling(self, call: Call, whose: tuple[str | None, str, str], reasons: bool) -> Call:
+        """Wrap a call; ``whose`` are the client's key, the upstream's name and its model.
+
+        With ``reasons`` the upstream is asked to seal its reasoning.
+        """
+        owner = hashlib.sha256(orjson.dumps(whose)).digest()
+
+        def recalled(request: Json) -> Stream:
+            asked = _asking_for_seals(request) if reasons else request
+            stream = self._called(call, asked, owner)
+            return self._keeping(stream, request["input"], owner)
+
+        return recalled
+
+    def _called(self, call: Call, request: Json, owner: bytes) -> Stream:
+        restored = anchors.restored(request["input"], lambda key: self._get(owner, key))
+        if len(restored) == len(request["input"]):
+            return call({**request, "input": restored})
+        try:
+            return call({**request, "input": restored})
+        except UpstreamRefused as refusal:
+            if not _is_about_reasoning(refusal):
+                raise
+            return call(request)
+
+    def _get(self, owner: bytes, key: bytes) -> list[Json]:
+        kept = self._shelf.get(owner + key)
+        items: list[Json] = orjson.loads(kept) if kept else []
+        return items
+
+    def _keeping(self, stream: Stream, asked: list[Any], owner: bytes) -> Stream:
+        for batch in stream:
+            if batch and batch[-1].get("type") in TERMINALS:
+                self._keep(batch, asked, owner)
+            yield batch
+
+    def _keep(self, batch: Batch, asked: list[Any], owner: bytes) -> None:
+        output = (batch[-1].get("response") or {}).get("output") or ()
+        for key, items in anchors.found(asked, output).items():
+            self._shelf.put(owner + key, orjson.dumps(items))
+
+
+def _asking_for_seals(request: Json) -> Json:
+    include = request.get("include") or []
+    return request if _SEALED in include else {**request, "include": [*include, _SEALED]}
+
+
+def _is_about_reasoning(refusal: UpstreamRefused) -> bool:
+    """Does the upstream not accept the items that were put back, rather than the request?"""
+    said = f"{refusal.code} {refusal.message}".lower()
+    return refusal.status < 500 and ("encrypted" in said or "reasoning" in said)

@@ -1,0 +1,64 @@
+"""Where what is remembered stands: a small interface, and a shelf in this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from typing import Protocol
+
+
+class Shelf(Protocol):
+    """Keeps values for a while; may lose any of them at any time."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """What was put there last, if it is still there."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Keep a value."""
+
+
+class LocalShelf:
+    """The values used last, in the memory of this process.
+
+    At most ``most`` of them, ``max_bytes`` in all, and none longer than ``ttl`` seconds after it
+    was used.
+    """
+
+    def __init__(self, ttl: float, max_bytes: int = 32 * 2**20, most: int = 20_000) -> None:
+        self._ttl = ttl
+        self._max_bytes = max_bytes
+        self._most = most
+        self._bytes = 0
+        self._values: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: bytes) -> bytes | None:
+        """What was put there last, if it is still there; it is then kept for longer."""
+        with self._lock:
+            self._drop_old()
+            if key not in self._values:
+                return None
+            _, value = self._values.pop(key)
+            self._values[key] = time.monotonic(), value
+            return value
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Keep a value; those not used for longest make room."""
+        with self._lock:
+            self._forget(key)
+            self._values[key] = time.monotonic(), value
+            self._bytes += len(value)
+            self._drop_old()
+            while self._bytes > self._max_bytes or len(self._values) > self._most:
+                self._forget(next(iter(self._values)))
+
+    def _drop_old(self) -> None:
+        """The first is always the one not used for longest."""
+        oldest = time.monotonic() - self._ttl
+        while self._values and next(iter(self._values.values()))[0] < oldest:
+            self._forget(next(iter(self._values)))
+
+    def _forget(self, key: bytes) -> None:
+        _, value = self._values.pop(key, (0.0, b""))
+        self._bytes -= len(value)

@@ -1,0 +1,100 @@
+"""A chat client, which knows no reasoning items, over a Responses upstream that wants them back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import Serve, settings
+from tests.live.server import Server
+from tests.live.talk import ask
+from tests.support import ScriptedUpstream
+from tests.support.answers import Answer, Call
+
+Json = dict[str, Any]
+MODEL = "responses/gpt-5.5"
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+
+
+def turn(server: Server, messages: list[Json], stream: bool = False, **headers: str) -> list[Json]:
+    """One turn of a plain client: it keeps what the API documents of the answer, and no more."""
+    body = {"model": MODEL, "messages": messages, "tools": TOOLS, "stream": stream}
+    message = ask(server, "chat", body, **headers).message
+    known = {k: message[k] for k in ("role", "content", "tool_calls") if message.get(k)}
+    results = [
+        {"role": "tool", "tool_call_id": made["id"], "content": "42"}
+        for made in message.get("tool_calls") or ()
+    ]
+    return [*messages, known, *results]
+
+
+def kinds(upstream: ScriptedUpstream) -> list[str]:
+    """What the upstream was sent last."""
+    return [
+        item["encrypted_content"] if item["type"] == "reasoning" else item["type"]
+        for item in upstream.requests[-1].body["input"]
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_in_a_loop_of_tools_the_reasoning_comes_back_each_turn(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(
+        Answer(reasoning="one", text="Let me look.", calls=[Call("f", id=f"a{stream}")]),
+        Answer(reasoning="two", calls=[Call("f", id=f"b{stream}"), Call("f", id=f"c{stream}")]),
+        Answer(reasoning="three", text="42 it is."),
+    )
+    messages: list[Json] = [{"role": "user", "content": f"go {stream}"}]
+    for _ in range(3):
+        messages = turn(forwarder, messages, stream)
+    turn(forwarder, [*messages, {"role": "user", "content": "sure?"}])
+
+    one, two, three = [s for s in kinds(upstream) if s not in PLAIN]
+    assert kinds(upstream) == [
+        "message",
+        one, "message", "function_call", "function_call_output",
+        two, "function_call", "function_call", "function_call_output", "function_call_output",
+        three, "message",
+        "message",
+    ]  # fmt: skip
+    assert len({one, two, three}) == 3
+    for request in upstream.requests:
+        assert request.body["include"] == ["reasoning.encrypted_content"]
+        assert request.body["store"] is False
+        assert request.violations == []
+
+
+PLAIN = ("message", "function_call", "function_call_output")
+
+
+def test_another_client_does_not_get_it(serve: Serve, upstream: ScriptedUpstream) -> None:
+    server = serve(settings(upstream, FORWARDER_API_KEYS="a,b"))
+    upstream.script(Answer(reasoning="secret", calls=[Call("f", id="x1")]), Answer(text="Hi."))
+    messages = turn(server, [{"role": "user", "content": "go"}], authorization="Bearer a")
+
+    turn(server, messages, authorization="Bearer b")
+
+    assert set(kinds(upstream)) <= set(PLAIN)
+
+
+def test_a_history_that_was_changed_works_without_it(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(reasoning="x", calls=[Call("f", id="y1")]), Answer(text="Hi."))
+    messages = turn(forwarder, [{"role": "user", "content": "go"}])
+    messages[1] = json.loads(json.dumps(messages[1]).replace('"{}"', '"{\\"changed\\": 1}"'))
+
+    assert turn(forwarder, messages)[-1]["content"].endswith("Hi.")
+    assert set(kinds(upstream)) <= set(PLAIN)
+
+
+def test_it_can_be_switched_off(serve: Serve, upstream: ScriptedUpstream) -> None:
+    server = serve(settings(upstream, FORWARDER_REASONING_TTL="0"))
+    upstream.script(Answer(reasoning="x", calls=[Call("f", id="z1")]), Answer(text="Hi."))
+    turn(server, turn(server, [{"role": "user", "content": "go"}]))
+
+    assert set(kinds(upstream)) <= set(PLAIN)
+    assert "include" not in upstream.requests[0].body
