@@ -30,7 +30,7 @@ class Link:
 
 
 class Chain:
-    """The latest responses of a connection, as long as each fits into ``max_bytes``."""
+    """The latest responses of a connection, as many as fit into ``max_bytes``."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -55,8 +55,13 @@ class Chain:
         before = link.items if link else []
         stored = request.get("store") is not False
         self._links[response["id"]] = Link([*before, *asked, *given], size, stored)
-        while len(self._links) > _MOST:
+        while len(self._links) > _MOST or self._size > self._max_bytes:
             self._links.popitem(last=False)
+
+    @property
+    def _size(self) -> int:
+        """No less than what all links hold; what several hold counts for each."""
+        return sum(link.size for link in self._links.values())
 
     def forget(self, request: Json) -> None:
         """What a failed request continued cannot be continued any more."""

@@ -70,16 +70,25 @@ def test_what_failed_is_forgotten() -> None:
     assert chain.previous(after("r1"), elsewhere=False) is None
 
 
-def test_memory_is_bounded_in_size_and_in_number() -> None:
-    chain = Chain(200)
+def test_memory_is_bounded_in_size() -> None:
+    chain = Chain(300)
     kept(chain, "small")
-    chain.keep(response("large", {**SAID, "content": "x" * 200}), None, {"input": "hi"})
+    chain.keep(response("large", {**SAID, "content": "x" * 300}), None, {"input": "hi"})
     assert chain.previous(after("large"), elsewhere=False) is None
+    assert chain.previous(after("small"), elsewhere=False) is not None
 
-    for number in range(16):
-        kept(chain, f"r{number}")
+    chain.keep(response("fits", {**SAID, "content": "x" * 100}), None, {"input": "hi"})
+    assert chain.previous(after("fits"), elsewhere=False) is not None
     assert chain.previous(after("small"), elsewhere=False) is None
-    assert chain.previous(after("r0"), elsewhere=False) is not None
+
+
+def test_memory_is_bounded_in_number() -> None:
+    chain = Chain(100_000)
+    for number in range(17):
+        kept(chain, f"r{number}")
+
+    assert chain.previous(after("r0"), elsewhere=False) is None
+    assert chain.previous(after("r1"), elsewhere=False) is not None
 
 
 def test_a_chain_s_size_is_that_of_all_its_links() -> None:

@@ -40,7 +40,8 @@ def with_compaction(call: Call, terms: Terms, native: bool) -> Call:
         request = {k: v for k, v in request.items() if k != "context_management"}
         if is_triggered(request):
             return _triggered(call, request, terms)
-        if threshold is not None and tokens_in(request) >= threshold:
+        stateless = not any(request.get(name) for name in summary.STATE)
+        if stateless and threshold is not None and tokens_in(request) >= threshold:
             return _shortened(call, request, terms)
         return call(request)
 

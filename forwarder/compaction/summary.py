@@ -7,7 +7,11 @@ from typing import Any
 from forwarder.errors import UpstreamBroken
 from forwarder.translate.call import Json
 
+STATE = ("previous_response_id", "conversation")
+"""What stands for more of the conversation than the input, where anybody knows of it."""
+
 _GOES_ALONG = (
+    *STATE,
     "model",
     "instructions",
     "reasoning",

@@ -160,6 +160,25 @@ def test_what_users_said_is_not_worth_a_summary(items: Any) -> None:
     assert [request["input"] for request in model.asked] == [items]
 
 
+def test_what_an_upstream_remembers_is_not_cut_here() -> None:
+    model = Model(said("Yes."))
+    request = asked([*TALK, user("done?")], **THRESHOLD, previous_response_id="resp_1")
+
+    events_of(with_compaction(model, terms(), False)(request))
+
+    assert [len(r["input"]) for r in model.asked] == [len(request["input"])]
+
+
+def test_a_summary_is_of_what_an_upstream_remembers_too() -> None:
+    model = Model(said("Sum."))
+
+    events_of(
+        with_compaction(model, terms(), False)(asked([TRIGGER], previous_response_id="resp_1"))
+    )
+
+    assert model.asked[0]["previous_response_id"] == "resp_1"
+
+
 @pytest.mark.parametrize("failure", [UpstreamTimeout("late"), said("", output=[])])
 def test_without_a_summary_the_whole_conversation_is_tried(failure: Any) -> None:
     model = Model(failure, said("Yes."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def codex(
     more: str = "",
     name: str = "forwarder",
     websockets: str = "false",
+    resume: bool = False,
 ) -> str:
     """Run ``codex exec`` on a prompt, with ``more`` in its settings, and give what it printed."""
     config = CONFIG.format(model=model, url=forwarder.v1, name=name, websockets=websockets) + more
@@ -62,6 +64,7 @@ def codex(
         "exec",
         "--skip-git-repo-check",
         "--dangerously-bypass-approvals-and-sandbox",
+        *(["resume", "--last"] if resume else []),
         prompt,
     ]
     env = {
@@ -127,6 +130,7 @@ def test_a_known_model_works_with_the_tools_of_its_entry(
     assert (workshop / "work" / "patched.txt").exists()
     sent = [r.body for r in upstream.requests if r.method == "POST"]
     assert {body["model"] for body in sent} == {"scripted"}
+    assert not any("reasoning_effort" in body for body in sent), "nobody asked for an effort"
 
 
 @pytest.mark.parametrize("name", ["OpenAI", "forwarder"])
@@ -153,6 +157,31 @@ def test_a_session_that_is_compacted_goes_on_working(
     assert "tools" not in summed_up
     assert "SUMMARY: it is made." in json.dumps(last["messages"])
     assert "exec_command" not in json.dumps(last["messages"])
+
+
+@pytest.mark.parametrize("websockets", ["false", "true"])
+def test_a_session_that_was_compacted_can_be_resumed(
+    websockets: str, workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """What the first process was given sealed, the second brings back."""
+    ask = partial(codex, workshop, forwarder, model="chat/scripted", more=ASKS_FOR_MODELS)
+    same = {"name": "OpenAI", "websockets": websockets}
+    makes = Call("exec_command", {"cmd": "echo made > made.txt"})
+    upstream.script(
+        Answer(text="I make it.", calls=[makes], usage=Usage(input=900_000)),
+        Answer(text="SUMMARY: it is made."),
+        Answer(text="All is done."),
+    )
+    ask(prompt="make it", **same)
+    upstream.script(Answer(text="It was made."))
+
+    said = ask(prompt="was it made?", resume=True, **same)
+
+    assert "It was made." in said
+    told = json.dumps(upstream.requests[-1].body["messages"])
+    assert "SUMMARY: it is made." in told
+    assert "All is done." in told
+    assert "exec_command" not in told
 
 
 def test_over_a_websocket_it_works_too(
