@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -387,3 +388,58 @@ def test_the_sdk_s_own_connection_works(forwarder: Server) -> None:
                 break
 
     assert kinds[-1] == "response.completed"
+
+
+def raw(server: Server) -> socket.socket:
+    """A connection whose handshake is done, in bytes."""
+    host, _, port = server.url.rpartition("//")[2].partition(":")
+    sock = socket.create_connection((host, int(port)), timeout=10)
+    head = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
+    sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
+    assert sock.recv(4096).startswith(b"HTTP/1.1 101")
+    return sock
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff\xff\xff\xff\xff", b"\x81\x02hi", b"GET / HTTP/1.1\r\n\r\n"], ids=repr
+)
+def test_what_is_no_frame_ends_the_connection(data: bytes, forwarder: Server) -> None:
+    with raw(forwarder) as sock:
+        sock.sendall(data)
+        left = sock.recv(4096)
+        while left:
+            assert b"HTTP" not in left
+            left = sock.recv(4096)
+    assert "Traceback" not in forwarder.log
+
+
+def test_a_client_that_breaks_off_leaves_nothing_behind(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(silent())
+    before = len(lines(forwarder, "websocket"))
+    with raw(forwarder) as sock:
+        body = json.dumps({"type": "response.create", "model": "chat/m", "input": "hi"}).encode()
+        sock.sendall(b"\x81" + bytes([0x80 | len(body)]) + b"\0\0\0\0" + body)
+        until(lambda: upstream.requests)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    until(lambda: upstream.requests[0].closed_by_client.is_set())
+    until(lambda: len(lines(forwarder, "websocket")) > before)
+    assert "Traceback" not in forwarder.log
+
+
+def test_a_slow_client_gets_everything_and_makes_the_upstream_wait(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="y" * 20_000_000, pieces=2000))
+    with raw(forwarder) as sock:
+        body = json.dumps({"type": "response.create", "model": "chat/m", "input": "hi"}).encode()
+        sock.sendall(b"\x81" + bytes([0x80 | len(body)]) + b"\0\0\0\0" + body)
+        time.sleep(2)
+        assert not upstream.requests[0].finished.is_set()
+        got = 0
+        while got < 20_000_000:
+            data = sock.recv(2**20)
+            assert data
+            got += len(data)
+    assert "Traceback" not in forwarder.log
