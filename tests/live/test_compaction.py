@@ -1,0 +1,124 @@
+"""Compaction by the SDK's own calls, over upstreams of both protocols that know nothing of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from tests.helpers import sdk
+from tests.live.conftest import KEY
+from tests.live.server import Server
+from tests.live.talk import ask
+from tests.support import ScriptedUpstream
+from tests.support.answers import Answer, Usage
+from tests.support.faults import status
+
+Json = dict[str, Any]
+TALK: list[Any] = [
+    {"role": "user", "content": "launch on Tuesday"},
+    {"role": "assistant", "content": "Noted."},
+]
+SUMMARY = "SUMMARY: Tuesday it is."
+
+over_both = pytest.mark.parametrize("model", ["chat/m", "responses/m"])
+
+
+@pytest.fixture
+def client(forwarder: Server) -> OpenAI:
+    return OpenAI(base_url=forwarder.v1, api_key=KEY, max_retries=0)
+
+
+def last(upstream: ScriptedUpstream) -> str:
+    """What the upstream was sent last."""
+    body = upstream.requests[-1].body
+    assert upstream.requests[-1].violations == []
+    return str(body.get("messages") or body.get("input"))
+
+
+@over_both
+def test_what_was_compacted_is_where_the_next_turn_begins(
+    model: str, client: OpenAI, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text=SUMMARY, usage=Usage(input=30, output=5)))
+
+    compacted = client.responses.compact(model=model, input=TALK)
+    question: Any = {"role": "user", "content": "When?"}
+    output: list[Any] = [item.to_dict(warnings=False) for item in compacted.output]
+    answer = client.responses.create(model=model, input=[*output, question], store=False)
+
+    assert sdk.compaction_mistakes(compacted.to_dict(warnings=False)) == []
+    assert compacted.usage.total_tokens == 35
+    assert answer.output_text
+    assert SUMMARY in last(upstream)
+    assert "launch on Tuesday" in last(upstream)
+    assert "Noted." not in last(upstream)
+
+
+@over_both
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_trigger_compacts(
+    model: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text=SUMMARY))
+    body = {"model": model, "input": [*TALK, {"type": "compaction_trigger"}], "stream": stream}
+
+    got = ask(forwarder, "responses", body)
+
+    assert got.mistakes == []
+    assert [item["type"] for item in got.whole["output"]] == ["compaction"]
+
+
+@over_both
+@pytest.mark.parametrize("stream", [True, False])
+def test_above_the_threshold_the_answer_brings_the_compaction(
+    model: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text=SUMMARY), Answer(text="Tuesday.", reasoning="Hm."))
+    question = {"role": "user", "content": "When?"}
+    body = {
+        "model": model,
+        "input": [*TALK, question],
+        "context_management": [{"type": "compaction", "compact_threshold": 5}],
+        "store": False,
+    }
+    plain = {"stream_options": {"include_obfuscation": False}} if stream else {}
+
+    got = ask(forwarder, "responses", {**body, "stream": stream, **plain})
+    output = got.whole["output"]
+    more = [*TALK, question, *output, {"role": "user", "content": "Sure?"}]
+    ask(forwarder, "responses", {"model": model, "input": more, "store": False})
+
+    assert got.mistakes == []
+    assert got.ending == "completed"
+    assert output[0]["type"] == "compaction"
+    assert got.said.text == "Tuesday."
+    assert SUMMARY in last(upstream)
+    assert "Noted." not in last(upstream)
+
+
+@over_both
+def test_a_summary_that_fails_is_the_client_s_to_know(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(refusal="No."))
+    got = ask(forwarder, "responses", {"model": model, "input": TALK}, path="/v1/responses/compact")
+
+    assert (got.status, got.error["code"]) == (502, "empty_answer")
+
+
+def test_a_conversation_that_is_too_long_even_for_a_summary_is_cut(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(
+        status(400, message="This model's maximum context length is 8 tokens."),
+        Answer(text=SUMMARY),
+    )
+    long = [*TALK, *TALK, *TALK, {"type": "compaction_trigger"}]
+
+    got = ask(forwarder, "responses", {"model": "chat/m", "input": long})
+
+    assert [item["type"] for item in got.whole["output"]] == ["compaction"]
+    first, second = (len(r.body["messages"]) for r in upstream.requests)
+    assert second < first
