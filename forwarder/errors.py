@@ -5,6 +5,7 @@
         InvalidRequest            400  malformed, of the wrong type, or contradictory
         Unsupported               400  understood, but neither side can carry it
         Unauthorized              401  no valid key
+        Forbidden                 403  not from there
         NotFound                  404  no such model, route or object
         MethodNotAllowed          405  the route exists, the method does not
         TooLarge                  413  the body is over the limit
@@ -86,6 +87,13 @@ class Unauthorized(ClientError):
 
     status = 401
     code = "invalid_api_key"
+
+
+class Forbidden(ClientError):
+    """Whoever it is, not from there."""
+
+    status = 403
+    code = "forbidden"
 
 
 class NotFound(ClientError):

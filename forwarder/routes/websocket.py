@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Blueprint, current_app, request
 from flask_sock import Sock
 
 from forwarder.bridge import Bridge
 from forwarder.config import Settings
-from forwarder.errors import InvalidRequest, UpgradeRefused
+from forwarder.errors import Forbidden, InvalidRequest, UpgradeRefused
 from forwarder.network.sending import Whole
 from forwarder.routes import exchanges
 from forwarder.routes.turns import Connection
@@ -44,9 +45,20 @@ def welcome() -> None:
     found = [name for name in _SOCKETS if name in request.environ]
     if not found:
         raise UpgradeRefused("This server has no WebSockets; send a POST.")
+    _check_origin()
     _check_handshake()
     for name in found:
         request.environ[name] = Whole(request.environ[name], PING)
+
+
+def _check_origin() -> None:
+    """Of a browser only pages of our own address: it lets any page open a WebSocket anywhere."""
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return
+    own = {request.host, urlsplit(_bridge().settings.public_url or "").netloc}
+    if origin.partition("://")[2] not in own - {""}:
+        raise Forbidden("Pages of other origins get no WebSocket here.")
 
 
 def _check_handshake() -> None:

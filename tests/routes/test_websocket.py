@@ -33,6 +33,29 @@ def test_a_key_is_asked_for_before_the_connection_stands(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+        ("http://localhost", 400),
+        ("https://f.example", 400),
+        ("https://f.example:8443", 403),
+    ],
+)
+def test_of_other_origins_no_page_gets_in(origin: str, status: int, serve: Serve) -> None:
+    """What a page of our own address is refused for comes after that."""
+    client = serve(lambda _: None, FORWARDER_PUBLIC_URL="https://f.example")
+    headers = {**HANDSHAKE, "Origin": origin, "Sec-WebSocket-Key": "short"}
+
+    got = client.get(
+        "/v1/responses", headers=headers, environ_overrides={"werkzeug.socket": object()}
+    )
+
+    assert got.status_code == status
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"Sec-WebSocket-Version": "8"},
