@@ -39,7 +39,7 @@ WAITING = 8
 _TICK = 5.0
 """Seconds after which the reader looks whether its connection is still there."""
 
-_GOING_AWAY, _TRY_LATER, _POLICY = 1001, 1013, 1008
+_GOING_AWAY, _POLICY, _MISTAKE = 1001, 1008, 1011
 """Codes with which a connection is closed."""
 
 _LOCAL = ("type", "stream", "stream_options", "generate", "background")
@@ -72,7 +72,7 @@ class Connection:
                 self._hang_up()
             except Exception:
                 log.exception("a connection broke")
-                self._close(1011, "The forwarder made a mistake.")
+                self._close(_MISTAKE, "The forwarder made a mistake.")
 
     # -- the connection -------------------------------------------------------------------------
 
