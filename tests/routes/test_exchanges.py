@@ -26,7 +26,7 @@ def app() -> Flask:
 def begun(app: Flask, **headers: str) -> Exchange:
     given = {k.replace("_", "-"): v for k, v in headers.items()}
     with app.test_request_context(headers=given) as context:
-        return exchanges.begin(context.request, app.extensions["forwarder"])
+        return exchanges.begin(context.request, app.extensions["forwarder"], "test")
 
 
 @pytest.mark.parametrize("given", ["a", "my-id-42", "x" * 128, "!~"])
