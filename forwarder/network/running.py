@@ -7,13 +7,14 @@ own protocol, never by a cut.  Under threads (development) nobody asks for that.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gevent
-from gevent import get_hub
+from gevent import get_hub, monkey
 
 from forwarder.errors import ShuttingDown
 
@@ -40,7 +41,7 @@ class Run:
 
     def __init__(self) -> None:
         self.stream: Any = None
-        self._greenlet: Any = gevent.getcurrent()
+        self._greenlet: Any = None if _in_thread() else gevent.getcurrent()
         self._told = float("-inf")
 
     def interrupt(self) -> None:
@@ -49,10 +50,19 @@ class Run:
         if self._is_writing() or now < self._told + _AGAIN:
             return
         self._told = now
-        self._greenlet.throw(Stopping())
+        if self._greenlet is not None:
+            self._greenlet.throw(Stopping())
 
     def _is_writing(self) -> bool:
         return self.stream is not None and not self.stream.gi_running
+
+
+def _in_thread() -> bool:
+    """In a thread of the system: a greenlet that outlives its thread is a crash to come."""
+    return (
+        not monkey.is_module_patched("threading")
+        and threading.current_thread() is not threading.main_thread()
+    )
 
 
 class Running:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import threading
 
 import pytest
+from greenlet import greenlet
 
 from forwarder.errors import ShuttingDown
 from forwarder.network.running import Run, Running
@@ -116,3 +119,20 @@ def test_who_listens_hears_that_the_process_goes() -> None:
         pass
 
     assert heard == ["one", "late"]
+
+
+def test_a_thread_s_greenlet_is_not_kept() -> None:
+    """The collector crashes over one whose thread is gone."""
+    running, seen = Running(), []
+
+    def work() -> None:
+        run = running.enter()
+        seen.append(run)
+        run.interrupt()  # asks nothing of anybody
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert not any(isinstance(held, greenlet) for held in gc.get_referents(seen[0]))
+    assert any(isinstance(held, greenlet) for held in gc.get_referents(running.enter()))
