@@ -12,7 +12,17 @@ from forwarder import commands, config, logs
 from forwarder.bridge import Bridge
 from forwarder.config import Settings
 from forwarder.exchange import Observer
-from forwarder.routes import dry_run, exchanges, files, health, metrics, openai, websocket
+from forwarder.routes import (
+    conversations,
+    dry_run,
+    exchanges,
+    files,
+    health,
+    metrics,
+    openai,
+    stored,
+    websocket,
+)
 
 log = logging.getLogger("forwarder.app")
 
@@ -39,8 +49,10 @@ def create_app(settings: Settings | None = None) -> Flask:
         bridge.observers.extend(_tracing())
     for prefix in ("/v1", "/"):
         app.register_blueprint(openai.blueprint, url_prefix=prefix, name=f"openai{prefix}")
-        app.register_blueprint(files.blueprint, url_prefix=prefix, name=f"files{prefix}")
-        app.register_blueprint(websocket.blueprint, url_prefix=prefix, name=f"websocket{prefix}")
+        for room in (files, stored, conversations, websocket):
+            app.register_blueprint(
+                room.blueprint, url_prefix=prefix, name=f"{room.blueprint.name}{prefix}"
+            )
     app.register_blueprint(dry_run.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)

@@ -9,6 +9,7 @@ before.
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,12 +18,11 @@ from forwarder.catalog import Catalog
 from forwarder.compaction import Wrapper, as_compaction, is_triggered, with_compaction
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.dry_run import DryRun, report
-from forwarder.errors import InvalidRequest
+from forwarder.errors import InvalidRequest, Unsupported
 from forwarder.exchange import Exchange, Observer
 from forwarder.media import Fetcher, Guard, Uploads, with_media
 from forwarder.media.data import Blob
 from forwarder.media.policy import Fetch, Upload
-from forwarder.memory import Memory
 from forwarder.mint import MINT
 from forwarder.network.choose import transport_for
 from forwarder.network.running import Running
@@ -32,6 +32,9 @@ from forwarder.recall.shelf import LocalShelf
 from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
+from forwarder.state import Forgetful, Memory, Remembering
+from forwarder.state.turns import owner_of
+from forwarder.store import Pruner, open_database, secret_for
 from forwarder.translate import adapt
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.check import BOOL, choose, optional
@@ -70,10 +73,11 @@ class Bridge:
             name: Uploads(upstream, settings.upload_max_age)
             for name, upstream in self.upstreams.items()
         }
-        self._memory = Memory()
         self._recall = Recall(LocalShelf(settings.reasoning_ttl))
         self.running = Running()
-        self._sealer = Sealer(settings.secret_keys)
+        self.database = open_database(settings.database_url)
+        self._sealer = Sealer(settings.secret_keys or secret_for(self.database))
+        self.state = self._remembering()
 
     def open(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Stream:
         """The stream that answers a request of the ``client`` protocol.
@@ -81,9 +85,33 @@ class Bridge:
         ``style`` is how this one request wants its reasoning.  Connects before it returns; raises
         ForwarderError when the request or every upstream for it fails before that.
         """
+        kept = self.state.kept(client, request, exchange, partial(self._origin, exchange))
+        return exchange.guarded(kept(self._opened(client, request, style, exchange)))
+
+    def _opened(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Stream:
+        """The same, without being stored."""
         routes = self._routes(client, request)
         answer = partial(self._answer, client, request, style, exchange)
-        return exchange.guarded(self.resilience.first_of(routes, answer, exchange))
+        return self.resilience.first_of(routes, answer, exchange)
+
+    def begin(self, request: Json, style: str | None, exchange: Exchange, work: Exchange) -> Json:
+        """Begin background work; the response as it is queued.  ``work`` is closed when it ends.
+
+        Raises what `open` would before it calls.
+        """
+        background = self.stored.background
+        self.shown("responses", deepcopy(request), style, exchange)
+        self._routes("responses", request)
+        self.resilience.admit(work)
+        made = partial(self._opened, "responses", {**request, "stream": True}, style, work)
+        return background.start(owner_of(exchange.client_key), request, work, made)
+
+    @property
+    def stored(self) -> Remembering:
+        """The state of clients; raises Unsupported where nothing is stored."""
+        if isinstance(self.state, Forgetful):
+            raise Unsupported("Nothing is stored here.", code="store_disabled")
+        return self.state
 
     def _answer(
         self, client: str, request: Json, style: str | None, exchange: Exchange, route: Route
@@ -150,7 +178,8 @@ class Bridge:
 
     def keeps_responses(self, request: Json) -> bool:
         """Does a Responses request go to where responses may be stored?"""
-        return self._routes("responses", request)[0].protocol == "responses"
+        own = self._routes("responses", request)[0].protocol == "responses"
+        return own or not isinstance(self.state, Forgetful)
 
     def _path(
         self,
@@ -181,8 +210,10 @@ class Bridge:
         if client == "responses":
             call = compacting(call, terms, _is_native(route, upstream))
         call = exchange.metered(call)
-        if client == "responses" != route.protocol:
-            call = self._memory.remembering(call, exchange.client_key)
+        if client == "responses":
+            translated = route.protocol != "responses"
+            memory = self._memory_of(route, profile)
+            call = self.state.resumed(call, exchange, memory, translated)
         if client == "chat":
             call = as_wished(call, self._chat_style(style, route))
         return faulting_upstream(call)
@@ -225,6 +256,25 @@ class Bridge:
             return str(choose(style, STYLES, "X-Forwarder-Reasoning"))
         default = "thinking" if route.protocol != "chat" else None
         return self.settings.chat_reasoning or default
+
+    def _remembering(self) -> Remembering | Forgetful:
+        settings, database = self.settings, self.database
+        if database is None:
+            return Forgetful()
+        days = settings.store_days
+        Pruner(database, days * 86400 if days else None, settings.store_max_size).start()
+        return Remembering(database, self.running)
+
+    def _memory_of(self, route: Route, profile: Profile) -> Memory:
+        keeps = route.protocol == "responses" and profile.keeps_responses
+        return Memory(route.upstream.name, keeps, route.upstream.passthrough_key)
+
+    def _origin(self, exchange: Exchange) -> str | None:
+        """The upstream that has answered, if it keeps what it answers."""
+        upstream = self.upstreams[exchange.upstream] if exchange.upstream else None
+        if upstream is None or "responses" not in upstream.settings.apis:
+            return None
+        return upstream.settings.name if upstream.profile.keeps_responses else None
 
     def _connect(self, settings: UpstreamSettings) -> Upstream:
         heartbeat = min(self.settings.keepalive, settings.idle_timeout)

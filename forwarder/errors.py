@@ -23,6 +23,7 @@
         UpstreamUnavailable       503  it failed so often that it is left alone for a while
       Overloaded                  503  more at once than the operator allows
       LimitsUnknown               503  whether the client has had its share cannot be found out
+      StoreUnavailable            503  what is to be remembered cannot be written or read
       ShuttingDown                503  the process ends before the answer does
       InternalError               500  a mistake of the forwarder itself
 
@@ -233,6 +234,17 @@ class LimitsUnknown(ForwarderError):
 
     status = 503
     code = "limits_unknown"
+
+
+class StoreUnavailable(ForwarderError):
+    """What is to be remembered cannot be written, or what was cannot be read."""
+
+    status = 503
+    code = "store_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The forwarder's store does not answer; please ask again.")
+        self.headers = {"retry-after": "1"}
 
 
 class ShuttingDown(ForwarderError):

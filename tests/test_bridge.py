@@ -106,6 +106,10 @@ def test_the_same_protocol_passes_through(client: str, model: str, upstreams: Up
     passed = CHUNKS[:2] if client == "chat" else [
         {"type": "response.completed", "response": RESPONSE}
     ]  # fmt: skip
+    if client == "responses":  # but for where it is stored
+        [event] = events
+        here = {"id": event["response"]["id"], "store": True, "previous_response_id": None}
+        passed = [{**passed[0], "response": {**RESPONSE, **here}}]
     assert events == passed
     assert upstreams.bodies[0]["vendor"] == {"x": 1}
 

@@ -334,7 +334,7 @@ def test_where_nothing_is_fetched_it_is_refused_as_it_would_be(wire: Wire) -> No
 
 
 def test_what_would_be_refused_is_refused(wire: Wire) -> None:
-    for name, value in (("background", True), ("temperature", "hot"), ("input", 5)):
+    for name, value in (("prompt", {"id": "p"}), ("temperature", "hot"), ("input", 5)):
         with pytest.raises(ForwarderError) as refused:
             shown("responses", responses(**{name: value}))
         assert (refused.value.status, refused.value.param) == (400, name)

@@ -36,6 +36,9 @@ OWNERS = {
     "simple_websocket": ("routes/",),
     "limits": ("ratelimit.py",),
     "redis": ("ratelimit.py",),
+    "sqlalchemy": ("store/", "state/"),
+    "alembic": ("store/",),
+    "psycopg": ("store/",),
 }
 """Library -> the only rooms that know it."""
 

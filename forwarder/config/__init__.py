@@ -112,6 +112,9 @@ class Settings:
     fetch_timeout: float
     upload_max_age: float
     secret_keys: tuple[str, ...] = field(repr=False)
+    database_url: str = field(repr=False)
+    store_days: float
+    store_max_size: int
     log_level: str
     log_sample: float
     log_bodies: bool
@@ -191,6 +194,9 @@ SETTINGS = (
     Setting("FETCH_TIMEOUT", "fetch_timeout", parsers.seconds, "10"),
     Setting("UPLOAD_MAX_AGE", "upload_max_age", parsers.seconds, "3600"),
     Setting("SECRET_KEY", "secret_keys", lambda text: tuple(parsers.commas(text)), ""),
+    Setting("DATABASE_URL", "database_url", parsers.database, "sqlite:///forwarder.db"),
+    Setting("STORE_DAYS", "store_days", parsers.number(float, 0, 36500, " of days"), "30"),
+    Setting("STORE_MAX_SIZE", "store_max_size", parsers.size, "8g"),
     Setting("LOG_LEVEL", "log_level", parsers.one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO"),
     Setting("LOG_SAMPLE", "log_sample", parsers.number(float, 0, 1, ""), "0"),
     Setting("LOG_BODIES", "log_bodies", parsers.flag, "false"),

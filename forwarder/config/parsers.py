@@ -209,10 +209,23 @@ def hosts(text: str) -> tuple[str, ...]:
     return hosts
 
 
-@_allowing("a number of bytes above 0, with k or m for 1024 or 1024*1024 of them")
+@_allowing("a number of bytes above 0, with k, m or g for 1024, 1024^2 or 1024^3 of them")
 def size(text: str) -> int:
-    digits, unit = re.findall(r"\A([1-9][0-9]*)([km]?)\Z", text.lower())[0]
-    return int(digits) * {"": 1, "k": 1024, "m": 1024**2}[unit]
+    digits, unit = re.findall(r"\A([1-9][0-9]*)([kmg]?)\Z", text.lower())[0]
+    return int(digits) * {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}[unit]
+
+
+@_allowing("none, sqlite:///PATH or the address of a PostgreSQL database (postgresql://...)")
+def database(text: str) -> str:
+    if text.lower() == "none":
+        return "none"
+    url = urlsplit(text)
+    if url.scheme == "sqlite":
+        _require(not url.netloc and url.path.strip("/") and not url.query)
+    else:
+        _require(url.scheme in ("postgresql", "postgres", "postgresql+psycopg"))
+        _require(url.hostname or url.query or url.path.strip("/"))
+    return text
 
 
 @_allowing("a whole number above 0 and /second, /minute, /hour or /day")

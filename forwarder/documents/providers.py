@@ -180,6 +180,10 @@ WORDS: dict[str, Told] = {
         False: "the text of reasoning items stays here",
     },
     "reasoning_items": {"keep": "reasoning items go back", "drop": "no reasoning items go back"},
+    "keeps_responses": {
+        True: "`previous_response_id` is handed on to its Responses",
+        False: "earlier turns are sent again",
+    },
     "repair_responses": {True: "its Responses streams are completed", False: "streams stay"},
     "learn": {True: "refusals are learned from", False: "nothing is learned from refusals"},
     "models": _by_model,

@@ -54,6 +54,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         _settle()
         gevent.spawn(self._leave)
         super().run()
+        self._finish()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """SIGQUIT and SIGINT give no grace, but running answers are told."""
@@ -90,16 +91,27 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 get_hub().loop.run_callback(self._hang_up, waiting)
             gevent.sleep(_TICK)
 
+    def _finish(self) -> None:
+        """Work that has no client keeps the worker too, until it is done or `_stop_running`."""
+        running = getattr(self._bridge(), "running", ())
+        while running:
+            self.notify()
+            gevent.sleep(_TICK)
+
     def _stop_running(self) -> None:
         """End what the forwarder runs."""
         self._tell("announce")
         self._tell("stop")
 
     def _tell(self, word: str) -> None:
-        """Another application knows nothing of this, nor may an older forwarder."""
-        bridge = getattr(self.wsgi, "extensions", {}).get("forwarder")
+        """An older forwarder knows nothing of this."""
+        bridge = self._bridge()
         if bridge is not None:
             getattr(bridge.running, word, lambda: None)()
+
+    def _bridge(self) -> Any:
+        """The forwarder's; another application has none."""
+        return getattr(self.wsgi, "extensions", {}).get("forwarder")
 
     def _hang_up(self, waiting: Any) -> None:
         """End the wait for a next request as its time-out would, unless one is just coming."""

@@ -47,6 +47,7 @@ _OPENAI: dict[str, Any] = {
     "allowed_tools": True,
     "keep_reasoning_text": False,
     "compaction": True,
+    "keeps_responses": True,
     "models": {
         **{
             glob: {"drop": _SAMPLING}

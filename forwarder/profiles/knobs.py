@@ -165,6 +165,8 @@ class Profile:
     """Streams lack ids, indexes, announcements or usage, and are completed."""
     compaction: bool = _switch(False)
     """Conversations are compacted there: the endpoint, the trigger and the threshold are known."""
+    keeps_responses: bool = _switch(False)
+    """Responses that were to be stored can be continued by their ids."""
     responses_takes: frozenset[str] = _knob(frozenset(), "an array of names", _are_names)
     """Parameters and types of content parts that are taken beyond those of OpenAI's."""
 

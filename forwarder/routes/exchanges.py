@@ -104,6 +104,14 @@ def begin(asked: Request, bridge: Bridge, route: str, watched: bool = True) -> E
     return exchange
 
 
+def another(route: str) -> Exchange:
+    """An exchange for work that is begun by this request, and outlives it."""
+    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+    own, more = current(), begin(asked, current_app.extensions["forwarder"], route)
+    more.id, more.client_key, more.payer = random_id("req"), own.client_key, own.payer
+    return more
+
+
 def _address(public_url: str | None, asked: Request) -> str:
     """Where the client reaches the forwarder; few answers need to say it, and some only later."""
     return (public_url or asked.url_root).rstrip("/")

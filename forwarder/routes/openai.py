@@ -16,6 +16,7 @@ from forwarder.exchange import Exchange
 from forwarder.network.running import Stopping
 from forwarder.routes import exchanges
 from forwarder.routes.bodies import read_body
+from forwarder.state.turns import is_background, owner_of
 from forwarder.translate import FOLDS
 from forwarder.translate.call import Batch, Json, Stream
 from forwarder.translate.ending import TOLD, UNREADABLE, unreadable
@@ -104,8 +105,26 @@ def _answered(protocol: str, exchange: Exchange) -> Response:
     exchanges.watch(exchange)
     streamed = bridge.wants_stream(protocol, body)
     style = request.headers.get("X-Forwarder-Reasoning")
+    if protocol == "responses" and is_background(body):
+        return _later(body, streamed, style, exchange)
     stream = exchange.making(bridge.open(protocol, body, style, exchange))
     return _streaming(protocol, stream, exchange) if streamed else _whole(protocol, stream)
+
+
+def _later(body: Json, streamed: bool, style: str | None, exchange: Exchange) -> Response:
+    """Work that outlives this request; its events, if they are wanted, come from the store."""
+    queued = _bridge().begin(body, style, exchange, exchanges.another("background"))
+    if not streamed:
+        return json_answer(queued)
+    return told(queued["id"], -1, exchange)
+
+
+def told(response_id: str, after: int, exchange: Exchange) -> Response:
+    """The stored events of a response behind a number, and those to come."""
+    bridge = _bridge()
+    owner, patience = owner_of(exchange.client_key), bridge.settings.keepalive
+    events = bridge.stored.background.told(owner, response_id, after, patience, exchange.waited)
+    return _streaming("responses", exchange.making(exchange.guarded(events)), exchange)
 
 
 def json_body(exchange: Exchange) -> Json:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
-from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.errors import Unsupported
 from forwarder.translate.call import Json
 from forwarder.translate.check import (
     ANY,
@@ -93,9 +93,9 @@ _COMMON = {
 RESPONSES_OVER_CHAT: dict[str, Fate] = {
     **_COMMON,
     "access_programs": dropped(DICT, "it is a matter of OpenAI's own accounts"),
-    "background": refused(BOOL, "background work needs stored responses", False),
+    "background": emulated(BOOL, "the forwarder does the work, and stores what comes", False),
     "context_management": emulated(LIST, "above the threshold the model sums up what it did", []),
-    "conversation": refused((str, dict), "conversations need stored responses"),
+    "conversation": emulated((str, dict), "its items are put before the input, and it is added"),
     "frequency_penalty": carried(NUMBER),
     "image": dropped(DICT, "Chat Completions has no image compression"),
     "include": mapped(LIST, "asks for log probabilities, or is honoured here"),
@@ -104,12 +104,12 @@ RESPONSES_OVER_CHAT: dict[str, Fate] = {
     "max_output_tokens": mapped(INT, "is called max_completion_tokens"),
     "max_tool_calls": local(INT, "counts hosted tools, of which none runs here"),
     "presence_penalty": carried(NUMBER),
-    "previous_response_id": refused(STR, "no response is stored"),
+    "previous_response_id": emulated(STR, "the earlier turns are put before the input"),
     "prompt": refused(DICT, "prompt templates live with OpenAI"),
     "prompt_cache_options": mapped(DICT, "comparison_response_id and prewarm fall away"),
     "reasoning": mapped(DICT, "the effort goes over; the summary decides the form here"),
     "service_tier": mapped(STR, "ultrafast is called priority"),
-    "store": local(BOOL, "the forwarder decides what it stores; the upstream stores nothing"),
+    "store": local(BOOL, "the forwarder stores the response; the upstream stores nothing"),
     "text": mapped(DICT, "becomes response_format and verbosity"),
     "top_logprobs": mapped(INT, "goes with logprobs: true"),
     "truncation": emulated(
@@ -177,11 +177,5 @@ def settle(
 def _lose(name: str, fate: Fate, ledger: Ledger) -> None:
     if fate.kind in ("dropped", "offered"):
         ledger.drop(name, fate.why)
-    elif name == "previous_response_id":
-        raise InvalidRequest(
-            "Previous response with that id not found: no response is stored.",
-            param=name,
-            code="previous_response_not_found",
-        )
     else:
         raise Unsupported(f"Unsupported parameter: '{name}'. Here, {fate.why}.", param=name)

@@ -43,7 +43,5 @@ def test_a_case_is_told_in_words_and_a_value_that_asks_for_nothing_too() -> None
     told = everything()
 
     assert "| `shell`, in a container | *dropped* |" in told
-    assert (
-        "| `background` | *refused* | background work needs stored responses; `false` asks" in told
-    )
+    assert "and stores what comes; `false` asks for nothing" in told
     assert "`disabled` asks for nothing" in told

@@ -47,6 +47,7 @@ def running(
     env = {
         **{k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")},
         "FORWARDER_DOTENV": "",
+        "FORWARDER_DATABASE_URL": f"sqlite:///{directory}/forwarder-{port}.db",
         **environment,
     }
     command = [sys.executable, "-m", *(word.format(port=port) for word in module)]

@@ -53,7 +53,7 @@ def test_what_is_dropped_is_in_the_header_too(demo: FlaskClient) -> None:
         ("/forwarder/translate", {"model": "m"}, "from"),
         ("/forwarder/translate?from=both", CHAT, "from"),
         ("/forwarder/translate?from=responses", CHAT, "input"),
-        ("/forwarder/translate", {**RESPONSES, "background": True}, "background"),
+        ("/forwarder/translate", {**RESPONSES, "prompt": {"id": "p"}}, "prompt"),
         ("/forwarder/translate", [], None),
     ],
 )

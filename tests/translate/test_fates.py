@@ -154,9 +154,3 @@ def test_settling_gives_what_is_carried_and_what_is_mapped() -> None:
     settled = settle(given, table, ledger, takes=("h", "j", "c", "d"))
     assert list(settled) == [("a", 1), ("b", 2), ("h", 6), ("j", 8)]
     assert ledger.dropped == {"d": "no counterpart", "i": "not here"}
-
-
-def test_an_earlier_response_that_was_not_stored_is_not_found() -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        lost("responses_over_chat", "previous_response_id", "resp_1")
-    assert caught.value.code == "previous_response_not_found"

@@ -140,8 +140,6 @@ REFUSED: list[tuple[Json, Any, str]] = [
     ({"text": {"verbosity": 1}}, InvalidRequest, "text.verbosity"),
     ({"reasoning": {"effort": 1}}, InvalidRequest, "reasoning.effort"),
     ({"input": [{"type": "configuration_update", "text": "x"}]}, InvalidRequest, "input[0].text"),
-    ({"background": True}, Unsupported, "background"),
-    ({"conversation": "conv_1"}, Unsupported, "conversation"),
     ({"prompt": {"id": "p"}}, Unsupported, "prompt"),
     ({"tool_choice": {"type": "web_search"}}, Unsupported, "tool_choice"),
     ({"include": "x"}, InvalidRequest, "include"),

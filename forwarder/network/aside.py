@@ -1,0 +1,47 @@
+"""Work that would block the loop, done beside it; and work that goes on when its request is over.
+
+Under gevent blocking work goes to native threads, and the greenlet that wants it waits; under
+threads it is simply done.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import gevent
+from gevent import monkey
+from gevent.threadpool import ThreadPool
+
+T = TypeVar("T")
+
+pause = monkey.get_original("time", "sleep")
+"""Sleep in a native thread, which has no loop to let others have their turn."""
+
+
+class Aside:
+    """Does blocking work, at most so many pieces of it at once.
+
+    Who is interrupted while waiting for a piece leaves it to come to its end.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._pool = ThreadPool(most) if monkey.is_module_patched("threading") else None
+        self._slots = threading.BoundedSemaphore(most)
+
+    def do(self, work: Callable[[], T]) -> T:
+        """What the work gives, or raises."""
+        if self._pool is not None:
+            done: T = self._pool.apply(work)
+            return done
+        with self._slots:
+            return work()
+
+
+def spawn(work: Callable[[], object]) -> None:
+    """Begin work that nobody waits for: in a greenlet, or in a thread that stops no process."""
+    if monkey.is_module_patched("threading"):
+        gevent.spawn(work)
+    else:
+        threading.Thread(target=work, daemon=True).start()

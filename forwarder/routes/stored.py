@@ -1,0 +1,208 @@
+"""What was stored of both APIs: responses and chat completions, by their ids."""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from typing import Any
+
+from flask import Blueprint, Response, current_app, request
+
+from forwarder.bridge import Bridge
+from forwarder.errors import InvalidRequest, NotFound, ShuttingDown
+from forwarder.network.running import Stopping
+from forwarder.routes import exchanges
+from forwarder.routes.openai import json_answer, json_body, told
+from forwarder.state import Remembering, completions, tokens
+from forwarder.state.background import no_response
+from forwarder.state.items import as_items, derived_id, shown
+from forwarder.state.pages import as_list, listed, metadata_of, page_of
+from forwarder.state.turns import Memory, before, history, owner_of, resumed
+from forwarder.store import completions as stored_completions
+from forwarder.store import responses
+from forwarder.translate.call import Json, Stream
+from forwarder.translate.check import expect, optional
+
+blueprint = Blueprint("stored", __name__)
+
+_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def entered() -> tuple[Remembering, str]:
+    """The state, and whose part of it the client may see; who may not ask is turned away."""
+    exchange = exchanges.current()
+    exchange.route = "stored"
+    exchanges.admit(exchange)
+    bridge: Bridge = current_app.extensions["forwarder"]
+    return bridge.stored, owner_of(exchange.client_key)
+
+
+def checked(name: str) -> str:
+    """An id as it may be; others there are none of."""
+    if not _ID.fullmatch(name):
+        raise NotFound(f"There is no '{name[:64]}'.")
+    return name
+
+
+# -- responses ------------------------------------------------------------------------------------
+
+
+@blueprint.get("/responses/<name>")
+def response(name: str) -> Response:
+    """A response; with ``stream`` its events, those to come included."""
+    state, owner = entered()
+    if not _flag("stream"):
+        return json_answer(state.background.found(owner, checked(name)).body)
+    exchange = exchanges.current()
+    exchanges.watch(exchange)
+    try:
+        return told(checked(name), _starting_after(), exchange)
+    except Stopping:  # the end of the process is told as any failure is
+        raise ShuttingDown from None
+
+
+def _flag(name: str) -> bool:
+    text = request.args.get(name, "false").lower()
+    if text not in _FLAGS:
+        raise InvalidRequest(
+            f"Invalid type for '{name}': expected a boolean.", param=name, code="invalid_type"
+        )
+    return _FLAGS[text]
+
+
+def _starting_after() -> int:
+    text = request.args.get("starting_after", "-1")
+    if not re.fullmatch(r"-?\d{1,15}", text):
+        raise InvalidRequest(
+            "Invalid type for 'starting_after': expected an integer.",
+            param="starting_after",
+            code="invalid_type",
+        )
+    return int(text)
+
+
+@blueprint.delete("/responses/<name>")
+def delete_response(name: str) -> Response:
+    """Delete a response; work on it ends."""
+    state, owner = entered()
+    if not state.background.remove(owner, checked(name)):
+        raise no_response(name)
+    return json_answer({"id": name, "object": "response", "deleted": True})
+
+
+@blueprint.post("/responses/<name>/cancel")
+def cancel(name: str) -> Response:
+    """End the background work on a response."""
+    state, owner = entered()
+    return json_answer(state.background.cancel(owner, checked(name)))
+
+
+@blueprint.get("/responses/<name>/input_items")
+def input_items(name: str) -> Response:
+    """What a response answers: its own input, behind all that it continues."""
+    state, owner = entered()
+    page = page_of(request.args, "desc")
+    checked(name)
+
+    def read(connection: Any) -> list[Json]:
+        turns = responses.chain(connection, owner, name)
+        if not turns:
+            raise no_response(name)
+        *earlier, last = turns
+        past = history(connection, owner, earlier)
+        return [*past, *before(connection, owner, last), *last.input]
+
+    found = state.database.read(read)
+    return json_answer(
+        listed([shown(x, derived_id(x, name, i)) for i, x in enumerate(found)], page)
+    )
+
+
+@blueprint.post("/responses/input_tokens")
+def input_tokens() -> Response:
+    """About how many tokens a request's input has; the header says that it is an estimate."""
+    state, owner = entered()
+    body = json_body(exchanges.current())
+    found: list[Json] = []
+
+    def counted(asked: Json) -> Stream:
+        found.append(asked)
+        return iter(())
+
+    asked = {**deepcopy(body), "input": as_items(body.get("input"))}
+    optional(body, "input", (str, list), "input")
+    resumed(counted, state.database, owner, Memory(""))(asked)
+    answer = json_answer(
+        {
+            "object": "response.input_tokens",
+            "input_tokens": tokens.estimate(found[0], found[0]["input"]),
+        }
+    )
+    answer.headers["X-Forwarder-Estimated"] = "input_tokens"
+    return answer
+
+
+# -- chat completions -----------------------------------------------------------------------------
+
+
+@blueprint.get("/chat/completions")
+def chat_completions() -> Response:
+    """The stored chat completions, or those with a certain model or metadata."""
+    state, owner = entered()
+    page = page_of(request.args, "asc")
+    model = request.args.get("model")
+    wanted = {k[9:-1]: v for k, v in request.args.items() if re.fullmatch(r"metadata\[.+\]", k)}
+    found = state.database.read(
+        lambda c: stored_completions.listed(
+            c, owner, page.after, page.limit + 1, page.falling, model, wanted
+        )
+    )
+    return json_answer(as_list(list(map(completions.shown, found)), page.limit))
+
+
+@blueprint.get("/chat/completions/<name>")
+def chat_completion(name: str) -> Response:
+    """A stored chat completion."""
+    return json_answer(completions.shown(_completion(name)))
+
+
+@blueprint.get("/chat/completions/<name>/messages")
+def messages(name: str) -> Response:
+    """The messages that a stored chat completion answers."""
+    completion = _completion(name)
+    return json_answer(listed(completions.messages_of(completion), page_of(request.args, "asc")))
+
+
+def _completion(name: str) -> stored_completions.Completion:
+    state, owner = entered()
+    found = state.database.read(lambda c: stored_completions.find(c, owner, checked(name)))
+    if found is None:
+        raise _no_completion(name)
+    return found
+
+
+@blueprint.post("/chat/completions/<name>")
+def describe_completion(name: str) -> Response:
+    """Give a stored chat completion other metadata."""
+    state, owner = entered()
+    metadata = metadata_of(json_body(exchanges.current()), expect, required=True)
+    found = state.database.write(
+        lambda c: stored_completions.describe(c, owner, checked(name), metadata)
+    )
+    if found is None:
+        raise _no_completion(name)
+    return json_answer(completions.shown(found))
+
+
+@blueprint.delete("/chat/completions/<name>")
+def delete_completion(name: str) -> Response:
+    """Delete a stored chat completion."""
+    state, owner = entered()
+    if not state.database.write(lambda c: stored_completions.remove(c, owner, checked(name))):
+        raise _no_completion(name)
+    return json_answer({"id": name, "object": "chat.completion.deleted", "deleted": True})
+
+
+def _no_completion(name: str) -> NotFound:
+    return NotFound(f"Chat completion with id '{name[:64]}' not found.", param="completion_id")

@@ -1,0 +1,89 @@
+"""State that outlives a request, between the routes and the upstreams' calls.
+
+`Remembering` does what the store makes possible; `Forgetful` stands for it where nothing is
+stored, and refuses what needs it.  Both are wrappers around calls and streams, and know neither
+Flask nor SQL's dialects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.exchange import Exchange
+from forwarder.memory import Memory as Recent
+from forwarder.network.running import Running
+from forwarder.state import completions
+from forwarder.state.background import Background
+from forwarder.state.keeping import Keeper
+from forwarder.state.turns import OURS, Memory, base_of, owner_of, resumed
+from forwarder.store import Database
+from forwarder.translate.call import Call, Json, Stream
+
+Origin = Callable[[], str | None]
+"""Gives the upstream that keeps the responses which it gives, once one has begun to."""
+
+
+class Remembering:
+    """With a store."""
+
+    def __init__(self, database: Database, running: Running) -> None:
+        self.database = database
+        self.background = Background(database, running)
+
+    def resumed(self, call: Call, exchange: Exchange, memory: Memory, translated: bool) -> Call:
+        """Wrap a call that speaks Responses so that its requests have what they stand on."""
+        return resumed(call, self.database, owner_of(exchange.client_key), memory)
+
+    def kept(
+        self, client: str, request: Json, exchange: Exchange, origin: Origin
+    ) -> Callable[[Stream], Stream]:
+        """What stores the answer to a request on its way to the client."""
+        owner = owner_of(exchange.client_key)
+        if client == "responses":
+            return Keeper(self.database, owner, dict(request), origin).kept
+        asked = dict(request)
+        return lambda stream: completions.kept(stream, self.database, owner, asked)
+
+
+class Forgetful:
+    """Without one: recent items are known for a while, by this process alone."""
+
+    def __init__(self) -> None:
+        self._recent = Recent()
+
+    def resumed(self, call: Call, exchange: Exchange, memory: Memory, translated: bool) -> Call:
+        """Refuse what needs a store, unless the upstream may have one of its own."""
+        if not translated:
+            return call
+        remembering = self._recent.remembering(call, exchange.client_key)
+
+        def refuse_or_call(request: Json) -> Stream:
+            _refuse(request)
+            return remembering({k: v for k, v in request.items() if k not in OURS})
+
+        return refuse_or_call
+
+    def kept(
+        self, client: str, request: Json, exchange: Exchange, origin: Origin
+    ) -> Callable[[Stream], Stream]:
+        """Nothing is."""
+        return lambda stream: stream
+
+
+def _refuse(request: Json) -> None:
+    base = base_of(request)
+    if base.previous is not None:
+        raise InvalidRequest(
+            "Previous response with that id not found: no response is stored.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    for name in ("conversation", "background"):
+        if request.get(name):
+            raise Unsupported(
+                f"Unsupported parameter: '{name}'. Here, nothing is stored.", param=name
+            )
+
+
+__all__ = ["Forgetful", "Memory", "Remembering"]

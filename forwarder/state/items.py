@@ -1,0 +1,111 @@
+"""Items as the API shows them: complete, whatever the client left out, and each with an id."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from forwarder.errors import InvalidRequest
+from forwarder.translate.call import Json
+from forwarder.translate.check import DICT, LIST, STR, choose, expect, missing, require
+from forwarder.translate.fates_of_items import INPUT_ITEMS, type_of
+
+_KINDS = frozenset(map(type_of, INPUT_ITEMS)) - {"item_reference", "compaction_trigger"}
+_ROLES = ("user", "assistant", "system", "developer")
+
+_PREFIXES = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "compaction": "cmp",
+}
+"""Type of an item -> how the ids of such items begin; others begin with ``item``."""
+
+_WITH_STATUS = frozenset(
+    {
+        "message", "function_call", "function_call_output", "custom_tool_call",
+        "custom_tool_call_output", "local_shell_call", "shell_call", "shell_call_output",
+        "apply_patch_call", "apply_patch_call_output", "tool_search_call", "tool_search_output",
+        "computer_call_output",
+    }
+)  # fmt: skip
+
+
+def as_items(given: Any) -> list[Json]:
+    """The ``input`` of a request as items; a text is what the user says."""
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": given}]
+    return given if isinstance(given, list) else []
+
+
+def shown(item: Json, fallback_id: str) -> Json:
+    """An item as it is told of; one without an id gets ``fallback_id``."""
+    kind = kind_of(item)
+    whole = {**item, "type": kind, "id": item.get("id") or fallback_id}
+    if kind in _WITH_STATUS:
+        whole["status"] = item.get("status") or "completed"
+    if kind == "message":
+        whole["content"] = _parts(item)
+    elif kind == "reasoning":
+        whole["summary"] = item.get("summary") or []
+    return whole
+
+
+def kind_of(item: Json) -> str:
+    """The item's type, which messages may leave out."""
+    return str(item.get("type") or ("message" if "role" in item else "item_reference"))
+
+
+def _parts(item: Json) -> list[Json]:
+    content, own = item.get("content"), item.get("role") == "assistant"
+    if isinstance(content, str):
+        content = [{"type": "output_text" if own else "input_text", "text": content}]
+    return [_part(part) for part in content or ()]
+
+
+def _part(part: Json) -> Json:
+    if part.get("type") == "output_text":
+        return {"annotations": [], "logprobs": [], **part}
+    if part.get("type") == "input_image":
+        return {"detail": "auto", "file_id": None, "image_url": None, **part}
+    return part
+
+
+def derived_id(item: Json, holder: str, place: int) -> str:
+    """The id of an item that came without: always the same for one place in one holder.
+
+    Nobody can guess it who does not know the holder's.
+    """
+    digest = hashlib.sha256(f"{holder} {place}".encode()).hexdigest()[:32]
+    return f"{_PREFIXES.get(kind_of(item), 'item')}_{digest}"
+
+
+def checked(given: Any, path: str, most: int) -> list[Json]:
+    """Items that a client wants to be kept; raises InvalidRequest for what can be no item."""
+    items: list[Json] = expect(given, LIST, path)
+    if len(items) > most:
+        raise InvalidRequest(
+            f"'{path}' may hold {most} items at once.", param=path, code="array_above_max_length"
+        )
+    for i, item in enumerate(items):
+        _check(item, f"{path}[{i}]")
+    return items
+
+
+def _check(item: Any, path: str) -> None:
+    expect(item, DICT, path)
+    kind = item.get("type")
+    if kind is None and "role" not in item:
+        raise missing(f"{path}.type")
+    choose(kind or "message", tuple(sorted(_KINDS)), f"{path}.type")
+    if item.get("id") is not None:
+        expect(item["id"], STR, f"{path}.id")
+    if kind in (None, "message"):
+        choose(item.get("role"), _ROLES, f"{path}.role")
+        content = require(item, "content", (str, list), f"{path}.content")
+        for i, part in enumerate(content if isinstance(content, list) else ()):
+            expect(part, DICT, f"{path}.content[{i}]")
+            require(part, "type", STR, f"{path}.content[{i}].type")

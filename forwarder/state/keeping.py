@@ -1,0 +1,150 @@
+"""Answers are stored on their way to the client: before the event that says they are over.
+
+Nothing is done for a piece of text but to remember where it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+
+from forwarder.mint import random_id
+from forwarder.state.items import as_items, derived_id, shown
+from forwarder.state.turns import Base, base_of, is_stored
+from forwarder.store import Database, conversations, logs, responses
+from forwarder.store.logs import Piece
+from forwarder.store.responses import Kept
+from forwarder.translate.call import Batch, Json, Stream
+from forwarder.translate.ending import UNREADABLE, unreadable
+from forwarder.translate.vocabulary import TERMINALS
+
+_AT_ONCE = 512
+"""How many events wait to be packed."""
+
+
+class Keeper:
+    """Stores the response that a request gets.
+
+    ``origin`` gives, once the answer has begun, the upstream that keeps it too, or ``None``.
+    """
+
+    def __init__(
+        self, database: Database, owner: str, request: Json, origin: Callable[[], str | None]
+    ) -> None:
+        self._database = database
+        self._owner = owner
+        self._origin = origin
+        self._base = base_of(request)
+        self._stored = is_stored(request)
+        self._input = as_items(request.get("input"))
+        self._logs = bool(request.get("stream"))
+        self._marks: Json = marks(self._base, self._stored)
+        self._upstream_id: str | None = None
+        self._log: Batch = []
+        self._pieces: list[Piece] = []
+
+    def kept(self, stream: Stream) -> Stream:
+        """The stream, whose terminal event comes when the response is stored."""
+        if not self._stored and not self._base.is_something:
+            return stream
+        return self._kept(stream)
+
+    def _kept(self, stream: Stream) -> Stream:
+        beginning = True
+        for batch in stream:
+            if not batch:
+                yield batch
+                continue
+            is_over = batch[-1].get("type") in TERMINALS
+            try:
+                if beginning or is_over:
+                    batch = [self._marked(e) if _has_response(e) else e for e in batch]
+                    beginning = _has_response(batch[-1])
+                if self._stored:
+                    self._keep(batch, is_over)
+            except UNREADABLE as error:
+                raise unreadable() from error
+            yield batch
+
+    def _keep(self, batch: Batch, is_over: bool) -> None:
+        if self._logs:
+            self._note(batch)
+        if is_over:
+            self._store(batch[-1]["response"])
+
+    def _marked(self, event: Json) -> Json:
+        """An event whose response says what it stands on, and has the id that it has here."""
+        response = event["response"]
+        if self._upstream_id is None:
+            self._upstream_id = str(response.get("id"))
+            self._marks["id"] = self._upstream_id
+            if self._stored and self._origin() is None and not _is_ours(self._upstream_id):
+                self._marks["id"] = random_id("resp")
+        return {**event, "response": {**response, **self._marks}}
+
+    def _note(self, batch: Batch) -> None:
+        self._log += batch
+        if len(self._log) >= _AT_ONCE:
+            self._pack()
+
+    def _pack(self) -> None:
+        if self._log and all(type(e.get("sequence_number")) is int for e in self._log):
+            self._pieces.append(logs.pack(self._log))
+        self._log = []
+
+    def _store(self, response: Json) -> None:
+        self._database.write(lambda c: self._write(c, response))
+
+    def _write(self, connection: sa.Connection, response: Json) -> None:
+        self._pack()
+        kept = Kept(
+            id=response["id"],
+            status=response.get("status") or "completed",
+            input=self._input,
+            body=response,
+            created=time.time(),
+            previous=self._base.previous,
+            conversation=self._base.conversation,
+            before=last_said(connection, self._owner, self._base.conversation),
+            upstream=self._origin(),
+            upstream_id=self._upstream_id,
+        )
+        responses.add(connection, self._owner, kept, self._pieces)
+        say(connection, self._owner, kept)
+
+
+def _has_response(event: Json) -> bool:
+    return type(event.get("response")) is dict
+
+
+def marks(base: Base, stored: bool) -> Json:
+    """What a response says of what it stands on, and of where it is."""
+    said: Json = {"store": stored, "previous_response_id": base.previous}
+    if base.conversation is not None:
+        said["conversation"] = {"id": base.conversation}
+    return said
+
+
+def last_said(connection: sa.Connection, owner: str, conversation: str | None) -> int | None:
+    """The last item of a conversation."""
+    if conversation is None:
+        return None
+    return conversations.last_number(connection, owner, conversation)
+
+
+def say(connection: sa.Connection, owner: str, kept: Kept) -> None:
+    """Add what was asked and answered to the conversation; of what failed, nothing."""
+    if kept.conversation is None or kept.status not in ("completed", "incomplete"):
+        return
+    given: list[Any] = [*kept.input, *(kept.body.get("output") or ())]
+    named = [shown(item, derived_id(item, kept.id, i)) for i, item in enumerate(given)]
+    raw = [(each["id"], item) for each, item in zip(named, given, strict=True)]
+    conversations.append(connection, owner, kept.conversation, raw)
+
+
+def _is_ours(response_id: str) -> bool:
+    """Was an id made here?  Others need not be the only ones of their kind."""
+    return response_id.startswith("resp_") and len(response_id) == 37

@@ -1,0 +1,14 @@
+"""What is remembered, in a database; nothing in here knows of requests or of upstreams.
+
+- `database.py` runs work in transactions, `opening.py` finds the database, `migrate.py` and
+  ``migrations/`` make its tables, which `tables.py` describes;
+- `responses.py`, `work.py`, `conversations.py` and `completions.py` are functions of a connection:
+  whoever calls several in one `Database.write` does them all or none;
+- `pruning.py` forgets.
+"""
+
+from forwarder.store.database import Database
+from forwarder.store.opening import open_database, secret_for
+from forwarder.store.pruning import Pruner
+
+__all__ = ["Database", "Pruner", "open_database", "secret_for"]

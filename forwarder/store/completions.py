@@ -1,0 +1,124 @@
+"""Stored chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from forwarder.store.packing import packed, unpacked
+from forwarder.store.tables import completions
+from forwarder.translate.call import Json
+
+_PAGE = 200
+"""How many are looked at at once when some are wanted with certain metadata."""
+
+
+class Completion(NamedTuple):
+    """A stored chat completion and the messages that it answers."""
+
+    id: str
+    created: float
+    model: str
+    metadata: Json
+    messages: list[Json]
+    body: Json
+
+
+_COLUMNS = [completions.c[name] for name in Completion._fields]
+
+
+def _is(owner: str, name: str) -> sa.ColumnElement[bool]:
+    return (completions.c.owner == owner) & (completions.c.id == name)
+
+
+def add(connection: sa.Connection, owner: str, completion: Completion) -> None:
+    """Store a completion, in place of one with its id."""
+    data = {name: packed(getattr(completion, name)) for name in ("metadata", "messages", "body")}
+    remove(connection, owner, completion.id)
+    connection.execute(
+        sa.insert(completions).values(
+            owner=owner,
+            id=completion.id,
+            created=completion.created,
+            used=completion.created,
+            model=completion.model,
+            size=sum(map(len, data.values())),
+            **data,
+        )
+    )
+
+
+def find(connection: sa.Connection, owner: str, name: str) -> Completion | None:
+    """A completion."""
+    row = connection.execute(sa.select(*_COLUMNS).where(_is(owner, name))).first()
+    return _completion(row) if row else None
+
+
+def _completion(row: Sequence[Any]) -> Completion:
+    return Completion(*row[:3], *map(unpacked, row[3:]))
+
+
+def describe(connection: sa.Connection, owner: str, name: str, metadata: Json) -> Completion | None:
+    """Give a completion other metadata."""
+    connection.execute(
+        sa.update(completions).where(_is(owner, name)).values(metadata=packed(metadata))
+    )
+    return find(connection, owner, name)
+
+
+def remove(connection: sa.Connection, owner: str, name: str) -> bool:
+    """Delete a completion."""
+    return connection.execute(sa.delete(completions).where(_is(owner, name))).rowcount > 0
+
+
+def listed(
+    connection: sa.Connection,
+    owner: str,
+    after: str | None,
+    most: int,
+    falling: bool,
+    model: str | None,
+    metadata: Json,
+) -> list[Completion]:
+    """Up to ``most`` completions in the order in which they were made, or the other way round.
+
+    ``model`` and ``metadata`` are what they must have.
+    """
+    number = completions.c.number
+    mark: int | None = None
+    if after is not None:
+        mark = connection.scalar(sa.select(number).where(_is(owner, after)))
+    found = sa.select(number, completions.c.metadata).where(completions.c.owner == owner)
+    if model is not None:
+        found = found.where(completions.c.model == model)
+    wanted: list[int] = []
+    for page in _pages(connection, found, mark, falling):
+        wanted += [n for n, data in page if metadata.items() <= unpacked(data).items()]
+        if len(wanted) >= most:
+            break
+    rows = sa.select(*_COLUMNS).where(number.in_(wanted[:most]))
+    return [_completion(row) for row in connection.execute(rows.order_by(_by(falling)))]
+
+
+def _pages(
+    connection: sa.Connection,
+    found: sa.Select[Any],
+    mark: int | None,
+    falling: bool,
+) -> Iterator[Sequence[Sequence[Any]]]:
+    number = completions.c.number
+    while True:
+        page = found
+        if mark is not None:
+            page = page.where(number < mark if falling else number > mark)
+        rows = connection.execute(page.order_by(_by(falling)).limit(_PAGE)).all()
+        yield rows
+        if len(rows) < _PAGE:
+            return
+        mark = rows[-1][0]
+
+
+def _by(falling: bool) -> sa.ColumnElement[int]:
+    return completions.c.number.desc() if falling else completions.c.number.asc()

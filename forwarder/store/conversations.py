@@ -1,0 +1,125 @@
+"""Stored conversations and their items."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from forwarder.store.packing import packed, unpacked
+from forwarder.store.tables import conversation_items as items
+from forwarder.store.tables import conversations
+from forwarder.translate.call import Json
+
+
+class Talk(NamedTuple):
+    """A stored conversation."""
+
+    id: str
+    created: float
+    metadata: Json
+
+
+class Said(NamedTuple):
+    """An item of a conversation; ``number`` is its place among all items of the store."""
+
+    number: int
+    id: str
+    data: Json
+
+
+def _is(owner: str, name: str) -> sa.ColumnElement[bool]:
+    return (conversations.c.owner == owner) & (conversations.c.id == name)
+
+
+def _in(owner: str, name: str) -> sa.ColumnElement[bool]:
+    return (items.c.owner == owner) & (items.c.conversation == name)
+
+
+def create(connection: sa.Connection, owner: str, talk: Talk) -> None:
+    """Store a conversation without items."""
+    metadata = packed(talk.metadata)
+    connection.execute(
+        sa.insert(conversations).values(
+            owner=owner,
+            id=talk.id,
+            created=talk.created,
+            used=talk.created,
+            size=len(metadata),
+            metadata=metadata,
+        )
+    )
+
+
+def find(connection: sa.Connection, owner: str, name: str) -> Talk | None:
+    """A conversation without its items."""
+    columns = conversations.c.id, conversations.c.created, conversations.c.metadata
+    row = connection.execute(sa.select(*columns).where(_is(owner, name))).first()
+    return Talk(row[0], row[1], unpacked(row[2])) if row else None
+
+
+def describe(connection: sa.Connection, owner: str, name: str, metadata: Json) -> Talk | None:
+    """Give a conversation other metadata."""
+    connection.execute(
+        sa.update(conversations)
+        .where(_is(owner, name))
+        .values(metadata=packed(metadata), used=time.time())
+    )
+    return find(connection, owner, name)
+
+
+def remove(connection: sa.Connection, owner: str, name: str) -> bool:
+    """Delete a conversation with its items."""
+    return connection.execute(sa.delete(conversations).where(_is(owner, name))).rowcount > 0
+
+
+def append(
+    connection: sa.Connection, owner: str, name: str, given: Sequence[tuple[str, Json]]
+) -> list[Said] | None:
+    """Add items with their ids, but for those that are there; None without such a conversation."""
+    there = items_of(connection, owner, name, [item_id for item_id, _ in given])
+    known = {said.id for said in there}
+    fresh = {item_id: item for item_id, item in given if item_id not in known}
+    data = {item_id: packed(item) for item_id, item in fresh.items()}
+    size = conversations.c.size + sum(map(len, data.values()))
+    used = sa.update(conversations).where(_is(owner, name)).values(used=time.time(), size=size)
+    if connection.execute(used).rowcount == 0:
+        return None
+    for item_id, piece in data.items():
+        row = {"owner": owner, "conversation": name, "id": item_id, "data": piece}
+        connection.execute(sa.insert(items).values(row))
+    return items_of(connection, owner, name, [item_id for item_id, _ in given])
+
+
+def items_of(
+    connection: sa.Connection,
+    owner: str,
+    name: str,
+    only: Iterable[str] | None = None,
+    until: int | None = None,
+) -> list[Said]:
+    """The items in their order: all, those with these ids, or those up to a number."""
+    found = sa.select(items.c.number, items.c.id, items.c.data).where(_in(owner, name))
+    if only is not None:
+        found = found.where(items.c.id.in_(list(only)))
+    if until is not None:
+        found = found.where(items.c.number <= until)
+    rows = connection.execute(found.order_by(items.c.number)).all()
+    return [_said(row) for row in rows]
+
+
+def _said(row: Sequence[Any]) -> Said:
+    return Said(row[0], row[1], unpacked(row[2]))
+
+
+def last_number(connection: sa.Connection, owner: str, name: str) -> int:
+    """The number of the last item; 0 without any."""
+    return connection.scalar(sa.select(sa.func.max(items.c.number)).where(_in(owner, name))) or 0
+
+
+def remove_item(connection: sa.Connection, owner: str, name: str, item_id: str) -> bool:
+    """Delete an item."""
+    gone = sa.delete(items).where(_in(owner, name), items.c.id == item_id)
+    return connection.execute(gone).rowcount > 0

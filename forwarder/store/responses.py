@@ -1,0 +1,200 @@
+"""Stored responses: what was asked and answered, chains of them, and their event logs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from forwarder.store import logs
+from forwarder.store.logs import Piece
+from forwarder.store.packing import packed, unpacked
+from forwarder.store.tables import events, items, responses
+from forwarder.translate.call import Batch, Json
+
+RUNNING = ("queued", "in_progress")
+"""The states in which a response of background work is not over."""
+
+_LONGEST = 5000
+"""How many responses a chain may have; what is before them is forgotten."""
+
+_FRESH = 86400.0
+"""Seconds for which a use need not be noted again."""
+
+
+class Kept(NamedTuple):
+    """A stored response.
+
+    ``input`` is the request's own, as the client gave it, and ``previous`` what it continues;
+    ``conversation`` is where it was said, after the item numbered ``before``.  ``upstream_id`` is
+    its id at ``upstream``.  ``worker`` and ``lease`` (until when it is believed to be alive, in
+    Unix seconds) are those of background work.
+    """
+
+    id: str
+    status: str
+    input: list[Json]
+    body: Json
+    created: float
+    previous: str | None = None
+    conversation: str | None = None
+    before: int | None = None
+    upstream: str | None = None
+    upstream_id: str | None = None
+    worker: str | None = None
+    lease: float | None = None
+    used: float = 0.0
+    hidden: bool = False
+
+    @property
+    def is_running(self) -> bool:
+        return self.status in RUNNING
+
+
+_KEPT = [responses.c[name] for name in Kept._fields]
+
+
+def _is(owner: str, response_id: str) -> sa.ColumnElement[bool]:
+    return (responses.c.owner == owner) & (responses.c.id == response_id)
+
+
+def find(connection: sa.Connection, owner: str, response_id: str) -> Kept | None:
+    """A response that was not deleted."""
+    row = connection.execute(
+        sa.select(*_KEPT).where(_is(owner, response_id), ~responses.c.hidden)
+    ).first()
+    return _kept(row) if row else None
+
+
+def chain(connection: sa.Connection, owner: str, response_id: str) -> list[Kept]:
+    """A response and what it continues, oldest first; empty when there is no such response."""
+    start = sa.select(responses.c.previous, responses.c.id, sa.literal(0).label("depth")).where(
+        _is(owner, response_id), ~responses.c.hidden
+    )
+    walk = start.cte("walk", recursive=True)
+    step = sa.select(responses.c.previous, responses.c.id, walk.c.depth + 1).where(
+        responses.c.owner == owner, responses.c.id == walk.c.previous, walk.c.depth < _LONGEST
+    )
+    walk = walk.union_all(step)
+    found = sa.select(*_KEPT).join(
+        walk, (responses.c.owner == owner) & (responses.c.id == walk.c.id)
+    )
+    rows = connection.execute(found.order_by(walk.c.depth.desc())).all()
+    return [_kept(row) for row in rows]
+
+
+def _kept(row: Sequence[Any]) -> Kept:
+    kept = Kept(*row)
+    body = {**unpacked(row[3]), "status": kept.status}
+    return kept._replace(input=unpacked(row[2]), body=body)
+
+
+def add(connection: sa.Connection, owner: str, kept: Kept, log: Sequence[Piece]) -> None:
+    """Store a response, in place of one with its id, and what is known of its events."""
+    given, body = packed(kept.input), packed(kept.body)
+    connection.execute(sa.delete(responses).where(_is(owner, kept.id)))
+    connection.execute(
+        sa.insert(responses).values(
+            kept._asdict()
+            | {
+                "owner": owner,
+                "input": given,
+                "body": body,
+                "used": kept.created,
+                "size": len(given) + len(body) + sum(len(piece.data) for piece in log),
+            }
+        )
+    )
+    for piece in log:
+        more(connection, owner, kept.id, piece)
+    index(connection, owner, kept.id, kept.body.get("output") or ())
+
+
+def more(connection: sa.Connection, owner: str, response_id: str, piece: Piece) -> None:
+    """Store a piece of a response's event log."""
+    row = {"owner": owner, "response": response_id, **piece._asdict()}
+    connection.execute(sa.insert(events).values(row))
+
+
+def index(connection: sa.Connection, owner: str, of: str, output: Iterable[Json]) -> None:
+    """Note where items are; one that is given once more is where it was given last."""
+    names = {str(item["id"]) for item in output if item.get("id")}
+    if names:
+        connection.execute(sa.delete(items).where(items.c.owner == owner, items.c.id.in_(names)))
+        rows = [{"owner": owner, "id": name, "response": of} for name in names]
+        connection.execute(sa.insert(items), rows)
+
+
+def touch(connection: sa.Connection, owner: str, names: list[str]) -> None:
+    """Note that responses are in use, which keeps them."""
+    connection.execute(
+        sa.update(responses)
+        .where(responses.c.owner == owner, responses.c.id.in_(names))
+        .values(used=time.time())
+    )
+
+
+def is_stale(kept: Kept) -> bool:
+    """Is it time to note that it is in use?"""
+    return kept.used < time.time() - _FRESH
+
+
+def remove(connection: sa.Connection, owner: str, response_id: str) -> bool:
+    """Delete a response; one that others continue is only hidden, as long as there are others."""
+    found = sa.select(responses.c.id).where(_is(owner, response_id), ~responses.c.hidden)
+    if connection.execute(found).first() is None:
+        return False
+    connection.execute(
+        sa.update(responses).where(_is(owner, response_id)).values(hidden=True, lease=None)
+    )
+    connection.execute(
+        sa.delete(items).where(items.c.owner == owner, items.c.response == response_id)
+    )
+    bury(connection, owner)
+    return True
+
+
+def bury(connection: sa.Connection, owner: str | None = None) -> None:
+    """Delete what is hidden and that nothing stands on any more, of one owner or of all."""
+    later = responses.alias("later")
+    continued = sa.exists().where(
+        later.c.owner == responses.c.owner, later.c.previous == responses.c.id
+    )
+    buried = sa.delete(responses).where(responses.c.hidden, ~continued)
+    if owner is not None:
+        buried = buried.where(responses.c.owner == owner)
+    while connection.execute(buried).rowcount > 0:
+        pass  # what it stood on may be next
+
+
+def output_items(connection: sa.Connection, owner: str, names: Iterable[str]) -> dict[str, Json]:
+    """Output items by their ids, as far as there are any."""
+    wanted = set(names)
+    holders = sa.select(items.c.response).where(items.c.owner == owner, items.c.id.in_(wanted))
+    bodies = sa.select(responses.c.body).where(
+        responses.c.owner == owner, responses.c.id.in_(holders.distinct())
+    )
+    outputs = [unpacked(body).get("output") or () for body in connection.scalars(bodies)]
+    return {i["id"]: i for output in outputs for i in output if i.get("id") in wanted}
+
+
+def log_after(connection: sa.Connection, owner: str, kept: Kept, number: int) -> Batch:
+    """The events of a response with higher numbers."""
+    data = (
+        sa.select(events.c.data)
+        .where(events.c.owner == owner, events.c.response == kept.id, events.c.last > number)
+        .order_by(events.c.first)
+    )
+    found = (e for piece in connection.scalars(data) for e in logs.unpack(piece, kept.body))
+    return [event for event in found if event["sequence_number"] > number]
+
+
+def last_number(connection: sa.Connection, owner: str, response_id: str) -> int:
+    """The number of the last event that was stored; -1 without any."""
+    last = sa.select(sa.func.max(events.c.last)).where(
+        events.c.owner == owner, events.c.response == response_id
+    )
+    found = connection.scalar(last)
+    return -1 if found is None else int(found)

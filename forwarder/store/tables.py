@@ -1,0 +1,132 @@
+"""The tables, as the code uses them; how they come to be is told in ``migrations/``.
+
+Times are Unix seconds.  ``owner`` is the hash of a client's key, and the first half of every key:
+nothing is ever looked for without it.  ``size`` counts the bytes that a row takes, more or less.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+_NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+"""What SQLite counts up by itself is its INTEGER alone."""
+
+
+def _key(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, primary_key=True)
+
+
+responses = sa.Table(
+    "responses",
+    metadata,
+    _key("owner"),
+    _key("id"),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("used", sa.Double, nullable=False),
+    sa.Column("size", _NUMBER, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("hidden", sa.Boolean, nullable=False),
+    sa.Column("previous", sa.Text),
+    sa.Column("conversation", sa.Text),
+    sa.Column("before", _NUMBER),
+    sa.Column("upstream", sa.Text),
+    sa.Column("upstream_id", sa.Text),
+    sa.Column("worker", sa.Text),
+    sa.Column("lease", sa.Double),
+    sa.Column("input", sa.LargeBinary, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Index("responses_by_use", "used", "size"),
+    sa.Index("responses_by_previous", "owner", "previous"),
+    sa.Index("responses_by_lease", "lease"),
+)
+"""``hidden`` ones are deleted, but a later response stands on them.  ``before`` is the last item
+of the conversation that the request stood on.  ``worker`` and ``lease`` are those of background
+work: who does it, and until when it is believed to be alive."""
+
+
+def _of_response(name: str) -> sa.ForeignKeyConstraint:
+    return sa.ForeignKeyConstraint(
+        ["owner", name], ["responses.owner", "responses.id"], ondelete="CASCADE"
+    )
+
+
+events = sa.Table(
+    "events",
+    metadata,
+    _key("owner"),
+    _key("response"),
+    sa.Column("first", _NUMBER, primary_key=True, autoincrement=False),
+    sa.Column("last", _NUMBER, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    _of_response("response"),
+)
+"""Pieces of the responses' event logs, with the sequence numbers of their first and last event."""
+
+items = sa.Table(
+    "items",
+    metadata,
+    _key("owner"),
+    _key("id"),
+    sa.Column("response", sa.Text, nullable=False),
+    sa.Index("items_by_response", "owner", "response"),
+    _of_response("response"),
+)
+"""In which response's output an item is."""
+
+conversations = sa.Table(
+    "conversations",
+    metadata,
+    _key("owner"),
+    _key("id"),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("used", sa.Double, nullable=False),
+    sa.Column("size", _NUMBER, nullable=False),
+    sa.Column("metadata", sa.LargeBinary, nullable=False),
+    sa.Index("conversations_by_use", "used", "size"),
+)
+
+conversation_items = sa.Table(
+    "conversation_items",
+    metadata,
+    sa.Column("number", _NUMBER, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("conversation", sa.Text, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("owner", "conversation", "id"),
+    sa.ForeignKeyConstraint(
+        ["owner", "conversation"],
+        ["conversations.owner", "conversations.id"],
+        ondelete="CASCADE",
+    ),
+    sqlite_autoincrement=True,
+)
+"""The items of conversations; ``number`` is their order, and never given twice."""
+
+completions = sa.Table(
+    "completions",
+    metadata,
+    sa.Column("number", _NUMBER, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("used", sa.Double, nullable=False),
+    sa.Column("size", _NUMBER, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("metadata", sa.LargeBinary, nullable=False),
+    sa.Column("messages", sa.LargeBinary, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("owner", "id"),
+    sa.Index("completions_by_use", "used", "size"),
+    sqlite_autoincrement=True,
+)
+
+chores = sa.Table(
+    "chores",
+    metadata,
+    _key("name"),
+    sa.Column("due", sa.Double, nullable=False),
+)
+"""What one of all workers has to do now and then, and when it is due again."""

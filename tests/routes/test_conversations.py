@@ -1,0 +1,41 @@
+"""The routes of conversations, where they refuse."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskClient
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/items"),
+        ("GET", "/items/msg_1"),
+        ("DELETE", "/items/msg_1"),
+    ],
+)
+def test_what_is_not_there_is_not_found(method: str, path: str, demo: FlaskClient) -> None:
+    got = demo.open(f"/v1/conversations/conv_x{path}", method=method)
+    assert (got.status_code, got.get_json()["error"]["code"]) == (404, "not_found")
+
+
+def test_nothing_is_added_to_what_is_not_there(demo: FlaskClient) -> None:
+    for path, body in (("", {"metadata": {}}), ("/items", {"items": []})):
+        assert demo.post(f"/v1/conversations/conv_x{path}", json=body).status_code == 404
+
+
+def test_a_list_without_items_is_one(demo: FlaskClient) -> None:
+    made = demo.post("/v1/conversations", json={}).get_json()
+    assert made["metadata"] == {}
+    listed = demo.get(f"/v1/conversations/{made['id']}/items").get_json()
+    assert (listed["data"], listed["has_more"], listed["first_id"]) == ([], False, None)
+
+
+def test_items_without_ids_get_some(demo: FlaskClient) -> None:
+    user = {"role": "user", "content": "hi"}
+    made = demo.post("/v1/conversations", json={"items": [user, user]}).get_json()
+    listed = demo.get(f"/v1/conversations/{made['id']}/items?order=asc").get_json()["data"]
+    assert len({item["id"] for item in listed}) == 2
+    assert [item["status"] for item in listed] == ["completed", "completed"]

@@ -1,0 +1,75 @@
+"""The routes of what is stored, where they refuse."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskClient
+
+from forwarder.app import create_app
+from forwarder.config import Settings
+
+NAME = "resp_" + "0" * 32
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", f"/v1/responses/{NAME}"),
+        ("GET", f"/responses/{NAME}?stream=true"),
+        ("DELETE", f"/v1/responses/{NAME}"),
+        ("POST", f"/v1/responses/{NAME}/cancel"),
+        ("GET", f"/v1/responses/{NAME}/input_items"),
+        ("GET", "/v1/responses/a%00b"),
+        ("GET", "/v1/chat/completions/chatcmpl-x"),
+        ("GET", "/v1/chat/completions/chatcmpl-x/messages"),
+        ("DELETE", "/v1/chat/completions/chatcmpl-x"),
+    ],
+)
+def test_what_is_not_there_is_not_found(method: str, path: str, demo: FlaskClient) -> None:
+    got = demo.open(path, method=method)
+    assert got.status_code == 404
+    assert got.get_json()["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("path", "param"),
+    [
+        ("?stream=perhaps", "stream"),
+        ("?stream=true&starting_after=x", "starting_after"),
+        ("/input_items?limit=0", "limit"),
+        ("/input_items?order=up", "order"),
+        ("/input_items?after=nobody", "after"),
+    ],
+)
+def test_a_query_that_makes_no_sense_is_refused(path: str, param: str, demo: FlaskClient) -> None:
+    made = demo.post("/v1/responses", json={"model": "demo", "input": "hi"}).get_json()
+    got = demo.get(f"/v1/responses/{made['id']}{path}")
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, param)
+
+
+def test_bodies_are_checked(demo: FlaskClient) -> None:
+    for path, body, param in (
+        ("/v1/responses/input_tokens", {"input": 5}, "input"),
+        ("/v1/responses/input_tokens", {"conversation": 5}, "conversation"),
+        ("/v1/chat/completions/x", {}, "metadata"),
+        ("/v1/conversations", {"items": 5}, "items"),
+    ):
+        got = demo.post(path, json=body)
+        assert (got.status_code, got.get_json()["error"]["param"]) == (400, param), path
+
+
+def test_a_key_is_asked_for_where_keys_are(demo: FlaskClient) -> None:
+    client = create_app(Settings.from_env({"FORWARDER_API_KEYS": "k"})).test_client()
+    for path in (f"/v1/responses/{NAME}", "/v1/chat/completions", "/v1/conversations/x"):
+        assert client.get(path).status_code == 401
+
+
+def test_where_nothing_is_stored_that_is_said() -> None:
+    client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})).test_client()
+    for path in (f"/v1/responses/{NAME}", "/v1/chat/completions", "/v1/conversations/x"):
+        got = client.get(path)
+        assert (got.status_code, got.get_json()["error"]["code"]) == (400, "store_disabled")
+    asked = {"model": "demo", "input": "hi"}
+    assert client.post("/v1/responses", json=asked).status_code == 200
+    got = client.post("/v1/responses", json={**asked, "background": True})
+    assert got.get_json()["error"]["code"] == "store_disabled"

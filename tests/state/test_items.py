@@ -1,0 +1,71 @@
+"""Items as the API shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from openai.types.responses import ResponseItem
+from pydantic import TypeAdapter
+
+from forwarder.errors import InvalidRequest
+from forwarder.state.items import as_items, checked, derived_id, shown
+
+GIVEN: list[Any] = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "hello"},
+    {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": "u"}]},
+    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x"}]},
+    {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c", "output": "done"},
+    {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "x"},
+    {"type": "custom_tool_call_output", "call_id": "c", "output": "done"},
+    {"type": "reasoning", "encrypted_content": "sealed"},
+]
+
+
+@pytest.mark.parametrize("item", GIVEN, ids=lambda i: f"{i.get('type')}-{i.get('role')}")
+def test_every_item_is_complete_as_it_is_shown(item: Any) -> None:
+    whole = shown(item, derived_id(item, "resp_1", 0))
+
+    TypeAdapter(ResponseItem).validate_python(whole, strict=True)
+    assert shown({**item, "id": "own"}, "other")["id"] == "own"
+
+
+def test_an_id_that_is_made_up_stays_the_same() -> None:
+    user, call = GIVEN[0], GIVEN[4]
+    assert derived_id(user, "a", 1) == derived_id(user, "a", 1)
+    assert len({derived_id(user, holder, n) for holder in "ab" for n in range(3)}) == 6
+    assert derived_id(user, "a", 1).startswith("msg_")
+    assert derived_id(call, "a", 1).startswith("fc_")
+
+
+def test_a_text_is_what_the_user_says() -> None:
+    assert as_items("hi") == [{"type": "message", "role": "user", "content": "hi"}]
+    assert as_items(None) == []
+    assert as_items(GIVEN) is GIVEN
+
+
+@pytest.mark.parametrize(
+    ("items", "path"),
+    [
+        (5, "items"),
+        ([5], "items[0]"),
+        ([{}], "items[0].type"),
+        ([{"type": "nothing"}], "items[0].type"),
+        ([{"type": "item_reference", "id": "x"}], "items[0].type"),
+        ([{"role": "king", "content": ""}], "items[0].role"),
+        ([{"role": "user"}], "items[0].content"),
+        ([{"role": "user", "content": [{}]}], "items[0].content[0].type"),
+        ([GIVEN[0], {**GIVEN[0], "id": 5}], "items[1].id"),
+        ([GIVEN[0]] * 4, "items"),
+    ],
+)
+def test_what_can_be_no_item_is_refused_by_its_place(items: Any, path: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        checked(items, "items", 3)
+    assert refused.value.param == path
+
+
+def test_what_can_be_items_is_let_in() -> None:
+    assert checked(GIVEN, "items", 20) == GIVEN

@@ -1,0 +1,125 @@
+"""Answers are stored before the event that says they are over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.errors import StoreUnavailable, UpstreamBroken
+from forwarder.state.keeping import Keeper
+from forwarder.store import conversations, responses
+from forwarder.store.conversations import Talk
+from forwarder.store.database import Sqlite
+from forwarder.store.responses import Kept
+from forwarder.translate.call import Batch, Json
+
+ITEM: Json = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
+NAME = "resp_" + "0" * 32
+
+
+def answer(name: str = NAME, deltas: int = 2, status: str = "completed") -> list[Batch]:
+    begun = {"id": name, "status": "in_progress", "output": []}
+    over = {"id": name, "status": status, "output": [ITEM]}
+    events: Batch = [
+        {"type": "response.created", "response": begun},
+        *({"type": "response.output_text.delta", "delta": "x"} for _ in range(deltas)),
+        {"type": f"response.{status}", "response": over},
+    ]
+    return [[{**event, "sequence_number": i}] for i, event in enumerate(events)]
+
+
+def keeper(database: Sqlite, origin: str | None = None, **request: Any) -> Keeper:
+    return Keeper(database, "o", {"model": "m", "input": "hi", **request}, lambda: origin)
+
+
+def found(database: Sqlite, name: str = NAME) -> Kept | None:
+    return database.read(lambda c: responses.find(c, "o", name))
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
+def test_who_hears_the_end_finds_it_stored(database: Sqlite, status: str) -> None:
+    for batch in keeper(database).kept(iter(answer(status=status))):
+        kept = found(database)
+        assert (kept is not None) == (batch[-1]["type"] == f"response.{status}")
+
+    assert kept is not None
+    assert kept.body == batch[-1]["response"]
+    assert (kept.status, kept.input[0]["content"]) == (status, "hi")
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 512])
+def test_a_stream_is_logged_as_it_was_heard(
+    database: Sqlite, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forwarder.state.keeping._AT_ONCE", at_once)
+    heard = list(keeper(database, stream=True).kept(iter(answer(deltas=9))))
+
+    kept = found(database)
+    assert kept is not None
+    log = database.read(lambda c: responses.log_after(c, "o", kept, -1))
+    assert log == [event for batch in heard for event in batch]
+
+
+def test_what_is_not_to_be_stored_passes_untouched(database: Sqlite) -> None:
+    stream = iter(answer())
+    assert keeper(database, store=False).kept(stream) is stream
+
+
+def test_an_answer_says_what_it_stands_on(database: Sqlite) -> None:
+    given = keeper(database, previous_response_id="resp_0", store=False)
+    first, *_, last = given.kept(iter(answer()))
+    for event in (*first, *last):
+        assert event["response"]["previous_response_id"] == "resp_0"
+        assert event["response"]["store"] is False
+    assert found(database) is None
+
+
+def test_ids_of_others_are_replaced_unless_they_keep_them(database: Sqlite) -> None:
+    heard = list(keeper(database).kept(iter(answer("1"))))
+    names = {e["response"]["id"] for batch in heard for e in batch if "response" in e}
+    [name] = names
+    kept = found(database, name)
+    assert kept is not None
+    assert (len(name), kept.upstream, kept.upstream_id) == (37, None, "1")
+
+    list(keeper(database, "up").kept(iter(answer("1"))))
+    kept = found(database, "1")
+    assert kept is not None
+    assert (kept.upstream, kept.upstream_id) == ("up", "1")
+
+
+def test_a_conversation_hears_what_was_asked_and_answered(database: Sqlite) -> None:
+    database.write(lambda c: conversations.create(c, "o", Talk("conv_1", 1.0, {})))
+    for status in ("completed", "failed"):
+        list(keeper(database, conversation="conv_1").kept(iter(answer(status=status))))
+
+    said = database.read(lambda c: conversations.items_of(c, "o", "conv_1"))
+    assert [each.data["role"] for each in said] == ["user", "assistant"]
+    kept = found(database)
+    assert kept is not None
+    assert (kept.conversation, kept.before) == ("conv_1", said[-1].number)
+
+
+def test_what_cannot_be_stored_has_failed(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(work: Any) -> None:
+        raise StoreUnavailable
+
+    monkeypatch.setattr(database, "write", broken)
+    stream = keeper(database).kept(iter(answer()))
+    assert len([next(stream) for _ in range(3)]) == 3
+    with pytest.raises(StoreUnavailable):
+        next(stream)
+
+
+def test_an_end_that_cannot_be_read_is_the_upstream_s_fault(database: Sqlite) -> None:
+    events: list[Any] = [[{"type": "response.completed", "response": {"output": 5}}]]
+    with pytest.raises(UpstreamBroken):
+        list(keeper(database).kept(iter(events)))
+
+
+def test_heartbeats_pass(database: Sqlite) -> None:
+    beats: list[Batch] = [[], *answer(), []]
+    assert list(keeper(database).kept(iter(beats)))[0] == []  # noqa: RUF015

@@ -1,0 +1,60 @@
+"""With a store, and without one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.errors import ForwarderError
+from forwarder.exchange import Exchange
+from forwarder.network.running import Running
+from forwarder.state import Forgetful, Memory, Remembering
+from forwarder.store.database import Sqlite
+from forwarder.translate.call import Json, Stream
+from forwarder.translate.terms import Ledger
+
+EXCHANGE = Exchange("x", "responses", Ledger(), client_key="k")
+UP = Memory("up")
+
+
+def left(state: Any, request: Json, translated: bool = True) -> Json:
+    found: list[Json] = []
+
+    def call(asked: Json) -> Stream:
+        found.append(asked)
+        return iter(())
+
+    list(state.resumed(call, EXCHANGE, UP, translated)(request))
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "param", "code"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id", "previous_response_not_found"),
+        ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
+        ({"background": True}, "background", "unsupported_parameter"),
+    ],
+)
+def test_without_a_store_what_needs_one_is_refused(more: Json, param: str, code: str) -> None:
+    with pytest.raises(ForwarderError) as refused:
+        left(Forgetful(), {"input": "hi", **more})
+    assert (refused.value.status, refused.value.param, refused.value.code) == (400, param, code)
+    assert left(Forgetful(), {"input": "hi", **more}, translated=False) == {"input": "hi", **more}
+
+
+def test_without_a_store_what_asks_for_nothing_is_let_pass() -> None:
+    asked = {"input": "hi", "background": False, "previous_response_id": None}
+    assert left(Forgetful(), asked) == {"input": "hi"}
+    stream: Stream = iter(())
+    assert Forgetful().kept("responses", asked, EXCHANGE, lambda: None)(stream) is stream
+
+
+@pytest.mark.parametrize("client", ["chat", "responses"])
+def test_with_a_store_answers_are_kept(client: str, database: Sqlite) -> None:
+    state = Remembering(database, Running())
+    wrap = state.kept(client, {"input": "hi", "store": True}, EXCHANGE, lambda: None)
+    stream: Stream = iter(())
+    assert wrap(stream) is not stream
+    assert left(state, {"input": "hi", "background": None}) == {"input": "hi"}

@@ -1,0 +1,133 @@
+"""What a request stands on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.errors import ForwarderError, InvalidRequest, NotFound
+from forwarder.state.turns import Memory, owner_of, resumed
+from forwarder.store import conversations, responses
+from forwarder.store.conversations import Talk
+from forwarder.store.database import Sqlite
+from forwarder.store.responses import Kept
+from forwarder.translate.call import Json, Stream
+
+USER: Json = {"type": "message", "role": "user", "content": "one"}
+SAID: Json = {"type": "message", "role": "assistant", "id": "msg_1", "content": "two"}
+NEXT: Json = {"type": "message", "role": "user", "content": "three"}
+
+
+UP = Memory("up")
+
+
+def asked(database: Sqlite, memory: Memory = UP, owner: str = "o", **request: Any) -> Json:
+    """The request that is left when what it stands on is known."""
+    found: list[Json] = []
+
+    def call(left: Json) -> Stream:
+        found.append(left)
+        return iter(())
+
+    resumed(call, database, owner, memory)({"model": "m", **request})
+    return found[0]
+
+
+@pytest.fixture(autouse=True)
+def _first(database: Sqlite) -> None:
+    one = Kept(
+        "resp_1", "completed", [USER], {"output": [SAID]}, 1.0, upstream="up", upstream_id="theirs"
+    )
+    database.write(lambda c: responses.add(c, "o", one, []))
+    later = one._replace(id="resp_2", status="queued")
+    database.write(lambda c: responses.add(c, "o", later, []))
+    database.write(lambda c: conversations.create(c, "o", Talk("conv_1", 1.0, {})))
+    given = [("a", USER), ("b", SAID)]
+    database.write(lambda c: conversations.append(c, "o", "conv_1", given))
+
+
+@pytest.mark.parametrize(
+    "base",
+    [{"previous_response_id": "resp_1"}, {"conversation": "conv_1"},
+     {"conversation": {"id": "conv_1"}}],
+)  # fmt: skip
+def test_what_came_before_is_put_before(database: Sqlite, base: Json) -> None:
+    for given in ("three", [NEXT]):
+        left = asked(database, input=given, background=False, **base)
+        assert left == {"model": "m", "input": [USER, SAID, NEXT]}
+
+
+def test_what_stands_on_nothing_is_left_alone(database: Sqlite) -> None:
+    given: Any = [NEXT]
+    left = asked(database, input=given, previous_response_id=None)
+    assert left["input"] is given
+
+
+def test_an_upstream_that_keeps_its_own_gets_the_id(database: Sqlite) -> None:
+    given: Json = {"input": "three", "previous_response_id": "resp_1"}
+    left = asked(database, Memory("up", keeps=True), **given)
+    assert left == {"model": "m", "input": "three", "previous_response_id": "theirs"}
+    elsewhere = asked(database, Memory("another", keeps=True), **given)
+    assert elsewhere["input"] == [USER, SAID, NEXT]
+
+
+def test_what_only_the_upstream_can_know_is_handed_on_for_clients_that_it_knows(
+    database: Sqlite,
+) -> None:
+    theirs = Memory("up", keeps=True, knows_client=True)
+    for base in ({"previous_response_id": "resp_x"}, {"conversation": "conv_x"}):
+        assert asked(database, theirs, input="hi", **base) == {"model": "m", "input": "hi", **base}
+
+
+@pytest.mark.parametrize("memory", [UP, Memory("up", keeps=True)])
+def test_what_is_not_there_is_not_found(database: Sqlite, memory: Memory) -> None:
+    for owner, name in (("o", "resp_x"), ("p", "resp_1")):
+        with pytest.raises(InvalidRequest) as lost:
+            asked(database, memory, owner, input="hi", previous_response_id=name)
+        assert lost.value.code == "previous_response_not_found"
+        with pytest.raises(NotFound):
+            asked(database, memory, owner, input="hi", conversation=name)
+
+
+@pytest.mark.parametrize(
+    ("request_", "param"),
+    [
+        ({"previous_response_id": "resp_1", "conversation": "conv_1"}, "previous_response_id"),
+        ({"previous_response_id": "resp_2"}, "previous_response_id"),
+        ({"previous_response_id": 5}, "previous_response_id"),
+        ({"conversation": {}}, "conversation.id"),
+        ({"conversation": 5}, "conversation"),
+        ({"background": "yes"}, "background"),
+        ({"background": True, "store": False}, "background"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(database: Sqlite, request_: Json, param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        asked(database, input="hi", **request_)
+    assert refused.value.param == param
+
+
+def test_references_are_resolved_for_their_owner(database: Sqlite) -> None:
+    given = [{"type": "item_reference", "id": "msg_1"}, {"id": "msg_1"}, {"id": "msg_x"}, NEXT]
+    assert asked(database, input=given)["input"] == [SAID, SAID, {"id": "msg_x"}, NEXT]
+    assert asked(database, owner="p", input=given)["input"] == given
+
+
+@pytest.mark.parametrize(("place", "told"), [(2, "input[0].content"), (1, "input[1].content")])
+def test_a_mistake_is_named_where_the_client_made_it(
+    database: Sqlite, place: int, told: str
+) -> None:
+    def call(left: Json) -> Stream:
+        raise InvalidRequest("Wrong: 'input[2].content'.", param=f"input[{place}].content")
+
+    given = {"input": [NEXT], "previous_response_id": "resp_1"}
+    with pytest.raises(ForwarderError) as refused:
+        resumed(call, database, "o", UP)(given)
+    assert refused.value.param == told
+    assert refused.value.message == "Wrong: 'input[0].content'."
+
+
+def test_an_owner_is_a_hash_of_the_key() -> None:
+    assert owner_of(None) == owner_of("") != owner_of("key")
+    assert "key" not in owner_of("key")

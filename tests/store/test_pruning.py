@@ -1,0 +1,74 @@
+"""What goes, and what stays."""
+
+from __future__ import annotations
+
+import time
+
+from forwarder.store import completions, conversations, responses, work
+from forwarder.store.completions import Completion
+from forwarder.store.conversations import Talk
+from forwarder.store.database import Sqlite
+from forwarder.store.pruning import Pruner
+from forwarder.store.responses import Kept
+
+DAY = 86400.0
+HUGE = 2**40
+
+
+def add(database: Sqlite, name: str, age: float, status: str = "completed", size: int = 0) -> None:
+    made = time.time() - age
+    body = {"id": name, "text": [hash((name, i)) for i in range(size // 20)]}
+    one = Kept(name, status, [], body, made, worker="w", lease=time.time() - 1)
+    database.write(lambda c: responses.add(c, "o", one, []))
+
+
+def there(database: Sqlite) -> list[str]:
+    names = "abcde"
+    return [n for n in names if database.read(lambda c, n=n: responses.find(c, "o", n))]  # type: ignore[misc]
+
+
+def test_what_nobody_has_used_for_long_goes(database: Sqlite) -> None:
+    add(database, "a", 40 * DAY)
+    add(database, "b", 20 * DAY)
+    old = time.time() - 40 * DAY
+    database.write(lambda c: conversations.create(c, "o", Talk("c", old, {})))
+    database.write(lambda c: completions.add(c, "o", Completion("d", old, "m", {}, [], {})))
+
+    Pruner(database, None, HUGE).prune()
+    assert there(database) == ["a", "b"]
+    Pruner(database, 30 * DAY, HUGE).prune()
+    assert there(database) == ["b"]
+    assert database.read(lambda c: conversations.find(c, "o", "c")) is None
+    assert database.read(lambda c: completions.find(c, "o", "d")) is None
+
+
+def test_of_what_is_too_much_the_oldest_goes(database: Sqlite) -> None:
+    for i, name in enumerate("abcd"):
+        add(database, name, (4 - i) * DAY, size=20_000)
+
+    Pruner(database, None, 25_000).prune()
+    assert there(database) == ["c", "d"]
+    Pruner(database, None, 1).prune()
+    assert there(database) == []
+    free = database.read(lambda c: c.exec_driver_sql("PRAGMA freelist_count").scalar())
+    assert free == 0
+
+
+def test_work_of_the_dead_ends(database: Sqlite) -> None:
+    add(database, "a", 0, "in_progress")
+
+    Pruner(database, None, HUGE).prune()
+    kept = database.read(lambda c: responses.find(c, "o", "a"))
+    assert kept is not None
+    assert (kept.status, kept.body["error"]) == ("failed", work.DIED)
+
+
+def test_one_worker_sees_to_it(database: Sqlite) -> None:
+    other = Sqlite(database.path)
+    pruners = [Pruner(one, None, HUGE) for one in (database, other, database)]
+
+    assert [p.prune_if_due() for p in pruners] == [False] * 3  # the first round is a while away
+    later = "UPDATE chores SET due = 0"
+    database.write(lambda c: c.exec_driver_sql(later))
+    assert [p.prune_if_due() for p in pruners] == [True, False, False]
+    other.close()

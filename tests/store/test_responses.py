@@ -1,0 +1,117 @@
+"""Stored responses: chains, items, logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.store import logs, responses
+from forwarder.store.database import Sqlite
+from forwarder.store.responses import Kept
+from forwarder.translate.call import Json
+
+ITEM: Json = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
+
+
+def kept(name: str, previous: str | None = None, **more: Any) -> Kept:
+    body = {"id": name, "output": [{**ITEM, "id": f"msg_{name}"}]}
+    given: Json = {
+        "status": "completed",
+        "input": [{"role": "user", "content": name}],
+        "body": body,
+    }
+    return Kept(id=name, previous=previous, created=1.0, **{**given, **more})
+
+
+def add(database: Sqlite, *many: Kept, owner: str = "o") -> None:
+    for one in many:
+        database.write(lambda c, one=one: responses.add(c, owner, one, []))  # type: ignore[misc]
+
+
+def names(database: Sqlite, name: str, owner: str = "o") -> list[str]:
+    return [k.id for k in database.read(lambda c: responses.chain(c, owner, name))]
+
+
+def test_a_response_comes_back_as_it_was(database: Sqlite) -> None:
+    one = kept("a", upstream="u", upstream_id="x", conversation="c", before=5)
+    add(database, one)
+
+    found = database.read(lambda c: responses.find(c, "o", "a"))
+    assert found == one._replace(used=1.0, body={**one.body, "status": "completed"})
+    assert database.read(lambda c: responses.find(c, "p", "a")) is None
+
+
+def test_a_chain_is_oldest_first_and_its_owner_s(database: Sqlite) -> None:
+    add(database, kept("a"), kept("b", "a"), kept("c", "b"), kept("d", "b"), kept("e", "lost"))
+    add(database, kept("b"), owner="p")
+
+    assert names(database, "c") == ["a", "b", "c"]
+    assert names(database, "d") == ["a", "b", "d"]
+    assert names(database, "e") == ["e"]
+    assert names(database, "none") == []
+    assert names(database, "b", "p") == ["b"]
+    assert names(database, "c", "p") == []
+
+
+def test_a_chain_that_bites_its_tail_ends(database: Sqlite, monkeypatch: Any) -> None:
+    monkeypatch.setattr(responses, "_LONGEST", 10)
+    add(database, kept("a", "a"))
+
+    assert len(names(database, "a")) == 11
+
+
+def test_the_same_id_once_more_takes_the_place_of_the_first(database: Sqlite) -> None:
+    add(database, kept("a"), kept("a", status="incomplete"))
+
+    found = database.read(lambda c: responses.find(c, "o", "a"))
+    assert found is not None
+    assert found.status == found.body["status"] == "incomplete"
+
+
+def test_what_others_stand_on_is_deleted_with_them(database: Sqlite) -> None:
+    add(database, kept("a"), kept("b", "a"), kept("c", "b"))
+
+    assert database.write(lambda c: responses.remove(c, "o", "b"))
+    assert not database.write(lambda c: responses.remove(c, "o", "b"))
+    assert names(database, "b") == []
+    assert names(database, "c") == ["a", "b", "c"]
+    assert database.read(lambda c: responses.output_items(c, "o", ["msg_b"])) == {}
+    assert database.write(lambda c: responses.remove(c, "o", "c"))
+    assert names(database, "a") == ["a"]
+    count = database.read(lambda c: len(c.execute(responses.responses.select()).all()))
+    assert count == 1
+
+
+def test_items_are_found_where_they_were_given_last(database: Sqlite) -> None:
+    other = {**ITEM, "content": ["new"]}
+    add(database, kept("a", body={"output": [ITEM]}), kept("b", body={"output": [other, {}]}))
+
+    found = database.read(lambda c: responses.output_items(c, "o", ["msg_1", "msg_2"]))
+    assert found == {"msg_1": other}
+    assert database.read(lambda c: responses.output_items(c, "p", ["msg_1"])) == {}
+
+
+@pytest.mark.parametrize("after", [-1, 0, 2, 3, 9])
+def test_a_log_is_read_from_any_number_on(database: Sqlite, after: int) -> None:
+    events: list[Json] = [{"type": "x", "delta": str(i), "sequence_number": i} for i in range(5)]
+    one = kept("a")
+    pieces = [logs.pack(events[:3]), logs.pack(events[3:])]
+    database.write(lambda c: responses.add(c, "o", one, pieces))
+
+    found = database.read(lambda c: responses.log_after(c, "o", one, after))
+    assert found == [e for e in events if e["sequence_number"] > after]
+    assert database.read(lambda c: responses.last_number(c, "o", "a")) == 4
+    assert database.read(lambda c: responses.last_number(c, "o", "b")) == -1
+
+
+def test_a_use_is_noted(database: Sqlite) -> None:
+    add(database, kept("a"))
+    stale = database.read(lambda c: responses.find(c, "o", "a"))
+    assert stale is not None
+    assert responses.is_stale(stale)
+
+    database.write(lambda c: responses.touch(c, "o", ["a"]))
+    fresh = database.read(lambda c: responses.find(c, "o", "a"))
+    assert fresh is not None
+    assert not responses.is_stale(fresh)
