@@ -7,6 +7,7 @@ The terminal event is kept without its response, which the store has anyway.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from forwarder.store.packing import packed, unpacked
@@ -40,22 +41,44 @@ def unpack(data: bytes, response: Json) -> Iterator[Event]:
 
 
 def _records(events: Batch) -> Iterator[Any]:
-    like: Json = {}
-    deltas: list[str] = []
-    follows = -1
+    run = _Run({})
     for event in events:
-        number = event["sequence_number"]
-        if "delta" in event:
-            rest = {k: v for k, v in event.items() if k not in ("delta", "sequence_number")}
-            if rest == like and number == follows:
-                deltas.append(event["delta"])
-            else:
-                like, deltas = rest, [event["delta"]]
-                yield [{**rest, "sequence_number": number}, deltas]  # which is still to grow
-            follows = number + 1
-        else:
-            like = {}
+        if "delta" not in event:
+            run = _Run({})
             yield {**event, "response": None} if event["type"] in TERMINALS else event
+        elif not run.takes(event):
+            run = _Run(event)
+            yield run.record  # which is still to grow
+
+
+_OWN = frozenset({"delta", "sequence_number"})
+"""What each event of a run has of its own."""
+
+
+class _Run:
+    """Deltas that follow each other and differ in nothing else."""
+
+    def __init__(self, first: Event) -> None:
+        self._keys = frozenset(first)
+        shared = sorted(self._keys - _OWN)
+        # Most events of most logs pass here: one look at the keys, one at all the values.
+        self._shared = itemgetter(*shared) if shared else len
+        self._values = self._shared(first)
+        self._follows = first.get("sequence_number", -1) + 1
+        self._deltas: list[Any] = [first.get("delta")]
+        self.record = [{k: v for k, v in first.items() if k != "delta"}, self._deltas]
+
+    def takes(self, event: Event) -> bool:
+        """Is an event with a delta the next of this run?  Then it is noted."""
+        if (
+            event["sequence_number"] != self._follows
+            or event.keys() != self._keys
+            or self._shared(event) != self._values
+        ):
+            return False
+        self._follows += 1
+        self._deltas.append(event["delta"])
+        return True
 
 
 def _run(first: Event, deltas: list[str]) -> Iterator[Event]:
