@@ -652,7 +652,7 @@ def test_unknown_fields_and_events_pass_through(
 ) -> None:
     upstream.script(Raw(events=events))
 
-    answered = ask(forwarder, client, asking(client, model=f"{client}/m", stream=True))
+    answered = ask(forwarder, client, asking(client, model=f"{client}/m", stream=True, store=False))
 
     assert answered.events == events
 
@@ -681,7 +681,7 @@ def test_whole_answers_pass_through(
         Raw(body=json.dumps(body).encode(), headers={"content-type": "application/json"})
     )
 
-    assert ask(forwarder, client, asking(client, model=f"{client}/m")).json == body
+    assert ask(forwarder, client, asking(client, model=f"{client}/m", store=False)).json == body
 
 
 @passing_through
@@ -740,7 +740,7 @@ def test_strict_requests_lose_nothing(
     ("client", "more", "param"),
     [
         ("chat", {"modalities": ["text", "audio"]}, "modalities"),
-        ("responses", {"background": True}, "background"),
+        ("responses", {"background": True, "store": False}, "background"),
         ("responses", {"previous_response_id": "resp_1"}, "previous_response_id"),
         (
             "responses",
