@@ -161,8 +161,8 @@ ITEM_SAMPLES: dict[str, list[Json]] = {
     "reasoning, sealed elsewhere": said(
         {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": MARK}
     ),
-    "item_reference, remembered": [{"type": "item_reference", "id": "<remembered>"}],
-    "item_reference, unknown": [{"type": "item_reference", "id": "msg_1"}],
+    "item_reference, stored": [{"type": "item_reference", "id": "<remembered>"}],
+    "item_reference, unknown": [{"type": "item_reference", "id": "msg_of_nobody"}],
     "compaction": [{"type": "compaction", "encrypted_content": "<compacted>"}],
     "compaction, made elsewhere": [{"type": "compaction", "encrypted_content": MARK}],
     "compaction_trigger": [{"role": "user", "content": MARK}, {"type": "compaction_trigger"}],
