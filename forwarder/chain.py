@@ -53,7 +53,8 @@ class Chain:
         if size > self._max_bytes or not response.get("id"):
             return
         before = link.items if link else []
-        stored = request.get("store") is not False
+        # What was only prepared is known to this connection alone.
+        stored = request.get("store") is not False and request.get("generate") is not False
         self._links[response["id"]] = Link([*before, *asked, *given], size, stored)
         while len(self._links) > _MOST or self._size > self._max_bytes:
             self._links.popitem(last=False)

@@ -46,7 +46,9 @@ def test_who_stores_responses_is_left_those_that_were_stored() -> None:
     chain = Chain(1000)
     kept(chain, "stored")
     kept(chain, "kept", store=False)
+    kept(chain, "prepared", generate=False)
 
+    assert chain.previous(after("prepared"), elsewhere=True) is not None
     assert chain.previous(after("stored"), elsewhere=True) is None
     assert chain.previous(after("stored"), elsewhere=False) is not None
     assert chain.previous(after("kept"), elsewhere=True) is not None

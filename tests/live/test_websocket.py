@@ -102,7 +102,8 @@ def either(
 ) -> Iterator[Server]:
     """The forwarder in each of its two servers."""
     place: Path = tmp_path_factory.mktemp("websocket")
-    with running(settings(upstream), place, request.param) as server:
+    stores = {"RESPONSES_QUIRKS": '{"keeps_responses": true}'}
+    with running(settings(upstream, **stores), place, request.param) as server:
         yield server
 
 
