@@ -80,7 +80,6 @@ class Answer:
         self._pictures: set[images.Picture] = set()
         self._finish = "stop"
         self._usage: Json | None = None
-        self._tier: Any = None
 
     def begin(self) -> Batch:
         """The two events that every response starts with."""
@@ -97,7 +96,8 @@ class Answer:
             self._note(chunk)
             return []
         tier = chunk.get("service_tier")
-        if chunk.get("usage") or tier != self._tier or not _RARE.isdisjoint(chunk):
+        fresh = tier and tier != self._response["service_tier"]
+        if fresh or chunk.get("usage") or not _RARE.isdisjoint(chunk):
             self._note(chunk)
         return self._choice(choices[0])
 
@@ -108,9 +108,8 @@ class Answer:
         usage = chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage")
         if usage:
             self._usage = usage
-        self._tier = chunk.get("service_tier")
-        if isinstance(self._tier, str):
-            self._response["service_tier"] = self._tier
+        if isinstance(chunk.get("service_tier"), str):
+            self._response["service_tier"] = chunk["service_tier"]
 
     def finish(self) -> Batch:
         """Close what is open and end: completed, or incomplete with its reason."""
