@@ -299,7 +299,7 @@ def _link(exchange: Exchange, upstream: str, path: str) -> str:
 
 
 def _fetcher(settings: Settings) -> Fetcher | None:
-    """``None`` when nothing is fetched: told so, or for whom is not known."""
-    allowed = bool(settings.api_keys) if settings.fetch is None else settings.fetch
+    """``None`` when nothing is fetched: told so, or clients show no keys, so anybody would ask."""
+    allowed = settings.fetch and bool(settings.api_keys)
     guard = Guard(settings.fetch_allow)
     return Fetcher(guard, settings.fetch_max, settings.fetch_timeout) if allowed else None

@@ -282,7 +282,7 @@ def picture(**more: Any) -> Json:
 
 @pytest.mark.usefixtures("_no_hands")
 def test_what_would_be_fetched_is_named(wire: Wire) -> None:
-    told = shown("responses", picture(), CHAT_PROVIDER="ollama", FORWARDER_FETCH="on")
+    told = shown("responses", picture(), CHAT_PROVIDER="ollama", FORWARDER_API_KEYS="k")
 
     assert told["would_fetch"] == ["input[0].content[0].image_url"]
     assert told["would_upload"] == []
@@ -301,7 +301,7 @@ def test_what_would_be_uploaded_is_named(wire: Wire) -> None:
         "responses",
         responses(input=[{"role": "user", "content": [file, given]}]),
         CHAT_QUIRKS=quirks,
-        FORWARDER_FETCH="on",
+        FORWARDER_API_KEYS="k",
     )
 
     assert told["would_fetch"] == ["input[0].content[0].file_url"]
@@ -316,7 +316,7 @@ def test_a_file_that_would_be_fetched_keeps_its_name(wire: Wire) -> None:
     told = shown(
         "responses",
         responses(input=[{"role": "user", "content": [file]}]),
-        FORWARDER_FETCH="on",
+        FORWARDER_API_KEYS="k",
     )
 
     [part] = told["request"]["messages"][0]["content"]

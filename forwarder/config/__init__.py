@@ -82,9 +82,9 @@ class Settings:
     """The whole configuration. Intervals are in seconds, ``max_body`` and ``fetch_max`` in bytes.
 
     ``chat_reasoning`` is ``None`` when the operator left it to the forwarder: translated answers
-    then show reasoning as ``thinking``, answers that pass through stay untouched.  ``fetch`` is
-    ``None`` likewise: URLs are then fetched where clients have keys.  ``public_url`` is ``None``
-    when clients reach the forwarder at the address that their own requests name.
+    then show reasoning as ``thinking``, answers that pass through stay untouched.  URLs are fetched
+    where ``fetch`` says so *and* there are ``api_keys``.  ``public_url``
+    is ``None`` when clients reach the forwarder at the address that their own requests name.
     ``rate_requests`` and ``rate_tokens`` are limits such as ``60/minute``, or ``None`` for none.
     ``demo`` says that nothing was configured and ``upstreams`` are the built-in demo.
     """
@@ -93,6 +93,7 @@ class Settings:
     demo: bool
     default_model: str | None
     api_keys: tuple[str, ...] = field(repr=False)
+    admin_keys: tuple[str, ...] = field(repr=False)
     chat_reasoning: str | None
     responses_reasoning: str
     chat_default_stream: bool
@@ -106,7 +107,7 @@ class Settings:
     reasoning_ttl: float
     public_url: str | None
     max_concurrent: int | None
-    fetch: bool | None
+    fetch: bool
     fetch_allow: tuple[str, ...]
     fetch_max: int
     fetch_timeout: float
@@ -175,6 +176,7 @@ SETTINGS = (
     Setting("UPSTREAMS", "upstreams", parsers.names, "chat,responses"),
     Setting("DEFAULT_MODEL", "default_model", str, None),
     Setting("API_KEYS", "api_keys", parsers.keys, ""),
+    Setting("ADMIN_KEYS", "admin_keys", parsers.keys, ""),
     Setting("CHAT_REASONING", "chat_reasoning", parsers.style, None),
     Setting("RESPONSES_REASONING", "responses_reasoning", parsers.shown, "summary"),
     Setting("CHAT_DEFAULT_STREAM", "chat_default_stream", parsers.flag, "false"),
@@ -188,7 +190,7 @@ SETTINGS = (
     Setting("REASONING_TTL", "reasoning_ttl", parsers.seconds_from_zero, "21600"),
     Setting("PUBLIC_URL", "public_url", parsers.public, None),
     Setting("MAX_CONCURRENT", "max_concurrent", parsers.limit, "0"),
-    Setting("FETCH", "fetch", parsers.on_off, None),
+    Setting("FETCH", "fetch", parsers.on_off, "on"),
     Setting("FETCH_ALLOW", "fetch_allow", parsers.hosts, ""),
     Setting("FETCH_MAX", "fetch_max", parsers.size, "20m"),
     Setting("FETCH_TIMEOUT", "fetch_timeout", parsers.seconds, "10"),

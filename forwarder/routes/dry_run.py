@@ -7,6 +7,7 @@ from flask import Blueprint, Response, current_app, request
 from forwarder.bridge import Bridge
 from forwarder.dry_run import protocol_of
 from forwarder.routes import exchanges
+from forwarder.routes.keys import authorized
 from forwarder.routes.openai import json_answer, json_body
 
 blueprint = Blueprint("dry_run", __name__)
@@ -20,7 +21,7 @@ def translate() -> Response:
     """
     bridge: Bridge = current_app.extensions["forwarder"]
     exchange = exchanges.current()
-    exchange.client_key = exchanges.authorized(bridge.settings.api_keys)
+    exchange.client_key = authorized(bridge.settings.api_keys)
     body = json_body(exchange)
     client = protocol_of(body, request.args.get("from"))
     style = request.headers.get("X-Forwarder-Reasoning")

@@ -6,9 +6,9 @@ every answer has an id and every request a line in the log, whatever became of i
 
 from __future__ import annotations
 
-import hmac
 import re
 from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 from flask import Flask, Request, Response, current_app, g, jsonify, request
@@ -22,11 +22,11 @@ from forwarder.errors import (
     MethodNotAllowed,
     NotFound,
     TooLarge,
-    Unauthorized,
 )
 from forwarder.exchange import Exchange
 from forwarder.mint import random_id
 from forwarder.network.leaving import on_leaving
+from forwarder.routes.keys import authorized
 from forwarder.translate.terms import Ledger
 
 _PLAIN = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
@@ -69,10 +69,15 @@ def _named(asked: Request) -> str:
 def _failed(error: Exception) -> Response:
     """The one door for errors: whatever ended a request leaves as one of ours."""
     failure = current().blame(ours(error) if isinstance(error, HTTPException) else error)
-    response = jsonify(failure.body())
+    response = jsonify(_body(failure))
     response.status_code = failure.status
     response.headers.extend(failure.headers)
     return response
+
+
+def _body(failure: ForwarderError) -> dict[str, Any]:
+    """What is wrong, in the words of the API that was asked: Ollama's has nothing but a message."""
+    return {"error": failure.message} if request.path.startswith("/api/") else failure.body()
 
 
 def _end(response: Response) -> Response:
@@ -141,19 +146,6 @@ def watch(exchange: Exchange) -> None:
     To be called when its whole request has been read: the watch ends with the next byte that comes.
     """
     exchange.opened.add(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
-
-
-def authorized(keys: tuple[str, ...]) -> str | None:
-    """The client's key; raises Unauthorized when keys are configured and this is none of them."""
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    key = key.strip() if scheme.lower() == "bearer" else request.headers.get("api-key", "")
-    # Every key is compared, so that the time taken says nothing about any.
-    known = [hmac.compare_digest(key.encode(), each.encode()) for each in keys]
-    if (keys and not any(known)) or not key.isascii():
-        raise Unauthorized(
-            "Incorrect API key provided." if key else "You didn't provide an API key."
-        )
-    return key or None
 
 
 def sign(answer: Response, exchange: Exchange) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hmac
-
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, current_app
 
 from forwarder.bridge import Bridge
 from forwarder.errors import NotFound, Unauthorized
+from forwarder.routes.keys import bearer, is_one_of
 from forwarder.watching.metrics import Metrics
 
 blueprint = Blueprint("metrics", __name__)
@@ -26,9 +25,5 @@ def metrics() -> Response:
 
 
 def _check(key: str | None) -> None:
-    if key is None:
-        return
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    given = given.strip() if scheme.lower() == "bearer" else ""
-    if not hmac.compare_digest(given.encode(), key.encode()):
+    if key is not None and not is_one_of(bearer(), (key,)):
         raise Unauthorized("The metrics are not for everybody: FORWARDER_METRICS_KEY is set.")

@@ -16,6 +16,7 @@ from forwarder.exchange import Exchange
 from forwarder.network.running import Stopping
 from forwarder.routes import exchanges
 from forwarder.routes.bodies import read_body
+from forwarder.routes.keys import authorized
 from forwarder.state.turns import is_background, owner_of
 from forwarder.translate import FOLDS
 from forwarder.translate.call import Batch, Json, Stream
@@ -71,7 +72,7 @@ def upgrade() -> Response:
 @blueprint.get("/models")
 def models() -> Response:
     """Every model that a request can name; to Codex, which tells its version, also its own way."""
-    key = exchanges.authorized(_bridge().settings.api_keys)
+    key = authorized(_bridge().settings.api_keys)
     catalog = _bridge().catalog
     listed: Json = {"object": "list", "data": catalog.models(key)}
     if "client_version" in request.args:
@@ -82,7 +83,7 @@ def models() -> Response:
 @blueprint.get("/models/<path:model>")
 def model(model: str) -> Response:
     """One model of that list, or one that an alias, a pattern or its own name leads somewhere."""
-    key = exchanges.authorized(_bridge().settings.api_keys)
+    key = authorized(_bridge().settings.api_keys)
     entry = _bridge().catalog.model(model, key)
     if entry is None:
         message = f"The model '{model}' does not exist."

@@ -18,7 +18,7 @@ from forwarder.bridge import Bridge
 from forwarder.config import Settings
 from forwarder.errors import Forbidden, InvalidRequest, UpgradeRefused
 from forwarder.network.sending import Whole
-from forwarder.routes import exchanges
+from forwarder.routes.keys import authorized
 from forwarder.routes.turns import Connection
 
 blueprint = Blueprint("websocket", __name__)
@@ -41,7 +41,7 @@ def options(settings: Settings) -> dict[str, Any]:
 @blueprint.before_request
 def welcome() -> None:
     """Refuse by a status what cannot become a connection; afterwards there are only events."""
-    exchanges.authorized(_bridge().settings.api_keys)
+    authorized(_bridge().settings.api_keys)
     found = [name for name in _SOCKETS if name in request.environ]
     if not found:
         raise UpgradeRefused("This server has no WebSockets; send a POST.")

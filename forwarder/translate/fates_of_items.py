@@ -82,7 +82,7 @@ INPUT_ITEMS: Rows = {
 }
 """A Responses client's ``input``."""
 
-_BY_URL = _emulated("fetched and inlined where FORWARDER_FETCH allows it, else refused")
+_BY_URL = _emulated("fetched and inlined for clients with keys (FORWARDER_FETCH), else refused")
 _NO_FILE_STORE = _refused("Chat Completions takes images by URL or data alone")
 
 INPUT_PARTS: Rows = {

@@ -21,6 +21,8 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(1000)
 PNG_URL = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 PDF_URL = f"data:application/pdf;base64,{base64.b64encode(b'%PDF-1.7').decode()}"
 PIECE = bytes(100_000)
+KEY = "sk-client"
+OPEN = {"Authorization": f"Bearer {KEY}"}
 AGE = 0.5
 """Seconds that uploaded files live in these tests."""
 
@@ -83,7 +85,7 @@ def forwarder(serve: Serve, up: Loopback) -> Server:
             "FETCHING_QUIRKS": '{"image_url": "base64"}',
             "UPLOADING_BASE_URL": base,
             "UPLOADING_QUIRKS": '{"file": "upload"}',
-            "FORWARDER_FETCH": "on",
+            "FORWARDER_API_KEYS": KEY,
             "FORWARDER_FETCH_ALLOW": "127.0.0.0/8",
             "FORWARDER_FETCH_TIMEOUT": "1",
             "FORWARDER_UPLOAD_MAX_AGE": str(AGE),
@@ -118,7 +120,9 @@ def test_an_image_is_fetched_and_inlined(
 ) -> None:
     url = f"http://127.0.0.1:{images.port}/a.png"
 
-    got = http.post(forwarder.v1 + PATHS[client], json=with_image(client, url, "fetching/m"))
+    got = http.post(
+        forwarder.v1 + PATHS[client], json=with_image(client, url, "fetching/m"), headers=OPEN
+    )
 
     assert got.status_code == 200, got.text
     [sent] = asked(up, b"POST /v1/chat")
@@ -139,7 +143,7 @@ def test_what_may_not_be_fetched_is_refused_by_its_path(
 ) -> None:
     asking = with_image(client, url.format(images.port), "fetching/m")
 
-    got = http.post(forwarder.v1 + PATHS[client], json=asking)
+    got = http.post(forwarder.v1 + PATHS[client], json=asking, headers=OPEN)
 
     path = {
         "chat": "messages[0].content[0].image_url.url",
@@ -153,7 +157,7 @@ def test_a_server_that_stalls_is_left_in_time(forwarder: Server, up: Loopback) -
     with serving(lambda peer: peer.server.wait()) as slow:
         started = time.monotonic()
         asking = with_image("chat", f"http://127.0.0.1:{slow.port}/", "fetching/m")
-        got = http.post(f"{forwarder.v1}/chat/completions", json=asking)
+        got = http.post(f"{forwarder.v1}/chat/completions", json=asking, headers=OPEN)
 
     assert got.status_code == 400
     assert "too long" in got.json()["error"]["message"]
@@ -165,7 +169,9 @@ def test_a_server_that_stalls_is_left_in_time(forwarder: Server, up: Loopback) -
     ("more", "key", "status"),
     [
         ({}, None, 400),
+        ({"FORWARDER_FETCH": "on"}, "k", 400),
         ({"FORWARDER_API_KEYS": "k"}, None, 401),
+        ({"FORWARDER_API_KEYS": "k"}, "other", 401),
         ({"FORWARDER_API_KEYS": "k"}, "k", 200),
         ({"FORWARDER_API_KEYS": "k", "FORWARDER_FETCH": "off"}, "k", 400),
     ],
@@ -197,7 +203,7 @@ def test_a_file_is_uploaded_once_and_deleted_when_it_is_old(
     part = {"type": "file", "file": {"file_data": PDF_URL, "filename": "a.pdf"}}
     asking = {"model": "uploading/m", "messages": [{"role": "user", "content": [part]}]}
     for _ in range(2):
-        got = http.post(f"{forwarder.v1}/chat/completions", json=asking)
+        got = http.post(f"{forwarder.v1}/chat/completions", json=asking, headers=OPEN)
         assert got.status_code == 200, got.text
 
     [upload] = asked(up, b"POST /v1/files")
@@ -215,7 +221,7 @@ def test_a_file_is_uploaded_once_and_deleted_when_it_is_old(
 
 def test_the_sdk_s_file_methods_work_through_the_forwarder(forwarder: Server, up: Loopback) -> None:
     named = {"X-Forwarder-Upstream": "fetching"}
-    with OpenAI(base_url=forwarder.v1, api_key="x", max_retries=0, default_headers=named) as sdk:
+    with OpenAI(base_url=forwarder.v1, api_key=KEY, max_retries=0, default_headers=named) as sdk:
         made = sdk.files.create(file=("a.txt", b"text"), purpose="user_data")
         assert made.id == "file-9"
         assert sdk.files.retrieve("file-9").id == "file-9"
@@ -227,7 +233,7 @@ def test_the_sdk_s_file_methods_work_through_the_forwarder(forwarder: Server, up
 
 def test_a_file_begins_to_arrive_before_its_end_is_there(forwarder: Server, up: Loopback) -> None:
     url = f"{forwarder.v1}/containers/c/files/f/content?upstream=fetching"
-    with http.stream("GET", url) as got:
+    with http.stream("GET", url, headers=OPEN) as got:
         pieces = got.iter_bytes()
         first = next(pieces)
         up.go.set()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, abort
 
 from forwarder.app import create_app
 from forwarder.config import Settings
-from forwarder.errors import Unauthorized, UpstreamRefused
+from forwarder.errors import UpstreamRefused
 from forwarder.exchange import Exchange
 from forwarder.routes import exchanges
 from forwarder.translate.terms import Ledger
@@ -55,57 +53,6 @@ def test_strictness_of_the_operator_cannot_be_undone() -> None:
     app = create_app(Settings.from_env({"FORWARDER_STRICT": "true"}))
 
     assert begun(app, X_Forwarder_Strict="false").ledger.strict
-
-
-def key_of(app: Flask, keys: tuple[str, ...], **headers: str) -> str | None:
-    with app.test_request_context(headers={k.replace("_", "-"): v for k, v in headers.items()}):
-        return exchanges.authorized(keys)
-
-
-@pytest.mark.parametrize(
-    ("given", "key"),
-    [
-        ({}, None),
-        ({"Authorization": "Bearer abc"}, "abc"),
-        ({"Authorization": "bearer  abc "}, "abc"),
-        ({"Authorization": "Basic abc"}, None),
-        ({"api_key": "abc"}, "abc"),
-        ({"Authorization": "Basic abc", "api_key": "def"}, "def"),
-    ],
-)
-def test_without_keys_whatever_was_given_is_the_client_s(
-    given: dict[str, str], key: str | None, app: Flask
-) -> None:
-    assert key_of(app, (), **given) == key
-
-
-@pytest.mark.parametrize("key", KEYS)
-def test_every_key_opens(key: str, app: Flask) -> None:
-    assert key_of(app, KEYS, Authorization=f"Bearer {key}") == key
-
-
-@pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer key-three"},
-                                   {"api_key": "key-on"}, {"api_key": "schlüssel"}])  # fmt: skip
-def test_anything_else_does_not(given: dict[str, str], app: Flask) -> None:
-    with pytest.raises(Unauthorized) as refused:
-        key_of(app, KEYS, **given)
-
-    assert refused.value.status == 401
-    assert not any(value in refused.value.message for value in given.values())
-
-
-def test_every_key_is_compared_whichever_it_is(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    compared: list[Any] = []
-    real = exchanges.hmac.compare_digest
-
-    def counting(a: bytes, b: bytes) -> bool:
-        compared.append(b)
-        return real(a, b)
-
-    monkeypatch.setattr(exchanges.hmac, "compare_digest", counting)
-    key_of(app, KEYS, Authorization="Bearer key-one")
-
-    assert compared == [b"key-one", b"key-two"]
 
 
 def test_an_answer_is_signed() -> None:

@@ -368,7 +368,7 @@ class House:
             url = "http://up.test/v1"
             self._bridge = Bridge(
                 Settings.from_env(
-                    {"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, "FORWARDER_FETCH": "on"}
+                    {"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, "FORWARDER_API_KEYS": "k"}
                 )
             )
         self.remembered: str = self._made("hi")["id"]

@@ -1,0 +1,73 @@
+"""Who may ask: clients by their keys, and administrators by theirs or by sitting at the machine."""
+
+from __future__ import annotations
+
+import hmac
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from flask import request
+
+from forwarder.errors import Forbidden, Unauthorized
+
+_PROXIED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
+
+
+def authorized(keys: tuple[str, ...]) -> str | None:
+    """The client's key; raises Unauthorized when keys are configured and this is none of them."""
+    key = bearer() or request.headers.get("api-key", "")
+    if (keys and not is_one_of(key, keys)) or not key.isascii():
+        raise Unauthorized(
+            "Incorrect API key provided." if key else "You didn't provide an API key."
+        )
+    return key or None
+
+
+def administers(admin_keys: tuple[str, ...], client_keys: tuple[str, ...]) -> None:
+    """Return if whoever asks may change what all clients share.
+
+    With administrators' keys that takes one of them.  Without, it takes to sit at the machine: a
+    browser there that runs a stranger's page does not, nor does what a proxy brings from afar.
+    Raises Unauthorized without a key that is known, Forbidden with a client's.
+    """
+    key = bearer() or request.headers.get("api-key", "")
+    if not admin_keys:
+        if not _is_local():
+            raise Forbidden(
+                "Only from this machine itself, as long as FORWARDER_ADMIN_KEYS is not set."
+            )
+    elif not is_one_of(key, admin_keys):
+        if client_keys and is_one_of(key, client_keys):
+            raise Forbidden("This takes an administrator's key, not a client's.")
+        raise Unauthorized(
+            "Incorrect API key provided." if key else "You didn't provide an API key."
+        )
+
+
+def bearer() -> str:
+    """The key of the ``Authorization`` header, or ``""``."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def is_one_of(key: str, keys: tuple[str, ...]) -> bool:
+    """Every key is compared, so that the time taken says nothing about any."""
+    known = [hmac.compare_digest(key.encode(), each.encode()) for each in keys]
+    return any(known)
+
+
+def _is_local() -> bool:
+    """Whether the request was made on this machine, for this machine, by a program of its user."""
+    asked = [request.remote_addr, urlsplit(f"//{request.host}").hostname]
+    origin = request.headers.get("Origin")
+    if origin is not None:
+        asked.append(urlsplit(origin).hostname)
+    direct = not any(name in request.headers for name in _PROXIED)
+    return direct and all(_is_loopback(host) for host in asked)
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
