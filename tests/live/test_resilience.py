@@ -409,6 +409,7 @@ def test_one_too_many_for_an_upstream_is_one_too_many(
     assert (refused.status, refused.error["code"]) == (503, "overloaded")
     assert "'chat'" in refused.error["message"]
     assert served.status == 200
+    assert eventually(lambda: ask(narrow, "chat", asking("chat", model="chat/m")).status == 200)
 
 
 ENDINGS = {
