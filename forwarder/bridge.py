@@ -20,9 +20,8 @@ from forwarder.config import Settings, UpstreamSettings
 from forwarder.dry_run import DryRun, report
 from forwarder.errors import InvalidRequest, Unsupported
 from forwarder.exchange import Exchange, Observer
-from forwarder.media import Fetcher, Guard, Uploads, with_media
+from forwarder.media import Fetcher, Guard, Hands, Uploads, download, with_media
 from forwarder.media.data import Blob
-from forwarder.media.policy import Fetch, Upload
 from forwarder.mint import MINT
 from forwarder.network.choose import transport_for
 from forwarder.network.running import Running
@@ -41,7 +40,7 @@ from forwarder.translate.check import BOOL, choose, optional
 from forwarder.translate.ending import faulting_upstream
 from forwarder.translate.terms import Terms
 from forwarder.translate.wishes import STYLES, as_wished
-from forwarder.upstream import Upstream
+from forwarder.upstream import Passed, Upstream
 from forwarder.watching.metrics import Metrics
 
 _RESPONSES_STYLES = ("summary", "text", "both")
@@ -50,11 +49,10 @@ _REASONS = re.compile(r"^(o\d|gpt-[5-9]|gpt-oss|codex)")
 
 
 class Ends(NamedTuple):
-    """Where a request leaves the forwarder: the upstream's call, what is fetched and uploaded."""
+    """Where a request leaves the forwarder: the upstream's call, and what is done for its media."""
 
     call: Call
-    fetch: Fetch | None
-    upload: Upload
+    hands: Hands
 
 
 class Bridge:
@@ -144,13 +142,23 @@ class Bridge:
         standing = self.resilience.standings[route.upstream.name]
         call = standing.steadied(exchange.watched(call, route), exchange)
         fetch = self._fetcher.fetch if self._fetcher else None
-        return Ends(call, fetch, partial(self._upload, route, exchange))
+        upload = partial(self._upload, route, exchange)
+        return Ends(call, Hands(fetch, upload, partial(self._download, route, exchange)))
 
     def _upload(self, route: Route, exchange: Exchange, blob: Blob, path: str) -> str:
         """The upstream's id of a file, which is sent there unless it has it."""
         key = exchange.client_key if route.upstream.passthrough_key else None
         id_of = partial(self._uploads[route.upstream.name].id_of, blob, key)
         return self.resilience.standings[route.upstream.name].attempt(id_of, exchange)
+
+    def _download(self, route: Route, exchange: Exchange, file_id: str, path: str) -> Blob:
+        """A file that the upstream has."""
+        upstream = self.upstreams[route.upstream.name]
+
+        def get(what: str) -> Passed:
+            return upstream.forward("GET", what, {}, exchange)
+
+        return download(get, file_id, path, self.settings.fetch_max)
 
     def shown(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Json:
         """What `open` would ask of which upstream for a request; see `dry_run.report`.
@@ -164,7 +172,8 @@ class Bridge:
         exchange.upstream, exchange.model = route.upstream.name, route.model
         upstream = self.upstreams[route.upstream.name]
         run = DryRun(partial(upstream.shown, route=route, client=client, exchange=exchange))
-        ends = Ends(run.call, run.fetch if self._fetcher else None, run.upload)
+        fetch = run.fetch if self._fetcher else None
+        ends = Ends(run.call, Hands(fetch, run.upload, run.download))
         sent = run.sent(self._path(ends, route, client, request, style, exchange), request)
         return report(asked, client, route, sent, exchange.ledger.dropped, run)
 
@@ -206,7 +215,7 @@ class Bridge:
         if client == "chat" != route.protocol:
             settings = self.settings
             call = emulations.over_responses(call, settings.stop_drain, settings.max_choices)
-        call = with_media(call, client, route.protocol, profile, ends.fetch, ends.upload)
+        call = with_media(call, client, route.protocol, profile, ends.hands)
         if client == "responses":
             call = compacting(call, terms, _is_native(route, upstream))
         call = exchange.metered(call)

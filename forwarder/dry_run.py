@@ -77,6 +77,11 @@ class DryRun:
         self.uploaded.append(path)
         return "<the id of the uploaded file>"
 
+    def download(self, file_id: str, path: str) -> Blob:
+        """In place of a download from the upstream."""
+        self.fetched.append(path)
+        return _Unfetched(file_id.encode(), "image/*")
+
     def sent(self, call: Call, request: Json) -> Sent:
         """What would be sent for a request; raises ForwarderError when it would be refused."""
         try:

@@ -83,13 +83,13 @@ INPUT_ITEMS: Rows = {
 """A Responses client's ``input``."""
 
 _BY_URL = _emulated("fetched and inlined for clients with keys (FORWARDER_FETCH), else refused")
-_NO_FILE_STORE = _refused("Chat Completions takes images by URL or data alone")
+_BY_ID = _emulated("the upstream's own file is inlined, where it gives it out, else refused")
 
 INPUT_PARTS: Rows = {
     "input_text": _mapped("becomes a text part"),
     "input_text, with a prompt_cache_breakpoint": _dropped(unread.BREAKPOINT),
     "input_image": _mapped("becomes an image_url part"),
-    "input_image, by file id": _NO_FILE_STORE,
+    "input_image, by file id": _BY_ID,
     "input_image, of a system message": _refused("Chat Completions has system texts alone"),
     "input_file": _mapped("becomes a file part"),
     "input_file, with a detail": _dropped(unread.DETAIL),
@@ -111,7 +111,7 @@ _AS_RESULT = _mapped("stays in the tool message, or goes into a user message beh
 RESULT_PARTS: Rows = {
     "input_text": _mapped("the result's texts are joined into the tool message"),
     "input_image": _AS_RESULT,
-    "input_image, by file id": _NO_FILE_STORE,
+    "input_image, by file id": _BY_ID,
     "input_file": _AS_RESULT,
     "input_file, by URL": _BY_URL,
 }

@@ -156,12 +156,21 @@ def _image_to_input(part: Json, path: str) -> Json:
     image = require(part, "image_url", (dict, str), f"{path}.image_url")
     if isinstance(image, str):  # an old spelling that some clients still send
         image = {"url": image}
-    url = require(image, "url", STR, f"{path}.image_url.url")
-    if not url:
-        raise missing(f"{path}.image_url.url")
     given = optional(image, "detail", STR, f"{path}.image_url.detail")
     detail = given or "auto"  # the Responses API requires it
-    return _keeping_breakpoint(part, {"type": "input_image", "image_url": url, "detail": detail})
+    where = _where(image, f"{path}.image_url")
+    return _keeping_breakpoint(part, {"type": "input_image", **where, "detail": detail})
+
+
+def _where(image: Json, path: str) -> Json:
+    """An image's URL or, as some clients have it in Chat too, its id."""
+    file_id = optional(image, "file_id", STR, f"{path}.file_id")
+    if file_id and not image.get("url"):
+        return {"file_id": file_id}
+    url = require(image, "url", STR, f"{path}.url")
+    if not url:
+        raise missing(f"{path}.url")
+    return {"image_url": url}
 
 
 _FILE_SOURCES = ("file_data", "file_id", "file_url")

@@ -32,7 +32,11 @@ _PARTS: dict[str, dict[str, Fields]] = {
     "chat": {
         "text": _fields("prompt_cache_breakpoint", **_TEXT),
         "image_url": _fields(
-            "type", "id", "index", "prompt_cache_breakpoint", image_url=_fields("url", "detail")
+            "type",
+            "id",
+            "index",
+            "prompt_cache_breakpoint",
+            image_url=_fields("url", "file_id", "detail"),
         ),
         "file": _fields("type", "prompt_cache_breakpoint", file=_CHAT_FILE),
         "refusal": _fields("type", "refusal"),

@@ -35,6 +35,8 @@ def provider(peer: Peer) -> None:
         line = request.split(b"\r\n")[0]
         if line.startswith(b"POST /v1/chat/completions"):
             peer.answer(*said(streamed=b'"stream":true' in request))
+        elif b"/files/file-png/content" in line:
+            peer.answer(PNG, b"Content-Type: image/png")
         elif b"/content" in line:
             peer.start_chunked()
             peer.send(chunk(PIECE))
@@ -195,6 +197,19 @@ def test_nothing_is_fetched_for_just_anybody(
 
     assert got.status_code == status
     assert (images.connections > 0) is (status == 200)
+
+
+def test_an_image_that_the_upstream_has_goes_to_it_by_value(
+    forwarder: Server, up: Loopback
+) -> None:
+    image = {"type": "input_image", "file_id": "file-png"}
+    asking = {"model": "fetching/m", "input": [{"role": "user", "content": [image]}]}
+
+    got = http.post(f"{forwarder.v1}/responses", json=asking, headers=OPEN)
+
+    assert got.status_code == 200, got.text
+    [sent] = asked(up, b"POST /v1/chat/completions")
+    assert PNG_URL.encode() in sent
 
 
 def test_a_file_is_uploaded_once_and_deleted_when_it_is_old(

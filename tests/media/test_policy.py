@@ -10,7 +10,7 @@ import pytest
 
 from forwarder.errors import ForwarderError, InvalidRequest
 from forwarder.media.data import Blob
-from forwarder.media.policy import with_media
+from forwarder.media.policy import Hands, with_media
 from forwarder.profiles import Profile
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
@@ -22,7 +22,14 @@ DOC = "https://example.com/b.pdf"
 THERE = {WEB: Blob(b"\x89PNG\r\n\x1a\n", "image/png", "a.png"),
          DOC: Blob(b"%PDF-1.7", "application/pdf", "b.pdf")}  # fmt: skip
 
+STORED = {"file-1": THERE[WEB], "file-2": THERE[DOC]}
+"""What the upstream has under an id."""
+
 Json = dict[str, Any]
+
+
+def NOTHING(file_id: str, path: str) -> Blob:
+    raise AssertionError(path)
 
 
 class Fetcher:
@@ -61,8 +68,11 @@ def settled(
         client,
         over,
         Profile("x", **knobs),
-        fetcher and fetcher.fetch,
-        lambda blob, path: f"file-of-{blob.name}-{len(blob.data)}",
+        Hands(
+            fetcher and fetcher.fetch,
+            lambda blob, path: f"file-of-{blob.name}-{len(blob.data)}",
+            lambda file_id, path: STORED[file_id],
+        ),
     )
     list(call(request))
     (entry,) = next(iter(sent[0].values()))
@@ -100,11 +110,55 @@ def test_a_request_without_media_goes_on_as_the_very_same_object() -> None:
     sent: list[Json] = []
     request = chat({"type": "text", "text": "y"})
     call = with_media(
-        lambda request: iter(sent.append(request) or ()), "chat", "chat", Profile("x"), None, str
+        lambda request: iter(sent.append(request) or ()),
+        "chat",
+        "chat",
+        Profile("x"),
+        Hands(None, str, NOTHING),
     )
     list(call(request))
 
     assert sent[0] is request
+
+
+# -- images by id ---------------------------------------------------------------------------------
+
+
+def by_id(file_id: Any) -> Json:
+    return {"type": "input_image", "file_id": file_id, "detail": "low"}
+
+
+@pytest.mark.parametrize("taken", ["url", "base64"])
+def test_an_image_by_id_is_inlined_for_chat_which_has_no_place_for_one(taken: str) -> None:
+    assert settled(by_id("file-1"), image_url=taken) == input_image(PNG_URL)
+
+
+def test_an_image_by_id_is_handed_on_to_who_takes_it() -> None:
+    assert settled(by_id("file-1"), over="responses") == by_id("file-1")
+
+
+@pytest.mark.parametrize("file_id", ["file-2", "../models", "", 5])
+def test_what_is_no_image_or_no_id_is_refused(file_id: Any) -> None:
+    assert refusal(by_id(file_id)) == (400, "input[0].content[0].file_id")
+
+
+def test_where_no_images_are_taken_none_is_by_id() -> None:
+    assert refusal(by_id("file-1"), image_url="none") == (400, "input[0].content[0]")
+
+
+def test_an_id_that_is_named_twice_is_asked_for_once() -> None:
+    asked: list[str] = []
+
+    def download(file_id: str, path: str) -> Blob:
+        asked.append(file_id)
+        return STORED[file_id]
+
+    request = {"input": [{"role": "user", "content": [by_id("file-1"), by_id("file-1")]}]}
+    hands = Hands(None, str, download)
+    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), hands)
+    list(call(request))
+
+    assert asked == ["file-1"]
 
 
 # -- images ---------------------------------------------------------------------------------------
@@ -131,12 +185,6 @@ def test_a_data_url_is_not_fetched(make: Any) -> None:
 
 def test_a_data_url_without_a_type_gets_one() -> None:
     assert settled(image(f"data:;base64,{PNG}")) == image(PNG_URL)
-
-
-def test_an_image_by_id_is_not_touched() -> None:
-    part = {"type": "input_image", "file_id": "file-1"}
-
-    assert settled(part, image_url="base64") == part
 
 
 @pytest.mark.parametrize(
@@ -260,7 +308,11 @@ def test_a_url_that_is_named_twice_is_fetched_once() -> None:
     fetcher, sent = Fetcher(), list[Json]()
     profile = Profile("x", image_url="base64")
     call = with_media(
-        lambda r: iter(sent.append(r) or ()), "responses", "chat", profile, fetcher.fetch, str
+        lambda r: iter(sent.append(r) or ()),
+        "responses",
+        "chat",
+        profile,
+        Hands(fetcher.fetch, str, NOTHING),
     )
     list(call(request))
 

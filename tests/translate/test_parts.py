@@ -32,6 +32,8 @@ CONVERTED: list[tuple[str, Json, Json]] = [
      {"type": "input_text", "text": "a", "prompt_cache_breakpoint": {"mode": "explicit"}}),
     ("USER_TO_RESPONSES", {"type": "image_url", "image_url": {"url": URL}},
      {"type": "input_image", "image_url": URL, "detail": "auto"}),
+    ("USER_TO_RESPONSES", {"type": "image_url", "image_url": {"file_id": "file-1"}},
+     {"type": "input_image", "file_id": "file-1", "detail": "auto"}),
     ("USER_TO_RESPONSES", {"type": "image_url", "image_url": URL},
      {"type": "input_image", "image_url": URL, "detail": "auto"}),
     ("USER_TO_RESPONSES", {"type": "image_url", "image_url": {"url": URL, "detail": "original"}},
