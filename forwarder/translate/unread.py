@@ -60,6 +60,23 @@ _MESSAGE: dict[str, Fields] = {
     "responses": _fields("type", "id", "status", "role", "content"),
 }  # fmt: skip
 
+_CALLED = ("type", "id", "call_id", "status")
+
+_ITEMS: dict[str, Fields] = {
+    "function_call": _fields("name", "namespace", "arguments", *_CALLED),
+    "function_call_output": _fields("name", "namespace", "output", *_CALLED),
+    "custom_tool_call": _fields("name", "namespace", "input", *_CALLED),
+    "custom_tool_call_output": _fields("name", "output", *_CALLED),
+    "local_shell_call": _fields("action", *_CALLED),
+    "local_shell_call_output": _fields("output", *_CALLED),
+    "shell_call": _fields("action", "environment", *_CALLED),
+    "shell_call_output": _fields("output", "max_output_length", *_CALLED),
+    "apply_patch_call": _fields("operation", *_CALLED),
+    "apply_patch_call_output": _fields("output", *_CALLED),
+    "reasoning": _fields("type", "id", "summary", "content", "encrypted_content", "status"),
+}
+"""A Responses client's items other than messages; records of hosted tools are dropped whole."""
+
 _CALL = _fields("id", "index", "type", "function", "custom")
 
 _TOOLS: dict[str, dict[str, Fields]] = {
@@ -85,6 +102,8 @@ BREAKPOINT = "Chat Completions upstreams are not told where to cache"
 DETAIL = "Chat Completions has no detail of files"
 
 _NOTED = {
+    "caller": "which program made a call, no upstream of Chat Completions can know",
+    "async": "Chat Completions knows no calls that are not waited for",
     "reasoning_content": REASONING,
     "reasoning": REASONING,
     "reasoning_details": REASONING,
@@ -124,9 +143,11 @@ def _unread(request: Json, client: str, also_read: frozenset[str]) -> Iterator[s
 
 
 def _in_entry(entry: Json, client: str, name: str) -> Iterator[str]:
-    """A message or an item; of items other than messages, only parts and tools are looked at."""
+    """A message or an item."""
     if "role" in entry and entry.get("type", "message") == "message":
         yield from _in_object(entry, _MESSAGE[client], name)
+    elif (item := _ITEMS.get(_type(entry))) is not None:
+        yield from _in_object(entry, item, name)
     for place in ("content", "output", "images"):
         for part in _objects(entry.get(place)):
             fields = _PARTS[client].get(_type(part))

@@ -44,6 +44,11 @@ DROPPED: list[tuple[str, Json, str]] = [
     ("responses", {"input": [{"role": "user", "content": "a", "zebra": 1}]}, "input.zebra"),
     ("responses", {"input": [user(type="input_image", image_url=URL, zebra=1)]},
      "input.content.zebra"),
+    ("responses", {"input": [{"role": "user", "content": "a"}, {
+        "type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "zebra": 1},
+        {"type": "function_call_output", "call_id": "c", "output": "1"}]}, "input.zebra"),
+    ("responses", {"input": [{"role": "user", "content": "a"}, {
+        "type": "reasoning", "summary": [], "zebra": 1}]}, "input.zebra"),
     ("responses", {"reasoning": {"zebra": 1}}, "reasoning.zebra"),
     ("responses", {"text": {"zebra": 1}}, "text.zebra"),
     ("responses", {"tools": [{"type": "function", "name": "f", "output_schema": {"type": "object"}}]},
