@@ -143,7 +143,11 @@ class Bridge:
         call = standing.steadied(exchange.watched(call, route), exchange)
         fetch = self._fetcher.fetch if self._fetcher else None
         upload = partial(self._upload, route, exchange)
-        return Ends(call, Hands(fetch, upload, partial(self._download, route, exchange)))
+        download = partial(self._download, route, exchange)
+        return Ends(call, Hands(fetch, upload, download, self._keeps_files(route)))
+
+    def _keeps_files(self, route: Route) -> bool:
+        return self.router.keeper in (None, route.upstream.name)
 
     def _upload(self, route: Route, exchange: Exchange, blob: Blob, path: str) -> str:
         """The upstream's id of a file, which is sent there unless it has it."""
@@ -152,8 +156,8 @@ class Bridge:
         return self.resilience.standings[route.upstream.name].attempt(id_of, exchange)
 
     def _download(self, route: Route, exchange: Exchange, file_id: str, path: str) -> Blob:
-        """A file that the upstream has."""
-        upstream = self.upstreams[route.upstream.name]
+        """A file of the upstream that has files, or else of the one that is asked."""
+        upstream = self.upstreams[self.router.keeper or route.upstream.name]
 
         def get(what: str) -> Passed:
             return upstream.forward("GET", what, {}, exchange)
@@ -173,7 +177,7 @@ class Bridge:
         upstream = self.upstreams[route.upstream.name]
         run = DryRun(partial(upstream.shown, route=route, client=client, exchange=exchange))
         fetch = run.fetch if self._fetcher else None
-        ends = Ends(run.call, Hands(fetch, run.upload, run.download))
+        ends = Ends(run.call, Hands(fetch, run.upload, run.download, self._keeps_files(route)))
         sent = run.sent(self._path(ends, route, client, request, style, exchange), request)
         return report(asked, client, route, sent, exchange.ledger.dropped, run)
 

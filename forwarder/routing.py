@@ -33,6 +33,8 @@ class Router:
     def __init__(self, settings: Settings) -> None:
         self.default_model = settings.default_model
         self._upstreams = settings.upstreams
+        self.keeper = next((u.name for u in settings.upstreams if "responses" in u.apis), None)
+        """The upstream that has clients' files, where none is named."""
         self._by_name = {upstream.name: upstream for upstream in settings.upstreams}
 
     def resolve(self, model: str | None, client: str) -> Route:

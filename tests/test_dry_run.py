@@ -39,6 +39,8 @@ class Wire:
         monkeypatch.setattr(bridge, "transport_for", lambda settings, heartbeat: transport)
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "GET":
+            return httpx2.Response(404, json={"error": {"message": "no such file"}})
         self.posted.append((str(request.url), json.loads(request.read())))
         return httpx2.Response(500, json={"error": {"message": "enough"}})
 
@@ -100,6 +102,9 @@ def test_what_is_shown_is_what_is_posted(case: Case, provider: str, wire: Wire) 
         return
     assert wire.posted == []
     url, body = posted(wire, case.client, request, **environment)
+    if told["would_fetch"]:  # it is shown as if it were there, and here it is not
+        assert "<what is at file-1>" in json.dumps(told["request"])
+        return
     assert (told["upstream"]["url"], told["request"]) == (url, body)
 
 

@@ -27,15 +27,19 @@ Upload = Callable[[Blob, str], str]
 """Brings a file to the upstream, or finds it there; gives its id.  The path says where it stood."""
 
 Download = Callable[[str, str], Blob]
-"""The file that the upstream has under an id.  The path says where the id stood."""
+"""The file of an id, from the upstream that has files.  The path says where the id stood."""
 
 
 class Hands(NamedTuple):
-    """What reaches outside for media; without a ``fetch`` nothing is fetched."""
+    """What reaches outside for media; without a ``fetch`` nothing is fetched.
+
+    ``knows_ids`` says that the upstream which is asked is the one that has the files.
+    """
 
     fetch: Fetch | None
     upload: Upload
     download: Download
+    knows_ids: bool
 
 
 _ID = re.compile(r"\w[\w.:-]{0,255}", re.ASCII)
@@ -103,25 +107,34 @@ class _Rules:
         return self._image(place, blob) if place.kind == "image" else self._file(place, blob)
 
     def _is_to_download(self, place: Place) -> bool:
-        """Chat has no place for an image by id, as the Responses API has."""
-        by_id = place.kind == "image" and not place.url and "file_id" in place.value
-        return by_id and self.client == "responses" and self.over == "chat"
+        """What has a place in the Responses API alone, or is nothing to this upstream."""
+        if place.url or "file_data" in place.value or "file_id" not in place.value:
+            return False
+        translated = self.client == "responses" and self.over == "chat"
+        return translated and not (place.kind == "file" and self.hands.knows_ids)
 
     def _downloaded(self, found: list[Place]) -> Mapping[str, Blob]:
-        """Id -> image, each once."""
-        paths = {_id_of(p): f"{p.path}.file_id" for p in found if self._is_to_download(p)}
-        blobs = {file_id: self.hands.download(file_id, path) for file_id, path in paths.items()}
-        for file_id, blob in blobs.items():
-            if not blob.type.startswith("image/"):
-                raise _invalid(paths[file_id], f"there is no image, but {blob.type}")
-        return blobs
+        """Id -> what it is of, each once."""
+        wanted = {_id_of(place): place for place in found if self._is_to_download(place)}
+        got = {file_id: self._got(file_id, place) for file_id, place in wanted.items()}
+        return {file_id: blob for file_id, blob in got.items() if blob}
+
+    def _got(self, file_id: str, place: Place) -> Blob | None:
+        """A file that cannot be had may be one that the asked upstream itself knows of."""
+        try:
+            return self.hands.download(file_id, f"{place.path}.file_id")
+        except InvalidRequest:
+            if place.kind == "image":
+                raise
+            return None
 
     def _image(self, place: Place, fetched: Blob | None) -> Json:
         if not fetched and not data.is_data_url(place.url):
             return place.value
         blob = fetched or _read(place, place.url_key)
         if not blob.type.startswith("image/"):
-            raise _invalid(place.url_path, f"there is no image, but {blob.type}")
+            path = place.url_path if place.url else f"{place.path}.file_id"
+            raise _invalid(path, f"there is no image, but {blob.type}")
         if data.names_type(place.url, blob.type):
             return place.value
         others = {k: v for k, v in place.value.items() if k != "file_id"}
@@ -131,7 +144,7 @@ class _Rules:
         given = place.value.get("file_data")
         if not fetched and not isinstance(given, str):
             return place.value  # an id, or a URL that is handed on
-        blob = fetched or _read(place, "file_data")
+        blob = _named(fetched, place) if fetched else _read(place, "file_data")
         others = {k: v for k, v in place.value.items() if k not in _FILE_FIELDS}
         if self.profile.file == "upload":
             return {**others, "file_id": self.hands.upload(blob, place.path)}
@@ -154,7 +167,14 @@ def _read(place: Place, key: str) -> Blob:
         blob = data.read(place.value[key], name if isinstance(name, str) else None)
     except ValueError as reason:
         raise _invalid(f"{place.path}.{key}", f"it {reason}") from None
-    return blob._replace(name=blob.name or f"file{mimetypes.guess_extension(blob.type) or ''}")
+    return _named(blob, place)
+
+
+def _named(blob: Blob, place: Place) -> Blob:
+    """The blob with some name: its own, the client's, or one that says its type."""
+    given = place.value.get("filename")
+    name = blob.name or (given if isinstance(given, str) else None)
+    return blob._replace(name=name or f"file{mimetypes.guess_extension(blob.type) or ''}")
 
 
 def _invalid(path: str, reason: str) -> InvalidRequest:

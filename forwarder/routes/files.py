@@ -95,7 +95,7 @@ def _chosen() -> Upstream:
     bridge = _bridge()
     name = request.headers.get("X-Forwarder-Upstream") or request.args.get("upstream")
     if name is None:
-        name = next((u.name for u in bridge.settings.upstreams if "responses" in u.apis), None)
+        name = bridge.router.keeper
         if name is None:
             raise NotFound("No upstream is known to have files; name one by ?upstream=.")
     if name not in bridge.upstreams:

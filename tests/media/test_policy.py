@@ -28,6 +28,12 @@ STORED = {"file-1": THERE[WEB], "file-2": THERE[DOC]}
 Json = dict[str, Any]
 
 
+def stored(file_id: str, path: str) -> Blob:
+    if file_id not in STORED:
+        raise InvalidRequest(f"{path}: no such file", param=path)
+    return STORED[file_id]
+
+
 def NOTHING(file_id: str, path: str) -> Blob:
     raise AssertionError(path)
 
@@ -55,7 +61,12 @@ def responses(part: Json) -> Json:
 
 
 def settled(
-    part: Json, over: str = "chat", fetcher: Any = None, role: str = "user", **knobs: Any
+    part: Json,
+    over: str = "chat",
+    fetcher: Any = None,
+    role: str = "user",
+    knows_ids: bool = True,
+    **knobs: Any,
 ) -> Json:
     """A part as it goes upstream; its type tells the client's protocol."""
     client = "responses" if part["type"].startswith("input") else "chat"
@@ -71,7 +82,8 @@ def settled(
         Hands(
             fetcher and fetcher.fetch,
             lambda blob, path: f"file-of-{blob.name}-{len(blob.data)}",
-            lambda file_id, path: STORED[file_id],
+            stored,
+            knows_ids,
         ),
     )
     list(call(request))
@@ -114,7 +126,7 @@ def test_a_request_without_media_goes_on_as_the_very_same_object() -> None:
         "chat",
         "chat",
         Profile("x"),
-        Hands(None, str, NOTHING),
+        Hands(None, str, NOTHING, True),
     )
     list(call(request))
 
@@ -146,6 +158,24 @@ def test_where_no_images_are_taken_none_is_by_id() -> None:
     assert refusal(by_id("file-1"), image_url="none") == (400, "input[0].content[0]")
 
 
+def test_a_file_by_id_is_handed_on_to_who_knows_it_and_else_inlined_or_uploaded() -> None:
+    asked = input_file(file_id="file-2")
+
+    assert settled(asked) == asked
+    assert settled(asked, over="responses", knows_ids=False) == asked
+    inlined = settled(asked, knows_ids=False)
+    assert inlined == input_file(filename="b.pdf", file_data=PDF_URL)
+    uploaded = settled(asked, knows_ids=False, file="upload")
+    assert uploaded == input_file(file_id="file-of-b.pdf-8")
+
+
+def test_a_file_that_cannot_be_had_may_be_the_upstream_s_own_but_an_image_may_not() -> None:
+    asked = input_file(file_id="file-3")
+
+    assert settled(asked, knows_ids=False) == asked
+    assert refusal(by_id("file-3")) == (400, "input[0].content[0].file_id")
+
+
 def test_an_id_that_is_named_twice_is_asked_for_once() -> None:
     asked: list[str] = []
 
@@ -154,7 +184,7 @@ def test_an_id_that_is_named_twice_is_asked_for_once() -> None:
         return STORED[file_id]
 
     request = {"input": [{"role": "user", "content": [by_id("file-1"), by_id("file-1")]}]}
-    hands = Hands(None, str, download)
+    hands = Hands(None, str, download, True)
     call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), hands)
     list(call(request))
 
@@ -312,7 +342,7 @@ def test_a_url_that_is_named_twice_is_fetched_once() -> None:
         "responses",
         "chat",
         profile,
-        Hands(fetcher.fetch, str, NOTHING),
+        Hands(fetcher.fetch, str, NOTHING, True),
     )
     list(call(request))
 
