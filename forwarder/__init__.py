@@ -20,5 +20,5 @@ one; everything else is a function ``call -> call`` wrapped around it.
 - `watching/` and `ratelimit.py` are told of exchanges by `exchange.py`, and count, trace and limit.
 - `state/` remembers for clients, around calls and streams; `store/` is the database under it.
 - `sse.py` and `network/` know bytes, not meaning.
-- `errors.py` names every failure by whose fault it is; `config.py` alone reads the environment.
+- `errors.py` names every failure by whose fault it is; `config/` alone reads the environment.
 """
