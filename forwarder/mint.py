@@ -5,22 +5,32 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import NamedTuple
-
-
-class Mint(NamedTuple):
-    """Where new ids and the current time come from.
-
-    ``id("msg")`` gives ``msg_`` and 32 unguessable hex digits; ``now()`` gives Unix seconds.
-    """
-
-    id: Callable[[str], str]
-    now: Callable[[], int]
 
 
 def random_id(prefix: str) -> str:
     """``prefix``, an underscore and 128 random bits in hex."""
     return f"{prefix}_{os.urandom(16).hex()}"
+
+
+def stamp() -> str:
+    """The time in UTC, as RFC 3339 has it: ``2026-01-31T23:59:59.123456Z``."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class Mint(NamedTuple):
+    """Where new ids and the current time come from.
+
+    ``id("msg")`` gives ``msg_`` and 32 unguessable hex digits; ``now()`` gives Unix seconds, and
+    ``stamp()`` the time as a text.  ``clock()`` gives nanoseconds since nobody knows when, which
+    only grow.
+    """
+
+    id: Callable[[str], str]
+    now: Callable[[], int]
+    stamp: Callable[[], str] = stamp
+    clock: Callable[[], int] = time.monotonic_ns
 
 
 MINT = Mint(id=random_id, now=lambda: int(time.time()))

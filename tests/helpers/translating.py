@@ -19,12 +19,21 @@ Json = dict[str, Any]
 
 SEAL = "fwd1.test:"
 NOW = 1_700_000_000
+STAMP = "2023-11-14T22:13:20.000000Z"
 
 
 def counting_mint() -> Mint:
-    """Ids are numbered in the order in which they are made; time stands still."""
-    numbers = itertools.count(1)
-    return Mint(id=lambda prefix: f"{prefix}_{next(numbers)}", now=lambda: NOW)
+    """Ids are numbered in the order in which they are made; the hour stands still.
+
+    From one look at the clock to the next a millisecond goes by.
+    """
+    numbers, ticks = itertools.count(1), itertools.count(0, 10**6)
+    return Mint(
+        id=lambda prefix: f"{prefix}_{next(numbers)}",
+        now=lambda: NOW,
+        stamp=lambda: STAMP,
+        clock=lambda: next(ticks),
+    )
 
 
 def terms(strict: bool = False, **changes: Any) -> Terms:
