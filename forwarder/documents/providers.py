@@ -117,6 +117,7 @@ WORDS: dict[str, Told] = {
     },
     "drop": _left_out,
     "add": lambda added: f"adds {code(sorted(added))}",
+    "chat_takes": lambda names: f"also takes {code(sorted(names))}",
     "forced_tool_choice": {
         "ok": "tools can be demanded",
         "auto": "a demanded tool is left to the model",

@@ -35,6 +35,9 @@ _SEARCHES: dict[str, Any] = {
 _PENALTIES = frozenset({"frequency_penalty", "presence_penalty"})
 """What the Open Responses schema has beyond OpenAI's own."""
 
+_REPETITION = frozenset({"top_k", "min_p", "repetition_penalty"})
+"""What servers of open models choose tokens by, under the names that vLLM gave it."""
+
 _TO_HIGH = {"minimal": "low", "xhigh": "high", "max": "high"}
 """Efforts for who knows low, medium and high."""
 
@@ -78,6 +81,7 @@ _TABLE = (
         effort_map={"minimal": "none"},
         file="none",
         drop=_OPENAI_ONLY,
+        chat_takes=frozenset({"top_k", "repetition_penalty"}),
         models={
             "*thinking*": {"forced_tool_choice": "auto"},
             "qwq*": {"forced_tool_choice": "auto"},
@@ -206,6 +210,7 @@ _TABLE = (
             "openai/*-search-*": {"web_search_options": True},
             "perplexity/*": {"web_search_options": True},
         },
+        chat_takes=_REPETITION,
         responses_takes=_PENALTIES
         | {"top_k", "modalities", "image_config", "input_audio", "models", "provider", "plugins"},
     ),
@@ -220,12 +225,14 @@ _TABLE = (
     Profile(
         "vllm",
         repair_responses=True,
+        chat_takes=_REPETITION,
         responses_takes=_PENALTIES
         | {"seed", "logit_bias", "top_k", "repetition_penalty", "ignore_eos", "reasoning_text"},
         **_TEMPLATED,
     ),
     Profile(
         "sglang",
+        chat_takes=_REPETITION,
         responses_takes=_PENALTIES | {"top_k", "min_p", "repetition_penalty"},
         **_TEMPLATED,
     ),
@@ -233,6 +240,12 @@ _TABLE = (
         "llamacpp",
         schema_dialect="plain",
         repair_responses=True,
+        chat_takes=frozenset(
+            {
+                "top_k", "min_p", "repeat_penalty", "repeat_last_n", "typical_p",
+                "mirostat", "mirostat_tau", "mirostat_eta",
+            }
+        ),
         responses_takes=_PENALTIES | {"seed", "logit_bias", "top_k", "min_p", "repeat_penalty"},
         **_TEMPLATED,
     ),
@@ -250,6 +263,7 @@ _TABLE = (
     Profile(
         "lmstudio",
         (":1234",),
+        chat_takes=frozenset({"top_k", "repeat_penalty"}),
         response_format="schema_only",
         thinking_switch="template",
         image_url="base64",

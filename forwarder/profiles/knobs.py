@@ -87,6 +87,9 @@ class Profile:
     """Parameters that are refused, and so left out, in either protocol."""
     add: Mapping[str, Any] = _object("an object", lambda value: True)
     """Fields that every chat request gets unless it has them."""
+    chat_takes: frozenset[str] = _knob(frozenset(), "an array of names", _are_names)
+    """Sampling parameters that chat requests may have beyond OpenAI's, for clients whose API has
+    them: ``top_k``, ``min_p``, ``repetition_penalty`` …"""
 
     # -- tools
 

@@ -17,6 +17,7 @@ def test_a_profile_says_only_what_means_something(profile: Profile) -> None:
         assert not drop & {"model", "messages", "input", "tools", "stream"}
     assert not profile.responses_takes & REQUEST_PARAMETERS["responses"]
     assert not profile.responses_takes & profile.drop
+    assert not profile.chat_takes & (REQUEST_PARAMETERS["chat"] | profile.drop)
 
 
 def test_every_provider_that_people_use_has_a_profile() -> None:
