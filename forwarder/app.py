@@ -19,6 +19,7 @@ from forwarder.routes import (
     files,
     health,
     metrics,
+    ollama,
     openai,
     stored,
     websocket,
@@ -53,6 +54,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             app.register_blueprint(
                 room.blueprint, url_prefix=prefix, name=f"{room.blueprint.name}{prefix}"
             )
+    app.register_blueprint(ollama.blueprint, url_prefix="/api")
     app.register_blueprint(dry_run.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)

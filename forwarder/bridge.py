@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,6 +43,9 @@ from forwarder.translate.terms import Terms
 from forwarder.translate.wishes import STYLES, as_wished
 from forwarder.upstream import Passed, Upstream
 from forwarder.watching.metrics import Metrics
+
+OLLAMA = ("ollama", "ollama_generate")
+"""Ollama's two ways of asking for an answer."""
 
 _RESPONSES_STYLES = ("summary", "text", "both")
 _REASONS = re.compile(r"^(o\d|gpt-[5-9]|gpt-oss|codex)")
@@ -138,6 +142,21 @@ class Bridge:
         path = self._path(ends, route, "responses", request, None, exchange, as_compaction)
         return path(request)
 
+    def embed(self, client: str, request: Json, exchange: Exchange) -> Stream:
+        """The stream that answers a request for embeddings: of one event, the whole.
+
+        ``client`` is ``embeddings``, OpenAI's own, or one of Ollama's two.
+        """
+        routes = self._routes(client, request)
+        answer = partial(self._embedded, client, request, exchange)
+        return exchange.guarded(self.resilience.first_of(routes, answer, exchange))
+
+    def _embedded(self, client: str, request: Json, exchange: Exchange, route: Route) -> Stream:
+        call = self.upstreams[route.upstream.name].embeddings(route, exchange)
+        call = exchange.metered(self._ends(call, route, exchange).call)
+        terms = self._terms(client, None, route, exchange)
+        return faulting_upstream(adapt(call, client, "embeddings", terms))(request)
+
     def _ends(self, call: Call, route: Route, exchange: Exchange) -> Ends:
         standing = self.resilience.standings[route.upstream.name]
         call = standing.steadied(exchange.watched(call, route), exchange)
@@ -185,7 +204,7 @@ class Bridge:
         """Is the answer to be streamed?  The request says so afterwards, whoever decided."""
         asked = optional(request, "stream", BOOL, "stream")
         if asked is None:
-            asked = client == "chat" and self.settings.chat_default_stream
+            asked = client in OLLAMA or (client == "chat" and self.settings.chat_default_stream)
             request["stream"] = asked
         return bool(asked)
 
@@ -205,6 +224,8 @@ class Bridge:
         compacting: Wrapper = with_compaction,
     ) -> Call:
         """The call that a request goes through, from the client's wishes to one of the ends."""
+        if client in OLLAMA:
+            return self._ollama(ends, route, client, request, exchange)
         upstream = self.upstreams[route.upstream.name]
         profile = upstream.profile_of(route.model)
         call = ends.call
@@ -230,6 +251,17 @@ class Bridge:
         if client == "chat":
             call = as_wished(call, self._chat_style(style, route))
         return faulting_upstream(call)
+
+    def _ollama(
+        self, ends: Ends, route: Route, client: str, request: Json, exchange: Exchange
+    ) -> Call:
+        """Ollama's API, worn outside the whole path of a chat client that has thoughts apart."""
+        call = self._path(ends, route, "chat", request, "reasoning_content", exchange)
+        profile = self.upstreams[route.upstream.name].profile_of(route.model)
+        over_chat = route.protocol == "chat"
+        takes = profile.chat_takes if over_chat else profile.responses_takes
+        terms = replace(self._terms(client, None, route, exchange), takes=takes)
+        return faulting_upstream(adapt(call, client, "chat", terms))
 
     def _remembers_reasoning(self, profile: Profile) -> bool:
         return self.settings.reasoning_ttl > 0 and profile.reasoning_items == "keep"

@@ -13,7 +13,7 @@ from forwarder import documents
 from forwarder.bridge import Bridge
 from forwarder.config.parsers import prefix_of
 from forwarder.documents.fidelity import everything
-from forwarder.dry_run import protocol_of
+from forwarder.dry_run import CLIENTS, protocol_of
 from forwarder.errors import ForwarderError, InvalidRequest, UpstreamRefused
 from forwarder.exchange import Exchange
 from forwarder.mint import random_id
@@ -22,7 +22,6 @@ from forwarder.profiles.learned import lesson_of
 from forwarder.profiles.lessons import shown
 from forwarder.profiles.mends import mend
 from forwarder.profiles.probing import ENOUGH, QUESTIONS, asking, boldest, found
-from forwarder.routing import PROTOCOLS
 from forwarder.translate.call import Json
 from forwarder.translate.terms import Ledger
 from forwarder.upstream import Upstream
@@ -57,7 +56,7 @@ def translate(bridge: Bridge) -> click.Command:
 
     @click.command("translate")
     @click.argument("file", type=click.File("rb"), default="-")
-    @click.option("--from", "named", type=click.Choice(PROTOCOLS), help="The request's API.")
+    @click.option("--from", "named", type=click.Choice(CLIENTS), help="The request's API.")
     @click.option("--model", help="The model to ask for instead of the request's own.")
     @click.option("--strict", is_flag=True, help="Refuse what cannot be carried.")
     def command(file: IO[bytes], named: str | None, model: str | None, strict: bool) -> None:

@@ -12,13 +12,14 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from forwarder.errors import InternalError, InvalidRequest
+from forwarder.errors import InvalidRequest
 from forwarder.media.data import Blob
 from forwarder.routing import PROTOCOLS, Route
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.chat_over_responses.request import OUTPUT_FLOOR
 from forwarder.translate.check import choose
 from forwarder.translate.fates import TABLES, Fate
+from forwarder.translate.fates_of_ollama import OLLAMA_TABLES, flat
 from forwarder.upstream import Sent
 
 
@@ -28,7 +29,7 @@ def protocol_of(request: Json, named: str | None) -> str:
     Raises InvalidRequest when that cannot be told.
     """
     if named is not None:
-        return str(choose(named, PROTOCOLS, "from"))
+        return str(choose(named, CLIENTS, "from"))
     like = [protocol for name, protocol in _MARKS.items() if name in request]
     if len(like) != 1:
         raise InvalidRequest(
@@ -39,6 +40,11 @@ def protocol_of(request: Json, named: str | None) -> str:
         )
     return like[0]
 
+
+CLIENTS = (*PROTOCOLS, *OLLAMA_TABLES)
+"""Whose requests can be shown."""
+
+_FATES = {**TABLES, **OLLAMA_TABLES}
 
 _MARKS = {"messages": "chat", "input": "responses"}
 
@@ -88,7 +94,7 @@ class DryRun:
             deque(call(request), maxlen=0)
         except _Over as over:
             return over.sent
-        raise InternalError("The dry run came to no end.")
+        raise InvalidRequest("Nothing is sent for this request: it is answered here.")
 
 
 class _Unfetched(Blob):
@@ -112,7 +118,7 @@ def report(
     """The whole answer: the request as it would go, and the fate of everything in it."""
     fates = {
         name: _fate(name, value, client, route.protocol, sent, dropped)
-        for name, value in asked.items()
+        for name, value in (flat(asked) if client in OLLAMA_TABLES else asked).items()
         if value is not None
     }
     return {
@@ -146,7 +152,7 @@ def _fate(
     for names, is_made_up, fate in _MADE_UP:
         if name in names and is_made_up(value, client, over, sent):
             return fate
-    fate = TABLES[client].get(name, _CARRIED) if client != over else _CARRIED
+    fate = _FATES[client].get(name, _CARRIED) if client != over else _CARRIED
     if value in fate.neutral:
         return _NEUTRAL
     if fate.kind == "carried" and sent.body.get(name) != value:

@@ -2,7 +2,8 @@
 
 In this order: ``upstream/model``, an alias, a glob, and else the default rule. Where several
 upstreams would do, the default rule chooses among them: a client goes to the first upstream that
-does not speak its protocol, since that is what a forwarder is for, else to the first.
+does not speak its protocol, since that is what a forwarder is for, else to the first.  A client
+of an API that no upstream speaks, as Ollama's, goes to the first that speaks Chat, which is nearer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from forwarder.config.parsers import Fallback, is_pattern
 from forwarder.errors import InvalidRequest, NotFound
 
 PROTOCOLS = ("chat", "responses")
+"""What upstreams speak."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ class Router:
 
 def _preferred(candidates: Sequence[UpstreamSettings], client: str) -> UpstreamSettings:
     """The default rule."""
+    if client not in PROTOCOLS:
+        return next((u for u in candidates if "chat" in u.apis), candidates[0])
     return next((u for u in candidates if client not in u.apis), candidates[0])
 
 
@@ -122,7 +126,8 @@ def _named(model: str, asked: str) -> str:
 
 
 def _route(upstream: UpstreamSettings, name: str, client: str) -> Route:
-    protocol = client if client in upstream.apis else next(iter(upstream.apis))
+    near = client if client in PROTOCOLS else "chat"
+    protocol = near if near in upstream.apis else next(iter(upstream.apis))
     return Route(upstream, protocol, upstream.aliases.get(name, name))
 
 

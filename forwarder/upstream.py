@@ -24,6 +24,7 @@ from forwarder.blotting import blotted
 from forwarder.config import UpstreamSettings
 from forwarder.errors import (
     InvalidRequest,
+    NotFound,
     UpstreamBroken,
     UpstreamConnectTimeout,
     UpstreamError,
@@ -55,6 +56,9 @@ from forwarder.translate.call import Stream as Batches
 from forwarder.translate.ending import HONEST, UNREADABLE, unreadable
 
 log = logging.getLogger("forwarder.upstream")
+
+_NOT_THERE = (404, 405, 501)
+"""What servers answer on a path that they do not know, and some for a model that they do not."""
 
 _MODELS = 256
 """How many models' profiles are kept ready."""
@@ -144,6 +148,7 @@ class Upstream:
             "chat": _joined(settings.base_url, self.profile.chat_path),
             "responses": _joined(settings.base_url, self.profile.responses_path),
             "compact": _joined(settings.base_url, f"{self.profile.responses_path}/compact"),
+            "embeddings": _joined(settings.base_url, "embeddings"),
         }
         self._client = _Client(
             api_key=settings.api_key or "none",
@@ -181,6 +186,28 @@ class Upstream:
             body, profile = self._prepared(request, route, "responses")
             body = _sent(body, "responses", profile, exchange)
             reply = self._post("compact", body, exchange)
+            exchange.opened.add(reply.close)
+            exchange.reply_headers = reply.headers
+            return begun(reply.batches())
+
+        return upstream_call
+
+    def embeddings(self, route: Route, exchange: Exchange) -> Call:
+        """The call that has this upstream embed; its stream is one event, the whole answer.
+
+        Raises NotFound where the upstream has no embeddings.
+        """
+
+        def upstream_call(request: Json) -> Batches:
+            try:
+                reply = self._post("embeddings", {**request, "model": route.model}, exchange)
+            except UpstreamRefused as refusal:
+                if refusal.status in _NOT_THERE and "model" not in refusal.message.lower():
+                    raise NotFound(
+                        f"The upstream '{self.settings.name}' has no embeddings.",
+                        code="no_embeddings",
+                    ) from refusal
+                raise
             exchange.opened.add(reply.close)
             exchange.reply_headers = reply.headers
             return begun(reply.batches())

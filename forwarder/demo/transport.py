@@ -12,15 +12,17 @@ import httpx2
 
 from forwarder.demo import chat_reply, chat_request, responses_reply, responses_request
 from forwarder.demo.answer import Answer, Prompt, answer
+from forwarder.demo.embeddings import embedded
 from forwarder.demo.reading import JSON, typed
 from forwarder.errors import ClientError, InvalidRequest, NotFound
 
 MODEL = {"id": "demo", "object": "model", "created": 1704067200, "owned_by": "forwarder"}
 MODELS = "/v1/models"
+EMBEDDINGS = "/v1/embeddings"
 
 
 class DemoTransport(httpx2.BaseTransport):
-    """Answers Chat Completions, Responses and model requests by itself.
+    """Answers Chat Completions, Responses, embeddings and model requests by itself.
 
     Whatever model a request names, the demo answers as it. Refusals are HTTP answers in
     OpenAI's shape; nothing is raised.
@@ -67,6 +69,8 @@ def _handle(request: httpx2.Request) -> httpx2.Response:
     path = request.url.path
     if request.method == "POST" and path in APIS:
         return _converse(APIS[path], _body(request.read()))
+    if request.method == "POST" and path == EMBEDDINGS:
+        return _json(embedded(_body(request.read())))
     if request.method == "GET" and path == MODELS:
         return _json({"object": "list", "data": [MODEL]})
     if request.method == "GET" and path.startswith(f"{MODELS}/"):

@@ -17,7 +17,8 @@ blueprint = Blueprint("dry_run", __name__)
 def translate() -> Response:
     """The upstream's request for a client's: the body is that request, as it would be sent.
 
-    ``?from=chat`` or ``?from=responses`` says which API it is for, where that cannot be seen.
+    ``?from=chat`` or ``?from=responses`` says which API it is for, where that cannot be seen; and
+    ``?from=ollama`` or ``?from=ollama_generate`` that it is for one of Ollama's.
     """
     bridge: Bridge = current_app.extensions["forwarder"]
     exchange = exchanges.current()

@@ -1,15 +1,20 @@
-"""OpenAI's two APIs: ``/v1/chat/completions``, ``/v1/responses`` and ``/v1/models``."""
+"""OpenAI's two APIs: ``/v1/chat/completions``, ``/v1/responses``, ``/v1/models`` and embeddings.
+
+How a request is served, streaming or not, is the same for every API: `serve` and `embed`.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import orjson
 from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
-from forwarder import sse
+from forwarder import ndjson, sse
 from forwarder.bridge import Bridge
 from forwarder.errors import NotFound, ShuttingDown, UpgradeRefused
 from forwarder.exchange import Exchange
@@ -24,39 +29,70 @@ from forwarder.translate.ending import TOLD, UNREADABLE, unreadable
 
 blueprint = Blueprint("openai", __name__)
 
-_ENCODERS: dict[str, Callable[[Batch], bytes]] = {
-    "chat": sse.encode_chat,
-    "responses": sse.encode_responses,
+
+class Framing(NamedTuple):
+    """How the stream of a protocol is written: its events, its silence and its end."""
+
+    encode: Callable[[Batch], bytes]
+    keep_alive: bytes = sse.KEEP_ALIVE
+    end: bytes = b""
+    mimetype: str = "text/event-stream"
+
+
+_LINES = Framing(ndjson.encode, ndjson.KEEP_ALIVE, mimetype="application/x-ndjson")
+
+_FRAMINGS = {
+    "chat": Framing(sse.encode_chat, end=sse.DONE),
+    "responses": Framing(sse.encode_responses),
+    "ollama": _LINES,
+    "ollama_generate": _LINES,
 }
 
 
 @blueprint.post("/chat/completions")
 def chat_completions() -> Response:
     """Chat Completions, over whichever upstream the model leads to."""
-    return _serve("chat")
+    return serve("chat")
 
 
 @blueprint.post("/responses")
 def responses() -> Response:
     """Responses, over whichever upstream the model leads to."""
-    return _serve("responses")
+    return serve("responses")
 
 
 @blueprint.post("/responses/compact")
 def compact() -> Response:
     """A conversation made short: what users said, and the rest in one sealed item."""
+    return _at_once(_bridge().compact)
+
+
+@blueprint.post("/embeddings")
+def embeddings() -> Response:
+    """Embeddings, passed through to an upstream that has them."""
+    return embed("embeddings")
+
+
+def embed(client: str) -> Response:
+    """Embeddings for a ``client``'s protocol."""
+    exchanges.current().route = client
+    return _at_once(partial(_bridge().embed, client))
+
+
+def _at_once(ask: Callable[[Json, Exchange], Stream]) -> Response:
+    """An answer that is never streamed: the last of its events."""
     exchange = exchanges.current()
     exchanges.admit(exchange)
     try:
-        return _compacted(exchange)
+        return _made(ask, exchange)
     except Stopping:
         raise ShuttingDown from None
 
 
-def _compacted(exchange: Exchange) -> Response:
+def _made(ask: Callable[[Json, Exchange], Stream], exchange: Exchange) -> Response:
     body = json_body(exchange)
     exchanges.watch(exchange)
-    stream = exchange.making(_bridge().compact(body, exchange))
+    stream = exchange.making(ask(body, exchange))
     try:
         return json_answer([event for batch in stream for event in batch][-1])
     except UNREADABLE as error:
@@ -91,7 +127,8 @@ def model(model: str) -> Response:
     return json_answer(entry)
 
 
-def _serve(protocol: str) -> Response:
+def serve(protocol: str) -> Response:
+    """The answer to a request of a protocol, streamed if it is wanted so."""
     exchange = exchanges.current()
     exchange.route = protocol
     exchanges.admit(exchange)
@@ -151,7 +188,8 @@ def _streaming(protocol: str, stream: Stream, exchange: Exchange) -> Response:
     first = next(stream, None)
     begun = itertools.chain([first] if first is not None else [], stream)
     exchange.streams()
-    response = Response(_taken(_encoded(protocol, begun), exchange), mimetype="text/event-stream")
+    pieces = _taken(_encoded(protocol, begun), exchange)
+    response = Response(pieces, mimetype=_FRAMINGS[protocol].mimetype)
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # or nginx would gather the events
     return response
@@ -167,12 +205,12 @@ def _taken(pieces: Iterator[bytes], exchange: Exchange) -> Iterator[bytes]:
 
 
 def _encoded(protocol: str, stream: Stream) -> Iterator[bytes]:
-    encode = _ENCODERS[protocol]
+    encode, keep_alive, end, _ = _FRAMINGS[protocol]
     failed = False
     told = TOLD[protocol](stream)
     for batch in told:
         if not batch:
-            yield sse.KEEP_ALIVE
+            yield keep_alive
             continue
         try:
             data = encode(batch)
@@ -181,8 +219,8 @@ def _encoded(protocol: str, stream: Stream) -> Iterator[bytes]:
             data = encode(batch)
         failed = bool(batch[-1].get("error"))
         yield data
-    if protocol == "chat" and not failed:
-        yield sse.DONE
+    if end and not failed:
+        yield end
 
 
 def json_answer(value: Json) -> Response:

@@ -42,6 +42,8 @@ class Remembering:
         owner = owner_of(exchange.client_key)
         if client == "responses":
             return Keeper(self.database, owner, dict(request), origin).kept
+        if client != "chat":  # Ollama keeps nothing
+            return lambda stream: stream
         asked = dict(request)
         return lambda stream: completions.kept(stream, self.database, owner, asked)
 

@@ -195,7 +195,20 @@ def told_responses(stream: Stream) -> Told:
         yield seen.failed(error)
 
 
-TOLD = {"chat": told_chat, "responses": told_responses}
+def told_ollama(stream: Stream) -> Told:
+    """Turn a failure on the way into Ollama's last line, which is a message and nothing else."""
+    try:
+        yield from stream
+    except ForwarderError as error:
+        yield [{"error": error.message}]
+
+
+TOLD = {
+    "chat": told_chat,
+    "responses": told_responses,
+    "ollama": told_ollama,
+    "ollama_generate": told_ollama,
+}
 
 
 _UNBEGUN: Json = {

@@ -2,7 +2,7 @@
 
 Only ``param`` is put into the client's words: the message stays what the upstream said.  A place
 inside of what a translation has built is not one that the client knows, so there the parameter
-alone is named.
+alone is named.  What was dropped on the way can be told likewise.
 """
 
 from __future__ import annotations
@@ -12,6 +12,27 @@ from collections.abc import Mapping
 
 from forwarder.errors import UpstreamRefused
 from forwarder.translate.call import Call, Json, Stream
+from forwarder.translate.terms import Ledger
+
+_OF_OLLAMA: Mapping[str, tuple[str, ...]] = {
+    "messages": ("messages", "prompt"),
+    "messages.reasoning_content": ("messages.thinking",),
+    "tools": ("tools",),
+    "response_format": ("format",),
+    "reasoning_effort": ("think",),
+    "max_completion_tokens": ("options.num_predict",),
+    "max_tokens": ("options.num_predict",),
+    "repeat_penalty": ("options.repeat_penalty",),
+    "repetition_penalty": ("options.repeat_penalty",),
+    **{
+        name: (f"options.{name}",)
+        for name in (
+            "temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty",
+            "frequency_penalty", "repeat_last_n", "typical_p", "mirostat", "mirostat_tau",
+            "mirostat_eta",
+        )
+    },
+}  # fmt: skip
 
 _NAMES: dict[str, Mapping[str, tuple[str, ...]]] = {
     "responses": {
@@ -37,6 +58,10 @@ _NAMES: dict[str, Mapping[str, tuple[str, ...]]] = {
         "reasoning": ("reasoning_effort",),
         "include": ("logprobs",),
     },
+    "ollama": _OF_OLLAMA,
+    "ollama_generate": _OF_OLLAMA,
+    "ollama_embed": {},
+    "ollama_embeddings": {"input": ("prompt",)},
 }
 """The client's protocol -> the upstream's parameter -> what the client may have called it."""
 
@@ -66,3 +91,12 @@ def renamed(param: str, client: str, request: Json) -> str:
         return param
     sent = (name for name in known if request.get(name.partition(".")[0]) is not None)
     return next(sent, param)
+
+
+def dropped_in_its_words(ledger: Ledger, client: str, request: Json) -> None:
+    """Name what was lost further on as the ``client`` protocol does."""
+    for name, reason in list(ledger.dropped.items()):
+        known = _NAMES[client].get(name)
+        if known:
+            del ledger.dropped[name]
+            ledger.note(renamed(name, client, request), reason)

@@ -19,6 +19,8 @@ def events(protocol: str, body: Json, streamed: bool) -> Batch:
         return _chat(body, streamed)
     if protocol == "compact":
         return _compacted(body)
+    if protocol == "embeddings":
+        return _embedded(body)
     return _responses(body, streamed)
 
 
@@ -45,6 +47,12 @@ def _as_chunk(body: Json, choices: list[Json]) -> Event:
 def _compacted(body: Json) -> Batch:
     if not isinstance(body.get("output"), list):
         raise UpstreamBroken("The upstream's answer is not a compacted conversation.")
+    return [body]
+
+
+def _embedded(body: Json) -> Batch:
+    if not isinstance(body.get("data"), list):
+        raise UpstreamBroken("The upstream's answer holds no embeddings.")
     return [body]
 
 

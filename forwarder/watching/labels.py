@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from forwarder.config import Settings
 from forwarder.config.parsers import is_pattern
 from forwarder.translate.fates import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
+from forwarder.translate.fates_of_ollama import OLLAMA_CHAT, OLLAMA_GENERATE
 
 OTHER = "other"
 NONE = "none"
 
 _LONGEST = 128
-_PARAMETERS = CHAT_OVER_RESPONSES.keys() | RESPONSES_OVER_CHAT.keys()
+_TABLES = (CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT, OLLAMA_CHAT, OLLAMA_GENERATE)
+_PARAMETERS = frozenset(name.partition(".")[0] for table in _TABLES for name in table)
 
 
 class Names:

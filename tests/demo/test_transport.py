@@ -176,7 +176,7 @@ def test_any_text_survives_the_wire(http: httpx2.Client, text: str) -> None:
     [
         ("GET", "/responses"),
         ("POST", "/models"),
-        ("POST", "/embeddings"),
+        ("POST", "/audio/speech"),
         ("DELETE", "/models/demo"),
         ("GET", "/responses/resp_1"),
     ],
@@ -208,3 +208,10 @@ def test_a_refusal_comes_before_a_stream_begins(sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         sdk.responses.create(model="demo", input="hi", text={"format": endless}, stream=True)
     assert caught.value.param == "text.format.schema"
+
+
+def test_texts_are_embedded(http: httpx2.Client) -> None:
+    answer = http.post("/embeddings", json={"model": "demo", "input": ["one", "two"]}).json()
+    assert [entry["index"] for entry in answer["data"]] == [0, 1]
+    refused = http.post("/embeddings", json={"model": "demo"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")

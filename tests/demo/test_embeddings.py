@@ -1,0 +1,53 @@
+"""The demo's embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.demo.embeddings import embedded
+from forwarder.errors import InvalidRequest
+
+
+def vectors(given: Any, **more: Any) -> list[list[float]]:
+    return [entry["embedding"] for entry in embedded({"input": given, **more})["data"]]
+
+
+def likeness(one: list[float], other: list[float]) -> float:
+    return sum(x * y for x, y in zip(one, other, strict=True))
+
+
+def test_the_same_text_has_the_same_vector_of_length_one() -> None:
+    [one, other] = vectors(["good morning", "good morning"])
+    assert one == other == vectors("good morning")[0]
+    assert likeness(one, one) == pytest.approx(1)
+
+
+def test_texts_that_share_words_are_alike() -> None:
+    near, same, far = vectors(["red green blue", "red green black", "seven eight nine"])
+    assert likeness(near, same) > likeness(near, far)
+
+
+def test_tokens_are_words_and_there_may_be_fewer_dimensions() -> None:
+    answer = embedded({"model": "m", "input": ["one two", "three"], "dimensions": 4})
+    assert [len(entry["embedding"]) for entry in answer["data"]] == [4, 4]
+    assert answer["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+    assert answer["model"] == "m"
+
+
+@pytest.mark.parametrize("given", [None, "", [], [""], [1], 7, {"a": 1}])
+def test_what_is_no_text_is_refused(given: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        embedded({"input": given})
+    assert caught.value.param == "input"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("dimensions", 17), ("dimensions", "4"), ("dimensions", -1), ("encoding_format", "base64")],
+)
+def test_what_the_demo_has_not_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        embedded({"input": "hi", name: value})
+    assert caught.value.param == name
