@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -317,3 +318,94 @@ def test_images_of_tools_go_where_the_profile_says(
     sent = upstreams.bodies[0]["messages"]
     assert "".join(m["role"][0] for m in sent if m["role"] != "assistant") == roles
     assert ("a.png" in json.dumps(sent)) is (knob != "drop")
+
+
+# -- Ollama ---------------------------------------------------------------------------------------
+
+OLLAMA: dict[str, Json] = {
+    "ollama": {"messages": [{"role": "user", "content": "hi"}]},
+    "ollama_generate": {"prompt": "hi"},
+}
+every_ollama = pytest.mark.parametrize("client", OLLAMA)
+over_either = pytest.mark.parametrize("upstream", ["chat", "responses"])
+
+
+def lines_of(over: Bridge, client: str, **more: Any) -> tuple[list[Json], Exchange]:
+    exchange = Exchange(id="req_1", route=client, ledger=Ledger())
+    request = {**OLLAMA[client], "model": "m", "stream": True, **more}
+    return [e for batch in over.open(client, request, None, exchange) for e in batch], exchange
+
+
+@every_ollama
+@over_either
+def test_an_ollama_client_is_served_over_either(
+    client: str, upstream: str, upstreams: Upstreams
+) -> None:
+    lines, exchange = lines_of(bridge_of(), client, model=f"{upstream}/m")
+
+    said = [line.get("response") or line.get("message", {}).get("content") for line in lines]
+    assert [text for text in said if text] == ["Hi"]
+    assert {line["model"] for line in lines} == {f"{upstream}/m"}
+    assert lines[-1]["done"]
+    assert (exchange.upstream, exchange.model) == (upstream, "m")
+    assert ("input" if upstream == "responses" else "messages") in upstreams.bodies[0]
+    if upstream == "chat":
+        assert exchange.tokens == (1, 2)
+        thoughts = [
+            line.get("thinking") or line.get("message", {}).get("thinking") for line in lines
+        ]
+        assert "Hm." in thoughts
+
+
+@every_ollama
+def test_an_ollama_client_s_body_is_mended_for_its_upstream(
+    client: str, upstreams: Upstreams
+) -> None:
+    options = {"num_predict": 9, "top_k": 4, "repeat_penalty": 1.1, "num_ctx": 1}
+    _, exchange = lines_of(bridge_of(CHAT_PROVIDER="vllm"), client, options=options, think=False)
+
+    body = upstreams.bodies[0]
+    assert body["max_tokens"] == 9
+    assert (body["top_k"], body["repetition_penalty"]) == (4, 1.1)
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert set(exchange.ledger.dropped) == {"options.num_ctx"}
+
+
+@every_ollama
+def test_what_is_emulated_for_chat_clients_is_for_ollama_s_too(
+    client: str, upstreams: Upstreams
+) -> None:
+    lines, exchange = lines_of(
+        bridge_of(), client, model="responses/m", options={"stop": ["i"], "seed": 1}
+    )
+
+    said = [line.get("response") or line.get("message", {}).get("content") for line in lines]
+    assert [text for text in said if text] == ["H"]
+    assert "stop" not in upstreams.bodies[0]
+    assert set(exchange.ledger.dropped) == {"options.seed"}
+
+
+def test_ollama_streams_unless_told_otherwise() -> None:
+    over = bridge_of()
+    assert over.wants_stream("ollama", {})
+    assert over.wants_stream("ollama_generate", {"stream": None})
+    assert not over.wants_stream("ollama", {"stream": False})
+
+
+def test_nothing_of_an_ollama_client_s_is_stored(upstreams: Upstreams, tmp_path: Path) -> None:
+    over = bridge_of(FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/f.db")
+    lines, exchange = lines_of(over, "ollama", store=True)
+
+    assert lines[-1]["done"]
+    assert "store" in exchange.ledger.dropped
+
+
+def test_embeddings_go_to_the_fallback_too(upstreams: Upstreams) -> None:
+    upstreams.failing["embeddings"] = 1
+    exchange = Exchange(id="req_1", route="embeddings", ledger=Ledger())
+    over = bridge_of(CHAT_FALLBACK="responses")
+
+    list(over.embed("embeddings", {"model": "m", "input": "hi"}, exchange))
+
+    assert (exchange.failed, exchange.upstream) == (["chat"], "responses")
+    assert [body["input"] for body in upstreams.bodies] == ["hi", "hi"]

@@ -398,3 +398,24 @@ def test_truncation_is_the_table_s_to_explain(wire: Wire) -> None:
     told = shown("responses", responses(truncation="auto"))
 
     assert told["emulated"]["truncation"] == RESPONSES_OVER_CHAT["truncation"].why
+
+
+# -- Ollama ----------------------------------------------------------------------------------------
+
+
+def test_what_becomes_of_ollama_s_options_is_told_of_each() -> None:
+    options = {"seed": 1, "num_ctx": 4096, "temperature": 0, "mirostat": 0}
+    told = shown("ollama", {**CHAT, "model": "responses/m", "options": options, "keep_alive": "5m"})
+
+    assert {name: fate["fate"] for name, fate in told["fates"].items()} == {
+        "model": "mapped",  # the client said whose it is
+        "messages": "mapped",
+        "keep_alive": "local",
+        "options.seed": "dropped",
+        "options.num_ctx": "dropped",
+        "options.temperature": "mapped",
+        "options.mirostat": "neutral",
+    }
+    assert told["dropped"].keys() == {"options.seed", "options.num_ctx"}
+    assert told["fates"]["options.mirostat"]["why"] == "this value asks for nothing"
+    assert told["request"]["temperature"] == 0

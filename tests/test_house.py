@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import functools
 import graphlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from forwarder.translate import chat_over_responses, responses_over_chat
+from forwarder.translate import chat_over_responses, ollama_over_chat, responses_over_chat
 
 TESTS = Path(__file__).parent
 HOUSE = TESTS.parent / "forwarder"
@@ -106,16 +107,19 @@ def test_a_translator_is_pure(path: Path) -> None:
         assert pure, f"{path.relative_to(HOUSE)} imports {module}"
 
 
-def test_the_two_translations_do_not_know_each_other() -> None:
-    halves = [HOUSE / "translate" / name for name in ("responses_over_chat", "chat_over_responses")]
-    for half, other in (halves, reversed(halves)):
-        for path in half.glob("*.py"):
+TRANSLATIONS = ("responses_over_chat", "chat_over_responses", "ollama_over_chat")
+
+
+def test_no_translation_knows_another() -> None:
+    rooms = [HOUSE / "translate" / name for name in TRANSLATIONS]
+    for room, other in itertools.permutations(rooms, 2):
+        for path in room.glob("*.py"):
             assert not any(within(module, (name_of(other),)) for module in imports(path))
 
 
-def test_both_translations_have_the_same_doors() -> None:
-    assert responses_over_chat.__all__ == chat_over_responses.__all__
-    assert set(responses_over_chat.__all__) == {"translate_request", "translate_stream"}
+def test_all_translations_have_the_same_doors() -> None:
+    for translation in (responses_over_chat, chat_over_responses, ollama_over_chat):
+        assert set(translation.__all__) == {"translate_request", "translate_stream"}
 
 
 def test_nobody_imports_a_room_that_imports_them() -> None:

@@ -59,6 +59,23 @@ def test_by_default_a_client_goes_to_the_first_upstream_of_the_other_protocol(
     assert where(router(*upstreams), "m", client) == expected
 
 
+@pytest.mark.parametrize(
+    ("upstreams", "model", "expected"),
+    [
+        (("b responses", "a chat"), "m", "a chat m"),
+        (("a both", "b chat"), "m", "a chat m"),
+        (("a responses", "b responses"), "m", "a responses m"),
+        (("a chat", "b responses"), "b/m", "b responses m"),
+        (("a chat", "b responses m=x"), "m", "b responses x"),
+    ],
+)
+@pytest.mark.parametrize("client", ["ollama", "ollama_generate", "embeddings"])
+def test_a_client_of_an_api_that_no_upstream_speaks_goes_to_the_first_that_speaks_chat(
+    upstreams: tuple[str, ...], model: str, expected: str, client: str
+) -> None:
+    assert where(router(*upstreams), model, client) == expected
+
+
 def test_with_nothing_configured_each_client_crosses_over_on_the_demo() -> None:
     demo = Router(Settings.from_env({}))
     assert where(demo, "demo", "chat") == "responses responses demo"

@@ -12,6 +12,7 @@ import pytest
 
 from forwarder.config import Settings
 from forwarder.errors import (
+    NotFound,
     UpstreamBroken,
     UpstreamConnectTimeout,
     UpstreamError,
@@ -406,3 +407,55 @@ def test_its_refusal_to_compact_is_its_own() -> None:
 
     with pytest.raises(UpstreamRefused, match="no such path"):
         upstream.compact(route, exchange)({"model": "ours", "input": "hi"})
+
+
+# -- embeddings -----------------------------------------------------------------------------------
+
+
+def embedded(upstream: Upstream) -> list[Any]:
+    exchange = Exchange(id="req_1", route="embeddings", ledger=Ledger())
+    route = Route(upstream.settings, "chat", "their-model")
+    call = upstream.embeddings(route, exchange)
+    try:
+        return list(call({"model": "ours", "input": ["a"], "vendor": {"x": 1}}))
+    finally:
+        exchange.opened.close()
+
+
+def test_embeddings_are_asked_for_as_they_are() -> None:
+    answer = {"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 1}, "more": 2}
+    provider = Provider(lambda _: httpx2.Response(200, json=answer))
+
+    assert embedded(upstream_of(provider)) == [[answer]]
+    assert str(provider.requests[0].url) == "http://up.test/v1/embeddings"
+    assert provider.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert provider.body == {"model": "their-model", "input": ["a"], "vendor": {"x": 1}}
+
+
+@pytest.mark.parametrize(
+    ("status", "answer"),
+    [
+        (404, {"json": {"error": {"message": "Invalid URL (POST /v1/embeddings)"}}}),
+        (404, {"json": {"detail": "Not Found"}}),
+        (405, {"text": "<html>"}),
+        (501, {}),
+    ],
+)
+def test_an_upstream_without_embeddings_is_named(status: int, answer: dict[str, Any]) -> None:
+    with pytest.raises(NotFound, match="'up' has no embeddings") as caught:
+        embedded(upstream_of(refusing(status, **answer)))
+    assert caught.value.code == "no_embeddings"
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [(404, "The model 'x' does not exist"), (400, "Too long"), (500, "Oh")]
+)
+def test_its_refusal_to_embed_is_its_own(status: int, message: str) -> None:
+    with pytest.raises(UpstreamRefused, match=message) as caught:
+        embedded(upstream_of(refusing(status, json={"error": {"message": message}})))
+    assert caught.value.status == status
+
+
+def test_an_answer_without_embeddings_is_the_upstream_s_fault() -> None:
+    with pytest.raises(UpstreamBroken):
+        embedded(upstream_of(Provider(lambda _: httpx2.Response(200, json={"object": "list"}))))

@@ -27,6 +27,7 @@ class Block(NamedTuple):
 
 BLOCKS = (
     Block("parameters", "README.md", fidelity.parameters),
+    Block("ollama", "README.md", fidelity.of_ollama),
     Block("providers", "README.md", providers.everyone),
     Block("fidelity", "docs/fidelity.md", fidelity.everything),
 )

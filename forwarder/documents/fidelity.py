@@ -7,10 +7,18 @@ from collections.abc import Iterator, Mapping
 from forwarder.documents.markdown import code, table
 from forwarder.translate.fates import TABLES, Fate
 from forwarder.translate.fates_of_items import ITEM_TABLES, type_of
+from forwarder.translate.fates_of_ollama import EMBEDDING_TABLES, OLLAMA_TABLES
 
 _WAYS = {
     "responses": "a Responses client over a Chat upstream",
     "chat": "a Chat client over a Responses upstream",
+}
+
+_OF_OLLAMA = {
+    "ollama": "`/api/chat`",
+    "ollama_generate": "`/api/generate`",
+    "ollama_embed": "`/api/embed`",
+    "ollama_embeddings": "`/api/embeddings`",
 }
 
 _KINDS = {
@@ -36,12 +44,23 @@ def parameters() -> str:
     return table(["fate", *_WAYS.values()], rows)
 
 
+def of_ollama() -> str:
+    """The parameters of Ollama's API that ask for an answer, by fate."""
+    fates = {name: fate for table in OLLAMA_TABLES.values() for name, fate in table.items()}
+    rows = (
+        [f"*{kind}*: {told}", _of_kind(fates, kind)]
+        for kind, told in _KINDS.items()
+        if any(fate.kind == kind for fate in fates.values())
+    )
+    return table(["fate", "parameters of `/api/chat` and `/api/generate`"], rows)
+
+
 def _of_kind(fates: Mapping[str, Fate], kind: str) -> str:
     return code(name for name, fate in sorted(fates.items()) if fate.kind == kind) or "–"
 
 
 def everything() -> str:
-    """Every table of both ways, with the reasons."""
+    """Every table of every way, with the reasons."""
     return "\n\n".join(_sections())
 
 
@@ -54,6 +73,10 @@ def _sections() -> Iterator[str]:
         for about, fates in ITEM_TABLES[client].items():
             yield f"### {about[0].upper()}{about[1:]}"
             yield _told("role" if about == "messages" else "type", fates)
+    yield "## An Ollama client over Chat or embeddings"
+    for client, fates in {**OLLAMA_TABLES, **EMBEDDING_TABLES}.items():
+        yield f"### {_OF_OLLAMA[client]}"
+        yield _told("parameter", fates)
 
 
 def _told(what: str, fates: Mapping[str, Fate]) -> str:

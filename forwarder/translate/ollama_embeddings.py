@@ -25,18 +25,22 @@ def embed(call: Call, terms: Terms) -> Call:
         texts = asked.get("input") or []
         for i, text in enumerate(texts if isinstance(texts, list) else ()):
             expect(text, STR, f"input[{i}]")
-        answer = _asked(call, asked) if texts else {}
-        vectors = [_of_length_one(vector) for vector in _vectors(answer)] if texts else []
-        counted: Any = (answer.get("usage") or {}).get("prompt_tokens")
-        line = {
-            "model": model,
-            "embeddings": vectors,
-            "total_duration": terms.mint.clock() - began,
-            "load_duration": 0,
-        }
-        return iter([[{**line, "prompt_eval_count": counted} if type(counted) is int else line]])
+        return _lines(_asked(call, asked) if texts else iter(()), model, began, terms)
 
     return translated
+
+
+def _lines(stream: Stream, model: str, began: int, terms: Terms) -> Stream:
+    answer = _last(stream)
+    vectors = [_of_length_one(vector) for vector in _vectors(answer)] if answer else []
+    counted: Any = (answer.get("usage") or {}).get("prompt_tokens")
+    line: Json = {
+        "model": model,
+        "embeddings": vectors,
+        "total_duration": terms.mint.clock() - began,
+        "load_duration": 0,
+    }
+    yield [{**line, "prompt_eval_count": counted} if type(counted) is int else line]
 
 
 def embeddings(call: Call, terms: Terms) -> Call:
@@ -46,16 +50,24 @@ def embeddings(call: Call, terms: Terms) -> Call:
         require(request, "model", STR, "model")
         asked = dict(settle(flat(request), OLLAMA_EMBEDDINGS, terms.ledger))
         prompt = asked.pop("prompt", None)
-        vectors = _vectors(_asked(call, {**asked, "input": prompt})) if prompt else [[]]
-        return iter([[{"embedding": vectors[0]}]])
+        return _line(_asked(call, {**asked, "input": prompt}) if prompt else iter(()))
 
     return translated
 
 
-def _asked(call: Call, asked: Json) -> Json:
-    """The upstream's answer."""
-    events = [event for batch in call({**asked, "encoding_format": "float"}) for event in batch]
-    return events[-1]
+def _line(stream: Stream) -> Stream:
+    answer = _last(stream)
+    yield [{"embedding": _vectors(answer)[0] if answer else []}]
+
+
+def _asked(call: Call, asked: Json) -> Stream:
+    return call({**asked, "encoding_format": "float"})
+
+
+def _last(stream: Stream) -> Json:
+    """The upstream's answer; empty when nobody was asked."""
+    events = [event for batch in stream for event in batch]
+    return events[-1] if events else {}
 
 
 def _vectors(answer: Json) -> list[list[float]]:

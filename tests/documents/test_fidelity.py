@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.documents.fidelity import everything, parameters
+from forwarder.documents.fidelity import everything, of_ollama, parameters
 from forwarder.translate.fates import TABLES
 from forwarder.translate.fates_of_items import ITEM_TABLES, Rows
+from forwarder.translate.fates_of_ollama import EMBEDDING_TABLES, OLLAMA_TABLES
 
 COLUMNS = {"responses": 2, "chat": 3}
 
@@ -23,6 +24,16 @@ def test_every_parameter_stands_with_its_fate(client: str) -> None:
     assert told == {name: fate.kind for name, fate in TABLES[client].items()}
 
 
+def test_every_parameter_of_ollama_s_stands_with_its_fate() -> None:
+    told = {}
+    for line in of_ollama().splitlines()[2:]:
+        cells = line.split(" | ")
+        for name in cells[1].rstrip(" |").split(", "):
+            told[name.strip("`")] = cells[0].split("*")[1]
+
+    assert told == {n: f.kind for table in OLLAMA_TABLES.values() for n, f in table.items()}
+
+
 def lines_of(rows: Rows) -> list[str]:
     return [f"*{fate.kind}* | {fate.why}" for fate in rows.values()]
 
@@ -34,7 +45,9 @@ def test_every_row_of_every_table_is_told_with_its_reason() -> None:
         for rows in (TABLES[client], *tables.values()):
             assert rows
             assert all(line in told for line in lines_of(rows))
-    count = sum(map(len, TABLES.values()))
+    of_ollama = [*OLLAMA_TABLES.values(), *EMBEDDING_TABLES.values()]
+    assert all(line in told for rows in of_ollama for line in lines_of(rows))
+    count = sum(map(len, [*TABLES.values(), *of_ollama]))
     count += sum(len(rows) for tables in ITEM_TABLES.values() for rows in tables.values())
     assert told.count("\n| `") == count
 

@@ -27,6 +27,13 @@ def nobody(request: httpx2.Request) -> httpx2.Response:
         ("/forwarder/translate", RESPONSES, "responses", "chat"),
         ("/forwarder/translate?from=chat", {**CHAT, "input": 1}, "chat", "responses"),
         ("/forwarder/translate", {**CHAT, "model": "chat/m"}, "chat", "chat"),
+        ("/forwarder/translate?from=ollama", CHAT, "ollama", "chat"),
+        (
+            "/forwarder/translate?from=ollama_generate",
+            {"model": "responses/m", "prompt": "hi"},
+            "ollama_generate",
+            "responses",
+        ),
     ],
 )
 def test_a_request_is_shown_and_not_sent(
@@ -55,6 +62,7 @@ def test_what_is_dropped_is_in_the_header_too(demo: FlaskClient) -> None:
         ("/forwarder/translate?from=responses", CHAT, "input"),
         ("/forwarder/translate", {**RESPONSES, "prompt": {"id": "p"}}, "prompt"),
         ("/forwarder/translate", [], None),
+        ("/forwarder/translate?from=ollama", {"model": "m"}, None),
     ],
 )
 def test_a_bad_request_is_a_400(path: str, body: Any, param: str, demo: FlaskClient) -> None:

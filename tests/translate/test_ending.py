@@ -20,6 +20,7 @@ from forwarder.translate.ending import (
     honest_chat,
     honest_responses,
     told_chat,
+    told_ollama,
     told_responses,
 )
 from tests.helpers import sdk
@@ -245,3 +246,11 @@ def test_what_breaks_after_the_last_finish_breaks_nothing(error: Exception) -> N
         raise error
 
     assert len(list(honest_chat(upstream(), lambda: False))) == 2
+
+
+def test_a_failure_is_ollama_s_last_line() -> None:
+    def breaking() -> Stream:
+        yield [{"done": False}]
+        raise UpstreamTimeout("Too late.")
+
+    assert events_of(told_ollama(breaking())) == [{"done": False}, {"error": "Too late."}]

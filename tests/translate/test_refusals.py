@@ -10,7 +10,8 @@ from forwarder import translate
 from forwarder.errors import UpstreamRefused
 from forwarder.translate.call import Stream
 from forwarder.translate.fates import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
-from forwarder.translate.refusals import _NAMES, renamed
+from forwarder.translate.refusals import _NAMES, dropped_in_its_words, renamed
+from forwarder.translate.terms import Ledger
 from tests.helpers.translating import terms
 
 Json = dict[str, Any]
@@ -36,6 +37,14 @@ TOLD: list[tuple[str, str, str, Json]] = [
     ("stream_options", "stream_options", "responses", {"input": "hi"}),
     ("reasoning.summary", "reasoning.summary", "chat", {"messages": []}),
     ("[]", "[]", "chat", {"messages": []}),
+    ("messages[1].content", "messages", "ollama", {"messages": []}),
+    ("messages[0].content", "prompt", "ollama_generate", {"prompt": "hi"}),
+    ("max_tokens", "options.num_predict", "ollama", {"options": {"num_predict": 1}}),
+    ("response_format.json_schema.schema", "format", "ollama", {"format": {}}),
+    ("reasoning_effort", "think", "ollama", {"think": True}),
+    ("temperature", "options.temperature", "ollama", {"options": {"temperature": 9}}),
+    ("input", "input", "ollama_embed", {"input": "hi"}),
+    ("input", "prompt", "ollama_embeddings", {"prompt": "hi"}),
 ]
 
 
@@ -77,3 +86,18 @@ def test_one_that_passes_through_stays_as_it_is() -> None:
     with pytest.raises(UpstreamRefused) as caught:
         translate.adapt(refusing, "chat", "chat", terms())({"model": "m", "messages": []})
     assert caught.value.param == "messages[0].content"
+
+
+def test_what_was_dropped_is_named_as_the_client_knows_it() -> None:
+    ledger = Ledger()
+    for name in ("options.num_ctx", "seed", "messages.reasoning_content", "metadata"):
+        ledger.drop(name, f"why {name}")
+
+    dropped_in_its_words(ledger, "ollama", {"messages": [], "options": {"seed": 1}})
+
+    assert ledger.dropped == {
+        "options.num_ctx": "why options.num_ctx",
+        "options.seed": "why seed",
+        "messages.thinking": "why messages.reasoning_content",
+        "metadata": "why metadata",
+    }

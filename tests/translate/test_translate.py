@@ -79,3 +79,53 @@ def test_what_is_ready_is_not_held_back(case: Case, client: str, upstream: str) 
     [when] = said.values()
     assert when < len(taken)
     assert "'lo, '" in str(as_sent(case.read("upstream.jsonl"))[when - 1])
+
+
+def test_an_ollama_client_is_served_over_chat_and_that_over_responses() -> None:
+    case = Case("text", "chat_over_responses")
+    asked: list[Json] = []
+
+    def call(request: Json) -> Stream:
+        asked.append(request)
+        return iter(as_sent(case.read("upstream.jsonl")))
+
+    chat = adapt(call, "chat", "responses", terms())
+    its_terms = terms()
+    ollama = adapt(chat, "ollama", "chat", its_terms)
+    request = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hi."}],
+        "options": {"seed": 1},
+    }
+    answer = FOLDS["ollama"](ollama(request))
+
+    assert asked[0]["input"][0]["content"] == [{"type": "input_text", "text": "Hi."}]
+    assert (
+        answer["message"]["content"] == case.read("answer.json")["choices"][0]["message"]["content"]
+    )
+    assert answer["done"]
+
+
+def test_an_ollama_client_that_asks_nothing_is_answered_by_nobody() -> None:
+    def call(request: Json) -> Stream:
+        raise AssertionError("nobody calls")
+
+    for client, said in (("ollama", "message"), ("ollama_generate", "response")):
+        [[line]] = adapt(call, client, "chat", terms())({"model": "m"})
+        assert said in line
+        assert line["done_reason"] == "load"
+
+
+def test_what_is_lost_beneath_is_named_in_ollama_s_words() -> None:
+    """Even when the call fails, as that of a dry run does."""
+    its_terms = terms()
+
+    def call(request: Json) -> Stream:
+        its_terms.ledger.drop("seed", "why")
+        raise UpstreamRefused(400, {"message": "no", "param": "max_tokens"})
+
+    request = {"model": "m", "prompt": "Hi.", "options": {"seed": 1, "num_predict": 9}}
+    with pytest.raises(UpstreamRefused) as caught:
+        adapt(call, "ollama_generate", "chat", its_terms)(request)
+    assert caught.value.param == "options.num_predict"
+    assert its_terms.ledger.dropped == {"options.seed": "why"}

@@ -134,3 +134,12 @@ def test_a_compacted_conversation_is_one_event() -> None:
     for wrong in ({}, {"output": "x"}):
         with pytest.raises(UpstreamBroken):
             whole.events("compact", wrong, streamed=False)
+
+
+def test_embeddings_are_one_event() -> None:
+    body = {"object": "list", "data": []}
+
+    assert whole.events("embeddings", body, streamed=False) == [body]
+    for wrong in ({}, {"data": None}, {"data": {}}):
+        with pytest.raises(UpstreamBroken):
+            whole.events("embeddings", wrong, streamed=False)

@@ -57,6 +57,8 @@ def test_the_configuration_spells_out_models() -> None:
         ("reasoning.summary", "reasoning"),
         ("a client made this up", "other"),
         ("made.up", "other"),
+        ("options.num_ctx", "options"),
+        ("truncate", "truncate"),
     ],
 )
 def test_only_parameters_of_the_tables_are_labels(name: str, label: str) -> None:

@@ -1,0 +1,51 @@
+"""Translating for an Ollama client in a test, and what Ollama's own package thinks of the lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.translate import ollama_over_chat
+from forwarder.translate.call import Batch, Event
+from forwarder.translate.ollama_over_chat.forms import CHAT, Form
+from forwarder.translate.ollama_over_chat.request import Prepared
+from forwarder.translate.terms import Terms
+from tests.helpers.translating import events_of, terms
+
+Json = dict[str, Any]
+
+USER: Json = {"role": "user", "content": "Hi."}
+ASKED: Json = {"model": "m", "messages": [USER], "stream": True}
+
+
+def prepared(its_terms: Terms | None = None, form: Form = CHAT, **request: Any) -> Prepared:
+    """A request, translated; unless it says otherwise it says hello."""
+    asked = ASKED if form is CHAT else {"model": "m", "prompt": "Hi.", "stream": True}
+    return ollama_over_chat.translate_request({**asked, **request}, its_terms or terms(), form)
+
+
+def chat(**request: Any) -> Json:
+    """The chat request that it becomes."""
+    return prepared(**request).chat
+
+
+def lines(batches: list[Batch], form: Form = CHAT, **request: Any) -> list[Event]:
+    """The lines of an answer."""
+    its_terms = terms()
+    asked = prepared(its_terms, form, **request)
+    return events_of(ollama_over_chat.translate_stream(iter(batches), asked, its_terms))
+
+
+def chunk(finish: str | None = None, **delta: Any) -> Event:
+    """A chat chunk."""
+    return {"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+def mistakes(line: Json) -> list[str]:
+    """What is wrong with a line, by the types of Ollama's package; skips where it is not there."""
+    ollama = pytest.importorskip("ollama")
+    kind = ollama.ChatResponse if "message" in line else ollama.GenerateResponse
+    read = kind.model_validate(line, strict=True).model_dump(exclude_none=True)
+    lost = line.keys() - read.keys()
+    return sorted(lost)
