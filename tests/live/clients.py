@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,13 @@ NODE = Path(__file__).parent / "node"
 CODEX = NODE / "node_modules" / ".bin" / "codex"
 
 _REQUIRED = os.environ.get("REQUIRE_CLIENTS") == "1"
+
+
+def plain() -> dict[str, Any]:
+    """What Ollama's clients hand to their httpx: nobody closes them, so connections are not kept."""
+    import httpx
+
+    return {"limits": httpx.Limits(max_keepalive_connections=0), "timeout": 10, "trust_env": False}
 
 
 def needs_node_package(name: str) -> pytest.MarkDecorator:

@@ -29,7 +29,7 @@ from .wire import Reply, Stream, whole
 PROTOCOLS: Mapping[str, Protocol] = {"chat/completions": "chat", "responses": "responses"}
 
 PATH = re.compile(
-    r"/(?:v1|openai/v1|openai/deployments/[^/]+)/(chat/completions|responses|models)(?:/([^/]+))?"
+    r"/(?:v1|openai/v1|openai/deployments/[^/]+)/(chat/completions|responses|embeddings|models)(?:/([^/]+))?"
 )
 """The paths that are served: OpenAI's, and those of Azure."""
 
@@ -151,6 +151,8 @@ class ScriptedUpstream:
             return whole(error(f"Invalid URL ({request.method} {request.path})"), 404)
         if match[1] == "models":
             return self._models(request.method, match[2])
+        if match[1] == "embeddings":
+            return _embeddings(request.method, recorded.body)
         return self._generate(request.method, PROTOCOLS[match[1]], recorded)
 
     def _knows_key(self, headers: Mapping[str, str]) -> bool:
@@ -203,6 +205,22 @@ class ScriptedUpstream:
         if ask.body.get("store") is not False:
             output = responses.output(answer, ask)
             self._turns[ask.id("resp_")] = Turn.after(earlier, ask.body.get("input"), output)
+
+
+def _embeddings(method: str, body: Any) -> Reply:
+    """The length of each text, beside a three: easily known again."""
+    if method != "POST":
+        return _not_allowed(method)
+    given = body.get("input") if isinstance(body, dict) else None
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+        return whole(error("'input' must be a string or an array of strings.", param="input"), 400)
+    data = [
+        {"object": "embedding", "index": i, "embedding": [3.0, float(len(text))]}
+        for i, text in enumerate(texts)
+    ]
+    usage = {"prompt_tokens": 2 * len(texts), "total_tokens": 2 * len(texts)}
+    return whole({"object": "list", "model": body["model"], "data": data, "usage": usage})
 
 
 def _not_allowed(method: str) -> Reply:

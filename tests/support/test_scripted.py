@@ -185,3 +185,11 @@ def test_a_status_is_what_the_sdk_raises(up: ScriptedUpstream, sdk: OpenAI) -> N
 
     assert refused.value.response.headers["retry-after"] == "7"
     assert refused.value.code == "rate_limit_exceeded"
+
+
+def test_texts_are_embedded_by_their_length(up: ScriptedUpstream, post: Post) -> None:
+    answer = post(up, "/embeddings", {"model": "m", "input": ["four", "seventy"]}).json()
+
+    assert [entry["embedding"] for entry in answer["data"]] == [[3.0, 4.0], [3.0, 7.0]]
+    assert post(up, "/embeddings", {"model": "m", "input": [1]}).status_code == 400
+    assert post(up, "/embeddings", ["m"]).status_code == 400

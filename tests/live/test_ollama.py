@@ -1,0 +1,423 @@
+"""Ollama's own clients, in Python and JavaScript, over upstreams of both protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from tests.live.clients import NODE, needs_node_package, needs_python_package, plain
+from tests.live.conftest import KEY, Serve, settings
+from tests.live.server import Server
+from tests.live.talk import http
+from tests.support import Answer, Call, ScriptedUpstream, faults
+
+Json = dict[str, Any]
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+PNG = "iVBORw0KGgo="
+
+python = needs_python_package("ollama")
+javascript = needs_node_package("ollama")
+over_either = pytest.mark.parametrize("model", ["chat/m", "responses/m"])
+PATHS = {"chat/m": "/v1/chat/completions", "responses/m": "/v1/responses"}
+
+
+class Place(BaseModel):
+    city: str
+
+
+def get_weather(city: str) -> str:
+    """The weather of a city.
+
+    Args:
+        city: Its name.
+
+    Returns:
+        What it is like there.
+    """
+    return f"sunny in {city}"
+
+
+def client(forwarder: Server, **given: Any) -> Any:
+    from ollama import Client
+
+    return Client(host=forwarder.url, **plain(), **given)
+
+
+def shown(body: Json) -> list[str]:
+    """The images that an upstream was shown, in either protocol."""
+    entries = body.get("messages") or body["input"]
+    parts = [p for e in entries if isinstance(e.get("content"), list) for p in e["content"]]
+    urls = [p["image_url"] for p in parts if p["type"] in ("image_url", "input_image")]
+    return [url["url"] if isinstance(url, dict) else url for url in urls]
+
+
+# -- in Python ------------------------------------------------------------------------------------
+
+
+@python
+@over_either
+def test_a_chat_comes_whole_and_streamed(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(*[Answer(text="Zürich 🏔", pieces=4)] * 2)
+
+    whole = client(forwarder).chat(model, MESSAGES)
+    parts = list(client(forwarder).chat(model, MESSAGES, stream=True))
+
+    assert whole.message.content == "Zürich 🏔"
+    assert "".join(part.message.content for part in parts) == "Zürich 🏔"
+    assert len(parts) > 3
+    for last in (whole, parts[-1]):
+        assert (last.done, last.done_reason, last.model) == (True, "stop", model)
+        assert (last.prompt_eval_count, last.eval_count) == (21, 9)
+        assert last.total_duration == last.prompt_eval_duration + last.eval_duration
+    assert {request.path for request in upstream.requests} == {PATHS[model]}
+
+
+@python
+@over_either
+def test_the_asynchronous_client_does_the_same(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    from ollama import AsyncClient
+
+    async def talk() -> tuple[Any, str, Any]:
+        asked = AsyncClient(host=forwarder.url, **plain())
+        whole = await asked.chat(model, MESSAGES)
+        parts = [part async for part in await asked.generate(model, "hi", stream=True)]
+        embedded = await asked.embed(model, "four")
+        return whole, "".join(part.response for part in parts), embedded
+
+    upstream.script(Answer(text="one"), Answer(text="two, in pieces"))
+    whole, text, embedded = asyncio.run(talk())
+
+    assert (whole.message.content, text) == ("one", "two, in pieces")
+    assert embedded.embeddings[0] == pytest.approx([0.6, 0.8])
+
+
+@python
+@over_either
+def test_a_prompt_comes_whole_and_streamed(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(*[Answer(text="Grüezi mitenand", reasoning="Hm.")] * 2)
+
+    whole = client(forwarder).generate(model, "hi", system="Be brief.", images=[PNG])
+    parts = list(client(forwarder).generate(model, "hi", stream=True))
+
+    assert (whole.response, whole.thinking) == ("Grüezi mitenand", "Hm.")
+    assert "".join(part.response for part in parts) == "Grüezi mitenand"
+    assert "".join(part.thinking or "" for part in parts) == "Hm."
+    assert shown(upstream.requests[0].body) == [f"data:image/png;base64,{PNG}"]
+    assert "Be brief." in json.dumps(upstream.requests[0].body)
+
+
+@python
+@over_either
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_a_loop_of_tools_ends_with_text(
+    model: str, streamed: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """The package loses the ids of calls; strict upstreams get such that fit each other."""
+    calls = [Call("get_weather", {"city": city}, id=f"call_{city}") for city in ("Bern", "Basel")]
+    upstream.script(Answer(text="I look.", calls=calls), Answer(text="Sunny."))
+    asked = client(forwarder)
+
+    if streamed:
+        parts = list(asked.chat(model, MESSAGES, tools=[get_weather], stream=True))
+        [message] = [part.message for part in parts if part.message.tool_calls]
+    else:
+        message = asked.chat(model, MESSAGES, tools=[get_weather]).message
+    made = [call.function for call in message.tool_calls]
+    results = [
+        {"role": "tool", "tool_name": f.name, "content": get_weather(**f.arguments)} for f in made
+    ]
+    last = asked.chat(model, [*MESSAGES, message, *results], tools=[get_weather])
+
+    assert [f.arguments for f in made] == [{"city": "Bern"}, {"city": "Basel"}]
+    assert last.message.content == "Sunny."
+    sent = json.dumps(upstream.requests[-1].body)
+    assert "sunny in Bern" in sent
+    assert "sunny in Basel" in sent
+    assert [request.status for request in upstream.requests] == [200, 200]
+
+
+@python
+@over_either
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+def test_thoughts_stand_apart_and_go_back(
+    model: str, streamed: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(*[Answer(text="4", reasoning="Two and two.")] * 2)
+    asked = client(forwarder)
+
+    got = asked.chat(model, MESSAGES, think="high", stream=streamed)
+    parts = list(got) if streamed else [got]
+    message = {
+        "role": "assistant",
+        "content": "".join(part.message.content for part in parts),
+        "thinking": "".join(part.message.thinking or "" for part in parts),
+    }
+    quiet = asked.chat(model, [*MESSAGES, message, *MESSAGES], think=False)
+
+    assert (message["content"], message["thinking"]) == ("4", "Two and two.")
+    assert (quiet.message.content, quiet.message.thinking) == ("4", None)
+    bodies = [request.body for request in upstream.requests]
+    efforts = [b.get("reasoning_effort") or b["reasoning"]["effort"] for b in bodies]
+    assert efforts == ["high", "none"]
+
+
+@python
+@over_either
+def test_an_answer_follows_its_schema(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(*[Answer(text='{"city": "Bern"}')] * 2)
+
+    got = client(forwarder).chat(model, MESSAGES, format=Place.model_json_schema())
+    client(forwarder).generate(model, "Answer in JSON.", format="json")
+
+    assert Place.model_validate_json(got.message.content) == Place(city="Bern")
+    kinds = [r.body.get("response_format") or r.body["text"]["format"] for r in upstream.requests]
+    assert [kind["type"] for kind in kinds] == ["json_schema", "json_object"]
+
+
+@python
+@over_either
+def test_images_are_shown(model: str, forwarder: Server, upstream: ScriptedUpstream) -> None:
+    upstream.script(Answer(text="a cat"))
+
+    message = {"role": "user", "content": "What?", "images": [PNG, "/9j/4AAQ"]}
+    client(forwarder).chat(model, [message])
+
+    [png, jpeg] = shown(upstream.requests[0].body)
+    assert (png, jpeg) == (f"data:image/png;base64,{PNG}", "data:image/jpeg;base64,/9j/4AAQ")
+
+
+@python
+@over_either
+def test_options_reach_the_upstream(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="one two three STOP four"))
+
+    options = {"temperature": 0.5, "num_predict": 64, "stop": [" STOP"], "num_ctx": 4096}
+    got = client(forwarder).chat(model, MESSAGES, options=options, keep_alive="5m")
+
+    body = upstream.requests[0].body
+    assert body["temperature"] == 0.5
+    assert 64 in (body.get("max_tokens"), body.get("max_output_tokens"))
+    assert got.message.content == "one two three" or body.get("stop") == [" STOP"]
+    assert '"dropped":["options.num_ctx"]' in forwarder.log
+
+
+@python
+@over_either
+def test_texts_are_embedded(model: str, forwarder: Server, upstream: ScriptedUpstream) -> None:
+    got = client(forwarder).embed(model, ["four", "seventy"])
+    older = client(forwarder).embeddings(model, "four")
+
+    assert got.embeddings[0] == pytest.approx([0.6, 0.8])
+    assert older.embedding == [3.0, 4.0]
+    assert got.prompt_eval_count == 4
+    assert {request.path for request in upstream.requests} == {"/v1/embeddings"}
+    assert {request.body["model"] for request in upstream.requests} == {"m"}
+
+
+@python
+def test_openai_s_client_embeds_too(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    from openai import OpenAI
+
+    with OpenAI(base_url=forwarder.v1, api_key="none", max_retries=0) as asked:
+        got = asked.embeddings.create(model="chat/m", input="four", encoding_format="float")
+
+    assert got.data[0].embedding == [3.0, 4.0]
+
+
+@python
+@over_either
+def test_a_model_is_loaded_by_asking_nothing(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    assert client(forwarder).chat(model).done_reason == "load"
+    assert client(forwarder).generate(model, keep_alive=0).done_reason == "unload"
+    assert upstream.requests == []
+
+
+@python
+@over_either
+def test_a_refusal_has_its_status(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    from ollama import ResponseError
+
+    upstream.script(*[faults.status(429, retry_after=3)] * 2)
+
+    for streamed in (False, True):
+        with pytest.raises(ResponseError) as caught:
+            list(client(forwarder).chat(model, MESSAGES, stream=streamed))
+        assert caught.value.status_code == 429
+        assert caught.value.error
+    with pytest.raises(ResponseError, match="context"):
+        client(forwarder).generate(model, "hi", context=[1, 2])
+
+
+@python
+@over_either
+def test_an_answer_that_breaks_is_an_error_and_never_done(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    from ollama import ResponseError
+
+    upstream.script(faults.cut(Answer(text="and so on", pieces=9), after=7))
+    told: list[Any] = []
+
+    with pytest.raises(ResponseError):
+        told.extend(client(forwarder).chat(model, MESSAGES, stream=True))
+
+    assert told
+    assert not any(part.done for part in told)
+
+
+@python
+def test_a_key_is_a_bearer(serve: Serve, upstream: ScriptedUpstream) -> None:
+    from ollama import ResponseError
+
+    forwarder = serve(settings(upstream, FORWARDER_API_KEYS="key-a"))
+    known = client(forwarder, headers={"Authorization": "Bearer key-a"})
+
+    assert known.chat("chat/m", MESSAGES).done
+    with pytest.raises(ResponseError) as caught:
+        client(forwarder).chat("chat/m", MESSAGES)
+    assert caught.value.status_code == 401
+    assert KEY not in forwarder.log
+
+
+@python
+def test_a_silent_upstream_does_not_spoil_the_lines(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    """What keeps the connection alive is something that clients read over."""
+    forwarder = serve(settings(upstream, FORWARDER_KEEPALIVE="0.2"))
+    upstream.script(*[faults.slow(Answer(text="late, but whole", pieces=3), 0.5)] * 2)
+
+    raw = http.post(f"{forwarder.url}/api/chat", json={"model": "chat/m", "messages": MESSAGES})
+    parts = list(client(forwarder).chat("chat/m", MESSAGES, stream=True))
+
+    assert " {" in raw.text
+    assert all(json.loads(line) for line in raw.text.splitlines())
+    assert "".join(part.message.content for part in parts) == "late, but whole"
+    assert parts[-1].done
+
+
+@python
+def test_a_client_that_leaves_closes_the_upstream(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(faults.stalled(Answer(text="never over", pieces=5), after=3))
+
+    with http.stream(
+        "POST", f"{forwarder.url}/api/chat", json={"model": "chat/m", "messages": MESSAGES}
+    ) as answer:
+        next(answer.iter_lines())
+
+    assert upstream.requests[0].closed_by_client.wait(10)
+
+
+@python
+def test_the_demo_serves_ollama_s_clients_too(serve: Serve) -> None:
+    asked = client(serve({}))
+
+    for model in ("chat/demo", "responses/demo"):
+        assert "You said: hi" in asked.chat(model, MESSAGES).message.content
+        called = asked.chat(model, MESSAGES, tools=[get_weather]).message.tool_calls
+        assert called[0].function.name == "get_weather"
+        place = asked.generate(model, "hi", format=Place.model_json_schema())
+        assert Place.model_validate_json(place.response)
+        assert len(asked.embed(model, ["a", "b"]).embeddings) == 2
+
+
+# -- in JavaScript --------------------------------------------------------------------------------
+
+
+def node(what: str, forwarder: Server, model: str) -> Any:
+    """What the script printed."""
+    command = ["node", "ollama.mjs", what, forwarder.url, model]
+    done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr + forwarder.log[-2000:]
+    return json.loads(done.stdout)
+
+
+@javascript
+@over_either
+def test_the_javascript_client_chats(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    answer = Answer(text="Zürich 🏔", reasoning="Hm.", pieces=4)
+    upstream.script(*[answer] * 4)
+
+    whole = node("chat", forwarder, model)
+    streamed, thought, prompted = (
+        node(what, forwarder, model) for what in ("stream", "think", "generate")
+    )
+
+    assert whole["message"]["content"] == "Zürich 🏔"
+    for said in (streamed, thought, prompted):
+        assert (said["text"], said["thinking"]) == ("Zürich 🏔", "Hm.")
+        assert said["parts"] > 3
+        assert (said["last"]["done_reason"], said["last"]["eval_count"]) == ("stop", 9)
+
+
+@javascript
+@over_either
+def test_the_javascript_client_runs_tools_shows_images_and_reads_json(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    calls = [Call("get_weather", {"city": city}, id=f"call_{city}") for city in ("Bern", "Basel")]
+    upstream.script(
+        Answer(calls=calls), Answer(text="Sunny."), Answer(text="a cat"),
+        Answer(text='{"city": "Bern"}'),
+    )  # fmt: skip
+
+    loop = node("tools", forwarder, model)
+    seen = node("image", forwarder, model)
+    place = node("json", forwarder, model)
+
+    assert [call["function"]["arguments"]["city"] for call in loop["calls"]] == ["Bern", "Basel"]
+    assert loop["text"] == "Sunny."
+    assert seen["message"]["content"] == "a cat"
+    assert shown(upstream.requests[2].body) == [f"data:image/png;base64,{PNG}"]
+    assert place == {"city": "Bern"}
+
+
+@javascript
+def test_the_javascript_client_embeds(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    several, one = node("embed", forwarder, "chat/m")
+
+    assert several[0] == pytest.approx([0.6, 0.8])
+    assert one == [3, 4]
+
+
+@javascript
+@over_either
+def test_the_javascript_client_is_told_of_failures(
+    model: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(
+        faults.status(429, retry_after=3),
+        faults.cut(Answer(text="and so on", pieces=9), after=7),
+    )
+
+    refused = node("refused", forwarder, model)
+    broken = node("broken", forwarder, model)
+
+    assert (refused["status"], type(refused["error"])) == (429, str)
+    assert broken["error"]
+    assert broken["parts"]
+    assert not broken["done"]
