@@ -1,4 +1,4 @@
-"""A forwarder between OpenAI's two APIs, in both directions.
+"""A forwarder between OpenAI's two APIs, in both directions, and to Ollama's clients.
 
     client ──HTTP/SSE──▶ routes ──▶ bridge ──▶ call ──▶ routes ──HTTP/SSE──▶ client
                                       │
@@ -14,11 +14,12 @@ one; everything else is a function ``call -> call`` wrapped around it.
 - `translate/` is pure: plain JSON in, plain JSON out.  `responses_over_chat` serves a Responses
   client over a Chat upstream, `chat_over_responses` the other way round; with the same protocol
   on both sides the call is returned as it is, so passing through loses nothing.
+  `ollama_over_chat` serves an Ollama client over either of the calls that a Chat client would get.
 - `upstream.py` is the only room that knows the SDK; nothing but JSON leaves it.
 - `profiles/` holds what providers do differently, applied where a request leaves.
 - `emulations/` make up for what one API has and the other lacks; `media/` fetches and uploads.
 - `watching/` and `ratelimit.py` are told of exchanges by `exchange.py`, and count, trace and limit.
 - `state/` remembers for clients, around calls and streams; `store/` is the database under it.
-- `sse.py` and `network/` know bytes, not meaning.
+- `sse.py`, `ndjson.py` and `network/` know bytes, not meaning.
 - `errors.py` names every failure by whose fault it is; `config/` alone reads the environment.
 """

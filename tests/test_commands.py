@@ -143,6 +143,18 @@ def test_options_say_what_the_request_does_not() -> None:
     assert (code, told["client"], told["upstream"]["model"]) == (0, "responses", "x")
 
 
+def test_requests_of_ollama_s_clients_are_shown_too() -> None:
+    given = json.dumps({"prompt": "hi", "options": {"num_ctx": 9}})
+
+    code, output, _ = run(
+        "translate", "--from", "ollama_generate", "--model", "chat/x", given=given
+    )
+
+    told = json.loads(output)
+    assert (code, told["request"]["messages"]) == (0, [{"role": "user", "content": "hi"}])
+    assert told["fates"]["options.num_ctx"]["fate"] == "dropped"
+
+
 @pytest.mark.parametrize(
     ("arguments", "given", "said"),
     [

@@ -27,6 +27,10 @@ from forwarder.exchange import Exchange, Observer, tokens_of, usage_of
 from forwarder.profiles import profile_for
 from forwarder.routing import Route
 from forwarder.translate.call import Call, Json, Stream
+from forwarder.translate.fates_of_ollama import EMBEDDING_TABLES
+
+_EMBEDDING = frozenset({"embeddings", *EMBEDDING_TABLES})
+"""Routes on which nothing is written."""
 
 _HEADERS = ("traceparent", "tracestate")
 _W3C = TraceContextTextMapPropagator()
@@ -89,14 +93,14 @@ class Tracing(Observer):
 
     def _upstream_span(self, route: Route, exchange: Exchange) -> Span:
         attributes = {
-            "gen_ai.operation.name": "chat",
+            "gen_ai.operation.name": _operation(exchange),
             "gen_ai.provider.name": _provider(route.upstream),
             "gen_ai.request.model": route.model,
             "forwarder.upstream": route.upstream.name,
             "forwarder.protocol": route.protocol,
         }
         return self._tracer.start_span(
-            f"chat {route.model}",
+            f"{_operation(exchange)} {route.model}",
             context=trace.set_span_in_context(exchange.span),
             kind=SpanKind.CLIENT,
             attributes=attributes,
@@ -115,7 +119,7 @@ class Tracing(Observer):
         if span is None:
             return
         if exchange.model is not None:
-            span.update_name(f"chat {exchange.model}")
+            span.update_name(f"{_operation(exchange)} {exchange.model}")
         for name, value in _attributes(exchange):
             if value is not None:
                 span.set_attribute(name, value)
@@ -124,12 +128,17 @@ class Tracing(Observer):
         span.end()
 
 
+def _operation(exchange: Exchange) -> str:
+    """What the conventions call that which is asked for."""
+    return "embeddings" if exchange.route in _EMBEDDING else "chat"
+
+
 def _attributes(exchange: Exchange) -> Iterator[tuple[str, Any]]:
     input_tokens, output_tokens = exchange.tokens
     yield "http.response.status_code", exchange.status
     yield "error.type", exchange.error
     if exchange.model is not None:
-        yield "gen_ai.operation.name", "chat"
+        yield "gen_ai.operation.name", _operation(exchange)
     yield "gen_ai.request.model", exchange.model
     yield "gen_ai.request.stream", exchange.streamed
     yield "gen_ai.usage.input_tokens", input_tokens

@@ -304,8 +304,8 @@ def test_a_silent_upstream_does_not_spoil_the_lines(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     """What keeps the connection alive is something that clients read over."""
-    forwarder = serve(settings(upstream, FORWARDER_KEEPALIVE="0.2"))
-    upstream.script(*[faults.slow(Answer(text="late, but whole", pieces=3), 0.5)] * 2)
+    forwarder = serve(settings(upstream, FORWARDER_KEEPALIVE="0.1"))
+    upstream.script(*[faults.slow(Answer(text="late, but whole", pieces=3), 0.25)] * 2)
 
     raw = http.post(f"{forwarder.url}/api/chat", json={"model": "chat/m", "messages": MESSAGES})
     parts = list(client(forwarder).chat("chat/m", MESSAGES, stream=True))

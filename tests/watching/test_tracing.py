@@ -113,6 +113,29 @@ def test_an_exchange_is_a_span_with_the_upstream_s_call_inside(
     assert server.start_time <= call.start_time <= call.end_time <= server.end_time
 
 
+@pytest.mark.parametrize(
+    ("path", "operation", "route"),
+    [
+        ("/api/generate", "chat", "ollama_generate"),
+        ("/api/embeddings", "embeddings", "ollama_embeddings"),
+        ("/v1/embeddings", "embeddings", "embeddings"),
+    ],
+)
+def test_a_span_says_what_was_asked_for(
+    path: str, operation: str, route: str, traced: Callable[..., Traced]
+) -> None:
+    vectors = httpx2.Response(200, json={"data": [{"embedding": [1.0]}]})
+    of = traced(lambda asked: vectors if "embed" in asked.url.path else streamed(*CHUNKS))
+
+    assert of.ask(path, prompt="hi").status_code == 200
+
+    server, [call] = of.spans()
+    assert server.name == call.name == f"{operation} m"
+    for span in (server, call):
+        assert (span.attributes or {})["gen_ai.operation.name"] == operation
+    assert (server.attributes or {})["forwarder.route"] == route
+
+
 def test_a_client_s_trace_goes_on_to_the_upstream(traced: Callable[..., Traced]) -> None:
     of = traced()
 
