@@ -25,6 +25,7 @@ def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
         "/responses/compact",
         "/models",
         "/models/<path:model>",
+        "/embeddings",
     }
     api |= {"/files", "/files/<file>", "/files/<file>/content"}
     api |= {"/containers/<container>/files/<file>/content"}
@@ -37,6 +38,10 @@ def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
         "/ready",
         "/metrics",
         "/forwarder/translate",
+        "/api/chat",
+        "/api/generate",
+        "/api/embed",
+        "/api/embeddings",
     }
 
 
