@@ -10,9 +10,11 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from forwarder import commands, config, logs
 from forwarder.bridge import Bridge
+from forwarder.capture.commands import replay
 from forwarder.config import Settings
 from forwarder.exchange import Observer
 from forwarder.routes import (
+    captured,
     conversations,
     dry_run,
     exchanges,
@@ -41,6 +43,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     bridge = app.extensions["forwarder"] = Bridge(settings)
     for command in (commands.probe, commands.translate, commands.fidelity):
         app.cli.add_command(command(bridge))
+    app.cli.add_command(replay(settings, create_app))
     if settings.trusted_proxies:
         proxied = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=0, x_host=0)
         app.wsgi_app = proxied  # type: ignore[method-assign]
@@ -56,6 +59,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             )
     app.register_blueprint(ollama.blueprint, url_prefix="/api")
     app.register_blueprint(dry_run.blueprint)
+    app.register_blueprint(captured.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
     exchanges.attend(app)

@@ -15,7 +15,7 @@ import orjson
 from forwarder.config import UpstreamSettings
 from forwarder.translate.call import Json
 
-_SHORTEST = 8
+SHORTEST = 8
 """A secret shorter than this is a placeholder, and may be part of any word."""
 
 _TELLING = re.compile(
@@ -52,12 +52,22 @@ def secrets_of(settings: UpstreamSettings) -> list[str]:
     return sorted(forms, key=len, reverse=True)
 
 
+def is_telling(name: str) -> bool:
+    """Does the name of a header or a parameter say that it holds a secret?"""
+    return _TELLING.search(name) is not None
+
+
+def is_random(value: str) -> bool:
+    """Does a value look like nothing but a secret?"""
+    return _RANDOM.search(value) is not None
+
+
 def _secret(given: Mapping[str, str]) -> Iterator[str]:
     for name, value in given.items():
-        if _TELLING.search(name) or _RANDOM.search(value):
+        if is_telling(name) or is_random(value):
             yield from _words(value)
 
 
 def _words(value: str) -> Iterator[str]:
     """The words that are long enough; ``Bearer`` and its like are none."""
-    return (word for word in value.split() if len(word) >= _SHORTEST)
+    return (word for word in value.split() if len(word) >= SHORTEST)

@@ -9,12 +9,16 @@ before.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import httpx2
+
 from forwarder import emulations
+from forwarder.capture.capturing import capture_for
 from forwarder.catalog import Catalog
 from forwarder.compaction import Wrapper, as_compaction, is_triggered, with_compaction
 from forwarder.config import Settings, UpstreamSettings
@@ -66,15 +70,16 @@ class Bridge:
         self.settings = settings
         self.metrics = Metrics(settings) if settings.metrics else Observer()
         self.observers: list[Observer] = [self.metrics] if settings.metrics else []
+        self.capture = capture_for(settings)
+        if self.capture is not None:
+            self.observers.append(self.capture)
+            self.capture.start()
         self.router = Router(settings)
         self.upstreams = {u.name: self._connect(u) for u in settings.upstreams}
         self.resilience = Resilience(settings, self.metrics)
         self.catalog = Catalog(self.router, self.upstreams, settings.ready_ttl)
-        self._fetcher = _fetcher(settings)
-        self._uploads = {
-            name: Uploads(upstream, settings.upload_max_age)
-            for name, upstream in self.upstreams.items()
-        }
+        self._fetch = _fetch(settings)
+        self._uploads = self._uploads_to(self.upstreams)
         self._recall = Recall(LocalShelf(settings.reasoning_ttl))
         self.running = Running()
         self.database = open_database(settings.database_url)
@@ -160,10 +165,9 @@ class Bridge:
     def _ends(self, call: Call, route: Route, exchange: Exchange) -> Ends:
         standing = self.resilience.standings[route.upstream.name]
         call = standing.steadied(exchange.watched(call, route), exchange)
-        fetch = self._fetcher.fetch if self._fetcher else None
         upload = partial(self._upload, route, exchange)
         download = partial(self._download, route, exchange)
-        return Ends(call, Hands(fetch, upload, download, self._keeps_files(route)))
+        return Ends(call, Hands(self._fetch, upload, download, self._keeps_files(route)))
 
     def _keeps_files(self, route: Route) -> bool:
         return self.router.keeper in (None, route.upstream.name)
@@ -195,7 +199,7 @@ class Bridge:
         exchange.upstream, exchange.model = route.upstream.name, route.model
         upstream = self.upstreams[route.upstream.name]
         run = DryRun(partial(upstream.shown, route=route, client=client, exchange=exchange))
-        fetch = run.fetch if self._fetcher else None
+        fetch = run.fetch if self._fetch else None
         ends = Ends(run.call, Hands(fetch, run.upload, run.download, self._keeps_files(route)))
         sent = run.sent(self._path(ends, route, client, request, style, exchange), request)
         return report(asked, client, route, sent, exchange.ledger.dropped, run)
@@ -321,6 +325,24 @@ class Bridge:
             return None
         return upstream.settings.name if upstream.profile.keeps_responses else None
 
+    def rehearse(
+        self, transport: httpx2.BaseTransport | None = None, fetch: Fetch | None = None
+    ) -> None:
+        """From here on nothing is stored; and in place of every upstream ``transport`` answers,
+        and ``fetch`` fetches, if they are given.
+        """
+        self.state = Forgetful()
+        if transport is not None:
+            heartbeat = self.settings.keepalive
+            known = [upstream.settings for upstream in self.upstreams.values()]
+            self.upstreams.update({u.name: Upstream(u, transport, heartbeat) for u in known})
+            self._uploads = self._uploads_to(self.upstreams)
+        self._fetch = fetch or self._fetch
+
+    def _uploads_to(self, upstreams: Mapping[str, Upstream]) -> dict[str, Uploads]:
+        max_age = self.settings.upload_max_age
+        return {name: Uploads(upstream, max_age) for name, upstream in upstreams.items()}
+
     def _connect(self, settings: UpstreamSettings) -> Upstream:
         heartbeat = min(self.settings.keepalive, settings.idle_timeout)
         return Upstream(settings, transport_for(settings, heartbeat), heartbeat)
@@ -343,8 +365,9 @@ def _link(exchange: Exchange, upstream: str, path: str) -> str:
     return f"{exchange.address()}/v1{path}?upstream={upstream}"
 
 
-def _fetcher(settings: Settings) -> Fetcher | None:
+def _fetch(settings: Settings) -> Fetch | None:
     """``None`` when nothing is fetched: told so, or clients show no keys, so anybody would ask."""
     allowed = settings.fetch and bool(settings.api_keys)
     guard = Guard(settings.fetch_allow)
-    return Fetcher(guard, settings.fetch_max, settings.fetch_timeout) if allowed else None
+    fetcher = Fetcher(guard, settings.fetch_max, settings.fetch_timeout)
+    return fetcher.fetch if allowed else None

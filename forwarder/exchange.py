@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from forwarder.capture.tape import UNRECORDED, Recorder, Tape
 from forwarder.closers import Closers
+from forwarder.config import UpstreamSettings
 from forwarder.errors import (
     ClientLeft,
     ForwarderError,
@@ -79,6 +81,7 @@ class Exchange:
 
     ``address`` gives where the client reaches the forwarder, without a slash at its end.
     ``upstream`` is the one that answered, or was asked last; ``failed`` are those before it.
+    ``tape`` is there when the exchange is captured.
     """
 
     id: str
@@ -110,6 +113,7 @@ class Exchange:
     payer: str | None = None
     limit_headers: dict[str, str] = field(default_factory=dict)
     span: Any = None
+    tape: Tape | None = None
     _gone: threading.Event | None = None
 
     def began(self, header: Callable[[str], str | None]) -> None:
@@ -167,10 +171,20 @@ class Exchange:
         if self.log_bodies:
             log.info({"id": self.id, "request": body})
 
+    def attempt(
+        self, upstream: UpstreamSettings, provider: str, protocol: str, url: str, data: bytes
+    ) -> Recorder:
+        """What is to be told of a request that goes to an upstream."""
+        if self.tape is None:
+            return UNRECORDED
+        return self.tape.attempt(upstream, provider, protocol, url, data)
+
     def metered(self, call: Call) -> Call:
         """Wrap a call so that its first event and its usage are noted here."""
 
         def call_and_note(request: Json) -> Stream:
+            if self.tape is not None:
+                self.tape.stands_on(request)
             return self._noting(call(request))
 
         return call_and_note

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx2
 import orjson
@@ -39,7 +39,7 @@ _USAGE_GRACE = 2.0
 
 
 class Reply:
-    """One open answer of an upstream."""
+    """One open answer of an upstream; ``heard`` passes on its bytes to whoever wants to hear."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Reply:
         settings: UpstreamSettings,
         heartbeat: float,
         choices: int = 1,
+        heard: Callable[[Iterator[bytes]], Iterator[bytes]] = iter,
     ) -> None:
         self._response = response
         self._protocol = protocol
@@ -58,7 +59,7 @@ class Reply:
         self._decoder = Decoder()
         self._arrivals = arrivals_of(response, heartbeat)
         # Kept here, so that a reader who has heard enough does not cut the connection by leaving.
-        self._pieces = self._patient()
+        self._pieces = heard(self._patient())
         self.headers = handed_on(response.headers)
 
     def was_done(self) -> bool:

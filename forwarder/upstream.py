@@ -294,19 +294,24 @@ class Upstream:
             "headers": {**exchange.onward(), **self._auth(exchange.client_key)},
             "idempotency_key": exchange.id,  # or the SDK draws one
         }
-        with self._failures, WaitedForBy(exchange):
+        url, content = self._urls[protocol], _encoded(body)
+        attempt = exchange.attempt(self.settings, self.profile.name, protocol, url, content)
+        with self._failures, WaitedForBy(exchange), attempt:
             # With this type the SDK gives the response itself, unread; its signature says Stream.
             unread: Any = self._client.post(
-                self._urls[protocol],
-                content=_encoded(body),
+                url,
+                content=content,
                 cast_to=httpx2.Response,
                 options=options,
                 stream=True,
                 stream_cls=Stream[object],
             )
+        attempt.answered(unread)
         streamed = bool(body.get("stream"))
         choices = body.get("n") or 1
-        return Reply(unread, protocol, streamed, self.settings, self._heartbeat, choices)
+        return Reply(
+            unread, protocol, streamed, self.settings, self._heartbeat, choices, attempt.heard
+        )
 
     def _auth(self, client_key: str | None) -> dict[str, Any]:
         """The headers that say who asks; the SDK lets its own be left out only by the request."""

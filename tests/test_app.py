@@ -42,6 +42,8 @@ def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
         "/api/generate",
         "/api/embed",
         "/api/embeddings",
+        "/forwarder/exchanges",
+        "/forwarder/exchanges/<path:name>",
     }
 
 

@@ -146,6 +146,11 @@ def test_defaults_of_the_forwarder() -> None:
         rate_storage="memory://",
         rate_when_down="allow",
         trusted_proxies=0,
+        capture="off",
+        capture_count=100,
+        capture_max=2 * 2**20,
+        capture_age=86400.0,
+        capture_redact=(),
         tracing=False,
     )
 
@@ -223,6 +228,13 @@ def test_defaults_of_an_upstream() -> None:
         ),
         ("RATE_LIMIT_WHEN_DOWN", "Refuse", "rate_when_down", "refuse"),
         ("TRUSTED_PROXIES", "2", "trusted_proxies", 2),
+        ("CAPTURE", "Memory", "capture", "memory"),
+        ("CAPTURE", "OFF", "capture", "off"),
+        ("CAPTURE", "/var/lib/forwarder/exchanges", "capture", "/var/lib/forwarder/exchanges"),
+        ("CAPTURE_COUNT", "7", "capture_count", 7),
+        ("CAPTURE_MAX", "64k", "capture_max", 65536),
+        ("CAPTURE_AGE", "0.5", "capture_age", 0.5),
+        ("CAPTURE_REDACT", "user, a.*.b,", "capture_redact", ("user", "a.*.b")),
         ("KEEPALIVE", " ", "keepalive", 15.0),
     ],
 )
@@ -355,6 +367,9 @@ def test_an_upstream_speaks_what_its_name_says_or_chat(name: str, apis: set[str]
         ("FORWARDER_LOG_LEVEL", "loud", "one of debug, info, warning, error"),
         ("FORWARDER_LOG_SAMPLE", "1.1", "a number from 0 to 1"),
         ("FORWARDER_READY_TTL", "-1", "a number of seconds from 0"),
+        ("FORWARDER_CAPTURE", "maybe", "off, memory or the path of a directory"),
+        ("FORWARDER_CAPTURE_COUNT", "none", "a number from 1 to 100000"),
+        ("FORWARDER_CAPTURE_REDACT", "a..b", "names of fields (user) and paths"),
     ],
 )
 def test_a_mistake_names_the_variable_and_what_is_allowed_but_never_the_value(

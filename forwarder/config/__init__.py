@@ -86,6 +86,7 @@ class Settings:
     where ``fetch`` says so *and* there are ``api_keys``.  ``public_url``
     is ``None`` when clients reach the forwarder at the address that their own requests name.
     ``rate_requests`` and ``rate_tokens`` are limits such as ``60/minute``, or ``None`` for none.
+    ``capture`` is ``off``, ``memory`` or a directory; ``capture_max`` is in bytes.
     ``demo`` says that nothing was configured and ``upstreams`` are the built-in demo.
     """
 
@@ -127,6 +128,11 @@ class Settings:
     rate_storage: str = field(repr=False)
     rate_when_down: str
     trusted_proxies: int
+    capture: str
+    capture_count: int
+    capture_max: int
+    capture_age: float
+    capture_redact: tuple[str, ...]
     tracing: bool
 
     @classmethod
@@ -210,6 +216,11 @@ SETTINGS = (
     Setting("RATE_LIMIT_STORAGE", "rate_storage", parsers.storage, "memory://"),
     Setting("RATE_LIMIT_WHEN_DOWN", "rate_when_down", parsers.one_of("allow", "refuse"), "allow"),
     Setting("TRUSTED_PROXIES", "trusted_proxies", parsers.number(int, 0, 16, ""), "0"),
+    Setting("CAPTURE", "capture", parsers.capture, "off"),
+    Setting("CAPTURE_COUNT", "capture_count", parsers.number(int, 1, 100_000, ""), "100"),
+    Setting("CAPTURE_MAX", "capture_max", parsers.size, "2m"),
+    Setting("CAPTURE_AGE", "capture_age", parsers.seconds, "86400"),
+    Setting("CAPTURE_REDACT", "capture_redact", parsers.fields, ""),
 )
 
 UPSTREAM_SETTINGS = (

@@ -243,6 +243,21 @@ def storage(text: str) -> str:
     return text
 
 
+@_allowing("off, memory or the path of a directory, with a / in it")
+def capture(text: str) -> str:
+    if text.lower() in ("off", "memory"):
+        return text.lower()
+    _require("/" in text)
+    return text
+
+
+@_allowing("names of fields (user) and paths to them (messages.content) separated by commas")
+def fields(text: str) -> tuple[str, ...]:
+    fields = tuple(commas(text))
+    _require(all(all(field.split(".")) for field in fields))
+    return fields
+
+
 flag = choice({"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False})
 on_off = choice({"on": True, "off": False})
 seconds = number(float, 0.001, 86400, " of seconds")

@@ -7,14 +7,16 @@ every answer has an id and every request a line in the log, whatever became of i
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from flask import Flask, Request, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from forwarder.bridge import Bridge
+from forwarder.capture.tape import Asked, Tape
 from forwarder.errors import (
     ForwarderError,
     InternalError,
@@ -84,11 +86,22 @@ def _end(response: Response) -> Response:
     exchange = current()
     exchange.status = response.status_code
     sign(response, exchange)
+    if exchange.tape is not None:
+        _take_down(response, exchange.tape)
     if response.is_streamed:
         response.call_on_close(exchange.close)
     else:
         exchange.close()  # all that was opened for it has been read
     return response
+
+
+def _take_down(response: Response, tape: Tape) -> None:
+    """Put the answer on the tape, a stream while it goes out."""
+    track = tape.answers(response.status_code, list(response.headers.items()))
+    if response.is_streamed:
+        response.response = track.passing(cast(Iterable[bytes], response.response))
+    else:
+        track.add(response.get_data())
 
 
 def begin(asked: Request, bridge: Bridge, route: str, watched: bool = True) -> Exchange:
@@ -114,6 +127,8 @@ def another(route: str) -> Exchange:
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]
     own, more = current(), begin(asked, current_app.extensions["forwarder"], route)
     more.id, more.client_key, more.payer = random_id("req"), own.client_key, own.payer
+    if own.tape is not None:
+        more.tape = own.tape.another(more.started)
     return more
 
 
@@ -134,10 +149,18 @@ def admit(exchange: Exchange) -> None:
     """Note who asks; raises what says that it may not, has had its share, or comes too many."""
     bridge: Bridge = current_app.extensions["forwarder"]
     exchange.client_key = authorized(bridge.settings.api_keys)
+    if bridge.capture is not None:
+        exchange.tape = bridge.capture.tape(exchange, _asked(request))
     exchange.admit(request.remote_addr)
     bridge.resilience.admit(exchange)
     exchange.run = run = bridge.running.enter()
     exchange.opened.add(bridge.running.leave, run)
+
+
+def _asked(asked: Request) -> Asked:
+    """The head of a request."""
+    query = list(asked.args.items(multi=True))
+    return Asked(asked.method, asked.path, query, list(asked.headers.items()))
 
 
 def watch(exchange: Exchange) -> None:

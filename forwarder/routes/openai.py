@@ -171,6 +171,8 @@ def json_body(exchange: Exchange) -> Json:
         data = request.get_data(cache=False)
     except HTTPException as error:  # too large, or cut off
         raise exchanges.ours(error) from None
+    if exchange.tape is not None:
+        exchange.tape.heard(data)
     body = read_body(data)
     exchange.saw_body(body)
     return body

@@ -143,6 +143,8 @@ class Connection:
         self._turns += 1
         try:
             for event in self._answered(message, exchange):
+                if exchange.tape is not None:
+                    exchange.tape.told([event])
                 self._send(event)
         finally:
             self._current = None
@@ -152,7 +154,10 @@ class Connection:
         asked: Json = {}
         try:
             exchanges.admit(exchange)
-            asked = read_body(message if isinstance(message, bytes) else message.encode())
+            data = message if isinstance(message, bytes) else message.encode()
+            if exchange.tape is not None:
+                exchange.tape.heard(data)
+            asked = read_body(data)
             exchange.saw_body(asked)
             if asked.get("type") in _IGNORED:
                 return

@@ -165,6 +165,8 @@ class Background:
         job.begin()
         stream = job.exchange.guarded(self._events(job))
         for batch in told_responses(stream):
+            if job.exchange.tape is not None:
+                job.exchange.tape.told(batch)
             response = job.take(batch)
             if response is not None:
                 self._finish(job, response)

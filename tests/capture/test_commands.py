@@ -1,0 +1,201 @@
+"""A captured request once more, in a terminal: what came, and whether it is the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder import bridge
+from forwarder.app import create_app
+from forwarder.config import Settings
+from tests.routes.conftest import streamed
+
+CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+
+
+def chunk(**choice: Any) -> dict[str, Any]:
+    return {**CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": None, **choice}]}
+
+
+SAYS = [chunk(delta={"content": "hi"}), chunk(finish_reason="stop")]
+CUT = streamed(SAYS[0], done=False)
+PAGE = httpx2.Response(200, text="<html>no</html>", headers={"content-type": "text/html"})
+
+
+class Runs:
+    """A forwarder that captures into a directory, and the command beside it."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[httpx2.Request] = []
+        self.answers: Any = None
+        transport = httpx2.MockTransport(self._answer)
+        monkeypatch.setattr(bridge, "transport_for", lambda *given: transport)
+        self.environment = {
+            "FORWARDER_UPSTREAMS": "far",
+            "FAR_BASE_URL": "http://up.test/v1",
+            "FAR_API_KEY": "sk-upstream",
+            "FORWARDER_API_KEYS": "sk-client",
+            "FORWARDER_ADMIN_KEYS": "sk-admin",
+            "FORWARDER_CAPTURE": str(directory / "x"),
+            "FORWARDER_LOG_LEVEL": "ERROR",
+        }
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        self.asked.append(request)
+        answer: httpx2.Response = next(self.answers)
+        return answer
+
+    def captured(self, body: Any, *answers: httpx2.Response, path: str = "/v1/responses") -> str:
+        """The id of an exchange in which the upstream answered so."""
+        self.answers = iter(answers)
+        client = create_app(Settings.from_env(self.environment)).test_client()
+        headers = {"Authorization": "Bearer sk-client"}
+        client.post(path, json=body, headers=headers, buffered=True)
+        self.asked.clear()
+        found = client.get("/forwarder/exchanges", headers={"Authorization": "Bearer sk-admin"})
+        return str(found.json["data"][0]["id"])
+
+    def replay(self, *given: str, **environment: str) -> tuple[int, str, str]:
+        app = create_app(Settings.from_env({**self.environment, **environment}))
+        result = app.test_cli_runner().invoke(args=["replay", *given])
+        return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    return Runs(tmp_path, monkeypatch)
+
+
+BODY = {"model": "m", "input": "hi", "stream": True}
+
+
+FAILURES: dict[str, list[httpx2.Response]] = {
+    "refused": [httpx2.Response(429, json={"error": {"message": "slowly sk-upstream"}})],
+    "a page": [PAGE],
+    "cut off": [CUT],
+    "an error in the stream": [streamed(SAYS[0], {"error": {"message": "no more"}})],
+    "an event that cannot be read": [streamed(SAYS[0], chunk(delta={"tool_calls": [7]}))],
+    "no answer": [streamed(done=True)],
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+@pytest.mark.parametrize("streamed_", [True, False])
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_is_reproduced_offline(name: str, streamed_: bool, path: str, runs: Runs) -> None:
+    body = {"model": "m", "input": "hi", "stream": streamed_}
+    if path.endswith("completions"):
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": streamed_}
+    again = [
+        httpx2.Response(a.status_code, headers=a.headers, content=a.content) for a in FAILURES[name]
+    ]
+    exchange = runs.captured(body, *again, path=path)
+
+    code, output, told = runs.replay(exchange, "--upstream", "captured")
+
+    assert "The same as was captured." in told, (output, told)
+    assert code == 0
+    assert "error" in output or name == "an event that cannot be read"  # to chat it is nothing new
+    assert "sk-upstream" not in output + told
+    assert runs.asked == []
+
+
+def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_path: Path) -> None:
+    exchange = runs.captured(BODY, streamed(SAYS[0], chunk(delta={"tool_calls": [7]})))
+    file = tmp_path / "record.json"
+    file.write_bytes((tmp_path / "x" / f"{exchange}.json").read_bytes())
+    runs.environment = {"FORWARDER_LOG_LEVEL": "ERROR"}
+
+    code, output, told = runs.replay(str(file), "--upstream", "captured")
+
+    assert code == 0, (output, told)
+    assert "cannot be read" in output
+
+
+def test_a_change_of_the_code_is_seen(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = runs.captured(BODY, streamed(*SAYS))
+    monkeypatch.setattr("forwarder.sse.Decoder.feed", lambda self, data: [])
+
+    code, _, told = runs.replay(exchange, "--upstream", "captured")
+
+    assert code == 1
+    assert "--- captured" in told
+    assert '+ "type": "response.failed"' in told or "+status 502" in told
+
+
+def test_todays_upstream_is_asked_with_a_key_and_compared(runs: Runs) -> None:
+    exchange = runs.captured(BODY, streamed(*SAYS))
+
+    runs.answers = iter([streamed(*SAYS)])
+    assert runs.replay(exchange)[0] == 0
+    runs.answers = iter([streamed(chunk(delta={"content": "other"}), SAYS[1])])
+    code, output, told = runs.replay(exchange)
+
+    assert code == 1
+    assert "other" in output
+    assert '+ "delta": "other"' in told
+    assert {r.headers["authorization"] for r in runs.asked} == {"Bearer sk-upstream"}
+
+
+def test_a_client_s_own_key_is_given_by_hand(runs: Runs) -> None:
+    runs.environment |= {"FAR_API_KEY": "passthrough", "FORWARDER_API_KEYS": ""}
+    exchange = runs.captured(BODY, streamed(*SAYS))
+    runs.answers = iter([streamed(*SAYS)])
+
+    code, _, told = runs.replay(exchange, "--key", "sk-own-key")
+
+    assert code == 0, told
+    assert "note: what was secret is blotted out of it" in told
+    assert runs.asked[0].headers["authorization"] == "Bearer sk-own-key"
+
+
+def test_a_replay_is_neither_stored_nor_captured(runs: Runs, tmp_path: Path) -> None:
+    exchange = runs.captured({"model": "m", "input": "hi"}, streamed(*SAYS))
+
+    code, output, _ = runs.replay(exchange, "--upstream", "captured")
+
+    assert code == 0
+    assert len(list((tmp_path / "x").iterdir())) == 1
+    made = json.loads(output.splitlines()[1])["id"]
+    client = create_app(Settings.from_env(runs.environment)).test_client()
+    found = client.get(f"/v1/responses/{made}", headers={"Authorization": "Bearer sk-client"})
+    assert found.status_code == 404
+
+
+def test_retries_and_fallbacks_go_as_they_went(runs: Runs) -> None:
+    runs.environment |= {
+        "FORWARDER_UPSTREAMS": "far,spare",
+        "SPARE_BASE_URL": "http://spare.test/v1",
+        "FAR_FALLBACK": "spare",
+        "FAR_MODELS": "m",
+    }
+    exchange = runs.captured(BODY, httpx2.Response(500, json={}), streamed(*SAYS))
+
+    assert runs.replay(exchange, "--upstream", "captured")[0] == 0
+    runs.environment = {"FORWARDER_CAPTURE": runs.environment["FORWARDER_CAPTURE"]}
+    assert runs.replay(exchange, "--upstream", "captured")[0] == 0
+
+
+def test_what_cannot_be_found_is_said(runs: Runs, tmp_path: Path) -> None:
+    code, _, told = runs.replay("ex_nothing")
+    assert code == 2
+    assert "There is no exchange 'ex_nothing'" in told
+
+    code, _, told = runs.replay("ex_nothing", FORWARDER_CAPTURE="memory")
+    assert code == 2
+    assert "another process" in told
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "{}", '{"exchange": {}}'])
+def test_what_is_no_record_is_said(text: str, runs: Runs, tmp_path: Path) -> None:
+    file = tmp_path / "record.json"
+    file.write_text(text)
+
+    code, _, told = runs.replay(str(file))
+
+    assert code == 2
+    assert told.count("\n") == 1
