@@ -19,6 +19,7 @@ one; everything else is a function ``call -> call`` wrapped around it.
 - `profiles/` holds what providers do differently, applied where a request leaves.
 - `emulations/` make up for what one API has and the other lacks; `media/` fetches and uploads.
 - `watching/` and `ratelimit.py` are told of exchanges by `exchange.py`, and count, trace and limit.
+- `capture/` keeps whole exchanges for debugging, and sends one again.
 - `state/` remembers for clients, around calls and streams; `store/` is the database under it.
 - `sse.py`, `ndjson.py` and `network/` know bytes, not meaning.
 - `errors.py` names every failure by whose fault it is; `config/` alone reads the environment.

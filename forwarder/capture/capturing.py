@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 from forwarder.capture.record import encoded
@@ -12,7 +13,7 @@ from forwarder.capture.shelves import FileShelf, Limits, MemoryShelf, Shelf, new
 from forwarder.capture.tape import Asked, Tape
 from forwarder.config import Settings
 from forwarder.exchange import Exchange, Observer
-from forwarder.network.aside import spawn
+from forwarder.network.aside import Aside, spawn
 
 log = logging.getLogger("forwarder.capture")
 
@@ -33,6 +34,7 @@ class Capture(Observer):
         self._limit = settings.capture_max
         self._fields = settings.capture_redact
         self._secrets = secrets_in(settings)
+        self._aside = Aside(1)  # a long record takes a tenth of a second to make
         self._pause = min(_OFTEN, settings.capture_age / 4)
 
     def start(self) -> None:
@@ -50,6 +52,9 @@ class Capture(Observer):
         tape, exchange.tape = exchange.tape, None
         if tape is None or (tape.body is None and exchange.status < 400):
             return
+        self._aside.do(partial(self._keep, tape, exchange, seconds))
+
+    def _keep(self, tape: Tape, exchange: Exchange, seconds: float) -> None:
         name = new_name(time.time())
         redaction = Redaction(self._fields, self._secrets)
         self.shelf.put(name, encoded(name, tape, exchange, seconds, redaction, self._limit))

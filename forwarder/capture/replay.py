@@ -197,10 +197,39 @@ def came_now(status: int, data: bytes, settings: Settings) -> Came:
 
 def differences(before: Came, now: Came) -> list[str]:
     """The lines in which two answers differ, as a unified diff; none when they say the same."""
-    if before.status is None:  # an answer that has no head of its own, such as a turn's
-        before = Came(now.status, before.said)
+    if before.status is None:
+        before, now = _headless(before, now)
     old, new = (list(_comparable(each)) for each in (before, now))
     return list(difflib.unified_diff(old, new, "captured", "now", lineterm="", n=2))
+
+
+def _headless(before: Came, now: Came) -> tuple[Came, Came]:
+    """The events of a turn or of background work, and what a POST is told instead of them.
+
+    Those say by ``response.failed`` alone what a stream says by ``error`` too, and what a request
+    is told by its status.
+    """
+    if now.status is not None and now.status >= 400:
+        return _why(before), _why(now)
+    return _without_errors(before), _without_errors(now)
+
+
+def _why(answer: Came) -> Came:
+    """The message of the error that an answer is, or ends with."""
+    last = ([None, *_values(answer.said)])[-1]
+    failed = last if isinstance(last, dict) else {}
+    error = failed.get("error") or (failed.get("response") or {}).get("error") or {}
+    return Came(None, {"body": error.get("message")})
+
+
+def _without_errors(answer: Came) -> Came:
+    events = answer.said.get("events", ())
+    return Came(None, {"events": [each for each in events if _kind(each) != "error"]})
+
+
+def _kind(event: Json) -> Any:
+    data = event.get("data")
+    return data.get("type") if isinstance(data, dict) else None
 
 
 def _values(said: Json) -> Iterator[Any]:

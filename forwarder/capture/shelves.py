@@ -6,6 +6,7 @@ that write there, and stay: a file for each, readable by its owner alone, whole 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
@@ -22,6 +23,11 @@ from forwarder.translate.call import Json
 _NAME = re.compile(r"ex_([0-9a-f]{12})[0-9a-f]{12}")
 _ASIDE = ".part"
 """What the name of a file ends with while it is written."""
+
+_SLACK = 500
+"""Of so many files that may be there, a worker lets one be too much before it looks: a look goes
+over all of them.
+"""
 
 _WRITING = 60.0
 """Seconds after which one that is still being written is a dead worker's."""
@@ -110,6 +116,7 @@ class FileShelf:
         self, directory: Path, limits: Limits, now: Callable[[], float] = time.time
     ) -> None:
         self._directory = directory
+        self._puts = itertools.count()
         self._limits = limits
         self._now = now
 
@@ -120,12 +127,13 @@ class FileShelf:
         with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(said)
         aside.replace(path)
-        self.prune()
+        if next(self._puts) % (self._limits.most // _SLACK + 1) == 0:
+            self.prune()
 
     def newest(self, limit: int) -> list[Json]:
         self.prune()
         found: list[Json] = []
-        for summary in self._summaries():
+        for _, summary in self._summaries():
             found.append(summary)
             if len(found) == limit:
                 break
@@ -135,9 +143,9 @@ class FileShelf:
         self.prune()
         if born(name) is not None:
             return self._read(name)
-        for summary in self._summaries():
+        for own, summary in self._summaries():
             if summary["request_id"] == name:
-                return self._read(summary["id"])
+                return self._read(own)
         return None
 
     def prune(self) -> None:
@@ -157,10 +165,10 @@ class FileShelf:
         names = (path.stem for path in self._directory.glob("ex_*.json"))
         return sorted((name for name in names if born(name) is not None), reverse=True)
 
-    def _summaries(self) -> Iterator[Json]:
+    def _summaries(self) -> Iterator[tuple[str, Json]]:
         for name in self._names():
             with suppress(OSError, ValueError), self._path(name).open("rb") as file:
-                yield summary_of(file.readline())
+                yield name, summary_of(file.readline())
 
     def _read(self, name: str) -> bytes | None:
         try:

@@ -209,6 +209,28 @@ def test_an_answer_without_a_status_is_compared_by_what_it_says() -> None:
     assert differences(Came(None, stream(1).said), stream(1)) == []
 
 
+FAILED = {"type": "response.failed", "response": {"id": "resp_1", "error": {"message": "no"}}}
+ERROR = {"type": "error", "error": {"message": "no"}}
+
+
+@pytest.mark.parametrize(
+    "turn", [stream({"a": 1}, FAILED), stream(FAILED), stream({**ERROR, "status": 400})]
+)
+def test_a_turn_that_failed_is_compared_with_what_a_post_is_told(turn: Came) -> None:
+    before = Came(None, turn.said)
+
+    assert not differences(before, Came(400, {"body": {"error": {"message": "no"}}}))
+    assert differences(before, Came(400, {"body": {"error": {"message": "other"}}}))
+    assert differences(before, stream({"a": 2}, ERROR, FAILED))
+
+
+def test_a_turn_that_broke_off_is_compared_with_a_stream_that_did() -> None:
+    before = Came(None, stream({"a": 1}, FAILED).said)
+
+    assert not differences(before, stream({"a": 1}, ERROR, FAILED))
+    assert differences(before, stream({"a": 1}))
+
+
 def test_what_comes_is_blotted_as_what_was_captured() -> None:
     settings = Settings.from_env(
         {"FORWARDER_API_KEYS": "sk-client", "FORWARDER_CAPTURE_REDACT": "user"}

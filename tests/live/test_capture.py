@@ -1,0 +1,286 @@
+"""Captured exchanges of real workers: shared, without secrets, within their bounds, and replayed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import KEY as UPSTREAM_KEY
+from tests.live.conftest import settings
+from tests.live.server import GUNICORN, ROOT, Server, running
+from tests.live.talk import PAIRINGS, ask, asking, http
+from tests.live.test_websocket import Talk
+from tests.support import Answer, ScriptedUpstream, faults
+
+TWO = (*GUNICORN, "-w", "2")
+CLIENT, ADMIN, OTHER = "sk-client-4711", "sk-admin-4712", "sk-remote-4713"
+PERSON = "jane.doe@example.com"
+SECRETS = (UPSTREAM_KEY, CLIENT, ADMIN, OTHER, PERSON)
+PATH = "/forwarder/exchanges"
+
+Json = dict[str, Any]
+
+
+@pytest.fixture
+def given(upstream: ScriptedUpstream, tmp_path: Path) -> dict[str, str]:
+    """The environment of a forwarder that captures into a directory of the test."""
+    upstream.forget()
+    return settings(
+        upstream,
+        FORWARDER_CAPTURE=str(tmp_path / "exchanges"),
+        FORWARDER_CAPTURE_REDACT="user",
+        FORWARDER_API_KEYS=CLIENT,
+        FORWARDER_ADMIN_KEYS=ADMIN,
+        FORWARDER_METRICS="false",
+    )
+
+
+@pytest.fixture
+def two(given: dict[str, str], tmp_path: Path) -> Iterator[Server]:
+    with running(given, tmp_path, TWO) as server:
+        yield server
+
+
+def admin(server: Server, path: str = PATH, key: str = ADMIN) -> Any:
+    return http.get(server.url + path, headers={"Authorization": f"Bearer {key}"} if key else {})
+
+
+def post(server: Server, path: str, **given: Any) -> Any:
+    headers = {"Authorization": f"Bearer {CLIENT}", **given.pop("headers", {})}
+    return http.post(server.url + path, headers=headers, **given)
+
+
+def once(is_so: Callable[[], Any]) -> Any:
+    """An exchange is kept just after its answer is out."""
+    deadline = time.monotonic() + 10
+    while not (found := is_so()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def captured(server: Server, count: int) -> list[Json]:
+    """The newest exchanges, once there are so many."""
+
+    def all_there() -> list[Json]:
+        listed: list[Json] = admin(server, f"{PATH}?limit=1000").json()["data"]
+        return listed if len(listed) >= count else []
+
+    return [admin(server, f"{PATH}/{each['id']}").json() for each in once(all_there)]
+
+
+def replay(given: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME", "LANG", "TMPDIR")}
+    return subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wsgi", "replay", *arguments],
+        cwd=ROOT,
+        env={**kept, "FORWARDER_DOTENV": "", "FORWARDER_DATABASE_URL": "none", **given},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_two_workers_share_what_they_captured(
+    two: Server, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    for streamed in (True, False):
+        for client, over in PAIRINGS:
+            upstream.script(Answer(text="one two three", pieces=3))
+            body = asking(client, model=f"{over}/m", stream=streamed)
+            path = "/v1/chat/completions" if client == "chat" else "/v1/responses"
+            assert post(two, path, json=body).status_code == 200
+
+    found = captured(two, 8)
+
+    assert len(found) == 8
+    for _ in range(8):  # whichever worker answers
+        listed = admin(two).json()
+        assert listed["shared"]
+        assert [each["id"] for each in listed["data"]] == [each["exchange"]["id"] for each in found]
+    assert [each["exchange"]["time"] for each in found] == sorted(
+        (each["exchange"]["time"] for each in found), reverse=True
+    )
+    for each in found:
+        assert each["exchange"]["whole"]
+        (attempt,) = each["upstream"]
+        assert attempt["url"].startswith(upstream.url)
+        assert 0 <= attempt["at"] <= attempt["answer"]["head_at"] <= each["exchange"]["duration_ms"]
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "exchanges").iterdir()} == {0o600}
+
+
+def test_no_secret_is_in_any_file_or_answer(
+    two: Server, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    said = f"Incorrect API key provided: {UPSTREAM_KEY}, for {CLIENT} and {PERSON}."
+    headers = {"Cookie": f"session={OTHER}", "X-Api-Key": OTHER}
+    body = asking("responses", f"my keys are {CLIENT} and {UPSTREAM_KEY}", model="chat/m",
+                  user=PERSON)  # fmt: skip
+    upstream.script(faults.status(403, message=said), faults.error_in_200(said),
+                    faults.error_event(Answer(text=said, pieces=2), after=2), Answer(text=said))  # fmt: skip
+    for streamed in (False, False, True, False):
+        url = f"/v1/responses?key={OTHER}&api-version=1"
+        post(two, url, json={**body, "stream": streamed}, headers=headers)
+    post(two, "/v1/responses", json={**body, "remote_api_key": OTHER, "no_such_thing": 1})
+    post(two, "/v1/responses", content=f'{{"remote_api_key": "{OTHER}", "user": "{PERSON}"')
+
+    found = captured(two, 6)
+
+    files = [path.read_text() for path in (tmp_path / "exchanges").iterdir()]
+    assert len(files) == len(found) == 6
+    for text in (*files, admin(two).text, json.dumps(found), two.log):
+        for secret in SECRETS:
+            assert secret not in text
+    assert all(each["exchange"]["redacted"] for each in found)
+    query = found[-1]["client"]["request"]["query"]
+    assert query == [["key", "***"], ["api-version", "1"]]
+
+
+@pytest.mark.parametrize(
+    ("key", "status"), [(ADMIN, 200), (CLIENT, 403), ("sk-no", 401), ("", 401)]
+)
+def test_only_administrators_read_it(key: str, status: int, two: Server) -> None:
+    assert admin(two, key=key).status_code == status
+    if status != 200:
+        assert admin(two, f"{PATH}/x", key=key).status_code == status
+
+
+def test_without_it_there_is_a_reason_and_no_file(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    with running(settings(upstream), tmp_path) as server:
+        upstream.script(Answer(text="hi"))
+        ask(server, "chat", asking("chat"))
+        before = {path.name for path in tmp_path.iterdir()}
+        got = http.get(server.url + PATH)
+
+    assert got.status_code == 404
+    assert "FORWARDER_CAPTURE is off" in got.json()["error"]["message"]
+    assert not any("ex" in name for name in before)
+
+
+def test_there_are_never_too_many_nor_too_long_nor_too_old_ones(
+    given: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    directory = tmp_path / "exchanges"
+    bounds = {"COUNT": "5", "MAX": "4k", "AGE": "4"}
+    given |= {f"FORWARDER_CAPTURE_{name}": value for name, value in bounds.items()}
+    with running(given, tmp_path, TWO) as server:
+        for number in range(12):
+            upstream.script(Answer(text="word " * 400, pieces=300))
+            body = asking("responses", f"{number} " + "x" * 9000, model="chat/m", stream=True)
+            assert post(server, "/v1/responses", json=body).status_code == 200
+
+        files = once(lambda: len(found := list(directory.glob("*.json"))) == 5 and found)
+        assert max(path.stat().st_size for path in files) <= 4096
+        records = [json.loads(path.read_bytes()) for path in files]
+        assert not any(each["exchange"]["whole"] for each in records)
+        assert all("left_out" in each["client"]["request"] for each in records)
+        assert once(lambda: not list(directory.iterdir()))  # nobody asks meanwhile
+
+
+@pytest.mark.parametrize("over", ["chat", "responses"])
+@pytest.mark.parametrize("client", ["chat", "responses"])
+def test_a_failing_request_is_captured_and_its_failure_reproduced(
+    client: str, over: str, two: Server, given: dict[str, str], upstream: ScriptedUpstream
+) -> None:
+    failing = [
+        faults.status(429, retry_after=3),
+        faults.cut(Answer(text="one two three", pieces=3)),
+        faults.error_event(Answer(text="one two three", pieces=3)),
+        faults.html(),
+    ]
+    path = "/v1/chat/completions" if client == "chat" else "/v1/responses"
+    for fault in failing:
+        upstream.script(fault)
+        post(two, path, json=asking(client, model=f"{over}/m", stream=True))
+    found = captured(two, len(failing))
+    upstream.requests.clear()
+
+    for each in found:
+        assert each["exchange"]["error"], each["exchange"]
+        got = replay(given, each["exchange"]["id"], "--upstream", "captured")
+        assert got.returncode == 0, (got.stdout, got.stderr)
+        assert "The same as was captured." in got.stderr
+        assert "error" in got.stdout
+    assert upstream.requests == []
+
+
+def test_a_request_is_sent_again_to_the_upstream_of_today(
+    two: Server, given: dict[str, str], upstream: ScriptedUpstream
+) -> None:
+    upstream.script(faults.status(500))
+    id_ = post(two, "/v1/responses", json=asking("responses", model="chat/m")).headers[
+        "x-request-id"
+    ]
+    captured(two, 1)
+
+    upstream.script(Answer(text="better today"))
+    got = replay(given, id_)
+
+    assert got.returncode == 1, got.stderr
+    assert "better today" in got.stdout
+    assert "-status 500" in got.stderr
+    assert "+status 200" in got.stderr
+    assert upstream.requests[-1].headers["authorization"] == f"Bearer {UPSTREAM_KEY}"
+
+
+def test_turns_of_a_websocket_are_exchanges(
+    two: Server, given: dict[str, str], upstream: ScriptedUpstream
+) -> None:
+    talk = Talk(two, Authorization=f"Bearer {CLIENT}")
+    upstream.script(Answer(text="one"), Answer(text="two"), faults.status(400))
+    first = talk.ask("hello")
+    talk.ask("and", previous_response_id=first[-1]["response"]["id"])
+    talk.ask("no")
+    talk.ws.close()
+
+    failed, second, _ = captured(two, 3)
+
+    assert second["client"]["request"]["body"]["input"] == "and"
+    assert len(second["client"]["resumed"]["body"]["input"]) == 3
+    assert second["client"]["answer"]["events"][-1]["data"]["type"] == "response.completed"
+    assert failed["exchange"]["status"] == 400
+    for each in (second, failed):
+        got = replay(given, each["exchange"]["id"], "--upstream", "captured")
+        assert got.returncode == 0, (got.stdout, got.stderr)
+
+
+def test_a_client_that_leaves_is_captured(two: Server, upstream: ScriptedUpstream) -> None:
+    upstream.script(faults.slow(Answer(text="word " * 300, pieces=300), delay=0.02))
+    body = asking("responses", model="chat/m", stream=True)
+    with http.stream("POST", f"{two.v1}/responses", json=body,
+                     headers={"Authorization": f"Bearer {CLIENT}"}) as answer:  # fmt: skip
+        next(answer.iter_bytes())
+
+    (found,) = captured(two, 1)
+
+    assert found["exchange"]["error"] == "client_left"
+    assert found["client"]["answer"]["events"]
+
+
+def test_what_memory_keeps_is_saved_and_replayed(
+    given: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    given |= {"FORWARDER_CAPTURE": "memory"}
+    with running(given, tmp_path) as server:
+        upstream.script(faults.status(429))
+        post(server, "/v1/responses", json=asking("responses", model="chat/m"))
+        (found,) = captured(server, 1)
+        assert admin(server).json()["shared"] is False
+        file = tmp_path / "saved.json"
+        file.write_bytes(admin(server, f"{PATH}/{found['exchange']['id']}").content)
+
+    offline = {"FORWARDER_LOG_LEVEL": "ERROR"}  # another machine, which knows no upstream
+    got = replay(offline, str(file), "--upstream", "captured")
+
+    assert got.returncode == 0, (got.stdout, got.stderr)
+    assert "status 429" in got.stdout
