@@ -27,6 +27,7 @@ from forwarder.errors import InvalidRequest, Unsupported
 from forwarder.exchange import Exchange, Observer
 from forwarder.media import Fetcher, Guard, Hands, Uploads, download, with_media
 from forwarder.media.data import Blob
+from forwarder.media.policy import Fetch
 from forwarder.mint import MINT
 from forwarder.network.choose import transport_for
 from forwarder.network.running import Running
@@ -75,6 +76,7 @@ class Bridge:
             self.observers.append(self.capture)
             self.capture.start()
         self.router = Router(settings)
+        self._transport: httpx2.BaseTransport | None = None
         self.upstreams = {u.name: self._connect(u) for u in settings.upstreams}
         self.resilience = Resilience(settings, self.metrics)
         self.catalog = Catalog(self.router, self.upstreams, settings.ready_ttl)
@@ -332,10 +334,10 @@ class Bridge:
         and ``fetch`` fetches, if they are given.
         """
         self.state = Forgetful()
+        self._transport = transport
         if transport is not None:
-            heartbeat = self.settings.keepalive
-            known = [upstream.settings for upstream in self.upstreams.values()]
-            self.upstreams.update({u.name: Upstream(u, transport, heartbeat) for u in known})
+            for name, upstream in self.upstreams.items():
+                self.upstreams[name] = self._connect(upstream.settings)
             self._uploads = self._uploads_to(self.upstreams)
         self._fetch = fetch or self._fetch
 
@@ -345,7 +347,8 @@ class Bridge:
 
     def _connect(self, settings: UpstreamSettings) -> Upstream:
         heartbeat = min(self.settings.keepalive, settings.idle_timeout)
-        return Upstream(settings, transport_for(settings, heartbeat), heartbeat)
+        transport = self._transport or transport_for(settings, heartbeat)
+        return Upstream(settings, transport, heartbeat)
 
 
 def _is_native(route: Route, upstream: Upstream) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.blotting import blotted, secrets_of
+from forwarder.blotting import blotted, is_random, is_telling, secrets_of
 from forwarder.config import Settings, UpstreamSettings
 
 KEY = "sk-secret"
@@ -88,3 +88,11 @@ def test_a_secret_within_another_leaves_nothing_of_it() -> None:
     given = {"CHAT_API_KEY": "longsecret", "CHAT_HEADERS": "X-Auth: longsecret-and-more"}
 
     assert said("is longsecret-and-more or longsecret", **given) == "is *** or ***"
+
+
+def test_a_name_tells_of_a_secret_and_so_does_a_value() -> None:
+    assert is_telling("X-Api-Key")
+    assert is_telling("sig")
+    assert not is_telling("X-Title")
+    assert is_random("0123456789abcdefABCDEF")
+    assert not is_random("2024-10-21")

@@ -14,6 +14,8 @@ from forwarder.bridge import Bridge
 from forwarder.config import Settings
 from forwarder.errors import InternalError, InvalidRequest, Overloaded
 from forwarder.exchange import Exchange
+from forwarder.media.data import Blob
+from forwarder.state import Forgetful
 from forwarder.translate.terms import Ledger
 
 Json = dict[str, Any]
@@ -409,3 +411,34 @@ def test_embeddings_go_to_the_fallback_too(upstreams: Upstreams) -> None:
 
     assert (exchange.failed, exchange.upstream) == (["chat"], "responses")
     assert [body["input"] for body in upstreams.bodies] == ["hi", "hi"]
+def test_a_rehearsal_asks_nobody_fetches_nothing_and_stores_nothing(upstreams: Upstreams) -> None:
+    heard: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        heard.append(request.url.path)
+        if request.url.path.endswith("/files"):
+            return httpx2.Response(200, json={"id": "file-1", "object": "file"})
+        return httpx2.Response(200, text="".join(f"data: {json.dumps(c)}\n\n" for c in CHUNKS))
+
+    over = bridge_of(CHAT_QUIRKS='{"file": "upload", "image_url": "base64"}')
+    over.rehearse(
+        httpx2.MockTransport(answer), lambda urls: {u: Blob(b"x", "a/b", None) for u in urls}
+    )
+    part = {"type": "input_file", "file_url": "https://a.test/x.pdf"}
+    said = [{"role": "user", "content": [part]}]
+
+    opened(over, "responses", input=said)
+
+    assert heard == ["/v1/files", "/v1/chat/completions"]
+    assert upstreams.bodies == []
+    assert isinstance(over.state, Forgetful)
+
+
+def test_a_rehearsal_with_the_upstreams_of_today_asks_them(upstreams: Upstreams) -> None:
+    over = bridge_of()
+    over.rehearse()
+
+    opened(over, "responses")
+
+    assert len(upstreams.bodies) == 1
+    assert isinstance(over.state, Forgetful)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from forwarder.capture.tape import UNRECORDED
 from forwarder.errors import (
     ClientLeft,
     ForwarderError,
@@ -23,6 +24,7 @@ from forwarder.network.running import Stopping
 from forwarder.translate.call import Stream
 from forwarder.translate.ending import faulting_upstream
 from forwarder.translate.terms import Ledger
+from tests.capture.taping import UPSTREAM, URL, tape
 
 Json = dict[str, Any]
 
@@ -342,3 +344,20 @@ def test_the_end_of_the_process_is_no_mistake(logged: list[Any]) -> None:
 
     stopped.close()
     assert (logged[0]["status"], logged[0]["error"]) == (503, "shutting_down")
+
+
+def test_without_a_tape_nothing_is_taken_down() -> None:
+    assert exchange().attempt(UPSTREAM, "generic", "chat", URL, b"{}") is UNRECORDED
+
+
+def test_with_a_tape_it_hears_what_is_asked_of_upstreams_and_on_what_that_stands() -> None:
+    taken = tape()
+    of = exchange(tape=taken)
+    taken.heard(b'{"previous_response_id":"r"}')
+
+    list(of.metered(lambda request: iter([]))({"input": ["before"]}))
+    of.attempt(UPSTREAM, "generic", "chat", URL, b"{}")
+
+    assert taken.resumed is not None
+    assert taken.resumed.data == b'{"input":["before"]}'
+    assert [attempt.url for attempt in taken.attempts] == [URL]

@@ -41,6 +41,8 @@ def asking(record: Json, key: str | None) -> Asking:
     asked = _part(_part(record, "client"), "request")
     body = _body(record)
     path, query = str(asked.get("path", "")), asked.get("query") or []
+    if not _ASKING.fullmatch(path):
+        raise InvalidRequest("Only requests that ask a model are sent again.")
     if asked.get("method") == "GET" or _route(record) == "background":
         path, query = "/v1/responses", []
         body = {name: value for name, value in body.items() if name not in _LOCAL}
@@ -52,6 +54,12 @@ def asking(record: Json, key: str | None) -> Asking:
     data = body if isinstance(body, bytes) else orjson.dumps(body)
     return Asking(path + _query(query), headers, data)
 
+
+_ASKING = re.compile(
+    r"(/v1)?/(chat/completions|responses|responses/compact|embeddings)"
+    r"|/api/(chat|generate|embed|embeddings)"
+)
+"""Paths on which a model is asked; on others a record from elsewhere might change something."""
 
 _LOCAL = ("type", "generate", "background", "stream_options")
 """What says how an answer is wanted that is not wanted so here."""

@@ -94,6 +94,12 @@ def test_without_a_request_there_is_nothing_to_send(made: dict[str, Any]) -> Non
         asking(made, None)
 
 
+@pytest.mark.parametrize("path", ["/api/create", "/v1/files", "http://h/v1/responses", "", "/v1"])
+def test_a_record_sends_nothing_but_what_asks_a_model(path: str) -> None:
+    with pytest.raises(InvalidRequest, match="ask a model"):
+        asking(record(body={}, path=path), None)
+
+
 def test_what_is_not_whole_is_said() -> None:
     made = record(body={})
     assert list(notes(made)) == []
