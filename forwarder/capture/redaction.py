@@ -27,6 +27,9 @@ _LONGEST = 4096
 _MOST = 500
 """How many such values are looked for."""
 
+_WORD = re.compile(r"[a-z_.]{1,24}")
+"""``assistant``, ``response.completed``, ``exchange``: without these a record is none."""
+
 _KINDS = ("type", "role")
 """Fields that say what something is, and keep a blotted object what it was."""
 
@@ -45,6 +48,11 @@ _HEADERS = frozenset({"headers", "remote_headers", "query", "remote_query"})
 @lru_cache(maxsize=4096)
 def _is_key(name: str) -> bool:
     return _KEY.search(name) is not None
+
+
+def _is_telling(value: str) -> bool:
+    """Is a value worth looking for elsewhere?  A plain word may be a part of any record."""
+    return SHORTEST <= len(value) <= _LONGEST and not _WORD.fullmatch(value)
 
 
 class Redaction:
@@ -116,7 +124,7 @@ class Redaction:
         """The shape of a value, and nothing of it."""
         if type(value) is str:
             self.blots += bool(value)
-            if SHORTEST <= len(value) <= _LONGEST and len(self.found) < _MOST:
+            if len(self.found) < _MOST and _is_telling(value):
                 self.found.add(value)
             return GONE if value else value
         if type(value) is dict:

@@ -94,11 +94,13 @@ def test_what_is_blotted_once_is_blotted_wherever_it_stands_and_however() -> Non
     assert json.loads(said)["c"] == "no ***!"
 
 
-def test_what_is_too_short_to_be_anything_is_not_looked_for() -> None:
+@pytest.mark.parametrize("word", ["text", "exchange", "response.completed", "x" * 4097])
+def test_what_may_be_a_part_of_any_record_is_not_looked_for(word: str) -> None:
     redaction = Redaction(["user"])
-    redaction.value({"user": "text"})
 
-    assert redaction.everywhere(b'{"type":"text"}') == b'{"type":"text"}'
+    assert redaction.value({"user": word}) == {"user": "***"}
+    said = f'{{"type":"{word}"}}'.encode()
+    assert redaction.everywhere(said) == said
 
 
 def test_text_that_should_have_been_json_is_blotted_by_its_look() -> None:
