@@ -411,6 +411,8 @@ def test_embeddings_go_to_the_fallback_too(upstreams: Upstreams) -> None:
 
     assert (exchange.failed, exchange.upstream) == (["chat"], "responses")
     assert [body["input"] for body in upstreams.bodies] == ["hi", "hi"]
+
+
 def test_a_rehearsal_asks_nobody_fetches_nothing_and_stores_nothing(upstreams: Upstreams) -> None:
     heard: list[str] = []
 
