@@ -132,8 +132,11 @@ class Reply:
         """What arrives, within the limits for silence and for the whole."""
         idle = self._settings.idle_timeout
         total = self._settings.total_timeout
+        patience = idle if self._streamed else self._settings.whole_timeout
         started = heard = time.monotonic()
         for data in self._arrivals:
+            if data:
+                patience = idle
             if data and not total:
                 heard = 0.0
             else:
@@ -141,7 +144,7 @@ class Reply:
                 heard = now if data or not heard else heard
                 if total and now - started > total:
                     raise self._timeout("took too long")
-                if now - heard >= idle:
+                if now - heard >= patience:
                     raise self._timeout("stopped sending")
             yield data
 

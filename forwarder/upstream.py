@@ -143,6 +143,9 @@ class Upstream:
         self._failures = _Failures(self._ours)
         self._own_way = "authorization" in map(str.lower, settings.headers)
         timeout = httpx2.Timeout(settings.first_byte_timeout, connect=settings.connect_timeout)
+        self._whole_timeout = httpx2.Timeout(
+            settings.whole_timeout, connect=settings.connect_timeout
+        )
         # Whole URLs: joining each with the base would cost the SDK a tenth of a call.
         self._urls = {
             "chat": _joined(settings.base_url, self.profile.chat_path),
@@ -290,10 +293,13 @@ class Upstream:
         return [model for model in data or () if isinstance(model, dict) and model.get("id")]
 
     def _post(self, protocol: str, body: Json, exchange: Exchange) -> Reply:
+        streamed = bool(body.get("stream"))
         options: Any = {
             "headers": {**exchange.onward(), **self._auth(exchange.client_key)},
             "idempotency_key": exchange.id,  # or the SDK draws one
         }
+        if not streamed:
+            options["timeout"] = self._whole_timeout
         url, content = self._urls[protocol], _encoded(body)
         attempt = exchange.attempt(self.settings, self.profile.name, protocol, url, content)
         with self._failures, WaitedForBy(exchange), attempt:
@@ -307,7 +313,6 @@ class Upstream:
                 stream_cls=Stream[object],
             )
         attempt.answered(unread)
-        streamed = bool(body.get("stream"))
         choices = body.get("n") or 1
         return Reply(
             unread, protocol, streamed, self.settings, self._heartbeat, choices, attempt.heard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
 import weakref
 from collections.abc import Iterator
@@ -155,6 +156,28 @@ def test_silence_counts_anew_after_every_piece() -> None:
     answer = reply(patient, CHAT_IDLE_TIMEOUT="0.1")
 
     assert len([batch for batch in answer.batches() if batch]) == 6
+
+
+ANSWER = b'{"choices": [{"message": {}, "finish_reason": "stop"}]}'
+
+
+def test_nothing_has_to_be_heard_of_a_whole_answer_before_it_is_written() -> None:
+    limits = {"CHAT_IDLE_TIMEOUT": "0.02", "CHAT_WHOLE_TIMEOUT": "2"}
+    late = Arriving(*[b""] * 8, ANSWER)
+
+    batches = list(reply(late, streamed=False, **limits).batches())
+
+    assert [batch for batch in batches if batch] == [[json.loads(ANSWER)]]
+
+
+@pytest.mark.parametrize("pieces", [[b""] * 50, [ANSWER[:9], *[b""] * 50]])
+def test_a_whole_answer_may_be_silent_for_so_long_and_not_at_all_once_it_is_written(
+    pieces: list[bytes],
+) -> None:
+    limit = "CHAT_IDLE_TIMEOUT" if pieces[0] else "CHAT_WHOLE_TIMEOUT"
+
+    with pytest.raises(UpstreamTimeout, match="stopped sending"):
+        list(reply(Arriving(*pieces), streamed=False, **{limit: "0.05"}).batches())
 
 
 @pytest.mark.parametrize("pieces", [[A, b""] * 50, [b""] * 50])

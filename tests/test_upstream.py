@@ -459,3 +459,39 @@ def test_its_refusal_to_embed_is_its_own(status: int, message: str) -> None:
 def test_an_answer_without_embeddings_is_the_upstream_s_fault() -> None:
     with pytest.raises(UpstreamBroken):
         embedded(upstream_of(Provider(lambda _: httpx2.Response(200, json={"object": "list"}))))
+
+
+@pytest.mark.parametrize(("stream", "seconds"), [(True, 300.0), (False, 600.0), (None, 600.0)])
+def test_a_whole_answer_has_more_time_than_a_stream_to_begin(
+    stream: bool | None, seconds: float
+) -> None:
+    provider = Provider()
+    asked(upstream_of(provider), {**CHAT, "stream": stream})
+    timeout = provider.requests[0].extensions["timeout"]
+    assert (timeout["read"], timeout["connect"]) == (seconds, 10.0)
+
+
+ONLY_STREAMS = {"error": {"message": "This model only support stream mode, please enable it."}}
+
+
+@pytest.mark.parametrize("protocol", ["chat", "responses"])
+def test_a_whole_answer_that_is_refused_is_put_together_from_a_stream(protocol: str) -> None:
+    done = {"type": "response.completed", "response": {"output": [{"type": "message"}]}}
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if not json.loads(request.content)["stream"]:
+            return httpx2.Response(400, json=ONLY_STREAMS)
+        return streamed(CHUNK if protocol == "chat" else done)
+
+    provider = Provider(answer)
+    upstream = upstream_of(provider)
+    for _ in range(2):
+        body: dict[str, Any] = {"input": "hi"} if protocol == "responses" else CHAT
+        events, _ = asked(upstream, {**body, "stream": False}, protocol, client=protocol)
+        assert events == [CHUNK if protocol == "chat" else done]
+
+    streams = [json.loads(request.content)["stream"] for request in provider.requests]
+    assert streams == [False, True, True]  # the second time it is known
+    assert provider.body.get("stream_options") == (
+        {"include_usage": True} if protocol == "chat" else None
+    )

@@ -63,6 +63,7 @@ class UpstreamSettings:
     quirks: Mapping[str, Any] = field(repr=False, hash=False)
     connect_timeout: float
     first_byte_timeout: float
+    whole_timeout: float
     idle_timeout: float
     total_timeout: float | None
     max_retries: int
@@ -236,6 +237,7 @@ UPSTREAM_SETTINGS = (
     Setting("QUIRKS", "quirks", parsers.quirks, "{}"),
     Setting("CONNECT_TIMEOUT", "connect_timeout", parsers.seconds, "10"),
     Setting("FIRST_BYTE_TIMEOUT", "first_byte_timeout", parsers.seconds, "300"),
+    Setting("WHOLE_TIMEOUT", "whole_timeout", parsers.seconds, "600"),
     Setting("IDLE_TIMEOUT", "idle_timeout", parsers.seconds, "300"),
     Setting("TOTAL_TIMEOUT", "total_timeout", parsers.seconds_or_none, "0"),
     Setting("MAX_RETRIES", "max_retries", parsers.number(int, 0, 5, ""), "0"),

@@ -109,6 +109,10 @@ WORDS: dict[str, Told] = {
         "the token limit stays" if name == "as_is" else f"the token limit is called `{name}`"
     ),
     "stream_options": {True: "`stream_options` stay", False: "no `stream_options`"},
+    "always_stream": {
+        True: "whole answers are put together from streams",
+        False: "whole answers are asked for whole",
+    },
     "response_format": {
         "json_schema": "schemas are enforced there",
         "json_object": "JSON is enforced there, a schema is checked here",

@@ -21,14 +21,19 @@ AHEAD = 64
 
 
 def with_choices(call: Call, most: int) -> Call:
-    """Wrap a chat call that gives one choice, so that it honours ``n`` up to ``most``."""
+    """Wrap a chat call that gives one choice, so that it honours ``n`` up to ``most``.
+
+    Several are asked for as streams: when one is refused, the others need not be waited for.
+    """
 
     def fanned_out(request: Json) -> Stream:
         if "n" not in request:
             return call(request)
         count = _count(request["n"], most)
         inner = {k: v for k, v in request.items() if k != "n"}
-        return call(inner) if count == 1 else _merged(_opened(call, inner, count))
+        if count == 1:
+            return call(inner)
+        return _merged(_opened(call, {**inner, "stream": True}, count))
 
     return fanned_out
 

@@ -31,7 +31,8 @@ def with_stop(call: Call, drain: bool) -> Call:
     """Wrap a chat call that gives one choice, so that it honours ``stop``.
 
     After the cut the upstream is closed at once, which saves its tokens, and usage is estimated;
-    ``drain`` reads it to its end instead, which costs them and gives exact usage.
+    so it is asked for a stream.  ``drain`` reads it to its end instead, which costs them and gives
+    exact usage, whichever way the answer comes.
     """
 
     def stopping(request: Json) -> Stream:
@@ -39,7 +40,10 @@ def with_stop(call: Call, drain: bool) -> Call:
             return call(request)
         stops = _stops(request["stop"])
         inner = {k: v for k, v in request.items() if k != "stop"}
-        return _stopped(call(inner), _Answer(stops), drain, inner) if stops else call(inner)
+        if not stops:
+            return call(inner)
+        asked = inner if drain else {**inner, "stream": True}
+        return _stopped(call(asked), _Answer(stops), drain, inner)
 
     return stopping
 

@@ -27,6 +27,10 @@ _PHRASES: tuple[tuple[str, str, str], ...] = (
     ("text only", "chat", r"(valid string|must be a string|expected a string).*content"),
     ("null content", "chat", r"(valid string|must be a string|null|none).*content|"
                              r"content.{0,40}(null|none|empty)"),
+    ("stream", "",
+     r"only (support|accept|availab)\w* .{0,20}stream|only stream|stream(ing)?[- ]only|non-?stream|"
+     r"(must (be|have|use)|set|enable) .{0,10}stream|stream\W{0,3}(must|should|has to|needs to) be|"
+     r"stream(ing)?( mode)? is required|requires? (a )?stream|[只仅]支持流式|非流式"),
     ("id length", "chat", r"tool call id.{0,80}length of 9"),
 )  # fmt: skip
 """Kind, the only protocol that has it (or none), and the pattern that tells it."""

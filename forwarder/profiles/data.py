@@ -32,6 +32,9 @@ _SEARCHES: dict[str, Any] = {
 """OpenAI's models that search the web before every answer."""
 
 
+_STREAMS = {"always_stream": True}
+"""Models that are served in streams alone, when they think at least."""
+
 _PENALTIES = frozenset({"frequency_penalty", "presence_penalty"})
 """What the Open Responses schema has beyond OpenAI's own."""
 
@@ -83,8 +86,11 @@ _TABLE = (
         drop=_OPENAI_ONLY,
         chat_takes=frozenset({"top_k", "repetition_penalty"}),
         models={
-            "*thinking*": {"forced_tool_choice": "auto"},
-            "qwq*": {"forced_tool_choice": "auto"},
+            "qwen3-[0-9]*": _STREAMS,
+            "qvq*": _STREAMS,
+            "*-omni*": _STREAMS,
+            "*thinking*": {"forced_tool_choice": "auto", **_STREAMS},
+            "qwq*": {"forced_tool_choice": "auto", **_STREAMS},
             "deepseek*": {"reasoning_placeholder": " "},
             "kimi*": {"reasoning_placeholder": " ", "schema_dialect": "moonshot"},
         },

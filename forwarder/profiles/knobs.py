@@ -81,6 +81,8 @@ class Profile:
     """The name of the token limit."""
     stream_options: bool = _switch(True)
     """``stream_options`` is known."""
+    always_stream: bool = _switch(False)
+    """Whole answers are refused; streams are asked for instead, and put together here."""
     response_format: str = _choice("json_schema", "json_object", "none", "schema_only")
     """The most that can be asked for; ``schema_only`` knows no ``json_object``."""
     drop: frozenset[str] = _knob(frozenset(), "an array of names", _are_names)

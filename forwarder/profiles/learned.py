@@ -152,6 +152,12 @@ def _distance(word: str, asked: str) -> int:
     return abs(_EFFORTS.index(word) - _EFFORTS.index(asked))
 
 
+def _streamed(case: Case) -> Changes:
+    """A whole answer is refused, if one was asked for; its options are no business of a whole."""
+    asked = case.body.get("stream") is False and "stream_options" not in case.body
+    return {"always_stream": True} if asked else {}
+
+
 def _dialect(case: Case) -> Changes:
     said = case.message.lower()
     known = next((name for name in ("moonshot", "gemini", "mistral") if name in said), "plain")
@@ -178,6 +184,7 @@ _BY_PHRASE: dict[str, Callable[[Case], Changes]] = {
     "format": _format,
     "text only": _setting(join_text_parts=True),
     "null content": _setting(null_content=False),
+    "stream": _streamed,
     "id length": _setting(call_id_limit=9, call_id_exact=True),
 }
 """Kind of complaint (see `complaints.py`) -> what it comes to."""

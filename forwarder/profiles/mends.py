@@ -53,6 +53,15 @@ def _token_limit(body: Json, profile: Profile, ledger: Ledger) -> None:
             body.setdefault(profile.max_tokens, limit)
 
 
+def _stream(body: Json, profile: Profile, ledger: Ledger) -> None:
+    """Where there are only streams, one is asked for in place of a whole answer."""
+    if not profile.always_stream or body.get("stream") is not False:
+        return
+    body["stream"] = True
+    if "messages" in body:
+        body["stream_options"] = {"include_usage": True}
+
+
 def _stream_options(body: Json, profile: Profile, ledger: Ledger) -> None:
     if not profile.stream_options:
         body.pop("stream_options", None)
@@ -107,7 +116,8 @@ def _names(body: Json, profile: Profile, ledger: Ledger) -> None:
 _Step = Callable[[Json, Profile, Ledger], None]
 
 _STEPS: dict[str, tuple[_Step, ...]] = {
-    "chat": (_drop, _add, _token_limit, _stream_options, _parallel, tools.offer, tools.force,
-             tools.schemas, _format, thinking.switch, _messages, _names),
-    "responses": (_drop, _parallel, tools.schemas, thinking.rename, native.include, native.items),
+    "chat": (_drop, _add, _token_limit, _stream, _stream_options, _parallel, tools.offer,
+             tools.force, tools.schemas, _format, thinking.switch, _messages, _names),
+    "responses": (_drop, _stream, _parallel, tools.schemas, thinking.rename, native.include,
+                  native.items),
 }  # fmt: skip

@@ -35,6 +35,7 @@ _ASKED = (
     "merge_neighbours",
     "join_text_parts",
     "null_content",
+    "always_stream",
     "stream_options",
     "response_format",
     "forced_tool_choice",
@@ -75,6 +76,7 @@ _PLAIN = {"type": "object", "properties": {}}
 
 QUESTIONS: dict[str, Json] = {
     "a token limit": {"max_completion_tokens": 16},
+    "a whole answer": {"stream": False},
     "stream_options": {"stream_options": {"include_usage": True}},
     "the developer role": {"messages": [{"role": "developer", "content": "Be brief."}, _USER]},
     "a later system message": {"messages": [_USER, {"role": "system", "content": "Be brief."}]},

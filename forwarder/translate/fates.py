@@ -84,7 +84,7 @@ _COMMON = {
     "prompt_cache_retention": carried(STR),
     "safety_identifier": carried(STR),
     "user": carried(STR),
-    "stream": local(BOOL, "the answer's form is the forwarder's own matter"),
+    "stream": carried(BOOL),
     "stream_options": local(DICT, "usage is always asked for and given when wanted"),
     "tools": mapped(LIST, "between the nested and the flat shape; namespaces are flattened"),
     "tool_choice": mapped((str, dict), "between the nested and the flat shape"),

@@ -159,7 +159,8 @@ def _legacy_call(message: _Pieces, key: str, value: Any) -> None:
 
 def _join_body(body: Json, delta: Json) -> None:
     for key, value in delta.items():
-        body[key] = body.get(key, "") + argument_text(value)
+        if key != "name" or value != body.get(key):  # some vendors say the name again and again
+            body[key] = body.get(key, "") + argument_text(value)
 
 
 _MERGERS: dict[str, Callable[[_Pieces, str, Any], None]] = {

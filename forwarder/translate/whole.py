@@ -35,13 +35,18 @@ def _chat(body: Json, streamed: bool) -> Batch:
 def _as_chunk(body: Json, choices: list[Json]) -> Event:
     chunk = {**body, "object": "chat.completion.chunk", "choices": []}
     for choice in choices:
-        delta = dict(choice.get("message") or choice.get("delta") or {})
-        calls = delta.get("tool_calls")
-        if calls:
-            delta["tool_calls"] = [{**call, "index": i} for i, call in enumerate(calls)]
+        delta = as_delta(choice.get("message") or choice.get("delta") or {})
         rest = {k: v for k, v in choice.items() if k != "message"}
         chunk["choices"].append({**rest, "delta": delta})
     return chunk
+
+
+def as_delta(message: Json) -> Json:
+    """A message as the only delta of its choice: its calls are told apart by their place."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    return {**message, "tool_calls": [{**call, "index": i} for i, call in enumerate(calls)]}
 
 
 def _compacted(body: Json) -> Batch:

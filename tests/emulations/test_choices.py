@@ -196,3 +196,12 @@ def test_no_choice_runs_far_ahead_of_a_slow_client() -> None:
         assert max(sent) <= read + AHEAD + 2
     assert min(sent) > 0
     stream.close()  # type: ignore[attr-defined]
+
+
+def test_several_are_asked_for_as_streams_and_one_as_it_is_wanted() -> None:
+    whole = {**REQUEST, "stream": False}
+    call = Scripted(*[one_by_one(said("a"))] * 3)
+    for n in (2, 1):
+        events_of(with_choices(call, 8)({**whole, "n": n}))
+
+    assert call.requests == [REQUEST, REQUEST, whole]

@@ -261,6 +261,20 @@ def test_without_stops_the_stream_is_the_very_stream_of_the_call(nothing: dict[s
     assert asked == [REQUEST]
 
 
+@pytest.mark.parametrize("drain", [False, True])
+def test_an_answer_that_may_be_cut_is_asked_for_as_a_stream(drain: bool) -> None:
+    asked: list[Any] = []
+
+    def call(request: Any) -> Any:
+        asked.append(request)
+        return iter([said("a STOP b")])
+
+    events = events_of(with_stop(call, drain)({**REQUEST, "stream": False, "stop": "STOP"}))
+
+    assert text_of(events) == "a "
+    assert asked == [{**REQUEST, "stream": not drain}]
+
+
 def test_one_stop_may_be_a_bare_string() -> None:
     upstream = Scripted(one_by_one(said("a b")))
     assert text_of(events_of(with_stop(upstream, False)({**REQUEST, "stop": " "}))) == "a"

@@ -37,6 +37,9 @@ ANSWER = Answer(
     ],
     pieces=4,
 )
+FOLDING = json.dumps({"models": {"folded": {"always_stream": True}}})
+"""Of this model whole answers are put together from streams."""
+
 PATIENCE = 1.0
 """Seconds that the forwarder waits for an upstream in these tests."""
 
@@ -47,7 +50,7 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
     limits = {
         f"{name}_{limit}_TIMEOUT": str(PATIENCE)
         for name in ("CHAT", "RESPONSES")
-        for limit in ("FIRST_BYTE", "IDLE")
+        for limit in ("FIRST_BYTE", "WHOLE", "IDLE")
     }
     return serve(
         settings(
@@ -57,19 +60,21 @@ def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
             GONE_API="both",
             FORWARDER_KEEPALIVE="0.2",
             FORWARDER_MAX_BODY="64k",
+            CHAT_QUIRKS=FOLDING,
+            RESPONSES_QUIRKS=FOLDING,
             **limits,
         )
     )
 
 
-def asking_for_calls(client: str, over: str, stream: bool) -> Json:
+def asking_for_calls(client: str, over: str, stream: bool, model: str = "m") -> Json:
     """A request with a tool and, where a chat client can say so, the wish for usage."""
     function = {"name": "get", "parameters": {"type": "object", "properties": {}}}
     tool = {"type": "function", "function": function}
     if client == "responses":
         tool = {"type": "function", "strict": False, **function}
     more: Json = {"stream_options": {"include_usage": True}} if client == "chat" and stream else {}
-    return asking(client, model=f"{over}/m", stream=stream, tools=[tool], **more)
+    return asking(client, model=f"{over}/{model}", stream=stream, tools=[tool], **more)
 
 
 def tokens(answered: Answered) -> int | None:
@@ -119,8 +124,10 @@ def test_a_vendor_s_ways_change_nothing(
 ) -> None:
     upstream.script(faults.harmless(ANSWER, protocol(over))[name])
 
-    answered = ask(forwarder, client, asking_for_calls(client, over, stream))
+    model = "m" if stream else "folded"
+    answered = ask(forwarder, client, asking_for_calls(client, over, stream, model))
 
+    assert upstream.requests[-1].body["stream"]
     assert answered.status == 200, answered.text
     if client == over and name in BEYOND_THE_SDK:
         assert answered.done
@@ -176,27 +183,30 @@ BEFORE_ANY_EVENT = {
 def broken() -> list[Any]:
     """Every fault, for each pairing in which it can happen."""
     return [
-        pytest.param(client, over, stream, name, id=f"{client}-{over}-{stream}-{name}")
+        pytest.param(client, over, form, name, id=f"{client}-{over}-{form}-{name}")
         for client, over in PAIRINGS
-        for stream in (False, True)
+        for form in ("whole", "folded", "streamed")
         for name in faults.fatal(ANSWER, protocol(over))
-        if stream or client != over or name in BEFORE_ANY_EVENT
+        if form != "whole" or name != "without_terminal"
     ]
 
 
-@pytest.mark.parametrize(("client", "over", "stream", "name"), broken())
+@pytest.mark.parametrize(("client", "over", "form", "name"), broken())
 def test_a_broken_answer_fails_once(
-    client: str, over: str, stream: bool, name: str, forwarder: Server, upstream: ScriptedUpstream
+    client: str, over: str, form: str, name: str, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
+    stream = form == "streamed"
     fault = faults.fatal(ANSWER, protocol(over))[name]
     # A kept connection that closes without a word is tried once more, on a fresh one.
     upstream.script(*[fault] * (2 if name == "hang_up" else 1))
 
     while upstream.unused:
-        answered = ask(forwarder, client, asking_for_calls(client, over, stream))
+        answered = ask(forwarder, client, asking_for_calls(client, over, stream, form))
+        assert upstream.requests[-1].body["stream"] is (form != "whole")
         assert answered.ending == "failed"
         assert answered.streamed or answered.error["message"]
-        assert stream or answered.status >= 400
+        passed = form == "folded" and client == over and name == "failed"  # as the upstream has it
+        assert stream or passed or answered.status >= 400
         if name in BEFORE_ANY_EVENT and not (name == "empty" and stream):  # its head was right
             assert answered.status == BEFORE_ANY_EVENT[name]
 

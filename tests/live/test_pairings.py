@@ -61,6 +61,7 @@ def test_text_arrives(
     assert answered.said.text == text
     assert upstream.requests[0].path == f"/v1{PATHS[over]}"
     assert sent(upstream)["model"] == "m"
+    assert sent(upstream)["stream"] is stream
 
 
 @across

@@ -284,6 +284,26 @@ def test_it_is_tried_again_only_once_and_the_next_request_goes_on_learning() -> 
         assert learned(client)["m"]["drop"] == ["metadata", "user"]
 
 
+@pytest.mark.parametrize(("client", "path"), [("chat", "chat/completions"), ("responses",) * 2])
+@pytest.mark.parametrize(("provider", "asked"), [("generic", [False, True, True]),
+                                                 ("dashscope", [True, True])])  # fmt: skip
+def test_whole_answers_are_put_together_where_there_are_only_streams(
+    client: str, path: str, provider: str, asked: list[bool]
+) -> None:
+    with ScriptedUpstream(refuse={"whole_answers"}) as scripted:
+        served = forwarder(scripted, provider)
+        for _ in range(2):
+            scripted.script(Answer(reasoning="Hm.", text="Hello.", pieces=3))
+            body = {"model": "qwq-32b", "messages": [{"role": "user", "content": "hi"}]}
+            body = body if client == "chat" else {"model": "qwq-32b", "input": "hi"}
+            answer = served.post(f"/v1/{path}", json=body)
+            assert answer.status_code == 200
+            assert "Hm." in answer.text
+            assert "Hello." in answer.text
+            assert answer.get_json()["usage"]["total_tokens"] == 30
+        assert [request.body["stream"] for request in scripted.requests] == asked
+
+
 def test_strict_clients_hear_what_would_be_left_out() -> None:
     with ScriptedUpstream(refuse={"metadata"}) as scripted:
         client = forwarder(scripted, "generic")

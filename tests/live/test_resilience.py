@@ -76,6 +76,7 @@ def falling(serve: Serve, upstream: ScriptedUpstream, spare: ScriptedUpstream) -
             f"SPARE_{protocol}_API": protocol,
             f"{protocol}_FALLBACK": f"gone,spare_{OTHER[protocol]}/other",
             f"{protocol}_FIRST_BYTE_TIMEOUT": "0.5",
+            f"{protocol}_WHOLE_TIMEOUT": "0.5",
         }.items()
     }
     return serve(

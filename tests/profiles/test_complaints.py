@@ -41,6 +41,12 @@ def test_the_parameters_that_should_not_be_there_are_found(
 
 
 PHRASES = [
+    ("This model only support stream mode, please enable the stream parameter to access the model.",
+     "chat", "stream"),
+    ("parameter.enable_thinking must be set to false for non-streaming calls", "chat", "stream"),
+    ("parameter.enable_thinking only support stream call", "chat", "stream"),
+    ("Requests with max_tokens > 4096 must have stream=true", "chat", "stream"),
+    ("Stream must be set to true", "responses", "stream"),
     ("Failed to deserialize: messages[0].role: unknown variant `developer`, expected one of "
      "`system`, `user`", "chat", "developer"),
     ("messages 参数非法: 角色信息不正确", "chat", "developer"),

@@ -86,6 +86,13 @@ LESSONS: list[tuple[str, Json, Json]] = [
             "reasoning_placeholder": " ",
         },
     ),
+    (
+        "This model only support stream mode, please enable the stream parameter to access the"
+        " model. ",
+        {"stream": False},
+        {"always_stream": True},
+    ),
+    ("Stream must be set to true", {"stream": False}, {"always_stream": True}),
     ("not a valid moonshot flavored json schema", {}, {"schema_dialect": "moonshot"}),
     ("Invalid schema for function 'f': $ref", {}, {"schema_dialect": "plain"}),
     (EFFORT, {"reasoning_effort": "minimal"}, {"effort_map": {"minimal": "low"}}),
@@ -145,6 +152,14 @@ def test_thinking_is_given_up_before_the_tool_is() -> None:
 )
 def test_native_responses_teach_too(message: str, body: Json, changes: Json | None) -> None:
     assert learned(message, body, GENERIC, protocol="responses") == changes
+
+
+@pytest.mark.parametrize(
+    "body", [{"stream": True}, {"input": []}, {"stream": False, "stream_options": {}}]
+)
+def test_only_who_asked_for_a_whole_answer_learns_that_there_are_none(body: Json) -> None:
+    said = "The 'stream_options' parameter must be used with stream=true; stream must be true."
+    assert learned(said, body) is None
 
 
 def test_foreign_reasoning_is_a_matter_of_one_request() -> None:

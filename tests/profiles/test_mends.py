@@ -48,6 +48,18 @@ def test_stream_options_go_only_where_they_are_known() -> None:
     assert mended(body, stream_options=False) == {"stream": True}
 
 
+def test_a_stream_is_asked_for_where_there_is_nothing_else() -> None:
+    streamed = {"stream": True, "stream_options": {"include_usage": True}}
+    native = {"stream": False, "input": "Hi."}
+    assert mended({"stream": False}, always_stream=True) == streamed
+    assert mended({"stream": False}, always_stream=True, stream_options=False) == {"stream": True}
+    assert mended({"stream": True}, always_stream=True) == {"stream": True}
+    assert mended(native, "responses", always_stream=True) == {**native, "stream": True}
+    compaction = {"input": "Hi."}  # has no such choice
+    assert mended(compaction, "responses", always_stream=True) == compaction
+    assert mended({"stream": False}) == {"stream": False}
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -62,22 +62,32 @@ def error_in_200(message: str = "insufficient balance") -> Raw:
 def error_event(
     answer: Answer, after: int = 3, shape: Literal["nested", "flat"] = "nested"
 ) -> Stream:
-    """An error instead of the event number ``after``; Responses adds ``response.failed``."""
+    """An error instead of the event number ``after``; Responses adds ``response.failed``.
+
+    As a whole, an error in a 200, or a failed response.
+    """
+
+    def spoiled(said: Json, ask: Ask) -> Json:
+        return _broken_down() if ask.protocol == "chat" else _failed(ask, after)["response"]
 
     def change(events: list[Json], ask: Ask) -> list[Json]:
-        inner = error("The model broke down.", "server_error", code="server_error")["error"]
+        inner = _broken_down()["error"]
         if ask.protocol == "chat":
             return [*events[:after], {"error": inner}]
         said = {"error": inner} if shape == "nested" else inner
         numbered = {**said, "type": "error", "sequence_number": after}
         return [*events[:after], numbered, _failed(ask, after + 1)]
 
-    return Stream(answer, [change], Framing(done=False))
+    return Stream(answer, [change], spoiled, Framing(done=False))
 
 
 def failed(answer: Answer, after: int = 3) -> Stream:
     """``response.failed`` under HTTP 200, without an error event before it."""
-    return Stream(answer, [lambda events, ask: [*events[:after], _failed(ask, after)]])
+    return Stream(
+        answer,
+        [lambda events, ask: [*events[:after], _failed(ask, after)]],
+        lambda said, ask: _failed(ask, after)["response"],
+    )
 
 
 def cut(answer: Answer, after: int = 3, reset: bool = True) -> Stream:
@@ -103,7 +113,7 @@ def without_terminal(answer: Answer) -> Stream:
             return events[:-1]
         return [event for event in events if not _finishes(event)]
 
-    return Stream(answer, [change], Framing(done=True))
+    return Stream(answer, [change], framing=Framing(done=True))
 
 
 def without_done(answer: Answer) -> Stream:
@@ -220,6 +230,10 @@ CALL_CHANGES: Sequence[Callable[[list[Json], Ask], list[Json]]] = (
     changes.finish_stop,
 )
 """What vendors do to a chat stream with calls of functions."""
+
+
+def _broken_down() -> Json:
+    return error("The model broke down.", "server_error", code="server_error")
 
 
 def _failed(ask: Ask, number: int) -> Json:

@@ -41,6 +41,7 @@ CASES: dict[str, tuple[Json, Json]] = {
     ),
     "same_role_twice": (chat(USER, USER), chat(USER, {"role": "assistant", "content": "a"}, USER)),
     "forced_tool_choice": (chat(tool_choice="required"), chat(tool_choice="auto")),
+    "whole_answers": (chat(stream=False), chat(stream=True)),
     "json_schema": (
         chat(response_format={"type": "json_schema"}),
         chat(response_format={"type": "json_object"}),
@@ -104,6 +105,7 @@ def test_a_knob_refuses_what_it_is_for(name: str) -> None:
         ("developer_role", {"input": [{"role": "developer", "content": "a"}]}),
         ("later_system", {"input": [USER, {"role": "system", "content": "a"}]}),
         ("forced_tool_choice", {"input": "a", "tool_choice": {"type": "function", "name": "f"}}),
+        ("whole_answers", {"input": "a"}),
         ("json_schema", {"input": "a", "text": {"format": {"type": "json_schema"}}}),
         ("custom_tools", {"input": "a", "tools": [{"type": "custom", "name": "c"}]}),
         ("same_tool_twice", {"tools": [{"type": "function", "name": "f"}] * 2}),

@@ -71,6 +71,14 @@ def _thinks_not(body: Json) -> bool:
     return switch.get("type") == "disabled" or body.get("enable_thinking") is False
 
 
+def whole_answers(protocol: Protocol, body: Json) -> Violation | None:
+    """DashScope's models that think, Codex' own upstream, and others."""
+    if body.get("stream"):
+        return None
+    said = "This model only support stream mode, please enable the stream parameter"
+    return Violation(f"{said} to access the model. ", None, "invalid_parameter_error")
+
+
 def json_schema(protocol: Protocol, body: Json) -> Violation | None:
     """DeepSeek."""
     asked = body.get("response_format") or (body.get("text") or {}).get("format") or {}
@@ -187,6 +195,7 @@ _RULES: tuple[Any, ...] = (
     later_system,
     same_role_twice,
     forced_tool_choice,
+    whole_answers,
     json_schema,
     message_extra_fields,
     reasoning_missing,

@@ -117,10 +117,16 @@ Ending = Callable[[list[bytes]], Sequence[Step]]
 
 @dataclass(frozen=True)
 class Stream:
-    """An answer, streamed when the request asks for it; otherwise sent whole."""
+    """An answer, streamed when the request asks for it; otherwise sent whole.
+
+    A whole answer is spoiled by ``spoiled`` as a stream is by ``changes``, and cut, ended or
+    stalled by ``ending`` in as many pieces as the stream would have frames.  All of a slow one
+    comes when the last frame would.
+    """
 
     answer: Answer = field(default_factory=Answer)
     changes: Sequence[Change] = ()
+    spoiled: Callable[[Json, Ask], Json] | None = None
     framing: Framing = Framing()
     ending: Ending = list
     headers: Mapping[str, str | None] = field(default_factory=dict)
@@ -128,13 +134,26 @@ class Stream:
 
     def reply(self, ask: Ask) -> Reply:
         """What is written in answer to ``ask``."""
-        if not ask.stream:
-            reply = whole(RENDER[ask.protocol][1](self.answer, ask))
-            return replace(reply, headers={**reply.headers, **self.headers}, before=self.before)
         frames = self.framing.frames(self.events(ask), ask.protocol)
+        if not ask.stream:
+            return self._whole(ask, len(frames))
         steps = list(self.framing.paced(self.ending(frames)))
         headers = {"content-type": self.framing.content_type, **self.headers}
         return Reply(headers=headers, steps=steps, before=self.before)
+
+    def _whole(self, ask: Ask, count: int) -> Reply:
+        answer = RENDER[ask.protocol][1](self.answer, ask)
+        reply = whole(self.spoiled(answer, ask) if self.spoiled else answer)
+        size = -(-len(reply.body) // count)
+        pieces = [reply.body[i : i + size] for i in range(0, len(reply.body), size)]
+        steps = self.ending(pieces)
+        late = Pause(self.framing.delay * count) if self.framing.delay else None
+        return replace(
+            reply,
+            headers={**reply.headers, **self.headers},
+            steps=None if steps == pieces else steps,
+            before=self.before or late,
+        )
 
     def events(self, ask: Ask) -> list[Json]:
         """The events as this vendor sends them."""

@@ -12,6 +12,17 @@ from forwarder.translate.fold import fold_chat, fold_responses
 Json = dict[str, Any]
 
 
+def test_a_name_that_is_said_again_is_no_part_of_it() -> None:
+    call = {"index": 0, "id": "c", "type": "function"}
+    named = [{**call, "function": {"name": "look", "arguments": piece}} for piece in ("{", "}")]
+    chunks = [{"choices": [{"index": 0, "delta": {"tool_calls": [one]}}]} for one in named]
+
+    answer = fold_chat(iter([chunks]))
+
+    [made] = answer["choices"][0]["message"]["tool_calls"]
+    assert made["function"] == {"name": "look", "arguments": "{}"}
+
+
 def folded(*deltas: Json, **choice: Any) -> Json:
     """The message that these deltas add up to."""
     chunks = [{"id": "1", "choices": [{"index": 0, "delta": delta, **choice}]} for delta in deltas]

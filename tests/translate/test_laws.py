@@ -66,6 +66,21 @@ def test_a_request_becomes_what_its_upstream_takes(case: Case) -> None:
 
 
 @every_case
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_is_asked_for_in_the_form_in_which_the_client_wants_it(
+    case: Case, streamed: bool
+) -> None:
+    asked = {**case.read("request.json"), "stream": streamed}
+    its_terms = terms(**case.read("terms.json", {}))
+    usage = {"include_usage": True} if streamed and case.upstream == "chat" else None
+    sent = translate(case.direction, asked, its_terms).request
+    assert (sent["stream"], sent.get("stream_options")) == (streamed, usage)
+    assert {k: v for k, v in sent.items() if not k.startswith("stream")} == {
+        k: v for k, v in case.read("upstream.request.json").items() if not k.startswith("stream")
+    }
+
+
+@every_case
 def test_a_translated_request_is_one_that_strict_providers_take(case: Case) -> None:
     beyond = set(case.read("terms.json", {}).get("takes", ()))
     providers = [p for p in PROFILES.values() if beyond <= p.responses_takes]
@@ -318,6 +333,30 @@ def test_a_whole_response_gives_the_completion_that_its_stream_gives(case: Case)
     for asked_to_stream in (False, True):
         batch = whole.events("responses", response, streamed=asked_to_stream)
         assert _folded(case, answered(case, [batch])) == streamed
+
+
+HISTORIES = {
+    "annotations_of_later_texts",
+    "annotations_too_late",
+    "image_growing",
+    "images",
+    "repeated_names",
+    "text_between_calls",
+}
+"""Cases whose stream tells of an order, of drafts or of late ids, for which no message has room."""
+
+
+@to_responses
+def test_a_whole_message_gives_the_response_that_its_stream_gives(case: Case) -> None:
+    """Item for item, in the words of the case's own upstream."""
+    upstream = case.read("upstream.jsonl")
+    completion = FOLDS["chat"](iter([upstream]))
+    streamed = _folded(case, _events(case))
+    for asked_to_stream in (False, True):
+        batch = whole.events("chat", completion, streamed=asked_to_stream)
+        answer = _folded(case, answered(case, [batch]))
+        assert said_by_response(answer) == said_by_response(streamed)
+        assert (answer == streamed) == (case.name not in HISTORIES)
 
 
 @to_responses

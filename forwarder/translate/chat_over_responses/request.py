@@ -36,7 +36,7 @@ def translate_request(request: Json, terms: Terms) -> Prepared:
     Raises InvalidRequest for what is malformed and Unsupported for what cannot be carried.
     """
     require(request, "model", STR, "model")
-    out: Json = {"store": False, "stream": True}
+    out: Json = {"store": False}
     for name, value in settle(request, CHAT_OVER_RESPONSES, terms.ledger, terms.takes):
         mapper = _MAPPED.get(name)
         if mapper is None:

@@ -45,8 +45,8 @@ def translate_request(request: Json, terms: Terms) -> Prepared:
         raise InvalidRequest("'input' holds nothing to answer.", param="input", code="empty_array")
     _offer_tools(chat, toolbox, request)
     unread.report(request, "responses", terms.ledger)
-    chat["stream"] = True
-    chat["stream_options"] = {"include_usage": True}
+    if chat.get("stream"):  # a whole answer has its usage unasked
+        chat["stream_options"] = {"include_usage": True}
     return Prepared(chat, toolbox, request)
 
 

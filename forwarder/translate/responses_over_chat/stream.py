@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from forwarder.errors import UpstreamError
-from forwarder.translate import reasoning
+from forwarder.translate import reasoning, whole
 from forwarder.translate.call import Batch, Json, Stream
 from forwarder.translate.responses_over_chat import images, logprobs
 from forwarder.translate.responses_over_chat.calls import CALLS, Calls
@@ -131,10 +131,10 @@ class Answer:
     # -- reading a choice -----------------------------------------------------------------------
 
     def _choice(self, choice: Json) -> Batch:
-        delta = choice.get("delta") or choice.get("message") or {}
+        delta = choice.get("delta") or whole.as_delta(choice.get("message") or {})
         content = delta.get("content")
-        if choice.get("logprobs") and (content or not _says_no_text(delta)):
-            self._logprobs += logprobs.read(choice["logprobs"])
+        if choice.get("logprobs") and (content or not _says_more_than_text(delta)):
+            self._logprobs += _weights(choice, delta)
         events = self._delta(delta) if len(delta) > 1 else self._alone(delta, content)
         if choice.get("finish_reason"):
             self._end(choice)
@@ -186,12 +186,14 @@ class Answer:
     def _text(self, text: str) -> Batch:
         if self._splitter is None:
             return self._say(text)
-        events = self._split(self._splitter.feed(text))
+        pieces = list(self._splitter.feed(text))
+        if self._splitter.thinking:
+            self._logprobs = []  # thoughts have no place for them
+        elif self._logprobs and pieces and len(pieces[-1][1]) < len(text):
+            self._logprobs = logprobs.of_end(self._logprobs, pieces[-1][1])
         if self._splitter.passed:
             self._splitter = None
-        elif self._splitter.thinking:
-            self._logprobs = []  # thoughts have no place for them
-        return events
+        return self._split(pieces)
 
     def _split(self, pieces: Iterable[tuple[str, str]]) -> Batch:
         events: Batch = []
@@ -311,6 +313,15 @@ class Answer:
         return self._terms.seal(thought)
 
 
-def _says_no_text(delta: Json) -> bool:
-    """Whatever log probabilities come with this delta, they are not those of a text."""
+def _weights(choice: Json, delta: Json) -> list[Json]:
+    """The log probabilities of a text, without those of what is said along with it."""
+    entries, content = logprobs.read(choice["logprobs"]), delta.get("content")
+    if type(content) is not str or not _says_more_than_text(delta):
+        return entries
+    is_last = not any(map(delta.get, CALLS))
+    return logprobs.of_text(entries, reasoning.read(delta), content, is_last)
+
+
+def _says_more_than_text(delta: Json) -> bool:
+    """Log probabilities that come with this delta may be those of something else than a text."""
     return bool(reasoning.read(delta) or any(map(delta.get, ("refusal", *CALLS))))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.translate.responses_over_chat.logprobs import read
+from forwarder.translate.responses_over_chat.logprobs import of_end, of_text, read
 
 Json = dict[str, Any]
 
@@ -30,3 +30,31 @@ def test_an_entry_has_all_that_a_part_must_have(given: Json, made: Json) -> None
 @pytest.mark.parametrize("given", [{"content": None}, {"refusal": []}, {"content": {}}, [], "x", 1])
 def test_what_holds_no_entries_gives_none(given: Any) -> None:
     assert read(given) == []
+
+
+def entries(*tokens: str) -> list[Json]:
+    return read({"content": [{"token": token, "logprob": -1} for token in tokens]})
+
+
+@pytest.mark.parametrize(
+    ("tokens", "thought", "text", "last", "kept"),
+    [
+        (["H", "i"], "", "Hi", True, ["H", "i"]),
+        (["Hm", ".", "</t>", "H", "é", "<|end|>"], "Hm.", "Hé", True, ["H", "é", "<|end|>"]),
+        (["Hm", ".", "H", "é", "f(", ")"], "Hm.", "Hé", False, ["H", "é"]),
+        (["Hi", "Hi", "f"], "Hi", "Hi", False, ["Hi"]),  # the second of them
+        (["Hi"], "a thought without any", "Hi", True, ["Hi"]),
+        (["a", "b"], "", "something else", True, ["a", "b"]),
+    ],
+)
+def test_a_text_has_its_own_among_those_of_all_that_was_said(
+    tokens: list[str], thought: str, text: str, last: bool, kept: list[str]
+) -> None:
+    assert of_text(entries(*tokens), thought, text, last) == entries(*kept)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("", []), ("é", ["é"]), ("bé", ["b", "é"]), ("xaabé", ["aa", "b", "é"])]
+)
+def test_the_end_of_a_text_has_the_tokens_that_lie_in_it(text: str, kept: list[str]) -> None:
+    assert of_end(entries("aa", "b", "é"), text) == entries(*kept)

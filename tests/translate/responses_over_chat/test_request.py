@@ -24,14 +24,18 @@ def chat(its_terms: Terms | None = None, **request: Any) -> Json:
 BASE = {
     "model": "m",
     "messages": [{"role": "user", "content": "Hi."}],
-    "stream": True,
-    "stream_options": {"include_usage": True},
 }
 
 SCHEMA = {"type": "object", "properties": {}}
 
 MAPPED: list[tuple[Json, Json]] = [
     ({}, {}),
+    ({"stream": False, "stream_options": {"include_obfuscation": True}}, {"stream": False}),
+    ({"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}),
+    (
+        {"stream": True, "stream_options": {"include_obfuscation": True}},
+        {"stream": True, "stream_options": {"include_usage": True}},
+    ),
     ({"max_output_tokens": 5}, {"max_completion_tokens": 5}),
     ({"reasoning": {"effort": "high", "summary": "auto"}}, {"reasoning_effort": "high"}),
     ({"reasoning": {"effort": None}}, {}),
@@ -63,7 +67,7 @@ MAPPED: list[tuple[Json, Json]] = [
         {"include": ["message.output_text.logprobs"], "top_logprobs": 3},
         {"logprobs": True, "top_logprobs": 3},
     ),
-    ({"store": True, "include": ["x"], "max_tool_calls": 1, "stream": False}, {}),
+    ({"store": True, "include": ["x"], "max_tool_calls": 1}, {}),
     ({"parallel_tool_calls": False, "tool_choice": "auto"}, {}),
     ({"tools": [], "tool_choice": "none"}, {}),
 ]
