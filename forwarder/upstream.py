@@ -35,7 +35,7 @@ from forwarder.errors import (
 )
 from forwarder.exchange import Exchange
 from forwarder.media.data import Blob
-from forwarder.network.client import Client
+from forwarder.network.client import Client, parsed
 from forwarder.network.cutting import WaitedForBy
 from forwarder.profiles import (
     AS_IS,
@@ -100,10 +100,26 @@ class _Client(OpenAI):
         said = {"Accept": json, "Content-Type": json, "User-Agent": _AGENT}
         self._said: dict[str, str | Omit] = {**said, **headers}
 
+    def _prepare_url(self, url: str) -> httpx2.URL:
+        """Of the whole URLs there are but few, and each is asked for again and again."""
+        return parsed(url) if url.startswith("http") else super()._prepare_url(url)
+
     @property
     def default_headers(self) -> dict[str, str | Omit]:
         """What every request says."""
         return self._said
+
+
+_REST: dict[str, Any] = {
+    "params": {},
+    "max_retries": 0,
+    "follow_redirects": None,
+    "security": {},
+    "extra_json": None,
+    "synthesize_event_and_data": None,
+    "stream_mode": "legacy",
+}
+"""The SDK's other options of a request, which it would make a copy of the defaults of each time."""
 
 
 class _Failures:
@@ -143,6 +159,7 @@ class Upstream:
         self._failures = _Failures(self._ours)
         self._own_way = "authorization" in map(str.lower, settings.headers)
         timeout = httpx2.Timeout(settings.first_byte_timeout, connect=settings.connect_timeout)
+        self._timeout = timeout
         self._whole_timeout = httpx2.Timeout(
             settings.whole_timeout, connect=settings.connect_timeout
         )
@@ -295,11 +312,11 @@ class Upstream:
     def _post(self, protocol: str, body: Json, exchange: Exchange) -> Reply:
         streamed = bool(body.get("stream"))
         options: Any = {
+            **_REST,
             "headers": {**exchange.onward(), **self._auth(exchange.client_key)},
             "idempotency_key": exchange.id,  # or the SDK draws one
+            "timeout": self._timeout if streamed else self._whole_timeout,
         }
-        if not streamed:
-            options["timeout"] = self._whole_timeout
         url, content = self._urls[protocol], _encoded(body)
         attempt = exchange.attempt(self.settings, self.profile.name, protocol, url, content)
         with self._failures, WaitedForBy(exchange), attempt:

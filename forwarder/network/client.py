@@ -27,13 +27,16 @@ class Client(httpx2.Client):
         self, method: str, url: httpx2.URL | str, *, timeout: Any = None, **given: Any
     ) -> httpx2.Request:
         """A request with a body of bytes as it is; anything else is httpx2's to build."""
-        if not isinstance(given.get("content"), bytes) or given.get("params"):
+        content = given.get("content")
+        if not isinstance(content, bytes) or given.get("params"):
             return super().build_request(method, url, timeout=timeout, **given)
+        target = parsed(url) if isinstance(url, str) else url
+        length = [("Content-Length", str(len(content)))]
         return httpx2.Request(
             method,
-            _parsed(url) if isinstance(url, str) else url,
-            headers=given["headers"],
-            content=given["content"],
+            target,
+            headers=[*_host(target, given["headers"]), *given["headers"], *length],
+            stream=httpx2.ByteStream(content),  # of ``content`` it would find out all of this
             extensions={"timeout": httpx2.Timeout(timeout).as_dict()},
         )
 
@@ -49,4 +52,11 @@ class Client(httpx2.Client):
         return response
 
 
-_parsed = functools.lru_cache(_URLS)(httpx2.URL)
+def _host(url: httpx2.URL, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The header that says who is called, unless the operator has another word for it."""
+    named = any(name.lower() == "host" for name, _ in headers)
+    return [] if named else [("Host", url.netloc.decode("ascii"))]
+
+
+parsed = functools.lru_cache(_URLS)(httpx2.URL)
+"""A URL, parsed but once."""

@@ -70,6 +70,17 @@ def test_a_request_is_what_httpx2_builds(given: Any) -> None:
     assert _sent(request) == _sent(_built(httpx2.Client(timeout=TIMEOUT), **given))
 
 
+def test_the_operator_may_name_the_host() -> None:
+    headers = [*HEADERS, ("host", "elsewhere.test")]
+    built = [
+        client.build_request("POST", URL, headers=headers, content=b"{}", timeout=TIMEOUT)
+        for client in (Client(_Noting(), TIMEOUT), httpx2.Client(timeout=TIMEOUT))
+    ]
+
+    assert _sent(built[0]) == _sent(built[1])
+    assert built[0].headers.get_list("host") == ["elsewhere.test"]
+
+
 def test_the_body_is_left_to_be_read() -> None:
     body = _Broken()
     client = Client(_Noting(body=body), TIMEOUT)
