@@ -42,14 +42,16 @@ needs_postgres = pytest.mark.skipif(
 @contextlib.contextmanager
 def running_postgres() -> Iterator[str]:
     """The URL of a server with one empty database; stopped and removed at the end."""
-    assert _SERVER
-    assert _INITDB
+    assert _SERVER, "PostgreSQL is not installed"
+    assert _INITDB, "PostgreSQL is not installed"
     directory, port = Path(tempfile.mkdtemp(prefix="forwarder-pg-")), free_port()
     data = directory / "data"
     if _ANYBODY:
         shutil.chown(directory, **_ANYBODY)
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    made = [_INITDB, "-D", str(data), "-A", "trust", "-U", "forwarder", "--no-sync"]
+    # Whatever locale the machine has: without one it would be an encoding of bytes alone.
+    locale = ["--locale=C", "--encoding=UTF8"]
+    made = [_INITDB, "-D", str(data), "-A", "trust", "-U", "forwarder", "--no-sync", *locale]
     subprocess.run(made, check=True, cwd=directory, **_ANYBODY, **quiet)
     options = [*("-p", str(port)), *("-h", "127.0.0.1"), *("-k", str(directory)), "-F"]
     server = subprocess.Popen(
