@@ -33,7 +33,8 @@ from forwarder.network.choose import transport_for
 from forwarder.network.running import Running
 from forwarder.profiles import Profile
 from forwarder.recall import Recall
-from forwarder.recall.shelf import LocalShelf
+from forwarder.recall.shelf import LocalShelf, Shelf
+from forwarder.recall.stored import StoredShelf
 from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
@@ -82,10 +83,10 @@ class Bridge:
         self.catalog = Catalog(self.router, self.upstreams, settings.ready_ttl)
         self._fetch = _fetch(settings)
         self._uploads = self._uploads_to(self.upstreams)
-        self._recall = Recall(LocalShelf(settings.reasoning_ttl))
         self.running = Running()
         self.database = open_database(settings.database_url)
         self._sealer = Sealer(settings.secret_keys or secret_for(self.database))
+        self._recall = Recall(self._shelf())
         self.state = self._remembering()
 
     def open(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Stream:
@@ -313,8 +314,15 @@ class Bridge:
         if database is None:
             return Forgetful()
         days = settings.store_days
-        Pruner(database, days * 86400 if days else None, settings.store_max_size).start()
+        max_age = days * 86400 if days else None
+        Pruner(database, max_age, settings.store_max_size, settings.reasoning_ttl).start()
         return Remembering(database, self.running)
+
+    def _shelf(self) -> Shelf:
+        ttl = self.settings.reasoning_ttl
+        if self.database is None or not ttl:
+            return LocalShelf(ttl)
+        return StoredShelf(self.database, self._sealer, ttl)
 
     def _memory_of(self, route: Route, profile: Profile) -> Memory:
         keeps = route.protocol == "responses" and profile.keeps_responses

@@ -4,6 +4,7 @@ A wrapper around the call of a Responses upstream, beneath the translation for c
 the model thought before a call or a text is kept when the answer is over, sealed as the upstream
 gave it, and goes back before the same call or text when that comes back in the history.  It is
 kept by the client's key and the upstream's model, never for another; without it all goes on.
+`shelf.py` keeps it for one process, `stored.py` for all that share a store.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Recall:
         return recalled
 
     def _called(self, call: Call, request: Json, owner: bytes) -> Stream:
-        restored = anchors.restored(request["input"], lambda key: self._get(owner, key))
+        restored = anchors.restored(request["input"], lambda keys: self._found(owner, keys))
         if len(restored) == len(request["input"]):
             return call({**request, "input": restored})
         try:
@@ -53,10 +54,9 @@ class Recall:
                 raise
             return call(request)
 
-    def _get(self, owner: bytes, key: bytes) -> list[Json]:
-        kept = self._shelf.get(owner + key)
-        items: list[Json] = orjson.loads(kept) if kept else []
-        return items
+    def _found(self, owner: bytes, keys: list[bytes]) -> dict[bytes, list[Json]]:
+        found = self._shelf.find(owner, keys)
+        return {key: orjson.loads(items) for key, items in found.items()}
 
     def _keeping(self, stream: Stream, asked: list[Any], owner: bytes) -> Stream:
         for batch in stream:
@@ -66,8 +66,9 @@ class Recall:
 
     def _keep(self, batch: Batch, asked: list[Any], owner: bytes) -> None:
         output = (batch[-1].get("response") or {}).get("output") or ()
-        for key, items in anchors.found(asked, output).items():
-            self._shelf.put(owner + key, orjson.dumps(items))
+        found = anchors.found(asked, output)
+        if found:
+            self._shelf.keep(owner, {key: orjson.dumps(items) for key, items in found.items()})
 
 
 def _asking_for_seals(request: Json) -> Json:

@@ -7,7 +7,7 @@ the very same words may have been said elsewhere.  What the client has changed i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -42,19 +42,37 @@ def found(asked: list[Any], output: Iterable[Any]) -> dict[bytes, list[Json]]:
     return kept
 
 
-def restored(items: list[Any], recall: Callable[[bytes], list[Json]]) -> list[Any]:
-    """The items of a history with what ``recall`` has of them in its place."""
+def restored(
+    items: list[Any], recall: Callable[[list[bytes]], Mapping[bytes, list[Json]]]
+) -> list[Any]:
+    """The items of a history with what ``recall`` has of them in its place.
+
+    It is asked once, for all of them, and only when there is something to ask for.
+    """
+    keys = list(_keys(items))
+    asked = [key for key in keys if key is not None]
+    if not asked:
+        return items
+    kept = recall(asked)
     whole: list[Any] = []
+    for item, key in zip(items, keys, strict=True):
+        there = kept.get(key, []) if key else []
+        # What belongs to a text has the text in it; to a call its reasoning alone does.
+        whole += there if there and _is_spoken(item) else [*there, item]
+    return whole
+
+
+def _keys(items: list[Any]) -> Iterator[bytes | None]:
+    """The anchor of each item; None of what has none."""
     question: Any = None
     for item in items:
         if item.get("type") in _CALLS:
-            whole += [*recall(_call_key(item)), item]
+            yield _call_key(item)
         elif _is_spoken(item):
-            whole += recall(_text_key(question, _text_of(item))) or [item]
+            yield _text_key(question, _text_of(item))
         else:
             question = item if _is_said_to_the_model(item) else question
-            whole.append(item)
-    return whole
+            yield None
 
 
 def _question(items: list[Any]) -> Any:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 
 class Shelf(Protocol):
     """Keeps values for a while; may lose any of them at any time."""
 
-    def get(self, key: bytes) -> bytes | None:
-        """What was put there last, if it is still there."""
+    def find(self, owner: bytes, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """What was put there last, as far as it is still there."""
 
-    def put(self, key: bytes, value: bytes) -> None:
-        """Keep a value."""
+    def keep(self, owner: bytes, values: Mapping[bytes, bytes]) -> None:
+        """Keep values, for their owner alone."""
 
 
 class LocalShelf:
@@ -32,6 +33,16 @@ class LocalShelf:
         self._bytes = 0
         self._values: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         self._lock = threading.Lock()
+
+    def find(self, owner: bytes, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """What is there of an owner's."""
+        found = ((key, self.get(owner + key)) for key in keys)
+        return {key: value for key, value in found if value is not None}
+
+    def keep(self, owner: bytes, values: Mapping[bytes, bytes]) -> None:
+        """Keep an owner's values."""
+        for key, value in values.items():
+            self.put(owner + key, value)
 
     def get(self, key: bytes) -> bytes | None:
         """What was put there last, if it is still there; it is then kept for longer."""

@@ -2,8 +2,8 @@
 
 - `database.py` runs work in transactions, `opening.py` finds the database, `migrate.py` and
   ``migrations/`` make its tables, which `tables.py` describes;
-- `responses.py`, `work.py`, `conversations.py` and `completions.py` are functions of a connection:
-  whoever calls several in one `Database.write` does them all or none;
+- `responses.py`, `work.py`, `conversations.py`, `completions.py` and `thoughts.py` are functions of
+  a connection: whoever calls several in one `Database.write` does them all or none;
 - `pruning.py` forgets.
 """
 

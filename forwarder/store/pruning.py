@@ -13,7 +13,7 @@ from forwarder.errors import StoreUnavailable
 from forwarder.network.aside import spawn
 from forwarder.store import responses, work
 from forwarder.store.database import Database
-from forwarder.store.tables import chores, completions, conversations
+from forwarder.store.tables import chores, completions, conversations, thoughts
 from forwarder.store.tables import responses as response_table
 
 log = logging.getLogger("forwarder.store")
@@ -24,15 +24,24 @@ _EVERY = 300.0
 _AT_ONCE = 200
 """Rows that are deleted in one transaction: others want to write too."""
 
-_TABLES = (response_table, conversations, completions)
+_TABLES = (response_table, conversations, completions, thoughts)
 
 
 class Pruner:
-    """Keeps a store within its limits of age, in seconds, and of size, in bytes."""
+    """Keeps a store within its limits of age, in seconds, and of size, in bytes.
 
-    def __init__(self, database: Database, max_age: float | None, max_size: int) -> None:
+    Reasoning has an age of its own: ``reasoning_ttl``.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        max_age: float | None,
+        max_size: int,
+        reasoning_ttl: float = 0.0,
+    ) -> None:
         self._database = database
-        self._max_age = max_age
+        self._max_ages = dict.fromkeys(_TABLES, max_age) | {thoughts: reasoning_ttl}
         self._max_size = max_size
 
     def start(self) -> None:
@@ -67,10 +76,10 @@ class Pruner:
             log.info("forgot %d stored objects", deleted)
 
     def _aged(self) -> Iterator[int]:
-        if self._max_age is None:
-            return
-        for table in _TABLES:
-            old = table.c.used < time.time() - self._max_age
+        for table, max_age in self._max_ages.items():
+            if max_age is None:
+                continue
+            old = table.c.used < time.time() - max_age
             deleted = _AT_ONCE
             while deleted == _AT_ONCE:
                 deleted = self._deleted(table, old)

@@ -84,8 +84,11 @@ conversations = sa.Table(
     sa.Column("used", sa.Double, nullable=False),
     sa.Column("size", _NUMBER, nullable=False),
     sa.Column("metadata", sa.LargeBinary, nullable=False),
+    sa.Column("holder", sa.Text),
+    sa.Column("lease", sa.Double),
     sa.Index("conversations_by_use", "used", "size"),
 )
+"""``holder`` is the turn that goes on, and ``lease`` until when it is believed to."""
 
 conversation_items = sa.Table(
     "conversation_items",
@@ -122,6 +125,19 @@ completions = sa.Table(
     sa.Index("completions_by_use", "used", "size"),
     sqlite_autoincrement=True,
 )
+
+thoughts = sa.Table(
+    "thoughts",
+    metadata,
+    _key("owner"),
+    _key("id"),
+    sa.Column("used", sa.Double, nullable=False),
+    sa.Column("size", _NUMBER, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Index("thoughts_by_use", "used", "size"),
+)
+"""Reasoning of upstreams for clients that cannot carry it, sealed.  ``owner`` is the hash of a
+client's key, an upstream and a model, ``id`` that of where the reasoning belongs."""
 
 chores = sa.Table(
     "chores",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.postgres import needs_postgres, running_postgres
 from tests.live.server import Server, running
 from tests.support import ScriptedUpstream
 
@@ -36,6 +37,18 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     with ExitStack() as stack:
         directory: Path = tmp_path_factory.mktemp("forwarder")
         yield lambda environment: stack.enter_context(running(environment, directory))
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
+def database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The URL of an empty database, of each kind."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('state')}/state.db"
+    else:
+        with running_postgres() as url:
+            yield url
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -65,6 +67,62 @@ def test_in_a_loop_of_tools_the_reasoning_comes_back_each_turn(
         assert request.body["include"] == ["reasoning.encrypted_content"]
         assert request.body["store"] is False
         assert request.violations == []
+
+
+@pytest.fixture
+def servers(serve: Serve, upstream: ScriptedUpstream, database: str) -> Callable[[], Server]:
+    """Servers on one database, one after the other: none of them has seen the turn before."""
+    given = settings(upstream, FORWARDER_DATABASE_URL=database, FORWARDER_SECRET_KEY="s")
+    started = itertools.cycle([serve(given), serve(given)])
+    return lambda: next(started)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_each_turn_may_come_to_another_worker(
+    stream: bool, servers: Callable[[], Server], upstream: ScriptedUpstream
+) -> None:
+    upstream.script(
+        Answer(reasoning="one", text="Let me look.", calls=[Call("f", id=f"p{stream}")]),
+        Answer(reasoning="two", calls=[Call("f", id=f"q{stream}"), Call("f", id=f"r{stream}")]),
+        Answer(reasoning="three", text="42 it is."),
+    )
+    messages: list[Json] = [{"role": "user", "content": f"across {stream}"}]
+    for _ in range(3):
+        messages = turn(servers(), messages, stream)
+    turn(servers(), [*messages, {"role": "user", "content": "sure?"}])
+
+    one, two, three = [s for s in kinds(upstream) if s not in PLAIN]
+    assert kinds(upstream) == [
+        "message",
+        one, "message", "function_call", "function_call_output",
+        two, "function_call", "function_call", "function_call_output", "function_call_output",
+        three, "message",
+        "message",
+    ]  # fmt: skip
+    assert len({one, two, three}) == 3
+    assert [request.violations for request in upstream.requests] == [[]] * 4
+
+
+def test_on_no_worker_does_another_client_get_it(
+    servers: Callable[[], Server], upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(reasoning="secret", calls=[Call("f", id="x2")]), Answer(text="Hi."))
+    messages = turn(servers(), [{"role": "user", "content": "go"}], authorization="Bearer a")
+    for _ in range(2):
+        turn(servers(), messages, authorization="Bearer b")
+        assert set(kinds(upstream)) <= set(PLAIN)
+    turn(servers(), messages, authorization="Bearer a")
+    assert not set(kinds(upstream)) <= set(PLAIN)
+
+
+def test_without_a_store_a_worker_remembers_for_itself(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    server = serve(settings(upstream, FORWARDER_DATABASE_URL="none"))
+    upstream.script(Answer(reasoning="x", calls=[Call("f", id="n1")]), Answer(text="Hi."))
+    turn(server, turn(server, [{"role": "user", "content": "go"}]))
+
+    assert not set(kinds(upstream)) <= set(PLAIN)
 
 
 PLAIN = ("message", "function_call", "function_call_output")

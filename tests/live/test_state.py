@@ -25,21 +25,11 @@ import pytest
 from openai import OpenAI
 
 from tests.live.conftest import settings
-from tests.live.postgres import needs_postgres, running_postgres
 from tests.live.server import Server, running
 from tests.support import Answer, ScriptedUpstream, faults
 
 over_either = pytest.mark.parametrize("over", ["chat", "responses"])
 Ask = Callable[..., OpenAI]
-
-
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
-def database(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path_factory.mktemp('state')}/state.db"
-    else:
-        with running_postgres() as url:
-            yield url
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def told(text: str) -> Json:
 def back(asked: list[Json], given: list[Json], history: list[Json]) -> list[Any]:
     """The history with what is known again of one answer, told by ids and texts."""
     kept = anchors.found(asked, given)
-    whole = anchors.restored(history, lambda key: kept.get(key) or [])
+    whole = anchors.restored(history, lambda keys: kept)
     return [item.get("id") or item.get("call_id") or item["content"][0]["text"] for item in whole]
 
 
@@ -52,7 +52,7 @@ def test_reasoning_comes_back_before_the_call_that_it_led_to() -> None:
     history = [user("go"), call("c"), output("c")]
     kept = anchors.found([user("go")], given)
 
-    assert anchors.restored(history, lambda key: kept.get(key) or []) == [
+    assert anchors.restored(history, lambda keys: kept) == [
         user("go"),
         thought("rs"),
         call("c"),
@@ -79,7 +79,7 @@ def test_a_text_comes_back_with_its_reasoning_and_its_phases() -> None:
     kept = anchors.found([user("go")], given)
     history = [user("go"), told("Let me see. It is 42."), user("sure?")]
 
-    restored = anchors.restored(history, lambda key: kept.get(key) or [])
+    restored = anchors.restored(history, lambda keys: kept)
 
     assert [item.get("phase", item.get("id")) for item in restored] == [
         None, "r1", "commentary", "r2", "final_answer", None,

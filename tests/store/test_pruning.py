@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from forwarder.store import completions, conversations, responses, work
+from forwarder.store import completions, conversations, responses, thoughts, work
 from forwarder.store.completions import Completion
 from forwarder.store.conversations import Talk
 from forwarder.store.database import Sqlite
@@ -40,6 +40,21 @@ def test_what_nobody_has_used_for_long_goes(database: Sqlite) -> None:
     assert there(database) == ["b"]
     assert database.read(lambda c: conversations.find(c, "o", "c")) is None
     assert database.read(lambda c: completions.find(c, "o", "d")) is None
+
+
+def test_reasoning_has_an_age_of_its_own(database: Sqlite) -> None:
+    def known() -> list[str]:
+        return sorted(database.read(lambda c: thoughts.find(c, "o", ["a", "b"], 0.0)))
+
+    database.write(lambda c: thoughts.add(c, "o", {"a": b"x"}))
+    database.write(lambda c: c.exec_driver_sql("UPDATE thoughts SET used = used - 100"))
+    database.write(lambda c: thoughts.add(c, "o", {"b": b"x"}))
+    Pruner(database, 1.0, HUGE, 200.0).prune()
+    assert known() == ["a", "b"]
+    Pruner(database, None, HUGE, 50.0).prune()
+    assert known() == ["b"]
+    Pruner(database, None, 0, 50.0).prune()
+    assert known() == []
 
 
 def test_of_what_is_too_much_the_oldest_goes(database: Sqlite) -> None:

@@ -1,0 +1,109 @@
+"""A shelf in the store, for all workers, with one in this process in front of it.
+
+A conversation's next turn may come to any worker.  What is known here is not asked for there, and
+a store that fails is left alone for a while: requests go on with what this process knows.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypeVar
+
+import orjson
+
+from forwarder.errors import StoreUnavailable
+from forwarder.recall.shelf import LocalShelf
+from forwarder.seal import Sealer
+from forwarder.store import Database, thoughts
+from forwarder.store.database import Work
+from forwarder.store.thoughts import Thought
+
+T = TypeVar("T")
+
+_REST = 10.0
+"""Seconds for which a store that has failed is not asked."""
+
+_TIME = struct.Struct("d")
+
+
+class _Near(NamedTuple):
+    """A value that is known here, and when the store last noted its use, in Unix seconds."""
+
+    noted: float
+    value: bytes
+
+
+class StoredShelf:
+    """Keeps values until ``ttl`` seconds after their last use; that is noted now and then.
+
+    In the store they are sealed: they hold what clients and models have said, and clients may have
+    asked for nothing to be stored.
+    """
+
+    def __init__(self, database: Database, sealer: Sealer, ttl: float) -> None:
+        self._database = database
+        self._sealer = sealer
+        self._ttl = ttl
+        self._near = LocalShelf(ttl)
+        self._rests_until = 0.0
+
+    def find(self, owner: bytes, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """What is there of an owner's."""
+        keys = list(keys)
+        near = {k: _near(v) for k, v in self._near.find(owner, keys).items()}
+        late = time.time() - self._ttl / 4
+        asked = {key.hex(): key for key in keys if key not in near or near[key].noted < late}
+        for name, thought in self._far(owner.hex(), asked, late).items():
+            value = self._opened(owner, asked[name], thought.data)
+            if value is not None:
+                near[asked[name]] = found = _Near(thought.used, value)
+                self._near.put(owner + asked[name], _TIME.pack(found.noted) + value)
+        return {key: found.value for key, found in near.items()}
+
+    def keep(self, owner: bytes, values: Mapping[bytes, bytes]) -> None:
+        """Keep an owner's values: in the store, when this returns, if that is possible."""
+        now = _TIME.pack(time.time())
+        self._near.keep(owner, {key: now + value for key, value in values.items()})
+        sealed = {key.hex(): self._sealed(owner, key, value) for key, value in values.items()}
+        self._tried(self._database.write, lambda c: thoughts.add(c, owner.hex(), sealed))
+
+    def _far(self, owner: str, names: Iterable[str], late: float) -> dict[str, Thought]:
+        """What the store has; of what was last used before ``late`` the use is noted."""
+        if not names:
+            return {}
+        now = time.time()
+        found = self._tried(
+            self._database.read, lambda c: thoughts.find(c, owner, names, now - self._ttl)
+        )
+        if found is None:
+            return {}
+        old = [name for name, thought in found.items() if thought.used < late]
+        if old:
+            self._tried(self._database.write, lambda c: thoughts.touch(c, owner, old))
+        return found | {name: found[name]._replace(used=now) for name in old}
+
+    def _tried(self, do: Callable[[Work[T]], T], work: Work[T]) -> T | None:
+        """What the store does, unless it has failed lately, or does so now."""
+        if time.monotonic() < self._rests_until:
+            return None
+        try:
+            return do(work)
+        except StoreUnavailable:  # which is in the log
+            self._rests_until = time.monotonic() + _REST
+            return None
+
+    def _sealed(self, owner: bytes, key: bytes, value: bytes) -> bytes:
+        """A value that can be opened in its place alone."""
+        return self._sealer.seal([(owner + key).hex(), orjson.loads(value)]).encode()
+
+    def _opened(self, owner: bytes, key: bytes, data: bytes) -> bytes | None:
+        """The value again; None of what was sealed elsewhere, or with a secret that is lost."""
+        place, value = self._sealer.unseal(data.decode()) or (None, None)
+        return orjson.dumps(value) if place == (owner + key).hex() else None
+
+
+def _near(kept: bytes) -> _Near:
+    (noted,) = _TIME.unpack_from(kept)
+    return _Near(noted, kept[_TIME.size :])

@@ -1,0 +1,69 @@
+"""Reasoning that is kept for clients that cannot carry it: opaque bytes, by whose and where."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from forwarder.store.tables import thoughts
+
+_AT_ONCE = 500
+"""How many are looked for by one statement."""
+
+
+_PUT = sa.text(
+    "INSERT INTO thoughts (owner, id, used, size, data) VALUES (:owner, :id, :used, :size, :data)"
+    " ON CONFLICT (owner, id) DO UPDATE"
+    " SET used = excluded.used, size = excluded.size, data = excluded.data"
+)
+"""Both databases know it, and it lets two put the same at once."""
+
+
+class Thought(NamedTuple):
+    """What was kept, and when it was last used, in Unix seconds."""
+
+    data: bytes
+    used: float
+
+
+def _are(owner: str, names: Iterable[str]) -> sa.ColumnElement[bool]:
+    return (thoughts.c.owner == owner) & thoughts.c.id.in_(list(names))
+
+
+def _in_parts(names: Iterable[str]) -> Iterable[list[str]]:
+    ordered = sorted(names)  # two that write the same ones meet in the same order
+    return (ordered[i : i + _AT_ONCE] for i in range(0, len(ordered), _AT_ONCE))
+
+
+def find(
+    connection: sa.Connection, owner: str, names: Iterable[str], since: float
+) -> dict[str, Thought]:
+    """Those that are there, by their names, unless they were last used before ``since``."""
+    found: dict[str, Thought] = {}
+    for part in _in_parts(names):
+        rows = connection.execute(
+            sa.select(thoughts.c.id, thoughts.c.data, thoughts.c.used).where(
+                _are(owner, part), thoughts.c.used >= since
+            )
+        )
+        found |= {name: Thought(bytes(data), used) for name, data, used in rows}
+    return found
+
+
+def add(connection: sa.Connection, owner: str, given: Mapping[str, bytes]) -> None:
+    """Keep values, in place of those with their names."""
+    now = time.time()
+    rows = [
+        {"owner": owner, "id": name, "used": now, "size": len(given[name]), "data": given[name]}
+        for name in sorted(given)
+    ]
+    connection.execute(_PUT, rows)
+
+
+def touch(connection: sa.Connection, owner: str, names: Iterable[str]) -> None:
+    """Note that some are in use, which keeps them."""
+    for part in _in_parts(names):
+        connection.execute(sa.update(thoughts).where(_are(owner, part)).values(used=time.time()))
