@@ -114,7 +114,11 @@ class Bridge:
         self._routes("responses", request)
         self.resilience.admit(work)
         made = partial(self._opened, "responses", {**request, "stream": True}, style, work)
-        return background.start(owner_of(exchange.client_key), request, work, made)
+        try:
+            return background.start(owner_of(exchange.client_key), request, work, made)
+        except Exception:
+            work.opened.close()  # it will not begin, and takes nobody's place
+            raise
 
     @property
     def stored(self) -> Remembering:

@@ -10,6 +10,7 @@
         MethodNotAllowed          405  the route exists, the method does not
         TooLarge                  413  the body is over the limit
         UpgradeRefused            426  no WebSocket on this route
+        ConversationLocked        400  another turn of the conversation goes on
         RateLimited               429  the client has had its share for now
         ClientLeft                499  the client did not wait for its answer; only the log is told
       UpstreamError               the upstream did not do its part
@@ -123,6 +124,21 @@ class UpgradeRefused(ClientError):
 
     status = 426
     code = "upgrade_required"
+
+
+class ConversationLocked(ClientError):
+    """Another turn of the conversation goes on; in a moment the same request can be served."""
+
+    code = "conversation_locked"
+    param = "conversation"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another process is currently operating on this conversation. "
+            "Please retry in a few seconds."
+        )
+        # OpenAI's status is 400, which its clients try again only when they are told to.
+        self.headers = {"Retry-After": "1", "X-Should-Retry": "true"}
 
 
 class RateLimited(ClientError):

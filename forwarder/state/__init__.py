@@ -15,8 +15,9 @@ from forwarder.memory import Memory as Recent
 from forwarder.network.running import Running
 from forwarder.state import completions
 from forwarder.state.background import Background
+from forwarder.state.holding import Hold, Holds
 from forwarder.state.keeping import Keeper
-from forwarder.state.turns import OURS, Memory, base_of, owner_of, resumed
+from forwarder.state.turns import OURS, Base, Memory, base_of, owner_of, resumed
 from forwarder.store import Database
 from forwarder.translate.call import Call, Json, Stream
 
@@ -29,7 +30,8 @@ class Remembering:
 
     def __init__(self, database: Database, running: Running) -> None:
         self.database = database
-        self.background = Background(database, running)
+        self._holds = Holds(database)
+        self.background = Background(database, running, self._holds)
 
     def resumed(self, call: Call, exchange: Exchange, memory: Memory, translated: bool) -> Call:
         """Wrap a call that speaks Responses so that its requests have what they stand on."""
@@ -38,14 +40,25 @@ class Remembering:
     def kept(
         self, client: str, request: Json, exchange: Exchange, origin: Origin
     ) -> Callable[[Stream], Stream]:
-        """What stores the answer to a request on its way to the client."""
+        """What stores the answer to a request on its way to the client.
+
+        The conversation in which it is given is held from here on; raises ConversationLocked.
+        """
         owner = owner_of(exchange.client_key)
         if client == "responses":
-            return Keeper(self.database, owner, dict(request), origin).kept
+            hold = self._held(owner, base_of(request), exchange)
+            return Keeper(self.database, owner, dict(request), origin, hold).kept
         if client != "chat":  # Ollama keeps nothing
             return lambda stream: stream
         asked = dict(request)
         return lambda stream: completions.kept(stream, self.database, owner, asked)
+
+    def _held(self, owner: str, base: Base, exchange: Exchange) -> Hold | None:
+        if base.conversation is None:
+            return None
+        hold = self._holds.taken(owner, base.conversation)
+        exchange.opened.add(hold.drop)
+        return hold
 
 
 class Forgetful:

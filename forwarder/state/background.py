@@ -21,6 +21,7 @@ from forwarder.exchange import Exchange
 from forwarder.mint import random_id
 from forwarder.network.aside import spawn
 from forwarder.network.running import Running
+from forwarder.state.holding import Hold, Holds
 from forwarder.state.items import as_items
 from forwarder.state.keeping import last_said, marks, say
 from forwarder.state.turns import base_of
@@ -58,6 +59,7 @@ class Job:
     blank: Json
     made: Made
     exchange: Exchange
+    hold: Hold | None = None
     pending: Batch = field(default_factory=list)
     writing: threading.Lock = field(default_factory=threading.Lock)
     number: int = 2
@@ -107,9 +109,10 @@ class Job:
 class Background:
     """All background work of a process."""
 
-    def __init__(self, database: Database, running: Running) -> None:
+    def __init__(self, database: Database, running: Running, holds: Holds) -> None:
         self._database = database
         self._running = running
+        self._holds = holds
         self._worker = random_id("worker")
         self._jobs: dict[tuple[str, str], Job] = {}
         self._starting = threading.Lock()
@@ -118,13 +121,15 @@ class Background:
     def start(self, owner: str, request: Json, exchange: Exchange, made: Made) -> Json:
         """Queue a request and begin with it; the response as it is now.
 
-        ``exchange`` is that of the work, which outlives the one of the client.
+        ``exchange`` is that of the work, which outlives the one of the client.  Raises
+        ConversationLocked.
         """
         base = base_of(request)
         now = time.time()
         blank = blank_response(request, random_id("resp"), int(now))
         blank |= {"status": "queued", "background": True, **marks(base, True)}
-        job = Job(owner, blank, made, exchange)
+        hold = self._holds.of(owner, base.conversation) if base.conversation else None
+        job = Job(owner, blank, made, exchange, hold)
         kept = Kept(
             id=job.id,
             status="queued",
@@ -140,15 +145,20 @@ class Background:
         opening = [
             {"type": kind, "response": blank, "sequence_number": i} for i, kind in enumerate(told)
         ]
-        self._database.write(lambda c: self._queue(c, owner, kept, opening))
+        self._database.write(lambda c: self._queue(c, job, kept, opening))
+        if job.hold is not None:
+            job.hold.keep()
+            exchange.opened.add(job.hold.drop)
         self._jobs[job.key] = job
         spawn(lambda: self._run(job))
         self._keep()
         return blank
 
-    def _queue(self, connection: sa.Connection, owner: str, kept: Kept, opening: Batch) -> None:
-        kept = kept._replace(before=last_said(connection, owner, kept.conversation))
-        responses.add(connection, owner, kept, [logs.pack(opening)])
+    def _queue(self, connection: sa.Connection, job: Job, kept: Kept, opening: Batch) -> None:
+        if job.hold is not None:
+            job.hold.take(connection)
+        kept = kept._replace(before=last_said(connection, job.owner, kept.conversation))
+        responses.add(connection, job.owner, kept, [logs.pack(opening)])
 
     # -- the work itself --------------------------------------------------------------------------
 
@@ -187,6 +197,8 @@ class Background:
             try:
                 with job.writing:
                     self._database.write(lambda c: self._end(c, job, response))
+                if job.hold is not None:
+                    job.hold.done()
                 return
             except StoreUnavailable:
                 time.sleep(attempt)
@@ -199,6 +211,8 @@ class Background:
         kept = responses.find(connection, job.owner, job.id) if mine else None
         if kept is not None:
             say(connection, job.owner, kept)
+        if job.hold is not None:
+            job.hold.give_back(connection)
 
     # -- signs of life ----------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from forwarder.mint import random_id
+from forwarder.state.holding import Hold
 from forwarder.state.items import as_items, derived_id, shown
 from forwarder.state.turns import Base, base_of, is_stored
 from forwarder.store import Database, conversations, logs, responses
@@ -29,14 +30,21 @@ class Keeper:
     """Stores the response that a request gets.
 
     ``origin`` gives, once the answer has begun, the upstream that keeps it too, or ``None``.
+    ``hold`` is that of the conversation; it ends with the answer.
     """
 
     def __init__(
-        self, database: Database, owner: str, request: Json, origin: Callable[[], str | None]
+        self,
+        database: Database,
+        owner: str,
+        request: Json,
+        origin: Callable[[], str | None],
+        hold: Hold | None = None,
     ) -> None:
         self._database = database
         self._owner = owner
         self._origin = origin
+        self._hold = hold
         self._base = base_of(request)
         self._stored = is_stored(request)
         self._input = as_items(request.get("input"))
@@ -50,7 +58,17 @@ class Keeper:
         """The stream, whose terminal event comes when the response is stored."""
         if not self._stored and not self._base.is_something:
             return stream
-        return self._kept(stream)
+        return self._kept(stream) if self._hold is None else self._held(stream, self._hold)
+
+    def _held(self, stream: Stream, hold: Hold) -> Stream:
+        """The same; who hears how it ends, well or not, may go on with the conversation."""
+        try:
+            for batch in self._kept(stream):
+                if batch and batch[-1].get("type") in TERMINALS:
+                    hold.drop()
+                yield batch
+        finally:
+            hold.drop()
 
     def _kept(self, stream: Stream) -> Stream:
         beginning = True
@@ -97,6 +115,8 @@ class Keeper:
 
     def _store(self, response: Json) -> None:
         self._database.write(lambda c: self._write(c, response))
+        if self._hold is not None:
+            self._hold.done()
 
     def _write(self, connection: sa.Connection, response: Json) -> None:
         self._pack()
@@ -114,6 +134,8 @@ class Keeper:
         )
         responses.add(connection, self._owner, kept, self._pieces)
         say(connection, self._owner, kept)
+        if self._hold is not None:
+            self._hold.give_back(connection)
 
 
 def _has_response(event: Json) -> bool:

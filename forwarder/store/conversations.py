@@ -75,6 +75,28 @@ def remove(connection: sa.Connection, owner: str, name: str) -> bool:
     return connection.execute(sa.delete(conversations).where(_is(owner, name))).rowcount > 0
 
 
+def take(connection: sa.Connection, owner: str, name: str, holder: str, lease: float) -> bool:
+    """Hold a conversation until ``lease``, in Unix seconds; False when there is none to hold.
+
+    It is held by one at a time, unless that one's lease has run out.
+    """
+    free = conversations.c.lease.is_(None) | (conversations.c.lease < time.time())
+    held = sa.update(conversations).where(_is(owner, name), free)
+    return connection.execute(held.values(holder=holder, lease=lease)).rowcount > 0
+
+
+def renew(connection: sa.Connection, owner: str, name: str, holder: str, lease: float) -> None:
+    """Hold a conversation for longer, if it is still held."""
+    held = sa.update(conversations).where(_is(owner, name), conversations.c.holder == holder)
+    connection.execute(held.values(lease=lease))
+
+
+def release(connection: sa.Connection, owner: str, name: str, holder: str) -> None:
+    """Hold a conversation no longer."""
+    held = sa.update(conversations).where(_is(owner, name), conversations.c.holder == holder)
+    connection.execute(held.values(holder=None, lease=None))
+
+
 def append(
     connection: sa.Connection, owner: str, name: str, given: Sequence[tuple[str, Json]]
 ) -> list[Said] | None:

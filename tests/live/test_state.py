@@ -265,6 +265,99 @@ def test_a_conversation_takes_in_what_is_asked_and_answered(
     assert len([1 for role, _ in sent(upstream) if role == "user"]) == 4
 
 
+def talk_of(client: OpenAI, name: str) -> list[tuple[str, str]]:
+    """The messages of a conversation, as (role, text)."""
+    items: list[Any] = list(client.conversations.items.list(name, order="asc"))
+    return [(item.role, item.content[0].text) for item in items]
+
+
+@over_either
+def test_of_two_turns_at_once_one_is_told_to_wait(
+    over: str, ask: Ask, upstream: ScriptedUpstream
+) -> None:
+    talk = ask().conversations.create()
+    upstream.script(faults.slow(Answer(text="first", pieces=4), delay=0.2))
+    first = ask().responses.create(
+        model=f"{over}/m", input="one", conversation=talk.id, stream=True
+    )
+    next(iter(first))
+    refusals = []
+    for more in ({}, {"stream": True}, {"background": True}, {"store": False}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            ask().responses.create(model=f"{over}/m", input="x", conversation=talk.id, **more)
+        refusals.append(refused.value)
+    assert {(e.code, e.param, e.type) for e in refusals} == {
+        ("conversation_locked", "conversation", "invalid_request_error")
+    }
+    assert {e.response.headers["x-should-retry"] for e in refusals} == {"true"}
+    # It is only this conversation, and only this client's.
+    ask().responses.create(
+        model=f"{over}/m", input="x", conversation=ask().conversations.create().id
+    )
+
+    assert list(first)[-1].type == "response.completed"
+    ask().responses.create(model=f"{over}/m", input="two", conversation=talk.id)
+    assert talk_of(ask(), talk.id)[:3] == [("user", "one"), ("assistant", "first"), ("user", "two")]
+
+
+def test_turns_of_many_at_once_are_taken_one_by_one(
+    ask: Ask, servers: list[Server], upstream: ScriptedUpstream
+) -> None:
+    talk = ask().conversations.create()
+    upstream.requests.clear()
+
+    def one(number: int) -> None:
+        with OpenAI(
+            base_url=servers[number % 2].v1, api_key="mine", max_retries=60, timeout=60
+        ) as client:
+            client.responses.create(
+                model="chat/m",
+                input=f"question {number}",
+                conversation=talk.id,
+                stream=False,
+                background=False,
+            )
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(8)))
+
+    said = talk_of(ask(), talk.id)
+    assert [role for role, _ in said] == ["user", "assistant"] * 8
+    assert sorted(text for role, text in said if role == "user") == [
+        f"question {number}" for number in range(8)
+    ]
+    # Each of them knew all that was said before it.
+    heard = [len(request.body["messages"]) for request in upstream.requests]
+    assert sorted(heard) == [2 * turn + 1 for turn in range(8)]
+
+
+@over_either
+def test_who_leaves_or_fails_lets_the_next_turn_begin(
+    over: str, ask: Ask, upstream: ScriptedUpstream
+) -> None:
+    talk = ask().conversations.create()
+    upstream.script(faults.status(400), faults.slow(SLOW, delay=0.3))
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask().responses.create(model=f"{over}/m", input="fails", conversation=talk.id)
+    assert refused.value.code != "conversation_locked"
+    left = ask().responses.create(
+        model=f"{over}/m", input="leaves", conversation=talk.id, stream=True
+    )
+    next(iter(left))
+    left.close()
+
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            ask().responses.create(model=f"{over}/m", input="stays", conversation=talk.id)
+            break
+        except openai.BadRequestError as error:
+            assert error.code == "conversation_locked"
+            assert time.monotonic() < deadline  # long before any lease runs out
+            time.sleep(0.1)
+    assert [text for role, text in talk_of(ask(), talk.id) if role == "user"] == ["stays"]
+
+
 def test_a_conversation_and_an_earlier_response_exclude_each_other(ask: Ask) -> None:
     talk = ask().conversations.create()
     with pytest.raises(openai.BadRequestError, match="Mutually exclusive"):
@@ -456,6 +549,39 @@ def test_background_work_of_a_worker_that_died_has_failed(
     assert failed.status == "failed"
     assert failed.error
     assert "died" in failed.error.message
+
+
+def test_a_turn_of_a_worker_that_died_does_not_hold_its_conversation(
+    doomed: Server, ask: Ask, upstream: ScriptedUpstream
+) -> None:
+    talk = ask().conversations.create()
+    upstream.script(faults.slow(SLOW, delay=3))
+
+    def turn() -> None:
+        with at(doomed) as client, pytest.raises(openai.APIError):
+            client.responses.create(model="chat/m", input="dies", conversation=talk.id)
+
+    with ThreadPoolExecutor(1) as pool:
+        turned = pool.submit(turn)
+        deadline = time.monotonic() + 5
+        while not upstream.requests:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        kill_workers(doomed)
+        turned.result()
+
+    with pytest.raises(openai.BadRequestError, match="Another process"):
+        ask().responses.create(model="chat/m", input="lives", conversation=talk.id)
+    deadline = time.monotonic() + 25
+    while True:
+        try:
+            ask().responses.create(model="chat/m", input="lives", conversation=talk.id)
+            break
+        except openai.BadRequestError as error:
+            assert error.code == "conversation_locked"
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    assert [text for role, text in talk_of(ask(), talk.id) if role == "user"] == ["lives"]
 
 
 def test_what_a_client_was_told_is_there_when_its_worker_dies(

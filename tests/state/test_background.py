@@ -9,11 +9,19 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import InvalidRequest, NotFound, StoreUnavailable, UpstreamBroken
+from forwarder.errors import (
+    ConversationLocked,
+    InvalidRequest,
+    NotFound,
+    StoreUnavailable,
+    UpstreamBroken,
+)
 from forwarder.exchange import Exchange
 from forwarder.network.running import Running
 from forwarder.state.background import Background
-from forwarder.store import responses, work
+from forwarder.state.holding import Holds
+from forwarder.store import conversations, responses, work
+from forwarder.store.conversations import Talk
 from forwarder.store.database import Sqlite
 from forwarder.translate.call import Batch, Json, Stream
 from forwarder.translate.terms import Ledger
@@ -35,7 +43,7 @@ ANSWER: list[Batch] = [
 
 @pytest.fixture
 def background(database: Sqlite) -> Background:
-    return Background(database, Running())
+    return Background(database, Running(), Holds(database))
 
 
 def start(background: Background, answer: Stream, **request: Any) -> str:
@@ -170,3 +178,34 @@ def test_what_is_deleted_is_gone(background: Background) -> None:
     assert not background.remove("o", name)
     with pytest.raises(NotFound):
         background.found("o", name)
+
+
+def test_work_holds_its_conversation_until_it_is_over(
+    background: Background, database: Sqlite
+) -> None:
+    database.write(lambda c: conversations.create(c, "o", Talk("conv", 1.0, {})))
+    go = threading.Event()
+
+    def slow() -> Iterator[Batch]:
+        go.wait(10)
+        yield from ANSWER
+
+    name = start(background, slow(), conversation="conv")
+    with pytest.raises(ConversationLocked):
+        start(background, iter(ANSWER), conversation="conv")
+    go.set()
+    assert heard(background, name)[-1]["type"] == "response.completed"
+    again = start(background, iter(ANSWER), conversation={"id": "conv"})
+    assert heard(background, again)[-1]["type"] == "response.completed"
+
+
+def test_work_that_breaks_holds_nothing(background: Background, database: Sqlite) -> None:
+    database.write(lambda c: conversations.create(c, "o", Talk("conv", 1.0, {})))
+    for _ in range(2):
+
+        def broken() -> Iterator[Batch]:
+            raise UpstreamBroken("no")
+            yield []
+
+        name = start(background, broken(), conversation="conv")
+        assert heard(background, name)[-1]["type"] == "response.failed"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from forwarder.errors import StoreUnavailable, UpstreamBroken
+from forwarder.errors import ConversationLocked, StoreUnavailable, UpstreamBroken
+from forwarder.state.holding import Holds
 from forwarder.state.keeping import Keeper
 from forwarder.store import conversations, responses
 from forwarder.store.conversations import Talk
@@ -123,3 +125,44 @@ def test_an_end_that_cannot_be_read_is_the_upstream_s_fault(database: Sqlite) ->
 def test_heartbeats_pass(database: Sqlite) -> None:
     beats: list[Batch] = [[], *answer(), []]
     assert list(keeper(database).kept(iter(beats)))[0] == []  # noqa: RUF015
+
+
+def held(database: Sqlite, stored: bool) -> Iterator[Batch]:
+    """The answer to a turn that holds its conversation."""
+    hold = Holds(database).taken("o", "conv")
+    given = {"model": "m", "input": "hi", "conversation": "conv", "store": stored}
+    return iter(Keeper(database, "o", given, lambda: None, hold).kept(iter(answer())))
+
+
+def is_free(database: Sqlite) -> bool:
+    try:
+        Holds(database).taken("o", "conv").drop()
+    except ConversationLocked:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_who_hears_the_end_may_go_on_with_the_conversation(database: Sqlite, stored: bool) -> None:
+    database.write(lambda c: conversations.create(c, "o", Talk("conv", 1.0, {})))
+    stream = held(database, stored)
+    for batch in stream:
+        assert is_free(database) == (batch[-1]["type"] == "response.completed")
+
+
+def test_who_does_not_wait_for_the_end_may_too(database: Sqlite) -> None:
+    database.write(lambda c: conversations.create(c, "o", Talk("conv", 1.0, {})))
+    stream = held(database, True)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert is_free(database)
+
+
+def test_what_cannot_be_stored_holds_nothing(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.write(lambda c: conversations.create(c, "o", Talk("conv", 1.0, {})))
+    monkeypatch.setattr(Keeper, "_write", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(held(database, True))
+    assert is_free(database)

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import ForwarderError
+from forwarder.errors import ConversationLocked, ForwarderError
 from forwarder.exchange import Exchange
 from forwarder.network.running import Running
 from forwarder.state import Forgetful, Memory, Remembering
+from forwarder.state.turns import owner_of
+from forwarder.store import conversations
+from forwarder.store.conversations import Talk
 from forwarder.store.database import Sqlite
 from forwarder.translate.call import Json, Stream
 from forwarder.translate.terms import Ledger
@@ -58,3 +61,17 @@ def test_with_a_store_answers_are_kept(client: str, database: Sqlite) -> None:
     stream: Stream = iter(())
     assert wrap(stream) is not stream
     assert left(state, {"input": "hi", "background": None}) == {"input": "hi"}
+
+
+def test_a_turn_holds_its_conversation_for_as_long_as_its_exchange(database: Sqlite) -> None:
+    database.write(lambda c: conversations.create(c, owner_of("k"), Talk("conv", 1.0, {})))
+    state, asked = Remembering(database, Running()), {"input": "hi", "conversation": "conv"}
+    exchange = Exchange("x", "responses", Ledger(), client_key="k")
+    state.kept("responses", asked, exchange, lambda: None)
+    other = Exchange("y", "responses", Ledger(), client_key="k")
+    with pytest.raises(ConversationLocked):
+        state.kept("responses", asked, other, lambda: None)
+
+    exchange.close()
+    state.kept("responses", asked, other, lambda: None)
+    other.close()
