@@ -641,7 +641,7 @@ def test_fifty_stored_streams_at_once(servers: list[Server], ask: Ask) -> None:
     with ThreadPoolExecutor(50) as pool:
         names = list(pool.map(one, range(50)))
     assert len({ask().responses.retrieve(name).id for name in names}) == 50
-    assert not any("locked" in server.log for server in servers)
+    assert not any("database is locked" in server.log for server in servers)
 
 
 def test_work_is_ended_when_the_server_is_stopped(
