@@ -27,6 +27,7 @@ reading the table:
   µs/chunk            per chunk that carries text, reasoning or arguments, the stream's opening
                       and ending included
   µs/request          per whole answer or per whole stream
+  stored              beside a forwarder without a database instead of the relay
   ratio               the forwarder's cost to the relay's, in this run: the figure to compare
                       between machines and days, since microseconds change with both
 

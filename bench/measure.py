@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.load import Job, Outcome
 from bench.processes import ROOT, Running, environment, serving, stop
-from bench.workloads import CLIENTS, Workload
+from bench.workloads import Workload
 
 _SERVER = ["gunicorn", "-w", "1", "-b", "fd://{fd}", "--no-control-socket"]
 Ask = Callable[[Job], Outcome]
@@ -46,8 +46,14 @@ def stage(folder: Path) -> Iterator[tuple[list[Running], Ask]]:
         forwarder = [*_SERVER, "wsgi:app"]
         targets = [
             stack.enter_context(serving("relay", relay, folder, _relay_env(upstream.port))),
-            stack.enter_context(
-                serving("forwarder", forwarder, folder, environment_for(upstream.port))
+            *(
+                stack.enter_context(
+                    serving(name, forwarder, folder, environment_for(upstream.port, database))
+                )
+                for name, database in (
+                    ("unstored", "none"),
+                    ("forwarder", f"sqlite:///{folder}/state.db"),
+                )
             ),
         ]
         yield targets, stack.enter_context(_load())
@@ -57,13 +63,13 @@ def _relay_env(port: int) -> dict[str, str]:
     return {"RELAY_PORT": str(port)}
 
 
-def environment_for(port: int) -> dict[str, str]:
-    """The settings of a forwarder whose upstreams are all on one port."""
+def environment_for(port: int, database: str) -> dict[str, str]:
+    """The settings of a forwarder whose upstreams are all on one port, and of its database."""
     url = f"http://127.0.0.1:{port}/v1"
     names = ("CHAT", "RESPONSES")
     settings = {f"{name}_BASE_URL": url for name in names}
     settings |= {f"{name}_API_KEY": "sk-bench" for name in names}
-    return settings | {"FORWARDER_DOTENV": ""}
+    return settings | {"FORWARDER_DOTENV": "", "FORWARDER_DATABASE_URL": database}
 
 
 @contextmanager
@@ -99,7 +105,8 @@ def measured(
     workload: Workload, targets: Sequence[Running], ask: Ask, rounds: int
 ) -> dict[Key, Figures]:
     """The figures of one workload, for each client and target."""
-    turns = [(client, target) for client in CLIENTS for target in targets]
+    compared = [target for target in targets if target.name in (workload.beside, "forwarder")]
+    turns = [(client, target) for client in workload.clients for target in compared]
     if not workload.shape.pause:  # pauses make a warm-up long, and leave nothing cold
         for client, target in turns:
             _warmed(workload, client, target, ask)

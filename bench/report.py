@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from statistics import median
 
 from bench.measure import Figures, Key
-from bench.workloads import CLIENTS, Workload
+from bench.workloads import Workload
 
 _HEADER = """\
 | workload | client → upstream | relay µs/chunk | forwarder µs/chunk | relay µs/request \
@@ -25,8 +25,8 @@ def header(rounds: int) -> str:
 
 
 def rows(workload: Workload, figures: Mapping[Key, Figures]) -> str:
-    """A workload's rows; the ratio is the forwarder's cost to the relay's."""
-    return "\n".join(_row(workload, client, figures) for client in CLIENTS)
+    """A workload's rows; the ratio is the forwarder's cost to that of what it is beside."""
+    return "\n".join(_row(workload, client, figures) for client in workload.clients)
 
 
 def faults(workload: Workload, figures: Mapping[Key, Figures]) -> list[str]:
@@ -39,16 +39,20 @@ def faults(workload: Workload, figures: Mapping[Key, Figures]) -> list[str]:
 
 
 def _row(workload: Workload, client: str, figures: Mapping[Key, Figures]) -> str:
-    costs = [_median(figures[client, target].costs) for target in ("relay", "forwarder")]
+    costs = [_median(figures[client, target].costs) for target in (workload.beside, "forwarder")]
     chunks = workload.shape.chunks if workload.streamed else 0
     cells = [
         workload.name,
         f"{client} → {workload.upstream(client)}",
         *(f"{cost / chunks:.1f}" if cost and chunks else "–" for cost in costs),
         *(f"{cost:.0f}" if cost else "–" for cost in costs),
-        f"{costs[1] / costs[0]:.1f}" if all(costs) else "–",
+        _ratio(costs[1] / costs[0]) if all(costs) else "–",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.1f}" if value >= 2 else f"{value:.2f}"  # near one, a tenth is much
 
 
 def _median(costs: list[float]) -> float:

@@ -160,7 +160,8 @@ def soaked(streams: int, minutes: float, seed: int, folder: Path) -> list[str]:
     with ExitStack() as stack:
         upstream = stack.enter_context(serving("upstream", ["bench.upstream", "{fd}"], folder))
         module = ["gunicorn", "-w", "1", "-b", "fd://{fd}", "bench.watched:app"]
-        env = {**environment_for(upstream.port), "FORWARDER_LOG_LEVEL": "ERROR"}
+        settings = environment_for(upstream.port, f"sqlite:///{folder}/state.db")
+        env = {**settings, "FORWARDER_LOG_LEVEL": "ERROR"}
         forwarder = stack.enter_context(serving("forwarder", module, folder, env))
         warm(forwarder.port)
         before = held_by(forwarder.port)

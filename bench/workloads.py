@@ -20,7 +20,7 @@ class Workload:
     """``requests`` in all, over ``connections`` that each send the next when one is answered.
 
     ``history`` counts the messages before the question; ``passthrough`` names the upstream that
-    speaks the client's own protocol.
+    speaks the client's own protocol.  ``beside`` is the target that the forwarder is compared with.
     """
 
     name: str
@@ -31,6 +31,8 @@ class Workload:
     streamed: bool = True
     history: int = 0
     passthrough: bool = False
+    beside: str = "relay"
+    clients: tuple[str, ...] = CLIENTS
 
     def upstream(self, client: str) -> str:
         """The protocol in which the forwarder asks on behalf of ``client``."""
@@ -94,5 +96,23 @@ WORKLOADS = (
     Workload("arguments", "200 chunks of a tool's arguments", Shape(arguments=200), 16, 64),
     Workload(
         "passthrough", "burst, the same protocol on both sides", _TEXT, 16, 64, passthrough=True
+    ),
+    Workload(
+        "stored",
+        "burst, beside a forwarder that stores nothing",
+        _TEXT,
+        16,
+        64,
+        beside="unstored",
+        clients=("responses",),
+    ),
+    Workload(
+        "stored-long",
+        "long, beside a forwarder that stores nothing",
+        Shape(text=5000),
+        1,
+        2,
+        beside="unstored",
+        clients=("responses",),
     ),
 )

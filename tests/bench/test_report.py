@@ -36,6 +36,19 @@ def test_what_could_not_be_measured_is_a_dash():
     assert "| 5.0 | – | 1000 | – | – |" in report.rows(STREAM, figures([1000.0], []))
 
 
+def test_what_is_beside_another_forwarder_is_compared_with_that():
+    stored = Workload(
+        "stored", "", Shape(text=200), 16, 64, beside="unstored", clients=("responses",)
+    )
+    found = {
+        ("responses", "unstored"): Figures([4000.0]),
+        ("responses", "forwarder"): Figures([4400.0]),
+    }
+    assert report.rows(stored, found) == (
+        "| stored | responses → chat | 20.0 | 22.0 | 4000 | 4400 | 1.10 |"
+    )
+
+
 def test_each_fault_is_told_once():
     found = {("chat", "forwarder"): Figures([], ["other text", "other text"])}
     assert report.faults(STREAM, found) == ["burst, chat client, forwarder: other text"]
