@@ -109,17 +109,17 @@ class Keeper:
             self._pack()
 
     def _pack(self) -> None:
-        if self._log and all(type(e.get("sequence_number")) is int for e in self._log):
+        if {type(e.get("sequence_number")) for e in self._log} == {int}:
             self._pieces.append(logs.pack(self._log))
         self._log = []
 
     def _store(self, response: Json) -> None:
+        self._pack()  # out here: two threads that both want to run cost more than their work
         self._database.write(lambda c: self._write(c, response))
         if self._hold is not None:
             self._hold.done()
 
     def _write(self, connection: sa.Connection, response: Json) -> None:
-        self._pack()
         kept = Kept(
             id=response["id"],
             status=response.get("status") or "completed",

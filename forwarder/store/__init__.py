@@ -4,6 +4,7 @@
   ``migrations/`` make its tables, which `tables.py` describes;
 - `responses.py`, `work.py`, `conversations.py`, `completions.py` and `thoughts.py` are functions of
   a connection: whoever calls several in one `Database.write` does them all or none;
+- `statements.py` are those of them that every answer needs;
 - `pruning.py` forgets.
 """
 

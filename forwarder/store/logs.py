@@ -6,7 +6,7 @@ The terminal event is kept without its response, which the store has anyway.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -40,45 +40,47 @@ def unpack(data: bytes, response: Json) -> Iterator[Event]:
             yield record
 
 
-def _records(events: Batch) -> Iterator[Any]:
-    run = _Run({})
-    for event in events:
-        if "delta" not in event:
-            run = _Run({})
-            yield {**event, "response": None} if event["type"] in TERMINALS else event
-        elif not run.takes(event):
-            run = _Run(event)
-            yield run.record  # which is still to grow
-
-
 _OWN = frozenset({"delta", "sequence_number"})
 """What each event of a run has of its own."""
 
 
-class _Run:
-    """Deltas that follow each other and differ in nothing else."""
+def _records(events: Batch) -> Iterator[Any]:
+    width, follows, values = 0, -1, None  # those of the run that goes on
+    shared: Callable[[Event], Any] = _nothing
+    deltas: list[Any] = []
+    for event in events:
+        # Nearly all events of a log pass here: those with as many keys, among them those of the
+        # run, and with its values.  Its record is told already, and grows.
+        try:
+            if (
+                len(event) == width
+                and event["sequence_number"] == follows
+                and shared(event) == values
+            ):
+                deltas.append(event["delta"])
+                follows += 1
+                continue
+        except KeyError:
+            pass
+        width = 0
+        if "delta" in event:
+            deltas = [event["delta"]]
+            width, follows = len(event), event.get("sequence_number", -1) + 1
+            shared = _getter(event)
+            values = shared(event)
+            yield [{k: v for k, v in event.items() if k != "delta"}, deltas]
+        else:
+            yield {**event, "response": None} if event["type"] in TERMINALS else event
 
-    def __init__(self, first: Event) -> None:
-        self._keys = frozenset(first)
-        shared = sorted(self._keys - _OWN)
-        # Most events of most logs pass here: one look at the keys, one at all the values.
-        self._shared = itemgetter(*shared) if shared else len
-        self._values = self._shared(first)
-        self._follows = first.get("sequence_number", -1) + 1
-        self._deltas: list[Any] = [first.get("delta")]
-        self.record = [{k: v for k, v in first.items() if k != "delta"}, self._deltas]
 
-    def takes(self, event: Event) -> bool:
-        """Is an event with a delta the next of this run?  Then it is noted."""
-        if (
-            event["sequence_number"] != self._follows
-            or event.keys() != self._keys
-            or self._shared(event) != self._values
-        ):
-            return False
-        self._follows += 1
-        self._deltas.append(event["delta"])
-        return True
+def _getter(event: Event) -> Callable[[Event], Any]:
+    """What the events of a run have in common."""
+    keys = sorted(event.keys() - _OWN)
+    return itemgetter(*keys) if keys else _nothing
+
+
+def _nothing(event: Event) -> None:
+    return None
 
 
 def _run(first: Event, deltas: list[str]) -> Iterator[Event]:

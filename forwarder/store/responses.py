@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from forwarder.store import logs
 from forwarder.store.logs import Piece
 from forwarder.store.packing import packed, unpacked
+from forwarder.store.statements import inserting, putting
 from forwarder.store.tables import events, items, responses
 from forwarder.translate.call import Batch, Json
 
@@ -53,6 +54,10 @@ class Kept(NamedTuple):
         return self.status in RUNNING
 
 
+_INSERT = inserting(responses, "ON CONFLICT (owner, id) DO NOTHING")
+_LOG = inserting(events)
+_INDEX = putting(items)
+
 _KEPT = [responses.c[name] for name in Kept._fields]
 
 
@@ -94,37 +99,32 @@ def _kept(row: Sequence[Any]) -> Kept:
 def add(connection: sa.Connection, owner: str, kept: Kept, log: Sequence[Piece]) -> None:
     """Store a response, in place of one with its id, and what is known of its events."""
     given, body = packed(kept.input), packed(kept.body)
-    connection.execute(sa.delete(responses).where(_is(owner, kept.id)))
-    connection.execute(
-        sa.insert(responses).values(
-            kept._asdict()
-            | {
-                "owner": owner,
-                "input": given,
-                "body": body,
-                "used": kept.created,
-                "size": len(given) + len(body) + sum(len(piece.data) for piece in log),
-            }
-        )
-    )
-    for piece in log:
-        more(connection, owner, kept.id, piece)
+    row = kept._asdict() | {
+        "owner": owner,
+        "input": given,
+        "body": body,
+        "used": kept.created,
+        "size": len(given) + len(body) + sum(len(piece.data) for piece in log),
+    }
+    if not _INSERT.run(connection, row):  # some upstreams give an id twice
+        connection.execute(sa.delete(responses).where(_is(owner, kept.id)))
+        _INSERT.run(connection, row)
+    more(connection, owner, kept.id, *log)
     index(connection, owner, kept.id, kept.body.get("output") or ())
 
 
-def more(connection: sa.Connection, owner: str, response_id: str, piece: Piece) -> None:
-    """Store a piece of a response's event log."""
-    row = {"owner": owner, "response": response_id, **piece._asdict()}
-    connection.execute(sa.insert(events).values(row))
+def more(connection: sa.Connection, owner: str, response_id: str, *log: Piece) -> None:
+    """Store pieces of a response's event log."""
+    if log:
+        own = {"owner": owner, "response": response_id}
+        _LOG.run(connection, *(own | piece._asdict() for piece in log))
 
 
 def index(connection: sa.Connection, owner: str, of: str, output: Iterable[Json]) -> None:
     """Note where items are; one that is given once more is where it was given last."""
-    names = {str(item["id"]) for item in output if item.get("id")}
+    names = sorted({str(item["id"]) for item in output if item.get("id")})
     if names:
-        connection.execute(sa.delete(items).where(items.c.owner == owner, items.c.id.in_(names)))
-        rows = [{"owner": owner, "id": name, "response": of} for name in names]
-        connection.execute(sa.insert(items), rows)
+        _INDEX.run(connection, *({"owner": owner, "id": name, "response": of} for name in names))
 
 
 def touch(connection: sa.Connection, owner: str, names: list[str]) -> None:

@@ -8,18 +8,14 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from forwarder.store.statements import putting
 from forwarder.store.tables import thoughts
 
 _AT_ONCE = 500
 """How many are looked for by one statement."""
 
 
-_PUT = sa.text(
-    "INSERT INTO thoughts (owner, id, used, size, data) VALUES (:owner, :id, :used, :size, :data)"
-    " ON CONFLICT (owner, id) DO UPDATE"
-    " SET used = excluded.used, size = excluded.size, data = excluded.data"
-)
-"""Both databases know it, and it lets two put the same at once."""
+_PUT = putting(thoughts)
 
 
 class Thought(NamedTuple):
@@ -60,7 +56,7 @@ def add(connection: sa.Connection, owner: str, given: Mapping[str, bytes]) -> No
         {"owner": owner, "id": name, "used": now, "size": len(given[name]), "data": given[name]}
         for name in sorted(given)
     ]
-    connection.execute(_PUT, rows)
+    _PUT.run(connection, *rows)
 
 
 def touch(connection: sa.Connection, owner: str, names: Iterable[str]) -> None:

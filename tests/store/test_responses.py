@@ -115,3 +115,20 @@ def test_a_use_is_noted(database: Sqlite) -> None:
     fresh = database.read(lambda c: responses.find(c, "o", "a"))
     assert fresh is not None
     assert not responses.is_stale(fresh)
+
+
+def test_a_response_whose_id_is_given_once_more_takes_the_place_of_the_first(
+    database: Sqlite,
+) -> None:
+    item = {"type": "message", "id": "msg_1"}
+    for text in ("first", "second"):
+        kept = Kept("twice", "completed", [], {"text": text, "output": [item]}, 1.0)
+        event = {"type": "x", "text": text, "sequence_number": 0}
+        database.write(lambda c, k=kept, e=event: responses.add(c, "o", k, [logs.pack([e])]))  # type: ignore[misc]
+
+    found = database.read(lambda c: responses.find(c, "o", "twice"))
+    assert found is not None
+    assert found.body["text"] == "second"
+    heard = database.read(lambda c: responses.log_after(c, "o", found, -1))
+    assert [event["text"] for event in heard] == ["second"]
+    assert database.read(lambda c: responses.output_items(c, "o", ["msg_1"])) == {"msg_1": item}

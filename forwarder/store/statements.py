@@ -1,0 +1,57 @@
+"""Statements that are run for every answer: their text is made once, for every kind of database.
+
+To build a statement out of its parts, and to look up what it compiles to, takes SQLAlchemy longer
+than SQLite takes to run it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+_NAME = re.compile(r"(?<!:):(\w+)")
+
+
+class Statement:
+    """An SQL statement with ``:name`` for each value."""
+
+    def __init__(self, sql: str) -> None:
+        self._names = _NAME.findall(sql)
+        # SQLite's driver takes values by their places, PostgreSQL's by their names.
+        self._by_place = _NAME.sub("?", sql)
+        self._by_name = _NAME.sub(r"%(\1)s", sql)
+
+    def run(self, connection: sa.Connection, *rows: Mapping[str, Any]) -> int:
+        """Run it for each of these rows; how many rows of the database it changed by the last."""
+        by_place = connection.dialect.paramstyle == "qmark"
+        sql = self._by_place if by_place else self._by_name
+        driver: Any = connection.connection.driver_connection
+        changed = 0
+        try:
+            for row in rows:
+                values = [row[name] for name in self._names] if by_place else row
+                changed = driver.execute(sql, values).rowcount
+        except Exception as error:  # of whichever driver; what it says is for the log alone
+            raise DBAPIError(sql, None, error) from error
+        return changed
+
+
+def inserting(table: sa.Table, on_conflict: str = "") -> Statement:
+    """An INSERT of all columns of a table."""
+    names = table.columns.keys()
+    columns = ", ".join(f'"{name}"' for name in names)
+    values = ", ".join(f":{name}" for name in names)
+    sql = f"INSERT INTO {table.name} ({columns}) VALUES ({values}) {on_conflict}"  # noqa: S608
+    return Statement(sql)
+
+
+def putting(table: sa.Table) -> Statement:
+    """An INSERT that changes the row that is there already; two may put the same at once."""
+    keys = table.primary_key.columns.keys()
+    rest = [name for name in table.columns.keys() if name not in keys]  # noqa: SIM118
+    changes = ", ".join(f'"{name}" = excluded."{name}"' for name in rest)
+    return inserting(table, f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {changes}")
