@@ -157,12 +157,18 @@ def _later(body: Json, streamed: bool, style: str | None, exchange: Exchange) ->
     return told(queued["id"], -1, exchange)
 
 
-def told(response_id: str, after: int, exchange: Exchange) -> Response:
-    """The stored events of a response behind a number, and those to come."""
+def told(
+    response_id: str,
+    after: int,
+    exchange: Exchange,
+    shown: Callable[[Batch], Batch] = list,
+) -> Response:
+    """The stored events of a response behind a number, and those to come, as they are shown."""
     bridge = _bridge()
     owner, patience = owner_of(exchange.client_key), bridge.settings.keepalive
     events = bridge.stored.background.told(owner, response_id, after, patience, exchange.waited)
-    return _streaming("responses", exchange.making(exchange.guarded(events)), exchange)
+    stream = exchange.making(exchange.guarded(map(shown, events)))
+    return _streaming("responses", stream, exchange)
 
 
 def json_body(exchange: Exchange) -> Json:

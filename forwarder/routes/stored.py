@@ -15,6 +15,7 @@ from forwarder.routes import exchanges
 from forwarder.routes.openai import json_answer, json_body, told
 from forwarder.state import Remembering, completions, tokens
 from forwarder.state.background import no_response
+from forwarder.state.including import Including
 from forwarder.state.items import as_items, derived_id, shown
 from forwarder.state.pages import as_list, listed, metadata_of, page_of
 from forwarder.state.turns import Memory, before, history, owner_of, resumed
@@ -52,12 +53,13 @@ def checked(name: str) -> str:
 def response(name: str) -> Response:
     """A response; with ``stream`` its events, those to come included."""
     state, owner = entered()
+    including = Including(request.args.items(multi=True))
     if not _flag("stream"):
-        return json_answer(state.background.found(owner, checked(name)).body)
+        return json_answer(including.response(state.background.found(owner, checked(name)).body))
     exchange = exchanges.current()
     exchanges.watch(exchange)
     try:
-        return told(checked(name), _starting_after(), exchange)
+        return told(checked(name), _starting_after(), exchange, including.batch)
     except Stopping:  # the end of the process is told as any failure is
         raise ShuttingDown from None
 
@@ -102,7 +104,7 @@ def cancel(name: str) -> Response:
 def input_items(name: str) -> Response:
     """What a response answers: its own input, behind all that it continues."""
     state, owner = entered()
-    page = page_of(request.args, "desc")
+    page, including = page_of(request.args, "desc"), Including(request.args.items(multi=True))
     checked(name)
 
     def read(connection: Any) -> list[Json]:
@@ -114,9 +116,8 @@ def input_items(name: str) -> Response:
         return [*past, *before(connection, owner, last), *last.input]
 
     found = state.database.read(read)
-    return json_answer(
-        listed([shown(x, derived_id(x, name, i)) for i, x in enumerate(found)], page)
-    )
+    items = [including.item(shown(x, derived_id(x, name, i))) for i, x in enumerate(found)]
+    return json_answer(listed(items, page))
 
 
 @blueprint.post("/responses/input_tokens")

@@ -156,6 +156,38 @@ def test_the_events_of_a_stream_can_be_heard_again(over: str, ask: Ask) -> None:
     assert [e.to_dict() for e in behind] == [e.to_dict() for e in events[5:]]
 
 
+@over_either
+def test_what_has_to_be_asked_for_is_shown_to_who_asks(
+    over: str, ask: Ask, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(reasoning="thinking", text="Hi."))
+    sealed: Any = ["reasoning.encrypted_content"]
+    image: Any = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "low"}
+    given: Any = [{"role": "user", "content": [image]}]
+    made = ask().responses.create(model=f"{over}/m", input=given, include=sealed)
+    assert made.output[0].encrypted_content  # type: ignore[union-attr]
+
+    read: Any = ask().responses.retrieve(made.id)
+    assert read.output[0].encrypted_content is None
+    read = ask().responses.retrieve(made.id, include=sealed)
+    assert read.to_dict() == made.to_dict()
+    for asked, shown in (([], None), (sealed, made.output[0].encrypted_content)):  # type: ignore[union-attr]
+        *_, last = ask().responses.retrieve(made.id, stream=True, include=asked)
+        assert last.response.output[0].encrypted_content == shown  # type: ignore[union-attr]
+
+    def part(**more: Any) -> Any:
+        return next(iter(ask().responses.input_items.list(made.id, **more))).content[0]  # type: ignore[union-attr]
+
+    assert part().image_url is None
+    assert part(include=["message.input_image.image_url"]).image_url == image["image_url"]
+    # What goes upstream on the next turn is all of it, whatever is shown.
+    ask().responses.create(model=f"{over}/m", input="more", previous_response_id=made.id)
+    assert "data:image/png" in json.dumps(upstream.requests[-1].body)
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask().responses.retrieve(made.id, include=["all"])  # type: ignore[list-item]
+    assert refused.value.param == "include[0]"
+
+
 def test_an_answer_that_was_not_streamed_has_events_too(ask: Ask) -> None:
     made = ask().responses.create(model="chat/m", input="hi")
 

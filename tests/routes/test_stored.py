@@ -36,6 +36,9 @@ def test_what_is_not_there_is_not_found(method: str, path: str, demo: FlaskClien
     [
         ("?stream=perhaps", "stream"),
         ("?stream=true&starting_after=x", "starting_after"),
+        ("?include[]=everything", "include[0]"),
+        ("?stream=true&include=everything", "include[0]"),
+        ("/input_items?include=reasoning.encrypted_content&include=all", "include[1]"),
         ("/input_items?limit=0", "limit"),
         ("/input_items?order=up", "order"),
         ("/input_items?after=nobody", "after"),

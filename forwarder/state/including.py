@@ -1,0 +1,88 @@
+"""What a stored response shows only to those who ask for it by ``include``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from forwarder.translate.call import Batch, Event, Json
+from forwarder.translate.check import choose
+
+_NAME = re.compile(r"include(\[\d*\])?")
+
+
+def _without(item: Json, name: str) -> Json:
+    return {k: v for k, v in item.items() if k != name}
+
+
+def _emptied(item: Json, name: str) -> Json:
+    """Clients find null there, not nothing."""
+    return {**item, name: None} if name in item else item
+
+
+def _inside(item: Json, name: str, change: Callable[[Json], Json]) -> Json:
+    """An item with an object of it changed, or with each object of a list."""
+    value = item.get(name)
+    if isinstance(value, dict):
+        return {**item, name: change(value)}
+    if isinstance(value, list):
+        return {**item, name: [change(v) if isinstance(v, dict) else v for v in value]}
+    return item
+
+
+def _without_image(part: Json) -> Json:
+    return _emptied(part, "image_url") if part.get("type") == "input_image" else part
+
+
+def _without_logprobs(part: Json) -> Json:
+    return {**part, "logprobs": []} if part.get("logprobs") else part
+
+
+_HIDDEN: dict[str, Callable[[Json], Json]] = {
+    "file_search_call.results": lambda item: _emptied(item, "results"),
+    "web_search_call.results": lambda item: _without(item, "results"),
+    "web_search_call.action.sources": lambda item: _inside(
+        item, "action", lambda action: _without(action, "sources")
+    ),
+    "message.input_image.image_url": lambda item: _inside(item, "content", _without_image),
+    "computer_call_output.output.image_url": lambda item: _inside(
+        item, "output", lambda output: _without(output, "image_url")
+    ),
+    "code_interpreter_call.outputs": lambda item: _emptied(item, "outputs"),
+    "reasoning.encrypted_content": lambda item: _without(item, "encrypted_content"),
+    "message.output_text.logprobs": lambda item: _inside(item, "content", _without_logprobs),
+}
+"""What can be asked for -> an item without it.  What stands before the first dot is its type."""
+
+
+class Including:
+    """Shows what was asked for, and nothing else that has to be asked for."""
+
+    def __init__(self, query: Iterable[tuple[str, str]]) -> None:
+        """``query`` has the names and values of a URL; raises InvalidRequest for unknown ones."""
+        given = [value for name, value in query if _NAME.fullmatch(name)]
+        for i, value in enumerate(given):
+            choose(value, tuple(_HIDDEN), f"include[{i}]")
+        self._hidden = {name: hide for name, hide in _HIDDEN.items() if name not in given}
+
+    def item(self, item: Json) -> Json:
+        """An item as it is to be shown."""
+        kind = item.get("type") or "message"
+        for name, hide in self._hidden.items():
+            if name.startswith(f"{kind}."):
+                item = hide(item)
+        return item
+
+    def response(self, response: Json) -> Json:
+        """A response as it is to be shown."""
+        return _inside(response, "output", self.item)
+
+    def batch(self, batch: Batch) -> Batch:
+        """Events as they are to be shown."""
+        return [self._event(event) for event in batch]
+
+    def _event(self, event: Event) -> Event:
+        event = _inside(_inside(event, "item", self.item), "response", self.response)
+        if "message.output_text.logprobs" in self._hidden:
+            event = _inside(_without_logprobs(event), "part", _without_logprobs)
+        return event
