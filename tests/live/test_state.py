@@ -20,12 +20,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from openai import OpenAI
 
 from tests.live.conftest import settings
 from tests.live.server import Server, running
+from tests.live.writes import Writes
 from tests.support import Answer, ScriptedUpstream, faults
 
 over_either = pytest.mark.parametrize("over", ["chat", "responses"])
@@ -659,6 +661,55 @@ def test_what_a_client_was_told_is_there_when_its_worker_dies(
         else:
             assert read.status == "completed"
             assert read.output_text == "Hello from the scripted upstream."
+
+
+@pytest.mark.parametrize("kind", ["whole", "stream", "conversation", "background"])
+def test_a_worker_that_dies_in_the_middle_of_a_write_has_written_nothing(
+    kind: str, database: str, doomed: Server, ask: Ask, upstream: ScriptedUpstream
+) -> None:
+    talk = ask().conversations.create(items=[{"role": "user", "content": "before"}])
+    with at(doomed) as client:
+        acknowledged = client.responses.create(model="chat/m", input="before")
+    more: Any = {
+        "whole": {},
+        "stream": {"stream": True},
+        "conversation": {"conversation": talk.id},
+        "background": {"background": True},
+    }[kind]
+    told: list[Any] = []
+
+    def turn() -> None:
+        with at(doomed) as client, contextlib.suppress(openai.APIError, httpx2.HTTPError):
+            answer = client.responses.create(model="chat/m", input="dies", **more)
+            told.extend(answer if kind == "stream" else [answer])
+
+    writes = Writes(database)
+    before = writes.rows()
+    with ThreadPoolExecutor(1) as pool, writes.slowed():
+        turned = pool.submit(turn)
+        writes.wait_for_one()
+        kill_workers(doomed)
+        turned.result()
+
+    read = ask().responses.retrieve(acknowledged.id)
+    assert (read.status, read.output_text) == (acknowledged.status, acknowledged.output_text)
+    if kind == "background":
+        (queued,) = told
+        with at(doomed) as client:  # as soon as the lease has run out
+            assert (
+                list(client.responses.retrieve(queued.id, stream=True))[-1].type
+                == "response.failed"
+            )
+        failed = ask().responses.retrieve(queued.id)
+        assert (failed.status, failed.error and failed.error.code) == ("failed", "server_error")
+        return
+    assert not any(getattr(event, "type", "") == "response.completed" for event in told)
+    assert not any(getattr(answer, "status", "") == "completed" for answer in told)
+    assert writes.rows() == before
+    assert talk_of(ask(), talk.id) == [("user", "before")]
+    # And what comes after it is written as ever.
+    later = ask().responses.create(model="chat/m", input="after")
+    assert ask().responses.retrieve(later.id).output_text == later.output_text
 
 
 def test_fifty_stored_streams_at_once(servers: list[Server], ask: Ask) -> None:
