@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import queue
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -42,8 +43,11 @@ _TICK = 5.0
 _GOING_AWAY, _POLICY, _MISTAKE = 1001, 1008, 1011
 """Codes with which a connection is closed."""
 
-_LOCAL = ("type", "stream", "stream_options", "generate", "background")
+_LOCAL = ("type", "stream", "stream_options", "generate", "background", "stream_id")
 """What a message has and a POST of the same does not, or says otherwise."""
+
+_LANE = re.compile(r"[\w.-]{1,256}", re.ASCII)
+"""How a lane may be called."""
 
 _IGNORED = frozenset({"response.processed"})
 """What Codex tells, and nobody here needs to know."""
@@ -164,11 +168,11 @@ class Connection:
             stream, link = self._begun(_checked(asked), exchange)
         except (Exception, Stopping) as error:
             self._chain.forget(asked)
-            yield _error(exchange.blame(error))
+            yield _in_lane(_error(exchange.blame(error)), asked)
             return
         for event in _events(stream):
             self._note(event, asked, link)
-            yield _echoing(event, asked) if link else event
+            yield _in_lane(_echoing(event, asked) if link else event, asked)
 
     def _begun(self, asked: Json, exchange: Exchange) -> tuple[Stream, Link | None]:
         """The stream of a turn with its first batch read, and what it continues."""
@@ -225,7 +229,23 @@ def _checked(asked: Json) -> Json:
         )
     if asked.get("background"):
         raise Unsupported("There is no background work over a WebSocket.", param="background")
+    if asked.get("stream_id") is not None and not _is_lane(asked["stream_id"]):
+        raise InvalidRequest(
+            "Invalid value for 'stream_id': expected up to 256 letters, digits, '_', '-' or '.'.",
+            param="stream_id",
+            code="invalid_stream_id",
+        )
     return asked
+
+
+def _is_lane(name: Any) -> bool:
+    return isinstance(name, str) and _LANE.fullmatch(name) is not None
+
+
+def _in_lane(event: Event, asked: Json) -> Event:
+    """Whoever asks in a lane is answered in it; the lanes take turns like all else."""
+    lane = asked.get("stream_id")
+    return {**event, "stream_id": lane} if _is_lane(lane) else event
 
 
 def _events(stream: Stream) -> Iterator[Event]:

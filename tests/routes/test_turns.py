@@ -130,3 +130,40 @@ def test_a_mistake_here_closes_the_connection_and_is_logged(
 
     assert played(app, ws).code == 1011
     assert "ours" in caplog.text
+
+
+def test_who_asks_in_a_lane_is_answered_in_it(app: Flask) -> None:
+    ws = played(
+        app,
+        Played(
+            create(stream_id="a"),
+            create(stream_id="b.2", input=[{"type": "no"}]),
+            create(),
+            {"type": "response.steer", "stream_id": "a", "input": "more"},
+            0.6,
+        ),
+    )
+
+    turns = [
+        (e["type"], e.get("stream_id"))
+        for e in ws.sent
+        if e["type"] in ("response.completed", "error")
+    ]
+    assert turns == [
+        ("response.completed", "a"),
+        ("error", "b.2"),
+        ("response.completed", None),
+        ("error", "a"),
+    ]
+    completed = [event["type"] for event in ws.sent].index("response.completed")
+    assert {event.get("stream_id") for event in ws.sent[: completed + 1]} == {"a"}
+    assert "response.steer" in ws.sent[-1]["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 257, 7, ["a"]])
+def test_a_lane_that_cannot_be_is_refused(name: Any, app: Flask) -> None:
+    (event,) = played(app, Played(create(stream_id=name), 0.3)).sent
+
+    assert (event["type"], event["status"]) == ("error", 400)
+    assert (event["error"]["code"], event["error"]["param"]) == ("invalid_stream_id", "stream_id")
+    assert "stream_id" not in event
