@@ -9,7 +9,6 @@ before.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -31,6 +30,7 @@ from forwarder.media.policy import Fetch
 from forwarder.mint import MINT
 from forwarder.network.choose import transport_for
 from forwarder.network.running import Running
+from forwarder.per_upstream import PerUpstream
 from forwarder.profiles import Profile
 from forwarder.recall import Recall
 from forwarder.recall.shelf import LocalShelf, Shelf
@@ -78,11 +78,11 @@ class Bridge:
             self.capture.start()
         self.router = Router(settings)
         self._transport: httpx2.BaseTransport | None = None
-        self.upstreams = {u.name: self._connect(u) for u in settings.upstreams}
+        self._fetch = _fetch(settings)
+        self.upstreams = PerUpstream(self._connect, settings.upstreams)
         self.resilience = Resilience(settings, self.metrics)
         self.catalog = Catalog(self.router, self.upstreams, settings.ready_ttl)
-        self._fetch = _fetch(settings)
-        self._uploads = self._uploads_to(self.upstreams)
+        self._uploads = PerUpstream(self._uploading, settings.upstreams)
         self.running = Running()
         self.database = open_database(settings.database_url)
         self._sealer = Sealer(settings.secret_keys or secret_for(self.database))
@@ -131,7 +131,7 @@ class Bridge:
         self, client: str, request: Json, style: str | None, exchange: Exchange, route: Route
     ) -> Stream:
         """The stream of one route's upstream."""
-        call = self.upstreams[route.upstream.name].call(route, client, exchange)
+        call = self.upstreams.of(route.upstream).call(route, client, exchange)
         ends = self._ends(call, route, exchange)
         return self._path(ends, route, client, request, style, exchange)(request)
 
@@ -144,7 +144,7 @@ class Bridge:
 
     def _compacted(self, request: Json, exchange: Exchange, route: Route) -> Stream:
         """The stream of one route's upstream, which compacts itself or has it done here."""
-        upstream = self.upstreams[route.upstream.name]
+        upstream = self.upstreams.of(route.upstream)
         if _is_native(route, upstream):
             request = {k: v for k, v in request.items() if k != "stream"}
             call = upstream.compact(route, exchange)
@@ -164,13 +164,13 @@ class Bridge:
         return exchange.guarded(self.resilience.first_of(routes, answer, exchange))
 
     def _embedded(self, client: str, request: Json, exchange: Exchange, route: Route) -> Stream:
-        call = self.upstreams[route.upstream.name].embeddings(route, exchange)
+        call = self.upstreams.of(route.upstream).embeddings(route, exchange)
         call = exchange.metered(self._ends(call, route, exchange).call)
         terms = self._terms(client, None, route, exchange)
         return faulting_upstream(adapt(call, client, "embeddings", terms))(request)
 
     def _ends(self, call: Call, route: Route, exchange: Exchange) -> Ends:
-        standing = self.resilience.standings[route.upstream.name]
+        standing = self.resilience.standings.of(route.upstream)
         call = standing.steadied(exchange.watched(call, route), exchange)
         upload = partial(self._upload, route, exchange)
         download = partial(self._download, route, exchange)
@@ -182,12 +182,13 @@ class Bridge:
     def _upload(self, route: Route, exchange: Exchange, blob: Blob, path: str) -> str:
         """The upstream's id of a file, which is sent there unless it has it."""
         key = exchange.client_key if route.upstream.passthrough_key else None
-        id_of = partial(self._uploads[route.upstream.name].id_of, blob, key)
-        return self.resilience.standings[route.upstream.name].attempt(id_of, exchange)
+        id_of = partial(self._uploads.of(route.upstream).id_of, blob, key)
+        return self.resilience.standings.of(route.upstream).attempt(id_of, exchange)
 
     def _download(self, route: Route, exchange: Exchange, file_id: str, path: str) -> Blob:
         """A file of the upstream that has files, or else of the one that is asked."""
-        upstream = self.upstreams[self.router.keeper or route.upstream.name]
+        keeper = self.router.keeper
+        upstream = self.upstreams[keeper] if keeper else self.upstreams.of(route.upstream)
 
         def get(what: str) -> Passed:
             return upstream.forward("GET", what, {}, exchange)
@@ -204,7 +205,7 @@ class Bridge:
         self.wants_stream(client, request)
         route = self._routes(client, request)[0]
         exchange.upstream, exchange.model = route.upstream.name, route.model
-        upstream = self.upstreams[route.upstream.name]
+        upstream = self.upstreams.of(route.upstream)
         run = DryRun(partial(upstream.shown, route=route, client=client, exchange=exchange))
         fetch = run.fetch if self._fetch else None
         ends = Ends(run.call, Hands(fetch, run.upload, run.download, self._keeps_files(route)))
@@ -237,7 +238,7 @@ class Bridge:
         """The call that a request goes through, from the client's wishes to one of the ends."""
         if client in OLLAMA:
             return self._ollama(ends, route, client, request, exchange)
-        upstream = self.upstreams[route.upstream.name]
+        upstream = self.upstreams.of(route.upstream)
         profile = upstream.profile_of(route.model)
         call = ends.call
         if route.protocol == "chat":
@@ -268,7 +269,7 @@ class Bridge:
     ) -> Call:
         """Ollama's API, worn outside the whole path of a chat client that has thoughts apart."""
         call = self._path(ends, route, "chat", request, "reasoning_content", exchange)
-        profile = self.upstreams[route.upstream.name].profile_of(route.model)
+        profile = self.upstreams.of(route.upstream).profile_of(route.model)
         over_chat = route.protocol == "chat"
         takes = profile.chat_takes if over_chat else profile.responses_takes
         terms = replace(self._terms(client, None, route, exchange), takes=takes)
@@ -288,7 +289,7 @@ class Bridge:
         return routes
 
     def _terms(self, client: str, style: str | None, route: Route, exchange: Exchange) -> Terms:
-        profile = self.upstreams[route.upstream.name].profile_of(route.model)
+        profile = self.upstreams.of(route.upstream).profile_of(route.model)
         shown = self.settings.responses_reasoning
         if client == "responses" and style:
             shown = choose(style, _RESPONSES_STYLES, "X-Forwarder-Reasoning")
@@ -334,7 +335,7 @@ class Bridge:
 
     def _origin(self, exchange: Exchange) -> str | None:
         """The upstream that has answered, if it keeps what it answers."""
-        upstream = self.upstreams[exchange.upstream] if exchange.upstream else None
+        upstream = self.upstreams.get(exchange.upstream or "")
         if upstream is None or "responses" not in upstream.settings.apis:
             return None
         return upstream.settings.name if upstream.profile.keeps_responses else None
@@ -348,19 +349,17 @@ class Bridge:
         self.state = Forgetful()
         self._transport = transport
         if transport is not None:
-            for name, upstream in self.upstreams.items():
-                self.upstreams[name] = self._connect(upstream.settings)
-            self._uploads = self._uploads_to(self.upstreams)
+            self.upstreams.renew()
+            self._uploads.renew()
         self._fetch = fetch or self._fetch
-
-    def _uploads_to(self, upstreams: Mapping[str, Upstream]) -> dict[str, Uploads]:
-        max_age = self.settings.upload_max_age
-        return {name: Uploads(upstream, max_age) for name, upstream in upstreams.items()}
 
     def _connect(self, settings: UpstreamSettings) -> Upstream:
         heartbeat = min(self.settings.keepalive, settings.idle_timeout)
         transport = self._transport or transport_for(settings, heartbeat)
         return Upstream(settings, transport, heartbeat)
+
+    def _uploading(self, settings: UpstreamSettings) -> Uploads:
+        return Uploads(self.upstreams.of(settings), self.settings.upload_max_age)
 
 
 def _is_native(route: Route, upstream: Upstream) -> bool:

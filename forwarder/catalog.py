@@ -16,6 +16,7 @@ from typing import Any
 from forwarder import codex
 from forwarder.config.parsers import is_pattern
 from forwarder.errors import ForwarderError, UpstreamRefused
+from forwarder.per_upstream import PerUpstream
 from forwarder.routing import Router
 from forwarder.translate.call import Json
 from forwarder.upstream import Upstream
@@ -32,9 +33,10 @@ _Lists = dict[str, list[Json] | ForwarderError]
 class Catalog:
     """The lists of all upstreams, kept for ``ttl`` seconds."""
 
-    def __init__(self, router: Router, upstreams: dict[str, Upstream], ttl: float) -> None:
+    def __init__(self, router: Router, upstreams: PerUpstream[Upstream], ttl: float) -> None:
         self._router = router
-        self._upstreams = upstreams
+        self._all = upstreams
+        self._upstreams = dict(upstreams)  # those of the configuration; others list nothing here
         self._ttl = ttl
         self._lock = threading.Lock()
         self._asked = float("-inf")
@@ -78,7 +80,7 @@ class Catalog:
 
     def _entry(self, model: Json, rank: int) -> Json:
         route = self._router.resolve(model["id"], "responses")
-        profile = self._upstreams[route.upstream.name].profile_of(route.model)
+        profile = self._all.of(route.upstream).profile_of(route.model)
         return codex.entry(model, route.model, route.upstream, profile, rank)
 
     def states(self, verbose: bool = False) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from forwarder.catalog import Catalog
 from forwarder.config import Settings
 from forwarder.errors import ForwarderError, UpstreamRefused, UpstreamUnreachable
+from forwarder.per_upstream import PerUpstream
 from forwarder.profiles import PROFILES
 from forwarder.routing import Router
 
@@ -43,8 +44,14 @@ def catalog(ttl: float = 60, models: str = "", **listing: Listing) -> Catalog:
         "RESPONSES_BASE_URL": "http://up.test/v1",
         "CHAT_MODELS": models,
     }
-    upstreams: Any = listing
-    return Catalog(Router(Settings.from_env(environment)), upstreams, ttl)
+    return over(Settings.from_env(environment), listing, ttl)
+
+
+def over(settings: Settings, listing: dict[str, Listing], ttl: float) -> Catalog:
+    """A catalog of those upstreams that list something."""
+    here = [u for u in settings.upstreams if u.name in listing]
+    upstreams: PerUpstream[Any] = PerUpstream(lambda u: listing[u.name], here)
+    return Catalog(Router(settings), upstreams, ttl)
 
 
 def test_models_have_names_that_lead_to_their_upstream() -> None:
@@ -172,7 +179,7 @@ def test_codex_has_an_entry_for_each_model_and_for_those_only_named() -> None:
     listing.settings = upstream
     listing.profile_of = lambda model: PROFILES["generic"]
 
-    entries = Catalog(Router(settings), {"chat": listing}, 60).codex()
+    entries = over(settings, {"chat": listing}, 60).codex()
 
     assert [(e["slug"], e["context_window"], e["priority"]) for e in entries] == [
         ("qwen-x", 6, 0),

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from forwarder.config import Settings
+from forwarder.config import Settings, UpstreamSettings
 from forwarder.errors import ForwarderError, Overloaded
 from forwarder.exchange import Exchange, Observer
+from forwarder.per_upstream import PerUpstream
 from forwarder.resilience.slots import Slots
 from forwarder.resilience.standing import Standing
 from forwarder.resilience.verdicts import is_worth_fallback, reason
@@ -28,7 +29,7 @@ class Resilience:
 
     def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
         self.observer = observer or Observer()
-        self.standings = {u.name: Standing(u, self.observer) for u in settings.upstreams}
+        self.standings = PerUpstream(self._standing, settings.upstreams)
         self.slots = Slots(settings.max_concurrent)
         self.counts: Counter[str] = Counter()
 
@@ -93,7 +94,7 @@ class Resilience:
 
     def _opened(self, route: Route, open_: Open, exchange: Exchange) -> Stream:
         exchange.goes_to(route.upstream.name, route.model)
-        held = self.standings[route.upstream.name].admit()
+        held = self.standings.of(route.upstream).admit()
         try:
             stream = open_(route)
         except BaseException:
@@ -102,9 +103,12 @@ class Resilience:
         exchange.opened.add(held.close)
         return stream
 
+    def _standing(self, settings: UpstreamSettings) -> Standing:
+        return Standing(settings, self.observer)
+
     def _note(self, before: Route, to: Route, error: ForwarderError, exchange: Exchange) -> None:
         names, why = (before.upstream.name, to.upstream.name), reason(error)
-        self.standings[before.upstream.name].counts["fallbacks"] += 1
+        self.standings.of(before.upstream).counts["fallbacks"] += 1
         exchange.failed.append(before.upstream.name)
         self.observer.fell_back(*names, why)
         log.warning({"id": exchange.id, "upstream": names[0], "fallback": names[1], "reason": why})
