@@ -1,4 +1,4 @@
-"""Sealed values: what only this forwarder can open, carried by its clients.
+"""Sealed values: what only this forwarder can open, in the hands of clients and in its store.
 
 A seal is ``fwd1.`` and a Fernet token over compressed JSON.  The prefix says whose it is, so that
 a foreign blob is recognised without a key.
@@ -22,12 +22,14 @@ PREFIX = "fwd1."
 class Sealer:
     """Seals with the first secret and opens with any.
 
-    Without a secret, one is made up: what it seals can be opened until the process ends.
+    Without a secret, one is made up: what it seals can be opened until the process ends.  What is
+    sealed for one ``purpose`` opens for no other: a client that brings back as its own what it
+    found elsewhere is told nothing of it.
     """
 
-    def __init__(self, secret_keys: Sequence[str]) -> None:
+    def __init__(self, secret_keys: Sequence[str], purpose: str = "seal") -> None:
         chosen = list(secret_keys) or [secrets.token_urlsafe(32)]
-        self._fernet = MultiFernet([Fernet(_key(secret)) for secret in chosen])
+        self._fernet = MultiFernet([Fernet(_key(secret, purpose)) for secret in chosen])
 
     def seal(self, value: Any) -> str:
         """An opaque text that holds a JSON value."""
@@ -42,6 +44,16 @@ class Sealer:
         except (InvalidToken, ValueError, zlib.error):
             return None
 
+    def renewed(self, sealed: str) -> str | None:
+        """The same value sealed with the first secret; ``None`` for what cannot be opened."""
+        if not sealed.startswith(PREFIX):
+            return None
+        try:
+            return PREFIX + self._fernet.rotate(sealed[len(PREFIX) :]).decode()
+        except (InvalidToken, ValueError):
+            return None
 
-def _key(secret: str) -> bytes:
-    return base64.urlsafe_b64encode(hashlib.sha256(b"forwarder seal\0" + secret.encode()).digest())
+
+def _key(secret: str, purpose: str) -> bytes:
+    told = f"forwarder {purpose}\0{secret}".encode()
+    return base64.urlsafe_b64encode(hashlib.sha256(told).digest())

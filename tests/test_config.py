@@ -130,6 +130,8 @@ def test_defaults_of_the_forwarder() -> None:
         fetch_allow=(),
         fetch_max=20 * 1024 * 1024,
         fetch_timeout=10.0,
+        remote_allow=(),
+        health_interval=0.0,
         upload_max_age=3600.0,
         secret_keys=(),
         database_url="sqlite:///forwarder.db",
@@ -216,6 +218,13 @@ def test_defaults_of_an_upstream() -> None:
         ("LOG_SAMPLE", "0.25", "log_sample", 0.25),
         ("LOG_BODIES", "yes", "log_bodies", True),
         ("READY_TTL", "0", "ready_ttl", 0.0),
+        (
+            "REMOTE_ALLOW",
+            "gpu.internal, 10.1.0.0/16",
+            "remote_allow",
+            ("gpu.internal", "10.1.0.0/16"),
+        ),
+        ("HEALTH_INTERVAL", "60", "health_interval", 60.0),
         ("METRICS", "false", "metrics", False),
         ("METRICS_KEY", "abc", "metrics_key", "abc"),
         ("RATE_LIMIT_REQUESTS", "60 / Minute", "rate_requests", "60/minute"),
@@ -366,6 +375,8 @@ def test_an_upstream_speaks_what_its_name_says_or_chat(name: str, apis: set[str]
         ("FORWARDER_FETCH", "perhaps", "one of on, off"),
         ("FORWARDER_FETCH_ALLOW", "10.0.0.0/99", "addresses and networks"),
         ("FORWARDER_FETCH_ALLOW", "http://host", "addresses and networks"),
+        ("FORWARDER_REMOTE_ALLOW", "http://host", "addresses and networks"),
+        ("FORWARDER_HEALTH_INTERVAL", "-1", "a number of seconds from 0"),
         ("FORWARDER_LOG_LEVEL", "loud", "one of debug, info, warning, error"),
         ("FORWARDER_LOG_SAMPLE", "1.1", "a number from 0 to 1"),
         ("FORWARDER_READY_TTL", "-1", "a number of seconds from 0"),
@@ -465,6 +476,12 @@ def test_settings_cannot_be_changed() -> None:
     for mapping in (upstream.headers, upstream.query, upstream.quirks, upstream.aliases):
         with pytest.raises(TypeError):
             mapping["a"] = "c"  # type: ignore[index]
+
+
+def test_an_upstream_beside_the_environment_has_the_defaults() -> None:
+    own = {"name": "late:latest", "base_url": "https://late/v1", "api_key": "sk-late"}
+
+    assert config.upstream_with(**own) == dataclasses.replace(read_chat(), **own)
 
 
 def test_settings_can_be_keys_of_a_dict() -> None:

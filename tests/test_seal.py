@@ -55,3 +55,24 @@ def test_a_seal_that_lost_a_character_is_nothing() -> None:
     sealed = sealer.seal(VALUE)
     assert sealer.unseal(sealed[:-1]) is None
     assert sealer.unseal(sealed[:20] + sealed[21:]) is None
+
+
+def test_what_is_sealed_for_one_purpose_opens_for_no_other() -> None:
+    kept = Sealer(["secret"], "remote").seal(VALUE)
+
+    assert Sealer(["secret"], "remote").unseal(kept) == VALUE
+    assert Sealer(["secret"]).unseal(kept) is None
+
+
+def test_a_renewed_seal_opens_with_the_first_secret_alone() -> None:
+    old, both = Sealer(["old"]), Sealer(["new", "old"])
+    renewed = both.renewed(old.seal(VALUE))
+
+    assert renewed is not None
+    assert Sealer(["new"]).unseal(renewed) == VALUE
+    assert old.unseal(renewed) is None
+
+
+@pytest.mark.parametrize("text", ["", "foreign", PREFIX, PREFIX + "é", Sealer(["lost"]).seal(1)])
+def test_what_cannot_be_opened_is_not_renewed(text: str) -> None:
+    assert Sealer(["new", "old"]).renewed(text) is None

@@ -113,6 +113,8 @@ class Settings:
     fetch_allow: tuple[str, ...]
     fetch_max: int
     fetch_timeout: float
+    remote_allow: tuple[str, ...]
+    health_interval: float
     upload_max_age: float
     secret_keys: tuple[str, ...] = field(repr=False)
     database_url: str = field(repr=False)
@@ -164,6 +166,12 @@ def load() -> Settings:
     return Settings.from_env(os.environ)
 
 
+def upstream_with(name: str, **given: Any) -> UpstreamSettings:
+    """An upstream that the environment does not know; fields that are not given have defaults."""
+    values = _Sheet({}).read("", UPSTREAM_SETTINGS, BASE_URL="http://unset.invalid")
+    return UpstreamSettings(name=name, **{**values, **given})
+
+
 # --- the tables ---------------------------------------------------------------------------------
 
 
@@ -201,6 +209,8 @@ SETTINGS = (
     Setting("FETCH_ALLOW", "fetch_allow", parsers.hosts, ""),
     Setting("FETCH_MAX", "fetch_max", parsers.size, "20m"),
     Setting("FETCH_TIMEOUT", "fetch_timeout", parsers.seconds, "10"),
+    Setting("REMOTE_ALLOW", "remote_allow", parsers.hosts, ""),
+    Setting("HEALTH_INTERVAL", "health_interval", parsers.seconds_from_zero, "0"),
     Setting("UPLOAD_MAX_AGE", "upload_max_age", parsers.seconds, "3600"),
     Setting("SECRET_KEY", "secret_keys", lambda text: tuple(parsers.commas(text)), ""),
     Setting("DATABASE_URL", "database_url", parsers.database, "sqlite:///forwarder.db"),

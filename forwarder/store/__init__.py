@@ -5,6 +5,8 @@
 - `responses.py`, `work.py`, `conversations.py`, `completions.py` and `thoughts.py` are functions of
   a connection: whoever calls several in one `Database.write` does them all or none;
 - `statements.py` are those of them that every answer needs;
+- `models.py` are functions of a connection too, for what is registered; `changes.py` tells the
+  other workers of it, and `rotating.py` seals anew what is sealed;
 - `pruning.py` forgets.
 """
 

@@ -1,7 +1,8 @@
 """The tables, as the code uses them; how they come to be is told in ``migrations/``.
 
 Times are Unix seconds.  ``owner`` is the hash of a client's key, and the first half of every key:
-nothing is ever looked for without it.  ``size`` counts the bytes that a row takes, more or less.
+nothing of a client's is looked for without it.  ``size`` counts the bytes that a row takes, more
+or less.
 """
 
 from __future__ import annotations
@@ -138,6 +139,27 @@ thoughts = sa.Table(
 )
 """Reasoning of upstreams for clients that cannot carry it, sealed.  ``owner`` is the hash of a
 client's key, an upstream and a model, ``id`` that of where the reasoning belongs."""
+
+models = sa.Table(
+    "models",
+    metadata,
+    _key("name"),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("modified", sa.Double, nullable=False),
+    sa.Column("told", sa.LargeBinary, nullable=False),
+    sa.Column("sealed", sa.Text),
+)
+"""Models that were registered; they have no owner.  ``version`` is another one after each change,
+``told`` is what everybody may know, ``sealed`` the rest, which this database cannot open."""
+
+generations = sa.Table(
+    "generations",
+    metadata,
+    _key("name"),
+    sa.Column("number", _NUMBER, nullable=False),
+)
+"""How often something was changed of which every worker has a copy."""
 
 chores = sa.Table(
     "chores",

@@ -1,0 +1,90 @@
+"""After a rotation the old secret opens nothing in the store, wherever it stands."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+
+from forwarder.seal import Sealer
+from forwarder.store import models, rotating
+from forwarder.store.database import Sqlite
+from forwarder.store.models import Row
+from forwarder.store.packing import packed, unpacked
+from forwarder.store.tables import completions, events
+from forwarder.store.tables import responses as response_table
+
+OLD, NEW, BOTH = Sealer(["old"]), Sealer(["new"]), Sealer(["new", "old"])
+SEALED = OLD.seal({"text": "Hm"})
+ITEM = {"type": "reasoning", "id": "rs_1", "encrypted_content": SEALED, "summary": []}
+
+
+def add_response(connection: sa.Connection, name: str, body: Any, given: Any) -> None:
+    connection.execute(
+        sa.insert(response_table).values(
+            owner="o", id=name, created=1.0, used=1.0, size=1, status="completed", hidden=False,
+            input=packed(given), body=packed(body),
+        )
+    )  # fmt: skip
+
+
+def fill(connection: sa.Connection) -> None:
+    add_response(connection, "resp_1", {"output": [ITEM]}, [{"nested": [ITEM]}])
+    add_response(connection, "resp_2", {"output": []}, ["fwd1.not ours", 7])
+    connection.execute(
+        sa.insert(events).values(owner="o", response="resp_1", first=0, last=1,
+                                 data=packed([{"type": "x", "item": ITEM}]))
+    )  # fmt: skip
+    connection.execute(
+        sa.insert(completions).values(
+            owner="o", id="c", created=1.0, used=1.0, size=1, model="m", metadata=packed({}),
+            messages=packed([{"content": SEALED}]), body=packed({"plain": True}),
+        )
+    )  # fmt: skip
+
+
+def everything(connection: sa.Connection) -> list[Any]:
+    found = [*connection.execute(sa.select(response_table.c.input, response_table.c.body))]
+    found += connection.execute(sa.select(events.c.data))
+    found += connection.execute(sa.select(completions.c.messages, completions.c.body))
+    return [unpacked(data) for row in found for data in row]
+
+
+def test_what_clients_left_is_sealed_anew_wherever_it_stands(database: Sqlite) -> None:
+    database.write(fill)
+
+    done = rotating.renew(database, BOTH.renewed, BOTH.renewed)
+
+    assert done == rotating.Renewed(0, 3, [])
+    left = str(database.read(everything))
+    assert SEALED not in left
+    assert "fwd1.not ours" in left
+    [item] = database.read(everything)[1]["output"]
+    assert NEW.unseal(item["encrypted_content"]) == {"text": "Hm"}
+    assert {**item, "encrypted_content": SEALED} == ITEM
+
+
+def test_the_secrets_of_models_are_sealed_anew_and_lost_ones_are_named(database: Sqlite) -> None:
+    for name, sealer in (("a", OLD), ("b", NEW), ("c", Sealer(["lost"]))):
+        row = Row(name, "v", 1.0, 1.0, {}, sealer.seal({"key": name}))
+        database.write(partial(models.put, row=row))
+    database.write(partial(models.put, row=Row("d", "v", 1.0, 1.0, {}, None)))
+
+    done = rotating.renew(database, BOTH.renewed, BOTH.renewed)
+
+    assert (done.models, done.lost) == (2, ["c"])
+    rows = {row.name: row.sealed for row in database.read(models.listed)}
+    assert [NEW.unseal(str(rows[name])) for name in "abc"] == [{"key": "a"}, {"key": "b"}, None]
+    assert rows["d"] is None
+    assert OLD.unseal(str(rows["a"])) is None
+
+
+def test_more_rows_than_one_transaction_takes(database: Sqlite) -> None:
+    def many(connection: sa.Connection) -> None:
+        for number in range(rotating._AT_ONCE + 5):
+            add_response(connection, f"resp_{number}", {"output": [ITEM]}, [])
+
+    database.write(many)
+
+    assert rotating.renew(database, BOTH.renewed, BOTH.renewed).rows == rotating._AT_ONCE + 5
