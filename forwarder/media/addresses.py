@@ -62,8 +62,17 @@ class Guard:
         known = host.lower() in self._names
         return [(f[0], f[4]) for f in found if known or self._may(ip_address(f[4][0]))]
 
+    def is_excepted(self, host: str, port: int) -> bool:
+        """Is it by an exception of the operator's alone that ``host`` may be reached?"""
+        found = self.addresses(host, port)
+        named = host.lower() in self._names
+        return bool(found) and (named or all(self._listed(ip_address(f[1][0])) for f in found))
+
+    def _listed(self, address: Address) -> bool:
+        return any(address in network for network in self._networks)
+
     def _may(self, address: Address) -> bool:
-        return is_public(address) or any(address in network for network in self._networks)
+        return is_public(address) or self._listed(address)
 
 
 def is_public(address: Address) -> bool:

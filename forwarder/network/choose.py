@@ -6,10 +6,17 @@ import httpx2
 from gevent import monkey
 
 from forwarder.config import UpstreamSettings
+from forwarder.network.guarded import GuardedTransport, Lookup
 
 
-def transport_for(settings: UpstreamSettings, heartbeat: float) -> httpx2.BaseTransport | None:
-    """The demo's own, the fast one under gevent, or ``None``: the SDK's stock transport."""
+def transport_for(
+    settings: UpstreamSettings, heartbeat: float, lookup: Lookup | None = None
+) -> httpx2.BaseTransport | None:
+    """The demo's own, the fast one under gevent, or ``None``: the SDK's stock transport.
+
+    With ``lookup`` it connects only where that says, and without a proxy, which would look names up
+    itself.
+    """
     if settings.provider == "demo":
         from forwarder.demo import DemoTransport  # only the demo needs it
 
@@ -17,5 +24,7 @@ def transport_for(settings: UpstreamSettings, heartbeat: float) -> httpx2.BaseTr
     if monkey.is_module_patched("socket"):
         from forwarder.network.transport import GeventTransport  # threads cannot use its sockets
 
+        if lookup is not None:
+            return GeventTransport(heartbeat=heartbeat, proxies={}, lookup=lookup)
         return GeventTransport(heartbeat=heartbeat)
-    return None
+    return GuardedTransport(lookup) if lookup is not None else None

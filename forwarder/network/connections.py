@@ -19,6 +19,8 @@ import httpx2
 from gevent import monkey, socket
 from geventhttpclient.connectionpool import ConnectionPool
 
+from forwarder.network.guarded import Lookup
+
 BLOCK = 2**16
 """Bytes taken from a socket at once."""
 
@@ -34,12 +36,18 @@ _poll: Callable[[], Any] = monkey.get_original("select", "poll")
 class Connections(ConnectionPool):
     """The connections to the server of ``url``: at most ``size`` in use, idle ones kept.
 
+    ``lookup`` says where to connect, instead of the system.
     ``opened`` counts the connections ever made.  ``absolute`` tells whether a request names the
     whole URL, since the connection leads to a proxy.
     """
 
     def __init__(
-        self, url: httpx2.URL, proxy: httpx2.URL | None, tls: ssl.SSLContext | None, size: int
+        self,
+        url: httpx2.URL,
+        proxy: httpx2.URL | None,
+        tls: ssl.SSLContext | None,
+        size: int,
+        lookup: Lookup | None = None,
     ) -> None:
         origin = url.raw_host.decode(), url.port or _PORTS[url.scheme]
         target = (proxy.raw_host.decode(), proxy.port or 80) if proxy else origin
@@ -50,6 +58,7 @@ class Connections(ConnectionPool):
         self.absolute = proxy is not None and tls is None
         self.receive = _receive if tls is None else _receive_records
         self._tls = tls
+        self._lookup = lookup
         self._use_proxy = proxy is not None
         if proxy and proxy.userinfo:
             self._proxy_credentials = f"{proxy.username}:{proxy.password}"
@@ -114,6 +123,16 @@ class Connections(ConnectionPool):
             raise httpx2.ProxyError(str(error)) from error
         except (OSError, ValueError) as error:
             raise httpx2.ConnectError(str(error)) from error
+
+    def _resolve(self) -> list[Any]:
+        if self._lookup is None:
+            return super()._resolve()
+        found = self._lookup(self._connection_host, self._connection_port)
+        kind, protocol = socket.SOCK_STREAM, socket.IPPROTO_TCP
+        addresses = [(family, kind, protocol, "", address) for family, address in found]
+        if not addresses:
+            raise httpx2.ConnectError("No address that may be connected to.")
+        return addresses
 
     def _create_tcp_socket(self, family: int, socktype: int, protocol: int) -> socket.socket:
         sock = socket.socket(family, socktype, protocol)

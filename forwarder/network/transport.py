@@ -18,6 +18,7 @@ from gevent import socket
 
 from forwarder.network.connections import BLOCK, Connections, proxy_for, trust
 from forwarder.network.cutting import cut_with, is_awaited, spared
+from forwarder.network.guarded import Lookup
 from forwarder.network.wire import ArrivalStream, Message
 
 _STALE = 1.0
@@ -31,7 +32,8 @@ class GeventTransport(httpx2.BaseTransport):
 
     A response's ``extensions["arrivals"]`` is its ArrivalStream, to be iterated instead of the
     response where heartbeats are wanted: one every ``heartbeat`` seconds of silence.  ``proxies``
-    is as ``urllib.request.getproxies`` gives it, which is the default; ``tls`` says whom to trust.
+    is as ``urllib.request.getproxies`` gives it, which is the default; ``tls`` says whom to trust,
+    ``lookup`` where to connect, instead of the system.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class GeventTransport(httpx2.BaseTransport):
         heartbeat: float | None = None,
         proxies: Mapping[str, str] | None = None,
         tls: Callable[[], ssl.SSLContext] = trust,
+        lookup: Lookup | None = None,
     ) -> None:
         self._size = max_connections
         self._heartbeat = heartbeat
         self._proxies = getproxies() if proxies is None else proxies
         self._tls = tls
+        self._lookup = lookup
         self._pools: dict[tuple[str, bytes, int | None], Connections] = {}
 
     @property
@@ -79,7 +83,7 @@ class GeventTransport(httpx2.BaseTransport):
             if url.scheme not in ("http", "https"):
                 raise httpx2.UnsupportedProtocol(f"Not an http URL: {url.scheme}.")
             tls = self._tls() if url.scheme == "https" else None
-            pool = Connections(url, proxy_for(url, self._proxies), tls, self._size)
+            pool = Connections(url, proxy_for(url, self._proxies), tls, self._size, self._lookup)
             self._pools[key] = pool
         return pool
 

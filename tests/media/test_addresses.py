@@ -91,3 +91,23 @@ def test_a_private_host_is_reached_when_it_is_allowed(allow: str) -> None:
 @pytest.mark.parametrize("allow", ["10.2.0.0/16", "10.1.2.4", "other.test", "test", "fd00::/8"])
 def test_what_is_allowed_allows_nothing_else(allow: str) -> None:
     assert reached("files.test", allow, **{"files.test": "10.1.2.3"}) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "allow", "excepted"),
+    [
+        ("gpu", ("gpu",), True),
+        ("GPU", ("gpu",), True),
+        ("gpu", ("10.0.0.0/8",), True),
+        ("mixed", ("10.0.0.0/8",), False),
+        ("public", (), False),
+        ("public", ("public",), True),
+        ("gpu", (), False),
+        ("127.0.0.1", ("127.0.0.1",), True),
+    ],
+)
+def test_exceptions_are_told_from_what_anybody_may_reach(
+    host: str, allow: tuple[str, ...], excepted: bool
+) -> None:
+    names = {"gpu": "10.1.1.1", "GPU": "10.1.1.1", "mixed": "10.1.1.1 8.8.8.8", "public": "8.8.8.8"}
+    assert Guard(allow, resolving(**names)).is_excepted(host, 80) is excepted

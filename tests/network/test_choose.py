@@ -8,6 +8,7 @@ from gevent import monkey
 from forwarder.config import Settings
 from forwarder.demo import DemoTransport
 from forwarder.network.choose import transport_for
+from forwarder.network.guarded import GuardedTransport
 from forwarder.network.transport import GeventTransport
 
 [REAL] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
@@ -35,3 +36,12 @@ def test_the_demo_brings_its_own(patched: bool, monkeypatch: pytest.MonkeyPatch)
     under_gevent(monkeypatch, patched)
 
     assert isinstance(transport_for(DEMO, 1), DemoTransport)
+
+
+@pytest.mark.parametrize(("patched", "kind"), [(True, GeventTransport), (False, GuardedTransport)])
+def test_who_may_not_connect_anywhere_does_so_under_both(
+    patched: bool, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_gevent(monkeypatch, patched)
+
+    assert type(transport_for(REAL, 1, lambda host, port: [])) is kind

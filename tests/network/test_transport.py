@@ -641,3 +641,25 @@ def test_half_an_error_is_a_time_out_that_the_sdk_lets_through() -> None:
         pytest.raises(httpx2.ReadTimeout),
     ):
         post(client)
+
+
+# -- where it may connect ---------------------------------------------------------------------
+
+
+def test_it_connects_to_what_a_look_up_gives_and_asks_nobody_else() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def lookup(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
+        asked.append((host, port))
+        return [(socket.AF_INET, ("127.0.0.1", port))] if len(asked) == 1 else []
+
+    with serving(echoing) as server, client_of(lookup=lookup) as client:
+        port = httpx2.URL(server.url).port
+        url = f"http://nowhere.invalid:{port}/"
+        assert client.post(url, content=b"hi").text == "hi"
+        client._transport.close()  # the name means another host when it is asked for again
+        with pytest.raises(httpx2.ConnectError):
+            client.post(url, content=b"hi")
+
+    assert asked == [("nowhere.invalid", port)] * 2
+    assert len(server.requests) == 1
