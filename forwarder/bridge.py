@@ -9,6 +9,7 @@ before.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -35,6 +36,7 @@ from forwarder.profiles import Profile
 from forwarder.recall import Recall
 from forwarder.recall.shelf import LocalShelf, Shelf
 from forwarder.recall.stored import StoredShelf
+from forwarder.registry.registry import NoRegistry, Registry
 from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
@@ -76,7 +78,13 @@ class Bridge:
         if self.capture is not None:
             self.observers.append(self.capture)
             self.capture.start()
-        self.router = Router(settings)
+        self.database = open_database(settings.database_url)
+        secrets = settings.secret_keys or secret_for(self.database)
+        self._sealer = Sealer(secrets)
+        self.registry = self._registry(secrets)
+        self.router = Router(settings, self.registry.find, self.registry.listed)
+        self._configured = frozenset(u.name for u in settings.upstreams)
+        self.guard = Guard(settings.remote_allow)
         self._transport: httpx2.BaseTransport | None = None
         self._fetch = _fetch(settings)
         self.upstreams = PerUpstream(self._connect, settings.upstreams)
@@ -84,8 +92,6 @@ class Bridge:
         self.catalog = Catalog(self.router, self.upstreams, settings.ready_ttl)
         self._uploads = PerUpstream(self._uploading, settings.upstreams)
         self.running = Running()
-        self.database = open_database(settings.database_url)
-        self._sealer = Sealer(settings.secret_keys or secret_for(self.database))
         self._recall = Recall(self._shelf())
         self.state = self._remembering()
 
@@ -240,7 +246,7 @@ class Bridge:
             return self._ollama(ends, route, client, request, exchange)
         upstream = self.upstreams.of(route.upstream)
         profile = upstream.profile_of(route.model)
-        call = ends.call
+        call = route.defaults.late(ends.call, route.protocol)
         if route.protocol == "chat":
             truncation = _truncation(request, compacting) if client == "responses" else None
             call = emulations.over_chat(call, profile.response_format, truncation)
@@ -255,7 +261,7 @@ class Bridge:
         call = with_media(call, client, route.protocol, profile, ends.hands)
         if client == "responses":
             call = compacting(call, terms, _is_native(route, upstream))
-        call = exchange.metered(call)
+        call = route.defaults.early(exchange.metered(call), client)
         if client == "responses":
             translated = route.protocol != "responses"
             memory = self._memory_of(route, profile)
@@ -314,6 +320,19 @@ class Bridge:
         default = "thinking" if route.protocol != "chat" else None
         return self.settings.chat_reasoning or default
 
+    def _registry(self, secrets: Sequence[str]) -> NoRegistry:
+        if self.database is None:
+            return NoRegistry()
+        return Registry(self.database, secrets, self._disconnect)
+
+    def _disconnect(self, settings: UpstreamSettings) -> None:
+        """Let go of an upstream that was registered; answers that have begun go on."""
+        self.resilience.standings.drop(settings)
+        self._uploads.drop(settings)
+        upstream = self.upstreams.drop(settings)
+        if upstream is not None:
+            upstream.close()
+
     def _remembering(self) -> Remembering | Forgetful:
         settings, database = self.settings, self.database
         if database is None:
@@ -355,7 +374,9 @@ class Bridge:
 
     def _connect(self, settings: UpstreamSettings) -> Upstream:
         heartbeat = min(self.settings.keepalive, settings.idle_timeout)
-        transport = self._transport or transport_for(settings, heartbeat)
+        # Whoever registers an upstream does not choose where we connect.
+        lookup = None if settings.name in self._configured else self.guard.addresses
+        transport = self._transport or transport_for(settings, heartbeat, lookup)
         return Upstream(settings, transport, heartbeat)
 
     def _uploading(self, settings: UpstreamSettings) -> Uploads:

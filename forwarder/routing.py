@@ -1,38 +1,62 @@
 """From the model a client asks for to the upstream that serves it.
 
-In this order: ``upstream/model``, an alias, a glob, and else the default rule. Where several
-upstreams would do, the default rule chooses among them: a client goes to the first upstream that
-does not speak its protocol, since that is what a forwarder is for, else to the first.  A client
-of an API that no upstream speaks, as Ollama's, goes to the first that speaks Chat, which is nearer.
+In this order: ``upstream/model``, a registered model, an alias, a glob, and else the default rule.
+A name with Ollama's tag ``:latest`` and without is one; where neither is configured it goes
+upstream without.  (An upstream for which they are two has an alias: ``fast=fast:latest``.)
+
+Where several upstreams would do, the default rule chooses among them: a client goes to the first
+upstream that does not speak its protocol, since that is what a forwarder is for, else to the first.
+A client of an API that no upstream speaks, as Ollama's, goes to the first that speaks Chat, which
+is nearer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.config.parsers import Fallback, is_pattern
-from forwarder.errors import InvalidRequest, NotFound
+from forwarder.errors import InvalidRequest, NotFound, UpstreamKeyRefused
+from forwarder.registry.defaults import NOTHING, Defaults
+from forwarder.registry.names import LATEST, short
+from forwarder.registry.remote import Remote
 
 PROTOCOLS = ("chat", "responses")
 """What upstreams speak."""
 
+REGISTERED = "registered"
+"""Who owns a model that is registered, in lists."""
+
 
 @dataclass(frozen=True)
 class Route:
-    """Where a request goes, in which protocol, and the upstream's own name for the model."""
+    """Where a request goes, in which protocol, and the upstream's own name for the model.
+
+    ``defaults`` go into the request where the client gave nothing.
+    """
 
     upstream: UpstreamSettings
     protocol: str
     model: str
+    defaults: Defaults = NOTHING
 
 
 class Router:
-    """Resolves model names against the configured upstreams."""
+    """Resolves model names against the configured upstreams, and those that are registered.
 
-    def __init__(self, settings: Settings) -> None:
+    ``find`` gives a registered model by its name, ``listed`` all of them.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        find: Callable[[str], Remote | None] = lambda name: None,
+        listed: Callable[[], Iterable[Remote]] = tuple,
+    ) -> None:
+        self._find = find
+        self._listed = listed
         self.default_model = settings.default_model
         self._upstreams = settings.upstreams
         self.keeper = next((u.name for u in settings.upstreams if "responses" in u.apis), None)
@@ -42,9 +66,18 @@ class Router:
     def resolve(self, model: str | None, client: str) -> Route:
         """The route for ``model`` (or the default one) asked for in the ``client`` protocol.
 
-        Raises InvalidRequest when there is no model, NotFound when only an upstream is named.
+        Raises InvalidRequest when there is no model, NotFound when only an upstream is named,
+        UpstreamKeyRefused for a registered one whose key is lost.
         """
-        return _route(*self._chosen(model, client), client)
+        name = self._asked(model)
+        remote = self.registered(name)
+        if remote is None:
+            return _route(*self._chosen(name, client), client)
+        if not remote.host:
+            return replace(
+                _route(*self._chosen(remote.model, client), client), defaults=remote.defaults
+            )
+        return _remote_route(remote)
 
     def routes(self, model: str | None, client: str) -> list[Route]:
         """That route, and then those of its upstream's fallbacks, in their order.
@@ -52,6 +85,20 @@ class Router:
         A fallback without a model of its own is asked for what it itself calls by the name that
         the client has for the model, else for the very model of the first.
         """
+        name = self._asked(model)
+        remote = self.registered(name)
+        if remote is None:
+            return self._configured(name, client)
+        if remote.host:
+            return [_remote_route(remote)]
+        routes = self._configured(remote.model, client)
+        return [replace(route, defaults=remote.defaults) for route in routes]
+
+    def registered(self, name: str) -> Remote | None:
+        """The registered model of a name, unless the name says which upstream it is for."""
+        return None if self._names_upstream(name) else self._find(name)
+
+    def _configured(self, model: str, client: str) -> list[Route]:
         upstream, name = self._chosen(model, client)
         first = _route(upstream, name, client)
         return [first, *(self._fallback(to, name, first, client) for to in upstream.fallback)]
@@ -61,8 +108,7 @@ class Router:
         same = name if name in upstream.aliases else first.model
         return _route(upstream, to.model or same, client)
 
-    def _chosen(self, model: str | None, client: str) -> tuple[UpstreamSettings, str]:
-        """The upstream, and the client's name for the model without the upstream's."""
+    def _asked(self, model: str | None) -> str:
         name = model or self.default_model
         if not name:
             raise InvalidRequest(
@@ -70,25 +116,37 @@ class Router:
                 param="model",
                 code="missing_required_parameter",
             )
+        return name
+
+    def _names_upstream(self, name: str) -> bool:
+        return "/" in name and name.partition("/")[0] in self._by_name
+
+    def _chosen(self, name: str, client: str) -> tuple[UpstreamSettings, str]:
+        """The upstream, and the client's name for the model without the upstream's."""
         head, slash, rest = name.partition("/")
         if slash and head in self._by_name:
-            return self._by_name[head], _named(rest, name)
+            upstream = self._by_name[head]
+            return upstream, _known(_named(rest, name), [upstream])
+        name = _known(name, self._upstreams)
         return _preferred(self._candidates(name), client), name
 
     def models(self) -> list[tuple[str, str]]:
-        """``(id, upstream name)`` of each alias and each glob that is a plain name."""
-        return [
+        """``(id, owner)`` of each registered model, alias, and glob that is a plain name."""
+        registered = [(short(remote.name), REGISTERED) for remote in self._listed()]
+        return registered + [
             (self._id(upstream, name, target), upstream.name)
             for upstream in self._upstreams
             for name, target in _configured(upstream).items()
         ]
 
     def owner(self, name: str) -> str | None:
-        """The upstream that the configuration or the name itself gives a model to."""
+        """Who owns a model: whom the configuration or the name itself gives it to."""
         head, _, rest = name.partition("/")
         if rest and head in self._by_name:
             return head
-        chosen = self._configured_for(name)
+        if self.registered(name) is not None:
+            return REGISTERED
+        chosen = self._configured_for(_known(name, self._upstreams))
         return _preferred(chosen, "chat").name if chosen else None
 
     def public_id(self, upstream: str, model: str) -> str:
@@ -96,8 +154,11 @@ class Router:
         return self._id(self._by_name[upstream], model, model)
 
     def _id(self, upstream: UpstreamSettings, name: str, target: str) -> str:
+        if self.registered(name) is not None:
+            return f"{upstream.name}/{name}"
         routes = [self.resolve(name, client) for client in PROTOCOLS]
-        plain = all(r.upstream.name == upstream.name and r.model == target for r in routes)
+        same = short(target)
+        plain = all(r.upstream.name == upstream.name and short(r.model) == same for r in routes)
         return name if plain else f"{upstream.name}/{name}"
 
     def _candidates(self, name: str) -> Sequence[UpstreamSettings]:
@@ -106,8 +167,32 @@ class Router:
 
     def _configured_for(self, name: str) -> list[UpstreamSettings]:
         return [upstream for upstream in self._upstreams if name in upstream.aliases] or [
-            u for u in self._upstreams if any(fnmatchcase(name, glob) for glob in u.globs)
+            u for u in self._upstreams if _matches(name, u)
         ]
+
+
+def _known(name: str, upstreams: Sequence[UpstreamSettings]) -> str:
+    """The name, with the tag ``latest`` or without, as it is configured; else without."""
+    bare = short(name)
+    for form in (name, bare, bare + LATEST):
+        if any(form in u.aliases or form in u.globs for u in upstreams):
+            return form
+    if bare == name or any(_matches(bare, u) for u in upstreams):
+        return bare
+    return name if any(_matches(name, u) for u in upstreams) else bare
+
+
+def _matches(name: str, upstream: UpstreamSettings) -> bool:
+    return any(fnmatchcase(name, glob) for glob in upstream.globs)
+
+
+def _remote_route(remote: Remote) -> Route:
+    if remote.locked:
+        raise UpstreamKeyRefused(
+            f"The key of the model '{short(remote.name)}' cannot be opened: it was sealed with a "
+            "secret that the forwarder does not have any more."
+        )
+    return Route(remote.upstream, remote.protocol, remote.model, remote.defaults)
 
 
 def _preferred(candidates: Sequence[UpstreamSettings], client: str) -> UpstreamSettings:

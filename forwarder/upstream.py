@@ -156,6 +156,7 @@ class Upstream:
         self.lessons = Lessons()
         self._for_model = functools.lru_cache(_MODELS)(functools.partial(for_model, self.profile))
         self._heartbeat = heartbeat
+        self._transport = transport
         self._failures = _Failures(self._ours)
         self._own_way = "authorization" in map(str.lower, settings.headers)
         timeout = httpx2.Timeout(settings.first_byte_timeout, connect=settings.connect_timeout)
@@ -179,6 +180,11 @@ class Upstream:
             headers={"Accept-Encoding": "identity", **settings.headers},
             default_query=dict(settings.query),
         )
+
+    def close(self) -> None:
+        """Close the connections that lie idle; answers that are being read go on."""
+        if self._transport is not None:
+            self._transport.close()
 
     def call(self, route: Route, client: str, exchange: Exchange) -> Call:
         """The call of this upstream that speaks ``route.protocol``.

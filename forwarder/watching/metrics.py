@@ -38,7 +38,7 @@ class Metrics(Observer):
         self._registry = CollectorRegistry()
         self._models = Names(models(settings))
         self._reasons = Names(most=32)
-        self._upstreams = Names((upstream.name for upstream in settings.upstreams), most=0)
+        self._upstreams = Names((upstream.name for upstream in settings.upstreams), most=256)
         self._count_exchanges()
         self._count_trouble()
 
