@@ -23,6 +23,7 @@ from forwarder.routes import (
     metrics,
     ollama,
     openai,
+    registry,
     stored,
     websocket,
 )
@@ -60,6 +61,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(ollama.blueprint, url_prefix="/api")
     app.register_blueprint(dry_run.blueprint)
     app.register_blueprint(captured.blueprint)
+    app.register_blueprint(registry.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
     exchanges.attend(app)

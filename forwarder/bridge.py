@@ -9,7 +9,7 @@ before.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -36,7 +36,10 @@ from forwarder.profiles import Profile
 from forwarder.recall import Recall
 from forwarder.recall.shelf import LocalShelf, Shelf
 from forwarder.recall.stored import StoredShelf
+from forwarder.registry.creating import Creating
+from forwarder.registry.health import Health, Target
 from forwarder.registry.registry import NoRegistry, Registry
+from forwarder.registry.remote import Remote
 from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
@@ -90,10 +93,16 @@ class Bridge:
         self.upstreams = PerUpstream(self._connect, settings.upstreams)
         self.resilience = Resilience(settings, self.metrics)
         self.catalog = Catalog(self.router, self.upstreams, settings.ready_ttl)
+        self.creating = Creating(
+            self.registry, self.catalog, self.guard, self._connect, self._configured
+        )
+        self.health = Health(self._targets, self.metrics)
         self._uploads = PerUpstream(self._uploading, settings.upstreams)
         self.running = Running()
         self._recall = Recall(self._shelf())
         self.state = self._remembering()
+        if settings.health_interval:
+            self.health.start(settings.health_interval)
 
     def open(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Stream:
         """The stream that answers a request of the ``client`` protocol.
@@ -324,6 +333,21 @@ class Bridge:
         if self.database is None:
             return NoRegistry()
         return Registry(self.database, secrets, self._disconnect)
+
+    def _targets(self) -> Iterator[Target]:
+        """What has a health: every upstream, and every registered model that has a host."""
+        for settings in self.settings.upstreams:
+            yield Target(settings.name, self.upstreams.of(settings), None)
+        for remote in self.registry.listed():
+            target = self.target(remote)
+            if target is not None:
+                yield target
+
+    def target(self, remote: Remote) -> Target | None:
+        """What of a registered model has a health; None where it has no host, or no key."""
+        if not remote.host or remote.locked:
+            return None
+        return Target(remote.name, self.upstreams.of(remote.upstream), remote.model)
 
     def _disconnect(self, settings: UpstreamSettings) -> None:
         """Let go of an upstream that was registered; answers that have begun go on."""

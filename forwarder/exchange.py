@@ -71,6 +71,9 @@ class Observer:
         Told under the breaker's lock: whoever hears it must not wait.
         """
 
+    def checked(self, upstream: str, well: bool, seconds: float) -> None:
+        """A health check of ``upstream`` is over, and took so long."""
+
     def refused(self, reason: str, upstream: str | None = None) -> None:
         """A request is turned away, here or before ``upstream``, which is not asked."""
 

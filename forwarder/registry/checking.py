@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from forwarder.errors import (
     ForwarderError,
@@ -100,7 +99,10 @@ def listed(upstream: Upstream, model: str | None = None) -> Check:
         names = {str(each["id"]) for each in upstream.models(PATIENCE)}
         return Check(True, True, True if model in names else None)
 
-    return _timed(ask, None)
+    found = _timed(ask, None)
+    if found.wrong == "key" and upstream.settings.passthrough_key:  # there is none to be accepted
+        return replace(found, key=None, wrong=None, error=None)
+    return found
 
 
 def _timed(ask: Callable[[], Check], model: str | None) -> Check:
@@ -109,8 +111,7 @@ def _timed(ask: Callable[[], Check], model: str | None) -> Check:
         found = ask()
     except ForwarderError as error:
         found = judged(error, model)
-    values: dict[str, Any] = {**vars(found), "latency": time.monotonic() - began, "at": at}
-    return Check(**values)
+    return replace(found, latency=time.monotonic() - began, at=at)
 
 
 def judged(error: ForwarderError, model: str | None) -> Check:

@@ -18,7 +18,7 @@ from forwarder.config.parsers import CHAT, PASSTHROUGH, RESPONSES, Parser, heade
 from forwarder.errors import InvalidRequest, Unsupported
 from forwarder.registry import defaults
 from forwarder.registry.defaults import Defaults
-from forwarder.registry.names import full, is_valid, short
+from forwarder.registry.names import full, is_valid
 from forwarder.translate.call import Json
 from forwarder.translate.check import BOOL, DICT, LIST, STR, choose, expect, optional
 
@@ -290,8 +290,3 @@ def flag(body: Json, name: str, default: bool) -> bool:
     """A switch in a request."""
     value = body.get(name)
     return default if value is None else bool(expect(value, BOOL, name))
-
-
-def title(remote: Remote) -> str:
-    """What clients call it."""
-    return short(remote.name)

@@ -12,6 +12,7 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from forwarder.bridge import Bridge
 from forwarder.resilience.breaker import OPEN
 from forwarder.routes import exchanges
+from forwarder.translate.call import Json
 
 blueprint = Blueprint("health", __name__)
 
@@ -32,16 +33,35 @@ def health() -> Response:
 def ready() -> tuple[Response, int]:
     """Ready: at least one upstream can be reached and its breaker is not open; the body says which.
 
-    ``?verbose`` adds whose profile each has, what was learned beside it, and how it stands.
+    ``?verbose`` adds whose profile each has, what was learned beside it, and how it stands, and how
+    the registered models fare.
     """
     bridge: Bridge = current_app.extensions["forwarder"]
     verbose = "verbose" in request.args
     states = bridge.catalog.states(verbose)
     for name, standing in bridge.resilience.states().items():
+        if name not in states:  # it was registered
+            continue
         if standing["breaker"] == OPEN:
             states[name] |= {"reachable": False, "error": "Its breaker is open."}
         if verbose:
             states[name] |= {"resilience": standing}
     able = any(state["reachable"] for state in states.values())
-    body = jsonify(status="ok" if able else "unavailable", upstreams=states)
+    told = {"models": _models(bridge, states)} if verbose else {}
+    body = jsonify(status="ok" if able else "unavailable", upstreams=states, **told)
     return body, 200 if able else 503
+
+
+def _models(bridge: Bridge, states: Json) -> Json:
+    """What is registered -> how it fares; beside it, the upstreams' states get theirs."""
+    standings = bridge.resilience.states()
+    found: Json = {}
+    for name, check in bridge.health.checked(bridge.settings.ready_ttl).items():
+        if name in states:
+            states[name] |= {"health": check.shown()}
+        else:
+            found[name] = {**check.shown(), "resilience": standings.get(name)}
+    for remote in bridge.registry.listed():
+        if remote.locked:
+            found[remote.name] = {"error": "Its key cannot be opened: the secret is missing."}
+    return found

@@ -88,6 +88,23 @@ class Metrics(Observer):
             multiprocess_mode="livemax",
         )
 
+        self._well = Gauge(
+            "upstream_up",
+            "1 when the last check found nothing wrong, else 0; the worst of all workers.",
+            ("upstream",),
+            namespace="forwarder",
+            registry=self._registry,
+            multiprocess_mode="livemin",
+        )
+        self._checks = Histogram(
+            "upstream_check_seconds",
+            "How long checks of upstreams and registered models took.",
+            ("upstream",),
+            namespace="forwarder",
+            registry=self._registry,
+            buckets=_SECONDS,
+        )
+
     # -- what is told -----------------------------------------------------------------------------
 
     def streams(self, exchange: Exchange) -> None:
@@ -135,6 +152,11 @@ class Metrics(Observer):
 
     def refused(self, reason: str, upstream: str | None = None) -> None:
         self._refusals.labels(self._reasons.label(reason)).inc()
+
+    def checked(self, upstream: str, well: bool, seconds: float) -> None:
+        name = self._upstreams.label(upstream)
+        self._well.labels(name).set(int(well))
+        self._checks.labels(name).observe(seconds)
 
     # -- what is told on --------------------------------------------------------------------------
 

@@ -1,0 +1,89 @@
+"""How upstreams and registered models fare: what the last check of each has found.
+
+They are checked when somebody asks, and in the background where the operator wants it.  Each worker
+checks for itself, since each has its own connections.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import NamedTuple
+
+from forwarder.exchange import Observer
+from forwarder.network.aside import spawn
+from forwarder.registry.checking import Check, listed
+from forwarder.upstream import Upstream
+
+log = logging.getLogger("forwarder.health")
+
+_AT_ONCE = 16
+
+
+class Target(NamedTuple):
+    """What is checked: an upstream, and the model of it that matters, if one does."""
+
+    name: str
+    upstream: Upstream
+    model: str | None
+
+
+class Health:
+    """The last checks; ``targets`` gives what there is to be checked now."""
+
+    def __init__(self, targets: Callable[[], Iterable[Target]], observer: Observer) -> None:
+        self._targets = targets
+        self._observer = observer
+        self._known: dict[str, tuple[Upstream, Check]] = {}
+
+    def known(self, name: str, upstream: Upstream) -> Check | None:
+        """The last check of an upstream; None of one that was registered anew since."""
+        checked, check = self._known.get(name, (None, None))
+        return check if checked is upstream else None
+
+    def note(self, target: Target, check: Check) -> Check:
+        """Remember a check; what was not told this time stays as it was."""
+        before = self.known(target.name, target.upstream)
+        if check.is_well and check.model is None and before and before.is_well:
+            check = replace(check, model=before.model)
+        self._known[target.name] = target.upstream, check
+        self._observer.checked(target.name, check.is_well, check.latency)
+        if not check.is_well and (before is None or before.is_well):
+            log.warning("'%s' is not well: %s", target.name, check.error)
+        elif check.is_well and before is not None and not before.is_well:
+            log.warning("'%s' is well again", target.name)
+        return check
+
+    def fresh(self, target: Target, max_age: float) -> Check:
+        """The check of one target, not older than so many seconds."""
+        known = self.known(target.name, target.upstream)
+        if known is not None and time.time() - known.at < max_age:
+            return known
+        return self.note(target, listed(target.upstream, target.model))
+
+    def checked(self, max_age: float) -> dict[str, Check]:
+        """The checks of all targets, of which none is older than so many seconds."""
+        targets = list(self._targets())
+        with ThreadPoolExecutor(max(1, min(_AT_ONCE, len(targets)))) as pool:
+            found = pool.map(lambda target: self.fresh(target, max_age), targets)
+            return {target.name: check for target, check in zip(targets, found, strict=True)}
+
+    def start(self, interval: float) -> None:
+        """Check from now on every ``interval`` seconds, as long as the process lives."""
+        spawn(lambda: self._run(interval))
+
+    def _run(self, interval: float) -> None:
+        while True:
+            try:
+                self._forget_others(self.checked(0.0))
+            except Exception:
+                log.exception("the upstreams could not be checked")
+            time.sleep(interval * random.uniform(0.9, 1.1))  # workers need not ask together
+
+    def _forget_others(self, there: Iterable[str]) -> None:
+        for name in set(self._known) - set(there):
+            self._known.pop(name, None)

@@ -1,0 +1,223 @@
+"""The part of Ollama's API that is about models: registering them, showing, copying, deleting.
+
+Whoever may ask for answers may read; what all share is changed by administrators alone.  Bodies
+are not logged, whatever is: one of them holds a key.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import orjson
+from flask import Blueprint, Response, current_app, request
+from werkzeug.exceptions import HTTPException
+
+from forwarder.bridge import Bridge
+from forwarder.errors import Unsupported
+from forwarder.registry import shapes
+from forwarder.registry.checking import Check
+from forwarder.registry.creating import Created
+from forwarder.registry.names import full
+from forwarder.registry.registry import not_found
+from forwarder.registry.remote import Remote, flag, name_in
+from forwarder.registry.shapes import Shown
+from forwarder.routes import exchanges
+from forwarder.routes.bodies import read_body
+from forwarder.routes.keys import administers, authorized, is_one_of
+from forwarder.routes.openai import json_answer
+from forwarder.translate.call import Json
+from forwarder.translate.check import STR, require
+
+blueprint = Blueprint("registry", __name__)
+
+VERSION = "0.33.0"
+"""Ollama's version whose API this is; clients look what they may use."""
+
+
+@blueprint.get("/")
+def alive() -> Response:
+    """What Ollama answers; some clients look for these very words."""
+    exchanges.current().log_level = logging.DEBUG
+    return Response("Ollama is running", mimetype="text/plain")
+
+
+@blueprint.get("/api/version")
+def version() -> Response:
+    """Which Ollama this would be."""
+    exchanges.current().log_level = logging.DEBUG
+    return json_answer({"version": VERSION})
+
+
+@blueprint.post("/api/create")
+def create() -> Response:
+    """Register a model, after its remote has said that it is well."""
+    _administer()
+    body = _body()
+    streamed = flag(body, "stream", True)
+    created = _bridge().creating.create(body, _key())
+    _note(created)
+    if not streamed:
+        return json_answer({"status": "success", "found": created.found})
+    lines = b"".join(orjson.dumps(line) + b"\n" for line in _statuses(created))
+    return Response(lines, mimetype="application/x-ndjson")
+
+
+@blueprint.post("/api/show")
+def show() -> Response:
+    """All that may be known of a model, and how its remote fares; ``verbose`` asks it now."""
+    _read()
+    body = _body()
+    name = name_in(body)
+    shown = _shown(name)
+    check = _check(shown.remote, flag(body, "verbose", False)) if shown.remote else None
+    return json_answer(shapes.description(shown, check.shown() if check else None))
+
+
+@blueprint.get("/api/tags")
+def tags() -> Response:
+    """Every model that a request can name."""
+    _read()
+    return json_answer({"models": [shapes.tag(shown) for shown in _all()]})
+
+
+@blueprint.get("/api/ps")
+def ps() -> Response:
+    """The registered models, which are always ready."""
+    _read()
+    shown = map(_registered, _bridge().registry.listed())
+    return json_answer({"models": [shapes.running(each) for each in shown]})
+
+
+@blueprint.post("/api/copy")
+def copy() -> Response:
+    """Give a model another name as well."""
+    _administer()
+    body = _body()
+    source, destination = (require(body, n, STR, n) for n in ("source", "destination"))
+    _bridge().creating.copy(source, destination, _key())
+    return Response(status=200)
+
+
+@blueprint.delete("/api/delete")
+def delete() -> Response:
+    """Forget a registered model; those of the environment are the operator's."""
+    _administer()
+    name = name_in(_body())
+    bridge = _bridge()
+    if bridge.registry.find(name) is None and bridge.catalog.model(name, _key()) is not None:
+        raise Unsupported(
+            f"model '{name}' is not registered but configured, in the forwarder's environment.",
+            param="model",
+        )
+    bridge.registry.remove(name)
+    return Response(status=200)
+
+
+@blueprint.post("/api/pull")
+@blueprint.post("/api/push")
+def transfer() -> Response:
+    """There is nothing to bring here or away."""
+    _read()
+    raise Unsupported(
+        "Models are not pulled or pushed here, they stay where they are; "
+        "POST /api/create registers one with its remote_host."
+    )
+
+
+@blueprint.route("/api/blobs/<digest>", methods=["HEAD", "POST"])
+def blob(digest: str) -> Response:
+    """No file of a model is stored here."""
+    _read()
+    raise Unsupported("Files of models are not stored here; POST /api/create takes a remote_host.")
+
+
+# -- who asks, and what for ---------------------------------------------------------------------
+
+
+def _read() -> None:
+    """Let clients and administrators in."""
+    settings = _bridge().settings
+    known = (*settings.api_keys, *settings.admin_keys) if settings.api_keys else ()
+    authorized(known)
+
+
+def _administer() -> None:
+    settings = _bridge().settings
+    administers(settings.admin_keys, settings.api_keys)
+
+
+def _key() -> str | None:
+    """The key of whoever asks, for what upstreams list to it; an administrator's is not theirs."""
+    key = authorized(())
+    return None if is_one_of(key or "", _bridge().settings.admin_keys) else key
+
+
+def _body() -> Json:
+    try:
+        return read_body(request.get_data(cache=False))
+    except HTTPException as error:  # too large, or cut off
+        raise exchanges.ours(error) from None
+
+
+def _note(created: Created) -> None:
+    """Let what was found be known as the model's health."""
+    target = _bridge().target(created.remote)
+    if target is not None and created.check is not None:
+        _bridge().health.note(target, created.check)
+
+
+def _check(remote: Remote, now: bool) -> Check | None:
+    bridge = _bridge()
+    target = bridge.target(remote)
+    if target is None:
+        return None
+    if now:
+        return bridge.health.fresh(target, bridge.settings.ready_ttl)
+    return bridge.health.known(target.name, target.upstream)
+
+
+def _statuses(created: Created) -> Iterator[Json]:
+    """The lines that tell what was done, as Ollama sends them."""
+    if created.check is not None:
+        yield {"status": f"asked {created.remote.host}", "found": created.found}
+    elif created.provider:
+        yield {"status": f"not verified, profile {created.provider}", "found": created.found}
+    yield {"status": "writing manifest"}
+    yield {"status": "success"}
+
+
+# -- models -------------------------------------------------------------------------------------
+
+
+def _all() -> Iterator[Shown]:
+    """The registered models, and then the catalog's; each name once."""
+    bridge = _bridge()
+    remotes = bridge.registry.listed()
+    yield from map(_registered, remotes)
+    seen = {remote.name for remote in remotes}
+    for model in bridge.catalog.models(_key()):
+        if full(model["id"]) not in seen:
+            seen.add(full(model["id"]))
+            yield shapes.of_configured(model, bridge.router.resolve(model["id"], "chat"))
+
+
+def _registered(remote: Remote) -> Shown:
+    route = None if remote.host else _bridge().router.resolve(remote.name, "chat")
+    return shapes.of_remote(remote, route)
+
+
+def _shown(name: str) -> Shown:
+    bridge = _bridge()
+    remote = bridge.router.registered(name)
+    if remote is not None:
+        return _registered(remote)
+    model = bridge.catalog.model(name, _key())
+    if model is None:
+        raise not_found(name)
+    return shapes.of_configured(model, bridge.router.resolve(name, "chat"))
+
+
+def _bridge() -> Bridge:
+    bridge: Bridge = current_app.extensions["forwarder"]
+    return bridge
