@@ -1,0 +1,183 @@
+"""All registered models, for every worker at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from forwarder.config import UpstreamSettings
+from forwarder.errors import NotFound, StoreUnavailable, Unsupported
+from forwarder.registry.registry import NoRegistry, Registry
+from forwarder.registry.remote import Remote
+from forwarder.seal import Sealer
+from forwarder.store.database import Sqlite
+
+MODEL = Remote("mine:latest", "m", "https://a/v1", key="sk-secret-key", headers={"X": "org-secret"})
+
+
+class Worker:
+    """One process' copy."""
+
+    def __init__(self, path: Path, *secrets: str) -> None:
+        self.database = Sqlite(path / "state.db")
+        self.database.prepare()
+        self.dropped: list[UpstreamSettings] = []
+        self.registry = Registry(self.database, secrets, self.dropped.append)
+
+    def names(self) -> list[str]:
+        return [remote.name for remote in self.registry.listed()]
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[tuple[Worker, Worker]]:
+    made = Worker(tmp_path, "s"), Worker(tmp_path, "s")
+    yield made
+    for worker in made:
+        worker.database.close()
+
+
+def test_each_step_is_known_to_all_at_once(workers: tuple[Worker, Worker]) -> None:
+    here, there = workers
+    assert there.names() == []
+
+    here.registry.put(MODEL)
+    found = there.registry.find("mine")
+    assert found is not None
+    assert (found.key, dict(found.headers)) == ("sk-secret-key", {"X": "org-secret"})
+    assert there.registry.find("mine:latest") is found
+    assert there.registry.find("other") is None
+
+    there.registry.remove("mine")
+    assert here.registry.find("mine") is None
+    assert here.names() == there.names() == []
+
+
+def test_what_was_not_changed_stays_the_very_same(workers: tuple[Worker, Worker]) -> None:
+    here, there = workers
+    here.registry.put(MODEL)
+    here.registry.put(replace(MODEL, name="other:8b"))
+    kept, changed = there.registry.find("mine"), there.registry.find("other:8b")
+    assert kept
+    assert changed
+
+    here.registry.put(replace(MODEL, name="other:8b", host="https://b/v1"))
+
+    assert there.registry.find("mine") is kept
+    assert there.registry.find("other:8b") is not changed
+    assert there.dropped == [changed.upstream]
+    here.registry.remove("mine:latest")
+    there.names()
+    assert there.dropped[1:] == [kept.upstream]
+
+
+def test_a_changed_model_is_as_old_as_it_was(workers: tuple[Worker, Worker]) -> None:
+    first = workers[0].registry.put(MODEL)
+    second = workers[1].registry.put(MODEL)
+
+    assert first.created == second.created
+    assert second.modified > first.modified > 0
+
+
+def test_what_is_not_there_cannot_be_removed(workers: tuple[Worker, Worker]) -> None:
+    with pytest.raises(NotFound, match="model 'gone' not found"):
+        workers[0].registry.remove("gone")
+
+
+def test_a_request_asks_no_database(
+    workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, _ = workers
+    here.registry.put(MODEL)
+    asked: list[object] = []
+    monkeypatch.setattr(here.database, "read", asked.append)
+
+    for name in ("mine", "mine:latest", "unknown"):
+        here.registry.find(name)
+    assert asked == []
+
+
+def test_no_secret_is_in_the_files(workers: tuple[Worker, Worker], tmp_path: Path) -> None:
+    workers[0].registry.put(MODEL)
+
+    left = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"https://a/v1" in left
+    assert b"sk-secret-key" not in left
+    assert b"org-secret" not in left
+
+
+def test_a_stolen_database_gives_no_key(workers: tuple[Worker, Worker], tmp_path: Path) -> None:
+    workers[0].registry.put(MODEL)
+    thief = Worker(tmp_path, "guessed")
+
+    found = thief.registry.find("mine")
+
+    assert found is not None
+    assert (found.locked, found.key, dict(found.headers)) == (True, None, {})
+    thief.database.close()
+
+
+def test_after_a_rotation_the_old_secret_opens_nothing(tmp_path: Path) -> None:
+    old = Worker(tmp_path, "old")
+    old.registry.put(MODEL)
+    both = Worker(tmp_path, "new", "old")
+
+    done = both.registry.rotate(Sealer(["new", "old"]))
+
+    assert (done.models, done.lost) == (1, [])
+    for secret, key in (("new", "sk-secret-key"), ("old", None)):
+        worker = Worker(tmp_path, secret)
+        found = worker.registry.find("mine")
+        assert found
+        assert found.key == key
+        worker.database.close()
+    old.database.close()
+    both.database.close()
+
+
+def test_without_a_secret_no_key_is_kept(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    with pytest.raises(Unsupported, match="FORWARDER_SECRET_KEY"):
+        worker.registry.put(MODEL)
+
+    worker.registry.put(Remote("open:latest", "m", "https://a/v1"))
+    assert worker.names() == ["open:latest"]
+    assert worker.registry.rotate(Sealer(["x"])).models == 0
+    worker.database.close()
+
+
+def test_while_the_store_fails_what_was_known_is_served(
+    workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = workers
+    here.registry.put(MODEL)
+    assert there.names() == ["mine:latest"]
+    asked: list[object] = []
+
+    def fail(work: object) -> None:
+        asked.append(work)
+        raise StoreUnavailable
+
+    monkeypatch.setattr(there.database, "read", fail)
+    here.registry.put(replace(MODEL, name="later:latest"))
+
+    assert there.names() == there.names() == ["mine:latest"]
+    assert len(asked) == 1, "a store that failed is left alone for a while"
+    monkeypatch.undo()
+    there.registry._rests_until = 0.0
+    assert there.names() == ["later:latest", "mine:latest"]
+
+
+def test_without_a_store_there_are_none_and_will_be_none() -> None:
+    none = NoRegistry()
+
+    assert (none.find("x"), none.listed()) == (None, [])
+    for refused in (
+        lambda: none.put(MODEL),
+        lambda: none.remove("x"),
+        lambda: none.rotate(Sealer(["x"])),
+    ):
+        with pytest.raises(Unsupported, match="FORWARDER_DATABASE_URL"):
+            refused()
