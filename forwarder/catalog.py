@@ -71,8 +71,10 @@ class Catalog:
         return [self._entry(model, rank) for rank, model in enumerate(models.values())]
 
     def _named(self) -> Iterator[str]:
-        if self._router.default_model:
-            yield self._router.default_model
+        usual = self._router.default_model
+        remote = self._router.registered(usual) if usual else None
+        if usual and not (remote and remote.locked):
+            yield usual
         for name, upstream in self._upstreams.items():
             for model in upstream.settings.model_info:
                 if not is_pattern(model):

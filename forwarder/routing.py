@@ -132,7 +132,8 @@ class Router:
 
     def models(self) -> list[tuple[str, str]]:
         """``(id, owner)`` of each registered model, alias, and glob that is a plain name."""
-        registered = [(short(remote.name), REGISTERED) for remote in self._listed()]
+        usable = (remote for remote in self._listed() if not remote.locked)
+        registered = [(short(remote.name), REGISTERED) for remote in usable]
         return registered + [
             (self._id(upstream, name, target), upstream.name)
             for upstream in self._upstreams

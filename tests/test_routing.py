@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from forwarder.config import Settings
-from forwarder.errors import InvalidRequest, NotFound
+from forwarder.errors import InvalidRequest, NotFound, UpstreamKeyRefused
+from forwarder.registry.remote import Remote
 from forwarder.routing import Router
 
 URL = "http://127.0.0.1:9/v1"
@@ -247,3 +248,101 @@ def test_a_listed_model_is_shown_under_a_name_that_both_kinds_of_client_can_use(
 
 def test_a_name_that_is_an_alias_for_another_model_is_not_shown_plain() -> None:
     assert router("a chat fast=m").public_id("a", "fast") == "a/fast"
+
+
+# -- the tag that goes without saying ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("models", "name", "expected"),
+    [
+        ("fast=quick", "fast:latest", "a chat quick"),
+        ("fast:latest=quick", "fast", "a chat quick"),
+        ("fast=quick,fast:latest=other", "fast:latest", "a chat other"),
+        ("llama3", "llama3:latest", "a chat llama3"),
+        ("llama3:latest", "llama3", "a chat llama3:latest"),
+        ("llama*", "llama3:latest", "a chat llama3"),
+        ("qwen3:*", "qwen3:latest", "a chat qwen3:latest"),
+        ("", "anything:latest", "b responses anything"),
+        ("", "anything:8b", "b responses anything:8b"),
+        ("fast=quick", "a/fast:latest", "a chat quick"),
+        ("", "a/anything:latest", "a chat anything"),
+    ],
+)
+def test_a_name_with_the_tag_latest_and_without_is_one(
+    models: str, name: str, expected: str
+) -> None:
+    assert where(router(f"a chat {models}", "b responses"), name, "chat") == expected
+
+
+def test_what_an_upstream_lists_with_the_tag_keeps_its_name() -> None:
+    assert router("a chat").public_id("a", "llama3:latest") == "llama3:latest"
+
+
+# -- registered models ------------------------------------------------------------------------
+
+MINE = Remote("mine:latest", "m", "https://remote.test/v1", system="Be kind.")
+
+
+def registered(*remotes: Remote, models: str = "fast=quick,mine=other") -> Router:
+    """A router that knows these models, over one upstream."""
+    known = {name: r for r in remotes for name in (r.name, r.name.removesuffix(":latest"))}
+    settings = Settings.from_env({"CHAT_BASE_URL": URL, "CHAT_MODELS": models})
+    return Router(settings, known.get, lambda: remotes)
+
+
+@pytest.mark.parametrize("name", ["mine", "mine:latest"])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_registered_model_goes_before_an_alias(name: str, client: str) -> None:
+    [route] = registered(MINE).routes(name, client)
+
+    assert route == registered(MINE).resolve(name, client)
+    assert (route.upstream, route.protocol, route.model) == (MINE.upstream, "chat", "m")
+    assert route.defaults.system == "Be kind."
+
+
+def test_who_names_an_upstream_gets_that() -> None:
+    assert where(registered(MINE), "chat/mine", "chat") == "chat chat other"
+    assert registered(MINE).registered("chat/mine") is None
+
+
+def test_a_registered_model_may_be_the_default() -> None:
+    settings = Settings.from_env({"CHAT_BASE_URL": URL, "FORWARDER_DEFAULT_MODEL": "mine"})
+
+    assert Router(settings, {"mine": MINE}.get).resolve(None, "chat").model == "m"
+
+
+def test_another_name_leads_where_the_first_does_with_its_own_defaults() -> None:
+    kind = Remote("kind:latest", "fast", system="Be kind.")
+    route = registered(kind).resolve("kind", "responses")
+
+    assert (route.upstream.name, route.model) == ("chat", "quick")
+    assert route.defaults is kind.defaults
+    [again] = registered(kind).routes("kind", "responses")
+    assert again == route
+    assert registered(kind).resolve("fast", "chat").defaults.system is None
+
+
+def test_another_name_is_never_of_a_registered_one() -> None:
+    circle = Remote("fast:latest", "fast")
+
+    assert registered(circle).resolve("fast", "chat").model == "quick"
+
+
+def test_one_whose_key_is_lost_is_the_operator_s_matter() -> None:
+    lost = Remote("lost:latest", "m", "https://remote.test/v1", locked=True)
+
+    for ask in (registered(lost).resolve, registered(lost).routes):
+        with pytest.raises(UpstreamKeyRefused, match="'lost' cannot be opened"):
+            ask("lost", "chat")
+
+
+def test_registered_models_are_listed_first_and_hide_what_they_replace() -> None:
+    assert registered(MINE).models() == [
+        ("mine", "registered"),
+        ("fast", "chat"),
+        ("chat/mine", "chat"),
+    ]
+    assert registered(MINE).owner("mine:latest") == "registered"
+    assert registered(MINE).owner("fast:latest") == "chat"
+    assert registered(MINE).owner("nobody") is None
