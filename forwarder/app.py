@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from forwarder import commands, config, logs
+from forwarder import commands, config, logs, model_commands
 from forwarder.bridge import Bridge
 from forwarder.capture.commands import replay
 from forwarder.config import Settings
@@ -42,7 +42,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     app.config["SOCK_SERVER_OPTIONS"] = websocket.options(settings)
     bridge = app.extensions["forwarder"] = Bridge(settings)
-    for command in (commands.probe, commands.translate, commands.fidelity):
+    for command in (
+        *(commands.probe, commands.translate, commands.fidelity),
+        *(model_commands.models, model_commands.keys),
+    ):
         app.cli.add_command(command(bridge))
     app.cli.add_command(replay(settings, create_app))
     if settings.trusted_proxies:

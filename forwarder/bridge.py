@@ -46,6 +46,7 @@ from forwarder.seal import Sealer
 from forwarder.state import Forgetful, Memory, Remembering
 from forwarder.state.turns import owner_of
 from forwarder.store import Pruner, open_database, secret_for
+from forwarder.store.rotating import Renewed
 from forwarder.translate import adapt
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.check import BOOL, choose, optional
@@ -348,6 +349,10 @@ class Bridge:
         if not remote.host or remote.locked:
             return None
         return Target(remote.name, self.upstreams.of(remote.upstream), remote.model)
+
+    def rotate(self) -> Renewed:
+        """Seal all that is stored with the first secret."""
+        return self.registry.rotate(self._sealer)
 
     def _disconnect(self, settings: UpstreamSettings) -> None:
         """Let go of an upstream that was registered; answers that have begun go on."""

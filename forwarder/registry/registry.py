@@ -123,7 +123,9 @@ class Registry(NoRegistry):
     def rotate(self, of_clients: Sealer) -> rotating.Renewed:
         """Seal everything in the store anew, with the first secret."""
         of_models = self._sealer.renewed if self._sealer else lambda sealed: None
-        return rotating.renew(self._database, of_models, of_clients.renewed)
+        done = rotating.renew(self._database, of_models, of_clients.renewed)
+        self._changes.tell()  # some may have keys again
+        return done
 
     # -- the copy -------------------------------------------------------------------------------
 
@@ -149,9 +151,9 @@ class Registry(NoRegistry):
         found: dict[str, Remote] = {}
         for row in rows:
             known = self._by_name.get(row.name)
-            same = known is not None and known.version == row.version
-            remote = known if known is not None and same else self._read(row)
-            found[remote.name] = found[short(remote.name)] = remote
+            if known is None or known.version != row.version or known.locked:
+                known = self._read(row)
+            found[row.name] = found[short(row.name)] = known
         return found
 
     def _read(self, row: Row) -> Remote:

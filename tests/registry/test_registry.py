@@ -137,6 +137,22 @@ def test_after_a_rotation_the_old_secret_opens_nothing(tmp_path: Path) -> None:
     both.database.close()
 
 
+def test_a_rotation_gives_those_their_keys_who_had_none(tmp_path: Path) -> None:
+    old, new, both = (Worker(tmp_path, *secrets) for secrets in (["old"], ["new"], ["new", "old"]))
+    old.registry.put(MODEL)
+    found = new.registry.find("mine")
+    assert found
+    assert found.locked
+
+    both.registry.rotate(Sealer(["new", "old"]))
+
+    found = new.registry.find("mine")
+    assert found
+    assert found.key == "sk-secret-key"
+    for worker in (old, new, both):
+        worker.database.close()
+
+
 def test_without_a_secret_no_key_is_kept(tmp_path: Path) -> None:
     worker = Worker(tmp_path)
     with pytest.raises(Unsupported, match="FORWARDER_SECRET_KEY"):
