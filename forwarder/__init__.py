@@ -18,6 +18,7 @@ one; everything else is a function ``call -> call`` wrapped around it.
 - `upstream.py` is the only room that knows the SDK; nothing but JSON leaves it.
 - `profiles/` holds what providers do differently, applied where a request leaves.
 - `emulations/` make up for what one API has and the other lacks; `media/` fetches and uploads.
+- `registry/` has the models that are registered while it runs; `routing.py` asks it by name.
 - `watching/` and `ratelimit.py` are told of exchanges by `exchange.py`, and count, trace and limit.
 - `capture/` keeps whole exchanges for debugging, and sends one again.
 - `state/` remembers for clients, around calls and streams; `store/` is the database under it.

@@ -1,0 +1,452 @@
+"""Models registered while forwarders run: the README's walk, the key, hostile hosts, real clients.
+
+Two servers share one database, one of them with two workers: each call may be any process's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from openai import OpenAI
+
+from tests.live.clients import needs_python_package
+from tests.live.conftest import settings
+from tests.live.postgres import needs_postgres, running_postgres
+from tests.live.server import FLASK, ROOT, Server, running
+from tests.live.talk import asking, http
+from tests.support import Answer, ScriptedUpstream, faults
+
+SECRET = "the-first-secret"
+WALK = re.compile(r"## Register models while it runs\n.*?```bash\n(.*?)```", re.DOTALL)
+PROVIDER = "https://dashscope.aliyuncs.com/compatible-mode/v1"
+
+Anywhere = Callable[[], str]
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
+def database(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('registry')}/state.db"
+    else:
+        with running_postgres() as url:
+            yield url
+
+
+def environment(upstream: ScriptedUpstream, database: str, **more: str) -> dict[str, str]:
+    given = {
+        "FORWARDER_DATABASE_URL": database,
+        "FORWARDER_SECRET_KEY": SECRET,
+        "FORWARDER_REMOTE_ALLOW": "127.0.0.1",
+        "FORWARDER_LOG_LEVEL": "DEBUG",
+        "FORWARDER_LOG_BODIES": "true",
+    }
+    return settings(upstream, **{**given, **more})
+
+
+@pytest.fixture(scope="module")
+def remote() -> Iterator[ScriptedUpstream]:
+    """The provider of registered models, with a key that nobody else has."""
+    with ScriptedUpstream(keys={REMOTE_KEY}) as scripted:
+        yield scripted
+
+
+REMOTE_KEY = "sk-remote-0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def _forget_remote(remote: ScriptedUpstream) -> None:
+    remote.forget()
+
+
+@pytest.fixture(scope="module")
+def servers(
+    database: str, upstream: ScriptedUpstream, tmp_path_factory: Any
+) -> Iterator[list[Server]]:
+    directory: Path = tmp_path_factory.mktemp("servers")
+    with ExitStack() as stack:
+        given = environment(upstream, database)
+        started = [{**given, "WEB_CONCURRENCY": workers} for workers in ("2", "1")]
+        yield [stack.enter_context(running(each, directory)) for each in started]
+
+
+@pytest.fixture(scope="module")
+def anywhere(servers: list[Server]) -> Anywhere:
+    """The address of one server after the other."""
+    turns = itertools.cycle(servers)
+    return lambda: next(turns).url
+
+
+def api(url: str, path: str, body: Any = None, method: str = "POST") -> httpx2.Response:
+    return http.request(method, f"{url}/api/{path}", json=body)
+
+
+def register(url: str, remote: ScriptedUpstream, name: str, **more: Any) -> httpx2.Response:
+    body = {
+        "model": name,
+        "from": "scripted",
+        "remote_host": remote.url,
+        "remote_api_key": REMOTE_KEY,
+        "stream": False,
+        **more,
+    }
+    return api(url, "create", body)
+
+
+# -- the walk ---------------------------------------------------------------------------------
+
+
+def walk(address: str, remote: ScriptedUpstream) -> Iterator[tuple[list[str], str]]:
+    """The README's commands, each with what it printed."""
+    found = WALK.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert found
+    text = found[1].replace("http://127.0.0.1:8000", address)
+    text = text.replace(PROVIDER, remote.url).replace("sk-...", REMOTE_KEY)
+    text = text.replace("qwen-plus", "qwen-turbo")
+    for command in re.findall(r"^curl .*?(?=^curl |\Z)", text, re.DOTALL | re.MULTILINE):
+        words = shlex.split(command)
+        done = subprocess.run(
+            ["curl", "-sS", "--noproxy", "*", *words[1:]],
+            capture_output=True,
+            check=True,
+            timeout=30,
+        )
+        yield words, done.stdout.decode()
+
+
+def test_the_readme_s_walk(servers: list[Server], remote: ScriptedUpstream) -> None:
+    for _ in range(8):  # a verification, and two requests of the walk
+        remote.script(Answer(text="Hello there."))
+
+    steps = {
+        next(word for word in words if "/api/" in word or "/v1/" in word).partition("0.1")[2]: said
+        for words, said in walk(servers[0].url, remote)
+    }
+    by_path = {path.partition("/")[2]: said for path, said in steps.items()}
+
+    created = [json.loads(line) for line in by_path["api/create"].splitlines()]
+    assert created[-1] == {"status": "success"}
+    assert created[0]["found"]["model_known"] is True
+    names = [model["name"] for model in json.loads(by_path["api/tags"])["models"]]
+    assert "dashscope-qwen:latest" in names
+    assert json.loads(by_path["api/show"])["remote_model"] == "qwen-turbo"
+    assert "event: response.completed" in by_path["v1/responses"]
+    assert "Hello there." in by_path["v1/responses"]
+    chat = json.loads(by_path["v1/chat/completions"])
+    assert chat["choices"][0]["message"]["content"] == "Hello there."
+    assert (by_path["api/copy"], by_path["api/delete"]) == ("", "")
+    assert REMOTE_KEY not in str(by_path)
+
+    asked = [r.body for r in remote.requests if r.path.endswith("chat/completions")]
+    assert [body.get("temperature") for body in asked] == [None, 0.5, 0.5]
+    assert asked[1]["messages"][0] == {"role": "system", "content": "Answer in one sentence."}
+    left = api(servers[1].url, "tags", method="GET").json()["models"]
+    left_names = [model["name"] for model in left]
+    assert "usual:latest" in left_names
+    assert "dashscope-qwen:latest" not in left_names
+    assert api(servers[1].url, "delete", {"model": "usual"}, "DELETE").status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["openai", "openai-responses", "ollama"])
+def test_it_is_used_by_the_sdk_s_two_calls(
+    servers: list[Server], anywhere: Anywhere, remote: ScriptedUpstream, kind: str
+) -> None:
+    assert register(anywhere(), remote, "sdk", remote_type=kind).status_code == 200
+    for _ in range(2):
+        with OpenAI(base_url=f"{anywhere()}/v1", api_key="none", max_retries=0) as client:
+            assert "sdk" in [model.id for model in client.models.list()]
+            said = client.responses.create(model="sdk", input="hi").output_text
+            streamed = client.responses.create(model="sdk:latest", input="hi", stream=True)
+            assert [*streamed][-1].type == "response.completed"
+            messages: Any = [{"role": "user", "content": "hi"}]
+            chat = client.chat.completions.create(model="sdk", messages=messages)
+            assert chat.choices[0].message.content
+            assert said
+            chunks = client.chat.completions.create(model="sdk", messages=messages, stream=True)
+            assert any(c.choices and c.choices[0].delta.content for c in chunks)
+    assert {r.headers["authorization"] for r in remote.requests} == {f"Bearer {REMOTE_KEY}"}
+    api(anywhere(), "delete", {"model": "sdk"}, "DELETE")
+
+
+def test_all_workers_see_each_step_at_once(
+    servers: list[Server], anywhere: Anywhere, remote: ScriptedUpstream
+) -> None:
+    def everywhere(model: str) -> set[int]:
+        return {
+            http.post(
+                f"{anywhere()}/v1/responses", json=asking("responses", model=model)
+            ).status_code
+            for _ in range(8)
+        }
+
+    for turn in range(3):
+        name = f"step-{turn}"
+        api(anywhere(), "show", {"model": name})
+        register(anywhere(), remote, name, verify=False)
+        assert {
+            r.headers["x-forwarder-upstream"]
+            for r in [
+                http.post(f"{anywhere()}/v1/responses", json=asking("responses", model=name))
+                for _ in range(8)
+            ]
+        } == {f"{name}:latest"}
+        # Registered anew with a key that is not accepted, nobody goes on with the one before.
+        register(anywhere(), remote, name, verify=False, remote_api_key="sk-not-accepted")
+        assert everywhere(name) == {502}
+        assert api(anywhere(), "delete", {"model": name}, "DELETE").status_code == 200
+        assert {api(anywhere(), "show", {"model": name}).status_code for _ in range(8)} == {404}
+
+
+# -- the key ----------------------------------------------------------------------------------
+
+
+def test_the_key_is_found_nowhere_and_its_secret_can_be_changed(
+    upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
+) -> None:
+    database = f"sqlite:///{tmp_path}/state.db"
+    given = environment(upstream, database)
+    with running(given, tmp_path) as server:
+        seen = [
+            register(server.url, remote, "mine"),
+            register(server.url, remote, "bad", remote_api_key=REMOTE_KEY[:-1]),
+            api(server.url, "tags", method="GET"),
+            api(server.url, "ps", method="GET"),
+            api(server.url, "show", {"model": "mine", "verbose": True}),
+            http.get(f"{server.url}/ready?verbose"),
+            http.get(f"{server.url}/v1/models?client_version=1"),
+            http.get(f"{server.url}/metrics"),
+            http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine")),
+            http.post(f"{server.url}/forwarder/translate", json=asking("chat", model="mine")),
+        ]
+        remote.script(faults.status(400, message=f"your key {REMOTE_KEY} is odd"))
+        seen.append(http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine")))
+        _rotate({**given, "FORWARDER_SECRET_KEY": f"second,{SECRET}"})
+        asked = http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine"))
+        assert asked.status_code == 200, "who has the key in mind goes on"
+        log = server.log
+
+    assert [each.status_code for each in seen] == [200, 400, *[200] * 8, 400]
+    assert not any(REMOTE_KEY[:-1] in each.text for each in seen)
+    assert REMOTE_KEY[:-1] not in log
+    files = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert remote.url.encode() in files
+    assert REMOTE_KEY[:-1].encode() not in files
+
+    for secret, status in (("second", 200), (SECRET, 502)):
+        with running({**given, "FORWARDER_SECRET_KEY": secret}, tmp_path) as server:
+            got = http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine"))
+            assert got.status_code == status
+
+
+def _rotate(given: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "keys", "rotate"]
+    env = {"PATH": "/usr/bin:/bin", "FORWARDER_DOTENV": "", **given, "FORWARDER_LOG_LEVEL": "ERROR"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=60, check=True)
+    assert b"the keys of 1 models" in done.stdout
+
+
+# -- hosts ------------------------------------------------------------------------------------
+
+
+def test_hostile_hosts_are_refused_and_not_asked(
+    upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
+) -> None:
+    given = environment(upstream, f"sqlite:///{tmp_path}/s.db", FORWARDER_REMOTE_ALLOW="127.0.0.2")
+    with running(given, tmp_path) as server:
+        for host in (
+            "http://169.254.169.254/latest/meta-data",
+            "https://169.254.169.254/v1",
+            "https://[::ffff:169.254.169.254]/v1",
+            "https://metadata.google.internal/v1",
+            "https://localhost/v1",
+            "https://2130706433/v1",
+            remote.url,
+            remote.url.replace("127.0.0.1", "localhost"),
+        ):
+            got = register(server.url, remote, "bad", remote_host=host, verify=False)
+            assert (got.status_code, "remote_host" in got.json()["error"]) == (400, True), host
+        assert api(server.url, "show", {"model": "bad"}).status_code == 404
+    assert remote.requests == []
+
+
+def test_what_was_allowed_once_is_not_connected_to_when_it_is_not_any_more(
+    upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
+) -> None:
+    given = environment(upstream, f"sqlite:///{tmp_path}/s.db")
+    with running(given, tmp_path) as server:
+        assert register(server.url, remote, "mine").status_code == 200
+    remote.forget()
+
+    with running({**given, "FORWARDER_REMOTE_ALLOW": ""}, tmp_path) as server:
+        got = http.post(f"{server.url}/v1/responses", json=asking("responses", model="mine"))
+        assert (got.status_code, got.json()["error"]["code"]) == (502, "upstream_unreachable")
+    assert remote.requests == []
+
+
+def test_a_redirect_is_not_followed(
+    servers: list[Server], upstream: ScriptedUpstream, remote: ScriptedUpstream
+) -> None:
+    redirect = faults.status(307, headers={"location": f"{upstream.url}/chat/completions"})
+    remote.script(redirect)
+    got = register(servers[0].url, remote, "bad")
+    assert (got.status_code, "redirect" in got.json()["error"]) == (400, True)
+
+    register(servers[0].url, remote, "turning", verify=False)
+    remote.script(redirect)
+    got = http.post(f"{servers[0].url}/v1/responses", json=asking("responses", model="turning"))
+    assert got.status_code == 502
+    assert upstream.requests == []
+    api(servers[0].url, "delete", {"model": "turning"}, "DELETE")
+
+
+def test_without_an_admin_key_nobody_writes_from_elsewhere(
+    servers: list[Server], remote: ScriptedUpstream
+) -> None:
+    afar = {"X-Forwarded-For": "8.8.8.8"}
+    for method, path, body in (
+        ("POST", "create", {"model": "x", "from": "scripted", "remote_host": remote.url}),
+        ("POST", "copy", {"source": "x", "destination": "y"}),
+        ("DELETE", "delete", {"model": "x"}),
+    ):
+        got = http.request(method, f"{servers[0].url}/api/{path}", json=body, headers=afar)
+        assert (got.status_code, [*got.json()]) == (403, ["error"])
+    assert remote.requests == []
+
+
+# -- remotes that are not well ----------------------------------------------------------------
+
+
+def test_a_remote_that_is_not_well_is_told_at_every_door(
+    servers: list[Server], remote: ScriptedUpstream
+) -> None:
+    url = servers[1].url  # it has one worker, which has a health to tell
+    down = "http://127.0.0.1:9/v1"
+    unknown = faults.status(404)
+    remote.script(unknown)
+    for change, param in (
+        ({}, "from"),
+        ({"remote_api_key": "sk-wrong"}, "remote_api_key"),
+        ({"remote_host": down}, "remote_host"),
+    ):
+        got = register(url, remote, "ill", **change)
+        assert (got.status_code, param in got.json()["error"]) == (400, True)
+        assert api(url, "show", {"model": "ill"}).status_code == 404
+
+    for change, status, code in (
+        ({}, 404, "model_not_found"),
+        ({"remote_api_key": "sk-wrong"}, 502, "upstream_authentication"),
+        ({"remote_host": down}, 502, "upstream_unreachable"),
+    ):
+        assert register(url, remote, "ill", verify=False, **change).status_code == 200
+        for client, path in (("responses", "responses"), ("chat", "chat/completions")):
+            if not change:
+                remote.script(unknown)
+            got = http.post(f"{url}/v1/{path}", json=asking(client, model="ill"))
+            assert (got.status_code, got.json()["error"]["code"]) == (status, code)
+        ready = http.get(f"{url}/ready?verbose").json()["models"]["ill:latest"]
+        assert ready.get("reachable") is (change.get("remote_host") is None)
+        assert ("error" in ready) is bool(change)
+    api(url, "delete", {"model": "ill"}, "DELETE")
+
+
+def test_in_the_background_a_remote_is_looked_after(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    given = environment(upstream, f"sqlite:///{tmp_path}/s.db", FORWARDER_HEALTH_INTERVAL="0.2")
+    with running(given, tmp_path) as server:
+        with ScriptedUpstream(keys={REMOTE_KEY}) as passing:
+            assert register(server.url, passing, "mine").status_code == 200
+            _until(lambda: 'upstream_up{upstream="mine:latest"} 1.0' in _metrics(server))
+        _until(lambda: 'upstream_up{upstream="mine:latest"} 0.0' in _metrics(server))
+        assert "'mine:latest' is not well" in server.log
+        shown = api(server.url, "show", {"model": "mine"}).json()
+        assert shown["health"]["reachable"] is False
+
+
+def _metrics(server: Server) -> str:
+    return http.get(f"{server.url}/metrics").text
+
+
+def _until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_under_threads_it_is_the_same(
+    upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
+) -> None:
+    given = environment(upstream, f"sqlite:///{tmp_path}/s.db")
+    with running(given, tmp_path, FLASK) as server:
+        assert register(server.url, remote, "mine").status_code == 200
+        body = asking("chat", model="mine", stream=True)
+        assert http.post(f"{server.url}/v1/chat/completions", json=body).status_code == 200
+        got = register(server.url, remote, "bad", remote_host="https://169.254.169.254/v1")
+        assert got.status_code == 400
+        assert api(server.url, "delete", {"model": "mine"}, "DELETE").status_code == 200
+
+
+# -- Ollama's own client ----------------------------------------------------------------------
+
+
+@needs_python_package("ollama")
+def test_ollama_s_python_client_does_all_of_it(
+    anywhere: Anywhere, remote: ScriptedUpstream
+) -> None:
+    import ollama
+
+    with ExitStack() as stack:
+
+        def client() -> Any:
+            made = ollama.Client(host=anywhere(), trust_env=False)
+            return stack.enter_context(made)
+
+        _all_of_it(client, anywhere, remote, ollama.ResponseError)
+
+
+def _all_of_it(
+    client: Callable[[], Any],
+    anywhere: Anywhere,
+    remote: ScriptedUpstream,
+    failure: type[Exception],
+) -> None:
+    assert register(anywhere(), remote, "base", system="Be kind.").status_code == 200
+    assert client().create(model="kind", from_="base", system="x", stream=False).status == "success"
+    statuses = [p.status for p in client().create(model="kind:8b", from_="base", stream=True)]
+    assert statuses[-1] == "success"
+    assert client().copy("base", "other").status == "success"
+
+    names = {model.model: model for model in client().list().models}
+    assert {"base:latest", "kind:latest", "kind:8b", "other:latest"} <= names.keys()
+    assert names["base:latest"].details.family == "generic"
+    assert names["base:latest"].modified_at.year > 2000
+    shown = client().show("base")
+    assert shown.capabilities[0] == "completion"
+    assert shown.modelinfo["general.basename"] == "scripted"
+    assert {model.name for model in client().ps().models} >= {"base:latest"}
+
+    for name in ("base", "kind", "kind:8b", "other:latest"):
+        assert client().delete(name).status == "success"
+    for refused, status in (
+        (lambda: client().delete("base"), 404),
+        (lambda: client().show("base"), 404),
+        (lambda: client().copy("base", "x"), 404),
+        (lambda: client().pull("base"), 400),
+        (lambda: client().create(model="x", from_="base", template="t"), 400),
+    ):
+        with pytest.raises(failure) as caught:
+            refused()
+        error: Any = caught.value
+        assert (error.status_code, bool(error.error)) == (status, True)
