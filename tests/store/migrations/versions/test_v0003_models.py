@@ -9,7 +9,7 @@ from alembic.operations import Operations
 from forwarder.store.migrations.versions import v0002_shared, v0003_models
 
 
-def test_the_second_step_leaves_those_of_the_first_alone() -> None:
+def test_the_third_step_leaves_those_of_the_first_alone() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
         v0002_shared.upgrade()
