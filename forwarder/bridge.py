@@ -403,9 +403,11 @@ class Bridge:
 
     def _connect(self, settings: UpstreamSettings) -> Upstream:
         heartbeat = min(self.settings.keepalive, settings.idle_timeout)
-        # Whoever registers an upstream does not choose where we connect.
-        lookup = None if settings.name in self._configured else self.guard.addresses
-        transport = self._transport or transport_for(settings, heartbeat, lookup)
+        transport = self._transport
+        if transport is None and settings.name in self._configured:
+            transport = transport_for(settings, heartbeat)
+        elif transport is None:  # whoever registered it does not choose where we connect
+            transport = transport_for(settings, heartbeat, self.guard.addresses)
         return Upstream(settings, transport, heartbeat)
 
     def _uploading(self, settings: UpstreamSettings) -> Uploads:

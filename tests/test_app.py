@@ -33,6 +33,8 @@ def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
     api |= {"/responses/input_tokens", "/chat/completions/<name>"}
     api |= {"/chat/completions/<name>/messages", "/conversations", "/conversations/<name>"}
     api |= {"/conversations/<name>/items", "/conversations/<name>/items/<item_id>"}
+    ollama = {f"/api/{name}" for name in ("create", "show", "tags", "ps", "copy", "delete")}
+    ollama |= {"/", "/api/version", "/api/pull", "/api/push", "/api/blobs/<digest>"}
     assert paths == api | {f"/v1{path}" for path in api} | {
         "/health",
         "/ready",
@@ -44,6 +46,7 @@ def test_every_api_route_is_there_with_and_without_its_prefix() -> None:
         "/api/embeddings",
         "/forwarder/exchanges",
         "/forwarder/exchanges/<path:name>",
+        *ollama,
     }
 
 

@@ -205,3 +205,13 @@ def test_two_applications_in_a_process_count_for_themselves(metrics: Metrics) ->
     metrics.refused("requests")
 
     assert read(other).get("refusals_total", {}) == {}
+
+
+def test_checks_say_who_is_well_and_how_long_they_took(metrics: Metrics) -> None:
+    metrics.checked("up", True, 0.2)
+    metrics.checked("mine:latest", True, 0.1)
+    metrics.checked("mine:latest", False, 20.0)
+
+    found = read(metrics)
+    assert found["upstream_up"] == {("up",): 1, ("mine:latest",): 0}
+    assert found["upstream_check_seconds_count"] == {("up",): 1, ("mine:latest",): 2}
