@@ -204,9 +204,10 @@ README = (ROOT / "README.md").read_text()
 
 
 def demonstrated(demo: Server) -> dict[str, Answered]:
-    """Client -> the answer to its curl line in the README."""
+    """Client -> the answer to its curl line among the README's first two commands."""
     answers = {}
-    for line in README.replace("\\\n", " ").splitlines():
+    begin = README.partition("\n## Point it")[0]
+    for line in begin.replace("\\\n", " ").splitlines():
         if line.startswith("curl "):
             command = shlex.split(line)
             url = next(word for word in command if word.startswith("http"))
