@@ -6,12 +6,13 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from forwarder.store.migrations.versions import v0002_shared, v0003_models
+from forwarder.store.migrations.versions import v0001_first, v0002_shared, v0003_models
 
 
 def test_the_third_step_leaves_those_of_the_first_alone() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
+        v0001_first.upgrade()
         v0002_shared.upgrade()
         before = set(sa.inspect(connection).get_table_names())
         v0003_models.upgrade()
