@@ -1,7 +1,8 @@
 """What providers say when they refuse a request, in the words that they were seen to use.
 
 Two ways to read a complaint: a phrase that tells its kind, and the parameters that it names as
-unknown or unsupported.  A value that is only out of range is neither.
+unknown or unsupported.  A value that is only out of range is neither.  A parameter may be named
+for one value alone, which says nothing about the others.
 """
 
 from __future__ import annotations
@@ -61,6 +62,43 @@ _NAMES = tuple(
 
 _LOC = re.compile(r"['\"]loc['\"]: ?[\[(]['\"]body['\"], ?(?P<path>[^\])]*)[\])]")
 """Where pydantic finds something extra: ``["body", "messages", 0, "user", "name"]``."""
+
+
+_THING = r"(?:parameter|argument|field|property|key|input)s?"
+
+_WHOLE = re.compile(
+    rf"extra inputs|extra_forbidden|only (?:the |its )?default|not support (?:the )?{_THING}\b|"
+    r"(?:unsupported|unknown|unrecognized|unexpected) (?:request )?(?:keyword )?"
+    rf"{_THING}\b(?! value)|"
+    rf"{_THING} (?:[`'\"]?[\w.\[\]]+[`'\"]? )?(?:is |are )?"
+    r"(?:unsupported|unknown|unrecognized|unexpected|not (?:supported|permitted|allowed|known))",
+    re.IGNORECASE,
+)
+"""It is the parameter, whatever its value; one that takes nothing but its default is as good."""
+
+_VALUE = re.compile(
+    r"(?:unsupported|unknown|unexpected|unrecognized|invalid) (?:\w+ )?(?:value|variant|option)|"
+    r"(?:supported|allowed|possible|permitted) values|(?:expected|must be|should be) one of",
+    re.IGNORECASE,
+)
+"""It is the value."""
+
+
+def is_about_value(message: str, value: object) -> bool:
+    """Does a complaint about a parameter, sent with this value, hold for this value alone?"""
+    if _WHOLE.search(message):
+        return False
+    return bool(_VALUE.search(message)) or _says(message, value)
+
+
+def _says(message: str, value: object) -> bool:
+    """Does the message quote the value, or something in it?"""
+    if isinstance(value, list | dict):
+        inner = value.values() if isinstance(value, dict) else value
+        return any(_says(message, each) for each in inner)
+    if type(value) not in (str, int, float) or value == "":
+        return False
+    return re.search(rf"(?<![\w.]){re.escape(str(value))}(?!\w|\.\d)", message) is not None
 
 
 def phrases(message: str, protocol: str) -> Iterator[str]:

@@ -3,6 +3,8 @@
 Rule 1: a lesson is made of knobs, so the mends are the same as for what was known beforehand.
 Rule 2: a lesson changes something, or it is none; the refusal then is the client's to see.
 Rule 3: what would change what the client gets is never left out because somebody refuses it.
+Rule 4: what is refused for one client's value is left out for this request alone, if at all; a
+value that the API itself does not know is the client's mistake, and the refusal its to see.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from forwarder.errors import UpstreamRefused
-from forwarder.profiles.complaints import named, phrases
+from forwarder.profiles.complaints import is_about_value, named, phrases
 from forwarder.profiles.knobs import Changes, Profile
 from forwarder.profiles.tools import is_forced
 from forwarder.translate.call import Json
@@ -39,9 +41,9 @@ def lesson_of(
     if refusal.status not in COMPLAINTS or not profile.learn:
         return None
     case = Case(refusal.message, refusal.param, protocol, body, profile)
-    for changes in (*_told_by_phrase(case), _told_by_name(case)):
-        if any(getattr(profile, knob) != value for knob, value in changes.items()):
-            return Lesson(changes, lasting="reasoning_items" not in changes)
+    for lesson in (*_told_by_phrase(case), *_told_by_name(case)):
+        if any(getattr(profile, knob) != value for knob, value in lesson.changes.items()):
+            return lesson
     return None
 
 
@@ -55,24 +57,53 @@ class Case(NamedTuple):
     profile: Profile
 
 
-def _told_by_phrase(case: Case) -> Iterator[Changes]:
+def _told_by_phrase(case: Case) -> Iterator[Lesson]:
     for kind in phrases(case.message, case.protocol):
-        yield _BY_PHRASE[kind](case)
+        changes = _BY_PHRASE[kind](case)
+        yield Lesson(changes, lasting="reasoning_items" not in changes)
 
 
-def _told_by_name(case: Case) -> Changes:
-    """The changes for every parameter that the complaint names."""
+def _told_by_name(case: Case) -> Iterator[Lesson]:
+    """The lesson for every parameter that the complaint names, then those for single values."""
     changes: dict[str, Any] = {}
+    of_values: list[Lesson] = []
     for path in named(case.message, case.param):
         name = path[-1]
         rule = _BY_NAME.get(name)
-        if rule is not None and (len(path) > 1) == (name in _INNER):
+        if is_about_value(case.message, _value_at(case.body, path)):
+            of_values.append(_of_value(case, path))
+        elif rule is not None and (len(path) > 1) == (name in _INNER):
             changes |= rule(case)
         elif len(path) > 1 and path[0] == "messages":
             changes["extra_message_fields"] = False
         elif name in case.body and name not in _ESSENTIAL:
             changes["drop"] = changes.get("drop", case.profile.drop) | {name}
-    return changes
+    yield Lesson(changes)
+    yield from of_values
+
+
+def _value_at(body: Json, path: tuple[str, ...]) -> object:
+    """What was sent under a path; nothing for what lies in a list."""
+    value: object = body
+    for step in path:
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def _of_value(case: Case, path: tuple[str, ...]) -> Lesson:
+    """What can be done about one value of a parameter."""
+    name = path[-1]
+    rule = _BY_VALUE.get(name)
+    if rule is not None:
+        return rule(case)
+    known = name in case.body and name not in (*_ESSENTIAL, *_BY_NAME)
+    if not known or case.body[name] not in _VALUES.get(name, (case.body[name],)):
+        return Lesson({})
+    return _once(drop=case.profile.drop | {name})
+
+
+def _once(**changes: Any) -> Lesson:
+    return Lesson(changes, lasting=False)
 
 
 _ESSENTIAL = frozenset(
@@ -108,11 +139,38 @@ _SWITCHABLE = ("enable_thinking", "thinking", "thinking_effort", "template")
 
 def _forced(case: Case) -> Changes:
     """Without thinking where that can be had; where it was tried in vain, given up."""
-    if not is_forced(case.body):
+    if not is_forced(case.body) or not _can_be_granted(case.body):
         return {}
     can_switch = case.profile.thinking_switch in _SWITCHABLE and "thinking" in case.message
     tried = case.profile.forced_tool_choice == "disable_thinking"
     return {"forced_tool_choice": "disable_thinking" if can_switch and not tried else "auto"}
+
+
+def _can_be_granted(body: Json) -> bool:
+    """Is the tool on offer that the request demands?  If it is not, nobody could use it."""
+    choice, tools = body.get("tool_choice"), body.get("tools")
+    if not isinstance(tools, list) or not tools:
+        return False
+    if not isinstance(choice, dict) or choice.get("type") == "allowed_tools":
+        return True
+    return _tool_of(choice) in map(_tool_of, tools)
+
+
+def _tool_of(holder: Any) -> tuple[Any, Any]:
+    """The type and the name of a tool, or of the tool that a choice demands."""
+    if not isinstance(holder, dict):
+        return None, None
+    kind = holder.get("type")
+    inner = holder.get(kind) if isinstance(kind, str) else None
+    return kind, (inner if isinstance(inner, dict) else holder).get("name")
+
+
+def _choice_of_tool(case: Case) -> Lesson:
+    """This demand is not granted; what asks for no more than the usual need not be said."""
+    if case.body.get("tool_choice") == "auto":
+        return _once(drop=case.profile.drop | {"tool_choice"})
+    granted = is_forced(case.body) and _can_be_granted(case.body)
+    return _once(forced_tool_choice="auto") if granted else Lesson({})
 
 
 def _tool_choice(case: Case) -> Changes:
@@ -136,16 +194,29 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 def _effort(case: Case) -> Changes:
-    """The nearest of the efforts that the complaint offers; none offered, none is sent."""
-    asked = case.body.get("reasoning_effort") or (case.body.get("reasoning") or {}).get("effort")
-    _, _, offer = case.message.lower().partition("support")
-    offered = [word for word in re.findall(r"[a-z]+", offer.partition("values")[2])
-               if word in _EFFORTS]  # fmt: skip
-    if asked in _EFFORTS and offered and asked not in offered:
-        nearest = min(offered, key=lambda word: _distance(word, asked))
-        return {"effort_map": {**case.profile.effort_map, asked: nearest}}
+    """Refused, however much is asked for."""
     name = "reasoning_effort" if case.protocol == "chat" else "reasoning"
     return {"drop": case.profile.drop | {name}} if name in case.body else {}
+
+
+_OFFER = re.compile(r"(?:values|one of)\b(.*)", re.DOTALL)
+
+
+def _one_effort(case: Case) -> Lesson:
+    """The nearest of the efforts that the complaint offers; none offered, none is sent.
+
+    The nearest stands for this one effort alone, so that much is kept.
+    """
+    asked = case.body.get("reasoning_effort") or (case.body.get("reasoning") or {}).get("effort")
+    if asked not in _EFFORTS:
+        return Lesson({})
+    offer = _OFFER.search(case.message.lower())
+    words = re.findall(r"[a-z]+", offer[1]) if offer else []
+    offered = [word for word in words if word in _EFFORTS]
+    if not offered or asked in offered:
+        return Lesson(_effort(case), lasting=False)
+    nearest = min(offered, key=lambda word: _distance(word, asked))
+    return Lesson({"effort_map": {**case.profile.effort_map, asked: nearest}})
 
 
 def _distance(word: str, asked: str) -> int:
@@ -204,6 +275,21 @@ _BY_NAME: dict[str, Callable[[Case], Changes]] = {
     "reasoning_details": _setting(reasoning_replay="none"),
 }
 """Parameter -> what its refusal comes to."""
+
+_BY_VALUE: dict[str, Callable[[Case], Lesson]] = {
+    "tool_choice": _choice_of_tool,
+    "response_format": lambda case: Lesson(_format(case)),
+    "reasoning_effort": _one_effort,
+    "effort": _one_effort,
+}
+"""Parameter -> what is learned when one of its values is refused."""
+
+_VALUES: dict[str, tuple[str, ...]] = {
+    "prompt_cache_retention": ("in_memory", "in-memory", "24h"),
+    "service_tier": ("auto", "default", "flex", "priority", "scale", "ultrafast"),
+    "verbosity": ("low", "medium", "high"),
+}
+"""Parameter -> all values that the API knows, of those that may be left out."""
 
 _INNER = frozenset(
     {"effort", "strict", "additionalProperties", "reasoning_content", "reasoning_details"}

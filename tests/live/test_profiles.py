@@ -263,6 +263,31 @@ def test_a_mend_that_does_not_help_is_not_remembered() -> None:
         assert learned(client) == {}
 
 
+OTHER = {"reasoning_effort": "high", "service_tier": "default"}
+
+
+def test_a_value_that_nobody_knows_is_its_clients_alone() -> None:
+    with ScriptedUpstream() as scripted:
+        client = forwarder(scripted, "generic")
+        assert asked(client, reasoning_effort="lots").status_code == 400
+        assert len(scripted.requests) == 1
+        assert asked(client, **OTHER).status_code == 200
+        assert {**scripted.requests[-1].body, **OTHER} == scripted.requests[-1].body
+
+
+def test_a_refused_value_is_left_out_once_and_others_go_over() -> None:
+    complaint = "Invalid service_tier argument: flex is not supported for this model."
+    with ScriptedUpstream() as scripted:
+        scripted.script(faults.status(400, message=complaint, param="service_tier"))
+        client = forwarder(scripted, "generic")
+        answer = asked(client, service_tier="flex")
+        assert answer.status_code == 200
+        assert answer.headers["X-Forwarder-Dropped"] == "service_tier"
+        assert learned(client) == {}
+        assert asked(client, **OTHER).status_code == 200
+        assert {**scripted.requests[-1].body, **OTHER} == scripted.requests[-1].body
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_mend_of_which_nothing_was_heard_is_not_remembered(status: int) -> None:
     with ScriptedUpstream() as scripted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.profiles.complaints import named, phrases
+from forwarder.profiles.complaints import is_about_value, named, phrases
 
 NAMED: list[tuple[str, str | None, list[tuple[str, ...]]]] = [
     ("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
@@ -91,3 +91,33 @@ def test_a_complaint_is_known_by_its_words(message: str, protocol: str, kind: st
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
 def test_other_complaints_are_none_of_ours(message: str, protocol: str) -> None:
     assert list(phrases(message, protocol)) == []
+
+
+VALUES = [
+    ("Unsupported value: 'x'", "y", True),
+    ("unknown variant `x`, expected one of `a`", None, True),
+    ("Supported values are: 'a'", None, True),
+    ("Invalid service_tier argument: flex is not supported", "flex", True),
+    ("The 'service_tier' parameter value 'flex' is not supported", "flex", True),
+    ("temperature 1.5 is not supported.", 1.5, True),
+    ("a top_k of 5 is not supported on m-1.5", 5, True),
+    ("'lots' is not supported", ["lots"], True),
+    ("'lots' is not supported", {"function": {"name": "lots"}}, True),
+    ("top_k is not supported on m-1.5", 1, False),
+    ("top_k is not supported on m-1.5", 5, False),
+    ("top_k is not supported", True, False),
+    ("top_k is not supported", "", False),
+    ("flexible tiers are not supported", "flex", False),
+    ("Unsupported parameter: 'user'", "user", False),
+    ("Unknown parameter: 'user'. Supported values are: none", "bob", False),
+    ("property 'user' is unsupported", "user", False),
+    ("Argument not supported on this model: stop", "stop", False),
+    ("Model does not support parameter presencePenalty", 1, False),
+    ("Extra inputs are not permitted, input: 'bob'", "bob", False),
+    ("Unsupported value: 'temperature'. Only the default (1) value is supported.", 0.2, False),
+]
+
+
+@pytest.mark.parametrize(("message", "value", "expected"), VALUES)
+def test_a_value_is_told_from_its_parameter(message: str, value: object, expected: bool) -> None:
+    assert is_about_value(message, value) is expected

@@ -9,14 +9,15 @@ import pytest
 
 from forwarder.errors import UpstreamRefused
 from forwarder.profiles import AS_IS, PROFILES, Profile
-from forwarder.profiles.learned import lesson_of
+from forwarder.profiles.learned import Lesson, lesson_of
 
 Json = dict[str, Any]
 
 GENERIC = PROFILES["generic"]
 USER = {"role": "user", "content": "U"}
 DEVELOPER = {"role": "developer", "content": "D"}
-FORCED = {"messages": [USER], "tool_choice": "required"}
+LOOK = {"type": "function", "function": {"name": "look"}}
+FORCED = {"messages": [USER], "tools": [LOOK], "tool_choice": "required"}
 SCHEMA = {"messages": [USER], "response_format": {"type": "json_schema"}}
 
 
@@ -194,3 +195,103 @@ def test_who_does_not_want_to_learn_does_not() -> None:
 
 def test_a_parameter_that_was_not_sent_teaches_nothing() -> None:
     assert learned("Unknown parameter: 'metadata'", {}) is None
+
+
+# -- one value of a parameter --------------------------------------------------------------------
+
+
+def lesson(message: str, body: Json, param: str | None = None, **more: Any) -> Lesson | None:
+    refusal = UpstreamRefused(400, {"message": message, "param": param})
+    return lesson_of(refusal, more.get("protocol", "chat"), {"model": "m", **body}, AS_IS)
+
+
+LOTS = (
+    "Unsupported value: 'lots' is not supported with the 'm' model. "
+    "Supported values are: 'low', 'medium', and 'high'."
+)
+ABSENT = {"type": "function", "function": {"name": "absent"}}
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "body"),
+    [
+        (LOTS, "reasoning_effort", {"reasoning_effort": "lots"}),
+        (LOTS, None, {"reasoning_effort": "lots"}),
+        ("unknown variant `lots`, expected one of `low`", "reasoning_effort",
+         {"reasoning_effort": "lots"}),
+        ("'lots' is not supported", "reasoning_effort", {"reasoning_effort": ["lots"]}),
+        ("Unknown service_tier: zzz", "service_tier", {"service_tier": "zzz"}),
+        ("Unsupported value: 'user'", None, {"service_tier": "user"}),
+        ("Unsupported value: 'loud'", "verbosity", {"verbosity": "loud"}),
+        ("Unsupported value: 99999", "max_tokens", {"max_tokens": 99999}),
+        ("max_tokens: 99999 is not supported", "max_tokens", {"max_tokens": 99999}),
+        ("'yes' is not supported", "parallel_tool_calls", {"parallel_tool_calls": "yes"}),
+        ("Unsupported value: 'messages[0].name'", "messages[0].name", {"messages": [USER]}),
+        ("unknown variant `lots`", "tool_choice", {"tools": [LOOK], "tool_choice": "lots"}),
+        ("unknown variant", "tool_choice", {"tools": [LOOK], "tool_choice": ABSENT}),
+        ("tool_choice: 'absent' is not specified in 'tools'", "tool_choice",
+         {"tools": [LOOK], "tool_choice": ABSENT}),
+        ("'tool_choice' is only allowed when 'tools' are specified.", "tool_choice",
+         {"tool_choice": "required"}),
+        ("Unsupported value: 'none'", "tool_choice", {"tools": [LOOK], "tool_choice": "none"}),
+        ("Unsupported value: 'yaml'", "response_format", {"response_format": {"type": "yaml"}}),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_the_clients_to_hear_of(message: str, param: str | None, body: Json) -> None:
+    assert lesson(message, body, param) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "body", "changes"),
+    [
+        ("Invalid service_tier argument: flex is not supported for this model.", "service_tier",
+         {"service_tier": "flex"}, {"drop": frozenset({"service_tier"})}),
+        ("service_tier 'flex' is not supported", "service_tier",
+         {"service_tier": "flex"}, {"drop": frozenset({"service_tier"})}),
+        ("temperature 1.7 is not supported", "temperature",
+         {"temperature": 1.7}, {"drop": frozenset({"temperature"})}),
+        ("reasoning_effort: 'high' is not supported", "reasoning_effort",
+         {"reasoning_effort": "high"}, {"drop": frozenset({"reasoning_effort"})}),
+        ("unknown variant", "tool_choice",
+         {"tools": [LOOK], "tool_choice": LOOK}, {"forced_tool_choice": "auto"}),
+        ("Unsupported value: 'auto'", "tool_choice",
+         {"tools": [LOOK], "tool_choice": "auto"}, {"drop": frozenset({"tool_choice"})}),
+    ],
+)  # fmt: skip
+def test_a_good_value_that_is_refused_is_left_out_once(
+    message: str, param: str, body: Json, changes: Json
+) -> None:
+    assert lesson(message, body, param) == Lesson(changes, lasting=False)
+
+
+@pytest.mark.parametrize("word", ["values are", "values:", "expected one of"])
+def test_the_nearest_effort_stands_for_the_refused_one_alone(word: str) -> None:
+    message = f"Unsupported value: 'minimal'. Supported {word} 'low' and 'high'"
+    body = {"reasoning_effort": "minimal"}
+    assert lesson(message, body, "reasoning_effort") == Lesson({"effort_map": {"minimal": "low"}})
+
+
+def test_one_effort_of_a_native_request_is_left_out_once() -> None:
+    body = {"reasoning": {"effort": "high"}}
+    learned = lesson("'high' is not supported", body, "reasoning.effort", protocol="responses")
+    assert learned == Lesson({"drop": frozenset({"reasoning"})}, lasting=False)
+    body = {"reasoning": {"effort": "lots"}}
+    assert lesson(LOTS, body, "reasoning.effort", protocol="responses") is None
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "body"),
+    [
+        ("Unsupported parameter: 'service_tier'.", "service_tier", {"service_tier": "flex"}),
+        ("[{'type': 'extra_forbidden', 'loc': ['body', 'user'], 'input': 'bob'}]", None,
+         {"user": "bob"}),
+        ("Unsupported value: 'temperature' does not support 0.2 with this model. "
+         "Only the default (1) value is supported.", "temperature", {"temperature": 0.2}),
+        ("Unknown parameter: 'user'", "user", {"user": "user"}),
+    ],
+)  # fmt: skip
+def test_a_refused_parameter_is_remembered_whatever_its_value(
+    message: str, param: str | None, body: Json
+) -> None:
+    (name,) = body
+    assert lesson(message, body, param) == Lesson({"drop": frozenset({name})})
