@@ -260,6 +260,9 @@ class Bridge:
         if route.protocol == "chat":
             truncation = _truncation(request, compacting) if client == "responses" else None
             call = emulations.over_chat(call, profile.response_format, truncation)
+        elif client == "chat" or not profile.keeps_responses:
+            # One that keeps its own responses waits for the results of all calls in them.
+            call = emulations.with_one_item(call)
         terms = self._terms(client, style, route, exchange)
         if client == "chat" != route.protocol and self._remembers_reasoning(profile):
             whose = (exchange.client_key, route.upstream.name, route.model)

@@ -1,4 +1,4 @@
-"""What one API has and the other lacks, made up for by wrappers around a chat call.
+"""What one API has and the other lacks, made up for by wrappers around a call.
 
 Each is a function ``call -> call`` that takes its parameter out of the request and does its work
 on the stream.  A request that does not use it passes through at the price of a look-up, and its
@@ -12,13 +12,14 @@ from typing import Any
 from forwarder.emulations.choices import with_choices
 from forwarder.emulations.limit import with_limit
 from forwarder.emulations.one_call import with_one_call
+from forwarder.emulations.one_item import with_one_item
 from forwarder.emulations.schema import with_schema
 from forwarder.emulations.stop import with_stop
 from forwarder.emulations.truncation import with_truncation
 from forwarder.translate.call import Call
 from forwarder.translate.check import STR, choose, expect
 
-__all__ = ["over_chat", "over_responses"]
+__all__ = ["over_chat", "over_responses", "with_one_item"]
 
 
 def over_responses(call: Call, stop_drain: bool, max_choices: int) -> Call:

@@ -202,19 +202,48 @@ def test_a_limit_below_the_floor_is_raised_upstream_and_met_here(
 
 
 @either
+@pytest.mark.parametrize("over", ["chat", "responses"])
 @pytest.mark.parametrize("client", ["chat", "responses"])
 def test_only_one_call_is_made_where_the_client_forbids_more(
-    client: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+    client: str, over: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(calls=[Call("f", {"a": 1}, id="c1"), Call("f", {"a": 2}, id="c2")]))
     function = {"name": "f", "parameters": {"type": "object", "properties": {}}}
     tool: Json = {"type": "function", "function": function}
     if client == "responses":
         tool = {"type": "function", "strict": False, **function}
-    body = asking(client, model="chat/m", stream=stream, tools=[tool], parallel_tool_calls=False)
+    forbidding = {"tools": [tool], "parallel_tool_calls": False}
+    body = asking(client, model=f"{over}/m", stream=stream, **forbidding)
     answered = ask(forwarder, client, body)
     assert answered.said.calls == [("f", '{"a": 1}')]
-    assert answered.mistakes == []
+    assert [m for m in answered.mistakes if not m.startswith(".obfuscation")] == []
+
+
+@either
+def test_a_message_of_old_has_room_for_one_call(
+    stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(calls=[Call("f", {"a": 1}, id="c1"), Call("g", {"a": 2}, id="c2")]))
+    functions = [{"name": name, "parameters": {"type": "object"}} for name in "fg"]
+    answered = chat(forwarder, stream, functions=functions)
+    (choice,) = answered.whole["choices"]
+    assert choice["message"]["function_call"] == {"name": "f", "arguments": '{"a": 1}'}
+    assert choice["finish_reason"] == "function_call"
+
+
+def test_an_upstream_that_keeps_its_responses_hears_of_all_its_calls(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    """It would refuse the next turn, in which the result of one is missing."""
+    quirks = {"RESPONSES_QUIRKS": '{"keeps_responses": true}'}
+    keeping = serve(settings(upstream, **quirks))
+    upstream.script(*[Answer(calls=[Call("f", id="c1"), Call("f", id="c2")])] * 2)
+    tool: Json = {"type": "function", "name": "f", "strict": False, "parameters": None}
+    once = {"model": "responses/m", "parallel_tool_calls": False}
+    native = ask(keeping, "responses", asking("responses", **once, tools=[tool]))
+    assert len(native.said.calls) == 2
+    tool = {"type": "function", "function": {"name": "f"}}
+    assert len(ask(keeping, "chat", asking("chat", **once, tools=[tool])).said.calls) == 1
 
 
 LONG = [
