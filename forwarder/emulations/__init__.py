@@ -11,6 +11,7 @@ from typing import Any
 
 from forwarder.emulations.choices import with_choices
 from forwarder.emulations.limit import with_limit
+from forwarder.emulations.notes import with_notes
 from forwarder.emulations.one_call import with_one_call
 from forwarder.emulations.one_item import with_one_item
 from forwarder.emulations.schema import with_schema
@@ -27,7 +28,7 @@ def over_responses(call: Call, stop_drain: bool, max_choices: int) -> Call:
 
     Each choice is stopped on its own, so ``n`` is the outermost.
     """
-    return with_choices(with_stop(with_limit(call), stop_drain), max_choices)
+    return with_choices(with_notes(with_stop(with_limit(call), stop_drain)), max_choices)
 
 
 def over_chat(call: Call, formats: str, truncation: Any) -> Call:

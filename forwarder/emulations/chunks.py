@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 from forwarder.translate.call import Event, Json, Stream
+from forwarder.translate.chat_over_responses.notes import NOTES
 
 TEXTS = ("reasoning_content", "content", "refusal")
 """The fields of a delta in which the model writes."""
@@ -18,6 +19,11 @@ def choice_of(chunk: Event) -> Json:
     """The first choice; empty for a chunk without choices."""
     choices: list[Json] = chunk.get("choices") or [{}]
     return choices[0]
+
+
+def has_notes(chunk: Event) -> bool:
+    """Is this a chunk of notes, which say what stands beside the text?"""
+    return NOTES in (choice_of(chunk).get("delta") or {})
 
 
 def with_choice(chunk: Event, choice: Json) -> Event:

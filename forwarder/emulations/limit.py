@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from forwarder.emulations.chunks import CALLS, TEXTS, Logprobs, choice_of, with_choice
+from forwarder.emulations.chunks import CALLS, TEXTS, Logprobs, choice_of, has_notes, with_choice
 from forwarder.emulations.usage import capped
 from forwarder.errors import InvalidRequest
 from forwarder.translate.call import Batch, Call, Event, Json, Stream
@@ -89,6 +89,8 @@ class _Budget:
 def _within(chunk: Event, budget: _Budget, logprobs: Logprobs, limit: int) -> Batch:
     """The chunk with what of it lies within the budget."""
     choice = choice_of(chunk)
+    if has_notes(chunk):
+        return [chunk]
     if not choice:
         usage = chunk.get("usage")
         return [{**chunk, "usage": capped(usage, limit)} if usage else chunk]
@@ -97,7 +99,7 @@ def _within(chunk: Event, budget: _Budget, logprobs: Logprobs, limit: int) -> Ba
     kept = {name: budget.take(delta[name]) for name in TEXTS if delta.get(name)}
     other = {k: v for k, v in delta.items() if k not in kept}
     if over:
-        other = {k: v for k, v in other.items() if k not in (*CALLS, "annotations")}
+        other = {k: v for k, v in other.items() if k not in CALLS}
     finish = choice.get("finish_reason")
     logprobs.feed(choice.get("logprobs"))
     whole = finish and not budget.spent

@@ -16,6 +16,7 @@ from forwarder.emulations.chunks import (
     choice_of,
     close,
     ending,
+    has_notes,
     with_choice,
     with_usage,
 )
@@ -39,11 +40,11 @@ def with_stop(call: Call, drain: bool) -> Call:
         if "stop" not in request:
             return call(request)
         stops = _stops(request["stop"])
-        inner = {k: v for k, v in request.items() if k != "stop"}
         if not stops:
-            return call(inner)
-        asked = inner if drain else {**inner, "stream": True}
-        return _stopped(call(asked), _Answer(stops), drain, inner)
+            return call({k: v for k, v in request.items() if k != "stop"})
+        # They stay in the request: who answers it learns from them that it will be cut.
+        asked = request if drain else {**request, "stream": True}
+        return _stopped(call(asked), _Answer(stops), drain, request)
 
     return stopping
 
@@ -80,8 +81,9 @@ def _stopped(stream: Stream, answer: _Answer, drain: bool, request: Json) -> Str
             yield rest
         raise
     if answer.usage is None and drain:
-        yield out
-        out = []
+        *said, end = out
+        yield said
+        out = [end]  # what comes late of the text before the cut is told before the end
         yield from _drained(stream, answer)
     close(stream)
     usage = answer.usage or estimated(request, answer.written)
@@ -89,12 +91,13 @@ def _stopped(stream: Stream, answer: _Answer, drain: bool, request: Json) -> Str
 
 
 def _drained(stream: Stream, answer: _Answer) -> Iterator[Batch]:
-    """Read on for the usage alone; the answer is over, so a failure is none of the client's."""
+    """Read on for usage and notes alone; the answer is over, and no failure the client's."""
     try:
         for batch in stream:
             answer.note_usage(batch)
-            if not batch:
-                yield batch
+            late = list(filter(has_notes, batch))
+            if late or not batch:
+                yield late
     except ForwarderError:
         return
 
@@ -156,7 +159,7 @@ class _Answer:
             out += self._taken(chunk)
             if self.hit:
                 self.note_usage(batch[i:])
-                return [*out, ending(self.last, "stop")]
+                return [*out, *filter(has_notes, batch[i + 1 :]), ending(self.last, "stop")]
         return out
 
     def note_usage(self, batch: Batch) -> None:
@@ -170,7 +173,7 @@ class _Answer:
 
     def _taken(self, chunk: Event) -> Batch:
         choice = choice_of(chunk)
-        if not choice:
+        if not choice or has_notes(chunk):
             return [chunk]
         delta = choice.get("delta") or {}
         self.last = chunk

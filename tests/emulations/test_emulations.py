@@ -29,6 +29,15 @@ def test_every_choice_is_stopped_and_limited_on_its_own() -> None:
     assert completion["usage"]["prompt_tokens"] == USAGE["prompt_tokens"]
 
 
+def test_what_stands_beside_the_text_is_told_where_it_is_cut() -> None:
+    noted = chunk({"notes": {"annotations": [[3, {"a": 1}]], "files": [], "metadata": {}}})
+    script = one_by_one([chunk({"content": "one two"}), noted, *said(" END")])
+    for cut in ({"stop": "END"}, {"max_tokens": 1}):
+        call = over_responses(Scripted(script), stop_drain=False, max_choices=8)
+        message = fold_chat(call({**REQUEST, **cut}))["choices"][0]["message"]
+        assert message["annotations"] == [{"a": 1}]
+
+
 def test_a_request_that_uses_none_has_the_very_stream_of_the_call() -> None:
     stream = iter([[]])
     asked = []

@@ -216,7 +216,7 @@ def test_usage_is_estimated_when_the_upstream_is_closed() -> None:
 def test_usage_is_exact_when_the_upstream_is_drained() -> None:
     upstream = Scripted([*one_by_one(said("a END", "more"))[:-1], [], *one_by_one(said())[-1:]])
     batches = list(with_stop(upstream, drain=True)({**REQUEST, "stop": "END"}))
-    assert batches[-1][0]["usage"] == USAGE
+    assert batches[-1][-1]["usage"] == USAGE
     assert batches[-2] == []
     assert finishes(events_of(iter(batches))) == ["stop"]
     assert text_of(events_of(iter(batches))) == "a "
@@ -278,7 +278,29 @@ def test_an_answer_that_may_be_cut_is_asked_for_as_a_stream(drain: bool) -> None
 def test_one_stop_may_be_a_bare_string() -> None:
     upstream = Scripted(one_by_one(said("a b")))
     assert text_of(events_of(with_stop(upstream, False)({**REQUEST, "stop": " "}))) == "a"
-    assert "stop" not in upstream.requests[0]
+
+
+# -- notes --------------------------------------------------------------------------------------
+
+NOTED = chunk({"notes": {"annotations": [], "files": [], "metadata": {}}})
+
+
+@pytest.mark.parametrize("drain", [False, True])
+def test_notes_that_come_with_the_stop_are_told_before_the_end(drain: bool) -> None:
+    batches = [[chunk({"content": "a END"}), NOTED, chunk({"content": "b"})], said("c")]
+    answer = stopped(batches, "END", drain=drain)
+    assert answer[1:2] == [NOTED]
+    assert finishes(answer) == ["stop"]
+    assert text_of(answer) == "a "
+
+
+def test_notes_that_come_late_are_told_where_the_upstream_is_drained() -> None:
+    batches = one_by_one([*said("a END")[:2], NOTED, *said("more")[1:]])
+    answer = stopped(batches, "END", drain=True)
+    assert answer.index(NOTED) < next(
+        i for i, event in enumerate(answer) if finishes([event]) == ["stop"]
+    )
+    assert NOTED not in stopped(batches, "END")
 
 
 @pytest.mark.parametrize("wrong", [5, "", [""], [1], {"a": 1}, ["a"] * 5])

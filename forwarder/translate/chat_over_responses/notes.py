@@ -2,6 +2,9 @@
 
 A citation's positions count from where the whole text begins.  A file is told once, however often
 it is cited, with the link under which the client can fetch it.
+
+An answer that is cut has its end where the translator does not see it.  There, all that is known is
+told as it comes, each with its position, in a field that goes no further than to who cuts.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from forwarder.translate.call import Json
 _CITED = frozenset({"file_citation", "file_path", "container_file_citation"})
 """Annotations that name a file: chat's own know nothing but URLs."""
 
+NOTES = "notes"
+"""The field of a delta, which has nothing else, for who cuts: what `Notes.placed` gives."""
+
 _ID = re.compile(r"\w[\w.:-]*", re.ASCII)
 
 
@@ -25,33 +31,44 @@ class Notes:
     def __init__(self, link: Callable[[str], str]) -> None:
         self._link = link
         self._annotations: dict[Any, list[Json]] = {}  # place of a text -> its own
+        self._ends: dict[Any, list[int]] = {}  # place of a text -> where they end
         self._files: dict[Any, Json] = {}
+        self._firsts: dict[Any, int] = {}  # key of a file -> where it is told of first
 
     def __contains__(self, place: Any) -> bool:
         return place in self._annotations
 
-    def add(self, place: Any, annotation: Any, before: int) -> None:
-        """Keep an annotation of a text that has ``before`` characters in front of it."""
+    def add(self, place: Any, annotation: Any, before: int, said: int = 0) -> None:
+        """Keep an annotation of a text that has ``before`` characters in front of it.
+
+        It stands at the end of what was ``said`` unless it names its position.
+        """
         if not isinstance(annotation, dict):
             return
         notes = self._annotations.setdefault(place, [])
+        end = annotation.get("end_index", annotation.get("index"))
+        at = before + end if type(end) is int else said
         if annotation.get("type") in _CITED:
-            self._cite(annotation)
+            self._cite(annotation, at)
         else:
             notes.append(nested(shifted(annotation, [(0, before)])))
+            self._ends.setdefault(place, []).append(at)
 
-    def add_outputs(self, outputs: Any) -> None:
-        """Keep the images that running code has drawn."""
+    def add_outputs(self, outputs: Any, said: int = 0) -> None:
+        """Keep the images that running code has drawn when so much was ``said``."""
         for output in outputs or ():
             if output.get("type") == "image" and output.get("url"):
                 self._files.setdefault(output["url"], {"url": output["url"]})
+                self._firsts.setdefault(output["url"], said)
 
-    def _cite(self, annotation: Json) -> None:
+    def _cite(self, annotation: Json, at: int) -> None:
         given = ((name, annotation.get(name)) for name in ("file_id", "filename", "container_id"))
         file = {name: value for name, value in given if isinstance(value, str) and value}
         if "file_id" not in file:
             return
-        known = self._files.setdefault((file.get("container_id"), file["file_id"]), file)
+        key = (file.get("container_id"), file["file_id"])
+        known = self._files.setdefault(key, file)
+        self._firsts[key] = min(at, self._firsts.get(key, at))
         known |= {name: value for name, value in file.items() if name not in known}
         if path := _path(known):
             known["url"] = self._link(path)
@@ -65,6 +82,14 @@ class Notes:
     def files(self) -> list[Json]:
         """Each ``{file_id, filename, container_id, url}``, as far as known."""
         return list(self._files.values())
+
+    @property
+    def placed(self) -> Json:
+        """``{annotations, files}``, each a list of ``[characters up to its end, what it is]``."""
+        ends = [end for ends in self._ends.values() for end in ends]
+        annotations = zip(ends, self.annotations, strict=True)
+        files = ((self._firsts[key], dict(file)) for key, file in self._files.items())
+        return {"annotations": list(map(list, annotations)), "files": list(map(list, files))}
 
 
 def _path(file: Json) -> str:

@@ -22,12 +22,13 @@ OUTPUT_FLOOR = 16
 class Prepared(NamedTuple):
     """A translated request; ``legacy`` when its answer is to use ``function_call``.
 
-    ``logprobs`` says that the client wants log probabilities.
+    ``logprobs`` says that the client wants log probabilities, ``cut`` that its answer is cut here.
     """
 
     responses: Json
     legacy: bool
     logprobs: bool = False
+    cut: bool = False
 
 
 def translate_request(request: Json, terms: Terms) -> Prepared:
@@ -52,7 +53,15 @@ def translate_request(request: Json, terms: Terms) -> Prepared:
     _reasoning(request, out, terms)
     _logprobs(request, out)
     unread.report(request, "chat", terms.ledger, reasoning.FIELDS if replays(terms) else ())
-    return Prepared(out, legacy=_is_legacy(request), logprobs=bool(request.get("logprobs")))
+    measured = bool(request.get("logprobs"))
+    return Prepared(out, _is_legacy(request), measured, is_cut(request))
+
+
+def is_cut(request: Json) -> bool:
+    """Does the answer end where the Responses API does not: at a stop, or below its least limit?"""
+    given = (request.get(name) for name in ("max_completion_tokens", "max_tokens"))
+    limit = next((limit for limit in given if limit is not None), OUTPUT_FLOOR)
+    return bool(request.get("stop")) or (type(limit) is int and limit < OUTPUT_FLOOR)
 
 
 def _is_legacy(request: Json) -> bool:

@@ -17,7 +17,7 @@ from forwarder.translate.chat_over_responses.calls import KINDS as CALLS
 from forwarder.translate.chat_over_responses.calls import Calls
 from forwarder.translate.chat_over_responses.images import CALL as IMAGE
 from forwarder.translate.chat_over_responses.images import Images
-from forwarder.translate.chat_over_responses.notes import Notes
+from forwarder.translate.chat_over_responses.notes import NOTES, Notes
 from forwarder.translate.chat_over_responses.request import Prepared
 from forwarder.translate.chat_over_responses.thoughts import Thoughts
 from forwarder.translate.terms import Terms
@@ -65,6 +65,7 @@ class Answer:
         self._thoughts = Thoughts()
         self._notes = Notes(terms.link)
         self._images = Images()
+        self._cut = prepared.cut
         self._wants_logprobs = prepared.logprobs
         self._measured: set[tuple[Any, Any]] = set()  # places whose log probabilities are told
 
@@ -115,9 +116,11 @@ class Answer:
         self.ended = True
         if not self._greeted:
             chunks += self._say({"content": ""})[:1]
-        if self._notes.annotations:  # all at once: the SDK cannot add lists up
+        chunks += self._note()
+        if self._notes.annotations and not self._cut:  # all at once: the SDK cannot add lists up
             chunks += self._say({"annotations": self._notes.annotations})
-        chunks.append(self._chunk(self._last_words(), self._finish_reason(event, response)))
+        words = {} if self._cut else self._last_words()
+        chunks.append(self._chunk(words, self._finish_reason(event, response)))
         usage = usage_to_chat(response.get("usage"))
         return [*chunks, {**self._base, "choices": [], "usage": usage}] if usage else chunks
 
@@ -135,6 +138,14 @@ class Answer:
             reason = (response.get("incomplete_details") or {}).get("reason")
             return FINISH_REASONS.get(str(reason), "length")
         return self._calls.finish_reason
+
+    def _note(self) -> Batch:
+        """All that is known beside the text so far, for who cuts the answer."""
+        if not self._cut:
+            return []
+        summary = {"reasoning_summary": self._thoughts.apart} if self._thoughts.apart else {}
+        notes = {**self._notes.placed, "metadata": summary}
+        return [self._chunk({NOTES: notes})] if any(notes.values()) else []
 
     def _last_words(self) -> Json:
         metadata: Json = {}
@@ -192,11 +203,16 @@ class Answer:
     def annotation(self, event: Event) -> Batch:
         place = (event.get("output_index"), event.get("content_index"))
         self._annotate(place, event.get("annotation"))
-        return []
+        return self._note()
 
     def _annotate(self, place: tuple[Any, Any], annotation: Any) -> None:
         earlier = takewhile(lambda sent: sent[0] != place, self._sent.items())
-        self._notes.add(place, annotation, before=sum(length for _, length in earlier))
+        before = sum(length for _, length in earlier)
+        self._notes.add(place, annotation, before, self._said)
+
+    @property
+    def _said(self) -> int:
+        return sum(self._sent.values())
 
     def _missing(self, place: tuple[Any, Any], whole: Any, key: str) -> Batch:
         """What of a text the deltas left out; nothing, normally."""
@@ -234,7 +250,7 @@ class Answer:
 
     def item_done(self, event: Event) -> Batch:
         item = event.get("item") or {}
-        return self._whole_item(event.get("output_index"), item)
+        return [*self._whole_item(event.get("output_index"), item), *self._note()]
 
     def arguments(self, event: Event) -> Batch:
         return self._say_each(self._calls.grow(event))
@@ -254,7 +270,7 @@ class Answer:
         elif kind == IMAGE:
             chunks = self._say_each(self._images.finished(index, item))
         elif kind == "code_interpreter_call":
-            self._notes.add_outputs(item.get("outputs"))
+            self._notes.add_outputs(item.get("outputs"), self._said)
         elif kind == "reasoning":
             chunks = self._think(self._thoughts.finish_item(index, item))
         return chunks

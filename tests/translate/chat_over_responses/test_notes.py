@@ -63,3 +63,15 @@ def test_an_image_that_code_has_drawn_is_a_file() -> None:
 def test_a_text_is_known_by_its_place() -> None:
     assert (0, 0) in notes(cited())
     assert (0, 1) not in notes(cited())
+
+
+def test_who_cuts_hears_where_everything_ends() -> None:
+    url = {"type": "url_citation", "start_index": 1, "end_index": 2, "url": "u", "title": "t"}
+    made = notes(url, cited(end_index=7), cited(end_index=5), cited("file_path", index=9))
+    made.add((1, 0), {"type": "url_citation", "url": "v"}, before=20, said=33)
+    made.add_outputs([{"type": "image", "url": "https://e.test/1.png"}], said=40)
+    placed = made.placed
+    assert [at for at, _ in placed["annotations"]] == [12, 33]
+    assert [note for _, note in placed["annotations"]] == made.annotations
+    assert [at for at, _ in placed["files"]] == [15, 40]
+    assert [file for _, file in placed["files"]] == made.files

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.errors import UpstreamBroken, UpstreamRefused
+from forwarder.translate.chat_over_responses.request import is_cut
 from forwarder.translate.chat_over_responses.stream import HANDLERS
 from forwarder.translate.fold import fold_chat
 from tests.helpers.sdk import EVENT_TYPES
@@ -265,3 +266,42 @@ def test_what_comes_in_one_packet_with_a_failure_is_not_lost() -> None:
     assert begun[-1]["choices"][0]["delta"] == {"content": "begun"}
     with pytest.raises(UpstreamRefused):
         next(stream)
+
+
+def test_who_cuts_an_answer_hears_beside_its_text_what_stands_beside_it() -> None:
+    url = {"type": "url_citation", "start_index": 0, "end_index": 3, "url": "u", "title": "t"}
+    file = {"type": "file_path", "file_id": "file-1", "index": 2}
+    events = [
+        event("reasoning_text.delta", **at(0), delta="text"),
+        event("reasoning_summary_text.delta", output_index=0, summary_index=0, delta="summary"),
+        event("output_item.done", output_index=0, item={"type": "reasoning", "id": "rs"}),
+        event("output_text.delta", **at(1), delta="one two"),
+        event("output_text.annotation.added", **at(1), annotation=url),
+        event("output_text.annotation.added", **at(1), annotation=file),
+        completed(),
+    ]
+    deltas = [c["choices"][0]["delta"] for c in chunks(*events, stop="END") if c["choices"]]
+    told = [delta["notes"] for delta in deltas if "notes" in delta]
+    assert told[0] == {"annotations": [], "files": [], "metadata": {"reasoning_summary": "summary"}}
+    assert [[at for at, _ in notes["annotations"]] for notes in told] == [[], [3], [3], [3]]
+    assert [[at for at, _ in notes["files"]] for notes in told] == [[], [], [2], [2]]
+    assert deltas[-1] == {}
+    assert not any("annotations" in delta or "metadata" in delta for delta in deltas)
+
+
+@pytest.mark.parametrize(
+    ("request_", "cut"),
+    [
+        ({}, False),
+        ({"stop": []}, False),
+        ({"stop": "END"}, True),
+        ({"stop": ["END"]}, True),
+        ({"max_tokens": 15}, True),
+        ({"max_tokens": 16}, False),
+        ({"max_tokens": 2, "max_completion_tokens": 99}, False),
+        ({"max_tokens": 99, "max_completion_tokens": 2}, True),
+        ({"max_tokens": "2"}, False),
+    ],
+)
+def test_an_answer_is_cut_at_stops_and_low_limits(request_: Json, cut: bool) -> None:
+    assert is_cut(request_) is cut
