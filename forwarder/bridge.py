@@ -147,6 +147,7 @@ class Bridge:
         self, client: str, request: Json, style: str | None, exchange: Exchange, route: Route
     ) -> Stream:
         """The stream of one route's upstream."""
+        exchange.ledger.honoured = self._honoured(client, request, route)
         call = self.upstreams.of(route.upstream).call(route, client, exchange)
         ends = self._ends(call, route, exchange)
         return self._path(ends, route, client, request, style, exchange)(request)
@@ -222,6 +223,7 @@ class Bridge:
         route = self._routes(client, request)[0]
         exchange.upstream, exchange.model = route.upstream.name, route.model
         upstream = self.upstreams.of(route.upstream)
+        exchange.ledger.honoured = self._honoured(client, request, route)
         run = DryRun(partial(upstream.shown, route=route, client=client, exchange=exchange))
         fetch = run.fetch if self._fetch else None
         ends = Ends(run.call, Hands(fetch, run.upload, run.download, self._keeps_files(route)))
@@ -293,6 +295,9 @@ class Bridge:
         takes = profile.chat_takes if over_chat else profile.responses_takes
         terms = replace(self._terms(client, None, route, exchange), takes=takes)
         return faulting_upstream(adapt(call, client, "chat", terms))
+
+    def _honoured(self, client: str, request: Json, route: Route) -> frozenset[str]:
+        return self.state.honours(client, request, client != route.protocol)
 
     def _remembers_reasoning(self, profile: Profile) -> bool:
         return self.settings.reasoning_ttl > 0 and profile.reasoning_items == "keep"

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from forwarder.capture.tape import UNRECORDED, Recorder, Tape
@@ -161,7 +161,7 @@ class Exchange:
     def goes_to(self, upstream: str, model: str) -> None:
         """Another upstream is asked; what was noted of the one before is not the answer's."""
         self.upstream, self.model = upstream, model
-        self.ledger = Ledger(strict=self.ledger.strict)
+        self.ledger = replace(self.ledger, dropped={})
         self.reply_headers = {}
 
     def streams(self) -> None:

@@ -35,8 +35,12 @@ def mend(body: Json, protocol: str, profile: Profile, ledger: Ledger) -> Json:
 
 def _drop(body: Json, profile: Profile, ledger: Ledger) -> None:
     for name in sorted(profile.drop & body.keys()):
-        del body[name]
-        ledger.drop(name, f"{profile.name} does not take it")
+        if body.pop(name) != _NEUTRAL.get(name, ...):
+            ledger.drop(name, f"{profile.name} does not take it")
+
+
+_NEUTRAL = {"store": False}
+"""Values that ask for what is so in any case: who does not know ``store`` does not do it."""
 
 
 def _add(body: Json, profile: Profile, ledger: Ledger) -> None:
@@ -68,7 +72,10 @@ def _stream_options(body: Json, profile: Profile, ledger: Ledger) -> None:
 
 
 def _parallel(body: Json, profile: Profile, ledger: Ledger) -> None:
-    if not profile.parallel_tool_calls and body.pop("parallel_tool_calls", None) is False:
+    """All but the first of several calls fall away here, unless the upstream remembers them."""
+    if profile.parallel_tool_calls or body.pop("parallel_tool_calls", None) is not False:
+        return
+    if profile.keeps_responses and "input" in body:
         ledger.drop("parallel_tool_calls", f"{profile.name} does not take it")
 
 

@@ -17,12 +17,16 @@ from forwarder.state import completions
 from forwarder.state.background import Background
 from forwarder.state.holding import Hold, Holds
 from forwarder.state.keeping import Keeper
-from forwarder.state.turns import OURS, Base, Memory, base_of, owner_of, resumed
+from forwarder.state.turns import OURS, Base, Memory, base_of, is_stored, owner_of, resumed
 from forwarder.store import Database
 from forwarder.translate.call import Call, Json, Stream
 
 Origin = Callable[[], str | None]
 """Gives the upstream that keeps the responses which it gives, once one has begun to."""
+
+
+_STORED = frozenset({"store", "metadata"})
+"""What asks for a completion to be stored, and what is stored with it."""
 
 
 class Remembering:
@@ -36,6 +40,16 @@ class Remembering:
     def resumed(self, call: Call, exchange: Exchange, memory: Memory, translated: bool) -> Call:
         """Wrap a call that speaks Responses so that its requests have what they stand on."""
         return resumed(call, self.database, owner_of(exchange.client_key), memory)
+
+    def honours(self, client: str, request: Json, translated: bool) -> frozenset[str]:
+        """Parameters that are honoured here for a request, so that no upstream need do it.
+
+        The metadata of a response are what its own upstream says, unless it is made here.
+        """
+        if client == "chat":
+            return _STORED if request.get("store") is True else frozenset()
+        kept = translated and is_stored(request)
+        return frozenset({"metadata"}) if kept else frozenset()
 
     def kept(
         self, client: str, request: Json, exchange: Exchange, origin: Origin
@@ -78,6 +92,10 @@ class Forgetful:
             return remembering({k: v for k, v in request.items() if k not in OURS})
 
         return refuse_or_call
+
+    def honours(self, client: str, request: Json, translated: bool) -> frozenset[str]:
+        """Nothing is."""
+        return frozenset()
 
     def kept(
         self, client: str, request: Json, exchange: Exchange, origin: Origin

@@ -14,21 +14,24 @@ from forwarder.mint import Mint
 class Ledger:
     """What this request lost on the way, by name and with the reason.
 
-    In strict mode a loss is a refusal instead.
+    In strict mode a loss is a refusal instead.  What the forwarder itself does of it is
+    ``honoured``, and is no loss, whether it reaches the upstream or not.
     """
 
     strict: bool = False
     dropped: dict[str, str] = field(default_factory=dict)
+    honoured: Collection[str] = ()
 
     def drop(self, param: str, reason: str) -> None:
         """Record that ``param`` does not reach the upstream, or refuse the request over it."""
-        if self.strict:
+        if self.strict and param not in self.honoured:
             raise Unsupported(f"'{param}' cannot be carried: {reason}.", param=param)
         self.note(param, reason)
 
     def note(self, param: str, reason: str) -> None:
         """Record it and refuse nothing over it: nobody has asked for what this would have done."""
-        self.dropped.setdefault(param, reason)
+        if param not in self.honoured:
+            self.dropped.setdefault(param, reason)
 
 
 @dataclass(frozen=True)

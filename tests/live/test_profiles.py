@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -369,6 +370,38 @@ def test_native_responses_are_learned_from_too() -> None:
             answer = client.post("/v1/responses", json={"model": "m", "input": said})
             assert answer.status_code == 200
             assert len(scripted.requests) == number
+
+
+STRICT = {"X-Forwarder-Strict": "true"}
+KEPT = {"store": True, "metadata": {"a": "b"}}
+
+
+@pytest.mark.parametrize("provider", ["deepseek", "mistral"])
+@pytest.mark.parametrize("path", ["chat/completions", "responses"])
+def test_what_is_stored_here_no_provider_needs_to_know(
+    path: str, provider: str, tmp_path: Path
+) -> None:
+    question = [{"role": "user", "content": "hi"}]
+    asked = {"input": question} if path == "responses" else {"messages": question}
+    with ScriptedUpstream() as scripted:
+        environment = {
+            "CHAT_BASE_URL": scripted.url,
+            "CHAT_API_KEY": KEY,
+            "CHAT_PROVIDER": provider,
+            "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
+        }
+        client = create_app(Settings.from_env(environment)).test_client()
+        body = {"model": "m", **KEPT, **asked}
+        answer = client.post(f"/v1/{path}", json=body, headers=STRICT)
+        assert answer.status_code == 200
+        assert "X-Forwarder-Dropped" not in answer.headers
+        assert not KEPT.keys() & scripted.requests[-1].body.keys()
+        stored = client.get(f"/v1/{path}/{answer.get_json()['id']}").get_json()
+        assert stored["metadata"] == KEPT["metadata"]
+        shown = client.post("/forwarder/translate", json=body, headers=STRICT).get_json()
+        assert shown["dropped"] == {}
+        unstored = client.post(f"/v1/{path}", json={**body, "store": False})
+        assert unstored.headers["X-Forwarder-Dropped"] == "metadata"
 
 
 def test_a_path_may_begin_at_the_hosts_root() -> None:

@@ -80,6 +80,22 @@ def test_a_body_that_cannot_be_mended_is_a_400_that_names_the_place(body: Json, 
     assert caught.value.param == param
 
 
+def test_who_does_not_know_the_store_stores_nothing() -> None:
+    for protocol in ("chat", "responses"):
+        ledger = Ledger(strict=True)
+        assert mended({"store": False}, protocol, ledger, drop=frozenset({"store"})) == {}
+        assert ledger.dropped == {}
+
+
+def test_what_is_honoured_here_is_not_lost() -> None:
+    ledger = Ledger(strict=True, honoured={"store", "metadata"})
+    drop = frozenset({"store", "metadata", "user"})
+    assert mended({"store": True, "metadata": {"a": "b"}}, "chat", ledger, drop=drop) == {}
+    assert ledger.dropped == {}
+    with pytest.raises(Unsupported):
+        mended({"user": "u"}, "chat", ledger, drop=drop)
+
+
 def test_fields_are_added_unless_they_are_there() -> None:
     assert mended({"a": 1}, add={"a": 2, "b": 3}) == {"a": 1, "b": 3}
 
@@ -90,6 +106,10 @@ def test_parallel_calls_are_left_out_where_they_are_not_known(wish: bool) -> Non
     body = {"parallel_tool_calls": wish}
     assert mended(body) == body
     assert mended(body, ledger=ledger, parallel_tool_calls=False) == {}
+    assert ledger.dropped == {}  # more than one call falls away elsewhere
+    lacking = {"parallel_tool_calls": False, "keeps_responses": True}
+    native = {**body, "input": "hi"}
+    assert mended(native, "responses", ledger, **lacking) == {"input": "hi"}
     assert bool(ledger.dropped) is (wish is False)
 
 

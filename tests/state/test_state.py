@@ -75,3 +75,23 @@ def test_a_turn_holds_its_conversation_for_as_long_as_its_exchange(database: Sql
     exchange.close()
     state.kept("responses", asked, other, lambda: None)
     other.close()
+
+
+@pytest.mark.parametrize(
+    ("client", "request_", "translated", "names"),
+    [
+        ("chat", {"store": True}, False, {"store", "metadata"}),
+        ("chat", {"store": True}, True, {"store", "metadata"}),
+        ("chat", {}, True, set()),
+        ("chat", {"store": False}, True, set()),
+        ("responses", {}, True, {"metadata"}),
+        ("responses", {"store": True}, True, {"metadata"}),
+        ("responses", {"store": False}, True, set()),
+        ("responses", {}, False, set()),
+    ],
+)
+def test_what_is_stored_here_is_honoured_here(
+    client: str, request_: Json, translated: bool, names: set[str], database: Sqlite
+) -> None:
+    assert Remembering(database, Running()).honours(client, request_, translated) == names
+    assert Forgetful().honours(client, request_, translated) == set()

@@ -19,3 +19,10 @@ def test_in_strict_mode_a_loss_is_a_refusal_that_names_it() -> None:
         ledger.drop("seed", "no way")
     assert caught.value.param == "seed"
     assert ledger.dropped == {}
+
+
+def test_what_is_honoured_here_is_no_loss() -> None:
+    for ledger in (Ledger(honoured={"store"}), Ledger(strict=True, honoured={"store"})):
+        ledger.drop("store", "why")
+        ledger.note("store", "why")
+        assert ledger.dropped == {}
