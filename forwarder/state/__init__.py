@@ -65,6 +65,7 @@ class Remembering:
         if client != "chat":  # Ollama keeps nothing
             return lambda stream: stream
         asked = dict(request)
+        completions.check(asked)
         return lambda stream: completions.kept(stream, self.database, owner, asked)
 
     def _held(self, owner: str, base: Base, exchange: Exchange) -> Hold | None:

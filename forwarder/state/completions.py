@@ -10,7 +10,17 @@ from forwarder.store import Database, completions
 from forwarder.store.completions import Completion
 from forwarder.translate import FOLDS
 from forwarder.translate.call import Batch, Json, Stream
-from forwarder.translate.check import BOOL, expect, optional
+from forwarder.translate.check import BOOL, DICT, INT, LIST, expect, optional
+
+
+def check(request: Json) -> None:
+    """Raise InvalidRequest for a completion that could not be stored as it is asked for."""
+    if not optional(request, "store", BOOL, "store"):
+        return
+    metadata_of(request, expect)
+    optional(request, "n", INT, "n")
+    for i, message in enumerate(optional(request, "messages", LIST, "messages") or ()):
+        expect(message, DICT, f"messages[{i}]")
 
 
 def kept(stream: Stream, database: Database, owner: str, request: Json) -> Stream:

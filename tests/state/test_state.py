@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import ConversationLocked, ForwarderError
+from forwarder.errors import ConversationLocked, ForwarderError, InvalidRequest
 from forwarder.exchange import Exchange
 from forwarder.network.running import Running
 from forwarder.state import Forgetful, Memory, Remembering
@@ -95,3 +95,30 @@ def test_what_is_stored_here_is_honoured_here(
 ) -> None:
     assert Remembering(database, Running()).honours(client, request_, translated) == names
     assert Forgetful().honours(client, request_, translated) == set()
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"store": "yes"}, "store"),
+        ({"n": "2"}, "n"),
+        ({"n": True}, "n"),
+        ({"metadata": "x"}, "metadata"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": ["hi"]}, "messages[0]"),
+    ],
+)
+def test_a_completion_that_cannot_be_stored_is_refused_before_it_is_made(
+    more: Json, param: str, database: Sqlite
+) -> None:
+    state = Remembering(database, Running())
+    with pytest.raises(InvalidRequest) as refused:
+        state.kept("chat", {"store": True, **more}, EXCHANGE, lambda: None)
+    assert refused.value.param == param
+
+
+def test_one_that_is_not_to_be_stored_may_be_anything(database: Sqlite) -> None:
+    odd = {"n": "2", "messages": "hi", "metadata": "x"}
+    stream: Stream = iter(())
+    state = Remembering(database, Running())
+    assert state.kept("chat", odd, EXCHANGE, lambda: None)(stream) is stream
