@@ -23,6 +23,7 @@ def translate() -> Response:
     bridge: Bridge = current_app.extensions["forwarder"]
     exchange = exchanges.current()
     exchange.client_key = authorized(bridge.settings.api_keys)
+    exchanges.check_strictness()
     body = json_body(exchange)
     client = protocol_of(body, request.args.get("from"))
     style = request.headers.get("X-Forwarder-Reasoning")

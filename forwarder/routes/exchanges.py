@@ -29,6 +29,7 @@ from forwarder.exchange import Exchange
 from forwarder.mint import random_id
 from forwarder.network.leaving import on_leaving
 from forwarder.routes.keys import authorized
+from forwarder.translate.check import choose
 from forwarder.translate.terms import Ledger
 
 _PLAIN = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
@@ -36,7 +37,8 @@ _NAME_LIMIT = 64
 _MOST_NAMES = 40
 _ROUTE_LIMIT = 100
 _LIMITS = "x-ratelimit-"
-_YES = ("1", "true", "yes", "on")
+_STRICT = "X-Forwarder-Strict"
+_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _UNWATCHED = ("health", "metrics", "websocket")
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -112,7 +114,7 @@ def begin(asked: Request, bridge: Bridge, route: str, watched: bool = True) -> E
     exchange = Exchange(
         id=given if _ID.fullmatch(given) else random_id("req"),
         route=route,
-        ledger=Ledger(strict=settings.strict or header("X-Forwarder-Strict", "").lower() in _YES),
+        ledger=Ledger(strict=settings.strict or header(_STRICT, "").lower() in _YES),
         log_sample=settings.log_sample,
         log_bodies=settings.log_bodies,
         address=partial(_address, settings.public_url, asked),
@@ -151,6 +153,7 @@ def admit(exchange: Exchange) -> None:
     exchange.client_key = authorized(bridge.settings.api_keys)
     if bridge.capture is not None:
         exchange.tape = bridge.capture.tape(exchange, _asked(request))
+    check_strictness()
     exchange.admit(request.remote_addr)
     bridge.resilience.admit(exchange)
     exchange.run = run = bridge.running.enter()
@@ -161,6 +164,12 @@ def _asked(asked: Request) -> Asked:
     """The head of a request."""
     query = list(asked.args.items(multi=True))
     return Asked(asked.method, asked.path, query, list(asked.headers.items()))
+
+
+def check_strictness() -> None:
+    """Raise InvalidRequest for a header of which it is not clear what it wants."""
+    if said := request.headers.get(_STRICT, "").lower():
+        choose(said, (*_YES, *_NO), _STRICT)
 
 
 def watch(exchange: Exchange) -> None:

@@ -240,3 +240,16 @@ def test_a_foreign_compaction_is_named_in_the_header_or_refused(demo: FlaskClien
 
     assert (lax.status_code, lax.headers["X-Forwarder-Dropped"]) == (200, "input.compaction")
     assert (strict.status_code, strict.get_json()["error"]["param"]) == (400, "input.compaction")
+
+
+@pytest.mark.parametrize("path", ["v1/responses", "v1/chat/completions", "forwarder/translate"])
+def test_it_must_be_clear_whether_a_request_is_strict(path: str, demo: FlaskClient) -> None:
+    question = [{"role": "user", "content": "hi"}]
+    asked = {"messages": question} if path.endswith("completions") else {"input": question}
+    for said, status in {"maybe": 400, "TRUE": 200, "off": 200, "0": 200, "": 200}.items():
+        headers = {"X-Forwarder-Strict": said}
+        got = demo.post(f"/{path}", json={"model": "demo", **asked}, headers=headers)
+        assert got.status_code == status
+        if status == 400:
+            assert got.get_json()["error"]["param"] == "X-Forwarder-Strict"
+            assert "'off'" in got.get_json()["error"]["message"]
