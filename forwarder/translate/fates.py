@@ -101,6 +101,7 @@ RESPONSES_OVER_CHAT: dict[str, Fate] = {
     "include": mapped(LIST, "asks for log probabilities, or is honoured here"),
     "input": mapped((str, list), "becomes messages"),
     "instructions": mapped(STR, "becomes the first message"),
+    "logit_bias": carried(DICT),
     "max_output_tokens": mapped(INT, "is called max_completion_tokens"),
     "max_tool_calls": local(INT, "counts hosted tools, of which none runs here"),
     "presence_penalty": carried(NUMBER),
@@ -108,7 +109,9 @@ RESPONSES_OVER_CHAT: dict[str, Fate] = {
     "prompt": refused(DICT, "prompt templates live with OpenAI"),
     "prompt_cache_options": mapped(DICT, "comparison_response_id and prewarm fall away"),
     "reasoning": mapped(DICT, "the effort goes over; the summary decides the form here"),
+    "seed": carried(INT),
     "service_tier": mapped(STR, "ultrafast is called priority"),
+    "stop": carried((str, list)),
     "store": local(BOOL, "the forwarder stores the response; the upstream stores nothing"),
     "text": mapped(DICT, "becomes response_format and verbosity"),
     "top_logprobs": mapped(INT, "goes with logprobs: true"),
@@ -116,7 +119,10 @@ RESPONSES_OVER_CHAT: dict[str, Fate] = {
         STR, "the oldest turns go when the upstream says that it is too much", "disabled"
     ),
 }
-"""A Responses client's parameters over a Chat upstream."""
+"""A Responses client's parameters over a Chat upstream.
+
+How to draw and where to stop are Chat's own, but nothing else is meant by them: they are carried.
+"""
 
 _OWN = "the Responses API has no such parameter, and this upstream none of its own"
 
@@ -153,6 +159,8 @@ TABLES = {"responses": RESPONSES_OVER_CHAT, "chat": CHAT_OVER_RESPONSES}
 
 
 _UNKNOWN = offered(ANY, "neither API knows this parameter")
+_FOREIGN = offered(ANY, "only the other API knows this parameter")
+_KNOWN = RESPONSES_OVER_CHAT.keys() | CHAT_OVER_RESPONSES.keys()
 
 
 def settle(
@@ -160,13 +168,13 @@ def settle(
 ) -> Iterator[tuple[str, Any]]:
     """Check every parameter; give those that are mapped or carried as ``(name, value)``.
 
-    Null means absent, in both protocols.  A name that neither SDK nor table knows is dropped,
+    Null means absent, in both protocols.  A name that the table does not know is dropped,
     since strict upstreams refuse what they do not know, unless it is one that this one ``takes``.
     """
     for name, value in request.items():
         if value is None:
             continue
-        fate = fates.get(name, _UNKNOWN)
+        fate = fates.get(name) or (_FOREIGN if name in _KNOWN else _UNKNOWN)
         expect(value, fate.types, name)
         if fate.kind in ("carried", "mapped") or (fate.kind == "offered" and name in takes):
             yield name, value

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from forwarder.errors import InvalidRequest
 from forwarder.translate import unread
 from forwarder.translate.call import Json
-from forwarder.translate.check import DICT, STR, choose, optional, require
+from forwarder.translate.check import DICT, STR, choose, expect, optional, require
 from forwarder.translate.fates import RESPONSES_OVER_CHAT, settle
 from forwarder.translate.responses_over_chat.history import History
 from forwarder.translate.responses_over_chat.toolbox import Toolbox
 from forwarder.translate.terms import Ledger, Terms
-from forwarder.translate.vocabulary import FORMATS, format_to_chat
+from forwarder.translate.vocabulary import FORMATS, LOGPROBS, format_to_chat
 
 
 class Prepared(NamedTuple):
@@ -43,7 +43,7 @@ def translate_request(request: Json, terms: Terms) -> Prepared:
     _configure(chat, request.get("input"), terms)
     if not chat["messages"]:  # the upstream would complain of messages, which are not the client's
         raise InvalidRequest("'input' holds nothing to answer.", param="input", code="empty_array")
-    _offer_tools(chat, toolbox, request)
+    _offer_tools(chat, toolbox, request, terms.ledger)
     unread.report(request, "responses", terms.ledger)
     if chat.get("stream"):  # a whole answer has its usage unasked
         chat["stream_options"] = {"include_usage": True}
@@ -72,11 +72,14 @@ def _configure(chat: Json, given: Any, terms: Terms) -> None:
             chat.update(mapper(update, terms.ledger))
 
 
-def _offer_tools(chat: Json, toolbox: Toolbox, request: Json) -> None:
+def _offer_tools(chat: Json, toolbox: Toolbox, request: Json, ledger: Ledger) -> None:
     given = request.get("tool_choice")
     choice = toolbox.choice(given) if given is not None else None
     if toolbox.search is not None and toolbox.may_search(given):
         chat["web_search_options"] = toolbox.search
+        for name in request.get("include") or ():
+            if name.startswith("web_search_call."):
+                ledger.drop(f"include.{name}", "of a search, Chat Completions tells what it cites")
     if not toolbox.chat:
         chat.pop("parallel_tool_calls", None)  # strict upstreams take it only beside tools
         return
@@ -120,7 +123,25 @@ def _kind_of_format(text_format: Json) -> str:
 
 
 def _include(value: list[Any], ledger: Ledger) -> Json:
-    return {"logprobs": True} if "message.output_text.logprobs" in value else {}
+    for i, name in enumerate(value):
+        if expect(name, STR, f"include[{i}]") not in _INCLUDABLE:
+            ledger.drop(f"include.{name}", "neither API knows of it")
+    return {"logprobs": True} if LOGPROBS in value else {}
+
+
+_INCLUDABLE = frozenset(
+    {
+        "code_interpreter_call.outputs",
+        "computer_call_output.output.image_url",
+        "file_search_call.results",
+        "message.input_image.image_url",
+        LOGPROBS,
+        "reasoning.encrypted_content",
+        "web_search_call.action.sources",
+        "web_search_call.results",
+    }
+)
+"""What the Responses API includes.  What hosted tools would give is lost with them, by name."""
 
 
 def _top_logprobs(value: int, ledger: Ledger) -> Json:

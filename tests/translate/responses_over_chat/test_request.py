@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from openai.types.responses import ResponseIncludable
 
 from forwarder.errors import InvalidRequest, Unsupported
 from forwarder.translate.responses_over_chat import translate_request
@@ -67,7 +68,10 @@ MAPPED: list[tuple[Json, Json]] = [
         {"include": ["message.output_text.logprobs"], "top_logprobs": 3},
         {"logprobs": True, "top_logprobs": 3},
     ),
-    ({"store": True, "include": ["x"], "max_tool_calls": 1}, {}),
+    ({"store": True, "include": [], "max_tool_calls": 1}, {}),
+    ({"seed": 1, "logit_bias": {"5": 1}}, {"seed": 1, "logit_bias": {"5": 1}}),
+    ({"stop": "a", "presence_penalty": 0.5}, {"stop": "a", "presence_penalty": 0.5}),
+    ({"stop": ["a", "b"], "frequency_penalty": 0}, {"stop": ["a", "b"], "frequency_penalty": 0}),
     ({"parallel_tool_calls": False, "tool_choice": "auto"}, {}),
     ({"tools": [], "tool_choice": "none"}, {}),
 ]
@@ -132,11 +136,42 @@ def test_settings_that_chat_lacks_are_named() -> None:
     chat(terms(strict=True), reasoning={"mode": "standard", "context": "auto"})
 
 
+def test_what_nobody_includes_is_named() -> None:
+    used = terms()
+    chat(used, include=["nonsense", "reasoning.encrypted_content"])
+    assert set(used.ledger.dropped) == {"include.nonsense"}
+    with pytest.raises(Unsupported) as refused:
+        chat(terms(strict=True), include=["nonsense"])
+    assert refused.value.param == "include.nonsense"
+
+
+@pytest.mark.parametrize("name", get_args(ResponseIncludable))
+def test_what_the_api_includes_is_known(name: str) -> None:
+    assert "include" not in chat(terms(strict=True), include=[name])
+
+
+def test_the_sources_of_a_search_that_goes_over_are_named() -> None:
+    used = terms(web_search=True)
+    asked = {"tools": [{"type": "web_search"}], "include": ["web_search_call.action.sources"]}
+    assert chat(used, **asked)["web_search_options"] == {}
+    assert set(used.ledger.dropped) == {"include.web_search_call.action.sources"}
+
+
+@pytest.mark.parametrize("name", ["n", "max_tokens", "response_format", "reasoning_effort"])
+def test_a_parameter_of_the_other_api_is_said_to_be_one(name: str) -> None:
+    used = terms()
+    chat(used, **{name: 1})
+    assert used.ledger.dropped == {name: "only the other API knows this parameter"}
+
+
 REFUSED: list[tuple[Json, Any, str]] = [
     ({"model": None}, InvalidRequest, "model"),
     ({"model": 1}, InvalidRequest, "model"),
     ({"input": None}, InvalidRequest, "input"),
     ({"input": {}}, InvalidRequest, "input"),
+    ({"include": [5]}, InvalidRequest, "include[0]"),
+    ({"stop": 5}, InvalidRequest, "stop"),
+    ({"seed": "x"}, InvalidRequest, "seed"),
     ({"text": {"format": {}}}, InvalidRequest, "text.format.type"),
     ({"text": {"format": {"type": "yaml"}}}, InvalidRequest, "text.format.type"),
     ({"text": {"format": {"type": "json_schema"}}}, InvalidRequest, "text.format.name"),
