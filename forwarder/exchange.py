@@ -246,7 +246,7 @@ class Exchange:
         self.events += len(batch)
         last = batch[-1]
         usage = usage_of(last)
-        if type(usage) is dict:
+        if isinstance(usage, dict):
             self.usage = usage
         if last.get("error") or last.get("type") in ("error", "response.failed"):
             self.error = "upstream_failed"  # told to the client by the upstream itself

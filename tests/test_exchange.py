@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from forwarder.capture.tape import UNRECORDED
+from forwarder.emulations.usage import Estimate
 from forwarder.errors import (
     ClientLeft,
     ForwarderError,
@@ -76,6 +77,7 @@ def test_the_first_event_is_noted_and_not_the_silence_before(logged: list[Any]) 
     "event",
     [
         {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+        {"choices": [], "usage": Estimate(prompt_tokens=3, completion_tokens=4)},
         {
             "type": "response.completed",
             "response": {"usage": {"input_tokens": 3, "output_tokens": 4}},

@@ -12,15 +12,17 @@ _BYTES_A_TOKEN = 4
 Chinese (three bytes)."""
 
 
-def estimated(request: Json, written: Iterable[str]) -> Json:
+class Estimate(Json):
+    """A usage that nobody has reported: an exact one goes before it."""
+
+
+def estimated(request: Json, written: Iterable[str]) -> Estimate:
     """The usage of an answer to ``request`` in which the model has ``written`` these texts."""
     prompt = _tokens(_texts([request.get("messages"), request.get("tools")]))
     completion = _tokens(written)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
+    return Estimate(
+        prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
+    )
 
 
 def estimated_tokens(value: Any) -> int:
@@ -48,7 +50,8 @@ def _texts(value: Any) -> Iterable[str]:
 
 def summed(usages: list[Json], prompts: bool) -> Json:
     """The usages added up; without ``prompts`` the prompt counts once, as with ``n``."""
-    total = dict(usages[0])
+    exact = (usage for usage in usages if not isinstance(usage, Estimate))
+    total = dict(next(exact, usages[0]))
     for key in ("prompt", "completion") if prompts else ("completion",):
         total[f"{key}_tokens"] = sum(_count(u, f"{key}_tokens") for u in usages)
         details = [u.get(f"{key}_tokens_details") or {} for u in usages]

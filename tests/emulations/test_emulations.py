@@ -29,6 +29,13 @@ def test_every_choice_is_stopped_and_limited_on_its_own() -> None:
     assert completion["usage"]["prompt_tokens"] == USAGE["prompt_tokens"]
 
 
+def test_the_exact_usage_of_one_choice_tells_the_prompt_of_all() -> None:
+    scripts = [one_by_one(said("one END", " two")), one_by_one(said("three"))]
+    call = over_responses(Scripted(*scripts), stop_drain=False, max_choices=8)
+    completion = fold_chat(call({**REQUEST, "n": 2, "stop": "END"}))
+    assert completion["usage"]["prompt_tokens"] == USAGE["prompt_tokens"]
+
+
 def test_what_stands_beside_the_text_is_told_where_it_is_cut() -> None:
     noted = chunk({"notes": {"annotations": [[3, {"a": 1}]], "files": [], "metadata": {}}})
     script = one_by_one([chunk({"content": "one two"}), noted, *said(" END")])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import orjson
+
 from forwarder.emulations.usage import capped, estimated, summed
-from tests.emulations.chatting import USAGE
+from tests.emulations.chatting import REQUEST, USAGE
 
 
 def test_four_bytes_are_estimated_to_be_a_token() -> None:
@@ -46,3 +48,19 @@ def test_a_cap_holds_for_the_details_too() -> None:
     assert capped(USAGE, 5)["completion_tokens_details"] == {"reasoning_tokens": 5}
     assert capped(USAGE, 5)["total_tokens"] == 15
     assert capped(USAGE, 99) == USAGE
+
+
+def test_the_exact_count_of_a_prompt_goes_before_an_estimate() -> None:
+    guess = estimated(REQUEST, ["x" * 400])
+    for usages in ([guess, USAGE], [USAGE, guess]):
+        total = summed(usages, prompts=False)
+        assert total["prompt_tokens"] == USAGE["prompt_tokens"]
+        assert total["prompt_tokens_details"] == USAGE["prompt_tokens_details"]
+        assert total["completion_tokens"] == 100 + USAGE["completion_tokens"]
+        assert total["total_tokens"] == total["prompt_tokens"] + total["completion_tokens"]
+    assert summed([guess, guess], prompts=False)["prompt_tokens"] == guess["prompt_tokens"]
+
+
+def test_an_estimate_is_plain_json() -> None:
+    guess = estimated(REQUEST, ["abcd"])
+    assert orjson.loads(orjson.dumps(guess)) == guess
