@@ -189,8 +189,13 @@ def sign(answer: Response, exchange: Exchange) -> None:
     answer.headers["X-Request-Id"] = exchange.id
     if exchange.upstream:
         answer.headers["X-Forwarder-Upstream"] = exchange.upstream
-    if exchange.ledger.dropped:
-        answer.headers["X-Forwarder-Dropped"] = _listed(sorted(exchange.ledger.dropped))
+    answer.headers.update(losses(exchange))
+
+
+def losses(exchange: Exchange) -> dict[str, str]:
+    """The header that names what did not go over; none when all did."""
+    dropped = sorted(exchange.ledger.dropped)
+    return {"X-Forwarder-Dropped": _listed(dropped)} if dropped else {}
 
 
 def _tell_limits(answer: Response, limits: dict[str, str]) -> None:

@@ -170,7 +170,8 @@ class Connection:
             self._chain.forget(asked)
             yield _in_lane(_error(exchange.blame(error)), asked)
             return
-        for event in _events(stream):
+        events = _events(stream)
+        for event in itertools.chain(_signed(next(events, None), exchange), events):
             self._note(event, asked, link)
             yield _in_lane(_echoing(event, asked) if link else event, asked)
 
@@ -265,6 +266,17 @@ def _events(stream: Stream) -> Iterator[Event]:
                 yield from (e for e in told.throw(unreadable()) if e.get("type") != "error")
                 return
             yield event
+
+
+def _signed(event: Event | None, exchange: Exchange) -> list[Event]:
+    """The first event, with what the headers of an answer to a POST would say is lost.
+
+    An ``error`` has its headers in this place, too.
+    """
+    headers = exchanges.losses(exchange)
+    if event is None:
+        return []
+    return [{**event, "headers": headers}] if headers else [event]
 
 
 def _echoing(event: Event, asked: Json) -> Event:

@@ -381,14 +381,17 @@ def test_the_sdk_s_own_connection_works(forwarder: Server) -> None:
     pytest.importorskip("websockets")
     client = OpenAI(base_url=forwarder.v1, api_key=KEY)
     with client.responses.connect() as connection:
-        connection.response.create(model="chat/m", input="hi")
-        kinds = []
+        include: Any = ["no.such"]
+        connection.response.create(model="chat/m", input="hi", include=include)
+        kinds, extras = [], []
         for event in connection:
             kinds.append(event.type)
+            extras.append(event.model_extra)
             if event.type in TERMINALS:
                 break
 
     assert kinds[-1] == "response.completed"
+    assert extras[0] == {"headers": {"X-Forwarder-Dropped": "include.no.such"}}
 
 
 def raw(server: Server) -> socket.socket:

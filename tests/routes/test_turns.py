@@ -167,3 +167,12 @@ def test_a_lane_that_cannot_be_is_refused(name: Any, app: Flask) -> None:
     assert (event["type"], event["status"]) == ("error", 400)
     assert (event["error"]["code"], event["error"]["param"]) == ("invalid_stream_id", "stream_id")
     assert "stream_id" not in event
+
+
+def test_the_first_event_of_a_turn_names_what_is_lost(app: Flask) -> None:
+    ws = played(app, Played(create(no_such=1, access_programs={"a": 1}), create(), 0.5))
+
+    first, *others = ws.sent
+    assert first["type"] == "response.created"
+    assert first["headers"] == {"X-Forwarder-Dropped": "access_programs, no_such"}
+    assert not [event for event in others if "headers" in event]
