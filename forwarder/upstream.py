@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 import orjson
-from openai import Omit, OpenAI, Stream
+from openai import Omit, OpenAI, Stream, not_given
 
 from forwarder.blotting import blotted
 from forwarder.config import UpstreamSettings
@@ -118,8 +118,9 @@ _REST: dict[str, Any] = {
     "extra_json": None,
     "synthesize_event_and_data": None,
     "stream_mode": "legacy",
+    "post_parser": not_given,
 }
-"""The SDK's other options of a request, which it would make a copy of the defaults of each time."""
+"""The SDK's other options of a request, whose defaults it would copy each time."""
 
 
 class _Failures:
