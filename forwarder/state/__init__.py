@@ -13,8 +13,8 @@ from forwarder.errors import InvalidRequest, Unsupported
 from forwarder.exchange import Exchange
 from forwarder.memory import Memory as Recent
 from forwarder.network.running import Running
-from forwarder.state import completions
 from forwarder.state.background import Background
+from forwarder.state.completions import CompletionKeeper, check, is_kept
 from forwarder.state.holding import Hold, Holds
 from forwarder.state.keeping import Keeper
 from forwarder.state.turns import OURS, Base, Memory, base_of, is_stored, owner_of, resumed
@@ -62,11 +62,10 @@ class Remembering:
         if client == "responses":
             hold = self._held(owner, base_of(request), exchange)
             return Keeper(self.database, owner, dict(request), origin, hold).kept
-        if client != "chat":  # Ollama keeps nothing
+        if client != "chat" or not is_kept(request):  # Ollama keeps nothing
             return lambda stream: stream
-        asked = dict(request)
-        completions.check(asked)
-        return lambda stream: completions.kept(stream, self.database, owner, asked)
+        check(request)
+        return CompletionKeeper(self.database, owner, dict(request), origin).kept
 
     def _held(self, owner: str, base: Base, exchange: Exchange) -> Hold | None:
         if base.conversation is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
+from forwarder.mint import random_id
 from forwarder.state.pages import metadata_of
 from forwarder.store import Database, completions
 from forwarder.store.completions import Completion
@@ -23,33 +25,63 @@ def check(request: Json) -> None:
         expect(message, DICT, f"messages[{i}]")
 
 
-def kept(stream: Stream, database: Database, owner: str, request: Json) -> Stream:
-    """The stream, whose end comes when what it says is stored, if that is asked for."""
-    if not optional(request, "store", BOOL, "store"):
-        return stream
-    metadata = metadata_of(request, expect)
-    choices = request.get("n") or 1
-    return _kept(stream, database, owner, request, metadata, choices)
+def is_kept(request: Json) -> bool:
+    """Is the answer to be stored?  Not unless the request says so."""
+    return bool(optional(request, "store", BOOL, "store"))
 
 
-def _kept(
-    stream: Stream, database: Database, owner: str, request: Json, metadata: Json, choices: int
-) -> Stream:
-    told: list[Batch] = []
-    held: list[Batch] = []
-    unfinished = choices
-    for batch in stream:
-        if batch:
-            told.append(batch)
-            unfinished -= sum(map(_finishes, batch))
-        if batch and unfinished <= 0:
-            held.append(batch)  # whoever hears that it is over finds it stored
-        else:
-            yield batch
-    if not _failed(told):
-        completion = _completion(told, request, metadata)
-        database.write(lambda c: completions.add(c, owner, completion))
-    yield from held
+class CompletionKeeper:
+    """Stores the completion that a request gets.
+
+    ``origin`` gives, once the answer has begun, the upstream that keeps it too, or ``None``.
+    Raises InvalidRequest for metadata that cannot be stored.
+    """
+
+    def __init__(
+        self, database: Database, owner: str, request: Json, origin: Callable[[], str | None]
+    ) -> None:
+        self._database = database
+        self._owner = owner
+        self._request = request
+        self._origin = origin
+        self._metadata = metadata_of(request, expect)
+        self._unfinished = request.get("n") or 1
+        self._id: str | None = None
+
+    def kept(self, stream: Stream) -> Stream:
+        """The stream, whose end comes when what it says is stored."""
+        told: list[Batch] = []
+        held: list[Batch] = []
+        for batch in map(self._marked, stream):
+            if batch:
+                told.append(batch)
+                self._unfinished -= sum(map(_finishes, batch))
+            if batch and self._unfinished <= 0:
+                held.append(batch)  # whoever hears that it is over finds it stored
+            else:
+                yield batch
+        if not _failed(told):
+            completion = self._completion(told)
+            self._database.write(lambda c: completions.add(c, self._owner, completion))
+        yield from held
+
+    def _marked(self, batch: Batch) -> Batch:
+        """The chunks with the id that the completion has here."""
+        return [e if e.get("error") else {**e, "id": self._id_of(e)} for e in batch]
+
+    def _id_of(self, chunk: Json) -> str:
+        """Ids of upstreams that keep nothing need not be the only ones of their kind."""
+        if self._id is None:
+            given = chunk.get("id") if self._origin() else None
+            self._id = str(given or random_id("chatcmpl").replace("_", "-"))
+        return self._id
+
+    def _completion(self, told: list[Batch]) -> Completion:
+        body = FOLDS["chat"](iter(told))
+        messages: list[Any] = self._request.get("messages") or []
+        model = str(body.get("model") or self._request["model"])
+        name = str(body["id"])
+        return Completion(name, time.time(), model, self._metadata, messages, body)
 
 
 def _finishes(chunk: Json) -> int:
@@ -59,13 +91,6 @@ def _finishes(chunk: Json) -> int:
 
 def _failed(told: list[Batch]) -> bool:
     return not told or bool(told[-1][-1].get("error"))
-
-
-def _completion(told: list[Batch], request: Json, metadata: Json) -> Completion:
-    body = FOLDS["chat"](iter(told))
-    messages: list[Any] = request.get("messages") or []
-    model = str(body.get("model") or request["model"])
-    return Completion(str(body["id"]), time.time(), model, metadata, messages, body)
 
 
 def shown(completion: Completion) -> Json:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from forwarder.errors import InvalidRequest
 from forwarder.state import completions
+from forwarder.state.completions import CompletionKeeper
 from forwarder.store import completions as stored
 from forwarder.store.database import Sqlite
 from forwarder.translate.call import Batch, Json
@@ -28,9 +30,13 @@ def chunk(text: str | None = None, finish: str | None = None, index: int = 0) ->
 USAGE: Json = {"id": "c", "model": "m", "choices": [], "usage": {"total_tokens": 3}}
 
 
+def keeper(database: Sqlite, origin: str | None = "up", **more: Any) -> CompletionKeeper:
+    return CompletionKeeper(database, "o", {**REQUEST, **more}, lambda: origin)
+
+
 def heard(database: Sqlite, batches: list[Batch], **more: Any) -> list[tuple[Batch, bool]]:
     """Each batch, and whether the completion was stored when it came."""
-    stream = completions.kept(iter(batches), database, "o", {**REQUEST, **more})
+    stream = keeper(database, **more).kept(iter(batches))
     return [(b, database.read(lambda c: stored.find(c, "o", "c")) is not None) for b in stream]
 
 
@@ -59,10 +65,34 @@ def test_a_whole_answer_is_stored_as_it_is(database: Sqlite) -> None:
     assert heard(database, [[whole]]) == [([whole], True)]
 
 
-@pytest.mark.parametrize("store", [False, None])
-def test_what_is_not_to_be_stored_is_not(database: Sqlite, store: bool | None) -> None:
-    batches = [[chunk("x", "stop")]]
-    assert heard(database, batches, store=store) == [(batches[0], False)]
+@pytest.mark.parametrize(("store", "kept"), [(True, True), (False, False), (None, False)])
+def test_only_what_is_to_be_stored_is(store: bool | None, kept: bool) -> None:
+    assert completions.is_kept({**REQUEST, "store": store}) is kept
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_id_is_made_up_unless_the_upstream_keeps_it(database: Sqlite, whole: bool) -> None:
+    message = {"role": "assistant", "content": "x"}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    batches: list[Batch] = [[chunk("Hel")], [chunk("lo", "stop")], [USAGE]]
+    if whole:
+        batches = [[{"id": "c", "model": "m", "choices": [choice]}]]
+    told = [
+        {e["id"] for batch in keeper(database, None).kept(iter(batches)) for e in batch}
+        for _ in range(2)
+    ]
+    names = [name for each in told for name in each]
+    assert len(names) == len(set(names)) == 2
+    assert all(re.fullmatch(r"chatcmpl-[0-9a-f]{32}", name) for name in names)
+    for name in names:
+        found = database.read(lambda c, name=name: stored.find(c, "o", name))
+        assert found.body["id"] == name
+
+
+def test_an_answer_without_an_id_gets_one(database: Sqlite) -> None:
+    nameless = {k: v for k, v in chunk("x", "stop").items() if k != "id"}
+    [[told]] = keeper(database).kept(iter([[nameless]]))
+    assert told["id"].startswith("chatcmpl-")
 
 
 def test_what_failed_is_not(database: Sqlite) -> None:
@@ -71,10 +101,12 @@ def test_what_failed_is_not(database: Sqlite) -> None:
 
 
 def test_what_makes_no_sense_is_refused_before_anybody_is_asked(database: Sqlite) -> None:
-    for more, param in (({"store": "yes"}, "store"), ({"metadata": {"a": 1}}, "metadata.a")):
-        with pytest.raises(InvalidRequest) as refused:
-            completions.kept(iter([]), database, "o", {**REQUEST, **more})
-        assert refused.value.param == param
+    with pytest.raises(InvalidRequest) as refused:
+        completions.is_kept({"store": "yes"})
+    assert refused.value.param == "store"
+    with pytest.raises(InvalidRequest) as refused:
+        keeper(database, metadata={"a": 1})
+    assert refused.value.param == "metadata.a"
 
 
 def test_messages_are_told_with_their_parts(database: Sqlite) -> None:
