@@ -48,7 +48,8 @@ class Keeper:
         self._base = base_of(request)
         self._stored = is_stored(request)
         self._input = as_items(request.get("input"))
-        self._logs = bool(request.get("stream"))
+        self._lasts = self._stored or self._base.conversation is not None
+        self._logs = self._stored and bool(request.get("stream"))
         self._marks: Json = marks(self._base, self._stored)
         self._upstream_id: str | None = None
         self._log: Batch = []
@@ -81,7 +82,7 @@ class Keeper:
                 if beginning or is_over:
                     batch = [self._marked(e) if _has_response(e) else e for e in batch]
                     beginning = _has_response(batch[-1])
-                if self._stored:
+                if self._lasts:
                     self._keep(batch, is_over)
             except UNREADABLE as error:
                 raise unreadable() from error
@@ -99,7 +100,7 @@ class Keeper:
         if self._upstream_id is None:
             self._upstream_id = str(response.get("id"))
             self._marks["id"] = self._upstream_id
-            if self._stored and self._origin() is None and not _is_ours(self._upstream_id):
+            if self._lasts and self._origin() is None and not _is_ours(self._upstream_id):
                 self._marks["id"] = random_id("resp")
         return {**event, "response": {**response, **self._marks}}
 
@@ -132,7 +133,8 @@ class Keeper:
             upstream=self._origin(),
             upstream_id=self._upstream_id,
         )
-        responses.add(connection, self._owner, kept, self._pieces)
+        if self._stored:
+            responses.add(connection, self._owner, kept, self._pieces)
         say(connection, self._owner, kept)
         if self._hold is not None:
             self._hold.give_back(connection)

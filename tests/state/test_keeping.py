@@ -103,6 +103,17 @@ def test_a_conversation_hears_what_was_asked_and_answered(database: Sqlite) -> N
     assert (kept.conversation, kept.before) == ("conv_1", said[-1].number)
 
 
+def test_a_conversation_hears_what_is_not_stored_beside_it(database: Sqlite) -> None:
+    database.write(lambda c: conversations.create(c, "o", Talk("conv_1", 1.0, {})))
+    for stream in (False, True):
+        given = keeper(database, conversation="conv_1", store=False, stream=stream)
+        [*_, (last,)] = given.kept(iter(answer("1")))
+        assert found(database, last["response"]["id"]) is None
+
+    said = database.read(lambda c: conversations.items_of(c, "o", "conv_1"))
+    assert [each.data["role"] for each in said].count("user") == 2
+
+
 def test_what_cannot_be_stored_has_failed(
     database: Sqlite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
