@@ -14,7 +14,7 @@ from forwarder.routes.openai import json_answer, json_body
 from forwarder.routes.stored import checked, entered
 from forwarder.state.items import checked as checked_items
 from forwarder.state.items import derived_id, shown
-from forwarder.state.pages import as_list, listed, metadata_of, page_of
+from forwarder.state.pages import as_list, mark_of, metadata_of, page_of
 from forwarder.state.turns import no_conversation
 from forwarder.store import conversations
 from forwarder.store.conversations import Said, Talk
@@ -87,8 +87,14 @@ def items(name: str) -> Response:
     state, owner = entered()
     page = page_of(request.args, "desc")
     _found(state, owner, name)
-    said = state.database.read(lambda c: conversations.items_of(c, owner, name))
-    return json_answer(listed(list(map(_item, said)), page))
+
+    def read(connection: Any) -> list[Said]:
+        after = mark_of(page, lambda x: conversations.place(connection, owner, name, x))
+        most = page.limit + 1
+        return conversations.listed(connection, owner, name, after, most, page.falling)
+
+    said = state.database.read(read)
+    return json_answer(as_list(list(map(_item, said)), page.limit))
 
 
 @blueprint.get("/conversations/<name>/items/<item_id>")

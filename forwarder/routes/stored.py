@@ -17,7 +17,7 @@ from forwarder.state import Remembering, completions, tokens
 from forwarder.state.background import no_response
 from forwarder.state.including import Including
 from forwarder.state.items import as_items, derived_id, shown
-from forwarder.state.pages import as_list, listed, metadata_of, page_of
+from forwarder.state.pages import as_list, listed, mark_of, metadata_of, page_of
 from forwarder.state.turns import Memory, before, history, owner_of, resumed
 from forwarder.store import completions as stored_completions
 from forwarder.store import responses
@@ -154,11 +154,15 @@ def chat_completions() -> Response:
     page = page_of(request.args, "asc")
     model = request.args.get("model")
     wanted = {k[9:-1]: v for k, v in request.args.items() if re.fullmatch(r"metadata\[.+\]", k)}
-    found = state.database.read(
-        lambda c: stored_completions.listed(
-            c, owner, page.after, page.limit + 1, page.falling, model, wanted
+
+    def read(connection: Any) -> list[stored_completions.Completion]:
+        after = mark_of(page, lambda x: stored_completions.place(connection, owner, x))
+        most = page.limit + 1
+        return stored_completions.listed(
+            connection, owner, after, most, page.falling, model, wanted
         )
-    )
+
+    found = state.database.read(read)
     return json_answer(as_list(list(map(completions.shown, found)), page.limit))
 
 

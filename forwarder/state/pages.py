@@ -39,13 +39,25 @@ def listed(found: Sequence[Json], page: Page) -> Json:
     if page.after is not None:
         names = [entry["id"] for entry in ordered]
         if page.after not in names:
-            raise InvalidRequest(
-                f"There is no '{page.after[:64]}' in this list.",
-                param="after",
-                code="invalid_value",
-            )
+            raise _unknown(page.after)
         ordered = ordered[names.index(page.after) + 1 :]
     return as_list(ordered, page.limit)
+
+
+def mark_of(page: Page, place: Callable[[str], int | None]) -> int | None:
+    """The place behind which a page is, in a list that the store pages."""
+    if page.after is None:
+        return None
+    found = place(page.after)
+    if found is None:
+        raise _unknown(page.after)
+    return found
+
+
+def _unknown(after: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"There is no '{after[:64]}' in this list.", param="after", code="invalid_value"
+    )
 
 
 def as_list(entries: Sequence[Json], limit: int) -> Json:

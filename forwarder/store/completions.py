@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from forwarder.store import gone
 from forwarder.store.packing import packed, unpacked
 from forwarder.store.tables import completions
 from forwarder.translate.call import Json
@@ -29,6 +30,10 @@ class Completion(NamedTuple):
 _COLUMNS = [completions.c[name] for name in Completion._fields]
 
 
+_LIST = "completions"
+"""Where completions are when they are gone."""
+
+
 def _is(owner: str, name: str) -> sa.ColumnElement[bool]:
     return (completions.c.owner == owner) & (completions.c.id == name)
 
@@ -36,7 +41,7 @@ def _is(owner: str, name: str) -> sa.ColumnElement[bool]:
 def add(connection: sa.Connection, owner: str, completion: Completion) -> None:
     """Store a completion, in place of one with its id."""
     data = {name: packed(getattr(completion, name)) for name in ("metadata", "messages", "body")}
-    remove(connection, owner, completion.id)
+    connection.execute(sa.delete(completions).where(_is(owner, completion.id)))
     connection.execute(
         sa.insert(completions).values(
             owner=owner,
@@ -70,13 +75,23 @@ def describe(connection: sa.Connection, owner: str, name: str, metadata: Json) -
 
 def remove(connection: sa.Connection, owner: str, name: str) -> bool:
     """Delete a completion."""
-    return connection.execute(sa.delete(completions).where(_is(owner, name))).rowcount > 0
+    deleted = sa.delete(completions).where(_is(owner, name)).returning(completions.c.number)
+    number = connection.scalar(deleted)
+    if number is not None:
+        gone.note(connection, owner, _LIST, name, number)
+    return number is not None
+
+
+def place(connection: sa.Connection, owner: str, name: str) -> int | None:
+    """Where a completion is in the list, or was; ``None`` when there is no telling."""
+    number = connection.scalar(sa.select(completions.c.number).where(_is(owner, name)))
+    return gone.place(connection, owner, _LIST, name) if number is None else number
 
 
 def listed(
     connection: sa.Connection,
     owner: str,
-    after: str | None,
+    after: int | None,
     most: int,
     falling: bool,
     model: str | None,
@@ -84,17 +99,15 @@ def listed(
 ) -> list[Completion]:
     """Up to ``most`` completions in the order in which they were made, or the other way round.
 
-    ``model`` and ``metadata`` are what they must have.
+    ``after`` is the place behind which they are; ``model`` and ``metadata`` are what they must
+    have.
     """
     number = completions.c.number
-    mark: int | None = None
-    if after is not None:
-        mark = connection.scalar(sa.select(number).where(_is(owner, after)))
     found = sa.select(number, completions.c.metadata).where(completions.c.owner == owner)
     if model is not None:
         found = found.where(completions.c.model == model)
     wanted: list[int] = []
-    for page in _pages(connection, found, mark, falling):
+    for page in _pages(connection, found, after, falling):
         wanted += [n for n, data in page if metadata.items() <= unpacked(data).items()]
         if len(wanted) >= most:
             break

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from forwarder.store import gone
 from forwarder.store.packing import packed, unpacked
 from forwarder.store.tables import conversation_items as items
 from forwarder.store.tables import conversations
@@ -143,5 +144,27 @@ def last_number(connection: sa.Connection, owner: str, name: str) -> int:
 
 def remove_item(connection: sa.Connection, owner: str, name: str, item_id: str) -> bool:
     """Delete an item."""
-    gone = sa.delete(items).where(_in(owner, name), items.c.id == item_id)
-    return connection.execute(gone).rowcount > 0
+    deleted = sa.delete(items).where(_in(owner, name), items.c.id == item_id)
+    number = connection.scalar(deleted.returning(items.c.number))
+    if number is not None:
+        gone.note(connection, owner, name, item_id, number)
+    return number is not None
+
+
+def place(connection: sa.Connection, owner: str, name: str, item_id: str) -> int | None:
+    """Where an item is in its conversation, or was; ``None`` when there is no telling."""
+    which = sa.select(items.c.number).where(_in(owner, name), items.c.id == item_id)
+    number = connection.scalar(which)
+    return gone.place(connection, owner, name, item_id) if number is None else number
+
+
+def listed(
+    connection: sa.Connection, owner: str, name: str, after: int | None, most: int, falling: bool
+) -> list[Said]:
+    """Up to ``most`` items behind a place, in their order or the other way round."""
+    number = items.c.number
+    found = sa.select(number, items.c.id, items.c.data).where(_in(owner, name))
+    if after is not None:
+        found = found.where(number < after if falling else number > after)
+    rows = found.order_by(number.desc() if falling else number).limit(most)
+    return [_said(row) for row in connection.execute(rows)]

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from forwarder.errors import StoreUnavailable
 from forwarder.network.aside import spawn
-from forwarder.store import responses, work
+from forwarder.store import gone, responses, work
 from forwarder.store.database import Database
 from forwarder.store.tables import chores, completions, conversations, thoughts
 from forwarder.store.tables import responses as response_table
@@ -69,6 +69,7 @@ class Pruner:
         """End what the dead left, delete what is old, and the oldest of what is too much."""
         for owner, name in self._database.read(work.lost):
             self._database.write(partial(_end_lost, owner=owner, name=name))
+        self._database.write(gone.forget)
         deleted = sum(self._aged()) + sum(self._excess())
         if deleted:
             self._database.write(responses.bury)

@@ -161,6 +161,18 @@ generations = sa.Table(
 )
 """How often something was changed of which every worker has a copy."""
 
+gone = sa.Table(
+    "gone",
+    metadata,
+    _key("owner"),
+    _key("holder"),
+    _key("id"),
+    sa.Column("number", _NUMBER, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Index("gone_by_time", "at"),
+)
+"""The numbers of what was deleted from lists: of a conversation, by its id, or of completions."""
+
 chores = sa.Table(
     "chores",
     metadata,

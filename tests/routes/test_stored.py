@@ -76,3 +76,21 @@ def test_where_nothing_is_stored_that_is_said() -> None:
     assert client.post("/v1/responses", json=asked).status_code == 200
     got = client.post("/v1/responses", json={**asked, "background": True})
     assert got.get_json()["error"]["code"] == "store_disabled"
+
+
+def test_completions_can_be_deleted_while_one_pages_through_them(demo: FlaskClient) -> None:
+    asked = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "store": True}
+    made = [demo.post("/v1/chat/completions", json=asked).get_json()["id"] for _ in range(5)]
+    seen, after = [], ""
+    while True:
+        page = demo.get(f"/v1/chat/completions?limit=2{after}").get_json()
+        for each in page["data"]:
+            if each["id"] in made:
+                seen.append(each["id"])
+                demo.delete(f"/v1/chat/completions/{each['id']}")
+        if not page["has_more"]:
+            break
+        after = f"&after={page['last_id']}"
+    assert seen == made
+    got = demo.get("/v1/chat/completions?after=nobody")
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, "after")

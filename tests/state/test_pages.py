@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.errors import InvalidRequest
-from forwarder.state.pages import Page, as_list, listed, metadata_of, page_of
+from forwarder.state.pages import Page, as_list, listed, mark_of, metadata_of, page_of
 from forwarder.translate.check import expect
 
 ALL = [{"id": name} for name in "abcde"]
@@ -26,6 +26,15 @@ def test_a_page_is_a_part_in_some_order() -> None:
     assert (as_list([], 5)["first_id"], as_list(ALL, 2)["last_id"]) == (None, "b")
     with pytest.raises(InvalidRequest, match="no 'x' in this list"):
         listed(ALL, Page(2, "x", False))
+
+
+def test_a_mark_is_a_place_that_is_known() -> None:
+    places = {"a": 7, "first": 0}
+    marks = [mark_of(Page(2, after, False), places.get) for after in (None, "a", "first")]
+    assert marks == [None, 7, 0]
+    with pytest.raises(InvalidRequest) as refused:
+        mark_of(Page(2, "x", False), places.get)
+    assert refused.value.param == "after"
 
 
 def test_what_a_query_asks_for() -> None:

@@ -32,10 +32,15 @@ def listed(
     model: str | None = None,
     **metadata: str,
 ) -> list[str]:
+    mark = place(database, after) if after else None
     found = database.read(
-        lambda c: completions.listed(c, "o", after, most, falling, model, metadata)
+        lambda c: completions.listed(c, "o", mark, most, falling, model, metadata)
     )
     return [each.id for each in found]
+
+
+def place(database: Sqlite, name: str, owner: str = "o") -> int | None:
+    return database.read(lambda c: completions.place(c, owner, name))
 
 
 def test_a_completion_is_its_owner_s_and_the_last_of_its_id(database: Sqlite) -> None:
@@ -67,3 +72,18 @@ def test_lists_are_in_order_and_in_parts(
     assert listed(database, model="m") == ["a", "c", "e"]
     assert listed(database, k="y", all="1") == ["b", "d"]
     assert listed(database, k="y", model="m") == []
+
+
+def test_what_was_deleted_keeps_its_place(database: Sqlite) -> None:
+    for name in "abcd":
+        add(database, name)
+    for name in "bc":
+        database.write(lambda c, name=name: completions.remove(c, "o", name))  # type: ignore[misc]
+
+    assert listed(database, "b") == listed(database, "c") == ["d"]
+    assert listed(database, "c", falling=True) == ["a"]
+    assert place(database, "b", owner="p") is None
+    assert place(database, "e") is None
+    add(database, "b")
+    assert listed(database, "b") == []
+    assert listed(database) == ["a", "d", "b"]

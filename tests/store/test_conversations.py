@@ -65,3 +65,26 @@ def test_items_go_with_their_conversation(database: Sqlite) -> None:
 
     assert database.write(lambda c: conversations.remove(c, "o", "c"))
     assert names(database) == []
+
+
+def test_items_are_told_of_in_parts_and_what_was_deleted_keeps_its_place(database: Sqlite) -> None:
+    made(database)
+    made(database, "d")
+    add(database, *"abcde")
+    add(database, "x", talk="d")
+
+    def behind(name: str, falling: bool = False, most: int = 9) -> list[str]:
+        after = database.read(lambda c: conversations.place(c, "o", "c", name))
+        assert after is not None
+        said = database.read(lambda c: conversations.listed(c, "o", "c", after, most, falling))
+        return [each.id for each in said]
+
+    assert (behind("b"), behind("b", True), behind("b", most=2)) == ([*"cde"], ["a"], [*"cd"])
+    for name in "bc":
+        assert database.write(lambda c, name=name: conversations.remove_item(c, "o", "c", name))  # type: ignore[misc]
+    assert (behind("b"), behind("c", True)) == ([*"de"], ["a"])
+    add(database, "b")
+    assert behind("e") == ["b"]
+    for owner, talk, name in (("o", "c", "x"), ("p", "c", "c"), ("o", "d", "c")):
+        place = (owner, talk, name)
+        assert database.read(lambda c, place=place: conversations.place(c, *place)) is None  # type: ignore[misc]
