@@ -71,8 +71,14 @@ class Chain:
 
 def continued(request: Json, link: Link) -> Json:
     """The request with all that it continues spelled out."""
+    own = own_part(request)
+    return {**own, "input": [*link.items, *own["input"]]}
+
+
+def own_part(request: Json) -> Json:
+    """The request without what it continues, and its input as items."""
     rest = {k: v for k, v in request.items() if k != "previous_response_id"}
-    return {**rest, "input": [*link.items, *items_of(request)]}
+    return {**rest, "input": items_of(request)}
 
 
 def items_of(request: Json) -> list[Any]:

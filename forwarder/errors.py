@@ -3,6 +3,7 @@
     ForwarderError
       ClientError                 the request cannot be served as it stands
         InvalidRequest            400  malformed, of the wrong type, or contradictory
+          NotFetched              400  it names by URL what cannot be fetched
         Unsupported               400  understood, but neither side can carry it
         Unauthorized              401  no valid key
         Forbidden                 403  not from there
@@ -34,7 +35,7 @@ Each one carries the HTTP ``status`` and the OpenAI-shaped ``body()`` that both 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -76,6 +77,16 @@ class ClientError(ForwarderError):
 
 class InvalidRequest(ClientError):
     """The request is malformed, of the wrong type, or contradicts itself."""
+
+
+class NotFetched(InvalidRequest):
+    """The request names by their URLs what cannot be fetched."""
+
+    code = "unfetchable_url"
+
+    def __init__(self, message: str, *, param: str, urls: Collection[str]) -> None:
+        super().__init__(message, param=param)
+        self.urls = frozenset(urls)
 
 
 class Unsupported(ClientError):

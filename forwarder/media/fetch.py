@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 import httpx2
 
-from forwarder.errors import InvalidRequest
+from forwarder.errors import InvalidRequest, NotFetched
 from forwarder.media.addresses import Guard
 from forwarder.media.data import UNKNOWN, Blob, type_of
 
@@ -63,19 +63,26 @@ class Fetcher:
     def fetch(self, wanted: Mapping[str, str]) -> dict[str, Blob]:
         """URL -> what is there; ``wanted`` maps each to the path in the request that names it.
 
-        Raises InvalidRequest that names the path and the reason.
+        Raises InvalidRequest that names the path and the reason; NotFetched, about all that
+        cannot be fetched, names those of the first.
         """
         if len(wanted) > MOST:
             path = list(wanted.values())[MOST]
-            raise _refused(path, f"a request may name at most {MOST} URLs to be fetched")
+            reason = f"a request may name at most {MOST} URLs to be fetched"
+            raise InvalidRequest(_refusal(path, reason), param=path, code="unfetchable_url")
         errand = _Errand(self._guard, self._max_bytes, self._seconds)
         pool = ThreadPoolExecutor(_AT_ONCE)  # the look-up of a name can be left, not limited
         try:
             jobs = {url: pool.submit(errand.fetch, url) for url in wanted}
-            return {url: _result(job, wanted[url], errand) for url, job in jobs.items()}
+            results = {url: _result(job, errand) for url, job in jobs.items()}
         finally:
             errand.close()
             pool.shutdown(wait=False, cancel_futures=True)
+        reasons = {url: r for url, r in results.items() if isinstance(r, Unfetchable)}
+        for url, unfetchable in reasons.items():
+            path = wanted[url]
+            raise NotFetched(_refusal(path, str(unfetchable)), param=path, urls=reasons)
+        return {url: r for url, r in results.items() if isinstance(r, Blob)}
 
 
 class _Errand:
@@ -210,13 +217,13 @@ class _Errand:
             raise Unfetchable("it is too large, alone or with what else the request names")
 
 
-def _result(job: Future[Blob], path: str, errand: _Errand) -> Blob:
+def _result(job: Future[Blob], errand: _Errand) -> Blob | Unfetchable:
     try:
         return job.result(errand.seconds_left)
     except TimeoutError:
-        raise _refused(path, "it took too long") from None
+        return Unfetchable("it took too long")
     except Unfetchable as reason:
-        raise _refused(path, str(reason)) from None
+        return reason
 
 
 def _check_type(kind: str, known: tuple[str, ...]) -> None:
@@ -224,9 +231,8 @@ def _check_type(kind: str, known: tuple[str, ...]) -> None:
         raise Unfetchable("it is neither an image nor a document")
 
 
-def _refused(path: str, reason: str) -> InvalidRequest:
-    message = f"Invalid value for '{path}': {reason}."
-    return InvalidRequest(message, param=path, code="unfetchable_url")
+def _refusal(path: str, reason: str) -> str:
+    return f"Invalid value for '{path}': {reason}."
 
 
 @cache

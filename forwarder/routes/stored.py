@@ -133,7 +133,8 @@ def input_tokens() -> Response:
 
     asked = {**deepcopy(body), "input": as_items(body.get("input"))}
     optional(body, "input", (str, list), "input")
-    resumed(counted, state.database, owner, Memory(""))(asked)
+    drop = exchanges.current().ledger.drop
+    resumed(counted, state.database, owner, Memory(""), drop)(asked)
     answer = json_answer(
         {
             "object": "response.input_tokens",

@@ -20,13 +20,14 @@ from flask import Request, request
 from simple_websocket import ConnectionClosed
 
 from forwarder.bridge import Bridge
-from forwarder.chain import Chain, Link, continued, items_of, not_found
+from forwarder.chain import Chain, Link, continued, items_of, not_found, own_part
 from forwarder.errors import ForwarderError, InvalidRequest, Unsupported
 from forwarder.exchange import Exchange
 from forwarder.mint import MINT, random_id
 from forwarder.network.running import Stopping
 from forwarder.routes import exchanges
 from forwarder.routes.bodies import read_body
+from forwarder.state.earlier import Earlier, ask
 from forwarder.translate.call import Event, Json, Stream
 from forwarder.translate.ending import told_responses, unreadable
 from forwarder.translate.responses_over_chat.echo import blank_response
@@ -179,16 +180,25 @@ class Connection:
         """The stream of a turn with its first batch read, and what it continues."""
         body = {k: v for k, v in asked.items() if k not in _LOCAL}
         link = self._chain.previous(body, self._bridge.keeps_responses(body))
-        if link is not None:
-            body = continued(body, link)
         if asked.get("generate") is False:
-            return self._prepared(body, exchange), link
+            return self._prepared(continued(body, link) if link else body, exchange), link
+        if link is None:
+            return self._opened(body, exchange), None
+
+        def drop(name: str, reason: str) -> None:
+            exchange.ledger.drop(name, reason)  # each upstream begins a ledger
+
+        earlier = Earlier(link.items, "previous_response_id")
+        own = own_part(body)
+        return ask(lambda whole: self._opened(whole, exchange), own, earlier, drop), link
+
+    def _opened(self, body: Json, exchange: Exchange) -> Stream:
         body["stream"] = True
         style = request.headers.get("X-Forwarder-Reasoning")
         stream = exchange.making(self._bridge.open("responses", body, style, exchange))
         exchange.streams()
         first = next(stream, None)
-        return itertools.chain([] if first is None else [first], stream), link
+        return itertools.chain([] if first is None else [first], stream)
 
     def _prepared(self, body: Json, exchange: Exchange) -> Stream:
         """A response that says nothing, for the next turn to continue; no upstream is asked."""

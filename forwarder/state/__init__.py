@@ -39,7 +39,8 @@ class Remembering:
 
     def resumed(self, call: Call, exchange: Exchange, memory: Memory, translated: bool) -> Call:
         """Wrap a call that speaks Responses so that its requests have what they stand on."""
-        return resumed(call, self.database, owner_of(exchange.client_key), memory)
+        owner = owner_of(exchange.client_key)
+        return resumed(call, self.database, owner, memory, exchange.ledger.drop)
 
     def honours(self, client: str, request: Json, translated: bool) -> frozenset[str]:
         """Parameters that are honoured here for a request, so that no upstream need do it.

@@ -8,12 +8,12 @@ responses the id is handed on instead.
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from forwarder.errors import ClientError, InvalidRequest, NotFound
+from forwarder.errors import InvalidRequest, NotFound
+from forwarder.state.earlier import Drop, Earlier, ask
 from forwarder.state.items import as_items
 from forwarder.store import Database, conversations, responses
 from forwarder.store.responses import Kept
@@ -45,6 +45,11 @@ class Base(NamedTuple):
     @property
     def is_something(self) -> bool:
         return self.previous is not None or self.conversation is not None
+
+    @property
+    def param(self) -> str:
+        """The parameter that says it."""
+        return "previous_response_id" if self.conversation is None else "conversation"
 
 
 def owner_of(client_key: str | None) -> str:
@@ -81,8 +86,11 @@ def is_background(request: Json) -> bool:
     return bool(optional(request, "background", BOOL, "background"))
 
 
-def resumed(call: Call, database: Database, owner: str, memory: Memory) -> Call:
-    """Wrap a call so that what its requests stand on is part of them."""
+def resumed(call: Call, database: Database, owner: str, memory: Memory, drop: Drop) -> Call:
+    """Wrap a call so that what its requests stand on is part of them.
+
+    ``drop`` is told what of that does not reach the upstream.
+    """
 
     def resume_and_call(request: Json) -> Stream:
         base, given = base_of(request), request.get("input")
@@ -98,8 +106,8 @@ def resumed(call: Call, database: Database, owner: str, memory: Memory) -> Call:
         rest = _referring(rest, wanted, database, owner)
         if past.handed_on is not None:
             return call({**rest, "previous_response_id": past.handed_on})
-        with_past = {**rest, "input": [*past.items, *as_items(rest.get("input"))]}
-        return _shifted(call, with_past, len(past.items))
+        own = {**rest, "input": as_items(rest.get("input"))}
+        return ask(call, own, Earlier(past.items, base.param), drop)
 
     return resume_and_call
 
@@ -201,21 +209,3 @@ def _no_previous(name: str) -> InvalidRequest:
 def no_conversation(name: str, param: str | None = None) -> NotFound:
     """There is none of this name, or not for this client."""
     return NotFound(f"Conversation with id '{name[:64]}' not found.", param=param)
-
-
-_PLACE = re.compile(r"\binput\[(\d+)\]")
-
-
-def _shifted(call: Call, request: Json, by: int) -> Stream:
-    """Errors name the place in what the client sent, which has nothing in front of it."""
-
-    def moved(found: re.Match[str]) -> str:
-        place = int(found[1]) - by
-        return f"input[{place}]" if place >= 0 else found[0]
-
-    try:
-        return call(request)
-    except ClientError as error:
-        error.message = _PLACE.sub(moved, error.message)
-        error.param = _PLACE.sub(moved, error.param) if error.param else error.param
-        raise

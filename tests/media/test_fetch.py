@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import InvalidRequest
+from forwarder.errors import InvalidRequest, NotFetched
 from forwarder.media import fetch
 from forwarder.media.addresses import Guard
 from forwarder.media.data import Blob
@@ -369,3 +369,13 @@ def test_a_request_cannot_make_the_forwarder_call_everywhere() -> None:
     with pytest.raises(InvalidRequest, match="at most 64") as caught:
         fetcher().fetch(wanted)
     assert caught.value.param == "input[64]"
+
+
+def test_all_that_cannot_be_fetched_is_named() -> None:
+    with serving(IMAGE) as server:
+        there = f"http://files.test:{server.port}/a.png"
+        wanted = {"ftp://a/b": "one", there: "two", "http://u:p@files.test/": "three"}
+        with pytest.raises(NotFetched) as caught:
+            fetcher().fetch(wanted)
+    assert caught.value.urls == {"ftp://a/b", "http://u:p@files.test/"}
+    assert (caught.value.param, caught.value.code) == ("one", "unfetchable_url")

@@ -6,6 +6,7 @@ import json
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -16,9 +17,12 @@ from simple_websocket import ConnectionClosed
 from forwarder import bridge
 from forwarder.app import create_app
 from forwarder.config import Settings
+from forwarder.errors import NotFetched
+from forwarder.media.data import Blob
 from forwarder.routes import exchanges
 from forwarder.routes.turns import WAITING, Connection
-from tests.routes.conftest import streamed
+from forwarder.translate.vocabulary import TERMINALS
+from tests.routes.conftest import Serve, streamed
 
 Json = dict[str, Any]
 
@@ -176,3 +180,112 @@ def test_the_first_event_of_a_turn_names_what_is_lost(app: Flask) -> None:
     assert first["type"] == "response.created"
     assert first["headers"] == {"X-Forwarder-Dropped": "access_programs, no_such"}
     assert not [event for event in others if "headers" in event]
+
+
+# -- turns that continue one another --------------------------------------------------------------
+
+
+class Turns(Played):
+    """Each message is made of the event that ended the turn before it."""
+
+    def __init__(self, *asks: Callable[[Json], Json]) -> None:
+        super().__init__()
+        self._asks = iter(asks)
+        self._ended: queue.Queue[Json] = queue.Queue()
+        self._ended.put({})
+        self.ends: list[Json] = []
+
+    def receive(self, timeout: float) -> Any:
+        last = self._ended.get(timeout=10)
+        ask = next(self._asks, None)
+        if ask is None:
+            raise ConnectionClosed
+        return json.dumps(create(**ask(last)))
+
+    def send(self, data: str) -> None:
+        super().send(data)
+        event = self.sent[-1]
+        if event["type"] in (*TERMINALS, "error"):
+            self.ends.append(event)
+            self._ended.put(event)
+
+
+class Images:
+    """Fetches images as long as they are there; ``asked`` is what the upstream gets."""
+
+    def __init__(self) -> None:
+        self.gone: set[str] = set()
+        self.asked: list[Json] = []
+
+    def fetch(self, wanted: Json) -> dict[str, Blob]:
+        lost = self.gone & set(wanted)
+        for url in lost:
+            raise NotFetched(f"'{wanted[url]}' is gone.", param=wanted[url], urls=lost)
+        return {url: Blob(b"\x89PNG\r\n\x1a\n", "image/png", None) for url in wanted}
+
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
+        self.asked.append(json.loads(request.content))
+        chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+        return streamed(chunk)
+
+
+@pytest.fixture
+def images(serve: Serve) -> tuple[Images, Flask]:
+    made = Images()
+    app = serve(made.answer, CHAT_QUIRKS='{"image_url": "base64"}').application
+    app.extensions["forwarder"]._fetch = made.fetch
+    return made, app
+
+
+def looks(url: str, **more: Any) -> Json:
+    part = {"type": "input_image", "image_url": url}
+    return {"model": "chat/m", "input": [{"role": "user", "content": [part]}], **more}
+
+
+def behind(event: Json) -> Json:
+    return {"model": "chat/m", "previous_response_id": event["response"]["id"]}
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_a_mistake_is_named_where_the_client_made_it(
+    store: bool, images: tuple[Images, Flask]
+) -> None:
+    fetcher, app = images
+    fetcher.gone = {"https://x/gone.png"}
+    ws = Turns(
+        lambda _: looks("https://x/a.png", store=store),
+        lambda last: {**looks("https://x/gone.png", store=store), **behind(last)},
+    )
+    played(app, ws)
+    assert ws.ends[-1]["error"]["param"] == "input[0].content[0].image_url"
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_an_earlier_image_that_is_gone_does_not_end_a_conversation(
+    store: bool, images: tuple[Images, Flask]
+) -> None:
+    fetcher, app = images
+
+    def go_on(last: Json) -> Json:
+        fetcher.gone = {"https://x/a.png"}
+        return {**behind(last), "store": store}
+
+    ws = Turns(lambda _: looks("https://x/a.png", store=store), go_on, go_on)
+    played(app, ws)
+    assert [event["type"] for event in ws.ends] == ["response.completed"] * 3
+    for asked in fetcher.asked[1:]:
+        assert "[image no longer available]" in str(asked["messages"][0])
+
+
+def test_an_answer_names_the_earlier_image_that_is_gone(images: tuple[Images, Flask]) -> None:
+    fetcher, app = images
+    client = app.test_client()
+    made = client.post("/v1/responses", json=looks("https://x/a.png")).get_json()
+    fetcher.gone = {"https://x/a.png"}
+    asked = {"model": "chat/m", "input": "go on", "previous_response_id": made["id"]}
+    got = client.post("/v1/responses", json=asked)
+    dropped = got.headers["X-Forwarder-Dropped"]
+    assert (got.status_code, dropped) == (200, "previous_response_id.input_image")
+    got = client.post("/v1/responses", json=asked, headers={"X-Forwarder-Strict": "1"})
+    param = got.get_json()["error"]["param"]
+    assert (got.status_code, param) == (400, "previous_response_id.input_image")

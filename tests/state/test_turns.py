@@ -13,6 +13,7 @@ from forwarder.store.conversations import Talk
 from forwarder.store.database import Sqlite
 from forwarder.store.responses import Kept
 from forwarder.translate.call import Json, Stream
+from forwarder.translate.terms import Ledger
 
 USER: Json = {"type": "message", "role": "user", "content": "one"}
 SAID: Json = {"type": "message", "role": "assistant", "id": "msg_1", "content": "two"}
@@ -30,7 +31,7 @@ def asked(database: Sqlite, memory: Memory = UP, owner: str = "o", **request: An
         found.append(left)
         return iter(())
 
-    resumed(call, database, owner, memory)({"model": "m", **request})
+    resumed(call, database, owner, memory, Ledger().drop)({"model": "m", **request})
     return found[0]
 
 
@@ -114,18 +115,17 @@ def test_references_are_resolved_for_their_owner(database: Sqlite) -> None:
     assert asked(database, owner="p", input=given)["input"] == given
 
 
-@pytest.mark.parametrize(("place", "told"), [(2, "input[0].content"), (1, "input[1].content")])
+@pytest.mark.parametrize(("place", "told"), [(2, "input[0].content"), (1, "conversation")])
 def test_a_mistake_is_named_where_the_client_made_it(
     database: Sqlite, place: int, told: str
 ) -> None:
     def call(left: Json) -> Stream:
-        raise InvalidRequest("Wrong: 'input[2].content'.", param=f"input[{place}].content")
+        raise InvalidRequest("Wrong.", param=f"input[{place}].content")
 
-    given = {"input": [NEXT], "previous_response_id": "resp_1"}
-    with pytest.raises(ForwarderError) as refused:
-        resumed(call, database, "o", UP)(given)
-    assert refused.value.param == told
-    assert refused.value.message == "Wrong: 'input[0].content'."
+    for base in ({"previous_response_id": "resp_1"}, {"conversation": "conv_1"}):
+        with pytest.raises(ForwarderError) as refused:
+            resumed(call, database, "o", UP, Ledger().drop)({"input": [NEXT], **base})
+        assert refused.value.param == (told if place == 2 else next(iter(base)))
 
 
 def test_an_owner_is_a_hash_of_the_key() -> None:
