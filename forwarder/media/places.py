@@ -31,6 +31,11 @@ class Place:
         return shown.removeprefix(".")
 
     @property
+    def entry(self) -> int:
+        """Which message or item it is in."""
+        return int(self.steps[1])
+
+    @property
     def url(self) -> str:
         """Its URL, ``""`` when it has none."""
         url = self.value.get(self.url_key)

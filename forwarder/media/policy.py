@@ -19,6 +19,7 @@ from forwarder.media.data import Blob
 from forwarder.media.places import Place, places, replaced
 from forwarder.profiles import Profile
 from forwarder.translate.call import Call, Json, Stream
+from forwarder.translate.check import STR, missing, optional
 
 Fetch = Callable[[Mapping[str, str]], Mapping[str, Blob]]
 """URL -> what is there; it is given each URL with the path in the request that names it."""
@@ -132,9 +133,7 @@ class _Rules:
         if not fetched and not data.is_data_url(place.url):
             return place.value
         blob = fetched or _read(place, place.url_key)
-        if not blob.type.startswith("image/"):
-            path = place.url_path if place.url else f"{place.path}.file_id"
-            raise _invalid(path, f"there is no image, but {blob.type}")
+        _demand_image(blob, place.url_path if place.url else f"{place.path}.file_id")
         if data.names_type(place.url, blob.type):
             return place.value
         others = {k: v for k, v in place.value.items() if k != "file_id"}
@@ -151,6 +150,24 @@ class _Rules:
         if given and data.names_type(given, blob.type):
             return place.value
         return {**others, "filename": blob.name, "file_data": blob.url}
+
+
+def check(place: Place) -> None:
+    """Raise InvalidRequest for an image or a file that no upstream could be given."""
+    url = optional(place.value, place.url_key, STR, place.url_path)
+    file_id = optional(place.value, "file_id", STR, f"{place.path}.file_id")
+    file_data = optional(place.value, "file_data", STR, f"{place.path}.file_data")
+    if not (url or file_id or (place.kind == "file" and file_data)):
+        raise missing(place.url_path)
+    if place.kind == "image" and url and data.is_data_url(url):
+        _demand_image(_read(place, place.url_key), place.url_path)
+    if place.kind == "file" and file_data:
+        _read(place, "file_data")
+
+
+def _demand_image(blob: Blob, path: str) -> None:
+    if not blob.type.startswith("image/"):
+        raise _invalid(path, f"there is no image, but {blob.type}")
 
 
 def _id_of(place: Place) -> str:

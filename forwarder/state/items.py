@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from dataclasses import replace
 from typing import Any
 
 from forwarder.errors import InvalidRequest
+from forwarder.media.places import places, replaced
+from forwarder.media.policy import check
+from forwarder.mint import MINT
 from forwarder.translate.call import Json
-from forwarder.translate.check import DICT, LIST, STR, choose, expect, missing, require
+from forwarder.translate.check import DICT, LIST, STR, choose, expect, missing, optional, require
 from forwarder.translate.fates_of_items import INPUT_ITEMS, type_of
+from forwarder.translate.responses_over_chat.request import check_item
+from forwarder.translate.terms import Ledger, Terms
 
 _KINDS = frozenset(map(type_of, INPUT_ITEMS)) - {"item_reference", "compaction_trigger"}
 _ROLES = ("user", "assistant", "system", "developer")
@@ -24,6 +31,10 @@ _PREFIXES = {
 }
 """Type of an item -> how the ids of such items begin; others begin with ``item``."""
 
+_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
+"""What can be an item's id, and be asked for by it."""
+
+_TEXT: Json = {"type": "input_text", "text": ""}
 _WITH_STATUS = frozenset(
     {
         "message", "function_call", "function_call_output", "custom_tool_call",
@@ -92,7 +103,27 @@ def checked(given: Any, path: str, most: int) -> list[Json]:
         )
     for i, item in enumerate(items):
         _check(item, f"{path}[{i}]")
+    nowhere = Terms(MINT, Ledger(), seal=str, unseal=lambda sealed: None)
+    for i, item in enumerate(_without_media(items, path)):
+        check_item(item, f"{path}[{i}]", nowhere)
     return items
+
+
+def _without_media(items: list[Json], path: str) -> list[Json]:
+    """The items with texts for the images and files, whose data has been read.
+
+    What becomes of one that is elsewhere is its upstream's matter.
+    """
+    request: Json = {"input": items}
+    found = [place for place in places(request, "responses") if _may_show(items[place.entry])]
+    for place in found:
+        check(replace(place, steps=(path, *place.steps[1:])))
+    whole: list[Json] = replaced(request, [(place, _TEXT) for place in found])["input"]
+    return whole
+
+
+def _may_show(item: Json) -> bool:
+    return item.get("role") not in ("assistant", "system", "developer")
 
 
 def _check(item: Any, path: str) -> None:
@@ -101,11 +132,18 @@ def _check(item: Any, path: str) -> None:
     if kind is None and "role" not in item:
         raise missing(f"{path}.type")
     choose(kind or "message", tuple(sorted(_KINDS)), f"{path}.type")
-    if item.get("id") is not None:
-        expect(item["id"], STR, f"{path}.id")
+    own_id = optional(item, "id", STR, f"{path}.id")
+    if own_id is not None and not _ID.fullmatch(own_id):
+        raise InvalidRequest(
+            f"Invalid value for '{path}.id': it is no id of an item.",
+            param=f"{path}.id",
+            code="invalid_value",
+        )
     if kind in (None, "message"):
         choose(item.get("role"), _ROLES, f"{path}.role")
         content = require(item, "content", (str, list), f"{path}.content")
         for i, part in enumerate(content if isinstance(content, list) else ()):
             expect(part, DICT, f"{path}.content[{i}]")
             require(part, "type", STR, f"{path}.content[{i}].type")
+    if kind == "compaction":
+        require(item, "encrypted_content", STR, f"{path}.encrypted_content")

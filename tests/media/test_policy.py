@@ -10,7 +10,8 @@ import pytest
 
 from forwarder.errors import ForwarderError, InvalidRequest
 from forwarder.media.data import Blob
-from forwarder.media.policy import Hands, with_media
+from forwarder.media.places import places
+from forwarder.media.policy import Hands, check, with_media
 from forwarder.profiles import Profile
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
@@ -375,3 +376,28 @@ def test_a_type_that_says_nothing_is_said_anew() -> None:
     file = {"type": "input_file", "filename": "a",
             "file_data": f"data:application/octet-stream;base64,{PDF}"}  # fmt: skip
     assert settled(file)["file_data"] == PDF_URL
+
+
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [
+        ({"type": "input_image"}, "image_url"),
+        ({"type": "input_image", "image_url": "data:oops"}, "image_url"),
+        ({"type": "input_image", "file_id": 5}, "file_id"),
+        ({"type": "input_file", "filename": "x"}, "file_url"),
+        ({"type": "input_file", "file_data": "@"}, "file_data"),
+        ({"type": "input_file", "file_data": 5}, "file_data"),
+        ({"type": "input_image", "image_url": "https://x/y"}, None),
+        ({"type": "input_file", "file_id": "file-1"}, None),
+    ],
+)
+def test_what_no_upstream_could_be_given_is_refused(part: Json, path: str | None) -> None:
+    request: Json = {"input": [{"role": "user", "content": [part]}]}
+    [place] = places(request, "responses")
+    assert place.entry == 0
+    if path is None:
+        check(place)
+        return
+    with pytest.raises(InvalidRequest) as refused:
+        check(place)
+    assert refused.value.param == f"input[0].content[0].{path}"

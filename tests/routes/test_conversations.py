@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import httpx2
 import pytest
 from flask.testing import FlaskClient
+
+from tests.routes.conftest import Serve
 
 
 @pytest.mark.parametrize(
@@ -56,3 +61,29 @@ def test_items_can_be_deleted_while_one_pages_through_them(demo: FlaskClient) ->
     assert seen == [*"43210"]
     got = demo.get(f"{at}/items?after=nobody")
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "after")
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        ({"type": "function_call"}, "items[0].call_id"),
+        ({"role": "user", "content": [{"type": "nonsense"}]}, "items[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "input_image", "image_url": "data:oops"}]},
+         "items[0].content[0].image_url"),
+        ({"role": "user", "content": "x", "id": 5}, "items[0].id"),
+    ],
+)  # fmt: skip
+def test_what_no_response_could_stand_on_is_not_let_in(
+    item: Any, param: str, demo: FlaskClient
+) -> None:
+    made = demo.post("/v1/conversations", json={}).get_json()
+    for path in ("", f"/{made['id']}/items"):
+        got = demo.post(f"/v1/conversations{path}", json={"items": [item]})
+        assert (got.status_code, got.get_json()["error"]["param"]) == (400, param)
+
+
+def test_the_ids_of_what_is_asked_are_checked(serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(500))
+    item = {"role": "user", "content": "x", "id": 5}
+    got = client.post("/v1/responses", json={"model": "chat/m", "input": [item]})
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, "input[0].id")

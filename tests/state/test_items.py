@@ -24,6 +24,10 @@ GIVEN: list[Any] = [
 ]
 
 
+def said(*parts: Any, role: str = "user") -> list[Any]:
+    return [{"role": role, "content": [*parts]}]
+
+
 @pytest.mark.parametrize("item", GIVEN, ids=lambda i: f"{i.get('type')}-{i.get('role')}")
 def test_every_item_is_complete_as_it_is_shown(item: Any) -> None:
     whole = shown(item, derived_id(item, "resp_1", 0))
@@ -58,7 +62,45 @@ def test_a_text_is_what_the_user_says() -> None:
         ([{"role": "user"}], "items[0].content"),
         ([{"role": "user", "content": [{}]}], "items[0].content[0].type"),
         ([GIVEN[0], {**GIVEN[0], "id": 5}], "items[1].id"),
+        ([GIVEN[0], {**GIVEN[0], "id": ""}], "items[1].id"),
+        ([GIVEN[0], {**GIVEN[0], "id": "a/b"}], "items[1].id"),
+        ([{**GIVEN[0], "id": "x" * 257}], "items[0].id"),
         ([GIVEN[0]] * 4, "items"),
+        ([{"type": "function_call"}], "items[0].call_id"),
+        ([GIVEN[0], {"type": "function_call", "call_id": "c"}], "items[1].name"),
+        ([{**GIVEN[4], "arguments": {}}], "items[0].arguments"),
+        ([{"type": "function_call_output", "output": "x"}], "items[0].call_id"),
+        ([{"type": "function_call_output", "call_id": "c"}], "items[0].output"),
+        ([{**GIVEN[5], "output": [{"type": "no"}]}], "items[0].output[0].type"),
+        ([{"type": "shell_call", "call_id": "c", "action": "ls"}], "items[0].action"),
+        ([{"type": "apply_patch_call_output", "call_id": "c"}], "items[0].status"),
+        ([{"type": "reasoning", "summary": [{}]}], "items[0].summary[0].text"),
+        ([{"type": "compaction"}], "items[0].encrypted_content"),
+        ([{"type": "configuration_update", "reasoning": 5}], "items[0].reasoning"),
+        ([{"type": "additional_tools", "tools": [5]}], "items[0].tools[0]"),
+        (said({"type": "nonsense"}), "items[0].content[0].type"),
+        (said({"type": "input_text"}), "items[0].content[0].text"),
+        (said({"type": "input_image"}), "items[0].content[0].image_url"),
+        (said({"type": "input_image", "image_url": 5}), "items[0].content[0].image_url"),
+        (said({"type": "input_image", "image_url": "data:oops"}), "items[0].content[0].image_url"),
+        (
+            said({"type": "input_image", "image_url": "data:text/plain;base64,aGk="}),
+            "items[0].content[0].image_url",
+        ),
+        (said({"type": "input_file", "file_data": "@"}), "items[0].content[0].file_data"),
+        (said({"type": "input_file", "filename": "a"}), "items[0].content[0].file_url"),
+        (
+            said({"type": "input_image", "image_url": "https://x/y"}, role="system"),
+            "items[0].content[0].type",
+        ),
+        (
+            said({"type": "input_image", "image_url": "https://x/y"}, role="assistant"),
+            "items[0].content[0].type",
+        ),
+        (
+            said({"type": "input_image", "file_id": "file-1"}, {"type": "nonsense"}),
+            "items[0].content[1].type",
+        ),
     ],
 )
 def test_what_can_be_no_item_is_refused_by_its_place(items: Any, path: str) -> None:
@@ -69,3 +111,26 @@ def test_what_can_be_no_item_is_refused_by_its_place(items: Any, path: str) -> N
 
 def test_what_can_be_items_is_let_in() -> None:
     assert checked(GIVEN, "items", 20) == GIVEN
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        *said({"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}),
+        *said({"type": "input_image", "file_id": "file-1", "image_url": None}),
+        *said({"type": "input_file", "file_url": "https://x/a.pdf"}),
+        *said({"type": "input_file", "file_data": "JVBERi0xLjQ=", "filename": "a.pdf"}),
+        *said({"type": "refusal", "refusal": "no"}, role="assistant"),
+        {**GIVEN[5], "output": [{"type": "input_image", "image_url": "https://x/a.png"}]},
+        {"type": "shell_call_output", "call_id": "c", "output": []},
+        {"type": "local_shell_call_output", "id": "c", "output": "x"},
+        {"type": "web_search_call", "id": "ws_1", "status": "completed"},
+        {"type": "computer_call_output", "call_id": "c",
+         "output": {"type": "computer_screenshot", "image_url": "https://x/a.png"}},
+        {"type": "compaction", "encrypted_content": "sealed elsewhere"},
+        {"type": "configuration_update", "reasoning": {"effort": "low"}},
+        {"type": "image_generation_call", "id": "ig_1", "result": None},
+    ],
+)  # fmt: skip
+def test_what_an_item_may_be(item: Any) -> None:
+    assert checked([item], "items", 20) == [item]

@@ -75,8 +75,19 @@ class History:
         self._end_turn()
         return self.messages
 
+    def check(self, item: Json, path: str) -> None:
+        """Read an item that stands alone; a call's output has its call before it elsewhere."""
+        if _type_of(item, path) in OUTPUTS:
+            call_id = self._called(item, path)
+            if not call_id:
+                raise missing(f"{path}.call_id")
+            self._turn.calls[call_id] = {}
+        if item.get("type") != "compaction":  # it is opened before a history is read
+            self._read_one(item, path)
+
     def _read_one(self, item: Json, path: str) -> None:
         kind = _type_of(item, path)
+        optional(item, "id", STR, f"{path}.id")
         if kind == "message":
             self._message(item, path)
         elif kind in CALLS:
@@ -204,7 +215,8 @@ class History:
         self._toolbox.add(optional(item, "tools", LIST, f"{path}.tools") or [], f"{path}.tools")
 
     def _reference(self, item: Json, path: str) -> None:
-        raise InvalidRequest(f"Item with id '{item.get('id')}' not found.", param=f"{path}.id")
+        name = require(item, "id", STR, f"{path}.id")
+        raise InvalidRequest(f"Item with id '{name}' not found.", param=f"{path}.id")
 
     def _hosted(self, item: Json, path: str) -> None:
         """What a hosted tool did elsewhere has no place in a chat history."""

@@ -40,7 +40,9 @@ def translate_request(request: Json, terms: Terms) -> Prepared:
             chat.update(mapper(value, terms.ledger))
     toolbox.add(request.get("tools") or [], "tools")
     chat["messages"] = _messages(request, toolbox, terms)
-    _configure(chat, request.get("input"), terms)
+    given = request.get("input")
+    for i, item in enumerate(given if isinstance(given, list) else ()):
+        _configure(chat, item, f"input[{i}]", terms)
     if not chat["messages"]:  # the upstream would complain of messages, which are not the client's
         raise InvalidRequest("'input' holds nothing to answer.", param="input", code="empty_array")
     _offer_tools(chat, toolbox, request, terms.ledger)
@@ -60,16 +62,21 @@ def _messages(request: Json, toolbox: Toolbox, terms: Terms) -> list[Json]:
     return [*head, *History(toolbox, terms).read(given)]
 
 
-def _configure(chat: Json, given: Any, terms: Terms) -> None:
-    """Apply ``configuration_update`` items: the last one counts."""
-    for i, item in enumerate(given if isinstance(given, list) else ()):
-        if item.get("type") != "configuration_update":
-            continue
-        for name, mapper in (("reasoning", _reasoning), ("text", _text)):
-            update = optional(item, name, DICT, f"input[{i}].{name}") or {}
-            if update.get("format"):
-                chat.pop("response_format", None)  # plain text is asked for by saying nothing
-            chat.update(mapper(update, terms.ledger))
+def check_item(item: Json, path: str, terms: Terms) -> None:
+    """Raise InvalidRequest for an item that no request could have, whatever stands around it."""
+    History(Toolbox(terms), terms).check(item, path)
+    _configure({}, item, path, terms)
+
+
+def _configure(chat: Json, item: Json, path: str, terms: Terms) -> None:
+    """Apply a ``configuration_update`` item: the last one counts."""
+    if item.get("type") != "configuration_update":
+        return
+    for name, mapper in (("reasoning", _reasoning), ("text", _text)):
+        update = optional(item, name, DICT, f"{path}.{name}") or {}
+        if update.get("format"):
+            chat.pop("response_format", None)  # plain text is asked for by saying nothing
+        chat.update(mapper(update, terms.ledger))
 
 
 def _offer_tools(chat: Json, toolbox: Toolbox, request: Json, ledger: Ledger) -> None:
