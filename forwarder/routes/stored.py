@@ -16,9 +16,9 @@ from forwarder.routes.openai import json_answer, json_body, told
 from forwarder.state import Remembering, completions, tokens
 from forwarder.state.background import no_response
 from forwarder.state.including import Including
-from forwarder.state.items import as_items, derived_id, shown
+from forwarder.state.items import as_items
 from forwarder.state.pages import as_list, listed, mark_of, metadata_of, page_of
-from forwarder.state.turns import Memory, before, history, owner_of, resumed
+from forwarder.state.turns import Memory, input_of, owner_of, resumed
 from forwarder.store import completions as stored_completions
 from forwarder.store import responses
 from forwarder.translate.call import Json, Stream
@@ -108,15 +108,11 @@ def input_items(name: str) -> Response:
     checked(name)
 
     def read(connection: Any) -> list[Json]:
-        turns = responses.chain(connection, owner, name)
-        if not turns:
+        if responses.find(connection, owner, name) is None:
             raise no_response(name)
-        *earlier, last = turns
-        past = history(connection, owner, earlier)
-        return [*past, *before(connection, owner, last), *last.input]
+        return input_of(connection, owner, name)
 
-    found = state.database.read(read)
-    items = [including.item(shown(x, derived_id(x, name, i))) for i, x in enumerate(found)]
+    items = [including.item(item) for item in state.database.read(read)]
     return json_answer(listed(items, page))
 
 

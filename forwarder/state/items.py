@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import replace
 from typing import Any
@@ -33,6 +32,9 @@ _PREFIXES = {
 
 _ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 """What can be an item's id, and be asked for by it."""
+
+_HOLDER = "resp_"
+_DERIVED = re.compile(r"[a-z]+_(.+)-(\d{1,9})")
 
 _TEXT: Json = {"type": "input_text", "text": ""}
 _WITH_STATUS = frozenset(
@@ -88,10 +90,16 @@ def _part(part: Json) -> Json:
 def derived_id(item: Json, holder: str, place: int) -> str:
     """The id of an item that came without: always the same for one place in one holder.
 
-    Nobody can guess it who does not know the holder's.
+    It says which, so that the item can be found by it.
     """
-    digest = hashlib.sha256(f"{holder} {place}".encode()).hexdigest()[:32]
-    return f"{_PREFIXES.get(kind_of(item), 'item')}_{digest}"
+    prefix = _PREFIXES.get(kind_of(item), "item")
+    return f"{prefix}_{holder.removeprefix(_HOLDER)}-{place}"
+
+
+def derived_from(item_id: str) -> tuple[list[str], int]:
+    """The holders that an id may be derived from, and the place; no holders for other ids."""
+    found = _DERIVED.fullmatch(item_id)
+    return ([_HOLDER + found[1], found[1]], int(found[2])) if found else ([], 0)
 
 
 def checked(given: Any, path: str, most: int) -> list[Json]:

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from forwarder.mint import random_id
+from forwarder.state import references
 from forwarder.state.holding import Hold
 from forwarder.state.items import as_items, derived_id, shown
 from forwarder.state.turns import Base, base_of, is_stored
@@ -163,10 +164,19 @@ def say(connection: sa.Connection, owner: str, kept: Kept) -> None:
     """Add what was asked and answered to the conversation; of what failed, nothing."""
     if kept.conversation is None or kept.status not in ("completed", "incomplete"):
         return
-    given: list[Any] = [*kept.input, *(kept.body.get("output") or ())]
+    given: list[Any] = [*_resolved(connection, owner, kept.input), *(kept.body.get("output") or ())]
     named = [shown(item, derived_id(item, kept.id, i)) for i, item in enumerate(given)]
     raw = [(each["id"], item) for each, item in zip(named, given, strict=True)]
     conversations.append(connection, owner, kept.conversation, raw)
+
+
+def _resolved(connection: sa.Connection, owner: str, items: list[Any]) -> list[Any]:
+    """The items themselves that others refer to, with the ids by which they do."""
+    names = references.wanted(items)
+    if not names:
+        return items
+    there = references.found(connection, owner, names)
+    return references.resolved(items, {n: {"id": n, **item} for n, item in there.items()})
 
 
 def _is_ours(response_id: str) -> bool:

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from forwarder.errors import InvalidRequest, NotFound
+from forwarder.state import references
 from forwarder.state.earlier import Drop, Earlier, ask
-from forwarder.state.items import as_items
+from forwarder.state.items import as_items, derived_id, shown
 from forwarder.store import Database, conversations, responses
+from forwarder.store.conversations import Said
 from forwarder.store.responses import Kept
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.check import BOOL, STR, optional, require
@@ -95,21 +97,33 @@ def resumed(call: Call, database: Database, owner: str, memory: Memory, drop: Dr
     def resume_and_call(request: Json) -> Stream:
         base, given = base_of(request), request.get("input")
         rest = {k: v for k, v in request.items() if k not in OURS}
-        wanted = _references(given)
-        if not base.is_something and not wanted:
+        if not base.is_something and not references.wanted(given):
             return call(rest)
-        past = database.read(lambda c: _past(c, owner, base, memory))
+        past, there = database.read(lambda c: _known(c, owner, base, memory, given))
+        if references.wanted(given):
+            rest["input"] = references.resolved(rest["input"], there)
         if past is None:
-            rest |= {k: v for k, v in request.items() if k in OURS[:2]}
-            return call(_referring(rest, wanted, database, owner))
+            return call(rest | {k: v for k, v in request.items() if k in OURS[:2]})
         _use(database, owner, past.used)
-        rest = _referring(rest, wanted, database, owner)
         if past.handed_on is not None:
             return call({**rest, "previous_response_id": past.handed_on})
         own = {**rest, "input": as_items(rest.get("input"))}
-        return ask(call, own, Earlier(past.items, base.param), drop)
+        earlier = references.resolved(past.items, there)
+        if references.wanted(earlier):
+            drop(f"{base.param}.item_reference", "what an earlier turn refers to is gone")
+        earlier = [item for item in earlier if not references.is_reference(item)]
+        return ask(call, own, Earlier(earlier, base.param), drop)
 
     return resume_and_call
+
+
+def _known(
+    connection: sa.Connection, owner: str, base: Base, memory: Memory, given: Any
+) -> tuple[Past | None, dict[str, Json]]:
+    """What came before, and what it and the given input refer to."""
+    past = _past(connection, owner, base, memory)
+    names = [*references.wanted(given), *references.wanted(past.items if past else [])]
+    return past, references.found(connection, owner, names) if names else {}
 
 
 class Past(NamedTuple):
@@ -153,46 +167,40 @@ def history(connection: sa.Connection, owner: str, turns: list[Kept]) -> list[Js
     """The items of a chain of responses, in their order."""
     items: list[Json] = []
     for turn in turns:
-        items += before(connection, owner, turn)
-        items += [*turn.input, *(turn.body.get("output") or ())]
+        items += [each.data for each in _said_before(connection, owner, turn)]
+        items += [*turn.input, *_output(turn)]
     return items
 
 
-def before(connection: sa.Connection, owner: str, turn: Kept) -> list[Json]:
+def _said_before(connection: sa.Connection, owner: str, turn: Kept) -> list[Said]:
     """The items of the conversation that a response was a part of, as it was then."""
     if turn.conversation is None or not turn.before:
         return []
-    said = conversations.items_of(connection, owner, turn.conversation, until=turn.before)
-    return [each.data for each in said]
+    return conversations.items_of(connection, owner, turn.conversation, until=turn.before)
+
+
+def input_of(connection: sa.Connection, owner: str, response_id: str) -> list[Json]:
+    """What a response answers, as it is told: its own input, behind all that it continues.
+
+    Empty when there is no such response.
+    """
+    items: list[Json] = []
+    for turn in responses.chain(connection, owner, response_id):
+        said = _said_before(connection, owner, turn)
+        items += [shown(each.data, each.id) for each in said]
+        own = turn.input if turn.id == response_id else [*turn.input, *_output(turn)]
+        items += [shown(item, derived_id(item, turn.id, i)) for i, item in enumerate(own)]
+    return items
+
+
+def _output(turn: Kept) -> list[Json]:
+    return turn.body.get("output") or []
 
 
 def _use(database: Database, owner: str, turns: tuple[Kept, ...]) -> None:
     stale = [turn.id for turn in turns if responses.is_stale(turn)]
     if stale:
         database.write(lambda c: responses.touch(c, owner, stale))
-
-
-# -- references -----------------------------------------------------------------------------------
-
-
-def _references(given: Any) -> list[str]:
-    """The ids of the items that an input refers to."""
-    return [str(item["id"]) for item in given if _is_reference(item)] if type(given) is list else []
-
-
-def _is_reference(item: Any) -> bool:
-    if not isinstance(item, dict) or "id" not in item:
-        return False
-    return item.get("type") == "item_reference" or not (item.get("type") or "role" in item)
-
-
-def _referring(request: Json, wanted: list[str], database: Database, owner: str) -> Json:
-    """The request with the items that it refers to; what is not found stays, to be refused."""
-    if not wanted:
-        return request
-    found = database.read(lambda c: responses.output_items(c, owner, wanted))
-    given = [found.get(str(i["id"]), i) if _is_reference(i) else i for i in request["input"]]
-    return {**request, "input": given}
 
 
 # -- errors ---------------------------------------------------------------------------------------

@@ -133,6 +133,13 @@ def items_of(
     return [_said(row) for row in rows]
 
 
+def items_named(connection: sa.Connection, owner: str, names: Iterable[str]) -> dict[str, Json]:
+    """Items by their ids, whichever conversation they are in; of several the latest."""
+    which = (items.c.owner == owner) & items.c.id.in_(list(names))
+    found = sa.select(items.c.id, items.c.data).where(which).order_by(items.c.number)
+    return {name: unpacked(data) for name, data in connection.execute(found)}
+
+
 def _said(row: Sequence[Any]) -> Said:
     return Said(row[0], row[1], unpacked(row[2]))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-HEAD = "0004"
+HEAD = "0005"
 """The last step; their names sort."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

@@ -110,7 +110,22 @@ def add(connection: sa.Connection, owner: str, kept: Kept, log: Sequence[Piece])
         connection.execute(sa.delete(responses).where(_is(owner, kept.id)))
         _INSERT.run(connection, row)
     more(connection, owner, kept.id, *log)
+    _index_input(connection, owner, kept)
     index(connection, owner, kept.id, kept.body.get("output") or ())
+
+
+def _index_input(connection: sa.Connection, owner: str, kept: Kept) -> None:
+    """Note where items are that came with ids; those that a response gave are known."""
+    given = {item["id"] for item in kept.input if _has_own_id(item)}
+    if given:
+        there = sa.select(items.c.id).where(items.c.owner == owner, items.c.id.in_(given))
+        fresh = given - set(connection.scalars(there))
+        index(connection, owner, kept.id, [{"id": name} for name in fresh])
+
+
+def _has_own_id(item: Any) -> bool:
+    is_item = isinstance(item, dict) and item.get("type", "message") != "item_reference"
+    return is_item and isinstance(item.get("id"), str)
 
 
 def more(connection: sa.Connection, owner: str, response_id: str, *log: Piece) -> None:
@@ -169,15 +184,17 @@ def bury(connection: sa.Connection, owner: str | None = None) -> None:
         pass  # what it stood on may be next
 
 
-def output_items(connection: sa.Connection, owner: str, names: Iterable[str]) -> dict[str, Json]:
-    """Output items by their ids, as far as there are any."""
+def items_named(connection: sa.Connection, owner: str, names: Iterable[str]) -> dict[str, Json]:
+    """Items by their ids, as far as responses gave any, or were asked with them."""
     wanted = set(names)
     holders = sa.select(items.c.response).where(items.c.owner == owner, items.c.id.in_(wanted))
-    bodies = sa.select(responses.c.body).where(
+    found = sa.select(responses.c.input, responses.c.body).where(
         responses.c.owner == owner, responses.c.id.in_(holders.distinct())
     )
-    outputs = [unpacked(body).get("output") or () for body in connection.scalars(bodies)]
-    return {i["id"]: i for output in outputs for i in output if i.get("id") in wanted}
+    held: list[Any] = []
+    for given, body in connection.execute(found):
+        held = [*unpacked(given), *held, *(unpacked(body).get("output") or ())]
+    return {i["id"]: i for i in held if _has_own_id(i) and i["id"] in wanted}
 
 
 def log_after(connection: sa.Connection, owner: str, kept: Kept, number: int) -> Batch:

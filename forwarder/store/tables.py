@@ -74,7 +74,7 @@ items = sa.Table(
     sa.Index("items_by_response", "owner", "response"),
     _of_response("response"),
 )
-"""In which response's output an item is."""
+"""In which response's output an item is, or, with an id of the client's, in which input."""
 
 conversations = sa.Table(
     "conversations",
@@ -100,6 +100,7 @@ conversation_items = sa.Table(
     sa.Column("id", sa.Text, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
     sa.UniqueConstraint("owner", "conversation", "id"),
+    sa.Index("conversation_items_by_id", "owner", "id"),
     sa.ForeignKeyConstraint(
         ["owner", "conversation"],
         ["conversations.owner", "conversations.id"],

@@ -9,7 +9,7 @@ from openai.types.responses import ResponseItem
 from pydantic import TypeAdapter
 
 from forwarder.errors import InvalidRequest
-from forwarder.state.items import as_items, checked, derived_id, shown
+from forwarder.state.items import as_items, checked, derived_from, derived_id, shown
 
 GIVEN: list[Any] = [
     {"role": "user", "content": "hi"},
@@ -42,6 +42,13 @@ def test_an_id_that_is_made_up_stays_the_same() -> None:
     assert len({derived_id(user, holder, n) for holder in "ab" for n in range(3)}) == 6
     assert derived_id(user, "a", 1).startswith("msg_")
     assert derived_id(call, "a", 1).startswith("fc_")
+
+
+def test_an_id_that_is_made_up_says_where_the_item_is() -> None:
+    for holder in ("resp_" + "0" * 32, "resp_a-b", "chatcmpl-7"):
+        holders, place = derived_from(derived_id(GIVEN[0], holder, 12))
+        assert (holder in holders, place) == (True, 12)
+    assert derived_from("msg_" + "0" * 32)[0] == []
 
 
 def test_a_text_is_what_the_user_says() -> None:

@@ -10,6 +10,7 @@ import pytest
 from forwarder.errors import ConversationLocked, StoreUnavailable, UpstreamBroken
 from forwarder.state.holding import Holds
 from forwarder.state.keeping import Keeper
+from forwarder.state.turns import input_of
 from forwarder.store import conversations, responses
 from forwarder.store.conversations import Talk
 from forwarder.store.database import Sqlite
@@ -112,6 +113,19 @@ def test_a_conversation_hears_what_is_not_stored_beside_it(database: Sqlite) -> 
 
     said = database.read(lambda c: conversations.items_of(c, "o", "conv_1"))
     assert [each.data["role"] for each in said].count("user") == 2
+
+
+def test_a_conversation_has_the_items_that_are_referred_to(database: Sqlite) -> None:
+    database.write(lambda c: conversations.create(c, "o", Talk("conv_1", 1.0, {})))
+    list(keeper(database).kept(iter(answer())))
+    listed = database.read(lambda c: input_of(c, "o", NAME))
+    given = [{"type": "item_reference", "id": name} for name in (listed[0]["id"], "unknown")]
+    another = iter(answer("resp_" + "1" * 32))
+    list(keeper(database, conversation="conv_1", input=given).kept(another))
+
+    said = database.read(lambda c: conversations.items_of(c, "o", "conv_1"))
+    assert said[0].data["content"] == "hi"
+    assert [each.id for each in said] == [listed[0]["id"], "unknown", "msg_1"]
 
 
 def test_what_cannot_be_stored_has_failed(

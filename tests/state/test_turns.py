@@ -128,6 +128,23 @@ def test_a_mistake_is_named_where_the_client_made_it(
         assert refused.value.param == (told if place == 2 else next(iter(base)))
 
 
+def test_what_earlier_turns_referred_to_is_found_as_long_as_it_is_there(database: Sqlite) -> None:
+    references = [{"type": "item_reference", "id": name} for name in ("msg_1", "msg_x")]
+    later = Kept("resp_3", "completed", references, {"output": []}, 1.0)
+    database.write(lambda c: responses.add(c, "o", later, []))
+    ledger = Ledger()
+    found: list[Json] = []
+
+    def call(left: Json) -> Stream:
+        found.append(left)
+        return iter(())
+
+    given = {"input": [NEXT], "previous_response_id": "resp_3"}
+    resumed(call, database, "o", UP, ledger.drop)(given)
+    assert found[0]["input"] == [SAID, NEXT]
+    assert [*ledger.dropped] == ["previous_response_id.item_reference"]
+
+
 def test_an_owner_is_a_hash_of_the_key() -> None:
     assert owner_of(None) == owner_of("") != owner_of("key")
     assert "key" not in owner_of("key")

@@ -88,3 +88,14 @@ def test_items_are_told_of_in_parts_and_what_was_deleted_keeps_its_place(databas
     for owner, talk, name in (("o", "c", "x"), ("p", "c", "c"), ("o", "d", "c")):
         place = (owner, talk, name)
         assert database.read(lambda c, place=place: conversations.place(c, *place)) is None  # type: ignore[misc]
+
+
+def test_items_are_found_in_whichever_conversation_they_are(database: Sqlite) -> None:
+    for talk in "cd":
+        made(database, talk)
+    add(database, "a", "b")
+    add(database, "x", talk="d")
+
+    found = database.read(lambda c: conversations.items_named(c, "o", ["a", "x", "y"]))
+    assert found == {"a": {"say": "a"}, "x": {"say": "x"}}
+    assert database.read(lambda c: conversations.items_named(c, "p", ["a"])) == {}

@@ -76,7 +76,7 @@ def test_what_others_stand_on_is_deleted_with_them(database: Sqlite) -> None:
     assert not database.write(lambda c: responses.remove(c, "o", "b"))
     assert names(database, "b") == []
     assert names(database, "c") == ["a", "b", "c"]
-    assert database.read(lambda c: responses.output_items(c, "o", ["msg_b"])) == {}
+    assert database.read(lambda c: responses.items_named(c, "o", ["msg_b"])) == {}
     assert database.write(lambda c: responses.remove(c, "o", "c"))
     assert names(database, "a") == ["a"]
     count = database.read(lambda c: len(c.execute(responses.responses.select()).all()))
@@ -87,9 +87,20 @@ def test_items_are_found_where_they_were_given_last(database: Sqlite) -> None:
     other = {**ITEM, "content": ["new"]}
     add(database, kept("a", body={"output": [ITEM]}), kept("b", body={"output": [other, {}]}))
 
-    found = database.read(lambda c: responses.output_items(c, "o", ["msg_1", "msg_2"]))
+    found = database.read(lambda c: responses.items_named(c, "o", ["msg_1", "msg_2"]))
     assert found == {"msg_1": other}
-    assert database.read(lambda c: responses.output_items(c, "p", ["msg_1"])) == {}
+    assert database.read(lambda c: responses.items_named(c, "p", ["msg_1"])) == {}
+
+
+def test_items_that_were_asked_with_are_found_unless_a_response_gave_them(
+    database: Sqlite,
+) -> None:
+    own = {"role": "user", "id": "mine", "content": "x"}
+    given = [own, {**ITEM, "content": ["as sent back"]}, {"type": "item_reference", "id": "r"}]
+    add(database, kept("a", body={"output": [ITEM]}), kept("b", "a")._replace(input=given))
+
+    found = database.read(lambda c: responses.items_named(c, "o", ["mine", "msg_1", "r"]))
+    assert found == {"mine": own, "msg_1": ITEM}
 
 
 @pytest.mark.parametrize("after", [-1, 0, 2, 3, 9])

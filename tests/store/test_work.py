@@ -54,7 +54,7 @@ def test_work_goes_on_and_ends(database: Sqlite) -> None:
     one = found(database)
     assert (one.status, one.upstream, one.lease, one.is_running) == ("completed", "up", None, False)
     assert [number for _, number in told(database)] == [0, 1, 2]
-    assert database.read(lambda c: responses.output_items(c, "o", ["msg_1"])) == {"msg_1": ITEM}
+    assert database.read(lambda c: responses.items_named(c, "o", ["msg_1"])) == {"msg_1": ITEM}
     assert database.read(lambda c: work.mine(c, "w")) == set()
 
 

@@ -1,0 +1,54 @@
+"""The items that a request refers to by their ids, wherever the client was told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from forwarder.state.items import derived_from
+from forwarder.store import conversations, responses
+from forwarder.translate.call import Json
+
+
+def wanted(items: Any) -> list[str]:
+    """The ids that items refer to; none when they are no list."""
+    if type(items) is not list:
+        return []
+    return [item["id"] for item in items if is_reference(item)]
+
+
+def is_reference(item: Any) -> bool:
+    """Does an item stand for another?  What refers to nothing is not for here to refuse."""
+    if not isinstance(item, dict) or not isinstance(item.get("id"), str):
+        return False
+    return item.get("type") == "item_reference" or not (item.get("type") or "role" in item)
+
+
+def found(connection: sa.Connection, owner: str, names: list[str]) -> dict[str, Json]:
+    """The items of these ids, as far as there are any: of responses, or of conversations."""
+    there = responses.items_named(connection, owner, names)
+    left = [name for name in names if name not in there]
+    if left:
+        there |= conversations.items_named(connection, owner, left)
+    for name in left:
+        if name not in there:
+            there |= _derived(connection, owner, name)
+    return {name: item for name, item in there.items() if not is_reference(item)}
+
+
+def _derived(connection: sa.Connection, owner: str, name: str) -> dict[str, Json]:
+    """The item of an id that it was given because it came without."""
+    holders, place = derived_from(name)
+    for holder in holders:
+        kept = responses.find(connection, owner, holder)
+        items = [*kept.input, *(kept.body.get("output") or ())] if kept else []
+        if place < len(items):
+            return {name: items[place]}
+    return {}
+
+
+def resolved(items: list[Any], there: Mapping[str, Json]) -> list[Any]:
+    """The items with those that they refer to; what is not found stays as it is."""
+    return [there.get(item["id"], item) if is_reference(item) else item for item in items]

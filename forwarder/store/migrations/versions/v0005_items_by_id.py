@@ -1,0 +1,13 @@
+"""Items of conversations by their ids alone."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    """Make the index."""
+    op.create_index("conversation_items_by_id", "conversation_items", ["owner", "id"], unique=False)

@@ -1,0 +1,75 @@
+"""Items are found by every id that a client was told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.state import references
+from forwarder.state.items import derived_id
+from forwarder.state.turns import input_of
+from forwarder.store import conversations, responses
+from forwarder.store.conversations import Talk
+from forwarder.store.database import Sqlite
+from forwarder.store.responses import Kept
+from forwarder.translate.call import Json
+
+ASKED: Json = {"role": "user", "content": "one"}
+NAMED: Json = {"id": "mine", "role": "user", "content": "two"}
+SAID: Json = {"type": "message", "role": "assistant", "id": "msg_1", "content": "three"}
+LATER: Json = {"role": "user", "content": "four"}
+NAME = "resp_" + "a" * 32
+
+
+@pytest.fixture(autouse=True)
+def _stored(database: Sqlite) -> None:
+    first = Kept(NAME, "completed", [ASKED, NAMED], {"output": [SAID]}, 1.0)
+    theirs = Kept("7-b", "completed", [SAID, LATER], {"output": []}, 2.0, previous=NAME)
+    talk = [("msg_t", ASKED), ("ref", {"type": "item_reference", "id": "ref"})]
+
+    def write(connection: Any) -> None:
+        for kept in (first, theirs):
+            responses.add(connection, "o", kept, [])
+        conversations.create(connection, "o", Talk("conv_1", 1.0, {}))
+        conversations.append(connection, "o", "conv_1", talk)
+
+    database.write(write)
+
+
+def found(database: Sqlite, *names: str, owner: str = "o") -> dict[str, Json]:
+    return database.read(lambda c: references.found(c, owner, list(names)))
+
+
+def test_whatever_a_list_of_input_names_is_found(database: Sqlite) -> None:
+    for name, count in ((NAME, 2), ("7-b", 5)):
+        listed = database.read(lambda c, name=name: input_of(c, "o", name))  # type: ignore[misc]
+        there = found(database, *(item["id"] for item in listed))
+        assert [there[item["id"]] for item in listed] == [ASKED, NAMED, SAID, SAID, LATER][:count]
+        assert found(database, *there, owner="p") == {}
+
+
+def test_an_item_has_one_id_wherever_it_is_listed(database: Sqlite) -> None:
+    first, later = (
+        database.read(lambda c, name=name: input_of(c, "o", name))  # type: ignore[misc]
+        for name in (NAME, "7-b")
+    )
+    assert later[:2] == first
+
+
+def test_items_of_conversations_are_found(database: Sqlite) -> None:
+    assert found(database, "msg_t", "msg_1") == {"msg_t": ASKED, "msg_1": SAID}
+    assert found(database, "msg_t", owner="p") == {}
+
+
+def test_what_only_stands_for_another_is_not(database: Sqlite) -> None:
+    beyond = derived_id(ASKED, NAME, 99)
+    assert found(database, "ref", beyond, "msg_x-0", "nothing") == {}
+
+
+def test_only_references_are_taken_for_some() -> None:
+    given = [{"type": "item_reference", "id": "a"}, {"id": "b"}, NAMED, {"id": 5}, 5,
+             {"type": "item_reference"}]  # fmt: skip
+    assert references.wanted(given) == ["a", "b"]
+    assert references.wanted("text") == []
+    assert references.resolved(given, {"a": SAID})[:2] == [SAID, {"id": "b"}]
