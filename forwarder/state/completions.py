@@ -78,7 +78,8 @@ class CompletionKeeper:
 
     def _completion(self, told: list[Batch]) -> Completion:
         body = FOLDS["chat"](iter(told))
-        messages: list[Any] = self._request.get("messages") or []
+        given = self._request.get("messages")
+        messages: list[Any] = given if isinstance(given, list) else []
         model = str(body.get("model") or self._request["model"])
         name = str(body["id"])
         return Completion(name, time.time(), model, self._metadata, messages, body)
@@ -98,6 +99,9 @@ def shown(completion: Completion) -> Json:
     return {**completion.body, "metadata": completion.metadata}
 
 
+_PARTS = ("text", "image_url")
+
+
 def messages_of(completion: Completion) -> list[Json]:
     """The messages of a stored completion, in their order."""
     return [
@@ -105,11 +109,15 @@ def messages_of(completion: Completion) -> list[Json]:
     ]
 
 
-def _message(message: Json, message_id: str) -> Json:
+def _message(message: Any, message_id: str) -> Json:
+    """A message; an upstream may have answered what is none."""
+    if not isinstance(message, dict):
+        message = {"content": message if isinstance(message, str) else None}
     content, parts = message.get("content"), None
     if isinstance(content, list):
-        parts = [p for p in content if p.get("type") in ("text", "image_url")]
-        texts = [p.get("text") or "" for p in content if p.get("type") == "text"]
-        content = "".join(texts) or None
+        known = [{"type": "text", "text": p} if isinstance(p, str) else p for p in content]
+        parts = [p for p in known if isinstance(p, dict) and p.get("type") in _PARTS]
+        texts = [p.get("text") for p in parts if p["type"] == "text"]
+        content = "".join(text for text in texts if isinstance(text, str)) or None
     said = {"content": content, "refusal": None, "content_parts": parts}
     return {**message, **said, "id": message_id}

@@ -117,3 +117,31 @@ def test_messages_are_told_with_their_parts(database: Sqlite) -> None:
     parts = REQUEST["messages"][0]["content"]
     assert (message["id"], message["role"], message["content"]) == ("c-0", "user", "hi")
     assert message["content_parts"] == parts
+
+
+@pytest.mark.parametrize(
+    ("message", "content", "parts"),
+    [
+        ({"role": "user", "content": ["x"]}, "x", [{"type": "text", "text": "x"}]),
+        ({"role": "user", "content": [5, {"type": "text", "text": 5}, {"type": ["text"]}]}, None,
+         [{"type": "text", "text": 5}]),
+        ({"role": "user", "content": [{"type": {}}]}, None, []),
+        ("x", "x", None),
+        (5, None, None),
+    ],
+)  # fmt: skip
+def test_what_a_lenient_upstream_took_for_messages_is_told(
+    message: Any, content: Any, parts: Any, database: Sqlite
+) -> None:
+    list(heard(database, [[chunk("x", "stop")]], messages=[message]))
+    kept = database.read(lambda c: stored.find(c, "o", "c"))
+    assert kept is not None
+    [told] = completions.messages_of(kept)
+    assert (told["content"], told["content_parts"]) == (content, parts)
+
+
+def test_messages_that_are_no_list_are_none(database: Sqlite) -> None:
+    list(heard(database, [[chunk("x", "stop")]], messages="x"))
+    kept = database.read(lambda c: stored.find(c, "o", "c"))
+    assert kept is not None
+    assert completions.messages_of(kept) == []
