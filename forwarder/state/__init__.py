@@ -20,6 +20,7 @@ from forwarder.state.keeping import Keeper
 from forwarder.state.turns import OURS, Base, Memory, base_of, is_stored, owner_of, resumed
 from forwarder.store import Database
 from forwarder.translate.call import Call, Json, Stream
+from forwarder.translate.wishes import with_usage
 
 Origin = Callable[[], str | None]
 """Gives the upstream that keeps the responses which it gives, once one has begun to."""
@@ -58,6 +59,7 @@ class Remembering:
         """What stores the answer to a request on its way to the client.
 
         The conversation in which it is given is held from here on; raises ConversationLocked.
+        The request may ask for more afterwards, which is stored and which the client is not told.
         """
         owner = owner_of(exchange.client_key)
         if client == "responses":
@@ -66,7 +68,9 @@ class Remembering:
         if client != "chat" or not is_kept(request):  # Ollama keeps nothing
             return lambda stream: stream
         check(request)
-        return CompletionKeeper(self.database, owner, dict(request), origin).kept
+        keeper = CompletionKeeper(self.database, owner, dict(request), origin)
+        request |= with_usage(request)
+        return keeper.kept
 
     def _held(self, owner: str, base: Base, exchange: Exchange) -> Hold | None:
         if base.conversation is None:

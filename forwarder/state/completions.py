@@ -13,6 +13,7 @@ from forwarder.store.completions import Completion
 from forwarder.translate import FOLDS
 from forwarder.translate.call import Batch, Json, Stream
 from forwarder.translate.check import BOOL, DICT, INT, LIST, expect, optional
+from forwarder.translate.wishes import takes_usage_of, without_usage
 
 
 def check(request: Json) -> None:
@@ -46,10 +47,18 @@ class CompletionKeeper:
         self._origin = origin
         self._metadata = metadata_of(request, expect)
         self._unfinished = request.get("n") or 1
+        self._takes_usage = takes_usage_of(request)
         self._id: str | None = None
 
     def kept(self, stream: Stream) -> Stream:
-        """The stream, whose end comes when what it says is stored."""
+        """The stream, whose end comes when what it says is stored.
+
+        It may have the usage, which the client gets only when it asks for it.
+        """
+        stored = self._kept(stream)
+        return stored if self._takes_usage else without_usage(stored)
+
+    def _kept(self, stream: Stream) -> Stream:
         told: list[Batch] = []
         held: list[Batch] = []
         for batch in map(self._marked, stream):

@@ -33,12 +33,11 @@ def as_wished(call: Call, style: str | None) -> Call:
     """Wrap a chat call so that it answers in ``style``; ``None`` leaves reasoning as it comes."""
 
     def wished(request: Json) -> Stream:
-        options = optional(request, "stream_options", DICT, "stream_options") or {}
-        wants_usage = bool(options.get("include_usage"))
-        stream = call(_cleaned(request) if style else _with_usage(request))
+        takes_usage = takes_usage_of(request)
+        stream = call(_cleaned(request) if style else with_usage(request))
         if style:
             stream = _styled(stream, _Styler(_fitting(style, request)))
-        return stream if wants_usage or not request.get("stream") else _without_usage(stream)
+        return stream if takes_usage else without_usage(stream)
 
     return wished
 
@@ -53,7 +52,13 @@ def _fitting(style: str, request: Json) -> str:
 # -- usage --------------------------------------------------------------------------------------
 
 
-def _with_usage(request: Json) -> Json:
+def takes_usage_of(request: Json) -> bool:
+    """May a request's answer have its usage?  In a stream it is a chunk of its own."""
+    options = optional(request, "stream_options", DICT, "stream_options") or {}
+    return bool(options.get("include_usage")) or not request.get("stream")
+
+
+def with_usage(request: Json) -> Json:
     """Usage is always asked for: the log wants it even when the client does not."""
     if not request.get("stream"):
         return request
@@ -61,7 +66,8 @@ def _with_usage(request: Json) -> Json:
     return {**request, "stream_options": options}
 
 
-def _without_usage(stream: Stream) -> Stream:
+def without_usage(stream: Stream) -> Stream:
+    """The stream without the chunk that is there for its usage alone."""
     for batch in stream:
         kept = [chunk for chunk in batch if chunk.get("choices") or not chunk.get("usage")]
         if kept or not batch:
@@ -73,7 +79,7 @@ def _without_usage(stream: Stream) -> Stream:
 
 def _cleaned(request: Json) -> Json:
     """The request without the blocks that a style wrote, their text kept as a field."""
-    request = _with_usage(request)
+    request = with_usage(request)
     messages = request.get("messages")
     if not isinstance(messages, list):
         return request

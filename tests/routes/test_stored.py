@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from flask.testing import FlaskClient
 
@@ -94,3 +96,12 @@ def test_completions_can_be_deleted_while_one_pages_through_them(demo: FlaskClie
     assert seen == made
     got = demo.get("/v1/chat/completions?after=nobody")
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "after")
+
+
+def test_a_streamed_completion_is_stored_with_its_usage(demo: FlaskClient) -> None:
+    asked = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    got = demo.post("/v1/chat/completions", json={**asked, "store": True})
+    chunks = [json.loads(line[6:]) for line in got.text.splitlines() if line[6:7] == "{"]
+    assert all(chunk["choices"] and not chunk.get("usage") for chunk in chunks)
+    [name] = {chunk["id"] for chunk in chunks}
+    assert demo.get(f"/v1/chat/completions/{name}").get_json()["usage"]["total_tokens"] > 0

@@ -51,6 +51,16 @@ def test_who_hears_that_it_is_over_finds_it_stored(database: Sqlite) -> None:
     assert shown["metadata"] == {"a": "b"}
 
 
+def test_usage_is_stored_and_told_to_those_who_want_it(database: Sqlite) -> None:
+    batches = [[chunk("x")], [], [chunk(finish="stop")], [USAGE]]
+    for options, told in ((None, batches[:-1]), ({"include_usage": True}, batches)):
+        given = keeper(database, stream=True, stream_options=options)
+        assert list(given.kept(iter(batches))) == told
+        kept = database.read(lambda c: stored.find(c, "o", "c"))
+        assert kept is not None
+        assert kept.body["usage"] == USAGE["usage"]
+
+
 def test_of_several_choices_the_last_ends_it(database: Sqlite) -> None:
     batches = [[chunk("a", "stop")], [chunk("b", index=1)], [chunk(None, "stop", 1)]]
 
