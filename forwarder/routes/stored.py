@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from copy import deepcopy
 from typing import Any
 
@@ -13,12 +14,12 @@ from forwarder.errors import InvalidRequest, NotFound, ShuttingDown
 from forwarder.network.running import Stopping
 from forwarder.routes import exchanges
 from forwarder.routes.openai import json_answer, json_body, told
-from forwarder.state import Remembering, completions, tokens
+from forwarder.state import Memory, Remembering, completions, tokens
 from forwarder.state.background import no_response
 from forwarder.state.including import Including
 from forwarder.state.items import as_items
 from forwarder.state.pages import as_list, listed, mark_of, metadata_of, page_of
-from forwarder.state.turns import Memory, input_of, owner_of, resumed
+from forwarder.state.turns import input_of, owner_of
 from forwarder.store import completions as stored_completions
 from forwarder.store import responses
 from forwarder.translate.call import Json, Stream
@@ -32,11 +33,15 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 def entered() -> tuple[Remembering, str]:
     """The state, and whose part of it the client may see; who may not ask is turned away."""
+    return _admitted().stored, owner_of(exchanges.current().client_key)
+
+
+def _admitted() -> Bridge:
     exchange = exchanges.current()
     exchange.route = "stored"
     exchanges.admit(exchange)
     bridge: Bridge = current_app.extensions["forwarder"]
-    return bridge.stored, owner_of(exchange.client_key)
+    return bridge
 
 
 def checked(name: str) -> str:
@@ -119,8 +124,8 @@ def input_items(name: str) -> Response:
 @blueprint.post("/responses/input_tokens")
 def input_tokens() -> Response:
     """About how many tokens a request's input has; the header says that it is an estimate."""
-    state, owner = entered()
-    body = json_body(exchanges.current())
+    bridge, exchange = _admitted(), exchanges.current()
+    body = json_body(exchange)
     found: list[Json] = []
 
     def counted(asked: Json) -> Stream:
@@ -129,8 +134,7 @@ def input_tokens() -> Response:
 
     asked = {**deepcopy(body), "input": as_items(body.get("input"))}
     optional(body, "input", (str, list), "input")
-    drop = exchanges.current().ledger.drop
-    resumed(counted, state.database, owner, Memory(""), drop)(asked)
+    deque(bridge.state.resumed(counted, exchange, Memory(""), translated=True)(asked), maxlen=0)
     answer = json_answer(
         {
             "object": "response.input_tokens",

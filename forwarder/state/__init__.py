@@ -105,8 +105,19 @@ class Forgetful:
     def kept(
         self, client: str, request: Json, exchange: Exchange, origin: Origin
     ) -> Callable[[Stream], Stream]:
-        """Nothing is."""
-        return lambda stream: stream
+        """Nothing is; a chat client that asks for it is told."""
+        if client == "responses" or not is_kept(request):
+            return lambda stream: stream
+
+        def dropping(stream: Stream) -> Stream:
+            exchange.ledger.drop(*_NOT_STORED)
+            return stream
+
+        exchange.ledger.drop(*_NOT_STORED)  # before anybody is asked, if that refuses it
+        return dropping
+
+
+_NOT_STORED = "store", "nothing is stored here"
 
 
 def _refuse(request: Json) -> None:

@@ -80,6 +80,27 @@ def test_where_nothing_is_stored_that_is_said() -> None:
     assert got.get_json()["error"]["code"] == "store_disabled"
 
 
+def test_where_nothing_is_stored_tokens_are_estimated_of_what_is_given() -> None:
+    client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})).test_client()
+    got = client.post("/v1/responses/input_tokens", json={"input": "hello there"})
+    assert (got.status_code, got.get_json()["input_tokens"] > 2) == (200, True)
+    for name in ("previous_response_id", "conversation"):
+        got = client.post("/v1/responses/input_tokens", json={"input": "hello", name: "x"})
+        assert (got.status_code, got.get_json()["error"]["param"]) == (400, name)
+
+
+def test_where_nothing_is_stored_a_chat_client_that_asks_for_it_is_told() -> None:
+    client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})).test_client()
+    asked = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "store": True}
+    got = client.post("/v1/chat/completions", json=asked)
+    assert (got.status_code, got.headers["X-Forwarder-Dropped"]) == (200, "store")
+    got = client.post("/v1/chat/completions", json={**asked, "store": False})
+    assert "X-Forwarder-Dropped" not in got.headers
+    strict = {"X-Forwarder-Strict": "1"}
+    got = client.post("/v1/chat/completions", json=asked, headers=strict)
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, "store")
+
+
 def test_completions_can_be_deleted_while_one_pages_through_them(demo: FlaskClient) -> None:
     asked = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "store": True}
     made = [demo.post("/v1/chat/completions", json=asked).get_json()["id"] for _ in range(5)]
