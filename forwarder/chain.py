@@ -22,11 +22,15 @@ _MOST = 16
 
 @dataclass(frozen=True)
 class Link:
-    """A response that can be continued: all items up to its end; ``size`` is theirs, in bytes."""
+    """A response that can be continued: all items up to its end; ``size`` is theirs, in bytes.
+
+    ``conversation`` is that of a turn which is only prepared: what continues it is said there.
+    """
 
     items: list[Json]
     size: int
     stored: bool
+    conversation: Any = None
 
 
 class Chain:
@@ -54,8 +58,10 @@ class Chain:
             return
         before = link.items if link else []
         # What was only prepared is known to this connection alone.
-        stored = request.get("store") is not False and request.get("generate") is not False
-        self._links[response["id"]] = Link([*before, *asked, *given], size, stored)
+        prepared = request.get("generate") is False
+        stored = request.get("store") is not False and not prepared
+        where = conversation_of(request, link) if prepared else None
+        self._links[response["id"]] = Link([*before, *asked, *given], size, stored, where)
         while len(self._links) > _MOST or self._size > self._max_bytes:
             self._links.popitem(last=False)
 
@@ -71,14 +77,22 @@ class Chain:
 
 def continued(request: Json, link: Link) -> Json:
     """The request with all that it continues spelled out."""
-    own = own_part(request)
+    own = own_part(request, link)
     return {**own, "input": [*link.items, *own["input"]]}
 
 
-def own_part(request: Json) -> Json:
-    """The request without what it continues, and its input as items."""
+def own_part(request: Json, link: Link) -> Json:
+    """The request without the items that it continues, and its input as items."""
     rest = {k: v for k, v in request.items() if k != "previous_response_id"}
-    return {**rest, "input": items_of(request)}
+    where = conversation_of(request, link)
+    there = {} if where is None else {"conversation": where}
+    return {**rest, **there, "input": items_of(request)}
+
+
+def conversation_of(request: Json, link: Link | None) -> Any:
+    """The conversation that a request names, or the prepared turn that it continues."""
+    given = request.get("conversation")
+    return link.conversation if given is None and link else given
 
 
 def items_of(request: Json) -> list[Any]:

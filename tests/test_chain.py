@@ -42,6 +42,23 @@ def test_a_continued_request_has_all_that_was_said() -> None:
     assert len(second.items) == 4
 
 
+def test_what_continues_a_prepared_turn_is_said_in_its_conversation() -> None:
+    chain = Chain(1000)
+    kept(chain, "r1", generate=False, conversation="conv_1")
+    link = chain.previous(after("r1"), elsewhere=True)
+    assert link is not None
+    assert continued(after("r1"), link)["conversation"] == "conv_1"
+
+    chain.keep(response("r2"), link, after("r1", generate=False))
+    second = chain.previous(after("r2"), elsewhere=True)
+    assert second is not None
+    assert continued(after("r2"), second)["conversation"] == "conv_1"
+    chain.keep(response("r3"), second, after("r2", store=False))
+    third = chain.previous(after("r3"), elsewhere=True)
+    assert third is not None
+    assert "conversation" not in continued(after("r3"), third)
+
+
 def test_who_stores_responses_is_left_those_that_were_stored() -> None:
     chain = Chain(1000)
     kept(chain, "stored")

@@ -28,6 +28,8 @@ from forwarder.network.running import Stopping
 from forwarder.routes import exchanges
 from forwarder.routes.bodies import read_body
 from forwarder.state.earlier import Earlier, ask
+from forwarder.state.keeping import marks
+from forwarder.state.turns import base_of
 from forwarder.translate.call import Event, Json, Stream
 from forwarder.translate.ending import told_responses, unreadable
 from forwarder.translate.responses_over_chat.echo import blank_response
@@ -179,6 +181,7 @@ class Connection:
     def _begun(self, asked: Json, exchange: Exchange) -> tuple[Stream, Link | None]:
         """The stream of a turn with its first batch read, and what it continues."""
         body = {k: v for k, v in asked.items() if k not in _LOCAL}
+        base_of(body)
         link = self._chain.previous(body, self._bridge.keeps_responses(body))
         if asked.get("generate") is False:
             return self._prepared(continued(body, link) if link else body, exchange), link
@@ -189,7 +192,7 @@ class Connection:
             exchange.ledger.drop(name, reason)  # each upstream begins a ledger
 
         earlier = Earlier(link.items, "previous_response_id")
-        own = own_part(body)
+        own = own_part(body, link)
         return ask(lambda whole: self._opened(whole, exchange), own, earlier, drop), link
 
     def _opened(self, body: Json, exchange: Exchange) -> Stream:
@@ -207,7 +210,9 @@ class Connection:
         items_of(body)
         model = body.get("model") or self._bridge.settings.default_model
         now = MINT.now()
-        blank = blank_response({**body, "model": model}, random_id("resp"), now)
+        blank = blank_response({**body, "model": model}, random_id("resp"), now) | marks(
+            base_of(body), False
+        )
         done = {**blank, "status": "completed", "completed_at": now, "usage": _NO_USAGE}
         kinds = {"response.created": blank, "response.completed": done}
         events = enumerate(kinds.items())

@@ -289,3 +289,28 @@ def test_an_answer_names_the_earlier_image_that_is_gone(images: tuple[Images, Fl
     got = client.post("/v1/responses", json=asked, headers={"X-Forwarder-Strict": "1"})
     param = got.get_json()["error"]["param"]
     assert (got.status_code, param) == (400, "previous_response_id.input_image")
+
+
+def test_a_prepared_turn_keeps_its_conversation(images: tuple[Images, Flask]) -> None:
+    _, app = images
+    client = app.test_client()
+    name = client.post("/v1/conversations", json={}).get_json()["id"]
+    ws = Turns(
+        lambda _: {"model": "chat/m", "generate": False, "conversation": name, "input": "rules"},
+        lambda last: {**behind(last), "input": "go"},
+    )
+    played(app, ws)
+    assert [end["response"]["conversation"] for end in ws.ends] == [{"id": name}] * 2
+    items = client.get(f"/v1/conversations/{name}/items?order=asc").get_json()["data"]
+    assert [item["content"][0]["text"] for item in items] == ["rules", "go", "Hi"]
+
+
+def test_a_conversation_and_an_earlier_response_exclude_each_other(
+    images: tuple[Images, Flask],
+) -> None:
+    ws = Turns(
+        lambda _: {"model": "chat/m", "store": False},
+        lambda last: {**behind(last), "conversation": "conv_1"},
+    )
+    played(images[1], ws)
+    assert ws.ends[-1]["error"]["param"] == "previous_response_id"
