@@ -280,6 +280,8 @@ class Bridge:
         if client == "responses":
             translated = route.protocol != "responses"
             memory = self._memory_of(route, profile)
+            if compacting is as_compaction and not _is_native(route, upstream):
+                memory = memory._replace(goes_on=False)  # what is said has to be seen here
             call = self.state.resumed(call, exchange, memory, translated)
         if client == "chat":
             call = as_wished(call, self._chat_style(style, route))

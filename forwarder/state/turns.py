@@ -30,12 +30,14 @@ class Memory(NamedTuple):
     """What is known of an upstream's own memory.
 
     ``name`` is the upstream's.  Does it keep the responses that it gives?  Does it know the client
-    by a key of its own, so that ids which are not known here are the client's all the same?
+    by a key of its own, so that ids which are not known here are the client's all the same?  Is
+    it to go on from a response of its own, rather than be told all again?
     """
 
     name: str
     keeps: bool = False
     knows_client: bool = False
+    goes_on: bool = True
 
 
 class Base(NamedTuple):
@@ -158,7 +160,8 @@ def _past(connection: sa.Connection, owner: str, base: Base, memory: Memory) -> 
             param="previous_response_id",
             code="previous_response_not_completed",
         )
-    if memory.keeps and last.upstream == memory.name and last.upstream_id:
+    is_its_own = memory.keeps and last.upstream == memory.name
+    if is_its_own and memory.goes_on and last.upstream_id:
         return Past([], last.upstream_id, tuple(turns))
     return Past(history(connection, owner, turns), None, tuple(turns))
 

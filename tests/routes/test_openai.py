@@ -253,3 +253,28 @@ def test_it_must_be_clear_whether_a_request_is_strict(path: str, demo: FlaskClie
         if status == 400:
             assert got.get_json()["error"]["param"] == "X-Forwarder-Strict"
             assert "'off'" in got.get_json()["error"]["message"]
+
+
+def test_what_users_said_stays_beside_a_summary_of_what_the_upstream_keeps(serve: Serve) -> None:
+    part = {"type": "output_text", "text": "said", "annotations": []}
+    message = {"type": "message", "id": "msg_1", "role": "assistant", "content": [part]}
+    over = {"id": "resp_1", "object": "response", "status": "completed", "output": [message]}
+    asked: list[Any] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.content)
+        asked.append(body["input"])
+        if body.get("stream"):
+            return streamed({"type": "response.completed", "response": over, "sequence_number": 0})
+        return httpx2.Response(200, json=over)
+
+    client = serve(answer, RESPONSES_QUIRKS='{"keeps_responses": true}')
+    first = client.post("/v1/responses", json={"model": "responses/m", "input": "remember"})
+    given = {"model": "responses/m", "previous_response_id": first.get_json()["id"]}
+    got = client.post("/v1/responses/compact", json=given)
+
+    assert got.status_code == 200, got.text
+    kept, summary = got.get_json()["output"]
+    assert (kept["role"], kept["content"][0]["text"]) == ("user", "remember")
+    assert summary["type"] == "compaction"
+    assert [item.get("role") for item in asked[-1]] == ["user", "assistant", "user"]

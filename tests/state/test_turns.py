@@ -73,6 +73,12 @@ def test_an_upstream_that_keeps_its_own_gets_the_id(database: Sqlite) -> None:
     assert elsewhere["input"] == [USER, SAID, NEXT]
 
 
+def test_an_upstream_that_is_to_be_told_all_again_is(database: Sqlite) -> None:
+    memory = Memory("up", keeps=True, goes_on=False)
+    left = asked(database, memory, input=[NEXT], previous_response_id="resp_1")
+    assert left == {"model": "m", "input": [USER, SAID, NEXT]}
+
+
 def test_what_only_the_upstream_can_know_is_handed_on_for_clients_that_it_knows(
     database: Sqlite,
 ) -> None:
