@@ -6,18 +6,18 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
-from forwarder.store.migrations.versions import v0001_first, v0002_gone, v0003_items_by_id
+from forwarder.store.migrations.versions import v0001_first, v0004_gone, v0005_items_by_id
 
 
-def test_the_third_step_makes_an_index() -> None:
+def test_the_fifth_step_makes_an_index() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
         v0001_first.upgrade()
-        v0003_items_by_id.upgrade()
+        v0005_items_by_id.upgrade()
         made = sa.inspect(connection).get_indexes("conversation_items")
     engine.dispose()
 
-    assert v0003_items_by_id.down_revision == v0002_gone.revision
+    assert v0005_items_by_id.down_revision == v0004_gone.revision
     assert [(each["name"], each["column_names"]) for each in made] == [
         ("conversation_items_by_id", ["owner", "id"])
     ]
