@@ -272,7 +272,7 @@ def test_an_answer_that_may_be_cut_is_asked_for_as_a_stream(drain: bool) -> None
     events = events_of(with_stop(call, drain)({**REQUEST, "stream": False, "stop": "STOP"}))
 
     assert text_of(events) == "a "
-    assert asked == [{**REQUEST, "stream": not drain}]
+    assert asked == [{**REQUEST, "stream": not drain, "stop": "STOP"}]
 
 
 def test_one_stop_may_be_a_bare_string() -> None:

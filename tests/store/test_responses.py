@@ -142,4 +142,4 @@ def test_a_response_whose_id_is_given_once_more_takes_the_place_of_the_first(
     assert found.body["text"] == "second"
     heard = database.read(lambda c: responses.log_after(c, "o", found, -1))
     assert [event["text"] for event in heard] == ["second"]
-    assert database.read(lambda c: responses.output_items(c, "o", ["msg_1"])) == {"msg_1": item}
+    assert database.read(lambda c: responses.items_named(c, "o", ["msg_1"])) == {"msg_1": item}
