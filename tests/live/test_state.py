@@ -622,6 +622,7 @@ def test_what_a_client_was_told_is_there_when_its_worker_dies(
     doomed: Server, ask: Ask, upstream: ScriptedUpstream
 ) -> None:
     """Streams that are killed at any moment: each is either whole, or not there."""
+    upstream.script(*[faults.slow(SLOW, delay=0.5)] * 3)  # of these at least one is hit
     told: set[str] = set()
     begun: set[str] = set()
 

@@ -44,7 +44,7 @@ def ids(body: Json, turns: Mapping[str, Turn]) -> Iterator[Violation]:
             "Invalid type for 'input': expected a string as id.", "input", "invalid_type"
         )
         return
-    known = {item["id"] for turn in turns.values() for item in turn.items if "id" in item}
+    known = {item["id"] for turn in list(turns.values()) for item in turn.items if "id" in item}
     for number, item in enumerate(items):
         name, where = item.get("id"), f"input[{number}].id"
         prefix = PREFIXES.get(item.get("type", ""))
