@@ -85,6 +85,9 @@ class Database:
     def tidy(self) -> None:
         """Give back the room of what was deleted."""
 
+    def scrub(self) -> None:
+        """Leave nothing of what was overwritten; a server sees to it by itself, in its time."""
+
     def close(self) -> None:
         """Let go of every connection."""
 
@@ -155,6 +158,18 @@ class Sqlite(Database):
 
         self.write(vacuum)
 
+    def scrub(self) -> None:
+        """Leave nothing of what was overwritten or deleted in the log beside the file either."""
+
+        def checkpoint() -> None:
+            with self._reading.connect() as connection:
+                plain: Any = connection.connection.driver_connection
+                busy, *_ = plain.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                log.warning("%s-wal is in use, and still has what was overwritten", self.path)
+
+        self._guarded(lambda: self._writer.do(checkpoint))
+
     def close(self) -> None:
         for kept in self._kept.values():
             with suppress(IndexError):
@@ -196,6 +211,8 @@ class Postgres(Database):
 def _configure(connection: Any, record: object) -> None:
     connection.isolation_level = None  # transactions are begun by _begin
     connection.execute("PRAGMA foreign_keys=ON")
+    # What is deleted or sealed anew is gone from the file, whichever way SQLite was built.
+    connection.execute("PRAGMA secure_delete=ON")
     # In WAL mode a commit survives the death of every process; the machine's own may cost the last.
     connection.execute("PRAGMA synchronous=NORMAL")
 

@@ -11,7 +11,14 @@ import sqlalchemy as sa
 from forwarder.seal import PREFIX
 from forwarder.store.database import Database
 from forwarder.store.packing import packed, unpacked
-from forwarder.store.tables import completions, conversation_items, events, models, responses
+from forwarder.store.tables import (
+    completions,
+    conversation_items,
+    events,
+    models,
+    responses,
+    thoughts,
+)
 
 Renew = Callable[[str], str | None]
 """The same value under the first secret; ``None`` for what cannot be opened."""
@@ -19,13 +26,26 @@ Renew = Callable[[str], str | None]
 _AT_ONCE = 100
 """Rows that are rewritten in one transaction: others want to write too."""
 
-_PACKED: tuple[tuple[sa.Table, tuple[str, ...]], ...] = (
-    (responses, ("input", "body")),
-    (events, ("data",)),
-    (conversation_items, ("data",)),
-    (completions, ("messages", "body")),
+
+class _Place(NamedTuple):
+    """Columns in which sealed values may stand; ``read`` gives what a cell holds, ``write`` its
+    bytes again.
+    """
+
+    table: sa.Table
+    columns: tuple[str, ...]
+    read: Callable[[bytes], Any] = unpacked
+    write: Callable[[Any], bytes] = packed
+
+
+_PLACES = (
+    _Place(responses, ("input", "body")),
+    _Place(events, ("data",)),
+    _Place(conversation_items, ("data",)),
+    _Place(completions, ("messages", "body")),
+    _Place(thoughts, ("data",), bytes.decode, str.encode),  # a seal and nothing else
 )
-"""Where clients' sealed values may stand, among others."""
+"""Where values stand that were sealed for clients, among others."""
 
 
 class Renewed(NamedTuple):
@@ -39,7 +59,8 @@ class Renewed(NamedTuple):
 def renew(database: Database, of_models: Renew, of_clients: Renew) -> Renewed:
     """Seal everything anew; what cannot be opened stays as it is."""
     done, lost = database.write(partial(_models, renew=of_models))
-    rows = sum(_table(database, table, columns, of_clients) for table, columns in _PACKED)
+    rows = sum(_in_place(database, place, of_clients) for place in _PLACES)
+    database.scrub()
     return Renewed(done, rows, lost)
 
 
@@ -56,42 +77,36 @@ def _models(connection: sa.Connection, renew: Renew) -> tuple[int, list[str]]:
     return len(fresh) - len(lost), lost
 
 
-def _table(database: Database, table: sa.Table, columns: tuple[str, ...], renew: Renew) -> int:
-    """The rows of one table that were changed."""
-    keys = list(database.read(lambda c: c.execute(sa.select(*table.primary_key)).all()))
+def _in_place(database: Database, place: _Place, renew: Renew) -> int:
+    """How many rows of one table were changed."""
+    primary = sa.select(*place.table.primary_key)
+    keys = list(database.read(lambda c: c.execute(primary).all()))
     batches = [keys[i : i + _AT_ONCE] for i in range(0, len(keys), _AT_ONCE)]
     return sum(
-        database.write(partial(_batch, table=table, columns=columns, keys=batch, renew=renew))
-        for batch in batches
+        database.write(partial(_batch, place=place, keys=batch, renew=renew)) for batch in batches
     )
 
 
-def _batch(
-    connection: sa.Connection,
-    table: sa.Table,
-    columns: tuple[str, ...],
-    keys: list[Any],
-    renew: Renew,
-) -> int:
-    changed = 0
+def _batch(connection: sa.Connection, place: _Place, keys: list[Any], renew: Renew) -> int:
+    table, changed = place.table, 0
     for key in keys:
         pairs = zip(table.primary_key, key, strict=True)
         mine = sa.and_(*(column == value for column, value in pairs))
-        wanted = sa.select(*(table.c[name] for name in columns)).where(mine).with_for_update()
-        row = connection.execute(wanted).first()
-        fresh = dict(_changes(columns, row, renew)) if row else {}
+        wanted = sa.select(*(table.c[name] for name in place.columns)).where(mine)
+        row = connection.execute(wanted.with_for_update()).first()
+        fresh = dict(_changes(place, row, renew)) if row else {}
         if fresh:
             connection.execute(sa.update(table).where(mine).values(fresh))
             changed += 1
     return changed
 
 
-def _changes(columns: tuple[str, ...], row: Any, renew: Renew) -> Iterator[tuple[str, bytes]]:
-    for name, data in zip(columns, row, strict=True):
-        value = unpacked(data)
+def _changes(place: _Place, row: Any, renew: Renew) -> Iterator[tuple[str, bytes]]:
+    for name, data in zip(place.columns, row, strict=True):
+        value = place.read(bytes(data))
         fresh = _renewed(value, renew)
         if fresh is not value:
-            yield name, packed(fresh)
+            yield name, place.write(fresh)
 
 
 def _renewed(value: Any, renew: Renew) -> Any:

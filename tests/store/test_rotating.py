@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
-from forwarder.seal import Sealer
-from forwarder.store import models, rotating
+from forwarder.recall.stored import StoredShelf
+from forwarder.seal import PREFIX, Sealer
+from forwarder.store import models, rotating, thoughts
 from forwarder.store.database import Sqlite
 from forwarder.store.models import Row
 from forwarder.store.packing import packed, unpacked
@@ -88,3 +90,39 @@ def test_more_rows_than_one_transaction_takes(database: Sqlite) -> None:
     database.write(many)
 
     assert rotating.renew(database, BOTH.renewed, BOTH.renewed).rows == rotating._AT_ONCE + 5
+
+
+def test_remembered_reasoning_is_sealed_anew_in_its_place(database: Sqlite) -> None:
+    owner, key, other = b"o" * 16, b"k" * 16, b"x" * 16
+    StoredShelf(database, OLD, 60).keep(owner, {key: b'{"text":"Hm"}'})
+    StoredShelf(database, Sealer(["lost"]), 60).keep(owner, {other: b"1"})
+
+    done = rotating.renew(database, BOTH.renewed, BOTH.renewed)
+
+    assert done == rotating.Renewed(0, 1, [])
+    for sealer, found in ((NEW, {key: b'{"text":"Hm"}'}), (OLD, {})):
+        assert StoredShelf(database, sealer, 60).find(owner, [key, other]) == found
+    kept = database.read(lambda c: thoughts.find(c, owner.hex(), [key.hex()], 0.0))
+    assert OLD.unseal(kept[key.hex()].data.decode()) is None
+
+
+def test_no_byte_of_the_files_opens_with_the_old_secret_any_more(database: Sqlite) -> None:
+    database.write(fill)
+    row = Row("gone", "v", 1.0, 1.0, {}, OLD.seal({"key": "sk-gone"}))
+    database.write(partial(models.put, row=row))
+    database.write(partial(models.remove, name="gone"))
+    database.write(partial(models.put, row=row._replace(name="a")))
+    StoredShelf(database, OLD, 60).keep(b"o", {b"k": b'"Hm"'})
+    assert SEALED.encode() in bytes_of(database)
+
+    rotating.renew(database, BOTH.renewed, BOTH.renewed)
+
+    left = re.findall(re.escape(PREFIX) + r"[\w=-]{40,}", bytes_of(database).decode("latin-1"))
+    assert left
+    assert [sealed for sealed in left if OLD.unseal(sealed) is not None] == []
+
+
+def bytes_of(database: Sqlite) -> bytes:
+    """The database's files: itself, and its log."""
+    files = database.path.parent.glob(database.path.name + "*")
+    return b"".join(file.read_bytes() for file in files)
