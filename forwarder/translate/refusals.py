@@ -1,6 +1,7 @@
 """An upstream's refusal, told with the client's own name of the parameter that it is about.
 
-Only ``param`` is put into the client's words: the message stays what the upstream said.  A place
+Only ``param`` is put into the client's words: the message stays what the upstream said, but for a
+model that it does not know, since Ollama's clients pull one of which they are told so.  A place
 inside of what a translation has built is not one that the client knows, so there the parameter
 alone is named.  What was dropped on the way can be told likewise.
 """
@@ -65,6 +66,15 @@ _NAMES: dict[str, Mapping[str, tuple[str, ...]]] = {
 }
 """The client's protocol -> the upstream's parameter -> what the client may have called it."""
 
+_OLLAMAS = frozenset({"ollama", "ollama_generate", "ollama_embed", "ollama_embeddings"})
+
+_NO_MODEL = re.compile(
+    r"\bmodels?\b.{0,200}\b(not (found|exist)|not be found|no longer exists?)\b"
+    r"|\b(no such|unknown|invalid) model\b(?! parameter)|\bnot a valid model\b",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What providers say of a model that they do not know, and not of what a model cannot do."""
+
 _STEP = re.compile(r"[^.\[]+")
 
 
@@ -75,11 +85,26 @@ def in_its_words(call: Call, client: str) -> Call:
         try:
             return call(request)
         except UpstreamRefused as refusal:
+            if client in _OLLAMAS and _knows_no_model(refusal):
+                raise _not_found(refusal, request) from refusal
             if refusal.param:
                 refusal.param = renamed(refusal.param, client, request)
             raise
 
     return told
+
+
+def _knows_no_model(refusal: UpstreamRefused) -> bool:
+    if refusal.status not in (400, 404):
+        return False
+    return refusal.code == "model_not_found" or _NO_MODEL.search(refusal.message) is not None
+
+
+def _not_found(refusal: UpstreamRefused, request: Json) -> UpstreamRefused:
+    """The refusal as Ollama begins it, with the client's name for the model."""
+    message = f"model '{request.get('model')}' not found: {refusal.message}"
+    said = {"message": message, "param": "model", "code": "model_not_found"}
+    return UpstreamRefused(404, said, refusal.headers)
 
 
 def renamed(param: str, client: str, request: Json) -> str:

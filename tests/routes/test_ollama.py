@@ -90,14 +90,57 @@ def test_a_key_is_asked_for(path: str, serve: Serve) -> None:
         assert got.status_code == 401
 
 
+@pytest.mark.parametrize("path", [p for p in {**BODIES, **EMBEDDING} if p.startswith("/api/")])
+@pytest.mark.parametrize(
+    ("status", "message", "code"),
+    [
+        (404, "The model `m` does not exist or you do not have access to it.", "model_not_found"),
+        (404, 'model "m" not found, try pulling it first', None),
+        (404, "models/m is not found for API version v1beta", 404),
+        (400, "Model Not Exist", "invalid_request_error"),
+        (400, "m is not a valid model ID", 400),
+        (400, "Invalid model: m", "1500"),
+    ],
+)
+def test_a_model_that_there_is_not_is_told_so_that_clients_may_pull_it(
+    path: str, status: int, message: str, code: Any, serve: Serve
+) -> None:
+    refusal = {"error": {"message": message, "code": code}}
+    client = serve(lambda _: httpx2.Response(status, json=refusal))
+    body = {**BODIES, **EMBEDDING}[path]
+
+    got = client.post(path, json={**body, "model": "m:latest"})
+
+    told = f"model 'm:latest' not found: {message}"
+    assert (got.status_code, got.get_json()) == (404, {"error": told})
+
+
+@every_route
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model does not support tools.",
+        "Unsupported parameter: 'temperature' is not supported with this model.",
+    ],
+)
+def test_what_a_model_cannot_do_is_not_taken_for_its_absence(
+    path: str, message: str, serve: Serve
+) -> None:
+    client = serve(lambda _: httpx2.Response(400, json={"error": {"message": message}}))
+
+    got = client.post(path, json=BODIES[path])
+
+    assert (got.status_code, got.get_json()) == (400, {"error": message})
+
+
 @every_route
 def test_a_failure_before_the_first_line_is_a_status(path: str, serve: Serve) -> None:
-    refusal = {"error": {"message": "No such model: m", "code": "model_not_found"}}
-    client = serve(lambda _: httpx2.Response(404, json=refusal))
+    refusal = {"error": {"message": "The prompt is too long.", "code": "too_long"}}
+    client = serve(lambda _: httpx2.Response(413, json=refusal))
 
     for stream in (True, False):
         got = client.post(path, json={**BODIES[path], "stream": stream})
-        assert (got.status_code, got.get_json()) == (404, {"error": "No such model: m"})
+        assert (got.status_code, got.get_json()) == (413, {"error": "The prompt is too long."})
 
 
 @every_route
