@@ -137,7 +137,7 @@ def recorded(settings: Settings, record: Json) -> Settings:
     model = _asked_model(record)
     models = {name: attempts[0].get("model") for name, attempts in asked.items()}
     for name, attempts in asked.items():
-        if name not in known or _protocol(attempts[0]) not in known[name].apis:
+        if name not in known or not _speaks(known[name], attempts[0]):
             others = [Fallback(n, m) for n, m in models.items() if n != name and not known.get(n)]
             known[name] = _made(name, attempts, model, tuple(others))
     first = next(iter(asked))
@@ -153,7 +153,7 @@ def _made(
     given = {
         f"{OURS}UPSTREAMS": "recorded",
         "RECORDED_BASE_URL": re.sub(
-            r"/(chat/completions|responses|responses/compact)$", "", first["url"]
+            r"/(chat/completions|responses|responses/compact|embeddings)$", "", first["url"]
         ),
         "RECORDED_API": _protocol(first),
         "RECORDED_PROVIDER": first["provider"] if first.get("provider") in PROFILES else "",
@@ -166,7 +166,13 @@ def _made(
 
 
 def _protocol(attempt: Json) -> str:
-    return "responses" if attempt["protocol"] == "compact" else str(attempt["protocol"])
+    """What an upstream spoke; embeddings are the same beside either."""
+    protocol = str(attempt["protocol"])
+    return {"compact": "responses", "embeddings": "chat"}.get(protocol, protocol)
+
+
+def _speaks(upstream: UpstreamSettings, attempt: Json) -> bool:
+    return attempt["protocol"] == "embeddings" or _protocol(attempt) in upstream.apis
 
 
 def _asked_model(record: Json) -> Any:
@@ -262,7 +268,12 @@ def _comparable(answer: Came) -> Iterator[str]:
 _ID = re.compile(r"\b(?:resp|msg|rs|fc|ctc|call|chatcmpl|req|item|cmp|conv|ig|ws)[_-][\w-]{8,}")
 """Ids as they are made here."""
 
-_NEW = frozenset({"created", "created_at", "completed_at", "encrypted_content", "obfuscation"})
+_NEW = frozenset(
+    {
+        "created", "created_at", "completed_at", "encrypted_content", "obfuscation",
+        "total_duration", "load_duration", "prompt_eval_duration", "eval_duration",
+    }
+)  # fmt: skip
 """Fields that never say the same twice."""
 
 _STATE = frozenset({"store", "previous_response_id", "conversation", "background"})

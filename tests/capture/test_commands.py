@@ -104,6 +104,52 @@ def test_a_failure_is_reproduced_offline(name: str, streamed_: bool, path: str, 
     assert runs.asked == []
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+@pytest.mark.parametrize("streamed_", [True, False])
+@pytest.mark.parametrize("name", ["well", *FAILURES])
+def test_what_ollama_s_clients_got_is_reproduced_offline(
+    name: str, streamed_: bool, path: str, runs: Runs
+) -> None:
+    asked = {"prompt": "hi", "messages": [{"role": "user", "content": "hi"}]}
+    field = "messages" if path == "/api/chat" else "prompt"
+    body = {"model": "m", field: asked[field], "stream": streamed_}
+    whole = {**CHUNK, "choices": [{"index": 0, "message": {"content": "hi"}}]}
+    well = streamed(*SAYS) if streamed_ else httpx2.Response(200, json=whole)
+    answers = [
+        httpx2.Response(a.status_code, headers=a.headers, content=a.content)
+        for a in FAILURES.get(name, [well])
+    ]
+    exchange = runs.captured(body, *answers, path=path)
+
+    code, output, told = runs.replay(exchange, "--upstream", "captured")
+
+    assert "The same as was captured." in told, (output, told)
+    assert (code, runs.asked) == (0, [])
+    assert "sk-upstream" not in output + told
+
+
+EMBEDDED = {"data": [{"index": 0, "embedding": [3.0, 4.0]}], "usage": {"prompt_tokens": 2}}
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/api/embed", "/api/embeddings"])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_embeddings_are_reproduced_offline(
+    path: str, elsewhere: bool, runs: Runs, tmp_path: Path
+) -> None:
+    body = {"model": "m", "prompt" if path == "/api/embeddings" else "input": "hi"}
+    exchange = runs.captured(body, httpx2.Response(200, json=EMBEDDED), path=path)
+    record = tmp_path / "x" / f"{exchange}.json"
+    (attempt,) = json.loads(record.read_bytes())["upstream"]
+    assert (attempt["protocol"], attempt["answer"]["body"]) == ("embeddings", EMBEDDED)
+    if elsewhere:
+        runs.environment = {"FORWARDER_LOG_LEVEL": "ERROR"}
+
+    code, output, told = runs.replay(str(record), "--upstream", "captured")
+
+    assert "The same as was captured." in told, (output, told)
+    assert (code, runs.asked) == (0, [])
+
+
 def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_path: Path) -> None:
     exchange = runs.captured(BODY, streamed(SAYS[0], chunk(delta={"tool_calls": [7]})))
     file = tmp_path / "record.json"
