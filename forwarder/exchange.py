@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from forwarder.capture.redaction import Redaction
 from forwarder.capture.tape import UNRECORDED, Recorder, Tape
 from forwarder.closers import Closers
 from forwarder.config import UpstreamSettings
@@ -170,9 +171,9 @@ class Exchange:
         self._tell("streams")
 
     def saw_body(self, body: Json) -> None:
-        """Log the request itself, which is off unless the operator wants it."""
+        """Log the request itself, which is off unless the operator wants it; no keys with it."""
         if self.log_bodies:
-            log.info({"id": self.id, "request": body})
+            log.info({"id": self.id, "request": Redaction(()).value(body)})
 
     def attempt(
         self, upstream: UpstreamSettings, provider: str, protocol: str, url: str, data: bytes

@@ -235,10 +235,20 @@ def test_unforeseen_failures_are_ours_and_leave_a_trace(logged: list[Any]) -> No
 
 
 def test_bodies_are_logged_only_when_asked(logged: list[Any]) -> None:
-    exchange().saw_body({"secret": 1})
-    exchange(log_bodies=True).saw_body({"secret": 2})
+    exchange().saw_body({"said": 1})
+    exchange(log_bodies=True).saw_body({"said": 2})
 
-    assert logged == [{"id": "req_1", "request": {"secret": 2}}]
+    assert logged == [{"id": "req_1", "request": {"said": 2}}]
+
+
+def test_keys_are_not_logged_with_the_bodies_that_hold_them(logged: list[Any]) -> None:
+    body = {"remote_api_key": "sk-1", "remote_headers": {"X-Auth": "sk-2"}, "max_tokens": 3}
+
+    exchange(log_bodies=True).saw_body(body)
+
+    blotted = {"remote_api_key": "***", "remote_headers": {"X-Auth": "***"}, "max_tokens": 3}
+    assert logged == [{"id": "req_1", "request": blotted}]
+    assert body["remote_api_key"] == "sk-1"
 
 
 def test_events_are_sampled_by_their_kind_alone(logged: list[Any]) -> None:
