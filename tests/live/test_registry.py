@@ -26,6 +26,7 @@ from tests.live.conftest import settings
 from tests.live.postgres import needs_postgres, running_postgres
 from tests.live.server import FLASK, ROOT, Server, running
 from tests.live.talk import asking, http
+from tests.live.test_websocket import Talk
 from tests.support import Answer, ScriptedUpstream, faults
 
 SECRET = "the-first-secret"
@@ -63,6 +64,7 @@ def remote() -> Iterator[ScriptedUpstream]:
 
 
 REMOTE_KEY = "sk-remote-0123456789abcdef"
+MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +128,7 @@ def walk(address: str, remote: ScriptedUpstream) -> Iterator[tuple[list[str], st
 
 
 def test_the_readme_s_walk(servers: list[Server], remote: ScriptedUpstream) -> None:
-    for _ in range(8):  # a verification, and two requests of the walk
+    for _ in range(8):  # a verification, and four requests of the walk
         remote.script(Answer(text="Hello there."))
 
     steps = {
@@ -145,12 +147,17 @@ def test_the_readme_s_walk(servers: list[Server], remote: ScriptedUpstream) -> N
     assert "Hello there." in by_path["v1/responses"]
     chat = json.loads(by_path["v1/chat/completions"])
     assert chat["choices"][0]["message"]["content"] == "Hello there."
+    lines = [json.loads(line) for line in by_path["api/chat"].splitlines()]
+    assert "".join(line["message"]["content"] for line in lines) == "Hello there."
+    assert (lines[-1]["model"], lines[-1]["done"]) == ("dashscope-qwen", True)
+    assert json.loads(by_path["api/generate"])["response"] == "Hello there."
     assert (by_path["api/copy"], by_path["api/delete"]) == ("", "")
     assert REMOTE_KEY not in str(by_path)
 
     asked = [r.body for r in remote.requests if r.path.endswith("chat/completions")]
-    assert [body.get("temperature") for body in asked] == [None, 0.5, 0.5]
-    assert asked[1]["messages"][0] == {"role": "system", "content": "Answer in one sentence."}
+    assert [body.get("temperature") for body in asked] == [None, *[0.5] * 4]
+    told = {"role": "system", "content": "Answer in one sentence."}
+    assert [body["messages"][0] for body in asked[1:]] == [told] * 4
     left = api(servers[1].url, "tags", method="GET").json()["models"]
     left_names = [model["name"] for model in left]
     assert "usual:latest" in left_names
@@ -175,8 +182,41 @@ def test_it_is_used_by_the_sdk_s_two_calls(
             assert said
             chunks = client.chat.completions.create(model="sdk", messages=messages, stream=True)
             assert any(c.choices and c.choices[0].delta.content for c in chunks)
+            embedded = client.embeddings.create(model="sdk", input="four")
+            assert embedded.data[0].embedding
     assert {r.headers["authorization"] for r in remote.requests} == {f"Bearer {REMOTE_KEY}"}
     api(anywhere(), "delete", {"model": "sdk"}, "DELETE")
+
+
+@pytest.mark.parametrize("kind", ["openai", "openai-responses", "ollama"])
+def test_it_is_used_by_every_call_of_ollama_s(
+    servers: list[Server], anywhere: Anywhere, remote: ScriptedUpstream, kind: str
+) -> None:
+    own = {"system": "Be kind.", "parameters": {"temperature": 0.5, "num_ctx": 4096}}
+    assert register(anywhere(), remote, "mine", remote_type=kind, **own).status_code == 200
+    remote.forget()
+    for name, streamed in itertools.product(("mine", "mine:latest"), (False, True)):
+        for path, asked in (
+            ("chat", {"messages": MESSAGES, "options": {"num_ctx": 9}}),
+            ("generate", {"prompt": "hi"}),
+        ):
+            got = api(anywhere(), path, {"model": name, "stream": streamed, **asked})
+            last = json.loads(got.text.splitlines()[-1])
+            assert (last["model"], last["done"], last["done_reason"]) == (name, True, "stop")
+        for path, asked in (("embed", {"input": "four"}), ("embeddings", {"prompt": "four"})):
+            assert api(anywhere(), path, {"model": name, **asked}).status_code == 200
+    for request in remote.requests:
+        if not request.path.endswith("embeddings"):
+            assert request.body["temperature"] == 0.5
+            assert "Be kind." in json.dumps(request.body)
+            assert "num_ctx" not in json.dumps(request.body)
+    assert {r.headers["authorization"] for r in remote.requests} == {f"Bearer {REMOTE_KEY}"}
+    assert {r.body["model"] for r in remote.requests} == {"scripted"}
+
+    remote.script(faults.status(404))
+    got = api(anywhere(), "chat", {"model": "mine", "messages": MESSAGES})
+    assert (got.status_code, "model 'mine' not found" in got.json()["error"]) == (404, True)
+    api(anywhere(), "delete", {"model": "mine"}, "DELETE")
 
 
 def test_all_workers_see_each_step_at_once(
@@ -209,6 +249,76 @@ def test_all_workers_see_each_step_at_once(
 
 
 # -- the key ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["off", "memory", "a directory"])
+def test_the_key_is_found_nowhere_whatever_is_captured(
+    where: str, upstream: ScriptedUpstream, remote: ScriptedUpstream, tmp_path: Path
+) -> None:
+    more = {"remote_headers": {"X-Auth": SIDE_KEY}, "remote_query": {"token": SIDE_KEY}}
+    given = environment(
+        upstream,
+        f"sqlite:///{tmp_path}/state.db",
+        FORWARDER_CAPTURE=str(tmp_path / "exchanges") if where == "a directory" else where,
+        WEB_CONCURRENCY="2",
+    )
+    leak = f"the key {REMOTE_KEY} ({SIDE_KEY}) is odd"
+    with running(given, tmp_path) as server:
+        seen: list[str] = []
+
+        def post(path: str, body: Any) -> int:
+            got = http.post(server.url + path, json=body)
+            seen.append(f"{got.headers} {got.text}")
+            return got.status_code
+
+        creating = {"from": "scripted", "remote_host": remote.url, "remote_api_key": REMOTE_KEY}
+        create = {"model": "mine", **creating, **more}
+        for wrong in ({"no_such_field": 1}, {"from": None}, {"remote_type": "x"}):
+            assert post("/api/create", {**create, **wrong}) == 400
+        remote.script(faults.status(400, message=leak))
+        assert post("/api/create", create) == 400
+        assert post("/api/create", create) == 200
+        assert post("/api/chat", create) == 200, "a model is loaded by asking nothing"
+        assert post("/v1/responses", {**create, "input": "hi"}) in (200, 400)
+        for path, asked in EVERYWHERE:
+            assert post(path, {"model": "mine", **asked}) == 200
+            assert post(path, {"model": "mine", "stream": True, **asked}) in (200, 400)
+            remote.script(faults.status(400, message=leak))
+            assert post(path, {"model": "mine", **asked}) in (200, 400)
+            remote.forget()
+        talk = Talk(server)
+        remote.script(Answer(text="over a socket"), faults.status(400, message=leak))
+        seen += [str(talk.ask("hi", model="mine")) for _ in range(2)]
+        talk.ws.close()
+        listed = [http.get(f"{server.url}/forwarder/exchanges?limit=1000") for _ in range(8)]
+        records = [
+            http.get(f"{server.url}/forwarder/exchanges/{each['id']}").text
+            for answer in listed
+            for each in answer.json().get("data", ())
+        ]
+        log = server.log
+
+    assert {answer.status_code for answer in listed} == {404 if where == "off" else 200}
+    assert where == "off" or [text for text in records if "is odd" in text]
+    files = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert remote.url.encode() in files
+    for secret in (REMOTE_KEY, SIDE_KEY):
+        assert not [text for text in (*seen, *records) if secret in text]
+        assert secret not in log
+        assert secret.encode() not in files
+
+
+SIDE_KEY = "side-0123456789abcdefghij"
+EVERYWHERE: list[tuple[str, dict[str, Any]]] = [
+    ("/api/chat", {"messages": MESSAGES}),
+    ("/api/generate", {"prompt": "hi"}),
+    ("/api/embed", {"input": "four"}),
+    ("/api/embeddings", {"prompt": "four"}),
+    ("/v1/responses", {"input": "hi"}),
+    ("/v1/responses", {"input": "hi", "background": True}),
+    ("/v1/chat/completions", {"messages": MESSAGES}),
+    ("/v1/embeddings", {"input": "four"}),
+]
 
 
 def test_the_key_is_found_nowhere_and_its_secret_can_be_changed(
