@@ -33,8 +33,8 @@ def protocol_of(request: Json, named: str | None) -> str:
     like = [protocol for name, protocol in _MARKS.items() if name in request]
     if len(like) != 1:
         raise InvalidRequest(
-            "It cannot be told whether this is a request for Chat Completions or for Responses; "
-            "say from=chat or from=responses.",
+            "It cannot be told which API this is a request for; say from=chat, from=responses, "
+            "from=ollama or from=ollama_generate.",
             param="from",
             code="missing_required_parameter",
         )
