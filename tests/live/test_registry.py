@@ -5,6 +5,7 @@ Two servers share one database, one of them with two workers: each call may be a
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import re
@@ -21,7 +22,7 @@ import httpx2
 import pytest
 from openai import OpenAI
 
-from tests.live.clients import needs_python_package
+from tests.live.clients import NODE, needs_node_package, needs_python_package, plain
 from tests.live.conftest import settings
 from tests.live.postgres import needs_postgres, running_postgres
 from tests.live.server import FLASK, ROOT, Server, running
@@ -560,3 +561,53 @@ def _all_of_it(
             refused()
         error: Any = caught.value
         assert (error.status_code, bool(error.error)) == (status, True)
+
+
+@needs_python_package("ollama")
+def test_ollama_s_asynchronous_client_does_it_too(
+    anywhere: Anywhere, remote: ScriptedUpstream
+) -> None:
+    import ollama
+
+    async def talk() -> None:
+        def client() -> Any:
+            return ollama.AsyncClient(host=anywhere(), **plain())
+
+        created = await client().create(model="kind", from_="base", system="x", stream=False)
+        copied = await client().copy("kind", "other")
+        names = {model.model for model in (await client().list()).models}
+        assert (created.status, copied.status) == ("success", "success")
+        assert {"base:latest", "kind:latest", "other:latest"} <= names
+        assert (await client().show("other")).modelinfo["general.basename"] == "scripted"
+        told = await client().chat("other", MESSAGES)
+        assert told.message.content
+        for name in ("base", "kind", "other"):
+            assert (await client().delete(name)).status == "success"
+        with pytest.raises(ollama.ResponseError) as caught:
+            await client().show("kind")
+        assert caught.value.status_code == 404
+
+    assert register(anywhere(), remote, "base").status_code == 200
+    asyncio.run(talk())
+
+
+@needs_node_package("ollama")
+def test_ollama_s_javascript_client_does_it_too(
+    servers: list[Server], remote: ScriptedUpstream
+) -> None:
+    url = servers[0].url  # it has two workers
+    assert register(url, remote, "js").status_code == 200
+    done = subprocess.run(
+        ["node", "ollama.mjs", "models", url, "js"], cwd=NODE, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+
+    assert said["statuses"] == ["success"] * 3
+    ours = {"js:latest", "js-2:latest", "js-3:latest"}
+    assert ours <= {*said["before"]}
+    assert ours & {*said["after"]} == {"js:latest"}
+    assert "js:latest" in said["running"]
+    assert (said["shown"]["remote_model"], said["gone"]) == ("scripted", 404)
+    assert said["version"]
+    assert api(url, "delete", {"model": "js"}, "DELETE").status_code == 200

@@ -1,6 +1,6 @@
 // Talks to the forwarder with Ollama's JavaScript client; prints what came out as one JSON line.
 //
-//   node ollama.mjs chat|stream|tools|think|json|generate|image|embed|refused|broken HOST MODEL
+//   node ollama.mjs chat|stream|tools|think|json|generate|image|embed|models|refused|broken HOST MODEL
 import { Ollama } from "ollama";
 import { z } from "zod";
 
@@ -53,6 +53,20 @@ const scenes = {
     (await client.embed({ model, input: ["four", "seventy"] })).embeddings,
     (await client.embeddings({ model, prompt: "four" })).embedding,
   ],
+  models: async () => {
+    const created = await client.create({ model: `${model}-2`, from: model, system: "x", stream: false });
+    const statuses = [];
+    for await (const part of await client.create({ model: `${model}-2`, from: model, stream: true })) statuses.push(part.status);
+    const copied = await client.copy({ source: `${model}-2`, destination: `${model}-3` });
+    const names = async () => (await client.list()).models.map((each) => each.name);
+    const [before, shown, running] = [await names(), await client.show({ model }), await client.ps()];
+    for (const suffix of ["-2", "-3"]) await client.delete({ model: model + suffix });
+    const gone = await client.show({ model: `${model}-2` }).catch((error) => error.status_code);
+    return {
+      statuses: [created.status, statuses.at(-1), copied.status], before, after: await names(), shown, gone,
+      running: running.models.map((each) => each.name), version: (await client.version()).version,
+    };
+  },
   refused: async () => {
     try {
       return await client.chat({ model, messages, stream: true });
