@@ -358,7 +358,8 @@ class Bridge:
         """What of a registered model has a health; None where it has no host, or no key."""
         if not remote.host or remote.locked:
             return None
-        return Target(remote.name, self.upstreams.of(remote.upstream), remote.model)
+        ask = partial(self.creating.check, remote) if remote.answers else None
+        return Target(remote.name, self.upstreams.of(remote.upstream), remote.model, ask)
 
     def rotate(self) -> Renewed:
         """Seal all that is stored with the first secret."""

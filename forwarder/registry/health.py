@@ -25,11 +25,15 @@ _AT_ONCE = 16
 
 
 class Target(NamedTuple):
-    """What is checked: an upstream, and the model of it that matters, if one does."""
+    """What is checked: an upstream, and the model of it that matters, if one does.
+
+    ``ask`` finds out by a small request whether that is known, where no list tells.
+    """
 
     name: str
     upstream: Upstream
     model: str | None
+    ask: Callable[[], Check] | None = None
 
 
 class Health:
@@ -63,7 +67,20 @@ class Health:
         known = self.known(target.name, target.upstream)
         if known is not None and time.time() - known.at < max_age:
             return known
-        return self.note(target, listed(target.upstream, target.model))
+        found = listed(target.upstream, target.model)
+        if target.ask is not None and found.is_well and found.model is None:
+            found = self._told(target.ask, found, known)
+        return self.note(target, found)
+
+    def _told(self, ask: Callable[[], Check], found: Check, known: Check | None) -> Check:
+        """What was found, and of the model what a request tells; one that is known is not asked.
+
+        A request costs tokens, unless it is refused.
+        """
+        if known is not None and known.is_well and known.model:
+            return found
+        told = ask()
+        return found if told.wrong == "request" else told
 
     def checked(self, max_age: float) -> dict[str, Check]:
         """The checks of all targets, of which none is older than so many seconds."""

@@ -94,6 +94,11 @@ class Remote:
         return self.parameters.get("num_ctx") or self.context_length
 
     @property
+    def answers(self) -> bool:
+        """May it be asked for an answer?  Some models can only embed."""
+        return self.capabilities is None or "completion" in self.capabilities
+
+    @property
     def protocol(self) -> str:
         """In which protocol it is asked."""
         return next(iter(KINDS[self.kind].apis))

@@ -468,6 +468,12 @@ def test_a_remote_that_is_not_well_is_told_at_every_door(
         ready = http.get(f"{url}/ready?verbose").json()["models"]["ill:latest"]
         assert ready.get("reachable") is (change.get("remote_host") is None)
         assert ("error" in ready) is bool(change)
+
+    assert register(url, remote, "ill", verify=False, **{"from": "unlisted"}).status_code == 200
+    remote.script(unknown)
+    ready = http.get(f"{url}/ready?verbose").json()["models"]["ill:latest"]
+    assert (ready["reachable"], ready["key_accepted"], ready["model_known"]) == (True, True, False)
+    assert "does not exist" in ready["error"]
     api(url, "delete", {"model": "ill"}, "DELETE")
 
 

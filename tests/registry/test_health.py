@@ -6,12 +6,14 @@ import logging
 import time
 from typing import Any
 
+import httpx2
 import pytest
 
 from forwarder.exchange import Observer
 from forwarder.registry import health
 from forwarder.registry.checking import Check
 from forwarder.registry.health import Health, Target
+from forwarder.registry.remote import Remote
 from tests.registry.remotes import Answer, connected, gone, refusing, well
 
 
@@ -117,3 +119,34 @@ def test_in_the_background_all_are_checked_again_and_again(
     assert all(9 <= seconds <= 11 for seconds in slept)
     assert sorted(world.witness.heard) == [("a", True), ("a", True), ("b", True)]
     assert [*world.health._known] == ["a"]
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_a_model_of_which_no_list_tells_is_asked_until_it_answers(lists: bool) -> None:
+    def others(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200 if lists else 404, json={"data": [{"id": "other"}]})
+
+    unknown = Check(True, True, False, "model", "no such model", at=time.time())
+    tells = [unknown, Check(True, None, None, "request", "too short"), Check(True, True, True)]
+    target = Target("a", connected(others), "m", lambda: tells.pop(0))
+    checks = Health(lambda: [target], Observer())
+
+    found = [checks.fresh(target, 0.0) for _ in range(4)]
+
+    assert [(check.model, check.wrong) for check in found] == [
+        (False, "model"), (None, None), (True, None), (True, None)
+    ]  # fmt: skip
+    assert tells == []
+
+
+def test_a_model_that_is_listed_or_only_embeds_is_not_asked() -> None:
+    def ask() -> Check:
+        raise AssertionError
+
+    target = Target("a", connected(well), "m", ask)
+    assert Health(lambda: [target], Observer()).fresh(target, 0.0).model is True
+    target = Target("a", connected(gone), "m", ask)
+    assert Health(lambda: [target], Observer()).fresh(target, 0.0).wrong == "host"
+    assert Remote("e:latest", "m", "https://h.test").answers
+    assert Remote("e:latest", "m", "https://h.test", capabilities=("tools", "completion")).answers
+    assert not Remote("e:latest", "m", "https://h.test", capabilities=("embedding",)).answers
