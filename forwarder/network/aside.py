@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import gevent
 from gevent import monkey
@@ -33,10 +33,34 @@ class Aside:
     def do(self, work: Callable[[], T]) -> T:
         """What the work gives, or raises."""
         if self._pool is not None:
-            done: T = self._pool.apply(work)
-            return done
+            outcome: _Outcome[T] = self._pool.apply(_Outcome, (work,))
+            return outcome.given()
         with self._slots:
             return work()
+
+
+class _Outcome(Generic[T]):
+    """What came of a piece of work.
+
+    Its failure is for whoever waits: of one that leaves the pool by itself gevent writes a trace,
+    with whatever the error quotes.
+    """
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._error: BaseException | None = None
+        try:
+            self._done = work()
+        except BaseException as error:
+            self._error = error
+
+    def given(self) -> T:
+        """What the work gives, or raises; to be asked once."""
+        if self._error is None:
+            return self._done
+        try:
+            raise self._error
+        finally:
+            self._error = None  # it holds this frame, and would wait with it for the collector
 
 
 def spawn(work: Callable[[], object]) -> None:

@@ -73,3 +73,4 @@ def test_under_gevent_the_loop_goes_on_meanwhile() -> None:
         [sys.executable, "-c", UNDER_GEVENT], capture_output=True, text=True, timeout=30
     )
     assert done.stdout == "fine\n", done.stderr
+    assert not done.stderr  # a failure is told to who waits, and to nobody else
