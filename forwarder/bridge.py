@@ -109,10 +109,16 @@ class Bridge:
         """The stream that answers a request of the ``client`` protocol.
 
         ``style`` is how this one request wants its reasoning.  Connects before it returns; raises
-        ForwarderError when the request or every upstream for it fails before that.
+        ForwarderError when the request or every upstream for it fails before that; then nothing is
+        left open for it, and it may be asked in another way.
         """
-        kept = self.state.kept(client, request, exchange, partial(self._origin, exchange))
-        return exchange.guarded(kept(self._opened(client, request, style, exchange)))
+        before = len(exchange.opened)
+        try:
+            kept = self.state.kept(client, request, exchange, partial(self._origin, exchange))
+            return exchange.guarded(kept(self._opened(client, request, style, exchange)))
+        except BaseException:
+            exchange.opened.close(but=before)
+            raise
 
     def _opened(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Stream:
         """The same, without being stored."""

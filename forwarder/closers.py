@@ -24,12 +24,15 @@ class Closers:
         """Call ``close(*given)`` in the end."""
         self._calls.append((close, given))
 
-    def close(self) -> None:
-        """The end; there may be another one if more is added.
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def close(self, but: int = 0) -> None:
+        """The end, for all but the first so many; there may be another one if more is added.
 
         What cannot be closed goes to the log, and keeps nothing else from being closed.
         """
-        while self._calls:
+        while len(self._calls) > but:
             try:
                 close, given = self._calls.pop()
             except IndexError:  # another thread was faster

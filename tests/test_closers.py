@@ -25,6 +25,20 @@ def test_the_last_is_closed_first_and_each_once() -> None:
     assert closed == ["c", "b", "a"]
 
 
+def test_what_was_there_before_stays_open() -> None:
+    closed: list[str] = []
+    closers = Closers()
+    closers.add(closed.append, "a")
+    before = len(closers)
+    closers.add(closed.append, "b")
+    closers.add(closed.append, "c")
+
+    closers.close(but=before)
+    assert closed == ["c", "b"]
+    closers.close()
+    assert closed == ["c", "b", "a"]
+
+
 def test_one_that_cannot_be_closed_is_logged_and_stops_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -291,6 +291,21 @@ def test_an_answer_names_the_earlier_image_that_is_gone(images: tuple[Images, Fl
     assert (got.status_code, param) == (400, "previous_response_id.input_image")
 
 
+def test_a_prepared_turn_may_lose_an_image_and_keep_its_conversation(
+    images: tuple[Images, Flask],
+) -> None:
+    fetcher, app = images
+    fetcher.gone = {"https://x/a.png"}
+    name = app.test_client().post("/v1/conversations", json={}).get_json()["id"]
+    ws = Turns(
+        lambda _: looks("https://x/a.png", generate=False, conversation=name),
+        lambda last: {**behind(last), "input": "go"},
+        lambda _: {"model": "chat/m", "input": "more", "conversation": name},
+    )
+    played(app, ws)
+    assert [event["type"] for event in ws.ends] == ["response.completed"] * 3
+
+
 def test_a_prepared_turn_keeps_its_conversation(images: tuple[Images, Flask]) -> None:
     _, app = images
     client = app.test_client()
