@@ -196,8 +196,12 @@ def _looks_whole(first: bytes, response: httpx2.Response, streamed: bool) -> boo
 
 
 def _fails(event: Json) -> bool:
-    """Does this event, or whole answer, tell of an error?"""
-    return bool(event.get("error")) or event.get("type") in ("error", "response.failed")
+    """Does this event, or whole answer, tell of an error, wherever vendors put theirs?"""
+    if event.get("error") or event.get("base_resp"):
+        return True
+    if event.get("type") in ("error", "response.failed"):
+        return True
+    return any(choice.get("error") for choice in event.get("choices") or ())
 
 
 def json_object(body: bytes) -> Json:

@@ -13,7 +13,13 @@ import httpx2
 import pytest
 
 from forwarder.config import Settings
-from forwarder.errors import ShuttingDown, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from forwarder.errors import (
+    ForwarderError,
+    ShuttingDown,
+    UpstreamBroken,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from forwarder.network.running import Stopping
 from forwarder.reply import Reply, handed_on
 
@@ -192,6 +198,8 @@ def test_the_whole_answer_may_have_a_limit(pieces: list[bytes]) -> None:
         b'{"error": {"message": "bad sk-secret"}}',
         b'{"type": "error", "message": "bad sk-secret"}',
         b'{"type": "response.failed", "response": {"error": {"message": "bad sk-secret"}}}',
+        b'{"base_resp": {"status_code": 1004, "status_msg": "bad sk-secret"}}',
+        b'{"choices": [{"finish_reason": "error", "error": {"message": "bad sk-secret"}}]}',
     ],
 )
 def test_errors_inside_a_stream_do_not_quote_our_key(event: bytes) -> None:
@@ -200,6 +208,24 @@ def test_errors_inside_a_stream_do_not_quote_our_key(event: bytes) -> None:
     assert told[0][0] == {"a": 1}
     assert "bad ***" in str(told)
     assert KEY not in str(told)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"error": {"message": "bad sk-secret"}}',
+        b'{"choices": null, "base_resp": {"status_code": 1004, "status_msg": "bad sk-secret"}}',
+        b'{"choices": [{"message": {}, "error": {"message": "bad sk-secret"}}]}',
+    ],
+)
+def test_nor_do_those_inside_a_whole_answer(answer: bytes) -> None:
+    try:
+        told = str(list(reply(Arriving(answer), streamed=False).batches()))
+    except ForwarderError as error:
+        told = error.message
+
+    assert "bad ***" in told
+    assert KEY not in told
 
 
 def test_closing_closes_the_arrivals() -> None:
