@@ -29,7 +29,19 @@ def _chat(body: Json, streamed: bool) -> Batch:
     if not isinstance(choices, list) or not choices:
         error = hidden_error(body)
         raise failure(error) if error else UpstreamBroken("The upstream's answer has no choices.")
+    if not all(choice.get("finish_reason") for choice in choices):
+        choices = [_finished(choice) for choice in choices]
+        body = {**body, "choices": choices}
     return [_as_chunk(body, choices)] if streamed else [body]
+
+
+def _finished(choice: Json) -> Json:
+    """A choice that says why it ends, which some vendors leave out: that it does is certain."""
+    if choice.get("finish_reason"):
+        return choice
+    calls = (choice.get("message") or choice.get("delta") or {}).get("tool_calls")
+    reason = "error" if choice.get("error") else "tool_calls" if calls else "stop"
+    return {**choice, "finish_reason": reason}
 
 
 def _as_chunk(body: Json, choices: list[Json]) -> Event:

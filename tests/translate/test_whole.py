@@ -45,6 +45,23 @@ def test_a_whole_completion_becomes_one_chunk_for_a_stream() -> None:
     assert "delta" not in COMPLETION["choices"][0]
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({}, "tool_calls"),
+        ({"message": {"content": "Hi."}}, "stop"),
+        ({"error": {"code": 1}}, "error"),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_whole_completion_ends_whether_it_says_why_or_not(
+    said: dict[str, Any], reason: str, streamed: bool
+) -> None:
+    choice = {**COMPLETION["choices"][0], "finish_reason": None, **said}
+    [event] = whole.events("chat", {**COMPLETION, "choices": [choice]}, streamed)
+    assert event["choices"][0]["finish_reason"] == reason
+
+
 @pytest.mark.parametrize(("code", "status"), [(1008, 402), (1002, 429), (9999, 502)])
 def test_an_error_that_is_hidden_in_a_200_has_the_status_it_should_have_had(
     code: int, status: int
