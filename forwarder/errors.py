@@ -3,7 +3,7 @@
     ForwarderError
       ClientError                 the request cannot be served as it stands
         InvalidRequest            400  malformed, of the wrong type, or contradictory
-          NotFetched              400  it names by URL what cannot be fetched
+          NotFetched              400  it names by URL or id what cannot be had
         Unsupported               400  understood, but neither side can carry it
         Unauthorized              401  no valid key
         Forbidden                 403  not from there
@@ -80,13 +80,15 @@ class InvalidRequest(ClientError):
 
 
 class NotFetched(InvalidRequest):
-    """The request names by their URLs what cannot be fetched."""
+    """The request names by their URLs, or by their ids, what cannot be had; ``names`` are these."""
 
     code = "unfetchable_url"
 
-    def __init__(self, message: str, *, param: str, urls: Collection[str]) -> None:
-        super().__init__(message, param=param)
-        self.urls = frozenset(urls)
+    def __init__(
+        self, message: str, *, param: str, names: Collection[str], code: str | None = None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.names = frozenset(names)
 
 
 class Unsupported(ClientError):

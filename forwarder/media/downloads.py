@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from forwarder.errors import InvalidRequest, UpstreamRefused
+from forwarder.errors import InvalidRequest, NotFetched, UpstreamRefused
 from forwarder.media.data import Blob, type_of
 
 _NOT_GIVEN = (400, 403, 404, 405)
@@ -25,15 +25,16 @@ class Passed(Protocol):
 def download(get: Callable[[str], Passed], file_id: str, path: str, limit: int) -> Blob:
     """The file of an id, of at most ``limit`` bytes; ``path`` is where the request names it.
 
-    ``get`` asks the upstream for something below its base URL.  Raises InvalidRequest when there
-    is no such file or too much of it, and what ``get`` does.
+    ``get`` asks the upstream for something below its base URL.  Raises NotFetched when there is no
+    such file, InvalidRequest when there is too much of it, and what ``get`` does.
     """
     try:
         answer = get(f"/files/{file_id}/content")
     except UpstreamRefused as refusal:
         if refusal.status not in _NOT_GIVEN:
             raise
-        raise _invalid(path, "the upstream gives out no such file; send its data") from refusal
+        said = _told(path, "the upstream gives out no such file; send its data")
+        raise NotFetched(said, param=path, names={file_id}, code="invalid_value") from refusal
     held = bytearray()
     for piece in answer.pieces:
         held += piece
@@ -45,5 +46,8 @@ def download(get: Callable[[str], Passed], file_id: str, path: str, limit: int) 
 
 
 def _invalid(path: str, reason: str) -> InvalidRequest:
-    message = f"Invalid value for '{path}': {reason}."
-    return InvalidRequest(message, param=path, code="invalid_value")
+    return InvalidRequest(_told(path, reason), param=path, code="invalid_value")
+
+
+def _told(path: str, reason: str) -> str:
+    return f"Invalid value for '{path}': {reason}."

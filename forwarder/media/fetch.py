@@ -81,7 +81,7 @@ class Fetcher:
         reasons = {url: r for url, r in results.items() if isinstance(r, Unfetchable)}
         for url, unfetchable in reasons.items():
             path = wanted[url]
-            raise NotFetched(_refusal(path, str(unfetchable)), param=path, urls=reasons)
+            raise NotFetched(_refusal(path, str(unfetchable)), param=path, names=reasons)
         return {url: r for url, r in results.items() if isinstance(r, Blob)}
 
 

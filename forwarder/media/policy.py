@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.errors import InvalidRequest, NotFetched, Unsupported
 from forwarder.media import data
 from forwarder.media.data import Blob
 from forwarder.media.places import Place, places, replaced
@@ -115,9 +115,18 @@ class _Rules:
         return translated and not (place.kind == "file" and self.hands.knows_ids)
 
     def _downloaded(self, found: list[Place]) -> Mapping[str, Blob]:
-        """Id -> what it is of, each once."""
+        """Id -> what it is of, each once; raises NotFetched about all that are not there."""
         wanted = {_id_of(place): place for place in found if self._is_to_download(place)}
-        got = {file_id: self._got(file_id, place) for file_id, place in wanted.items()}
+        got: dict[str, Blob | None] = {}
+        lost: list[NotFetched] = []
+        for file_id, place in wanted.items():
+            try:
+                got[file_id] = self._got(file_id, place)
+            except NotFetched as error:
+                lost.append(error)
+        for first in lost:
+            first.names = frozenset().union(*(error.names for error in lost))
+            raise first
         return {file_id: blob for file_id, blob in got.items() if blob}
 
     def _got(self, file_id: str, place: Place) -> Blob | None:

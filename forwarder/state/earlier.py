@@ -1,8 +1,8 @@
 """What stands in front of a request's own input, and what is said when something in it is wrong.
 
 Errors name the place in what the client sent now, which has nothing in front of it; of what was
-sent in earlier turns they say so.  An image of an earlier turn that cannot be fetched any more
-must not end the conversation: a note stands in its place.
+sent in earlier turns they say so.  An image of an earlier turn that cannot be had any more must
+not end the conversation: a note stands in its place.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from forwarder.translate.call import Call, Json, Stream
 Drop = Callable[[str, str], None]
 """Notes that something does not reach the upstream, or refuses the request over it."""
 
-_GONE = "what an earlier turn named by its URL cannot be fetched any more"
+_GONE = "what an earlier turn named by its URL or id cannot be had any more"
 _MEDIA = {"input_image": ("image_url", "image"), "input_file": ("file_url", "file")}
-"""Type of a part -> where its URL is, and what it is called."""
+"""Type of a part -> where its URL is, unless it has an id, and what it is called."""
 
 _PLACE = re.compile(r"\binput\[(\d+)\]")
 
@@ -39,8 +39,8 @@ def ask(call: Call, request: Json, earlier: Earlier, drop: Drop) -> Stream:
         try:
             stream = call({**request, "input": [*items, *own]})
         except ForwarderError as error:
-            urls = error.urls - set(_urls(own)) if isinstance(error, NotFetched) else frozenset()
-            gone = set(_kinds(items, urls))
+            names = error.names - set(_names(own)) if isinstance(error, NotFetched) else frozenset()
+            gone = set(_kinds(items, names))
             if not gone:
                 _place(error, len(items), earlier.param)
                 raise
@@ -48,7 +48,7 @@ def ask(call: Call, request: Json, earlier: Earlier, drop: Drop) -> Stream:
             break
         lost |= {f"{earlier.param}.{kind}" for kind in gone}
         _tell(lost, drop)
-        items = [_without(item, urls) for item in items]
+        items = [_without(item, names) for item in items]
     _tell(lost, drop)  # whoever answers may have begun a list of its own
     return stream
 
@@ -90,36 +90,36 @@ def _parts(item: Any) -> Iterator[Json]:
         yield from (p for p in parts if isinstance(p, dict)) if isinstance(parts, list) else ()
 
 
-def _url(part: Any) -> tuple[str, str] | None:
-    """The kind of a part that has a URL, and that."""
+def _named(part: Any) -> tuple[str, str] | None:
+    """The kind of a part that names what it shows, and the URL or the id by which it does."""
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str) or kind not in _MEDIA:
         return None
-    url = part.get(_MEDIA[kind][0])
-    return (kind, url) if isinstance(url, str) else None
+    name = part.get(_MEDIA[kind][0]) or part.get("file_id")
+    return (kind, name) if isinstance(name, str) else None
 
 
-def _urls(items: list[Any]) -> Iterator[str]:
-    yield from (found[1] for item in items for part in _parts(item) if (found := _url(part)))
+def _names(items: list[Any]) -> Iterator[str]:
+    yield from (found[1] for item in items for part in _parts(item) if (found := _named(part)))
 
 
-def _kinds(items: list[Any], urls: Collection[str]) -> Iterator[str]:
-    """What kinds of parts there are with one of these URLs."""
+def _kinds(items: list[Any], names: Collection[str]) -> Iterator[str]:
+    """What kinds of parts there are that name one of these."""
     for item in items:
-        found = filter(None, map(_url, _parts(item)))
-        yield from (kind for kind, url in found if url in urls)
+        found = filter(None, map(_named, _parts(item)))
+        yield from (kind for kind, name in found if name in names)
 
 
-def _without(item: Any, urls: Collection[str]) -> Any:
-    """An item with a note in place of each part that has one of these URLs."""
-    if not isinstance(item, dict) or not any(_kinds([item], urls)):
+def _without(item: Any, names: Collection[str]) -> Any:
+    """An item with a note in place of each part that names one of these."""
+    if not isinstance(item, dict) or not any(_kinds([item], names)):
         return item
     lists = {n: item[n] for n in ("content", "output") if isinstance(item.get(n), list)}
-    return {**item, **{n: [_noted(p, urls) for p in parts] for n, parts in lists.items()}}
+    return {**item, **{n: [_noted(p, names) for p in parts] for n, parts in lists.items()}}
 
 
-def _noted(part: Any, urls: Collection[str]) -> Any:
-    found = _url(part)
-    if found is None or found[1] not in urls:
+def _noted(part: Any, names: Collection[str]) -> Any:
+    found = _named(part)
+    if found is None or found[1] not in names:
         return part
     return {"type": "input_text", "text": f"[{_MEDIA[found[0]][1]} no longer available]"}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from forwarder.errors import InvalidRequest, UpstreamKeyRefused, UpstreamRefused
+from forwarder.errors import InvalidRequest, NotFetched, UpstreamKeyRefused, UpstreamRefused
 from forwarder.media.data import Blob
 from forwarder.media.downloads import Passed, download
 
@@ -51,10 +51,11 @@ def failing(error: Exception) -> Callable[[str], Passed]:
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405])
 def test_a_file_that_is_not_given_out_is_the_client_s_affair(status: int) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(NotFetched) as refused:
         download(failing(UpstreamRefused(status, {})), "file-1", "p.q", 8)
 
-    assert refused.value.param == "p.q"
+    assert (refused.value.param, refused.value.names) == ("p.q", {"file-1"})
+    assert refused.value.code == "invalid_value"
 
 
 @pytest.mark.parametrize("error", [UpstreamRefused(429, {}), UpstreamKeyRefused("no")])

@@ -377,5 +377,5 @@ def test_all_that_cannot_be_fetched_is_named() -> None:
         wanted = {"ftp://a/b": "one", there: "two", "http://u:p@files.test/": "three"}
         with pytest.raises(NotFetched) as caught:
             fetcher().fetch(wanted)
-    assert caught.value.urls == {"ftp://a/b", "http://u:p@files.test/"}
+    assert caught.value.names == {"ftp://a/b", "http://u:p@files.test/"}
     assert (caught.value.param, caught.value.code) == ("one", "unfetchable_url")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import ForwarderError, InvalidRequest
+from forwarder.errors import ForwarderError, InvalidRequest, NotFetched
 from forwarder.media.data import Blob
 from forwarder.media.places import places
 from forwarder.media.policy import Hands, check, with_media
@@ -190,6 +190,22 @@ def test_an_id_that_is_named_twice_is_asked_for_once() -> None:
     list(call(request))
 
     assert asked == ["file-1"]
+
+
+def test_of_all_images_that_cannot_be_had_is_told_at_once() -> None:
+    def download(file_id: str, path: str) -> Blob:
+        if file_id in STORED:
+            return STORED[file_id]
+        raise NotFetched("no", param=path, names={file_id})
+
+    parts = [by_id(name) for name in ("file-8", "file-1", "file-9")]
+    hands = Hands(None, str, download, True)
+    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), hands)
+    with pytest.raises(NotFetched) as refused:
+        call({"input": [{"role": "user", "content": parts}]})
+
+    assert refused.value.names == {"file-8", "file-9"}
+    assert refused.value.param == "input[0].content[0].file_id"
 
 
 # -- images ---------------------------------------------------------------------------------------

@@ -220,10 +220,13 @@ class Images:
     def fetch(self, wanted: Json) -> dict[str, Blob]:
         lost = self.gone & set(wanted)
         for url in lost:
-            raise NotFetched(f"'{wanted[url]}' is gone.", param=wanted[url], urls=lost)
+            raise NotFetched(f"'{wanted[url]}' is gone.", param=wanted[url], names=lost)
         return {url: Blob(b"\x89PNG\r\n\x1a\n", "image/png", None) for url in wanted}
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "GET":
+            there = request.url.path not in self.gone
+            return httpx2.Response(200 if there else 404, content=b"\x89PNG\r\n\x1a\n")
         self.asked.append(json.loads(request.content))
         chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
         return streamed(chunk)
@@ -289,6 +292,22 @@ def test_an_answer_names_the_earlier_image_that_is_gone(images: tuple[Images, Fl
     got = client.post("/v1/responses", json=asked, headers={"X-Forwarder-Strict": "1"})
     param = got.get_json()["error"]["param"]
     assert (got.status_code, param) == (400, "previous_response_id.input_image")
+
+
+def test_nor_does_one_that_the_upstream_had_by_an_id(images: tuple[Images, Flask]) -> None:
+    fetcher, app = images
+    client = app.test_client()
+    part = {"type": "input_image", "file_id": "file-1"}
+    first = {"model": "chat/m", "input": [{"role": "user", "content": [part]}]}
+    made = client.post("/v1/responses", json=first).get_json()
+    fetcher.gone = {"/v1/files/file-1/content"}
+    asked = {"model": "chat/m", "input": "go on", "previous_response_id": made["id"]}
+    got = client.post("/v1/responses", json=asked)
+    dropped = got.headers["X-Forwarder-Dropped"]
+    assert (got.status_code, dropped) == (200, "previous_response_id.input_image")
+    assert "[image no longer available]" in str(fetcher.asked[-1]["messages"][0])
+    refused = client.post("/v1/responses", json=first)
+    assert refused.get_json()["error"]["param"] == "input[0].content[0].file_id"
 
 
 def test_a_prepared_turn_may_lose_an_image_and_keep_its_conversation(

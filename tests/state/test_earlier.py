@@ -40,7 +40,7 @@ class Asked:
         if missing:
             place = next(i for i, item in enumerate(request["input"]) if missing[0] in str(item))
             path = f"input[{place}].content[1].image_url"
-            raise NotFetched(f"Invalid value for '{path}': no.", param=path, urls=missing)
+            raise NotFetched(f"Invalid value for '{path}': no.", param=path, names=missing)
         return iter([[{"type": "x"}]])
 
 
@@ -72,6 +72,16 @@ def test_earlier_media_that_are_gone_leave_a_note() -> None:
     assert read["content"] == [{"type": "input_text", "text": "[file no longer available]"}]
     assert (own, len(call.inputs)) == (OWN, 2)
     assert earlier[0] == shows(GONE, "https://x/a.png")
+
+
+def test_so_do_those_that_were_named_by_an_id() -> None:
+    given: Json = {"type": "input_image", "file_id": "file-1", "image_url": None}
+    call = Asked("file-1")
+
+    ledger = asked(call, {"role": "user", "content": [given]})
+    assert [*ledger.dropped] == ["conversation.input_image"]
+    note = {"type": "input_text", "text": "[image no longer available]"}
+    assert call.inputs[-1] == [{"role": "user", "content": [note]}, OWN]
 
 
 def test_where_nothing_may_be_lost_it_is_refused() -> None:
