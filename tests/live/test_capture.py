@@ -22,6 +22,7 @@ from tests.support import Answer, ScriptedUpstream, faults
 
 TWO = (*GUNICORN, "-w", "2")
 CLIENT, ADMIN, OTHER = "sk-client-4711", "sk-admin-4712", "sk-remote-4713"
+ADMINISTRATOR = {"Authorization": f"Bearer {ADMIN}"}
 PERSON = "jane.doe@example.com"
 SECRETS = (UPSTREAM_KEY, CLIENT, ADMIN, OTHER, PERSON)
 PATH = "/forwarder/exchanges"
@@ -212,6 +213,45 @@ def test_a_failing_request_is_captured_and_its_failure_reproduced(
         assert "The same as was captured." in got.stderr
         assert "error" in got.stdout
     assert upstream.requests == []
+
+
+@pytest.mark.parametrize("kind", ["openai", "openai-responses"])
+def test_what_failed_with_a_registered_model_is_reproduced_where_it_is_and_where_it_is_not(
+    kind: str, given: dict[str, str], upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    given |= {
+        "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/state.db",
+        "FORWARDER_SECRET_KEY": "secret",
+        "FORWARDER_REMOTE_ALLOW": "127.0.0.1",
+    }
+    create = {
+        "model": "mine", "from": "scripted", "remote_host": upstream.url, "remote_type": kind,
+        "remote_api_key": UPSTREAM_KEY, "verify": False, "system": "Be kind.",
+    }  # fmt: skip
+    asked = {"model": "mine:latest", "messages": [{"role": "user", "content": "hi"}]}
+    with running(given, tmp_path, TWO) as two:
+        created = post(two, "/api/create", json=create, headers=ADMINISTRATOR)
+        assert created.status_code == 200
+        upstream.script(
+            Answer(text="one two", pieces=2), faults.error_event(Answer(text="x y z", pieces=3)),
+            faults.cut(Answer(text="x y z", pieces=3)), faults.status(404),
+        )  # fmt: skip
+        for _ in range(4):
+            post(two, "/api/chat", json=asked)
+        post(two, "/api/embed", json={"model": "mine", "input": "four"})
+        records = captured(two, 5)
+    upstream.requests.clear()
+
+    elsewhere = {**given, "FORWARDER_DATABASE_URL": "none"}
+    for each, where in (*((each, elsewhere) for each in records), (records[1], given)):
+        got = replay(where, each["exchange"]["id"], "--upstream", "captured")
+        assert (got.returncode, "The same" in got.stderr) == (0, True), got.stderr
+    assert upstream.requests == []
+    upstream.script(Answer(text="one two", pieces=2))
+    got = replay(given, records[-1]["exchange"]["id"])
+    assert got.returncode == 0, got.stderr
+    assert "Be kind." in json.dumps(upstream.requests[-1].body)
+    assert upstream.requests[-1].headers["authorization"] == f"Bearer {UPSTREAM_KEY}"
 
 
 def test_a_request_is_sent_again_to_the_upstream_of_today(
