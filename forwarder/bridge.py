@@ -264,7 +264,8 @@ class Bridge:
             return self._ollama(ends, route, client, request, exchange)
         upstream = self.upstreams.of(route.upstream)
         profile = upstream.profile_of(route.model)
-        call = route.defaults.late(ends.call, route.protocol)
+        takes = profile.chat_takes if route.protocol == "chat" else profile.responses_takes
+        call = route.defaults.late(ends.call, route.protocol, takes, profile.drop)
         if route.protocol == "chat":
             truncation = _truncation(request, compacting) if client == "responses" else None
             call = emulations.over_chat(call, profile.response_format, truncation)
@@ -282,7 +283,7 @@ class Bridge:
         call = with_media(call, client, route.protocol, profile, ends.hands)
         if client == "responses":
             call = compacting(call, terms, _is_native(route, upstream))
-        call = route.defaults.early(exchange.metered(call), client)
+        call = route.defaults.early(exchange.metered(call), client, profile.drop)
         if client == "responses":
             translated = route.protocol != "responses"
             memory = self._memory_of(route, profile)

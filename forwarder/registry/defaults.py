@@ -2,13 +2,14 @@
 
 They are laid into a request where the client gave nothing for the same thing: into the client's
 own, so that what is made up for here is made up for with them as well, and into that for the
-upstream, for what the client's API has no name for.
+upstream, for what the client's API has no name for.  What the upstream does not take is left out:
+the client has not asked for it, and is neither refused for it nor told of a loss.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ class Parameter(NamedTuple):
 
     ``chat`` and ``responses`` are the fields of a request that mean it: the first is written, any
     says that the client has chosen.  ``early`` ones are laid into the client's request already.
+    ``offered`` is what upstreams call it that take it beyond their protocol.
     """
 
     takes: str
@@ -48,6 +50,7 @@ class Parameter(NamedTuple):
     chat: tuple[str, ...] = ()
     responses: tuple[str, ...] = ()
     early: bool = False
+    offered: tuple[str, ...] = ()
 
 
 PARAMETERS: Mapping[str, Parameter] = {
@@ -63,16 +66,26 @@ PARAMETERS: Mapping[str, Parameter] = {
         True,
     ),
     "stop": Parameter("a text or an array of texts", _are_stops, ("stop",), (), True),
-    "seed": Parameter("a whole number", lambda value: type(value) is int, ("seed",)),
+    "seed": Parameter(
+        "a whole number", lambda value: type(value) is int, ("seed",), offered=("seed",)
+    ),
     "frequency_penalty": Parameter(
-        "a number from -2 to 2", _is_number(-2, 2), ("frequency_penalty",)
+        "a number from -2 to 2",
+        _is_number(-2, 2),
+        ("frequency_penalty",),
+        offered=("frequency_penalty",),
     ),
     "presence_penalty": Parameter(
-        "a number from -2 to 2", _is_number(-2, 2), ("presence_penalty",)
+        "a number from -2 to 2",
+        _is_number(-2, 2),
+        ("presence_penalty",),
+        offered=("presence_penalty",),
     ),
-    "repeat_penalty": Parameter("a number from 0", _is_number(0, 100), ("repetition_penalty",)),
-    "top_k": Parameter("a whole number from 0", _is_count(0), ("top_k",)),
-    "min_p": Parameter("a number from 0 to 1", _is_number(0, 1), ("min_p",)),
+    "repeat_penalty": Parameter(
+        "a number from 0", _is_number(0, 100), offered=("repetition_penalty", "repeat_penalty")
+    ),
+    "top_k": Parameter("a whole number from 0", _is_count(0), offered=("top_k",)),
+    "min_p": Parameter("a number from 0 to 1", _is_number(0, 1), offered=("min_p",)),
     "num_ctx": Parameter("a whole number from 1", _is_count(1)),
 }
 """``num_ctx`` is told to clients as the context window; no provider takes it with a request."""
@@ -95,6 +108,10 @@ def _invalid(name: str, why: str) -> InvalidRequest:
     return InvalidRequest(f"Invalid value for '{path}': {why}.", param=path, code="invalid_value")
 
 
+Names = Collection[str]
+"""Of fields in an upstream's requests."""
+
+
 @dataclass(frozen=True)
 class Defaults:
     """What goes into a request that has nothing for it; ``parameters`` are Ollama's."""
@@ -102,37 +119,50 @@ class Defaults:
     parameters: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     system: str | None = None
 
-    def early(self, call: Call, client: str) -> Call:
-        """Wrap the call that takes a client's requests."""
-        return self._laid(call, client, True)
+    def early(self, call: Call, client: str, drops: Names = frozenset()) -> Call:
+        """Wrap the call that takes a client's requests, but for what the upstream ``drops``."""
+        return _laid(call, client, self._fields(client, True, (), drops), self.system)
 
-    def late(self, call: Call, protocol: str) -> Call:
-        """Wrap the upstream's call."""
-        return self._laid(call, protocol, False)
+    def late(
+        self, call: Call, protocol: str, takes: Names = frozenset(), drops: Names = frozenset()
+    ) -> Call:
+        """Wrap the upstream's call, with what it ``takes`` beyond its protocol too."""
+        return _laid(call, protocol, self._fields(protocol, False, takes, drops), None)
 
-    def _laid(self, call: Call, protocol: str, early: bool) -> Call:
-        fields = list(self._fields(protocol, early))
-        system = self.system if early else None
-        if not fields and not system:
-            return call
-
-        def call_with_defaults(request: Json) -> Stream:
-            given = {
-                names[0]: value
-                for names, value in fields
-                if all(request.get(name) is None for name in names)
-            }
-            request = {**request, **given}
-            return call(_instructed(request, protocol, system) if system else request)
-
-        return call_with_defaults
-
-    def _fields(self, protocol: str, early: bool) -> Iterator[tuple[tuple[str, ...], Any]]:
+    def _fields(
+        self, protocol: str, early: bool, takes: Names, drops: Names
+    ) -> Iterator[tuple[tuple[str, ...], Any]]:
+        """The names of each parameter in requests, of which the first is written, and its value."""
         for name, value in self.parameters.items():
             parameter = PARAMETERS[name]
-            names: tuple[str, ...] = getattr(parameter, protocol, ())
-            if names and (parameter.early or not early) and not _is_no_limit(name, value):
+            own: tuple[str, ...] = getattr(parameter, protocol, ())
+            names = own or tuple(each for each in parameter.offered if each in takes)
+            if not names or names[0] in drops or (early and not parameter.early):
+                continue
+            if not _is_no_limit(name, value):
                 yield names, max(value, _FLOOR) if names == _LIMITED else value
+
+
+def _laid(
+    call: Call,
+    protocol: str,
+    named: Iterable[tuple[tuple[str, ...], Any]],
+    system: str | None,
+) -> Call:
+    fields = list(named)
+    if not fields and not system:
+        return call
+
+    def call_with_defaults(request: Json) -> Stream:
+        given = {
+            names[0]: value
+            for names, value in fields
+            if all(request.get(name) is None for name in names)
+        }
+        request = {**request, **given}
+        return call(_instructed(request, protocol, system) if system else request)
+
+    return call_with_defaults
 
 
 NOTHING = Defaults()

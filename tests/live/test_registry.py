@@ -193,7 +193,8 @@ def test_it_is_used_by_the_sdk_s_two_calls(
 def test_it_is_used_by_every_call_of_ollama_s(
     servers: list[Server], anywhere: Anywhere, remote: ScriptedUpstream, kind: str
 ) -> None:
-    own = {"system": "Be kind.", "parameters": {"temperature": 0.5, "num_ctx": 4096}}
+    beyond = {"num_ctx": 4096, "top_k": 3, "repeat_penalty": 1.1, "min_p": 0.1}
+    own = {"system": "Be kind.", "parameters": {"temperature": 0.5, **beyond}}
     assert register(anywhere(), remote, "mine", remote_type=kind, **own).status_code == 200
     remote.forget()
     for name, streamed in itertools.product(("mine", "mine:latest"), (False, True)):
@@ -202,6 +203,7 @@ def test_it_is_used_by_every_call_of_ollama_s(
             ("generate", {"prompt": "hi"}),
         ):
             got = api(anywhere(), path, {"model": name, "stream": streamed, **asked})
+            assert got.headers.get("x-forwarder-dropped", "options.num_ctx") == "options.num_ctx"
             last = json.loads(got.text.splitlines()[-1])
             assert (last["model"], last["done"], last["done_reason"]) == (name, True, "stop")
         for path, asked in (("embed", {"input": "four"}), ("embeddings", {"prompt": "four"})):
@@ -210,7 +212,7 @@ def test_it_is_used_by_every_call_of_ollama_s(
         if not request.path.endswith("embeddings"):
             assert request.body["temperature"] == 0.5
             assert "Be kind." in json.dumps(request.body)
-            assert "num_ctx" not in json.dumps(request.body)
+            assert not request.body.keys() & {*beyond, "repetition_penalty"}
     assert {r.headers["authorization"] for r in remote.requests} == {f"Bearer {REMOTE_KEY}"}
     assert {r.body["model"] for r in remote.requests} == {"scripted"}
 

@@ -45,8 +45,7 @@ def test_every_parameter_is_tried_here() -> None:
             False,
             {
                 "temperature": 0.5, "top_p": 0.9, "max_tokens": 50, "stop": ["END"], "seed": 7,
-                "frequency_penalty": 0.1, "presence_penalty": 0.2, "repetition_penalty": 1.1,
-                "top_k": 40, "min_p": 0.05,
+                "frequency_penalty": 0.1, "presence_penalty": 0.2,
             },
         ),
         ("responses", True, {"temperature": 0.5, "top_p": 0.9, "max_output_tokens": 50}),
@@ -55,6 +54,31 @@ def test_every_parameter_is_tried_here() -> None:
 )  # fmt: skip
 def test_each_parameter_goes_where_it_has_a_name(protocol: str, early: bool, added: Json) -> None:
     assert laid(Defaults(ALL), protocol, {"temperature": None}, early) == added
+
+
+@pytest.mark.parametrize("spelling", ["repetition_penalty", "repeat_penalty"])
+@pytest.mark.parametrize("protocol", ["chat", "responses"])
+def test_what_is_beyond_the_protocol_goes_to_upstreams_that_take_it(
+    protocol: str, spelling: str
+) -> None:
+    offered = Defaults({"repeat_penalty": 1.1, "top_k": 40, "min_p": 0.05, "seed": 7})
+    takes = {"top_k", "seed", spelling}
+
+    seen: list[Json] = []
+    list(offered.late(lambda r: iter(seen.append(r) or ()), protocol, takes)({"top_k": 1}))
+
+    assert seen == [{"top_k": 1, "seed": 7, spelling: 1.1}]
+
+
+@pytest.mark.parametrize("protocol", ["chat", "responses"])
+def test_what_the_upstream_drops_is_not_laid_in_to_be_dropped(protocol: str) -> None:
+    def call(request: Json) -> Stream:
+        return iter(())
+
+    drops = {"temperature", "seed", "top_k"}
+    defaults = Defaults({"temperature": 0.5, "seed": 7, "top_k": 40})
+    assert defaults.early(call, protocol, drops) is call
+    assert defaults.late(call, protocol, {"top_k"}, drops) is call
 
 
 def test_what_the_client_says_counts_by_whichever_name() -> None:
