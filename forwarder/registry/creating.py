@@ -14,7 +14,7 @@ from forwarder.catalog import Catalog
 from forwarder.config import UpstreamSettings
 from forwarder.errors import InvalidRequest, NotFound
 from forwarder.media.addresses import Guard
-from forwarder.registry.checking import PATIENCE, Check, asked
+from forwarder.registry.checking import PATIENCE, Check, asked, listed
 from forwarder.registry.registry import NoRegistry, not_found
 from forwarder.registry.remote import Remote, copied, flag, new_name, requested
 from forwarder.routing import Route
@@ -82,10 +82,10 @@ class Creating:
         return self._copy(Remote(name, source), client_key, "source")
 
     def check(self, remote: Remote) -> Check:
-        """What a small request to a registered model's remote finds out now."""
+        """What a small request to a registered model's remote finds out now, or else its list."""
         upstream = self._connect(_impatient(remote.upstream))
         try:
-            return asked(upstream, _route(remote, upstream))
+            return _check(remote, upstream)
         finally:
             upstream.close()
 
@@ -118,7 +118,7 @@ class Creating:
             raise _host("it must be https://, since a key would be sent there")
 
     def _verified(self, remote: Remote, upstream: Upstream) -> Check:
-        check = asked(upstream, _route(remote, upstream))
+        check = _check(remote, upstream)
         if not check.is_well:
             param, what = _WRONG[check.wrong or "host"]
             message = f"{what}: {check.error} Nothing was stored; 'verify': false would not ask."
@@ -145,6 +145,13 @@ def _as(error: NotFound, param: str) -> NotFound:
 
 def _impatient(settings: UpstreamSettings) -> UpstreamSettings:
     return replace(settings, connect_timeout=PATIENCE / 2, first_byte_timeout=PATIENCE)
+
+
+def _check(remote: Remote, upstream: Upstream) -> Check:
+    """What a small request finds out; one that only embeds is looked for in the list."""
+    if remote.answers:
+        return asked(upstream, _route(remote, upstream))
+    return listed(upstream, remote.model)
 
 
 def _route(remote: Remote, upstream: Upstream) -> Route:

@@ -96,7 +96,8 @@ class Remote:
     @property
     def answers(self) -> bool:
         """May it be asked for an answer?  Some models can only embed."""
-        return self.capabilities is None or "completion" in self.capabilities
+        can = self.capabilities or ()
+        return "completion" in can or "embedding" not in can
 
     @property
     def protocol(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from forwarder.catalog import Catalog
@@ -76,6 +77,24 @@ def test_what_is_well_is_stored_and_told(world: World) -> None:
         "reachable": True,
         "model_known": True,
     }
+
+
+def test_a_model_that_only_embeds_is_looked_for_in_the_list(world: World) -> None:
+    def embeds(request: httpx2.Request) -> httpx2.Response:
+        return (well if request.url.path.endswith("/models") else refusing(400))(request)
+
+    world.answer = embeds
+    info = {"capabilities": ["embedding"]}
+    assert world.refused(info={"capabilities": ["embedding", "completion"]}).param == "from"
+
+    created = world.creating.create({**BODY, "info": info})
+
+    assert (created.found["key_accepted"], created.found["model_known"]) == (True, True)
+    assert world.creating.check(created.remote).model is True
+    world.answer = refusing(401)
+    with pytest.raises(InvalidRequest) as caught:
+        world.creating.create({**BODY, "info": info})
+    assert caught.value.param == "remote_api_key"
 
 
 def test_who_asks_for_no_verification_gets_none(world: World) -> None:

@@ -148,5 +148,5 @@ def test_a_model_that_is_listed_or_only_embeds_is_not_asked() -> None:
     target = Target("a", connected(gone), "m", ask)
     assert Health(lambda: [target], Observer()).fresh(target, 0.0).wrong == "host"
     assert Remote("e:latest", "m", "https://h.test").answers
-    assert Remote("e:latest", "m", "https://h.test", capabilities=("tools", "completion")).answers
+    assert Remote("e:latest", "m", "https://h.test", capabilities=("tools",)).answers
     assert not Remote("e:latest", "m", "https://h.test", capabilities=("embedding",)).answers
