@@ -43,7 +43,13 @@ def asking(record: Json, key: str | None) -> Asking:
     path, query = str(asked.get("path", "")), asked.get("query") or []
     if not _ASKING.fullmatch(path):
         raise InvalidRequest("Only requests that ask a model are sent again.")
-    if asked.get("method") == "GET" or _route(record) == "background":
+    queued = _route(record) == "responses" and isinstance(body, dict) and body.get("background")
+    if queued and came(record).status == 200:
+        raise InvalidRequest(
+            "This request was only queued; the work that it asked for is an exchange of its own, "
+            "whose route is 'background'."
+        )
+    if asked.get("method") == "GET" or queued or _route(record) == "background":
         path, query = "/v1/responses", []
         body = {name: value for name, value in body.items() if name not in _LOCAL}
         body["stream"] = True

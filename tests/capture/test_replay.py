@@ -75,6 +75,7 @@ def test_what_a_request_stood_on_goes_with_it() -> None:
     [
         ("responses", "GET", {"type": "response.create", "input": "hi"}),
         ("background", "POST", {"background": True, "input": "hi", "stream": False}),
+        ("responses", "POST", {"background": True, "input": "hi"}),
     ],
 )
 def test_turns_and_background_work_are_asked_for_as_streams(
@@ -84,6 +85,14 @@ def test_turns_and_background_work_are_asked_for_as_streams(
 
     assert asked.path == "/v1/responses"
     assert json.loads(asked.body) == {"input": "hi", "stream": True}
+
+
+def test_what_was_only_queued_is_not_compared_with_the_work() -> None:
+    made = record("responses", body={"background": True, "input": "hi"})
+    made["client"]["answer"] = {"status": 200, "body": {"status": "queued"}}
+
+    with pytest.raises(InvalidRequest, match="'background'"):
+        asking(made, None)
 
 
 @pytest.mark.parametrize(
