@@ -25,12 +25,14 @@ class Link:
     """A response that can be continued: all items up to its end; ``size`` is theirs, in bytes.
 
     ``conversation`` is that of a turn which is only prepared: what continues it is said there.
+    ``behind`` is the response that the first of the items continue, which is stored elsewhere.
     """
 
     items: list[Json]
     size: int
     stored: bool
     conversation: Any = None
+    behind: Any = None
 
 
 class Chain:
@@ -61,7 +63,9 @@ class Chain:
         prepared = request.get("generate") is False
         stored = request.get("store") is not False and not prepared
         where = conversation_of(request, link) if prepared else None
-        self._links[response["id"]] = Link([*before, *asked, *given], size, stored, where)
+        behind = link.behind if link else request.get("previous_response_id")
+        items = [*before, *asked, *given]
+        self._links[response["id"]] = Link(items, size, stored, where, behind)
         while len(self._links) > _MOST or self._size > self._max_bytes:
             self._links.popitem(last=False)
 
@@ -82,11 +86,15 @@ def continued(request: Json, link: Link) -> Json:
 
 
 def own_part(request: Json, link: Link) -> Json:
-    """The request without the items that it continues, and its input as items."""
+    """The request without the items that it continues, and its input as items.
+
+    What those continue that is stored elsewhere is for whoever stores it to put before them.
+    """
     rest = {k: v for k, v in request.items() if k != "previous_response_id"}
     where = conversation_of(request, link)
-    there = {} if where is None else {"conversation": where}
-    return {**rest, **there, "input": items_of(request)}
+    there = {"conversation": where, "previous_response_id": link.behind}
+    given = {k: v for k, v in there.items() if v is not None}
+    return {**rest, **given, "input": items_of(request)}
 
 
 def conversation_of(request: Json, link: Link | None) -> Any:

@@ -59,6 +59,16 @@ def test_what_continues_a_prepared_turn_is_said_in_its_conversation() -> None:
     assert "conversation" not in continued(after("r3"), third)
 
 
+def test_what_is_stored_elsewhere_stays_behind_what_is_not() -> None:
+    chain = Chain(1000)
+    chain.keep(response("r2", SAID), None, after("r1", store=False))
+    for name, request in (("r3", after("r2", store=False)), ("r4", after("r3", generate=False))):
+        link = chain.previous(request, elsewhere=True)
+        assert link is not None
+        assert continued(request, link)["previous_response_id"] == "r1"
+        chain.keep(response(name, SAID), link, request)
+
+
 def test_who_stores_responses_is_left_those_that_were_stored() -> None:
     chain = Chain(1000)
     kept(chain, "stored")

@@ -184,7 +184,7 @@ class Connection:
         base_of(body)
         link = self._chain.previous(body, self._bridge.keeps_responses(body))
         if asked.get("generate") is False:
-            return self._prepared(continued(body, link) if link else body, exchange), link
+            return self._prepared(body, link), link
         if link is None:
             return self._opened(body, exchange), None
 
@@ -203,10 +203,11 @@ class Connection:
         first = next(stream, None)
         return itertools.chain([] if first is None else [first], stream)
 
-    def _prepared(self, body: Json, exchange: Exchange) -> Stream:
+    def _prepared(self, body: Json, link: Link | None) -> Stream:
         """A response that says nothing, for the next turn to continue; no upstream is asked."""
-        if body.get("previous_response_id"):
+        if link is None and body.get("previous_response_id"):
             raise not_found(body["previous_response_id"])
+        body = continued(body, link) if link else body
         items_of(body)
         model = body.get("model") or self._bridge.settings.default_model
         now = MINT.now()

@@ -325,6 +325,34 @@ def test_a_prepared_turn_may_lose_an_image_and_keep_its_conversation(
     assert [event["type"] for event in ws.ends] == ["response.completed"] * 3
 
 
+@pytest.mark.parametrize("between", [{"store": False}, {"generate": False}])
+def test_nothing_is_lost_between_turns_that_are_stored_and_others(
+    between: Json, images: tuple[Images, Flask]
+) -> None:
+    upstream, app = images
+
+    def go_on(text: str, **more: Any) -> Callable[[Json], Json]:
+        return lambda last: {**behind(last), "input": text, **more}
+
+    ws = Turns(
+        lambda _: {"model": "chat/m", "input": "one"},
+        go_on("two", store=False),
+        go_on("three", **between),
+        go_on("four"),
+        go_on("five"),
+    )
+    played(app, ws)
+    assert [event["type"] for event in ws.ends] == ["response.completed"] * 5
+    asked = [[m["content"] for m in each["messages"]] for each in upstream.asked]
+    said = [m for m in asked[-1] if m != "Hi"]
+    assert said == ["one", "two", "three", "four", "five"]
+    assert [m for m in asked[-2] if m != "Hi"] == said[:4]
+    name = ws.ends[-1]["response"]["id"]
+    kept = app.test_client().get(f"/v1/responses/{name}/input_items?order=asc").get_json()
+    texts = [item["content"][0]["text"] for item in kept["data"]]
+    assert [text for text in texts if text != "Hi"] == said
+
+
 def test_a_prepared_turn_keeps_its_conversation(images: tuple[Images, Flask]) -> None:
     _, app = images
     client = app.test_client()
