@@ -67,22 +67,25 @@ def _capped(stream: Stream, limit: int) -> Stream:
 
 
 class _Budget:
-    """How much of a text that comes in pieces lies within so many tokens."""
+    """How much of texts that come in pieces, one after the other, lies within so many tokens."""
 
     def __init__(self, limit: int) -> None:
         self.spent = False
         self._limit = limit
-        self._text = ""
+        self._name = self._text = ""
 
-    def take(self, text: str) -> str:
-        """What of the next text is within the limit."""
+    def take(self, name: str, text: str) -> str:
+        """What of the next piece of the text of this name is within the limit."""
         if self.spent:
             return ""
+        if name != self._name:  # no token is a part of two texts
+            self._limit -= len(_PIECE.findall(self._text))
+            self._name, self._text = name, ""
         before = len(self._text)
         self._text += text
         pieces = list(_PIECE.finditer(self._text))
         self.spent = len(pieces) > self._limit
-        end = pieces[self._limit - 1].end() if self.spent else len(self._text)
+        end = pieces[self._limit].start() if self.spent else len(self._text)
         return self._text[before:end]
 
 
@@ -96,7 +99,7 @@ def _within(chunk: Event, budget: _Budget, logprobs: Logprobs, limit: int) -> Ba
         return [{**chunk, "usage": capped(usage, limit)} if usage else chunk]
     delta = choice.get("delta") or {}
     over = budget.spent
-    kept = {name: budget.take(delta[name]) for name in TEXTS if delta.get(name)}
+    kept = {name: budget.take(name, delta[name]) for name in TEXTS if delta.get(name)}
     other = {k: v for k, v in delta.items() if k not in kept}
     if over:
         other = {k: v for k, v in other.items() if k not in CALLS}

@@ -68,6 +68,15 @@ def test_reasoning_counts() -> None:
     assert finishes(answer) == ["length"]
 
 
+def test_no_token_is_part_of_a_thought_and_of_the_answer() -> None:
+    thought, text = chunk({"reasoning_content": "Let me think"}), chunk({"content": "One two"})
+    answer = limited(3, [[thought], [text], [chunk({}, finish="stop")]])
+    assert text_of(answer) == ""
+    assert finishes(answer) == ["length"]
+    answer = limited(4, [[thought], [text], [chunk({}, finish="stop")]])
+    assert text_of(answer) == "One"
+
+
 def test_a_call_is_given_whole_or_not_at_all() -> None:
     call = [[chunk({"tool_calls": [CALL]})], [chunk({}, "tool_calls")]]
     assert limited(1, call) == events_of(iter(call))
