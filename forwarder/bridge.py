@@ -1,38 +1,31 @@
-"""From a client's request to the stream that answers it.
+"""From a client's request to the stream that answers it; and all that outlives a request.
 
-This is the path of a request in one place: routes, and for each until one answers: upstream call,
-retries, emulations of what the upstream lacks, translation, emulations of what its protocol lacks,
-images and files, meter, wishes; and a guard around all.  Each is a call wrapped around the one
-before.
+For a request: routes, and for each until one answers its path (see `path.py`) to that upstream,
+which is tried again as its standing allows; what stores the answer, and a guard around all.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
 
 import httpx2
 
-from forwarder import emulations
 from forwarder.capture.capturing import capture_for
 from forwarder.catalog import Catalog
-from forwarder.compaction import Wrapper, as_compaction, is_triggered, with_compaction
+from forwarder.compaction import as_compaction
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.dry_run import DryRun, report
 from forwarder.errors import InvalidRequest, Unsupported
 from forwarder.exchange import Exchange, Observer
-from forwarder.media import Fetcher, Guard, Hands, Uploads, download, with_media
+from forwarder.media import Fetcher, Guard, Hands, Uploads, download
 from forwarder.media.data import Blob
 from forwarder.media.policy import Fetch
-from forwarder.mint import MINT
 from forwarder.network.choose import transport_for
 from forwarder.network.running import Running
+from forwarder.path import OLLAMA, Ends, Kit, Path
 from forwarder.per_upstream import PerUpstream
-from forwarder.profiles import Profile
 from forwarder.recall import Recall
 from forwarder.recall.shelf import LocalShelf, Shelf
 from forwarder.recall.stored import StoredShelf
@@ -43,32 +36,14 @@ from forwarder.registry.remote import Remote
 from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
-from forwarder.state import Forgetful, Memory, Remembering
+from forwarder.state import Forgetful, Remembering
 from forwarder.state.turns import owner_of
 from forwarder.store import Pruner, open_database, secret_for
 from forwarder.store.rotating import Renewed
-from forwarder.translate import adapt
 from forwarder.translate.call import Call, Json, Stream
-from forwarder.translate.check import BOOL, choose, optional
-from forwarder.translate.ending import faulting_upstream
-from forwarder.translate.terms import Terms
-from forwarder.translate.wishes import STYLES, as_wished
+from forwarder.translate.check import BOOL, optional
 from forwarder.upstream import Passed, Upstream
 from forwarder.watching.metrics import Metrics
-
-OLLAMA = ("ollama", "ollama_generate")
-"""Ollama's two ways of asking for an answer."""
-
-_RESPONSES_STYLES = ("summary", "text", "both")
-_REASONS = re.compile(r"^(o\d|gpt-[5-9]|gpt-oss|codex)")
-"""Models that may be asked for a reasoning summary; others refuse the parameter."""
-
-
-class Ends(NamedTuple):
-    """Where a request leaves the forwarder: the upstream's call, and what is done for its media."""
-
-    call: Call
-    hands: Hands
 
 
 class Bridge:
@@ -154,9 +129,13 @@ class Bridge:
     ) -> Stream:
         """The stream of one route's upstream."""
         exchange.ledger.honoured = self._honoured(client, request, route)
-        call = self.upstreams.of(route.upstream).call(route, client, exchange)
-        ends = self._ends(call, route, exchange)
-        return self._path(ends, route, client, request, style, exchange)(request)
+        path = self._path(route, client, style, exchange)
+        ends = self._ends(path.upstream.call(route, client, exchange), route, exchange)
+        return path.call(ends, request)(request)
+
+    def _path(self, route: Route, client: str, style: str | None, exchange: Exchange) -> Path:
+        kit = Kit(self.settings, self._sealer, self._recall, self.state)
+        return Path(kit, self.upstreams.of(route.upstream), route, client, style, exchange)
 
     def compact(self, request: Json, exchange: Exchange) -> Stream:
         """The stream that answers ``/responses/compact``: of one event, the whole."""
@@ -167,15 +146,14 @@ class Bridge:
 
     def _compacted(self, request: Json, exchange: Exchange, route: Route) -> Stream:
         """The stream of one route's upstream, which compacts itself or has it done here."""
-        upstream = self.upstreams.of(route.upstream)
-        if _is_native(route, upstream):
+        path = self._path(route, "responses", None, exchange)
+        if path.is_native:
             request = {k: v for k, v in request.items() if k != "stream"}
-            call = upstream.compact(route, exchange)
+            call = path.upstream.compact(route, exchange)
         else:
-            call = upstream.call(route, "responses", exchange)
+            call = path.upstream.call(route, "responses", exchange)
         ends = self._ends(call, route, exchange)
-        path = self._path(ends, route, "responses", request, None, exchange, as_compaction)
-        return path(request)
+        return path.call(ends, request, as_compaction)(request)
 
     def embed(self, client: str, request: Json, exchange: Exchange) -> Stream:
         """The stream that answers a request for embeddings: of one event, the whole.
@@ -187,10 +165,9 @@ class Bridge:
         return exchange.guarded(self.resilience.first_of(routes, answer, exchange))
 
     def _embedded(self, client: str, request: Json, exchange: Exchange, route: Route) -> Stream:
-        call = self.upstreams.of(route.upstream).embeddings(route, exchange)
-        call = exchange.metered(self._ends(call, route, exchange).call)
-        terms = self._terms(client, None, route, exchange)
-        return faulting_upstream(adapt(call, client, "embeddings", terms))(request)
+        path = self._path(route, client, None, exchange)
+        ends = self._ends(path.upstream.embeddings(route, exchange), route, exchange)
+        return path.embedding(ends.call)(request)
 
     def _ends(self, call: Call, route: Route, exchange: Exchange) -> Ends:
         standing = self.resilience.standings.of(route.upstream)
@@ -228,12 +205,12 @@ class Bridge:
         self.wants_stream(client, request)
         route = self._routes(client, request)[0]
         exchange.upstream, exchange.model = route.upstream.name, route.model
-        upstream = self.upstreams.of(route.upstream)
+        path = self._path(route, client, style, exchange)
         exchange.ledger.honoured = self._honoured(client, request, route)
-        run = DryRun(partial(upstream.shown, route=route, client=client, exchange=exchange))
+        run = DryRun(partial(path.upstream.shown, route=route, client=client, exchange=exchange))
         fetch = run.fetch if self._fetch else None
         ends = Ends(run.call, Hands(fetch, run.upload, run.download, self._keeps_files(route)))
-        sent = run.sent(self._path(ends, route, client, request, style, exchange), request)
+        sent = run.sent(path.call(ends, request), request)
         return report(asked, client, route, sent, exchange.ledger.dropped, run)
 
     def wants_stream(self, client: str, request: Json) -> bool:
@@ -249,67 +226,8 @@ class Bridge:
         own = self._routes("responses", request)[0].protocol == "responses"
         return own or not isinstance(self.state, Forgetful)
 
-    def _path(
-        self,
-        ends: Ends,
-        route: Route,
-        client: str,
-        request: Json,
-        style: str | None,
-        exchange: Exchange,
-        compacting: Wrapper = with_compaction,
-    ) -> Call:
-        """The call that a request goes through, from the client's wishes to one of the ends."""
-        if client in OLLAMA:
-            return self._ollama(ends, route, client, request, exchange)
-        upstream = self.upstreams.of(route.upstream)
-        profile = upstream.profile_of(route.model)
-        takes = profile.chat_takes if route.protocol == "chat" else profile.responses_takes
-        call = route.defaults.late(ends.call, route.protocol, takes, profile.drop)
-        if route.protocol == "chat":
-            truncation = _truncation(request, compacting) if client == "responses" else None
-            call = emulations.over_chat(call, profile.response_format, truncation)
-        elif client == "chat" or not profile.keeps_responses:
-            # One that keeps its own responses waits for the results of all calls in them.
-            call = emulations.with_one_item(call)
-        terms = self._terms(client, style, route, exchange)
-        if client == "chat" != route.protocol and self._remembers_reasoning(profile):
-            whose = (exchange.client_key, route.upstream.name, route.model)
-            call = self._recall.recalling(call, whose, terms.summaries)
-        call = adapt(call, client, route.protocol, terms)
-        if client == "chat" != route.protocol:
-            settings = self.settings
-            call = emulations.over_responses(call, settings.stop_drain, settings.max_choices)
-        call = with_media(call, client, route.protocol, profile, ends.hands)
-        if client == "responses":
-            call = compacting(call, terms, _is_native(route, upstream))
-        call = route.defaults.early(exchange.metered(call), client, profile.drop)
-        if client == "responses":
-            translated = route.protocol != "responses"
-            memory = self._memory_of(route, profile)
-            if compacting is as_compaction and not _is_native(route, upstream):
-                memory = memory._replace(goes_on=False)  # what is said has to be seen here
-            call = self.state.resumed(call, exchange, memory, translated)
-        if client == "chat":
-            call = as_wished(call, self._chat_style(style, route))
-        return faulting_upstream(call)
-
-    def _ollama(
-        self, ends: Ends, route: Route, client: str, request: Json, exchange: Exchange
-    ) -> Call:
-        """Ollama's API, worn outside the whole path of a chat client that has thoughts apart."""
-        call = self._path(ends, route, "chat", request, "reasoning_content", exchange)
-        profile = self.upstreams.of(route.upstream).profile_of(route.model)
-        over_chat = route.protocol == "chat"
-        takes = profile.chat_takes if over_chat else profile.responses_takes
-        terms = replace(self._terms(client, None, route, exchange), takes=takes)
-        return faulting_upstream(adapt(call, client, "chat", terms))
-
     def _honoured(self, client: str, request: Json, route: Route) -> frozenset[str]:
         return self.state.honours(client, request, client != route.protocol)
-
-    def _remembers_reasoning(self, profile: Profile) -> bool:
-        return self.settings.reasoning_ttl > 0 and profile.reasoning_items == "keep"
 
     def _routes(self, client: str, request: Json) -> list[Route]:
         model = request.get("model") or self.settings.default_model
@@ -320,32 +238,6 @@ class Bridge:
         routes = self.router.routes(model, client)
         request["model"] = model
         return routes
-
-    def _terms(self, client: str, style: str | None, route: Route, exchange: Exchange) -> Terms:
-        profile = self.upstreams.of(route.upstream).profile_of(route.model)
-        shown = self.settings.responses_reasoning
-        if client == "responses" and style:
-            shown = choose(style, _RESPONSES_STYLES, "X-Forwarder-Reasoning")
-        return Terms(
-            mint=MINT,
-            ledger=exchange.ledger,
-            seal=self._sealer.seal,
-            unseal=self._sealer.unseal,
-            reasoning=shown,
-            hosted_tools=self.settings.hosted_tools,
-            custom_tools=profile.custom_tools,
-            web_search=profile.web_search_options,
-            summaries=_REASONS.match(route.model) is not None,
-            takes=profile.responses_takes,
-            link=partial(_link, exchange, route.upstream.name),
-        )
-
-    def _chat_style(self, style: str | None, route: Route) -> str | None:
-        """The asked-for style; passing through, reasoning stays as it is unless one is set."""
-        if style:
-            return str(choose(style, STYLES, "X-Forwarder-Reasoning"))
-        default = "thinking" if route.protocol != "chat" else None
-        return self.settings.chat_reasoning or default
 
     def _registry(self, secrets: Sequence[str]) -> NoRegistry:
         if self.database is None:
@@ -395,10 +287,6 @@ class Bridge:
             return LocalShelf(ttl)
         return StoredShelf(self.database, self._sealer, ttl)
 
-    def _memory_of(self, route: Route, profile: Profile) -> Memory:
-        keeps = route.protocol == "responses" and profile.keeps_responses
-        return Memory(route.upstream.name, keeps, route.upstream.passthrough_key)
-
     def _origin(self, exchange: Exchange) -> str | None:
         """The upstream that has answered, if it keeps what it answers."""
         upstream = self.upstreams.get(exchange.upstream or "")
@@ -430,23 +318,6 @@ class Bridge:
 
     def _uploading(self, settings: UpstreamSettings) -> Uploads:
         return Uploads(self.upstreams.of(settings), self.settings.upload_max_age)
-
-
-def _is_native(route: Route, upstream: Upstream) -> bool:
-    """Does this upstream compact conversations itself?"""
-    return route.protocol == "responses" and upstream.profile_of(route.model).compaction
-
-
-def _truncation(request: Json, compacting: Wrapper) -> Any:
-    """What may be cut: for a summary whatever is too much, which is why one is made."""
-    if compacting is as_compaction or is_triggered(request):
-        return "auto"
-    return request.get("truncation")
-
-
-def _link(exchange: Exchange, upstream: str, path: str) -> str:
-    """Where the client finds what the upstream has under a path."""
-    return f"{exchange.address()}/v1{path}?upstream={upstream}"
 
 
 def _fetch(settings: Settings) -> Fetch | None:

@@ -51,7 +51,7 @@ PURE = frozenset(
 PURE_ROOMS = ("forwarder.translate", "forwarder.errors", "forwarder.mint")
 """What the translators may have of the house."""
 
-ELSEWHERE = {"config/parsers.py": "test_config.py"}
+ELSEWHERE = {"config/parsers.py": "test_config.py", "path.py": "test_bridge.py"}
 """Modules that are tested through another, and where."""
 
 

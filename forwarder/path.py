@@ -1,0 +1,176 @@
+"""What one request goes through on its way to one upstream, and its answer on the way back.
+
+    wishes ─ memory ─ the model's own defaults ─ meter ─ compaction ─ images and files
+      ─ what the protocol lacks ─ translation ─ reasoning recalled ─ what the upstream lacks
+        ─ one of the `Ends`: retries, and the upstream's call
+
+Each is a call wrapped around the one behind it.  This is the only place that says which, and in
+which order; what outlives a request is in `bridge.py`, which makes a path for each route it tries.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from forwarder import emulations
+from forwarder.compaction import Wrapper, as_compaction, is_triggered, with_compaction
+from forwarder.config import Settings
+from forwarder.exchange import Exchange
+from forwarder.media import Hands, with_media
+from forwarder.mint import MINT
+from forwarder.profiles import Profile
+from forwarder.recall import Recall
+from forwarder.routing import Route
+from forwarder.seal import Sealer
+from forwarder.state import Forgetful, Memory, Remembering
+from forwarder.translate import adapt
+from forwarder.translate.call import Call, Json
+from forwarder.translate.check import choose
+from forwarder.translate.ending import faulting_upstream
+from forwarder.translate.terms import Terms
+from forwarder.translate.wishes import STYLES, as_wished
+from forwarder.upstream import Upstream
+
+OLLAMA = ("ollama", "ollama_generate")
+"""Ollama's two ways of asking for an answer."""
+
+_RESPONSES_STYLES = ("summary", "text", "both")
+_REASONS = re.compile(r"^(o\d|gpt-[5-9]|gpt-oss|codex)")
+"""Models that may be asked for a reasoning summary; others refuse the parameter."""
+
+
+class Ends(NamedTuple):
+    """Where a request leaves the forwarder: the upstream's call, and what is done for its media."""
+
+    call: Call
+    hands: Hands
+
+
+class Kit(NamedTuple):
+    """What paths are made with: of all that outlives a request, what is wrapped around calls."""
+
+    settings: Settings
+    sealer: Sealer
+    recall: Recall
+    state: Remembering | Forgetful
+
+
+@dataclass(frozen=True)
+class Path:
+    """The path of a ``client`` protocol's request over a route, which leads to ``upstream``.
+
+    ``style`` is how this one request wants its reasoning.
+    """
+
+    kit: Kit
+    upstream: Upstream
+    route: Route
+    client: str
+    style: str | None
+    exchange: Exchange
+
+    def call(self, ends: Ends, request: Json, compacting: Wrapper = with_compaction) -> Call:
+        """The call that ``request`` goes through, from the client's wishes to the ends."""
+        if self.client in OLLAMA:
+            return self._ollama(ends, request)
+        client, over = self.client, self.route.protocol
+        profile = self.upstream.profile_of(self.route.model)
+        call = self.route.defaults.late(ends.call, over, self._takes(profile), profile.drop)
+        if over == "chat":
+            truncation = _truncation(request, compacting) if client == "responses" else None
+            call = emulations.over_chat(call, profile.response_format, truncation)
+        elif client == "chat" or not profile.keeps_responses:
+            # One that keeps its own responses waits for the results of all calls in them.
+            call = emulations.with_one_item(call)
+        terms = self._terms(profile)
+        if client == "chat" != over and self._remembers_reasoning(profile):
+            whose = (self.exchange.client_key, self.route.upstream.name, self.route.model)
+            call = self.kit.recall.recalling(call, whose, terms.summaries)
+        call = adapt(call, client, over, terms)
+        if client == "chat" != over:
+            settings = self.kit.settings
+            call = emulations.over_responses(call, settings.stop_drain, settings.max_choices)
+        call = with_media(call, client, over, profile, ends.hands)
+        if client == "responses":
+            call = compacting(call, terms, self.is_native)
+        call = self.route.defaults.early(self.exchange.metered(call), client, profile.drop)
+        if client == "responses":
+            memory = self._memory(profile, compacting)
+            call = self.kit.state.resumed(call, self.exchange, memory, client != over)
+        if client == "chat":
+            call = as_wished(call, self._chat_style())
+        return faulting_upstream(call)
+
+    def embedding(self, call: Call) -> Call:
+        """The call that a request for embeddings goes through to the upstream's ``call``."""
+        terms = self._terms(self.upstream.profile_of(self.route.model))
+        metered = self.exchange.metered(call)
+        return faulting_upstream(adapt(metered, self.client, "embeddings", terms))
+
+    @property
+    def is_native(self) -> bool:
+        """Does this upstream compact conversations itself?"""
+        profile = self.upstream.profile_of(self.route.model)
+        return self.route.protocol == "responses" and profile.compaction
+
+    def _ollama(self, ends: Ends, request: Json) -> Call:
+        """Ollama's API, worn outside the whole path of a chat client that has thoughts apart."""
+        chat = replace(self, client="chat", style="reasoning_content")
+        profile = self.upstream.profile_of(self.route.model)
+        terms = replace(self._terms(profile), takes=self._takes(profile))
+        return faulting_upstream(adapt(chat.call(ends, request), self.client, "chat", terms))
+
+    def _takes(self, profile: Profile) -> frozenset[str]:
+        """Sampling parameters that the upstream takes beyond those of its API."""
+        over_chat = self.route.protocol == "chat"
+        return profile.chat_takes if over_chat else profile.responses_takes
+
+    def _terms(self, profile: Profile) -> Terms:
+        shown = self.kit.settings.responses_reasoning
+        if self.client == "responses" and self.style:
+            shown = choose(self.style, _RESPONSES_STYLES, "X-Forwarder-Reasoning")
+        return Terms(
+            mint=MINT,
+            ledger=self.exchange.ledger,
+            seal=self.kit.sealer.seal,
+            unseal=self.kit.sealer.unseal,
+            reasoning=shown,
+            hosted_tools=self.kit.settings.hosted_tools,
+            custom_tools=profile.custom_tools,
+            web_search=profile.web_search_options,
+            summaries=_REASONS.match(self.route.model) is not None,
+            takes=profile.responses_takes,
+            link=partial(_link, self.exchange, self.route.upstream.name),
+        )
+
+    def _chat_style(self) -> str | None:
+        """The asked-for style; passing through, reasoning stays as it is unless one is set."""
+        if self.style:
+            return str(choose(self.style, STYLES, "X-Forwarder-Reasoning"))
+        default = "thinking" if self.route.protocol != "chat" else None
+        return self.kit.settings.chat_reasoning or default
+
+    def _remembers_reasoning(self, profile: Profile) -> bool:
+        return self.kit.settings.reasoning_ttl > 0 and profile.reasoning_items == "keep"
+
+    def _memory(self, profile: Profile, compacting: Wrapper) -> Memory:
+        upstream = self.route.upstream
+        keeps = self.route.protocol == "responses" and profile.keeps_responses
+        # What is compacted here has to be seen here.
+        goes_on = compacting is not as_compaction or self.is_native
+        return Memory(upstream.name, keeps, upstream.passthrough_key, goes_on)
+
+
+def _truncation(request: Json, compacting: Wrapper) -> Any:
+    """What may be cut: for a summary whatever is too much, which is why one is made."""
+    if compacting is as_compaction or is_triggered(request):
+        return "auto"
+    return request.get("truncation")
+
+
+def _link(exchange: Exchange, upstream: str, path: str) -> str:
+    """Where the client finds what the upstream has under a path."""
+    return f"{exchange.address()}/v1{path}?upstream={upstream}"
