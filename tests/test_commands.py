@@ -162,7 +162,7 @@ def test_requests_of_ollama_s_clients_are_shown_too() -> None:
         ([], "[" * 100_000, "not valid JSON"),
         ([], '{"input": "\\ud800"}', "not valid JSON"),
         ([], "[]", "must be a JSON object"),
-        ([], "{}", "from=chat or from=responses"),
+        ([], "{}", "from=chat, from=responses"),
         ([], json.dumps({**ASKED, "model": 1}), "'model'"),
         (["--strict"], json.dumps(ASKED), "'seed' cannot be carried"),
         (["--from", "responses"], json.dumps(ASKED), "'input'"),

@@ -102,13 +102,13 @@ def test_a_whole_answer_is_one_event() -> None:
     batches = list(reply(arriving, streamed=False).batches())
 
     assert batches[:-1] == [[]]
-    assert batches[-1][0]["choices"] == [{"message": {"content": "Hi"}}]
+    assert batches[-1][0]["choices"] == [{"message": {"content": "Hi"}, "finish_reason": "stop"}]
 
 
 def test_a_whole_answer_may_come_where_a_stream_was_asked() -> None:
     *_, [chunk] = reply(Arriving(b" \n", WHOLE)).batches()
 
-    assert chunk["choices"] == [{"delta": {"content": "Hi"}}]
+    assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]
 
 
 @pytest.mark.parametrize(
