@@ -60,6 +60,9 @@ _MESSAGE: dict[str, Fields] = {
     "responses": _fields("type", "id", "status", "role", "content"),
 }  # fmt: skip
 
+_PLAIN = {"role", "content"}
+"""A message that says a text and no more."""
+
 _CALLED = ("type", "id", "call_id", "status")
 
 _ITEMS: dict[str, Fields] = {
@@ -134,6 +137,8 @@ def report(request: Json, client: str, ledger: Ledger, also_read: Collection[str
 def _unread(request: Json, client: str, also_read: frozenset[str]) -> Iterator[str]:
     root = "messages" if client == "chat" else "input"
     for entry in _objects(request.get(root)):
+        if entry.keys() == _PLAIN and type(entry["content"]) is str:
+            continue  # most of a long history is like this
         for name in _in_entry(entry, client, root):
             if name.rpartition(".")[2] not in also_read:
                 yield name
