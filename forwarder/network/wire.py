@@ -13,7 +13,7 @@ from geventhttpclient.response import HTTPParseError, HTTPProtocolViolationError
 from forwarder.network.alarm import Alarm
 from forwarder.network.connections import Connections
 
-_SLICE = 0.005
+_SLICE = 0.001
 """Seconds that one stream may keep all others waiting, when it never has to wait itself."""
 
 _WAITED = 0.0005
