@@ -27,17 +27,24 @@ class Statement:
 
     def run(self, connection: sa.Connection, *rows: Mapping[str, Any]) -> int:
         """Run it for each of these rows; how many rows of the database it changed by the last."""
+        changed = 0
+        for row in rows:
+            changed = self._executed(connection, row).rowcount
+        return changed
+
+    def rows(self, connection: sa.Connection, values: Mapping[str, Any]) -> list[Any]:
+        """What it finds."""
+        found: list[Any] = self._executed(connection, values).fetchall()
+        return found
+
+    def _executed(self, connection: sa.Connection, row: Mapping[str, Any]) -> Any:
         by_place = connection.dialect.paramstyle == "qmark"
         sql = self._by_place if by_place else self._by_name
         driver: Any = connection.connection.driver_connection
-        changed = 0
         try:
-            for row in rows:
-                values = [row[name] for name in self._names] if by_place else row
-                changed = driver.execute(sql, values).rowcount
+            return driver.execute(sql, [row[name] for name in self._names] if by_place else row)
         except Exception as error:  # of whichever driver; what it says is for the log alone
             raise DBAPIError(sql, None, error) from error
-        return changed
 
 
 def inserting(table: sa.Table, on_conflict: str = "") -> Statement:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from forwarder.store.statements import putting
+from forwarder.store.statements import Statement, putting
 from forwarder.store.tables import thoughts
 
 _AT_ONCE = 500
-"""How many are looked for by one statement."""
-
+"""How many are touched by one statement."""
 
 _PUT = putting(thoughts)
+
+_FIND = Statement(
+    "SELECT t.id, t.data, t.used FROM json_each(:names) AS wanted CROSS JOIN thoughts AS t "
+    "ON t.owner = :owner AND t.id = wanted.value WHERE t.used >= :since"
+)
+_FIND_ON_SERVER = Statement(
+    "SELECT id, data, used FROM thoughts "
+    "WHERE owner = :owner AND id = ANY(:names) AND used >= :since"
+)
 
 
 class Thought(NamedTuple):
@@ -38,15 +47,12 @@ def find(
     connection: sa.Connection, owner: str, names: Iterable[str], since: float
 ) -> dict[str, Thought]:
     """Those that are there, by their names, unless they were last used before ``since``."""
-    found: dict[str, Thought] = {}
-    for part in _in_parts(names):
-        rows = connection.execute(
-            sa.select(thoughts.c.id, thoughts.c.data, thoughts.c.used).where(
-                _are(owner, part), thoughts.c.used >= since
-            )
-        )
-        found |= {name: Thought(bytes(data), used) for name, data, used in rows}
-    return found
+    values: dict[str, Any] = {"owner": owner, "names": list(names), "since": since}
+    if connection.dialect.name == "sqlite":
+        rows = _FIND.rows(connection, values | {"names": json.dumps(values["names"])})
+    else:
+        rows = _FIND_ON_SERVER.rows(connection, values)
+    return {name: Thought(bytes(data), used) for name, data, used in rows}
 
 
 def add(connection: sa.Connection, owner: str, given: Mapping[str, bytes]) -> None:
