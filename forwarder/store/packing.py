@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-_LARGE = 512
-"""Bytes from which on they are compressed."""
+_LARGE = 4096
+"""Bytes from which on they are compressed: less fits into a page of SQLite's as it is."""
 
 _PLAIN, _ZLIB = b"j", b"z"
 

@@ -40,7 +40,7 @@ def test_a_run_of_deltas_is_one_record() -> None:
     events = [delta(i, "word ") for i in range(100)]
 
     assert len(unpacked(pack(events).data)) == 1
-    assert len(pack(events).data) < len(orjson.dumps(events)) / 20
+    assert len(pack(events).data) < len(orjson.dumps(events)) / 10
 
 
 def test_deltas_that_do_not_follow_each_other_keep_their_numbers() -> None:
