@@ -383,6 +383,7 @@ def leave(server: Server, client: str, body: Json, after: bytes, name: str = "re
             piece = sock.recv(4096)
             assert piece, seen
             seen += piece
+        time.sleep(0.1)  # what else has come is written by now, and only a wait can be left
 
 
 def soon(holds: Callable[[], Any]) -> bool:

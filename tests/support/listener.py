@@ -228,7 +228,9 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(min(TICK, left))
 
     def _client_left(self) -> bool:
-        if not select.select([self.connection], [], [], 0)[0]:
+        poll = select.poll()  # select() knows no descriptors beyond the first thousand
+        poll.register(self.connection, select.POLLIN)
+        if not poll.poll(0):
             return False
         seen: bytes = self.connection.recv(1, socket.MSG_PEEK)
         return not seen
