@@ -23,6 +23,7 @@ from sqlalchemy.pool import NullPool
 from forwarder.errors import StoreUnavailable
 from forwarder.network.aside import Aside, pause
 from forwarder.store.migrate import migrate
+from forwarder.store.statements import Statement
 
 log = logging.getLogger("forwarder.store")
 
@@ -37,6 +38,8 @@ _LOCK = 0x666F7277
 """The number of the advisory lock under which a PostgreSQL database is migrated."""
 
 _IMMEDIATE = "forwarder_immediate"
+
+_TO_READ, _TO_WRITE = Statement("BEGIN"), Statement("BEGIN IMMEDIATE")
 
 
 class Database:
@@ -219,7 +222,7 @@ def _configure(connection: Any, record: object) -> None:
 
 def _begin(connection: sa.Connection) -> None:
     immediate = connection.get_execution_options().get(_IMMEDIATE)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+    (_TO_WRITE if immediate else _TO_READ).run(connection, {})
 
 
 def _into_wal(connection: Any) -> None:
