@@ -327,7 +327,7 @@ def _log(connection: sa.Connection, owner: str, kept: Kept, after: int) -> Batch
     logged = responses.log_after(connection, owner, kept, after)
     if logged or kept.is_running:
         return [event for event in logged if event["type"] not in TERMINALS or not kept.is_running]
-    if responses.last_number(connection, owner, kept.id) >= 0:
+    if responses.log_after(connection, owner, kept, -1):
         return []
     return [e for e in whole_events("responses", kept.body, True) if e["sequence_number"] > after]
 

@@ -104,12 +104,13 @@ def add(connection: sa.Connection, owner: str, kept: Kept, log: Sequence[Piece])
         "input": given,
         "body": body,
         "used": kept.created,
+        "log": log[0].data if log else None,
         "size": len(given) + len(body) + sum(len(piece.data) for piece in log),
     }
     if not _INSERT.run(connection, row):  # some upstreams give an id twice
         connection.execute(sa.delete(responses).where(_is(owner, kept.id)))
         _INSERT.run(connection, row)
-    more(connection, owner, kept.id, *log)
+    more(connection, owner, kept.id, *log[1:])
     _index_input(connection, owner, kept)
     index(connection, owner, kept.id, kept.body.get("output") or ())
 
@@ -129,7 +130,7 @@ def _has_own_id(item: Any) -> bool:
 
 
 def more(connection: sa.Connection, owner: str, response_id: str, *log: Piece) -> None:
-    """Store pieces of a response's event log."""
+    """Store further pieces of a response's event log."""
     if log:
         own = {"owner": owner, "response": response_id}
         _LOG.run(connection, *(own | piece._asdict() for piece in log))
@@ -199,19 +200,12 @@ def items_named(connection: sa.Connection, owner: str, names: Iterable[str]) -> 
 
 def log_after(connection: sa.Connection, owner: str, kept: Kept, number: int) -> Batch:
     """The events of a response with higher numbers."""
-    data = (
+    first = sa.select(responses.c.log).where(_is(owner, kept.id), responses.c.log.is_not(None))
+    later = (
         sa.select(events.c.data)
         .where(events.c.owner == owner, events.c.response == kept.id, events.c.last > number)
         .order_by(events.c.first)
     )
-    found = (e for piece in connection.scalars(data) for e in logs.unpack(piece, kept.body))
+    pieces = [*connection.scalars(first), *connection.scalars(later)]
+    found = (e for piece in pieces for e in logs.unpack(piece, kept.body))
     return [event for event in found if event["sequence_number"] > number]
-
-
-def last_number(connection: sa.Connection, owner: str, response_id: str) -> int:
-    """The number of the last event that was stored; -1 without any."""
-    last = sa.select(sa.func.max(events.c.last)).where(
-        events.c.owner == owner, events.c.response == response_id
-    )
-    found = connection.scalar(last)
-    return -1 if found is None else int(found)

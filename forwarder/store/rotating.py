@@ -39,7 +39,7 @@ class _Place(NamedTuple):
 
 
 _PLACES = (
-    _Place(responses, ("input", "body")),
+    _Place(responses, ("input", "body", "log")),
     _Place(events, ("data",)),
     _Place(conversation_items, ("data",)),
     _Place(completions, ("messages", "body")),
@@ -102,7 +102,8 @@ def _batch(connection: sa.Connection, place: _Place, keys: list[Any], renew: Ren
 
 
 def _changes(place: _Place, row: Any, renew: Renew) -> Iterator[tuple[str, bytes]]:
-    for name, data in zip(place.columns, row, strict=True):
+    cells = zip(place.columns, row, strict=True)
+    for name, data in ((name, data) for name, data in cells if data is not None):
         value = place.read(bytes(data))
         fresh = _renewed(value, renew)
         if fresh is not value:

@@ -19,6 +19,12 @@ def _key(name: str) -> sa.Column[str]:
     return sa.Column(name, sa.Text, primary_key=True)
 
 
+def _index_of_some(name: str, *columns: str) -> sa.Index:
+    """An index of the rows that have anything in the last of these columns; most have not."""
+    there = sa.text(f"{columns[-1]} IS NOT NULL")
+    return sa.Index(name, *columns, sqlite_where=there, postgresql_where=there)
+
+
 responses = sa.Table(
     "responses",
     metadata,
@@ -38,13 +44,15 @@ responses = sa.Table(
     sa.Column("lease", sa.Double),
     sa.Column("input", sa.LargeBinary, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("log", sa.LargeBinary),
     sa.Index("responses_by_use", "used", "size"),
-    sa.Index("responses_by_previous", "owner", "previous"),
-    sa.Index("responses_by_lease", "lease"),
+    _index_of_some("responses_by_previous", "owner", "previous"),
+    _index_of_some("responses_by_lease", "lease"),
 )
 """``hidden`` ones are deleted, but a later response stands on them.  ``before`` is the last item
 of the conversation that the request stood on.  ``worker`` and ``lease`` are those of background
-work: who does it, and until when it is believed to be alive."""
+work: who does it, and until when it is believed to be alive.  ``log`` is the first piece of the
+event log of a response that was stored when it was over."""
 
 
 def _of_response(name: str) -> sa.ForeignKeyConstraint:
@@ -63,7 +71,8 @@ events = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
     _of_response("response"),
 )
-"""Pieces of the responses' event logs, with the sequence numbers of their first and last event."""
+"""Further pieces of the responses' event logs, with the sequence numbers of their first and last
+event; all of those of background work."""
 
 items = sa.Table(
     "items",
@@ -73,6 +82,7 @@ items = sa.Table(
     sa.Column("response", sa.Text, nullable=False),
     sa.Index("items_by_response", "owner", "response"),
     _of_response("response"),
+    sqlite_with_rowid=False,
 )
 """In which response's output an item is, or, with an id of the client's, in which input."""
 

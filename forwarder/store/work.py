@@ -80,7 +80,7 @@ def end(connection: sa.Connection, owner: str, kept: Kept, status: str, error: J
     told = responses.log_after(connection, owner, kept, -1)
     output = [e["item"] for e in told if e["type"] == "response.output_item.done"]
     body = {**kept.body, "status": status, "output": output, "error": error}
-    number = responses.last_number(connection, owner, kept.id) + 1
+    number = told[-1]["sequence_number"] + 1 if told else 0
     # There is no event for what was cancelled: it ends incomplete, and its response says why.
     kind = "response.failed" if status == "failed" else "response.incomplete"
     last = {"type": kind, "sequence_number": number, "response": body}

@@ -112,8 +112,6 @@ def test_a_log_is_read_from_any_number_on(database: Sqlite, after: int) -> None:
 
     found = database.read(lambda c: responses.log_after(c, "o", one, after))
     assert found == [e for e in events if e["sequence_number"] > after]
-    assert database.read(lambda c: responses.last_number(c, "o", "a")) == 4
-    assert database.read(lambda c: responses.last_number(c, "o", "b")) == -1
 
 
 def test_a_use_is_noted(database: Sqlite) -> None:

@@ -38,6 +38,10 @@ def fill(connection: sa.Connection) -> None:
         sa.insert(events).values(owner="o", response="resp_1", first=0, last=1,
                                  data=packed([{"type": "x", "item": ITEM}]))
     )  # fmt: skip
+    first = packed([{"type": "x", "item": ITEM}])
+    connection.execute(
+        sa.update(response_table).where(response_table.c.id == "resp_1").values(log=first)
+    )
     connection.execute(
         sa.insert(completions).values(
             owner="o", id="c", created=1.0, used=1.0, size=1, model="m", metadata=packed({}),
@@ -48,6 +52,9 @@ def fill(connection: sa.Connection) -> None:
 
 def everything(connection: sa.Connection) -> list[Any]:
     found = [*connection.execute(sa.select(response_table.c.input, response_table.c.body))]
+    found += connection.execute(
+        sa.select(response_table.c.log).where(response_table.c.log.is_not(None))
+    )
     found += connection.execute(sa.select(events.c.data))
     found += connection.execute(sa.select(completions.c.messages, completions.c.body))
     return [unpacked(data) for row in found for data in row]
