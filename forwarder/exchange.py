@@ -231,8 +231,9 @@ class Exchange:
         return error
 
     def abandoned(self) -> None:
-        """Note that the client did not take all of its answer."""
+        """Note that the client did not take all of its answer: a write to it failed, it may be."""
         if self.error is None:
+            self.left = True
             self._failed_by(ClientLeft())
 
     def _noting(self, stream: Stream) -> Stream:

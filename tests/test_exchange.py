@@ -170,7 +170,7 @@ def test_an_answer_that_was_not_taken_is_told_of_unless_it_failed(logged: list[A
         each.abandoned()
         each.close()
 
-    assert [line["status"] for line in logged] == [499, 504]
+    assert [(line["status"], line.get("left")) for line in logged] == [(499, True), (504, None)]
 
 
 @pytest.mark.parametrize("odd", ["3", -1, 2.5, True, None, {}])
