@@ -46,6 +46,7 @@ class Database:
     """A database whose tables are there; ``prepare`` makes them, and is repeated until it can."""
 
     def __init__(self) -> None:
+        self.closed = threading.Event()
         self._ready = False
         self._preparing = threading.Lock()
 
@@ -92,7 +93,8 @@ class Database:
         """Leave nothing of what was overwritten; a server sees to it by itself, in its time."""
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Let go of every connection; what is done for it now and then ends."""
+        self.closed.set()
 
 
 class Sqlite(Database):
@@ -174,6 +176,7 @@ class Sqlite(Database):
         self._guarded(lambda: self._writer.do(checkpoint))
 
     def close(self) -> None:
+        super().close()
         for kept in self._kept.values():
             with suppress(IndexError):
                 while True:
@@ -208,6 +211,7 @@ class Postgres(Database):
             migrate(connection)
 
     def close(self) -> None:
+        super().close()
         self._engine.dispose()
 
 

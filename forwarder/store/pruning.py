@@ -45,12 +45,11 @@ class Pruner:
         self._max_size = max_size
 
     def start(self) -> None:
-        """Prune from now on, as long as the process lives."""
+        """Prune from now on, until the database is closed."""
         spawn(self._run)
 
     def _run(self) -> None:
-        while True:
-            time.sleep(_EVERY / 4)
+        while not self._database.closed.wait(_EVERY / 4):
             try:
                 self.prune_if_due()
             except StoreUnavailable:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 
-from forwarder.store import completions, conversations, responses, thoughts, work
+import pytest
+
+from forwarder.store import completions, conversations, pruning, responses, thoughts, work
 from forwarder.store.completions import Completion
 from forwarder.store.conversations import Talk
 from forwarder.store.database import Sqlite
@@ -87,3 +91,24 @@ def test_one_worker_sees_to_it(database: Sqlite) -> None:
     database.write(lambda c: c.exec_driver_sql(later))
     assert [p.prune_if_due() for p in pruners] == [True, False, False]
     other.close()
+
+
+def test_it_goes_on_until_the_database_is_closed(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "_EVERY", 0.04)
+    add(database, "a", 40 * DAY)
+    begun: list[Callable[[], object]] = []
+    monkeypatch.setattr(pruning, "spawn", begun.append)
+    Pruner(database, 30 * DAY, HUGE).start()
+
+    thread = threading.Thread(target=begun[0], daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while there(database) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert there(database) == []
+    assert thread.is_alive()
+    database.close()
+    thread.join(10)
+    assert not thread.is_alive()
