@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from forwarder.state.holding import Hold
 from forwarder.state.items import as_items, derived_id, shown
 from forwarder.state.turns import Base, base_of, is_stored
 from forwarder.store import Database, conversations, logs, responses
-from forwarder.store.logs import Piece
+from forwarder.store.logs import NotNumbered, Piece
 from forwarder.store.responses import Kept
 from forwarder.translate.call import Batch, Json, Stream
 from forwarder.translate.ending import UNREADABLE, unreadable
@@ -80,9 +81,12 @@ class Keeper:
                 continue
             is_over = batch[-1].get("type") in TERMINALS
             try:
-                if beginning or is_over:
-                    batch = [self._marked(e) if _has_response(e) else e for e in batch]
-                    beginning = _has_response(batch[-1])
+                if beginning:
+                    count = _opening(batch)
+                    batch = [*map(self._marked, batch[:count]), *batch[count:]]
+                    beginning = count == len(batch)
+                if is_over:
+                    batch = [*batch[:-1], self._marked(batch[-1])]
                 if self._lasts:
                     self._keep(batch, is_over)
             except UNREADABLE as error:
@@ -111,9 +115,10 @@ class Keeper:
             self._pack()
 
     def _pack(self) -> None:
-        if {type(e.get("sequence_number")) for e in self._log} == {int}:
-            self._pieces.append(logs.pack(self._log))
-        self._log = []
+        if self._log:
+            with suppress(NotNumbered):  # by an upstream; nobody can ask for them by number
+                self._pieces.append(logs.pack(self._log))
+            self._log = []
 
     def _store(self, response: Json) -> None:
         self._pack()  # out here: two threads that both want to run cost more than their work
@@ -141,8 +146,10 @@ class Keeper:
             self._hold.give_back(connection)
 
 
-def _has_response(event: Json) -> bool:
-    return type(event.get("response")) is dict
+def _opening(batch: Batch) -> int:
+    """How many events with the response as it is come before all others."""
+    others = (i for i, event in enumerate(batch) if type(event.get("response")) is not dict)
+    return next(others, len(batch))
 
 
 def marks(base: Base, stored: bool) -> Json:

@@ -23,10 +23,14 @@ class Piece(NamedTuple):
     data: bytes
 
 
+class NotNumbered(ValueError):
+    """An event has no sequence number."""
+
+
 def pack(events: Batch) -> Piece:
-    """Numbered events, in their order; at least one."""
-    first, last = events[0]["sequence_number"], events[-1]["sequence_number"]
-    return Piece(first, last, packed(list(_records(events))))
+    """Events, in their order; at least one.  Raises NotNumbered."""
+    data = packed(list(_records(events)))
+    return Piece(events[0]["sequence_number"], events[-1]["sequence_number"], data)
 
 
 def unpack(data: bytes, response: Json) -> Iterator[Event]:
@@ -63,9 +67,11 @@ def _records(events: Batch) -> Iterator[Any]:
         except KeyError:
             pass
         width = 0
+        if type(event.get("sequence_number")) is not int:
+            raise NotNumbered
         if "delta" in event:
             deltas = [event["delta"]]
-            width, follows = len(event), event.get("sequence_number", -1) + 1
+            width, follows = len(event), event["sequence_number"] + 1
             shared = _getter(event)
             values = shared(event)
             yield [{k: v for k, v in event.items() if k != "delta"}, deltas]

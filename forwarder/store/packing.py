@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-_LARGE = 4096
-"""Bytes from which on they are compressed: less fits into a page of SQLite's as it is."""
+_LARGE = 16384
+"""Bytes from which on they are compressed: for less, that costs more than to write four pages."""
 
 _PLAIN, _ZLIB = b"j", b"z"
 
