@@ -24,10 +24,8 @@ _TELLING = re.compile(
 )
 """Names of headers and parameters that hold secrets."""
 
-_RANDOM = re.compile(
-    r"(?=\w*\d)(?=\w*[A-Za-z])\w{20,}|[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}", re.IGNORECASE
-)
-"""Twenty letters and digits in a row, or a UUID: no version, type or address looks like that."""
+_LONG = re.compile(r"\w{20,}")
+_UUID = re.compile(r"[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}", re.IGNORECASE)
 
 
 def blotted(error: Json, settings: UpstreamSettings) -> Json:
@@ -58,8 +56,15 @@ def is_telling(name: str) -> bool:
 
 
 def is_random(value: str) -> bool:
-    """Does a value look like nothing but a secret?"""
-    return _RANDOM.search(value) is not None
+    """Does a value look like nothing but a secret?
+
+    Twenty letters and digits in a row, or a UUID: no version, type or address looks like that.
+    """
+    return any(map(_is_mixed, _LONG.findall(value))) or _UUID.search(value) is not None
+
+
+def _is_mixed(word: str) -> bool:
+    return bool(re.search(r"\d", word) and re.search(r"[A-Za-z]", word))
 
 
 def _secret(given: Mapping[str, str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -96,3 +97,13 @@ def test_a_name_tells_of_a_secret_and_so_does_a_value() -> None:
     assert not is_telling("X-Title")
     assert is_random("0123456789abcdefABCDEF")
     assert not is_random("2024-10-21")
+    assert not is_random("abcdefghijklmnopqrstuvwxyz 01234567890123456789")
+    assert is_random("is_ABCDEFGHIJKLMNOPQRSTUV_7, or so")
+
+
+def test_a_long_word_is_seen_at_once() -> None:
+    began = time.process_time()
+
+    assert not is_random("x" * 100_000)
+
+    assert time.process_time() - began < 1

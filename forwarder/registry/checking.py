@@ -35,8 +35,8 @@ _SAID = {
 """As small as a request can be that every model takes."""
 
 _UNKNOWN = re.compile(
-    r"model\W.*\b(not|no|never|unknown|invalid|unavailable|unsupported)\b"
-    r"|\b(no such|unknown|invalid|unsupported|not a valid)\b.*model",
+    r"model\W.{0,300}\b(not|no|never|unknown|invalid|unavailable|unsupported)\b"
+    r"|\b(no such|unknown|invalid|unsupported|not a valid)\b.{0,300}model",
     re.IGNORECASE | re.DOTALL,
 )
 """What providers say of a model that they do not know, where they have no code for it."""

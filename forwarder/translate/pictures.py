@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_DATA_URL = re.compile(r"data:(?:image/([\w.+-]+))?[^,]*;base64,", re.IGNORECASE)
+# What follows the subtype may be made of the same letters, and would be tried from each of them.
+_DATA_URL = re.compile(r"data:(?:image/([\w.+-]+)(?![\w.+-]))?[^,]*;base64,", re.IGNORECASE)
 _LINK = re.compile(r"(?:https?|data):", re.IGNORECASE)
 _NAME = re.compile(r"[\w.+-]+", re.ASCII)
 

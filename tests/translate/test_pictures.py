@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -50,3 +51,11 @@ def test_base64_as_a_data_url(data: str, said: Any, url: str) -> None:
 )
 def test_a_data_url_as_base64(url: str, read: Any) -> None:
     assert pictures.read(url) == read
+
+
+def test_a_url_that_is_no_image_is_seen_to_be_none_at_once() -> None:
+    began = time.process_time()
+
+    assert pictures.read("data:image/" + "a" * 50_000) is None
+
+    assert time.process_time() - began < 1

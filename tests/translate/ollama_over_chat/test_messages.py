@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -64,6 +65,20 @@ def test_what_is_no_image_is_named(image: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read({"role": "user", "images": [PNG, image]})
     assert caught.value.param == "messages[0].images[1]"
+
+
+def test_what_is_no_image_is_refused_at_once_however_long_it_is() -> None:
+    began = time.process_time()
+
+    with pytest.raises(InvalidRequest):
+        read({"role": "user", "images": ["A" + " " * 50_000 + "!"]})
+
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("image", ["aGk=", "a Gk\n=\n", "aA==", "aA= =\n", "aGkh\n"])
+def test_base64_may_be_broken_into_lines(image: str) -> None:
+    assert seen("", [image], "x")
 
 
 def test_the_assistant_s_images_stay_images_of_the_message() -> None:
