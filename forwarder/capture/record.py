@@ -41,12 +41,12 @@ def encoded(
     for attempt in tape.attempts:
         redaction.found |= secrets_of_upstream(attempt.upstream)
     record = _Record(redaction).made(name, tape, exchange, seconds)
-    said = redaction.everywhere(_written(record))
+    said = redaction.everywhere(_written(record), _written)
     for part in _heaviest(record):
         if len(said) <= limit:
             break
         _leave_out(record, part)
-        said = redaction.everywhere(_written(record))
+        said = redaction.everywhere(_written(record), _written)
     return said
 
 

@@ -8,9 +8,10 @@ request can be sent again.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
@@ -116,7 +117,8 @@ class Redaction:
             self.blots += 1
             # Not every such header holds a secret that may be looked for elsewhere: one may say
             # "assistant".
-            self.found.update(word for word in text.split() if is_random(word))
+            room = max(0, _MOST - len(self.found))
+            self.found.update(islice(filter(is_random, text.split()), room))
             return GONE
         return text
 
@@ -135,19 +137,46 @@ class Redaction:
 
     # -- all of it ------------------------------------------------------------------------------
 
-    def everywhere(self, said: bytes) -> bytes:
-        """A whole record as JSON, without any of the values that were found."""
-        for form in sorted(set(self._forms()), key=len, reverse=True):
-            said = said.replace(form, GONE.encode())
-        return said
+    def everywhere(self, said: bytes, write: Callable[[Any], bytes] = orjson.dumps) -> bytes:
+        """A whole record as JSON, without any of the values that were found.
 
-    def _forms(self) -> Iterator[bytes]:
-        """How a value may stand in JSON: as it is, inside of JSON that is a text, in an address."""
+        ``write`` gives the bytes of a record.  It is asked where JSON itself is made of a value,
+        which ``12345678`` and ``null,null`` may be: then only texts are looked through.
+        """
+        forms = self._forms()
+        blotted = said
+        for form in forms:
+            blotted = blotted.replace(orjson.dumps(form)[1:-1], GONE.encode())
+        if blotted == said or _is_json(blotted):
+            return blotted
+        return write(_without(forms, orjson.loads(said)))
+
+    def _forms(self) -> list[str]:
+        """How the values may stand in a text: as they are, in JSON, in an address."""
+        forms = set(self.found)
         for value in self.found:
-            once = orjson.dumps(value)[1:-1]
-            yield once
-            yield orjson.dumps(once.decode())[1:-1]
-            yield orjson.dumps(quote(value, safe=""))[1:-1]
+            forms |= {orjson.dumps(value)[1:-1].decode(), quote(value, safe="")}
+        return sorted(forms, key=len, reverse=True)
+
+
+def _without(forms: list[str], value: Any) -> Any:
+    """A JSON value whose texts hold none of these."""
+    if type(value) is str:
+        for form in forms:
+            value = value.replace(form, GONE)
+    elif type(value) is list:
+        return [_without(forms, inner) for inner in value]
+    elif type(value) is dict:
+        return {_without(forms, name): _without(forms, inner) for name, inner in value.items()}
+    return value
+
+
+def _is_json(said: bytes) -> bool:
+    try:
+        orjson.loads(said)
+    except ValueError:
+        return False
+    return True
 
 
 def secrets_in(settings: Settings) -> frozenset[str]:

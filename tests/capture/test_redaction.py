@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 
 from forwarder.capture.redaction import Redaction, keys_of, secrets_in
@@ -110,7 +111,27 @@ def test_text_that_should_have_been_json_is_blotted_by_its_look() -> None:
     said = redaction.text(text)
 
     assert said == '{"api_key": "***", "User":"***", "remote_api_key" : "***'
-    assert redaction.everywhere(b"Jane Doe") == b"***"
+    assert redaction.everywhere(b'"Jane Doe"') == b'"***"'
+
+
+@pytest.mark.parametrize("value", ["12345678", "null,null", "[],[],[]", "nothing more"])
+def test_a_record_stays_one_whatever_is_blotted_out_of_it(value: str) -> None:
+    redaction = Redaction(["user"])
+    redaction.value({"user": value})
+    record = {"at": 1712345678, "of": [None, None], "no": [[], [], []], "a": "\nothing more"}
+
+    said = redaction.everywhere(orjson.dumps({**record, "b": f"no {value}!"}))
+
+    assert json.loads(said) == {**record, "b": "no ***!"}
+
+
+def test_no_more_is_looked_for_than_there_is_time_for() -> None:
+    redaction = Redaction([])
+    many = " ".join(f"{number:020}abc" for number in range(1000))
+
+    redaction.value({"headers": {"X-Auth": many, "Cookie": many}})
+
+    assert len(redaction.found) == 500
 
 
 def test_the_settings_keys_are_known() -> None:
