@@ -322,6 +322,8 @@ def test_an_upstream_speaks_what_its_name_says_or_chat(name: str, apis: set[str]
         ("CHAT_BASE_URL", "127.0.0.1:8000/v1", "an http:// or https:// address"),
         ("CHAT_BASE_URL", "ftp://host/v1", "an http:// or https:// address"),
         ("CHAT_BASE_URL", "http:///v1", "an http:// or https:// address"),
+        ("CHAT_BASE_URL", "http://host/\x01", "an http:// or https:// address"),
+        ("CHAT_BASE_URL", "http://host/" + "a" * 70_000, "an http:// or https:// address"),
         ("CHAT_BASE_URL", "http://host:port/v1", "an http:// or https:// address"),
         ("CHAT_BASE_URL", "http://host/v1/chat/completions", "ends before /chat/completions"),
         ("CHAT_BASE_URL", "http://host/v1/responses/", "or /responses"),

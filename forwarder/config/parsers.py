@@ -94,7 +94,7 @@ def names(text: str) -> tuple[str, ...]:
 def http(text: str) -> str:
     url = urlsplit(text)
     _require(url.scheme in ("http", "https") and url.hostname and url.port != 0)
-    _require(not re.search(r"[\s@?#]", text))
+    _require(not re.search(r"[\s\x00-\x1f\x7f@?#]", text) and len(text) <= 2048)
     address = text.rstrip("/")
     _require(not address.endswith(("/chat/completions", "/responses")))
     return address

@@ -123,7 +123,20 @@ def _think(value: bool | str, out: Json) -> None:
 
 def _limit(value: float, out: Json) -> None:
     if value > 0:
-        out["max_completion_tokens"] = int(value)
+        out["max_completion_tokens"] = _whole(value, "options.num_predict")
+
+
+def _seed(value: float, out: Json) -> None:
+    out["seed"] = _whole(value, "options.seed")
+
+
+def _whole(value: float, path: str) -> int:
+    """A number that clients may write with a point; what is too large for JSON cannot be sent."""
+    if abs(value) >= 2**63:
+        raise InvalidRequest(
+            f"Invalid value for '{path}': it is too large.", param=path, code="invalid_value"
+        )
+    return int(value)
 
 
 def _tools(value: list[Any], out: Json) -> None:
@@ -165,7 +178,7 @@ _MAPPED: dict[str, Callable[[Any, Json], None]] = {
     "think": _think,
     "tools": _tools,
     "options.num_predict": _limit,
-    "options.seed": lambda value, out: out.update(seed=int(value)),
+    "options.seed": _seed,
     "options.stop": lambda value, out: out.update(stop=value) if value else None,
     **{f"options.{name}": _same(name) for name in _BESIDE},
 }

@@ -118,6 +118,8 @@ def test_tools_are_functions() -> None:
         ({"think": 1}, "think"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"top_logprobs": -1}, "top_logprobs"),
+        ({"options": {"seed": 1e30}}, "options.seed"),
+        ({"options": {"num_predict": 1e30}}, "options.num_predict"),
         ({"tools": [1]}, "tools[0]"),
         ({"tools": [{}]}, "tools[0].function"),
         ({"tools": [{"function": {}}]}, "tools[0].function.name"),
