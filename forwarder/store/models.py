@@ -41,13 +41,13 @@ def _row(
 
 def put(connection: sa.Connection, row: Row) -> None:
     """Store a model, in place of one of its name, which it is as old as."""
+    _count(connection)  # first, so that of two who put at once one waits for the other
     values = {**row._asdict(), "told": packed(row.told)}
     created = connection.scalar(sa.select(models.c.created).where(models.c.name == row.name))
     if created is not None:
         values["created"] = created
         _delete(connection, row.name)
     connection.execute(sa.insert(models).values(values))
-    _count(connection)
 
 
 def remove(connection: sa.Connection, name: str) -> bool:

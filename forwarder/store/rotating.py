@@ -69,10 +69,12 @@ def _models(connection: sa.Connection, renew: Renew) -> tuple[int, list[str]]:
         sa.select(models.c.name, models.c.sealed).where(models.c.sealed.is_not(None))
     ).all()
     fresh = {name: renew(sealed) for name, sealed in found}
-    for name, sealed in fresh.items():
+    for name, before in found:
+        sealed = fresh[name]
         if sealed is not None:
-            mine = sa.update(models).where(models.c.name == name)
-            connection.execute(mine.values(sealed=sealed))
+            # One that is registered anew meanwhile has another key.
+            same = sa.and_(models.c.name == name, models.c.sealed == before)
+            connection.execute(sa.update(models).where(same).values(sealed=sealed))
     lost = [name for name, sealed in fresh.items() if sealed is None]
     return len(fresh) - len(lost), lost
 

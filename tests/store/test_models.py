@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import sqlalchemy as sa
+
 from forwarder.store import models
 from forwarder.store.database import Sqlite
 from forwarder.store.models import Row
@@ -28,6 +30,18 @@ def test_one_that_is_put_again_is_as_old_as_it_was(database: Sqlite) -> None:
     put(database, Row("a:latest", "v2", 9.0, 9.0, {}, None))
 
     assert database.read(models.listed) == [Row("a:latest", "v2", 1.0, 9.0, {}, None)]
+
+
+def test_who_puts_counts_first_and_lets_nobody_in_between(database: Sqlite) -> None:
+    said: list[str] = []
+
+    def putting(connection: sa.Connection) -> None:
+        sa.event.listen(connection, "before_cursor_execute", lambda *given: said.append(given[2]))
+        models.put(connection, ROW)
+
+    database.write(putting)
+
+    assert said[0].startswith("UPDATE generations")
 
 
 def test_each_change_counts_and_nothing_else_does(database: Sqlite) -> None:

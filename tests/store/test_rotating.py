@@ -89,6 +89,22 @@ def test_the_secrets_of_models_are_sealed_anew_and_lost_ones_are_named(database:
     assert OLD.unseal(str(rows["a"])) is None
 
 
+def test_a_key_that_changes_meanwhile_is_not_the_old_one_again(database: Sqlite) -> None:
+    before, after = Row("a", "v1", 1.0, 1.0, {}, OLD.seal("before")), NEW.seal("after")
+    database.write(partial(models.put, row=before))
+
+    def rotating_late(connection: sa.Connection) -> None:
+        def renew(sealed: str) -> str | None:
+            models.put(connection, before._replace(version="v2", sealed=after))
+            return BOTH.renewed(sealed)
+
+        rotating._models(connection, renew)
+
+    database.write(rotating_late)
+
+    assert [row.sealed for row in database.read(models.listed)] == [after]
+
+
 def test_more_rows_than_one_transaction_takes(database: Sqlite) -> None:
     def many(connection: sa.Connection) -> None:
         for number in range(rotating._AT_ONCE + 5):
