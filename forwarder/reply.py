@@ -10,6 +10,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx2
 import orjson
@@ -206,20 +207,35 @@ def _fails(event: Json) -> bool:
 
 def json_object(body: bytes) -> Json:
     """The JSON object that a body must be."""
+    value = _json(body)
+    if not isinstance(value, dict):
+        raise UpstreamBroken("The upstream's answer is not a JSON object.")
+    return value
+
+
+def models_in(body: bytes) -> list[Json]:
+    """The models of a list, which most providers wrap in an object, and some do not."""
+    value = _json(body)
+    listed = value.get("data") if isinstance(value, dict) else value
+    return list(filter(_is_model, listed)) if isinstance(listed, list) else []
+
+
+def _is_model(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"] != ""
+
+
+def _json(body: bytes) -> Any:
     try:
         value = orjson.loads(body)
     except ValueError:
         value = _read_leniently(body)
-    if not isinstance(value, dict):
-        raise UpstreamBroken("The upstream's answer is not a JSON object.")
     if reading.is_too_deep(body, value):
         raise UpstreamBroken("The upstream's answer is nested too deeply.")
     return value
 
 
-def _read_leniently(body: bytes) -> Json:
+def _read_leniently(body: bytes) -> Any:
     try:
-        value: Json = reading.leniently(body)
+        return reading.leniently(body)
     except ValueError:
         raise UpstreamBroken("The upstream's answer is not JSON.") from None
-    return value

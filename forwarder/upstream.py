@@ -48,7 +48,7 @@ from forwarder.profiles import (
 )
 from forwarder.profiles.learned import COMPLAINTS, Lesson, lesson_of
 from forwarder.profiles.lessons import Lessons, shown
-from forwarder.reply import Reply, handed_on, json_object
+from forwarder.reply import Reply, handed_on, models_in
 from forwarder.resilience.beginning import begun
 from forwarder.routing import Route
 from forwarder.translate.call import Call, Json
@@ -313,8 +313,7 @@ class Upstream:
                 cast_to=httpx2.Response,
                 options={"timeout": timeout, "headers": self._auth(client_key)},
             )
-        data = json_object(response.content).get("data")
-        return [model for model in data or () if isinstance(model, dict) and model.get("id")]
+        return models_in(response.content)
 
     def _post(self, protocol: str, body: Json, exchange: Exchange) -> Reply:
         streamed = bool(body.get("stream"))

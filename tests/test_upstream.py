@@ -376,7 +376,13 @@ def test_models_are_plain_objects_with_an_id() -> None:
     assert provider.requests[0].url.path == "/v1/models"
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"data": null}'])
+def test_a_list_may_stand_alone() -> None:
+    listed = [{"id": "a", "type": "chat"}, {"id": 7}, "b"]  # as Together AI has it
+
+    assert upstream_of(refusing(200, json=listed)).models(1.0) == [{"id": "a", "type": "chat"}]
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"7", b'{"data": null}', b'{"data": 7}'])
 def test_a_list_that_is_none_is_empty_or_a_failure(body: bytes) -> None:
     upstream = upstream_of(refusing(200, content=body))
     try:
