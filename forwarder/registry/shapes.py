@@ -26,6 +26,9 @@ _LATE = 2**33
 _THINKS = re.compile(r"think|reason|^(o\d|gpt-[5-9]|gpt-oss|codex)|\b(r1|qwq|magistral)\b", re.I)
 """Models whose names say that they think, where a profile has no switch for it."""
 
+_EMBEDS = re.compile(r"embed", re.I)
+"""Models whose names say that they make vectors, and no answers."""
+
 _WIDTH = 30
 """Where Ollama has the values of parameters begin."""
 
@@ -63,7 +66,7 @@ def of_configured(model: Json, route: Route) -> Shown:
     settings = route.upstream
     known = profile_for(settings.provider, settings.base_url, settings.quirks)
     created = model.get("created")
-    modified = float(created) if isinstance(created, int | float) and created < _LATE else 0.0
+    modified = created if isinstance(created, int | float) and 0 <= created < _LATE else 0.0
     profile = for_model(known, route.model)
     return Shown(full(model["id"]), route.model, profile, modified, settings.context_window)
 
@@ -124,6 +127,9 @@ def capabilities(shown: Shown) -> list[str]:
 
 
 def _guessed(shown: Shown) -> Iterator[str]:
+    if _EMBEDS.search(shown.model):
+        yield "embedding"
+        return
     yield "completion"
     yield "tools"
     if shown.profile.image_url != "none":

@@ -101,6 +101,7 @@ def test_what_runs_needs_no_room() -> None:
         ("gpt-5.5", "openai", ["completion", "tools", "vision", "thinking"]),
         ("deepseek-r1:8b", "ollama", ["completion", "tools", "vision", "thinking"]),
         ("deepseek-chat", "deepseek", ["completion", "tools", "thinking"]),
+        ("text-embedding-v4", "dashscope", ["embedding"]),
     ],
 )
 def test_capabilities_are_those_of_the_profile(model: str, provider: str, able: list[str]) -> None:
@@ -126,7 +127,7 @@ def test_models_of_the_configuration() -> None:
     entry = shapes.tag(shown)
     assert entry["modified_at"] == "1970-01-01T00:00:10Z"
     assert (entry["details"]["family"], "remote_host" in entry) == ("vllm", False)
-    for odd in (None, "now", 1.7e12):
+    for odd in (None, "now", 1.7e12, -1e18):
         assert shapes.of_configured({"id": "fast", "created": odd}, route).modified == 0
     assert shapes.description(shown, None)["modelfile"] == "# fast\nFROM quick\n"
 
