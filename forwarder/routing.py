@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.config.parsers import Fallback, is_pattern
-from forwarder.errors import InvalidRequest, NotFound, UpstreamKeyRefused
+from forwarder.errors import InvalidRequest, NotFound
 from forwarder.registry.defaults import NOTHING, Defaults
 from forwarder.registry.names import LATEST, short
 from forwarder.registry.remote import Remote
@@ -188,11 +188,7 @@ def _matches(name: str, upstream: UpstreamSettings) -> bool:
 
 
 def _remote_route(remote: Remote) -> Route:
-    if remote.locked:
-        raise UpstreamKeyRefused(
-            f"The key of the model '{short(remote.name)}' cannot be opened: it was sealed with a "
-            "secret that the forwarder does not have any more."
-        )
+    remote.unlocked()
     return Route(remote.upstream, remote.protocol, remote.model, remote.defaults)
 
 

@@ -92,7 +92,7 @@ class Creating:
     def _copy(self, wanted: Remote, client_key: str | None, param: str) -> Remote:
         source = self._registry.find(wanted.model)
         if source is not None:
-            return self._registry.put(copied(source, wanted))
+            return self._registry.put(copied(source.unlocked(), wanted))
         if self._catalog.model(wanted.model, client_key) is None:
             raise _as(not_found(wanted.model), param)
         return self._registry.put(wanted)

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 from forwarder.config import UpstreamSettings, upstream_with
 from forwarder.config.parsers import CHAT, PASSTHROUGH, RESPONSES, Parser, headers, http, provider
-from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.errors import InvalidRequest, Unsupported, UpstreamKeyRefused
 from forwarder.registry import defaults
 from forwarder.registry.defaults import Defaults
-from forwarder.registry.names import full, is_valid
+from forwarder.registry.names import full, is_valid, short
 from forwarder.translate.call import Json
 from forwarder.translate.check import BOOL, DICT, LIST, STR, choose, expect, optional
 
@@ -103,6 +103,15 @@ class Remote:
     def protocol(self) -> str:
         """In which protocol it is asked."""
         return next(iter(KINDS[self.kind].apis))
+
+    def unlocked(self) -> Remote:
+        """Itself; raises UpstreamKeyRefused when its secrets could not be opened."""
+        if self.locked:
+            raise UpstreamKeyRefused(
+                f"The key of the model '{short(self.name)}' cannot be opened: it was sealed with "
+                "a secret that the forwarder does not have any more."
+            )
+        return self
 
     def told(self) -> Json:
         """What is no secret of it, without its name and times."""

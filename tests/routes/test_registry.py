@@ -207,6 +207,9 @@ def test_one_whose_key_is_lost_is_told_so(make: Make) -> None:
     listed = ollama.ask("GET", "/v1/models?client_version=1")
     assert listed.status_code == 200
     assert "mine" not in listed.text
+    copying = {"source": "mine", "destination": "other"}
+    assert "cannot be opened" in ollama.ask("POST", "/api/copy", copying).get_json()["error"]
+    assert ollama.ask("POST", "/api/show", {"model": "other"}).status_code == 404
 
 
 def test_it_is_copied_and_deleted(ollama: Ollama) -> None:
