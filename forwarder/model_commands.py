@@ -86,11 +86,11 @@ def _create(bridge: Bridge) -> click.Command:
 
         Its key is asked for, or read from the variable REMOTE_API_KEY or the standard input.
         """
-        host = {"remote_host": given["host"], "remote_type": given["kind"]}
         body: Json = {
             "model": given["name"],
             "from": given["model"],
-            **(host if given["host"] else {}),
+            "remote_host": given["host"],
+            "remote_type": given["kind"],
             "provider": given["provider"],
             "parameters": dict(map(_parameter, given["parameters"])),
             "system": given["system"],
@@ -194,7 +194,7 @@ def _found(bridge: Bridge, name: str) -> Remote:
 
 
 def _shown(bridge: Bridge, remote: Remote) -> Shown:
-    route = None if remote.host else bridge.router.resolve(remote.name, "chat")
+    route = None if remote.host else bridge.router.resolve(remote.name, "ollama")
     return shapes.of_remote(remote, route)
 
 

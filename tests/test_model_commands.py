@@ -116,6 +116,8 @@ def test_another_name_needs_no_host(run: Run) -> None:
     assert run("models", "create", "kind", "--from=fast", "--system=x") == (0, "kind: registered\n")
     assert json.loads(run("models", "show", "kind")[1])["remote_model"] == "quick"
     assert run("models", "list")[1].splitlines()[1].split() == ["kind", "fast", "-"]
+    code, told = run("models", "create", "kinder", "--from=fast", "--type=ollama")
+    assert (code, "'remote_type' takes a 'remote_host'" in told) == (1, True)
 
 
 def test_checks_tell_who_is_not_well(run: Run, upstream: ScriptedUpstream) -> None:

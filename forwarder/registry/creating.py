@@ -144,7 +144,13 @@ def _as(error: NotFound, param: str) -> NotFound:
 
 
 def _impatient(settings: UpstreamSettings) -> UpstreamSettings:
-    return replace(settings, connect_timeout=PATIENCE / 2, first_byte_timeout=PATIENCE)
+    """Settings with which nobody waits for long, whatever comes instead of an answer."""
+    return replace(
+        settings,
+        connect_timeout=PATIENCE / 2,
+        first_byte_timeout=PATIENCE,
+        total_timeout=3 * PATIENCE,
+    )
 
 
 def _check(remote: Remote, upstream: Upstream) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from forwarder.config import Settings, UpstreamSettings
 from forwarder.errors import InvalidRequest, NotFound
 from forwarder.media.addresses import Guard
 from forwarder.per_upstream import PerUpstream
+from forwarder.registry import creating
 from forwarder.registry.creating import Creating
 from forwarder.registry.registry import Registry
 from forwarder.routing import Router
@@ -126,6 +128,20 @@ def test_what_is_wrong_is_told_by_its_parameter(
     assert error.param == param
     assert words in error.message
     assert "sk-secret-key" not in error.message
+
+
+def test_who_says_nothing_for_ever_is_not_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def comments() -> Iterator[bytes]:
+        for _ in range(500):
+            time.sleep(0.01)
+            yield b": wait\n\n"
+
+    monkeypatch.setattr(creating, "PATIENCE", 0.05)
+    world.answer = lambda request: httpx2.Response(200, content=comments())
+
+    assert "took too long" in world.refused().message
 
 
 @pytest.mark.parametrize(
