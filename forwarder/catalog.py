@@ -17,12 +17,16 @@ from forwarder import codex
 from forwarder.config.parsers import is_pattern
 from forwarder.errors import ForwarderError, UpstreamRefused
 from forwarder.per_upstream import PerUpstream
+from forwarder.registry.names import full, short
 from forwarder.routing import Router
 from forwarder.translate.call import Json
 from forwarder.upstream import Upstream
 
 _TIMEOUT = 5.0
 """Seconds that an upstream has for its list."""
+
+_NO_LIST = (404, 405, 501)
+"""What a provider answers that has no list."""
 
 _MOST_KEYS = 256
 """Clients whose lists are kept; the one that asked first goes first."""
@@ -46,18 +50,32 @@ class Catalog:
 
     def model(self, name: str, client_key: str | None = None) -> Json | None:
         """One of the models, or one that is not listed, but whose name leads to an upstream."""
-        for entry in self.models(client_key):
-            if entry["id"] == name:
-                return entry
-        owner = self._router.owner(name)
-        return _model(name, owner) if owner else None
+        found = _named(name, self.models(client_key))
+        owner = None if found else self._router.owner(name)
+        return _model(name, owner) if owner else found
+
+    def served(self, name: str, client: str, client_key: str | None = None) -> Json | None:
+        """The same, or what the default rule has for a ``client`` under a name that nobody claims.
+
+        Its upstream lists it, or has no list that could lack it.
+        """
+        found = self.model(name, client_key)
+        if found is not None:
+            return found
+        route = self._router.resolve(name, client)
+        model = _model(name, route.upstream.name)
+        listed = self._lists_for(client_key).get(route.upstream.name)
+        if isinstance(listed, list):
+            own = _named(route.model, listed)
+            return {**model, **own, "id": name} if own else None
+        return model if isinstance(listed, UpstreamRefused) and listed.status in _NO_LIST else None
 
     def models(self, client_key: str | None = None) -> list[Json]:
         """Model objects under the names that requests can use, configured ones first."""
         found: dict[str, Json] = {}
         for model_id, upstream in self._router.models():
             found[model_id] = _model(model_id, upstream)
-        for name, listed in {**self._fresh(), **self._listed_to(client_key)}.items():
+        for name, listed in self._lists_for(client_key).items():
             for model in listed if isinstance(listed, list) else ():
                 public = self._router.public_id(name, model["id"])
                 found.setdefault(public, {**_model(public, name), **model, "id": public})
@@ -66,11 +84,11 @@ class Catalog:
     def codex(self, client_key: str | None = None) -> list[Json]:
         """Codex's entries for the same models, and for those that the settings only name."""
         models = {model["id"]: model for model in self.models(client_key)}
-        for name in self._named():
+        for name in self._spelled_out():
             models.setdefault(name, _model(name, ""))
         return [self._entry(model, rank) for rank, model in enumerate(models.values())]
 
-    def _named(self) -> Iterator[str]:
+    def _spelled_out(self) -> Iterator[str]:
         usual = self._router.default_model
         remote = self._router.registered(usual) if usual else None
         if usual and not (remote and remote.locked):
@@ -105,6 +123,10 @@ class Catalog:
                 self._asked = time.monotonic()
             return self._lists
 
+    def _lists_for(self, client_key: str | None) -> _Lists:
+        """The lists of all upstreams, as a client is told them."""
+        return {**self._fresh(), **self._listed_to(client_key)}
+
     def _listed_to(self, client_key: str | None) -> _Lists:
         """What those upstreams list to a client that are used with its key."""
         if client_key is None or not self._shared:
@@ -122,6 +144,13 @@ class Catalog:
             self._theirs.move_to_end(owner)
             while len(self._theirs) > _MOST_KEYS:
                 self._theirs.popitem(last=False)
+
+
+def _named(name: str, models: list[Json]) -> Json | None:
+    """The model of a name, with its tag ``latest`` or without."""
+    by_id = {model["id"]: model for model in models}
+    found = (by_id[form] for form in (name, short(name), full(name)) if form in by_id)
+    return next(found, None)
 
 
 def _ask(upstreams: dict[str, Upstream], client_key: str | None) -> _Lists:

@@ -167,6 +167,46 @@ def test_a_model_that_only_the_default_would_serve_is_unknown(name: str) -> None
     assert catalog(models="qwen-*", **listing).model(name) is None
 
 
+@pytest.mark.parametrize("name", ["llama", "llama:latest", "chat/llama:latest"])
+@pytest.mark.parametrize("listed", ["llama", "llama:latest"])
+def test_a_listed_model_is_found_with_its_tag_and_without(name: str, listed: str) -> None:
+    listing = {"chat": Listing([{"id": listed, "created": 7}]), "responses": Listing([])}
+
+    model = catalog(**listing).model(name if "/" in name else f"chat/{name}")
+
+    assert model is not None
+    assert (model["id"], model["created"]) == (f"chat/{listed}", 7)
+
+
+@pytest.mark.parametrize(
+    ("chat", "found"),
+    [
+        ([{"id": "qwen", "created": 7}], {"id": "qwen", "created": 7, "owned_by": "chat"}),
+        ([{"id": "qwen:latest"}], {"id": "qwen", "created": 0, "owned_by": "chat"}),
+        ([{"id": "other"}], None),
+        (UpstreamRefused(404, {"message": "x"}), {"id": "qwen", "created": 0, "owned_by": "chat"}),
+        (UpstreamRefused(401, {"message": "x"}), None),
+        (UpstreamUnreachable("gone"), None),
+    ],
+)
+def test_the_default_rule_serves_what_no_list_of_its_upstream_lacks(
+    chat: list[Json] | ForwarderError, found: Json | None
+) -> None:
+    listing = {"chat": Listing(chat), "responses": Listing([{"id": "gpt"}])}
+
+    served = catalog(**listing).served("qwen", "ollama")
+
+    assert served == (found and {"object": "model", **found})
+    assert catalog(models="fast=qwen", **listing).served("fast", "ollama")
+
+
+def test_a_list_that_only_its_key_gets_says_what_a_client_is_served() -> None:
+    listing = {"chat": Listing([], shared=True), "responses": Listing([])}
+
+    assert catalog(**listing).served("for-k", "ollama", "k")
+    assert catalog(**listing).served("for-x", "ollama", "k") is None
+
+
 def test_codex_has_an_entry_for_each_model_and_for_those_only_named() -> None:
     environment = {
         "CHAT_BASE_URL": "http://up.test/v1",

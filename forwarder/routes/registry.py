@@ -26,6 +26,7 @@ from forwarder.routes import exchanges
 from forwarder.routes.bodies import read_body
 from forwarder.routes.keys import administers, authorized, is_one_of
 from forwarder.routes.openai import json_answer
+from forwarder.routing import Route
 from forwarder.translate.call import Json
 from forwarder.translate.check import STR, require
 
@@ -33,6 +34,9 @@ blueprint = Blueprint("registry", __name__)
 
 VERSION = "0.33.0"
 """Ollama's version whose API this is; clients look what they may use."""
+
+_CLIENT = "ollama"
+"""In whose protocol models are asked that are shown here."""
 
 
 @blueprint.get("/")
@@ -199,12 +203,11 @@ def _all() -> Iterator[Shown]:
     for model in bridge.catalog.models(_key()):
         if full(model["id"]) not in seen:
             seen.add(full(model["id"]))
-            yield shapes.of_configured(model, bridge.router.resolve(model["id"], "chat"))
+            yield shapes.of_configured(model, _route(model["id"]))
 
 
 def _registered(remote: Remote) -> Shown:
-    route = None if remote.host else _bridge().router.resolve(remote.name, "chat")
-    return shapes.of_remote(remote, route)
+    return shapes.of_remote(remote, None if remote.host else _route(remote.name))
 
 
 def _shown(name: str) -> Shown:
@@ -212,10 +215,15 @@ def _shown(name: str) -> Shown:
     remote = bridge.router.registered(name)
     if remote is not None:
         return _registered(remote)
-    model = bridge.catalog.model(name, _key())
+    model = bridge.catalog.served(name, _CLIENT, _key())
     if model is None:
         raise not_found(name)
-    return shapes.of_configured(model, bridge.router.resolve(name, "chat"))
+    return shapes.of_configured(model, _route(name))
+
+
+def _route(name: str) -> Route:
+    """Where ``/api/chat`` would lead."""
+    return _bridge().router.resolve(name, _CLIENT)
 
 
 def _bridge() -> Bridge:

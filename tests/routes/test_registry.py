@@ -212,6 +212,39 @@ def test_one_whose_key_is_lost_is_told_so(make: Make) -> None:
     assert ollama.ask("POST", "/api/show", {"model": "other"}).status_code == 404
 
 
+def test_whatever_has_a_tag_can_be_shown(ollama: Ollama) -> None:
+    ollama.create()
+    tags = ollama.ask("GET", "/api/tags").get_json()["models"]
+
+    for tag in tags:
+        shown = ollama.ask("POST", "/api/show", {"model": tag["name"]})
+        assert (tag["name"], shown.status_code) == (tag["name"], 200)
+        told = shown.get_json()
+        assert {name: told[name] for name in ("remote_model", "modified_at", "details")} == {
+            name: tag[name] for name in ("remote_model", "modified_at", "details")
+        }
+    assert len(tags) == 3
+
+
+def test_a_name_is_shown_as_api_chat_would_serve_it(make: Make) -> None:
+    ollama = make(
+        RESPONSES_BASE_URL="http://other.test/v1",
+        CHAT_CONTEXT_WINDOW="1000",
+        RESPONSES_CONTEXT_WINDOW="2000",
+        CHAT_MODELS="shared",
+        RESPONSES_MODELS="shared",
+    )
+
+    for name in ("m", "m:latest", "shared"):  # "m" is listed by both, under longer names
+        shown = ollama.ask("POST", "/api/show", {"model": name}).get_json()
+        assert shown["details"]["context_length"] == 1000
+        asked = {"model": name, "messages": [{"role": "user", "content": "hi"}]}
+        chat = ollama.ask("POST", "/api/chat", asked)
+        assert chat.headers["X-Forwarder-Upstream"] == "chat"
+    for name in ("nobody's", "chat/"):
+        assert ollama.ask("POST", "/api/show", {"model": name}).status_code == 404
+
+
 def test_it_is_copied_and_deleted(ollama: Ollama) -> None:
     ollama.create()
     copied = ollama.ask("POST", "/api/copy", {"source": "mine", "destination": "other:8b"})
