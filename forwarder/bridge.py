@@ -53,7 +53,7 @@ class Bridge:
         self.settings = settings
         self.metrics = Metrics(settings) if settings.metrics else Observer()
         self.observers: list[Observer] = [self.metrics] if settings.metrics else []
-        self.capture = capture_for(settings)
+        self.capture = capture_for(settings, self._registered)
         if self.capture is not None:
             self.observers.append(self.capture)
             self.capture.start()
@@ -243,6 +243,10 @@ class Bridge:
         if self.database is None:
             return NoRegistry()
         return Registry(self.database, secrets, self._disconnect)
+
+    def _registered(self) -> Iterator[UpstreamSettings]:
+        """The upstreams that registered models are."""
+        return (remote.upstream for remote in self.registry.listed() if remote.host)
 
     def _targets(self) -> Iterator[Target]:
         """What has a health: every upstream, and every registered model that has a host."""

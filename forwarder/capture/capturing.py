@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from forwarder.capture.record import encoded
-from forwarder.capture.redaction import Redaction, secrets_in
+from forwarder.capture.redaction import Redaction, secrets_in, secrets_of_upstream
 from forwarder.capture.shelves import FileShelf, Limits, MemoryShelf, Shelf, new_name
 from forwarder.capture.tape import Asked, Tape
-from forwarder.config import Settings
+from forwarder.config import Settings, UpstreamSettings
 from forwarder.exchange import Exchange, Observer
 from forwarder.network.aside import Aside, spawn
 
@@ -26,11 +27,20 @@ _OFTEN = 60.0
 """Seconds between two looks for what is too old, at the most."""
 
 
-class Capture(Observer):
-    """What exchanges say goes on tapes; from there, without its secrets, on a shelf."""
+Upstreams = Callable[[], Iterable[UpstreamSettings]]
+"""Gives those that came while the forwarder runs."""
 
-    def __init__(self, settings: Settings, shelf: Shelf) -> None:
+
+class Capture(Observer):
+    """What exchanges say goes on tapes; from there, without its secrets, on a shelf.
+
+    Secret are the keys of the settings and of whatever is ``registered`` by then: somebody may ask
+    one model about another's.
+    """
+
+    def __init__(self, settings: Settings, shelf: Shelf, registered: Upstreams = tuple) -> None:
         self.shelf = shelf
+        self._registered = registered
         self._limit = settings.capture_max
         self._fields = settings.capture_redact
         self._secrets = secrets_in(settings)
@@ -52,11 +62,14 @@ class Capture(Observer):
         tape, exchange.tape = exchange.tape, None
         if tape is None or (tape.body is None and exchange.status < 400):
             return
-        self._aside.do(partial(self._keep, tape, exchange, seconds))
+        secrets = self._secrets.union(*map(secrets_of_upstream, self._registered()))
+        self._aside.do(partial(self._keep, tape, exchange, seconds, secrets))
 
-    def _keep(self, tape: Tape, exchange: Exchange, seconds: float) -> None:
+    def _keep(
+        self, tape: Tape, exchange: Exchange, seconds: float, secrets: frozenset[str]
+    ) -> None:
         name = new_name(time.time())
-        redaction = Redaction(self._fields, self._secrets)
+        redaction = Redaction(self._fields, secrets)
         self.shelf.put(name, encoded(name, tape, exchange, seconds, redaction, self._limit))
 
     def _tidy(self) -> None:
@@ -68,11 +81,11 @@ class Capture(Observer):
                 log.exception("captured exchanges could not be pruned")
 
 
-def capture_for(settings: Settings) -> Capture | None:
+def capture_for(settings: Settings, registered: Upstreams = tuple) -> Capture | None:
     """What captures as the settings say; ``None`` for nothing."""
     if settings.capture == OFF:
         return None
-    return Capture(settings, shelf_for(settings))
+    return Capture(settings, shelf_for(settings), registered)
 
 
 def shelf_for(settings: Settings) -> Shelf:

@@ -13,7 +13,7 @@ import pytest
 from forwarder.capture.capturing import Capture, capture_for, shelf_for
 from forwarder.capture.shelves import FileShelf, Limits, MemoryShelf
 from forwarder.capture.tape import Asked
-from forwarder.config import Settings
+from forwarder.config import Settings, UpstreamSettings, upstream_with
 from forwarder.exchange import Exchange
 from forwarder.translate.terms import Ledger
 
@@ -72,6 +72,17 @@ def test_exchanges_in_which_a_model_is_asked_are_kept(
     route: str, body: bytes | None, status: int, kept: bool
 ) -> None:
     assert bool(ended(capturing(), route, body, status=status)) is kept
+
+
+def test_no_key_of_what_is_registered_by_then_is_kept() -> None:
+    there: list[UpstreamSettings] = []
+    shelf = MemoryShelf(Limits(10, 100))
+    capture = Capture(settings(), shelf, lambda: there)
+    there.append(upstream_with("mine:latest", base_url="https://a/v1", api_key="sk-0123456789"))
+
+    (summary,) = ended(capture, "chat", b'{"messages":[{"content":"is sk-0123456789 right?"}]}')
+
+    assert b"is *** right?" in (shelf.find(summary["id"]) or b"")
 
 
 def test_an_exchange_without_a_tape_leaves_nothing() -> None:
