@@ -244,6 +244,18 @@ class Bridge:
             return NoRegistry()
         return Registry(self.database, secrets, self._disconnect)
 
+    def upstream(self, name: str) -> Upstream | None:
+        """The upstream of a name, whether it is configured or registered; None if there is none.
+
+        Raises UpstreamKeyRefused for a registered one whose key is lost.
+        """
+        if name in self._configured:
+            return self.upstreams[name]
+        remote = self.registry.find(name)
+        if remote is None or not remote.host:
+            return None
+        return self.upstreams.of(remote.unlocked().upstream)
+
     def _registered(self) -> Iterator[UpstreamSettings]:
         """The upstreams that registered models are."""
         return (remote.upstream for remote in self.registry.listed() if remote.host)

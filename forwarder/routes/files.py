@@ -98,9 +98,10 @@ def _chosen() -> Upstream:
         name = bridge.router.keeper
         if name is None:
             raise NotFound("No upstream is known to have files; name one by ?upstream=.")
-    if name not in bridge.upstreams:
+    upstream = bridge.upstream(name)
+    if upstream is None:
         raise InvalidRequest("There is no such upstream.", param="upstream", code="invalid_value")
-    return bridge.upstreams[name]
+    return upstream
 
 
 def _form() -> Form:

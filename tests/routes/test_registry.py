@@ -245,6 +245,19 @@ def test_a_name_is_shown_as_api_chat_would_serve_it(make: Make) -> None:
         assert ollama.ask("POST", "/api/show", {"model": name}).status_code == 404
 
 
+@pytest.mark.parametrize("path", ["files", "containers/c/files/f/content"])
+def test_its_files_are_found_by_a_worker_that_has_not_used_it(ollama: Ollama, path: str) -> None:
+    ollama.create(verify=False, remote_api_key=KEY)
+    where = f"/v1/{path}?upstream=mine:latest"
+
+    assert ollama.client.get(where).status_code == 200
+
+    assert str(ollama.requests[-1].url) == f"http://127.0.0.1:9/v1/{path}"
+    assert ollama.requests[-1].headers["authorization"] == f"Bearer {KEY}"
+    ollama.ask("DELETE", "/api/delete", {"model": "mine"})
+    assert ollama.client.get(where).status_code == 400
+
+
 def test_it_is_copied_and_deleted(ollama: Ollama) -> None:
     ollama.create()
     copied = ollama.ask("POST", "/api/copy", {"source": "mine", "destination": "other:8b"})
