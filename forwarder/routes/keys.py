@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from flask import request
@@ -68,6 +68,12 @@ def _is_local() -> bool:
 
 def _is_loopback(host: str | None) -> bool:
     try:
-        return host == "localhost" or ip_address(host or "").is_loopback
+        return host == "localhost" or _address(host or "").is_loopback
     except ValueError:
         return False
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """An address; one of IPv4 is that too where a socket for both spells it as one of IPv6."""
+    address = ip_address(text)
+    return getattr(address, "ipv4_mapped", None) or address

@@ -96,6 +96,8 @@ def test_with_keys_of_administrators_it_takes_one(
     [
         ({"environ_base": HERE}, None),
         ({"environ_base": {"REMOTE_ADDR": "::1"}, "base_url": "http://[::1]:8000"}, None),
+        ({"environ_base": {"REMOTE_ADDR": "::ffff:127.0.0.1"}}, None),
+        ({"environ_base": {"REMOTE_ADDR": "::ffff:10.0.0.7"}}, Forbidden),
         ({"environ_base": HERE, "headers": {"Origin": "http://localhost:3000"}}, None),
         ({"environ_base": {"REMOTE_ADDR": "10.0.0.7"}}, Forbidden),
         ({"environ_base": {"REMOTE_ADDR": ""}}, Forbidden),
