@@ -1,13 +1,12 @@
 """Answers are stored on their way to the client: before the event that says they are over.
 
-Nothing is done for a piece of text but to remember where it is.
+Nothing is done for a piece of text but to note it for the log.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,15 +16,15 @@ from forwarder.state import references
 from forwarder.state.holding import Hold
 from forwarder.state.items import as_items, derived_id, shown
 from forwarder.state.turns import Base, base_of, is_stored
-from forwarder.store import Database, conversations, logs, responses
-from forwarder.store.logs import NotNumbered, Piece
+from forwarder.store import Database, conversations, responses
+from forwarder.store.logs import NotNumbered, Packer, Piece
 from forwarder.store.responses import Kept
 from forwarder.translate.call import Batch, Json, Stream
 from forwarder.translate.ending import UNREADABLE, unreadable
 from forwarder.translate.vocabulary import TERMINALS
 
 _AT_ONCE = 512
-"""How many events wait to be packed."""
+"""How many events are one piece of a log."""
 
 
 class Keeper:
@@ -54,7 +53,7 @@ class Keeper:
         self._logs = self._stored and bool(request.get("stream"))
         self._marks: Json = marks(self._base, self._stored)
         self._upstream_id: str | None = None
-        self._log: Batch = []
+        self._packer = Packer()
         self._pieces: list[Piece] = []
 
     def kept(self, stream: Stream) -> Stream:
@@ -110,15 +109,17 @@ class Keeper:
         return {**event, "response": {**response, **self._marks}}
 
     def _note(self, batch: Batch) -> None:
-        self._log += batch
-        if len(self._log) >= _AT_ONCE:
+        try:
+            self._packer.add(batch)
+        except NotNumbered:  # by an upstream; nobody can ask for them by number
+            self._logs, self._packer, self._pieces = False, Packer(), []
+        if self._packer.count >= _AT_ONCE:
             self._pack()
 
     def _pack(self) -> None:
-        if self._log:
-            with suppress(NotNumbered):  # by an upstream; nobody can ask for them by number
-                self._pieces.append(logs.pack(self._log))
-            self._log = []
+        if self._packer.count:
+            self._pieces.append(self._packer.piece())
+            self._packer = Packer()
 
     def _store(self, response: Json) -> None:
         self._pack()  # out here: two threads that both want to run cost more than their work

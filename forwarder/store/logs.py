@@ -29,15 +29,16 @@ class NotNumbered(ValueError):
 
 def pack(events: Batch) -> Piece:
     """Events, in their order; at least one.  Raises NotNumbered."""
-    data = packed(list(_records(events)))
-    return Piece(events[0]["sequence_number"], events[-1]["sequence_number"], data)
+    packer = Packer()
+    packer.add(events)
+    return packer.piece()
 
 
 def unpack(data: bytes, response: Json) -> Iterator[Event]:
     """The events again; ``response`` is that of the terminal one."""
     for record in unpacked(data):
         if type(record) is list:
-            yield from _run(*record)
+            yield from _unrolled(*record)
         elif record["type"] in TERMINALS:
             yield {**record, "response": response}
         else:
@@ -48,35 +49,68 @@ _OWN = frozenset({"delta", "sequence_number"})
 """What each event of a run has of its own."""
 
 
-def _records(events: Batch) -> Iterator[Any]:
-    width, follows, values = 0, -1, None  # those of the run that goes on
-    shared: Callable[[Event], Any] = _nothing
-    deltas: list[Any] = []
-    for event in events:
-        # Nearly all events of a log pass here: those with as many keys, among them those of the
-        # run, and with its values.  Its record is told already, and grows.
-        try:
-            if (
-                len(event) == width
-                and event["sequence_number"] == follows
-                and shared(event) == values
-            ):
-                deltas.append(event["delta"])
-                follows += 1
-                continue
-        except KeyError:
-            pass
-        width = 0
-        if type(event.get("sequence_number")) is not int:
+class _Run(NamedTuple):
+    """The run that goes on: how many keys its events have, the number of the next, what they have
+    in common and how to get it, and the deltas.
+    """
+
+    width: int
+    follows: int
+    shared: Callable[[Event], Any]
+    values: Any
+    deltas: list[Any]
+
+
+class Packer:
+    """Packs events as they come: to keep hundreds of them costs more than to look at each."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first = self._last = -1
+        self._records: list[Any] = []
+        self._run = _NO_RUN
+
+    def add(self, events: Batch) -> None:
+        """The events that follow; at least one.  Raises NotNumbered, and is of no use then."""
+        width, follows, shared, values, deltas = self._run
+        for event in events:
+            # Nearly all events of a log pass here: those with as many keys, among them those of
+            # the run, and with its values.  Its record is there already, and grows.
+            try:
+                if (
+                    len(event) == width
+                    and event["sequence_number"] == follows
+                    and shared(event) == values
+                ):
+                    deltas.append(event["delta"])
+                    follows += 1
+                    continue
+            except KeyError:
+                pass
+            width, follows, shared, values, deltas = self._begun(event)
+        self._run = _Run(width, follows, shared, values, deltas)
+        if not self.count:
+            self._first = events[0]["sequence_number"]
+        self._last = events[-1]["sequence_number"]
+        self.count += len(events)
+
+    def _begun(self, event: Event) -> _Run:
+        """Begin a record, and the run that may follow."""
+        number = event.get("sequence_number")
+        if type(number) is not int:
             raise NotNumbered
-        if "delta" in event:
-            deltas = [event["delta"]]
-            width, follows = len(event), event["sequence_number"] + 1
-            shared = _getter(event)
-            values = shared(event)
-            yield [{k: v for k, v in event.items() if k != "delta"}, deltas]
-        else:
-            yield {**event, "response": None} if event["type"] in TERMINALS else event
+        if "delta" not in event:
+            ends = event["type"] in TERMINALS
+            self._records.append({**event, "response": None} if ends else event)
+            return _NO_RUN
+        deltas = [event["delta"]]
+        self._records.append([{k: v for k, v in event.items() if k != "delta"}, deltas])
+        shared = _getter(event)
+        return _Run(len(event), number + 1, shared, shared(event), deltas)
+
+    def piece(self) -> Piece:
+        """All of them."""
+        return Piece(self._first, self._last, packed(self._records))
 
 
 def _getter(event: Event) -> Callable[[Event], Any]:
@@ -89,7 +123,10 @@ def _nothing(event: Event) -> None:
     return None
 
 
-def _run(first: Event, deltas: list[str]) -> Iterator[Event]:
+_NO_RUN = _Run(0, -1, _nothing, None, [])
+
+
+def _unrolled(first: Event, deltas: list[str]) -> Iterator[Event]:
     number = first["sequence_number"]
     for i, delta in enumerate(deltas):
         yield {**first, "delta": delta, "sequence_number": number + i}

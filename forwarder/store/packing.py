@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-_LARGE = 16384
+_LARGE = 4096
 """Bytes from which on they are compressed: for less, that costs more than to write four pages."""
 
 _PLAIN, _ZLIB = b"j", b"z"
