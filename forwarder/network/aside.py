@@ -33,13 +33,13 @@ class Aside:
     def do(self, work: Callable[[], T]) -> T:
         """What the work gives, or raises."""
         if self._pool is not None:
-            outcome: _Outcome[T] = self._pool.apply(_Outcome, (work,))
+            outcome: Outcome[T] = self._pool.apply(Outcome, (work,))
             return outcome.given()
         with self._slots:
             return work()
 
 
-class _Outcome(Generic[T]):
+class Outcome(Generic[T]):
     """What came of a piece of work.
 
     Its failure is for whoever waits: of one that leaves the pool by itself gevent writes a trace,
@@ -52,6 +52,11 @@ class _Outcome(Generic[T]):
             self._done = work()
         except BaseException as error:
             self._error = error
+
+    @property
+    def has_failed(self) -> bool:
+        """Will `given` raise?"""
+        return self._error is not None
 
     def given(self) -> T:
         """What the work gives, or raises; to be asked once."""

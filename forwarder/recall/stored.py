@@ -17,7 +17,7 @@ from forwarder.errors import StoreUnavailable
 from forwarder.recall.shelf import LocalShelf
 from forwarder.seal import Sealer
 from forwarder.store import Database, thoughts
-from forwarder.store.database import Work
+from forwarder.store.grouping import Work
 from forwarder.store.thoughts import Thought
 
 T = TypeVar("T")

@@ -22,13 +22,13 @@ from sqlalchemy.pool import NullPool
 
 from forwarder.errors import StoreUnavailable
 from forwarder.network.aside import Aside, pause
+from forwarder.store.grouping import Group, Work
 from forwarder.store.migrate import migrate
 from forwarder.store.statements import Statement
 
 log = logging.getLogger("forwarder.store")
 
 T = TypeVar("T")
-Work = Callable[[sa.Connection], T]
 
 _READERS = 4
 _PATIENCE = 30.0
@@ -111,7 +111,7 @@ class Sqlite(Database):
         sa.event.listen(self._reading, "begin", _begin)
         self._writing = self._reading.execution_options(**{_IMMEDIATE: True})
         self._readers = Aside(_READERS)
-        self._writer = Aside(1)
+        self._group = Group(lambda work: self._in(self._writing, work))
         self._kept: dict[sa.Engine, deque[sa.Connection]] = {
             self._reading: deque(),
             self._writing: deque(),
@@ -121,7 +121,7 @@ class Sqlite(Database):
         return self._readers.do(lambda: self._in(self._reading, work))
 
     def _write(self, work: Work[T]) -> T:
-        return self._writer.do(lambda: self._in(self._writing, work))
+        return self._group.do(work)
 
     def _in(self, engine: sa.Engine, work: Work[T]) -> T:
         """The work in one transaction, on a connection that nobody else uses."""
@@ -143,7 +143,7 @@ class Sqlite(Database):
         return done
 
     def _prepare(self) -> None:
-        self._writer.do(self._make)
+        self._group.alone(self._make)
 
     def _make(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,11 +157,12 @@ class Sqlite(Database):
     def tidy(self) -> None:
         """Give the pages that are free back to the file system."""
 
-        def vacuum(connection: sa.Connection) -> None:
-            plain: Any = connection.connection.driver_connection
-            plain.executescript("PRAGMA incremental_vacuum(20000)")  # execute() frees one page
+        def vacuum() -> None:
+            with self._reading.connect() as connection:
+                plain: Any = connection.connection.driver_connection
+                plain.executescript("PRAGMA incremental_vacuum(20000)")  # execute() frees one page
 
-        self.write(vacuum)
+        self._guarded(lambda: self._group.alone(vacuum))
 
     def scrub(self) -> None:
         """Leave nothing of what was overwritten or deleted in the log beside the file either."""
@@ -173,7 +174,7 @@ class Sqlite(Database):
             if busy:
                 log.warning("%s-wal is in use, and still has what was overwritten", self.path)
 
-        self._guarded(lambda: self._writer.do(checkpoint))
+        self._guarded(lambda: self._group.alone(checkpoint))
 
     def close(self) -> None:
         super().close()

@@ -1,0 +1,74 @@
+"""Writes that wait for each other are one transaction, which costs hardly more than one of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from forwarder.network.aside import Aside, Outcome
+
+T = TypeVar("T")
+Work = Callable[[sa.Connection], T]
+
+_AT_ONCE = 50
+"""How many are one transaction at the most: writers of other processes wait for its end."""
+
+
+class Group:
+    """Does works one after the other; ``transact`` does one in a transaction of its own.
+
+    Who comes while others are at it leaves its work in a queue, and the next does all that is
+    there.  Should one of them fail, none counts, and each is done again by itself: a work must
+    have no other effects than those on the database.
+    """
+
+    def __init__(self, transact: Callable[[Work[Any]], Any]) -> None:
+        self._transact = transact
+        self._writer = Aside(1)
+        self._turn = threading.Lock()
+        self._waiting: deque[_Job] = deque()
+
+    def do(self, work: Work[T]) -> T:
+        """What the work gives, or raises."""
+        job = _Job(work)
+        self._waiting.append(job)
+        with self._turn:
+            while job.outcome is None:
+                self._writer.do(self._drain)
+        given: T = job.outcome.given()
+        return given
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """The same of what is no transaction."""
+        return self._writer.do(work)
+
+    def _drain(self) -> None:
+        jobs = [self._waiting.popleft() for _ in range(min(len(self._waiting), _AT_ONCE))]
+        if len(jobs) == 1 or not self._done_as_one(jobs):
+            for job in jobs:
+                job.outcome = Outcome(partial(self._transact, job.work))
+
+    def _done_as_one(self, jobs: list[_Job]) -> bool:
+        whole = Outcome(lambda: self._transact(lambda c: [job.work(c) for job in jobs]))
+        if whole.has_failed:
+            return False
+        for job, given in zip(jobs, whole.given(), strict=True):
+            job.outcome = Outcome(partial(_same, given))
+        return True
+
+
+class _Job:
+    """A work that waits to be done, and what came of it."""
+
+    def __init__(self, work: Work[Any]) -> None:
+        self.work = work
+        self.outcome: Outcome[Any] | None = None
+
+
+def _same(value: T) -> T:
+    return value
