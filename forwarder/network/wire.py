@@ -16,6 +16,14 @@ from forwarder.network.connections import Connections
 _SLICE = 0.001
 """Seconds that one stream may keep all others waiting, when it never has to wait itself."""
 
+_TURN = 1e-5
+"""Seconds to sleep that others have theirs.  Not 0: fifty sleeps of none are over before the loop
+looks at its sockets again."""
+
+_PORTION = 2**14
+"""Bytes that are handed on at once: what came in a burst would keep the others waiting as a whole,
+and each portion has its price."""
+
 _WAITED = 0.0005
 """A read that takes this long, in seconds, has waited, and the others have had their turn."""
 
@@ -108,24 +116,24 @@ class ArrivalStream(httpx2.SyncByteStream):
         message = self._message
         since = perf_counter()
         while True:
-            if message.pieces:
-                yield message.take()
+            data = message.take() if message.pieces else b""
+            for start in range(0, len(data), _PORTION):
+                if perf_counter() - since > _SLICE:
+                    gevent.sleep(_TURN)
+                    since = perf_counter()
+                yield data[start : start + _PORTION]
             if message.over:
                 return
             asked = perf_counter()
-            data = self._receive()
-            now = perf_counter()
-            if data is not None:
-                self._parse(data)
+            received = self._receive()
+            if perf_counter() - asked > _WAITED:
+                since = perf_counter()
+            if received is not None:
+                self._parse(received)
             elif self.patience is not None:
                 return
             else:
                 yield self._beat()
-            if now - asked > _WAITED:
-                since = now
-            elif now - since > _SLICE:
-                gevent.sleep(0)
-                since = perf_counter()
 
     def _receive(self) -> bytes | None:
         """What has arrived, ``b""`` for the end, ``None`` for silence."""

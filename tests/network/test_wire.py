@@ -473,3 +473,28 @@ def test_a_stream_that_never_waits_lets_others_have_their_turn() -> None:
 
 def test_a_stream_that_waits_anyway_makes_no_detours() -> None:
     assert turns_of_a_neighbour(read_seconds=0.002, use_seconds=0) == 0
+
+
+def test_a_large_arrival_is_handed_on_in_portions_between_which_sockets_are_served() -> None:
+    body = bytes(range(256)) * 512
+    pool = SimpleNamespace(return_socket=lambda _: None)
+    message = parsed(HEAD + b"Content-Length: %d\r\n\r\n" % len(body), body)
+    sock = SimpleNamespace(settimeout=lambda _: None)
+    arrivals = ArrivalStream(message, sock, pool, None, None)  # type: ignore[arg-type]
+    ours, theirs = gevent.socket.socketpair()
+    served: list[int] = []
+    pieces: list[bytes] = []
+    neighbour = gevent.spawn(lambda: (ours.recv(1), served.append(len(pieces))))
+    gevent.sleep(0)
+    theirs.send(b"x")
+
+    for piece in arrivals:
+        pieces.append(piece)
+        time.sleep(0.002)
+
+    neighbour.kill()
+    for end in (ours, theirs):
+        end.close()
+    assert b"".join(pieces) == body
+    assert served, len(pieces)
+    assert served[0] <= 3
