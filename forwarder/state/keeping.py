@@ -119,7 +119,6 @@ class Keeper:
     def _pack(self) -> None:
         if self._packer.count:
             self._pieces.append(self._packer.piece())
-            self._packer = Packer()
 
     def _store(self, response: Json) -> None:
         self._pack()  # out here: two threads that both want to run cost more than their work

@@ -23,8 +23,12 @@ class Piece(NamedTuple):
     data: bytes
 
 
+_MOST = 2**53
+"""A number up to which all who read JSON can count."""
+
+
 class NotNumbered(ValueError):
-    """An event has no sequence number."""
+    """An event has no sequence number, or none that is greater than those before it."""
 
 
 def pack(events: Batch) -> Piece:
@@ -39,7 +43,7 @@ def unpack(data: bytes, response: Json) -> Iterator[Event]:
     for record in unpacked(data):
         if type(record) is list:
             yield from _unrolled(*record)
-        elif record["type"] in TERMINALS:
+        elif record.get("type") in TERMINALS:
             yield {**record, "response": response}
         else:
             yield record
@@ -51,7 +55,7 @@ _OWN = frozenset({"delta", "sequence_number"})
 
 class _Run(NamedTuple):
     """The run that goes on: how many keys its events have, the number of the next, what they have
-    in common and how to get it, and the deltas.
+    in common and how to get it, and the deltas.  Of none there is the least number of the next.
     """
 
     width: int
@@ -62,13 +66,16 @@ class _Run(NamedTuple):
 
 
 class Packer:
-    """Packs events as they come: to keep hundreds of them costs more than to look at each."""
+    """Packs events as they come: to keep hundreds of them costs more than to look at each.
+
+    ``count`` is how many no piece has yet.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self._first = self._last = -1
         self._records: list[Any] = []
-        self._run = _NO_RUN
+        self._run = _no_run(0)
 
     def add(self, events: Batch) -> None:
         """The events that follow; at least one.  Raises NotNumbered, and is of no use then."""
@@ -87,30 +94,32 @@ class Packer:
                     continue
             except KeyError:
                 pass
-            width, follows, shared, values, deltas = self._begun(event)
+            width, follows, shared, values, deltas = self._begun(event, follows)
         self._run = _Run(width, follows, shared, values, deltas)
         if not self.count:
             self._first = events[0]["sequence_number"]
         self._last = events[-1]["sequence_number"]
         self.count += len(events)
 
-    def _begun(self, event: Event) -> _Run:
+    def _begun(self, event: Event, least: int) -> _Run:
         """Begin a record, and the run that may follow."""
         number = event.get("sequence_number")
-        if type(number) is not int:
+        if type(number) is not int or not least <= number <= _MOST:
             raise NotNumbered
         if "delta" not in event:
-            ends = event["type"] in TERMINALS
+            ends = event.get("type") in TERMINALS
             self._records.append({**event, "response": None} if ends else event)
-            return _NO_RUN
+            return _no_run(number + 1)
         deltas = [event["delta"]]
         self._records.append([{k: v for k, v in event.items() if k != "delta"}, deltas])
         shared = _getter(event)
         return _Run(len(event), number + 1, shared, shared(event), deltas)
 
     def piece(self) -> Piece:
-        """All of them."""
-        return Piece(self._first, self._last, packed(self._records))
+        """Those that no piece has yet; at least one."""
+        made = Piece(self._first, self._last, packed(self._records))
+        self.count, self._records, self._run = 0, [], _no_run(self._run.follows)
+        return made
 
 
 def _getter(event: Event) -> Callable[[Event], Any]:
@@ -123,7 +132,8 @@ def _nothing(event: Event) -> None:
     return None
 
 
-_NO_RUN = _Run(0, -1, _nothing, None, [])
+def _no_run(follows: int) -> _Run:
+    return _Run(0, follows, _nothing, None, [])
 
 
 def _unrolled(first: Event, deltas: list[str]) -> Iterator[Event]:

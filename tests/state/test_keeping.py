@@ -64,6 +64,38 @@ def test_a_stream_is_logged_as_it_was_heard(
     assert log == [event for batch in heard for event in batch]
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [[0] * 12, [-1] * 12, [*range(6), *range(6)], [*range(9), 8, 9, 10], [*range(9), 2**63, 9, 9]],
+)
+def test_an_upstream_that_does_not_count_on_has_no_log(
+    database: Sqlite, numbers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forwarder.state.keeping._AT_ONCE", 3)
+    events = [event for batch in answer(deltas=10) for event in batch]
+    odd = [[{**e, "sequence_number": n}] for e, n in zip(events, numbers, strict=True)]
+    list(keeper(database, stream=True).kept(iter(odd)))
+
+    kept = found(database)
+    assert kept is not None
+    assert database.read(lambda c: responses.log_after(c, "o", kept, -1)) == []
+
+
+def test_an_upstream_may_leave_numbers_out(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forwarder.state.keeping._AT_ONCE", 3)
+    events = [event for batch in answer(deltas=10) for event in batch]
+    odd = [[{**e, "sequence_number": 7 + 2 * i + i // 5}] for i, e in enumerate(events)]
+    heard = [e for batch in keeper(database, stream=True).kept(iter(odd)) for e in batch]
+
+    kept = found(database)
+    assert kept is not None
+    for after in range(5, 40):
+        log = database.read(lambda c, after=after: responses.log_after(c, "o", kept, after))  # type: ignore[misc]
+        assert log == [event for event in heard if event["sequence_number"] > after]
+
+
 def test_what_is_not_to_be_stored_passes_untouched(database: Sqlite) -> None:
     stream = iter(answer())
     assert keeper(database, store=False).kept(stream) is stream
