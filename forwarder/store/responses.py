@@ -99,18 +99,20 @@ def _kept(row: Sequence[Any]) -> Kept:
 def add(connection: sa.Connection, owner: str, kept: Kept, log: Sequence[Piece]) -> None:
     """Store a response, in place of one with its id, and what is known of its events."""
     given, body = packed(kept.input), packed(kept.body)
+    whole = log[0].data if len(log) == 1 and not kept.is_running else None
     row = kept._asdict() | {
         "owner": owner,
         "input": given,
         "body": body,
         "used": kept.created,
-        "log": log[0].data if log else None,
+        "log": whole,
         "size": len(given) + len(body) + sum(len(piece.data) for piece in log),
     }
     if not _INSERT.run(connection, row):  # some upstreams give an id twice
         connection.execute(sa.delete(responses).where(_is(owner, kept.id)))
         _INSERT.run(connection, row)
-    more(connection, owner, kept.id, *log[1:])
+    if whole is None:
+        more(connection, owner, kept.id, *log)
     _index_input(connection, owner, kept)
     index(connection, owner, kept.id, kept.body.get("output") or ())
 
@@ -130,7 +132,7 @@ def _has_own_id(item: Any) -> bool:
 
 
 def more(connection: sa.Connection, owner: str, response_id: str, *log: Piece) -> None:
-    """Store further pieces of a response's event log."""
+    """Store pieces of a response's event log."""
     if log:
         own = {"owner": owner, "response": response_id}
         _LOG.run(connection, *(own | piece._asdict() for piece in log))
@@ -200,12 +202,12 @@ def items_named(connection: sa.Connection, owner: str, names: Iterable[str]) -> 
 
 def log_after(connection: sa.Connection, owner: str, kept: Kept, number: int) -> Batch:
     """The events of a response with higher numbers."""
-    first = sa.select(responses.c.log).where(_is(owner, kept.id), responses.c.log.is_not(None))
-    later = (
+    whole = sa.select(responses.c.log).where(_is(owner, kept.id), responses.c.log.is_not(None))
+    pieces = (
         sa.select(events.c.data)
         .where(events.c.owner == owner, events.c.response == kept.id, events.c.last > number)
         .order_by(events.c.first)
     )
-    pieces = [*connection.scalars(first), *connection.scalars(later)]
-    found = (e for piece in pieces for e in logs.unpack(piece, kept.body))
+    data = [*connection.scalars(whole), *connection.scalars(pieces)]
+    found = (e for piece in data for e in logs.unpack(piece, kept.body))
     return [event for event in found if event["sequence_number"] > number]

@@ -51,8 +51,8 @@ responses = sa.Table(
 )
 """``hidden`` ones are deleted, but a later response stands on them.  ``before`` is the last item
 of the conversation that the request stood on.  ``worker`` and ``lease`` are those of background
-work: who does it, and until when it is believed to be alive.  ``log`` is the first piece of the
-event log of a response that was stored when it was over."""
+work: who does it, and until when it is believed to be alive.  ``log`` is the event log of a
+response that was stored when it was over, where it is one piece; older workers do not see it."""
 
 
 def _of_response(name: str) -> sa.ForeignKeyConstraint:
@@ -71,8 +71,8 @@ events = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
     _of_response("response"),
 )
-"""Further pieces of the responses' event logs, with the sequence numbers of their first and last
-event; all of those of background work."""
+"""Pieces of the responses' event logs, where there are several or will be, with the sequence
+numbers of their first and last event."""
 
 items = sa.Table(
     "items",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from forwarder.store import logs, responses
+from forwarder.store import logs, responses, tables
 from forwarder.store.database import Sqlite
 from forwarder.store.responses import Kept
 from forwarder.translate.call import Json
@@ -103,15 +104,32 @@ def test_items_that_were_asked_with_are_found_unless_a_response_gave_them(
     assert found == {"mine": own, "msg_1": ITEM}
 
 
+EVENTS: list[Json] = [{"type": "x", "delta": str(i), "sequence_number": i} for i in range(5)]
+
+
+@pytest.mark.parametrize("cut", [0, 3])
 @pytest.mark.parametrize("after", [-1, 0, 2, 3, 9])
-def test_a_log_is_read_from_any_number_on(database: Sqlite, after: int) -> None:
-    events: list[Json] = [{"type": "x", "delta": str(i), "sequence_number": i} for i in range(5)]
+def test_a_log_is_read_from_any_number_on(database: Sqlite, after: int, cut: int) -> None:
     one = kept("a")
-    pieces = [logs.pack(events[:3]), logs.pack(events[3:])]
+    pieces = [logs.pack(part) for part in (EVENTS[:cut], EVENTS[cut:]) if part]
     database.write(lambda c: responses.add(c, "o", one, pieces))
 
     found = database.read(lambda c: responses.log_after(c, "o", one, after))
-    assert found == [e for e in events if e["sequence_number"] > after]
+    assert found == [e for e in EVENTS if e["sequence_number"] > after]
+
+
+@pytest.mark.parametrize(
+    ("status", "cut", "told"), [("completed", 3, 5), ("completed", 0, 0), ("queued", 0, 5)]
+)
+def test_older_workers_find_all_of_a_log_or_nothing(
+    database: Sqlite, status: str, cut: int, told: int
+) -> None:
+    """They know nothing of the one place where a log of one piece may be, and then make one up."""
+    pieces = [logs.pack(part) for part in (EVENTS[:cut], EVENTS[cut:]) if part]
+    database.write(lambda c: responses.add(c, "o", kept("a", status=status), pieces))
+
+    found = database.read(lambda c: list(c.scalars(sa.select(tables.events.c.data))))
+    assert sum(len(list(logs.unpack(data, {}))) for data in found) == told
 
 
 def test_a_use_is_noted(database: Sqlite) -> None:

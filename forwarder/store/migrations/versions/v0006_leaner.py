@@ -14,7 +14,7 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Index what is there alone; keep items, and the first piece of a log, without a detour."""
+    """Index what is there alone; keep items, and a log of one piece, without a detour."""
     _index_what_is_there("responses_by_previous", ["owner", "previous"])
     _index_what_is_there("responses_by_lease", ["lease"])
     op.add_column("responses", sa.Column("log", sa.LargeBinary(), nullable=True))
