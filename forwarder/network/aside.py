@@ -53,11 +53,6 @@ class Outcome(Generic[T]):
         except BaseException as error:
             self._error = error
 
-    @property
-    def has_failed(self) -> bool:
-        """Will `given` raise?"""
-        return self._error is not None
-
     def given(self) -> T:
         """What the work gives, or raises; to be asked once."""
         if self._error is None:

@@ -54,11 +54,12 @@ class Group:
                 job.outcome = Outcome(partial(self._transact, job.work))
 
     def _done_as_one(self, jobs: list[_Job]) -> bool:
-        whole = Outcome(lambda: self._transact(lambda c: [job.work(c) for job in jobs]))
-        if whole.has_failed:
+        try:
+            given = self._transact(lambda c: [job.work(c) for job in jobs])
+        except BaseException:  # whoever caused it hears of it when it is alone
             return False
-        for job, given in zip(jobs, whole.given(), strict=True):
-            job.outcome = Outcome(partial(_same, given))
+        for job, done in zip(jobs, given, strict=True):
+            job.outcome = Outcome(partial(_same, done))
         return True
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ import sqlalchemy as sa
 from forwarder.errors import NotFound
 from forwarder.store import grouping
 from forwarder.store.database import Sqlite
-from forwarder.store.grouping import Group
+from forwarder.store.grouping import Group, _Job
 from forwarder.store.tables import chores
 
 Do = Callable[..., Future[Any]]
@@ -101,6 +103,26 @@ def test_what_fails_takes_nobody_with_it(database: Sqlite) -> None:
     assert isinstance(failing.exception(5), NotFound)
     # Of two of one name the first in the queue is there; which that was is up to the threads.
     assert [told[0].exception(5), twice.exception(5)].count(None) == 1
+
+
+def test_what_fails_leaves_nothing_to_the_collector() -> None:
+    def failing(connection: object) -> None:
+        raise NotFound("no")
+
+    group = Group(lambda work: work(None))
+    gc.collect()
+    gc.disable()
+    try:
+        first, second = _Job(failing), _Job(lambda _: None)
+        group._waiting.extend((first, second))
+        group._drain()
+        with suppress(NotFound):
+            first.outcome.given()  # type: ignore[union-attr]
+        gone = weakref.ref(second)
+        del first, second
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 INTERRUPTED = """
