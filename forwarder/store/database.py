@@ -40,6 +40,8 @@ _LOCK = 0x666F7277
 _IMMEDIATE = "forwarder_immediate"
 
 _TO_READ, _TO_WRITE = Statement("BEGIN"), Statement("BEGIN IMMEDIATE")
+_CHECKPOINT = Statement("PRAGMA wal_checkpoint(TRUNCATE)")
+_VACUUM = "PRAGMA incremental_vacuum(20000)"
 
 
 class Database:
@@ -160,7 +162,10 @@ class Sqlite(Database):
         def vacuum() -> None:
             with self._reading.connect() as connection:
                 plain: Any = connection.connection.driver_connection
-                plain.executescript("PRAGMA incremental_vacuum(20000)")  # execute() frees one page
+                try:
+                    plain.executescript(_VACUUM)  # execute() frees one page
+                except plain.Error as error:
+                    raise DBAPIError(_VACUUM, None, error) from error
 
         self._guarded(lambda: self._group.alone(vacuum))
 
@@ -169,8 +174,7 @@ class Sqlite(Database):
 
         def checkpoint() -> None:
             with self._reading.connect() as connection:
-                plain: Any = connection.connection.driver_connection
-                busy, *_ = plain.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                [(busy, *_)] = _CHECKPOINT.rows(connection, {})
             if busy:
                 log.warning("%s-wal is in use, and still has what was overwritten", self.path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from forwarder.errors import NotFound, StoreUnavailable
+from forwarder.store import database as database_module
 from forwarder.store.database import Sqlite
 from forwarder.store.tables import chores
 
@@ -73,6 +75,26 @@ def test_writers_wait_for_each_other(database: Sqlite) -> None:
         writer.join()
     assert len(database.read(due)) == 240
     other.close()
+
+
+def test_free_pages_are_given_back_unless_others_write_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_PATIENCE", 0.05)
+    database = Sqlite(tmp_path / "x.db")
+    database.write(lambda c: note(c, "x" * 100_000))
+    database.write(lambda c: c.execute(sa.delete(chores)))
+    other = sqlite3.connect(database.path, isolation_level=None)
+
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable):
+        database.tidy()
+    other.execute("ROLLBACK")
+    assert other.execute("PRAGMA freelist_count").fetchone() > (10,)
+    database.tidy()
+    assert other.execute("PRAGMA freelist_count").fetchone() == (0,)
+    other.close()
+    database.close()
 
 
 def test_a_place_that_is_none_is_tried_again(tmp_path: Path) -> None:
