@@ -153,3 +153,26 @@ def test_who_is_interrupted_leaves_its_work_to_the_others() -> None:
         [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=30
     )
     assert run.stdout == "c ['a', 'b', 'c']\n", run.stderr
+
+
+HASTY = """
+from gevent import monkey
+monkey.patch_all()
+import gevent
+from forwarder.store.grouping import Group
+
+again, told = [], []
+group = Group(lambda work: work(None))
+def hasty():
+    while not told and len(again) < 1000:
+        again.append(group.do(lambda _: None))
+def others():
+    told.append(group.do(lambda _: None))
+gevent.joinall([gevent.spawn(work) for work in (hasty, others, others)], timeout=20)
+print(len(told), len(again) < 10)
+"""
+
+
+def test_who_writes_again_and_again_lets_others_have_their_turn() -> None:
+    run = subprocess.run([sys.executable, "-c", HASTY], capture_output=True, text=True, timeout=30)
+    assert run.stdout == "2 True\n", run.stderr
