@@ -107,6 +107,15 @@ WORKLOADS = (
         clients=("responses",),
     ),
     Workload(
+        "stored-paced",
+        "50 paced streams at once, beside a forwarder that stores nothing",
+        Shape(text=200, pause=20),
+        50,
+        50,
+        beside="unstored",
+        clients=("responses",),
+    ),
+    Workload(
         "stored-long",
         "long, beside a forwarder that stores nothing",
         Shape(text=5000),
