@@ -266,10 +266,20 @@ class Exchange:
     def close(self) -> None:
         """Close what was opened and write the one line that says what became of it."""
         self.opened.close()
+        self._release_stream()
         seconds = time.monotonic() - self.started
         self._tell("ended", seconds)
         level = self.log_level if self.status < 400 else max(self.log_level, logging.INFO)
         log.log(level, {k: v for k, v in self._line(seconds) if v is not None})
+
+    def _release_stream(self) -> None:
+        """Break the reference cycle exchange -> run -> generator -> exchange.
+
+        A generator that the client did not read to its end is then closed and freed at once, with
+        all that it buffered, instead of at the garbage collector's next full collection.
+        """
+        if self.run is not None:
+            self.run.stream = self.run = None
 
     @property
     def tokens(self) -> tuple[int | None, int | None]:

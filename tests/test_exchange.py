@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -21,7 +22,7 @@ from forwarder.errors import (
     UpstreamUnreadable,
 )
 from forwarder.exchange import Exchange, Observer
-from forwarder.network.running import Stopping
+from forwarder.network.running import Run, Stopping
 from forwarder.translate.call import Stream
 from forwarder.translate.ending import faulting_upstream
 from forwarder.translate.terms import Ledger
@@ -134,6 +135,31 @@ def test_a_client_that_leaves_ends_what_waits_and_what_is_open() -> None:
     assert closed == ["connection", "reply"]
     assert leaving.left
     assert not leaving.waited(60)
+
+
+def test_closing_frees_an_unread_answer_without_the_garbage_collector() -> None:
+    """The generator that makes an answer knows the exchange, which knows the generator."""
+    freed: list[str] = []
+
+    def answer() -> Iterator[list[Json]]:
+        try:
+            yield [{"a": 1}]
+            yield [{"a": 2}]
+        finally:
+            freed.append("answer")
+
+    def abandon_answer() -> None:
+        of = exchange(run=Run())
+        stream = of.making(of.guarded(answer()))
+        next(stream)
+        of.close()
+
+    gc.disable()
+    try:
+        abandon_answer()
+        assert freed == ["answer"]
+    finally:
+        gc.enable()
 
 
 def test_a_wait_ends_when_the_client_leaves() -> None:
