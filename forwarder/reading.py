@@ -7,6 +7,7 @@ writes ``NaN``.  No strict parser takes either, but a whole answer is not lost f
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,9 @@ _ROOM = 16
 
 SMALL = _LEVELS - _ROOM
 """Bytes up to which nothing can be too deep."""
+
+
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 class Constant(str):
@@ -75,6 +79,27 @@ def is_writable(value: Any) -> bool:
         orjson.dumps(value)
     except TypeError:
         return False
+    return True
+
+
+def has_more_values(data: bytes, limit: int) -> bool:
+    """Does JSON text hold more than about ``limit`` values?  Reads no further than that.
+
+    Counts the commas outside of strings: parsing millions of tiny values takes seconds and a
+    multiple of the text's size in memory, so it has to be known before the text is parsed.
+    """
+    if data.count(b",") <= limit:
+        return False
+    count = position = 0
+    while count <= limit:
+        quote = data.find(b'"', position)
+        if quote < 0:
+            return count + data.count(b",", position) > limit
+        count += data.count(b",", position, quote)
+        string = _STRING.match(data, quote)
+        if string is None:  # it does not end, so this is not JSON
+            return False
+        position = string.end()
     return True
 
 

@@ -105,6 +105,7 @@ class Settings:
     strict: bool
     keepalive: float
     max_body: int
+    max_json_values: int
     websocket_idle: float
     reasoning_ttl: float
     public_url: str | None
@@ -201,6 +202,12 @@ SETTINGS = (
     Setting("STRICT", "strict", parsers.flag, "false"),
     Setting("KEEPALIVE", "keepalive", parsers.seconds, "15"),
     Setting("MAX_BODY", "max_body", parsers.size, "64m"),
+    Setting(
+        "MAX_JSON_VALUES",
+        "max_json_values",
+        parsers.number(int, 1000, 100_000_000, " of values"),
+        "500000",
+    ),
     Setting("WEBSOCKET_IDLE", "websocket_idle", parsers.seconds, "900"),
     Setting("REASONING_TTL", "reasoning_ttl", parsers.seconds_from_zero, "21600"),
     Setting("PUBLIC_URL", "public_url", parsers.public, None),

@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder import reading
-from forwarder.errors import InvalidRequest
+from forwarder.errors import InvalidRequest, TooLarge
 from forwarder.translate.call import Json
 
 
-def read_body(data: bytes) -> Json:
-    """The object; InvalidRequest when there is none, or one that nobody could write again."""
+def read_body(data: bytes, max_values: int) -> Json:
+    """The JSON object of a request body.
+
+    Raises TooLarge if it holds more than about ``max_values`` values, InvalidRequest if it is
+    missing, malformed or too deeply nested to re-serialize.
+    """
+    if reading.has_more_values(data, max_values):
+        raise TooLarge(
+            f"The request body holds more than {max_values} JSON values "
+            "(limit: FORWARDER_MAX_JSON_VALUES)."
+        )
     body = _read(data)
     if not isinstance(body, dict):
         raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")

@@ -179,7 +179,7 @@ def json_body(exchange: Exchange) -> Json:
         raise exchanges.ours(error) from None
     if exchange.tape is not None:
         exchange.tape.heard(data)
-    body = read_body(data)
+    body = read_body(data, _bridge().settings.max_json_values)
     exchange.saw_body(body)
     return body
 

@@ -159,7 +159,7 @@ def _key() -> str | None:
 
 def _body() -> Json:
     try:
-        return read_body(request.get_data(cache=False))
+        return read_body(request.get_data(cache=False), _bridge().settings.max_json_values)
     except HTTPException as error:  # too large, or cut off
         raise exchanges.ours(error) from None
 

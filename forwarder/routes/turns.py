@@ -164,7 +164,7 @@ class Connection:
             data = message if isinstance(message, bytes) else message.encode()
             if exchange.tape is not None:
                 exchange.tape.heard(data)
-            asked = read_body(data)
+            asked = read_body(data, self._bridge.settings.max_json_values)
             exchange.saw_body(asked)
             if asked.get("type") in _IGNORED:
                 return
@@ -269,19 +269,29 @@ def _events(stream: Stream) -> Iterator[Event]:
     """The events of a response up to its terminal one, be it the failure to go on.
 
     An ``error`` before that is not sent: over a WebSocket it would end the turn, and the terminal
-    event the next one.
+    event the next one.  Later sequence numbers are lowered, so that they leave no gap.
     """
     told = told_responses(stream)
+    skipped = 0
     for batch in told:
         for event in batch:
             if event.get("type") == "error":
+                skipped += 1
                 continue
             try:
                 orjson.dumps(event)
             except TypeError:  # a number too large, or nested too deeply
-                yield from (e for e in told.throw(unreadable()) if e.get("type") != "error")
+                failure = told.throw(unreadable())
+                skipped += len(failure) - 1
+                yield _renumber(failure[-1], skipped)
                 return
-            yield event
+            yield _renumber(event, skipped) if skipped else event
+
+
+def _renumber(event: Event, skipped: int) -> Event:
+    """An event whose sequence number is lowered by the number of events that were not sent."""
+    number = event.get("sequence_number")
+    return {**event, "sequence_number": number - skipped} if type(number) is int else event
 
 
 def _signed(event: Event | None, exchange: Exchange) -> list[Event]:

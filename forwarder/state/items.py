@@ -48,10 +48,18 @@ _WITH_STATUS = frozenset(
 
 
 def as_items(given: Any) -> list[Json]:
-    """The ``input`` of a request as items; a text is what the user says."""
+    """The ``input`` of a request as items; a text is what the user says.
+
+    Raises InvalidRequest at the first item that is not an object.
+    """
     if isinstance(given, str):
         return [{"type": "message", "role": "user", "content": given}]
-    return given if isinstance(given, list) else []
+    if not isinstance(given, list):
+        return []
+    for i, item in enumerate(given):
+        if type(item) is not dict:
+            expect(item, DICT, f"input[{i}]")
+    return given
 
 
 def shown(item: Json, fallback_id: str) -> Json:

@@ -223,6 +223,7 @@ def test_a_stream_that_breaks_has_one_ending(either: Server, upstream: ScriptedU
 
     assert broken[-1]["type"] == "response.failed"
     assert [e["type"] for e in broken].count("error") == 0
+    assert [e["sequence_number"] for e in broken] == list(range(len(broken)))
     assert after[0]["type"] == "response.created"
 
 
