@@ -42,6 +42,7 @@ from forwarder.store import Pruner, open_database, secret_for
 from forwarder.store.rotating import Renewed
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.check import BOOL, optional
+from forwarder.translate.vocabulary import SEALED
 from forwarder.upstream import Passed, Upstream
 from forwarder.watching.metrics import Metrics
 
@@ -227,7 +228,8 @@ class Bridge:
         return own or not isinstance(self.state, Forgetful)
 
     def _honoured(self, client: str, request: Json, route: Route) -> frozenset[str]:
-        return self.state.honours(client, request, client != route.protocol)
+        here = self.state.honours(client, request, client != route.protocol)
+        return here if client == "responses" else here | _UNASKED
 
     def _routes(self, client: str, request: Json) -> list[Route]:
         model = request.get("model") or self.settings.default_model
@@ -334,6 +336,10 @@ class Bridge:
 
     def _uploading(self, settings: UpstreamSettings) -> Uploads:
         return Uploads(self.upstreams.of(settings), self.settings.upload_max_age)
+
+
+_UNASKED = frozenset({"reasoning.summary", f"include.{SEALED}"})
+"""What only the forwarder asks for on behalf of other clients, so that they lose nothing."""
 
 
 def _fetch(settings: Settings) -> Fetch | None:

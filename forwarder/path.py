@@ -10,7 +10,6 @@ which order; what outlives a request is in `bridge.py`, which makes a path for e
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from forwarder.config import Settings
 from forwarder.exchange import Exchange
 from forwarder.media import Hands, with_media
 from forwarder.mint import MINT
-from forwarder.profiles import Profile
+from forwarder.profiles import Profile, is_reasoning_model
 from forwarder.recall import Recall
 from forwarder.routing import Route
 from forwarder.seal import Sealer
@@ -38,8 +37,6 @@ OLLAMA = ("ollama", "ollama_generate")
 """Ollama's two ways of asking for an answer."""
 
 _RESPONSES_STYLES = ("summary", "text", "both")
-_REASONS = re.compile(r"^(o\d|gpt-[5-9]|gpt-oss|codex)")
-"""Models that may be asked for a reasoning summary; others refuse the parameter."""
 
 
 class Ends(NamedTuple):
@@ -141,7 +138,7 @@ class Path:
             hosted_tools=self.kit.settings.hosted_tools,
             custom_tools=profile.custom_tools,
             web_search=profile.web_search_options,
-            summaries=_REASONS.match(self.route.model) is not None,
+            summaries=is_reasoning_model(profile, self.route.model),
             takes=profile.responses_takes,
             link=partial(_link, self.exchange, self.route.upstream.name),
         )

@@ -139,6 +139,11 @@ WORDS: dict[str, Told] = {
     "tool_name_limit": lambda limit: f"tool names of up to {limit} characters",
     "call_id_limit": lambda limit: f"call ids of up to {limit} characters",
     "call_id_exact": {True: "of exactly so many", False: "or of fewer"},
+    "reasons": {
+        "auto": "its name tells whether a model reasons",
+        True: "models reason",
+        False: "models do not reason",
+    },
     "reasoning_field": lambda name: (
         f"earlier reasoning goes back in `{name}`" if name else "earlier reasoning stays here"
     ),

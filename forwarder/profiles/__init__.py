@@ -12,6 +12,7 @@ from forwarder.profiles.choose import AS_IS, for_model, profile_for
 from forwarder.profiles.data import PROFILES
 from forwarder.profiles.knobs import KNOBS, Profile, checked
 from forwarder.profiles.mends import mend
+from forwarder.profiles.reasoning_models import is_reasoning_model
 
 __all__ = [
     "AS_IS",
@@ -20,6 +21,7 @@ __all__ = [
     "Profile",
     "checked",
     "for_model",
+    "is_reasoning_model",
     "mend",
     "mended_answer",
     "profile_for",

@@ -63,6 +63,12 @@ _OPENAI: dict[str, Any] = {
     },
 }
 
+_BY_ITS_NAME: dict[str, Any] = {"reasons": "auto"}
+
+_DEPLOYED = ("*gpt[0-9]*", "*gpt-[0-9]*", "*llama*", "*mistral*", "*phi-*", "*deepseek*", "*grok*",
+             "*cohere*", "*command*")
+"""Deployments on Azure whose names tell the model; others may be called anything."""
+
 _TEMPLATED: dict[str, Any] = {
     "system_at_head": True,
     "thinking_switch": "template",
@@ -74,7 +80,16 @@ _TEMPLATED: dict[str, Any] = {
 _TABLE = (
     Profile("generic"),
     Profile("openai", ("api.openai.com",), **_OPENAI),
-    Profile("azure", (".openai.azure.com", ".azure.com"), key_header="api-key", **_OPENAI),
+    Profile(
+        "azure",
+        (".openai.azure.com", ".azure.com"),
+        key_header="api-key",
+        **{
+            **_OPENAI,
+            "reasons": True,
+            "models": {**_OPENAI["models"], **dict.fromkeys(_DEPLOYED, _BY_ITS_NAME)},
+        },
+    ),
     Profile(
         "dashscope",
         ("dashscope",),

@@ -37,6 +37,12 @@ def _count(default: int) -> Any:
     )
 
 
+def _switch_or_auto() -> Any:
+    return _knob(
+        "auto", "auto, true or false", lambda value: value == "auto" or isinstance(value, bool)
+    )
+
+
 def _object(takes: str, of: Callable[[Any], bool]) -> Any:
     def accepts(value: Any) -> bool:
         return isinstance(value, Mapping) and all(map(of, value.values()))
@@ -119,6 +125,9 @@ class Profile:
 
     # -- reasoning
 
+    reasons: bool | str = _switch_or_auto()
+    """The model reasons, so that a Responses upstream is asked for summaries and sealed reasoning
+    where the client cannot ask; ``auto``: its name says whether it does."""
     reasoning_field: str | None = _choice("reasoning_content", "reasoning", None)
     """The message field in which earlier reasoning goes back; ``None``: it is not taken."""
     reasoning_replay: str = _choice("all", "tool_turns", "none", "as_is")

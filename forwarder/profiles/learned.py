@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 from forwarder.errors import UpstreamRefused
 from forwarder.profiles.complaints import is_about_value, named, phrases
 from forwarder.profiles.knobs import Changes, Profile
+from forwarder.profiles.native import SUMMARY
 from forwarder.profiles.tools import is_forced
 from forwarder.translate.call import Json
+from forwarder.translate.vocabulary import SEALED
 
 COMPLAINTS = (400, 422)
 """The statuses of a refusal that is about the request, rather than about whoever asks or when."""
@@ -73,13 +75,27 @@ def _told_by_name(case: Case) -> Iterator[Lesson]:
         if is_about_value(case.message, _value_at(case.body, path)):
             of_values.append(_of_value(case, path))
         elif rule is not None and (len(path) > 1) == (name in _INNER):
-            changes |= rule(case)
+            made = rule(case)
+            dropped = made.get("drop", frozenset()) | changes.get("drop", frozenset())
+            changes |= {**made, "drop": dropped} if dropped else made
         elif len(path) > 1 and path[0] == "messages":
             changes["extra_message_fields"] = False
         elif name in case.body and name not in _ESSENTIAL:
             changes["drop"] = changes.get("drop", case.profile.drop) | {name}
+            if _shows_reasoning(case, name):
+                changes["reasons"] = True
     yield Lesson(changes)
     yield from of_values
+
+
+def _shows_reasoning(case: Case, name: str) -> bool:
+    """Is this how OpenAI's API tells that the model, whatever its name, is one that reasons?"""
+    return (
+        case.protocol == "responses"
+        and case.profile.reasons == "auto"
+        and name in ("temperature", "top_p")
+        and "not supported with this model" in case.message
+    )
 
 
 def _value_at(body: Json, path: tuple[str, ...]) -> object:
@@ -199,6 +215,36 @@ def _effort(case: Case) -> Changes:
     return {"drop": case.profile.drop | {name}} if name in case.body else {}
 
 
+def _reasoning(case: Case) -> Changes:
+    """Refused as a whole: the model does not reason, whatever its name says."""
+    asked = case.body.get("reasoning")
+    without = {"drop": case.profile.drop | {"reasoning"}}
+    if case.protocol == "chat":
+        return without if asked else {}
+    wants_effort = isinstance(asked, dict) and bool(asked.get("effort"))
+    return {"reasons": False, **(without if wants_effort else {})} if asked else {}
+
+
+def _no_summary(case: Case) -> Changes:
+    """No model that reasons refuses to sum its reasoning up."""
+    return {"reasons": False} if _asks_for_summary(case) else {}
+
+
+def _no_sealing(case: Case) -> Changes:
+    """Nor to seal it."""
+    return {"reasons": False} if SEALED in (case.body.get("include") or ()) else {}
+
+
+def _withheld_summary(case: Case) -> Changes:
+    """Only the summary is refused, to this organization or in this form."""
+    return {"drop": case.profile.drop | {SUMMARY}} if _asks_for_summary(case) else {}
+
+
+def _asks_for_summary(case: Case) -> bool:
+    asked = case.body.get("reasoning")
+    return isinstance(asked, dict) and bool(asked.get("summary"))
+
+
 _OFFER = re.compile(r"(?:values|one of)\b(.*)", re.DOTALL)
 
 
@@ -250,6 +296,8 @@ _BY_PHRASE: dict[str, Callable[[Case], Changes]] = {
     "reasoning missing": _setting(reasoning_replay="tool_turns", **_BACK),
     "reasoning text missing": _setting(keep_reasoning_text=True),
     "reasoning text refused": _setting(keep_reasoning_text=False),
+    "sealing refused": _no_sealing,
+    "summaries withheld": _withheld_summary,
     "foreign reasoning": _setting(reasoning_items="drop"),
     "schema": _dialect,
     "format": _format,
@@ -269,6 +317,9 @@ _BY_NAME: dict[str, Callable[[Case], Changes]] = {
     "response_format": _format,
     "reasoning_effort": _effort,
     "effort": _effort,
+    "reasoning": _reasoning,
+    "summary": _no_summary,
+    "include": _no_sealing,
     "strict": _setting(strict_tools=False),
     "additionalProperties": _setting(schema_dialect="mistral"),
     "reasoning_content": _setting(reasoning_replay="none"),
@@ -281,6 +332,8 @@ _BY_VALUE: dict[str, Callable[[Case], Lesson]] = {
     "response_format": lambda case: Lesson(_format(case)),
     "reasoning_effort": _one_effort,
     "effort": _one_effort,
+    "summary": lambda case: Lesson(_withheld_summary(case)),
+    "include": lambda case: Lesson(_no_sealing(case)),
 }
 """Parameter -> what is learned when one of its values is refused."""
 
@@ -292,6 +345,6 @@ _VALUES: dict[str, tuple[str, ...]] = {
 """Parameter -> all values that the API knows, of those that may be left out."""
 
 _INNER = frozenset(
-    {"effort", "strict", "additionalProperties", "reasoning_content", "reasoning_details"}
+    {"effort", "summary", "strict", "additionalProperties", "reasoning_content", "reasoning_details"}
 )
 """Those of them that stand inside of others."""

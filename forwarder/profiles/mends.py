@@ -125,6 +125,6 @@ _Step = Callable[[Json, Profile, Ledger], None]
 _STEPS: dict[str, tuple[_Step, ...]] = {
     "chat": (_drop, _add, _token_limit, _stream, _stream_options, _parallel, tools.offer,
              tools.force, tools.schemas, _format, thinking.switch, _messages, _names),
-    "responses": (_drop, _stream, _parallel, tools.schemas, thinking.rename, native.include,
-                  native.items),
+    "responses": (_drop, _stream, _parallel, tools.schemas, thinking.rename, native.reasoning,
+                  native.include, native.items),
 }  # fmt: skip

@@ -8,7 +8,12 @@ from forwarder.profiles.knobs import Profile
 from forwarder.translate.call import Json
 from forwarder.translate.reasoning import is_own
 from forwarder.translate.terms import Ledger
-from forwarder.translate.vocabulary import LOGPROBS
+from forwarder.translate.vocabulary import LOGPROBS, SEALED
+
+SUMMARY = "reasoning.summary"
+"""What a profile's ``drop`` calls the wish for summaries, which may be refused by itself."""
+
+_SUMMARIES = ("summary", "generate_summary")
 
 
 def include(body: Json, profile: Profile, ledger: Ledger) -> None:
@@ -17,6 +22,27 @@ def include(body: Json, profile: Profile, ledger: Ledger) -> None:
     if "logprobs" in profile.drop and isinstance(given, list) and LOGPROBS in given:
         ledger.drop("logprobs", f"{profile.name} does not take it")
         body["include"] = [name for name in given if name != LOGPROBS]
+
+
+def reasoning(body: Json, profile: Profile, ledger: Ledger) -> None:
+    """Ask a model that does not reason for no summary and no sealed reasoning."""
+    given, included = body.get("reasoning"), body.get("include")
+    if profile.reasons is not False and SUMMARY not in profile.drop:
+        return
+    if isinstance(given, dict) and any(given.get(name) for name in _SUMMARIES):
+        ledger.note(SUMMARY, f"{profile.name} does not take it")
+        _set(body, "reasoning", {k: v for k, v in given.items() if k not in _SUMMARIES})
+    if profile.reasons is False and isinstance(included, list) and SEALED in included:
+        ledger.note(f"include.{SEALED}", "the model is known not to reason")
+        _set(body, "include", [name for name in included if name != SEALED])
+
+
+def _set(body: Json, name: str, value: Any) -> None:
+    """Set a parameter, or take it out where nothing is left of it."""
+    if value:
+        body[name] = value
+    else:
+        del body[name]
 
 
 def items(body: Json, profile: Profile, ledger: Ledger) -> None:

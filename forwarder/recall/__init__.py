@@ -18,9 +18,7 @@ from forwarder.errors import UpstreamRefused
 from forwarder.recall import anchors
 from forwarder.recall.shelf import Shelf
 from forwarder.translate.call import Batch, Call, Json, Stream
-from forwarder.translate.vocabulary import TERMINALS
-
-_SEALED = "reasoning.encrypted_content"
+from forwarder.translate.vocabulary import SEALED, TERMINALS
 
 
 class Recall:
@@ -73,7 +71,7 @@ class Recall:
 
 def _asking_for_seals(request: Json) -> Json:
     include = request.get("include") or []
-    return request if _SEALED in include else {**request, "include": [*include, _SEALED]}
+    return request if SEALED in include else {**request, "include": [*include, SEALED]}
 
 
 def _is_about_reasoning(refusal: UpstreamRefused) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from forwarder.profiles import Profile, for_model, profile_for
+from forwarder.profiles import Profile, for_model, is_reasoning_model, profile_for
 from forwarder.registry.names import full, short
 from forwarder.registry.remote import Remote
 from forwarder.routing import Route
@@ -22,9 +22,6 @@ _FOREVER = "2318-01-01T00:00:00Z"
 
 _LATE = 2**33
 """Seconds behind which a time is none: some lists have milliseconds."""
-
-_THINKS = re.compile(r"think|reason|^(o\d|gpt-[5-9]|gpt-oss|codex)|\b(r1|qwq|magistral)\b", re.I)
-"""Models whose names say that they think, where a profile has no switch for it."""
 
 _EMBEDS = re.compile(r"embed", re.I)
 """Models whose names say that they make vectors, and no answers."""
@@ -134,7 +131,9 @@ def _guessed(shown: Shown) -> Iterator[str]:
     yield "tools"
     if shown.profile.image_url != "none":
         yield "vision"
-    if shown.profile.thinking_switch != "effort" or _THINKS.search(shown.model):
+    if shown.profile.thinking_switch != "effort" or is_reasoning_model(
+        shown.profile, shown.model
+    ):
         yield "thinking"
 
 

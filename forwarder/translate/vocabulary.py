@@ -142,6 +142,10 @@ def _count(usage: Json, key: str) -> int:
     return value if type(value) is int else 0
 
 
+SEALED = "reasoning.encrypted_content"
+"""What a Responses request includes to get reasoning that it can bring back."""
+
+
 # -- log probabilities --------------------------------------------------------------------------
 
 LOGPROBS = "message.output_text.logprobs"

@@ -155,6 +155,63 @@ def test_native_responses_teach_too(message: str, body: Json, changes: Json | No
     assert learned(message, body, GENERIC, protocol="responses") == changes
 
 
+SEALING = {"include": ["reasoning.encrypted_content"]}
+SUMMING = {"reasoning": {"summary": "auto"}}
+VERIFY = (
+    "Your organization must be verified to generate reasoning summaries. Please go to: "
+    "https://platform.openai.com/settings/organization/general and click on Verify Organization."
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "body", "changes"),
+    [
+        ("Encrypted content is not supported with this model.", "include", SEALING,
+         {"reasons": False}),
+        ("Encrypted content is not supported with this model.", None, SEALING, {"reasons": False}),
+        ("Invalid value: 'reasoning.encrypted_content'. Supported values are: "
+         "'file_search_call.results', and 'message.input_image.image_url'.", "include[0]", SEALING,
+         {"reasons": False}),
+        ("Unknown parameter: 'include'.", "include", SEALING, {"reasons": False}),
+        ("Unsupported parameter: 'reasoning.summary' is not supported with this model.",
+         "reasoning.summary", {**SUMMING, **SEALING}, {"reasons": False}),
+        ("Unknown parameter: 'reasoning'.", "reasoning", SUMMING, {"reasons": False}),
+        ("[{'type': 'extra_forbidden', 'loc': ['body', 'reasoning']}]", None, SUMMING,
+         {"reasons": False}),
+        ("Unknown parameter: 'reasoning'.", None,
+         {"reasoning": {"effort": "low", "summary": "auto"}},
+         {"reasons": False, "drop": frozenset({"reasoning"})}),
+        ("[{'loc': ['body', 'user']}, {'loc': ['body', 'reasoning']}]; extra_forbidden", None,
+         {"user": "u", "reasoning": {"effort": "low"}},
+         {"reasons": False, "drop": frozenset({"user", "reasoning"})}),
+        (VERIFY, "reasoning.summary", SUMMING, {"drop": frozenset({"reasoning.summary"})}),
+        ("Unsupported value: 'auto' is not supported with the 'computer-use-preview' model. "
+         "Supported values are: 'concise'.", "reasoning.summary", SUMMING,
+         {"drop": frozenset({"reasoning.summary"})}),
+        ("Unsupported parameter: 'temperature' is not supported with this model.", "temperature",
+         {"temperature": 0.5}, {"reasons": True, "drop": frozenset({"temperature"})}),
+    ],
+)  # fmt: skip
+def test_a_refusal_tells_whether_the_model_reasons(
+    message: str, param: str | None, body: Json, changes: Json
+) -> None:
+    assert learned(message, body, GENERIC, param=param, protocol="responses") == changes
+    knowing = replace(GENERIC, **changes)
+    assert learned(message, body, knowing, param=param, protocol="responses") is None
+
+
+@pytest.mark.parametrize("body", [{}, {"include": []}, {"reasoning": {"effort": "low"}}])
+def test_who_asked_for_no_sealed_reasoning_learns_nothing_of_it(body: Json) -> None:
+    said = "Encrypted content is not supported with this model."
+    assert learned(said, body, GENERIC, param="include", protocol="responses") is None
+
+
+def test_sealed_reasoning_that_cannot_be_opened_says_nothing_of_the_model() -> None:
+    said = "The encrypted content gAAA could not be verified. Reason: it could not be decrypted."
+    made = learned(said, SEALING, GENERIC, protocol="responses")
+    assert made == {"reasoning_items": "drop"}
+
+
 @pytest.mark.parametrize(
     "body", [{"stream": True}, {"input": []}, {"stream": False, "stream_options": {}}]
 )

@@ -42,6 +42,36 @@ def test_the_text_of_reasoning_goes_only_where_it_is_taken() -> None:
     assert mended({"input": [THOUGHT]}, "responses", keep_reasoning_text=False) == {"input": [bare]}
 
 
+ASKING: Json = {
+    "input": "Hi.",
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "include": ["reasoning.encrypted_content", "web_search_call.action.sources"],
+}
+
+
+def test_a_model_that_does_not_reason_is_asked_for_no_reasoning() -> None:
+    less = {
+        "input": "Hi.",
+        "reasoning": {"effort": "low"},
+        "include": ["web_search_call.action.sources"],
+    }
+    assert mended(ASKING, "responses", reasons=False) == less
+    assert mended(ASKING, "responses", reasons=True) == ASKING
+    assert mended(ASKING, "responses") == ASKING
+    bare = {"input": "Hi.", "reasoning": {"summary": "auto"}, "include": ASKING["include"][:1]}
+    assert mended(bare, "responses", reasons=False) == {"input": "Hi."}
+    assert noted(ASKING, reasons=False) == [
+        "reasoning.summary",
+        "include.reasoning.encrypted_content",
+    ]
+    assert noted(less, reasons=False) == []
+
+
+def test_summaries_may_be_withheld_by_themselves() -> None:
+    less = {**ASKING, "reasoning": {"effort": "low"}}
+    assert mended(ASKING, "responses", drop=frozenset({"reasoning.summary"})) == less
+
+
 def test_reasoning_that_cannot_be_opened_is_left_out() -> None:
     body = {"input": [USER, THOUGHT]}
     assert mended(body, "responses", reasoning_items="drop") == {"input": [USER]}
