@@ -27,6 +27,7 @@ from forwarder.routes import (
     stored,
     websocket,
 )
+from forwarder.routes.base_paths import add_base_paths
 
 log = logging.getLogger("forwarder.app")
 
@@ -67,6 +68,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(registry.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
+    add_base_paths(app)
     exchanges.attend(app)
     _announce(settings)
     return app

@@ -85,7 +85,8 @@ class Exchange:
 
     ``address`` gives where the client reaches the forwarder, without a slash at its end.
     ``upstream`` is the one that answered, or was asked last; ``failed`` are those before it.
-    ``tape`` is there when the exchange is captured.
+    ``tape`` is there when the exchange is captured.  ``rendered_field`` is the field from which
+    the client is known to render reasoning.
     """
 
     id: str
@@ -96,6 +97,7 @@ class Exchange:
     log_bodies: bool = False
     address: Callable[[], str] = str
     client_key: str | None = None
+    rendered_field: str | None = None
     upstream: str | None = None
     model: str | None = None
     status: int = 200

@@ -21,22 +21,25 @@ from forwarder.exchange import Exchange
 from forwarder.media import Hands, with_media
 from forwarder.mint import MINT
 from forwarder.profiles import Profile, is_reasoning_model
+from forwarder.reasoning_style import (
+    AUTO,
+    resolve_chat_style,
+    resolve_responses_style,
+    select_style,
+)
 from forwarder.recall import Recall
 from forwarder.routing import Route
 from forwarder.seal import Sealer
 from forwarder.state import Forgetful, Memory, Remembering
 from forwarder.translate import adapt
 from forwarder.translate.call import Call, Json
-from forwarder.translate.check import choose
 from forwarder.translate.ending import faulting_upstream
 from forwarder.translate.terms import Terms
-from forwarder.translate.wishes import STYLES, as_wished
+from forwarder.translate.wishes import as_wished
 from forwarder.upstream import Upstream
 
 OLLAMA = ("ollama", "ollama_generate")
 """Ollama's two ways of asking for an answer."""
-
-_RESPONSES_STYLES = ("summary", "text", "both")
 
 
 class Ends(NamedTuple):
@@ -83,6 +86,8 @@ class Path:
             # One that keeps its own responses waits for the results of all calls in them.
             call = emulations.with_one_item(call)
         terms = self._terms(profile)
+        if client == "responses":
+            terms = replace(terms, reasoning=self._responses_style(request))
         if client == "chat" != over and self._remembers_reasoning(profile):
             whose = (self.exchange.client_key, self.route.upstream.name, self.route.model)
             call = self.kit.recall.recalling(call, whose, terms.summaries)
@@ -98,7 +103,7 @@ class Path:
             memory = self._memory(profile, compacting)
             call = self.kit.state.resumed(call, self.exchange, memory, client != over)
         if client == "chat":
-            call = as_wished(call, self._chat_style())
+            call = as_wished(call, self._chat_style(request))
         return faulting_upstream(call)
 
     def embedding(self, call: Call) -> Call:
@@ -126,15 +131,11 @@ class Path:
         return profile.chat_takes if over_chat else profile.responses_takes
 
     def _terms(self, profile: Profile) -> Terms:
-        shown = self.kit.settings.responses_reasoning
-        if self.client == "responses" and self.style:
-            shown = choose(self.style, _RESPONSES_STYLES, "X-Forwarder-Reasoning")
         return Terms(
             mint=MINT,
             ledger=self.exchange.ledger,
             seal=self.kit.sealer.seal,
             unseal=self.kit.sealer.unseal,
-            reasoning=shown,
             hosted_tools=self.kit.settings.hosted_tools,
             custom_tools=profile.custom_tools,
             web_search=profile.web_search_options,
@@ -143,12 +144,20 @@ class Path:
             link=partial(_link, self.exchange, self.route.upstream.name),
         )
 
-    def _chat_style(self) -> str | None:
-        """The asked-for style; passing through, reasoning stays as it is unless one is set."""
-        if self.style:
-            return str(choose(self.style, STYLES, "X-Forwarder-Reasoning"))
-        default = "thinking" if self.route.protocol != "chat" else None
-        return self.kit.settings.chat_reasoning or default
+    def _chat_style(self, request: Json) -> str | None:
+        """The style of the answer; ``None`` where it passes through as the upstream spells it."""
+        style = self._style("chat", self.kit.settings.chat_reasoning)
+        if style == AUTO and self.route.protocol == "chat":
+            return None
+        return resolve_chat_style(style, request, self.exchange.rendered_field)
+
+    def _responses_style(self, request: Json) -> str:
+        style = self._style("responses", self.kit.settings.responses_reasoning)
+        return resolve_responses_style(style, request)
+
+    def _style(self, api: str, of_setting: str) -> str:
+        of_key = self.kit.settings.key_reasoning.get(self.exchange.client_key or "", ())
+        return select_style(api, self.style, of_key, of_setting)
 
     def _remembers_reasoning(self, profile: Profile) -> bool:
         return self.kit.settings.reasoning_ttl > 0 and profile.reasoning_items == "keep"

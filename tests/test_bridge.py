@@ -46,6 +46,8 @@ class Upstreams:
         self.bodies: list[Json] = []
         self.failing: dict[str, int] = {}
         """The last word of a path -> how often it still fails."""
+        self.refused: dict[str, Json] = {}
+        """A parameter -> the error that a request with it gets."""
         transport = httpx2.MockTransport(self._answer)
         monkeypatch.setattr(bridge, "transport_for", lambda settings, heartbeat: transport)
 
@@ -55,6 +57,8 @@ class Upstreams:
         if self.failing.get(what, 0) > 0:
             self.failing[what] -= 1
             return httpx2.Response(503, headers={"retry-after-ms": "1"})
+        for name in self.refused.keys() & self.bodies[-1].keys():
+            return httpx2.Response(400, json={"error": self.refused[name]})
         events: list[Json] = CHUNKS
         if request.url.path.endswith("responses"):
             events = [{"type": "response.completed", "response": RESPONSE}]
@@ -154,6 +158,8 @@ def test_a_model_is_a_name(model: Any, code: str, upstreams: Upstreams) -> None:
     ("setting", "style", "model", "head"),
     [
         ("", None, "chat/m", {"reasoning_content": "Hm."}),
+        ("", "auto", "chat/m", {"reasoning_content": "Hm."}),
+        ("think", "auto", "chat/m", {"reasoning_content": "Hm."}),
         ("", "think", "chat/m", {"content": "<think>Hm."}),
         ("reasoning", None, "chat/m", {"reasoning": "Hm."}),
         ("reasoning", "think", "chat/m", {"content": "<think>Hm."}),
@@ -167,14 +173,24 @@ def test_a_request_s_style_goes_before_the_operator_s(
     assert events[0]["choices"][0]["delta"] == head
 
 
-@pytest.mark.parametrize(("setting", "style", "form"), [("", None, "summary"),
-    ("text", None, "text"), ("text", "summary", "summary")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("setting", "style", "summary", "form"),
+    [
+        ("", None, None, "text"),
+        ("", None, "auto", "summary"),
+        ("", "auto", "concise", "summary"),
+        ("summary", None, None, "summary"),
+        ("summary", "auto", None, "text"),
+        ("text", None, "auto", "text"),
+        ("text", "summary", None, "summary"),
+    ],
+)
 def test_a_responses_client_has_styles_of_its_own(
-    setting: str, style: str | None, form: str, upstreams: Upstreams
+    setting: str, style: str | None, summary: str | None, form: str, upstreams: Upstreams
 ) -> None:
-    over = bridge_of(FORWARDER_RESPONSES_REASONING=setting or "summary")
+    over = bridge_of(FORWARDER_RESPONSES_REASONING=setting)
 
-    events, _ = opened(over, "responses", "m", style)
+    events, _ = opened(over, "responses", "m", style, reasoning={"summary": summary})
 
     reasoning = events[-1]["response"]["output"][0]
     assert bool(reasoning["summary"]) == (form == "summary")
@@ -190,7 +206,16 @@ def test_styles_are_not_mixed_up(client: str, style: str, upstreams: Upstreams) 
 
 @pytest.mark.parametrize(
     ("model", "asked"),
-    [("gpt-5.5", True), ("o3", True), ("gpt-oss:20b", True), ("gpt-4.1", False), ("m", False)],
+    [
+        ("gpt-5.5", True),
+        ("o3", True),
+        ("gpt-oss:20b", True),
+        ("responses/openai/gpt-5.5", True),
+        ("x-ai/grok-4", True),
+        ("gpt-4.1", False),
+        ("gpt-5-chat-latest", False),
+        ("m", False),
+    ],
 )
 def test_summaries_are_asked_of_models_that_reason(
     model: str, asked: bool, upstreams: Upstreams
@@ -198,6 +223,81 @@ def test_summaries_are_asked_of_models_that_reason(
     opened(bridge_of(), "chat", model)
 
     assert ("reasoning" in upstreams.bodies[0]) == asked
+    assert ("include" in upstreams.bodies[0]) == asked
+
+
+@pytest.mark.parametrize("reasons", [True, False])
+def test_an_operator_says_whether_models_reason(reasons: bool, upstreams: Upstreams) -> None:
+    over = bridge_of(RESPONSES_QUIRKS=json.dumps({"reasons": reasons}))
+    for model in ("gpt-5.5", "m"):
+        opened(over, "chat", model)
+
+        assert ("reasoning" in upstreams.bodies[-1]) == reasons
+
+
+NO_SEALS = {
+    "message": "Encrypted content is not supported with this model.",
+    "type": "invalid_request_error",
+    "param": "include",
+    "code": None,
+}
+NO_SUMMARY = {
+    "message": "Unsupported parameter: 'reasoning.summary' is not supported with this model.",
+    "type": "invalid_request_error",
+    "param": "reasoning.summary",
+    "code": "unsupported_parameter",
+}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("refused", [{"include": NO_SEALS}, {"reasoning": NO_SUMMARY},
+    {"include": NO_SEALS, "reasoning": NO_SUMMARY}])  # fmt: skip
+def test_a_refusal_teaches_that_a_model_does_not_reason(
+    refused: dict[str, Json], strict: bool, upstreams: Upstreams
+) -> None:
+    over = bridge_of(RESPONSES_PROVIDER="azure", FORWARDER_STRICT=str(strict))
+    upstreams.refused = refused
+
+    for _ in range(2):
+        exchange = Exchange(id="req_1", route="chat", ledger=Ledger(strict=strict))
+        stream = over.open("chat", {**BODIES["chat"], "model": "prod"}, None, exchange)
+        assert list(stream)
+        assert exchange.ledger.dropped == {}
+
+    asked = [[name for name in ("include", "reasoning") if name in b] for b in upstreams.bodies]
+    assert asked == [["include", "reasoning"], [], []]
+
+
+def test_an_organization_that_gets_no_summaries_keeps_sealed_reasoning(
+    upstreams: Upstreams,
+) -> None:
+    message = "Your organization must be verified to generate reasoning summaries."
+    upstreams.refused = {"reasoning": {"message": message, "param": "reasoning.summary"}}
+
+    over = bridge_of()
+    opened(over, "chat", "gpt-5.5")
+    opened(over, "chat", "gpt-5.5")
+
+    assert [("reasoning" in b, "include" in b) for b in upstreams.bodies] == [
+        (True, True), (False, True), (False, True)
+    ]  # fmt: skip
+
+
+def test_a_responses_client_is_told_that_a_model_does_not_reason(upstreams: Upstreams) -> None:
+    asked = {
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "include": ["reasoning.encrypted_content"],
+    }
+    over = bridge_of(RESPONSES_QUIRKS='{"reasons": false}')
+
+    _, exchange = opened(over, "responses", "responses/m", **asked)
+
+    assert upstreams.bodies[0]["reasoning"] == {"effort": "low"}
+    assert "include" not in upstreams.bodies[0]
+    assert exchange.ledger.dropped.keys() == {
+        "reasoning.summary",
+        "include.reasoning.encrypted_content",
+    }
 
 
 def test_a_reference_is_resolved_where_answers_are_translated(upstreams: Upstreams) -> None:

@@ -113,8 +113,9 @@ def test_defaults_of_the_forwarder() -> None:
         default_model=None,
         api_keys=(),
         admin_keys=(),
-        chat_reasoning=None,
-        responses_reasoning="summary",
+        chat_reasoning="auto",
+        responses_reasoning="auto",
+        key_reasoning={},
         chat_default_stream=False,
         hosted_tools="drop",
         stop_drain=False,
@@ -202,7 +203,14 @@ def test_defaults_of_an_upstream() -> None:
         ("API_KEYS", "a, b,", "api_keys", ("a", "b")),
         ("ADMIN_KEYS", "a, b,", "admin_keys", ("a", "b")),
         ("CHAT_REASONING", "Think", "chat_reasoning", "think"),
+        ("CHAT_REASONING", "AUTO", "chat_reasoning", "auto"),
         ("RESPONSES_REASONING", "both", "responses_reasoning", "both"),
+        (
+            "KEY_REASONING",
+            "a=think, b==Text,a=summary,",
+            "key_reasoning",
+            {"a": ("think", "summary"), "b=": ("text",)},
+        ),
         ("CHAT_DEFAULT_STREAM", "TRUE", "chat_default_stream", True),
         ("HOSTED_TOOLS", "refuse", "hosted_tools", "refuse"),
         ("STRICT", "1", "strict", True),
@@ -368,8 +376,12 @@ def test_an_upstream_speaks_what_its_name_says_or_chat(name: str, apis: set[str]
         ("CHAT_MAX_CONCURRENT", "-1", "a number from 0 to 1e+06"),
         ("FORWARDER_MAX_CONCURRENT", "many", "a number from 0 to 1e+06"),
         ("FORWARDER_API_KEYS", "a b,c", "keys without spaces"),
-        ("FORWARDER_CHAT_REASONING", "loud", "one of thinking, think, reasoning_content"),
-        ("FORWARDER_RESPONSES_REASONING", "none", "one of summary, text, both"),
+        ("FORWARDER_CHAT_REASONING", "loud", "one of auto, thinking, think, reasoning_content"),
+        ("FORWARDER_RESPONSES_REASONING", "none", "one of auto, summary, text, both"),
+        ("FORWARDER_KEY_REASONING", "sk-1", "KEY=STYLE pairs separated by commas"),
+        ("FORWARDER_KEY_REASONING", "=think", "KEY=STYLE pairs"),
+        ("FORWARDER_KEY_REASONING", "sk 1=think", "KEY=STYLE pairs"),
+        ("FORWARDER_KEY_REASONING", "sk-1=loud", "of the styles auto, thinking, think"),
         ("FORWARDER_CHAT_DEFAULT_STREAM", "maybe", "one of true, false"),
         ("FORWARDER_HOSTED_TOOLS", "run", "one of drop, refuse"),
         ("FORWARDER_KEEPALIVE", "15s", "a number of seconds"),
@@ -469,6 +481,7 @@ def test_repr_shows_no_secret() -> None:
         CHAT_QUIRKS='{"reasoning_placeholder": "secret-4"}',
         FORWARDER_API_KEYS="secret-5",
         FORWARDER_SECRET_KEY="secret-6",
+        FORWARDER_KEY_REASONING="secret-5=think",
     )
     assert "secret-" not in repr(settings)
     assert URL in repr(settings)
@@ -487,6 +500,15 @@ def test_an_upstream_beside_the_environment_has_the_defaults() -> None:
     own = {"name": "late:latest", "base_url": "https://late/v1", "api_key": "sk-late"}
 
     assert config.upstream_with(**own) == dataclasses.replace(read_chat(), **own)
+
+
+def test_a_style_of_a_key_that_no_client_may_use_is_a_mistake() -> None:
+    keys = {"FORWARDER_API_KEYS": "sk-a,sk-b"}
+    assert read(FORWARDER_KEY_REASONING="sk-b=think", **keys).key_reasoning == {"sk-b": ("think",)}
+    assert read(FORWARDER_KEY_REASONING="sk-c=think").key_reasoning == {"sk-c": ("think",)}
+    assert mistakes(FORWARDER_KEY_REASONING="sk-c=think", **keys) == [
+        "FORWARDER_KEY_REASONING must be of keys in FORWARDER_API_KEYS"
+    ]
 
 
 def test_settings_can_be_keys_of_a_dict() -> None:

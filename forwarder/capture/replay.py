@@ -21,6 +21,7 @@ from forwarder.config import Settings, UpstreamSettings
 from forwarder.config.parsers import OURS, Fallback
 from forwarder.errors import InvalidRequest
 from forwarder.profiles import PROFILES
+from forwarder.reasoning_style import ALL_STYLES, CLIENT_HEADERS
 from forwarder.translate.call import Json
 
 
@@ -41,7 +42,8 @@ def asking(record: Json, key: str | None) -> Asking:
     asked = _part(_part(record, "client"), "request")
     body = _body(record)
     path, query = str(asked.get("path", "")), asked.get("query") or []
-    if not _ASKING.fullmatch(path):
+    matched = _ASKING.fullmatch(path)
+    if matched is None:
         raise InvalidRequest("Only requests that ask a model are sent again.")
     queued = _route(record) == "responses" and isinstance(body, dict) and body.get("background")
     if queued and came(record).status == 200:
@@ -50,11 +52,11 @@ def asking(record: Json, key: str | None) -> Asking:
             "whose route is 'background'."
         )
     if asked.get("method") == "GET" or queued or _route(record) == "background":
-        path, query = "/v1/responses", []
+        path, query = f"{matched['base']}/v1/responses", []
         body = {name: value for name, value in body.items() if name not in _LOCAL}
         body["stream"] = True
-    ours = [(k, v) for k, v in asked.get("headers") or () if k.lower().startswith("x-forwarder-")]
-    headers = {**dict(ours), "Content-Type": "application/json"}
+    kept = {k: v for k, v in asked.get("headers") or () if _KEPT.fullmatch(k)}
+    headers = {**kept, "Content-Type": "application/json"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
     data = body if isinstance(body, bytes) else orjson.dumps(body)
@@ -62,10 +64,14 @@ def asking(record: Json, key: str | None) -> Asking:
 
 
 _ASKING = re.compile(
-    r"(/v1)?/(chat/completions|responses|responses/compact|embeddings)"
-    r"|/api/(chat|generate|embed|embeddings)"
+    rf"(?P<base>(/({'|'.join(ALL_STYLES)}))?)"
+    r"((/v1)?/(chat/completions|responses|responses/compact|embeddings)"
+    r"|/api/(chat|generate|embed|embeddings))"
 )
 """Paths on which a model is asked; on others a record from elsewhere might change something."""
+
+_KEPT = re.compile(f"x-forwarder-.*|{'|'.join(CLIENT_HEADERS)}", re.IGNORECASE)
+"""Headers that decide how a request is answered."""
 
 _LOCAL = ("type", "generate", "background", "stream_options")
 """What says how an answer is wanted that is not wanted so here."""

@@ -82,8 +82,8 @@ class UpstreamSettings:
 class Settings:
     """The whole configuration. Intervals are in seconds, ``max_body`` and ``fetch_max`` in bytes.
 
-    ``chat_reasoning`` is ``None`` when the operator left it to the forwarder: translated answers
-    then show reasoning as ``thinking``, answers that pass through stay untouched.  URLs are fetched
+    ``chat_reasoning`` and ``responses_reasoning`` are styles of `reasoning_style.py`;
+    ``key_reasoning`` maps a client's key to the styles that go before them.  URLs are fetched
     where ``fetch`` says so *and* there are ``api_keys``.  ``public_url``
     is ``None`` when clients reach the forwarder at the address that their own requests name.
     ``rate_requests`` and ``rate_tokens`` are limits such as ``60/minute``, or ``None`` for none.
@@ -96,8 +96,9 @@ class Settings:
     default_model: str | None
     api_keys: tuple[str, ...] = field(repr=False)
     admin_keys: tuple[str, ...] = field(repr=False)
-    chat_reasoning: str | None
+    chat_reasoning: str
     responses_reasoning: str
+    key_reasoning: Mapping[str, tuple[str, ...]] = field(repr=False, hash=False)
     chat_default_stream: bool
     hosted_tools: str
     stop_drain: bool
@@ -148,6 +149,7 @@ class Settings:
         sheet.find_misspelled(names)
         upstreams, demo = _upstreams(sheet, names)
         sheet.find_lost_fallbacks(upstreams)
+        sheet.find_unknown_keys(values)
         if sheet.mistakes:
             raise ConfigError(list(dict.fromkeys(sheet.mistakes)))
         tracing = any(sheet.environ.get(name) for name in TRACING)
@@ -193,8 +195,9 @@ SETTINGS = (
     Setting("DEFAULT_MODEL", "default_model", str, None),
     Setting("API_KEYS", "api_keys", parsers.keys, ""),
     Setting("ADMIN_KEYS", "admin_keys", parsers.keys, ""),
-    Setting("CHAT_REASONING", "chat_reasoning", parsers.style, None),
-    Setting("RESPONSES_REASONING", "responses_reasoning", parsers.shown, "summary"),
+    Setting("CHAT_REASONING", "chat_reasoning", parsers.chat_style, "auto"),
+    Setting("RESPONSES_REASONING", "responses_reasoning", parsers.responses_style, "auto"),
+    Setting("KEY_REASONING", "key_reasoning", parsers.key_styles, ""),
     Setting("CHAT_DEFAULT_STREAM", "chat_default_stream", parsers.flag, "false"),
     Setting("HOSTED_TOOLS", "hosted_tools", parsers.one_of("drop", "refuse"), "drop"),
     Setting("STOP_DRAIN", "stop_drain", parsers.flag, "false"),
@@ -327,6 +330,12 @@ class _Sheet:
             if not to <= names - {upstream.name}:
                 variable = parsers.prefix_of(upstream.name) + "FALLBACK"
                 self.mistakes.append(f"{variable} must be {parsers.FALLBACKS}")
+
+    def find_unknown_keys(self, values: dict[str, Any]) -> None:
+        """Keys that have a reasoning style, and that no client may use."""
+        known, styled = values["api_keys"], values["key_reasoning"] or {}
+        if known and not styled.keys() <= set(known):
+            self.mistakes.append(f"{OURS}KEY_REASONING must be of keys in {OURS}API_KEYS")
 
     def find_misspelled(self, names: tuple[str, ...]) -> None:
         """Variables that are meant for us but are no settings of ours.

@@ -14,6 +14,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from forwarder.reasoning_style import ALL_STYLES, STYLES
+
 OURS = "FORWARDER_"
 PASSTHROUGH = "passthrough"
 CHAT = frozenset({"chat"})
@@ -280,5 +282,14 @@ def tokens(text: str) -> int | None:
 
 
 api = choice({"chat": CHAT, "responses": RESPONSES, "both": CHAT | RESPONSES})
-style = one_of("thinking", "think", "reasoning_content", "reasoning", "parts", "none")
-shown = one_of("summary", "text", "both")
+chat_style = one_of(*STYLES["chat"])
+responses_style = one_of(*STYLES["responses"])
+
+
+@_allowing("KEY=STYLE pairs separated by commas, of the styles " + ", ".join(ALL_STYLES))
+def key_styles(text: str) -> Mapping[str, tuple[str, ...]]:
+    styles: dict[str, tuple[str, ...]] = {}
+    for key, sign, style in (item.rpartition("=") for item in commas(text)):
+        _require(sign and re.fullmatch(r"[!-~]+", key) and style.lower() in ALL_STYLES)
+        styles[key] = (*styles.get(key, ()), style.lower())
+    return MappingProxyType(styles)

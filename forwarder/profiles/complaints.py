@@ -22,7 +22,7 @@ _PHRASES: tuple[tuple[str, str, str], ...] = (
     ("reasoning text refused", "responses", r"content'?: array too long.{0,60}maximum length 0"),
     ("sealing refused", "responses",
      r"encrypted.content.{0,60}(not|un)[ -]?(supported|available|allowed|known|recognized)|"
-     r"(invalid|unsupported|unknown|unexpected) (value|include).{0,40}reasoning\.encrypted_content"),
+     r"(invalid|unsupported|unknown|unexpected) (value|include).{0,40}encrypted_content"),
     ("summaries withheld", "responses", r"must be verified to \w+ reasoning summar"),
     ("foreign reasoning", "responses",
      r"encrypted.content.{0,60}(verif|decrypt|invalid|pars)|item with id '?rs_\w+'? not found"),

@@ -65,8 +65,17 @@ _OPENAI: dict[str, Any] = {
 
 _BY_ITS_NAME: dict[str, Any] = {"reasons": "auto"}
 
-_DEPLOYED = ("*gpt[0-9]*", "*gpt-[0-9]*", "*llama*", "*mistral*", "*phi-*", "*deepseek*", "*grok*",
-             "*cohere*", "*command*")
+_DEPLOYED = (
+    "*gpt[0-9]*",
+    "*gpt-[0-9]*",
+    "*llama*",
+    "*mistral*",
+    "*phi-*",
+    "*deepseek*",
+    "*grok*",
+    "*cohere*",
+    "*command*",
+)
 """Deployments on Azure whose names tell the model; others may be called anything."""
 
 _TEMPLATED: dict[str, Any] = {

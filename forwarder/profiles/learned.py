@@ -345,6 +345,13 @@ _VALUES: dict[str, tuple[str, ...]] = {
 """Parameter -> all values that the API knows, of those that may be left out."""
 
 _INNER = frozenset(
-    {"effort", "summary", "strict", "additionalProperties", "reasoning_content", "reasoning_details"}
-)
+    {
+        "effort",
+        "summary",
+        "strict",
+        "additionalProperties",
+        "reasoning_content",
+        "reasoning_details",
+    }
+)  # fmt: skip
 """Those of them that stand inside of others."""

@@ -131,9 +131,7 @@ def _guessed(shown: Shown) -> Iterator[str]:
     yield "tools"
     if shown.profile.image_url != "none":
         yield "vision"
-    if shown.profile.thinking_switch != "effort" or is_reasoning_model(
-        shown.profile, shown.model
-    ):
+    if shown.profile.thinking_switch != "effort" or is_reasoning_model(shown.profile, shown.model):
         yield "thinking"
 
 

@@ -7,6 +7,7 @@ from flask import Blueprint, Response, current_app, request
 from forwarder.bridge import Bridge
 from forwarder.dry_run import protocol_of
 from forwarder.routes import exchanges
+from forwarder.routes.base_paths import get_requested_style
 from forwarder.routes.keys import authorized
 from forwarder.routes.openai import json_answer, json_body
 
@@ -26,5 +27,5 @@ def translate() -> Response:
     exchanges.check_strictness()
     body = json_body(exchange)
     client = protocol_of(body, request.args.get("from"))
-    style = request.headers.get("X-Forwarder-Reasoning")
+    style = get_requested_style(request, client)
     return json_answer(bridge.shown(client, body, style, exchange))

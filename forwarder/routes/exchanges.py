@@ -28,6 +28,8 @@ from forwarder.errors import (
 from forwarder.exchange import Exchange
 from forwarder.mint import random_id
 from forwarder.network.leaving import on_leaving
+from forwarder.reasoning_style import find_rendered_field
+from forwarder.routes.base_paths import get_base_path
 from forwarder.routes.keys import authorized
 from forwarder.translate.check import choose
 from forwarder.translate.terms import Ledger
@@ -118,6 +120,7 @@ def begin(asked: Request, bridge: Bridge, route: str, watched: bool = True) -> E
         log_sample=settings.log_sample,
         log_bodies=settings.log_bodies,
         address=partial(_address, settings.public_url, asked),
+        rendered_field=find_rendered_field(header),
         observers=bridge.observers if watched else (),
     )
     exchange.began(header)
@@ -163,7 +166,9 @@ def admit(exchange: Exchange) -> None:
 def _asked(asked: Request) -> Asked:
     """The head of a request."""
     query = list(asked.args.items(multi=True))
-    return Asked(asked.method, asked.path, query, list(asked.headers.items()))
+    return Asked(
+        asked.method, get_base_path(asked) + asked.path, query, list(asked.headers.items())
+    )
 
 
 def check_strictness() -> None:

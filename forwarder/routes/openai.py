@@ -20,6 +20,7 @@ from forwarder.errors import NotFound, ShuttingDown, UpgradeRefused
 from forwarder.exchange import Exchange
 from forwarder.network.running import Stopping
 from forwarder.routes import exchanges
+from forwarder.routes.base_paths import get_requested_style
 from forwarder.routes.bodies import read_body
 from forwarder.routes.keys import authorized
 from forwarder.state.turns import is_background, owner_of
@@ -142,7 +143,7 @@ def _answered(protocol: str, exchange: Exchange) -> Response:
     bridge, body = _bridge(), json_body(exchange)
     exchanges.watch(exchange)
     streamed = bridge.wants_stream(protocol, body)
-    style = request.headers.get("X-Forwarder-Reasoning")
+    style = get_requested_style(request, protocol)
     if protocol == "responses" and is_background(body):
         return _later(body, streamed, style, exchange)
     stream = exchange.making(bridge.open(protocol, body, style, exchange))

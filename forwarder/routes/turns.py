@@ -26,6 +26,7 @@ from forwarder.exchange import Exchange
 from forwarder.mint import MINT, random_id
 from forwarder.network.running import Stopping
 from forwarder.routes import exchanges
+from forwarder.routes.base_paths import get_requested_style
 from forwarder.routes.bodies import read_body
 from forwarder.state.earlier import Earlier, ask
 from forwarder.state.keeping import marks
@@ -197,7 +198,7 @@ class Connection:
 
     def _opened(self, body: Json, exchange: Exchange) -> Stream:
         body["stream"] = True
-        style = request.headers.get("X-Forwarder-Reasoning")
+        style = get_requested_style(request, "responses")
         stream = exchange.making(self._bridge.open("responses", body, style, exchange))
         exchange.streams()
         first = next(stream, None)

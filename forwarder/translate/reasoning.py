@@ -27,6 +27,19 @@ def read(delta: Json) -> str:
     return "".join(map(_text_of, details)) if isinstance(details, list) else ""
 
 
+def find_field(messages: Any) -> str | None:
+    """The field in which a chat client's own history carries reasoning, if it does."""
+    for message in messages if isinstance(messages, list) else ():
+        if not isinstance(message, dict) or message.get("role") != "assistant":
+            continue
+        for name in FIELDS:
+            if isinstance(message.get(name), str) and message[name]:
+                return name
+        if message.get("reasoning_details"):
+            return "reasoning"
+    return None
+
+
 def _text_of(detail: Any) -> str:
     """The readable text of one entry of ``reasoning_details`` or of a thinking part."""
     if isinstance(detail, str):

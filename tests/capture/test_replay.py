@@ -55,6 +55,24 @@ def test_a_request_is_the_clients_own_with_a_key_of_today() -> None:
     }
 
 
+def test_what_decides_the_reasoning_style_goes_with_it() -> None:
+    headers = [["User-Agent", "opencode/1.18"], ["X-Title", "Cline"], ["X-Other", "1"]]
+    path = "/think/v1/chat/completions"
+
+    asked = asking(record(body={"a": 1}, path=path, headers=headers), None)
+
+    assert asked.path == path
+    assert asked.headers == {
+        "User-Agent": "opencode/1.18",
+        "X-Title": "Cline",
+        "Content-Type": "application/json",
+    }
+    turn = record("responses", method="GET", path="/both/v1/responses", body={"input": "hi"})
+    assert asking(turn, None).path == "/both/v1/responses"
+    with pytest.raises(InvalidRequest):
+        asking(record(body={}, path="/think/v1/files"), None)
+
+
 @pytest.mark.parametrize(
     ("given", "body"),
     [({"text": "{"}, b"{"), ({"body": [1]}, b"[1]"), ({"body": "x"}, b'"x"')],
