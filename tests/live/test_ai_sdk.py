@@ -16,9 +16,9 @@ pytestmark = needs_node_package("ai")
 KINDS = ("responses", "chat", "compatible")
 
 
-def run(script: str, kind: str, forwarder: Server, prompt: str) -> Any:
-    """What a script printed for ``kind`` of client."""
-    command = ["node", script, kind, forwarder.v1, "probe-x", prompt]
+def run(script: str, kind: str, forwarder: Server, prompt: str, base: str = "") -> Any:
+    """What a script printed for ``kind`` of client, below a base path."""
+    command = ["node", script, kind, f"{forwarder.url}{base}/v1", "probe-x", prompt]
     done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr + forwarder.log[-2000:]
     return json.loads(done.stdout)
@@ -45,13 +45,36 @@ def test_text_and_a_call_in_one_answer_both_arrive(kind: str, forwarder: Server)
 
 
 def test_reasoning_reaches_a_responses_client(forwarder: Server) -> None:
-    """A chat upstream's reasoning field becomes the summary that the AI SDK shows."""
+    """A chat upstream's reasoning field becomes the summary that the AI SDK shows.
+
+    It reads summaries, and asks for none of a model that it does not know.
+    """
     prompt = "please do [[scenario:reasoning_content]]"
 
-    said = run("stream_text.mjs", "responses", forwarder, prompt)
+    said = run("stream_text.mjs", "responses", forwarder, prompt, base="/summary")
 
     assert said["reasoning"]
     assert said["text"]
+
+
+def test_the_compatible_provider_shows_reasoning_natively(forwarder: Server) -> None:
+    """Over a Responses upstream it gets the field that it reads, and no blocks in its text."""
+    prompt = "please do [[scenario:reasoning_content]]"
+
+    said = run("stream_text.mjs", "compatible", forwarder, prompt)
+
+    assert said["reasoning"]
+    assert "[thinking]" not in said["text"]
+
+
+def test_openai_s_provider_gets_thinking_blocks_over_chat(forwarder: Server) -> None:
+    """It reads no field of reasoning, like any client that is not known to."""
+    prompt = "please do [[scenario:reasoning_content]]"
+
+    said = run("stream_text.mjs", "chat", forwarder, prompt)
+
+    assert not said["reasoning"]
+    assert said["text"].startswith("[thinking]")
 
 
 @pytest.mark.parametrize("kind", ["responses", "chat"])

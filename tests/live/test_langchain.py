@@ -58,6 +58,17 @@ def test_text_comes_whole_and_streamed(
     assert paths == {"/v1/chat/completions" if responses else "/v1/responses"}
 
 
+def test_reasoning_stands_in_blocks_for_a_chat_client_that_reads_no_field(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(*[Answer(text="Hi.", reasoning="Hm.", pieces=2)] * 2)
+    llm = model(forwarder, responses=False)
+
+    assert text_of(llm.invoke("hi")) == "[thinking]Hm.[/thinking]\n\nHi."
+    pieces = [text_of(chunk) for chunk in llm.stream("hi")]
+    assert "".join(pieces) == "[thinking]Hm.[/thinking]\n\nHi."
+
+
 @both_modes
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_a_tool_loop_ends_with_text(

@@ -62,7 +62,10 @@ def test_responses_create_gives_text_and_usage(over: str, client: OpenAI) -> Non
 def test_responses_create_streams(over: str, client: OpenAI, upstream: ScriptedUpstream) -> None:
     upstream.script(Answer(text="Zürich 🏔", reasoning="I think.", pieces=4))
 
-    events = list(client.responses.create(model=f"{over}/m", input="hi", stream=True))
+    wanted: Any = {"summary": "auto"}
+    events = list(
+        client.responses.create(model=f"{over}/m", input="hi", stream=True, reasoning=wanted)
+    )
 
     kinds = [event.type for event in events]
     assert kinds[:2] == ["response.created", "response.in_progress"]
@@ -286,6 +289,26 @@ def test_chat_shows_reasoning_as_the_request_wants(
 
     assert (message.reasoning_content, message.content) == ("I think.", "Hello.")
     assert message.metadata["reasoning"] == "I think."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_chat_shows_reasoning_in_blocks_by_default_and_otherwise_below_a_base_path(
+    stream: bool, client: OpenAI, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(*[Answer(text="Hi.", reasoning="Hm.", pieces=2)] * 2)
+    based = client.with_options(base_url=f"{forwarder.url}/think/v1")
+
+    texts = [_text_of(each, stream) for each in (client, based)]
+
+    assert texts == ["[thinking]Hm.[/thinking]\n\nHi.", "<think>Hm.</think>\n\nHi."]
+    assert based.models.list().data
+
+
+def _text_of(client: OpenAI, stream: bool) -> str:
+    got: Any = client.chat.completions.create(**chat("responses"), stream=stream)
+    if not stream:
+        return str(got.choices[0].message.content)
+    return "".join(c.delta.content or "" for chunk in got for c in chunk.choices)
 
 
 def test_models_can_be_listed_and_retrieved(client: OpenAI) -> None:

@@ -220,6 +220,43 @@ def test_thinking_is_the_style_of_translated_answers(
     assert rest["metadata"] == {"reasoning": THOUGHT}
 
 
+KNOWN = [
+    ({"User_Agent": "opencode/1.18.2 ai-sdk/provider-utils/4.0.66"}, "reasoning_content"),
+    ({"User_Agent": "ai-sdk/openrouter/3.1.0"}, "reasoning"),
+    ({"X_Title": "Cherry Studio"}, "reasoning_content"),
+]
+
+
+@pytest.mark.parametrize(("headers", "field"), KNOWN)
+@either
+def test_a_client_that_renders_a_field_gets_it_in_translated_answers(
+    headers: dict[str, str], field: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
+
+    content, rest = styled(ask(forwarder, "chat", asking("chat", stream=stream), **headers))
+
+    assert content == "Hello."
+    assert {k: rest[k] for k in ("reasoning_content", "reasoning") if k in rest} == {field: THOUGHT}
+    assert rest["metadata"] == {"reasoning": THOUGHT}
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@either
+def test_a_client_gets_the_field_that_its_history_carries(
+    field: str, stream: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="Hello.", reasoning=THOUGHT))
+    body = asking("chat", stream=stream)
+    before = {"role": "assistant", "content": "Yes?", field: "Somebody calls."}
+    body["messages"] = [*body["messages"], before, *body["messages"]]
+
+    content, rest = styled(ask(forwarder, "chat", body))
+
+    assert content == "Hello."
+    assert rest[field] == THOUGHT
+
+
 @either
 def test_a_chat_upstream_s_own_spelling_stays(
     stream: bool, forwarder: Server, upstream: ScriptedUpstream
@@ -298,7 +335,7 @@ def test_a_responses_client_gets_every_spelling_as_an_item(
     answered = ask(forwarder, "responses", asking("responses", stream=stream))
 
     reasoning, message = answered.whole["output"]
-    assert [part["text"] for part in reasoning["summary"]] == [THOUGHT]
+    assert [part["text"] for part in reasoning["content"]] == [THOUGHT]
     assert message["content"][0]["text"] == "Hello."
     assert answered.mistakes == []
 

@@ -117,6 +117,26 @@ def test_a_turn_has_the_events_of_a_stream(either: Server) -> None:
     assert [e["sequence_number"] for e in events] == list(range(len(events)))
 
 
+@pytest.mark.parametrize(
+    ("base", "wanted", "forms"),
+    [
+        ("", {}, ["content"]),
+        ("", {"reasoning": {"summary": "auto"}}, ["summary"]),
+        ("/both", {}, ["content", "summary"]),
+        ("/think", {}, ["content"]),
+    ],
+)
+def test_a_connection_has_the_reasoning_style_of_its_base_path(
+    base: str, wanted: Json, forms: list[str], either: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text="Hello.", reasoning="Hm."))
+    with talking(either, path=f"{base}/v1/responses") as talk:
+        events = talk.ask("hi", **wanted)
+
+    item = events[-1]["response"]["output"][0]
+    assert [name for name in ("content", "summary") if item.get(name)] == forms
+
+
 def test_several_turns_continue_one_another_though_nothing_is_stored(
     either: Server, upstream: ScriptedUpstream
 ) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from forwarder.translate.reasoning import (
     ThinkSplitter,
+    find_field,
     is_own,
     is_thinking,
     merge_details,
@@ -150,3 +151,19 @@ def test_plain_text_is_passed_by_once_it_is_known_to_be_plain() -> None:
 )  # fmt: skip
 def test_our_own_seals_are_told_from_foreign_ones(blob: Any, own: bool) -> None:
     assert is_own(blob) is own
+
+
+@pytest.mark.parametrize(
+    ("messages", "field"),
+    [
+        ([{"role": "assistant", "reasoning_content": "t"}], "reasoning_content"),
+        ([{"role": "assistant", "reasoning": "t"}], "reasoning"),
+        ([{"role": "assistant", "reasoning_content": "t", "reasoning": "t"}], "reasoning_content"),
+        ([{"role": "assistant", "reasoning_details": [{"text": "t"}]}], "reasoning"),
+        ([{"role": "assistant", "reasoning_content": None, "reasoning": ""}], None),
+        ([{"role": "user", "reasoning": "t"}, "odd"], None),
+        (None, None),
+    ],
+)
+def test_a_history_tells_the_field_of_its_client(messages: Any, field: str | None) -> None:
+    assert find_field(messages) == field
