@@ -17,6 +17,7 @@ one; everything else is a function ``call -> call`` wrapped around it.
   client over a Chat upstream, `chat_over_responses` the other way round; with the same protocol
   on both sides the call is returned as it is, so passing through loses nothing.
   `ollama_over_chat` serves an Ollama client over either of the calls that a Chat client would get.
+- `reasoning_style.py` decides in which style a client is shown reasoning.
 - `upstream.py` is the only room that knows the SDK; nothing but JSON leaves it.
 - `profiles/` holds what providers do differently, applied where a request leaves.
 - `emulations/` make up for what one API has and the other lacks; `media/` fetches and uploads;

@@ -56,23 +56,29 @@ KNOWN_CLIENTS = (
     KnownClient("Open WebUI", "X-OpenWebUI-User-Id", r""),
     KnownClient("Open WebUI", "X-OpenWebUI-Chat-Id", r""),
 )
-"""Chat clients that are known to render reasoning; the first that matches counts."""
+"""Chat clients that are known to render reasoning."""
 
-CLIENT_HEADERS = tuple(dict.fromkeys(client.header for client in KNOWN_CLIENTS))
+_PATTERNS = {
+    header: [
+        (re.compile(client.pattern, re.IGNORECASE), client.field)
+        for client in KNOWN_CLIENTS
+        if client.header == header
+    ]
+    for header in dict.fromkeys(client.header for client in KNOWN_CLIENTS)
+}
+
+CLIENT_HEADERS = tuple(_PATTERNS)
 """The headers by which a client is identified."""
-
-_PATTERNS = [
-    (client.header, re.compile(client.pattern, re.IGNORECASE), client.field)
-    for client in KNOWN_CLIENTS
-]
 
 
 def find_rendered_field(header: Callable[[str], str | None]) -> str | None:
     """The field from which a chat client renders reasoning, if its headers identify it."""
-    for name, pattern, field in _PATTERNS:
+    for name, patterns in _PATTERNS.items():
         value = header(name)
-        if value is not None and pattern.search(value):
-            return field
+        if value is not None:
+            for pattern, field in patterns:
+                if pattern.search(value):
+                    return field
     return None
 
 
