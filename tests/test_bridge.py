@@ -12,7 +12,7 @@ import pytest
 from forwarder import bridge
 from forwarder.bridge import Bridge
 from forwarder.config import Settings
-from forwarder.errors import InternalError, InvalidRequest, Overloaded
+from forwarder.errors import InternalError, InvalidRequest, Overloaded, Unsupported
 from forwarder.exchange import Exchange
 from forwarder.media.data import Blob
 from forwarder.state import Forgetful
@@ -298,6 +298,12 @@ def test_a_responses_client_is_told_that_a_model_does_not_reason(upstreams: Upst
         "reasoning.summary",
         "include.reasoning.encrypted_content",
     }
+    strict = Exchange(id="req_2", route="responses", ledger=Ledger(strict=True))
+    with pytest.raises(Unsupported) as refused:
+        over.open(
+            "responses", {**BODIES["responses"], "model": "responses/m", **asked}, None, strict
+        )
+    assert refused.value.param == "reasoning.summary"
 
 
 def test_a_reference_is_resolved_where_answers_are_translated(upstreams: Upstreams) -> None:

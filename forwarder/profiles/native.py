@@ -30,10 +30,10 @@ def reasoning(body: Json, profile: Profile, ledger: Ledger) -> None:
     if profile.reasons is not False and SUMMARY not in profile.drop:
         return
     if isinstance(given, dict) and any(given.get(name) for name in _SUMMARIES):
-        ledger.note(SUMMARY, f"{profile.name} does not take it")
+        ledger.drop(SUMMARY, f"{profile.name} does not take it")
         _set(body, "reasoning", {k: v for k, v in given.items() if k not in _SUMMARIES})
     if profile.reasons is False and isinstance(included, list) and SEALED in included:
-        ledger.note(f"include.{SEALED}", "the model is known not to reason")
+        ledger.drop(f"include.{SEALED}", "the model is known not to reason")
         _set(body, "include", [name for name in included if name != SEALED])
 
 

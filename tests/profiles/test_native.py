@@ -60,11 +60,10 @@ def test_a_model_that_does_not_reason_is_asked_for_no_reasoning() -> None:
     assert mended(ASKING, "responses") == ASKING
     bare = {"input": "Hi.", "reasoning": {"summary": "auto"}, "include": ASKING["include"][:1]}
     assert mended(bare, "responses", reasons=False) == {"input": "Hi."}
-    assert noted(ASKING, reasons=False) == [
-        "reasoning.summary",
-        "include.reasoning.encrypted_content",
-    ]
-    assert noted(less, reasons=False) == []
+    ledger = Ledger()
+    mend(ASKING, "responses", Profile("p", reasons=False), ledger)
+    assert list(ledger.dropped) == ["reasoning.summary", "include.reasoning.encrypted_content"]
+    assert noted(less, reasons=False) == []  # not even a strict request loses anything
 
 
 def test_summaries_may_be_withheld_by_themselves() -> None:
