@@ -68,6 +68,16 @@ def test_without_administrators_it_takes_to_sit_at_the_machine(serve: Serve) -> 
     assert client.get(PATH, headers={"X-Forwarded-For": "10.0.0.1"}).status_code == 403
 
 
+def test_an_exchange_tells_the_base_path_that_chose_its_style(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CAPTURE="memory")
+    body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+    client.post("/think/v1/chat/completions", json=body, buffered=True)
+
+    (record,) = captured(client)
+    assert record["client"]["request"]["path"] == "/think/v1/chat/completions"
+
+
 @pytest.mark.parametrize("where", ["memory", "files"])
 def test_an_exchange_is_there_with_both_of_its_sides(
     where: str, serve: Serve, tmp_path: Path
