@@ -14,6 +14,7 @@ from forwarder.capture.commands import replay
 from forwarder.config import Settings
 from forwarder.exchange import Observer
 from forwarder.routes import (
+    bodies,
     captured,
     conversations,
     dry_run,
@@ -70,6 +71,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(metrics.blueprint)
     add_base_paths(app)
     exchanges.attend(app)
+    bodies.install_decoding(app)
     _announce(settings)
     return app
 

@@ -10,6 +10,7 @@
         NotFound                  404  no such model, route or object
         MethodNotAllowed          405  the route exists, the method does not
         TooLarge                  413  the body is over the limit
+        UnsupportedEncoding       415  the body is compressed in a way that is not understood
         UpgradeRefused            426  no WebSocket on this route
         ConversationLocked        400  another turn of the conversation goes on
         RateLimited               429  the client has had its share for now
@@ -130,6 +131,17 @@ class TooLarge(ClientError):
 
     status = 413
     code = "request_too_large"
+
+
+class UnsupportedEncoding(ClientError):
+    """The request body is compressed in a way that is not understood."""
+
+    status = 415
+    code = "unsupported_content_encoding"
+
+    def __init__(self, message: str, accepted: str) -> None:
+        super().__init__(f"{message} Accepted: {accepted}.")
+        self.headers = {"Accept-Encoding": accepted}
 
 
 class UpgradeRefused(ClientError):

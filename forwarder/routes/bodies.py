@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from flask import Flask, request
+from werkzeug.wsgi import get_input_stream
+
 from forwarder import reading
+from forwarder.content_encoding import DecodedBody
 from forwarder.errors import InvalidRequest, TooLarge
 from forwarder.translate.call import Json
+
+
+def install_decoding(app: Flask) -> None:
+    """Have compressed request bodies decoded for all routes of ``app``."""
+    app.before_request(_decode_body)
+
+
+def _decode_body() -> None:
+    """Replace the body by its decoded form, which what is told of the request describes too."""
+    header = request.environ.pop("HTTP_CONTENT_ENCODING", None)
+    limit = request.max_content_length
+    if header and limit is not None:
+        # One byte more, or a body of exactly the limit would not be read to its end.
+        open_body = partial(get_input_stream, request.environ, max_content_length=limit + 1)
+        request.stream = DecodedBody(open_body, header, limit)  # type: ignore[assignment]
 
 
 def read_body(data: bytes, max_values: int) -> Json:
