@@ -29,6 +29,8 @@ from forwarder.routes import (
     websocket,
 )
 from forwarder.routes.base_paths import add_base_paths
+from forwarder.routes.cors import CrossOrigin
+from forwarder.routes.paths import PathNormalizer
 
 log = logging.getLogger("forwarder.app")
 
@@ -69,7 +71,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(registry.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
+    app.wsgi_app = PathNormalizer(app.wsgi_app)  # type: ignore[method-assign]
     add_base_paths(app)
+    if settings.cors_origins:
+        app.wsgi_app = CrossOrigin(app.wsgi_app, settings.cors_origins)  # type: ignore[method-assign]
     exchanges.attend(app)
     bodies.install_decoding(app)
     _announce(settings)

@@ -14,6 +14,7 @@ import httpx2
 
 from forwarder.capture.capturing import capture_for
 from forwarder.catalog import Catalog
+from forwarder.client_headers import HeaderSelection
 from forwarder.compaction import as_compaction
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.dry_run import DryRun, report
@@ -53,6 +54,7 @@ class Bridge:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics(settings) if settings.metrics else Observer()
+        self.header_selection = HeaderSelection(settings.client_headers)
         self.observers: list[Observer] = [self.metrics] if settings.metrics else []
         self.capture = capture_for(settings, self._registered)
         if self.capture is not None:

@@ -29,6 +29,11 @@ _INPUT_PIECE = 2**14
 _OUTPUT_PIECE = 2**16
 """Bytes that are read and decoded at a time."""
 
+_TURN_BYTES = 2**16
+_TURN_PAUSE = 1e-5
+"""After so many bytes other requests run.  A pause of 0 would end before gevent's loop looks at its
+sockets."""
+
 _ZSTD_WINDOW_LOG = 23
 """The largest window of a zstd body, as RFC 9659 has it: 8 MiB, which a decoder has to allocate."""
 
@@ -132,6 +137,7 @@ class _DecodedStream(io.RawIOBase):
         self._coding = coding
         self._limit = limit
         self._size = 0
+        self._work = 0
         self._inner: _Decompressor | None = None
         self._unused = b""
         self._decoded = memoryview(b"")
@@ -160,13 +166,19 @@ class _DecodedStream(io.RawIOBase):
             self._size += len(decoded)
             if self._size > self._limit:
                 raise TooLarge(f"The request body has more than {self._limit} bytes when decoded.")
-            time.sleep(0)  # gevent's, which lets other requests run
+            self._let_others_run(len(data) + len(decoded))
             if decoded:
                 return decoded
             if is_at_end:
                 if self._inner is not None and not self._inner.eof:
                     raise self._broken("ends too early")
                 return b""
+
+    def _let_others_run(self, work: int) -> None:
+        self._work += work
+        if self._work >= _TURN_BYTES:
+            self._work = 0
+            time.sleep(_TURN_PAUSE)
 
     @property
     def _needs_input(self) -> bool:

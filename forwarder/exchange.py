@@ -85,6 +85,7 @@ class Exchange:
 
     ``address`` gives where the client reaches the forwarder, without a slash at its end.
     ``upstream`` is the one that answered, or was asked last; ``failed`` are those before it.
+    ``client_headers`` are those of the client's that go on to the upstream.
     ``tape`` is there when the exchange is captured.  ``rendered_field`` is the field from which
     the client is known to render reasoning.
     """
@@ -118,9 +119,11 @@ class Exchange:
     fault: type[ForwarderError] | None = None
     payer: str | None = None
     limit_headers: dict[str, str] = field(default_factory=dict)
+    client_headers: dict[str, str] = field(default_factory=dict)
     span: Any = None
     tape: Tape | None = None
     _gone: threading.Event | None = None
+    _first_body: int | None = None
 
     def began(self, header: Callable[[str], str | None]) -> None:
         """Tell the observers that the request is here."""
@@ -133,8 +136,16 @@ class Exchange:
         return call
 
     def onward(self) -> dict[str, str]:
-        """The headers with which the observers want the upstream to be called."""
-        return {k: v for observer in self.observers for k, v in observer.onward(self).items()}
+        """The headers of the client, and of the observers, with which the upstream is called."""
+        observed = {k: v for observer in self.observers for k, v in observer.onward(self).items()}
+        return {**self.client_headers, **observed}
+
+    def is_first_body(self, content: bytes) -> bool:
+        """Is this the body that an upstream was sent first, or the same again?"""
+        digest = hash(content)
+        if self._first_body is None:
+            self._first_body = digest
+        return digest == self._first_body
 
     def admit(self, address: str | None) -> None:
         """Raise a ForwarderError when an observer turns the client at ``address`` away."""

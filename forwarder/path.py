@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from forwarder import emulations
+from forwarder.client_headers import IDEMPOTENCY_KEY
 from forwarder.compaction import Wrapper, as_compaction, is_triggered, with_compaction
 from forwarder.config import Settings
 from forwarder.exchange import Exchange
@@ -94,6 +95,8 @@ class Path:
         call = adapt(call, client, over, terms)
         if client == "chat" != over:
             settings = self.kit.settings
+            if request.get("n") not in (None, 1):  # several requests, which are not repeats
+                self.exchange.client_headers.pop(IDEMPOTENCY_KEY, None)
             call = emulations.over_responses(call, settings.stop_drain, settings.max_choices)
         call = with_media(call, client, over, profile, ends.hands)
         if client == "responses":

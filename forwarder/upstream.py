@@ -21,6 +21,7 @@ import orjson
 from openai import Omit, OpenAI, Stream, not_given
 
 from forwarder.blotting import blotted
+from forwarder.client_headers import IDEMPOTENCY_KEY
 from forwarder.config import UpstreamSettings
 from forwarder.errors import (
     InvalidRequest,
@@ -159,7 +160,8 @@ class Upstream:
         self._heartbeat = heartbeat
         self._transport = transport
         self._failures = _Failures(self._ours)
-        self._own_way = "authorization" in map(str.lower, settings.headers)
+        self._own_names = frozenset(map(str.lower, settings.headers))
+        self._own_way = "authorization" in self._own_names
         timeout = httpx2.Timeout(settings.first_byte_timeout, connect=settings.connect_timeout)
         self._timeout = timeout
         self._whole_timeout = httpx2.Timeout(
@@ -317,13 +319,13 @@ class Upstream:
 
     def _post(self, protocol: str, body: Json, exchange: Exchange) -> Reply:
         streamed = bool(body.get("stream"))
+        url, content = self._urls[protocol], _encoded(body)
         options: Any = {
             **_REST,
-            "headers": {**exchange.onward(), **self._auth(exchange.client_key)},
+            "headers": self._headers(exchange, content),
             "idempotency_key": exchange.id,  # or the SDK draws one
             "timeout": self._timeout if streamed else self._whole_timeout,
         }
-        url, content = self._urls[protocol], _encoded(body)
         attempt = exchange.attempt(self.settings, self.profile.name, protocol, url, content)
         with self._failures, WaitedForBy(exchange), attempt:
             # With this type the SDK gives the response itself, unread; its signature says Stream.
@@ -340,6 +342,18 @@ class Upstream:
         return Reply(
             unread, protocol, streamed, self.settings, self._heartbeat, choices, attempt.heard
         )
+
+    def _headers(self, exchange: Exchange, content: bytes = b"") -> dict[str, Any]:
+        """The headers of one request; those that the operator has set replace a client's.
+
+        The client's ``Idempotency-Key`` is for one body.  Other bodies that are sent for the same
+        exchange, such as the request for a summary, go without.
+        """
+        given = exchange.onward().items()
+        own = {name: value for name, value in given if name.lower() not in self._own_names}
+        if IDEMPOTENCY_KEY in own and not exchange.is_first_body(content):
+            del own[IDEMPOTENCY_KEY]
+        return {**own, **self._auth(exchange.client_key)}
 
     def _auth(self, client_key: str | None) -> dict[str, Any]:
         """The headers that say who asks; the SDK lets its own be left out only by the request."""
@@ -372,7 +386,7 @@ class Upstream:
         self, method: str, path: str, query: Json, exchange: Exchange, form: Form | None = None
     ) -> Passed:
         """Any GET, POST or DELETE below the base URL, and its answer, which ``exchange`` closes."""
-        headers = {**exchange.onward(), **self._auth(exchange.client_key), "Accept": "*/*"}
+        headers = {**self._headers(exchange), "Accept": "*/*"}
         given: Json = {}
         if form is not None:
             headers["Content-Type"] = "multipart/form-data"

@@ -151,7 +151,7 @@ def test_other_requests_run_between_two_pieces(monkeypatch: pytest.MonkeyPatch) 
     decode(gzip.compress(bytes(2**20)), "gzip")
 
     assert len(pauses) > 15
-    assert set(pauses) == {0}
+    assert 0 not in pauses
 
 
 def test_a_zstd_window_that_takes_too_much_memory_is_refused() -> None:

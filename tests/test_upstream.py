@@ -108,6 +108,44 @@ def test_nothing_of_the_machine_or_its_environment_is_told(
     assert headers["user-agent"].startswith("OpenAI/Python ")
 
 
+def headers_of(
+    given: dict[str, str], *bodies: dict[str, Any], **environment: str
+) -> list[httpx2.Headers]:
+    """The headers of the requests for these bodies, all of one exchange with a client."""
+    provider = Provider()
+    upstream = upstream_of(provider, **environment)
+    exchange = Exchange(id="req_1", route="chat", ledger=Ledger(), client_headers=given)
+    route = Route(upstream.settings, "chat", "their-model")
+    for body in bodies:
+        list(upstream.call(route, "chat", exchange)(body))
+    return [request.headers for request in provider.requests]
+
+
+def test_headers_of_the_client_go_on() -> None:
+    given = {"Openai-Beta": "a=1", "Http-Referer": "https://a.example", "X-Title": "A"}
+
+    [sent] = headers_of(given, CHAT)
+
+    assert given.items() <= {name.title(): value for name, value in sent.items()}.items()
+
+
+def test_headers_that_the_operator_has_set_are_not_replaced() -> None:
+    given = {"Openai-Organization": "theirs", "X-Title": "theirs"}
+
+    [sent] = headers_of(given, CHAT, UP_HEADERS="openai-organization: ours; X-Other: b")
+
+    assert sent.get_list("openai-organization") == ["ours"]
+    assert sent["x-title"] == "theirs"
+
+
+def test_an_idempotency_key_is_for_one_body_and_its_repeats() -> None:
+    key, other = {"Idempotency-Key": "one"}, {**CHAT, "temperature": 0}
+
+    sent = headers_of(key, CHAT, other, CHAT)
+
+    assert [headers.get("idempotency-key") for headers in sent] == ["one", None, "one"]
+
+
 @pytest.mark.parametrize(
     ("environment", "client_key", "sent"),
     [

@@ -94,6 +94,8 @@ class Settings:
     upstreams: tuple[UpstreamSettings, ...]
     demo: bool
     default_model: str | None
+    cors_origins: tuple[str, ...]
+    client_headers: tuple[str, ...]
     api_keys: tuple[str, ...] = field(repr=False)
     admin_keys: tuple[str, ...] = field(repr=False)
     chat_reasoning: str
@@ -195,6 +197,8 @@ SETTINGS = (
     Setting("DEFAULT_MODEL", "default_model", str, None),
     Setting("API_KEYS", "api_keys", parsers.keys, ""),
     Setting("ADMIN_KEYS", "admin_keys", parsers.keys, ""),
+    Setting("CORS_ORIGINS", "cors_origins", parsers.origins, ""),
+    Setting("CLIENT_HEADERS", "client_headers", parsers.client_headers, ""),
     Setting("CHAT_REASONING", "chat_reasoning", parsers.chat_style, "auto"),
     Setting("RESPONSES_REASONING", "responses_reasoning", parsers.responses_style, "auto"),
     Setting("KEY_REASONING", "key_reasoning", parsers.key_styles, ""),

@@ -253,6 +253,29 @@ def capture(text: str) -> str:
     return text
 
 
+@_allowing(
+    "names of headers or patterns (x-codex-*) separated by commas, without those that hold keys or"
+    " cookies or describe one connection"
+)
+def client_headers(text: str) -> tuple[str, ...]:
+    from forwarder.client_headers import is_forbidden
+
+    names = tuple(commas(text.lower()))
+    _require(all(re.fullmatch(r"[a-z0-9_*?-]+", name) for name in names))
+    _require(not any(is_forbidden(name) for name in names))
+    return names
+
+
+@_allowing("* or origins (https://chat.example.com) separated by commas")
+def origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.rstrip("/").lower() for origin in commas(text))
+    for origin in set(origins) - {"*", "null"}:
+        _require(
+            re.fullmatch(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?", origin)
+        )
+    return origins
+
+
 @_allowing("names of fields (user) and paths to them (messages.content) separated by commas")
 def fields(text: str) -> tuple[str, ...]:
     fields = tuple(commas(text))

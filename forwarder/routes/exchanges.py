@@ -122,6 +122,7 @@ def begin(asked: Request, bridge: Bridge, route: str, watched: bool = True) -> E
         address=partial(_address, settings.public_url, asked),
         rendered_field=find_rendered_field(header),
         observers=bridge.observers if watched else (),
+        client_headers=bridge.header_selection.select(asked.headers.items()),
     )
     exchange.began(header)
     return exchange

@@ -10,12 +10,13 @@ from flask import request
 
 from forwarder.errors import Forbidden, Unauthorized
 
+_KEY_HEADERS = ("api-key", "X-Api-Key")
 _PROXIED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 
 
 def authorized(keys: tuple[str, ...]) -> str | None:
     """The client's key; raises Unauthorized when keys are configured and this is none of them."""
-    key = bearer() or request.headers.get("api-key", "")
+    key = read_key()
     if (keys and not is_one_of(key, keys)) or not key.isascii():
         raise Unauthorized(
             "Incorrect API key provided." if key else "You didn't provide an API key."
@@ -30,7 +31,7 @@ def administers(admin_keys: tuple[str, ...], client_keys: tuple[str, ...]) -> No
     browser there that runs a stranger's page does not, nor does what a proxy brings from afar.
     Raises Unauthorized without a key that is known, Forbidden with a client's.
     """
-    key = bearer() or request.headers.get("api-key", "")
+    key = read_key()
     if not admin_keys:
         if not _is_local():
             raise Forbidden(
@@ -42,6 +43,11 @@ def administers(admin_keys: tuple[str, ...], client_keys: tuple[str, ...]) -> No
         raise Unauthorized(
             "Incorrect API key provided." if key else "You didn't provide an API key."
         )
+
+
+def read_key() -> str:
+    """The key of a request as OpenAI's, Azure's or Anthropic's clients send it, or ``""``."""
+    return bearer() or next(filter(None, map(request.headers.get, _KEY_HEADERS)), "")
 
 
 def bearer() -> str:

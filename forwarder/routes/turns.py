@@ -21,6 +21,7 @@ from simple_websocket import ConnectionClosed
 
 from forwarder.bridge import Bridge
 from forwarder.chain import Chain, Link, continued, items_of, not_found, own_part
+from forwarder.client_headers import IDEMPOTENCY_KEY
 from forwarder.errors import ForwarderError, InvalidRequest, Unsupported
 from forwarder.exchange import Exchange
 from forwarder.mint import MINT, random_id
@@ -149,6 +150,7 @@ class Connection:
         if self._turns:
             exchange.id = random_id("req")  # the client's own is that of the first
         self._turns += 1
+        exchange.client_headers.pop(IDEMPOTENCY_KEY, None)  # the handshake's, for all turns
         try:
             for event in self._answered(message, exchange):
                 if exchange.tape is not None:

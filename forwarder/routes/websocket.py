@@ -18,6 +18,7 @@ from forwarder.bridge import Bridge
 from forwarder.config import Settings
 from forwarder.errors import Forbidden, InvalidRequest, UpgradeRefused
 from forwarder.network.sending import Whole
+from forwarder.routes.cors import allows_origin
 from forwarder.routes.keys import authorized
 from forwarder.routes.turns import Connection
 
@@ -52,11 +53,17 @@ def welcome() -> None:
 
 
 def _check_origin() -> None:
-    """Of a browser only pages of our own address: it lets any page open a WebSocket anywhere."""
+    """Refuse pages of other origins: a browser lets any page open a WebSocket to anywhere.
+
+    Those of FORWARDER_CORS_ORIGINS are allowed as for any other request.
+    """
     origin = request.headers.get("Origin")
     if origin is None:
         return
-    own = {request.host, urlsplit(_bridge().settings.public_url or "").netloc}
+    settings = _bridge().settings
+    if allows_origin(settings.cors_origins, origin):
+        return
+    own = {request.host, urlsplit(settings.public_url or "").netloc}
     if origin.partition("://")[2] not in own - {""}:
         raise Forbidden("Pages of other origins get no WebSocket here.")
 

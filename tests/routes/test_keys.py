@@ -33,6 +33,9 @@ def key_of(app: Flask, known: tuple[str, ...], **headers: str) -> str | None:
         ({"Authorization": "Basic abc"}, None),
         ({"api_key": "abc"}, "abc"),
         ({"Authorization": "Basic abc", "api_key": "def"}, "def"),
+        ({"X_Api_Key": "abc"}, "abc"),
+        ({"Authorization": "Bearer abc", "X_Api_Key": "def"}, "abc"),
+        ({"api_key": "", "X_Api_Key": "def"}, "def"),
     ],
 )
 def test_without_keys_whatever_was_given_is_the_client_s(
@@ -44,6 +47,7 @@ def test_without_keys_whatever_was_given_is_the_client_s(
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_opens(key: str, app: Flask) -> None:
     assert key_of(app, KEYS, Authorization=f"Bearer {key}") == key
+    assert key_of(app, KEYS, X_Api_Key=key) == key
 
 
 @pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer key-three"},

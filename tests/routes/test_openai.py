@@ -278,3 +278,51 @@ def test_what_users_said_stays_beside_a_summary_of_what_the_upstream_keeps(serve
     assert (kept["role"], kept["content"][0]["text"]) == ("user", "remember")
     assert summary["type"] == "compaction"
     assert [item.get("role") for item in asked[-1]] == ["user", "assistant", "user"]
+
+
+CLIENT_HEADERS = {
+    "OpenAI-Beta": "a=1",
+    "OpenAI-Organization": "org-1",
+    "OpenAI-Project": "proj-1",
+    "Idempotency-Key": "one",
+    "HTTP-Referer": "https://app.example",
+    "X-Title": "App",
+    "X-Codex-Turn": "1",
+    "Cookie": "a=b",
+    "X-Api-Key": "client",
+}
+
+
+@every_route
+@pytest.mark.parametrize("over", ["chat", "responses"])
+def test_headers_that_mean_something_to_providers_go_on(path: str, over: str, serve: Serve) -> None:
+    asked: list[httpx2.Headers] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.headers)
+        return httpx2.Response(400, json={"error": {"message": "no"}})
+
+    client = serve(answer, FORWARDER_UPSTREAMS=over, FORWARDER_CLIENT_HEADERS="x-codex-*")
+    client.post(path, json=BODIES[path], headers=CLIENT_HEADERS)
+
+    sent = asked[0]
+    private = {"Cookie", "X-Api-Key"}
+    assert {n: sent.get(n) for n in CLIENT_HEADERS} == {
+        n: None if n in private else v for n, v in CLIENT_HEADERS.items()
+    }
+
+
+def test_several_choices_do_not_share_an_idempotency_key(serve: Serve) -> None:
+    asked: list[httpx2.Headers] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.headers)
+        return httpx2.Response(400, json={"error": {"message": "no"}})
+
+    client = serve(answer, FORWARDER_UPSTREAMS="responses")
+    body = {**BODIES["/v1/chat/completions"], "n": 2}
+    client.post("/v1/chat/completions", json=body, headers=CLIENT_HEADERS)
+
+    assert len(asked) == 2
+    assert not any("idempotency-key" in headers for headers in asked)
+    assert all(headers["x-title"] == "App" for headers in asked)

@@ -1,0 +1,64 @@
+"""The headers of a client that go on to the upstream.
+
+Some mean something to providers (a beta, who is billed, which program asks); they always go on.
+``FORWARDER_CLIENT_HEADERS`` adds others by name or pattern.  What belongs to the connection between
+the client and the forwarder never does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase, translate
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+
+ALWAYS = (
+    "openai-beta",
+    "openai-organization",
+    "openai-project",
+    "idempotency-key",
+    "http-referer",
+    "x-title",
+)
+
+NEVER = (
+    *("authorization", "*api-key", "cookie", "proxy-*", "x-forwarder-*"),
+    *("host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"),
+    *("content-*", "accept", "accept-*", "expect", "range", "if-*", "sec-*", "origin"),
+    *("access-control-*", "forwarded", "x-forwarded-*", "x-real-ip", "via"),
+)
+"""Credentials for the forwarder, and what holds for one connection or one body only."""
+
+_NEVER = re.compile("|".join(map(translate, NEVER)))
+_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
+_OF_WEBSOCKETS = "responses_websockets"
+"""What Codex puts into ``OpenAI-Beta`` to speak over a WebSocket, which ends here."""
+
+
+def is_forbidden(name: str) -> bool:
+    """Must a header of this name, in lower case, never go on?"""
+    return any(fnmatchcase(name, pattern) for pattern in NEVER)
+
+
+class HeaderSelection:
+    """Selects the headers that go on: ``ALWAYS``, and those that match ``patterns``."""
+
+    def __init__(self, patterns: tuple[str, ...]) -> None:
+        self._wanted = re.compile("|".join(map(translate, (*ALWAYS, *patterns))))
+
+    def select(self, headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """Those of a request; values that no HTTP library would send are left out."""
+        selected = {}
+        for name, value in headers:
+            lower = name.lower()
+            if self._wanted.match(lower) and not _NEVER.match(lower):
+                value = _without_websockets(value) if lower == "openai-beta" else value
+                if _VALUE.fullmatch(value):
+                    selected[name] = value
+        return selected
+
+
+def _without_websockets(value: str) -> str:
+    betas = [beta.strip() for beta in value.split(",")]
+    return ", ".join(beta for beta in betas if not beta.startswith(_OF_WEBSOCKETS))
