@@ -22,6 +22,7 @@ from forwarder.profiles.learned import lesson_of
 from forwarder.profiles.lessons import shown
 from forwarder.profiles.mends import mend
 from forwarder.profiles.probing import ENOUGH, QUESTIONS, asking, boldest, found
+from forwarder.request_shape import adapt_shape
 from forwarder.translate.call import Json
 from forwarder.translate.terms import Ledger
 from forwarder.upstream import Upstream
@@ -67,7 +68,9 @@ def translate(bridge: Bridge) -> click.Command:
             if model:
                 request["model"] = model
             ledger = Ledger(strict=strict or bridge.settings.strict)
-            shown = bridge.shown(client, request, None, Exchange("translate", "translate", ledger))
+            exchange = Exchange("translate", "translate", ledger)
+            request = adapt_shape(request, client, exchange)
+            shown = bridge.shown(client, request, None, exchange)
         except ForwarderError as error:
             raise click.ClickException(" ".join(error.message.split())) from error
         click.echo(json.dumps(shown, ensure_ascii=False, indent=2))

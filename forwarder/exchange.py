@@ -86,6 +86,7 @@ class Exchange:
     ``address`` gives where the client reaches the forwarder, without a slash at its end.
     ``upstream`` is the one that answered, or was asked last; ``failed`` are those before it.
     ``client_headers`` are those of the client's that go on to the upstream.
+    ``shape_losses`` are parameters that were lost when the request was read, and why.
     ``tape`` is there when the exchange is captured.  ``rendered_field`` is the field from which
     the client is known to render reasoning.
     """
@@ -120,6 +121,7 @@ class Exchange:
     payer: str | None = None
     limit_headers: dict[str, str] = field(default_factory=dict)
     client_headers: dict[str, str] = field(default_factory=dict)
+    shape_losses: dict[str, str] = field(default_factory=dict)
     span: Any = None
     tape: Tape | None = None
     _gone: threading.Event | None = None
@@ -175,7 +177,7 @@ class Exchange:
     def goes_to(self, upstream: str, model: str) -> None:
         """Another upstream is asked; what was noted of the one before is not the answer's."""
         self.upstream, self.model = upstream, model
-        self.ledger = replace(self.ledger, dropped={})
+        self.ledger = replace(self.ledger, dropped=dict(self.shape_losses))
         self.reply_headers = {}
 
     def streams(self) -> None:

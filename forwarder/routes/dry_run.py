@@ -6,6 +6,7 @@ from flask import Blueprint, Response, current_app, request
 
 from forwarder.bridge import Bridge
 from forwarder.dry_run import protocol_of
+from forwarder.request_shape import adapt_shape
 from forwarder.routes import exchanges
 from forwarder.routes.base_paths import get_requested_style
 from forwarder.routes.keys import authorized
@@ -27,5 +28,6 @@ def translate() -> Response:
     exchanges.check_strictness()
     body = json_body(exchange)
     client = protocol_of(body, request.args.get("from"))
+    body = adapt_shape(body, client, exchange)
     style = get_requested_style(request, client)
     return json_answer(bridge.shown(client, body, style, exchange))

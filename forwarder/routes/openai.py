@@ -19,6 +19,7 @@ from forwarder.bridge import Bridge
 from forwarder.errors import NotFound, ShuttingDown, UpgradeRefused
 from forwarder.exchange import Exchange
 from forwarder.network.running import Stopping
+from forwarder.request_shape import adapt_shape
 from forwarder.routes import exchanges
 from forwarder.routes.base_paths import get_requested_style
 from forwarder.routes.bodies import read_body
@@ -65,7 +66,11 @@ def responses() -> Response:
 @blueprint.post("/responses/compact")
 def compact() -> Response:
     """A conversation made short: what users said, and the rest in one sealed item."""
-    return _at_once(_bridge().compact)
+    return _at_once(_compact)
+
+
+def _compact(body: Json, exchange: Exchange) -> Stream:
+    return _bridge().compact(adapt_shape(body, "responses", exchange), exchange)
 
 
 @blueprint.post("/embeddings")
@@ -140,7 +145,7 @@ def serve(protocol: str) -> Response:
 
 
 def _answered(protocol: str, exchange: Exchange) -> Response:
-    bridge, body = _bridge(), json_body(exchange)
+    bridge, body = _bridge(), adapt_shape(json_body(exchange), protocol, exchange)
     exchanges.watch(exchange)
     streamed = bridge.wants_stream(protocol, body)
     style = get_requested_style(request, protocol)

@@ -12,6 +12,7 @@ from flask import Blueprint, Response, current_app, request
 from forwarder.bridge import Bridge
 from forwarder.errors import InvalidRequest, NotFound, ShuttingDown
 from forwarder.network.running import Stopping
+from forwarder.request_shape import adapt_shape
 from forwarder.routes import exchanges
 from forwarder.routes.openai import json_answer, json_body, told
 from forwarder.state import Memory, Remembering, completions, tokens
@@ -125,7 +126,7 @@ def input_items(name: str) -> Response:
 def input_tokens() -> Response:
     """About how many tokens a request's input has; the header says that it is an estimate."""
     bridge, exchange = _admitted(), exchanges.current()
-    body = json_body(exchange)
+    body = adapt_shape(json_body(exchange), "responses", exchange)
     found: list[Json] = []
 
     def counted(asked: Json) -> Stream:

@@ -26,6 +26,7 @@ from forwarder.errors import ForwarderError, InvalidRequest, Unsupported
 from forwarder.exchange import Exchange
 from forwarder.mint import MINT, random_id
 from forwarder.network.running import Stopping
+from forwarder.request_shape import adapt_shape
 from forwarder.routes import exchanges
 from forwarder.routes.base_paths import get_requested_style
 from forwarder.routes.bodies import read_body
@@ -171,7 +172,9 @@ class Connection:
             exchange.saw_body(asked)
             if asked.get("type") in _IGNORED:
                 return
-            stream, link = self._begun(_checked(asked), exchange)
+            stream, link = self._begun(
+                adapt_shape(_checked(asked), "responses", exchange), exchange
+            )
         except (Exception, Stopping) as error:
             self._chain.forget(asked)
             yield _in_lane(_error(exchange.blame(error)), asked)

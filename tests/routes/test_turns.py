@@ -376,3 +376,39 @@ def test_a_conversation_and_an_earlier_response_exclude_each_other(
     )
     played(images[1], ws)
     assert ws.ends[-1]["error"]["param"] == "previous_response_id"
+
+
+def test_a_chat_body_is_told_where_to_post(app: Flask) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    ws = played(app, Played(create(input=None, messages=messages), 0.2))
+
+    [error] = ws.sent
+    assert (error["status"], error["error"]["param"]) == (400, "input")
+    assert "/v1/chat/completions" in error["error"]["message"]
+
+
+def test_the_handshake_s_headers_go_on_with_every_turn(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[httpx2.Headers] = []
+    send = httpx2.MockTransport.handle_request
+
+    def noted(self: Any, sent: httpx2.Request) -> httpx2.Response:
+        asked.append(sent.headers)
+        return send(self, sent)
+
+    monkeypatch.setattr(httpx2.MockTransport, "handle_request", noted)
+    headers = {
+        "X-Title": "App",
+        "Idempotency-Key": "one",
+        "OpenAI-Beta": "responses_websockets=2026-02-04",
+    }
+    with app.test_request_context("/v1/responses", headers=headers):
+        app.preprocess_request()
+        Connection(Played(create(), create(), 0.5), app.extensions["forwarder"]).serve()
+
+    assert len(asked) == 2
+    for sent in asked:
+        assert sent["x-title"] == "App"
+        assert "idempotency-key" not in sent
+        assert "openai-beta" not in sent

@@ -1,0 +1,132 @@
+"""Requests that come in the shape of the other API, or nearly in that of their own.
+
+Cursor posts ``input`` and flat tools to ``/chat/completions`` and reads a chat completion.  Other
+clients call the token limit by its older name.  These are read as they are meant.  A body that can
+only be meant for the other API is refused with the address where it belongs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forwarder.errors import InvalidRequest
+from forwarder.exchange import Exchange
+from forwarder.mint import MINT
+from forwarder.translate import responses_over_chat
+from forwarder.translate.call import Json
+from forwarder.translate.check import INT, optional
+from forwarder.translate.fates import RESPONSES_OVER_CHAT
+from forwarder.translate.terms import Ledger, Terms
+
+_LIMITS = ("max_completion_tokens", "max_tokens")
+"""What Chat Completions calls ``max_output_tokens``."""
+
+_ONLY_RESPONSES = ("previous_response_id", "conversation", "prompt", "background")
+"""Parameters of Responses that no chat completion can honour."""
+
+_SAME = ("store", "stream_options")
+"""Parameters of both APIs that translation leaves to the forwarder."""
+
+_LOST = ("truncation", "context_management")
+
+
+def adapt_shape(request: Json, client: str, exchange: Exchange) -> Json:
+    """The request in the shape of the ``client`` protocol.
+
+    Raises InvalidRequest for a body that belongs to the other API.  What is lost by the change is
+    noted in the ledger of ``exchange``.
+    """
+    if client == "responses":
+        return _adapt_responses(request)
+    if client == "chat":
+        adapted = _adapt_chat(request, exchange.ledger)
+        exchange.shape_losses = dict(exchange.ledger.dropped)
+        return adapted
+    return request
+
+
+def _adapt_responses(request: Json) -> Json:
+    if request.get("messages") is not None and request.get("input") is None:
+        raise InvalidRequest(
+            "Missing required parameter: 'input'. A body with 'messages' is one of Chat "
+            "Completions: POST it to /v1/chat/completions.",
+            param="input",
+            code="missing_required_parameter",
+        )
+    if request.get("max_output_tokens") is not None:
+        return request
+    for name in _LIMITS:
+        limit = optional(request, name, INT, name)
+        if limit is not None:
+            rest = {k: v for k, v in request.items() if k not in _LIMITS}
+            return {**rest, "max_output_tokens": limit}
+    return request
+
+
+def _adapt_chat(request: Json, ledger: Ledger) -> Json:
+    if request.get("messages") is None and request.get("input") is not None:
+        return _chat_of_responses(request, ledger)
+    if any(map(_is_flat, request.get("tools") or ())) or _is_flat(request.get("tool_choice")):
+        return _nest_tools(request)
+    return request
+
+
+def _chat_of_responses(request: Json, ledger: Ledger) -> Json:
+    """Cursor's shape: a Responses body, beside which parameters of Chat Completions may stand."""
+    only = [name for name in _ONLY_RESPONSES if request.get(name)]
+    if only or not isinstance(request["input"], list):
+        raise InvalidRequest(
+            f"Missing required parameter: 'messages'. A body with '{(only or ['input'])[0]}' is "
+            "one of the Responses API: POST it to /v1/responses.",
+            param="messages",
+            code="missing_required_parameter",
+        )
+    own = {k: v for k, v in request.items() if k in RESPONSES_OVER_CHAT}
+    others = {k: v for k, v in request.items() if k not in own or k in _SAME}
+    for name in _LOST:
+        if own.get(name) not in (None, *RESPONSES_OVER_CHAT[name].neutral):
+            ledger.drop(name, "Chat Completions has no such setting")
+    terms = Terms(MINT, ledger, seal=str, unseal=lambda sealed: None, custom_tools=True)
+    own |= {"model": request.get("model") or "default", "tools": _flatten(own.get("tools"))}
+    chat = responses_over_chat.translate_request(own, terms).chat
+    chat.pop("stream_options", None)  # the usage is the client's to ask for
+    return {**chat, **others, "model": request.get("model")}
+
+
+def _nest_tools(request: Json) -> Json:
+    """Flat tools, as Responses has them, beside messages."""
+    tools = [_nest(tool) if _is_flat(tool) else tool for tool in request.get("tools") or ()]
+    choice: Any = request.get("tool_choice")
+    if _is_flat(choice):
+        request = {**request, "tool_choice": _nest(choice)}
+    return {**request, "tools": tools} if tools else request
+
+
+def _is_flat(tool: Any) -> bool:
+    """Is this a function or a freeform tool, or a choice of one, in the shape of Responses?"""
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    return kind in ("function", "custom") and kind not in tool and "name" in tool
+
+
+def _nest(tool: Json) -> Json:
+    inner = _rest(tool)
+    grammar = inner.get("format")
+    if tool["type"] == "custom" and isinstance(grammar, dict) and grammar.get("type") == "grammar":
+        inner["format"] = {"type": "grammar", "grammar": _rest(grammar)}
+    return {"type": tool["type"], tool["type"]: inner}
+
+
+def _flatten(tools: Any) -> Any:
+    """Tools of which some are nested as in Chat Completions, beside ``input``."""
+    if not isinstance(tools, list):
+        return tools
+    return [
+        {"type": "function", **tool["function"]}
+        if isinstance(tool, dict) and isinstance(tool.get("function"), dict)
+        else tool
+        for tool in tools
+    ]
+
+
+def _rest(tool: Json) -> Json:
+    return {name: value for name, value in tool.items() if name != "type"}
