@@ -43,6 +43,7 @@ from forwarder.store import Pruner, open_database, secret_for
 from forwarder.store.rotating import Renewed
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.check import BOOL, optional
+from forwarder.translate.reasoning import find_field
 from forwarder.translate.vocabulary import SEALED
 from forwarder.upstream import Passed, Upstream
 from forwarder.watching.metrics import Metrics
@@ -230,7 +231,14 @@ class Bridge:
         return own or not isinstance(self.state, Forgetful)
 
     def _honoured(self, client: str, request: Json, route: Route) -> frozenset[str]:
+        """What is no loss: what the forwarder does itself, and what the client has not sent.
+
+        Reasoning in a ``[thinking]`` block becomes a field on its way, which not every upstream
+        takes.  A client that has sent no such field is not told of one.
+        """
         here = self.state.honours(client, request, client != route.protocol)
+        if client == "chat" and find_field(request.get("messages")) is None:
+            here |= {"messages.reasoning_content"}
         return here if client == "responses" else here | _UNASKED
 
     def _routes(self, client: str, request: Json) -> list[Route]:

@@ -9,7 +9,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +18,7 @@ from forwarder.config.parsers import is_pattern
 from forwarder.errors import ForwarderError, UpstreamRefused
 from forwarder.per_upstream import PerUpstream
 from forwarder.registry.names import full, short
-from forwarder.routing import Router
+from forwarder.routing import PROTOCOLS, Router
 from forwarder.translate.call import Json
 from forwarder.upstream import Upstream
 
@@ -48,9 +48,11 @@ class Catalog:
         self._theirs: OrderedDict[bytes, tuple[float, _Lists]] = OrderedDict()
         self._shared = {n: u for n, u in upstreams.items() if u.settings.passthrough_key}
 
-    def model(self, name: str, client_key: str | None = None) -> Json | None:
+    def model(
+        self, name: str, client_key: str | None = None, clients: Iterable[str] = PROTOCOLS
+    ) -> Json | None:
         """One of the models, or one that is not listed, but whose name leads to an upstream."""
-        found = _named(name, self.models(client_key))
+        found = _named(name, self.models(client_key, clients))
         owner = None if found else self._router.owner(name)
         return _model(name, owner) if owner else found
 
@@ -59,9 +61,9 @@ class Catalog:
 
         Its upstream lists it, or has no list that could lack it.
         """
-        found = self.model(name, client_key)
+        found = self.model(name, client_key, (client,))
         if found is not None:
-            return found
+            return {**found, "id": name}
         route = self._router.resolve(name, client)
         model = _model(name, route.upstream.name)
         listed = self._lists_for(client_key).get(route.upstream.name)
@@ -70,20 +72,34 @@ class Catalog:
             return {**model, **own, "id": name} if own else None
         return model if isinstance(listed, UpstreamRefused) and listed.status in _NO_LIST else None
 
-    def models(self, client_key: str | None = None) -> list[Json]:
-        """Model objects under the names that requests can use, configured ones first."""
+    def models(
+        self, client_key: str | None = None, clients: Iterable[str] = PROTOCOLS
+    ) -> list[Json]:
+        """Model objects under the names that requests can use, configured ones first.
+
+        A model that has its upstream's name before its own is listed by its plain name too, where
+        that leads to it for one of ``clients``, which are protocols.
+        """
         found: dict[str, Json] = {}
+
+        def add(public: str, upstream: str, more: Json) -> None:
+            names = [public]
+            plain = public.removeprefix(f"{upstream}/")
+            if plain != public and self._router.is_same(plain, public, clients):
+                names.append(plain)
+            for name in names:
+                found.setdefault(name, {**_model(name, upstream), **more, "id": name})
+
         for model_id, upstream in self._router.models():
-            found[model_id] = _model(model_id, upstream)
-        for name, listed in self._lists_for(client_key).items():
+            add(model_id, upstream, {})
+        for upstream, listed in self._lists_for(client_key).items():
             for model in listed if isinstance(listed, list) else ():
-                public = self._router.public_id(name, model["id"])
-                found.setdefault(public, {**_model(public, name), **model, "id": public})
+                add(self._router.public_id(upstream, model["id"]), upstream, model)
         return list(found.values())
 
     def codex(self, client_key: str | None = None) -> list[Json]:
         """Codex's entries for the same models, and for those that the settings only name."""
-        models = {model["id"]: model for model in self.models(client_key)}
+        models = {model["id"]: model for model in self.models(client_key, ("responses",))}
         for name in self._spelled_out():
             models.setdefault(name, _model(name, ""))
         return [self._entry(model, rank) for rank, model in enumerate(models.values())]

@@ -33,7 +33,8 @@ _LOST = ("truncation", "context_management")
 def adapt_shape(request: Json, client: str, exchange: Exchange) -> Json:
     """The request in the shape of the ``client`` protocol.
 
-    Raises InvalidRequest for a body that belongs to the other API.  What is lost by the change is
+    Raises InvalidRequest for a body that belongs to the other API, and for a limit that no upstream
+    could keep.  What is lost by the change is
     noted in the ledger of ``exchange``.
     """
     if client == "responses":
@@ -53,6 +54,7 @@ def _adapt_responses(request: Json) -> Json:
             param="input",
             code="missing_required_parameter",
         )
+    _check_tool_calls(request)
     if request.get("max_output_tokens") is not None:
         return request
     for name in _LIMITS:
@@ -61,6 +63,16 @@ def _adapt_responses(request: Json) -> Json:
             rest = {k: v for k, v in request.items() if k not in _LIMITS}
             return {**rest, "max_output_tokens": limit}
     return request
+
+
+def _check_tool_calls(request: Json) -> None:
+    most = optional(request, "max_tool_calls", INT, "max_tool_calls")
+    if most is not None and most < 1:
+        raise InvalidRequest(
+            f"Invalid 'max_tool_calls': expected a value of at least 1, but got {most} instead.",
+            param="max_tool_calls",
+            code="integer_below_min_value",
+        )
 
 
 def _adapt_chat(request: Json, ledger: Ledger) -> Json:

@@ -154,6 +154,15 @@ class Router:
         """The id under which clients of both protocols reach what ``upstream`` calls ``model``."""
         return self._id(self._by_name[upstream], model, model)
 
+    def is_same(self, name: str, other: str, clients: Iterable[str]) -> bool:
+        """Do two names that are not registered lead some of ``clients`` to one model?"""
+        if self.registered(name) is not None:
+            return False
+        return any(
+            _target(self.resolve(name, client)) == _target(self.resolve(other, client))
+            for client in clients
+        )
+
     def _id(self, upstream: UpstreamSettings, name: str, target: str) -> str:
         if self.registered(name) is not None:
             return f"{upstream.name}/{name}"
@@ -211,6 +220,10 @@ def _route(upstream: UpstreamSettings, name: str, client: str) -> Route:
     near = client if client in PROTOCOLS else "chat"
     protocol = near if near in upstream.apis else next(iter(upstream.apis))
     return Route(upstream, protocol, upstream.aliases.get(name, name))
+
+
+def _target(route: Route) -> tuple[str, str]:
+    return route.upstream.name, route.model
 
 
 def _configured(upstream: UpstreamSettings) -> dict[str, str]:

@@ -68,7 +68,55 @@ def test_models_have_names_that_lead_to_their_upstream() -> None:
         "owned_by": "chat",
         "context": 9,
     }
-    assert models.keys() == {"chat/qwen", "responses/gpt"}
+    assert models.keys() == {"chat/qwen", "qwen", "responses/gpt", "gpt"}
+    assert models["qwen"] == {**models["chat/qwen"], "id": "qwen"}
+
+
+@pytest.mark.parametrize(
+    ("clients", "plain"),
+    [
+        (("chat",), {"gpt", "both", "fast"}),
+        (("responses",), {"qwen", "both", "fast"}),
+        (("ollama",), {"qwen", "both", "fast"}),
+        (("chat", "responses"), {"qwen", "gpt", "both", "fast"}),
+    ],
+)
+def test_plain_names_are_listed_where_they_lead_to_the_model(
+    clients: tuple[str, ...], plain: set[str]
+) -> None:
+    environment = {
+        "CHAT_BASE_URL": "http://up.test/v1",
+        "CHAT_MODELS": "fast=qwen-turbo,other=gpt",
+        "RESPONSES_BASE_URL": "http://up.test/v1",
+        "RESPONSES_MODELS": "fast=gpt-mini",
+    }
+    listing = {
+        "chat": Listing([{"id": "qwen"}, {"id": "both", "created": 1}]),
+        "responses": Listing([{"id": "gpt"}, {"id": "both", "created": 2}, {"id": "other"}]),
+    }
+    found = over(Settings.from_env(environment), listing, 60)
+
+    names = {model["id"] for model in found.models(clients=clients)}
+
+    prefixed = {"chat/qwen", "chat/both", "chat/fast", "responses/gpt", "responses/both"}
+    prefixed |= {"responses/fast", "responses/other"}
+    assert names == prefixed | plain | {"other"}  # that is the alias
+    for name in plain:
+        routes = [found._router.resolve(name, client) for client in clients]
+        assert any(f"{r.upstream.name}/{name}" in names for r in routes)
+
+
+def test_codex_finds_the_plain_names_that_lead_its_requests_to_a_model() -> None:
+    environment = {"CHAT_BASE_URL": "http://up.test/v1", "RESPONSES_BASE_URL": "http://up.test/v1"}
+    settings = Settings.from_env(environment)
+    listing: Any = {"chat": Listing([{"id": "qwen"}]), "responses": Listing([{"id": "gpt"}])}
+    for upstream in settings.upstreams:
+        listing[upstream.name].settings = upstream
+        listing[upstream.name].profile_of = lambda model: PROFILES["generic"]
+
+    entries = over(settings, listing, 60).codex()
+
+    assert [e["slug"] for e in entries] == ["chat/qwen", "qwen", "responses/gpt"]
 
 
 def test_configured_models_come_first_and_count_once() -> None:
@@ -84,7 +132,7 @@ def test_configured_models_come_first_and_count_once() -> None:
 def test_an_upstream_that_fails_hides_no_other() -> None:
     found = catalog(chat=Listing(UpstreamUnreachable("gone")), responses=Listing([{"id": "gpt"}]))
 
-    assert [model["id"] for model in found.models()] == ["responses/gpt"]
+    assert [model["id"] for model in found.models()] == ["responses/gpt", "gpt"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +171,7 @@ def test_a_client_s_key_is_used_where_keys_are_passed_through() -> None:
     found = catalog(chat=chat, responses=responses)
 
     def ids(key: str | None) -> list[str]:
-        return [model["id"] for model in found.models(key)]
+        return [model["id"] for model in found.models(key) if "/" in model["id"]]
 
     assert ids("a") == ["chat/for-a", "responses/gpt"]
     assert ids("b") == ["chat/for-b", "responses/gpt"]

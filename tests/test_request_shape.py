@@ -186,6 +186,16 @@ def test_the_token_limit_by_its_chat_name_is_mapped(name: str) -> None:
     assert refusal({"input": "Hi", name: "7"}, "responses").param == name
 
 
+@pytest.mark.parametrize("most", [0, -1])
+def test_fewer_tool_calls_than_one_are_refused(most: int) -> None:
+    error = refusal({"input": "Hi", "max_tool_calls": most}, "responses")
+    assert (error.status, error.param) == (400, "max_tool_calls")
+    assert error.code == "integer_below_min_value"
+    for fine in (1, None):
+        body = {"input": "Hi", "max_tool_calls": fine}
+        assert adapt(body, "responses")[0] is body
+
+
 # -- through the routes ---------------------------------------------------------------------------
 
 
@@ -252,3 +262,15 @@ def test_every_route_of_responses_tells_where_to_post(path: str, serve: Serve) -
     got = client.post(path, json=body)
 
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "input")
+
+
+@pytest.mark.parametrize("over", ["chat", "responses"])
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"background": True}])
+def test_no_upstream_is_asked_for_no_tool_calls(over: str, more: Json, serve: Serve) -> None:
+    client = serve(lambda _: pytest.fail("asked"), FORWARDER_UPSTREAMS=over)
+
+    got = client.post(
+        "/v1/responses", json={"model": "m", "input": "a", "max_tool_calls": 0, **more}
+    )
+
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, "max_tool_calls")

@@ -55,7 +55,9 @@ def as_compaction(call: Call, terms: Terms, native: bool) -> Call:
     """
 
     def compacting(request: Json) -> Stream:
-        request = window.opened(_listed(request), terms, native)
+        request = _listed(request)
+        _check_not_empty(request)
+        request = window.opened(request, terms, native)
         if native:
             return call(request)
         stream = _triggered(call, {**request, "input": [*request["input"], window.TRIGGER]}, terms)
@@ -112,11 +114,20 @@ def _item(text: str, request: Json, terms: Terms) -> Json:
 def _listed(request: Json) -> Json:
     """The request with its input as a list of items."""
     given: Any = request.get("input")
-    if given is None:
+    if given is None or given == "":
         given = []
     if isinstance(given, str):
         given = [{"type": "message", "role": "user", "content": given}]
     return {**request, "input": expect(given, LIST, "input")}
+
+
+def _check_not_empty(request: Json) -> None:
+    """Raise InvalidRequest if there is nothing to compact, here or where the upstream keeps it."""
+    known = any(request.get(name) for name in summary.STATE)
+    if not known and all(map(window.is_trigger, request["input"])):
+        raise InvalidRequest(
+            "There is nothing to compact: 'input' is empty.", param="input", code="empty_array"
+        )
 
 
 def _threshold(request: Json) -> int | None:

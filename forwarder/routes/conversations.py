@@ -31,7 +31,7 @@ _MOST = 20
 def create() -> Response:
     """A new conversation, which may have items from the start."""
     state, owner = entered()
-    body = json_body(exchanges.current())
+    body = json_body(exchanges.current(), required=False)
     given = _given(body) if body.get("items") is not None else []
     talk = Talk(random_id("conv"), time.time(), metadata_of(body, expect))
 

@@ -177,15 +177,19 @@ def told(
     return _streaming("responses", stream, exchange)
 
 
-def json_body(exchange: Exchange) -> Json:
-    """The object that the request's body is; InvalidRequest when it is none."""
+def json_body(exchange: Exchange, required: bool = True) -> Json:
+    """The object that the request's body is; InvalidRequest when it is none.
+
+    A body that is not ``required`` may be left out, for an empty object.
+    """
     try:
         data = request.get_data(cache=False)
     except HTTPException as error:  # too large, or cut off
         raise exchanges.ours(error) from None
     if exchange.tape is not None:
         exchange.tape.heard(data)
-    body = read_body(data, _bridge().settings.max_json_values)
+    limit = _bridge().settings.max_json_values
+    body = read_body(data, limit) if data or required else {}
     exchange.saw_body(body)
     return body
 

@@ -14,7 +14,7 @@ from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from forwarder.bridge import Bridge
-from forwarder.errors import Unsupported
+from forwarder.errors import NotFound, Unsupported
 from forwarder.registry import shapes
 from forwarder.registry.checking import Check
 from forwarder.registry.creating import Created
@@ -34,6 +34,11 @@ blueprint = Blueprint("registry", __name__)
 
 VERSION = "0.33.0"
 """Ollama's version whose API this is; clients look what they may use."""
+
+_NOTHING_TO_PULL = (
+    "pull model manifest: file does not exist (no upstream has a model '{name}'; "
+    "POST /api/create registers one with its remote_host)"
+)
 
 _CLIENT = "ollama"
 """In whose protocol models are asked that are shown here."""
@@ -63,8 +68,7 @@ def create() -> Response:
     _note(created)
     if not streamed:
         return json_answer({"status": "success", "found": created.found})
-    lines = b"".join(orjson.dumps(line) + b"\n" for line in _statuses(created))
-    return Response(lines, mimetype="application/x-ndjson")
+    return _lines(_statuses(created))
 
 
 @blueprint.post("/api/show")
@@ -119,12 +123,26 @@ def delete() -> Response:
 
 
 @blueprint.post("/api/pull")
+def pull() -> Response:
+    """Report success for a model that is served here: clients pull before they first use one."""
+    _read()
+    body = _body()
+    name = name_in(body)
+    streamed = flag(body, "stream", True)
+    error = None if _is_served(name) else _NOTHING_TO_PULL.format(name=name)
+    if streamed:
+        return _lines(_pulled(error))
+    if error:
+        raise NotFound(error, param="model", code="model_not_found")
+    return json_answer({"status": "success"})
+
+
 @blueprint.post("/api/push")
-def transfer() -> Response:
-    """There is nothing to bring here or away."""
+def push() -> Response:
+    """Refuse: there is nothing to upload."""
     _read()
     raise Unsupported(
-        "Models are not pulled or pushed here, they stay where they are; "
+        "Models are not pushed from here, they stay where they are; "
         "POST /api/create registers one with its remote_host."
     )
 
@@ -191,6 +209,23 @@ def _statuses(created: Created) -> Iterator[Json]:
     yield {"status": "success"}
 
 
+def _pulled(error: str | None) -> Iterator[Json]:
+    """The lines of a pull, which in Ollama's API fails after it has begun."""
+    yield {"status": "pulling manifest"}
+    if error:
+        yield {"error": error}
+        return
+    yield {"status": "verifying sha256 digest"}
+    yield {"status": "writing manifest"}
+    yield {"status": "success"}
+
+
+def _lines(values: Iterator[Json]) -> Response:
+    """A stream of which all lines are known."""
+    lines = b"".join(orjson.dumps(value) + b"\n" for value in values)
+    return Response(lines, mimetype="application/x-ndjson")
+
+
 # -- models -------------------------------------------------------------------------------------
 
 
@@ -200,7 +235,7 @@ def _all() -> Iterator[Shown]:
     remotes = bridge.registry.listed()
     yield from map(_registered, remotes)
     seen = {remote.name for remote in remotes}
-    for model in bridge.catalog.models(_key()):
+    for model in bridge.catalog.models(_key(), (_CLIENT,)):
         if full(model["id"]) not in seen:
             seen.add(full(model["id"]))
             yield shapes.of_configured(model, _route(model["id"]))
@@ -219,6 +254,16 @@ def _shown(name: str) -> Shown:
     if model is None:
         raise not_found(name)
     return shapes.of_configured(model, _route(name))
+
+
+def _is_served(name: str) -> bool:
+    """Would ``/api/chat`` find a model of this name?"""
+    bridge = _bridge()
+    try:
+        registered = bridge.router.registered(name)
+        return bool(registered or bridge.catalog.served(name, _CLIENT, _key()))
+    except NotFound:
+        return False
 
 
 def _route(name: str) -> Route:

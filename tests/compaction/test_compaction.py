@@ -226,14 +226,29 @@ def test_the_endpoint_gives_the_users_messages_and_one_item() -> None:
     assert (whole["object"], whole["usage"]) == ("response.compaction", USAGE)
 
 
-@pytest.mark.parametrize("given", ["hello", None])
-def test_a_text_or_nothing_can_be_compacted_too(given: Any) -> None:
+@pytest.mark.parametrize(
+    "given", [{"input": "hello"}, {"previous_response_id": "resp_1"}, {"conversation": "conv_1"}]
+)
+def test_a_text_or_what_is_stored_can_be_compacted_too(given: Any) -> None:
     model = Model(said("They greeted.", usage=None))
 
-    [whole] = events_of(as_compaction(model, terms(), False)({"model": "m", "input": given}))
+    [whole] = events_of(as_compaction(model, terms(), False)({"model": "m", **given}))
 
     assert [item["type"] for item in whole["output"]][-1] == "compaction"
     assert whole["usage"]["total_tokens"] == 0
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("given", [{}, {"input": None}, {"input": []}, {"input": ""},
+                                   {"input": [TRIGGER]}])  # fmt: skip
+def test_nothing_to_compact_is_a_mistake_of_the_request(given: Any, native: bool) -> None:
+    model = Model()
+
+    with pytest.raises(InvalidRequest) as raised:
+        as_compaction(model, terms(), native)({"model": "m", **given})
+
+    assert (raised.value.status, raised.value.param) == (400, "input")
+    assert model.asked == []
 
 
 # -- upstreams that compact themselves --------------------------------------------------------------

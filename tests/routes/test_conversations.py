@@ -87,3 +87,14 @@ def test_the_ids_of_what_is_asked_are_checked(serve: Serve) -> None:
     item = {"role": "user", "content": "x", "id": 5}
     got = client.post("/v1/responses", json={"model": "chat/m", "input": [item]})
     assert (got.status_code, got.get_json()["error"]["param"]) == (400, "input[0].id")
+
+
+def test_a_conversation_needs_no_body(demo: FlaskClient) -> None:
+    made = demo.post("/v1/conversations")
+    assert made.status_code == 200
+    assert made.get_json()["metadata"] == {}
+    assert demo.get(f"/v1/conversations/{made.get_json()['id']}").status_code == 200
+    at = f"/v1/conversations/{made.get_json()['id']}"
+    for path in (at, f"{at}/items"):
+        assert demo.post(path).status_code == 400
+    assert demo.post("/v1/conversations", data=b"{").status_code == 400

@@ -326,3 +326,66 @@ def test_several_choices_do_not_share_an_idempotency_key(serve: Serve) -> None:
     assert len(asked) == 2
     assert not any("idempotency-key" in headers for headers in asked)
     assert all(headers["x-title"] == "App" for headers in asked)
+
+
+ANSWER = {
+    "chat": {
+        "id": "c",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hi"},
+                "finish_reason": "stop",
+            }
+        ],
+    },
+    "responses": {
+        "id": "resp_1",
+        "object": "response",
+        "status": "completed",
+        "output": [
+            {
+                "type": "message",
+                "id": "msg_1",
+                "role": "assistant",
+                "status": "completed",
+                "content": [{"type": "output_text", "text": "Hi", "annotations": []}],
+            }
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("strict", ["true", "false"])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"FORWARDER_UPSTREAMS": "responses"},
+        {"FORWARDER_UPSTREAMS": "responses", "RESPONSES_PROVIDER": "openai"},
+        {
+            "FORWARDER_UPSTREAMS": "chat",
+            "CHAT_PROVIDER": "mistral",
+            "FORWARDER_CHAT_REASONING": "thinking",
+        },
+    ],
+)
+def test_a_client_that_sends_no_reasoning_is_not_told_that_it_was_lost(
+    environment: dict[str, str], strict: str, serve: Serve
+) -> None:
+    over = environment["FORWARDER_UPSTREAMS"]
+    client = serve(lambda _: httpx2.Response(200, json=ANSWER[over]), **environment)
+
+    def dropped(strict: str = strict, **answer: object) -> str | None:
+        history = [{"role": "assistant", **answer}, {"role": "user", "content": "And?"}]
+        asked = {"model": "m", "messages": [{"role": "user", "content": "a"}, *history]}
+        got = client.post(
+            "/v1/chat/completions", json=asked, headers={"X-Forwarder-Strict": strict}
+        )
+        assert got.status_code == 200
+        return got.headers.get("X-Forwarder-Dropped")
+
+    block = "[thinking]hm[/thinking]\n\nHi"
+    assert dropped(content="Hi") is None
+    assert dropped(content=block) is None
+    assert dropped(content=block, metadata={"reasoning": "hm"}) is None
+    assert dropped("false", content="Hi", reasoning_content="hm") == "messages.reasoning_content"

@@ -294,7 +294,6 @@ def test_what_the_environment_has_cannot_be_deleted(ollama: Ollama) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/api/pull"),
         ("POST", "/api/push"),
         ("POST", "/api/blobs/sha256:1"),
         ("HEAD", "/api/blobs/sha256:1"),
@@ -409,3 +408,46 @@ def test_where_nothing_is_stored_nothing_can_be_registered(make: Make) -> None:
         "fast:latest",
         "m:latest",
     ]
+
+
+def lines_of(got: TestResponse) -> list[dict[str, Any]]:
+    assert got.mimetype == "application/x-ndjson"
+    return [json.loads(line) for line in got.text.splitlines()]
+
+
+@pytest.mark.parametrize("name", ["fast", "fast:latest", "listed", "mine", "mine:latest"])
+def test_a_model_that_is_served_here_counts_as_pulled(ollama: Ollama, name: str) -> None:
+    ollama.create()
+    ollama.answer = lambda request: httpx2.Response(200, json={"data": [{"id": "listed"}]})
+
+    streamed = ollama.ask("POST", "/api/pull", {"model": name})
+    older = ollama.ask("POST", "/api/pull", {"name": name, "insecure": True, "stream": True})
+    whole = ollama.ask("POST", "/api/pull", {"model": name, "stream": False})
+
+    statuses = ["pulling manifest", "verifying sha256 digest", "writing manifest", "success"]
+    assert lines_of(streamed) == [{"status": status} for status in statuses]
+    assert older.text == streamed.text
+    assert (whole.status_code, whole.get_json()) == (200, {"status": "success"})
+
+
+@pytest.mark.parametrize("name", ["unknown", "unknown:8b", "chat/"])
+def test_a_model_that_is_not_cannot_be_pulled(ollama: Ollama, name: str) -> None:
+    ollama.answer = lambda request: httpx2.Response(200, json={"data": [{"id": "listed"}]})
+
+    streamed = ollama.ask("POST", "/api/pull", {"model": name})
+    whole = ollama.ask("POST", "/api/pull", {"model": name, "stream": False})
+
+    first, last = lines_of(streamed)
+    assert (streamed.status_code, first) == (200, {"status": "pulling manifest"})
+    assert last["error"].startswith("pull model manifest: file does not exist")
+    assert (whole.status_code, whole.get_json()) == (404, last)
+    assert name in last["error"]
+
+
+def test_a_pull_needs_a_name_and_a_key(make: Make) -> None:
+    ollama = make(FORWARDER_API_KEYS="k")
+
+    assert ollama.ask("POST", "/api/pull", {"model": "fast"}).status_code == 401
+    key = {"Authorization": "Bearer k"}
+    assert ollama.ask("POST", "/api/pull", {"model": "fast"}, headers=key).status_code == 200
+    assert ollama.ask("POST", "/api/pull", {}, headers=key).status_code == 400
