@@ -21,6 +21,9 @@ worker_class = "forwarder.network.worker.Worker"  # gevent, and it ends what it 
 control_socket_disable = True  # one path for all instances of a user, and nobody asked for it
 preload_app = False  # gevent has to replace the sockets before anything is imported
 
+HERE = Path(__file__).resolve().parent
+chdir = str(HERE)  # wherever gunicorn is started: wsgi.py, .env and the database are found here
+
 
 class Setting(NamedTuple):
     """gunicorn's name, our variable, its default as text, and the least number it may be.
@@ -51,9 +54,15 @@ SETTINGS = (
 
 
 def _given() -> dict[str, str | None]:
-    """The environment, over the file that ``FORWARDER_DOTENV`` names (``.env``)."""
-    path = os.environ.get("FORWARDER_DOTENV", ".env")
-    found = dotenv_values(path) if path and Path(path).is_file() else {}
+    """The environment, over the file that ``FORWARDER_DOTENV`` names (``.env`` beside this one).
+
+    A relative path is meant from where gunicorn was started, which workers no longer know.
+    """
+    named = os.environ.get("FORWARDER_DOTENV")
+    if named:
+        named = os.environ["FORWARDER_DOTENV"] = os.path.abspath(named)
+    path = HERE / ".env" if named is None else Path(named)
+    found = dotenv_values(path) if named != "" and path.is_file() else {}
     return {**found, **os.environ}
 
 

@@ -4,9 +4,17 @@ import sys
 
 from forwarder.app import create_app
 from forwarder.config import ConfigError
+from forwarder.network.serving import find_gunicorn_mistake
+
+_WILL_NOT_LOAD = 4
+"""gunicorn's exit code for an application that does not load; after others it tries for ever."""
+
+if mistake := find_gunicorn_mistake():
+    sys.stderr.write(f"The forwarder is not started: {mistake}\n")
+    sys.exit(_WILL_NOT_LOAD)
 
 try:
     app = create_app()
 except ConfigError as error:
     sys.stderr.write(f"The forwarder is not configured properly:\n{error}\n")
-    sys.exit(4)  # gunicorn's "the application does not load"; after any other it tries for ever
+    sys.exit(_WILL_NOT_LOAD)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +21,9 @@ EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Only what a test gives is given."""
+    """Only what a test gives is given, and no ``.env`` of this checkout."""
     monkeypatch.chdir(tmp_path)
+    shutil.copy(PATH, tmp_path)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # or it would make one to stay
     for name in ("FORWARDER_DOTENV", "PORT", *variables()):
         monkeypatch.delenv(name, raising=False)
@@ -31,8 +34,8 @@ def variables() -> list[str]:
 
 
 def read() -> dict[str, Any]:
-    """What gunicorn finds in the file."""
-    return runpy.run_path(str(PATH))
+    """What gunicorn finds in the file, which lies in the current directory."""
+    return runpy.run_path(PATH.name)
 
 
 def test_the_example_documents_every_setting_with_its_default() -> None:
@@ -47,7 +50,7 @@ def test_every_name_is_one_of_gunicorn_s() -> None:
     known = {setting.name for setting in KNOWN_SETTINGS}
 
     names = [row.name for row in read()["SETTINGS"]]
-    assert {*names, "worker_class", "control_socket_disable", "preload_app"} <= known
+    assert {*names, "chdir", "worker_class", "control_socket_disable", "preload_app"} <= known
 
 
 def test_the_environment_goes_before_the_file_and_that_before_the_defaults(
@@ -74,6 +77,23 @@ def test_the_file_is_read_anew_each_time_and_may_be_another(
     monkeypatch.setenv("FORWARDER_DOTENV", "")
 
     assert [*found, read()["workers"]] == [2, 4, 1]
+
+
+def test_the_env_file_is_the_one_beside_it_wherever_it_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("WEB_CONCURRENCY=3\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / ".env").write_text("WEB_CONCURRENCY=5\n")
+    monkeypatch.chdir(elsewhere)
+
+    settings = runpy.run_path(str(tmp_path / PATH.name))
+    assert (settings["workers"], settings["chdir"]) == (3, str(tmp_path.resolve()))
+
+    monkeypatch.setenv("FORWARDER_DOTENV", ".env")
+    assert runpy.run_path(str(tmp_path / PATH.name))["workers"] == 5
+    assert os.environ["FORWARDER_DOTENV"] == str(elsewhere / ".env")
 
 
 def test_a_port_that_a_platform_gives_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
