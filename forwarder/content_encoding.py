@@ -29,6 +29,11 @@ _INPUT_PIECE = 2**14
 _OUTPUT_PIECE = 2**16
 """Bytes that are read and decoded at a time."""
 
+_MAX_STREAMS = 10_000
+_STREAM_WORK = 2**10
+"""Streams of one coding in a body, of which each takes time even if it is empty: about as much as
+so many bytes."""
+
 _TURN_BYTES = 2**16
 _TURN_PAUSE = 1e-5
 """After so many bytes other requests run.  A pause of 0 would end before gevent's loop looks at its
@@ -138,6 +143,7 @@ class _DecodedStream(io.RawIOBase):
         self._limit = limit
         self._size = 0
         self._work = 0
+        self._streams = 0
         self._inner: _Decompressor | None = None
         self._unused = b""
         self._decoded = memoryview(b"")
@@ -162,11 +168,13 @@ class _DecodedStream(io.RawIOBase):
             if not data and self._needs_input:
                 data = self._read(_INPUT_PIECE)
                 is_at_end = not data
+                self._work += len(data)
             decoded = self._decompress(data)
             self._size += len(decoded)
+            self._work += len(decoded)
             if self._size > self._limit:
-                raise TooLarge(f"The request body has more than {self._limit} bytes when decoded.")
-            self._let_others_run(len(data) + len(decoded))
+                raise too_large(self._limit)
+            self._let_others_run()
             if decoded:
                 return decoded
             if is_at_end:
@@ -174,8 +182,7 @@ class _DecodedStream(io.RawIOBase):
                     raise self._broken("ends too early")
                 return b""
 
-    def _let_others_run(self, work: int) -> None:
-        self._work += work
+    def _let_others_run(self) -> None:
         if self._work >= _TURN_BYTES:
             self._work = 0
             time.sleep(_TURN_PAUSE)
@@ -188,7 +195,11 @@ class _DecodedStream(io.RawIOBase):
         if data and (self._inner is None or self._inner.eof):
             if self._inner is not None and self._coding not in _SEVERAL:
                 raise self._broken("has data behind its end")
+            if self._streams == _MAX_STREAMS:
+                raise self._broken("has too many parts")
             self._inner = _CODINGS[self._coding](data)
+            self._streams += 1
+            self._work += _STREAM_WORK
         if self._inner is None or self._inner.eof:
             return b""
         most = min(_OUTPUT_PIECE, self._limit - self._size + 1)
@@ -207,6 +218,11 @@ class _DecodedStream(io.RawIOBase):
         )
 
 
+def too_large(limit: int) -> TooLarge:
+    """The error for a body of more than ``limit`` bytes."""
+    return TooLarge(f"The request body has more than {limit} bytes.")
+
+
 class DecodedBody(io.RawIOBase):
     """The body that ``open_body`` gives, decoded as the header ``Content-Encoding`` says.
 
@@ -218,6 +234,7 @@ class DecodedBody(io.RawIOBase):
         self._open_body = open_body
         self._header = header
         self._limit = limit
+        self._size = 0
         self._stream: Any = None
 
     def readable(self) -> bool:
@@ -228,6 +245,9 @@ class DecodedBody(io.RawIOBase):
         if self._stream is None:
             self._stream = self._open()
         count: int = self._stream.readinto(buffer)
+        self._size += count
+        if self._size > self._limit:
+            raise too_large(self._limit)
         return count
 
     def readall(self) -> bytes:

@@ -15,15 +15,18 @@ from forwarder.translate.call import Json
 
 
 def install_decoding(app: Flask) -> None:
-    """Have compressed request bodies decoded for all routes of ``app``."""
+    """Have compressed request bodies decoded for all routes of ``app``, up to the limit."""
     app.before_request(_decode_body)
 
 
 def _decode_body() -> None:
-    """Replace the body by its decoded form, which what is told of the request describes too."""
-    header = request.environ.pop("HTTP_CONTENT_ENCODING", None)
+    """Replace the body by its decoded form, and have the headers describe that.
+
+    A body of unknown length gets the same limit, at which Werkzeug would cut it off unsaid.
+    """
+    header = request.environ.pop("HTTP_CONTENT_ENCODING", "")
     limit = request.max_content_length
-    if header and limit is not None:
+    if limit is not None and (header or "CONTENT_LENGTH" not in request.environ):
         # One byte more, or a body of exactly the limit would not be read to its end.
         open_body = partial(get_input_stream, request.environ, max_content_length=limit + 1)
         request.stream = DecodedBody(open_body, header, limit)  # type: ignore[assignment]

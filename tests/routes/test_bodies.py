@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 from typing import Any
@@ -187,3 +188,13 @@ def test_a_captured_request_has_its_decoded_body(serve: Serve) -> None:
     request = found["client"]["request"]
     assert request["body"] == {"model": "m", "input": "Hello"}
     assert "content-encoding" not in {name.lower() for name, _ in request["headers"]}
+
+
+@pytest.mark.parametrize(("size", "status"), [(1024, 400), (1025, 413)])
+def test_a_body_of_unknown_length_has_the_same_limit(size: int, status: int, serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(500), FORWARDER_MAX_BODY="1k")
+    chunked = {"wsgi.input": io.BytesIO(b" " * size), "wsgi.input_terminated": True}
+
+    got = client.post("/v1/responses", environ_overrides=chunked)
+
+    assert got.status_code == status
