@@ -85,7 +85,7 @@ class Catalog:
         def add(public: str, upstream: str, more: Json) -> None:
             names = [public]
             plain = public.removeprefix(f"{upstream}/")
-            if plain != public and self._router.is_same(plain, public, clients):
+            if plain != public and self._router.lead_to_same_model(plain, public, clients):
                 names.append(plain)
             for name in names:
                 found.setdefault(name, {**_model(name, upstream), **more, "id": name})

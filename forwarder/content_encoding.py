@@ -173,13 +173,13 @@ class _DecodedStream(io.RawIOBase):
             self._size += len(decoded)
             self._work += len(decoded)
             if self._size > self._limit:
-                raise too_large(self._limit)
+                raise make_size_error(self._limit)
             self._let_others_run()
             if decoded:
                 return decoded
             if is_at_end:
                 if self._inner is not None and not self._inner.eof:
-                    raise self._broken("ends too early")
+                    raise self._make_error("ends too early")
                 return b""
 
     def _let_others_run(self) -> None:
@@ -194,9 +194,9 @@ class _DecodedStream(io.RawIOBase):
     def _decompress(self, data: bytes) -> bytes:
         if data and (self._inner is None or self._inner.eof):
             if self._inner is not None and self._coding not in _SEVERAL:
-                raise self._broken("has data behind its end")
+                raise self._make_error("has data behind its end")
             if self._streams == _MAX_STREAMS:
-                raise self._broken("has too many parts")
+                raise self._make_error("has too many parts")
             self._inner = _CODINGS[self._coding](data)
             self._streams += 1
             self._work += _STREAM_WORK
@@ -206,11 +206,11 @@ class _DecodedStream(io.RawIOBase):
         try:
             decoded = self._inner.decompress(data, most)
         except _FAILURES as error:
-            raise self._broken("cannot be decoded") from error
+            raise self._make_error("cannot be decoded") from error
         self._unused = self._inner.unused_data if self._inner.eof else b""
         return decoded
 
-    def _broken(self, how: str) -> InvalidRequest:
+    def _make_error(self, how: str) -> InvalidRequest:
         needs = " (windows of up to 8 MiB are accepted)" if self._coding == "zstd" else ""
         return InvalidRequest(
             f"The request body is not valid {self._coding}: it {how}{needs}.",
@@ -218,7 +218,7 @@ class _DecodedStream(io.RawIOBase):
         )
 
 
-def too_large(limit: int) -> TooLarge:
+def make_size_error(limit: int) -> TooLarge:
     """The error for a body of more than ``limit`` bytes."""
     return TooLarge(f"The request body has more than {limit} bytes.")
 
@@ -247,7 +247,7 @@ class DecodedBody(io.RawIOBase):
         count: int = self._stream.readinto(buffer)
         self._size += count
         if self._size > self._limit:
-            raise too_large(self._limit)
+            raise make_size_error(self._limit)
         return count
 
     def readall(self) -> bytes:

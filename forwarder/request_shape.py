@@ -77,13 +77,16 @@ def _check_tool_calls(request: Json) -> None:
 
 def _adapt_chat(request: Json, ledger: Ledger) -> Json:
     if request.get("messages") is None and request.get("input") is not None:
-        return _chat_of_responses(request, ledger)
-    if any(map(_is_flat, request.get("tools") or ())) or _is_flat(request.get("tool_choice")):
-        return _nest_tools(request)
+        return _convert_to_chat(request, ledger)
+    tools, choice = request.get("tools"), request.get("tool_choice")
+    if isinstance(tools, list) and any(map(_is_flat, tools)):
+        request = {**request, "tools": [_nest(tool) if _is_flat(tool) else tool for tool in tools]}
+    if choice is not None and _is_flat(choice):
+        request = {**request, "tool_choice": _nest(choice)}
     return request
 
 
-def _chat_of_responses(request: Json, ledger: Ledger) -> Json:
+def _convert_to_chat(request: Json, ledger: Ledger) -> Json:
     """Cursor's shape: a Responses body, beside which parameters of Chat Completions may stand."""
     only = [name for name in _ONLY_RESPONSES if request.get(name)]
     if only or not isinstance(request["input"], list):
@@ -105,15 +108,6 @@ def _chat_of_responses(request: Json, ledger: Ledger) -> Json:
     return {**chat, **others, "model": request.get("model")}
 
 
-def _nest_tools(request: Json) -> Json:
-    """Flat tools, as Responses has them, beside messages."""
-    tools = [_nest(tool) if _is_flat(tool) else tool for tool in request.get("tools") or ()]
-    choice: Any = request.get("tool_choice")
-    if _is_flat(choice):
-        request = {**request, "tool_choice": _nest(choice)}
-    return {**request, "tools": tools} if tools else request
-
-
 def _is_flat(tool: Any) -> bool:
     """Is this a function or a freeform tool, or a choice of one, in the shape of Responses?"""
     kind = tool.get("type") if isinstance(tool, dict) else None
@@ -121,10 +115,10 @@ def _is_flat(tool: Any) -> bool:
 
 
 def _nest(tool: Json) -> Json:
-    inner = _rest(tool)
+    inner = _drop_type(tool)
     grammar = inner.get("format")
     if tool["type"] == "custom" and isinstance(grammar, dict) and grammar.get("type") == "grammar":
-        inner["format"] = {"type": "grammar", "grammar": _rest(grammar)}
+        inner["format"] = {"type": "grammar", "grammar": _drop_type(grammar)}
     return {"type": tool["type"], tool["type"]: inner}
 
 
@@ -140,5 +134,5 @@ def _flatten(tools: Any) -> Any:
     ]
 
 
-def _rest(tool: Json) -> Json:
+def _drop_type(tool: Json) -> Json:
     return {name: value for name, value in tool.items() if name != "type"}

@@ -154,12 +154,12 @@ class Router:
         """The id under which clients of both protocols reach what ``upstream`` calls ``model``."""
         return self._id(self._by_name[upstream], model, model)
 
-    def is_same(self, name: str, other: str, clients: Iterable[str]) -> bool:
+    def lead_to_same_model(self, name: str, other: str, clients: Iterable[str]) -> bool:
         """Do two names that are not registered lead some of ``clients`` to one model?"""
         if self.registered(name) is not None:
             return False
         return any(
-            _target(self.resolve(name, client)) == _target(self.resolve(other, client))
+            _read_target(self.resolve(name, client)) == _read_target(self.resolve(other, client))
             for client in clients
         )
 
@@ -222,7 +222,7 @@ def _route(upstream: UpstreamSettings, name: str, client: str) -> Route:
     return Route(upstream, protocol, upstream.aliases.get(name, name))
 
 
-def _target(route: Route) -> tuple[str, str]:
+def _read_target(route: Route) -> tuple[str, str]:
     return route.upstream.name, route.model
 
 

@@ -140,6 +140,15 @@ def test_flat_tools_beside_messages_are_nested() -> None:
     }
 
 
+@pytest.mark.parametrize("wrong", [5, "x", True, {"a": 1}, [5], [[]], [{"type": []}]])
+def test_tools_of_a_wrong_type_are_left_for_others_to_refuse(wrong: Any) -> None:
+    for name in ("tools", "tool_choice"):
+        given = {"messages": [], name: wrong}
+        assert adapt(given, "chat")[0] is given
+    given = {"model": "m", "input": [{"role": "user", "content": "Hi"}], "tools": wrong}
+    assert refusal(given, "chat").param in ("tools", "tools[0]", "tools[0].type")
+
+
 def test_nested_tools_beside_input_are_read_too() -> None:
     given = {"input": [{"role": "user", "content": "Hi"}], "tools": [NESTED]}
     assert adapt(given, "chat")[0]["tools"] == [NESTED]

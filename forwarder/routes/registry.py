@@ -68,7 +68,7 @@ def create() -> Response:
     _note(created)
     if not streamed:
         return json_answer({"status": "success", "found": created.found})
-    return _lines(_statuses(created))
+    return _answer_lines(_statuses(created))
 
 
 @blueprint.post("/api/show")
@@ -131,7 +131,7 @@ def pull() -> Response:
     streamed = flag(body, "stream", True)
     error = None if _is_served(name) else _NOTHING_TO_PULL.format(name=name)
     if streamed:
-        return _lines(_pulled(error))
+        return _answer_lines(_list_pull_statuses(error))
     if error:
         raise NotFound(error, param="model", code="model_not_found")
     return json_answer({"status": "success"})
@@ -209,7 +209,7 @@ def _statuses(created: Created) -> Iterator[Json]:
     yield {"status": "success"}
 
 
-def _pulled(error: str | None) -> Iterator[Json]:
+def _list_pull_statuses(error: str | None) -> Iterator[Json]:
     """The lines of a pull, which in Ollama's API fails after it has begun."""
     yield {"status": "pulling manifest"}
     if error:
@@ -220,7 +220,7 @@ def _pulled(error: str | None) -> Iterator[Json]:
     yield {"status": "success"}
 
 
-def _lines(values: Iterator[Json]) -> Response:
+def _answer_lines(values: Iterator[Json]) -> Response:
     """A stream of which all lines are known."""
     lines = b"".join(orjson.dumps(value) + b"\n" for value in values)
     return Response(lines, mimetype="application/x-ndjson")
