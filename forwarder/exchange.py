@@ -293,8 +293,9 @@ class Exchange:
         A generator that the client did not read to its end is then closed and freed at once, with
         all that it buffered, instead of at the garbage collector's next full collection.
         """
-        if self.run is not None:
-            self.run.stream = self.run = None
+        run, self.run = self.run, None
+        if run is not None:
+            run.stream = None
 
     @property
     def tokens(self) -> tuple[int | None, int | None]:
