@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import httpx2
@@ -20,8 +20,9 @@ from forwarder.blotting import blotted
 from forwarder.config import UpstreamSettings
 from forwarder.errors import ShuttingDown, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from forwarder.network.arrivals import arrivals_of
+from forwarder.network.connection_errors import describe_broken_answer
 from forwarder.network.running import Stopping
-from forwarder.sse import Decoder
+from forwarder.sse import BOM, Decoder
 from forwarder.translate import whole
 from forwarder.translate.call import Json, Stream
 from forwarder.translate.vocabulary import TERMINALS
@@ -94,19 +95,16 @@ class Reply:
             raise ShuttingDown from None
         except httpx2.TimeoutException:
             raise self._timeout("stopped sending") from None
-        except (httpx2.TransportError, httpx2.StreamError, OSError):
+        except (httpx2.TransportError, httpx2.StreamError, OSError) as error:
+            why = describe_broken_answer(error)
             raise UpstreamUnreachable(
-                f"The connection to the upstream '{self._settings.name}' broke.",
+                f"The connection to the upstream '{self._settings.name}' broke: {why}.",
                 code="upstream_disconnected",
             ) from None
 
     def _read(self) -> Stream:
         pieces = self._pieces
-        first = b""
-        for first in pieces:
-            if first.strip():
-                break
-            yield []
+        first = yield from self._read_start(pieces)
         if _looks_whole(first, self._response, self._streamed):
             yield from self._whole(first, pieces)
             return
@@ -128,6 +126,16 @@ class Reply:
         rest = self._decoder.flush()
         if rest:
             yield rest
+
+    def _read_start(self, pieces: Iterator[bytes]) -> Generator[list[Json], None, bytes]:
+        """As much of the answer as shows what it is, however small the pieces are."""
+        start = b""
+        for piece in pieces:
+            start = (start + piece).lstrip()
+            if _shows_kind(start, self._streamed):
+                break
+            yield []
+        return start.removeprefix(BOM)
 
     def _patient(self) -> Iterator[bytes]:
         """What arrives, within the limits for silence and for the whole."""
@@ -186,11 +194,25 @@ def _finishes(event: Json) -> bool:
     return bool(choices[0].get("finish_reason") if choices else event.get("usage"))
 
 
+_SSE_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+"""How a line of a stream of events begins."""
+
+
+def _shows_kind(start: bytes, streamed: bool) -> bool:
+    """Is this enough of an answer to tell a stream from a JSON body?"""
+    if BOM.startswith(start):
+        return False
+    head = start.removeprefix(BOM).lstrip()
+    if streamed or head.startswith(_SSE_FIELDS):
+        return bool(head)
+    return not any(field.startswith(head) for field in _SSE_FIELDS)
+
+
 def _looks_whole(first: bytes, response: httpx2.Response, streamed: bool) -> bool:
     """Not every 200 is what was asked for, whatever its content type says."""
     head = first.lstrip()[:1]
     if not streamed:  # some providers can only stream
-        return not first.lstrip().startswith((b"data:", b"event:", b":"))
+        return not first.lstrip().startswith(_SSE_FIELDS)
     if head == b"<" or "text/html" in response.headers.get("content-type", ""):
         raise UpstreamBroken("The upstream answered with a page instead of a stream.")
     return head == b"{"

@@ -22,7 +22,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 MAX_EVENT = 64 * 2**20
 """Bytes that one event may hold before its end; without a limit it could fill the memory."""
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 _BLOCKS = re.compile(
     # Nearly every block is one data line, alone or below one event line ...
@@ -132,7 +132,7 @@ def encode_chat(batch: Sequence[dict[str, Any]]) -> bytes:
 def _fields(block: bytes) -> tuple[bytes, bytes]:
     """The event name of a block, and its data lines as one payload."""
     name, payload = b"", []
-    for line in block.removeprefix(_BOM).split(b"\n"):
+    for line in block.removeprefix(BOM).split(b"\n"):
         field, _, value = line.partition(b":")
         if field == b"data":
             payload.append(value)

@@ -111,6 +111,33 @@ def test_a_whole_answer_may_come_where_a_stream_was_asked() -> None:
     assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]
 
 
+EVENTS = b'data: {"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]}\n\n'
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b": hello\n\n", b"id: 1\n", b"\r\n\n"])
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_events_for_a_whole_answer_are_recognised_in_pieces(before: bytes, size: int) -> None:
+    data = before + EVENTS
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+
+    batches = list(reply(Arriving(*pieces), streamed=False).batches())
+
+    [chunk] = [event for batch in batches for event in batch]
+    assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 1000])
+def test_a_whole_answer_behind_a_byte_order_mark_is_read(size: int, streamed: bool) -> None:
+    data = b"\xef\xbb\xbf" + WHOLE
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+
+    batches = list(reply(Arriving(*pieces), streamed=streamed).batches())
+
+    [answer] = [event for batch in batches for event in batch]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
 @pytest.mark.parametrize(
     ("pieces", "kind"),
     [([b"<html>"], ""), ([b"\n <!doctype"], ""), ([b"soon"], "text/html; charset=utf-8")],
@@ -126,14 +153,23 @@ def test_a_whole_answer_has_to_be_a_json_object(body: bytes) -> None:
         list(reply(Arriving(body), streamed=False).batches())
 
 
-@pytest.mark.parametrize("error", [httpx2.ReadError("x"), httpx2.StreamClosed(), OSError("x")])
-def test_a_broken_connection_is_told_after_what_was_said(error: Exception) -> None:
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (httpx2.ReadError("x"), "ReadError"),
+        (httpx2.StreamClosed(), "StreamClosed"),
+        (ConnectionResetError("x"), "it was reset"),
+        (httpx2.RemoteProtocolError("x"), "it was closed before the answer was complete"),
+    ],
+)
+def test_a_broken_connection_is_told_after_what_was_said(error: Exception, why: str) -> None:
     batches = reply(Arriving(A, error)).batches()
 
     assert next(batches) == [{"a": 1}]
     with pytest.raises(UpstreamUnreachable) as broken:
         next(batches)
     assert broken.value.code == "upstream_disconnected"
+    assert broken.value.message == f"The connection to the upstream 'chat' broke: {why}."
 
 
 def test_the_end_of_the_process_ends_an_answer() -> None:

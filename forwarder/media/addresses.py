@@ -52,13 +52,17 @@ class Guard:
 
         ``host`` is in ASCII, and an IPv6 address without brackets.
         """
+        try:
+            return self.look_up(host, port)
+        except (OSError, UnicodeError):
+            return []
+
+    def look_up(self, host: str, port: int) -> list[Found]:
+        """The same; raises OSError or UnicodeError for a name that cannot be resolved."""
         if _is_odd(host):
             return []
         resolve = self._resolve or socket.getaddrinfo
-        try:
-            found = resolve(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            return []
+        found = resolve(host, port, type=socket.SOCK_STREAM)
         known = host.lower() in self._names
         return [(f[0], f[4]) for f in found if known or self._may(ip_address(f[4][0]))]
 

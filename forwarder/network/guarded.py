@@ -9,7 +9,9 @@ import httpcore2
 import httpx2
 
 Lookup = Callable[[str, int], Iterable[tuple[int, Any]]]
-"""Host and port -> the socket families and addresses to connect to, none where it is forbidden."""
+"""Host and port -> the socket families and addresses to connect to, none where it is forbidden.
+
+Raises OSError or UnicodeError for a name that cannot be resolved."""
 
 
 class GuardedTransport(httpx2.HTTPTransport):
@@ -35,7 +37,11 @@ class _Backend(httpcore2.NetworkBackend):
 
     def connect_tcp(self, host: str, port: int, *given: Any, **more: Any) -> Any:
         failure: Exception = httpcore2.ConnectError("No address that may be connected to.")
-        for _, address in self._lookup(host, port):
+        try:
+            found = self._lookup(host, port)
+        except (OSError, UnicodeError) as error:
+            raise httpcore2.ConnectError(str(error)) from error
+        for _, address in found:
             try:
                 return self._plain.connect_tcp(address[0], port, *given, **more)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:

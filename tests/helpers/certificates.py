@@ -13,6 +13,19 @@ from cryptography.x509.oid import NameOID
 
 _DAY = datetime.timedelta(days=1)
 
+_MAY_SIGN = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+"""Python 3.13 and newer take no authority without it."""
+
 
 class Authority:
     """Signs certificates; ``file`` holds its own, for those who trust it."""
@@ -21,20 +34,29 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _named("authority")
-        certificate = self._builder(self._name, self._key.public_key()).add_extension(
-            x509.BasicConstraints(ca=True, path_length=None), critical=True
+        certificate = (
+            self._builder(self._name, self._key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(_MAY_SIGN, critical=True)
         )
         self.file = folder / "authority.pem"
         signed = certificate.sign(self._key, hashes.SHA256())
         self.file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
 
-    def server(self, host: str) -> ssl.SSLContext:
-        """What a server called ``host`` needs to serve TLS."""
+    def server(
+        self,
+        host: str,
+        *,
+        expires: datetime.timedelta = _DAY,
+        self_signed: bool = False,
+        key_identifiers: bool = True,
+    ) -> ssl.SSLContext:
+        """What a server called ``host`` needs to serve TLS; its certificate may be a bad one."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._builder(_named(host), key.public_key()).add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False
-        )
-        signed = certificate.sign(self._key, hashes.SHA256())
+        certificate = self._builder(
+            _named(host), key.public_key(), expires, key_identifiers, self_signed
+        ).add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        signed = certificate.sign(key if self_signed else self._key, hashes.SHA256())
         file = self._folder / f"{host}.pem"
         file.write_bytes(
             signed.public_bytes(serialization.Encoding.PEM)
@@ -48,22 +70,31 @@ class Authority:
         context.load_cert_chain(file)
         return context
 
-    def _builder(self, name: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(
+        self,
+        name: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        expires: datetime.timedelta = _DAY,
+        key_identifiers: bool = True,
+        self_signed: bool = False,
+    ) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
-        return (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(name)
-            .issuer_name(self._name)
+            .issuer_name(name if self_signed else self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _DAY)
-            .not_valid_after(now + _DAY)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
-                critical=False,
-            )
+            .not_valid_before(now - 3 * _DAY)
+            .not_valid_after(now + expires)
         )
+        if not key_identifiers:
+            return builder
+        issuer = key if self_signed else self._key.public_key()
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer)
+        return builder.add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(key), critical=False
+        ).add_extension(identifier, critical=False)
 
 
 def _named(text: str) -> x509.Name:
