@@ -24,7 +24,10 @@ def transport_for(
     if monkey.is_module_patched("socket"):
         from forwarder.network.transport import GeventTransport  # threads cannot use its sockets
 
-        if lookup is not None:
-            return GeventTransport(heartbeat=heartbeat, proxies={}, lookup=lookup)
-        return GeventTransport(heartbeat=heartbeat)
+        return GeventTransport(
+            heartbeat=heartbeat,
+            proxies=None if lookup is None else {},
+            lookup=lookup,
+            resend_posts=settings.max_retries > 0,
+        )
     return GuardedTransport(lookup) if lookup is not None else None

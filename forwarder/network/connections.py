@@ -63,6 +63,7 @@ class Connections(ConnectionPool):
         if proxy and proxy.userinfo:
             self._proxy_credentials = f"{proxy.username}:{proxy.password}"
         self._kept: deque[tuple[float, socket.socket]] = deque()
+        self._pruner: Any = None
 
     @property
     def credentials(self) -> str | None:
@@ -91,15 +92,34 @@ class Connections(ConnectionPool):
             return
         self._kept.append((time.monotonic(), sock))
         self._semaphore.release()
-        # Those used last are taken first, so the others would otherwise stay for ever.
-        while self._kept[0][0] < time.monotonic() - IDLE_SECONDS:
-            self._kept.popleft()[1].close()
+        if self._pruner is None:
+            self._prune_later()
 
     def close(self) -> None:
         """Close what is kept; what is in use closes when it is returned."""
         self._closed = True
+        if self._pruner is not None:
+            self._pruner.close()
+            self._pruner = None
         while self._kept:
             self._kept.pop()[1].close()
+
+    def _prune_later(self) -> None:
+        """Have idle connections closed in time, whether or not there are further requests.
+
+        One timer for the pool, as long as something is kept; it keeps no process alive.
+        """
+        seconds = self._kept[0][0] + IDLE_SECONDS - time.monotonic()
+        self._pruner = gevent.get_hub().loop.timer(max(seconds, 0.001), ref=False)
+        self._pruner.start(self._prune)
+
+    def _prune(self) -> None:
+        self._pruner.close()
+        self._pruner = None
+        while self._kept and self._kept[0][0] <= time.monotonic() - IDLE_SECONDS:
+            self._kept.popleft()[1].close()
+        if self._kept:
+            self._prune_later()
 
     def after_connect(self, sock: socket.socket) -> None:
         """Called by the pool for every new connection."""

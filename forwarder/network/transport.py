@@ -33,7 +33,8 @@ class GeventTransport(httpx2.BaseTransport):
     A response's ``extensions["arrivals"]`` is its ArrivalStream, to be iterated instead of the
     response where heartbeats are wanted: one every ``heartbeat`` seconds of silence.  ``proxies``
     is as ``urllib.request.getproxies`` gives it, which is the default; ``tls`` says whom to trust,
-    ``lookup`` where to connect, instead of the system.
+    ``lookup`` where to connect, instead of the system.  With ``resend_posts`` a POST too is sent
+    again, once, when a kept connection was closed under it.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class GeventTransport(httpx2.BaseTransport):
         proxies: Mapping[str, str] | None = None,
         tls: Callable[[], ssl.SSLContext] = trust,
         lookup: Lookup | None = None,
+        resend_posts: bool = False,
     ) -> None:
+        self._resend_posts = resend_posts
         self._size = max_connections
         self._heartbeat = heartbeat
         self._proxies = getproxies() if proxies is None else proxies
@@ -66,9 +69,8 @@ class GeventTransport(httpx2.BaseTransport):
         except _Stale:
             if not is_awaited():
                 raise httpx2.ReadError(_NOBODY) from None
-            # Servers close idle connections, often just as the next request comes.  A POST is sent
-            # again for that too: not a byte was answered, and the end came too soon for a model to
-            # have said anything.  A new connection is never stale, so this happens once at most.
+            # Servers close idle connections, often just as the next request comes.  A new
+            # connection is never stale, so this happens once at most.
             return self._exchange(request, data, pool, fresh=True)
 
     def close(self) -> None:
@@ -99,7 +101,7 @@ class GeventTransport(httpx2.BaseTransport):
                 raise httpx2.ReadError(_NOBODY)
             _send(sock, data, timeouts.get("write"))
             sock.settimeout(timeouts.get("read"))
-            _await_head(sock, message, used)
+            _await_head(sock, message, used and self._may_resend(request))
         except BaseException:
             pool.release_socket(sock)
             raise
@@ -112,6 +114,13 @@ class GeventTransport(httpx2.BaseTransport):
             stream=_Body(arrivals),
             extensions={"http_version": message.version.encode(), "arrivals": arrivals},
         )
+
+    def _may_resend(self, request: httpx2.Request) -> bool:
+        """May a request go out twice?
+
+        The server closed without a byte, but may have read the request; a POST costs money twice.
+        """
+        return self._resend_posts or request.method != "POST"
 
 
 class _Body(httpx2.SyncByteStream):
@@ -164,8 +173,11 @@ def _send(sock: socket.socket, data: bytes, seconds: float | None) -> None:
         pass
 
 
-def _await_head(sock: socket.socket, message: Message, used: bool) -> None:
-    """Receive until the head is there; ``used`` tells whether the connection may be stale."""
+def _await_head(sock: socket.socket, message: Message, resends: bool) -> None:
+    """Receive until the head is there.
+
+    With ``resends`` the connection may be stale, and the request may be sent again.
+    """
     asked = monotonic()
     while not message.has_head:
         try:
@@ -173,10 +185,10 @@ def _await_head(sock: socket.socket, message: Message, used: bool) -> None:
         except TimeoutError as error:
             raise httpx2.ReadTimeout("No answer in time.") from error
         except OSError as error:
-            stale = used and monotonic() - asked < _STALE
+            stale = resends and monotonic() - asked < _STALE
             raise _Stale if stale else httpx2.ReadError(str(error)) from error
         if not data:
-            stale = used and monotonic() - asked < _STALE
+            stale = resends and monotonic() - asked < _STALE
             raise _Stale if stale else httpx2.RemoteProtocolError("Closed without a response.")
         message.parse(data)
-        used = False
+        resends = False

@@ -45,3 +45,17 @@ def test_who_may_not_connect_anywhere_does_so_under_both(
     under_gevent(monkeypatch, patched)
 
     assert type(transport_for(REAL, 1, lambda host, port: [])) is kind
+
+
+@pytest.mark.parametrize(("retries", "resends"), [("0", False), ("1", True)])
+def test_posts_are_sent_again_only_where_retries_are_on(
+    retries: str, resends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_gevent(monkeypatch, True)
+    given = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_MAX_RETRIES": retries}
+    [settings] = Settings.from_env(given).upstreams
+
+    transport = transport_for(settings, 1)
+
+    assert isinstance(transport, GeventTransport)
+    assert transport._resend_posts is resends

@@ -98,21 +98,49 @@ def test_a_kept_connection_that_was_closed_or_spoilt_is_not_used(script: object)
     assert first.fileno() == -1
 
 
-def test_connections_unused_for_long_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connections_are_closed_without_further_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.3)
+    with serving(holding) as server, pooled(server) as pool:
+        first, second = (pool.take(NO_LIMITS, fresh=False)[0] for _ in range(2))
+        pool.return_socket(first)
+        gevent.sleep(0.2)
+        pool.return_socket(second)
+        with gevent.Timeout(10):
+            while first.fileno() != -1:
+                gevent.sleep(0.01)
+        assert second.fileno() != -1
+        with gevent.Timeout(10):
+            while second.fileno() != -1:
+                gevent.sleep(0.01)
+
+        assert pool._pruner is None
+
+
+def test_a_connection_that_was_idle_too_long_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the loop was too busy to close it."""
     monkeypatch.setattr(connections, "IDLE_SECONDS", 0.1)
     with serving(holding) as server, pooled(server) as pool:
-        taken = [pool.take(NO_LIMITS, fresh=False)[0] for _ in range(3)]
-        pool.return_socket(taken[0])
-        pool.return_socket(taken[1])
-        time.sleep(0.15)
-        pool.return_socket(taken[2])
-        assert [sock.fileno() == -1 for sock in taken] == [True, True, False]
-        time.sleep(0.15)
-        sock, used = pool.take(NO_LIMITS, fresh=False)
-        pool.release_socket(sock)
+        sock, _ = pool.take(NO_LIMITS, fresh=False)
+        pool.return_socket(sock)
+        time.sleep(0.15)  # the loop stands still
+        other, used = pool.take(NO_LIMITS, fresh=False)
+        pool.release_socket(other)
 
     assert not used
-    assert taken[2].fileno() == -1
+    assert sock.fileno() == -1
+
+
+def test_a_closed_pool_leaves_no_timer() -> None:
+    with serving(holding) as server, pooled(server) as pool:
+        pool.return_socket(pool.take(NO_LIMITS, fresh=False)[0])
+        timer = pool._pruner
+        assert timer.active
+        pool.close()
+
+        assert not timer.active
+        assert pool._pruner is None
 
 
 @pytest.mark.skipif(

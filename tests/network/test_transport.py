@@ -181,9 +181,11 @@ def test_servers_have_connections_of_their_own() -> None:
     assert (one.connections, two.connections) == (1, 1)
 
 
-@pytest.mark.parametrize("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
-def test_a_kept_connection_that_dies_under_the_request_is_replaced(ending: Script) -> None:
-    """The server closes when it sees the second request, too late for any check before."""
+every_ending = pytest.mark.parametrize("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
+
+
+def closing_once(ending: Script) -> Script:
+    """Close when the second request comes, too late for any check before; then serve."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -194,11 +196,34 @@ def test_a_kept_connection_that_dies_under_the_request_is_replaced(ending: Scrip
         else:
             echoing(peer)
 
-    with serving(script) as server, client_of() as client:
+    return script
+
+
+@every_ending
+@pytest.mark.parametrize(
+    ("method", "resend_posts"), [("POST", True), ("GET", False), ("DELETE", False)]
+)
+def test_a_kept_connection_that_dies_under_the_request_is_replaced(
+    method: str, resend_posts: bool, ending: Script
+) -> None:
+    with (
+        serving(closing_once(ending)) as server,
+        client_of(resend_posts=resend_posts) as client,
+    ):
         client.get(server.url)
-        assert client.post(server.url, content=b"again").text == "hello"
+        assert client.request(method, server.url).text == "hello"
         assert server.requests[1] == server.requests[2]
         assert opened(client) == 2
+
+
+@every_ending
+def test_a_post_is_not_sent_twice_unless_retries_are_on(ending: Script) -> None:
+    """The server may have read it before it closed."""
+    with serving(closing_once(ending)) as server, client_of() as client:
+        client.get(server.url)
+        with pytest.raises(httpx2.TransportError):
+            client.post(server.url, content=b"once")
+        assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
@@ -212,7 +237,7 @@ def test_a_server_that_dies_over_its_work_is_not_asked_again(ending: Script) -> 
         time.sleep(1.1)
         ending(peer)
 
-    with serving(script) as server, client_of() as client:
+    with serving(script) as server, client_of(resend_posts=True) as client:
         client.get(server.url)
         with pytest.raises(httpx2.TransportError):
             client.post(server.url, content=b"once")
@@ -228,7 +253,7 @@ def test_a_request_is_sent_again_once_at_most() -> None:
             peer.answer(b"hello")
             peer.request()
 
-    with serving(script) as server, client_of() as client:
+    with serving(script) as server, client_of(resend_posts=True) as client:
         client.get(server.url)
         with pytest.raises(httpx2.RemoteProtocolError):
             client.post(server.url, content=b"again")
