@@ -17,7 +17,8 @@
         ClientLeft                499  the client did not wait for its answer; only the log is told
       UpstreamError               the upstream did not do its part
         UpstreamRefused           its own status: it answered with an error
-        UpstreamKeyRefused        502  it does not accept the forwarder's key
+        UpstreamKeyRefused        403  it does not accept the forwarder's key
+        UpstreamMisconfigured     502  there is no API at its base URL
         UpstreamUnreachable       502  no connection, or the connection broke
         UpstreamBroken            502  it answered, but not as its protocol says
           UpstreamUnreadable      502  an event of it could not be read
@@ -39,6 +40,9 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+_NO_RETRY = {"X-Should-Retry": "false"}
+"""For mistakes in the configuration: the same request would fail again."""
+
 
 class ForwarderError(Exception):
     """A failure with an HTTP status and an OpenAI-shaped body."""
@@ -47,13 +51,19 @@ class ForwarderError(Exception):
     type = "server_error"
     code: str | None = None
     param: str | None = None
+    default_headers: Mapping[str, str] = {}
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param if param is not None else self.param
         self.code = code if code is not None else self.code
-        self.headers: dict[str, str] = {}
+        self.headers = dict(self.default_headers)
+
+    @property
+    def log_detail(self) -> str | None:
+        """The text for the log beside the code; None where the message may quote a request."""
+        return None
 
     def error(self) -> dict[str, Any]:
         """The inner error object: ``{message, type, param, code}``."""
@@ -216,15 +226,32 @@ class UpstreamRefused(UpstreamError):
 
 
 class UpstreamKeyRefused(UpstreamError):
-    """The upstream does not accept the key that the forwarder holds: the operator's matter."""
+    """The upstream does not accept the key that the forwarder holds."""
 
+    status = 403  # clients retry a 502, and take a 401 for their own key
     code = "upstream_authentication"
+    default_headers = _NO_RETRY
+
+
+class UpstreamMisconfigured(UpstreamError):
+    """There is no API at the upstream's base URL."""
+
+    code = "upstream_base_url"
+    default_headers = _NO_RETRY
+
+    @property
+    def log_detail(self) -> str:
+        return self.message
 
 
 class UpstreamUnreachable(UpstreamError):
     """No connection to the upstream, or the connection broke."""
 
     code = "upstream_unreachable"
+
+    @property
+    def log_detail(self) -> str:
+        return self.message
 
 
 class UpstreamBroken(UpstreamError):
@@ -242,6 +269,10 @@ class UpstreamTimeout(UpstreamError):
 
     status = 504
     code = "upstream_timeout"
+
+    @property
+    def log_detail(self) -> str:
+        return self.message
 
 
 class UpstreamConnectTimeout(UpstreamTimeout):

@@ -100,10 +100,12 @@ class Exchange:
     address: Callable[[], str] = str
     client_key: str | None = None
     rendered_field: str | None = None
+    client_address: str | None = None
     upstream: str | None = None
     model: str | None = None
     status: int = 200
     error: str | None = None
+    detail: str | None = None
     usage: Json | None = None
     reply_headers: dict[str, str] = field(default_factory=dict)
     opened: Closers = field(default_factory=Closers)
@@ -242,6 +244,7 @@ class Exchange:
         """Note this error, which is to be reported."""
         self.status = error.status
         self.error = error.code or error.type
+        self.detail = error.log_detail
         self.fault = type(error)
         return error
 
@@ -318,6 +321,7 @@ class Exchange:
         yield "model", self.model
         yield "status", self.status
         yield "error", self.error
+        yield "detail", self.detail
         yield "failed", self.failed or None
         yield "retries", self.retries or None
         yield "left", self.left or None

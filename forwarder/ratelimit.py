@@ -11,18 +11,17 @@ a request begins, know only costs that are known by then, and answer in a shape 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from ipaddress import IPv6Address, ip_address
 from typing import Any, NamedTuple, TypeVar
 
 from limits import RateLimitItem, parse
 from limits.errors import StorageError
 from limits.strategies import RateLimiter
 
+from forwarder.client_identity import payer
 from forwarder.config import Settings
 from forwarder.errors import LimitsUnknown, RateLimited
 from forwarder.exchange import Exchange, Observer
@@ -51,27 +50,6 @@ def storage_options(storage: str) -> dict[str, Any]:
         "socket_connect_timeout": _PATIENCE,
         "retry": Retry(NoBackoff(), 1),  # once: a connection that lay idle may be closed
     }
-
-
-def payer(key: str | None, address: str | None, settings: Settings) -> str:
-    """Whose account a request is charged to, as a hash: no storage needs to know keys.
-
-    A key counts only where somebody checks it, or whoever makes one up would have a new account.
-    An IPv6 client has a whole network of addresses, which is one account.
-    """
-    checked = settings.api_keys or all(u.passthrough_key for u in settings.upstreams)
-    who = f"key {key}" if key and checked else f"address {_network(address)}"
-    return hashlib.sha256(who.encode()).hexdigest()
-
-
-def _network(address: str | None) -> str:
-    try:
-        parsed = ip_address(address or "")
-    except ValueError:  # a Unix socket has none
-        return ""
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is None:
-        return parsed.exploded[:19]
-    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
 
 
 class Limit:

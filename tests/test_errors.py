@@ -15,7 +15,6 @@ PLAIN = [
     (errors.NotFound, 404, "invalid_request_error", "not_found"),
     (errors.MethodNotAllowed, 405, "invalid_request_error", "method_not_allowed"),
     (errors.TooLarge, 413, "invalid_request_error", "request_too_large"),
-    (errors.UpstreamKeyRefused, 502, "upstream_error", "upstream_authentication"),
     (errors.UpstreamUnreachable, 502, "upstream_error", "upstream_unreachable"),
     (errors.UpstreamBroken, 502, "upstream_error", "upstream_protocol"),
     (errors.UpstreamTimeout, 504, "upstream_error", "upstream_timeout"),
@@ -35,6 +34,41 @@ def test_an_error_has_a_status_and_a_body_of_openais_shape(
     }
     assert str(error) == "Why."
     assert error.headers == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        (errors.UpstreamKeyRefused, 403, "upstream_authentication"),
+        (errors.UpstreamMisconfigured, 502, "upstream_base_url"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_not_worth_a_retry(
+    kind: type[ForwarderError], status: int, code: str
+) -> None:
+    error = kind("Why.")
+    assert (error.status, error.type, error.code) == (status, "upstream_error", code)
+    assert error.headers == {"X-Should-Retry": "false"}
+    error.headers["X-Other"] = "of this one alone"
+    assert kind("Why.").headers == {"X-Should-Retry": "false"}
+
+
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (errors.UpstreamUnreachable("Why."), "Why."),
+        (errors.UpstreamTimeout("Why."), "Why."),
+        (errors.UpstreamConnectTimeout("Why."), "Why."),
+        (errors.UpstreamMisconfigured("Why."), "Why."),
+        (errors.UpstreamRefused(400, {"message": "Why."}), None),
+        (errors.UpstreamKeyRefused("Why."), None),
+        (errors.InvalidRequest("Why."), None),
+    ],
+)
+def test_the_log_quotes_no_message_that_may_quote_a_request(
+    error: ForwarderError, detail: str | None
+) -> None:
+    assert error.log_detail == detail
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0, "1"), (0.2, "1"), (7, "7"), (7.01, "8")])

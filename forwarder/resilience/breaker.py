@@ -1,6 +1,7 @@
 """A circuit breaker: an upstream that keeps failing is left alone for a while.
 
-    closed      every request passes; failures in a row, or too large a share of them, open it
+    closed      every request passes; failures in a row, or too large a share of them, open it;
+                failures that a request may have caused count once two clients have met them
     open        nothing passes until the cool-down is over
     half_open   one request passes, and what becomes of it decides; others do not wait for it
 
@@ -51,7 +52,7 @@ class Breaker:
         self._lock = threading.Lock()
         self._state = CLOSED
         self._since = -inf  # when it opened or, half open, when a request was let through
-        self._row = 0
+        self._row = _Failures()
         self._recent = Recent(window, now)
         self.term = 0
 
@@ -78,8 +79,11 @@ class Breaker:
                 self._turn(HALF_OPEN)
             return True
 
-    def note(self, term: int, verdict: Verdict) -> None:
-        """What became of a call that began in ``term``; later than that it says nothing."""
+    def note(self, term: int, verdict: Verdict, client: str = "") -> None:
+        """What became of a call that began in ``term``; later than that it says nothing.
+
+        ``client`` tells apart the clients that met a failure of the kind ``FAILED``.
+        """
         with self._lock:
             if term != self.term:
                 return
@@ -87,22 +91,22 @@ class Breaker:
                 if self._state == HALF_OPEN:
                     self._since = -inf  # another may try
                 return
-            self._recent.add(verdict)
+            self._recent.add(verdict, client)
             if verdict is Verdict.WELL:
                 self._well()
             else:
+                self._row.add(verdict, client)
                 self._ill()
 
     def _well(self) -> None:
-        self._row = 0
+        self._row = _Failures()
         if self._state == HALF_OPEN:
             self._since = -inf
             self._recent.clear()
             self._turn(CLOSED)
 
     def _ill(self) -> None:
-        self._row += 1
-        many = self._row >= self._failures or self._recent.share() >= self._share
+        many = self._row.count() >= self._failures or self._recent.share() >= self._share
         if many or self._state == HALF_OPEN:
             self._since = self._now()
             self._turn(OPEN)
@@ -113,36 +117,75 @@ class Breaker:
         self._changed(state)
 
 
+class _Failures:
+    """Counts failures; those that a request may have caused only once two clients met some."""
+
+    def __init__(self) -> None:
+        self._ill = self._failed = 0
+        self._clients: set[str] = set()
+
+    def add(self, verdict: Verdict, client: str) -> None:
+        if verdict is Verdict.ILL:
+            self._ill += 1
+            return
+        self._failed += 1
+        if len(self._clients) < 2:
+            self._clients.add(client)
+
+    def merge(self, other: _Failures) -> None:
+        self._ill += other._ill
+        self._failed += other._failed
+        self._clients |= other._clients
+
+    def count(self) -> int:
+        return self._ill + (self._failed if len(self._clients) > 1 else 0)
+
+
+class _Slice:
+    """What became of the calls that ended within one slice of time."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.successes = 0
+        self.failures = _Failures()
+
+
 class Recent:
     """How many calls of the last so many seconds failed, counted by slices of that time."""
 
     def __init__(self, window: float, now: Callable[[], float]) -> None:
         self._slice = window / _SLICES
         self._now = now
-        self._counts: deque[list[int]] = deque()  # of each slice: its number, all, failures
+        self._slices: deque[_Slice] = deque()
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: Verdict, client: str = "") -> None:
         """A call has ended."""
         current = self._current()
-        if not self._counts or self._counts[-1][0] != current:
+        if not self._slices or self._slices[-1].number != current:
             self._forget()
-            self._counts.append([current, 0, 0])
-        self._counts[-1][1] += 1
-        self._counts[-1][2] += verdict is Verdict.ILL
+            self._slices.append(_Slice(current))
+        if verdict is Verdict.WELL:
+            self._slices[-1].successes += 1
+        else:
+            self._slices[-1].failures.add(verdict, client)
 
     def share(self) -> float:
         """The share of failures; 0 when there are not enough calls to tell."""
         self._forget()
-        ended = sum(count[1] for count in self._counts)
-        return sum(count[2] for count in self._counts) / ended if ended >= ENOUGH else 0.0
+        failures = _Failures()
+        for each in self._slices:
+            failures.merge(each.failures)
+        failed = failures.count()
+        ended = failed + sum(each.successes for each in self._slices)
+        return failed / ended if ended >= ENOUGH else 0.0
 
     def clear(self) -> None:
         """Begin anew."""
-        self._counts.clear()
+        self._slices.clear()
 
     def _forget(self) -> None:
-        while self._counts and self._counts[0][0] <= self._current() - _SLICES:
-            self._counts.popleft()
+        while self._slices and self._slices[0].number <= self._current() - _SLICES:
+            self._slices.popleft()
 
     def _current(self) -> int:
         return int(self._now() / self._slice)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
+from forwarder.client_identity import payer
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.errors import ForwarderError, Overloaded
 from forwarder.exchange import Exchange, Observer
@@ -29,6 +30,7 @@ class Resilience:
 
     def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
         self.observer = observer or Observer()
+        self._settings = settings
         self.standings = PerUpstream(self._standing, settings.upstreams)
         self.slots = Slots(settings.max_concurrent)
         self.counts: Counter[str] = Counter()
@@ -104,11 +106,15 @@ class Resilience:
         return stream
 
     def _standing(self, settings: UpstreamSettings) -> Standing:
-        return Standing(settings, self.observer)
+        return Standing(settings, self.observer, identify=self._identify)
+
+    def _identify(self, exchange: Exchange) -> str:
+        return payer(exchange.client_key, exchange.client_address, self._settings)
 
     def _note(self, before: Route, to: Route, error: ForwarderError, exchange: Exchange) -> None:
         names, why = (before.upstream.name, to.upstream.name), reason(error)
         self.standings.of(before.upstream).counts["fallbacks"] += 1
         exchange.failed.append(before.upstream.name)
         self.observer.fell_back(*names, why)
-        log.warning({"id": exchange.id, "upstream": names[0], "fallback": names[1], "reason": why})
+        told = {"id": exchange.id, "upstream": names[0], "fallback": names[1], "reason": why}
+        log.warning(told | ({"detail": error.log_detail} if error.log_detail else {}))

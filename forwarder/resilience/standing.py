@@ -35,6 +35,7 @@ class Standing:
         observer: Observer,
         now: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
+        identify: Callable[[Exchange], str] = lambda exchange: exchange.client_key or "",
     ) -> None:
         self.settings = settings
         self.slots = Slots(settings.max_concurrent)
@@ -50,6 +51,7 @@ class Standing:
         self.counts: Counter[str] = Counter()
         self._observer = observer
         self._chance = chance
+        self._identify = identify
 
     def admit(self) -> Closers:
         """Let a request in; closing what this gives lets it out again.
@@ -106,8 +108,13 @@ class Standing:
         except ForwarderError as error:
             # A client that has gone broke the connection itself.
             said = Verdict.UNKNOWN if exchange.left else verdict(error)
-            self.counts["failures"] += said is Verdict.ILL
-            self.breaker.note(term, said)
+            self.counts["failures"] += said in (Verdict.ILL, Verdict.FAILED)
+            if said is not Verdict.FAILED:
+                self.breaker.note(term, said)
+            elif self.settings.fallback:
+                self.breaker.note(term, said, self._identify(exchange))
+            else:  # the upstream answers, and nobody else could
+                self.breaker.note(term, Verdict.WELL)
             raise
         self.breaker.note(term, Verdict.WELL)
         return done
@@ -128,7 +135,8 @@ class Standing:
         exchange.retries += 1
         exchange.reply_headers = {}
         self._observer.retried(name, why)
-        log.info({"id": exchange.id, "upstream": name, "retry_in": round(pause, 3), "reason": why})
+        told = {"id": exchange.id, "upstream": name, "retry_in": round(pause, 3), "reason": why}
+        log.info(told | ({"detail": error.log_detail} if error.log_detail else {}))
 
     def _refusal(self, error: Overloaded | UpstreamUnavailable) -> ForwarderError:
         self.counts["refused"] += 1

@@ -13,6 +13,7 @@ from forwarder.errors import (
     UpstreamBroken,
     UpstreamConnectTimeout,
     UpstreamKeyRefused,
+    UpstreamMisconfigured,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -32,10 +33,15 @@ _EXHAUSTED = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
 class Verdict(Enum):
-    """What a call says about its upstream."""
+    """What a call says about its upstream.
+
+    ``ILL``: there was no connection, or no answer in time.  ``FAILED``: it answered, with a 5xx or
+    with something that is no answer, which the request itself may have caused.
+    """
 
     WELL = "well"
     ILL = "ill"
+    FAILED = "failed"
     UNKNOWN = "unknown"
 
 
@@ -73,6 +79,7 @@ def is_worth_fallback(error: ForwarderError, own_key: bool) -> bool:
         | UpstreamBroken
         | UpstreamTimeout
         | UpstreamKeyRefused
+        | UpstreamMisconfigured
         | UpstreamUnavailable
         | Overloaded,
     )
@@ -86,13 +93,13 @@ def verdict(error: ForwarderError) -> Verdict:
     """
     if isinstance(error, UpstreamRefused):
         if error.status >= 500:
-            return Verdict.ILL
+            return Verdict.FAILED
         return Verdict.UNKNOWN if error.status == 429 else Verdict.WELL
     if isinstance(error, UpstreamKeyRefused):
         return Verdict.WELL
-    if error.code == "empty_answer":
-        return Verdict.UNKNOWN
-    ill = isinstance(error, UpstreamUnreachable | UpstreamBroken | UpstreamTimeout)
+    if isinstance(error, UpstreamBroken) and error.code != "empty_answer":
+        return Verdict.FAILED
+    ill = isinstance(error, UpstreamUnreachable | UpstreamTimeout)
     return Verdict.ILL if ill else Verdict.UNKNOWN
 
 

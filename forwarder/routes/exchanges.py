@@ -133,6 +133,7 @@ def another(route: str) -> Exchange:
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]
     own, more = current(), begin(asked, current_app.extensions["forwarder"], route)
     more.id, more.client_key, more.payer = random_id("req"), own.client_key, own.payer
+    more.client_address = own.client_address
     if own.tape is not None:
         more.tape = own.tape.another(more.started)
     return more
@@ -158,7 +159,8 @@ def admit(exchange: Exchange) -> None:
     if bridge.capture is not None:
         exchange.tape = bridge.capture.tape(exchange, _asked(request))
     check_strictness()
-    exchange.admit(request.remote_addr)
+    exchange.client_address = request.remote_addr
+    exchange.admit(exchange.client_address)
     bridge.resilience.admit(exchange)
     exchange.run = run = bridge.running.enter()
     exchange.opened.add(bridge.running.leave, run)

@@ -77,5 +77,7 @@ def settings(names: str = "up", **environment: str) -> Settings:
 
 
 def upstream(**environment: str) -> UpstreamSettings:
-    """Those of one upstream, ``up``."""
-    return settings(**{f"UP_{name}": text for name, text in environment.items()}).upstreams[0]
+    """Those of one upstream, ``up``, which may have ``other`` for a fallback."""
+    return settings(
+        "up,other", **{f"UP_{name}": text for name, text in environment.items()}
+    ).upstreams[0]

@@ -8,7 +8,7 @@ from forwarder.resilience.breaker import CLOSED, ENOUGH, HALF_OPEN, OPEN, Breake
 from forwarder.resilience.verdicts import Verdict
 from tests.resilience.helpers import Clock
 
-WELL, ILL, UNKNOWN = Verdict.WELL, Verdict.ILL, Verdict.UNKNOWN
+WELL, ILL, FAILED, UNKNOWN = Verdict.WELL, Verdict.ILL, Verdict.FAILED, Verdict.UNKNOWN
 
 
 class Made:
@@ -26,9 +26,9 @@ class Made:
             now=self.clock,
         )
 
-    def note(self, *verdicts: Verdict) -> None:
+    def note(self, *verdicts: Verdict, client: str = "") -> None:
         for verdict in verdicts:
-            self.breaker.note(self.breaker.term, verdict)
+            self.breaker.note(self.breaker.term, verdict, client)
 
 
 @pytest.fixture
@@ -196,3 +196,47 @@ def test_a_window_counts_what_is_in_it() -> None:
 
     recent.clear()
     assert recent.share() == 0
+
+
+# -- failures that a request may have caused ------------------------------------------------------
+
+
+def test_such_failures_of_one_client_do_not_open_it(made: Made) -> None:
+    made.note(*[FAILED] * 50, client="a")
+
+    assert made.breaker.state == CLOSED
+
+
+def test_such_failures_of_two_clients_open_it(made: Made) -> None:
+    made.note(FAILED, FAILED, client="a")
+    made.note(FAILED, client="b")
+
+    assert made.breaker.state == OPEN
+
+
+def test_such_failures_of_one_client_do_not_add_to_others(made: Made) -> None:
+    made.note(*[FAILED] * 50, client="a")
+    made.note(ILL, ILL)
+    assert made.breaker.state == CLOSED
+
+    made.note(ILL)
+    assert made.breaker.state == OPEN
+
+
+def test_a_success_between_them_forgets_the_clients(made: Made) -> None:
+    made.note(*[FAILED] * 3, client="a")
+    made.note(WELL, client="a")
+    made.note(*[FAILED] * 3, client="b")
+
+    assert made.breaker.state == CLOSED
+
+
+def test_a_share_of_such_failures_counts_for_two_clients_only() -> None:
+    made = Made(failures=0, share=0.5)
+    made.note(*[WELL] * 10, *[FAILED] * 30, client="a")
+    assert made.breaker.state == CLOSED
+
+    made.clock.pass_(2)  # a later slice of the window
+    made.note(FAILED, client="b")
+
+    assert made.breaker.state == OPEN

@@ -18,6 +18,7 @@ from forwarder.errors import (
 )
 from forwarder.exchange import Exchange
 from forwarder.resilience import Resilience
+from forwarder.resilience.breaker import CLOSED, OPEN
 from forwarder.routing import Route
 from forwarder.translate.call import Stream
 from tests.resilience.helpers import Witness, patient, settings
@@ -140,9 +141,9 @@ def test_when_all_fail_the_client_is_told_of_the_first() -> None:
 
 
 def test_one_whose_breaker_is_open_is_not_asked() -> None:
-    world = World({"a": BUSY}, A_BREAKER_FAILURES="1")
+    world = World({"a": UpstreamUnreachable("gone")}, A_BREAKER_FAILURES="1")
     standing = world.resilience.standings["a"]
-    with pytest.raises(UpstreamRefused):
+    with pytest.raises(UpstreamUnreachable):
         standing.attempt(lambda: world.open(world.routes[0]), world.exchange)
     world.asked.clear()
 
@@ -152,6 +153,33 @@ def test_one_whose_breaker_is_open_is_not_asked() -> None:
     world.routes = world.routes[:1]
     assert isinstance(world.fail(), UpstreamUnavailable)
     assert world.asked == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "clients", "state"),
+    [
+        ({"FORWARDER_API_KEYS": "k,l"}, [("k", "192.0.2.1"), ("k", "192.0.2.2")], CLOSED),
+        ({"FORWARDER_API_KEYS": "k,l"}, [("k", "192.0.2.1"), ("l", "192.0.2.1")], OPEN),
+        ({}, [("made-up", "192.0.2.1"), ("other", "192.0.2.1")], CLOSED),
+        ({}, [(None, "192.0.2.1"), (None, "192.0.2.2")], OPEN),
+        ({}, [(None, "2001:db8::1"), (None, "2001:db8::2")], CLOSED),
+    ],
+)
+def test_clients_are_told_apart_by_keys_that_are_checked_or_else_by_addresses(
+    environment: dict[str, str], clients: list[tuple[str | None, str]], state: str
+) -> None:
+    world = World(A_BREAKER_FAILURES="2", A_FALLBACK="b", **environment)
+    standing = world.resilience.standings["a"]
+    for key, address in clients:
+        world.exchange.client_key, world.exchange.client_address = key, address
+        with pytest.raises(UpstreamRefused):
+            standing.attempt(_busy, world.exchange)
+
+    assert standing.breaker.state == state
+
+
+def _busy() -> Stream:
+    raise BUSY
 
 
 def test_one_that_is_full_is_not_asked() -> None:

@@ -11,6 +11,8 @@ from forwarder.errors import (
     ForwarderError,
     InvalidRequest,
     Overloaded,
+    UpstreamBroken,
+    UpstreamConnectTimeout,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -22,6 +24,7 @@ from forwarder.translate.call import Stream
 from tests.resilience.helpers import Clock, Patient, Witness, patient, upstream
 
 BUSY = UpstreamRefused(503, {"message": "busy"})
+GONE = UpstreamUnreachable("gone")
 
 
 class Scripted:
@@ -151,9 +154,9 @@ def test_a_connection_that_the_client_s_leaving_broke_speaks_against_nobody() ->
 
 def test_retries_stop_when_the_breaker_opens() -> None:
     stood = Stood(MAX_RETRIES="5", BREAKER_FAILURES="2")
-    call = Scripted(*[BUSY] * 9)
+    call = Scripted(*[GONE] * 9)
 
-    with pytest.raises(UpstreamRefused):
+    with pytest.raises(UpstreamUnreachable):
         stood.ask(call)
 
     assert call.asked == 2
@@ -201,8 +204,8 @@ def test_there_is_room_for_so_many() -> None:
 
 def opened(**environment: str) -> Stood:
     stood = Stood(BREAKER_FAILURES="1", BREAKER_COOLDOWN="4.2", **environment)
-    with pytest.raises(UpstreamRefused):
-        stood.ask(Scripted(BUSY))
+    with pytest.raises(UpstreamUnreachable):
+        stood.ask(Scripted(GONE))
     return stood
 
 
@@ -267,3 +270,73 @@ def test_it_shows_how_it_stands() -> None:
         "refused": 1,
         "retries": 1,
     }
+
+
+# -- whose failures open the breaker --------------------------------------------------------------
+
+
+def failing(stood: Stood, error: ForwarderError, times: int, key: str = "") -> None:
+    """The upstream fails so many requests of one client."""
+    for _ in range(times):
+        exchange = patient(stood.clock)
+        exchange.client_key = key
+        with pytest.raises(type(error)):
+            stood.ask(Scripted(error), exchange)
+
+
+ANSWERED_BADLY = [
+    *(UpstreamRefused(status, {"message": "no"}) for status in (500, 502, 503, 529)),
+    UpstreamBroken("The stream ended before its answer was finished."),
+]
+every_bad_answer = pytest.mark.parametrize("error", ANSWERED_BADLY)
+every_silence = pytest.mark.parametrize(
+    "error", [GONE, UpstreamTimeout("late"), UpstreamConnectTimeout("late")]
+)
+
+WITH_FALLBACK = {"FALLBACK": "other"}
+
+
+@every_bad_answer
+def test_without_a_fallback_bad_answers_open_no_breaker(error: ForwarderError) -> None:
+    stood = Stood(BREAKER_FAILURES="3", BREAKER_SHARE="0.5")
+
+    for key in ("a", "b", "c"):
+        failing(stood, error, 30, key)
+
+    assert stood.standing.breaker.state == CLOSED
+    assert stood.standing.counts["failures"] == 90
+
+
+@every_silence
+@pytest.mark.parametrize("environment", [{}, WITH_FALLBACK], ids=["alone", "fallback"])
+def test_failures_to_connect_and_time_outs_open_it_for_any_client(
+    error: ForwarderError, environment: dict[str, str]
+) -> None:
+    stood = Stood(BREAKER_FAILURES="3", **environment)
+
+    failing(stood, error, 3)
+
+    assert stood.standing.breaker.state == OPEN
+
+
+@every_bad_answer
+def test_with_a_fallback_bad_answers_to_one_client_open_no_breaker(error: ForwarderError) -> None:
+    stood = Stood(BREAKER_FAILURES="3", BREAKER_SHARE="0.5", **WITH_FALLBACK)
+
+    failing(stood, error, 40, "a")
+    assert stood.standing.breaker.state == CLOSED
+
+    failing(stood, error, 1, "b")
+    assert stood.standing.breaker.state == OPEN
+
+
+@every_bad_answer
+def test_without_a_fallback_a_bad_answer_on_probation_closes_it(error: ForwarderError) -> None:
+    """It shows that the upstream can be reached again."""
+    stood = opened()
+    stood.clock.pass_(5)
+    stood.standing.admit()
+
+    failing(stood, error, 1)
+
+    assert stood.standing.breaker.state == CLOSED

@@ -14,7 +14,7 @@ from forwarder.resilience.verdicts import (
     verdict,
 )
 
-WELL, ILL, UNKNOWN = Verdict.WELL, Verdict.ILL, Verdict.UNKNOWN
+WELL, ILL, FAILED, UNKNOWN = Verdict.WELL, Verdict.ILL, Verdict.FAILED, Verdict.UNKNOWN
 
 
 def refused(status: int, code: str | None = None, **headers: str) -> UpstreamRefused:
@@ -29,9 +29,10 @@ TABLE = [
     (errors.InternalError("x"), False, False, UNKNOWN),
     (errors.UpstreamKeyRefused("x"), False, True, WELL),
     (errors.UpstreamUnreachable("x"), True, True, ILL),
-    (errors.UpstreamBroken("x"), True, True, ILL),
+    (errors.UpstreamMisconfigured("x"), False, True, UNKNOWN),
+    (errors.UpstreamBroken("x"), True, True, FAILED),
     (errors.UpstreamBroken("x", code="empty_answer"), True, True, UNKNOWN),
-    (errors.UpstreamUnreadable("x"), True, True, ILL),
+    (errors.UpstreamUnreadable("x"), True, True, FAILED),
     (errors.UpstreamTimeout("x"), False, True, ILL),
     (errors.UpstreamConnectTimeout("x"), True, True, ILL),
     (UpstreamUnavailable("x", 5), False, True, UNKNOWN),
@@ -42,8 +43,8 @@ TABLE = [
     (refused(409), True, False, WELL),
     (refused(429), True, True, UNKNOWN),
     (refused(429, code="insufficient_quota"), False, True, UNKNOWN),
-    *((refused(status), True, True, ILL) for status in (500, 502, 503, 504, 529)),
-    (refused(503, x_should_retry="false"), False, True, ILL),
+    *((refused(status), True, True, FAILED) for status in (500, 502, 503, 504, 529)),
+    (refused(503, x_should_retry="false"), False, True, FAILED),
     (refused(400, x_should_retry="true"), True, False, WELL),
 ]
 
