@@ -341,7 +341,7 @@ class Bridge:
         if transport is None and settings.name in self._configured:
             transport = transport_for(settings, heartbeat)
         elif transport is None:  # whoever registered it does not choose where we connect
-            transport = transport_for(settings, heartbeat, self.guard.addresses)
+            transport = transport_for(settings, heartbeat, self.guard.look_up)
         return Upstream(settings, transport, heartbeat)
 
     def _uploading(self, settings: UpstreamSettings) -> Uploads:

@@ -15,7 +15,7 @@ from typing import Any
 
 from forwarder import codex
 from forwarder.config.parsers import is_pattern
-from forwarder.errors import ForwarderError, UpstreamRefused
+from forwarder.errors import ForwarderError, UpstreamKeyRefused, UpstreamRefused
 from forwarder.per_upstream import PerUpstream
 from forwarder.registry.names import full, short
 from forwarder.routing import PROTOCOLS, Router
@@ -122,10 +122,17 @@ class Catalog:
     def states(self, verbose: bool = False) -> dict[str, Any]:
         """Upstream name -> ``{reachable, models}`` or ``{reachable, error}``.
 
+        A key that was refused to the last request is an ``error`` beside a list of models: some
+        providers show theirs to everybody.
         With ``verbose`` also ``{provider, learned}``: whose profile it has, and by model what its
         refusals have taught.
         """
         states = {name: _state(listed) for name, listed in self._fresh().items()}
+        for name, state in states.items():
+            refusal = self._upstreams[name].key_refusal
+            if refusal:
+                state.setdefault("error", refusal)
+                state["key_accepted"] = False
         return {n: {**s, **self._told(n)} for n, s in states.items()} if verbose else states
 
     def _told(self, name: str) -> Json:
@@ -189,7 +196,8 @@ def _state(listed: list[Json] | ForwarderError) -> Json:
     # Not every provider lists its models; an answer, whatever it says, shows that it is there.
     if isinstance(listed, UpstreamRefused) and listed.status < 500:
         return {"reachable": True, "models": None}
-    return {"reachable": False, "error": listed.message}
+    told = {"key_accepted": False} if isinstance(listed, UpstreamKeyRefused) else {}
+    return {"reachable": False, "error": listed.message, **told}
 
 
 def _model(model_id: str, owner: str) -> Json:

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import httpx2
 import openai
 import orjson
 from openai import Omit, OpenAI, Stream, not_given
 
+from forwarder.base_url import ABSENT, find_missing_path, has_version
 from forwarder.blotting import blotted
 from forwarder.client_headers import IDEMPOTENCY_KEY
 from forwarder.config import UpstreamSettings
@@ -30,13 +34,16 @@ from forwarder.errors import (
     UpstreamConnectTimeout,
     UpstreamError,
     UpstreamKeyRefused,
+    UpstreamMisconfigured,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
 from forwarder.exchange import Exchange
+from forwarder.key_refusal import describe_key_refusal, is_key_refusal
 from forwarder.media.data import Blob
 from forwarder.network.client import Client, parsed
+from forwarder.network.connection_errors import describe_connection_error, find_proxy
 from forwarder.network.cutting import WaitedForBy
 from forwarder.profiles import (
     AS_IS,
@@ -58,8 +65,16 @@ from forwarder.translate.ending import HONEST, UNREADABLE, unreadable
 
 log = logging.getLogger("forwarder.upstream")
 
-_NOT_THERE = (404, 405, 501)
-"""What servers answer on a path that they do not know, and some for a model that they do not."""
+_PROBE_SECONDS = 60.0
+"""How long it is remembered whether the base URL lacks a part."""
+
+_PROBE_TIMEOUT = 5.0
+
+_KEY_REFUSAL_LOG_SECONDS = 600.0
+"""At least so long between two log entries about a refused key, when some requests succeed."""
+
+_WANTS_TLS = re.compile(r"plain http.{0,40}(https|ssl)|http request to an https", re.IGNORECASE)
+"""What servers say to plain HTTP on a port for TLS."""
 
 _MODELS = 256
 """How many models' profiles are kept ready."""
@@ -160,6 +175,13 @@ class Upstream:
         self._heartbeat = heartbeat
         self._transport = transport
         self._failures = _Failures(self._ours)
+        self.key_refusal: str | None = None
+        self.logs_key_refusal = True
+        self._key_refusal_logged = float("-inf")
+        self._missing_path: str | None = None
+        self._probed = float("-inf")
+        # A registered model's host is never asked through a proxy.
+        self._proxies = {} if settings.registered else getproxies()
         self._own_names = frozenset(map(str.lower, settings.headers))
         self._own_way = "authorization" in self._own_names
         timeout = httpx2.Timeout(settings.first_byte_timeout, connect=settings.connect_timeout)
@@ -231,7 +253,7 @@ class Upstream:
             try:
                 reply = self._post("embeddings", {**request, "model": route.model}, exchange)
             except UpstreamRefused as refusal:
-                if refusal.status in _NOT_THERE and "model" not in refusal.message.lower():
+                if refusal.status in ABSENT and "model" not in refusal.message.lower():
                     raise NotFound(
                         f"The upstream '{self.settings.name}' has no embeddings.",
                         code="no_embeddings",
@@ -264,6 +286,20 @@ class Upstream:
 
         The answer has begun when this returns; one that breaks before that is closed at once.
         """
+        try:
+            answer = self._begin(body, protocol, profile, exchange)
+        except UpstreamKeyRefused as refusal:
+            self.key_refusal = refusal.message
+            raise
+        except (UpstreamRefused, UpstreamBroken) as error:
+            if not isinstance(error, UpstreamRefused) or error.status in ABSENT:
+                self._check_base_url(exchange.client_key)
+            raise
+        self.key_refusal = None
+        self.logs_key_refusal = True
+        return answer
+
+    def _begin(self, body: Json, protocol: str, profile: Profile, exchange: Exchange) -> Batches:
         reply = self._post(protocol, _sent(body, protocol, profile, exchange), exchange)
         exchange.opened.add(reply.close)
         exchange.reply_headers = reply.headers
@@ -274,6 +310,8 @@ class Upstream:
             reply.close()
             if isinstance(error, UNREADABLE):
                 raise unreadable() from error
+            if isinstance(error, UpstreamRefused) and self._is_own_key_refused(error):
+                raise self._key_refused(error) from None
             raise
 
     def _ask_again(
@@ -308,7 +346,21 @@ class Upstream:
         return client == protocol == "chat" and self.profile == PROFILES["generic"]
 
     def models(self, timeout: float, client_key: str | None = None) -> list[Json]:
-        """What the upstream lists, as plain model objects; to a client's key where that is used."""
+        """What the upstream lists, as plain model objects; to a client's key where that is used.
+
+        Raises UpstreamMisconfigured where the base URL lacks a part.
+        """
+        try:
+            listed = self._list_models(timeout, client_key)
+        except (UpstreamRefused, UpstreamBroken) as error:
+            if not isinstance(error, UpstreamRefused) or error.status in ABSENT:
+                self._check_base_url(client_key)
+            raise
+        if not listed:
+            self._check_base_url(client_key)
+        return listed
+
+    def _list_models(self, timeout: float, client_key: str | None) -> list[Json]:
         with self._failures:
             response = self._client.get(
                 "/models",
@@ -316,6 +368,38 @@ class Upstream:
                 options={"timeout": timeout, "headers": self._auth(client_key)},
             )
         return models_in(response.content)
+
+    def _check_base_url(self, client_key: str | None) -> None:
+        """Raise UpstreamMisconfigured if the API is not at the base URL, but below it."""
+        base = self.settings.base_url
+        if has_version(base):
+            return
+        if time.monotonic() - self._probed > _PROBE_SECONDS:
+            self._probed = time.monotonic()
+            self._missing_path = find_missing_path(base, functools.partial(self._probe, client_key))
+        if self._missing_path:
+            setting = self._name_setting("BASE_URL", "remote_host")
+            raise UpstreamMisconfigured(
+                f"The upstream '{self.settings.name}' has no API at {base} ({setting}), but at "
+                f"{base}{self._missing_path}: the base URL lacks '{self._missing_path}'."
+            )
+
+    def _probe(self, client_key: str | None, method: str, url: str) -> httpx2.Response | None:
+        """The answer to a request without content, whatever its status."""
+        send: Any = self._client.get if method == "GET" else self._client.post
+        options = {"timeout": _PROBE_TIMEOUT, "headers": self._auth(client_key)}
+        given: Json = {} if method == "GET" else {"body": {}}
+        try:
+            answer: httpx2.Response = send(url, cast_to=httpx2.Response, options=options, **given)
+        except openai.APIStatusError as error:
+            return error.response
+        except (openai.OpenAIError, httpx2.HTTPError, OSError):
+            return None
+        return answer
+
+    def _name_setting(self, suffix: str, parameter: str) -> str:
+        """The variable of a setting, or the parameter with which a model was registered."""
+        return parameter if self.settings.registered else self.settings.variable(suffix)
 
     def _post(self, protocol: str, body: Json, exchange: Exchange) -> Reply:
         streamed = bool(body.get("stream"))
@@ -414,7 +498,7 @@ class Upstream:
         if isinstance(error, openai.APIStatusError):
             return self._refused(error)
         if isinstance(error, openai.APITimeoutError):
-            return self._late(error.__cause__)
+            return self._late(error.__cause__, error.request)
         if isinstance(error, openai.APIConnectionError):
             return self._unreachable(error.__cause__ or error)
         if isinstance(error, httpx2.TimeoutException):  # an error's body stalled; the SDK passes it
@@ -432,11 +516,38 @@ class Upstream:
                 f"The upstream '{self.settings.name}' answered {status}, a redirect; "
                 "its base URL should be the place it leads to."
             )
-        if status == 401 and not self.settings.passthrough_key:
-            return UpstreamKeyRefused(
-                f"The upstream '{self.settings.name}' does not accept the forwarder's key."
+        proxy = find_proxy(self.settings.base_url, self._proxies) if status == 407 else None
+        if proxy:
+            return self._cannot_be_reached(f"the proxy {proxy} wants a user and password (407)")
+        if status == 400 and self._wants_tls(error):
+            return UpstreamMisconfigured(
+                f"The upstream '{self.settings.name}' expects TLS: its base URL "
+                f"({self._name_setting('BASE_URL', 'remote_host')}) must begin with https://."
             )
-        return UpstreamRefused(status, self._error_object(error), handed_on(error.response.headers))
+        refusal = UpstreamRefused(
+            status, self._error_object(error), handed_on(error.response.headers)
+        )
+        return self._key_refused(refusal) if self._is_own_key_refused(refusal) else refusal
+
+    def _wants_tls(self, error: openai.APIStatusError) -> bool:
+        plain = self.settings.base_url.startswith("http://")
+        return plain and bool(_WANTS_TLS.search(error.response.text[:1000]))
+
+    def _is_own_key_refused(self, refusal: UpstreamRefused) -> bool:
+        """Is it the forwarder's key that is refused, and not the client's own?"""
+        return not self.settings.passthrough_key and is_key_refusal(refusal)
+
+    def _key_refused(self, refusal: UpstreamRefused) -> UpstreamKeyRefused:
+        """The error for a refused key; the log is told once, not for every request."""
+        error = describe_key_refusal(refusal, self.settings)
+        now = time.monotonic()
+        waited = now - self._key_refusal_logged > _KEY_REFUSAL_LOG_SECONDS
+        if self.logs_key_refusal and waited:
+            self.logs_key_refusal, self._key_refusal_logged = False, now
+            name = self.settings.name
+            told = {"event": "upstream_key_refused", "upstream": name, "detail": error.message}
+            log.error(told)
+        return error
 
     def _error_object(self, error: openai.APIStatusError) -> Json:
         body = error.body
@@ -452,16 +563,35 @@ class Upstream:
         whole = blotted({"message": text}, self.settings)  # or half a secret would stand at the cut
         return {"message": whole["message"][:500]}
 
-    def _late(self, error: BaseException | None) -> UpstreamTimeout:
-        unconnected = isinstance(error, httpx2.ConnectTimeout | httpx2.PoolTimeout)
-        kind = UpstreamConnectTimeout if unconnected else UpstreamTimeout
-        return kind(f"The upstream '{self.settings.name}' did not answer in time.")
+    def _late(
+        self, error: BaseException | None, request: httpx2.Request | None = None
+    ) -> UpstreamTimeout:
+        limits = request.extensions.get("timeout", {}) if request is not None else {}
+        name = self.settings.name
+        if isinstance(error, httpx2.PoolTimeout):
+            return UpstreamConnectTimeout(f"All connections to the upstream '{name}' are in use.")
+        if isinstance(error, httpx2.ConnectTimeout):
+            proxy = find_proxy(self.settings.base_url, self._proxies)
+            through = f" through the proxy {proxy}" if proxy else ""
+            within = _within(limits, "connect")
+            return UpstreamConnectTimeout(
+                f"The upstream '{name}' could not be connected to{through} {within}."
+            )
+        return UpstreamTimeout(f"The upstream '{name}' did not answer {_within(limits, 'read')}.")
 
     def _unreachable(self, error: BaseException) -> UpstreamUnreachable:
-        kind = type(error).__name__
-        return UpstreamUnreachable(
-            f"The upstream '{self.settings.name}' cannot be reached ({kind})."
+        return self._cannot_be_reached(
+            describe_connection_error(error, self.settings.base_url, self._proxies)
         )
+
+    def _cannot_be_reached(self, why: str) -> UpstreamUnreachable:
+        return UpstreamUnreachable(f"The upstream '{self.settings.name}' cannot be reached: {why}.")
+
+
+def _within(limits: Mapping[str, Any], kind: str) -> str:
+    """The limit that was exceeded, where the request had one."""
+    seconds = limits.get(kind)
+    return f"within {seconds:g} seconds" if seconds else "in time"
 
 
 def _sent(body: Json, protocol: str, profile: Profile, exchange: Exchange) -> Json:

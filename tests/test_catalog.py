@@ -9,7 +9,13 @@ import pytest
 
 from forwarder.catalog import Catalog
 from forwarder.config import Settings
-from forwarder.errors import ForwarderError, UpstreamRefused, UpstreamUnreachable
+from forwarder.errors import (
+    ForwarderError,
+    UpstreamKeyRefused,
+    UpstreamMisconfigured,
+    UpstreamRefused,
+    UpstreamUnreachable,
+)
 from forwarder.per_upstream import PerUpstream
 from forwarder.profiles import PROFILES
 from forwarder.routing import Router
@@ -23,6 +29,7 @@ class Listing:
     def __init__(self, listed: list[Json] | ForwarderError, shared: bool = False) -> None:
         self.listed = listed
         self.settings = SimpleNamespace(passthrough_key=shared)
+        self.key_refusal: str | None = None
         self.asked = 0
         self.keys: list[str | None] = []
 
@@ -145,12 +152,29 @@ def test_an_upstream_that_fails_hides_no_other() -> None:
         (UpstreamRefused(405, {"message": "x"}), {"reachable": True, "models": None}),
         (UpstreamRefused(401, {"message": "whose?"}), {"reachable": True, "models": None}),
         (UpstreamRefused(503, {"message": "no"}), {"reachable": False, "error": "no"}),
+        (UpstreamMisconfigured("no API"), {"reachable": False, "error": "no API"}),
+        (
+            UpstreamKeyRefused("no key"),
+            {"reachable": False, "error": "no key", "key_accepted": False},
+        ),
     ],
 )
 def test_an_upstream_is_reachable_when_it_answers(
     listed: list[Json] | ForwarderError, state: Json
 ) -> None:
     assert catalog(chat=Listing(listed), responses=Listing([])).states()["chat"] == state
+
+
+def test_a_key_that_was_refused_to_a_request_is_told_beside_a_public_list() -> None:
+    chat = Listing([{"id": "a"}])
+    found = catalog(chat=chat)
+    chat.key_refusal = "no key"
+
+    expected = {"reachable": True, "models": 1, "error": "no key", "key_accepted": False}
+    assert found.states()["chat"] == expected
+
+    chat.key_refusal = None
+    assert found.states()["chat"] == {"reachable": True, "models": 1}
 
 
 def test_upstreams_are_asked_once_for_a_while() -> None:

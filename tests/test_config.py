@@ -527,13 +527,22 @@ def test_a_style_of_a_key_that_no_client_may_use_is_a_mistake() -> None:
     ]
 
 
+def test_an_upstream_knows_the_variables_of_its_settings() -> None:
+    upstream = dataclasses.replace(read_chat(), name="my-vllm")
+
+    assert upstream.variable("API_KEY") == "MY_VLLM_API_KEY"
+
+
 def test_settings_can_be_keys_of_a_dict() -> None:
     assert {read(CHAT_BASE_URL=URL): 1}[read(CHAT_BASE_URL=URL)] == 1
 
 
 @pytest.mark.parametrize(
     ("table", "settings", "beside"),
-    [(SETTINGS, Settings, {"demo", "tracing"}), (UPSTREAM_SETTINGS, UpstreamSettings, {"name"})],
+    [
+        (SETTINGS, Settings, {"demo", "tracing"}),
+        (UPSTREAM_SETTINGS, UpstreamSettings, {"name", "registered"}),
+    ],
 )
 def test_each_field_has_one_row(
     table: tuple[config.Setting, ...], settings: type, beside: set[str]

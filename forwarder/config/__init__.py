@@ -48,6 +48,7 @@ class UpstreamSettings:
     ``fallback`` is in the order in which the others are asked; what is ``0`` or, of the limits,
     ``None`` is switched off.  ``context_window`` is in tokens, ``None`` where it is not known, and
     ``model_info`` maps patterns of models to fields of Codex's entries for them.
+    ``registered`` is true of a model that was registered at run time.
     """
 
     name: str
@@ -76,6 +77,11 @@ class UpstreamSettings:
     max_concurrent: int | None
     context_window: int | None
     model_info: Mapping[str, Mapping[str, Any]] = field(hash=False)
+    registered: bool = False
+
+    def variable(self, suffix: str) -> str:
+        """The environment variable of a configured upstream's setting: ``CHAT_API_KEY``."""
+        return parsers.prefix_of(self.name) + suffix
 
 
 @dataclass(frozen=True)

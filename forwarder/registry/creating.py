@@ -67,7 +67,7 @@ class Creating:
         if not wanted.host:
             return Created(self._copy(wanted, client_key, "from"), "", None)
         self._check_host(wanted.host)
-        upstream = self._connect(_impatient(wanted.upstream))
+        upstream = self._connect_for_check(wanted)
         try:
             profile = upstream.profile_of(wanted.model).name
             check = self._verified(wanted, upstream) if flag(body, "verify", True) else None
@@ -83,11 +83,17 @@ class Creating:
 
     def check(self, remote: Remote) -> Check:
         """What a small request to a registered model's remote finds out now, or else its list."""
-        upstream = self._connect(_impatient(remote.upstream))
+        upstream = self._connect_for_check(remote)
         try:
             return _check(remote, upstream)
         finally:
             upstream.close()
+
+    def _connect_for_check(self, remote: Remote) -> Upstream:
+        """An upstream for one check, whose result the caller reports."""
+        upstream = self._connect(_impatient(remote.upstream))
+        upstream.logs_key_refusal = False
+        return upstream
 
     def _copy(self, wanted: Remote, client_key: str | None, param: str) -> Remote:
         source = self._registry.find(wanted.model)
@@ -109,7 +115,11 @@ class Creating:
     def _check_host(self, host: str) -> None:
         url = urlsplit(host)
         name, port = url.hostname or "", url.port or _PORTS[url.scheme]
-        if not name.isascii() or not self._guard.addresses(name, port):
+        try:
+            found = self._guard.look_up(name, port) if name.isascii() else []
+        except (OSError, UnicodeError):
+            raise _host(f"the host name '{name}' cannot be resolved") from None
+        if not found:
             raise _host(
                 "it has no public address (the operator's FORWARDER_REMOTE_ALLOW names the "
                 "private ones that may be used)"

@@ -81,6 +81,7 @@ class Remote:
             headers=self.headers,
             query=self.query,
             context_window=self.window,
+            registered=True,
         )
 
     @cached_property

@@ -1,0 +1,68 @@
+"""A base URL without its ``/v1``: how the forwarder notices it.
+
+Nothing is there to be asked then: the paths below the base URL are unknown to the server, which
+answers 404, or a web page to everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import httpx2
+import orjson
+
+_VERSION = re.compile(r"/v\d+[a-z\d]*(/|$)")
+"""The version in a path: ``/v1``, ``/api/v1``, ``/v1beta/openai``."""
+
+_CANDIDATES = ("/v1", "/api/v1", "/openai/v1")
+"""What providers have between their host and the paths of the API."""
+
+ABSENT = (404, 405, 501)
+"""What servers answer on a path that they do not know, and some for a model that they do not."""
+
+Probe = Callable[[str, str], "httpx2.Response | None"]
+"""Method and URL -> the answer to a request without content; ``None`` if there was none."""
+
+
+def has_version(base_url: str) -> bool:
+    """Does the path of a base URL name the API's version?"""
+    return _VERSION.search(urlsplit(base_url).path) is not None
+
+
+def find_missing_path(base_url: str, probe: Probe) -> str | None:
+    """The path that ``base_url`` lacks, such as ``/v1``; ``None`` if it is complete.
+
+    A server may have no list of models at its base URL, and answer there all the same.  So the path
+    of an API is tried too, with a request that every API refuses.
+    """
+    if has_version(base_url):
+        return None
+    for path in _CANDIDATES:
+        if _lists_models(probe("GET", f"{base_url}{path}/models")):
+            calls = (
+                probe("POST", f"{base_url}/{api}") for api in ("chat/completions", "responses")
+            )
+            return path if all(map(_is_absent, calls)) else None
+    return None
+
+
+def _lists_models(answer: httpx2.Response | None) -> bool:
+    """Is this a list of models, or JSON that refuses it to a stranger?"""
+    if answer is None or answer.status_code not in (200, 401, 403):
+        return False
+    try:
+        body = orjson.loads(answer.content)
+    except ValueError:
+        return False
+    if answer.status_code != 200:
+        return isinstance(body, dict)
+    return isinstance(body, dict) and isinstance(body.get("data"), list)
+
+
+def _is_absent(answer: httpx2.Response | None) -> bool:
+    if answer is None:
+        return False
+    is_page = answer.content.lstrip()[:1] == b"<"
+    return answer.status_code in ABSENT or is_page or b"Unexpected endpoint" in answer.content

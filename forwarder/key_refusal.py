@@ -1,0 +1,82 @@
+"""An upstream that refuses the forwarder's key: how it is recognised, and how clients hear of it.
+
+Clients retry a 502 and take a 401 for their own key.  So the answer is a 403 that names the setting
+to correct and quotes the upstream.
+"""
+
+from __future__ import annotations
+
+import re
+
+from forwarder.blotting import is_telling
+from forwarder.config import UpstreamSettings
+from forwarder.errors import UpstreamKeyRefused, UpstreamRefused
+
+_CODES = frozenset({"invalid_api_key", "incorrect_api_key", "api_key_invalid"})
+"""Codes of a 400 or 403 that is about the key."""
+
+_WORDS = re.compile(
+    r"\b(invalid|incorrect|wrong|expired|missing|no|unknown|inactive) (\S+[ -])?api[ _-]?key\b"
+    r"|\bapi[ _-]?key\b( \S+)? (is |was |has )?"
+    r"(not valid|invalid|incorrect|wrong|expired|missing|required|not found|disabled|revoked)\b",
+    re.IGNORECASE,
+)
+"""What a 400 or 403 says about the key, where it has no code for that."""
+
+_KEY_LIKE = re.compile(
+    r"[\w-]*\*{3,}[\w*-]*"  # some of its letters are masked
+    r"|\b((sk|pk|rk|xai|gsk|nvapi|hf|r8|fw|csk|pplx)[-_]|AIza)[\w-]{10,}",
+)
+
+_MAX_WORDS = 500
+"""Characters of the upstream's own words that are quoted."""
+
+
+def is_key_refusal(refusal: UpstreamRefused) -> bool:
+    """Does a refusal mean that the upstream does not accept the key it was asked with?"""
+    if refusal.status not in (400, 403):
+        return refusal.status == 401
+    code = (refusal.code or "").lower().replace("-", "_")
+    return code in _CODES or _WORDS.search(refusal.message) is not None
+
+
+def describe_key_refusal(
+    refusal: UpstreamRefused, settings: UpstreamSettings
+) -> UpstreamKeyRefused:
+    """The error for the client; ``refusal`` must be free of the secrets of ``settings``."""
+    words = _KEY_LIKE.sub("***", refusal.message[: 2 * _MAX_WORDS])[:_MAX_WORDS]
+    return UpstreamKeyRefused(f"{_describe(settings)} It says: {words}")
+
+
+def _describe(settings: UpstreamSettings) -> str:
+    name, has_key = settings.name, _has_key(settings)
+    if settings.registered and has_key:
+        return (
+            f"The remote of the model '{name}' refuses the key with which the model was "
+            "registered (remote_api_key)."
+        )
+    if settings.registered:
+        return (
+            f"The remote of the model '{name}' wants a key, and the model was registered without "
+            "one (remote_api_key)."
+        )
+    setting = settings.variable(_suffix(settings))
+    if has_key:
+        return f"The upstream '{name}' refuses the forwarder's key ({setting})."
+    return f"The upstream '{name}' wants a key, and none is configured: {setting} is not set."
+
+
+def _has_key(settings: UpstreamSettings) -> bool:
+    return bool(settings.api_key) or _suffix(settings) != "API_KEY"
+
+
+def _suffix(settings: UpstreamSettings) -> str:
+    """The setting that holds the key that is sent; an Authorization header replaces the key."""
+    if "authorization" in map(str.lower, settings.headers):
+        return "HEADERS"
+    if settings.api_key:
+        return "API_KEY"
+    for suffix, given in (("HEADERS", settings.headers), ("QUERY", settings.query)):
+        if any(map(is_telling, given)):
+            return suffix
+    return "API_KEY"
