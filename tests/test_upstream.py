@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ from forwarder.errors import (
     UpstreamConnectTimeout,
     UpstreamError,
     UpstreamKeyRefused,
+    UpstreamMisconfigured,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnreachable,
@@ -275,6 +278,188 @@ def test_a_refused_key_is_the_operator_s_matter_unless_it_is_the_client_s() -> N
     assert isinstance(failure(upstream_of(provider)), UpstreamKeyRefused)
     theirs = failure(upstream_of(provider, UP_API_KEY="passthrough"))
     assert (theirs.status, theirs.message) == (401, "bad key")
+
+
+REFUSED_KEYS = [
+    httpx2.Response(401, json={"error": {"message": "bad key"}}),
+    httpx2.Response(400, json={"error": "Incorrect API key provided."}),
+    streamed({"error": {"message": "bad key", "code": 401}}),
+]
+
+
+@pytest.mark.parametrize("answer", REFUSED_KEYS, ids=["401", "400", "in a 200"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refused_key_is_remembered_until_a_request_succeeds(
+    answer: httpx2.Response, stream: bool
+) -> None:
+    answers = [answer, answer, streamed(CHUNK)]
+    upstream = upstream_of(Provider(lambda _: answers.pop(0)))
+    request = {**CHAT, "stream": stream}
+    for _ in range(2):
+        with pytest.raises(UpstreamKeyRefused, match="UP_API_KEY") as raised:
+            asked(upstream, request)
+        assert upstream.key_refusal == raised.value.message
+        assert (raised.value.status, raised.value.code) == (403, "upstream_authentication")
+
+    asked(upstream, request)
+
+    assert upstream.key_refusal is None
+
+
+def key_refusals(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    told = [record.msg for record in caplog.records if record.name == "forwarder.upstream"]
+    return [msg for msg in told if msg["event"] == "upstream_key_refused"]
+
+
+def test_the_log_is_told_once_of_a_refused_key(caplog: pytest.LogCaptureFixture) -> None:
+    upstream = upstream_of(refusing(401, json={"error": {"message": f"bad key {KEY}"}}))
+    for _ in range(3):
+        failure(upstream)
+        with pytest.raises(UpstreamKeyRefused):
+            upstream.models(1)
+
+    [told] = key_refusals(caplog)
+    assert told["upstream"] == "up"
+    assert "UP_API_KEY" in told["detail"]
+    assert KEY not in told["detail"]
+
+
+def test_the_log_is_not_told_again_soon_when_some_requests_succeed(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = httpx2.Response(401, json={"error": {"message": "bad key"}})
+    turns = itertools.cycle([refused, streamed(CHUNK)])
+    upstream = upstream_of(Provider(lambda _: next(turns)))
+    for _ in range(5):
+        failure(upstream)
+        asked(upstream)
+    assert len(key_refusals(caplog)) == 1
+
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 601)
+    failure(upstream)
+
+    assert len(key_refusals(caplog)) == 2
+
+
+def test_a_check_of_its_own_tells_the_log_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    upstream = upstream_of(refusing(401))
+    upstream.logs_key_refusal = False
+
+    failure(upstream)
+
+    assert key_refusals(caplog) == []
+
+
+# -- a base URL without its /v1 --------------------------------------------------------------------
+
+LIST = {"object": "list", "data": [{"id": "m"}]}
+
+
+def below_v1(request: httpx2.Request) -> httpx2.Response:
+    """A server that knows its API below ``/v1`` alone."""
+    if request.url.path == "/v1/models":
+        return httpx2.Response(200, json=LIST)
+    if request.url.path == "/v1/chat/completions":
+        return streamed(CHUNK)
+    return httpx2.Response(404, json={"detail": "Not Found"})
+
+
+def paged(request: httpx2.Request) -> httpx2.Response:
+    """The same, with a page for people everywhere else."""
+    found = below_v1(request)
+    return found if found.status_code == 200 else httpx2.Response(200, html="<!doctype html>")
+
+
+@pytest.mark.parametrize("answer", [below_v1, paged])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_base_url_without_its_version_is_named(answer: Handler, stream: bool) -> None:
+    provider = Provider(answer)
+    upstream = upstream_of(provider, UP_BASE_URL="http://up.test")
+
+    for protocol in ("chat", "responses"):
+        body = {**CHAT, "stream": stream}
+        with pytest.raises(UpstreamMisconfigured) as raised:
+            asked(upstream, body, protocol)
+        assert raised.value.message == (
+            "The upstream 'up' has no API at http://up.test (UP_BASE_URL), but at "
+            "http://up.test/v1: the base URL lacks '/v1'."
+        )
+    with pytest.raises(UpstreamMisconfigured):
+        upstream.models(1)
+    probes = [r for r in provider.requests if r.url.path == "/v1/models"]
+    assert len(probes) == 1
+
+
+def test_an_unknown_model_is_not_taken_for_a_wrong_base_url() -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path == "/v1/models":
+            return httpx2.Response(200, json=LIST)
+        if request.content == b"{}":
+            return httpx2.Response(400, json={"error": {"message": "no model"}})
+        return httpx2.Response(404, json={"error": {"message": "no such model"}})
+
+    provider = Provider(answer)
+    upstream = upstream_of(provider, UP_BASE_URL="http://up.test")
+
+    for _ in range(3):
+        raised = failure(upstream)
+        assert (type(raised), raised.message) == (UpstreamRefused, "no such model")
+    assert len(provider.requests) == 3 + 2, "what was found is remembered for a while"
+
+
+def test_a_base_url_with_a_version_is_not_questioned() -> None:
+    provider = refusing(404)
+    upstream = upstream_of(provider)
+
+    assert type(failure(upstream)) is UpstreamRefused
+    with pytest.raises(UpstreamRefused):
+        upstream.models(1)
+    assert len(provider.requests) == 2
+
+
+def test_plain_http_to_a_port_for_tls_is_named() -> None:
+    said = "<center>The plain HTTP request was sent to HTTPS port</center>"
+
+    raised = failure(upstream_of(refusing(400, html=said)))
+
+    assert isinstance(raised, UpstreamMisconfigured)
+    assert "(UP_BASE_URL) must begin with https://" in raised.message
+
+
+# -- connections ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (httpx2.ConnectTimeout("x"), "could not be connected to within 7 seconds."),
+        (httpx2.ReadTimeout("x"), "did not answer within 9 seconds."),
+        (httpx2.PoolTimeout("x"), "are in use."),
+        (ConnectionRefusedError(111, "x"), "cannot be reached: up.test:80 refused the connection."),
+    ],
+)
+def test_a_failed_connection_says_why(error: Exception, words: str) -> None:
+    limits = {"UP_CONNECT_TIMEOUT": "7", "UP_FIRST_BYTE_TIMEOUT": "9"}
+
+    assert failure(upstream_of(raising(error), **limits)).message.endswith(words)
+
+
+def test_a_failed_connection_names_the_proxy_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:pass@proxy.test:3128")
+    refused = httpx2.ConnectError("x")
+    refused.__cause__ = ConnectionRefusedError(111, "x")
+
+    messages = [
+        failure(upstream_of(raising(refused))).message,
+        failure(upstream_of(raising(httpx2.ConnectTimeout("x")))).message,
+        failure(upstream_of(refusing(407))).message,
+    ]
+
+    assert all("the proxy http://proxy.test:3128" in message for message in messages)
+    assert not any("pass@" in message for message in messages)
+    assert "wants a user and password (407)" in messages[2]
 
 
 def test_our_key_is_blotted_out_wherever_an_error_quotes_it() -> None:

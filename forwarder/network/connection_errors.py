@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 import httpx2
 
 from forwarder.network.connections import proxy_for
+from forwarder.network.guarded import NO_ADDRESS
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -38,6 +39,8 @@ _STRICT = range(80, 94)
 
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
 """OpenSSL's reasons when the bytes that come back are no TLS."""
+
+_RESET = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 _PROXY_STATUS = re.compile(r"\b[45]\d\d\b[ -~]*")
 
@@ -65,7 +68,7 @@ def describe_connection_error(
         words = _describe_system_error(cause, reached)
         if isinstance(error, httpx2.ConnectError):
             return f"the proxy {proxy} cannot be reached: {words}" if proxy else words
-        hint = _https_hint(url) if isinstance(cause, ConnectionError) else ""
+        hint = _https_hint(url) if isinstance(cause, _RESET) else ""
         return words + hint + _via(proxy)
     hint = _https_hint(url) if isinstance(error, httpx2.RemoteProtocolError) else ""
     return _describe_protocol_error(error, server) + hint + _via(proxy)
@@ -150,7 +153,7 @@ def _describe_system_error(error: BaseException, place: str) -> str:
         return f"the host name '{place.rpartition(':')[0]}' cannot be resolved"
     if isinstance(error, ConnectionRefusedError):
         return f"{place} refused the connection"
-    if isinstance(error, ConnectionResetError | BrokenPipeError | ConnectionAbortedError):
+    if isinstance(error, _RESET):
         return f"{place} reset the connection"
     words = error.strerror if isinstance(error, OSError) else None
     return f"there is no connection to {place} ({words or type(error).__name__})"
@@ -159,7 +162,7 @@ def _describe_system_error(error: BaseException, place: str) -> str:
 def _describe_protocol_error(error: BaseException, server: str) -> str:
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
         return str(error)
-    if isinstance(error, httpx2.ConnectError):  # no system call failed: nothing was called
+    if str(error) == NO_ADDRESS:
         return f"{server} has no address that the forwarder may connect to"
     if isinstance(error, httpx2.RemoteProtocolError):
         words = str(error).lower()

@@ -19,7 +19,7 @@ import httpx2
 from gevent import monkey, socket
 from geventhttpclient.connectionpool import ConnectionPool
 
-from forwarder.network.guarded import Lookup
+from forwarder.network.guarded import NO_ADDRESS, Lookup
 
 BLOCK = 2**16
 """Bytes taken from a socket at once."""
@@ -151,7 +151,7 @@ class Connections(ConnectionPool):
         kind, protocol = socket.SOCK_STREAM, socket.IPPROTO_TCP
         addresses = [(family, kind, protocol, "", address) for family, address in found]
         if not addresses:
-            raise httpx2.ConnectError("No address that may be connected to.")
+            raise httpx2.ConnectError(NO_ADDRESS)
         return addresses
 
     def _create_tcp_socket(self, family: int, socktype: int, protocol: int) -> socket.socket:

@@ -14,6 +14,10 @@ Lookup = Callable[[str, int], Iterable[tuple[int, Any]]]
 Raises OSError or UnicodeError for a name that cannot be resolved."""
 
 
+NO_ADDRESS = "No address that may be connected to."
+"""The message of a ConnectError where a look-up gives nothing."""
+
+
 class GuardedTransport(httpx2.HTTPTransport):
     """Looks each name up once, and connects to what that gives."""
 
@@ -36,7 +40,7 @@ class _Backend(httpcore2.NetworkBackend):
         self._plain = httpcore2.SyncBackend()
 
     def connect_tcp(self, host: str, port: int, *given: Any, **more: Any) -> Any:
-        failure: Exception = httpcore2.ConnectError("No address that may be connected to.")
+        failure: Exception = httpcore2.ConnectError(NO_ADDRESS)
         try:
             found = self._lookup(host, port)
         except (OSError, UnicodeError) as error:

@@ -97,6 +97,8 @@ def verdict(error: ForwarderError) -> Verdict:
         return Verdict.UNKNOWN if error.status == 429 else Verdict.WELL
     if isinstance(error, UpstreamKeyRefused):
         return Verdict.WELL
+    if error.code == "upstream_disconnected":  # it had begun to answer
+        return Verdict.FAILED
     if isinstance(error, UpstreamBroken) and error.code != "empty_answer":
         return Verdict.FAILED
     ill = isinstance(error, UpstreamUnreachable | UpstreamTimeout)

@@ -1107,8 +1107,9 @@ def test_an_upstream_that_refuses_our_key_is_our_fault(
 
     answered = ask(guarded, client, body, Authorization="Bearer client-key-1")
 
-    assert answered.status == 502
+    assert answered.status == 403
     assert answered.error["code"] == "upstream_authentication"
+    assert "WRONG_API_KEY" in answered.error["message"]
     assert "sk-wrong-and-secret" not in answered.text
 
 

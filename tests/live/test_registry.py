@@ -458,7 +458,7 @@ def test_a_remote_that_is_not_well_is_told_at_every_door(
 
     for change, status, code in (
         ({}, 404, "model_not_found"),
-        ({"remote_api_key": "sk-wrong"}, 502, "upstream_authentication"),
+        ({"remote_api_key": "sk-wrong"}, 403, "upstream_authentication"),
         ({"remote_host": down}, 502, "upstream_unreachable"),
     ):
         assert register(url, remote, "ill", verify=False, **change).status_code == 200

@@ -299,7 +299,7 @@ def test_a_storm_of_failures_is_kept_from_the_upstream(
     serve: Serve, failing: ScriptedUpstream
 ) -> None:
     server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="30", UP_MAX_RETRIES="2")
-    failing.script(*[busy()] * 300)
+    failing.script(*[faults.hang_up()] * 300)
     for _ in range(3):
         ask(server, "chat", asking("chat"))
     before = len(failing.requests)
@@ -342,7 +342,7 @@ def test_only_one_tries_an_upstream_that_was_left_alone(
     serve: Serve, failing: ScriptedUpstream
 ) -> None:
     server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="2")
-    failing.script(*[faults.status(500)] * 3, Stream(Answer(text=TEXT), before=Pause(1.5)))
+    failing.script(*[faults.hang_up()] * 3, Stream(Answer(text=TEXT), before=Pause(1.5)))
     for _ in range(3):
         ask(server, "chat", asking("chat"))
     failing.requests.clear()
@@ -354,6 +354,56 @@ def test_only_one_tries_an_upstream_that_was_left_alone(
     told = Counter(answered.status for answered in answers)
     assert told == {200: 1, 503: 7}
     assert len(failing.requests) == 1
+
+
+BAD_ANSWERS = {
+    "status_500": faults.status(500),
+    "status_503": faults.status(503),
+    "html_200": faults.html(),
+    "cut_at_once": faults.cut(Answer(text="x"), after=0),
+}
+
+
+@every_client
+@pytest.mark.parametrize("name", BAD_ANSWERS)
+def test_one_client_s_prompt_locks_out_no_other(
+    client: str, name: str, serve: Serve, failing: ScriptedUpstream
+) -> None:
+    server = breaking(serve, failing.url, UP_BREAKER_COOLDOWN="30")
+    failing.script(*[BAD_ANSWERS[name]] * 30, Answer(text=TEXT))
+    for _ in range(30):
+        assert ask(server, client, asking(client, stream=True)).ending == "failed"
+
+    assert ask(server, client, asking(client)).said.text == TEXT
+    assert http.get(f"{server.url}/ready").status_code == 200
+
+
+def test_with_a_fallback_the_failures_of_two_clients_open_it(
+    serve: Serve, failing: ScriptedUpstream, spare: ScriptedUpstream
+) -> None:
+    server = breaking(
+        serve,
+        failing.url,
+        FORWARDER_UPSTREAMS="up,spare",
+        FORWARDER_API_KEYS="key-one,key-two",
+        UP_FALLBACK="spare",
+        UP_BREAKER_COOLDOWN="30",
+        SPARE_BASE_URL=spare.url,
+        SPARE_API_KEY=KEY,
+    )
+
+    def served_by_spare(key: str) -> int:
+        """How many requests reach the first upstream, of four that the second one answers."""
+        failing.requests.clear()
+        failing.script(*[faults.status(500)] * 4)
+        for _ in range(4):
+            body = asking("chat", model="up/m")
+            answered = ask(server, "chat", body, Authorization=f"Bearer {key}")
+            assert answered.headers["x-forwarder-upstream"] == "spare"
+        return len(failing.requests)
+
+    assert served_by_spare("key-one") == 4
+    assert served_by_spare("key-two") == 1
 
 
 # -- limits ---------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_a_failure_that_is_its_own_cause_is_described() -> None:
 def test_an_ipv6_address_has_its_brackets() -> None:
     found = describe_connection_error(ConnectionRefusedError(), "http://[::1]:8000/v1", {})
 
-    assert found.startswith("[::1]:8000 refused the connection")
+    assert found == "[::1]:8000 refused the connection"
 
 
 # -- where it may connect -------------------------------------------------------------------------

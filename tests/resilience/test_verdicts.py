@@ -29,6 +29,7 @@ TABLE = [
     (errors.InternalError("x"), False, False, UNKNOWN),
     (errors.UpstreamKeyRefused("x"), False, True, WELL),
     (errors.UpstreamUnreachable("x"), True, True, ILL),
+    (errors.UpstreamUnreachable("x", code="upstream_disconnected"), True, True, FAILED),
     (errors.UpstreamMisconfigured("x"), False, True, UNKNOWN),
     (errors.UpstreamBroken("x"), True, True, FAILED),
     (errors.UpstreamBroken("x", code="empty_answer"), True, True, UNKNOWN),

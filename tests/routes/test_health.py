@@ -84,12 +84,13 @@ def test_a_probe_that_finds_nobody_is_told(
 
 def test_an_upstream_that_is_left_alone_is_not_ready(serve: Serve) -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
-        listed = request.url.path.endswith("/models")
-        return httpx2.Response(200, json={"data": []}) if listed else httpx2.Response(500)
+        if request.url.path.endswith("/models"):
+            return httpx2.Response(200, json={"data": []})
+        raise httpx2.ConnectError("no")
 
     client = serve(answer, CHAT_BREAKER_FAILURES="1", RESPONSES_BREAKER_FAILURES="1")
     asked = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}]}
-    assert client.post("/v1/chat/completions", json=asked).status_code == 500
+    assert client.post("/v1/chat/completions", json=asked).status_code == 502
 
     one = client.get("/ready")
     client.post("/v1/chat/completions", json={**asked, "model": "responses/m"})

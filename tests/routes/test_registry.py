@@ -175,7 +175,7 @@ def test_requests_for_it_go_to_its_remote(ollama: Ollama) -> None:
     ("answer", "status", "code"),
     [
         (gone, 502, "upstream_unreachable"),
-        (refusing(401), 502, "upstream_authentication"),
+        (refusing(401), 403, "upstream_authentication"),
         (refusing(404, "no such model", "model_not_found"), 404, "model_not_found"),
     ],
 )
@@ -200,7 +200,7 @@ def test_one_whose_key_is_lost_is_told_so(make: Make) -> None:
 
     got = ollama.ask("POST", "/v1/responses", {"model": "mine", "input": "hi"})
 
-    assert (got.status_code, got.get_json()["error"]["code"]) == (502, "upstream_authentication")
+    assert (got.status_code, got.get_json()["error"]["code"]) == (403, "upstream_authentication")
     assert "cannot be opened" in ollama.ask("GET", "/ready?verbose").text
     assert ollama.ask("POST", "/api/show", {"model": "mine"}).status_code == 200
     assert ollama.ask("GET", "/api/tags").status_code == 200

@@ -1,0 +1,271 @@
+"""What clients, the log and /ready say of an upstream that is set up wrongly or out of reach."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.helpers.certificates import Authority
+from tests.helpers.loopback import Peer, serving, unused_port
+from tests.live.conftest import KEY, Serve
+from tests.live.server import Server
+from tests.live.talk import PAIRINGS, PATHS, Json, ask, asking, http
+from tests.live.test_service import line_of, lines
+from tests.live.test_websocket import talking
+from tests.support import ScriptedUpstream
+
+every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
+every_client = pytest.mark.parametrize("client", PATHS)
+either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+WRONG_KEY = "sk-wrong-and-secret"
+
+
+@pytest.fixture(scope="module")
+def closed() -> Iterator[ScriptedUpstream]:
+    """A provider with another key than the forwarder's."""
+    with ScriptedUpstream(keys={KEY}) as scripted:
+        yield scripted
+
+
+@pytest.fixture(scope="module")
+def refused(serve: Serve, closed: ScriptedUpstream) -> Server:
+    """A forwarder whose keys are wrong, missing, or the client's."""
+    return serve(
+        {
+            "FORWARDER_UPSTREAMS": "chat,responses,keyless,theirs",
+            "FORWARDER_READY_TTL": "0",
+            "CHAT_BASE_URL": closed.url,
+            "CHAT_API_KEY": WRONG_KEY,
+            "RESPONSES_BASE_URL": closed.url,
+            "RESPONSES_API_KEY": WRONG_KEY,
+            "KEYLESS_BASE_URL": closed.url,
+            "THEIRS_BASE_URL": closed.url,
+            "THEIRS_API_KEY": "passthrough",
+        }
+    )
+
+
+@every_pairing
+@either
+def test_a_refused_key_is_a_403_that_names_the_setting(
+    client: str, over: str, stream: bool, refused: Server
+) -> None:
+    answered = ask(refused, client, asking(client, model=f"{over}/m", stream=stream))
+
+    assert (answered.status, answered.error["code"]) == (403, "upstream_authentication")
+    assert answered.headers["x-should-retry"] == "false"
+    message = answered.error["message"]
+    assert f"({over.upper()}_API_KEY)" in message
+    assert "It says: " in message
+    assert WRONG_KEY not in answered.text
+
+
+@every_client
+def test_a_missing_key_is_named(client: str, refused: Server) -> None:
+    answered = ask(refused, client, asking(client, model="keyless/m", stream=True))
+
+    assert answered.status == 403
+    assert "none is configured: KEYLESS_API_KEY is not set" in answered.error["message"]
+
+
+@every_client
+def test_a_client_s_own_key_stays_a_401(client: str, refused: Server) -> None:
+    body = asking(client, model="theirs/m", stream=True)
+
+    answered = ask(refused, client, body, Authorization="Bearer sk-of-the-client")
+
+    assert answered.status == 401
+    assert "x-should-retry" not in answered.headers
+
+
+@pytest.mark.parametrize("over", PATHS)
+def test_over_a_websocket_a_refused_key_is_an_error_with_its_status(
+    over: str, refused: Server
+) -> None:
+    with talking(refused) as talk:
+        [event] = talk.ask("hi", model=f"{over}/m")
+
+    assert (event["type"], event["status"]) == ("error", 403)
+    assert event["error"]["code"] == "upstream_authentication"
+    assert event["headers"]["X-Should-Retry"] == "false"
+    assert f"{over.upper()}_API_KEY" in event["error"]["message"]
+
+
+@pytest.mark.parametrize("over", PATHS)
+def test_background_work_with_a_refused_key_fails_with_the_reason(
+    over: str, refused: Server
+) -> None:
+    body = asking("responses", model=f"{over}/m", background=True)
+    queued = http.post(f"{refused.v1}/responses", json=body).json()
+
+    def read() -> Any:
+        return http.get(f"{refused.v1}/responses/{queued['id']}").json()
+
+    deadline = time.monotonic() + 8
+    while (found := read())["status"] in ("queued", "in_progress"):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    assert found["status"] == "failed"
+    assert f"({over.upper()}_API_KEY)" in found["error"]["message"]
+
+
+def test_a_refused_key_stands_in_the_log_once_and_in_ready(refused: Server) -> None:
+    for _ in range(3):
+        ask(refused, "chat", asking("chat", model="chat/m"))
+
+    told = [line for line in lines(refused) if line.get("event") == "upstream_key_refused"]
+    ready = http.get(f"{refused.url}/ready").json()["upstreams"]
+
+    assert len([line for line in told if line["upstream"] == "chat"]) == 1
+    assert "(CHAT_API_KEY)" in told[0]["detail"] or told[0]["upstream"] != "chat"
+    for name in ("chat", "responses", "keyless"):
+        assert ready[name]["key_accepted"] is False
+        assert f"{name.upper()}_API_KEY" in ready[name]["error"]
+    assert WRONG_KEY not in json.dumps(ready)
+    assert WRONG_KEY not in refused.log
+
+
+# -- connections ----------------------------------------------------------------------------------
+
+SECRET = "proxy-password"
+
+
+@pytest.fixture(scope="module")
+def away(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A forwarder none of whose upstreams can be reached, each for a reason of its own."""
+    authority = Authority(tmp_path_factory.mktemp("authority"))
+
+    def plain(peer: Peer) -> None:
+        peer.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    def silent(peer: Peer) -> None:
+        while peer.request():  # until the forwarder closes the connection
+            pass
+
+    with (
+        serving(lambda peer: None, authority.server("localhost")) as strange,
+        serving(plain) as http_only,
+        serving(silent) as slow,
+    ):
+        urls = {
+            "unknown": "https://no-such-host.invalid/v1",
+            "refused": f"http://127.0.0.1:{unused_port()}/v1",
+            "strange": f"https://localhost:{strange.port}/v1",
+            "plain": f"https://localhost:{http_only.port}/v1",
+            "slow": f"http://localhost:{slow.port}/v1",
+            "proxied": "http://behind-a-proxy.test/v1",
+        }
+        environment = {f"{name.upper()}_BASE_URL": url for name, url in urls.items()}
+        port = unused_port()
+        yield serve(
+            {
+                "FORWARDER_UPSTREAMS": ",".join(urls),
+                "SLOW_FIRST_BYTE_TIMEOUT": "0.3",
+                "SLOW_WHOLE_TIMEOUT": "0.3",
+                "http_proxy": f"http://user:{SECRET}@127.0.0.1:{port}",
+                "no_proxy": "localhost,127.0.0.1",
+                **environment,
+            }
+        )
+
+
+REASONS = {
+    "unknown": "the host name 'no-such-host.invalid' cannot be resolved",
+    "refused": "refused the connection",
+    "strange": "its certificate comes from an unknown authority",
+    "plain": "it answers in plain HTTP",
+    "slow": "did not answer within 0.3 seconds",
+    "proxied": "the proxy http://127.0.0.1:",
+}
+
+
+@every_client
+@either
+@pytest.mark.parametrize("name", REASONS)
+def test_a_connection_error_says_why_in_the_message_and_in_the_log(
+    client: str, stream: bool, name: str, away: Server
+) -> None:
+    answered = ask(away, client, asking(client, model=f"{name}/m", stream=stream))
+
+    assert answered.status == (504 if name == "slow" else 502)
+    message = answered.error["message"]
+    assert REASONS[name] in message
+    assert line_of(away, answered)["detail"] == message
+    assert SECRET not in answered.text
+
+
+def test_ready_says_why(away: Server) -> None:
+    ready = http.get(f"{away.url}/ready")
+
+    assert ready.status_code == 503
+    states = ready.json()["upstreams"]
+    for name, reason in REASONS.items():
+        if name != "slow":  # its list has a time-out of its own
+            assert reason in states[name]["error"]
+    assert "did not answer within 5 seconds" in states["slow"]["error"]
+    assert SECRET not in ready.text
+    assert SECRET not in away.log
+
+
+# -- a base URL without its /v1 -------------------------------------------------------------------
+
+
+@every_client
+@either
+def test_a_base_url_without_its_version_is_noticed(
+    client: str, stream: bool, serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    root = upstream.url.removesuffix("/v1")
+    names = "chat,responses"
+    environment: Json = {"FORWARDER_UPSTREAMS": names, "FORWARDER_READY_TTL": "0"}
+    for name in ("CHAT", "RESPONSES"):
+        environment |= {f"{name}_BASE_URL": root, f"{name}_API_KEY": KEY}
+    server = serve(environment)
+
+    ready = http.get(f"{server.url}/ready")
+    answered = ask(server, client, asking(client, model="chat/m", stream=stream))
+
+    assert ready.status_code == 503
+    assert "lacks '/v1'" in ready.json()["upstreams"]["chat"]["error"]
+    assert (answered.status, answered.error["code"]) == (502, "upstream_base_url")
+    assert answered.headers["x-should-retry"] == "false"
+    assert "(CHAT_BASE_URL)" in answered.error["message"]
+    assert f"{root}/v1" in answered.error["message"]
+
+
+# -- kept connections -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("retries", "status", "sent"), [("0", 502, 2), ("1", 200, 3)])
+def test_a_post_on_a_connection_that_closes_is_sent_twice_only_with_retries(
+    retries: str, status: int, sent: int, serve: Serve
+) -> None:
+    answer = json.dumps(
+        {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}]}
+    ).encode()
+
+    def script(peer: Peer) -> None:
+        """Answer once on the first connection, and hang up under the second request."""
+        peer.request()
+        peer.answer(answer, b"Content-Type: application/json")
+        while peer.request() and peer.server.connections > 1:
+            peer.answer(answer, b"Content-Type: application/json")
+
+    with serving(script) as peer:
+        server = serve(
+            {
+                "FORWARDER_UPSTREAMS": "up",
+                "UP_BASE_URL": f"{peer.url}/v1",
+                "UP_MAX_RETRIES": retries,
+            }
+        )
+        first = ask(server, "chat", asking("chat"))
+        second = ask(server, "chat", asking("chat"))
+
+        assert (first.status, second.status) == (200, status)
+        assert len(peer.requests) == sent
