@@ -49,25 +49,23 @@ def describe_key_refusal(
 
 
 def _describe(settings: UpstreamSettings) -> str:
-    name, has_key = settings.name, _has_key(settings)
-    if settings.registered and has_key:
-        return (
-            f"The remote of the model '{name}' refuses the key with which the model was "
-            "registered (remote_api_key)."
-        )
+    name, suffix = settings.name, _suffix(settings)
+    has_key = bool(settings.api_key) or suffix != "API_KEY"
     if settings.registered:
-        return (
-            f"The remote of the model '{name}' wants a key, and the model was registered without "
-            "one (remote_api_key)."
-        )
-    setting = settings.variable(_suffix(settings))
+        whose = "refuses the model's own key" if has_key else "wants a key, and the model has none"
+        return f"The remote of the model '{name}' {whose} ({_PARAMETERS[suffix]})."
+    setting = settings.variable(suffix)
     if has_key:
         return f"The upstream '{name}' refuses the forwarder's key ({setting})."
     return f"The upstream '{name}' wants a key, and none is configured: {setting} is not set."
 
 
-def _has_key(settings: UpstreamSettings) -> bool:
-    return bool(settings.api_key) or _suffix(settings) != "API_KEY"
+_PARAMETERS = {
+    "API_KEY": "remote_api_key",
+    "HEADERS": "remote_headers",
+    "QUERY": "remote_query",
+}
+"""The setting that holds a key -> the parameter with which a model is registered."""
 
 
 def _suffix(settings: UpstreamSettings) -> str:

@@ -18,6 +18,7 @@ from forwarder.errors import (
     ForwarderError,
     InternalError,
     ShuttingDown,
+    UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnreadable,
 )
@@ -244,6 +245,18 @@ def test_known_failures_pass_and_are_noted(logged: list[Any]) -> None:
     assert raised.value is error
     failing.close()
     assert (logged[0]["status"], logged[0]["error"]) == (504, "upstream_timeout")
+    assert logged[0]["detail"] == "late"
+
+
+def test_the_line_quotes_no_refusal(logged: list[Any]) -> None:
+    """An upstream's words may quote the request."""
+    failing = exchange()
+
+    with pytest.raises(ForwarderError):
+        list(failing.guarded(breaking(UpstreamRefused(400, {"message": "You said: secret"}))))
+
+    failing.close()
+    assert "detail" not in logged[0]
 
 
 def test_unforeseen_failures_are_ours_and_leave_a_trace(logged: list[Any]) -> None:

@@ -87,13 +87,16 @@ def registered(**given: Any) -> UpstreamSettings:
         ),
         (
             registered(api_key="sk-0123456789"),
-            "The remote of the model 'mine:latest' refuses the key with which the model was "
-            "registered (remote_api_key).",
+            "The remote of the model 'mine:latest' refuses the model's own key (remote_api_key).",
         ),
         (
             registered(),
-            "The remote of the model 'mine:latest' wants a key, and the model was registered "
-            "without one (remote_api_key).",
+            "The remote of the model 'mine:latest' wants a key, and the model has none "
+            "(remote_api_key).",
+        ),
+        (
+            registered(headers={"X-Api-Key": "secret"}),
+            "The remote of the model 'mine:latest' refuses the model's own key (remote_headers).",
         ),
     ],
 )

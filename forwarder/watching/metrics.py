@@ -22,6 +22,7 @@ _WHERE = ("route", "upstream", "model")
 
 _KINDS: dict[type[errors.ForwarderError], str] = {
     errors.UpstreamKeyRefused: "key_refused",
+    errors.UpstreamMisconfigured: "misconfigured",
     errors.UpstreamUnreachable: "unreachable",
     errors.UpstreamBroken: "protocol",
     errors.UpstreamTimeout: "timeout",

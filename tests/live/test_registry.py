@@ -246,7 +246,7 @@ def test_all_workers_see_each_step_at_once(
         } == {f"{name}:latest"}
         # Registered anew with a key that is not accepted, nobody goes on with the one before.
         register(anywhere(), remote, name, verify=False, remote_api_key="sk-not-accepted")
-        assert everywhere(name) == {502}
+        assert everywhere(name) == {403}
         assert api(anywhere(), "delete", {"model": name}, "DELETE").status_code == 200
         assert {api(anywhere(), "show", {"model": name}).status_code for _ in range(8)} == {404}
 

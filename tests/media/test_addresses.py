@@ -81,6 +81,12 @@ def test_a_name_that_is_not_found_is_not_reached(resolve_error: Exception) -> No
         raise resolve_error
 
     assert Guard((), fail).addresses("gone.test", 80) == []
+    with pytest.raises(type(resolve_error)):
+        Guard((), fail).look_up("gone.test", 80)
+
+
+def test_a_name_that_is_found_and_forbidden_differs_from_an_unknown_one() -> None:
+    assert Guard((), resolving(**{"inner.test": "10.0.0.1"})).look_up("inner.test", 80) == []
 
 
 @pytest.mark.parametrize("allow", ["10.1.0.0/16", "10.1.2.3", "files.test", "FILES.test"])

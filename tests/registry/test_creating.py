@@ -164,6 +164,18 @@ def test_a_host_that_may_not_be_is_not_even_asked(world: World, host: str) -> No
     assert world.connected == []
 
 
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("https://inner.test/v1", "it has no public address"),
+        ("https://no-such-host.invalid/v1", "'no-such-host.invalid' cannot be resolved"),
+    ],
+)
+def test_an_unknown_host_differs_from_a_private_one(host: str, why: str, world: World) -> None:
+    for verify in (False, True):
+        assert why in world.refused(remote_host=host, verify=verify).message
+
+
 @pytest.mark.parametrize("host", ["http://gpu.test/v1", "https://gpu.test/v1", "http://10.1.2.3"])
 def test_a_private_host_that_the_operator_names_may_go_without_tls(world: World, host: str) -> None:
     world.creating.create({**BODY, "remote_host": host})
