@@ -7,7 +7,7 @@ answers 404, or a web page to everything.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
 
 import httpx2
@@ -31,20 +31,17 @@ def has_version(base_url: str) -> bool:
     return _VERSION.search(urlsplit(base_url).path) is not None
 
 
-def find_missing_path(base_url: str, probe: Probe) -> str | None:
+def find_missing_path(base_url: str, calls: Iterable[str], probe: Probe) -> str | None:
     """The path that ``base_url`` lacks, such as ``/v1``; ``None`` if it is complete.
 
-    A server may have no list of models at its base URL, and answer there all the same.  So the path
-    of an API is tried too, with a request that every API refuses.
+    A server may have no list of models at its base URL, and answer there all the same.  So the URLs
+    that requests go to, ``calls``, are tried too, with a request that every API refuses.
     """
     if has_version(base_url):
         return None
     for path in _CANDIDATES:
         if _lists_models(probe("GET", f"{base_url}{path}/models")):
-            calls = (
-                probe("POST", f"{base_url}/{api}") for api in ("chat/completions", "responses")
-            )
-            return path if all(map(_is_absent, calls)) else None
+            return path if all(_is_absent(probe("POST", url)) for url in calls) else None
     return None
 
 

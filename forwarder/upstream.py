@@ -376,7 +376,9 @@ class Upstream:
             return
         if time.monotonic() - self._probed > _PROBE_SECONDS:
             self._probed = time.monotonic()
-            self._missing_path = find_missing_path(base, functools.partial(self._probe, client_key))
+            calls = [self._urls[api] for api in self.settings.apis]
+            probe = functools.partial(self._probe, client_key)
+            self._missing_path = find_missing_path(base, calls, probe)
         if self._missing_path:
             setting = self._name_setting("BASE_URL", "remote_host")
             raise UpstreamMisconfigured(

@@ -31,7 +31,8 @@ class Server:
 
 
 def missing(server: Server, base_url: str = "http://up.test") -> str | None:
-    return find_missing_path(base_url, server)
+    calls = [f"{base_url}/{api}" for api in ("chat/completions", "responses")]
+    return find_missing_path(base_url, calls, server)
 
 
 @pytest.mark.parametrize("otherwise", [NOT_FOUND, PAGE, UNEXPECTED])

@@ -407,6 +407,26 @@ def test_an_unknown_model_is_not_taken_for_a_wrong_base_url() -> None:
     assert len(provider.requests) == 3 + 2, "what was found is remembered for a while"
 
 
+def test_a_provider_with_paths_of_its_own_is_not_questioned() -> None:
+    """Azure lists models below ``/openai/v1`` whatever its deployments are called."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/openai/v1/models"):
+            return httpx2.Response(200, json=LIST)
+        known = request.url.path == "/their/chat"
+        return httpx2.Response(400 if known else 404, json={"error": {"message": "no"}})
+
+    upstream = upstream_of(
+        Provider(answer),
+        UP_BASE_URL="http://up.test",
+        UP_API="chat",
+        UP_QUIRKS='{"chat_path": "/their/chat"}',
+    )
+
+    with pytest.raises(UpstreamRefused):
+        upstream.models(1)
+
+
 def test_a_base_url_with_a_version_is_not_questioned() -> None:
     provider = refusing(404)
     upstream = upstream_of(provider)

@@ -190,7 +190,9 @@ def test_one_that_is_not_well_gets_the_client_a_clear_answer(
 
     got = ollama.ask("POST", path, asked)
 
-    assert (got.status_code, got.get_json()["error"]["code"]) == (status, code)
+    error = got.get_json()["error"]
+    assert (got.status_code, error["code"]) == (status, code)
+    assert ("the model's own key (remote_api_key)" in error["message"]) is (status == 403)
     assert KEY not in got.text
 
 
