@@ -40,6 +40,9 @@ _STRICT = range(80, 94)
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
 """OpenSSL's reasons when the bytes that come back are no TLS."""
 
+_NO_AGREEMENT = ("handshake failure", "protocol version", "unsupported protocol", "no ciphers")
+"""OpenSSL's reasons when the two sides cannot agree."""
+
 _RESET = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 _PROXY_STATUS = re.compile(r"\b[45]\d\d\b[ -~]*")
@@ -130,7 +133,9 @@ def _describe_tls_error(error: ssl.SSLError, server: str, host: str) -> str:
     if error.reason and "CERTIFICATE_REQUIRED" in error.reason:
         return f"TLS with {server} failed: it wants a client certificate"
     reason = (error.reason or "unknown reason").replace("_", " ").lower()
-    return f"TLS with {server} failed: the two sides agree on no protocol or cipher ({reason})"
+    if any(words in reason for words in _NO_AGREEMENT):
+        reason = f"the two sides have no protocol or cipher in common ({reason})"
+    return f"TLS with {server} failed: {reason}"
 
 
 def _describe_certificate_error(error: ssl.SSLCertVerificationError, host: str) -> str:

@@ -52,7 +52,7 @@ class Breaker:
         self._lock = threading.Lock()
         self._state = CLOSED
         self._since = -inf  # when it opened or, half open, when a request was let through
-        self._row = _Failures()
+        self._row = _FailureCount()
         self._recent = Recent(window, now)
         self.term = 0
 
@@ -99,7 +99,7 @@ class Breaker:
                 self._ill()
 
     def _well(self) -> None:
-        self._row = _Failures()
+        self._row = _FailureCount()
         if self._state == HALF_OPEN:
             self._since = -inf
             self._recent.clear()
@@ -117,7 +117,7 @@ class Breaker:
         self._changed(state)
 
 
-class _Failures:
+class _FailureCount:
     """Counts failures; those that a request may have caused only once two clients met some."""
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class _Failures:
         if len(self._clients) < 2:
             self._clients.add(client)
 
-    def merge(self, other: _Failures) -> None:
+    def merge(self, other: _FailureCount) -> None:
         self._ill += other._ill
         self._failed += other._failed
         self._clients |= other._clients
@@ -147,7 +147,7 @@ class _Slice:
     def __init__(self, number: int) -> None:
         self.number = number
         self.successes = 0
-        self.failures = _Failures()
+        self.failures = _FailureCount()
 
 
 class Recent:
@@ -172,7 +172,7 @@ class Recent:
     def share(self) -> float:
         """The share of failures; 0 when there are not enough calls to tell."""
         self._forget()
-        failures = _Failures()
+        failures = _FailureCount()
         for each in self._slices:
             failures.merge(each.failures)
         failed = failures.count()

@@ -262,14 +262,23 @@ def test_a_handshake_that_fails_names_openssl_s_reason(make: Make, authority: Au
     with serving(lambda peer: None, tls) as server:
         found = described(make, server.url, trusting(authority))
 
-    assert "agree on no protocol or cipher (sslv3 alert handshake failure)" in found
+    assert "no protocol or cipher in common (sslv3 alert handshake failure)" in found
 
 
-def test_a_missing_client_certificate_is_described() -> None:
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "it wants a client certificate"),
+        ("BAD_RECORD_MAC", "bad record mac"),
+    ],
+)
+def test_other_failures_of_tls_are_described(reason: str, words: str) -> None:
     error = ssl.SSLError(1, "x")
-    error.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    error.reason = reason
 
-    assert "client certificate" in describe_connection_error(error, "https://up.test", {})
+    found = describe_connection_error(error, "https://up.test", {})
+
+    assert found == f"TLS with up.test:443 failed: {words}"
 
 
 # -- proxies --------------------------------------------------------------------------------------
