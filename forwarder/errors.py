@@ -40,6 +40,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from forwarder.error_kinds import ErrorKind, classify
+
 _NO_RETRY = {"X-Should-Retry": "false"}
 """For mistakes in the configuration: the same request would fail again."""
 
@@ -205,18 +207,23 @@ class UpstreamError(ForwarderError):
 
 
 class UpstreamRefused(UpstreamError):
-    """The upstream answered with an error; its status and error object are handed on.
+    """The upstream answered with an error; its message is kept.
 
-    ``headers`` holds the response headers that help a client (``retry-after`` and the like).
+    Its status and code are kept too, unless the error is of a known kind (``error_kinds``): then
+    they are those that OpenAI has for it, since client programs act on these.  ``status`` is None
+    where the error came inside a 200.  ``headers`` holds the response headers that help a client
+    (``retry-after`` and the like).
     """
 
     def __init__(
-        self, status: int, error: Mapping[str, Any], headers: Mapping[str, str] | None = None
+        self, status: int | None, error: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(str(error.get("message") or f"The upstream answered {status}."))
-        self.status = status
-        self.type = str(error.get("type") or _type_of(status))
-        self.code = _text(error.get("code"))
+        found = classify(status, error)
+        super().__init__(str(error.get("message") or f"The upstream answered {found.status}."))
+        self.kind: ErrorKind | None = found.kind
+        self.status = found.status
+        self.type = found.type or _type_of(found.status)
+        self.code = found.code
         self.param = _text(error.get("param"))
         self.extra = {k: v for k, v in error.items() if k not in self.error()}
         self.headers = dict(headers or {})

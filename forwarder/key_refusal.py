@@ -10,18 +10,8 @@ import re
 
 from forwarder.blotting import is_telling
 from forwarder.config import UpstreamSettings
+from forwarder.error_kinds import ErrorKind
 from forwarder.errors import UpstreamKeyRefused, UpstreamRefused
-
-_CODES = frozenset({"invalid_api_key", "incorrect_api_key", "api_key_invalid"})
-"""Codes of a 400 or 403 that is about the key."""
-
-_WORDS = re.compile(
-    r"\b(invalid|incorrect|wrong|expired|missing|no|unknown|inactive) (\S+[ -])?api[ _-]?key\b"
-    r"|\bapi[ _-]?key\b( \S+)? (is |was |has )?"
-    r"(not valid|invalid|incorrect|wrong|expired|missing|required|not found|disabled|revoked)\b",
-    re.IGNORECASE,
-)
-"""What a 400 or 403 says about the key, where it has no code for that."""
 
 _KEY_LIKE = re.compile(
     r"[\w-]*\*{3,}[\w*-]*"  # some of its letters are masked
@@ -34,10 +24,7 @@ _MAX_WORDS = 500
 
 def is_key_refusal(refusal: UpstreamRefused) -> bool:
     """Does a refusal mean that the upstream does not accept the key it was asked with?"""
-    if refusal.status not in (400, 403):
-        return refusal.status == 401
-    code = (refusal.code or "").lower().replace("-", "_")
-    return code in _CODES or _WORDS.search(refusal.message) is not None
+    return refusal.kind is ErrorKind.KEY_REFUSED
 
 
 def describe_key_refusal(

@@ -220,7 +220,7 @@ def _looks_whole(first: bytes, response: httpx2.Response, streamed: bool) -> boo
 
 def _fails(event: Json) -> bool:
     """Does this event, or whole answer, tell of an error, wherever vendors put theirs?"""
-    if event.get("error") or event.get("base_resp"):
+    if event.get("error") or event.get("base_resp") or "message" in event:
         return True
     if event.get("type") in ("error", "response.failed"):
         return True

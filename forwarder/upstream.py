@@ -27,6 +27,7 @@ from forwarder.base_url import ABSENT, find_missing_path, has_version
 from forwarder.blotting import blotted
 from forwarder.client_headers import IDEMPOTENCY_KEY
 from forwarder.config import UpstreamSettings
+from forwarder.error_kinds import read_error
 from forwarder.errors import (
     InvalidRequest,
     NotFound,
@@ -552,18 +553,14 @@ class Upstream:
         return error
 
     def _error_object(self, error: openai.APIStatusError) -> Json:
-        body = error.body
-        if isinstance(body, dict):
-            inner = body.get("error", body)
-            body = inner if isinstance(inner, dict) else {"message": str(inner)}
-            message = body.get("message") or body.get("detail") or body.get("msg")
-            body = {**body, "message": str(message or error.status_code)}
-            return blotted(body, self.settings)
-        text = str(body or "").strip()
+        # The SDK's body lacks the code where that stands beside the error; it is None if unread.
+        text = "" if error.body is None else error.response.text.strip()
         if not text or text.startswith("<"):
-            text = f"The upstream answered {error.status_code} without a JSON body."
-        whole = blotted({"message": text}, self.settings)  # or half a secret would stand at the cut
-        return {"message": whole["message"][:500]}
+            return {"message": f"The upstream answered {error.status_code} without a JSON body."}
+        found = blotted(read_error(text), self.settings)
+        if found.keys() == {"message"}:  # a text of any length; no half of a secret may stand there
+            found["message"] = found["message"][:500]
+        return {**found, "message": found["message"] or str(error.status_code)}
 
     def _late(
         self, error: BaseException | None, request: httpx2.Request | None = None

@@ -109,7 +109,7 @@ def test_the_tree_at_the_top_of_the_room_is_the_tree() -> None:
     ("status", "given", "shown"),
     [
         (400, {"message": "m", "type": "t", "param": "p", "code": "c"}, {"type": "t", "param": "p", "code": "c"}),
-        (429, {"message": "m"}, {"type": "rate_limit_error", "param": None, "code": None}),
+        (429, {"message": "m"}, {"type": "rate_limit_error", "param": None, "code": "rate_limit_exceeded"}),
         (404, {"message": "m", "code": 1302}, {"type": "invalid_request_error", "param": None, "code": "1302"}),
         (503, {"message": "m"}, {"type": "server_error", "param": None, "code": None}),
     ],
@@ -125,3 +125,20 @@ def test_a_refusal_keeps_what_a_vendor_adds_and_says_something_of_its_own() -> N
     error = UpstreamRefused(500, {"metadata": {"provider": "x"}, "message": ""})
     assert error.body()["error"]["metadata"] == {"provider": "x"}
     assert error.body()["error"]["message"] == "The upstream answered 500."
+
+
+@pytest.mark.parametrize(
+    ("status", "given", "told"),
+    [
+        (500, {"message": "Prompt is too long.", "type": "x", "code": 7}, (400, "context_length_exceeded")),
+        (400, {"message": "Model Not Exist"}, (404, "model_not_found")),
+        (None, {"message": "m", "code": "slow_down", "sequence_number": 3}, (503, "slow_down")),
+        (None, {"message": "m"}, (502, None)),
+    ],
+)  # fmt: skip
+def test_a_refusal_of_a_known_kind_has_openais_status_and_code(
+    status: int | None, given: Any, told: Any
+) -> None:
+    error = UpstreamRefused(status, given)
+    assert (error.status, error.code) == told
+    assert error.message == given["message"]

@@ -8,52 +8,15 @@ the last user message; calls are never parted from their results.
 from __future__ import annotations
 
 import itertools
-import re
 from typing import Any
 
+from forwarder.error_kinds import ErrorKind
 from forwarder.errors import UpstreamRefused
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.vocabulary import failure
 
 ATTEMPTS = 5
 """How often a conversation is halved before the provider's refusal is the answer."""
-
-_CODES = frozenset(
-    {
-        "context_length_exceeded",  # OpenAI, Azure, Groq, Cerebras
-        "context_window_exceeded",
-        "model_context_window_exceeded",  # Zhipu's z.ai
-        "exceed_context_size_error",  # llama.cpp, as the type
-        "model_max_prompt_tokens_exceeded",  # GitHub Copilot
-        "tokens_limit_reached",  # GitHub Models
-        "1261",  # Zhipu
-    }
-)
-
-_MESSAGES = re.compile(
-    "|".join(
-        (
-            r"maximum context length",  # OpenAI, DeepSeek, vLLM, Mistral, OpenRouter
-            r"context[ _](length|window)[ _]exceeded",
-            r"exceeds? the (model's )?context (window|length)",  # OpenAI's newer wording
-            r"longer than the (model's context|maximum model) length",  # SGLang, Together, vLLM
-            r"input token count.* exceeds the maximum",  # Gemini
-            r"maximum prompt length is \d",  # xAI
-            r"reduce the length of the (messages|prompt|input)",  # Groq, Cerebras
-            r"range of input length should be",  # DashScope
-            r"exceeded model token limit",  # Moonshot
-            r"prompt (exceeds max length|超长)",  # Zhipu
-            r"context window exceeds limit",  # MiniMax
-            r"exceeds? the available context size",  # llama.cpp
-            r"greater than the context length|context length of only \d",  # LM Studio
-            r"exceeded (max )?context length",  # Ollama
-            r"(prompt|input) is too long",  # Anthropic, Bedrock
-            r"token count of \d+ exceeds the limit",  # GitHub Copilot
-        )
-    ),
-    re.IGNORECASE,
-)
-"""How providers word it that do not say it with a code."""
 
 
 def with_truncation(call: Call) -> Call:
@@ -77,13 +40,8 @@ def with_truncation(call: Call) -> Call:
 
 
 def is_too_long(error: UpstreamRefused) -> bool:
-    """Does this refusal say that the conversation exceeds the model's context?
-
-    Limits of tokens a minute are worded much the same, but are a 429.
-    """
-    if error.status == 429:
-        return False
-    return bool(_CODES & {error.code, error.type}) or bool(_MESSAGES.search(error.message))
+    """Does this refusal say that the conversation exceeds the model's context?"""
+    return error.kind is ErrorKind.CONTEXT_TOO_LONG
 
 
 def _begun(stream: Stream) -> Stream:

@@ -5,11 +5,11 @@ Its list of models tells most of it for nothing; a small request tells all, and 
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from forwarder.error_kinds import ErrorKind
 from forwarder.errors import (
     ForwarderError,
     UpstreamError,
@@ -33,14 +33,6 @@ _SAID = {
     "responses": {"input": "Hi", "max_output_tokens": 16, "store": False},
 }
 """As small as a request can be that every model takes."""
-
-_UNKNOWN = re.compile(
-    r"model\W.{0,300}\b(not|no|never|unknown|invalid|unavailable|unsupported)\b"
-    r"|\b(no such|unknown|invalid|unsupported|not a valid)\b.{0,300}model",
-    re.IGNORECASE | re.DOTALL,
-)
-"""What providers say of a model that they do not know, where they have no code for it."""
-_CODES = frozenset({"model_not_found", "model_not_exist", "invalid_model", "modelnotfound"})
 
 
 @dataclass(frozen=True)
@@ -154,12 +146,7 @@ def _unlisted(error: UpstreamRefused) -> Check:
 
 
 def _is_about_model(error: UpstreamRefused, model: str) -> bool:
-    if error.status not in (400, 403, 404, 422):
-        return False
-    code = (error.code or "").lower()
+    if error.kind is ErrorKind.MODEL_NOT_FOUND:
+        return True
     named = model in error.message or "model" in error.message.lower()
-    return code in _CODES or (named and (error.status == 404 or bool(_said(error.message))))
-
-
-def _said(message: str) -> re.Match[str] | None:
-    return _UNKNOWN.search(message)
+    return named and error.status == 404

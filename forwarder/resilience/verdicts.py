@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from forwarder.error_kinds import ErrorKind
 from forwarder.errors import (
     ForwarderError,
     Overloaded,
@@ -27,9 +28,6 @@ _ELSEWHERE = frozenset({408, 429})
 """Statuses below 500 for which another upstream may do better."""
 
 _OUT_OF_MONEY = 402
-
-_EXHAUSTED = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-"""Codes of a 429 that no waiting helps against."""
 
 
 class Verdict(Enum):
@@ -61,7 +59,7 @@ def _is_refusal_worth_retry(error: UpstreamRefused) -> bool:
     if told in ("true", "false"):
         return told == "true"
     passing = error.status >= 500 or error.status in _AGAIN
-    return passing and not _EXHAUSTED & {error.code, error.type}
+    return passing and error.kind is not ErrorKind.QUOTA_EXHAUSTED  # which no waiting helps against
 
 
 def is_worth_fallback(error: ForwarderError, own_key: bool) -> bool:

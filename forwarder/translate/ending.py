@@ -13,12 +13,19 @@ from forwarder.errors import (
     ForwarderError,
     ShuttingDown,
     UpstreamBroken,
+    UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnreachable,
     UpstreamUnreadable,
 )
 from forwarder.translate.call import Batch, Call, Event, Json, Stream
-from forwarder.translate.vocabulary import TERMINALS, failure, response_error
+from forwarder.translate.vocabulary import (
+    FAILED_FINISHES,
+    TERMINALS,
+    error_in,
+    failure,
+    response_error,
+)
 
 _SAID = frozenset({"content", "refusal", "tool_calls", "function_call", "audio", "images",
                    "reasoning_content", "reasoning", "reasoning_details"})  # fmt: skip
@@ -36,7 +43,7 @@ def honest_chat(stream: Stream, was_done: Callable[[], bool]) -> Stream:
     except (UpstreamUnreachable, UpstreamTimeout, ShuttingDown):
         if not heard.finished:  # what breaks after the finish breaks nothing
             raise
-    if heard.failed:
+    if heard.error:
         return
     heard.judge(was_done())
     if heard.finish is None:
@@ -46,17 +53,28 @@ def honest_chat(stream: Stream, was_done: Callable[[], bool]) -> Stream:
 def _heard_chat(stream: Stream, heard: _Heard, was_done: Callable[[], bool]) -> Stream:
     for batch in stream:
         for i, chunk in enumerate(batch):
-            if chunk.get("error"):
-                if not heard.begun and i == 0:  # there is still time for an HTTP status
-                    raise failure(chunk["error"])
-                heard.failed = True
-                yield batch[: i + 1]
-                return
             heard.note(chunk)
+            if heard.error:
+                if not heard.begun and not heard.said:  # there is still time for an HTTP status
+                    raise failure(heard.error)
+                yield [*batch[:i], _classified_chunk(chunk, heard.error)]
+                return
         if heard.whole:  # whoever folds a stream asks for nothing after a whole answer
             heard.judge(was_done())
         heard.begun = heard.begun or bool(batch)
         yield batch
+
+
+def _classified_chunk(chunk: Event, error: Any) -> Event:
+    """The chunk with its error as it would be in the body of an HTTP error, if its kind is known.
+
+    One that is not inside an ``error`` is put there.
+    """
+    refusal = failure(error)
+    known = isinstance(refusal, UpstreamRefused) and refusal.kind is not None
+    if known or not chunk.get("error"):
+        return {**(chunk if chunk.get("error") else {}), **refusal.body()}
+    return chunk
 
 
 class _Heard:
@@ -69,10 +87,12 @@ class _Heard:
         self.said: set[str] = set()
         self.whole = False
         self.begun = False
-        self.failed = False
+        self.error: Any = None
         self._last: Event = {}
 
     def note(self, chunk: Event) -> None:
+        if "error" in chunk or not chunk.get("choices"):
+            self.error = error_in(chunk)
         for choice in chunk.get("choices") or ():
             self.whole = "message" in choice and bool(choice.get("finish_reason"))
             delta = choice.get("delta") or choice.get("message") or {}
@@ -84,6 +104,8 @@ class _Heard:
             if choice.get("finish_reason"):
                 self.finish = choice["finish_reason"]
                 self._ended.add(index)
+                if self.finish in FAILED_FINISHES and choice.get("error"):
+                    self.error = choice["error"]
             self._last = chunk
 
     @property
@@ -107,23 +129,29 @@ class _Heard:
 def honest_responses(stream: Stream, was_done: Callable[[], bool]) -> Stream:
     """Pass a Responses stream on up to its terminal event; raise when there is none.
 
-    An empty answer is none either.
+    An empty answer is none either.  A failure that comes before anything was said is raised, so
+    that the client gets the HTTP status that it means where nothing was sent yet.
     """
     failed: Event | None = None
-    said = False
+    begun = said = False
     for batch in stream:
         for i, event in enumerate(batch):
             kind = event.get("type")
             if kind in TERMINALS:
                 if kind == "response.completed" and not (said or _has_output(event)):
                     raise _empty()
-                yield batch[: i + 1]
+                if kind == "response.failed":
+                    if not (begun or said or _has_output(event)):
+                        raise failure(_error_of(event))
+                    event = _classified_failure(event)
+                yield [*batch[:i], event]
                 return
             if kind == "error":
-                if not said:  # there may still be time for an HTTP status
+                if not said:
                     raise failure(event.get("error") or event)
-                failed = event
+                failed = batch[i] = _classified_event(event)
             said = said or "response" not in event
+        begun = begun or bool(batch)
         yield batch
     if failed is not None:
         raise failure(failed.get("error") or failed)
@@ -132,6 +160,33 @@ def honest_responses(stream: Stream, was_done: Callable[[], bool]) -> Stream:
 
 def _has_output(event: Event) -> bool:
     return bool((event.get("response") or {}).get("output"))
+
+
+def _error_of(event: Event) -> Any:
+    """The error of a failed response; some upstreams put it beside the response."""
+    response = event.get("response") or {}
+    default = {"message": "The upstream's response failed.", "code": "server_error"}
+    return response.get("error") or event.get("error") or default
+
+
+def _classified_failure(event: Event) -> Event:
+    """``response.failed`` with the code of its error's kind, if that is known."""
+    error = _error_of(event)
+    refusal = failure(error)
+    if not isinstance(refusal, UpstreamRefused) or refusal.kind is None:
+        return event
+    own = error if isinstance(error, dict) else {}
+    told = {**own, **response_error(refusal.body()["error"], refusal.status)}
+    return {**event, "response": {**(event.get("response") or {}), "error": told}}
+
+
+def _classified_event(event: Event) -> Event:
+    """``error`` with the code of its kind, if that is known, wherever it has one."""
+    refusal = failure(event.get("error") or event)
+    if not isinstance(refusal, UpstreamRefused) or refusal.kind is None:
+        return event
+    nested = {"error": refusal.body()["error"]} if event.get("error") else {}
+    return {**event, "code": refusal.code, "message": refusal.message, **nested}
 
 
 def _empty() -> UpstreamBroken:
@@ -248,7 +303,7 @@ class _Seen:
 
     def failed(self, error: ForwarderError) -> Batch:
         """The closing events for ``error``."""
-        detail = error.error()
+        detail = error.body()["error"]
         events: Batch = []
         if not self._error_sent:
             # Both shapes at once: the documented flat one, and the nested one really sent.

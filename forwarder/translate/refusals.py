@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from forwarder.error_kinds import ErrorKind
 from forwarder.errors import UpstreamRefused
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.terms import Ledger
@@ -68,13 +69,6 @@ _NAMES: dict[str, Mapping[str, tuple[str, ...]]] = {
 
 _OLLAMAS = frozenset({"ollama", "ollama_generate", "ollama_embed", "ollama_embeddings"})
 
-_NO_MODEL = re.compile(
-    r"\bmodels?\b.{0,200}\b(not (found|exist)|not be found|no longer exists?)\b"
-    r"|\b(no such|unknown|invalid) model\b(?! parameter)|\bnot a valid model\b",
-    re.IGNORECASE | re.DOTALL,
-)
-"""What providers say of a model that they do not know, and not of what a model cannot do."""
-
 _STEP = re.compile(r"[^.\[]+")
 
 
@@ -85,19 +79,13 @@ def in_its_words(call: Call, client: str) -> Call:
         try:
             return call(request)
         except UpstreamRefused as refusal:
-            if client in _OLLAMAS and _knows_no_model(refusal):
+            if client in _OLLAMAS and refusal.kind is ErrorKind.MODEL_NOT_FOUND:
                 raise _not_found(refusal, request) from refusal
             if refusal.param:
                 refusal.param = renamed(refusal.param, client, request)
             raise
 
     return told
-
-
-def _knows_no_model(refusal: UpstreamRefused) -> bool:
-    if refusal.status not in (400, 404):
-        return False
-    return refusal.code == "model_not_found" or _NO_MODEL.search(refusal.message) is not None
 
 
 def _not_found(refusal: UpstreamRefused, request: Json) -> UpstreamRefused:

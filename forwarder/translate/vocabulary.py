@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from forwarder.error_kinds import classify, read_error
 from forwarder.errors import UpstreamBroken, UpstreamError, UpstreamRefused
 from forwarder.translate.call import Json
 
@@ -31,41 +32,58 @@ FINISH_REASONS = {
 TERMINALS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 """The events of which a Responses stream has exactly one, as its last."""
 
-_ERROR_STATUS = {
-    "rate_limit_exceeded": 429,
-    "too_many_requests": 429,
-    "server_error": 500,
-    "model_error": 500,
-    "vector_store_timeout": 504,
-    "not_found": 404,
-}
-"""Error code of a failed response -> the HTTP status it would have had; others are a 400."""
+RESPONSE_ERROR_CODES = frozenset(
+    {
+        # the codes of the API's own schema
+        "server_error", "rate_limit_exceeded", "invalid_prompt", "data_residency_mismatch",
+        "bio_policy", "misalignment_policy_violation", "vector_store_timeout", "invalid_image",
+        "invalid_image_format", "invalid_base64_image", "invalid_image_url", "image_too_large",
+        "image_too_small", "image_parse_error", "image_content_policy_violation",
+        "invalid_image_mode", "image_file_too_large", "unsupported_image_media_type",
+        "empty_image_file", "failed_to_download_image", "image_file_not_found",
+        # the codes that OpenAI sends besides, and that client programs act on
+        "context_length_exceeded", "cyber_policy", "insufficient_quota", "invalid_value",
+        "model_not_found", "server_is_overloaded", "slow_down", "usage_limit_reached",
+        "usage_not_included",
+    }
+)  # fmt: skip
+"""The codes that the error of a failed response may have; any other is replaced by its kind's."""
 
-_RESPONSE_ERROR_CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
+_RESPONSE_ERROR_BY_STATUS = {
+    429: "rate_limit_exceeded",
+    **dict.fromkeys((400, 404, 413, 422), "invalid_prompt"),
+}
+
+_RESPONSE_ERROR_EXTRAS = ("param", "plan_type", "resets_at", "resets_in_seconds")
+"""What client programs read of the error of a failed response besides its code and message."""
 
 
 def failure(error: Any) -> UpstreamError:
-    """The exception for an error object that came inside an answer (an event, a 200 body)."""
-    if not isinstance(error, dict):
+    """The exception for an error that came inside an answer (an event, a 200 body)."""
+    refusal = UpstreamRefused(None, read_error(error))
+    if refusal.kind is None and not isinstance(error, dict):
         return UpstreamBroken(f"The upstream reported an error: {error}")
-    code = error.get("code")
-    if isinstance(code, int) and 400 <= code < 600:
-        return UpstreamRefused(code, error)
-    return UpstreamRefused(_status_of(str(code or ""), str(error.get("type") or "")), error)
+    return refusal
+
+
+def error_in(event: Json) -> Any:
+    """The error that a chat chunk or a whole answer holds, or is; None when there is none.
+
+    Some servers (vLLM, Mistral, DashScope) send the error object itself in the place of a chunk.
+    """
+    if event.get("error"):
+        return event["error"]
+    if event.get("choices"):
+        return None
+    is_named = event.get("object") == "error" or event.get("code")
+    if is_named and isinstance(event.get("message"), str):
+        return event
+    return hidden_error(event)
 
 
 def no_text() -> UpstreamBroken:
     """The exception for anything else where text should be."""
     return UpstreamBroken("The upstream sent something else where text should be.")
-
-
-def _status_of(code: str, kind: str) -> int:
-    """By the code, else by the type; a bare code that is unknown faults the request."""
-    if code in _ERROR_STATUS or kind in _ERROR_STATUS:
-        return _ERROR_STATUS.get(code) or _ERROR_STATUS[kind]
-    if kind in ("invalid_request_error", "invalid_request") or (code and not kind):
-        return 400
-    return 502
 
 
 _HIDDEN_STATUS = {1000: 500, 1001: 504, 1002: 429, 1004: 401, 1008: 402, 1039: 429, 2013: 400,
@@ -84,11 +102,15 @@ def hidden_error(answer: Json) -> Json | None:
 
 
 def response_error(error: Json, status: int) -> Json:
-    """An error object as ``response.error``: ``{code, message}`` with the SDK's own codes."""
+    """An error object as ``response.error``, with a code that client programs know."""
     code = error.get("code")
-    if code not in ("rate_limit_exceeded", "server_error", "invalid_prompt"):
-        code = _RESPONSE_ERROR_CODES.get(status, "server_error")
-    return {"code": code, "message": error.get("message") or "The upstream failed."}
+    if code not in RESPONSE_ERROR_CODES:
+        kind = classify(status, error).kind
+        code = kind.value if kind else None
+    if code not in RESPONSE_ERROR_CODES:
+        code = _RESPONSE_ERROR_BY_STATUS.get(status, "server_error")
+    extras = {k: error[k] for k in _RESPONSE_ERROR_EXTRAS if error.get(k) is not None}
+    return {"code": code, "message": error.get("message") or "The upstream failed.", **extras}
 
 
 # -- usage --------------------------------------------------------------------------------------

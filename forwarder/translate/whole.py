@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from forwarder.errors import UpstreamBroken
 from forwarder.translate.call import Batch, Event, Json
-from forwarder.translate.vocabulary import failure, hidden_error, without_bytes
+from forwarder.translate.vocabulary import error_in, failure, without_bytes
 
 
 def events(protocol: str, body: Json, streamed: bool) -> Batch:
     """The batch for a whole answer; raises when it is an error or no answer at all."""
-    if body.get("error") and body.get("object") != "response":
-        raise failure(body["error"])
+    error = error_in(body)
+    if error and body.get("object") != "response":
+        raise failure(error)
     if protocol == "chat":
         return _chat(body, streamed)
     if protocol == "compact":
@@ -27,8 +28,7 @@ def events(protocol: str, body: Json, streamed: bool) -> Batch:
 def _chat(body: Json, streamed: bool) -> Batch:
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
-        error = hidden_error(body)
-        raise failure(error) if error else UpstreamBroken("The upstream's answer has no choices.")
+        raise UpstreamBroken("The upstream's answer has no choices.")
     if not all(choice.get("finish_reason") for choice in choices):
         choices = [_finished(choice) for choice in choices]
         body = {**body, "choices": choices}

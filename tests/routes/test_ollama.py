@@ -135,12 +135,12 @@ def test_what_a_model_cannot_do_is_not_taken_for_its_absence(
 
 @every_route
 def test_a_failure_before_the_first_line_is_a_status(path: str, serve: Serve) -> None:
-    refusal = {"error": {"message": "The prompt is too long.", "code": "too_long"}}
+    refusal = {"error": {"message": "The picture is too large.", "code": "too_large"}}
     client = serve(lambda _: httpx2.Response(413, json=refusal))
 
     for stream in (True, False):
         got = client.post(path, json={**BODIES[path], "stream": stream})
-        assert (got.status_code, got.get_json()) == (413, {"error": "The prompt is too long."})
+        assert (got.status_code, got.get_json()) == (413, {"error": "The picture is too large."})
 
 
 @every_route

@@ -104,7 +104,14 @@ def test_a_finish_reason_that_makes_an_answer_incomplete_comes_back_as_itself() 
         ({"message": "m", "code": "server_error"}, 500, "server_error"),
         ({"message": "m", "code": "vector_store_timeout"}, 504, "vector_store_timeout"),
         ({"message": "m", "code": "invalid_prompt"}, 400, "invalid_prompt"),
-        ({"message": "m", "type": "too_many_requests"}, 429, None),
+        ({"message": "m", "type": "too_many_requests"}, 429, "rate_limit_exceeded"),
+        ({"message": "m", "type": "overloaded_error"}, 503, "server_is_overloaded"),
+        ({"message": "Insufficient balance.", "code": "1008"}, 429, "insufficient_quota"),
+        ({"message": "m", "type": "authentication_error"}, 401, "invalid_api_key"),
+        ({"message": "m", "code": "permission_denied", "type": "x"}, 403, "permission_denied"),
+        ({"message": "Model Not Exist"}, 404, "model_not_found"),
+        ({"message": "Prompt is too long.", "code": 400}, 400, "context_length_exceeded"),
+        ({"object": "error", "message": "m", "type": "BadRequestError", "code": None}, 400, None),
         ({"message": "m", "type": "server_error", "code": "1008"}, 500, "1008"),
         ({"message": "m", "type": "invalid_request_error", "code": "x"}, 400, "x"),
         ({"message": "m", "type": "invalid_request_error"}, 400, None),
@@ -116,7 +123,8 @@ def test_a_finish_reason_that_makes_an_answer_incomplete_comes_back_as_itself() 
         ({"message": "m", "code": 1302}, 400, "1302"),
         ({"message": "m"}, 502, None),
         ({}, 502, None),
-        ("overloaded", 502, "upstream_protocol"),
+        ("something", 502, "upstream_protocol"),
+        ("overloaded", 503, "server_is_overloaded"),
     ],
 )
 def test_an_error_inside_an_answer_has_the_status_it_would_have_had(
@@ -133,10 +141,21 @@ def test_an_error_inside_an_answer_has_the_status_it_would_have_had(
         ("rate_limit_exceeded", 500, "rate_limit_exceeded"),
         ("upstream_unreachable", 502, "server_error"),
         (None, 429, "rate_limit_exceeded"),
-        ("context_length_exceeded", 400, "invalid_prompt"),
+        ("1210", 429, "rate_limit_exceeded"),
+        ("unsupported_value", 400, "invalid_prompt"),
+        ("not_found", 404, "invalid_prompt"),
+        ("overloaded", 503, "server_is_overloaded"),
+        ("ContextLengthExceeded", 400, "context_length_exceeded"),
+        *(
+            (code, 400, code)
+            for code in (
+                "context_length_exceeded", "model_not_found", "insufficient_quota", "cyber_policy",
+                "server_is_overloaded", "slow_down", "usage_limit_reached", "usage_not_included",
+            )
+        ),
     ],
-)
-def test_a_failed_response_has_a_code_that_the_sdk_knows(
+)  # fmt: skip
+def test_a_failed_response_has_a_code_that_client_programs_know(
     code: str | None, status: int, shown: str
 ) -> None:
     assert response_error({"code": code, "message": "m"}, status) == {"code": shown, "message": "m"}

@@ -1,0 +1,545 @@
+"""Classifies the errors of upstreams: which kind of failure a status, code, type and message mean.
+
+Providers word the same failure differently, but client programs act on OpenAI's codes and
+statuses.  This module holds the only table of codes and wordings.  ``UpstreamRefused`` applies it,
+so that HTTP errors, errors inside a stream or a whole answer, retries and fallbacks agree.
+
+The order of evidence: a code or type of the table, then the wording of the message, then the HTTP
+status alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any, NamedTuple
+
+Json = dict[str, Any]
+
+MAX_TEXT = 4096
+"""Characters of an error's text that are searched."""
+
+MAX_DEPTH = 4
+"""Levels of wrapping around an error object that are removed."""
+
+
+class ErrorKind(Enum):
+    """A failure that client programs treat in a way of its own."""
+
+    CONTEXT_TOO_LONG = "context_length_exceeded"
+    MODEL_NOT_FOUND = "model_not_found"
+    KEY_REFUSED = "invalid_api_key"
+    QUOTA_EXHAUSTED = "insufficient_quota"
+    RATE_LIMITED = "rate_limit_exceeded"
+    OVERLOADED = "server_is_overloaded"
+
+
+class _Rule(NamedTuple):
+    """How an error of a kind reaches the client.
+
+    ``statuses`` are those of the provider that are kept, and the first of them replaces any other.
+    ``codes`` are the provider's codes that are kept, since client programs know them too.
+    """
+
+    statuses: tuple[int, ...]
+    codes: tuple[str, ...] = ()
+    type: str | None = None
+
+
+_RULES: dict[ErrorKind, _Rule] = {
+    ErrorKind.CONTEXT_TOO_LONG: _Rule((400,), type="invalid_request_error"),
+    ErrorKind.MODEL_NOT_FOUND: _Rule((404,), type="invalid_request_error"),
+    ErrorKind.KEY_REFUSED: _Rule((401, 403)),
+    ErrorKind.QUOTA_EXHAUSTED: _Rule(
+        (429, 402), ("usage_limit_reached", "usage_not_included", "billing_hard_limit_reached")
+    ),
+    ErrorKind.RATE_LIMITED: _Rule((429, 413, 503)),
+    ErrorKind.OVERLOADED: _Rule((503, 429, 498, 529), ("slow_down", "overloaded")),
+}
+
+_BY_STATUS = {
+    401: ErrorKind.KEY_REFUSED,
+    402: ErrorKind.QUOTA_EXHAUSTED,
+    429: ErrorKind.RATE_LIMITED,
+    529: ErrorKind.OVERLOADED,
+}
+"""HTTP statuses that mean one kind whatever the error says."""
+
+
+# -- codes --------------------------------------------------------------------------------------
+
+_CODES: dict[ErrorKind, tuple[str, ...]] = {
+    ErrorKind.CONTEXT_TOO_LONG: (
+        "context_length_exceeded",  # OpenAI, Azure, Groq, Cerebras
+        "context_window_exceeded",
+        "context_window_exceeded_error",  # LiteLLM
+        "context_limit_exceeded",
+        "context_size_exceeded",
+        "context_too_long",
+        "context_overflow",
+        "model_context_window_exceeded",  # Z.ai
+        "exceed_context_size_error",  # llama.cpp
+        "max_context_length_exceeded",
+        "model_max_prompt_tokens_exceeded",  # GitHub Copilot
+        "tokens_limit_reached",  # GitHub Models
+        "too_many_prompt_tokens",  # Perplexity
+        "too_many_input_tokens",
+        "input_too_long",
+        "input_tokens_exceeded",
+        "prompt_too_long",
+        "prompt_tokens_exceeded",
+        "1261",  # Zhipu
+        "336103",  # Baidu
+    ),
+    ErrorKind.MODEL_NOT_FOUND: (
+        "model_not_found",  # OpenAI, Groq, DashScope
+        "model_not_found_error",
+        "model_not_exist",
+        "model_does_not_exist",
+        "model_not_available",  # Together
+        "model_not_supported",  # GitHub Copilot, Hugging Face
+        "model_decommissioned",  # Groq
+        "model_deprecated",
+        "invalid_model",  # Mistral, Perplexity
+        "invalid_model_id",
+        "unknown_model",  # Azure, GitHub Models
+        "no_such_model",
+        "deployment_not_found",  # Azure
+        "1211",  # Zhipu
+    ),
+    ErrorKind.KEY_REFUSED: (
+        "invalid_api_key",  # OpenAI, Groq, DashScope
+        "incorrect_api_key",
+        "incorrect_api_key_error",  # Moonshot
+        "wrong_api_key",  # Cerebras
+        "missing_api_key",
+        "no_api_key",
+        "api_key_invalid",  # Google
+        "expired_api_key",
+        "authentication_error",  # Anthropic, DeepSeek
+        "authentication_failed",
+        "invalid_authentication",
+        "invalid_authentication_error",  # Moonshot
+        "invalid_token",
+        "token_expired",
+        "unauthenticated",  # Google
+        "unauthorized",
+        "unrecognized_client",  # AWS
+        "invalid_signature",  # AWS
+        "expired_token",  # AWS
+        "missing_authentication_token",  # AWS
+        "invalid_client_token_id",  # AWS
+    ),
+    ErrorKind.QUOTA_EXHAUSTED: (
+        "insufficient_quota",  # OpenAI
+        "billing_hard_limit_reached",  # OpenAI
+        "billing_not_active",  # OpenAI
+        "credit_balance_exhausted",  # OpenAI
+        "organization_spend_limit_exceeded",  # OpenAI
+        "project_spend_limit_exceeded",  # OpenAI
+        "organization_usage_limit_exceeded",  # OpenAI
+        "usage_limit_reached",  # ChatGPT
+        "usage_not_included",  # ChatGPT
+        "billing_error",  # Anthropic
+        "exceeded_current_quota_error",  # Moonshot
+        "insufficient_balance",
+        "insufficient_credits",
+        "insufficient_funds",
+        "insufficient_user_quota",  # One API
+        "payment_required",
+        "quota_exceeded",
+        "arrearage",  # DashScope
+        "1113",  # Zhipu
+        "1308",  # Zhipu
+        "1310",  # Zhipu
+    ),
+    ErrorKind.RATE_LIMITED: (
+        "rate_limit_exceeded",  # OpenAI, Groq
+        "rate_limit_error",  # Anthropic
+        "rate_limit_reached",  # Azure
+        "rate_limit_reached_error",  # Moonshot
+        "rate_limited",
+        "rate_limit",
+        "too_many_requests",
+        "resource_exhausted",  # Google
+        "throttling",  # DashScope, AWS
+        "throttling_rate_quota",  # DashScope
+        "throttling_allocation_quota",  # DashScope
+        "throttling_burst_rate",  # DashScope
+        "throttled",
+    ),
+    ErrorKind.OVERLOADED: (
+        "server_is_overloaded",  # OpenAI
+        "slow_down",  # OpenAI
+        "overloaded",
+        "overloaded_error",  # Anthropic
+        "server_overloaded",
+        "engine_overloaded",
+        "engine_overloaded_error",  # Moonshot
+        "model_overloaded",
+        "model_at_capacity",
+        "capacity_exceeded",  # Groq
+        "service_unavailable",
+        "service_unavailable_error",
+        "service_tier_capacity_exceeded",  # Mistral
+        "model_not_ready",  # AWS
+        "unavailable",  # Google
+        "1312",  # Zhipu
+    ),
+}
+
+_INNER_STATUS: dict[int, tuple[str, ...]] = {
+    400: ("bad_request", "bad_request_error", "invalid_argument", "invalid_request",
+          "invalid_request_error", "validation", "validation_error"),
+    403: ("access_denied", "forbidden", "permission_denied", "permission_error"),
+    404: ("not_found", "not_found_error", "resource_not_found", "resource_not_found_error"),
+    500: ("api_error", "internal", "internal_error", "internal_server", "internal_server_error",
+          "model_error", "server_error"),
+    504: ("deadline_exceeded", "gateway_timeout", "timeout", "timeout_error",
+          "vector_store_timeout"),
+}  # fmt: skip
+"""The HTTP status that a code or type of no kind would have had, where the error came in a 200."""
+
+
+def _squeeze(code: object) -> str:
+    """A code as its letters and digits: providers write the same one in many ways."""
+    name = str(code).rpartition("#")[2].partition(":")[0]  # AWS: "namespace#Name:address"
+    return re.sub(r"[\W_]+|Exception$", "", name).lower()
+
+
+_KIND_OF_CODE = {_squeeze(code): kind for kind, codes in _CODES.items() for code in codes}
+_STATUS_OF_CODE = {_squeeze(c): status for status, codes in _INNER_STATUS.items() for c in codes}
+_KEPT = {_squeeze(c): c for rule in _RULES.values() for c in rule.codes}
+_KEPT |= {_squeeze(kind.value): kind.value for kind in ErrorKind}
+
+_ABOUT_ONE_FIELD = re.compile(r"above_max|below_min|image|file|audio|schema", re.IGNORECASE)
+"""Codes of errors about one field, whose messages are worded much like those of the kinds."""
+
+
+# -- wordings -----------------------------------------------------------------------------------
+
+
+def _any_of(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+_RATE = _any_of(
+    r"rate[ _-]?limit",
+    r"too many requests",
+    r"throttl",
+    r"(tokens|requests|queries) ?(per|/) ?(sec|min|hour|day)",
+    r"\b(TPM|RPM|TPD|RPD|QPS)\b",
+    r"too many tokens,? please wait|too many tokens per",  # Bedrock
+    r"速率限制|限流|请求过于频繁|频率.{0,10}(限制|过高)",
+)
+
+_QUOTA = _any_of(
+    r"insufficient[ _](account )?(balance|quota|credits?|funds)",
+    r"exceeded your (current|monthly) (quota|spend|usage)",
+    r"credit balance is (too low|exhausted)|(out of|no more|no remaining) credits",
+    r"requires? more credits",  # OpenRouter
+    r"quota (has been |is )?(exceeded|exhausted)",
+    r"usage limit (has been )?reached",
+    r"account is (in arrears|not active|overdue)|good standing",  # DashScope
+    r"余额不足|欠费|额度.{0,6}(不足|用尽|用完)",
+)
+
+_KEY = _any_of(
+    r"(incorrect|invalid|wrong|expired|missing|no valid|unknown|disabled) (x-)?api[- _]?keys?\b",
+    r"api[- _]?key (is |was |has been |provided is )?"
+    r"(not valid|invalid|incorrect|missing|required|expired|revoked|disabled|not found)",
+    r"(didn't|did not|must) provide an api[- _]?key|no api[- _]?key",
+    r"(invalid|missing|expired|no|incorrect) "
+    r"(authentication|authorization|auth|bearer|access|subscription|security|user)[- ]?"
+    r"(header|credentials?|token|key)s?",
+    r"authentication (fails|failed|error|required)",
+    r"(security|access|auth|bearer) token .{0,40}(is|was|has) (invalid|expired)",
+    r"could not validate credentials|invalid credentials|^\W*unauthorized\W*$",
+    r"身份验证|鉴权失败|(无效|错误)的? ?(api ?key|令牌)|令牌.{0,6}(无效|过期|不正确)",
+)
+
+_LENGTH = r"(length|window|size|limit)"
+
+_CONTEXT = _any_of(
+    # OpenAI, DeepSeek, vLLM, SGLang, Mistral, OpenRouter, Fireworks
+    rf"max(imum)? (model )?context {_LENGTH}",
+    # OpenAI, Cloudflare, Anthropic ("exceed context limit"), llama.cpp, Ollama
+    rf"exceed(s|ed|ing)?\b.{{0,60}}\bcontext[ _]{_LENGTH}",
+    # MiniMax ("context window exceeds limit") and generic
+    rf"context[ _]{_LENGTH}\b.{{0,40}}\b(exceed|overflow|too (long|large|small))",
+    r"context overflow",
+    # SGLang, Together, vLLM, LM Studio
+    r"(longer|larger|greater|more) than the (model'?s? )?(max(imum)? )?(context|model) ?length",
+    r"context length of only|reached context length|n_keep.{0,20}n_ctx",  # LM Studio
+    r"configured context size",
+    r"input token count.{0,40}exceeds the maximum",  # Gemini
+    r"maximum prompt length is",  # xAI
+    r"maximum (allowed )?(input|prompt) (length|tokens?)",
+    r"maximum (allowed )?number of (input|prompt) tokens",
+    # Groq, Cerebras, OpenRouter
+    r"reduce the length of (the |your |either )?(messages|prompt|input|context|conversation|one)",
+    r"range of input length should be",  # DashScope
+    r"exceeded model token limit",  # Moonshot
+    r"prompt (exceeds max length|超长)",  # Zhipu
+    # Anthropic, Bedrock, Fireworks, Perplexity
+    r"(prompt|inputs?|request|messages|conversation)( \([^)]{0,40}\))? (is|are|was) too long",
+    r"prompt too long|prompt tokens too long",  # Ollama, Baidu
+    r"too many (input|prompt) tokens|too many tokens\b(?!,? (please|wait)| per)",
+    r"prompt token count.{0,40}exceeds",  # GitHub Copilot
+    r"input tokens? exceeds?\b.{0,20}\blimit",  # Azure
+    # SiliconFlow, Volcengine, OpenVINO and generic
+    r"(input|prompt)[ _](tokens?|length|text|sequence)\b.{0,40}"
+    r"(exceeds?|exceeded|larger than|greater than|must be less than|cannot exceed)",
+    r"`?inputs`? (tokens \+ `max_new_tokens` )?must (have less than|be <=)",  # TGI
+    r"total tokens of image and text exceed",  # Volcengine
+    r"too large for model with|request body too large for \S{1,80} model",  # Mistral, GitHub
+    r"(上下文|输入(内容|长度|文本|token)|提示词|prompt|对话|消息).{0,20}(超长|超过|超出|过长)",
+)
+
+_MODEL = _any_of(
+    # OpenAI, Groq, Ollama, Cohere, Gemini, Vertex, Anthropic-compatible servers
+    r"\bmodels?\b(?:(?!\. ).){0,160}?\b"
+    r"(not exist|not (be )?found|no longer (exists?|available)|end of its life|decommissioned)\b",
+    # Mistral, Perplexity, DeepSeek, Zhipu, LiteLLM
+    r"\b(no such|unknown|invalid|unsupported|nonexistent) model\b(?!'s| (param|config|out|in|res))",
+    r"model (identifier|id|name)\b.{0,60}\bis (invalid|not valid|unknown)",  # Bedrock
+    r"not a valid model|not found the model",  # OpenRouter, Moonshot
+    r"(could not|cannot|unable to) (resolve|find|access) (the )?(foundation |requested )?model",
+    r"supported (api )?model names are",  # DeepSeek
+    r"deployment\b.{0,60}\b(does not exist|not found)",  # Azure
+    r"no endpoints found for \S{1,120}$",  # OpenRouter
+    r"^model \S{1,120} is not (supported|available)\b",  # Voyage
+    r"requested model\b.{0,120}\bis not (supported|available)\b",  # Hugging Face
+    r"^model: \S{1,160}$",  # Anthropic
+    r"模型.{0,80}(不存在|未找到|无可用渠道)",  # Zhipu, One API
+)
+
+_OVERLOAD = _any_of(
+    r"overload",
+    r"(at|over|out of|no available|insufficient|exceeded) capacity",
+    r"server (is )?busy|experiencing (a )?(high|heavy) (demand|load|traffic)|high demand",
+    r"no (available|healthy) (channel|server|worker|upstream|instance)s?",
+    r"负载.{0,6}(饱和|过高)|服务.{0,4}繁忙|访问量过大",
+)
+
+_WORDINGS: tuple[tuple[ErrorKind, frozenset[int | None], re.Pattern[str]], ...] = (
+    (ErrorKind.RATE_LIMITED, frozenset({None, 400, 403, 413, 429, 503}), _RATE),
+    (ErrorKind.QUOTA_EXHAUSTED, frozenset({None, 400, 402, 403, 429}), _QUOTA),
+    (ErrorKind.KEY_REFUSED, frozenset({None, 400, 401, 403}), _KEY),
+    (ErrorKind.CONTEXT_TOO_LONG, frozenset({None, 400, 413, 422, 500, 502, 503}), _CONTEXT),
+    (ErrorKind.MODEL_NOT_FOUND, frozenset({None, 400, 404, 410, 422}), _MODEL),
+    (ErrorKind.OVERLOADED, frozenset({None, 500, 502, 503, 529}), _OVERLOAD),
+)
+"""The wordings of a kind, and the HTTP statuses with which they mean it; the first match decides.
+
+Rate limits come first: those of tokens are worded like a context that is too long.
+"""
+
+_LIMIT = _any_of(r"max(imum)? context (length|window|size)\D{1,20}(?P<n>\d+)",
+                 r"(> |must be <= )(?P<m>\d+)")  # fmt: skip
+_COMPLETION = _any_of(r"too large: (?P<n>\d+)",
+                      r"\b(?P<m>\d+) (in|for) the (output|completion)",
+                      r"\b(?P<k>\d+) (output tokens|`max_new_tokens`)|\+ (?P<l>\d+) >")  # fmt: skip
+
+
+def _exceeds_by_completion_alone(text: str) -> bool:
+    """Is the limit of the answer alone larger than the context, so that no prompt would fit?"""
+    limit, completion = _number(_LIMIT, text), _number(_COMPLETION, text)
+    return limit is not None and completion is not None and completion >= limit
+
+
+def _number(pattern: re.Pattern[str], text: str) -> int | None:
+    found = pattern.search(text)
+    return found and int(next(filter(None, found.groupdict().values()))[:18])
+
+
+# -- reading an error ---------------------------------------------------------------------------
+
+_WRAPPERS = ("error", "errors", "detail")
+"""Fields that hold an error object, or a list of them."""
+
+_MESSAGES = ("message", "detail", "msg", "error_msg", "error_message", "errorMessage", "Message",
+             "status_msg", "error_description", "description", "title", "error", "errors",
+             )  # fmt: skip
+"""Fields that hold an error's text, in the order in which they are taken."""
+
+_NAMES = ("code", "error_code", "errorCode", "__type")
+"""Fields that hold an error's code."""
+
+_OF_AN_EVENT = frozenset({"sequence_number", "event_id", "stream_id"})
+"""Fields of a stream's event that are no part of its error."""
+
+
+def read_error(body: object) -> Json:
+    """The error object inside an error's body of any shape: always with a ``message``.
+
+    ``code``, ``type`` and ``param`` are there where the body has them; other fields are kept.
+    """
+    error = _unwrap(body)
+    source = next((name for name in _MESSAGES if error.get(name)), "message")
+    code = next((error[name] for name in _NAMES if error.get(name) is not None), None)
+    if code is None and source != "error" and isinstance(error.get("error"), str):
+        code = error["error"]  # a short name beside the text that explains it
+    found = {k: v for k, v in error.items() if k not in (*_OF_AN_EVENT, source, "error")}
+    if found.get("type") == "error":  # the type of the event
+        del found["type"]
+    if code is not None:
+        found["code"] = code
+    return {"message": str(error.get(source) or ""), **found}
+
+
+def _unwrap(body: object) -> Json:
+    """The object that holds the message, with the code and type that only its wrapper has."""
+    value = _parse(body)
+    for _ in range(MAX_DEPTH):
+        inner = next(filter(None, map(_inner_of, (value.get(name) for name in _WRAPPERS))), None)
+        if inner is None:
+            break
+        outer = {k: value[k] for k in ("code", "type", "param") if value.get(k) is not None}
+        value = {**outer, **inner}
+    return value
+
+
+def _parse(body: object) -> Json:
+    if isinstance(body, bytes):
+        body = body.decode("utf-8", "replace")
+    if isinstance(body, str):
+        text = body.strip()
+        body = _read_json(text)
+        if not isinstance(body, dict | list):
+            return {"message": text}
+    if isinstance(body, dict):
+        return body
+    return _inner_of(body) or {"message": str(body)}
+
+
+def _inner_of(value: object) -> Json | None:
+    """The error object that a field holds: itself, in a list, or as JSON in a string."""
+    if isinstance(value, str):
+        value = _read_json(value)
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "loc" not in value[0]:
+        value = value[0]  # a list of what pydantic found stays the text of the message
+    return value if isinstance(value, dict) and value else None
+
+
+def _read_json(text: str) -> object:
+    """The object or list in a text, which may be framed as an event; None when there is none."""
+    text = text.strip().removeprefix("data:").strip()
+    if not text.startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+# -- classifying --------------------------------------------------------------------------------
+
+
+class Classification(NamedTuple):
+    """What an error means to a client program: its kind, if it is of one, and OpenAI's words."""
+
+    kind: ErrorKind | None
+    status: int
+    code: str | None
+    type: str | None
+
+
+def classify(status: int | None, error: Mapping[str, Any]) -> Classification:
+    """Classify an error object; ``status`` is None where it came inside a 200."""
+    errors = [error, *_nested(error)]
+    codes = [code for each in errors for code in _codes_of(each)]
+    told = status or next(filter(None, map(_status_in, codes)), None)
+    code = _text(error.get("code"))
+    type_ = _text(error.get("type"))
+    kind, own = _kind_by_code(codes)
+    if kind is None:
+        text = "\n".join(part for each in errors for part in _texts_of(each))[:MAX_TEXT]
+        kind = None if _ABOUT_ONE_FIELD.search(code or "") else _kind_by_wording(told, text)
+        if kind is ErrorKind.OVERLOADED and code and _status_in(code) is None:
+            kind = None  # the provider has a code for it, which means no more than it says
+    if kind is None:
+        kind = _BY_STATUS.get(told or 0)
+        own = code if code and not _says_nothing(code) else None
+    if kind is None:
+        return Classification(None, told or _status_without_kind(code, type_), code, type_)
+    rule = _RULES[kind]
+    final = told if told in rule.statuses else rule.statuses[0]
+    code = own or kind.value
+    if kind is ErrorKind.QUOTA_EXHAUSTED:  # as OpenAI has it; Codex reads it from the type
+        type_ = code
+    return Classification(kind, final, code, rule.type or type_)
+
+
+def _kind_by_code(codes: list[str]) -> tuple[ErrorKind | None, str | None]:
+    """The kind of the first code that has one, and that code where the client is to see it."""
+    for code in codes:
+        name = _squeeze(code)
+        if name in _KIND_OF_CODE:
+            return _KIND_OF_CODE[name], _KEPT.get(name)
+    return None, None
+
+
+def _kind_by_wording(status: int | None, text: str) -> ErrorKind | None:
+    for kind, statuses, pattern in _WORDINGS:
+        if status in statuses and pattern.search(text):
+            if kind is ErrorKind.CONTEXT_TOO_LONG and _exceeds_by_completion_alone(text):
+                continue
+            return kind
+    return None
+
+
+def _nested(error: Mapping[str, Any]) -> Iterator[Json]:
+    """The errors that an error quotes: of the provider behind a router, or of an inner service."""
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    for inner in (raw, error.get("innererror"), error.get("inner_error")):
+        if inner:
+            yield read_error(inner)
+
+
+def _codes_of(error: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("code", "type", "status"):
+        if isinstance(error.get(name), str | int):
+            yield str(error[name])
+    for detail in _details_of(error):
+        if isinstance(detail.get("reason"), str):
+            yield detail["reason"]
+
+
+def _texts_of(error: Mapping[str, Any]) -> Iterator[str]:
+    yield str(error.get("message") or "")
+    details = error.get("details")
+    if isinstance(details, str):
+        yield details
+    for detail in _details_of(error):
+        yield str(detail.get("message") or "")
+
+
+def _details_of(error: Mapping[str, Any]) -> list[Json]:
+    details = error.get("details")
+    return [d for d in details if isinstance(d, dict)] if isinstance(details, list) else []
+
+
+def _status_in(code: str) -> int | None:
+    """The HTTP status that some providers give as the code."""
+    return int(code) if re.fullmatch(r"[45]\d\d", code) else None
+
+
+def _says_nothing(code: str) -> bool:
+    """Is a code no more than the HTTP status, as a number or in words?"""
+    return _status_in(code) is not None or _squeeze(code) in _STATUS_OF_CODE
+
+
+def _status_without_kind(code: str | None, type_: str | None) -> int:
+    """By the code, else by the type; a bare code that is unknown faults the request."""
+    for name in (code, type_):
+        if name is not None and _squeeze(name) in _STATUS_OF_CODE:
+            return _STATUS_OF_CODE[_squeeze(name)]
+    return 400 if code and not type_ else 502
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
