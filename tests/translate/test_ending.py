@@ -254,3 +254,134 @@ def test_a_failure_is_ollama_s_last_line() -> None:
         raise UpstreamTimeout("Too late.")
 
     assert events_of(told_ollama(breaking())) == [{"done": False}, {"error": "Too late."}]
+
+
+# -- errors of a known kind -----------------------------------------------------------------------
+
+LONG = {"message": "The prompt is too long.", "type": "x", "code": 7, "more": 1}
+KNOWN = {"type": "invalid_request_error", "code": "context_length_exceeded"}
+
+
+@pytest.mark.parametrize(
+    ("chunk_", "status", "code"),
+    [
+        ({"error": {"message": "m", "code": "insufficient_quota"}}, 429, "insufficient_quota"),
+        ({"error": {"message": "m", "type": "overloaded_error"}}, 503, "server_is_overloaded"),
+        ({"error": {"message": "m", "code": 401}}, 401, "invalid_api_key"),
+        ({"error": {"message": "m", "code": "permission_denied"}}, 403, "permission_denied"),
+        ({"error": {"message": "Model Not Exist"}}, 404, "model_not_found"),
+        ({"error": LONG}, 400, "context_length_exceeded"),
+        ({"error": "The prompt is too long."}, 400, "context_length_exceeded"),
+        ({"object": "error", **LONG}, 400, "context_length_exceeded"),
+        ({"code": "Throttling", "message": "m"}, 429, "rate_limit_exceeded"),
+        ({"base_resp": {"status_code": 2013, "status_msg": "context window exceeds limit"}},
+         400, "context_length_exceeded"),
+        ({"choices": [{"finish_reason": "error", "error": LONG, "delta": {}}]},
+         400, "context_length_exceeded"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("greeted", [True, False])
+def test_an_error_that_comes_first_has_the_status_that_its_code_means(
+    chunk_: Json, status: int, code: str, greeted: bool
+) -> None:
+    batch = [chunk({"role": "assistant", "content": ""}), chunk_] if greeted else [chunk_]
+    with pytest.raises(UpstreamRefused) as caught:
+        events_of(honest_chat(iter([batch]), lambda: False))
+    assert (caught.value.status, caught.value.code) == (status, code)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"error": LONG},
+        {"object": "error", **LONG},
+        {"choices": [{"finish_reason": "error", "error": LONG, "delta": {}}]},
+    ],
+)
+def test_an_error_of_a_known_kind_gets_its_code_in_the_midst_of_a_stream(last: Json) -> None:
+    [said, failed] = heard(SAID, last)
+    assert said == SAID
+    assert failed["error"] | {**LONG, **KNOWN} == failed["error"]
+
+
+def test_an_error_of_no_kind_stays_as_it_is() -> None:
+    last = {"id": "1", "error": {"message": "Full.", "code": 7}, "choices": []}
+    assert heard(SAID, last) == [SAID, last]
+    assert heard(SAID, {"object": "error", "message": "m"})[1]["error"]["message"] == "m"
+
+
+def failed_with(error: Any, **more: Any) -> Json:
+    return event("response.failed", response={"status": "failed", "error": error, **more})
+
+
+BEGUN = event("response.created", response={"status": "in_progress"})
+DELTA = event("response.output_text.delta", delta="a")
+
+
+@pytest.mark.parametrize("before", [[], [BEGUN]])
+@pytest.mark.parametrize("shape", ["failed", "nested", "flat"])
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        ({"code": "insufficient_quota", "message": "m"}, 429, "insufficient_quota"),
+        ({"code": "slow_down", "message": "m"}, 503, "slow_down"),
+        ({"code": "invalid_api_key", "message": "m"}, 401, "invalid_api_key"),
+        ({"code": "invalid_prompt", "message": "m"}, 400, "invalid_prompt"),
+        ({"code": "unknown_model", "message": "m"}, 404, "model_not_found"),
+        ({"code": None, "message": "The prompt is too long."}, 400, "context_length_exceeded"),
+    ],
+)
+def test_a_response_that_fails_before_it_said_anything_has_a_status(
+    before: list[Json], shape: str, error: Json, status: int, code: str
+) -> None:
+    shapes = {
+        "failed": failed_with(error),
+        "nested": event("error", error=error, sequence_number=1),
+        "flat": event("error", **error, sequence_number=1),
+    }
+    with pytest.raises(UpstreamRefused) as caught:
+        events_of(honest_responses(iter([[*before, shapes[shape]]]), lambda: False))
+    assert (caught.value.status, caught.value.code) == (status, code)
+    assert "sequence_number" not in caught.value.body()["error"]
+    assert caught.value.type != "error"
+
+
+@pytest.mark.parametrize("batches", [[[BEGUN], [0]], [[BEGUN, DELTA, 0]], [[BEGUN, DELTA], [0]]])
+def test_a_response_that_fails_after_that_keeps_its_code(batches: list[Any]) -> None:
+    codes = ["insufficient_quota", "server_is_overloaded", "slow_down", "cyber_policy",
+             "rate_limit_exceeded", "invalid_prompt", "a_code_of_its_own"]  # fmt: skip
+    for code in codes:
+        last = failed_with({"code": code, "message": "m"})
+        stream = iter([[last if e == 0 else e for e in batch] for batch in batches])
+        assert events_of(honest_responses(stream, lambda: False))[-1] == last
+
+
+def test_a_response_that_is_too_long_says_so_in_the_midst_of_a_stream() -> None:
+    error = event("error", message=LONG["message"], code=7, error=LONG, sequence_number=2)
+    last = failed_with({"code": "server_error", "message": LONG["message"]})
+    stream = honest_responses(iter([[BEGUN], [DELTA, error, last]]), lambda: False)
+    [*_, told, failed] = events_of(stream)
+    assert (told["code"], told["sequence_number"]) == ("context_length_exceeded", 2)
+    assert told["error"] | {**LONG, **KNOWN} == told["error"]
+    assert failed["response"]["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_failed_response_with_output_stays_a_response() -> None:
+    last = failed_with({"code": "server_error", "message": "m"}, output=[{}])
+    assert events_of(honest_responses(iter([[last]]), lambda: False)) == [last]
+
+
+def test_a_client_is_told_when_its_limit_resets() -> None:
+    def limited() -> Stream:
+        yield []
+        error = {"message": "m", "type": "usage_limit_reached", "resets_at": 7, "plan_type": "p"}
+        raise UpstreamRefused(429, error)
+
+    [error, failed] = events_of(told_responses(limited()))
+    assert error["error"]["resets_at"] == 7
+    assert failed["response"]["error"] == {
+        "code": "usage_limit_reached",
+        "message": "m",
+        "plan_type": "p",
+        "resets_at": 7,
+    }
