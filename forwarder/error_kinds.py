@@ -191,8 +191,11 @@ _CODES: dict[ErrorKind, tuple[str, ...]] = {
 }
 
 _INNER_STATUS: dict[int, tuple[str, ...]] = {
-    400: ("bad_request", "bad_request_error", "invalid_argument", "invalid_request",
-          "invalid_request_error", "validation", "validation_error"),
+    400: ("bad_request", "bad_request_error", "invalid_argument", "invalid_prompt",
+          "invalid_request", "invalid_request_error", "invalid_value", "validation",
+          "validation_error", "unknown_parameter", "unsupported_parameter", "unsupported_value",
+          "bio_policy", "content_filter", "content_policy_violation", "cyber_policy",
+          "data_residency_mismatch", "misalignment_policy_violation"),
     403: ("access_denied", "forbidden", "permission_denied", "permission_error"),
     404: ("not_found", "not_found_error", "resource_not_found", "resource_not_found_error"),
     500: ("api_error", "internal", "internal_error", "internal_server", "internal_server_error",
@@ -538,7 +541,7 @@ def _status_without_kind(code: str | None, type_: str | None) -> int:
     for name in (code, type_):
         if name is not None and _squeeze(name) in _STATUS_OF_CODE:
             return _STATUS_OF_CODE[_squeeze(name)]
-    return 400 if code and not type_ else 502
+    return 400 if code and (not type_ or _ABOUT_ONE_FIELD.search(code)) else 502
 
 
 def _text(value: object) -> str | None:

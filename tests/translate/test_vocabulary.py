@@ -104,6 +104,8 @@ def test_a_finish_reason_that_makes_an_answer_incomplete_comes_back_as_itself() 
         ({"message": "m", "code": "server_error"}, 500, "server_error"),
         ({"message": "m", "code": "vector_store_timeout"}, 504, "vector_store_timeout"),
         ({"message": "m", "code": "invalid_prompt"}, 400, "invalid_prompt"),
+        ({"message": "m", "type": "x", "code": "cyber_policy"}, 400, "cyber_policy"),
+        ({"message": "m", "type": "x", "code": "image_too_small"}, 400, "image_too_small"),
         ({"message": "m", "type": "too_many_requests"}, 429, "rate_limit_exceeded"),
         ({"message": "m", "type": "overloaded_error"}, 503, "server_is_overloaded"),
         ({"message": "Insufficient balance.", "code": "1008"}, 429, "insufficient_quota"),
