@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -455,14 +455,11 @@ def classify(status: int | None, error: Mapping[str, Any]) -> Classification:
     errors = [error, *_nested(error)]
     codes = [code for each in errors for code in _codes_of(each)]
     told = status or next(filter(None, map(_status_in, codes)), None)
-    code = _text(error.get("code"))
-    type_ = _text(error.get("type"))
+    code, type_ = _text(error.get("code")), _text(error.get("type"))
     kind, own = _kind_by_code(codes)
     if kind is None:
         text = "\n".join(part for each in errors for part in _texts_of(each))[:MAX_TEXT]
-        kind = None if _ABOUT_ONE_FIELD.search(code or "") else _kind_by_wording(told, text)
-        if kind is ErrorKind.OVERLOADED and code and _status_in(code) is None:
-            kind = None  # the provider has a code for it, which means no more than it says
+        kind = _kind_by_wording(told or _status_meant(codes), text, code or "")
     if kind is None:
         kind = _BY_STATUS.get(told or 0)
         own = code if code and not _says_nothing(code) else None
@@ -485,11 +482,15 @@ def _kind_by_code(codes: list[str]) -> tuple[ErrorKind | None, str | None]:
     return None, None
 
 
-def _kind_by_wording(status: int | None, text: str) -> ErrorKind | None:
+def _kind_by_wording(status: int | None, text: str, code: str) -> ErrorKind | None:
+    if _ABOUT_ONE_FIELD.search(code):
+        return None
     for kind, statuses, pattern in _WORDINGS:
         if status in statuses and pattern.search(text):
             if kind is ErrorKind.CONTEXT_TOO_LONG and _exceeds_by_completion_alone(text):
                 continue
+            if kind is ErrorKind.OVERLOADED and code and _status_in(code) is None:
+                continue  # the provider has a code for it, which means no more than it says
             return kind
     return None
 
@@ -536,12 +537,16 @@ def _says_nothing(code: str) -> bool:
     return _status_in(code) is not None or _squeeze(code) in _STATUS_OF_CODE
 
 
+def _status_meant(codes: Iterable[str]) -> int | None:
+    """The HTTP status that the first code or type with one would have had."""
+    names = map(_squeeze, codes)
+    return next((_STATUS_OF_CODE[name] for name in names if name in _STATUS_OF_CODE), None)
+
+
 def _status_without_kind(code: str | None, type_: str | None) -> int:
     """By the code, else by the type; a bare code that is unknown faults the request."""
-    for name in (code, type_):
-        if name is not None and _squeeze(name) in _STATUS_OF_CODE:
-            return _STATUS_OF_CODE[_squeeze(name)]
-    return 400 if code and (not type_ or _ABOUT_ONE_FIELD.search(code)) else 502
+    meant = _status_meant(filter(None, (code, type_)))
+    return meant or (400 if code and (not type_ or _ABOUT_ONE_FIELD.search(code)) else 502)
 
 
 def _text(value: object) -> str | None:

@@ -480,6 +480,42 @@ def test_a_failed_connection_names_the_proxy_without_its_password(
     assert all("the proxy http://proxy.test:3128" in message for message in messages)
     assert not any("pass@" in message for message in messages)
     assert "wants a user and password (407)" in messages[2]
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"code": "invalid-argument", "error": "Incorrect API key provided."}),
+        (403, {"message": "The security token included in the request is invalid."}),
+        (200, {"error": {"message": "bad key", "code": "invalid_api_key"}}),
+        (200, {"object": "error", "message": "bad key", "code": 401}),
+    ],
+)
+def test_a_key_is_refused_in_many_ways(status: int, body: dict[str, Any]) -> None:
+    provider = refusing(status, json=body)
+
+    assert isinstance(failure(upstream_of(provider)), UpstreamKeyRefused)
+    theirs = failure(upstream_of(provider, UP_API_KEY="passthrough"))
+    assert theirs.code == "invalid_api_key"
+    assert theirs.status in (401, 403)
+
+
+def test_what_stands_beside_an_error_is_read_too() -> None:
+    provider = refusing(400, json={"code": "the_code", "error": "plain"})
+
+    assert failure(upstream_of(provider)).body() == {
+        "error": {
+            "message": "plain",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "the_code",
+        }
+    }
+
+
+def test_our_key_is_blotted_out_of_an_error_in_the_place_of_a_chunk() -> None:
+    answer = streamed(CHUNK, {"object": "error", "message": f"bad {KEY}", "code": 500})
+    events, _ = asked(upstream_of(Provider(lambda _: answer)))
+
+    assert events[-1]["error"]["message"] == "bad ***"
 
 
 def test_our_key_is_blotted_out_wherever_an_error_quotes_it() -> None:

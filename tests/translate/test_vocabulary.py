@@ -109,6 +109,7 @@ def test_a_finish_reason_that_makes_an_answer_incomplete_comes_back_as_itself() 
         ({"message": "m", "type": "too_many_requests"}, 429, "rate_limit_exceeded"),
         ({"message": "m", "type": "overloaded_error"}, 503, "server_is_overloaded"),
         ({"message": "Insufficient balance.", "code": "1008"}, 429, "insufficient_quota"),
+        ({"message": "No balance left.", "type": "server_error", "code": "1008"}, 500, "1008"),
         ({"message": "m", "type": "authentication_error"}, 401, "invalid_api_key"),
         ({"message": "m", "code": "permission_denied", "type": "x"}, 403, "permission_denied"),
         ({"message": "Model Not Exist"}, 404, "model_not_found"),
