@@ -105,6 +105,7 @@ _CODES: dict[ErrorKind, tuple[str, ...]] = {
         "invalid_model",  # Mistral, Perplexity
         "invalid_model_id",
         "unknown_model",  # Azure, GitHub Models
+        "unavailable_model",  # GitHub Models
         "no_such_model",
         "deployment_not_found",  # Azure
         "1211",  # Zhipu
@@ -259,6 +260,8 @@ _KEY = _any_of(
     r"(header|credentials?|token|key)s?",
     r"authentication (fails|failed|error|required)",
     r"(security|access|auth|bearer) token .{0,40}(is|was|has) (invalid|expired)",
+    r"request signature we calculated does not match",  # AWS
+    r"unregistered callers|api key was reported as leaked",  # Google
     r"could not validate credentials|invalid credentials|^\W*unauthorized\W*$",
     r"身份验证|鉴权失败|(无效|错误)的? ?(api ?key|令牌)|令牌.{0,6}(无效|过期|不正确)",
 )
@@ -272,12 +275,12 @@ _CONTEXT = _any_of(
     rf"exceed(s|ed|ing)?\b.{{0,60}}\bcontext[ _]{_LENGTH}",
     # MiniMax ("context window exceeds limit") and generic
     rf"context[ _]{_LENGTH}\b.{{0,40}}\b(exceed|overflow|too (long|large|small))",
-    r"context overflow",
+    r"context overflow|ContextWindowExceeded",  # LiteLLM names its class
     # SGLang, Together, vLLM, LM Studio
     r"(longer|larger|greater|more) than the (model'?s? )?(max(imum)? )?(context|model) ?length",
     r"context length of only|reached context length|n_keep.{0,20}n_ctx",  # LM Studio
     r"configured context size",
-    r"input token count.{0,40}exceeds the maximum",  # Gemini
+    r"input token count.{0,40}(exceeds the maximum|only supports up to)",  # Gemini, Vertex
     r"maximum prompt length is",  # xAI
     r"maximum (allowed )?(input|prompt) (length|tokens?)",
     r"maximum (allowed )?number of (input|prompt) tokens",
@@ -288,14 +291,14 @@ _CONTEXT = _any_of(
     r"prompt (exceeds max length|超长)",  # Zhipu
     # Anthropic, Bedrock, Fireworks, Perplexity
     r"(prompt|inputs?|request|messages|conversation)( \([^)]{0,40}\))? (is|are|was) too long",
-    r"prompt too long|prompt tokens too long",  # Ollama, Baidu
+    r"(prompt|input)( (tokens?|length|text))? too long",  # Ollama, Baidu, Hunyuan
     r"too many (input|prompt) tokens|too many tokens\b(?!,? (please|wait)| per)",
     r"prompt token count.{0,40}exceeds",  # GitHub Copilot
     r"input tokens? exceeds?\b.{0,20}\blimit",  # Azure
     # SiliconFlow, Volcengine, OpenVINO and generic
     r"(input|prompt)[ _](tokens?|length|text|sequence)\b.{0,40}"
     r"(exceeds?|exceeded|larger than|greater than|must be less than|cannot exceed)",
-    r"`?inputs`? (tokens \+ `max_new_tokens` )?must (have less than|be <=)",  # TGI
+    r"`?inputs`? (tokens \+ `?max_new_tokens`? )?must (have less than|be <=)",  # TGI
     r"total tokens of image and text exceed",  # Volcengine
     r"too large for model with|request body too large for \S{1,80} model",  # Mistral, GitHub
     r"(上下文|输入(内容|长度|文本|token)|提示词|prompt|对话|消息).{0,20}(超长|超过|超出|过长)",
@@ -306,7 +309,8 @@ _MODEL = _any_of(
     r"\bmodels?\b(?:(?!\. ).){0,160}?\b"
     r"(not exist|not (be )?found|no longer (exists?|available)|end of its life|decommissioned)\b",
     # Mistral, Perplexity, DeepSeek, Zhipu, LiteLLM
-    r"\b(no such|unknown|invalid|unsupported|nonexistent) model\b(?!'s| (param|config|out|in|res))",
+    r"\b(no such|unknown|invalid|unsupported|unavailable|nonexistent) model\b"
+    r"(?!'s| (param|config|feat|type|out|in|res))",
     r"model (identifier|id|name)\b.{0,60}\bis (invalid|not valid|unknown)",  # Bedrock
     r"not a valid model|not found the model",  # OpenRouter, Moonshot
     r"(could not|cannot|unable to) (resolve|find|access) (the )?(foundation |requested )?model",
@@ -361,7 +365,7 @@ def _number(pattern: re.Pattern[str], text: str) -> int | None:
 # -- reading an error ---------------------------------------------------------------------------
 
 _WRAPPERS = ("error", "errors", "detail")
-"""Fields that hold an error object, or a list of them."""
+"""Fields that hold an error object, or a list of them; beside a message, only the first does."""
 
 _MESSAGES = ("message", "detail", "msg", "error_msg", "error_message", "errorMessage", "Message",
              "status_msg", "error_description", "description", "title", "error", "errors",
@@ -370,6 +374,9 @@ _MESSAGES = ("message", "detail", "msg", "error_msg", "error_message", "errorMes
 
 _NAMES = ("code", "error_code", "errorCode", "__type")
 """Fields that hold an error's code."""
+
+_OF_A_WRAPPER = ("message", "code", "type", "param")
+"""Fields that are taken from around an error object where it lacks them."""
 
 _OF_AN_EVENT = frozenset({"sequence_number", "event_id", "stream_id"})
 """Fields of a stream's event that are no part of its error."""
@@ -394,13 +401,14 @@ def read_error(body: object) -> Json:
 
 
 def _unwrap(body: object) -> Json:
-    """The object that holds the message, with the code and type that only its wrapper has."""
+    """The object that holds the message, with what only its wrapper says."""
     value = _parse(body)
     for _ in range(MAX_DEPTH):
-        inner = next(filter(None, map(_inner_of, (value.get(name) for name in _WRAPPERS))), None)
+        names = _WRAPPERS if not isinstance(value.get("message"), str) else _WRAPPERS[:1]
+        inner = next(filter(None, (_inner_of(value.get(name)) for name in names)), None)
         if inner is None:
             break
-        outer = {k: value[k] for k in ("code", "type", "param") if value.get(k) is not None}
+        outer = {k: value[k] for k in _OF_A_WRAPPER if value.get(k) is not None}
         value = {**outer, **inner}
     return value
 

@@ -558,6 +558,9 @@ class Upstream:
         if not text or text.startswith("<"):
             return {"message": f"The upstream answered {error.status_code} without a JSON body."}
         found = blotted(read_error(text), self.settings)
+        name = error.response.headers.get("x-amzn-errortype")  # AWS names the error nowhere else
+        if name and "code" not in found:
+            found["code"] = name.partition(":")[0]
         if found.keys() == {"message"}:  # a text of any length; no half of a secret may stand there
             found["message"] = found["message"][:500]
         return {**found, "message": found["message"] or str(error.status_code)}

@@ -35,6 +35,12 @@ WORDINGS: dict[ErrorKind, list[tuple[int, str]]] = {
         (400, "Prompt contains 120 tokens and 0 draft tokens, too large for model with 100 maximum context length"),
         (400, "Input tokens exceed the configured limit of 100 tokens. Your messages resulted in 120 tokens."),
         (400, "The input token count (120) exceeds the maximum number of tokens allowed (100)."),
+        (400, "Unable to submit request because the input token count is 120 but the model only supports up to 100."),
+        (400, "Input Tokens Exceeded: Number of input tokens exceeds maximum length."),
+        (400, "Prompt length (120) exceeds maximum input length (100)"),
+        (400, "the number of input tokens 120 cannot exceed the total tokens limit 100 for this model"),
+        (400, "litellm.ContextWindowExceededError: no more"),
+        (400, "input length too long"),
         (400, "This model's maximum prompt length is 100 but the request contains 120 tokens."),
         (400, "Please reduce the length of the messages or completion."),
         (400, "Range of input length should be [1, 100]"),
@@ -87,6 +93,8 @@ WORDINGS: dict[ErrorKind, list[tuple[int, str]]] = {
         (404, "model: m-4"),
         (400, "Model m is not supported. Supported models are ['a', 'b']"),
         (400, "The requested model 'm' is not supported by any provider you have enabled."),
+        (400, "invalid model ID"),
+        (400, "Unavailable model: m"),
         (400, "模型不存在，请检查模型代码。"),
     ],
     KEY: [
@@ -96,6 +104,8 @@ WORDINGS: dict[ErrorKind, list[tuple[int, str]]] = {
         (401, "Authentication Fails (no such user)"),
         (403, "The security token included in the request is invalid."),
         (401, "No auth credentials found"),
+        (403, "Method doesn't allow unregistered callers. Please use API Key."),
+        (403, "The request signature we calculated does not match the signature you provided."),
         (401, "身份验证失败。"),
     ],
     QUOTA: [
@@ -162,6 +172,7 @@ LOOK_ALIKES: list[tuple[int, str, str | None]] = [
     (400, "This endpoint's maximum context length is 100 tokens. However, you requested about 207 "
           "tokens (7 of text input, 200 in the output).", None),
     (400, "Range of max_tokens should be [1, 100]", None),
+    (400, "The maximum tokens you requested exceeds the model limit of 100. Ask for fewer.", None),
     (400, "Invalid max_tokens value, the valid range of max_tokens is [1, 100]", None),
     (400, "max_tokens: 999 > 100, which is the maximum allowed number of output tokens", None),
     (400, "`max_tokens` must be less than or equal to `100`, the maximum value for `max_tokens` is "
@@ -331,6 +342,8 @@ SHAPES: list[tuple[Any, Json]] = [
     ({"msg": "m", "code": 7}, {"message": "m", "code": 7}),
     ({"success": False, "errors": [{"code": 7, "message": "m"}]}, {"message": "m", "code": 7}),
     ({"errors": ["m"]}, {"message": "['m']"}),
+    ({"message": "m", "errors": [{"field": "x"}]}, {"message": "m", "errors": [{"field": "x"}]}),
+    ({"error": {"code": "c"}, "message": "m"}, {"message": "m", "code": "c"}),
     ({"detail": "m"}, {"message": "m"}),
     ({"detail": {"message": "m", "code": "c"}}, {"message": "m", "code": "c"}),
     ({"status": 404, "title": "t", "detail": "m"}, {"message": "m", "status": 404, "title": "t"}),

@@ -511,6 +511,16 @@ def test_what_stands_beside_an_error_is_read_too() -> None:
     }
 
 
+def test_the_name_that_aws_gives_an_error_in_a_header_is_its_code() -> None:
+    headers = {"x-amzn-errortype": "ThrottlingException:http://up.test/"}
+    provider = refusing(400, json={"message": "Wait."}, headers=headers)
+    assert failure(upstream_of(provider)).code == "rate_limit_exceeded"
+
+    headers = {"x-amzn-errortype": "ValidationException"}
+    provider = refusing(400, json={"message": "No."}, headers=headers)
+    assert failure(upstream_of(provider)).code == "ValidationException"
+
+
 def test_our_key_is_blotted_out_of_an_error_in_the_place_of_a_chunk() -> None:
     answer = streamed(CHUNK, {"object": "error", "message": f"bad {KEY}", "code": 500})
     events, _ = asked(upstream_of(Provider(lambda _: answer)))

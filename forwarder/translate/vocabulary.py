@@ -66,6 +66,10 @@ def failure(error: Any) -> UpstreamError:
     return refusal
 
 
+_NO_ERROR = (None, 0, 200, "", "0", "200", "ok", "OK", "success", "Success")
+"""Codes with which some vendors say that all is well."""
+
+
 def error_in(event: Json) -> Any:
     """The error that a chat chunk or a whole answer holds, or is; None when there is none.
 
@@ -75,7 +79,7 @@ def error_in(event: Json) -> Any:
         return event["error"]
     if event.get("choices"):
         return None
-    is_named = event.get("object") == "error" or event.get("code")
+    is_named = event.get("object") == "error" or event.get("code") not in _NO_ERROR
     if is_named and isinstance(event.get("message"), str):
         return event
     return hidden_error(event)

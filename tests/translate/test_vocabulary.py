@@ -7,6 +7,7 @@ import pytest
 from forwarder.translate.vocabulary import (
     FINISH_REASONS,
     INCOMPLETE_REASONS,
+    error_in,
     failure,
     format_to_chat,
     format_to_responses,
@@ -16,6 +17,24 @@ from forwarder.translate.vocabulary import (
     usage_to_responses,
     without_bytes,
 )
+
+
+@pytest.mark.parametrize(
+    ("event", "error"),
+    [
+        ({"error": {"message": "m"}, "choices": [{}]}, {"message": "m"}),
+        ({"error": "m"}, "m"),
+        ({"object": "error", "message": "m"}, {"object": "error", "message": "m"}),
+        ({"code": "c", "message": "m", "choices": None}, {"code": "c", "message": "m", "choices": None}),
+        ({"code": "c", "message": "m", "choices": [{}]}, None),
+        ({"code": 0, "message": "Success", "choices": []}, None),
+        ({"choices": [], "usage": {}}, None),
+        ({"message": {"role": "assistant"}, "code": 7}, None),
+        ({"error": None}, None),
+    ],
+)  # fmt: skip
+def test_an_error_is_found_in_a_chunk_or_in_its_place(event: Any, error: Any) -> None:
+    assert error_in(event) == error
 
 
 @pytest.mark.parametrize("told", [None, {}, {"status_code": 0, "status_msg": "success"}, "x"])
