@@ -251,10 +251,11 @@ _QUOTA = _any_of(
 )
 
 _KEY = _any_of(
-    r"(incorrect|invalid|wrong|expired|missing|no valid|unknown|disabled) (x-)?api[- _]?keys?\b",
+    r"(incorrect|invalid|wrong|expired|missing|no|unknown|disabled|inactive|revoked) "
+    r"(\S{1,20}[ -])?api[- _]?keys?\b",
     r"api[- _]?key (is |was |has been |provided is )?"
     r"(not valid|invalid|incorrect|missing|required|expired|revoked|disabled|not found)",
-    r"(didn't|did not|must) provide an api[- _]?key|no api[- _]?key",
+    r"(didn't|did not|must) provide an api[- _]?key",
     r"(invalid|missing|expired|no|incorrect) "
     r"(authentication|authorization|auth|bearer|access|subscription|security|user)[- ]?"
     r"(header|credentials?|token|key)s?",
@@ -331,10 +332,12 @@ _OVERLOAD = _any_of(
     r"负载.{0,6}(饱和|过高)|服务.{0,4}繁忙|访问量过大",
 )
 
+_STATUSES_OF_KEY: frozenset[int | None] = frozenset({None, 400, 401, 403})
+
 _WORDINGS: tuple[tuple[ErrorKind, frozenset[int | None], re.Pattern[str]], ...] = (
     (ErrorKind.RATE_LIMITED, frozenset({None, 400, 403, 413, 429, 503}), _RATE),
     (ErrorKind.QUOTA_EXHAUSTED, frozenset({None, 400, 402, 403, 429}), _QUOTA),
-    (ErrorKind.KEY_REFUSED, frozenset({None, 400, 401, 403}), _KEY),
+    (ErrorKind.KEY_REFUSED, _STATUSES_OF_KEY, _KEY),
     (ErrorKind.CONTEXT_TOO_LONG, frozenset({None, 400, 413, 422, 500, 502, 503}), _CONTEXT),
     (ErrorKind.MODEL_NOT_FOUND, frozenset({None, 400, 404, 410, 422}), _MODEL),
     (ErrorKind.OVERLOADED, frozenset({None, 500, 502, 503, 529}), _OVERLOAD),
@@ -464,7 +467,7 @@ def classify(status: int | None, error: Mapping[str, Any]) -> Classification:
     codes = [code for each in errors for code in _codes_of(each)]
     told = status or next(filter(None, map(_status_in, codes)), None)
     code, type_ = _text(error.get("code")), _text(error.get("type"))
-    kind, own = _kind_by_code(codes)
+    kind, own = _kind_by_code(codes, told)
     if kind is None:
         text = "\n".join(part for each in errors for part in _texts_of(each))[:MAX_TEXT]
         kind = _kind_by_wording(told or _status_meant(codes), text, code or "")
@@ -481,12 +484,15 @@ def classify(status: int | None, error: Mapping[str, Any]) -> Classification:
     return Classification(kind, final, code, rule.type or type_)
 
 
-def _kind_by_code(codes: list[str]) -> tuple[ErrorKind | None, str | None]:
+def _kind_by_code(codes: list[str], status: int | None) -> tuple[ErrorKind | None, str | None]:
     """The kind of the first code that has one, and that code where the client is to see it."""
     for code in codes:
         name = _squeeze(code)
-        if name in _KIND_OF_CODE:
-            return _KIND_OF_CODE[name], _KEPT.get(name)
+        kind = _KIND_OF_CODE.get(name)
+        if kind is ErrorKind.KEY_REFUSED and status not in _STATUSES_OF_KEY:
+            continue  # an account without money, say, whose key counts as invalid
+        if kind is not None:
+            return kind, _KEPT.get(name)
     return None, None
 
 
