@@ -207,16 +207,18 @@ _INNER_STATUS: dict[int, tuple[str, ...]] = {
 """The HTTP status that a code or type of no kind would have had, where the error came in a 200."""
 
 
-def _squeeze(code: object) -> str:
+def _normalize_code(code: object) -> str:
     """A code as its letters and digits: providers write the same one in many ways."""
     name = str(code).rpartition("#")[2].partition(":")[0]  # AWS: "namespace#Name:address"
     return re.sub(r"[\W_]+|Exception$", "", name).lower()
 
 
-_KIND_OF_CODE = {_squeeze(code): kind for kind, codes in _CODES.items() for code in codes}
-_STATUS_OF_CODE = {_squeeze(c): status for status, codes in _INNER_STATUS.items() for c in codes}
-_KEPT = {_squeeze(c): c for rule in _RULES.values() for c in rule.codes}
-_KEPT |= {_squeeze(kind.value): kind.value for kind in ErrorKind}
+_KIND_OF_CODE = {_normalize_code(code): kind for kind, codes in _CODES.items() for code in codes}
+_STATUS_OF_CODE = {
+    _normalize_code(c): status for status, codes in _INNER_STATUS.items() for c in codes
+}
+_KEPT = {_normalize_code(c): c for rule in _RULES.values() for c in rule.codes}
+_KEPT |= {_normalize_code(kind.value): kind.value for kind in ErrorKind}
 
 _ABOUT_ONE_FIELD = re.compile(r"above_max|below_min|image|file|audio|schema", re.IGNORECASE)
 """Codes of errors about one field, whose messages are worded much like those of the kinds."""
@@ -225,11 +227,11 @@ _ABOUT_ONE_FIELD = re.compile(r"above_max|below_min|image|file|audio|schema", re
 # -- wordings -----------------------------------------------------------------------------------
 
 
-def _any_of(*patterns: str) -> re.Pattern[str]:
+def _compile_any(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
-_RATE = _any_of(
+_RATE = _compile_any(
     r"rate[ _-]?limit",
     r"too many requests",
     r"throttl",
@@ -239,7 +241,7 @@ _RATE = _any_of(
     r"速率限制|限流|请求过于频繁|频率.{0,10}(限制|过高)",
 )
 
-_QUOTA = _any_of(
+_QUOTA = _compile_any(
     r"insufficient[ _](account )?(balance|quota|credits?|funds)",
     r"exceeded your (current|monthly) (quota|spend|usage)",
     r"credit balance is (too low|exhausted)|(out of|no more|no remaining) credits",
@@ -250,7 +252,7 @@ _QUOTA = _any_of(
     r"余额不足|欠费|额度.{0,6}(不足|用尽|用完)",
 )
 
-_KEY = _any_of(
+_KEY = _compile_any(
     r"(incorrect|invalid|wrong|expired|missing|no|unknown|disabled|inactive|revoked) "
     r"(\S{1,20}[ -])?api[- _]?keys?\b",
     r"api[- _]?key (is |was |has been |provided is )?"
@@ -269,7 +271,7 @@ _KEY = _any_of(
 
 _LENGTH = r"(length|window|size|limit)"
 
-_CONTEXT = _any_of(
+_CONTEXT = _compile_any(
     # OpenAI, DeepSeek, vLLM, SGLang, Mistral, OpenRouter, Fireworks
     rf"max(imum)? (model )?context {_LENGTH}",
     # OpenAI, Cloudflare, Anthropic ("exceed context limit"), llama.cpp, Ollama
@@ -305,7 +307,7 @@ _CONTEXT = _any_of(
     r"(上下文|输入(内容|长度|文本|token)|提示词|prompt|对话|消息).{0,20}(超长|超过|超出|过长)",
 )
 
-_MODEL = _any_of(
+_MODEL = _compile_any(
     # OpenAI, Groq, Ollama, Cohere, Gemini, Vertex, Anthropic-compatible servers
     r"\bmodels?\b(?:(?!\. ).){0,160}?\b"
     r"(not exist|not (be )?found|no longer (exists?|available)|end of its life|decommissioned)\b",
@@ -324,7 +326,7 @@ _MODEL = _any_of(
     r"模型.{0,80}(不存在|未找到|无可用渠道)",  # Zhipu, One API
 )
 
-_OVERLOAD = _any_of(
+_OVERLOAD = _compile_any(
     r"overload",
     r"(at|over|out of|no available|insufficient|exceeded) capacity",
     r"server (is )?busy|experiencing (a )?(high|heavy) (demand|load|traffic)|high demand",
@@ -347,20 +349,20 @@ _WORDINGS: tuple[tuple[ErrorKind, frozenset[int | None], re.Pattern[str]], ...] 
 Rate limits come first: those of tokens are worded like a context that is too long.
 """
 
-_LIMIT = _any_of(r"max(imum)? context (length|window|size)\D{1,20}(?P<n>\d+)",
+_LIMIT = _compile_any(r"max(imum)? context (length|window|size)\D{1,20}(?P<n>\d+)",
                  r"(> |must be <= )(?P<m>\d+)")  # fmt: skip
-_COMPLETION = _any_of(r"too large: (?P<n>\d+)",
+_COMPLETION = _compile_any(r"too large: (?P<n>\d+)",
                       r"\b(?P<m>\d+) (in|for) the (output|completion)",
                       r"\b(?P<k>\d+) (output tokens|`max_new_tokens`)|\+ (?P<l>\d+) >")  # fmt: skip
 
 
 def _exceeds_by_completion_alone(text: str) -> bool:
     """Is the limit of the answer alone larger than the context, so that no prompt would fit?"""
-    limit, completion = _number(_LIMIT, text), _number(_COMPLETION, text)
+    limit, completion = _find_number(_LIMIT, text), _find_number(_COMPLETION, text)
     return limit is not None and completion is not None and completion >= limit
 
 
-def _number(pattern: re.Pattern[str], text: str) -> int | None:
+def _find_number(pattern: re.Pattern[str], text: str) -> int | None:
     found = pattern.search(text)
     return found and int(next(filter(None, found.groupdict().values()))[:18])
 
@@ -390,7 +392,7 @@ def read_error(body: object) -> Json:
 
     ``code``, ``type`` and ``param`` are there where the body has them; other fields are kept.
     """
-    error = _unwrap(body)
+    error = _unwrap_error(body)
     source = next((name for name in _MESSAGES if error.get(name)), "message")
     code = next((error[name] for name in _NAMES if error.get(name) is not None), None)
     if code is None and source != "error" and isinstance(error.get("error"), str):
@@ -403,12 +405,12 @@ def read_error(body: object) -> Json:
     return {"message": str(error.get(source) or ""), **found}
 
 
-def _unwrap(body: object) -> Json:
+def _unwrap_error(body: object) -> Json:
     """The object that holds the message, with what only its wrapper says."""
-    value = _parse(body)
+    value = _parse_body(body)
     for _ in range(MAX_DEPTH):
         names = _WRAPPERS if not isinstance(value.get("message"), str) else _WRAPPERS[:1]
-        inner = next(filter(None, (_inner_of(value.get(name)) for name in names)), None)
+        inner = next(filter(None, (_find_inner(value.get(name)) for name in names)), None)
         if inner is None:
             break
         outer = {k: value[k] for k in _OF_A_WRAPPER if value.get(k) is not None}
@@ -416,7 +418,7 @@ def _unwrap(body: object) -> Json:
     return value
 
 
-def _parse(body: object) -> Json:
+def _parse_body(body: object) -> Json:
     if isinstance(body, bytes):
         body = body.decode("utf-8", "replace")
     if isinstance(body, str):
@@ -426,10 +428,10 @@ def _parse(body: object) -> Json:
             return {"message": text}
     if isinstance(body, dict):
         return body
-    return _inner_of(body) or {"message": str(body)}
+    return _find_inner(body) or {"message": str(body)}
 
 
-def _inner_of(value: object) -> Json | None:
+def _find_inner(value: object) -> Json | None:
     """The error object that a field holds: itself, in a list, or as JSON in a string."""
     if isinstance(value, str):
         value = _read_json(value)
@@ -463,19 +465,19 @@ class Classification(NamedTuple):
 
 def classify(status: int | None, error: Mapping[str, Any]) -> Classification:
     """Classify an error object; ``status`` is None where it came inside a 200."""
-    errors = [error, *_nested(error)]
-    codes = [code for each in errors for code in _codes_of(each)]
-    told = status or next(filter(None, map(_status_in, codes)), None)
-    code, type_ = _text(error.get("code")), _text(error.get("type"))
-    kind, own = _kind_by_code(codes, told)
+    errors = [error, *_iter_nested_errors(error)]
+    codes = [code for each in errors for code in _iter_codes(each)]
+    told = status or next(filter(None, map(_parse_status, codes)), None)
+    code, type_ = _to_text(error.get("code")), _to_text(error.get("type"))
+    kind, own = _find_kind_by_code(codes, told)
     if kind is None:
-        text = "\n".join(part for each in errors for part in _texts_of(each))[:MAX_TEXT]
-        kind = _kind_by_wording(told or _status_meant(codes), text, code or "")
+        text = "\n".join(part for each in errors for part in _iter_texts(each))[:MAX_TEXT]
+        kind = _find_kind_by_wording(told or _find_meant_status(codes), text, code or "")
     if kind is None:
         kind = _BY_STATUS.get(told or 0)
-        own = code if code and not _says_nothing(code) else None
+        own = code if code and not _is_generic_code(code) else None
     if kind is None:
-        return Classification(None, told or _status_without_kind(code, type_), code, type_)
+        return Classification(None, told or _infer_status(code, type_), code, type_)
     rule = _RULES[kind]
     final = told if told in rule.statuses else rule.statuses[0]
     code = own or kind.value
@@ -484,10 +486,10 @@ def classify(status: int | None, error: Mapping[str, Any]) -> Classification:
     return Classification(kind, final, code, rule.type or type_)
 
 
-def _kind_by_code(codes: list[str], status: int | None) -> tuple[ErrorKind | None, str | None]:
+def _find_kind_by_code(codes: list[str], status: int | None) -> tuple[ErrorKind | None, str | None]:
     """The kind of the first code that has one, and that code where the client is to see it."""
     for code in codes:
-        name = _squeeze(code)
+        name = _normalize_code(code)
         kind = _KIND_OF_CODE.get(name)
         if kind is ErrorKind.KEY_REFUSED and status not in _STATUSES_OF_KEY:
             continue  # an account without money, say, whose key counts as invalid
@@ -496,20 +498,20 @@ def _kind_by_code(codes: list[str], status: int | None) -> tuple[ErrorKind | Non
     return None, None
 
 
-def _kind_by_wording(status: int | None, text: str, code: str) -> ErrorKind | None:
+def _find_kind_by_wording(status: int | None, text: str, code: str) -> ErrorKind | None:
     if _ABOUT_ONE_FIELD.search(code):
         return None
     for kind, statuses, pattern in _WORDINGS:
         if status in statuses and pattern.search(text):
             if kind is ErrorKind.CONTEXT_TOO_LONG and _exceeds_by_completion_alone(text):
                 continue
-            if kind is ErrorKind.OVERLOADED and code and _status_in(code) is None:
+            if kind is ErrorKind.OVERLOADED and code and _parse_status(code) is None:
                 continue  # the provider has a code for it, which means no more than it says
             return kind
     return None
 
 
-def _nested(error: Mapping[str, Any]) -> Iterator[Json]:
+def _iter_nested_errors(error: Mapping[str, Any]) -> Iterator[Json]:
     """The errors that an error quotes: of the provider behind a router, or of an inner service."""
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None
@@ -518,50 +520,50 @@ def _nested(error: Mapping[str, Any]) -> Iterator[Json]:
             yield read_error(inner)
 
 
-def _codes_of(error: Mapping[str, Any]) -> Iterator[str]:
+def _iter_codes(error: Mapping[str, Any]) -> Iterator[str]:
     for name in ("code", "type", "status"):
         if isinstance(error.get(name), str | int):
             yield str(error[name])
-    for detail in _details_of(error):
+    for detail in _list_details(error):
         if isinstance(detail.get("reason"), str):
             yield detail["reason"]
 
 
-def _texts_of(error: Mapping[str, Any]) -> Iterator[str]:
+def _iter_texts(error: Mapping[str, Any]) -> Iterator[str]:
     yield str(error.get("message") or "")
     details = error.get("details")
     if isinstance(details, str):
         yield details
-    for detail in _details_of(error):
+    for detail in _list_details(error):
         yield str(detail.get("message") or "")
 
 
-def _details_of(error: Mapping[str, Any]) -> list[Json]:
+def _list_details(error: Mapping[str, Any]) -> list[Json]:
     details = error.get("details")
     return [d for d in details if isinstance(d, dict)] if isinstance(details, list) else []
 
 
-def _status_in(code: str) -> int | None:
+def _parse_status(code: str) -> int | None:
     """The HTTP status that some providers give as the code."""
     return int(code) if re.fullmatch(r"[45]\d\d", code) else None
 
 
-def _says_nothing(code: str) -> bool:
+def _is_generic_code(code: str) -> bool:
     """Is a code no more than the HTTP status, as a number or in words?"""
-    return _status_in(code) is not None or _squeeze(code) in _STATUS_OF_CODE
+    return _parse_status(code) is not None or _normalize_code(code) in _STATUS_OF_CODE
 
 
-def _status_meant(codes: Iterable[str]) -> int | None:
+def _find_meant_status(codes: Iterable[str]) -> int | None:
     """The HTTP status that the first code or type with one would have had."""
-    names = map(_squeeze, codes)
+    names = map(_normalize_code, codes)
     return next((_STATUS_OF_CODE[name] for name in names if name in _STATUS_OF_CODE), None)
 
 
-def _status_without_kind(code: str | None, type_: str | None) -> int:
+def _infer_status(code: str | None, type_: str | None) -> int:
     """By the code, else by the type; a bare code that is unknown faults the request."""
-    meant = _status_meant(filter(None, (code, type_)))
+    meant = _find_meant_status(filter(None, (code, type_)))
     return meant or (400 if code and (not type_ or _ABOUT_ONE_FIELD.search(code)) else 502)
 
 
-def _text(value: object) -> str | None:
+def _to_text(value: object) -> str | None:
     return None if value is None else str(value)

@@ -22,8 +22,8 @@ from forwarder.translate.call import Batch, Call, Event, Json, Stream
 from forwarder.translate.vocabulary import (
     FAILED_FINISHES,
     TERMINALS,
-    error_in,
     failure,
+    find_error,
     response_error,
 )
 
@@ -57,7 +57,7 @@ def _heard_chat(stream: Stream, heard: _Heard, was_done: Callable[[], bool]) -> 
             if heard.error:
                 if not heard.begun and not heard.said:  # there is still time for an HTTP status
                     raise failure(heard.error)
-                yield [*batch[:i], _classified_chunk(chunk, heard.error)]
+                yield [*batch[:i], _classify_chunk(chunk, heard.error)]
                 return
         if heard.whole:  # whoever folds a stream asks for nothing after a whole answer
             heard.judge(was_done())
@@ -65,7 +65,7 @@ def _heard_chat(stream: Stream, heard: _Heard, was_done: Callable[[], bool]) -> 
         yield batch
 
 
-def _classified_chunk(chunk: Event, error: Any) -> Event:
+def _classify_chunk(chunk: Event, error: Any) -> Event:
     """The chunk with its error as it would be in the body of an HTTP error, if its kind is known.
 
     One that is not inside an ``error`` is put there.
@@ -92,7 +92,7 @@ class _Heard:
 
     def note(self, chunk: Event) -> None:
         if "error" in chunk or not chunk.get("choices"):
-            self.error = error_in(chunk)
+            self.error = find_error(chunk)
         for choice in chunk.get("choices") or ():
             self.whole = "message" in choice and bool(choice.get("finish_reason"))
             delta = choice.get("delta") or choice.get("message") or {}
@@ -142,14 +142,14 @@ def honest_responses(stream: Stream, was_done: Callable[[], bool]) -> Stream:
                     raise _empty()
                 if kind == "response.failed":
                     if not (begun or said or _has_output(event)):
-                        raise failure(_error_of(event))
-                    event = _classified_failure(event)
+                        raise failure(_read_failure(event))
+                    event = _classify_failure(event)
                 yield [*batch[:i], event]
                 return
             if kind == "error":
                 if not said:
                     raise failure(event.get("error") or event)
-                failed = batch[i] = _classified_event(event)
+                failed = batch[i] = _classify_event(event)
             said = said or "response" not in event
         begun = begun or bool(batch)
         yield batch
@@ -162,16 +162,16 @@ def _has_output(event: Event) -> bool:
     return bool((event.get("response") or {}).get("output"))
 
 
-def _error_of(event: Event) -> Any:
+def _read_failure(event: Event) -> Any:
     """The error of a failed response; some upstreams put it beside the response."""
     response = event.get("response") or {}
     default = {"message": "The upstream's response failed.", "code": "server_error"}
     return response.get("error") or event.get("error") or default
 
 
-def _classified_failure(event: Event) -> Event:
+def _classify_failure(event: Event) -> Event:
     """``response.failed`` with the code of its error's kind, if that is known."""
-    error = _error_of(event)
+    error = _read_failure(event)
     refusal = failure(error)
     if not isinstance(refusal, UpstreamRefused) or refusal.kind is None:
         return event
@@ -180,7 +180,7 @@ def _classified_failure(event: Event) -> Event:
     return {**event, "response": {**(event.get("response") or {}), "error": told}}
 
 
-def _classified_event(event: Event) -> Event:
+def _classify_event(event: Event) -> Event:
     """``error`` with the code of its kind, if that is known, wherever it has one."""
     refusal = failure(event.get("error") or event)
     if not isinstance(refusal, UpstreamRefused) or refusal.kind is None:

@@ -70,7 +70,7 @@ _NO_ERROR = (None, 0, 200, "", "0", "200", "ok", "OK", "success", "Success")
 """Codes with which some vendors say that all is well."""
 
 
-def error_in(event: Json) -> Any:
+def find_error(event: Json) -> Any:
     """The error that a chat chunk or a whole answer holds, or is; None when there is none.
 
     Some servers (vLLM, Mistral, DashScope) send the error object itself in the place of a chunk.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from forwarder.errors import UpstreamBroken
 from forwarder.translate.call import Batch, Event, Json
-from forwarder.translate.vocabulary import error_in, failure, without_bytes
+from forwarder.translate.vocabulary import failure, find_error, without_bytes
 
 
 def events(protocol: str, body: Json, streamed: bool) -> Batch:
     """The batch for a whole answer; raises when it is an error or no answer at all."""
-    error = error_in(body)
+    error = find_error(body)
     if error and body.get("object") != "response":
         raise failure(error)
     if protocol == "chat":

@@ -283,3 +283,39 @@ def test_a_model_that_the_upstream_does_not_know_is_a_404(
         answered = ask(forwarder, client, asking(client, model=f"{over}/m"))
         assert (answered.status, answered.error["code"]) == (404, "model_not_found")
         assert answered.error["message"] == error["message"]
+
+
+# -- retries --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def patient(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    """A forwarder that tries again."""
+    retries = {f"{name}_MAX_RETRIES": "2" for name in ("CHAT", "RESPONSES")}
+    waits = {f"{name}_RETRY_WAIT": "5" for name in ("CHAT", "RESPONSES")}
+    return serve(settings(upstream, **retries, **waits))
+
+
+@every_pairing
+@pytest.mark.parametrize("in_stream", [True, False])
+@pytest.mark.parametrize(
+    ("error", "status", "requests"),
+    [
+        ({"message": "No.", "type": "overloaded_error"}, 529, 2),
+        ({"message": "No.", "code": "rate_limit_exceeded"}, 429, 2),
+        ({"message": "No.", "code": "insufficient_quota"}, 429, 1),
+        ({"message": "The prompt is too long."}, 500, 1),
+        ({"message": "No.", "code": "model_not_found"}, 503, 1),
+    ],
+)
+def test_only_what_passes_is_tried_again(
+    client: str, over: str, in_stream: bool, error: Json, status: int, requests: int,
+    patient: Server, upstream: ScriptedUpstream,
+) -> None:  # fmt: skip
+    failing = saying(event_with(error, over, "nested")) if in_stream else refusing(error, status)
+    upstream.script(failing, *([Answer(text="Well.")] if requests > 1 else []))
+
+    answered = ask(patient, client, asking(client, model=f"{over}/m", stream=True))
+
+    assert (answered.status == 200) is (requests > 1)
+    assert len(upstream.requests) == requests

@@ -7,8 +7,8 @@ import pytest
 from forwarder.translate.vocabulary import (
     FINISH_REASONS,
     INCOMPLETE_REASONS,
-    error_in,
     failure,
+    find_error,
     format_to_chat,
     format_to_responses,
     hidden_error,
@@ -34,7 +34,7 @@ from forwarder.translate.vocabulary import (
     ],
 )  # fmt: skip
 def test_an_error_is_found_in_a_chunk_or_in_its_place(event: Any, error: Any) -> None:
-    assert error_in(event) == error
+    assert find_error(event) == error
 
 
 @pytest.mark.parametrize("told", [None, {}, {"status_code": 0, "status_msg": "success"}, "x"])
