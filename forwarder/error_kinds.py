@@ -349,11 +349,16 @@ _WORDINGS: tuple[tuple[ErrorKind, frozenset[int | None], re.Pattern[str]], ...] 
 Rate limits come first: those of tokens are worded like a context that is too long.
 """
 
-_LIMIT = _compile_any(r"max(imum)? context (length|window|size)\D{1,20}(?P<n>\d+)",
-                 r"(> |must be <= )(?P<m>\d+)")  # fmt: skip
-_COMPLETION = _compile_any(r"too large: (?P<n>\d+)",
-                      r"\b(?P<m>\d+) (in|for) the (output|completion)",
-                      r"\b(?P<k>\d+) (output tokens|`max_new_tokens`)|\+ (?P<l>\d+) >")  # fmt: skip
+_LIMIT = _compile_any(
+    r"max(imum)? context (length|window|size)\D{1,20}(?P<a>\d+)",
+    r"(> |must be <= )(?P<b>\d+)",  # Anthropic, TGI
+)
+_COMPLETION = _compile_any(
+    r"too large: (?P<a>\d+)",  # vLLM
+    r"\b(?P<b>\d+) (tokens )?(in|for) the (output|completion)",  # OpenAI, OpenRouter, SGLang
+    r"\b(?P<c>\d+) (output tokens|`max_new_tokens`)",  # vLLM, TGI
+    r"\+ (?P<d>\d+) >",  # Anthropic
+)
 
 
 def _exceeds_by_completion_alone(text: str) -> bool:

@@ -182,6 +182,10 @@ LOOK_ALIKES: list[tuple[int, str, str | None]] = [
     (400, "`max_tokens` must be less than or equal to `100`, the maximum value for `max_tokens` is "
           "less than the `context_window` for this model", None),
     (400, "input length and `max_tokens` exceed context limit: 7 + 250 > 200", None),
+    (400, "Requested token count exceeds the model's maximum context length of 100 tokens. You "
+          "requested 207 tokens: 7 tokens from the input and 200 tokens for the completion.", None),
+    (422, "`inputs` tokens + `max_new_tokens` must be <= 100. Given: 7 `inputs` tokens and 200 "
+          "`max_new_tokens`", None),
     # one field alone
     (400, "Invalid 'input[0].content': string too long. Expected a string with maximum length 10, "
           "but got a string with length 20 instead.", "string_above_max_length"),
