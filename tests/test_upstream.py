@@ -480,6 +480,8 @@ def test_a_failed_connection_names_the_proxy_without_its_password(
     assert all("the proxy http://proxy.test:3128" in message for message in messages)
     assert not any("pass@" in message for message in messages)
     assert "wants a user and password (407)" in messages[2]
+
+
 @pytest.mark.parametrize(
     ("status", "body"),
     [

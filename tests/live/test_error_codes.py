@@ -236,7 +236,7 @@ def test_a_refused_key_that_comes_in_a_200_is_the_forwarder_s(
 
     for _ in range(2):
         answered = ask(forwarder, client, asking(client, model=f"{over}/m", stream=True))
-        assert answered.error["code"] == "upstream_authentication"
+        assert (answered.status, answered.error["code"]) == (403, "upstream_authentication")
 
 
 # -- codes ----------------------------------------------------------------------------------------
