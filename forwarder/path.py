@@ -144,6 +144,7 @@ class Path:
             web_search=profile.web_search_options,
             summaries=is_reasoning_model(profile, self.route.model),
             takes=profile.responses_takes,
+            server_calls=profile.server_calls,
             link=partial(_link, self.exchange, self.route.upstream.name),
         )
 

@@ -16,6 +16,7 @@ from forwarder.errors import InternalError, InvalidRequest, Overloaded, Unsuppor
 from forwarder.exchange import Exchange
 from forwarder.media.data import Blob
 from forwarder.state import Forgetful
+from forwarder.translate.fold import fold_chat
 from forwarder.translate.terms import Ledger
 
 Json = dict[str, Any]
@@ -48,6 +49,7 @@ class Upstreams:
         """The last word of a path -> how often it still fails."""
         self.refused: dict[str, Json] = {}
         """A parameter -> the error that a request with it gets."""
+        self.response: Json = RESPONSE
         transport = httpx2.MockTransport(self._answer)
         monkeypatch.setattr(bridge, "transport_for", lambda settings, heartbeat: transport)
 
@@ -61,7 +63,7 @@ class Upstreams:
             return httpx2.Response(400, json={"error": self.refused[name]})
         events: list[Json] = CHUNKS
         if request.url.path.endswith("responses"):
-            events = [{"type": "response.completed", "response": RESPONSE}]
+            events = [{"type": "response.completed", "response": self.response}]
         text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
         return httpx2.Response(200, text=text + "data: [DONE]\n\n")
 
@@ -304,6 +306,19 @@ def test_a_responses_client_is_told_that_a_model_does_not_reason(upstreams: Upst
             "responses", {**BODIES["responses"], "model": "responses/m", **asked}, None, strict
         )
     assert refused.value.param == "reasoning.summary"
+
+
+@pytest.mark.parametrize(("provider", "calls"), [("xai", 0), ("openai", 1)])
+def test_calls_that_the_provider_answers_do_not_reach_a_chat_client(
+    provider: str, calls: int, upstreams: Upstreams
+) -> None:
+    item = {"type": "custom_tool_call", "call_id": "xs_call_1", "name": "x", "input": "{}"}
+    upstreams.response = {**RESPONSE, "output": [item]}
+
+    events, _ = opened(bridge_of(RESPONSES_PROVIDER=provider), "chat", "responses/m")
+
+    message = fold_chat(iter([events]))["choices"][0]["message"]
+    assert len(message.get("tool_calls", [])) == calls
 
 
 def test_a_reference_is_resolved_where_answers_are_translated(upstreams: Upstreams) -> None:

@@ -356,7 +356,7 @@ def test_an_upstream_speaks_what_its_name_says_or_chat(name: str, apis: set[str]
         ("CHAT_MODELS", "=qwen-max", "aliases (fast=qwen-turbo, no wildcards)"),
         ("CHAT_MODELS", "fast=qwen-*", "aliases (fast=qwen-turbo, no wildcards)"),
         ("CHAT_MODELS", "fast=a,fast=b", "aliases (fast=qwen-turbo, no wildcards)"),
-        ("CHAT_PROVIDER", "deepsek", "one of azure, dashscope, deepseek"),
+        ("CHAT_PROVIDER", "deepsek", "one of azure, chatgpt, copilot"),
         ("CHAT_HEADERS", "just-a-name", "'Name: value; Other: value' or a JSON object"),
         ("CHAT_HEADERS", "a b: c", "'Name: value; Other: value' or a JSON object"),
         ("CHAT_HEADERS", '{"A": 1}', "a JSON object of strings"),

@@ -185,6 +185,9 @@ WORDS: dict[str, Told] = {
     "chat_path": lambda path: f"Chat at `{path}`",
     "responses_path": lambda path: f"Responses at `{path}`",
     "responses_developer": lambda role: f"Responses' developer role is called `{role}`",
+    "responses_system": lambda role: f"Responses' system role is called `{role}`",
+    "responses_add": lambda added: f"adds {code(sorted(added))} to Responses requests",
+    "server_calls": lambda ids: f"calls `{'…`, `'.join(ids)}…` are its own work",
     "keep_reasoning_text": {
         True: "the text of reasoning items goes back",
         False: "the text of reasoning items stays here",

@@ -23,8 +23,7 @@ def mended_answer(
     ``was_done`` tells whether ``[DONE]`` came.
     """
     if protocol == "responses":
-        streamed = bool(request.get("stream")) or profile.always_stream
-        return repaired(stream, was_done, streamed, MINT) if profile.repair_responses else stream
+        return repaired(stream, was_done, MINT) if profile.repair_responses else stream
     if not profile.error_status:
         stream = _each(stream, _unhidden)
     long = long_names(request, profile.tool_name_limit)

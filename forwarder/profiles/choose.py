@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -49,7 +50,16 @@ def for_model(profile: Profile, model: str) -> Profile:
 
 
 def _typed(changes: Changes) -> Changes:
-    return {k: frozenset(v) if k == "drop" else v for k, v in changes.items()}
+    return {k: _TYPES[k](v) if k in _TYPES else v for k, v in changes.items()}
+
+
+_TYPES: dict[str, Callable[[Any], Any]] = {
+    "drop": frozenset,
+    "chat_takes": frozenset,
+    "responses_takes": frozenset,
+    "server_calls": tuple,
+}
+"""Knob -> the type of its value, where a setting can only give a list."""
 
 
 def _inferred(base_url: str) -> Profile:

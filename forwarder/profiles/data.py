@@ -228,6 +228,35 @@ _TABLE = (
             "grok-4": {"drop": _OPENAI_ONLY | {"frequency_penalty", "presence_penalty",
                                                "reasoning_effort"}},
         },
+        server_calls=("xs_call_",),
+    ),
+    Profile(
+        "copilot",
+        ("githubcopilot.com",),
+        max_tokens="as_is",
+        reasoning_field=None,
+        file="none",
+        keep_reasoning_text=False,
+        repair_responses=True,
+        drop=frozenset(
+            {"metadata", "moderation", "prompt_cache_options", "prompt_cache_retention",
+             "service_tier"}
+        ),
+    ),
+    Profile(
+        "chatgpt",
+        ("chatgpt.com",),
+        always_stream=True,
+        custom_tools=True,
+        keep_reasoning_text=False,
+        responses_system="developer",
+        responses_add={"store": False, "instructions": ""},
+        repair_responses=True,
+        drop=frozenset(
+            {"background", "max_output_tokens", "max_tool_calls", "metadata", "moderation",
+             "prompt_cache_options", "prompt_cache_retention", "safety_identifier", "store",
+             "stream_options", "temperature", "top_logprobs", "top_p", "truncation", "user"}
+        ),
     ),
     Profile(
         "openrouter",

@@ -82,10 +82,14 @@ class Items:
         """The items in the order of the output."""
         return [item for _, item in sorted(self._by_index.items())]
 
+    def at(self, index: object) -> Item | None:
+        """The item of an output index, if it has begun."""
+        return self._by_index.get(index) if isinstance(index, int) else None
+
     def find(self, item_id: object, index: object, kind: str) -> Item | None:
         """The item that an event means: by its index, its id, or its kind."""
-        if isinstance(index, int) and index in self._by_index:
-            found = self._by_index[index]
+        found = self.at(index)
+        if found is not None:
             return found if found.json["type"] == kind else None
         alike = [item for item in self._by_index.values() if item.json["type"] == kind]
         named = [item for item in alike if item_id and item.json["id"] == item_id]

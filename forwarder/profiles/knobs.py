@@ -52,7 +52,7 @@ def _object(takes: str, of: Callable[[Any], bool]) -> Any:
 
 
 def _are_names(value: Any) -> bool:
-    listed = isinstance(value, list | frozenset)
+    listed = isinstance(value, list | tuple | frozenset)
     return listed and all(isinstance(name, str) for name in value)
 
 
@@ -173,6 +173,12 @@ class Profile:
     """What the developer role is called there."""
     keep_reasoning_text: bool = _switch(True)
     """The text of reasoning items may come back."""
+    responses_system: str = _choice("system", "developer")
+    """What the system role is called there."""
+    responses_add: Mapping[str, Any] = _object("an object", lambda value: True)
+    """Fields that every Responses request gets unless it has them."""
+    server_calls: tuple[str, ...] = _knob((), "an array of texts", _are_names)
+    """Beginnings of the ids of calls that the provider answers itself (``xs_call_``)."""
     reasoning_items: str = _choice("keep", "drop")
     """Whether encrypted reasoning goes back."""
     repair_responses: bool = _switch(False)

@@ -48,6 +48,11 @@ def _add(body: Json, profile: Profile, ledger: Ledger) -> None:
         body.setdefault(name, value)
 
 
+def _add_to_responses(body: Json, profile: Profile, ledger: Ledger) -> None:
+    for name, value in profile.responses_add.items():
+        body.setdefault(name, value)
+
+
 def _token_limit(body: Json, profile: Profile, ledger: Ledger) -> None:
     if profile.max_tokens == "as_is":
         return
@@ -125,6 +130,6 @@ _Step = Callable[[Json, Profile, Ledger], None]
 _STEPS: dict[str, tuple[_Step, ...]] = {
     "chat": (_drop, _add, _token_limit, _stream, _stream_options, _parallel, tools.offer,
              tools.force, tools.schemas, _format, thinking.switch, _messages, _names),
-    "responses": (_drop, _stream, _parallel, tools.schemas, thinking.rename, native.reasoning,
-                  native.include, native.items),
+    "responses": (_drop, _add_to_responses, _stream, _parallel, tools.schemas, thinking.rename,
+                  native.reasoning, native.include, native.items),
 }  # fmt: skip

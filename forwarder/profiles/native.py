@@ -64,7 +64,9 @@ def _note_lost(items: list[Any], profile: Profile, ledger: Ledger) -> None:
 
 def _is_mended(item: Any, profile: Profile) -> bool:
     return isinstance(item, dict) and (
-        item.get("role") == "developer" or item.get("type") == "reasoning" or _is_sealed(item)
+        item.get("role") in ("developer", "system")
+        or item.get("type") == "reasoning"
+        or _is_sealed(item)
     )
 
 
@@ -94,6 +96,8 @@ def _item(item: Any, profile: Profile) -> Any:
         return item
     if item.get("role") == "developer":
         return {**item, "role": profile.responses_developer}
+    if item.get("role") == "system":
+        return {**item, "role": profile.responses_system}
     if _loses_text(item, profile):
         return {k: v for k, v in item.items() if k != "content"}
     return item

@@ -18,13 +18,21 @@ _STATUS = {"response.completed": "completed", "response.incomplete": "incomplete
            "response.failed": "failed"}  # fmt: skip
 
 _KIND_OF = {
+    "output_text": "message",
+    "output_text.annotation": "message",
+    "refusal": "message",
+    "content_part": "message",
     "function_call_arguments": "function_call",
     "custom_tool_call_input": "custom_tool_call",
     "reasoning_text": "reasoning",
+    "reasoning_part": "reasoning",
     "reasoning_summary_text": "reasoning",
     "reasoning_summary_part": "reasoning",
 }
-"""The stem of an event -> the item that it belongs to; of any other it is a message."""
+"""The stem of an event -> the type of the item that it belongs to.
+
+The events of all other items are passed on, under the id that their item has here.
+"""
 
 _PARTS: dict[str, tuple[str, Json]] = {
     "output_text": ("text", {"annotations": [], "logprobs": []}),
@@ -34,15 +42,12 @@ _PARTS: dict[str, tuple[str, Json]] = {
 """The stem of a delta -> the field of its part's text, and what else the part has."""
 
 
-def repaired(stream: Stream, was_done: Callable[[], bool], streamed: bool, mint: Mint) -> Stream:
-    """The stream as the protocol has it; a whole answer, not ``streamed``, is one event."""
+def repaired(stream: Stream, was_done: Callable[[], bool], mint: Mint) -> Stream:
+    """The stream as the protocol has it; a whole answer is a stream of its terminal event."""
     repair = _Repair(mint)
     for batch in stream:
-        if not streamed:
-            yield [{**e, "response": repair.whole(e)} if "response" in e else e for e in batch]
-        else:
-            yield [fixed for event in batch for fixed in repair.feed(event)]
-    if streamed and was_done():
+        yield [fixed for event in batch for fixed in repair.feed(event)]
+    if was_done():
         yield repair.end()
 
 
@@ -111,9 +116,14 @@ class _Repair:
         if kind.startswith("response.output_item."):
             return self._item_event(kind, event)
         stem, _, verb = kind.removeprefix("response.").rpartition(".")
-        if verb not in ("delta", "done", "added"):
-            return [event]
-        item, made = self._item_of(stem, event)
+        owner = _KIND_OF.get(stem)
+        if verb not in ("delta", "done", "added") or owner is None:
+            return [self._pinned(event)]
+        if stem == "reasoning_part":  # vLLM's name for the same
+            stem, event = "content_part", {**event, "type": f"response.content_part.{verb}"}
+        if (event.get("part") or {}).get("type") == "reasoning_text":
+            owner = "reasoning"
+        item, made = self._item_of(owner, event)
         fixed = {**event, "item_id": item.json["id"], "output_index": item.index}
         made += self._announced(stem, item, fixed)
         if stem == "output_text":
@@ -138,8 +148,13 @@ class _Repair:
             return [*made, {**event, "output_index": item.index, "item": item.json}]
         return [*made, *item.released(), {**event, **item.finished()}]
 
-    def _item_of(self, stem: str, event: Event) -> tuple[Item, Batch]:
-        kind, index = _KIND_OF.get(stem, "message"), event.get("output_index")
+    def _pinned(self, event: Event) -> Event:
+        """The event under the id that its item has had from the beginning."""
+        item = self._items.at(event.get("output_index")) if "item_id" in event else None
+        return {**event, "item_id": item.json["id"]} if item else event
+
+    def _item_of(self, kind: str, event: Event) -> tuple[Item, Batch]:
+        index = event.get("output_index")
         item = self._items.find(event.get("item_id"), index, kind)
         if item is not None:
             return item, []

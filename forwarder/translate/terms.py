@@ -45,6 +45,8 @@ class Terms:
     when its model searches the web and takes options for that, and ``summaries`` when the
     Responses upstream's model reasons and may be asked to summarise.
     ``takes`` names what a Responses upstream takes beyond OpenAI's: parameters, and types of parts.
+    ``server_calls`` are the beginnings of the ids of calls that a Responses upstream has answered
+    itself.
     ``link`` gives the address at which the client finds a path of the upstream's
     (``/files/file-1/content``).
     """
@@ -59,4 +61,5 @@ class Terms:
     web_search: bool = False
     summaries: bool = False
     takes: Collection[str] = ()
+    server_calls: tuple[str, ...] = ()
     link: Callable[[str], str] = "/v1{}".format

@@ -59,7 +59,7 @@ def test_the_careful_profile_tells_what_it_does_and_the_demo_is_nobody_s() -> No
 def test_what_nearly_all_leave_out_is_told_once() -> None:
     assert "metadata" in usual()
     assert "seed" not in usual()
-    assert everyone().count("`metadata`") == 1
+    assert everyone().count("`verbosity`") == 1
     assert words("drop", frozenset({"seed"})) == "leaves out `seed`"
     assert words("drop", usual()) == "leaves out the usual parameters"
     assert words("drop", frozenset()) == "leaves out nothing more"

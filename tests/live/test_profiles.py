@@ -20,6 +20,7 @@ from forwarder.config import Settings
 from forwarder.profiles import PROFILES
 from tests.support import Answer, Call, ScriptedUpstream, Violation, faults
 from tests.support.answers import Protocol
+from tests.support.wire import Stream
 
 Json = dict[str, Any]
 
@@ -49,6 +50,8 @@ STRICTNESS: dict[str, set[str]] = {
     "gemini": {*OPENAI_ONLY, "developer_role", "max_completion_tokens", "gemini_schemas",
                "custom_tools"},
     "xai": {*OPENAI_ONLY, "max_completion_tokens", "custom_tools"},
+    "copilot": {"metadata", "service_tier", "custom_tools"},
+    "chatgpt": {"metadata"},
     "openrouter": {"reasoning_effort", "custom_tools"},
     "nvidia": {*OPENAI_ONLY, "parallel_tool_calls", "reasoning_effort", "custom_tools"},
     "vllm": {*OPENAI_ONLY, "later_system", "reasoning_effort", "custom_tools"},
@@ -409,3 +412,30 @@ def test_a_path_may_begin_at_the_hosts_root() -> None:
         client = native(scripted, "deepseek")
         assert client.post("/v1/responses", json={"model": "m", "input": "hi"}).status_code == 404
         assert scripted.requests[0].path == "/responses"
+
+
+# -- native Responses streams ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("path", ["chat/completions", "responses"])
+def test_the_output_that_chatgpts_backend_leaves_out_is_filled_in(path: str, stream: bool) -> None:
+    def without_output(events: list[Json], _: Any) -> list[Json]:
+        return [*events[:-1], {**events[-1], "response": {**events[-1]["response"], "output": []}}]
+
+    with ScriptedUpstream(refuse={"whole_answers", "metadata"}) as scripted:
+        scripted.script(Stream(Answer(text="Hello.", pieces=1), [without_output]))
+        question = [{"role": "user", "content": "hi"}]
+        asked = {"input": question} if path == "responses" else {"messages": question}
+        body = {"model": "m", "stream": stream, "temperature": 0.5, **asked}
+        answer = native(scripted, "chatgpt").post(f"/v1/{path}", json=body)
+        assert answer.status_code == 200
+        sent = scripted.requests[-1].body
+        assert (sent["stream"], sent["store"]) == (True, False)
+        assert isinstance(sent["instructions"], str)
+        assert "temperature" not in sent
+        text = answer.text
+        if stream and path == "responses":
+            last = json.loads(text.strip().rpartition("data: ")[2])
+            text = json.dumps(last["response"]["output"])
+        assert "Hello." in text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,12 +51,10 @@ def test_all_well_is_no_error() -> None:
 
 def test_what_was_streamed_in_place_of_a_whole_is_repaired_as_a_stream() -> None:
     event = {"type": "response.output_text.delta", "delta": "a"}
-    for always_stream, count in ((True, 5), (False, 1)):
-        profile = replace(PROFILES["lmstudio"], always_stream=always_stream)
-        made = mended_answer(
-            iter([[event]]), {"stream": False}, "responses", profile, lambda: False
-        )
-        assert len(next(made)) == count
+    made = mended_answer(
+        iter([[event]]), {"stream": False}, "responses", PROFILES["lmstudio"], lambda: False
+    )
+    assert len(next(made)) == 5
 
 
 def test_a_native_stream_is_repaired_where_the_profile_says_so() -> None:

@@ -24,6 +24,8 @@ from forwarder.profiles import KNOBS, PROFILES, for_model, profile_for
         ("https://api.groq.com/openai/v1", "groq"),
         ("https://generativelanguage.googleapis.com/v1beta/openai", "gemini"),
         ("https://openrouter.ai/api/v1", "openrouter"),
+        ("https://api.individual.githubcopilot.com", "copilot"),
+        ("https://chatgpt.com/backend-api/codex", "chatgpt"),
         ("http://localhost:11434/v1", "ollama"),
         ("http://localhost:1234/v1", "lmstudio"),
         ("http://localhost:12345/v1", "generic"),
@@ -43,6 +45,8 @@ def test_an_operator_may_turn_every_knob() -> None:
     profile = profile_for("openai", "", {"max_tokens": "max_tokens", "drop": ["user", "seed"]})
     assert (profile.max_tokens, profile.drop) == ("max_tokens", frozenset({"user", "seed"}))
     assert profile.developer_role == PROFILES["openai"].developer_role
+    own = profile_for("", "", {"server_calls": ["srv_"], "responses_takes": ["top_k"]})
+    assert (own.server_calls, own.responses_takes) == (("srv_",), frozenset({"top_k"}))
     assert {"max_tokens", "drop", "developer_role"} <= KNOBS
     assert not {"name", "hosts"} & KNOBS
 

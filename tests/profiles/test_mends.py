@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.profiles import PROFILES, mend
 from forwarder.translate.terms import Ledger
 from tests.profiles.mending import Json, mended, messages
 
@@ -98,6 +99,17 @@ def test_what_is_honoured_here_is_not_lost() -> None:
 
 def test_fields_are_added_unless_they_are_there() -> None:
     assert mended({"a": 1}, add={"a": 2, "b": 3}) == {"a": 1, "b": 3}
+    fields = {"a": 2, "b": 3}
+    assert mended({"a": 1}, "responses", responses_add=fields) == {"a": 1, "b": 3}
+
+
+def test_chatgpts_backend_is_asked_as_it_wants_to_be() -> None:
+    ledger = Ledger()
+    asked = {"model": "m", "input": "Hi.", "stream": False, "store": True, "temperature": 0.5}
+    assert mend(asked, "responses", PROFILES["chatgpt"], ledger) == {
+        "model": "m", "input": "Hi.", "stream": True, "store": False, "instructions": "",
+    }  # fmt: skip
+    assert sorted(ledger.dropped) == ["store", "temperature"]
 
 
 @pytest.mark.parametrize("wish", [True, False])

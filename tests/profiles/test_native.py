@@ -100,3 +100,11 @@ def test_log_probabilities_that_are_not_taken_are_not_included_either() -> None:
     assert mended(body, "responses", drop=drop) == {"include": both[:1]}
     assert mended({"include": "odd"}, "responses", drop=drop) == {"include": "odd"}
     assert body["include"] == both
+
+
+def test_system_messages_get_the_role_that_the_provider_takes() -> None:
+    """ChatGPT's backend refuses the system role."""
+    body = {"input": [{"role": "system", "content": "S"}, USER]}
+    for role in ("developer", "system"):
+        made = mended(body, "responses", responses_system=role)["input"]
+        assert made == [{"role": role, "content": "S"}, USER]

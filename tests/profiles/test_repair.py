@@ -20,11 +20,11 @@ Json = dict[str, Any]
 FULL = Answer(text="Hello there.", reasoning="I think.", calls=[Call("look", {"city": "Bern"})])
 
 
-def made(stream: list[Json], done: bool = True, streamed: bool = True) -> list[Json]:
+def made(stream: list[Json], done: bool = True) -> list[Json]:
     numbers = itertools.count(1)
     mint = Mint(lambda prefix: f"{prefix}_{next(numbers)}", lambda: 1)
     before = copy.deepcopy(stream)
-    batches = repaired(iter([[event] for event in stream]), lambda: done, streamed, mint)
+    batches = repaired(iter([[event] for event in stream]), lambda: done, mint)
     result = [event for batch in batches for event in batch]
     assert stream == before
     return result
@@ -111,9 +111,9 @@ def test_a_cut_stream_is_not_made_whole(proper: list[Json]) -> None:
         assert not any(e["type"] == "response.completed" for e in made(said))
 
 
-def test_a_whole_answer_is_one_event_with_everything_in_it(proper: list[Json]) -> None:
+def test_a_whole_answer_ends_with_an_event_that_has_everything(proper: list[Json]) -> None:
     bare = {"output": proper[-1]["response"]["output"], "usage": {"input_tokens": 1}}
-    (event,) = made([{"type": "response.completed", "response": bare}], streamed=False)
+    event = made([{"type": "response.completed", "response": bare}])[-1]
     assert sdk.response_mistakes(event["response"]) == []
     assert event["response"]["usage"]["total_tokens"] == 1
 
@@ -127,3 +127,84 @@ def test_usage_in_chats_words_is_understood(proper: list[Json]) -> None:
 def test_errors_are_passed_on_with_their_number(proper: list[Json]) -> None:
     error = {"type": "error", "message": "no"}
     assert made([*proper[:2], error], done=False)[-1] == {**error, "sequence_number": 2}
+
+
+# -- what providers do ----------------------------------------------------------------------------
+
+
+def with_reasoning_parts(stream: list[Json], name: str) -> list[Json]:
+    """The stream of a provider whose reasoning has text parts, which are announced and closed."""
+    told = []
+    for event in stream:
+        if event["type"].startswith("response.reasoning_summary_text."):
+            stem = event["type"].replace("reasoning_summary_text", "reasoning_text")
+            place = {k: event[k] for k in ("item_id", "output_index")} | {"content_index": 0}
+            rest = {k: event[k] for k in ("delta", "text") if k in event}
+            told.append({"type": stem, **place, **rest})
+        elif event["type"].startswith("response.reasoning_summary_part."):
+            verb = event["type"].rpartition(".")[2]
+            place = {k: event[k] for k in ("item_id", "output_index")} | {"content_index": 0}
+            part = {"type": "reasoning_text", "text": event["part"]["text"]}
+            told.append({"type": f"response.{name}.{verb}", **place, "part": part})
+        else:
+            told.append(event)
+    return [{**e, "sequence_number": i} for i, e in enumerate(told)]
+
+
+@pytest.mark.parametrize("name", ["content_part", "reasoning_part"])
+def test_parts_of_reasoning_are_no_message(name: str, proper: list[Json]) -> None:
+    """DeepSeek, LM Studio and OpenRouter announce content parts, vLLM parts of reasoning."""
+    stream = with_reasoning_parts(proper, name)
+    assert any(e["type"] == f"response.{name}.added" for e in stream)
+    assert made(stream) == with_reasoning_parts(proper, "content_part")
+
+
+def test_ids_that_change_on_the_way_become_those_of_the_beginning(proper: list[Json]) -> None:
+    """GitHub Copilot gives an item a new id in each of its events, and in the output."""
+    numbers = itertools.count()
+
+    def renamed(event: Json) -> Json:
+        event = copy.deepcopy(event)
+        if "item_id" in event:
+            event["item_id"] = f"id_{next(numbers)}"
+        output = event.get("response", {}).get("output", [])
+        for item in [*output, *filter(None, [event.get("item")])]:
+            item["id"] = f"id_{next(numbers)}"
+        return event
+
+    stream = made([renamed(event) for event in proper])
+    ids = {e["output_index"]: e["item"]["id"] for e in stream
+           if e["type"] == "response.output_item.added"}  # fmt: skip
+    for event in stream:
+        if "item_id" in event:
+            assert event["item_id"] == ids[event["output_index"]]
+        if "item" in event:
+            assert event["item"]["id"] == ids[event["output_index"]]
+    assert [item["id"] for item in stream[-1]["response"]["output"]] == list(ids.values())
+
+
+def test_events_of_other_items_keep_their_place(proper: list[Json]) -> None:
+    """Work of the provider's own tools is no message, and its ids are pinned too."""
+    place = {"item_id": "ci_9", "output_index": 0}
+    item = {"id": "ci_1", "type": "code_interpreter_call", "code": "", "container_id": "c",
+            "outputs": None, "status": "in_progress"}  # fmt: skip
+    work = [
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": "response.code_interpreter_call_code.delta", **place, "delta": "1+1"},
+        {"type": "response.code_interpreter_call_code.done", **place, "code": "1+1"},
+        {"type": "response.code_interpreter_call.completed", **place},
+        {"type": "response.output_item.done", "output_index": 0,
+         "item": {**item, "id": "ci_5", "code": "1+1", "status": "completed"}},
+    ]  # fmt: skip
+    end = {**proper[-1], "response": {**proper[-1]["response"], "output": []}}
+    stream = made([*proper[:2], *work, end])
+    assert [e["type"] for e in stream] == [e["type"] for e in [*proper[:2], *work, end]]
+    assert {e["item_id"] for e in stream if "item_id" in e} == {"ci_1"}
+    [done] = stream[-1]["response"]["output"]
+    assert (done["id"], done["code"]) == ("ci_1", "1+1")
+
+
+def test_a_terminal_event_without_output_gets_the_items(proper: list[Json]) -> None:
+    """ChatGPT's backend leaves them out."""
+    end = {**proper[-1], "response": {**proper[-1]["response"], "output": []}}
+    assert made([*proper[:-1], end]) == proper

@@ -15,10 +15,14 @@ KINDS = {"function_call": ("function", "arguments"), "custom_tool_call": ("custo
 
 
 class Calls:
-    """The calls of one answer; ``legacy`` spells the one that there is ``function_call``."""
+    """The calls of one answer; ``legacy`` spells the one that there is ``function_call``.
 
-    def __init__(self, legacy: bool) -> None:
+    Calls whose ids begin with one of ``server_calls`` are the provider's own work.
+    """
+
+    def __init__(self, legacy: bool, server_calls: tuple[str, ...] = ()) -> None:
         self._legacy = legacy
+        self._server_calls = server_calls
         self._numbers: dict[Any, int] = {}  # output index -> dense number of the call
         self._sent: dict[Any, int] = {}  # output index -> characters sent
 
@@ -33,6 +37,11 @@ class Calls:
         if not self._numbers:
             return "stop"
         return "function_call" if self._legacy else "tool_calls"
+
+    def has(self, item: Json) -> bool:
+        """Is this item a call that the client has to answer?"""
+        call_id = str(item.get("call_id"))
+        return item.get("type") in KINDS and not call_id.startswith(self._server_calls)
 
     def open(self, index: Any, item: Json) -> list[Json]:
         """The delta that begins a call; none when it has begun."""
