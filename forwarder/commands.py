@@ -148,7 +148,7 @@ def _ask(upstream: Upstream, body: dict[str, object], profile: Profile) -> None:
     except UpstreamRefused:
         raise
     except ForwarderError as error:
-        if error.code not in ("empty_answer", "upstream_protocol"):
+        if error.code != "upstream_protocol":
             raise  # an answer that says nothing was an answer
     finally:
         exchange.opened.close()

@@ -112,8 +112,6 @@ def judged(error: ForwarderError, model: str | None) -> Check:
         return Check(False, wrong="host", error=error.message)
     if isinstance(error, UpstreamKeyRefused):
         return Check(True, False, wrong="key", error=error.message)
-    if error.code == "empty_answer":  # it answered, with nothing but thoughts
-        return Check(True, True, True)
     if not isinstance(error, UpstreamRefused):
         wrong = "host" if isinstance(error, UpstreamError) else "request"
         return Check(True, wrong=wrong, error=error.message)

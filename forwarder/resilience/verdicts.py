@@ -86,8 +86,8 @@ def is_worth_fallback(error: ForwarderError, own_key: bool) -> bool:
 def verdict(error: ForwarderError) -> Verdict:
     """What a failure says about its upstream.
 
-    One that refuses is well, unless by a 5xx.  A 429 is a matter of one key or model, and an empty
-    answer one of the prompt: they open no breaker, and close none.
+    One that refuses is well, unless by a 5xx.  A 429 is a matter of one key or model: it opens no
+    breaker, and closes none.
     """
     if isinstance(error, UpstreamRefused):
         if error.status >= 500:
@@ -97,7 +97,7 @@ def verdict(error: ForwarderError) -> Verdict:
         return Verdict.WELL
     if error.code == "upstream_disconnected":  # it had begun to answer
         return Verdict.FAILED
-    if isinstance(error, UpstreamBroken) and error.code != "empty_answer":
+    if isinstance(error, UpstreamBroken):
         return Verdict.FAILED
     ill = isinstance(error, UpstreamUnreachable | UpstreamTimeout)
     return Verdict.ILL if ill else Verdict.UNKNOWN

@@ -117,8 +117,6 @@ class _Heard:
         """Raise UpstreamBroken when this cannot be all of an answer."""
         if not self.finished and not (self.said and was_done):
             raise UpstreamBroken("The upstream's stream ended before its answer was finished.")
-        if not self.said and self.finish in (None, "stop", "tool_calls"):
-            raise _empty()
 
     def ending(self) -> Event:
         """The chunk that should have come."""
@@ -129,7 +127,7 @@ class _Heard:
 def honest_responses(stream: Stream, was_done: Callable[[], bool]) -> Stream:
     """Pass a Responses stream on up to its terminal event; raise when there is none.
 
-    An empty answer is none either.  A failure that comes before anything was said is raised, so
+    A failure that comes before anything was said is raised, so
     that the client gets the HTTP status that it means where nothing was sent yet.
     """
     failed: Event | None = None
@@ -138,8 +136,6 @@ def honest_responses(stream: Stream, was_done: Callable[[], bool]) -> Stream:
         for i, event in enumerate(batch):
             kind = event.get("type")
             if kind in TERMINALS:
-                if kind == "response.completed" and not (said or _has_output(event)):
-                    raise _empty()
                 if kind == "response.failed":
                     if not (begun or said or _has_output(event)):
                         raise failure(_read_failure(event))
@@ -187,10 +183,6 @@ def _classify_event(event: Event) -> Event:
         return event
     nested = {"error": refusal.body()["error"]} if event.get("error") else {}
     return {**event, "code": refusal.code, "message": refusal.message, **nested}
-
-
-def _empty() -> UpstreamBroken:
-    return UpstreamBroken("The upstream's answer is empty.", code="empty_answer")
 
 
 HONEST = {"chat": honest_chat, "responses": honest_responses}

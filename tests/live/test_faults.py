@@ -155,6 +155,21 @@ def test_a_whole_answer_may_come_where_a_stream_was_asked(
     assert len(answered.said.calls) == 2
 
 
+@every_pairing
+@pytest.mark.parametrize("form", ["whole", "folded", "streamed"])
+def test_a_finished_empty_answer_is_an_answer(
+    client: str, over: str, form: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(faults.empty())
+
+    answered = ask(forwarder, client, asking_for_calls(client, over, form == "streamed", form))
+
+    assert answered.ending == "completed"
+    assert (answered.said.text, answered.said.calls) == ("", [])
+    assert answered.mistakes == []
+    assert tokens(answered) == 30
+
+
 def test_an_error_of_null_is_none(forwarder: Server, upstream: ScriptedUpstream) -> None:
     def nulls(chunks: list[Json], _: Any) -> list[Json]:
         return [{**chunk, "error": None} for chunk in chunks]
@@ -173,7 +188,6 @@ BEFORE_ANY_EVENT = {
     "error_in_200": 500,
     "html_200": 502,
     "html_502": 502,
-    "empty": 502,
     **{f"status_{code}": code for code in STATUSES},
     "status_401": 403,  # the forwarder's key, and so the forwarder's fault
 }
@@ -208,7 +222,7 @@ def test_a_broken_answer_fails_once(
         return
     assert answered.streamed or answered.error["message"]
     assert stream or answered.status >= 400
-    if name in BEFORE_ANY_EVENT and not (name == "empty" and stream):  # its head was right
+    if name in BEFORE_ANY_EVENT:
         assert answered.status == BEFORE_ANY_EVENT[name]
 
 

@@ -429,6 +429,17 @@ def test_background_work_is_queued_made_and_read(
     assert ask().responses.cancel(queued.id).status == "completed"
 
 
+@over_either
+def test_background_work_that_says_nothing_is_completed(
+    over: str, ask: Ask, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer())
+    queued = ask().responses.create(model=f"{over}/m", input="hi", background=True)
+
+    done = ended(ask(), queued.id)
+    assert (done.status, done.output_text) == ("completed", "")
+
+
 SLOW = Answer(text="word " * 12, pieces=12)
 
 

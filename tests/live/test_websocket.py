@@ -247,6 +247,14 @@ def test_a_stream_that_breaks_has_one_ending(either: Server, upstream: ScriptedU
     assert after[0]["type"] == "response.created"
 
 
+def test_a_finished_empty_turn_is_an_answer(either: Server, upstream: ScriptedUpstream) -> None:
+    upstream.script(Answer())
+    with talking(either) as talk:
+        events = talk.ask("hi")
+
+    assert events[-1]["type"] == "response.completed"
+
+
 def test_a_response_can_be_prepared_and_continued(
     either: Server, upstream: ScriptedUpstream
 ) -> None:

@@ -93,7 +93,6 @@ def test_one_that_is_down() -> None:
 
 
 def test_other_failures() -> None:
-    assert judged(UpstreamBroken("odd", code="empty_answer"), "m").is_well
     assert judged(UpstreamBroken("odd"), "m").wrong == "host"
     assert judged(InvalidRequest("odd"), "m").wrong == "request"
 

@@ -32,7 +32,6 @@ TABLE = [
     (errors.UpstreamUnreachable("x", code="upstream_disconnected"), True, True, FAILED),
     (errors.UpstreamMisconfigured("x"), False, True, UNKNOWN),
     (errors.UpstreamBroken("x"), True, True, FAILED),
-    (errors.UpstreamBroken("x", code="empty_answer"), True, True, UNKNOWN),
     (errors.UpstreamUnreadable("x"), True, True, FAILED),
     (errors.UpstreamTimeout("x"), False, True, ILL),
     (errors.UpstreamConnectTimeout("x"), True, True, ILL),

@@ -181,7 +181,6 @@ def fatal(answer: Answer, protocol: Protocol) -> dict[str, Scripted]:
         "error_in_200": error_in_200(),
         "html_200": html(),
         "html_502": html(502),
-        "empty": empty(),
         **{f"status_{code}": status(code) for code in STATUSES},
     }
     if protocol == "chat":
