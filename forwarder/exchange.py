@@ -25,6 +25,7 @@ from forwarder.network.running import Run, Stopping
 from forwarder.routing import Route
 from forwarder.translate.call import Call, Event, Json, Stream
 from forwarder.translate.terms import Ledger
+from forwarder.translate.vocabulary import read_usage
 
 log = logging.getLogger("forwarder.exchange")
 
@@ -335,9 +336,8 @@ class Exchange:
 
 def usage_of(event: Event) -> Json | None:
     """The usage that an event tells, in either protocol."""
-    response = event.get("response")
-    usage: Json | None = response.get("usage") if response else event.get("usage")
-    return usage
+    response: Json | None = event.get("response")
+    return response.get("usage") if response else read_usage(event)
 
 
 def tokens_of(usage: Json) -> tuple[int | None, int | None]:

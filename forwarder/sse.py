@@ -106,10 +106,10 @@ class Decoder:
         return events
 
     def _is_object(self, payload: bytes) -> bool:
-        """Data may also be nothing at all, or the mark of the end; anything else is refused."""
+        """Data may also be nothing, a null or the mark of the end; anything else is refused."""
         if payload.startswith(b"[DONE]"):
             self.done = True
-        elif payload and not payload.startswith(b"{"):
+        elif payload and payload != b"null" and not payload.startswith(b"{"):
             raise UpstreamBroken("The upstream sent an event that is not a JSON object.")
         return payload.startswith(b"{")
 

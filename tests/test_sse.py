@@ -46,6 +46,7 @@ CASES: dict[str, tuple[bytes, list[dict[str, Any]]]] = {
     "foreign event line": (b'event: message\ndata: {"a":1}\n\n', [{"a": 1}]),
     "late usage": (b'data: [DONE]\n\ndata: {"usage":1}\n\n', [{"usage": 1}]),
     "not a number": (b'data: {"a":[NaN,-Infinity]}\n\n', [{"a": [None, None]}]),
+    "a null between events": (b'data: null\n\ndata: {"a":1}\n\n', [{"a": 1}]),
     "half a pair": (rb'data: {"a":"\ud83d!"}' + b"\n\n", [{"a": "\ufffd!"}]),
 }
 
@@ -53,7 +54,6 @@ BROKEN = {
     "text": b"data: hello\n\n",
     "array": b"data: [1]\n\n",
     "string": b'data: "a"\n\n',
-    "null": b"data: null\n\n",
     "half an object": b'data: {"a":\n\n',
     "too deep": b'data: {"a":' + b"[" * 100_000 + b"\n\n",
 }

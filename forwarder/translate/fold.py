@@ -11,16 +11,21 @@ from typing import Any
 from forwarder.errors import UpstreamBroken
 from forwarder.translate.call import Event, Json, Stream
 from forwarder.translate.callkeys import CallKeys, argument_text
-from forwarder.translate.vocabulary import TERMINALS, failure
+from forwarder.translate.vocabulary import TERMINALS, failure, read_usage
 
 
 def fold_responses(stream: Stream) -> Json:
-    """The response of the terminal event."""
+    """The response of the terminal event, with the finished items where it leaves them out."""
+    items: list[Json] = []
     for batch in stream:
         for event in batch:
-            if event.get("type") in TERMINALS and isinstance(event.get("response"), dict):
-                return dict(event["response"])
-            if event.get("type") == "error":
+            kind = event.get("type")
+            if kind in TERMINALS and isinstance(event.get("response"), dict):
+                response = event["response"]
+                return {**response, "output": response.get("output") or items}
+            if kind == "response.output_item.done":
+                items.append(event.get("item") or {})
+            elif kind == "error":
                 raise failure(event.get("error") or event)
     raise UpstreamBroken("The upstream's stream ended before its response was finished.")
 
@@ -38,25 +43,30 @@ def fold_chat(stream: Stream) -> Json:
             _take_chunk(completion, messages, chunk)
     if not messages:
         raise UpstreamBroken("The upstream's answer has no choices.")
-    usage = completion.pop("usage", None)
+    usage = read_usage(completion)
     choices = [_finished(messages[index]) for index in sorted(messages)]
     return {**completion, "object": "chat.completion", "choices": choices, "usage": usage}
 
 
 def _is_whole(chunk: Event) -> bool:
-    choices = chunk.get("choices") or [{}]
-    return "message" in choices[0]
+    """Perplexity sends the message so far beside each delta, Writer a null."""
+    choice = (chunk.get("choices") or [{}])[0]
+    return bool(choice.get("message")) and "delta" not in choice
 
 
 def _take_chunk(completion: Json, choices: dict[int, Json], chunk: Event) -> None:
     for key, value in chunk.items():
-        if key != "choices" and value is not None:
+        if key not in ("choices", "obfuscation") and value is not None:
             completion[key] = value
     for choice in chunk.get("choices") or ():
         whole = choices.setdefault(choice.get("index") or 0, {})
         for key, value in choice.items():
             if key == "delta":
                 _merge(whole.setdefault("message", _Pieces()), value or {})
+            elif key == "message":
+                continue  # it stands beside the delta
+            elif key == "usage":
+                completion.setdefault(key, value)
             elif key == "logprobs" and isinstance(value, dict):
                 _more_logprobs(whole.setdefault(key, {}), value)
             elif value is not None:
@@ -85,17 +95,17 @@ class _Pieces(dict[str, Any]):
 def _merge(message: _Pieces, delta: Json) -> None:
     for key, value in delta.items():
         merger = _MERGERS.get(key)
+        if value is None:
+            continue
         if merger is not None:
             merger(message, key, value)
-        elif value is not None:
+        else:
             message[key] = value
 
 
 def _text(message: _Pieces, key: str, value: Any) -> None:
     if isinstance(value, list):
         _parts(message, key, value)
-    elif value is None:
-        message.setdefault(key, None)
     elif isinstance(message.get(key), list):
         message[key].append(value)
     else:
@@ -141,11 +151,11 @@ def _metadata(message: _Pieces, key: str, value: Any) -> None:
 
 
 def _calls(message: _Pieces, key: str, value: Any) -> None:
-    calls = message.setdefault(key, [])
-    for delta in value or ():
+    calls = message.setdefault(key, []) if value else []
+    for delta in value:
         number = message.keys_of_calls.find(delta)
         if number == len(calls):
-            calls.append({})
+            calls.append({"type": "custom" if "custom" in delta else "function"})
         for name, said in delta.items():
             if name in ("function", "custom"):
                 _join_body(calls[number].setdefault(name, {}), said or {})

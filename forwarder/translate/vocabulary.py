@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from forwarder.error_kinds import classify, read_error
@@ -168,22 +169,73 @@ def _count(usage: Json, key: str) -> int:
     return value if type(value) is int else 0
 
 
+def read_usage(chunk: Json) -> Json | None:
+    """The usage of a chat chunk: at the top, in Groq's own field or inside a choice (Moonshot)."""
+    usage: Json | None = chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage")
+    if usage:
+        return usage
+    return next((c["usage"] for c in chunk.get("choices") or () if c.get("usage")), None)
+
+
+# -- service tiers ------------------------------------------------------------------------------
+
+_CHAT_TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
+_RESPONSES_TIERS = _CHAT_TIERS | {"ultrafast"}
+
+
+def tier_to_responses(tier: str) -> str:
+    """A chat upstream's ``service_tier``; one that the API does not have is ``default``."""
+    return tier if tier in _RESPONSES_TIERS else "default"
+
+
+def tier_to_chat(tier: str) -> str:
+    """A Responses upstream's ``service_tier``; chat calls the fastest one ``priority``."""
+    if tier == "ultrafast":
+        return "priority"
+    return tier if tier in _CHAT_TIERS else "default"
+
+
+# -- moderation ---------------------------------------------------------------------------------
+
+
+def moderation_to_responses(moderation: Any) -> Json | None:
+    """Chat's ``moderation``, which lists results, as that of a response, which has one for each."""
+    return _map_moderation(moderation, _take_first_result)
+
+
+def moderation_to_chat(moderation: Any) -> Json | None:
+    """The ``moderation`` of a response as chat lists it."""
+    return _map_moderation(moderation, _list_result)
+
+
+def _map_moderation(moderation: Any, convert: Callable[[Json], Json | None]) -> Json | None:
+    given = moderation if isinstance(moderation, dict) else {}
+    sides = {k: convert(given[k]) for k in ("input", "output") if isinstance(given.get(k), dict)}
+    mapped = {k: v for k, v in sides.items() if v}
+    return mapped or None
+
+
+def _take_first_result(side: Json) -> Json | None:
+    if side.get("type") != "moderation_results":
+        return side
+    results = side.get("results")
+    first = results[0] if isinstance(results, list) and results else None
+    return first if isinstance(first, dict) else None
+
+
+def _list_result(side: Json) -> Json:
+    if side.get("type") != "moderation_result":
+        return side
+    return {"type": "moderation_results", "model": side.get("model") or "", "results": [side]}
+
+
+# -- what a request includes --------------------------------------------------------------------
+
 SEALED = "reasoning.encrypted_content"
 """What a Responses request includes to get reasoning that it can bring back."""
 
-
-# -- log probabilities --------------------------------------------------------------------------
-
 LOGPROBS = "message.output_text.logprobs"
 """What a Responses request includes to get what chat calls ``logprobs``."""
-
-
-def without_bytes(entries: list[Json]) -> list[Json]:
-    """Log probabilities as the events of the Responses API have them; its parts have the bytes."""
-    return [
-        {k: without_bytes(v) if k == "top_logprobs" else v for k, v in e.items() if k != "bytes"}
-        for e in entries
-    ]
 
 
 # -- structured output --------------------------------------------------------------------------

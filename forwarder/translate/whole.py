@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from forwarder.errors import UpstreamBroken
 from forwarder.translate.call import Batch, Event, Json
-from forwarder.translate.vocabulary import failure, find_error, without_bytes
+from forwarder.translate.vocabulary import failure, find_error
 
 
 def events(protocol: str, body: Json, streamed: bool) -> Batch:
@@ -112,7 +112,7 @@ def _part(place: Json, part: Json) -> Batch:
     key = "refusal" if part.get("type") == "refusal" else "text"
     stem = "response.refusal" if key == "refusal" else "response.output_text"
     text = part.get(key) or ""
-    more: Json = {} if key == "refusal" else {"logprobs": without_bytes(part.get("logprobs") or [])}
+    more: Json = {} if key == "refusal" else {"logprobs": part.get("logprobs") or []}
     blank = {k: [] if k in _BESIDE else v for k, v in part.items()}
     return [
         {"type": "response.content_part.added", **place, "part": {**blank, key: ""}},

@@ -33,6 +33,8 @@ _KNOWN_EXTRAS = frozenset(
         "error",
         # sent by OpenAI with the arguments of a function call, though not in its types
         "name",
+        # in the log probabilities of text deltas: sent, and in the Open Responses schema
+        "bytes",
         # in the Open Responses schema
         "frequency_penalty", "presence_penalty", "completed_at", "store",
         # the text of tool search and freeform calls has no status in the types, but on the wire

@@ -197,7 +197,56 @@ def test_the_response_is_that_of_the_terminal_event() -> None:
         {"type": "response.created", "response": {"status": "in_progress"}},
         {"type": "response.incomplete", "response": {"status": "incomplete"}},
     ]
-    assert fold_responses(iter([events])) == {"status": "incomplete"}
+    assert fold_responses(iter([events])) == {"status": "incomplete", "output": []}
+
+
+def test_a_response_has_the_finished_items_that_its_terminal_event_leaves_out() -> None:
+    items = [{"id": "rs_1", "type": "reasoning"}, {"id": "msg_1", "type": "message"}]
+    done = [{"type": "response.output_item.done", "item": item} for item in items]
+    last = {"type": "response.completed", "response": {"output": []}}
+    assert fold_responses(iter([[*done, last]]))["output"] == items
+
+
+def test_nulls_of_a_delta_are_no_part_of_the_message() -> None:
+    def chunk(delta: Json, finish: str | None = None) -> Json:
+        nothing = {"function_call": None, "tool_calls": None, "refusal": None}
+        return {"choices": [{"index": 0, "delta": {**nothing, **delta}, "finish_reason": finish}]}
+
+    folded = fold_chat(iter([[chunk({"content": ""}), chunk({"tool_calls": []}, "stop")]]))
+    message = {"role": "assistant", "content": "", "refusal": None}
+    assert folded["choices"][0]["message"] == message
+
+
+def test_calls_without_a_type_are_calls_of_functions() -> None:
+    call = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": "{}"}}
+    chunk = {"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "stop"}]}
+    folded = fold_chat(iter([[chunk]]))
+    assert folded["choices"][0]["message"]["tool_calls"][0]["type"] == "function"
+
+
+def test_a_message_beside_a_delta_is_no_whole_answer() -> None:
+    """Perplexity sends the message so far with each delta, Writer a null."""
+    for beside in (None, {"role": "assistant", "content": "Hello."}):
+        pieces = [
+            {"choices": [{"index": 0, "delta": {"content": text}, "message": beside}]}
+            for text in ("Hel", "lo.")
+        ]
+        folded = fold_chat(iter([pieces]))
+        assert folded["choices"][0]["message"]["content"] == "Hello."
+
+
+@pytest.mark.parametrize("place", ["x_groq", "choice"])
+def test_usage_is_read_wherever_vendors_put_it(place: str) -> None:
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    choice: Json = {"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}
+    chunk: Json = {"choices": [choice]}
+    if place == "choice":
+        choice["usage"] = usage
+    else:
+        chunk["x_groq"] = {"usage": usage}
+    folded = fold_chat(iter([[chunk]]))
+    assert folded["usage"] == usage
+    assert "usage" not in folded["choices"][0]
 
 
 def test_a_terminal_event_without_its_response_is_no_answer() -> None:

@@ -12,10 +12,14 @@ from forwarder.translate.vocabulary import (
     format_to_chat,
     format_to_responses,
     hidden_error,
+    moderation_to_chat,
+    moderation_to_responses,
+    read_usage,
     response_error,
+    tier_to_chat,
+    tier_to_responses,
     usage_to_chat,
     usage_to_responses,
-    without_bytes,
 )
 
 
@@ -208,10 +212,52 @@ def test_a_format_without_a_schema_gets_the_one_that_the_responses_api_demands()
     assert flat == {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
 
 
-def test_events_have_no_bytes() -> None:
-    top = {"token": "f", "bytes": [102], "logprob": -2}
-    entries = [{"token": "e", "bytes": [101], "logprob": -1, "top_logprobs": [top]}]
-    assert without_bytes(entries) == [
-        {"token": "e", "logprob": -1, "top_logprobs": [{"token": "f", "logprob": -2}]}
-    ]
-    assert "bytes" in entries[0]
+USAGE = {"prompt_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"choices": [], "usage": USAGE},
+        {"choices": [{"delta": {}}], "usage": None, "x_groq": {"usage": USAGE}},
+        {"choices": [{"delta": {}, "finish_reason": "stop", "usage": USAGE}]},
+    ],
+)
+def test_read_usage_finds_it_wherever_vendors_put_it(chunk: dict[str, Any]) -> None:
+    assert read_usage(chunk) == USAGE
+
+
+@pytest.mark.parametrize("chunk", [{}, {"choices": None}, {"choices": [{}], "x_groq": None}])
+def test_read_usage_finds_none(chunk: dict[str, Any]) -> None:
+    assert read_usage(chunk) is None
+
+
+@pytest.mark.parametrize(
+    ("tier", "responses", "chat"),
+    [
+        ("flex", "flex", "flex"),
+        ("ultrafast", "ultrafast", "priority"),
+        ("on_demand", "default", "default"),
+    ],
+)
+def test_unknown_service_tiers_become_default(tier: str, responses: str, chat: str) -> None:
+    assert (tier_to_responses(tier), tier_to_chat(tier)) == (responses, chat)
+
+
+RESULT = {"type": "moderation_result", "model": "omni", "flagged": False, "categories": {}}
+FAILED = {"type": "error", "code": "server_error", "message": "No."}
+
+
+def test_moderation_has_a_list_of_results_in_chat_and_one_in_responses() -> None:
+    listed = {"type": "moderation_results", "model": "omni", "results": [RESULT]}
+    chat, response = {"input": listed, "output": FAILED}, {"input": RESULT, "output": FAILED}
+    assert moderation_to_responses(chat) == response
+    assert moderation_to_chat(response) == chat
+
+
+@pytest.mark.parametrize(
+    "moderation",
+    [None, [], {}, {"input": None}, {"input": {"type": "moderation_results", "results": []}}],
+)
+def test_no_moderation_is_made_up(moderation: Any) -> None:
+    assert moderation_to_responses(moderation) is None

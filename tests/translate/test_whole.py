@@ -93,8 +93,7 @@ def test_what_comes_beside_a_text_is_told_in_its_events() -> None:
         "content_part.done",
     ]
     assert [m for event in events[:3] for m in sdk.event_mistakes(event)] == []
-    shown = [{**token, "top_logprobs": [token]}]
-    assert [events[0]["logprobs"], events[2]["logprobs"]] == [shown, shown]
+    assert [events[0]["logprobs"], events[2]["logprobs"]] == [[entry], [entry]]
     assert events[1]["annotation"] == annotation
     assert events[3]["part"] == part
 

@@ -51,7 +51,8 @@ class Notes:
         if annotation.get("type") in _CITED:
             self._cite(annotation, at)
         else:
-            notes.append(nested(shifted(annotation, [(0, before)])))
+            placed = _complete_citation(shifted(annotation, [(0, before)]), at)
+            notes.append(nested(placed))
             self._ends.setdefault(place, []).append(at)
 
     def add_outputs(self, outputs: Any, said: int = 0) -> None:
@@ -90,6 +91,14 @@ class Notes:
         annotations = zip(ends, self.annotations, strict=True)
         files = ((self._firsts[key], dict(file)) for key, file in self._files.items())
         return {"annotations": list(map(list, annotations)), "files": list(map(list, files))}
+
+
+def _complete_citation(annotation: Json, at: int) -> Json:
+    """A citation of a URL with all its fields; xAI sends some without a position or a title."""
+    if annotation.get("type") != "url_citation" or "url_citation" in annotation:
+        return annotation
+    given = {k: v for k, v in annotation.items() if v is not None}
+    return {"start_index": given.get("end_index", at), "end_index": at, "title": "", **given}
 
 
 def _path(file: Json) -> str:

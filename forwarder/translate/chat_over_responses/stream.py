@@ -13,7 +13,6 @@ from typing import Any
 from forwarder.errors import UpstreamBroken, UpstreamError
 from forwarder.translate.call import Batch, Event, Json, Stream
 from forwarder.translate.chat_over_responses import logprobs
-from forwarder.translate.chat_over_responses.calls import KINDS as CALLS
 from forwarder.translate.chat_over_responses.calls import Calls
 from forwarder.translate.chat_over_responses.images import CALL as IMAGE
 from forwarder.translate.chat_over_responses.images import Images
@@ -21,7 +20,14 @@ from forwarder.translate.chat_over_responses.notes import NOTES, Notes
 from forwarder.translate.chat_over_responses.request import Prepared
 from forwarder.translate.chat_over_responses.thoughts import Thoughts
 from forwarder.translate.terms import Terms
-from forwarder.translate.vocabulary import FINISH_REASONS, failure, no_text, usage_to_chat
+from forwarder.translate.vocabulary import (
+    FINISH_REASONS,
+    failure,
+    moderation_to_chat,
+    no_text,
+    tier_to_chat,
+    usage_to_chat,
+)
 
 
 def translate_stream(events: Stream, prepared: Prepared, terms: Terms) -> Stream:
@@ -60,7 +66,7 @@ class Answer:
             "model": prepared.responses["model"],
         }
         self._greeted = False
-        self._calls = Calls(prepared.legacy)
+        self._calls = Calls(prepared.legacy, terms.server_calls)
         self._sent: dict[tuple[Any, Any], int] = {}  # place of a text -> characters sent
         self._thoughts = Thoughts()
         self._notes = Notes(terms.link)
@@ -91,9 +97,11 @@ class Answer:
 
     def created(self, event: Event) -> Batch:
         response = event.get("response") or {}
-        for key in ("model", "service_tier"):
-            if response.get(key) and isinstance(response[key], str):
-                self._base[key] = response[key]
+        model, tier = response.get("model"), response.get("service_tier")
+        if model and isinstance(model, str):
+            self._base["model"] = model
+        if tier and isinstance(tier, str):
+            self._base["service_tier"] = tier_to_chat(tier)
         if isinstance(response.get("id"), str):
             self._base["id"] = "chatcmpl-" + response["id"].removeprefix("resp_")
         created = response.get("created_at")
@@ -120,7 +128,9 @@ class Answer:
         if self._notes.annotations and not self._cut:  # all at once: the SDK cannot add lists up
             chunks += self._say({"annotations": self._notes.annotations})
         words = {} if self._cut else self._last_words()
-        chunks.append(self._chunk(words, self._finish_reason(event, response)))
+        last = self._chunk(words, self._finish_reason(event, response))
+        moderation = moderation_to_chat(response.get("moderation"))
+        chunks.append({**last, "moderation": moderation} if moderation else last)
         usage = usage_to_chat(response.get("usage"))
         return [*chunks, {**self._base, "choices": [], "usage": usage}] if usage else chunks
 
@@ -244,7 +254,7 @@ class Answer:
 
     def item_added(self, event: Event) -> Batch:
         item = event.get("item") or {}
-        if item.get("type") not in CALLS:
+        if not self._calls.has(item):
             return []
         return self._say_each(self._calls.open(event.get("output_index"), item))
 
@@ -262,7 +272,7 @@ class Answer:
         """Whatever of a finished item has not been sent."""
         kind = item.get("type")
         chunks: Batch = []
-        if kind in CALLS:
+        if self._calls.has(item):
             chunks = self._say_each(self._calls.finish(index, item))
         elif kind == "message":
             for i, part in enumerate(item.get("content") or ()):
@@ -278,10 +288,11 @@ class Answer:
     def _whole_part(self, place: tuple[Any, Any], part: Json) -> Batch:
         if part.get("type") == "refusal":
             return self._missing(place, part.get("refusal"), "refusal")
+        rest = self._missing(place, part.get("text"), "content")
         if place not in self._notes:
             for annotation in part.get("annotations") or ():
                 self._annotate(place, annotation)
-        return self._late(self._missing(place, part.get("text"), "content"), place, part)
+        return self._late(rest, place, part)
 
 
 HANDLERS: dict[Any, Callable[[Answer, Event], Batch]] = {

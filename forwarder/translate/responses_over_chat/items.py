@@ -12,7 +12,6 @@ from forwarder.translate.call import Batch, Event, Json
 from forwarder.translate.responses_over_chat.kinds import CUSTOM, FUNCTION
 from forwarder.translate.responses_over_chat.toolbox import Tool
 from forwarder.translate.responses_over_chat.unwrap import InputUnwrapper
-from forwarder.translate.vocabulary import without_bytes
 
 
 class Item(Protocol):
@@ -79,7 +78,7 @@ class _TextPart(_Part):
     def weigh(self, text: str, entries: list[Json]) -> Event:
         """Grow by a text whose tokens have log probabilities."""
         self._logprobs += entries
-        return {**self.grow(text), "logprobs": without_bytes(entries)}
+        return {**self.grow(text), "logprobs": entries}
 
     def annotate(self, annotation: Json) -> Event:
         number = len(self._annotations)
@@ -97,7 +96,7 @@ class _TextPart(_Part):
 
     def close(self) -> Batch:
         finished, part = super().close()
-        return [{**finished, "logprobs": without_bytes(self._logprobs)}, part]
+        return [{**finished, "logprobs": self._logprobs}, part]
 
 
 class Message:

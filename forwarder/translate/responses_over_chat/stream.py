@@ -25,6 +25,9 @@ from forwarder.translate.vocabulary import (
     FAILED_FINISHES,
     INCOMPLETE_REASONS,
     failure,
+    moderation_to_responses,
+    read_usage,
+    tier_to_responses,
     usage_to_responses,
 )
 
@@ -57,7 +60,9 @@ def _numbered(events: Batch, number: Iterator[int]) -> Batch:
     return events
 
 
-_RARE = frozenset({"error", "x_groq"})
+_UNKNOWN = object()
+
+_RARE = frozenset({"error", "moderation", "x_groq"})
 """What hardly a chunk has."""
 
 
@@ -78,6 +83,8 @@ class Answer:
         self._logprobs: list[Json] = []  # until their text comes
         self._citations = Citations()
         self._pictures: set[images.Picture] = set()
+        self._blank = ""  # white space that may begin a thought
+        self._index: Any = _UNKNOWN  # of the choice that is the answer
         self._finish = "stop"
         self._usage: Json | None = None
 
@@ -99,17 +106,27 @@ class Answer:
         fresh = tier and tier != self._response["service_tier"]
         if fresh or chunk.get("usage") or not _RARE.isdisjoint(chunk):
             self._note(chunk)
-        return self._choice(choices[0])
+        choice: Json | None = choices[0]
+        if choices[0].get("index") != self._index:
+            choice = self._find_choice(choices)
+        return self._choice(choice) if choice else []
+
+    def _find_choice(self, choices: list[Json]) -> Json | None:
+        """The choice that is the answer, which is the one that spoke first: a response has one."""
+        if self._index is _UNKNOWN:
+            self._index = choices[0].get("index")
+        return next((c for c in choices if (c.get("index") or 0) == (self._index or 0)), None)
 
     def _note(self, chunk: Json) -> None:
         """What a chunk tells beside its choice."""
         if chunk.get("error"):
             raise failure(chunk["error"])
-        usage = chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage")
-        if usage:
-            self._usage = usage
-        if isinstance(chunk.get("service_tier"), str):
-            self._response["service_tier"] = chunk["service_tier"]
+        self._usage = read_usage(chunk) or self._usage
+        if moderation := moderation_to_responses(chunk.get("moderation")):
+            self._response["moderation"] = {**self._response.get("moderation", {}), **moderation}
+        tier = chunk.get("service_tier")
+        if tier and isinstance(tier, str):
+            self._response["service_tier"] = tier_to_responses(tier)
 
     def finish(self) -> Batch:
         """Close what is open and end: completed, or incomplete with its reason."""
@@ -131,7 +148,9 @@ class Answer:
     # -- reading a choice -----------------------------------------------------------------------
 
     def _choice(self, choice: Json) -> Batch:
-        delta = choice.get("delta") or whole.as_delta(choice.get("message") or {})
+        delta = choice.get("delta")
+        if delta is None:  # Perplexity sends the message so far beside each delta
+            delta = {} if "delta" in choice else whole.as_delta(choice.get("message") or {})
         content = delta.get("content")
         if choice.get("logprobs") and (content or not _says_more_than_text(delta)):
             self._logprobs += _weights(choice, delta)
@@ -167,6 +186,7 @@ class Answer:
 
     def _end(self, choice: Json) -> None:
         self._finish = choice["finish_reason"]
+        self._usage = self._usage or choice.get("usage")
         if self._finish in FAILED_FINISHES:
             error = choice.get("error") or {"message": f"The upstream ended with '{self._finish}'."}
             raise failure(error)
@@ -235,6 +255,10 @@ class Answer:
     def _think(self, text: str) -> Batch:
         if type(self._open) is Reasoning:
             return self._open.grow(text) if text else []
+        if text and not text.strip():  # white space alone is no thought
+            self._blank += text
+            return []
+        text = self._blank + text
         events = self._close_open("completed")
         item_id = self._terms.mint.id("rs")
         self._open = thought = Reasoning(item_id, len(self._items), self._terms.reasoning)
@@ -291,7 +315,7 @@ class Answer:
         return self._say("") if self._citations.waiting and not said else []
 
     def _close_open(self, status: str) -> Batch:
-        item, self._open = self._open, None
+        item, self._open, self._blank = self._open, None, ""
         if item is None:
             return []
         if isinstance(item, Reasoning) and self._seals:

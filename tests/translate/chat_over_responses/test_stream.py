@@ -10,6 +10,7 @@ from forwarder.errors import UpstreamBroken, UpstreamRefused
 from forwarder.translate.chat_over_responses.request import is_cut
 from forwarder.translate.chat_over_responses.stream import HANDLERS
 from forwarder.translate.fold import fold_chat
+from tests.helpers import sdk
 from tests.helpers.sdk import EVENT_TYPES
 from tests.helpers.translating import NOW, events_of, terms, translate
 
@@ -305,3 +306,91 @@ def test_who_cuts_an_answer_hears_beside_its_text_what_stands_beside_it() -> Non
 )
 def test_an_answer_is_cut_at_stops_and_low_limits(request_: Json, cut: bool) -> None:
     assert is_cut(request_) is cut
+
+
+# -- what some providers do -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tier", "shown"), [("on_demand", "default"), ("ultrafast", "priority"), ("flex", "flex")]
+)
+def test_a_service_tier_is_one_that_chat_has(tier: str, shown: str) -> None:
+    created = event("created", response={"service_tier": tier})
+    first = chunks(created, event("output_text.delta", **at(0), delta="a"), completed())[0]
+    assert first["service_tier"] == shown
+
+
+SEARCH = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "xs_call_1",
+          "name": "x_keyword_search", "input": '{"query": "a"}'}  # fmt: skip
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_calls_that_the_provider_answers_are_no_calls(streamed: bool) -> None:
+    own = {**SEARCH, "call_id": "call_1", "name": "patch"}
+    steps = [
+        event("output_item.added", output_index=0, item={**SEARCH, "input": ""}),
+        event("custom_tool_call_input.delta", **at(0), delta=SEARCH["input"]),
+        event("custom_tool_call_input.done", **at(0), input=SEARCH["input"]),
+        event("output_item.done", output_index=0, item=SEARCH),
+        event("output_item.added", output_index=1, item={**own, "input": ""}),
+        event("output_item.done", output_index=1, item=own),
+    ]
+    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
+    its_terms = terms(server_calls=("xs_call_",))
+    events = [*(steps if streamed else []), completed(SEARCH, own)]
+    stream = translate("chat_over_responses", asked, its_terms).answer(iter([events]))
+    [choice] = fold_chat(stream)["choices"]
+    assert [call["id"] for call in choice["message"]["tool_calls"]] == ["call_1"]
+    assert choice["finish_reason"] == "tool_calls"
+
+
+def test_an_answer_after_calls_of_the_provider_stops() -> None:
+    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
+    its_terms = terms(server_calls=("xs_call_",))
+    said = {"type": "message", "content": [{"type": "output_text", "text": "a"}]}
+    stream = translate("chat_over_responses", asked, its_terms).answer(
+        iter([[completed(SEARCH, said)]])
+    )
+    [choice] = fold_chat(stream)["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("a", "stop")
+    assert "tool_calls" not in choice["message"]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_citation_without_a_place_stands_where_it_came(streamed: bool) -> None:
+    """xAI sends the address alone."""
+    bare = {"type": "url_citation", "url": "https://x.ai", "title": None}
+    part = {"type": "output_text", "text": "Hello.", "annotations": [bare]}
+    item = {"type": "message", "id": "item_0", "content": [part]}
+    steps = [
+        event("output_text.delta", **at(0), delta="Hello."),
+        event("output_text.annotation.added", **at(0), annotation_index=0, annotation=bare),
+        event("output_item.done", output_index=0, item=item),
+    ]
+    made = chunks(*(steps if streamed else []), completed(item))
+    [citation] = fold_chat(iter([made]))["choices"][0]["message"]["annotations"]
+    assert citation == {
+        "type": "url_citation",
+        "url_citation": {"start_index": 6, "end_index": 6, "title": "", "url": "https://x.ai"},
+    }
+    assert sdk.completion_mistakes(fold_chat(iter([made]))) == []
+
+
+def test_moderation_is_carried() -> None:
+    result = {"type": "moderation_result", "model": "omni", "flagged": True, "categories": {},
+              "category_applied_input_types": {}, "category_scores": {}}  # fmt: skip
+    listed = {"type": "moderation_results", "model": "omni", "results": [result]}
+    made = chunks(
+        event("output_text.delta", **at(0), delta="a"),
+        completed(moderation={"input": result, "output": result}),
+    )
+    assert [m for chunk in made for m in sdk.chunk_mistakes(chunk)] == []
+    folded = fold_chat(iter([made]))
+    assert folded["moderation"] == {"input": listed, "output": listed}
+    assert sdk.completion_mistakes(folded) == []
+
+
+def test_a_finished_empty_answer_is_an_empty_message() -> None:
+    folded = fold_chat(iter([chunks(event("created", response={}), completed())]))
+    [choice] = folded["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")

@@ -97,8 +97,7 @@ def test_a_text_has_its_annotations_and_log_probabilities() -> None:
         "output_text.done b",
         "content_part.done",
     ]
-    shown = {k: v for k, v in entry.items() if k != "bytes"}
-    assert events[1]["logprobs"] == events[3]["logprobs"] == [shown]
+    assert events[1]["logprobs"] == events[3]["logprobs"] == [entry]
     assert (events[2]["annotation"], events[2]["annotation_index"]) == (note, 0)
     assert events[0]["part"] == {
         "type": "output_text", "text": "", "annotations": [], "logprobs": [],

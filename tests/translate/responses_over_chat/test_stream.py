@@ -9,6 +9,7 @@ import pytest
 from forwarder.errors import UpstreamBroken, UpstreamError, UpstreamRefused
 from forwarder.translate import whole
 from forwarder.translate.fold import fold_responses
+from tests.helpers import sdk
 from tests.helpers.translating import NOW, SEAL, events_of, terms, translate
 
 Json = dict[str, Any]
@@ -182,3 +183,123 @@ def test_an_image_that_is_cut_off_is_not_completed() -> None:
 def test_what_holds_no_image_is_none(images: Any) -> None:
     [said] = answer(chunk({"content": "a", "images": images}), STOP)["output"]
     assert said["type"] == "message"
+
+
+# -- what some providers do -----------------------------------------------------------------------
+
+
+def choices(*entries: tuple[int, str, str | None]) -> Json:
+    """A chunk with these choices: index, text and finish reason."""
+    made = [
+        {"index": index, "delta": {"content": text}, "finish_reason": finish}
+        for index, text, finish in entries
+    ]
+    return {"choices": made}
+
+
+def text_of(response: Json) -> str:
+    return "".join(
+        part["text"]
+        for item in response["output"]
+        if item["type"] == "message"
+        for part in item["content"]
+    )
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [choices((0, "a", None)), choices((1, "x", None)), choices((0, "b", None)),
+         choices((1, "y", "length")), choices((0, "", "stop"))],
+        [choices((0, "a", None), (1, "x", None)), choices((1, "y", "length"), (0, "b", "stop"))],
+        [choices((3, "a", None)), choices((3, "b", "stop"))],
+    ],
+    ids=["one by one", "side by side", "one that is not called 0"],
+)  # fmt: skip
+def test_further_choices_are_not_mixed_into_the_answer(chunks: list[Json]) -> None:
+    response = answer(*chunks)
+    assert (text_of(response), response["status"]) == ("ab", "completed")
+
+
+@pytest.mark.parametrize(
+    ("tier", "shown"), [("on_demand", "default"), ("priority", "priority"), ("", "default")]
+)
+def test_a_service_tier_is_one_that_the_api_has(tier: str, shown: str) -> None:
+    assert answer({**SAID, "service_tier": tier}, STOP)["service_tier"] == shown
+
+
+@pytest.mark.parametrize(
+    "blank",
+    [{"reasoning_content": "\n\n"}, {"reasoning": " "}, {"content": "<think>\n\n</think>\n\n"},
+     {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "\n"}]}]}],
+)  # fmt: skip
+def test_white_space_alone_is_no_thought(blank: Json) -> None:
+    response = answer(chunk(blank), SAID, STOP)
+    assert [item["type"] for item in response["output"]] == ["message"]
+
+
+def test_white_space_at_the_head_of_a_thought_stays() -> None:
+    pieces = [chunk({"reasoning_content": text}) for text in ("\n", " ", "Hm.", "\n")]
+    thought, _ = answer(*pieces, SAID, STOP)["output"]
+    assert thought["summary"] == [{"type": "summary_text", "text": "\n Hm.\n"}]
+
+
+def test_a_thought_that_is_only_a_signature_is_an_item() -> None:
+    detail = {"type": "reasoning.encrypted", "data": "x"}
+    response = answer(
+        chunk({"reasoning_details": [detail]}), SAID, STOP, include=["reasoning.encrypted_content"]
+    )
+    assert [item["type"] for item in response["output"]] == ["reasoning", "message"]
+
+
+def test_usage_inside_a_choice_is_read() -> None:
+    """Moonshot sends it there."""
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    last = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}
+    assert answer(SAID, {"choices": [last]})["usage"]["total_tokens"] == 3
+
+
+def test_usage_at_the_top_counts_more_than_that_of_a_choice() -> None:
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    last = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}
+    end = {"choices": [], "usage": {**usage, "total_tokens": 9}}
+    assert answer(SAID, {"choices": [last]}, end)["usage"]["total_tokens"] == 9
+
+
+def test_the_message_so_far_beside_a_delta_is_not_said_again() -> None:
+    """Perplexity sends it with each delta, and with its last chunk, which has none."""
+    pieces = [
+        {"choices": [{"index": 0, "delta": {"content": text}, "message": {"content": so_far}}]}
+        for text, so_far in (("Hel", "Hel"), ("lo.", "Hello."))
+    ]
+    end = {"index": 0, "delta": {}, "message": {"content": "Hello."}, "finish_reason": "stop"}
+    assert text_of(answer(*pieces, {"choices": [end]})) == "Hello."
+
+
+def test_moderation_is_carried() -> None:
+    result = {"type": "moderation_result", "model": "omni", "flagged": True, "categories": {},
+              "category_applied_input_types": {}, "category_scores": {}}  # fmt: skip
+    listed = {"type": "moderation_results", "model": "omni", "results": [result]}
+    response = answer(
+        SAID,
+        {"choices": [], "moderation": {"input": listed}},
+        {**STOP, "moderation": {"output": listed}},
+    )
+    assert response["moderation"] == {"input": result, "output": result}
+    assert sdk.response_mistakes({**response, "usage": None}) == []
+
+
+def test_a_finished_empty_answer_is_an_empty_message() -> None:
+    response = answer(chunk({"role": "assistant", "content": ""}), STOP)
+    assert (response["status"], text_of(response)) == ("completed", "")
+    assert [item["type"] for item in response["output"]] == ["message"]
+
+
+def test_log_probabilities_of_a_delta_have_their_bytes() -> None:
+    token = {"token": "a", "logprob": -1.0, "bytes": [97]}
+    weighed = chunk({"content": "a"})
+    weighed["choices"][0]["logprobs"] = {"content": [{**token, "top_logprobs": [token]}]}
+    asked = {"model": "m", "input": "Hi."}
+    stream = translate("responses_over_chat", asked, terms()).answer(iter([[weighed], [STOP]]))
+    [delta] = [e for e in events_of(stream) if e["type"] == "response.output_text.delta"]
+    assert delta["logprobs"] == [{**token, "top_logprobs": [token]}]
