@@ -1,0 +1,92 @@
+"""The readers that judge the replay of recorded answers."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.recordings import (
+    Call,
+    Outcome,
+    Usage,
+    as_completion,
+    as_response,
+    differences,
+    load_recordings,
+    outcome_of_chunks,
+    outcome_of_completion,
+    outcome_of_events,
+    outcome_of_response,
+)
+from tests.support import Answer
+from tests.support import Call as Said
+from tests.support.answers import Ask
+from tests.support.wire import RENDER
+
+Json = dict[str, Any]
+
+ANSWER = Answer(text="Hello there.", reasoning="I think.", calls=[Said("look", {"city": "Bern"})])
+
+
+def rendered(protocol: Any, form: int) -> Any:
+    """The answer as a provider streams it (0) or sends it whole (1)."""
+    asked = {"model": "m", "messages": [], "input": "hi", "stream": not form,
+             "stream_options": {"include_usage": True}}  # fmt: skip
+    return RENDER[protocol][form](ANSWER, Ask(protocol, asked, 1))
+
+
+def test_streams_and_whole_answers_are_read_alike() -> None:
+    chat = outcome_of_chunks(rendered("chat", 0))
+    response = outcome_of_events(rendered("responses", 0))
+    assert outcome_of_completion(rendered("chat", 1)) == chat
+    assert outcome_of_response(rendered("responses", 1)) == response
+    for said in (chat, response):
+        assert (said.text, said.reasoning) == ("Hello there.", "I think.")
+        assert [(c.name, c.arguments) for c in said.calls] == [("look", '{"city": "Bern"}')]
+        assert said.usage is not None
+    assert (chat.finish, response.finish) == ("tool_calls", "completed")
+    assert (as_response(chat).finish, as_completion(response).finish) == ("completed", "tool_calls")
+
+
+SAID = Outcome("a", "", "b", [Call("f", "{}", "c")], "stop", Usage(1, 2, 3, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text": "x"}, {"refusal": "x"}, {"reasoning": "x"}, {"calls": []}, {"finish": "length"},
+        {"usage": None}, {"error": True}, {"calls": [Call("f", "{}", "d")]},
+    ],
+)  # fmt: skip
+def test_every_difference_is_found(change: Json) -> None:
+    assert differences(SAID, SAID) == []
+    assert len(differences(SAID, replace(SAID, **change))) == 1
+
+
+def test_ids_that_tell_no_calls_apart_are_not_compared() -> None:
+    source = replace(SAID, calls=[Call("f", "{}", "c"), Call("g", "{}", "c")])
+    said = replace(source, calls=[Call("f", "{}", "c"), Call("g", "{}", "made")])
+    assert differences(source, said) == []
+
+
+def test_a_thinking_block_at_the_head_is_reasoning_in_a_response() -> None:
+    said = as_response(Outcome(text="<think>Hm.</think>\n\nHello.", finish="length"))
+    assert (said.reasoning, said.text, said.finish) == ("Hm.", "Hello.", "max_output_tokens")
+    assert as_response(Outcome(text="<think>\n</think>Hello.")).reasoning == ""
+
+
+def test_a_recording_is_read_up_to_the_end_of_its_first_answer(tmp_path: Path) -> None:
+    chunk = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}
+    turn = f"data: {json.dumps(chunk)}\r\n\r\ndata: null\n\ndata: [DONE]\n\n"
+    line = {"id": "r1", "kind": "chat", "provider": "p", "request": None, "sse": turn * 2}
+    framed = {**line, "id": "r2", "sse": f"---\nsource: a\n---\n{turn}"}
+    with gzip.open(tmp_path / "streams.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(each) + "\n" for each in (line, framed))
+    for recording in load_recordings(tmp_path):
+        assert recording.events == [chunk]
+        assert recording.outcome == Outcome(text="a", finish="stop")

@@ -1,0 +1,354 @@
+"""Recorded answers of real providers, replayed to a client of each protocol, streamed and whole.
+
+The forwarder runs in this process with one upstream for each provider and protocol; the provider is
+a real server.  See `tests.helpers.recordings` for the recordings.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+
+from forwarder.app import create_app
+from forwarder.config import Settings
+from forwarder.profiles import PROFILES
+from tests.helpers import sdk
+from tests.helpers.recordings import (
+    TERMINALS,
+    Outcome,
+    Recording,
+    as_completion,
+    as_response,
+    differences,
+    load_recordings,
+    outcome_of_chunks,
+    outcome_of_completion,
+    outcome_of_events,
+    outcome_of_response,
+    read_sse,
+)
+from tests.support.listener import Listener, Request
+from tests.support.wire import SSE_TYPE, Reply
+
+Json = dict[str, Any]
+
+FOLDER = os.environ.get("RECORDINGS")
+
+needs_recordings = pytest.mark.skipif(
+    not FOLDER, reason="RECORDINGS names no folder with recordings of real providers"
+)
+
+PROFILE_OF = {
+    "alibaba": "dashscope",
+    "copilot": "copilot",
+    "z.ai": "zhipu",
+    **{name: name for name in ("azure", "chatgpt", "deepseek", "groq", "llamacpp", "lmstudio",
+                               "mistral", "ollama", "openai", "openrouter", "vllm", "xai")},
+}  # fmt: skip
+"""Provider of a recording -> its profile; every other provider is generic."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How the outcome of a recording is judged, where it differs from what the provider said."""
+
+    reason: str
+    instead: Json
+    ways: Collection[tuple[str, bool]] = ()  # empty: all four
+
+
+_SAYS_NOTHING = Judgement("ends without a finish reason and has said nothing", {"error": True})
+_FAILS = Judgement("the provider reports an error in its stream", {"error": True})
+_SKETCH = (
+    "a sketch of a stream, without items; whole answers are completed only where a profile asks"
+)
+_WHOLE_RESPONSE = [("responses", False)]
+
+JUDGED: dict[str, Judgement] = {
+    "bc0009de8be8": _SAYS_NOTHING,
+    "fe070e2a9d2f": _SAYS_NOTHING,
+    "334ea790b933": _FAILS,
+    "51d47aa0cd36": _FAILS,
+    "12367895c0fa": _FAILS,
+    **dict.fromkeys(
+        ("a0ba28be64ad", "c6b2fe023813"),
+        Judgement("[DONE] stands for the finish reason", {"finish": "stop"},
+                  [("chat", True), ("chat", False)]),
+    ),
+    "52286a6e1418": Judgement("[DONE] stands for the finish reason", {"finish": "tool_calls"},
+                              [("chat", True), ("chat", False)]),
+    **dict.fromkeys(
+        ("0d656028abad", "702d0f35d8a6", "e788dd024df6"),
+        Judgement(_SKETCH, {"text": ""}, _WHOLE_RESPONSE),
+    ),
+    "c0c89d4f2b1e": Judgement(_SKETCH, {"reasoning": ""}, _WHOLE_RESPONSE),
+}  # fmt: skip
+"""Recording -> how it is judged, and why; every other must reach the client as it was said."""
+
+WAYS = [(client, streamed) for client in ("chat", "responses") for streamed in (True, False)]
+"""Protocol of the client, and whether it asks for a stream."""
+
+
+@functools.cache
+def recordings() -> dict[str, Recording]:
+    """All recordings by id."""
+    return {r.id: r for r in load_recordings(Path(FOLDER))} if FOLDER else {}
+
+
+# -- the provider and the forwarder -------------------------------------------------------------
+
+
+@dataclass
+class Answered:
+    """How a request was answered, for the listener."""
+
+    closed_by_client: threading.Event = field(default_factory=threading.Event)
+    finished: threading.Event = field(default_factory=threading.Event)
+
+
+def play(request: Request) -> tuple[Reply, Answered]:
+    """The recording that the requested model names."""
+    body = recordings()[request.json()["model"]].sse.encode()
+    return Reply(headers={"content-type": SSE_TYPE}, steps=[body]), Answered()
+
+
+@pytest.fixture(scope="module")
+def forwarder() -> Iterator[FlaskClient]:
+    """A forwarder in this process, whose upstreams all are the player."""
+    listener = Listener(play, threading.Event())
+    listener.start()
+    environment = {"FORWARDER_DATABASE_URL": "none", "FORWARDER_LOG_LEVEL": "error"}
+    names = dict.fromkeys(map(upstream_of, recordings().values()))
+    for name in names:
+        provider, _, protocol = name.rpartition("-")
+        prefix = name.upper().replace("-", "_")
+        environment |= {
+            f"{prefix}_BASE_URL": f"http://127.0.0.1:{listener.port}/v1",
+            f"{prefix}_API_KEY": "sk-recorded",
+            f"{prefix}_API": protocol,
+            f"{prefix}_PROVIDER": provider,
+            f"{prefix}_BREAKER_FAILURES": "0",
+            f"{prefix}_BREAKER_SHARE": "0",
+            f"{prefix}_RETRIES": "0",
+        }
+    environment["FORWARDER_UPSTREAMS"] = ",".join(names)
+    with httpx2.HTTPTransport() as transport, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("forwarder.bridge.transport_for", lambda *_: transport)
+        yield create_app(Settings.from_env(environment)).test_client()
+    listener.stop()
+    assert not listener.failures
+
+
+def upstream_of(recording: Recording) -> str:
+    """The name of the upstream that speaks as the recorded provider."""
+    return f"{PROFILE_OF.get(recording.provider, 'generic')}-{recording.kind}"
+
+
+# -- what a client gets -------------------------------------------------------------------------
+
+
+@dataclass
+class Got:
+    """The answer that a client got: an error, the events of a stream, or a whole answer."""
+
+    status: int
+    text: str
+    streamed: bool
+
+    @functools.cached_property
+    def events(self) -> list[Json]:
+        """The events of a stream."""
+        return [json.loads(data) for data in read_sse(self.text) if data != "[DONE]"]
+
+
+def ask(forwarder: FlaskClient, recording: Recording, client: str, streamed: bool) -> Got:
+    """Ask for a recording."""
+    model = f"{upstream_of(recording)}/{recording.id}"
+    asked: Json = {"model": model, "stream": streamed, "input": "hi", "store": False}
+    path, headers = "/v1/responses", {}
+    if client == "chat":
+        asked = {
+            "model": model,
+            "stream": streamed,
+            "messages": [{"role": "user", "content": "hi"}],
+        }
+        path = "/v1/chat/completions"
+        if streamed:
+            asked["stream_options"] = {"include_usage": True}
+        if recording.kind == "chat" and recording.request.get("n"):
+            asked["n"] = recording.request["n"]
+        if recording.kind == "responses":
+            headers = {"X-Forwarder-Reasoning": "reasoning_content"}
+    answer = forwarder.post(path, json=asked, headers=headers)
+    got = Got(answer.status_code, answer.text, streamed)
+    answer.close()
+    return got
+
+
+READERS: dict[tuple[str, bool], Callable[[Any], Outcome]] = {
+    ("chat", True): outcome_of_chunks,
+    ("chat", False): outcome_of_completion,
+    ("responses", True): outcome_of_events,
+    ("responses", False): outcome_of_response,
+}
+
+
+def outcome_of(got: Got, client: str) -> Outcome:
+    """What a client was told."""
+    if got.status != 200:
+        return Outcome(error=True)
+    return READERS[client, got.streamed](got.events if got.streamed else json.loads(got.text))
+
+
+def expected_of(recording: Recording, client: str, streamed: bool) -> Outcome:
+    """What a client must be told."""
+    said = recording.outcome
+    if recording.kind != client:
+        said = as_response(said) if client == "responses" else as_completion(said)
+    judged = JUDGED.get(recording.id)
+    if judged and (not judged.ways or (client, streamed) in judged.ways):
+        return replace(said, **judged.instead)
+    return said
+
+
+# -- the laws of a stream -----------------------------------------------------------------------
+
+
+def faults_of(got: Got, client: str, recording: Recording) -> list[str]:
+    """What is wrong with the form of an answer, whatever it says."""
+    if got.status != 200:
+        return error_faults(json.loads(got.text))
+    if not got.streamed:
+        return whole_faults(json.loads(got.text), client, recording)
+    if recording.kind == client and not is_repaired(recording):
+        return passing_faults(got.events, client, recording)
+    found = [m for event in got.events for m in EVENT_MISTAKES[client](event)]
+    if client == "responses":
+        found += order_faults(got.events)
+        sdk.rebuilt_response(got.events)
+    else:
+        sdk.rebuilt_completion(got.events)
+    return without_additions(found) if recording.kind == client else found
+
+
+EVENT_MISTAKES = {"chat": sdk.chunk_mistakes, "responses": sdk.event_mistakes}
+
+
+def is_repaired(recording: Recording) -> bool:
+    """Does the profile complete the native Responses streams of this provider?"""
+    profile = PROFILES[PROFILE_OF.get(recording.provider, "generic")]
+    return recording.kind == "responses" and profile.repair_responses
+
+
+def without_additions(mistakes: list[str]) -> list[str]:
+    """The mistakes without what a provider adds to its protocol: that passes through."""
+    return [m for m in mistakes if not m.endswith("unknown field")]
+
+
+def passing_faults(events: list[Json], client: str, recording: Recording) -> list[str]:
+    """What is wrong with a stream that passes through: all of the source must be there, in order.
+
+    The finish reason that stands for a bare ``[DONE]``, and errors, are the forwarder's own.
+    """
+    source = [e for e in recording.events if not e.get("error")]
+    found = [] if [e for e in events if e in source] == source else ["it is not the source's"]
+    made = [e for e in events if e not in recording.events and not e.get("error")]
+    mistakes = [m for event in made for m in EVENT_MISTAKES[client](event)]
+    return found + without_sources(mistakes, client, recording)
+
+
+def error_faults(body: Json) -> list[str]:
+    """What is missing of the body of an error."""
+    error = body.get("error") or {}
+    return [f"error.{k} is missing" for k in ("message", "type", "code", "param") if k not in error]
+
+
+def whole_faults(answer: Json, client: str, recording: Recording) -> list[str]:
+    """What the SDK has against a whole answer."""
+    judge = sdk.response_mistakes if client == "responses" else sdk.completion_mistakes
+    found = judge(answer)
+    if recording.kind != client:
+        return found
+    return (
+        without_additions(found)
+        if is_repaired(recording)
+        else without_sources(found, client, recording)
+    )
+
+
+def without_sources(mistakes: list[str], client: str, recording: Recording) -> list[str]:
+    """The mistakes without those of the provider itself, which pass through."""
+    events = [e for e in recording.events if not e.get("error")]
+    known = {last_field(m) for e in events for m in EVENT_MISTAKES[client](e)}
+    return [m for m in without_additions(mistakes) if last_field(m) not in known]
+
+
+def last_field(mistake: str) -> str:
+    """The name of a mistaken field, and what is wrong with it."""
+    path, _, wrong = mistake.partition(": ")
+    return f"{path.rpartition('.')[2]}: {wrong}"
+
+
+def order_faults(events: list[Json]) -> list[str]:
+    """Where a Responses stream breaks the order of its events."""
+    kinds = [event["type"] for event in events]
+    found = []
+    if kinds[0] != "response.created":
+        found.append(f"begins with {kinds[0]}")
+    if [i for i, kind in enumerate(kinds) if kind in TERMINALS] != [len(kinds) - 1]:
+        found.append("its terminal event is not its last")
+    numbers = [event["sequence_number"] for event in events]
+    if numbers != list(range(numbers[0], numbers[0] + len(events))):
+        found.append("its numbers have gaps")
+    opened: dict[int, str] = {}
+    closed: dict[int, Json] = {}
+    parts: set[tuple[Any, ...]] = set()
+    for event in events:
+        kind, index = event["type"].removeprefix("response."), event.get("output_index")
+        if kind == "output_item.added":
+            if index != len(opened):
+                found.append(f"item {index} is the {len(opened)}th")
+            opened[index] = event["item"]["id"]
+        elif kind == "output_item.done":
+            if event["item"]["id"] != opened.get(index) or index in closed:
+                found.append(f"item {index} is done without being open")
+            closed[index] = event["item"]
+        elif "item_id" in event:
+            if event["item_id"] != opened.get(index) or index in closed:
+                found.append(f"{kind} of item {index}, which is not open")
+            place = (index, event.get("content_index"), event.get("summary_index"))
+            if kind.endswith("part.added"):
+                parts.add(place)
+            elif place[1:] != (None, None) and place not in parts:
+                found.append(f"{kind} of a part that was not announced")
+    if kinds[-1] in ("response.completed", "response.incomplete"):
+        output = events[-1]["response"]["output"]
+        if [i["id"] for i in output] != [closed[i]["id"] for i in sorted(closed)]:
+            found.append("the output is not the items that were done")
+    return found
+
+
+# -- the replay ---------------------------------------------------------------------------------
+
+
+@needs_recordings
+@pytest.mark.parametrize(("client", "streamed"), WAYS)
+@pytest.mark.parametrize("name", recordings())
+def test_a_recorded_answer_reaches_the_client(
+    name: str, client: str, streamed: bool, forwarder: FlaskClient
+) -> None:
+    recording = recordings()[name]
+    got = ask(forwarder, recording, client, streamed)
+    said, expected = outcome_of(got, client), expected_of(recording, client, streamed)
+    assert differences(expected, said) == []
+    assert faults_of(got, client, recording) == []
