@@ -228,6 +228,7 @@ _TABLE = (
             "grok-4": {"drop": _OPENAI_ONLY | {"frequency_penalty", "presence_penalty",
                                                "reasoning_effort"}},
         },
+        repair_responses=True,
         server_calls=("xs_call_",),
     ),
     Profile(

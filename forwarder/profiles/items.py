@@ -24,6 +24,28 @@ def over(base: Json, given: Json) -> Json:
     return {**base, **{k: v for k, v in given.items() if v is not None or base.get(k) is None}}
 
 
+_CITATION: Json = {"start_index": 0, "end_index": 0, "title": ""}
+
+
+def complete_citation(annotation: Json) -> Json:
+    """An annotation with all its fields: xAI cites URLs without a position or a title."""
+    return over(_CITATION, annotation) if annotation.get("type") == "url_citation" else annotation
+
+
+def complete_part(part: Json) -> Json:
+    """A content part whose annotations have all their fields."""
+    if not part.get("annotations"):
+        return part
+    return {**part, "annotations": [complete_citation(a) for a in part["annotations"]]}
+
+
+def complete_parts(item: Json) -> Json:
+    """An item whose annotations have all their fields."""
+    if item.get("type") != "message" or not item.get("content"):
+        return item
+    return {**item, "content": [complete_part(part) for part in item["content"]]}
+
+
 class Item:
     """An output item; ``held`` are the events of a call of which nobody has said whose it is."""
 
@@ -113,7 +135,7 @@ class Items:
 
     def output(self, given: list[Json]) -> list[Json]:
         """What stands in the finished response: the items under the ids that they went by."""
-        known = [item.json for item in self.all()]
+        known, given = [item.json for item in self.all()], list(map(complete_parts, given))
         if len(given) != len(known):
             return known or [self.identified(item) for item in given]
         same = ("id", "call_id")

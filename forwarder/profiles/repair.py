@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from forwarder.mint import Mint
-from forwarder.profiles.items import Item, Items, over
+from forwarder.profiles.items import (
+    Item,
+    Items,
+    complete_citation,
+    complete_part,
+    complete_parts,
+    over,
+)
 from forwarder.translate.call import Batch, Event, Json, Stream
 from forwarder.translate.vocabulary import TERMINALS, usage_to_responses
 
@@ -128,6 +135,10 @@ class _Repair:
         made += self._announced(stem, item, fixed)
         if stem == "output_text":
             fixed.setdefault("logprobs", [])
+        elif stem == "output_text.annotation":
+            fixed["annotation"] = complete_citation(event.get("annotation") or {})
+        elif stem == "content_part" and event.get("part"):
+            fixed["part"] = complete_part(event["part"])
         if verb == "delta":
             item.grow(str(event.get("delta") or ""))
         if item.held is not None:
@@ -142,7 +153,7 @@ class _Repair:
         if item is None:
             item = self._items.begin(index, given, announced=True)
             made = [item.added()] if kind.endswith("done") else []
-        own = {k: v for k, v in given.items() if k != "id"}
+        own = {k: v for k, v in complete_parts(given).items() if k != "id"}
         item.json = over(item.json, own)
         if not kind.endswith("done"):
             return [*made, {**event, "output_index": item.index, "item": item.json}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 from typing import Any
 
 import pytest
@@ -208,3 +209,24 @@ def test_a_terminal_event_without_output_gets_the_items(proper: list[Json]) -> N
     """ChatGPT's backend leaves them out."""
     end = {**proper[-1], "response": {**proper[-1]["response"], "output": []}}
     assert made([*proper[:-1], end]) == proper
+
+
+def test_citations_without_a_place_or_a_title_get_them(proper: list[Json]) -> None:
+    """xAI sends the address alone."""
+    bare = {"type": "url_citation", "url": "https://x.ai"}
+    cited: list[Json] = []
+    for event in copy.deepcopy(proper):
+        if event["type"] == "response.output_text.done":
+            place = {k: event[k] for k in ("item_id", "output_index", "content_index")}
+            kind = "response.output_text.annotation.added"
+            cited.append({"type": kind, **place, "annotation_index": 0, "annotation": bare})
+        if event["type"] == "response.content_part.done":
+            event["part"]["annotations"] = [bare]
+        items = [event["item"]] if event["type"] == "response.output_item.done" else []
+        for item in [*items, *event.get("response", {}).get("output", [])]:
+            for part in item["content"] if item["type"] == "message" else ():
+                part["annotations"] = [bare]
+        cited.append(event)
+    stream = made([{**e, "sequence_number": i} for i, e in enumerate(cited)])
+    assert json.dumps(cited).count("https://x.ai") == json.dumps(stream).count('"title": ""') == 4
+    assert [m for e in stream for m in sdk.event_mistakes(e)] == []

@@ -5,6 +5,7 @@ Calls may interleave, so what has been sent is kept for each.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from forwarder.translate.call import Event, Json
@@ -20,9 +21,9 @@ class Calls:
     Calls whose ids begin with one of ``server_calls`` are the provider's own work.
     """
 
-    def __init__(self, legacy: bool, server_calls: tuple[str, ...] = ()) -> None:
+    def __init__(self, legacy: bool, server_calls: Iterable[str] = ()) -> None:
         self._legacy = legacy
-        self._server_calls = server_calls
+        self._server_calls = tuple(server_calls)
         self._numbers: dict[Any, int] = {}  # output index -> dense number of the call
         self._sent: dict[Any, int] = {}  # output index -> characters sent
 
