@@ -11,12 +11,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from forwarder.errors import UpstreamBroken, UpstreamError
-from forwarder.translate import reasoning, whole
+from forwarder.translate import reasoning
+from forwarder.translate.answer_choice import AnswerChoice, read_delta
 from forwarder.translate.call import Batch, Event, Json, Stream
 from forwarder.translate.ollama_over_chat.calls import Calls
 from forwarder.translate.ollama_over_chat.request import Prepared
 from forwarder.translate.terms import Terms
-from forwarder.translate.vocabulary import FAILED_FINISHES, INCOMPLETE_REASONS, failure, no_text
+from forwarder.translate.vocabulary import (
+    FAILED_FINISHES,
+    INCOMPLETE_REASONS,
+    failure,
+    no_text,
+    read_usage,
+)
 
 
 def translate_stream(chunks: Stream, prepared: Prepared, terms: Terms) -> Stream:
@@ -49,6 +56,7 @@ class Answer:
         self._first = 0  # the clock when the first words came
         self._splitter: reasoning.ThinkSplitter | None = reasoning.ThinkSplitter()
         self._calls = Calls()
+        self._answer_choice = AnswerChoice()
         self._pictures: dict[Any, str] = {}
         self._finish = ""
         self._usage: Json = {}
@@ -62,16 +70,14 @@ class Answer:
         """The lines that one chunk causes."""
         if chunk.get("error"):
             raise failure(chunk["error"])
-        usage = chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage")
-        if usage:
-            self._usage = usage
+        self._usage = read_usage(chunk) or self._usage
         choices = chunk.get("choices")
-        if not choices:
+        choice = self._answer_choice.find(choices) if choices else None
+        if choice is None:
             return []
-        if "message" in choices[0]:
-            [chunk] = whole.events("chat", chunk, streamed=True)
-            return self._choice(chunk["choices"][0])
-        lines = self._choice(choices[0])
+        lines = self._choice(choice)
+        if "delta" not in choice:  # a whole answer
+            return lines
         if not self._first and (lines or self._calls):
             self._first = self._mint.clock()
         return lines
@@ -108,7 +114,7 @@ class Answer:
     # -- reading a choice -----------------------------------------------------------------------
 
     def _choice(self, choice: Json) -> Batch:
-        lines = self._delta(choice.get("delta") or {})
+        lines = self._delta(read_delta(choice))
         if self._prepared.logprobs and choice.get("logprobs"):
             lines = self._measure(lines, choice["logprobs"])
         if choice.get("finish_reason"):

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from forwarder.errors import UpstreamError
-from forwarder.translate import reasoning, whole
+from forwarder.translate import reasoning
+from forwarder.translate.answer_choice import AnswerChoice, read_delta
 from forwarder.translate.call import Batch, Json, Stream
 from forwarder.translate.responses_over_chat import images, logprobs
 from forwarder.translate.responses_over_chat.calls import CALLS, Calls
@@ -60,8 +61,6 @@ def _numbered(events: Batch, number: Iterator[int]) -> Batch:
     return events
 
 
-_UNKNOWN = object()
-
 _RARE = frozenset({"error", "moderation", "x_groq"})
 """What hardly a chunk has."""
 
@@ -84,7 +83,7 @@ class Answer:
         self._citations = Citations()
         self._pictures: set[images.Picture] = set()
         self._blank = ""  # white space that may begin a thought
-        self._index: Any = _UNKNOWN  # of the choice that is the answer
+        self._answer_choice = AnswerChoice()
         self._finish = "stop"
         self._usage: Json | None = None
 
@@ -106,16 +105,8 @@ class Answer:
         fresh = tier and tier != self._response["service_tier"]
         if fresh or chunk.get("usage") or not _RARE.isdisjoint(chunk):
             self._note(chunk)
-        choice: Json | None = choices[0]
-        if choices[0].get("index") != self._index:
-            choice = self._find_choice(choices)
+        choice = self._answer_choice.find(choices)
         return self._choice(choice) if choice else []
-
-    def _find_choice(self, choices: list[Json]) -> Json | None:
-        """The choice that is the answer, which is the one that spoke first: a response has one."""
-        if self._index is _UNKNOWN:
-            self._index = choices[0].get("index")
-        return next((c for c in choices if (c.get("index") or 0) == (self._index or 0)), None)
 
     def _note(self, chunk: Json) -> None:
         """What a chunk tells beside its choice."""
@@ -148,9 +139,7 @@ class Answer:
     # -- reading a choice -----------------------------------------------------------------------
 
     def _choice(self, choice: Json) -> Batch:
-        delta = choice.get("delta")
-        if delta is None:  # Perplexity sends the message so far beside each delta
-            delta = {} if "delta" in choice else whole.as_delta(choice.get("message") or {})
+        delta = read_delta(choice)
         content = delta.get("content")
         if choice.get("logprobs") and (content or not _says_more_than_text(delta)):
             self._logprobs += _weights(choice, delta)
