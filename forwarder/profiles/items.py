@@ -33,10 +33,10 @@ def complete_citation(annotation: Json) -> Json:
 
 
 def complete_part(part: Json) -> Json:
-    """A content part whose annotations have all their fields."""
-    if not part.get("annotations"):
+    """A content part whose text has its annotations, with all their fields."""
+    if part.get("type") != "output_text":
         return part
-    return {**part, "annotations": [complete_citation(a) for a in part["annotations"]]}
+    return {**part, "annotations": [complete_citation(a) for a in part.get("annotations") or ()]}
 
 
 def complete_parts(item: Json) -> Json:

@@ -213,6 +213,6 @@ def _usage(usage: Json) -> Json:
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens_details": {"reasoning_tokens": 0},
     }
-    full = {k: {**v, **(usage.get(k) or {})} for k, v in details.items()}
+    full = {k: over(v, usage.get(k) or {}) for k, v in details.items()}
     total = usage.get("total_tokens") or sum(counts.values())
     return {**usage, **counts, **full, "total_tokens": total}

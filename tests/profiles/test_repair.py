@@ -77,6 +77,13 @@ BREAKS: dict[str, Any] = {
         {**s[-1], "response": {**s[-1]["response"], "usage": {"input_tokens": 1,
                                                               "output_tokens": 2}}},
     ],
+    "null in usage details": lambda s: [
+        *s[:-1],
+        {**s[-1], "response": {**s[-1]["response"], "usage": {
+            "input_tokens": 1, "output_tokens": 2,
+            "input_tokens_details": {"cached_tokens": None, "cache_write_tokens": None}}}},
+    ],
+    "no annotations": lambda s: json.loads(json.dumps(s).replace('"annotations": [], ', "")),
     "bare responses": lambda s: [
         {**e, "response": {"usage": e["response"].get("usage")}} if "response" in e else e
         for e in s
