@@ -19,37 +19,46 @@ from typing import Any, NamedTuple, TypeVar
 
 from limits import RateLimitItem, parse
 from limits.errors import StorageError
+from limits.storage import MemoryStorage
 from limits.strategies import RateLimiter
 
 from forwarder.client_identity import payer
 from forwarder.config import Settings
 from forwarder.errors import LimitsUnknown, RateLimited
 from forwarder.exchange import Exchange, Observer
+from forwarder.network.backend import BackendBreaker, BackendDown, BoundedBackend
 
 log = logging.getLogger("forwarder.ratelimit")
 
 T = TypeVar("T")
 
-_REST = 5.0
-"""Seconds for which a storage that failed is left alone; asking it costs each request a wait."""
+SOCKET_TIMEOUT = 0.5
+"""Seconds after which a connection to Redis that says nothing is given up.
 
-_PATIENCE = 1.0
-"""Seconds that the storage has to answer."""
+No request waits that long: see `forwarder.network.backend`.
+"""
+
+MAX_CONNECTIONS = 32
+"""Connections of one worker to Redis; calls beyond them wait for one that is free."""
 
 
 def storage_options(storage: str) -> dict[str, Any]:
-    """How a storage is connected to: with little patience, and failing in one way."""
+    """The options of a storage for `limits`; its exceptions are all StorageError."""
     if storage.startswith("memory"):
         return {}
     from redis.backoff import NoBackoff
+    from redis.connection import BlockingConnectionPool
     from redis.retry import Retry
 
-    return {
-        "wrap_exceptions": True,
-        "socket_timeout": _PATIENCE,
-        "socket_connect_timeout": _PATIENCE,
-        "retry": Retry(NoBackoff(), 1),  # once: a connection that lay idle may be closed
-    }
+    pool = BlockingConnectionPool.from_url(
+        storage.replace("redis+unix", "unix"),
+        max_connections=MAX_CONNECTIONS,
+        timeout=None,  # a full pool is no failure, and every call ends by the socket time-out
+        socket_timeout=SOCKET_TIMEOUT,
+        socket_connect_timeout=SOCKET_TIMEOUT,
+        retry=Retry(NoBackoff(), 1),  # once: a connection that lay idle may be closed
+    )
+    return {"wrap_exceptions": True, "connection_pool": pool}
 
 
 class Limit:
@@ -104,7 +113,10 @@ class RateLimits(Observer):
         self._watching = watching
         self._requests = _limit("requests", settings.rate_requests, limiter)
         self._tokens = _limit("tokens", settings.rate_tokens, limiter)
-        self._rests_until = -math.inf
+        self._storage = limiter.storage
+        self._backend = BoundedBackend(
+            BackendBreaker(self._try, self._log_change), (StorageError, OSError), _describe
+        )
 
     def admit(self, exchange: Exchange, address: str | None) -> None:
         """Count a request, and note in it what is left.
@@ -139,26 +151,37 @@ class RateLimits(Observer):
             yield State(self._tokens, remaining > 0, remaining, reset)
 
     def _asked(self, ask: Callable[[], T]) -> T | None:
-        """What the storage says; ``None`` when it is down, and for a while after."""
-        if time.monotonic() < self._rests_until:
-            return None
-        try:
+        """What the storage says; ``None`` while it is down."""
+        if type(self._storage) is MemoryStorage:
             return ask()
-        except (StorageError, OSError) as error:
-            self._rests_until = time.monotonic() + _REST
-            kind = type(error.__cause__ or error).__name__  # its text may hold the address
-            fate = {"allow": "pass unlimited", "refuse": "are refused"}
-            log.error(
-                "the storage of the rate limits does not answer (%s): requests %s, "
-                "and it is asked again in %g s",
-                kind, fate[self._settings.rate_when_down], _REST,
-            )  # fmt: skip
+        try:
+            return self._backend.call(ask)
+        except BackendDown:
             return None
+
+    def _try(self) -> None:
+        if not self._storage.check():
+            raise BackendDown("no answer to PING")
+
+    def _log_change(self, error: str | None) -> None:
+        if error is None:
+            log.warning("the storage of the rate limits answers again")
+            return
+        fate = {"allow": "pass unlimited", "refuse": "are refused"}
+        log.error(
+            "the storage of the rate limits does not answer (%s): requests %s until it does",
+            error, fate[self._settings.rate_when_down],
+        )  # fmt: skip
 
     def _unknown(self) -> None:
         if self._settings.rate_when_down == "refuse":
             self._watching.refused("limits_unknown")
             raise LimitsUnknown("The rate limits cannot be checked now; try again later.")
+
+
+def _describe(error: Exception) -> str:
+    """The kind of a failure; its text may hold the address, with a password in it."""
+    return type(error.__cause__ or error).__name__
 
 
 def _limit(kind: str, text: str | None, limiter: RateLimiter) -> Limit | None:

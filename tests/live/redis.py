@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -29,14 +30,22 @@ needs_redis = pytest.mark.skipif(
 @contextlib.contextmanager
 def redis_at(port: int, directory: Path) -> Iterator[str]:
     """Its address; it keeps nothing, and is stopped at the end."""
+    with redis_process(port, directory):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextlib.contextmanager
+def redis_process(port: int, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The same; its process, which a test may stop and continue."""
     assert PROGRAM is not None, "redis-server is not installed"
     options = {"bind": "127.0.0.1", "port": str(port), "dir": str(directory), "save": ""}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     process = subprocess.Popen([PROGRAM, *words], stdout=subprocess.DEVNULL)
     try:
         _wait(process, port)
-        yield f"redis://127.0.0.1:{port}/0"
+        yield process
     finally:
+        process.send_signal(signal.SIGCONT)
         process.terminate()
         process.wait(10)
 
@@ -50,4 +59,4 @@ def _wait(process: subprocess.Popen[bytes], port: int, seconds: float = 10) -> N
     raise RuntimeError("redis-server did not start")
 
 
-__all__ = ["free_port", "needs_redis", "redis_at"]
+__all__ = ["free_port", "needs_redis", "redis_at", "redis_process"]

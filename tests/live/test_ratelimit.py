@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.conftest import settings
-from tests.live.redis import needs_redis, redis_at
+from tests.live.redis import needs_redis, redis_at, redis_process
 from tests.live.server import GUNICORN, Server, free_port, running
 from tests.live.talk import Answered, ask, asking
 from tests.live.test_metrics import once, read, workers_of
@@ -163,3 +164,54 @@ def test_it_works_again_when_redis_does(upstream: ScriptedUpstream, tmp_path: Pa
     assert before.headers["x-ratelimit-remaining-requests"] == "2"
     assert between.status == 200
     assert "x-ratelimit-remaining-requests" not in between.headers
+
+
+@needs_redis
+def test_limit_holds_in_a_burst_of_more_requests_than_connections(
+    storage: str, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    given = settings(
+        upstream,
+        FORWARDER_API_KEYS="sk-burst",
+        FORWARDER_RATE_LIMIT_REQUESTS="100/hour",
+        FORWARDER_RATE_LIMIT_STORAGE=storage,
+    )
+    with running(given, tmp_path) as server, ThreadPoolExecutor(300) as pool:
+        answers = list(pool.map(lambda _: asked(server, "sk-burst"), range(300)))
+        log = server.log
+
+    assert Counter(answer.status for answer in answers) == {200: 100, 429: 200}
+    assert all("x-ratelimit-remaining-requests" in answer.headers for answer in answers)
+    assert "does not answer" not in log
+
+
+@needs_redis
+@pytest.mark.parametrize("fate", ["allow", "refuse"])
+def test_redis_that_hangs_holds_nobody_up(
+    fate: str, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """The process is stopped: its connections stay open, and say nothing."""
+    port = free_port()
+    given = settings(
+        upstream,
+        FORWARDER_RATE_LIMIT_REQUESTS="1000/hour",
+        FORWARDER_RATE_LIMIT_TOKENS="1000000/hour",
+        FORWARDER_RATE_LIMIT_STORAGE=f"redis://127.0.0.1:{port}/0",
+        FORWARDER_RATE_LIMIT_WHEN_DOWN=fate,
+    )
+    with redis_process(port, tmp_path) as redis, running(given, tmp_path) as server:
+        assert asked(server, "none").status == 200
+        redis.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        hanging = [asked(server, "none") for _ in range(40)]
+        took = time.monotonic() - started
+        redis.send_signal(signal.SIGCONT)
+        after = _limited_again(server)
+        log = server.log
+
+    # Each of them waiting for a time-out, of whichever length, would take far longer.
+    assert took < 10
+    assert {answer.status for answer in hanging} == {200 if fate == "allow" else 503}
+    assert after.status == 200
+    assert log.count("does not answer") == 1
+    assert log.count("answers again") == 1
