@@ -47,20 +47,20 @@ class Outcome(Generic[T]):
     """
 
     def __init__(self, work: Callable[[], T]) -> None:
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         try:
             self._done = work()
         except BaseException as error:
-            self._error = error
+            self.error = error
 
     def given(self) -> T:
         """What the work gives, or raises; to be asked once."""
-        if self._error is None:
+        if self.error is None:
             return self._done
         try:
-            raise self._error
+            raise self.error
         finally:
-            self._error = None  # it holds this frame, and would wait with it for the collector
+            self.error = None  # it holds this frame, and would wait with it for the collector
 
 
 def spawn(work: Callable[[], object]) -> None:

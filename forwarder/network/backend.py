@@ -17,7 +17,7 @@ from forwarder.network.aside import Outcome, spawn
 
 T = TypeVar("T")
 
-MAX_WAIT = 0.08
+MAX_WAIT = 0.07
 """Seconds that a request waits for a backend that it could do without."""
 
 _TICK = 0.01
@@ -104,7 +104,7 @@ class BackendBreaker:
         """Open it; ``error`` says what the backend did."""
         with self._lock:
             was_open, self.error = self.is_open, error
-        if not was_open:
+        if not was_open and not self._stop.is_set():
             self._changed(error)
             spawn(self._try_until_well)
 

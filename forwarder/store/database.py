@@ -3,28 +3,37 @@
 SQLite blocks, so its work is done in native threads: a few that read, and one that writes, since
 SQLite has one writer anyway; writers of other processes are waited for by its busy time-out.
 PostgreSQL's driver waits in ``select``, which gevent has replaced, so it needs no threads.
+
+A database that fails is not asked again by requests: they fail at once, until a trial beside them
+has succeeded.  Reading and writing have a breaker each, since a full disk can still be read.
 """
 
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import NullPool
 
 from forwarder.errors import StoreUnavailable
+from forwarder.mint import random_id
 from forwarder.network.aside import Aside, pause
+from forwarder.network.backend import BackendBreaker, SharedTask
 from forwarder.store.grouping import Group, Work
-from forwarder.store.migrate import migrate
+from forwarder.store.migrate import is_current, migrate
 from forwarder.store.statements import Statement
+from forwarder.store.tables import chores
 
 log = logging.getLogger("forwarder.store")
 
@@ -33,6 +42,14 @@ T = TypeVar("T")
 _READERS = 4
 _PATIENCE = 30.0
 """Seconds to wait for other writers."""
+
+_TRIAL_PATIENCE = 5.0
+"""Seconds to wait for other writers when a worker starts, and in a trial."""
+
+_CHECK_SECONDS = 1.0
+"""Seconds that ``GET /ready`` waits for the database."""
+
+_FAILURES = (SQLAlchemyError, OSError, sqlite3.Error)
 
 _LOCK = 0x666F7277
 """The number of the advisory lock under which a PostgreSQL database is migrated."""
@@ -45,39 +62,120 @@ _VACUUM = "PRAGMA incremental_vacuum(20000)"
 
 
 class Database:
-    """A database whose tables are there; ``prepare`` makes them, and is repeated until it can."""
+    """A database whose tables are there; ``prepare`` makes them, and is repeated until it can.
+
+    ``recovered`` are called when it can be read again, before any request may.
+    """
+
+    kind = ""
+    trial_bytes = 1
+    """What a trial writes after a failure: on a full disk a few bytes may still find room."""
 
     def __init__(self) -> None:
         self.closed = threading.Event()
+        self.recovered: list[Callable[[], object]] = []
         self._ready = False
         self._preparing = threading.Lock()
+        self.reading = BackendBreaker(self._try_to_read, self._note_reading, stop=self.closed)
+        self.writing = BackendBreaker(
+            partial(self._try_to_write, self.trial_bytes), self._note_writing, stop=self.closed
+        )
+        self._check = SharedTask(self._check_now)
+        self._checked = float("-inf")
 
     def prepare(self) -> None:
         """Make or migrate the tables; raises StoreUnavailable."""
         with self._preparing:
             if not self._ready:
-                self._guarded(self._prepare)
+                self._guarded(self._prepare, self.reading, self.writing)
                 self._ready = True
+
+    def start(self) -> None:
+        """Prepare it, and find out whether it can be written; raises StoreUnavailable."""
+        self.prepare()
+        self._guarded(partial(self._try_to_write, self.trial_bytes), self.writing)
 
     def read(self, work: Work[T]) -> T:
         """What a work gives that changes nothing."""
-        return self._done(lambda: self._read(work))
+        return self._done(lambda: self._read(work), self.reading)
 
     def write(self, work: Work[T]) -> T:
         """What a work gives that is one transaction; it is on disk when this returns."""
-        return self._done(lambda: self._write(work))
+        return self._done(lambda: self._write(work), self.writing)
 
-    def _done(self, work: Callable[[], T]) -> T:
+    def error(self, max_age: float) -> str | None:
+        """Why it cannot be used, as found out not more than so many seconds ago; None if it can."""
+        if not self._failing() and time.monotonic() - self._checked > max_age:
+            if not self._check.run(_CHECK_SECONDS):
+                return f"No answer within {_CHECK_SECONDS:g} s."
+        return self._failing()
+
+    def _failing(self) -> str | None:
+        return self.reading.error or self.writing.error
+
+    def _done(self, work: Callable[[], T], breaker: BackendBreaker) -> T:
+        if breaker.is_open:
+            raise StoreUnavailable
         if not self._ready:
             self.prepare()
-        return self._guarded(work)
+        return self._guarded(work, breaker)
 
-    def _guarded(self, work: Callable[[], T]) -> T:
+    def _guarded(self, work: Callable[[], T], *breakers: BackendBreaker) -> T:
         try:
             return work()
-        except (SQLAlchemyError, OSError) as error:
+        except _FAILURES as error:
             log.error("the store failed: %s", _said(error))
+            self._trip(error, *breakers)
             raise StoreUnavailable from None
+
+    def _trip(self, error: BaseException, *breakers: BackendBreaker) -> None:
+        if isinstance(error, _FAILURES) and _is_outage(error):
+            for breaker in breakers:
+                breaker.trip(_said(error))
+
+    # -- trials ---------------------------------------------------------------------------------
+
+    def _try_to_read(self) -> None:
+        self._attempt(self._prepare)
+        self._attempt(lambda: self._read_trial(lambda c: c.execute(sa.select(chores.c.name)).all()))
+        self._ready = True
+
+    def _try_to_write(self, size: int) -> None:
+        self._attempt(self._prepare)
+        self._attempt(lambda: self._write_trial(partial(_leave_nothing, size=size)))
+        self._ready = True
+
+    def _attempt(self, work: Callable[[], object]) -> None:
+        """Do it; what it raises says no more than what may be told."""
+        try:
+            work()
+        except _FAILURES as error:
+            raise OSError(_said(error)) from None
+
+    def _check_now(self) -> None:
+        for breaker, trial in (
+            (self.reading, self._try_to_read),
+            (self.writing, partial(self._try_to_write, 1)),
+        ):
+            with suppress(StoreUnavailable):
+                self._guarded(trial, breaker)
+        self._checked = time.monotonic()
+
+    def _note_reading(self, error: str | None) -> None:
+        if error is None:
+            log.warning("the store answers again")
+            for call in self.recovered:
+                call()
+        else:
+            log.error("the store does not answer; requests that need it fail until it does")
+
+    def _note_writing(self, error: str | None) -> None:
+        if error is None:
+            log.warning("the store can be written again")
+        else:
+            log.error("the store cannot be written; requests that need that fail until it can")
+
+    # -- what each kind of database does --------------------------------------------------------
 
     def _prepare(self) -> None:
         raise NotImplementedError
@@ -86,6 +184,12 @@ class Database:
         raise NotImplementedError
 
     def _write(self, work: Work[T]) -> T:
+        raise NotImplementedError
+
+    def _read_trial(self, work: Work[T]) -> T:
+        raise NotImplementedError
+
+    def _write_trial(self, work: Work[T]) -> T:
         raise NotImplementedError
 
     def tidy(self) -> None:
@@ -102,6 +206,9 @@ class Database:
 class Sqlite(Database):
     """A file."""
 
+    kind = "sqlite"
+    trial_bytes = 2**16
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
@@ -113,7 +220,7 @@ class Sqlite(Database):
         sa.event.listen(self._reading, "begin", _begin)
         self._writing = self._reading.execution_options(**{_IMMEDIATE: True})
         self._readers = Aside(_READERS)
-        self._group = Group(lambda work: self._in(self._writing, work))
+        self._group = Group(self._transact, lambda error: self._trip(error, self.writing))
         self._kept: dict[sa.Engine, deque[sa.Connection]] = {
             self._reading: deque(),
             self._writing: deque(),
@@ -124,6 +231,11 @@ class Sqlite(Database):
 
     def _write(self, work: Work[T]) -> T:
         return self._group.do(work)
+
+    def _transact(self, work: Work[T]) -> T:
+        if self.writing.is_open:  # it has failed while this work waited for its turn
+            raise StoreUnavailable
+        return self._in(self._writing, work)
 
     def _in(self, engine: sa.Engine, work: Work[T]) -> T:
         """The work in one transaction, on a connection that nobody else uses."""
@@ -149,12 +261,31 @@ class Sqlite(Database):
 
     def _make(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._writing.connect() as connection:
-            plain: Any = connection.connection.driver_connection
-            plain.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts in an empty file alone
+        with self._reading.connect() as connection:
+            plain = _with_little_patience(connection)
+            if plain.execute("PRAGMA page_count").fetchone() == (0,):
+                plain.execute("PRAGMA auto_vacuum=INCREMENTAL")  # elsewhere it has no effect
             _into_wal(plain)
-        with self._writing.begin() as connection:
-            migrate(connection)
+            with connection.begin():
+                if is_current(connection):  # and nobody else has to be waited for
+                    return
+        with self._writing.connect() as connection:
+            _with_little_patience(connection)
+            with connection.begin():
+                migrate(connection)
+
+    def _read_trial(self, work: Work[T]) -> T:
+        return self._readers.do(lambda: self._try(self._reading, work))
+
+    def _write_trial(self, work: Work[T]) -> T:
+        return self._group.alone(lambda: self._try(self._writing, work))
+
+    def _try(self, engine: sa.Engine, work: Work[T]) -> T:
+        """The work on a connection of its own: older ones may be of a file that is gone."""
+        with engine.connect() as connection:
+            _with_little_patience(connection)
+            with connection.begin():
+                return work(connection)
 
     def tidy(self) -> None:
         """Give the pages that are free back to the file system."""
@@ -191,29 +322,43 @@ class Sqlite(Database):
 class Postgres(Database):
     """A server."""
 
+    kind = "postgresql"
+
     def __init__(self, url: sa.URL) -> None:
         super().__init__()
+        from forwarder.store import postgres_connection  # who has none does not pay for the driver
+
+        self._deadline = postgres_connection.operation_deadline
         self._engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_size=8,
             max_overflow=24,
-            pool_timeout=_PATIENCE,
+            pool_timeout=postgres_connection.OPERATION_SECONDS,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": 10},
         )
+        postgres_connection.connect_with_deadlines(self._engine)
 
     def _read(self, work: Work[T]) -> T:
-        with self._engine.connect() as connection:
+        with self._deadline(), self._engine.connect() as connection:
             return work(connection)
 
     def _write(self, work: Work[T]) -> T:
-        with self._engine.begin() as connection:
+        with self._deadline(), self._engine.begin() as connection:
             return work(connection)
 
     def _prepare(self) -> None:
-        with self._engine.begin() as connection:
+        if self._read(is_current):
+            return
+        with self._engine.begin() as connection:  # a migration takes as long as it takes
+            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
             migrate(connection)
+
+    def _read_trial(self, work: Work[T]) -> T:
+        return self._read(work)
+
+    def _write_trial(self, work: Work[T]) -> T:
+        return self._write(work)
 
     def close(self) -> None:
         super().close()
@@ -234,22 +379,46 @@ def _begin(connection: sa.Connection) -> None:
     (_TO_WRITE if immediate else _TO_READ).run(connection, {})
 
 
+def _with_little_patience(connection: sa.Connection) -> Any:
+    """The driver's own connection, which waits for other writers as long as a trial does."""
+    plain: Any = connection.connection.driver_connection
+    plain.execute(f"PRAGMA busy_timeout={_TRIAL_PATIENCE * 1000:.0f}")
+    return plain
+
+
 def _into_wal(connection: Any) -> None:
     """The change of mode does not wait for others that are about it too; so that is done here."""
-    import sqlite3
-
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TRIAL_PATIENCE
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
                 raise
             pause(0.02)
 
 
-def _said(error: Exception) -> str:
+def _is_busy(error: sqlite3.Error) -> bool:
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _leave_nothing(connection: sa.Connection, size: int) -> None:
+    """Write so many bytes, and delete them again."""
+    name = f"trial {random_id('t')}".ljust(size, ".")
+    connection.execute(sa.insert(chores).values(name=name, due=0.0))
+    connection.execute(sa.delete(chores).where(chores.c.name == name))
+
+
+def _is_outage(error: BaseException) -> bool:
+    """Does the database not work, rather than refuse this one statement?"""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, (OSError, PoolTimeout)) or type(cause) is sqlite3.DatabaseError:
+        return True
+    return "OperationalError" in {kind.__name__ for kind in type(cause).__mro__}
+
+
+def _said(error: BaseException) -> str:
     """What the driver says; the statement and its values are nobody's business."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return f"{type(cause).__name__}: {cause}"

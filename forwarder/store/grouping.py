@@ -25,11 +25,17 @@ class Group:
 
     Who comes while others are at it leaves its work in a queue, and the next does all that is
     there.  Should one of them fail, none counts, and each is done again by itself: a work must
-    have no other effects than those on the database.
+    have no other effects than those on the database.  A transaction that cannot begin fails for
+    all of them.  ``failed`` is told each error before the next transaction begins.
     """
 
-    def __init__(self, transact: Callable[[Work[Any]], Any]) -> None:
+    def __init__(
+        self,
+        transact: Callable[[Work[Any]], Any],
+        failed: Callable[[BaseException], object] = lambda error: None,
+    ) -> None:
         self._transact = transact
+        self._failed = failed
         self._writer = Aside(1)
         self._turn = threading.Lock()
         self._waiting: deque[_Job] = deque()
@@ -41,6 +47,8 @@ class Group:
         with self._turn:
             while job.outcome is None:
                 self._writer.do(self._drain)
+            if job.outcome.error is not None:
+                self._failed(job.outcome.error)
         time.sleep(0)  # who writes again at once would have the turn before any who waits for it
         given: T = job.outcome.given()
         return given
@@ -56,10 +64,21 @@ class Group:
                 job.outcome = Outcome(partial(self._transact, job.work))
 
     def _done_as_one(self, jobs: list[_Job]) -> bool:
+        has_begun = False
+
+        def work_together(connection: sa.Connection) -> list[Any]:
+            nonlocal has_begun
+            has_begun = True
+            return [job.work(connection) for job in jobs]
+
         try:
-            given = self._transact(lambda c: [job.work(c) for job in jobs])
-        except BaseException:  # whoever caused it hears of it when it is alone
-            return False
+            given = self._transact(work_together)
+        except BaseException as error:
+            if has_begun:  # whoever caused it hears of it when it is alone
+                return False
+            for job in jobs:  # each would wait for a locked file again, one after the other
+                job.outcome = Outcome(partial(_raise, error))
+            return True
         for job, done in zip(jobs, given, strict=True):
             job.outcome = Outcome(partial(_same, done))
         return True
@@ -75,3 +94,7 @@ class _Job:
 
 def _same(value: T) -> T:
     return value
+
+
+def _raise(error: BaseException) -> Any:
+    raise error

@@ -20,13 +20,18 @@ def version(connection: sa.Connection) -> str | None:
     return None if found is None else str(found)
 
 
+def is_current(connection: sa.Connection) -> bool:
+    """Has a database taken every step that this code knows, or more?"""
+    found = version(connection)
+    return found is not None and found >= HEAD
+
+
 def migrate(connection: sa.Connection) -> None:
     """Take the steps that are missing, in the connection's transaction.
 
     A database of newer code is left as it is: while a deploy goes on, old workers meet it.
     """
-    found = version(connection)
-    if found is not None and found >= HEAD:
+    if is_current(connection):
         return
     from alembic import command  # most starts have nothing to do, and need none of it
     from alembic.config import Config

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import secrets
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,40 +23,45 @@ BASE = Path()
 """What relative paths are relative to: the working directory."""
 
 _KEY_MODE = 0o600
-_WRITTEN_WITHIN = 2.0
-"""Seconds in which another process has written the key that it has begun to write."""
 
 
 def open_database(url: str) -> Database | None:
     """The database of a URL, with its tables; ``None`` when nothing is to be remembered.
 
-    One that cannot be used now is tried again when it is needed, but for the default file: where
-    no file can be written and nobody asked for one, nothing is remembered.
+    One that cannot be used now (full, read-only, locked, not there) is tried again beside the
+    requests until it can.  The default file is an exception: where none can be created and the
+    operator did not ask for one, nothing is remembered.
     """
     if url == NONE:
         return None
     parsed = sa.make_url(url)
     path = BASE / (parsed.database or "")
     database = Sqlite(path) if parsed.drivername == "sqlite" else Postgres(parsed)
+    if url == DEFAULT and not _has_place(path):
+        log.warning("nothing is remembered: no database can be made at '%s'", path)
+        return None
     try:
-        database.prepare()
+        database.start()
     except StoreUnavailable:
-        if url == DEFAULT:
-            log.warning("nothing is remembered: no database can be made at '%s'", path)
-            return None
         log.warning("the store cannot be used yet; what needs it fails until it can")
     return database
 
 
-def secret_for(database: Database | None) -> tuple[str, ...]:
-    """The secret beside a SQLite file, made when there is none; nothing where there is no place.
+def _has_place(path: Path) -> bool:
+    """Is there a database file, or a directory in which one may be created?"""
+    return path.exists() or (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK))
 
-    To be used where the operator has set none.
+
+def secret_for(database: Database | None, made_up: str | None = None) -> tuple[str, ...]:
+    """The secret beside a SQLite file; nothing where none can be read or written.
+
+    Where there is none yet, ``made_up`` becomes it, or a new one.  To be used where the operator
+    has set none.
     """
     if isinstance(database, Sqlite):
         path = database.path.with_name(f"{database.path.name}.key")
         try:
-            secret = _secret(path)
+            secret = _secret(path, made_up or secrets.token_urlsafe(32))
         except OSError as error:
             log.warning("no secret can be kept at '%s' (%s)", path, error.strerror)
         else:
@@ -69,19 +74,24 @@ def secret_for(database: Database | None) -> tuple[str, ...]:
     return ()
 
 
-def _secret(path: Path) -> str:
-    with suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _KEY_MODE)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-        log.warning(
-            "FORWARDER_SECRET_KEY is not set: a secret was made up and is kept in '%s'.  "
-            "Other machines that serve the same clients must have the same.",
-            path,
-        )
-    deadline = time.monotonic() + _WRITTEN_WITHIN
-    while not (secret := path.read_text().strip()):
-        if time.monotonic() > deadline:
-            raise OSError(0, "it is empty", str(path))
-        time.sleep(0.01)  # another process is about to write it
-    return secret
+def _secret(path: Path, made_up: str) -> str:
+    """The secret of a file; one that is empty, or not there, gets ``made_up``."""
+    with suppress(FileNotFoundError):
+        if there := path.read_text().strip():
+            return there
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, _KEY_MODE), "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # another process may be about to write its own
+        if there := file.read().strip():
+            return there
+        try:
+            file.write(made_up + "\n")
+            file.flush()
+        except OSError:
+            os.ftruncate(file.fileno(), 0)  # half a secret on a full disk would be another one
+            raise
+    log.warning(
+        "FORWARDER_SECRET_KEY is not set: a secret was made up and is kept in '%s'.  "
+        "Other machines that serve the same clients must have the same.",
+        path,
+    )
+    return made_up

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -106,5 +109,116 @@ def test_a_place_that_is_none_is_tried_again(tmp_path: Path) -> None:
         database.read(due)
 
     (tmp_path / "there").unlink()
+    assert eventually(lambda: database.error(0.0) is None)
     assert database.read(due) == []
     database.close()
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "_TRIAL_PATIENCE", 0.05)
+    monkeypatch.setattr(database_module, "_PATIENCE", 0.3)
+
+
+@contextmanager
+def locking(path: Path, how: str = "BEGIN EXCLUSIVE") -> Iterator[None]:
+    """Another process that writes for long."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute(how)
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_file_that_is_locked_when_a_worker_starts_is_used_once_it_is_free(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "x.db").touch()
+    database = Sqlite(tmp_path / "x.db")
+    with locking(database.path):
+        with pytest.raises(StoreUnavailable):
+            database.start()
+        assert "database is locked" in str(database.error(60.0))
+
+    assert eventually(lambda: database.error(60.0) is None)
+    database.write(lambda c: note(c, "a"))
+    assert "database is locked" in caplog.text
+    assert "answers again" in caplog.text
+    database.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_file_that_is_locked_for_writers_can_be_read(tmp_path: Path) -> None:
+    database = Sqlite(tmp_path / "x.db")
+    database.start()
+    database.close()
+    database = Sqlite(tmp_path / "x.db")
+    with locking(database.path, "BEGIN IMMEDIATE"):
+        with pytest.raises(StoreUnavailable):
+            database.start()
+        assert database.read(due) == []
+        with pytest.raises(StoreUnavailable):
+            database.write(lambda c: note(c, "a"))
+
+    assert eventually(lambda: database.error(60.0) is None)
+    assert database.read(due) == []
+    database.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_writers_that_wait_for_a_locked_file_fail_together(tmp_path: Path) -> None:
+    """One after the other they would wait for hours."""
+    database = Sqlite(tmp_path / "x.db")
+    database.start()
+    failures: list[StoreUnavailable] = []
+
+    def write(name: str) -> None:
+        try:
+            database.write(lambda c: note(c, name))
+        except StoreUnavailable as failure:
+            failures.append(failure)
+
+    with locking(database.path, "BEGIN IMMEDIATE"):
+        started = time.monotonic()
+        writers = [threading.Thread(target=write, args=(f"{i}",)) for i in range(60)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        took = time.monotonic() - started
+
+    assert len(failures) == 60
+    assert took < 60 * 0.3 / 2
+    assert database.read(due) == []
+    database.close()
+
+
+def test_database_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"nonsense" * 1000)
+    database = Sqlite(tmp_path / "x.db")
+
+    with pytest.raises(StoreUnavailable):
+        database.start()
+
+    assert "not a database" in str(database.error(60.0))
+    database.close()
+
+
+def test_refused_statement_is_no_outage(database: Sqlite) -> None:
+    database.write(lambda c: note(c, "a"))
+    with pytest.raises(StoreUnavailable):
+        database.write(lambda c: note(c, "a"))
+
+    assert database.error(60.0) is None
+    database.write(lambda c: note(c, "b"))
+    assert database.read(due) == ["a", "b"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,10 +75,30 @@ def test_the_secret_is_made_once_and_nobody_else_s(
 
 
 def test_a_secret_that_cannot_be_kept_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(opening, "_WRITTEN_WITHIN", 0.05)
-    (tmp_path / "x.db.key").write_text("")
-
-    assert secret_for(Sqlite(tmp_path / "x.db")) == ()
+    assert secret_for(Sqlite(tmp_path / "nowhere" / "x.db")) == ()
     assert "no secret can be kept" in caplog.text
+
+
+def test_key_file_without_a_secret_gets_the_given_one(tmp_path: Path) -> None:
+    """A process that died, or a disk that was full, may have left it empty."""
+    path = tmp_path / "x.db.key"
+    path.write_text("")
+
+    assert secret_for(Sqlite(tmp_path / "x.db"), "mine") == ("mine",)
+    assert path.read_text() == "mine\n"
+    assert secret_for(Sqlite(tmp_path / "x.db"), "other") == ("mine",)
+
+
+def test_key_file_that_cannot_be_written_whole_keeps_no_part_of_a_secret(tmp_path: Path) -> None:
+    path = tmp_path / "x.db.key"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        assert secret_for(Sqlite(tmp_path / "x.db"), "longer than ten bytes") == ()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert path.read_bytes() == b""
+    assert secret_for(Sqlite(tmp_path / "x.db"), "mine") == ("mine",)
