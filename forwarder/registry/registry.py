@@ -7,7 +7,6 @@ answer, what was known goes on being served.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 from forwarder.config import UpstreamSettings
 from forwarder.errors import NotFound, StoreUnavailable, Unsupported
 from forwarder.mint import random_id
+from forwarder.network.backend import MAX_WAIT, SharedTask
 from forwarder.registry.names import full, short
 from forwarder.registry.remote import Remote, restored
 from forwarder.seal import Sealer
@@ -76,16 +76,27 @@ class Registry(NoRegistry):
         self._changes = changes_of(database, models.generation)
         self._sealer = Sealer(tuple(secrets), PURPOSE) if secrets else None
         self._dropped = dropped
-        self._lock = threading.Lock()
+        self._renewal = SharedTask(self._renew)
         self._mark: object = self  # no mark that there is
         self._by_name: Mapping[str, Remote] = {}
         self._rests_until = float("-inf")
 
     def find(self, name: str) -> Remote | None:
         """The model of a name, with its tag or without."""
-        if self._changes.mark() != self._mark:
-            self._renew()
+        # The first run may have begun, for another request, before the change that is looked for.
+        for _ in range(2):
+            if self._changes.mark() == self._mark or not self._renewal.run(self._wait()):
+                break
         return self._by_name.get(name)
+
+    def preload(self) -> None:
+        """Read all models; requests would wait for that only a moment."""
+        self._renew()
+
+    def adopt(self, secrets: Collection[str]) -> None:
+        """Seal with these secrets from now on, and open with them what is stored."""
+        self._sealer = Sealer(tuple(secrets), PURPOSE)
+        self._mark = self
 
     def listed(self) -> list[Remote]:
         """All of them, by name."""
@@ -129,18 +140,21 @@ class Registry(NoRegistry):
 
     # -- the copy -------------------------------------------------------------------------------
 
+    def _wait(self) -> float:
+        """Seconds that a request waits for the models; none while the store is down."""
+        return MAX_WAIT if time.monotonic() >= self._rests_until else 0.0
+
     def _renew(self) -> None:
-        with self._lock:
-            mark = self._changes.mark()
-            if mark == self._mark or time.monotonic() < self._rests_until:
-                return
-            try:
-                rows = self._database.read(models.listed)
-            except StoreUnavailable:
-                self._rests_until = time.monotonic() + _REST
-                return
-            before, self._by_name = self._by_name, self._named(rows)
-            self._mark = mark
+        mark = self._changes.mark()
+        if mark == self._mark or time.monotonic() < self._rests_until:
+            return
+        try:
+            rows = self._database.read(models.listed)
+        except StoreUnavailable:
+            self._rests_until = time.monotonic() + _REST
+            return
+        before, self._by_name = self._by_name, self._named(rows)
+        self._mark = mark
         there = {id(remote) for remote in self._by_name.values()}
         for remote in {id(each): each for each in before.values()}.values():
             if id(remote) not in there and remote.host:

@@ -7,7 +7,6 @@ change is committed.  When it returns, no worker goes on with what was before.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +15,11 @@ from typing import Protocol
 import sqlalchemy as sa
 
 from forwarder.errors import StoreUnavailable
-from forwarder.network.aside import spawn
+from forwarder.network.backend import MAX_WAIT, SharedTask
 from forwarder.store.database import Database, Sqlite
 
 LEASE = 0.1
 """Seconds for which a worker believes what a server has told it."""
-
-_REST = 2.0
-"""Seconds for which a server that does not answer is left alone."""
 
 _MODE = 0o600
 
@@ -75,7 +71,8 @@ class FileChanges:
 class AskedChanges:
     """A number that the server is asked for at most every ``lease`` seconds.
 
-    Who has changed something waits so long: then everybody has asked again.
+    Who has changed something waits so long: then everybody has asked again.  The server is asked
+    beside the requests; they wait for its answer a moment, and not at all while it hangs.
     """
 
     def __init__(
@@ -87,22 +84,15 @@ class AskedChanges:
         self._ask = ask
         self._lease = lease
         self._now = now
-        self._lock = threading.Lock()
+        self._renewal = SharedTask(self._renew)
         self._until = float("-inf")
-        self._failing = False
+        self._is_failing = False
         self._number: int | None = None
 
     def mark(self) -> object:
         """The number; the last one known while the server does not answer."""
-        if self._now() < self._until:
-            return self._number
-        if self._failing:  # nobody waits for a server that is down
-            self._until = self._now() + _REST
-            spawn(self._renew)
-        else:
-            with self._lock:
-                if self._now() >= self._until:
-                    self._renew()
+        if self._now() >= self._until:
+            self._renewal.run(0.0 if self._is_failing else MAX_WAIT)
         return self._number
 
     def tell(self) -> None:
@@ -115,6 +105,7 @@ class AskedChanges:
         try:
             self._number = self._ask()
         except StoreUnavailable:
-            self._failing, self._until = True, self._now() + _REST
+            self._is_failing = True
         else:
-            self._failing, self._until = False, asked + self._lease
+            self._is_failing = False
+        self._until = asked + self._lease

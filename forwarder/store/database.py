@@ -136,19 +136,18 @@ class Database:
     # -- trials ---------------------------------------------------------------------------------
 
     def _try_to_read(self) -> None:
-        self._attempt(self._prepare)
-        self._attempt(lambda: self._read_trial(lambda c: c.execute(sa.select(chores.c.name)).all()))
-        self._ready = True
+        self._attempt(self._read_trial, lambda c: c.execute(sa.select(chores.c.name)).all())
 
     def _try_to_write(self, size: int) -> None:
-        self._attempt(self._prepare)
-        self._attempt(lambda: self._write_trial(partial(_leave_nothing, size=size)))
-        self._ready = True
+        self._attempt(self._write_trial, partial(_leave_nothing, size=size))
 
-    def _attempt(self, work: Callable[[], object]) -> None:
-        """Do it; what it raises says no more than what may be told."""
+    def _attempt(self, do: Callable[[Work[T]], T], work: Work[T]) -> None:
+        """Do a trial, with tables that may be gone; what it raises may be told to anybody."""
         try:
-            work()
+            with self._preparing:
+                self._prepare()
+                self._ready = True
+            do(work)
         except _FAILURES as error:
             raise OSError(_said(error)) from None
 

@@ -36,6 +36,7 @@ class World:
         self.answer: Answer = well
         self.connected: list[UpstreamSettings] = []
         self.database = Sqlite(path / "state.db")
+        self.database.prepare()
         self.registry = Registry(self.database, ["s"], lambda settings: None)
         settings = Settings.from_env(
             {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_MODELS": "fast=quick"}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from forwarder.errors import StoreUnavailable
-from forwarder.store import changes, models
+from forwarder.network.backend import MAX_WAIT
+from forwarder.store import models
 from forwarder.store.changes import AskedChanges, FileChanges, changes_of
 from forwarder.store.database import Postgres, Sqlite
 
@@ -67,22 +68,42 @@ def test_who_changes_something_waits_until_all_have_asked_again() -> None:
     assert server.changes.mark() == 1
 
 
-def test_nobody_waits_for_a_server_that_is_known_to_be_down(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    server, begun = Server(), []
-    monkeypatch.setattr(changes, "spawn", begun.append)
-    assert server.changes.mark() == 0
-    server.down, server.number = True, 1
-    server.time += 1
-    assert server.changes.mark() == 0
-    server.time += 3
-    assert server.changes.mark() == server.changes.mark() == 0
-    assert (server.asked, len(begun)) == (2, 1)
+def test_server_that_is_down_changes_nothing_until_it_is_back() -> None:
+    server = Server()
+    server.number = 1
+    assert server.changes.mark() == 1
+    server.down, server.number = True, 2
+    for _ in range(3):
+        server.time += 1
+        assert server.changes.mark() == 1
 
     server.down = False
-    begun[0]()
-    assert server.changes.mark() == 1
+    server.time += 1
+    assert eventually(lambda: server.changes.mark() == 2)
+
+
+def test_server_that_hangs_keeps_nobody_waiting() -> None:
+    free = threading.Event()
+
+    def hang() -> int:
+        free.wait(20)
+        return 1
+
+    changes = AskedChanges(hang)
+    started = time.monotonic()
+    assert [changes.mark() for _ in range(200)] == [None] * 200
+    took = time.monotonic() - started
+
+    free.set()
+    assert took < 200 * MAX_WAIT / 2, "more than one has waited"
+    assert eventually(lambda: changes.mark() == 1)
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return holds()
 
 
 def test_each_kind_of_database_has_its_own(tmp_path: Path) -> None:
