@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import partial
+from secrets import token_urlsafe
 
 import httpx2
 
@@ -62,9 +63,12 @@ class Bridge:
             self.observers.append(self.capture)
             self.capture.start()
         self.database = open_database(settings.database_url)
-        secrets = settings.secret_keys or secret_for(self.database)
-        self._sealer = Sealer(secrets)
+        made_up = token_urlsafe(32)
+        secrets = settings.secret_keys or secret_for(self.database, made_up)
+        self._sealer = Sealer(secrets or (made_up,))
         self.registry = self._registry(secrets)
+        if self.database is not None and not secrets:
+            self.database.recovered.append(partial(self._adopt_secret, made_up))
         self.router = Router(settings, self.registry.find, self.registry.listed)
         self._configured = frozenset(u.name for u in settings.upstreams)
         self.guard = Guard(settings.remote_allow)
@@ -254,7 +258,19 @@ class Bridge:
     def _registry(self, secrets: Sequence[str]) -> NoRegistry:
         if self.database is None:
             return NoRegistry()
-        return Registry(self.database, secrets, self._disconnect)
+        registry = Registry(self.database, secrets, self._disconnect)
+        registry.preload()
+        return registry
+
+    def _adopt_secret(self, made_up: str) -> None:
+        """Seal with the secret beside the store, which could not be read when the worker started.
+
+        Where there is none yet, what this process has sealed with meanwhile becomes it.
+        """
+        secrets = secret_for(self.database, made_up)
+        if secrets:
+            self._sealer.adopt(secrets)
+            self.registry.adopt(secrets)
 
     def upstream(self, name: str) -> Upstream | None:
         """The upstream of a name, whether it is configured or registered; None if there is none.

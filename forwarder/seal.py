@@ -28,8 +28,14 @@ class Sealer:
     """
 
     def __init__(self, secret_keys: Sequence[str], purpose: str = "seal") -> None:
-        chosen = list(secret_keys) or [secrets.token_urlsafe(32)]
-        self._fernet = MultiFernet([Fernet(_key(secret, purpose)) for secret in chosen])
+        self._purpose = purpose
+        self._secrets: list[str] = []
+        self.adopt(secret_keys or [secrets.token_urlsafe(32)])
+
+    def adopt(self, secret_keys: Sequence[str]) -> None:
+        """Seal with the first of these from now on; the former ones open what they sealed."""
+        self._secrets = list(dict.fromkeys([*secret_keys, *self._secrets]))
+        self._fernet = MultiFernet([Fernet(_key(each, self._purpose)) for each in self._secrets])
 
     def seal(self, value: Any) -> str:
         """An opaque text that holds a JSON value."""

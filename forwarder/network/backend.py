@@ -78,18 +78,21 @@ class BackendBreaker:
 
     ``trial`` raises while the backend does not answer.  The first one runs at once, the others
     ``pause`` seconds apart, until one succeeds or ``stop`` is set.  ``changed`` is told the error
-    when the breaker opens, and ``None`` before it closes.
+    when the breaker opens, and ``None`` before it closes; ``describe`` says what an exception of
+    the trial means, for anybody to read.
     """
 
     def __init__(
         self,
         trial: Callable[[], object],
         changed: Callable[[str | None], object] = lambda error: None,
+        describe: Callable[[Exception], str] = str,
         pause: float = 1.0,
         stop: threading.Event | None = None,
     ) -> None:
         self._trial = trial
         self._changed = changed
+        self._describe = describe
         self._pause = pause
         self._stop = stop or threading.Event()
         self._lock = threading.Lock()
@@ -113,7 +116,7 @@ class BackendBreaker:
             try:
                 self._trial()
             except Exception as error:
-                self.error = str(error) or type(error).__name__
+                self.error = self._describe(error)
                 self._stop.wait(self._pause * random.uniform(0.8, 1.2))  # not all workers at once
                 continue
             self._changed(None)

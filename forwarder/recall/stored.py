@@ -7,6 +7,7 @@ a store that fails is left alone for a while: requests go on with what this proc
 from __future__ import annotations
 
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
@@ -14,6 +15,8 @@ from typing import NamedTuple, TypeVar
 import orjson
 
 from forwarder.errors import StoreUnavailable
+from forwarder.network.aside import spawn
+from forwarder.network.backend import wait_for
 from forwarder.recall.shelf import LocalShelf
 from forwarder.seal import Sealer
 from forwarder.store import Database, thoughts
@@ -23,7 +26,10 @@ from forwarder.store.thoughts import Thought
 T = TypeVar("T")
 
 _REST = 10.0
-"""Seconds for which a store that has failed is not asked."""
+"""Seconds for which a store that has failed, or does not answer in time, is not asked."""
+
+_MAX_WAIT = 0.25
+"""Seconds that an answer waits for the store, which it can do without."""
 
 _TIME = struct.Struct("d")
 
@@ -85,14 +91,28 @@ class StoredShelf:
         return found | {name: found[name]._replace(used=now) for name in old}
 
     def _tried(self, do: Callable[[Work[T]], T], work: Work[T]) -> T | None:
-        """What the store does, unless it has failed lately, or does so now."""
+        """What the store does, unless it has failed lately, or does so now, or hangs.
+
+        What it does late is done all the same.
+        """
         if time.monotonic() < self._rests_until:
             return None
-        try:
-            return do(work)
-        except StoreUnavailable:  # which is in the log
+        done: list[T] = []
+        ended = threading.Event()
+
+        def attempt() -> None:
+            try:
+                done.append(do(work))
+                self._rests_until = 0.0
+            except StoreUnavailable:  # which is in the log
+                self._rests_until = time.monotonic() + _REST
+            finally:
+                ended.set()
+
+        spawn(attempt)
+        if not wait_for(ended, _MAX_WAIT):
             self._rests_until = time.monotonic() + _REST
-            return None
+        return done[0] if done else None
 
     def _sealed(self, owner: bytes, key: bytes, value: bytes) -> bytes:
         """A value that can be opened in its place alone."""

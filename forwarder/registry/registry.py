@@ -57,6 +57,9 @@ class NoRegistry:
         """Refuses."""
         raise _off()
 
+    def adopt(self, secrets: Collection[str]) -> None:
+        """Does nothing: nothing is sealed."""
+
 
 class Registry(NoRegistry):
     """The models of a database.

@@ -33,6 +33,7 @@ def health() -> Response:
 def ready() -> tuple[Response, int]:
     """Ready: at least one upstream can be reached and its breaker is not open; the body says which.
 
+    A store that does not answer makes it ``degraded``: what needs no store is served all the same.
     ``?verbose`` adds whose profile each has, what was learned beside it, and how it stands, and how
     the registered models fare.
     """
@@ -47,9 +48,20 @@ def ready() -> tuple[Response, int]:
         if verbose:
             states[name] |= {"resilience": standing}
     able = any(state["reachable"] for state in states.values())
+    store = _store(bridge)
+    status = "unavailable" if not able else "degraded" if "error" in store else "ok"
     told = {"models": _models(bridge, states)} if verbose else {}
-    body = jsonify(status="ok" if able else "unavailable", upstreams=states, **told)
+    body = jsonify(status=status, upstreams=states, store=store, **told)
     return body, 200 if able else 503
+
+
+def _store(bridge: Bridge) -> Json:
+    """What kind of store there is, and whether it can be read and written."""
+    if bridge.database is None:
+        return {"kind": "none"}
+    error = bridge.database.error(bridge.settings.ready_ttl)
+    state = {"kind": bridge.database.kind, "reachable": error is None}
+    return state if error is None else {**state, "error": error}
 
 
 def _models(bridge: Bridge, states: Json) -> Json:

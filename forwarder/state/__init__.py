@@ -8,8 +8,9 @@ Flask nor SQL's dialects.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.errors import InvalidRequest, StoreUnavailable, Unsupported
 from forwarder.exchange import Exchange
 from forwarder.memory import Memory as Recent
 from forwarder.network.running import Running
@@ -60,17 +61,34 @@ class Remembering:
 
         The conversation in which it is given is held from here on; raises ConversationLocked.
         The request may ask for more afterwards, which is stored and which the client is not told.
+        While the store cannot be written, raises StoreUnavailable for what has to be stored.
         """
         owner = owner_of(exchange.client_key)
         if client == "responses":
-            hold = self._held(owner, base_of(request), exchange)
-            return Keeper(self.database, owner, dict(request), origin, hold).kept
+            base = base_of(request)
+            can_store = self._can_store(request, base, exchange)
+            hold = self._held(owner, base, exchange)
+            keeper = Keeper(self.database, owner, dict(request), origin, hold, can_store)
+            return keeper.kept if can_store else partial(_kept_nowhere, keeper, exchange)
         if client != "chat" or not is_kept(request):  # Ollama keeps nothing
             return lambda stream: stream
         check(request)
-        keeper = CompletionKeeper(self.database, owner, dict(request), origin)
+        if self.database.writing.is_open:
+            raise StoreUnavailable
+        completion = CompletionKeeper(self.database, owner, dict(request), origin)
         request |= with_usage(request)
-        return keeper.kept
+        return completion.kept
+
+    def _can_store(self, request: Json, base: Base, exchange: Exchange) -> bool:
+        """False for a response that need not be stored, while none can be.
+
+        The API stores responses by default, so most clients that say nothing want none of that.
+        """
+        if not self.database.writing.is_open or not is_stored(request):
+            return True
+        if request.get("store") or base.conversation is not None or exchange.ledger.strict:
+            raise StoreUnavailable
+        return False
 
     def _held(self, owner: str, base: Base, exchange: Exchange) -> Hold | None:
         if base.conversation is None:
@@ -78,6 +96,11 @@ class Remembering:
         hold = self._holds.taken(owner, base.conversation)
         exchange.opened.add(hold.drop)
         return hold
+
+
+def _kept_nowhere(keeper: Keeper, exchange: Exchange, stream: Stream) -> Stream:
+    exchange.ledger.note("store", "the store does not answer")
+    return keeper.kept(stream)
 
 
 class Forgetful:

@@ -31,7 +31,8 @@ class Keeper:
     """Stores the response that a request gets.
 
     ``origin`` gives, once the answer has begun, the upstream that keeps it too, or ``None``.
-    ``hold`` is that of the conversation; it ends with the answer.
+    ``hold`` is that of the conversation; it ends with the answer.  With ``can_store`` false nothing
+    is stored, and the response says so whatever its upstream says.
     """
 
     def __init__(
@@ -41,13 +42,15 @@ class Keeper:
         request: Json,
         origin: Callable[[], str | None],
         hold: Hold | None = None,
+        can_store: bool = True,
     ) -> None:
+        self._can_store = can_store
         self._database = database
         self._owner = owner
         self._origin = origin
         self._hold = hold
         self._base = base_of(request)
-        self._stored = is_stored(request)
+        self._stored = can_store and is_stored(request)
         self._input = as_items(request.get("input"))
         self._lasts = self._stored or self._base.conversation is not None
         self._logs = self._stored and bool(request.get("stream"))
@@ -58,7 +61,7 @@ class Keeper:
 
     def kept(self, stream: Stream) -> Stream:
         """The stream, whose terminal event comes when the response is stored."""
-        if not self._stored and not self._base.is_something:
+        if self._can_store and not self._stored and not self._base.is_something:
             return stream
         return self._kept(stream) if self._hold is None else self._held(stream, self._hold)
 

@@ -76,9 +76,14 @@ class Database:
         self.recovered: list[Callable[[], object]] = []
         self._ready = False
         self._preparing = threading.Lock()
-        self.reading = BackendBreaker(self._try_to_read, self._note_reading, stop=self.closed)
+        self.reading = BackendBreaker(
+            self._try_to_read, self._note_reading, _reason, stop=self.closed
+        )
         self.writing = BackendBreaker(
-            partial(self._try_to_write, self.trial_bytes), self._note_writing, stop=self.closed
+            partial(self._try_to_write, self.trial_bytes),
+            self._note_writing,
+            _reason,
+            stop=self.closed,
         )
         self._check = SharedTask(self._check_now)
         self._checked = float("-inf")
@@ -131,25 +136,23 @@ class Database:
     def _trip(self, error: BaseException, *breakers: BackendBreaker) -> None:
         if isinstance(error, _FAILURES) and _is_outage(error):
             for breaker in breakers:
-                breaker.trip(_said(error))
+                breaker.trip(_reason(error))
 
     # -- trials ---------------------------------------------------------------------------------
 
     def _try_to_read(self) -> None:
-        self._attempt(self._read_trial, lambda c: c.execute(sa.select(chores.c.name)).all())
+        self._prepare_anew()
+        self._read_trial(lambda c: c.execute(sa.select(chores.c.name)).all())
 
     def _try_to_write(self, size: int) -> None:
-        self._attempt(self._write_trial, partial(_leave_nothing, size=size))
+        self._prepare_anew()
+        self._write_trial(partial(_leave_nothing, size=size))
 
-    def _attempt(self, do: Callable[[Work[T]], T], work: Work[T]) -> None:
-        """Do a trial, with tables that may be gone; what it raises may be told to anybody."""
-        try:
-            with self._preparing:
-                self._prepare()
-                self._ready = True
-            do(work)
-        except _FAILURES as error:
-            raise OSError(_said(error)) from None
+    def _prepare_anew(self) -> None:
+        """Make tables that may be gone: somebody may have put another database in place."""
+        with self._preparing:
+            self._prepare()
+            self._ready = True
 
     def _check_now(self) -> None:
         for breaker, trial in (
@@ -415,6 +418,14 @@ def _is_outage(error: BaseException) -> bool:
     if isinstance(cause, (OSError, PoolTimeout)) or type(cause) is sqlite3.DatabaseError:
         return True
     return "OperationalError" in {kind.__name__ for kind in type(cause).__mro__}
+
+
+def _reason(error: BaseException) -> str:
+    """What anybody may read: no path, no address and no name of a user."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, OSError):
+        return cause.strerror or type(cause).__name__
+    return str(cause) if isinstance(cause, sqlite3.Error) else type(cause).__name__
 
 
 def _said(error: BaseException) -> str:

@@ -28,7 +28,7 @@ class Backend:
         self.asked = self.tried = 0
         self.changes: list[str | None] = []
         self.stop = threading.Event()
-        self.breaker = BackendBreaker(self.probe, self.changes.append, 0.02, self.stop)
+        self.breaker = BackendBreaker(self.probe, self.changes.append, str, 0.02, self.stop)
         self.bounded = BoundedBackend(self.breaker, (OSError,), str, 0.05)
 
     def answer(self) -> str:
