@@ -110,9 +110,9 @@ class Database:
 
     def error(self, max_age: float) -> str | None:
         """Why it cannot be used, as found out not more than so many seconds ago; None if it can."""
-        if not self._failing() and time.monotonic() - self._checked > max_age:
-            if not self._check.run(_CHECK_SECONDS):
-                return f"No answer within {_CHECK_SECONDS:g} s."
+        is_old = time.monotonic() - self._checked > max_age
+        if is_old and not self._failing() and not self._check.run(_CHECK_SECONDS):
+            return f"No answer within {_CHECK_SECONDS:g} s."
         return self._failing()
 
     def _failing(self) -> str | None:
@@ -283,7 +283,13 @@ class Sqlite(Database):
         return self._group.alone(lambda: self._try(self._writing, work))
 
     def _try(self, engine: sa.Engine, work: Work[T]) -> T:
-        """The work on a connection of its own: older ones may be of a file that is gone."""
+        """The work on a connection of its own: older ones may be of a file that is gone.
+
+        After a failure those are closed.  SQLite opens a file that is read-only just for reading,
+        and as long as one such connection is there, no other of the process can write.
+        """
+        if self._failing():
+            self._close_kept()
         with engine.connect() as connection:
             _with_little_patience(connection)
             with connection.begin():
@@ -315,6 +321,9 @@ class Sqlite(Database):
 
     def close(self) -> None:
         super().close()
+        self._close_kept()
+
+    def _close_kept(self) -> None:
         for kept in self._kept.values():
             with suppress(IndexError):
                 while True:

@@ -39,32 +39,67 @@ needs_postgres = pytest.mark.skipif(
 )
 
 
+_QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+
+class Postgres:
+    """A server with one empty database, which a test may stop, start and hang."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._port = free_port()
+        self.url = f"postgresql://forwarder@127.0.0.1:{self._port}/postgres"
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        assert _SERVER, "PostgreSQL is not installed"
+        directory = self._directory
+        options = [*("-p", str(self._port)), *("-h", "127.0.0.1"), *("-k", str(directory)), "-F"]
+        command = [_SERVER, "-D", str(directory / "data"), *options]
+        self._server = subprocess.Popen(command, cwd=directory, **_ANYBODY, **_QUIET)
+        _wait(self.url)
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.send_signal(signal.SIGINT)
+            self._server.wait(20)
+            self._server = None
+
+    def processes(self) -> list[int]:
+        """The server's own process and those of its connections; none when it is stopped."""
+        if self._server is None:
+            return []
+        pid = self._server.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [pid, *map(int, children.split())]
+
+
+@contextlib.contextmanager
+def postgres_process() -> Iterator[Postgres]:
+    """A server that runs; stopped and removed at the end."""
+    assert _INITDB, "PostgreSQL is not installed"
+    directory = Path(tempfile.mkdtemp(prefix="forwarder-pg-"))
+    if _ANYBODY:
+        shutil.chown(directory, **_ANYBODY)
+    # Whatever locale the machine has: without one it would be an encoding of bytes alone.
+    locale = ["--locale=C", "--encoding=UTF8"]
+    data = ["-D", str(directory / "data")]
+    made = [_INITDB, *data, "-A", "trust", "-U", "forwarder", "--no-sync", *locale]
+    subprocess.run(made, check=True, cwd=directory, **_ANYBODY, **_QUIET)
+    server = Postgres(directory)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def running_postgres() -> Iterator[str]:
     """The URL of a server with one empty database; stopped and removed at the end."""
-    assert _SERVER, "PostgreSQL is not installed"
-    assert _INITDB, "PostgreSQL is not installed"
-    directory, port = Path(tempfile.mkdtemp(prefix="forwarder-pg-")), free_port()
-    data = directory / "data"
-    if _ANYBODY:
-        shutil.chown(directory, **_ANYBODY)
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    # Whatever locale the machine has: without one it would be an encoding of bytes alone.
-    locale = ["--locale=C", "--encoding=UTF8"]
-    made = [_INITDB, "-D", str(data), "-A", "trust", "-U", "forwarder", "--no-sync", *locale]
-    subprocess.run(made, check=True, cwd=directory, **_ANYBODY, **quiet)
-    options = [*("-p", str(port)), *("-h", "127.0.0.1"), *("-k", str(directory)), "-F"]
-    server = subprocess.Popen(
-        [_SERVER, "-D", str(data), *options], cwd=directory, **_ANYBODY, **quiet
-    )
-    try:
-        url = f"postgresql://forwarder@127.0.0.1:{port}/postgres"
-        _wait(url)
-        yield url
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(20)
-        shutil.rmtree(directory, ignore_errors=True)
+    with postgres_process() as server:
+        yield server.url
 
 
 def _wait(url: str) -> None:

@@ -1,0 +1,332 @@
+"""A store that is full, read-only, locked, not there or hanging, with real files and processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.live.conftest import settings
+from tests.live.postgres import Postgres, needs_postgres, postgres_process
+from tests.live.server import Server, running
+from tests.live.talk import Answered, Json, ask, asking, http
+from tests.support import Answer, ScriptedUpstream
+
+MB = 2**20
+UNAVAILABLE = "store_unavailable"
+INCLUDE: Json = {"include": ["reasoning.encrypted_content"]}
+
+Fault = Callable[[Path, Path], AbstractContextManager[None]]
+
+
+def ready(server: Server) -> Json:
+    body: Json = http.get(f"{server.url}/ready").json()
+    return body
+
+
+def wait_until(holds: Callable[[], Any], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it does not come back by itself"
+        time.sleep(0.1)
+
+
+def store_is_back(server: Server) -> bool:
+    return ready(server)["store"].get("reachable") is True
+
+
+def stored(server: Server, **more: Any) -> Answered:
+    """An answer that the client wants stored."""
+    return ask(server, "responses", asking("responses", model="chat/m", store=True, **more))
+
+
+def assert_serves_without_a_store(server: Server) -> None:
+    """Everything that needs none is answered, and nothing is said to be stored."""
+    for stream in (False, True):
+        for client in ("chat", "responses"):
+            body = asking(client, model="chat/m", stream=stream)
+            answered = ask(server, client, body)
+            assert answered.ending == "completed", answered.text
+            if client == "responses":
+                assert answered.whole["store"] is False
+                assert answered.dropped == ["store"]
+            told = ask(server, client, {**body, "store": True})
+            assert (told.status, told.error["code"]) == (503, UNAVAILABLE)
+        body = asking("responses", model="chat/m", stream=stream, store=False)
+        answered = ask(server, "responses", body)
+        assert (answered.ending, answered.dropped) == ("completed", [])
+    background = ask(server, "responses", asking("responses", model="chat/m", background=True))
+    assert background.error["code"] == UNAVAILABLE
+    state = ready(server)
+    assert state["status"] == "degraded"
+    assert state["store"]["reachable"] is False
+    assert state["store"]["error"]
+
+
+def assert_stores(server: Server) -> None:
+    wait_until(lambda: store_is_back(server))
+    wait_until(lambda: stored(server).status == 200)
+    answered = stored(server)
+    found = http.get(f"{server.v1}/responses/{answered.json['id']}")
+    assert found.status_code == 200
+    assert ready(server)["status"] == "ok"
+    after = stored(server, previous_response_id=answered.json["id"])
+    assert after.ending == "completed"
+
+
+# -- SQLite ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def mounted(directory: Path, size: int) -> Iterator[Path]:
+    """A file system of so many bytes; skips where none can be mounted."""
+    directory.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def fill(directory: Path) -> Path:
+    """Write until nothing more finds room; the file that takes it."""
+    ballast = directory / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        for size in (2**16, 2**12, 1):
+            with contextlib.suppress(OSError):
+                while file.write(b"x" * size) == size:
+                    pass
+    return ballast
+
+
+@contextlib.contextmanager
+def full(directory: Path, database: Path) -> Iterator[None]:
+    ballast = fill(directory)
+    yield
+    ballast.unlink()
+
+
+@contextlib.contextmanager
+def read_only(directory: Path, database: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-o", "remount,ro", str(directory)], check=True)
+    yield
+    subprocess.run(["mount", "-o", "remount,rw", str(directory)], check=True)
+
+
+@contextlib.contextmanager
+def locked(directory: Path, database: Path) -> Iterator[None]:
+    other = sqlite3.connect(database, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    yield
+    other.execute("ROLLBACK")
+    other.close()
+
+
+@contextlib.contextmanager
+def unreachable(directory: Path, database: Path) -> Iterator[None]:
+    away = directory.parent / "away"
+    database.parent.rename(away)
+    database.parent.write_text("no directory")
+    yield
+    database.parent.unlink()
+    away.rename(database.parent)
+
+
+def worker_of(server: Server) -> int:
+    """The process id of the only worker."""
+    pid = server.process.pid
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def answers(server: Server) -> bool:
+    with contextlib.suppress(httpx2.TransportError):
+        return http.get(f"{server.url}/health").status_code == 200
+    return False
+
+
+@pytest.mark.parametrize("fault", [full, read_only, locked, unreachable])
+@pytest.mark.parametrize("new", [False, True], ids=["old", "new"])
+def test_worker_that_starts_without_its_file_serves_and_comes_back(
+    fault: Fault, new: bool, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        disk = stack.enter_context(mounted(tmp_path / "disk", 4 * MB))
+        database = disk / "state" / "forwarder.db"
+        database.parent.mkdir()
+        given = settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{database}")
+        before = None
+        if not new:
+            with running(given, tmp_path) as server:
+                before = stored(server).json["id"]
+        undo = stack.enter_context(ExitStack())
+        undo.enter_context(fault(disk, database))
+        server = stack.enter_context(running(given, tmp_path))
+        assert_serves_without_a_store(server)
+        os.kill(worker_of(server), signal.SIGKILL)  # the one that replaces it starts as well
+        wait_until(lambda: answers(server))
+        assert_serves_without_a_store(server)
+
+        undo.close()
+
+        assert_stores(server)
+        if before is not None:
+            assert http.get(f"{server.v1}/responses/{before}").status_code == 200
+        assert "Traceback" not in server.log
+
+
+def test_disk_that_fills_up_while_a_worker_serves(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        disk = stack.enter_context(mounted(tmp_path / "disk", 4 * MB))
+        given = settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{disk}/forwarder.db")
+        server = stack.enter_context(running(given, tmp_path))
+        before = stored(server).json["id"]
+        with full(disk, disk / "forwarder.db"):
+            # What finds no room has failed, and was not said to be stored.
+            wait_until(lambda: stored(server, metadata={"x": "y" * 500}).status == 503)
+            assert http.get(f"{server.v1}/responses/{before}").status_code == 200
+            body = asking("responses", model="chat/m", store=False)
+            assert ask(server, "responses", body).ending == "completed"
+
+        assert_stores(server)
+
+
+def test_what_was_sealed_opens_after_the_store_is_back(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Without a key file there is a secret all the same, which that file gets later."""
+
+    def sealed(server: Server) -> list[Json]:
+        upstream.script(Answer(text="Hello.", reasoning="I think."))
+        body = asking("responses", model="chat/m", store=False, **INCLUDE)
+        output: list[Json] = ask(server, "responses", body).whole["output"]
+        output[0]["summary"] = []  # only the seal knows
+        return output
+
+    def opens(server: Server, output: list[Json]) -> bool:
+        history = [{"role": "user", "content": "hi"}, *output, {"role": "user", "content": "go on"}]
+        ask(server, "responses", {"model": "chat/m", "input": history, "store": False})
+        return "I think." in str(upstream.requests[-1].body["messages"])
+
+    with ExitStack() as stack:
+        disk = stack.enter_context(mounted(tmp_path / "disk", 4 * MB))
+        given = settings(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{disk}/forwarder.db")
+        with full(disk, disk / "forwarder.db"):
+            server = stack.enter_context(running(given, tmp_path))
+            meanwhile = sealed(server)
+            assert opens(server, meanwhile)
+        wait_until(lambda: store_is_back(server))
+        after = sealed(server)
+        assert opens(server, meanwhile)
+        with running(given, tmp_path) as another:
+            assert opens(another, meanwhile)
+            assert opens(another, after)
+
+
+# -- PostgreSQL -----------------------------------------------------------------------------------
+
+
+def hang(server: Postgres, sign: int) -> None:
+    """Stop, or continue, the server and every process of it."""
+    for process in server.processes():
+        os.kill(process, sign)
+
+
+def took(server: Server, client: str, **more: Any) -> float:
+    """Seconds that an answer took which needs no store."""
+    began = time.monotonic()
+    model = "responses/gpt-5.5" if client == "chat" else "chat/m"
+    answered = ask(server, client, asking(client, model=model, **more))
+    assert answered.ending == "completed", answered.text
+    return time.monotonic() - began
+
+
+@needs_postgres
+def test_postgres_that_hangs_stalls_no_request_that_needs_no_store(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        postgres = stack.enter_context(postgres_process())
+        given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
+        server = stack.enter_context(running(given, tmp_path))
+        before = stored(server).json["id"]
+        stack.callback(hang, postgres, signal.SIGCONT)
+        hang(postgres, signal.SIGSTOP)
+
+        began = time.monotonic()
+        for client in ("chat", "responses") * 20:
+            for stream in (False, True):
+                took(server, client, stream=stream, store=False)
+        assert time.monotonic() - began < 8, "requests have waited for time-outs"
+        waiting = ThreadPoolExecutor(4)
+        late = [waiting.submit(http.get, f"{server.v1}/responses/{before}") for _ in range(4)]
+        took(server, "responses", store=False)
+        assert ready(server)["store"]["reachable"] is False
+
+        hang(postgres, signal.SIGCONT)
+
+        assert {answer.result().status_code for answer in late} <= {200, 503}
+        assert_stores(server)
+        assert http.get(f"{server.v1}/responses/{before}").status_code == 200
+
+
+@needs_postgres
+def test_postgres_that_hangs_is_given_up(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """What needs it fails after the time-out, and from then on at once."""
+    with ExitStack() as stack:
+        postgres = stack.enter_context(postgres_process())
+        given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
+        server = stack.enter_context(running(given, tmp_path))
+        before = stored(server).json["id"]
+        stack.callback(hang, postgres, signal.SIGCONT)
+        hang(postgres, signal.SIGSTOP)
+
+        patient = httpx2.Client(timeout=40, trust_env=False)
+        given_up = patient.get(f"{server.v1}/responses/{before}")
+        assert (given_up.status_code, given_up.json()["error"]["code"]) == (503, UNAVAILABLE)
+        began = time.monotonic()
+        for _ in range(20):
+            assert http.get(f"{server.v1}/responses/{before}").status_code == 503
+        assert time.monotonic() - began < 8, "requests have waited for time-outs"
+
+        hang(postgres, signal.SIGCONT)
+        assert_stores(server)
+
+
+@needs_postgres
+@pytest.mark.parametrize("how", ["stopped", "hanging"])
+def test_worker_that_starts_without_its_server_serves_and_comes_back(
+    how: str, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        postgres = stack.enter_context(postgres_process())
+        stack.callback(hang, postgres, signal.SIGCONT)
+        if how == "hanging":
+            hang(postgres, signal.SIGSTOP)
+        else:
+            postgres.stop()
+        given = settings(upstream, FORWARDER_DATABASE_URL=postgres.url, FORWARDER_SECRET_KEY="s")
+        server = stack.enter_context(running(given, tmp_path))
+        assert_serves_without_a_store(server)
+
+        if how == "hanging":
+            hang(postgres, signal.SIGCONT)
+        else:
+            postgres.start()
+
+        assert_stores(server)
