@@ -214,13 +214,10 @@ class Sqlite(Database):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        url = sa.URL.create("sqlite", database=str(path))
-        # Connections go from thread to thread, but are in one at a time.
-        given = {"check_same_thread": False, "timeout": _PATIENCE}
-        self._reading = sa.create_engine(url, poolclass=NullPool, connect_args=given)
-        sa.event.listen(self._reading, "connect", _configure)
-        sa.event.listen(self._reading, "begin", _begin)
+        self._reading = _engine(path, _PATIENCE)
         self._writing = self._reading.execution_options(**{_IMMEDIATE: True})
+        self._trying = _engine(path, _TRIAL_PATIENCE)
+        self._trying_to_write = self._trying.execution_options(**{_IMMEDIATE: True})
         self._readers = Aside(_READERS)
         self._group = Group(self._transact, lambda error: self._trip(error, self.writing))
         self._kept: dict[sa.Engine, deque[sa.Connection]] = {
@@ -263,24 +260,22 @@ class Sqlite(Database):
 
     def _make(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._reading.connect() as connection:
-            plain = _with_little_patience(connection)
+        with self._trying.connect() as connection:
+            plain: Any = connection.connection.driver_connection
             if plain.execute("PRAGMA page_count").fetchone() == (0,):
                 plain.execute("PRAGMA auto_vacuum=INCREMENTAL")  # elsewhere it has no effect
             _into_wal(plain)
             with connection.begin():
                 if is_current(connection):  # and nobody else has to be waited for
                     return
-        with self._writing.connect() as connection:
-            _with_little_patience(connection)
-            with connection.begin():
-                migrate(connection)
+        with self._trying_to_write.begin() as connection:
+            migrate(connection)
 
     def _read_trial(self, work: Work[T]) -> T:
-        return self._readers.do(lambda: self._try(self._reading, work))
+        return self._readers.do(lambda: self._try(self._trying, work))
 
     def _write_trial(self, work: Work[T]) -> T:
-        return self._group.alone(lambda: self._try(self._writing, work))
+        return self._group.alone(lambda: self._try(self._trying_to_write, work))
 
     def _try(self, engine: sa.Engine, work: Work[T]) -> T:
         """The work on a connection of its own: older ones may be of a file that is gone.
@@ -290,10 +285,8 @@ class Sqlite(Database):
         """
         if self._failing():
             self._close_kept()
-        with engine.connect() as connection:
-            _with_little_patience(connection)
-            with connection.begin():
-                return work(connection)
+        with engine.begin() as connection:
+            return work(connection)
 
     def tidy(self) -> None:
         """Give the pages that are free back to the file system."""
@@ -376,6 +369,17 @@ class Postgres(Database):
         self._engine.dispose()
 
 
+def _engine(path: Path, patience: float) -> sa.Engine:
+    """An engine whose connections wait so many seconds for other writers."""
+    # Connections go from thread to thread, but are in one at a time.
+    given = {"check_same_thread": False, "timeout": patience}
+    url = sa.URL.create("sqlite", database=str(path))
+    engine = sa.create_engine(url, poolclass=NullPool, connect_args=given)
+    sa.event.listen(engine, "connect", _configure)
+    sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
 def _configure(connection: Any, record: object) -> None:
     connection.isolation_level = None  # transactions are begun by _begin
     connection.execute("PRAGMA foreign_keys=ON")
@@ -388,13 +392,6 @@ def _configure(connection: Any, record: object) -> None:
 def _begin(connection: sa.Connection) -> None:
     immediate = connection.get_execution_options().get(_IMMEDIATE)
     (_TO_WRITE if immediate else _TO_READ).run(connection, {})
-
-
-def _with_little_patience(connection: sa.Connection) -> Any:
-    """The driver's own connection, which waits for other writers as long as a trial does."""
-    plain: Any = connection.connection.driver_connection
-    plain.execute(f"PRAGMA busy_timeout={_TRIAL_PATIENCE * 1000:.0f}")
-    return plain
 
 
 def _into_wal(connection: Any) -> None:

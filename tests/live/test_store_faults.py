@@ -138,7 +138,7 @@ def locked(directory: Path, database: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unreachable(directory: Path, database: Path) -> Iterator[None]:
-    away = directory.parent / "away"
+    away = directory / "away"
     database.parent.rename(away)
     database.parent.write_text("no directory")
     yield
@@ -296,8 +296,7 @@ def test_postgres_that_hangs_is_given_up(upstream: ScriptedUpstream, tmp_path: P
         stack.callback(hang, postgres, signal.SIGCONT)
         hang(postgres, signal.SIGSTOP)
 
-        patient = httpx2.Client(timeout=40, trust_env=False)
-        given_up = patient.get(f"{server.v1}/responses/{before}")
+        given_up = httpx2.get(f"{server.v1}/responses/{before}", timeout=40, trust_env=False)
         assert (given_up.status_code, given_up.json()["error"]["code"]) == (503, UNAVAILABLE)
         began = time.monotonic()
         for _ in range(20):
