@@ -76,3 +76,14 @@ def test_a_renewed_seal_opens_with_the_first_secret_alone() -> None:
 @pytest.mark.parametrize("text", ["", "foreign", PREFIX, PREFIX + "é", Sealer(["lost"]).seal(1)])
 def test_what_cannot_be_opened_is_not_renewed(text: str) -> None:
     assert Sealer(["new", "old"]).renewed(text) is None
+
+
+def test_adopted_secret_seals_and_the_former_one_still_opens() -> None:
+    sealer = Sealer(["made up"])
+    before = sealer.seal("x")
+
+    sealer.adopt(["shared"])
+
+    assert sealer.unseal(before) == "x"
+    assert Sealer(["shared"]).unseal(sealer.seal("y")) == "y"
+    assert sealer.unseal(Sealer(["shared"]).seal("z")) == "z"

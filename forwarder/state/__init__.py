@@ -51,7 +51,7 @@ class Remembering:
         """
         if client == "chat":
             return _STORED if request.get("store") is True else frozenset()
-        kept = translated and is_stored(request)
+        kept = translated and is_stored(request) and not self.database.writing.is_open
         return frozenset({"metadata"}) if kept else frozenset()
 
     def kept(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,9 +28,12 @@ class Watched(Sqlite):
         super().__init__(path)
         self.reads = self.writes = 0
         self.fails = False
+        self.free = threading.Event()
+        self.free.set()
 
     def read(self, work: Any) -> Any:
         self.reads += 1
+        self.free.wait(20)
         if self.fails:
             raise StoreUnavailable
         return super().read(work)
@@ -148,3 +152,22 @@ def test_a_store_that_fails_costs_nothing_but_what_it_has(
     now = time.monotonic()
     monkeypatch.setattr(stored.time, "monotonic", lambda: now + 60)
     assert two.find(ME, [b"a"]) == {b"a": b"[1]"}
+
+
+def test_store_that_hangs_is_left_alone_until_it_answers(
+    database: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "_MAX_WAIT", 0.03)
+    worker(database).keep(ME, {b"a": b'["x"]'})
+    one = worker(database)
+    database.free.clear()
+
+    for _ in range(20):
+        assert one.find(ME, [b"a"]) == {}
+    assert database.reads == 1
+    database.free.set()
+
+    deadline = time.monotonic() + 5  # sooner than a store that has failed is asked again
+    while one.find(ME, [b"a"]) != {b"a": b'["x"]'}:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from forwarder.config import UpstreamSettings
 from forwarder.errors import NotFound, StoreUnavailable, Unsupported
+from forwarder.network.backend import MAX_WAIT
 from forwarder.registry.registry import NoRegistry, Registry
 from forwarder.registry.remote import Remote
 from forwarder.seal import Sealer
@@ -197,3 +200,41 @@ def test_without_a_store_there_are_none_and_will_be_none() -> None:
     ):
         with pytest.raises(Unsupported, match="FORWARDER_DATABASE_URL"):
             refused()
+
+
+def test_adopted_secret_opens_the_keys_of_stored_models(tmp_path: Path) -> None:
+    Worker(tmp_path, "s").registry.put(MODEL)
+    late = Worker(tmp_path)
+    late.registry.preload()
+    found = late.registry.find("mine")
+    assert found
+    assert found.locked
+
+    late.registry.adopt(["s"])
+
+    found = late.registry.find("mine")
+    assert found
+    assert found.key == "sk-secret-key"
+
+
+def test_store_that_hangs_keeps_nobody_waiting(
+    workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = workers
+    here.registry.put(MODEL)
+    there.registry.preload()
+    here.registry.put(replace(MODEL, name="other"))
+    free = threading.Event()
+    read = there.database.read
+    monkeypatch.setattr(there.database, "read", lambda work: (free.wait(20), read(work))[1])
+
+    started = time.monotonic()
+    for _ in range(200):
+        assert there.registry.find("mine")
+    took = time.monotonic() - started
+
+    free.set()
+    assert took < 200 * MAX_WAIT / 2, "more than one has waited"
+    deadline = time.monotonic() + 10
+    while not there.registry.find("other"):
+        assert time.monotonic() < deadline

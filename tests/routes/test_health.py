@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -110,3 +111,33 @@ def test_an_upstream_that_is_left_alone_is_not_ready(serve: Serve) -> None:
         "attempts": 1,
         "failures": 1,
     }
+
+
+def test_store_is_part_of_the_answer(demo: FlaskClient) -> None:
+    got = demo.get("/ready").get_json()
+
+    assert got["status"] == "ok"
+    assert got["store"] == {"kind": "sqlite", "reachable": True}
+
+
+def test_forwarder_without_a_store_says_so() -> None:
+    settings = Settings.from_env({"FORWARDER_DATABASE_URL": "none"})
+
+    got = create_app(settings).test_client().get("/ready").get_json()
+
+    assert (got["status"], got["store"]) == ("ok", {"kind": "none"})
+
+
+def test_store_that_fails_makes_it_degraded_and_takes_no_traffic_away(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no directory")
+    url = f"sqlite:///{tmp_path}/file/forwarder.db"
+    client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": url})).test_client()
+
+    got = client.get("/ready")
+
+    assert got.status_code == 200
+    assert got.get_json()["status"] == "degraded"
+    store = got.get_json()["store"]
+    assert (store["kind"], store["reachable"]) == ("sqlite", False)
+    assert store["error"] in ("Not a directory", "File exists")
+    client.application.extensions["forwarder"].database.close()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import ConversationLocked, ForwarderError, InvalidRequest
+from forwarder.errors import ConversationLocked, ForwarderError, InvalidRequest, StoreUnavailable
 from forwarder.exchange import Exchange
 from forwarder.network.running import Running
 from forwarder.state import Forgetful, Memory, Remembering
@@ -75,6 +75,68 @@ def test_a_turn_holds_its_conversation_for_as_long_as_its_exchange(database: Sql
     exchange.close()
     state.kept("responses", asked, other, lambda: None)
     other.close()
+
+
+NEEDS_STORE: list[tuple[str, Json]] = [
+    ("responses", {"input": "hi", "store": True}),
+    ("responses", {"input": "hi", "conversation": "conv"}),
+    ("responses", {"input": "hi", "store": False, "conversation": "conv"}),
+    ("chat", {"messages": [], "store": True}),
+]
+
+
+@pytest.mark.parametrize(("client", "asked"), NEEDS_STORE)
+def test_request_that_needs_the_store_is_refused_while_it_cannot_be_written(
+    client: str, asked: Json, failing: Sqlite
+) -> None:
+    with pytest.raises(StoreUnavailable):
+        Remembering(failing, Running()).kept(client, asked, EXCHANGE, lambda: None)
+
+
+def test_response_that_is_not_asked_to_be_stored_is_served_while_the_store_fails(
+    failing: Sqlite,
+) -> None:
+    exchange = Exchange("x", "responses", Ledger(), client_key="k")
+    state = Remembering(failing, Running())
+    events = [
+        {"type": kind, "response": {"id": "resp_1", "status": status, "store": True, "output": []}}
+        for kind, status in (
+            ("response.created", "in_progress"),
+            ("response.completed", "completed"),
+        )
+    ]
+
+    kept = state.kept("responses", {"input": "hi", "stream": True}, exchange, lambda: None)
+    batches = list(kept(iter([events])))
+
+    assert [event["response"]["store"] for event in batches[0]] == [False, False]
+    assert list(exchange.ledger.dropped) == ["store"]
+    assert state.honours("responses", {"input": "hi"}, translated=True) == set()
+
+
+def test_strict_request_is_refused_while_its_response_cannot_be_stored(failing: Sqlite) -> None:
+    exchange = Exchange("x", "responses", Ledger(strict=True), client_key="k")
+    with pytest.raises(StoreUnavailable):
+        Remembering(failing, Running()).kept("responses", {"input": "hi"}, exchange, lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("client", "request_"),
+    [("responses", {"input": "hi", "store": False}), ("chat", {"messages": []})],
+)
+def test_request_that_needs_no_store_passes_untouched_while_it_fails(
+    client: str, request_: Json, failing: Sqlite
+) -> None:
+    stream: Stream = iter(())
+    kept = Remembering(failing, Running()).kept(client, request_, EXCHANGE, lambda: None)
+    assert kept(stream) is stream
+
+
+@pytest.fixture
+def failing(database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> Sqlite:
+    """A database that cannot be written."""
+    monkeypatch.setattr(database.writing, "error", "disk is full")
+    return database
 
 
 @pytest.mark.parametrize(

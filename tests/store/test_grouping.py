@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -103,6 +104,28 @@ def test_what_fails_takes_nobody_with_it(database: Sqlite) -> None:
     assert isinstance(failing.exception(5), NotFound)
     # Of two of one name the first in the queue is there; which that was is up to the threads.
     assert [told[0].exception(5), twice.exception(5)].count(None) == 1
+
+
+def test_transaction_that_cannot_begin_is_tried_once_for_all_that_wait() -> None:
+    tried: list[int] = []
+    told: list[str] = []
+
+    def transact(work: Callable[[Any], Any]) -> Any:
+        if tried:
+            tried.append(1)
+            raise sqlite3.OperationalError("database is locked")
+        tried.append(1)
+        return work(None)
+
+    group = Group(transact, lambda error: told.append(str(error)))
+    with busy(group, 5) as do:
+        waiting = [do(lambda c: None) for _ in range(5)]
+
+    for each in waiting:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            each.result(10)
+    assert len(tried) == 2
+    assert told == ["database is locked"] * 5
 
 
 def test_what_fails_leaves_nothing_to_the_collector() -> None:
