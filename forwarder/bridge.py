@@ -67,7 +67,7 @@ class Bridge:
         secrets = settings.secret_keys or secret_for(self.database, made_up)
         self._sealer = Sealer(secrets or (made_up,))
         self.registry = self._registry(secrets)
-        if self.database is not None and not secrets:
+        if self.database is not None and self.database.kind == "sqlite" and not secrets:
             self.database.recovered.append(partial(self._adopt_secret, made_up))
         self.router = Router(settings, self.registry.find, self.registry.listed)
         self._configured = frozenset(u.name for u in settings.upstreams)
