@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -41,6 +41,14 @@ class _Near(NamedTuple):
     value: bytes
 
 
+class _Access:
+    """Reading, or writing, and until when it is left alone."""
+
+    def __init__(self, do: Callable[[Work[Any]], Any]) -> None:
+        self.do = do
+        self.rests_until = 0.0
+
+
 class StoredShelf:
     """Keeps values until ``ttl`` seconds after their last use; that is noted now and then.
 
@@ -49,11 +57,11 @@ class StoredShelf:
     """
 
     def __init__(self, database: Database, sealer: Sealer, ttl: float) -> None:
-        self._database = database
         self._sealer = sealer
         self._ttl = ttl
         self._near = LocalShelf(ttl)
-        self._rests_until = 0.0
+        self._reading = _Access(database.read)
+        self._writing = _Access(database.write)
 
     def find(self, owner: bytes, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """What is there of an owner's."""
@@ -73,7 +81,7 @@ class StoredShelf:
         now = _TIME.pack(time.time())
         self._near.keep(owner, {key: now + value for key, value in values.items()})
         sealed = {key.hex(): self._sealed(owner, key, value) for key, value in values.items()}
-        self._tried(self._database.write, lambda c: thoughts.add(c, owner.hex(), sealed))
+        self._tried(self._writing, lambda c: thoughts.add(c, owner.hex(), sealed))
 
     def _far(self, owner: str, names: Iterable[str], late: float) -> dict[str, Thought]:
         """What the store has; of what was last used before ``late`` the use is noted."""
@@ -81,37 +89,37 @@ class StoredShelf:
             return {}
         now = time.time()
         found = self._tried(
-            self._database.read, lambda c: thoughts.find(c, owner, names, now - self._ttl)
+            self._reading, lambda c: thoughts.find(c, owner, names, now - self._ttl)
         )
         if found is None:
             return {}
         old = [name for name, thought in found.items() if thought.used < late]
         if old:
-            self._tried(self._database.write, lambda c: thoughts.touch(c, owner, old))
+            self._tried(self._writing, lambda c: thoughts.touch(c, owner, old))
         return found | {name: found[name]._replace(used=now) for name in old}
 
-    def _tried(self, do: Callable[[Work[T]], T], work: Work[T]) -> T | None:
+    def _tried(self, access: _Access, work: Work[T]) -> T | None:
         """What the store does, unless it has failed lately, or does so now, or hangs.
 
         What it does late is done all the same.
         """
-        if time.monotonic() < self._rests_until:
+        if time.monotonic() < access.rests_until:
             return None
         done: list[T] = []
         ended = threading.Event()
 
         def attempt() -> None:
             try:
-                done.append(do(work))
-                self._rests_until = 0.0
+                done.append(access.do(work))
+                access.rests_until = 0.0
             except StoreUnavailable:  # which is in the log
-                self._rests_until = time.monotonic() + _REST
+                self._reading.rests_until = self._writing.rests_until = time.monotonic() + _REST
             finally:
                 ended.set()
 
         spawn(attempt)
         if not wait_for(ended, _MAX_WAIT):
-            self._rests_until = time.monotonic() + _REST
+            access.rests_until = time.monotonic() + _REST
         return done[0] if done else None
 
     def _sealed(self, owner: bytes, key: bytes, value: bytes) -> bytes:
