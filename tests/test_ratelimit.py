@@ -210,7 +210,10 @@ def logged() -> Iterator[list[str]]:
 
     log, keeper = logging.getLogger("forwarder.ratelimit"), Keeper()
     log.addHandler(keeper)
+    before = log.level
+    log.setLevel(logging.INFO)  # whatever an application before has set
     yield lines
+    log.setLevel(before)
     log.removeHandler(keeper)
 
 
