@@ -115,11 +115,11 @@ class BackendBreaker:
         while not self._stop.is_set():
             try:
                 self._trial()
+                self._changed(None)
             except Exception as error:
                 self.error = self._describe(error)
                 self._stop.wait(self._pause * random.uniform(0.8, 1.2))  # not all workers at once
                 continue
-            self._changed(None)
             self.error = None
             return
 

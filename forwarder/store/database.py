@@ -64,7 +64,7 @@ _VACUUM = "PRAGMA incremental_vacuum(20000)"
 class Database:
     """A database whose tables are there; ``prepare`` makes them, and is repeated until it can.
 
-    ``recovered`` are called when it can be read again, before any request may.
+    ``recovered`` are called when it can be read or written again, before any request may.
     """
 
     kind = ""
@@ -166,16 +166,20 @@ class Database:
     def _note_reading(self, error: str | None) -> None:
         if error is None:
             log.warning("the store answers again")
-            for call in self.recovered:
-                call()
+            self._tell_recovered()
         else:
             log.error("the store does not answer; requests that need it fail until it does")
 
     def _note_writing(self, error: str | None) -> None:
         if error is None:
             log.warning("the store can be written again")
+            self._tell_recovered()
         else:
             log.error("the store cannot be written; requests that need that fail until it can")
+
+    def _tell_recovered(self) -> None:
+        for call in self.recovered:
+            call()
 
     # -- what each kind of database does --------------------------------------------------------
 
