@@ -162,8 +162,9 @@ def _read_completion(answer: Answer, whole: Json) -> None:
 
 def _read_response(answer: Answer, whole: Json) -> None:
     for item in whole["output"]:
+        kind = "reasoning" if item["type"] == "reasoning" else "text"
         for part in item.get("content") or ():
-            answer.say("text", part["text"])
+            answer.say(kind, part["text"])
         for part in item.get("summary") or ():
             answer.say("reasoning", part["text"])
         answer.say("arguments", item.get("arguments"))
