@@ -24,6 +24,7 @@ from forwarder.routes import exchanges
 from forwarder.routes.base_paths import get_requested_style
 from forwarder.routes.bodies import read_body
 from forwarder.routes.keys import authorized
+from forwarder.state.including import hide_seals_of, shows_seals
 from forwarder.state.turns import is_background, owner_of
 from forwarder.translate import FOLDS
 from forwarder.translate.call import Batch, Json, Stream
@@ -160,7 +161,8 @@ def _later(body: Json, streamed: bool, style: str | None, exchange: Exchange) ->
     queued = _bridge().begin(body, style, exchange, exchanges.another("background"))
     if not streamed:
         return json_answer(queued)
-    return told(queued["id"], -1, exchange)
+    shown = list if shows_seals(body) else hide_seals_of
+    return told(queued["id"], -1, exchange, shown)
 
 
 def told(

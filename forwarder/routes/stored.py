@@ -103,7 +103,7 @@ def delete_response(name: str) -> Response:
 def cancel(name: str) -> Response:
     """End the background work on a response."""
     state, owner = entered()
-    return json_answer(state.background.cancel(owner, checked(name)))
+    return json_answer(Including(()).response(state.background.cancel(owner, checked(name))))
 
 
 @blueprint.get("/responses/<name>/input_items")

@@ -54,6 +54,10 @@ class Remembering:
         kept = translated and is_stored(request) and not self.database.writing.is_open
         return frozenset({"metadata"}) if kept else frozenset()
 
+    def stores_answer(self, request: Json) -> bool:
+        """Is the response to a request stored, by itself or in a conversation?"""
+        return is_stored(request) or base_of(request).conversation is not None
+
     def kept(
         self, client: str, request: Json, exchange: Exchange, origin: Origin
     ) -> Callable[[Stream], Stream]:
@@ -124,6 +128,10 @@ class Forgetful:
     def honours(self, client: str, request: Json, translated: bool) -> frozenset[str]:
         """Nothing is."""
         return frozenset()
+
+    def stores_answer(self, request: Json) -> bool:
+        """Nothing is."""
+        return False
 
     def kept(
         self, client: str, request: Json, exchange: Exchange, origin: Origin

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from forwarder.translate.call import Batch, Event, Json
 from forwarder.translate.check import choose
+from forwarder.translate.reasoning import is_own
 
 _NAME = re.compile(r"include(\[\d*\])?")
 
@@ -55,6 +56,48 @@ _HIDDEN: dict[str, Callable[[Json], Json]] = {
 """What can be asked for -> an item without it.  What stands before the first dot is its type."""
 
 
+_SEALS = "reasoning.encrypted_content"
+
+
+def shows_seals(request: Json) -> bool:
+    """Does a request ask for sealed reasoning?"""
+    include = request.get("include")
+    return isinstance(include, list) and _SEALS in include
+
+
+def hide_seals(event: Event) -> Event:
+    """An event without the reasoning that was sealed here for the store alone."""
+    response = event.get("response")
+    if not response or not any(map(_is_sealed_here, response.get("output") or ())):
+        return event
+    return {**event, "response": _inside(_without_seals_alone(response), "output", _without_own)}
+
+
+def hide_seals_of(batch: Batch) -> Batch:
+    """The same for each event of a batch."""
+    return [hide_seals(event) for event in batch]
+
+
+def _is_sealed_here(item: Json) -> bool:
+    return item.get("type") == "reasoning" and is_own(item.get("encrypted_content"))
+
+
+def _without_own(item: Json) -> Json:
+    return _without(item, "encrypted_content") if _is_sealed_here(item) else item
+
+
+def _without_seals_alone(response: Json) -> Json:
+    """A response without items that are nothing but a seal: they were not streamed."""
+    output = response.get("output")
+    if not isinstance(output, list) or not any(map(_is_seal_alone, output)):
+        return response
+    return {**response, "output": [item for item in output if not _is_seal_alone(item)]}
+
+
+def _is_seal_alone(item: Json) -> bool:
+    return _is_sealed_here(item) and not (item.get("summary") or item.get("content"))
+
+
 class Including:
     """Shows what was asked for, and nothing else that has to be asked for."""
 
@@ -75,6 +118,8 @@ class Including:
 
     def response(self, response: Json) -> Json:
         """A response as it is to be shown."""
+        if _SEALS in self._hidden:
+            response = _without_seals_alone(response)
         return _inside(response, "output", self.item)
 
     def batch(self, batch: Batch) -> Batch:

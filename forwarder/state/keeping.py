@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from forwarder.mint import random_id
 from forwarder.state import references
 from forwarder.state.holding import Hold
+from forwarder.state.including import hide_seals, shows_seals
 from forwarder.state.items import as_items, derived_id, shown
 from forwarder.state.turns import Base, base_of, is_stored
 from forwarder.store import Database, conversations, responses
@@ -54,6 +55,7 @@ class Keeper:
         self._input = as_items(request.get("input"))
         self._lasts = self._stored or self._base.conversation is not None
         self._logs = self._stored and bool(request.get("stream"))
+        self._shows_seals = shows_seals(request)
         self._marks: Json = marks(self._base, self._stored)
         self._upstream_id: str | None = None
         self._packer = Packer()
@@ -88,18 +90,15 @@ class Keeper:
                     batch = [*map(self._marked, batch[:count]), *batch[count:]]
                     beginning = count == len(batch)
                 if is_over:
-                    batch = [*batch[:-1], self._marked(batch[-1])]
-                if self._lasts:
-                    self._keep(batch, is_over)
+                    over = self._marked(batch[-1])
+                    batch = [*batch[:-1], over if self._shows_seals else hide_seals(over)]
+                if self._logs:
+                    self._note(batch)
+                if self._lasts and is_over:
+                    self._store(over["response"])
             except UNREADABLE as error:
                 raise unreadable() from error
             yield batch
-
-    def _keep(self, batch: Batch, is_over: bool) -> None:
-        if self._logs:
-            self._note(batch)
-        if is_over:
-            self._store(batch[-1]["response"])
 
     def _marked(self, event: Json) -> Json:
         """An event whose response says what it stands on, and has the id that it has here."""

@@ -19,6 +19,7 @@ from forwarder.errors import (
     UpstreamUnreadable,
 )
 from forwarder.translate.call import Batch, Call, Event, Json, Stream
+from forwarder.translate.reasoning import DETAILS, FIELDS
 from forwarder.translate.vocabulary import (
     FAILED_FINISHES,
     TERMINALS,
@@ -28,7 +29,7 @@ from forwarder.translate.vocabulary import (
 )
 
 _SAID = frozenset({"content", "refusal", "tool_calls", "function_call", "audio", "images",
-                   "reasoning_content", "reasoning", "reasoning_details"})  # fmt: skip
+                   *FIELDS, *DETAILS})  # fmt: skip
 
 
 def honest_chat(stream: Stream, was_done: Callable[[], bool]) -> Stream:

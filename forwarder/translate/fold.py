@@ -11,6 +11,7 @@ from typing import Any
 from forwarder.errors import UpstreamBroken
 from forwarder.translate.call import Event, Json, Stream
 from forwarder.translate.callkeys import CallKeys, argument_text
+from forwarder.translate.signatures import MESSAGE_FIELDS, merge_values
 from forwarder.translate.vocabulary import TERMINALS, failure, read_usage
 
 
@@ -123,6 +124,11 @@ def _extend(message: _Pieces, key: str, value: Any) -> None:
     message[key] = [*message.get(key, ()), *(value or ())]
 
 
+def _signatures(message: _Pieces, key: str, value: Any) -> None:
+    if value:
+        message[key] = merge_values(message.get(key), value)
+
+
 def _images(message: _Pieces, key: str, value: Any) -> None:
     """Each image once: what comes under the same index takes the place of the earlier one."""
     if not value:
@@ -160,16 +166,22 @@ def _calls(message: _Pieces, key: str, value: Any) -> None:
             if name in ("function", "custom"):
                 _join_body(calls[number].setdefault(name, {}), said or {})
             elif said and name != "index":
-                calls[number][name] = said
+                calls[number][name] = merge_values(calls[number].get(name), said)
 
 
 def _legacy_call(message: _Pieces, key: str, value: Any) -> None:
     _join_body(message.setdefault(key, {}), value or {})
 
 
+_BODY = ("name", "arguments", "input")
+"""What a function or a custom tool has at OpenAI's; whatever else there is holds signatures."""
+
+
 def _join_body(body: Json, delta: Json) -> None:
     for key, value in delta.items():
-        if key != "name" or value != body.get(key):  # some vendors say the name again and again
+        if key not in _BODY:
+            body[key] = merge_values(body.get(key), value)
+        elif key != "name" or value != body.get(key):  # some vendors say the name again and again
             body[key] = body.get(key, "") + argument_text(value)
 
 
@@ -178,7 +190,7 @@ _MERGERS: dict[str, Callable[[_Pieces, str, Any], None]] = {
     "refusal": _text,
     "reasoning_content": _text,
     "reasoning": _text,
-    "reasoning_details": _extend,
+    **dict.fromkeys(MESSAGE_FIELDS, _signatures),
     "annotations": _extend,
     "images": _images,
     "metadata": _metadata,

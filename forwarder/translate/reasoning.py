@@ -1,8 +1,8 @@
 """Reasoning in the spellings of chat upstreams, and how it survives a turn.
 
 Vendors put a model's reasoning into ``reasoning_content``, ``reasoning``, ``reasoning_details``,
-content parts or ``<think>`` tags, sometimes into two of them at once; one is used, so that
-nothing doubles.
+``thinking_blocks``, content parts or ``<think>`` tags, sometimes into two of them at once; one is
+used, so that nothing doubles.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 from forwarder.translate.call import Json
 
 FIELDS = ("reasoning_content", "reasoning")
+DETAILS = ("reasoning_details", "thinking_blocks")
+"""Fields of lists, which hold signatures besides texts."""
+
 _TEXTS = ("text", "summary", "thinking")
 
 
@@ -23,8 +26,11 @@ def read(delta: Json) -> str:
         value = delta.get(name)
         if isinstance(value, str) and value:
             return value
-    details = delta.get("reasoning_details")
-    return "".join(map(_text_of, details)) if isinstance(details, list) else ""
+    for name in DETAILS:
+        details = delta.get(name)
+        if isinstance(details, list) and details:
+            return "".join(map(_text_of, details))
+    return ""
 
 
 def find_field(messages: Any) -> str | None:
@@ -68,13 +74,16 @@ def is_thinking(part: Any) -> bool:
 
 
 def merge_details(details: list[Json], more: Any) -> None:
-    """Fold streamed ``reasoning_details`` together, so that they go back as they came."""
+    """Fold streamed ``reasoning_details`` or ``thinking_blocks`` into what goes back as it came.
+
+    A signature ends its block: a text that follows begins the next one.
+    """
     for entry in more if isinstance(more, list) else ():
         if not isinstance(entry, dict):
             continue
         last = details[-1] if details else {}
         same = all(last.get(k) == entry.get(k) for k in ("type", "index", "id")) and last
-        if not same or entry.get("type") == "reasoning.encrypted":
+        if not same or entry.get("data") or last.get("data") or _begins_next(last, entry):
             details.append(dict(entry))
             continue
         for key, value in entry.items():
@@ -82,6 +91,10 @@ def merge_details(details: list[Json], more: Any) -> None:
                 last[key] = (last.get(key) or "") + value
             elif value is not None:
                 last[key] = value
+
+
+def _begins_next(last: Json, entry: Json) -> bool:
+    return bool(last.get("signature")) and any(entry.get(name) for name in _TEXTS)
 
 
 class ThinkSplitter:

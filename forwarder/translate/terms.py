@@ -47,6 +47,9 @@ class Terms:
     ``takes`` names what a Responses upstream takes beyond OpenAI's: parameters, and types of parts.
     ``server_calls`` are the beginnings of the ids of calls that a Responses upstream has answered
     itself.
+    ``origin`` names the upstream and its model: signatures go back to no other.
+    ``stores_seals`` is true when the response is stored with its sealed reasoning, whether the
+    client asked for that or not.
     ``link`` gives the address at which the client finds a path of the upstream's
     (``/files/file-1/content``).
     """
@@ -62,4 +65,6 @@ class Terms:
     summaries: bool = False
     takes: Collection[str] = ()
     server_calls: tuple[str, ...] = ()
+    origin: str = ""
+    stores_seals: bool = False
     link: Callable[[str], str] = "/v1{}".format

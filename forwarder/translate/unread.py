@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from forwarder.translate.call import Json
+from forwarder.translate.reasoning import DETAILS
+from forwarder.translate.signatures import CALL_FIELDS
 from forwarder.translate.terms import Ledger
 
 Fields = Mapping[str, Any]
@@ -80,7 +82,7 @@ _ITEMS: dict[str, Fields] = {
 }
 """A Responses client's items other than messages; records of hosted tools are dropped whole."""
 
-_CALL = _fields("id", "index", "type", "function", "custom")
+_CALL = _fields("id", "index", "type", "custom", function=_fields("name", "arguments"))
 
 _TOOLS: dict[str, dict[str, Fields]] = {
     "chat": {"function": _fields("type", function=_FUNCTION)},
@@ -100,6 +102,7 @@ _SETTINGS: dict[str, dict[str, Fields]] = {
 REASONING = "this upstream takes no earlier reasoning as it reads"
 ANNOTATIONS = "what an earlier text cited does not go back with it"
 LOGPROBS = "log probabilities of an earlier text do not go back with it"
+SIGNATURES = "what came with an earlier call was for the upstream that made it"
 PHASE = "Chat Completions has no phases of an answer"
 BREAKPOINT = "Chat Completions upstreams are not told where to cache"
 DETAIL = "Chat Completions has no detail of files"
@@ -109,11 +112,11 @@ _NOTED = {
     "async": "Chat Completions knows no calls that are not waited for",
     "reasoning_content": REASONING,
     "reasoning": REASONING,
-    "reasoning_details": REASONING,
+    **dict.fromkeys(DETAILS, REASONING),
     "annotations": ANNOTATIONS,
     "logprobs": LOGPROBS,
     "phase": PHASE,
-    "extra_content": "what came with an earlier call was for the upstream that made it",
+    **dict.fromkeys(("reasoning_opaque", *CALL_FIELDS), SIGNATURES),
 }
 """What came with an answer and asks for nothing."""
 

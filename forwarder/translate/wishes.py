@@ -259,7 +259,7 @@ class _Choice:
         return [{"content": [{"type": "thinking", "thinking": thought}]}]
 
 
-_READ = (*reasoning.FIELDS, "reasoning_details")
+_READ = (*reasoning.FIELDS, *reasoning.DETAILS)
 
 _SPELLINGS: dict[str, Callable[[_Choice, str], list[Json]]] = {
     "thinking": _Choice.inline,

@@ -9,7 +9,7 @@ import pytest
 from openai.types.responses import ResponseIncludable
 
 from forwarder.errors import InvalidRequest
-from forwarder.state.including import _HIDDEN, Including
+from forwarder.state.including import _HIDDEN, Including, hide_seals, hide_seals_of, shows_seals
 
 Json = dict[str, Any]
 
@@ -110,3 +110,28 @@ def test_what_nobody_knows_is_refused_by_its_place() -> None:
         Including(query)
     assert (refused.value.param, refused.value.code) == ("include[1]", "invalid_value")
     assert "message.output_text.logprobs" in refused.value.message
+
+
+def test_only_reasoning_that_was_sealed_here_is_hidden() -> None:
+    shown = {"type": "reasoning", "id": "rs", "summary": [{"text": "Hm."}]}
+    own = {**shown, "encrypted_content": "fwd1.x"}
+    alone = {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "fwd1.x"}
+    others = [
+        {"type": "reasoning", "id": "rs", "encrypted_content": "gAAAA"},
+        {"type": "compaction", "id": "cmp", "encrypted_content": "fwd1.x"},
+    ]
+    event = {"type": "response.completed", "response": {"output": [own, *others, alone]}}
+    hidden = {"type": "response.completed", "response": {"output": [shown, *others]}}
+
+    assert hide_seals_of([event, {"type": "x"}]) == [hidden, {"type": "x"}]
+    assert hide_seals(hidden) is hidden
+    assert Including([]).response({"output": [own, alone]}) == {"output": [shown]}
+    assert event["response"] == {"output": [own, *others, alone]}
+
+
+@pytest.mark.parametrize(
+    ("include", "shown"),
+    [(None, False), ("odd", False), ([], False), (["reasoning.encrypted_content"], True)],
+)
+def test_seals_are_shown_to_requests_that_include_them(include: Any, shown: bool) -> None:
+    assert shows_seals({"include": include}) is shown

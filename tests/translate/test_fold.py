@@ -107,6 +107,15 @@ MESSAGES = {
         message(tool_calls=[{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"},
                              "extra_content": {"signature": "s"}}]),
     ),
+    "pieces of signatures are joined": (
+        [{"thinking_blocks": [{"type": "thinking", "thinking": "a"}]},
+         {"thinking_blocks": [{"type": "thinking", "thinking": "b", "signature": "s"}]},
+         call(index=0, id="a", function={"name": "f", "provider_specific_fields": {"x": "s"}}),
+         call(index=0, function={"arguments": "{}"})],
+        message(thinking_blocks=[{"type": "thinking", "thinking": "ab", "signature": "s"}],
+                tool_calls=[{"id": "a", "function": {
+                    "name": "f", "provider_specific_fields": {"x": "s"}, "arguments": "{}"}}]),
+    ),
     "a legacy call is joined, and stands alone": (
         [{"content": "", "function_call": {"name": "f", "arguments": ""}},
          {"function_call": {"arguments": "{}"}}],

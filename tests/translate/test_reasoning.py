@@ -27,6 +27,8 @@ from forwarder.translate.reasoning import (
         ({"reasoning_content": None, "reasoning_details": [{"type": "reasoning.text", "text": "a"}]}, "a"),
         ({"reasoning_details": [{"type": "reasoning.summary", "summary": "a"}, {"text": "b"}]}, "ab"),
         ({"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]}, ""),
+        ({"thinking_blocks": [{"type": "thinking", "thinking": "a"}, {"type": "redacted_thinking", "data": "x"}]}, "a"),
+        ({"reasoning_content": "a", "thinking_blocks": [{"type": "thinking", "thinking": "a"}]}, "a"),
         ({"reasoning_details": [{"text": None}, "a", 1]}, "a"),
         ({"reasoning": {"effort": "low"}, "content": "a"}, ""),
         ({}, ""),

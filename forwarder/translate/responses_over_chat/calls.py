@@ -13,6 +13,7 @@ from forwarder.translate.call import Batch, Json
 from forwarder.translate.callkeys import CallKeys, argument_text
 from forwarder.translate.responses_over_chat.items import Item, ToolCall
 from forwarder.translate.responses_over_chat.toolbox import Toolbox
+from forwarder.translate.signatures import SignatureCollector
 
 CALLS = ("tool_calls", "function_call")
 """The fields of a delta in which a model calls; the second is the legacy one."""
@@ -29,6 +30,11 @@ class PendingCall:
         self._name = ""
         self._early: list[str] = []  # arguments that came before the item was made
         self._item: ToolCall | None = None
+
+    @property
+    def call_id(self) -> str:
+        """The id under which the client knows the call, once it is shown."""
+        return str(self._item.done["call_id"]) if self._item else self._id
 
     def take(self, delta: Json, make: MakeCall) -> Batch:
         """The events that one delta of this call causes."""
@@ -65,10 +71,13 @@ class PendingCall:
 class Calls:
     """The calls of one answer; they put their items among ``items``, and stay open to the end."""
 
-    def __init__(self, items: list[Item], toolbox: Toolbox, mint: Mint) -> None:
+    def __init__(
+        self, items: list[Item], toolbox: Toolbox, mint: Mint, signatures: SignatureCollector
+    ) -> None:
         self._items = items
         self._toolbox = toolbox
         self._mint = mint
+        self._signatures = signatures
         self._calls: list[PendingCall] = []
         self._ids: set[str] = set()
         self._keys = CallKeys()
@@ -77,6 +86,12 @@ class Calls:
     def begun(self) -> bool:
         return bool(self._calls)
 
+    @property
+    def signatures(self) -> dict[str, Json]:
+        """Call id, as the client knows it -> the signatures of the call."""
+        found = self._signatures.calls
+        return {self._calls[number].call_id: fields for number, fields in found.items()}
+
     def take(self, delta: Json) -> Batch:
         """The events that the ``tool_calls`` of a delta cause, or its legacy ``function_call``."""
         events: Batch = []
@@ -84,6 +99,7 @@ class Calls:
             number = self._keys.find(call)
             if number == len(self._calls):
                 events += self._begin()
+            self._signatures.take_call(number, call)
             events += self._calls[number].take(call, self._make)
         return events
 

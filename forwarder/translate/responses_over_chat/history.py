@@ -17,6 +17,7 @@ from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, missing, optional, require
 from forwarder.translate.responses_over_chat.kinds import CALLS, OUTPUTS, TOOL_SEARCH, Kind
 from forwarder.translate.responses_over_chat.toolbox import Toolbox, flat_name
+from forwarder.translate.signatures import MESSAGE_FIELDS, sign_call
 from forwarder.translate.terms import Terms
 
 _ROLES = ("user", "assistant", "system", "developer")
@@ -64,6 +65,7 @@ class History:
         self.messages: list[Json] = []
         self._turn = Turn()
         self._thought: Json = {}  # reasoning, until the message or call that it led to
+        self._signatures: dict[str, Json] = {}  # of calls, until the call with that id
         self._toolbox = toolbox
         self._terms = terms
 
@@ -151,7 +153,8 @@ class History:
             raise missing(f"{path}.call_id")
         if call_id in self._turn.calls:
             raise InvalidRequest(f"Two calls have the call_id {call_id}.", param=f"{path}.call_id")
-        self._turn.calls[call_id] = self._chat_call(item, kind, call_id, path)
+        call = self._chat_call(item, kind, call_id, path)
+        self._turn.calls[call_id] = sign_call(call, self._signatures.pop(call_id, {}))
         self._turn.own_ids[own_id or call_id] = call_id
         self._attach_thought()
 
@@ -189,8 +192,15 @@ class History:
     # -- the rest -------------------------------------------------------------------------------
 
     def _reasoning(self, item: Json, path: str) -> None:
-        for name, value in self._recalled(item, path).items():
-            self._thought[name] = _joined(self._thought.get(name), value)
+        opened = self._recalled(item, path)
+        for call_id, fields in opened.pop("calls", {}).items():
+            if call_id in self._turn.calls:
+                self._turn.calls[call_id] = sign_call(self._turn.calls[call_id], fields)
+            else:
+                self._signatures[call_id] = fields
+        holder = self._turn.message if opened.pop("ends_turn", False) else self._thought
+        for name, value in opened.items():
+            holder[name] = _joined(holder.get(name), value)
 
     def _attach_thought(self) -> None:
         for name, value in self._thought.items():
@@ -202,14 +212,22 @@ class History:
         sealed = item.get("encrypted_content")
         opened = self._terms.unseal(sealed) if isinstance(sealed, str) else None
         if isinstance(opened, dict):
-            return {
-                k: v for k, v in opened.items() if k in ("reasoning_content", "reasoning_details")
-            }
+            return self._signed(opened)
         text = _thought(item, "content", path) or _thought(item, "summary", path)
         if sealed and not text:
             reason = "what another sealed cannot be opened here"
             self._terms.ledger.drop("input.reasoning.encrypted_content", reason)
         return {"reasoning_content": text} if text else {}
+
+    def _signed(self, opened: Json) -> Json:
+        """What a seal held, without signatures if they are for another upstream or model."""
+        names: tuple[str, ...] = (*MESSAGE_FIELDS, "calls", "ends_turn")
+        if opened.get("origin", self._terms.origin) != self._terms.origin:
+            if any(opened.get(name) for name in names):
+                reason = "the signatures in it are for the model that made them"
+                self._terms.ledger.note("input.reasoning.encrypted_content", reason)
+            names = ()
+        return {k: v for k, v in opened.items() if k in ("reasoning_content", *names)}
 
     def _more_tools(self, item: Json, path: str) -> None:
         self._toolbox.add(optional(item, "tools", LIST, f"{path}.tools") or [], f"{path}.tools")
@@ -340,4 +358,6 @@ def _joined(old: Any, new: Any) -> Any:
     """Two pieces of reasoning of one turn: texts as paragraphs, detail lists end to end."""
     if not old:
         return new
-    return f"{old}\n\n{new}" if isinstance(new, str) else [*old, *new]
+    if isinstance(new, list):
+        return [*old, *new]
+    return {**old, **new} if isinstance(new, dict) else f"{old}\n\n{new}"

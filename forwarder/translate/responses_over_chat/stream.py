@@ -21,6 +21,7 @@ from forwarder.translate.responses_over_chat.citations import Citations
 from forwarder.translate.responses_over_chat.echo import blank_response
 from forwarder.translate.responses_over_chat.items import Item, Message, Reasoning
 from forwarder.translate.responses_over_chat.request import Prepared
+from forwarder.translate.signatures import SignatureCollector
 from forwarder.translate.terms import Terms
 from forwarder.translate.vocabulary import (
     FAILED_FINISHES,
@@ -73,12 +74,16 @@ class Answer:
         mint = terms.mint
         self._response = blank_response(prepared.original, mint.id("resp"), mint.now())
         include = prepared.original.get("include") or []
-        self._seals = "reasoning.encrypted_content" in include
+        self._shows_seals = "reasoning.encrypted_content" in include
+        self._seals = self._shows_seals or terms.stores_seals
+        # By their places in the output: what is stored but not streamed.
+        self._hidden_seals: dict[int, str] = {}
+        self._hidden_items: list[tuple[int, Json]] = []
         self._splitter: reasoning.ThinkSplitter | None = reasoning.ThinkSplitter()
-        self._details: list[Json] = []
+        self._signatures = SignatureCollector()
         self._items: list[Item] = []
         self._open: Message | Reasoning | images.Image | None = None
-        self._calls = Calls(self._items, prepared.toolbox, mint)
+        self._calls = Calls(self._items, prepared.toolbox, mint, self._signatures)
         self._logprobs: list[Json] = []  # until their text comes
         self._citations = Citations()
         self._pictures: set[images.Picture] = set()
@@ -124,6 +129,7 @@ class Answer:
         reason = INCOMPLETE_REASONS.get(self._finish)
         status = "incomplete" if reason else "completed"
         events = [*self._rest_of_split(), *self._lone_citations(), *self._close_all(status)]
+        events += self._seal_rest()
         if not self._items:
             # Clients index output[0]; a cut or filtered answer may well be empty.
             events += [*self._say(""), *self._close_open(status)]
@@ -131,7 +137,7 @@ class Answer:
             status=status,
             completed_at=None if reason else self._terms.mint.now(),
             incomplete_details={"reason": reason} if reason else None,
-            output=[item.done for item in self._items],
+            output=self._output(),
             usage=usage_to_responses(self._usage),
         )
         return [*events, {"type": f"response.{status}", "response": self._response}]
@@ -157,9 +163,9 @@ class Answer:
 
     def _delta(self, delta: Json) -> Batch:
         events: Batch = []
+        self._signatures.take_delta(delta)
         thought = reasoning.read(delta)
-        if thought or delta.get("reasoning_details"):
-            reasoning.merge_details(self._details, delta.get("reasoning_details"))
+        if thought:
             events += self._think(thought)
         if delta.get("content"):
             events += self._content(delta["content"])
@@ -237,6 +243,8 @@ class Answer:
         if type(self._open) is Message:
             return [], self._open
         events = self._close_open("completed")
+        if self._signatures.message:
+            events += self._seal_signatures()
         self._open = message = Message(self._terms.mint.id("msg"), len(self._items))
         self._items.append(message)
         return [*events, *message.open()], message
@@ -290,6 +298,8 @@ class Answer:
         events = self._rest_of_split() if not self._calls.begun else []
         if self._open is not None:
             events += self._close_open("completed")
+        if self._signatures.message and not self._calls.begun:
+            events += self._seal_signatures()
         return [*events, *self._calls.take(delta)]
 
     # -- closing --------------------------------------------------------------------------------
@@ -308,7 +318,7 @@ class Answer:
         if item is None:
             return []
         if isinstance(item, Reasoning) and self._seals:
-            item.sealed = self._seal(item)
+            self._seal_thought(item)
         late = self._late(item) if type(item) is Message and item.says else []
         return [*late, *item.close(status)]
 
@@ -318,12 +328,52 @@ class Answer:
         weighed = message.weighed_text("", entries) if entries else []
         return [*weighed, *self._annotate(message)]
 
-    def _seal(self, item: Reasoning) -> str:
-        thought: Json = {"reasoning_content": "".join(item.pieces)}
-        if self._details:
-            thought["reasoning_details"] = self._details
-            self._details = []
-        return self._terms.seal(thought)
+    # -- what the provider wants back -----------------------------------------------------------
+
+    def _seal(self, thought: Json) -> str:
+        """Seal a thought together with the signatures that came with it."""
+        origin = {"origin": self._terms.origin} if self._terms.origin else {}
+        return self._terms.seal({**thought, **self._signatures.pop_message(), **origin})
+
+    def _seal_thought(self, item: Reasoning) -> None:
+        sealed = self._seal({"reasoning_content": "".join(item.pieces)})
+        if self._shows_seals:
+            item.sealed = sealed
+        else:
+            self._hidden_seals[self._items.index(item)] = sealed
+
+    def _seal_signatures(self, **more: Any) -> Batch:
+        """A reasoning item without a text, for signatures that came with none.
+
+        A client that did not ask for seals does not see it.
+        """
+        if not self._seals:
+            return []
+        item_id, index = self._terms.mint.id("rs"), len(self._items)
+        item = Reasoning(item_id, index, self._terms.reasoning)
+        item.sealed = self._seal(more)
+        events = [*item.open(), *item.close("completed")]
+        if not self._shows_seals:
+            self._hidden_items.append((index, item.done))
+            return []
+        self._items.append(item)
+        return events
+
+    def _seal_rest(self) -> Batch:
+        """Seal signatures that are known only behind what they belong to."""
+        calls = self._calls.signatures
+        if not calls and not self._signatures.message:
+            return []
+        return self._seal_signatures(ends_turn=True, **({"calls": calls} if calls else {}))
+
+    def _output(self) -> list[Json]:
+        """All items, with what is hidden from the client until it is stored."""
+        output = [item.done for item in self._items]
+        for index, sealed in self._hidden_seals.items():
+            output[index] = {**output[index], "encrypted_content": sealed}
+        for index, item in reversed(self._hidden_items):
+            output.insert(index, item)
+        return output
 
 
 def _weights(choice: Json, delta: Json) -> list[Json]:

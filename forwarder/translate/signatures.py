@@ -1,0 +1,151 @@
+"""Signatures: fields in which a provider demands parts of its answer back, unread and unchanged.
+
+Gemini signs calls (``extra_content``), LiteLLM passes on the signatures of Claude and Gemini
+(``thinking_blocks``, ``provider_specific_fields``), OpenRouter seals reasoning
+(``reasoning_details``), GitHub Copilot too (``reasoning_opaque``).  A provider reads only its own:
+they go back to the upstream and model that made them, and to no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from forwarder.translate.call import Json
+from forwarder.translate.reasoning import DETAILS, merge_details
+
+CALL_FIELDS = ("extra_content", "provider_specific_fields", "thought_signature")
+"""Fields of a call, and of the ``function`` in it."""
+
+MESSAGE_FIELDS = (*DETAILS, "reasoning_opaque", *CALL_FIELDS)
+"""Fields of an assistant's message, and of its deltas."""
+
+_MESSAGE_NAMES = frozenset(MESSAGE_FIELDS)
+_BESIDE = frozenset(CALL_FIELDS[:2])
+"""In a message these hold more than signatures, such as citations; only signatures go back."""
+
+_BODIES = ("function", "custom")
+_SIGNED = ("signature", "encrypted", "opaque", *DETAILS)
+"""Parts of the names that signatures have."""
+
+
+class SignatureCollector:
+    """Collects the signatures of one answer from its deltas.
+
+    ``message`` are those of the message, ``calls`` those of its calls by their numbers.
+    """
+
+    def __init__(self) -> None:
+        self.message: Json = {}
+        self.calls: dict[int, Json] = {}
+
+    def take_delta(self, delta: Json) -> None:
+        """Read the fields of the message."""
+        if _MESSAGE_NAMES.isdisjoint(delta):  # most deltas have none
+            return
+        for name in MESSAGE_FIELDS:
+            value = delta.get(name)
+            if value and name in _BESIDE:
+                value = _keep_signed(value)
+            if value:
+                self.message[name] = merge_values(self.message.get(name), value)
+
+    def take_call(self, number: int, call: Json) -> None:
+        """Read the fields of a call, which is number ``number`` of its message."""
+        fields = read_call(call)
+        if fields:
+            self.calls[number] = merge_values(self.calls.get(number), fields)
+
+    def pop_message(self) -> Json:
+        """Give the fields of the message so far, and begin anew."""
+        fields, self.message = self.message, {}
+        return fields
+
+
+def read_call(call: Json) -> Json:
+    """The signatures of a call, each where it stands in the call."""
+    fields = {name: call[name] for name in CALL_FIELDS if call.get(name)}
+    for body in _BODIES:
+        inner = call.get(body)
+        if isinstance(inner, dict):
+            signed = {name: inner[name] for name in CALL_FIELDS if inner.get(name)}
+            if signed:
+                fields[body] = signed
+    return fields
+
+
+def read_message(message: Json) -> Json:
+    """The signatures that a message has itself."""
+    return {name: message[name] for name in MESSAGE_FIELDS if message.get(name)}
+
+
+def sign_call(call: Json, fields: Json) -> Json:
+    """The call with these signatures; those it has already stay."""
+    signed = {**fields, **call}
+    for body in _BODIES:
+        if body in fields and isinstance(call.get(body), dict):
+            signed[body] = {**fields[body], **call[body]}
+    return signed
+
+
+def strip_call(call: Json, kept: Collection[str]) -> Json:
+    """The call without signatures, except those in fields of these names."""
+    stripped = {k: v for k, v in call.items() if k not in CALL_FIELDS or k in kept}
+    for body in _BODIES:
+        if isinstance(call.get(body), dict):
+            stripped[body] = strip_call(call[body], kept)
+    return stripped
+
+
+def calls_of(message: Json) -> list[Json]:
+    """The calls of a message, if they are of the shape that the API gives them."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        return []
+    return calls
+
+
+def merge_values(old: Any, new: Any) -> Any:
+    """Two pieces of one field: objects are merged, lists go on, anything else is replaced."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {**old, **{key: merge_values(old.get(key), value) for key, value in new.items()}}
+    if not isinstance(new, list):
+        return new
+    merged: list[Any] = [*old] if isinstance(old, list) else []
+    if all(isinstance(entry, dict) for entry in new):
+        merge_details(merged, new)
+        return merged
+    return [*merged, *(entry for entry in new if entry not in merged)]
+
+
+def is_signed(value: Any) -> bool:
+    """Does a field hold a signature or sealed data, rather than only text?"""
+    if isinstance(value, list):
+        return any(map(is_signed, value))
+    if not isinstance(value, dict):
+        return False
+    if value.get("data") and isinstance(value["data"], str):
+        return True
+    return any(
+        is_signed(inner) or bool(isinstance(inner, str | list) and inner and _names_signature(key))
+        for key, inner in value.items()
+    )
+
+
+def _names_signature(key: str) -> bool:
+    return any(part in key.lower() for part in _SIGNED[:3])
+
+
+def _keep_signed(value: Any) -> Any:
+    """The part of a field that holds signatures."""
+    if not isinstance(value, dict):
+        return None
+    kept: Json = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            inner = _keep_signed(inner)
+        elif not any(part in key.lower() for part in _SIGNED):
+            continue
+        if inner:
+            kept[key] = inner
+    return kept
