@@ -30,6 +30,7 @@ from forwarder.path import OLLAMA, Ends, Kit, Path
 from forwarder.per_upstream import PerUpstream
 from forwarder.recall import Recall
 from forwarder.recall.shelf import LocalShelf, Shelf
+from forwarder.recall.signatures import SignatureRecall
 from forwarder.recall.stored import StoredShelf
 from forwarder.registry.creating import Creating
 from forwarder.registry.health import Health, Target
@@ -83,7 +84,8 @@ class Bridge:
         self.health = Health(self._targets, self.metrics)
         self._uploads = PerUpstream(self._uploading, settings.upstreams)
         self.running = Running()
-        self._recall = Recall(self._shelf())
+        shelf = self._shelf()
+        self._recall, self._signatures = Recall(shelf), SignatureRecall(shelf)
         self.state = self._remembering()
         if settings.health_interval:
             self.health.start(settings.health_interval)
@@ -142,7 +144,7 @@ class Bridge:
         return path.call(ends, request)(request)
 
     def _path(self, route: Route, client: str, style: str | None, exchange: Exchange) -> Path:
-        kit = Kit(self.settings, self._sealer, self._recall, self.state)
+        kit = Kit(self.settings, self._sealer, self._recall, self._signatures, self.state)
         return Path(kit, self.upstreams.of(route.upstream), route, client, style, exchange)
 
     def compact(self, request: Json, exchange: Exchange) -> Stream:

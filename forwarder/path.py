@@ -29,6 +29,7 @@ from forwarder.reasoning_style import (
     select_style,
 )
 from forwarder.recall import Recall
+from forwarder.recall.signatures import SignatureRecall
 from forwarder.routing import Route
 from forwarder.seal import Sealer
 from forwarder.state import Forgetful, Memory, Remembering
@@ -56,6 +57,7 @@ class Kit(NamedTuple):
     settings: Settings
     sealer: Sealer
     recall: Recall
+    signatures: SignatureRecall
     state: Remembering | Forgetful
 
 
@@ -88,10 +90,10 @@ class Path:
             call = emulations.with_one_item(call)
         terms = self._terms(profile)
         if client == "responses":
-            terms = replace(terms, reasoning=self._responses_style(request))
-        if client == "chat" != over and self._remembers_reasoning(profile):
-            whose = (self.exchange.client_key, self.route.upstream.name, self.route.model)
-            call = self.kit.recall.recalling(call, whose, terms.summaries)
+            stores = compacting is not as_compaction and self.kit.state.stores_answer(request)
+            style = self._responses_style(request)
+            terms = replace(terms, reasoning=style, stores_seals=stores)
+        call = self._with_recall(call, profile, terms)
         call = adapt(call, client, over, terms)
         if client == "chat" != over:
             settings = self.kit.settings
@@ -108,6 +110,17 @@ class Path:
         if client == "chat":
             call = as_wished(call, self._chat_style(request))
         return faulting_upstream(call)
+
+    def _with_recall(self, call: Call, profile: Profile, terms: Terms) -> Call:
+        """The call with what clients cannot carry: reasoning items, and signatures."""
+        if not self.kit.settings.reasoning_ttl:
+            return call
+        whose = (self.exchange.client_key, self.route.upstream.name, self.route.model)
+        if self.route.protocol == "chat":
+            return self.kit.signatures.with_recall(call, whose, self.exchange.ledger)
+        if self.client == "chat" and profile.reasoning_items == "keep":
+            return self.kit.recall.recalling(call, whose, terms.summaries)
+        return call
 
     def embedding(self, call: Call) -> Call:
         """The call that a request for embeddings goes through to the upstream's ``call``."""
@@ -145,6 +158,7 @@ class Path:
             summaries=is_reasoning_model(profile, self.route.model),
             takes=profile.responses_takes,
             server_calls=profile.server_calls,
+            origin=f"{self.route.upstream.name}/{self.route.model}",
             link=partial(_link, self.exchange, self.route.upstream.name),
         )
 
@@ -162,9 +176,6 @@ class Path:
     def _style(self, api: str, of_setting: str) -> str:
         of_key = self.kit.settings.key_reasoning.get(self.exchange.client_key or "", ())
         return select_style(api, self.style, of_key, of_setting)
-
-    def _remembers_reasoning(self, profile: Profile) -> bool:
-        return self.kit.settings.reasoning_ttl > 0 and profile.reasoning_items == "keep"
 
     def _memory(self, profile: Profile, compacting: Wrapper) -> Memory:
         upstream = self.route.upstream

@@ -109,6 +109,8 @@ def _text_of(item: Json) -> str:
 
 def _call_key(item: Json) -> bytes:
     said = item.get(_CALLS[item["type"]])
+    if item["type"] == "function_call" and isinstance(said, str):
+        said = canonical_arguments(said)
     return _digest([item["type"], item.get("call_id"), item.get("name"), said])
 
 
@@ -118,3 +120,17 @@ def _text_key(question: Any, text: str) -> bytes:
 
 def _digest(value: Any) -> bytes:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+def canonical_arguments(arguments: str) -> str:
+    """Arguments as text that stays the same when a client writes them as other JSON.
+
+    Empty fields are left out; what is no JSON is given as it is.
+    """
+    try:
+        value = orjson.loads(arguments or "{}")
+        if isinstance(value, dict):
+            value = {k: v for k, v in value.items() if v}
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except (ValueError, TypeError):  # no JSON, or nested too deeply to be written again
+        return arguments

@@ -60,6 +60,12 @@ def test_reasoning_comes_back_before_the_call_that_it_led_to() -> None:
     ]
 
 
+def test_a_call_is_known_again_when_its_arguments_are_written_otherwise() -> None:
+    given = [thought("rs"), call("c", '{"b": 1, "a": "é"}')]
+    history = [user("go"), call("c", '{"a":"\\u00e9","b":1}'), output("c")]
+    assert back([user("go")], given, history) == ["go", "rs", "c", "c"]
+
+
 def test_of_parallel_calls_each_has_its_own() -> None:
     given = [thought("r1"), call("a"), call("b"), thought("r2"), call("c")]
     history = [user("go"), call("a"), call("b"), call("c"), output("a"), output("b"), output("c")]
@@ -150,3 +156,21 @@ def test_reasoning_before_a_hosted_tool_does_not_belong_to_what_follows() -> Non
 def test_plain_answers_need_no_memory() -> None:
     assert anchors.found([user("go")], [said("Hi."), call("c")]) == {}
     assert anchors.found([], []) == {}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ('{"a": 1, "b": "é"}', '{"b":"\\u00e9","a":1}'),
+        ("", "{}"),
+        ('{"a": 1, "b": null}', '{"a": 1}'),
+        ("[1, 2]", "[1,2]"),
+    ],
+)
+def test_arguments_are_the_same_however_they_are_written(one: str, other: str) -> None:
+    assert anchors.canonical_arguments(one) == anchors.canonical_arguments(other)
+
+
+@pytest.mark.parametrize("arguments", ['{"a": ', '{"a":' * 500 + "1" + "}" * 500])
+def test_arguments_that_cannot_be_written_again_stay(arguments: str) -> None:
+    assert anchors.canonical_arguments(arguments) == arguments
