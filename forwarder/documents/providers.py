@@ -105,6 +105,7 @@ WORDS: dict[str, Told] = {
         True: "other fields of messages stay",
         False: "messages have OpenAI's fields alone",
     },
+    "signature_fields": lambda names: f"signatures go back in {code(sorted(names)) or 'no field'}",
     "max_tokens": lambda name: (
         "the token limit stays" if name == "as_is" else f"the token limit is called `{name}`"
     ),

@@ -86,6 +86,16 @@ _TEMPLATED: dict[str, Any] = {
 }
 """Servers that write the prompt by a model's own template."""
 
+_SIGNING: dict[str, Any] = {
+    "extra_message_fields": False,
+    "signature_fields": frozenset({"extra_content"}),
+    "strict_tools": False,
+    "schema_dialect": "gemini",
+    "reasoning_field": None,
+    "signature_placeholder": "skip_thought_signature_validator",
+}
+"""Gemini, which refuses a call of its own that comes back without its signature."""
+
 _TABLE = (
     Profile("generic"),
     Profile("openai", ("api.openai.com",), **_OPENAI),
@@ -208,14 +218,26 @@ _TABLE = (
     Profile(
         "gemini",
         ("generativelanguage.googleapis.com",),
-        extra_message_fields=False,
-        strict_tools=False,
-        schema_dialect="gemini",
-        reasoning_field=None,
-        signature_placeholder="skip_thought_signature_validator",
+        **_SIGNING,
         effort_map={"xhigh": "high", "max": "high"},
         image_url="base64",
         drop=_OPENAI_ONLY | {"logit_bias", "frequency_penalty", "presence_penalty", "seed"},
+    ),
+    Profile(
+        "vertex",
+        ("aiplatform.googleapis.com",),
+        effort_map={"xhigh": "high", "max": "high"},
+        drop=_OPENAI_ONLY,
+        models={"google/*": _SIGNING},
+    ),
+    Profile(
+        "litellm",
+        developer_role="developer",
+        join_text_parts=False,
+        max_tokens="as_is",
+        tool_name_limit=0,
+        call_id_limit=0,
+        reasoning_replay="as_is",
     ),
     Profile(
         "xai",

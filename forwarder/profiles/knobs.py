@@ -80,6 +80,8 @@ class Profile:
     """A message of calls alone may have ``null`` for its content."""
     extra_message_fields: bool = _switch(True)
     """Fields of messages that are not OpenAI's are let pass."""
+    signature_fields: frozenset[str] = _knob(frozenset(), "an array of names", _are_names)
+    """Those with signatures that pass although others do not; see `translate/signatures.py`."""
 
     # -- parameters
 

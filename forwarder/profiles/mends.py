@@ -118,6 +118,9 @@ def _messages(body: Json, profile: Profile, ledger: Ledger) -> None:
     placed = media.placed(tools.objects(body, "messages"), profile, ledger)
     for name in messages.lost(placed, profile):
         ledger.note(f"messages.{name}", f"{profile.name} does not take it")
+    if messages.lacks_signature(placed, profile):
+        reason = f"the signature of a call is not known: {profile.name} gets a placeholder"
+        ledger.note("messages.tool_calls.extra_content", reason)
     body["messages"] = messages.taken(placed, profile)
 
 

@@ -6,14 +6,15 @@ from typing import Any
 
 from forwarder.profiles.knobs import Profile
 from forwarder.translate.call import Json
-from forwarder.translate.reasoning import FIELDS
+from forwarder.translate.reasoning import DETAILS, FIELDS
+from forwarder.translate.signatures import calls_of, read_call, strip_call
 
 _KNOWN = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio"}
 )
 """What a message has at OpenAI's."""
 
-_REASONING = frozenset({*FIELDS, "reasoning_details"})
+_REASONING = frozenset({*FIELDS, *DETAILS})
 
 _HEAD = ("system", "developer")
 _OTHERS = ("user", "tool")
@@ -32,13 +33,34 @@ def lost(messages: list[Json], profile: Profile) -> set[str]:
 
     Reasoning that it wants back from some turns alone is not lost: it reads no other.
     """
-    known = _KNOWN | {profile.reasoning_field}
     unknown: set[str] = set()
     if not profile.extra_message_fields:
+        known = _known(profile)
         unknown = {name for m in messages for name in m.keys() - known if m[name]}
+        signed = (read_call(call) for m in messages for call in calls_of(m))
+        signatures = {name for fields in signed for name in _flat_names(fields)}
+        unknown |= {f"tool_calls.{name}" for name in signatures if not _takes(profile, name)}
     if profile.reasoning_replay != "as_is" and not _takes_reasoning(profile):
         return unknown | {name for m in messages for name in _REASONING & m.keys() if m[name]}
     return unknown - _REASONING
+
+
+def lacks_signature(messages: list[Json], profile: Profile) -> bool:
+    """Is a call without the signature that the provider demands?"""
+    return profile.signature_placeholder is not None and any(map(_first_unsigned, messages))
+
+
+def _known(profile: Profile) -> frozenset[str | None]:
+    return _KNOWN | {profile.reasoning_field, *profile.signature_fields}
+
+
+def _flat_names(fields: Json) -> set[str]:
+    inner = {f"{body}.{name}" for body in ("function", "custom") for name in fields.get(body, ())}
+    return {name for name in fields if name not in ("function", "custom")} | inner
+
+
+def _takes(profile: Profile, name: str) -> bool:
+    return name.rpartition(".")[2] in profile.signature_fields
 
 
 def _takes_reasoning(profile: Profile) -> bool:
@@ -61,8 +83,11 @@ def _message(message: Json, profile: Profile) -> Json:
     elif role == "assistant":
         mended = _with_signature(_with_reasoning(message, profile), profile)
     if not profile.extra_message_fields:
-        known = _KNOWN | {profile.reasoning_field}
+        known = _known(profile)
         mended = {k: v for k, v in mended.items() if k in known}
+        if any(map(read_call, calls_of(mended))):
+            calls = [strip_call(call, profile.signature_fields) for call in calls_of(mended)]
+            mended["tool_calls"] = calls
     content = mended.get("content")
     if content is None and not profile.null_content:
         return {**mended, "content": ""}
@@ -95,7 +120,7 @@ def _with_reasoning(message: Json, profile: Profile) -> Json:
         return message
     field = profile.reasoning_field
     if field is None or replay == "none" or (replay == "tool_turns" and not calls):
-        return {k: v for k, v in message.items() if k not in (*FIELDS, "reasoning_details")}
+        return {k: v for k, v in message.items() if k not in _REASONING}
     thought = next((message[name] for name in FIELDS if message.get(name)), None)
     if thought is None and calls:
         thought = profile.reasoning_placeholder
@@ -107,14 +132,16 @@ def _with_reasoning(message: Json, profile: Profile) -> Json:
 
 def _with_signature(message: Json, profile: Profile) -> Json:
     """The first call of a message brings a signature; a lost one has its stand-in."""
-    calls = message.get("tool_calls")
-    if profile.signature_placeholder is None or not isinstance(calls, list) or not calls:
+    if profile.signature_placeholder is None or not _first_unsigned(message):
         return message
-    first = calls[0]
-    if not isinstance(first, dict) or first.get("extra_content"):
-        return message
+    first, *others = message["tool_calls"]
     signature = {"google": {"thought_signature": profile.signature_placeholder}}
-    return {**message, "tool_calls": [{**first, "extra_content": signature}, *calls[1:]]}
+    return {**message, "tool_calls": [{**first, "extra_content": signature}, *others]}
+
+
+def _first_unsigned(message: Json) -> bool:
+    calls = calls_of(message)
+    return bool(calls) and not calls[0].get("extra_content")
 
 
 # -- order --------------------------------------------------------------------------------------

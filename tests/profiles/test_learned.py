@@ -44,6 +44,11 @@ EFFORT = (
 
 LESSONS: list[tuple[str, Json, Json]] = [
     ("unknown variant `developer`", {"messages": [DEVELOPER]}, {"developer_role": "system"}),
+    (
+        "Unknown parameter: 'messages[1].tool_calls[0].extra_content'.",
+        {"messages": [USER]},
+        {"extra_message_fields": False},
+    ),
     ("System role not supported", {"messages": [{"role": "system"}]}, {"developer_role": "user"}),
     ("System message must be at the beginning.", {"messages": []}, {"system_at_head": True}),
     ("roles must alternate user/assistant", {"messages": []}, {"merge_neighbours": True}),

@@ -164,6 +164,45 @@ def test_a_lost_signature_has_a_stand_in_on_the_first_call() -> None:
     assert messages(bare) == [bare]
 
 
+SIGNATURE = {"google": {"thought_signature": "s"}}
+SIGNED = {
+    **CALLS,
+    "extra_content": SIGNATURE,
+    "tool_calls": [
+        {"id": "a", "extra_content": SIGNATURE, "function": {"name": "f", "thought_signature": "t"}}
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("taken", "call", "names"),
+    [
+        ((), {"id": "a", "function": {"name": "f"}},
+         ["messages.extra_content", "messages.tool_calls.extra_content",
+          "messages.tool_calls.function.thought_signature"]),
+        (("extra_content",),
+         {"id": "a", "extra_content": SIGNATURE, "function": {"name": "f"}},
+         ["messages.tool_calls.function.thought_signature"]),
+    ],
+)  # fmt: skip
+def test_signatures_that_are_not_taken_are_removed_and_named(
+    taken: tuple[str, ...], call: Json, names: list[str]
+) -> None:
+    ledger, knobs = Ledger(), {"extra_message_fields": False, "signature_fields": frozenset(taken)}
+    [made] = messages(SIGNED, ledger=ledger, **knobs)
+    assert made["tool_calls"] == [call]
+    assert ("extra_content" in made) is bool(taken)
+    assert sorted(ledger.dropped) == names
+    assert messages(SIGNED) == [SIGNED]
+
+
+def test_a_placeholder_for_a_signature_is_named() -> None:
+    for message, names in ((SIGNED, []), (CALLS, ["messages.tool_calls.extra_content"])):
+        ledger = Ledger()
+        messages(message, ledger=ledger, signature_placeholder="none")
+        assert list(ledger.dropped) == names
+
+
 SAID: Json = {
     "role": "assistant",
     "content": "A",
