@@ -1,0 +1,67 @@
+"""Signatures of a Chat provider over a WebSocket, whose turns send only what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.live.conftest import KEY, Serve, settings
+from tests.live.server import Server
+from tests.live.test_websocket import talking
+from tests.routes.test_signature_round_trips import FORMS, Provider, signatures
+from tests.support import ScriptedUpstream
+from tests.support.answers import Ask
+from tests.support.wire import Stream
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ScriptedUpstream]:
+    """A provider that knows more fields than OpenAI's."""
+    with ScriptedUpstream(keys={KEY}, strict=False) as scripted:
+        yield scripted
+
+
+@pytest.fixture(scope="module")
+def forwarder(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    return serve(settings(upstream))
+
+
+def say(provider: Provider, turn: int, chunks: list[Json], ask: Ask) -> list[Json]:
+    """The provider's chunks of a turn, in place of the scripted ones."""
+    return provider.chunks(turn)
+
+
+@pytest.mark.parametrize("mode", ["stored", "not stored", "sealed"])
+@pytest.mark.parametrize("form", FORMS)
+def test_signatures_come_back_over_a_websocket(
+    form: str, mode: str, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    provider = Provider(form)
+    upstream.script(*(Stream(changes=[partial(say, provider, turn)]) for turn in (1, 2, 3, 3)))
+    # All forms say the same; a model of its own keeps their signatures apart.
+    more: Json = {
+        "model": f"chat/{form}",
+        "store": mode == "stored",
+        "tools": [{"type": "function", "name": "f"}],
+    }
+    if mode == "sealed":
+        more["include"] = ["reasoning.encrypted_content"]
+    new: list[Json] = [{"role": "user", "content": "What is it?"}]
+    with talking(forwarder) as talk:
+        for _ in range(4):
+            response = talk.ask(new, **more)[-1]["response"]
+            more["previous_response_id"] = response["id"]
+            new = [
+                {"type": "function_call_output", "call_id": item["call_id"], "output": "42"}
+                for item in response["output"]
+                if item["type"] == "function_call"
+            ] or [{"role": "user", "content": "Are you sure?"}]
+
+    messages = upstream.requests[-1].body["messages"]
+    given = [signatures(message) for message in messages if message["role"] == "assistant"]
+    assert given == [provider.signed(turn) for turn in (1, 2, 3)]
