@@ -159,6 +159,7 @@ class Path:
             takes=profile.responses_takes,
             server_calls=profile.server_calls,
             origin=f"{self.route.upstream.name}/{self.route.model}",
+            recalls=self.kit.settings.reasoning_ttl > 0,
             link=partial(_link, self.exchange, self.route.upstream.name),
         )
 

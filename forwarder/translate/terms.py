@@ -50,6 +50,7 @@ class Terms:
     ``origin`` names the upstream and its model: signatures go back to no other.
     ``stores_seals`` is true when the response is stored with its sealed reasoning, whether the
     client asked for that or not.
+    ``recalls`` is true when signatures are remembered for a client that carries no seals.
     ``link`` gives the address at which the client finds a path of the upstream's
     (``/files/file-1/content``).
     """
@@ -67,4 +68,5 @@ class Terms:
     server_calls: tuple[str, ...] = ()
     origin: str = ""
     stores_seals: bool = False
+    recalls: bool = True
     link: Callable[[str], str] = "/v1{}".format

@@ -348,6 +348,9 @@ class Answer:
         A client that did not ask for seals does not see it.
         """
         if not self._seals:
+            if not self._terms.recalls:
+                reason = "the answer has signatures, which are neither included nor remembered"
+                self._terms.ledger.note("output.signatures", reason)
             return []
         item_id, index = self._terms.mint.id("rs"), len(self._items)
         item = Reasoning(item_id, index, self._terms.reasoning)
