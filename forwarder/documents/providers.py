@@ -69,6 +69,10 @@ def _left_out(names: frozenset[str]) -> str:
     return f"leaves out {' and '.join(parts)}" if parts else "leaves out nothing more"
 
 
+def _length(limit: int) -> str:
+    return f"up to {limit} characters" if limit else "any length"
+
+
 def _efforts(efforts: Changes) -> str:
     same: dict[str | None, list[str]] = {}
     for effort, word in efforts.items():
@@ -137,8 +141,8 @@ WORDS: dict[str, Told] = {
     },
     "strict_tools": {True: "`strict` stays", False: "no `strict` in tools"},
     "schema_dialect": lambda name: f"schemas in the dialect `{name}`",
-    "tool_name_limit": lambda limit: f"tool names of up to {limit} characters",
-    "call_id_limit": lambda limit: f"call ids of up to {limit} characters",
+    "tool_name_limit": lambda limit: f"tool names of {_length(limit)}",
+    "call_id_limit": lambda limit: f"call ids of {_length(limit)}",
     "call_id_exact": {True: "of exactly so many", False: "or of fewer"},
     "reasons": {
         "auto": "its name tells whether a model reasons",

@@ -21,5 +21,5 @@ def test_a_profile_says_only_what_means_something(profile: Profile) -> None:
 
 
 def test_every_provider_that_people_use_has_a_profile() -> None:
-    assert len(PROFILES) == 22
+    assert len(PROFILES) == 24
     assert all(name == profile.name for name, profile in PROFILES.items())

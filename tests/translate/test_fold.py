@@ -113,7 +113,7 @@ MESSAGES = {
          call(index=0, id="a", function={"name": "f", "provider_specific_fields": {"x": "s"}}),
          call(index=0, function={"arguments": "{}"})],
         message(thinking_blocks=[{"type": "thinking", "thinking": "ab", "signature": "s"}],
-                tool_calls=[{"id": "a", "function": {
+                tool_calls=[{"id": "a", "type": "function", "function": {
                     "name": "f", "provider_specific_fields": {"x": "s"}, "arguments": "{}"}}]),
     ),
     "a legacy call is joined, and stands alone": (
