@@ -20,9 +20,9 @@ from forwarder.store import Database, conversations, responses
 from forwarder.store.conversations import Said
 from forwarder.store.responses import Kept
 from forwarder.translate.call import Call, Json, Stream
-from forwarder.translate.check import BOOL, STR, optional, require
+from forwarder.translate.check import BOOL, DICT, STR, optional, require
 
-OURS = ("previous_response_id", "conversation", "background")
+OURS = ("previous_response_id", "conversation", "background", "background_options")
 """Parameters that are honoured here."""
 
 
@@ -67,6 +67,7 @@ def base_of(request: Json) -> Base:
     given = optional(request, "conversation", (str, dict), "conversation")
     if isinstance(given, dict):
         given = require(given, "id", STR, "conversation.id")
+    optional(request, "background_options", DICT, "background_options")
     if previous is not None and given is not None:
         raise InvalidRequest(
             "Mutually exclusive parameters: 'previous_response_id' and 'conversation'.",

@@ -107,12 +107,19 @@ def test_what_is_not_there_is_not_found(database: Sqlite, memory: Memory) -> Non
         ({"conversation": 5}, "conversation"),
         ({"background": "yes"}, "background"),
         ({"background": True, "store": False}, "background"),
+        ({"background_options": "2h"}, "background_options"),
     ],
 )
 def test_what_makes_no_sense_is_refused(database: Sqlite, request_: Json, param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         asked(database, input="hi", **request_)
     assert refused.value.param == param
+
+
+def test_options_of_background_work_stay_here(database: Sqlite) -> None:
+    options = {"completion_window": "2h", "continuation_id": "c"}
+    sent = asked(database, input="hi", background=True, background_options=options)
+    assert sent == {"model": "m", "input": "hi"}
 
 
 def test_references_are_resolved_for_their_owner(database: Sqlite) -> None:
