@@ -16,6 +16,8 @@ import httpx2
 from forwarder.capture.capturing import capture_for
 from forwarder.catalog import Catalog
 from forwarder.client_headers import HeaderSelection
+from forwarder.codex import digest_settings
+from forwarder.codex_headers import describe_answer
 from forwarder.compaction import as_compaction
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.dry_run import DryRun, report
@@ -77,7 +79,15 @@ class Bridge:
         self._fetch = _fetch(settings)
         self.upstreams = PerUpstream(self._connect, settings.upstreams)
         self.resilience = Resilience(settings, self.metrics)
-        self.catalog = Catalog(self.router, self.upstreams, settings.ready_ttl)
+        digest = digest_settings(settings)
+        self.catalog = Catalog(
+            self.router,
+            self.upstreams,
+            settings.ready_ttl,
+            settings.codex_helper_model,
+            lambda: f"{digest} {self.registry.edition()}",
+        )
+        self.router.replace_helper = self.catalog.replace_codex_helper
         self.creating = Creating(
             self.registry, self.catalog, self.guard, self._connect, self._configured
         )
@@ -141,7 +151,13 @@ class Bridge:
         exchange.ledger.honoured = self._honoured(client, request, route)
         path = self._path(route, client, style, exchange)
         ends = self._ends(path.upstream.call(route, client, exchange), route, exchange)
-        return path.call(ends, request)(request)
+        model = request["model"]
+        stream = path.call(ends, request)(request)
+        if client == "responses":
+            exchange.reply_headers = describe_answer(
+                exchange.reply_headers, model, route, self.catalog.etag()
+            )
+        return stream
 
     def _path(self, route: Route, client: str, style: str | None, exchange: Exchange) -> Path:
         kit = Kit(self.settings, self._sealer, self._recall, self._signatures, self.state)

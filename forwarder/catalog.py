@@ -9,8 +9,9 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from forwarder import codex
@@ -18,7 +19,7 @@ from forwarder.config.parsers import is_pattern
 from forwarder.errors import ForwarderError, UpstreamKeyRefused, UpstreamRefused
 from forwarder.per_upstream import PerUpstream
 from forwarder.registry.names import full, short
-from forwarder.routing import PROTOCOLS, Router
+from forwarder.routing import CODEX_HELPERS, PROTOCOLS, Router
 from forwarder.translate.call import Json
 from forwarder.upstream import Upstream
 
@@ -35,10 +36,23 @@ _Lists = dict[str, list[Json] | ForwarderError]
 
 
 class Catalog:
-    """The lists of all upstreams, kept for ``ttl`` seconds."""
+    """The lists of all upstreams, kept for ``ttl`` seconds.
 
-    def __init__(self, router: Router, upstreams: PerUpstream[Upstream], ttl: float) -> None:
+    ``helper_model`` serves the names that Codex asks for by itself, if the operator has named one.
+    ``edition`` gives another string when the settings or the registered models have changed.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        upstreams: PerUpstream[Upstream],
+        ttl: float,
+        helper_model: str | None = None,
+        edition: Callable[[], str] = str,
+    ) -> None:
         self._router = router
+        self._helper_model = helper_model
+        self._edition = edition
         self._all = upstreams
         self._upstreams = dict(upstreams)  # those of the configuration; others list nothing here
         self._ttl = ttl
@@ -98,11 +112,44 @@ class Catalog:
         return list(found.values())
 
     def codex(self, client_key: str | None = None) -> list[Json]:
-        """Codex's entries for the same models, and for those that the settings only name."""
+        """Codex's entries for the same models, and for those that the settings only name.
+
+        The models that Codex asks for by itself come last; its users do not see them in its menu.
+        """
         models = {model["id"]: model for model in self.models(client_key, ("responses",))}
         for name in self._spelled_out():
             models.setdefault(name, _model(name, ""))
-        return [self._entry(model, rank) for rank, model in enumerate(models.values())]
+        entries = [self._entry(model, rank) for rank, model in enumerate(models.values())]
+        for name in CODEX_HELPERS:
+            if name not in models:
+                with suppress(ForwarderError):  # the key of the model that stands in is lost
+                    hidden = self._entry(_model(name, ""), len(entries))
+                    entries.append({**hidden, "visibility": "hide"})
+        return entries
+
+    def etag(self) -> str:
+        """Another string when the settings or the registered models change.
+
+        The upstreams' own lists have no part in it: workers learn of their changes at different
+        times, and Codex would fetch the catalog again with each worker that answers it.
+        """
+        return f'W/"{hashlib.sha256(self._edition().encode()).hexdigest()[:32]}"'
+
+    def replace_codex_helper(self, name: str) -> str:
+        """The model that serves a name which Codex asks for by itself."""
+        if self._helper_model:
+            return self._helper_model
+        settings = self._router.default_upstream("responses")
+        upstream = self._upstreams[settings.name]
+        listed = self._fresh().get(settings.name)
+        ids = [model["id"] for model in listed] if isinstance(listed, list) else []
+        if upstream.profile.codex_models or name in ids:
+            return name
+        if self._router.default_model:
+            return self._router.default_model
+        configured = [model for model, _ in self._router.models()]
+        found = [*configured, *(f"{settings.name}/{model}" for model in ids)]
+        return next((model for model in found if "embed" not in model), name)
 
     def _spelled_out(self) -> Iterator[str]:
         usual = self._router.default_model
@@ -117,7 +164,7 @@ class Catalog:
     def _entry(self, model: Json, rank: int) -> Json:
         route = self._router.resolve(model["id"], "responses")
         profile = self._all.of(route.upstream).profile_of(route.model)
-        return codex.entry(model, route.model, route.upstream, profile, rank)
+        return codex.entry(model, route, profile, rank)
 
     def states(self, verbose: bool = False) -> dict[str, Any]:
         """Upstream name -> ``{reachable, models}`` or ``{reachable, error}``.

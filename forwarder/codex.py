@@ -7,12 +7,14 @@ says, what the upstream's list says, what its profile says, and careful defaults
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from forwarder.config import UpstreamSettings
+from forwarder.config import Settings
 from forwarder.profiles.knobs import Profile
+from forwarder.routing import Route
 from forwarder.translate.call import Json
 
 CONTEXT_WINDOW = 128_000
@@ -69,14 +71,30 @@ _CONSTANT: Mapping[str, Any] = {
     "auto_compact_token_limit": None,
     "effective_context_window_percent": 95,
     "experimental_supported_tools": [],
+    "supports_search_tool": True,  # more than a hundred tools of MCP servers wait behind a search
 }
 
+_CODE_MODE = ("gpt-6*", "gpt-5.6*")
+"""Models of OpenAI that Codex's own catalog has use their tools by writing programs."""
 
-def entry(model: Json, name: str, upstream: UpstreamSettings, profile: Profile, rank: int) -> Json:
-    """The entry of a model object; ``name`` is what its upstream calls it.
+
+def digest_settings(settings: Settings) -> str:
+    """Another string when the settings from which entries are made have changed."""
+    named = ("name", "base_url", "provider", "apis", "globs", "aliases", "context_window")
+    facts = [
+        [getattr(upstream, name) for name in (*named, "model_info", "quirks")]
+        for upstream in settings.upstreams
+    ]
+    made = repr((facts, settings.default_model, settings.codex_helper_model, _CONSTANT))
+    return hashlib.sha256(made.encode()).hexdigest()
+
+
+def entry(model: Json, route: Route, profile: Profile, rank: int) -> Json:
+    """The entry of a model object; ``route`` is that of a Responses client that asks for it.
 
     ``rank`` is its place in the list, from 0.
     """
+    upstream, name = route.upstream, route.model
     said = _said(upstream.model_info, (name, model["id"]))
     window = said.get("context_window") or upstream.context_window or _listed_window(model)
     return {
@@ -88,8 +106,21 @@ def entry(model: Json, name: str, upstream: UpstreamSettings, profile: Profile, 
         "input_modalities": _modalities(model, profile),
         "context_window": window or CONTEXT_WINDOW,
         "max_context_window": window or CONTEXT_WINDOW,
+        "tool_mode": _tool_mode(route, profile),
+        # Else Codex has every command approved by a model of OpenAI's.
+        "auto_review_model_override": None if profile.codex_models else model["id"],
         **said,
     }
+
+
+def _tool_mode(route: Route, profile: Profile) -> str | None:
+    """How Codex offers its tools; None is one by one, which every model understands."""
+    native = route.protocol == "responses" and profile.codex_models
+    return "code_mode_only" if native and _matches(route.model, _CODE_MODE) else None
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _said(info: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]) -> Json:

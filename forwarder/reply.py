@@ -27,7 +27,13 @@ from forwarder.translate import whole
 from forwarder.translate.call import Json, Stream
 from forwarder.translate.vocabulary import TERMINALS
 
-_HANDED_ON = ("retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms")
+_HANDED_ON = (
+    "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms", "openai-model",
+    "x-reasoning-included",
+)  # fmt: skip
+
+_PREFIXES = ("x-ratelimit-", "x-codex-")
+"""What a provider and ChatGPT's backend say of the client's limits."""
 
 _ASCII = re.compile(r"[\x20-\x7e]*")
 """What every server lets a header be."""
@@ -177,7 +183,7 @@ class Reply:
 
 def handed_on(headers: httpx2.Headers) -> dict[str, str]:
     """The response headers that concern the client."""
-    kept = {k: v for k, v in headers.items() if k in _HANDED_ON or k.startswith("x-ratelimit-")}
+    kept = {k: v for k, v in headers.items() if k in _HANDED_ON or k.startswith(_PREFIXES)}
     if "x-request-id" in headers:
         kept["x-upstream-request-id"] = headers["x-request-id"]
     return kept if _ASCII.fullmatch("".join(kept.values())) else _printable(kept)

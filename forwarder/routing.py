@@ -1,6 +1,7 @@
 """From the model a client asks for to the upstream that serves it.
 
-In this order: ``upstream/model``, a registered model, an alias, a glob, and else the default rule.
+In this order: ``upstream/model``, a registered model, an alias, a glob, a stand-in for a model that
+Codex asks for by itself, and else the default rule.
 A name with Ollama's tag ``:latest`` and without is one; where neither is configured it goes
 upstream without.  (An upstream for which they are two has an alias: ``fast=fast:latest``.)
 
@@ -26,6 +27,9 @@ from forwarder.registry.remote import Remote
 PROTOCOLS = ("chat", "responses")
 """What upstreams speak."""
 
+CODEX_HELPERS = ("codex-auto-review", "gpt-5.6-luna", "gpt-5.6-terra")
+"""Models that Codex asks for by itself, whatever model its user has chosen."""
+
 REGISTERED = "registered"
 """Who owns a model that is registered, in lists."""
 
@@ -46,7 +50,8 @@ class Route:
 class Router:
     """Resolves model names against the configured upstreams, and those that are registered.
 
-    ``find`` gives a registered model by its name, ``listed`` all of them.
+    ``find`` gives a registered model by its name, ``listed`` all of them.  ``replace_helper`` gives
+    the model that serves one of the `CODEX_HELPERS` which nothing in the configuration claims.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Router:
     ) -> None:
         self._find = find
         self._listed = listed
+        self.replace_helper: Callable[[str], str] = str
         self.default_model = settings.default_model
         self._upstreams = settings.upstreams
         self.keeper = next((u.name for u in settings.upstreams if "responses" in u.apis), None)
@@ -116,6 +122,8 @@ class Router:
                 param="model",
                 code="missing_required_parameter",
             )
+        if name in CODEX_HELPERS and self.owner(name) is None:
+            return self.replace_helper(name)
         return name
 
     def _names_upstream(self, name: str) -> bool:
@@ -149,6 +157,14 @@ class Router:
             return REGISTERED
         chosen = self._configured_for(_known(name, self._upstreams))
         return _preferred(chosen, "chat").name if chosen else None
+
+    def default_upstream(self, client: str) -> UpstreamSettings:
+        """The upstream of a name that nothing in the configuration claims."""
+        return _preferred(self._upstreams, client)
+
+    def default_protocol(self, client: str) -> str:
+        """What that upstream is asked in."""
+        return _route(self.default_upstream(client), "", client).protocol
 
     def public_id(self, upstream: str, model: str) -> str:
         """The id under which clients of both protocols reach what ``upstream`` calls ``model``."""

@@ -298,4 +298,49 @@ def test_codex_has_an_entry_for_each_model_and_for_those_only_named() -> None:
         ("other", 7, 1),
         ("usual", 128_000, 2),
         ("told", 5, 3),
+        ("codex-auto-review", 128_000, 4),
+        ("gpt-5.6-luna", 128_000, 5),
+        ("gpt-5.6-terra", 128_000, 6),
     ]
+    assert [e["visibility"] for e in entries] == ["list"] * 4 + ["hide"] * 3
+
+
+@pytest.mark.parametrize(
+    ("variables", "listed", "provider", "expected"),
+    [
+        ({}, ["text-embedding-3", "qwen", "other"], "generic", "chat/qwen"),
+        ({}, ["qwen", "gpt-5.6-luna"], "generic", "gpt-5.6-luna"),
+        ({}, ["qwen"], "openai", "gpt-5.6-luna"),
+        ({}, None, "generic", "gpt-5.6-luna"),
+        ({}, ["text-embedding-3"], "generic", "gpt-5.6-luna"),
+        ({"CHAT_MODELS": "fast=qwen-turbo"}, ["qwen"], "generic", "fast"),
+        ({"FORWARDER_DEFAULT_MODEL": "usual"}, ["qwen"], "generic", "usual"),
+        ({"FORWARDER_DEFAULT_MODEL": "usual"}, None, "generic", "usual"),
+        ({"FORWARDER_CODEX_HELPER_MODEL": "small"}, ["gpt-5.6-luna"], "openai", "small"),
+    ],
+)
+def test_a_model_stands_in_for_those_that_codex_asks_for_by_itself(
+    variables: dict[str, str], listed: list[str] | None, provider: str, expected: str
+) -> None:
+    settings = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1", **variables})
+    refused = UpstreamRefused(404, {"message": "No list."})
+    listing: Any = Listing(refused if listed is None else [{"id": name} for name in listed])
+    listing.profile = PROFILES[provider]
+    upstreams: PerUpstream[Any] = PerUpstream(lambda u: listing, settings.upstreams)
+    router = Router(settings)
+    found = Catalog(router, upstreams, 60, settings.codex_helper_model)
+
+    assert found.replace_codex_helper("gpt-5.6-luna") == expected
+
+
+def test_the_etag_is_another_one_after_a_change() -> None:
+    settings = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"})
+    editions = iter(["a", "a", "b"])
+    found = Catalog(
+        Router(settings), PerUpstream(lambda u: Listing([]), ()), 60, None, lambda: next(editions)
+    )
+
+    first, second, third = found.etag(), found.etag(), found.etag()
+
+    assert first == second != third
+    assert first.startswith('W/"')

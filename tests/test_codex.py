@@ -9,15 +9,19 @@ import pytest
 from forwarder import codex
 from forwarder.config import Settings
 from forwarder.profiles import PROFILES
+from forwarder.routing import Route
 
 URL = "http://127.0.0.1:9/v1"
 
 
-def entry(model: dict[str, Any], provider: str = "generic", **variables: str) -> dict[str, Any]:
+def entry(
+    model: dict[str, Any], provider: str = "generic", protocol: str = "chat", **variables: str
+) -> dict[str, Any]:
     """The entry of a model of the upstream ``chat``, which calls it ``m``."""
     given = {f"CHAT_{name}": value for name, value in variables.items()}
     [upstream] = Settings.from_env({"CHAT_BASE_URL": URL, **given}).upstreams
-    return codex.entry({"id": "chat/m", **model}, "m", upstream, PROFILES[provider], 3)
+    route = Route(upstream, protocol, "m")
+    return codex.entry({"id": "chat/m", **model}, route, PROFILES[provider], 3)
 
 
 def test_an_entry_has_all_that_codex_insists_on() -> None:
@@ -77,3 +81,48 @@ def test_images_are_offered_where_they_are_taken(
     model: dict[str, Any], provider: str, modalities: list[str]
 ) -> None:
     assert entry(model, provider)["input_modalities"] == modalities
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "protocol", "expected"),
+    [
+        ("gpt-6.2-sol", "openai", "responses", "code_mode_only"),
+        ("gpt-5.6-luna", "openai", "responses", "code_mode_only"),
+        ("gpt-5.5", "openai", "responses", None),
+        ("gpt-6.2-sol", "openai", "chat", None),
+        ("gpt-6.2-sol", "generic", "responses", None),
+    ],
+)
+def test_only_models_that_know_code_mode_get_it(
+    name: str, provider: str, protocol: str, expected: str | None
+) -> None:
+    [upstream] = Settings.from_env({"CHAT_BASE_URL": URL}).upstreams
+    route = Route(upstream, protocol, name)
+    got = codex.entry({"id": name}, route, PROFILES[provider], 0)
+    assert got["tool_mode"] == expected
+
+
+def test_a_model_reviews_itself_where_codex_s_reviewer_is_not_served() -> None:
+    assert entry({})["auto_review_model_override"] == "chat/m"
+    assert entry({}, "openai")["auto_review_model_override"] is None
+    info = '{"m": {"auto_review_model_override": "chat/other"}}'
+    assert entry({}, MODEL_INFO=info)["auto_review_model_override"] == "chat/other"
+
+
+def test_tools_may_wait_behind_a_search() -> None:
+    assert entry({})["supports_search_tool"] is True
+
+
+def test_the_digest_changes_with_the_settings_and_holds_no_key() -> None:
+    def digest(**more: str) -> str:
+        return codex.digest_settings(Settings.from_env({"CHAT_BASE_URL": URL, **more}))
+
+    assert digest() == digest(CHAT_API_KEY="sk-other")
+    variables = {
+        "CHAT_MODEL_INFO": '{"m": {"priority": 1}}',
+        "CHAT_MODELS": "fast=m",
+        "CHAT_CONTEXT_WINDOW": "5",
+        "FORWARDER_DEFAULT_MODEL": "m",
+        "FORWARDER_CODEX_HELPER_MODEL": "m",
+    }
+    assert len({digest(), *(digest(**{k: v}) for k, v in variables.items())}) == 6

@@ -111,6 +111,7 @@ def test_defaults_of_the_forwarder() -> None:
         upstreams=(read_chat(),),
         demo=False,
         default_model=None,
+        codex_helper_model=None,
         api_keys=(),
         admin_keys=(),
         chat_reasoning="auto",
@@ -202,6 +203,7 @@ def test_defaults_of_an_upstream() -> None:
     ("suffix", "text", "field", "value"),
     [
         ("DEFAULT_MODEL", "qwen-plus", "default_model", "qwen-plus"),
+        ("CODEX_HELPER_MODEL", "qwen-turbo", "codex_helper_model", "qwen-turbo"),
         ("API_KEYS", "a, b,", "api_keys", ("a", "b")),
         ("ADMIN_KEYS", "a, b,", "admin_keys", ("a", "b")),
         ("CHAT_REASONING", "Think", "chat_reasoning", "think"),

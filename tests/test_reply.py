@@ -296,6 +296,10 @@ def test_only_what_concerns_the_client_is_handed_on() -> None:
             "x-should-retry": "true",
             "x-ratelimit-remaining-requests": "3",
             "openai-processing-ms": "4",
+            "openai-model": "m",
+            "x-reasoning-included": "true",
+            "x-codex-primary-used-percent": "12.5",
+            "x-models-etag": "of-another-catalog",
             "x-request-id": "r",
             "set-cookie": "c",
             "content-length": "5",
@@ -304,9 +308,9 @@ def test_only_what_concerns_the_client_is_handed_on() -> None:
 
     kept = handed_on(headers)
 
-    assert kept.keys() == headers.keys() - {"x-request-id", "set-cookie", "content-length"} | {
-        "x-upstream-request-id"
-    }
+    assert kept.keys() == (
+        headers.keys() - {"x-request-id", "set-cookie", "content-length", "x-models-etag"}
+    ) | {"x-upstream-request-id"}
     assert kept["x-upstream-request-id"] == "r"
 
 

@@ -346,3 +346,24 @@ def test_registered_models_are_listed_first_and_hide_what_they_replace() -> None
     assert registered(MINE).owner("mine:latest") == "registered"
     assert registered(MINE).owner("fast:latest") == "chat"
     assert registered(MINE).owner("nobody") is None
+
+
+# -- models that Codex asks for by itself ---------------------------------------------------------
+
+
+def test_a_stand_in_serves_what_codex_asks_for_by_itself() -> None:
+    found = router("a chat x=y", "b responses", default_model="x")
+    found.replace_helper = lambda name: {"gpt-5.6-luna": "b/small"}.get(name, name)
+
+    assert where(found, "gpt-5.6-luna", "responses") == "b responses small"
+    assert where(found, "codex-auto-review", "responses") == "a chat codex-auto-review"
+    assert where(found, "gpt-5.5", "responses") == "a chat gpt-5.5"
+
+
+@pytest.mark.parametrize("models", ["gpt-5.6-luna=mine", "gpt-*"])
+def test_an_alias_or_a_pattern_goes_before_the_stand_in(models: str) -> None:
+    found = router("a chat", f"b responses {models}")
+    found.replace_helper = lambda name: "a/other"
+
+    assert where(found, "gpt-5.6-luna", "responses").startswith("b responses")
+    assert where(found, "a/gpt-5.6-luna", "responses") == "a chat gpt-5.6-luna"

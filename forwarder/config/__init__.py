@@ -102,6 +102,7 @@ class Settings:
     default_model: str | None
     cors_origins: tuple[str, ...]
     client_headers: tuple[str, ...]
+    codex_helper_model: str | None
     api_keys: tuple[str, ...] = field(repr=False)
     admin_keys: tuple[str, ...] = field(repr=False)
     chat_reasoning: str
@@ -201,6 +202,7 @@ class Setting(NamedTuple):
 SETTINGS = (
     Setting("UPSTREAMS", "upstreams", parsers.names, "chat,responses"),
     Setting("DEFAULT_MODEL", "default_model", str, None),
+    Setting("CODEX_HELPER_MODEL", "codex_helper_model", str, None),
     Setting("API_KEYS", "api_keys", parsers.keys, ""),
     Setting("ADMIN_KEYS", "admin_keys", parsers.keys, ""),
     Setting("CORS_ORIGINS", "cors_origins", parsers.origins, ""),

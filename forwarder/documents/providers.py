@@ -202,6 +202,10 @@ WORDS: dict[str, Told] = {
         True: "`previous_response_id` is handed on to its Responses",
         False: "earlier turns are sent again",
     },
+    "codex_models": {
+        True: "serves the models that Codex asks for by itself",
+        False: "another model stands in for those that Codex asks for by itself",
+    },
     "repair_responses": {True: "its Responses streams are completed", False: "streams stay"},
     "learn": {True: "refusals are learned from", False: "nothing is learned from refusals"},
     "models": _by_model,

@@ -98,7 +98,7 @@ _SIGNING: dict[str, Any] = {
 
 _TABLE = (
     Profile("generic"),
-    Profile("openai", ("api.openai.com",), **_OPENAI),
+    Profile("openai", ("api.openai.com",), codex_models=True, **_OPENAI),
     Profile(
         "azure",
         (".openai.azure.com", ".azure.com"),

@@ -189,6 +189,8 @@ class Profile:
     """Conversations are compacted there: the endpoint, the trigger and the threshold are known."""
     keeps_responses: bool = _switch(False)
     """Responses that were to be stored can be continued by their ids."""
+    codex_models: bool = _switch(False)
+    """The models that Codex asks for by itself, such as codex-auto-review, are served there."""
     responses_takes: frozenset[str] = _knob(frozenset(), "an array of names", _are_names)
     """Parameters and types of content parts that are taken beyond those of OpenAI's."""
 

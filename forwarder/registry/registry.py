@@ -6,6 +6,7 @@ answer, what was known goes on being served.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -36,6 +37,10 @@ _REST = 1.0
 
 class NoRegistry:
     """Where nothing is remembered no model can be registered."""
+
+    def edition(self) -> str:
+        """Another string after each change of what is registered, the same for every worker."""
+        return ""
 
     def find(self, name: str) -> Remote | None:
         """None."""
@@ -82,6 +87,7 @@ class Registry(NoRegistry):
         self._renewal = SharedTask(self._renew)
         self._mark: object = self  # no mark that there is
         self._by_name: Mapping[str, Remote] = {}
+        self._edition = ""
         self._rests_until = float("-inf")
 
     def find(self, name: str) -> Remote | None:
@@ -105,6 +111,11 @@ class Registry(NoRegistry):
         """All of them, by name."""
         self.find("")
         return list({remote.name: remote for remote in self._by_name.values()}.values())
+
+    def edition(self) -> str:
+        """A digest of the versions of all models."""
+        self.find("")
+        return self._edition
 
     def put(self, remote: Remote) -> Remote:
         """Register a model, in place of one of its name; gives it as it is stored.
@@ -157,6 +168,7 @@ class Registry(NoRegistry):
             self._rests_until = time.monotonic() + _REST
             return
         before, self._by_name = self._by_name, self._named(rows)
+        self._edition = _digest_versions(rows)
         self._mark = mark
         there = {id(remote) for remote in self._by_name.values()}
         for remote in {id(each): each for each in before.values()}.values():
@@ -192,6 +204,11 @@ class Registry(NoRegistry):
             modified=row.modified,
             locked=secrets is None,
         )
+
+
+def _digest_versions(rows: list[Row]) -> str:
+    versions = sorted(row.version for row in rows)
+    return hashlib.sha256(" ".join(versions).encode()).hexdigest() if rows else ""
 
 
 def not_found(name: str) -> NotFound:

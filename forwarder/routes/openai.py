@@ -120,7 +120,9 @@ def models() -> Response:
     listed: Json = {"object": "list", "data": catalog.models(key)}
     if "client_version" in request.args:
         listed["models"] = catalog.codex(key)
-    return json_answer(listed)
+    answer = json_answer(listed)
+    answer.headers["ETag"] = catalog.etag()
+    return answer
 
 
 @blueprint.get("/models/<path:model>")

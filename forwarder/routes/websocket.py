@@ -15,6 +15,7 @@ from flask import Blueprint, current_app, request
 from flask_sock import Sock
 
 from forwarder.bridge import Bridge
+from forwarder.codex_headers import describe_connection
 from forwarder.config import Settings
 from forwarder.errors import Forbidden, InvalidRequest, UpgradeRefused
 from forwarder.network.sending import Whole
@@ -48,8 +49,10 @@ def welcome() -> None:
         raise UpgradeRefused("This server has no WebSockets; send a POST.")
     _check_origin()
     _check_handshake()
+    bridge = _bridge()
+    headers = describe_connection(request.headers.get, bridge.router, bridge.catalog.etag())
     for name in found:
-        request.environ[name] = Whole(request.environ[name], PING)
+        request.environ[name] = Whole(request.environ[name], PING, headers)
 
 
 def _check_origin() -> None:

@@ -95,6 +95,7 @@ RESPONSES_OVER_CHAT: dict[str, Fate] = {
     "access_programs": dropped(DICT, "it is a matter of OpenAI's own accounts"),
     "background": emulated(BOOL, "the forwarder does the work, and stores what comes", False),
     "background_options": local(DICT, "background work starts at once, within every window"),
+    "client_metadata": local(DICT, "Codex notes its session there, for OpenAI alone"),
     "context_management": emulated(LIST, "above the threshold the model sums up what it did", []),
     "conversation": emulated((str, dict), "its items are put before the input, and it is added"),
     "frequency_penalty": carried(NUMBER),

@@ -38,6 +38,17 @@ def test_sends_of_several_threads_do_not_mix() -> None:
     assert data in (b"a" * SIZE + b"b" * SIZE, b"b" * SIZE + b"a" * SIZE)
 
 
+def test_headers_go_into_the_first_thing_sent_and_no_other() -> None:
+    ours, theirs = socket.socketpair()
+    answer = b"HTTP/1.1 101 \r\nUpgrade: websocket\r\n\r\n"
+    with ours, theirs:
+        whole = Whole(ours, 1, {"x-a": "1", "x-b": "2"})
+        whole.send(answer)
+        whole.send(answer)
+        expected = answer[:-2] + b"x-a: 1\r\nx-b: 2\r\n\r\n" + answer
+        assert received(theirs, len(expected)) == expected
+
+
 def test_a_peer_that_takes_nothing_counts_as_gone() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(OSError, match="timed out"):

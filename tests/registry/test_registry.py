@@ -238,3 +238,21 @@ def test_store_that_hangs_keeps_nobody_waiting(
     deadline = time.monotonic() + 10
     while not there.registry.find("other"):
         assert time.monotonic() < deadline
+
+
+def test_each_change_makes_another_edition_which_all_workers_know(
+    workers: tuple[Worker, Worker],
+) -> None:
+    here, there = workers
+    seen = [here.registry.edition()]
+    for change in (
+        lambda: here.registry.put(MODEL),
+        lambda: there.registry.put(MODEL),
+        lambda: here.registry.put(replace(MODEL, name="other:8b")),
+    ):
+        change()
+        seen.append(here.registry.edition())
+        assert there.registry.edition() == seen[-1]
+
+    assert len(set(seen)) == 4
+    assert NoRegistry().edition() == NoRegistry().edition()

@@ -176,7 +176,22 @@ def test_codex_gets_its_own_catalog_beside_the_list(demo: FlaskClient) -> None:
 
     assert "models" not in plain
     assert told["data"] == plain["data"]
-    assert [entry["slug"] for entry in told["models"]] == [model["id"] for model in told["data"]]
+    listed = [entry["slug"] for entry in told["models"] if entry["visibility"] == "list"]
+    assert listed == [model["id"] for model in told["data"]]
+
+
+def test_an_answer_tells_codex_what_it_reads(serve: Serve) -> None:
+    client = serve(lambda request: streamed(chunk("Hello.", "stop")))
+    catalog = client.get("/v1/models?client_version=0.171.0")
+
+    got = client.post("/v1/responses", json={"model": "mine", "input": "hi", "stream": True})
+
+    assert got.headers["X-Reasoning-Included"] == "true"
+    assert got.headers["X-Models-Etag"] == catalog.headers["ETag"]
+    assert got.headers["OpenAI-Model"] == "mine"
+    got.get_data()
+    chat = client.post("/v1/chat/completions", json={"model": "mine", "messages": []})
+    assert "X-Models-Etag" not in chat.headers
 
 
 TALK = [
