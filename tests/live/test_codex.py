@@ -1,4 +1,4 @@
-"""Codex CLI works through a task over a Chat upstream: it runs a command and applies a patch."""
+"""Codex CLI works through tasks over a Chat upstream: it runs commands and applies patches."""
 
 from __future__ import annotations
 
@@ -30,12 +30,20 @@ stream_max_retries = 0
 supports_websockets = {websockets}
 """
 
+ON_LOOPBACK = """
+check_for_update_on_startup = false
+analytics.enabled = false
+feedback.enabled = false
+otel.metrics_exporter = "none"
+"""
+"""Codex has nothing to tell anybody, and asks for no newer version."""
+
 ASKS_FOR_MODELS = """
 [model_providers.forwarder.auth]
 command = "echo"
 args = ["any-key"]
 """
-"""Codex asks a provider for its models only when a command tells the key."""
+"""A command tells the key; Codex then asks the provider for its models, too."""
 
 
 @pytest.fixture
@@ -58,15 +66,19 @@ def codex(
 ) -> str:
     """Run ``codex exec`` on a prompt, with ``more`` in its settings, and give what it printed."""
     config = CONFIG.format(model=model, url=forwarder.v1, name=name, websockets=websockets) + more
-    (workshop / "home" / "config.toml").write_text(config)
-    command = [
-        str(CODEX),
-        "exec",
-        "--skip-git-repo-check",
-        "--dangerously-bypass-approvals-and-sandbox",
-        *(["resume", "--last"] if resume else []),
-        prompt,
-    ]
+    last = ["resume", "--last"] if resume else []
+    return run_codex(workshop, forwarder, config, UNATTENDED, *last, prompt)
+
+
+UNATTENDED = "--dangerously-bypass-approvals-and-sandbox"
+
+
+def run_codex(
+    workshop: Path, forwarder: Server, config: str, *arguments: str, **variables: str
+) -> str:
+    """Run ``codex exec`` with a configuration and variables; give what it printed."""
+    (workshop / "home" / "config.toml").write_text(ON_LOOPBACK + config)
+    command = [str(CODEX), "exec", "--skip-git-repo-check", *arguments]
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(workshop / "home"),
@@ -75,7 +87,7 @@ def codex(
     done = subprocess.run(
         command,
         cwd=workshop / "work",
-        env=env,
+        env=env | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
