@@ -8,15 +8,53 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-NODE = Path(__file__).parent / "node"
+HERE = Path(__file__).parent
+NODE = HERE / "node"
 CODEX = NODE / "node_modules" / ".bin" / "codex"
+OPENCODE = NODE / "node_modules" / "opencode-linux-x64" / "bin" / "opencode"
+"""The program itself, which npm's ``opencode-ai`` only wraps."""
+CLINE = NODE / "node_modules" / "@cline" / "cli-linux-x64" / "bin" / "cline"
+"""The program itself, which npm's ``cline`` only wraps."""
+AIDER = HERE / "aider" / ".venv" / "bin" / "aider"
 
 _REQUIRED = os.environ.get("REQUIRE_CLIENTS") == "1"
+
+
+NOWHERE = "http://127.0.0.1:9"
+"""Nobody listens there."""
+
+OFFLINE = {
+    "HTTP_PROXY": NOWHERE,
+    "HTTPS_PROXY": NOWHERE,
+    "NO_PROXY": "127.0.0.1,localhost",
+    "npm_config_registry": NOWHERE,
+    "DO_NOT_TRACK": "1",
+}
+"""Keeps a program on this machine, whatever it wants to ask or report elsewhere."""
+
+
+def run_offline(
+    command: Sequence[str | Path], home: Path, work: Path, environment: Mapping[str, str]
+) -> str:
+    """Run a program in ``work`` with a home of its own; give what it printed."""
+    done = subprocess.run(
+        command,
+        cwd=work,
+        env={"PATH": os.environ["PATH"], "HOME": str(home), **OFFLINE, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
 
 
 def plain() -> dict[str, Any]:
@@ -31,6 +69,13 @@ def needs_node_package(name: str) -> pytest.MarkDecorator:
     there = shutil.which("node") is not None and (NODE / "node_modules" / name).is_dir()
     how = "npm ci --prefix tests/live/node"
     return pytest.mark.skipif(not there and not _REQUIRED, reason=f"{name} is not installed: {how}")
+
+
+def needs_program(path: Path, how: str) -> pytest.MarkDecorator:
+    """Skip unless a program is there; ``how`` is the command that installs it."""
+    there = path.is_file()
+    reason = f"{path.name} is not installed: {how}"
+    return pytest.mark.skipif(not there and not _REQUIRED, reason=reason)
 
 
 def needs_python_package(name: str) -> pytest.MarkDecorator:

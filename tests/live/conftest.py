@@ -47,6 +47,14 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         yield lambda environment: stack.enter_context(running(environment, directory))
 
 
+@pytest.fixture
+def workshop(tmp_path: Path) -> Path:
+    """An empty folder for a client to work in, with a home of its own beside it."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "work").mkdir()
+    return tmp_path
+
+
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
 def database(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

@@ -10,10 +10,11 @@ import pytest
 
 from tests.live.clients import NODE, needs_node_package
 from tests.live.server import Server
+from tests.support.scenarios import HELLO, THOUGHT
 
 pytestmark = needs_node_package("ai")
 
-KINDS = ("responses", "chat", "compatible")
+KINDS = ("responses", "open", "chat", "compatible")
 
 
 def run(script: str, kind: str, forwarder: Server, prompt: str, base: str = "") -> Any:

@@ -1,6 +1,7 @@
 // Streams one turn with a tool through the AI SDK and prints what came out as one JSON line.
 //
-//   node stream_text.mjs responses|chat|compatible BASE_URL MODEL PROMPT
+//   node stream_text.mjs responses|open|chat|compatible BASE_URL MODEL PROMPT
+import { createOpenResponses } from "@ai-sdk/open-responses";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { stepCountIs, streamText, tool } from "ai";
@@ -10,6 +11,7 @@ const [kind, baseURL, model, prompt] = process.argv.slice(2);
 const settings = { baseURL, apiKey: "none", name: "forwarder" };
 const models = {
   responses: () => createOpenAI(settings).responses(model),
+  open: () => createOpenResponses({ ...settings, url: `${baseURL}/responses` })(model),
   chat: () => createOpenAI(settings).chat(model),
   compatible: () => createOpenAICompatible({ ...settings, includeUsage: true })(model),
 };

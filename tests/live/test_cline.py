@@ -1,0 +1,44 @@
+"""Cline's command line works through a task, and shows reasoning as reasoning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.live.clients import CLINE, needs_program, run_offline
+from tests.live.server import Server
+from tests.support import ScriptedUpstream
+from tests.support.answers import Answer, Call
+from tests.support.scenarios import HELLO, THOUGHT
+
+pytestmark = needs_program(CLINE, "npm ci --prefix tests/live/node")
+
+
+def run_cline(workshop: Path, forwarder: Server, prompt: str) -> list[Any]:
+    """The events of an answer to a prompt."""
+    data = ["--data-dir", str(workshop / "data")]  # without it Cline leaves a daemon behind
+    quiet = {"CLINE_NO_AUTO_UPDATE": "1"}
+    places = (workshop / "home", workshop / "work", quiet)
+    provider = ["--provider", "openai-compatible", "--apikey", "none", "--modelid", "probe-x"]
+    run_offline([CLINE, "auth", *provider, "--baseurl", forwarder.v1, *data], *places)
+    printed = run_offline([CLINE, *data, "--json", prompt], *places)
+    events = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    return [event["event"] for event in events if event["type"] == "agent_event"]
+
+
+def test_cline_runs_a_command_and_shows_reasoning(
+    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    call = Call("run_commands", {"commands": ["echo made > made.txt"]})
+    upstream.script(Answer(reasoning="I make it.", calls=[call]))
+    upstream.script(Answer(reasoning=THOUGHT, text=HELLO))
+
+    events = run_cline(workshop, forwarder, "make it")
+
+    assert (workshop / "work" / "made.txt").exists()
+    ended = [event for event in events if event["type"] == "content_end"]
+    thoughts = [e["reasoning"] for e in ended if e["contentType"] == "reasoning"]
+    assert thoughts == ["I make it.", THOUGHT]
+    assert [e["text"] for e in ended if e["contentType"] == "text"] == [HELLO]
+    assert len([r for r in upstream.requests if r.method == "POST"]) == 2
