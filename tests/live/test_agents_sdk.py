@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from openai import AsyncOpenAI
 
 from tests.live.clients import needs_python_package
 from tests.live.server import Server
+from tests.support import ScriptedUpstream
+from tests.support.answers import Answer, Call
 
 pytestmark = needs_python_package("agents")
 
@@ -18,7 +22,10 @@ MODELS = {"responses": "OpenAIResponsesModel", "chat": "OpenAIChatCompletionsMod
 """A Responses client goes to the chat upstream, a Chat client to the Responses upstream."""
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+streams = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+
+
+@streams
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_tool_loop_ends_with_the_tool_s_result(
     kind: str, streamed: bool, forwarder: Server
@@ -60,8 +67,95 @@ def test_a_handoff_reaches_the_second_agent(kind: str, forwarder: Server) -> Non
     assert result.final_output
 
 
+COMMAND = "printf made > made.txt"
+PATCH = "*** Begin Patch\n*** Add File: patched.txt\n+patched\n*** End Patch\n"
+
+
+@streams
+def test_a_sandbox_agent_runs_commands_and_applies_patches(
+    streamed: bool, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """Its shell is a function, its patches are a freeform tool; the upstream speaks Chat."""
+    import agents
+    from agents.sandbox import SandboxAgent, SandboxRunConfig
+    from agents.sandbox.sandboxes.unix_local import UnixLocalSandboxClient
+
+    upstream.script(
+        Answer(
+            text="I make it.", calls=[Call("exec_command", {"cmd": f"{COMMAND} && cat made.txt"})]
+        ),
+        Answer(calls=[Call("apply_patch", {"input": PATCH})]),
+        Answer(calls=[Call("exec_command", {"cmd": "cat patched.txt"})]),
+        Answer(text="All is done."),
+    )
+    sandbox = SandboxRunConfig(client=UnixLocalSandboxClient(inherit_host_environment=False))
+
+    def build(model: Any) -> Any:
+        return SandboxAgent(name="coder", instructions="Be brief.", model=model)
+
+    result = run(
+        build, "responses", forwarder, "make it", streamed, agents.RunConfig(sandbox=sandbox)
+    )
+
+    assert result.final_output == "All is done."
+    assert {r.path for r in upstream.requests} == {"/v1/chat/completions"}
+    told = [m["content"] for m in upstream.requests[-1].body["messages"] if m["role"] == "tool"]
+    assert "made" in told[0]
+    assert "patched.txt" in told[1]
+    assert "patched" in told[2]
+
+
+@streams
+def test_local_shell_and_patch_tools_run_over_chat(
+    streamed: bool, tmp_path: Path, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """Both are the API's own kinds of tool, which a Chat upstream knows as functions."""
+    import agents
+
+    def execute(request: Any) -> str:
+        commands = request.data.action.commands
+        return "".join(
+            subprocess.run(c, shell=True, cwd=tmp_path, capture_output=True, text=True).stdout
+            for c in commands
+        )
+
+    class Editor:
+        def create_file(self, operation: Any) -> str:
+            content = agents.apply_diff("", operation.diff, mode="create")
+            (tmp_path / operation.path).write_text(content)
+            return f"made {operation.path}"
+
+        update_file = delete_file = create_file
+
+    create = {"type": "create_file", "path": "patched.txt", "diff": "+patched\n"}
+    upstream.script(
+        Answer(calls=[Call("shell", {"commands": [f"{COMMAND} && cat made.txt"]})]),
+        Answer(calls=[Call("apply_patch", create)]),
+        Answer(text="All is done."),
+    )
+
+    def build(model: Any) -> Any:
+        shell = agents.ShellTool(executor=execute)
+        patch = agents.ApplyPatchTool(editor=Editor())
+        return agents.Agent(name="coder", model=model, tools=[shell, patch])
+
+    result = run(build, "responses", forwarder, "make it", streamed)
+
+    assert result.final_output == "All is done."
+    assert (tmp_path / "made.txt").read_text() == "made"
+    assert (tmp_path / "patched.txt").read_text().strip() == "patched"
+    told = [m["content"] for m in upstream.requests[-1].body["messages"] if m["role"] == "tool"]
+    assert "made" in told[0]
+    assert "made patched.txt" in told[1]
+
+
 def run(
-    build: Callable[[Any], Any], kind: str, forwarder: Server, prompt: str, streamed: bool = False
+    build: Callable[[Any], Any],
+    kind: str,
+    forwarder: Server,
+    prompt: str,
+    streamed: bool = False,
+    config: Any = None,
 ) -> Any:
     """Run the agent that ``build`` makes of a model, to its end."""
     import agents
@@ -72,8 +166,10 @@ def run(
         async with AsyncOpenAI(base_url=forwarder.v1, api_key="none", max_retries=0) as client:
             model = getattr(agents, MODELS[kind])(model="probe-x", openai_client=client)
             if not streamed:
-                return await agents.Runner.run(build(model), prompt, max_turns=6)
-            result = agents.Runner.run_streamed(build(model), prompt, max_turns=6)
+                return await agents.Runner.run(build(model), prompt, max_turns=6, run_config=config)
+            result = agents.Runner.run_streamed(
+                build(model), prompt, max_turns=6, run_config=config
+            )
             async for _ in result.stream_events():
                 pass
             return result

@@ -212,8 +212,6 @@ SHELLS: dict[str, Callable[[Tool, str], Call]] = {
     "exec_command": lambda tool, command: Call(
         tool.name, {"cmd": command}, namespace=tool.namespace
     ),
-    "bash": lambda tool, command: Call(tool.name, {"command": command}),
-    "run_commands": lambda tool, command: Call(tool.name, {"commands": [command]}),
     "shell_command": lambda tool, command: Call(tool.name, {"command": command}),
     "shell": lambda tool, command: Call(tool.name, {"command": ["bash", "-lc", command]}),
     "exec": lambda tool, command: tool.with_input(
