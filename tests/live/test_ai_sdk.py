@@ -58,6 +58,13 @@ def test_reasoning_reaches_a_responses_client(forwarder: Server) -> None:
     assert said["text"]
 
 
+def test_the_open_responses_provider_shows_reasoning_as_reasoning(forwarder: Server) -> None:
+    said = run("stream_text.mjs", "open", forwarder, "please do [[scenario:reasoning_content]]")
+
+    assert said["reasoning"] == THOUGHT
+    assert said["text"] == HELLO
+
+
 def test_the_compatible_provider_shows_reasoning_natively(forwarder: Server) -> None:
     """Over a Responses upstream it gets the field that it reads, and no blocks in its text."""
     prompt = "please do [[scenario:reasoning_content]]"
