@@ -30,9 +30,9 @@ def run_opencode(workshop: Path, forwarder: Server, package: str, prompt: str) -
     provider = {
         "npm": package,
         "options": {"baseURL": forwarder.v1, "apiKey": "none"},
-        "models": {"probe-x": {"reasoning": True, "tool_call": True}},
+        "models": {"gpt-5.5": {"reasoning": True, "tool_call": True}},
     }
-    config = {"model": "forwarder/probe-x", "provider": {"forwarder": provider}}
+    config = {"model": "forwarder/gpt-5.5", "provider": {"forwarder": provider}}
     options = ["--pure", "--format", "json", "--thinking", "--auto", "--title", "A task"]
     printed = run_offline(
         [OPENCODE, "run", *options, prompt],
