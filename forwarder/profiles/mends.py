@@ -134,5 +134,5 @@ _STEPS: dict[str, tuple[_Step, ...]] = {
     "chat": (_drop, _add, _token_limit, _stream, _stream_options, _parallel, tools.offer,
              tools.force, tools.schemas, _format, thinking.switch, _messages, _names),
     "responses": (_drop, _add_to_responses, _stream, _parallel, tools.schemas, thinking.rename,
-                  native.reasoning, native.include, native.items),
+                  native.reasoning, native.client_metadata, native.include, native.items),
 }  # fmt: skip

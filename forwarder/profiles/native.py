@@ -45,6 +45,12 @@ def _set(body: Json, name: str, value: Any) -> None:
         del body[name]
 
 
+def client_metadata(body: Json, profile: Profile, ledger: Ledger) -> None:
+    """Codex describes its session there, for OpenAI alone; other servers may refuse the name."""
+    if not profile.codex_models:
+        body.pop("client_metadata", None)
+
+
 def items(body: Json, profile: Profile, ledger: Ledger) -> None:
     """A Responses upstream cannot open what this forwarder sealed for another one."""
     given = body.get("input")

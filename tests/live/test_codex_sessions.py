@@ -15,7 +15,7 @@ from tests.live.clients import needs_node_package
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.test_codex import CONFIG, UNATTENDED, UNKNOWN, run_codex, workshop
-from tests.support import ScriptedUpstream
+from tests.support import Raw, ScriptedUpstream
 from tests.support.answers import Answer, Call, Usage
 
 pytestmark = needs_node_package("@openai/codex")
@@ -167,6 +167,34 @@ def test_another_model_stands_in_for_those_that_only_codex_knows(
     assert set(models_of(upstream)) == {"helper"}
     assert "rerouted" not in said
     assert "flagged" not in said
+
+
+@pytest.mark.parametrize("websockets", ["false", "true"])
+def test_a_turn_that_a_responses_upstream_has_not_ended_goes_on(
+    websockets: str, workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """``end_turn`` of the response says so, and reaches Codex."""
+    text = {"type": "output_text", "text": "I go on.", "annotations": []}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [text]}
+    response = {"id": "resp_1", "object": "response", "output": [], "status": "in_progress"}
+    done = {**response, "status": "completed", "output": [message], "end_turn": False}
+    upstream.script(
+        Raw(
+            events=[
+                {"type": "response.created", "response": response},
+                {"type": "response.output_item.done", "output_index": 0, "item": message},
+                {"type": "response.completed", "response": done},
+            ]
+        ),
+        Answer(text="All is done."),
+    )
+    config = configure(forwarder, websockets).replace(MODEL, "responses/scripted")
+
+    said = run_codex(workshop, forwarder, config, UNATTENDED, "go on", FORWARDER_KEY="any")
+
+    assert "All is done." in said
+    asked = [r.path for r in upstream.requests if r.method == "POST"]
+    assert asked == ["/v1/responses", "/v1/responses"]
 
 
 def test_a_base_url_alone_is_enough(

@@ -289,6 +289,22 @@ def test_who_is_not_let_in_gets_a_status_instead_of_a_connection(
         assert talk.ask("hi")[-1]["type"] == "response.completed"
 
 
+@pytest.mark.parametrize(("model", "included"), [("chat/m", "true"), ("responses/m", None)])
+def test_the_handshake_tells_codex_what_it_reads(
+    model: str, included: str | None, either: Server
+) -> None:
+    catalog = httpx2.get(f"{either.v1}/models", trust_env=False)
+    metadata = json.dumps({"model": model})
+
+    sock, answer = shake_hands(either, {"X-Codex-Turn-Metadata": metadata})
+    sock.close()
+    lines = [line.partition(": ") for line in answer.split("\r\n")]
+    headers = {name.lower(): value for name, _, value in lines}
+
+    assert headers["x-models-etag"] == catalog.headers["etag"]
+    assert headers.get("x-reasoning-included") == included
+
+
 def test_a_get_that_is_no_handshake_is_told_what_to_do(either: Server) -> None:
     plain = httpx2.get(f"{either.v1}/responses", trust_env=False)
     half = httpx2.get(
@@ -425,12 +441,18 @@ def test_the_sdk_s_own_connection_works(forwarder: Server) -> None:
 
 def raw(server: Server) -> socket.socket:
     """A connection whose handshake is done, in bytes."""
+    return shake_hands(server, {})[0]
+
+
+def shake_hands(server: Server, headers: dict[str, str]) -> tuple[socket.socket, str]:
+    """A connection, and the answer to its handshake."""
     host, _, port = server.url.rpartition("//")[2].partition(":")
     sock = socket.create_connection((host, int(port)), timeout=10)
-    head = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**HANDSHAKE, **headers}.items())
     sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
-    assert sock.recv(4096).startswith(b"HTTP/1.1 101")
-    return sock
+    answer = sock.recv(4096).decode()
+    assert answer.startswith("HTTP/1.1 101")
+    return sock, answer
 
 
 @pytest.mark.parametrize(

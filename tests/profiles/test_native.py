@@ -28,6 +28,15 @@ def test_developers_have_their_name_there_too(role: str) -> None:
     assert made == [{"role": role, "content": "D"}, USER, "odd"]
 
 
+@pytest.mark.parametrize("codex_models", [True, False])
+def test_only_openai_is_told_of_codex_s_session(codex_models: bool) -> None:
+    body = {"input": "Hi.", "client_metadata": {"session_id": "s"}}
+    ledger = Ledger(strict=True)
+    made = mend(body, "responses", Profile("x", codex_models=codex_models), ledger)
+    assert made == (body if codex_models else {"input": "Hi."})
+    assert ledger.dropped == {}
+
+
 THOUGHT: Json = {
     "type": "reasoning",
     "summary": [],
