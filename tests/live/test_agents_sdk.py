@@ -86,7 +86,7 @@ def test_a_sandbox_agent_runs_commands_and_applies_patches(
         ),
         Answer(calls=[Call("apply_patch", {"input": PATCH})]),
         Answer(calls=[Call("exec_command", {"cmd": "cat patched.txt"})]),
-        Answer(text="All is done."),
+        Answer(text="All is done.", reasoning="It is made."),
     )
     sandbox = SandboxRunConfig(client=UnixLocalSandboxClient(inherit_host_environment=False))
 
@@ -98,6 +98,8 @@ def test_a_sandbox_agent_runs_commands_and_applies_patches(
     )
 
     assert result.final_output == "All is done."
+    thoughts = [item.raw_item for item in result.new_items if item.type == "reasoning_item"]
+    assert "It is made." in str(thoughts)
     assert {r.path for r in upstream.requests} == {"/v1/chat/completions"}
     told = [m["content"] for m in upstream.requests[-1].body["messages"] if m["role"] == "tool"]
     assert "made" in told[0]

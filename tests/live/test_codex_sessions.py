@@ -17,6 +17,7 @@ from tests.live.server import Server
 from tests.live.test_codex import CONFIG, UNATTENDED, UNKNOWN, run_codex, workshop
 from tests.support import Raw, ScriptedUpstream
 from tests.support.answers import Answer, Call, Usage
+from tests.support.scenarios import HELLO, THOUGHT
 
 pytestmark = needs_node_package("@openai/codex")
 
@@ -60,6 +61,23 @@ def test_the_catalog_is_found_with_the_key_of_a_variable(
     tools = {t["function"]["name"] for t in upstream.requests[-1].body["tools"]}
     assert {"apply_patch", "tool_search"} <= tools
     assert "client_metadata" not in forwarder.log
+
+
+def test_reasoning_is_shown_as_reasoning(
+    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    prompt = "go [[scenario:reasoning_content]]"
+
+    said = run_codex(
+        workshop, forwarder, configure(forwarder), UNATTENDED, "--json", prompt, FORWARDER_KEY="any"
+    )
+
+    events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    items = [event["item"] for event in events if event["type"] == "item.completed"]
+    assert [(i["type"], i["text"]) for i in items] == [
+        ("reasoning", THOUGHT),
+        ("agent_message", HELLO),
+    ]
 
 
 def test_the_catalog_is_asked_for_again_when_a_model_was_registered(

@@ -53,7 +53,7 @@ def test_a_responses_clients_request_is_one_that_chat_providers_take(
 ) -> None:
     request, dropped = sent("responses_over_chat", body, provider)
     assert check_chat(request) == []
-    assert dropped <= {"client_metadata", "tools.web_search", "reasoning.context"}
+    assert dropped <= {"tools.web_search", "reasoning.context"}
 
 
 @pytest.mark.parametrize("body", CHAT)
