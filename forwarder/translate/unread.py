@@ -54,18 +54,21 @@ _PARTS: dict[str, dict[str, Fields]] = {
 }
 """The client's protocol -> the type of a part -> its fields; other types are not looked into."""
 
+_CODEX_NOTE = "internal_chat_message_metadata_passthrough"
+"""What Codex notes of an item, for OpenAI alone."""
+
 _MESSAGE: dict[str, Fields] = {
     "chat": _fields(
         "role", "content", "name", "refusal", "tool_call_id", "tool_calls", "function_call",
         "audio", "images",
     ),
-    "responses": _fields("type", "id", "status", "role", "content"),
+    "responses": _fields("type", "id", "status", "role", "content", _CODEX_NOTE),
 }  # fmt: skip
 
 _PLAIN = {"role", "content"}
 """A message that says a text and no more."""
 
-_CALLED = ("type", "id", "call_id", "status")
+_CALLED = ("type", "id", "call_id", "status", _CODEX_NOTE)
 
 _ITEMS: dict[str, Fields] = {
     "function_call": _fields("name", "namespace", "arguments", *_CALLED),
@@ -78,7 +81,9 @@ _ITEMS: dict[str, Fields] = {
     "shell_call_output": _fields("output", "max_output_length", *_CALLED),
     "apply_patch_call": _fields("operation", *_CALLED),
     "apply_patch_call_output": _fields("output", *_CALLED),
-    "reasoning": _fields("type", "id", "summary", "content", "encrypted_content", "status"),
+    "reasoning": _fields(
+        "type", "id", "summary", "content", "encrypted_content", "status", _CODEX_NOTE
+    ),
 }
 """A Responses client's items other than messages; records of hosted tools are dropped whole."""
 

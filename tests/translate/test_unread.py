@@ -109,6 +109,7 @@ READ: list[tuple[str, Json]] = [
     ("responses", {
         "input": [{"type": "message", "id": "msg_1", "status": "completed", "role": "assistant",
                    "phase": None,
+                   "internal_chat_message_metadata_passthrough": {"turn_id": "t"},
                    "content": [{"type": "output_text", "text": "a", "annotations": []}]}],
         "reasoning": {"effort": "low", "summary": "auto", "context": "auto"},
         "text": {"format": {"type": "text"}, "verbosity": "low"},
