@@ -123,7 +123,8 @@ def test_codex_finds_the_plain_names_that_lead_its_requests_to_a_model() -> None
 
     entries = over(settings, listing, 60).codex()
 
-    assert [e["slug"] for e in entries] == ["chat/qwen", "qwen", "responses/gpt"]
+    listed = [e["slug"] for e in entries if e["visibility"] == "list"]
+    assert listed == ["chat/qwen", "qwen", "responses/gpt"]
 
 
 def test_configured_models_come_first_and_count_once() -> None:
