@@ -33,6 +33,7 @@ NOWHERE = "http://127.0.0.1:9"
 OFFLINE = {
     "HTTP_PROXY": NOWHERE,
     "HTTPS_PROXY": NOWHERE,
+    "https_proxy": NOWHERE,
     "NO_PROXY": "127.0.0.1,localhost",
     "npm_config_registry": NOWHERE,
     "DO_NOT_TRACK": "1",

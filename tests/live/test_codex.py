@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.clients import CODEX, needs_node_package
+from tests.live.clients import CODEX, OFFLINE, needs_node_package
 from tests.live.server import Server
 from tests.support import ScriptedUpstream
 from tests.support.answers import Answer, Call, Usage
@@ -83,6 +83,7 @@ def run_codex(
         "PATH": os.environ["PATH"],
         "HOME": str(workshop / "home"),
         "CODEX_HOME": str(workshop / "home"),
+        **OFFLINE,
     }
     done = subprocess.run(
         command,
