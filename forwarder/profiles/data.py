@@ -273,6 +273,7 @@ _TABLE = (
         custom_tools=True,
         keep_reasoning_text=False,
         responses_system="developer",
+        codex_models=True,
         responses_add={"store": False, "instructions": ""},
         repair_responses=True,
         drop=frozenset(
