@@ -15,14 +15,35 @@ from tests.support.scenarios import HELLO, THOUGHT
 pytestmark = needs_program(CLINE, "npm ci --prefix tests/live/node")
 
 
+def configure(forwarder: Server) -> dict[str, Any]:
+    """What ``cline auth`` would store."""
+    provider = "openai-compatible"
+    chosen = {"provider": provider, "apiKey": "none", "model": "probe-x", "baseUrl": forwarder.v1}
+    entry = {
+        "settings": chosen,
+        "updatedAt": "2026-11-01T00:00:00.000Z",
+        "tokenSource": "manual",
+    }
+    return {
+        "version": 1,
+        "lastUsedProvider": provider,
+        "modes": {},
+        "providers": {provider: entry},
+    }
+
+
 def run_cline(workshop: Path, forwarder: Server, prompt: str) -> list[Any]:
     """The events of an answer to a prompt."""
-    data = ["--data-dir", str(workshop / "data")]  # without it Cline leaves a daemon behind
-    quiet = {"CLINE_NO_AUTO_UPDATE": "1"}
-    places = (workshop / "home", workshop / "work", quiet)
-    provider = ["--provider", "openai-compatible", "--apikey", "none", "--modelid", "probe-x"]
-    run_offline([CLINE, "auth", *provider, "--baseurl", forwarder.v1, *data], *places)
-    printed = run_offline([CLINE, *data, "--json", prompt], *places)
+    data = workshop / "data"
+    (data / "settings").mkdir(parents=True)
+    (data / "settings" / "providers.json").write_text(json.dumps(configure(forwarder)))
+    printed = run_offline(
+        # Without a directory for its data Cline leaves a daemon behind.
+        [CLINE, "--data-dir", data, "--json", prompt],
+        workshop / "home",
+        workshop / "work",
+        {"CLINE_NO_AUTO_UPDATE": "1"},
+    )
     events = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     return [event["event"] for event in events if event["type"] == "agent_event"]
 
