@@ -6,14 +6,17 @@ which is tried again as its standing allows; what stores the answer, and a guard
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from secrets import token_urlsafe
 
 import httpx2
+import orjson
 
+from forwarder.background_requests import StoredRequest, can_be_repeated, read_stored_request
 from forwarder.capture.capturing import capture_for
+from forwarder.capture.tape import Asked
 from forwarder.catalog import Catalog
 from forwarder.client_headers import HeaderSelection
 from forwarder.codex import digest_settings
@@ -21,11 +24,12 @@ from forwarder.codex_headers import describe_answer
 from forwarder.compaction import as_compaction
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.dry_run import DryRun, report
-from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.errors import InternalError, InvalidRequest, Unsupported
 from forwarder.exchange import Exchange, Observer
 from forwarder.media import Fetcher, Guard, Hands, Uploads, download
 from forwarder.media.data import Blob
 from forwarder.media.policy import Fetch
+from forwarder.mint import random_id
 from forwarder.network.choose import transport_for
 from forwarder.network.running import Running
 from forwarder.path import OLLAMA, Ends, Kit, Path
@@ -42,12 +46,15 @@ from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
 from forwarder.state import Forgetful, Remembering
+from forwarder.state.background import Limits
 from forwarder.state.turns import owner_of
 from forwarder.store import Pruner, open_database, secret_for
 from forwarder.store.rotating import Renewed
+from forwarder.store.work import Taken
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.check import BOOL, optional
 from forwarder.translate.reasoning import find_field
+from forwarder.translate.terms import Ledger
 from forwarder.translate.vocabulary import SEALED
 from forwarder.upstream import Passed, Upstream
 from forwarder.watching.metrics import Metrics
@@ -130,12 +137,57 @@ class Bridge:
         self.shown("responses", deepcopy(request), style, exchange)
         self._routes("responses", request)
         self.resilience.admit(work)
+        self.serve()
         made = partial(self._opened, "responses", {**request, "stream": True}, style, work)
+        sealed = self._seal_request(request, style, work)
         try:
-            return background.start(owner_of(exchange.client_key), request, work, made)
+            return background.start(owner_of(exchange.client_key), request, work, made, sealed)
         except Exception:
             work.opened.close()  # it will not begin, and takes nobody's place
             raise
+
+    def serve(self) -> None:
+        """Take up the background work that other workers have left."""
+        if isinstance(self.state, Remembering):
+            self.state.background.serve(self._admit_work, self._revive)
+
+    def _seal_request(self, request: Json, style: str | None, work: Exchange) -> str | None:
+        """A request for background work, for another worker; ``None`` if it is asked only once."""
+        if self.settings.background_attempts == 1 or not can_be_repeated(request):
+            return None
+        key, address = work.client_key, work.address()
+        given = StoredRequest(request, style, key, work.payer, address, work.ledger.strict)
+        return self._sealer.seal(given.to_json())
+
+    def _admit_work(self) -> Exchange:
+        """An exchange for background work that is taken up."""
+        settings = self.settings
+        work = Exchange(
+            id=random_id("req"),
+            route="background",
+            ledger=Ledger(strict=settings.strict),
+            log_sample=settings.log_sample,
+            log_bodies=settings.log_bodies,
+            observers=self.observers,
+        )
+        self.resilience.admit(work)
+        return work
+
+    def _revive(self, work: Exchange, taken: Taken) -> Callable[[], Stream]:
+        """What asks again for background work that another worker has begun."""
+        work.began(lambda name: None)
+        values = self._sealer.unseal(taken.request)
+        if values is None:
+            return _refuse_foreign_request
+        stored = read_stored_request(values, taken.kept.input)
+        work.client_key, work.payer = stored.client_key, stored.payer
+        work.address, work.ledger.strict = lambda: stored.address, stored.strict
+        if self.capture is not None:
+            work.tape = self.capture.tape(work, Asked("POST", "/v1/responses", [], []))
+        if work.tape is not None:
+            work.tape.heard(orjson.dumps(stored.request))
+        request = {**stored.request, "stream": True}
+        return partial(self._opened, "responses", request, stored.style, work)
 
     @property
     def stored(self) -> Remembering:
@@ -341,7 +393,13 @@ class Bridge:
         days = settings.store_days
         max_age = days * 86400 if days else None
         Pruner(database, max_age, settings.store_max_size, settings.reasoning_ttl).start()
-        return Remembering(database, self.running)
+        limits = Limits(
+            settings.background_attempts,
+            settings.background_grace,
+            settings.background_unsaved_age,
+            settings.background_unsaved_max,
+        )
+        return Remembering(database, self.running, limits)
 
     def _shelf(self) -> Shelf:
         ttl = self.settings.reasoning_ttl
@@ -384,6 +442,13 @@ class Bridge:
 
 _UNASKED = frozenset({"reasoning.summary", f"include.{SEALED}"})
 """What only the forwarder asks for on behalf of other clients, so that they lose nothing."""
+
+
+def _refuse_foreign_request() -> Stream:
+    raise InternalError(
+        "The request of this response was sealed under another FORWARDER_SECRET_KEY, "
+        "so that it cannot be begun anew."
+    )
 
 
 def _fetch(settings: Settings) -> Fetch | None:

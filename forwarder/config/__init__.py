@@ -94,6 +94,8 @@ class Settings:
     is ``None`` when clients reach the forwarder at the address that their own requests name.
     ``rate_requests`` and ``rate_tokens`` are limits such as ``60/minute``, or ``None`` for none.
     ``capture`` is ``off``, ``memory`` or a directory; ``capture_max`` is in bytes.
+    ``background_grace`` is ``None`` where background work has the grace of all other answers;
+    ``background_unsaved_max`` is in bytes.
     ``demo`` says that nothing was configured and ``upstreams`` are the built-in demo.
     """
 
@@ -131,6 +133,10 @@ class Settings:
     database_url: str = field(repr=False)
     store_days: float
     store_max_size: int
+    background_grace: float | None
+    background_attempts: int
+    background_unsaved_age: float
+    background_unsaved_max: int
     log_level: str
     log_sample: float
     log_bodies: bool
@@ -238,6 +244,10 @@ SETTINGS = (
     Setting("DATABASE_URL", "database_url", parsers.database, "sqlite:///forwarder.db"),
     Setting("STORE_DAYS", "store_days", parsers.number(float, 0, 36500, " of days"), "30"),
     Setting("STORE_MAX_SIZE", "store_max_size", parsers.size, "8g"),
+    Setting("BACKGROUND_GRACE", "background_grace", parsers.seconds_from_zero, None),
+    Setting("BACKGROUND_ATTEMPTS", "background_attempts", parsers.number(int, 1, 100, ""), "3"),
+    Setting("BACKGROUND_UNSAVED_AGE", "background_unsaved_age", parsers.seconds_from_zero, "900"),
+    Setting("BACKGROUND_UNSAVED_MAX", "background_unsaved_max", parsers.size, "64m"),
     Setting("LOG_LEVEL", "log_level", parsers.one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO"),
     Setting("LOG_SAMPLE", "log_sample", parsers.number(float, 0, 1, ""), "0"),
     Setting("LOG_BODIES", "log_bodies", parsers.flag, "false"),

@@ -37,9 +37,12 @@ class Run:
 
     ``stream`` is the generator that makes its answer, once there is one: while that is suspended,
     the client is being written to, and must not be interrupted in the middle of an event.
+    ``grace`` is how many seconds it has to end when the process is about to go; ``None`` is until
+    `Running.stop`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace: float | None = None) -> None:
+        self.grace = grace
         self.stream: Any = None
         self._greenlet: Any = None if _in_thread() else gevent.getcurrent()
         self._told = float("-inf")
@@ -70,17 +73,23 @@ class Running:
 
     def __init__(self) -> None:
         self._runs: set[Run] = set()
-        self._stopped = self._left = False
+        self._stopped = self._quitting = False
+        self._left_at: float | None = None
         self._listeners: set[Callable[[], None]] = set()
 
     def __len__(self) -> int:
         return len(self._runs)
 
-    def enter(self) -> Run:
+    @property
+    def is_leaving(self) -> bool:
+        """Is the process about to go?"""
+        return self._left_at is not None
+
+    def enter(self, grace: float | None = None) -> Run:
         """One more exchange, until `leave`.  Raises ShuttingDown when it is too late for any."""
         if self._stopped:
             raise ShuttingDown
-        run = Run()
+        run = Run(grace)
         self._runs.add(run)
         return run
 
@@ -92,7 +101,7 @@ class Running:
     def listening(self, listener: Callable[[], None]) -> Iterator[None]:
         """While in here, ``listener`` is called when the process is about to go."""
         self._listeners.add(listener)
-        if self._left:
+        if self.is_leaving:
             listener()
         try:
             yield
@@ -101,17 +110,41 @@ class Running:
 
     def announce(self) -> None:
         """The process is about to go; what runs may end, and nothing new should begin."""
-        self._left = True
+        if self._left_at is None:
+            self._left_at = time.monotonic()
+            gevent.spawn(self._interrupt_early)
         for listener in list(self._listeners):
             listener()
 
     def stop(self) -> None:
-        """Interrupt whatever runs, and let nothing begin; returns when all have ended."""
+        """Interrupt whatever runs, and let nothing begin; returns when all have ended.
+
+        Exchanges with a longer grace of their own are interrupted when that is over.
+        """
         self._stopped = True
         while self._runs:
-            for run in list(self._runs):
-                get_hub().loop.run_callback(self._interrupt, run)
-            gevent.sleep(_TICK)
+            self._interrupt_due()
+
+    def quit(self) -> None:
+        """Like `stop`, without any grace."""
+        self._quitting = True
+        self.stop()
+
+    def is_due(self, run: Run) -> bool:
+        """Is its grace over?"""
+        if self._quitting or run.grace is None or self._left_at is None:
+            return self._stopped
+        return time.monotonic() - self._left_at >= run.grace
+
+    def _interrupt_early(self) -> None:
+        """Interrupt exchanges whose own grace is over before all others are stopped."""
+        while not self._stopped:
+            self._interrupt_due()
+
+    def _interrupt_due(self) -> None:
+        for run in filter(self.is_due, list(self._runs)):
+            get_hub().loop.run_callback(self._interrupt, run)
+        gevent.sleep(_TICK)
 
     def _interrupt(self, run: Run) -> None:
         if run in self._runs:  # it may have ended since

@@ -52,13 +52,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until told to go."""
         _settle()
+        self._call("serve")
         gevent.spawn(self._leave)
         super().run()
         self._finish()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """SIGQUIT and SIGINT give no grace, but running answers are told."""
-        gevent.spawn(self._stop_running)
+        gevent.spawn(self._quit_running)
         super().handle_quit(sig, frame)
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
@@ -103,11 +104,21 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._tell("announce")
         self._tell("stop")
 
+    def _quit_running(self) -> None:
+        """End what the forwarder runs, whatever grace it has."""
+        self._tell("announce")
+        self._tell("quit")
+        self._tell("stop")
+
     def _tell(self, word: str) -> None:
         """An older forwarder knows nothing of this."""
         bridge = self._bridge()
         if bridge is not None:
             getattr(bridge.running, word, lambda: None)()
+
+    def _call(self, name: str) -> None:
+        """Call a method of the forwarder that older ones do not have."""
+        getattr(self._bridge(), name, lambda: None)()
 
     def _bridge(self) -> Any:
         """The forwarder's; another application has none."""

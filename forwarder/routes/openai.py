@@ -28,7 +28,7 @@ from forwarder.state.including import hide_seals_of, shows_seals
 from forwarder.state.turns import is_background, owner_of
 from forwarder.translate import FOLDS
 from forwarder.translate.call import Batch, Json, Stream
-from forwarder.translate.ending import TOLD, UNREADABLE, unreadable
+from forwarder.translate.ending import TOLD, UNREADABLE, tell_follower, unreadable
 
 blueprint = Blueprint("openai", __name__)
 
@@ -178,7 +178,7 @@ def told(
     owner, patience = owner_of(exchange.client_key), bridge.settings.keepalive
     events = bridge.stored.background.told(owner, response_id, after, patience, exchange.waited)
     stream = exchange.making(exchange.guarded(map(shown, events)))
-    return _streaming("responses", stream, exchange)
+    return _streaming("responses", tell_follower(stream), exchange)
 
 
 def json_body(exchange: Exchange, required: bool = True) -> Json:

@@ -14,7 +14,7 @@ from forwarder.errors import InvalidRequest, StoreUnavailable, Unsupported
 from forwarder.exchange import Exchange
 from forwarder.memory import Memory as Recent
 from forwarder.network.running import Running
-from forwarder.state.background import Background
+from forwarder.state.background import Background, Limits
 from forwarder.state.completions import CompletionKeeper, check, is_kept
 from forwarder.state.holding import Hold, Holds
 from forwarder.state.keeping import Keeper
@@ -34,10 +34,10 @@ _STORED = frozenset({"store", "metadata"})
 class Remembering:
     """With a store."""
 
-    def __init__(self, database: Database, running: Running) -> None:
+    def __init__(self, database: Database, running: Running, limits: Limits | None = None) -> None:
         self.database = database
         self._holds = Holds(database)
-        self.background = Background(database, running, self._holds)
+        self.background = Background(database, running, self._holds, limits)
 
     def resumed(self, call: Call, exchange: Exchange, memory: Memory, translated: bool) -> Call:
         """Wrap a call that speaks Responses so that its requests have what they stand on."""

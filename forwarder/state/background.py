@@ -2,7 +2,11 @@
 
 It is queued in the store, made by the worker that took the request, and read from the store by
 whoever asks, on any worker.  What a job has made is written a few times a second, and with it a
-lease; a worker whose lease has run out is dead, and its work has failed.
+lease.
+
+Work that has not ended when its worker goes is handed back, and the lease of a worker that died
+runs out: another worker then takes the work up and begins it anew, if the upstream may be asked
+twice and not too many attempts were made.  Otherwise it has failed.
 """
 
 from __future__ import annotations
@@ -13,10 +17,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from forwarder.errors import InvalidRequest, NotFound, StoreUnavailable
+from forwarder.errors import (
+    ConversationLocked,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ShuttingDown,
+    StoreUnavailable,
+)
 from forwarder.exchange import Exchange
 from forwarder.mint import random_id
 from forwarder.network.aside import spawn
@@ -25,7 +37,8 @@ from forwarder.state.holding import Hold, Holds
 from forwarder.state.items import as_items
 from forwarder.state.keeping import last_said, marks, say
 from forwarder.state.turns import base_of
-from forwarder.store import Database, logs, responses, work
+from forwarder.store import Database, conversations, logs, responses, work
+from forwarder.store.packing import packed
 from forwarder.store.responses import Kept
 from forwarder.translate.call import Batch, Json, Stream
 from forwarder.translate.ending import told_responses
@@ -41,14 +54,48 @@ _TICK = 0.2
 _RENEW = 3.0
 """Seconds between two signs of life."""
 
-_TRIES = 5
-"""How often the end of a job is written before it is left to its lease."""
+_RETRY = 1.0
+"""Seconds after which a write is tried again that the database did not take."""
+
+_LOOK = 1.0
+"""Seconds between two looks for work that waits to be taken up."""
+
+_SETTLE = 3.0
+"""Seconds for which the database must answer before work is taken up.
+
+When it comes back after a while all leases have run out, and workers that live renew theirs or
+store what they have finished.
+"""
 
 _TOLD = ("response.created", "response.queued", "response.in_progress")
 """Events that an answer begins with, and which are told before there is one."""
 
 Made = Callable[[], Stream]
 """Asks the upstream, and gives its answer."""
+
+Admit = Callable[[], Exchange]
+"""Makes the exchange for work that is taken up; raises Overloaded when there are too many."""
+
+Revive = Callable[[Exchange, work.Taken], Made]
+"""Completes the exchange for work that was taken up, and gives what asks the upstream again."""
+
+
+class Limits(NamedTuple):
+    """What background work may cost.
+
+    ``attempts`` is how often it is begun, and ``grace`` how many seconds it has when the process
+    goes (``None``: as many as all answers).  A finished response that cannot be stored is kept for
+    ``unsaved_age`` seconds, and of all of them together ``unsaved_max`` bytes.
+    """
+
+    attempts: int = 3
+    grace: float | None = None
+    unsaved_age: float = 900.0
+    unsaved_max: int = 64 << 20
+
+
+class _HandedBack(Exception):
+    """The work is in the queue again, and not this worker's any more."""
 
 
 @dataclass
@@ -88,11 +135,13 @@ class Job:
             if event["type"] in _TOLD:
                 continue  # that was told when it began
             if type(event.get("response")) is dict:
-                event = {**event, "response": {**self.blank, **event["response"], **self._own}}
+                response = event["response"]
+                own = self._own | self._mark(response)
+                event = {**event, "response": {**self.blank, **response, **own}}
             self._add(event)
             if event["type"] in TERMINALS:
-                response: Json = event["response"]
-                return response
+                ended: Json = event["response"]
+                return ended
         return None
 
     def _add(self, event: Json) -> None:
@@ -105,24 +154,41 @@ class Job:
         own = {name: self.blank[name] for name in names}
         return own | {k: v for k, v in self.blank.items() if k == "conversation"}
 
+    def _mark(self, response: Json) -> Json:
+        """The metadata of a response, with the attempt that it comes from."""
+        attempt = self.blank["metadata"].get(work.ATTEMPT)
+        metadata = response.get("metadata") or {}
+        return {"metadata": {**metadata, work.ATTEMPT: attempt}} if attempt else {}
+
 
 class Background:
     """All background work of a process."""
 
-    def __init__(self, database: Database, running: Running, holds: Holds) -> None:
+    def __init__(
+        self, database: Database, running: Running, holds: Holds, limits: Limits | None = None
+    ) -> None:
         self._database = database
         self._running = running
         self._holds = holds
+        self._limits = limits or Limits()
         self._worker = random_id("worker")
         self._jobs: dict[tuple[str, str], Job] = {}
         self._starting = threading.Lock()
-        self._keeping = False
+        self._keeping = self._serving = False
+        self._unsaved = 0
 
-    def start(self, owner: str, request: Json, exchange: Exchange, made: Made) -> Json:
+    def start(
+        self,
+        owner: str,
+        request: Json,
+        exchange: Exchange,
+        made: Made,
+        sealed: str | None = None,
+    ) -> Json:
         """Queue a request and begin with it; the response as it is now.
 
-        ``exchange`` is that of the work, which outlives the one of the client.  Raises
-        ConversationLocked.
+        ``exchange`` is that of the work, which outlives the one of the client.  ``sealed`` is the
+        request for another worker, if it may be asked twice.  Raises ConversationLocked.
         """
         base = base_of(request)
         now = time.time()
@@ -138,33 +204,101 @@ class Background:
             created=now,
             previous=base.previous,
             conversation=base.conversation,
-            worker=self._worker,
-            lease=work.lease(),
         )
         told = ("response.created", "response.queued")
         opening = [
             {"type": kind, "response": blank, "sequence_number": i} for i, kind in enumerate(told)
         ]
-        self._database.write(lambda c: self._queue(c, job, kept, opening))
+        self._database.write(lambda c: self._queue(c, job, kept, opening, sealed))
+        self._begin(job)
+        return blank
+
+    def _queue(
+        self,
+        connection: sa.Connection,
+        job: Job,
+        kept: Kept,
+        opening: Batch,
+        sealed: str | None,
+    ) -> None:
+        if job.hold is not None:
+            job.hold.take(connection)
+            if conversations.find(connection, job.owner, job.hold.conversation) is None:
+                sealed = None  # it is the upstream's, and would have what is asked twice
+        kept = kept._replace(before=last_said(connection, job.owner, kept.conversation))
+        responses.add(connection, job.owner, kept, [logs.pack(opening)])
+        work.begin(connection, job.owner, kept.id, self._worker, sealed)
+
+    def _begin(self, job: Job) -> None:
+        """Work on what is this worker's in the store."""
         if job.hold is not None:
             job.hold.keep()
-            exchange.opened.add(job.hold.drop)
+            job.exchange.opened.add(job.hold.drop)
         self._jobs[job.key] = job
         spawn(lambda: self._run(job))
         self._keep()
-        return blank
 
-    def _queue(self, connection: sa.Connection, job: Job, kept: Kept, opening: Batch) -> None:
-        if job.hold is not None:
-            job.hold.take(connection)
-        kept = kept._replace(before=last_said(connection, job.owner, kept.conversation))
-        responses.add(connection, job.owner, kept, [logs.pack(opening)])
+    # -- taking work up ---------------------------------------------------------------------------
+
+    def serve(self, admit: Admit, revive: Revive) -> None:
+        """Take up from now on what others have left, until the process is about to go."""
+        with self._starting:
+            if not self._serving:
+                self._serving = True
+                spawn(lambda: self._take_up_on(admit, revive))
+
+    def _take_up_on(self, admit: Admit, revive: Revive) -> None:
+        settled = time.monotonic() + _SETTLE
+        while not self._database.closed.wait(_LOOK) and not self._running.is_leaving:
+            asked = time.monotonic()
+            try:
+                waiting = self._database.read(work.waiting)
+                if time.monotonic() - asked > _SETTLE:
+                    raise StoreUnavailable  # it was gone for a while
+                if asked >= settled:
+                    for owner, name in waiting:
+                        self._take_up(owner, name, admit, revive)
+            except StoreUnavailable:
+                settled = time.monotonic() + _SETTLE
+            except Overloaded:
+                continue  # another worker may have room
+            except Exception:
+                log.exception("background work could not be taken up")
+
+    def _take_up(self, owner: str, name: str, admit: Admit, revive: Revive) -> None:
+        exchange = admit()
+        try:
+            taken, hold = self._database.write(lambda c: self._claim(c, owner, name))
+        except ConversationLocked:
+            exchange.opened.close()  # another turn goes on, and this one waits for its end
+            return
+        except BaseException:
+            exchange.opened.close()
+            raise
+        if taken is None:
+            exchange.opened.close()
+            return
+        made = revive(exchange, taken)
+        log.warning({"id": exchange.id, "response": name, "attempt": taken.attempt})
+        self._begin(Job(owner, taken.kept.body, made, exchange, hold, number=taken.number))
+
+    def _claim(
+        self, connection: sa.Connection, owner: str, name: str
+    ) -> tuple[work.Taken | None, Hold | None]:
+        taken = work.take_up(connection, owner, name, self._worker, self._limits.attempts)
+        if taken is None or taken.kept.conversation is None:
+            return taken, None
+        hold = self._holds.of(owner, taken.kept.conversation)
+        hold.take(connection)
+        return taken, hold
 
     # -- the work itself --------------------------------------------------------------------------
 
     def _run(self, job: Job) -> None:
         try:
             self._make(job)
+        except _HandedBack:
+            log.info({"id": job.exchange.id, "response": job.id, "handed_back": True})
         except Exception:
             log.exception("the background response %s broke", job.id)
         finally:
@@ -173,7 +307,7 @@ class Background:
 
     def _make(self, job: Job) -> None:
         job.begin()
-        stream = job.exchange.guarded(self._events(job))
+        stream = self._until_shutdown(job)
         for batch in told_responses(stream):
             if job.exchange.tape is not None:
                 job.exchange.tape.told(batch)
@@ -182,10 +316,27 @@ class Background:
                 self._finish(job, response)
                 return
 
+    def _until_shutdown(self, job: Job) -> Stream:
+        """The stream of a job; raises _HandedBack if the process ends first, unless it has failed.
+
+        While the database is away nothing is handed back, and the lease runs out.
+        """
+        try:
+            yield from job.exchange.guarded(self._events(job))
+        except ShuttingDown:
+            try:
+                own = job.owner, job.id, self._worker
+                handed_back = self._database.write(lambda c: work.hand_back(c, *own))
+            except StoreUnavailable:
+                handed_back = True
+            if handed_back:
+                raise _HandedBack from None
+            raise
+
     def _events(self, job: Job) -> Stream:
         """Connects in here, so that what fails before the answer begins is told like the rest."""
         exchange = job.exchange
-        exchange.run = run = self._running.enter()
+        exchange.run = run = self._running.enter(self._limits.grace)
         exchange.opened.add(self._running.leave, run)
         yield from exchange.making(self._opened(job))
 
@@ -193,15 +344,32 @@ class Background:
         yield from job.made()
 
     def _finish(self, job: Job, response: Json) -> None:
-        for attempt in range(_TRIES):
-            try:
-                with job.writing:
-                    self._database.write(lambda c: self._end(c, job, response))
-                if job.hold is not None:
-                    job.hold.done()
-                return
-            except StoreUnavailable:
-                time.sleep(attempt)
+        """Store the end of a job; while the database is away, keep it within the limits."""
+        deadline = time.monotonic() + self._limits.unsaved_age
+        size = 0
+        try:
+            while not self._is_stored(job, response):
+                if not size:
+                    size = len(packed(job.pending))
+                    self._unsaved += size
+                if self._unsaved > self._limits.unsaved_max or time.monotonic() > deadline:
+                    log.error("the background response %s is lost: it cannot be stored", job.id)
+                    return
+                if job.exchange.run is not None and self._running.is_due(job.exchange.run):
+                    return
+                time.sleep(_RETRY)
+        finally:
+            self._unsaved -= size
+
+    def _is_stored(self, job: Job, response: Json) -> bool:
+        try:
+            with job.writing:
+                self._database.write(lambda c: self._end(c, job, response))
+        except StoreUnavailable:
+            return False
+        if job.hold is not None:
+            job.hold.done()
+        return True
 
     def _end(self, connection: sa.Connection, job: Job, response: Json) -> None:
         mine = work.finish(
@@ -230,10 +398,11 @@ class Background:
             try:
                 self._look()
                 if time.monotonic() - renewed > _RENEW:
-                    self._database.write(lambda c: work.renew(c, self._worker))
+                    names = [job.id for job in list(self._jobs.values())]
+                    self._database.write(partial(work.renew, worker=self._worker, names=names))
                     renewed = time.monotonic()
             except StoreUnavailable:
-                continue  # it is in the log; what is pending waits
+                time.sleep(_RETRY)  # it is in the log; what is pending waits
             except Exception:
                 log.exception("background work could not be written")
             with self._starting:
@@ -283,11 +452,14 @@ class Background:
         return removed
 
     def found(self, owner: str, response_id: str) -> Kept:
-        """A stored response; work of the dead has failed.  Raises NotFound."""
+        """A stored response; work of the dead that nobody may take up has failed.
+
+        Raises NotFound.
+        """
         kept = self._database.read(lambda c: responses.find(c, owner, response_id))
         if kept is None:
             raise no_response(response_id)
-        if work.is_lost(kept):
+        if kept.is_lost:
             lost = kept
             kept = self._database.write(lambda c: work.bury(c, owner, lost))
         return kept
@@ -304,6 +476,9 @@ class Background:
 
         Yields an empty batch when there was none for ``patience`` seconds.  ``waited`` waits for
         some seconds, and says whether there is still somebody who wants to hear.
+
+        A fresh attempt begins with ``response.queued``, under a number behind all that were told;
+        what the attempt before it had made is void, and not told any more.
         """
         heard = time.monotonic()
         while True:

@@ -18,11 +18,12 @@ import sqlalchemy as sa
 from forwarder.errors import ConversationLocked, StoreUnavailable
 from forwarder.mint import random_id
 from forwarder.network.aside import spawn
-from forwarder.store import Database, conversations, work
+from forwarder.store import Database, conversations
+from forwarder.store.clock import LEASE
 
 log = logging.getLogger("forwarder.state")
 
-_RENEW = work.LEASE / 5
+_RENEW = LEASE / 5
 """Seconds between two signs of life."""
 
 
@@ -41,7 +42,7 @@ class Hold:
         To be followed by `keep`.
         """
         place = self.owner, self.conversation
-        if conversations.take(connection, *place, self.name, work.lease()):
+        if conversations.take(connection, *place, self.name):
             return
         if conversations.find(connection, *place) is not None:
             raise ConversationLocked
@@ -53,7 +54,7 @@ class Hold:
     def renew(self, connection: sa.Connection) -> None:
         """Say that the turn goes on."""
         place = self.owner, self.conversation
-        conversations.renew(connection, *place, self.name, work.lease())
+        conversations.renew(connection, *place, self.name)
 
     def give_back(self, connection: sa.Connection) -> None:
         """Let the next turn begin as soon as the connection's transaction is over.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from forwarder.store import gone
+from forwarder.store.clock import NEW_LEASE, NOW
 from forwarder.store.packing import packed, unpacked
 from forwarder.store.tables import conversation_items as items
 from forwarder.store.tables import conversations
@@ -76,20 +77,20 @@ def remove(connection: sa.Connection, owner: str, name: str) -> bool:
     return connection.execute(sa.delete(conversations).where(_is(owner, name))).rowcount > 0
 
 
-def take(connection: sa.Connection, owner: str, name: str, holder: str, lease: float) -> bool:
-    """Hold a conversation until ``lease``, in Unix seconds; False when there is none to hold.
+def take(connection: sa.Connection, owner: str, name: str, holder: str) -> bool:
+    """Hold a conversation for the time of a lease; False when there is none to hold.
 
     It is held by one at a time, unless that one's lease has run out.
     """
-    free = conversations.c.lease.is_(None) | (conversations.c.lease < time.time())
+    free = conversations.c.lease.is_(None) | (conversations.c.lease < NOW)
     held = sa.update(conversations).where(_is(owner, name), free)
-    return connection.execute(held.values(holder=holder, lease=lease)).rowcount > 0
+    return connection.execute(held.values(holder=holder, lease=NEW_LEASE)).rowcount > 0
 
 
-def renew(connection: sa.Connection, owner: str, name: str, holder: str, lease: float) -> None:
+def renew(connection: sa.Connection, owner: str, name: str, holder: str) -> None:
     """Hold a conversation for longer, if it is still held."""
     held = sa.update(conversations).where(_is(owner, name), conversations.c.holder == holder)
-    connection.execute(held.values(lease=lease))
+    connection.execute(held.values(lease=NEW_LEASE))
 
 
 def release(connection: sa.Connection, owner: str, name: str, holder: str) -> None:

@@ -6,6 +6,7 @@ import time
 
 import sqlalchemy as sa
 
+from forwarder.store.clock import NOW
 from forwarder.store.tables import gone
 
 _LONG = 86400.0
@@ -26,7 +27,7 @@ def place(connection: sa.Connection, owner: str, holder: str, name: str) -> int 
 
 def forget(connection: sa.Connection) -> None:
     """Forget what was deleted long ago."""
-    connection.execute(sa.delete(gone).where(gone.c.at < time.time() - _LONG))
+    connection.execute(sa.delete(gone).where(gone.c.at < NOW - _LONG))
 
 
 def _is(owner: str, holder: str, name: str) -> sa.ColumnElement[bool]:

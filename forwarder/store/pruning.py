@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -12,6 +11,7 @@ import sqlalchemy as sa
 from forwarder.errors import StoreUnavailable
 from forwarder.network.aside import spawn
 from forwarder.store import gone, responses, work
+from forwarder.store.clock import NOW
 from forwarder.store.database import Database
 from forwarder.store.tables import chores, completions, conversations, thoughts
 from forwarder.store.tables import responses as response_table
@@ -79,7 +79,7 @@ class Pruner:
         for table, max_age in self._max_ages.items():
             if max_age is None:
                 continue
-            old = table.c.used < time.time() - max_age
+            old = table.c.used < NOW - max_age
             deleted = _AT_ONCE
             while deleted == _AT_ONCE:
                 deleted = self._deleted(table, old)
@@ -100,19 +100,18 @@ class Pruner:
 
 def _taken(connection: sa.Connection) -> bool:
     """Is pruning due?  Whoever hears so has taken it on."""
-    now = time.time()
     due = sa.update(chores).where(chores.c.name == "prune")
-    if connection.execute(due.where(chores.c.due <= now).values(due=now + _EVERY)).rowcount:
+    if connection.execute(due.where(chores.c.due <= NOW).values(due=NOW + _EVERY)).rowcount:
         return True
     there = connection.execute(sa.select(chores.c.name).where(chores.c.name == "prune")).first()
     if there is None:
-        connection.execute(sa.insert(chores).values(name="prune", due=now + _EVERY))
+        connection.execute(sa.insert(chores).values(name="prune", due=NOW + _EVERY))
     return False
 
 
 def _end_lost(connection: sa.Connection, owner: str, name: str) -> None:
     kept = responses.find(connection, owner, name)
-    if kept is not None and work.is_lost(kept):
+    if kept is not None and kept.is_lost:
         work.bury(connection, owner, kept)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from forwarder.store import logs
+from forwarder.store.clock import NOW
 from forwarder.store.logs import Piece
 from forwarder.store.packing import packed, unpacked
 from forwarder.store.statements import inserting, putting
@@ -31,7 +32,9 @@ class Kept(NamedTuple):
     ``input`` is the request's own, as the client gave it, and ``previous`` what it continues;
     ``conversation`` is where it was said, after the item numbered ``before``.  ``upstream_id`` is
     its id at ``upstream``.  ``worker`` and ``lease`` (until when it is believed to be alive, in
-    Unix seconds) are those of background work.
+    Unix seconds by the database's clock) are those of background work, and ``attempt`` counts how
+    often it was begun.  ``is_lost`` is background work whose lease has run out and that cannot be
+    begun anew; it is found out by the database, and not stored.
     """
 
     id: str
@@ -48,6 +51,8 @@ class Kept(NamedTuple):
     lease: float | None = None
     used: float = 0.0
     hidden: bool = False
+    attempt: int | None = None
+    is_lost: bool = False
 
     @property
     def is_running(self) -> bool:
@@ -58,7 +63,14 @@ _INSERT = inserting(responses, "ON CONFLICT (owner, id) DO NOTHING")
 _LOG = inserting(events)
 _INDEX = putting(items)
 
-_KEPT = [responses.c[name] for name in Kept._fields]
+_COLUMNS = Kept._fields[:-1]
+_IS_LOST = (
+    responses.c.status.in_(RUNNING)
+    & responses.c.lease.is_not(None)
+    & (responses.c.lease < NOW)
+    & responses.c.request.is_(None)
+)
+_KEPT = [*(responses.c[name] for name in _COLUMNS), _IS_LOST]
 
 
 def _is(owner: str, response_id: str) -> sa.ColumnElement[bool]:
@@ -100,8 +112,9 @@ def add(connection: sa.Connection, owner: str, kept: Kept, log: Sequence[Piece])
     """Store a response, in place of one with its id, and what is known of its events."""
     given, body = packed(kept.input), packed(kept.body)
     whole = log[0].data if len(log) == 1 and not kept.is_running else None
-    row = kept._asdict() | {
+    row = {name: getattr(kept, name) for name in _COLUMNS} | {
         "owner": owner,
+        "request": None,
         "input": given,
         "body": body,
         "used": kept.created,
@@ -165,7 +178,9 @@ def remove(connection: sa.Connection, owner: str, response_id: str) -> bool:
     if connection.execute(found).first() is None:
         return False
     connection.execute(
-        sa.update(responses).where(_is(owner, response_id)).values(hidden=True, lease=None)
+        sa.update(responses)
+        .where(_is(owner, response_id))
+        .values(hidden=True, lease=None, request=None)
     )
     connection.execute(
         sa.delete(items).where(items.c.owner == owner, items.c.response == response_id)

@@ -34,12 +34,13 @@ class _Place(NamedTuple):
 
     table: sa.Table
     columns: tuple[str, ...]
-    read: Callable[[bytes], Any] = unpacked
-    write: Callable[[Any], bytes] = packed
+    read: Callable[[Any], Any] = unpacked
+    write: Callable[[Any], bytes | str] = packed
 
 
 _PLACES = (
     _Place(responses, ("input", "body", "log")),
+    _Place(responses, ("request",), str, str),  # a seal and nothing else
     _Place(events, ("data",)),
     _Place(conversation_items, ("data",)),
     _Place(completions, ("messages", "body")),
@@ -103,10 +104,10 @@ def _batch(connection: sa.Connection, place: _Place, keys: list[Any], renew: Ren
     return changed
 
 
-def _changes(place: _Place, row: Any, renew: Renew) -> Iterator[tuple[str, bytes]]:
+def _changes(place: _Place, row: Any, renew: Renew) -> Iterator[tuple[str, bytes | str]]:
     cells = zip(place.columns, row, strict=True)
     for name, data in ((name, data) for name, data in cells if data is not None):
-        value = place.read(bytes(data))
+        value = place.read(data)
         fresh = _renewed(value, renew)
         if fresh is not value:
             yield name, place.write(fresh)

@@ -45,6 +45,8 @@ responses = sa.Table(
     sa.Column("input", sa.LargeBinary, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("log", sa.LargeBinary),
+    sa.Column("request", sa.Text),
+    sa.Column("attempt", _NUMBER),
     sa.Index("responses_by_use", "used", "size"),
     _index_of_some("responses_by_previous", "owner", "previous"),
     _index_of_some("responses_by_lease", "lease"),
@@ -52,7 +54,9 @@ responses = sa.Table(
 """``hidden`` ones are deleted, but a later response stands on them.  ``before`` is the last item
 of the conversation that the request stood on.  ``worker`` and ``lease`` are those of background
 work: who does it, and until when it is believed to be alive.  ``log`` is the event log of a
-response that was stored when it was over, where it is one piece; older workers do not see it."""
+response that was stored when it was over, where it is one piece; older workers do not see it.
+``request`` is what background work needs to be begun anew, sealed, as long as it may be, and
+``attempt`` counts how often it was begun."""
 
 
 def _of_response(name: str) -> sa.ForeignKeyConstraint:

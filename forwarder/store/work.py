@@ -2,32 +2,34 @@
 
 Whoever works writes only as long as the response is its own and not over; cancelling it, or
 finding its worker dead, ends it for good, whatever that worker still has to say.
+
+Work whose lease has run out is taken up by another worker if its ``request`` is stored; otherwise
+it has failed.  Leases are granted and judged by the database's clock.
 """
 
 from __future__ import annotations
 
-import time
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from forwarder.store import logs, responses
+from forwarder.store import conversations, logs, responses
+from forwarder.store.clock import NEW_LEASE, NOW
 from forwarder.store.packing import packed
 from forwarder.store.responses import RUNNING, Kept
+from forwarder.store.tables import events
 from forwarder.store.tables import responses as table
 from forwarder.translate.call import Batch, Json
+from forwarder.translate.partial_output import collect_output
 
-LEASE = 15.0
-"""Seconds after which a worker that has said nothing is taken for dead."""
+OPENING = 2
+"""How many events of a log tell that a response was created and queued; work adds the others."""
 
+ATTEMPT = "forwarder.attempt"
+"""The key of a response's metadata that says which attempt it is, from the second one on."""
 
-def lease() -> float:
-    """Until when one is alive who says so now."""
-    return time.time() + LEASE
-
-
-def is_lost(kept: Kept) -> bool:
-    """Is it unfinished work of a worker that has died?"""
-    return kept.is_running and kept.lease is not None and kept.lease < time.time()
+_TAKEN_AT_ONCE = 8
+"""How much work one look finds, so that several workers share what is waiting."""
 
 
 def _own(owner: str, response_id: str, worker: str) -> sa.ColumnElement[bool]:
@@ -40,7 +42,7 @@ def progress(
 ) -> bool:
     """Store more events of one's own work; False when it is not one's own any more."""
     piece = logs.pack(log)
-    values = {"status": "in_progress", "lease": lease(), "size": table.c.size + len(piece.data)}
+    values = {"status": "in_progress", "lease": NEW_LEASE, "size": table.c.size + len(piece.data)}
     mine = sa.update(table).where(_own(owner, response_id, worker)).values(values)
     if connection.execute(mine).rowcount == 0:
         return False
@@ -57,10 +59,17 @@ def finish(
     upstream: str | None,
     log: Batch,
 ) -> bool:
-    """Store how one's own work has ended, and where; False when it was ended before."""
+    """Store how one's own work has ended, and where; False when it was ended before.
+
+    The output of work that has failed is all that was made of it.
+    """
     mine = sa.select(table.c.id).where(_own(owner, response_id, worker)).with_for_update()
     if connection.execute(mine).first() is None:
         return False
+    if body["status"] == "failed":
+        kept = responses.find(connection, owner, response_id)
+        before = responses.log_after(connection, owner, kept, -1) if kept else []
+        body = {**body, "output": collect_output([*before, *log]) or body.get("output") or []}
     _end(connection, owner, response_id, body, log)
     told = sa.update(table).where(table.c.owner == owner, table.c.id == response_id)
     connection.execute(told.values(upstream=upstream))
@@ -78,14 +87,13 @@ def end(connection: sa.Connection, owner: str, kept: Kept, status: str, error: J
     if connection.execute(mine.with_for_update()).first() is None:
         return responses.find(connection, owner, kept.id) or kept
     told = responses.log_after(connection, owner, kept, -1)
-    output = [e["item"] for e in told if e["type"] == "response.output_item.done"]
-    body = {**kept.body, "status": status, "output": output, "error": error}
+    body = {**kept.body, "status": status, "output": collect_output(told), "error": error}
     number = told[-1]["sequence_number"] + 1 if told else 0
     # There is no event for what was cancelled: it ends incomplete, and its response says why.
     kind = "response.failed" if status == "failed" else "response.incomplete"
     last = {"type": kind, "sequence_number": number, "response": body}
     _end(connection, owner, kept.id, body, [last])
-    return kept._replace(status=status, body=body, lease=None)
+    return kept._replace(status=status, body=body, lease=None, is_lost=False)
 
 
 def _end(connection: sa.Connection, owner: str, response_id: str, body: Json, log: Batch) -> None:
@@ -97,6 +105,7 @@ def _end(connection: sa.Connection, owner: str, response_id: str, body: Json, lo
             status=body["status"],
             body=data,
             lease=None,
+            request=None,
             size=table.c.size + len(data) + len(piece.data),
         )
     )
@@ -116,27 +125,131 @@ def bury(connection: sa.Connection, owner: str, kept: Kept) -> Kept:
 
 
 def lost(connection: sa.Connection) -> list[tuple[str, str]]:
-    """The unfinished work of workers that have died, as (owner, id)."""
-    late = table.c.lease.is_not(None) & (table.c.lease < time.time())
-    found = sa.select(table.c.owner, table.c.id).where(late, table.c.status.in_(RUNNING))
-    return [(owner, name) for owner, name in connection.execute(found)]
+    """The work of dead workers that cannot be begun anew, as (owner, id)."""
+    return _names(connection, _has_lapsed() & table.c.request.is_(None))
+
+
+def waiting(connection: sa.Connection) -> list[tuple[str, str]]:
+    """Work that was handed back or whose worker died, and that can be begun anew, as (owner, id).
+
+    Not all of it is found at once.
+    """
+    return _names(connection, _has_lapsed() & table.c.request.is_not(None), _TAKEN_AT_ONCE)
 
 
 def mine(connection: sa.Connection, worker: str) -> set[tuple[str, str]]:
     """The unfinished work of a worker, as (owner, id)."""
-    found = sa.select(table.c.owner, table.c.id).where(
-        table.c.lease.is_not(None),
-        table.c.worker == worker,
-        table.c.status.in_(RUNNING),
-        ~table.c.hidden,
-    )
-    return {(owner, name) for owner, name in connection.execute(found)}
+    running = table.c.lease.is_not(None) & table.c.status.in_(RUNNING) & ~table.c.hidden
+    return set(_names(connection, running & (table.c.worker == worker)))
 
 
-def renew(connection: sa.Connection, worker: str) -> None:
-    """Say that a worker is alive."""
+def _has_lapsed() -> sa.ColumnElement[bool]:
+    lapsed = table.c.lease.is_not(None) & (table.c.lease < NOW)
+    return lapsed & table.c.status.in_(RUNNING) & ~table.c.hidden
+
+
+def _names(
+    connection: sa.Connection, which: sa.ColumnElement[bool], most: int | None = None
+) -> list[tuple[str, str]]:
+    found = sa.select(table.c.owner, table.c.id).where(which).order_by(table.c.lease).limit(most)
+    return [(owner, name) for owner, name in connection.execute(found)]
+
+
+def renew(connection: sa.Connection, worker: str, names: list[str]) -> None:
+    """Renew the leases of a worker's responses with these ids, and of no others."""
+    own = (table.c.worker == worker) & table.c.id.in_(names) & table.c.status.in_(RUNNING)
     connection.execute(
-        sa.update(table)
-        .where(table.c.lease.is_not(None), table.c.worker == worker, table.c.status.in_(RUNNING))
-        .values(lease=lease())
+        sa.update(table).where(own, table.c.lease.is_not(None)).values(lease=NEW_LEASE)
     )
+
+
+# -- attempts -------------------------------------------------------------------------------------
+
+
+class Taken(NamedTuple):
+    """Work that was taken up: its response, its sealed request, which attempt this is, and the
+    number of its next event.
+    """
+
+    kept: Kept
+    request: str
+    attempt: int
+    number: int
+
+
+def begin(
+    connection: sa.Connection, owner: str, response_id: str, worker: str, request: str | None
+) -> None:
+    """Grant the first lease of a response that was just stored.
+
+    ``request`` is its sealed request, if the work may be begun anew.
+    """
+    values = {"worker": worker, "lease": NEW_LEASE, "request": request, "attempt": 1}
+    connection.execute(sa.update(table).where(_is(owner, response_id)).values(values))
+
+
+def hand_back(connection: sa.Connection, owner: str, response_id: str, worker: str) -> bool:
+    """Let another worker take up one's own work; False if it cannot be begun anew."""
+    own = _own(owner, response_id, worker) & table.c.request.is_not(None)
+    values = {"worker": None, "lease": NOW - 1.0, "status": "queued"}
+    return connection.execute(sa.update(table).where(own).values(values)).rowcount > 0
+
+
+def take_up(
+    connection: sa.Connection, owner: str, response_id: str, worker: str, attempts: int
+) -> Taken | None:
+    """Make waiting work one's own; ``None`` if another worker was faster, or it has failed.
+
+    It has failed after ``attempts`` attempts.  The events of earlier attempts are deleted.  The
+    log goes on with ``response.queued`` under the next number.
+    """
+    found = sa.select(table.c.request, table.c.attempt).where(
+        _is(owner, response_id), _has_lapsed(), table.c.request.is_not(None)
+    )
+    row = connection.execute(found.with_for_update()).first()
+    kept = responses.find(connection, owner, response_id) if row else None
+    if row is None or kept is None:
+        return None
+    attempt = row.attempt + 1
+    if attempt > attempts:
+        bury(connection, owner, kept)
+        return None
+    metadata = {**(kept.body.get("metadata") or {}), ATTEMPT: str(attempt)}
+    body = {**kept.body, "status": "queued", "metadata": metadata}
+    number, size = _void(connection, owner, response_id)
+    values: dict[str, Any] = {
+        "worker": worker,
+        "lease": NEW_LEASE,
+        "status": "queued",
+        "attempt": attempt,
+        "body": packed(body),
+        "before": _last_said(connection, owner, kept.conversation),
+        "size": table.c.size - size,
+    }
+    if attempt == attempts:
+        values["request"] = None
+    connection.execute(sa.update(table).where(_is(owner, response_id)).values(values))
+    queued = {"type": "response.queued", "response": body, "sequence_number": number}
+    responses.more(connection, owner, response_id, logs.pack([queued]))
+    return Taken(kept._replace(status="queued", body=body), row.request, attempt, number + 1)
+
+
+def _last_said(connection: sa.Connection, owner: str, conversation: str | None) -> int | None:
+    if conversation is None:
+        return None
+    return conversations.last_number(connection, owner, conversation)
+
+
+def _void(connection: sa.Connection, owner: str, response_id: str) -> tuple[int, int]:
+    """Delete the events of an attempt; the number of the next event, and the size of these."""
+    own = (events.c.owner == owner) & (events.c.response == response_id)
+    last = connection.scalar(sa.select(sa.func.max(events.c.last)).where(own))
+    void = own & (events.c.first >= OPENING)
+    size = sa.select(sa.func.coalesce(sa.func.sum(sa.func.length(events.c.data)), 0))
+    freed = connection.scalar(size.where(void))
+    connection.execute(sa.delete(events).where(void))
+    return (OPENING if last is None else int(last) + 1), int(freed or 0)
+
+
+def _is(owner: str, response_id: str) -> sa.ColumnElement[bool]:
+    return (table.c.owner == owner) & (table.c.id == response_id)

@@ -243,6 +243,30 @@ def told_responses(stream: Stream) -> Told:
         yield seen.failed(error)
 
 
+def tell_follower(stream: Stream) -> Stream:
+    """Turn a failure to follow a background response into ``error``, after which nothing comes.
+
+    The response itself goes on: whoever follows it again behind the number of the ``error``, which
+    is that of the event before it, misses nothing.
+    """
+    number = None
+    try:
+        for batch in stream:
+            if batch:
+                number = batch[-1].get("sequence_number")
+            yield batch
+    except ForwarderError as error:
+        if number is None:  # there is still time for an HTTP status
+            raise
+        yield [{**_error_event(error.error()), "sequence_number": number}]
+
+
+def _error_event(detail: Json) -> Event:
+    """Both shapes at once: the documented flat one, and the nested one really sent."""
+    flat = {k: detail[k] for k in ("code", "message", "param")}
+    return {"type": "error", **flat, "error": detail}
+
+
 def told_ollama(stream: Stream) -> Told:
     """Turn a failure on the way into Ollama's last line, which is a message and nothing else."""
     try:
@@ -299,9 +323,7 @@ class _Seen:
         detail = error.body()["error"]
         events: Batch = []
         if not self._error_sent:
-            # Both shapes at once: the documented flat one, and the nested one really sent.
-            flat = {k: detail[k] for k in ("code", "message", "param")}
-            events.append({"type": "error", **flat, "error": detail})
+            events.append(_error_event(detail))
         response = {**self._response, "status": "failed", "output": self._items}
         response["error"] = response_error(detail, error.status)
         events.append({"type": "response.failed", "response": response})

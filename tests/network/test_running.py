@@ -88,6 +88,34 @@ gevent.spawn(stubborn); gevent.sleep(0.01); running.stop()"""
     assert result_of(act) == "['again', 'again'] 0"
 
 
+GRACE = """
+from time import monotonic
+started = monotonic()
+
+def work(grace):
+    run = running.enter(grace)
+    try: gevent.sleep(9)
+    except Stopping: told.append((grace, round(monotonic() - started)))
+    running.leave(run)
+
+for grace in (0, None, 2):
+    gevent.spawn(work, grace)
+gevent.sleep(0)
+"""
+
+
+def test_an_exchange_with_a_grace_of_its_own_has_that() -> None:
+    act = GRACE + "running.announce(); gevent.sleep(1); running.stop()"
+
+    assert result_of(act) == "[(0, 0), (None, 1), (2, 2)] 0"
+
+
+def test_no_grace_holds_up_a_process_that_quits() -> None:
+    act = GRACE + "running.announce(); running.quit()"
+
+    assert result_of(act) == "[(0, 0), (None, 0), (2, 0)] 0"
+
+
 def test_nothing_begins_after_the_stop() -> None:
     running = Running()
     running.stop()

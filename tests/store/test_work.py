@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from forwarder.store import logs, responses, work
 from forwarder.store.database import Sqlite
@@ -38,9 +39,9 @@ def told(database: Sqlite) -> list[Any]:
     return [(e["type"], e["sequence_number"]) for e in log]
 
 
-def finished(database: Sqlite, worker: str = "w") -> bool:
+def finished(database: Sqlite, worker: str = "w", number: int = 2) -> bool:
     body = {"id": "a", "status": "completed", "output": [ITEM]}
-    last = [event(2, "response.completed", response=body)]
+    last = [event(number, "response.completed", response=body)]
     return database.write(lambda c: work.finish(c, "o", "a", worker, body, "up", last))
 
 
@@ -86,7 +87,7 @@ def test_what_was_made_is_kept_when_it_is_cancelled(database: Sqlite) -> None:
 def test_work_of_the_dead_is_found_and_has_failed(database: Sqlite) -> None:
     alive, dead = queue(database, "b"), queue(database, lease=-1)
 
-    assert (work.is_lost(alive), work.is_lost(dead)) == (False, True)
+    assert (alive.is_lost, dead.is_lost) == (False, True)
     assert database.read(work.lost) == [("o", "a")]
     database.write(lambda c: work.bury(c, "o", dead))
     assert (found(database).status, found(database).body["error"]) == ("failed", work.DIED)
@@ -94,9 +95,126 @@ def test_work_of_the_dead_is_found_and_has_failed(database: Sqlite) -> None:
     assert database.read(work.lost) == []
 
 
-def test_a_sign_of_life_keeps_all_of_a_worker_s(database: Sqlite) -> None:
-    queue(database, lease=-1)
-    database.write(lambda c: work.renew(c, "other"))
-    assert database.read(work.lost)
-    database.write(lambda c: work.renew(c, "w"))
-    assert not database.read(work.lost)
+def test_only_the_named_leases_of_a_worker_are_renewed(database: Sqlite) -> None:
+    for name in ("a", "b"):
+        queue(database, name, lease=-1)
+    database.write(lambda c: work.renew(c, "other", ["a", "b"]))
+    assert set(database.read(work.lost)) == {("o", "a"), ("o", "b")}
+    database.write(lambda c: work.renew(c, "w", ["a"]))
+    assert database.read(work.lost) == [("o", "b")]
+
+
+def test_failed_work_keeps_what_was_made_of_it(database: Sqlite) -> None:
+    queue(database)
+    made = [
+        event(1, "response.output_item.done", output_index=0, item=ITEM),
+        event(
+            2, "response.output_item.added", output_index=1, item={"type": "message", "id": "msg_2"}
+        ),
+        event(3, "response.output_text.delta", output_index=1, content_index=0, delta="So fa"),
+    ]
+    database.write(lambda c: work.progress(c, "o", "a", "w", made))
+    body = {"id": "a", "status": "failed", "output": []}
+    last = [
+        event(4, "response.output_text.delta", output_index=1, content_index=0, delta="r."),
+        event(5, "response.failed", response=body),
+    ]
+    assert database.write(lambda c: work.finish(c, "o", "a", "w", body, "up", last))
+
+    first, second = found(database).body["output"]
+    assert first == ITEM
+    assert (second["status"], second["content"][0]["text"]) == ("incomplete", "So far.")
+
+
+# -- attempts -------------------------------------------------------------------------------------
+
+
+def begin(database: Sqlite, request: str | None = "sealed") -> None:
+    body = {"id": "a", "background": True, "output": [], "metadata": {"k": "v"}}
+    one = Kept("a", "queued", [], body, 1.0)
+    opening = [event(0, "response.created", response=body), event(1, "response.queued")]
+    database.write(lambda c: responses.add(c, "o", one, [logs.pack(opening)]))
+    database.write(lambda c: work.begin(c, "o", "a", "w", request))
+    database.write(lambda c: work.progress(c, "o", "a", "w", [event(2), event(3), event(4)]))
+
+
+def lapse(database: Sqlite) -> None:
+    statement = sa.text("UPDATE responses SET lease = lease - 60")
+    database.write(lambda c: c.execute(statement))
+
+
+def size(database: Sqlite) -> Any:
+    return database.read(lambda c: c.scalar(sa.text("SELECT size FROM responses")))
+
+
+def take_up(database: Sqlite, worker: str, attempts: int = 3) -> work.Taken | None:
+    return database.write(lambda c: work.take_up(c, "o", "a", worker, attempts))
+
+
+def test_work_that_is_handed_back_is_taken_up_once(database: Sqlite) -> None:
+    begin(database)
+    assert database.read(work.waiting) == []
+    assert not database.write(lambda c: work.hand_back(c, "o", "a", "other"))
+    assert database.write(lambda c: work.hand_back(c, "o", "a", "w"))
+    assert not database.write(lambda c: work.progress(c, "o", "a", "w", [event(5)]))
+    assert (database.read(work.waiting), database.read(work.lost)) == ([("o", "a")], [])
+
+    before = size(database)
+    taken = take_up(database, "x")
+    assert taken
+    assert take_up(database, "y") is None
+    assert size(database) < before
+    assert (taken.request, taken.attempt, taken.number) == ("sealed", 2, 6)
+    assert taken.kept.body["metadata"] == {"k": "v", "forwarder.attempt": "2"}
+    # What the first attempt made is void, and its numbers are not given again.
+    assert told(database) == [("response.created", 0), ("response.queued", 1), ("response.queued", 5)]
+    assert database.read(lambda c: work.mine(c, "x")) == {("o", "a")}
+
+
+def test_work_is_not_begun_more_often_than_allowed(database: Sqlite) -> None:
+    begin(database)
+    lapse(database)
+    assert take_up(database, "x", attempts=2)
+    assert not found(database).is_lost
+    lapse(database)
+
+    assert database.read(work.waiting) == []
+    assert found(database).is_lost
+    assert not database.write(lambda c: work.hand_back(c, "o", "a", "x"))
+
+
+def test_work_fails_when_the_limit_was_lowered_meanwhile(database: Sqlite) -> None:
+    begin(database)
+    lapse(database)
+
+    assert take_up(database, "x", attempts=1) is None
+    assert (found(database).status, found(database).body["error"]) == ("failed", work.DIED)
+
+
+def test_a_request_is_kept_no_longer_than_its_work(database: Sqlite) -> None:
+    begin(database)
+    assert finished(database, number=5)
+    column = sa.text("SELECT request FROM responses")
+    assert database.read(lambda c: c.scalar(column)) is None
+
+
+def test_work_without_a_request_is_not_handed_back(database: Sqlite) -> None:
+    begin(database, None)
+    assert not database.write(lambda c: work.hand_back(c, "o", "a", "w"))
+    lapse(database)
+    assert database.read(work.waiting) == []
+    assert found(database).is_lost
+
+
+def test_a_skewed_clock_neither_ends_nor_prolongs_a_lease(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    for skew in (-3600.0, 3600.0):
+        monkeypatch.setattr(time, "time", lambda skew=skew: real() + skew)
+        begin(database)
+        assert database.read(work.waiting) == []
+        database.write(lambda c: work.renew(c, "w", ["a"]))
+        assert abs((found(database).lease or 0) - real() - 15) < 5
+        lapse(database)
+        assert database.read(work.waiting) == [("o", "a")]
