@@ -1,0 +1,327 @@
+"""Background work when workers go, die, or lose the database, on both databases."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import psycopg
+import pytest
+from openai import OpenAI
+
+from tests.live.conftest import settings
+from tests.live.server import Server, running
+from tests.support import Answer, ScriptedUpstream, faults
+
+over_either = pytest.mark.parametrize("over", ["chat", "responses"])
+
+LONG = Answer(text="first attempt " * 20, pieces=20)
+SHORT = Answer(text="The second attempt.")
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(database: str, upstream: ScriptedUpstream, tmp_path: Path) -> Iterator[Start]:
+    """Start servers that share one database."""
+    upstream.forget()
+    with contextlib.ExitStack() as stack:
+
+        def started(**more: str) -> Server:
+            given = settings(
+                upstream,
+                FORWARDER_DATABASE_URL=database,
+                FORWARDER_SECRET_KEY="s",
+                WEB_CONCURRENCY="2",
+                GUNICORN_GRACEFUL_TIMEOUT="4",
+                **more,
+            )
+            return stack.enter_context(running(given, tmp_path))
+
+        yield started
+
+
+def client_of(server: Server) -> OpenAI:
+    return OpenAI(base_url=server.v1, api_key="mine", max_retries=0, timeout=60)
+
+
+def workers_of(server: Server) -> set[int]:
+    found = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(server.process.pid)], capture_output=True, text=True
+    )
+    return {int(pid) for pid in found.stdout.split()}
+
+
+def until(holds: Callable[[], Any], seconds: float = 15.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.05)
+    return found
+
+
+def ended(client: OpenAI, name: str, seconds: float = 40.0) -> Any:
+    """A background response when it has ended."""
+
+    def read() -> Any:
+        response = client.responses.retrieve(name)
+        return None if response.status in ("queued", "in_progress") else response
+
+    return until(read, seconds)
+
+
+def deploy(server: Server) -> set[int]:
+    """Begin a deploy, and give the workers that go."""
+    before = workers_of(server)
+    server.process.send_signal(signal.SIGHUP)
+    return before
+
+
+def follow(client: OpenAI, name: str, events: list[Any]) -> None:
+    """Follow a response to its end, and again whenever its worker goes."""
+    for _ in range(5):
+        after = events[-1].sequence_number if events else -1
+        with contextlib.suppress(openai.APIError, openai.APIConnectionError):
+            for event in client.responses.retrieve(name, stream=True, starting_after=after):
+                events.append(event)
+        if events[-1].type in ("response.completed", "response.failed", "response.incomplete"):
+            return
+        time.sleep(0.3)
+
+
+@over_either
+def test_a_deploy_hands_work_to_another_worker(
+    over: str, start: Start, upstream: ScriptedUpstream
+) -> None:
+    server = start()
+    upstream.script(faults.slow(LONG, delay=0.5), SHORT)
+    asked: Any = {
+        "model": f"{over}/m",
+        "input": [{"role": "user", "content": "hi"}],
+        "metadata": {"mine": "x"},
+        "instructions": "Be brief.",
+    }
+    with client_of(server) as client:
+        queued = client.responses.create(**asked, background=True)
+        until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        old = deploy(server)
+        events: list[Any] = []
+        follow(client, queued.id, events)
+        done = client.responses.retrieve(queued.id)
+        log = list(client.responses.retrieve(queued.id, stream=True))
+        gone = until(lambda: not old & workers_of(server))
+
+    assert gone
+    assert (done.status, done.output_text) == ("completed", "The second attempt.")
+    assert done.metadata == {"mine": "x", "forwarder.attempt": "2"}
+    first, second = upstream.requests
+    assert first.body == second.body
+    # Whoever followed it saw rising numbers, one terminal event, and where the attempt began.
+    numbers = [event.sequence_number for event in events]
+    assert numbers == sorted(set(numbers))
+    assert [e.type for e in events if e.type in ("response.completed", "response.failed")] == [
+        "response.completed"
+    ]
+    assert [e.type for e in events].count("response.queued") == 2
+    # Whoever reads it later sees the attempt that counts.
+    assert [e.type for e in log[:4]] == [
+        "response.created", "response.queued", "response.queued", "response.in_progress",
+    ]  # fmt: skip
+    assert log[-1].sequence_number == numbers[-1]
+    deltas = [e.delta for e in log if e.type == "response.output_text.delta"]
+    assert "".join(deltas) == "The second attempt."
+
+
+def test_a_follower_whose_worker_goes_is_told_to_ask_again(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
+    server = start()
+    upstream.script(faults.slow(LONG, delay=0.5), SHORT)
+    events: list[Any] = []
+    with client_of(server) as client:
+        stream = client.responses.create(
+            model="chat/m", input="hi", background=True, stream=True
+        )
+        events.append(next(iter(stream)))
+        deploy(server)
+        with pytest.raises(openai.APIError, match="restarted"):
+            events.extend(stream)
+        assert not any(event.type == "response.failed" for event in events)
+        follow(client, events[0].response.id, events)
+
+    assert events[-1].type == "response.completed"
+    numbers = [event.sequence_number for event in events]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_grace_of_its_own_lets_work_end_in_a_deploy(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
+    server = start(FORWARDER_BACKGROUND_GRACE="30")
+    upstream.script(faults.slow(LONG, delay=0.3))
+    with client_of(server) as client:
+        queued = client.responses.create(model="chat/m", input="hi", background=True)
+        until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        old = deploy(server)
+        done = ended(client, queued.id)
+        until(lambda: not old & workers_of(server))
+
+    assert (done.status, done.output_text) == ("completed", LONG.text)
+    assert done.metadata == {}
+    assert len(upstream.requests) == 1
+
+
+def test_work_that_acts_at_its_upstream_is_not_begun_again(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
+    server = start()
+    upstream.script(faults.slow(LONG, delay=0.5))
+    tool: Any = {"type": "code_interpreter", "container": {"type": "auto"}}
+    with client_of(server) as client:
+        queued = client.responses.create(
+            model="responses/m", input="hi", background=True, tools=[tool]
+        )
+        until(lambda: upstream.requests)
+        time.sleep(1)
+        deploy(server)
+        done = ended(client, queued.id)
+
+    assert done.status == "failed"
+    assert "restarted" in done.error.message
+    # What was made of it is there.
+    assert done.output[0].status == "incomplete"
+    assert done.output_text.startswith("first attempt")
+    assert len(upstream.requests) == 1
+
+
+@over_either
+def test_work_of_a_worker_that_died_is_begun_again(
+    over: str, start: Start, upstream: ScriptedUpstream
+) -> None:
+    server = start()
+    upstream.script(faults.slow(LONG, delay=1), SHORT)
+    with client_of(server) as client:
+        queued = client.responses.create(model=f"{over}/m", input="hi", background=True)
+        until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        for pid in workers_of(server):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: len(workers_of(server)) == 2)
+        done = ended(client, queued.id)
+
+    assert (done.status, done.output_text) == ("completed", "The second attempt.")
+    assert done.metadata == {"forwarder.attempt": "2"}
+
+
+def test_work_that_may_be_begun_once_fails_with_its_worker(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
+    server = start(FORWARDER_BACKGROUND_ATTEMPTS="1")
+    upstream.script(faults.slow(LONG, delay=0.5), SHORT)
+    with client_of(server) as client:
+        queued = client.responses.create(model="chat/m", input="hi", background=True)
+        until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        deploy(server)
+        done = ended(client, queued.id)
+
+    assert done.status == "failed"
+    assert upstream.unused == 1
+
+
+def test_work_is_queued_while_no_server_runs(start: Start, upstream: ScriptedUpstream) -> None:
+    upstream.script(faults.slow(LONG, delay=0.5), SHORT)
+    server = start()
+    with client_of(server) as client:
+        queued = client.responses.create(model="chat/m", input="hi", background=True)
+        until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(15)
+    with client_of(start()) as client:
+        done = ended(client, queued.id)
+
+    assert (done.status, done.output_text) == ("completed", "The second attempt.")
+
+
+# -- the database ---------------------------------------------------------------------------------
+
+_REFUSE_SQLITE = (
+    "CREATE TRIGGER refuse BEFORE UPDATE ON responses BEGIN SELECT RAISE(ABORT, 'away'); END"
+)
+_REFUSE_POSTGRES = (
+    "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN RAISE EXCEPTION 'away'; END $$;"
+    " CREATE TRIGGER refuse BEFORE UPDATE ON responses"
+    " FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+)
+
+
+def execute(database: str, statement: str) -> None:
+    if database.startswith("sqlite"):
+        connection: Any = sqlite3.connect(database.removeprefix("sqlite:///"), timeout=20)
+    else:
+        connection = psycopg.connect(database)
+    with contextlib.closing(connection), connection:
+        connection.execute(statement)
+
+
+@contextlib.contextmanager
+def writes_refused(database: str) -> Iterator[None]:
+    """In here the database takes no change of a response."""
+    of_sqlite = database.startswith("sqlite")
+    execute(database, _REFUSE_SQLITE if of_sqlite else _REFUSE_POSTGRES)
+    try:
+        yield
+    finally:
+        execute(database, "DROP TRIGGER refuse" + ("" if of_sqlite else " ON responses"))
+
+
+def test_a_finished_response_is_kept_until_the_database_is_back(
+    database: str, start: Start, upstream: ScriptedUpstream
+) -> None:
+    server = start()
+    upstream.script(faults.slow(Answer(text="Worth keeping."), delay=0.2))
+    with client_of(server) as client:
+        queued = client.responses.create(model="chat/m", input="hi", background=True)
+        with writes_refused(database):
+            until(lambda: upstream.requests and upstream.requests[-1].finished.is_set())
+            time.sleep(20)  # longer than a lease
+        done = ended(client, queued.id)
+
+    assert (done.status, done.output_text) == ("completed", "Worth keeping.")
+    assert done.metadata == {}
+    assert len(upstream.requests) == 1
+
+
+_SKEW = """
+import time
+_real = time.time
+time.time = lambda: _real() + {seconds}
+"""
+
+
+@pytest.mark.parametrize("skew", [-3600, 3600])
+def test_a_machine_with_a_wrong_clock_harms_nobody(
+    skew: int, start: Start, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_SKEW.format(seconds=skew))
+    servers = [start(), start(PYTHONPATH=str(tmp_path))]
+    for server, other in (servers, servers[::-1]):
+        upstream.script(faults.slow(LONG, delay=0.3))
+        with client_of(server) as client, client_of(other) as reader:
+            talk = client.conversations.create()
+            queued = client.responses.create(
+                model="chat/m", input="hi", background=True, conversation=talk.id
+            )
+            until(lambda: reader.responses.retrieve(queued.id).status == "in_progress")  # noqa: B023
+            with pytest.raises(openai.BadRequestError, match="Another process"):
+                reader.responses.create(model="chat/m", input="hi", conversation=talk.id)
+            done = ended(reader, queued.id)
+        assert (done.status, done.output_text, done.metadata) == ("completed", LONG.text, {})
+    assert len(upstream.requests) == 2
