@@ -6,7 +6,8 @@ which is tried again as its standing allows; what stores the answer, and a guard
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from secrets import token_urlsafe
@@ -24,7 +25,7 @@ from forwarder.codex_headers import describe_answer
 from forwarder.compaction import as_compaction
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.dry_run import DryRun, report
-from forwarder.errors import InternalError, InvalidRequest, Unsupported
+from forwarder.errors import ForwarderError, InternalError, InvalidRequest, NotFound, Unsupported
 from forwarder.exchange import Exchange, Observer
 from forwarder.media import Fetcher, Guard, Hands, Uploads, download
 from forwarder.media.data import Blob
@@ -46,11 +47,12 @@ from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
 from forwarder.state import Forgetful, Remembering
-from forwarder.state.background import Limits
-from forwarder.state.turns import owner_of
+from forwarder.state.background import Limits, Task
+from forwarder.state.turns import OURS, owner_of
 from forwarder.store import Pruner, open_database, secret_for
+from forwarder.store.responses import Kept
 from forwarder.store.rotating import Renewed
-from forwarder.store.work import Taken
+from forwarder.store.work import Origin, Taken
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.check import BOOL, optional
 from forwarder.translate.reasoning import find_field
@@ -58,6 +60,8 @@ from forwarder.translate.terms import Ledger
 from forwarder.translate.vocabulary import SEALED
 from forwarder.upstream import Passed, Upstream
 from forwarder.watching.metrics import Metrics
+
+log = logging.getLogger("forwarder.bridge")
 
 
 class Bridge:
@@ -138,10 +142,11 @@ class Bridge:
         self._routes("responses", request)
         self.resilience.admit(work)
         self.serve()
-        made = partial(self._opened, "responses", {**request, "stream": True}, style, work)
-        sealed = self._seal_request(request, style, work)
+        key, address = work.client_key, work.address()
+        stored = StoredRequest(request, style, key, work.payer, address, work.ledger.strict)
+        task = self._task(stored, self._sealer.seal(stored.to_json()), work)
         try:
-            return background.start(owner_of(exchange.client_key), request, work, made, sealed)
+            return background.start(owner_of(exchange.client_key), request, work, task)
         except Exception:
             work.opened.close()  # it will not begin, and takes nobody's place
             raise
@@ -151,13 +156,33 @@ class Bridge:
         if isinstance(self.state, Remembering):
             self.state.background.serve(self._admit_work, self._revive)
 
-    def _seal_request(self, request: Json, style: str | None, work: Exchange) -> str | None:
-        """A request for background work, for another worker; ``None`` if it is asked only once."""
-        if self.settings.background_attempts == 1 or not can_be_repeated(request):
-            return None
-        key, address = work.client_key, work.address()
-        given = StoredRequest(request, style, key, work.payer, address, work.ledger.strict)
-        return self._sealer.seal(given.to_json())
+    def _task(self, stored: StoredRequest, sealed: str, work: Exchange) -> Task:
+        """The task that a request for background work is."""
+        request = {**stored.request, "stream": True}
+        made = partial(self._opened, "responses", request, stored.style, work)
+        follow = partial(self._followed, request, stored.style, work)
+        repeats = self.settings.background_attempts > 1 and can_be_repeated(request)
+        return Task(made, follow, sealed, repeats)
+
+    def _followed(self, request: Json, style: str | None, work: Exchange, origin: Origin) -> Stream:
+        """The stream of a response that its upstream makes already."""
+        work.follows = origin.upstream_id
+        asked = {k: v for k, v in request.items() if k not in OURS} | {"input": []}
+        answer = partial(self._answer, "responses", asked, style, work)
+        routes = self._routes("responses", asked)
+        there = [route for route in routes if route.upstream.name == origin.upstream]
+        if not there:
+            raise NotFound(f"The upstream '{origin.upstream}' does not serve this model any more.")
+        return self.resilience.first_of(there, answer, work)
+
+    def cancel(self, kept: Kept, exchange: Exchange) -> None:
+        """Have the upstream cancel a response that it makes; what it says to that is its matter."""
+        upstream = self.upstream(kept.upstream or "")
+        if kept.status == "cancelled" and kept.upstream_id and upstream is not None:
+            try:
+                upstream.cancel(kept.upstream_id, exchange)
+            except ForwarderError as error:
+                log.warning({"id": exchange.id, "upstream": kept.upstream, "cancel": str(error)})
 
     def _admit_work(self) -> Exchange:
         """An exchange for background work that is taken up."""
@@ -173,12 +198,12 @@ class Bridge:
         self.resilience.admit(work)
         return work
 
-    def _revive(self, work: Exchange, taken: Taken) -> Callable[[], Stream]:
-        """What asks again for background work that another worker has begun."""
+    def _revive(self, work: Exchange, taken: Taken) -> Task:
+        """The task that another worker has begun."""
         work.began(lambda name: None)
         values = self._sealer.unseal(taken.request)
         if values is None:
-            return _refuse_foreign_request
+            return Task(_refuse_foreign_request, _refuse_foreign_request)
         stored = read_stored_request(values, taken.kept.input)
         work.client_key, work.payer = stored.client_key, stored.payer
         work.address, work.ledger.strict = lambda: stored.address, stored.strict
@@ -186,8 +211,7 @@ class Bridge:
             work.tape = self.capture.tape(work, Asked("POST", "/v1/responses", [], []))
         if work.tape is not None:
             work.tape.heard(orjson.dumps(stored.request))
-        request = {**stored.request, "stream": True}
-        return partial(self._opened, "responses", request, stored.style, work)
+        return self._task(stored, taken.request, work)
 
     @property
     def stored(self) -> Remembering:
@@ -444,7 +468,7 @@ _UNASKED = frozenset({"reasoning.summary", f"include.{SEALED}"})
 """What only the forwarder asks for on behalf of other clients, so that they lose nothing."""
 
 
-def _refuse_foreign_request() -> Stream:
+def _refuse_foreign_request(*_: object) -> Stream:
     raise InternalError(
         "The request of this response was sealed under another FORWARDER_SECRET_KEY, "
         "so that it cannot be begun anew."

@@ -89,7 +89,8 @@ class Exchange:
     ``client_headers`` are those of the client's that go on to the upstream.
     ``shape_losses`` are parameters that were lost when the request was read, and why.
     ``tape`` is there when the exchange is captured.  ``rendered_field`` is the field from which
-    the client is known to render reasoning.
+    the client is known to render reasoning.  ``follows`` is the upstream's id of a response that
+    it makes already, and that is only to be followed.
     """
 
     id: str
@@ -102,6 +103,7 @@ class Exchange:
     client_key: str | None = None
     rendered_field: str | None = None
     client_address: str | None = None
+    follows: str | None = None
     upstream: str | None = None
     model: str | None = None
     status: int = 200

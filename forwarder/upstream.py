@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import IO, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import getproxies
 
 import httpx2
@@ -76,6 +76,9 @@ _KEY_REFUSAL_LOG_SECONDS = 600.0
 
 _WANTS_TLS = re.compile(r"plain http.{0,40}(https|ssl)|http request to an https", re.IGNORECASE)
 """What servers say to plain HTTP on a port for TLS."""
+
+_CANCEL_TIMEOUT = 10.0
+"""Seconds for which a client that cancels a response waits for the upstream that makes it."""
 
 _MODELS = 256
 """How many models' profiles are kept ready."""
@@ -220,6 +223,9 @@ class Upstream:
 
         def upstream_call(request: Json) -> Batches:
             body, profile = self._prepared(request, route, client)
+            if exchange.follows is not None:
+                reply = self._reopen(exchange.follows, exchange)
+                return self._read_reply(reply, body, route.protocol, profile, exchange)
             try:
                 return self.ask(body, route.protocol, profile, exchange)
             except UpstreamRefused as refusal:
@@ -302,6 +308,14 @@ class Upstream:
 
     def _begin(self, body: Json, protocol: str, profile: Profile, exchange: Exchange) -> Batches:
         reply = self._post(protocol, _sent(body, protocol, profile, exchange), exchange)
+        return self._read_reply(reply, body, protocol, profile, exchange)
+
+    def _read_reply(
+        self, reply: Reply, body: Json, protocol: str, profile: Profile, exchange: Exchange
+    ) -> Batches:
+        """The events of a reply, which has begun when this returns, and which is closed at once
+        if it breaks before that.
+        """
         exchange.opened.add(reply.close)
         exchange.reply_headers = reply.headers
         stream = mended_answer(reply.batches(), body, protocol, profile, reply.was_done)
@@ -430,17 +444,8 @@ class Upstream:
             unread, protocol, streamed, self.settings, self._heartbeat, choices, attempt.heard
         )
 
-    def _headers(self, exchange: Exchange, content: bytes = b"") -> dict[str, Any]:
-        """The headers of one request; those that the operator has set replace a client's.
-
-        The client's ``Idempotency-Key`` is for one body.  Other bodies that are sent for the same
-        exchange, such as the request for a summary, go without.
-        """
-        given = exchange.onward().items()
-        own = {name: value for name, value in given if name.lower() not in self._own_names}
-        if IDEMPOTENCY_KEY in own and not exchange.is_first_body(content):
-            del own[IDEMPOTENCY_KEY]
-        return {**own, **self._auth(exchange.client_key)}
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies
 
     def _auth(self, client_key: str | None) -> dict[str, Any]:
         """The headers that say who asks; the SDK lets its own be left out only by the request."""

@@ -101,9 +101,12 @@ def delete_response(name: str) -> Response:
 
 @blueprint.post("/responses/<name>/cancel")
 def cancel(name: str) -> Response:
-    """End the background work on a response."""
+    """End the background work on a response, here and at an upstream that does it."""
     state, owner = entered()
-    return json_answer(Including(()).response(state.background.cancel(owner, checked(name))))
+    kept = state.background.cancel(owner, checked(name))
+    bridge: Bridge = current_app.extensions["forwarder"]
+    bridge.cancel(kept, exchanges.current())
+    return json_answer(Including(()).response(kept.body))
 
 
 @blueprint.get("/responses/<name>/input_items")

@@ -28,6 +28,9 @@ from forwarder.errors import (
     Overloaded,
     ShuttingDown,
     StoreUnavailable,
+    UpstreamBroken,
+    UpstreamTimeout,
+    UpstreamUnreachable,
 )
 from forwarder.exchange import Exchange
 from forwarder.mint import random_id
@@ -57,6 +60,9 @@ _RENEW = 3.0
 _RETRY = 1.0
 """Seconds after which a write is tried again that the database did not take."""
 
+_FOLLOWS = 5
+"""How often in a row a response at its upstream is followed anew without hearing anything new."""
+
 _LOOK = 1.0
 """Seconds between two looks for work that waits to be taken up."""
 
@@ -67,17 +73,30 @@ When it comes back after a while all leases have run out, and workers that live 
 store what they have finished.
 """
 
-_TOLD = ("response.created", "response.queued", "response.in_progress")
-"""Events that an answer begins with, and which are told before there is one."""
-
 Made = Callable[[], Stream]
 """Asks the upstream, and gives its answer."""
+
+Follow = Callable[[work.Origin], Stream]
+"""Follows a response that its upstream makes already, from its first event."""
 
 Admit = Callable[[], Exchange]
 """Makes the exchange for work that is taken up; raises Overloaded when there are too many."""
 
-Revive = Callable[[Exchange, work.Taken], Made]
-"""Completes the exchange for work that was taken up, and gives what asks the upstream again."""
+Revive = Callable[[Exchange, work.Taken], "Task"]
+"""Completes the exchange for work that was taken up, and gives the task again."""
+
+
+class Task(NamedTuple):
+    """What is to be done: ``made`` asks the upstream, ``follow`` follows what it makes already.
+
+    ``request`` is sealed, for another worker; ``repeats`` says whether the upstream may be asked
+    twice.
+    """
+
+    made: Made
+    follow: Follow
+    request: str | None = None
+    repeats: bool = False
 
 
 class Limits(NamedTuple):
@@ -100,16 +119,25 @@ class _HandedBack(Exception):
 
 @dataclass
 class Job:
-    """One response in the making; ``pending`` are its events that are not yet stored."""
+    """One response in the making; ``pending`` are its events that are not yet stored.
+
+    ``origin`` is where its upstream makes it, if that goes on without us.  Such a response is
+    followed from its first event again when the connection breaks: ``known`` is how many events
+    are told already, and ``passed`` how many have come over this connection.
+    """
 
     owner: str
     blank: Json
-    made: Made
+    task: Task
     exchange: Exchange
     hold: Hold | None = None
     pending: Batch = field(default_factory=list)
     writing: threading.Lock = field(default_factory=threading.Lock)
     number: int = 2
+    origin: work.Origin | None = None
+    origin_is_stored: bool = False
+    known: int = 0
+    passed: int = 0
 
     def begin(self) -> None:
         """Note that work on it has begun."""
@@ -132,8 +160,12 @@ class Job:
     def take(self, batch: Batch) -> Json | None:
         """Note events as those of this response; its response when they end it."""
         for event in batch:
-            if event["type"] in _TOLD:
+            if event["type"] in work.OPENING_EVENTS:
+                self._note_origin(event)
                 continue  # that was told when it began
+            self.passed += 1
+            if self.passed <= self.known:
+                continue
             if type(event.get("response")) is dict:
                 response = event["response"]
                 own = self._own | self._mark(response)
@@ -143,6 +175,13 @@ class Job:
                 ended: Json = event["response"]
                 return ended
         return None
+
+    def _note_origin(self, event: Json) -> None:
+        response = event.get("response")
+        if self.origin or type(response) is not dict or response.get("background") is not True:
+            return
+        if self.exchange.upstream and response.get("id"):
+            self.origin = work.Origin(self.exchange.upstream, str(response["id"]))
 
     def _add(self, event: Json) -> None:
         self.pending.append({**event, "sequence_number": self.number})
@@ -177,25 +216,18 @@ class Background:
         self._keeping = self._serving = False
         self._unsaved = 0
 
-    def start(
-        self,
-        owner: str,
-        request: Json,
-        exchange: Exchange,
-        made: Made,
-        sealed: str | None = None,
-    ) -> Json:
+    def start(self, owner: str, request: Json, exchange: Exchange, task: Task) -> Json:
         """Queue a request and begin with it; the response as it is now.
 
-        ``exchange`` is that of the work, which outlives the one of the client.  ``sealed`` is the
-        request for another worker, if it may be asked twice.  Raises ConversationLocked.
+        ``exchange`` is that of the work, which outlives the one of the client.  Raises
+        ConversationLocked.
         """
         base = base_of(request)
         now = time.time()
         blank = blank_response(request, random_id("resp"), int(now))
         blank |= {"status": "queued", "background": True, **marks(base, True)}
         hold = self._holds.of(owner, base.conversation) if base.conversation else None
-        job = Job(owner, blank, made, exchange, hold)
+        job = Job(owner, blank, task, exchange, hold)
         kept = Kept(
             id=job.id,
             status="queued",
@@ -209,25 +241,20 @@ class Background:
         opening = [
             {"type": kind, "response": blank, "sequence_number": i} for i, kind in enumerate(told)
         ]
-        self._database.write(lambda c: self._queue(c, job, kept, opening, sealed))
+        self._database.write(lambda c: self._queue(c, job, kept, opening))
         self._begin(job)
         return blank
 
-    def _queue(
-        self,
-        connection: sa.Connection,
-        job: Job,
-        kept: Kept,
-        opening: Batch,
-        sealed: str | None,
-    ) -> None:
+    def _queue(self, connection: sa.Connection, job: Job, kept: Kept, opening: Batch) -> None:
+        repeats = job.task.repeats
         if job.hold is not None:
             job.hold.take(connection)
             if conversations.find(connection, job.owner, job.hold.conversation) is None:
-                sealed = None  # it is the upstream's, and would have what is asked twice
+                repeats = False  # it is the upstream's, and would have what is asked twice
         kept = kept._replace(before=last_said(connection, job.owner, kept.conversation))
         responses.add(connection, job.owner, kept, [logs.pack(opening)])
-        work.begin(connection, job.owner, kept.id, self._worker, sealed)
+        request = job.task.request if repeats else None
+        work.begin(connection, job.owner, kept.id, self._worker, request)
 
     def _begin(self, job: Job) -> None:
         """Work on what is this worker's in the store."""
@@ -278,9 +305,12 @@ class Background:
         if taken is None:
             exchange.opened.close()
             return
-        made = revive(exchange, taken)
+        task = revive(exchange, taken)
         log.warning({"id": exchange.id, "response": name, "attempt": taken.attempt})
-        self._begin(Job(owner, taken.kept.body, made, exchange, hold, number=taken.number))
+        job = Job(owner, taken.kept.body, task, exchange, hold, number=taken.number)
+        job.origin, job.known = taken.origin, taken.known
+        job.origin_is_stored = taken.origin is not None
+        self._begin(job)
 
     def _claim(
         self, connection: sa.Connection, owner: str, name: str
@@ -306,7 +336,8 @@ class Background:
             job.exchange.close()
 
     def _make(self, job: Job) -> None:
-        job.begin()
+        if job.origin is None:
+            job.begin()
         stream = self._until_shutdown(job)
         for batch in told_responses(stream):
             if job.exchange.tape is not None:
@@ -325,6 +356,7 @@ class Background:
             yield from job.exchange.guarded(self._events(job))
         except ShuttingDown:
             try:
+                self._flush(job)
                 own = job.owner, job.id, self._worker
                 handed_back = self._database.write(lambda c: work.hand_back(c, *own))
             except StoreUnavailable:
@@ -341,7 +373,23 @@ class Background:
         yield from exchange.making(self._opened(job))
 
     def _opened(self, job: Job) -> Stream:
-        yield from job.made()
+        """The stream of a job; one that its upstream makes without us is followed to its end."""
+        failures = 0
+        while True:
+            before = job.passed = 0
+            try:
+                if job.origin is None:
+                    yield from job.task.made()
+                else:
+                    before = job.known
+                    yield from job.task.follow(job.origin)
+                return
+            except (UpstreamUnreachable, UpstreamTimeout, UpstreamBroken):
+                job.known = max(job.known, job.passed)
+                failures = 1 if job.known > before else failures + 1
+                if job.origin is None or failures > _FOLLOWS:
+                    raise
+            time.sleep(_RETRY * failures)
 
     def _finish(self, job: Job, response: Json) -> None:
         """Store the end of a job; while the database is away, keep it within the limits."""
@@ -374,7 +422,7 @@ class Background:
     def _end(self, connection: sa.Connection, job: Job, response: Json) -> None:
         mine = work.finish(
             connection, job.owner, job.id, self._worker, response, job.exchange.upstream,
-            job.pending,
+            job.pending, job.origin.upstream_id if job.origin else None,
         )  # fmt: skip
         kept = responses.find(connection, job.owner, job.id) if mine else None
         if kept is not None:
@@ -423,6 +471,10 @@ class Background:
     def _flush(self, job: Job) -> None:
         with job.writing:
             events = list(job.pending)  # more may come while these are written
+            if job.origin is not None and not job.origin_is_stored:
+                given = job.owner, job.id, self._worker, job.origin, job.task.request
+                self._database.write(lambda c: work.note_origin(c, *given))
+                job.origin_is_stored = True
             if not events or job.is_over:
                 return  # the end is written with all that is pending
             self._database.write(
@@ -432,7 +484,7 @@ class Background:
 
     # -- asking for it ----------------------------------------------------------------------------
 
-    def cancel(self, owner: str, response_id: str) -> Json:
+    def cancel(self, owner: str, response_id: str) -> Kept:
         """End a job, wherever it runs; the response as it is then.
 
         Raises NotFound, and InvalidRequest for what was no background work.
@@ -441,7 +493,7 @@ class Background:
         job = self._jobs.get((owner, response_id))
         if job is not None:
             job.exchange.leave()
-        return kept.body
+        return kept
 
     def remove(self, owner: str, response_id: str) -> bool:
         """Delete a response, and end what works on it; False when there is none."""

@@ -100,6 +100,8 @@ def resumed(call: Call, database: Database, owner: str, memory: Memory, drop: Dr
     def resume_and_call(request: Json) -> Stream:
         base, given = base_of(request), request.get("input")
         rest = {k: v for k, v in request.items() if k not in OURS}
+        if memory.keeps and is_background(request):
+            rest["background"] = True  # it works on, whatever becomes of this process
         if not base.is_something and not references.wanted(given):
             return call(rest)
         past, there = database.read(lambda c: _known(c, owner, base, memory, given))

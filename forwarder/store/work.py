@@ -9,7 +9,7 @@ it has failed.  Leases are granted and judged by the database's clock.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -25,6 +25,9 @@ from forwarder.translate.partial_output import collect_output
 OPENING = 2
 """How many events of a log tell that a response was created and queued; work adds the others."""
 
+OPENING_EVENTS = ("response.created", "response.queued", "response.in_progress")
+"""Events that an answer begins with, and which are told before there is one."""
+
 ATTEMPT = "forwarder.attempt"
 """The key of a response's metadata that says which attempt it is, from the second one on."""
 
@@ -35,6 +38,13 @@ _TAKEN_AT_ONCE = 8
 def _own(owner: str, response_id: str, worker: str) -> sa.ColumnElement[bool]:
     mine = (table.c.owner == owner) & (table.c.id == response_id) & (table.c.worker == worker)
     return mine & table.c.status.in_(RUNNING) & ~table.c.hidden
+
+
+class Origin(NamedTuple):
+    """Where a response is made that its upstream keeps: the upstream, and its id there."""
+
+    upstream: str
+    upstream_id: str
 
 
 def progress(
@@ -50,6 +60,19 @@ def progress(
     return True
 
 
+def note_origin(
+    connection: sa.Connection,
+    owner: str,
+    response_id: str,
+    worker: str,
+    origin: Origin,
+    request: str | None,
+) -> None:
+    """Store where one's own work is made, so that others can follow it with this request."""
+    values = {**origin._asdict(), "request": request}
+    connection.execute(sa.update(table).where(_own(owner, response_id, worker)).values(values))
+
+
 def finish(
     connection: sa.Connection,
     owner: str,
@@ -58,6 +81,7 @@ def finish(
     body: Json,
     upstream: str | None,
     log: Batch,
+    upstream_id: str | None = None,
 ) -> bool:
     """Store how one's own work has ended, and where; False when it was ended before.
 
@@ -72,7 +96,7 @@ def finish(
         body = {**body, "output": collect_output([*before, *log]) or body.get("output") or []}
     _end(connection, owner, response_id, body, log)
     told = sa.update(table).where(table.c.owner == owner, table.c.id == response_id)
-    connection.execute(told.values(upstream=upstream))
+    connection.execute(told.values(upstream=upstream, upstream_id=upstream_id))
     return True
 
 
@@ -167,14 +191,19 @@ def renew(connection: sa.Connection, worker: str, names: list[str]) -> None:
 
 
 class Taken(NamedTuple):
-    """Work that was taken up: its response, its sealed request, which attempt this is, and the
-    number of its next event.
+    """Work that was taken up.
+
+    ``attempt`` counts the times that it was begun, ``number`` is that of its next event.
+    ``origin`` is there when the upstream still makes the response, which is then only to be
+    followed; its first ``known`` events, the opening ones not counted, are in the log.
     """
 
     kept: Kept
     request: str
     attempt: int
     number: int
+    origin: Origin | None = None
+    known: int = 0
 
 
 def begin(
@@ -200,8 +229,9 @@ def take_up(
 ) -> Taken | None:
     """Make waiting work one's own; ``None`` if another worker was faster, or it has failed.
 
-    It has failed after ``attempts`` attempts.  The events of earlier attempts are deleted.  The
-    log goes on with ``response.queued`` under the next number.
+    It has failed after ``attempts`` attempts.  The events of earlier attempts are deleted, and the
+    log goes on with ``response.queued`` under the next number.  Work that its upstream still does
+    is no further attempt, unless a worker died over it: its log just goes on.
     """
     found = sa.select(table.c.request, table.c.attempt).where(
         _is(owner, response_id), _has_lapsed(), table.c.request.is_not(None)
@@ -210,25 +240,31 @@ def take_up(
     kept = responses.find(connection, owner, response_id) if row else None
     if row is None or kept is None:
         return None
-    attempt = row.attempt + 1
+    origin = Origin(kept.upstream or "", kept.upstream_id) if kept.upstream_id else None
+    was_handed_back = kept.worker is None
+    attempt = row.attempt + (0 if origin and was_handed_back else 1)
     if attempt > attempts:
         bury(connection, owner, kept)
         return None
+    values = {"worker": worker, "lease": NEW_LEASE, "attempt": attempt}
+    mine = sa.update(table).where(_is(owner, response_id))
+    if origin is not None:
+        connection.execute(mine.values(values))
+        told = responses.log_after(connection, owner, kept, -1)
+        known = sum(event["type"] not in OPENING_EVENTS for event in told)
+        number = told[-1]["sequence_number"] + 1
+        return Taken(kept, row.request, attempt, number, origin, known)
     metadata = {**(kept.body.get("metadata") or {}), ATTEMPT: str(attempt)}
     body = {**kept.body, "status": "queued", "metadata": metadata}
     number, size = _void(connection, owner, response_id)
-    values: dict[str, Any] = {
-        "worker": worker,
-        "lease": NEW_LEASE,
+    more = {
         "status": "queued",
-        "attempt": attempt,
+        "request": None if attempt == attempts else row.request,
         "body": packed(body),
         "before": _last_said(connection, owner, kept.conversation),
         "size": table.c.size - size,
     }
-    if attempt == attempts:
-        values["request"] = None
-    connection.execute(sa.update(table).where(_is(owner, response_id)).values(values))
+    connection.execute(mine.values(values | more))
     queued = {"type": "response.queued", "response": body, "sequence_number": number}
     responses.more(connection, owner, response_id, logs.pack([queued]))
     return Taken(kept._replace(status="queued", body=body), row.request, attempt, number + 1)

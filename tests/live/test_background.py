@@ -18,6 +18,7 @@ import pytest
 from openai import OpenAI
 
 from tests.live.conftest import settings
+from tests.live.keeping_upstream import KeepingUpstream
 from tests.live.server import Server, running
 from tests.support import Answer, ScriptedUpstream, faults
 
@@ -147,9 +148,7 @@ def test_a_follower_whose_worker_goes_is_told_to_ask_again(
     upstream.script(faults.slow(LONG, delay=0.5), SHORT)
     events: list[Any] = []
     with client_of(server) as client:
-        stream = client.responses.create(
-            model="chat/m", input="hi", background=True, stream=True
-        )
+        stream = client.responses.create(model="chat/m", input="hi", background=True, stream=True)
         events.append(next(iter(stream)))
         deploy(server)
         with pytest.raises(openai.APIError, match="restarted"):
@@ -211,9 +210,12 @@ def test_work_of_a_worker_that_died_is_begun_again(
     with client_of(server) as client:
         queued = client.responses.create(model=f"{over}/m", input="hi", background=True)
         until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
-        for pid in workers_of(server):
-            os.kill(pid, signal.SIGKILL)
-        until(lambda: len(workers_of(server)) == 2)
+    killed = workers_of(server)
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(workers_of(server) - killed) == 2)
+    time.sleep(2)  # whoever connects earlier may still meet the dead
+    with client_of(server) as client:
         done = ended(client, queued.id)
 
     assert (done.status, done.output_text) == ("completed", "The second attempt.")
@@ -325,3 +327,80 @@ def test_a_machine_with_a_wrong_clock_harms_nobody(
             done = ended(reader, queued.id)
         assert (done.status, done.output_text, done.metadata) == ("completed", LONG.text, {})
     assert len(upstream.requests) == 2
+
+
+# -- upstreams that keep responses ----------------------------------------------------------------
+
+
+@pytest.fixture
+def keeping(start: Start, upstream: ScriptedUpstream) -> Iterator[tuple[KeepingUpstream, Server]]:
+    with KeepingUpstream() as provider:
+        quirks = '{"keeps_responses": true}'
+        yield provider, start(RESPONSES_BASE_URL=provider.url, RESPONSES_QUIRKS=quirks)
+
+
+def check_followed(events: list[Any], done: Any, provider: KeepingUpstream) -> None:
+    """The response came whole, and each of its events once."""
+    assert (done.status, done.output_text) == ("completed", provider.text)
+    assert done.metadata == {}
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    deltas = [e.delta for e in events if e.type == "response.output_text.delta"]
+    assert "".join(deltas) == provider.text
+    assert events[-1].type == "response.completed"
+    assert len(provider.posts) == 1
+    assert provider.posts[0]["background"] is True
+
+
+def test_a_deploy_only_follows_what_an_upstream_does_in_the_background(
+    keeping: tuple[KeepingUpstream, Server],
+) -> None:
+    provider, server = keeping
+    tool: Any = {"type": "code_interpreter", "container": {"type": "auto"}}
+    with client_of(server) as client:
+        queued = client.responses.create(
+            model="responses/m", input="hi", background=True, tools=[tool]
+        )
+        until(lambda: client.responses.retrieve(queued.id).status == "in_progress")
+        deploy(server)
+        events: list[Any] = []
+        follow(client, queued.id, events)
+        done = ended(client, queued.id)
+
+    check_followed(events, done, provider)
+    assert provider.follows == ["/v1/responses/resp_upstream1?stream=true"]
+    # The next turn goes on from the upstream's own response.
+    with client_of(server) as client:
+        client.responses.create(
+            model="responses/m", input="more", background=True, previous_response_id=queued.id
+        )
+        until(lambda: len(provider.posts) == 2)
+    assert provider.posts[1]["previous_response_id"] == "resp_upstream1"
+
+
+def test_a_broken_connection_does_not_end_what_an_upstream_does_in_the_background(
+    keeping: tuple[KeepingUpstream, Server],
+) -> None:
+    provider, server = keeping
+    with client_of(server) as client:
+        queued = client.responses.create(model="responses/m", input="hi", background=True)
+        for _ in range(2):
+            time.sleep(1.5)
+            provider.cuts += 1
+        done = ended(client, queued.id)
+        events = list(client.responses.retrieve(queued.id, stream=True))
+
+    check_followed(events, done, provider)
+    assert len(provider.follows) == 2
+
+
+def test_work_is_cancelled_at_the_upstream_that_does_it(
+    keeping: tuple[KeepingUpstream, Server],
+) -> None:
+    provider, server = keeping
+    with client_of(server) as client:
+        queued = client.responses.create(model="responses/m", input="hi", background=True)
+        until(lambda: provider.posts)
+        time.sleep(1)
+        assert client.responses.cancel(queued.id).status == "cancelled"
+
+    assert provider.cancelled == ["resp_upstream1"]

@@ -18,7 +18,7 @@ from forwarder.errors import (
 )
 from forwarder.exchange import Exchange
 from forwarder.network.running import Running
-from forwarder.state.background import Background
+from forwarder.state.background import Background, Made, Task
 from forwarder.state.holding import Holds
 from forwarder.store import conversations, responses, work
 from forwarder.store.conversations import Talk
@@ -46,10 +46,17 @@ def background(database: Sqlite) -> Background:
     return Background(database, Running(), Holds(database))
 
 
+def task(made: Made, **more: Any) -> Task:
+    def unfollowable(origin: work.Origin) -> Stream:
+        raise AssertionError
+
+    return Task(made, **{"follow": unfollowable, **more})
+
+
 def start(background: Background, answer: Stream, **request: Any) -> str:
     asked = {"model": "m", "input": "hi", **request}
     exchange = Exchange("x", "background", Ledger())
-    return str(background.start("o", asked, exchange, lambda: answer)["id"])
+    return str(background.start("o", asked, exchange, task(lambda: answer))["id"])
 
 
 def heard(background: Background, name: str, after: int = -1) -> list[Json]:
@@ -119,13 +126,13 @@ def test_work_that_is_cancelled_is_left(background: Background) -> None:
     exchange = Exchange("x", "background", Ledger())
     exchange.opened.add(left.set)
     asked = {"model": "m", "input": "hi"}
-    name = background.start("o", asked, exchange, endless)["id"]
+    name = background.start("o", asked, exchange, task(endless))["id"]
 
-    assert background.cancel("o", name)["status"] == "cancelled"
+    assert background.cancel("o", name).status == "cancelled"
     assert left.is_set()
     stop.set()
     assert heard(background, name)[-1]["response"]["status"] == "cancelled"
-    assert background.cancel("o", name)["status"] == "cancelled"
+    assert background.cancel("o", name).status == "cancelled"
 
 
 def test_only_one_s_own_background_work_is_cancelled(

@@ -12,9 +12,7 @@ from forwarder.store.clock import LEASE, NEW_LEASE, NOW
 from forwarder.store.database import Sqlite
 
 
-def test_it_is_the_clock_of_the_database(
-    database: Sqlite, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_the_clock_of_the_database(database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
     real = time.time()
     monkeypatch.setattr(time, "time", lambda: 0.0)
     now, lease = database.read(lambda c: c.execute(sa.select(NOW, NEW_LEASE)).one())

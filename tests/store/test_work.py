@@ -167,7 +167,11 @@ def test_work_that_is_handed_back_is_taken_up_once(database: Sqlite) -> None:
     assert (taken.request, taken.attempt, taken.number) == ("sealed", 2, 6)
     assert taken.kept.body["metadata"] == {"k": "v", "forwarder.attempt": "2"}
     # What the first attempt made is void, and its numbers are not given again.
-    assert told(database) == [("response.created", 0), ("response.queued", 1), ("response.queued", 5)]
+    assert told(database) == [
+        ("response.created", 0),
+        ("response.queued", 1),
+        ("response.queued", 5),
+    ]
     assert database.read(lambda c: work.mine(c, "x")) == {("o", "a")}
 
 
