@@ -117,6 +117,9 @@ class KeepingUpstream:
         add("completed", response=done)
 
     def _stream(self, handler: BaseHTTPRequestHandler, name: str) -> None:
+        if name not in self.logs:
+            handler.send_error(404)
+            return
         handler.send_response(200)
         handler.send_header("Content-Type", "text/event-stream")
         handler.send_header("Connection", "close")

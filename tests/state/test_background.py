@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from forwarder.errors import (
     ConversationLocked,
     InvalidRequest,
     NotFound,
+    Overloaded,
     StoreUnavailable,
     UpstreamBroken,
+    UpstreamUnreachable,
 )
 from forwarder.exchange import Exchange
 from forwarder.network.running import Running
-from forwarder.state.background import Background, Made, Task
+from forwarder.state.background import Background, Follow, Limits, Made, Task
 from forwarder.state.holding import Holds
 from forwarder.store import conversations, responses, work
 from forwarder.store.conversations import Talk
@@ -216,3 +219,281 @@ def test_work_that_breaks_holds_nothing(background: Background, database: Sqlite
 
         name = start(background, broken(), conversation="conv")
         assert heard(background, name)[-1]["type"] == "response.failed"
+
+
+# -- finished responses, and a database that is away ---------------------------------------------
+
+
+@pytest.fixture
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_RETRY", "_LOOK", "_SETTLE"):
+        monkeypatch.setattr(f"forwarder.state.background.{name}", 0.02)
+
+
+def until(holds: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 10
+    while not (found := holds()):
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
+    return found
+
+
+class Outage:
+    """While it lasts, a database takes no end of any work."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lasts = True
+        self.tries = 0
+        finish = work.finish
+
+        def refuse(*given: Any) -> bool:
+            self.tries += self.lasts
+            if self.lasts:
+                raise StoreUnavailable
+            return finish(*given)
+
+        monkeypatch.setattr(work, "finish", refuse)
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_a_finished_response_is_kept_until_it_can_be_stored(
+    background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = Outage(monkeypatch)
+    name = start(background, iter(ANSWER))
+    until(lambda: outage.tries > 7)
+    assert background.found("o", name).is_running
+    outage.lasts = False
+
+    assert heard(background, name)[-1]["type"] == "response.completed"
+    assert background._unsaved == 0
+
+
+@pytest.mark.usefixtures("_hurried")
+@pytest.mark.parametrize("limits", [Limits(unsaved_age=0), Limits(unsaved_max=10)])
+def test_beyond_its_limits_it_is_lost_and_its_lease_runs_out(
+    limits: Limits, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    background = Background(database, Running(), Holds(database), limits)
+    outage = Outage(monkeypatch)
+    start(background, iter(ANSWER))
+    until(lambda: outage.tries and not background._jobs)
+
+    assert background._unsaved == 0
+    renewed: list[list[str]] = []
+    monkeypatch.setattr(work, "renew", lambda c, worker, names: renewed.append(names))
+    monkeypatch.setattr("forwarder.state.background._RENEW", 0.0)
+    go = threading.Event()
+    neighbour = start(background, waiting_for(go))
+    until(lambda: [neighbour] in renewed)
+    go.set()
+    assert {name for names in renewed for name in names} == {neighbour}
+
+
+def waiting_for(go: threading.Event, answer: list[Batch] | None = None) -> Iterator[Batch]:
+    go.wait(10)
+    yield from answer or ANSWER
+
+
+# -- taking work up -------------------------------------------------------------------------------
+
+
+def lapse(database: Sqlite) -> None:
+    database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
+
+
+def serve(background: Background, revive: Callable[[Exchange, work.Taken], Task]) -> list[Exchange]:
+    """Take work up from now on; the exchanges that were made for it."""
+    admitted: list[Exchange] = []
+
+    def admit() -> Exchange:
+        admitted.append(Exchange("again", "background", Ledger()))
+        return admitted[-1]
+
+    background.serve(admit, revive)
+    return admitted
+
+
+def leave_behind(database: Sqlite, made: Made, **given: Any) -> str:
+    """Work of a worker that handles nothing any more; its name."""
+    dead = Background(database, Running(), Holds(database))
+    asked = {"model": "m", "input": "hi", "metadata": {"a": "b"}, **given}
+    told = task(made, request="sealed", repeats=True)
+    name = str(dead.start("o", asked, Exchange("x", "background", Ledger()), told)["id"])
+    until(lambda: dead.found("o", name).status == "in_progress")
+    dead._jobs.clear()  # it renews no lease
+    return name
+
+
+@pytest.fixture
+def stuck() -> Iterator[Made]:
+    """What an upstream says before it says nothing more."""
+    go = threading.Event()
+
+    def made() -> Stream:
+        yield ANSWER[0]
+        yield ANSWER[1]
+        yield from waiting_for(go)
+
+    yield made
+    go.set()
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_work_of_the_dead_is_begun_anew(
+    background: Background, database: Sqlite, stuck: Made
+) -> None:
+    name = leave_behind(database, stuck)
+    until(lambda: len(heard_so_far(background, name)) > 3)
+    seen = heard_so_far(background, name)
+    lapse(database)
+    assert background.found("o", name).is_running  # it is not lost
+    requests: list[tuple[str, Any]] = []
+
+    def revive(exchange: Exchange, taken: work.Taken) -> Task:
+        requests.append((taken.request, taken.kept.input))
+        return task(lambda: iter(ANSWER))
+
+    serve(background, revive)
+    rest = heard(background, name, seen[-1]["sequence_number"])
+
+    assert [requests[0][0], requests[0][1][0]["content"]] == ["sealed", "hi"]
+    assert [e["type"].removeprefix("response.") for e in rest] == [
+        "queued", "in_progress", "output_text.delta", "completed",
+    ]  # fmt: skip
+    numbers = [e["sequence_number"] for e in rest]
+    assert numbers == list(range(numbers[0], numbers[0] + 4))
+    assert numbers[0] > seen[-1]["sequence_number"]
+    marked = {"a": "b", work.ATTEMPT: "2"}
+    assert [e["response"]["metadata"] for e in rest if "response" in e] == [marked] * 2 + [
+        {work.ATTEMPT: "2"}  # of the others the upstream decides
+    ]
+
+
+def heard_so_far(background: Background, name: str) -> list[Json]:
+    return [e for batch in background.told("o", name, -1, 60, lambda _: False) for e in batch]
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_it_waits_for_room_and_for_its_conversation(
+    background: Background, database: Sqlite, stuck: Made
+) -> None:
+    database.write(lambda c: conversations.create(c, "o", Talk("conv", 1.0, {})))
+    name = leave_behind(database, stuck, conversation="conv")
+    lapse(database)
+    crowded = Background(database, Running(), Holds(database))
+    refused: list[int] = []
+
+    def refuse() -> Exchange:
+        refused.append(1)
+        raise Overloaded("no")
+
+    crowded.serve(refuse, lambda exchange, taken: task(lambda: iter(ANSWER)))
+    admitted = serve(background, lambda exchange, taken: task(lambda: iter(ANSWER)))
+    until(lambda: len(admitted) > 2 and len(refused) > 2)
+    assert background.found("o", name).is_running
+
+    database.write(lambda c: c.execute(sa.text("UPDATE conversations SET lease = lease - 60")))
+    assert heard(background, name)[-1]["type"] == "response.completed"
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_a_process_that_goes_takes_nothing_up(database: Sqlite, stuck: Made) -> None:
+    running = Running()
+    leaving = Background(database, running, Holds(database))
+    leave_behind(database, stuck)
+    lapse(database)
+    running.announce()
+
+    admitted = serve(leaving, lambda exchange, taken: task(lambda: iter(ANSWER)))
+    time.sleep(0.2)
+    assert admitted == []
+
+
+# -- upstreams that keep responses ----------------------------------------------------------------
+
+KEPT: Json = {**THEIRS, "background": True}
+NATIVE: list[Batch] = [
+    [event("created", response=KEPT)],
+    [event("output_text.delta", delta="x"), event("output_text.delta", delta="y")],
+    [event("completed", response={**KEPT, "status": "completed", "output": [ITEM]})],
+]
+
+
+def start_native(background: Background, made: Made, follow: Follow) -> str:
+    exchange = Exchange("x", "background", Ledger(), upstream="up")
+    told = task(made, follow=follow, request="sealed")
+    return str(background.start("o", {"model": "m", "input": "hi"}, exchange, told)["id"])
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_what_an_upstream_makes_is_followed_when_the_connection_breaks(
+    background: Background,
+) -> None:
+    followed: list[work.Origin] = []
+
+    def made() -> Stream:
+        yield NATIVE[0]
+        yield NATIVE[1][:1]
+        raise UpstreamUnreachable("It broke.")
+
+    def follow(origin: work.Origin) -> Stream:
+        followed.append(origin)
+        yield from NATIVE
+
+    events = heard(background, start_native(background, made, follow))
+
+    assert followed == [("up", "theirs")]
+    assert [e.get("delta") for e in events] == [None, None, None, "x", "y", None]
+    assert events[-1]["type"] == "response.completed"
+    kept = background.found("o", events[-1]["response"]["id"])
+    assert (kept.upstream, kept.upstream_id) == ("up", "theirs")
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_an_upstream_that_does_not_answer_any_more_is_left(background: Background) -> None:
+    tries: list[work.Origin] = []
+
+    def made() -> Stream:
+        yield NATIVE[0]
+        raise UpstreamUnreachable("It broke.")
+
+    def follow(origin: work.Origin) -> Stream:
+        tries.append(origin)
+        raise UpstreamUnreachable("It is gone.")
+
+    last = heard(background, start_native(background, made, follow))[-1]
+
+    assert (last["type"], last["response"]["error"]["message"]) == (
+        "response.failed", "It is gone.",
+    )  # fmt: skip
+    assert len(tries) == 5
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_who_takes_up_what_an_upstream_makes_follows_it(
+    background: Background, database: Sqlite
+) -> None:
+    go = threading.Event()
+
+    def made() -> Stream:
+        yield from NATIVE[:2]
+        yield from waiting_for(go, NATIVE[2:])
+
+    dead = Background(database, Running(), Holds(database))
+    name = start_native(dead, made, lambda origin: iter(()))
+    until(lambda: len(heard_so_far(dead, name)) == 5)
+    until(lambda: dead.found("o", name).upstream_id)
+    dead._jobs.clear()
+    lapse(database)
+
+    def follow(origin: work.Origin) -> Stream:
+        yield from NATIVE
+
+    serve(background, lambda exchange, taken: task(list, follow=follow))
+    events = heard(background, name)
+    go.set()
+
+    assert [e.get("delta") for e in events] == [None, None, None, "x", "y", None]
+    assert [e["sequence_number"] for e in events] == list(range(6))
+    assert work.ATTEMPT not in events[-1]["response"]["metadata"]
