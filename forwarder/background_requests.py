@@ -22,6 +22,8 @@ class StoredRequest(NamedTuple):
     payer: str | None
     address: str
     strict: bool
+    client_address: str | None
+    client_headers: dict[str, str]
 
     def to_json(self) -> Json:
         """Without the input, if that is a list: a response's input is stored with it."""

@@ -142,8 +142,16 @@ class Bridge:
         self._routes("responses", request)
         self.resilience.admit(work)
         self.serve()
-        key, address = work.client_key, work.address()
-        stored = StoredRequest(request, style, key, work.payer, address, work.ledger.strict)
+        stored = StoredRequest(
+            request=request,
+            style=style,
+            client_key=work.client_key,
+            payer=work.payer,
+            address=work.address(),
+            strict=work.ledger.strict,
+            client_address=work.client_address,
+            client_headers=work.client_headers,
+        )
         task = self._task(stored, self._sealer.seal(stored.to_json()), work)
         try:
             return background.start(owner_of(exchange.client_key), request, work, task)
@@ -206,6 +214,7 @@ class Bridge:
             return Task(_refuse_foreign_request, _refuse_foreign_request)
         stored = read_stored_request(values, taken.kept.input)
         work.client_key, work.payer = stored.client_key, stored.payer
+        work.client_address, work.client_headers = stored.client_address, stored.client_headers
         work.address, work.ledger.strict = lambda: stored.address, stored.strict
         if self.capture is not None:
             work.tape = self.capture.tape(work, Asked("POST", "/v1/responses", [], []))

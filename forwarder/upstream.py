@@ -444,8 +444,44 @@ class Upstream:
             unread, protocol, streamed, self.settings, self._heartbeat, choices, attempt.heard
         )
 
-from urllib.parse import quote, urlsplit
-from urllib.request import getproxies
+    def _reopen(self, response_id: str, exchange: Exchange) -> Reply:
+        """The stream of a background response that this upstream makes, from its beginning."""
+        options: Any = {
+            "headers": self._headers(exchange),
+            "params": {"stream": "true"},
+            "timeout": self._timeout,
+        }
+        url = f"{self._urls['responses']}/{quote(response_id, safe='')}"
+        with self._failures, WaitedForBy(exchange):
+            unread: Any = self._client.get(
+                url,
+                cast_to=httpx2.Response,
+                options=options,
+                stream=True,
+                stream_cls=Stream[object],
+            )
+        return Reply(unread, "responses", True, self.settings, self._heartbeat)
+
+    def cancel(self, response_id: str, exchange: Exchange) -> None:
+        """Cancel a background response that this upstream makes."""
+        with self._failures, WaitedForBy(exchange):
+            self._client.post(
+                f"{self._urls['responses']}/{quote(response_id, safe='')}/cancel",
+                cast_to=httpx2.Response,
+                options={"headers": self._headers(exchange), "timeout": _CANCEL_TIMEOUT},
+            )
+
+    def _headers(self, exchange: Exchange, content: bytes = b"") -> dict[str, Any]:
+        """The headers of one request; those that the operator has set replace a client's.
+
+        The client's ``Idempotency-Key`` is for one body.  Other bodies that are sent for the same
+        exchange, such as the request for a summary, go without.
+        """
+        given = exchange.onward().items()
+        own = {name: value for name, value in given if name.lower() not in self._own_names}
+        if IDEMPOTENCY_KEY in own and not exchange.is_first_body(content):
+            del own[IDEMPOTENCY_KEY]
+        return {**own, **self._auth(exchange.client_key)}
 
     def _auth(self, client_key: str | None) -> dict[str, Any]:
         """The headers that say who asks; the SDK lets its own be left out only by the request."""

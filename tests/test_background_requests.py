@@ -14,7 +14,9 @@ ITEMS = [{"type": "message", "role": "user", "content": "hi"}]
 @pytest.mark.parametrize("given", ["hi", ITEMS])
 def test_a_request_comes_back_with_its_input(given: Any) -> None:
     request = {"model": "m", "input": given, "tools": []}
-    stored = StoredRequest(request, "summary", "key", "payer", "http://here", True)
+    stored = StoredRequest(
+        request, "summary", "key", "payer", "http://here", True, "::1", {"X-Title": "x"}
+    )
 
     values = stored.to_json()
     assert ("input" in values["request"]) == isinstance(given, str)
