@@ -682,6 +682,25 @@ def test_a_list_that_is_none_is_empty_or_a_failure(body: bytes) -> None:
         assert error.status == 502
 
 
+def test_a_response_that_the_upstream_makes_is_followed_and_cancelled_by_its_id() -> None:
+    done = {"type": "response.completed", "response": {"id": "resp/1", "output": [{}]}}
+    data = f"data: {json.dumps(done)}\n\n"
+    provider = Provider(lambda _: httpx2.Response(200, text=data))
+    upstream = upstream_of(provider, UP_API="responses", UP_QUERY="api-version=1")
+    exchange = Exchange(id="req_1", route="background", ledger=Ledger(), follows="resp/1")
+    route = Route(upstream.settings, "responses", "their-model")
+
+    batches = list(upstream.call(route, "responses", exchange)({"model": "m", "input": []}))
+    upstream.cancel("resp/1", exchange)
+
+    assert [event for batch in batches for event in batch] == [done]
+    follow, cancel = provider.requests
+    assert (follow.method, cancel.method) == ("GET", "POST")
+    assert follow.url.raw_path == b"/v1/responses/resp%2F1?api-version=1&stream=true"
+    assert cancel.url.raw_path == b"/v1/responses/resp%2F1/cancel?api-version=1"
+    assert follow.headers["authorization"] == cancel.headers["authorization"]
+
+
 def test_an_upstream_that_compacts_is_asked_at_its_own_address() -> None:
     whole = {"object": "response.compaction", "output": [], "usage": {"input_tokens": 1}}
     provider = Provider(lambda _: httpx2.Response(200, json=whole))

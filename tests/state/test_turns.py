@@ -65,6 +65,18 @@ def test_what_stands_on_nothing_is_left_alone(database: Sqlite) -> None:
     assert left["input"] is given
 
 
+def test_only_an_upstream_that_keeps_its_own_is_asked_to_work_in_the_background(
+    database: Sqlite,
+) -> None:
+    given: Json = {"input": "three", "background": True}
+    keeping = Memory("up", keeps=True)
+    assert asked(database, keeping, **given) == {"model": "m", **given}
+    assert asked(database, Memory("up"), **given) == {"model": "m", "input": "three"}
+    assert asked(database, keeping, **given | {"background": False}).keys() == {"model", "input"}
+    later = asked(database, keeping, **given, previous_response_id="resp_1")
+    assert later == {"model": "m", **given, "previous_response_id": "theirs"}
+
+
 def test_an_upstream_that_keeps_its_own_gets_the_id(database: Sqlite) -> None:
     given: Json = {"input": "three", "previous_response_id": "resp_1"}
     left = asked(database, Memory("up", keeps=True), **given)

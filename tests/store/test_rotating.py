@@ -74,6 +74,18 @@ def test_what_clients_left_is_sealed_anew_wherever_it_stands(database: Sqlite) -
     assert {**item, "encrypted_content": SEALED} == ITEM
 
 
+def test_the_requests_of_background_work_are_sealed_anew(database: Sqlite) -> None:
+    def queue(connection: sa.Connection) -> None:
+        add_response(connection, "resp_1", {"output": []}, [])
+        connection.execute(sa.update(response_table).values(request=SEALED))
+
+    database.write(queue)
+    assert rotating.renew(database, BOTH.renewed, BOTH.renewed).rows == 1
+    sealed = database.read(lambda c: c.scalar(sa.select(response_table.c.request)))
+    assert NEW.unseal(str(sealed)) == {"text": "Hm"}
+    assert OLD.unseal(str(sealed)) is None
+
+
 def test_the_secrets_of_models_are_sealed_anew_and_lost_ones_are_named(database: Sqlite) -> None:
     for name, sealer in (("a", OLD), ("b", NEW), ("c", Sealer(["lost"]))):
         row = Row(name, "v", 1.0, 1.0, {}, sealer.seal({"key": name}))

@@ -19,6 +19,7 @@ from forwarder.translate.call import Batch, Stream
 from forwarder.translate.ending import (
     honest_chat,
     honest_responses,
+    tell_follower,
     told_chat,
     told_ollama,
     told_responses,
@@ -375,3 +376,17 @@ def test_a_client_is_told_when_its_limit_resets() -> None:
         "plan_type": "p",
         "resets_at": 7,
     }
+
+
+def test_who_follows_a_response_is_not_told_that_it_failed() -> None:
+    begun = [{"type": "response.created", "sequence_number": 7, "response": {}}]
+    [first, error] = events_of(tell_follower(failing(begun, [])))
+
+    assert first == begun[0]
+    assert (error["type"], error["sequence_number"]) == ("error", 7)
+    assert error["message"] == error["error"]["message"]
+
+
+def test_before_the_first_event_there_is_still_a_status() -> None:
+    with pytest.raises(UpstreamTimeout):
+        list(tell_follower(failing([])))
