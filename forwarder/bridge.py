@@ -183,14 +183,19 @@ class Bridge:
             raise NotFound(f"The upstream '{origin.upstream}' does not serve this model any more.")
         return self.resilience.first_of(there, answer, work)
 
-    def cancel(self, kept: Kept, exchange: Exchange) -> None:
-        """Have the upstream cancel a response that it makes; what it says to that is its matter."""
-        upstream = self.upstream(kept.upstream or "")
-        if kept.status == "cancelled" and kept.upstream_id and upstream is not None:
-            try:
+    def stop_upstream(self, kept: Kept, exchange: Exchange) -> None:
+        """Cancel a response that was cancelled or deleted here where its upstream still makes it.
+
+        It has ended here whatever the upstream says to that.
+        """
+        if kept.upstream_id is None or not (kept.is_running or kept.status == "cancelled"):
+            return
+        try:
+            upstream = self.upstream(kept.upstream or "")
+            if upstream is not None:
                 upstream.cancel(kept.upstream_id, exchange)
-            except ForwarderError as error:
-                log.warning({"id": exchange.id, "upstream": kept.upstream, "cancel": str(error)})
+        except ForwarderError as error:
+            log.warning({"id": exchange.id, "upstream": kept.upstream, "cancel": error.message})
 
     def _admit_work(self) -> Exchange:
         """An exchange for background work that is taken up."""

@@ -41,6 +41,10 @@ def _admitted() -> Bridge:
     exchange = exchanges.current()
     exchange.route = "stored"
     exchanges.admit(exchange)
+    return _bridge()
+
+
+def _bridge() -> Bridge:
     bridge: Bridge = current_app.extensions["forwarder"]
     return bridge
 
@@ -94,8 +98,10 @@ def _starting_after() -> int:
 def delete_response(name: str) -> Response:
     """Delete a response; work on it ends."""
     state, owner = entered()
-    if not state.background.remove(owner, checked(name)):
+    kept = state.background.remove(owner, checked(name))
+    if kept is None:
         raise no_response(name)
+    _bridge().stop_upstream(kept, exchanges.current())
     return json_answer({"id": name, "object": "response", "deleted": True})
 
 
@@ -104,8 +110,7 @@ def cancel(name: str) -> Response:
     """End the background work on a response, here and at an upstream that does it."""
     state, owner = entered()
     kept = state.background.cancel(owner, checked(name))
-    bridge: Bridge = current_app.extensions["forwarder"]
-    bridge.cancel(kept, exchanges.current())
+    _bridge().stop_upstream(kept, exchanges.current())
     return json_answer(Including(()).response(kept.body))
 
 

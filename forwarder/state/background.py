@@ -387,7 +387,7 @@ class Background:
             except (UpstreamUnreachable, UpstreamTimeout, UpstreamBroken):
                 job.known = max(job.known, job.passed)
                 failures = 1 if job.known > before else failures + 1
-                if job.origin is None or failures > _FOLLOWS:
+                if job.origin is None or job.exchange.left or failures > _FOLLOWS:
                     raise
             time.sleep(_RETRY * failures)
 
@@ -400,10 +400,11 @@ class Background:
                 if not size:
                     size = len(packed(job.pending))
                     self._unsaved += size
-                if self._unsaved > self._limits.unsaved_max or time.monotonic() > deadline:
+                too_much = self._unsaved > self._limits.unsaved_max
+                run = job.exchange.run
+                is_due = run is not None and self._running.is_due(run)
+                if too_much or is_due or time.monotonic() > deadline:
                     log.error("the background response %s is lost: it cannot be stored", job.id)
-                    return
-                if job.exchange.run is not None and self._running.is_due(job.exchange.run):
                     return
                 time.sleep(_RETRY)
         finally:
@@ -495,11 +496,11 @@ class Background:
             job.exchange.leave()
         return kept
 
-    def remove(self, owner: str, response_id: str) -> bool:
-        """Delete a response, and end what works on it; False when there is none."""
-        removed = self._database.write(lambda c: responses.remove(c, owner, response_id))
+    def remove(self, owner: str, response_id: str) -> Kept | None:
+        """Delete a response, and end what works on it; the response as it was, if there is one."""
+        removed = self._database.write(lambda c: _removed(c, owner, response_id))
         job = self._jobs.get((owner, response_id))
-        if removed and job is not None:
+        if removed is not None and job is not None:
             job.exchange.leave()
         return removed
 
@@ -557,6 +558,11 @@ def _log(connection: sa.Connection, owner: str, kept: Kept, after: int) -> Batch
     if responses.log_after(connection, owner, kept, -1):
         return []
     return [e for e in whole_events("responses", kept.body, True) if e["sequence_number"] > after]
+
+
+def _removed(connection: sa.Connection, owner: str, response_id: str) -> Kept | None:
+    kept = responses.find(connection, owner, response_id)
+    return kept if responses.remove(connection, owner, response_id) else None
 
 
 def _cancelled(connection: sa.Connection, owner: str, response_id: str) -> Kept:

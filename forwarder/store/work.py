@@ -249,7 +249,7 @@ def take_up(
     values = {"worker": worker, "lease": NEW_LEASE, "attempt": attempt}
     mine = sa.update(table).where(_is(owner, response_id))
     if origin is not None:
-        connection.execute(mine.values(values))
+        connection.execute(mine.values({**values, "status": "in_progress"}))
         told = responses.log_after(connection, owner, kept, -1)
         known = sum(event["type"] not in OPENING_EVENTS for event in told)
         number = told[-1]["sequence_number"] + 1

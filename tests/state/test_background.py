@@ -184,8 +184,10 @@ def test_what_is_deleted_is_gone(background: Background) -> None:
     name = start(background, iter(ANSWER))
     heard(background, name)
 
-    assert background.remove("o", name)
-    assert not background.remove("o", name)
+    kept = background.remove("o", name)
+    assert kept is not None
+    assert kept.id == name
+    assert background.remove("o", name) is None
     with pytest.raises(NotFound):
         background.found("o", name)
 
@@ -266,6 +268,7 @@ def test_a_finished_response_is_kept_until_it_can_be_stored(
     outage.lasts = False
 
     assert heard(background, name)[-1]["type"] == "response.completed"
+    until(lambda: not background._jobs)
     assert background._unsaved == 0
 
 
@@ -497,3 +500,27 @@ def test_who_takes_up_what_an_upstream_makes_follows_it(
     assert [e.get("delta") for e in events] == [None, None, None, "x", "y", None]
     assert [e["sequence_number"] for e in events] == list(range(6))
     assert work.ATTEMPT not in events[-1]["response"]["metadata"]
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_a_response_that_is_cancelled_is_not_followed(background: Background) -> None:
+    go = threading.Event()
+    followed: list[work.Origin] = []
+
+    def made() -> Stream:
+        yield NATIVE[0]
+        go.wait(10)
+        raise UpstreamUnreachable("It was closed.")
+
+    def follow(origin: work.Origin) -> Stream:
+        followed.append(origin)
+        yield from NATIVE
+
+    name = start_native(background, made, follow)
+    until(lambda: background.found("o", name).upstream_id)
+    kept = background.cancel("o", name)
+    go.set()
+    until(lambda: not background._jobs)
+
+    assert (kept.status, kept.upstream, kept.upstream_id) == ("cancelled", "up", "theirs")
+    assert followed == []
