@@ -195,7 +195,8 @@ class Bridge:
             if upstream is not None:
                 upstream.cancel(kept.upstream_id, exchange)
         except ForwarderError as error:
-            log.warning({"id": exchange.id, "upstream": kept.upstream, "cancel": error.message})
+            said = {"event": "upstream_cancel_failed", "id": exchange.id}
+            log.warning({**said, "upstream": kept.upstream, "detail": error.message})
 
     def _admit_work(self) -> Exchange:
         """An exchange for background work that is taken up."""

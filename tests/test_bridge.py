@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import sqlalchemy as sa
 
 from forwarder import bridge
 from forwarder.bridge import Bridge
@@ -16,6 +19,7 @@ from forwarder.errors import InternalError, InvalidRequest, Overloaded, Unsuppor
 from forwarder.exchange import Exchange
 from forwarder.media.data import Blob
 from forwarder.state import Forgetful
+from forwarder.state.turns import owner_of
 from forwarder.translate.fold import fold_chat
 from forwarder.translate.terms import Ledger
 
@@ -565,3 +569,95 @@ def test_a_rehearsal_with_the_upstreams_of_today_asks_them(upstreams: Upstreams)
 
     assert len(upstreams.bodies) == 1
     assert isinstance(over.state, Forgetful)
+
+
+# -- background work that is taken up -------------------------------------------------------------
+
+
+class Hanging:
+    """An upstream that hangs at the first request, and answers the others."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.requests: list[httpx2.Request] = []
+        self.go = threading.Event()
+        transport = httpx2.MockTransport(self._answer)
+        monkeypatch.setattr(bridge, "transport_for", lambda settings, heartbeat: transport)
+        for name in ("_LOOK", "_SETTLE"):
+            monkeypatch.setattr(f"forwarder.state.background.{name}", 0.02)
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        request.read()
+        self.requests.append(request)
+        if len(self.requests) == 1:
+            self.go.wait(10)
+        text = "".join(f"data: {json.dumps(event)}\n\n" for event in CHUNKS)
+        return httpx2.Response(200, text=text + "data: [DONE]\n\n")
+
+
+def leave_work(tmp_path: Path, hanging: Hanging, **environment: str) -> tuple[str, Bridge]:
+    """A background response whose worker renews no lease, and another worker."""
+    url = f"sqlite:///{tmp_path}/state.db"
+    given = {"FORWARDER_DATABASE_URL": url, "CHAT_API_KEY": "passthrough", **environment}
+    first = bridge_of(**{**given, "FORWARDER_SECRET_KEY": "one"})
+    exchange = Exchange("r", "responses", Ledger(), client_key="k")
+    work = Exchange(
+        "w", "background", Ledger(), client_key="k", client_headers={"X-Title": "Mine"},
+        address=lambda: "http://here", payer="payer",
+    )  # fmt: skip
+    asked = {"model": "chat/m", "input": "hi", "background": True}
+    name = first.begin(asked, None, exchange, work)["id"]
+    deadline = time.monotonic() + 10
+    while not hanging.requests:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.running.announce()  # it takes nothing up again
+    first.stored.background._jobs.clear()
+    time.sleep(0.5)  # until its last write
+    database = first.stored.database
+    database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
+    return name, bridge_of(**given)
+
+
+def wait_for_end(bridge_: Bridge, name: str) -> Json:
+    deadline = time.monotonic() + 10
+    while (kept := bridge_.stored.background.found(owner_of("k"), name)).is_running:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return kept.body
+
+
+def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hanging = Hanging(monkeypatch)
+    name, other = leave_work(
+        tmp_path, hanging, FORWARDER_SECRET_KEY="two,one", FORWARDER_CAPTURE="memory"
+    )
+    other.serve()
+    body = wait_for_end(other, name)
+    hanging.go.set()
+
+    assert (body["status"], body["metadata"]) == ("completed", {"forwarder.attempt": "2"})
+    first, second = hanging.requests
+    assert first.content == second.content
+    assert (second.headers["authorization"], second.headers["x-title"]) == ("Bearer k", "Mine")
+    assert other.capture is not None
+    deadline = time.monotonic() + 10
+    while not (records := other.capture.shelf.newest(9)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert len(records) == 1
+
+
+def test_work_whose_request_cannot_be_opened_fails_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hanging = Hanging(monkeypatch)
+    name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
+    other.serve()
+    body = wait_for_end(other, name)
+    hanging.go.set()
+
+    assert body["status"] == "failed"
+    assert "FORWARDER_SECRET_KEY" in body["error"]["message"]
+    assert len(hanging.requests) == 1

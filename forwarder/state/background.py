@@ -306,7 +306,8 @@ class Background:
             exchange.opened.close()
             return
         task = revive(exchange, taken)
-        log.warning({"id": exchange.id, "response": name, "attempt": taken.attempt})
+        said = {"event": "background_taken_up", "id": exchange.id, "response": name}
+        log.warning({**said, "attempt": taken.attempt, "follows": taken.origin is not None})
         job = Job(owner, taken.kept.body, task, exchange, hold, number=taken.number)
         job.origin, job.known = taken.origin, taken.known
         job.origin_is_stored = taken.origin is not None
@@ -328,7 +329,8 @@ class Background:
         try:
             self._make(job)
         except _HandedBack:
-            log.info({"id": job.exchange.id, "response": job.id, "handed_back": True})
+            said = {"event": "background_handed_back", "id": job.exchange.id}
+            log.warning({**said, "response": job.id})
         except Exception:
             log.exception("the background response %s broke", job.id)
         finally:
@@ -404,7 +406,7 @@ class Background:
                 run = job.exchange.run
                 is_due = run is not None and self._running.is_due(run)
                 if too_much or is_due or time.monotonic() > deadline:
-                    log.error("the background response %s is lost: it cannot be stored", job.id)
+                    log.error({"event": "background_response_lost", "response": job.id})
                     return
                 time.sleep(_RETRY)
         finally:
