@@ -30,8 +30,9 @@ def _now_in_sqlite(element: _Now, compiler: Any, **given: Any) -> str:
 
 @compiles(_Now, "postgresql")
 def _now_in_postgresql(element: _Now, compiler: Any, **given: Any) -> str:
-    # Not now(): that is the beginning of the transaction, which may have waited for a lock.
-    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+    # Not now(): that is the beginning of the transaction, which may have waited for a lock.  Not
+    # clock_timestamp() either: it is volatile, so that no index is searched for it.
+    return "CAST(extract(epoch FROM statement_timestamp()) AS double precision)"
 
 
 NOW = _Now()

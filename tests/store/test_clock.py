@@ -24,4 +24,4 @@ def test_it_is_the_clock_of_the_database(database: Sqlite, monkeypatch: pytest.M
 def test_postgres_is_asked_in_its_own_words() -> None:
     sql = str(sa.select(NEW_LEASE).compile(dialect=postgresql.dialect()))
 
-    assert "clock_timestamp()" in sql
+    assert "statement_timestamp()" in sql

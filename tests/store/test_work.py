@@ -175,6 +175,22 @@ def test_work_that_is_handed_back_is_taken_up_once(database: Sqlite) -> None:
     assert database.read(lambda c: work.mine(c, "x")) == {("o", "a")}
 
 
+def test_to_look_for_waiting_work_costs_one_search_of_an_index(database: Sqlite) -> None:
+    seen: list[str] = []
+
+    def look(connection: sa.Connection) -> None:
+        sa.event.listen(connection, "before_cursor_execute", lambda *given: seen.append(given[2]))
+        work.waiting(connection)
+
+    database.read(look)
+    plan = database.read(
+        lambda c: str(
+            c.exec_driver_sql(f"EXPLAIN QUERY PLAN {seen[-1]}", (0.5,) * seen[-1].count("?")).all()
+        )
+    )
+    assert "SEARCH responses USING INDEX responses_by_lease" in plan
+
+
 def test_work_is_not_begun_more_often_than_allowed(database: Sqlite) -> None:
     begin(database)
     lapse(database)
