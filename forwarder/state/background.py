@@ -282,9 +282,10 @@ class Background:
                 waiting = self._database.read(work.waiting)
                 if time.monotonic() - asked > _SETTLE:
                     raise StoreUnavailable  # it was gone for a while
-                if asked >= settled:
-                    for owner, name in waiting:
-                        self._take_up(owner, name, admit, revive)
+                # One's own work waits when the database was away; it is about to be renewed.
+                others = [key for key in waiting if key not in self._jobs]
+                for owner, name in others if asked >= settled else ():
+                    self._take_up(owner, name, admit, revive)
             except StoreUnavailable:
                 settled = time.monotonic() + _SETTLE
             except Overloaded:

@@ -401,6 +401,24 @@ def test_it_waits_for_room_and_for_its_conversation(
 
 
 @pytest.mark.usefixtures("_hurried")
+def test_a_worker_does_not_take_up_what_it_is_at(
+    background: Background, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "_look", lambda: time.sleep(0.05))  # and renews too late
+    go = threading.Event()
+    told = task(lambda: waiting_for(go), request="sealed", repeats=True)
+    exchange = Exchange("x", "background", Ledger())
+    name = background.start("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
+    lapse(database)
+    admitted = serve(background, lambda exchange, taken: task(lambda: iter(())))
+    time.sleep(0.3)
+    go.set()
+
+    assert heard(background, name)[-1]["type"] == "response.completed"
+    assert admitted == []
+
+
+@pytest.mark.usefixtures("_hurried")
 def test_a_process_that_goes_takes_nothing_up(database: Sqlite, stuck: Made) -> None:
     running = Running()
     leaving = Background(database, running, Holds(database))
