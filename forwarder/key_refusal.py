@@ -32,10 +32,11 @@ def describe_key_refusal(
 ) -> UpstreamKeyRefused:
     """The error for the client; ``refusal`` must be free of the secrets of ``settings``."""
     words = _KEY_LIKE.sub("***", refusal.message[: 2 * _MAX_WORDS])[:_MAX_WORDS]
-    return UpstreamKeyRefused(f"{_describe(settings)} It says: {words}")
+    return UpstreamKeyRefused(f"{describe_refused_key(settings)} It says: {words}")
 
 
-def _describe(settings: UpstreamSettings) -> str:
+def describe_refused_key(settings: UpstreamSettings) -> str:
+    """A sentence that names the upstream and the setting of its key."""
     name, suffix = settings.name, _suffix(settings)
     has_key = bool(settings.api_key) or suffix != "API_KEY"
     if settings.registered:

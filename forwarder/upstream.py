@@ -41,7 +41,7 @@ from forwarder.errors import (
     UpstreamUnreachable,
 )
 from forwarder.exchange import Exchange
-from forwarder.key_refusal import describe_key_refusal, is_key_refusal
+from forwarder.key_refusal import describe_key_refusal, describe_refused_key, is_key_refusal
 from forwarder.media.data import Blob
 from forwarder.network.client import Client, parsed
 from forwarder.network.connection_errors import describe_connection_error, find_proxy
@@ -589,7 +589,9 @@ class Upstream:
         if self.logs_key_refusal and waited:
             self.logs_key_refusal, self._key_refusal_logged = False, now
             name = self.settings.name
-            told = {"event": "upstream_key_refused", "upstream": name, "detail": error.message}
+            # Without the upstream's words: some quote what the client sent.
+            detail = describe_refused_key(self.settings)
+            told = {"event": "upstream_key_refused", "upstream": name, "detail": detail}
             log.error(told)
         return error
 

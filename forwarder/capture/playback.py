@@ -6,6 +6,7 @@ in which an answer broke.  They come as fast as they are read.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -86,7 +87,10 @@ def _broken(
     kind = getattr(httpx2, name, None)
     if not (isinstance(kind, type) and issubclass(kind, httpx2.TransportError)):
         kind = otherwise
-    return kind(message, request=request)
+    failure = kind(message, request=request)
+    if isinstance(errno := error.get("errno"), int):
+        failure.__cause__ = OSError(errno, os.strerror(errno))  # makes the subclass of this number
+    return failure
 
 
 def not_fetched(wanted: Mapping[str, str]) -> Mapping[str, Blob]:

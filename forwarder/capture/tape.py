@@ -183,6 +183,9 @@ class Attempt:
 
     def _broke(self, error: BaseException) -> None:
         self.error = {"type": type(error).__name__, "message": str(error)}
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, OSError) and cause.errno is not None:
+            self.error["errno"] = cause.errno
 
 
 class Tape:

@@ -49,6 +49,8 @@ STRICTNESS: dict[str, set[str]] = {
     "groq": {*OPENAI_ONLY, "max_tokens", "custom_tools"},
     "gemini": {*OPENAI_ONLY, "developer_role", "max_completion_tokens", "gemini_schemas",
                "custom_tools"},
+    "vertex": {*OPENAI_ONLY, "developer_role", "max_completion_tokens", "custom_tools"},
+    "litellm": {"max_tokens"},
     "xai": {*OPENAI_ONLY, "max_completion_tokens", "custom_tools"},
     "copilot": {"metadata", "service_tier", "custom_tools"},
     "chatgpt": {"metadata"},

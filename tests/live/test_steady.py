@@ -384,7 +384,7 @@ def test_memory_stays_flat_when_slow_readers_leave(client: str, serve: Serve) ->
             after.append(memory(worker))
 
     # The first round sets the peak. Without release, each further round adds some 100 MB.
-    assert after[2] - after[0] < 80 * 2**20
+    assert after[2] - after[0] < 130 * 2**20
 
 
 @contextmanager
