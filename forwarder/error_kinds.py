@@ -349,6 +349,9 @@ _WORDINGS: tuple[tuple[ErrorKind, frozenset[int | None], re.Pattern[str]], ...] 
 Rate limits come first: those of tokens are worded like a context that is too long.
 """
 
+_QUOTED_INPUT = re.compile(r"""['"]input['"]: |\binput_value=""")
+"""Where pydantic begins to quote the request; its words say nothing about the error."""
+
 _LIMIT = _compile_any(
     r"max(imum)? context (length|window|size)\D{1,20}(?P<a>\d+)",
     r"(> |must be <= )(?P<b>\d+)",  # Anthropic, TGI
@@ -476,7 +479,8 @@ def classify(status: int | None, error: Mapping[str, Any]) -> Classification:
     code, type_ = _to_text(error.get("code")), _to_text(error.get("type"))
     kind, own = _find_kind_by_code(codes, told)
     if kind is None:
-        text = "\n".join(part for each in errors for part in _iter_texts(each))[:MAX_TEXT]
+        texts = (_QUOTED_INPUT.split(part, 1)[0] for each in errors for part in _iter_texts(each))
+        text = "\n".join(texts)[:MAX_TEXT]
         kind = _find_kind_by_wording(told or _find_meant_status(codes), text, code or "")
     if kind is None:
         kind = _BY_STATUS.get(told or 0)

@@ -194,6 +194,13 @@ LOOK_ALIKES: list[tuple[int, str, str | None]] = [
     (400, "Image size is too large: it exceeds the limit of 20 MB.", "image_too_large"),
     (400, "The image input exceeds the maximum size", None),
     (413, "<html><head><title>413 Request Entity Too Large</title></head></html>", None),
+    # what pydantic quotes of the request
+    (400, "[{'type': 'string_type', 'loc': ('body', 'messages', 0, 'content', 'str'), 'msg': "
+          "'Input should be a valid string', 'input': [{'text': 'Fix the rate limit.'}]}]", None),
+    (422, '[{"loc": ["body"], "msg": "Field required", "input": {"x": "prompt is too long"}}]',
+     None),
+    (400, "1 validation error for Request\nmessages.0\n  Input should be a valid dictionary "
+          "[type=dict_type, input_value='Invalid API key', input_type=str]", None),
     # a feature of a model that is known
     (400, "This model does not support image input.", None),
     (400, "Unsupported parameter: 'temperature' is not supported with this model.",
