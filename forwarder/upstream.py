@@ -243,10 +243,7 @@ class Upstream:
         def upstream_call(request: Json) -> Batches:
             body, profile = self._prepared(request, route, "responses")
             body = _sent(body, "responses", profile, exchange)
-            reply = self._post("compact", body, exchange)
-            exchange.opened.add(reply.close)
-            exchange.reply_headers = reply.headers
-            return begun(reply.batches())
+            return self._ask_whole("compact", body, exchange)
 
         return upstream_call
 
@@ -257,8 +254,9 @@ class Upstream:
         """
 
         def upstream_call(request: Json) -> Batches:
+            body = {**request, "model": route.model}
             try:
-                reply = self._post("embeddings", {**request, "model": route.model}, exchange)
+                return self._ask_whole("embeddings", body, exchange)
             except UpstreamRefused as refusal:
                 if refusal.status in ABSENT and "model" not in refusal.message.lower():
                     raise NotFound(
@@ -266,9 +264,6 @@ class Upstream:
                         code="no_embeddings",
                     ) from refusal
                 raise
-            exchange.opened.add(reply.close)
-            exchange.reply_headers = reply.headers
-            return begun(reply.batches())
 
         return upstream_call
 
@@ -293,14 +288,35 @@ class Upstream:
 
         The answer has begun when this returns; one that breaks before that is closed at once.
         """
+        return self._check_settings(
+            lambda: self._begin(body, protocol, profile, exchange), exchange.client_key
+        )
+
+    def _ask_whole(self, protocol: str, body: Json, exchange: Exchange) -> Batches:
+        """The same for a request whose answer is never streamed; its stream is one event."""
+
+        def begin() -> Batches:
+            reply = self._post(protocol, body, exchange)
+            exchange.opened.add(reply.close)
+            exchange.reply_headers = reply.headers
+            return self._read_beginning(reply, reply.batches())
+
+        return self._check_settings(begin, exchange.client_key)
+
+    def _check_settings(self, begin: Callable[[], Batches], client_key: str | None) -> Batches:
+        """The answer that ``begin`` gives.
+
+        Notes whether the upstream accepts the key.  Raises UpstreamMisconfigured where the base URL
+        lacks a part.
+        """
         try:
-            answer = self._begin(body, protocol, profile, exchange)
+            answer = begin()
         except UpstreamKeyRefused as refusal:
             self.key_refusal = refusal.message
             raise
         except (UpstreamRefused, UpstreamBroken) as error:
             if not isinstance(error, UpstreamRefused) or error.status in ABSENT:
-                self._check_base_url(exchange.client_key)
+                self._check_base_url(client_key)
             raise
         self.key_refusal = None
         self.logs_key_refusal = True
@@ -319,8 +335,12 @@ class Upstream:
         exchange.opened.add(reply.close)
         exchange.reply_headers = reply.headers
         stream = mended_answer(reply.batches(), body, protocol, profile, reply.was_done)
+        return self._read_beginning(reply, HONEST[protocol](stream, reply.was_done))
+
+    def _read_beginning(self, reply: Reply, stream: Batches) -> Batches:
+        """The stream of a reply with its first batch read; a reply that fails is closed."""
         try:
-            return begun(HONEST[protocol](stream, reply.was_done))
+            return begun(stream)
         except BaseException as error:
             reply.close()
             if isinstance(error, UNREADABLE):

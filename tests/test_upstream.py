@@ -306,6 +306,39 @@ def test_a_refused_key_is_remembered_until_a_request_succeeds(
     assert upstream.key_refusal is None
 
 
+def compacted(upstream: Upstream) -> list[Any]:
+    exchange = Exchange(id="req_1", route="responses", ledger=Ledger())
+    route = Route(upstream.settings, "responses", "their-model")
+    try:
+        return list(upstream.compact(route, exchange)({"model": "ours", "input": "hi"}))
+    finally:
+        exchange.opened.close()
+
+
+def embedded(upstream: Upstream) -> list[Any]:
+    exchange = Exchange(id="req_1", route="embeddings", ledger=Ledger())
+    route = Route(upstream.settings, "chat", "their-model")
+    call = upstream.embeddings(route, exchange)
+    try:
+        return list(call({"model": "ours", "input": ["a"], "vendor": {"x": 1}}))
+    finally:
+        exchange.opened.close()
+
+
+@pytest.mark.parametrize("ask", [compacted, embedded])
+@pytest.mark.parametrize("status", [401, 200])
+def test_a_key_that_is_refused_for_a_whole_answer_is_remembered_too(
+    ask: Callable[[Upstream], list[Any]], status: int
+) -> None:
+    error = {"error": {"message": "bad key", "code": "invalid_api_key"}}
+    upstream = upstream_of(refusing(status, json=error))
+
+    with pytest.raises(UpstreamKeyRefused, match="UP_API_KEY") as raised:
+        ask(upstream)
+
+    assert upstream.key_refusal == raised.value.message
+
+
 def key_refusals(caplog: pytest.LogCaptureFixture) -> list[Any]:
     told = [record.msg for record in caplog.records if record.name == "forwarder.upstream"]
     return [msg for msg in told if msg["event"] == "upstream_key_refused"]
@@ -388,6 +421,16 @@ def test_a_base_url_without_its_version_is_named(answer: Handler, stream: bool) 
         upstream.models(1)
     probes = [r for r in provider.requests if r.url.path == "/v1/models"]
     assert len(probes) == 1
+
+
+@pytest.mark.parametrize("ask", [compacted, embedded])
+def test_a_base_url_without_its_version_is_named_for_a_whole_answer_too(
+    ask: Callable[[Upstream], list[Any]],
+) -> None:
+    upstream = upstream_of(Provider(below_v1), UP_BASE_URL="http://up.test")
+
+    with pytest.raises(UpstreamMisconfigured, match="lacks '/v1'"):
+        ask(upstream)
 
 
 def test_an_unknown_model_is_not_taken_for_a_wrong_base_url() -> None:
@@ -726,16 +769,6 @@ def test_its_refusal_to_compact_is_its_own() -> None:
 
 
 # -- embeddings -----------------------------------------------------------------------------------
-
-
-def embedded(upstream: Upstream) -> list[Any]:
-    exchange = Exchange(id="req_1", route="embeddings", ledger=Ledger())
-    route = Route(upstream.settings, "chat", "their-model")
-    call = upstream.embeddings(route, exchange)
-    try:
-        return list(call({"model": "ours", "input": ["a"], "vendor": {"x": 1}}))
-    finally:
-        exchange.opened.close()
 
 
 def test_embeddings_are_asked_for_as_they_are() -> None:
