@@ -98,7 +98,7 @@ class Database:
     def start(self) -> None:
         """Prepare it, and find out whether it can be written; raises StoreUnavailable."""
         self.prepare()
-        self._guarded(partial(self._try_to_write, self.trial_bytes), self.writing)
+        self._run_trial(partial(self._try_to_write, self.trial_bytes), self.writing)
 
     def read(self, work: Work[T]) -> T:
         """What a work gives that changes nothing."""
@@ -148,6 +148,15 @@ class Database:
         self._prepare_anew()
         self._write_trial(partial(_leave_nothing, size=size))
 
+    def _run_trial(self, trial: Callable[[], object], breaker: BackendBreaker) -> None:
+        """Run a trial; whatever it fails with, the database does not work."""
+        try:
+            trial()
+        except _FAILURES as error:
+            log.error("the store failed: %s", _said(error))
+            breaker.trip(_reason(error))
+            raise StoreUnavailable from None
+
     def _prepare_anew(self) -> None:
         """Make tables that may be gone: somebody may have put another database in place."""
         with self._preparing:
@@ -160,7 +169,7 @@ class Database:
             (self.writing, partial(self._try_to_write, 1)),
         ):
             with suppress(StoreUnavailable):
-                self._guarded(trial, breaker)
+                self._run_trial(trial, breaker)
         self._checked = time.monotonic()
 
     def _note_reading(self, error: str | None) -> None:
@@ -422,11 +431,21 @@ def _leave_nothing(connection: sa.Connection, size: int) -> None:
     connection.execute(sa.delete(chores).where(chores.c.name == name))
 
 
+_LOST_A_RACE = ("40", "55P03")
+"""PostgreSQL's codes for a transaction that was in the way of another one."""
+
+_READ_ONLY = "25006"
+"""PostgreSQL's code when it cannot be written, such as a replica."""
+
+
 def _is_outage(error: BaseException) -> bool:
     """Does the database not work, rather than refuse this one statement?"""
     cause = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(cause, (OSError, PoolTimeout)) or type(cause) is sqlite3.DatabaseError:
         return True
+    code = getattr(cause, "sqlstate", None) or ""
+    if code == _READ_ONLY or code.startswith(_LOST_A_RACE):
+        return code == _READ_ONLY
     return "OperationalError" in {kind.__name__ for kind in type(cause).__mro__}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -222,3 +223,44 @@ def test_refused_statement_is_no_outage(database: Sqlite) -> None:
     assert database.error(60.0) is None
     database.write(lambda c: note(c, "b"))
     assert database.read(due) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_outage"),
+    [
+        (psycopg.errors.DeadlockDetected(), False),
+        (psycopg.errors.SerializationFailure(), False),
+        (psycopg.errors.LockNotAvailable(), False),
+        (psycopg.errors.UniqueViolation(), False),
+        (psycopg.errors.ReadOnlySqlTransaction(), True),
+        (psycopg.errors.DiskFull(), True),
+        (psycopg.errors.AdminShutdown(), True),
+        (psycopg.OperationalError("the server does not answer"), True),
+    ],
+)
+def test_only_a_database_that_does_not_work_is_an_outage(
+    database: Sqlite, error: psycopg.Error, is_outage: bool
+) -> None:
+    def fail(connection: sa.Connection) -> None:
+        raise sa.exc.DBAPIError("INSERT", None, error)
+
+    with pytest.raises(StoreUnavailable):
+        database.write(fail)
+
+    assert database.writing.is_open is is_outage
+
+
+def test_database_whose_trial_is_refused_does_not_work(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denied = sa.exc.ProgrammingError("INSERT", None, psycopg.errors.InsufficientPrivilege())
+
+    def refuse(work: object) -> None:
+        raise denied
+
+    monkeypatch.setattr(database, "_write_trial", refuse)
+
+    assert database.error(0.0) == "InsufficientPrivilege"
+    with pytest.raises(StoreUnavailable):
+        database.write(lambda c: note(c, "a"))
+    assert not database.reading.is_open
