@@ -35,6 +35,9 @@ from forwarder.translate.whole import as_delta
 _SPEAKERS = ("user", "tool", "function")
 """Roles whose messages an answer answers."""
 
+_MAX_PIECES = 512
+"""Pieces of a text that are held apart: short ones take ten times the memory of the text."""
+
 _BLAMED = ("signature", "encrypted", "reasoning", "thinking", "thought")
 """Words of a refusal that may be about signatures."""
 
@@ -114,6 +117,7 @@ class ChoiceReader:
 
     def __init__(self) -> None:
         self._text: list[str] = []
+        self._pieces: list[str] = []  # of the text, until they are joined
         self._keys = CallKeys()
         self._calls: list[Json] = []
         self._signatures = SignatureCollector()
@@ -123,7 +127,10 @@ class ChoiceReader:
         delta = choice.get("delta") or as_delta(choice.get("message") or {})
         content = delta.get("content")
         if content:
-            self._text.append(content if type(content) is str else _text_of(content))
+            self._pieces.append(content if type(content) is str else _text_of(content))
+            if len(self._pieces) == _MAX_PIECES:
+                self._text.append("".join(self._pieces))
+                self._pieces.clear()
             if len(delta) == 1:  # most deltas are a piece of text
                 return
         self._signatures.take_delta(delta)
@@ -153,7 +160,8 @@ class ChoiceReader:
         """
         message, signatures = self._signatures.message, self._signatures.calls
         if not self._calls:
-            return {_text_key(question, "".join(self._text)): {"message": message}}
+            text = "".join([*self._text, *self._pieces])
+            return {_text_key(question, text): {"message": message}}
         values: dict[bytes, Json] = {}
         for number, call in enumerate(self._calls):
             value = {"call": signatures.get(number, {}), "message": {} if number else message}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from forwarder.errors import UpstreamRefused
 from forwarder.recall.shelf import LocalShelf
-from forwarder.recall.signatures import SignatureRecall
+from forwarder.recall.signatures import ChoiceReader, SignatureRecall
 from forwarder.translate.terms import Ledger
 
 Json = dict[str, Any]
@@ -201,3 +202,18 @@ def test_a_signature_behind_the_finish_is_kept(recall: SignatureRecall) -> None:
     list(wrapped({"messages": [USER, said(call("a"))]}))
 
     assert asked[-1]["messages"][1]["reasoning_opaque"] == "o"
+
+
+def test_a_long_text_is_held_in_few_pieces() -> None:
+    reader = ChoiceReader()
+    tracemalloc.start()
+    for number in range(20_000):
+        reader.take({"delta": {"content": f"{number:05}"}})
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert held < 200_000  # of 100,000 characters
+    text = "".join(f"{number:05}" for number in range(20_000))
+    whole = ChoiceReader()
+    whole.take({"message": {"content": text}})
+    assert reader.anchor(b"q").keys() == whole.anchor(b"q").keys()
