@@ -25,7 +25,7 @@ def add_base_paths(app: Flask) -> None:
     inner = app.wsgi_app
 
     def outer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        style, slash, rest = environ["PATH_INFO"].removeprefix("/").partition("/")
+        style, slash, rest = environ["PATH_INFO"].lstrip("/").partition("/")
         if slash and style in ALL_STYLES:
             environ[_STYLE] = style
             environ["SCRIPT_NAME"] = f"{environ.get('SCRIPT_NAME', '')}/{style}"

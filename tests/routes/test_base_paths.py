@@ -190,6 +190,9 @@ def test_every_route_is_served_below_a_base_path(style: str, client: FlaskClient
     for path in ("/v1/models", "/models", "/health", "/api/version", "/v1/models/nobody"):
         plain, based = client.get(path), client.get(f"/{style}{path}")
         assert based.status_code == plain.status_code, path
+    assert (
+        client.get("/", environ_overrides={"PATH_INFO": f"//{style}//health/"}).status_code == 200
+    )
     assert client.get(f"/{style}/v1/nowhere").status_code == 404
     assert client.get(f"/{style}").status_code == client.get("/nowhere").status_code == 404
     assert client.get(f"/{style}/{style}/v1/models").status_code == 404
