@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from forwarder.translate.call import Batch, Event, Json
 from forwarder.translate.check import choose
 from forwarder.translate.reasoning import is_own
+from forwarder.translate.vocabulary import SEALED
 
 _NAME = re.compile(r"include(\[\d*\])?")
 
@@ -50,19 +51,16 @@ _HIDDEN: dict[str, Callable[[Json], Json]] = {
         item, "output", lambda output: _without(output, "image_url")
     ),
     "code_interpreter_call.outputs": lambda item: _emptied(item, "outputs"),
-    "reasoning.encrypted_content": lambda item: _without(item, "encrypted_content"),
+    SEALED: lambda item: _without(item, "encrypted_content"),
     "message.output_text.logprobs": lambda item: _inside(item, "content", _without_logprobs),
 }
 """What can be asked for -> an item without it.  What stands before the first dot is its type."""
 
 
-_SEALS = "reasoning.encrypted_content"
-
-
 def shows_seals(request: Json) -> bool:
     """Does a request ask for sealed reasoning?"""
     include = request.get("include")
-    return isinstance(include, list) and _SEALS in include
+    return isinstance(include, list) and SEALED in include
 
 
 def hide_seals(event: Event) -> Event:
@@ -118,7 +116,7 @@ class Including:
 
     def response(self, response: Json) -> Json:
         """A response as it is to be shown."""
-        if _SEALS in self._hidden:
+        if SEALED in self._hidden:
             response = _without_seals_alone(response)
         return _inside(response, "output", self.item)
 

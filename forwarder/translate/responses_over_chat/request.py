@@ -13,7 +13,7 @@ from forwarder.translate.fates import RESPONSES_OVER_CHAT, settle
 from forwarder.translate.responses_over_chat.history import History
 from forwarder.translate.responses_over_chat.toolbox import Toolbox
 from forwarder.translate.terms import Ledger, Terms
-from forwarder.translate.vocabulary import FORMATS, LOGPROBS, format_to_chat
+from forwarder.translate.vocabulary import FORMATS, LOGPROBS, SEALED, format_to_chat
 
 
 class Prepared(NamedTuple):
@@ -143,7 +143,7 @@ _INCLUDABLE = frozenset(
         "file_search_call.results",
         "message.input_image.image_url",
         LOGPROBS,
-        "reasoning.encrypted_content",
+        SEALED,
         "web_search_call.action.sources",
         "web_search_call.results",
     }

@@ -26,6 +26,7 @@ from forwarder.translate.terms import Terms
 from forwarder.translate.vocabulary import (
     FAILED_FINISHES,
     INCOMPLETE_REASONS,
+    SEALED,
     failure,
     moderation_to_responses,
     read_usage,
@@ -74,7 +75,7 @@ class Answer:
         mint = terms.mint
         self._response = blank_response(prepared.original, mint.id("resp"), mint.now())
         include = prepared.original.get("include") or []
-        self._shows_seals = "reasoning.encrypted_content" in include
+        self._shows_seals = SEALED in include
         self._seals = self._shows_seals or terms.stores_seals
         # By their places in the output: what is stored but not streamed.
         self._hidden_seals: dict[int, str] = {}
