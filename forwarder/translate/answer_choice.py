@@ -11,7 +11,10 @@ _UNKNOWN = object()
 
 
 class AnswerChoice:
-    """Finds the choice that spoke first; what others say is never mixed into the answer."""
+    """Finds the answer in the first chunk: choice 0, or the first choice if 0 is not in it.
+
+    Other choices are never mixed into the answer.
+    """
 
     def __init__(self) -> None:
         self._index: Any = _UNKNOWN
@@ -22,7 +25,8 @@ class AnswerChoice:
         if first.get("index") == self._index:
             return first
         if self._index is _UNKNOWN:
-            self._index = first.get("index")
+            answer = next((c for c in choices if c.get("index") == 0), first)
+            self._index = answer.get("index")
         same = (c for c in choices if (c.get("index") or 0) == (self._index or 0))
         return next(same, None)
 

@@ -16,11 +16,12 @@ Json = dict[str, Any]
     [
         ([[0], [1], [0]], [0, None, 0]),
         ([[0, 1], [1, 0]], [0, 0]),
+        ([[1, 0], [1], [0]], [0, None, 0]),
         ([[None], [0], [1]], [None, 0, None]),
         ([[2], [2], [0]], [2, 2, None]),
     ],
 )
-def test_the_choice_that_spoke_first_is_the_answer(
+def test_one_choice_of_the_first_chunk_is_the_answer(
     chunks: list[list[int | None]], found: list[int | None]
 ) -> None:
     answer = AnswerChoice()
