@@ -1,7 +1,6 @@
-"""A base URL without its ``/v1``: how the forwarder notices it.
+"""Detects a base URL that lacks its ``/v1``.
 
-Nothing is there to be asked then: the paths below the base URL are unknown to the server, which
-answers 404, or a web page to everything.
+The server does not know the paths below such a URL: it answers 404, or a web page to everything.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _CANDIDATES = ("/v1", "/api/v1", "/openai/v1")
 """What providers have between their host and the paths of the API."""
 
 ABSENT = (404, 405, 501)
-"""What servers answer on a path that they do not know, and some for a model that they do not."""
+"""Statuses of servers for an unknown path; some use them for an unknown model too."""
 
 Probe = Callable[[str, str], "httpx2.Response | None"]
 """Method and URL -> the answer to a request without content; ``None`` if there was none."""
@@ -34,8 +33,8 @@ def has_version(base_url: str) -> bool:
 def find_missing_path(base_url: str, calls: Iterable[str], probe: Probe) -> str | None:
     """The path that ``base_url`` lacks, such as ``/v1``; ``None`` if it is complete.
 
-    A server may have no list of models at its base URL, and answer there all the same.  So the URLs
-    that requests go to, ``calls``, are tried too, with a request that every API refuses.
+    A server may answer requests at its base URL without listing models there.  So the URLs that
+    requests go to, ``calls``, are tried too, with a body that every API refuses.
     """
     if has_version(base_url):
         return None

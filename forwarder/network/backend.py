@@ -52,7 +52,7 @@ class SharedTask:
     def run(self, seconds: float) -> bool:
         """Start it unless it runs, and wait for it; False when it has not ended in that time.
 
-        While a run is late, nobody else waits for it.
+        While a run is late, no other caller waits for it.
         """
         with self._lock:
             if self._ended.is_set():
@@ -78,8 +78,8 @@ class BackendBreaker:
 
     ``trial`` raises while the backend does not answer.  The first one runs at once, the others
     ``pause`` seconds apart, until one succeeds or ``stop`` is set.  ``changed`` is told the error
-    when the breaker opens, and ``None`` before it closes; ``describe`` says what an exception of
-    the trial means, for anybody to read.
+    when the breaker opens, and ``None`` before it closes; ``describe`` gives the public description
+    of an exception of the trial.
     """
 
     def __init__(

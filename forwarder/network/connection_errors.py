@@ -32,7 +32,7 @@ _CERTIFICATE_CHECKS = {
 """OpenSSL's verification error -> the check that failed."""
 
 _TRUST = frozenset({18, 19, 20, 21})
-"""Verification errors that a further trusted authority mends."""
+"""Verification errors that disappear once the authority is trusted."""
 
 _STRICT = range(80, 94)
 """Verification errors of VERIFY_X509_STRICT, which Python 3.13 and newer switch on."""

@@ -1,8 +1,8 @@
 """Whether gunicorn serves the forwarder as ``gunicorn.conf.py`` wants it.
 
-gunicorn finds that file in the directory where it is started, and goes on without it elsewhere:
-with a worker that serves one request at a time.  A worker class on the command line goes before
-the file.  Neither is told anywhere, so it is looked for here.
+gunicorn looks for that file in the directory where it is started.  Elsewhere it continues without
+it, with a worker that serves one request at a time.  A worker class on the command line overrides
+the file.  gunicorn reports neither, so the forwarder checks both.
 """
 
 from __future__ import annotations

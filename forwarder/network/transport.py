@@ -176,7 +176,7 @@ def _send(sock: socket.socket, data: bytes, seconds: float | None) -> None:
 def _await_head(sock: socket.socket, message: Message, resends: bool) -> None:
     """Receive until the head is there.
 
-    With ``resends`` the connection may be stale, and the request may be sent again.
+    With ``resends`` the connection may be stale and the request may be sent again.
     """
     asked = monotonic()
     while not message.has_head:

@@ -1,4 +1,4 @@
-"""Gives a Chat upstream the signatures back that its client did not keep.
+"""Gives a Chat upstream back the signatures that its client did not keep.
 
 A wrapper around the call of a Chat upstream, beneath every translation, so that it serves clients
 of both protocols: those that drop fields which they don't know, and those whose API has no place

@@ -99,9 +99,9 @@ class StoredShelf:
         return found | {name: found[name]._replace(used=now) for name in old}
 
     def _tried(self, access: _Access, work: Work[T]) -> T | None:
-        """What the store does, unless it has failed lately, or does so now, or hangs.
+        """What the store does; None if it has failed recently, fails now or hangs.
 
-        What it does late is done all the same.
+        The work of a store that answers too late still takes effect.
         """
         if time.monotonic() < access.rests_until:
             return None

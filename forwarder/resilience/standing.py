@@ -113,7 +113,7 @@ class Standing:
                 self.breaker.note(term, said)
             elif self.settings.fallback:
                 self.breaker.note(term, said, self._identify(exchange))
-            else:  # the upstream answers, and nobody else could
+            else:  # the upstream answers, and there is no other to ask
                 self.breaker.note(term, Verdict.WELL)
             raise
         self.breaker.note(term, Verdict.WELL)

@@ -22,7 +22,7 @@ def install_decoding(app: Flask) -> None:
 def _decode_body() -> None:
     """Replace the body by its decoded form, and have the headers describe that.
 
-    A body of unknown length gets the same limit, at which Werkzeug would cut it off unsaid.
+    A body of unknown length gets the same limit; Werkzeug would truncate it there without an error.
     """
     header = request.environ.pop("HTTP_CONTENT_ENCODING", "")
     limit = request.max_content_length

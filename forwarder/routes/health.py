@@ -33,7 +33,7 @@ def health() -> Response:
 def ready() -> tuple[Response, int]:
     """Ready: at least one upstream can be reached and its breaker is not open; the body says which.
 
-    A store that does not answer makes it ``degraded``: what needs no store is served all the same.
+    A store that does not answer makes it ``degraded``: requests that need no store are served.
     ``?verbose`` adds whose profile each has, what was learned beside it, and how it stands, and how
     the registered models fare.
     """
