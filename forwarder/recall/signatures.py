@@ -19,6 +19,7 @@ import orjson
 from forwarder.errors import UpstreamRefused
 from forwarder.recall.anchors import canonical_arguments
 from forwarder.recall.shelf import Shelf
+from forwarder.translate.answer_choice import read_delta
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.callkeys import CallKeys, argument_text
 from forwarder.translate.signatures import (
@@ -30,7 +31,6 @@ from forwarder.translate.signatures import (
     sign_call,
 )
 from forwarder.translate.terms import Ledger
-from forwarder.translate.whole import as_delta
 
 _SPEAKERS = ("user", "tool", "function")
 """Roles whose messages an answer answers."""
@@ -124,7 +124,9 @@ class ChoiceReader:
 
     def take(self, choice: Json) -> None:
         """Read a delta, or a whole message."""
-        delta = choice.get("delta") or as_delta(choice.get("message") or {})
+        delta = choice.get("delta")
+        if delta is None:
+            delta = read_delta(choice)
         content = delta.get("content")
         if content:
             self._pieces.append(content if type(content) is str else _text_of(content))

@@ -204,6 +204,15 @@ def test_a_signature_behind_the_finish_is_kept(recall: SignatureRecall) -> None:
     assert asked[-1]["messages"][1]["reasoning_opaque"] == "o"
 
 
+def test_a_message_beside_the_deltas_is_not_read_again() -> None:
+    reader, whole = ChoiceReader(), ChoiceReader()
+    reader.take({"delta": {"content": "Hi"}, "message": {"content": "Hi"}})
+    reader.take({"delta": {}, "message": {"content": "Hi"}, "finish_reason": "stop"})
+    whole.take({"message": {"content": "Hi"}, "finish_reason": "stop"})
+
+    assert reader.anchor(b"q").keys() == whole.anchor(b"q").keys()
+
+
 def test_a_long_text_is_held_in_few_pieces() -> None:
     reader = ChoiceReader()
     tracemalloc.start()
