@@ -22,6 +22,9 @@ MAX_WAIT = 0.07
 
 _TICK = 0.01
 
+_jitter = random.Random()
+"""Its own generator: a thread that goes on must not disturb a program that seeds the shared one."""
+
 
 class BackendDown(Exception):
     """The backend does not answer; ``str`` of it says what is known of the reason."""
@@ -118,7 +121,7 @@ class BackendBreaker:
                 self._changed(None)
             except Exception as error:
                 self.error = self._describe(error)
-                self._stop.wait(self._pause * random.uniform(0.8, 1.2))  # not all workers at once
+                self._stop.wait(self._pause * _jitter.uniform(0.8, 1.2))  # not all workers at once
                 continue
             self.error = None
             return

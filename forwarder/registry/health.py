@@ -19,6 +19,9 @@ from forwarder.network.aside import spawn
 from forwarder.registry.checking import Check, listed
 from forwarder.upstream import Upstream
 
+_jitter = random.Random()
+"""Its own generator: a thread that goes on must not disturb a program that seeds the shared one."""
+
 log = logging.getLogger("forwarder.health")
 
 _AT_ONCE = 16
@@ -99,7 +102,7 @@ class Health:
                 self._forget_others(self.checked(0.0))
             except Exception:
                 log.exception("the upstreams could not be checked")
-            time.sleep(interval * random.uniform(0.9, 1.1))  # workers need not ask together
+            time.sleep(interval * _jitter.uniform(0.9, 1.1))  # workers need not ask together
 
     def _forget_others(self, there: Iterable[str]) -> None:
         for name in set(self._known) - set(there):

@@ -95,7 +95,8 @@ def _status(url: str, **headers: str) -> int:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as got:
             return int(got.status)
     except urllib.error.HTTPError as error:
-        return error.code
+        with error:
+            return error.code
     except OSError:
         return 0
 
