@@ -67,7 +67,8 @@ def _shortened(messages: list[Json]) -> list[Json] | None:
         if _role(blocks[i]) == "user" or (question is not None and i > question):
             break
         gone.append(i)
-    return [message for i, block in enumerate(blocks) if i not in gone for message in block]
+    left_out = frozenset(gone)
+    return [message for i, block in enumerate(blocks) if i not in left_out for message in block]
 
 
 _SYSTEM = ("system", "developer")

@@ -102,16 +102,20 @@ def _in_part(part: Json, steps: tuple[str | int, ...], result: bool) -> Iterator
 
 
 def replaced(request: Json, changes: list[tuple[Place, Json]]) -> Json:
-    """The request with another value in each of these places; what is not on the way is shared."""
+    """The request with another value in each of these places; what is not on the way is shared.
+
+    Every list and object on the way is copied once, however many of the places are in it.
+    """
+    root = request.copy()
+    copies: dict[int, Any] = {}  # by their ids
     for place, value in changes:
-        request = _with(request, place.steps, value)
-    return request
-
-
-def _with(inside: Any, steps: tuple[str | int, ...], value: Json) -> Any:
-    if not steps:
-        return value
-    step, *rest = steps
-    copy = inside.copy()
-    copy[step] = _with(copy[step], tuple(rest), value)
-    return copy
+        *way, last = place.steps
+        inside: Any = root
+        for step in way:
+            inner = inside[step]
+            if id(inner) not in copies:
+                inner = inside[step] = inner.copy()
+                copies[id(inner)] = inner
+            inside = inner
+        inside[last] = value
+    return root

@@ -102,7 +102,10 @@ def _says(message: str, value: object) -> bool:
         return any(_says(message, each) for each in inner)
     if type(value) not in (str, int, float) or value == "":
         return False
-    return re.search(rf"(?<![\w.]){re.escape(str(value))}(?!\w|\.\d)", message) is not None
+    text = str(value)
+    if text not in message:  # most values are not, and an expression for each takes long
+        return False
+    return re.search(rf"(?<![\w.]){re.escape(text)}(?!\w|\.\d)", message) is not None
 
 
 def phrases(message: str, protocol: str) -> Iterator[str]:

@@ -152,7 +152,7 @@ def _system_at_head(messages: list[Json]) -> list[Json]:
     if not system or system == messages[:1]:
         return messages
     head = {"role": "system", "content": "\n\n".join(_plain(m.get("content")) for m in system)}
-    return [head, *(m for m in messages if m not in system)]
+    return [head, *(m for m in messages if m.get("role") not in _HEAD)]
 
 
 def _plain(content: Any) -> str:
@@ -164,23 +164,40 @@ def _plain(content: Any) -> str:
 def _merged(messages: list[Json]) -> list[Json]:
     """Neighbours of one role become one message; calls stay before their results."""
     made: list[Json] = []
+    contents: list[list[Any]] = []  # of each message made, those of the messages it is made of
     for message in messages:
         last = made[-1] if made else {}
         alike = message.get("role") == last.get("role") != "tool"
         if made and alike and not last.get("tool_calls"):
-            both = _joined(last.get("content"), message.get("content"))
-            made[-1] = {**last, **message, "content": both}
+            made[-1] = {**last, **message}
+            contents[-1].append(message.get("content"))
         else:
             made.append(message)
-    return made
+            contents.append([message.get("content")])
+    return [
+        {**message, "content": _join_contents(joined)} if len(joined) > 1 else message
+        for message, joined in zip(made, contents, strict=True)
+    ]
 
 
-def _joined(first: Any, second: Any) -> Any:
-    if not first or not second:
-        return first or second
-    if isinstance(first, str) and isinstance(second, str):
-        return f"{first}\n\n{second}"
-    return [*_parts(first), *_parts(second)]
+def _join_contents(contents: list[Any]) -> Any:
+    """Texts as paragraphs; with lists of parts among them, a list of all parts."""
+    filled = [content for content in contents if content]
+    if len(filled) < 2:
+        return filled[0] if filled else contents[-1]
+    if all(isinstance(content, str) for content in filled):
+        return "\n\n".join(filled)
+    texts: list[str] = []
+    parts: list[Any] = []
+    for content in filled:
+        if isinstance(content, str) and not parts:
+            texts.append(content)  # as paragraphs of one part
+            continue
+        if texts:
+            parts.append({"type": "text", "text": "\n\n".join(texts)})
+            texts = []
+        parts += _parts(content)
+    return parts
 
 
 def _parts(content: Any) -> list[Any]:

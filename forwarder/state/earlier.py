@@ -21,7 +21,7 @@ _GONE = "what an earlier turn named by its URL or id cannot be had any more"
 _MEDIA = {"input_image": ("image_url", "image"), "input_file": ("file_url", "file")}
 """Type of a part -> where its URL is, unless it has an id, and what it is called."""
 
-_PLACE = re.compile(r"\binput\[(\d+)\]")
+_PLACE = re.compile(r"\binput\[(\d{1,9})\]")
 
 
 class Earlier(NamedTuple):

@@ -24,9 +24,11 @@ TOLD = frozenset({"reasoning", "reasoning_summary", "schema_error", "files", "pa
 """What the forwarder tells in a message's ``metadata``; upstreams know no such field."""
 
 _TAGS = {"thinking": ("[thinking]", "[/thinking]\n\n"), "think": ("<think>", "</think>\n\n")}
-_BLOCK = re.compile(
-    r"(?:\A|\n\n)(?:\[thinking\](.*?)\[/thinking\]|<think>(.*?)</think>)(?:\n\n|\Z)", re.DOTALL
-)
+_BLOCK_START = re.compile(r"(?:\A|\n\n)(\[thinking\]|<think>)")
+_BLOCK_ENDS = {
+    "[thinking]": re.compile(r"\[/thinking\](?:\n\n|\Z)"),
+    "<think>": re.compile(r"</think>(?:\n\n|\Z)"),
+}
 
 
 def as_wished(call: Call, style: str | None) -> Call:
@@ -111,14 +113,34 @@ def _told_here(metadata: Any) -> bool:
 def _cleaned_content(content: Any) -> tuple[Any, list[str]]:
     """``(content, thoughts)``: the content without its thinking blocks, and what they said."""
     if isinstance(content, str):
-        if "[/thinking]" not in content and "</think>" not in content:
-            return content, []  # a search for whole blocks costs more than the rest of a message
-        return _BLOCK.sub("", content), [a or b for a, b in _BLOCK.findall(content)]
+        return _split_blocks(content)
     if not isinstance(content, list):
         return content, []
     thinking = [part for part in content if reasoning.is_thinking(part)]
     rest = [part for part in content if not reasoning.is_thinking(part)]
     return rest, [reasoning.split_parts([part])[0] for part in thinking]
+
+
+def _split_blocks(content: str) -> tuple[str, list[str]]:
+    """``(rest, thoughts)``: a text without its thinking blocks, and the text of each block.
+
+    Linear: each search starts where the last one ended, and a tag that does not come any more is
+    searched for once.
+    """
+    rest: list[str] = []
+    thoughts: list[str] = []
+    ends = {k: end for k, end in _BLOCK_ENDS.items() if k[0] + "/" + k[1:] in content}
+    copied = position = 0
+    while ends and (start := _BLOCK_START.search(content, position)):
+        tag, position = start[1], start.end()
+        end = ends[tag].search(content, position) if tag in ends else None
+        if end is None:
+            ends.pop(tag, None)
+            continue
+        thoughts.append(content[position : end.start()])
+        rest.append(content[copied : start.start()])
+        copied = position = end.end()
+    return "".join([*rest, content[copied:]]), thoughts
 
 
 # -- styles -------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class Turn:
     """One assistant message, the answers to its calls, and what has to wait for them."""
 
     message: Json = field(default_factory=lambda: {"role": "assistant", "content": None})
+    thought: dict[str, list[Any]] = field(default_factory=dict)  # field -> its pieces
     calls: dict[str, Json] = field(default_factory=dict)
     own_ids: dict[str, str] = field(default_factory=dict)
     answers: dict[str, Json] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Turn:
 
     def messages(self) -> list[Json]:
         """The turn as chat wants it: the call batch unbroken, then images, then the rest."""
+        self.message |= {name: _join_pieces(pieces) for name, pieces in self.thought.items()}
         if self.calls:
             self.message["tool_calls"] = list(self.calls.values())
         made = [{"role": "user", "content": self.images}] if self.images else []
@@ -64,7 +66,8 @@ class History:
     def __init__(self, toolbox: Toolbox, terms: Terms) -> None:
         self.messages: list[Json] = []
         self._turn = Turn()
-        self._thought: Json = {}  # reasoning, until the message or call that it led to
+        # Pieces of reasoning, until the message or call that it led to.
+        self._thought: dict[str, list[Any]] = {}
         self._signatures: dict[str, Json] = {}  # of calls, until the call with that id
         self._toolbox = toolbox
         self._terms = terms
@@ -198,13 +201,13 @@ class History:
                 self._turn.calls[call_id] = sign_call(self._turn.calls[call_id], fields)
             else:
                 self._signatures[call_id] = fields
-        holder = self._turn.message if opened.pop("ends_turn", False) else self._thought
+        holder = self._turn.thought if opened.pop("ends_turn", False) else self._thought
         for name, value in opened.items():
-            holder[name] = _joined(holder.get(name), value)
+            holder.setdefault(name, []).append(value)
 
     def _attach_thought(self) -> None:
-        for name, value in self._thought.items():
-            self._turn.message[name] = _joined(self._turn.message.get(name), value)
+        for name, pieces in self._thought.items():
+            self._turn.thought.setdefault(name, []).extend(pieces)
         self._thought = {}
 
     def _recalled(self, item: Json, path: str) -> Json:
@@ -354,10 +357,13 @@ def _thought(item: Json, form: str, path: str) -> str:
     )
 
 
-def _joined(old: Any, new: Any) -> Any:
-    """Two pieces of reasoning of one turn: texts as paragraphs, detail lists end to end."""
-    if not old:
-        return new
-    if isinstance(new, list):
-        return [*old, *new]
-    return {**old, **new} if isinstance(new, dict) else f"{old}\n\n{new}"
+def _join_pieces(pieces: list[Any]) -> Any:
+    """The reasoning of one turn: texts as paragraphs, lists end to end, objects as one."""
+    filled = [piece for piece in pieces if piece] or pieces[:1]
+    if all(isinstance(piece, str) for piece in filled):
+        return "\n\n".join(filled)
+    if all(isinstance(piece, list) for piece in filled):
+        return [detail for piece in filled for detail in piece]
+    if all(isinstance(piece, dict) for piece in filled):
+        return {name: value for piece in filled for name, value in piece.items()}
+    return filled[-1]
