@@ -31,6 +31,7 @@ from forwarder.reasoning_style import (
 from forwarder.recall import Recall
 from forwarder.recall.signatures import SignatureRecall
 from forwarder.routing import Route
+from forwarder.schema_size import check_schema_sizes
 from forwarder.seal import Sealer
 from forwarder.state import Forgetful, Memory, Remembering
 from forwarder.translate import adapt
@@ -77,6 +78,7 @@ class Path:
 
     def call(self, ends: Ends, request: Json, compacting: Wrapper = with_compaction) -> Call:
         """The call that ``request`` goes through, from the client's wishes to the ends."""
+        check_schema_sizes(request, self.kit.settings.max_schema)
         if self.client in OLLAMA:
             return self._ollama(ends, request)
         client, over = self.client, self.route.protocol
@@ -84,7 +86,9 @@ class Path:
         call = self.route.defaults.late(ends.call, over, self._takes(profile), profile.drop)
         if over == "chat":
             truncation = _truncation(request, compacting) if client == "responses" else None
-            call = emulations.over_chat(call, profile.response_format, truncation)
+            call = emulations.over_chat(
+                call, profile.response_format, truncation, self.kit.settings.max_schema_nodes
+            )
         elif client == "chat" or not profile.keeps_responses:
             # One that keeps its own responses waits for the results of all calls in them.
             call = emulations.with_one_item(call)

@@ -118,6 +118,8 @@ class Settings:
     keepalive: float
     max_body: int
     max_json_values: int
+    max_schema: int
+    max_schema_nodes: int
     websocket_idle: float
     reasoning_ttl: float
     public_url: str | None
@@ -228,6 +230,13 @@ SETTINGS = (
         "max_json_values",
         parsers.number(int, 1000, 100_000_000, " of values"),
         "500000",
+    ),
+    Setting("MAX_SCHEMA", "max_schema", parsers.size, "256k"),
+    Setting(
+        "MAX_SCHEMA_NODES",
+        "max_schema_nodes",
+        parsers.number(int, 1000, 10_000_000, " of nodes"),
+        "50000",
     ),
     Setting("WEBSOCKET_IDLE", "websocket_idle", parsers.seconds, "900"),
     Setting("REASONING_TTL", "reasoning_ttl", parsers.seconds_from_zero, "21600"),

@@ -17,6 +17,7 @@ from forwarder.emulations.one_item import with_one_item
 from forwarder.emulations.schema import with_schema
 from forwarder.emulations.stop import with_stop
 from forwarder.emulations.truncation import with_truncation
+from forwarder.emulations.validation import MAX_STEPS
 from forwarder.translate.call import Call
 from forwarder.translate.check import STR, choose, expect
 
@@ -31,13 +32,14 @@ def over_responses(call: Call, stop_drain: bool, max_choices: int) -> Call:
     return with_choices(with_notes(with_stop(with_limit(call), stop_drain)), max_choices)
 
 
-def over_chat(call: Call, formats: str, truncation: Any) -> Call:
+def over_chat(call: Call, formats: str, truncation: Any, max_steps: int = MAX_STEPS) -> Call:
     """What a Chat upstream may lack: schemas, one call at a time, truncation.
 
     ``formats`` is the best ``response_format`` that it knows; ``truncation`` is what a Responses
     client says of a conversation that is too long: ``auto``, ``disabled`` or nothing.
+    ``max_steps`` bounds the check of an answer against its schema.
     """
     if truncation is not None:
         choose(expect(truncation, STR, "truncation"), ("auto", "disabled"), "truncation")
     fitting = with_truncation(call) if truncation == "auto" else call
-    return with_one_call(with_schema(fitting, formats))
+    return with_one_call(with_schema(fitting, formats, max_steps))

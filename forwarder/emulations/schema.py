@@ -25,16 +25,17 @@ _SIGN_OF_LIFE = 5.0
 """Seconds after which a client that waits for a held answer hears that there will be one."""
 
 
-def with_schema(call: Call, level: str) -> Call:
+def with_schema(call: Call, level: str, max_steps: int = validation.MAX_STEPS) -> Call:
     """Wrap a chat call whose upstream knows ``response_format`` up to ``level``.
 
+    An answer whose check takes more than ``max_steps`` is given unchecked, and says so.
     Of ``json_object`` and ``none`` the lack is made up for here; of every other level nothing is.
     """
     if level not in ("json_object", "none"):
         return call
 
     def fitting(request: Json) -> Stream:
-        wanted = _wanted(request, level)
+        wanted = _wanted(request, level, max_steps)
         if wanted is None:
             return call(request)
         inner = _prompted(request, wanted, level)
@@ -47,6 +48,7 @@ class Wanted(NamedTuple):
     """What the answer has to be: the schema, and its name and description where it has them."""
 
     schema: Json
+    max_steps: int
     name: str = ""
     description: str = ""
 
@@ -54,19 +56,19 @@ class Wanted(NamedTuple):
 _NAMING = ("name", "description")
 
 
-def _wanted(request: Json, level: str) -> Wanted | None:
+def _wanted(request: Json, level: str, max_steps: int) -> Wanted | None:
     response_format = optional(request, "response_format", DICT, "response_format") or {}
     kind = response_format.get("type")
     if kind == "json_object" and level == "none":
-        return Wanted({"type": "object"})
+        return Wanted({"type": "object"}, max_steps)
     if kind != "json_schema":
         return None
     path = "response_format.json_schema"
     described = optional(response_format, "json_schema", DICT, path) or {}
     schema = optional(described, "schema", DICT, f"{path}.schema") or {"type": "object"}
-    validation.check(schema, f"{path}.schema")
+    validation.check(schema, f"{path}.schema", max_steps)
     named = (optional(described, name, STR, f"{path}.{name}") or "" for name in _NAMING)
-    return Wanted(schema, *named)
+    return Wanted(schema, max_steps, *named)
 
 
 # -- the request --------------------------------------------------------------------------------
@@ -154,7 +156,15 @@ def _fit(answer: Json, wanted: Wanted) -> tuple[str, str] | None:
         ):
             continue
         thought, bare = _parted(message["content"])
-        wrong = validation.mistake(bare, wanted.schema)
+        try:
+            wrong = validation.mistake(bare, wanted.schema, wanted.max_steps)
+        except validation.TooManySteps:
+            wrong = None
+            _note_error(
+                message,
+                f"not checked: that takes more than {wanted.max_steps} steps "
+                "(limit: FORWARDER_MAX_SCHEMA_NODES)",
+            )
         if wrong:
             return message["content"], wrong
         message["content"] = bare
@@ -177,8 +187,11 @@ def _parted(text: str) -> tuple[str, str]:
 def _mark(answer: Json, wrong: tuple[str, str]) -> None:
     for choice in answer["choices"]:
         if choice["message"].get("content") == wrong[0]:
-            metadata = choice["message"].get("metadata") or {}
-            choice["message"]["metadata"] = {**metadata, "schema_error": wrong[1]}
+            _note_error(choice["message"], wrong[1])
+
+
+def _note_error(message: Json, error: str) -> None:
+    message["metadata"] = {**(message.get("metadata") or {}), "schema_error": error}
 
 
 def _with_both_usages(answer: Json, earlier: Json) -> Json:

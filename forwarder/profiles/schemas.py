@@ -8,7 +8,7 @@ the model may write, and the tool checks its input anyway.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -29,19 +29,36 @@ _LARGE = 8192
 _DEEP = 64
 """Levels after which a schema is taken to be without end."""
 
+MAX_NODES = 50_000
+"""Nodes that a schema may have when its references are inlined, unless a caller says otherwise."""
 
-def rewritten(schema: Json, dialect: str) -> Json:
+
+class SchemaTooLarge(Exception):
+    """Inlining its references takes a schema beyond the limit, or too deep."""
+
+
+def rewritten(schema: Json, dialect: str, max_nodes: int = MAX_NODES) -> Json:
     """The schema as the dialect has it; ``openai`` has it as it is.
 
     Clients send the same tools with every turn, so what was made of a schema is kept.
+    Raises SchemaTooLarge if the dialect has no references and they are worth too much.
     """
     key = orjson.dumps(schema)
-    return _kept(key, dialect) if len(key) < _LARGE else DIALECTS[dialect](schema)
+    if len(key) < _LARGE:
+        return _kept(key, dialect, max_nodes)
+    return _rewrite(schema, dialect, max_nodes)
+
+
+def _rewrite(schema: Json, dialect: str, max_nodes: int) -> Json:
+    try:
+        return DIALECTS[dialect](schema, max_nodes)
+    except RecursionError:
+        raise SchemaTooLarge("it is nested too deeply") from None
 
 
 @functools.lru_cache(512)
-def _kept(schema: bytes, dialect: str) -> Json:
-    return DIALECTS[dialect](orjson.loads(schema))
+def _kept(schema: bytes, dialect: str, max_nodes: int) -> Json:
+    return _rewrite(orjson.loads(schema), dialect, max_nodes)
 
 
 def _walk(node: Any, rewrite: Rewrite) -> Any:
@@ -172,23 +189,41 @@ def _gemini_only(node: Json) -> Json:
 # -- references ---------------------------------------------------------------------------------
 
 
-def _inlined(schema: Json) -> Json:
-    """The schema with every reference replaced by what it refers to."""
+class _Inliner:
+    """Replaces every reference in a schema by what it refers to.
 
-    def resolve(node: Any, open_refs: tuple[str, ...]) -> Any:
+    A few references to references can be worth any number of nodes, so these are counted.
+    """
+
+    def __init__(self, schema: Json, max_nodes: int) -> None:
+        self._schema = schema
+        self._max_nodes = self._left = max_nodes
+        self._targets: dict[str, Json] = {}
+
+    def resolve(self, node: Any, open_refs: frozenset[str]) -> Any:
+        """The node without references; ``open_refs`` are those that it is inside of."""
+        self._left -= 1
+        if self._left < 0:
+            raise SchemaTooLarge(f"it has more than {self._max_nodes} nodes without its references")
         if isinstance(node, list):
-            return [resolve(inner, open_refs) for inner in node]
+            return [self.resolve(inner, open_refs) for inner in node]
         if not isinstance(node, dict):
             return node
         ref = node.get("$ref")
-        if isinstance(ref, str):
-            beside = {k: v for k, v in node.items() if k != "$ref"}
-            if ref in open_refs or len(open_refs) > _DEEP:
-                return {"type": "object", **beside}  # it contains itself: any object will do
-            return {**resolve(_found(schema, ref), (*open_refs, ref)), **resolve(beside, open_refs)}
-        return {k: resolve(v, open_refs) for k, v in node.items() if k not in _SHELVES}
+        if not isinstance(ref, str):
+            return {k: self.resolve(v, open_refs) for k, v in node.items() if k not in _SHELVES}
+        beside = {k: v for k, v in node.items() if k != "$ref"}
+        if ref in open_refs or len(open_refs) > _DEEP:
+            return {"type": "object", **beside}  # it contains itself: any object will do
+        if ref not in self._targets:
+            self._targets[ref] = _found(self._schema, ref)
+        inside = self.resolve(self._targets[ref], open_refs | {ref})
+        return {**inside, **self.resolve(beside, open_refs)}
 
-    made: Json = resolve(schema, ("#",))
+
+def _inlined(schema: Json, max_nodes: int) -> Json:
+    """The schema with every reference replaced by what it refers to."""
+    made: Json = _Inliner(schema, max_nodes).resolve(schema, frozenset("#"))
     return made
 
 
@@ -204,19 +239,22 @@ def _found(schema: Json, ref: str) -> Json:
     return at if isinstance(at, dict) else {}
 
 
-def _only_known_refs(schema: Json) -> Json:
+def _only_known_refs(schema: Json, max_nodes: int) -> Json:
     """Refs that lead elsewhere than to a definition cannot stay."""
-    text = _refs(schema)
-    return schema if all(ref.startswith("#/$defs/") for ref in text) else _inlined(schema)
+    known = all(ref.startswith("#/$defs/") for ref in _refs(schema))
+    return schema if known else _inlined(schema, max_nodes)
 
 
-def _refs(node: Any) -> list[str]:
-    if isinstance(node, list):
-        return [ref for inner in node for ref in _refs(inner)]
-    if not isinstance(node, dict):
-        return []
-    own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
-    return own + [ref for inner in node.values() for ref in _refs(inner)]
+def _refs(schema: Json) -> Iterator[str]:
+    waiting: list[Any] = [schema]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if isinstance(node.get("$ref"), str):
+                yield node["$ref"]
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
 
 
 # -- the dialects -------------------------------------------------------------------------------
@@ -227,11 +265,13 @@ _MOONSHOT = _chain(_HEADERS, _definitions, _lone_ref, _tuples_as_unions, _any_of
 _SUBSET = _chain(_tuples_as_unions, _any_of, _constant, _nullable, _gemini_only)
 _MISTRAL = _without("$id", "$schema", "strict", "additionalProperties")
 
-DIALECTS: dict[str, Callable[[Json], Json]] = {
-    "openai": lambda schema: schema,
-    "plain": lambda schema: _walk(_inlined(schema), _PLAIN),
-    "moonshot": lambda schema: _walk(_only_known_refs(_walk(schema, _definitions)), _MOONSHOT),
-    "gemini": lambda schema: _walk(_inlined(schema), _SUBSET),
-    "mistral": lambda schema: _walk(schema, _MISTRAL),
+DIALECTS: dict[str, Callable[[Json, int], Json]] = {
+    "openai": lambda schema, most: schema,
+    "plain": lambda schema, most: _walk(_inlined(schema, most), _PLAIN),
+    "moonshot": lambda schema, most: _walk(
+        _only_known_refs(_walk(schema, _definitions), most), _MOONSHOT
+    ),
+    "gemini": lambda schema, most: _walk(_inlined(schema, most), _SUBSET),
+    "mistral": lambda schema, most: _walk(schema, _MISTRAL),
 }
-"""Name -> the schema as those who speak it take it."""
+"""Name -> the schema as those who speak it take it, of at most so many nodes."""

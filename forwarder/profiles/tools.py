@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from forwarder.errors import InvalidRequest
 from forwarder.profiles.knobs import Profile
-from forwarder.profiles.schemas import rewritten
+from forwarder.profiles.schemas import SchemaTooLarge, rewritten
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, LIST, expect, optional
 from forwarder.translate.terms import Ledger
@@ -31,13 +30,15 @@ def _not_strict(tool: Json) -> Json:
 
 def _only_allowed(body: Json, allowed: Json) -> None:
     """Offer only the allowed tools, which comes to the same."""
-    permitted = [_tool_name(ref) for ref in objects(allowed, "tools")]
+    names = (_tool_name(ref) for ref in objects(allowed, "tools"))
+    permitted = frozenset(name for name in names if isinstance(name, str))
     body["tools"] = [tool for tool in objects(body, "tools") if _tool_name(tool) in permitted]
     body["tool_choice"] = allowed.get("mode") or "auto"
 
 
-def _tool_name(tool: Json) -> Any:
-    return (optional(tool, str(tool.get("type")), DICT, "tools") or {}).get("name")
+def _tool_name(tool: Json) -> str | None:
+    name = (optional(tool, str(tool.get("type")), DICT, "tools") or {}).get("name")
+    return name if isinstance(name, str) else None
 
 
 def is_forced(body: Json) -> bool:
@@ -70,28 +71,43 @@ def schemas(body: Json, profile: Profile, ledger: Ledger) -> None:
     dialect = profile.schema_dialect
     if dialect == "openai":
         return
+    most = ledger.max_schema_nodes
     if body.get("tools"):
-        body["tools"] = [_tool_in(tool, dialect) for tool in objects(body, "tools")]
+        body["tools"] = [
+            _tool_in(tool, f"tools[{i}]", dialect, most)
+            for i, tool in enumerate(objects(body, "tools"))
+        ]
     if dialect == "mistral":
         return  # formats may be in full there
     for name, inner in (("response_format", "json_schema"), ("text", "format")):
         holder = body.get(name)
         if isinstance(holder, dict) and isinstance(holder.get(inner), dict):
-            made = _in(holder[inner], "schema", dialect)
+            made = _in(holder[inner], "schema", f"{name}.{inner}", dialect, most)
             if not profile.strict_tools:
                 made = {k: v for k, v in made.items() if k != "strict"}
             body[name] = {**holder, inner: made}
 
 
-def _tool_in(tool: Json, dialect: str) -> Json:
+def _tool_in(tool: Json, path: str, dialect: str, most: int) -> Json:
     if isinstance(tool.get("function"), dict):
-        return {**tool, "function": _in(tool["function"], "parameters", dialect)}
-    return _in(tool, "parameters", dialect)
+        made = _in(tool["function"], "parameters", f"{path}.function", dialect, most)
+        return {**tool, "function": made}
+    return _in(tool, "parameters", path, dialect, most)
 
 
-def _in(holder: Json, key: str, dialect: str) -> Json:
+def _in(holder: Json, key: str, path: str, dialect: str, most: int) -> Json:
     schema = holder.get(key)
-    return {**holder, key: rewritten(schema, dialect)} if isinstance(schema, dict) else holder
+    if not isinstance(schema, dict):
+        return holder
+    try:
+        return {**holder, key: rewritten(schema, dialect, most)}
+    except SchemaTooLarge as error:
+        raise InvalidRequest(
+            f"Invalid value for '{path}.{key}': the provider takes no references in a schema, and "
+            f"{error} (limit: FORWARDER_MAX_SCHEMA_NODES).",
+            param=f"{path}.{key}",
+            code="invalid_json_schema",
+        ) from None
 
 
 def objects(holder: Json, key: str) -> list[Json]:

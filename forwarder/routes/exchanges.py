@@ -116,7 +116,10 @@ def begin(asked: Request, bridge: Bridge, route: str, watched: bool = True) -> E
     exchange = Exchange(
         id=given if _ID.fullmatch(given) else random_id("req"),
         route=route,
-        ledger=Ledger(strict=settings.strict or header(_STRICT, "").lower() in _YES),
+        ledger=Ledger(
+            strict=settings.strict or header(_STRICT, "").lower() in _YES,
+            max_schema_nodes=settings.max_schema_nodes,
+        ),
         log_sample=settings.log_sample,
         log_bodies=settings.log_bodies,
         address=partial(_address, settings.public_url, asked),

@@ -15,12 +15,14 @@ class Ledger:
     """What this request lost on the way, by name and with the reason.
 
     In strict mode a loss is a refusal instead.  What the forwarder itself does of it is
-    ``honoured``, and is no loss, whether it reaches the upstream or not.
+    ``honoured``, and is no loss, whether it reaches the upstream or not.  ``max_schema_nodes`` is
+    how many nodes a JSON Schema of this request may have after its references are inlined.
     """
 
     strict: bool = False
     dropped: dict[str, str] = field(default_factory=dict)
     honoured: Collection[str] = ()
+    max_schema_nodes: int = 50_000
 
     def drop(self, param: str, reason: str) -> None:
         """Record that ``param`` does not reach the upstream, or refuse the request over it."""

@@ -227,3 +227,20 @@ def test_every_choice_is_checked() -> None:
     upstream = Scripted(choices(GOOD, BAD), choices(f" {GOOD}", GOOD))
     events = events_of(with_schema(upstream, "json_object")({**ASKED, "n": 2}))
     assert [event["choices"][0]["delta"]["content"] for event in events] == [GOOD, GOOD]
+
+
+@LEVELS
+def test_answer_whose_check_takes_too_long_is_given_unchecked(level: str) -> None:
+    names = "[" + ",".join(f'"{i}"' for i in range(500)) + "]"
+    wanted = {"type": "json_schema", "json_schema": {"schema": {"uniqueItems": True}}}
+    upstream = Scripted(one_by_one(said(f"```json\n{names}\n```")))
+    call = with_schema(upstream, level, max_steps=300)
+
+    answer = fold_chat(call({**ASKED, "response_format": wanted}))
+
+    assert text_of(answer) == names
+    assert (
+        "300 steps (limit: FORWARDER_MAX_SCHEMA_NODES)"
+        in (answer["choices"][0]["message"]["metadata"]["schema_error"])
+    )
+    assert len(upstream.requests) == 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.profiles.schemas import DIALECTS, rewritten
+from forwarder.profiles.schemas import DIALECTS, SchemaTooLarge, rewritten
 
 Json = dict[str, Any]
 
@@ -114,3 +114,24 @@ def test_what_was_rewritten_stays_as_it_is(dialect: str) -> None:
     for _, given, _ in CASES:
         once = rewritten(given, dialect)
         assert rewritten(once, dialect) == once
+
+
+def test_inlining_may_not_go_beyond_the_nodes_allowed() -> None:
+    shared = {"$defs": {"a": CITY}, "anyOf": [{"$ref": "#/$defs/a"}] * 10}
+    nodes = 2 + 10 * 3  # the schema, its list, and ten times a city with its values
+    nodes += 10  # the references themselves
+    nodes += 10  # and what stands beside each: nothing
+    assert rewritten(shared, "plain", nodes) == {"anyOf": [CITY] * 10}
+    with pytest.raises(SchemaTooLarge, match=f"more than {nodes - 1} nodes"):
+        rewritten(shared, "plain", nodes - 1)
+
+
+def test_schema_that_inlining_makes_too_deep_is_refused() -> None:
+    def nested(inner: Json) -> Json:
+        for _ in range(50):
+            inner = {"properties": {"a": inner}}
+        return inner
+
+    defs = {f"a{i}": nested({"$ref": f"#/$defs/a{i + 1}"}) for i in range(60)}
+    with pytest.raises(SchemaTooLarge, match="nested too deeply"):
+        rewritten({"$ref": "#/$defs/a0", "$defs": defs}, "plain")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import Unsupported
+from forwarder.errors import InvalidRequest, Unsupported
 from forwarder.profiles.tools import is_forced
 from forwarder.translate.terms import Ledger
 from tests.profiles.mending import Json, mended
@@ -127,3 +127,38 @@ def test_schemas_are_in_the_providers_dialect(dialect: str, tool: Json, answer: 
         {"type": "shell"},
     ]
     assert responses["text"]["format"]["schema"] == answer
+
+
+def grown(levels: int) -> Json:
+    """A small schema of 2 ** levels nodes without its references."""
+    doubled = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(levels)}
+    return {"$ref": "#/$defs/a0", "$defs": {**doubled, f"a{levels}": {"type": "null"}}}
+
+
+@pytest.mark.parametrize("dialect", ["plain", "gemini"])
+@pytest.mark.parametrize(
+    ("protocol", "body", "path"),
+    [
+        (
+            "chat",
+            {"tools": [FUNCTION, {"type": "function", "function": {"name": "g", "parameters": grown(40)}}]},
+            "tools[1].function.parameters",
+        ),
+        ("responses", {"tools": [{"type": "function", "parameters": grown(40)}]}, "tools[0].parameters"),
+        (
+            "chat",
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": grown(40)}}},
+            "response_format.json_schema.schema",
+        ),
+        ("responses", {"text": {"format": {"schema": grown(40)}}}, "text.format.schema"),
+    ],
+)  # fmt: skip
+def test_schema_that_inlining_grows_without_bound_is_refused(
+    protocol: str, body: Json, path: str, dialect: str
+) -> None:
+    with pytest.raises(
+        InvalidRequest, match="more than 1000 nodes.*FORWARDER_MAX_SCHEMA_NODES"
+    ) as e:
+        mended(body, protocol, Ledger(max_schema_nodes=1000), schema_dialect=dialect)
+    assert e.value.param == path
+    mended(body, protocol, Ledger(max_schema_nodes=1000), schema_dialect="mistral")
