@@ -28,25 +28,30 @@ def is_reference(item: Any) -> bool:
 
 def found(connection: sa.Connection, owner: str, names: list[str]) -> dict[str, Json]:
     """The items of these ids, as far as there are any: of responses, or of conversations."""
-    there = responses.items_named(connection, owner, names)
-    left = [name for name in names if name not in there]
+    asked = list(dict.fromkeys(names))  # each once, however often it is referred to
+    there = responses.items_named(connection, owner, asked)
+    left = [name for name in asked if name not in there]
     if left:
         there |= conversations.items_named(connection, owner, left)
-    for name in left:
-        if name not in there:
-            there |= _derived(connection, owner, name)
+        there |= _find_derived(connection, owner, [name for name in left if name not in there])
     return {name: item for name, item in there.items() if not is_reference(item)}
 
 
-def _derived(connection: sa.Connection, owner: str, name: str) -> dict[str, Json]:
-    """The item of an id that it was given because it came without."""
-    holders, place = derived_from(name)
-    for holder in holders:
-        kept = responses.find(connection, owner, holder)
-        items = [*kept.input, *(kept.body.get("output") or ())] if kept else []
-        if place < len(items):
-            return {name: items[place]}
-    return {}
+def _find_derived(connection: sa.Connection, owner: str, names: list[str]) -> dict[str, Json]:
+    """The items of ids that they were given because they came without.
+
+    Every response that holds some of them is loaded once.
+    """
+    places: dict[str, list[tuple[str, int]]] = {}  # holder -> the ids in it, and their places
+    for name in names:
+        holders, place = derived_from(name)
+        for holder in holders:
+            places.setdefault(holder, []).append((name, place))
+    there: dict[str, Json] = {}
+    for kept in responses.find_all(connection, owner, places):
+        held = [*kept.input, *(kept.body.get("output") or ())]
+        there |= {name: held[place] for name, place in places[kept.id] if place < len(held)}
+    return there
 
 
 def resolved(items: list[Any], there: Mapping[str, Json]) -> list[Any]:

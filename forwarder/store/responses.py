@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -21,6 +22,9 @@ RUNNING = ("queued", "in_progress")
 
 _LONGEST = 5000
 """How many responses a chain may have; what is before them is forgotten."""
+
+_MAX_LOADED = 20
+"""How many responses are loaded by one query when items of many of them are wanted."""
 
 _FRESH = 86400.0
 """Seconds for which a use need not be noted again."""
@@ -83,6 +87,18 @@ def find(connection: sa.Connection, owner: str, response_id: str) -> Kept | None
         sa.select(*_KEPT).where(_is(owner, response_id), ~responses.c.hidden)
     ).first()
     return _kept(row) if row else None
+
+
+def find_all(connection: sa.Connection, owner: str, names: Iterable[str]) -> Iterator[Kept]:
+    """The responses of these ids that were not deleted, a few of them in memory at once."""
+    waiting = iter(dict.fromkeys(names))
+    while some := list(itertools.islice(waiting, _MAX_LOADED)):
+        rows = connection.execute(
+            sa.select(*_KEPT).where(
+                responses.c.owner == owner, responses.c.id.in_(some), ~responses.c.hidden
+            )
+        )
+        yield from map(_kept, rows)
 
 
 def chain(connection: sa.Connection, owner: str, response_id: str) -> list[Kept]:
@@ -203,16 +219,27 @@ def bury(connection: sa.Connection, owner: str | None = None) -> None:
 
 
 def items_named(connection: sa.Connection, owner: str, names: Iterable[str]) -> dict[str, Json]:
-    """Items by their ids, as far as responses gave any, or were asked with them."""
-    wanted = set(names)
+    """Items by their ids, as far as responses gave any, or were asked with them.
+
+    What a response gave counts before what others were asked with.
+    """
+    wanted = frozenset(names)
     holders = sa.select(items.c.response).where(items.c.owner == owner, items.c.id.in_(wanted))
     found = sa.select(responses.c.input, responses.c.body).where(
         responses.c.owner == owner, responses.c.id.in_(holders.distinct())
     )
-    held: list[Any] = []
+    given_before: dict[str, Json] = {}
+    answered: dict[str, Json] = {}
     for given, body in connection.execute(found):
-        held = [*unpacked(given), *held, *(unpacked(body).get("output") or ())]
-    return {i["id"]: i for i in held if _has_own_id(i) and i["id"] in wanted}
+        for name, item in _pick(unpacked(given), wanted).items():
+            given_before.setdefault(name, item)
+        answered |= _pick(unpacked(body).get("output") or (), wanted)
+    return given_before | answered
+
+
+def _pick(held: Iterable[Any], wanted: frozenset[str]) -> dict[str, Json]:
+    """Of some items those that are wanted, by their ids."""
+    return {item["id"]: item for item in held if _has_own_id(item) and item["id"] in wanted}
 
 
 def log_after(connection: sa.Connection, owner: str, kept: Kept, number: int) -> Batch:

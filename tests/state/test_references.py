@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from forwarder.state import references
 from forwarder.state.items import derived_id
@@ -73,3 +74,35 @@ def test_only_references_are_taken_for_some() -> None:
     assert references.wanted(given) == ["a", "b"]
     assert references.wanted("text") == []
     assert references.resolved(given, {"a": SAID})[:2] == [SAID, {"id": "b"}]
+
+
+def count_statements(database: Sqlite, *names: str) -> int:
+    """How many statements it takes to find these."""
+    statements: list[str] = []
+
+    def read(connection: Any) -> None:
+        def note(*args: Any) -> None:
+            statements.append(args[2])
+
+        sa.event.listen(connection, "before_cursor_execute", note)
+        try:
+            references.found(connection, "o", list(names))
+        finally:
+            sa.event.remove(connection, "before_cursor_execute", note)
+
+    database.read(read)
+    return len(statements)
+
+
+def test_response_is_loaded_once_for_all_references_to_it(database: Sqlite) -> None:
+    all_of_it = [derived_id(ASKED, NAME, place) for place in range(1000)]
+    assert count_statements(database, *all_of_it) <= count_statements(database, *all_of_it[:1])
+    assert count_statements(database, *all_of_it[:1] * 1000) <= 3
+    assert found(database, *all_of_it[:3] * 2) == dict(
+        zip(all_of_it, [ASKED, NAMED, SAID], strict=False)
+    )
+
+
+def test_queries_for_many_responses_are_a_fraction_of_the_references(database: Sqlite) -> None:
+    beyond = [derived_id(ASKED, f"resp_{i}", 0) for i in range(1000)]
+    assert count_statements(database, *beyond) <= 1000 / 5
