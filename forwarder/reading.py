@@ -6,6 +6,7 @@ writes ``NaN``.  No strict parser takes either, but a whole answer is not lost f
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -45,15 +46,50 @@ def strictly(data: bytes) -> Any:
 
     Raises ValueError when it is no JSON, and ``NotANumber`` for a ``NaN``.
     """
+    if data.isspace():  # megabytes of blanks are a cheap way to keep a parser busy
+        raise ValueError("There is no value.")
     try:
         return orjson.loads(data)
-    except ValueError:
-        pass
+    except orjson.JSONDecodeError as error:
+        if not _can_be_mended(error):
+            raise
+    if len(data) > _MAX_SLOWLY_READ:
+        return orjson.loads(_replace_halves(data))
     with _limited():
         value = json.loads(data, parse_constant=Constant)
         for path, name in _constants(value, ""):
             raise NotANumber(path, name)
         return _whole(value)
+
+
+_MAX_SLOWLY_READ = 2**20
+"""Bytes up to which a parser is used that takes everything, a lot of time and a lot of memory."""
+
+_MAX_HALVES = 10_000
+"""How many halves of characters, of each kind, are replaced in what is larger."""
+
+_HALVES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        # A literal in front is found fast; so the backslash before it is looked for behind it.
+        rb"\\u(?<!\\\\u)[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])",
+        rb"\\u(?<!\\\\u)(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u)[dD][c-fC-F][0-9a-fA-F]{2}",
+        rb"\xed[\xa0-\xbf][\x80-\xbf]",
+    )
+)
+"""The first half of a character without the second, the other way round, and either as a byte."""
+
+
+def _replace_halves(data: bytes) -> bytes:
+    for half in _HALVES:
+        data = half.sub(rb"\\ufffd", data, _MAX_HALVES)
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def _can_be_mended(error: orjson.JSONDecodeError) -> bool:
+    """Is it half a character, a mark in front, or a ``NaN``, rather than no JSON at all?"""
+    at_constant = error.doc.startswith(("NaN", "Infinity"), error.pos)
+    return at_constant or "surrogate" in error.msg or "BOM" in error.msg
 
 
 class NotANumber(ValueError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -35,6 +37,61 @@ def test_what_is_no_json_stays_none(read: Any, data: bytes) -> None:
 
 def test_half_a_character_of_a_client_is_replaced() -> None:
     assert reading.strictly(rb'{"a": ["cut \ud83d"]}') == {"a": ["cut \ufffd"]}
+
+
+PADDED = b'["' + b"x" * 2**20 + b'", %b]'
+"""A body that is too large for the slow parser."""
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (rb'"\ud83d\ude00"', "😀"),
+        (rb'"\ud83d\ud83d\ude00\ude00"', "\ufffd😀\ufffd"),
+        (rb'"\\ud83d \"\uD83D"', r"\ud83d " + '"\ufffd'),
+        (rb'"\ud83d\n\udc00\u00e4"', "\ufffd\n\ufffdä"),
+        (rb'{"\ud83d": "\ud83d"}', {"\ufffd": "\ufffd"}),
+        (b'"a\xed\xa0\x80b"', "a\ufffdb"),
+    ],
+)
+def test_what_python_and_javascript_write_is_mended(data: bytes, value: Any) -> None:
+    assert reading.strictly(data) == value
+    assert reading.strictly(PADDED % data) == ["x" * 2**20, value]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b" \n\t" * 1000,
+        b"9" * 5000,
+        b"[" + b"9" * 400 + b"]",
+        b'{"a": 1e400}',
+        PADDED % b'"\xff"',
+        PADDED % b'"\xed\xa0"',
+        PADDED % b'"a \\ud83d", }',
+        PADDED % (b'"' + b"\\ud83d" * 20_001 + b'"'),
+        b'["' + b"x" * 2**20 + b'", NaN]',
+    ],
+)
+def test_what_cannot_be_mended_is_parsed_by_the_fast_parser_alone(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one takes seconds and several times the memory."""
+    parsed: list[bytes] = []
+
+    def loads(data: bytes, **options: Any) -> Any:
+        parsed.append(data)
+        return json.loads(data, **options)
+
+    monkeypatch.setattr(reading, "json", SimpleNamespace(loads=loads, dumps=json.dumps))
+    with pytest.raises(ValueError):  # noqa: PT011  (in the words of whichever parser it was)
+        reading.strictly(data)
+    assert parsed == []
+
+
+def test_mark_in_front_is_skipped() -> None:
+    for data in (b'{"a": 1}', PADDED % b"1"):
+        assert reading.strictly(codecs.BOM_UTF8 + data) == orjson.loads(data)
 
 
 @pytest.mark.parametrize(

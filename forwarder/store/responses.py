@@ -219,27 +219,16 @@ def bury(connection: sa.Connection, owner: str | None = None) -> None:
 
 
 def items_named(connection: sa.Connection, owner: str, names: Iterable[str]) -> dict[str, Json]:
-    """Items by their ids, as far as responses gave any, or were asked with them.
-
-    What a response gave counts before what others were asked with.
-    """
-    wanted = frozenset(names)
+    """Items by their ids, as far as responses gave any, or were asked with them."""
+    wanted = set(names)
     holders = sa.select(items.c.response).where(items.c.owner == owner, items.c.id.in_(wanted))
     found = sa.select(responses.c.input, responses.c.body).where(
         responses.c.owner == owner, responses.c.id.in_(holders.distinct())
     )
-    given_before: dict[str, Json] = {}
-    answered: dict[str, Json] = {}
+    held: list[Any] = []
     for given, body in connection.execute(found):
-        for name, item in _pick(unpacked(given), wanted).items():
-            given_before.setdefault(name, item)
-        answered |= _pick(unpacked(body).get("output") or (), wanted)
-    return given_before | answered
-
-
-def _pick(held: Iterable[Any], wanted: frozenset[str]) -> dict[str, Json]:
-    """Of some items those that are wanted, by their ids."""
-    return {item["id"]: item for item in held if _has_own_id(item) and item["id"] in wanted}
+        held = [*unpacked(given), *held, *(unpacked(body).get("output") or ())]
+    return {i["id"]: i for i in held if _has_own_id(i) and i["id"] in wanted}
 
 
 def log_after(connection: sa.Connection, owner: str, kept: Kept, number: int) -> Batch:
