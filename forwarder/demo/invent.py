@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 FILLER = "demo"
+MAX_STEPS = 50_000  # spent on one value; a few references can ask for any number
 # A malformed schema fails in as many ways as there are mistakes to make in one.
 MISTAKES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 FORMATS = {
@@ -36,22 +37,34 @@ class ImpossibleSchema(ValueError):
 def invent(schema: Any) -> Any:
     """A JSON value that satisfies ``schema``; raises ImpossibleSchema."""
     try:
-        return _Inventor(schema).value(schema)
+        return _Inventor(schema, _Budget(MAX_STEPS)).value(schema)
     except ImpossibleSchema:
         raise
     except MISTAKES as error:
         raise ImpossibleSchema(f"the schema is malformed ({error})") from error
 
 
+@dataclass
+class _Budget:
+    left: int
+
+    def spend(self, steps: int) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise ImpossibleSchema(f"it takes a value of more than {MAX_STEPS} parts")
+
+
 @dataclass(frozen=True)
 class _Inventor:
     root: Any
+    budget: _Budget
     # The references being followed: meeting one of them again would never end.
     trail: frozenset[str] = frozenset()
 
     def value(self, schema: Any) -> Any:
         if schema is True:
             return FILLER
+        self.budget.spend(1 + len(schema))
         for keyword, rule in KEYWORDS.items():
             if keyword in schema:
                 return rule(self, schema)
@@ -62,12 +75,15 @@ class _Inventor:
         if ref in self.trail:
             raise ImpossibleSchema(f"{ref} never ends")
         inside = replace(self, trail=self.trail | {ref})
-        return inside.value(_merged(_lookup(self.root, ref), _without(schema, "$ref")))
+        target = _lookup(self.root, ref)
+        self.budget.spend(_size(target) + _size(schema) + len(self.trail))
+        return inside.value(_merged(target, _without(schema, "$ref")))
 
     def all_of(self, schema: Any) -> Any:
         merged = _without(schema, "allOf")
         for part in schema["allOf"]:
             whole = _lookup(self.root, part["$ref"]) if "$ref" in part else part
+            self.budget.spend(_size(merged) + _size(whole))
             merged = _merged(merged, whole)
         return self.value(merged)
 
@@ -75,6 +91,7 @@ class _Inventor:
         keyword = "anyOf" if "anyOf" in schema else "oneOf"
         for option in schema[keyword]:
             try:
+                self.budget.spend(_size(schema) + _size(option))
                 return self.value(_merged(_without(schema, keyword), option))
             except ImpossibleSchema:
                 continue
@@ -82,12 +99,14 @@ class _Inventor:
 
     def object(self, schema: Any) -> Any:
         properties = schema.get("properties", {})
+        self.budget.spend(len(schema.get("required", ())))
         return {name: self.value(properties.get(name, True)) for name in schema.get("required", ())}
 
     def array(self, schema: Any) -> Any:
         head = [self.value(item) for item in schema.get("prefixItems", ())]
         least = schema.get("minItems", 0) - len(head)
         wanted = min(max(least, 0 if head else 1), schema.get("maxItems", math.inf))
+        self.budget.spend(int(max(wanted, 0)))
         try:
             return head + [self.value(schema.get("items", True)) for _ in range(wanted)]
         except ImpossibleSchema:
@@ -97,6 +116,7 @@ class _Inventor:
 
     def string(self, schema: Any) -> Any:
         text = FORMATS.get(schema.get("format"), FILLER)
+        self.budget.spend(max(schema.get("minLength", 0), 0))
         return text.ljust(schema.get("minLength", 0), ".")[: schema.get("maxLength")]
 
     def number(self, schema: Any) -> Any:
@@ -146,6 +166,13 @@ def _lookup(root: Any, ref: str) -> Any:
 
 def _without(schema: Any, keyword: str) -> Any:
     return {key: value for key, value in schema.items() if key != keyword}
+
+
+def _size(schema: Any) -> int:
+    """How much there is to copy when a schema is merged with another."""
+    if schema is True:
+        return 0
+    return len(schema) + len(schema.get("properties", ())) + len(schema.get("required", ()))
 
 
 def _merged(base: Any, extra: Any) -> Any:

@@ -134,3 +134,35 @@ ENDLESS = {"properties": {"next": {"$ref": "#"}}, "required": ["next"]}
 def test_a_schema_without_a_value_is_refused(schema: Any) -> None:
     with pytest.raises(ImpossibleSchema):
         invent(schema)
+
+
+def doubled(keyword: str, levels: int) -> dict[str, Any]:
+    """A small schema that asks for 2 ** levels values, or ways through it."""
+
+    def inside(ref: dict[str, str]) -> dict[str, Any]:
+        if keyword == "required":
+            return {"properties": {"a": ref, "b": ref}, "required": ["a", "b"]}
+        return {keyword: [ref, ref]}
+
+    defs = {f"a{i}": inside({"$ref": f"#/$defs/a{i + 1}"}) for i in range(levels)}
+    return {
+        "$ref": "#/$defs/a0",
+        "$defs": {**defs, f"a{levels}": {"type": "integer", "minimum": 2, "maximum": 1}},
+    }
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        doubled("required", 40) | {"$defs": {**doubled("required", 40)["$defs"], "a40": {"type": "null"}}},
+        doubled("anyOf", 40),
+        doubled("allOf", 40),
+        {"type": "array", "minItems": 10**9, "items": {"const": 1}},
+        {"type": "array", "minItems": 1000, "items": {"minItems": 1000, "items": {"const": 1}}},
+        {"type": "string", "minLength": 10**12},
+        {"allOf": [{"properties": {f"p{i}": {}}} for i in range(10_000)]},
+    ],
+)  # fmt: skip
+def test_schema_that_asks_for_too_much_is_given_up(schema: dict[str, Any]) -> None:
+    with pytest.raises(ImpossibleSchema):
+        invent(schema)
