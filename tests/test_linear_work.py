@@ -21,6 +21,7 @@ from forwarder.bridge import Bridge
 from forwarder.config import Settings
 from forwarder.emulations import validation
 from forwarder.exchange import Exchange
+from forwarder.media.places import places, replaced
 from forwarder.profiles import schemas
 from forwarder.routes.bodies import read_body
 from forwarder.state.items import derived_id
@@ -306,8 +307,7 @@ def test_costs_of_a_format_that_is_emulated_grow_linearly(level: str) -> None:
 
 def test_costs_of_references_grow_linearly() -> None:
     """To all items of a stored response, by the ids that they were given here."""
-    bridge = bridge_of()
-    owner = owner_of(None)
+    bridge, owner = bridge_of(), owner_of(None)
 
     def make_work(size: int) -> Callable[[], Any]:
         name = f"resp_{size}"
@@ -320,6 +320,21 @@ def test_costs_of_references_grow_linearly() -> None:
         ]
         request = {"model": "chat/m", "input": wanted}
         return lambda: bridge.shown("responses", dict(request), None, Exchange("r", "r", Ledger()))
+
+    assert_linear(make_work)
+
+
+# -- media ------------------------------------------------------------------------------------------
+
+
+def test_costs_of_replacing_images_grow_linearly() -> None:
+    """The lists on the way are copied once, not for each image."""
+
+    def make_work(size: int) -> Callable[[], Any]:
+        parts = [{"type": "input_image", "image_url": "x"} for _ in range(size)]
+        request: Json = {"input": [{"role": "user", "content": parts}]}
+        changes = [(place, place.value) for place in places(request, "responses")]
+        return lambda: replaced(request, changes)
 
     assert_linear(make_work)
 

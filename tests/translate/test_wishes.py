@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.errors import InvalidRequest
+from forwarder.translate import wishes
 from forwarder.translate.call import Call, Stream
 from forwarder.translate.fold import fold_chat
 from forwarder.translate.wishes import STYLES, as_wished
@@ -359,3 +361,68 @@ def test_what_the_client_says_of_the_reasoning_itself_goes_first() -> None:
     assert sent_up("think", said) == [
         {"role": "assistant", "content": "Yes.", "reasoning_content": "b"}
     ]
+
+
+# -- blocks in the history are searched for in one pass ---------------------------------------------
+
+
+class CountingPattern:
+    """An expression that counts the characters between where a search starts and where it ends."""
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+        self.searched = 0
+
+    def search(self, text: str, start: int = 0) -> re.Match[str] | None:
+        found = self._pattern.search(text, start)
+        self.searched += (found.end() if found else len(text)) - start
+        return found
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "[thinking]",
+        "\n\n[thinking]",
+        "\n\n<think>",
+        "\n\n[thinking]a</think>\n\n<think>b[/thinking]",
+        "\n\n[thinking]a[/thinking] \n\n<think>b</think> ",
+        "\n\n[thinking]a[/thinking]\n\n<think>b</think>",
+        "[/thinking]\n",
+    ],
+)
+@pytest.mark.parametrize("end", ["", "[/thinking]", "</think>", "[/thinking].</think>."])
+def test_blocks_are_found_in_one_pass(
+    piece: str, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = CountingPattern(wishes._BLOCK_START)
+    ends = {tag: CountingPattern(pattern) for tag, pattern in wishes._BLOCK_ENDS.items()}
+    monkeypatch.setattr(wishes, "_BLOCK_START", start)
+    monkeypatch.setattr(wishes, "_BLOCK_ENDS", ends)
+    text = piece * 1000 + end
+
+    sent_up("thinking", {"role": "assistant", "content": text})
+
+    assert start.searched <= 2 * len(text)
+    assert all(pattern.searched <= 2 * len(text) for pattern in ends.values())
+
+
+_BLOCK = re.compile(
+    r"(?:\A|\n\n)(?:\[thinking\](.*?)\[/thinking\]|<think>(.*?)</think>)(?:\n\n|\Z)", re.DOTALL
+)
+"""What a block is, in one expression, which takes quadratic time."""
+
+PIECES = st.sampled_from(
+    ["[thinking]", "[/thinking]", "<think>", "</think>", "\n\n", "\n", "a", " "]
+)
+
+
+@given(st.lists(PIECES, max_size=14).map("".join))
+@settings(max_examples=400)
+def test_blocks_are_those_of_the_slow_expression(text: str) -> None:
+    content, thoughts = wishes._cleaned_content(text)
+
+    assert (content, thoughts) == (
+        _BLOCK.sub("", text),
+        [a or b for a, b in _BLOCK.findall(text)],
+    )
