@@ -1,0 +1,226 @@
+"""Requests that would take quadratic or exponential work, beside a neighbour on the same worker.
+
+Each is bounded in size; the upstream behind them is not there, since it is the work before it that
+counts.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.live.conftest import KEY, Serve, settings
+from tests.live.server import Server, free_port
+from tests.live.talk import PATHS, asking
+from tests.support import Answer, ScriptedUpstream
+
+Json = dict[str, Any]
+
+PACE = 0.05
+MAX_STALL = 2.0
+"""Seconds.  Before they were bounded each attack took at least ten times as many, or for ever."""
+
+MAX_WAIT = 15.0
+
+PNG = b64encode(b"\x89PNG\r\n\x1a\n").decode()
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    """One worker, which inlines schemas for one upstream, and checks answers of another."""
+    gone = f"http://127.0.0.1:{free_port()}/v1"
+    return serve(
+        settings(
+            upstream,
+            FORWARDER_CHAT_REASONING="thinking",
+            FORWARDER_UPSTREAMS="responses,chat,checked",
+            CHAT_BASE_URL=gone,
+            CHAT_MAX_RETRIES="0",
+            CHAT_PROVIDER="generic",
+            CHAT_QUIRKS='{"schema_dialect": "gemini", "merge_neighbours": true}',
+            CHECKED_BASE_URL=upstream.url,
+            CHECKED_API_KEY=KEY,
+            CHECKED_API="chat",
+            CHECKED_PROVIDER="generic",
+            CHECKED_QUIRKS='{"response_format": "none"}',
+        )
+    )
+
+
+def list_workers(server: Server) -> str:
+    pid = server.process.pid
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+
+@contextmanager
+def neighbour(server: Server) -> Iterator[list[float]]:
+    """Another client, which asks for the health of the worker all the time."""
+    waits: list[float] = []
+    is_over = threading.Event()
+
+    def ask_again() -> None:
+        with httpx2.Client(trust_env=False, timeout=MAX_WAIT) as client:
+            while not is_over.is_set():
+                started = time.monotonic()
+                assert client.get(f"{server.url}/health").status_code == 200
+                waits.append(time.monotonic() - started)
+                time.sleep(PACE)
+
+    thread = threading.Thread(target=ask_again)
+    before = list_workers(server)
+    thread.start()
+    try:
+        yield waits
+    finally:
+        is_over.set()
+        thread.join()
+    assert list_workers(server) == before
+    assert max(waits) < MAX_STALL
+
+
+def attack(server: Server, client: str, body: bytes) -> tuple[int, Json]:
+    """The status and the JSON of the answer, beside a neighbour."""
+    with neighbour(server):
+        got = httpx2.post(
+            f"{server.v1}{PATHS[client]}",
+            content=body,
+            headers={"Content-Type": "application/json"},
+            timeout=MAX_WAIT,
+            trust_env=False,
+        )
+    answer: Json = got.json()
+    return got.status_code, answer
+
+
+def chat(content: Any, role: str = "user") -> bytes:
+    return json.dumps(
+        {"model": "chat/m", "messages": [{"role": role, "content": content}]}
+    ).encode()
+
+
+def image(url: str) -> Json:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def make_reasoning() -> bytes:
+    item = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "x" * 4000}]}
+    return json.dumps(
+        {"model": "chat/m", "input": [*[item] * 5000, {"role": "user", "content": "a"}]}
+    ).encode()
+
+
+CLIENT_TEXTS: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "thinking blocks": ("chat", lambda: chat("\n\n[thinking]" * 15_000 + "[/thinking].", "assistant")),
+    "images without type": ("chat", lambda: chat([image(f"data:;base64,{PNG}")] * 60_000)),
+    "reasoning in a row": ("responses", make_reasoning),
+    "neighbours of one role": (
+        "chat",
+        lambda: json.dumps(
+            {"model": "chat/m", "messages": [{"role": "user", "content": "x" * 4000}] * 5000}
+        ).encode(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("client", "make"), CLIENT_TEXTS.values(), ids=CLIENT_TEXTS)
+def test_long_history_is_read_in_one_pass(
+    client: str, make: Callable[[], bytes], server: Server
+) -> None:
+    status, answer = attack(server, client, make())
+    assert (status, answer["error"]["code"]) == (502, "upstream_unreachable"), answer
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b" " * 60_000_000,
+        b'{"model":' + b" " * 60_000_000,
+        b'{"model":[' + b",".join([b"9" * 4000] * 5000) + b"]}",
+    ],
+    ids=["blanks", "a value that does not come", "numbers of thousands of digits"],
+)
+def test_what_is_no_json_is_refused_at_once(body: bytes, server: Server) -> None:
+    status, answer = attack(server, "chat", body)
+    assert (status, answer["error"]["code"]) == (400, "invalid_json")
+
+
+def test_references_to_items_of_one_response_load_it_once(
+    server: Server, upstream: ScriptedUpstream
+) -> None:
+    given = [{"role": "user", "content": "x" * 1000} for _ in range(1000)]
+    upstream.script(Answer(text="ok"))
+    stored = httpx2.post(
+        f"{server.v1}/responses",
+        json={"model": "responses/m", "input": given},
+        timeout=MAX_WAIT,
+        trust_env=False,
+    ).json()
+    name = stored["id"].removeprefix("resp_")
+    references = [{"type": "item_reference", "id": f"msg_{name}-{i}"} for i in range(1000)]
+    body = json.dumps({"model": "chat/m", "input": references}).encode()
+
+    status, answer = attack(server, "responses", body)
+
+    assert (status, answer["error"]["code"]) == (502, "upstream_unreachable"), answer
+
+
+# -- schemas --------------------------------------------------------------------------------------
+
+
+def make_doubling(keyword: str) -> Json:
+    """A schema of 3 KB that is worth 2 ** 40 nodes."""
+    doubled = {f"a{i}": {keyword: [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(40)}
+    return {"$ref": "#/$defs/a0", "$defs": {**doubled, "a40": {"type": "null"}}}
+
+
+def with_format(schema: Json, model: str) -> bytes:
+    named = {"name": "a", "schema": schema}
+    body = asking(
+        "chat", model=model, response_format={"type": "json_schema", "json_schema": named}
+    )
+    return json.dumps(body).encode()
+
+
+def test_schema_that_cannot_be_inlined_is_refused(server: Server) -> None:
+    status, answer = attack(server, "chat", with_format(make_doubling("anyOf"), "chat/m"))
+    assert status == 400
+    assert answer["error"]["param"] == "response_format.json_schema.schema"
+    assert "FORWARDER_MAX_SCHEMA_NODES" in answer["error"]["message"]
+
+
+def test_large_schema_is_refused(server: Server) -> None:
+    schema = {"enum": ["x" * 1000] * 300}
+    status, answer = attack(server, "chat", with_format(schema, "checked/m"))
+    assert status == 400
+    assert answer["error"]["param"] == "response_format.json_schema.schema"
+    assert "FORWARDER_MAX_SCHEMA)" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "schema"),
+    [
+        ("1", make_doubling("anyOf")),
+        ("1", make_doubling("oneOf")),
+        (json.dumps([{"a": i} for i in range(40_000)]), {"uniqueItems": True}),
+        (json.dumps([*range(5000)]), {"items": {"allOf": [{}] * 5000}}),
+    ],
+    ids=["anyOf", "oneOf", "uniqueItems", "allOf"],
+)
+def test_answer_that_takes_too_long_to_check_is_given_unchecked(
+    text: str, schema: Json, server: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(Answer(text=text))
+    status, answer = attack(server, "chat", with_format(schema, "checked/m"))
+    assert status == 200, answer
+    message = answer["choices"][0]["message"]
+    assert message["content"] == text
+    assert "FORWARDER_MAX_SCHEMA_NODES" in message["metadata"]["schema_error"]
