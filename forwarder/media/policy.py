@@ -141,8 +141,8 @@ class _Rules:
     def _image(self, place: Place, fetched: Blob | None) -> Json:
         if not fetched and not data.is_data_url(place.url):
             return place.value
-        blob = fetched or _read(place, place.url_key)
-        _demand_image(blob, place.url_path if place.url else f"{place.path}.file_id")
+        blob = fetched or _decode(place, place.url_key)
+        _demand_image(blob, place)
         if data.names_type(place.url, blob.type):
             return place.value
         others = {k: v for k, v in place.value.items() if k != "file_id"}
@@ -169,13 +169,14 @@ def check(place: Place) -> None:
     if not (url or file_id or (place.kind == "file" and file_data)):
         raise missing(place.url_path)
     if place.kind == "image" and url and data.is_data_url(url):
-        _demand_image(_read(place, place.url_key), place.url_path)
+        _demand_image(_decode(place, place.url_key), place)
     if place.kind == "file" and file_data:
         _read(place, "file_data")
 
 
-def _demand_image(blob: Blob, path: str) -> None:
+def _demand_image(blob: Blob, place: Place) -> None:
     if not blob.type.startswith("image/"):
+        path = place.url_path if place.url else f"{place.path}.file_id"
         raise _invalid(path, f"there is no image, but {blob.type}")
 
 
@@ -188,12 +189,15 @@ def _id_of(place: Place) -> str:
 
 
 def _read(place: Place, key: str) -> Blob:
+    return _named(_decode(place, key), place)
+
+
+def _decode(place: Place, key: str) -> Blob:
     name = place.value.get("filename")
     try:
-        blob = data.read(place.value[key], name if isinstance(name, str) else None)
+        return data.read(place.value[key], name if isinstance(name, str) else None)
     except ValueError as reason:
         raise _invalid(f"{place.path}.{key}", f"it {reason}") from None
-    return _named(blob, place)
 
 
 def _named(blob: Blob, place: Place) -> Blob:
