@@ -35,8 +35,8 @@ Json = dict[str, Any]
 SMALL, FACTOR = 200, 4
 """How many of something the smaller request has, and how many times as many the larger one."""
 
-SLACK = 1.3
-"""Lists grow in steps, and a number may take a digit more."""
+SLACK = 1.5
+"""Lists and buffers grow in steps, and a number may take a digit more."""
 
 
 @pytest.fixture(autouse=True)
@@ -144,6 +144,35 @@ CHATS: dict[str, Callable[[int], Json]] = {
     "thinking blocks": lambda n: chat(
         {"role": "assistant", "content": f"[thinking]{TEXT}[/thinking]\n\n{TEXT}\n\n" * n}, 1
     ),
+    "answers to one question": lambda n: {
+        "messages": [
+            {"role": "user", "content": TEXT * n},
+            *[{"role": "assistant", "content": "a"}] * n,
+        ]
+    },
+    "calls to one question": lambda n: {
+        "messages": [
+            {"role": "user", "content": TEXT * n},
+            *(
+                message
+                for i in range(n)
+                for message in (
+                    {
+                        "role": "assistant",
+                        "content": "a",
+                        "tool_calls": [
+                            {
+                                "id": f"c{i}",
+                                "type": "function",
+                                "function": {"name": "f", "arguments": "{}"},
+                            }
+                        ],
+                    },
+                    {"role": "tool", "tool_call_id": f"c{i}", "content": TEXT},
+                )
+            ),
+        ]
+    },
     "reasoning": lambda n: chat(
         {"role": "assistant", "content": "a", "reasoning_content": TEXT}, n
     ),
@@ -230,6 +259,12 @@ RESPONSES: dict[str, Callable[[int], Json]] = {
     "turns": lambda n: items(
         {"role": "assistant", "content": TEXT}, {"role": "user", "content": TEXT}, size=n
     ),
+    "answers to one question": lambda n: {
+        "input": [
+            {"role": "user", "content": TEXT * n},
+            *[{"role": "assistant", "content": "a"}] * n,
+        ]
+    },
     "reasoning in a row": lambda n: items(REASONING, size=n),
     "parts of reasoning": lambda n: items({**REASONING, "summary": REASONING["summary"] * n}, size=1),
     "reasoning before one call": lambda n: {

@@ -10,6 +10,7 @@ compared with each of the others.  The dialect is Draft 2020-12 without ``patter
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -24,6 +25,9 @@ MAX_STEPS = 50_000
 
 _CHEAP = 16
 """List entries and characters that cost as much as one step."""
+
+_STEPS_AT_ONCE = 5000
+"""Steps, of some microseconds each, after which others have their turn."""
 
 _TOLERANCE = 1e-9
 """For ``multipleOf``: 0.3 is a multiple of 0.1, whatever binary fractions say."""
@@ -89,6 +93,7 @@ class _Validator:
     def __init__(self, root: Json, budget: int) -> None:
         self._root = root
         self._budget = budget
+        self._next_pause = max(budget - _STEPS_AT_ONCE, 0)
         self._sound: frozenset[int] | None = None  # ids of the schemas that `check` has seen
         self._targets: dict[str, Any] = {}  # reference -> the schema there
         self._anchors: dict[str, Any] | None = None  # name -> the schema that has it
@@ -96,8 +101,15 @@ class _Validator:
 
     def spend(self, steps: int) -> None:
         self._budget -= steps
+        if self._budget < self._next_pause:
+            self._pause()
+
+    def _pause(self) -> None:
+        """Let others have their turn, unless the budget is spent."""
         if self._budget < 0:
             raise TooManySteps
+        self._next_pause = max(self._budget - _STEPS_AT_ONCE, 0)
+        time.sleep(0)
 
     def find_mistake(self, value: Any, schema: Any, place: _Place | None) -> _Mistake | None:
         """The first mistake in a value; None where it fits the schema."""

@@ -64,14 +64,15 @@ def restored(
 
 def _keys(items: list[Any]) -> Iterator[bytes | None]:
     """The anchor of each item; None of what has none."""
-    question: Any = None
+    begun = _begin_text_key(None)
     for item in items:
         if item.get("type") in _CALLS:
             yield _call_key(item)
         elif _is_spoken(item):
-            yield _text_key(question, _text_of(item))
+            yield _end_text_key(begun, _text_of(item))
         else:
-            question = item if _is_said_to_the_model(item) else question
+            if _is_said_to_the_model(item):
+                begun = _begin_text_key(item)
             yield None
 
 
@@ -115,7 +116,21 @@ def _call_key(item: Json) -> bytes:
 
 
 def _text_key(question: Any, text: str) -> bytes:
-    return _digest(["text", question, text.strip()])
+    """The digest of ``["text", question, text]``."""
+    return _end_text_key(_begin_text_key(question), text)
+
+
+def _begin_text_key(question: Any) -> Any:
+    """The digest up to the text: many texts may answer one long question."""
+    written = orjson.dumps(question, option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(b'["text",' + written + b",")
+
+
+def _end_text_key(begun: Any, text: str) -> bytes:
+    ended = begun.copy()
+    ended.update(orjson.dumps(text.strip()) + b"]")
+    digest: bytes = ended.digest()
+    return digest
 
 
 def _digest(value: Any) -> bytes:
