@@ -204,7 +204,7 @@ class Bridge:
         work = Exchange(
             id=random_id("req"),
             route="background",
-            ledger=Ledger(strict=settings.strict),
+            ledger=Ledger(strict=settings.strict, max_schema_nodes=settings.max_schema_nodes),
             log_sample=settings.log_sample,
             log_bodies=settings.log_bodies,
             observers=self.observers,

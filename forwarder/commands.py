@@ -67,7 +67,10 @@ def translate(bridge: Bridge) -> click.Command:
             client = protocol_of(request, named)
             if model:
                 request["model"] = model
-            ledger = Ledger(strict=strict or bridge.settings.strict)
+            ledger = Ledger(
+                strict=strict or bridge.settings.strict,
+                max_schema_nodes=bridge.settings.max_schema_nodes,
+            )
             exchange = Exchange("translate", "translate", ledger)
             request = adapt_shape(request, client, exchange)
             shown = bridge.shown(client, request, None, exchange)

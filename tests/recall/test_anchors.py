@@ -174,3 +174,11 @@ def test_arguments_are_the_same_however_they_are_written(one: str, other: str) -
 @pytest.mark.parametrize("arguments", ['{"a": ', '{"a":' * 500 + "1" + "}" * 500])
 def test_arguments_that_cannot_be_written_again_stay(arguments: str) -> None:
     assert anchors.canonical_arguments(arguments) == arguments
+
+
+@pytest.mark.parametrize("question", [None, {"type": "message", "role": "user", "content": "é"}])
+def test_text_of_one_question_is_known_by_the_digest_of_both(question: Any) -> None:
+    """Many texts may answer one question, which is digested once; what is stored keeps its key."""
+    for text in ("", " a ", "ü\n"):
+        whole = anchors._digest(["text", question, text.strip()])
+        assert anchors._text_key(question, text) == whole
