@@ -18,6 +18,7 @@ from typing import NamedTuple
 from dotenv import dotenv_values
 
 worker_class = "forwarder.network.worker.Worker"  # gevent, and it ends what it has begun
+forwarder_headers = ""  # no client's SCRIPT_NAME or PATH_INFO says what is asked for
 control_socket_disable = True  # one path for all instances of a user, and nobody asked for it
 preload_app = False  # gevent has to replace the sockets before anything is imported
 

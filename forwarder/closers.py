@@ -41,3 +41,6 @@ class Closers:
                 close(*given)
             except Exception as error:
                 log.error("something could not be closed", exc_info=error)
+            except BaseException:  # the process ends, or the greenlet does
+                self.close(but)
+                raise

@@ -9,6 +9,7 @@
         Forbidden                 403  not from there
         NotFound                  404  no such model, route or object
         MethodNotAllowed          405  the route exists, the method does not
+        BodyTimeout               408  the body did not arrive in time
         TooLarge                  413  the body is over the limit
         UnsupportedEncoding       415  the body is compressed in a way that is not understood
         UpgradeRefused            426  no WebSocket on this route
@@ -136,6 +137,13 @@ class MethodNotAllowed(ClientError):
 
     status = 405
     code = "method_not_allowed"
+
+
+class BodyTimeout(ClientError):
+    """The request body did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class TooLarge(ClientError):

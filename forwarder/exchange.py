@@ -286,12 +286,14 @@ class Exchange:
 
     def close(self) -> None:
         """Close what was opened and write the one line that says what became of it."""
-        self.opened.close()
-        self._release_stream()
-        seconds = time.monotonic() - self.started
-        self._tell("ended", seconds)
-        level = self.log_level if self.status < 400 else max(self.log_level, logging.INFO)
-        log.log(level, {k: v for k, v in self._line(seconds) if v is not None})
+        try:
+            self.opened.close()
+        finally:
+            self._release_stream()
+            seconds = time.monotonic() - self.started
+            self._tell("ended", seconds)
+            level = self.log_level if self.status < 400 else max(self.log_level, logging.INFO)
+            log.log(level, {k: v for k, v in self._line(seconds) if v is not None})
 
     def _release_stream(self) -> None:
         """Break the reference cycle exchange -> run -> generator -> exchange.

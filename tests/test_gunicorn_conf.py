@@ -51,6 +51,7 @@ def test_every_name_is_one_of_gunicorn_s() -> None:
 
     names = [row.name for row in read()["SETTINGS"]]
     assert {*names, "chdir", "worker_class", "control_socket_disable", "preload_app"} <= known
+    assert "forwarder_headers" in known
 
 
 def test_the_environment_goes_before_the_file_and_that_before_the_defaults(

@@ -120,6 +120,10 @@ class Settings:
     max_json_values: int
     max_schema: int
     max_schema_nodes: int
+    head_timeout: float
+    body_timeout: float
+    send_timeout: float
+    max_chunk_overhead: int
     websocket_idle: float
     reasoning_ttl: float
     public_url: str | None
@@ -238,6 +242,10 @@ SETTINGS = (
         parsers.number(int, 1000, 10_000_000, " of nodes"),
         "50000",
     ),
+    Setting("HEAD_TIMEOUT", "head_timeout", parsers.seconds, "10"),
+    Setting("BODY_TIMEOUT", "body_timeout", parsers.seconds, "30"),
+    Setting("SEND_TIMEOUT", "send_timeout", parsers.seconds, "60"),
+    Setting("MAX_CHUNK_OVERHEAD", "max_chunk_overhead", parsers.size, "64k"),
     Setting("WEBSOCKET_IDLE", "websocket_idle", parsers.seconds, "900"),
     Setting("REASONING_TTL", "reasoning_ttl", parsers.seconds_from_zero, "21600"),
     Setting("PUBLIC_URL", "public_url", parsers.public, None),

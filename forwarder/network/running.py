@@ -56,6 +56,11 @@ class Run:
         if self._greenlet is not None:
             self._greenlet.throw(Stopping())
 
+    @property
+    def is_dead(self) -> bool:
+        """Has its greenlet ended without leaving?  Nothing can wake it then."""
+        return bool(getattr(self._greenlet, "dead", False))
+
     def _is_writing(self) -> bool:
         return self.stream is not None and not self.stream.gi_running
 
@@ -78,12 +83,18 @@ class Running:
         self._listeners: set[Callable[[], None]] = set()
 
     def __len__(self) -> int:
+        self._drop_dead()
         return len(self._runs)
 
     @property
     def is_leaving(self) -> bool:
         """Is the process about to go?"""
         return self._left_at is not None
+
+    @property
+    def longest_grace(self) -> float:
+        """The longest grace of its own that something still running has, in seconds."""
+        return max((run.grace or 0.0 for run in list(self._runs)), default=0.0)
 
     def enter(self, grace: float | None = None) -> Run:
         """One more exchange, until `leave`.  Raises ShuttingDown when it is too late for any."""
@@ -122,7 +133,7 @@ class Running:
         Exchanges with a longer grace of their own are interrupted when that is over.
         """
         self._stopped = True
-        while self._runs:
+        while len(self):
             self._interrupt_due()
 
     def quit(self) -> None:
@@ -145,6 +156,12 @@ class Running:
         for run in filter(self.is_due, list(self._runs)):
             get_hub().loop.run_callback(self._interrupt, run)
         gevent.sleep(_TICK)
+
+    def _drop_dead(self) -> None:
+        """A run whose greenlet is dead would keep the process for ever."""
+        for run in list(self._runs):
+            if run.is_dead:
+                self._runs.discard(run)
 
     def _interrupt(self, run: Run) -> None:
         if run in self._runs:  # it may have ended since

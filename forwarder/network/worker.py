@@ -6,21 +6,32 @@ and waits for ``graceful_timeout``.  Two things are added.  Kept connections on 
 happens are closed after a moment, since they would hold the worker for all that time; and shortly
 before the time is over, what still runs is ended in its client's protocol.
 
-gunicorn's master imports this module, and keeps it over a SIGHUP: it must import nothing else of
-the forwarder, or a deploy would run old code and new.
+A worker that gunicorn aborts, because it has not moved for ``timeout`` seconds, ends at once and
+is replaced.  Clients' connections are held to the limits of ``client_socket``.
+
+gunicorn's master imports this module, and keeps it over a SIGHUP: it and ``client_socket`` must
+import nothing else of the forwarder, or a deploy would run old code and new.
 """
 
 from __future__ import annotations
 
 import gc
+import os
+import resource
 import socket
+import time
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from math import inf
 from typing import Any
 
 import gevent
 from gevent import get_hub, getcurrent, monkey
+from gunicorn.util import close_graceful
 from gunicorn.workers.ggevent import GeventWorker
+
+from forwarder.network.client_socket import TURN_PAUSE, ClientLimits, ClientSocket
 
 _TICK = 0.2
 """Seconds between two looks at whether it is time to go."""
@@ -34,6 +45,13 @@ _MARGIN = 2.0
 """Seconds before the end of the grace when running answers are ended: time to tell it, and for
 gunicorn, which looks once a second, to see that nothing is left."""
 
+_ABORTED = 1
+"""The exit code of a worker that gunicorn has aborted; gunicorn replaces it."""
+
+_MAX_LINGER_BYTES = 2**20
+"""What is still taken of a body that nobody reads, so that its client reads the answer before its
+connection is reset."""
+
 _GARBAGE = (10_000, 20, 50)
 """Objects made and not freed before a collection, and how many of one generation before the next;
 a stream leaves next to no cycles behind."""
@@ -46,12 +64,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **given: Any) -> None:
         super().__init__(*args, **given)
-        self._clients: dict[Any, socket.socket] = {}
+        self._clients: dict[Any, ClientSocket] = {}
         self._idle: dict[Any, gevent.Timeout] = {}
+        self._limits = ClientLimits()
+        self._grace_end = inf
 
     def run(self) -> None:
         """Serve until told to go."""
         _settle()
+        raise_file_limit()
+        self._limits = read_limits(self._bridge())
         self._call("serve")
         gevent.spawn(self._leave)
         super().run()
@@ -62,13 +84,42 @@ class Worker(GeventWorker):  # type: ignore[misc]
         gevent.spawn(self._quit_running)
         super().handle_quit(sig, frame)
 
+    def handle_abort(self, sig: int, frame: Any) -> None:
+        """SIGABRT: the worker has not moved for too long, and must not go on.
+
+        gunicorn's own way, SystemExit, would end one request only: the one that happens to run.
+        """
+        stack = "".join(traceback.format_stack(frame))
+        self.log.critical("Worker aborted (pid:%s), busy in:\n%s", self.pid, stack)
+        with suppress(Exception):
+            self.cfg.worker_abort(self)
+        os._exit(_ABORTED)
+
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         """Serve a connection."""
-        self._clients[getcurrent()] = client
+        guarded = self._clients[getcurrent()] = ClientSocket(client, self._limits)
         try:
-            super().handle(listener, client, addr)
+            super().handle(listener, guarded, addr)
         finally:
             del self._clients[getcurrent()]
+
+    def handle_request(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> None:
+        """Serve a request.
+
+        Raises StopIteration, gunicorn's word for it, if the connection cannot be used again.
+        """
+        body = sock.open_body(req)
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+            is_reusable = body is None or body.skip_rest()
+        finally:
+            sock.close_body()
+            if body is not None and not body.is_complete:
+                close_graceful(sock, max_drain=_MAX_LINGER_BYTES)
+        if not is_reusable:
+            raise StopIteration
+        if req.unreader.buf.tell() or _has_something(sock):
+            gevent.sleep(TURN_PAUSE)  # a client that sends many requests at once is not alone
 
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:
@@ -83,8 +134,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def _leave(self) -> None:
         while self.alive:
             gevent.sleep(_TICK)
-        self._tell("announce")
         grace = self.cfg.graceful_timeout
+        self._grace_end = time.monotonic() + grace
+        self._tell("announce")
         gevent.spawn_later(max(grace - _MARGIN, grace / 2), self._stop_running)
         gevent.sleep(min(_LINGER, grace / 2))
         while self._clients:
@@ -93,11 +145,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
             gevent.sleep(_TICK)
 
     def _finish(self) -> None:
-        """Work that has no client keeps the worker too, until it is done or `_stop_running`."""
+        """Work that has no client keeps the worker too, until it is done or the grace is over."""
         running = getattr(self._bridge(), "running", ())
-        while running:
+        while running and time.monotonic() < self._grace_end:
             self.notify()
             gevent.sleep(_TICK)
+        if running:
+            self.log.warning("Worker graceful timeout (pid:%s): %d running", self.pid, len(running))
 
     def _stop_running(self) -> None:
         """End what the forwarder runs."""
@@ -142,7 +196,21 @@ def _settle() -> None:
     gc.set_threshold(*_GARBAGE)
 
 
-def _has_something(client: socket.socket) -> bool:
+def raise_file_limit() -> None:
+    """Allow as many open files as the system lets the process have; each connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS has a lower limit than it tells
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def read_limits(bridge: Any) -> ClientLimits:
+    """The limits that the forwarder is set to; the defaults for another application."""
+    settings = getattr(bridge, "settings", None)
+    given = {name: getattr(settings, name, None) for name in ClientLimits._fields}
+    return ClientLimits(**{name: value for name, value in given.items() if value is not None})
+
+
+def _has_something(client: Any) -> bool:
     # The poll of the system, not gevent's: it is asked in the loop itself and must not wait.
     poll = _poll()
     poll.register(client.fileno(), 1)

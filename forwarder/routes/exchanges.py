@@ -18,18 +18,22 @@ from werkzeug.exceptions import HTTPException
 from forwarder.bridge import Bridge
 from forwarder.capture.tape import Asked, Tape
 from forwarder.errors import (
+    BodyTimeout,
     ForwarderError,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    ShuttingDown,
     TooLarge,
 )
 from forwarder.exchange import Exchange
 from forwarder.mint import random_id
+from forwarder.network.client_socket import RequestBodyError
 from forwarder.network.leaving import on_leaving
 from forwarder.reasoning_style import find_rendered_field
 from forwarder.routes.base_paths import get_base_path
+from forwarder.routes.bodies import receive_body
 from forwarder.routes.keys import authorized
 from forwarder.translate.check import choose
 from forwarder.translate.terms import Ledger
@@ -50,6 +54,7 @@ def attend(app: Flask) -> None:
     app.before_request(_begin)
     app.after_request(_end)
     app.register_error_handler(Exception, _failed)
+    app.teardown_request(_abandon)
 
 
 def current() -> Exchange:
@@ -74,7 +79,9 @@ def _named(asked: Request) -> str:
 
 def _failed(error: Exception) -> Response:
     """The one door for errors: whatever ended a request leaves as one of ours."""
-    failure = current().blame(ours(error) if isinstance(error, HTTPException) else error)
+    if isinstance(error, HTTPException | RequestBodyError):
+        error = ours(error)
+    failure = current().blame(error)
     response = jsonify(_body(failure))
     response.status_code = failure.status
     response.headers.extend(failure.headers)
@@ -106,6 +113,17 @@ def _take_down(response: Response, tape: Tape) -> None:
         response.response = track.passing(cast(Iterable[bytes], response.response))
     else:
         track.add(response.get_data())
+
+
+def _abandon(error: BaseException | None) -> None:
+    """Close the exchange of a request that ends by itself, without an answer of the application.
+
+    The process ends, or the greenlet is killed: no error handler hears of that.
+    """
+    if error is not None and not isinstance(error, Exception) and "exchange" in g:
+        exchange = current()
+        exchange.blame(ShuttingDown())
+        exchange.close()
 
 
 def begin(asked: Request, bridge: Bridge, route: str, watched: bool = True) -> Exchange:
@@ -155,8 +173,12 @@ def _is_watched(asked: Request) -> bool:
     return (asked.blueprint or "health").partition("/")[0] not in _UNWATCHED
 
 
-def admit(exchange: Exchange) -> None:
-    """Note who asks; raises what says that it may not, has had its share, or comes too many."""
+def admit(exchange: Exchange, has_body: bool = True) -> None:
+    """Note who asks; raises what says that it may not, has had its share, or comes too many.
+
+    The body is read before the exchange takes one of the places (FORWARDER_MAX_CONCURRENT), so
+    that slow clients do not hold them.
+    """
     bridge: Bridge = current_app.extensions["forwarder"]
     exchange.client_key = authorized(bridge.settings.api_keys)
     if bridge.capture is not None:
@@ -164,6 +186,8 @@ def admit(exchange: Exchange) -> None:
     check_strictness()
     exchange.client_address = request.remote_addr
     exchange.admit(exchange.client_address)
+    if has_body:
+        receive_body()
     bridge.resilience.admit(exchange)
     exchange.run = run = bridge.running.enter()
     exchange.opened.add(bridge.running.leave, run)
@@ -219,14 +243,15 @@ def _tell_limits(answer: Response, limits: dict[str, str]) -> None:
         answer.headers[name] = value
 
 
-def ours(error: HTTPException) -> ForwarderError:
-    """One of Werkzeug's own refusals as ours."""
+def ours(error: HTTPException | RequestBodyError) -> ForwarderError:
+    """One of Werkzeug's own refusals, or the worker's, as ours."""
     return _OURS.get(error.code or 500, InvalidRequest)(error.description or error.name)
 
 
 _OURS: dict[int, type[ForwarderError]] = {
     404: NotFound,
     405: MethodNotAllowed,
+    408: BodyTimeout,
     413: TooLarge,
     500: InternalError,
 }

@@ -164,7 +164,7 @@ class Connection:
     def _answered(self, message: str | bytes, exchange: Exchange) -> Iterator[Event]:
         asked: Json = {}
         try:
-            exchanges.admit(exchange)
+            exchanges.admit(exchange, has_body=False)
             data = message if isinstance(message, bytes) else message.encode()
             if exchange.tape is not None:
                 exchange.tape.heard(data)
