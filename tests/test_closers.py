@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -51,6 +52,19 @@ def test_one_that_cannot_be_closed_is_logged_and_stops_no_other(
 
     assert closed == ["a"]
     assert "could not be closed" in caplog.text
+
+
+def test_the_end_of_the_process_meanwhile_stops_no_other() -> None:
+    closed: list[str] = []
+    closers = Closers()
+    closers.add(closed.append, "a")
+    closers.add(sys.exit)
+    closers.add(closed.append, "b")
+
+    with pytest.raises(SystemExit):
+        closers.close()
+
+    assert closed == ["b", "a"]
 
 
 def test_what_is_added_after_the_end_has_an_end_of_its_own() -> None:

@@ -116,6 +116,16 @@ def test_no_grace_holds_up_a_process_that_quits() -> None:
     assert result_of(act) == "{0} 0"
 
 
+def test_a_run_whose_greenlet_is_dead_is_not_waited_for() -> None:
+    act = """
+gevent.spawn(running.enter).join()
+told.append(len(running))
+gevent.spawn(running.enter).join()
+with gevent.Timeout(2): running.stop()"""
+
+    assert result_of(act) == "[0] 0"
+
+
 def test_nothing_begins_after_the_stop() -> None:
     running = Running()
     running.stop()

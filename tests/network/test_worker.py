@@ -17,9 +17,13 @@ ROOT = Path(__file__).parents[2]
 APP = """
 import gc
 from time import sleep
+from os import getpid
 def app(environ, start_response):
+    if environ["QUERY_STRING"] == "busy":
+        while True: pass
     sleep(float(environ["QUERY_STRING"] or 0))
-    start_response("200 OK", [("Content-Length", "2"), ("Kept", str(gc.get_freeze_count()))])
+    start_response("200 OK", [("Content-Length", "2"), ("Pid", str(getpid())),
+        ("Kept", str(gc.get_freeze_count()))])
     return [b"ok"]
 """
 REQUEST = b"GET /?%b HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -33,6 +37,7 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     listener.set_inheritable(True)
     command = [sys.executable, "-m", "gunicorn", "-b", f"fd://{listener.fileno()}"]
     command += ["--graceful-timeout", "8", "--keep-alive", "60", "--pythonpath", str(tmp_path)]
+    command += ["--timeout", "3"]
     with listener:
         process = subprocess.Popen(
             [*command, "small:app"],
@@ -90,6 +95,25 @@ def test_a_kept_connection_is_answered_once_more_and_told_to_close(
     assert process.wait(10) == 0
 
 
+def test_a_worker_that_does_not_move_is_replaced(
+    served: tuple[subprocess.Popen[bytes], int],
+) -> None:
+    process, port = served
+    with connected(port) as sock:
+        before = ask(sock)
+        sock.sendall(REQUEST % b"busy")
+        time.sleep(0.2)
+
+        with connected(port) as other:
+            after = ask(other)
+
+    pids = [re.search(rb"\r\nPid: (\d+)\r\n", answer) for answer in (before, after)]
+    assert all(pids)
+    assert pids[0][1] != pids[1][1]  # type: ignore[index]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
 def test_what_is_here_to_stay_is_not_looked_through_for_garbage(
     served: tuple[subprocess.Popen[bytes], int],
 ) -> None:
@@ -120,3 +144,63 @@ print(gevent.spawn(wait).get(timeout=5))
     )
 
     assert done.stdout == "0\n", done.stderr
+
+
+FINISH = """
+from types import SimpleNamespace
+from gunicorn.config import Config
+from forwarder.network.worker import Worker, read_limits, raise_file_limit
+from forwarder.network.running import Running
+import gevent, logging, os, resource, time
+config = Config(); config.set("graceful_timeout", 1)
+worker = Worker(1, os.getppid(), [], None, 30, config, logging.getLogger())
+running = Running()
+worker.wsgi = SimpleNamespace(extensions={"forwarder": SimpleNamespace(running=running)})
+"""
+
+
+def printed(act: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", FINISH + act], cwd=ROOT, capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_what_never_ends_holds_a_worker_for_its_grace_only() -> None:
+    act = """
+def stuck():
+    run = running.enter()
+    while True:
+        try: gevent.sleep(60)
+        except BaseException: pass
+gevent.spawn(stuck); gevent.sleep(0)
+worker.alive = False
+gevent.spawn(worker._leave)
+started = time.monotonic()
+worker._finish()
+print(len(running), round(time.monotonic() - started), flush=True)
+os._exit(0)
+"""
+
+    assert printed(act) == "1 1"
+
+
+def test_the_limits_are_those_of_the_forwarder() -> None:
+    act = """
+settings = SimpleNamespace(head_timeout=1.5, send_timeout=7.0)
+print(*read_limits(SimpleNamespace(settings=settings)), *read_limits(None))
+"""
+
+    assert printed(act) == "1.5 30.0 7.0 65536 10.0 30.0 60.0 65536"
+
+
+def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+    act = """
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+raise_file_limit()
+print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
+"""
+
+    assert printed(act) == "True"

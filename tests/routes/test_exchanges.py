@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
+from typing import Any
+
 import pytest
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, abort
@@ -53,6 +58,47 @@ def test_strictness_of_the_operator_cannot_be_undone() -> None:
     app = create_app(Settings.from_env({"FORWARDER_STRICT": "true"}))
 
     assert begun(app, X_Forwarder_Strict="false").ledger.strict
+
+
+def test_a_request_that_is_killed_gives_its_place_back_and_is_logged(
+    app: Flask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the end of the process: neither the application nor Flask answers then."""
+    bridge = app.extensions["forwarder"]
+    monkeypatch.setattr(bridge, "open", lambda *given: sys.exit(1))
+
+    with caplog.at_level("INFO", "forwarder.exchange"), pytest.raises(SystemExit):
+        app.test_client().post("/v1/responses", json={"model": "m", "input": "hi"})
+
+    assert len(bridge.running) == 0
+    (line,) = [record.msg for record in caplog.records if record.name == "forwarder.exchange"]
+    assert (line["status"], line["error"]) == (503, "shutting_down")
+
+
+def test_a_request_has_its_place_when_its_body_is_here(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge, order = app.extensions["forwarder"], []
+    admit = bridge.resilience.admit
+
+    class Body(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            order.append("body")
+            return super().readinto(buffer)
+
+    def admitted(exchange: Exchange) -> None:
+        order.append("place")
+        admit(exchange)
+
+    monkeypatch.setattr(bridge.resilience, "admit", admitted)
+    body = json.dumps({"model": "m", "input": "hi"}).encode()
+    answer = app.test_client().post(
+        "/v1/responses", input_stream=Body(body), content_length=len(body)
+    )
+
+    assert answer.status_code == 200
+    assert order[-1] == "place"
+    assert "body" in order
 
 
 def test_an_answer_is_signed() -> None:

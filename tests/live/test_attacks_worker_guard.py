@@ -1,0 +1,358 @@
+"""Clients that send or read badly on purpose, beside a neighbour whose stream must go on.
+
+Real processes on loopback; each attack is bounded in bytes and in time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.live.conftest import Serve, settings
+from tests.live.server import Server
+from tests.live.talk import PATHS, asking, http
+from tests.support import Answer, ScriptedUpstream, faults
+
+PACE = 0.05
+MAX_STALL = 0.5
+SECONDS = 2.5
+"""How long an attack goes on, unless the server ends it."""
+
+TINY_CHUNKS = b"1\r\na\r\n" * 10_000
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    """One worker, so that the neighbour is on the attacked one; short limits."""
+    more = {f"FORWARDER_{name}_TIMEOUT": "2" for name in ("HEAD", "BODY", "SEND")}
+    return serve(
+        settings(
+            upstream,
+            FORWARDER_API_KEYS="k",
+            FORWARDER_MAX_BODY="1m",
+            FORWARDER_MAX_CONCURRENT="2",
+            **more,
+        )
+    )
+
+
+def workers(server: Server) -> list[int]:
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in children.split()]
+
+
+def until(holds: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """What ``holds`` gives as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.02)
+    return found
+
+
+def connect(server: Server) -> socket.socket:
+    url = urlsplit(server.url)
+    return socket.create_connection((url.hostname, url.port), timeout=10)
+
+
+def head(path: str, *headers: str, method: str = "POST", key: str = "k") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def read_answer(sock: socket.socket) -> tuple[int, bytes]:
+    """Status and body of the answer after which the server closes; 0 for none."""
+    data = b""
+    with suppress(OSError):
+        while piece := sock.recv(65536):
+            data += piece
+    start, _, body = data.partition(b"\r\n\r\n")
+    return int(start.split()[1]) if start else 0, body
+
+
+def read_error(sock: socket.socket) -> tuple[int, dict[str, Any]]:
+    status, body = read_answer(sock)
+    error: dict[str, Any] = json.loads(body)["error"]
+    return status, error
+
+
+@contextmanager
+def neighbour(server: Server, upstream: ScriptedUpstream) -> Iterator[None]:
+    """A paced stream of another client, which must not stall meanwhile, and comes to its end."""
+    upstream.script(faults.slow(Answer(text="word " * 100, pieces=100), delay=PACE))
+    stalls: list[float] = []
+    ended = threading.Event()
+    is_started = threading.Event()
+
+    def read() -> None:
+        body = asking("chat", stream=True)
+        key = {"Authorization": "Bearer k"}
+        with http.stream("POST", f"{server.v1}{PATHS['chat']}", json=body, headers=key) as got:
+            last = time.monotonic()
+            for line in got.iter_lines():
+                is_started.set()
+                now = time.monotonic()
+                stalls.append(now - last)
+                last = now
+                if line == "data: [DONE]":
+                    ended.set()
+
+    before = workers(server)
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert is_started.wait(5)
+    yield
+    reader.join(15)
+    assert ended.is_set()
+    assert max(stalls) < MAX_STALL
+    assert workers(server) == before
+    assert ask(server) == 200
+
+
+def ask(server: Server, key: str = "k") -> int:
+    headers = {"Authorization": f"Bearer {key}"}
+    answer = http.post(f"{server.v1}{PATHS['chat']}", json=asking("chat"), headers=headers)
+    return answer.status_code
+
+
+def flood(sock: socket.socket, data: bytes, seconds: float = SECONDS) -> int:
+    """Send it again and again until the server closes or the time is over; the bytes sent."""
+    deadline, sent = time.monotonic() + seconds, 0
+    sock.settimeout(seconds)
+    with suppress(OSError):
+        while time.monotonic() < deadline:
+            sock.sendall(data)
+            sent += len(data)
+    return sent
+
+
+# -- bodies that nobody reads ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "status"),
+    [
+        ("/v1/chat/completions", "wrong", 401),
+        ("/v1/nothing", "k", 404),
+        ("/health", "wrong", 200),
+        ("/v1/models", "k", 405),
+    ],
+)
+def test_an_endless_body_that_nobody_reads(
+    path: str, key: str, status: int, server: Server, upstream: ScriptedUpstream
+) -> None:
+    with neighbour(server, upstream), connect(server) as sock:
+        method = "GET" if path == "/health" else "POST"
+        sock.sendall(head(path, CHUNKED, method=method, key=key))
+        sent = flood(sock, TINY_CHUNKS)
+        answer, _ = read_answer(sock)
+
+    assert sent < 50_000_000  # what the kernel takes, and no more
+    assert answer == status
+
+
+def test_the_rest_of_a_short_body_is_skipped_and_its_connection_kept(server: Server) -> None:
+    connection = HTTPConnection(urlsplit(server.url).netloc, timeout=10)
+    used = set()
+    for _ in range(3):
+        connection.request("POST", "/v1/nothing", b"x" * 50_000)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()[:9]) == (404, b'{"error":')
+        used.add(connection.sock)
+    connection.close()
+    assert len(used) == 1
+    assert None not in used
+
+
+def test_a_short_body_that_does_not_arrive_is_not_waited_for(server: Server) -> None:
+    with connect(server) as sock:
+        sock.sendall(head("/v1/nothing", "Content-Length: 5000"))
+        started = time.monotonic()
+
+        assert read_answer(sock)[0] == 404
+        assert time.monotonic() - started < 5
+
+
+def test_a_client_that_sends_too_much_reads_why(server: Server) -> None:
+    """In an honest client the answer is not lost to a connection reset."""
+    body = {"messages": [{"role": "user", "content": "x" * 3_000_000}], "model": "m"}
+
+    answer = http.post(
+        f"{server.v1}/chat/completions", json=body, headers={"Authorization": "Bearer k"}
+    )
+
+    assert answer.status_code == 413
+    assert answer.headers["connection"] == "close"
+
+
+# -- bodies that are read --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extension", [b"", b";" + b"e" * 5000])
+def test_chunks_that_hold_next_to_nothing(
+    extension: bytes, server: Server, upstream: ScriptedUpstream
+) -> None:
+    chunk = b"1" + extension + b"\r\n \r\n"
+    with neighbour(server, upstream), connect(server) as sock:
+        sock.sendall(head("/v1/chat/completions", CHUNKED))
+        flood(sock, chunk * (60_000 // len(chunk)))
+        status, error = read_error(sock)
+
+    assert (status, error["code"]) == (413, "request_too_large")
+    assert "FORWARDER_MAX_CHUNK_OVERHEAD" in error["message"]
+
+
+def test_small_chunks_of_an_honest_client_are_read(
+    server: Server, upstream: ScriptedUpstream
+) -> None:
+    data = json.dumps(asking("chat", "x" * 200_000)).encode()
+    chunks = [data[at : at + 10] for at in range(0, len(data), 10)]
+    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    with connect(server) as sock:
+        sock.sendall(head("/v1/chat/completions", CHUNKED) + body)
+        answer = sock.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: keep-alive" in answer.lower()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"zz\r\n{}\r\n0\r\n\r\n", b"2\r\n{}XX", b"-2\r\n{}\r\n0\r\n\r\n", b"0\r\nbad trailer\r\n\r\n"],
+)
+def test_bad_chunks_are_a_400_in_the_client_s_protocol(body: bytes, server: Server) -> None:
+    with connect(server) as sock:
+        sock.sendall(head("/v1/responses", CHUNKED) + body)
+        status, error = read_error(sock)
+
+    assert (status, error["type"]) == (400, "invalid_request_error")
+    assert "chunks" in error["message"]
+
+
+@pytest.mark.parametrize("framing", [CHUNKED, "Content-Length: 1000"])
+def test_a_slow_body_ends_in_a_408_and_holds_no_place(
+    framing: str, server: Server, upstream: ScriptedUpstream
+) -> None:
+    socks = [connect(server) for _ in range(4)]  # more than FORWARDER_MAX_CONCURRENT
+    for sock in socks:
+        sock.sendall(head("/v1/chat/completions", framing) + b"1\r\n{\r\n")
+    time.sleep(0.3)
+
+    assert ask(server) == 200
+    started = time.monotonic()
+    for sock in socks:
+        with sock:
+            status, error = read_error(sock)
+            assert (status, error["code"]) == (408, "request_timeout")
+            assert "FORWARDER_BODY_TIMEOUT" in error["message"]
+    assert time.monotonic() - started < 8
+
+
+def test_a_body_that_trickles_ends_too(server: Server) -> None:
+    with connect(server) as sock:
+        sock.sendall(head("/v1/chat/completions", "Content-Length: 1000"))
+        started = time.monotonic()
+        with suppress(OSError):
+            while time.monotonic() - started < 8:
+                sock.sendall(b" ")
+                time.sleep(0.1)
+
+        assert time.monotonic() - started < 8
+
+
+# -- heads -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [b"", b"POST /v1/responses HTTP/1.1\r\nHost: x\r\n"])
+def test_a_first_head_that_does_not_come_ends_its_connection(start: bytes, server: Server) -> None:
+    with connect(server) as sock:
+        sock.sendall(start)
+        started = time.monotonic()
+
+        assert sock.recv(1) == b""
+        assert time.monotonic() - started < 6
+    assert "Traceback" not in server.log
+
+
+def test_a_flood_of_requests_on_one_connection(server: Server, upstream: ScriptedUpstream) -> None:
+    request = head("/health", method="GET")
+    with neighbour(server, upstream), connect(server) as sock:
+        threading.Thread(target=lambda: read_answer(sock), daemon=True).start()
+        flood(sock, request * 500)
+
+
+def test_a_header_does_not_say_which_path_is_asked_for(server: Server) -> None:
+    with connect(server) as sock:
+        sock.sendall(head("/v1/nothing", "PATH_INFO: /health", "Connection: close", method="GET"))
+
+        assert read_answer(sock)[0] == 404
+
+
+# -- clients that do not read ----------------------------------------------------------------------
+
+
+def test_a_client_that_never_reads_gives_its_place_back(
+    server: Server, upstream: ScriptedUpstream
+) -> None:
+    long = Answer(text="word " * 4_000_000, pieces=2000)
+    url = urlsplit(server.url)
+    body = json.dumps(asking("chat", stream=True)).encode()
+    left = server.log.count('"left":true')
+    with ExitStack() as stack:
+        for _ in range(2):
+            upstream.script(long)
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect((url.hostname, url.port))
+            sock.sendall(head("/v1/chat/completions", f"Content-Length: {len(body)}") + body)
+        until(lambda: len(upstream.requests) == 2)
+        time.sleep(0.5)
+        assert ask(server) == 503
+
+        until(lambda: ask(server) == 200)
+
+    assert server.log.count('"left":true') == left + 2
+    assert "Traceback" not in server.log
+
+
+# -- workers that do not move ----------------------------------------------------------------------
+
+
+def test_an_aborted_worker_is_replaced(serve: Serve, upstream: ScriptedUpstream) -> None:
+    server = serve(settings(upstream))
+    (before,) = workers(server)
+    upstream.script(faults.stalled(Answer(text="word " * 40), after=2))
+    with http.stream(
+        "POST", f"{server.v1}/responses", json=asking("responses", stream=True)
+    ) as got:
+        next(got.iter_lines())
+        os.kill(before, signal.SIGABRT)
+        (after,) = until(lambda: [pid for pid in workers(server) if pid != before])
+    until(lambda: "Worker aborted" in server.log)
+
+    answer = until(lambda: http.post(f"{server.v1}/responses", json=asking("responses")))
+    assert answer.status_code == 200
+    assert workers(server) == [after]
+
+
+def test_a_worker_may_open_as_many_files_as_the_system_allows(server: Server) -> None:
+    (pid,) = workers(server)
+    limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    (line,) = [line for line in limits if line.startswith("Max open files")]
+    soft, hard = line.split()[3:5]
+
+    assert soft == hard
