@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from flask import Flask, g, request
+from flask import Flask, request
 from werkzeug.wsgi import get_input_stream
 
 from forwarder import reading
@@ -30,23 +30,6 @@ def _decode_body() -> None:
         # One byte more, or a body of exactly the limit would not be read to its end.
         open_body = partial(get_input_stream, request.environ, max_content_length=limit + 1)
         request.stream = DecodedBody(open_body, header, limit)  # type: ignore[assignment]
-
-
-def receive_body() -> None:
-    """Read the whole request body in advance; `take_body` gives it.
-
-    A form is read too: its large files go to disk.
-    """
-    if request.mimetype == "multipart/form-data":
-        _ = request.form
-    else:
-        g.body = request.get_data(cache=False)
-
-
-def take_body() -> bytes:
-    """The request body, once: nothing here keeps it afterwards."""
-    received: bytes | None = g.pop("body", None)
-    return request.get_data(cache=False) if received is None else received
 
 
 def read_body(data: bytes, max_values: int) -> Json:

@@ -33,7 +33,6 @@ from forwarder.network.client_socket import RequestBodyError
 from forwarder.network.leaving import on_leaving
 from forwarder.reasoning_style import find_rendered_field
 from forwarder.routes.base_paths import get_base_path
-from forwarder.routes.bodies import receive_body
 from forwarder.routes.keys import authorized
 from forwarder.translate.check import choose
 from forwarder.translate.terms import Ledger
@@ -191,6 +190,27 @@ def admit(exchange: Exchange, has_body: bool = True) -> None:
     bridge.resilience.admit(exchange)
     exchange.run = run = bridge.running.enter()
     exchange.opened.add(bridge.running.leave, run)
+
+
+def receive_body() -> None:
+    """Read the whole request body in advance; `take_body` gives it.
+
+    A form is read too: its large files go to disk.
+    """
+    if request.mimetype == "multipart/form-data":
+        _ = request.form
+    else:
+        g.body = _read_all()
+
+
+def take_body() -> bytes:
+    """The request body, once: nothing here keeps it afterwards."""
+    received: bytes | None = g.pop("body", None)
+    return _read_all() if received is None else received
+
+
+def _read_all() -> bytes:
+    return request.get_data(cache=False)
 
 
 def _asked(asked: Request) -> Asked:

@@ -21,7 +21,7 @@ from forwarder.network.running import Stopping
 from forwarder.request_shape import adapt_shape
 from forwarder.routes import exchanges
 from forwarder.routes.base_paths import get_requested_style
-from forwarder.routes.bodies import read_body, take_body
+from forwarder.routes.bodies import read_body
 from forwarder.routes.keys import authorized
 from forwarder.state.including import hide_seals_of, shows_seals
 from forwarder.state.turns import is_background, owner_of
@@ -185,7 +185,7 @@ def json_body(exchange: Exchange, required: bool = True) -> Json:
 
     A body that is not ``required`` may be left out, for an empty object.
     """
-    data = take_body()
+    data = exchanges.take_body()
     if exchange.tape is not None:
         exchange.tape.heard(data)
     limit = _bridge().settings.max_json_values
