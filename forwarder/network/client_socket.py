@@ -11,12 +11,15 @@ nothing else of the forwarder.
 from __future__ import annotations
 
 import errno
+import logging
 import time
 from typing import Any, NamedTuple
 
 import gevent
 from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.errors import ParseException
+
+log = logging.getLogger("forwarder.network.client_socket")
 
 MAX_SKIPPED_BYTES = 2**16
 """A longer rest of a body that the application did not read ends the connection."""
@@ -115,6 +118,7 @@ class ClientSocket:
                 while rest:
                     rest = rest[sock.send(rest[:_MAX_SENT]) :]
         except TimeoutError:
+            log.info("a client did not read its answer in time (limit: FORWARDER_SEND_TIMEOUT)")
             raise BrokenPipeError(errno.EPIPE, "The client does not read.") from None
         finally:
             sock.settimeout(given)

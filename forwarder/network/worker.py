@@ -112,11 +112,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
         try:
             super().handle_request(listener_name, req, sock, addr)
             is_reusable = body is None or body.skip_rest()
+        except StopIteration:
+            is_reusable = False
         finally:
             sock.close_body()
+        if not is_reusable:
             if body is not None and not body.is_complete:
                 close_graceful(sock, max_drain=_MAX_LINGER_BYTES)
-        if not is_reusable:
             raise StopIteration
         if req.unreader.buf.tell() or _has_something(sock):
             gevent.sleep(TURN_PAUSE)  # a client that sends many requests at once is not alone

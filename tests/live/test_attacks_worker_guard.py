@@ -297,9 +297,9 @@ def test_a_flood_of_requests_on_one_connection(server: Server, upstream: Scripte
 
 def test_a_header_does_not_say_which_path_is_asked_for(server: Server) -> None:
     with connect(server) as sock:
-        sock.sendall(head("/v1/nothing", "PATH_INFO: /health", "Connection: close", method="GET"))
+        sock.sendall(head("/health", "SCRIPT_NAME: /v1", "Connection: close", method="GET"))
 
-        assert read_answer(sock)[0] == 404
+        assert read_answer(sock)[0] == 200
 
 
 # -- clients that do not read ----------------------------------------------------------------------
@@ -325,7 +325,8 @@ def test_a_client_that_never_reads_gives_its_place_back(
 
         until(lambda: ask(server) == 200)
 
-    assert server.log.count('"left":true') == left + 2
+    until(lambda: server.log.count('"left":true') == left + 2)
+    assert "FORWARDER_SEND_TIMEOUT" in server.log
     assert "Traceback" not in server.log
 
 
