@@ -34,8 +34,7 @@ _WIRE_BYTES_PER_BODY_BYTE = 4
 """What the framing of small chunks may cost; a chunk of one byte takes six."""
 
 _MAX_RECEIVED = 2**16
-_MAX_SENT = 2**18
-"""The most bytes of one call of the system."""
+"""The most bytes that are taken from the system at once."""
 
 _MAX_REASON = 200
 """The most characters of an error that quotes the client."""
@@ -79,6 +78,7 @@ class ClientSocket:
     def open_body(self, request: Any) -> RequestBody | None:
         """Begin a request: its body, with limits; None if it has none."""
         self._head_deadline = None
+        self._sock.settimeout(self._limits.send_timeout)
         if getattr(request.body.reader, "length", None) != 0:
             request.body = self._body = RequestBody(request, self._limits)
         return self._body
@@ -86,6 +86,7 @@ class ClientSocket:
     def close_body(self) -> None:
         """End the request: what arrives next is the head of another."""
         self._body = None
+        self._sock.settimeout(None)
 
     def recv(self, size: int, *flags: int) -> bytes:
         """Receive some bytes.
@@ -107,21 +108,16 @@ class ClientSocket:
 
         Raises BrokenPipeError if it does not: gunicorn knows that one.
         """
-        sock = self._sock
-        given = sock.gettimeout()
-        if given is None:
-            sock.settimeout(self._limits.send_timeout)
+        send = self._sock.send
         try:
-            sent = sock.send(data[:_MAX_SENT])
+            sent = send(data)
             if sent < len(data):
                 rest = memoryview(data)[sent:]
                 while rest:
-                    rest = rest[sock.send(rest[:_MAX_SENT]) :]
+                    rest = rest[send(rest) :]
         except TimeoutError:
             log.info("a client did not read its answer in time (limit: FORWARDER_SEND_TIMEOUT)")
             raise BrokenPipeError(errno.EPIPE, "The client does not read.") from None
-        finally:
-            sock.settimeout(given)
 
 
 class RequestBody(Body):  # type: ignore[misc]
@@ -212,9 +208,10 @@ def _receive_until(deadline: float, sock: Any, size: int, *flags: int) -> bytes:
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise TimeoutError
+    given = sock.gettimeout()
     sock.settimeout(seconds)
     try:
         received: bytes = sock.recv(size, *flags)
         return received
     finally:
-        sock.settimeout(None)
+        sock.settimeout(given)

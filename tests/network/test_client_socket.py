@@ -203,6 +203,7 @@ def test_a_connection_that_was_to_be_closed_is_closed(pair: Pair) -> None:
 
 
 def test_an_answer_is_sent_whole_to_a_slow_client(pair: Pair) -> None:
+    pair.read_request()
     sent, received = b"x" * 3_000_000, 0
     sender = threading.Thread(target=pair.server.sendall, args=(sent,))
     sender.start()
@@ -212,16 +213,20 @@ def test_an_answer_is_sent_whole_to_a_slow_client(pair: Pair) -> None:
     sender.join()
 
     assert received == len(sent)
-    assert pair.server.gettimeout() is None
 
 
 def test_a_client_that_does_not_read_counts_as_gone(pair: Pair) -> None:
+    pair.read_request()
     with pytest.raises(BrokenPipeError):
         pair.server.sendall(b"x" * 10_000_000)
 
 
-def test_a_time_out_that_the_application_set_is_kept(pair: Pair) -> None:
-    pair.server.settimeout(5)
-    pair.server.sendall(b"x")
+def test_the_limit_for_an_answer_ends_with_its_request(pair: Pair) -> None:
+    pair.open_body(length(2))
+    pair.client.sendall(b"{}")
+    pair.server.recv(99)
+    assert pair.server.gettimeout() == LIMITS.send_timeout
 
-    assert pair.server.gettimeout() == 5
+    pair.server.close_body()
+
+    assert pair.server.gettimeout() is None
