@@ -67,7 +67,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._clients: dict[Any, ClientSocket] = {}
         self._idle: dict[Any, gevent.Timeout] = {}
         self._limits = ClientLimits()
-        self._grace_end = inf
+        self._leaving_at = inf
 
     def run(self) -> None:
         """Serve until told to go."""
@@ -137,7 +137,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         while self.alive:
             gevent.sleep(_TICK)
         grace = self.cfg.graceful_timeout
-        self._grace_end = time.monotonic() + grace
+        self._leaving_at = time.monotonic()
         self._tell("announce")
         gevent.spawn_later(max(grace - _MARGIN, grace / 2), self._stop_running)
         gevent.sleep(min(_LINGER, grace / 2))
@@ -149,11 +149,17 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def _finish(self) -> None:
         """Work that has no client keeps the worker too, until it is done or the grace is over."""
         running = getattr(self._bridge(), "running", ())
-        while running and time.monotonic() < self._grace_end:
+        while running and time.monotonic() < self._leaving_at + self._grace(running):
             self.notify()
             gevent.sleep(_TICK)
         if running:
             self.log.warning("Worker graceful timeout (pid:%s): %d running", self.pid, len(running))
+
+    def _grace(self, running: Any) -> float:
+        """Seconds until the worker ends, whatever runs; some work may be given more than gunicorn
+        gives, and a moment in which it is ended."""
+        longest = getattr(running, "longest_grace", 0.0)
+        return float(max(self.cfg.graceful_timeout, longest + _MARGIN if longest else 0.0))
 
     def _stop_running(self) -> None:
         """End what the forwarder runs."""

@@ -116,6 +116,18 @@ def test_no_grace_holds_up_a_process_that_quits() -> None:
     assert result_of(act) == "{0} 0"
 
 
+def test_the_longest_grace_is_that_of_what_still_runs() -> None:
+    running = Running()
+    graces = [running.longest_grace]
+    running.enter()
+    last = running.enter(7)
+    graces.append(running.longest_grace)
+    running.leave(last)
+    graces.append(running.longest_grace)
+
+    assert graces == [0, 7, 0]
+
+
 def test_a_run_whose_greenlet_is_dead_is_not_waited_for() -> None:
     act = """
 gevent.spawn(running.enter).join()

@@ -167,10 +167,14 @@ def printed(act: str) -> str:
     return done.stdout.strip()
 
 
-def test_what_never_ends_holds_a_worker_for_its_grace_only() -> None:
-    act = """
+@pytest.mark.parametrize(("grace", "seconds"), [(None, 1), (0, 1), (2, 4)])
+def test_what_never_ends_holds_a_worker_for_its_grace_only(
+    grace: float | None, seconds: int
+) -> None:
+    """Two seconds more where it has a longer grace than gunicorn's."""
+    act = f"""
 def stuck():
-    run = running.enter()
+    run = running.enter({grace})
     while True:
         try: gevent.sleep(60)
         except BaseException: pass
@@ -183,7 +187,7 @@ print(len(running), round(time.monotonic() - started), flush=True)
 os._exit(0)
 """
 
-    assert printed(act) == "1 1"
+    assert printed(act) == f"1 {seconds}"
 
 
 def test_the_limits_are_those_of_the_forwarder() -> None:
