@@ -305,20 +305,40 @@ def test_a_header_does_not_say_which_path_is_asked_for(server: Server) -> None:
 # -- clients that do not read ----------------------------------------------------------------------
 
 
+def ask_and_never_read(server: Server, upstream: ScriptedUpstream) -> socket.socket:
+    upstream.script(Answer(text="word " * 4_000_000, pieces=2000))
+    url = urlsplit(server.url)
+    body = json.dumps(asking("chat", stream=True)).encode()
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect((url.hostname, url.port))
+    sock.sendall(head("/v1/chat/completions", f"Content-Length: {len(body)}") + body)
+    return sock
+
+
+def test_a_client_that_never_reads_does_not_hold_up_a_deploy(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="2"))
+    (before,) = workers(server)
+    with ask_and_never_read(server, upstream):
+        until(lambda: upstream.requests)
+        time.sleep(0.5)
+        server.process.send_signal(signal.SIGHUP)
+
+        until(lambda: before not in workers(server), 15)
+
+    until(lambda: '"left":true' in server.log)
+    assert until(lambda: ask(server) == 200)
+
+
 def test_a_client_that_never_reads_gives_its_place_back(
     server: Server, upstream: ScriptedUpstream
 ) -> None:
-    long = Answer(text="word " * 4_000_000, pieces=2000)
-    url = urlsplit(server.url)
-    body = json.dumps(asking("chat", stream=True)).encode()
     left = server.log.count('"left":true')
     with ExitStack() as stack:
         for _ in range(2):
-            upstream.script(long)
-            sock = stack.enter_context(socket.socket())
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.connect((url.hostname, url.port))
-            sock.sendall(head("/v1/chat/completions", f"Content-Length: {len(body)}") + body)
+            stack.enter_context(ask_and_never_read(server, upstream))
         until(lambda: len(upstream.requests) == 2)
         time.sleep(0.5)
         assert ask(server) == 503
