@@ -29,6 +29,7 @@ from forwarder.routes import (
     websocket,
 )
 from forwarder.routes.base_paths import add_base_paths
+from forwarder.routes.browsers import guard_browsers
 from forwarder.routes.cors import CrossOrigin
 from forwarder.routes.paths import PathNormalizer
 
@@ -76,6 +77,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings.cors_origins:
         app.wsgi_app = CrossOrigin(app.wsgi_app, settings.cors_origins)  # type: ignore[method-assign]
     exchanges.attend(app)
+    guard_browsers(app)
     bodies.install_decoding(app)
     _announce(settings)
     return app

@@ -102,6 +102,7 @@ class Settings:
     upstreams: tuple[UpstreamSettings, ...]
     demo: bool
     default_model: str | None
+    hosts: tuple[str, ...]
     cors_origins: tuple[str, ...]
     client_headers: tuple[str, ...]
     codex_helper_model: str | None
@@ -217,6 +218,7 @@ SETTINGS = (
     Setting("CODEX_HELPER_MODEL", "codex_helper_model", str, None),
     Setting("API_KEYS", "api_keys", parsers.keys, ""),
     Setting("ADMIN_KEYS", "admin_keys", parsers.keys, ""),
+    Setting("HOSTS", "hosts", parsers.host_patterns, ""),
     Setting("CORS_ORIGINS", "cors_origins", parsers.origins, ""),
     Setting("CLIENT_HEADERS", "client_headers", parsers.client_headers, ""),
     Setting("CHAT_REASONING", "chat_reasoning", parsers.chat_style, "auto"),

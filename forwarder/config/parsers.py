@@ -266,6 +266,14 @@ def client_headers(text: str) -> tuple[str, ...]:
     return names
 
 
+@_allowing("*, names of hosts and patterns (*.example.com) separated by commas, without ports")
+def host_patterns(text: str) -> tuple[str, ...]:
+    patterns = tuple(name.removesuffix(".").lower() for name in commas(text))
+    for pattern in set(patterns) - {"*"}:
+        _require(re.fullmatch(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", pattern))
+    return patterns
+
+
 @_allowing("* or origins (https://chat.example.com) separated by commas")
 def origins(text: str) -> tuple[str, ...]:
     origins = tuple(origin.rstrip("/").lower() for origin in commas(text))

@@ -46,7 +46,7 @@ def _shelf() -> Shelf:
     bridge: Bridge = current_app.extensions["forwarder"]
     if bridge.capture is None:
         raise NotFound("No exchange is captured here: FORWARDER_CAPTURE is off.")
-    administers(bridge.settings.admin_keys, bridge.settings.api_keys)
+    administers(bridge.settings)
     return bridge.capture.shelf
 
 

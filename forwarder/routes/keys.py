@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hmac
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from urllib.parse import urlsplit
 
 from flask import request
 
+from forwarder.config import Settings
 from forwarder.errors import Forbidden, Unauthorized
+from forwarder.routes.browsers import is_local
 
 _KEY_HEADERS = ("api-key", "X-Api-Key")
-_PROXIED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 
 
 def authorized(keys: tuple[str, ...]) -> str | None:
@@ -24,7 +23,7 @@ def authorized(keys: tuple[str, ...]) -> str | None:
     return key or None
 
 
-def administers(admin_keys: tuple[str, ...], client_keys: tuple[str, ...]) -> None:
+def administers(settings: Settings) -> None:
     """Return if whoever asks may change what all clients share.
 
     With administrators' keys that takes one of them.  Without, it takes to sit at the machine: a
@@ -32,8 +31,9 @@ def administers(admin_keys: tuple[str, ...], client_keys: tuple[str, ...]) -> No
     Raises Unauthorized without a key that is known, Forbidden with a client's.
     """
     key = read_key()
+    admin_keys, client_keys = settings.admin_keys, settings.api_keys
     if not admin_keys:
-        if not _is_local():
+        if not is_local(settings):
             raise Forbidden(
                 "Only from this machine itself, as long as FORWARDER_ADMIN_KEYS is not set."
             )
@@ -60,26 +60,3 @@ def is_one_of(key: str, keys: tuple[str, ...]) -> bool:
     """Every key is compared, so that the time taken says nothing about any."""
     known = [hmac.compare_digest(key.encode(), each.encode()) for each in keys]
     return any(known)
-
-
-def _is_local() -> bool:
-    """Whether the request was made on this machine, for this machine, by a program of its user."""
-    asked = [request.remote_addr, urlsplit(f"//{request.host}").hostname]
-    origin = request.headers.get("Origin")
-    if origin is not None:
-        asked.append(urlsplit(origin).hostname)
-    direct = not any(name in request.headers for name in _PROXIED)
-    return direct and all(_is_loopback(host) for host in asked)
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or _address(host or "").is_loopback
-    except ValueError:
-        return False
-
-
-def _address(text: str) -> IPv4Address | IPv6Address:
-    """An address; one of IPv4 is that too where a socket for both spells it as one of IPv6."""
-    address = ip_address(text)
-    return getattr(address, "ipv4_mapped", None) or address

@@ -165,8 +165,7 @@ def _read() -> None:
 
 
 def _administer() -> None:
-    settings = _bridge().settings
-    administers(settings.admin_keys, settings.api_keys)
+    administers(_bridge().settings)
 
 
 def _key() -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Blueprint, current_app, request
 from flask_sock import Sock
@@ -17,9 +16,9 @@ from flask_sock import Sock
 from forwarder.bridge import Bridge
 from forwarder.codex_headers import describe_connection
 from forwarder.config import Settings
-from forwarder.errors import Forbidden, InvalidRequest, UpgradeRefused
+from forwarder.errors import InvalidRequest, UpgradeRefused
 from forwarder.network.sending import Whole
-from forwarder.routes.cors import allows_origin
+from forwarder.routes.browsers import check_origin
 from forwarder.routes.keys import authorized
 from forwarder.routes.turns import Connection
 
@@ -47,28 +46,12 @@ def welcome() -> None:
     found = [name for name in _SOCKETS if name in request.environ]
     if not found:
         raise UpgradeRefused("This server has no WebSockets; send a POST.")
-    _check_origin()
+    check_origin(_bridge().settings)  # a browser lets any page open a WebSocket to anywhere
     _check_handshake()
     bridge = _bridge()
     headers = describe_connection(request.headers.get, bridge.router, bridge.catalog.etag())
     for name in found:
         request.environ[name] = Whole(request.environ[name], PING, headers)
-
-
-def _check_origin() -> None:
-    """Refuse pages of other origins: a browser lets any page open a WebSocket to anywhere.
-
-    Those of FORWARDER_CORS_ORIGINS are allowed as for any other request.
-    """
-    origin = request.headers.get("Origin")
-    if origin is None:
-        return
-    settings = _bridge().settings
-    if allows_origin(settings.cors_origins, origin):
-        return
-    own = {request.host, urlsplit(settings.public_url or "").netloc}
-    if origin.partition("://")[2] not in own - {""}:
-        raise Forbidden("Pages of other origins get no WebSocket here.")
 
 
 def _check_handshake() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from forwarder.config import Settings
 from forwarder.errors import ClientError, Forbidden, Unauthorized
 from forwarder.routes import keys
 
@@ -77,9 +78,14 @@ def test_every_key_is_compared_whichever_it_is(app: Flask, monkeypatch: pytest.M
 def refusal(app: Flask, admins: tuple[str, ...], key: str = "", **request: Any) -> Any:
     """What `administers` raises, if it does."""
     headers = {"Authorization": f"Bearer {key}", **request.pop("headers", {})}
+    environment = {
+        "FORWARDER_ADMIN_KEYS": ",".join(admins),
+        "FORWARDER_API_KEYS": "client",
+        "FORWARDER_CORS_ORIGINS": "*",  # to be a page that may ask is not to be an administrator
+    }
     with app.test_request_context(headers=headers, **request):
         try:
-            keys.administers(admins, ("client",))
+            keys.administers(Settings.from_env(environment))
         except ClientError as error:
             return type(error)
     return None
@@ -102,7 +108,13 @@ def test_with_keys_of_administrators_it_takes_one(
         ({"environ_base": {"REMOTE_ADDR": "::1"}, "base_url": "http://[::1]:8000"}, None),
         ({"environ_base": {"REMOTE_ADDR": "::ffff:127.0.0.1"}}, None),
         ({"environ_base": {"REMOTE_ADDR": "::ffff:10.0.0.7"}}, Forbidden),
-        ({"environ_base": HERE, "headers": {"Origin": "http://localhost:3000"}}, None),
+        ({"environ_base": HERE, "headers": {"Origin": "http://localhost:3000"}}, Forbidden),
+        ({"environ_base": HERE, "headers": {"Origin": "http://localhost"}}, None),
+        ({"environ_base": HERE, "headers": {"Origin": "app://obsidian.md"}}, None),
+        ({"environ_base": HERE, "headers": {"Sec-Fetch-Site": "cross-site"}}, Forbidden),
+        ({"environ_base": HERE, "headers": {"Sec-Fetch-Site": "same-site"}}, Forbidden),
+        ({"environ_base": HERE, "headers": {"Sec-Fetch-Site": "none"}}, None),
+        ({"environ_base": HERE, "headers": {"X-Forwarded-Host": "localhost"}}, Forbidden),
         ({"environ_base": {"REMOTE_ADDR": "10.0.0.7"}}, Forbidden),
         ({"environ_base": {"REMOTE_ADDR": ""}}, Forbidden),
         ({"environ_base": HERE, "headers": {"X-Forwarded-For": "10.0.0.7"}}, Forbidden),

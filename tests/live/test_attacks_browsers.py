@@ -1,0 +1,85 @@
+"""Attacks by web pages, by other clients and by upstreams on what a forwarder shows and stores."""
+
+from __future__ import annotations
+
+import json
+import socket
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.live.conftest import Serve, settings
+from tests.live.server import Server
+from tests.live.talk import asking, http
+from tests.support import ScriptedUpstream
+
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+EVIL = "http://evil.example"
+
+
+def send_raw(server: Server, method: str, path: str, body: bytes, **headers: str) -> int:
+    """The status of an answer to a request with exactly these headers."""
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), 10) as connection:
+        lines = [f"{method} {path} HTTP/1.1"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        lines.append(f"Content-Length: {len(body)}")
+        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+        return int(connection.recv(4096).split(b" ", 2)[1])
+
+
+def test_a_page_of_another_site_spends_nothing(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    body = json.dumps(asking("chat")).encode()
+    for origin in (EVIL, "null", "http://127.0.0.1:1"):
+        page = {"Host": urlsplit(forwarder.url).netloc, "Content_Type": "text/plain"}
+        status = send_raw(forwarder, "POST", "/v1/chat/completions", body, Origin=origin, **page)
+        assert status == 403
+    assert upstream.requests == []
+
+
+def test_a_rebound_page_reads_nothing(forwarder: Server, upstream: ScriptedUpstream) -> None:
+    body = json.dumps(asking("responses")).encode()
+    rebound = {"Host": "rebound.example:8000", "Origin": "http://rebound.example:8000"}
+
+    assert send_raw(forwarder, "POST", "/v1/responses", body, **rebound) == 403
+    for path in ("/v1/chat/completions", "/v1/files", "/v1/models", "/api/tags", "/metrics"):
+        assert send_raw(forwarder, "GET", path, b"", **rebound) == 403
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("rebound.example", "http://rebound.example", 403),
+        ("127.0.0.1", EVIL, 403),
+        ("127.0.0.1", "http://localhost:3000", 403),
+        ("127.0.0.1", "http://127.0.0.1", 101),
+        ("localhost", "vscode-webview://1a2b", 101),
+    ],
+)
+def test_a_websocket_has_the_same_rule(
+    host: str, origin: str, status: int, forwarder: Server
+) -> None:
+    headers = {name.replace("-", "_"): value for name, value in HANDSHAKE.items()}
+    got = send_raw(forwarder, "GET", "/v1/responses", b"", Host=host, Origin=origin, **headers)
+    assert got == status
+
+
+def test_no_page_is_the_administrator(serve: Serve, upstream: ScriptedUpstream) -> None:
+    server = serve(settings(upstream, FORWARDER_API_KEYS="k", FORWARDER_CORS_ORIGINS="*"))
+    body = {"source": "m", "destination": "n"}
+
+    def copy(**headers: str) -> int:
+        return http.post(f"{server.url}/api/copy", json=body, headers=headers).status_code
+
+    assert copy() == 404  # it may, and there is no such model
+    for origin in (EVIL, "http://localhost:3000", "null"):
+        assert copy(Origin=origin) == 403
+    assert copy(Host="rebound.example") == 403
