@@ -41,13 +41,21 @@ def file(file: str) -> Response:
 @blueprint.get("/files/<file>/content")
 def content(file: str) -> Response:
     """A file itself."""
-    return _passed(f"/files/{_checked(file)}/content")
+    return _as_attachment(_passed(f"/files/{_checked(file)}/content"))
 
 
 @blueprint.get("/containers/<container>/files/<file>/content")
 def container_content(container: str, file: str) -> Response:
     """A file that a tool has made in its container."""
-    return _passed(f"/containers/{_checked(container)}/files/{_checked(file)}/content")
+    path = f"/containers/{_checked(container)}/files/{_checked(file)}/content"
+    return _as_attachment(_passed(path))
+
+
+def _as_attachment(answer: Response) -> Response:
+    """The answer as a file that browsers store: a page in it does not run at this address."""
+    _, separator, options = answer.headers.get("Content-Disposition", "").partition(";")
+    answer.headers["Content-Disposition"] = f"attachment{separator}{options}"
+    return answer
 
 
 def _checked(name: str) -> str:
@@ -80,6 +88,7 @@ def _forwarded(path: str, exchange: Exchange) -> Response:
         if name in passed.headers:
             response.headers[name] = passed.headers[name]
     response.headers["X-Content-Type-Options"] = "nosniff"  # a stored page stays a file
+    response.headers["Content-Security-Policy"] = "sandbox"
     return response
 
 

@@ -138,6 +138,7 @@ def test_a_file_in_an_answer_has_a_link_to_the_upstream_that_made_it(
 
     app = serve(
         answer, FORWARDER_UPSTREAMS="one,two", FORWARDER_PUBLIC_URL=public,
+        FORWARDER_HOSTS="near.test",
         ONE_BASE_URL="http://one.test/v1", ONE_API="responses",
         TWO_BASE_URL="http://two.test/v1", TWO_API="responses",
     )  # fmt: skip
@@ -257,3 +258,40 @@ def test_an_upstream_that_is_away_is_told(serve: Serve) -> None:
         raise httpx2.ConnectError("no")
 
     assert serve(away, **KEYS).get("/v1/files").status_code == 502
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/files/file-1/content", "/v1/containers/cntr_1/files/cfile_1/content"]
+)
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, "attachment"),
+        ("inline", "attachment"),
+        ('inline; filename="a;b.html"', 'attachment; filename="a;b.html"'),
+        ("INLINE;filename*=UTF-8''%e2%82%ac.svg", "attachment;filename*=UTF-8''%e2%82%ac.svg"),
+        ('attachment; filename="a.pdf"', 'attachment; filename="a.pdf"'),
+        ("", "attachment"),
+    ],
+)
+def test_content_never_runs_as_a_page(
+    serve: Serve, path: str, given: str | None, expected: str
+) -> None:
+    headers = {"content-type": "text/html"}
+    if given is not None:
+        headers["content-disposition"] = given
+    upstream = Upstream(200, headers=headers, content=b"<script>alert(1)</script>")
+
+    got = client(serve, upstream).get(path)
+
+    assert got.data == b"<script>alert(1)</script>"
+    assert got.headers.getlist("Content-Disposition") == [expected]
+    assert got.headers["Content-Security-Policy"] == "sandbox"
+    assert got.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_what_is_known_of_a_file_never_runs_as_a_page(serve: Serve) -> None:
+    upstream = Upstream(200, headers={"content-type": "text/html"}, content=b"<script/>")
+
+    for path in ("/v1/files", "/v1/files/file-1"):
+        assert client(serve, upstream).get(path).headers["Content-Security-Policy"] == "sandbox"
