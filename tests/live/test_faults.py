@@ -380,7 +380,7 @@ def sending(
     """The connection on which this is asked; it is closed in the end."""
     url = urlsplit(server.url)
     data = json.dumps(body).encode()
-    head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: x\r\nX-Request-Id: {name}\r\n"
+    head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {name}\r\n"
     head += f"Content-Length: {len(data)}\r\n\r\n"
     with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:
         sock.sendall(head.encode())
@@ -452,7 +452,7 @@ def test_so_is_one_that_is_asked_for_a_file(serve: Serve) -> None:
         forwarder = serve({"RESPONSES_BASE_URL": f"{files.url}/v1", "RESPONSES_API_KEY": KEY})
         url = urlsplit(forwarder.url)
         with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:
-            sock.sendall(b"GET /v1/files HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /v1/files HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert soon(lambda: files.requests)
 
         assert left.wait(2)

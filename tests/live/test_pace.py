@@ -80,7 +80,7 @@ def asked(server: Server, client: str, **more: object) -> socket.socket:
     body = json.dumps(asking(client, model="m", stream=True, **more)).encode()
     url = urlsplit(server.url)
     sock = socket.create_connection((str(url.hostname), url.port or 80), timeout=10)
-    head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     sock.sendall(head.encode() + body)
     assert sock.recv(4096).startswith(b"HTTP/1.1 200")
     return sock

@@ -40,7 +40,7 @@ def eventually(holds: Callable[[], bool], seconds: float = 3) -> bool:
 
 def request_bytes(client: str, body: Json) -> bytes:
     data = json.dumps(body).encode()
-    head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST /v1{PATHS[client]} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
     return head.encode() + data
 
 

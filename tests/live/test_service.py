@@ -268,7 +268,7 @@ def test_a_silent_upstream_is_left_at_once_when_the_client_leaves(
     server = serve(settings(upstream))
     upstream.script(faults.stalled(Answer(text="word " * 50, pieces=50), after=5))
     body = json.dumps({"model": "m", "input": "hi", "stream": stream}).encode()
-    head = f"POST /v1/responses HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     url = urlsplit(server.url)
     with socket.create_connection((str(url.hostname), url.port or 80), timeout=5) as sock:
         sock.sendall(head.encode() + body)

@@ -391,7 +391,7 @@ def test_memory_stays_flat_when_slow_readers_leave(client: str, serve: Serve) ->
 def _posted(server: Server, client: str, body: Any) -> Iterator[socket.socket]:
     """A request that has been sent; its connection is reset in the end."""
     url, data = urlsplit(server.v1 + PATHS[client]), json.dumps(body).encode()
-    head = f"POST {url.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = f"POST {url.path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
     with socket.create_connection((str(url.hostname), url.port or 80), timeout=10) as sock:
         sock.sendall(head.encode() + data)
         yield sock

@@ -449,7 +449,7 @@ def shake_hands(server: Server, headers: dict[str, str]) -> tuple[socket.socket,
     host, _, port = server.url.rpartition("//")[2].partition(":")
     sock = socket.create_connection((host, int(port)), timeout=10)
     head = "".join(f"{name}: {value}\r\n" for name, value in {**HANDSHAKE, **headers}.items())
-    sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode())
+    sock.sendall(f"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode())
     answer = sock.recv(4096).decode()
     assert answer.startswith("HTTP/1.1 101")
     return sock, answer
