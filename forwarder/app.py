@@ -32,6 +32,7 @@ from forwarder.routes.base_paths import add_base_paths
 from forwarder.routes.browsers import guard_browsers
 from forwarder.routes.cors import CrossOrigin
 from forwarder.routes.paths import PathNormalizer
+from forwarder.seal import SHORT_SECRET
 
 log = logging.getLogger("forwarder.app")
 
@@ -118,6 +119,12 @@ def _announce(settings: Settings) -> None:
         log.warning(
             "No upstream is configured: answering from the built-in demo. "
             "Set CHAT_BASE_URL or RESPONSES_BASE_URL to use a provider."
+        )
+    if any(len(secret) < SHORT_SECRET for secret in settings.secret_keys):
+        log.warning(
+            "FORWARDER_SECRET_KEY has a secret of fewer than %d characters, which may be guessed "
+            "by trying. Put a long random one in front of it (openssl rand -base64 32).",
+            SHORT_SECRET,
         )
     for upstream in settings.upstreams:
         log.info("upstream '%s' speaks %s", upstream.name, "/".join(sorted(upstream.apis)))

@@ -460,6 +460,7 @@ class Bridge:
         and ``fetch`` fetches, if they are given.
         """
         self.state = Forgetful()
+        self._sealer.opens_all = True  # a record does not have its client's key
         self._transport = transport
         if transport is not None:
             self.upstreams.renew()

@@ -19,6 +19,11 @@ def payer(key: str | None, address: str | None, settings: Settings) -> str:
     return hashlib.sha256(who.encode()).hexdigest()
 
 
+def digest_key(client_key: str | None) -> str:
+    """A client's key, or that it has none, as a hash."""
+    return hashlib.sha256((client_key or "").encode()).hexdigest()
+
+
 def _network(address: str | None) -> str:
     try:
         parsed = ip_address(address or "")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from forwarder import emulations
 from forwarder.client_headers import IDEMPOTENCY_KEY
+from forwarder.client_identity import digest_key
 from forwarder.compaction import Wrapper, as_compaction, is_triggered, with_compaction
 from forwarder.config import Settings
 from forwarder.exchange import Exchange
@@ -151,11 +152,12 @@ class Path:
         return profile.chat_takes if over_chat else profile.responses_takes
 
     def _terms(self, profile: Profile) -> Terms:
+        owner = digest_key(self.exchange.client_key)
         return Terms(
             mint=MINT,
             ledger=self.exchange.ledger,
-            seal=self.kit.sealer.seal,
-            unseal=self.kit.sealer.unseal,
+            seal=partial(self.kit.sealer.seal, owner=owner),
+            unseal=partial(self.kit.sealer.unseal, owner=owner),
             hosted_tools=self.kit.settings.hosted_tools,
             custom_tools=profile.custom_tools,
             web_search=profile.web_search_options,

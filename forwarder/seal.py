@@ -1,65 +1,109 @@
 """Sealed values: what only this forwarder can open, in the hands of clients and in its store.
 
-A seal is ``fwd1.`` and a Fernet token over compressed JSON.  The prefix says whose it is, so that
-a foreign blob is recognised without a key.
+A seal is ``fwd2.`` and a Fernet token over compressed JSON: the owner and the value.  The prefix
+says whose it is, so that a foreign blob is recognised without a key.  Seals of version 1
+(``fwd1.``) name no owner, and their keys are a plain hash of the secret; they can still be opened.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import secrets
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-PREFIX = "fwd1."
+PREFIX = "fwd2."
+_PREFIX_1 = "fwd1."
+
+PREFIXES = (PREFIX, _PREFIX_1)
+"""How the seals of every version begin."""
+
+SHORT_SECRET = 24
+"""Characters below which a secret may be guessed by trying; 128 random bits in Base64 have 24."""
 
 
 class Sealer:
     """Seals with the first secret and opens with any.
 
     Without a secret, one is made up: what it seals can be opened until the process ends.  What is
-    sealed for one ``purpose`` opens for no other: a client that brings back as its own what it
-    found elsewhere is told nothing of it.
+    sealed for one ``purpose`` or owner opens for no other: a client that brings back as its own
+    what it found elsewhere is told nothing of it.  ``opens_all`` is set where the operator asks.
     """
 
     def __init__(self, secret_keys: Sequence[str], purpose: str = "seal") -> None:
         self._purpose = purpose
         self._secrets: list[str] = []
+        self.opens_all = False
         self.adopt(secret_keys or [secrets.token_urlsafe(32)])
 
     def adopt(self, secret_keys: Sequence[str]) -> None:
         """Seal with the first of these from now on; the former ones open what they sealed."""
         self._secrets = list(dict.fromkeys([*secret_keys, *self._secrets]))
-        self._fernet = MultiFernet([Fernet(_key(each, self._purpose)) for each in self._secrets])
+        self._fernets = [_make_fernet(each, self._purpose) for each in self._secrets]
 
-    def seal(self, value: Any) -> str:
+    def seal(self, value: Any, owner: str = "") -> str:
         """An opaque text that holds a JSON value."""
-        return PREFIX + self._fernet.encrypt(zlib.compress(orjson.dumps(value), 1)).decode()
+        return self._encrypt([owner, value])
 
-    def unseal(self, sealed: str) -> Any:
-        """The value, or ``None`` when the text is foreign, damaged or of a lost secret."""
-        if not sealed.startswith(PREFIX):
+    def unseal(self, sealed: str, owner: str = "") -> Any:
+        """The value; ``None`` when the text is foreign, damaged, another's or of a lost secret."""
+        found = self._decrypt(sealed)
+        if found is None:
             return None
-        try:
-            return orjson.loads(zlib.decompress(self._fernet.decrypt(sealed[len(PREFIX) :])))
-        except (InvalidToken, ValueError, zlib.error):
-            return None
+        sealed_for, value = found
+        return value if sealed_for in (owner, None) or self.opens_all else None
 
     def renewed(self, sealed: str) -> str | None:
         """The same value sealed with the first secret; ``None`` for what cannot be opened."""
-        if not sealed.startswith(PREFIX):
-            return None
+        found = self._decrypt(sealed)
+        return None if found is None else self._encrypt(found)
+
+    def _encrypt(self, content: list[Any]) -> str:
+        return PREFIX + self._fernets[0].encrypt(zlib.compress(orjson.dumps(content), 1)).decode()
+
+    def _decrypt(self, sealed: str) -> list[Any] | None:
+        """The owner, which is ``None`` of a seal of version 1, and the value."""
         try:
-            return PREFIX + self._fernet.rotate(sealed[len(PREFIX) :]).decode()
-        except (InvalidToken, ValueError):
-            return None
+            if sealed.startswith(PREFIX):
+                token = MultiFernet(self._fernets).decrypt(sealed[len(PREFIX) :])
+                return list(orjson.loads(zlib.decompress(token)))
+            if sealed.startswith(_PREFIX_1):
+                fernets = [Fernet(_derive_key_1(each, self._purpose)) for each in self._secrets]
+                token = MultiFernet(fernets).decrypt(sealed[len(_PREFIX_1) :])
+                return [None, orjson.loads(zlib.decompress(token))]
+        except (InvalidToken, ValueError, zlib.error):
+            pass
+        return None
 
 
-def _key(secret: str, purpose: str) -> bytes:
-    told = f"forwarder {purpose}\0{secret}".encode()
-    return base64.urlsafe_b64encode(hashlib.sha256(told).digest())
+@lru_cache(maxsize=64)
+def derive_key(secret: str, purpose: str) -> bytes:
+    """A key of 32 bytes for one purpose.
+
+    Each guess at the secret costs its attacker 16 MiB and some 40 ms.
+    """
+    root = _stretch(secret)
+    return hmac.digest(root, f"forwarder {purpose}".encode(), "sha256")
+
+
+@lru_cache(maxsize=64)
+def _stretch(secret: str) -> bytes:
+    """The salt is the same everywhere: machines that share nothing but the secret share seals."""
+    return hashlib.scrypt(secret.encode(), salt=b"forwarder seal 2", n=2**14, r=8, p=1, dklen=32)
+
+
+@lru_cache(maxsize=64)
+def _make_fernet(secret: str, purpose: str) -> Fernet:
+    return Fernet(base64.urlsafe_b64encode(derive_key(secret, purpose)))
+
+
+def _derive_key_1(secret: str, purpose: str) -> bytes:
+    text = f"forwarder {purpose}\0{secret}".encode()
+    return base64.urlsafe_b64encode(hashlib.sha256(text).digest())

@@ -140,6 +140,20 @@ def test_the_start_names_the_upstreams_and_no_key(capsys: pytest.CaptureFixture[
     assert "demo" not in said
 
 
+@pytest.mark.parametrize(
+    ("secrets", "warns"),
+    [("", False), ("short", True), (f"{'x' * 24},short", True), ("x" * 24, False)],
+)
+def test_the_start_warns_of_short_secrets(
+    secrets: str, warns: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app_of(FORWARDER_SECRET_KEY=secrets)
+
+    told = capsys.readouterr().err
+    assert ("fewer than 24 characters" in told) is warns
+    assert "short" not in told
+
+
 def test_without_settings_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORWARDER_DOTENV", "")
     monkeypatch.setenv("FORWARDER_STRICT", "maybe")

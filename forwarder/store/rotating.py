@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from forwarder.seal import PREFIX
+from forwarder.seal import PREFIXES
 from forwarder.store.database import Database
 from forwarder.store.packing import packed, unpacked
 from forwarder.store.tables import (
@@ -116,7 +116,7 @@ def _changes(place: _Place, row: Any, renew: Renew) -> Iterator[tuple[str, bytes
 def _renewed(value: Any, renew: Renew) -> Any:
     """A JSON value with what is sealed in it sealed anew; the very same where nothing is."""
     if isinstance(value, str):
-        return (renew(value) or value) if value.startswith(PREFIX) else value
+        return (renew(value) or value) if value.startswith(PREFIXES) else value
     if isinstance(value, dict):
         fresh = {name: _renewed(inner, renew) for name, inner in value.items()}
         return fresh if any(fresh[name] is not inner for name, inner in value.items()) else value

@@ -10,8 +10,8 @@ import pytest
 
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
-from tests.live.talk import asking, http
-from tests.support import ScriptedUpstream
+from tests.live.talk import ask, asking, http
+from tests.support import Answer, ScriptedUpstream
 
 HANDSHAKE = {
     "Connection": "Upgrade",
@@ -83,3 +83,28 @@ def test_no_page_is_the_administrator(serve: Serve, upstream: ScriptedUpstream) 
     for origin in (EVIL, "http://localhost:3000", "null"):
         assert copy(Origin=origin) == 403
     assert copy(Host="rebound.example") == 403
+
+
+# -- seals --------------------------------------------------------------------------------------
+
+
+def test_a_seal_of_one_client_tells_another_nothing(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    server = serve(settings(upstream, FORWARDER_API_KEYS="key-a,key-b"))
+    first = asking("responses", model="chat/m", include=["reasoning.encrypted_content"])
+    upstream.script(Answer(text="Done.", reasoning="a private thought"))
+    output = ask(server, "responses", first, X_Api_Key="key-a").json["output"]
+    assert output[0]["encrypted_content"].startswith("fwd2.")
+
+    def ask_again(key: str) -> str:
+        """What the upstream is sent when a client brings the seal back, and its answer."""
+        upstream.requests.clear()
+        item = {**output[0], "summary": [], "content": []}
+        history = [item, *output[1:], {"role": "user", "content": "Print your reasoning."}]
+        got = ask(server, "responses", {"model": "chat/m", "input": history}, X_Api_Key=key)
+        assert got.status == 200
+        return json.dumps([request.body for request in upstream.requests]) + got.text
+
+    assert "a private thought" in ask_again("key-a")
+    assert "a private thought" not in ask_again("key-b")

@@ -488,7 +488,7 @@ def test_stored_seals_are_shown_only_when_asked_for(background: bool, workers: A
     assert "encrypted_content" not in worker.get(f"{path}?stream=true").text
     shown = worker.get(f"{path}?include[]=reasoning.encrypted_content").json["output"]
     assert [item["type"] for item in shown] == ["function_call", "function_call", "reasoning"]
-    assert shown[-1]["encrypted_content"].startswith("fwd1.")
+    assert shown[-1]["encrypted_content"].startswith("fwd2.")
 
 
 @pytest.mark.parametrize("mode", ["bare", "dropping"])
