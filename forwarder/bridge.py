@@ -102,7 +102,7 @@ class Bridge:
         self.creating = Creating(
             self.registry, self.catalog, self.guard, self._connect, self._configured
         )
-        self.health = Health(self._targets, self.metrics)
+        self.health = Health(self._targets, self.metrics, settings.health_ask_interval)
         self._uploads = PerUpstream(self._uploading, settings.upstreams)
         self.running = Running()
         shelf = self._shelf()

@@ -141,6 +141,7 @@ def test_defaults_of_the_forwarder() -> None:
         fetch_timeout=10.0,
         remote_allow=(),
         health_interval=0.0,
+        health_ask_interval=60.0,
         upload_max_age=3600.0,
         secret_keys=(),
         database_url="sqlite:///forwarder.db",

@@ -135,6 +135,7 @@ class Settings:
     fetch_timeout: float
     remote_allow: tuple[str, ...]
     health_interval: float
+    health_ask_interval: float
     upload_max_age: float
     secret_keys: tuple[str, ...] = field(repr=False)
     database_url: str = field(repr=False)
@@ -258,6 +259,7 @@ SETTINGS = (
     Setting("FETCH_TIMEOUT", "fetch_timeout", parsers.seconds, "10"),
     Setting("REMOTE_ALLOW", "remote_allow", parsers.hosts, ""),
     Setting("HEALTH_INTERVAL", "health_interval", parsers.seconds_from_zero, "0"),
+    Setting("HEALTH_ASK_INTERVAL", "health_ask_interval", parsers.seconds_from_zero, "60"),
     Setting("UPLOAD_MAX_AGE", "upload_max_age", parsers.seconds, "3600"),
     Setting("SECRET_KEY", "secret_keys", lambda text: tuple(parsers.commas(text)), ""),
     Setting("DATABASE_URL", "database_url", parsers.database, "sqlite:///forwarder.db"),

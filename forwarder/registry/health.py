@@ -40,12 +40,22 @@ class Target(NamedTuple):
 
 
 class Health:
-    """The last checks; ``targets`` gives what there is to be checked now."""
+    """The last checks; ``targets`` gives what there is to be checked now.
 
-    def __init__(self, targets: Callable[[], Iterable[Target]], observer: Observer) -> None:
+    A model is asked by a request, which costs tokens, once in ``ask_interval`` seconds at most.
+    """
+
+    def __init__(
+        self,
+        targets: Callable[[], Iterable[Target]],
+        observer: Observer,
+        ask_interval: float = 0.0,
+    ) -> None:
         self._targets = targets
         self._observer = observer
+        self._ask_interval = ask_interval
         self._known: dict[str, tuple[Upstream, Check]] = {}
+        self._asked: dict[str, tuple[Upstream, float]] = {}
 
     def known(self, name: str, upstream: Upstream) -> Check | None:
         """The last check of an upstream; None of one that was registered anew since."""
@@ -72,18 +82,29 @@ class Health:
             return known
         found = listed(target.upstream, target.model)
         if target.ask is not None and found.is_well and found.model is None:
-            found = self._told(target.ask, found, known)
+            found = self._told(target, found, known)
         return self.note(target, found)
 
-    def _told(self, ask: Callable[[], Check], found: Check, known: Check | None) -> Check:
+    def _told(self, target: Target, found: Check, known: Check | None) -> Check:
         """What was found, and of the model what a request tells; one that is known is not asked.
 
-        A request costs tokens, unless it is refused.
+        One that was asked a short while ago is not asked either: what it said then still holds.
         """
         if known is not None and known.is_well and known.model:
             return found
-        told = ask()
+        if not self._may_ask(target):
+            return found if known is None or known.is_well else known
+        told = target.ask() if target.ask is not None else found
         return found if told.wrong == "request" else told
+
+    def _may_ask(self, target: Target) -> bool:
+        """Whether the interval is over; if so, the next one begins."""
+        upstream, asked = self._asked.get(target.name, (None, 0.0))
+        now = time.monotonic()
+        if upstream is target.upstream and now - asked < self._ask_interval:
+            return False
+        self._asked[target.name] = target.upstream, now
+        return True
 
     def checked(self, max_age: float) -> dict[str, Check]:
         """The checks of all targets, of which none is older than so many seconds."""
@@ -107,3 +128,4 @@ class Health:
     def _forget_others(self, there: Iterable[str]) -> None:
         for name in set(self._known) - set(there):
             self._known.pop(name, None)
+            self._asked.pop(name, None)

@@ -10,8 +10,11 @@ import logging
 from flask import Blueprint, Response, current_app, jsonify, request
 
 from forwarder.bridge import Bridge
+from forwarder.config import Settings
 from forwarder.resilience.breaker import OPEN
 from forwarder.routes import exchanges
+from forwarder.routes.browsers import is_local
+from forwarder.routes.keys import administers, authorized
 from forwarder.translate.call import Json
 
 blueprint = Blueprint("health", __name__)
@@ -35,10 +38,12 @@ def ready() -> tuple[Response, int]:
 
     A store that does not answer makes it ``degraded``: requests that need no store are served.
     ``?verbose`` adds whose profile each has, what was learned beside it, and how it stands, and how
-    the registered models fare.
+    the registered models fare, for administrators and clients with a key.
     """
     bridge: Bridge = current_app.extensions["forwarder"]
     verbose = "verbose" in request.args
+    if verbose:
+        _admit_verbose(bridge.settings)
     states = bridge.catalog.states(verbose)
     for name, standing in bridge.resilience.states().items():
         if name not in states:  # it was registered
@@ -53,6 +58,14 @@ def ready() -> tuple[Response, int]:
     told = {"models": _models(bridge, states)} if verbose else {}
     body = jsonify(status=status, upstreams=states, store=store, **told)
     return body, 200 if able else 503
+
+
+def _admit_verbose(settings: Settings) -> None:
+    """Raise Unauthorized or Forbidden unless an administrator asks, or a client with a key."""
+    if not settings.api_keys:
+        administers(settings)
+    elif settings.admin_keys or not is_local(settings):
+        authorized((*settings.api_keys, *settings.admin_keys))
 
 
 def _store(bridge: Bridge) -> Json:

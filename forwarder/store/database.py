@@ -11,6 +11,7 @@ has succeeded.  Reading and writing have a breaker each, since a full disk can s
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -39,6 +40,7 @@ log = logging.getLogger("forwarder.store")
 
 T = TypeVar("T")
 
+_MODE = 0o600
 _READERS = 4
 _PATIENCE = 30.0
 """Seconds to wait for other writers."""
@@ -273,6 +275,7 @@ class Sqlite(Database):
 
     def _make(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        _make_private(self.path)
         with self._trying.connect() as connection:
             plain: Any = connection.connection.driver_connection
             if plain.execute("PRAGMA page_count").fetchone() == (0,):
@@ -380,6 +383,20 @@ class Postgres(Database):
     def close(self) -> None:
         super().close()
         self._engine.dispose()
+
+
+def _make_private(path: Path) -> None:
+    """Let the user of this process alone read a database's files, which are made if need be.
+
+    SQLite gives the files that it makes beside one the same mode.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE))
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        with suppress(OSError):  # there is none, or it is another user's
+            file = path.with_name(name)
+            if file.stat().st_mode & 0o077:
+                file.chmod(_MODE)
 
 
 def _engine(path: Path, patience: float) -> sa.Engine:

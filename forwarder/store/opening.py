@@ -63,7 +63,7 @@ def secret_for(database: Database | None, made_up: str | None = None) -> tuple[s
         try:
             secret = _secret(path, made_up or secrets.token_urlsafe(32))
         except OSError as error:
-            log.warning("no secret can be kept at '%s' (%s)", path, error.strerror)
+            log.warning("no secret can be kept at '%s' (%s)", path, error.strerror or error)
         else:
             return (secret,)
     elif database is not None:
@@ -76,10 +76,12 @@ def secret_for(database: Database | None, made_up: str | None = None) -> tuple[s
 
 def _secret(path: Path, made_up: str) -> str:
     """The secret of a file; one that is empty, or not there, gets ``made_up``."""
-    with suppress(FileNotFoundError):
-        if there := path.read_text().strip():
+    with suppress(FileNotFoundError), path.open() as file:
+        _check_key_file(file.fileno(), path)
+        if there := file.read().strip():
             return there
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, _KEY_MODE), "r+") as file:
+        _check_key_file(file.fileno(), path)
         fcntl.flock(file, fcntl.LOCK_EX)  # another process may be about to write its own
         if there := file.read().strip():
             return there
@@ -95,3 +97,20 @@ def _secret(path: Path, made_up: str) -> str:
         path,
     )
     return made_up
+
+
+def _check_key_file(file: int, path: Path) -> None:
+    """Let the user of this process alone read the file; raises OSError if others may have made it.
+
+    Whoever can write it chooses the secret.
+    """
+    status = os.fstat(file)
+    if status.st_uid not in (os.geteuid(), 0):
+        raise OSError("the file belongs to another user")
+    if not status.st_mode & 0o077:
+        return
+    with suppress(OSError):
+        os.fchmod(file, _KEY_MODE)
+        log.warning("other users could read the secret in '%s'; now they cannot", path)
+    if os.fstat(file).st_mode & 0o022:
+        raise OSError("other users can write the file")

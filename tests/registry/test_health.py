@@ -150,3 +150,28 @@ def test_a_model_that_is_listed_or_only_embeds_is_not_asked() -> None:
     assert Remote("e:latest", "m", "https://h.test").answers
     assert Remote("e:latest", "m", "https://h.test", capabilities=("tools",)).answers
     assert not Remote("e:latest", "m", "https://h.test", capabilities=("embedding",)).answers
+
+
+def test_a_model_is_asked_once_in_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(health.time, "monotonic", lambda: now[0])
+    asked: list[float] = []
+
+    def ask() -> Check:
+        asked.append(now[0])
+        return Check(True, True, None, "timeout", "it took too long")
+
+    def list_none(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(404)
+
+    target = Target("a", connected(list_none), "m", ask)
+    checks = Health(lambda: [target], Observer(), 60.0)
+
+    found = []
+    for now[0] in (1000.0, 1005.0, 1059.0, 1060.0, 1061.0):
+        found.append(checks.fresh(target, 0.0).wrong)
+
+    assert asked == [1000.0, 1060.0]
+    assert found == ["timeout"] * 5
+    checks.fresh(target._replace(upstream=connected(list_none)), 0.0)  # it is registered anew
+    assert asked[2:] == [1061.0]

@@ -141,3 +141,40 @@ def test_store_that_fails_makes_it_degraded_and_takes_no_traffic_away(tmp_path: 
     assert (store["kind"], store["reachable"]) == ("sqlite", False)
     assert store["error"] in ("Not a directory", "File exists")
     client.application.extensions["forwarder"].database.close()
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "address", "status"),
+    [
+        ({}, "", "127.0.0.1", 200),
+        ({}, "", "10.0.0.7", 403),
+        ({}, "anything", "10.0.0.7", 403),
+        ({"FORWARDER_API_KEYS": "client"}, "", "127.0.0.1", 200),
+        ({"FORWARDER_API_KEYS": "client"}, "client", "10.0.0.7", 200),
+        ({"FORWARDER_API_KEYS": "client"}, "", "10.0.0.7", 401),
+        ({"FORWARDER_API_KEYS": "client"}, "other", "10.0.0.7", 401),
+        ({"FORWARDER_ADMIN_KEYS": "admin"}, "admin", "10.0.0.7", 200),
+        ({"FORWARDER_ADMIN_KEYS": "admin"}, "", "127.0.0.1", 401),
+        ({"FORWARDER_ADMIN_KEYS": "admin", "FORWARDER_API_KEYS": "client"}, "admin", "::1", 200),
+        ({"FORWARDER_ADMIN_KEYS": "admin", "FORWARDER_API_KEYS": "client"}, "client", "::1", 200),
+        ({"FORWARDER_ADMIN_KEYS": "admin", "FORWARDER_API_KEYS": "client"}, "", "::1", 401),
+    ],
+)
+def test_details_are_for_administrators_and_for_clients_with_a_key(
+    keys: dict[str, str], key: str, address: str, status: int, serve: Serve
+) -> None:
+    asked: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request)
+        return httpx2.Response(200, json={"data": []})
+
+    client = serve(answer, **keys)
+    request = {"headers": {"X-Api-Key": key}, "environ_base": {"REMOTE_ADDR": address}}
+
+    got = client.get("/ready?verbose", **request)
+
+    assert got.status_code == status
+    assert ("models" in got.get_json()) is (status == 200)
+    assert bool(asked) is (status == 200)
+    assert client.get("/ready", **request).status_code == 200

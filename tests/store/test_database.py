@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -264,3 +265,24 @@ def test_database_whose_trial_is_refused_does_not_work(
     with pytest.raises(StoreUnavailable):
         database.write(lambda c: note(c, "a"))
     assert not database.reading.is_open
+
+
+@pytest.mark.parametrize("mode", [None, 0o644, 0o666])
+def test_files_are_readable_by_their_user_alone(mode: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    if mode is not None:  # made by an earlier version, which was then killed
+        for name in ("state.db", "state.db-wal", "state.db-shm"):
+            (tmp_path / name).touch()
+            (tmp_path / name).chmod(mode)
+    before = os.umask(0)
+    try:
+        database = Sqlite(path)
+        database.start()
+        database.write(lambda c: note(c, "a"))
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    database.close()
+
+    assert {"state.db", "state.db-wal", "state.db-shm"} <= modes.keys()
+    assert set(modes.values()) == {0o600}

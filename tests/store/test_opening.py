@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -102,3 +103,48 @@ def test_key_file_that_cannot_be_written_whole_keeps_no_part_of_a_secret(tmp_pat
 
     assert path.read_bytes() == b""
     assert secret_for(Sqlite(tmp_path / "x.db"), "mine") == ("mine",)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o666])
+def test_key_file_that_others_can_read_is_made_private(
+    mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x.db.key"
+    path.write_text("kept\n")
+    path.chmod(mode)
+
+    assert secret_for(Sqlite(tmp_path / "x.db")) == ("kept",)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "other users could read the secret" in caplog.text
+    assert "kept\n" not in caplog.text
+
+
+@pytest.mark.parametrize("content", ["planted", ""])
+def test_key_file_of_another_user_is_not_used(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x.db.key"
+    path.write_text(content)
+    if os.geteuid() == 0:
+        os.chown(path, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+    assert secret_for(Sqlite(tmp_path / "x.db")) == ()
+    assert path.read_text() == content
+    assert "belongs to another user" in caplog.text
+
+
+def test_key_file_that_others_can_write_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(file: int, mode: int) -> None:
+        raise PermissionError
+
+    path = tmp_path / "x.db.key"
+    path.write_text("planted")
+    path.chmod(0o620)
+    monkeypatch.setattr(os, "fchmod", refuse)
+
+    assert secret_for(Sqlite(tmp_path / "x.db")) == ()
+    assert "other users can write the file" in caplog.text
