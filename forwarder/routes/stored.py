@@ -18,7 +18,7 @@ from forwarder.routes.openai import json_answer, json_body, told
 from forwarder.state import Memory, Remembering, completions, tokens
 from forwarder.state.background import no_response
 from forwarder.state.including import Including
-from forwarder.state.items import as_items
+from forwarder.state.items import as_items, check_id
 from forwarder.state.pages import as_list, listed, mark_of, metadata_of, page_of
 from forwarder.state.turns import input_of, owner_of
 from forwarder.store import completions as stored_completions
@@ -163,6 +163,8 @@ def chat_completions() -> Response:
     state, owner = entered()
     page = page_of(request.args, "asc")
     model = request.args.get("model")
+    if model is not None:
+        check_id(model, "model")
     wanted = {k[9:-1]: v for k, v in request.args.items() if re.fullmatch(r"metadata\[.+\]", k)}
 
     def read(connection: Any) -> list[stored_completions.Completion]:

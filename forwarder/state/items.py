@@ -10,6 +10,7 @@ from forwarder.errors import InvalidRequest
 from forwarder.media.places import places, replaced
 from forwarder.media.policy import check
 from forwarder.mint import MINT
+from forwarder.store.ids import MAX_ID_BYTES, is_valid_id
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, missing, optional, require
 from forwarder.translate.fates_of_items import INPUT_ITEMS, type_of
@@ -50,7 +51,8 @@ _WITH_STATUS = frozenset(
 def as_items(given: Any) -> list[Json]:
     """The ``input`` of a request as items; a text is what the user says.
 
-    Raises InvalidRequest at the first item that is not an object.
+    Raises InvalidRequest at the first item that is not an object, or has an id that cannot be
+    stored.
     """
     if isinstance(given, str):
         return [{"type": "message", "role": "user", "content": given}]
@@ -59,7 +61,19 @@ def as_items(given: Any) -> list[Json]:
     for i, item in enumerate(given):
         if type(item) is not dict:
             expect(item, DICT, f"input[{i}]")
+        if type(item.get("id")) is str:
+            check_id(item["id"], f"input[{i}].id")
     return given
+
+
+def check_id(name: str, param: str) -> None:
+    """Raise InvalidRequest for an id that no store can have."""
+    if not is_valid_id(name):
+        raise InvalidRequest(
+            f"Invalid value for '{param}': an id has at most {MAX_ID_BYTES} bytes, and no NUL.",
+            param=param,
+            code="invalid_value",
+        )
 
 
 def shown(item: Json, fallback_id: str) -> Json:

@@ -18,6 +18,7 @@ from forwarder.state.including import hide_seals, shows_seals
 from forwarder.state.items import as_items, derived_id, shown
 from forwarder.state.turns import Base, base_of, is_stored
 from forwarder.store import Database, conversations, responses
+from forwarder.store.ids import is_valid_id
 from forwarder.store.logs import NotNumbered, Packer, Piece
 from forwarder.store.responses import Kept
 from forwarder.translate.call import Batch, Json, Stream
@@ -106,7 +107,8 @@ class Keeper:
         if self._upstream_id is None:
             self._upstream_id = str(response.get("id"))
             self._marks["id"] = self._upstream_id
-            if self._lasts and self._origin() is None and not _is_ours(self._upstream_id):
+            keeps_id = self._origin() is not None or _is_ours(self._upstream_id)
+            if self._lasts and not (keeps_id and is_valid_id(self._upstream_id)):
                 self._marks["id"] = random_id("resp")
         return {**event, "response": {**response, **self._marks}}
 
@@ -139,7 +141,7 @@ class Keeper:
             conversation=self._base.conversation,
             before=last_said(connection, self._owner, self._base.conversation),
             upstream=self._origin(),
-            upstream_id=self._upstream_id,
+            upstream_id=self._upstream_id if is_valid_id(self._upstream_id or "") else None,
         )
         if self._stored:
             responses.add(connection, self._owner, kept, self._pieces)
@@ -175,6 +177,9 @@ def say(connection: sa.Connection, owner: str, kept: Kept) -> None:
         return
     given: list[Any] = [*_resolved(connection, owner, kept.input), *(kept.body.get("output") or ())]
     named = [shown(item, derived_id(item, kept.id, i)) for i, item in enumerate(given)]
+    for i, (each, item) in enumerate(zip(named, given, strict=True)):
+        if not is_valid_id(each["id"]):  # an upstream's
+            each["id"] = derived_id(item, kept.id, i)
     raw = [(each["id"], item) for each, item in zip(named, given, strict=True)]
     conversations.append(connection, owner, kept.conversation, raw)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from forwarder.errors import InvalidRequest
+from forwarder.store.ids import is_valid_id
 from forwarder.translate.call import Json
 from forwarder.translate.check import choose
 
@@ -48,7 +49,7 @@ def mark_of(page: Page, place: Callable[[str], int | None]) -> int | None:
     """The place behind which a page is, in a list that the store pages."""
     if page.after is None:
         return None
-    found = place(page.after)
+    found = place(page.after) if is_valid_id(page.after) else None
     if found is None:
         raise _unknown(page.after)
     return found

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from forwarder.state.items import derived_from
 from forwarder.store import conversations, responses
+from forwarder.store.ids import in_batches
 from forwarder.translate.call import Json
 
 
@@ -28,9 +29,15 @@ def is_reference(item: Any) -> bool:
 
 def found(connection: sa.Connection, owner: str, names: list[str]) -> dict[str, Json]:
     """The items of these ids, as far as there are any: of responses, or of conversations."""
-    asked = list(dict.fromkeys(names))  # each once, however often it is referred to
-    there = responses.items_named(connection, owner, asked)
-    left = [name for name in asked if name not in there]
+    there: dict[str, Json] = {}
+    for some in in_batches(names):  # each name once, however often it is referred to
+        there |= _find_batch(connection, owner, some)
+    return there
+
+
+def _find_batch(connection: sa.Connection, owner: str, names: list[str]) -> dict[str, Json]:
+    there = responses.items_named(connection, owner, names)
+    left = [name for name in names if name not in there]
     if left:
         there |= conversations.items_named(connection, owner, left)
         there |= _find_derived(connection, owner, [name for name in left if name not in there])

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from forwarder.errors import InvalidRequest, NotFound
 from forwarder.state import references
 from forwarder.state.earlier import Drop, Earlier, ask
-from forwarder.state.items import as_items, derived_id, shown
+from forwarder.state.items import as_items, check_id, derived_id, shown
 from forwarder.store import Database, conversations, responses
 from forwarder.store.conversations import Said
 from forwarder.store.responses import Kept
@@ -68,6 +68,10 @@ def base_of(request: Json) -> Base:
     if isinstance(given, dict):
         given = require(given, "id", STR, "conversation.id")
     optional(request, "background_options", DICT, "background_options")
+    if previous is not None:
+        check_id(previous, "previous_response_id")
+    if given is not None:
+        check_id(given, "conversation")
     if previous is not None and given is not None:
         raise InvalidRequest(
             "Mutually exclusive parameters: 'previous_response_id' and 'conversation'.",

@@ -458,6 +458,8 @@ _READ_ONLY = "25006"
 def _is_outage(error: BaseException) -> bool:
     """Does the database not work, rather than refuse this one statement?"""
     cause = error.orig if isinstance(error, DBAPIError) else error
+    if type(cause).__name__ == "ProgramLimitExceeded" or "too many SQL variables" in str(cause):
+        return False  # one statement was too large
     if isinstance(cause, (OSError, PoolTimeout)) or type(cause) is sqlite3.DatabaseError:
         return True
     code = getattr(cause, "sqlstate", None) or ""

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from forwarder.store import logs
 from forwarder.store.clock import NOW
+from forwarder.store.ids import in_batches, is_valid_id
 from forwarder.store.logs import Piece
 from forwarder.store.packing import packed, unpacked
 from forwarder.store.statements import inserting, putting
@@ -150,8 +151,10 @@ def _index_input(connection: sa.Connection, owner: str, kept: Kept) -> None:
     """Note where items are that came with ids; those that a response gave are known."""
     given = {item["id"] for item in kept.input if _has_own_id(item)}
     if given:
-        there = sa.select(items.c.id).where(items.c.owner == owner, items.c.id.in_(given))
-        fresh = given - set(connection.scalars(there))
+        fresh = set(given)
+        for some in in_batches(given):
+            there = sa.select(items.c.id).where(items.c.owner == owner, items.c.id.in_(some))
+            fresh.difference_update(connection.scalars(there))
         index(connection, owner, kept.id, [{"id": name} for name in fresh])
 
 
@@ -169,7 +172,7 @@ def more(connection: sa.Connection, owner: str, response_id: str, *log: Piece) -
 
 def index(connection: sa.Connection, owner: str, of: str, output: Iterable[Json]) -> None:
     """Note where items are; one that is given once more is where it was given last."""
-    names = sorted({str(item["id"]) for item in output if item.get("id")})
+    names = sorted(filter(is_valid_id, {str(item["id"]) for item in output if item.get("id")}))
     if names:
         _INDEX.run(connection, *({"owner": owner, "id": name, "response": of} for name in names))
 

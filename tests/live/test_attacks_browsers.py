@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -108,3 +108,45 @@ def test_a_seal_of_one_client_tells_another_nothing(
 
     assert "a private thought" in ask_again("key-a")
     assert "a private thought" not in ask_again("key-b")
+
+
+# -- ids ----------------------------------------------------------------------------------------
+
+LONG = "x" * 3000
+
+
+@pytest.fixture(scope="module")
+def storing(serve: Serve, upstream: ScriptedUpstream, database: str) -> Server:
+    """A forwarder with each kind of database."""
+    return serve(settings(upstream, FORWARDER_DATABASE_URL=database))
+
+
+@pytest.mark.parametrize("name", ["a\0b", LONG, "\0", "€" * 1000])
+def test_ids_that_no_database_can_index_are_refused(name: str, storing: Server) -> None:
+    user = {"role": "user", "content": "hi"}
+    for more in (
+        {"previous_response_id": name},
+        {"conversation": name},
+        {"conversation": {"id": name}},
+        {"input": [{"type": "item_reference", "id": name}, user]},
+        {"input": [{"id": name, "type": "message", **user}]},
+    ):
+        got = ask(storing, "responses", {"model": "chat/m", "input": "hi", **more})
+        assert (got.status, got.error["code"]) == (400, "invalid_value")
+    item = {"id": name, "type": "message", **user}
+    made = http.post(f"{storing.v1}/conversations", json={"items": [item]})
+    assert made.status_code == 400
+    for query in ("model", "after"):
+        got_list = http.get(f"{storing.v1}/chat/completions", params={query: name})
+        assert got_list.status_code in (400, 414)
+    for kind in ("responses", "conversations", "chat/completions"):
+        assert http.get(f"{storing.v1}/{kind}/{quote(name)}").status_code in (400, 404, 414)
+    assert http.get(f"{storing.url}/ready").json()["store"]["reachable"]
+
+
+@pytest.mark.parametrize("count", [40_000, 100_000])
+def test_many_references_leave_the_store_well(count: int, storing: Server) -> None:
+    references = [{"type": "item_reference", "id": f"msg_{i}"} for i in range(count)]
+    got = ask(storing, "responses", {"model": "chat/m", "input": references})
+    assert got.status == 400
+    assert http.get(f"{storing.url}/ready").json()["store"]["reachable"]

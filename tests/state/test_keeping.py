@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import ConversationLocked, StoreUnavailable, UpstreamBroken
+from forwarder.errors import ConversationLocked, InvalidRequest, StoreUnavailable, UpstreamBroken
+from forwarder.state import references
 from forwarder.state.holding import Holds
 from forwarder.state.keeping import Keeper
 from forwarder.state.turns import input_of
 from forwarder.store import conversations, responses
 from forwarder.store.conversations import Talk
 from forwarder.store.database import Sqlite
+from forwarder.store.ids import is_valid_id
 from forwarder.store.responses import Kept
 from forwarder.translate.call import Batch, Json
 
@@ -223,3 +225,44 @@ def test_what_cannot_be_stored_holds_nothing(
     with pytest.raises(ZeroDivisionError):
         list(held(database, True))
     assert is_free(database)
+
+
+def test_more_items_with_ids_than_a_statement_takes_parameters(database: Sqlite) -> None:
+    said = [{"id": f"msg_{i}", "role": "user", "content": "x"} for i in range(40_000)]
+    list(keeper(database, input=said).kept(iter(answer())))
+
+    there = database.read(lambda c: references.found(c, "o", [item["id"] for item in said]))
+    assert len(there) == 40_000
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 2000])
+def test_ids_of_an_upstream_that_no_database_can_index_are_replaced(
+    database: Sqlite, name: str
+) -> None:
+    talk = Talk("conv_1", 1.0, {})
+    database.write(lambda c: conversations.create(c, "o", talk))
+    batches = answer(name)
+    batches[-1][-1]["response"]["output"] = [{**ITEM, "id": name}]
+
+    heard = list(keeper(database, "up", conversation="conv_1").kept(iter(batches)))
+
+    given = heard[-1][-1]["response"]["id"]
+    assert is_valid_id(given)
+    kept = found(database, given)
+    assert kept is not None
+    assert kept.upstream_id is None
+    items = database.read(lambda c: conversations.items_of(c, "o", "conv_1"))
+    assert all(is_valid_id(item.id) for item in items)
+    assert database.read(lambda c: references.found(c, "o", [name])) == {}
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 2000])
+@pytest.mark.parametrize("param", ["previous_response_id", "conversation", "input[0].id"])
+def test_ids_that_no_database_can_index_are_refused(
+    database: Sqlite, param: str, name: str
+) -> None:
+    asked = {param: name} if "[" not in param else {"input": [{"id": name, "role": "user"}]}
+    with pytest.raises(InvalidRequest) as refused:
+        keeper(database, **asked)
+    assert (refused.value.param, refused.value.code) == (param, "invalid_value")
+    assert name not in refused.value.message
