@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from forwarder.errors import InvalidRequest
+from forwarder.errors import InvalidRequest, shorten
 from forwarder.translate.call import Json
 from forwarder.translate.check import LIST, STR, expect, optional
 
@@ -117,7 +117,7 @@ def items_of(request: Json) -> list[Any]:
 def not_found(name: Any) -> InvalidRequest:
     """The error for a response that nobody remembers."""
     return InvalidRequest(
-        f"Previous response with id '{name}' not found.",
+        f"Previous response with id '{shorten(name)}' not found.",
         param="previous_response_id",
         code="previous_response_not_found",
     )

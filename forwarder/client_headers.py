@@ -30,6 +30,15 @@ NEVER = (
 )
 """Credentials for the forwarder, and what holds for one connection or one body only."""
 
+_OF_CONNECTION = frozenset(
+    {
+        *("host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("content-length", "content-encoding", "content-type", "expect", "http2-settings"),
+        *("accept-encoding", "range"),
+    }
+)
+"""Headers that the HTTP library sets, or that change what it reads."""
+
 _NEVER = re.compile("|".join(map(translate, NEVER)))
 _VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _OF_WEBSOCKETS = "responses_websockets"
@@ -39,6 +48,11 @@ _OF_WEBSOCKETS = "responses_websockets"
 def is_forbidden(name: str) -> bool:
     """Must a header of this name, in lower case, never go on?"""
     return any(fnmatchcase(name, pattern) for pattern in NEVER)
+
+
+def is_of_connection(name: str) -> bool:
+    """Does a header of this name, in lower case, belong to one connection or to its framing?"""
+    return name in _OF_CONNECTION or name.startswith("proxy-")
 
 
 class HeaderSelection:

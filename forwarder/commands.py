@@ -23,6 +23,7 @@ from forwarder.profiles.lessons import shown
 from forwarder.profiles.mends import mend
 from forwarder.profiles.probing import ENOUGH, QUESTIONS, asking, boldest, found
 from forwarder.request_shape import adapt_shape
+from forwarder.terminal import echo, escape_controls
 from forwarder.translate.call import Json
 from forwarder.translate.terms import Ledger
 from forwarder.upstream import Upstream
@@ -45,9 +46,9 @@ def probe(bridge: Bridge) -> click.Command:
         try:
             profile = _examined(upstream, model or _some_model(upstream))
         except ForwarderError as error:
-            raise click.ClickException(error.message) from error
+            raise click.ClickException(escape_controls(error.message)) from error
         changes = json.dumps(shown(found(profile, upstream.profile)))
-        click.echo(f"{prefix_of(name)}QUIRKS={changes}")
+        echo(f"{prefix_of(name)}QUIRKS={changes}")
 
     return command
 
@@ -75,8 +76,8 @@ def translate(bridge: Bridge) -> click.Command:
             request = adapt_shape(request, client, exchange)
             shown = bridge.shown(client, request, None, exchange)
         except ForwarderError as error:
-            raise click.ClickException(" ".join(error.message.split())) from error
-        click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
+            raise click.ClickException(escape_controls(" ".join(error.message.split()))) from error
+        echo(json.dumps(shown, ensure_ascii=False, indent=2))
 
     return command
 
@@ -91,7 +92,7 @@ def fidelity(bridge: Bridge) -> click.Command:
         if write:
             documents.write()
         else:
-            click.echo(everything())
+            echo(everything())
 
     return command
 
@@ -120,7 +121,7 @@ def _examined(upstream: Upstream, model: str) -> Profile:
     profile = boldest(upstream.profile)
     for question in QUESTIONS:
         profile, verdict = _answered(upstream, model, question, profile)
-        click.echo(f"  {question}: {verdict}", err=True)
+        echo(f"  {question}: {verdict}", err=True)
     return profile
 
 

@@ -47,6 +47,16 @@ _NO_RETRY = {"X-Should-Retry": "false"}
 """For mistakes in the configuration: the same request would fail again."""
 
 
+MAX_QUOTED = 200
+"""Characters that a message quotes of a client's value."""
+
+
+def shorten(value: object) -> str:
+    """A value for a message: its beginning, if it is long."""
+    text = str(value)
+    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"
+
+
 class ForwarderError(Exception):
     """A failure with an HTTP status and an OpenAI-shaped body."""
 
@@ -57,6 +67,9 @@ class ForwarderError(Exception):
     default_headers: Mapping[str, str] = {}
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        if param is not None and len(param) > MAX_QUOTED:  # names in it may be the client's
+            message = message.replace(param, shorten(param))
+            param = shorten(param)
         super().__init__(message)
         self.message = message
         self.param = param if param is not None else self.param

@@ -22,6 +22,7 @@ from forwarder.registry.names import short
 from forwarder.registry.registry import not_found
 from forwarder.registry.remote import KINDS, Remote
 from forwarder.registry.shapes import Shown
+from forwarder.terminal import echo, escape_controls
 from forwarder.translate.call import Json
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ def keys(bridge: Bridge) -> click.Group:
                 "one that is kept in the file beside the database."
             )
         done = _done(bridge.rotate)
-        click.echo(f"sealed anew: the keys of {done.models} models, {done.rows} other rows")
+        echo(f"sealed anew: the keys of {done.models} models, {done.rows} other rows")
         if done.lost:
             lost = ", ".join(map(short, done.lost))
             raise click.ClickException(f"no secret opens the keys of: {lost}")
@@ -99,7 +100,7 @@ def _create(bridge: Bridge) -> click.Command:
         if given["host"]:
             body["remote_api_key"] = _key(key, key_stdin)
         created = _done(lambda: bridge.creating.create(body))
-        click.echo(f"{given['name']}: {_told(created.check) if created.check else 'registered'}")
+        echo(f"{given['name']}: {_told(created.check) if created.check else 'registered'}")
 
     return command
 
@@ -116,7 +117,7 @@ def _list(bridge: Bridge) -> click.Command:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            click.echo("  ".join(cells).rstrip())
+            echo("  ".join(cells).rstrip())
 
     return command
 
@@ -128,7 +129,7 @@ def _show(bridge: Bridge) -> click.Command:
         """Show all that may be known of a registered model."""
         shown = _done(lambda: _shown(bridge, _found(bridge, name)))
         told = shapes.description(shown, None)
-        click.echo(json.dumps(told, ensure_ascii=False, indent=2))
+        echo(json.dumps(told, ensure_ascii=False, indent=2))
 
     return command
 
@@ -140,7 +141,7 @@ def _rm(bridge: Bridge) -> click.Command:
         """Forget registered models."""
         for name in names:
             removed = _done(lambda name=name: bridge.registry.remove(name))  # type: ignore[misc]
-            click.echo(f"removed {short(removed.name)}")
+            echo(f"removed {short(removed.name)}")
 
     return command
 
@@ -174,7 +175,7 @@ def _checks(bridge: Bridge, names: tuple[str, ...]) -> Iterator[Check]:
 
 
 def _reported(name: str, check: Check) -> Check:
-    click.echo(f"{short(name)}: {_told(check)}")
+    echo(f"{short(name)}: {_told(check)}")
     return check
 
 
@@ -234,4 +235,4 @@ def _done(work: Callable[[], T]) -> T:
     try:
         return work()
     except ForwarderError as error:
-        raise click.ClickException(" ".join(error.message.split())) from error
+        raise click.ClickException(escape_controls(" ".join(error.message.split()))) from error

@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.config.parsers import Fallback, is_pattern
-from forwarder.errors import InvalidRequest, NotFound
+from forwarder.errors import InvalidRequest, NotFound, shorten
 from forwarder.registry.defaults import NOTHING, Defaults
 from forwarder.registry.names import LATEST, short
 from forwarder.registry.remote import Remote
@@ -227,7 +227,7 @@ def _preferred(candidates: Sequence[UpstreamSettings], client: str) -> UpstreamS
 def _named(model: str, asked: str) -> str:
     if not model:
         raise NotFound(
-            f"The model '{asked}' does not exist.", param="model", code="model_not_found"
+            f"The model '{shorten(asked)}' does not exist.", param="model", code="model_not_found"
         )
     return model
 

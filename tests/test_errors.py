@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from forwarder import errors
-from forwarder.errors import ForwarderError, InvalidRequest, UpstreamRefused
+from forwarder.errors import ForwarderError, InvalidRequest, UpstreamRefused, shorten
 
 PLAIN = [
     (errors.InvalidRequest, 400, "invalid_request_error", None),
@@ -142,3 +142,18 @@ def test_a_refusal_of_a_known_kind_has_openais_status_and_code(
     error = UpstreamRefused(status, given)
     assert (error.status, error.code) == told
     assert error.message == given["message"]
+
+
+def test_long_names_of_parameters_are_cut() -> None:
+    name = "x" * 100_000
+    error = InvalidRequest(f"Unknown parameter: '{name}'.", param=name)
+
+    assert error.param == "x" * 200 + "…"
+    assert error.message == f"Unknown parameter: '{error.param}'."
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("x" * 200, "x" * 200), ("x" * 201, "x" * 200 + "…"), (7, "7")]
+)
+def test_long_values_are_cut(value: object, shown: str) -> None:
+    assert shorten(value) == shown

@@ -23,6 +23,7 @@ from forwarder.capture.replay import (
 )
 from forwarder.config import Settings
 from forwarder.errors import ForwarderError
+from forwarder.terminal import echo, escape_controls
 from forwarder.translate.call import Json
 
 Make = Callable[[Settings], Any]
@@ -57,13 +58,13 @@ def replay(settings: Settings, make: Make) -> click.Command:
         record = _record(name, settings)
         try:
             for note in notes(record):
-                click.echo(f"note: {note}", err=True)
+                echo(f"note: {note}", err=True)
             now = _replayed(record, which, key, settings, make)
         except ForwarderError as error:
-            raise _Trouble(error.message) from error
-        click.echo("\n".join(now.lines()))
+            raise _Trouble(escape_controls(error.message)) from error
+        echo("\n".join(now.lines()))
         found = differences(came(record), now)
-        click.echo("\n".join(found or ["The same as was captured."]), err=True)
+        echo("\n".join(found or ["The same as was captured."]), err=True)
         raise SystemExit(1 if found else 0)
 
     return command

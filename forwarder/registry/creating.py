@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from forwarder.catalog import Catalog
 from forwarder.config import UpstreamSettings
-from forwarder.errors import InvalidRequest, NotFound
+from forwarder.errors import InvalidRequest, NotFound, shorten
 from forwarder.media.addresses import Guard
 from forwarder.registry.checking import PATIENCE, Check, asked, listed
 from forwarder.registry.registry import NoRegistry, not_found
@@ -118,7 +118,7 @@ class Creating:
         try:
             found = self._guard.look_up(name, port) if name.isascii() else []
         except (OSError, UnicodeError):
-            raise _host(f"the host name '{name}' cannot be resolved") from None
+            raise _host(f"the host name '{shorten(name)}' cannot be resolved") from None
         if not found:
             raise _host(
                 "it has no public address (the operator's FORWARDER_REMOTE_ALLOW names the "

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from forwarder.config import UpstreamSettings
-from forwarder.errors import NotFound, StoreUnavailable, Unsupported
+from forwarder.errors import NotFound, StoreUnavailable, Unsupported, shorten
 from forwarder.mint import random_id
 from forwarder.network.backend import MAX_WAIT, SharedTask
 from forwarder.registry.names import full, short
@@ -213,7 +213,7 @@ def _digest_versions(rows: list[Row]) -> str:
 
 def not_found(name: str) -> NotFound:
     """The error for a model that there is not, in Ollama's words."""
-    return NotFound(f"model '{name}' not found", param="model", code="model_not_found")
+    return NotFound(f"model '{shorten(name)}' not found", param="model", code="model_not_found")
 
 
 def _off() -> Unsupported:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from forwarder.client_headers import is_of_connection
 from forwarder.config import UpstreamSettings, upstream_with
 from forwarder.config.parsers import CHAT, PASSTHROUGH, RESPONSES, Parser, headers, http, provider
 from forwarder.errors import InvalidRequest, Unsupported, UpstreamKeyRefused
@@ -268,6 +269,7 @@ def _remote(host: str, body: Json, common: Json) -> Remote:
     if not all(isinstance(value, str) for value in query.values()):
         raise _invalid("remote_query", "an object of strings")
     sent = optional(body, "remote_headers", DICT, "remote_headers") or {}
+    _check_headers(sent)
     return Remote(
         **common,
         host=_address(host, kind),
@@ -277,6 +279,23 @@ def _remote(host: str, body: Json, common: Json) -> Remote:
         headers=dict(_parsed(headers, json.dumps(sent), "remote_headers")) if sent else {},
         query=query,
     )
+
+
+def _check_headers(given: Json) -> None:
+    """Raise InvalidRequest for headers of the connection or of its framing, which are not its own.
+
+    With one of these a remote and a proxy on the way to it could disagree where a request ends.
+    """
+    names = [name.lower() for name in given]
+    for name in given:
+        if is_of_connection(name.lower()):
+            raise InvalidRequest(
+                f"Invalid value for 'remote_headers': '{name[:200]}' is set by the connection.",
+                param="remote_headers",
+                code="invalid_value",
+            )
+    if len(set(names)) < len(names):
+        raise _invalid("remote_headers", "an object that names each header once")
 
 
 def _address(host: str, kind: str) -> str:

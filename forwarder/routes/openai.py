@@ -15,7 +15,7 @@ from flask import Blueprint, Response, current_app, request
 
 from forwarder import ndjson, sse
 from forwarder.bridge import Bridge
-from forwarder.errors import NotFound, ShuttingDown, UpgradeRefused
+from forwarder.errors import NotFound, ShuttingDown, UpgradeRefused, shorten
 from forwarder.exchange import Exchange
 from forwarder.network.running import Stopping
 from forwarder.request_shape import adapt_shape
@@ -130,7 +130,7 @@ def model(model: str) -> Response:
     key = authorized(_bridge().settings.api_keys)
     entry = _bridge().catalog.model(model, key)
     if entry is None:
-        message = f"The model '{model}' does not exist."
+        message = f"The model '{shorten(model)}' does not exist."
         raise NotFound(message, param="model", code="model_not_found")
     return json_answer(entry)
 

@@ -14,7 +14,7 @@ from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from forwarder.bridge import Bridge
-from forwarder.errors import NotFound, Unsupported
+from forwarder.errors import NotFound, Unsupported, shorten
 from forwarder.registry import shapes
 from forwarder.registry.checking import Check
 from forwarder.registry.creating import Created
@@ -115,7 +115,8 @@ def delete() -> Response:
     bridge = _bridge()
     if bridge.registry.find(name) is None and bridge.catalog.model(name, _key()) is not None:
         raise Unsupported(
-            f"model '{name}' is not registered but configured, in the forwarder's environment.",
+            f"model '{shorten(name)}' is not registered but configured, in the forwarder's "
+            "environment.",
             param="model",
         )
     bridge.registry.remove(name)

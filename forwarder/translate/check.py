@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from forwarder.errors import InvalidRequest
+from forwarder.errors import InvalidRequest, shorten
 
 Types: TypeAlias = tuple[type, ...]
 
@@ -63,7 +63,7 @@ def choose(value: Any, allowed: tuple[str, ...], param: str) -> Any:
         return value
     names = ", ".join(f"'{name}'" for name in allowed)
     raise InvalidRequest(
-        f"Invalid value for '{param}': {value!r}. Supported values are: {names}.",
+        f"Invalid value for '{param}': {shorten(repr(value))}. Supported values are: {names}.",
         param=param,
         code="invalid_value",
     )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.errors import InvalidRequest, Unsupported, shorten
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, STR, choose, expect, missing, optional, require
 
@@ -27,7 +27,7 @@ def convert_one(part: Any, table: dict[str, Converter], path: str) -> Json:
     converter = table.get(kind)
     if converter is None:
         raise InvalidRequest(
-            f"Invalid value for '{path}.type': '{kind}'. Supported values are: "
+            f"Invalid value for '{path}.type': '{shorten(kind)}'. Supported values are: "
             + ", ".join(f"'{name}'" for name in table)
             + ".",
             param=f"{path}.type",

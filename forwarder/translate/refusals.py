@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from forwarder.error_kinds import ErrorKind
-from forwarder.errors import UpstreamRefused
+from forwarder.errors import UpstreamRefused, shorten
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.terms import Ledger
 
@@ -90,7 +90,7 @@ def in_its_words(call: Call, client: str) -> Call:
 
 def _not_found(refusal: UpstreamRefused, request: Json) -> UpstreamRefused:
     """The refusal as Ollama begins it, with the client's name for the model."""
-    message = f"model '{request.get('model')}' not found: {refusal.message}"
+    message = f"model '{shorten(request.get('model'))}' not found: {refusal.message}"
     said = {"message": message, "param": "model", "code": "model_not_found"}
     return UpstreamRefused(404, said, refusal.headers)
 

@@ -6,6 +6,8 @@ cannot stream, it becomes the events that would have carried it.
 
 from __future__ import annotations
 
+from typing import Any
+
 from forwarder.errors import UpstreamBroken
 from forwarder.translate.call import Batch, Event, Json
 from forwarder.translate.vocabulary import failure, find_error
@@ -68,9 +70,20 @@ def _compacted(body: Json) -> Batch:
 
 
 def _embedded(body: Json) -> Batch:
-    if not isinstance(body.get("data"), list):
+    data = body.get("data")
+    if not isinstance(data, list) or not all(map(_is_embedding, data)):
         raise UpstreamBroken("The upstream's answer holds no embeddings.")
     return [body]
+
+
+def _is_embedding(entry: Any) -> bool:
+    """Whether an entry holds a vector, as numbers or in Base64, and a number for its place."""
+    if not isinstance(entry, dict) or type(entry.get("index") or 0) is not int:
+        return False
+    vector = entry.get("embedding")
+    if isinstance(vector, str):
+        return vector != ""
+    return isinstance(vector, list) and bool(vector) and set(map(type, vector)) <= {int, float}
 
 
 def _responses(body: Json, streamed: bool) -> Batch:

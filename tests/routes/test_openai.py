@@ -404,3 +404,52 @@ def test_a_client_that_sends_no_reasoning_is_not_told_that_it_was_lost(
     assert dropped(content=block) is None
     assert dropped(content=block, metadata={"reasoning": "hm"}) is None
     assert dropped("false", content="Hi", reasoning_content="hm") == "messages.reasoning_content"
+
+
+LONG = "long" * 25_000
+USER = {"role": "user", "content": "hi"}
+TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+CHAT_TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("responses", {"input": [{"type": LONG}]}),
+        ("responses", {"input": [{"role": LONG, "content": "hi"}]}),
+        ("responses", {"input": [{"role": "user", "content": [{"type": LONG}]}]}),
+        ("responses", {"input": [{"type": "item_reference", "id": LONG}]}),
+        ("responses", {"previous_response_id": LONG}),
+        ("responses", {"conversation": LONG}),
+        ("responses", {"tool_choice": {"type": "function", "name": LONG}, "tools": [TOOL]}),
+        ("responses", {"tool_choice": LONG}),
+        ("responses", {"tool_choice": {"type": LONG}, "tools": [TOOL]}),
+        ("responses", {"tools": [{"type": LONG}], "tool_choice": {"type": LONG}}),
+        ("responses", {"truncation": LONG}),
+        ("responses", {"model": f"{LONG}/"}),
+        ("responses", {"reasoning": {"effort": {"a": LONG}}}),
+        ("chat/completions", {"messages": [{"role": LONG, "content": "hi"}]}),
+        ("chat/completions", {"messages": [{"role": "tool", "tool_call_id": LONG}]}),
+        ("chat/completions", {"messages": [{"role": "function", "name": LONG}]}),
+        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": LONG}]}]}),
+        ("chat/completions", {"messages": [USER], "tool_choice": LONG, "tools": [CHAT_TOOL]}),
+        ("chat/completions", {"messages": [USER], "response_format": {"type": LONG}}),
+        ("chat/completions", {"messages": [USER], "stop": {LONG: 1}}),
+        ("chat/completions", {"messages": [USER], "modalities": [LONG]}),
+    ],
+)
+def test_an_error_quotes_200_characters_of_a_value(
+    path: str, body: dict[str, Any], serve: Serve
+) -> None:
+    """The upstream speaks the other protocol, so that all is read here."""
+    upstream = {"responses": "chat", "chat/completions": "responses"}[path]
+    client = serve(lambda _: httpx2.Response(500), FORWARDER_UPSTREAMS=upstream)
+
+    got = client.post(
+        f"/v1/{path}",
+        json={"model": "m", "input": "hi", **body},
+        headers={"X-Forwarder-Strict": "true"},
+    )
+
+    assert got.status_code in (400, 404, 500, 502)  # 500 is the upstream's
+    assert len(got.data) < 4000

@@ -153,9 +153,17 @@ def test_a_compacted_conversation_is_one_event() -> None:
 
 
 def test_embeddings_are_one_event() -> None:
-    body = {"object": "list", "data": []}
+    vectors: list[Any] = [[0.5, 1], "AAAA"]
+    entries = [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+    for body in ({"object": "list", "data": []}, {"data": entries}, {"data": [{"embedding": [1]}]}):
+        assert whole.events("embeddings", body, streamed=False) == [body]
 
-    assert whole.events("embeddings", body, streamed=False) == [body]
-    for wrong in ({}, {"data": None}, {"data": {}}):
+    shapes: list[Any] = [
+        *(None, 7, "x", [], [[0.5]]),
+        *({}, {"embedding": None}, {"embedding": []}, {"embedding": ""}, {"embedding": {"a": 1}}),
+        *({"embedding": ["0.5"]}, {"embedding": [0.5, None]}, {"embedding": [[0.5]]}),
+        *({"embedding": [True]}, {"embedding": [0.5], "index": "0"}),
+    ]
+    for wrong in ({}, {"data": None}, {"data": {}}, *({"data": [shape]} for shape in shapes)):
         with pytest.raises(UpstreamBroken):
             whole.events("embeddings", wrong, streamed=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from forwarder.errors import InvalidRequest
+from forwarder.errors import InvalidRequest, shorten
 from forwarder.translate import parts, reasoning
 from forwarder.translate.call import Json
 from forwarder.translate.chat_over_responses.images import SentBack
@@ -118,7 +118,7 @@ class History:
         if kind is None:
             raise InvalidRequest(
                 "Messages with role 'tool' must be a response to a preceding message with "
-                f"'tool_calls'; '{call_id}' is none.",
+                f"'tool_calls'; '{shorten(call_id)}' is none.",
                 param=f"{path}.tool_call_id",
             )
         content = optional(message, "content", (str, list), f"{path}.content") or ""
@@ -141,7 +141,7 @@ class History:
         if call_id not in self._unanswered:
             raise InvalidRequest(
                 "Messages with role 'function' must follow a message with 'function_call' "
-                f"for the same function; '{name}' was not called.",
+                f"for the same function; '{shorten(name)}' was not called.",
                 param=f"{path}.name",
             )
         self._tool({"tool_call_id": call_id, "content": message.get("content")}, path)

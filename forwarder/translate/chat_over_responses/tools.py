@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.errors import InvalidRequest
+from forwarder.errors import InvalidRequest, shorten
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, optional, require
 
@@ -90,5 +90,5 @@ def check_choice(choice: Any, tools: list[Json]) -> None:
     name = choice.get("name") if isinstance(choice, dict) else None
     if name is not None and all(tool.get("name") != name for tool in tools):
         raise InvalidRequest(
-            f"Tool choice '{name}' not found in 'tools' parameter.", param="tool_choice"
+            f"Tool choice '{shorten(name)}' not found in 'tools' parameter.", param="tool_choice"
         )

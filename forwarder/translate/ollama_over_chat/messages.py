@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from forwarder.errors import InvalidRequest
+from forwarder.errors import InvalidRequest, shorten
 from forwarder.translate import pictures
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, optional, require
@@ -129,7 +129,7 @@ class History:
         name = name or optional(message, "name", STR, f"{path}.name")
         named = [call_id for call_id, tool in self._waiting.items() if tool == name]
         if not self._waiting or (name and not named):
-            of = f" of '{name}'" if name else ""
+            of = f" of '{shorten(name)}'" if name else ""
             raise InvalidRequest(
                 f"'{path}' is the result of a tool, but no call{of} before it waits for one.",
                 param=path,

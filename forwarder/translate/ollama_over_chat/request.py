@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.errors import InvalidRequest, Unsupported, shorten
 from forwarder.translate.call import Json
 from forwarder.translate.check import BOOL, DICT, STR, choose, expect, optional, require
 from forwarder.translate.fates import settle
@@ -152,7 +152,7 @@ def _tool(given: Any, path: str) -> Json:
     kind = optional(tool, "type", STR, f"{path}.type") or "function"
     if kind != "function":
         raise Unsupported(
-            f"'{path}': a tool has to be a function, not '{kind}'.", param=f"{path}.type"
+            f"'{path}': a tool has to be a function, not '{shorten(kind)}'.", param=f"{path}.type"
         )
     function = require(tool, "function", DICT, f"{path}.function")
     require(function, "name", STR, f"{path}.function.name")

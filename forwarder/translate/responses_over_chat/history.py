@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from forwarder.errors import InvalidRequest
+from forwarder.errors import InvalidRequest, shorten
 from forwarder.translate import parts, pictures
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, missing, optional, require
@@ -106,7 +106,7 @@ class History:
         reader = _OTHERS.get(kind)
         if reader is None:
             raise InvalidRequest(
-                f"Invalid value for '{path}.type': '{kind}'.",
+                f"Invalid value for '{path}.type': '{shorten(kind)}'.",
                 param=f"{path}.type",
                 code="invalid_value",
             )
@@ -237,7 +237,7 @@ class History:
 
     def _reference(self, item: Json, path: str) -> None:
         name = require(item, "id", STR, f"{path}.id")
-        raise InvalidRequest(f"Item with id '{name}' not found.", param=f"{path}.id")
+        raise InvalidRequest(f"Item with id '{shorten(name)}' not found.", param=f"{path}.id")
 
     def _hosted(self, item: Json, path: str) -> None:
         """What a hosted tool did elsewhere has no place in a chat history."""

@@ -10,7 +10,7 @@ import hashlib
 import re
 from typing import Any, NamedTuple
 
-from forwarder.errors import InvalidRequest, Unsupported
+from forwarder.errors import InvalidRequest, Unsupported, shorten
 from forwarder.translate.call import Json
 from forwarder.translate.check import (
     BOOL,
@@ -129,7 +129,8 @@ class Toolbox:
     def _same_or_refuse(self, known: Tool, entry: Tool, chat_name: str, path: str) -> None:
         if known != entry:
             raise InvalidRequest(
-                f"'{path}': two different tools would both be called '{chat_name}' upstream.",
+                f"'{path}': two different tools would both be called '{shorten(chat_name)}' "
+                "upstream.",
                 param=path,
                 code="tool_name_collision",
             )
@@ -177,7 +178,7 @@ class Toolbox:
         chat_name = self._chat_name(name, ref.get("namespace"))
         if chat_name is None:
             raise InvalidRequest(
-                f"Tool choice '{name}' not found in 'tools' parameter.", param=path
+                f"Tool choice '{shorten(name)}' not found in 'tools' parameter.", param=path
             )
         shape = "custom" if self.is_native(self._tools[chat_name].kind) else "function"
         return {"type": shape, shape: {"name": chat_name}}
@@ -239,7 +240,7 @@ def _native_custom(tool: Json, chat_name: str) -> Json:
 
 def _not_here(tool_type: str, path: str) -> Unsupported:
     return Unsupported(
-        f"The tool '{tool_type}' is hosted by OpenAI and cannot run over this upstream.",
+        f"The tool '{shorten(tool_type)}' is hosted by OpenAI and cannot run over this upstream.",
         param=path,
         code="unsupported_tool",
     )

@@ -1,0 +1,22 @@
+"""Output of commands, which may quote what a remote said."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+_CONTROLS = re.compile(
+    r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
+"""Characters that a terminal acts on, and those that change the direction of a text."""
+
+
+def escape_controls(text: str) -> str:
+    """A text as a terminal shows it: what it would act on is spelled out."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def echo(text: str, err: bool = False) -> None:
+    """Print a line."""
+    click.echo(escape_controls(text), err=err)
