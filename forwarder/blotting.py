@@ -36,6 +36,18 @@ def blotted(error: Json, settings: UpstreamSettings) -> Json:
     return error if said == before else dict(orjson.loads(said))
 
 
+def blot_headers(headers: Mapping[str, str], settings: UpstreamSettings) -> dict[str, str]:
+    """Headers of an upstream without the secrets of ``settings``; none is named after one."""
+    blotted_headers = dict(headers)
+    for secret in secrets_of(settings):
+        blotted_headers = {
+            name: value.replace(secret, "***")
+            for name, value in blotted_headers.items()
+            if secret.lower() not in name.lower()
+        }
+    return blotted_headers
+
+
 def secrets_of(settings: UpstreamSettings) -> list[str]:
     """The key, and what of the headers and the query is secret; the longest first.
 

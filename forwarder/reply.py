@@ -16,7 +16,7 @@ import httpx2
 import orjson
 
 from forwarder import reading
-from forwarder.blotting import blotted
+from forwarder.blotting import blot_headers, blotted
 from forwarder.config import UpstreamSettings
 from forwarder.errors import ShuttingDown, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from forwarder.network.arrivals import arrivals_of
@@ -68,7 +68,7 @@ class Reply:
         self._arrivals = arrivals_of(response, heartbeat)
         # Kept here, so that a reader who has heard enough does not cut the connection by leaving.
         self._pieces = heard(self._patient())
-        self.headers = handed_on(response.headers)
+        self.headers = blot_headers(handed_on(response.headers), settings)
 
     def was_done(self) -> bool:
         """Did the upstream say ``[DONE]``?"""

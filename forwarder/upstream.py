@@ -24,7 +24,7 @@ import orjson
 from openai import Omit, OpenAI, Stream, not_given
 
 from forwarder.base_url import ABSENT, find_missing_path, has_version
-from forwarder.blotting import blotted
+from forwarder.blotting import blot_headers, blotted
 from forwarder.client_headers import IDEMPOTENCY_KEY
 from forwarder.config import UpstreamSettings
 from forwarder.error_kinds import read_error
@@ -546,10 +546,14 @@ class Upstream:
         with self._failures, WaitedForBy(exchange):
             response = send(path, cast_to=httpx2.Response, options=options, **given)
         exchange.opened.add(response.close)
-        exchange.reply_headers = handed_on(response.headers)
+        exchange.reply_headers = self._hand_on(response.headers)
         latin = "latin-1"  # as WSGI has it: byte for byte what the upstream said
         said = {k.decode(latin).lower(): v.decode(latin) for k, v in response.headers.raw}
+        said = blot_headers(said, self.settings)
         return Passed(response.status_code, said, self._pieces(response))
+
+    def _hand_on(self, headers: httpx2.Headers) -> dict[str, str]:
+        return blot_headers(handed_on(headers), self.settings)
 
     def _pieces(self, response: httpx2.Response) -> Iterator[bytes]:
         with self._failures:
@@ -589,7 +593,7 @@ class Upstream:
                 f"({self._name_setting('BASE_URL', 'remote_host')}) must begin with https://."
             )
         refusal = UpstreamRefused(
-            status, self._error_object(error), handed_on(error.response.headers)
+            status, self._error_object(error), self._hand_on(error.response.headers)
         )
         return self._key_refused(refusal) if self._is_own_key_refused(refusal) else refusal
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.blotting import blotted, is_random, is_telling, secrets_of
-from forwarder.config import Settings, UpstreamSettings
+from forwarder.blotting import blot_headers, blotted, is_random, is_telling, secrets_of
+from forwarder.config import Settings, UpstreamSettings, upstream_with
 
 KEY = "sk-secret"
 
@@ -107,3 +107,17 @@ def test_a_long_word_is_seen_at_once() -> None:
     assert not is_random("x" * 100_000)
 
     assert time.process_time() - began < 1
+
+
+def test_headers_hold_no_secret_in_value_or_name() -> None:
+    settings = upstream_with("up", api_key="sk-Secret-key", headers={"X-Token": "other-secret"})
+    headers = {
+        "x-ratelimit-sk-secret-key": "1",
+        "x-ratelimit-a": "key=sk-Secret-key; other-secret",
+        "retry-after": "3",
+    }
+
+    assert blot_headers(headers, settings) == {
+        "x-ratelimit-a": "key=***; ***",
+        "retry-after": "3",
+    }

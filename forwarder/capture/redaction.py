@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import islice
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import orjson
 
@@ -41,6 +41,9 @@ _KEYS = (
 """Fields of a body that hold keys; fewer than headers have, or ``prompt_cache_key`` were one."""
 
 _KEY = re.compile(rf"(^|[-_])({_KEYS})$", re.IGNORECASE)
+
+_URLS = frozenset({"server_url"})
+"""Fields with addresses in which clients put tokens: those of MCP servers."""
 
 _HEADERS = frozenset({"headers", "remote_headers", "query", "remote_query"})
 """Fields whose own fields are headers or parameters."""
@@ -102,10 +105,36 @@ class Redaction:
         if lower in self._names or (self._paths and self._is_named(here)):
             return self._gone(value)
         if type(value) is str:
+            if lower in _URLS:
+                return self._url(value)
             return self._gone(value) if _is_key(name) else value
         if lower in _HEADERS and type(value) is dict:
             return {k: self._header(k, v) if type(v) is str else v for k, v in value.items()}
         return self.value(value, here)
+
+    def _url(self, url: str) -> str:
+        """An address without the tokens that its user, path and query hold."""
+        head, mark, query = url.partition("?")
+        scheme, separator, rest = head.partition("://")
+        host, slash, path = rest.partition("/")
+        user, at, host = host.rpartition("@")
+        for word in filter(None, (user, user.partition(":")[2])):
+            self._gone_of_url(word)
+        user = GONE if user else user
+        steps = "/".join(self._gone_of_url(s) if is_random(s) else s for s in path.split("/"))
+        pairs = (pair.partition("=") for pair in query.split("&"))
+        parameters = "&".join(
+            f"{name}{sign}{self._gone_of_url(value)}"
+            if value and (is_telling(name) or is_random(value))
+            else f"{name}{sign}{value}"
+            for name, sign, value in pairs
+        )
+        return f"{scheme}{separator}{user}{at}{host}{slash}{steps}{mark}{parameters}"
+
+    def _gone_of_url(self, text: str) -> str:
+        self._gone(text)
+        self._gone(unquote(text))
+        return GONE
 
     def _is_named(self, here: tuple[str, ...]) -> bool:
         return any(

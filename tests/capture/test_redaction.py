@@ -155,3 +155,31 @@ def test_the_settings_keys_are_known() -> None:
 def test_a_clients_key_is_a_secret_unless_it_is_a_placeholder() -> None:
     assert keys_of("sk-client") == {"sk-client"}
     assert keys_of("none") == keys_of(None) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://mcp.example/sse", "https://mcp.example/sse"),
+        (
+            "https://mcp.example/sse?v=2&token=hunter2hunter2",
+            "https://mcp.example/sse?v=2&token=***",
+        ),
+        ("https://mcp.example/?k=abcdefghij0123456789", "https://mcp.example/?k=***"),
+        ("https://mcp.example/s/abcdefghij0123456789/mcp", "https://mcp.example/s/***/mcp"),
+        ("https://me:hunter2hunter2@mcp.example:8443/", "https://***@mcp.example:8443/"),
+        ("mcp.example", "mcp.example"),
+    ],
+)
+def test_tokens_in_addresses_of_mcp_servers_are_blotted(url: str, shown: str) -> None:
+    redaction = Redaction(())
+    tool = {"type": "mcp", "server_label": "x", "server_url": url}
+
+    blotted = redaction.value({"tools": [tool]})
+
+    assert blotted["tools"][0] == {**tool, "server_url": shown}
+    said = redaction.everywhere(
+        b'{"error":"no access with hunter2hunter2 or abcdefghij0123456789"}'
+    )
+    for secret in ("hunter2hunter2", "abcdefghij0123456789"):
+        assert (secret.encode() in said) is (secret not in url)
