@@ -58,9 +58,8 @@ from forwarder.profiles import (
 from forwarder.profiles.learned import COMPLAINTS, Lesson, lesson_of
 from forwarder.profiles.lessons import Lessons, shown
 from forwarder.reply import Reply, handed_on, models_in
-from forwarder.resilience.beginning import begun
 from forwarder.routing import Route
-from forwarder.translate.call import Call, Json
+from forwarder.translate.call import Batch, Call, Json
 from forwarder.translate.call import Stream as Batches
 from forwarder.translate.ending import HONEST, UNREADABLE, unreadable
 
@@ -340,7 +339,7 @@ class Upstream:
     def _read_beginning(self, reply: Reply, stream: Batches) -> Batches:
         """The stream of a reply with its first batch read; a reply that fails is closed."""
         try:
-            return begun(stream)
+            first = next(stream, None)
         except BaseException as error:
             reply.close()
             if isinstance(error, UNREADABLE):
@@ -348,6 +347,19 @@ class Upstream:
             if isinstance(error, UpstreamRefused) and self._is_own_key_refused(error):
                 raise self._key_refused(error) from None
             raise
+        return stream if first is None else self._read_rest(first, stream)
+
+    def _read_rest(self, first: Batch, stream: Batches) -> Batches:
+        """``first`` and the stream after it, in which the key may still be refused."""
+        try:
+            yield first
+            yield from stream
+        except UpstreamRefused as error:
+            if not self._is_own_key_refused(error):
+                raise
+            refusal = self._key_refused(error)
+            self.key_refusal = refusal.message
+            raise refusal from None
 
     def _ask_again(
         self,

@@ -306,6 +306,54 @@ def test_a_refused_key_is_remembered_until_a_request_succeeds(
     assert upstream.key_refusal is None
 
 
+SAID = {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}
+BAD_KEY = {"message": "bad key", "code": "invalid_api_key"}
+RESPONSE = {"id": "resp_1", "object": "response", "status": "in_progress", "output": []}
+DELTA = {"type": "response.output_text.delta", "item_id": "m", "output_index": 0, "delta": "Hi"}
+REFUSED_LATE = {
+    "chat": ("chat", [SAID], {"error": BAD_KEY}),
+    "chat, bare": ("chat", [SAID], {"object": "error", **BAD_KEY}),
+    "responses, error": ("responses", [DELTA], {"type": "error", "error": BAD_KEY}),
+    "responses, failed": (
+        "responses",
+        [{"type": "response.created", "response": RESPONSE}, DELTA],
+        {"type": "response.failed", "response": {**RESPONSE, "error": BAD_KEY}},
+    ),
+}
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("case", REFUSED_LATE)
+def test_a_key_that_is_refused_in_midstream_is_the_operator_s_matter(
+    case: str, together: bool
+) -> None:
+    protocol, before, last = REFUSED_LATE[case]
+    frames = [f"data: {json.dumps(event)}\n\n".encode() for event in [*before, last]]
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        headers = {"content-type": "text/event-stream"}
+        pieces = [b"".join(frames)] if together else frames
+        return httpx2.Response(200, headers=headers, content=iter(pieces))
+
+    def told(upstream: Upstream) -> tuple[list[Any], UpstreamError]:
+        exchange = Exchange(id="req_1", route=protocol, ledger=Ledger())
+        route = Route(upstream.settings, protocol, "their-model")
+        events: list[Any] = []
+        with pytest.raises(UpstreamError) as raised:
+            for batch in upstream.call(route, protocol, exchange)({**CHAT, "model": "ours"}):
+                events += batch
+        return events, raised.value
+
+    upstream = upstream_of(Provider(answer))
+    events, error = told(upstream)
+    assert events == before
+    assert isinstance(error, UpstreamKeyRefused)
+    assert upstream.key_refusal == error.message
+
+    theirs = told(upstream_of(Provider(answer), UP_API_KEY="passthrough"))[1]
+    assert (theirs.status, theirs.code) == (401, "invalid_api_key")
+
+
 def compacted(upstream: Upstream) -> list[Any]:
     exchange = Exchange(id="req_1", route="responses", ledger=Ledger())
     route = Route(upstream.settings, "responses", "their-model")

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
+from forwarder.error_kinds import ErrorKind
 from forwarder.errors import (
     ForwarderError,
     ShuttingDown,
     UpstreamBroken,
+    UpstreamError,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnreachable,
@@ -56,9 +58,13 @@ def _heard_chat(stream: Stream, heard: _Heard, was_done: Callable[[], bool]) -> 
         for i, chunk in enumerate(batch):
             heard.note(chunk)
             if heard.error:
+                refusal = failure(heard.error)
                 if not heard.begun and not heard.said:  # there is still time for an HTTP status
-                    raise failure(heard.error)
-                yield [*batch[:i], _classify_chunk(chunk, heard.error)]
+                    raise refusal
+                if _is_of_a_key(refusal):
+                    yield batch[:i]
+                    raise refusal
+                yield [*batch[:i], _classify_chunk(chunk, refusal)]
                 return
         if heard.whole:  # whoever folds a stream asks for nothing after a whole answer
             heard.judge(was_done())
@@ -66,12 +72,19 @@ def _heard_chat(stream: Stream, heard: _Heard, was_done: Callable[[], bool]) -> 
         yield batch
 
 
-def _classify_chunk(chunk: Event, error: Any) -> Event:
+def _is_of_a_key(refusal: UpstreamError) -> bool:
+    """Does the upstream refuse the key?
+
+    Such an error is always raised: only the caller knows whose key it is.
+    """
+    return isinstance(refusal, UpstreamRefused) and refusal.kind is ErrorKind.KEY_REFUSED
+
+
+def _classify_chunk(chunk: Event, refusal: UpstreamError) -> Event:
     """The chunk with its error as it would be in the body of an HTTP error, if its kind is known.
 
     One that is not inside an ``error`` is put there.
     """
-    refusal = failure(error)
     known = isinstance(refusal, UpstreamRefused) and refusal.kind is not None
     if known or not chunk.get("error"):
         return {**(chunk if chunk.get("error") else {}), **refusal.body()}
@@ -138,15 +151,23 @@ def honest_responses(stream: Stream, was_done: Callable[[], bool]) -> Stream:
             kind = event.get("type")
             if kind in TERMINALS:
                 if kind == "response.failed":
+                    refusal = failure(_read_failure(event))
                     if not (begun or said or _has_output(event)):
-                        raise failure(_read_failure(event))
-                    event = _classify_failure(event)
+                        raise refusal
+                    if _is_of_a_key(refusal):
+                        yield batch[:i]
+                        raise refusal
+                    event = _classify_failure(event, refusal)
                 yield [*batch[:i], event]
                 return
             if kind == "error":
+                refusal = failure(event.get("error") or event)
                 if not said:
-                    raise failure(event.get("error") or event)
-                failed = batch[i] = _classify_event(event)
+                    raise refusal
+                if _is_of_a_key(refusal):
+                    yield batch[:i]
+                    raise refusal
+                failed = batch[i] = _classify_event(event, refusal)
             said = said or "response" not in event
         begun = begun or bool(batch)
         yield batch
@@ -166,20 +187,18 @@ def _read_failure(event: Event) -> Any:
     return response.get("error") or event.get("error") or default
 
 
-def _classify_failure(event: Event) -> Event:
+def _classify_failure(event: Event, refusal: UpstreamError) -> Event:
     """``response.failed`` with the code of its error's kind, if that is known."""
-    error = _read_failure(event)
-    refusal = failure(error)
     if not isinstance(refusal, UpstreamRefused) or refusal.kind is None:
         return event
+    error = _read_failure(event)
     own = error if isinstance(error, dict) else {}
     told = {**own, **response_error(refusal.body()["error"], refusal.status)}
     return {**event, "response": {**(event.get("response") or {}), "error": told}}
 
 
-def _classify_event(event: Event) -> Event:
+def _classify_event(event: Event, refusal: UpstreamError) -> Event:
     """``error`` with the code of its kind, if that is known, wherever it has one."""
-    refusal = failure(event.get("error") or event)
     if not isinstance(refusal, UpstreamRefused) or refusal.kind is None:
         return event
     nested = {"error": refusal.body()["error"]} if event.get("error") else {}

@@ -453,3 +453,42 @@ def test_an_error_quotes_200_characters_of_a_value(
 
     assert got.status_code in (400, 404, 500, 502)  # 500 is the upstream's
     assert len(got.data) < 4000
+
+
+LATE_KEY_ERROR = {"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}}
+
+
+@every_route
+@pytest.mark.parametrize("over", ["chat", "responses"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_key_refused_after_the_first_batch_is_not_the_client_s(
+    path: str, over: str, stream: bool, serve: Serve
+) -> None:
+    response = {"id": "r", "object": "response", "status": "in_progress", "output": []}
+    item = {"id": "m", "type": "message", "role": "assistant", "content": [], "status": "completed"}
+    place = {"item_id": "m", "output_index": 0, "content_index": 0}
+    begun = {
+        "chat": [chunk("Hi")],
+        "responses": [
+            {"type": "response.created", "response": response},
+            {"type": "response.output_item.added", "output_index": 0, "item": item},
+            {"type": "response.output_text.delta", **place, "delta": "Hi"},
+        ],
+    }
+    last = LATE_KEY_ERROR if over == "chat" else {"type": "error", **LATE_KEY_ERROR}
+    frames = [f"data: {json.dumps(event)}\n\n".encode() for event in [*begun[over], last]]
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        headers = {"content-type": "text/event-stream"}
+        return httpx2.Response(200, headers=headers, content=iter(frames))
+
+    client = serve(answer, FORWARDER_UPSTREAMS=over, CHAT_API_KEY="ours", RESPONSES_API_KEY="ours")
+    got = client.post(path, json={**BODIES[path], "stream": stream})
+
+    assert got.status_code == (200 if stream else 403)
+    assert "invalid_api_key" not in got.text
+    assert f"{over.upper()}_API_KEY" in got.text
+    if stream:
+        assert "Hi" in got.text
+    if not stream or path == "/v1/chat/completions":
+        assert '"upstream_authentication"' in got.text
