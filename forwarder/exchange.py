@@ -88,6 +88,7 @@ class Exchange:
     ``upstream`` is the one that answered, or was asked last; ``failed`` are those before it.
     ``client_headers`` are those of the client's that go on to the upstream.
     ``shape_losses`` are parameters that were lost when the request was read, and why.
+    ``has_converted_body`` says that the body came in the shape of the other API.
     ``tape`` is there when the exchange is captured.  ``rendered_field`` is the field from which
     the client is known to render reasoning.  ``follows`` is the upstream's id of a response that
     it makes already, and that is only to be followed.
@@ -127,6 +128,7 @@ class Exchange:
     limit_headers: dict[str, str] = field(default_factory=dict)
     client_headers: dict[str, str] = field(default_factory=dict)
     shape_losses: dict[str, str] = field(default_factory=dict)
+    has_converted_body: bool = False
     span: Any = None
     tape: Tape | None = None
     _gone: threading.Event | None = None

@@ -40,7 +40,7 @@ def adapt_shape(request: Json, client: str, exchange: Exchange) -> Json:
     if client == "responses":
         return _adapt_responses(request)
     if client == "chat":
-        adapted = _adapt_chat(request, exchange.ledger)
+        adapted = _adapt_chat(request, exchange)
         exchange.shape_losses = dict(exchange.ledger.dropped)
         return adapted
     return request
@@ -75,9 +75,10 @@ def _check_tool_calls(request: Json) -> None:
         )
 
 
-def _adapt_chat(request: Json, ledger: Ledger) -> Json:
+def _adapt_chat(request: Json, exchange: Exchange) -> Json:
     if request.get("messages") is None and request.get("input") is not None:
-        return _convert_to_chat(request, ledger)
+        exchange.has_converted_body = True
+        return _convert_to_chat(request, exchange.ledger)
     tools, choice = request.get("tools"), request.get("tool_choice")
     if isinstance(tools, list) and any(map(_is_flat, tools)):
         request = {**request, "tools": [_nest(tool) if _is_flat(tool) else tool for tool in tools]}

@@ -221,7 +221,7 @@ class Upstream:
         """
 
         def upstream_call(request: Json) -> Batches:
-            body, profile = self._prepared(request, route, client)
+            body, profile = self._prepared(request, route, client, exchange)
             if exchange.follows is not None:
                 reply = self._reopen(exchange.follows, exchange)
                 return self._read_reply(reply, body, route.protocol, profile, exchange)
@@ -240,7 +240,7 @@ class Upstream:
         """The call that has this upstream compact; its stream is one event, the whole answer."""
 
         def upstream_call(request: Json) -> Batches:
-            body, profile = self._prepared(request, route, "responses")
+            body, profile = self._prepared(request, route, "responses", exchange)
             body = _sent(body, "responses", profile, exchange)
             return self._ask_whole("compact", body, exchange)
 
@@ -268,14 +268,17 @@ class Upstream:
 
     def shown(self, request: Json, route: Route, client: str, exchange: Exchange) -> Sent:
         """What `call` would post for ``request``; nobody is called."""
-        body, profile = self._prepared(request, route, client)
+        body, profile = self._prepared(request, route, client, exchange)
         sent = _sent(body, route.protocol, profile, exchange)
         _encoded({"request": sent})  # who is shown it gets it inside of something
         return Sent(self._urls[route.protocol].partition("?")[0], profile, sent)
 
-    def _prepared(self, request: Json, route: Route, client: str) -> tuple[Json, Profile]:
+    def _prepared(
+        self, request: Json, route: Route, client: str, exchange: Exchange
+    ) -> tuple[Json, Profile]:
         """The body, and the profile by which it is to be mended."""
-        known = AS_IS if self._takes_as_is(client, route.protocol) else None
+        is_own = not exchange.has_converted_body
+        known = AS_IS if is_own and self._takes_as_is(client, route.protocol) else None
         return {**request, "model": route.model}, self.profile_of(route.model, known)
 
     def profile_of(self, model: str, known: Profile | None = None) -> Profile:

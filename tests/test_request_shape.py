@@ -247,6 +247,24 @@ def test_cursor_gets_a_chat_completion(over: str, stream: bool, serve: Serve) ->
     assert sent["tools"][0] == (NESTED if over == "chat" else FLAT)
 
 
+def test_a_converted_body_is_sent_as_the_provider_takes_it(serve: Serve) -> None:
+    asked: list[Json] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(json.loads(request.content))
+        return httpx2.Response(400, json={"error": {"message": "no"}})
+
+    client = serve(answer, FORWARDER_UPSTREAMS="chat")
+    rest = {k: v for k, v in CURSOR.items() if k != "max_tokens"}
+    system = {"role": "developer", "content": "You are a coding agent."}
+    body = {**rest, "input": [system, *CURSOR["input"][1:]], "max_output_tokens": 100}
+    client.post("/v1/chat/completions", json=body)
+
+    [sent] = asked
+    assert (sent["max_tokens"], "max_completion_tokens" in sent) == (100, False)
+    assert sent["messages"][0]["role"] == "system"
+
+
 @pytest.mark.parametrize("over", ["chat", "responses"])
 def test_the_limit_reaches_the_upstream(over: str, serve: Serve) -> None:
     asked: list[Json] = []
