@@ -220,8 +220,15 @@ _STATUS_OF_CODE = {
 _KEPT = {_normalize_code(c): c for rule in _RULES.values() for c in rule.codes}
 _KEPT |= {_normalize_code(kind.value): kind.value for kind in ErrorKind}
 
-_ABOUT_ONE_FIELD = re.compile(r"above_max|below_min|image|file|audio|schema", re.IGNORECASE)
+_ABOUT_ONE_FIELD = re.compile(
+    r"above_max|below_min|image|file|audio|schema|function_param|tool_param|tool_choice|metadata"
+    r"|response_format",
+    re.IGNORECASE,
+)
 """Codes of errors about one field, whose messages are worded much like those of the kinds."""
+
+_ABOUT_A_SCHEMA = re.compile(r"\binvalid (json )?schema\b", re.IGNORECASE)
+"""The same without a code; what follows quotes the schema's own names."""
 
 
 # -- wordings -----------------------------------------------------------------------------------
@@ -258,16 +265,23 @@ _KEY = _compile_any(
     r"api[- _]?key (is |was |has been |provided is )?"
     r"(not valid|invalid|incorrect|missing|required|expired|revoked|disabled|not found)",
     r"(didn't|did not|must) provide an api[- _]?key",
-    r"(invalid|missing|expired|no|incorrect) "
-    r"(authentication|authorization|auth|bearer|access|subscription|security|user)[- ]?"
-    r"(header|credentials?|token|key)s?",
+    r"(invalid|missing|expired|no|incorrect) (authentication|authorization|auth|bearer|subscription)"
+    r"[- ]?(header|credentials?|token|key)s?",
     r"authentication (fails|failed|error|required)",
-    r"(security|access|auth|bearer) token .{0,40}(is|was|has) (invalid|expired)",
+    r"(auth|bearer) token .{0,40}(is|was|has) (invalid|expired)",
+    r"security token included in the request is (invalid|expired)",  # AWS
     r"request signature we calculated does not match",  # AWS
     r"unregistered callers|api key was reported as leaked",  # Google
     r"could not validate credentials|invalid credentials|^\W*unauthorized\W*$",
     r"身份验证|鉴权失败|(无效|错误)的? ?(api ?key|令牌)|令牌.{0,6}(无效|过期|不正确)",
 )
+
+_TOKEN = _compile_any(
+    r"(invalid|missing|expired|no|incorrect) (access|security|user)[- ]?"
+    r"(header|credentials?|token|key)s?",
+    r"(security|access) token .{0,40}(is|was|has) (invalid|expired)",
+)
+"""Wordings of a refused key that may also be about a file's URL or a field of the request."""
 
 _LENGTH = r"(length|window|size|limit)"
 
@@ -299,8 +313,9 @@ _CONTEXT = _compile_any(
     r"prompt token count.{0,40}exceeds",  # GitHub Copilot
     r"input tokens? exceeds?\b.{0,20}\blimit",  # Azure
     # SiliconFlow, Volcengine, OpenVINO and generic
-    r"(input|prompt)[ _](tokens?|length|text|sequence)\b.{0,40}"
-    r"(exceeds?|exceeded|larger than|greater than|must be less than|cannot exceed)",
+    r"(input|prompt)[ _](tokens?|length|text|sequence)\b((?!\bbatch).){0,40}"
+    r"(exceeds?|exceeded|larger than|greater than|must be less than|cannot exceed)\b"
+    r"(?!.{0,20}\bbatch)",
     r"`?inputs`? (tokens \+ `?max_new_tokens`? )?must (have less than|be <=)",  # TGI
     r"total tokens of image and text exceed",  # Volcengine
     r"too large for model with|request body too large for \S{1,80} model",  # Mistral, GitHub
@@ -340,6 +355,7 @@ _WORDINGS: tuple[tuple[ErrorKind, frozenset[int | None], re.Pattern[str]], ...] 
     (ErrorKind.RATE_LIMITED, frozenset({None, 400, 403, 413, 429, 503}), _RATE),
     (ErrorKind.QUOTA_EXHAUSTED, frozenset({None, 400, 402, 403, 429}), _QUOTA),
     (ErrorKind.KEY_REFUSED, _STATUSES_OF_KEY, _KEY),
+    (ErrorKind.KEY_REFUSED, frozenset({401, 403}), _TOKEN),
     (ErrorKind.CONTEXT_TOO_LONG, frozenset({None, 400, 413, 422, 500, 502, 503}), _CONTEXT),
     (ErrorKind.MODEL_NOT_FOUND, frozenset({None, 400, 404, 410, 422}), _MODEL),
     (ErrorKind.OVERLOADED, frozenset({None, 500, 502, 503, 529}), _OVERLOAD),
@@ -508,7 +524,7 @@ def _find_kind_by_code(codes: list[str], status: int | None) -> tuple[ErrorKind 
 
 
 def _find_kind_by_wording(status: int | None, text: str, code: str) -> ErrorKind | None:
-    if _ABOUT_ONE_FIELD.search(code):
+    if _ABOUT_ONE_FIELD.search(code) or _ABOUT_A_SCHEMA.search(text):
         return None
     for kind, statuses, pattern in _WORDINGS:
         if status in statuses and pattern.search(text):

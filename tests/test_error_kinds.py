@@ -108,6 +108,7 @@ WORDINGS: dict[ErrorKind, list[tuple[int, str]]] = {
         (401, "You provided no valid API key."),
         (403, "The security token included in the request is invalid."),
         (401, "No auth credentials found"),
+        (400, "Invalid bearer token"),
         (403, "Method doesn't allow unregistered callers. Please use API Key."),
         (403, "The request signature we calculated does not match the signature you provided."),
         (401, "身份验证失败。"),
@@ -194,6 +195,17 @@ LOOK_ALIKES: list[tuple[int, str, str | None]] = [
     (400, "Image size is too large: it exceeds the limit of 20 MB.", "image_too_large"),
     (400, "The image input exceeds the maximum size", None),
     (413, "<html><head><title>413 Request Entity Too Large</title></head></html>", None),
+    (400, "Error downloading file: invalid access token", None),
+    (400, "Error downloading file: the access token of its URL has expired", None),
+    (400, "Missing user key in metadata", None),
+    (400, "metadata: no security token", None),
+    (400, "Invalid schema for function 'f': model not found in definitions",
+          "invalid_function_parameters"),
+    (400, "Invalid schema for function 'f': model not found in definitions", None),
+    (400, "In 'tools[0]', the definition 'model' was not found", "invalid_function_parameters"),
+    (400, "input length 5 exceeds batch size", None),
+    (400, "input length 5 exceeds the maximum batch size 4", None),
+    (422, "The input text batch of 5 exceeds 4", None),
     # what pydantic quotes of the request
     (400, "[{'type': 'string_type', 'loc': ('body', 'messages', 0, 'content', 'str'), 'msg': "
           "'Input should be a valid string', 'input': [{'text': 'Fix the rate limit.'}]}]", None),
@@ -219,6 +231,14 @@ LOOK_ALIKES: list[tuple[int, str, str | None]] = [
     (500, "The server had an error while processing your request.", "server_error"),
     (500, "Overloaded.", "server_error"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["Invalid access token", "Missing user key", "The access token of the request has expired"],
+)
+def test_words_about_a_token_mean_the_key_where_the_status_does(message: str) -> None:
+    assert [classify(status, {"message": message}).kind for status in (403, 400)] == [KEY, None]
 
 
 @pytest.mark.parametrize(("status", "message", "code"), LOOK_ALIKES)
