@@ -431,9 +431,10 @@ class Upstream:
             self._missing_path = find_missing_path(base, calls, probe)
         if self._missing_path:
             setting = self._name_setting("BASE_URL", "remote_host")
+            host = urlsplit(base).netloc  # alone: a path may hold a key
             raise UpstreamMisconfigured(
-                f"The upstream '{self.settings.name}' has no API at {base} ({setting}), but at "
-                f"{base}{self._missing_path}: the base URL lacks '{self._missing_path}'."
+                f"The upstream '{self.settings.name}' on {host} has no API at its base URL "
+                f"({setting}): the base URL lacks '{self._missing_path}' at its end."
             )
 
     def _probe(self, client_key: str | None, method: str, url: str) -> httpx2.Response | None:

@@ -462,13 +462,27 @@ def test_a_base_url_without_its_version_is_named(answer: Handler, stream: bool) 
         with pytest.raises(UpstreamMisconfigured) as raised:
             asked(upstream, body, protocol)
         assert raised.value.message == (
-            "The upstream 'up' has no API at http://up.test (UP_BASE_URL), but at "
-            "http://up.test/v1: the base URL lacks '/v1'."
+            "The upstream 'up' on up.test has no API at its base URL (UP_BASE_URL): "
+            "the base URL lacks '/v1' at its end."
         )
     with pytest.raises(UpstreamMisconfigured):
         upstream.models(1)
     probes = [r for r in provider.requests if r.url.path == "/v1/models"]
     assert len(probes) == 1
+
+
+def test_a_base_url_is_not_shown_since_it_may_hold_a_key() -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        path = request.url.path.removeprefix("/secret-of-the-path")
+        return below_v1(httpx2.Request(request.method, f"http://up.test{path}", content=request.content))
+
+    base = "http://up.test:8080/secret-of-the-path"
+    error = failure(upstream_of(Provider(answer), UP_BASE_URL=base))
+
+    assert isinstance(error, UpstreamMisconfigured)
+    assert "secret" not in error.message
+    assert "on up.test:8080 " in error.message
+    assert "lacks '/v1'" in error.message
 
 
 @pytest.mark.parametrize("ask", [compacted, embedded])
