@@ -8,10 +8,20 @@ the file.  gunicorn reports neither, so the forwarder checks both.
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 WORKER = "forwarder.network.worker.Worker"
+
+WILL_NOT_LOAD = 4
+"""gunicorn's exit code for an application that does not load; after others it tries for ever."""
+
+MAX_WAIT_SECONDS = 20.0
+"""How long a worker waits for the exit of another; less than gunicorn's own time-out."""
+
+_POLL_SECONDS = 0.05
 
 
 def find_gunicorn_mistake() -> str | None:
@@ -19,7 +29,7 @@ def find_gunicorn_mistake() -> str | None:
 
     ``None`` if nothing is wrong, or if it is not gunicorn.
     """
-    config = _find_config()
+    config = next((each.cfg for each in _iter_gunicorn()), None)
     if config is None:
         return None
     if config.worker_class_str != WORKER:
@@ -36,15 +46,34 @@ def find_gunicorn_mistake() -> str | None:
     return None
 
 
-def _find_config() -> Any:
-    """The settings of the gunicorn application that is loading the forwarder: it is on the stack.
+def refuse_to_load(message: str) -> NoReturn:
+    """Write ``message`` and exit, so that gunicorn ends too.
+
+    gunicorn ends when a worker exits with ``WILL_NOT_LOAD``.  If a second worker does so while it
+    ends, gunicorn fails with a traceback.  So one of the workers exits so at once, and the others
+    wait until gunicorn tells them to exit.
+    """
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+    worker = next((each for each in _iter_gunicorn() if hasattr(each, "age")), None)
+    # Of as many workers as gunicorn starts at once, exactly one has such an age.
+    if worker is not None and (worker.age - 1) % worker.cfg.workers:
+        deadline = time.monotonic() + MAX_WAIT_SECONDS
+        while worker.alive and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        if not worker.alive:
+            sys.exit(0)
+    sys.exit(WILL_NOT_LOAD)
+
+
+def _iter_gunicorn() -> Iterator[Any]:
+    """gunicorn's objects that are loading the forwarder, innermost first: they are on the stack.
 
     There is no other way to them that is the same in the master and in a worker.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        config = getattr(frame.f_locals.get("self"), "cfg", None)
-        if type(config).__module__ == "gunicorn.config":
-            return config
+        each = frame.f_locals.get("self")
+        if type(getattr(each, "cfg", None)).__module__ == "gunicorn.config":
+            yield each
         frame = frame.f_back
-    return None

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from gunicorn.config import Config
 
-from forwarder.network.serving import WORKER, find_gunicorn_mistake
+from forwarder.network import serving as under_test
+from forwarder.network.serving import WILL_NOT_LOAD, WORKER, find_gunicorn_mistake, refuse_to_load
 from forwarder.network.worker import Worker
 from tests.live.server import free_port
 
@@ -109,7 +111,59 @@ def test_the_worker_is_found_under_its_name() -> None:
     assert f"{Worker.__module__}.{Worker.__qualname__}" == WORKER
 
 
-@pytest.mark.parametrize("options", [(), ("--preload",), ("--check-config",), ("-w", "2")])
+class LoadingWorker:
+    """One of three workers that gunicorn starts at once."""
+
+    def __init__(self, age: int, ends_after: int | None) -> None:
+        self.age = age
+        self.cfg = Config()
+        self.cfg.set("workers", 3)
+        self._looks_left = ends_after
+
+    @property
+    def alive(self) -> bool:
+        """False after gunicorn has sent SIGTERM."""
+        if self._looks_left is None:
+            return True
+        self._looks_left -= 1
+        return self._looks_left > 0
+
+    def load(self) -> None:
+        refuse_to_load("The forwarder is not started: why.")
+
+
+@pytest.mark.parametrize("ends_after", [None, 0, 3])
+def test_one_of_the_workers_makes_gunicorn_end(
+    ends_after: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(under_test, "MAX_WAIT_SECONDS", 0.3)
+    codes = []
+    for age in (4, 5, 6):
+        with pytest.raises(SystemExit) as raised:
+            LoadingWorker(age, ends_after).load()
+        codes.append(raised.value.code)
+
+    told = 0 if ends_after is not None else WILL_NOT_LOAD
+    assert codes == [WILL_NOT_LOAD, told, told]
+    assert capsys.readouterr().err == "The forwarder is not started: why.\n" * 3
+
+
+def test_without_gunicorn_it_exits_at_once() -> None:
+    with pytest.raises(SystemExit) as raised:
+        refuse_to_load("why")
+
+    assert raised.value.code == WILL_NOT_LOAD
+
+
+def test_several_workers_with_a_wrong_setting_end_without_a_traceback(checkout: Path) -> None:
+    code, output = run("-w", "4", cwd=checkout, FORWARDER_MAX_BODY="x")
+
+    assert code == WILL_NOT_LOAD, output
+    assert "The forwarder is not configured properly" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("options", [(), ("--preload",), ("--check-config",), ("-w", "4")])
 def test_without_its_settings_gunicorn_does_not_start(
     options: tuple[str, ...], checkout: Path, elsewhere: Path
 ) -> None:
