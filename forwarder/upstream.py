@@ -9,6 +9,7 @@ nobody, and end with the status line.  forwarder/resilience has its own.
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import re
 import time
@@ -511,12 +512,16 @@ class Upstream:
         """The headers of one request; those that the operator has set replace a client's.
 
         The client's ``Idempotency-Key`` is for one body.  Other bodies that are sent for the same
-        exchange, such as the request for a summary, go without.
+        exchange, such as the request for a summary, go without.  Where clients share the forwarder's
+        key, two of them may choose the same one, so it is replaced by one that is theirs alone.
         """
         given = exchange.onward().items()
         own = {name: value for name, value in given if name.lower() not in self._own_names}
         if IDEMPOTENCY_KEY in own and not exchange.is_first_body(content):
             del own[IDEMPOTENCY_KEY]
+        elif IDEMPOTENCY_KEY in own and exchange.payer and not self.settings.passthrough_key:
+            text = f"{exchange.payer} {own[IDEMPOTENCY_KEY]}"
+            own[IDEMPOTENCY_KEY] = hashlib.sha256(text.encode()).hexdigest()
         return {**own, **self._auth(exchange.client_key)}
 
     def _auth(self, client_key: str | None) -> dict[str, Any]:

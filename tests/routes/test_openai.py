@@ -322,9 +322,33 @@ def test_headers_that_mean_something_to_providers_go_on(path: str, over: str, se
 
     sent = asked[0]
     private = {"Cookie", "X-Api-Key"}
-    assert {n: sent.get(n) for n in CLIENT_HEADERS} == {
-        n: None if n in private else v for n, v in CLIENT_HEADERS.items()
+    others = CLIENT_HEADERS.keys() - {"Idempotency-Key"}
+    assert {n: sent.get(n) for n in others} == {
+        n: None if n in private else CLIENT_HEADERS[n] for n in others
     }
+    assert sent["Idempotency-Key"] not in ("", "one")
+
+
+@every_route
+@pytest.mark.parametrize("key", ["ours", "passthrough"])
+def test_clients_do_not_share_an_idempotency_key(path: str, key: str, serve: Serve) -> None:
+    sent: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request.headers["Idempotency-Key"])
+        return httpx2.Response(400, json={"error": {"message": "no"}})
+
+    client = serve(answer, FORWARDER_API_KEYS="a,b", CHAT_API_KEY=key, FORWARDER_UPSTREAMS="chat")
+    for who in ("a", "b", "a"):
+        headers = {"Authorization": f"Bearer {who}", "Idempotency-Key": "one"}
+        client.post(path, json=BODIES[path], headers=headers)
+
+    first, second, again = sent
+    assert first == again
+    if key == "passthrough":
+        assert sent == ["one"] * 3
+    else:
+        assert len({first, second, "one"}) == 3
 
 
 def test_several_choices_do_not_share_an_idempotency_key(serve: Serve) -> None:
