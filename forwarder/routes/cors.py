@@ -51,23 +51,25 @@ class CrossOrigin:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         origin = environ.get("HTTP_ORIGIN", "")
-        if not origin or not allows_origin(self._origins, origin):
-            return self._app(environ, start_response)
-        allowed = self._allow(origin)
-        if environ["REQUEST_METHOD"] == "OPTIONS" and _WANTED_METHOD in environ:
-            start_response("204 No Content", allowed + _answer_preflight(environ))
+        is_allowed = bool(origin) and allows_origin(self._origins, origin)
+        added = self._list_added(origin if is_allowed else None)
+        if is_allowed and environ["REQUEST_METHOD"] == "OPTIONS" and _WANTED_METHOD in environ:
+            start_response("204 No Content", added + _answer_preflight(environ))
             return []
 
         def start_shared(status: str, headers: Headers, *rest: Any) -> Any:
-            exposed = ("Access-Control-Expose-Headers", _list_exposed(headers))
-            return start_response(status, [*headers, *allowed, exposed], *rest)
+            exposed = [("Access-Control-Expose-Headers", _list_exposed(headers))]
+            return start_response(status, headers + added + (exposed if is_allowed else []), *rest)
 
         return self._app(environ, start_shared)
 
-    def _allow(self, origin: str) -> Headers:
+    def _list_added(self, allowed: str | None) -> Headers:
+        """The headers of every answer; ``allowed`` is the request's origin, if it is allowed."""
         if ANY in self._origins:
-            return [("Access-Control-Allow-Origin", ANY)]
-        return [("Access-Control-Allow-Origin", origin), ("Vary", "Origin")]
+            return [("Access-Control-Allow-Origin", ANY)] if allowed else []
+        # A cache must not give a page the answer that another client got without these headers.
+        vary = [("Vary", "Origin")]
+        return [("Access-Control-Allow-Origin", allowed), *vary] if allowed else vary
 
 
 _WANTED_METHOD = "HTTP_ACCESS_CONTROL_REQUEST_METHOD"
