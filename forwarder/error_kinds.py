@@ -265,8 +265,9 @@ _KEY = _compile_any(
     r"api[- _]?key (is |was |has been |provided is )?"
     r"(not valid|invalid|incorrect|missing|required|expired|revoked|disabled|not found)",
     r"(didn't|did not|must) provide an api[- _]?key",
-    r"(invalid|missing|expired|no|incorrect) (authentication|authorization|auth|bearer|subscription)"
-    r"[- ]?(header|credentials?|token|key)s?",
+    r"(invalid|missing|expired|no|incorrect) "
+    r"(authentication|authorization|auth|bearer|subscription)[- ]?"
+    r"(header|credentials?|token|key)s?",
     r"authentication (fails|failed|error|required)",
     r"(auth|bearer) token .{0,40}(is|was|has) (invalid|expired)",
     r"security token included in the request is (invalid|expired)",  # AWS

@@ -512,8 +512,8 @@ class Upstream:
         """The headers of one request; those that the operator has set replace a client's.
 
         The client's ``Idempotency-Key`` is for one body.  Other bodies that are sent for the same
-        exchange, such as the request for a summary, go without.  Where clients share the forwarder's
-        key, two of them may choose the same one, so it is replaced by one that is theirs alone.
+        exchange, such as the request for a summary, go without.  Clients that share the forwarder's
+        key may choose the same one, so it is replaced by one that is different for each client.
         """
         given = exchange.onward().items()
         own = {name: value for name, value in given if name.lower() not in self._own_names}

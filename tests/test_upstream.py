@@ -338,10 +338,10 @@ def test_a_key_that_is_refused_in_midstream_is_the_operator_s_matter(
     def told(upstream: Upstream) -> tuple[list[Any], UpstreamError]:
         exchange = Exchange(id="req_1", route=protocol, ledger=Ledger())
         route = Route(upstream.settings, protocol, "their-model")
+        stream = upstream.call(route, protocol, exchange)({**CHAT, "model": "ours"})
         events: list[Any] = []
         with pytest.raises(UpstreamError) as raised:
-            for batch in upstream.call(route, protocol, exchange)({**CHAT, "model": "ours"}):
-                events += batch
+            events.extend(event for batch in stream for event in batch)
         return events, raised.value
 
     upstream = upstream_of(Provider(answer))
@@ -474,7 +474,9 @@ def test_a_base_url_without_its_version_is_named(answer: Handler, stream: bool) 
 def test_a_base_url_is_not_shown_since_it_may_hold_a_key() -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
         path = request.url.path.removeprefix("/secret-of-the-path")
-        return below_v1(httpx2.Request(request.method, f"http://up.test{path}", content=request.content))
+        return below_v1(
+            httpx2.Request(request.method, f"http://up.test{path}", content=request.content)
+        )
 
     base = "http://up.test:8080/secret-of-the-path"
     error = failure(upstream_of(Provider(answer), UP_BASE_URL=base))
