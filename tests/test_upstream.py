@@ -607,6 +607,19 @@ def test_a_key_is_refused_in_many_ways(status: int, body: dict[str, Any]) -> Non
     assert theirs.status in (401, 403)
 
 
+@pytest.mark.parametrize("provider", ["generic", "minimax"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_error_in_base_resp_is_found_with_every_profile(provider: str, stream: bool) -> None:
+    body = {"choices": None, "base_resp": {"status_code": 1002, "status_msg": "slower"}}
+    answer = streamed(body) if stream else httpx2.Response(200, json=body)
+    upstream = upstream_of(Provider(lambda _: answer), UP_PROVIDER=provider)
+
+    with pytest.raises(UpstreamRefused) as raised:
+        asked(upstream, {**CHAT, "stream": stream})
+
+    assert (raised.value.status, raised.value.message) == (429, "slower")
+
+
 def test_what_stands_beside_an_error_is_read_too() -> None:
     provider = refusing(400, json={"code": "the_code", "error": "plain"})
 

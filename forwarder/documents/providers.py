@@ -186,7 +186,6 @@ WORDS: dict[str, Told] = {
     },
     "responses_takes": lambda names: f"over Responses also takes {code(sorted(names))}",
     "key_header": lambda name: f"the key goes as `{name}`",
-    "error_status": {True: "errors have a status", False: "errors inside a 200 are found"},
     "chat_path": lambda path: f"Chat at `{path}`",
     "responses_path": lambda path: f"Responses at `{path}`",
     "responses_developer": lambda role: f"Responses' developer role is called `{role}`",

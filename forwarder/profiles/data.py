@@ -182,7 +182,6 @@ _TABLE = (
         ("minimax",),
         system_at_head=True,
         response_format="none",
-        error_status=False,
         add={"reasoning_split": True},
         file="none",
         drop=_OPENAI_ONLY | {"reasoning_effort"},

@@ -5,9 +5,12 @@ The first value of a choice is its default, and means the careful thing: what mo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+log = logging.getLogger("forwarder.profiles")
 
 Changes = Mapping[str, Any]
 """Knob -> value."""
@@ -162,8 +165,6 @@ class Profile:
 
     key_header: str | None = _text(None, null=True)
     """The header that carries the key, where it is not ``Authorization``."""
-    error_status: bool = _switch(True)
-    """Errors come with an error status, not inside a 200."""
     chat_path: str = _text("chat/completions")
     """Below the base URL; with a slash in front, from the host's root."""
     responses_path: str = _text("responses")
@@ -209,17 +210,28 @@ _FIELDS = {knob.name: knob for knob in fields(Profile) if knob.metadata}
 KNOBS = frozenset(_FIELDS)
 """The fields that an operator may override."""
 
+_RETIRED = frozenset({"error_status"})
+"""Fields that older versions had.  They are accepted with a warning."""
+
 
 def checked(quirks: Changes) -> Changes:
-    """Give ``quirks`` back; raise ValueError that says what they must be."""
+    """Give ``quirks`` back; raise ValueError that says what they must be.
+
+    Those that older versions had are left out.
+    """
+    retired = sorted(_RETIRED & quirks.keys())
+    if retired:
+        log.warning("these quirks have no effect any more: %s", ", ".join(retired))
+        quirks = {k: v for k, v in quirks.items() if k not in _RETIRED}
     if not quirks.keys() <= KNOBS:
         raise ValueError("a JSON object with names out of " + ", ".join(sorted(KNOBS)))
     for name, value in quirks.items():
         rules = _FIELDS[name].metadata
         if not rules["accepts"](value):
             raise ValueError(f"a JSON object whose '{name}' is {rules['takes']}")
-    for changes in quirks.get("models", {}).values():
+    models = quirks.get("models", {})
+    for changes in models.values():
         if "models" in changes:
             raise ValueError("a JSON object whose 'models' hold no 'models'")
-        checked(changes)
-    return quirks
+    kept = {pattern: checked(changes) for pattern, changes in models.items()}
+    return {**quirks, "models": kept} if models else quirks

@@ -35,20 +35,6 @@ def test_names_that_were_shortened_come_back_whole() -> None:
     assert silence == []
 
 
-@pytest.mark.parametrize(("code", "status"), [(1002, 429), (1008, 402), (2013, 400), (9999, 502)])
-def test_an_error_inside_a_200_is_an_error(code: int, status: int) -> None:
-    event = {"choices": None, "base_resp": {"status_code": code, "status_msg": "no"}}
-    ((made,),) = answered({}, PROFILES["minimax"], [event])
-    assert made["error"]["code"] == status
-    assert made["error"]["message"] == "no"
-    assert answered({}, PROFILES["generic"], [event]) == [[event]]
-
-
-def test_all_well_is_no_error() -> None:
-    event = {"choices": [], "base_resp": {"status_code": 0, "status_msg": ""}}
-    assert answered({}, PROFILES["minimax"], [event]) == [[event]]
-
-
 def test_what_was_streamed_in_place_of_a_whole_is_repaired_as_a_stream() -> None:
     event = {"type": "response.output_text.delta", "delta": "a"}
     made = mended_answer(

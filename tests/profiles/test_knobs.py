@@ -41,7 +41,16 @@ def test_right_values_are_given_back() -> None:
         "effort_map": {"max": "high", "none": None},
         "models": {"x*": {"tool_name_limit": 0}},
     }
-    assert checked(quirks) is quirks
+    assert checked(quirks) == quirks
+
+
+def test_a_quirk_of_an_older_version_is_left_out_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    quirks = {"error_status": False, "models": {"x": {"error_status": True, "drop": ["seed"]}}}
+
+    assert checked(quirks) == {"models": {"x": {"drop": ["seed"]}}}
+    assert "error_status" in caplog.text
 
 
 def test_a_profile_can_be_a_key() -> None:

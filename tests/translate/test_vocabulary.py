@@ -46,6 +46,15 @@ def test_an_answer_without_a_hidden_error_has_none(told: Any) -> None:
     assert hidden_error({"base_resp": told}) is None
 
 
+@pytest.mark.parametrize(("code", "status"), [(1002, 429), (1008, 402), (2013, 400), (9999, 502)])
+def test_a_hidden_error_is_found_whoever_sends_it(code: int, status: int) -> None:
+    event = {"choices": None, "base_resp": {"status_code": code, "status_msg": "no"}}
+
+    error = find_error(event)
+
+    assert (error["code"], error["message"]) == (status, "no")
+
+
 def test_a_hidden_error_says_what_it_can() -> None:
     error = hidden_error({"base_resp": {"status_code": 1039, "status_msg": ""}})
     assert error == {
