@@ -70,7 +70,12 @@ def connect(server: Server) -> socket.socket:
 
 
 def head(path: str, *headers: str, method: str = "POST", key: str = "k") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {key}", *headers]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "Host: localhost",
+        f"Authorization: Bearer {key}",
+        *headers,
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
