@@ -46,7 +46,7 @@ from forwarder.registry.remote import Remote
 from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
-from forwarder.state import Forgetful, Remembering
+from forwarder.state import Forgetful, Remembering, RequestLimits
 from forwarder.state.background import Limits, Task
 from forwarder.state.turns import OURS, owner_of
 from forwarder.store import Pruner, open_database, secret_for
@@ -427,8 +427,9 @@ class Bridge:
 
     def _remembering(self) -> Remembering | Forgetful:
         settings, database = self.settings, self.database
+        request_limits = RequestLimits(settings.max_body, settings.max_json_values)
         if database is None:
-            return Forgetful()
+            return Forgetful(request_limits)
         days = settings.store_days
         max_age = days * 86400 if days else None
         Pruner(database, max_age, settings.store_max_size, settings.reasoning_ttl).start()
@@ -438,7 +439,7 @@ class Bridge:
             settings.background_unsaved_age,
             settings.background_unsaved_max,
         )
-        return Remembering(database, self.running, limits)
+        return Remembering(database, self.running, limits, request_limits)
 
     def _shelf(self) -> Shelf:
         ttl = self.settings.reasoning_ttl
@@ -459,7 +460,7 @@ class Bridge:
         """From here on nothing is stored; and in place of every upstream ``transport`` answers,
         and ``fetch`` fetches, if they are given.
         """
-        self.state = Forgetful()
+        self.state = Forgetful(RequestLimits(self.settings.max_body, self.settings.max_json_values))
         self._sealer.opens_all = True  # a record does not have its client's key
         self._transport = transport
         if transport is not None:

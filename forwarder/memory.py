@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from forwarder.read_limit import DEFAULT_LIMITS, ReadLimit, RequestLimits
 from forwarder.translate.call import Batch, Call, Json, Stream
 from forwarder.translate.vocabulary import TERMINALS
 
@@ -23,7 +24,8 @@ _MAX_BYTES = 64 * 2**20
 class Memory:
     """The items of recent answers, oldest forgotten first."""
 
-    def __init__(self, max_bytes: int = _MAX_BYTES) -> None:
+    def __init__(self, max_bytes: int = _MAX_BYTES, limits: RequestLimits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
         self._max_bytes = max_bytes
         self._bytes = 0
         self._items: OrderedDict[tuple[bytes, str], bytes] = OrderedDict()
@@ -42,13 +44,19 @@ class Memory:
         items = request.get("input")
         if not isinstance(items, list) or not any(map(_is_reference, items)):
             return request
-        found = [self._recall(owner, i) if _is_reference(i) else i for i in items]
+        limit = ReadLimit(self._limits, "input")
+        limit.spend_value(request)
+        found = [self._recall(owner, i, limit) if _is_reference(i) else i for i in items]
         return {**request, "input": found}
 
-    def _recall(self, owner: bytes, reference: Json) -> Json:
+    def _recall(self, owner: bytes, reference: Json, limit: ReadLimit) -> Json:
         """The item, or the reference itself, which the translator then refuses by name."""
         kept = self._items.get((owner, str(reference.get("id"))))
-        return orjson.loads(kept) if kept else reference
+        if kept is None:
+            return reference
+        limit.spend(kept)
+        item: Json = orjson.loads(kept)
+        return item
 
     def _keeping(self, stream: Stream, owner: bytes) -> Stream:
         for batch in stream:

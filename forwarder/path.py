@@ -23,6 +23,7 @@ from forwarder.exchange import Exchange
 from forwarder.media import Hands, with_media
 from forwarder.mint import MINT
 from forwarder.profiles import Profile, is_reasoning_model
+from forwarder.read_limit import ReadLimit, RequestLimits
 from forwarder.reasoning_style import (
     AUTO,
     resolve_chat_style,
@@ -152,12 +153,15 @@ class Path:
         return profile.chat_takes if over_chat else profile.responses_takes
 
     def _terms(self, profile: Profile) -> Terms:
+        settings = self.kit.settings
+        limits = RequestLimits(settings.max_body, settings.max_json_values)
+        limit = ReadLimit(limits, subject="With what is sealed in it, the request")
         owner = digest_key(self.exchange.client_key)
         return Terms(
             mint=MINT,
             ledger=self.exchange.ledger,
             seal=partial(self.kit.sealer.seal, owner=owner),
-            unseal=partial(self.kit.sealer.unseal, owner=owner),
+            unseal=partial(self.kit.sealer.unseal, owner=owner, spend=limit.spend),
             hosted_tools=self.kit.settings.hosted_tools,
             custom_tools=profile.custom_tools,
             web_search=profile.web_search_options,

@@ -121,22 +121,28 @@ def is_writable(value: Any) -> bool:
 def has_more_values(data: bytes, limit: int) -> bool:
     """Does JSON text hold more than about ``limit`` values?  Reads no further than that.
 
-    Counts the commas outside of strings: parsing millions of tiny values takes seconds and a
-    multiple of the text's size in memory, so it has to be known before the text is parsed.
+    Parsing millions of tiny values takes seconds and a multiple of the text's size in memory, so
+    it has to be known before the text is parsed.
     """
-    if data.count(b",") <= limit:
-        return False
+    return data.count(b",") > limit and count_values(data, limit) > limit
+
+
+def count_values(data: bytes, limit: int) -> int:
+    """About how many values JSON text holds: its commas outside of strings.
+
+    Reads no further than ``limit``; 0 for text that is not JSON.
+    """
     count = position = 0
     while count <= limit:
         quote = data.find(b'"', position)
         if quote < 0:
-            return count + data.count(b",", position) > limit
+            return count + data.count(b",", position)
         count += data.count(b",", position, quote)
         string = _STRING.match(data, quote)
         if string is None:  # it does not end, so this is not JSON
-            return False
+            return 0
         position = string.end()
-    return True
+    return count
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import secrets
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -52,9 +52,14 @@ class Sealer:
         """An opaque text that holds a JSON value."""
         return self._encrypt([owner, value])
 
-    def unseal(self, sealed: str, owner: str = "") -> Any:
-        """The value; ``None`` when the text is foreign, damaged, another's or of a lost secret."""
-        found = self._decrypt(sealed)
+    def unseal(
+        self, sealed: str, owner: str = "", spend: Callable[[bytes], None] | None = None
+    ) -> Any:
+        """The value; ``None`` when the text is foreign, damaged, another's or of a lost secret.
+
+        ``spend`` is given the JSON text before it is parsed, and may raise an error.
+        """
+        found = self._decrypt(sealed, spend)
         if found is None:
             return None
         sealed_for, value = found
@@ -68,19 +73,28 @@ class Sealer:
     def _encrypt(self, content: list[Any]) -> str:
         return PREFIX + self._fernets[0].encrypt(zlib.compress(orjson.dumps(content), 1)).decode()
 
-    def _decrypt(self, sealed: str) -> list[Any] | None:
+    def _decrypt(
+        self, sealed: str, spend: Callable[[bytes], None] | None = None
+    ) -> list[Any] | None:
         """The owner, which is ``None`` of a seal of version 1, and the value."""
         try:
             if sealed.startswith(PREFIX):
                 token = MultiFernet(self._fernets).decrypt(sealed[len(PREFIX) :])
-                return list(orjson.loads(zlib.decompress(token)))
-            if sealed.startswith(_PREFIX_1):
+            elif sealed.startswith(_PREFIX_1):
                 fernets = [Fernet(_derive_key_1(each, self._purpose)) for each in self._secrets]
                 token = MultiFernet(fernets).decrypt(sealed[len(_PREFIX_1) :])
-                return [None, orjson.loads(zlib.decompress(token))]
+            else:
+                return None
+            data = zlib.decompress(token)
         except (InvalidToken, ValueError, zlib.error):
-            pass
-        return None
+            return None
+        if spend is not None:
+            spend(data)
+        try:
+            content = orjson.loads(data)
+        except ValueError:
+            return None
+        return list(content) if sealed.startswith(PREFIX) else [None, content]
 
 
 @lru_cache(maxsize=64)

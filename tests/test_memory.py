@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from forwarder.errors import TooLarge
 from forwarder.memory import Memory
+from forwarder.read_limit import RequestLimits
 from forwarder.translate.call import Stream
 
 Json = dict[str, Any]
@@ -112,3 +114,11 @@ def test_an_item_that_is_told_again_counts_once() -> None:
         told(memory)
 
     assert resolved(memory, "k", {"id": "msg_2"}) == [other]
+
+
+def test_each_reference_to_an_item_counts() -> None:
+    memory = Memory(limits=RequestLimits(1000, 1000))
+    told(memory)
+    assert resolved(memory, "k", *[REFERENCE] * 3) == [ITEM] * 3
+    with pytest.raises(TooLarge, match="FORWARDER_MAX_BODY"):
+        resolved(memory, "k", *[REFERENCE] * 15)

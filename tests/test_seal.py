@@ -11,6 +11,8 @@ from cryptography.fernet import Fernet, InvalidToken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forwarder.errors import TooLarge
+from forwarder.read_limit import ReadLimit, RequestLimits
 from forwarder.seal import PREFIX, Sealer, derive_key
 from forwarder.translate.reasoning import is_own
 
@@ -149,3 +151,12 @@ def test_the_operator_may_open_what_is_anybodys() -> None:
     sealer = Sealer(["secret"])
     sealer.opens_all = True
     assert sealer.unseal(sealer.seal(VALUE, "a"), "b") == VALUE
+
+
+def test_what_is_opened_is_counted_before_it_is_parsed() -> None:
+    sealer, limit = Sealer(["s"]), ReadLimit(RequestLimits(max_bytes=10_000))
+    sealed = sealer.seal({"compaction": "x" * 4000})
+    for _ in range(2):
+        assert sealer.unseal(sealed, spend=limit.spend) is not None
+    with pytest.raises(TooLarge, match="FORWARDER_MAX_BODY"):
+        sealer.unseal(sealed, spend=limit.spend)

@@ -34,18 +34,33 @@ def opened(request: Json, terms: Terms, native: bool) -> Json:
     items = request.get("input")
     if not isinstance(items, list) or not any(map(_is_compaction, items)):
         return request
-    texts = {i: _text_of(item, terms) for i, item in enumerate(items) if _is_compaction(item)}
-    last = max((i for i, text in texts.items() if text is not None), default=-1)
-    before = [item for i, item in enumerate(items[: max(last, 0)]) if i not in texts]
-    _note_lost(items, {i for i, text in texts.items() if text is None}, native, terms.ledger)
-    summarized = [message(str(texts[last]))] if last >= 0 else []
+    last, text = _open_last(items, terms)
+    before = [item for item in items[: max(last, 0)] if not _is_compaction(item)]
+    _note_lost(items, last, native, terms.ledger)
+    summarized = [message(text)] if last >= 0 else []
     after = [item for i, item in enumerate(items) if i > last and _goes_on(item, native)]
     return {**request, "input": [*kept(before), *summarized, *after]}
 
 
-def _note_lost(items: list[Any], lost: set[int], native: bool, ledger: Ledger) -> None:
-    if any(not _goes_on(items[i], native) for i in lost):
-        ledger.drop("input.compaction", _FOREIGN)
+def _open_last(items: list[Any], terms: Terms) -> tuple[int, str]:
+    """The place of the last summary that can be opened, or -1, and its text.
+
+    Those before it are not opened: each may be as large as the whole request.
+    """
+    for i in reversed(range(len(items))):
+        text = _text_of(items[i], terms) if _is_compaction(items[i]) else None
+        if text is not None:
+            return i, text
+    return -1, ""
+
+
+def _note_lost(items: list[Any], last: int, native: bool, ledger: Ledger) -> None:
+    """Note what cannot be opened: all behind the last that can be, and before it the foreign."""
+    for i, item in enumerate(items):
+        is_lost = i > last or not is_own(item.get("encrypted_content"))
+        if _is_compaction(item) and is_lost and not _goes_on(item, native):
+            ledger.drop("input.compaction", _FOREIGN)
+            return
 
 
 def _goes_on(item: Any, native: bool) -> bool:

@@ -9,6 +9,7 @@ from flask import Blueprint, Response, request
 
 from forwarder.errors import NotFound
 from forwarder.mint import random_id
+from forwarder.read_limit import ReadLimit
 from forwarder.routes import exchanges
 from forwarder.routes.openai import json_answer, json_body
 from forwarder.routes.stored import checked, entered
@@ -91,7 +92,8 @@ def items(name: str) -> Response:
     def read(connection: Any) -> list[Said]:
         after = mark_of(page, lambda x: conversations.place(connection, owner, name, x))
         most = page.limit + 1
-        return conversations.listed(connection, owner, name, after, most, page.falling)
+        limit = ReadLimit(state.request_limits, "limit", "This page of the list")
+        return conversations.listed(connection, owner, name, after, most, page.falling, limit.spend)
 
     said = state.database.read(read)
     return json_answer(as_list(list(map(_item, said)), page.limit))

@@ -12,6 +12,7 @@ from flask import Blueprint, Response, current_app, request
 from forwarder.bridge import Bridge
 from forwarder.errors import InvalidRequest, NotFound, ShuttingDown
 from forwarder.network.running import Stopping
+from forwarder.read_limit import ReadLimit
 from forwarder.request_shape import adapt_shape
 from forwarder.routes import exchanges
 from forwarder.routes.openai import json_answer, json_body, told
@@ -124,7 +125,8 @@ def input_items(name: str) -> Response:
     def read(connection: Any) -> list[Json]:
         if responses.find(connection, owner, name) is None:
             raise no_response(name)
-        return input_of(connection, owner, name)
+        limit = ReadLimit(state.request_limits, subject="With what it continues, the input")
+        return input_of(connection, owner, name, limit.spend)
 
     items = [including.item(item) for item in state.database.read(read)]
     return json_answer(listed(items, page))
@@ -170,8 +172,9 @@ def chat_completions() -> Response:
     def read(connection: Any) -> list[stored_completions.Completion]:
         after = mark_of(page, lambda x: stored_completions.place(connection, owner, x))
         most = page.limit + 1
+        limit = ReadLimit(state.request_limits, "limit", "This page of the list")
         return stored_completions.listed(
-            connection, owner, after, most, page.falling, model, wanted
+            connection, owner, after, most, page.falling, model, wanted, limit.spend
         )
 
     found = state.database.read(read)

@@ -14,6 +14,7 @@ from forwarder.errors import InvalidRequest, StoreUnavailable, Unsupported
 from forwarder.exchange import Exchange
 from forwarder.memory import Memory as Recent
 from forwarder.network.running import Running
+from forwarder.read_limit import DEFAULT_LIMITS, RequestLimits
 from forwarder.state.background import Background, Limits
 from forwarder.state.completions import CompletionKeeper, check, is_kept
 from forwarder.state.holding import Hold, Holds
@@ -34,15 +35,23 @@ _STORED = frozenset({"store", "metadata"})
 class Remembering:
     """With a store."""
 
-    def __init__(self, database: Database, running: Running, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        running: Running,
+        limits: Limits | None = None,
+        request_limits: RequestLimits = DEFAULT_LIMITS,
+    ) -> None:
         self.database = database
+        self.request_limits = request_limits
         self._holds = Holds(database)
         self.background = Background(database, running, self._holds, limits)
 
     def resumed(self, call: Call, exchange: Exchange, memory: Memory, translated: bool) -> Call:
         """Wrap a call that speaks Responses so that its requests have what they stand on."""
         owner = owner_of(exchange.client_key)
-        return resumed(call, self.database, owner, memory, exchange.ledger.drop)
+        drop = exchange.ledger.drop
+        return resumed(call, self.database, owner, memory, drop, self.request_limits)
 
     def honours(self, client: str, request: Json, translated: bool) -> frozenset[str]:
         """Parameters that are honoured here for a request, so that no upstream need do it.
@@ -110,8 +119,8 @@ def _kept_nowhere(keeper: Keeper, exchange: Exchange, stream: Stream) -> Stream:
 class Forgetful:
     """Without one: recent items are known for a while, by this process alone."""
 
-    def __init__(self) -> None:
-        self._recent = Recent()
+    def __init__(self, limits: RequestLimits = DEFAULT_LIMITS) -> None:
+        self._recent = Recent(limits=limits)
 
     def resumed(self, call: Call, exchange: Exchange, memory: Memory, translated: bool) -> Call:
         """Refuse what needs a store, unless the upstream may have one of its own."""
@@ -166,4 +175,4 @@ def _refuse(request: Json) -> None:
             )
 
 
-__all__ = ["Forgetful", "Memory", "Remembering"]
+__all__ = ["Forgetful", "Memory", "Remembering", "RequestLimits"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 
 from forwarder.state.items import derived_from
 from forwarder.store import conversations, responses
 from forwarder.store.ids import in_batches
+from forwarder.store.packing import Spend
 from forwarder.translate.call import Json
 
 
@@ -27,24 +29,26 @@ def is_reference(item: Any) -> bool:
     return item.get("type") == "item_reference" or not (item.get("type") or "role" in item)
 
 
-def found(connection: sa.Connection, owner: str, names: list[str]) -> dict[str, Json]:
+def found(
+    connection: sa.Connection, owner: str, names: list[str], spend: Spend | None = None
+) -> dict[str, Json]:
     """The items of these ids, as far as there are any: of responses, or of conversations."""
     there: dict[str, Json] = {}
+    left: list[str] = []
     for some in in_batches(names):  # each name once, however often it is referred to
-        there |= _find_batch(connection, owner, some)
-    return there
-
-
-def _find_batch(connection: sa.Connection, owner: str, names: list[str]) -> dict[str, Json]:
-    there = responses.items_named(connection, owner, names)
-    left = [name for name in names if name not in there]
+        there |= responses.items_named(connection, owner, some, spend)
+        missing = [name for name in some if name not in there]
+        if missing:
+            there |= conversations.items_named(connection, owner, missing, spend)
+            left += [name for name in missing if name not in there]
     if left:
-        there |= conversations.items_named(connection, owner, left)
-        there |= _find_derived(connection, owner, [name for name in left if name not in there])
+        there |= _find_derived(connection, owner, left, spend)
     return {name: item for name, item in there.items() if not is_reference(item)}
 
 
-def _find_derived(connection: sa.Connection, owner: str, names: list[str]) -> dict[str, Json]:
+def _find_derived(
+    connection: sa.Connection, owner: str, names: list[str], spend: Spend | None
+) -> dict[str, Json]:
     """The items of ids that they were given because they came without.
 
     Every response that holds some of them is loaded once.
@@ -57,7 +61,11 @@ def _find_derived(connection: sa.Connection, owner: str, names: list[str]) -> di
     there: dict[str, Json] = {}
     for kept in responses.find_all(connection, owner, places):
         held = [*kept.input, *(kept.body.get("output") or ())]
-        there |= {name: held[place] for name, place in places[kept.id] if place < len(held)}
+        fresh = {name: held[place] for name, place in places[kept.id] if place < len(held)}
+        if spend is not None:
+            for item in fresh.values():
+                spend(orjson.dumps(item))
+        there |= fresh
     return there
 
 

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from forwarder.errors import InvalidRequest, NotFound
+from forwarder.read_limit import DEFAULT_LIMITS, ReadLimit, RequestLimits, spend_references
 from forwarder.state import references
 from forwarder.state.earlier import Drop, Earlier, ask
 from forwarder.state.items import as_items, check_id, derived_id, shown
 from forwarder.store import Database, conversations, responses
 from forwarder.store.conversations import Said
+from forwarder.store.packing import Spend
 from forwarder.store.responses import Kept
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.check import BOOL, DICT, STR, optional, require
@@ -95,10 +97,18 @@ def is_background(request: Json) -> bool:
     return bool(optional(request, "background", BOOL, "background"))
 
 
-def resumed(call: Call, database: Database, owner: str, memory: Memory, drop: Drop) -> Call:
+def resumed(
+    call: Call,
+    database: Database,
+    owner: str,
+    memory: Memory,
+    drop: Drop,
+    limits: RequestLimits = DEFAULT_LIMITS,
+) -> Call:
     """Wrap a call so that what its requests stand on is part of them.
 
-    ``drop`` is told what of that does not reach the upstream.
+    ``drop`` is told what of that does not reach the upstream.  A request that is over ``limits``
+    with all of it raises TooLarge.
     """
 
     def resume_and_call(request: Json) -> Stream:
@@ -108,7 +118,9 @@ def resumed(call: Call, database: Database, owner: str, memory: Memory, drop: Dr
             rest["background"] = True  # it works on, whatever becomes of this process
         if not base.is_something and not references.wanted(given):
             return call(rest)
-        past, there = database.read(lambda c: _known(c, owner, base, memory, given))
+        limit = ReadLimit(limits, base.param if base.is_something else "input")
+        limit.spend_value(rest)
+        past, there = database.read(lambda c: _known(c, owner, base, memory, given, limit))
         if references.wanted(given):
             rest["input"] = references.resolved(rest["input"], there)
         if past is None:
@@ -127,12 +139,21 @@ def resumed(call: Call, database: Database, owner: str, memory: Memory, drop: Dr
 
 
 def _known(
-    connection: sa.Connection, owner: str, base: Base, memory: Memory, given: Any
+    connection: sa.Connection,
+    owner: str,
+    base: Base,
+    memory: Memory,
+    given: Any,
+    limit: ReadLimit,
 ) -> tuple[Past | None, dict[str, Json]]:
     """What came before, and what it and the given input refer to."""
-    past = _past(connection, owner, base, memory)
+    past = _past(connection, owner, base, memory, limit)
     names = [*references.wanted(given), *references.wanted(past.items if past else [])]
-    return past, references.found(connection, owner, names) if names else {}
+    if not names:
+        return past, {}
+    there = references.found(connection, owner, names, limit.spend)
+    spend_references(limit, names, there)
+    return past, there
 
 
 class Past(NamedTuple):
@@ -143,7 +164,9 @@ class Past(NamedTuple):
     used: tuple[Kept, ...] = ()
 
 
-def _past(connection: sa.Connection, owner: str, base: Base, memory: Memory) -> Past | None:
+def _past(
+    connection: sa.Connection, owner: str, base: Base, memory: Memory, limit: ReadLimit
+) -> Past | None:
     """``None`` when only the upstream can know it."""
     handed_on = memory.keeps and memory.knows_client
     if base.conversation is not None:
@@ -151,7 +174,7 @@ def _past(connection: sa.Connection, owner: str, base: Base, memory: Memory) -> 
             if handed_on:
                 return None
             raise no_conversation(base.conversation, "conversation")
-        said = conversations.items_of(connection, owner, base.conversation)
+        said = conversations.items_of(connection, owner, base.conversation, spend=limit.spend)
         return Past([each.data for each in said])
     if base.previous is None:
         return Past([])
@@ -170,41 +193,47 @@ def _past(connection: sa.Connection, owner: str, base: Base, memory: Memory) -> 
     is_its_own = memory.keeps and last.upstream == memory.name
     if is_its_own and memory.goes_on and last.upstream_id:
         return Past([], last.upstream_id, tuple(turns))
-    return Past(history(connection, owner, turns), None, tuple(turns))
+    return Past(_history(connection, owner, turns, limit.spend), None, tuple(turns))
 
 
-def history(connection: sa.Connection, owner: str, turns: list[Kept]) -> list[Json]:
+def _history(connection: sa.Connection, owner: str, turns: list[Kept], spend: Spend) -> list[Json]:
     """The items of a chain of responses, in their order."""
+    contents = responses.read_contents(connection, owner, [turn.id for turn in turns], spend)
     items: list[Json] = []
     for turn in turns:
-        items += [each.data for each in _said_before(connection, owner, turn)]
-        items += [*turn.input, *_output(turn)]
+        items += [each.data for each in _said_before(connection, owner, turn, spend)]
+        given, output = contents[turn.id]
+        items += [*given, *output]
     return items
 
 
-def _said_before(connection: sa.Connection, owner: str, turn: Kept) -> list[Said]:
+def _said_before(
+    connection: sa.Connection, owner: str, turn: Kept, spend: Spend | None
+) -> list[Said]:
     """The items of the conversation that a response was a part of, as it was then."""
     if turn.conversation is None or not turn.before:
         return []
-    return conversations.items_of(connection, owner, turn.conversation, until=turn.before)
+    conversation, before = turn.conversation, turn.before
+    return conversations.items_of(connection, owner, conversation, until=before, spend=spend)
 
 
-def input_of(connection: sa.Connection, owner: str, response_id: str) -> list[Json]:
+def input_of(
+    connection: sa.Connection, owner: str, response_id: str, spend: Spend | None = None
+) -> list[Json]:
     """What a response answers, as it is told: its own input, behind all that it continues.
 
     Empty when there is no such response.
     """
+    turns = responses.chain(connection, owner, response_id)
+    contents = responses.read_contents(connection, owner, [turn.id for turn in turns], spend)
     items: list[Json] = []
-    for turn in responses.chain(connection, owner, response_id):
-        said = _said_before(connection, owner, turn)
+    for turn in turns:
+        said = _said_before(connection, owner, turn, spend)
         items += [shown(each.data, each.id) for each in said]
-        own = turn.input if turn.id == response_id else [*turn.input, *_output(turn)]
+        given, output = contents[turn.id]
+        own = given if turn.id == response_id else [*given, *output]
         items += [shown(item, derived_id(item, turn.id, i)) for i, item in enumerate(own)]
     return items
-
-
-def _output(turn: Kept) -> list[Json]:
-    return turn.body.get("output") or []
 
 
 def _use(database: Database, owner: str, turns: tuple[Kept, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from forwarder.store import gone
-from forwarder.store.packing import packed, unpacked
+from forwarder.store.packing import Spend, packed, unpacked
 from forwarder.store.tables import completions
 from forwarder.translate.call import Json
 
@@ -28,6 +28,10 @@ class Completion(NamedTuple):
 
 
 _COLUMNS = [completions.c[name] for name in Completion._fields]
+_LISTED = [sa.null().label(c.name) if c is completions.c.messages else c for c in _COLUMNS]
+
+_ROWS_AT_ONCE = 4
+"""Rows with answers that a server sends at once."""
 
 
 _LIST = "completions"
@@ -61,8 +65,10 @@ def find(connection: sa.Connection, owner: str, name: str) -> Completion | None:
     return _completion(row) if row else None
 
 
-def _completion(row: Sequence[Any]) -> Completion:
-    return Completion(*row[:3], *map(unpacked, row[3:]))
+def _completion(row: Sequence[Any], spend: Spend | None = None) -> Completion:
+    name, created, model, metadata, messages, body = row
+    given = [] if messages is None else unpacked(messages)
+    return Completion(name, created, model, unpacked(metadata), given, unpacked(body, spend))
 
 
 def describe(connection: sa.Connection, owner: str, name: str, metadata: Json) -> Completion | None:
@@ -96,11 +102,12 @@ def listed(
     falling: bool,
     model: str | None,
     metadata: Json,
+    spend: Spend | None = None,
 ) -> list[Completion]:
     """Up to ``most`` completions in the order in which they were made, or the other way round.
 
     ``after`` is the place behind which they are; ``model`` and ``metadata`` are what they must
-    have.
+    have.  Their messages are left out.
     """
     number = completions.c.number
     found = sa.select(number, completions.c.metadata).where(completions.c.owner == owner)
@@ -111,8 +118,9 @@ def listed(
         wanted += [n for n, data in page if metadata.items() <= unpacked(data).items()]
         if len(wanted) >= most:
             break
-    rows = sa.select(*_COLUMNS).where(number.in_(wanted[:most]))
-    return [_completion(row) for row in connection.execute(rows.order_by(_by(falling)))]
+    rows = sa.select(*_LISTED).where(number.in_(wanted[:most])).order_by(_by(falling))
+    page_rows = connection.execute(rows.execution_options(yield_per=_ROWS_AT_ONCE))
+    return [_completion(row, spend) for row in page_rows]
 
 
 def _pages(

@@ -10,10 +10,13 @@ import sqlalchemy as sa
 
 from forwarder.store import gone
 from forwarder.store.clock import NEW_LEASE, NOW
-from forwarder.store.packing import packed, unpacked
+from forwarder.store.packing import Spend, packed, unpacked
 from forwarder.store.tables import conversation_items as items
 from forwarder.store.tables import conversations
 from forwarder.translate.call import Json
+
+_ROWS_AT_ONCE = 16
+"""Rows with items that a server sends at once."""
 
 
 class Talk(NamedTuple):
@@ -123,6 +126,7 @@ def items_of(
     name: str,
     only: Iterable[str] | None = None,
     until: int | None = None,
+    spend: Spend | None = None,
 ) -> list[Said]:
     """The items in their order: all, those with these ids, or those up to a number."""
     found = sa.select(items.c.number, items.c.id, items.c.data).where(_in(owner, name))
@@ -130,19 +134,22 @@ def items_of(
         found = found.where(items.c.id.in_(list(only)))
     if until is not None:
         found = found.where(items.c.number <= until)
-    rows = connection.execute(found.order_by(items.c.number)).all()
-    return [_said(row) for row in rows]
+    found = found.order_by(items.c.number).execution_options(yield_per=_ROWS_AT_ONCE)
+    return [_said(row, spend) for row in connection.execute(found)]
 
 
-def items_named(connection: sa.Connection, owner: str, names: Iterable[str]) -> dict[str, Json]:
+def items_named(
+    connection: sa.Connection, owner: str, names: Iterable[str], spend: Spend | None = None
+) -> dict[str, Json]:
     """Items by their ids, whichever conversation they are in; of several the latest."""
     which = (items.c.owner == owner) & items.c.id.in_(list(names))
     found = sa.select(items.c.id, items.c.data).where(which).order_by(items.c.number)
-    return {name: unpacked(data) for name, data in connection.execute(found)}
+    rows = connection.execute(found.execution_options(yield_per=_ROWS_AT_ONCE))
+    return {name: unpacked(data, spend) for name, data in rows}
 
 
-def _said(row: Sequence[Any]) -> Said:
-    return Said(row[0], row[1], unpacked(row[2]))
+def _said(row: Sequence[Any], spend: Spend | None = None) -> Said:
+    return Said(row[0], row[1], unpacked(row[2], spend))
 
 
 def last_number(connection: sa.Connection, owner: str, name: str) -> int:
@@ -167,7 +174,13 @@ def place(connection: sa.Connection, owner: str, name: str, item_id: str) -> int
 
 
 def listed(
-    connection: sa.Connection, owner: str, name: str, after: int | None, most: int, falling: bool
+    connection: sa.Connection,
+    owner: str,
+    name: str,
+    after: int | None,
+    most: int,
+    falling: bool,
+    spend: Spend | None = None,
 ) -> list[Said]:
     """Up to ``most`` items behind a place, in their order or the other way round."""
     number = items.c.number
@@ -175,4 +188,5 @@ def listed(
     if after is not None:
         found = found.where(number < after if falling else number > after)
     rows = found.order_by(number.desc() if falling else number).limit(most)
-    return [_said(row) for row in connection.execute(rows)]
+    rows = rows.execution_options(yield_per=_ROWS_AT_ONCE)
+    return [_said(row, spend) for row in connection.execute(rows)]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 _LARGE = 4096
 """Bytes from which on they are compressed: for less, that costs more than to write four pages."""
+
+Spend = Callable[[bytes], None]
+"""Is given each piece of JSON before it is parsed; raises an error when there is too much."""
 
 _PLAIN, _ZLIB = b"j", b"z"
 
@@ -19,7 +23,11 @@ def packed(value: Any) -> bytes:
     return _PLAIN + data if len(data) < _LARGE else _ZLIB + zlib.compress(data, 1)
 
 
-def unpacked(data: bytes) -> Any:
+def unpacked(data: bytes, spend: Spend | None = None) -> Any:
     """The value again."""
     body = bytes(data[1:])
-    return orjson.loads(zlib.decompress(body) if data[:1] == _ZLIB else body)
+    if data[:1] == _ZLIB:
+        body = zlib.decompress(body)
+    if spend is not None:
+        spend(body)
+    return orjson.loads(body)

@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import orjson
 import sqlalchemy as sa
 
 from forwarder.store import logs
 from forwarder.store.clock import NOW
 from forwarder.store.ids import in_batches, is_valid_id
 from forwarder.store.logs import Piece
-from forwarder.store.packing import packed, unpacked
+from forwarder.store.packing import Spend, packed, unpacked
 from forwarder.store.statements import inserting, putting
 from forwarder.store.tables import events, items, responses
 from forwarder.translate.call import Batch, Json
@@ -76,6 +77,16 @@ _IS_LOST = (
     & responses.c.request.is_(None)
 )
 _KEPT = [*(responses.c[name] for name in _COLUMNS), _IS_LOST]
+_CONTENTS = (responses.c.input, responses.c.body)
+_CONTENT_NAMES = ("input", "body")
+_HEAD = [
+    *(sa.null() if n in _CONTENT_NAMES else responses.c[n] for n in _COLUMNS),
+    _IS_LOST,
+]
+"""The same columns without the large ones."""
+
+_ROWS_AT_ONCE = 4
+"""Rows with large columns that a server sends at once."""
 
 
 def _is(owner: str, response_id: str) -> sa.ColumnElement[bool]:
@@ -103,7 +114,10 @@ def find_all(connection: sa.Connection, owner: str, names: Iterable[str]) -> Ite
 
 
 def chain(connection: sa.Connection, owner: str, response_id: str) -> list[Kept]:
-    """A response and what it continues, oldest first; empty when there is no such response."""
+    """A response and what it continues, oldest first; empty when there is no such response.
+
+    Their inputs and bodies are left out; `read_contents` has them.
+    """
     start = sa.select(responses.c.previous, responses.c.id, sa.literal(0).label("depth")).where(
         _is(owner, response_id), ~responses.c.hidden
     )
@@ -112,7 +126,7 @@ def chain(connection: sa.Connection, owner: str, response_id: str) -> list[Kept]
         responses.c.owner == owner, responses.c.id == walk.c.previous, walk.c.depth < _LONGEST
     )
     walk = walk.union_all(step)
-    found = sa.select(*_KEPT).join(
+    found = sa.select(*_HEAD).join(
         walk, (responses.c.owner == owner) & (responses.c.id == walk.c.id)
     )
     rows = connection.execute(found.order_by(walk.c.depth.desc())).all()
@@ -121,8 +135,25 @@ def chain(connection: sa.Connection, owner: str, response_id: str) -> list[Kept]
 
 def _kept(row: Sequence[Any]) -> Kept:
     kept = Kept(*row)
+    if row[3] is None:  # a head
+        return kept._replace(input=[], body={})
     body = {**unpacked(row[3]), "status": kept.status}
     return kept._replace(input=unpacked(row[2]), body=body)
+
+
+def read_contents(
+    connection: sa.Connection, owner: str, names: Iterable[str], spend: Spend | None = None
+) -> dict[str, tuple[list[Json], list[Json]]]:
+    """Responses by their ids: the input and the output of each."""
+    which = (responses.c.owner == owner) & responses.c.id.in_(list(names))
+    found = sa.select(responses.c.id, *_CONTENTS).where(which)
+    contents: dict[str, tuple[list[Json], list[Json]]] = {}
+    for name, given, body in connection.execute(found.execution_options(yield_per=_ROWS_AT_ONCE)):
+        output = unpacked(body).get("output") or []
+        if spend is not None:
+            spend(orjson.dumps(output))
+        contents[name] = unpacked(given, spend), output
+    return contents
 
 
 def add(connection: sa.Connection, owner: str, kept: Kept, log: Sequence[Piece]) -> None:
@@ -221,17 +252,30 @@ def bury(connection: sa.Connection, owner: str | None = None) -> None:
         pass  # what it stood on may be next
 
 
-def items_named(connection: sa.Connection, owner: str, names: Iterable[str]) -> dict[str, Json]:
+def items_named(
+    connection: sa.Connection, owner: str, names: Iterable[str], spend: Spend | None = None
+) -> dict[str, Json]:
     """Items by their ids, as far as responses gave any, or were asked with them."""
     wanted = set(names)
     holders = sa.select(items.c.response).where(items.c.owner == owner, items.c.id.in_(wanted))
     found = sa.select(responses.c.input, responses.c.body).where(
         responses.c.owner == owner, responses.c.id.in_(holders.distinct())
     )
-    held: list[Any] = []
-    for given, body in connection.execute(found):
-        held = [*unpacked(given), *held, *(unpacked(body).get("output") or ())]
-    return {i["id"]: i for i in held if _has_own_id(i) and i["id"] in wanted}
+    asked: dict[str, Json] = {}
+    told: dict[str, Json] = {}
+    for given, body in connection.execute(found.execution_options(yield_per=_ROWS_AT_ONCE)):
+        output = unpacked(body).get("output") or ()
+        fresh = {i["id"]: i for i in output if _has_own_id(i) and i["id"] in wanted}
+        told |= fresh
+        for item in filter(_has_own_id, unpacked(given)):
+            name = item["id"]
+            if name in wanted and name not in told and name not in asked:
+                fresh[name] = item
+        asked = {**fresh, **asked}
+        if spend is not None:
+            for item in fresh.values():
+                spend(orjson.dumps(item))
+    return asked | told
 
 
 def log_after(connection: sa.Connection, owner: str, kept: Kept, number: int) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,3 +125,18 @@ def test_kept_messages_are_shown_with_all_that_an_output_has() -> None:
     assert plain["content"] == [{"type": "input_text", "text": "a"}]
     assert (rich["type"], rich["id"], rich["status"]) == ("message", "msg_1", "completed")
     assert rich["content"] == [{"type": "input_image"}]
+
+
+def test_only_the_last_summary_is_opened() -> None:
+    here, count = terms(), 0
+
+    def unseal(blob: str) -> Any:
+        nonlocal count
+        count += 1
+        return terms().unseal(blob)
+
+    items = [sealed(f"summary {i}") for i in range(50)]
+    request = {"input": [*items, user("go on")]}
+    result = window.opened(request, replace(here, unseal=unseal), False)["input"]
+    assert "summary 49" in result[0]["content"][0]["text"]
+    assert count == 1

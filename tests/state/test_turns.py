@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import ForwarderError, InvalidRequest, NotFound
+from forwarder.errors import ForwarderError, InvalidRequest, NotFound, TooLarge
+from forwarder.read_limit import RequestLimits
 from forwarder.state.turns import Memory, owner_of, resumed
 from forwarder.store import conversations, responses
 from forwarder.store.conversations import Talk
@@ -173,3 +174,57 @@ def test_what_earlier_turns_referred_to_is_found_as_long_as_it_is_there(database
 def test_an_owner_is_a_hash_of_the_key() -> None:
     assert owner_of(None) == owner_of("") != owner_of("key")
     assert "key" not in owner_of("key")
+
+
+LARGE: Json = {**SAID, "id": "msg_large", "content": "x" * 10_000}
+SMALL_LIMITS = RequestLimits(50_000, 1000)
+
+
+def resume_within(database: Sqlite, limits: RequestLimits, **request: Any) -> list[Json]:
+    found: list[Json] = []
+
+    def call(left: Json) -> Stream:
+        found.append(left)
+        return iter(())
+
+    resumed(call, database, "o", UP, Ledger().drop, limits)({"model": "m", **request})
+    return found
+
+
+def test_each_reference_to_an_item_counts(database: Sqlite) -> None:
+    one = Kept("resp_l", "completed", [USER], {"output": [LARGE]}, 1.0)
+    database.write(lambda c: responses.add(c, "o", one, []))
+    reference = {"type": "item_reference", "id": "msg_large"}
+
+    [left] = resume_within(database, SMALL_LIMITS, input=[reference] * 4)
+    assert left["input"] == [LARGE] * 4
+    with pytest.raises(TooLarge, match="FORWARDER_MAX_BODY") as refused:
+        resume_within(database, SMALL_LIMITS, input=[reference] * 6)
+    assert refused.value.param == "input"
+
+
+@pytest.mark.parametrize("base", ["previous_response_id", "conversation"])
+def test_what_a_request_continues_counts(database: Sqlite, base: str) -> None:
+    previous = None
+    for i in range(6):
+        one = Kept(f"resp_l{i}", "completed", [LARGE], {"output": []}, 1.0, previous=previous)
+        database.write(lambda c, one=one: responses.add(c, "o", one, []))  # type: ignore[misc]
+        given = [(f"item_{i}", LARGE)]
+        database.write(lambda c, given=given: conversations.append(c, "o", "conv_1", given))  # type: ignore[misc]
+        previous = f"resp_l{i}"
+    name = previous if base == "previous_response_id" else "conv_1"
+
+    assert resume_within(database, RequestLimits(100_000, 1000), input="hi", **{base: name})
+    with pytest.raises(TooLarge) as refused:
+        resume_within(database, SMALL_LIMITS, input="hi", **{base: name})
+    assert refused.value.param == base
+
+
+def test_a_chain_that_the_upstream_keeps_is_not_read(database: Sqlite) -> None:
+    one = Kept(
+        "resp_n", "completed", [LARGE] * 9, {"output": []}, 1.0, upstream="up", upstream_id="n"
+    )
+    database.write(lambda c: responses.add(c, "o", one, []))
+    memory = Memory("up", keeps=True)
+    left = asked(database, memory, input="hi", previous_response_id="resp_n")
+    assert left["previous_response_id"] == "n"
