@@ -16,6 +16,7 @@ import httpx2
 import orjson
 
 from forwarder.background_requests import StoredRequest, can_be_repeated, read_stored_request
+from forwarder.body_memory import BodyMemory
 from forwarder.capture.capturing import capture_for
 from forwarder.capture.tape import Asked
 from forwarder.catalog import Catalog
@@ -105,6 +106,7 @@ class Bridge:
         self.health = Health(self._targets, self.metrics, settings.health_ask_interval)
         self._uploads = PerUpstream(self._uploading, settings.upstreams)
         self.running = Running()
+        self.body_memory = BodyMemory(settings.max_body_memory)
         shelf = self._shelf()
         self._recall, self._signatures = Recall(shelf), SignatureRecall(shelf)
         self.state = self._remembering()

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from forwarder.errors import InvalidRequest, shorten
+from forwarder.read_limit import ReadLimit
 from forwarder.translate.call import Json
 from forwarder.translate.check import LIST, STR, expect, optional
 
@@ -24,15 +25,26 @@ _MOST = 16
 class Link:
     """A response that can be continued: all items up to its end; ``size`` is theirs, in bytes.
 
+    ``segments`` are lists of items as JSON, one for each turn: parsed items would take many times
+    their size, for as long as the connection lies idle.
     ``conversation`` is that of a turn which is only prepared: what continues it is said there.
     ``behind`` is the response that the first of the items continue, which is stored elsewhere.
     """
 
-    items: list[Json]
+    segments: tuple[bytes, ...]
     size: int
     stored: bool
     conversation: Any = None
     behind: Any = None
+
+    @property
+    def items(self) -> list[Json]:
+        return [item for segment in self.segments for item in orjson.loads(segment)]
+
+    def spend(self, limit: ReadLimit) -> None:
+        """Count the items as a part of the request that continues them.  Raises TooLarge."""
+        for segment in self.segments:
+            limit.spend(segment)
 
 
 class Chain:
@@ -55,17 +67,17 @@ class Chain:
         """Remember a response that is over, what it continued, and what was asked for it."""
         asked = items_of(request)
         given = [item for item in response.get("output") or () if _can_come_back(item)]
-        size = (link.size if link else 0) + len(orjson.dumps([asked, given]))
+        segment = orjson.dumps([*asked, *given])
+        size = (link.size if link else 0) + len(segment)
         if size > self._max_bytes or not response.get("id"):
             return
-        before = link.items if link else []
+        before = link.segments if link else ()
         # What was only prepared is known to this connection alone.
         prepared = request.get("generate") is False
         stored = request.get("store") is not False and not prepared
         where = conversation_of(request, link) if prepared else None
         behind = link.behind if link else request.get("previous_response_id")
-        items = [*before, *asked, *given]
-        self._links[response["id"]] = Link(items, size, stored, where, behind)
+        self._links[response["id"]] = Link((*before, segment), size, stored, where, behind)
         while len(self._links) > _MOST or self._size > self._max_bytes:
             self._links.popitem(last=False)
 

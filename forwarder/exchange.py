@@ -91,7 +91,8 @@ class Exchange:
     ``has_converted_body`` says that the body came in the shape of the other API.
     ``tape`` is there when the exchange is captured.  ``rendered_field`` is the field from which
     the client is known to render reasoning.  ``follows`` is the upstream's id of a response that
-    it makes already, and that is only to be followed.
+    it makes already, and that is only to be followed.  ``body_size`` is that of the request's
+    body, in bytes.
     """
 
     id: str
@@ -131,6 +132,7 @@ class Exchange:
     has_converted_body: bool = False
     span: Any = None
     tape: Tape | None = None
+    body_size: int = 0
     _gone: threading.Event | None = None
     _first_body: int | None = None
 

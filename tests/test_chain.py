@@ -106,7 +106,7 @@ def test_memory_is_bounded_in_size() -> None:
     assert chain.previous(after("large"), elsewhere=False) is None
     assert chain.previous(after("small"), elsewhere=False) is not None
 
-    chain.keep(response("fits", {**SAID, "content": "x" * 100}), None, {"input": "hi"})
+    chain.keep(response("fits", {**SAID, "content": "x" * 110}), None, {"input": "hi"})
     assert chain.previous(after("fits"), elsewhere=False) is not None
     assert chain.previous(after("small"), elsewhere=False) is None
 

@@ -125,7 +125,9 @@ class Settings:
     body_timeout: float
     send_timeout: float
     max_chunk_overhead: int
+    max_body_memory: int
     websocket_idle: float
+    websocket_memory: int
     reasoning_ttl: float
     public_url: str | None
     max_concurrent: int | None
@@ -249,6 +251,8 @@ SETTINGS = (
     Setting("BODY_TIMEOUT", "body_timeout", parsers.seconds, "30"),
     Setting("SEND_TIMEOUT", "send_timeout", parsers.seconds, "60"),
     Setting("MAX_CHUNK_OVERHEAD", "max_chunk_overhead", parsers.size, "64k"),
+    Setting("MAX_BODY_MEMORY", "max_body_memory", parsers.size, "512m"),
+    Setting("WEBSOCKET_MEMORY", "websocket_memory", parsers.size, "32m"),
     Setting("WEBSOCKET_IDLE", "websocket_idle", parsers.seconds, "900"),
     Setting("REASONING_TTL", "reasoning_ttl", parsers.seconds_from_zero, "21600"),
     Setting("PUBLIC_URL", "public_url", parsers.public, None),

@@ -7,9 +7,13 @@ go out whole, and never between the halves of something else.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
+
+
+def _do_nothing() -> None:
+    pass
 
 
 class Whole:
@@ -25,6 +29,7 @@ class Whole:
         self._sock = sock
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
         self._lock = threading.Lock()
+        self.before_receiving: Callable[[], object] = _do_nothing
         sock.settimeout(patience)
 
     def send(self, data: bytes) -> int:
@@ -34,6 +39,12 @@ class Whole:
                 data, self._headers = _add_headers(data, self._headers), b""
             self._sock.sendall(data)
         return len(data)
+
+    def recv(self, size: int) -> bytes:
+        """Receive up to ``size`` bytes, if ``before_receiving`` does not raise an OSError."""
+        self.before_receiving()
+        data: bytes = self._sock.recv(size)
+        return data
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from flask import Flask, Request, Response, current_app, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from forwarder.body_memory import BodyRoom
 from forwarder.bridge import Bridge
 from forwarder.capture.tape import Asked, Tape
 from forwarder.client_identity import payer
@@ -149,12 +150,25 @@ def begin(asked: Request, bridge: Bridge, route: str, watched: bool = True) -> E
     return exchange
 
 
+def make_room(exchange: Exchange) -> BodyRoom:
+    """Room for the body of a request, until its exchange ends."""
+    bridge: Bridge = current_app.extensions["forwarder"]
+    room = BodyRoom(bridge.body_memory)
+    exchange.opened.add(room.free)
+    return room
+
+
 def another(route: str) -> Exchange:
-    """An exchange for work that is begun by this request, and outlives it."""
+    """An exchange for work that is begun by this request, and outlives it.
+
+    Raises Overloaded when there is no room to hold the body for it.
+    """
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]
     own, more = current(), begin(asked, current_app.extensions["forwarder"], route)
     more.id, more.client_key, more.payer = random_id("req"), own.client_key, own.payer
     more.client_address = own.client_address
+    more.body_size = own.body_size
+    make_room(more).resize(own.body_size)
     if own.tape is not None:
         more.tape = own.tape.another(more.started)
     return more
@@ -212,7 +226,10 @@ def take_body() -> bytes:
 
 
 def _read_all() -> bytes:
-    return request.get_data(cache=False)
+    exchange = current()
+    data = make_room(exchange).read_all(request.stream.read)
+    exchange.body_size = len(data)
+    return data
 
 
 def _asked(asked: Request) -> Asked:

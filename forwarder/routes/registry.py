@@ -176,8 +176,10 @@ def _key() -> str | None:
 
 
 def _body() -> Json:
+    room = exchanges.make_room(exchanges.current())
     try:
-        return read_body(request.get_data(cache=False), _bridge().settings.max_json_values)
+        data = room.read_all(request.stream.read)
+        return read_body(data, _bridge().settings.max_json_values)
     except HTTPException as error:  # too large, or cut off
         raise exchanges.ours(error) from None
 

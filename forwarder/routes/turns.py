@@ -12,6 +12,7 @@ import logging
 import queue
 import re
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,17 +20,19 @@ import orjson
 from flask import Request, request
 from simple_websocket import ConnectionClosed
 
+from forwarder.body_memory import BodyRoom
 from forwarder.bridge import Bridge
 from forwarder.chain import Chain, Link, continued, items_of, not_found, own_part
 from forwarder.client_headers import IDEMPOTENCY_KEY
-from forwarder.errors import ForwarderError, InvalidRequest, Unsupported
+from forwarder.errors import ForwarderError, InvalidRequest, Overloaded, Unsupported
 from forwarder.exchange import Exchange
 from forwarder.mint import MINT, random_id
 from forwarder.network.running import Stopping
+from forwarder.read_limit import ReadLimit, RequestLimits
 from forwarder.request_shape import adapt_shape
 from forwarder.routes import exchanges
 from forwarder.routes.base_paths import get_requested_style
-from forwarder.routes.bodies import read_body
+from forwarder.routes.bodies import TURN_PAUSE, read_body
 from forwarder.state.earlier import Earlier, ask
 from forwarder.state.keeping import marks
 from forwarder.state.turns import base_of
@@ -46,7 +49,7 @@ WAITING = 8
 _TICK = 5.0
 """Seconds after which the reader looks whether its connection is still there."""
 
-_GOING_AWAY, _POLICY, _MISTAKE = 1001, 1008, 1011
+_GOING_AWAY, _POLICY, _TOO_BIG, _MISTAKE, _TRY_LATER = 1001, 1008, 1009, 1011, 1013
 """Codes with which a connection is closed."""
 
 _LOCAL = ("type", "stream", "stream_options", "generate", "background", "stream_id")
@@ -65,28 +68,36 @@ class Connection:
     def __init__(self, ws: Any, bridge: Bridge) -> None:
         self._ws = ws
         self._bridge = bridge
-        self._chain = Chain(bridge.settings.max_body)
-        self._messages: queue.Queue[str | bytes | None] = queue.Queue(WAITING)
+        self._chain = Chain(bridge.settings.websocket_memory)
+        self._messages: queue.Queue[bytes | None] = queue.Queue(WAITING)
+        self._room = BodyRoom(bridge.body_memory)
+        self._waiting_bytes = self._turn_bytes = 0
         self._current: Exchange | None = None
         self._turns = 0
         self._leaving = self._gone = False
 
     def serve(self) -> None:
         """Serve turns until either side leaves."""
+        self._ws.sock.before_receiving = self._check_memory
         with self._bridge.running.listening(self._leave):
             threading.Thread(target=self._read, daemon=True).start()
             try:
                 while (message := self._next()) is not None:
                     self._turn(message)
+                    del message  # or the idle connection would keep it
+                    self._turn_bytes = 0
+                    self._resize_room()
             except (ConnectionClosed, OSError):
                 self._hang_up()
             except Exception:
                 log.exception("a connection broke")
                 self._close(_MISTAKE, "The forwarder made a mistake.")
+            finally:
+                self._room.free()
 
     # -- the connection -------------------------------------------------------------------------
 
-    def _next(self) -> str | bytes | None:
+    def _next(self) -> bytes | None:
         """The next message; None when there will be none, and the connection is closed."""
         if self._leaving:
             self._close(_GOING_AWAY, "The forwarder is being restarted.")
@@ -96,22 +107,60 @@ class Connection:
         except queue.Empty:
             self._close(_GOING_AWAY, "Nothing was asked for too long.")
             return None
-        return self._next() if message is None and self._leaving else message
+        if message is None:
+            return self._next() if self._leaving else None
+        self._waiting_bytes -= len(message)
+        self._turn_bytes = len(message)
+        return message
 
     def _read(self) -> None:
         """Take messages as they come, which also notices a client that leaves."""
         try:
             while not self._gone:
-                message = self._ws.receive(timeout=_TICK)
-                if message is not None:
-                    self._messages.put_nowait(message)
-                elif not self._ws.connected:
+                if not self._receive() and not self._ws.connected:
                     break
         except queue.Full:
             self._close(_POLICY, "Too many messages are waiting.")
         except (ConnectionClosed, OSError):
             pass
         self._hang_up()
+
+    def _receive(self) -> bool:
+        """Put the next message behind those that wait; False when none has come."""
+        message = self._ws.receive(timeout=_TICK)
+        if message is None:
+            return False
+        data = message if isinstance(message, bytes) else message.encode()
+        self._waiting_bytes += len(data)
+        self._messages.put_nowait(data)
+        return True
+
+    def _check_memory(self) -> None:
+        """Close the connection, and raise OSError, if too much of it is held in memory.
+
+        Called before more is received, in the thread that receives.
+        """
+        if self._gone:
+            return
+        if self._ws.input_buffer:
+            time.sleep(TURN_PAUSE)  # the reader may take it
+        code = _TOO_BIG
+        try:
+            held = self._resize_room()
+            if held <= self._bridge.settings.max_body:
+                return
+            reason = "Too many bytes are waiting (limit: FORWARDER_MAX_BODY)."
+        except Overloaded:
+            code, reason = _TRY_LATER, "There is no room (limit: FORWARDER_MAX_BODY_MEMORY)."
+        self._close(code, reason)
+        raise OSError(reason)
+
+    def _resize_room(self) -> int:
+        """Take as much room as messages take; the bytes of those that are not being served."""
+        arriving = len(self._ws.incoming_message or b"") + sum(map(len, self._ws.input_buffer))
+        waiting = self._waiting_bytes + arriving
+        self._room.resize(waiting + self._turn_bytes)
+        return waiting
 
     def _hang_up(self) -> None:
         """Nobody listens any more: what is being made for the client ends."""
@@ -145,7 +194,7 @@ class Connection:
 
     # -- a turn ---------------------------------------------------------------------------------
 
-    def _turn(self, message: str | bytes) -> None:
+    def _turn(self, message: bytes) -> None:
         asked: Request = request._get_current_object()  # type: ignore[attr-defined]
         exchange = self._current = exchanges.begin(asked, self._bridge, "responses")
         if self._turns:
@@ -161,11 +210,11 @@ class Connection:
             self._current = None
             exchange.close()
 
-    def _answered(self, message: str | bytes, exchange: Exchange) -> Iterator[Event]:
+    def _answered(self, data: bytes, exchange: Exchange) -> Iterator[Event]:
         asked: Json = {}
         try:
             exchanges.admit(exchange, has_body=False)
-            data = message if isinstance(message, bytes) else message.encode()
+            exchange.body_size = len(data)
             if exchange.tape is not None:
                 exchange.tape.heard(data)
             asked = read_body(data, self._bridge.settings.max_json_values)
@@ -189,6 +238,13 @@ class Connection:
         body = {k: v for k, v in asked.items() if k not in _LOCAL}
         base_of(body)
         link = self._chain.previous(body, self._bridge.keeps_responses(body))
+        if link is not None:
+            limits = RequestLimits(
+                self._bridge.settings.max_body, self._bridge.settings.max_json_values
+            )
+            limit = ReadLimit(limits, "previous_response_id")
+            limit.spend_value(body)
+            link.spend(limit)
         if asked.get("generate") is False:
             return self._prepared(body, link), link
         if link is None:

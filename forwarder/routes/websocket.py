@@ -50,6 +50,8 @@ def welcome() -> None:
     _check_handshake()
     bridge = _bridge()
     headers = describe_connection(request.headers.get, bridge.router, bridge.catalog.etag())
+    # Of compressed messages, 3 MB become 3 GB before anybody can look at their size.
+    request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
     for name in found:
         request.environ[name] = Whole(request.environ[name], PING, headers)
 

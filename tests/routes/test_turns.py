@@ -7,17 +7,21 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
+import orjson
 import pytest
 from flask import Flask
 from simple_websocket import ConnectionClosed
 
 from forwarder import bridge
 from forwarder.app import create_app
+from forwarder.chain import Link
 from forwarder.config import Settings
-from forwarder.errors import NotFetched
+from forwarder.errors import NotFetched, TooLarge
 from forwarder.media.data import Blob
 from forwarder.routes import exchanges
 from forwarder.routes.turns import WAITING, Connection
@@ -38,6 +42,9 @@ class Played:
         self.sent: list[Json] = []
         self.code: int | None = None
         self.broken = False
+        self.sock = SimpleNamespace()
+        self.input_buffer: list[Any] = []
+        self.incoming_message: str | bytearray | None = None
 
     def receive(self, timeout: float) -> Any:
         try:
@@ -412,3 +419,59 @@ def test_the_handshake_s_headers_go_on_with_every_turn(
         assert sent["x-title"] == "App"
         assert "idempotency-key" not in sent
         assert "openai-beta" not in sent
+
+
+def test_messages_that_wait_may_have_as_many_bytes_as_a_body(app: Flask) -> None:
+    bridge_ = app.extensions["forwarder"]
+    ws = Played(create(), 0.2)
+    with app.test_request_context("/v1/responses"):
+        app.preprocess_request()
+        connection = Connection(ws, bridge_)
+        connection.serve()
+        ws.connected, ws.code = True, None
+        connection = Connection(ws, bridge_)
+        ws.incoming_message = bytearray(40 * 2**20)
+        connection._check_memory()
+        assert bridge_.body_memory.used == 40 * 2**20
+        ws.input_buffer = ["x" * 30 * 2**20]
+        with pytest.raises(OSError, match="FORWARDER_MAX_BODY"):
+            connection._check_memory()
+        assert ws.code == 1009
+
+
+def test_a_connection_gives_back_the_room_of_its_messages(app: Flask) -> None:
+    memory = app.extensions["forwarder"].body_memory
+    played(app, Played(create(input="x" * 10_000), 0.5))
+    assert memory.used == 0
+
+
+def test_without_room_a_connection_is_closed(app: Flask) -> None:
+    bridge_ = app.extensions["forwarder"]
+    ws = Played()
+    with app.test_request_context("/v1/responses"):
+        app.preprocess_request()
+        connection = Connection(ws, bridge_)
+        bridge_.body_memory.add(512 * 2**20, refuses=True)
+        ws.incoming_message = bytearray(100_000)
+        with pytest.raises(OSError, match="FORWARDER_MAX_BODY_MEMORY"):
+            connection._check_memory()
+    assert ws.code == 1013
+
+
+def test_what_a_turn_continues_counts_as_its_own(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = app.extensions["forwarder"].settings
+    monkeypatch.setattr(
+        app.extensions["forwarder"], "settings", replace(settings, max_json_values=1000)
+    )
+    items = [{"role": "user", "content": []} for _ in range(600)]
+    first = create(input=items, store=False)
+    ws = Played(first, 0.5)
+    with app.test_request_context("/v1/responses"):
+        app.preprocess_request()
+        connection = Connection(ws, app.extensions["forwarder"])
+        link = Link((orjson.dumps([0] * 900),), 900, False)
+        monkeypatch.setattr(connection._chain, "previous", lambda *_: link)
+        with pytest.raises(TooLarge, match="FORWARDER_MAX_JSON_VALUES"):
+            connection._begun(create(previous_response_id="r", input=items), exchanges.current())

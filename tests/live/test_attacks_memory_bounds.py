@@ -1,0 +1,176 @@
+"""Small requests that would take much memory, against a running forwarder."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import socket
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simple_websocket import Client, ConnectionClosed
+
+from tests.live.conftest import Serve, settings
+from tests.live.server import Server
+from tests.live.talk import ask
+from tests.support import ScriptedUpstream
+from tests.support.faults import silent
+
+Json = dict[str, Any]
+
+MB = 2**20
+MAX_BODY = 8 * MB
+BODY_MEMORY = 24 * MB
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, upstream: ScriptedUpstream) -> Server:
+    limits = {
+        "FORWARDER_MAX_BODY": str(MAX_BODY),
+        "FORWARDER_MAX_BODY_MEMORY": str(BODY_MEMORY),
+        "FORWARDER_WEBSOCKET_MEMORY": str(4 * MB),
+    }
+    return serve(settings(upstream, **limits))
+
+
+def measure_memory(server: Server) -> int:
+    """The resident memory of all processes of the server, in bytes."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+    pids = [server.process.pid, *map(int, children.split())]
+    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def make_message(size: int, **more: Any) -> Json:
+    return {"type": "message", "role": "user", "content": "x" * size, **more}
+
+
+# -- what a request refers to ---------------------------------------------------------------------
+
+
+def test_many_references_to_one_large_item_are_refused(
+    server: Server, upstream: ScriptedUpstream
+) -> None:
+    item = make_message(MB, id="msg_mine")
+    assert ask(server, "responses", {"model": "chat/m", "input": [item]}).status == 200
+    upstream.requests.clear()
+    reference = {"type": "item_reference", "id": "msg_mine"}
+
+    refused = ask(server, "responses", {"model": "chat/m", "input": [reference] * 200})
+    assert refused.status == 413
+    assert "FORWARDER_MAX_BODY" in refused.error["message"]
+    assert not upstream.requests
+    assert ask(server, "responses", {"model": "chat/m", "input": [reference] * 3}).status == 200
+
+
+def test_a_chain_of_large_turns_is_refused_once_it_is_too_large(server: Server) -> None:
+    previous: str | None = None
+    statuses = []
+    for _ in range(5):
+        body = {"model": "chat/m", "input": [make_message(2 * MB)], "store": True}
+        answer = ask(server, "responses", {**body, "previous_response_id": previous})
+        statuses.append(answer.status)
+        if answer.status == 200:
+            previous = answer.json["id"]
+    assert statuses == [200, 200, 200, 413, 413]
+    assert answer.error["param"] == "previous_response_id"
+
+
+# -- bodies ---------------------------------------------------------------------------------------
+
+
+def test_a_body_of_empty_lists_is_refused_before_it_is_parsed(server: Server) -> None:
+    before = measure_memory(server)
+    body = b'{"model":"chat/m","input":[' + b",".join([b"[]"] * 2_600_000) + b"]}"
+    refused = ask(server, "responses", body)
+    assert refused.status == 413
+    assert "FORWARDER_MAX_JSON_VALUES" in refused.error["message"]
+    assert measure_memory(server) - before < 100 * MB
+
+
+@contextlib.contextmanager
+def unfinished_bodies(server: Server, count: int, size: int) -> Iterator[None]:
+    """Requests whose bodies stop arriving after ``size`` bytes."""
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST /v1/responses HTTP/1.1\r\nHost: {host}\r\nContent-Length: {size + 9}\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            sock = stack.enter_context(socket.create_connection((host, int(port)), 5))
+            with contextlib.suppress(OSError):  # refused while it is sent
+                sock.sendall(head.encode() + b"x" * size)
+        yield
+
+
+def test_all_bodies_together_have_a_limit(server: Server) -> None:
+    small = {"model": "chat/m", "input": "hi"}
+    with unfinished_bodies(server, 5, MAX_BODY * 3 // 4):
+        time.sleep(0.5)
+        refused = ask(server, "responses", {"model": "chat/m", "input": "x" * (7 * MB)})
+        assert refused.status == 503
+        assert "FORWARDER_MAX_BODY_MEMORY" in refused.error["message"]
+        assert refused.headers["retry-after"]
+        assert ask(server, "responses", small).status == 200
+    time.sleep(0.5)
+    assert ask(server, "responses", {"model": "chat/m", "input": "x" * (7 * MB)}).status == 200
+
+
+# -- WebSockets -----------------------------------------------------------------------------------
+
+
+def test_a_websocket_agrees_to_no_compression(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    before = measure_memory(server)
+    with socket.create_connection((host, int(port)), 5) as sock:
+        key = base64.b64encode(b"0" * 16).decode()
+        sock.sendall(
+            f"GET /v1/responses HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\n"
+            f"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+            "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n".encode()
+        )
+        head = sock.recv(65536).lower()
+        assert head.startswith(b"http/1.1 101")
+        assert b"permessage-deflate" not in head
+        bomb = zlib.compress(b" " * (60 * MB), 9)[2:-4]
+        frame = bytes([0xC1, 0xFF]) + len(bomb).to_bytes(8, "big") + b"\0\0\0\0" + bomb
+        with contextlib.suppress(OSError):
+            sock.sendall(frame)
+            assert sock.recv(65536)[:1] in (b"\x88", b"")  # it is closed
+    assert measure_memory(server) - before < 30 * MB
+
+
+def connect(server: Server) -> Client:
+    return Client.connect(server.url.replace("http", "ws", 1) + "/v1/responses")
+
+
+def test_waiting_messages_have_a_limit_in_bytes(server: Server, upstream: ScriptedUpstream) -> None:
+    ws, before = connect(server), measure_memory(server)
+    message = {"type": "response.create", "model": "chat/m", "input": "x" * (3 * MB)}
+    upstream.script(silent(5))
+    with contextlib.suppress(ConnectionClosed, OSError):  # it is closed while more is sent
+        for _ in range(6):
+            ws.send(json.dumps(message))
+        while ws.receive(timeout=5) is not None:
+            pass
+    assert not ws.connected
+    assert len(upstream.requests) == 1
+    assert measure_memory(server) - before < 80 * MB
+
+
+def test_an_idle_connection_keeps_little(server: Server) -> None:
+    ws = connect(server)
+    before = measure_memory(server)
+    items = [make_message(0) for _ in range(40_000)]
+    body = {"type": "response.create", "model": "chat/m", "generate": False, "store": False}
+    for _ in range(8):
+        ws.send(json.dumps({**body, "input": items}))
+        while json.loads(ws.receive(timeout=10))["type"] != "response.completed":
+            pass
+    time.sleep(0.3)
+    assert measure_memory(server) - before < 60 * MB
+    ws.close()
