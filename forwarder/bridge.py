@@ -477,7 +477,7 @@ class Bridge:
             transport = transport_for(settings, heartbeat)
         elif transport is None:  # whoever registered it does not choose where we connect
             transport = transport_for(settings, heartbeat, self.guard.look_up)
-        return Upstream(settings, transport, heartbeat)
+        return Upstream(settings, transport, heartbeat, self.settings.max_answer)
 
     def _uploading(self, settings: UpstreamSettings) -> Uploads:
         return Uploads(self.upstreams.of(settings), self.settings.upload_max_age)

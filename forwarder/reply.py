@@ -19,6 +19,7 @@ from forwarder import reading
 from forwarder.blotting import blot_headers, blotted
 from forwarder.config import UpstreamSettings
 from forwarder.errors import ShuttingDown, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from forwarder.network.answer_limits import MAX_ANSWER, describe_size
 from forwarder.network.arrivals import arrivals_of
 from forwarder.network.connection_errors import describe_broken_answer
 from forwarder.network.running import Stopping
@@ -58,7 +59,9 @@ class Reply:
         heartbeat: float,
         choices: int = 1,
         heard: Callable[[Iterator[bytes]], Iterator[bytes]] = iter,
+        max_answer: int = MAX_ANSWER,
     ) -> None:
+        self._max_answer = max_answer
         self._response = response
         self._protocol = protocol
         self._streamed = streamed
@@ -169,8 +172,13 @@ class Reply:
     def _whole(self, first: bytes, pieces: Iterator[bytes]) -> Stream:
         """A whole JSON answer: a stream of one event, or of what it would have streamed."""
         body = [first]
+        size = len(first)
         for piece in pieces:
             body.append(piece)
+            size += len(piece)
+            if size > self._max_answer:
+                name = self._settings.name
+                raise UpstreamBroken(f"The upstream '{name}' {describe_size(self._max_answer)}.")
             if not piece:
                 yield []
         answer = self._discreet(json_object(b"".join(body)))

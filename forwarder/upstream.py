@@ -44,7 +44,8 @@ from forwarder.errors import (
 from forwarder.exchange import Exchange
 from forwarder.key_refusal import describe_key_refusal, describe_refused_key, is_key_refusal
 from forwarder.media.data import Blob
-from forwarder.network.client import Client, parsed
+from forwarder.network.answer_limits import MAX_ANSWER, AnswerRefused
+from forwarder.network.client import Client, StockClient, parsed
 from forwarder.network.connection_errors import describe_connection_error, find_proxy
 from forwarder.network.cutting import WaitedForBy
 from forwarder.profiles import (
@@ -170,13 +171,18 @@ class Upstream:
     """One configured upstream: a client of its own, kept for the life of the process."""
 
     def __init__(
-        self, settings: UpstreamSettings, transport: httpx2.BaseTransport | None, heartbeat: float
+        self,
+        settings: UpstreamSettings,
+        transport: httpx2.BaseTransport | None,
+        heartbeat: float,
+        max_answer: int = MAX_ANSWER,
     ) -> None:
         self.settings = settings
         self.profile: Profile = profile_for(settings.provider, settings.base_url, settings.quirks)
         self.lessons = Lessons()
         self._for_model = functools.lru_cache(_MODELS)(functools.partial(for_model, self.profile))
         self._heartbeat = heartbeat
+        self._max_answer = max_answer
         self._transport = transport
         self._failures = _Failures(self._ours)
         self.key_refusal: str | None = None
@@ -205,7 +211,9 @@ class Upstream:
             base_url=settings.base_url,
             timeout=timeout,
             max_retries=0,
-            http_client=Client(transport, timeout) if transport else httpx2.Client(timeout=timeout),
+            http_client=Client(transport, timeout, max_answer)
+            if transport
+            else StockClient(timeout, max_answer),
             headers={"Accept-Encoding": "identity", **settings.headers},
             default_query=dict(settings.query),
         )
@@ -478,7 +486,14 @@ class Upstream:
         attempt.answered(unread)
         choices = body.get("n") or 1
         return Reply(
-            unread, protocol, streamed, self.settings, self._heartbeat, choices, attempt.heard
+            unread,
+            protocol,
+            streamed,
+            self.settings,
+            self._heartbeat,
+            choices,
+            attempt.heard,
+            self._max_answer,
         )
 
     def _reopen(self, response_id: str, exchange: Exchange) -> Reply:
@@ -584,6 +599,9 @@ class Upstream:
 
     def _ours(self, error: BaseException) -> UpstreamError | None:
         """The error of the SDK or of its HTTP as ours; ``None`` for any other."""
+        refused = error if isinstance(error, AnswerRefused) else error.__cause__
+        if isinstance(refused, AnswerRefused):
+            return UpstreamBroken(f"The upstream '{self.settings.name}' {refused}.")
         if isinstance(error, openai.APIStatusError):
             return self._refused(error)
         if isinstance(error, openai.APITimeoutError):

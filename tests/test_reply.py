@@ -333,3 +333,13 @@ def test_a_finish_ends_patience_only_when_no_other_choice_can_speak(
     list(Reply(response, "chat", True, settings, 1, choices).batches())
 
     assert (arriving.patience is None) == patient
+
+
+def test_a_whole_answer_has_a_limit() -> None:
+    response = httpx2.Response(200, content=b"")
+    settings = Settings.from_env({"UP_BASE_URL": "http://u.test", "FORWARDER_UPSTREAMS": "up"})
+    arriving = Arriving(b'{"a":"', *[b"x" * 400] * 3, b'"}')
+    response.extensions["arrivals"] = arriving
+    answer = Reply(response, "chat", False, settings.upstreams[0], 1.0, max_answer=1000)
+    with pytest.raises(UpstreamBroken, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
+        list(answer.batches())

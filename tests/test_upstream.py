@@ -921,3 +921,27 @@ def test_a_whole_answer_that_is_refused_is_put_together_from_a_stream(protocol: 
     assert provider.body.get("stream_options") == (
         {"include_usage": True} if protocol == "chat" else None
     )
+
+
+def test_compressed_answers_are_refused_and_compressed_errors_keep_their_status() -> None:
+    packed = {"Content-Encoding": "br"}
+
+    def answer(status: int) -> Upstream:
+        stream = httpx2.ByteStream(b"packed")
+        return upstream_of(
+            Provider(lambda _: httpx2.Response(status, headers=packed, stream=stream))
+        )
+
+    with pytest.raises(UpstreamBroken, match="Content-Encoding 'br', though 'identity'"):
+        asked(answer(200))
+    with pytest.raises(UpstreamRefused) as refused:
+        asked(answer(429))
+    assert refused.value.status == 429
+
+
+def test_a_list_of_models_has_a_limit() -> None:
+    provider = Provider(lambda _: httpx2.Response(200, stream=httpx2.ByteStream(b" " * 2000)))
+    settings = upstream_of(provider).settings
+    upstream = Upstream(settings, httpx2.MockTransport(provider), 1.0, max_answer=1000)
+    with pytest.raises(UpstreamBroken, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
+        upstream.models(1.0)

@@ -126,6 +126,7 @@ class Settings:
     send_timeout: float
     max_chunk_overhead: int
     max_body_memory: int
+    max_answer: int
     websocket_idle: float
     websocket_memory: int
     reasoning_ttl: float
@@ -252,6 +253,7 @@ SETTINGS = (
     Setting("SEND_TIMEOUT", "send_timeout", parsers.seconds, "60"),
     Setting("MAX_CHUNK_OVERHEAD", "max_chunk_overhead", parsers.size, "64k"),
     Setting("MAX_BODY_MEMORY", "max_body_memory", parsers.size, "512m"),
+    Setting("MAX_ANSWER", "max_answer", parsers.size, "64m"),
     Setting("WEBSOCKET_MEMORY", "websocket_memory", parsers.size, "32m"),
     Setting("WEBSOCKET_IDLE", "websocket_idle", parsers.seconds, "900"),
     Setting("REASONING_TTL", "reasoning_ttl", parsers.seconds_from_zero, "21600"),

@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx2
 
+from forwarder.network.answer_limits import MAX_ANSWER, limit_answer, read_answer
+
 _URLS = 64
 """How many parsed URLs are kept; an upstream has two that matter."""
 
@@ -19,9 +21,15 @@ _URLS = 64
 class Client(httpx2.Client):
     """For ``OpenAI(http_client=...)``, over one transport for all hosts."""
 
-    def __init__(self, transport: httpx2.BaseTransport, timeout: httpx2.Timeout) -> None:
+    def __init__(
+        self,
+        transport: httpx2.BaseTransport,
+        timeout: httpx2.Timeout,
+        max_answer: int = MAX_ANSWER,
+    ) -> None:
         super().__init__(transport=transport, timeout=timeout)
         self._only = transport
+        self._max_answer = max_answer
 
     def build_request(
         self, method: str, url: httpx2.URL | str, *, timeout: Any = None, **given: Any
@@ -44,11 +52,27 @@ class Client(httpx2.Client):
         """Hand a request to the transport, and its response back, read unless ``stream``."""
         response = self._only.handle_request(request)
         response.request = request
+        limit_answer(response)
         if not stream:
-            try:
-                response.read()
-            finally:
-                response.close()
+            read_answer(response, self._max_answer)
+        return response
+
+
+class StockClient(httpx2.Client):
+    """httpx2's own client, whose answers are held to the same limits."""
+
+    def __init__(self, timeout: httpx2.Timeout, max_answer: int = MAX_ANSWER) -> None:
+        super().__init__(timeout=timeout)
+        self._max_answer = max_answer
+
+    def send(
+        self, request: httpx2.Request, *, stream: bool = False, **given: Any
+    ) -> httpx2.Response:
+        """Send a request; its response is read unless ``stream``."""
+        response = super().send(request, stream=True, **given)
+        limit_answer(response)
+        if not stream:
+            read_answer(response, self._max_answer)
         return response
 
 

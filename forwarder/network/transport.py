@@ -16,6 +16,7 @@ from urllib.request import getproxies
 import httpx2
 from gevent import socket
 
+from forwarder.network.answer_limits import MAX_HEAD
 from forwarder.network.connections import BLOCK, Connections, proxy_for, trust
 from forwarder.network.cutting import cut_with, is_awaited, spared
 from forwarder.network.guarded import Lookup
@@ -23,6 +24,12 @@ from forwarder.network.wire import ArrivalStream, Message
 
 _STALE = 1.0
 """Seconds within which a connection that had been closed already says so."""
+
+_LAST_MOMENT = 0.001
+"""Seconds to wait when the time is over: what lies there is taken."""
+
+_MAX_RECEIVED = 2 * MAX_HEAD
+"""Bytes in which the head of an answer must have come, with interim answers and white space."""
 
 _NOBODY = "Nobody waits for the answer any more."
 
@@ -100,8 +107,8 @@ class GeventTransport(httpx2.BaseTransport):
             if not is_awaited():  # it took some time to connect
                 raise httpx2.ReadError(_NOBODY)
             _send(sock, data, timeouts.get("write"))
-            sock.settimeout(timeouts.get("read"))
-            _await_head(sock, message, used and self._may_resend(request))
+            resends = used and self._may_resend(request)
+            _await_head(sock, message, resends, timeouts.get("read"))
         except BaseException:
             pool.release_socket(sock)
             raise
@@ -173,14 +180,19 @@ def _send(sock: socket.socket, data: bytes, seconds: float | None) -> None:
         pass
 
 
-def _await_head(sock: socket.socket, message: Message, resends: bool) -> None:
-    """Receive until the head is there.
+def _await_head(
+    sock: socket.socket, message: Message, resends: bool, seconds: float | None
+) -> None:
+    """Receive until the head is there, in so many seconds for all of it.
 
     With ``resends`` the connection may be stale and the request may be sent again.
     """
     asked = monotonic()
+    received = 0
     while not message.has_head:
         try:
+            if seconds is not None:
+                sock.settimeout(max(asked + seconds - monotonic(), _LAST_MOMENT))
             data = sock.recv(BLOCK)
         except TimeoutError as error:
             raise httpx2.ReadTimeout("No answer in time.") from error
@@ -191,4 +203,7 @@ def _await_head(sock: socket.socket, message: Message, resends: bool) -> None:
             stale = resends and monotonic() - asked < _STALE
             raise _Stale if stale else httpx2.RemoteProtocolError("Closed without a response.")
         message.parse(data)
+        received += len(data)
+        if received > _MAX_RECEIVED and not message.has_head:
+            raise httpx2.RemoteProtocolError("Not a valid response: its head is too large.")
         resends = False

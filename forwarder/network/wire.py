@@ -11,6 +11,7 @@ from gevent import socket
 from geventhttpclient.response import HTTPParseError, HTTPProtocolViolationError, HTTPResponse
 
 from forwarder.network.alarm import Alarm
+from forwarder.network.answer_limits import MAX_HEAD, MAX_INTERIM_ANSWERS
 from forwarder.network.connections import Connections
 
 _SLICE = 0.001
@@ -34,6 +35,7 @@ class Message(HTTPResponse):
     def __init__(self, method: str) -> None:
         super().__init__(method)
         self.over = False
+        self._head_size = self._interim_answers = 0
         self.pieces: list[bytearray] = []
         # Called by the parser for every chunk: a method in Python would cost more than the chunk.
         self._on_body = self.pieces.append  # type: ignore[method-assign, assignment]
@@ -63,8 +65,26 @@ class Message(HTTPResponse):
             raise HTTPProtocolViolationError("There is more after the end of the response.")
         super()._on_message_begin()
 
+    def _on_header_field(self, string: str) -> None:
+        self._count_head(string)
+        super()._on_header_field(string)
+
+    def _on_header_value(self, string: str) -> None:
+        self._count_head(string)
+        super()._on_header_value(string)
+
+    def _count_head(self, string: str) -> None:
+        """Count a part of a header, be it of an interim answer, the answer or its trailers."""
+        self._head_size += len(string)
+        if self._head_size > MAX_HEAD:
+            raise HTTPProtocolViolationError(f"The headers have more than {MAX_HEAD} bytes.")
+
     def _on_message_complete(self) -> None:
         super()._on_message_complete()
+        if self.status_code < 200:
+            self._interim_answers += 1
+            if self._interim_answers > MAX_INTERIM_ANSWERS:
+                raise HTTPProtocolViolationError("There are too many interim answers.")
         self.over = self.status_code >= 200
 
 

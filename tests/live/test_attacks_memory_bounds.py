@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import brotli
 import pytest
 from simple_websocket import Client, ConnectionClosed
 
+from tests.helpers.loopback import Peer, Script, serving
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
 from tests.live.talk import ask
@@ -174,3 +176,37 @@ def test_an_idle_connection_keeps_little(server: Server) -> None:
     time.sleep(0.3)
     assert measure_memory(server) - before < 60 * MB
     ws.close()
+
+
+# -- upstreams ------------------------------------------------------------------------------------
+
+
+def answer_with_bomb(peer: Peer) -> None:
+    bomb = brotli.compress(b" " * (256 * MB), quality=5)
+    while peer.request():
+        peer.answer(bomb, b"Content-Encoding: br", b"Content-Type: application/json")
+
+
+def answer_without_end(peer: Peer) -> None:
+    peer.request()
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{")
+    with contextlib.suppress(OSError):
+        for _ in range(300):
+            peer.send(b" " * MB)
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [(answer_with_bomb, "Content-Encoding 'br'"), (answer_without_end, "FORWARDER_MAX_ANSWER")],
+)
+def test_what_an_upstream_answers_takes_little_memory(
+    serve: Serve, script: Script, why: str
+) -> None:
+    with serving(script) as peer:
+        limits = {"CHAT_BASE_URL": f"{peer.url}/v1", "FORWARDER_MAX_ANSWER": str(8 * MB)}
+        server = serve(limits)
+        before = measure_memory(server)
+        broken = ask(server, "chat", {"model": "m", "messages": [{"role": "user", "content": ""}]})
+        assert broken.status == 502
+        assert why in broken.error["message"]
+        assert measure_memory(server) - before < 60 * MB

@@ -688,3 +688,70 @@ def test_it_connects_to_what_a_look_up_gives_and_asks_nobody_else() -> None:
 
     assert asked == [("nowhere.invalid", port)] * 2
     assert len(server.requests) == 1
+
+
+# -- what an upstream may not do ----------------------------------------------------------------
+
+
+def ask_hostile(script: Script, timeout: float = 5.0) -> None:
+    with serving(script) as server, client_of(timeout) as client:
+        client.get(server.url)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(70)),
+        b"X-Long: " + b"y" * 70_000 + b"\r\n",
+        b"X-" + b"y" * 70_000 + b": 1\r\n",
+    ],
+    ids=["many", "long", "name"],
+)
+def test_a_head_has_a_limit(head: bytes) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n" + head + b"Content-Length: 0\r\n\r\n")
+
+    with pytest.raises(httpx2.RemoteProtocolError, match="65536 bytes"):
+        ask_hostile(script)
+
+
+def test_trailers_have_a_limit() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n")
+        peer.send(b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(70)) + b"\r\n")
+
+    with pytest.raises(httpx2.RemoteProtocolError, match="65536 bytes"):
+        ask_hostile(script)
+
+
+def test_interim_answers_have_a_limit() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 17)
+        peer.answer(b"final")
+
+    with pytest.raises(httpx2.RemoteProtocolError, match="too many interim answers"):
+        ask_hostile(script)
+
+
+def test_white_space_before_an_answer_has_a_limit() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"\r\n" * 100_000)
+        peer.answer(b"late")
+
+    with pytest.raises(httpx2.RemoteProtocolError):
+        ask_hostile(script)
+
+
+def test_one_deadline_holds_for_the_whole_head() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        for letter in b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n":
+            peer.send(bytes([letter]))
+            time.sleep(0.1)
+
+    with pytest.raises(httpx2.ReadTimeout):
+        ask_hostile(script, timeout=0.5)
