@@ -7,7 +7,7 @@ which is tried again as its standing allows; what stores the answer, and a guard
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from secrets import token_urlsafe
@@ -32,6 +32,7 @@ from forwarder.media import Fetcher, Guard, Hands, Uploads, download
 from forwarder.media.data import Blob
 from forwarder.media.policy import Fetch
 from forwarder.mint import random_id
+from forwarder.network.aside import get_address_info
 from forwarder.network.choose import transport_for
 from forwarder.network.running import Running
 from forwarder.path import OLLAMA, Ends, Kit, Path
@@ -88,7 +89,7 @@ class Bridge:
         self._configured = frozenset(u.name for u in settings.upstreams)
         self.guard = Guard(settings.remote_allow)
         self._transport: httpx2.BaseTransport | None = None
-        self._fetch = _fetch(settings)
+        self._fetch_for = _fetch(settings)
         self.upstreams = PerUpstream(self._connect, settings.upstreams)
         self.resilience = Resilience(settings, self.metrics)
         digest = digest_settings(settings)
@@ -293,7 +294,8 @@ class Bridge:
         call = standing.steadied(exchange.watched(call, route), exchange)
         upload = partial(self._upload, route, exchange)
         download = partial(self._download, route, exchange)
-        return Ends(call, Hands(self._fetch, upload, download, self._keeps_files(route)))
+        fetch = self._fetch_for(exchange) if self._fetch_for else None
+        return Ends(call, Hands(fetch, upload, download, self._keeps_files(route)))
 
     def _keeps_files(self, route: Route) -> bool:
         return self.router.keeper in (None, route.upstream.name)
@@ -327,7 +329,7 @@ class Bridge:
         path = self._path(route, client, style, exchange)
         exchange.ledger.honoured = self._honoured(client, request, route)
         run = DryRun(partial(path.upstream.shown, route=route, client=client, exchange=exchange))
-        fetch = run.fetch if self._fetch else None
+        fetch = run.fetch if self._fetch_for else None
         ends = Ends(run.call, Hands(fetch, run.upload, run.download, self._keeps_files(route)))
         sent = run.sent(path.call(ends, request), request)
         return report(asked, client, route, sent, exchange.ledger.dropped, run)
@@ -468,7 +470,8 @@ class Bridge:
         if transport is not None:
             self.upstreams.renew()
             self._uploads.renew()
-        self._fetch = fetch or self._fetch
+        if fetch is not None:
+            self._fetch_for = lambda exchange: fetch
 
     def _connect(self, settings: UpstreamSettings) -> Upstream:
         heartbeat = min(self.settings.keepalive, settings.idle_timeout)
@@ -494,9 +497,12 @@ def _refuse_foreign_request(*_: object) -> Stream:
     )
 
 
-def _fetch(settings: Settings) -> Fetch | None:
+def _fetch(settings: Settings) -> Callable[[Exchange], Fetch] | None:
     """``None`` when nothing is fetched: told so, or clients show no keys, so anybody would ask."""
     allowed = settings.fetch and bool(settings.api_keys)
-    guard = Guard(settings.fetch_allow)
-    fetcher = Fetcher(guard, settings.fetch_max, settings.fetch_timeout)
-    return fetcher.fetch if allowed else None
+    if not allowed:
+        return None
+    guard = Guard(settings.fetch_allow, get_address_info)
+    lookups = settings.fetch_lookups
+    fetcher = Fetcher(guard, settings.fetch_max, settings.fetch_timeout, lookups)
+    return lambda exchange: partial(fetcher.fetch, client=exchange.client_key or "")

@@ -142,6 +142,7 @@ def test_defaults_of_the_forwarder() -> None:
         fetch_allow=(),
         fetch_max=20 * 1024 * 1024,
         fetch_timeout=10.0,
+        fetch_lookups=8,
         remote_allow=(),
         health_interval=0.0,
         health_ask_interval=60.0,

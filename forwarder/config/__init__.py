@@ -136,6 +136,7 @@ class Settings:
     fetch_allow: tuple[str, ...]
     fetch_max: int
     fetch_timeout: float
+    fetch_lookups: int
     remote_allow: tuple[str, ...]
     health_interval: float
     health_ask_interval: float
@@ -263,6 +264,7 @@ SETTINGS = (
     Setting("FETCH_ALLOW", "fetch_allow", parsers.hosts, ""),
     Setting("FETCH_MAX", "fetch_max", parsers.size, "20m"),
     Setting("FETCH_TIMEOUT", "fetch_timeout", parsers.seconds, "10"),
+    Setting("FETCH_LOOKUPS", "fetch_lookups", parsers.number(int, 1, 256, ""), "8"),
     Setting("REMOTE_ALLOW", "remote_allow", parsers.hosts, ""),
     Setting("HEALTH_INTERVAL", "health_interval", parsers.seconds_from_zero, "0"),
     Setting("HEALTH_ASK_INTERVAL", "health_ask_interval", parsers.seconds_from_zero, "60"),

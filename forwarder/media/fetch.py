@@ -11,10 +11,10 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from posixpath import basename
 from urllib.parse import unquote
@@ -22,10 +22,12 @@ from urllib.parse import unquote
 import httpx2
 
 from forwarder.errors import InvalidRequest, NotFetched
-from forwarder.media.addresses import Guard
+from forwarder.media.addresses import Found, Guard
 from forwarder.media.data import UNKNOWN, Blob, type_of
+from forwarder.media.lookups import LookupPool
 
 REDIRECTS = 3
+MAX_LOOKUPS = 8
 MOST = 64
 """How many URLs one request may name."""
 
@@ -53,15 +55,23 @@ class Unfetchable(Exception):
 
 
 class Fetcher:
-    """Fetches within limits: ``max_bytes`` and ``seconds`` for all that one request names."""
+    """Fetches within limits: ``max_bytes`` and ``seconds`` for all that one request names.
 
-    def __init__(self, guard: Guard, max_bytes: int, seconds: float) -> None:
+    At most ``max_lookups`` names are looked up at once, for all clients together.
+    """
+
+    def __init__(
+        self, guard: Guard, max_bytes: int, seconds: float, max_lookups: int = MAX_LOOKUPS
+    ) -> None:
         self._guard = guard
+        self._lookups = LookupPool(max_lookups)
         self._max_bytes = max_bytes
         self._seconds = seconds
 
-    def fetch(self, wanted: Mapping[str, str]) -> dict[str, Blob]:
+    def fetch(self, wanted: Mapping[str, str], client: str = "") -> dict[str, Blob]:
         """URL -> what is there; ``wanted`` maps each to the path in the request that names it.
+
+        ``client`` says who asks: each has a share of the look-ups.
 
         Raises InvalidRequest that names the path and the reason; NotFetched, about all that
         cannot be fetched, names those of the first.
@@ -70,7 +80,8 @@ class Fetcher:
             path = list(wanted.values())[MOST]
             reason = f"a request may name at most {MOST} URLs to be fetched"
             raise InvalidRequest(_refusal(path, reason), param=path, code="unfetchable_url")
-        errand = _Errand(self._guard, self._max_bytes, self._seconds)
+        addresses = partial(self._look_up, client)
+        errand = _Errand(addresses, self._max_bytes, self._seconds)
         pool = ThreadPoolExecutor(_AT_ONCE)  # the look-up of a name can be left, not limited
         try:
             jobs = {url: pool.submit(errand.fetch, url) for url in wanted}
@@ -84,12 +95,21 @@ class Fetcher:
             raise NotFetched(_refusal(path, str(unfetchable)), param=path, names=reasons)
         return {url: r for url, r in results.items() if isinstance(r, Blob)}
 
+    def _look_up(self, client: str, seconds: float, host: str, port: int) -> list[Found]:
+        """The addresses of a host that may be reached.  Raises TimeoutError."""
+        return self._lookups.run(client, seconds, partial(self._guard.addresses, host, port))
+
 
 class _Errand:
     """What one request makes the forwarder fetch: the limits, and the open connections."""
 
-    def __init__(self, guard: Guard, max_bytes: int, seconds: float) -> None:
-        self._guard = guard
+    def __init__(
+        self,
+        look_up: Callable[[float, str, int], list[Found]],
+        max_bytes: int,
+        seconds: float,
+    ) -> None:
+        self._look_up = look_up
         self._bytes_left = max_bytes
         self._deadline = time.monotonic() + seconds
         self._open: list[socket.socket] = []
@@ -148,7 +168,7 @@ class _Errand:
 
     def _connect(self, url: httpx2.URL) -> socket.socket:
         host, port = url.raw_host.decode(), url.port or _PORTS[url.scheme]
-        addresses = self._guard.addresses(host, port)
+        addresses = self._look_up(self.seconds_left, host, port)
         if not addresses:
             raise Unfetchable("its host has no public address")
         for family, address in addresses:

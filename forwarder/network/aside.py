@@ -19,6 +19,9 @@ T = TypeVar("T")
 pause = monkey.get_original("time", "sleep")
 """Sleep in a native thread, which has no loop to let others have their turn."""
 
+get_address_info = monkey.get_original("socket", "getaddrinfo")
+"""``socket.getaddrinfo`` for a native thread."""
+
 
 class Aside:
     """Does blocking work, at most so many pieces of it at once.

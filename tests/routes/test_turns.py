@@ -243,7 +243,7 @@ class Images:
 def images(serve: Serve) -> tuple[Images, Flask]:
     made = Images()
     app = serve(made.answer, CHAT_QUIRKS='{"image_url": "base64"}').application
-    app.extensions["forwarder"]._fetch = made.fetch
+    app.extensions["forwarder"]._fetch_for = lambda exchange: made.fetch
     return made, app
 
 
