@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from forwarder.store import gone
-from forwarder.store.packing import Spend, packed, unpacked
+from forwarder.store.packing import Spend, note_written, packed, unpacked
 from forwarder.store.tables import completions
 from forwarder.translate.call import Json
 
@@ -45,6 +45,8 @@ def _is(owner: str, name: str) -> sa.ColumnElement[bool]:
 def add(connection: sa.Connection, owner: str, completion: Completion) -> None:
     """Store a completion, in place of one with its id."""
     data = {name: packed(getattr(completion, name)) for name in ("metadata", "messages", "body")}
+    size = sum(map(len, data.values()))
+    note_written(connection, size)
     connection.execute(sa.delete(completions).where(_is(owner, completion.id)))
     connection.execute(
         sa.insert(completions).values(
@@ -53,7 +55,7 @@ def add(connection: sa.Connection, owner: str, completion: Completion) -> None:
             created=completion.created,
             used=completion.created,
             model=completion.model,
-            size=sum(map(len, data.values())),
+            size=size,
             **data,
         )
     )

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from forwarder.store import gone
 from forwarder.store.clock import NEW_LEASE, NOW
-from forwarder.store.packing import Spend, packed, unpacked
+from forwarder.store.packing import Spend, note_written, packed, unpacked
 from forwarder.store.tables import conversation_items as items
 from forwarder.store.tables import conversations
 from forwarder.translate.call import Json
@@ -110,7 +110,9 @@ def append(
     known = {said.id for said in there}
     fresh = {item_id: item for item_id, item in given if item_id not in known}
     data = {item_id: packed(item) for item_id, item in fresh.items()}
-    size = conversations.c.size + sum(map(len, data.values()))
+    written = sum(map(len, data.values()))
+    note_written(connection, written)
+    size = conversations.c.size + written
     used = sa.update(conversations).where(_is(owner, name)).values(used=time.time(), size=size)
     if connection.execute(used).rowcount == 0:
         return None

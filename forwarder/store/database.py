@@ -33,6 +33,7 @@ from forwarder.network.aside import Aside, pause
 from forwarder.network.backend import BackendBreaker, SharedTask
 from forwarder.store.grouping import Group, Work
 from forwarder.store.migrate import is_current, migrate
+from forwarder.store.packing import take_written
 from forwarder.store.statements import Statement
 from forwarder.store.tables import chores
 
@@ -67,6 +68,7 @@ class Database:
     """A database whose tables are there; ``prepare`` makes them, and is repeated until it can.
 
     ``recovered`` are called when it can be read or written again, before any request may.
+    ``written`` counts the bytes that this process has stored since the last pruning.
     """
 
     kind = ""
@@ -76,6 +78,7 @@ class Database:
     def __init__(self) -> None:
         self.closed = threading.Event()
         self.recovered: list[Callable[[], object]] = []
+        self.written = 0
         self._ready = False
         self._preparing = threading.Lock()
         self.reading = BackendBreaker(
@@ -261,6 +264,7 @@ class Sqlite(Database):
         try:
             with connection.begin():
                 done = work(connection)
+                self.written += take_written(connection)
         except DBAPIError:
             connection.close()
             raise
@@ -364,7 +368,9 @@ class Postgres(Database):
 
     def _write(self, work: Work[T]) -> T:
         with self._deadline(), self._engine.begin() as connection:
-            return work(connection)
+            done = work(connection)
+            self.written += take_written(connection)
+            return done
 
     def _prepare(self) -> None:
         if self._read(is_current):

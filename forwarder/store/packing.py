@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+import sqlalchemy as sa
 
 _LARGE = 4096
 """Bytes from which on they are compressed: for less, that costs more than to write four pages."""
@@ -15,6 +16,19 @@ Spend = Callable[[bytes], None]
 """Is given each piece of JSON before it is parsed; raises an error when there is too much."""
 
 _PLAIN, _ZLIB = b"j", b"z"
+
+
+_WRITTEN = "written"
+
+
+def note_written(connection: sa.Connection, size: int) -> None:
+    """Note that so many bytes are stored in this transaction."""
+    connection.info[_WRITTEN] = connection.info.get(_WRITTEN, 0) + size
+
+
+def take_written(connection: sa.Connection) -> int:
+    """The bytes noted since the last time."""
+    return int(connection.info.pop(_WRITTEN, 0))
 
 
 def packed(value: Any) -> bytes:

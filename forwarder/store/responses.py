@@ -14,7 +14,7 @@ from forwarder.store import logs
 from forwarder.store.clock import NOW
 from forwarder.store.ids import in_batches, is_valid_id
 from forwarder.store.logs import Piece
-from forwarder.store.packing import Spend, packed, unpacked
+from forwarder.store.packing import Spend, note_written, packed, unpacked
 from forwarder.store.statements import inserting, putting
 from forwarder.store.tables import events, items, responses
 from forwarder.translate.call import Batch, Json
@@ -169,6 +169,7 @@ def add(connection: sa.Connection, owner: str, kept: Kept, log: Sequence[Piece])
         "log": whole,
         "size": len(given) + len(body) + sum(len(piece.data) for piece in log),
     }
+    note_written(connection, row["size"])
     if not _INSERT.run(connection, row):  # some upstreams give an id twice
         connection.execute(sa.delete(responses).where(_is(owner, kept.id)))
         _INSERT.run(connection, row)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from forwarder.store.packing import note_written
 from forwarder.store.statements import Statement, putting
 from forwarder.store.tables import thoughts
 
@@ -62,6 +63,7 @@ def add(connection: sa.Connection, owner: str, given: Mapping[str, bytes]) -> No
         {"owner": owner, "id": name, "used": now, "size": len(given[name]), "data": given[name]}
         for name in sorted(given)
     ]
+    note_written(connection, sum(map(len, given.values())))
     _PUT.run(connection, *rows)
 
 

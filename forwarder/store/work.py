@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from forwarder.store import conversations, logs, responses
 from forwarder.store.clock import NEW_LEASE, NOW
-from forwarder.store.packing import packed
+from forwarder.store.packing import note_written, packed
 from forwarder.store.responses import RUNNING, Kept
 from forwarder.store.tables import events
 from forwarder.store.tables import responses as table
@@ -56,6 +56,7 @@ def progress(
     mine = sa.update(table).where(_own(owner, response_id, worker)).values(values)
     if connection.execute(mine).rowcount == 0:
         return False
+    note_written(connection, len(piece.data))
     responses.more(connection, owner, response_id, piece)
     return True
 
@@ -122,6 +123,7 @@ def end(connection: sa.Connection, owner: str, kept: Kept, status: str, error: J
 
 def _end(connection: sa.Connection, owner: str, response_id: str, body: Json, log: Batch) -> None:
     data, piece = packed(body), logs.pack(log)
+    note_written(connection, len(data) + len(piece.data))
     connection.execute(
         sa.update(table)
         .where(table.c.owner == owner, table.c.id == response_id)

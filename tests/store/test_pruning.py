@@ -112,3 +112,89 @@ def test_it_goes_on_until_the_database_is_closed(
     database.close()
     thread.join(10)
     assert not thread.is_alive()
+
+
+# -- owners ---------------------------------------------------------------------------------------
+
+
+def store_as(database: Sqlite, owner: str, name: str, age: float, size: int) -> None:
+    body = {"id": name, "text": [hash((owner, name, i)) for i in range(size // 20)]}
+    one = Kept(name, "completed", [], body, time.time() - age)
+    database.write(lambda c: responses.add(c, owner, one, []))
+
+
+def list_stored(database: Sqlite, owner: str) -> list[str]:
+    found = f"SELECT id FROM responses WHERE owner = '{owner}' ORDER BY used"
+    return [row[0] for row in database.read(lambda c: c.exec_driver_sql(found).all())]
+
+
+def test_what_one_owner_stores_deletes_nothing_of_another_s(database: Sqlite) -> None:
+    store_as(database, "quiet", "old", 20 * DAY, 20_000)
+    for i in range(12):
+        store_as(database, "loud", f"l{i}", 12.0 - i, 20_000)
+
+    Pruner(database, None, 60_000).prune()
+    assert list_stored(database, "quiet") == ["old"]
+    left = list_stored(database, "loud")
+    assert left == [f"l{i}" for i in range(12 - len(left), 12)]
+    assert 2 <= len(left) < 6
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share"),
+    [([100], 90), ([10, 100], 80), ([50, 50], 45), ([1, 2, 1000, 1000], 43), ([], 0)],
+)
+def test_shares_are_fair(sizes: list[int], share: int) -> None:
+    assert pruning.compute_share(sizes, 90) == share
+
+
+def test_much_that_is_written_is_pruned_at_once(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "_EVERY", 0.4)
+    pruner, limit = Pruner(database, None, 60_000), 60_000
+    assert database.written == 0
+    for i in range(12):
+        store_as(database, "loud", f"l{i}", 12.0 - i, 20_000)
+    assert database.written > limit
+    monkeypatch.setattr(pruner, "prune_if_due", database.close)
+    pruner._run()
+    left = list_stored(database, "loud")
+    assert 1 <= len(left) < 12
+    assert database.written == 0
+
+
+# -- the clock ------------------------------------------------------------------------------------
+
+
+def test_after_the_clock_has_jumped_nothing_is_too_old(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruner = Pruner(database, 30 * DAY, HUGE)
+    pruner.prune_if_due()
+    # As if the clock had been put 40 days forward since the last pruning.
+    add(database, "a", 40 * DAY)
+    set_due = "UPDATE chores SET due = due - 86400.0 * 40 WHERE name = 'prune'"
+    database.write(lambda c: c.exec_driver_sql(set_due))
+    assert pruner.prune_if_due()
+    assert there(database) == ["a"]
+
+    set_due = "UPDATE chores SET due = due - 301 WHERE name = 'prune'"
+    database.write(lambda c: c.exec_driver_sql(set_due))
+    assert pruner.prune_if_due()
+    assert there(database) == ["a"]  # the clock is not trusted yet
+
+    for name, seconds in (("clock", DAY), ("prune", 301)):
+        set_due = f"UPDATE chores SET due = due - {seconds} WHERE name = '{name}'"
+        database.write(lambda c, set_due=set_due: c.exec_driver_sql(set_due))  # type: ignore[misc]
+    assert pruner.prune_if_due()
+    assert there(database) == []
+
+
+def test_a_clock_that_is_put_back_does_not_end_pruning(database: Sqlite) -> None:
+    pruner = Pruner(database, 30 * DAY, HUGE)
+    pruner.prune_if_due()
+    set_due = "UPDATE chores SET due = due + 86400.0 * 400 WHERE name = 'prune'"
+    database.write(lambda c: c.exec_driver_sql(set_due))
+    assert pruner.prune_if_due()
+    assert not pruner.prune_if_due()
