@@ -48,6 +48,7 @@ from forwarder.network.answer_limits import MAX_ANSWER, AnswerRefused
 from forwarder.network.client import Client, StockClient, parsed
 from forwarder.network.connection_errors import describe_connection_error, find_proxy
 from forwarder.network.cutting import WaitedForBy
+from forwarder.network.turnstile import take_turn
 from forwarder.profiles import (
     AS_IS,
     PROFILES,
@@ -465,7 +466,9 @@ class Upstream:
 
     def _post(self, protocol: str, body: Json, exchange: Exchange) -> Reply:
         streamed = bool(body.get("stream"))
+        take_turn(exchange.body_size)
         url, content = self._urls[protocol], _encoded(body)
+        take_turn(len(content))
         options: Any = {
             **_REST,
             "headers": self._headers(exchange, content),

@@ -70,7 +70,8 @@ class GeventTransport(httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request and wait for the head of its response; the body is left to be read."""
         pool = self._pool(request.url)
-        data = _head(request, pool) + _body(request)
+        head, body = _head(request, pool), _body(request)
+        data = (head, body) if len(body) > BLOCK else (head + body,)
         try:
             return self._exchange(request, data, pool, fresh=False)
         except _Stale:
@@ -97,7 +98,7 @@ class GeventTransport(httpx2.BaseTransport):
         return pool
 
     def _exchange(
-        self, request: httpx2.Request, data: bytes, pool: Connections, fresh: bool
+        self, request: httpx2.Request, data: tuple[bytes, ...], pool: Connections, fresh: bool
     ) -> httpx2.Response:
         timeouts = request.extensions.get("timeout", {})
         sock, used = pool.take(timeouts, fresh)
@@ -168,10 +169,11 @@ def _body(request: httpx2.Request) -> bytes:
     return (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
 
 
-def _send(sock: socket.socket, data: bytes, seconds: float | None) -> None:
+def _send(sock: socket.socket, data: tuple[bytes, ...], seconds: float | None) -> None:
     sock.settimeout(seconds)
     try:
-        sock.sendall(data)
+        for piece in data:  # large ones are not copied
+            sock.sendall(piece)
     except TimeoutError as error:
         raise httpx2.WriteTimeout(str(error)) from error
     except OSError:

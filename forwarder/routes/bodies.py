@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from functools import partial
 from typing import Any
 
@@ -13,6 +11,7 @@ from werkzeug.wsgi import get_input_stream
 from forwarder import reading
 from forwarder.content_encoding import DecodedBody
 from forwarder.errors import InvalidRequest, TooLarge
+from forwarder.network.turnstile import take_turn
 from forwarder.translate.call import Json
 
 
@@ -34,44 +33,29 @@ def _decode_body() -> None:
         request.stream = DecodedBody(open_body, header, limit)  # type: ignore[assignment]
 
 
-_LARGE = 2**20
-"""Bytes of a body from which on it is parsed alone."""
-
-TURN_PAUSE = 1e-5
-"""Seconds to pause so that other requests run.  A pause of 0 would end before gevent's loop looks
-at its sockets."""
-
-_one_large_body = threading.Lock()
-
-
 def read_body(data: bytes, max_values: int) -> Json:
     """The JSON object of a request body.
 
-    Large bodies are parsed one after the other, and other requests run between them.
+    Large bodies take turns, and other requests run between the steps.
 
     Raises TooLarge if it holds more than about ``max_values`` values, InvalidRequest if it is
     missing, malformed or too deeply nested to re-serialize.
     """
-    if len(data) < _LARGE:
-        return _read_object(data, max_values)
-    with _one_large_body:
-        time.sleep(TURN_PAUSE)
-        body = _read_object(data, max_values)
-        time.sleep(TURN_PAUSE)
-        return body
-
-
-def _read_object(data: bytes, max_values: int) -> Json:
+    size = len(data)
+    take_turn(size)
     if reading.has_more_values(data, max_values):
         raise TooLarge(
             f"The request body holds more than {max_values} JSON values "
             "(limit: FORWARDER_MAX_JSON_VALUES)."
         )
+    take_turn(size)
     body = _read(data)
     if not isinstance(body, dict):
         raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
+    take_turn(size)
     if reading.is_too_deep(data, body):
         raise _too_deep(body)
+    take_turn(size)
     return body
 
 

@@ -32,7 +32,7 @@ from forwarder.read_limit import ReadLimit, RequestLimits
 from forwarder.request_shape import adapt_shape
 from forwarder.routes import exchanges
 from forwarder.routes.base_paths import get_requested_style
-from forwarder.routes.bodies import TURN_PAUSE, read_body
+from forwarder.routes.bodies import read_body
 from forwarder.state.earlier import Earlier, ask
 from forwarder.state.keeping import marks
 from forwarder.state.turns import base_of
@@ -48,6 +48,9 @@ WAITING = 8
 
 _TICK = 5.0
 """Seconds after which the reader looks whether its connection is still there."""
+
+_TURN_PAUSE = 1e-5
+"""Seconds to pause so that others run."""
 
 _GOING_AWAY, _POLICY, _TOO_BIG, _MISTAKE, _TRY_LATER = 1001, 1008, 1009, 1011, 1013
 """Codes with which a connection is closed."""
@@ -143,7 +146,7 @@ class Connection:
         if self._gone:
             return
         if self._ws.input_buffer:
-            time.sleep(TURN_PAUSE)  # the reader may take it
+            time.sleep(_TURN_PAUSE)  # the reader may take it
         code = _TOO_BIG
         try:
             held = self._resize_room()
