@@ -23,6 +23,7 @@ from forwarder.network.answer_limits import MAX_ANSWER, describe_size
 from forwarder.network.arrivals import arrivals_of
 from forwarder.network.connection_errors import describe_broken_answer
 from forwarder.network.running import Stopping
+from forwarder.network.turnstile import take_turn
 from forwarder.sse import BOM, Decoder
 from forwarder.translate import whole
 from forwarder.translate.call import Json, Stream
@@ -181,6 +182,7 @@ class Reply:
                 raise UpstreamBroken(f"The upstream '{name}' {describe_size(self._max_answer)}.")
             if not piece:
                 yield []
+        take_turn(size)
         answer = self._discreet(json_object(b"".join(body)))
         yield whole.events(self._protocol, answer, self._streamed)
 
