@@ -1,357 +1,153 @@
-"""Is a text the JSON that a schema describes?
+"""Check JSON texts against JSON Schemas, within a budget.
 
-Schemas come from clients and texts from models, and either may be made to do harm: references are
-never fetched, regular expressions are not run, every step counts against a budget, and no value is
-compared with each of the others.  The dialect is Draft 2020-12 without ``pattern``,
-``patternProperties`` and ``unevaluated…``.  (The ``jsonschema`` library cannot be bounded: a
-``$schema`` inside of a schema selects another validator, one without a budget.)
+Schemas come from clients and texts from models; either may be hostile.  ``jsonschema`` validates a
+copy of the schema without the keywords of ``_REMOVED`` and ``$schema``: no regular expression
+runs, no reference leaves the schema, and no dialect selects a validator class that does not count.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import islice
+from typing import Any
+from urllib.parse import unquote, urljoin
 
 import orjson
+from jsonschema import Draft202012Validator, ValidationError
+from jsonschema.exceptions import best_match
+from jsonschema.validators import extend
+from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
+from referencing import Registry
 
 from forwarder.errors import InvalidRequest
 from forwarder.translate.call import Json
 
 MAX_STEPS = 50_000
-"""The default budget: about as many pairs of a value and a schema are compared."""
+"""The default budget.  A step is about one keyword that is applied to one value."""
 
-_CHEAP = 16
-"""List entries and characters that cost as much as one step."""
+_ENTRIES_PER_STEP = 16
+_CHARACTERS_PER_STEP = 256
+_STEPS_PER_PAUSE = 1000
+_STEPS_PER_FORMS = 50
+_MAX_DEPTH = 100
+"""Rules inside of rules, of four frames each.  ``jsonschema`` uses a library in Rust (``rpds``),
+which panics with a BaseException when it meets Python's own limit."""
 
-_STEPS_AT_ONCE = 5000
-"""Steps, of some microseconds each, after which others have their turn."""
+_MAX_ERRORS = 20
+"""Errors among which the most telling one is chosen."""
 
 _TOLERANCE = 1e-9
-"""For ``multipleOf``: 0.3 is a multiple of 0.1, whatever binary fractions say."""
+"""For ``multipleOf``: 0.3 is a multiple of 0.1, although their binary fractions are not."""
+
+_REMOVED = {"$dynamicRef", "format", "pattern", "patternProperties", "unevaluatedItems",
+            "unevaluatedProperties"}  # fmt: skip
+_OVER_ENTRIES = {"additionalProperties", "contains", "items", "propertyNames", "uniqueItems"}
+"""Keywords that look at every entry of a value."""
+
+_META = Draft202012Validator.META_SCHEMA
+_VOCABULARIES = [REGISTRY.contents(urljoin(_META["$id"], each["$ref"])) for each in _META["allOf"]]
+_FORMS: dict[str, Json] = {
+    keyword: form
+    for document in (_META, *_VOCABULARIES)
+    for keyword, form in document["properties"].items()
+    if isinstance(form, dict)
+}
+"""Keyword -> the schema of its argument."""
+
+_DEFINITIONS = dict(ChainMap(*(each.get("$defs", {}) for each in _VOCABULARIES)))
+_FORM: Json = {"type": ["object", "boolean"], "properties": _FORMS, "$defs": _DEFINITIONS}
+"""The schema of one schema; ``$dynamicRef`` is removed, so it skips the schemas in it."""
+
+_ONE = {word for word, form in _FORMS.items() if "$dynamicRef" in form}
+_LISTS = {word for word, form in _FORMS.items() if form.get("$ref") == "#/$defs/schemaArray"}
+_MAPS = {word for word, form in _FORMS.items()
+         if "$dynamicRef" in form.get("additionalProperties", ())}  # fmt: skip
+"""Keywords whose argument is a schema, a list or an object of schemas."""
 
 
 class TooManySteps(Exception):
     """The budget ended before the check did."""
 
 
-class _Place(NamedTuple):
-    """A place in a value; texts are made of those alone that are reported."""
-
-    parent: _Place | None
-    step: str | int
-    depth: int
-
-
-class _Mistake(NamedTuple):
-    """What is wrong, and where."""
-
-    place: _Place | None
-    message: str
-
-    @property
-    def depth(self) -> int:
-        return self.place.depth if self.place else 0
-
-
-def mistake(text: str, schema: Json, max_steps: int = MAX_STEPS) -> str | None:
-    """What is wrong with ``text`` as JSON of this schema; ``None`` when nothing is.
-
-    Raises TooManySteps if that takes more than ``max_steps``.
-    """
-    try:
-        value = orjson.loads(text)
-    except ValueError as error:
-        return f"it is not valid JSON ({error})."
-    try:
-        found = _Validator(schema, max_steps).find_mistake(value, schema, None)
-    except RecursionError:
-        return None  # a reference that leads to itself is no mistake of the answer
-    return _describe(found) if found else None
-
-
-def _describe(found: _Mistake) -> str:
-    """In words, with the place, and no longer than a model needs."""
-    place = _write_path(found.place)
-    return (f"at '{place}': {found.message}" if place else found.message)[:500]
-
-
-def _write_path(place: _Place | None) -> str:
-    steps: list[str] = []
-    while place is not None:
-        step = place.step
-        steps.append(f"[{step}]" if isinstance(step, int) else f".{step}")
-        place = place.parent
-    return "".join(reversed(steps)).removeprefix(".")
-
-
-class _Validator:
-    """The check of one value against one schema."""
+class _Check:
+    """The state of one check: the budget and the prepared schemas."""
 
     def __init__(self, root: Json, budget: int) -> None:
         self._root = root
+        self.depth = 0
         self._budget = budget
-        self._next_pause = max(budget - _STEPS_AT_ONCE, 0)
-        self._sound: frozenset[int] | None = None  # ids of the schemas that `check` has seen
-        self._targets: dict[str, Any] = {}  # reference -> the schema there
-        self._anchors: dict[str, Any] | None = None  # name -> the schema that has it
-        self._enums: dict[int, frozenset[Any]] = {}  # id of an enum -> its values
+        self._next_pause = budget - _STEPS_PER_PAUSE
+        self._prepared: dict[int, Any] = {}  # id of a schema -> its copy
+        self._anchors: dict[str, Any] = {}
+        self._targets: dict[str, Any] = {}  # reference -> the copy of the schema there
+        self._enums: dict[int, frozenset[Any]] = {}  # id of an enum -> the keys of its values
+        self.validator = _Validator(self._prepare(root), registry=Registry())
 
     def spend(self, steps: int) -> None:
+        """Count steps.  Let other greenlets run now and then."""
         self._budget -= steps
-        if self._budget < self._next_pause:
-            self._pause()
-
-    def _pause(self) -> None:
-        """Let others have their turn, unless the budget is spent."""
         if self._budget < 0:
             raise TooManySteps
-        self._next_pause = max(self._budget - _STEPS_AT_ONCE, 0)
-        time.sleep(0)
+        if self._budget < self._next_pause:
+            self._next_pause = self._budget - _STEPS_PER_PAUSE
+            time.sleep(0)
 
-    def find_mistake(self, value: Any, schema: Any, place: _Place | None) -> _Mistake | None:
-        """The first mistake in a value; None where it fits the schema."""
-        if schema is False:
-            return _Mistake(place, "nothing is allowed here")
+    def _prepare(self, schema: Any) -> Any:
+        """Copy a schema without the keywords whose cost has no bound.
+
+        False becomes a keyword and schemas without keywords become True, so that each is counted.
+        """
         if not isinstance(schema, dict):
-            return None
-        self.spend(1 + len(schema) // _CHEAP)
-        for keyword, argument in schema.items():
-            rule = _RULES.get(keyword)
-            found = rule(self, value, argument, schema, place) if rule else None
-            if found is not None:
-                return found
-        return None
+            return schema is not False or {"not": {}}
+        if id(schema) not in self._prepared:
+            copies = {keyword: self._copy(keyword, inner) for keyword, inner in schema.items()}
+            if "patternProperties" in schema:
+                copies.pop("additionalProperties", None)  # depends on the regular expressions
+            for anchor in {"$anchor", "$dynamicAnchor"} & schema.keys():
+                self._anchors[schema[anchor]] = schema
+            kept = {keyword: copy for keyword, copy in copies.items() if keyword in _KEPT}
+            self._prepared[id(schema)] = kept if kept.keys() & _RULES.keys() else True
+        return self._prepared[id(schema)]
 
-    def fits(self, value: Any, schema: Any) -> bool:
-        return self.find_mistake(value, schema, None) is None
+    def _copy(self, keyword: str, argument: Any) -> Any:
+        if keyword in _LISTS:
+            return [self._prepare(each) for each in argument]
+        if keyword in _MAPS:
+            return {name: self._prepare(each) for name, each in argument.items()}
+        has_own_message = argument is False and keyword in ("additionalProperties", "items")
+        return self._prepare(argument) if keyword in _ONE and not has_own_message else argument
 
-    # -- any value ------------------------------------------------------------------------------
-
-    def check_type(
-        self, value: Any, kinds: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        listed = kinds if isinstance(kinds, list) else [kinds]
-        if any(_is_type(value, kind) for kind in listed):
-            return None
-        names = ", ".join(f"'{kind}'" for kind in listed)
-        return _Mistake(place, f"{_show(value)} is not of type {names}")
-
-    def check_enum(
-        self, value: Any, allowed: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        if id(allowed) not in self._enums:
-            self._enums[id(allowed)] = frozenset(map(self._key, allowed))
-        if self._key(value) in self._enums[id(allowed)]:
-            return None
-        return _Mistake(place, f"{_show(value)} is not one of {_show_list(allowed)}")
-
-    def check_const(
-        self, value: Any, only: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        if self._key(value) == self._key(only):
-            return None
-        return _Mistake(place, f"{_show(value)} is not {_show(only)}")
-
-    def _key(self, value: Any) -> Any:
-        """Equal for equal JSON values alone: 1 equals 1.0, and true does not equal 1."""
-        self.spend(1)
-        if isinstance(value, list):
-            return ("array", *map(self._key, value))
-        if isinstance(value, dict):
-            return frozenset((name, self._key(inner)) for name, inner in value.items())
-        if isinstance(value, str):
-            self.spend(len(value) // (_CHEAP * _CHEAP))
-        return (type(value), value) if isinstance(value, bool) else value
-
-    # -- numbers and texts ----------------------------------------------------------------------
-
-    def check_multiple_of(
-        self, value: Any, of: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        if not _is_number(value) or not of:
-            return None
-        ratio = value / of
-        if math.isinf(ratio) or abs(ratio - round(ratio)) <= _TOLERANCE * max(1.0, abs(ratio)):
-            return None
-        return _Mistake(place, f"{_show(value)} is not a multiple of {_show(of)}")
-
-    # -- lists ----------------------------------------------------------------------------------
-
-    def check_prefix_items(
-        self, value: Any, heads: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        pairs = zip(value, heads, strict=False) if isinstance(value, list) else ()
-        return self._first(
-            self.find_mistake(inner, head, _below(place, i))
-            for i, (inner, head) in enumerate(pairs)
-        )
-
-    def check_items(
-        self, value: Any, each: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        if not isinstance(value, list):
-            return None
-        heads = schema.get("prefixItems")
-        begun = len(heads) if isinstance(heads, list) else 0
-        return self._first(
-            self.find_mistake(value[i], each, _below(place, i)) for i in range(begun, len(value))
-        )
-
-    def check_contains(
-        self, value: Any, one: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        if not isinstance(value, list):
-            return None
-        count = sum(self.fits(inner, one) for inner in value)
-        least, most = schema.get("minContains", 1), schema.get("maxContains", len(value))
-        if least <= count <= most:
-            return None
-        amount = "few" if count < least else "many"
-        return _Mistake(place, f"{count} items fit 'contains', which is too {amount}")
-
-    def check_unique_items(
-        self, value: Any, wanted: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        if wanted is not True or not isinstance(value, list):
-            return None
-        if len(set(map(self._key, value))) == len(value):
-            return None
-        return _Mistake(place, "the array has non-unique elements")
-
-    # -- objects --------------------------------------------------------------------------------
-
-    def check_properties(
-        self, value: Any, of: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        if not isinstance(value, dict):
-            return None
-        self.spend(min(len(value), len(of)) // _CHEAP)
-        few, many = (value, of) if len(value) < len(of) else (of, value)
-        return self._first(
-            self.find_mistake(value[name], of[name], _below(place, name))
-            for name in few
-            if name in many
-        )
-
-    def check_required(
-        self, value: Any, names: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        if not isinstance(value, dict):
-            return None
-        self.spend(len(names) // _CHEAP)
-        for name in names:
-            if name not in value:
-                return _Mistake(place, f"{_show(name)} is a required property")
-        return None
-
-    def check_additional_properties(
-        self, value: Any, rest: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        """Unless it takes the expressions of ``patternProperties`` to tell which are additional."""
-        if not isinstance(value, dict) or "patternProperties" in schema:
-            return None
-        self.spend(len(value) // _CHEAP)
-        known = schema.get("properties")
-        extra = [name for name in value if not isinstance(known, dict) or name not in known]
-        if rest is False and extra:
-            names = _show_list(extra)
-            return _Mistake(place, f"Additional properties are not allowed ({names})")
-        return self._first(
-            self.find_mistake(value[name], rest, _below(place, name)) for name in extra
-        )
-
-    def check_property_names(
-        self, value: Any, of: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        inside = value if isinstance(value, dict) else ()
-        return self._first(self.find_mistake(name, of, place) for name in inside)
-
-    def check_dependent_required(
-        self, value: Any, by: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        if not isinstance(value, dict):
-            return None
-        self.spend(len(by) // _CHEAP)
-        lists = (names for name, names in by.items() if name in value)
-        return self._first(self.check_required(value, names, schema, place) for names in lists)
-
-    def check_dependent_schemas(
-        self, value: Any, on: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        if not isinstance(value, dict):
-            return None
-        self.spend(len(on) // _CHEAP)
-        return self._first(
-            self.find_mistake(value, on[name], place) for name in on if name in value
-        )
-
-    # -- schemas together -----------------------------------------------------------------------
-
-    def check_all_of(
-        self, value: Any, parts: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        return self._first(self.find_mistake(value, part, place) for part in parts)
-
-    def check_any_of(
-        self, value: Any, ways: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        deepest: _Mistake | None = None
-        for way in ways:
-            found = self.find_mistake(value, way, place)
-            if found is None:
-                return None
-            if deepest is None or found.depth > deepest.depth:
-                deepest = found
-        if deepest is not None and deepest.depth > (place.depth if place else 0):
-            return deepest  # the way that the value goes furthest
-        return _Mistake(place, f"{_show(value)} fits none of the allowed schemas")
-
-    def check_one_of(
-        self, value: Any, ways: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        count = sum(self.fits(value, way) for way in ways)
-        if count > 1:
-            return _Mistake(place, f"{_show(value)} fits more than one of the allowed schemas")
-        return self.check_any_of(value, ways, schema, place) if count == 0 else None
-
-    def check_not(
-        self, value: Any, banned: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        if not self.fits(value, banned):
-            return None
-        return _Mistake(place, f"{_show(value)} fits a schema that it must not fit")
-
-    def check_if(
-        self, value: Any, when: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        branch = schema.get("then" if self.fits(value, when) else "else")
-        return self.find_mistake(value, branch, place)
-
-    def follow_reference(
-        self, value: Any, ref: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
+    def resolve(self, ref: str) -> Any:
+        """The prepared schema that a reference leads to; True if it leads to none."""
         if ref not in self._targets:
+            self.spend(1 + len(ref) // _ENTRIES_PER_STEP)
             target = self._look_up(ref)
-            self._targets[ref] = target if self._is_sound(target) else True
-        return self.find_mistake(value, self._targets[ref], place)
+            if id(target) not in self._prepared:
+                self._check_forms(target)
+            self._targets[ref] = self._prepare(target)
+        return self._targets[ref]
+
+    def _check_forms(self, target: Any) -> None:
+        """Let malformed schemas allow anything, at a place where `check` looked for none."""
+        self.spend(_STEPS_PER_FORMS)
+        forms = _Check(_FORM, sys.maxsize)
+        for _, inner in _walk(target):
+            self.spend(1)
+            if id(inner) not in self._prepared and _find_malformed(inner, forms):
+                self._prepared[id(inner)] = True
 
     def _look_up(self, ref: str) -> Any:
-        """The schema that a reference leads to; one that leads nowhere allows anything."""
         if not ref.startswith("#"):
             return True
-        at: Any = self._root
         if ref[1:2] not in ("", "/"):
-            if self._anchors is None:
-                self._anchors = {
-                    inner[keyword]: inner
-                    for _, inner in _walk(self._root)
-                    for keyword in ("$dynamicAnchor", "$anchor")
-                    if isinstance(inner, dict) and keyword in inner
-                }
             return self._anchors.get(ref[1:], True)
+        at: Any = self._root
         for step in unquote(ref[1:]).split("/")[1:]:
             name = step.replace("~1", "/").replace("~0", "~")
             if isinstance(at, list) and name.isdecimal() and int(name[:9]) < len(at):
@@ -360,234 +156,183 @@ class _Validator:
                 at = at.get(name, True) if isinstance(at, dict) else True
         return at
 
-    def _is_sound(self, target: Any) -> bool:
-        """Is this a schema?  References may lead to where `check` looks for none."""
-        if self._sound is None:
-            self._sound = frozenset(id(inner) for _, inner in _walk(self._root))
-        if id(target) in self._sound:
-            return True
-        for _, inner in _walk(target):
-            self.spend(1)
-            if _find_malformed(inner):
-                return False
-        return True
+    def make_key(self, value: Any) -> Any:
+        """Equal for equal JSON values only: 1 equals 1.0, and true does not equal 1."""
+        self.spend(1)
+        if isinstance(value, list):
+            return ("array", *map(self.make_key, value))
+        if isinstance(value, dict):
+            return frozenset((name, self.make_key(inner)) for name, inner in value.items())
+        if isinstance(value, str):
+            self.spend(len(value) // _CHARACTERS_PER_STEP)
+        return (bool, value) if isinstance(value, bool) else value
 
-    @staticmethod
-    def _first(found: Iterator[_Mistake | None]) -> _Mistake | None:
-        return next((each for each in found if each is not None), None)
-
-
-_Rule = Callable[[_Validator, Any, Any, Json, _Place | None], _Mistake | None]
+    def make_keys(self, enum: list[Any]) -> frozenset[Any]:
+        if id(enum) not in self._enums:
+            self._enums[id(enum)] = frozenset(map(self.make_key, enum))
+        return self._enums[id(enum)]
 
 
-def _compare(
-    applies: Callable[[Any], bool], holds: Callable[[Any, Any], bool], message: str
-) -> _Rule:
-    """The rule of a keyword that compares a value with its argument."""
-
-    def compare(
-        validator: _Validator, value: Any, bound: Any, schema: Json, place: _Place | None
-    ) -> _Mistake | None:
-        if not applies(value) or holds(value, bound):
-            return None
-        return _Mistake(place, f"{_show(value)} {message} {_show(bound)}")
-
-    return compare
+_CHECK: ContextVar[_Check] = ContextVar("check")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+@contextmanager
+def _running(check: _Check) -> Iterator[Any]:
+    """Make this the check that the rules count for."""
+    token = _CHECK.set(check)
+    try:
+        yield check.validator
+    finally:
+        _CHECK.reset(token)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+# -- keywords -----------------------------------------------------------------------------------
+
+_Rule = Callable[[Any, Any, Any, Json], Iterable[ValidationError] | None]
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
+def _follow(validator: Any, ref: str, value: Any, schema: Json) -> Iterator[ValidationError]:
+    """``$ref``.  The library would search the whole schema for each anchor."""
+    yield from validator.descend(value, _CHECK.get().resolve(ref))
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
+def _check_enum(_: Any, allowed: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
+    if _CHECK.get().make_key(value) not in _CHECK.get().make_keys(allowed):
+        yield ValidationError(f"{value!r} is not one of {allowed!r}")
 
 
-def _is_integer(value: Any) -> bool:
-    return _is_number(value) and (isinstance(value, int) or value.is_integer())
+def _check_const(_: Any, only: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
+    if _CHECK.get().make_key(value) != _CHECK.get().make_key(only):
+        yield ValidationError(f"{only!r} was expected")
 
 
-_TYPES: dict[str, Callable[[Any], bool]] = {
-    "null": lambda value: value is None,
-    "boolean": lambda value: isinstance(value, bool),
-    "integer": _is_integer,
-    "number": _is_number,
-    "string": _is_text,
-    "array": _is_list,
-    "object": _is_object,
+def _check_unique(_: Any, wanted: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
+    """``uniqueItems``.  The library may compare each pair of items."""
+    keys = list(map(_CHECK.get().make_key, value)) if wanted and isinstance(value, list) else []
+    if len(set(keys)) < len(keys):
+        yield ValidationError(f"{value!r} has non-unique elements")
+
+
+def _check_multiple(validator: Any, of: Any, value: Any, _: Json) -> Iterator[ValidationError]:
+    ratio = value / of if validator.is_type(value, "number") else 0
+    if math.isfinite(ratio) and abs(ratio - round(ratio)) > _TOLERANCE * max(1.0, abs(ratio)):
+        yield ValidationError(f"{value!r} is not a multiple of {of!r}")
+
+
+def _with_count(keyword: str, rule: _Rule) -> _Rule:
+    """A rule that spends the budget, also for the errors that it makes or passes on."""
+
+    def count(validator: Any, argument: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
+        check = _CHECK.get()
+        entries = 0
+        if keyword not in _OWN_RULES and isinstance(argument, list | dict):
+            entries += len(argument)
+        if keyword == "dependentRequired":
+            entries += sum(map(len, argument.values()))
+        if keyword in _OVER_ENTRIES and isinstance(value, list | dict):
+            entries += len(value)
+        check.spend(1 + entries // _ENTRIES_PER_STEP)
+        if check.depth == _MAX_DEPTH:
+            raise TooManySteps
+        check.depth += 1
+        try:
+            for error in rule(validator, argument, value, schema) or ():
+                is_new = not error.schema_path  # its message quotes the whole value
+                check.spend(1 + (len(error.message) // _CHARACTERS_PER_STEP if is_new else 0))
+                yield error
+        finally:
+            check.depth -= 1
+
+    return count
+
+
+_OWN_RULES: dict[str, _Rule] = {
+    "$ref": _follow,
+    "const": _check_const,
+    "enum": _check_enum,
+    "multipleOf": _check_multiple,
+    "uniqueItems": _check_unique,
 }
+_RULES = {**Draft202012Validator.VALIDATORS, **_OWN_RULES}
+_KEPT = (_RULES.keys() | {"then", "else", "minContains", "maxContains"}) - _REMOVED
+_Validator: Any = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, {keyword: _with_count(keyword, rule) for keyword, rule in _RULES.items()}
+)
 
 
-def _is_type(value: Any, kind: Any) -> bool:
-    return _TYPES[kind](value)
+# -- checks -------------------------------------------------------------------------------------
 
 
-_RULES: dict[str, _Rule] = {
-    "type": _Validator.check_type,
-    "enum": _Validator.check_enum,
-    "const": _Validator.check_const,
-    "minimum": _compare(_is_number, lambda v, bound: v >= bound, "is less than"),
-    "maximum": _compare(_is_number, lambda v, bound: v <= bound, "is greater than"),
-    "exclusiveMinimum": _compare(_is_number, lambda v, bound: v > bound, "is not greater than"),
-    "exclusiveMaximum": _compare(_is_number, lambda v, bound: v < bound, "is not less than"),
-    "multipleOf": _Validator.check_multiple_of,
-    "minLength": _compare(_is_text, lambda v, n: len(v) >= n, "is shorter than"),
-    "maxLength": _compare(_is_text, lambda v, n: len(v) <= n, "is longer than"),
-    "minItems": _compare(_is_list, lambda v, n: len(v) >= n, "has fewer items than"),
-    "maxItems": _compare(_is_list, lambda v, n: len(v) <= n, "has more items than"),
-    "uniqueItems": _Validator.check_unique_items,
-    "prefixItems": _Validator.check_prefix_items,
-    "items": _Validator.check_items,
-    "contains": _Validator.check_contains,
-    "minProperties": _compare(_is_object, lambda v, n: len(v) >= n, "has fewer properties than"),
-    "maxProperties": _compare(_is_object, lambda v, n: len(v) <= n, "has more properties than"),
-    "required": _Validator.check_required,
-    "properties": _Validator.check_properties,
-    "additionalProperties": _Validator.check_additional_properties,
-    "propertyNames": _Validator.check_property_names,
-    "dependentRequired": _Validator.check_dependent_required,
-    "dependentSchemas": _Validator.check_dependent_schemas,
-    "allOf": _Validator.check_all_of,
-    "anyOf": _Validator.check_any_of,
-    "oneOf": _Validator.check_one_of,
-    "not": _Validator.check_not,
-    "if": _Validator.check_if,
-    "$ref": _Validator.follow_reference,
-    "$dynamicRef": _Validator.follow_reference,
-}
+def mistake(text: str, schema: Json, max_steps: int = MAX_STEPS) -> str | None:
+    """What is wrong with ``text`` as JSON of this schema; ``None`` when nothing is.
 
-
-def _below(place: _Place | None, step: str | int) -> _Place:
-    return _Place(place, step, place.depth + 1 if place else 1)
-
-
-def _show(value: Any) -> str:
-    """A value as messages quote it: in short."""
-    if isinstance(value, list):
-        return "an array"
-    if isinstance(value, dict):
-        return "an object"
-    short = value[:80] if isinstance(value, str) else value
-    return repr(short) if isinstance(value, str) else orjson.dumps(value).decode()
-
-
-def _show_list(values: list[Any]) -> str:
-    return ", ".join(map(_show, values[:10])) + (" …" if len(values) > 10 else "")
-
-
-# -- schemas ------------------------------------------------------------------------------------
-
-
-def _is_count(value: Any) -> bool:
-    return _is_integer(value) and value >= 0
-
-
-def _is_schema(value: Any) -> bool:
-    return isinstance(value, dict | bool)
-
-
-def _is_schema_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_schema, value))
-
-
-def _is_schema_map(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_schema, value.values()))
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _are_types(value: Any) -> bool:
-    listed = value if isinstance(value, list) else [value]
-    return bool(listed) and all(isinstance(kind, str) and kind in _TYPES for kind in listed)
-
-
-_COUNT = (_is_count, "a number from 0")
-_NUMBER = (_is_number, "a number")
-_SCHEMA = (_is_schema, "a schema")
-_SCHEMAS = (_is_schema_list, "a list of schemas")
-_SCHEMA_MAP = (_is_schema_map, "an object of schemas")
-_TEXT = (_is_text, "a string")
-_FLAG = (_TYPES["boolean"], "a boolean")
-
-_FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "type": (_are_types, "one of " + ", ".join(f"'{kind}'" for kind in _TYPES)),
-    "enum": (_is_list, "a list"),
-    "required": (_are_names, "a list of strings"),
-    "dependentRequired": (
-        lambda value: isinstance(value, dict) and all(map(_are_names, value.values())),
-        "an object of lists of strings",
-    ),
-    "multipleOf": (lambda value: _is_number(value) and value > 0, "a number above 0"),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _NUMBER),
-    **dict.fromkeys(
-        ("minLength", "maxLength", "minItems", "maxItems", "minContains", "maxContains",
-         "minProperties", "maxProperties"),
-        _COUNT,
-    ),
-    **dict.fromkeys(
-        ("items", "additionalProperties", "propertyNames", "contains", "not", "if", "then", "else",
-         "unevaluatedItems", "unevaluatedProperties"),
-        _SCHEMA,
-    ),
-    **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems"), _SCHEMAS),
-    **dict.fromkeys(
-        ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions"),
-        _SCHEMA_MAP,
-    ),
-    **dict.fromkeys(
-        ("$ref", "$dynamicRef", "$anchor", "$dynamicAnchor", "$id", "$schema", "pattern", "format",
-         "title", "description"),
-        _TEXT,
-    ),
-    **dict.fromkeys(("uniqueItems", "deprecated", "readOnly", "writeOnly"), _FLAG),
-}  # fmt: skip
-"""Keyword -> the form that its argument must have."""
+    Raises TooManySteps if that takes more than ``max_steps``, or nests too deeply.
+    """
+    try:
+        value = orjson.loads(text)
+    except ValueError as error:
+        return f"it is not valid JSON ({error})."
+    try:
+        with _running(_Check(schema, max_steps)) as validator:
+            found = best_match(islice(validator.iter_errors(value), _MAX_ERRORS))
+    except RecursionError:
+        raise TooManySteps from None
+    return _describe(found.absolute_path, found.message) if found else None
 
 
 def check(schema: Json, param: str, max_nodes: int = MAX_STEPS) -> None:
     """Raise InvalidRequest, naming ``param``, when this is no JSON Schema, or too large a one."""
+    why = _find_reason(schema, max_nodes)
+    if why:
+        message = f"Invalid schema for '{param}': {why}."
+        raise InvalidRequest(message, param=param, code="invalid_json_schema")
+
+
+def _find_reason(schema: Json, max_nodes: int) -> str | None:
+    forms = _Check(_FORM, sys.maxsize)
     for number, (place, inner) in enumerate(_walk(schema)):
         if number == max_nodes:
-            limit = "(limit: FORWARDER_MAX_SCHEMA_NODES)"
-            message = f"Invalid schema for '{param}': more than {max_nodes} nodes {limit}."
-            raise InvalidRequest(message, param=param, code="invalid_json_schema")
-        keyword = _find_malformed(inner)
-        if keyword is not None:
-            path = _write_path(_below(place, keyword))
-            message = f"Invalid schema for '{param}': '{path}' must be {_FORMS[keyword][1]}."
-            raise InvalidRequest(message, param=param, code="invalid_json_schema")
+            return f"more than {max_nodes} nodes (limit: FORWARDER_MAX_SCHEMA_NODES)"
+        try:
+            error = _find_malformed(inner, forms)
+        except RecursionError:
+            return "nested too deeply"
+        if error:
+            path = list(error.path)[::-1]
+            while place:
+                place, step = place
+                path.append(step)
+            return _describe(path[::-1], error.message)
+    return None
 
 
-def _find_malformed(schema: Json) -> str | None:
-    """The first keyword whose argument does not have the form that it must have."""
-    forms = ((keyword, _FORMS[keyword][0]) for keyword in schema if keyword in _FORMS)
-    return next((keyword for keyword, has_form in forms if not has_form(schema[keyword])), None)
+def _find_malformed(schema: Any, forms: _Check) -> ValidationError | None:
+    """The first mistake in one schema, apart from the schemas in it."""
+    with _running(forms) as validator:
+        error: ValidationError | None = next(validator.iter_errors(schema), None)
+    return error
 
 
-def _walk(schema: Any) -> Iterator[tuple[_Place | None, Json]]:
-    """Every schema inside of a schema, that one first, and where it stands."""
-    waiting: list[tuple[_Place | None, Any]] = [(None, schema)]
+def _walk(schema: Any) -> Iterator[tuple[Any, Any]]:
+    """Every schema inside of a schema, that one first, and its place: (outer place, step)."""
+    waiting: list[tuple[Any, Any]] = [(None, schema)]
     while waiting:
         place, inner = waiting.pop()
-        if not isinstance(inner, dict):
-            continue
-        yield place, inner
-        for keyword, argument in inner.items():
-            form = _FORMS.get(keyword)
-            below = _below(place, keyword)
-            if form is _SCHEMA:
+        if inner is not True and inner is not False:
+            yield place, inner
+        for keyword, argument in inner.items() if isinstance(inner, dict) else ():
+            below = (place, keyword)
+            if keyword in _ONE:
                 waiting.append((below, argument))
-            elif form is _SCHEMAS and isinstance(argument, list):
-                waiting += ((_below(below, i), each) for i, each in enumerate(argument))
-            elif form is _SCHEMA_MAP and isinstance(argument, dict):
-                waiting += ((_below(below, name), each) for name, each in argument.items())
+            elif keyword in _LISTS and isinstance(argument, list):
+                waiting += [((below, i), each) for i, each in enumerate(argument)]
+            elif keyword in _MAPS and isinstance(argument, dict):
+                waiting += [((below, name), each) for name, each in argument.items()]
+
+
+def _describe(path: Iterable[str | int], message: str) -> str:
+    """In words, with the place, and no longer than a model needs."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    place = "".join(steps).removeprefix(".")
+    short = message if len(message) <= 300 else f"{message[:150]} … {message[-147:]}"
+    return (f"at '{place[:150]}': " if place else "") + short
