@@ -65,7 +65,7 @@ def list_workers(server: Server) -> str:
 def neighbour(server: Server) -> Iterator[list[float]]:
     """Another client, which asks for the health of the worker all the time."""
     waits: list[float] = []
-    is_over = threading.Event()
+    is_over, has_begun = threading.Event(), threading.Event()
 
     def ask_again() -> None:
         with httpx2.Client(trust_env=False, timeout=MAX_WAIT) as client:
@@ -73,11 +73,13 @@ def neighbour(server: Server) -> Iterator[list[float]]:
                 started = time.monotonic()
                 assert client.get(f"{server.url}/health").status_code == 200
                 waits.append(time.monotonic() - started)
+                has_begun.set()
                 time.sleep(PACE)
 
     thread = threading.Thread(target=ask_again)
     before = list_workers(server)
     thread.start()
+    assert has_begun.wait(MAX_WAIT)
     try:
         yield waits
     finally:
