@@ -21,7 +21,7 @@ from forwarder.network.client_socket import (
 )
 
 LIMITS = ClientLimits(
-    head_timeout=0.2, body_timeout=0.2, send_timeout=0.2, max_chunk_overhead=10_000
+    head_timeout=1.0, body_timeout=0.6, send_timeout=0.6, max_chunk_overhead=10_000
 )
 
 
@@ -71,7 +71,7 @@ def test_a_late_head_is_treated_as_the_end(pair: Pair) -> None:
 
 def test_the_limit_for_the_head_ends_with_the_first_request(pair: Pair) -> None:
     pair.read_request()
-    time.sleep(0.25)
+    time.sleep(LIMITS.head_timeout + 0.1)
     pair.client.sendall(b"GET")
 
     assert pair.server.recv(99) == b"GET"
@@ -105,7 +105,7 @@ def test_behind_a_body_that_was_read_there_is_no_limit(pair: Pair) -> None:
     _, body = pair.open_body(length(2))
     pair.client.sendall(b"{}")
     body.read()
-    time.sleep(0.25)
+    time.sleep(LIMITS.body_timeout + 0.1)
     pair.client.sendall(b"next")
 
     assert pair.server.recv(99) == b"next"
