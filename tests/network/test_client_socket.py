@@ -130,7 +130,7 @@ def test_a_body_that_goes_on_arriving_has_more_time(pair: Pair) -> None:
 
     def send() -> None:
         for _ in range(4):
-            time.sleep(0.1)
+            time.sleep(0.2)
             pair.client.sendall(b"x" * 8000)
 
     sender = threading.Thread(target=send)
