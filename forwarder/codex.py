@@ -80,9 +80,10 @@ _CODE_MODE = ("gpt-6*", "gpt-5.6*")
 
 def digest_settings(settings: Settings) -> str:
     """Another string when the settings from which entries are made have changed."""
-    named = ("name", "base_url", "provider", "apis", "globs", "aliases", "context_window")
+    named = ("name", "base_url", "provider", "globs", "aliases", "context_window")
     facts = [
-        [getattr(upstream, name) for name in (*named, "model_info", "quirks")]
+        # Sorted: the order of a set differs between processes.
+        [sorted(upstream.apis), *(getattr(upstream, n) for n in (*named, "model_info", "quirks"))]
         for upstream in settings.upstreams
     ]
     made = repr((facts, settings.default_model, settings.codex_helper_model, _CONSTANT))

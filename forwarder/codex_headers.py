@@ -61,7 +61,7 @@ def describe_connection(
 def _read_model(metadata: str | None) -> str | None:
     try:
         value = json.loads(metadata or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     model = value.get("model") if isinstance(value, dict) else None
     return model if isinstance(model, str) else None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -111,6 +114,19 @@ def test_a_model_reviews_itself_where_codex_s_reviewer_is_not_served() -> None:
 
 def test_tools_may_wait_behind_a_search() -> None:
     assert entry({})["supports_search_tool"] is True
+
+
+def test_the_digest_is_the_same_in_all_processes() -> None:
+    program = (
+        "from forwarder.codex import digest_settings as d; from forwarder.config import Settings\n"
+        "print(d(Settings.from_env({'CHAT_BASE_URL': 'http://127.0.0.1:1/v1', 'CHAT_API': 'both'})))"
+    )
+
+    def run(seed: str) -> bytes:
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": "."}
+        return subprocess.check_output([sys.executable, "-c", program], env=environment)
+
+    assert len({run(seed) for seed in "0123"}) == 1
 
 
 def test_the_digest_changes_with_the_settings_and_holds_no_key() -> None:

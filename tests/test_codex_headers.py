@@ -73,6 +73,7 @@ def test_the_handshake_speaks_of_the_session_s_model(
     assert describe_connection(header.get, router(**variables), ETAG) == expected
 
 
-def test_metadata_that_is_no_json_is_passed_over() -> None:
-    header = {"X-Codex-Turn-Metadata": "{"}
+@pytest.mark.parametrize("metadata", ["{", "[" * 5000])
+def test_metadata_that_is_no_json_is_passed_over(metadata: str) -> None:
+    header = {"X-Codex-Turn-Metadata": metadata}
     assert describe_connection(header.get, router(), ETAG)["x-reasoning-included"] == "true"

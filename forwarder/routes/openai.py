@@ -116,11 +116,12 @@ def models() -> Response:
     """Every model that a request can name; to Codex, which tells its version, also its own way."""
     key = authorized(_bridge().settings.api_keys)
     catalog = _bridge().catalog
+    etag = catalog.etag()  # taken first: a model that is registered meanwhile makes another one
     listed: Json = {"object": "list", "data": catalog.models(key)}
     if "client_version" in request.args:
         listed["models"] = catalog.codex(key)
     answer = json_answer(listed)
-    answer.headers["ETag"] = catalog.etag()
+    answer.headers["ETag"] = etag
     return answer
 
 
