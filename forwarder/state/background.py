@@ -466,7 +466,12 @@ class Background:
         """Store what is new, and leave what has been ended by others."""
         jobs = list(self._jobs.values())
         for job in jobs:
-            self._flush(job)
+            try:
+                self._flush(job)
+            except StoreUnavailable:  # it is in the log; what is pending waits
+                continue
+            except Exception:  # of one job; the leases of its neighbours must be renewed
+                log.exception("the events of background work could not be written")
         mine = self._database.read(lambda c: work.mine(c, self._worker))
         for job in jobs:
             if job.key not in mine and job.key in self._jobs and not job.is_over:

@@ -106,6 +106,29 @@ def test_it_can_be_heard_while_it_goes_on(background: Background) -> None:
     assert types[-1] == "response.completed"
 
 
+def test_one_job_that_cannot_be_written_leaves_its_neighbours_alone(
+    background: Background,
+) -> None:
+    go = threading.Event()
+
+    def spoiled() -> Iterator[Batch]:
+        yield [*ANSWER[0], event("output_text.delta", delta=object())]  # no JSON
+        go.wait(10)
+
+    def sound() -> Iterator[Batch]:
+        yield from ANSWER[:2]
+        go.wait(10)
+        yield ANSWER[2]
+
+    start(background, spoiled())
+    name = start(background, sound())
+    for batch in background.told("o", name, -1, 60, lambda seconds: not time.sleep(0.01)):
+        if batch and batch[-1]["type"] == "response.output_text.delta":
+            go.set()
+    assert go.is_set()
+    assert background.found("o", name).status == "completed"
+
+
 def test_what_the_upstream_refuses_has_failed(background: Background) -> None:
     def broken() -> Iterator[Batch]:
         raise UpstreamBroken("It broke.")
