@@ -142,25 +142,25 @@ class ChoiceReader:
     def _take_call(self, delta: Json) -> None:
         number = self._keys.find(delta)
         if number == len(self._calls):
-            self._calls.append({"id": "", "name": "", "arguments": ""})
+            self._calls.append({"id": "", "name": "", "arguments": []})
         call = self._calls[number]
         body = delta.get("function") or delta.get("custom") or {}
         call["id"] = call["id"] or delta.get("id") or ""
         if body.get("name") and body["name"] != call["name"]:
             call["name"] += body["name"]
-        call["arguments"] += argument_text(body.get("arguments") or body.get("input"))
+        call["arguments"].append(argument_text(body.get("arguments") or body.get("input")))
         self._signatures.take_call(number, delta)
 
     @property
     def is_signed(self) -> bool:
-        return bool(self._signatures.calls) or is_signed(self._signatures.message)
+        return bool(self._signatures.read_calls()) or is_signed(self._signatures.read_message())
 
     def anchor(self, question: bytes) -> dict[bytes, Json]:
         """Anchor -> the signatures that belong there.
 
         Those of a message with calls belong to its first call.
         """
-        message, signatures = self._signatures.message, self._signatures.calls
+        message, signatures = self._signatures.read_message(), self._signatures.read_calls()
         if not self._calls:
             text = "".join([*self._text, *self._pieces])
             return {_text_key(question, text): {"message": message}}
@@ -168,7 +168,8 @@ class ChoiceReader:
         for number, call in enumerate(self._calls):
             value = {"call": signatures.get(number, {}), "message": {} if number else message}
             if any(value.values()):
-                values |= dict.fromkeys(_call_keys(question, number, call), value)
+                said = {**call, "arguments": "".join(call["arguments"])}
+                values |= dict.fromkeys(_call_keys(question, number, said), value)
         return values
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from forwarder.errors import UpstreamBroken
 from forwarder.translate.call import Event, Json, Stream
 from forwarder.translate.callkeys import CallKeys, argument_text
-from forwarder.translate.signatures import MESSAGE_FIELDS, merge_values
+from forwarder.translate.signatures import MESSAGE_FIELDS, merge_value, read_merged
 from forwarder.translate.vocabulary import TERMINALS, failure, read_usage
 
 
@@ -121,12 +121,12 @@ def _parts(message: _Pieces, key: str, value: list[Json]) -> None:
 
 
 def _extend(message: _Pieces, key: str, value: Any) -> None:
-    message[key] = [*message.get(key, ()), *(value or ())]
+    message.setdefault(key, []).extend(value or ())
 
 
 def _signatures(message: _Pieces, key: str, value: Any) -> None:
     if value:
-        message[key] = merge_values(message.get(key), value)
+        message[key] = merge_value(message.get(key), value)
 
 
 def _images(message: _Pieces, key: str, value: Any) -> None:
@@ -166,23 +166,36 @@ def _calls(message: _Pieces, key: str, value: Any) -> None:
             if name in ("function", "custom"):
                 _join_body(calls[number].setdefault(name, {}), said or {})
             elif said and name != "index":
-                calls[number][name] = merge_values(calls[number].get(name), said)
+                calls[number][name] = merge_value(calls[number].get(name), said)
 
 
 def _legacy_call(message: _Pieces, key: str, value: Any) -> None:
     _join_body(message.setdefault(key, {}), value or {})
 
 
-_BODY = ("name", "arguments", "input")
+_TEXTS = ("arguments", "input")
+_BODY = ("name", *_TEXTS)
 """What a function or a custom tool has at OpenAI's; whatever else there is holds signatures."""
 
 
 def _join_body(body: Json, delta: Json) -> None:
     for key, value in delta.items():
         if key not in _BODY:
-            body[key] = merge_values(body.get(key), value)
-        elif key != "name" or value != body.get(key):  # some vendors say the name again and again
+            body[key] = merge_value(body.get(key), value)
+        elif key in _TEXTS:
+            body.setdefault(key, []).append(argument_text(value))
+        elif value != body.get(key):  # some vendors say the name again and again
             body[key] = body.get(key, "") + argument_text(value)
+
+
+def _joined_call(call: Json) -> Json:
+    """A call whose texts and signatures are no pieces any more."""
+    bodies = ("function", "custom")
+    return {k: _joined_body(v) if k in bodies else read_merged(v) for k, v in call.items()}
+
+
+def _joined_body(body: Json) -> Json:
+    return {k: "".join(v) if k in _TEXTS else read_merged(v) for k, v in body.items()}
 
 
 _MERGERS: dict[str, Callable[[_Pieces, str, Any], None]] = {
@@ -205,6 +218,12 @@ def _finished(choice: Json) -> Json:
     for key, value in message.items():
         if key in ("content", "refusal", "reasoning_content", "reasoning") and value is not None:
             value = _joined(value)
+        elif key == "tool_calls":
+            value = [_joined_call(call) for call in value]
+        elif key == "function_call":
+            value = _joined_body(value)
+        elif key in MESSAGE_FIELDS:
+            value = read_merged(value)
         whole[key] = value
     if not whole["content"]:
         # A message that says nothing has no content; a plain empty answer has an empty one.

@@ -7,8 +7,9 @@ used, so that nothing doubles.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from forwarder.translate.call import Json
@@ -73,28 +74,72 @@ def is_thinking(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")
 
 
-def merge_details(details: list[Json], more: Any) -> None:
-    """Fold streamed ``reasoning_details`` or ``thinking_blocks`` into what goes back as it came.
+class DetailMerger:
+    """Folds streamed lists, such as ``reasoning_details``, into what goes back as it came.
 
-    A signature ends its block: a text that follows begins the next one.
+    A signature ends its block: a text that follows begins the next one.  Texts stay in pieces
+    until they are wanted, since joining each piece would copy all before it.
     """
-    for entry in more if isinstance(more, list) else ():
-        if not isinstance(entry, dict):
-            continue
-        last = details[-1] if details else {}
-        same = all(last.get(k) == entry.get(k) for k in ("type", "index", "id")) and last
-        if not same or entry.get("data") or last.get("data") or _begins_next(last, entry):
-            details.append(dict(entry))
-            continue
+
+    def __init__(self, entries: Iterable[Any] = ()) -> None:
+        self._entries = [dict(each) if isinstance(each, dict) else each for each in entries]
+        self._pieces: dict[str, list[str]] = {}  # the texts that grow, of the last entry
+        # As JSON, the entries that are no objects: a list of them may be said again as a whole.
+        self._seen = {_name_entry(each) for each in self._entries if not isinstance(each, dict)}
+
+    def add(self, more: list[Any]) -> None:
+        """Take what one chunk says.  Raises TypeError for a text that goes on as something else."""
+        if all(isinstance(entry, dict) for entry in more):
+            for entry in more:
+                self._add_detail(entry)
+            return
+        named = [(_name_entry(entry), entry) for entry in more]
+        fresh = [(name, entry) for name, entry in named if name not in self._seen]
+        self._join_last()
+        self._entries += [entry for _, entry in fresh]
+        self._seen.update(name for name, _ in fresh)
+
+    def read(self) -> list[Any]:
+        """All that was taken so far."""
+        self._join_last()
+        entries = list(self._entries)
+        if entries and isinstance(entries[-1], dict):
+            entries[-1] = dict(entries[-1])  # it may still grow, which what was read does not
+        return entries
+
+    def _add_detail(self, entry: Json) -> None:
+        last = self._entries[-1] if self._entries else {}
+        if not _goes_on(last, entry):
+            self._join_last()
+            self._entries.append(dict(entry))
+            return
         for key, value in entry.items():
             if key in _TEXTS and isinstance(value, str):
-                last[key] = (last.get(key) or "") + value
+                if key in self._pieces:
+                    self._pieces[key].append(value)
+                else:
+                    self._pieces[key] = [(last.get(key) or "") + value]
             elif value is not None:
+                self._pieces.pop(key, None)
                 last[key] = value
 
+    def _join_last(self) -> None:
+        for key, pieces in self._pieces.items():
+            self._entries[-1][key] = "".join(pieces)
+        self._pieces.clear()
 
-def _begins_next(last: Json, entry: Json) -> bool:
-    return bool(last.get("signature")) and any(entry.get(name) for name in _TEXTS)
+
+def _name_entry(entry: Any) -> str:
+    return json.dumps(entry, sort_keys=True)
+
+
+def _goes_on(last: Any, entry: Json) -> bool:
+    """Is an entry a further piece of the last one?"""
+    if not isinstance(last, dict) or not last or entry.get("data") or last.get("data"):
+        return False
+    if last.get("signature") and any(entry.get(name) for name in _TEXTS):
+        return False
+    return all(last.get(k) == entry.get(k) for k in ("type", "index", "id"))
 
 
 class ThinkSplitter:
@@ -106,6 +151,7 @@ class ThinkSplitter:
     OPEN, CLOSE = "<think>", "</think>"
 
     def __init__(self) -> None:
+        self._blanks: list[str] = []  # white space before the head, which may be all there is
         self._held = ""
         # A function, not a bound method: a cycle would be the collector's to find.
         self._state = ThinkSplitter._head
@@ -117,7 +163,7 @@ class ThinkSplitter:
 
     def flush(self) -> Iterator[tuple[str, str]]:
         """Give what is still held back when the content ends."""
-        held, self._held = self._held, ""
+        held, self._held = "".join([*self._blanks, self._held]), ""
         if held:
             yield ("reasoning" if self._state is ThinkSplitter._inside else "text"), held
 
@@ -133,11 +179,17 @@ class ThinkSplitter:
 
     def _head(self) -> Iterator[tuple[str, str]]:
         start = self._held.lstrip()
+        if blank := self._held[: len(self._held) - len(start)]:
+            self._blanks.append(blank)
+        self._held = start
         if start.startswith(self.OPEN):
+            self._blanks.clear()
             self._held = start[len(self.OPEN) :]
             self._state = ThinkSplitter._inside
             yield from self._inside()
         elif not self.OPEN.startswith(start):
+            self._held = "".join([*self._blanks, start])
+            self._blanks.clear()
             self._state = ThinkSplitter._outside
             yield from self._outside()
 

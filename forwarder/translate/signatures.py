@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from forwarder.translate.call import Json
-from forwarder.translate.reasoning import DETAILS, merge_details
+from forwarder.translate.reasoning import DETAILS, DetailMerger
 
 CALL_FIELDS = ("extra_content", "provider_specific_fields", "thought_signature")
 """Fields of a call, and of the ``function`` in it."""
@@ -30,14 +30,11 @@ _SIGNED = ("signature", "encrypted", "opaque", *DETAILS)
 
 
 class SignatureCollector:
-    """Collects the signatures of one answer from its deltas.
-
-    ``message`` are those of the message, ``calls`` those of its calls by their numbers.
-    """
+    """Collects the signatures of one answer from its deltas."""
 
     def __init__(self) -> None:
-        self.message: Json = {}
-        self.calls: dict[int, Json] = {}
+        self._message: Json = {}
+        self._calls: dict[int, Json] = {}
 
     def take_delta(self, delta: Json) -> None:
         """Read the fields of the message."""
@@ -48,17 +45,32 @@ class SignatureCollector:
             if value and name in _BESIDE:
                 value = _keep_signed(value)
             if value:
-                self.message[name] = merge_values(self.message.get(name), value)
+                self._message[name] = merge_value(self._message.get(name), value)
 
     def take_call(self, number: int, call: Json) -> None:
         """Read the fields of a call, which is number ``number`` of its message."""
         fields = read_call(call)
         if fields:
-            self.calls[number] = merge_values(self.calls.get(number), fields)
+            self._calls[number] = merge_value(self._calls.get(number), fields)
+
+    @property
+    def has_message(self) -> bool:
+        """Has the message had such fields?"""
+        return bool(self._message)
+
+    def read_message(self) -> Json:
+        """The fields of the message so far; costs as much as there is of them."""
+        fields: Json = read_merged(self._message)
+        return fields
+
+    def read_calls(self) -> dict[int, Json]:
+        """Those of its calls, by their numbers; costs as much."""
+        fields: dict[int, Json] = read_merged(self._calls)
+        return fields
 
     def pop_message(self) -> Json:
         """Give the fields of the message so far, and begin anew."""
-        fields, self.message = self.message, {}
+        fields, self._message = self.read_message(), {}
         return fields
 
 
@@ -105,17 +117,38 @@ def calls_of(message: Json) -> list[Json]:
     return calls
 
 
-def merge_values(old: Any, new: Any) -> Any:
-    """Two pieces of one field: objects are merged, lists go on, anything else is replaced."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{key: merge_values(old.get(key), value) for key, value in new.items()}}
-    if not isinstance(new, list):
-        return new
-    merged: list[Any] = [*old] if isinstance(old, list) else []
-    if all(isinstance(entry, dict) for entry in new):
-        merge_details(merged, new)
+def merge_value(merged: Any, new: Any) -> Any:
+    """Fold a piece of a field into what was merged before (first ``None``), which it may change.
+
+    Objects are merged, lists go on, anything else is replaced.  `read_merged` gives the value.
+    """
+    if isinstance(new, dict):
+        if not isinstance(merged, dict):
+            return _copy_value(new)
+        for key, value in new.items():
+            merged[key] = merge_value(merged.get(key), value)
         return merged
-    return [*merged, *(entry for entry in new if entry not in merged)]
+    if isinstance(new, list):
+        entries = merged if isinstance(merged, DetailMerger) else DetailMerger()
+        entries.add(new)
+        return entries
+    return new
+
+
+def _copy_value(value: Any) -> Any:
+    """A value into which more may be merged."""
+    if isinstance(value, dict):
+        return {key: _copy_value(inner) for key, inner in value.items()}
+    return DetailMerger(value) if isinstance(value, list) else value
+
+
+def read_merged(merged: Any) -> Any:
+    """The JSON value of what `merge_value` gave."""
+    if isinstance(merged, DetailMerger):
+        return merged.read()
+    if isinstance(merged, dict):
+        return {key: read_merged(value) for key, value in merged.items()}
+    return merged
 
 
 def is_signed(value: Any) -> bool:

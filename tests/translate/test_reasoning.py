@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.translate.reasoning import (
+    DetailMerger,
     ThinkSplitter,
     find_field,
     is_own,
     is_thinking,
-    merge_details,
     read,
     split_parts,
 )
@@ -59,7 +59,7 @@ def test_thinking_parts_are_told_from_text_parts(
 
 
 def test_streamed_details_are_folded_so_that_they_go_back_as_they_came() -> None:
-    details: list[Any] = []
+    merger = DetailMerger()
     first = {"type": "reasoning.text", "text": "a", "index": 0, "signature": None}
     for more in (
         [first],
@@ -68,16 +68,19 @@ def test_streamed_details_are_folded_so_that_they_go_back_as_they_came() -> None
         [{"type": "reasoning.text", "text": "c", "index": 1}],
         [{"type": "reasoning.encrypted", "data": "x", "index": 2}],
         [{"type": "reasoning.encrypted", "data": "y", "index": 2}],
-        None,
-        ["odd"],
     ):
-        merge_details(details, more)
-    assert details == [
-        {"type": "reasoning.text", "text": "ab", "index": 0, "signature": "s"},
-        {"type": "reasoning.text", "text": "c", "index": 1},
-        {"type": "reasoning.encrypted", "data": "x", "index": 2},
-        {"type": "reasoning.encrypted", "data": "y", "index": 2},
-    ]
+        merger.add(more)
+        early = merger.read()  # may be read at any time
+    assert (
+        early
+        == merger.read()
+        == [
+            {"type": "reasoning.text", "text": "ab", "index": 0, "signature": "s"},
+            {"type": "reasoning.text", "text": "c", "index": 1},
+            {"type": "reasoning.encrypted", "data": "x", "index": 2},
+            {"type": "reasoning.encrypted", "data": "y", "index": 2},
+        ]
+    )
     assert first["text"] == "a"
 
 

@@ -11,8 +11,9 @@ from forwarder.translate.signatures import (
     SignatureCollector,
     calls_of,
     is_signed,
-    merge_values,
+    merge_value,
     read_call,
+    read_merged,
     read_message,
     sign_call,
     strip_call,
@@ -40,14 +41,17 @@ CALL: Json = {"id": "a", "type": "function", "function": {"name": "f", "argument
 )
 def test_pieces_of_a_field_are_merged(old: Any, new: Any, merged: Any) -> None:
     before = copy.deepcopy((old, new))
-    assert merge_values(old, new) == merged
+    value = merge_value(merge_value(None, old), new)
+    assert read_merged(value) == merged
+    assert read_merged(merge_value(value, {})) == (merged if type(merged) is dict else {})
+    assert old == before[0]
     assert new == before[1]
 
 
 def test_of_fields_that_hold_more_a_message_keeps_only_signatures() -> None:
     collector = SignatureCollector()
     collector.take_delta({"extra_content": {"google": {"thought": True}}, "content": "Hm."})
-    assert collector.message == {}
+    assert not collector.has_message
 
     collector.take_delta({"extra_content": GOOGLE, "provider_specific_fields": {"citations": [1]}})
     collector.take_delta({"provider_specific_fields": {"thought_signatures": ["s"]}})

@@ -21,7 +21,8 @@ class Thoughts:
     def __init__(self) -> None:
         self._sent: dict[tuple[Any, ...], int] = {}  # place -> characters that came
         self._texts: set[Any] = set()  # output indexes of reasoning that comes as text
-        self._summaries: dict[tuple[Any, ...], str] = {}  # place of a summary -> its text
+        # Place of a summary -> the pieces of its text: joining each would copy all before it.
+        self._summaries: dict[tuple[Any, ...], list[str]] = {}
 
     def grow(self, event: Event, form: str) -> str:
         """What a delta adds to the text that is shown."""
@@ -52,7 +53,7 @@ class Thoughts:
         if form == "text":
             self._texts.add(index)
         else:
-            self._summaries[place] = self._summaries.get(place, "") + delta
+            self._summaries.setdefault(place, []).append(delta)
             if index in self._texts:
                 return ""
         return "\n\n" + delta if fresh and len(self._sent) > 1 else delta
@@ -65,5 +66,5 @@ class Thoughts:
     @property
     def apart(self) -> str:
         """The summaries of what came as text as well."""
-        shown = (text for place, text in self._summaries.items() if place[0] in self._texts)
-        return "\n\n".join(shown)
+        shown = (pieces for place, pieces in self._summaries.items() if place[0] in self._texts)
+        return "\n\n".join(map("".join, shown))

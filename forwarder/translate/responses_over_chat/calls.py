@@ -89,7 +89,7 @@ class Calls:
     @property
     def signatures(self) -> dict[str, Json]:
         """Call id, as the client knows it -> the signatures of the call."""
-        found = self._signatures.calls
+        found = self._signatures.read_calls()
         return {self._calls[number].call_id: fields for number, fields in found.items()}
 
     def take(self, delta: Json) -> Batch:

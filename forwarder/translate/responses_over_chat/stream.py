@@ -88,7 +88,7 @@ class Answer:
         self._logprobs: list[Json] = []  # until their text comes
         self._citations = Citations()
         self._pictures: set[images.Picture] = set()
-        self._blank = ""  # white space that may begin a thought
+        self._blanks: list[str] = []  # white space that may begin a thought
         self._answer_choice = AnswerChoice()
         self._finish = "stop"
         self._usage: Json | None = None
@@ -244,7 +244,7 @@ class Answer:
         if type(self._open) is Message:
             return [], self._open
         events = self._close_open("completed")
-        if self._signatures.message:
+        if self._signatures.has_message:
             events += self._seal_signatures()
         self._open = message = Message(self._terms.mint.id("msg"), len(self._items))
         self._items.append(message)
@@ -254,9 +254,9 @@ class Answer:
         if type(self._open) is Reasoning:
             return self._open.grow(text) if text else []
         if text and not text.strip():  # white space alone is no thought
-            self._blank += text
+            self._blanks.append(text)
             return []
-        text = self._blank + text
+        text = "".join([*self._blanks, text])
         events = self._close_open("completed")
         item_id = self._terms.mint.id("rs")
         self._open = thought = Reasoning(item_id, len(self._items), self._terms.reasoning)
@@ -299,7 +299,7 @@ class Answer:
         events = self._rest_of_split() if not self._calls.begun else []
         if self._open is not None:
             events += self._close_open("completed")
-        if self._signatures.message and not self._calls.begun:
+        if self._signatures.has_message and not self._calls.begun:
             events += self._seal_signatures()
         return [*events, *self._calls.take(delta)]
 
@@ -315,7 +315,7 @@ class Answer:
         return self._say("") if self._citations.waiting and not said else []
 
     def _close_open(self, status: str) -> Batch:
-        item, self._open, self._blank = self._open, None, ""
+        item, self._open, self._blanks = self._open, None, []
         if item is None:
             return []
         if isinstance(item, Reasoning) and self._seals:
@@ -366,7 +366,7 @@ class Answer:
     def _seal_rest(self) -> Batch:
         """Seal signatures that are known only behind what they belong to."""
         calls = self._calls.signatures
-        if not calls and not self._signatures.message:
+        if not calls and not self._signatures.has_message:
             return []
         return self._seal_signatures(ends_turn=True, **({"calls": calls} if calls else {}))
 

@@ -1,0 +1,132 @@
+"""What an answer costs grows with its size, and no faster, however an upstream cuts it up.
+
+As in `test_linear_work`, calls and allocated bytes are counted, and nothing is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from forwarder.recall.signatures import ChoiceReader
+from forwarder.translate.call import Batch
+from forwarder.translate.fold import fold_chat
+from tests.helpers.translating import events_of, terms, translate
+from tests.test_linear_work import assert_linear
+
+Json = dict[str, Any]
+
+TEXT = "Let me see what there is to see here. " * 10
+
+
+def chunk(delta: Json, finish: str | None = None) -> Json:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}  # fmt: skip
+
+
+CHUNKS: dict[str, Callable[[int], Json]] = {
+    "one detail": lambda i: {"reasoning_details": [{"type": "reasoning.text", "text": TEXT}]},
+    "details": lambda i: {"reasoning_details": [{"type": "reasoning.text", "id": i, "text": TEXT}]},
+    "one block": lambda i: {"thinking_blocks": [{"type": "thinking", "thinking": TEXT}]},
+    "signed blocks": lambda i: {
+        "thinking_blocks": [{"type": "thinking", "thinking": TEXT, "signature": "s" * 40}]
+    },
+    "fields of signatures": lambda i: {"extra_content": {f"signature_{i}": TEXT}},
+    "a list of signatures": lambda i: {"extra_content": {"signatures": [f"{i} {TEXT}"]}},
+    "blank content": lambda i: {"content": " \n" * 100},
+    "content": lambda i: {"content": TEXT},
+    "blank thoughts": lambda i: {"reasoning_content": " \n" * 100},
+    "thoughts in tags": lambda i: {"content": f"<think>{TEXT}" if i == 0 else TEXT},
+    "annotations": lambda i: {
+        "annotations": [{"type": "url_citation", "url_citation": {"url": f"http://a.test/{i}"}}]
+    },
+    "arguments": lambda i: {
+        "tool_calls": [
+            {"index": 0, "id": "c", "function": {"name": "" if i else "f", "arguments": TEXT}}
+        ]
+    },
+}
+
+
+@pytest.fixture(params=CHUNKS.values(), ids=CHUNKS)
+def make_delta(request: pytest.FixtureRequest) -> Callable[[int], Json]:
+    made: Callable[[int], Json] = request.param
+    return made
+
+
+def chunks_of(make: Callable[[int], Json], size: int) -> list[Batch]:
+    deltas = [[chunk(make(i))] for i in range(size)]
+    return [*deltas, [chunk({"content": "."}, "stop")]]
+
+
+def test_costs_of_folding_an_answer_grow_linearly(make_delta: Callable[[int], Json]) -> None:
+    assert_linear(lambda size: lambda: fold_chat(iter(chunks_of(make_delta, size))))
+
+
+@pytest.mark.parametrize("include", [[], ["reasoning.encrypted_content"]], ids=["", "sealed"])
+def test_costs_of_an_answer_over_chat_grow_linearly(
+    make_delta: Callable[[int], Json], include: list[str]
+) -> None:
+    def make_work(size: int) -> Callable[[], Any]:
+        asked = {"model": "m", "input": "Hi.", "include": include}
+
+        def work() -> Any:
+            answer = translate("responses_over_chat", dict(asked), terms()).answer
+            return events_of(answer(iter(chunks_of(make_delta, size))))
+
+        return work
+
+    assert_linear(make_work)
+
+
+def test_costs_of_remembering_signatures_grow_linearly(make_delta: Callable[[int], Json]) -> None:
+    def make_work(size: int) -> Callable[[], Any]:
+        def work() -> Any:
+            reader = ChoiceReader()
+            for [each] in chunks_of(make_delta, size):
+                reader.take(each["choices"][0])
+            return reader.is_signed, reader.anchor(b"")
+
+        return work
+
+    assert_linear(make_work)
+
+
+EVENTS: dict[str, Callable[[int], Json]] = {
+    "one summary": lambda i: {
+        "type": "response.reasoning_summary_text.delta", "output_index": 0, "summary_index": 0,
+        "delta": TEXT,
+    },
+    "summaries": lambda i: {
+        "type": "response.reasoning_summary_text.delta", "output_index": 0, "summary_index": i,
+        "delta": TEXT,
+    },
+    "thoughts": lambda i: {
+        "type": "response.reasoning_text.delta", "output_index": 0, "content_index": 0,
+        "delta": TEXT,
+    },
+    "text": lambda i: {
+        "type": "response.output_text.delta", "output_index": 0, "content_index": 0, "delta": TEXT,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", EVENTS.values(), ids=EVENTS)
+def test_costs_of_an_answer_over_responses_grow_linearly(make: Callable[[int], Json]) -> None:
+    def make_work(size: int) -> Callable[[], Any]:
+        thought = {
+            "type": "response.reasoning_text.delta", "output_index": 0, "content_index": 0,
+            "delta": "Hm.",
+        }  # fmt: skip
+        done = {"type": "response.completed", "response": {"id": "resp_1", "output": []}}
+
+        def work() -> Any:
+            asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
+            answer = translate("chat_over_responses", asked, terms()).answer
+            return events_of(answer(iter([[thought], *([make(i)] for i in range(size)), [done]])))
+
+        return work
+
+    assert_linear(make_work)
