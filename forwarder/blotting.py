@@ -6,7 +6,6 @@ explains it.  A value is a secret when its name says so, or when it looks like n
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import quote
 
@@ -14,18 +13,10 @@ import orjson
 
 from forwarder.config import UpstreamSettings
 from forwarder.translate.call import Json
+from forwarder.url_secrets import is_random, is_telling
 
 SHORTEST = 8
 """A secret shorter than this is a placeholder, and may be part of any word."""
-
-_TELLING = re.compile(
-    r"key|token|secret|auth|passw|credential|cookie|signature|(^|[_-])(sig|code|pwd)$",
-    re.IGNORECASE,
-)
-"""Names of headers and parameters that hold secrets."""
-
-_LONG = re.compile(r"\w{20,}")
-_UUID = re.compile(r"[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}", re.IGNORECASE)
 
 
 def blotted(error: Json, settings: UpstreamSettings) -> Json:
@@ -60,23 +51,6 @@ def secrets_of(settings: UpstreamSettings) -> list[str]:
     }
     forms = found | {quote(word, safe="") for word in found}
     return sorted(forms, key=len, reverse=True)
-
-
-def is_telling(name: str) -> bool:
-    """Does the name of a header or a parameter say that it holds a secret?"""
-    return _TELLING.search(name) is not None
-
-
-def is_random(value: str) -> bool:
-    """Does a value look like nothing but a secret?
-
-    Twenty letters and digits in a row, or a UUID: no version, type or address looks like that.
-    """
-    return any(map(_is_mixed, _LONG.findall(value))) or _UUID.search(value) is not None
-
-
-def _is_mixed(word: str) -> bool:
-    return bool(re.search(r"\d", word) and re.search(r"[A-Za-z]", word))
 
 
 def _secret(given: Mapping[str, str]) -> Iterator[str]:

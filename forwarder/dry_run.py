@@ -20,6 +20,7 @@ from forwarder.translate.chat_over_responses.request import OUTPUT_FLOOR
 from forwarder.translate.check import choose
 from forwarder.translate.fates import TABLES, Fate
 from forwarder.translate.fates_of_ollama import OLLAMA_TABLES, flat
+from forwarder.translate.tool_secrets import hide_tool_secrets_of
 from forwarder.upstream import Sent
 
 
@@ -130,7 +131,7 @@ def report(
             "profile": sent.profile.name,
             "url": sent.url,
         },
-        "request": sent.body,
+        "request": hide_tool_secrets_of(sent.body),
         "fates": {name: _told(fate) for name, fate in fates.items()},
         "dropped": dict(dropped),
         "emulated": {name: fate.why for name, fate in fates.items() if fate.kind == "emulated"},

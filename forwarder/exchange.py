@@ -283,9 +283,8 @@ class Exchange:
     def _log_sampled(self, batch: list[Event]) -> None:
         for event in batch:
             if random.random() < self.log_sample:
-                shown = (
-                    event if self.log_bodies else {"type": event.get("type") or event.get("object")}
-                )
+                kind = {"type": event.get("type") or event.get("object")}
+                shown = Redaction(()).value(event) if self.log_bodies else kind
                 log.info({"id": self.id, "event": shown})
 
     def close(self) -> None:

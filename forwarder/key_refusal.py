@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from forwarder.blotting import is_telling
 from forwarder.config import UpstreamSettings
 from forwarder.error_kinds import ErrorKind
 from forwarder.errors import UpstreamKeyRefused, UpstreamRefused
+from forwarder.url_secrets import is_telling
 
 _KEY_LIKE = re.compile(
     r"[\w-]*\*{3,}[\w*-]*"  # some of its letters are masked

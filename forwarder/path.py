@@ -40,6 +40,7 @@ from forwarder.translate import adapt
 from forwarder.translate.call import Call, Json
 from forwarder.translate.ending import faulting_upstream
 from forwarder.translate.terms import Terms
+from forwarder.translate.tool_secrets import with_hidden_tools
 from forwarder.translate.wishes import as_wished
 from forwarder.upstream import Upstream
 
@@ -101,6 +102,8 @@ class Path:
             terms = replace(terms, reasoning=style, stores_seals=stores)
         call = self._with_recall(call, profile, terms)
         call = adapt(call, client, over, terms)
+        if client == "responses" == over:
+            call = with_hidden_tools(call, request)
         if client == "chat" != over:
             settings = self.kit.settings
             if request.get("n") not in (None, 1):  # several requests, which are not repeats

@@ -59,6 +59,7 @@ PURE_ROOMS = (
     "forwarder.errors",
     "forwarder.error_kinds",
     "forwarder.mint",
+    "forwarder.url_secrets",
 )
 """What the translators may have of the house."""
 

@@ -17,8 +17,9 @@ from urllib.parse import quote, unquote
 
 import orjson
 
-from forwarder.blotting import SHORTEST, is_random, is_telling, secrets_of
+from forwarder.blotting import SHORTEST, secrets_of
 from forwarder.config import Settings, UpstreamSettings
+from forwarder.url_secrets import hide_url_secrets, is_random, is_telling
 
 GONE = "***"
 
@@ -79,10 +80,19 @@ class Redaction:
     def value(self, value: Any, path: tuple[str, ...] = ()) -> Any:
         """A JSON value without what is in fields that are to be blotted."""
         if type(value) is dict:
-            return {name: self._member(name, inner, path) for name, inner in value.items()}
+            blotted = {name: self._member(name, inner, path) for name, inner in value.items()}
+            return self._tool(blotted) if value.get("type") == "mcp" else blotted
         if type(value) is list:
             return [self.value(inner, path) for inner in value]
         return value
+
+    def _tool(self, tool: dict[str, Any]) -> dict[str, Any]:
+        """An MCP tool: whatever its headers are called, they are there to log in."""
+        if tool.get("authorization"):
+            tool["authorization"] = self._gone(tool["authorization"])
+        if type(tool.get("headers")) is dict:
+            tool["headers"] = {k: self._hide_header(v) for k, v in tool["headers"].items()}
+        return tool
 
     def pairs(self, pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
         """Headers or parameters, without what their names say to be secret."""
@@ -106,30 +116,11 @@ class Redaction:
             return self._gone(value)
         if type(value) is str:
             if lower in _URLS:
-                return self._url(value)
+                return hide_url_secrets(value, self._gone_of_url)
             return self._gone(value) if _is_key(name) else value
         if lower in _HEADERS and type(value) is dict:
             return {k: self._header(k, v) if type(v) is str else v for k, v in value.items()}
         return self.value(value, here)
-
-    def _url(self, url: str) -> str:
-        """An address without the tokens that its user, path and query hold."""
-        head, mark, query = url.partition("?")
-        scheme, separator, rest = head.partition("://")
-        host, slash, path = rest.partition("/")
-        user, at, host = host.rpartition("@")
-        for word in filter(None, (user, user.partition(":")[2])):
-            self._gone_of_url(word)
-        user = GONE if user else user
-        steps = "/".join(self._gone_of_url(s) if is_random(s) else s for s in path.split("/"))
-        pairs = (pair.partition("=") for pair in query.split("&"))
-        parameters = "&".join(
-            f"{name}{sign}{self._gone_of_url(value)}"
-            if value and (is_telling(name) or is_random(value))
-            else f"{name}{sign}{value}"
-            for name, sign, value in pairs
-        )
-        return f"{scheme}{separator}{user}{at}{host}{slash}{steps}{mark}{parameters}"
 
     def _gone_of_url(self, text: str) -> str:
         self._gone(text)
@@ -142,14 +133,15 @@ class Redaction:
         )
 
     def _header(self, name: str, text: str) -> str:
-        if name.lower() in self._names or is_telling(name):
-            self.blots += 1
-            # Not every such header holds a secret that may be looked for elsewhere: one may say
-            # "assistant".
-            room = max(0, _MOST - len(self.found))
-            self.found.update(islice(filter(is_random, text.split()), room))
-            return GONE
-        return text
+        return self._hide_header(text) if name.lower() in self._names or is_telling(name) else text
+
+    def _hide_header(self, text: Any) -> str:
+        self.blots += 1
+        # Not every such header holds a secret that may be looked for elsewhere: one may say
+        # "assistant".
+        room = max(0, _MOST - len(self.found))
+        self.found.update(islice(filter(is_random, str(text).split()), room))
+        return GONE
 
     def _gone(self, value: Any) -> Any:
         """The shape of a value, and nothing of it."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from forwarder.translate.call import Batch, Event, Json
 from forwarder.translate.check import choose
 from forwarder.translate.reasoning import is_own
+from forwarder.translate.tool_secrets import hide_tool_secrets_of
 from forwarder.translate.vocabulary import SEALED
 
 _NAME = re.compile(r"include(\[\d*\])?")
@@ -118,7 +119,8 @@ class Including:
         """A response as it is to be shown."""
         if SEALED in self._hidden:
             response = _without_seals_alone(response)
-        return _inside(response, "output", self.item)
+        # Earlier versions stored the tools as they came.
+        return _inside(hide_tool_secrets_of(response), "output", self.item)
 
     def batch(self, batch: Batch) -> Batch:
         """Events as they are to be shown."""

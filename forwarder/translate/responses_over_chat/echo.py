@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from forwarder.translate.call import Json
+from forwarder.translate.tool_secrets import hide_tool_secrets
 
 _DEFAULTS: Json = {
     "background": False,
@@ -46,7 +47,7 @@ def blank_response(request: Json, response_id: str, created_at: int) -> Json:
         **_DEFAULTS,
         **echoed,
         "metadata": {**(request.get("metadata") or {})},
-        "tools": [_complete(tool) for tool in request.get("tools") or ()],
+        "tools": [_complete(tool) for tool in hide_tool_secrets(request.get("tools")) or ()],
         "reasoning": {"effort": None, "summary": None, **(request.get("reasoning") or {})},
         "text": {"format": {"type": "text"}, **text},
     }
