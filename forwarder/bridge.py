@@ -26,7 +26,14 @@ from forwarder.codex_headers import describe_answer
 from forwarder.compaction import as_compaction
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.dry_run import DryRun, report
-from forwarder.errors import ForwarderError, InternalError, InvalidRequest, NotFound, Unsupported
+from forwarder.errors import (
+    ForwarderError,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    Unsupported,
+    shorten,
+)
 from forwarder.exchange import Exchange, Observer
 from forwarder.media import Fetcher, Guard, Hands, Uploads, download
 from forwarder.media.data import Blob
@@ -199,7 +206,7 @@ class Bridge:
                 upstream.cancel(kept.upstream_id, exchange)
         except ForwarderError as error:
             said = {"event": "upstream_cancel_failed", "id": exchange.id}
-            log.warning({**said, "upstream": kept.upstream, "detail": error.message})
+            log.warning({**said, "upstream": kept.upstream, "detail": shorten(error.message)})
 
     def _admit_work(self) -> Exchange:
         """An exchange for background work that is taken up."""

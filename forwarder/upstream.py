@@ -40,6 +40,7 @@ from forwarder.errors import (
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnreachable,
+    shorten,
 )
 from forwarder.exchange import Exchange
 from forwarder.key_refusal import describe_key_refusal, describe_refused_key, is_key_refusal
@@ -398,8 +399,8 @@ class Upstream:
     def _remember(self, model: str, lesson: Lesson) -> None:
         if lesson.lasting:
             self.lessons.keep(model, lesson.changes)
-            changes = shown(lesson.changes)
-            log.warning("upstream '%s' taught about '%s': %s", self.settings.name, model, changes)
+            name, changes = self.settings.name, shown(lesson.changes)
+            log.warning("upstream '%s' taught about '%s': %s", name, shorten(model), changes)
 
     def _takes_as_is(self, client: str, protocol: str) -> bool:
         """A chat body of the client's own is mended only where that is known to be needed."""

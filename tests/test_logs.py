@@ -49,6 +49,22 @@ def test_a_dict_is_merged_into_the_line() -> None:
     assert "message" not in said
 
 
+def test_values_of_clients_are_cut() -> None:
+    body = {"input": "x" * 5000}
+    names = ["n" * 5000, *"abc" * 20]
+    said = line({"model": "m" * 10**6, "dropped": names, "status": 200, "request": body})
+
+    assert said["model"] == "m" * 200 + "…"
+    assert said["dropped"][0] == "n" * 200 + "…"
+    assert said["dropped"][1:] == [*names[1:40], "and 21 more"]
+    assert (said["status"], said["request"]) == (200, body)
+
+
+@pytest.mark.parametrize("field", ["detail", "event"])
+def test_what_the_forwarder_says_is_not_cut(field: str) -> None:
+    assert line({field: "x" * 5000})[field] == "x" * 5000
+
+
 def test_an_exception_leaves_its_trace() -> None:
     try:
         raise KeyError("lost")

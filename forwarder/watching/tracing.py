@@ -22,7 +22,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from forwarder.config import UpstreamSettings
-from forwarder.errors import ForwarderError
+from forwarder.errors import ForwarderError, shorten
 from forwarder.exchange import Exchange, Observer, tokens_of, usage_of
 from forwarder.profiles import profile_for
 from forwarder.routing import Route
@@ -95,12 +95,12 @@ class Tracing(Observer):
         attributes = {
             "gen_ai.operation.name": _operation(exchange),
             "gen_ai.provider.name": _provider(route.upstream),
-            "gen_ai.request.model": route.model,
+            "gen_ai.request.model": shorten(route.model),
             "forwarder.upstream": route.upstream.name,
             "forwarder.protocol": route.protocol,
         }
         return self._tracer.start_span(
-            f"{_operation(exchange)} {route.model}",
+            f"{_operation(exchange)} {shorten(route.model)}",
             context=trace.set_span_in_context(exchange.span),
             kind=SpanKind.CLIENT,
             attributes=attributes,
@@ -119,7 +119,7 @@ class Tracing(Observer):
         if span is None:
             return
         if exchange.model is not None:
-            span.update_name(f"{_operation(exchange)} {exchange.model}")
+            span.update_name(f"{_operation(exchange)} {shorten(exchange.model)}")
         for name, value in _attributes(exchange):
             if value is not None:
                 span.set_attribute(name, value)
@@ -139,7 +139,7 @@ def _attributes(exchange: Exchange) -> Iterator[tuple[str, Any]]:
     yield "error.type", exchange.error
     if exchange.model is not None:
         yield "gen_ai.operation.name", _operation(exchange)
-    yield "gen_ai.request.model", exchange.model
+        yield "gen_ai.request.model", shorten(exchange.model)
     yield "gen_ai.request.stream", exchange.streamed
     yield "gen_ai.usage.input_tokens", input_tokens
     yield "gen_ai.usage.output_tokens", output_tokens

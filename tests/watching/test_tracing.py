@@ -73,6 +73,17 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traced]:
     return made
 
 
+def test_a_long_name_of_a_model_is_cut(traced: Callable[..., Traced]) -> None:
+    of = traced()
+
+    of.ask(model="chat/" + "m" * 5000)
+
+    server, [call] = of.spans()
+    for span in (server, call):
+        assert span.name == "chat " + "m" * 200 + "…"
+        assert dict(span.attributes or {})["gen_ai.request.model"] == "m" * 200 + "…"
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_exchange_is_a_span_with_the_upstream_s_call_inside(
     stream: bool, traced: Callable[..., Traced]
