@@ -147,6 +147,7 @@ def test_defaults_of_the_forwarder() -> None:
         health_interval=0.0,
         health_ask_interval=60.0,
         upload_max_age=3600.0,
+        shared_files=False,
         secret_keys=(),
         database_url="sqlite:///forwarder.db",
         store_days=30.0,

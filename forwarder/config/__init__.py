@@ -141,6 +141,7 @@ class Settings:
     health_interval: float
     health_ask_interval: float
     upload_max_age: float
+    shared_files: bool
     secret_keys: tuple[str, ...] = field(repr=False)
     database_url: str = field(repr=False)
     store_days: float
@@ -269,6 +270,7 @@ SETTINGS = (
     Setting("HEALTH_INTERVAL", "health_interval", parsers.seconds_from_zero, "0"),
     Setting("HEALTH_ASK_INTERVAL", "health_ask_interval", parsers.seconds_from_zero, "60"),
     Setting("UPLOAD_MAX_AGE", "upload_max_age", parsers.seconds, "3600"),
+    Setting("SHARED_FILES", "shared_files", parsers.flag, "false"),
     Setting("SECRET_KEY", "secret_keys", lambda text: tuple(parsers.commas(text)), ""),
     Setting("DATABASE_URL", "database_url", parsers.database, "sqlite:///forwarder.db"),
     Setting("STORE_DAYS", "store_days", parsers.number(float, 0, 36500, " of days"), "30"),

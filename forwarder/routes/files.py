@@ -2,6 +2,10 @@
 
 That is the first upstream that speaks Responses, unless the request names another: by the header
 ``X-Forwarder-Upstream`` or, for links, by ``?upstream=``.
+
+An upstream that is asked with one key for all has the files of all clients.  Clients that are
+strangers to each other cannot list them: who knows the id of a file, which cannot be guessed, may
+have it.
 """
 
 from __future__ import annotations
@@ -13,42 +17,47 @@ from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from forwarder.bridge import Bridge
-from forwarder.errors import InvalidRequest, NotFound, ShuttingDown
+from forwarder.config import UpstreamSettings
+from forwarder.errors import Forbidden, InvalidRequest, NotFound, ShuttingDown
 from forwarder.exchange import Exchange
 from forwarder.media.data import UNKNOWN
 from forwarder.network.running import Stopping
 from forwarder.routes import exchanges
+from forwarder.routes.browsers import is_local
 from forwarder.upstream import Form, Upstream
 
 blueprint = Blueprint("files", __name__)
 
 _ID = re.compile(r"\w[\w.:-]{0,255}", re.ASCII)
+_UNGUESSABLE = 20
+"""Characters from which on an id is not found by trying; providers' have 20 to 40."""
+
 _HANDED_ON = ("content-type", "content-disposition", "content-length")
 
 
 @blueprint.route("/files", methods=["GET", "POST"])
 def files() -> Response:
-    """List the files, or store one."""
-    return _passed("/files")
+    """List the files, or store one.  Raises Forbidden where they may be those of others."""
+    return _passed("/files", lists=request.method != "POST")
 
 
 @blueprint.route("/files/<file>", methods=["GET", "DELETE"])
 def file(file: str) -> Response:
     """What is known of a file, or delete it."""
-    return _passed(f"/files/{_checked(file)}")
+    return _passed(f"/files/{_checked(file)}", file)
 
 
 @blueprint.get("/files/<file>/content")
 def content(file: str) -> Response:
     """A file itself."""
-    return _as_attachment(_passed(f"/files/{_checked(file)}/content"))
+    return _as_attachment(_passed(f"/files/{_checked(file)}/content", file))
 
 
 @blueprint.get("/containers/<container>/files/<file>/content")
 def container_content(container: str, file: str) -> Response:
     """A file that a tool has made in its container."""
     path = f"/containers/{_checked(container)}/files/{_checked(file)}/content"
-    return _as_attachment(_passed(path))
+    return _as_attachment(_passed(path, max(container, file, key=len)))
 
 
 def _as_attachment(answer: Response) -> Response:
@@ -65,18 +74,42 @@ def _checked(name: str) -> str:
     return name
 
 
-def _passed(path: str) -> Response:
+def _passed(path: str, name: str | None = None, lists: bool = False) -> Response:
+    """The upstream's answer; ``name`` is the id by which a file is asked for."""
     exchange = exchanges.current()
     exchange.route = "files"
     exchanges.admit(exchange)
     try:
-        return _forwarded(path, exchange)
+        upstream = _chosen()
+        if _has_files_of_strangers(upstream.settings):
+            if lists:
+                raise Forbidden(
+                    f"The files of all clients are under one key of the upstream "
+                    f"'{upstream.settings.name}', so they are not listed. "
+                    "(FORWARDER_SHARED_FILES=true lists them for everybody.)"
+                )
+            if name is not None and len(name) < _UNGUESSABLE:
+                raise NotFound(f"There is no file '{name}'.")
+        return _forwarded(path, upstream, exchange)
     except Stopping:  # the end of the process is told as any failure is
         raise ShuttingDown from None
 
 
-def _forwarded(path: str, exchange: Exchange) -> Response:
-    upstream = _chosen()
+def _has_files_of_strangers(upstream: UpstreamSettings) -> bool:
+    """May an upstream have files that are not for who asks?
+
+    Clients without keys are one client where they are on this machine.  The upstream of a
+    registered model belongs to the administrator.
+    """
+    settings = _bridge().settings
+    if upstream.passthrough_key or settings.shared_files:
+        return False
+    if upstream.registered:
+        return bool(settings.admin_keys) or not is_local(settings)
+    return len(settings.api_keys) > 1 or not (settings.api_keys or is_local(settings))
+
+
+def _forwarded(path: str, upstream: Upstream, exchange: Exchange) -> Response:
     exchange.upstream = upstream.settings.name
     query = {k: v for k, v in request.args.items() if k != "upstream"}
     form = _form() if request.method == "POST" else None

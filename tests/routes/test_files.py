@@ -295,3 +295,85 @@ def test_what_is_known_of_a_file_never_runs_as_a_page(serve: Serve) -> None:
 
     for path in ("/v1/files", "/v1/files/file-1"):
         assert client(serve, upstream).get(path).headers["Content-Security-Policy"] == "sandbox"
+
+
+# -- whose they are -------------------------------------------------------------------------------
+
+A, B = {"Authorization": "Bearer key-a"}, {"Authorization": "Bearer key-b"}
+LONG = "file-abcdefghijklmnopqrstuv"
+LISTS = ["/v1/files", "/v1/files?upstream=chat", "/v1/files?purpose=user_data"]
+
+
+@pytest.mark.parametrize("path", LISTS)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_one_client_does_not_see_the_files_of_another(serve: Serve, path: str, method: str) -> None:
+    upstream = Upstream()
+    served = client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
+
+    got = served.open(path, method=method, headers=B)
+
+    assert (got.status_code, upstream.requests) == (403, [])
+    if method == "GET":
+        assert "FORWARDER_SHARED_FILES" in got.get_json()["error"]["message"]
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("name", ["file-1", "a" * 19])
+def test_an_id_that_could_be_guessed_is_not_found_among_strangers(
+    serve: Serve, method: str, name: str
+) -> None:
+    upstream = Upstream()
+    served = client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
+
+    assert served.open(f"/v1/files/{name}", method=method, headers=B).status_code == 404
+    assert served.get(f"/v1/files/{name}/content", headers=B).status_code == 404
+    assert served.get(f"/v1/containers/c/files/{name}/content", headers=B).status_code == 404
+    assert upstream.requests == []
+
+
+def test_who_stores_a_file_has_it_by_its_id(serve: Serve) -> None:
+    upstream = Upstream()
+    served = client(serve, upstream, FORWARDER_API_KEYS="key-a,key-b")
+    form = {"purpose": "user_data", "file": (io.BytesIO(b"x"), "a.txt")}
+
+    assert served.post("/v1/files", data=form, headers=A).status_code == 200
+    assert served.get(f"/v1/files/{LONG}", headers=A).status_code == 200
+    assert served.get(f"/v1/files/{LONG}/content", headers=A).status_code == 200
+    path = f"/v1/containers/{'c' * 20}/files/f/content"
+    assert served.get(path, headers=A).status_code == 200
+    assert served.delete(f"/v1/files/{LONG}", headers=A).status_code == 200
+    assert len(upstream.requests) == 5
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"FORWARDER_API_KEYS": "key-a,key-b", "RESPONSES_API_KEY": "passthrough"},
+        {"FORWARDER_API_KEYS": "key-a,key-b", "FORWARDER_SHARED_FILES": "true"},
+        {"FORWARDER_API_KEYS": "key-a"},
+        {},
+    ],
+)
+def test_files_of_one_client_or_for_everybody_are_listed(
+    serve: Serve, environment: dict[str, str]
+) -> None:
+    served = client(serve, Upstream(), **environment)
+
+    assert served.get("/v1/files", headers=A).status_code == 200
+    assert served.get("/v1/files/file-1", headers=A).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("environment", "status"), [({}, 403), ({"FORWARDER_SHARED_FILES": "true"}, 200)]
+)
+def test_without_keys_files_are_listed_on_this_machine_alone(
+    serve: Serve, environment: dict[str, str], status: int
+) -> None:
+    served = client(serve, Upstream(), **environment)
+    far = {"REMOTE_ADDR": "192.0.2.7"}
+
+    assert served.get("/v1/files", environ_base=far).status_code == status
+    assert served.get("/v1/files/file-1", environ_base=far).status_code == (
+        404 if status == 403 else 200
+    )
+    assert served.get(f"/v1/files/{LONG}", environ_base=far).status_code == 200

@@ -260,6 +260,20 @@ def test_its_files_are_found_by_a_worker_that_has_not_used_it(ollama: Ollama, pa
     assert ollama.client.get(where).status_code == 400
 
 
+def test_files_of_a_registered_model_are_not_listed_for_clients(make: Make) -> None:
+    ollama = make(FORWARDER_ADMIN_KEYS="sk-admin", FORWARDER_API_KEYS="sk-client")
+    admin, client = ({"Authorization": f"Bearer sk-{who}"} for who in ("admin", "client"))
+    body = {**BODY, "stream": False, "verify": False, "remote_api_key": KEY}
+    assert ollama.ask("POST", "/api/create", body, headers=admin).status_code == 200
+    asked = len(ollama.requests)
+    named = {**client, "X-Forwarder-Upstream": "mine:latest"}
+
+    assert ollama.client.get("/v1/files", headers=named).status_code == 403
+    assert ollama.client.get("/v1/files/file-1/content", headers=named).status_code == 404
+    assert len(ollama.requests) == asked
+    assert ollama.client.get(f"/v1/files/{'f' * 20}/content", headers=named).status_code == 200
+
+
 def test_it_is_copied_and_deleted(ollama: Ollama) -> None:
     ollama.create()
     copied = ollama.ask("POST", "/api/copy", {"source": "mine", "destination": "other:8b"})
