@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.errors import InvalidRequest
+from forwarder.errors import InvalidRequest, shorten
 from forwarder.exchange import Exchange
 from forwarder.mint import MINT
 from forwarder.translate import responses_over_chat
@@ -69,7 +69,8 @@ def _check_tool_calls(request: Json) -> None:
     most = optional(request, "max_tool_calls", INT, "max_tool_calls")
     if most is not None and most < 1:
         raise InvalidRequest(
-            f"Invalid 'max_tool_calls': expected a value of at least 1, but got {most} instead.",
+            "Invalid 'max_tool_calls': expected a value of at least 1, "
+            f"but got {shorten(most)} instead.",
             param="max_tool_calls",
             code="integer_below_min_value",
         )

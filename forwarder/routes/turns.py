@@ -24,7 +24,13 @@ from forwarder.body_memory import BodyRoom
 from forwarder.bridge import Bridge
 from forwarder.chain import Chain, Link, continued, items_of, not_found, own_part
 from forwarder.client_headers import IDEMPOTENCY_KEY
-from forwarder.errors import ForwarderError, InvalidRequest, Overloaded, Unsupported
+from forwarder.errors import (
+    ForwarderError,
+    InvalidRequest,
+    Overloaded,
+    Unsupported,
+    shorten,
+)
 from forwarder.exchange import Exchange
 from forwarder.mint import MINT, random_id
 from forwarder.network.running import Stopping
@@ -305,7 +311,7 @@ def _checked(asked: Json) -> Json:
     kind = asked.get("type")
     if kind != "response.create":
         raise InvalidRequest(
-            f"Invalid value for 'type': {kind!r}; expected 'response.create'.",
+            f"Invalid value for 'type': {shorten(repr(kind))}; expected 'response.create'.",
             param="type",
             code="invalid_value",
         )

@@ -13,6 +13,8 @@ from flask.testing import FlaskClient
 from tests.helpers import sdk
 from tests.routes.conftest import Serve, streamed
 
+Json = dict[str, Any]
+
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"model": "m", "messages": [{"role": "user", "content": "Hello"}]},
     "/v1/responses": {"model": "m", "input": "Hello"},
@@ -516,3 +518,47 @@ def test_a_key_refused_after_the_first_batch_is_not_the_client_s(
         assert "Hi" in got.text
     if not stream or path == "/v1/chat/completions":
         assert '"upstream_authentication"' in got.text
+
+
+LONG = "v" * 5000
+CALL = {"id": LONG, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TOLD: dict[str, tuple[str, Json]] = {
+    "an output without a call": (
+        "responses",
+        {"input": [{"type": "function_call_output", "call_id": LONG, "output": "x"}]},
+    ),
+    "a call without an output": (
+        "responses",
+        {
+            "input": [
+                {"type": "function_call", "call_id": LONG, "name": "f", "arguments": "{}"},
+                {"role": "user", "content": "Hi."},
+            ]
+        },
+    ),
+    "calls without answers": (
+        "chat/completions",
+        {
+            "messages": [
+                {"role": "assistant", "tool_calls": [CALL]},
+                {"role": "user", "content": "Hi."},
+            ]
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("path", "body"), TOLD.values(), ids=TOLD)
+@pytest.mark.parametrize("model", ["chat/m", "responses/m"])
+def test_an_error_quotes_200_characters_of_the_id_of_a_call(
+    serve: Serve, path: str, body: Json, model: str
+) -> None:
+    def never(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(400, json={"error": {"message": "Bad."}})
+
+    got = serve(never).post(f"/v1/{path}", json={"model": model, **body})
+
+    message = got.get_json()["error"]["message"]
+    assert got.status_code == 400
+    assert message == "Bad." or "v" * 200 + "…" in message
+    assert len(message) < 500

@@ -102,6 +102,14 @@ def test_a_message_may_be_text_or_bytes(form: Any, app: Flask) -> None:
     assert kinds(ws)[-1] == "response.completed"
 
 
+def test_a_type_of_a_message_is_quoted_by_200_characters(app: Flask) -> None:
+    [event] = played(app, Played(json.dumps(create(type="v" * 5000)), 0.2)).sent
+
+    assert event["error"]["param"] == "type"
+    assert "v" * 199 + "…" in event["error"]["message"]
+    assert len(event["error"]["message"]) < 300
+
+
 def test_what_codex_only_tells_is_not_answered(app: Flask) -> None:
     assert played(app, Played({"type": "response.processed"}, 0.2)).sent == []
 

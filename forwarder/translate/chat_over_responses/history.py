@@ -49,7 +49,7 @@ class History:
             ids = ", ".join(self._unanswered)
             raise InvalidRequest(
                 "An assistant message with 'tool_calls' must be followed by tool messages "
-                f"responding to each 'tool_call_id'. These had no response: {ids}.",
+                f"responding to each 'tool_call_id'. These had no response: {shorten(ids)}.",
                 param=path,
             )
 

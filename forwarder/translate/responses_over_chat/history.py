@@ -180,7 +180,7 @@ class History:
         call_id = self._called(item, path)
         if call_id not in self._turn.calls or call_id in self._turn.answers:
             raise InvalidRequest(
-                f"No tool call found for function call output with call_id {call_id}.",
+                f"No tool call found for function call output with call_id {shorten(call_id)}.",
                 param="input",
             )
         content = _tool_content(kind.result(item, path))
@@ -272,7 +272,7 @@ class History:
         if turn.unanswered:
             missing = next(k for k in turn.calls if k not in turn.answers)
             raise InvalidRequest(
-                f"No tool output found for function call {missing}.", param="input"
+                f"No tool output found for function call {shorten(missing)}.", param="input"
             )
         self.messages += turn.messages()
         self._turn = Turn()
