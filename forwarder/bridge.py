@@ -104,10 +104,9 @@ class Bridge:
             self.router,
             self.upstreams,
             settings.ready_ttl,
-            settings.codex_helper_model,
             lambda: f"{digest} {self.registry.edition()}",
         )
-        self.router.replace_helper = self.catalog.replace_codex_helper
+        self.router.has_helper = self.catalog.has_codex_helper
         self.creating = Creating(
             self.registry, self.catalog, self.guard, self._connect, self._configured
         )
@@ -138,7 +137,7 @@ class Bridge:
 
     def _opened(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Stream:
         """The same, without being stored."""
-        routes = self._routes(client, request)
+        routes = self._routes(client, request, exchange)
         answer = partial(self._answer, client, request, style, exchange)
         return self.resilience.first_of(routes, answer, exchange)
 
@@ -149,7 +148,7 @@ class Bridge:
         """
         background = self.stored.background
         self.shown("responses", deepcopy(request), style, exchange)
-        self._routes("responses", request)
+        self._routes("responses", request, exchange)
         self.resilience.admit(work)
         self.serve()
         stored = StoredRequest(
@@ -187,7 +186,7 @@ class Bridge:
         work.follows = origin.upstream_id
         asked = {k: v for k, v in request.items() if k not in OURS} | {"input": []}
         answer = partial(self._answer, "responses", asked, style, work)
-        routes = self._routes("responses", asked)
+        routes = self._routes("responses", asked, work)
         there = [route for route in routes if route.upstream.name == origin.upstream]
         if not there:
             raise NotFound(f"The upstream '{origin.upstream}' does not serve this model any more.")
@@ -267,7 +266,7 @@ class Bridge:
     def compact(self, request: Json, exchange: Exchange) -> Stream:
         """The stream that answers ``/responses/compact``: of one event, the whole."""
         request["stream"] = False
-        routes = self._routes("responses", request)
+        routes = self._routes("responses", request, exchange)
         answer = partial(self._compacted, request, exchange)
         return exchange.guarded(self.resilience.first_of(routes, answer, exchange))
 
@@ -287,7 +286,7 @@ class Bridge:
 
         ``client`` is ``embeddings``, OpenAI's own, or one of Ollama's two.
         """
-        routes = self._routes(client, request)
+        routes = self._routes(client, request, exchange)
         answer = partial(self._embedded, client, request, exchange)
         return exchange.guarded(self.resilience.first_of(routes, answer, exchange))
 
@@ -331,7 +330,7 @@ class Bridge:
         """
         asked = dict(request)
         self.wants_stream(client, request)
-        route = self._routes(client, request)[0]
+        route = self._routes(client, request, exchange)[0]
         exchange.upstream, exchange.model = route.upstream.name, route.model
         path = self._path(route, client, style, exchange)
         exchange.ledger.honoured = self._honoured(client, request, route)
@@ -349,9 +348,9 @@ class Bridge:
             request["stream"] = asked
         return bool(asked)
 
-    def keeps_responses(self, request: Json) -> bool:
+    def keeps_responses(self, request: Json, exchange: Exchange) -> bool:
         """Does a Responses request go to where responses may be stored?"""
-        own = self._routes("responses", request)[0].protocol == "responses"
+        own = self._routes("responses", request, exchange)[0].protocol == "responses"
         return own or not isinstance(self.state, Forgetful)
 
     def _honoured(self, client: str, request: Json, route: Route) -> frozenset[str]:
@@ -365,13 +364,13 @@ class Bridge:
             here |= {"messages.reasoning_content"}
         return here if client == "responses" else here | _UNASKED
 
-    def _routes(self, client: str, request: Json) -> list[Route]:
+    def _routes(self, client: str, request: Json, exchange: Exchange) -> list[Route]:
         model = request.get("model") or self.settings.default_model
         if model is not None and not isinstance(model, str):
             raise InvalidRequest(
                 "Invalid type for 'model': expected a string.", param="model", code="invalid_type"
             )
-        routes = self.router.routes(model, client)
+        routes = self.router.routes(model, client, exchange.client_key)
         request["model"] = model
         return routes
 

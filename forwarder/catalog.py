@@ -11,7 +11,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 from forwarder import codex
@@ -19,7 +18,7 @@ from forwarder.config.parsers import is_pattern
 from forwarder.errors import ForwarderError, UpstreamKeyRefused, UpstreamRefused
 from forwarder.per_upstream import PerUpstream
 from forwarder.registry.names import full, short
-from forwarder.routing import CODEX_HELPERS, PROTOCOLS, Router
+from forwarder.routing import CODEX_HELPERS, CODEX_REVIEWER, PROTOCOLS, Route, Router
 from forwarder.translate.call import Json
 from forwarder.upstream import Upstream
 
@@ -35,10 +34,40 @@ _MOST_KEYS = 256
 _Lists = dict[str, list[Json] | ForwarderError]
 
 
+class ListCache:
+    """The lists of some upstreams, kept for ``ttl`` seconds."""
+
+    def __init__(self, upstreams: dict[str, Upstream], ttl: float) -> None:
+        self._upstreams = upstreams
+        self._ttl = ttl
+        self._lists: _Lists = {}
+        self._asked = float("-inf")
+        self._asking = threading.Lock()
+
+    def ask(self, client_key: str | None) -> _Lists:
+        """Lists that are not too old; one caller asks for new ones, and others wait for them."""
+        if self._is_old():
+            with self._asking:
+                if self._is_old():
+                    self._lists = _ask(self._upstreams, client_key)
+                    self._asked = time.monotonic()
+        return self._lists
+
+    def get_last(self, client_key: str | None) -> _Lists:
+        """The last lists, however old; waits only for the first.  Old ones are then renewed."""
+        if not self._lists:
+            return self.ask(client_key)
+        if self._is_old() and not self._asking.locked():
+            threading.Thread(target=self.ask, args=(client_key,), daemon=True).start()
+        return self._lists
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._asked > self._ttl
+
+
 class Catalog:
     """The lists of all upstreams, kept for ``ttl`` seconds.
 
-    ``helper_model`` serves the names that Codex asks for by itself, if the operator has named one.
     ``edition`` gives another string when the settings or the registered models have changed.
     """
 
@@ -47,19 +76,16 @@ class Catalog:
         router: Router,
         upstreams: PerUpstream[Upstream],
         ttl: float,
-        helper_model: str | None = None,
         edition: Callable[[], str] = str,
     ) -> None:
         self._router = router
-        self._helper_model = helper_model
         self._edition = edition
         self._all = upstreams
         self._upstreams = dict(upstreams)  # those of the configuration; others list nothing here
         self._ttl = ttl
         self._lock = threading.Lock()
-        self._asked = float("-inf")
-        self._lists: _Lists = {}
-        self._theirs: OrderedDict[bytes, tuple[float, _Lists]] = OrderedDict()
+        self._lists = ListCache(self._upstreams, ttl)
+        self._theirs: OrderedDict[bytes, ListCache] = OrderedDict()
         self._shared = {n: u for n, u in upstreams.items() if u.settings.passthrough_key}
 
     def model(
@@ -67,7 +93,7 @@ class Catalog:
     ) -> Json | None:
         """One of the models, or one that is not listed, but whose name leads to an upstream."""
         found = _named(name, self.models(client_key, clients))
-        owner = None if found else self._router.owner(name)
+        owner = None if found else self._router.owner(name, clients, client_key)
         return _model(name, owner) if owner else found
 
     def served(self, name: str, client: str, client_key: str | None = None) -> Json | None:
@@ -78,7 +104,7 @@ class Catalog:
         found = self.model(name, client_key, (client,))
         if found is not None:
             return {**found, "id": name}
-        route = self._router.resolve(name, client)
+        route = self._router.resolve(name, client, client_key)
         model = _model(name, route.upstream.name)
         listed = self._lists_for(client_key).get(route.upstream.name)
         if isinstance(listed, list):
@@ -95,36 +121,39 @@ class Catalog:
         that leads to it for one of ``clients``, which are protocols.
         """
         found: dict[str, Json] = {}
+        lead_to_same_model = self._router.lead_to_same_model
 
         def add(public: str, upstream: str, more: Json) -> None:
             names = [public]
             plain = public.removeprefix(f"{upstream}/")
-            if plain != public and self._router.lead_to_same_model(plain, public, clients):
+            if plain != public and lead_to_same_model(plain, public, clients, client_key):
                 names.append(plain)
             for name in names:
                 found.setdefault(name, {**_model(name, upstream), **more, "id": name})
 
-        for model_id, upstream in self._router.models():
+        for model_id, upstream in self._router.models(client_key):
             add(model_id, upstream, {})
         for upstream, listed in self._lists_for(client_key).items():
             for model in listed if isinstance(listed, list) else ():
-                add(self._router.public_id(upstream, model["id"]), upstream, model)
+                add(self._router.public_id(upstream, model["id"], client_key), upstream, model)
         return list(found.values())
 
     def codex(self, client_key: str | None = None) -> list[Json]:
         """Codex's entries for the same models, and for those that the settings only name.
 
         The models that Codex asks for by itself come last; its users do not see them in its menu.
+        A name that leads nowhere is left out.
         """
         models = {model["id"]: model for model in self.models(client_key, ("responses",))}
-        for name in self._spelled_out():
+        for name in self._spelled_out(client_key):
             models.setdefault(name, _model(name, ""))
-        entries = [self._entry(model, rank) for rank, model in enumerate(models.values())]
-        for name in CODEX_HELPERS:
-            if name not in models:
-                with suppress(ForwarderError):  # the key of the model that stands in is lost
-                    hidden = self._entry(_model(name, ""), len(entries))
-                    entries.append({**hidden, "visibility": "hide"})
+        entries: list[Json] = []
+        for name in dict.fromkeys((*models, *CODEX_HELPERS)):
+            route = self._router.find_route(name, "responses", client_key)
+            if route is not None:
+                model = models.get(name) or _model(name, "")
+                entry = self._entry(model, route, len(entries), client_key)
+                entries.append(entry if name in models else {**entry, "visibility": "hide"})
         return entries
 
     def etag(self) -> str:
@@ -135,23 +164,18 @@ class Catalog:
         """
         return f'W/"{hashlib.sha256(self._edition().encode()).hexdigest()[:32]}"'
 
-    def replace_codex_helper(self, name: str) -> str:
-        """The model that serves a name which Codex asks for by itself."""
-        if self._helper_model:
-            return self._helper_model
-        settings = self._router.default_upstream("responses")
-        upstream = self._upstreams[settings.name]
-        listed = self._fresh().get(settings.name)
-        ids = [model["id"] for model in listed] if isinstance(listed, list) else []
-        if upstream.profile.codex_models or name in ids:
-            return name
-        if self._router.default_model:
-            return self._router.default_model
-        configured = [model for model, _ in self._router.models()]
-        found = [*configured, *(f"{settings.name}/{model}" for model in ids)]
-        return next((model for model in found if "embed" not in model), name)
+    def has_codex_helper(self, upstream: str, name: str, client_key: str | None) -> bool:
+        """Does an upstream itself have this model that Codex asks for by itself?
 
-    def _spelled_out(self) -> Iterator[str]:
+        Requests depend on it, so the last list that it gave is good enough.
+        """
+        if self._upstreams[upstream].profile.codex_models:
+            return True
+        theirs = self._cache_for(client_key) if upstream in self._shared else None
+        listed = (theirs or self._lists).get_last(client_key if theirs else None).get(upstream)
+        return isinstance(listed, list) and _named(name, listed) is not None
+
+    def _spelled_out(self, client_key: str | None) -> Iterator[str]:
         usual = self._router.default_model
         remote = self._router.registered(usual) if usual else None
         if usual and not (remote and remote.locked):
@@ -159,12 +183,16 @@ class Catalog:
         for name, upstream in self._upstreams.items():
             for model in upstream.settings.model_info:
                 if not is_pattern(model):
-                    yield self._router.public_id(name, model)
+                    yield self._router.public_id(name, model, client_key)
 
-    def _entry(self, model: Json, rank: int) -> Json:
-        route = self._router.resolve(model["id"], "responses")
+    def _entry(self, model: Json, route: Route, rank: int, client_key: str | None) -> Json:
+        """The entry of a model to which ``route`` leads; ``rank`` is its place, from 0."""
         profile = self._all.of(route.upstream).profile_of(route.model)
-        return codex.entry(model, route, profile, rank)
+        reviewer = f"{route.upstream.name}/{CODEX_REVIEWER}"
+        leads_there = self._router.helper_model or self._router.lead_to_same_model(
+            CODEX_REVIEWER, reviewer, ("responses",), client_key
+        )
+        return codex.entry(model, route, profile, rank, None if leads_there else reviewer)
 
     def states(self, verbose: bool = False) -> dict[str, Any]:
         """Upstream name -> ``{reachable, models}`` or ``{reachable, error}``.
@@ -187,33 +215,24 @@ class Catalog:
         return {"provider": upstream.profile.name, "learned": upstream.lessons.shown()}
 
     def _fresh(self) -> _Lists:
-        with self._lock:
-            if time.monotonic() - self._asked > self._ttl:
-                self._lists = _ask(self._upstreams, None)
-                self._asked = time.monotonic()
-            return self._lists
+        return self._lists.ask(None)
 
     def _lists_for(self, client_key: str | None) -> _Lists:
         """The lists of all upstreams, as a client is told them."""
-        return {**self._fresh(), **self._listed_to(client_key)}
+        theirs = self._cache_for(client_key)
+        return {**self._fresh(), **(theirs.ask(client_key) if theirs else {})}
 
-    def _listed_to(self, client_key: str | None) -> _Lists:
+    def _cache_for(self, client_key: str | None) -> ListCache | None:
         """What those upstreams list to a client that are used with its key."""
         if client_key is None or not self._shared:
-            return {}
+            return None
         owner = hashlib.sha256(client_key.encode()).digest()
-        asked, lists = self._theirs.get(owner, (float("-inf"), {}))
-        if time.monotonic() - asked > self._ttl:
-            lists = _ask(self._shared, client_key)  # a slow one keeps no other client waiting
-            self._keep(owner, lists)
-        return lists
-
-    def _keep(self, owner: bytes, lists: _Lists) -> None:
         with self._lock:
-            self._theirs[owner] = time.monotonic(), lists
+            cache = self._theirs.setdefault(owner, ListCache(self._shared, self._ttl))
             self._theirs.move_to_end(owner)
             while len(self._theirs) > _MOST_KEYS:
                 self._theirs.popitem(last=False)
+        return cache
 
 
 def _named(name: str, models: list[Json]) -> Json | None:

@@ -90,12 +90,16 @@ def digest_settings(settings: Settings) -> str:
     return hashlib.sha256(made.encode()).hexdigest()
 
 
-def entry(model: Json, route: Route, profile: Profile, rank: int) -> Json:
+def entry(
+    model: Json, route: Route, profile: Profile, rank: int, reviewer: str | None = None
+) -> Json:
     """The entry of a model object; ``route`` is that of a Responses client that asks for it.
 
-    ``rank`` is its place in the list, from 0.
+    ``rank`` is its place in the list, from 0.  ``reviewer`` is the name under which Codex's own
+    reviewer is reached at the model's upstream, if its plain name leads elsewhere.
     """
     upstream, name = route.upstream, route.model
+    has_reviewer = profile.codex_models and not upstream.registered
     said = _said(upstream.model_info, (name, model["id"]))
     window = said.get("context_window") or upstream.context_window or _listed_window(model)
     return {
@@ -109,7 +113,7 @@ def entry(model: Json, route: Route, profile: Profile, rank: int) -> Json:
         "max_context_window": window or CONTEXT_WINDOW,
         "tool_mode": _tool_mode(route, profile),
         # Else Codex has every command approved by a model of OpenAI's.
-        "auto_review_model_override": None if profile.codex_models else model["id"],
+        "auto_review_model_override": reviewer if has_reviewer else model["id"],
         **said,
     }
 

@@ -52,7 +52,7 @@ def describe_connection(
     try:
         protocol = router.resolve(_read_model(header(TURN_METADATA)), "responses").protocol
     except ForwarderError:
-        protocol = router.default_protocol("responses")
+        protocol = router.default_route("responses").protocol
     if protocol != "responses":
         headers[REASONING_INCLUDED] = "true"
     return headers

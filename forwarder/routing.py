@@ -13,21 +13,27 @@ is nearer.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.config.parsers import Fallback, is_pattern
-from forwarder.errors import InvalidRequest, NotFound, shorten
+from forwarder.errors import ForwarderError, InvalidRequest, NotFound, shorten
 from forwarder.registry.defaults import NOTHING, Defaults
 from forwarder.registry.names import LATEST, short
 from forwarder.registry.remote import Remote
 
+log = logging.getLogger("forwarder.routing")
+
 PROTOCOLS = ("chat", "responses")
 """What upstreams speak."""
 
-CODEX_HELPERS = ("codex-auto-review", "gpt-5.6-luna", "gpt-5.6-terra")
+CODEX_REVIEWER = "codex-auto-review"
+"""The model that judges for Codex whether a command may run."""
+
+CODEX_HELPERS = (CODEX_REVIEWER, "gpt-5.6-luna", "gpt-5.6-terra")
 """Models that Codex asks for by itself, whatever model its user has chosen."""
 
 REGISTERED = "registered"
@@ -50,8 +56,10 @@ class Route:
 class Router:
     """Resolves model names against the configured upstreams, and those that are registered.
 
-    ``find`` gives a registered model by its name, ``listed`` all of them.  ``replace_helper`` gives
-    the model that serves one of the `CODEX_HELPERS` which nothing in the configuration claims.
+    ``find`` gives a registered model by its name, ``listed`` all of them.  ``has_helper`` says
+    whether an upstream itself has one of the `CODEX_HELPERS`, as far as the key of a client shows.
+
+    A ``key`` is everywhere that of the client, whose lists may differ from those of others.
     """
 
     def __init__(
@@ -62,30 +70,24 @@ class Router:
     ) -> None:
         self._find = find
         self._listed = listed
-        self.replace_helper: Callable[[str], str] = str
+        self.has_helper: Callable[[str, str, str | None], bool] = lambda upstream, name, key: False
+        self.helper_model = settings.codex_helper_model
         self.default_model = settings.default_model
+        self._logged: set[str] = set()
         self._upstreams = settings.upstreams
         self.keeper = next((u.name for u in settings.upstreams if "responses" in u.apis), None)
         """The upstream that has clients' files, where none is named."""
         self._by_name = {upstream.name: upstream for upstream in settings.upstreams}
 
-    def resolve(self, model: str | None, client: str) -> Route:
+    def resolve(self, model: str | None, client: str, key: str | None = None) -> Route:
         """The route for ``model`` (or the default one) asked for in the ``client`` protocol.
 
         Raises InvalidRequest when there is no model, NotFound when only an upstream is named,
         UpstreamKeyRefused for a registered one whose key is lost.
         """
-        name = self._asked(model)
-        remote = self.registered(name)
-        if remote is None:
-            return _route(*self._chosen(name, client), client)
-        if not remote.host:
-            return replace(
-                _route(*self._chosen(remote.model, client), client), defaults=remote.defaults
-            )
-        return _remote_route(remote)
+        return self.routes(model, client, key)[0]
 
-    def routes(self, model: str | None, client: str) -> list[Route]:
+    def routes(self, model: str | None, client: str, key: str | None = None) -> list[Route]:
         """That route, and then those of its upstream's fallbacks, in their order.
 
         A fallback without a model of its own is asked for what it itself calls by the name that
@@ -93,12 +95,22 @@ class Router:
         """
         name = self._asked(model)
         remote = self.registered(name)
-        if remote is None:
-            return self._configured(name, client)
-        if remote.host:
+        if remote is not None and remote.host:
             return [_remote_route(remote)]
-        routes = self._configured(remote.model, client)
-        return [replace(route, defaults=remote.defaults) for route in routes]
+        wanted = name if remote is None else remote.model
+        routes = self._configured(self._stand_in(wanted, client, key) or wanted, client)
+        return routes if remote is None else [replace(r, defaults=remote.defaults) for r in routes]
+
+    def find_route(self, name: str, client: str, key: str | None = None) -> Route | None:
+        """The route; None where the name leads nowhere, which is logged once."""
+        try:
+            return self.resolve(name, client, key)
+        except ForwarderError as error:
+            if name not in self._logged:
+                self._logged.add(name)
+                fields = {"event": "model_unresolvable", "model": shorten(name)}
+                log.warning({**fields, "detail": error.message})
+            return None
 
     def registered(self, name: str) -> Remote | None:
         """The registered model of a name, unless the name says which upstream it is for."""
@@ -122,9 +134,29 @@ class Router:
                 param="model",
                 code="missing_required_parameter",
             )
-        if name in CODEX_HELPERS and self.owner(name) is None:
-            return self.replace_helper(name)
         return name
+
+    def _stand_in(self, name: str, client: str, key: str | None) -> str | None:
+        """The model that serves a name which Codex asks for by itself; None if it needs none.
+
+        Registered models never do: whoever may register one would have it review commands.
+        """
+        if not self._is_unclaimed_helper(name):
+            return None
+        named = (self.helper_model, self.default_model)
+        usable = [model for model in named if model and self.registered(model) is None]
+        if not usable:
+            return None
+        if usable[0] != self.helper_model and self._has_helper(name, client, key):
+            return None
+        return usable[0]
+
+    def _is_unclaimed_helper(self, name: str) -> bool:
+        known = _known(name, self._upstreams)
+        return short(name) in CODEX_HELPERS and not self._configured_for(known)
+
+    def _has_helper(self, name: str, client: str, key: str | None) -> bool:
+        return self.has_helper(self.default_upstream(client).name, short(name), key)
 
     def _names_upstream(self, name: str) -> bool:
         return "/" in name and name.partition("/")[0] in self._by_name
@@ -138,53 +170,70 @@ class Router:
         name = _known(name, self._upstreams)
         return _preferred(self._candidates(name), client), name
 
-    def models(self) -> list[tuple[str, str]]:
+    def models(self, key: str | None = None) -> list[tuple[str, str]]:
         """``(id, owner)`` of each registered model, alias, and glob that is a plain name."""
         usable = (remote for remote in self._listed() if not remote.locked)
         registered = [(short(remote.name), REGISTERED) for remote in usable]
         return registered + [
-            (self._id(upstream, name, target), upstream.name)
+            (self._id(upstream, name, target, key), upstream.name)
             for upstream in self._upstreams
             for name, target in _configured(upstream).items()
         ]
 
-    def owner(self, name: str) -> str | None:
-        """Who owns a model: whom the configuration or the name itself gives it to."""
+    def owner(
+        self, name: str, clients: Iterable[str] = PROTOCOLS, key: str | None = None
+    ) -> str | None:
+        """Who owns a model: whom the configuration or the name itself gives it to.
+
+        A name which Codex asks for by itself belongs to the upstream that serves it to one of
+        ``clients``, which are protocols.
+        """
         head, _, rest = name.partition("/")
         if rest and head in self._by_name:
             return head
         if self.registered(name) is not None:
             return REGISTERED
         chosen = self._configured_for(_known(name, self._upstreams))
-        return _preferred(chosen, "chat").name if chosen else None
+        if chosen:
+            return _preferred(chosen, "chat").name
+        if self._is_unclaimed_helper(name):
+            for client in clients:
+                is_served = self._stand_in(name, client, key) or self._has_helper(name, client, key)
+                route = self.find_route(name, client, key) if is_served else None
+                if route is not None:
+                    return route.upstream.name
+        return None
 
     def default_upstream(self, client: str) -> UpstreamSettings:
         """The upstream of a name that nothing in the configuration claims."""
         return _preferred(self._upstreams, client)
 
-    def default_protocol(self, client: str) -> str:
-        """What that upstream is asked in."""
-        return _route(self.default_upstream(client), "", client).protocol
+    def default_route(self, client: str) -> Route:
+        """The route to that upstream, without a model."""
+        return _route(self.default_upstream(client), "", client)
 
-    def public_id(self, upstream: str, model: str) -> str:
+    def public_id(self, upstream: str, model: str, key: str | None = None) -> str:
         """The id under which clients of both protocols reach what ``upstream`` calls ``model``."""
-        return self._id(self._by_name[upstream], model, model)
+        return self._id(self._by_name[upstream], model, model, key)
 
-    def lead_to_same_model(self, name: str, other: str, clients: Iterable[str]) -> bool:
+    def lead_to_same_model(
+        self, name: str, other: str, clients: Iterable[str], key: str | None = None
+    ) -> bool:
         """Do two names that are not registered lead some of ``clients`` to one model?"""
         if self.registered(name) is not None:
             return False
-        return any(
-            _read_target(self.resolve(name, client)) == _read_target(self.resolve(other, client))
-            for client in clients
-        )
+        for client in clients:
+            first, second = (self.find_route(each, client, key) for each in (name, other))
+            if first and second and _read_target(first) == _read_target(second):
+                return True
+        return False
 
-    def _id(self, upstream: UpstreamSettings, name: str, target: str) -> str:
+    def _id(self, upstream: UpstreamSettings, name: str, target: str, key: str | None) -> str:
         if self.registered(name) is not None:
             return f"{upstream.name}/{name}"
-        routes = [self.resolve(name, client) for client in PROTOCOLS]
-        same = short(target)
-        plain = all(r.upstream.name == upstream.name and short(r.model) == same for r in routes)
+        same = (upstream.name, short(target))
+        routes = [self.find_route(name, client, key) for client in PROTOCOLS]
+        plain = all(r and (r.upstream.name, short(r.model)) == same for r in routes)
         return name if plain else f"{upstream.name}/{name}"
 
     def _candidates(self, name: str) -> Sequence[UpstreamSettings]:

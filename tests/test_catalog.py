@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -306,39 +308,159 @@ def test_codex_has_an_entry_for_each_model_and_for_those_only_named() -> None:
     assert [e["visibility"] for e in entries] == ["list"] * 4 + ["hide"] * 3
 
 
+def two_upstreams(
+    lists: dict[str, list[str] | None], provider: str = "generic", ttl: float = 60, **variables: str
+) -> tuple[Catalog, dict[str, Listing]]:
+    """A catalog over a Chat and a Responses upstream, of which the latter has the profile."""
+    both = {f"{name}_BASE_URL": "http://up.test/v1" for name in ("CHAT", "RESPONSES")}
+    settings = Settings.from_env({**both, **variables})
+    listing: Any = {}
+    for upstream in settings.upstreams:
+        names = lists.get(upstream.name, [])
+        refused = UpstreamRefused(404, {"message": "No list."})
+        found: Any = Listing(refused if names is None else [{"id": name} for name in names])
+        found.settings = upstream
+        profile = PROFILES[provider if upstream.name == "responses" else "generic"]
+        found.profile, found.profile_of = profile, lambda model, profile=profile: profile
+        listing[upstream.name] = found
+    upstreams: PerUpstream[Any] = PerUpstream(lambda u: listing[u.name], settings.upstreams)
+    router = Router(settings)
+    catalog = Catalog(router, upstreams, ttl)
+    router.has_helper = catalog.has_codex_helper
+    return catalog, listing
+
+
+USUAL = {"FORWARDER_DEFAULT_MODEL": "chat/usual"}
+SMALL = {"FORWARDER_CODEX_HELPER_MODEL": "chat/small"}
+
+
 @pytest.mark.parametrize(
-    ("variables", "listed", "provider", "expected"),
+    ("lists", "provider", "variables", "over_responses", "over_chat"),
     [
-        ({}, ["text-embedding-3", "qwen", "other"], "generic", "chat/qwen"),
-        ({}, ["qwen", "gpt-5.6-luna"], "generic", "gpt-5.6-luna"),
-        ({}, ["qwen"], "openai", "gpt-5.6-luna"),
-        ({}, None, "generic", "gpt-5.6-luna"),
-        ({}, ["text-embedding-3"], "generic", "gpt-5.6-luna"),
-        ({"CHAT_MODELS": "fast=qwen-turbo"}, ["qwen"], "generic", "fast"),
-        ({"FORWARDER_DEFAULT_MODEL": "usual"}, ["qwen"], "generic", "usual"),
-        ({"FORWARDER_DEFAULT_MODEL": "usual"}, None, "generic", "usual"),
-        ({"FORWARDER_CODEX_HELPER_MODEL": "small"}, ["gpt-5.6-luna"], "openai", "small"),
+        ({"chat": ["qwen"]}, "generic", {}, "chat/*", "responses/*"),
+        ({"chat": ["qwen"], "responses": ["gpt"]}, "generic", USUAL, "chat/usual", "chat/usual"),
+        ({"chat": None, "responses": None}, "generic", USUAL, "chat/usual", "chat/usual"),
+        ({"chat": ["gpt-5.6-luna"]}, "generic", USUAL, "chat/*", "chat/usual"),
+        ({"chat": ["gpt-5.6-luna:latest"]}, "generic", USUAL, "chat/*", "chat/usual"),
+        ({"responses": ["gpt-5.6-luna"]}, "generic", USUAL, "chat/usual", "responses/*"),
+        ({"responses": ["gpt"]}, "openai", USUAL, "chat/usual", "responses/*"),
+        ({"responses": ["gpt"]}, "openai", {**USUAL, **SMALL}, "chat/small", "chat/small"),
+        ({"responses": ["gpt-5.6-luna"]}, "generic", SMALL, "chat/small", "chat/small"),
+        ({"chat": ["qwen"]}, "generic", {"CHAT_MODELS": "fast=qwen"}, "chat/*", "responses/*"),
     ],
 )
 def test_a_model_stands_in_for_those_that_codex_asks_for_by_itself(
-    variables: dict[str, str], listed: list[str] | None, provider: str, expected: str
+    lists: dict[str, list[str] | None],
+    provider: str,
+    variables: dict[str, str],
+    over_responses: str,
+    over_chat: str,
 ) -> None:
-    settings = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1", **variables})
-    refused = UpstreamRefused(404, {"message": "No list."})
-    listing: Any = Listing(refused if listed is None else [{"id": name} for name in listed])
-    listing.profile = PROFILES[provider]
-    upstreams: PerUpstream[Any] = PerUpstream(lambda u: listing, settings.upstreams)
-    router = Router(settings)
-    found = Catalog(router, upstreams, 60, settings.codex_helper_model)
+    found, _ = two_upstreams(lists, provider, **variables)
 
-    assert found.replace_codex_helper("gpt-5.6-luna") == expected
+    for client, expected in (("responses", over_responses), ("chat", over_chat)):
+        route = found._router.resolve("gpt-5.6-luna", client)
+        got = f"{route.upstream.name}/{route.model}"
+        assert got == expected.replace("*", "gpt-5.6-luna"), client
+
+
+def test_a_list_that_only_a_client_s_key_gets_says_what_it_has() -> None:
+    found, listing = two_upstreams({}, CHAT_API_KEY="passthrough", **USUAL)
+    shared: Any = listing["chat"]
+    shared.models = lambda timeout, key=None: [{"id": "gpt-5.6-luna"}] if key == "k" else []
+
+    assert found._router.resolve("gpt-5.6-luna", "responses", "k").model == "gpt-5.6-luna"
+    assert found._router.resolve("gpt-5.6-luna", "responses", "x").model == "usual"
+    assert found._router.resolve("gpt-5.6-luna", "responses").model == "usual"
+
+
+def test_requests_do_not_wait_for_a_list_that_is_asked_for_again() -> None:
+    found, listing = two_upstreams({"chat": ["gpt-5.6-luna"]}, ttl=0, **USUAL)
+    resolve = found._router.resolve
+    assert resolve("gpt-5.6-luna", "responses").model == "gpt-5.6-luna"
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer_late(timeout: float, client_key: str | None = None) -> list[Json]:
+        asked.set()
+        assert go_on.wait(10)
+        return []
+
+    slow: Any = listing["chat"]
+    slow.models = answer_late
+    began = time.monotonic()
+    for _ in range(3):
+        assert resolve("gpt-5.6-luna", "responses").model == "gpt-5.6-luna"
+    assert time.monotonic() - began < 1
+    assert asked.wait(10)
+    go_on.set()
+    while resolve("gpt-5.6-luna", "responses").model != "usual":
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("provider", "variables", "reviewers"),
+    [
+        ("openai", {}, ["chat/qwen", "responses/codex-auto-review"]),
+        ("openai", SMALL, ["chat/qwen", None]),
+        ("openai", {"FORWARDER_UPSTREAMS": "responses"}, [None]),
+        ("generic", USUAL, ["chat/qwen", "responses/gpt"]),
+    ],
+)
+def test_codex_is_told_where_its_reviewer_is(
+    provider: str, variables: dict[str, str], reviewers: list[str | None]
+) -> None:
+    found, _ = two_upstreams({"chat": ["qwen"], "responses": ["gpt"]}, provider, **variables)
+
+    entries = {e["slug"]: e["auto_review_model_override"] for e in found.codex()}
+
+    names = ["chat/qwen", "responses/gpt"]
+    got = [entries[n] for n in names if n in entries] or [entries["gpt"]]
+    assert got == reviewers
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"FORWARDER_CODEX_HELPER_MODEL": "chat/"}, {"FORWARDER_DEFAULT_MODEL": "chat/"}],
+)
+def test_a_model_that_leads_nowhere_spoils_no_list(
+    variables: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    lists: dict[str, list[str] | None] = {"chat": ["qwen"], "responses": ["codex-auto-review"]}
+    found, _ = two_upstreams(lists, **variables)
+
+    models = {model["id"] for model in found.models()}
+    slugs = {entry["slug"] for entry in found.codex()}
+
+    assert {"chat/qwen", "qwen", "responses/codex-auto-review"} <= models & slugs
+    assert "chat/" not in slugs
+    assert "model_unresolvable" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variables", "client", "owner"),
+    [
+        (USUAL, "responses", "chat"),
+        ({"FORWARDER_CODEX_HELPER_MODEL": "responses/small"}, "responses", "responses"),
+        ({}, "responses", None),
+        ({}, "chat", "responses"),
+        ({"FORWARDER_CODEX_HELPER_MODEL": "chat/"}, "responses", None),
+    ],
+)
+def test_a_helper_s_name_is_a_model_where_it_is_served(
+    variables: dict[str, str], client: str, owner: str | None
+) -> None:
+    found, _ = two_upstreams({"chat": ["qwen"], "responses": []}, "openai", **variables)
+
+    for name in ("codex-auto-review", "gpt-5.6-luna:latest"):
+        model = found.model(name, clients=(client,))
+        assert model == (owner and {"id": name, "object": "model", "created": 0, "owned_by": owner})
 
 
 def test_the_etag_is_another_one_after_a_change() -> None:
     settings = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"})
     editions = iter(["a", "a", "b"])
     found = Catalog(
-        Router(settings), PerUpstream(lambda u: Listing([]), ()), 60, None, lambda: next(editions)
+        Router(settings), PerUpstream(lambda u: Listing([]), ()), 60, lambda: next(editions)
     )
 
     first, second, third = found.etag(), found.etag(), found.etag()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,6 +109,11 @@ def test_only_models_that_know_code_mode_get_it(
 def test_a_model_reviews_itself_where_codex_s_reviewer_is_not_served() -> None:
     assert entry({})["auto_review_model_override"] == "chat/m"
     assert entry({}, "openai")["auto_review_model_override"] is None
+    [upstream] = Settings.from_env({"CHAT_BASE_URL": URL}).upstreams
+    for registered, reviewer in ((False, "chat/codex-auto-review"), (True, "m")):
+        route = Route(replace(upstream, registered=registered), "responses", "m")
+        got = codex.entry({"id": "m"}, route, PROFILES["openai"], 0, "chat/codex-auto-review")
+        assert got["auto_review_model_override"] == reviewer
     info = '{"m": {"auto_review_model_override": "chat/other"}}'
     assert entry({}, MODEL_INFO=info)["auto_review_model_override"] == "chat/other"
 

@@ -13,12 +13,12 @@ URL = "http://127.0.0.1:9/v1"
 CLIENTS = ("chat", "responses")
 
 
-def router(*upstreams: str, default_model: str = "") -> Router:
+def router(*upstreams: str, **settings: str) -> Router:
     """A router over upstreams written as ``name api models``, in this order."""
     parts = [(upstream + " ").split(" ")[:3] for upstream in upstreams]
     environ = {
         "FORWARDER_UPSTREAMS": ",".join(name for name, _, _ in parts),
-        "FORWARDER_DEFAULT_MODEL": default_model,
+        **{f"FORWARDER_{name.upper()}": value for name, value in settings.items()},
     }
     for name, api, models in parts:
         prefix = name.upper()
@@ -351,19 +351,120 @@ def test_registered_models_are_listed_first_and_hide_what_they_replace() -> None
 # -- models that Codex asks for by itself ---------------------------------------------------------
 
 
-def test_a_stand_in_serves_what_codex_asks_for_by_itself() -> None:
-    found = router("a chat x=y", "b responses", default_model="x")
-    found.replace_helper = lambda name: {"gpt-5.6-luna": "b/small"}.get(name, name)
+HELPERS = ["codex-auto-review", "gpt-5.6-luna", "gpt-5.6-terra"]
 
-    assert where(found, "gpt-5.6-luna", "responses") == "b responses small"
-    assert where(found, "codex-auto-review", "responses") == "a chat codex-auto-review"
-    assert where(found, "gpt-5.5", "responses") == "a chat gpt-5.5"
+
+def having(*owners: str, **settings: str) -> Router:
+    """A router over a Chat and a Responses upstream; ``owners`` have Codex's models themselves."""
+    found = router("a chat x=y", "b responses", **settings)
+    found.has_helper = lambda upstream, name, key: upstream in owners
+    return found
+
+
+@pytest.mark.parametrize("name", HELPERS)
+@pytest.mark.parametrize(
+    ("owners", "client", "expected"),
+    [
+        ("", "responses", "a chat y"),
+        ("", "chat", "a chat y"),
+        ("a", "responses", "a chat {}"),
+        ("b", "responses", "a chat y"),
+        ("a", "chat", "a chat y"),
+        ("b", "chat", "b responses {}"),
+        ("b", "ollama", "a chat y"),
+    ],
+)
+def test_the_default_model_stands_in_where_a_client_s_own_upstream_lacks_the_name(
+    name: str, owners: str, client: str, expected: str
+) -> None:
+    found = having(*owners, default_model="x")
+
+    assert where(found, name, client) == expected.format(name)
+    assert where(found, f"{name}:latest", client) == expected.format(name)
+    assert where(found, "gpt-5.5", client) != "a chat y"
+
+
+@pytest.mark.parametrize("client", ["chat", "responses"])
+def test_a_helper_model_goes_before_what_an_upstream_has(client: str) -> None:
+    found = having("a", "b", default_model="x", codex_helper_model="b/small")
+
+    assert where(found, "codex-auto-review", client) == "b responses small"
+
+
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [("responses", "a chat codex-auto-review"), ("chat", "b responses codex-auto-review")],
+)
+def test_without_a_model_to_stand_in_the_name_stays_as_it_is(client: str, expected: str) -> None:
+    assert where(having(), "codex-auto-review", client) == expected
 
 
 @pytest.mark.parametrize("models", ["gpt-5.6-luna=mine", "gpt-*"])
 def test_an_alias_or_a_pattern_goes_before_the_stand_in(models: str) -> None:
-    found = router("a chat", f"b responses {models}")
-    found.replace_helper = lambda name: "a/other"
+    found = router("a chat", f"b responses {models}", codex_helper_model="a/other")
 
     assert where(found, "gpt-5.6-luna", "responses").startswith("b responses")
     assert where(found, "a/gpt-5.6-luna", "responses") == "a chat gpt-5.6-luna"
+
+
+def test_a_registered_model_never_stands_in() -> None:
+    """Whoever registers one would have it review Codex's commands."""
+    mine = Remote("mine:latest", "m", "https://remote.test/v1")
+
+    def find(name: str) -> Remote | None:
+        return mine if name in ("mine", "mine:latest") else None
+
+    environment = {"CHAT_BASE_URL": URL, "FORWARDER_CODEX_HELPER_MODEL": "mine"}
+    found = Router(Settings.from_env({**environment, "FORWARDER_DEFAULT_MODEL": "x"}), find)
+    assert where(found, "codex-auto-review", "responses") == "chat chat x"
+
+    environment["FORWARDER_DEFAULT_MODEL"] = "mine"
+    found = Router(Settings.from_env(environment), find)
+    assert where(found, "codex-auto-review", "responses") == "chat chat codex-auto-review"
+
+
+@pytest.mark.parametrize("name", ["kind", "codex-auto-review"])
+def test_a_model_registered_from_a_helper_s_name_has_its_stand_in(name: str) -> None:
+    kind = Remote(f"{name}:latest", "codex-auto-review", system="Be kind.")
+    environment = {"CHAT_BASE_URL": URL, "FORWARDER_DEFAULT_MODEL": "x"}
+    found = Router(Settings.from_env(environment), {name: kind}.get)
+
+    route = found.resolve(name, "responses")
+
+    assert (route.upstream.name, route.model) == ("chat", "x")
+    assert route.defaults.system == "Be kind."
+
+
+def test_a_client_s_key_goes_with_the_question_what_its_upstream_has() -> None:
+    found = router("a chat", "b responses", default_model="a/x")
+    found.has_helper = lambda upstream, name, key: (upstream, key) == ("a", "k")
+
+    assert found.resolve("gpt-5.6-luna", "responses", "k").model == "gpt-5.6-luna"
+    assert found.resolve("gpt-5.6-luna", "responses").model == "x"
+    assert found.resolve("gpt-5.6-luna", "chat", "k").model == "x"
+
+
+def test_a_helper_s_name_belongs_to_the_upstream_that_serves_it() -> None:
+    assert having().owner("codex-auto-review") is None
+    assert having("a").owner("codex-auto-review") == "a"
+    assert having("a").owner("codex-auto-review", ("chat",)) is None
+    assert having("b").owner("codex-auto-review:latest", ("chat",)) == "b"
+    assert having(default_model="b/x").owner("gpt-5.6-luna") == "b"
+    assert having(default_model="b/x").owner("gpt-5.5") is None
+
+
+def test_a_stand_in_that_leads_nowhere_spoils_no_list(caplog: pytest.LogCaptureFixture) -> None:
+    found = having(codex_helper_model="a/")
+
+    for _ in range(2):
+        assert found.public_id("a", "codex-auto-review") == "a/codex-auto-review"
+        assert not found.lead_to_same_model(
+            "codex-auto-review", "a/codex-auto-review", ("responses",)
+        )
+        assert found.owner("codex-auto-review") is None
+
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.msg["model"] == "codex-auto-review"
+    with pytest.raises(NotFound, match="'a/'"):
+        found.resolve("codex-auto-review", "responses")

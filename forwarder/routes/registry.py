@@ -244,7 +244,8 @@ def _all() -> Iterator[Shown]:
 
 
 def _registered(remote: Remote) -> Shown:
-    return shapes.of_remote(remote, None if remote.host else _route(remote.name))
+    route = None if remote.host else _bridge().router.find_route(remote.name, _CLIENT, _key())
+    return shapes.of_remote(remote, route)
 
 
 def _shown(name: str) -> Shown:
@@ -270,7 +271,7 @@ def _is_served(name: str) -> bool:
 
 def _route(name: str) -> Route:
     """Where ``/api/chat`` would lead."""
-    return _bridge().router.resolve(name, _CLIENT)
+    return _bridge().router.resolve(name, _CLIENT, _key())
 
 
 def _bridge() -> Bridge:

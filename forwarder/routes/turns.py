@@ -246,7 +246,7 @@ class Connection:
         """The stream of a turn with its first batch read, and what it continues."""
         body = {k: v for k, v in asked.items() if k not in _LOCAL}
         base_of(body)
-        link = self._chain.previous(body, self._bridge.keeps_responses(body))
+        link = self._chain.previous(body, self._bridge.keeps_responses(body, exchange))
         if link is not None:
             limits = RequestLimits(
                 self._bridge.settings.max_body, self._bridge.settings.max_json_values
