@@ -27,6 +27,7 @@ from openai import Omit, OpenAI, Stream, not_given
 from forwarder.base_url import ABSENT, find_missing_path, has_version
 from forwarder.blotting import blot_headers, blotted
 from forwarder.client_headers import IDEMPOTENCY_KEY
+from forwarder.codex_headers import REASONING_INCLUDED
 from forwarder.config import UpstreamSettings
 from forwarder.error_kinds import read_error
 from forwarder.errors import (
@@ -189,6 +190,7 @@ class Upstream:
         self._failures = _Failures(self._ours)
         self.key_refusal: str | None = None
         self.logs_key_refusal = True
+        self.includes_reasoning = False
         self._key_refusal_logged = float("-inf")
         self._missing_path: str | None = None
         self._probed = float("-inf")
@@ -347,6 +349,7 @@ class Upstream:
         """
         exchange.opened.add(reply.close)
         exchange.reply_headers = reply.headers
+        self.includes_reasoning = REASONING_INCLUDED in reply.headers
         stream = mended_answer(reply.batches(), body, protocol, profile, reply.was_done)
         return self._read_beginning(reply, HONEST[protocol](stream, reply.was_done))
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from flask import Flask, Request, Response, current_app, g, jsonify, request
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from forwarder.body_memory import BodyRoom
@@ -97,7 +98,7 @@ def _body(failure: ForwarderError) -> dict[str, Any]:
 def _end(response: Response) -> Response:
     exchange = current()
     exchange.status = response.status_code
-    sign(response, exchange)
+    sign(response.headers, exchange)
     if exchange.tape is not None:
         _take_down(response, exchange.tape)
     if response.is_streamed:
@@ -254,16 +255,16 @@ def watch(exchange: Exchange) -> None:
     exchange.opened.add(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
 
 
-def sign(answer: Response, exchange: Exchange) -> None:
+def sign(headers: Headers, exchange: Exchange) -> None:
     """Put what the client should know of the exchange into an answer's headers."""
     for name, value in exchange.reply_headers.items():
-        answer.headers.setdefault(name, value)
+        headers.setdefault(name, value)
     if exchange.limit_headers:
-        _tell_limits(answer, exchange.limit_headers)
-    answer.headers["X-Request-Id"] = exchange.id
+        _tell_limits(headers, exchange.limit_headers)
+    headers["X-Request-Id"] = exchange.id
     if exchange.upstream:
-        answer.headers["X-Forwarder-Upstream"] = exchange.upstream
-    answer.headers.update(losses(exchange))
+        headers["X-Forwarder-Upstream"] = exchange.upstream
+    headers.update(losses(exchange))
 
 
 def losses(exchange: Exchange) -> dict[str, str]:
@@ -272,14 +273,14 @@ def losses(exchange: Exchange) -> dict[str, str]:
     return {"X-Forwarder-Dropped": _listed(dropped)} if dropped else {}
 
 
-def _tell_limits(answer: Response, limits: dict[str, str]) -> None:
+def _tell_limits(headers: Headers, limits: dict[str, str]) -> None:
     """Our own limits are those the client meets; the upstream's beside them would confuse it."""
-    names = list(answer.headers.keys())
+    names = list(headers.keys())
     for name in names:
         if name.lower().startswith(_LIMITS):
-            del answer.headers[name]
+            del headers[name]
     for name, value in limits.items():
-        answer.headers[name] = value
+        headers[name] = value
 
 
 def ours(error: HTTPException | RequestBodyError) -> ForwarderError:

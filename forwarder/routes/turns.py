@@ -19,11 +19,13 @@ from typing import Any
 import orjson
 from flask import Request, request
 from simple_websocket import ConnectionClosed
+from werkzeug.datastructures import Headers
 
 from forwarder.body_memory import BodyRoom
 from forwarder.bridge import Bridge
 from forwarder.chain import Chain, Link, continued, items_of, not_found, own_part
 from forwarder.client_headers import IDEMPOTENCY_KEY
+from forwarder.codex_headers import TURN_METADATA, describe_turn
 from forwarder.errors import (
     ForwarderError,
     InvalidRequest,
@@ -238,7 +240,8 @@ class Connection:
             yield _in_lane(_error(exchange.blame(error)), asked)
             return
         events = _events(stream)
-        for event in itertools.chain(_signed(next(events, None), exchange), events):
+        first = next(events, None)
+        for event in itertools.chain(_sign(first, exchange) if first else (), events):
             self._note(event, asked, link)
             yield _in_lane(_echoing(event, asked) if link else event, asked)
 
@@ -365,15 +368,19 @@ def _renumber(event: Event, skipped: int) -> Event:
     return {**event, "sequence_number": number - skipped} if type(number) is int else event
 
 
-def _signed(event: Event | None, exchange: Exchange) -> list[Event]:
+def _sign(event: Event, exchange: Exchange) -> list[Event]:
     """The first event, with what the headers of an answer to a POST would say is lost.
 
-    An ``error`` has its headers in this place, too.
+    Codex gets all these headers, most of them in events of its own, which go first.  Other clients
+    do not: their types know neither.  An ``error`` has its headers in this place, too.
     """
-    headers = exchanges.losses(exchange)
-    if event is None:
-        return []
-    return [{**event, "headers": headers}] if headers else [event]
+    if TURN_METADATA not in request.headers:
+        lost = exchanges.losses(exchange)
+        return [{**event, "headers": lost}] if lost else [event]
+    headers = Headers()
+    exchanges.sign(headers, exchange)
+    told = {name.lower(): value for name, value in headers.items()}
+    return [*describe_turn(told), {**event, "headers": told}]
 
 
 def _echoing(event: Event, asked: Json) -> Event:

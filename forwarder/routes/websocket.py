@@ -42,14 +42,20 @@ def options(settings: Settings) -> dict[str, Any]:
 @blueprint.before_request
 def welcome() -> None:
     """Refuse by a status what cannot become a connection; afterwards there are only events."""
-    authorized(_bridge().settings.api_keys)
+    key = authorized(_bridge().settings.api_keys)
     found = [name for name in _SOCKETS if name in request.environ]
     if not found:
         raise UpgradeRefused("This server has no WebSockets; send a POST.")
     check_origin(_bridge().settings)  # a browser lets any page open a WebSocket to anywhere
     _check_handshake()
     bridge = _bridge()
-    headers = describe_connection(request.headers.get, bridge.router, bridge.catalog.etag())
+    headers = describe_connection(
+        request.headers.get,
+        bridge.router,
+        lambda settings: bridge.upstreams.of(settings).includes_reasoning,
+        bridge.catalog.etag(),
+        key,
+    )
     # Of compressed messages, 3 MB become 3 GB before anybody can look at their size.
     request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
     for name in found:

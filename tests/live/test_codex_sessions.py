@@ -15,7 +15,7 @@ from tests.live.clients import needs_node_package
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.test_codex import CONFIG, UNATTENDED, UNKNOWN, run_codex, workshop
-from tests.support import Raw, ScriptedUpstream
+from tests.support import Raw, ScriptedUpstream, Stream
 from tests.support.answers import Answer, Call, Usage
 from tests.support.scenarios import HELLO, THOUGHT
 
@@ -80,8 +80,9 @@ def test_reasoning_is_shown_as_reasoning(
     ]
 
 
+@pytest.mark.parametrize("websockets", ["false", "true"])
 def test_the_catalog_is_asked_for_again_when_a_model_was_registered(
-    workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+    websockets: str, workshop: Path, serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     """Codex registers the model itself, by a command, and the next answer has another etag."""
 
@@ -90,9 +91,11 @@ def test_the_catalog_is_asked_for_again_when_a_model_was_registered(
         upstream.script(
             Answer(calls=[Call("exec_command", {"cmd": command})]), Answer(text="Done.")
         )
-        run_codex(workshop, forwarder, configure(forwarder), UNATTENDED, "go", FORWARDER_KEY="any")
+        config = configure(forwarder, websockets)
+        run_codex(workshop, forwarder, config, UNATTENDED, "go", FORWARDER_KEY="any")
         return list_models(forwarder) - before
 
+    forwarder = serve(settings(upstream))
     (workshop / "work" / "model.json").write_text(json.dumps({"model": "new", "from": MODEL}))
     post = "import urllib.request as r; r.urlopen({!r}, open('model.json', 'rb').read())"
     create = f'"{sys.executable}" -c "{post.format(forwarder.url + "/api/create")}"'
@@ -101,6 +104,32 @@ def test_the_catalog_is_asked_for_again_when_a_model_was_registered(
     assert run(create) == 2
     cached = json.loads((workshop / "home" / "models_cache.json").read_text())
     assert "new" in [model["slug"] for model in cached["models"]]
+
+
+@pytest.mark.parametrize("websockets", ["false", "true"])
+def test_what_an_upstream_says_of_limits_and_usage_reaches_codex(
+    websockets: str, workshop: Path, forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    """Codex notes both in the file of its session."""
+    headers = {
+        "x-reasoning-included": "true",
+        "openai-model": "SCRIPTED",
+        "x-codex-primary-used-percent": "12.5",
+        "x-codex-primary-window-minutes": "300",
+    }
+    config = configure(forwarder, websockets).replace(MODEL, "responses/scripted")
+    upstream.script(*[Stream(Answer(text="Done."), headers=headers)] * 2)
+    for _ in range(2):  # a handshake tells what the answer before it said
+        said = run_codex(workshop, forwarder, config, UNATTENDED, "go", FORWARDER_KEY="any")
+    assert "rerouted" not in said
+    assert "flagged" not in said
+
+    session = max((workshop / "home").rglob("rollout-*.jsonl"))
+    events = [json.loads(line)["payload"] for line in session.read_text().splitlines()]
+    counted = [event for event in events if event.get("type") == "token_count"][-1]
+    assert counted["rate_limits"]["primary"]["used_percent"] == 12.5
+    assert counted["rate_limits"]["primary"]["window_minutes"] == 300
+    assert counted["info"]["last_usage_includes_reasoning"] is True
 
 
 def think(size: int) -> str:

@@ -19,7 +19,7 @@ from simple_websocket import Client, ConnectionClosed
 from tests.helpers import sdk
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import FLASK, GUNICORN, Server, running
-from tests.support import ScriptedUpstream
+from tests.support import ScriptedUpstream, Stream
 from tests.support.answers import Answer, Call
 from tests.support.faults import cut, silent, status
 from tests.support.scenarios import HELLO
@@ -303,6 +303,43 @@ def test_the_handshake_tells_codex_what_it_reads(
 
     assert headers["x-models-etag"] == catalog.headers["etag"]
     assert headers.get("x-reasoning-included") == included
+
+
+CODEX_HEADERS = {
+    "openai-model": "safer",
+    "x-reasoning-included": "true",
+    "x-ratelimit-remaining-tokens": "7",
+    "x-codex-primary-used-percent": "12.5",
+    "x-secret": "no",
+}
+
+
+def test_codex_gets_the_headers_of_an_answer(either: Server, upstream: ScriptedUpstream) -> None:
+    """In the first event, in events of its own, and in the next handshake."""
+    codex = {"X-Codex-Turn-Metadata": '{"model": "responses/m"}'}
+    spoken = Stream(Answer(text=HELLO), headers=CODEX_HEADERS)
+    upstream.script(spoken, spoken, spoken)
+    with talking(either, **codex) as talk:
+        over_chat = talk.ask("hi")
+        native = talk.ask("hi", model="responses/m")
+    sock, answer = shake_hands(either, codex)
+    sock.close()
+    with talking(either) as talk:
+        plain = talk.ask("hi", model="responses/m")
+
+    kinds = ["codex.response.metadata", "codex.rate_limits", "response.created"]
+    assert [event["type"] for event in native[:3]] == kinds
+    etag = httpx2.get(f"{either.v1}/models", trust_env=False).headers["etag"]
+    assert native[0]["headers"] == {"x-models-etag": etag}
+    assert native[1]["rate_limits"]["primary"]["used_percent"] == 12.5
+    headers = native[2]["headers"]
+    assert {k: headers.get(k) for k in CODEX_HEADERS} == {**CODEX_HEADERS, "x-secret": None}
+    assert headers["x-forwarder-upstream"] == "responses"
+    assert over_chat[2]["headers"]["openai-model"] == "chat/m"
+    assert headers["x-request-id"] != over_chat[2]["headers"]["x-request-id"]
+    assert not any("headers" in event for event in native[3:] + plain)
+    assert plain[0]["type"] == "response.created"
+    assert "x-reasoning-included: true" in answer.lower()
 
 
 def test_a_get_that_is_no_handshake_is_told_what_to_do(either: Server) -> None:

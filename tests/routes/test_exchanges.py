@@ -108,7 +108,7 @@ def test_an_answer_is_signed() -> None:
     exchange.reply_headers = {"retry-after": "9", "x-upstream-request-id": "up"}
     answer = Response(headers={"Retry-After": "1"})
 
-    exchanges.sign(answer, exchange)
+    exchanges.sign(answer.headers, exchange)
 
     assert answer.headers["X-Request-Id"] == "req_1"
     assert answer.headers["X-Forwarder-Dropped"] == "logit_bias, seed"
@@ -119,8 +119,10 @@ def test_an_answer_is_signed() -> None:
 def test_the_upstream_is_named_once_there_is_one() -> None:
     before, after = Response(), Response()
 
-    exchanges.sign(before, Exchange(id="req_1", route="chat", ledger=Ledger()))
-    exchanges.sign(after, Exchange(id="req_1", route="chat", ledger=Ledger(), upstream="qwen"))
+    exchanges.sign(before.headers, Exchange(id="req_1", route="chat", ledger=Ledger()))
+    exchanges.sign(
+        after.headers, Exchange(id="req_1", route="chat", ledger=Ledger(), upstream="qwen")
+    )
 
     assert "X-Forwarder-Upstream" not in before.headers
     assert after.headers["X-Forwarder-Upstream"] == "qwen"
@@ -136,12 +138,12 @@ def test_our_limits_go_before_the_upstream_s() -> None:
     answer, refusal = Response(), UpstreamRefused(429, {}, {"X-RateLimit-Limit-Requests": "9"})
 
     for told in (answer, refusal):
-        exchanges.sign(told, exchange)
+        exchanges.sign(told.headers, exchange)
         assert told.headers["x-ratelimit-limit-requests" if told is answer else
                             "X-RateLimit-Limit-Requests"] == "9"  # fmt: skip
     exchange.limit_headers = {"x-ratelimit-limit-requests": "2"}
     for told in (answer, refusal):
-        exchanges.sign(told, exchange)
+        exchanges.sign(told.headers, exchange)
         limits = {k.lower(): v for k, v in told.headers.items() if k.lower().startswith("x-rate")}
         assert limits == {"x-ratelimit-limit-requests": "2"}
         assert told.headers["retry-after"] == "9"
@@ -150,7 +152,7 @@ def test_our_limits_go_before_the_upstream_s() -> None:
 def test_nothing_dropped_is_not_mentioned() -> None:
     answer = Response()
 
-    exchanges.sign(answer, Exchange(id="req_1", route="chat", ledger=Ledger()))
+    exchanges.sign(answer.headers, Exchange(id="req_1", route="chat", ledger=Ledger()))
 
     assert "X-Forwarder-Dropped" not in answer.headers
 
