@@ -152,8 +152,9 @@ class Router:
         return usable[0]
 
     def _is_unclaimed_helper(self, name: str) -> bool:
-        known = _known(name, self._upstreams)
-        return short(name) in CODEX_HELPERS and not self._configured_for(known)
+        if short(name) not in CODEX_HELPERS:
+            return False
+        return not self._configured_for(_known(name, self._upstreams))
 
     def _has_helper(self, name: str, client: str, key: str | None) -> bool:
         return self.has_helper(self.default_upstream(client).name, short(name), key)

@@ -164,6 +164,41 @@ def test_models_are_found_by_their_whole_name(demo: FlaskClient) -> None:
     assert (missing.status_code, missing.get_json()["error"]["param"]) == (404, "model")
 
 
+@pytest.mark.parametrize(("key", "asked"), [("k", "codex-auto-review"), ("x", "usual")])
+@pytest.mark.parametrize("protocol", ["responses", "chat"])
+def test_a_name_of_codex_s_own_is_served_as_the_client_s_key_shows(
+    key: str, asked: str, protocol: str, serve: Serve
+) -> None:
+    bodies = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/models"):
+            is_listed = request.headers.get("Authorization") == "Bearer k"
+            data = [{"id": "codex-auto-review"}] if is_listed else []
+            return httpx2.Response(200, json={"data": data})
+        bodies.append(json.loads(request.content))
+        return streamed(chunk("Hi", "stop"))
+
+    client = serve(
+        answer,
+        FORWARDER_UPSTREAMS="chat",
+        CHAT_API_KEY="passthrough",
+        FORWARDER_DEFAULT_MODEL="usual",
+    )
+    headers = {"Authorization": f"Bearer {key}"}
+    path, body = {
+        "responses": ("/v1/responses", {"input": "hi"}),
+        "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+    }[protocol]
+
+    sent = client.post(path, json={"model": "codex-auto-review", **body}, headers=headers)
+    found = client.get("/v1/models/codex-auto-review", headers=headers).get_json()
+
+    assert sent.status_code == 200
+    assert [body["model"] for body in bodies] == [asked]
+    assert (found["id"], found["owned_by"]) == ("codex-auto-review", "chat")
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/demo"])
 def test_models_are_for_those_with_a_key(path: str, serve: Serve) -> None:
     client = serve(lambda _: httpx2.Response(200, json={"data": []}), FORWARDER_API_KEYS="k")
