@@ -55,9 +55,9 @@ from forwarder.registry.remote import Remote
 from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
-from forwarder.state import Forgetful, Remembering, RequestLimits
+from forwarder.state import Forgetful, Owners, Remembering, RequestLimits
 from forwarder.state.background import Limits, Task
-from forwarder.state.turns import OURS, owner_of
+from forwarder.state.turns import OURS
 from forwarder.store import Pruner, open_database, secret_for
 from forwarder.store.responses import Kept
 from forwarder.store.rotating import Renewed
@@ -89,6 +89,7 @@ class Bridge:
         made_up = token_urlsafe(32)
         secrets = settings.secret_keys or secret_for(self.database, made_up)
         self._sealer = Sealer(secrets or (made_up,))
+        self._owners = Owners(self.database, secrets)
         self.registry = self._registry(secrets)
         if self.database is not None and self.database.kind == "sqlite" and not secrets:
             self.database.recovered.append(partial(self._adopt_secret, made_up))
@@ -163,7 +164,7 @@ class Bridge:
         )
         task = self._task(stored, self._sealer.seal(stored.to_json()), work)
         try:
-            return background.start(owner_of(exchange.client_key), request, work, task)
+            return background.start(self.stored.find_owner(exchange), request, work, task)
         except Exception:
             work.opened.close()  # it will not begin, and takes nobody's place
             raise
@@ -260,7 +261,9 @@ class Bridge:
         return stream
 
     def _path(self, route: Route, client: str, style: str | None, exchange: Exchange) -> Path:
-        kit = Kit(self.settings, self._sealer, self._recall, self._signatures, self.state)
+        kit = Kit(
+            self.settings, self._sealer, self._recall, self._signatures, self._owners, self.state
+        )
         return Path(kit, self.upstreams.of(route.upstream), route, client, style, exchange)
 
     def compact(self, request: Json, exchange: Exchange) -> Stream:
@@ -389,6 +392,7 @@ class Bridge:
         secrets = secret_for(self.database, made_up)
         if secrets:
             self._sealer.adopt(secrets)
+            self._owners.adopt(secrets)
             self.registry.adopt(secrets)
 
     def upstream(self, name: str) -> Upstream | None:
@@ -425,6 +429,7 @@ class Bridge:
 
     def rotate(self) -> Renewed:
         """Seal all that is stored with the first secret."""
+        self._owners.rotate()
         return self.registry.rotate(self._sealer)
 
     def _disconnect(self, settings: UpstreamSettings) -> None:
@@ -449,7 +454,7 @@ class Bridge:
             settings.background_unsaved_age,
             settings.background_unsaved_max,
         )
-        return Remembering(database, self.running, limits, request_limits)
+        return Remembering(database, self.running, limits, request_limits, self._owners)
 
     def _shelf(self) -> Shelf:
         ttl = self.settings.reasoning_ttl
@@ -511,4 +516,4 @@ def _fetch(settings: Settings) -> Callable[[Exchange], Fetch] | None:
     guard = Guard(settings.fetch_allow, get_address_info)
     lookups = settings.fetch_lookups
     fetcher = Fetcher(guard, settings.fetch_max, settings.fetch_timeout, lookups)
-    return lambda exchange: partial(fetcher.fetch, client=exchange.client_key or "")
+    return lambda exchange: partial(fetcher.fetch, client=exchange.payer or "")

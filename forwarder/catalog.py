@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from forwarder import codex
+from forwarder.client_identity import digest_key
 from forwarder.config.parsers import is_pattern
 from forwarder.errors import ForwarderError, UpstreamKeyRefused, UpstreamRefused
 from forwarder.per_upstream import PerUpstream
@@ -85,7 +86,7 @@ class Catalog:
         self._ttl = ttl
         self._lock = threading.Lock()
         self._lists = ListCache(self._upstreams, ttl)
-        self._theirs: OrderedDict[bytes, ListCache] = OrderedDict()
+        self._theirs: OrderedDict[str, ListCache] = OrderedDict()
         self._shared = {n: u for n, u in upstreams.items() if u.settings.passthrough_key}
 
     def model(
@@ -226,7 +227,7 @@ class Catalog:
         """What those upstreams list to a client that are used with its key."""
         if client_key is None or not self._shared:
             return None
-        owner = hashlib.sha256(client_key.encode()).digest()
+        owner = digest_key(client_key)
         with self._lock:
             cache = self._theirs.setdefault(owner, ListCache(self._shared, self._ttl))
             self._theirs.move_to_end(owner)

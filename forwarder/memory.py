@@ -7,12 +7,12 @@ bounded, belongs to the client's key, and lives in this process.
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from typing import Any
 
 import orjson
 
+from forwarder.client_identity import digest_key
 from forwarder.read_limit import DEFAULT_LIMITS, ReadLimit, RequestLimits
 from forwarder.translate.call import Batch, Call, Json, Stream
 from forwarder.translate.vocabulary import TERMINALS
@@ -28,11 +28,11 @@ class Memory:
         self._limits = limits
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._items: OrderedDict[tuple[bytes, str], bytes] = OrderedDict()
+        self._items: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
     def remembering(self, call: Call, client_key: str | None) -> Call:
         """Wrap a call so that references in its requests are resolved, and its items kept."""
-        owner = hashlib.sha256((client_key or "").encode()).digest()
+        owner = digest_key(client_key)
 
         def remembered(request: Json) -> Stream:
             stream = call(self._resolved(request, owner))
@@ -40,7 +40,7 @@ class Memory:
 
         return remembered
 
-    def _resolved(self, request: Json, owner: bytes) -> Json:
+    def _resolved(self, request: Json, owner: str) -> Json:
         items = request.get("input")
         if not isinstance(items, list) or not any(map(_is_reference, items)):
             return request
@@ -49,7 +49,7 @@ class Memory:
         found = [self._recall(owner, i, limit) if _is_reference(i) else i for i in items]
         return {**request, "input": found}
 
-    def _recall(self, owner: bytes, reference: Json, limit: ReadLimit) -> Json:
+    def _recall(self, owner: str, reference: Json, limit: ReadLimit) -> Json:
         """The item, or the reference itself, which the translator then refuses by name."""
         kept = self._items.get((owner, str(reference.get("id"))))
         if kept is None:
@@ -58,12 +58,12 @@ class Memory:
         item: Json = orjson.loads(kept)
         return item
 
-    def _keeping(self, stream: Stream, owner: bytes) -> Stream:
+    def _keeping(self, stream: Stream, owner: str) -> Stream:
         for batch in stream:
             self._keep(batch, owner)
             yield batch
 
-    def _keep(self, batch: Batch, owner: bytes) -> None:
+    def _keep(self, batch: Batch, owner: str) -> None:
         if not batch or batch[-1].get("type") not in TERMINALS:
             return
         for item in batch[-1]["response"].get("output") or ():

@@ -35,7 +35,7 @@ from forwarder.recall.signatures import SignatureRecall
 from forwarder.routing import Route
 from forwarder.schema_size import check_schema_sizes
 from forwarder.seal import Sealer
-from forwarder.state import Forgetful, Memory, Remembering
+from forwarder.state import Forgetful, Memory, Owners, Remembering
 from forwarder.translate import adapt
 from forwarder.translate.call import Call, Json
 from forwarder.translate.ending import faulting_upstream
@@ -62,6 +62,7 @@ class Kit(NamedTuple):
     sealer: Sealer
     recall: Recall
     signatures: SignatureRecall
+    owners: Owners
     state: Remembering | Forgetful
 
 
@@ -124,7 +125,8 @@ class Path:
         """The call with what clients cannot carry: reasoning items, and signatures."""
         if not self.kit.settings.reasoning_ttl:
             return call
-        whose = (self.exchange.client_key, self.route.upstream.name, self.route.model)
+        owner = self.kit.owners.derive(self.exchange.client_key)
+        whose = owner, self.route.upstream.name, self.route.model
         if self.route.protocol == "chat":
             return self.kit.signatures.with_recall(call, whose, self.exchange.ledger)
         if self.client == "chat" and profile.reasoning_items == "keep":

@@ -22,7 +22,7 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage
 from limits.strategies import RateLimiter
 
-from forwarder.client_identity import payer
+from forwarder.client_identity import identify_payer
 from forwarder.config import Settings
 from forwarder.errors import LimitsUnknown, RateLimited
 from forwarder.exchange import Exchange, Observer
@@ -124,7 +124,7 @@ class RateLimits(Observer):
         Raises RateLimited when nothing is left, and LimitsUnknown when the storage does not answer
         and the operator wants no request let through then.
         """
-        who = exchange.payer = payer(exchange.client_key, address, self._settings)
+        who = exchange.payer = identify_payer(exchange.client_key, address, self._settings)
         states = self._asked(lambda: list(self._states(who)))
         if states is None:
             self._unknown()

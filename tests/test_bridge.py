@@ -19,7 +19,6 @@ from forwarder.errors import InternalError, InvalidRequest, Overloaded, Unsuppor
 from forwarder.exchange import Exchange
 from forwarder.media.data import Blob
 from forwarder.state import Forgetful
-from forwarder.state.turns import owner_of
 from forwarder.translate.fold import fold_chat
 from forwarder.translate.terms import Ledger
 
@@ -620,7 +619,8 @@ def leave_work(tmp_path: Path, hanging: Hanging, **environment: str) -> tuple[st
 
 def wait_for_end(bridge_: Bridge, name: str) -> Json:
     deadline = time.monotonic() + 10
-    while (kept := bridge_.stored.background.found(owner_of("k"), name)).is_running:
+    owner = bridge_.stored.database.read(lambda c: c.scalar(sa.text("SELECT owner FROM responses")))
+    while (kept := bridge_.stored.background.found(owner, name)).is_running:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return kept.body

@@ -1,17 +1,25 @@
-"""Whose request it is: by its key where keys are checked, by its address otherwise."""
+"""What is derived from a client's key, and what of that a stolen database would give away."""
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
-from forwarder.client_identity import payer
+from forwarder.client_identity import (
+    ANONYMOUS,
+    derive_owner,
+    digest_key,
+    identify_payer,
+    is_guessable,
+)
 from forwarder.config import Settings
 
 URL = {"CHAT_BASE_URL": "http://up.test/v1"}
 
 
 def of(key: str | None, address: str | None, **environment: str) -> str:
-    return payer(key, address, Settings.from_env({**URL, **environment}))
+    return identify_payer(key, address, Settings.from_env({**URL, **environment}))
 
 
 def test_a_key_that_is_checked_pays_wherever_it_comes_from() -> None:
@@ -43,3 +51,35 @@ def test_a_key_that_nobody_checks_is_no_account_of_its_own() -> None:
 )
 def test_a_network_is_one_account(one: str | None, other: str | None, same: bool) -> None:
     assert (of(None, one) == of(None, other)) is same
+
+
+def test_with_a_secret_nobody_without_it_can_test_guessed_keys_on_payers() -> None:
+    keys = {"FORWARDER_API_KEYS": "a,b"}
+    plain, *secret = (
+        of("a", None, **keys, **more)
+        for more in (
+            {},
+            {"FORWARDER_SECRET_KEY": "one"},
+            {"FORWARDER_SECRET_KEY": "one,other"},
+            {"FORWARDER_SECRET_KEY": "other"},
+        )
+    )
+
+    assert plain == hashlib.sha256(b"key a").hexdigest()
+    assert plain not in secret
+    assert secret[0] == secret[1] != secret[2]
+
+
+def test_an_owner_takes_the_owner_key_to_be_derived() -> None:
+    digest, other = digest_key("key"), digest_key("other")
+    owner = derive_owner(b"k" * 32, digest)
+
+    assert owner == derive_owner(b"k" * 32, digest)
+    assert owner not in (derive_owner(b"K" * 32, digest), derive_owner(b"k" * 32, other))
+    assert digest not in owner
+    assert (is_guessable(digest), is_guessable(owner)) == (True, False)
+
+
+def test_clients_without_a_key_are_one_owner() -> None:
+    assert digest_key(None) == digest_key("") == ANONYMOUS
+    assert not is_guessable(ANONYMOUS)

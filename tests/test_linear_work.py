@@ -18,6 +18,7 @@ import orjson
 import pytest
 
 from forwarder.bridge import Bridge
+from forwarder.client_identity import ANONYMOUS
 from forwarder.config import Settings
 from forwarder.emulations import validation
 from forwarder.exchange import Exchange
@@ -25,7 +26,6 @@ from forwarder.media.places import places, replaced
 from forwarder.profiles import schemas
 from forwarder.routes.bodies import read_body
 from forwarder.state.items import derived_id
-from forwarder.state.turns import owner_of
 from forwarder.store import responses
 from forwarder.store.responses import Kept
 from forwarder.translate.terms import Ledger
@@ -342,7 +342,7 @@ def test_costs_of_a_format_that_is_emulated_grow_linearly(level: str) -> None:
 
 def test_costs_of_references_grow_linearly() -> None:
     """To all items of a stored response, by the ids that they were given here."""
-    bridge, owner = bridge_of(), owner_of(None)
+    bridge, owner = bridge_of(), ANONYMOUS
 
     def make_work(size: int) -> Callable[[], Any]:
         name = f"resp_{size}"

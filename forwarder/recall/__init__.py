@@ -3,7 +3,7 @@
 A wrapper around the call of a Responses upstream, beneath the translation for chat clients.  What
 the model thought before a call or a text is kept when the answer is over, sealed as the upstream
 gave it, and goes back before the same call or text when that comes back in the history.  It is
-kept by the client's key and the upstream's model, never for another; without it all goes on.
+kept by the client's owner and the upstream's model, never for another; without it all goes on.
 `shelf.py` keeps it for one process, `stored.py` for all that share a store.
 """
 
@@ -27,8 +27,8 @@ class Recall:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
 
-    def recalling(self, call: Call, whose: tuple[str | None, str, str], reasons: bool) -> Call:
-        """Wrap a call; ``whose`` are the client's key, the upstream's name and its model.
+    def recalling(self, call: Call, whose: tuple[str, str, str], reasons: bool) -> Call:
+        """Wrap a call; ``whose`` are the client's owner, the upstream's name and its model.
 
         With ``reasons`` the upstream is asked to seal its reasoning.
         """

@@ -48,8 +48,8 @@ class SignatureRecall:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
 
-    def with_recall(self, call: Call, whose: tuple[str | None, str, str], ledger: Ledger) -> Call:
-        """Wrap a call; ``whose`` are the client's key, the upstream's name and its model.
+    def with_recall(self, call: Call, whose: tuple[str, str, str], ledger: Ledger) -> Call:
+        """Wrap a call; ``whose`` are the client's owner, the upstream's name and its model.
 
         If the upstream refuses signatures that were put back, it is asked again without them.
         """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from forwarder.client_identity import payer
+from forwarder.client_identity import identify_payer
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.errors import ForwarderError, Overloaded
 from forwarder.exchange import Exchange, Observer
@@ -109,7 +109,7 @@ class Resilience:
         return Standing(settings, self.observer, identify=self._identify)
 
     def _identify(self, exchange: Exchange) -> str:
-        return payer(exchange.client_key, exchange.client_address, self._settings)
+        return identify_payer(exchange.client_key, exchange.client_address, self._settings)
 
     def _note(self, before: Route, to: Route, error: ForwarderError, exchange: Exchange) -> None:
         names, why = (before.upstream.name, to.upstream.name), reason(error)

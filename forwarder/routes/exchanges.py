@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 from forwarder.body_memory import BodyRoom
 from forwarder.bridge import Bridge
 from forwarder.capture.tape import Asked, Tape
-from forwarder.client_identity import payer
+from forwarder.client_identity import identify_payer
 from forwarder.errors import (
     BodyTimeout,
     ForwarderError,
@@ -200,7 +200,7 @@ def admit(exchange: Exchange, has_body: bool = True) -> None:
         exchange.tape = bridge.capture.tape(exchange, _asked(request))
     check_strictness()
     exchange.client_address = request.remote_addr
-    exchange.payer = payer(exchange.client_key, exchange.client_address, bridge.settings)
+    exchange.payer = identify_payer(exchange.client_key, exchange.client_address, bridge.settings)
     exchange.admit(exchange.client_address)
     if has_body:
         receive_body()

@@ -24,7 +24,7 @@ from forwarder.routes.base_paths import get_requested_style
 from forwarder.routes.bodies import read_body
 from forwarder.routes.keys import authorized
 from forwarder.state.including import hide_seals_of, shows_seals
-from forwarder.state.turns import is_background, owner_of
+from forwarder.state.turns import is_background
 from forwarder.translate import FOLDS
 from forwarder.translate.call import Batch, Json, Stream
 from forwarder.translate.ending import TOLD, UNREADABLE, tell_follower, unreadable
@@ -175,7 +175,7 @@ def told(
 ) -> Response:
     """The stored events of a response behind a number, and those to come, as they are shown."""
     bridge = _bridge()
-    owner, patience = owner_of(exchange.client_key), bridge.settings.keepalive
+    owner, patience = bridge.stored.find_owner(exchange), bridge.settings.keepalive
     events = bridge.stored.background.told(owner, response_id, after, patience, exchange.waited)
     stream = exchange.making(exchange.guarded(map(shown, events)))
     return _streaming("responses", tell_follower(stream), exchange)

@@ -21,7 +21,7 @@ from forwarder.state.background import no_response
 from forwarder.state.including import Including
 from forwarder.state.items import as_items, check_id
 from forwarder.state.pages import as_list, listed, mark_of, metadata_of, page_of
-from forwarder.state.turns import input_of, owner_of
+from forwarder.state.turns import input_of
 from forwarder.store import completions as stored_completions
 from forwarder.store import responses
 from forwarder.translate.call import Json, Stream
@@ -35,7 +35,8 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 def entered() -> tuple[Remembering, str]:
     """The state, and whose part of it the client may see; who may not ask is turned away."""
-    return _admitted().stored, owner_of(exchanges.current().client_key)
+    state = _admitted().stored
+    return state, state.find_owner(exchanges.current())
 
 
 def _admitted() -> Bridge:

@@ -19,7 +19,8 @@ from forwarder.state.background import Background, Limits
 from forwarder.state.completions import CompletionKeeper, check, is_kept
 from forwarder.state.holding import Hold, Holds
 from forwarder.state.keeping import Keeper
-from forwarder.state.turns import OURS, Base, Memory, base_of, is_stored, owner_of, resumed
+from forwarder.state.owners import Owners
+from forwarder.state.turns import OURS, Base, Memory, base_of, is_stored, resumed
 from forwarder.store import Database
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.wishes import with_usage
@@ -41,17 +42,22 @@ class Remembering:
         running: Running,
         limits: Limits | None = None,
         request_limits: RequestLimits = DEFAULT_LIMITS,
+        owners: Owners | None = None,
     ) -> None:
         self.database = database
+        self._owners = owners or Owners(database, ())
         self.request_limits = request_limits
         self._holds = Holds(database)
-        self.background = Background(database, running, self._holds, limits)
+        self.background = Background(database, running, self._holds, limits, self._owners.settle)
+
+    def find_owner(self, exchange: Exchange) -> str:
+        """Whose everything is that is stored for the client of an exchange."""
+        return self._owners.find(exchange.client_key)
 
     def resumed(self, call: Call, exchange: Exchange, memory: Memory, translated: bool) -> Call:
         """Wrap a call that speaks Responses so that its requests have what they stand on."""
-        owner = owner_of(exchange.client_key)
-        drop = exchange.ledger.drop
-        return resumed(call, self.database, owner, memory, drop, self.request_limits)
+        find_owner, drop = partial(self.find_owner, exchange), exchange.ledger.drop
+        return resumed(call, self.database, find_owner, memory, drop, self.request_limits)
 
     def honours(self, client: str, request: Json, translated: bool) -> frozenset[str]:
         """Parameters that are honoured here for a request, so that no upstream need do it.
@@ -76,10 +82,10 @@ class Remembering:
         The request may ask for more afterwards, which is stored and which the client is not told.
         While the store cannot be written, raises StoreUnavailable for what has to be stored.
         """
-        owner = owner_of(exchange.client_key)
         if client == "responses":
             base = base_of(request)
             can_store = self._can_store(request, base, exchange)
+            owner = self.find_owner(exchange) if self.stores_answer(request) else ""
             hold = self._held(owner, base, exchange)
             keeper = Keeper(self.database, owner, dict(request), origin, hold, can_store)
             return keeper.kept if can_store else partial(_kept_nowhere, keeper, exchange)
@@ -88,6 +94,7 @@ class Remembering:
         check(request)
         if self.database.writing.is_open:
             raise StoreUnavailable
+        owner = self.find_owner(exchange)
         completion = CompletionKeeper(self.database, owner, dict(request), origin)
         request |= with_usage(request)
         return completion.kept
@@ -175,4 +182,4 @@ def _refuse(request: Json) -> None:
             )
 
 
-__all__ = ["Forgetful", "Memory", "Remembering", "RequestLimits"]
+__all__ = ["Forgetful", "Memory", "Owners", "Remembering", "RequestLimits"]

@@ -204,8 +204,14 @@ class Background:
     """All background work of a process."""
 
     def __init__(
-        self, database: Database, running: Running, holds: Holds, limits: Limits | None = None
+        self,
+        database: Database,
+        running: Running,
+        holds: Holds,
+        limits: Limits | None = None,
+        settle_owner: Callable[[str], str] = str,
     ) -> None:
+        self._settle_owner = settle_owner
         self._database = database
         self._running = running
         self._holds = holds
@@ -285,7 +291,7 @@ class Background:
                 # One's own work waits when the database was away; it is about to be renewed.
                 others = [key for key in waiting if key not in self._jobs]
                 for owner, name in others if asked >= settled else ():
-                    self._take_up(owner, name, admit, revive)
+                    self._take_up(self._settle_owner(owner), name, admit, revive)
             except StoreUnavailable:
                 settled = time.monotonic() + _SETTLE
             except Overloaded:

@@ -7,7 +7,7 @@ responses the id is handed on instead.
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -58,11 +58,6 @@ class Base(NamedTuple):
         return "previous_response_id" if self.conversation is None else "conversation"
 
 
-def owner_of(client_key: str | None) -> str:
-    """Whose everything is that is stored for a client."""
-    return hashlib.sha256((client_key or "").encode()).hexdigest()
-
-
 def base_of(request: Json) -> Base:
     """Raises InvalidRequest for what contradicts itself."""
     previous = optional(request, "previous_response_id", STR, "previous_response_id")
@@ -100,15 +95,15 @@ def is_background(request: Json) -> bool:
 def resumed(
     call: Call,
     database: Database,
-    owner: str,
+    find_owner: Callable[[], str],
     memory: Memory,
     drop: Drop,
     limits: RequestLimits = DEFAULT_LIMITS,
 ) -> Call:
     """Wrap a call so that what its requests stand on is part of them.
 
-    ``drop`` is told what of that does not reach the upstream.  A request that is over ``limits``
-    with all of it raises TooLarge.
+    ``find_owner`` is asked only when there is something to look up.  ``drop`` is told what of that
+    does not reach the upstream.  A request that is over ``limits`` with all of it raises TooLarge.
     """
 
     def resume_and_call(request: Json) -> Stream:
@@ -120,6 +115,7 @@ def resumed(
             return call(rest)
         limit = ReadLimit(limits, base.param if base.is_something else "input")
         limit.spend_value(rest)
+        owner = find_owner()
         past, there = database.read(lambda c: _known(c, owner, base, memory, given, limit))
         if references.wanted(given):
             rest["input"] = references.resolved(rest["input"], there)

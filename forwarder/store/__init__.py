@@ -7,6 +7,7 @@
 - `statements.py` are those of them that every answer needs;
 - `models.py` are functions of a connection too, for what is registered; `changes.py` tells the
   other workers of it, and `rotating.py` seals anew what is sealed;
+- `owners.py` gives what one owner has to another;
 - `gone.py` knows where in its list something stood that was deleted since;
 - `pruning.py` forgets.
 """

@@ -113,6 +113,10 @@ class Database:
         """What a work gives that is one transaction; it is on disk when this returns."""
         return self._done(lambda: self._write(work), self.writing)
 
+    def write_at_length(self, work: Work[T]) -> T:
+        """The same for a work that may take as long as a migration: it has no time limit."""
+        return self._done(lambda: self._write_at_length(work), self.writing)
+
     def error(self, max_age: float) -> str | None:
         """Why it cannot be used, as found out not more than so many seconds ago; None if it can."""
         is_old = time.monotonic() - self._checked > max_age
@@ -205,6 +209,9 @@ class Database:
 
     def _write(self, work: Work[T]) -> T:
         raise NotImplementedError
+
+    def _write_at_length(self, work: Work[T]) -> T:
+        return self._write(work)
 
     def _read_trial(self, work: Work[T]) -> T:
         raise NotImplementedError
@@ -372,13 +379,14 @@ class Postgres(Database):
             self.written += take_written(connection)
             return done
 
-    def _prepare(self) -> None:
-        if self._read(is_current):
-            return
-        with self._engine.begin() as connection:  # a migration takes as long as it takes
+    def _write_at_length(self, work: Work[T]) -> T:
+        with self._engine.begin() as connection:
             connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-            migrate(connection)
+            return work(connection)
+
+    def _prepare(self) -> None:
+        if not self._read(is_current):
+            self._write_at_length(_migrate_alone)
 
     def _read_trial(self, work: Work[T]) -> T:
         return self._read(work)
@@ -389,6 +397,11 @@ class Postgres(Database):
     def close(self) -> None:
         super().close()
         self._engine.dispose()
+
+
+def _migrate_alone(connection: sa.Connection) -> None:
+    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    migrate(connection)
 
 
 def _make_private(path: Path) -> None:

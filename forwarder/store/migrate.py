@@ -6,7 +6,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-HEAD = "0007"
+HEAD = "0008"
 """The last step; their names sort."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

@@ -1,8 +1,8 @@
 """The tables, as the code uses them; how they come to be is told in ``migrations/``.
 
-Times are Unix seconds.  ``owner`` is the hash of a client's key, and the first half of every key:
-nothing of a client's is looked for without it.  ``size`` counts the bytes that a row takes, more
-or less.
+Times are Unix seconds.  ``owner`` is derived from a client's key (`client_identity.py`), and the
+first half of every key: nothing of a client's is looked for without it.  ``size`` counts the bytes
+that a row takes, more or less.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ thoughts = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
     sa.Index("thoughts_by_use", "used", "size"),
 )
-"""Reasoning of upstreams for clients that cannot carry it, sealed.  ``owner`` is the hash of a
-client's key, an upstream and a model, ``id`` that of where the reasoning belongs."""
+"""Reasoning of upstreams for clients that cannot carry it, sealed.  ``owner`` is the hash of
+an owner, an upstream and a model, ``id`` that of where the reasoning belongs."""
 
 models = sa.Table(
     "models",
@@ -187,6 +187,16 @@ gone = sa.Table(
     sa.Index("gone_by_time", "at"),
 )
 """The numbers of what was deleted from lists: of a conversation, by its id, or of completions."""
+
+owner_keys = sa.Table(
+    "owner_keys",
+    metadata,
+    _key("name"),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("sealed", sa.Text, nullable=False),
+)
+"""Random keys with which owners are derived from clients' keys, sealed.  There are several when a
+worker could open none: each secret has its own until they are sealed under the same one."""
 
 chores = sa.Table(
     "chores",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from forwarder.client_identity import derive_owner
 from forwarder.errors import (
     ConversationLocked,
     InvalidRequest,
@@ -23,6 +24,7 @@ from forwarder.exchange import Exchange
 from forwarder.network.running import Running
 from forwarder.state.background import Background, Follow, Limits, Made, Task
 from forwarder.state.holding import Holds
+from forwarder.state.owners import Owners
 from forwarder.store import conversations, responses, work
 from forwarder.store.conversations import Talk
 from forwarder.store.database import Sqlite
@@ -394,6 +396,25 @@ def test_work_of_the_dead_is_begun_anew(
     assert [e["response"]["metadata"] for e in rest if "response" in e] == [marked] * 2 + [
         {work.ATTEMPT: "2"}  # of the others the upstream decides
     ]
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_work_under_an_earlier_owner_is_moved_before_it_is_taken_up(
+    database: Sqlite, stuck: Made
+) -> None:
+    name = leave_behind(database, stuck)
+    until(lambda: len(heard_so_far(Background(database, Running(), Holds(database)), name)) > 3)
+    lapse(database)
+    owners = Owners(database, ["s"])
+    owner = derive_owner(owners._keys[0], "o")
+    other = Background(database, Running(), Holds(database), settle_owner=owners.settle)
+
+    serve(other, lambda exchange, taken: task(lambda: iter(ANSWER)))
+
+    until(lambda: database.read(lambda c: responses.find(c, owner, name)))
+    until(lambda: not other.found(owner, name).is_running)
+    assert other.found(owner, name).status == "completed"
+    assert database.read(lambda c: responses.find(c, "o", name)) is None
 
 
 def heard_so_far(background: Background, name: str) -> list[Json]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from forwarder.client_identity import digest_key
 from forwarder.errors import ConversationLocked, ForwarderError, InvalidRequest, StoreUnavailable
 from forwarder.exchange import Exchange
 from forwarder.network.running import Running
 from forwarder.state import Forgetful, Memory, Remembering
-from forwarder.state.turns import owner_of
 from forwarder.store import conversations
 from forwarder.store.conversations import Talk
 from forwarder.store.database import Sqlite
@@ -64,7 +64,7 @@ def test_with_a_store_answers_are_kept(client: str, database: Sqlite) -> None:
 
 
 def test_a_turn_holds_its_conversation_for_as_long_as_its_exchange(database: Sqlite) -> None:
-    database.write(lambda c: conversations.create(c, owner_of("k"), Talk("conv", 1.0, {})))
+    database.write(lambda c: conversations.create(c, digest_key("k"), Talk("conv", 1.0, {})))
     state, asked = Remembering(database, Running()), {"input": "hi", "conversation": "conv"}
     exchange = Exchange("x", "responses", Ledger(), client_key="k")
     state.kept("responses", asked, exchange, lambda: None)

@@ -8,7 +8,7 @@ import pytest
 
 from forwarder.errors import ForwarderError, InvalidRequest, NotFound, TooLarge
 from forwarder.read_limit import RequestLimits
-from forwarder.state.turns import Memory, owner_of, resumed
+from forwarder.state.turns import Memory, resumed
 from forwarder.store import conversations, responses
 from forwarder.store.conversations import Talk
 from forwarder.store.database import Sqlite
@@ -32,7 +32,7 @@ def asked(database: Sqlite, memory: Memory = UP, owner: str = "o", **request: An
         found.append(left)
         return iter(())
 
-    resumed(call, database, owner, memory, Ledger().drop)({"model": "m", **request})
+    resumed(call, database, lambda: owner, memory, Ledger().drop)({"model": "m", **request})
     return found[0]
 
 
@@ -150,7 +150,7 @@ def test_a_mistake_is_named_where_the_client_made_it(
 
     for base in ({"previous_response_id": "resp_1"}, {"conversation": "conv_1"}):
         with pytest.raises(ForwarderError) as refused:
-            resumed(call, database, "o", UP, Ledger().drop)({"input": [NEXT], **base})
+            resumed(call, database, lambda: "o", UP, Ledger().drop)({"input": [NEXT], **base})
         assert refused.value.param == (told if place == 2 else next(iter(base)))
 
 
@@ -166,14 +166,9 @@ def test_what_earlier_turns_referred_to_is_found_as_long_as_it_is_there(database
         return iter(())
 
     given = {"input": [NEXT], "previous_response_id": "resp_3"}
-    resumed(call, database, "o", UP, ledger.drop)(given)
+    resumed(call, database, lambda: "o", UP, ledger.drop)(given)
     assert found[0]["input"] == [SAID, NEXT]
     assert [*ledger.dropped] == ["previous_response_id.item_reference"]
-
-
-def test_an_owner_is_a_hash_of_the_key() -> None:
-    assert owner_of(None) == owner_of("") != owner_of("key")
-    assert "key" not in owner_of("key")
 
 
 LARGE: Json = {**SAID, "id": "msg_large", "content": "x" * 10_000}
@@ -187,7 +182,7 @@ def resume_within(database: Sqlite, limits: RequestLimits, **request: Any) -> li
         found.append(left)
         return iter(())
 
-    resumed(call, database, "o", UP, Ledger().drop, limits)({"model": "m", **request})
+    resumed(call, database, lambda: "o", UP, Ledger().drop, limits)({"model": "m", **request})
     return found
 
 

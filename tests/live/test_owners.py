@@ -1,0 +1,145 @@
+"""A database of the version whose owners were plain digests of keys, and a change of the secret."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import psycopg
+import pytest
+from openai import OpenAI
+
+from forwarder.client_identity import digest_key
+from tests.live.conftest import settings
+from tests.live.server import ROOT, Server, running
+from tests.live.test_background import ended, until
+from tests.support import Answer, ScriptedUpstream, faults
+
+MINE, ANOTHER = "sk-mine", "sk-another"
+
+OWNED = {
+    "responses", "events", "items", "conversations", "conversation_items", "completions", "gone",
+}  # fmt: skip
+
+
+def client_of(server: Server, key: str = MINE) -> OpenAI:
+    return OpenAI(base_url=server.v1, api_key=key, max_retries=0, timeout=60)
+
+
+def execute(database: str, *statements: str) -> list[Any]:
+    """The rows that the last statement finds; foreign keys are not checked."""
+    if database.startswith("sqlite"):
+        connection: Any = sqlite3.connect(database.removeprefix("sqlite:///"), timeout=20)
+    else:
+        connection = psycopg.connect(database, options="-c session_replication_role=replica")
+    with contextlib.closing(connection), connection:
+        for statement in statements:
+            cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def owners_of(database: str, *tables: str) -> set[str]:
+    union = " UNION ".join(f"SELECT owner FROM {table}" for table in tables or sorted(OWNED))
+    return {owner for (owner,) in execute(database, union)}
+
+
+def make_older(database: str, names: dict[str, str]) -> None:
+    """Make it a database of the older version; ``names`` are keys, each with a response's id."""
+    for key, name in names.items():
+        [(owner,)] = execute(database, f"SELECT owner FROM responses WHERE id = '{name}'")
+        assert owner != digest_key(key)
+        execute(
+            database,
+            *(
+                f"UPDATE {table} SET owner = '{digest_key(key)}' WHERE owner = '{owner}'"
+                for table in OWNED
+            ),
+        )
+    execute(database, "DROP TABLE owner_keys", "UPDATE alembic_version SET version_num = '0007'")
+    assert owners_of(database) == set(map(digest_key, names))
+
+
+def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
+    database: str, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    given = settings(
+        upstream,
+        FORWARDER_DATABASE_URL=database,
+        FORWARDER_SECRET_KEY="old secret",
+        WEB_CONCURRENCY="2",
+        GUNICORN_GRACEFUL_TIMEOUT="2",
+    )
+    with running(given, tmp_path) as server, client_of(server) as client:
+        first = client.responses.create(model="chat/m", input="one")
+        second = client.responses.create(
+            model="chat/m", input="two", previous_response_id=first.id, stream=True
+        )
+        *_, last = second
+        talk = client.conversations.create(items=[{"role": "user", "content": "hello"}])
+        items = client.conversations.items.create(talk.id, items=[{"role": "user", "content": "x"}])
+        client.conversations.items.delete(items.data[0].id, conversation_id=talk.id)
+        said = client.chat.completions.create(
+            model="chat/m", messages=[{"role": "user", "content": "hi"}], store=True
+        )
+        with client_of(server, ANOTHER) as other:
+            theirs = other.responses.create(model="chat/m", input="theirs")
+        upstream.script(faults.slow(Answer(text="late " * 20, pieces=20), delay=0.5))
+        work = client.responses.create(model="chat/m", input="hi", background=True)
+        until(lambda: client.responses.retrieve(work.id).status == "in_progress")
+    make_older(database, {MINE: first.id, ANOTHER: theirs.id})
+    for table in OWNED:
+        assert digest_key(MINE) in owners_of(database, table)
+
+    with running(given, tmp_path) as server, client_of(server) as client:
+        with ThreadPoolExecutor(8) as pool:  # of both workers, before anything is moved
+            found = list(pool.map(lambda _: client.responses.retrieve(last.response.id), range(8)))
+        assert {response.id for response in found} == {last.response.id}
+        check_things(client, last.response.id, talk.id, said.id, upstream)
+        done = ended(client, work.id)
+        assert (done.status, done.metadata) == ("completed", {"forwarder.attempt": "2"})
+        with client_of(server, "sk-guess") as guess, pytest.raises(openai.NotFoundError):
+            guess.responses.retrieve(first.id)
+    left = owners_of(database)
+    assert digest_key(MINE) not in left
+    assert digest_key(ANOTHER) in left, "who has not come yet"
+
+    both = {**given, "FORWARDER_SECRET_KEY": "new secret,old secret"}
+    rotate(both)
+    with running({**both, "FORWARDER_SECRET_KEY": "new secret"}, tmp_path) as server:
+        with client_of(server) as client:
+            check_things(client, last.response.id, talk.id, said.id, upstream)
+        with client_of(server, ANOTHER) as other:
+            assert other.responses.retrieve(theirs.id).id == theirs.id
+        assert "old secret" not in server.log
+    assert not {digest_key(MINE), digest_key(ANOTHER)} & owners_of(database)
+    if database.startswith("sqlite"):
+        path = Path(database.removeprefix("sqlite:///"))
+        files = b"".join(p.read_bytes() for p in path.parent.glob(f"{path.name}*"))
+        for key in (MINE, ANOTHER):
+            assert digest_key(key).encode() not in files
+
+
+def check_things(
+    client: OpenAI, response: str, talk: str, completion: str, upstream: ScriptedUpstream
+) -> None:
+    """Everything that the client stored is there, and goes on."""
+    client.responses.create(model="chat/m", input="three", previous_response_id=response)
+    asked = [m["content"] for m in upstream.requests[-1].body["messages"] if m["role"] == "user"]
+    assert asked == ["one", "two", "three"]
+    assert client.responses.create(model="chat/m", input="four", conversation=talk).id
+    assert [*client.conversations.items.list(talk)][-1].content[0].text == "hello"
+    assert completion in [each.id for each in client.chat.completions.list()]
+    events = client.responses.retrieve(response, stream=True)
+    assert [event.type for event in events][-1] == "response.completed"
+
+
+def rotate(given: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "keys", "rotate"]
+    env = {"PATH": "/usr/bin:/bin", "FORWARDER_DOTENV": "", **given, "FORWARDER_LOG_LEVEL": "ERROR"}
+    subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=60, check=True)
