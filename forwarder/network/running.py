@@ -37,8 +37,8 @@ class Run:
 
     ``stream`` is the generator that makes its answer, once there is one: while that is suspended,
     the client is being written to, and must not be interrupted in the middle of an event.
-    ``grace`` is how many seconds it has to end when the process is about to go; ``None`` is until
-    `Running.stop`.
+    ``grace`` is how many seconds it has to end when the process is about to go, at most until
+    `Running.stop`; ``None`` is until then.
     """
 
     def __init__(self, grace: float | None = None) -> None:
@@ -78,7 +78,7 @@ class Running:
 
     def __init__(self) -> None:
         self._runs: set[Run] = set()
-        self._stopped = self._quitting = False
+        self._stopped = False
         self._left_at: float | None = None
         self._listeners: set[Callable[[], None]] = set()
 
@@ -90,11 +90,6 @@ class Running:
     def is_leaving(self) -> bool:
         """Is the process about to go?"""
         return self._left_at is not None
-
-    @property
-    def longest_grace(self) -> float:
-        """The longest grace of its own that something still running has, in seconds."""
-        return max((run.grace or 0.0 for run in list(self._runs)), default=0.0)
 
     def enter(self, grace: float | None = None) -> Run:
         """One more exchange, until `leave`.  Raises ShuttingDown when it is too late for any."""
@@ -130,20 +125,16 @@ class Running:
     def stop(self) -> None:
         """Interrupt whatever runs, and let nothing begin; returns when all have ended.
 
-        Exchanges with a longer grace of their own are interrupted when that is over.
+        That holds for exchanges with a longer grace of their own, too: gunicorn is about to kill
+        the process, and they could not be handed back then.
         """
         self._stopped = True
         while len(self):
             self._interrupt_due()
 
-    def quit(self) -> None:
-        """Like `stop`, without any grace."""
-        self._quitting = True
-        self.stop()
-
     def is_due(self, run: Run) -> bool:
         """Is its grace over?"""
-        if self._quitting or run.grace is None or self._left_at is None:
+        if self._stopped or run.grace is None or self._left_at is None:
             return self._stopped
         return time.monotonic() - self._left_at >= run.grace
 

@@ -74,6 +74,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         _settle()
         raise_file_limit()
         self._limits = read_limits(self._bridge())
+        self._check_background_grace()
         self._call("serve")
         gevent.spawn(self._leave)
         super().run()
@@ -81,7 +82,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """SIGQUIT and SIGINT give no grace, but running answers are told."""
-        gevent.spawn(self._quit_running)
+        gevent.spawn(self._stop_running)
         super().handle_quit(sig, frame)
 
     def handle_abort(self, sig: int, frame: Any) -> None:
@@ -139,7 +140,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         grace = self.cfg.graceful_timeout
         self._leaving_at = time.monotonic()
         self._tell("announce")
-        gevent.spawn_later(max(grace - _MARGIN, grace / 2), self._stop_running)
+        gevent.spawn_later(self._running_grace(), self._stop_running)
         gevent.sleep(min(_LINGER, grace / 2))
         while self._clients:
             for waiting in list(self._idle):
@@ -149,27 +150,33 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def _finish(self) -> None:
         """Work that has no client keeps the worker too, until it is done or the grace is over."""
         running = getattr(self._bridge(), "running", ())
-        while running and time.monotonic() < self._leaving_at + self._grace(running):
+        while running and time.monotonic() < self._leaving_at + self.cfg.graceful_timeout:
             self.notify()
             gevent.sleep(_TICK)
         if running:
             self.log.warning("Worker graceful timeout (pid:%s): %d running", self.pid, len(running))
 
-    def _grace(self, running: Any) -> float:
-        """Seconds until the worker ends, whatever runs; some work may be given more than gunicorn
-        gives, and a moment in which it is ended."""
-        longest = getattr(running, "longest_grace", 0.0)
-        return float(max(self.cfg.graceful_timeout, longest + _MARGIN if longest else 0.0))
+    def _running_grace(self) -> float:
+        """Seconds that running answers have to end when the worker goes."""
+        grace = self.cfg.graceful_timeout
+        return float(max(grace - _MARGIN, grace / 2))
+
+    def _check_background_grace(self) -> None:
+        """Say so if background work cannot have the grace that the operator wants it to have."""
+        settings = getattr(self._bridge(), "settings", None)
+        wanted, limit = getattr(settings, "background_grace", None) or 0.0, self._running_grace()
+        if wanted > limit:
+            self.log.warning(
+                "FORWARDER_BACKGROUND_GRACE (%g s) is longer than gunicorn's graceful timeout "
+                "allows: background work has %g s. Raise GUNICORN_GRACEFUL_TIMEOUT to %g.",
+                wanted,
+                limit,
+                wanted + _MARGIN,
+            )
 
     def _stop_running(self) -> None:
         """End what the forwarder runs."""
         self._tell("announce")
-        self._tell("stop")
-
-    def _quit_running(self) -> None:
-        """End what the forwarder runs, whatever grace it has."""
-        self._tell("announce")
-        self._tell("quit")
         self._tell("stop")
 
     def _tell(self, word: str) -> None:

@@ -167,11 +167,10 @@ def printed(act: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize(("grace", "seconds"), [(None, 1), (0, 1), (2, 4)])
+@pytest.mark.parametrize(("grace", "seconds"), [(None, 1), (0, 1), (2, 1)])
 def test_what_never_ends_holds_a_worker_for_its_grace_only(
     grace: float | None, seconds: int
 ) -> None:
-    """Two seconds more where it has a longer grace than gunicorn's."""
     act = f"""
 def stuck():
     run = running.enter({grace})
@@ -188,6 +187,22 @@ os._exit(0)
 """
 
     assert printed(act) == f"1 {seconds}"
+
+
+@pytest.mark.parametrize(("wanted", "warned"), [(None, False), (0.5, False), (2.0, True)])
+def test_a_background_grace_that_cannot_be_had_is_told(wanted: float | None, warned: bool) -> None:
+    act = f"""
+settings = SimpleNamespace(background_grace={wanted})
+worker.wsgi.extensions["forwarder"].settings = settings
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+worker._check_background_grace()
+"""
+    said = (
+        "FORWARDER_BACKGROUND_GRACE (2 s) is longer than gunicorn's graceful timeout allows: "
+        "background work has 0.5 s. Raise GUNICORN_GRACEFUL_TIMEOUT to 4."
+    )
+
+    assert printed("import sys" + act) == (said if warned else "")
 
 
 def test_the_limits_are_those_of_the_forwarder() -> None:
