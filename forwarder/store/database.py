@@ -34,6 +34,7 @@ from forwarder.network.backend import BackendBreaker, SharedTask
 from forwarder.store.grouping import Group, Work
 from forwarder.store.migrate import is_current, migrate
 from forwarder.store.packing import take_written
+from forwarder.store.settling import Settling
 from forwarder.store.statements import Statement
 from forwarder.store.tables import chores
 
@@ -69,6 +70,7 @@ class Database:
 
     ``recovered`` are called when it can be read or written again, before any request may.
     ``written`` counts the bytes that this process has stored since the last pruning.
+    ``has_settled`` says whether leases that have run out may be judged.
     """
 
     kind = ""
@@ -90,6 +92,9 @@ class Database:
             _reason,
             stop=self.closed,
         )
+        probe = partial(_leave_nothing, size=self.trial_bytes)
+        self._settling = Settling(lambda: self.write(probe))
+        self.has_settled = self._settling.has_settled
         self._check = SharedTask(self._check_now)
         self._checked = float("-inf")
 
@@ -111,7 +116,11 @@ class Database:
 
     def write(self, work: Work[T]) -> T:
         """What a work gives that is one transaction; it is on disk when this returns."""
-        return self._done(lambda: self._write(work), self.writing)
+        try:
+            return self._done(lambda: self._write(work), self.writing)
+        except StoreUnavailable:
+            self._settling.restart()
+            raise
 
     def write_at_length(self, work: Work[T]) -> T:
         """The same for a work that may take as long as a migration: it has no time limit."""
