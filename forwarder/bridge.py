@@ -26,14 +26,7 @@ from forwarder.codex_headers import describe_answer
 from forwarder.compaction import as_compaction
 from forwarder.config import Settings, UpstreamSettings
 from forwarder.dry_run import DryRun, report
-from forwarder.errors import (
-    ForwarderError,
-    InternalError,
-    InvalidRequest,
-    NotFound,
-    Unsupported,
-    shorten,
-)
+from forwarder.errors import ForwarderError, InvalidRequest, NotFound, Unsupported, shorten
 from forwarder.exchange import Exchange, Observer
 from forwarder.media import Fetcher, Guard, Hands, Uploads, download
 from forwarder.media.data import Blob
@@ -56,7 +49,7 @@ from forwarder.resilience import Resilience
 from forwarder.routing import Route, Router
 from forwarder.seal import Sealer
 from forwarder.state import Forgetful, Owners, Remembering, RequestLimits
-from forwarder.state.background import Limits, Task
+from forwarder.state.background import Limits, Takeover, Task
 from forwarder.state.turns import OURS
 from forwarder.store import Pruner, open_database, secret_for
 from forwarder.store.responses import Kept
@@ -172,7 +165,10 @@ class Bridge:
     def serve(self) -> None:
         """Take up the background work that other workers have left."""
         if isinstance(self.state, Remembering):
-            self.state.background.serve(self._admit_work, self._revive)
+            takeover = Takeover(
+                self._admit_work, self._can_read_request, self._revive, self._cancel_work
+            )
+            self.state.background.serve(takeover)
 
     def _task(self, stored: StoredRequest, sealed: str, work: Exchange) -> Task:
         """The task that a request for background work is."""
@@ -180,7 +176,7 @@ class Bridge:
         made = partial(self._opened, "responses", request, stored.style, work)
         follow = partial(self._followed, request, stored.style, work)
         repeats = self.settings.background_attempts > 1 and can_be_repeated(request)
-        return Task(made, follow, sealed, repeats)
+        return Task(made, follow, sealed, repeats, lambda: self._origin(work) is not None)
 
     def _followed(self, request: Json, style: str | None, work: Exchange, origin: Origin) -> Stream:
         """The stream of a response that its upstream makes already."""
@@ -200,18 +196,37 @@ class Bridge:
         """
         if kept.upstream_id is None or not (kept.is_running or kept.status == "cancelled"):
             return
+        self._cancel_origin(Origin(kept.upstream or "", kept.upstream_id), exchange)
+
+    def _cancel_work(self, origin: Origin, sealed: str | None) -> None:
+        """Cancel a response where its upstream makes it, for the client of a sealed request."""
+        exchange = self._make_work_exchange()
+        values = self._sealer.unseal(sealed) if sealed else None
+        if values is not None:
+            exchange.client_key = values.get("client_key")
+            exchange.client_headers = values.get("client_headers") or {}
+        self._cancel_origin(origin, exchange)
+
+    def _cancel_origin(self, origin: Origin, exchange: Exchange) -> None:
+        said = {"id": exchange.id, "upstream": origin.upstream, "response": origin.upstream_id}
         try:
-            upstream = self.upstream(kept.upstream or "")
+            upstream = self.upstream(origin.upstream)
             if upstream is not None:
-                upstream.cancel(kept.upstream_id, exchange)
+                upstream.cancel(origin.upstream_id, exchange)
+                log.info({"event": "upstream_cancelled", **said})
         except ForwarderError as error:
-            said = {"event": "upstream_cancel_failed", "id": exchange.id}
-            log.warning({**said, "upstream": kept.upstream, "detail": shorten(error.message)})
+            failed = {"event": "upstream_cancel_failed", **said}
+            log.warning({**failed, "detail": shorten(error.message)})
 
     def _admit_work(self) -> Exchange:
-        """An exchange for background work that is taken up."""
+        """An exchange for background work that is taken up; raises Overloaded."""
+        work = self._make_work_exchange()
+        self.resilience.admit(work)
+        return work
+
+    def _make_work_exchange(self) -> Exchange:
         settings = self.settings
-        work = Exchange(
+        return Exchange(
             id=random_id("req"),
             route="background",
             ledger=Ledger(strict=settings.strict, max_schema_nodes=settings.max_schema_nodes),
@@ -219,16 +234,16 @@ class Bridge:
             log_bodies=settings.log_bodies,
             observers=self.observers,
         )
-        self.resilience.admit(work)
-        return work
+
+    def _can_read_request(self, sealed: str) -> bool:
+        """Was a request sealed under a secret, and by a version, that this worker knows?"""
+        values = self._sealer.unseal(sealed)
+        return isinstance(values, dict) and values.keys() == set(StoredRequest._fields)
 
     def _revive(self, work: Exchange, taken: Taken) -> Task:
-        """The task that another worker has begun."""
+        """The task that another worker has begun; this one can read its request."""
         work.began(lambda name: None)
-        values = self._sealer.unseal(taken.request)
-        if values is None:
-            return Task(_refuse_foreign_request, _refuse_foreign_request)
-        stored = read_stored_request(values, taken.kept.input)
+        stored = read_stored_request(self._sealer.unseal(taken.request), taken.kept.input)
         work.client_key, work.payer = stored.client_key, stored.payer
         work.client_address, work.client_headers = stored.client_address, stored.client_headers
         work.address, work.ledger.strict = lambda: stored.address, stored.strict
@@ -499,13 +514,6 @@ class Bridge:
 
 _UNASKED = frozenset({"reasoning.summary", f"include.{SEALED}"})
 """What only the forwarder asks for on behalf of other clients, so that they lose nothing."""
-
-
-def _refuse_foreign_request(*_: object) -> Stream:
-    raise InternalError(
-        "The request of this response was sealed under another FORWARDER_SECRET_KEY, "
-        "so that it cannot be begun anew."
-    )
 
 
 def _fetch(settings: Settings) -> Callable[[Exchange], Fetch] | None:

@@ -581,8 +581,9 @@ class Hanging:
         self.go = threading.Event()
         transport = httpx2.MockTransport(self._answer)
         monkeypatch.setattr(bridge, "transport_for", lambda settings, heartbeat: transport)
-        for name in ("_LOOK", "_SETTLE"):
-            monkeypatch.setattr(f"forwarder.state.background.{name}", 0.02)
+        monkeypatch.setattr("forwarder.state.background._LOOK", 0.02)
+        monkeypatch.setattr("forwarder.store.settling.SETTLE_SECONDS", 0.02)
+        monkeypatch.setattr("forwarder.store.settling._PROBE_SECONDS", 0.0)
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         request.read()
@@ -649,9 +650,30 @@ def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
     assert len(records) == 1
 
 
-def test_work_whose_request_cannot_be_opened_fails_and_says_why(
+def test_work_is_left_to_workers_that_can_read_its_request(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    hanging = Hanging(monkeypatch)
+    name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
+    url = f"sqlite:///{tmp_path}/state.db"
+    same = bridge_of(
+        FORWARDER_DATABASE_URL=url, CHAT_API_KEY="passthrough", FORWARDER_SECRET_KEY="one"
+    )
+    other.serve()
+    time.sleep(0.5)
+    database = other.stored.database
+    assert database.read(lambda c: c.scalar(sa.text("SELECT status FROM responses"))) == "in_progress"
+    same.serve()
+    body = wait_for_end(same, name)
+    hanging.go.set()
+
+    assert (body["status"], body["metadata"]) == ("completed", {"forwarder.attempt": "2"})
+
+
+def test_work_that_no_worker_can_read_fails_after_a_while_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("forwarder.store.work.MAX_UNREADABLE_SECONDS", 1.0)
     hanging = Hanging(monkeypatch)
     name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
     other.serve()

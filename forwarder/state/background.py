@@ -6,7 +6,9 @@ lease.
 
 Work that has not ended when its worker goes is handed back, and the lease of a worker that died
 runs out: another worker then takes the work up and begins it anew, if the upstream may be asked
-twice and not too many attempts were made.  Otherwise it has failed.
+twice and not too many attempts were made.  Otherwise it has failed.  Leases that have run out are
+judged in one place, `Background._look_for_work`, and in `Background._bury` for a client that asks;
+both wait until the database has settled.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from forwarder.errors import (
     UpstreamUnreachable,
 )
 from forwarder.exchange import Exchange
+from forwarder.heap_size import measure_heap
 from forwarder.mint import random_id
 from forwarder.network.aside import spawn
 from forwarder.network.running import Running
@@ -41,7 +44,6 @@ from forwarder.state.items import as_items
 from forwarder.state.keeping import last_said, marks, say
 from forwarder.state.turns import base_of
 from forwarder.store import Database, conversations, logs, responses, work
-from forwarder.store.packing import packed
 from forwarder.store.responses import Kept
 from forwarder.translate.call import Batch, Json, Stream
 from forwarder.translate.ending import told_responses
@@ -66,12 +68,11 @@ _FOLLOWS = 5
 _LOOK = 1.0
 """Seconds between two looks for work that waits to be taken up."""
 
-_SETTLE = 3.0
-"""Seconds for which the database must answer before work is taken up.
+_PASS_OVER_SECONDS = 60.0
+"""Seconds for which a worker leaves alone the work that it cannot take up."""
 
-When it comes back after a while all leases have run out, and workers that live renew theirs or
-store what they have finished.
-"""
+_ORIGIN_SECONDS = 10.0
+"""Seconds for which the id of a response that is cancelled is awaited from its upstream."""
 
 Made = Callable[[], Stream]
 """Asks the upstream, and gives its answer."""
@@ -79,24 +80,35 @@ Made = Callable[[], Stream]
 Follow = Callable[[work.Origin], Stream]
 """Follows a response that its upstream makes already, from its first event."""
 
-Admit = Callable[[], Exchange]
-"""Makes the exchange for work that is taken up; raises Overloaded when there are too many."""
-
-Revive = Callable[[Exchange, work.Taken], "Task"]
-"""Completes the exchange for work that was taken up, and gives the task again."""
-
 
 class Task(NamedTuple):
     """What is to be done: ``made`` asks the upstream, ``follow`` follows what it makes already.
 
     ``request`` is sealed, for another worker; ``repeats`` says whether the upstream may be asked
-    twice.
+    twice.  ``works_on`` tells whether the upstream that is being asked works on when the connection
+    is closed.
     """
 
     made: Made
     follow: Follow
     request: str | None = None
     repeats: bool = False
+    works_on: Callable[[], bool] = lambda: False
+
+
+class Takeover(NamedTuple):
+    """How work that others have left is taken up, and stopped at its upstream.
+
+    ``admit`` makes the exchange; raises Overloaded when there are too many.  ``can_read`` tells
+    whether this worker can read a sealed request.  ``revive`` completes the exchange and gives the
+    task again.  ``cancel`` cancels a response at its upstream, for the client of a sealed request;
+    what fails of that goes to the log.
+    """
+
+    admit: Callable[[], Exchange]
+    can_read: Callable[[str], bool]
+    revive: Callable[[Exchange, work.Taken], Task]
+    cancel: Callable[[work.Origin, str | None], None]
 
 
 class Limits(NamedTuple):
@@ -104,7 +116,8 @@ class Limits(NamedTuple):
 
     ``attempts`` is how often it is begun, and ``grace`` how many seconds it has when the process
     goes (``None``: as many as all answers).  A finished response that cannot be stored is kept for
-    ``unsaved_age`` seconds, and of all of them together ``unsaved_max`` bytes.
+    ``unsaved_age`` seconds.  What cannot be stored, of finished and of running work together, takes
+    up to ``unsaved_max`` bytes of memory.
     """
 
     attempts: int = 3
@@ -124,6 +137,10 @@ class Job:
     ``origin`` is where its upstream makes it, if that goes on without us.  Such a response is
     followed from its first event again when the connection breaks: ``known`` is how many events
     are told already, and ``passed`` how many have come over this connection.
+
+    ``counted`` of the pending events, ``unsaved`` bytes of memory, count for the limit of what the
+    database does not take.  ``is_dropped`` is work beyond that limit.  ``is_unwanted`` is work that
+    was ended here, and that its upstream has still to be told to end.
     """
 
     owner: str
@@ -138,6 +155,11 @@ class Job:
     origin_is_stored: bool = False
     known: int = 0
     passed: int = 0
+    counted: int = 0
+    unsaved: int = 0
+    has_heard: bool = False
+    is_dropped: bool = False
+    is_unwanted: bool = False
 
     def begin(self) -> None:
         """Note that work on it has begun."""
@@ -160,6 +182,7 @@ class Job:
     def take(self, batch: Batch) -> Json | None:
         """Note events as those of this response; its response when they end it."""
         for event in batch:
+            self.has_heard = True
             if event["type"] in work.OPENING_EVENTS:
                 self._note_origin(event)
                 continue  # that was told when it began
@@ -219,7 +242,9 @@ class Background:
         self._worker = random_id("worker")
         self._jobs: dict[tuple[str, str], Job] = {}
         self._starting = threading.Lock()
-        self._keeping = self._serving = False
+        self._keeping = False
+        self._takeover: Takeover | None = None
+        self._passed_over: dict[str, float] = {}
         self._unsaved = 0
 
     def start(self, owner: str, request: Json, exchange: Exchange, task: Task) -> Json:
@@ -273,46 +298,92 @@ class Background:
 
     # -- taking work up ---------------------------------------------------------------------------
 
-    def serve(self, admit: Admit, revive: Revive) -> None:
+    def serve(self, takeover: Takeover) -> None:
         """Take up from now on what others have left, until the process is about to go."""
         with self._starting:
-            if not self._serving:
-                self._serving = True
-                spawn(lambda: self._take_up_on(admit, revive))
+            if self._takeover is None:
+                self._takeover = takeover
+                spawn(lambda: self._look_on(takeover))
 
-    def _take_up_on(self, admit: Admit, revive: Revive) -> None:
-        settled = time.monotonic() + _SETTLE
+    def _look_on(self, takeover: Takeover) -> None:
         while not self._database.closed.wait(_LOOK) and not self._running.is_leaving:
-            asked = time.monotonic()
             try:
-                waiting = self._database.read(work.waiting)
-                if time.monotonic() - asked > _SETTLE:
-                    raise StoreUnavailable  # it was gone for a while
-                # One's own work waits when the database was away; it is about to be renewed.
-                others = [key for key in waiting if key not in self._jobs]
-                for owner, name in others if asked >= settled else ():
-                    self._take_up(self._settle_owner(owner), name, admit, revive)
+                self._look_for_work(takeover)
             except StoreUnavailable:
-                settled = time.monotonic() + _SETTLE
-            except Overloaded:
-                continue  # another worker may have room
+                continue  # it is in the log
             except Exception:
                 log.exception("background work could not be taken up")
 
-    def _take_up(self, owner: str, name: str, admit: Admit, revive: Revive) -> None:
-        exchange = admit()
+    def _look_for_work(self, takeover: Takeover) -> None:
+        """Take up work that waits, and bury work that nobody may take up.
+
+        Work that was handed back has no worker that could still renew its lease.  All other waits
+        until the database has settled.  This worker's own is about to be renewed.
+        """
+        now = time.monotonic()
+        self._passed_over = {name: end for name, end in self._passed_over.items() if end > now}
+        skip = [*self._passed_over, *(job.id for job in list(self._jobs.values()))]
+        waiting = self._database.read(partial(work.waiting, skip=skip))
+        lost = self._database.read(partial(work.lost, skip=skip))
+        if not waiting and not lost:
+            return
+        if not self._database.has_settled():
+            waiting = self._database.read(partial(work.waiting, skip=skip, only_handed_back=True))
+            lost = []
+        for take, found in ((self._bury, lost), (partial(self._take_up, takeover), waiting)):
+            for owner, name in found:
+                try:
+                    take(owner, name)
+                except StoreUnavailable:
+                    raise
+                except Overloaded:
+                    return  # another worker may have room
+                except Exception:  # of one response; the others must not wait for it
+                    log.exception("the background response %s could not be taken up", name)
+                    self._pass_over(name)
+
+    def _pass_over(self, name: str) -> None:
+        self._passed_over[name] = time.monotonic() + _PASS_OVER_SECONDS
+
+    def _bury(self, owner: str, name: str) -> None:
+        """End work that nobody may take up, if it is lost."""
+        kept = self._database.write(lambda c: work.bury(c, owner, name))
+        if kept is not None:
+            self._cancel_buried(kept, None)
+
+    def _cancel_buried(self, kept: Kept, request: str | None) -> None:
+        """Let an upstream that still makes a response that was given up here end it, too."""
+        log.warning({"event": "background_given_up", "response": kept.id})
+        if kept.upstream_id is not None and self._takeover is not None:
+            self._takeover.cancel(work.Origin(kept.upstream or "", kept.upstream_id), request)
+
+    def _take_up(self, takeover: Takeover, owner: str, name: str) -> None:
+        request = self._database.read(lambda c: work.find_request(c, owner, name))
+        if request is None:
+            return  # another worker was faster
+        if not takeover.can_read(request):
+            self._pass_over(name)
+            log.warning({"event": "background_request_unreadable", "response": name})
+            kept = self._database.write(lambda c: work.bury_unreadable(c, owner, name))
+            if kept is not None:
+                self._cancel_buried(kept, request)
+            return
+        owner = self._settle_owner(owner)
+        exchange = takeover.admit()
         try:
             taken, hold = self._database.write(lambda c: self._claim(c, owner, name))
+            task = takeover.revive(exchange, taken) if isinstance(taken, work.Taken) else None
         except ConversationLocked:
             exchange.opened.close()  # another turn goes on, and this one waits for its end
             return
         except BaseException:
-            exchange.opened.close()
+            exchange.opened.close()  # if it was claimed, the lease runs out; the attempt counts
             raise
-        if taken is None:
+        if not isinstance(taken, work.Taken) or task is None:
             exchange.opened.close()
+            if isinstance(taken, Kept):
+                self._cancel_buried(taken, request)
             return
-        task = revive(exchange, taken)
         said = {"event": "background_taken_up", "id": exchange.id, "response": name}
         log.warning({**said, "attempt": taken.attempt, "follows": taken.origin is not None})
         job = Job(owner, taken.kept.body, task, exchange, hold, number=taken.number)
@@ -322,9 +393,9 @@ class Background:
 
     def _claim(
         self, connection: sa.Connection, owner: str, name: str
-    ) -> tuple[work.Taken | None, Hold | None]:
+    ) -> tuple[work.Taken | Kept | None, Hold | None]:
         taken = work.take_up(connection, owner, name, self._worker, self._limits.attempts)
-        if taken is None or taken.kept.conversation is None:
+        if not isinstance(taken, work.Taken) or taken.kept.conversation is None:
             return taken, None
         hold = self._holds.of(owner, taken.kept.conversation)
         hold.take(connection)
@@ -341,6 +412,7 @@ class Background:
         except Exception:
             log.exception("the background response %s broke", job.id)
         finally:
+            self._discount(job)
             self._jobs.pop(job.key, None)
             job.exchange.close()
 
@@ -352,8 +424,13 @@ class Background:
             if job.exchange.tape is not None:
                 job.exchange.tape.told(batch)
             response = job.take(batch)
+            if job.is_dropped:
+                return
             if response is not None:
                 self._finish(job, response)
+                return
+            if job.is_unwanted and job.has_heard:
+                self._end_unwanted(job)
                 return
 
     def _until_shutdown(self, job: Job) -> Stream:
@@ -403,33 +480,49 @@ class Background:
     def _finish(self, job: Job, response: Json) -> None:
         """Store the end of a job; while the database is away, keep it within the limits."""
         deadline = time.monotonic() + self._limits.unsaved_age
-        size = 0
-        try:
-            while not self._is_stored(job, response):
-                if not size:
-                    size = len(packed(job.pending))
-                    self._unsaved += size
-                too_much = self._unsaved > self._limits.unsaved_max
-                run = job.exchange.run
-                is_due = run is not None and self._running.is_due(run)
-                if too_much or is_due or time.monotonic() > deadline:
-                    log.error({"event": "background_response_lost", "response": job.id})
-                    return
-                time.sleep(_RETRY)
-        finally:
-            self._unsaved -= size
+        while not self._is_stored(job, response):
+            self._count_unsaved(job)
+            run = job.exchange.run
+            is_due = run is not None and self._running.is_due(run)
+            if job.is_dropped or is_due or time.monotonic() > deadline:
+                log.error({"event": "background_response_lost", "response": job.id})
+                return
+            time.sleep(_RETRY)
+
+    def _count_unsaved(self, job: Job) -> None:
+        """Count the memory of what a job has pending; drop it if that is too much with all others.
+
+        Called only when the database has not taken it, so that nothing is measured in good times.
+        """
+        events = job.pending
+        size = sum(map(measure_heap, events[job.counted :]))
+        job.counted = len(events)
+        job.unsaved += size
+        self._unsaved += size
+        if self._unsaved > self._limits.unsaved_max:
+            job.is_dropped = True
+            job.pending = []
+            self._discount(job)
+
+    def _discount(self, job: Job) -> None:
+        """Count nothing of a job any more: it is stored, or lost."""
+        self._unsaved -= job.unsaved
+        job.counted = job.unsaved = 0
 
     def _is_stored(self, job: Job, response: Json) -> bool:
+        """Is the end of a job stored, or settled in another way?"""
         try:
             with job.writing:
-                self._database.write(lambda c: self._end(c, job, response))
+                is_own = self._database.write(lambda c: self._end(c, job, response))
         except StoreUnavailable:
             return False
+        if not is_own and response["status"] in ("completed", "incomplete"):
+            log.warning({"event": "background_answer_discarded", "response": job.id})
         if job.hold is not None:
             job.hold.done()
         return True
 
-    def _end(self, connection: sa.Connection, job: Job, response: Json) -> None:
+    def _end(self, connection: sa.Connection, job: Job, response: Json) -> bool:
         mine = work.finish(
             connection, job.owner, job.id, self._worker, response, job.exchange.upstream,
             job.pending, job.origin.upstream_id if job.origin else None,
@@ -439,6 +532,7 @@ class Background:
             say(connection, job.owner, kept)
         if job.hold is not None:
             job.hold.give_back(connection)
+        return mine
 
     # -- signs of life ----------------------------------------------------------------------------
 
@@ -475,27 +569,62 @@ class Background:
             try:
                 self._flush(job)
             except StoreUnavailable:  # it is in the log; what is pending waits
-                continue
+                if not job.is_over:
+                    self._count_unsaved(job)
+                if job.is_dropped and job.key in self._jobs:
+                    del self._jobs[job.key]  # its lease runs out
+                    log.error({"event": "background_response_lost", "response": job.id})
+                    job.exchange.leave()
             except Exception:  # of one job; the leases of its neighbours must be renewed
                 log.exception("the events of background work could not be written")
         mine = self._database.read(lambda c: work.mine(c, self._worker))
         for job in jobs:
-            if job.key not in mine and job.key in self._jobs and not job.is_over:
-                job.exchange.leave()
+            is_left = job.is_over or job.is_unwanted or job.exchange.left
+            if job.key not in mine and job.key in self._jobs and not is_left:
+                is_taken = self._database.read(lambda c, key=job.key: work.is_running(c, *key))  # type: ignore[misc]
+                self._stop(job, ends_upstream=not is_taken and not job.origin_is_stored)
 
     def _flush(self, job: Job) -> None:
         with job.writing:
             events = list(job.pending)  # more may come while these are written
             if job.origin is not None and not job.origin_is_stored:
                 given = job.owner, job.id, self._worker, job.origin, job.task.request
-                self._database.write(lambda c: work.note_origin(c, *given))
-                job.origin_is_stored = True
+                job.origin_is_stored = self._database.write(lambda c: work.note_origin(c, *given))
             if not events or job.is_over:
                 return  # the end is written with all that is pending
             self._database.write(
                 lambda c: work.progress(c, job.owner, job.id, self._worker, events)
             )
             job.pending = job.pending[len(events) :]
+            self._discount(job)
+
+    # -- stopping ---------------------------------------------------------------------------------
+
+    def _stop(self, job: Job, ends_upstream: bool) -> None:
+        """Leave a job that has ended in the store.
+
+        With ``ends_upstream`` its upstream, if that works on without a connection, is told to end
+        it.  The one that ended the job in the store could not do so: the upstream's id of the
+        response was not stored then.  If that id is not known yet, it is awaited.
+        """
+        job.is_unwanted = ends_upstream
+        if ends_upstream and not job.has_heard and job.task.works_on():
+            spawn(lambda: self._stop_later(job))
+        else:
+            self._end_unwanted(job)
+
+    def _stop_later(self, job: Job) -> None:
+        deadline = time.monotonic() + _ORIGIN_SECONDS
+        while job.is_unwanted and job.key in self._jobs and time.monotonic() < deadline:
+            time.sleep(_TICK)
+        self._end_unwanted(job)
+
+    def _end_unwanted(self, job: Job) -> None:
+        is_unwanted, job.is_unwanted = job.is_unwanted, False
+        job.exchange.leave()
+        origin, takeover = job.origin, self._takeover
+        if is_unwanted and origin is not None and takeover is not None:
+            spawn(lambda: takeover.cancel(origin, job.task.request))
 
     # -- asking for it ----------------------------------------------------------------------------
 
@@ -506,29 +635,30 @@ class Background:
         """
         kept = self._database.write(lambda c: _cancelled(c, owner, response_id))
         job = self._jobs.get((owner, response_id))
-        if job is not None:
-            job.exchange.leave()
+        if job is not None and not job.is_over:
+            self._stop(job, ends_upstream=kept.upstream_id is None)
         return kept
 
     def remove(self, owner: str, response_id: str) -> Kept | None:
         """Delete a response, and end what works on it; the response as it was, if there is one."""
         removed = self._database.write(lambda c: _removed(c, owner, response_id))
         job = self._jobs.get((owner, response_id))
-        if removed is not None and job is not None:
-            job.exchange.leave()
+        if removed is not None and job is not None and not job.is_over:
+            self._stop(job, ends_upstream=removed.upstream_id is None)
         return removed
 
     def found(self, owner: str, response_id: str) -> Kept:
-        """A stored response; work of the dead that nobody may take up has failed.
+        """A stored response; lost work that nobody may take up has failed.
 
         Raises NotFound.
         """
         kept = self._database.read(lambda c: responses.find(c, owner, response_id))
         if kept is None:
             raise no_response(response_id)
-        if kept.is_lost:
-            lost = kept
-            kept = self._database.write(lambda c: work.bury(c, owner, lost))
+        is_lost = kept.is_lost and (owner, response_id) not in self._jobs
+        if is_lost and self._database.has_settled():
+            self._bury(owner, response_id)
+            return self.found(owner, response_id)
         return kept
 
     def told(
@@ -575,12 +705,12 @@ def _log(connection: sa.Connection, owner: str, kept: Kept, after: int) -> Batch
 
 
 def _removed(connection: sa.Connection, owner: str, response_id: str) -> Kept | None:
-    kept = responses.find(connection, owner, response_id)
+    kept = responses.find(connection, owner, response_id, lock=True)
     return kept if responses.remove(connection, owner, response_id) else None
 
 
 def _cancelled(connection: sa.Connection, owner: str, response_id: str) -> Kept:
-    kept = responses.find(connection, owner, response_id)
+    kept = responses.find(connection, owner, response_id, lock=True)
     if kept is None:
         raise no_response(response_id)
     if not kept.body.get("background"):

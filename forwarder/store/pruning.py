@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from forwarder.errors import StoreUnavailable
 from forwarder.network.aside import spawn
-from forwarder.store import gone, responses, work
+from forwarder.store import gone, responses
 from forwarder.store.clock import NOW
 from forwarder.store.database import Database
 from forwarder.store.tables import chores, completions, conversations, thoughts
@@ -21,7 +21,7 @@ from forwarder.store.tables import responses as response_table
 log = logging.getLogger("forwarder.store")
 
 _EVERY = 300.0
-"""Seconds between two prunings, and the most that work of a dead worker stays unnoticed by all."""
+"""Seconds between two prunings."""
 
 _AT_ONCE = 200
 """Rows that are deleted in one transaction: others want to write too."""
@@ -95,10 +95,8 @@ class Pruner:
         return True
 
     def prune(self, by_age: bool = True) -> None:
-        """End what the dead left, delete what is old, and the oldest of what is too much."""
+        """Delete what is old, and the oldest of what is too much."""
         self._database.written = 0
-        for owner, name in self._database.read(work.lost):
-            self._database.write(partial(_end_lost, owner=owner, name=name))
         self._database.write(gone.forget)
         deleted = (sum(self._aged()) if by_age else 0) + sum(self._excess())
         if deleted:
@@ -175,12 +173,6 @@ def _may_have_jumped(connection: sa.Connection) -> bool:
     """Is it too early to trust the clock?"""
     soon = (chores.c.name == _STEADY) & (chores.c.due > NOW) & (chores.c.due <= NOW + _GAP)
     return connection.execute(sa.select(chores.c.name).where(soon)).first() is not None
-
-
-def _end_lost(connection: sa.Connection, owner: str, name: str) -> None:
-    kept = responses.find(connection, owner, name)
-    if kept is not None and kept.is_lost:
-        work.bury(connection, owner, kept)
 
 
 def _total(connection: sa.Connection) -> int:

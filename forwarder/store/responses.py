@@ -66,7 +66,7 @@ class Kept(NamedTuple):
 
 
 _INSERT = inserting(responses, "ON CONFLICT (owner, id) DO NOTHING")
-_LOG = inserting(events)
+_LOG = inserting(events, "ON CONFLICT (owner, response, first) DO NOTHING")
 _INDEX = putting(items)
 
 _COLUMNS = Kept._fields[:-1]
@@ -93,11 +93,15 @@ def _is(owner: str, response_id: str) -> sa.ColumnElement[bool]:
     return (responses.c.owner == owner) & (responses.c.id == response_id)
 
 
-def find(connection: sa.Connection, owner: str, response_id: str) -> Kept | None:
-    """A response that was not deleted."""
-    row = connection.execute(
-        sa.select(*_KEPT).where(_is(owner, response_id), ~responses.c.hidden)
-    ).first()
+def find(
+    connection: sa.Connection, owner: str, response_id: str, lock: bool = False
+) -> Kept | None:
+    """A response that was not deleted; with ``lock`` nobody changes it until the transaction ends.
+
+    (SQLite has one writer, and so nothing to lock.)
+    """
+    found = sa.select(*_KEPT).where(_is(owner, response_id), ~responses.c.hidden)
+    row = connection.execute(found.with_for_update() if lock else found).first()
     return _kept(row) if row else None
 
 
@@ -196,10 +200,26 @@ def _has_own_id(item: Any) -> bool:
 
 
 def more(connection: sa.Connection, owner: str, response_id: str, *log: Piece) -> None:
-    """Store pieces of a response's event log."""
-    if log:
-        own = {"owner": owner, "response": response_id}
-        _LOG.run(connection, *(own | piece._asdict() for piece in log))
+    """Store pieces of a response's event log.
+
+    A piece with the same first event is replaced: it was stored by a commit that took effect but
+    was not acknowledged, and its writer has repeated it, perhaps with more events.
+    """
+    own = {"owner": owner, "response": response_id}
+    for piece in log:
+        if not _LOG.run(connection, row := own | piece._asdict()):
+            cut_log(connection, owner, response_id, piece.first)
+            _LOG.run(connection, row)
+
+
+def cut_log(connection: sa.Connection, owner: str, response_id: str, first: int) -> None:
+    """Delete the pieces of a response's event log that begin with this event or a later one."""
+    cut = (events.c.owner == owner) & (events.c.response == response_id) & (events.c.first >= first)
+    size = sa.select(sa.func.coalesce(sa.func.sum(sa.func.length(events.c.data)), 0))
+    freed = int(connection.scalar(size.where(cut)) or 0)
+    connection.execute(sa.delete(events).where(cut))
+    smaller = sa.update(responses).where(_is(owner, response_id))
+    connection.execute(smaller.values(size=responses.c.size - freed))
 
 
 def index(connection: sa.Connection, owner: str, of: str, output: Iterable[Json]) -> None:

@@ -1,14 +1,17 @@
-"""Background work in the store: who does it, whether that one lives, and how it ends.
+"""Background work in the store: which worker does it, whether that worker lives, how it ends.
 
-Whoever works writes only as long as the response is its own and not over; cancelling it, or
-finding its worker dead, ends it for good, whatever that worker still has to say.
+A worker writes only as long as the response is its own and not over.  Cancelling it ends it for
+good.
 
 Work whose lease has run out is taken up by another worker if its ``request`` is stored; otherwise
-it has failed.  Leases are granted and judged by the database's clock.
+it has failed.  If the worker lives nevertheless and has finished the response, its answer replaces
+that failure.  Leases are granted and judged by the database's clock, and only after
+`Database.has_settled`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -17,6 +20,7 @@ from forwarder.store import conversations, logs, responses
 from forwarder.store.clock import NEW_LEASE, NOW
 from forwarder.store.packing import note_written, packed
 from forwarder.store.responses import RUNNING, Kept
+from forwarder.store.tables import conversations as conversation_table
 from forwarder.store.tables import events
 from forwarder.store.tables import responses as table
 from forwarder.translate.call import Batch, Json
@@ -31,8 +35,21 @@ OPENING_EVENTS = ("response.created", "response.queued", "response.in_progress")
 ATTEMPT = "forwarder.attempt"
 """The key of a response's metadata that says which attempt it is, from the second one on."""
 
-_TAKEN_AT_ONCE = 8
-"""How much work one look finds, so that several workers share what is waiting."""
+MAX_WAITING = 8
+"""How many responses one look finds, so that several workers share what is waiting."""
+
+MAX_UNREADABLE_SECONDS = 3600.0
+"""Seconds for which work waits for a worker that can read its request."""
+
+DIED: Json = {
+    "code": "server_error",
+    "message": "The worker that made this response died before it was done.",
+}
+UNREADABLE: Json = {
+    "code": "server_error",
+    "message": "No running worker can read the stored request of this response: it was sealed "
+    "under another FORWARDER_SECRET_KEY or by another version of the forwarder.",
+}
 
 
 def _own(owner: str, response_id: str, worker: str) -> sa.ColumnElement[bool]:
@@ -68,10 +85,14 @@ def note_origin(
     worker: str,
     origin: Origin,
     request: str | None,
-) -> None:
-    """Store where one's own work is made, so that others can follow it with this request."""
+) -> bool:
+    """Store where one's own work is made, so that others can follow it with this request.
+
+    False if it is not one's own any more.
+    """
     values = {**origin._asdict(), "request": request}
-    connection.execute(sa.update(table).where(_own(owner, response_id, worker)).values(values))
+    own = sa.update(table).where(_own(owner, response_id, worker))
+    return connection.execute(own.values(values)).rowcount > 0
 
 
 def finish(
@@ -84,13 +105,19 @@ def finish(
     log: Batch,
     upstream_id: str | None = None,
 ) -> bool:
-    """Store how one's own work has ended, and where; False when it was ended before.
+    """Store how one's own work has ended, and where; False if it has another end.
 
-    The output of work that has failed is all that was made of it.
+    An end that is stored already may be stored again.  An answer replaces a failure whose only
+    reason is that the lease had run out.  The output of work that has failed is all that was made
+    of it.
     """
-    mine = sa.select(table.c.id).where(_own(owner, response_id, worker)).with_for_update()
-    if connection.execute(mine).first() is None:
-        return False
+    mine = _is(owner, response_id) & (table.c.worker == worker) & ~table.c.hidden
+    status = connection.scalar(sa.select(table.c.status).where(mine).with_for_update())
+    if status not in RUNNING:
+        kept = responses.find(connection, owner, response_id) if status else None
+        is_buried = kept is not None and kept.body.get("error") in (DIED, UNREADABLE)
+        if not is_buried or body["status"] == "failed":
+            return bool(status == body["status"])
     if body["status"] == "failed":
         kept = responses.find(connection, owner, response_id)
         before = responses.log_after(connection, owner, kept, -1) if kept else []
@@ -139,34 +166,69 @@ def _end(connection: sa.Connection, owner: str, response_id: str, body: Json, lo
     responses.index(connection, owner, response_id, body.get("output") or ())
 
 
-DIED: Json = {
-    "code": "server_error",
-    "message": "The worker that made this response died before it was done.",
-}
+def bury(connection: sa.Connection, owner: str, response_id: str) -> Kept | None:
+    """End work whose lease has run out and that cannot be begun anew; None if it is not so."""
+    return _bury(connection, owner, response_id, table.c.request.is_(None), DIED)
 
 
-def bury(connection: sa.Connection, owner: str, kept: Kept) -> Kept:
-    """End the work of a worker that has died."""
-    return end(connection, owner, kept, "failed", DIED)
+def bury_unreadable(connection: sa.Connection, owner: str, response_id: str) -> Kept | None:
+    """End work that has waited too long for a worker that can read it; None if it has not."""
+    is_old = table.c.lease < NOW - MAX_UNREADABLE_SECONDS
+    return _bury(connection, owner, response_id, is_old, UNREADABLE)
 
 
-def lost(connection: sa.Connection) -> list[tuple[str, str]]:
-    """The work of dead workers that cannot be begun anew, as (owner, id)."""
-    return _names(connection, _has_lapsed() & table.c.request.is_(None))
+def _bury(
+    connection: sa.Connection,
+    owner: str,
+    response_id: str,
+    which: sa.ColumnElement[bool],
+    error: Json,
+) -> Kept | None:
+    found = sa.select(table.c.id).where(_is(owner, response_id), _has_lapsed(), which)
+    if connection.execute(found.with_for_update()).first() is None:
+        return None
+    kept = responses.find(connection, owner, response_id)
+    return end(connection, owner, kept, "failed", error) if kept else None
 
 
-def waiting(connection: sa.Connection) -> list[tuple[str, str]]:
-    """Work that was handed back or whose worker died, and that can be begun anew, as (owner, id).
+def lost(connection: sa.Connection, skip: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Work whose lease has run out and that cannot be begun anew, as (owner, id).
 
-    Not all of it is found at once.
+    Without the responses whose ids are in ``skip``.
     """
-    return _names(connection, _has_lapsed() & table.c.request.is_not(None), _TAKEN_AT_ONCE)
+    return _names(connection, _has_lapsed() & table.c.request.is_(None), skip, None)
+
+
+def waiting(
+    connection: sa.Connection, skip: Collection[str] = (), only_handed_back: bool = False
+) -> list[tuple[str, str]]:
+    """Work that was handed back or whose lease has run out, and that can be begun anew.
+
+    As (owner, id), at most MAX_WAITING, and without the responses whose ids are in ``skip`` and
+    those whose conversation is held by another turn.
+    """
+    held = sa.exists().where(
+        conversation_table.c.owner == table.c.owner,
+        conversation_table.c.id == table.c.conversation,
+        conversation_table.c.lease >= NOW,
+    )
+    which = _has_lapsed() & table.c.request.is_not(None) & ~held
+    if only_handed_back:
+        which &= table.c.worker.is_(None)
+    return _names(connection, which, skip, MAX_WAITING)
+
+
+def is_running(connection: sa.Connection, owner: str, response_id: str) -> bool:
+    """Does any worker make this response, or will one?"""
+    running = table.c.status.in_(RUNNING) & ~table.c.hidden
+    found = sa.select(table.c.id).where(_is(owner, response_id), running)
+    return connection.execute(found).first() is not None
 
 
 def mine(connection: sa.Connection, worker: str) -> set[tuple[str, str]]:
     """The unfinished work of a worker, as (owner, id)."""
     running = table.c.lease.is_not(None) & table.c.status.in_(RUNNING) & ~table.c.hidden
-    return set(_names(connection, running & (table.c.worker == worker)))
+    return set(_names(connection, running & (table.c.worker == worker), (), None))
 
 
 def _has_lapsed() -> sa.ColumnElement[bool]:
@@ -175,9 +237,14 @@ def _has_lapsed() -> sa.ColumnElement[bool]:
 
 
 def _names(
-    connection: sa.Connection, which: sa.ColumnElement[bool], most: int | None = None
+    connection: sa.Connection,
+    which: sa.ColumnElement[bool],
+    skip: Collection[str],
+    limit: int | None,
 ) -> list[tuple[str, str]]:
-    found = sa.select(table.c.owner, table.c.id).where(which).order_by(table.c.lease).limit(most)
+    if skip:
+        which &= table.c.id.not_in(skip)
+    found = sa.select(table.c.owner, table.c.id).where(which).order_by(table.c.lease).limit(limit)
     return [(owner, name) for owner, name in connection.execute(found)]
 
 
@@ -219,6 +286,12 @@ def begin(
     connection.execute(sa.update(table).where(_is(owner, response_id)).values(values))
 
 
+def find_request(connection: sa.Connection, owner: str, response_id: str) -> str | None:
+    """The sealed request of work that can be begun anew."""
+    request = connection.scalar(sa.select(table.c.request).where(_is(owner, response_id)))
+    return None if request is None else str(request)
+
+
 def hand_back(connection: sa.Connection, owner: str, response_id: str, worker: str) -> bool:
     """Let another worker take up one's own work; False if it cannot be begun anew."""
     own = _own(owner, response_id, worker) & table.c.request.is_not(None)
@@ -228,12 +301,14 @@ def hand_back(connection: sa.Connection, owner: str, response_id: str, worker: s
 
 def take_up(
     connection: sa.Connection, owner: str, response_id: str, worker: str, attempts: int
-) -> Taken | None:
-    """Make waiting work one's own; ``None`` if another worker was faster, or it has failed.
+) -> Taken | Kept | None:
+    """Make waiting work one's own; ``None`` if another worker was faster.
 
-    It has failed after ``attempts`` attempts.  The events of earlier attempts are deleted, and the
-    log goes on with ``response.queued`` under the next number.  Work that its upstream still does
-    is no further attempt, unless a worker died over it: its log just goes on.
+    After ``attempts`` attempts it fails: then the result is the response as it is stored.
+
+    The events of earlier attempts are deleted, and the log goes on with ``response.queued`` under
+    the next number.  Work that its upstream still does is no further attempt, unless a worker died
+    over it: its log just goes on.
     """
     found = sa.select(table.c.request, table.c.attempt).where(
         _is(owner, response_id), _has_lapsed(), table.c.request.is_not(None)
@@ -246,8 +321,7 @@ def take_up(
     was_handed_back = kept.worker is None
     attempt = row.attempt + (0 if origin and was_handed_back else 1)
     if attempt > attempts:
-        bury(connection, owner, kept)
-        return None
+        return end(connection, owner, kept, "failed", DIED)
     values = {"worker": worker, "lease": NEW_LEASE, "attempt": attempt}
     mine = sa.update(table).where(_is(owner, response_id))
     if origin is not None:

@@ -42,8 +42,7 @@ def start(database: str, upstream: ScriptedUpstream, tmp_path: Path) -> Iterator
                 FORWARDER_DATABASE_URL=database,
                 FORWARDER_SECRET_KEY="s",
                 WEB_CONCURRENCY="2",
-                GUNICORN_GRACEFUL_TIMEOUT="4",
-                **more,
+                **{"GUNICORN_GRACEFUL_TIMEOUT": "4", **more},
             )
             return stack.enter_context(running(given, tmp_path))
 
@@ -164,7 +163,7 @@ def test_a_follower_whose_worker_goes_is_told_to_ask_again(
 def test_a_grace_of_its_own_lets_work_end_in_a_deploy(
     start: Start, upstream: ScriptedUpstream
 ) -> None:
-    server = start(FORWARDER_BACKGROUND_GRACE="30")
+    server = start(FORWARDER_BACKGROUND_GRACE="20", GUNICORN_GRACEFUL_TIMEOUT="22")
     upstream.script(faults.slow(LONG, delay=0.3))
     with client_of(server) as client:
         queued = client.responses.create(model="chat/m", input="hi", background=True)

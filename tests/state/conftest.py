@@ -1,4 +1,4 @@
-"""A database of a test's own, on SQLite."""
+"""A database of a test's own, on SQLite, and background work in it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from forwarder.network.running import Running
+from forwarder.state.background import Background
+from forwarder.state.holding import Holds
 from forwarder.store.database import Sqlite
 
 
@@ -16,3 +19,17 @@ def database(tmp_path: Path) -> Iterator[Sqlite]:
     made.prepare()
     yield made
     made.close()
+
+
+@pytest.fixture
+def background(database: Sqlite) -> Background:
+    return Background(database, Running(), Holds(database))
+
+
+@pytest.fixture
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pause is long, and a database has settled at once."""
+    for name in ("_RETRY", "_LOOK"):
+        monkeypatch.setattr(f"forwarder.state.background.{name}", 0.02)
+    monkeypatch.setattr("forwarder.store.settling.SETTLE_SECONDS", 0.02)
+    monkeypatch.setattr("forwarder.store.settling._PROBE_SECONDS", 0.0)

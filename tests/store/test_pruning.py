@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from forwarder.store import completions, conversations, pruning, responses, thoughts, work
+from forwarder.store import completions, conversations, pruning, responses, thoughts
 from forwarder.store.completions import Completion
 from forwarder.store.conversations import Talk
 from forwarder.store.database import Sqlite
@@ -71,15 +71,6 @@ def test_of_what_is_too_much_the_oldest_goes(database: Sqlite) -> None:
     assert there(database) == []
     free = database.read(lambda c: c.exec_driver_sql("PRAGMA freelist_count").scalar())
     assert free == 0
-
-
-def test_work_of_the_dead_ends(database: Sqlite) -> None:
-    add(database, "a", 0, "in_progress")
-
-    Pruner(database, None, HUGE).prune()
-    kept = database.read(lambda c: responses.find(c, "o", "a"))
-    assert kept is not None
-    assert (kept.status, kept.body["error"]) == ("failed", work.DIED)
 
 
 def test_one_worker_sees_to_it(database: Sqlite) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from forwarder.store import logs, responses, work
+from forwarder.store import Database, conversations, logs, responses, work
+from forwarder.store.conversations import Talk
+from forwarder.store.database import Postgres as PostgresDatabase
 from forwarder.store.database import Sqlite
 from forwarder.store.responses import Kept
 from forwarder.translate.call import Json
+from tests.live.postgres import Postgres, needs_postgres, postgres_process
 
 ITEM: Json = {"type": "message", "id": "msg_1"}
 
@@ -27,19 +31,19 @@ def queue(database: Sqlite, name: str = "a", lease: float = 60.0) -> Kept:
     return found(database, name)
 
 
-def found(database: Sqlite, name: str = "a") -> Kept:
+def found(database: Database, name: str = "a") -> Kept:
     kept = database.read(lambda c: responses.find(c, "o", name))
     assert kept is not None
     return kept
 
 
-def told(database: Sqlite) -> list[Any]:
+def told(database: Database) -> list[Any]:
     one = found(database)
     log = database.read(lambda c: responses.log_after(c, "o", one, -1))
     return [(e["type"], e["sequence_number"]) for e in log]
 
 
-def finished(database: Sqlite, worker: str = "w", number: int = 2) -> bool:
+def finished(database: Database, worker: str = "w", number: int = 2) -> bool:
     body = {"id": "a", "status": "completed", "output": [ITEM]}
     last = [event(number, "response.completed", response=body)]
     return database.write(lambda c: work.finish(c, "o", "a", worker, body, "up", last))
@@ -89,7 +93,8 @@ def test_work_of_the_dead_is_found_and_has_failed(database: Sqlite) -> None:
 
     assert (alive.is_lost, dead.is_lost) == (False, True)
     assert database.read(work.lost) == [("o", "a")]
-    database.write(lambda c: work.bury(c, "o", dead))
+    assert database.write(lambda c: work.bury(c, "o", alive.id)) is None
+    assert database.write(lambda c: work.bury(c, "o", dead.id))
     assert (found(database).status, found(database).body["error"]) == ("failed", work.DIED)
     assert told(database)[-1][0] == "response.failed"
     assert database.read(work.lost) == []
@@ -129,7 +134,7 @@ def test_failed_work_keeps_what_was_made_of_it(database: Sqlite) -> None:
 # -- attempts -------------------------------------------------------------------------------------
 
 
-def begin(database: Sqlite, request: str | None = "sealed") -> None:
+def begin(database: Database, request: str | None = "sealed") -> None:
     body = {"id": "a", "background": True, "output": [], "metadata": {"k": "v"}}
     one = Kept("a", "queued", [], body, 1.0)
     opening = [event(0, "response.created", response=body), event(1, "response.queued")]
@@ -138,16 +143,16 @@ def begin(database: Sqlite, request: str | None = "sealed") -> None:
     database.write(lambda c: work.progress(c, "o", "a", "w", [event(2), event(3), event(4)]))
 
 
-def lapse(database: Sqlite) -> None:
+def lapse(database: Database) -> None:
     statement = sa.text("UPDATE responses SET lease = lease - 60")
     database.write(lambda c: c.execute(statement))
 
 
-def size(database: Sqlite) -> Any:
+def size(database: Database) -> Any:
     return database.read(lambda c: c.scalar(sa.text("SELECT size FROM responses")))
 
 
-def take_up(database: Sqlite, worker: str, attempts: int = 3) -> work.Taken | None:
+def take_up(database: Sqlite, worker: str, attempts: int = 3) -> work.Taken | Kept | None:
     return database.write(lambda c: work.take_up(c, "o", "a", worker, attempts))
 
 
@@ -161,7 +166,7 @@ def test_work_that_is_handed_back_is_taken_up_once(database: Sqlite) -> None:
 
     before = size(database)
     taken = take_up(database, "x")
-    assert taken
+    assert isinstance(taken, work.Taken)
     assert take_up(database, "y") is None
     assert size(database) < before
     assert (taken.request, taken.attempt, taken.number) == ("sealed", 2, 6)
@@ -194,7 +199,7 @@ def test_to_look_for_waiting_work_costs_one_search_of_an_index(database: Sqlite)
 def test_work_is_not_begun_more_often_than_allowed(database: Sqlite) -> None:
     begin(database)
     lapse(database)
-    assert take_up(database, "x", attempts=2)
+    assert isinstance(take_up(database, "x", attempts=2), work.Taken)
     assert not found(database).is_lost
     lapse(database)
 
@@ -207,7 +212,7 @@ def test_work_fails_when_the_limit_was_lowered_meanwhile(database: Sqlite) -> No
     begin(database)
     lapse(database)
 
-    assert take_up(database, "x", attempts=1) is None
+    assert take_up(database, "x", attempts=1) == found(database)
     assert (found(database).status, found(database).body["error"]) == ("failed", work.DIED)
 
 
@@ -238,3 +243,114 @@ def test_a_skewed_clock_neither_ends_nor_prolongs_a_lease(
         assert abs((found(database).lease or 0) - real() - 15) < 5
         lapse(database)
         assert database.read(work.waiting) == [("o", "a")]
+
+
+# -- ends and events that are stored twice, on both databases --------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres_process() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgres)])
+def either(request: pytest.FixtureRequest) -> Iterator[Database]:
+    if request.param == "sqlite":
+        yield request.getfixturevalue("database")
+        return
+    made = PostgresDatabase(sa.make_url(request.getfixturevalue("server").url))
+    made.prepare()
+    made.write(lambda c: c.execute(sa.text("DELETE FROM responses")))
+    made.write(lambda c: c.execute(sa.text("DELETE FROM conversations")))
+    yield made
+    made.close()
+
+
+def test_events_that_are_stored_again_with_more_are_there_once(either: Database) -> None:
+    begin(either)
+    before = size(either)
+    pieces = [[event(5), event(6)], [event(5), event(6), event(7)], [event(8)]]
+    for piece in (*pieces, pieces[2]):
+        assert either.write(lambda c, piece=piece: work.progress(c, "o", "a", "w", piece))  # type: ignore[misc]
+
+    assert [number for _, number in told(either)] == list(range(9))
+    stored = sa.text("SELECT sum(length(data)) FROM events WHERE first >= 5")
+    assert size(either) - before == either.read(lambda c: c.scalar(stored))
+
+
+def test_an_end_that_is_stored_again_is_there_once(either: Database) -> None:
+    begin(either)
+    for _ in range(2):
+        assert finished(either, number=5)
+
+    assert [number for _, number in told(either)] == list(range(6))
+    assert found(either).status == "completed"
+
+
+@pytest.mark.parametrize("number", [5, 3])
+def test_an_answer_replaces_the_failure_of_a_lapsed_lease(either: Database, number: int) -> None:
+    """Also if events before it are stored, and their commit was not acknowledged."""
+    begin(either, None)
+    lapse(either)
+    assert either.write(lambda c: work.bury(c, "o", "a"))
+    if number == 3:
+        either.write(lambda c: responses.cut_log(c, "o", "a", 2))
+        for piece in ([event(2)], [event(3), event(4)]):
+            either.write(lambda c, piece=piece: responses.more(c, "o", "a", logs.pack(piece)))  # type: ignore[misc]
+    body = {"id": "a", "status": "completed", "output": [ITEM]}
+    last = [*map(event, range(number, 6)), event(6, "response.completed", response=body)]
+    assert either.write(lambda c: work.finish(c, "o", "a", "w", body, "up", last))
+
+    one = found(either)
+    assert (one.status, one.body) == ("completed", {**body, "status": "completed"})
+    assert [e for e in told(either) if e[0] != "x"][2:] == [("response.completed", 6)]
+    assert [n for _, n in told(either)] == list(range(7))
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "taken"])
+def test_no_other_end_is_replaced(database: Sqlite, status: str) -> None:
+    begin(database, None)
+    lapse(database)
+    if status == "taken":
+        database.write(lambda c: c.execute(sa.text("UPDATE responses SET worker = 'x'")))
+    elif status == "failed":
+        body = {"id": "a", "status": "failed", "output": [], "error": {"code": "no"}}
+        failed = [event(5, "response.failed", response=body)]
+        database.write(lambda c: work.finish(c, "o", "a", "w", body, "up", failed))
+    else:
+        one = found(database)
+        database.write(lambda c: work.end(c, "o", one, "cancelled", None))
+    before = found(database)
+
+    assert not finished(database, number=5)
+    assert found(database) == before
+
+
+def test_a_failure_does_not_replace_that_of_a_lapsed_lease(database: Sqlite) -> None:
+    begin(database, None)
+    lapse(database)
+    database.write(lambda c: work.bury(c, "o", "a"))
+    body = {"id": "a", "status": "failed", "output": [], "error": {"code": "no"}}
+    failed = [event(5, "response.failed", response=body)]
+    database.write(lambda c: work.finish(c, "o", "a", "w", body, "up", failed))
+
+    assert found(database).body["error"] == work.DIED
+
+
+def test_work_in_a_held_conversation_is_not_found(either: Database) -> None:
+    for name in ("held", "free"):
+        either.write(lambda c, name=name: conversations.create(c, "o", Talk(name, 1.0, {})))  # type: ignore[misc]
+    either.write(lambda c: conversations.take(c, "o", "held", "turn"))
+    for i, talk in enumerate(["held"] * work.MAX_WAITING + ["free", "gone"]):
+        one = Kept(f"r{i}", "queued", [], {"id": f"r{i}"}, 1.0, conversation=talk)
+        either.write(lambda c, one=one: responses.add(c, "o", one, []))  # type: ignore[misc]
+        either.write(lambda c, one=one: work.begin(c, "o", one.id, "w", "sealed"))  # type: ignore[misc]
+        if talk == "gone":
+            either.write(lambda c, one=one: work.hand_back(c, "o", one.id, "w"))  # type: ignore[misc]
+    lapse(either)
+
+    names = [name for _, name in either.read(work.waiting)]
+    assert sorted(names) == ["r8", "r9"]
+    assert either.read(lambda c: work.waiting(c, ["r8"])) == [("o", "r9")]
+    assert either.read(lambda c: work.waiting(c, only_handed_back=True)) == [("o", "r9")]
