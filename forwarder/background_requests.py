@@ -39,6 +39,13 @@ def read_stored_request(values: Json, stored_input: list[Json]) -> StoredRequest
     return StoredRequest(**{**values, "request": request})
 
 
+def is_readable(values: Any) -> bool:
+    """Does this version know all of a stored request, and is all there that it needs?"""
+    known = set(StoredRequest._fields)
+    needed = known - set(StoredRequest._field_defaults)
+    return isinstance(values, dict) and needed <= values.keys() <= known
+
+
 def can_be_repeated(request: Json) -> bool:
     """May an upstream be asked this twice?
 

@@ -15,7 +15,12 @@ from secrets import token_urlsafe
 import httpx2
 import orjson
 
-from forwarder.background_requests import StoredRequest, can_be_repeated, read_stored_request
+from forwarder.background_requests import (
+    StoredRequest,
+    can_be_repeated,
+    is_readable,
+    read_stored_request,
+)
 from forwarder.body_memory import BodyMemory
 from forwarder.capture.capturing import capture_for
 from forwarder.capture.tape import Asked
@@ -237,8 +242,7 @@ class Bridge:
 
     def _can_read_request(self, sealed: str) -> bool:
         """Was a request sealed under a secret, and by a version, that this worker knows?"""
-        values = self._sealer.unseal(sealed)
-        return isinstance(values, dict) and values.keys() == set(StoredRequest._fields)
+        return is_readable(self._sealer.unseal(sealed))
 
     def _revive(self, work: Exchange, taken: Taken) -> Task:
         """The task that another worker has begun; this one can read its request."""

@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from forwarder.background_requests import StoredRequest, can_be_repeated, read_stored_request
+from forwarder.background_requests import (
+    StoredRequest,
+    can_be_repeated,
+    is_readable,
+    read_stored_request,
+)
 
 ITEMS = [{"type": "message", "role": "user", "content": "hi"}]
 
@@ -21,6 +26,15 @@ def test_a_request_comes_back_with_its_input(given: Any) -> None:
     values = stored.to_json()
     assert ("input" in values["request"]) == isinstance(given, str)
     assert read_stored_request(values, ITEMS) == stored
+
+
+def test_a_request_of_another_version_is_not_readable() -> None:
+    values = StoredRequest({}, None, None, None, "", False, None, {}).to_json()
+
+    assert is_readable(values)
+    assert not is_readable(None)
+    assert not is_readable({**values, "of_a_later_version": 1})
+    assert not is_readable({k: v for k, v in values.items() if k != "style"})
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,14 @@ import pytest
 import sqlalchemy as sa
 
 from forwarder import bridge
+from forwarder.background_requests import StoredRequest
 from forwarder.bridge import Bridge
 from forwarder.config import Settings
 from forwarder.errors import InternalError, InvalidRequest, Overloaded, Unsupported
 from forwarder.exchange import Exchange
 from forwarder.media.data import Blob
 from forwarder.state import Forgetful
+from forwarder.store.work import Origin
 from forwarder.translate.fold import fold_chat
 from forwarder.translate.terms import Ledger
 
@@ -683,3 +685,26 @@ def test_work_that_no_worker_can_read_fails_after_a_while_and_says_why(
     assert body["status"] == "failed"
     assert "FORWARDER_SECRET_KEY" in body["error"]["message"]
     assert len(hanging.requests) == 1
+
+
+def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        return httpx2.Response(200 if len(requests) == 1 else 404, json={})
+
+    transport = httpx2.MockTransport(answer)
+    monkeypatch.setattr(bridge, "transport_for", lambda settings, heartbeat: transport)
+    over = bridge_of(RESPONSES_API_KEY="passthrough")
+    stored = StoredRequest({}, None, "k", None, "", False, None, {"X-Title": "Mine"})
+    sealed = over._sealer.seal(stored.to_json())
+    for request in (sealed, None):  # what the upstream refuses is for the log alone
+        over._cancel_work(Origin("responses", "resp_1"), request)
+    over._cancel_work(Origin("gone", "resp_1"), sealed)
+
+    assert [request.url.path for request in requests] == ["/v1/responses/resp_1/cancel"] * 2
+    first = requests[0].headers
+    assert (first["authorization"], first["x-title"]) == ("Bearer k", "Mine")

@@ -45,6 +45,7 @@ from forwarder.state.keeping import last_said, marks, say
 from forwarder.state.turns import base_of
 from forwarder.store import Database, conversations, logs, responses, work
 from forwarder.store.responses import Kept
+from forwarder.store.settling import SETTLE_SECONDS
 from forwarder.translate.call import Batch, Json, Stream
 from forwarder.translate.ending import told_responses
 from forwarder.translate.responses_over_chat.echo import blank_response
@@ -334,7 +335,8 @@ class Background:
             for owner, name in found:
                 try:
                     take(owner, name)
-                except StoreUnavailable:
+                except StoreUnavailable:  # it may refuse this one alone
+                    self._pass_over(name, 2 * SETTLE_SECONDS)
                     raise
                 except Overloaded:
                     return  # another worker may have room
@@ -342,8 +344,8 @@ class Background:
                     log.exception("the background response %s could not be taken up", name)
                     self._pass_over(name)
 
-    def _pass_over(self, name: str) -> None:
-        self._passed_over[name] = time.monotonic() + _PASS_OVER_SECONDS
+    def _pass_over(self, name: str, seconds: float | None = None) -> None:
+        self._passed_over[name] = time.monotonic() + (seconds or _PASS_OVER_SECONDS)
 
     def _bury(self, owner: str, name: str) -> None:
         """End work that nobody may take up, if it is lost."""
@@ -354,8 +356,14 @@ class Background:
     def _cancel_buried(self, kept: Kept, request: str | None) -> None:
         """Let an upstream that still makes a response that was given up here end it, too."""
         log.warning({"event": "background_given_up", "response": kept.id})
-        if kept.upstream_id is not None and self._takeover is not None:
-            self._takeover.cancel(work.Origin(kept.upstream or "", kept.upstream_id), request)
+        if kept.upstream_id is not None:
+            self._cancel(work.Origin(kept.upstream or "", kept.upstream_id), request)
+
+    def _cancel(self, origin: work.Origin, request: str | None) -> None:
+        """Cancel a response at its upstream, without waiting for its answer."""
+        takeover = self._takeover
+        if takeover is not None:
+            spawn(lambda: takeover.cancel(origin, request))
 
     def _take_up(self, takeover: Takeover, owner: str, name: str) -> None:
         request = self._database.read(lambda c: work.find_request(c, owner, name))
@@ -484,25 +492,37 @@ class Background:
             self._count_unsaved(job)
             run = job.exchange.run
             is_due = run is not None and self._running.is_due(run)
-            if job.is_dropped or is_due or time.monotonic() > deadline:
+            if job.is_dropped:
+                return
+            if is_due or time.monotonic() > deadline:
                 log.error({"event": "background_response_lost", "response": job.id})
                 return
             time.sleep(_RETRY)
 
     def _count_unsaved(self, job: Job) -> None:
-        """Count the memory of what a job has pending; drop it if that is too much with all others.
+        """Count the memory of what a job has pending; while that is too much, drop the largest.
 
         Called only when the database has not taken it, so that nothing is measured in good times.
         """
+        if job.key not in self._jobs:
+            return  # it was dropped
         events = job.pending
         size = sum(map(measure_heap, events[job.counted :]))
         job.counted = len(events)
         job.unsaved += size
         self._unsaved += size
-        if self._unsaved > self._limits.unsaved_max:
-            job.is_dropped = True
+        while self._unsaved > self._limits.unsaved_max:
+            self._drop(max(self._jobs.values(), key=lambda job: job.unsaved))
+
+    def _drop(self, job: Job) -> None:
+        """Lose what a job has made; its lease runs out, and it is begun anew or has failed."""
+        log.error({"event": "background_response_lost", "response": job.id})
+        self._discount(job)
+        job.is_dropped = True
+        self._jobs.pop(job.key, None)
+        if not job.is_over:  # else it is about to be stored, and given up if that fails
             job.pending = []
-            self._discount(job)
+            job.exchange.leave()
 
     def _discount(self, job: Job) -> None:
         """Count nothing of a job any more: it is stored, or lost."""
@@ -571,10 +591,6 @@ class Background:
             except StoreUnavailable:  # it is in the log; what is pending waits
                 if not job.is_over:
                     self._count_unsaved(job)
-                if job.is_dropped and job.key in self._jobs:
-                    del self._jobs[job.key]  # its lease runs out
-                    log.error({"event": "background_response_lost", "response": job.id})
-                    job.exchange.leave()
             except Exception:  # of one job; the leases of its neighbours must be renewed
                 log.exception("the events of background work could not be written")
         mine = self._database.read(lambda c: work.mine(c, self._worker))
@@ -622,9 +638,8 @@ class Background:
     def _end_unwanted(self, job: Job) -> None:
         is_unwanted, job.is_unwanted = job.is_unwanted, False
         job.exchange.leave()
-        origin, takeover = job.origin, self._takeover
-        if is_unwanted and origin is not None and takeover is not None:
-            spawn(lambda: takeover.cancel(origin, job.task.request))
+        if is_unwanted and job.origin is not None:
+            self._cancel(job.origin, job.task.request)
 
     # -- asking for it ----------------------------------------------------------------------------
 
