@@ -126,6 +126,32 @@ def test_leases_are_judged_only_when_writes_have_worked_for_a_while(
 
 
 @hurried
+def test_a_worker_that_starts_does_not_judge_leases_at_once(
+    background: Background, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what was handed back has no worker that may be about to renew its lease."""
+    monkeypatch.setattr("forwarder.store.settling.SETTLE_SECONDS", 1.0)
+    go = threading.Event()
+    handed_back, left = (leave_behind(database, lambda: waiting_for(go)) for _ in range(2))
+    lapse(database)
+    leave_lost(database)
+    worker = sa.text("UPDATE responses SET worker = NULL WHERE id = :id")
+    database.write(lambda c: c.execute(worker, {"id": handed_back}))
+    serve(background, answer_again)
+    begun = time.monotonic()
+
+    def has_ended(name: str) -> bool:
+        return not database.read(lambda c: work.is_running(c, "o", name))
+
+    until(lambda: has_ended(handed_back))
+    assert not has_ended("a")
+    assert not has_ended(left)
+    until(lambda: has_ended("a") and has_ended(left))
+    assert time.monotonic() - begun > 0.9
+    go.set()
+
+
+@hurried
 def test_a_worker_that_was_away_ends_its_own_work(
     background: Background, database: Sqlite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
