@@ -255,6 +255,33 @@ def read_log(background: Background, name: str) -> Callable[[sa.Connection], Bat
 # -- one response that cannot be taken up ---------------------------------------------------------
 
 
+def check_taken_up(background: Background, name: str) -> None:
+    last = heard(background, name)[-1]
+    assert last["type"] == "response.completed"
+    assert last["response"]["metadata"] == {work.ATTEMPT: "2"}
+
+
+@hurried
+def test_a_look_that_fails_is_not_the_last(
+    background: Background, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, lost, looks = threading.Event(), work.lost, []
+
+    def fail_once(connection: sa.Connection, skip: list[str]) -> list[tuple[str, str]]:
+        looks.append(1)
+        if len(looks) == 1:
+            raise TypeError
+        return lost(connection, skip)
+
+    monkeypatch.setattr(work, "lost", fail_once)
+    name = leave_behind(database, lambda: waiting_for(go))
+    lapse(database)
+    serve(background, answer_again)
+
+    check_taken_up(background, name)
+    go.set()
+
+
 @hurried
 def test_locked_conversations_do_not_hide_other_work(
     background: Background, database: Sqlite
@@ -269,7 +296,7 @@ def test_locked_conversations_do_not_hide_other_work(
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
     serve(background, answer_again)
 
-    assert heard(background, free)[-1]["type"] == "response.completed"
+    check_taken_up(background, free)
     go.set()
 
 
@@ -287,7 +314,7 @@ def test_work_that_cannot_be_read_does_not_hide_other_work(
     lapse(database)
     admitted = serve(background, answer_again, can_read=lambda request: request == "sealed")
 
-    assert heard(background, sound)[-1]["type"] == "response.completed"
+    check_taken_up(background, sound)
     go.set()
     until(lambda: all(not exchange.opened for exchange in admitted))
 
