@@ -309,7 +309,7 @@ def test_work_that_cannot_be_read_does_not_hide_other_work(
     for _ in range(work.MAX_WAITING + 1):
         leave_behind(database, lambda: waiting_for(go))
     lapse(database)
-    database.write(lambda c: c.execute(sa.text(f"UPDATE responses SET {spoiled}")))
+    database.write(lambda c: c.execute(sa.text(f"UPDATE responses SET worker = 'gone', {spoiled}")))
     sound = leave_behind(database, lambda: waiting_for(go))
     lapse(database)
     admitted = serve(background, answer_again, can_read=lambda request: request == "sealed")
