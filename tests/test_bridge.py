@@ -664,7 +664,8 @@ def test_work_is_left_to_workers_that_can_read_its_request(
     other.serve()
     time.sleep(0.5)
     database = other.stored.database
-    assert database.read(lambda c: c.scalar(sa.text("SELECT status FROM responses"))) == "in_progress"
+    status = database.read(lambda c: c.scalar(sa.text("SELECT status FROM responses")))
+    assert status in ("queued", "in_progress")
     same.serve()
     body = wait_for_end(same, name)
     hanging.go.set()
