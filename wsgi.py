@@ -1,13 +1,5 @@
-"""The application for gunicorn and ``flask run``."""
+"""The application for ``gunicorn wsgi:app`` and ``flask --app wsgi`` in a checkout."""
 
-from forwarder.app import create_app
-from forwarder.config import ConfigError
-from forwarder.network.serving import find_gunicorn_mistake, refuse_to_load
+from forwarder.wsgi import app
 
-if mistake := find_gunicorn_mistake():
-    refuse_to_load(f"The forwarder is not started: {mistake}")
-
-try:
-    app = create_app()
-except ConfigError as error:
-    refuse_to_load(f"The forwarder is not configured properly:\n{error}")
+__all__ = ["app"]

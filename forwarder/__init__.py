@@ -29,7 +29,9 @@ one; everything else is a function ``call -> call`` wrapped around it.
 - `state/` remembers for clients, around calls and streams; `store/` is the database under it.
   Where there is none `memory.py` knows recent items, and `chain.py` a WebSocket's turns anyhow.
 - `dry_run.py` and `documents/` tell what would be asked, and what becomes of what; `demo/` answers
-  where no upstream is configured.  `commands.py` and `model_commands.py` are for the terminal.
+  where no upstream is configured.  `cli/` has the `forwarder` command.
 - `sse.py`, `ndjson.py` and `network/` know bytes, not meaning.
 - `errors.py` names every failure by whose fault it is; `config/` alone reads the environment.
 """
+
+__version__ = "0.2.0"

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from forwarder import commands, config, logs, model_commands
+from forwarder import config, logs
 from forwarder.bridge import Bridge
-from forwarder.capture.commands import replay
+from forwarder.cli.models import keys, models
+from forwarder.cli.replay import make_replay
+from forwarder.cli.upstream import fidelity, probe, translate
 from forwarder.config import Settings
 from forwarder.exchange import Observer
 from forwarder.routes import (
@@ -48,12 +50,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     app.config["SOCK_SERVER_OPTIONS"] = websocket.options(settings)
     bridge = app.extensions["forwarder"] = Bridge(settings)
-    for command in (
-        *(commands.probe, commands.translate, commands.fidelity),
-        *(model_commands.models, model_commands.keys),
-    ):
-        app.cli.add_command(command(bridge))
-    app.cli.add_command(replay(settings, create_app))
+    for command in (probe, translate, models, keys, make_replay(create_app), fidelity):
+        app.cli.add_command(command)
     if settings.trusted_proxies:
         proxied = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=0, x_host=0)
         app.wsgi_app = proxied  # type: ignore[method-assign]

@@ -23,7 +23,7 @@ every_module = pytest.mark.parametrize(
 
 OWNERS = {
     "openai": ("upstream.py",),
-    "flask": ("app.py", "routes/"),
+    "flask": ("app.py", "cli/", "routes/"),
     "werkzeug": ("app.py", "routes/"),
     "gevent": ("network/",),
     "geventhttpclient": ("network/",),
@@ -33,7 +33,7 @@ OWNERS = {
     "backports": ("content_encoding.py",),
     "compression": ("content_encoding.py",),
     "dotenv": ("config/",),
-    "prometheus_client": ("watching/",),
+    "prometheus_client": ("config/gunicorn_conf.py", "watching/"),
     "opentelemetry": ("watching/",),
     "flask_limiter": ("app.py",),
     "flask_sock": ("routes/",),
@@ -63,7 +63,11 @@ PURE_ROOMS = (
 )
 """What the translators may have of the house."""
 
-ELSEWHERE = {"config/parsers.py": "test_config.py", "path.py": "test_bridge.py"}
+ELSEWHERE = {
+    "cli/context.py": "cli/test_models.py",
+    "config/parsers.py": "test_config.py",
+    "path.py": "test_bridge.py",
+}
 """Modules that are tested through another, and where."""
 
 

@@ -55,7 +55,7 @@ def running(
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
     server = Server(f"http://127.0.0.1:{port}", process, log_path)
     try:
-        _wait(server)
+        await_server(server)
         yield server
     finally:
         process.send_signal(signal.SIGTERM)
@@ -66,7 +66,8 @@ def running(
             process.wait()
 
 
-def _wait(server: Server, seconds: float = 30) -> None:
+def await_server(server: Server, seconds: float = 30) -> None:
+    """Wait until it answers; raises RuntimeError with its log if it does not."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if server.process.poll() is not None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from forwarder import model_commands
 from forwarder.app import create_app
+from forwarder.cli import models
 from forwarder.config import Settings
 from tests.helpers.loopback import unused_port
 from tests.support import ScriptedUpstream
@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Run:
             **environment,
         }
         runner = create_app(Settings.from_env(settings)).test_cli_runner()
-        env = {model_commands.KEY_VARIABLE: key}
+        env = {models.KEY_VARIABLE: key}
         result = runner.invoke(args=arguments, input=given, env=env)
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -92,7 +92,7 @@ def test_a_key_in_the_command_line_is_refused(run: Run, upstream: ScriptedUpstre
 def test_a_key_is_asked_for_where_somebody_sits(
     run: Run, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_commands, "_is_terminal", lambda: True)
+    monkeypatch.setattr(models, "_is_terminal", lambda: True)
     code, told = run(
         *("models", "create", "mine", "--from=scripted", "--host", upstream.url), given=f"{KEY}\n"
     )

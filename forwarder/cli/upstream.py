@@ -1,4 +1,4 @@
-"""What an operator can ask for in a terminal: ``flask --app wsgi probe NAME`` and others."""
+"""Commands that show how requests are translated and find out what an upstream accepts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import orjson
 
 from forwarder import documents
 from forwarder.bridge import Bridge
+from forwarder.cli.context import with_bridge
 from forwarder.config.parsers import prefix_of
 from forwarder.documents.fidelity import everything
 from forwarder.dry_run import CLIENTS, protocol_of
@@ -32,69 +33,58 @@ _LIST_TIMEOUT = 5.0
 """Seconds for the list of models, when none was named."""
 
 
-def probe(bridge: Bridge) -> click.Command:
-    """The command that asks an upstream what it takes."""
-
-    @click.command("probe")
-    @click.argument("name")
-    @click.option("--model", help="The upstream's name for the model that is asked.")
-    def command(name: str, model: str | None) -> None:
-        """Ask the Chat upstream NAME a few small requests; print what its profile should say."""
-        upstream = bridge.upstreams.get(name)
-        if upstream is None:
-            raise click.UsageError(f"there is no upstream '{name}'")
-        try:
-            profile = _examined(upstream, model or _some_model(upstream))
-        except ForwarderError as error:
-            raise click.ClickException(escape_controls(error.message)) from error
-        changes = json.dumps(shown(found(profile, upstream.profile)))
-        echo(f"{prefix_of(name)}QUIRKS={changes}")
-
-    return command
+@click.command("probe")
+@click.argument("name")
+@click.option("--model", help="The upstream's name for the model that is asked.")
+@with_bridge
+def probe(bridge: Bridge, name: str, model: str | None) -> None:
+    """Ask the Chat upstream NAME a few small requests; print what its profile should say."""
+    upstream = bridge.upstreams.get(name)
+    if upstream is None:
+        raise click.UsageError(f"there is no upstream '{name}'")
+    try:
+        profile = _examined(upstream, model or _some_model(upstream))
+    except ForwarderError as error:
+        raise click.ClickException(escape_controls(error.message)) from error
+    changes = json.dumps(shown(found(profile, upstream.profile)))
+    echo(f"{prefix_of(name)}QUIRKS={changes}")
 
 
-def translate(bridge: Bridge) -> click.Command:
-    """The command that shows what a request would become."""
-
-    @click.command("translate")
-    @click.argument("file", type=click.File("rb"), default="-")
-    @click.option("--from", "named", type=click.Choice(CLIENTS), help="The request's API.")
-    @click.option("--model", help="The model to ask for instead of the request's own.")
-    @click.option("--strict", is_flag=True, help="Refuse what cannot be carried.")
-    def command(file: IO[bytes], named: str | None, model: str | None, strict: bool) -> None:
-        """Show the upstream's request for the client's request in FILE; nobody is called."""
-        try:
-            request = _read(file)
-            client = protocol_of(request, named)
-            if model:
-                request["model"] = model
-            ledger = Ledger(
-                strict=strict or bridge.settings.strict,
-                max_schema_nodes=bridge.settings.max_schema_nodes,
-            )
-            exchange = Exchange("translate", "translate", ledger)
-            request = adapt_shape(request, client, exchange)
-            shown = bridge.shown(client, request, None, exchange)
-        except ForwarderError as error:
-            raise click.ClickException(escape_controls(" ".join(error.message.split()))) from error
-        echo(json.dumps(shown, ensure_ascii=False, indent=2))
-
-    return command
+@click.command("translate")
+@click.argument("file", type=click.File("rb"), default="-")
+@click.option("--from", "protocol", type=click.Choice(CLIENTS), help="The request's API.")
+@click.option("--model", help="The model to ask for instead of the request's own.")
+@click.option("--strict", is_flag=True, help="Refuse what cannot be carried.")
+@with_bridge
+def translate(
+    bridge: Bridge, file: IO[bytes], protocol: str | None, model: str | None, strict: bool
+) -> None:
+    """Show the upstream's request for the client's request in FILE; no upstream is called."""
+    try:
+        request = _read(file)
+        client = protocol_of(request, protocol)
+        if model:
+            request["model"] = model
+        ledger = Ledger(
+            strict=strict or bridge.settings.strict,
+            max_schema_nodes=bridge.settings.max_schema_nodes,
+        )
+        exchange = Exchange("translate", "translate", ledger)
+        request = adapt_shape(request, client, exchange)
+        report = bridge.shown(client, request, None, exchange)
+    except ForwarderError as error:
+        raise click.ClickException(escape_controls(" ".join(error.message.split()))) from error
+    echo(json.dumps(report, ensure_ascii=False, indent=2))
 
 
-def fidelity(bridge: Bridge) -> click.Command:
-    """The command that tells the fate of everything that a client can send."""
-
-    @click.command("fidelity")
-    @click.option("--write", is_flag=True, help="Renew the tables in the documents instead.")
-    def command(write: bool) -> None:
-        """Print what becomes of every parameter, item, part and tool, as Markdown."""
-        if write:
-            documents.write()
-        else:
-            echo(everything())
-
-    return command
+@click.command("fidelity")
+@click.option("--write", is_flag=True, help="Renew the tables in the documents instead.")
+def fidelity(write: bool) -> None:
+    """Print what becomes of every parameter, item, part and tool, as Markdown."""
+    if write:
+        documents.write()
+    else:
+        echo(everything())
 
 
 def _read(file: IO[bytes]) -> Json:

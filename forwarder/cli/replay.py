@@ -1,4 +1,4 @@
-"""``flask --app wsgi replay``: a captured request once more, in a terminal."""
+"""``forwarder replay``: sends a captured request again and compares the answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import click
 import orjson
 
+from forwarder.bridge import Bridge
 from forwarder.capture.capturing import MEMORY, OFF, shelf_for
 from forwarder.capture.playback import Playback, not_fetched
 from forwarder.capture.replay import (
@@ -21,6 +22,7 @@ from forwarder.capture.replay import (
     recorded,
     rehearsed,
 )
+from forwarder.cli.context import with_bridge
 from forwarder.config import Settings
 from forwarder.errors import ForwarderError
 from forwarder.terminal import echo, escape_controls
@@ -36,8 +38,8 @@ class _Trouble(click.ClickException):
     exit_code = 2
 
 
-def replay(settings: Settings, make: Make) -> click.Command:
-    """The command that sends a captured request again."""
+def make_replay(make: Make) -> click.Command:
+    """The command; ``make`` is ``create_app``, which imports this module."""
 
     @click.command("replay")
     @click.argument("name", metavar="ID|FILE")
@@ -49,12 +51,14 @@ def replay(settings: Settings, make: Make) -> click.Command:
         help="Ask today's upstream, or hear again what the captured one said, which asks nobody.",
     )
     @click.option("--key", envvar="REPLAY_KEY", help="The client's key: no record has it.")
-    def command(name: str, which: str, key: str | None) -> None:
+    @with_bridge
+    def command(bridge: Bridge, name: str, which: str, key: str | None) -> None:
         """Send a captured request again, and show how its answer differs from that time's.
 
         ID is an exchange's or its request's, FILE what GET /forwarder/exchanges/ID gave.  Exits
         with 1 when the answers differ.  Nothing is stored.
         """
+        settings = bridge.settings
         record = _record(name, settings)
         try:
             for note in notes(record):

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PATH = ROOT / "gunicorn.conf.py"
+ROOT = Path(__file__).parents[2]
+PATH = ROOT / "forwarder" / "config" / "gunicorn_conf.py"
+IN_CHECKOUT = ROOT / "gunicorn.conf.py"
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 
 
@@ -23,7 +24,6 @@ EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Only what a test gives is given, and no ``.env`` of this checkout."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy(PATH, tmp_path)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # or it would make one to stay
     for name in ("FORWARDER_DOTENV", "PORT", *variables()):
         monkeypatch.delenv(name, raising=False)
@@ -33,9 +33,9 @@ def variables() -> list[str]:
     return re.findall(r'"((?:GUNICORN|WEB)_[A-Z_]+)"', PATH.read_text(encoding="utf-8"))
 
 
-def read() -> dict[str, Any]:
-    """What gunicorn finds in the file, which lies in the current directory."""
-    return runpy.run_path(PATH.name)
+def read(path: Path = PATH) -> dict[str, Any]:
+    """What gunicorn finds in the file, which it executes under this name."""
+    return runpy.run_path(str(path), run_name="__config__")
 
 
 def test_the_example_documents_every_setting_with_its_default() -> None:
@@ -80,21 +80,40 @@ def test_the_file_is_read_anew_each_time_and_may_be_another(
     assert [*found, read()["workers"]] == [2, 4, 1]
 
 
-def test_the_env_file_is_the_one_beside_it_wherever_it_is_started(
+def test_a_checkout_has_its_own_env_file_wherever_gunicorn_is_started(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / ".env").write_text("WEB_CONCURRENCY=3\n")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / ".env").write_text("WEB_CONCURRENCY=5\n")
-    monkeypatch.chdir(elsewhere)
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    shutil.copy(IN_CHECKOUT, checkout)
+    (checkout / "forwarder").symlink_to(ROOT / "forwarder")
+    (checkout / ".env").write_text("WEB_CONCURRENCY=3\n")
+    (tmp_path / ".env").write_text("WEB_CONCURRENCY=5\n")
 
-    settings = runpy.run_path(str(tmp_path / PATH.name))
-    assert (settings["workers"], settings["chdir"]) == (3, str(tmp_path.resolve()))
+    settings = read(checkout / IN_CHECKOUT.name)
+    assert (settings["workers"], settings["chdir"]) == (3, str(checkout.resolve()))
 
     monkeypatch.setenv("FORWARDER_DOTENV", ".env")
-    assert runpy.run_path(str(tmp_path / PATH.name))["workers"] == 5
-    assert os.environ["FORWARDER_DOTENV"] == str(elsewhere / ".env")
+    assert read(checkout / IN_CHECKOUT.name)["workers"] == 5
+    assert os.environ["FORWARDER_DOTENV"] == str(tmp_path / ".env")
+
+
+def test_the_package_s_file_reads_the_env_file_of_the_current_directory(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("WEB_CONCURRENCY=5\n")
+
+    settings = read()
+
+    assert (settings["workers"], settings["chdir"]) == (5, str(tmp_path))
+
+
+def test_an_import_reads_and_makes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
+    monkeypatch.setenv("WEB_CONCURRENCY", "0")
+
+    imported = runpy.run_path(str(PATH), run_name="forwarder.config.gunicorn_conf")
+
+    assert "workers" not in imported
+    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
 
 
 def test_a_port_that_a_platform_gives_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +141,9 @@ NETWORK = ROOT / "forwarder" / "network"
 
 
 @pytest.mark.parametrize(
-    "path", [PATH, NETWORK / "worker.py", NETWORK / "client_socket.py"], ids=lambda path: path.name
+    "path",
+    [PATH, IN_CHECKOUT, NETWORK / "worker.py", NETWORK / "client_socket.py"],
+    ids=lambda path: path.name,
 )
 def test_the_master_keeps_no_code_of_the_forwarder(path: Path) -> None:
     """A SIGHUP starts workers out of the master: what it has imported they would run for ever."""

@@ -1,0 +1,56 @@
+"""``forwarder check``: validates the settings without starting anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from forwarder.config import ConfigError, Settings, load
+from forwarder.config.gunicorn_conf import read_environment, read_settings
+from forwarder.terminal import echo
+
+
+class InvalidConfiguration(click.ClickException):
+    """Shows all mistakes, one line each, and exits with 2."""
+
+    exit_code = 2
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("the configuration is not valid:\n" + "\n".join(mistakes))
+
+
+@click.command("check")
+def check() -> None:
+    """Check all settings, and list every mistake.
+
+    Reads the environment and the file .env in the current directory, as "forwarder serve" does.
+    Contacts no upstream and opens no database.  Exits with 2 if a setting is not valid.
+    """
+    mistakes: list[str] = []
+    gunicorn = read_settings(read_environment(Path.cwd()), mistakes.append)
+    settings = None
+    try:
+        settings = load()
+    except ConfigError as error:
+        mistakes = [*error.mistakes, *mistakes]
+    if mistakes or settings is None:
+        raise InvalidConfiguration(mistakes)
+    echo("The configuration is valid.")
+    for label, text in _summarize(settings, gunicorn):
+        echo(f"  {label:<10}{text}")
+
+
+def _summarize(settings: Settings, gunicorn: dict[str, str | int]) -> Iterator[tuple[str, str]]:
+    """Label and text of each line; no line contains a key or a password."""
+    for upstream in settings.upstreams:
+        host = "built-in demo" if settings.demo else urlsplit(upstream.base_url).hostname
+        yield "upstream", f"{upstream.name}: {host}, speaks {' and '.join(sorted(upstream.apis))}"
+    keys = len(settings.api_keys)
+    yield "clients", f"need one of {keys} keys" if keys else "need no key"
+    database, _, path = settings.database_url.partition(":///")
+    yield "database", path if database == "sqlite" else database.partition(":")[0]
+    workers = gunicorn["workers"]
+    yield "serves", f"{gunicorn['bind']}, {workers} worker{'s' if workers != 1 else ''}"

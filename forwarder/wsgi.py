@@ -1,0 +1,13 @@
+"""The application for gunicorn and ``flask run``: ``forwarder.wsgi:app``."""
+
+from forwarder.app import create_app
+from forwarder.config import ConfigError
+from forwarder.network.serving import find_gunicorn_mistake, refuse_to_load
+
+if mistake := find_gunicorn_mistake():
+    refuse_to_load(f"The forwarder is not started: {mistake}")
+
+try:
+    app = create_app()
+except ConfigError as error:
+    refuse_to_load(f"The forwarder is not configured properly:\n{error}")

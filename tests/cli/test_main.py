@@ -1,0 +1,50 @@
+"""The ``forwarder`` command: its subcommands, and what they do with settings that are not valid."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from forwarder import __version__
+from forwarder.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.environ", {"FORWARDER_DATABASE_URL": "none"})
+    monkeypatch.chdir(tmp_path)
+
+
+def test_help_lists_every_command_and_leaves_no_file(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--help"])
+
+    assert result.exit_code == 0
+    for command in ("serve", "check", "probe", "translate", "models", "keys", "replay"):
+        assert f"\n  {command} " in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_the_package_s() -> None:
+    assert CliRunner().invoke(main, ["--version"]).stdout == f"forwarder, version {__version__}\n"
+
+
+def test_a_command_uses_the_settings_of_the_current_directory(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CHAT_BASE_URL=http://up.test/v1\n")
+
+    result = CliRunner().invoke(main, ["translate"], input='{"model": "m", "input": "hi"}')
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["upstream"]["url"] == "http://up.test/v1/chat/completions"
+
+
+def test_a_command_lists_all_mistakes_in_the_settings(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CHAT_BASE_URL=nonsense\nFORWARDER_STRICT=maybe\n")
+
+    result = CliRunner().invoke(main, ["models", "list"])
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "\nCHAT_BASE_URL must be" in result.stderr
+    assert "\nFORWARDER_STRICT must be" in result.stderr
