@@ -27,6 +27,7 @@ CONTAINER = POD["containers"][0]
 UNIT_TEXT = (ROOT / "deploy/forwarder.service").read_text(encoding="utf-8")
 
 FILES = ["Dockerfile", "compose.yaml", *(f"deploy/{p.name}" for p in (ROOT / "deploy").iterdir())]
+PAGES = ["SECURITY.md", "docs/production.md"]
 VARIABLES = (
     {DOTENV}
     | {f"FORWARDER_{row.suffix}" for row in SETTINGS}
@@ -66,12 +67,21 @@ def test_the_search_for_variables_finds_unknown_ones() -> None:
     }
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, *PAGES])
 def test_every_variable_is_a_setting(name: str) -> None:
     found = find_variables((ROOT / name).read_text(encoding="utf-8"))
 
     assert found
     assert found <= VARIABLES
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_to_a_file(name: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8"))
+
+    assert links
+    for link in links:
+        assert (ROOT / name).parent.joinpath(link).exists(), link
 
 
 # -- the image -------------------------------------------------------------------------------------
