@@ -103,3 +103,13 @@ def test_the_project_s_files_are_there() -> None:
     assert PROJECT["project"]["scripts"] == {"forwarder": "forwarder.cli.main:main"}
     for name in (*PROJECT["project"]["license-files"], PROJECT["project"]["readme"]):
         assert (ROOT / name).is_file()
+
+
+def test_a_wheel_leaves_nothing_of_the_package_out() -> None:
+    """setuptools finds Python files in directories with an ``__init__.py``, and nothing else."""
+    files = [path for path in (ROOT / "forwarder").rglob("*") if path.is_file()]
+
+    for path in files:
+        if "__pycache__" not in path.parts:
+            assert path.suffix == ".py"
+            assert (path.parent / "__init__.py").is_file()

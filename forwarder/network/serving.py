@@ -35,8 +35,8 @@ def find_gunicorn_mistake() -> str | None:
     if config.worker_class_str != WORKER:
         return (
             f"gunicorn would serve it with its worker '{config.worker_class_str}' instead of the "
-            "forwarder's. Start gunicorn in the directory of wsgi.py, or with "
-            "-c /path/of/gunicorn.conf.py, and without a worker class of your own."
+            'forwarder\'s. Start it with "forwarder serve", or start gunicorn in the directory of '
+            "wsgi.py or with -c /path/of/gunicorn.conf.py, and without a worker class of your own."
         )
     if config.preload_app:
         return (
