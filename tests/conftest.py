@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from werkzeug.routing import Rule
 
 from forwarder import bridge
 from forwarder.store import Database, open_database, opening
+from tests.helpers.serial import SerialTests
 
 # The same examples on every run and every machine: a red test is red for everybody.
 settings.register_profile("forwarder", derandomize=True, deadline=None, database=None)
 settings.load_profile("forwarder")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two workers per processor, since many tests wait; none if only test files are asked for."""
+    if all(Path(argument.partition("::")[0]).is_file() for argument in config.args):
+        return 0
+    return 2 * (os.cpu_count() or 1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if run := os.environ.get("PYTEST_XDIST_TESTRUNUID"):
+        config.pluginmanager.register(SerialTests(run))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # modules and tests stay; to look through them again and again takes a tenth of the run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _rules_compiled_once() -> Iterator[None]:
+    """Tests create thousands of applications, and most of that is compiling the same URL rules."""
+    compile_builder = Rule._compile_builder
+    builders: dict[tuple[str, bool], Any] = {}
+
+    def find_builder(rule: Rule, append_unknown: bool = True) -> Any:
+        key = (rule.rule, append_unknown)
+        if key not in builders:
+            builders[key] = compile_builder(rule, append_unknown)
+        return builders[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rule, "_compile_builder", find_builder)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

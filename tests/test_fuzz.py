@@ -22,6 +22,8 @@ from tests.support import Answer, Call, Raw, ScriptedUpstream, check_chat, check
 from tests.support.answers import Ask, Protocol
 from tests.support.wire import RENDER
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 Post = Callable[[str, bytes], Answered]
 

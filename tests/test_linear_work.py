@@ -30,6 +30,8 @@ from forwarder.store import responses
 from forwarder.store.responses import Kept
 from forwarder.translate.terms import Ledger
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 SMALL, FACTOR = 200, 4

@@ -132,8 +132,13 @@ def serving(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Serve
             thread.join(LIMIT)
 
 
+_unused: list[socket.socket] = []
+
+
 def unused_port() -> int:
-    """A port where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
+    """A port where nobody listens for as long as the tests run."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))  # it stays bound, so that no other process is given the port
+    _unused.append(sock)
+    port: int = sock.getsockname()[1]
     return port

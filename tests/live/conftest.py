@@ -18,6 +18,13 @@ KEY = "sk-upstream-secret"
 Serve = Callable[[dict[str, str]], Server]
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker("live")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
     """A shell lets what it starts in the background, and all that this starts, ignore SIGINT."""

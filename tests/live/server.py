@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -79,8 +81,24 @@ def await_server(server: Server, seconds: float = 30) -> None:
     raise RuntimeError(f"the forwarder did not answer in time:\n{server.log}")
 
 
+def _list_ports() -> list[int]:
+    """Ports that the system gives to nobody by itself; other ones for each pytest-xdist worker."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 10_000 + worker % 20 * 1_000
+    return random.sample(range(first, first + 1_000), 1_000)
+
+
+_PORTS = itertools.cycle(_list_ports())
+
+
 def free_port() -> int:
-    """A port of loopback that nobody listens on just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port of loopback that nobody listens on, and nobody takes before it is used.
+
+    A port that the system chose itself could be given to another process in the meantime.
+    """
+    for port in _PORTS:
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("itertools.cycle never ends")

@@ -6,6 +6,8 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.live.clients import AIDER, needs_program, run_offline
 from tests.live.server import Server
 from tests.support import ScriptedUpstream
@@ -13,10 +15,13 @@ from tests.support.answers import Answer
 from tests.support.scenarios import THOUGHT
 
 VENV = "tests/live/aider/.venv"
-pytestmark = needs_program(
-    AIDER,
-    f"python3 -m venv {VENV} && {VENV}/bin/pip install -r tests/live/aider/requirements.txt",
-)
+pytestmark = [
+    pytest.mark.slow,
+    needs_program(
+        AIDER,
+        f"python3 -m venv {VENV} && {VENV}/bin/pip install -r tests/live/aider/requirements.txt",
+    ),
+]
 
 QUIET = [
     f"--{option}"

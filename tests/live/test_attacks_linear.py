@@ -23,6 +23,8 @@ from tests.live.server import Server, free_port
 from tests.live.talk import PATHS, asking
 from tests.support import Answer, ScriptedUpstream
 
+pytestmark = [pytest.mark.slow, pytest.mark.serial]
+
 Json = dict[str, Any]
 
 PACE = 0.05

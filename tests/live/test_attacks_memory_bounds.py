@@ -24,6 +24,8 @@ from tests.live.talk import ask
 from tests.support import ScriptedUpstream
 from tests.support.faults import silent
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 MB = 2**20

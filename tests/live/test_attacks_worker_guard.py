@@ -25,6 +25,8 @@ from tests.live.server import Server
 from tests.live.talk import PATHS, asking, http
 from tests.support import Answer, ScriptedUpstream, faults
 
+pytestmark = pytest.mark.slow
+
 PACE = 0.05
 MAX_STALL = 0.5
 SECONDS = 2.5
@@ -148,6 +150,7 @@ def flood(sock: socket.socket, data: bytes, seconds: float = SECONDS) -> int:
 # -- bodies that nobody reads ----------------------------------------------------------------------
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     ("path", "key", "status"),
     [
@@ -207,6 +210,7 @@ def test_a_client_that_sends_too_much_reads_why(server: Server) -> None:
 # -- bodies that are read --------------------------------------------------------------------------
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("extension", [b"", b";" + b"e" * 5000])
 def test_chunks_that_hold_next_to_nothing(
     extension: bytes, server: Server, upstream: ScriptedUpstream
@@ -293,6 +297,7 @@ def test_a_first_head_that_does_not_come_ends_its_connection(start: bytes, serve
     assert "Traceback" not in server.log
 
 
+@pytest.mark.serial
 def test_a_flood_of_requests_on_one_connection(server: Server, upstream: ScriptedUpstream) -> None:
     request = head("/health", method="GET")
     with neighbour(server, upstream), connect(server) as sock:

@@ -22,6 +22,8 @@ from tests.live.keeping_upstream import KeepingUpstream
 from tests.live.server import Server, running
 from tests.support import Answer, ScriptedUpstream, faults
 
+pytestmark = pytest.mark.slow
+
 over_either = pytest.mark.parametrize("over", ["chat", "responses"])
 
 LONG = Answer(text="first attempt " * 20, pieces=20)

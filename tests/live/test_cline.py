@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.live.clients import CLINE, needs_program, run_offline
 from tests.live.server import Server
 from tests.support import ScriptedUpstream
 from tests.support.answers import Answer, Call
 from tests.support.scenarios import HELLO, THOUGHT
 
-pytestmark = needs_program(CLINE, "npm ci --prefix tests/live/node")
+pytestmark = [pytest.mark.slow, needs_program(CLINE, "npm ci --prefix tests/live/node")]
 
 
 def configure(forwarder: Server) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tests.live.server import Server
 from tests.support import ScriptedUpstream
 from tests.support.answers import Answer, Call, Usage
 
-pytestmark = needs_node_package("@openai/codex")
+pytestmark = [pytest.mark.slow, needs_node_package("@openai/codex")]
 
 CONFIG = """
 model = "{model}"

@@ -19,7 +19,7 @@ from tests.support import Raw, ScriptedUpstream, Stream
 from tests.support.answers import Answer, Call, Usage
 from tests.support.scenarios import HELLO, THOUGHT
 
-pytestmark = needs_node_package("@openai/codex")
+pytestmark = [pytest.mark.slow, needs_node_package("@openai/codex")]
 
 __all__ = ["workshop"]
 

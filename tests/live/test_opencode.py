@@ -14,7 +14,7 @@ from tests.support import ScriptedUpstream
 from tests.support.answers import Answer, Call
 from tests.support.scenarios import HELLO, THOUGHT
 
-pytestmark = needs_program(OPENCODE, "npm ci --prefix tests/live/node")
+pytestmark = [pytest.mark.slow, needs_program(OPENCODE, "npm ci --prefix tests/live/node")]
 
 QUIET = {
     f"OPENCODE_DISABLE_{name}": "1"

@@ -40,6 +40,8 @@ from tests.helpers.recordings import (
 from tests.support.listener import Listener, Request
 from tests.support.wire import SSE_TYPE, Reply
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 FOLDER = os.environ.get("RECORDINGS")

@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers.loopback import unused_port
 from tests.live.conftest import KEY, Serve, settings
-from tests.live.server import Server
+from tests.live.server import Server, free_port
 from tests.live.talk import PATHS, Json, ask, asking, http
 from tests.live.test_faults import said_so_far
 from tests.live.test_service import line_of
@@ -321,7 +321,7 @@ def test_a_storm_of_failures_is_kept_from_the_upstream(
 
 @every_client
 def test_an_upstream_that_dies_and_comes_back(client: str, serve: Serve) -> None:
-    port = unused_port()
+    port = free_port()
     server = breaking(serve, f"http://127.0.0.1:{port}/v1")
 
     codes = [ask(server, client, asking(client)).error["code"] for _ in range(5)]

@@ -28,6 +28,8 @@ from tests.live.server import FLASK, Server, running
 from tests.live.talk import PAIRINGS, PATHS, Answered, asking, http
 from tests.support import Answer, ScriptedUpstream, faults
 
+pytestmark = pytest.mark.slow
+
 STREAMED = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 LONG = Answer(text="word " * 40, pieces=40)
 

@@ -24,6 +24,8 @@ from tests.live.server import Server, running
 from tests.live.talk import Answered, Json, ask, asking, http
 from tests.support import Answer, ScriptedUpstream
 
+pytestmark = pytest.mark.slow
+
 MB = 2**20
 UNAVAILABLE = "store_unavailable"
 INCLUDE: Json = {"include": ["reasoning.encrypted_content"]}

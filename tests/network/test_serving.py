@@ -21,6 +21,8 @@ from forwarder.network.serving import WILL_NOT_LOAD, WORKER, find_gunicorn_mista
 from forwarder.network.worker import Worker
 from tests.live.server import free_port
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 GUNICORN = (sys.executable, "-m", "gunicorn")
 
