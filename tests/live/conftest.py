@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.postgres import needs_postgres, running_postgres
+from tests.live.postgres import create_database, needs_postgres, postgres_process
 from tests.live.server import Server, running
 from tests.support import ScriptedUpstream
 
@@ -62,6 +62,13 @@ def workshop(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server, which the tests of this process share."""
+    with postgres_process() as server:
+        yield server.url
+
+
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
 def database(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -70,8 +77,7 @@ def database(
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path_factory.mktemp('state')}/state.db"
     else:
-        with running_postgres() as url:
-            yield url
+        yield create_database(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def running(
             process.wait()
 
 
-def await_server(server: Server, seconds: float = 30) -> None:
+def await_server(server: Server, seconds: float = 60) -> None:
     """Wait until it answers; raises RuntimeError with its log if it does not."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

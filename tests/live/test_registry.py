@@ -24,7 +24,6 @@ from openai import OpenAI
 
 from tests.live.clients import NODE, needs_node_package, needs_python_package, plain
 from tests.live.conftest import settings
-from tests.live.postgres import needs_postgres, running_postgres
 from tests.live.server import FLASK, ROOT, Server, running
 from tests.live.talk import asking, http
 from tests.live.test_websocket import Talk
@@ -35,15 +34,6 @@ WALK = re.compile(r"## Register models while it runs\n.*?```bash\n(.*?)```", re.
 PROVIDER = "https://dashscope.aliyuncs.com/compatible-mode/v1"
 
 Anywhere = Callable[[], str]
-
-
-@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
-def database(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path_factory.mktemp('registry')}/state.db"
-    else:
-        with running_postgres() as url:
-            yield url
 
 
 def environment(upstream: ScriptedUpstream, database: str, **more: str) -> dict[str, str]:
