@@ -20,12 +20,23 @@ from tests.helpers.serial import SerialTests
 settings.register_profile("forwarder", derandomize=True, deadline=None, database=None)
 settings.load_profile("forwarder")
 
+LIVE = Path(__file__).parent / "live"
+
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two workers per processor, since many tests wait; none if only test files are asked for."""
+    """Two workers per processor, since live tests wait a lot; none if only test files are given."""
     if all(Path(argument.partition("::")[0]).is_file() for argument in config.args):
         return 0
-    return 2 * (os.cpu_count() or 1)
+    return (1 if _skips_live(config) else 2) * (os.cpu_count() or 1)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare the quick lane the import of the live tests, and of their clients."""
+    return True if collection_path == LIVE and _skips_live(config) else None
+
+
+def _skips_live(config: pytest.Config) -> bool:
+    return "not live" in config.option.markexpr
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -94,6 +94,7 @@ def test_hanging_backend_is_given_up_and_comes_back(backend: Backend) -> None:
     assert eventually(lambda: not backend.breaker.is_open)
 
 
+@pytest.mark.serial
 def test_calls_that_wait_for_each_other_are_no_failure(backend: Backend) -> None:
     """Together they take ten times as long as the backend may say nothing."""
     turn = threading.Lock()
