@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.postgres import create_database, needs_postgres, postgres_process
+from tests.live.postgres import create_database, needs_postgres, running_postgres
 from tests.live.server import Server, running
 from tests.support import ScriptedUpstream
 
@@ -65,8 +65,8 @@ def workshop(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL server, which the tests of this process share."""
-    with postgres_process() as server:
-        yield server.url
+    with running_postgres() as url:
+        yield url
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=needs_postgres)])

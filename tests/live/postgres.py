@@ -96,6 +96,13 @@ def postgres_process() -> Iterator[Postgres]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def running_postgres() -> Iterator[str]:
+    """The URL of a server with one empty database; stopped and removed at the end."""
+    with postgres_process() as server:
+        yield server.url
+
+
 def create_database(server: str) -> str:
     """Create an empty database beside that of a server's URL, and return its URL."""
     name = f"forwarder_{secrets.token_hex(4)}"
