@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -15,6 +16,8 @@ from forwarder.cli.replay import make_replay
 from forwarder.cli.upstream import fidelity, probe, translate
 from forwarder.config import Settings
 from forwarder.exchange import Observer
+from forwarder.network.turnstile import take_turn
+from forwarder.pacing import LARGE, set_pause
 from forwarder.routes import (
     bodies,
     captured,
@@ -49,6 +52,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("forwarder", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
     app.config["SOCK_SERVER_OPTIONS"] = websocket.options(settings)
+    set_pause(partial(take_turn, LARGE))
     bridge = app.extensions["forwarder"] = Bridge(settings)
     for command in (probe, translate, models, keys, make_replay(create_app), fidelity):
         app.cli.add_command(command)

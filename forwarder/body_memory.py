@@ -1,11 +1,13 @@
 """How many bytes of request bodies a process holds at once, of all its requests together.
 
 Each body is limited, but many large ones at the same time would still take all memory.  Bytes are
-counted as they arrive, so a client that announces much and sends nothing takes no room.
+counted as they arrive, so a client that announces much and sends nothing takes no room.  Each byte
+takes the room of two: until an answer comes, the body is held both as values and as it was sent on.
 """
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 
@@ -14,9 +16,12 @@ from forwarder.errors import Overloaded
 _PIECE = 2**16
 """Bytes that are read at once, and up to which a body is small."""
 
+MEMORY_PER_BYTE = 2
+"""Bytes of memory that a byte of a body takes while its request is served."""
+
 
 class BodyMemory:
-    """Room for ``max_bytes`` bytes of bodies."""
+    """``max_bytes`` bytes of memory for bodies; ``used`` counts bytes of bodies."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -28,10 +33,11 @@ class BodyMemory:
 
         Raises Overloaded when there is not enough, if it ``refuses``.
         """
-        if refuses and count > 0 and self.used + count > self._max_bytes:
+        needed = (self.used + count) * MEMORY_PER_BYTE
+        if refuses and count > 0 and needed > self._max_bytes:
             raise Overloaded(
-                f"The forwarder holds as many bytes of requests as it may ({self._max_bytes}, "
-                "limit: FORWARDER_MAX_BODY_MEMORY)."
+                "Requests take as much memory as they may "
+                f"({self._max_bytes} bytes, limit: FORWARDER_MAX_BODY_MEMORY)."
             )
         self.used += count
 
@@ -58,10 +64,7 @@ class BodyRoom:
 
     def read_all(self, read: Callable[[int], bytes]) -> bytes:
         """What ``read`` gives until its end; each piece takes room before the next is read."""
-        pieces: list[bytes] = []
-        size = 0
+        body = io.BytesIO()  # unlike a list of pieces, it gives its bytes without a copy
         while piece := read(_PIECE):
-            pieces.append(piece)
-            size += len(piece)
-            self.resize(size)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self.resize(body.write(piece) + self.size)
+        return body.getvalue()

@@ -21,7 +21,7 @@ from forwarder.background_requests import (
     is_readable,
     read_stored_request,
 )
-from forwarder.body_memory import BodyMemory
+from forwarder.body_memory import MEMORY_PER_BYTE, BodyMemory
 from forwarder.capture.capturing import capture_for
 from forwarder.capture.tape import Asked
 from forwarder.catalog import Catalog
@@ -112,7 +112,9 @@ class Bridge:
         self.health = Health(self._targets, self.metrics, settings.health_ask_interval)
         self._uploads = PerUpstream(self._uploading, settings.upstreams)
         self.running = Running()
-        self.body_memory = BodyMemory(settings.max_body_memory)
+        # One body of the largest size has room whatever the limit.
+        memory = max(settings.max_body_memory, settings.max_body * MEMORY_PER_BYTE)
+        self.body_memory = BodyMemory(memory)
         shelf = self._shelf()
         self._recall, self._signatures = Recall(shelf), SignatureRecall(shelf)
         self.state = self._remembering()

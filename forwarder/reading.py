@@ -15,6 +15,8 @@ from typing import Any
 
 import orjson
 
+from forwarder.pacing import give_way
+
 _LEVELS = 254
 """How deep orjson writes; it reads four times as deep."""
 
@@ -54,7 +56,9 @@ def strictly(data: bytes) -> Any:
         if not _can_be_mended(error):
             raise
     if len(data) > _MAX_SLOWLY_READ:
-        return orjson.loads(_replace_halves(data))
+        mended = _replace_halves(data)
+        give_way()
+        return orjson.loads(mended)
     with _limited():
         value = json.loads(data, parse_constant=Constant)
         for path, name in _constants(value, ""):
@@ -64,6 +68,9 @@ def strictly(data: bytes) -> Any:
 
 _MAX_SLOWLY_READ = 2**20
 """Bytes up to which a parser is used that takes everything, a lot of time and a lot of memory."""
+
+_MAX_ESCAPES = 500_000
+"""Escapes in what is larger up to which it is mended: each one is looked at several times."""
 
 _MAX_HALVES = 10_000
 """How many halves of characters, of each kind, are replaced in what is larger."""
@@ -81,7 +88,11 @@ _HALVES = tuple(
 
 
 def _replace_halves(data: bytes) -> bytes:
+    give_way()
+    if data.count(rb"\u") > _MAX_ESCAPES:
+        raise ValueError("It holds too many escapes to look for halves of characters.")
     for half in _HALVES:
+        give_way()
         data = half.sub(rb"\\ufffd", data, _MAX_HALVES)
     return data.removeprefix(codecs.BOM_UTF8)
 

@@ -11,10 +11,12 @@ from forwarder.errors import Overloaded
 
 
 def test_bodies_share_the_room() -> None:
-    memory = BodyMemory(1_000_000)
+    memory = BodyMemory(2_000_000)
     one, other = BodyRoom(memory), BodyRoom(memory)
     one.resize(600_000)
-    with pytest.raises(Overloaded, match="1000000, limit: FORWARDER_MAX_BODY_MEMORY") as refused:
+    with pytest.raises(
+        Overloaded, match="2000000 bytes, limit: FORWARDER_MAX_BODY_MEMORY"
+    ) as refused:
         other.resize(400_001)
     assert refused.value.status == 503
     assert "retry-after" in refused.value.headers
@@ -27,7 +29,7 @@ def test_bodies_share_the_room() -> None:
 
 
 def test_a_body_takes_room_as_it_arrives() -> None:
-    memory = BodyMemory(1_000_000)
+    memory = BodyMemory(2_000_000)
     room = BodyRoom(memory)
     assert room.read_all(io.BytesIO(b"x" * 300_000).read) == b"x" * 300_000
     assert memory.used == 300_000

@@ -131,7 +131,7 @@ def test_defaults_of_the_forwarder() -> None:
         body_timeout=30.0,
         send_timeout=60.0,
         max_chunk_overhead=65536,
-        max_body_memory=256 * 2**20,
+        max_body_memory=192 * 2**20,
         max_answer=64 * 2**20,
         websocket_memory=32 * 2**20,
         websocket_idle=900.0,

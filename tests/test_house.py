@@ -60,6 +60,7 @@ PURE_ROOMS = (
     "forwarder.error_kinds",
     "forwarder.mint",
     "forwarder.url_secrets",
+    "forwarder.pacing",
 )
 """What the translators may have of the house."""
 

@@ -254,7 +254,7 @@ SETTINGS = (
     Setting("BODY_TIMEOUT", "body_timeout", parsers.seconds, "30"),
     Setting("SEND_TIMEOUT", "send_timeout", parsers.seconds, "60"),
     Setting("MAX_CHUNK_OVERHEAD", "max_chunk_overhead", parsers.size, "64k"),
-    Setting("MAX_BODY_MEMORY", "max_body_memory", parsers.size, "256m"),
+    Setting("MAX_BODY_MEMORY", "max_body_memory", parsers.size, "192m"),
     Setting("MAX_ANSWER", "max_answer", parsers.size, "64m"),
     Setting("WEBSOCKET_MEMORY", "websocket_memory", parsers.size, "32m"),
     Setting("WEBSOCKET_IDLE", "websocket_idle", parsers.seconds, "900"),

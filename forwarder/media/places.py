@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from forwarder.pacing import iter_paced
 from forwarder.translate.call import Json
 
 
@@ -68,7 +69,7 @@ def places(request: Json, client: str) -> Iterator[Place]:
     """The images and files in a request of the ``client`` protocol; ill-formed ones are left."""
     root, fields = _ENTRIES[client]
     entries = request.get(root)
-    for i, entry in enumerate(entries if isinstance(entries, list) else ()):
+    for i, entry in enumerate(iter_paced(entries if isinstance(entries, list) else ())):
         if isinstance(entry, dict):
             for field in fields:
                 parts = entry.get(field)
@@ -83,7 +84,7 @@ def _in_parts(
     if isinstance(parts, dict):  # a screenshot stands alone
         yield from _in_part(parts, steps, result)
         return
-    for i, part in enumerate(parts):
+    for i, part in enumerate(iter_paced(parts)):
         if isinstance(part, dict):
             yield from _in_part(part, (*steps, i), result)
 
@@ -108,7 +109,7 @@ def replaced(request: Json, changes: list[tuple[Place, Json]]) -> Json:
     """
     root = request.copy()
     copies: dict[int, Any] = {}  # by their ids
-    for place, value in changes:
+    for place, value in iter_paced(changes):
         *way, last = place.steps
         inside: Any = root
         for step in way:

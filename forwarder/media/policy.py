@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import mimetypes
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from forwarder.errors import InvalidRequest, NotFetched, Unsupported
 from forwarder.media import data
 from forwarder.media.data import Blob
 from forwarder.media.places import Place, places, replaced
+from forwarder.pacing import iter_paced
 from forwarder.profiles import Profile
 from forwarder.translate.call import Call, Json, Stream
 from forwarder.translate.check import STR, missing, optional
@@ -79,7 +79,9 @@ class _Rules:
         for place in staying:
             self._demand_taken(place)
         fetched = {**self._fetched(staying), **self._downloaded(staying)}
-        changes = [(place, self._settled(place, fetched)) for place in _give_way(staying)]
+        changes = [
+            (place, self._settled(place, fetched)) for place in iter_paced(staying, _AT_ONCE)
+        ]
         return replaced(request, [(place, v) for place, v in changes if v is not place.value])
 
     def _is_left_out(self, place: Place) -> bool:
@@ -163,14 +165,6 @@ class _Rules:
         if given and data.names_type(given, blob.type):
             return place.value
         return {**others, "filename": blob.name, "file_data": blob.url}
-
-
-def _give_way(places: list[Place]) -> Iterator[Place]:
-    """The places; other requests have their turn now and then."""
-    for number, place in enumerate(places, 1):
-        yield place
-        if number % _AT_ONCE == 0:
-            time.sleep(0)
 
 
 def check(place: Place) -> None:

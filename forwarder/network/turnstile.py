@@ -10,8 +10,7 @@ import gevent
 from gevent import monkey
 from gevent.lock import Semaphore
 
-LARGE = 2**20
-"""Bytes from which on something is large."""
+from forwarder.pacing import LARGE
 
 _PAUSE = 1e-4
 """Seconds in which others run.  A pause of 0 would end before the loop looks at its sockets."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from forwarder.pacing import iter_paced
 from forwarder.profiles.knobs import Profile
 from forwarder.translate.call import Json
 from forwarder.translate.reasoning import DETAILS, FIELDS
@@ -22,7 +23,7 @@ _OTHERS = ("user", "tool")
 
 def taken(messages: list[Json], profile: Profile) -> list[Json]:
     """The messages as the provider takes them."""
-    made = [_message(message, profile) for message in messages]
+    made = [_message(message, profile) for message in iter_paced(messages)]
     if profile.system_at_head:
         made = _system_at_head(made)
     return _merged(made) if profile.merge_neighbours else made

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from forwarder.pacing import give_way, iter_paced
 from forwarder.translate.call import Json
 
 _CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
@@ -65,7 +66,7 @@ def restored(
 def _keys(items: list[Any]) -> Iterator[bytes | None]:
     """The anchor of each item; None of what has none."""
     begun = _begin_text_key(None)
-    for item in items:
+    for item in iter_paced(items):
         if item.get("type") in _CALLS:
             yield _call_key(item)
         elif _is_spoken(item):
@@ -123,7 +124,11 @@ def _text_key(question: Any, text: str) -> bytes:
 def _begin_text_key(question: Any) -> Any:
     """The digest up to the text: many texts may answer one long question."""
     written = orjson.dumps(question, option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(b'["text",' + written + b",")
+    give_way(len(written))
+    begun = hashlib.sha256(b'["text",')
+    begun.update(written)
+    begun.update(b",")
+    return begun
 
 
 def _end_text_key(begun: Any, text: str) -> bytes:

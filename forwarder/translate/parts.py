@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forwarder.errors import InvalidRequest, Unsupported, shorten
+from forwarder.pacing import iter_paced
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, STR, choose, expect, missing, optional, require
 
@@ -18,7 +19,7 @@ Converter = Callable[[Json, str], Json]
 
 def convert(parts: list[Any], table: dict[str, Converter], path: str) -> list[Json]:
     """Each part of ``parts`` through its converter in ``table``."""
-    return [convert_one(part, table, f"{path}[{i}]") for i, part in enumerate(parts)]
+    return [convert_one(part, table, f"{path}[{i}]") for i, part in enumerate(iter_paced(parts))]
 
 
 def convert_one(part: Any, table: dict[str, Converter], path: str) -> Json:

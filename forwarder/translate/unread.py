@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from forwarder.pacing import iter_paced
 from forwarder.translate.call import Json
 from forwarder.translate.reasoning import DETAILS
 from forwarder.translate.signatures import CALL_FIELDS
@@ -196,4 +197,4 @@ def _type(value: Json) -> str:
 
 def _objects(value: Any) -> Iterator[Json]:
     if isinstance(value, list):
-        yield from (each for each in value if isinstance(each, dict))
+        yield from (each for each in iter_paced(value) if isinstance(each, dict))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live.neighbour import Neighbour, running_neighbour
 from tests.live.postgres import create_database, needs_postgres, running_postgres
 from tests.live.server import Server, running
 from tests.support import ScriptedUpstream
@@ -52,6 +53,16 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     with ExitStack() as stack:
         directory: Path = tmp_path_factory.mktemp("forwarder")
         yield lambda environment: stack.enter_context(running(environment, directory))
+
+
+@pytest.fixture(scope="session")
+def neighbour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbour]:
+    """Another client, which has a forwarder of its own to compare an attacked one with."""
+    with ExitStack() as stack:
+        neighbour = stack.enter_context(running_neighbour())
+        directory = tmp_path_factory.mktemp("control")
+        neighbour.control = stack.enter_context(running(neighbour.settings, directory))
+        yield neighbour
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator
 from urllib.parse import quote, urlsplit
 
 import pytest
 
 from tests.live.conftest import Serve, settings
+from tests.live.neighbour import Neighbour
 from tests.live.server import Server
 from tests.live.talk import ask, asking, http
 from tests.support import Answer, ScriptedUpstream
@@ -116,11 +118,22 @@ LONG = "x" * 3000
 
 
 @pytest.fixture(scope="module")
-def storing(serve: Serve, upstream: ScriptedUpstream, database: str) -> Server:
+def storing(
+    serve: Serve, upstream: ScriptedUpstream, database: str, neighbour: Neighbour
+) -> Server:
     """A forwarder with each kind of database."""
-    return serve(settings(upstream, FORWARDER_DATABASE_URL=database))
+    more = {"FORWARDER_DATABASE_URL": database, "WEB_CONCURRENCY": "2"}
+    return serve(neighbour.settings | settings(upstream, **more))
 
 
+@pytest.fixture
+def _watched(storing: Server, neighbour: Neighbour) -> Iterator[None]:
+    """A neighbour beside the attack."""
+    with neighbour.watch(storing):
+        yield
+
+
+@pytest.mark.usefixtures("_watched")
 @pytest.mark.parametrize("name", ["a\0b", LONG, "\0", "€" * 1000])
 def test_ids_that_no_database_can_index_are_refused(name: str, storing: Server) -> None:
     user = {"role": "user", "content": "hi"}
@@ -144,6 +157,7 @@ def test_ids_that_no_database_can_index_are_refused(name: str, storing: Server) 
     assert http.get(f"{storing.url}/ready").json()["store"]["reachable"]
 
 
+@pytest.mark.usefixtures("_watched")
 @pytest.mark.parametrize("count", [40_000, 100_000])
 def test_many_references_leave_the_store_well(count: int, storing: Server) -> None:
     references = [{"type": "item_reference", "id": f"msg_{i}"} for i in range(count)]

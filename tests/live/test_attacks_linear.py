@@ -1,4 +1,4 @@
-"""Requests that would take quadratic or exponential work, beside a neighbour on the same worker.
+"""Requests that would take quadratic or exponential work, beside a neighbour on each worker.
 
 Each is bounded in size; the upstream behind them is not there, since it is the work before it that
 counts.
@@ -7,18 +7,16 @@ counts.
 from __future__ import annotations
 
 import json
-import threading
-import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx2
 import pytest
 
 from tests.live.conftest import KEY, Serve, settings
+from tests.live.neighbour import Neighbour
 from tests.live.server import Server, free_port
 from tests.live.talk import PATHS, asking
 from tests.support import Answer, ScriptedUpstream
@@ -26,10 +24,10 @@ from tests.support import Answer, ScriptedUpstream
 pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 Json = dict[str, Any]
+Attack = Callable[[str, bytes], tuple[int, Json]]
 
-PACE = 0.05
-MAX_STALL = 2.0
-"""Seconds.  Before they were bounded each attack took at least ten times as many, or for ever."""
+MAX_STALL = 0.25
+"""Seconds of the worker's time.  Unbounded, each attack took ten times as many, or for ever."""
 
 MAX_WAIT = 15.0
 
@@ -37,14 +35,16 @@ PNG = b64encode(b"\x89PNG\r\n\x1a\n").decode()
 
 
 @pytest.fixture(scope="module")
-def server(serve: Serve, upstream: ScriptedUpstream) -> Server:
-    """One worker, which inlines schemas for one upstream, and checks answers of another."""
+def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
+    """Inlines schemas for one upstream, and checks answers of another."""
     gone = f"http://127.0.0.1:{free_port()}/v1"
     return serve(
-        settings(
+        neighbour.settings
+        | settings(
             upstream,
+            WEB_CONCURRENCY="2",
             FORWARDER_CHAT_REASONING="thinking",
-            FORWARDER_UPSTREAMS="responses,chat,checked",
+            FORWARDER_UPSTREAMS="responses,chat,checked,neighbour",
             CHAT_BASE_URL=gone,
             CHAT_MAX_RETRIES="0",
             CHAT_PROVIDER="generic",
@@ -58,42 +58,15 @@ def server(serve: Serve, upstream: ScriptedUpstream) -> Server:
     )
 
 
-def list_workers(server: Server) -> str:
-    pid = server.process.pid
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+@pytest.fixture
+def attack(server: Server, neighbour: Neighbour) -> Attack:
+    """Posts a body, and gives the status and the JSON of the answer, beside a neighbour."""
+    return partial(send_attack, server, neighbour)
 
 
-@contextmanager
-def neighbour(server: Server) -> Iterator[list[float]]:
-    """Another client, which asks for the health of the worker all the time."""
-    waits: list[float] = []
-    is_over, has_begun = threading.Event(), threading.Event()
-
-    def ask_again() -> None:
-        with httpx2.Client(trust_env=False, timeout=MAX_WAIT) as client:
-            while not is_over.is_set():
-                started = time.monotonic()
-                assert client.get(f"{server.url}/health").status_code == 200
-                waits.append(time.monotonic() - started)
-                has_begun.set()
-                time.sleep(PACE)
-
-    thread = threading.Thread(target=ask_again)
-    before = list_workers(server)
-    thread.start()
-    assert has_begun.wait(MAX_WAIT)
-    try:
-        yield waits
-    finally:
-        is_over.set()
-        thread.join()
-    assert list_workers(server) == before
-    assert max(waits) < MAX_STALL
-
-
-def attack(server: Server, client: str, body: bytes) -> tuple[int, Json]:
+def send_attack(server: Server, neighbour: Neighbour, client: str, body: bytes) -> tuple[int, Json]:
     """The status and the JSON of the answer, beside a neighbour."""
-    with neighbour(server):
+    with neighbour.watch(server, MAX_STALL):
         got = httpx2.post(
             f"{server.v1}{PATHS[client]}",
             content=body,
@@ -132,14 +105,20 @@ CLIENT_TEXTS: dict[str, tuple[str, Callable[[], bytes]]] = {
             {"model": "chat/m", "messages": [{"role": "user", "content": "x" * 4000}] * 5000}
         ).encode(),
     ),
+    "many short messages": (
+        "responses",
+        lambda: json.dumps(
+            {"model": "chat/m", "input": [{"role": "user", "content": "x"}] * 160_000}
+        ).encode(),
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("client", "make"), CLIENT_TEXTS.values(), ids=CLIENT_TEXTS)
 def test_long_history_is_read_in_one_pass(
-    client: str, make: Callable[[], bytes], server: Server
+    client: str, make: Callable[[], bytes], attack: Attack
 ) -> None:
-    status, answer = attack(server, client, make())
+    status, answer = attack(client, make())
     assert (status, answer["error"]["code"]) == (502, "upstream_unreachable"), answer
 
 
@@ -149,16 +128,24 @@ def test_long_history_is_read_in_one_pass(
         b" " * 60_000_000,
         b'{"model":' + b" " * 60_000_000,
         b'{"model":[' + b",".join([b"9" * 4000] * 5000) + b"]}",
+        b'{"model":"' + b"x" * 60_000_000 + b'","n":NaN}',
+        b'{"model":"' + rb"\ud800" * 10_000_000 + b'"}',
     ],
-    ids=["blanks", "a value that does not come", "numbers of thousands of digits"],
+    ids=[
+        "blanks",
+        "a value that does not come",
+        "numbers of thousands of digits",
+        "no number behind a long text",
+        "halves of characters",
+    ],
 )
-def test_what_is_no_json_is_refused_at_once(body: bytes, server: Server) -> None:
-    status, answer = attack(server, "chat", body)
+def test_what_is_no_json_is_refused_at_once(body: bytes, attack: Attack) -> None:
+    status, answer = attack("chat", body)
     assert (status, answer["error"]["code"]) == (400, "invalid_json")
 
 
 def test_references_to_items_of_one_response_load_it_once(
-    server: Server, upstream: ScriptedUpstream
+    server: Server, upstream: ScriptedUpstream, attack: Attack
 ) -> None:
     given = [{"role": "user", "content": "x" * 1000} for _ in range(1000)]
     upstream.script(Answer(text="ok"))
@@ -172,7 +159,7 @@ def test_references_to_items_of_one_response_load_it_once(
     references = [{"type": "item_reference", "id": f"msg_{name}-{i}"} for i in range(1000)]
     body = json.dumps({"model": "chat/m", "input": references}).encode()
 
-    status, answer = attack(server, "responses", body)
+    status, answer = attack("responses", body)
 
     assert (status, answer["error"]["code"]) == (502, "upstream_unreachable"), answer
 
@@ -194,16 +181,16 @@ def with_format(schema: Json, model: str) -> bytes:
     return json.dumps(body).encode()
 
 
-def test_schema_that_cannot_be_inlined_is_refused(server: Server) -> None:
-    status, answer = attack(server, "chat", with_format(make_doubling("anyOf"), "chat/m"))
+def test_schema_that_cannot_be_inlined_is_refused(attack: Attack) -> None:
+    status, answer = attack("chat", with_format(make_doubling("anyOf"), "chat/m"))
     assert status == 400
     assert answer["error"]["param"] == "response_format.json_schema.schema"
     assert "FORWARDER_MAX_SCHEMA_NODES" in answer["error"]["message"]
 
 
-def test_large_schema_is_refused(server: Server) -> None:
+def test_large_schema_is_refused(attack: Attack) -> None:
     schema = {"enum": ["x" * 1000] * 300}
-    status, answer = attack(server, "chat", with_format(schema, "checked/m"))
+    status, answer = attack("chat", with_format(schema, "checked/m"))
     assert status == 400
     assert answer["error"]["param"] == "response_format.json_schema.schema"
     assert "FORWARDER_MAX_SCHEMA)" in answer["error"]["message"]
@@ -220,10 +207,10 @@ def test_large_schema_is_refused(server: Server) -> None:
     ids=["anyOf", "oneOf", "uniqueItems", "allOf"],
 )
 def test_answer_that_takes_too_long_to_check_is_given_unchecked(
-    text: str, schema: Json, server: Server, upstream: ScriptedUpstream
+    text: str, schema: Json, attack: Attack, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(Answer(text=text))
-    status, answer = attack(server, "chat", with_format(schema, "checked/m"))
+    status, answer = attack("chat", with_format(schema, "checked/m"))
     assert status == 200, answer
     message = answer["choices"][0]["message"]
     assert message["content"] == text

@@ -11,8 +11,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.live.conftest import Serve, settings
+from tests.live.neighbour import Neighbour, list_workers
 from tests.live.server import Server
 from tests.live.talk import PATHS, asking, http
 from tests.support import Answer, ScriptedUpstream, faults
 
 pytestmark = pytest.mark.slow
 
-PACE = 0.05
-MAX_STALL = 0.5
 SECONDS = 2.5
 """How long an attack goes on, unless the server ends it."""
 
@@ -37,24 +36,24 @@ CHUNKED = "Transfer-Encoding: chunked"
 
 
 @pytest.fixture(scope="module")
-def server(serve: Serve, upstream: ScriptedUpstream) -> Server:
-    """One worker, so that the neighbour is on the attacked one; short limits."""
-    more = {f"FORWARDER_{name}_TIMEOUT": "2" for name in ("HEAD", "BODY", "SEND")}
-    return serve(
-        settings(
-            upstream,
-            FORWARDER_API_KEYS="k",
-            FORWARDER_MAX_BODY="1m",
-            FORWARDER_MAX_CONCURRENT="2",
-            **more,
-        )
-    )
+def server(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
+    """Two workers with short limits."""
+    return serve(with_short_limits(upstream, neighbour, WEB_CONCURRENCY="2"))
 
 
-def workers(server: Server) -> list[int]:
-    pid = server.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in children.split()]
+@pytest.fixture(scope="module")
+def single(serve: Serve, upstream: ScriptedUpstream, neighbour: Neighbour) -> Server:
+    """One worker with three places, one of which the neighbour takes."""
+    return serve(with_short_limits(upstream, neighbour, FORWARDER_MAX_CONCURRENT="3"))
+
+
+def with_short_limits(
+    upstream: ScriptedUpstream, neighbour: Neighbour, **more: str
+) -> dict[str, str]:
+    """Settings with limits that an attack meets soon."""
+    times = {f"FORWARDER_{name}_TIMEOUT": "2" for name in ("HEAD", "BODY", "SEND")}
+    limits = {"FORWARDER_API_KEYS": "k", "FORWARDER_MAX_BODY": "1m", **times}
+    return neighbour.settings | settings(upstream, **limits, **more)
 
 
 def until(holds: Callable[[], Any], seconds: float = 10.0) -> Any:
@@ -97,39 +96,6 @@ def read_error(sock: socket.socket) -> tuple[int, dict[str, Any]]:
     return status, error
 
 
-@contextmanager
-def neighbour(server: Server, upstream: ScriptedUpstream) -> Iterator[None]:
-    """A paced stream of another client, which must not stall meanwhile, and comes to its end."""
-    upstream.script(faults.slow(Answer(text="word " * 100, pieces=100), delay=PACE))
-    stalls: list[float] = []
-    ended = threading.Event()
-    is_started = threading.Event()
-
-    def read() -> None:
-        body = asking("chat", stream=True)
-        key = {"Authorization": "Bearer k"}
-        with http.stream("POST", f"{server.v1}{PATHS['chat']}", json=body, headers=key) as got:
-            last = time.monotonic()
-            for line in got.iter_lines():
-                is_started.set()
-                now = time.monotonic()
-                stalls.append(now - last)
-                last = now
-                if line == "data: [DONE]":
-                    ended.set()
-
-    before = workers(server)
-    reader = threading.Thread(target=read)
-    reader.start()
-    assert is_started.wait(5)
-    yield
-    reader.join(15)
-    assert ended.is_set()
-    assert max(stalls) < MAX_STALL
-    assert workers(server) == before
-    assert ask(server) == 200
-
-
 def ask(server: Server, key: str = "k") -> int:
     headers = {"Authorization": f"Bearer {key}"}
     answer = http.post(f"{server.v1}{PATHS['chat']}", json=asking("chat"), headers=headers)
@@ -161,9 +127,9 @@ def flood(sock: socket.socket, data: bytes, seconds: float = SECONDS) -> int:
     ],
 )
 def test_an_endless_body_that_nobody_reads(
-    path: str, key: str, status: int, server: Server, upstream: ScriptedUpstream
+    path: str, key: str, status: int, server: Server, neighbour: Neighbour
 ) -> None:
-    with neighbour(server, upstream), connect(server) as sock:
+    with neighbour.watch(server), connect(server) as sock:
         method = "GET" if path == "/health" else "POST"
         sock.sendall(head(path, CHUNKED, method=method, key=key))
         sent = flood(sock, TINY_CHUNKS)
@@ -213,10 +179,10 @@ def test_a_client_that_sends_too_much_reads_why(server: Server) -> None:
 @pytest.mark.serial
 @pytest.mark.parametrize("extension", [b"", b";" + b"e" * 5000])
 def test_chunks_that_hold_next_to_nothing(
-    extension: bytes, server: Server, upstream: ScriptedUpstream
+    extension: bytes, server: Server, neighbour: Neighbour
 ) -> None:
     chunk = b"1" + extension + b"\r\n \r\n"
-    with neighbour(server, upstream), connect(server) as sock:
+    with neighbour.watch(server), connect(server) as sock:
         sock.sendall(head("/v1/chat/completions", CHUNKED))
         flood(sock, chunk * (60_000 // len(chunk)))
         status, error = read_error(sock)
@@ -254,21 +220,22 @@ def test_bad_chunks_are_a_400_in_the_client_s_protocol(body: bytes, server: Serv
 
 @pytest.mark.parametrize("framing", [CHUNKED, "Content-Length: 1000"])
 def test_a_slow_body_ends_in_a_408_and_holds_no_place(
-    framing: str, server: Server, upstream: ScriptedUpstream
+    framing: str, single: Server, neighbour: Neighbour
 ) -> None:
-    socks = [connect(server) for _ in range(4)]  # more than FORWARDER_MAX_CONCURRENT
-    for sock in socks:
-        sock.sendall(head("/v1/chat/completions", framing) + b"1\r\n{\r\n")
-    time.sleep(0.3)
+    with neighbour.watch(single):
+        socks = [connect(single) for _ in range(5)]  # more than FORWARDER_MAX_CONCURRENT
+        for sock in socks:
+            sock.sendall(head("/v1/chat/completions", framing) + b"1\r\n{\r\n")
+        time.sleep(0.3)
 
-    assert ask(server) == 200
-    started = time.monotonic()
-    for sock in socks:
-        with sock:
-            status, error = read_error(sock)
-            assert (status, error["code"]) == (408, "request_timeout")
-            assert "FORWARDER_BODY_TIMEOUT" in error["message"]
-    assert time.monotonic() - started < 8
+        assert ask(single) == 200
+        started = time.monotonic()
+        for sock in socks:
+            with sock:
+                status, error = read_error(sock)
+                assert (status, error["code"]) == (408, "request_timeout")
+                assert "FORWARDER_BODY_TIMEOUT" in error["message"]
+        assert time.monotonic() - started < 8
 
 
 def test_a_body_that_trickles_ends_too(server: Server) -> None:
@@ -298,9 +265,9 @@ def test_a_first_head_that_does_not_come_ends_its_connection(start: bytes, serve
 
 
 @pytest.mark.serial
-def test_a_flood_of_requests_on_one_connection(server: Server, upstream: ScriptedUpstream) -> None:
+def test_a_flood_of_requests_on_one_connection(server: Server, neighbour: Neighbour) -> None:
     request = head("/health", method="GET")
-    with neighbour(server, upstream), connect(server) as sock:
+    with neighbour.watch(server), connect(server) as sock:
         threading.Thread(target=lambda: read_answer(sock), daemon=True).start()
         flood(sock, request * 500)
 
@@ -330,34 +297,34 @@ def test_a_client_that_never_reads_does_not_hold_up_a_deploy(
     serve: Serve, upstream: ScriptedUpstream
 ) -> None:
     server = serve(settings(upstream, GUNICORN_GRACEFUL_TIMEOUT="2"))
-    (before,) = workers(server)
+    (before,) = list_workers(server)
     with ask_and_never_read(server, upstream):
         until(lambda: upstream.requests)
         time.sleep(0.5)
         server.process.send_signal(signal.SIGHUP)
 
-        until(lambda: before not in workers(server), 15)
+        until(lambda: before not in list_workers(server), 15)
 
     until(lambda: '"left":true' in server.log)
     assert until(lambda: ask(server) == 200)
 
 
 def test_a_client_that_never_reads_gives_its_place_back(
-    server: Server, upstream: ScriptedUpstream
+    single: Server, upstream: ScriptedUpstream, neighbour: Neighbour
 ) -> None:
-    left = server.log.count('"left":true')
-    with ExitStack() as stack:
+    left = single.log.count('"left":true')
+    with neighbour.watch(single), ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(ask_and_never_read(server, upstream))
+            stack.enter_context(ask_and_never_read(single, upstream))
         until(lambda: len(upstream.requests) == 2)
         time.sleep(0.5)
-        assert ask(server) == 503
+        assert ask(single) == 503
 
-        until(lambda: ask(server) == 200)
+        until(lambda: ask(single) == 200)
 
-    until(lambda: server.log.count('"left":true') == left + 2)
-    assert "FORWARDER_SEND_TIMEOUT" in server.log
-    assert "Traceback" not in server.log
+    until(lambda: single.log.count('"left":true') == left + 2)
+    assert "FORWARDER_SEND_TIMEOUT" in single.log
+    assert "Traceback" not in single.log
 
 
 # -- workers that do not move ----------------------------------------------------------------------
@@ -365,23 +332,23 @@ def test_a_client_that_never_reads_gives_its_place_back(
 
 def test_an_aborted_worker_is_replaced(serve: Serve, upstream: ScriptedUpstream) -> None:
     server = serve(settings(upstream))
-    (before,) = workers(server)
+    (before,) = list_workers(server)
     upstream.script(faults.stalled(Answer(text="word " * 40), after=2))
     with http.stream(
         "POST", f"{server.v1}/responses", json=asking("responses", stream=True)
     ) as got:
         next(got.iter_lines())
         os.kill(before, signal.SIGABRT)
-        (after,) = until(lambda: [pid for pid in workers(server) if pid != before])
+        (after,) = until(lambda: [pid for pid in list_workers(server) if pid != before])
     until(lambda: "Worker aborted" in server.log)
 
     answer = until(lambda: http.post(f"{server.v1}/responses", json=asking("responses")))
     assert answer.status_code == 200
-    assert workers(server) == [after]
+    assert list_workers(server) == [after]
 
 
 def test_a_worker_may_open_as_many_files_as_the_system_allows(server: Server) -> None:
-    (pid,) = workers(server)
+    pid = list_workers(server)[0]
     limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
     (line,) = [line for line in limits if line.startswith("Max open files")]
     soft, hard = line.split()[3:5]

@@ -12,7 +12,8 @@ UNDER_GEVENT = """
 from gevent import monkey
 monkey.patch_all()
 import gevent
-from forwarder.network.turnstile import LARGE, Turnstile
+from forwarder.network.turnstile import Turnstile
+from forwarder.pacing import LARGE
 turnstile, steps = Turnstile(), []
 def work(name):
     for step in range(3):

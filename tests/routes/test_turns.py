@@ -459,7 +459,7 @@ def test_without_room_a_connection_is_closed(app: Flask) -> None:
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         connection = Connection(ws, bridge_)
-        bridge_.body_memory.add(256 * 2**20, refuses=True)
+        bridge_.body_memory.add(96 * 2**20, refuses=True)
         ws.incoming_message = bytearray(100_000)
         with pytest.raises(OSError, match="FORWARDER_MAX_BODY_MEMORY"):
             connection._check_memory()

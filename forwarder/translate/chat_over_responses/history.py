@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forwarder.errors import InvalidRequest, shorten
+from forwarder.pacing import iter_paced
 from forwarder.translate import parts, reasoning
 from forwarder.translate.call import Json
 from forwarder.translate.chat_over_responses.images import SentBack
@@ -34,7 +35,7 @@ class History:
 
     def read(self, messages: list[Any]) -> list[Json]:
         """Input items for a list of chat messages."""
-        for i, message in enumerate(messages):
+        for i, message in enumerate(iter_paced(messages)):
             path = f"messages[{i}]"
             role = require(expect(message, DICT, path), "role", STR, f"{path}.role")
             reader = _ROLES[choose(role, tuple(_ROLES), f"{path}.role")]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forwarder.errors import InvalidRequest, shorten
+from forwarder.pacing import iter_paced
 from forwarder.translate import parts, pictures
 from forwarder.translate.call import Json
 from forwarder.translate.check import DICT, LIST, STR, choose, expect, missing, optional, require
@@ -74,7 +75,7 @@ class History:
 
     def read(self, items: list[Any]) -> list[Json]:
         """Chat messages for a list of Responses input items."""
-        for i, item in enumerate(items):
+        for i, item in enumerate(iter_paced(items)):
             path = f"input[{i}]"
             self._read_one(expect(item, DICT, path), path)
         self._end_turn()

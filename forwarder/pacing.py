@@ -1,0 +1,50 @@
+"""Loops over a client's items that let other requests run in between.
+
+A request may hold hundreds of thousands of items.  Translating them in one go would stall all
+other requests of the process for a second.  The loops are pure and know no scheduler, so the
+process sets the pause that they make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+LARGE = 2**20
+"""Bytes from which on a single step on a text takes long enough to let others run before it."""
+
+SLICE = 2000
+"""Items between two pauses: about 10 ms of work."""
+
+
+def _do_not_pause() -> None:
+    """Under threads others run anyway."""
+
+
+_pause: Callable[[], None] = _do_not_pause
+
+
+def set_pause(pause: Callable[[], None]) -> None:
+    """Have ``pause`` called between the slices of every long loop of this process."""
+    global _pause
+    _pause = pause
+
+
+def give_way(size: int = LARGE) -> None:
+    """Let other requests run before a step on ``size`` bytes, if that is large."""
+    if size >= LARGE:
+        _pause()
+
+
+def iter_paced(items: Sequence[T], count: int = SLICE) -> Iterable[T]:
+    """The items, with a pause after each ``count`` of them."""
+    return items if len(items) <= count else _iter_slices(items, count)
+
+
+def _iter_slices(items: Sequence[T], count: int) -> Iterator[T]:
+    for number, item in enumerate(items):
+        if number and number % count == 0:
+            give_way()
+        yield item

@@ -1,0 +1,297 @@
+"""Another client beside an attack: a paced stream through each worker, and what became of it.
+
+The neighbour and its upstream run in a process of their own (``python -m tests.live.neighbour``),
+because a test that sends megabytes and an upstream that parses them would stall its readings.
+
+What a busy machine adds is left out of a stall: the time for which the worker waited for a
+processor, and the stall of a control stream through a forwarder that nobody attacks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPResponse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.live.server import ROOT, Server
+
+Json = dict[str, Any]
+
+PACE = 0.02
+"""Seconds between two chunks of a stream."""
+
+MAX_STALL = 0.5
+"""Seconds that a neighbour may wait for its next chunk, beyond what the control waits."""
+
+MAX_MEMORY_GROWTH = 400 * 2**20
+"""Bytes of resident memory that an attack may cost all processes of a server together."""
+
+TIMEOUT = 30.0
+
+
+# -- in the test's process ------------------------------------------------------------------------
+
+
+@dataclass
+class Readings:
+    """What an attack cost: seconds of the longest stalls, bytes of memory."""
+
+    stall: float = 0.0
+    control_stall: float = 0.0
+    memory_growth: int = 0
+
+
+class Neighbour:
+    """The neighbour's process.
+
+    ``settings`` are for the forwarders that it is a client of; other settings may go over them, but
+    not those of the upstream ``neighbour``.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        url = f"http://127.0.0.1:{self._read()}/v1"
+        self.settings = {
+            "FORWARDER_UPSTREAMS": "responses,chat,neighbour",
+            "NEIGHBOUR_API": "chat",
+            **{f"{name}_BASE_URL": url for name in ("RESPONSES", "CHAT", "NEIGHBOUR")},
+            **{f"{name}_API_KEY": "n" for name in ("RESPONSES", "CHAT", "NEIGHBOUR")},
+        }
+        self.control: Server | None = None
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, "the neighbour's process has ended"
+        return json.loads(line)
+
+    def _ask(self, value: Any) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(value) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    @contextmanager
+    def watch(
+        self, server: Server, max_stall: float = MAX_STALL, key: str = "k"
+    ) -> Iterator[Readings]:
+        """Run an attack on ``server`` beside a paced stream through each of its workers.
+
+        Afterwards the streams have ended well, each worker has answered one more request, and no
+        worker was lost; stalls and memory are within their limits.
+        """
+        assert self.control is not None
+        workers = list_workers(server)
+        servers = [[self.control.url, list_workers(self.control)], [server.url, workers]]
+        assert self._ask({"servers": servers, "key": key}) == "started"
+        readings = Readings()
+        before = measure_memory(server)
+        reset_peaks(server)
+        try:
+            yield readings
+        finally:
+            got = self._ask("stop")
+        readings.memory_growth = measure_peak(server) - before
+        readings.stall, readings.control_stall = got["stall"], got["control_stall"]
+        if report := os.environ.get("ATTACK_READINGS"):
+            with Path(report).open("a") as file:
+                print(os.environ.get("PYTEST_CURRENT_TEST"), readings, file=file)
+        assert got["faults"] == []
+        assert list_workers(server) == workers
+        assert readings.stall <= max_stall + readings.control_stall, readings
+        assert readings.memory_growth <= MAX_MEMORY_GROWTH, readings
+
+
+@contextmanager
+def running_neighbour() -> Iterator[Neighbour]:
+    """A neighbour, whose ``control`` is for the caller to start."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.live.neighbour"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Neighbour(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def list_workers(server: Server) -> list[int]:
+    """The process ids of a server's workers."""
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return sorted(map(int, children.split()))
+
+
+def measure_memory(server: Server) -> int:
+    """The resident memory of all processes of a server, in bytes."""
+    return _sum_status(server, "VmRSS")
+
+
+def measure_peak(server: Server) -> int:
+    """The same at its largest since `reset_peaks`; each process at its own largest."""
+    return _sum_status(server, "VmHWM")
+
+
+def reset_peaks(server: Server) -> None:
+    """Have the kernel measure the peaks from now on."""
+    for pid in (server.process.pid, *list_workers(server)):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _sum_status(server: Server, field: str) -> int:
+    total = 0
+    for pid in (server.process.pid, *list_workers(server)):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        [line] = [line for line in lines if line.startswith(field)]
+        total += int(line.split()[1]) * 1024
+    return total
+
+
+# -- in the neighbour's process -------------------------------------------------------------------
+
+
+class Upstream(BaseHTTPRequestHandler):
+    """Chat Completions: a stream goes on, at its pace, until the attack is over."""
+
+    protocol_version = "HTTP/1.1"
+    is_over = threading.Event()
+
+    def do_POST(self) -> None:
+        """Answer with a stream or a whole completion."""
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        if not asked.get("stream"):
+            message = {"role": "assistant", "content": "word"}
+            body = json.dumps(_make_answer("chat.completion", message=message)).encode()
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        chunk = _make_answer("chat.completion.chunk", delta={"content": "word "})
+        chunk["choices"][0]["finish_reason"] = None
+        with suppress(OSError):  # a connection that was not needed is closed
+            while not self.is_over.wait(PACE):
+                self._send(json.dumps(chunk))
+            self._send(json.dumps(_make_answer("chat.completion.chunk", delta={})))
+            self._send("[DONE]")
+
+    def _send(self, data: str) -> None:
+        self.wfile.write(f"data: {data}\n\n".encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing is logged."""
+
+
+def _make_answer(kind: str, **choice: Any) -> Json:
+    choices = [{"index": 0, "finish_reason": "stop", **choice}]
+    return {"id": "c", "object": kind, "created": 1, "model": "m", "choices": choices}
+
+
+class Reader:
+    """A stream through one worker of a forwarder, read as it comes."""
+
+    def __init__(self, url: str, pid: int, others: list[int], key: str) -> None:
+        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        self.faults: list[str] = []
+        self.stall = 0.0
+        self._schedule = Path(f"/proc/{pid}/schedstat")
+        self._connection = HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT)
+        for other in others:  # so that it is this worker that accepts the connection
+            os.kill(other, signal.SIGSTOP)
+        try:
+            self._answer = self._post(stream=True)
+            self._answer.readline()
+        finally:
+            for other in others:
+                os.kill(other, signal.SIGCONT)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _post(self, **more: Any) -> HTTPResponse:
+        message = {"role": "user", "content": "hi"}
+        body = json.dumps({"model": "neighbour/m", "messages": [message], **more})
+        self._connection.request("POST", "/v1/chat/completions", body, self._headers)
+        return self._connection.getresponse()
+
+    def _read(self) -> None:
+        last, line = self._read_clock(), b""
+        try:
+            while (data := self._answer.readline()) != b"":
+                now = self._read_clock()
+                self.stall = max(self.stall, now - last)
+                last, line = now, data.strip() or line
+        except OSError as error:
+            self.faults.append(f"the stream broke: {error!r}")
+        if line != b"data: [DONE]":
+            self.faults.append(f"the stream ended with {line!r}")
+
+    def _read_clock(self) -> float:
+        """Seconds, without those for which the worker could have run and had no processor."""
+        waited = int(self._schedule.read_text().split()[1]) / 1e9
+        return time.monotonic() - waited
+
+    def finish(self) -> None:
+        """Read to the end, and ask the same worker once more."""
+        self._thread.join(TIMEOUT)
+        if self._thread.is_alive():
+            self.faults.append("the stream does not end")
+        if self.faults:
+            return
+        try:
+            answer = self._post()
+            if answer.status != 200:
+                self.faults.append(f"the next request: {answer.status} {answer.read()!r}")
+        except OSError as error:
+            self.faults.append(f"the next request: {error!r}")
+        self._connection.close()
+
+
+def main() -> None:
+    """Serve as an upstream, and be the neighbour of one attack after the other."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(server.server_port, flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        Upstream.is_over.clear()
+        control, *readers = (
+            Reader(url, pid, [other for other in workers if other != pid], asked["key"])
+            for url, workers in asked["servers"]
+            for pid in workers
+        )
+        print('"started"', flush=True)
+        sys.stdin.readline()
+        Upstream.is_over.set()
+        for reader in (control, *readers):
+            reader.finish()
+        readings = {
+            "stall": max(reader.stall for reader in readers),
+            "control_stall": control.stall,
+            "faults": [fault for reader in (control, *readers) for fault in reader.faults],
+        }
+        print(json.dumps(readings), flush=True)
+
+
+if __name__ == "__main__":
+    main()
