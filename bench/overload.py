@@ -1,0 +1,219 @@
+"""More requests than a worker can serve: ``python -m bench.overload``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from bench import wire
+from bench.measure import environment_for
+from bench.processes import serving
+from bench.shape import Shape
+from bench.workloads import Workload
+
+_ABOUT = """\
+Send one worker of the forwarder 1, 2, 5 and 10 times as many requests as it can serve, and report
+what becomes of them and how long the worker takes to recover.
+
+Half of the requests are streams of 50 chunks, one each 20 ms, the others are short whole answers.
+What the worker can serve is measured first, by as many clients as it admits, each of which asks
+again when it is answered.  The loads after that are open: requests arrive at their rate whatever
+becomes of those before them.  Takes less than a minute.
+
+exit status: 0 when every request was answered or refused with Retry-After and the worker recovered
+within 5 seconds, 1 otherwise."""
+
+_KINDS = (
+    Workload("stream", "a paced stream", Shape(text=50, pause=20), 1, 1),
+    Workload("short", "a short whole answer", Shape(text=20), 1, 1, streamed=False),
+)
+_SECONDS = 5.0
+"""How long each load lasts."""
+
+_PATIENCE = 20.0
+"""Seconds in which every request has to be answered."""
+
+MAX_RECOVERY = 5.0
+"""Seconds after which the worker has to be as fast as before."""
+
+_FAST = 0.25
+"""Seconds in which a worker that has recovered answers a short request; busy machines included."""
+
+
+@dataclass
+class Outcomes:
+    """What became of the requests of one load; times are in seconds."""
+
+    served: int = 0
+    short: list[float] = field(default_factory=list)
+    first_bytes: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    refusals: list[float] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+async def ask(port: int, workload: Workload, outcomes: Outcomes) -> None:
+    """Send one request over a connection of its own, and note what became of it."""
+    request = wire.request(port, "responses", orjson.dumps(_make_body(workload)))
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            with closing(writer):
+                writer.write(request)
+                raw, arrivals = bytearray(), []
+                while not wire.is_complete(raw):
+                    data = await reader.read(2**16)
+                    if not data:
+                        raise ConnectionError(f"closed after {len(raw)} bytes")
+                    raw += data
+                    arrivals.append(time.monotonic())
+    except (OSError, TimeoutError) as error:
+        outcomes.faults.append(f"{workload.name}: {error!r}")
+        return
+    status, seconds = wire.status_of(raw), arrivals[-1] - started
+    if status in (429, 503) and b"\r\nretry-after:" in bytes(raw).lower():
+        outcomes.refusals.append(seconds)
+    elif status != 200:
+        outcomes.faults.append(f"{workload.name}: status {status} {wire.body_of(raw)[:200]!r}")
+    else:
+        outcomes.served += 1
+        if workload.streamed:
+            outcomes.first_bytes.append(arrivals[0] - started)
+            outcomes.gaps.append(max(b - a for a, b in itertools.pairwise(arrivals)))
+        else:
+            outcomes.short.append(seconds)
+
+
+def _make_body(workload: Workload) -> dict[str, object]:
+    return {**workload.body("responses"), "store": False}
+
+
+async def measure_capacity(port: int, clients: int, seconds: float = _SECONDS) -> float:
+    """Requests per second that are served when each client waits for its answer."""
+    kinds, outcomes = itertools.cycle(_KINDS), Outcomes()
+    end = time.monotonic() + seconds
+
+    async def ask_again() -> None:
+        while time.monotonic() < end:
+            await ask(port, next(kinds), outcomes)
+
+    started = time.monotonic()
+    await asyncio.gather(*(ask_again() for _ in range(clients)))
+    if outcomes.faults or outcomes.refusals:
+        raise SystemExit(f"not all were served: {outcomes.faults[:3]}")
+    return outcomes.served / (time.monotonic() - started)
+
+
+async def send_load(port: int, rate: float, seconds: float = _SECONDS) -> tuple[Outcomes, float]:
+    """What became of ``rate`` requests a second, and how long the recovery took afterwards."""
+    outcomes, kinds = Outcomes(), itertools.cycle(_KINDS)
+    started = time.monotonic()
+    tasks = []
+    for number in range(int(rate * seconds)):
+        await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
+        tasks.append(asyncio.create_task(ask(port, next(kinds), outcomes)))
+    recovery = await measure_recovery(port)
+    await asyncio.gather(*tasks)
+    return outcomes, recovery
+
+
+async def measure_recovery(port: int) -> float:
+    """Seconds until the first of five short requests in a row that are answered fast."""
+    began = fast_since = time.monotonic()
+    fast = 0
+    while fast < 5 and time.monotonic() < began + _PATIENCE:
+        sent, outcomes = time.monotonic(), Outcomes()
+        await ask(port, _KINDS[1], outcomes)
+        if outcomes.short and outcomes.short[0] < _FAST:
+            fast_since = fast_since if fast else sent
+            fast += 1
+        else:
+            fast = 0
+        await asyncio.sleep(0.05)
+    return fast_since - began if fast == 5 else _PATIENCE
+
+
+def find_percentile(seconds: list[float], share: float) -> str:
+    """The value that a ``share`` of them do not exceed, in milliseconds."""
+    if not seconds:
+        return "–"
+    return f"{sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * share))] * 1000:.0f}"
+
+
+def describe_load(factor: float, rate: float, outcomes: Outcomes, recovery: float) -> str:
+    """A row of the table."""
+    total = outcomes.served + len(outcomes.refusals) + len(outcomes.faults)
+    cells = [
+        f"{factor:g}×",
+        f"{rate:.0f}",
+        f"{outcomes.served / _SECONDS:.0f}",
+        f"{len(outcomes.refusals) / max(1, total):.0%}",
+        f"{find_percentile(outcomes.refusals, 0.5)} / {find_percentile(outcomes.refusals, 0.99)}",
+        f"{find_percentile(outcomes.short, 0.5)} / {find_percentile(outcomes.short, 0.99)}",
+        find_percentile(outcomes.first_bytes, 0.99),
+        find_percentile(outcomes.gaps, 0.99),
+        str(len(outcomes.faults)),
+        f"{recovery:.1f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+_HEADER = """\
+| load | offered/s | served/s | refused | refusal ms (p50 / p99) | short ms (p50 / p99) \
+| first byte ms (p99) | longest gap ms (p99) | failed | recovery s |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"""
+
+
+def run_loads(limit: int, folder: Path) -> Iterator[str]:
+    """Rows of the table, and what went wrong."""
+    with ExitStack() as stack:
+        upstream = stack.enter_context(serving("upstream", ["bench.upstream", "{fd}"], folder))
+        module = ["gunicorn", "-w", "1", "-b", "fd://{fd}", "wsgi:app"]
+        env = environment_for(upstream.port, "none") | {
+            "FORWARDER_MAX_CONCURRENT": str(limit),
+            "FORWARDER_LOG_LEVEL": "ERROR",
+        }
+        port = stack.enter_context(serving("forwarder", module, folder, env)).port
+        asyncio.run(measure_capacity(port, 8, 0.5))  # what is made once is there afterwards
+        capacity = asyncio.run(measure_capacity(port, limit or 100))
+        print(f"One worker serves {capacity:.0f} requests a second.\n\n{_HEADER}", flush=True)
+        for factor in (1, 2, 5, 10):
+            outcomes, recovery = asyncio.run(send_load(port, capacity * factor))
+            print(describe_load(factor, capacity * factor, outcomes, recovery), flush=True)
+            yield from (f"{factor}×: {fault}" for fault in sorted(set(outcomes.faults))[:5])
+            if recovery > MAX_RECOVERY:
+                yield f"{factor}×: recovery took {recovery:.1f} s"
+
+
+def main() -> int:
+    """Run the loads; 0 when all requests were answered and the worker recovered."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.overload",
+        description=_ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=100,
+        help="FORWARDER_MAX_CONCURRENT; 0 for no limit (default: 100)",
+    )
+    with tempfile.TemporaryDirectory(prefix="overload-") as folder:
+        faults = list(run_loads(parser.parse_args().limit, Path(folder)))
+    print("\n".join(["", *faults]), file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
