@@ -13,6 +13,8 @@ save; the ratio of the two, taken in one run, is the figure that means the same 
 - `load.py` asks, `wire.py` and `reading.py` read what came and say what is wrong with it.
 - `processes.py` starts, watches and stops; `measure.py` takes turns; `report.py` prints.
 
+And what becomes of more requests than it can serve: ``python -m bench.overload --help``.
+
 And what it keeps: ``python -m bench.soak --help`` asks for long and at once, with faults.
 
 - `soak.py` is the command; `mixture.py` says what is asked and how it has to end.

@@ -121,6 +121,7 @@ class Settings:
     max_json_values: int
     max_schema: int
     max_schema_nodes: int
+    queue_timeout: float
     head_timeout: float
     body_timeout: float
     send_timeout: float
@@ -250,6 +251,7 @@ SETTINGS = (
         parsers.number(int, 1000, 10_000_000, " of nodes"),
         "50000",
     ),
+    Setting("QUEUE_TIMEOUT", "queue_timeout", parsers.seconds_from_zero, "2"),
     Setting("HEAD_TIMEOUT", "head_timeout", parsers.seconds, "10"),
     Setting("BODY_TIMEOUT", "body_timeout", parsers.seconds, "30"),
     Setting("SEND_TIMEOUT", "send_timeout", parsers.seconds, "60"),

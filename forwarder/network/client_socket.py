@@ -45,12 +45,16 @@ sockets."""
 
 
 class ClientLimits(NamedTuple):
-    """The forwarder's settings for its clients' connections: three in seconds, one in bytes."""
+    """The forwarder's settings for its clients' connections: four in seconds, one in bytes.
+
+    With a ``queue_timeout`` of 0 new connections wait as long as they have to.
+    """
 
     head_timeout: float = 10.0
     body_timeout: float = 30.0
     send_timeout: float = 60.0
     max_chunk_overhead: int = 2**16
+    queue_timeout: float = 2.0
 
 
 class RequestBodyError(Exception):

@@ -19,6 +19,7 @@ import gc
 import os
 import resource
 import socket
+import struct
 import time
 import traceback
 from collections.abc import Iterator
@@ -56,6 +57,24 @@ _GARBAGE = (10_000, 20, 50)
 """Objects made and not freed before a collection, and how many of one generation before the next;
 a stream leaves next to no cycles behind."""
 
+_LAST_RECEIVED = struct.Struct("52xI")
+"""Linux's ``tcp_info`` up to ``tcpi_last_data_recv``, which is in milliseconds."""
+
+_MAX_REFUSED_BYTES = 2**16
+
+_PROBES = (b"GET /health", b"GET /ready", b"GET /metrics")
+
+_LATE_MESSAGE = b"The request has waited too long for its turn (limit: FORWARDER_QUEUE_TIMEOUT)."
+_LATE_OPENAI = (
+    b'{"error":{"message":"%b","type":"server_error","param":null,"code":"overloaded"}}'
+    % _LATE_MESSAGE
+)
+_LATE_OLLAMA = b'{"error":"%b"}' % _LATE_MESSAGE
+_LATE_HEAD = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n"
+)
+
 _poll = monkey.get_original("select", "poll")
 
 
@@ -68,6 +87,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._idle: dict[Any, gevent.Timeout] = {}
         self._limits = ClientLimits()
         self._leaving_at = inf
+        self._serving_since = inf
 
     def run(self) -> None:
         """Serve until told to go."""
@@ -77,6 +97,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._check_background_grace()
         self._call("serve")
         gevent.spawn(self._leave)
+        self._serving_since = time.monotonic()
         super().run()
         self._finish()
 
@@ -97,12 +118,21 @@ class Worker(GeventWorker):  # type: ignore[misc]
         os._exit(_ABORTED)
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
-        """Serve a connection."""
+        """Serve a connection, unless its first request has waited for too long."""
+        if self._limits.queue_timeout and self._has_waited_too_long(client):
+            if refuse_late(client):
+                return
+            client.setblocking(True)
         guarded = self._clients[getcurrent()] = ClientSocket(client, self._limits)
         try:
             super().handle(listener, guarded, addr)
         finally:
             del self._clients[getcurrent()]
+
+    def _has_waited_too_long(self, client: socket.socket) -> bool:
+        """Has a request waited for this worker, rather than for a worker to start?"""
+        wait = measure_wait(client)
+        return wait > self._limits.queue_timeout and time.monotonic() - wait > self._serving_since
 
     def handle_request(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> None:
         """Serve a request.
@@ -216,6 +246,46 @@ def raise_file_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS has a lower limit than it tells
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def measure_wait(client: socket.socket) -> float:
+    """Seconds since data last arrived on a connection; 0 if none has, or if it is unknown.
+
+    For a connection that was just accepted this is how long its request waited for the worker.
+    """
+    if not _has_something(client):
+        return 0.0
+    try:
+        info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED.size)
+        return float(_LAST_RECEIVED.unpack(info)[0]) / 1000
+    except (OSError, AttributeError, struct.error):  # no TCP, or not Linux
+        return 0.0
+
+
+def refuse_late(client: socket.socket) -> bool:
+    """Answer a first request with 503 and close its connection; False if it must be served.
+
+    A refusal by the application would cost almost as much as an answer.  Probes are served, or an
+    overloaded worker would be taken for a dead one.
+    """
+    client.setblocking(False)
+    start = b""
+    try:
+        start = client.recv(_MAX_REFUSED_BYTES, socket.MSG_PEEK)
+        if not start or start.startswith(_PROBES):
+            return False
+        while client.recv(_MAX_REFUSED_BYTES):  # what is left unread would reset the connection
+            pass
+    except OSError:  # nothing more is here
+        pass
+    try:
+        body = _LATE_OLLAMA if start.startswith(b"POST /api/") else _LATE_OPENAI
+        client.sendall(_LATE_HEAD % len(body) + body)
+        client.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+    client.close()
+    return True
 
 
 def read_limits(bridge: Any) -> ClientLimits:

@@ -279,6 +279,30 @@ def test_a_header_does_not_say_which_path_is_asked_for(server: Server) -> None:
         assert read_answer(sock)[0] == 200
 
 
+def test_a_request_that_has_waited_too_long_is_refused(
+    serve: Serve, upstream: ScriptedUpstream
+) -> None:
+    server = serve(settings(upstream, FORWARDER_QUEUE_TIMEOUT="1"))
+    (worker,) = list_workers(server)
+    os.kill(worker, signal.SIGSTOP)
+    with connect(server) as late, connect(server) as probe:
+        late.sendall(head("/v1/chat/completions", "Content-Length: 2") + b"{}")
+        probe.sendall(head("/health", "Connection: close", method="GET"))
+        time.sleep(1.5)
+        os.kill(worker, signal.SIGCONT)
+        answer = b"".join(iter(lambda: late.recv(65536), b""))
+        assert read_answer(probe)[0] == 200
+
+    start, _, body = answer.partition(b"\r\n\r\n")
+    assert start.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: " in start
+    error = json.loads(body)["error"]
+    assert error["code"] == "overloaded"
+    assert "FORWARDER_QUEUE_TIMEOUT" in error["message"]
+    assert upstream.requests == []
+    assert ask(server) == 200
+
+
 # -- clients that do not read ----------------------------------------------------------------------
 
 

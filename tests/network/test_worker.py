@@ -211,7 +211,7 @@ settings = SimpleNamespace(head_timeout=1.5, send_timeout=7.0)
 print(*read_limits(SimpleNamespace(settings=settings)), *read_limits(None))
 """
 
-    assert printed(act) == "1.5 30.0 7.0 65536 10.0 30.0 60.0 65536"
+    assert printed(act) == "1.5 30.0 7.0 65536 2.0 10.0 30.0 60.0 65536 2.0"
 
 
 def test_as_many_files_may_be_open_as_the_system_allows() -> None:
