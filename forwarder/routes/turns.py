@@ -3,6 +3,9 @@
 ``response.create`` asks, the events of a stream answer, and exactly one of them ends the turn:
 the response's own terminal event or, when there was no response yet, an ``error`` with a status.
 Turns run one after the other; what is asked meanwhile waits.
+
+``response.interrupt``, which Codex sends, ends the turn under way as incomplete: of its items only
+the finished ones count.  It is acknowledged in any case, since Codex waits for that.
 """
 
 from __future__ import annotations
@@ -72,6 +75,10 @@ _LANE = re.compile(r"[\w.-]{1,256}", re.ASCII)
 _IGNORED = frozenset({"response.processed"})
 """What Codex tells, and nobody here needs to know."""
 
+_INTERRUPT = "response.interrupt"
+_MAX_INTERRUPT = 4096
+"""Bytes of a message that are looked through before it is its turn."""
+
 
 class Connection:
     """One connection: a reader that fills a queue, and the turns that empty it."""
@@ -84,6 +91,9 @@ class Connection:
         self._room = BodyRoom(bridge.body_memory)
         self._waiting_bytes = self._turn_bytes = 0
         self._current: Exchange | None = None
+        self._answering: tuple[str, Exchange] | None = None  # the id of the response under way
+        self._interrupted: Exchange | None = None
+        self._latest_id: str | None = None
         self._turns = 0
         self._leaving = self._gone = False
 
@@ -94,7 +104,11 @@ class Connection:
             threading.Thread(target=self._read, daemon=True).start()
             try:
                 while (message := self._next()) is not None:
-                    self._turn(message)
+                    interrupt = _read_interrupt(message)
+                    if interrupt is None:
+                        self._turn(message)
+                    else:
+                        self._send(self._acknowledge(interrupt))
                     del message  # or the idle connection would keep it
                     self._turn_bytes = 0
                     self._resize_room()
@@ -144,7 +158,25 @@ class Connection:
         data = message if isinstance(message, bytes) else message.encode()
         self._waiting_bytes += len(data)
         self._messages.put_nowait(data)
+        interrupt = _read_interrupt(data)
+        if interrupt is not None:
+            self._interrupt(interrupt)
         return True
+
+    def _interrupt(self, asked: Json) -> None:
+        """End the turn under way if it is the one that is meant; it is acknowledged afterwards."""
+        answering = self._answering
+        if answering is not None and asked.get("response_id") in (None, answering[0]):
+            self._interrupted = answering[1]
+            answering[1].leave()
+
+    def _acknowledge(self, asked: Json) -> Event:
+        """The answer to an interrupt.  One that came too late has nothing left to end."""
+        wanted, latest = asked.get("response_id"), self._latest_id
+        is_accepted = latest is not None and wanted in (None, latest)
+        kind = f"{_INTERRUPT}.{'accepted' if is_accepted else 'failed'}"
+        event = {"type": kind, "response_id": latest if is_accepted else wanted}
+        return _in_lane(event, asked)
 
     def _check_memory(self) -> None:
         """Close the connection, and raise OSError, if too much of it is held in memory.
@@ -218,7 +250,7 @@ class Connection:
                     exchange.tape.told([event])
                 self._send(event)
         finally:
-            self._current = None
+            self._current = self._answering = self._interrupted = None
             exchange.close()
 
     def _answered(self, data: bytes, exchange: Exchange) -> Iterator[Event]:
@@ -242,7 +274,10 @@ class Connection:
         events = _events(stream)
         first = next(events, None)
         for event in itertools.chain(_sign(first, exchange) if first else (), events):
-            self._note(event, asked, link)
+            if self._interrupted is exchange and event.get("type") == "response.failed":
+                event = _as_interrupted(event)
+                asked = {**asked, "store": False}  # only this connection knows the response
+            self._note(event, asked, link, exchange)
             yield _in_lane(_echoing(event, asked) if link else event, asked)
 
     def _begun(self, asked: Json, exchange: Exchange) -> tuple[Stream, Link | None]:
@@ -293,8 +328,11 @@ class Connection:
         events = enumerate(kinds.items())
         return iter([[{"type": k, "response": r, "sequence_number": i} for i, (k, r) in events]])
 
-    def _note(self, event: Event, asked: Json, link: Link | None) -> None:
+    def _note(self, event: Event, asked: Json, link: Link | None, exchange: Exchange) -> None:
         kind = event.get("type")
+        if self._answering is None and isinstance(event.get("response"), dict):
+            self._latest_id = str(event["response"].get("id"))
+            self._answering = self._latest_id, exchange
         if kind == "response.failed":
             self._chain.forget(asked)
         elif kind in TERMINALS:
@@ -327,6 +365,24 @@ def _checked(asked: Json) -> Json:
             code="invalid_stream_id",
         )
     return asked
+
+
+def _read_interrupt(data: bytes) -> Json | None:
+    """The message if it is an interrupt; any other is left to its turn."""
+    if len(data) > _MAX_INTERRUPT or _INTERRUPT.encode() not in data:
+        return None
+    try:
+        asked = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return asked if isinstance(asked, dict) and asked.get("type") == _INTERRUPT else None
+
+
+def _as_interrupted(event: Event) -> Event:
+    """The failure of a turn that its client has interrupted, as the end that it wanted."""
+    ended = {"status": "incomplete", "incomplete_details": {"reason": "interrupted"}}
+    response = {**event["response"], **ended, "error": None, "store": False}
+    return {**event, "type": "response.incomplete", "response": response}
 
 
 def _is_lane(name: Any) -> bool:

@@ -21,7 +21,7 @@ from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import FLASK, GUNICORN, Server, running
 from tests.support import ScriptedUpstream, Stream
 from tests.support.answers import Answer, Call
-from tests.support.faults import cut, silent, status
+from tests.support.faults import cut, silent, stalled, status
 from tests.support.scenarios import HELLO
 
 Json = dict[str, Any]
@@ -399,6 +399,32 @@ def test_a_client_that_leaves_takes_the_upstream_s_connection_along(
         until(lambda: upstream.requests)
     until(lambda: upstream.requests[0].closed_by_client.is_set())
     until(lambda: any(line.get("left") for line in lines(forwarder)))
+
+
+def test_an_interrupted_turn_ends_incomplete_and_can_be_continued(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    upstream.script(stalled(Answer(text="One two three"), after=2), Answer(text="four"))
+    with talking(forwarder) as talk:
+        talk.send("count")
+        first = json.loads(talk.ws.receive(timeout=10))
+        until(lambda: upstream.requests)
+        name = first["response"]["id"]
+        mode = {"mode": "discard_partial_items"}
+        talk.ws.send(json.dumps({"type": "response.interrupt", "response_id": name, **mode}))
+
+        ended = talk.hear()[-1]
+        ack = json.loads(talk.ws.receive(timeout=10))
+        assert ended["type"] == "response.incomplete"
+        assert ended["response"]["id"] == name
+        assert ended["response"]["incomplete_details"] == {"reason": "interrupted"}
+        assert (ended["response"]["output"], ended["response"]["error"]) == ([], None)
+        assert ack == {"type": "response.interrupt.accepted", "response_id": name}
+        assert upstream.requests[0].closed_by_client.wait(10)
+
+        assert text_of(talk.ask("go on", previous_response_id=name)) == "four"
+        said = [message["content"] for message in upstream.requests[1].body["messages"]]
+        assert said == ["count", "go on"]
 
 
 def test_each_turn_is_a_request_for_the_log_the_counts_and_the_limits(

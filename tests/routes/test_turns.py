@@ -114,6 +114,37 @@ def test_what_codex_only_tells_is_not_answered(app: Flask) -> None:
     assert played(app, Played({"type": "response.processed"}, 0.2)).sent == []
 
 
+def interrupt(**more: Any) -> Json:
+    return {"type": "response.interrupt", "mode": "discard_partial_items", **more}
+
+
+def test_an_interrupt_that_comes_too_late_is_accepted_and_changes_nothing(app: Flask) -> None:
+    ws = Played(create(), 0.3, interrupt(stream_id="a"), create(), 0.3)
+    played(app, ws)
+
+    [ack] = [event for event in ws.sent if event["type"].startswith("response.interrupt")]
+    first = ws.sent[0]["response"]["id"]
+    assert ack == {"type": "response.interrupt.accepted", "response_id": first, "stream_id": "a"}
+    assert kinds(ws).count("response.completed") == 2
+
+
+def test_an_interrupt_of_an_unknown_response_fails(app: Flask) -> None:
+    ws = played(app, Played(interrupt(), create(), interrupt(response_id="resp_no"), 0.3))
+
+    failures = [event for event in ws.sent if event["type"] == "response.interrupt.failed"]
+    assert [event["response_id"] for event in failures] == [None, "resp_no"]
+    assert "response.completed" in kinds(ws)
+
+
+@pytest.mark.parametrize("more", [{"pad": "x" * 5000}, {"type": "response.interrupts"}])
+def test_a_message_that_only_looks_like_an_interrupt_gets_one_answer(
+    more: Json, app: Flask
+) -> None:
+    [event] = played(app, Played(interrupt(**more), 0.2)).sent
+
+    assert (event["type"], event["error"]["param"]) == ("error", "type")
+
+
 def test_the_process_s_end_closes_a_connection_at_once(app: Flask) -> None:
     ws = Played(2.0)
     running = app.extensions["forwarder"].running
