@@ -12,6 +12,11 @@ _TELLING = re.compile(
 """Names of headers and parameters that hold secrets."""
 
 _LONG = re.compile(r"\w{20,}")
+_SCHEME = re.compile(r"[a-z][a-z\d+.-]*://", re.IGNORECASE)
+
+_LONG_PART = 20
+"""Characters of a part of an address that is more than a word."""
+
 _UUID = re.compile(r"[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}", re.IGNORECASE)
 
 
@@ -32,25 +37,23 @@ def _is_mixed(word: str) -> bool:
     return bool(re.search(r"\d", word) and re.search(r"[A-Za-z]", word))
 
 
-def hide_url_secrets(url: str, hide: Callable[[str], str] = lambda secret: "***") -> str:
-    """The address without the secrets in its user, path and query.
+def hide_url_secrets(url: str, hide: Callable[[str], object] = str) -> str:
+    """The address up to its host, as OpenAI shows those of tools: any other part may be a secret.
 
-    ``hide`` gives what stands in place of one.  It gets the password of a user alone, too.
+    ``hide`` is given those that look like one, since they may stand elsewhere too.
     """
-    head, mark, query = url.partition("?")
-    scheme, separator, rest = head.partition("://")
-    host, slash, path = rest.partition("/")
-    user, at, host = host.rpartition("@")
-    _, _, password = user.partition(":")
-    if password:
-        hide(password)
-    user = hide(user) if user else user
-    steps = "/".join(hide(step) if is_random(step) else step for step in path.split("/"))
-    pairs = (pair.partition("=") for pair in query.split("&"))
-    parameters = "&".join(
-        f"{name}{sign}{hide(value)}"
-        if value and (is_telling(name) or is_random(value))
-        else f"{name}{sign}{value}"
-        for name, sign, value in pairs
-    )
-    return f"{scheme}{separator}{user}{at}{host}{slash}{steps}{mark}{parameters}"
+    begin = _SCHEME.match(url)
+    scheme = begin[0] if begin else ""
+    head, _, fragment = url[len(scheme) :].partition("#")
+    head, _, query = head.partition("?")
+    place, *steps = head.split("/")
+    user, _, host = place.rpartition("@")
+    for secret in filter(None, (user.partition(":")[2], user)):
+        hide(secret)
+    for step in (*steps, fragment):
+        if is_random(step) or len(step) >= _LONG_PART:
+            hide(step)
+    for name, _, value in (pair.partition("=") for pair in query.split("&")):
+        if value and (is_telling(name) or is_random(value)):
+            hide(value)
+    return scheme + host

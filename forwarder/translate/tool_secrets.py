@@ -10,7 +10,7 @@ from forwarder.url_secrets import hide_url_secrets
 
 def hide_tool_secrets(tools: Any) -> Any:
     """The tools as a response shows them: as OpenAI's does, without ``authorization`` and values of
-    ``headers``, and without the secrets in ``server_url``.
+    ``headers``, and with no more of ``server_url`` than the host.
     """
     if not isinstance(tools, list) or not any(map(_is_mcp, tools)):
         return tools

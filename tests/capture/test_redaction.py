@@ -160,14 +160,11 @@ def test_a_clients_key_is_a_secret_unless_it_is_a_placeholder() -> None:
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("https://mcp.example/sse", "https://mcp.example/sse"),
-        (
-            "https://mcp.example/sse?v=2&token=hunter2hunter2",
-            "https://mcp.example/sse?v=2&token=***",
-        ),
-        ("https://mcp.example/?k=abcdefghij0123456789", "https://mcp.example/?k=***"),
-        ("https://mcp.example/s/abcdefghij0123456789/mcp", "https://mcp.example/s/***/mcp"),
-        ("https://me:hunter2hunter2@mcp.example:8443/", "https://***@mcp.example:8443/"),
+        ("https://mcp.example/sse", "https://mcp.example"),
+        ("https://mcp.example/sse?v=2&token=hunter2hunter2", "https://mcp.example"),
+        ("https://mcp.example/?k=abcdefghij0123456789", "https://mcp.example"),
+        ("https://mcp.example/s/abcdefghij0123456789/mcp", "https://mcp.example"),
+        ("https://me:hunter2hunter2@mcp.example:8443/", "https://mcp.example:8443"),
         ("mcp.example", "mcp.example"),
     ],
 )

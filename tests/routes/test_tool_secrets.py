@@ -14,11 +14,14 @@ import pytest
 
 from tests.routes.conftest import Serve, streamed
 
-SECRETS = ("tok-authorization-1", "val-of-a-header-2", "pass-of-a-user-3", "query-token-4")
+SECRETS = (
+    "tok-authorization-1", "val-of-a-header-2", "pass-of-a-user-3", "query-token-4",
+    "NGQ5ZjY-tYWJj_ZGVm-xyz",
+)  # fmt: skip
 TOOL = {
     "type": "mcp",
     "server_label": "x",
-    "server_url": f"https://me:{SECRETS[2]}@mcp.test/sse?token={SECRETS[3]}",
+    "server_url": f"https://me:{SECRETS[2]}@mcp.test/s/{SECRETS[4]}/sse?token={SECRETS[3]}",
     "authorization": SECRETS[0],
     "headers": {"X-Whatever": SECRETS[1]},
     "require_approval": "never",

@@ -17,7 +17,7 @@ TOOL: Json = {
     "headers": {"X-Anything": "secret", "Accept": "a/b"}, "require_approval": "never",
 }  # fmt: skip
 SHOWN: Json = {
-    "type": "mcp", "server_label": "x", "server_url": "https://***@mcp.test/sse?v=2&token=***",
+    "type": "mcp", "server_label": "x", "server_url": "https://mcp.test",
     "headers": {"X-Anything": "***", "Accept": "***"}, "require_approval": "never",
 }  # fmt: skip
 
