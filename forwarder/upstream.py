@@ -349,7 +349,8 @@ class Upstream:
         """
         exchange.opened.add(reply.close)
         exchange.reply_headers = reply.headers
-        self.includes_reasoning = REASONING_INCLUDED in reply.headers
+        if protocol == "responses":
+            self.includes_reasoning = REASONING_INCLUDED in reply.headers
         stream = mended_answer(reply.batches(), body, protocol, profile, reply.was_done)
         return self._read_beginning(reply, HONEST[protocol](stream, reply.was_done))
 

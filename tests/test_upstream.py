@@ -945,3 +945,20 @@ def test_a_list_of_models_has_a_limit() -> None:
     upstream = Upstream(settings, httpx2.MockTransport(provider), 1.0, max_answer=1000)
     with pytest.raises(UpstreamBroken, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
         upstream.models(1.0)
+
+
+def test_a_chat_answer_says_nothing_of_how_responses_count_reasoning() -> None:
+    completed = {"type": "response.completed", "response": {"id": "r", "status": "completed"}}
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/chat/completions"):
+            return streamed(CHUNK)
+        response = streamed(completed)
+        response.headers["x-reasoning-included"] = "true"
+        return response
+
+    upstream = upstream_of(Provider(answer))
+    asked(upstream, {"model": "m", "input": "hi"}, "responses", "responses")
+    asked(upstream)
+
+    assert upstream.includes_reasoning
