@@ -23,6 +23,7 @@ from tests.support import ScriptedUpstream, Stream
 from tests.support.answers import Answer, Call
 from tests.support.faults import cut, silent, stalled, status
 from tests.support.scenarios import HELLO
+from tests.support.wire import Stall
 
 Json = dict[str, Any]
 TERMINALS = ("response.completed", "response.incomplete", "response.failed", "error")
@@ -402,10 +403,10 @@ def test_a_client_that_leaves_takes_the_upstream_s_connection_along(
 
 
 def test_an_interrupted_turn_ends_incomplete_and_can_be_continued(
-    forwarder: Server, upstream: ScriptedUpstream
+    either: Server, upstream: ScriptedUpstream
 ) -> None:
     upstream.script(stalled(Answer(text="One two three"), after=2), Answer(text="four"))
-    with talking(forwarder) as talk:
+    with talking(either) as talk:
         talk.send("count")
         first = json.loads(talk.ws.receive(timeout=10))
         until(lambda: upstream.requests)
@@ -425,6 +426,30 @@ def test_an_interrupted_turn_ends_incomplete_and_can_be_continued(
         assert text_of(talk.ask("go on", previous_response_id=name)) == "four"
         said = [message["content"] for message in upstream.requests[1].body["messages"]]
         assert said == ["count", "go on"]
+
+
+def test_what_continues_an_interrupted_turn_knows_its_finished_items(
+    forwarder: Server, upstream: ScriptedUpstream
+) -> None:
+    def stall_behind_item(frames: list[bytes]) -> list[Any]:
+        [end] = [i for i, frame in enumerate(frames, 1) if b"output_item.done" in frame][:1]
+        return [*frames[:end], Stall(30), *frames[end:]]
+
+    answer = Answer(text="Let me see.", calls=[Call("look", "{}")])
+    upstream.script(Stream(answer, ending=stall_behind_item), Answer(text="ok"))
+    with talking(forwarder) as talk:
+        talk.send("count", model="responses/m", store=False)
+        while (event := json.loads(talk.ws.receive(timeout=10)))[
+            "type"
+        ] != "response.output_item.done":
+            pass
+        talk.ws.send(json.dumps({"type": "response.interrupt"}))
+        response = talk.hear()[-1]["response"]
+        assert json.loads(talk.ws.receive(timeout=10))["type"] == "response.interrupt.accepted"
+
+        assert response["output"] == [event["item"]]
+        talk.ask("go on", model="responses/m", previous_response_id=response["id"], store=False)
+        assert "Let me see." in json.dumps(upstream.requests[1].body["input"])
 
 
 def test_each_turn_is_a_request_for_the_log_the_counts_and_the_limits(
