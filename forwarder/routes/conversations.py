@@ -21,6 +21,7 @@ from forwarder.store import conversations
 from forwarder.store.conversations import Said, Talk
 from forwarder.translate.call import Json
 from forwarder.translate.check import expect
+from forwarder.translate.tool_secrets import hide_tool_secrets_of
 
 blueprint = Blueprint("conversations", __name__)
 
@@ -149,4 +150,4 @@ def _shown(talk: Talk) -> Json:
 
 
 def _item(said: Said) -> Json:
-    return shown(said.data, said.id)
+    return hide_tool_secrets_of(shown(said.data, said.id))

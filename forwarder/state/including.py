@@ -113,7 +113,7 @@ class Including:
         for name, hide in self._hidden.items():
             if name.startswith(f"{kind}."):
                 item = hide(item)
-        return item
+        return hide_tool_secrets_of(item)  # those of ``additional_tools``
 
     def response(self, response: Json) -> Json:
         """A response as it is to be shown."""

@@ -17,11 +17,11 @@ def hide_tool_secrets(tools: Any) -> Any:
     return [_hide_secrets(tool) if _is_mcp(tool) else tool for tool in tools]
 
 
-def hide_tool_secrets_of(response: Json) -> Json:
-    """The response itself unless it shows secrets of tools, else one that does not."""
-    tools = response.get("tools")
+def hide_tool_secrets_of(value: Json) -> Json:
+    """The response or item itself unless it shows secrets of its tools, else one that does not."""
+    tools = value.get("tools")
     hidden = hide_tool_secrets(tools)
-    return response if hidden is tools else {**response, "tools": hidden}
+    return value if hidden is tools else {**value, "tools": hidden}
 
 
 def with_hidden_tools(call: Call, request: Json) -> Call:

@@ -34,6 +34,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.tools: list[Any] = []
+        self.inputs: list[Any] = []
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         asked = orjson.loads(request.read())
@@ -42,6 +43,7 @@ class Upstream:
             chunk = {"id": "c", "created": 1, "model": "m", "choices": [choice]}
             return streamed({**chunk, "object": "chat.completion.chunk"})
         self.tools.append(asked.get("tools"))
+        self.inputs.append(asked.get("input"))
         response = {
             "id": "resp_up", "object": "response", "created_at": 1, "status": "completed",
             "model": "m", "tools": asked.get("tools"), "output": [], "metadata": {},
@@ -116,3 +118,22 @@ def test_a_dry_run_shows_no_secrets_of_tools(serve: Serve) -> None:
     assert got.status_code == 200
     assert got.get_json()["request"]["tools"][0]["server_label"] == "x"
     assert_hidden(got.get_data(as_text=True))
+
+
+def test_items_show_no_secrets_of_their_tools_and_hand_them_on(
+    serve: Serve, tmp_path: Path
+) -> None:
+    upstream = Upstream()
+    app = serve(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/f.db")
+    items = [{"type": "additional_tools", "tools": [TOOL]}, {"role": "user", "content": "Hi."}]
+    body = {"model": "responses/m", "input": items}
+
+    made = app.post("/v1/responses", json=body).get_json()
+    talk = app.post("/v1/conversations", json={"items": items[:1]}).get_json()["id"]
+    listed = [f"/v1/responses/{made['id']}/input_items", f"/v1/conversations/{talk}/items"]
+    for said in (app.get(path).get_data(as_text=True) for path in listed):
+        assert '"server_label":"x"' in said
+        assert_hidden(said)
+
+    app.post("/v1/responses", json={**body, "input": "On.", "previous_response_id": made["id"]})
+    assert upstream.inputs[-1][0]["tools"] == [TOOL]
