@@ -7,7 +7,7 @@
                                       ▼
                             upstream (official openai SDK)
 
-A *call* (`translate/call.py`) takes a request and returns a stream of events.  The upstream makes
+A *call* (`core/types.py`) takes a request and returns a stream of events.  The upstream makes
 one; everything else is a function ``call -> call`` wrapped around it.
 
 - `routes/` read requests and write answers; they know Flask and nothing else does.

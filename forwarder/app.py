@@ -9,35 +9,36 @@ from functools import partial
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from forwarder import config, logs
-from forwarder.bridge import Bridge
 from forwarder.cli.models import keys, models
 from forwarder.cli.replay import make_replay
 from forwarder.cli.upstream import fidelity, probe, translate
-from forwarder.config import Settings
-from forwarder.exchange import Observer
-from forwarder.network.turnstile import take_turn
-from forwarder.pacing import LARGE, set_pause
-from forwarder.routes import (
-    bodies,
-    captured,
+from forwarder.config import settings as config
+from forwarder.config.settings import Settings
+from forwarder.context.request_context import Observer
+from forwarder.core.encryption import SHORT_SECRET
+from forwarder.core.large_bodies import take_turn
+from forwarder.core.pacing import LARGE, set_pause
+from forwarder.observability import logging as logs
+from forwarder.pipeline.gateway import Bridge
+from forwarder.server import (
+    captures,
     conversations,
     dry_run,
-    exchanges,
     files,
     health,
+    json_body,
     metrics,
     ollama,
+    ollama_models,
     openai,
-    registry,
+    request_context,
     stored,
     websocket,
 )
-from forwarder.routes.base_paths import add_base_paths
-from forwarder.routes.browsers import guard_browsers
-from forwarder.routes.cors import CrossOrigin
-from forwarder.routes.paths import PathNormalizer
-from forwarder.seal import SHORT_SECRET
+from forwarder.server.browser_guard import guard_browsers
+from forwarder.server.cors import CrossOrigin
+from forwarder.server.path_aliases import PathNormalizer
+from forwarder.server.reasoning_base_paths import add_base_paths
 
 log = logging.getLogger("forwarder.app")
 
@@ -71,17 +72,17 @@ def create_app(settings: Settings | None = None) -> Flask:
             )
     app.register_blueprint(ollama.blueprint, url_prefix="/api")
     app.register_blueprint(dry_run.blueprint)
-    app.register_blueprint(captured.blueprint)
-    app.register_blueprint(registry.blueprint)
+    app.register_blueprint(captures.blueprint)
+    app.register_blueprint(ollama_models.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
     app.wsgi_app = PathNormalizer(app.wsgi_app)  # type: ignore[method-assign]
     add_base_paths(app)
     if settings.cors_origins:
         app.wsgi_app = CrossOrigin(app.wsgi_app, settings.cors_origins)  # type: ignore[method-assign]
-    exchanges.attend(app)
+    request_context.attend(app)
     guard_browsers(app)
-    bodies.install_decoding(app)
+    json_body.install_decoding(app)
     _announce(settings)
     return app
 
@@ -90,7 +91,7 @@ def _limits(app: Flask, bridge: Bridge) -> Observer:
     """The limits of clients; who has none set does not pay for the libraries either."""
     from flask_limiter import Limiter
 
-    from forwarder.ratelimit import RateLimits, storage_options
+    from forwarder.server.rate_limit import RateLimits, storage_options
 
     storage = bridge.settings.rate_storage
     limiter = Limiter(
@@ -105,7 +106,7 @@ def _limits(app: Flask, bridge: Bridge) -> Observer:
 
 def _tracing() -> Iterator[Observer]:
     try:
-        from forwarder.watching.tracing import tracing
+        from forwarder.observability.tracing import tracing
     except ImportError as error:
         log.error(
             "Nothing is traced, though OpenTelemetry has an endpoint: '%s' is not installed "

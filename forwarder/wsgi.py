@@ -1,8 +1,8 @@
 """The application for gunicorn and ``flask run``: ``forwarder.wsgi:app``."""
 
 from forwarder.app import create_app
-from forwarder.config import ConfigError
-from forwarder.network.serving import find_gunicorn_mistake, refuse_to_load
+from forwarder.config.settings import ConfigError
+from forwarder.server.gunicorn_check import find_gunicorn_mistake, refuse_to_load
 
 if mistake := find_gunicorn_mistake():
     refuse_to_load(f"The forwarder is not started: {mistake}")

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import settings
 from werkzeug.routing import Rule
 
-from forwarder import bridge
-from forwarder.store import Database, open_database, opening
+from forwarder.pipeline import gateway
+from forwarder.storage.db import Database, open, open_database
 from tests.helpers.serial import SerialTests
 
 # The same examples on every run and every machine: a red test is red for everybody.
@@ -68,7 +68,7 @@ def _rules_compiled_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _stored_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What an application under test remembers goes with the test run."""
-    opening.BASE = tmp_path_factory.mktemp("store")
+    open.BASE = tmp_path_factory.mktemp("store")
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def _stores_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         opened.extend([database] if database is not None else [])
         return database
 
-    monkeypatch.setattr(bridge, "open_database", open_noted)
+    monkeypatch.setattr(gateway, "open_database", open_noted)
     yield
     for database in opened:
         database.close()

@@ -8,8 +8,8 @@ import pytest
 from flask import Flask
 
 from forwarder.app import create_app
-from forwarder.config import ConfigError, Settings
-from forwarder.errors import UpstreamRefused
+from forwarder.config.settings import ConfigError, Settings
+from forwarder.core.errors import UpstreamRefused
 
 
 def app_of(**environment: str) -> Flask:

@@ -13,7 +13,8 @@ import yaml
 
 from forwarder import __version__
 from forwarder.app import create_app
-from forwarder.config import DOTENV, SETTINGS, UPSTREAM_SETTINGS, Settings, gunicorn_conf
+from forwarder.config import gunicorn_conf
+from forwarder.config.settings import DOTENV, SETTINGS, UPSTREAM_SETTINGS, Settings
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")

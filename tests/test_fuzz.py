@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fake_provider import Answer, Call, Raw, ScriptedUpstream, check_chat, check_responses
+from tests.fake_provider.answers import Ask, Protocol
+from tests.fake_provider.wire import RENDER
 from tests.helpers import generated
 from tests.helpers.hosted import hosting
 from tests.live.talk import PAIRINGS, PATHS, TERMINALS, Answered, asking, http
-from tests.support import Answer, Call, Raw, ScriptedUpstream, check_chat, check_responses
-from tests.support.answers import Ask, Protocol
-from tests.support.wire import RENDER
 
 pytestmark = pytest.mark.slow
 

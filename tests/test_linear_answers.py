@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from forwarder.recall.signatures import ChoiceReader
-from forwarder.translate.call import Batch
-from forwarder.translate.fold import fold_chat
+from forwarder.core.types import Batch
+from forwarder.middleware.reasoning_cache.signatures import ChoiceReader
+from forwarder.protocols.fold import fold_chat
 from tests.helpers.translating import events_of, terms, translate
 from tests.test_linear_work import assert_linear
 

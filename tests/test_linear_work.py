@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 import orjson
 import pytest
 
-from forwarder.bridge import Bridge
-from forwarder.client_identity import ANONYMOUS
-from forwarder.config import Settings
-from forwarder.emulations import validation
-from forwarder.exchange import Exchange
-from forwarder.media.places import places, replaced
-from forwarder.profiles import schemas
-from forwarder.routes.bodies import read_body
-from forwarder.state.items import derived_id
-from forwarder.store import responses
-from forwarder.store.responses import Kept
-from forwarder.translate.terms import Ledger
+from forwarder.config.settings import Settings
+from forwarder.context.client_identity import ANONYMOUS
+from forwarder.context.request_context import Exchange
+from forwarder.core.translation_context import Ledger
+from forwarder.middleware import json_schema_validation
+from forwarder.middleware.media.locations import places, replaced
+from forwarder.pipeline.gateway import Bridge
+from forwarder.providers import schemas
+from forwarder.server.json_body import read_body
+from forwarder.storage.db import responses
+from forwarder.storage.db.responses import Kept
+from forwarder.storage.items import derived_id
 
 pytestmark = pytest.mark.slow
 
@@ -405,8 +405,8 @@ def test_costs_of_checking_an_answer_grow_linearly(
         text = orjson.dumps(value).decode()
 
         def work() -> None:
-            validation.check(schema, "p")
-            assert validation.mistake(text, schema) is None
+            json_schema_validation.check(schema, "p")
+            assert json_schema_validation.mistake(text, schema) is None
 
         return work
 
@@ -425,8 +425,8 @@ def test_costs_of_a_schema_that_grows_exponentially_are_bounded() -> None:
             schemas.rewritten(make(levels), "gemini", 1000)
 
     def follow(levels: int) -> None:
-        with pytest.raises(validation.TooManySteps):
-            validation.mistake("1", make(levels), 1000)
+        with pytest.raises(json_schema_validation.TooManySteps):
+            json_schema_validation.mistake("1", make(levels), 1000)
 
     for work in (inline, follow):
         work(20)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.errors import UpstreamKeyRefused, UpstreamRefused
-from tests.test_upstream import asked, refusing, upstream_of
+from forwarder.core.errors import UpstreamKeyRefused, UpstreamRefused
+from tests.upstream.test_client import asked, refusing, upstream_of
 
 FOLDER = os.environ.get("RECORDINGS", "")
 

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from forwarder.config import ConfigError, Settings, load
 from forwarder.config.gunicorn_conf import read_environment, read_settings
-from forwarder.terminal import echo
+from forwarder.config.settings import ConfigError, Settings, load
+from forwarder.core.terminal_escapes import echo
 
 
 class InvalidConfiguration(click.ClickException):

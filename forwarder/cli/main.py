@@ -13,7 +13,7 @@ from forwarder.cli.models import keys, models
 from forwarder.cli.replay import make_replay
 from forwarder.cli.serve import serve
 from forwarder.cli.upstream import probe, translate
-from forwarder.config import ConfigError
+from forwarder.config.settings import ConfigError
 
 
 @click.group("forwarder", context_settings={"help_option_names": ["-h", "--help"]})

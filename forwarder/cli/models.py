@@ -14,17 +14,17 @@ from typing import Any, TypeVar
 import click
 import orjson
 
-from forwarder.bridge import Bridge
 from forwarder.cli.context import with_bridge
-from forwarder.errors import ForwarderError
-from forwarder.registry import shapes
-from forwarder.registry.checking import Check, listed
-from forwarder.registry.names import short
-from forwarder.registry.registry import not_found
-from forwarder.registry.remote import KINDS, Remote
-from forwarder.registry.shapes import Shown
-from forwarder.terminal import echo, escape_controls
-from forwarder.translate.call import Json
+from forwarder.core.errors import ForwarderError
+from forwarder.core.terminal_escapes import echo, escape_controls
+from forwarder.core.types import Json
+from forwarder.models import ollama_views
+from forwarder.models.names import short
+from forwarder.models.ollama_views import Shown
+from forwarder.models.probe import Check, listed
+from forwarder.models.registered_model import KINDS, Remote
+from forwarder.models.registry import not_found
+from forwarder.pipeline.gateway import Bridge
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ def list_models(bridge: Bridge) -> None:
 def show(bridge: Bridge, name: str) -> None:
     """Show all that may be known of a registered model."""
     shown = _done(lambda: _shown(bridge, _found(bridge, name)))
-    told = shapes.description(shown, None)
+    told = ollama_views.description(shown, None)
     echo(json.dumps(told, ensure_ascii=False, indent=2))
 
 
@@ -186,7 +186,7 @@ def _found(bridge: Bridge, name: str) -> Remote:
 
 def _shown(bridge: Bridge, remote: Remote) -> Shown:
     route = None if remote.host else bridge.router.resolve(remote.name, "ollama")
-    return shapes.of_remote(remote, route)
+    return ollama_views.of_remote(remote, route)
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -9,10 +9,14 @@ from typing import Any
 import click
 import orjson
 
-from forwarder.bridge import Bridge
-from forwarder.capture.capturing import MEMORY, OFF, shelf_for
-from forwarder.capture.playback import Playback, not_fetched
-from forwarder.capture.replay import (
+from forwarder.cli.context import with_bridge
+from forwarder.config.settings import Settings
+from forwarder.core.errors import ForwarderError
+from forwarder.core.terminal_escapes import echo, escape_controls
+from forwarder.core.types import Json
+from forwarder.observability.capture.observer import MEMORY, OFF, shelf_for
+from forwarder.observability.capture.playback import Playback, not_fetched
+from forwarder.observability.capture.replay import (
     Came,
     asking,
     came,
@@ -22,11 +26,7 @@ from forwarder.capture.replay import (
     recorded,
     rehearsed,
 )
-from forwarder.cli.context import with_bridge
-from forwarder.config import Settings
-from forwarder.errors import ForwarderError
-from forwarder.terminal import echo, escape_controls
-from forwarder.translate.call import Json
+from forwarder.pipeline.gateway import Bridge
 
 Make = Callable[[Settings], Any]
 """Makes an application."""

@@ -9,25 +9,25 @@ from typing import IO
 import click
 import orjson
 
-from forwarder import documents
-from forwarder.bridge import Bridge
+from forwarder import docgen
 from forwarder.cli.context import with_bridge
 from forwarder.config.parsers import prefix_of
-from forwarder.documents.fidelity import everything
-from forwarder.dry_run import CLIENTS, protocol_of
-from forwarder.errors import ForwarderError, InvalidRequest, UpstreamRefused
-from forwarder.exchange import Exchange
-from forwarder.mint import random_id
-from forwarder.profiles import Profile
-from forwarder.profiles.learned import lesson_of
-from forwarder.profiles.lessons import shown
-from forwarder.profiles.mends import mend
-from forwarder.profiles.probing import ENOUGH, QUESTIONS, asking, boldest, found
-from forwarder.request_shape import adapt_shape
-from forwarder.terminal import echo, escape_controls
-from forwarder.translate.call import Json
-from forwarder.translate.terms import Ledger
-from forwarder.upstream import Upstream
+from forwarder.context.request_context import Exchange
+from forwarder.core.errors import ForwarderError, InvalidRequest, UpstreamRefused
+from forwarder.core.ids import random_id
+from forwarder.core.terminal_escapes import echo, escape_controls
+from forwarder.core.translation_context import Ledger
+from forwarder.core.types import Json
+from forwarder.docgen.fidelity import everything
+from forwarder.pipeline.dry_run import CLIENTS, protocol_of
+from forwarder.pipeline.gateway import Bridge
+from forwarder.providers import Profile
+from forwarder.providers.adapt_request import mend
+from forwarder.providers.learn import lesson_of
+from forwarder.providers.learned_cache import shown
+from forwarder.providers.probe import ENOUGH, QUESTIONS, asking, boldest, found
+from forwarder.server.request_shape import adapt_shape
+from forwarder.upstream.client import Upstream
 
 _LIST_TIMEOUT = 5.0
 """Seconds for the list of models, when none was named."""
@@ -82,7 +82,7 @@ def translate(
 def fidelity(write: bool) -> None:
     """Print what becomes of every parameter, item, part and tool, as Markdown."""
     if write:
-        documents.write()
+        docgen.write()
     else:
         echo(everything())
 

@@ -21,7 +21,9 @@ from typing import NamedTuple
 
 from dotenv import dotenv_values
 
-worker_class = "forwarder.network.worker.Worker"  # gevent, and it ends running answers properly
+worker_class = (
+    "forwarder.server.gunicorn_worker.Worker"  # gevent, and it ends running answers properly
+)
 forwarder_headers = ""  # clients must not set SCRIPT_NAME or PATH_INFO by headers
 control_socket_disable = True  # all instances of a user would share its path
 preload_app = False  # gevent must replace the sockets before the application is imported

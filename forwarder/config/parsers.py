@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from forwarder.reasoning_style import ALL_STYLES, STYLES
+from forwarder.protocols.client_reasoning_style import ALL_STYLES, STYLES
 
 OURS = "FORWARDER_"
 PASSTHROUGH = "passthrough"
@@ -157,7 +157,7 @@ def globs(text: str) -> tuple[str, ...]:
 
 
 def provider(text: str) -> str:
-    from forwarder.profiles import PROFILES
+    from forwarder.providers import PROFILES
 
     return one_of(*sorted(PROFILES))(text) if text else ""
 
@@ -189,7 +189,7 @@ def query(text: str) -> Mapping[str, str]:
 
 
 def quirks(text: str) -> Mapping[str, Any]:
-    from forwarder.profiles import checked
+    from forwarder.providers import checked
 
     return MappingProxyType(dict(checked(_allowing("a JSON object")(_object)(text))))
 
@@ -258,7 +258,7 @@ def capture(text: str) -> str:
     " cookies or describe one connection"
 )
 def client_headers(text: str) -> tuple[str, ...]:
-    from forwarder.client_headers import is_forbidden
+    from forwarder.core.client_headers import is_forbidden
 
     names = tuple(commas(text.lower()))
     _require(all(re.fullmatch(r"[a-z0-9_*?-]+", name) for name in names))

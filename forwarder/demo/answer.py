@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from forwarder.core.errors import InvalidRequest
 from forwarder.demo.formats import Format
 from forwarder.demo.invent import ImpossibleSchema, invent
 from forwarder.demo.tools import Tool
-from forwarder.errors import InvalidRequest
 
 SIGN = "[demo upstream]"
 

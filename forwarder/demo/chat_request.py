@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import Any
 
+from forwarder.core.errors import InvalidRequest
 from forwarder.demo.answer import Prompt
 from forwarder.demo.formats import format_of
 from forwarder.demo.reading import (
@@ -26,7 +27,6 @@ from forwarder.demo.reading import (
     text_of,
 )
 from forwarder.demo.tools import Offer, Tool, chosen
-from forwarder.errors import InvalidRequest
 
 KINDS: dict[str, Kind] = {
     "model": TEXT,

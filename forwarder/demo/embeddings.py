@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 
+from forwarder.core.errors import InvalidRequest
 from forwarder.demo.reading import JSON
-from forwarder.errors import InvalidRequest
 
 _SIZE = 16
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from forwarder.errors import InvalidRequest
+from forwarder.core.errors import InvalidRequest
 
 JSON = dict[str, Any]
 Kind = tuple[type, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import takewhile
 
+from forwarder.core.errors import InvalidRequest, NotFound
 from forwarder.demo.answer import Prompt
 from forwarder.demo.formats import format_of
 from forwarder.demo.reading import (
@@ -26,7 +27,6 @@ from forwarder.demo.reading import (
     text_of,
 )
 from forwarder.demo.tools import Tool, chosen
-from forwarder.errors import InvalidRequest, NotFound
 
 KINDS: dict[str, Kind] = {
     "model": TEXT,

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from forwarder.core.errors import InvalidRequest
 from forwarder.demo.reading import JSON, OBJECT, TEXT, need, objects, one_of, optional
-from forwarder.errors import InvalidRequest
 
 Offer = tuple[str, JSON]
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import httpx2
 
+from forwarder.core.errors import ClientError, InvalidRequest, NotFound
 from forwarder.demo import chat_reply, chat_request, responses_reply, responses_request
 from forwarder.demo.answer import Answer, Prompt, answer
 from forwarder.demo.embeddings import embedded
 from forwarder.demo.reading import JSON, typed
-from forwarder.errors import ClientError, InvalidRequest, NotFound
 
 MODEL = {"id": "demo", "object": "model", "created": 1704067200, "owned_by": "forwarder"}
 MODELS = "/v1/models"

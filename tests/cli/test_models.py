@@ -10,9 +10,9 @@ import pytest
 
 from forwarder.app import create_app
 from forwarder.cli import models
-from forwarder.config import Settings
+from forwarder.config.settings import Settings
+from tests.fake_provider import ScriptedUpstream
 from tests.helpers.loopback import unused_port
-from tests.support import ScriptedUpstream
 
 KEY = "sk-remote-secret"
 

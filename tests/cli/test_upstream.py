@@ -9,19 +9,21 @@ from typing import Any
 import httpx2
 import pytest
 
-from forwarder import documents
+from forwarder import docgen
 from forwarder.app import create_app
-from forwarder.config import Settings
-from forwarder.documents.fidelity import everything
-from forwarder.network.choose import transport_for
+from forwarder.config.settings import Settings
+from forwarder.docgen.fidelity import everything
+from forwarder.upstream.transport.select import transport_for
+from tests.fake_provider import ScriptedUpstream, faults
 from tests.helpers.loopback import unused_port
-from tests.support import ScriptedUpstream, faults
 
 
 @pytest.fixture(autouse=True)
 def _closed() -> Iterator[None]:
     with httpx2.HTTPTransport() as transport, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forwarder.bridge.transport_for", lambda *a: transport_for(*a) or transport)
+        patch.setattr(
+            "forwarder.pipeline.gateway.transport_for", lambda *a: transport_for(*a) or transport
+        )
         yield
 
 
@@ -194,7 +196,7 @@ def test_the_fates_are_printed() -> None:
 
 def test_or_the_documents_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bool] = []
-    monkeypatch.setattr(documents, "write", lambda: written.append(True))
+    monkeypatch.setattr(docgen, "write", lambda: written.append(True))
 
     assert run("fidelity", "--write") == (0, "", "")
     assert written == [True]

@@ -110,7 +110,7 @@ def test_an_import_reads_and_makes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
     monkeypatch.setenv("WEB_CONCURRENCY", "0")
 
-    imported = runpy.run_path(str(PATH), run_name="forwarder.config.gunicorn_conf")
+    imported = runpy.run_path(str(PATH), run_name="forwarder.config.settings.gunicorn_conf")
 
     assert "workers" not in imported
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
@@ -137,12 +137,12 @@ def test_all_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-NETWORK = ROOT / "forwarder" / "network"
+SERVER = ROOT / "forwarder" / "server"
 
 
 @pytest.mark.parametrize(
     "path",
-    [PATH, IN_CHECKOUT, NETWORK / "worker.py", NETWORK / "client_socket.py"],
+    [PATH, IN_CHECKOUT, SERVER / "gunicorn_worker.py", SERVER / "client_socket.py"],
     ids=lambda path: path.name,
 )
 def test_the_master_keeps_no_code_of_the_forwarder(path: Path) -> None:
@@ -153,7 +153,9 @@ def test_the_master_keeps_no_code_of_the_forwarder(path: Path) -> None:
 
     own = {name for name in found if name.partition(".")[0] == "forwarder"}
     assert found
-    assert own == ({"forwarder.network.client_socket"} if path.name == "worker.py" else set())
+    assert own == (
+        {"forwarder.server.client_socket"} if path.name == "gunicorn_worker.py" else set()
+    )
 
 
 def test_gunicorn_s_own_command_line_goes_before(tmp_path: Path) -> None:
@@ -167,4 +169,4 @@ def test_gunicorn_s_own_command_line_goes_before(tmp_path: Path) -> None:
     printed = dict(re.findall(r"^(\w+) += (.*)$", done.stdout, re.MULTILINE))
     assert [printed[name] for name in ("workers", "backlog", "keepalive")] == ["2", "77", "9"]
     assert printed["forwarder_headers"] == "[]"
-    assert printed["worker_class"] == "forwarder.network.worker.Worker"
+    assert printed["worker_class"] == "forwarder.server.gunicorn_worker.Worker"

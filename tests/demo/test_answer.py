@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.errors import InvalidRequest
 from forwarder.demo.answer import Prompt, answer
 from forwarder.demo.formats import Format
 from forwarder.demo.tools import Tool
-from forwarder.errors import InvalidRequest
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 ADD = Tool("function", "add", SCHEMA, "tools[0].parameters")

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.errors import InvalidRequest
 from forwarder.demo.chat_request import PARTS, read
-from forwarder.errors import InvalidRequest
 
 USER = {"role": "user", "content": "hi there"}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.errors import InvalidRequest
 from forwarder.demo.embeddings import embedded
-from forwarder.errors import InvalidRequest
 
 
 def vectors(given: Any, **more: Any) -> list[list[float]]:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.errors import InvalidRequest
 from forwarder.demo.formats import Format, format_of
-from forwarder.errors import InvalidRequest
 
 SCHEMA = {"type": "object", "properties": {}}
 BODY = {"name": "n", "schema": SCHEMA}

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.errors import InvalidRequest
 from forwarder.demo import reading
-from forwarder.errors import InvalidRequest
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from openai.types.responses import response_input_item_param
 
+from forwarder.core.errors import InvalidRequest, NotFound
 from forwarder.demo.responses_request import ITEMS, read
-from forwarder.errors import InvalidRequest, NotFound
 
 USER = {"role": "user", "content": "hi there"}
 TOOL = {"type": "function", "name": "add", "parameters": {"type": "object"}}

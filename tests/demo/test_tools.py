@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.errors import InvalidRequest
 from forwarder.demo.tools import Tool, chosen
-from forwarder.errors import InvalidRequest
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
 SEARCH = ("tools[0]", {"type": "web_search"})

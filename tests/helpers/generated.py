@@ -16,11 +16,11 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from typing_extensions import is_typeddict
 
+from tests.fake_provider import Answer, Stream
+from tests.fake_provider.answers import Ask, Protocol
+from tests.fake_provider.shape import UNIONS, bare, fields, members
 from tests.helpers.cases import cases
 from tests.helpers.mutations import WRONG
-from tests.support import Answer, Stream
-from tests.support.answers import Ask, Protocol
-from tests.support.shape import UNIONS, bare, fields, members
 
 Json = dict[str, Any]
 

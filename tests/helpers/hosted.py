@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from forwarder.app import create_app
-from forwarder.config import Settings
+from forwarder.config.settings import Settings
 
 
 class _Quiet(WSGIRequestHandler):

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from forwarder.translate import ollama_over_chat
-from forwarder.translate.call import Batch, Event
-from forwarder.translate.ollama_over_chat.forms import CHAT, Form
-from forwarder.translate.ollama_over_chat.request import Prepared
-from forwarder.translate.terms import Terms
+from forwarder.core.translation_context import Terms
+from forwarder.core.types import Batch, Event
+from forwarder.translation import ollama_over_chat
+from forwarder.translation.ollama_over_chat.forms import CHAT, Form
+from forwarder.translation.ollama_over_chat.request import Prepared
 from tests.helpers.translating import events_of, terms
 
 Json = dict[str, Any]

@@ -11,9 +11,9 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from openai.types.responses.response_input_item_param import ResponseInputItemParam
 
+from tests.fake_provider import Answer
+from tests.fake_provider.shape import check, fields
 from tests.helpers import generated
-from tests.support import Answer
-from tests.support.shape import check, fields
 
 PROTOCOLS = ("chat", "responses")
 

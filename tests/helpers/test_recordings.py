@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.fake_provider import Answer
+from tests.fake_provider import Call as Said
+from tests.fake_provider.answers import Ask
+from tests.fake_provider.wire import RENDER
 from tests.helpers.recordings import (
     Call,
     Outcome,
@@ -23,10 +27,6 @@ from tests.helpers.recordings import (
     outcome_of_events,
     outcome_of_response,
 )
-from tests.support import Answer
-from tests.support import Call as Said
-from tests.support.answers import Ask
-from tests.support.wire import RENDER
 
 Json = dict[str, Any]
 

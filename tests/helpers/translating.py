@@ -8,11 +8,11 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from forwarder.errors import ForwarderError
-from forwarder.mint import Mint
-from forwarder.translate import chat_over_responses, responses_over_chat
-from forwarder.translate.call import Batch, Event, Stream
-from forwarder.translate.terms import Ledger, Terms
+from forwarder.core.errors import ForwarderError
+from forwarder.core.ids import Mint
+from forwarder.core.translation_context import Ledger, Terms
+from forwarder.core.types import Batch, Event, Stream
+from forwarder.translation import chat_over_responses, responses_over_chat
 from tests.helpers.cases import Case
 
 Json = dict[str, Any]

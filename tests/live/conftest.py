@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_provider import ScriptedUpstream
 from tests.live.neighbour import Neighbour, running_neighbour
 from tests.live.postgres import create_database, needs_postgres, running_postgres
 from tests.live.server import Server, running
-from tests.support import ScriptedUpstream
 
 KEY = "sk-upstream-secret"
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.answers import Answer, Call
 from tests.live.clients import needs_python_package
 from tests.live.server import Server
-from tests.support import ScriptedUpstream
-from tests.support.answers import Answer, Call
 
 pytestmark = needs_python_package("agents")
 

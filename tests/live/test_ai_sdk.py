@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.fake_provider.scenarios import HELLO, THOUGHT
 from tests.live.clients import NODE, needs_node_package
 from tests.live.server import Server
-from tests.support.scenarios import HELLO, THOUGHT
 
 pytestmark = needs_node_package("ai")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.answers import Answer
+from tests.fake_provider.scenarios import THOUGHT
 from tests.live.clients import AIDER, needs_program, run_offline
 from tests.live.server import Server
-from tests.support import ScriptedUpstream
-from tests.support.answers import Answer
-from tests.support.scenarios import THOUGHT
 
 VENV = "tests/live/aider/.venv"
 pytestmark = [

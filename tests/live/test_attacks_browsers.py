@@ -9,11 +9,11 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from tests.fake_provider import Answer, ScriptedUpstream
 from tests.live.conftest import Serve, settings
 from tests.live.neighbour import Neighbour
 from tests.live.server import Server
 from tests.live.talk import ask, asking, http
-from tests.support import Answer, ScriptedUpstream
 
 HANDSHAKE = {
     "Connection": "Upgrade",

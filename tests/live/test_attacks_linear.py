@@ -15,11 +15,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.fake_provider import Answer, ScriptedUpstream
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.neighbour import Neighbour
 from tests.live.server import Server, free_port
 from tests.live.talk import PATHS, asking
-from tests.support import Answer, ScriptedUpstream
 
 pytestmark = [pytest.mark.slow, pytest.mark.serial]
 

@@ -18,13 +18,13 @@ import pytest
 from simple_websocket import Client, ConnectionClosed
 from wsproto.utilities import LocalProtocolError
 
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.faults import silent
 from tests.helpers.loopback import Peer, Script, serving
 from tests.live.conftest import Serve, settings
 from tests.live.neighbour import Neighbour, measure_memory
 from tests.live.server import Server
 from tests.live.talk import ask
-from tests.support import ScriptedUpstream
-from tests.support.faults import silent
 
 pytestmark = pytest.mark.slow
 

@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import Serve, settings
 from tests.live.neighbour import Neighbour, list_workers
 from tests.live.server import Server
 from tests.live.talk import PATHS, asking, http
-from tests.support import Answer, ScriptedUpstream, faults
 
 pytestmark = pytest.mark.slow
 

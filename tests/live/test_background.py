@@ -17,10 +17,10 @@ import psycopg
 import pytest
 from openai import OpenAI
 
+from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import settings
 from tests.live.keeping_upstream import KeepingUpstream
 from tests.live.server import Server, running
-from tests.support import Answer, ScriptedUpstream, faults
 
 pytestmark = pytest.mark.slow
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import KEY as UPSTREAM_KEY
 from tests.live.conftest import settings
 from tests.live.server import GUNICORN, ROOT, Server, running
 from tests.live.talk import PAIRINGS, ask, asking, http
 from tests.live.test_websocket import Talk
-from tests.support import Answer, ScriptedUpstream, faults
 
 TWO = (*GUNICORN, "-w", "2")
 CLIENT, ADMIN, OTHER = "sk-client-4711", "sk-admin-4712", "sk-remote-4713"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.answers import Answer, Call, Usage
 from tests.live.clients import CODEX, OFFLINE, needs_node_package
 from tests.live.server import Server
-from tests.support import ScriptedUpstream
-from tests.support.answers import Answer, Call, Usage
 
 pytestmark = [pytest.mark.slow, needs_node_package("@openai/codex")]
 

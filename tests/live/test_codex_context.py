@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.answers import Answer, Call, Usage
 from tests.live.clients import needs_node_package
 from tests.live.server import Server
 from tests.live.test_codex import ASKS_FOR_MODELS, codex
 from tests.live.test_error_codes import TOO_LONG, refusing
-from tests.support import ScriptedUpstream
-from tests.support.answers import Answer, Call, Usage
 
 pytestmark = needs_node_package("@openai/codex")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.scenarios import HELLO
 from tests.live.clients import CODEX, needs_node_package
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
-from tests.support import ScriptedUpstream
-from tests.support.scenarios import HELLO
 
 pytestmark = needs_node_package("@openai/codex")
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_provider import Raw, ScriptedUpstream, Stream
+from tests.fake_provider.answers import Answer, Call, Usage
+from tests.fake_provider.scenarios import HELLO, THOUGHT
 from tests.live.clients import needs_node_package
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.test_codex import CONFIG, UNATTENDED, UNKNOWN, run_codex, workshop
-from tests.support import Raw, ScriptedUpstream, Stream
-from tests.support.answers import Answer, Call, Usage
-from tests.support.scenarios import HELLO, THOUGHT
 
 pytestmark = [pytest.mark.slow, needs_node_package("@openai/codex")]
 

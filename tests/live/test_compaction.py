@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.answers import Answer, Usage
+from tests.fake_provider.faults import status
 from tests.helpers import sdk
 from tests.live.conftest import KEY
 from tests.live.server import Server
 from tests.live.talk import ask
-from tests.support import ScriptedUpstream
-from tests.support.answers import Answer, Usage
-from tests.support.faults import status
 
 Json = dict[str, Any]
 TALK: list[Any] = [

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.fake_provider import Answer, Call, Framing, ScriptedUpstream, Stream, Usage, faults
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
 from tests.live.talk import Answered, Json, ask, asking
 from tests.live.test_faults import leave
-from tests.support import Answer, Call, Framing, ScriptedUpstream, Stream, Usage, faults
 
 either = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 

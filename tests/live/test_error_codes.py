@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.fake_provider import Answer, Framing, Raw, ScriptedUpstream, Stream
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
 from tests.live.test_websocket import talking
-from tests.support import Answer, Framing, Raw, ScriptedUpstream, Stream
 
 every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
 every_upstream = pytest.mark.parametrize("over", PATHS)

@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.fake_provider import Answer, Call, Framing, Raw, ScriptedUpstream, Stall, Stream, faults
+from tests.fake_provider.answers import Protocol
+from tests.fake_provider.faults import STATUSES, Scripted
 from tests.helpers.loopback import Peer, serving, unused_port
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
-from tests.support import Answer, Call, Framing, Raw, ScriptedUpstream, Stall, Stream, faults
-from tests.support.answers import Protocol
-from tests.support.faults import STATUSES, Scripted
 
 every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
 every_client = pytest.mark.parametrize("client", PATHS)

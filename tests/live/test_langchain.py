@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from tests.fake_provider import Answer, Call, ScriptedUpstream
 from tests.live.clients import needs_python_package
 from tests.live.server import Server
-from tests.support import Answer, Call, ScriptedUpstream
 
 pytestmark = needs_python_package("langchain_openai")
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import settings
 from tests.live.server import GUNICORN, Server, running
 from tests.live.talk import PAIRINGS, ask, asking, http
-from tests.support import Answer, ScriptedUpstream, faults
-from tests.watching.counted import counted
+from tests.observability.counted import counted
 
 TWO = (*GUNICORN, "-w", "2")
 KEY = "sk-client"

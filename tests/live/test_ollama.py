@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from tests.fake_provider import Answer, Call, ScriptedUpstream, faults
 from tests.live.clients import NODE, needs_node_package, needs_python_package, plain
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.talk import http
-from tests.support import Answer, Call, ScriptedUpstream, faults
 
 Json = dict[str, Any]
 

@@ -11,8 +11,8 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
+from tests.fake_provider import Answer, Call, ScriptedUpstream, faults
 from tests.live.server import Server
-from tests.support import Answer, Call, ScriptedUpstream, faults
 
 over_either = pytest.mark.parametrize("over", ["chat", "responses"])
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.answers import Answer, Call
+from tests.fake_provider.scenarios import HELLO, THOUGHT
 from tests.live.clients import OPENCODE, needs_program, run_offline
 from tests.live.server import Server
-from tests.support import ScriptedUpstream
-from tests.support.answers import Answer, Call
-from tests.support.scenarios import HELLO, THOUGHT
 
 pytestmark = [pytest.mark.slow, needs_program(OPENCODE, "npm ci --prefix tests/live/node")]
 

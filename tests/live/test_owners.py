@@ -15,11 +15,11 @@ import psycopg
 import pytest
 from openai import OpenAI
 
-from forwarder.client_identity import digest_key
+from forwarder.context.client_identity import digest_key
+from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import settings
 from tests.live.server import ROOT, Server, running
 from tests.live.test_background import ended, until
-from tests.support import Answer, ScriptedUpstream, faults
 
 MINE, ANOTHER = "sk-mine", "sk-another"
 

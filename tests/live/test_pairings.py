@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.fake_provider import Answer, Call, Framing, Raw, ScriptedUpstream
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
-from tests.support import Answer, Call, Framing, Raw, ScriptedUpstream
 
 ACROSS = [("responses", "chat"), ("chat", "responses")]
 SAME = [("chat", "chat"), ("responses", "responses")]

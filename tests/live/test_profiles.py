@@ -16,11 +16,11 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from forwarder.app import create_app
-from forwarder.config import Settings
-from forwarder.profiles import PROFILES
-from tests.support import Answer, Call, ScriptedUpstream, Violation, faults
-from tests.support.answers import Protocol
-from tests.support.wire import Stream
+from forwarder.config.settings import Settings
+from forwarder.providers import PROFILES
+from tests.fake_provider import Answer, Call, ScriptedUpstream, Violation, faults
+from tests.fake_provider.answers import Protocol
+from tests.fake_provider.wire import Stream
 
 Json = dict[str, Any]
 
@@ -171,7 +171,7 @@ def upstream(provider: str) -> Iterator[ScriptedUpstream]:
 def _one_transport() -> Iterator[None]:
     """For all forwarders, since making one takes longer than most tests."""
     with httpx2.HTTPTransport() as transport, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forwarder.bridge.transport_for", lambda *_: transport)
+        patch.setattr("forwarder.pipeline.gateway.transport_for", lambda *_: transport)
         yield
 
 

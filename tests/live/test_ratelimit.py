@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_provider import ScriptedUpstream
 from tests.live.conftest import settings
 from tests.live.redis import needs_redis, redis_at, redis_process
 from tests.live.server import GUNICORN, Server, free_port, running
 from tests.live.talk import Answered, ask, asking
 from tests.live.test_metrics import once, read, workers_of
-from tests.support import ScriptedUpstream
 
 TWO = (*GUNICORN, "-w", "2")
 KEYS = ("sk-client-a", "sk-client-b", "sk-client-c", "sk-client-d")

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.answers import Answer, Call
 from tests.live.conftest import Serve, settings
 from tests.live.server import Server
 from tests.live.talk import ask
-from tests.support import ScriptedUpstream
-from tests.support.answers import Answer, Call
 
 Json = dict[str, Any]
 MODEL = "responses/gpt-5.5"

@@ -20,8 +20,10 @@ import pytest
 from flask.testing import FlaskClient
 
 from forwarder.app import create_app
-from forwarder.config import Settings
-from forwarder.profiles import PROFILES
+from forwarder.config.settings import Settings
+from forwarder.providers import PROFILES
+from tests.fake_provider.listener import Listener, Request
+from tests.fake_provider.wire import SSE_TYPE, Reply
 from tests.helpers import sdk
 from tests.helpers.recordings import (
     TERMINALS,
@@ -37,8 +39,6 @@ from tests.helpers.recordings import (
     outcome_of_response,
     read_sse,
 )
-from tests.support.listener import Listener, Request
-from tests.support.wire import SSE_TYPE, Reply
 
 pytestmark = pytest.mark.slow
 
@@ -145,7 +145,7 @@ def forwarder() -> Iterator[FlaskClient]:
         }
     environment["FORWARDER_UPSTREAMS"] = ",".join(names)
     with httpx2.HTTPTransport() as transport, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("forwarder.bridge.transport_for", lambda *_: transport)
+        patch.setattr("forwarder.pipeline.gateway.transport_for", lambda *_: transport)
         yield create_app(Settings.from_env(environment)).test_client()
     listener.stop()
     assert not listener.failures

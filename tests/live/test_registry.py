@@ -22,12 +22,12 @@ import httpx2
 import pytest
 from openai import OpenAI
 
+from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.clients import NODE, needs_node_package, needs_python_package, plain
 from tests.live.conftest import settings
 from tests.live.server import FLASK, ROOT, Server, running
 from tests.live.talk import asking, http
 from tests.live.test_websocket import Talk
-from tests.support import Answer, ScriptedUpstream, faults
 
 SECRET = "the-first-secret"
 WALK = re.compile(r"## Register models while it runs\n.*?```bash\n(.*?)```", re.DOTALL)

@@ -12,11 +12,11 @@ import brotli
 import httpx2
 import pytest
 
-from forwarder.content_encoding import zstd
+from forwarder.server.content_encoding import zstd
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.scenarios import HELLO
 from tests.live.conftest import settings
 from tests.live.server import FLASK, GUNICORN, Server, running
-from tests.support import ScriptedUpstream
-from tests.support.scenarios import HELLO
 
 PAGE = "https://chat.example"
 CODINGS = {

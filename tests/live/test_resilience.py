@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.fake_provider import Answer, Pause, ScriptedUpstream, Stream, faults
+from tests.fake_provider.faults import Scripted
 from tests.helpers.loopback import unused_port
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server, free_port
 from tests.live.talk import PATHS, Json, ask, asking, http
 from tests.live.test_faults import said_so_far
 from tests.live.test_service import line_of
-from tests.support import Answer, Pause, ScriptedUpstream, Stream, faults
-from tests.support.faults import Scripted
 
 every_client = pytest.mark.parametrize("client", PATHS)
 every_upstream = pytest.mark.parametrize("over", PATHS)

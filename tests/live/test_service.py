@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import FLASK, ROOT, Server, running
 from tests.live.talk import PAIRINGS, PATHS, Answered, Json, ask, asking, http
-from tests.support import Answer, ScriptedUpstream, faults
 
 CLIENT_KEY = "client-key-that-is-secret"
 PROMPT = "a prompt that nobody else should read"

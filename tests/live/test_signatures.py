@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.fake_provider import ScriptedUpstream
+from tests.fake_provider.answers import Ask
+from tests.fake_provider.wire import Stream
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import Server
 from tests.live.test_websocket import talking
-from tests.routes.test_signature_round_trips import FORMS, Provider, signatures
-from tests.support import ScriptedUpstream
-from tests.support.answers import Ask
-from tests.support.wire import Stream
+from tests.server.test_signature_round_trips import FORMS, Provider, signatures
 
 Json = dict[str, Any]
 

@@ -25,10 +25,10 @@ import openai
 import pytest
 from openai import OpenAI
 
+from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import settings
 from tests.live.server import Server, running
 from tests.live.writes import Writes
-from tests.support import Answer, ScriptedUpstream, faults
 
 over_either = pytest.mark.parametrize("over", ["chat", "responses"])
 Ask = Callable[..., OpenAI]

@@ -23,10 +23,10 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import Serve, settings
 from tests.live.server import FLASK, Server, running
 from tests.live.talk import PAIRINGS, PATHS, Answered, asking, http
-from tests.support import Answer, ScriptedUpstream, faults
 
 pytestmark = pytest.mark.slow
 

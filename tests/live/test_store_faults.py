@@ -18,11 +18,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.fake_provider import Answer, ScriptedUpstream
 from tests.live.conftest import settings
 from tests.live.postgres import Postgres, needs_postgres, postgres_process
 from tests.live.server import Server, running
 from tests.live.talk import Answered, Json, ask, asking, http
-from tests.support import Answer, ScriptedUpstream
 
 pytestmark = pytest.mark.slow
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_provider import ScriptedUpstream
 from tests.helpers.tracing import need_opentelemetry
 from tests.live.conftest import settings
 from tests.live.server import ROOT, running
 from tests.live.talk import ask, asking
-from tests.support import ScriptedUpstream
 
 
 class Collector(ThreadingHTTPServer):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.fake_provider import ScriptedUpstream
 from tests.helpers.certificates import Authority
 from tests.helpers.loopback import Peer, serving, unused_port
 from tests.live.conftest import KEY, Serve
@@ -16,7 +17,6 @@ from tests.live.server import Server
 from tests.live.talk import PAIRINGS, PATHS, Json, ask, asking, http
 from tests.live.test_service import line_of, lines
 from tests.live.test_websocket import talking
-from tests.support import ScriptedUpstream
 
 every_pairing = pytest.mark.parametrize(("client", "over"), PAIRINGS)
 every_client = pytest.mark.parametrize("client", PATHS)

@@ -16,14 +16,14 @@ import pytest
 from openai import OpenAI
 from simple_websocket import Client, ConnectionClosed
 
+from tests.fake_provider import ScriptedUpstream, Stream
+from tests.fake_provider.answers import Answer, Call
+from tests.fake_provider.faults import cut, silent, stalled, status
+from tests.fake_provider.scenarios import HELLO
+from tests.fake_provider.wire import Stall
 from tests.helpers import sdk
 from tests.live.conftest import KEY, Serve, settings
 from tests.live.server import FLASK, GUNICORN, Server, running
-from tests.support import ScriptedUpstream, Stream
-from tests.support.answers import Answer, Call
-from tests.support.faults import cut, silent, stalled, status
-from tests.support.scenarios import HELLO
-from tests.support.wire import Stall
 
 Json = dict[str, Any]
 TERMINALS = ("response.completed", "response.incomplete", "response.failed", "error")

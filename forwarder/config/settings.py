@@ -1,0 +1,423 @@
+"""The environment, read once, as frozen settings.
+
+Two tables say everything: ``SETTINGS`` holds the ``FORWARDER_…`` variables, ``UPSTREAM_SETTINGS``
+those that each upstream has under its own prefix (``CHAT_BASE_URL`` for the upstream ``chat``).
+A row names the variable, the field it fills, its parser and its default as an operator would
+write it; ``.env.example`` documents the same rows for people.
+
+Rule 1: ``load()`` is the only reader of ``os.environ``; everything else takes a mapping.
+Rule 2: all mistakes are found before any is reported, one line each.
+Rule 3: no line repeats a value: a key may have been pasted into the wrong variable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dotenv import load_dotenv
+
+from forwarder.config import parsers
+from forwarder.config.parsers import OURS, PASSTHROUGH, Fallback, Parser
+
+DOTENV = "FORWARDER_DOTENV"
+TRACING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""OpenTelemetry's own variables, which its exporter reads itself; either turns tracing on."""
+
+
+class ConfigError(Exception):
+    """The environment cannot be used; ``mistakes`` holds one line for each reason."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+@dataclass(frozen=True)
+class UpstreamSettings:
+    """One upstream. Time-outs are in seconds; ``apis`` holds ``"chat"``, ``"responses"`` or both.
+
+    ``aliases`` maps a client's name for a model to the upstream's; ``globs`` are patterns for
+    ``fnmatchcase``. With ``passthrough_key`` the client's own key goes upstream, and ``api_key``
+    is ``None``. ``provider`` is ``""`` when the address is to give it away.
+    ``fallback`` is in the order in which the others are asked; what is ``0`` or, of the limits,
+    ``None`` is switched off.  ``context_window`` is in tokens, ``None`` where it is not known, and
+    ``model_info`` maps patterns of models to fields of Codex's entries for them.
+    ``registered`` is true of a model that was registered at run time.
+    """
+
+    name: str
+    base_url: str
+    api_key: str | None = field(repr=False)
+    passthrough_key: bool
+    apis: frozenset[str]
+    aliases: Mapping[str, str] = field(hash=False)
+    globs: tuple[str, ...]
+    provider: str
+    headers: Mapping[str, str] = field(repr=False, hash=False)
+    query: Mapping[str, str] = field(repr=False, hash=False)
+    quirks: Mapping[str, Any] = field(repr=False, hash=False)
+    connect_timeout: float
+    first_byte_timeout: float
+    whole_timeout: float
+    idle_timeout: float
+    total_timeout: float | None
+    max_retries: int
+    retry_wait: float
+    fallback: tuple[Fallback, ...]
+    breaker_failures: int
+    breaker_share: float
+    breaker_window: float
+    breaker_cooldown: float
+    max_concurrent: int | None
+    context_window: int | None
+    model_info: Mapping[str, Mapping[str, Any]] = field(hash=False)
+    registered: bool = False
+
+    def variable(self, suffix: str) -> str:
+        """The environment variable of a configured upstream's setting: ``CHAT_API_KEY``."""
+        return parsers.prefix_of(self.name) + suffix
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole configuration. Intervals are in seconds, ``max_body`` and ``fetch_max`` in bytes.
+
+    ``chat_reasoning`` and ``responses_reasoning`` are styles of `reasoning_style.py`;
+    ``key_reasoning`` maps a client's key to the styles that go before them.  URLs are fetched
+    where ``fetch`` says so *and* there are ``api_keys``.  ``public_url``
+    is ``None`` when clients reach the forwarder at the address that their own requests name.
+    ``rate_requests`` and ``rate_tokens`` are limits such as ``60/minute``, or ``None`` for none.
+    ``capture`` is ``off``, ``memory`` or a directory; ``capture_max`` is in bytes.
+    ``background_grace`` is ``None`` where background work has the grace of all other answers;
+    ``background_unsaved_max`` is in bytes.
+    ``demo`` says that nothing was configured and ``upstreams`` are the built-in demo.
+    """
+
+    upstreams: tuple[UpstreamSettings, ...]
+    demo: bool
+    default_model: str | None
+    hosts: tuple[str, ...]
+    cors_origins: tuple[str, ...]
+    client_headers: tuple[str, ...]
+    codex_helper_model: str | None
+    api_keys: tuple[str, ...] = field(repr=False)
+    admin_keys: tuple[str, ...] = field(repr=False)
+    chat_reasoning: str
+    responses_reasoning: str
+    key_reasoning: Mapping[str, tuple[str, ...]] = field(repr=False, hash=False)
+    chat_default_stream: bool
+    hosted_tools: str
+    stop_drain: bool
+    max_choices: int
+    strict: bool
+    keepalive: float
+    max_body: int
+    max_json_values: int
+    max_schema: int
+    max_schema_nodes: int
+    queue_timeout: float
+    head_timeout: float
+    body_timeout: float
+    send_timeout: float
+    max_chunk_overhead: int
+    max_body_memory: int
+    max_answer: int
+    websocket_idle: float
+    websocket_memory: int
+    reasoning_ttl: float
+    public_url: str | None
+    max_concurrent: int | None
+    fetch: bool
+    fetch_allow: tuple[str, ...]
+    fetch_max: int
+    fetch_timeout: float
+    fetch_lookups: int
+    remote_allow: tuple[str, ...]
+    health_interval: float
+    health_ask_interval: float
+    upload_max_age: float
+    shared_files: bool
+    secret_keys: tuple[str, ...] = field(repr=False)
+    database_url: str = field(repr=False)
+    store_days: float
+    store_max_size: int
+    background_grace: float | None
+    background_attempts: int
+    background_unsaved_age: float
+    background_unsaved_max: int
+    log_level: str
+    log_sample: float
+    log_bodies: bool
+    ready_ttl: float
+    metrics: bool
+    metrics_key: str | None = field(repr=False)
+    rate_requests: str | None
+    rate_tokens: str | None
+    rate_storage: str = field(repr=False)
+    rate_when_down: str
+    trusted_proxies: int
+    capture: str
+    capture_count: int
+    capture_max: int
+    capture_age: float
+    capture_redact: tuple[str, ...]
+    tracing: bool
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Settings from the variables in ``environ``; raises ``ConfigError`` with all mistakes."""
+        sheet = _Sheet(environ)
+        values = sheet.read(OURS, SETTINGS)
+        names = values.pop("upstreams") or ()
+        sheet.find_misspelled(names)
+        upstreams, demo = _upstreams(sheet, names)
+        sheet.find_lost_fallbacks(upstreams)
+        sheet.find_unknown_keys(values)
+        if sheet.mistakes:
+            raise ConfigError(list(dict.fromkeys(sheet.mistakes)))
+        tracing = any(sheet.environ.get(name) for name in TRACING)
+        return cls(upstreams=upstreams, demo=demo, tracing=tracing, **values)
+
+
+def load() -> Settings:
+    """Settings from the real environment, over those in the file ``FORWARDER_DOTENV`` (``.env``).
+
+    ``FORWARDER_DOTENV=""`` reads no file. Raises ``ConfigError`` with all mistakes.
+    """
+    path = os.environ.get(DOTENV, ".env")
+    if DOTENV in os.environ and path and not Path(path).is_file():
+        raise ConfigError([f"{DOTENV} must be the path of a file, or empty to read none"])
+    if path:
+        load_dotenv(path, override=False)
+    return Settings.from_env(os.environ)
+
+
+def upstream_with(name: str, **given: Any) -> UpstreamSettings:
+    """An upstream that the environment does not know; fields that are not given have defaults."""
+    values = _Sheet({}).read("", UPSTREAM_SETTINGS, BASE_URL="http://unset.invalid")
+    return UpstreamSettings(name=name, **{**values, **given})
+
+
+# --- the tables ---------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """A variable without its prefix, the field it fills, and its default as text.
+
+    A default of ``None`` leaves the field ``None``; an empty variable counts as one not set.
+    """
+
+    suffix: str
+    field: str
+    parse: Parser[Any]
+    default: str | None
+
+
+SETTINGS = (
+    Setting("UPSTREAMS", "upstreams", parsers.names, "chat,responses"),
+    Setting("DEFAULT_MODEL", "default_model", str, None),
+    Setting("CODEX_HELPER_MODEL", "codex_helper_model", str, None),
+    Setting("API_KEYS", "api_keys", parsers.keys, ""),
+    Setting("ADMIN_KEYS", "admin_keys", parsers.keys, ""),
+    Setting("HOSTS", "hosts", parsers.host_patterns, ""),
+    Setting("CORS_ORIGINS", "cors_origins", parsers.origins, ""),
+    Setting("CLIENT_HEADERS", "client_headers", parsers.client_headers, ""),
+    Setting("CHAT_REASONING", "chat_reasoning", parsers.chat_style, "auto"),
+    Setting("RESPONSES_REASONING", "responses_reasoning", parsers.responses_style, "auto"),
+    Setting("KEY_REASONING", "key_reasoning", parsers.key_styles, ""),
+    Setting("CHAT_DEFAULT_STREAM", "chat_default_stream", parsers.flag, "false"),
+    Setting("HOSTED_TOOLS", "hosted_tools", parsers.one_of("drop", "refuse"), "drop"),
+    Setting("STOP_DRAIN", "stop_drain", parsers.flag, "false"),
+    Setting("MAX_CHOICES", "max_choices", parsers.number(int, 1, 128, ""), "8"),
+    Setting("STRICT", "strict", parsers.flag, "false"),
+    Setting("KEEPALIVE", "keepalive", parsers.seconds, "15"),
+    Setting("MAX_BODY", "max_body", parsers.size, "64m"),
+    Setting(
+        "MAX_JSON_VALUES",
+        "max_json_values",
+        parsers.number(int, 1000, 100_000_000, " of values"),
+        "500000",
+    ),
+    Setting("MAX_SCHEMA", "max_schema", parsers.size, "256k"),
+    Setting(
+        "MAX_SCHEMA_NODES",
+        "max_schema_nodes",
+        parsers.number(int, 1000, 10_000_000, " of nodes"),
+        "50000",
+    ),
+    Setting("QUEUE_TIMEOUT", "queue_timeout", parsers.seconds_from_zero, "2"),
+    Setting("HEAD_TIMEOUT", "head_timeout", parsers.seconds, "10"),
+    Setting("BODY_TIMEOUT", "body_timeout", parsers.seconds, "30"),
+    Setting("SEND_TIMEOUT", "send_timeout", parsers.seconds, "60"),
+    Setting("MAX_CHUNK_OVERHEAD", "max_chunk_overhead", parsers.size, "64k"),
+    Setting("MAX_BODY_MEMORY", "max_body_memory", parsers.size, "192m"),
+    Setting("MAX_ANSWER", "max_answer", parsers.size, "64m"),
+    Setting("WEBSOCKET_MEMORY", "websocket_memory", parsers.size, "32m"),
+    Setting("WEBSOCKET_IDLE", "websocket_idle", parsers.seconds, "900"),
+    Setting("REASONING_TTL", "reasoning_ttl", parsers.seconds_from_zero, "21600"),
+    Setting("PUBLIC_URL", "public_url", parsers.public, None),
+    Setting("MAX_CONCURRENT", "max_concurrent", parsers.limit, "0"),
+    Setting("FETCH", "fetch", parsers.on_off, "on"),
+    Setting("FETCH_ALLOW", "fetch_allow", parsers.hosts, ""),
+    Setting("FETCH_MAX", "fetch_max", parsers.size, "20m"),
+    Setting("FETCH_TIMEOUT", "fetch_timeout", parsers.seconds, "10"),
+    Setting("FETCH_LOOKUPS", "fetch_lookups", parsers.number(int, 1, 256, ""), "8"),
+    Setting("REMOTE_ALLOW", "remote_allow", parsers.hosts, ""),
+    Setting("HEALTH_INTERVAL", "health_interval", parsers.seconds_from_zero, "0"),
+    Setting("HEALTH_ASK_INTERVAL", "health_ask_interval", parsers.seconds_from_zero, "60"),
+    Setting("UPLOAD_MAX_AGE", "upload_max_age", parsers.seconds, "3600"),
+    Setting("SHARED_FILES", "shared_files", parsers.flag, "false"),
+    Setting("SECRET_KEY", "secret_keys", lambda text: tuple(parsers.commas(text)), ""),
+    Setting("DATABASE_URL", "database_url", parsers.database, "sqlite:///forwarder.db"),
+    Setting("STORE_DAYS", "store_days", parsers.number(float, 0, 36500, " of days"), "30"),
+    Setting("STORE_MAX_SIZE", "store_max_size", parsers.size, "8g"),
+    Setting("BACKGROUND_GRACE", "background_grace", parsers.seconds_from_zero, None),
+    Setting("BACKGROUND_ATTEMPTS", "background_attempts", parsers.number(int, 1, 100, ""), "3"),
+    Setting("BACKGROUND_UNSAVED_AGE", "background_unsaved_age", parsers.seconds_from_zero, "900"),
+    Setting("BACKGROUND_UNSAVED_MAX", "background_unsaved_max", parsers.size, "64m"),
+    Setting("LOG_LEVEL", "log_level", parsers.one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO"),
+    Setting("LOG_SAMPLE", "log_sample", parsers.number(float, 0, 1, ""), "0"),
+    Setting("LOG_BODIES", "log_bodies", parsers.flag, "false"),
+    Setting("READY_TTL", "ready_ttl", parsers.seconds_from_zero, "5"),
+    Setting("METRICS", "metrics", parsers.flag, "true"),
+    Setting("METRICS_KEY", "metrics_key", parsers.key, None),
+    Setting("RATE_LIMIT_REQUESTS", "rate_requests", parsers.rate, None),
+    Setting("RATE_LIMIT_TOKENS", "rate_tokens", parsers.rate, None),
+    Setting("RATE_LIMIT_STORAGE", "rate_storage", parsers.storage, "memory://"),
+    Setting("RATE_LIMIT_WHEN_DOWN", "rate_when_down", parsers.one_of("allow", "refuse"), "allow"),
+    Setting("TRUSTED_PROXIES", "trusted_proxies", parsers.number(int, 0, 16, ""), "0"),
+    Setting("CAPTURE", "capture", parsers.capture, "off"),
+    Setting("CAPTURE_COUNT", "capture_count", parsers.number(int, 1, 100_000, ""), "100"),
+    Setting("CAPTURE_MAX", "capture_max", parsers.size, "2m"),
+    Setting("CAPTURE_AGE", "capture_age", parsers.seconds, "86400"),
+    Setting("CAPTURE_REDACT", "capture_redact", parsers.fields, ""),
+)
+
+UPSTREAM_SETTINGS = (
+    Setting("BASE_URL", "base_url", parsers.address, ""),
+    Setting("API_KEY", "api_key", parsers.key, ""),
+    Setting("API_KEY", "passthrough_key", lambda text: text == PASSTHROUGH, ""),
+    Setting("API", "apis", parsers.api, "chat"),
+    Setting("MODELS", "aliases", parsers.aliases, ""),
+    Setting("MODELS", "globs", parsers.globs, ""),
+    Setting("PROVIDER", "provider", parsers.provider, ""),
+    Setting("HEADERS", "headers", parsers.headers, ""),
+    Setting("QUERY", "query", parsers.query, ""),
+    Setting("QUIRKS", "quirks", parsers.quirks, "{}"),
+    Setting("CONNECT_TIMEOUT", "connect_timeout", parsers.seconds, "10"),
+    Setting("FIRST_BYTE_TIMEOUT", "first_byte_timeout", parsers.seconds, "300"),
+    Setting("WHOLE_TIMEOUT", "whole_timeout", parsers.seconds, "600"),
+    Setting("IDLE_TIMEOUT", "idle_timeout", parsers.seconds, "300"),
+    Setting("TOTAL_TIMEOUT", "total_timeout", parsers.seconds_or_none, "0"),
+    Setting("MAX_RETRIES", "max_retries", parsers.number(int, 0, 5, ""), "0"),
+    Setting("RETRY_WAIT", "retry_wait", parsers.seconds_from_zero, "20"),
+    Setting("FALLBACK", "fallback", parsers.fallbacks, ""),
+    Setting("BREAKER_FAILURES", "breaker_failures", parsers.number(int, 0, 1000, ""), "10"),
+    Setting("BREAKER_SHARE", "breaker_share", parsers.number(float, 0, 1, ""), "0.5"),
+    Setting("BREAKER_WINDOW", "breaker_window", parsers.seconds, "30"),
+    Setting("BREAKER_COOLDOWN", "breaker_cooldown", parsers.seconds, "15"),
+    Setting("MAX_CONCURRENT", "max_concurrent", parsers.limit, "0"),
+    Setting("CONTEXT_WINDOW", "context_window", parsers.tokens, "0"),
+    Setting("MODEL_INFO", "model_info", parsers.model_info, "{}"),
+)
+
+# What a provider's or an upstream's name already says, as the variable that it saves.
+IMPLIED_BY_PROVIDER = {
+    "demo": {"BASE_URL": "http://demo.invalid/v1"},
+    "openai": {"BASE_URL": "https://api.openai.com/v1"},
+}
+IMPLIED_BY_NAME = {"responses": {"API": "responses"}}
+DEMO = {"CHAT_PROVIDER": "demo", "RESPONSES_PROVIDER": "demo"}
+
+# A Kubernetes service called "forwarder" puts these into every pod beside it.
+_INJECTED = re.compile(r"FORWARDER_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?)")
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+class _Sheet:
+    """The environment being read, and the mistakes found in it so far."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = {name: value.strip() for name, value in environ.items()}
+        self.mistakes: list[str] = []
+
+    def read(self, prefix: str, table: tuple[Setting, ...], **implied: str) -> dict[str, Any]:
+        """Field -> value for each row; ``implied`` (suffix -> text) goes before the defaults."""
+        return {
+            row.field: self._value(prefix + row.suffix, row, implied.get(row.suffix, row.default))
+            for row in table
+        }
+
+    def _value(self, variable: str, row: Setting, default: str | None) -> Any:
+        text = self.environ.get(variable) or default
+        try:
+            return None if text is None else row.parse(text)
+        except ValueError as error:
+            self.mistakes.append(f"{variable} must be {error}")
+            return None
+
+    def upstream(self, name: str) -> UpstreamSettings:
+        prefix = parsers.prefix_of(name)
+        implied = IMPLIED_BY_NAME.get(name, {}) | self._implied_by_provider(prefix)
+        return UpstreamSettings(name=name, **self.read(prefix, UPSTREAM_SETTINGS, **implied))
+
+    def is_present(self, name: str) -> bool:
+        prefix = parsers.prefix_of(name)
+        given = (self.environ.get(prefix + suffix) for suffix in ("BASE_URL", "API_KEY"))
+        return any(given) or bool(self._implied_by_provider(prefix))
+
+    def _implied_by_provider(self, prefix: str) -> dict[str, str]:
+        return IMPLIED_BY_PROVIDER.get(self.environ.get(prefix + "PROVIDER", "").lower(), {})
+
+    def find_lost_fallbacks(self, upstreams: tuple[UpstreamSettings, ...]) -> None:
+        """Fallbacks that lead nowhere, or back."""
+        names = {upstream.name for upstream in upstreams}
+        for upstream in upstreams:
+            to = {fallback.upstream for fallback in upstream.fallback or ()}
+            if not to <= names - {upstream.name}:
+                variable = parsers.prefix_of(upstream.name) + "FALLBACK"
+                self.mistakes.append(f"{variable} must be {parsers.FALLBACKS}")
+
+    def find_unknown_keys(self, values: dict[str, Any]) -> None:
+        """Keys that have a reasoning style, and that no client may use."""
+        known, styled = values["api_keys"], values["key_reasoning"] or {}
+        if known and not styled.keys() <= set(known):
+            self.mistakes.append(f"{OURS}KEY_REASONING must be of keys in {OURS}API_KEYS")
+
+    def find_misspelled(self, names: tuple[str, ...]) -> None:
+        """Variables that are meant for us but are no settings of ours.
+
+        Under our own prefix that is every unknown one; under an upstream's, which other programs
+        may use as well, only one that is almost a setting.
+        """
+        tables = {OURS: SETTINGS} | {parsers.prefix_of(name): UPSTREAM_SETTINGS for name in names}
+        known = {prefix + row.suffix for prefix, table in tables.items() for row in table}
+        for variable in sorted(self.environ.keys() - known - {DOTENV}):
+            prefix = max((p for p in tables if variable.startswith(p)), key=len, default="")
+            suffixes = [row.suffix for row in tables.get(prefix, ())]
+            near = get_close_matches(variable.removeprefix(prefix), suffixes, n=1, cutoff=0.85)
+            if near:
+                hint = f"did you mean {prefix}{near[0]}?"
+                self.mistakes.append(f"{variable} is not a setting; {hint}")
+            elif prefix == OURS and not _INJECTED.fullmatch(variable):
+                self.mistakes.append(f"{variable} is not a setting; .env.example has them all")
+
+
+def _upstreams(sheet: _Sheet, names: tuple[str, ...]) -> tuple[tuple[UpstreamSettings, ...], bool]:
+    """The upstreams, and whether they are only the demo.
+
+    Named by the operator, each must be complete; named by default, one without address is absent.
+    """
+    if not sheet.environ.get(OURS + "UPSTREAMS"):
+        names = tuple(name for name in names if sheet.is_present(name))
+    if names:
+        return tuple(sheet.upstream(name) for name in names), False
+    return tuple(_Sheet(DEMO).upstream(name) for name in ("chat", "responses")), True

@@ -1,0 +1,1 @@
+"""The record of one request while it is served, and what observes it."""

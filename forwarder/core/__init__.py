@@ -1,0 +1,1 @@
+"""Parts that know no API: types, errors, ids, encryption, shutdown."""

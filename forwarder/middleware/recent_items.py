@@ -1,0 +1,81 @@
+"""Remembers output items for a while, so that a client may refer to them by id.
+
+A wrapper around any call that speaks Responses.  Clients that believe their responses stored (the
+default of the API) send ``item_reference`` instead of an item they got before.  What is kept is
+bounded, belongs to the client's key, and lives in this process.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import orjson
+
+from forwarder.context.client_identity import digest_key
+from forwarder.core.read_limit import DEFAULT_LIMITS, ReadLimit, RequestLimits
+from forwarder.core.types import Batch, Call, Json, Stream
+from forwarder.protocols.mappings import TERMINALS
+
+_MAX_BYTES = 64 * 2**20
+"""How much of past answers a process keeps, as JSON."""
+
+
+class Memory:
+    """The items of recent answers, oldest forgotten first."""
+
+    def __init__(self, max_bytes: int = _MAX_BYTES, limits: RequestLimits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._items: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+
+    def remembering(self, call: Call, client_key: str | None) -> Call:
+        """Wrap a call so that references in its requests are resolved, and its items kept."""
+        owner = digest_key(client_key)
+
+        def remembered(request: Json) -> Stream:
+            stream = call(self._resolved(request, owner))
+            return stream if request.get("store") is False else self._keeping(stream, owner)
+
+        return remembered
+
+    def _resolved(self, request: Json, owner: str) -> Json:
+        items = request.get("input")
+        if not isinstance(items, list) or not any(map(_is_reference, items)):
+            return request
+        limit = ReadLimit(self._limits, "input")
+        limit.spend_value(request)
+        found = [self._recall(owner, i, limit) if _is_reference(i) else i for i in items]
+        return {**request, "input": found}
+
+    def _recall(self, owner: str, reference: Json, limit: ReadLimit) -> Json:
+        """The item, or the reference itself, which the translator then refuses by name."""
+        kept = self._items.get((owner, str(reference.get("id"))))
+        if kept is None:
+            return reference
+        limit.spend(kept)
+        item: Json = orjson.loads(kept)
+        return item
+
+    def _keeping(self, stream: Stream, owner: str) -> Stream:
+        for batch in stream:
+            self._keep(batch, owner)
+            yield batch
+
+    def _keep(self, batch: Batch, owner: str) -> None:
+        if not batch or batch[-1].get("type") not in TERMINALS:
+            return
+        for item in batch[-1]["response"].get("output") or ():
+            data, before = orjson.dumps(item), self._items.pop((owner, item["id"]), b"")
+            self._items[owner, item["id"]] = data
+            self._bytes += len(data) - len(before)
+        while self._bytes > self._max_bytes:
+            _, data = self._items.popitem(last=False)
+            self._bytes -= len(data)
+
+
+def _is_reference(item: Any) -> bool:
+    if not isinstance(item, dict) or "id" not in item:
+        return False
+    return item.get("type") == "item_reference" or not ("type" in item or "role" in item)

@@ -1,0 +1,1 @@
+"""The path of a request: the order of the stages, and the gateway that drives it."""

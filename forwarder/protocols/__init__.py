@@ -1,0 +1,1 @@
+"""The wire APIs: parameters, events, usage, errors, terminal events."""

@@ -1,0 +1,248 @@
+"""The fold of a stream: the whole answer, for a client that did not ask to stream.
+
+A whole answer that came as one event is given back as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from forwarder.core.errors import UpstreamBroken
+from forwarder.core.types import Event, Json, Stream
+from forwarder.protocols.mappings import TERMINALS, failure, read_usage
+from forwarder.protocols.signatures import MESSAGE_FIELDS, merge_value, read_merged
+from forwarder.protocols.tool_call_index import CallKeys, argument_text
+
+
+def fold_responses(stream: Stream) -> Json:
+    """The response of the terminal event, with the finished items where it leaves them out."""
+    items: list[Json] = []
+    for batch in stream:
+        for event in batch:
+            kind = event.get("type")
+            if kind in TERMINALS and isinstance(event.get("response"), dict):
+                response = event["response"]
+                return {**response, "output": response.get("output") or items}
+            if kind == "response.output_item.done":
+                items.append(event.get("item") or {})
+            elif kind == "error":
+                raise failure(event.get("error") or event)
+    raise UpstreamBroken("The upstream's stream ended before its response was finished.")
+
+
+def fold_chat(stream: Stream) -> Json:
+    """The chat completion that the chunks add up to."""
+    completion: Json = {}
+    messages: dict[int, Json] = {}
+    for batch in stream:
+        for chunk in batch:
+            if chunk.get("error"):
+                raise failure(chunk["error"])
+            if _is_whole(chunk):
+                return chunk
+            _take_chunk(completion, messages, chunk)
+    if not messages:
+        raise UpstreamBroken("The upstream's answer has no choices.")
+    usage = read_usage(completion)
+    choices = [_finished(messages[index]) for index in sorted(messages)]
+    return {**completion, "object": "chat.completion", "choices": choices, "usage": usage}
+
+
+def _is_whole(chunk: Event) -> bool:
+    """Perplexity sends the message so far beside each delta, Writer a null."""
+    choice = (chunk.get("choices") or [{}])[0]
+    return bool(choice.get("message")) and "delta" not in choice
+
+
+def _take_chunk(completion: Json, choices: dict[int, Json], chunk: Event) -> None:
+    for key, value in chunk.items():
+        if key not in ("choices", "obfuscation") and value is not None:
+            completion[key] = value
+    for choice in chunk.get("choices") or ():
+        whole = choices.setdefault(choice.get("index") or 0, {})
+        for key, value in choice.items():
+            if key == "delta":
+                _merge(whole.setdefault("message", _Pieces()), value or {})
+            elif key == "message":
+                continue  # it stands beside the delta
+            elif key == "usage":
+                completion.setdefault(key, value)
+            elif key == "logprobs" and isinstance(value, dict):
+                _more_logprobs(whole.setdefault(key, {}), value)
+            elif value is not None:
+                whole[key] = value
+
+
+def _more_logprobs(whole: Json, logprobs: Json) -> None:
+    """Log probabilities come with the pieces of text that they belong to."""
+    for key, value in logprobs.items():
+        if not isinstance(value, list):
+            whole.setdefault(key, value)
+        elif isinstance(whole.get(key), list):
+            whole[key] += value
+        else:
+            whole[key] = [*value]
+
+
+class _Pieces(dict[str, Any]):
+    """A message in the making: texts are lists of pieces until they are joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys_of_calls = CallKeys()
+
+
+def _merge(message: _Pieces, delta: Json) -> None:
+    for key, value in delta.items():
+        merger = _MERGERS.get(key)
+        if value is None:
+            continue
+        if merger is not None:
+            merger(message, key, value)
+        else:
+            message[key] = value
+
+
+def _text(message: _Pieces, key: str, value: Any) -> None:
+    if isinstance(value, list):
+        _parts(message, key, value)
+    elif isinstance(message.get(key), list):
+        message[key].append(value)
+    else:
+        message[key] = [value]
+
+
+def _parts(message: _Pieces, key: str, value: list[Json]) -> None:
+    """Content parts: those of one type that follow each other are one part."""
+    if not isinstance(message.get(key), list):
+        message[key] = []
+    message[key] += value
+
+
+def _extend(message: _Pieces, key: str, value: Any) -> None:
+    message.setdefault(key, []).extend(value or ())
+
+
+def _signatures(message: _Pieces, key: str, value: Any) -> None:
+    if value:
+        message[key] = merge_value(message.get(key), value)
+
+
+def _images(message: _Pieces, key: str, value: Any) -> None:
+    """Each image once: what comes under the same index takes the place of the earlier one."""
+    if not value:
+        return
+    images = message.setdefault(key, [])
+    for image in value:
+        index = _index(image)
+        same = [] if index is None else [i for i, old in enumerate(images) if _index(old) == index]
+        if same:
+            images[same[0]] = image
+        else:
+            images.append(image)
+
+
+def _index(entry: Any) -> Any:
+    return entry.get("index") if isinstance(entry, dict) else None
+
+
+def _metadata(message: _Pieces, key: str, value: Any) -> None:
+    """What is told piece by piece; drafts of images are no part of the whole answer."""
+    if not isinstance(value, dict):
+        return
+    told = {k: v for k, v in value.items() if k != "partial_images"}
+    if told:
+        message[key] = {**message.get(key, {}), **told}
+
+
+def _calls(message: _Pieces, key: str, value: Any) -> None:
+    calls = message.setdefault(key, []) if value else []
+    for delta in value:
+        number = message.keys_of_calls.find(delta)
+        if number == len(calls):
+            calls.append({"type": "custom" if "custom" in delta else "function"})
+        for name, said in delta.items():
+            if name in ("function", "custom"):
+                _join_body(calls[number].setdefault(name, {}), said or {})
+            elif said and name != "index":
+                calls[number][name] = merge_value(calls[number].get(name), said)
+
+
+def _legacy_call(message: _Pieces, key: str, value: Any) -> None:
+    _join_body(message.setdefault(key, {}), value or {})
+
+
+_TEXTS = ("arguments", "input")
+_BODY = ("name", *_TEXTS)
+"""What a function or a custom tool has at OpenAI's; whatever else there is holds signatures."""
+
+
+def _join_body(body: Json, delta: Json) -> None:
+    for key, value in delta.items():
+        if key not in _BODY:
+            body[key] = merge_value(body.get(key), value)
+        elif key in _TEXTS:
+            body.setdefault(key, []).append(argument_text(value))
+        elif value != body.get(key):  # some vendors say the name again and again
+            body[key] = body.get(key, "") + argument_text(value)
+
+
+def _joined_call(call: Json) -> Json:
+    """A call whose texts and signatures are no pieces any more."""
+    bodies = ("function", "custom")
+    return {k: _joined_body(v) if k in bodies else read_merged(v) for k, v in call.items()}
+
+
+def _joined_body(body: Json) -> Json:
+    return {k: "".join(v) if k in _TEXTS else read_merged(v) for k, v in body.items()}
+
+
+_MERGERS: dict[str, Callable[[_Pieces, str, Any], None]] = {
+    "content": _text,
+    "refusal": _text,
+    "reasoning_content": _text,
+    "reasoning": _text,
+    **dict.fromkeys(MESSAGE_FIELDS, _signatures),
+    "annotations": _extend,
+    "images": _images,
+    "metadata": _metadata,
+    "tool_calls": _calls,
+    "function_call": _legacy_call,
+}
+
+
+def _finished(choice: Json) -> Json:
+    message = choice.get("message") or {}
+    whole: Json = {"role": "assistant", "content": None, "refusal": None}
+    for key, value in message.items():
+        if key in ("content", "refusal", "reasoning_content", "reasoning") and value is not None:
+            value = _joined(value)
+        elif key == "tool_calls":
+            value = [_joined_call(call) for call in value]
+        elif key == "function_call":
+            value = _joined_body(value)
+        elif key in MESSAGE_FIELDS:
+            value = read_merged(value)
+        whole[key] = value
+    if not whole["content"]:
+        # A message that says nothing has no content; a plain empty answer has an empty one.
+        instead = whole["refusal"] or "tool_calls" in whole or "function_call" in whole
+        whole["content"] = None if instead else whole["content"]
+    return {"index": 0, "logprobs": None, **choice, "message": whole}
+
+
+def _joined(pieces: list[Any]) -> Any:
+    if all(isinstance(piece, str) for piece in pieces):
+        return "".join(pieces)
+    parts: list[Json] = []
+    for piece in pieces:
+        part = {"type": "text", "text": piece} if isinstance(piece, str) else dict(piece)
+        kind = str(part.get("type"))
+        said = part.get(kind, True)
+        last = parts[-1] if parts else {}
+        if said and kind in ("text", "thinking") and type(said) is type(last.get(kind)):
+            last[kind] = last[kind] + said
+        elif said:
+            parts.append(part)
+    return parts

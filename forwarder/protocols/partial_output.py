@@ -1,0 +1,84 @@
+"""The output of a response that did not come to its end, from the events that it had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from forwarder.core.types import Event, Json
+
+_TEXT_DELTAS = {
+    "response.output_text.delta": ("content", "content_index", "text"),
+    "response.refusal.delta": ("content", "content_index", "refusal"),
+    "response.reasoning_text.delta": ("content", "content_index", "text"),
+    "response.reasoning_summary_text.delta": ("summary", "summary_index", "text"),
+}
+"""Type of event -> the field of its item, the event's index into it, and the part's field."""
+
+_PARTS = {
+    "response.content_part.added": ("content", "content_index"),
+    "response.reasoning_summary_part.added": ("summary", "summary_index"),
+}
+
+
+class _OpenItem:
+    """An item that was begun; ``parts`` holds (field, index) -> part, its texts in pieces."""
+
+    def __init__(self, item: Json) -> None:
+        self._item = item
+        self._parts: dict[tuple[str, int], Json] = {}
+        self._pieces: dict[tuple[str, int, str], list[str]] = {}
+
+    def add_part(self, field: str, index: int, part: Json) -> None:
+        self._parts[field, index] = part
+
+    def add_text(self, field: str, index: int, key: str, text: str) -> None:
+        self._pieces.setdefault((field, index, key), []).append(text)
+
+    def to_item(self) -> Json | None:
+        """The item as far as it was made; ``None`` if that is nothing a reader could use."""
+        if not self._pieces:
+            return None
+        parts = dict(self._parts)
+        for (field, index, key), pieces in self._pieces.items():
+            part = parts.get((field, index)) or _blank_part(field, key, self._item)
+            parts[field, index] = {**part, key: "".join(pieces)}
+        item = {**self._item, "status": "incomplete"}
+        for field in dict.fromkeys(field for field, _ in parts):
+            item[field] = [parts[place] for place in sorted(parts) if place[0] == field]
+        return item
+
+
+def collect_output(events: Iterable[Event]) -> list[Json]:
+    """The finished items, and messages and reasoning that were begun, as ``incomplete``.
+
+    Calls that were begun are left out: nobody may run half of a call.
+    """
+    done: dict[int, Json] = {}
+    begun: dict[int, _OpenItem] = {}
+    for event in events:
+        kind, place = event.get("type", ""), event.get("output_index")
+        if type(place) is not int:
+            place = len(done)
+        if kind == "response.output_item.done":
+            done[place] = event.get("item") or {}
+        elif kind == "response.output_item.added":
+            begun[place] = _OpenItem(event.get("item") or {})
+        elif place in begun and kind in _PARTS:
+            field, index = _PARTS[kind]
+            begun[place].add_part(field, event.get(index) or 0, event.get("part") or {})
+        elif place in begun and kind in _TEXT_DELTAS:
+            field, index, key = _TEXT_DELTAS[kind]
+            text = str(event.get("delta") or "")
+            begun[place].add_text(field, event.get(index) or 0, key, text)
+    partial = {place: item.to_item() for place, item in begun.items() if place not in done}
+    items = done | {place: item for place, item in partial.items() if item is not None}
+    return [items[place] for place in sorted(items)]
+
+
+def _blank_part(field: str, key: str, item: Json) -> Json:
+    """A part that no event announced."""
+    if field == "summary":
+        return {"type": "summary_text"}
+    if item.get("type") == "reasoning":
+        return {"type": "reasoning_text"}
+    return {"type": "refusal"} if key == "refusal" else {"type": "output_text", "annotations": []}

@@ -1,0 +1,163 @@
+"""Server-sent events: framing only, bytes to event dicts and back.
+
+Bytes are split, never text: ``str.splitlines`` would also split inside a JSON string that holds
+U+2028 or U+0085.  Decoding and encoding are the forwarder's innermost loops.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from forwarder.core import json_lenient
+from forwarder.core.errors import UpstreamBroken
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+
+MAX_EVENT = 64 * 2**20
+"""Bytes that one event may hold before its end; without a limit it could fill the memory."""
+
+BOM = b"\xef\xbb\xbf"
+
+_BLOCKS = re.compile(
+    # Nearly every block is one data line, alone or below one event line ...
+    rb"(?:event: ([^\n]*+)\n)?data: (\{[^\n]*+)(?:\n\n|\Z)"
+    # ... and this is any other.
+    rb"|(.+?)(?:\n\n|\Z)",
+    re.DOTALL,
+)
+
+
+class Decoder:
+    """Bytes, cut anywhere, to event dicts; ``done`` tells whether ``[DONE]`` was among them.
+
+    Raises UpstreamBroken for data that is not a JSON object, and for an event without an end.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+        self._rest = bytearray()
+        self._after_cr = False
+
+    def feed(self, data: bytes) -> list[dict[str, Any]]:
+        """The events that are complete with ``data``; later ones than ``[DONE]`` too."""
+        if not data:
+            return []
+        if self._after_cr or b"\r" in data:
+            data = self._with_newlines(data)
+        if self._rest or not data.endswith(b"\n\n"):
+            data = self._complete(data)
+        return self._events(data)
+
+    def flush(self) -> list[dict[str, Any]]:
+        """What the end of the stream completes: a last block without its blank line.
+
+        Half a block is no event and no error here; whether the stream may end so is not ours.
+        """
+        block = bytes(self._rest).rstrip(b"\n")
+        self._rest.clear()
+        try:
+            return self._events(block)
+        except UpstreamBroken:
+            return []
+
+    def _complete(self, data: bytes) -> bytes:
+        """Whole blocks, out of what was left before and ``data``; the remainder is kept."""
+        rest = self._rest
+        searched = max(0, len(rest) - 1)
+        rest += data
+        end = rest.rfind(b"\n\n", searched)
+        if end >= 0:
+            data = bytes(rest[:end])
+            del rest[: end + 2]
+            return data
+        if len(rest) > MAX_EVENT:
+            rest.clear()
+            raise UpstreamBroken(f"The upstream sent an event of more than {MAX_EVENT} bytes.")
+        return b""
+
+    def _with_newlines(self, data: bytes) -> bytes:
+        """The other two line ends as newlines; a CRLF may be cut in the middle."""
+        text = data.removeprefix(b"\n") if self._after_cr else data
+        self._after_cr = data.endswith(b"\r")
+        return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _events(self, blocks: bytes) -> list[dict[str, Any]]:
+        events, small = [], json_lenient.SMALL
+        for name, payload, other in _BLOCKS.findall(blocks):
+            if other:
+                name, payload = _fields(other)
+                if not self._is_object(payload):
+                    continue
+            try:
+                event = orjson.loads(payload)
+            except orjson.JSONDecodeError:
+                event = _parsed_leniently(payload)
+            if len(payload) > small and json_lenient.is_too_deep(payload, event):
+                raise UpstreamBroken("The upstream sent an event that is nested too deeply.")
+            if name and "type" not in event:
+                _name(event, name)
+            events.append(event)
+        return events
+
+    def _is_object(self, payload: bytes) -> bool:
+        """Data may also be nothing, a null or the mark of the end; anything else is refused."""
+        if payload.startswith(b"[DONE]"):
+            self.done = True
+        elif payload and payload != b"null" and not payload.startswith(b"{"):
+            raise UpstreamBroken("The upstream sent an event that is not a JSON object.")
+        return payload.startswith(b"{")
+
+
+def encode_responses(batch: Sequence[dict[str, Any]]) -> bytes:
+    """Responses events as they go over the wire: each with its type as event name."""
+    pieces: list[bytes] = []
+    for event in batch:
+        pieces += _head(event.get("type")), orjson.dumps(event), b"\n\n"
+    return b"".join(pieces)
+
+
+def encode_chat(batch: Sequence[dict[str, Any]]) -> bytes:
+    """Chat chunks as they go over the wire, without the final ``[DONE]``."""
+    if not batch:
+        return b""
+    return b"data: " + b"\n\ndata: ".join([orjson.dumps(chunk) for chunk in batch]) + b"\n\n"
+
+
+def _fields(block: bytes) -> tuple[bytes, bytes]:
+    """The event name of a block, and its data lines as one payload."""
+    name, payload = b"", []
+    for line in block.removeprefix(BOM).split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            payload.append(value)
+        elif field == b"event":
+            name = value.strip()
+    return name, b"\n".join(payload).strip()
+
+
+def _name(event: dict[str, Any], name: bytes) -> None:
+    """Some vendors say an event's type on its event line only."""
+    if name.startswith(b"response.") or name == b"error":
+        event["type"] = name.decode(errors="replace")
+
+
+def _parsed_leniently(payload: bytes) -> dict[str, Any]:
+    try:
+        event: dict[str, Any] = json_lenient.leniently(payload)
+    except ValueError:
+        raise UpstreamBroken("The upstream sent an event that is not JSON.") from None
+    return event
+
+
+@lru_cache(maxsize=256)
+def _head(kind: object) -> bytes:
+    """What stands before an event's JSON; a type with a line end in it would forge a frame."""
+    if not isinstance(kind, str) or not kind.isprintable():
+        return b"data: "
+    return f"event: {kind}\ndata: ".encode()

@@ -1,0 +1,147 @@
+"""A whole answer as the events of its protocol.
+
+Asked for as a whole, it is a stream of one event.  When a stream was asked for and the provider
+cannot stream, it becomes the events that would have carried it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forwarder.core.errors import UpstreamBroken
+from forwarder.core.types import Batch, Event, Json
+from forwarder.protocols.mappings import failure, find_error
+
+
+def events(protocol: str, body: Json, streamed: bool) -> Batch:
+    """The batch for a whole answer; raises when it is an error or no answer at all."""
+    error = find_error(body)
+    if error and body.get("object") != "response":
+        raise failure(error)
+    if protocol == "chat":
+        return _chat(body, streamed)
+    if protocol == "compact":
+        return _compacted(body)
+    if protocol == "embeddings":
+        return _embedded(body)
+    return _responses(body, streamed)
+
+
+def _chat(body: Json, streamed: bool) -> Batch:
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices:
+        raise UpstreamBroken("The upstream's answer has no choices.")
+    if not all(choice.get("finish_reason") for choice in choices):
+        choices = [_finished(choice) for choice in choices]
+        body = {**body, "choices": choices}
+    return [_as_chunk(body, choices)] if streamed else [body]
+
+
+def _finished(choice: Json) -> Json:
+    """A choice that says why it ends, which some vendors leave out: that it does is certain."""
+    if choice.get("finish_reason"):
+        return choice
+    calls = (choice.get("message") or choice.get("delta") or {}).get("tool_calls")
+    reason = "error" if choice.get("error") else "tool_calls" if calls else "stop"
+    return {**choice, "finish_reason": reason}
+
+
+def _as_chunk(body: Json, choices: list[Json]) -> Event:
+    chunk = {**body, "object": "chat.completion.chunk", "choices": []}
+    for choice in choices:
+        delta = as_delta(choice.get("message") or choice.get("delta") or {})
+        rest = {k: v for k, v in choice.items() if k != "message"}
+        chunk["choices"].append({**rest, "delta": delta})
+    return chunk
+
+
+def as_delta(message: Json) -> Json:
+    """A message as the only delta of its choice: its calls are told apart by their place."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    return {**message, "tool_calls": [{**call, "index": i} for i, call in enumerate(calls)]}
+
+
+def _compacted(body: Json) -> Batch:
+    if not isinstance(body.get("output"), list):
+        raise UpstreamBroken("The upstream's answer is not a compacted conversation.")
+    return [body]
+
+
+def _embedded(body: Json) -> Batch:
+    data = body.get("data")
+    if not isinstance(data, list) or not all(map(_is_embedding, data)):
+        raise UpstreamBroken("The upstream's answer holds no embeddings.")
+    return [body]
+
+
+def _is_embedding(entry: Any) -> bool:
+    """Whether an entry holds a vector, as numbers or in Base64, and a number for its place."""
+    if not isinstance(entry, dict) or type(entry.get("index") or 0) is not int:
+        return False
+    vector = entry.get("embedding")
+    if isinstance(vector, str):
+        return vector != ""
+    return isinstance(vector, list) and bool(vector) and set(map(type, vector)) <= {int, float}
+
+
+def _responses(body: Json, streamed: bool) -> Batch:
+    if body.get("object") != "response":
+        raise UpstreamBroken("The upstream's answer is not a response.")
+    status = body.get("status")
+    last = status if status in ("incomplete", "failed") else "completed"
+    terminal = {"type": f"response.{last}", "response": body}
+    if not streamed:
+        return [terminal]
+    begun = {**body, "status": "in_progress", "output": []}
+    return _numbered(
+        [
+            {"type": "response.created", "response": begun},
+            {"type": "response.in_progress", "response": begun},
+            *(event for i, item in enumerate(body.get("output") or ()) for event in _item(i, item)),
+            terminal,
+        ]
+    )
+
+
+def _item(index: int, item: Json) -> Batch:
+    """An item that comes all at once; a message's parts are announced, as clients insist."""
+    parts = item.get("content") if item.get("type") == "message" else None
+    place = {"item_id": item.get("id"), "output_index": index}
+    added = {**item, "content": []} if parts else item
+    return [
+        {"type": "response.output_item.added", "output_index": index, "item": added},
+        *(
+            e
+            for i, part in enumerate(parts or ())
+            for e in _part({**place, "content_index": i}, part)
+        ),
+        {"type": "response.output_item.done", "output_index": index, "item": item},
+    ]
+
+
+def _part(place: Json, part: Json) -> Batch:
+    key = "refusal" if part.get("type") == "refusal" else "text"
+    stem = "response.refusal" if key == "refusal" else "response.output_text"
+    text = part.get(key) or ""
+    more: Json = {} if key == "refusal" else {"logprobs": part.get("logprobs") or []}
+    blank = {k: [] if k in _BESIDE else v for k, v in part.items()}
+    return [
+        {"type": "response.content_part.added", **place, "part": {**blank, key: ""}},
+        {"type": f"{stem}.delta", **place, "delta": text, **more},
+        *(
+            {"type": f"{stem}.annotation.added", **place, "annotation_index": i, "annotation": a}
+            for i, a in enumerate(part.get("annotations") or ())
+        ),
+        {"type": f"{stem}.done", **place, key: text, **more},
+        {"type": "response.content_part.done", **place, "part": part},
+    ]
+
+
+_BESIDE = ("annotations", "logprobs")
+"""What comes beside the text of a part, and like it is not there when the part begins."""
+
+
+def _numbered(batch: Batch) -> Batch:
+    return [{**event, "sequence_number": i} for i, event in enumerate(batch)]

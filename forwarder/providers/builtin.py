@@ -1,0 +1,361 @@
+"""The providers: what each one does differently, and for which of its models.
+
+The platform decides, not the model: the same model speaks otherwise at another provider's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forwarder.providers.profile import Profile
+
+_OPENAI_ONLY = frozenset(
+    {
+        "metadata", "moderation", "prompt_cache_key", "prompt_cache_options",
+        "prompt_cache_retention", "safety_identifier", "service_tier", "store", "verbosity",
+    }
+)  # fmt: skip
+"""Chat parameters that concern OpenAI's own service; strict providers refuse them."""
+
+_SAMPLING = frozenset(
+    {
+        "temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias",
+        "logprobs", "top_logprobs",
+    }
+)  # fmt: skip
+"""What models that always think do not let be chosen."""
+
+_SEARCHES: dict[str, Any] = {
+    "web_search_options": True,
+    "drop": frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty"}),
+}
+"""OpenAI's models that search the web before every answer."""
+
+
+_STREAMS = {"always_stream": True}
+"""Models that are served in streams alone, when they think at least."""
+
+_PENALTIES = frozenset({"frequency_penalty", "presence_penalty"})
+"""What the Open Responses schema has beyond OpenAI's own."""
+
+_REPETITION = frozenset({"top_k", "min_p", "repetition_penalty"})
+"""What servers of open models choose tokens by, under the names that vLLM gave it."""
+
+_TO_HIGH = {"minimal": "low", "xhigh": "high", "max": "high"}
+"""Efforts for who knows low, medium and high."""
+
+_OPENAI: dict[str, Any] = {
+    "developer_role": "developer",
+    "max_tokens": "max_completion_tokens",
+    "join_text_parts": False,
+    "reasoning_field": None,
+    "custom_tools": True,
+    "allowed_tools": True,
+    "keep_reasoning_text": False,
+    "compaction": True,
+    "keeps_responses": True,
+    "models": {
+        **{
+            glob: {"drop": _SAMPLING}
+            for glob in ("o[134]*", "gpt-5", "gpt-5-2*", "gpt-5-mini*", "gpt-5-nano*")
+        },
+        **dict.fromkeys(("*-search-preview*", "*-search-api*"), _SEARCHES),
+    },
+}
+
+_BY_ITS_NAME: dict[str, Any] = {"reasons": "auto"}
+
+_DEPLOYED = (
+    "*gpt[0-9]*",
+    "*gpt-[0-9]*",
+    "*llama*",
+    "*mistral*",
+    "*phi-*",
+    "*deepseek*",
+    "*grok*",
+    "*cohere*",
+    "*command*",
+)
+"""Deployments on Azure whose names tell the model; others may be called anything."""
+
+_TEMPLATED: dict[str, Any] = {
+    "system_at_head": True,
+    "thinking_switch": "template",
+    "file": "none",
+    "drop": _OPENAI_ONLY,
+}
+"""Servers that write the prompt by a model's own template."""
+
+_SIGNING: dict[str, Any] = {
+    "extra_message_fields": False,
+    "signature_fields": frozenset({"extra_content"}),
+    "strict_tools": False,
+    "schema_dialect": "gemini",
+    "reasoning_field": None,
+    "signature_placeholder": "skip_thought_signature_validator",
+}
+"""Gemini, which refuses a call of its own that comes back without its signature."""
+
+_TABLE = (
+    Profile("generic"),
+    Profile("openai", ("api.openai.com",), codex_models=True, **_OPENAI),
+    Profile(
+        "azure",
+        (".openai.azure.com", ".azure.com"),
+        key_header="api-key",
+        **{
+            **_OPENAI,
+            "reasons": True,
+            "models": {**_OPENAI["models"], **dict.fromkeys(_DEPLOYED, _BY_ITS_NAME)},
+        },
+    ),
+    Profile(
+        "dashscope",
+        ("dashscope",),
+        response_format="json_object",
+        forced_tool_choice="disable_thinking",
+        thinking_switch="enable_thinking",
+        effort_map={"minimal": "none"},
+        file="none",
+        drop=_OPENAI_ONLY,
+        chat_takes=frozenset({"top_k", "repetition_penalty"}),
+        models={
+            "qwen3-[0-9]*": _STREAMS,
+            "qvq*": _STREAMS,
+            "*-omni*": _STREAMS,
+            "*thinking*": {"forced_tool_choice": "auto", **_STREAMS},
+            "qwq*": {"forced_tool_choice": "auto", **_STREAMS},
+            "deepseek*": {"reasoning_placeholder": " "},
+            "kimi*": {"reasoning_placeholder": " ", "schema_dialect": "moonshot"},
+        },
+    ),
+    Profile(
+        "deepseek",
+        ("api.deepseek.com",),
+        response_format="json_object",
+        forced_tool_choice="disable_thinking",
+        reasoning_replay="tool_turns",
+        reasoning_placeholder=" ",
+        thinking_switch="thinking_effort",
+        effort_map={"none": None, "minimal": "high", "low": "high", "medium": "high",
+                    "xhigh": "max"},
+        image_url="none",
+        file="none",
+        responses_path="/responses",
+        responses_developer="system",
+        repair_responses=True,
+        responses_takes=frozenset({"reasoning_text"}),
+        drop=_OPENAI_ONLY,
+        models={"deepseek-reasoner": {"forced_tool_choice": "auto"}},
+    ),
+    Profile(
+        "moonshot",
+        ("moonshot.", "api.kimi.com"),
+        forced_tool_choice="disable_thinking",
+        schema_dialect="moonshot",
+        reasoning_replay="tool_turns",
+        reasoning_placeholder=" ",
+        thinking_switch="thinking",
+        effort_map={"minimal": "none"},
+        image_url="base64",
+        file="none",
+        drop=_OPENAI_ONLY | {"frequency_penalty", "presence_penalty"},
+        models={
+            "*thinking*": {"forced_tool_choice": "auto"},
+            "kimi-k2.[5-9]*": {"drop": _OPENAI_ONLY | _SAMPLING},
+            "kimi-k2.7-code*": {"forced_tool_choice": "auto"},
+            "moonshot-v1*": {"forced_tool_choice": "ok"},
+        },
+    ),
+    Profile(
+        "zhipu",
+        ("bigmodel.cn", "api.z.ai"),
+        response_format="json_object",
+        forced_tool_choice="auto",
+        thinking_switch="thinking",
+        effort_map={"minimal": "none"},
+        file="none",
+        drop=_OPENAI_ONLY,
+    ),
+    Profile(
+        "minimax",
+        ("minimax",),
+        system_at_head=True,
+        response_format="none",
+        add={"reasoning_split": True},
+        file="none",
+        drop=_OPENAI_ONLY | {"reasoning_effort"},
+    ),
+    Profile(
+        "mistral",
+        ("api.mistral.ai",),
+        extra_message_fields=False,
+        stream_options=False,
+        forced_tool_choice="any",
+        strict_tools=False,
+        schema_dialect="mistral",
+        call_id_limit=9,
+        call_id_exact=True,
+        reasoning_field=None,
+        file="none",
+        drop=_OPENAI_ONLY | {"reasoning_effort", "user"},
+    ),
+    Profile(
+        "groq",
+        ("api.groq.com",),
+        extra_message_fields=False,
+        max_tokens="max_completion_tokens",
+        reasoning_field="reasoning",
+        effort_map=_TO_HIGH,
+        file="none",
+        drop=_OPENAI_ONLY | {"logprobs", "top_logprobs", "logit_bias"},
+        models={
+            "*qwen*": {"effort_map": dict.fromkeys(("minimal", "low", "medium", "high", "xhigh",
+                                                    "max"), "default")},
+        },
+    ),
+    Profile(
+        "gemini",
+        ("generativelanguage.googleapis.com",),
+        **_SIGNING,
+        effort_map={"xhigh": "high", "max": "high"},
+        image_url="base64",
+        drop=_OPENAI_ONLY | {"logit_bias", "frequency_penalty", "presence_penalty", "seed"},
+    ),
+    Profile(
+        "vertex",
+        ("aiplatform.googleapis.com",),
+        effort_map={"xhigh": "high", "max": "high"},
+        drop=_OPENAI_ONLY,
+        models={"google/*": _SIGNING},
+    ),
+    Profile(
+        "litellm",
+        developer_role="developer",
+        join_text_parts=False,
+        max_tokens="as_is",
+        tool_name_limit=0,
+        call_id_limit=0,
+        reasoning_replay="as_is",
+    ),
+    Profile(
+        "xai",
+        ("api.x.ai",),
+        effort_map={**_TO_HIGH, "none": None},
+        file="none",
+        drop=_OPENAI_ONLY,
+        models={
+            "grok-[4-9]*": {"drop": _OPENAI_ONLY | {"frequency_penalty", "presence_penalty"}},
+            "grok-4": {"drop": _OPENAI_ONLY | {"frequency_penalty", "presence_penalty",
+                                               "reasoning_effort"}},
+        },
+        repair_responses=True,
+        server_calls=("xs_call_",),
+    ),
+    Profile(
+        "copilot",
+        ("githubcopilot.com",),
+        max_tokens="as_is",
+        reasoning_field=None,
+        file="none",
+        keep_reasoning_text=False,
+        repair_responses=True,
+        drop=frozenset(
+            {"metadata", "moderation", "prompt_cache_options", "prompt_cache_retention",
+             "service_tier"}
+        ),
+    ),
+    Profile(
+        "chatgpt",
+        ("chatgpt.com",),
+        always_stream=True,
+        custom_tools=True,
+        keep_reasoning_text=False,
+        responses_system="developer",
+        codex_models=True,
+        responses_add={"store": False, "instructions": ""},
+        repair_responses=True,
+        drop=frozenset(
+            {"background", "max_output_tokens", "max_tool_calls", "metadata", "moderation",
+             "prompt_cache_options", "prompt_cache_retention", "safety_identifier", "store",
+             "stream_options", "temperature", "top_logprobs", "top_p", "truncation", "user"}
+        ),
+    ),
+    Profile(
+        "openrouter",
+        ("openrouter.ai",),
+        reasoning_field="reasoning",
+        thinking_switch="reasoning",
+        effort_map={"max": "xhigh"},
+        repair_responses=True,
+        models={
+            "openai/*-search-*": {"web_search_options": True},
+            "perplexity/*": {"web_search_options": True},
+        },
+        chat_takes=_REPETITION,
+        responses_takes=_PENALTIES
+        | {"top_k", "modalities", "image_config", "input_audio", "models", "provider", "plugins"},
+    ),
+    Profile(
+        "nvidia",
+        ("integrate.api.nvidia.com",),
+        parallel_tool_calls=False,
+        thinking_switch="template",
+        file="none",
+        drop=_OPENAI_ONLY,
+    ),
+    Profile(
+        "vllm",
+        repair_responses=True,
+        chat_takes=_REPETITION,
+        responses_takes=_PENALTIES
+        | {"seed", "logit_bias", "top_k", "repetition_penalty", "ignore_eos", "reasoning_text"},
+        **_TEMPLATED,
+    ),
+    Profile(
+        "sglang",
+        chat_takes=_REPETITION,
+        responses_takes=_PENALTIES | {"top_k", "min_p", "repetition_penalty"},
+        **_TEMPLATED,
+    ),
+    Profile(
+        "llamacpp",
+        schema_dialect="plain",
+        repair_responses=True,
+        chat_takes=frozenset(
+            {
+                "top_k", "min_p", "repeat_penalty", "repeat_last_n", "typical_p",
+                "mirostat", "mirostat_tau", "mirostat_eta",
+            }
+        ),
+        responses_takes=_PENALTIES | {"seed", "logit_bias", "top_k", "min_p", "repeat_penalty"},
+        **_TEMPLATED,
+    ),
+    Profile(
+        "ollama",
+        (":11434",),
+        schema_dialect="plain",
+        reasoning_field="reasoning",
+        effort_map=_TO_HIGH,
+        image_url="base64",
+        file="none",
+        repair_responses=True,
+        drop=_OPENAI_ONLY,
+    ),
+    Profile(
+        "lmstudio",
+        (":1234",),
+        chat_takes=frozenset({"top_k", "repeat_penalty"}),
+        response_format="schema_only",
+        thinking_switch="template",
+        image_url="base64",
+        file="none",
+        repair_responses=True,
+        drop=_OPENAI_ONLY,
+    ),
+    Profile("demo", ("demo.invalid",), developer_role="developer",
+            max_tokens="max_completion_tokens", custom_tools=True),
+)  # fmt: skip
+
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in _TABLE}
+"""Provider name -> profile."""

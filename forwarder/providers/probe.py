@@ -1,0 +1,115 @@
+"""Small requests, each of which asks whether a provider takes one thing that OpenAI takes.
+
+They are asked with a profile that mends nothing; what is refused becomes a lesson, and the
+lessons together are what differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from forwarder.core.types import Json
+from forwarder.providers.profile import KNOBS, Changes, Profile
+from forwarder.providers.select import AS_IS
+
+ENOUGH = 6
+"""Refusals of one question after which it is given up."""
+
+
+def boldest(profile: Profile) -> Profile:
+    """The profile as it would be if the provider took everything that OpenAI takes."""
+    bold = {name: getattr(AS_IS, name) for name in _ASKED}
+    return replace(profile, **bold, max_tokens="max_completion_tokens", models={}, learn=True)
+
+
+def found(bold: Profile, known: Profile) -> Changes:
+    """What to turn on the ``known`` profile so that it says what was found."""
+    said = {name: getattr(bold, name) for name in KNOBS - {"models", "learn"}}
+    return {name: value for name, value in said.items() if value != getattr(known, name)}
+
+
+_ASKED = (
+    "developer_role",
+    "system_at_head",
+    "merge_neighbours",
+    "join_text_parts",
+    "null_content",
+    "always_stream",
+    "stream_options",
+    "response_format",
+    "forced_tool_choice",
+    "parallel_tool_calls",
+    "strict_tools",
+    "schema_dialect",
+    "drop",
+)
+"""The knobs that the questions are about."""
+
+_USER: Json = {"role": "user", "content": "Say ok."}
+_PARTS: Json = {"role": "user", "content": [{"type": "text", "text": "Say ok."}]}
+_SCHEMA: Json = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "properties": {"city": {"$ref": "#/$defs/city", "description": "A city."}},
+    "required": ["city"],
+    "additionalProperties": False,
+    "$defs": {"city": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
+}
+_CALL: Json = {"id": "call00001", "type": "function"}
+_CALLED: list[Json] = [
+    _USER,
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{**_CALL, "function": {"name": "look", "arguments": '{"city":"Bern"}'}}],
+    },
+    {"role": "tool", "tool_call_id": "call00001", "content": "ok"},
+]
+
+
+def _tool(**more: Any) -> Json:
+    return {"type": "function", "function": {"name": "look", "parameters": _SCHEMA, **more}}
+
+
+_PLAIN = {"type": "object", "properties": {}}
+
+QUESTIONS: dict[str, Json] = {
+    "a token limit": {"max_completion_tokens": 16},
+    "a whole answer": {"stream": False},
+    "stream_options": {"stream_options": {"include_usage": True}},
+    "the developer role": {"messages": [{"role": "developer", "content": "Be brief."}, _USER]},
+    "a later system message": {"messages": [_USER, {"role": "system", "content": "Be brief."}]},
+    "two user messages in a row": {"messages": [_USER, _USER]},
+    "content in parts": {"messages": [_PARTS]},
+    "tools": {"tools": [_tool(parameters=_PLAIN)]},
+    "JSON Schema in full": {"tools": [_tool()]},
+    "strict tools": {"tools": [_tool(parameters=_PLAIN, strict=False)]},
+    "parallel_tool_calls": {"tools": [_tool(parameters=_PLAIN)], "parallel_tool_calls": True},
+    "calls without content": {"messages": _CALLED, "tools": [_tool(parameters=_PLAIN)]},
+    "a forced tool choice": {"tools": [_tool(parameters=_PLAIN)], "tool_choice": "required"},
+    "json_schema": {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": {"type": "object", "properties": {}}},
+        }
+    },
+    "reasoning_effort": {"reasoning_effort": "low"},
+    "metadata": {"metadata": {"a": "b"}},
+    "store": {"store": False},
+    "service_tier": {"service_tier": "auto"},
+    "prompt_cache_key": {"prompt_cache_key": "probe"},
+    "safety_identifier": {"safety_identifier": "probe"},
+    "user": {"user": "probe"},
+    "verbosity": {"verbosity": "medium"},
+    "temperature": {"temperature": 0.5, "top_p": 0.9},
+    "penalties": {"presence_penalty": 0.1, "frequency_penalty": 0.1},
+    "seed": {"seed": 1},
+}
+"""What is asked -> what is asked for it, beside the model and a message."""
+
+
+def asking(question: str, model: str) -> Json:
+    """The request for one question; short, for who pays by the token."""
+    limit: Json = {"max_completion_tokens": 16}
+    return {"model": model, "messages": [_USER], "stream": True, **limit, **QUESTIONS[question]}

@@ -1,0 +1,62 @@
+"""Whether a model reasons, so that summaries and sealed reasoning may be asked of it.
+
+The profile's ``reasons`` decides; where it is ``auto``, the model's name does.  Providers and
+routers put prefixes and tags around a name (``openai/gpt-5.5``, ``us.anthropic.claude-opus-4-1``,
+``deepseek-r1:8b``), so a family is looked for anywhere behind the last slash.
+"""
+
+from __future__ import annotations
+
+import re
+
+from forwarder.providers.profile import Profile
+
+_FAMILIES = (
+    r"gpt-?(?:[5-9]|1\d)(?!\d)(?!.*-chat)",  # not Azure's gpt-35-turbo, not gpt-5-chat-latest
+    r"gpt-?oss",
+    r"o[1-9](?![a-z0-9])",
+    r"codex",
+    r"claude-(?:3[-.]7|[4-9]|[a-z]+-(?:[4-9]|\d\d|latest)(?!\d))",  # not claude-3-opus-20240229
+    r"gemini-(?:2\.5|[3-9]|(?:pro|flash|flash-lite)-latest)",
+    r"grok-(?:3-mini|[4-9]|code)",
+    r"deepseek-(?:chat-)?v(?:3[.p][1-9]|[4-9])",
+    r"r1(?![a-z0-9])",
+    r"qwen-?3(?!-max|guard)",
+    r"qwq|qvq",
+    r"kimi-k(?:2[.p][5-9]|[3-9])",
+    r"glm-(?:4[.p][5-9]|[5-9]|z\d)",
+    r"magistral",
+    r"minimax-m\d",
+    r"nemotron-(?:3|nano|super|ultra)",
+    r"(?:doubao-)?seed-(?:oss|[1-9])",
+    r"mimo-",
+    r"hunyuan-[ta]\d",
+    r"ernie-x\d",
+    r"sonar-deep",
+)
+"""Models that think before they answer, at least unless told otherwise."""
+
+_FAMILY = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(_FAMILIES)})")
+_SAYS_YES = re.compile(r"(?<![a-z0-9])(?:think|reason)(?:er|ing)?(?![a-z])")
+_SAYS_NO = re.compile(r"(?<![a-z0-9])non?[-_]?(?:think|reason)")
+_WITHOUT = re.compile(
+    r"(?<![a-z])(?:instruct|coder|image|tts|asr|audio|realtime|transcribe|live|embed|embedding|"
+    r"rerank|reranker|moderation)(?![a-z])"
+)
+"""Members of a family that do not reason."""
+
+
+def is_reasoning_model(profile: Profile, model: str) -> bool:
+    """Does ``model`` reason, by its profile or else by its name?"""
+    return _has_reasoning_name(model) if profile.reasons == "auto" else profile.reasons is True
+
+
+def _has_reasoning_name(model: str) -> bool:
+    name = model.rpartition("/")[2].lower()
+    if name.startswith("ft:"):  # the rest is what its owner called it
+        name = name.split(":")[1]
+    if _SAYS_NO.search(name):
+        return False
+    if _SAYS_YES.search(name):
+        return True
+    return bool(_FAMILY.search(name)) and not _WITHOUT.search(name)

@@ -1,0 +1,70 @@
+"""Which profile holds: for an upstream by its provider or address, and for a single model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+from urllib.parse import urlsplit
+
+from forwarder.providers.builtin import PROFILES
+from forwarder.providers.profile import Changes, Profile
+
+AS_IS = Profile(
+    "generic",
+    developer_role="developer",
+    join_text_parts=False,
+    max_tokens="as_is",
+    custom_tools=True,
+    allowed_tools=True,
+    tool_name_limit=0,
+    call_id_limit=0,
+    reasoning_replay="as_is",
+    tool_image="inline",
+)
+"""Nothing is mended: for what passes through to a provider of which nothing is known."""
+
+
+def profile_for(provider: str, base_url: str, quirks: Changes) -> Profile:
+    """The named profile, or the one that the URL gives away, with the operator's overrides.
+
+    What the operator says of all models goes before what the profile says of some.
+    """
+    profile = PROFILES[provider] if provider else _inferred(base_url)
+    known = {
+        glob: {k: v for k, v in changes.items() if k not in quirks}
+        for glob, changes in profile.models.items()
+    }
+    own = {glob: _typed(changes) for glob, changes in quirks.get("models", {}).items()}
+    return replace(profile, **{**_typed(quirks), "models": {**known, **own}})
+
+
+def for_model(profile: Profile, model: str) -> Profile:
+    """The profile with what it says of this model, whose name is matched in lower case."""
+    changes: dict[str, Any] = {}
+    for glob, special in profile.models.items():
+        if fnmatchcase(model.lower(), glob.lower()):
+            changes |= special
+    return replace(profile, **changes) if changes else profile
+
+
+def _typed(changes: Changes) -> Changes:
+    return {k: _TYPES[k](v) if k in _TYPES else v for k, v in changes.items()}
+
+
+_TYPES: dict[str, Callable[[Any], Any]] = {
+    "drop": frozenset,
+    "chat_takes": frozenset,
+    "responses_takes": frozenset,
+    "server_calls": tuple,
+}
+"""Knob -> the type of its value, where a setting can only give a list."""
+
+
+def _inferred(base_url: str) -> Profile:
+    host = urlsplit(base_url).netloc.lower()
+    for profile in PROFILES.values():
+        if any(host.endswith(mark) if mark[0] == ":" else mark in host for mark in profile.hosts):
+            return profile
+    return PROFILES["generic"]

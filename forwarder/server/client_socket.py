@@ -1,0 +1,221 @@
+"""A client's connection under gunicorn, held to limits of time and of wasted work.
+
+gunicorn waits without limit for the head of a first request, for a body, and for a client that
+does not read its answer.  It also reads what has already arrived without letting other requests
+run, and skips a body that the application left unread to its end, however long that is.
+
+gunicorn's master imports this module with the worker and keeps it over a SIGHUP, so it imports
+nothing else of the forwarder.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from typing import Any, NamedTuple
+
+import gevent
+from gunicorn.http.body import Body, ChunkedReader
+from gunicorn.http.errors import ParseException
+
+log = logging.getLogger("forwarder.upstream.transport.client_socket")
+
+MAX_SKIPPED_BYTES = 2**16
+"""A longer rest of a body that the application did not read ends the connection."""
+
+_SKIP_SECONDS = 2.0
+"""How long the rest of such a body may take to arrive."""
+
+_MIN_BYTES_PER_SECOND = 2**15
+"""Each time so many bytes of a body arrive, it may take one second longer."""
+
+_WIRE_BYTES_PER_BODY_BYTE = 4
+"""What the framing of small chunks may cost; a chunk of one byte takes six."""
+
+_MAX_RECEIVED = 2**16
+"""The most bytes that are taken from the system at once."""
+
+_MAX_REASON = 200
+"""The most characters of an error that quotes the client."""
+
+TURN_PAUSE = 1e-5
+"""A pause in which other requests run.  One of 0 would end before gevent's loop looks at its
+sockets."""
+
+
+class ClientLimits(NamedTuple):
+    """The forwarder's settings for its clients' connections: four in seconds, one in bytes.
+
+    With a ``queue_timeout`` of 0 new connections wait as long as they have to.
+    """
+
+    head_timeout: float = 10.0
+    body_timeout: float = 30.0
+    send_timeout: float = 60.0
+    max_chunk_overhead: int = 2**16
+    queue_timeout: float = 2.0
+
+
+class RequestBodyError(Exception):
+    """The body of a request cannot be read; ``code`` is the HTTP status of the answer."""
+
+    def __init__(self, code: int, name: str, description: str) -> None:
+        super().__init__(description)
+        self.code = code
+        self.name = name
+        self.description = description
+
+
+class ClientSocket:
+    """A client's socket as gunicorn and the application use it."""
+
+    def __init__(self, sock: Any, limits: ClientLimits) -> None:
+        self._sock = sock
+        self._limits = limits
+        self._body: RequestBody | None = None
+        self._head_deadline: float | None = time.monotonic() + limits.head_timeout
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def open_body(self, request: Any) -> RequestBody | None:
+        """Begin a request: its body, with limits; None if it has none."""
+        self._head_deadline = None
+        self._sock.settimeout(self._limits.send_timeout)
+        if getattr(request.body.reader, "length", None) != 0:
+            request.body = self._body = RequestBody(request, self._limits)
+        return self._body
+
+    def close_body(self) -> None:
+        """End the request: what arrives next is the head of another."""
+        self._body = None
+        self._sock.settimeout(None)
+
+    def recv(self, size: int, *flags: int) -> bytes:
+        """Receive some bytes.
+
+        A client whose first request's head is late is treated as one that has left.
+        """
+        if self._body is not None and not self._body.is_complete:
+            return self._body.receive(self._sock, size)
+        if self._head_deadline is None:
+            received: bytes = self._sock.recv(size, *flags)
+            return received
+        try:
+            return _receive_until(self._head_deadline, self._sock, size, *flags)
+        except TimeoutError:
+            return b""
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of it, as long as the client takes some of it within the time-out.
+
+        Raises BrokenPipeError if it does not: gunicorn knows that one.
+        """
+        send = self._sock.send
+        try:
+            sent = send(data)
+            if sent < len(data):
+                rest = memoryview(data)[sent:]
+                while rest:
+                    rest = rest[send(rest) :]
+        except TimeoutError:
+            log.info("a client did not read its answer in time (limit: FORWARDER_SEND_TIMEOUT)")
+            raise BrokenPipeError(errno.EPIPE, "The client does not read.") from None
+
+
+class RequestBody(Body):  # type: ignore[misc]
+    """gunicorn's body of a request, held to the limits.
+
+    Unless it is read to its end, or its rest is short enough to be skipped, the answer says that
+    the connection will be closed.
+    """
+
+    def __init__(self, request: Any, limits: ClientLimits) -> None:
+        super().__init__(request.body.reader)
+        self._request = request
+        self._limits = limits
+        self._is_chunked = isinstance(self.reader, ChunkedReader)
+        self._received = self._delivered = self._since_turn = 0
+        self._deadline = time.monotonic() + limits.body_timeout
+        self._closes = request.must_close
+        request.must_close |= self._is_chunked or self.reader.length > MAX_SKIPPED_BYTES
+
+    @property
+    def is_complete(self) -> bool:
+        """Has it been read to its end?"""
+        if self.failed:
+            return False
+        return self.reader.parser is None if self._is_chunked else self.reader.length == 0
+
+    def skip_rest(self) -> bool:
+        """Skip what the application left unread; False if the connection cannot be used again."""
+        if self.is_complete:
+            return True
+        if self.failed or self._request.must_close:
+            return False
+        self._deadline = min(self._deadline, time.monotonic() + _SKIP_SECONDS)
+        try:
+            while self.read(_MAX_RECEIVED):
+                pass
+        except (OSError, RequestBodyError):
+            return False
+        return self.is_complete
+
+    def receive(self, sock: Any, size: int) -> bytes:
+        """What arrives of it at ``sock``.  Raises RequestBodyError at one of the limits."""
+        if self._is_chunked or self._since_turn >= _MAX_RECEIVED:
+            self._since_turn = 0
+            gevent.sleep(TURN_PAUSE)
+        if self._is_chunked:
+            self._check_overhead()
+        try:
+            data = _receive_until(self._deadline, sock, min(size, _MAX_RECEIVED))
+        except TimeoutError:
+            raise RequestBodyError(
+                408,
+                "Request Timeout",
+                "The request body did not arrive in time (limit: FORWARDER_BODY_TIMEOUT).",
+            ) from None
+        self._received += len(data)
+        self._since_turn += len(data)
+        self._deadline += len(data) / _MIN_BYTES_PER_SECOND
+        return data
+
+    def _check_overhead(self) -> None:
+        decoded = self._delivered + self.reader.buf.tell()
+        overhead = self._received - _WIRE_BYTES_PER_BODY_BYTE * decoded
+        if overhead > self._limits.max_chunk_overhead:
+            raise RequestBodyError(
+                413,
+                "Content Too Large",
+                "The chunks of the request body are too small (limit: "
+                "FORWARDER_MAX_CHUNK_OVERHEAD).",
+            )
+
+    def _read_reader(self, size: int) -> bytes:
+        try:
+            data: bytes = super()._read_reader(size)
+        except ParseException as error:
+            reason = str(error)[:_MAX_REASON]
+            raise RequestBodyError(
+                400, "Bad Request", f"The chunks of the request body are malformed: {reason}"
+            ) from None
+        self._delivered += len(data)
+        if self.is_complete:
+            self._request.must_close = self._closes
+        return data
+
+
+def _receive_until(deadline: float, sock: Any, size: int, *flags: int) -> bytes:
+    """Receive some bytes; TimeoutError if none have arrived at ``deadline``."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    given = sock.gettimeout()
+    sock.settimeout(seconds)
+    try:
+        received: bytes = sock.recv(size, *flags)
+        return received
+    finally:
+        sock.settimeout(given)

@@ -1,0 +1,282 @@
+"""Compressed request bodies: ``Content-Encoding`` decoded piece by piece, within a limit.
+
+No more than one piece is decoded at a time, so a small body that decodes into gigabytes is refused
+when it passes the limit, and a large one lets other requests run between two pieces.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import brotli
+
+from forwarder.core.errors import InvalidRequest, TooLarge, UnsupportedEncoding
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+MAX_CODINGS = 4
+"""Codings that may be applied one over the other."""
+
+_INPUT_PIECE = 2**14
+_OUTPUT_PIECE = 2**16
+"""Bytes that are read and decoded at a time."""
+
+_MAX_STREAMS = 10_000
+_STREAM_WORK = 2**10
+"""Streams of one coding in a body, of which each takes time even if it is empty: about as much as
+so many bytes."""
+
+_TURN_BYTES = 2**16
+_TURN_PAUSE = 1e-5
+"""After so many bytes other requests run.  A pause of 0 would end before gevent's loop looks at its
+sockets."""
+
+_ZSTD_WINDOW_LOG = 23
+"""The largest window of a zstd body, as RFC 9659 has it: 8 MiB, which a decoder has to allocate."""
+
+
+class _Decompressor(Protocol):
+    """One stream of a coding, as the ``zstd`` module of Python 3.14 defines it."""
+
+    eof: bool
+    needs_input: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Zlib:
+    """zlib's decompressor, which hands back the input that did not fit."""
+
+    def __init__(self, wbits: int) -> None:
+        self._inner = zlib.decompressobj(wbits)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inner.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+
+
+class _Brotli:
+    """Brotli's decompressor, which raises an error for data behind the end of its stream."""
+
+    unused_data = b""
+
+    def __init__(self) -> None:
+        self._inner: Any = brotli.Decompressor()
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._inner.is_finished())
+
+    @property
+    def needs_input(self) -> bool:
+        return bool(self._inner.can_accept_more_data())
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        decoded: bytes = self._inner.process(data, output_buffer_limit=max_length)
+        return decoded
+
+
+def _open_zstd(head: bytes) -> Any:
+    return zstd.ZstdDecompressor(
+        options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG}
+    )
+
+
+def _open_gzip(head: bytes) -> Any:
+    return _Zlib(16 + zlib.MAX_WBITS)
+
+
+def _open_deflate(head: bytes) -> Any:
+    """The zlib format, which RFC 9110 asks for, or the bare data that some clients send."""
+    is_zlib = head[0] & 0x0F == 8
+    return _Zlib(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
+
+
+def _open_brotli(head: bytes) -> Any:
+    return _Brotli()
+
+
+_CODINGS: dict[str, Callable[[bytes], _Decompressor]] = {
+    "zstd": _open_zstd,
+    "br": _open_brotli,
+    "gzip": _open_gzip,
+    "deflate": _open_deflate,
+}
+
+ACCEPTED = ", ".join(_CODINGS)
+"""The codings that are understood, for ``Accept-Encoding``."""
+
+_SEVERAL = frozenset({"zstd", "gzip"})
+"""Codings of which a body may hold several streams, one behind the other."""
+
+_SAME = {"x-gzip": "gzip"}
+
+_FAILURES = (zlib.error, zstd.ZstdError, brotli.error)
+
+
+class _DecodedStream(io.RawIOBase):
+    """What ``source`` holds in one coding, decoded as it is read."""
+
+    def __init__(self, read: Callable[[int], bytes], coding: str, limit: int) -> None:
+        self._read = read
+        self._coding = coding
+        self._limit = limit
+        self._size = 0
+        self._work = 0
+        self._streams = 0
+        self._inner: _Decompressor | None = None
+        self._unused = b""
+        self._decoded = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` with some bytes; 0 at the end."""
+        if not self._decoded:
+            self._decoded = memoryview(self._decode_piece())
+        count = min(len(buffer), len(self._decoded))
+        buffer[:count] = self._decoded[:count]
+        self._decoded = self._decoded[count:]
+        return count
+
+    def _decode_piece(self) -> bytes:
+        """Some decoded bytes; empty at the end."""
+        while True:
+            data = self._unused
+            is_at_end = False
+            if not data and self._needs_input:
+                data = self._read(_INPUT_PIECE)
+                is_at_end = not data
+                self._work += len(data)
+            decoded = self._decompress(data)
+            self._size += len(decoded)
+            self._work += len(decoded)
+            if self._size > self._limit:
+                raise make_size_error(self._limit)
+            self._let_others_run()
+            if decoded:
+                return decoded
+            if is_at_end:
+                if self._inner is not None and not self._inner.eof:
+                    raise self._make_error("ends too early")
+                return b""
+
+    def _let_others_run(self) -> None:
+        if self._work >= _TURN_BYTES:
+            self._work = 0
+            time.sleep(_TURN_PAUSE)
+
+    @property
+    def _needs_input(self) -> bool:
+        return self._inner is None or self._inner.eof or self._inner.needs_input
+
+    def _decompress(self, data: bytes) -> bytes:
+        if data and (self._inner is None or self._inner.eof):
+            if self._inner is not None and self._coding not in _SEVERAL:
+                raise self._make_error("has data behind its end")
+            if self._streams == _MAX_STREAMS:
+                raise self._make_error("has too many parts")
+            self._inner = _CODINGS[self._coding](data)
+            self._streams += 1
+            self._work += _STREAM_WORK
+        if self._inner is None or self._inner.eof:
+            return b""
+        most = min(_OUTPUT_PIECE, self._limit - self._size + 1)
+        try:
+            decoded = self._inner.decompress(data, most)
+        except _FAILURES as error:
+            raise self._make_error("cannot be decoded") from error
+        self._unused = self._inner.unused_data if self._inner.eof else b""
+        return decoded
+
+    def _make_error(self, how: str) -> InvalidRequest:
+        needs = " (windows of up to 8 MiB are accepted)" if self._coding == "zstd" else ""
+        return InvalidRequest(
+            f"The request body is not valid {self._coding}: it {how}{needs}.",
+            code="invalid_content_encoding",
+        )
+
+
+def make_size_error(limit: int) -> TooLarge:
+    """The error for a body of more than ``limit`` bytes."""
+    return TooLarge(f"The request body has more than {limit} bytes.")
+
+
+class DecodedBody(io.RawIOBase):
+    """The body that ``open_body`` gives, decoded as the header ``Content-Encoding`` says.
+
+    Nothing is opened before the first read, and errors are raised there: UnsupportedEncoding,
+    InvalidRequest for broken data, TooLarge for more than ``limit`` bytes.
+    """
+
+    def __init__(self, open_body: Callable[[], Any], header: str, limit: int) -> None:
+        self._open_body = open_body
+        self._header = header
+        self._limit = limit
+        self._size = 0
+        self._stream: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` with some bytes; 0 at the end."""
+        if self._stream is None:
+            self._stream = self._open()
+        count: int = self._stream.readinto(buffer)
+        self._size += count
+        if self._size > self._limit:
+            raise make_size_error(self._limit)
+        return count
+
+    def readall(self) -> bytes:
+        """All that is left."""
+        return b"".join(iter(lambda: self.read(_OUTPUT_PIECE) or b"", b""))
+
+    def _open(self) -> Any:
+        codings = read_codings(self._header)
+        stream = self._open_body()
+        for coding in reversed(codings):
+            stream = _DecodedStream(stream.read, coding, self._limit)
+        return stream
+
+
+def read_codings(header: str) -> list[str]:
+    """The codings of a body in the order in which they were applied, without ``identity``.
+
+    Raises UnsupportedEncoding for one that is not understood, or too many.
+    """
+    given = [part.strip().lower() for part in header.split(",")]
+    codings = [_SAME.get(part, part) for part in given if part not in ("", "identity")]
+    for coding in codings:
+        if coding not in _CODINGS:
+            raise UnsupportedEncoding(
+                f"Request bodies in the Content-Encoding '{coding[:32]}' are not understood.",
+                ACCEPTED,
+            )
+    if len(codings) > MAX_CODINGS:
+        raise UnsupportedEncoding(
+            f"A request body may have at most {MAX_CODINGS} codings.", ACCEPTED
+        )
+    return codings

@@ -1,0 +1,75 @@
+"""A request's body as the JSON object that it has to be."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from flask import Flask, request
+from werkzeug.wsgi import get_input_stream
+
+from forwarder.core import json_lenient
+from forwarder.core.errors import InvalidRequest, TooLarge
+from forwarder.core.large_bodies import take_turn
+from forwarder.core.types import Json
+from forwarder.server.content_encoding import DecodedBody
+
+
+def install_decoding(app: Flask) -> None:
+    """Have compressed request bodies decoded for all routes of ``app``, up to the limit."""
+    app.before_request(_decode_body)
+
+
+def _decode_body() -> None:
+    """Replace the body by its decoded form, and have the headers describe that.
+
+    A body of unknown length gets the same limit; Werkzeug would truncate it there without an error.
+    """
+    header = request.environ.pop("HTTP_CONTENT_ENCODING", "")
+    limit = request.max_content_length
+    if limit is not None and (header or "CONTENT_LENGTH" not in request.environ):
+        # One byte more, or a body of exactly the limit would not be read to its end.
+        open_body = partial(get_input_stream, request.environ, max_content_length=limit + 1)
+        request.stream = DecodedBody(open_body, header, limit)  # type: ignore[assignment]
+
+
+def read_body(data: bytes, max_values: int) -> Json:
+    """The JSON object of a request body.
+
+    Large bodies take turns, and other requests run between the steps.
+
+    Raises TooLarge if it holds more than about ``max_values`` values, InvalidRequest if it is
+    missing, malformed or too deeply nested to re-serialize.
+    """
+    size = len(data)
+    take_turn(size)
+    if json_lenient.has_more_values(data, max_values):
+        raise TooLarge(
+            f"The request body holds more than {max_values} JSON values "
+            "(limit: FORWARDER_MAX_JSON_VALUES)."
+        )
+    take_turn(size)
+    body = _read(data)
+    if not isinstance(body, dict):
+        raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
+    take_turn(size)
+    if json_lenient.is_too_deep(data, body):
+        raise _too_deep(body)
+    take_turn(size)
+    return body
+
+
+def _read(data: bytes) -> Any:
+    try:
+        return json_lenient.strictly(data)
+    except json_lenient.NotANumber as error:
+        raise InvalidRequest(
+            f"Invalid value for '{error.path}': {error}", param=error.path, code="invalid_json"
+        ) from None
+    except ValueError:
+        raise InvalidRequest("The request body is not valid JSON.", code="invalid_json") from None
+
+
+def _too_deep(body: Json) -> InvalidRequest:
+    name = next(name for name, value in body.items() if not json_lenient.is_writable({name: value}))
+    return InvalidRequest(f"'{name}' is nested too deeply.", param=name, code="invalid_value")

@@ -1,0 +1,160 @@
+"""Whose everything is that is stored: found by a client's key, and unknown without the secret.
+
+Owners are derived from clients' keys with a random key of the database's own, the owner key, which
+is stored sealed under FORWARDER_SECRET_KEY.  A change of the secret seals it anew and changes no
+owner.  Workers with different secrets have different owner keys; whoever can open several uses the
+oldest, and takes in what was stored under the others, and under the plain digests of older
+versions, when a client comes.
+
+Without a secret that all workers have, owners are the digests of keys.
+"""
+
+from __future__ import annotations
+
+import secrets as random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+
+from sqlalchemy import Connection
+
+from forwarder.context.client_identity import derive_owner, digest_key, is_guessable
+from forwarder.core.concurrency import spawn
+from forwarder.core.encryption import Sealer
+from forwarder.core.errors import StoreUnavailable
+from forwarder.storage.db import Database, owners
+
+_PURPOSE = "owner"
+
+_CHECK_SECONDS = 10.0
+"""How long a client is known to have nothing under earlier owners.
+
+During a deploy, workers of an older version may still store something there.
+"""
+
+_MAX_CHECKED = 10_000
+_RETRY_SECONDS = 1.0
+
+
+class Owners:
+    """The owners of one database, or, without a database, the digests of keys.
+
+    ``secrets`` are those that all workers have; the first one seals.
+    """
+
+    def __init__(self, database: Database | None, secrets: Sequence[str]) -> None:
+        self._database = database
+        self._keys: list[bytes] = []
+        self._checked: OrderedDict[str, float] = OrderedDict()
+        self._moving = threading.Lock()
+        self._has_secret = False
+        self.adopt(secrets)
+
+    def adopt(self, secrets: Sequence[str]) -> None:
+        """Use these secrets, which could not be read before."""
+        if self._database is None or not secrets:
+            return
+        self._sealer, self._has_secret = Sealer(secrets, _PURPOSE), True
+        try:
+            self._load(self._database)
+        except StoreUnavailable:
+            spawn(partial(self._load_later, self._database))
+
+    def derive(self, client_key: str | None) -> str:
+        """The owner, without a look into the database."""
+        digest = digest_key(client_key)
+        return derive_owner(self._keys[0], digest) if client_key and self._keys else digest
+
+    def find(self, client_key: str | None) -> str:
+        """The owner, who has by then all that was stored under earlier ones.
+
+        While the database cannot be written that may be an earlier one.
+        """
+        if client_key and self._database is not None and self._has_secret:
+            try:
+                if not self._keys:
+                    self._load(self._database)
+                return self._take_over(self._database, client_key)
+            except StoreUnavailable:
+                pass  # it is in the log, and fails whatever needs the owner
+        return self.derive(client_key)
+
+    def settle(self, owner: str) -> str:
+        """The owner of rows that were found under this one, moved if it is a key's digest.
+
+        Nothing is moved while a turn goes on in one of its conversations.  Raises StoreUnavailable.
+        """
+        if self._database is None or not self._keys or not is_guessable(owner):
+            return owner
+        now = derive_owner(self._keys[0], owner)
+
+        def move(connection: Connection) -> str:
+            if owners.is_in_turn(connection, owner):
+                return owner
+            owners.move(connection, owner, now)
+            return now
+
+        return self._database.write_at_length(move)
+
+    def rotate(self) -> None:
+        """Seal the owner keys with the first secret, and leave no owner that can be guessed.
+
+        Raises StoreUnavailable.
+        """
+        if self._database is None or not self._has_secret:
+            return
+        for name, sealed in self._database.read(owners.list_keys):
+            renewed = self._sealer.renewed(sealed)
+            if renewed is not None:
+                self._database.write(partial(owners.replace_seal, name=name, sealed=renewed))
+        for owner in self._database.read(owners.list_owners):
+            self.settle(owner)
+
+    def _take_over(self, database: Database, client_key: str) -> str:
+        now, digest = self.derive(client_key), digest_key(client_key)
+        if time.monotonic() - self._checked.get(digest, float("-inf")) < _CHECK_SECONDS:
+            return now
+        earlier = [digest, *(derive_owner(key, digest) for key in self._keys[1:])]
+        is_done = True
+        for before in earlier:
+            if database.read(partial(owners.has_any, owner=before)):
+                try:
+                    with self._moving:  # its other requests wait, and find everything moved
+                        move = partial(owners.move, before=before, now=now)
+                        is_done &= database.write_at_length(move)
+                except StoreUnavailable:
+                    return before
+        if is_done:
+            self._checked.pop(digest, None)
+            self._checked[digest] = time.monotonic()
+            while len(self._checked) > _MAX_CHECKED:
+                self._checked.popitem(last=False)
+        return now
+
+    # -- the keys -------------------------------------------------------------------------------
+
+    def _load(self, database: Database) -> None:
+        """Open the owner keys; the first worker of all makes one."""
+        self._keys = self._open(database.read(owners.list_keys)) or database.write(self._make)
+
+    def _load_later(self, database: Database) -> None:
+        while not self._keys and not database.closed.wait(_RETRY_SECONDS):
+            try:
+                self._load(database)
+            except StoreUnavailable:
+                continue  # it is in the log
+
+    def _make(self, connection: Connection) -> list[bytes]:
+        owners.lock(connection, "owner key")
+        there = self._open(owners.list_keys(connection))  # another worker may have been faster
+        if not there:
+            made = random.token_bytes(32)
+            owners.add_key(connection, self._sealer.seal(made.hex()))
+            there = [made]
+        return there
+
+    def _open(self, rows: list[tuple[str, str]]) -> list[bytes]:
+        opened = [self._sealer.unseal(sealed) for _, sealed in rows]
+        return [bytes.fromhex(key) for key in opened if key]

@@ -1,6 +1,0 @@
-"""A Chat client served over a Responses upstream."""
-
-from forwarder.translate.chat_over_responses.request import translate_request
-from forwarder.translate.chat_over_responses.stream import translate_stream
-
-__all__ = ["translate_request", "translate_stream"]

@@ -1,6 +1,0 @@
-"""An Ollama client served over a Chat call, whatever that is served over in its turn."""
-
-from forwarder.translate.ollama_over_chat.request import translate_request
-from forwarder.translate.ollama_over_chat.stream import translate_stream
-
-__all__ = ["translate_request", "translate_stream"]

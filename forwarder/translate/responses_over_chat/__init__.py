@@ -1,6 +1,0 @@
-"""A Responses client served over a Chat upstream."""
-
-from forwarder.translate.responses_over_chat.request import translate_request
-from forwarder.translate.responses_over_chat.stream import translate_stream
-
-__all__ = ["translate_request", "translate_stream"]

@@ -1,0 +1,70 @@
+"""The reasoning of a Responses answer as one text, whose parts are paragraphs.
+
+It comes as text, as a summary or as both.  Beside the text a summary is not shown a second time,
+but told apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forwarder.core.types import Event, Json
+from forwarder.protocols.mappings import no_text
+
+_PARTS = {"text": "content_index", "summary": "summary_index"}
+"""Form of reasoning -> the field that says which part of it a delta belongs to."""
+
+
+class Thoughts:
+    """What has been thought so far, by output item, form and part."""
+
+    def __init__(self) -> None:
+        self._sent: dict[tuple[Any, ...], int] = {}  # place -> characters that came
+        self._texts: set[Any] = set()  # output indexes of reasoning that comes as text
+        # Place of a summary -> the pieces of its text: joining each would copy all before it.
+        self._summaries: dict[tuple[Any, ...], list[str]] = {}
+
+    def grow(self, event: Event, form: str) -> str:
+        """What a delta adds to the text that is shown."""
+        place = (event.get("output_index"), form, event.get(_PARTS[form]))
+        return self._add(place, event.get("delta") or "")
+
+    def finish(self, event: Event, form: str) -> str:
+        """What of a finished part the deltas left out."""
+        place = (event.get("output_index"), form, event.get(_PARTS[form]))
+        rest = (event.get("text") or "")[self._sent.get(place, 0) :]
+        return self._add(place, rest) if rest else ""
+
+    def finish_item(self, index: Any, item: Json) -> str:
+        """What of a finished item has not come before."""
+        parts = (
+            ({"output_index": index, _PARTS[form]: i, "text": part.get("text")}, form)
+            for form, name in (("text", "content"), ("summary", "summary"))
+            for i, part in enumerate(item.get(name) or ())
+        )
+        return "".join(self.finish(event, form) for event, form in parts)
+
+    def _add(self, place: tuple[Any, ...], delta: str) -> str:
+        if type(delta) is not str:
+            raise no_text()
+        index, form, _ = place
+        fresh = place not in self._sent
+        self._sent[place] = self._sent.get(place, 0) + len(delta)
+        if form == "text":
+            self._texts.add(index)
+        else:
+            self._summaries.setdefault(place, []).append(delta)
+            if index in self._texts:
+                return ""
+        return "\n\n" + delta if fresh and len(self._sent) > 1 else delta
+
+    @property
+    def indexes(self) -> set[Any]:
+        """The output indexes of the items that were heard of."""
+        return {place[0] for place in self._sent}
+
+    @property
+    def apart(self) -> str:
+        """The summaries of what came as text as well."""
+        shown = (pieces for place, pieces in self._summaries.items() if place[0] in self._texts)
+        return "\n\n".join(map("".join, shown))

@@ -1,0 +1,115 @@
+"""An upstream's refusal, told with the client's own name of the parameter that it is about.
+
+Only ``param`` is put into the client's words: the message stays what the upstream said, but for a
+model that it does not know, since Ollama's clients pull one of which they are told so.  A place
+inside of what a translation has built is not one that the client knows, so there the parameter
+alone is named.  What was dropped on the way can be told likewise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from forwarder.core.error_kinds import ErrorKind
+from forwarder.core.errors import UpstreamRefused, shorten
+from forwarder.core.translation_context import Ledger
+from forwarder.core.types import Call, Json, Stream
+
+_OF_OLLAMA: Mapping[str, tuple[str, ...]] = {
+    "messages": ("messages", "prompt"),
+    "messages.reasoning_content": ("messages.thinking",),
+    "tools": ("tools",),
+    "response_format": ("format",),
+    "reasoning_effort": ("think",),
+    "max_completion_tokens": ("options.num_predict",),
+    "max_tokens": ("options.num_predict",),
+    "repeat_penalty": ("options.repeat_penalty",),
+    "repetition_penalty": ("options.repeat_penalty",),
+    **{
+        name: (f"options.{name}",)
+        for name in (
+            "temperature", "top_p", "top_k", "min_p", "seed", "stop", "presence_penalty",
+            "frequency_penalty", "repeat_last_n", "typical_p", "mirostat", "mirostat_tau",
+            "mirostat_eta",
+        )
+    },
+}  # fmt: skip
+
+_NAMES: dict[str, Mapping[str, tuple[str, ...]]] = {
+    "responses": {
+        "messages": ("input",),
+        "tools": ("tools",),
+        "tool_choice": ("tool_choice",),
+        "max_completion_tokens": ("max_output_tokens",),
+        "max_tokens": ("max_output_tokens",),
+        "response_format": ("text.format",),
+        "verbosity": ("text.verbosity",),
+        "reasoning_effort": ("reasoning.effort",),
+        "logprobs": ("include", "top_logprobs"),
+        "web_search_options": ("tools",),
+    },
+    "chat": {
+        "input": ("messages",),
+        "tools": ("tools", "functions", "web_search_options", "modalities"),
+        "tool_choice": ("tool_choice", "function_call"),
+        "max_output_tokens": ("max_completion_tokens", "max_tokens"),
+        "text.format": ("response_format",),
+        "text.verbosity": ("verbosity",),
+        "text": ("response_format", "verbosity"),
+        "reasoning": ("reasoning_effort",),
+        "include": ("logprobs",),
+    },
+    "ollama": _OF_OLLAMA,
+    "ollama_generate": _OF_OLLAMA,
+    "ollama_embed": {},
+    "ollama_embeddings": {"input": ("prompt",)},
+}
+"""The client's protocol -> the upstream's parameter -> what the client may have called it."""
+
+_OLLAMAS = frozenset({"ollama", "ollama_generate", "ollama_embed", "ollama_embeddings"})
+
+_STEP = re.compile(r"[^.\[]+")
+
+
+def in_its_words(call: Call, client: str) -> Call:
+    """Wrap a translated call so that a refusal names a parameter of the ``client`` protocol."""
+
+    def told(request: Json) -> Stream:
+        try:
+            return call(request)
+        except UpstreamRefused as refusal:
+            if client in _OLLAMAS and refusal.kind is ErrorKind.MODEL_NOT_FOUND:
+                raise _not_found(refusal, request) from refusal
+            if refusal.param:
+                refusal.param = renamed(refusal.param, client, request)
+            raise
+
+    return told
+
+
+def _not_found(refusal: UpstreamRefused, request: Json) -> UpstreamRefused:
+    """The refusal as Ollama begins it, with the client's name for the model."""
+    message = f"model '{shorten(request.get('model'))}' not found: {refusal.message}"
+    said = {"message": message, "param": "model", "code": "model_not_found"}
+    return UpstreamRefused(404, said, refusal.headers)
+
+
+def renamed(param: str, client: str, request: Json) -> str:
+    """The parameter of the client's ``request`` that an upstream's ``param`` came of."""
+    names = _NAMES[client]
+    steps = _STEP.findall(param)
+    known = names.get(".".join(steps[:2])) or names.get(steps[0] if steps else "")
+    if not known:
+        return param
+    sent = (name for name in known if request.get(name.partition(".")[0]) is not None)
+    return next(sent, param)
+
+
+def dropped_in_its_words(ledger: Ledger, client: str, request: Json) -> None:
+    """Name what was lost further on as the ``client`` protocol does."""
+    for name, reason in list(ledger.dropped.items()):
+        known = _NAMES[client].get(name)
+        if known:
+            del ledger.dropped[name]
+            ledger.note(renamed(name, client, request), reason)

@@ -1,0 +1,1 @@
+"""Calls to upstreams through the official SDK."""

@@ -1,0 +1,85 @@
+"""What is derived from a client's key, and what of that a stolen database would give away."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.context.client_identity import (
+    ANONYMOUS,
+    derive_owner,
+    digest_key,
+    identify_payer,
+    is_guessable,
+)
+
+URL = {"CHAT_BASE_URL": "http://up.test/v1"}
+
+
+def of(key: str | None, address: str | None, **environment: str) -> str:
+    return identify_payer(key, address, Settings.from_env({**URL, **environment}))
+
+
+def test_a_key_that_is_checked_pays_wherever_it_comes_from() -> None:
+    for checked in ({"FORWARDER_API_KEYS": "a,b"}, {"CHAT_API_KEY": "passthrough"}):
+        assert of("a", "192.0.2.1", **checked) == of("a", "192.0.2.2", **checked)
+        assert of("a", "192.0.2.1", **checked) != of("b", "192.0.2.1", **checked)
+
+
+def test_a_key_that_nobody_checks_is_no_account_of_its_own() -> None:
+    mixed = {
+        "RESPONSES_BASE_URL": "http://up.test/v1",
+        "RESPONSES_API_KEY": "sk-ours",
+        "CHAT_API_KEY": "passthrough",
+    }
+    for unchecked in ({}, mixed):
+        assert of("made-up", "192.0.2.1", **unchecked) == of(None, "192.0.2.1", **unchecked)
+    assert of(None, "192.0.2.1") != of(None, "192.0.2.2")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        (None, "", True),
+    ],
+)
+def test_a_network_is_one_account(one: str | None, other: str | None, same: bool) -> None:
+    assert (of(None, one) == of(None, other)) is same
+
+
+def test_with_a_secret_nobody_without_it_can_test_guessed_keys_on_payers() -> None:
+    keys = {"FORWARDER_API_KEYS": "a,b"}
+    plain, *secret = (
+        of("a", None, **keys, **more)
+        for more in (
+            {},
+            {"FORWARDER_SECRET_KEY": "one"},
+            {"FORWARDER_SECRET_KEY": "one,other"},
+            {"FORWARDER_SECRET_KEY": "other"},
+        )
+    )
+
+    assert plain == hashlib.sha256(b"key a").hexdigest()
+    assert plain not in secret
+    assert secret[0] == secret[1] != secret[2]
+
+
+def test_an_owner_takes_the_owner_key_to_be_derived() -> None:
+    digest, other = digest_key("key"), digest_key("other")
+    owner = derive_owner(b"k" * 32, digest)
+
+    assert owner == derive_owner(b"k" * 32, digest)
+    assert owner not in (derive_owner(b"K" * 32, digest), derive_owner(b"k" * 32, other))
+    assert digest not in owner
+    assert (is_guessable(digest), is_guessable(owner)) == (True, False)
+
+
+def test_clients_without_a_key_are_one_owner() -> None:
+    assert digest_key(None) == digest_key("") == ANONYMOUS
+    assert not is_guessable(ANONYMOUS)

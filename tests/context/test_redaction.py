@@ -1,0 +1,182 @@
+"""What nobody may read is nowhere in a record; everything else is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.context.redaction import Redaction, keys_of, secrets_in
+
+SECRET = "s3cret/value+1"
+
+
+def blotted(value: Any, *fields: str) -> Any:
+    return Redaction(fields).value(value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["remote_api_key", "api_key", "apiKey", "Authorization", "client_secret", "password", "cookie",
+     "access_token", "X-Api-Key"],
+)  # fmt: skip
+def test_fields_of_keys_are_always_blotted(name: str) -> None:
+    assert blotted({"tools": [{name: SECRET}]}) == {"tools": [{name: "***"}]}
+
+
+@pytest.mark.parametrize(
+    "name", ["max_tokens", "prompt_cache_key", "token", "content", "keys", "key_points", "author"]
+)
+def test_other_fields_are_not(name: str) -> None:
+    assert blotted({name: SECRET}) == {name: SECRET}
+
+
+def test_a_schema_of_a_field_with_such_a_name_stays_one() -> None:
+    schema = {"properties": {"password": {"type": "string"}}}
+
+    assert blotted(schema) == schema
+
+
+def test_headers_inside_of_a_body_are_headers() -> None:
+    body = {"headers": {"X-Auth": "x", "X-Title": "t"}, "remote_query": {"sig": "y", "v": 1}}
+
+    assert blotted(body) == {
+        "headers": {"X-Auth": "***", "X-Title": "t"},
+        "remote_query": {"sig": "***", "v": 1},
+    }
+
+
+def test_fields_by_name_are_blotted_wherever_they_stand_and_keep_their_shape() -> None:
+    body = {"user": "u", "a": [{"User": {"type": "x", "n": 1, "on": True, "no": None, "l": ["y"]}}]}
+
+    assert blotted(body, "user") == {
+        "user": "***",
+        "a": [{"User": {"type": "x", "n": 0, "on": True, "no": None, "l": ["***"]}}],
+    }
+
+
+def test_fields_by_path_are_blotted_there_alone() -> None:
+    body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "t"}]}],
+            "content": "c", "x": {"content": "d"}, "y": {"content": "e"}}  # fmt: skip
+
+    assert blotted(body, "messages.content", "x.*") == {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "***"}]}],
+        "content": "c",
+        "x": {"content": "***"},
+        "y": {"content": "e"},
+    }
+
+
+def test_headers_and_parameters_are_blotted_by_what_their_names_say() -> None:
+    pairs = [("Authorization", "Bearer x"), ("api-key", "x"), ("Cookie", "a=b"), ("key", "x"),
+             ("Accept", "*/*"), ("X-Name", "n")]  # fmt: skip
+
+    redaction = Redaction(["x-name"])
+
+    assert redaction.pairs(pairs) == [
+        ["Authorization", "***"], ["api-key", "***"], ["Cookie", "***"], ["key", "***"],
+        ["Accept", "*/*"], ["X-Name", "***"],
+    ]  # fmt: skip
+    assert redaction.blots == 5
+
+
+def test_what_is_blotted_once_is_blotted_wherever_it_stands_and_however() -> None:
+    redaction = Redaction(["user"])
+    value = 'Jane "the" Döe/x'
+    redaction.value({"user": value})
+    record = {"a": value, "b": json.dumps({"user": value}, ensure_ascii=False), "c": f"no {value}!"}
+
+    said = redaction.everywhere(json.dumps(record, ensure_ascii=False).encode())
+
+    assert b"Jane" not in said
+    assert json.loads(said)["c"] == "no ***!"
+
+
+@pytest.mark.parametrize("word", ["text", "exchange", "response.completed", "x" * 4097])
+def test_what_may_be_a_part_of_any_record_is_not_looked_for(word: str) -> None:
+    redaction = Redaction(["user"])
+
+    assert redaction.value({"user": word}) == {"user": "***"}
+    said = f'{{"type":"{word}"}}'.encode()
+    assert redaction.everywhere(said) == said
+
+
+def test_text_that_should_have_been_json_is_blotted_by_its_look() -> None:
+    redaction = Redaction(["a.user"])
+    text = '{"api_key": "s3cret\\"value", "User":"Jane Doe", "remote_api_key" : "sk-cut-o'
+
+    said = redaction.text(text)
+
+    assert said == '{"api_key": "***", "User":"***", "remote_api_key" : "***'
+    assert redaction.everywhere(b'"Jane Doe"') == b'"***"'
+
+
+@pytest.mark.parametrize("value", ["12345678", "null,null", "[],[],[]", "nothing more"])
+def test_a_record_stays_one_whatever_is_blotted_out_of_it(value: str) -> None:
+    redaction = Redaction(["user"])
+    redaction.value({"user": value})
+    record = {"at": 1712345678, "of": [None, None], "no": [[], [], []], "a": "\nothing more"}
+
+    said = redaction.everywhere(orjson.dumps({**record, "b": f"no {value}!"}))
+
+    assert json.loads(said) == {**record, "b": "no ***!"}
+
+
+def test_no_more_is_looked_for_than_there_is_time_for() -> None:
+    redaction = Redaction([])
+    many = " ".join(f"{number:020}abc" for number in range(1000))
+
+    redaction.value({"headers": {"X-Auth": many, "Cookie": many}})
+
+    assert len(redaction.found) == 500
+
+
+def test_the_settings_keys_are_known() -> None:
+    settings = Settings.from_env(
+        {
+            "CHAT_BASE_URL": "http://h/v1",
+            "CHAT_API_KEY": "sk-upstream",
+            "CHAT_HEADERS": "X-Auth: header-secret",
+            "FORWARDER_API_KEYS": "sk-client-1,short",
+            "FORWARDER_ADMIN_KEYS": "sk-admin-1",
+            "FORWARDER_SECRET_KEY": "sealing it",
+            "FORWARDER_METRICS_KEY": "sk-metrics",
+        }
+    )
+
+    assert secrets_in(settings) == {
+        "sk-upstream", "header-secret", "sk-client-1", "sk-admin-1", "sealing it", "sk-metrics",
+    }  # fmt: skip
+
+
+def test_a_clients_key_is_a_secret_unless_it_is_a_placeholder() -> None:
+    assert keys_of("sk-client") == {"sk-client"}
+    assert keys_of("none") == keys_of(None) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://mcp.example/sse", "https://mcp.example"),
+        ("https://mcp.example/sse?v=2&token=hunter2hunter2", "https://mcp.example"),
+        ("https://mcp.example/?k=abcdefghij0123456789", "https://mcp.example"),
+        ("https://mcp.example/s/abcdefghij0123456789/mcp", "https://mcp.example"),
+        ("https://me:hunter2hunter2@mcp.example:8443/", "https://mcp.example:8443"),
+        ("mcp.example", "mcp.example"),
+    ],
+)
+def test_tokens_in_addresses_of_mcp_servers_are_blotted(url: str, shown: str) -> None:
+    redaction = Redaction(())
+    tool = {"type": "mcp", "server_label": "x", "server_url": url}
+
+    blotted = redaction.value({"tools": [tool]})
+
+    assert blotted["tools"][0] == {**tool, "server_url": shown}
+    said = redaction.everywhere(
+        b'{"error":"no access with hunter2hunter2 or abcdefghij0123456789"}'
+    )
+    for secret in ("hunter2hunter2", "abcdefghij0123456789"):
+        assert (secret.encode() in said) is (secret not in url)

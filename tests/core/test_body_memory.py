@@ -1,0 +1,39 @@
+"""Room for bodies: taken as they arrive, refused when there is none, given back."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from forwarder.core.body_memory import BodyMemory, BodyRoom
+from forwarder.core.errors import Overloaded
+
+
+def test_bodies_share_the_room() -> None:
+    memory = BodyMemory(2_000_000)
+    one, other = BodyRoom(memory), BodyRoom(memory)
+    one.resize(600_000)
+    with pytest.raises(
+        Overloaded, match="2000000 bytes, limit: FORWARDER_MAX_BODY_MEMORY"
+    ) as refused:
+        other.resize(400_001)
+    assert refused.value.status == 503
+    assert "retry-after" in refused.value.headers
+    one.resize(500_000)
+    other.resize(500_000)
+    BodyRoom(memory).resize(1000)  # a small one
+    one.free()
+    one.free()
+    assert memory.used == 501_000
+
+
+def test_a_body_takes_room_as_it_arrives() -> None:
+    memory = BodyMemory(2_000_000)
+    room = BodyRoom(memory)
+    assert room.read_all(io.BytesIO(b"x" * 300_000).read) == b"x" * 300_000
+    assert memory.used == 300_000
+    source = io.BytesIO(b"x" * 5_000_000)
+    with pytest.raises(Overloaded):
+        BodyRoom(memory).read_all(source.read)
+    assert source.tell() < 800_000

@@ -1,0 +1,125 @@
+"""A wait for an upstream's head ends with whoever waits, and no other connection is tried then."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import httpx2
+import pytest
+from gevent import socket
+
+from forwarder.core.cancellation import WaitedForBy, cut_with, is_awaited, spared
+from forwarder.upstream.transport.connection_pool import Connections
+from forwarder.upstream.transport.gevent_transport import GeventTransport
+from tests.helpers.loopback import Peer, serving
+
+PROGRAM = """
+from gevent import monkey; monkey.patch_all()
+import sys, time
+import gevent, httpx2
+from forwarder.context.request_context import Exchange
+from forwarder.core.cancellation import WaitedForBy
+from forwarder.upstream.transport.gevent_transport import GeventTransport
+from forwarder.core.translation_context import Ledger
+
+url, kept = sys.argv[1], int(sys.argv[2])
+client = httpx2.Client(transport=GeventTransport())
+exchange = Exchange(id="x", route="chat", ledger=Ledger())
+for _ in range(kept):
+    client.get(url)
+
+def ask():
+    try:
+        with WaitedForBy(exchange):
+            client.get(url, timeout=20)
+    except httpx2.TransportError as error:
+        return type(error).__name__
+
+asking = gevent.spawn(ask)
+gevent.sleep(0.3)
+started = time.monotonic()
+exchange.leave()
+asking.join()
+print(asking.value, time.monotonic() - started < 1, len(exchange.cuts))
+"""
+
+
+def silent(peer: Peer) -> None:
+    """Answers the first request, and the second not at all."""
+    peer.request()
+    peer.answer(b"ok")
+    wordless(peer)
+
+
+def wordless(peer: Peer) -> None:
+    """Takes the request and says nothing until the client has closed."""
+    peer.request()
+    peer.request()
+
+
+@pytest.mark.parametrize(
+    ("script", "kept", "error"),
+    [(wordless, 0, "RemoteProtocolError"), (silent, 1, "ReadError")],
+    ids=["fresh", "kept"],
+)
+def test_the_connection_ends_when_nobody_waits_for_it(
+    script: object, kept: int, error: str
+) -> None:
+    with serving(script) as server:  # type: ignore[arg-type]
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, server.url, str(kept)],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+
+        assert done.stdout.split() == [error, "True", "0"], done.stderr
+        assert time.monotonic() - started < 10
+        assert server.connections == 1
+        assert len(server.requests) == kept + 1
+
+
+class Waiter:
+    """Somebody who may leave."""
+
+    def __init__(self) -> None:
+        self.cuts: set[object] = set()
+        self.left = False
+
+
+def test_without_anybody_known_to_wait_nothing_is_watched() -> None:
+    assert is_awaited()
+    assert cut_with(None) is None  # type: ignore[arg-type]
+    spared(None)
+
+
+def test_one_who_has_left_does_not_wait() -> None:
+    waiter = Waiter()
+    with WaitedForBy(waiter):  # type: ignore[arg-type]
+        assert is_awaited()
+        waiter.left = True
+        assert not is_awaited()
+    assert is_awaited()
+
+
+def test_who_leaves_while_a_connection_is_made_asks_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The model would work for nobody, and be paid for it."""
+    waiter = Waiter()
+    connect = Connections._open
+
+    def leaving(pool: Connections, seconds: float | None) -> socket.socket:
+        waiter.left = True
+        return connect(pool, seconds)
+
+    monkeypatch.setattr(Connections, "_open", leaving)
+    with serving(wordless) as server:
+        transport = GeventTransport(max_connections=1)
+        client = httpx2.Client(transport=transport)
+        with WaitedForBy(waiter), pytest.raises(httpx2.ReadError):  # type: ignore[arg-type]
+            client.get(server.url)
+        assert (server.requests, transport.opened) == ([], 1)

@@ -1,0 +1,83 @@
+"""Which headers of a client go on to the upstream."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.core.client_headers import HeaderSelection, is_forbidden
+
+KNOWN = {
+    "OpenAI-Beta": "assistants=v2",
+    "OpenAI-Organization": "org-1",
+    "OpenAI-Project": "proj-1",
+    "Idempotency-Key": "one",
+    "HTTP-Referer": "https://app.example",
+    "X-Title": "My App",
+}
+PRIVATE = {
+    "Authorization": "Bearer k",
+    "Api-Key": "k",
+    "X-Api-Key": "k",
+    "Cookie": "a=b",
+    "Proxy-Authorization": "Basic x",
+    "Host": "h",
+    "Connection": "close",
+    "Keep-Alive": "timeout=1",
+    "Te": "trailers",
+    "Trailer": "X",
+    "Transfer-Encoding": "chunked",
+    "Upgrade": "h2c",
+    "Content-Length": "2",
+    "Content-Type": "text/plain",
+    "Content-Encoding": "gzip",
+    "Accept": "text/html",
+    "Accept-Encoding": "br",
+    "Expect": "100-continue",
+    "Forwarded": "for=1.2.3.4",
+    "X-Forwarded-For": "1.2.3.4",
+    "X-Forwarder-Strict": "true",
+}
+
+
+def select(headers: dict[str, str], *patterns: str) -> dict[str, str]:
+    return HeaderSelection(patterns).select(headers.items())
+
+
+def test_what_means_something_to_providers_goes_on() -> None:
+    others = {"User-Agent": "a", "X-Codex-Turn": "1", "X-Title-2": "b"}
+    assert select({**KNOWN, **PRIVATE, **others}) == KNOWN
+
+
+def test_others_go_on_by_name_and_by_pattern() -> None:
+    headers = {"X-Codex-Turn": "1", "X-Codex-Installation": "2", "User-Agent": "a", "X-Other": "b"}
+
+    assert select(headers, "x-codex-*", "user-agent") == {
+        "X-Codex-Turn": "1",
+        "X-Codex-Installation": "2",
+        "User-Agent": "a",
+    }
+
+
+def test_keys_cookies_and_what_holds_for_one_connection_never_go_on() -> None:
+    assert select({**PRIVATE, "X-Other": "b"}, "*") == {"X-Other": "b"}
+    assert all(is_forbidden(name.lower()) for name in PRIVATE)
+    assert not any(is_forbidden(name.lower()) for name in KNOWN)
+
+
+@pytest.mark.parametrize("value", ["", "Grün", "a\nb", " a", "\x00"])
+def test_values_that_cannot_be_sent_are_left_out(value: str) -> None:
+    assert select({"X-Title": value}) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("responses=v1", {"Openai-Beta": "responses=v1"}),
+        ("responses_websockets=2026-02-04", {}),
+        ("a=1, responses_websockets=2026-02-04,b=2", {"Openai-Beta": "a=1, b=2"}),
+    ],
+)
+def test_an_upstream_is_not_told_of_a_websocket_that_ends_here(
+    given: str, sent: dict[str, str]
+) -> None:
+    assert select({"Openai-Beta": given}) == sent

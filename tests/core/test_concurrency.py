@@ -1,0 +1,76 @@
+"""Blocking work beside the loop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from forwarder.core.concurrency import Aside, spawn
+
+
+def test_under_threads_work_is_done_where_it_is_wanted() -> None:
+    aside = Aside(2)
+    assert aside.do(threading.get_ident) == threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        aside.do(lambda: 1 // 0)
+
+
+def test_no_more_at_once_than_allowed() -> None:
+    aside, now, most = Aside(2), 0, 0
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.02)
+        with lock:
+            now -= 1
+
+    threads = [threading.Thread(target=lambda: aside.do(work)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 2
+
+
+def test_what_is_spawned_goes_on_alone() -> None:
+    done = threading.Event()
+    spawn(done.set)
+    assert done.wait(5)
+
+
+UNDER_GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import threading, time, gevent
+from forwarder.core.concurrency import Aside, pause, spawn
+
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        time.sleep(0.01)
+spawn(tick)
+aside = Aside(1)
+assert aside.do(lambda: (pause(0.3), 5)[1]) == 5
+assert len(ticks) > 10, ticks
+try:
+    aside.do(lambda: 1 // 0)
+except ZeroDivisionError:
+    print("fine")
+"""
+
+
+def test_under_gevent_the_loop_goes_on_meanwhile() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_GEVENT], capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout == "fine\n", done.stderr
+    assert not done.stderr  # a failure is told to who waits, and to nobody else

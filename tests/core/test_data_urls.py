@@ -1,0 +1,101 @@
+"""Data URLs, and guessing what bytes are."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from forwarder.core import data_urls
+
+PDF = b"%PDF-1.7 ..."
+
+
+def encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("data:application/pdf;base64,{}", "application/pdf"),
+        ("DATA:Application/PDF;BASE64,{}", "application/pdf"),
+        ("data:text/plain;charset=utf-8;base64,{}", "text/plain"),
+        ("data:;base64,{}", "application/pdf"),
+        ("data:application/octet-stream;base64,{}", "application/pdf"),
+        ("{}", "application/pdf"),
+        (" {}\n", "application/pdf"),
+    ],
+)
+def test_data_is_read_in_every_usual_spelling(text: str, kind: str) -> None:
+    blob = data_urls.read(text.format(encoded(PDF)))
+
+    assert (blob.data, blob.type) == (PDF, kind)
+
+
+def test_base64_in_lines_is_read() -> None:
+    content = bytes(range(256)) * 4
+
+    assert data_urls.read(base64.encodebytes(content).decode()).data == content
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("data:image/png,abc", "not of the form"),
+        ("data:image/png;base64", "not of the form"),
+        ("data:png;base64,AAAA", "not of the form"),
+        ("data:image/png;base64,A", "not valid base64"),
+        ("data:image/png;base64,AAA", "not valid base64"),
+        ("data:image/png;base64,AA==AA", "not valid base64"),
+        ("data:image/png;base64,AA!A", "not valid base64"),
+        ("data:image/png;base64,ÄÖÜA", "not valid base64"),
+        ("data:image/png;base64,", "no data"),
+        ("", "no data"),
+        ("https://example.com/a.pdf", "not valid base64"),
+    ],
+)
+def test_what_is_no_data_is_refused_with_the_reason(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        data_urls.read(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "declared", "name", "kind"),
+    [
+        (b"\x89PNG\r\n\x1a\n..", None, None, "image/png"),
+        (b"\xff\xd8\xff\xe0", "application/octet-stream", None, "image/jpeg"),
+        (b"GIF89a", None, "a.txt", "image/gif"),
+        (b"RIFF\0\0\0\0WEBPVP8", "binary/octet-stream", None, "image/webp"),
+        (b"RIFF\0\0\0\0WAVE", None, None, "application/octet-stream"),
+        (b"a,b", None, "a.csv", "text/csv"),
+        (b"%PDF-", "image/png", None, "image/png"),
+        (b"?", None, None, "application/octet-stream"),
+    ],
+)
+def test_a_type_is_as_declared_or_else_by_content_or_name(
+    content: bytes, declared: str | None, name: str | None, kind: str
+) -> None:
+    assert data_urls.type_of(content, declared, name) == kind
+
+
+def test_a_blob_is_written_as_a_data_url_that_reads_back() -> None:
+    url = data_urls.Blob(PDF, "application/pdf").url
+
+    assert url == f"data:application/pdf;base64,{encoded(PDF)}"
+    assert data_urls.read(url) == (PDF, "application/pdf", None)
+
+
+@pytest.mark.parametrize(
+    ("url", "names"),
+    [
+        ("data:image/png;base64,", True),
+        ("DATA:Image/PNG;base64,", True),
+        ("data:image/jpeg;base64,", False),
+        ("data:;base64,", False),
+        ("AAAA", False),
+        ("", False),
+    ],
+)
+def test_whether_a_data_url_names_its_type(url: str, names: bool) -> None:
+    assert data_urls.names_type(url, "image/png") is names

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from forwarder.core import errors
+from forwarder.core.errors import ForwarderError, InvalidRequest, UpstreamRefused, shorten
+
+PLAIN = [
+    (errors.InvalidRequest, 400, "invalid_request_error", None),
+    (errors.Unsupported, 400, "invalid_request_error", "unsupported_parameter"),
+    (errors.Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
+    (errors.NotFound, 404, "invalid_request_error", "not_found"),
+    (errors.MethodNotAllowed, 405, "invalid_request_error", "method_not_allowed"),
+    (errors.TooLarge, 413, "invalid_request_error", "request_too_large"),
+    (errors.UpstreamUnreachable, 502, "upstream_error", "upstream_unreachable"),
+    (errors.UpstreamBroken, 502, "upstream_error", "upstream_protocol"),
+    (errors.UpstreamTimeout, 504, "upstream_error", "upstream_timeout"),
+    (errors.UpstreamConnectTimeout, 504, "upstream_error", "upstream_timeout"),
+    (errors.InternalError, 500, "server_error", "internal_error"),
+]
+
+
+@pytest.mark.parametrize(("kind", "status", "type_", "code"), PLAIN)
+def test_an_error_has_a_status_and_a_body_of_openais_shape(
+    kind: type[ForwarderError], status: int, type_: str, code: str | None
+) -> None:
+    error = kind("Why.")
+    assert error.status == status
+    assert error.body() == {
+        "error": {"message": "Why.", "type": type_, "param": None, "code": code}
+    }
+    assert str(error) == "Why."
+    assert error.headers == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        (errors.UpstreamKeyRefused, 403, "upstream_authentication"),
+        (errors.UpstreamMisconfigured, 502, "upstream_base_url"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_not_worth_a_retry(
+    kind: type[ForwarderError], status: int, code: str
+) -> None:
+    error = kind("Why.")
+    assert (error.status, error.type, error.code) == (status, "upstream_error", code)
+    assert error.headers == {"X-Should-Retry": "false"}
+    error.headers["X-Other"] = "of this one alone"
+    assert kind("Why.").headers == {"X-Should-Retry": "false"}
+
+
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (errors.UpstreamUnreachable("Why."), "Why."),
+        (errors.UpstreamTimeout("Why."), "Why."),
+        (errors.UpstreamConnectTimeout("Why."), "Why."),
+        (errors.UpstreamMisconfigured("Why."), "Why."),
+        (errors.UpstreamRefused(400, {"message": "Why."}), None),
+        (errors.UpstreamKeyRefused("Why."), None),
+        (errors.InvalidRequest("Why."), None),
+    ],
+)
+def test_the_log_quotes_no_message_that_may_quote_a_request(
+    error: ForwarderError, detail: str | None
+) -> None:
+    assert error.log_detail == detail
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, "1"), (0.2, "1"), (7, "7"), (7.01, "8")])
+def test_who_is_turned_away_is_told_when_to_come_back(seconds: float, told: str) -> None:
+    for error, code in (
+        (errors.UpstreamUnavailable("Why.", seconds), "upstream_unavailable"),
+        (errors.Overloaded("Why.", seconds), "overloaded"),
+    ):
+        assert (error.status, error.code) == (503, code)
+        assert error.headers == {"retry-after": told}
+
+
+def test_the_end_of_the_process_tells_when_to_ask_again() -> None:
+    error = errors.ShuttingDown()
+    assert (error.status, error.code, error.headers) == (503, "shutting_down", {"retry-after": "1"})
+
+
+def test_an_error_may_name_a_parameter_and_a_code_of_its_own() -> None:
+    error = InvalidRequest("Why.", param="tools[0].name", code="invalid_value")
+    assert error.error()["param"] == "tools[0].name"
+    assert error.error()["code"] == "invalid_value"
+    assert InvalidRequest("Why.").param is None
+
+
+def test_the_tree_at_the_top_of_the_room_is_the_tree() -> None:
+    drawn = re.findall(r"^ {4,}([A-Z]\w+)(?: +(\d{3}))?", errors.__doc__ or "", re.MULTILINE)
+    real = {
+        name: made for name, made in vars(errors).items()
+        if isinstance(made, type) and issubclass(made, ForwarderError)
+    }  # fmt: skip
+    assert {name for name, _ in drawn} == set(real)
+    assert [(name, real[name].status) for name, status in drawn if status] == [
+        (name, int(status)) for name, status in drawn if status
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "given", "shown"),
+    [
+        (400, {"message": "m", "type": "t", "param": "p", "code": "c"}, {"type": "t", "param": "p", "code": "c"}),
+        (429, {"message": "m"}, {"type": "rate_limit_error", "param": None, "code": "rate_limit_exceeded"}),
+        (404, {"message": "m", "code": 1302}, {"type": "invalid_request_error", "param": None, "code": "1302"}),
+        (503, {"message": "m"}, {"type": "server_error", "param": None, "code": None}),
+    ],
+)  # fmt: skip
+def test_a_refusal_of_the_upstream_is_handed_on(status: int, given: Any, shown: Any) -> None:
+    error = UpstreamRefused(status, given, {"retry-after": "1"})
+    assert error.status == status
+    assert error.body() == {"error": {"message": "m", **shown}}
+    assert error.headers == {"retry-after": "1"}
+
+
+def test_a_refusal_keeps_what_a_vendor_adds_and_says_something_of_its_own() -> None:
+    error = UpstreamRefused(500, {"metadata": {"provider": "x"}, "message": ""})
+    assert error.body()["error"]["metadata"] == {"provider": "x"}
+    assert error.body()["error"]["message"] == "The upstream answered 500."
+
+
+@pytest.mark.parametrize(
+    ("status", "given", "told"),
+    [
+        (500, {"message": "Prompt is too long.", "type": "x", "code": 7}, (400, "context_length_exceeded")),
+        (400, {"message": "Model Not Exist"}, (404, "model_not_found")),
+        (None, {"message": "m", "code": "slow_down", "sequence_number": 3}, (503, "slow_down")),
+        (None, {"message": "m"}, (502, None)),
+    ],
+)  # fmt: skip
+def test_a_refusal_of_a_known_kind_has_openais_status_and_code(
+    status: int | None, given: Any, told: Any
+) -> None:
+    error = UpstreamRefused(status, given)
+    assert (error.status, error.code) == told
+    assert error.message == given["message"]
+
+
+def test_long_names_of_parameters_are_cut() -> None:
+    name = "x" * 100_000
+    error = InvalidRequest(f"Unknown parameter: '{name}'.", param=name)
+
+    assert error.param == "x" * 200 + "…"
+    assert error.message == f"Unknown parameter: '{error.param}'."
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("x" * 200, "x" * 200), ("x" * 201, "x" * 200 + "…"), (7, "7")]
+)
+def test_long_values_are_cut(value: object, shown: str) -> None:
+    assert shorten(value) == shown

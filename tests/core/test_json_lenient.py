@@ -1,0 +1,131 @@
+"""JSON of others: what is forgiven, what is not, and how deep it may be."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+
+from forwarder.core import json_lenient
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (b'{"a": NaN, "b": [Infinity, -Infinity]}', {"a": None, "b": [None, None]}),
+        (rb'{"a": "\ud83d"}', {"a": "\ufffd"}),
+        (rb'{"a": "x\ude00y", "\ud800": 1}', {"a": "x\ufffdy", "\ufffd": 1}),
+        (rb'{"a": "\ud83d\ude00"}', {"a": "😀"}),
+        (b'{"a": "two\nlines"}', {"a": "two\nlines"}),
+        (b'{"a": NaN, "n": 1' + b"0" * 40 + b"}", {"a": None, "n": 1e40}),
+    ],
+)
+def test_a_server_is_forgiven(data: bytes, value: Any) -> None:
+    assert json_lenient.leniently(data) == value
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"nonsense", b'{"a": NaM}', b"[" * 5000])
+@pytest.mark.parametrize("read", [json_lenient.leniently, json_lenient.strictly])
+def test_what_is_no_json_stays_none(read: Any, data: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  (in the words of whichever parser it was)
+        read(data)
+
+
+def test_half_a_character_of_a_client_is_replaced() -> None:
+    assert json_lenient.strictly(rb'{"a": ["cut \ud83d"]}') == {"a": ["cut \ufffd"]}
+
+
+PADDED = b'["' + b"x" * 2**20 + b'", %b]'
+"""A body that is too large for the slow parser."""
+
+
+@pytest.mark.parametrize(
+    ("data", "value"),
+    [
+        (rb'"\ud83d\ude00"', "😀"),
+        (rb'"\ud83d\ud83d\ude00\ude00"', "\ufffd😀\ufffd"),
+        (rb'"\\ud83d \"\uD83D"', r"\ud83d " + '"\ufffd'),
+        (rb'"\ud83d\n\udc00\u00e4"', "\ufffd\n\ufffdä"),
+        (rb'{"\ud83d": "\ud83d"}', {"\ufffd": "\ufffd"}),
+        (b'"a\xed\xa0\x80b"', "a\ufffdb"),
+    ],
+)
+def test_what_python_and_javascript_write_is_mended(data: bytes, value: Any) -> None:
+    assert json_lenient.strictly(data) == value
+    assert json_lenient.strictly(PADDED % data) == ["x" * 2**20, value]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b" \n\t" * 1000,
+        b"9" * 5000,
+        b"[" + b"9" * 400 + b"]",
+        b'{"a": 1e400}',
+        PADDED % b'"\xff"',
+        PADDED % b'"\xed\xa0"',
+        PADDED % b'"a \\ud83d", }',
+        PADDED % (b'"' + b"\\ud83d" * 20_001 + b'"'),
+        b'["' + b"x" * 2**20 + b'", NaN]',
+    ],
+)
+def test_what_cannot_be_mended_is_parsed_by_the_fast_parser_alone(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one takes seconds and several times the memory."""
+    parsed: list[bytes] = []
+
+    def loads(data: bytes, **options: Any) -> Any:
+        parsed.append(data)
+        return json.loads(data, **options)
+
+    monkeypatch.setattr(json_lenient, "json", SimpleNamespace(loads=loads, dumps=json.dumps))
+    with pytest.raises(ValueError):  # noqa: PT011  (in the words of whichever parser it was)
+        json_lenient.strictly(data)
+    assert parsed == []
+
+
+def test_mark_in_front_is_skipped() -> None:
+    for data in (b'{"a": 1}', PADDED % b"1"):
+        assert json_lenient.strictly(codecs.BOM_UTF8 + data) == orjson.loads(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        (b'{"temperature": NaN}', "temperature"),
+        (b'{"tools": [{}, {"parameters": {"maximum": Infinity}}]}', "tools[1].parameters.maximum"),
+        (b"[-Infinity]", "[0]"),
+    ],
+)
+def test_a_client_is_told_where_its_nan_stands(data: bytes, path: str) -> None:
+    with pytest.raises(json_lenient.NotANumber) as found:
+        json_lenient.strictly(data)
+
+    assert found.value.path == path
+
+
+def test_a_text_that_names_nan_is_no_nan() -> None:
+    assert json_lenient.strictly(rb'{"a": "NaN \ud800"}') == {"a": "NaN \ufffd"}
+
+
+@pytest.mark.parametrize("levels", [1, 200, 237, 238, 239, 254, 255, 600])
+def test_what_is_not_too_deep_can_be_wrapped_and_written(levels: int) -> None:
+    value = orjson.loads("[" * levels + "]" * levels)
+    data = json.dumps(value).encode()
+
+    too_deep = json_lenient.is_too_deep(data, value)
+
+    assert too_deep == (not json_lenient.is_writable(value))
+    assert too_deep == (levels > 238)
+    if not too_deep:
+        assert orjson.dumps({"response": {"tools": [value]}})
+
+
+def test_many_brackets_are_not_deep() -> None:
+    value = [[]] * 1000
+    assert not json_lenient.is_too_deep(json.dumps(value).encode(), value)

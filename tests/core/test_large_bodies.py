@@ -1,0 +1,41 @@
+"""Large steps take turns, and others run between them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+UNDER_GEVENT = """
+from gevent import monkey
+monkey.patch_all()
+import gevent
+from forwarder.core.large_bodies import Turnstile
+from forwarder.core.pacing import LARGE
+turnstile, steps = Turnstile(), []
+def work(name):
+    for step in range(3):
+        turnstile.enter(LARGE)
+        steps.append(name)
+def tick():
+    while True:
+        gevent.sleep(1e-5)
+        steps.append("tick")
+ticking = gevent.spawn(tick)
+gevent.joinall([gevent.spawn(work, name) for name in "abc"])
+ticking.kill()
+large = [i for i, step in enumerate(steps) if step != "tick"]
+assert sorted(steps[i] for i in large) == sorted("abc" * 3), steps
+assert all(later - earlier > 1 for earlier, later in zip(large, large[1:])), steps
+turnstile.enter(1)  # what is small does not wait
+killed = gevent.spawn(turnstile.enter, LARGE)
+gevent.sleep(0)
+killed.kill()
+turnstile.enter(LARGE)  # who is interrupted gives its turn back
+"""
+
+
+def test_others_run_between_any_two_large_steps() -> None:
+    subprocess.run([sys.executable, "-c", UNDER_GEVENT], cwd=ROOT, check=True, timeout=60)

@@ -1,0 +1,35 @@
+"""What a request may bring with it: bytes and values, each use counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.core.errors import TooLarge
+from forwarder.core.read_limit import ReadLimit, RequestLimits, spend_references
+
+
+def test_bytes_are_counted_for_each_use() -> None:
+    limit = ReadLimit(RequestLimits(100, 1000), "input")
+    limit.spend(b"x" * 50)
+    limit.spend(b"x" * 25, times=2)
+    with pytest.raises(TooLarge) as refused:
+        limit.spend(b"x")
+    assert refused.value.status == 413
+    assert refused.value.param == "input"
+    assert "100 bytes (limit: FORWARDER_MAX_BODY)" in refused.value.message
+
+
+def test_values_are_counted_and_commas_in_texts_are_not() -> None:
+    limit = ReadLimit(RequestLimits(10_000, 100))
+    limit.spend_value("," * 5000)
+    limit.spend_value([0] * 90)
+    with pytest.raises(TooLarge, match="100 JSON values .limit: FORWARDER_MAX_JSON_VALUES"):
+        limit.spend_value([0] * 90)
+
+
+def test_an_item_counts_for_each_reference_to_it() -> None:
+    limit = ReadLimit(RequestLimits(1000, 1000))
+    there = {"a": {"text": "x" * 100}, "b": {}}
+    spend_references(limit, ["a", "b", "c", *["a"] * 5], there)
+    with pytest.raises(TooLarge):
+        spend_references(limit, ["a"] * 6, there)

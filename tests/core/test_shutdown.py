@@ -1,0 +1,176 @@
+"""Those who wait for an upstream are interrupted, those who write to a client are not."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+
+import pytest
+from greenlet import greenlet
+
+from forwarder.core.errors import ShuttingDown
+from forwarder.core.shutdown import Run, Running
+
+PROGRAM = """
+from gevent import monkey; monkey.patch_all()
+import gevent
+from forwarder.core.errors import ShuttingDown
+from forwarder.core.shutdown import Running, Stopping
+
+running, told = Running(), []
+
+def answer(wait, after):
+    try:
+        yield gevent.sleep(wait)
+        yield gevent.sleep(after)
+    except Stopping:
+        told.append("in the stream")
+
+def serve(opening, wait, writing, after):
+    try:
+        run = running.enter()
+        gevent.sleep(opening)
+        run.stream = answer(wait, after)
+        for _ in run.stream:
+            gevent.sleep(writing)
+    except Stopping:
+        told.append("before it")
+    finally:
+        running.leave(run)
+
+{act}
+print(told, len(running))
+"""
+
+
+def result_of(act: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(act=act)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+STOPPED = "gevent.spawn(serve, *({times})); gevent.sleep(0.05); running.stop()"
+
+
+@pytest.mark.parametrize(
+    ("times", "told"),
+    [
+        ("9, 0, 0, 0", "['before it']"),
+        ("0, 9, 0, 0", "['in the stream']"),
+        ("0, 0, 0.3, 9", "['in the stream']"),
+        ("0, 0, 0.15, 0", "[]"),
+        ("0.1, 0, 0, 0", "['before it']"),
+    ],
+    ids=["connecting", "reading", "writing, then reading", "writing to its end", "nearly done"],
+)
+def test_it_is_interrupted_where_it_waits_for_the_upstream(times: str, told: str) -> None:
+    assert result_of(STOPPED.format(times=times)) == f"{told} 0"
+
+
+def test_one_that_goes_on_waiting_is_interrupted_again() -> None:
+    act = """
+def stubborn():
+    run = running.enter()
+    for _ in range(2):
+        try: gevent.sleep(9)
+        except Stopping: told.append("again")
+    running.leave(run)
+
+gevent.spawn(stubborn); gevent.sleep(0.01); running.stop()"""
+
+    assert result_of(act) == "['again', 'again'] 0"
+
+
+GRACE = """
+from time import monotonic
+started = monotonic()
+
+def work(grace):
+    run = running.enter(grace)
+    try: gevent.sleep(9)
+    except Stopping: told.append((grace, round(monotonic() - started)))
+    running.leave(run)
+
+for grace in (0, None, 2):
+    gevent.spawn(work, grace)
+gevent.sleep(0)
+"""
+
+
+def test_an_exchange_with_a_grace_of_its_own_has_that() -> None:
+    act = GRACE + "running.announce(); gevent.sleep(3); running.stop()"
+
+    assert result_of(act) == "[(0, 0), (2, 2), (None, 3)] 0"
+
+
+def test_no_grace_of_its_own_goes_beyond_the_stop() -> None:
+    act = GRACE + "running.announce(); gevent.sleep(1); running.stop(); told.sort(key=str)"
+
+    assert result_of(act) == "[(0, 0), (2, 1), (None, 1)] 0"
+
+
+def test_a_run_whose_greenlet_is_dead_is_not_waited_for() -> None:
+    act = """
+gevent.spawn(running.enter).join()
+told.append(len(running))
+gevent.spawn(running.enter).join()
+with gevent.Timeout(2): running.stop()"""
+
+    assert result_of(act) == "[0] 0"
+
+
+def test_nothing_begins_after_the_stop() -> None:
+    running = Running()
+    running.stop()
+
+    with pytest.raises(ShuttingDown) as refused:
+        running.enter()
+
+    assert (refused.value.status, refused.value.headers) == (503, {"retry-after": "1"})
+
+
+def test_what_runs_is_known_until_it_ends() -> None:
+    running = Running()
+
+    first, second = running.enter(), running.enter()
+    assert isinstance(first, Run)
+    assert len(running) == 2
+
+    for run in (first, second, second):
+        running.leave(run)
+    assert len(running) == 0
+
+
+def test_who_listens_hears_that_the_process_goes() -> None:
+    running, heard = Running(), []
+    with running.listening(lambda: heard.append("one")):
+        running.announce()
+    running.announce()
+    with running.listening(lambda: heard.append("late")):
+        pass
+
+    assert heard == ["one", "late"]
+
+
+def test_a_thread_s_greenlet_is_not_kept() -> None:
+    """The collector crashes over one whose thread is gone."""
+    running, seen = Running(), []
+
+    def work() -> None:
+        run = running.enter()
+        seen.append(run)
+        run.interrupt()  # asks nothing of anybody
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert not any(isinstance(held, greenlet) for held in gc.get_referents(seen[0]))
+    assert any(isinstance(held, greenlet) for held in gc.get_referents(running.enter()))

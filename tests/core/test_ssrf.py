@@ -1,0 +1,119 @@
+"""Which hosts may be connected to."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from forwarder.core.ssrf import Guard, is_public
+
+PRIVATE = (
+    "127.0.0.1", "127.255.255.254", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1",
+    "100.64.0.1", "100.100.100.200", "169.254.169.254", "168.63.129.16", "192.0.0.192",
+    "192.0.2.1", "198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.255.255.250",
+    "240.0.0.1", "255.255.255.255", "192.88.99.1",
+    "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "fe80::1", "fc00::1",
+    "fd00:ec2::254", "fec0::1", "ff02::1", "2001:db8::1", "2002:7f00:1::", "2001:0:1::1",
+    "64:ff9b::127.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b:1::1", "3fff::1", "100::1",
+)  # fmt: skip
+PUBLIC = ("8.8.8.8", "1.1.1.1", "172.32.0.1", "2606:4700::1111", "64:ff9b::8.8.8.8")
+
+
+def resolving(**names: str) -> Any:
+    """A look-up that knows these names, and addresses as the system's does."""
+
+    def resolve(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        if host not in names:
+            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        texts = names[host].split()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (text, port)) for text in texts]
+
+    return resolve
+
+
+def reached(host: str, *allow: str, **names: str) -> list[str]:
+    """The addresses under which a host may be reached."""
+    found = Guard(allow, resolving(**names)).addresses(host, 80)
+    return [address[0] for _, address in found]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_no_address_of_special_use_is_public(address: str) -> None:
+    assert not is_public(ip_address(address))
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_addresses_of_the_internet_are_public(address: str) -> None:
+    assert is_public(ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1", "::1", "::ffff:127.0.0.1", "::ffff:7f00:1", "169.254.169.254", "10.1.2.3",
+        "localhost", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001", "127.1",
+        "0", "0x", "127.0.0.1.", "fe80::1%lo", "134744072", "010.8.8.8",
+    ],
+)  # fmt: skip
+def test_a_private_host_is_not_reached_however_it_is_spelled(host: str) -> None:
+    assert reached(host) == []
+
+
+def test_an_odd_spelling_is_not_even_looked_up() -> None:
+    assert reached("134744072", **{"134744072": "8.8.8.8"}) == []
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_a_name_of_a_private_address_is_not_reached(address: str) -> None:
+    assert reached("evil.test", **{"evil.test": address}) == []
+
+
+def test_of_a_name_with_several_addresses_only_the_public_ones_are_used() -> None:
+    assert reached("mixed.test", **{"mixed.test": "10.0.0.1 8.8.8.8 ::1"}) == ["8.8.8.8"]
+
+
+@pytest.mark.parametrize("resolve_error", [socket.gaierror("no such name"), UnicodeError("long")])
+def test_a_name_that_is_not_found_is_not_reached(resolve_error: Exception) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise resolve_error
+
+    assert Guard((), fail).addresses("gone.test", 80) == []
+    with pytest.raises(type(resolve_error)):
+        Guard((), fail).look_up("gone.test", 80)
+
+
+def test_a_name_that_is_found_and_forbidden_differs_from_an_unknown_one() -> None:
+    assert Guard((), resolving(**{"inner.test": "10.0.0.1"})).look_up("inner.test", 80) == []
+
+
+@pytest.mark.parametrize("allow", ["10.1.0.0/16", "10.1.2.3", "files.test", "FILES.test"])
+def test_a_private_host_is_reached_when_it_is_allowed(allow: str) -> None:
+    assert reached("files.test", allow, **{"files.test": "10.1.2.3"}) == ["10.1.2.3"]
+
+
+@pytest.mark.parametrize("allow", ["10.2.0.0/16", "10.1.2.4", "other.test", "test", "fd00::/8"])
+def test_what_is_allowed_allows_nothing_else(allow: str) -> None:
+    assert reached("files.test", allow, **{"files.test": "10.1.2.3"}) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "allow", "excepted"),
+    [
+        ("gpu", ("gpu",), True),
+        ("GPU", ("gpu",), True),
+        ("gpu", ("10.0.0.0/8",), True),
+        ("mixed", ("10.0.0.0/8",), False),
+        ("public", (), False),
+        ("public", ("public",), True),
+        ("gpu", (), False),
+        ("127.0.0.1", ("127.0.0.1",), True),
+    ],
+)
+def test_exceptions_are_told_from_what_anybody_may_reach(
+    host: str, allow: tuple[str, ...], excepted: bool
+) -> None:
+    names = {"gpu": "10.1.1.1", "GPU": "10.1.1.1", "mixed": "10.1.1.1 8.8.8.8", "public": "8.8.8.8"}
+    assert Guard(allow, resolving(**names)).is_excepted(host, 80) is excepted

@@ -1,0 +1,29 @@
+"""What a remote said cannot act on a terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.core.terminal_escapes import echo, escape_controls
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain – ä 日本 😀\ttab\nline", "plain – ä 日本 😀\ttab\nline"),
+        ("\x1b[2Jgone", r"\x1b[2Jgone"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("\x9b31m", r"\x9b31m"),
+        ("over\rwritten", r"over\rwritten"),
+        ("a\x7f\x08\x00b", r"a\x7f\x08\x00b"),
+        ("\u202egpj.exe", r"\u202egpj.exe"),
+        ("\u2028\u2066", r"\u2028\u2066"),
+    ],
+)
+def test_controls_are_spelled_out(
+    text: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert escape_controls(text) == shown
+    echo(text)
+    echo(text, err=True)
+    assert capsys.readouterr() == (f"{shown}\n", f"{shown}\n")

@@ -1,0 +1,37 @@
+"""Which words of an address, a header or a parameter are secrets."""
+
+from __future__ import annotations
+
+import time
+
+from forwarder.core.url_secrets import hide_url_secrets, is_random, is_telling
+
+
+def test_a_name_tells_of_a_secret_and_so_does_a_value() -> None:
+    assert is_telling("X-Api-Key")
+    assert is_telling("sig")
+    assert not is_telling("X-Title")
+    assert is_random("0123456789abcdefABCDEF")
+    assert not is_random("2024-10-21")
+    assert not is_random("abcdefghijklmnopqrstuvwxyz 01234567890123456789")
+    assert is_random("is_ABCDEFGHIJKLMNOPQRSTUV_7, or so")
+
+
+def test_a_long_word_is_seen_at_once() -> None:
+    began = time.process_time()
+
+    assert not is_random("x" * 100_000)
+
+    assert time.process_time() - began < 1
+
+
+def test_of_an_address_there_is_only_the_host() -> None:
+    hidden: list[str] = []
+    url = "https://me:pass@a.test:8/s/abcdefghij0123456789/NGQ5ZjY-tYWJj_ZGVm-xyz/mcp?v=1&token=t"
+
+    shown = hide_url_secrets(f"{url}#k=abcdefghijklmnopqrst", hidden.append)
+
+    assert shown == "https://a.test:8"
+    words = ["abcdefghij0123456789", "NGQ5ZjY-tYWJj_ZGVm-xyz", "k=abcdefghijklmnopqrst", "t"]
+    assert hidden == ["pass", "me:pass", *words]
+    assert hide_url_secrets("a.test/mcp?to=https://b.test/") == "a.test"

@@ -1,0 +1,60 @@
+"""Whatever has a fate is told of, once."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.docgen.fidelity import everything, of_ollama, parameters
+from forwarder.protocols.items import ITEM_TABLES, Rows
+from forwarder.protocols.ollama_parameters import EMBEDDING_TABLES, OLLAMA_TABLES
+from forwarder.protocols.parameters import TABLES
+
+COLUMNS = {"responses": 2, "chat": 3}
+
+
+@pytest.mark.parametrize("client", TABLES)
+def test_every_parameter_stands_with_its_fate(client: str) -> None:
+    told = {}
+    for line in parameters().splitlines()[2:]:
+        cells = line.split(" | ")
+        for name in cells[COLUMNS[client] - 1].rstrip(" |").split(", "):
+            told[name.strip("`")] = cells[0].split("*")[1]
+
+    told.pop("–", None)
+    assert told == {name: fate.kind for name, fate in TABLES[client].items()}
+
+
+def test_every_parameter_of_ollama_s_stands_with_its_fate() -> None:
+    told = {}
+    for line in of_ollama().splitlines()[2:]:
+        cells = line.split(" | ")
+        for name in cells[1].rstrip(" |").split(", "):
+            told[name.strip("`")] = cells[0].split("*")[1]
+
+    assert told == {n: f.kind for table in OLLAMA_TABLES.values() for n, f in table.items()}
+
+
+def lines_of(rows: Rows) -> list[str]:
+    return [f"*{fate.kind}* | {fate.why}" for fate in rows.values()]
+
+
+def test_every_row_of_every_table_is_told_with_its_reason() -> None:
+    told = everything()
+
+    for client, tables in ITEM_TABLES.items():
+        for rows in (TABLES[client], *tables.values()):
+            assert rows
+            assert all(line in told for line in lines_of(rows))
+    of_ollama = [*OLLAMA_TABLES.values(), *EMBEDDING_TABLES.values()]
+    assert all(line in told for rows in of_ollama for line in lines_of(rows))
+    count = sum(map(len, [*TABLES.values(), *of_ollama]))
+    count += sum(len(rows) for tables in ITEM_TABLES.values() for rows in tables.values())
+    assert told.count("\n| `") == count
+
+
+def test_a_case_is_told_in_words_and_a_value_that_asks_for_nothing_too() -> None:
+    told = everything()
+
+    assert "| `shell`, in a container | *dropped* |" in told
+    assert "and stores what comes; `false` asks for nothing" in told
+    assert "`disabled` asks for nothing" in told

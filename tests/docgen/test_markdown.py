@@ -1,0 +1,23 @@
+"""Cells stay cells."""
+
+from __future__ import annotations
+
+from forwarder.docgen.markdown import code, table
+
+
+def test_a_table_has_a_head_and_rows() -> None:
+    assert table(["a", "b"], [["1", "2"], ["3", "4"]]).splitlines() == [
+        "| a | b |",
+        "| --- | --- |",
+        "| 1 | 2 |",
+        "| 3 | 4 |",
+    ]
+
+
+def test_nothing_in_a_cell_ends_it() -> None:
+    assert table(["a"], [["x|y\nz"]]).splitlines()[2] == "| x\\|y z |"
+
+
+def test_names_are_code() -> None:
+    assert code(["a", "b_c"]) == "`a`, `b_c`"
+    assert code([]) == ""

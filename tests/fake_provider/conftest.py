@@ -1,0 +1,31 @@
+"""Fixtures of the support's own tests: an upstream, and clients in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+from openai import OpenAI
+
+from tests.fake_provider import ScriptedUpstream
+
+
+@pytest.fixture
+def up() -> Iterator[ScriptedUpstream]:
+    """A strict upstream."""
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="session")
+def http() -> Iterator[httpx2.Client]:
+    """A plain client; one for all, since making one takes longer than most tests."""
+    with httpx2.Client(timeout=10) as client:
+        yield client
+
+
+@pytest.fixture
+def sdk(up: ScriptedUpstream, http: httpx2.Client) -> OpenAI:
+    """The official SDK in front of the upstream."""
+    return OpenAI(base_url=up.url, api_key="sk-x", max_retries=0, http_client=http)

@@ -1,0 +1,55 @@
+"""The data of answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fake_provider.answers import SEALED, Answer, Ask, Call, Usage, error, obfuscation, seal
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 5, 100])
+def test_a_text_is_cut_into_no_more_than_its_pieces(pieces: int) -> None:
+    """They add up, and none is empty."""
+    cut = Answer(pieces=pieces).cut("héllo 🏔!")
+
+    assert "".join(cut) == "héllo 🏔!"
+    assert 1 <= len(cut) <= pieces
+    assert all(cut)
+    assert Answer().cut("") == []
+
+
+def test_a_call_is_streamed_as_text() -> None:
+    """Arguments as JSON, letters as they are; a custom call's input as it is."""
+    assert Call("f", {"city": "Zürich"}).text == '{"city": "Zürich"}'
+    assert Call("f", '{"a":1}').text == '{"a":1}'
+    assert Call("f", kind="custom", input="free").text == "free"
+
+
+def test_both_protocols_tell_of_the_same_usage() -> None:
+    """Only the names differ."""
+    usage = Usage(input=10, output=4, cached=2, reasoning=1)
+
+    assert usage.chat()["total_tokens"] == usage.responses()["total_tokens"] == 14
+    assert usage.chat()["prompt_tokens_details"]["cached_tokens"] == 2
+    assert usage.responses()["output_tokens_details"]["reasoning_tokens"] == 1
+
+
+def test_ids_are_of_their_request() -> None:
+    """Two requests never share one."""
+    one, two = Ask("chat", {}, 1), Ask("chat", {}, 2)
+
+    assert one.id("msg_") != two.id("msg_")
+    assert one.call_id(Call("f"), 0) != two.call_id(Call("f"), 0)
+    assert one.call_id(Call("f", id="mine"), 0) == "mine"
+
+
+def test_small_things_have_their_shape() -> None:
+    """Errors, seals and padding."""
+    assert error("no", param="x")["error"] == {
+        "message": "no",
+        "type": "invalid_request_error",
+        "param": "x",
+        "code": None,
+    }
+    assert seal("secret").startswith(SEALED)
+    assert len("abc" + obfuscation("abc")) % 16 == 0

@@ -1,0 +1,127 @@
+"""What vendors make of a chat stream."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fake_provider import Answer, Call, changes, faults
+from tests.fake_provider.answers import Ask, Json
+from tests.fake_provider.chat import chunks
+from tests.fake_provider.wire import Change
+
+ASK = Ask("chat", {"model": "m", "stream": True, "stream_options": {"include_usage": True}})
+TEXT = chunks(Answer(text="abc"), ASK)
+CALLS = chunks(Answer(calls=[Call("one", {"a": 1}), Call("two", {"b": 2})]), ASK)
+
+
+def deltas(said: list[Json]) -> list[Json]:
+    """All deltas."""
+    return [choice["delta"] for chunk in said for choice in chunk["choices"]]
+
+
+def calls(said: list[Json]) -> list[Json]:
+    """All deltas of calls."""
+    return [call for delta in deltas(said) for call in delta.get("tool_calls") or ()]
+
+
+@pytest.mark.parametrize("change", [*faults.CHANGES, *faults.CALL_CHANGES])
+def test_a_change_leaves_what_it_was_given(change: Change) -> None:
+    """Events are values."""
+    before = str(CALLS)
+
+    change(CALLS, ASK)
+
+    assert str(CALLS) == before
+
+
+def test_usage_can_be_in_every_chunk() -> None:
+    """With nothing after the finish."""
+    said = changes.usage_in_every_chunk(TEXT, ASK)
+
+    assert [bool(chunk["usage"]) for chunk in said] == [False] + [True] * (len(said) - 1)
+    assert said[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_usage_can_ride_on_the_finish() -> None:
+    """One chunk less."""
+    said = changes.usage_with_finish(TEXT, ASK)
+
+    assert len(said) == len(TEXT) - 1
+    assert said[-1]["usage"]["prompt_tokens"] == 21
+    assert said[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_usage_can_be_null_though_nobody_asked() -> None:
+    """Where there is one it stays."""
+    said = changes.usage_null(chunks(Answer(text="a"), Ask("chat", {"stream": True})), ASK)
+
+    assert {str(chunk["usage"]) for chunk in said} == {"None"}
+    assert changes.usage_null(TEXT, ASK)[-1]["usage"]
+
+
+def test_roles_can_be_nowhere_or_everywhere() -> None:
+    """Nor is there a chunk only for the role."""
+    assert not any("role" in delta for delta in deltas(changes.roleless(TEXT, ASK)))
+    assert all(delta["role"] for delta in deltas(changes.role_everywhere(TEXT, ASK)))
+    assert all("content" in delta for delta in deltas(changes.role_everywhere(CALLS, ASK)))
+
+
+def test_fields_can_be_null() -> None:
+    """Where they say nothing."""
+    assert deltas(changes.content_null(CALLS, ASK))[-1]["tool_calls"] is None
+    assert deltas(changes.content_null(CALLS, ASK))[1]["content"] is None
+
+
+def test_finish_reasons_can_be_empty_or_always_stop() -> None:
+    """Until, and at the end."""
+    blank = [
+        choice["finish_reason"] for c in changes.finish_empty(TEXT, ASK) for choice in c["choices"]
+    ]
+    stop = [
+        choice["finish_reason"] for c in changes.finish_stop(CALLS, ASK) for choice in c["choices"]
+    ]
+
+    assert blank == [""] * (len(blank) - 1) + ["stop"]
+    assert stop == [None] * (len(stop) - 1) + ["stop"]
+
+
+def test_a_stream_can_open_without_choices() -> None:
+    """As Azure's do."""
+    first, *rest = changes.filters_first(TEXT, ASK)
+
+    assert first["choices"] == []
+    assert rest == TEXT
+
+
+def test_deltas_can_be_called_messages() -> None:
+    """Nothing else changes."""
+    choice = changes.message_for_delta(TEXT, ASK)[1]["choices"][0]
+
+    assert choice["message"] == {"content": "a"}
+    assert "delta" not in choice
+
+
+def test_names_can_be_blank_later_or_repeated() -> None:
+    """Ids likewise."""
+    blank = calls(changes.names_blank_later(CALLS, ASK))
+    repeated = calls(changes.names_repeated(CALLS, ASK))
+
+    assert [call["function"]["name"] for call in blank if call["id"]] == ["one", "two"]
+    assert {call["function"]["name"] for call in blank if not call["id"]} == {""}
+    assert {(call["index"], call["id"]) for call in repeated} == {(0, "call_0_1"), (1, "call_1_1")}
+    assert all(call["function"]["name"] for call in repeated)
+
+
+def test_calls_can_share_an_index_or_have_none() -> None:
+    """Only the ids tell them apart."""
+    assert {call["index"] for call in calls(changes.one_index(CALLS, ASK))} == {0}
+    assert not any("index" in call for call in calls(changes.no_index(CALLS, ASK)))
+
+
+def test_calls_can_come_whole_as_text_or_as_an_object() -> None:
+    """One delta each."""
+    whole = calls(changes.whole_calls(CALLS, ASK))
+    objects = calls(changes.object_arguments(CALLS, ASK))
+
+    assert [call["function"]["arguments"] for call in whole] == ['{"a": 1}', '{"b": 2}']
+    assert [call["function"]["arguments"] for call in objects] == [{"a": 1}, {"b": 2}]

@@ -1,0 +1,144 @@
+"""Answers as Chat Completions, judged by the SDK's types and its own accumulator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from openai import OpenAI
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from tests.fake_provider import Answer, Call, ScriptedUpstream
+from tests.fake_provider.answers import Ask, Json
+from tests.fake_provider.chat import chunks, completion
+from tests.fake_provider.samples import ANSWERS, CUSTOM
+
+QUESTION: list[Any] = [{"role": "user", "content": "hello"}]
+
+kinds = pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+
+
+def ask(**body: Any) -> Ask:
+    """A request on Chat Completions."""
+    return Ask("chat", {"model": "m", "messages": QUESTION, **body})
+
+
+def folded(said: list[Json]) -> Json:
+    """The message that the deltas add up to."""
+    message: Json = {"tool_calls": {}}
+    for choice in (choice for chunk in said for choice in chunk["choices"]):
+        for name, value in choice["delta"].items():
+            if name == "tool_calls":
+                _fold_calls(message["tool_calls"], value)
+            elif value is not None:
+                message[name] = message[name] + value if name in message else value
+    return message
+
+
+def _fold_calls(known: dict[int, Json], deltas: list[Json]) -> None:
+    for delta in deltas:
+        call = known.setdefault(delta["index"], delta)
+        if call is not delta:
+            call["function"]["arguments"] += delta["function"]["arguments"]
+
+
+@kinds
+def test_every_chunk_is_of_the_sdk_s_type(answer: Answer) -> None:
+    """Strictly, with usage asked for."""
+    for chunk in chunks(answer, ask(stream=True, stream_options={"include_usage": True})):
+        ChatCompletionChunk.model_validate(chunk, strict=True)
+
+
+@kinds
+def test_a_whole_completion_is_of_the_sdk_s_type(answer: Answer) -> None:
+    """Strictly."""
+    ChatCompletion.model_validate(completion(answer, ask()), strict=True)
+
+
+@kinds
+def test_the_stream_adds_up_to_the_whole(answer: Answer) -> None:
+    """Text, refusal and calls are the same."""
+    whole = completion(answer, ask())["choices"][0]
+    said = chunks(answer, ask(stream=True))
+
+    message = folded(said)
+
+    assert (message.get("content") or None) == (whole["message"]["content"] or None)
+    assert message.get("refusal") == whole["message"]["refusal"]
+    assert said[-1]["choices"][0]["finish_reason"] == whole["finish_reason"]
+    calls = [
+        {k: v for k, v in call.items() if k != "index"} for call in message["tool_calls"].values()
+    ]
+    assert calls == whole["message"].get("tool_calls", [])
+
+
+def test_usage_comes_last_and_only_when_it_was_asked_for() -> None:
+    """All chunks before it say null."""
+    asked = chunks(Answer(text="a"), ask(stream=True, stream_options={"include_usage": True}))
+    unasked = chunks(Answer(text="a"), ask(stream=True))
+
+    assert asked[-1]["choices"] == []
+    assert asked[-1]["usage"]["total_tokens"] == 30
+    assert {str(chunk["usage"]) for chunk in asked[:-1]} == {"None"}
+    assert not any("usage" in chunk for chunk in unasked)
+
+
+def test_calls_are_counted_and_only_their_head_has_a_name() -> None:
+    """Index 0, 1, … over the calls; ids are the call's own or made up."""
+    said = chunks(ANSWERS["parallel_calls"], ask(stream=True))
+    calls = [c for chunk in said for c in chunk["choices"][0]["delta"].get("tool_calls", ())]
+
+    heads = [call for call in calls if "id" in call]
+    assert [(call["index"], call["id"]) for call in heads] == [(0, "call_0_1"), (1, "call_mine")]
+    assert all("name" not in call["function"] for call in calls if call not in heads)
+
+
+def test_custom_calls_have_their_own_shape() -> None:
+    """``custom`` with ``input`` in place of ``function`` with ``arguments``."""
+    call = completion(CUSTOM, ask())["choices"][0]["message"]["tool_calls"][0]
+
+    assert call["type"] == "custom"
+    assert call["custom"] == {"name": "apply_patch", "input": "*** Begin Patch"}
+
+
+def test_a_namespace_is_part_of_the_name() -> None:
+    """Chat Completions has no namespaces."""
+    answer = Answer(calls=[Call("find", namespace="mcp")])
+
+    message = completion(answer, ask())["choices"][0]["message"]
+
+    assert message["tool_calls"][0]["function"]["name"] == "mcp__find"
+
+
+def test_there_are_as_many_choices_as_were_asked_for() -> None:
+    """Whole and streamed."""
+    said = chunks(Answer(text="a"), ask(stream=True, n=2))
+
+    assert {choice["index"] for chunk in said for choice in chunk["choices"]} == {0, 1}
+    assert len(completion(Answer(text="a"), ask(n=2))["choices"]) == 2
+
+
+def test_obfuscation_is_there_unless_it_is_declined() -> None:
+    """As OpenAI does it."""
+    declined = ask(stream=True, stream_options={"include_obfuscation": False})
+
+    assert "obfuscation" in chunks(Answer(text="a"), ask(stream=True))[0]
+    assert not any("obfuscation" in chunk for chunk in chunks(Answer(text="a"), declined))
+
+
+@pytest.mark.parametrize("name", sorted(ANSWERS.keys() - {"length", "filtered"}))
+def test_the_sdk_s_stream_helper_comes_to_the_same_message(
+    name: str, up: ScriptedUpstream, sdk: OpenAI
+) -> None:
+    """Over the wire; it raises at the two other endings."""
+    answer = ANSWERS[name]
+    up.script(answer, answer)
+
+    with sdk.chat.completions.stream(model="m", messages=QUESTION) as stream:
+        final = stream.get_final_completion().choices[0]
+    whole = sdk.chat.completions.create(model="m", messages=QUESTION).choices[0]
+
+    assert (final.message.content or None) == (whole.message.content or None)
+    assert final.finish_reason == whole.finish_reason
+    names = [call.function.name for call in final.message.tool_calls or ()]
+    assert names == [call.name for call in answer.calls]

@@ -1,0 +1,203 @@
+"""Faults as they arrive: a liberal reader finds the same in all that is harmless, nothing in what
+is fatal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.fake_provider import Answer, Call, ScriptedUpstream, faults
+from tests.fake_provider.answers import Json, Protocol
+from tests.fake_provider.faults import Scripted
+
+TEXT = Answer(text="Grüße aus Zürich 🏔")
+CALLS = Answer(calls=[Call("one", {"city": "Zürich 🏔"}), Call("two", {"b": 2})])
+
+BODIES: dict[Protocol, tuple[str, Json]] = {
+    "chat": (
+        "/chat/completions",
+        {
+            "model": "m",
+            "messages": [{"role": "user", "content": "hi"}],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
+    ),
+    "responses": ("/responses", {"model": "m", "input": "hi", "stream": True}),
+}
+
+TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+
+
+Ask = Callable[..., httpx2.Response]
+Read = Callable[[Protocol, Scripted], list[Json]]
+
+
+@pytest.fixture
+def ask(up: ScriptedUpstream, http: httpx2.Client) -> Ask:
+    """Ask for a stream once, for what is scripted."""
+
+    def ask(protocol: Protocol, *scripted: Scripted) -> httpx2.Response:
+        up.script(*scripted)
+        path, body = BODIES[protocol]
+        return http.post(up.url + path, json=body)
+
+    return ask
+
+
+@pytest.fixture
+def read(ask: Ask) -> Read:
+    """Read one answer."""
+    return lambda protocol, scripted: events(lambda: ask(protocol, scripted))
+
+
+def events(ask: Callable[[], httpx2.Response]) -> list[Json]:
+    """The events of an answer, read as liberally as can be; none when it is not a stream."""
+    try:
+        answered = ask()
+    except httpx2.TransportError:
+        return []
+    lines = answered.content.decode().replace("\r\n", "\n").split("\n")
+    data = [line[5:].strip() for line in lines if line.startswith("data:")]
+    return [json.loads(text) for text in data if text != "[DONE]"]
+
+
+def understood(protocol: Protocol, said: list[Json]) -> list[Any] | None:
+    """Text and calls of an answer that was over and said something; None otherwise."""
+    if any("error" in event for event in said):
+        return None
+    meant = _chat(said) if protocol == "chat" else _responses(said)
+    return meant if meant and any(meant) else None
+
+
+def _chat(chunks: list[Json]) -> list[Any] | None:
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    if not any(choice["finish_reason"] for choice in choices):
+        return None
+    text = ""
+    calls: list[Json] = []
+    for delta in (choice.get("delta") or choice.get("message") or {} for choice in choices):
+        text += delta.get("content") or ""
+        for call in delta.get("tool_calls") or ():
+            _grow(calls, call)
+    return [text, *((call["name"], json.loads(call["arguments"])) for call in calls)]
+
+
+def _grow(calls: list[Json], delta: Json) -> None:
+    known = {call["id"] for call in calls}
+    if delta.get("id") and delta["id"] not in known:
+        calls.append({"id": delta["id"], "name": delta["function"]["name"], "arguments": ""})
+    at = next((i for i, c in enumerate(calls) if c["id"] == delta.get("id")), len(calls) - 1)
+    arguments = delta["function"]["arguments"]
+    calls[at]["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments)
+
+
+def _responses(said: list[Json]) -> list[Any] | None:
+    if not said or said[-1]["type"] != "response.completed":
+        return None
+    output = said[-1]["response"]["output"]
+    text = "".join(part["text"] for item in output for part in item.get("content", ()))
+    calls = [item for item in output if item["type"] == "function_call"]
+    return [text, *((call["name"], json.loads(call["arguments"])) for call in calls)]
+
+
+CASES = [
+    pytest.param(
+        protocol, answer, name, id=f"{protocol}-{'calls' if answer.calls else 'text'}-{name}"
+    )
+    for protocol in BODIES
+    for answer in (TEXT, CALLS)
+    for name in faults.harmless(answer, protocol)
+]
+
+
+@pytest.mark.parametrize(("protocol", "answer", "name"), CASES)
+def test_what_is_harmless_tells_the_same(
+    protocol: Protocol, answer: Answer, name: str, read: Read
+) -> None:
+    """To a reader that is liberal enough."""
+    said = read(protocol, faults.harmless(answer, protocol)[name])
+
+    wanted = [answer.text or "", *((call.name, call.arguments) for call in answer.calls)]
+    assert understood(protocol, said) == wanted
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name"),
+    [(protocol, name) for protocol in BODIES for name in faults.fatal(TEXT, protocol)],
+)
+def test_what_is_fatal_tells_nothing(protocol: Protocol, name: str, read: Read) -> None:
+    """However liberal the reader is."""
+    said = read(protocol, faults.fatal(TEXT, protocol)[name])
+
+    assert understood(protocol, said) is None
+
+
+def test_the_tables_are_not_empty() -> None:
+    """Lest nothing be tested."""
+    assert len(faults.harmless(TEXT, "chat")) > 15
+    assert len(faults.harmless(CALLS, "chat")) > len(faults.harmless(TEXT, "chat"))
+    assert len(faults.harmless(TEXT, "responses")) > 5
+    assert len(faults.fatal(TEXT, "responses")) > len(faults.fatal(TEXT, "chat")) > 10
+
+
+def test_an_error_event_has_the_shape_of_its_protocol(read: Read) -> None:
+    """Chat: an object with ``error``; Responses: nested or flat, and ``response.failed``."""
+    chat = read("chat", faults.error_event(TEXT))
+    nested = read("responses", faults.error_event(TEXT))
+    flat = read("responses", faults.error_event(TEXT, shape="flat"))
+
+    assert chat[-1].keys() == {"error"}
+    assert [event["type"] for event in nested[-2:]] == ["error", "response.failed"]
+    assert nested[-2]["error"]["code"] == flat[-2]["code"] == "server_error"
+    assert nested[-1]["response"]["status"] == "failed"
+    assert [event["sequence_number"] for event in nested] == list(range(len(nested)))
+
+
+def test_a_stream_can_end_without_its_terminal_event(read: Read) -> None:
+    """Though ``[DONE]`` is there."""
+    chat = read("chat", faults.without_terminal(TEXT))
+    responses = read("responses", faults.without_terminal(TEXT))
+
+    assert not any(c["finish_reason"] for chunk in chat for c in chunk["choices"])
+    assert not any(event["type"] in TERMINAL for event in responses)
+
+
+def test_usage_can_come_after_done(ask: Ask) -> None:
+    """As the last thing of all."""
+    said = ask("chat", faults.usage_after_done(TEXT)).text
+
+    assert said.index("[DONE]") < said.index('"prompt_tokens"')
+
+
+@pytest.mark.parametrize("protocol", BODIES)
+def test_a_whole_object_can_come_in_place_of_a_stream(protocol: Protocol, ask: Ask) -> None:
+    """As JSON, with status 200."""
+    answered = ask(protocol, faults.WholeInstead(TEXT))
+
+    assert answered.headers["content-type"] == "application/json"
+    assert "Zürich" in answered.text
+    assert answered.json()["object"] in ("chat.completion", "response")
+
+
+def test_a_slow_stream_takes_its_time(ask: Ask) -> None:
+    """So many seconds a frame."""
+    answered = ask("responses", faults.slow(TEXT, 0.05))
+
+    assert answered.elapsed.total_seconds() > 0.3
+
+
+@pytest.mark.parametrize("code", faults.STATUSES)
+def test_a_status_has_an_error_in_openai_s_shape(code: int, ask: Ask) -> None:
+    """Or is a page."""
+    refused = ask("chat", faults.status(code, retry_after=3))
+    page = ask("chat", faults.html(code))
+
+    assert refused.status_code == page.status_code == code
+    assert refused.json()["error"].keys() == {"message", "type", "param", "code"}
+    assert refused.headers["retry-after"] == "3"
+    assert page.headers["content-type"] == "text/html"

@@ -1,0 +1,71 @@
+"""Conversations of both protocols as one list of steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fake_provider.answers import Ask, Json
+from tests.fake_provider.history import Step, Turn, as_items, steps, text_of
+
+MESSAGES: list[Json] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+    {
+        "role": "assistant",
+        "content": "one moment",
+        "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            {"id": "b", "type": "custom", "custom": {"name": "c", "input": ""}},
+        ],
+    },
+    {"role": "tool", "tool_call_id": "a", "content": "1"},
+    {"role": "tool", "tool_call_id": "b", "content": "2"},
+]
+
+ITEMS: list[Json] = [
+    {"role": "developer", "content": "Be brief."},
+    {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+    {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"},
+    {"type": "custom_tool_call", "call_id": "b", "name": "c", "input": ""},
+    {"type": "function_call_output", "call_id": "a", "output": "1"},
+    {
+        "type": "custom_tool_call_output",
+        "call_id": "b",
+        "output": [{"type": "input_text", "text": "2"}],
+    },
+]
+
+STEPS = [
+    Step("user", "hi"),
+    Step("call", "f"),
+    Step("call", "c"),
+    Step("result", "1"),
+    Step("result", "2"),
+]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [Ask("chat", {"messages": MESSAGES}), Ask("responses", {"input": ITEMS})],
+    ids=["chat", "responses"],
+)
+def test_both_protocols_tell_the_same_story(ask: Ask) -> None:
+    """Users, calls and results; the rest does not matter."""
+    assert [step for step in steps(ask) if step.kind != "other"] == STEPS
+
+
+def test_what_a_stored_response_knew_comes_first() -> None:
+    """Its input and its output."""
+    turn = Turn.after(Turn.after(None, "hi", ITEMS[2:3]), ITEMS[4:5], [])
+
+    said = steps(Ask("responses", {"input": "and now?"}), turn)
+
+    assert [step.text for step in said] == ["hi", "f", "1", "and now?"]
+
+
+def test_text_and_input_may_be_strings_or_lists() -> None:
+    """Or missing."""
+    assert text_of("a") == text_of([{"text": "a"}]) == "a"
+    assert text_of(None) == text_of([{"type": "image_url"}]) == ""
+    assert as_items("hi") == [{"role": "user", "content": "hi"}]
+    assert as_items(None) == []

@@ -1,0 +1,229 @@
+"""Scenarios, chosen by the prompt, in both protocols."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.fake_provider import Answer
+from tests.fake_provider.answers import Ask, Json
+from tests.fake_provider.scenarios import HELLO, SCENARIOS, UNICODE, answer
+
+PERSON: Json = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+}
+CITY: Json = {"type": "object", "properties": {"city": {"type": "string"}}}
+COMMAND: Json = {"type": "object", "properties": {"cmd": {"type": "string"}}}
+INPUT: Json = {"type": "object", "properties": {"input": {"type": "string"}}}
+
+Make = Callable[..., Ask]
+
+
+def chat(prompt: str, *functions: tuple[str, Json], results: tuple[str, ...] = ()) -> Ask:
+    """A chat request after calls of ``f`` with these results."""
+    messages: list[Json] = [{"role": "user", "content": f"please do {prompt} [[tag:t1]]"}]
+    for result in results:
+        call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        messages.append({"role": "assistant", "tool_calls": [call]})
+        messages.append({"role": "tool", "tool_call_id": "a", "content": result})
+    tools = [{"type": "function", "function": {"name": n, "parameters": s}} for n, s in functions]
+    return Ask("chat", {"messages": messages, "tools": tools})
+
+
+def responses(prompt: str, *functions: tuple[str, Json], results: tuple[str, ...] = ()) -> Ask:
+    """The same as a Responses request."""
+    items: list[Json] = [{"role": "user", "content": f"please do {prompt} [[tag:t1]]"}]
+    for result in results:
+        items.append({"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"})
+        items.append({"type": "function_call_output", "call_id": "a", "output": result})
+    tools = [{"type": "function", "name": name, "parameters": s} for name, s in functions]
+    return Ask("responses", {"input": items, "tools": tools})
+
+
+protocols = pytest.mark.parametrize("make", [chat, responses])
+
+
+@protocols
+def test_a_prompt_without_a_marker_is_greeted(make: Make) -> None:
+    """So is one that asks for text."""
+    assert answer(make("hi")).text == answer(make("[[scenario:text]]")).text == HELLO
+
+
+def test_an_unknown_scenario_is_a_mistake_of_the_test() -> None:
+    """It must not pass for a greeting."""
+    with pytest.raises(KeyError):
+        answer(chat("[[scenario:nonsense]]"))
+
+
+@protocols
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_scenario_answers_without_tools(make: Make, name: str) -> None:
+    """A model that is offered nothing calls nothing."""
+    said = answer(make(f"[[scenario:{name} tool=none]]"))
+
+    assert isinstance(said, Answer)
+    assert not said.calls
+
+
+@protocols
+@pytest.mark.parametrize(
+    ("name", "count", "text"),
+    [
+        ("one_tool", 1, None),
+        ("parallel_tools", 2, None),
+        ("text_and_tool", 1, "Let me look that up."),
+        ("reasoning_tool", 1, None),
+    ],
+)
+def test_tools_are_called_and_then_their_results_are_told(
+    make: Make, name: str, count: int, text: str | None
+) -> None:
+    """The text at the end repeats what the tools said."""
+    prompt, tool = f"[[scenario:{name}]]", ("get_weather", CITY)
+    called = answer(make(prompt, tool))
+    ended = answer(make(prompt, tool, results=("sunny", "rainy")))
+
+    assert [call.text for call in called.calls] == ['{"city": "Zürich 🏔"}'] * count
+    assert called.text == text
+    assert ended.text == "Done: sunny | rainy"
+    assert not ended.calls
+
+
+@protocols
+def test_a_named_tool_is_called(make: Make) -> None:
+    """Though it is not the first."""
+    said = answer(make("[[scenario:named_tool tool=User]]", ("f", CITY), ("User", PERSON)))
+
+    assert said.calls[0].name == "User"
+    assert json.loads(said.calls[0].text) == {"name": "Ada", "age": 36}
+
+
+@protocols
+def test_a_handoff_transfers_then_works_then_ends(make: Make) -> None:
+    """With the tools that each agent has."""
+    prompt = "[[scenario:handoff]]"
+    transfer: tuple[str, Json] = ("transfer_to_second", {})
+    weather = ("get_weather", CITY)
+
+    first = answer(make(prompt, weather, transfer))
+    second = answer(make(prompt, weather, results=("transferred",)))
+    third = answer(make(prompt, weather, results=("transferred", "sunny")))
+    idle = answer(make(prompt, results=("transferred",)))
+
+    assert [call.name for call in first.calls] == ["transfer_to_second"]
+    assert [call.name for call in second.calls] == ["get_weather"]
+    assert third.text == "Done: transferred | sunny"
+    assert idle.text == "Done: transferred"
+
+
+@protocols
+@pytest.mark.parametrize(
+    ("tool", "key", "command"),
+    [
+        ("exec_command", "cmd", "printf 'made by the scripted model' > x.txt"),
+        ("ns__exec_command", "cmd", "printf 'made by the scripted model' > x.txt"),
+        ("shell", "command", ["bash", "-lc", "printf 'made by the scripted model' > x.txt"]),
+    ],
+)
+def test_the_shell_makes_a_file(make: Make, tool: str, key: str, command: Any) -> None:
+    """Whatever it is called, by itself or in a flattened namespace."""
+    said = answer(make("[[scenario:shell_loop file=x.txt]]", ("other", CITY), (tool, COMMAND)))
+
+    assert said.text
+    assert said.calls[0].name == tool
+    assert json.loads(said.calls[0].text) == {key: command}
+
+
+@protocols
+def test_a_shell_of_free_text_makes_a_file_too(make: Make) -> None:
+    """A script around the command."""
+    call = answer(make("[[scenario:shell_loop file=x.txt]]", ("functions__exec", INPUT))).calls[0]
+
+    assert "tools.exec_command" in json.loads(call.text)["input"]
+
+
+def test_a_patch_adds_a_file_through_a_custom_tool_or_a_function() -> None:
+    """The same text in either."""
+    prompt = "[[scenario:apply_patch_loop file=p.txt]]"
+    custom = {"input": f"go {prompt}", "tools": [{"type": "custom", "name": "apply_patch"}]}
+
+    free = answer(Ask("responses", custom)).calls[0]
+    emulated = answer(chat(prompt, ("apply_patch", INPUT))).calls[0]
+
+    assert free.kind == "custom"
+    assert "*** Add File: p.txt\n" in free.text
+    assert json.loads(emulated.text) == {"input": free.text}
+
+
+@protocols
+def test_a_command_and_a_patch_follow_one_another(make: Make) -> None:
+    """One call a turn, and a text at the end."""
+    tools = (("exec_command", COMMAND), ("apply_patch", INPUT))
+    turns = [
+        answer(make("[[scenario:shell_then_patch]]", *tools, results=("ok",) * count))
+        for count in range(3)
+    ]
+
+    assert [[call.name for call in turn.calls] for turn in turns] == [
+        ["exec_command"],
+        ["apply_patch"],
+        [],
+    ]
+    assert turns[2].text == "Done: ok | ok"
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Ask(
+            "chat",
+            {
+                "messages": [{"role": "user", "content": "[[scenario:json_schema]]"}],
+                "response_format": {"type": "json_schema", "json_schema": {"schema": PERSON}},
+            },
+        ),
+        Ask(
+            "responses",
+            {
+                "input": "[[scenario:json_schema]]",
+                "text": {"format": {"type": "json_schema", "schema": PERSON}},
+            },
+        ),
+    ],
+    ids=["chat", "responses"],
+)
+def test_structured_output_follows_its_schema(ask: Ask) -> None:
+    """Wherever the schema stands."""
+    assert json.loads(answer(ask).text or "") == {"name": "Ada", "age": 36}
+
+
+@protocols
+def test_the_simple_scenarios_are_what_they_are_called(make: Make) -> None:
+    """One by one."""
+    by_name = {name: answer(make(f"[[scenario:{name} tool=x]]")) for name in SCENARIOS}
+
+    assert by_name["unicode"].text == UNICODE
+    assert by_name["reasoning_content"].reasoning
+    assert by_name["reasoning"].reasoning_field == "reasoning"
+    assert by_name["reasoning_text"].reasoning_form == "text"
+    assert "\n\n" in (by_name["reasoning_summary"].reasoning or "")
+    assert by_name["think"].reasoning_field == "think"
+    assert by_name["refusal"].refusal
+    assert by_name["length"].finish == "length"
+    assert by_name["content_filter"].finish == "content_filter"
+    assert by_name["empty"] == Answer()
+    assert answer(make("[[scenario:long n=5]]")).pieces == 5
+
+
+@protocols
+def test_the_last_marker_counts_even_when_more_was_said_since(make: Make) -> None:
+    """As when images of a tool's result follow it in a message of the user."""
+    ask = make("[[scenario:one_tool]]", ("f", CITY), results=("sunny",))
+    turns = ask.body["messages" if ask.protocol == "chat" else "input"]
+    turns.append({"role": "user", "content": "(the image above)"})
+
+    assert answer(ask).text == "Done: sunny"

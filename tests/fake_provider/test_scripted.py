@@ -1,0 +1,195 @@
+"""The upstream as a provider: paths, keys, scripts, refusals, and what it records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.fake_provider import Answer, Call, Raw, ScriptedUpstream, faults
+
+CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+RESPONSES: dict[str, Any] = {"model": "m", "input": "hi"}
+
+
+Post = Callable[..., httpx2.Response]
+
+
+@pytest.fixture
+def post(http: httpx2.Client) -> Post:
+    """A plain POST below the base URL."""
+
+    def post(up: ScriptedUpstream, path: str, body: Any, **headers: str) -> httpx2.Response:
+        return http.post(f"{up.url}{path}", json=body, headers=headers)
+
+    return post
+
+
+def test_answers_are_used_in_order_on_either_protocol(up: ScriptedUpstream, post: Post) -> None:
+    """After them, the prompt decides."""
+    up.script(Answer(text="one"), Answer(text="two"))
+
+    assert "one" in post(up, "/chat/completions", CHAT).text
+    assert up.unused == 1
+    assert "two" in post(up, "/responses", RESPONSES).text
+    assert "scripted upstream" in post(up, "/responses", RESPONSES).text
+
+
+def test_a_request_is_recorded_as_it_came(up: ScriptedUpstream, post: Post) -> None:
+    """With its status and the names of its headers in lower case."""
+    post(up, "/chat/completions?api-version=1", CHAT, **{"X-Mine": "yes"})
+
+    recorded = up.requests[0]
+    assert (recorded.method, recorded.path) == ("POST", "/v1/chat/completions")
+    assert recorded.query == {"api-version": "1"}
+    assert recorded.headers["x-mine"] == "yes"
+    assert recorded.body == CHAT
+    assert recorded.status == 200
+    assert recorded.finished.wait(1)
+
+
+def test_a_wrong_request_is_refused_and_leaves_the_script_alone(
+    up: ScriptedUpstream, sdk: OpenAI
+) -> None:
+    """In OpenAI's shape, naming the parameter."""
+    up.script(Answer(text="one"))
+
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.responses.create(model="m", input="hi", extra_body={"stop": ["x"]})
+
+    assert refused.value.param == "stop"
+    assert refused.value.code == "unknown_parameter"
+    assert [str(v) for v in up.requests[0].violations] == ["Unknown parameter: 'stop'."]
+    assert up.unused == 1
+
+
+def test_strictness_can_be_switched_off(post: Post) -> None:
+    """For what is not about bodies."""
+    with ScriptedUpstream(strict=False) as up:
+        assert post(up, "/responses", {**RESPONSES, "stop": "x"}).status_code == 200
+
+
+def test_further_parameters_can_be_known(post: Post) -> None:
+    """As vendors have them."""
+    with ScriptedUpstream(extra_params={"enable_thinking"}) as up:
+        body = {**CHAT, "enable_thinking": True}
+        assert post(up, "/chat/completions", body).status_code == 200
+        assert post(up, "/chat/completions", {**body, "other": 1}).status_code == 400
+
+
+def test_a_vendor_refuses_what_it_is_told_to(post: Post) -> None:
+    """By the names of its knobs; others are a mistake of the test."""
+    with ScriptedUpstream(refuse={"stream_options"}) as up:
+        body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+        assert post(up, "/chat/completions", body).json()["error"]["param"] == "stream_options"
+        assert post(up, "/chat/completions", CHAT).status_code == 200
+    with pytest.raises(ValueError, match="no such knobs"):
+        ScriptedUpstream(refuse={"nonsense"})
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"authorization": "Bearer sk-y"}, 401),
+        ({"authorization": "Bearer sk-x"}, 200),
+        ({"api-key": "sk-x"}, 200),
+    ],
+)
+def test_only_known_keys_are_let_in(headers: dict[str, str], status: int, post: Post) -> None:
+    """As bearer, or in Azure's header."""
+    with ScriptedUpstream(keys={"sk-x"}) as up:
+        assert post(up, "/chat/completions", CHAT, **headers).status_code == status
+
+
+def test_models_are_listed(up: ScriptedUpstream, sdk: OpenAI) -> None:
+    """And looked up one by one."""
+    assert "scripted" in [model.id for model in sdk.models.list()]
+    assert sdk.models.retrieve("scripted").object == "model"
+    with pytest.raises(openai.NotFoundError):
+        sdk.models.retrieve("nothing")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v1/v1/chat/completions", 404),
+        ("POST", "/chat/completions", 404),
+        ("POST", "/v1/responses/compact", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("POST", "/v1/models", 405),
+        ("POST", "/openai/deployments/x/chat/completions", 200),
+        ("POST", "/openai/v1/chat/completions", 200),
+    ],
+)
+def test_only_true_paths_are_served(
+    up: ScriptedUpstream, method: str, path: str, status: int, http: httpx2.Client
+) -> None:
+    """OpenAI's and Azure's."""
+    url = up.url.removesuffix("/v1") + path
+
+    assert http.request(method, url, json=CHAT).status_code == status
+
+
+def test_a_body_that_is_not_json_is_refused(up: ScriptedUpstream, http: httpx2.Client) -> None:
+    """It is recorded as None."""
+    answered = http.post(f"{up.url}/responses", content=b"{")
+
+    assert answered.status_code == 400
+    assert up.requests[0].body is None
+
+
+def test_a_stored_response_can_be_built_upon(up: ScriptedUpstream, sdk: OpenAI) -> None:
+    """Its calls can be answered, its ids are known; unstored ones are not."""
+    up.script(Answer(reasoning="hm", calls=[Call("f", id="call_a")]))
+    first = sdk.responses.create(model="m", input="hi")
+    result: Any = [{"type": "function_call_output", "call_id": "call_a", "output": "1"}]
+
+    sdk.responses.create(model="m", input=result, previous_response_id=first.id)
+
+    unstored = sdk.responses.create(model="m", input="hi", store=False)
+    with pytest.raises(openai.BadRequestError, match="Previous response"):
+        sdk.responses.create(model="m", input="hi", previous_response_id=unstored.id)
+
+
+def test_raw_answers_are_written_as_they_are(up: ScriptedUpstream, post: Post) -> None:
+    """Events, or bytes, whatever was asked."""
+    up.script(Raw(events=[{"type": "x", "a": 1}]), Raw(body=b"plain", status=418))
+
+    assert post(up, "/responses", RESPONSES).text == 'event: x\ndata: {"type": "x", "a": 1}\n\n'
+    answered = post(up, "/responses", RESPONSES)
+    assert (answered.status_code, answered.text) == (418, "plain")
+
+
+def test_the_upstream_can_be_used_by_the_prompt_alone(sdk: OpenAI) -> None:
+    """A scenario in the last user message."""
+    content = "please do [[scenario:refusal]] [[tag:t1]]"
+
+    answered = sdk.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": content}]
+    )
+
+    assert answered.choices[0].message.refusal
+
+
+def test_a_status_is_what_the_sdk_raises(up: ScriptedUpstream, sdk: OpenAI) -> None:
+    """With its headers."""
+    up.script(faults.status(429, retry_after=7))
+
+    with pytest.raises(openai.RateLimitError) as refused:
+        sdk.responses.create(model="m", input="hi", stream=True)
+
+    assert refused.value.response.headers["retry-after"] == "7"
+    assert refused.value.code == "rate_limit_exceeded"
+
+
+def test_texts_are_embedded_by_their_length(up: ScriptedUpstream, post: Post) -> None:
+    answer = post(up, "/embeddings", {"model": "m", "input": ["four", "seventy"]}).json()
+
+    assert [entry["embedding"] for entry in answer["data"]] == [[3.0, 4.0], [3.0, 7.0]]
+    assert post(up, "/embeddings", {"model": "m", "input": [1]}).status_code == 400
+    assert post(up, "/embeddings", ["m"]).status_code == 400

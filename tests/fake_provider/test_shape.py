@@ -1,0 +1,97 @@
+"""JSON against types, and how OpenAI words what does not fit."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Required
+
+import pytest
+from typing_extensions import TypedDict
+
+from tests.fake_provider.shape import accepting, check
+
+
+class Cat(TypedDict, total=False):
+    type: Required[Literal["cat"]]
+    lives: Required[int]
+    names: list[str]
+
+
+class Dog(TypedDict, total=False):
+    type: Literal["dog"]
+    tricks: dict[str, float]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ("a", str),
+        (1, float),
+        (None, str | None),
+        ("b", Literal["a", "b"]),
+        (["a"], str | list[str]),
+        ({"type": "cat", "lives": 9}, Cat | Dog),
+        ({"tricks": {"sit": 1}}, Cat | Dog),
+        ({"anything": [1]}, dict[str, object]),
+        ("any", str | Literal["a"]),
+    ],
+)
+def test_what_fits_is_not_mentioned(value: Any, kind: Any) -> None:
+    """Of whatever type."""
+    assert check(value, kind, "x") == []
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message", "param"),
+    [
+        (1, str, "Invalid type for 'x': expected a string, but got an integer instead.", "x"),
+        (True, int, "Invalid type for 'x': expected an integer, but got a boolean instead.", "x"),
+        (None, str, "Invalid type for 'x': expected a string, but got null instead.", "x"),
+        (
+            {},
+            str | list[str],
+            "Invalid type for 'x': expected a string or an array, but got an object instead.",
+            "x",
+        ),
+        ("c", Literal["a", "b"], "Invalid value: 'c'. Supported values are: 'a', 'b'.", "x"),
+        ("c", Literal["a"] | None, "Invalid value: 'c'. Supported values are: 'a'.", "x"),
+        ({"type": "cat"}, Cat, "Missing required parameter: 'x.lives'.", "x.lives"),
+        (
+            {"type": "cat", "lives": 9, "age": 1},
+            Cat | Dog,
+            "Unknown parameter: 'x.age'.",
+            "x.age",
+        ),
+        (
+            {"type": "cow"},
+            Cat | Dog,
+            "Invalid value: 'cow'. Supported values are: 'cat', 'dog'.",
+            "x.type",
+        ),
+        (
+            {"type": "cat", "lives": 9, "names": ["a", 1]},
+            Cat | Dog,
+            "Invalid type for 'x.names[1]': expected a string, but got an integer instead.",
+            "x.names[1]",
+        ),
+        (
+            {"tricks": {"sit": "a"}},
+            Dog,
+            "Invalid type for 'x.tricks.sit': expected a decimal, but got a string instead.",
+            "x.tricks.sit",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(value: Any, kind: Any, message: str, param: str) -> None:
+    """With the path to it."""
+    found = check(value, kind, "x")
+
+    assert [(str(violation), violation.param) for violation in found] == [(message, param)]
+
+
+def test_names_can_be_accepted_in_places() -> None:
+    """Unknown ones only."""
+    found = check({"type": "cat", "age": 1}, Cat, "x")
+
+    assert len(found) == 2
+    assert [v.param for v in accepting(found, {"age", "lives"})] == ["x.lives"]
+    assert accepting(found, {"age"}, under="y") == found

@@ -1,0 +1,214 @@
+"""What is refused of a Chat Completions request, and what is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.fake_provider import check_chat
+from tests.fake_provider.answers import Json
+
+USER: Json = {"role": "user", "content": "hi"}
+TOOL: Json = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CUSTOM: Json = {"type": "custom", "custom": {"name": "c", "format": {"type": "text"}}}
+IMAGE: Json = {"type": "image_url", "image_url": {"url": "https://x/y.png"}}
+
+
+def calling(*ids: str) -> Json:
+    """An assistant message with calls of these ids."""
+    function = {"name": "f", "arguments": "{}"}
+    calls = [{"id": id_, "type": "function", "function": function} for id_ in ids]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+def result(id_: str) -> Json:
+    """A tool message."""
+    return {"role": "tool", "tool_call_id": id_, "content": "1"}
+
+
+def said(role: str, content: Any, **more: Any) -> Json:
+    """A message."""
+    return {"role": role, "content": content, **more}
+
+
+def messages(*given: Json) -> Json:
+    """A request with these messages."""
+    return {"model": "m", "messages": list(given)}
+
+
+def hello(**parameters: Any) -> Json:
+    """A request with one message and these parameters."""
+    return {**messages(USER), **parameters}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        hello(),
+        hello(temperature=1, top_p=0.5, n=2, stop=["a"], seed=1, logit_bias={"1": 2}),
+        hello(temperature=None, stop=None, stream=None, metadata=None),
+        hello(stream=True, stream_options={"include_usage": True}),
+        hello(tools=[TOOL, CUSTOM], tool_choice="required", parallel_tool_calls=False),
+        hello(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "f"}}),
+        hello(tools=[CUSTOM], tool_choice={"type": "custom", "custom": {"name": "c"}}),
+        hello(tools=[{"type": "function", "function": {"name": "f"}}]),
+        hello(max_completion_tokens=5, reasoning_effort="low", verbosity="low"),
+        hello(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
+        messages(said("system", "a"), said("developer", "b"), USER, said("assistant", "c")),
+        messages(said("user", [{"type": "text", "text": "a"}, IMAGE], name="Ada")),
+        messages(said("assistant", [{"type": "refusal", "refusal": "no"}]), USER),
+        messages(said("assistant", None, refusal="no"), USER),
+        messages(USER, calling("a", "b"), result("b"), result("a"), USER),
+        messages(USER, {**calling("a"), "reasoning_content": "hm"}, result("a")),
+        messages(said("assistant", "a", refusal=None, annotations=[], parsed=None), USER),
+        messages(
+            USER, calling("a"), said("tool", [{"type": "text", "text": "1"}], tool_call_id="a")
+        ),
+    ],
+    ids=lambda body: str(body)[:40],
+)
+def test_right_requests_pass(body: Json) -> None:
+    """Without a word."""
+    assert check_chat(body) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "param"),
+    [
+        ({"messages": [USER]}, "Missing required parameter", "model"),
+        ({"model": "m"}, "Missing required parameter", "messages"),
+        (messages(), "empty array", "messages"),
+        (hello(input="x"), "Unknown parameter", "input"),
+        (hello(max_output_tokens=50), "Unknown parameter", "max_output_tokens"),
+        (hello(temperature="hot"), "Invalid type", "temperature"),
+        (hello(temperature=3), "above maximum", "temperature"),
+        (hello(max_tokens=0), "below minimum", "max_tokens"),
+        (hello(tools=None), "Invalid type", "tools"),
+        (hello(user=None), "Invalid type", "user"),
+        (hello(n=2.5), "Invalid type", "n"),
+        (hello(parallel_tool_calls=True), "only allowed when 'tools'", "parallel_tool_calls"),
+        (hello(tool_choice="auto"), "only allowed when 'tools'", "tool_choice"),
+        (hello(max_tokens=5, max_completion_tokens=5), "at the same time", "max_tokens"),
+        (hello(stream_options={"include_usage": True}), "only allowed when", "stream_options"),
+        (hello(top_logprobs=2), "'logprobs' must be set", "top_logprobs"),
+        (hello(response_format={"type": "json_object"}), "the word 'json'", "messages"),
+        (hello(reasoning_effort="extreme"), "Supported values", "reasoning_effort"),
+    ],
+)
+def test_wrong_parameters_are_named(body: Json, message: str, param: str) -> None:
+    """Each with its path."""
+    found = check_chat(body)
+
+    assert [violation.param for violation in found] == [param]
+    assert message in found[0]
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        (said("critic", "a"), "messages[0].role"),
+        (said("user", None), "messages[0].content"),
+        (said("user", []), "messages[0].content"),
+        (said("user", [{"type": "input_text", "text": "a"}]), "messages[0].content[0].type"),
+        (said("system", [IMAGE]), "messages[0].content[0].type"),
+        (said("assistant", [IMAGE]), "messages[0].content[0].type"),
+        (said("assistant", [{"type": "output_text", "text": "a"}]), "messages[0].content[0].type"),
+        (said("assistant", None), "messages[0].content"),
+        (said("assistant", "a", tool_calls=[]), "messages[0].tool_calls"),
+        (said("assistant", "a", tool_calls=None), "messages[0].tool_calls"),
+        (said("user", "a", id="msg_1"), "messages[0].id"),
+        (said("assistant", "a", phase="final_answer"), "messages[0].phase"),
+        ({"role": "tool", "content": "1"}, "messages[0].tool_call_id"),
+    ],
+)
+def test_wrong_messages_are_named(message: Json, param: str) -> None:
+    """Role, content and fields."""
+    assert [violation.param for violation in check_chat(messages(message))] == [param]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (USER, calling("a")),
+        (USER, calling("a"), USER, result("a")),
+        (USER, calling("a", "b"), result("a"), USER),
+        (USER, calling("a", "b"), result("a"), calling("c"), result("b"), result("c")),
+        (USER, calling("a"), result("a"), result("a")),
+        (USER, calling("a"), result("b")),
+        (USER, result("a")),
+        (USER, calling("a"), result("a"), USER, result("a")),
+    ],
+    ids=lambda given: "-".join(message["role"] for message in given),
+)
+def test_tool_messages_answer_the_calls_right_before_them(given: tuple[Json, ...]) -> None:
+    """Each once, all of them, and nothing between."""
+    found = check_chat(messages(*given))
+
+    assert found
+    assert all("tool" in violation for violation in found)
+
+
+def test_ids_and_names_of_calls_have_limits() -> None:
+    """Forty characters, and no dots."""
+    long = "a" * 41
+    dotted = calling("a")
+    dotted["tool_calls"][0]["function"]["name"] = "mcp.find"
+
+    assert "too long" in check_chat(messages(USER, calling(long), result(long)))[0]
+    assert "pattern" in check_chat(messages(USER, dotted, result("a")))[0]
+
+
+@pytest.mark.parametrize(
+    ("tools", "param"),
+    [
+        ([], "tools"),
+        ([TOOL] * 129, "tools"),
+        ([{"type": "function", "name": "f"}], "tools[0].function"),
+        ([{"type": "web_search"}], "tools[0].type"),
+        ([{**TOOL, "function": {"name": "a b"}}], "tools[0].function.name"),
+        ([{**TOOL, "function": {"name": "f", "parameters": {}}}], "tools[0].function.parameters"),
+        ([{**TOOL, "function": {"name": "f", "parameters": None}}], "tools[0].function.parameters"),
+        ([{"type": "custom", "custom": {"name": ""}}], "tools[0].custom.name"),
+        (
+            [{"type": "custom", "custom": {"name": "c", "format": {"type": "grammar"}}}],
+            "tools[0].custom.format.grammar",
+        ),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_wrong_tools_are_named(tools: list[Json], param: str) -> None:
+    """Those of the Responses API among them."""
+    assert param in [violation.param for violation in check_chat(hello(tools=tools))]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "any",
+        {"type": "function", "name": "f"},
+        {"type": "function", "function": {"name": "g"}},
+        {"type": "custom", "custom": {"name": "f"}},
+        {
+            "type": "allowed_tools",
+            "allowed_tools": {
+                "mode": "auto",
+                "tools": [{"type": "function", "function": {"name": "g"}}],
+            },
+        },
+    ],
+    ids=str,
+)
+def test_a_choice_must_be_one_of_the_tools(choice: Any) -> None:
+    """In the shape of Chat Completions."""
+    found = check_chat(hello(tools=[TOOL], tool_choice=choice))
+
+    assert str(found[0].param).startswith("tool_choice")
+
+
+def test_vendors_may_know_more() -> None:
+    """By name, wherever it stands."""
+    body = {**messages(said("user", "hi", partial=True)), "enable_thinking": True}
+
+    assert len(check_chat(body)) == 2
+    assert check_chat(body, {"enable_thinking", "partial"}) == []

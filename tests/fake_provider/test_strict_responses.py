@@ -1,0 +1,175 @@
+"""What is refused of a Responses request, and what is not; the history is in another file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.fake_provider import check_responses
+from tests.fake_provider.answers import Json
+
+TOOL: Json = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}
+CUSTOM: Json = {"type": "custom", "name": "c"}
+GRAMMAR: Json = {"type": "grammar", "syntax": "lark", "definition": "start: x"}
+NAMESPACE: Json = {"type": "namespace", "name": "ns", "description": "d", "tools": [TOOL]}
+
+
+def hello(**parameters: Any) -> Json:
+    """A request with these parameters."""
+    return {"model": "m", "input": "hi", **parameters}
+
+
+def said(role: str, *parts: Json, **more: Any) -> Json:
+    """A request with one message."""
+    return hello(input=[{"role": role, "content": list(parts), **more}])
+
+
+def text(kind: str) -> Json:
+    """A part of some type."""
+    return {"type": kind, "text": "a"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        hello(),
+        hello(temperature=None, metadata={"a": "b"}, max_output_tokens=16, store=False),
+        hello(stream=True, stream_options={"include_obfuscation": False}),
+        hello(tools=[TOOL, {**CUSTOM, "format": GRAMMAR}, {"type": "web_search"}, NAMESPACE]),
+        hello(tools=[{"type": "function", "name": "f"}], tool_choice="required"),
+        hello(tools=[TOOL], tool_choice={"type": "function", "name": "f"}),
+        hello(tools=[{"type": "web_search_preview"}], tool_choice={"type": "web_search_preview"}),
+        hello(
+            tools=[TOOL],
+            tool_choice={
+                "type": "allowed_tools",
+                "mode": "auto",
+                "tools": [{"type": "function", "name": "f"}],
+            },
+        ),
+        hello(tool_choice="auto", parallel_tool_calls=False),
+        hello(text={"format": {"type": "json_schema", "name": "x", "schema": {}}}),
+        hello(input="as json", text={"format": {"type": "json_object"}}),
+        hello(input=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
+        said("user", text("input_text"), {"type": "input_image", "image_url": "https://x/y.png"}),
+        said("developer", text("input_text"), type="message", id="msg_1"),
+        said("assistant", text("output_text"), {"type": "refusal", "refusal": "no"}),
+        said("assistant", text("output_text"), status="completed", phase="commentary"),
+        hello(
+            tool_choice="required",
+            input=[
+                {"type": "additional_tools", "role": "developer", "tools": [NAMESPACE]},
+                {"role": "user", "content": "a"},
+            ],
+        ),
+    ],
+    ids=lambda body: str(body)[25:70],
+)
+def test_right_requests_pass(body: Json) -> None:
+    """Without a word."""
+    assert check_responses(body) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "param"),
+    [
+        ({"input": "hi"}, "Missing required parameter", "model"),
+        ({"model": "m"}, "must be provided", "input"),
+        (hello(messages=[]), "Unknown parameter", "messages"),
+        (hello(n=1), "Unknown parameter", "n"),
+        (hello(stop="a"), "Unknown parameter", "stop"),
+        (hello(max_tokens=50), "Unknown parameter", "max_tokens"),
+        (hello(response_format={"type": "text"}), "Unknown parameter", "response_format"),
+        (hello(max_output_tokens=15), "Expected a value >= 16", "max_output_tokens"),
+        (hello(temperature=2.1), "above maximum", "temperature"),
+        (hello(stream_options={"include_obfuscation": True}), "only allowed", "stream_options"),
+        (
+            hello(stream=True, stream_options={"include_usage": True}),
+            "Unknown parameter",
+            "stream_options.include_usage",
+        ),
+        (hello(tools=None), "Invalid type", "tools"),
+        (hello(tools=[]), "empty array", "tools"),
+        (hello(tool_choice="required"), "'tools' parameter", "tool_choice"),
+        (hello(reasoning={"effort": "extreme"}), "Supported values", "reasoning.effort"),
+        (hello(include=["everything"]), "Supported values", "include[0]"),
+        (hello(text={"format": {"type": "json_object"}}), "the word 'json'", "input"),
+        (hello(previous_response_id="resp_x"), "not found", "previous_response_id"),
+    ],
+)
+def test_wrong_parameters_are_named(body: Json, message: str, param: str) -> None:
+    """Each with its path."""
+    found = check_responses(body)
+
+    assert [violation.param for violation in found] == [param]
+    assert message in found[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (said("tool", text("input_text")), "input[0].role"),
+        (said("user", text("text")), "input[0].content[0].type"),
+        (said("user", text("output_text")), "input[0].content[0].type"),
+        (said("assistant", text("input_text")), "input[0].content[0].type"),
+        (said("assistant", text("text")), "input[0].content[0].type"),
+        (said("user", text("input_text"), name="Ada"), "input[0].name"),
+        (said("assistant", text("output_text"), tool_calls=[]), "input[0].tool_calls"),
+        (hello(input=[{"role": "user"}]), "input[0].content"),
+        (hello(input=[{"role": "user", "content": None}]), "input[0].content"),
+        (hello(input=["hi"]), "input[0]"),
+        (hello(input=[{"type": "nonsense"}]), "input[0].type"),
+    ],
+    ids=lambda value: str(value)[25:80],
+)
+def test_wrong_messages_are_named(body: Json, param: str) -> None:
+    """Role, parts and fields."""
+    assert [violation.param for violation in check_responses(body)] == [param]
+
+
+@pytest.mark.parametrize(
+    ("tool", "param"),
+    [
+        ({"type": "function", "function": {"name": "f"}}, "tools[0].function"),
+        ({**TOOL, "name": "a.b"}, "tools[0].name"),
+        ({**TOOL, "parameters": {"type": "string"}}, "tools[0].parameters"),
+        ({**TOOL, "strict": True}, "tools[0].parameters"),
+        ({"type": "nonsense"}, "tools[0].type"),
+        (
+            {**CUSTOM, "format": {"type": "grammar", "grammar": {"syntax": "lark"}}},
+            "tools[0].format.grammar",
+        ),
+        ({**NAMESPACE, "tools": [{**TOOL, "name": ""}]}, "tools[0].tools[0].name"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_tools_are_named(tool: Json, param: str) -> None:
+    """Those of Chat Completions among them."""
+    assert param in [violation.param for violation in check_responses(hello(tools=[tool]))]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "function", "function": {"name": "f"}},
+        {"type": "function", "name": "g"},
+        {"type": "custom", "name": "f"},
+        {"type": "web_search_preview"},
+        {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]},
+    ],
+    ids=str,
+)
+def test_a_choice_must_be_one_of_the_tools(choice: Json) -> None:
+    """In the shape of the Responses API."""
+    found = check_responses(hello(tools=[TOOL], tool_choice=choice))
+
+    assert str(found[0].param).startswith("tool_choice")
+
+
+def test_vendors_may_know_more() -> None:
+    """By name, wherever it stands."""
+    body = hello(client_metadata={}, tools=[{"type": "web_search", "search_content_types": []}])
+
+    assert len(check_responses(body)) == 2
+    assert check_responses(body, {"client_metadata", "search_content_types"}) == []

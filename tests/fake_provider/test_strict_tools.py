@@ -1,0 +1,96 @@
+"""Rules of tools and schemas, and what strict mode takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fake_provider.answers import Json
+from tests.fake_provider.strict_tools import (
+    choice_violations,
+    format_violations,
+    function_violations,
+    list_violations,
+    name_violations,
+    strict_problems,
+)
+
+CLOSED: Json = {
+    "type": "object",
+    "properties": {"a": {"type": "string"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("name", ["f", "mcp__find-it", "a" * 64])
+def test_names_are_letters_digits_and_dashes(name: str) -> None:
+    """One to sixty-four."""
+    assert not list(name_violations(name, "x"))
+
+
+@pytest.mark.parametrize("name", ["", "a b", "ns.f", "é", "a" * 65])
+def test_other_names_are_refused(name: str) -> None:
+    """With the place that they stand in."""
+    assert [violation.param for violation in name_violations(name, "x")] == ["x"]
+
+
+def test_a_strict_function_needs_a_closed_schema() -> None:
+    """One that is not strict does not."""
+    loose = {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}
+
+    assert not list(function_violations(loose, "x"))
+    assert not list(function_violations({**loose, "strict": True, "parameters": CLOSED}, "x"))
+    found = list(function_violations({**loose, "strict": True}, "x"))
+    assert {violation.code for violation in found} == {"invalid_function_parameters"}
+
+
+def test_a_strict_format_needs_one_too() -> None:
+    """And a good name."""
+    assert not list(format_violations({"name": "x", "strict": True, "schema": CLOSED}, "p"))
+    assert list(format_violations({"name": "x", "strict": True, "schema": {"type": "object"}}, "p"))
+    assert list(format_violations({"name": "a b"}, "p"))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {**CLOSED, "additionalProperties": True},
+        {**CLOSED, "required": []},
+        {**CLOSED, "properties": {"a": {"type": "object"}}},
+        {**CLOSED, "$defs": {"b": {"type": "object"}}},
+        {**CLOSED, "properties": {"a": {"type": "array", "items": {"type": "object"}}}},
+        {**CLOSED, "properties": {"a": {"anyOf": [{"type": "null"}, {"type": "object"}]}}},
+    ],
+)
+def test_what_is_open_somewhere_is_open(schema: Json) -> None:
+    """However deep."""
+    assert list(strict_problems(CLOSED)) == []
+    assert len(list(strict_problems(schema))) == 1
+
+
+def test_lists_of_tools_have_limits() -> None:
+    """One to a hundred and twenty-eight."""
+    assert not list(list_violations([{}]))
+    assert list(list_violations([]))
+    assert list(list_violations([{}] * 129))
+
+
+def test_a_choice_is_on_offer_or_refused() -> None:
+    """By name."""
+    assert not list(choice_violations("f", ["f"], "function"))
+    assert list(choice_violations("g", ["f"], "function"))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        [],
+        {"type": "object", "properties": [], "required": None},
+        {"type": "object", "properties": {"a": 1}, "required": 5},
+        {"type": "object", "anyOf": 1, "items": [], "$defs": []},
+    ],
+)
+def test_no_schema_is_a_violation_like_any_other(parameters: object) -> None:
+    function = {"name": "f", "parameters": parameters, "strict": True}
+
+    assert [v.code for v in function_violations(function, "f")] == ["invalid_function_parameters"]

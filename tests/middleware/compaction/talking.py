@@ -1,0 +1,89 @@
+"""A Responses upstream that says what a test wants, and the terms of a translation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from forwarder.core.encryption import Sealer
+from forwarder.core.errors import ForwarderError
+from forwarder.core.ids import Mint
+from forwarder.core.translation_context import Ledger, Terms
+from forwarder.core.types import Json, Stream
+from forwarder.protocols import unfold
+
+USAGE: Json = {
+    "input_tokens": 10,
+    "input_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 0},
+    "output_tokens": 5,
+    "output_tokens_details": {"reasoning_tokens": 2},
+    "total_tokens": 15,
+}
+
+
+def terms(strict: bool = False, secret: str = "s") -> Terms:
+    numbers = itertools.count()
+    sealer = Sealer([secret])
+    return Terms(
+        mint=Mint(id=lambda prefix: f"{prefix}_{next(numbers)}", now=lambda: 7),
+        ledger=Ledger(strict=strict),
+        seal=sealer.seal,
+        unseal=sealer.unseal,
+    )
+
+
+def said(text: str, **more: Any) -> Json:
+    """A response in which the model says a text."""
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    message = {
+        "id": "msg_u",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [part],
+    }
+    return {
+        "id": "resp_u",
+        "object": "response",
+        "created_at": 3,
+        "status": "completed",
+        "model": "m",
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "output": [message],
+        "usage": USAGE,
+        **more,
+    }
+
+
+class Model:
+    """A call that gives these answers, one batch for each event, and keeps what it was asked."""
+
+    def __init__(self, *answers: Json | ForwarderError) -> None:
+        self._answers = iter(answers)
+        self.asked: list[Json] = []
+
+    def __call__(self, request: Json) -> Stream:
+        self.asked.append(request)
+        answer = next(self._answers)
+        if isinstance(answer, ForwarderError):
+            raise answer
+        return self._stream(answer)
+
+    def _stream(self, answer: Json) -> Iterator[list[Json]]:
+        for event in unfold.events("responses", answer, streamed=True):
+            yield [event]
+
+
+def user(text: str) -> Json:
+    return {"type": "message", "role": "user", "content": text}
+
+
+def assistant(text: str) -> Json:
+    return {"type": "message", "role": "assistant", "content": text}
+
+
+def events_of(stream: Stream) -> list[Json]:
+    return [event for batch in stream for event in batch]

@@ -1,0 +1,276 @@
+"""The three ways to ask for a compacted conversation, and what the client gets for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest, UpstreamError, UpstreamTimeout
+from forwarder.middleware.compaction import as_compaction, is_triggered, with_compaction
+from tests.helpers import sdk
+from tests.middleware.compaction.talking import (
+    USAGE,
+    Model,
+    assistant,
+    events_of,
+    said,
+    terms,
+    user,
+)
+
+Json = dict[str, Any]
+
+CALLED: list[Json] = [
+    {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c", "output": "42"},
+]
+TALK: list[Json] = [user("build it"), assistant("I did."), *CALLED]
+TRIGGER: Json = {"type": "compaction_trigger"}
+THRESHOLD: Json = {"context_management": [{"type": "compaction", "compact_threshold": 5}]}
+
+
+def asked(items: Any, **more: Any) -> Json:
+    tools = [{"type": "function", "name": "f"}]
+    return {"model": "m", "input": items, "tools": tools, "stream": True, **more}
+
+
+def mistakes(events: list[Json]) -> list[str]:
+    return [mistake for event in events for mistake in sdk.event_mistakes(event)]
+
+
+def texts(items: list[Json]) -> str:
+    return str(items)
+
+
+def test_a_trigger_gives_a_response_of_exactly_one_compaction_item() -> None:
+    model = Model(said("We built it."))
+
+    events = events_of(with_compaction(model, terms(), False)(asked([*TALK, TRIGGER])))
+
+    done = [e["item"] for e in events if e["type"] == "response.output_item.done"]
+    assert [item["type"] for item in done] == ["compaction"]
+    response = events[-1]["response"]
+    assert (response["status"], response["output"]) == ("completed", done)
+    assert response["usage"] == USAGE
+    assert [e["sequence_number"] for e in events] == list(range(len(events)))
+    assert mistakes(events) == []
+
+
+def test_the_summary_is_asked_for_without_tools_over_the_same_conversation() -> None:
+    model = Model(said("We built it."))
+    offered = {"type": "additional_tools", "tools": [{"type": "function", "name": "g"}]}
+    request = asked(
+        [offered, *TALK, TRIGGER], instructions="Be kind.", text={"verbosity": "low"}, store=True
+    )
+
+    events_of(with_compaction(model, terms(), False)(request))
+
+    [sent] = model.asked
+    assert sent["input"][:-1] == TALK
+    assert "summary" in sent["input"][-1]["content"]
+    assert sent["instructions"] == "Be kind."
+    assert sent["store"] is False
+    assert not {"tools", "text", "tool_choice"} & sent.keys()
+
+
+def test_what_was_compacted_is_opened_in_its_place() -> None:
+    here = terms()
+    made = events_of(with_compaction(Model(said("We built it.")), here, False)(
+        asked([*TALK, TRIGGER])
+    ))[-1]["response"]["output"]  # fmt: skip
+    model = Model(said("Yes."))
+
+    events_of(with_compaction(model, here, False)(asked([*TALK, *made, user("and now?")])))
+
+    first, summary, question = model.asked[0]["input"]
+    assert (first, question) == (user("build it"), user("and now?"))
+    assert summary["content"][0]["text"].endswith("We built it.")
+    assert here.ledger.dropped == {}
+
+
+@pytest.mark.parametrize("status", ["incomplete", "completed"])
+def test_a_summary_that_was_cut_off_is_one_all_the_same(status: str) -> None:
+    model = Model(said("We bui", status=status, incomplete_details={"reason": "max_output_tokens"}))
+
+    events = events_of(with_compaction(model, terms(), False)(asked([*TALK, TRIGGER])))
+
+    assert events[-1]["response"]["status"] == "completed"
+    assert events[-1]["response"]["incomplete_details"] is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [said(" "), said("", output=[]), said("x", status="failed", error={"code": "server_error"})],
+)
+def test_no_summary_is_a_failure_and_no_empty_item(answer: Json) -> None:
+    with pytest.raises(UpstreamError):
+        events_of(with_compaction(Model(answer), terms(), False)(asked([*TALK, TRIGGER])))
+
+
+def test_a_trigger_anywhere_else_is_refused_by_its_place() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        is_triggered(asked([user("a"), TRIGGER, user("b")]))
+    assert caught.value.param == "input[1]"
+
+
+# -- the threshold ----------------------------------------------------------------------------------
+
+
+def test_below_the_threshold_nothing_changes() -> None:
+    model = Model(said("Yes."))
+    request = asked([user("a"), assistant("b"), user("c")], context_management=[
+        {"type": "compaction", "compact_threshold": 10_000}
+    ])  # fmt: skip
+
+    events = events_of(with_compaction(model, terms(), False)(request))
+
+    assert len(model.asked) == 1
+    assert model.asked[0] == {k: v for k, v in request.items() if k != "context_management"}
+    assert [i["type"] for i in events[-1]["response"]["output"]] == ["message"]
+
+
+def test_above_it_the_answer_comes_behind_a_compaction_item() -> None:
+    model = Model(said("We built it."), said("Yes."))
+    request = asked([*TALK, user("done?")], **THRESHOLD)
+
+    events = events_of(with_compaction(model, terms(), False)(request))
+
+    assert model.asked[0]["input"][:-1] == TALK
+    kept, summary, question = model.asked[1]["input"]
+    assert (kept, question) == (user("build it"), user("done?"))
+    assert "We built it." in texts([summary])
+    assert model.asked[1]["tools"] == request["tools"]
+    response = events[-1]["response"]
+    assert [item["type"] for item in response["output"]] == ["compaction", "message"]
+    assert response["usage"]["total_tokens"] == 30
+    assert response["usage"]["input_tokens_details"]["cached_tokens"] == 2
+    assert [e["sequence_number"] for e in events] == list(range(len(events)))
+    assert mistakes(events) == []
+    assert sdk.rebuilt_response(events)
+
+
+def test_in_the_midst_of_tools_the_summary_is_the_last_that_the_model_reads() -> None:
+    model = Model(said("We built it."), said("Yes."))
+
+    events_of(with_compaction(model, terms(), False)(asked(TALK, **THRESHOLD)))
+
+    assert [item["role"] for item in model.asked[1]["input"]] == ["user", "user"]
+    assert "We built it." in texts(model.asked[1]["input"][-1:])
+
+
+@pytest.mark.parametrize("items", ["a long question " * 9, [user("a long question " * 9)]])
+def test_what_users_said_is_not_worth_a_summary(items: Any) -> None:
+    model = Model(said("Yes."))
+
+    events_of(with_compaction(model, terms(), False)(asked(items, **THRESHOLD)))
+
+    assert [request["input"] for request in model.asked] == [items]
+
+
+def test_what_an_upstream_remembers_is_not_cut_here() -> None:
+    model = Model(said("Yes."))
+    request = asked([*TALK, user("done?")], **THRESHOLD, previous_response_id="resp_1")
+
+    events_of(with_compaction(model, terms(), False)(request))
+
+    assert [len(r["input"]) for r in model.asked] == [len(request["input"])]
+
+
+def test_a_summary_is_of_what_an_upstream_remembers_too() -> None:
+    model = Model(said("Sum."))
+
+    events_of(
+        with_compaction(model, terms(), False)(asked([TRIGGER], previous_response_id="resp_1"))
+    )
+
+    assert model.asked[0]["previous_response_id"] == "resp_1"
+
+
+@pytest.mark.parametrize("failure", [UpstreamTimeout("late"), said("", output=[])])
+def test_without_a_summary_the_whole_conversation_is_tried(failure: Any) -> None:
+    model = Model(failure, said("Yes."))
+
+    events = events_of(
+        with_compaction(model, terms(), False)(asked([*TALK, user("done?")], **THRESHOLD))
+    )
+
+    assert model.asked[1]["input"] == [*TALK, user("done?")]
+    assert [i["type"] for i in events[-1]["response"]["output"]] == ["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ("x", "context_management"),
+        (["x"], "context_management[0]"),
+        ([{"type": "pruning"}], "context_management[0].type"),
+        (
+            [{"type": "compaction", "compact_threshold": "5"}],
+            "context_management[0].compact_threshold",
+        ),
+    ],
+)
+def test_a_mistake_in_it_is_named(given: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        with_compaction(Model(), terms(), False)(asked("hi", context_management=given))
+    assert caught.value.param == param
+
+
+# -- the endpoint -----------------------------------------------------------------------------------
+
+
+def test_the_endpoint_gives_the_users_messages_and_one_item() -> None:
+    model = Model(said("We built it."))
+
+    batches = list(as_compaction(model, terms(), False)({"model": "m", "input": TALK}))
+
+    assert batches[:-1] == [[] for _ in batches[:-1]]
+    [[whole]] = batches[-1:]
+    message, item = whole["output"]
+    assert message["content"] == [{"type": "input_text", "text": "build it"}]
+    assert (message["id"][:4], message["status"]) == ("msg_", "completed")
+    assert item["type"] == "compaction"
+    assert (whole["object"], whole["usage"]) == ("response.compaction", USAGE)
+
+
+@pytest.mark.parametrize(
+    "given", [{"input": "hello"}, {"previous_response_id": "resp_1"}, {"conversation": "conv_1"}]
+)
+def test_a_text_or_what_is_stored_can_be_compacted_too(given: Any) -> None:
+    model = Model(said("They greeted.", usage=None))
+
+    [whole] = events_of(as_compaction(model, terms(), False)({"model": "m", **given}))
+
+    assert [item["type"] for item in whole["output"]][-1] == "compaction"
+    assert whole["usage"]["total_tokens"] == 0
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("given", [{}, {"input": None}, {"input": []}, {"input": ""},
+                                   {"input": [TRIGGER]}])  # fmt: skip
+def test_nothing_to_compact_is_a_mistake_of_the_request(given: Any, native: bool) -> None:
+    model = Model()
+
+    with pytest.raises(InvalidRequest) as raised:
+        as_compaction(model, terms(), native)({"model": "m", **given})
+
+    assert (raised.value.status, raised.value.param) == (400, "input")
+    assert model.asked == []
+
+
+# -- upstreams that compact themselves --------------------------------------------------------------
+
+
+def test_a_native_upstream_is_asked_for_all_of_it() -> None:
+    model = Model(said("Yes."), said("Yes."))
+    theirs = {"type": "compaction", "encrypted_content": "gAAAA"}
+    request = asked([theirs, *TALK, TRIGGER], **THRESHOLD)
+
+    events_of(with_compaction(model, terms(), True)(request))
+    events_of(as_compaction(model, terms(), True)({"model": "m", "input": "hello"}))
+
+    assert model.asked[0] == request
+    assert model.asked[1] == {"model": "m", "input": [
+        {"type": "message", "role": "user", "content": "hello"}
+    ]}  # fmt: skip

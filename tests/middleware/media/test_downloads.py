@@ -1,0 +1,64 @@
+"""Files that an upstream has, brought here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+
+from forwarder.core.data_urls import Blob
+from forwarder.core.errors import InvalidRequest, NotFetched, UpstreamKeyRefused, UpstreamRefused
+from forwarder.middleware.media.downloads import Passed, download
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def having(*pieces: bytes, kind: str = "") -> Callable[[str], Passed]:
+    def get(what: str) -> Passed:
+        assert what == "/files/file-1/content"
+        return SimpleNamespace(headers={"content-type": kind}, pieces=iter(pieces))
+
+    return get
+
+
+@pytest.mark.parametrize("kind", ["", "image/png", "application/octet-stream", "image/png; q=1"])
+def test_a_file_is_its_pieces_and_its_type_is_found(kind: str) -> None:
+    blob = download(having(PNG[:3], PNG[3:], kind=kind), "file-1", "p", 8)
+
+    assert blob == Blob(PNG, "image/png")
+
+
+def test_too_much_is_read_up_to_the_limit_and_no_further() -> None:
+    def endless():  # type: ignore[no-untyped-def]
+        yield PNG
+        yield PNG
+        raise AssertionError("read on")
+
+    with pytest.raises(InvalidRequest) as refused:
+        download(lambda _: SimpleNamespace(headers={}, pieces=endless()), "file-1", "p.q", 15)
+
+    assert refused.value.param == "p.q"
+    assert "too large" in refused.value.message
+
+
+def failing(error: Exception) -> Callable[[str], Passed]:
+    def get(what: str) -> Passed:
+        raise error
+
+    return get
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405])
+def test_a_file_that_is_not_given_out_is_the_client_s_affair(status: int) -> None:
+    with pytest.raises(NotFetched) as refused:
+        download(failing(UpstreamRefused(status, {})), "file-1", "p.q", 8)
+
+    assert (refused.value.param, refused.value.names) == ("p.q", {"file-1"})
+    assert refused.value.code == "invalid_value"
+
+
+@pytest.mark.parametrize("error", [UpstreamRefused(429, {}), UpstreamKeyRefused("no")])
+def test_other_failures_are_the_upstream_s(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        download(failing(error), "file-1", "p.q", 8)

@@ -1,0 +1,381 @@
+"""Fetching by URL: what is let through, what is refused, and where it is cut."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forwarder.core.data_urls import Blob
+from forwarder.core.errors import InvalidRequest, NotFetched
+from forwarder.core.ssrf import Guard
+from forwarder.middleware.media import fetch
+from forwarder.middleware.media.fetch import Fetcher
+from tests.helpers.certificates import Authority
+from tests.helpers.loopback import Peer, Script, chunk, serving, unused_port
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
+PATH = "messages[0].content[1].image_url.url"
+NAMES = {"files.test": "127.0.0.1", "evil.test": "127.0.0.1", "meta.test": "169.254.169.254"}
+
+
+class Resolver:
+    """A look-up of made-up names, all private; it keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        self.asked.append(host)
+        if host not in NAMES:
+            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (NAMES[host], port))]
+
+
+def fetcher(
+    resolve: Callable[..., Any] | None = None, max_bytes: int = 10_000, seconds: float = 5
+) -> Fetcher:
+    """A fetcher that may reach ``files.test``, which is private, and else what is public."""
+    return Fetcher(Guard(["files.test"], resolve or Resolver()), max_bytes, seconds)
+
+
+def fetched(url: str, **limits: Any) -> Blob:
+    return fetcher(**limits).fetch({url: PATH})[url]
+
+
+def refusal(url: str, **limits: Any) -> str:
+    """Why a URL is not fetched; the error must name the path."""
+    with pytest.raises(InvalidRequest) as caught:
+        fetched(url, **limits)
+    assert (caught.value.status, caught.value.param) == (400, PATH)
+    assert PATH in caught.value.message
+    return caught.value.message
+
+
+def saying(*lines: bytes, body: bytes = PNG, length: int | None = None) -> Script:
+    """A server that answers every request with these lines."""
+    size = len(body) if length is None else length
+    head = b"\r\n".join([*lines, b"Content-Length: %d" % size, b"", b""])
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(head + body)
+
+    return script
+
+
+IMAGE = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png")
+
+
+# -- what is fetched ------------------------------------------------------------------------------
+
+
+def test_an_image_is_fetched_with_its_type_and_name() -> None:
+    with serving(IMAGE) as server:
+        url = f"http://files.test:{server.port}/a%20b/c.png?x=ä"
+        blob = fetched(url)
+
+    assert blob == (PNG, "image/png", "c.png")
+    head = server.requests[0].split(b"\r\n")
+    assert head[0] == b"GET /a%20b/c.png?x=%C3%A4 HTTP/1.1"
+    assert b"Host: files.test:%d" % server.port in head
+    assert not any(line.lower().startswith((b"authorization", b"cookie")) for line in head)
+
+
+def test_a_body_in_chunks_is_fetched() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.start_chunked()
+        peer.send(chunk(PNG[:50]), chunk(PNG[50:]), chunk(b""))
+
+    with serving(script) as server:
+        assert fetched(f"http://files.test:{server.port}/").data == PNG
+
+
+def test_a_redirect_is_followed() -> None:
+    def script(peer: Peer) -> None:
+        moved = b"GET /old" in peer.request()
+        (saying(b"HTTP/1.1 302 Found", b"Location: /new.png") if moved else IMAGE)(Again(peer))
+
+    with serving(script) as server:
+        assert fetched(f"http://files.test:{server.port}/old").name == "new.png"
+
+
+class Again:
+    """A peer whose request has been read."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.request = lambda: b""
+        self.send = peer.send
+
+
+def test_several_are_fetched_at_once_and_each_only_once() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        time.sleep(0.3)
+        IMAGE(Again(peer))  # type: ignore[arg-type]
+
+    with serving(script) as server:
+        wanted = {f"http://files.test:{server.port}/{i}": f"p{i}" for i in range(6)}
+        started = time.monotonic()
+        blobs = fetcher().fetch(wanted)
+
+    assert time.monotonic() - started < 1.2
+    assert list(blobs) == list(wanted)
+    assert server.connections == 6
+
+
+def test_a_server_is_known_by_its_certificate_and_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    trust = ssl.create_default_context(cafile=str(authority.file))
+    monkeypatch.setattr(fetch, "_trust", lambda: trust)
+
+    with serving(IMAGE, authority.server("files.test")) as server:
+        assert fetched(f"https://files.test:{server.port}/").data == PNG
+    with serving(IMAGE, authority.server("other.test")) as server:
+        assert "cannot be reached" in refusal(f"https://files.test:{server.port}/")
+
+
+def test_a_name_is_looked_up_once_and_its_address_connected_to() -> None:
+    resolve = Resolver()
+    with serving(IMAGE) as server:
+        fetched(f"http://files.test:{server.port}/", resolve=resolve)
+
+    assert resolve.asked == ["files.test"]
+
+
+# -- what is not ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "0.0.0.0",
+        "2130706433", "0x7f000001", "0x7f.0.0.1", "0177.0.0.1", "017700000001", "127.1", "0",
+        "evil.test", "evil.test.", "EVIL.test",
+    ],
+)  # fmt: skip
+def test_a_private_host_is_not_connected_to(host: str) -> None:
+    with serving(IMAGE) as server:
+        said = refusal(f"http://{host}:{server.port}/")
+
+    assert server.connections == 0
+    assert "no public address" in said or "not a valid URL" in said
+    assert "127.0.0.1" not in said.replace(host, "")
+
+
+@pytest.mark.parametrize("host", ["meta.test", "169.254.169.254", "10.0.0.1", "[fd00:ec2::254]"])
+def test_nothing_is_sent_to_other_private_hosts(host: str) -> None:
+    started = time.monotonic()
+
+    assert "no public address" in refusal(f"http://{host}/latest/meta-data/")
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        b"http://127.0.0.1:{}/", b"http://evil.test:{}/", b"//localhost:{}/", b"http://[::1]:{}/",
+        b"http://2130706433:{}/", b"http://[::ffff:127.0.0.1]:{}/", b"file:///etc/passwd",
+        b"gopher://files.test:{}/", b"http://user@files.test:{}/",
+    ],
+)  # fmt: skip
+def test_a_redirect_is_judged_like_the_first_address(location: bytes) -> None:
+    def script(peer: Peer) -> None:
+        target = location.replace(b"{}", b"%d" % server.port)
+        saying(b"HTTP/1.1 302 Found", b"Location: " + target)(peer)
+
+    with serving(script) as server:
+        refusal(f"http://files.test:{server.port}/")
+
+    assert server.connections == 1
+
+
+def test_redirects_come_to_an_end() -> None:
+    with serving(saying(b"HTTP/1.1 301 Moved", b"Location: /again")) as server:
+        assert "more than 3 times" in refusal(f"http://files.test:{server.port}/")
+    assert server.connections == 4
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file:///etc/passwd", "only http and https"),
+        ("ftp://files.test/a", "only http and https"),
+        ("gs://bucket/a.png", "only http and https"),
+        ("/a.png", "only http and https"),
+        ("http://", "only http and https"),
+        ("http:///a", "only http and https"),
+        ("http://[::1", "not a valid URL"),
+        ("http://files.test:99999/", "not"),
+        ("http://files.test/\r\nX: y", "not a valid URL"),
+        ("http://user:secret@files.test/", "user's name"),
+        ("http://no-such-host.invalid/", "no public address"),
+    ],
+)
+def test_what_is_no_fetchable_url_is_refused(url: str, reason: str) -> None:
+    assert reason in refusal(url)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        ([b"HTTP/1.1 404 Gone", b"Content-Type: image/png"], "answered 404"),
+        ([b"HTTP/1.1 204 Empty", b"Content-Type: image/png"], "answered 204"),
+        ([b"HTTP/1.1 302 Found", b"Content-Type: image/png"], "answered 302"),
+        ([b"HTTP/1.1 200 OK", b"Content-Type: application/x-sh"], "neither an image"),
+        ([b"HTTP/1.1 200 OK", b"Content-Type: video/mp4"], "neither an image"),
+        ([b"HTTP/1.1 200 OK", b"Content-Type: image/png", b"Content-Encoding: gzip"], "compressed"),
+        ([b"nonsense"], "could not be fetched"),
+    ],
+)
+def test_what_is_no_image_or_document_is_refused(head: list[bytes], reason: str) -> None:
+    with serving(saying(*head)) as server:
+        assert reason in refusal(f"http://files.test:{server.port}/")
+
+
+def test_what_says_nothing_of_its_type_is_known_by_its_content() -> None:
+    with serving(saying(b"HTTP/1.1 200 OK")) as server:
+        assert fetched(f"http://files.test:{server.port}/").type == "image/png"
+    with serving(saying(b"HTTP/1.1 200 OK", body=b"\x7fELF")) as server:
+        assert "neither an image" in refusal(f"http://files.test:{server.port}/")
+
+
+def test_a_host_that_does_not_answer_is_not_described() -> None:
+    assert "cannot be reached" in refusal(f"http://files.test:{unused_port()}/")
+
+
+# -- limits ---------------------------------------------------------------------------------------
+
+
+def test_a_body_that_is_too_large_is_not_read() -> None:
+    script = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=10_001)
+    with serving(script) as server:
+        assert "too large" in refusal(f"http://files.test:{server.port}/")
+
+
+def test_an_endless_body_is_read_to_the_limit_and_not_beyond() -> None:
+    sent = 0
+
+    def script(peer: Peer) -> None:
+        nonlocal sent
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n")
+        while sent < 2**30:
+            peer.send(bytes(2**16))
+            sent += 2**16
+
+    with serving(script) as server:
+        assert "too large" in refusal(f"http://files.test:{server.port}/", max_bytes=2**20)
+    assert sent < 2**26  # what the system's own buffers took
+
+
+def test_the_size_limit_holds_for_all_of_a_request_together() -> None:
+    with serving(IMAGE) as server:
+        wanted = {f"http://files.test:{server.port}/{i}": PATH for i in range(3)}
+        assert len(fetcher(max_bytes=3 * len(PNG)).fetch(wanted)) == 3
+        with pytest.raises(InvalidRequest, match="too large"):
+            fetcher(max_bytes=3 * len(PNG) - 1).fetch(wanted)
+
+
+def test_a_body_that_ends_early_is_refused() -> None:
+    script = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=len(PNG) + 1)
+    with serving(script) as server:
+        assert "incompletely" in refusal(f"http://files.test:{server.port}/")
+
+
+IN_TIME = 2.0
+"""Seconds by which a fetch of less than half a second is over; the slow servers go on for five."""
+
+
+def dripping(head: bytes, drop: bytes) -> Script:
+    """A server that sends a head, and then so little at a time that no read waits for long."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(head)
+        for _ in range(100):
+            peer.send(drop)
+            time.sleep(0.05)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        lambda peer: peer.server.wait(),
+        dripping(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+        dripping(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n", b"."),
+        dripping(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n.\r\n"),
+    ],
+    ids=["silent", "slow head", "slow body", "slow chunks"],
+)
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_slow_server_is_cut_off_in_time(
+    script: Script, tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    trust = ssl.create_default_context(cafile=str(authority.file))
+    monkeypatch.setattr(fetch, "_trust", lambda: trust)
+    with serving(script, authority.server("files.test") if tls else None) as server:
+        started = time.monotonic()
+        url = f"http{'s' * tls}://files.test:{server.port}/"
+        assert "took too long" in refusal(url, seconds=0.4)
+        assert time.monotonic() - started < IN_TIME
+
+
+def test_a_slow_handshake_is_cut_off_in_time() -> None:
+    with serving(lambda peer: peer.server.wait()) as server:
+        started = time.monotonic()
+        assert "took too long" in refusal(f"https://files.test:{server.port}/", seconds=0.3)
+        assert time.monotonic() - started < IN_TIME
+
+
+def test_whatever_fails_when_the_time_is_over_took_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether a read or the wait for it all ends first is chance, and none of the client's."""
+    monkeypatch.setattr(fetch.Future, "result", lambda job, seconds: WAIT(job))
+    with serving(lambda peer: peer.server.wait()) as server:
+        for scheme in ("http", "https"):
+            url = f"{scheme}://files.test:{server.port}/"
+            assert "took too long" in refusal(url, seconds=0.2)
+
+
+WAIT = fetch.Future.result
+
+
+def test_a_slow_look_up_is_not_waited_for() -> None:
+    def resolve(*_: Any, **__: Any) -> Any:
+        time.sleep(3)
+        return []
+
+    started = time.monotonic()
+    assert "took too long" in refusal("http://slow.test/", resolve=resolve, seconds=0.2)
+    assert time.monotonic() - started < IN_TIME
+
+
+def test_a_request_cannot_make_the_forwarder_call_everywhere() -> None:
+    wanted = {f"http://files.test/{i}": f"input[{i}]" for i in range(fetch.MOST + 1)}
+
+    with pytest.raises(InvalidRequest, match="at most 64") as caught:
+        fetcher().fetch(wanted)
+    assert caught.value.param == "input[64]"
+
+
+def test_all_that_cannot_be_fetched_is_named() -> None:
+    with serving(IMAGE) as server:
+        there = f"http://files.test:{server.port}/a.png"
+        wanted = {"ftp://a/b": "one", there: "two", "http://u:p@files.test/": "three"}
+        with pytest.raises(NotFetched) as caught:
+            fetcher().fetch(wanted)
+    assert caught.value.names == {"ftp://a/b", "http://u:p@files.test/"}
+    assert (caught.value.param, caught.value.code) == ("one", "unfetchable_url")

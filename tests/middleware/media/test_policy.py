@@ -1,0 +1,419 @@
+"""What becomes of images and files, by profile and protocol."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from forwarder.core.data_urls import Blob
+from forwarder.core.errors import ForwarderError, InvalidRequest, NotFetched
+from forwarder.middleware.media.locations import places
+from forwarder.middleware.media.policy import Hands, check, with_media
+from forwarder.providers import Profile
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+PDF = base64.b64encode(b"%PDF-1.7").decode()
+PNG_URL = f"data:image/png;base64,{PNG}"
+PDF_URL = f"data:application/pdf;base64,{PDF}"
+WEB = "https://example.com/a.png"
+DOC = "https://example.com/b.pdf"
+THERE = {WEB: Blob(b"\x89PNG\r\n\x1a\n", "image/png", "a.png"),
+         DOC: Blob(b"%PDF-1.7", "application/pdf", "b.pdf")}  # fmt: skip
+
+STORED = {"file-1": THERE[WEB], "file-2": THERE[DOC]}
+"""What the upstream has under an id."""
+
+Json = dict[str, Any]
+
+
+def stored(file_id: str, path: str) -> Blob:
+    if file_id not in STORED:
+        raise InvalidRequest(f"{path}: no such file", param=path)
+    return STORED[file_id]
+
+
+def NOTHING(file_id: str, path: str) -> Blob:
+    raise AssertionError(path)
+
+
+class Fetcher:
+    """Knows two URLs, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.wanted: dict[str, str] = {}
+
+    def fetch(self, wanted: Mapping[str, str]) -> dict[str, Blob]:
+        self.wanted |= wanted
+        for url, path in wanted.items():
+            if url not in THERE:
+                raise InvalidRequest("no", param=path)
+        return {url: THERE[url] for url in wanted}
+
+
+def chat(part: Json) -> Json:
+    return {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, part]}]}
+
+
+def responses(part: Json) -> Json:
+    return {"input": [{"role": "user", "content": [part]}]}
+
+
+def settled(
+    part: Json,
+    over: str = "chat",
+    fetcher: Any = None,
+    role: str = "user",
+    knows_ids: bool = True,
+    **knobs: Any,
+) -> Json:
+    """A part as it goes upstream; its type tells the client's protocol."""
+    client = "responses" if part["type"].startswith("input") else "chat"
+    request = responses(part) if client == "responses" else chat(part)
+    (entry,) = next(iter(request.values()))
+    entry["role"] = role
+    sent: list[Json] = []
+    call = with_media(
+        lambda request: iter(sent.append(request) or ()),
+        client,
+        over,
+        Profile("x", **knobs),
+        Hands(
+            fetcher and fetcher.fetch,
+            lambda blob, path: f"file-of-{blob.name}-{len(blob.data)}",
+            stored,
+            knows_ids,
+        ),
+    )
+    list(call(request))
+    (entry,) = next(iter(sent[0].values()))
+    result: Json = entry["content"][-1]
+    return result
+
+
+def refusal(part: Json, **how: Any) -> tuple[int, str | None]:
+    with pytest.raises(ForwarderError) as caught:
+        settled(part, **how)
+    assert str(caught.value.param) in caught.value.message or caught.value.message == "no"
+    return caught.value.status, caught.value.param
+
+
+def image(url: str) -> Json:
+    return {"type": "image_url", "image_url": {"url": url, "detail": "low"}}
+
+
+def input_image(url: str) -> Json:
+    return {"type": "input_image", "image_url": url, "detail": "low"}
+
+
+def file(**fields: Any) -> Json:
+    return {"type": "file", "file": fields}
+
+
+def input_file(**fields: Any) -> Json:
+    return {"type": "input_file", **fields}
+
+
+BOTH = [image, input_image]
+
+
+def test_a_request_without_media_goes_on_as_the_very_same_object() -> None:
+    sent: list[Json] = []
+    request = chat({"type": "text", "text": "y"})
+    call = with_media(
+        lambda request: iter(sent.append(request) or ()),
+        "chat",
+        "chat",
+        Profile("x"),
+        Hands(None, str, NOTHING, True),
+    )
+    list(call(request))
+
+    assert sent[0] is request
+
+
+# -- images by id ---------------------------------------------------------------------------------
+
+
+def by_id(file_id: Any) -> Json:
+    return {"type": "input_image", "file_id": file_id, "detail": "low"}
+
+
+@pytest.mark.parametrize("taken", ["url", "base64"])
+def test_an_image_by_id_is_inlined_for_chat_which_has_no_place_for_one(taken: str) -> None:
+    assert settled(by_id("file-1"), image_url=taken) == input_image(PNG_URL)
+
+
+def test_an_image_by_id_is_handed_on_to_who_takes_it() -> None:
+    assert settled(by_id("file-1"), over="responses") == by_id("file-1")
+
+
+@pytest.mark.parametrize("file_id", ["file-2", "../models", "", 5])
+def test_what_is_no_image_or_no_id_is_refused(file_id: Any) -> None:
+    assert refusal(by_id(file_id)) == (400, "input[0].content[0].file_id")
+
+
+def test_where_no_images_are_taken_none_is_by_id() -> None:
+    assert refusal(by_id("file-1"), image_url="none") == (400, "input[0].content[0]")
+
+
+def test_a_file_by_id_is_handed_on_to_who_knows_it_and_else_inlined_or_uploaded() -> None:
+    asked = input_file(file_id="file-2")
+
+    assert settled(asked) == asked
+    assert settled(asked, over="responses", knows_ids=False) == asked
+    inlined = settled(asked, knows_ids=False)
+    assert inlined == input_file(filename="b.pdf", file_data=PDF_URL)
+    uploaded = settled(asked, knows_ids=False, file="upload")
+    assert uploaded == input_file(file_id="file-of-b.pdf-8")
+
+
+def test_a_file_that_cannot_be_had_may_be_the_upstream_s_own_but_an_image_may_not() -> None:
+    asked = input_file(file_id="file-3")
+
+    assert settled(asked, knows_ids=False) == asked
+    assert refusal(by_id("file-3")) == (400, "input[0].content[0].file_id")
+
+
+def test_an_id_that_is_named_twice_is_asked_for_once() -> None:
+    asked: list[str] = []
+
+    def download(file_id: str, path: str) -> Blob:
+        asked.append(file_id)
+        return STORED[file_id]
+
+    request = {"input": [{"role": "user", "content": [by_id("file-1"), by_id("file-1")]}]}
+    hands = Hands(None, str, download, True)
+    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), hands)
+    list(call(request))
+
+    assert asked == ["file-1"]
+
+
+def test_of_all_images_that_cannot_be_had_is_told_at_once() -> None:
+    def download(file_id: str, path: str) -> Blob:
+        if file_id in STORED:
+            return STORED[file_id]
+        raise NotFetched("no", param=path, names={file_id})
+
+    parts = [by_id(name) for name in ("file-8", "file-1", "file-9")]
+    hands = Hands(None, str, download, True)
+    call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), hands)
+    with pytest.raises(NotFetched) as refused:
+        call({"input": [{"role": "user", "content": parts}]})
+
+    assert refused.value.names == {"file-8", "file-9"}
+    assert refused.value.param == "input[0].content[0].file_id"
+
+
+# -- images ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("url", [WEB, PNG_URL, "oss://bucket/a.png"])
+def test_an_image_is_handed_on_where_urls_are_taken(make: Any, url: str) -> None:
+    assert settled(make(url)) == make(url)
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_an_image_is_fetched_and_inlined_where_urls_are_not_taken(make: Any) -> None:
+    fetcher = Fetcher()
+
+    assert settled(make(WEB), fetcher=fetcher, image_url="base64") == make(PNG_URL)
+    assert list(fetcher.wanted) == [WEB]
+
+
+@pytest.mark.parametrize("make", BOTH)
+def test_a_data_url_is_not_fetched(make: Any) -> None:
+    assert settled(make(PNG_URL), image_url="base64") == make(PNG_URL)
+
+
+def test_a_data_url_without_a_type_gets_one() -> None:
+    assert settled(image(f"data:;base64,{PNG}")) == image(PNG_URL)
+
+
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [
+        (image("data:image/png;base64,AAA"), "messages[0].content[1].image_url.url"),
+        (image("data:image/png,AAAA"), "messages[0].content[1].image_url.url"),
+        (
+            {"type": "image_url", "image_url": "data:image/png,"},
+            "messages[0].content[1].image_url",
+        ),
+        (input_image("data:image/png;base64,?"), "input[0].content[0].image_url"),
+        (input_file(file_data="data:a/b;base64,?"), "input[0].content[0].file_data"),
+        (file(file_data="no base64!"), "messages[0].content[1].file.file_data"),
+    ],
+)
+def test_a_wrong_data_url_is_refused_by_its_path(part: Json, path: str) -> None:
+    assert refusal(part) == (400, path)
+
+
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [
+        (image(WEB), "messages[0].content[1].image_url.url"),
+        (input_image(WEB), "input[0].content[0].image_url"),
+    ],
+)
+def test_nothing_is_fetched_without_leave(part: Json, path: str) -> None:
+    assert refusal(part, image_url="base64") == (400, path)
+
+
+def test_what_cannot_be_fetched_is_refused_by_its_path() -> None:
+    part = input_image("https://example.com/gone.png")
+
+    assert refusal(part, image_url="base64", fetcher=Fetcher()) == (
+        400,
+        "input[0].content[0].image_url",
+    )
+
+
+def test_a_document_is_no_image() -> None:
+    assert refusal(image(DOC), image_url="base64", fetcher=Fetcher())[0] == 400
+
+
+@pytest.mark.parametrize("url", [WEB, PNG_URL])
+def test_images_are_refused_where_none_are_taken(url: str) -> None:
+    assert refusal(input_image(url), image_url="none") == (400, "input[0].content[0]")
+
+
+def test_images_of_tools_are_left_to_the_profile_that_drops_them() -> None:
+    how: Json = {"image_url": "none", "tool_image": "drop"}
+
+    assert settled(image(WEB), role="tool", **how) == image(WEB)
+    assert refusal(image(WEB), **how)[0] == 400
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_a_file_by_value_is_handed_on_inline() -> None:
+    part = file(file_data=PDF_URL, filename="a.pdf")
+
+    assert settled(part) == part
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (file(file_data=PDF), file(file_data=PDF_URL, filename="file.pdf")),
+        (
+            input_file(file_data=PDF, filename="a.pdf", detail="low"),
+            input_file(file_data=PDF_URL, filename="a.pdf", detail="low"),
+        ),
+    ],
+)
+def test_bare_base64_becomes_a_data_url(part: Json, expected: Json) -> None:
+    assert settled(part) == expected
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (file(file_data=PDF_URL, filename="a.pdf"), file(file_id="file-of-a.pdf-8")),
+        (
+            input_file(file_data=PDF, filename="a.pdf"),
+            input_file(file_id="file-of-a.pdf-8"),
+        ),
+        (file(file_id="file-1"), file(file_id="file-1")),
+    ],
+)
+def test_a_file_is_uploaded_where_only_ids_are_taken(part: Json, expected: Json) -> None:
+    assert settled(part, file="upload") == expected
+
+
+@pytest.mark.parametrize("part", [file(file_data=PDF), file(file_id="f"), input_file(file_url=DOC)])
+def test_files_are_refused_where_none_are_taken(part: Json) -> None:
+    assert refusal(part, file="none")[0] == 400
+
+
+def test_a_file_by_url_is_handed_on_to_responses_upstreams() -> None:
+    part = input_file(file_url=DOC)
+
+    assert settled(part, over="responses") == part
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({}, input_file(file_data=PDF_URL, filename="b.pdf")),
+        ({"file": "upload"}, input_file(file_id="file-of-b.pdf-8")),
+        ({"over": "responses", "image_url": "base64"}, input_file(file_data=PDF_URL, filename="b.pdf")),
+    ],
+)  # fmt: skip
+def test_a_file_by_url_is_fetched_for_others(how: Json, expected: Json) -> None:
+    assert settled(input_file(file_url=DOC), fetcher=Fetcher(), **how) == expected
+
+
+def test_a_url_that_is_named_twice_is_fetched_once() -> None:
+    part = input_image(WEB)
+    request = {"input": [{"role": "user", "content": [part, part]}]}
+    fetcher, sent = Fetcher(), list[Json]()
+    profile = Profile("x", image_url="base64")
+    call = with_media(
+        lambda r: iter(sent.append(r) or ()),
+        "responses",
+        "chat",
+        profile,
+        Hands(fetcher.fetch, str, NOTHING, True),
+    )
+    list(call(request))
+
+    assert sent[0]["input"][0]["content"] == [input_image(PNG_URL)] * 2
+    assert request["input"][0]["content"] == [part, part]
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("data:text/plain;base64,aGk=", "text/plain"),
+        (PDF_URL, "application/pdf"),
+        (f"data:;base64,{PDF}", "application/pdf"),
+        ("data:application/octet-stream;base64,aGk=", "application/octet-stream"),
+    ],
+)
+def test_an_image_has_to_be_one(url: str, found: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        settled({"type": "image_url", "image_url": {"url": url}})
+    assert caught.value.param == "messages[0].content[1].image_url.url"
+    assert found in caught.value.message
+
+
+def test_a_type_that_says_nothing_is_said_anew() -> None:
+    part = {
+        "type": "image_url",
+        "image_url": {"url": f"data:application/octet-stream;base64,{PNG}"},
+    }
+    assert settled(part)["image_url"]["url"] == PNG_URL
+    file = {"type": "input_file", "filename": "a",
+            "file_data": f"data:application/octet-stream;base64,{PDF}"}  # fmt: skip
+    assert settled(file)["file_data"] == PDF_URL
+
+
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [
+        ({"type": "input_image"}, "image_url"),
+        ({"type": "input_image", "image_url": "data:oops"}, "image_url"),
+        ({"type": "input_image", "file_id": 5}, "file_id"),
+        ({"type": "input_file", "filename": "x"}, "file_url"),
+        ({"type": "input_file", "file_data": "@"}, "file_data"),
+        ({"type": "input_file", "file_data": 5}, "file_data"),
+        ({"type": "input_image", "image_url": "https://x/y"}, None),
+        ({"type": "input_file", "file_id": "file-1"}, None),
+    ],
+)
+def test_what_no_upstream_could_be_given_is_refused(part: Json, path: str | None) -> None:
+    request: Json = {"input": [{"role": "user", "content": [part]}]}
+    [place] = places(request, "responses")
+    assert place.entry == 0
+    if path is None:
+        check(place)
+        return
+    with pytest.raises(InvalidRequest) as refused:
+        check(place)
+    assert refused.value.param == f"input[0].content[0].{path}"

@@ -1,0 +1,134 @@
+"""Files brought to an upstream: once for each content, and deleted when nobody uses them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from forwarder.core.data_urls import Blob
+from forwarder.core.errors import UpstreamRefused
+from forwarder.middleware.media.uploads import Uploads
+
+A = Blob(b"a", "text/plain", "a.txt")
+B = Blob(b"b", "text/plain", "b.txt")
+
+
+class Store:
+    """An upstream that numbers the files it gets."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.uploads: list[tuple[Blob, str | None]] = []
+        self.deleted: list[tuple[str, str | None]] = []
+        self.fails = 0
+        self._seconds = seconds
+
+    def upload(self, blob: Blob, client_key: str | None) -> str:
+        time.sleep(self._seconds)
+        if self.fails:
+            self.fails -= 1
+            raise UpstreamRefused(500, {})
+        self.uploads.append((blob, client_key))
+        return f"file-{len(self.uploads)}"
+
+    def delete_file(self, file_id: str, client_key: str | None) -> None:
+        self.deleted.append((file_id, client_key))
+        if self.fails:
+            raise UpstreamRefused(404, {"message": "no such file"})
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 5
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_a_content_is_uploaded_once_whatever_its_name() -> None:
+    store = Store()
+    uploads = Uploads(store, 60)
+
+    ids = [uploads.id_of(blob) for blob in (A, B, A, A._replace(name="other"))]
+
+    assert ids == ["file-1", "file-2", "file-1", "file-1"]
+    assert store.uploads == [(A, None), (B, None)]
+
+
+def test_keys_do_not_share_files() -> None:
+    store = Store()
+    uploads = Uploads(store, 60)
+
+    assert uploads.id_of(A, "one") != uploads.id_of(A, "two")
+    assert [key for _, key in store.uploads] == ["one", "two"]
+
+
+def test_requests_at_the_same_time_upload_once() -> None:
+    store = Store(0.1)
+    uploads = Uploads(store, 60)
+    ids: list[str] = []
+    threads = [threading.Thread(target=lambda: ids.append(uploads.id_of(A))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert ids == ["file-1"] * 5
+    assert len(store.uploads) == 1
+
+
+def test_an_upload_that_failed_is_tried_again() -> None:
+    store = Store()
+    store.fails = 1
+    uploads = Uploads(store, 60)
+
+    with pytest.raises(UpstreamRefused):
+        uploads.id_of(A)
+    assert uploads.id_of(A) == "file-1"
+
+
+def test_a_file_is_deleted_with_its_own_key_when_it_is_old() -> None:
+    store = Store()
+    uploads = Uploads(store, 0.05)
+    uploads.id_of(A, "key")
+
+    assert soon(lambda: store.deleted == [("file-1", "key")])
+    assert uploads.id_of(A, "key") == "file-2"
+
+
+def test_a_file_in_use_stays() -> None:
+    store = Store()
+    uploads = Uploads(store, 0.4)
+    uploads.id_of(B)
+    for _ in range(6):
+        uploads.id_of(A)
+        time.sleep(0.1)
+
+    assert soon(lambda: bool(store.deleted))
+    assert store.deleted == [("file-1", None)]
+    assert uploads.id_of(A) == "file-2"
+
+
+def test_of_too_many_files_the_one_unused_for_longest_is_deleted() -> None:
+    store = Store()
+    uploads = Uploads(store, 60, most=2)
+    for blob in (A, B, A, Blob(b"c", "text/plain")):
+        uploads.id_of(blob)
+
+    assert soon(lambda: store.deleted == [("file-2", None)])
+    assert uploads.id_of(A) == "file-1"
+
+
+def test_a_file_that_cannot_be_deleted_is_forgotten() -> None:
+    store = Store()
+    uploads = Uploads(store, 60)
+    uploads.id_of(A)
+    store.fails = 1
+    uploads._max_age = 0.0
+
+    uploads.sweep()
+
+    assert store.deleted == [("file-1", None)]
+    store.fails = 0
+    assert uploads.id_of(A) == "file-2"

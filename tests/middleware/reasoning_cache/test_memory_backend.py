@@ -1,0 +1,55 @@
+"""The shelf of one process: what it keeps, and what makes room."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.middleware.reasoning_cache import memory_backend
+from forwarder.middleware.reasoning_cache.memory_backend import LocalShelf
+
+
+def test_what_was_put_there_last_is_found() -> None:
+    kept = LocalShelf(60)
+    kept.put(b"a", b"old")
+    kept.put(b"a", b"new")
+
+    assert kept.get(b"a") == b"new"
+    assert kept.get(b"b") is None
+
+
+def test_what_was_not_used_for_longest_makes_room() -> None:
+    kept = LocalShelf(60, most=2)
+    for key in (b"a", b"b"):
+        kept.put(key, b"x")
+    kept.get(b"a")
+    kept.put(b"c", b"x")
+
+    assert [kept.get(key) for key in (b"a", b"b", b"c")] == [b"x", None, b"x"]
+
+
+def test_the_values_together_have_a_limit() -> None:
+    kept = LocalShelf(60, max_bytes=10)
+    kept.put(b"a", b"12345")
+    kept.put(b"a", b"123456")
+    kept.put(b"b", b"1234")
+    assert kept.get(b"a") == b"123456"
+    kept.put(b"c", b"12345678901")
+
+    assert [kept.get(key) for key in (b"a", b"b", b"c")] == [None, None, None]
+    kept.put(b"d", b"1234567890")
+    assert kept.get(b"d") is not None
+
+
+def test_nothing_is_kept_for_long_after_its_last_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(memory_backend.time, "monotonic", lambda: now[0])
+    kept = LocalShelf(10)
+    kept.put(b"a", b"x")
+    kept.put(b"b", b"x")
+    now[0] = 8
+    assert kept.get(b"a") == b"x"
+    now[0] = 15
+
+    assert [kept.get(b"a"), kept.get(b"b")] == [b"x", None]
+    now[0] = 26
+    assert kept.get(b"a") is None

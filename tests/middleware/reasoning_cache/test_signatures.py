@@ -1,0 +1,228 @@
+"""The wrapper around a Chat upstream's call; the whole table is in `test_signature_round_trips`."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import UpstreamRefused
+from forwarder.core.translation_context import Ledger
+from forwarder.middleware.reasoning_cache.memory_backend import LocalShelf
+from forwarder.middleware.reasoning_cache.signatures import ChoiceReader, SignatureRecall
+
+Json = dict[str, Any]
+MINE = ("key", "up", "model")
+USER = {"role": "user", "content": "go"}
+SIGNED = {"extra_content": {"google": {"thought_signature": "s"}}}
+
+
+def call(name: str = "a", arguments: str = "{}", **more: Any) -> Json:
+    return {"id": name, "function": {"name": "f", "arguments": arguments}, **more}
+
+
+def said(*calls: Json, **more: Any) -> Json:
+    return {"role": "assistant", "content": None, "tool_calls": list(calls), **more}
+
+
+class Shelf(LocalShelf):
+    """A shelf that notes how often it is asked, and for how much."""
+
+    def __init__(self) -> None:
+        super().__init__(60)
+        self.looks: list[int] = []
+
+    def find(self, owner: bytes, keys: Any) -> dict[bytes, bytes]:
+        keys = list(keys)
+        self.looks.append(len(keys))
+        return super().find(owner, keys)
+
+
+class Upstream:
+    """A call whose answer is one message; it keeps what it was asked."""
+
+    def __init__(self, message: Json, *refusals: UpstreamRefused | None) -> None:
+        self.message = message
+        self.asked: list[Json] = []
+        self._refusals = iter(refusals)
+
+    def __call__(self, request: Json) -> Iterator[list[Json]]:
+        self.asked.append(request)
+        refusal = next(self._refusals, None)
+        if refusal is not None:
+            raise refusal
+        choice = {"index": 0, "message": self.message, "finish_reason": "stop"}
+        return iter([[], [{"choices": [choice]}]])
+
+
+def ask(upstream: Upstream, recall: SignatureRecall, *messages: Any, whose: Any = MINE) -> Ledger:
+    ledger = Ledger()
+    list(recall.with_recall(upstream, whose, ledger)({"messages": list(messages)}))
+    return ledger
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def recall(shelf: Shelf) -> SignatureRecall:
+    return SignatureRecall(shelf)
+
+
+def test_a_model_that_signs_nothing_costs_one_look(shelf: Shelf, recall: SignatureRecall) -> None:
+    upstream = Upstream(said(call()))
+    ask(upstream, recall, USER)
+    assert shelf.looks == []
+
+    ask(upstream, recall, USER, said(call()), USER)
+
+    assert shelf.looks == [1]
+    assert upstream.asked[-1] == {"messages": [USER, said(call()), USER]}
+
+
+def test_a_message_that_has_signatures_is_sent_as_it_is(recall: SignatureRecall) -> None:
+    upstream = Upstream(said(call("a", **SIGNED), call("b"), thinking_blocks=[{"data": "d"}]))
+    ask(upstream, recall, USER)
+
+    own = said(call("a"), call("b"), reasoning_opaque="mine")
+    ask(upstream, recall, USER, own, said(call("a"), call("b")))
+
+    assert upstream.asked[-1]["messages"][1:] == [own, upstream.message]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        said(call("a", '{"x": 1}')),
+        said(call("a") | {"function": {"name": "g", "arguments": "{}"}}),
+        {"role": "assistant", "content": "Hi."},
+        {"role": "assistant", "tool_calls": "odd"},
+        {"role": "assistant", "tool_calls": [{"id": "a", "function": "odd"}]},
+    ],
+)
+def test_what_the_client_changed_is_not_signed(changed: Json, recall: SignatureRecall) -> None:
+    upstream = Upstream(said(call("a", **SIGNED)))
+    ask(upstream, recall, USER)
+
+    ask(upstream, recall, USER, changed)
+
+    assert upstream.asked[-1]["messages"] == [USER, changed]
+
+
+@pytest.mark.parametrize("messages", [None, "odd", ["odd", 1]])
+def test_a_request_of_another_shape_is_for_the_upstream_to_refuse(
+    messages: Any, recall: SignatureRecall
+) -> None:
+    upstream = Upstream(said(call("a", **SIGNED)))
+    list(recall.with_recall(upstream, MINE, Ledger())({"messages": messages}))
+    assert upstream.asked == [{"messages": messages}]
+
+
+@pytest.mark.parametrize("given", ["", "b"])
+def test_a_call_without_its_id_is_known_by_what_it_answers(
+    given: str, recall: SignatureRecall
+) -> None:
+    upstream = Upstream(said(call("a", **SIGNED), call("b")))
+    ask(upstream, recall, USER)
+
+    other = {"role": "user", "content": "other"}
+    calls = said(call(given), call(given))
+    ask(upstream, recall, USER, calls, other, calls)
+
+    signed = said(call(given, **SIGNED), call(given))
+    assert upstream.asked[-1]["messages"] == [USER, signed, other, calls]
+
+
+def test_a_text_is_known_by_what_it_answers(recall: SignatureRecall) -> None:
+    told = {"role": "assistant", "content": "Yes."}
+    upstream = Upstream({**told, **SIGNED})
+    ask(upstream, recall, USER)
+
+    other = {"role": "user", "content": "other"}
+    ask(upstream, recall, USER, told, other, told)
+
+    assert upstream.asked[-1]["messages"] == [USER, {**told, **SIGNED}, other, told]
+
+
+@pytest.mark.parametrize(
+    "whose", [("other", "up", "model"), ("key", "other", "model"), ("key", "up", "other")]
+)
+def test_signatures_are_for_one_client_upstream_and_model(
+    whose: Any, recall: SignatureRecall
+) -> None:
+    upstream = Upstream(said(call("a", **SIGNED)))
+    ask(upstream, recall, USER)
+
+    ask(upstream, recall, USER, said(call("a")), whose=whose)
+
+    assert upstream.asked[-1]["messages"] == [USER, said(call("a"))]
+
+
+def refused(message: str, status: int = 400) -> UpstreamRefused:
+    return UpstreamRefused(status, {"message": message})
+
+
+def test_refused_signatures_are_left_out_and_named(recall: SignatureRecall) -> None:
+    upstream = Upstream(said(call("a", **SIGNED)), None, refused("Corrupted thought signature."))
+    ask(upstream, recall, USER)
+
+    ledger = ask(upstream, recall, USER, said(call("a")))
+
+    assert upstream.asked[1]["messages"] == [USER, upstream.message]
+    assert upstream.asked[2]["messages"] == [USER, said(call("a"))]
+    assert ledger.dropped == {"messages.signatures": "the upstream refused them"}
+
+
+@pytest.mark.parametrize(
+    "refusal", [refused("no such model"), refused("the signature service is down", 503)]
+)
+def test_another_refusal_is_the_client_s(refusal: UpstreamRefused, recall: SignatureRecall) -> None:
+    upstream = Upstream(said(call("a", **SIGNED)), None, refusal)
+    ask(upstream, recall, USER)
+
+    with pytest.raises(UpstreamRefused):
+        ask(upstream, recall, USER, said(call("a")))
+    assert len(upstream.asked) == 2
+
+
+def test_a_signature_behind_the_finish_is_kept(recall: SignatureRecall) -> None:
+    def upstream(request: Json) -> Iterator[list[Json]]:
+        asked.append(request)
+        finish = {"index": 0, "delta": {"tool_calls": [call("a")]}, "finish_reason": "tool_calls"}
+        late = {"index": 0, "delta": {"reasoning_opaque": "o"}}
+        return iter([[{"choices": [finish]}], [{"choices": [late]}], [{"choices": []}]])
+
+    asked: list[Json] = []
+    wrapped = recall.with_recall(upstream, MINE, Ledger())
+    list(wrapped({"messages": [USER]}))
+    list(wrapped({"messages": [USER, said(call("a"))]}))
+
+    assert asked[-1]["messages"][1]["reasoning_opaque"] == "o"
+
+
+def test_a_message_beside_the_deltas_is_not_read_again() -> None:
+    reader, whole = ChoiceReader(), ChoiceReader()
+    reader.take({"delta": {"content": "Hi"}, "message": {"content": "Hi"}})
+    reader.take({"delta": {}, "message": {"content": "Hi"}, "finish_reason": "stop"})
+    whole.take({"message": {"content": "Hi"}, "finish_reason": "stop"})
+
+    assert reader.anchor(b"q").keys() == whole.anchor(b"q").keys()
+
+
+def test_a_long_text_is_held_in_few_pieces() -> None:
+    reader = ChoiceReader()
+    tracemalloc.start()
+    for number in range(20_000):
+        reader.take({"delta": {"content": f"{number:05}"}})
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert held < 200_000  # of 100,000 characters
+    text = "".join(f"{number:05}" for number in range(20_000))
+    whole = ChoiceReader()
+    whole.take({"message": {"content": text}})
+    assert reader.anchor(b"q").keys() == whole.anchor(b"q").keys()

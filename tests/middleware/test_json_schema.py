@@ -1,0 +1,246 @@
+"""JSON schemas on providers that do not know them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest, UpstreamRefused
+from forwarder.core.types import Batch, Event
+from forwarder.middleware import json_schema
+from forwarder.middleware.json_schema import with_schema
+from forwarder.protocols.fold import fold_chat
+from tests.helpers.sdk import chunk_mistakes
+from tests.helpers.translating import events_of
+from tests.middleware.chatting import BASE, REQUEST, USAGE, Scripted, chunk, one_by_one, said
+from tests.middleware.test_json_schema_validation import PERSON
+
+Json = dict[str, Any]
+
+FORMAT = {
+    "type": "json_schema",
+    "json_schema": {"name": "person", "schema": PERSON, "strict": True},
+}
+ASKED = {**REQUEST, "response_format": FORMAT}
+GOOD, BAD, WORSE = '{"name":"A"}', '{"nme":"A"}', "Certainly!"
+LEVELS = pytest.mark.parametrize("level", ["json_object", "none"])
+
+
+def answered(*scripts: Any, level: str = "json_object", **more: Any) -> tuple[Json, Scripted]:
+    """The folded answer of a call under a schema, and the upstream that was asked."""
+    upstream = Scripted(*scripts)
+    return fold_chat(with_schema(upstream, level)({**ASKED, **more})), upstream
+
+
+def whole(text: str) -> list[Batch]:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return [[{**BASE, "object": "chat.completion", "choices": [choice], "usage": USAGE}]]
+
+
+def text_of(answer: Json) -> Any:
+    return answer["choices"][0]["message"]["content"]
+
+
+# -- the request --------------------------------------------------------------------------------
+
+
+@LEVELS
+def test_the_schema_is_in_the_prompt_and_the_format_is_lowered(level: str) -> None:
+    system = {"role": "developer", "content": "Be kind."}
+    question = {"role": "user", "content": "Who?"}
+    _, upstream = answered(one_by_one(said(GOOD)), level=level, messages=[system, question])
+    [request] = upstream.requests
+    assert request.get("response_format") == (
+        {"type": "json_object"} if level == "json_object" else None
+    )
+    assert request["messages"][0] == system
+    assert request["messages"][2] == question
+    instruction = request["messages"][1]
+    assert instruction["role"] == "system"
+    assert "JSON" in instruction["content"]
+    assert '"required":["name"]' in instruction["content"]
+
+
+def test_json_object_is_asked_for_in_words_where_the_provider_knows_no_formats() -> None:
+    upstream = Scripted(one_by_one(said("Sure", "!")), one_by_one(said('{"any":1}')))
+    answer = fold_chat(
+        with_schema(upstream, "none")({**REQUEST, "response_format": {"type": "json_object"}})
+    )
+    assert text_of(answer) == '{"any":1}'
+    assert "response_format" not in upstream.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("level", "response_format"),
+    [("json_object", None), ("json_object", {"type": "json_object"}), ("json_object", {"type": "text"}),
+     ("none", None), ("none", {"type": "text"})],
+)  # fmt: skip
+def test_other_requests_have_the_very_stream_of_the_call(level: str, response_format: Any) -> None:
+    stream = iter([[]])
+    call = with_schema(lambda request: stream, level)
+    assert call({**REQUEST, "response_format": response_format}) is stream
+    assert call(REQUEST) is stream
+
+
+@pytest.mark.parametrize("level", ["json_schema", "schema_only"])
+def test_a_provider_that_knows_schemas_is_left_alone(level: str) -> None:
+    upstream = Scripted()
+    assert with_schema(upstream, level) is upstream
+
+
+@pytest.mark.parametrize(
+    ("response_format", "param"),
+    [
+        ("json", "response_format"),
+        ({"type": "json_schema", "json_schema": 5}, "response_format.json_schema"),
+        ({"type": "json_schema", "json_schema": {"schema": 5}}, "response_format.json_schema.schema"),
+        ({"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}, "response_format.json_schema.schema"),
+    ],
+)  # fmt: skip
+def test_a_malformed_format_is_refused_before_the_upstream_is_asked(
+    response_format: Any, param: str
+) -> None:
+    upstream = Scripted()
+    with pytest.raises(InvalidRequest) as refused:
+        with_schema(upstream, "json_object")({**REQUEST, "response_format": response_format})
+    assert refused.value.param == param
+    assert upstream.requests == []
+
+
+def test_a_refusal_is_raised_before_the_stream_begins() -> None:
+    with pytest.raises(UpstreamRefused):
+        with_schema(Scripted(UpstreamRefused(429, {})), "json_object")(ASKED)
+
+
+# -- the answer ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [GOOD, f"```json\n{GOOD}\n```", f"```\n{GOOD}\n```\n", f"<think>hm {{</think>\n{GOOD}", f" {GOOD}\n",
+     f"<think>x</think>\n```json\n{GOOD}\n```"],
+)  # fmt: skip
+def test_an_answer_that_fits_is_given_as_bare_json(text: str) -> None:
+    answer, upstream = answered(one_by_one(said(*text)))
+    assert text_of(answer) == GOOD
+    assert answer["usage"] == USAGE
+    assert "metadata" not in answer["choices"][0]["message"]
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize("first", [BAD, WORSE, ""])
+def test_an_answer_that_does_not_fit_is_asked_for_once_more(first: str) -> None:
+    answer, upstream = answered(one_by_one(said(first)), one_by_one(said(GOOD)))
+    assert text_of(answer) == GOOD
+    first_request, second = upstream.requests
+    assert second["messages"][:-2] == first_request["messages"]
+    assert second["messages"][-2] == {"role": "assistant", "content": first}
+    assert second["messages"][-1]["role"] == "user"
+    assert "does not fit" in second["messages"][-1]["content"]
+
+
+def test_the_model_is_told_what_is_wrong() -> None:
+    _, upstream = answered(one_by_one(said(BAD)), one_by_one(said(GOOD)))
+    assert "'name' is a required property" in upstream.requests[1]["messages"][-1]["content"]
+
+
+def test_both_attempts_are_in_the_usage() -> None:
+    answer, _ = answered(one_by_one(said(BAD)), one_by_one(said(GOOD)))
+    assert answer["usage"]["prompt_tokens"] == 20
+    assert answer["usage"]["completion_tokens"] == 60
+    assert answer["usage"]["total_tokens"] == 80
+
+
+def test_a_second_answer_that_does_not_fit_is_given_as_it_is_and_says_so() -> None:
+    answer, upstream = answered(one_by_one(said(BAD)), one_by_one(said(WORSE)))
+    assert text_of(answer) == WORSE
+    assert "not valid JSON" in answer["choices"][0]["message"]["metadata"]["schema_error"]
+    assert len(upstream.requests) == 2
+
+
+def test_when_the_second_attempt_fails_the_first_answer_is_given() -> None:
+    answer, _ = answered(one_by_one(said(BAD)), UpstreamRefused(429, {"message": "slow down"}))
+    assert text_of(answer) == BAD
+    assert answer["choices"][0]["message"]["metadata"]["schema_error"]
+
+
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+def test_a_cut_answer_is_not_asked_for_again(finish: str) -> None:
+    answer, upstream = answered(one_by_one(said('{"na', finish=finish)))
+    assert text_of(answer) == '{"na'
+    assert answer["choices"][0]["finish_reason"] == finish
+    assert len(upstream.requests) == 1
+
+
+def test_calls_and_refusals_pass() -> None:
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    answer, _ = answered([[chunk({"tool_calls": [call]})], [chunk({}, "tool_calls")]])
+    assert answer["choices"][0]["message"]["tool_calls"][0]["id"] == "c"
+    answer, _ = answered([[chunk({"refusal": "No."})], [chunk({}, "stop")]])
+    assert answer["choices"][0]["message"]["refusal"] == "No."
+
+
+def test_a_thought_in_front_of_the_json_becomes_reasoning() -> None:
+    answer, _ = answered(one_by_one(said(f"<think>hm {{}}</think>\n{GOOD}")))
+    assert answer["choices"][0]["message"]["reasoning_content"] == "hm {}"
+
+
+def test_reasoning_stays_with_the_answer() -> None:
+    answer, _ = answered([[chunk({"reasoning_content": "hm"})], *one_by_one(said(GOOD))])
+    assert answer["choices"][0]["message"]["reasoning_content"] == "hm"
+
+
+def test_a_streaming_client_gets_it_in_one_piece() -> None:
+    script: list[Batch] = [[], *one_by_one(said(*GOOD)), []]
+    batches = list(with_schema(Scripted(script), "json_object")(ASKED))
+    assert batches[:-1] == [[], []]
+    answer: list[Event] = batches[-1]
+    assert [event["object"] for event in answer] == ["chat.completion.chunk"] * 2
+    assert answer[0]["choices"][0]["delta"]["content"] == GOOD
+    assert answer[0]["choices"][0]["finish_reason"] == "stop"
+    assert "usage" not in answer[0]
+    assert answer[1]["choices"] == []
+    assert [mistake for event in answer for mistake in chunk_mistakes(event)] == []
+
+
+def test_a_client_that_waits_hears_that_there_will_be_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(json_schema, "_SIGN_OF_LIFE", -1.0)
+    batches = list(with_schema(Scripted(one_by_one(said(*GOOD))), "json_object")(ASKED))
+    assert batches.count([]) == len(batches) - 1 == len(said(*GOOD))
+
+
+def test_a_whole_answer_stays_whole() -> None:
+    upstream = Scripted(whole(BAD), whole(f"```json\n{GOOD}\n```"))
+    [[answer]] = with_schema(upstream, "json_object")({**ASKED, "stream": False})
+    assert answer["object"] == "chat.completion"
+    assert text_of(answer) == GOOD
+
+
+def test_every_choice_is_checked() -> None:
+    def choices(*texts: str) -> list[Batch]:
+        return [[chunk({"content": text}, "stop", index=i)] for i, text in enumerate(texts)]
+
+    upstream = Scripted(choices(GOOD, BAD), choices(f" {GOOD}", GOOD))
+    events = events_of(with_schema(upstream, "json_object")({**ASKED, "n": 2}))
+    assert [event["choices"][0]["delta"]["content"] for event in events] == [GOOD, GOOD]
+
+
+@LEVELS
+def test_answer_whose_check_takes_too_long_is_given_unchecked(level: str) -> None:
+    names = "[" + ",".join(f'"{i}"' for i in range(500)) + "]"
+    wanted = {"type": "json_schema", "json_schema": {"schema": {"uniqueItems": True}}}
+    upstream = Scripted(one_by_one(said(f"```json\n{names}\n```")))
+    call = with_schema(upstream, level, max_steps=300)
+
+    answer = fold_chat(call({**ASKED, "response_format": wanted}))
+
+    assert text_of(answer) == names
+    assert (
+        "300 steps (limit: FORWARDER_MAX_SCHEMA_NODES)"
+        in (answer["choices"][0]["message"]["metadata"]["schema_error"])
+    )
+    assert len(upstream.requests) == 1

@@ -1,0 +1,237 @@
+"""Texts against schemas, and schemas that were made to do harm."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest
+from forwarder.middleware import json_schema_validation
+
+Json = dict[str, Any]
+
+PERSON: Json = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("text", ['{"name":"A"}', '{"name":"A","age":3}'])
+def test_what_fits_has_no_mistake(text: str) -> None:
+    assert json_schema_validation.mistake(text, PERSON) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not valid JSON"),
+        ("{", "not valid JSON"),
+        ("[]", "is not of type 'object'"),
+        ("{}", "'name' is a required property"),
+        ('{"name":1}', "at 'name'"),
+        ('{"name":"A","x":1}', "Additional properties are not allowed"),
+    ],
+)
+def test_what_does_not_fit_is_told(text: str, said: str) -> None:
+    assert said in str(json_schema_validation.mistake(text, PERSON))
+
+
+def test_references_inside_a_schema_are_followed() -> None:
+    schema = {"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer"}}}
+    assert json_schema_validation.mistake("1", schema) is None
+    assert json_schema_validation.mistake('"x"', schema)
+
+
+def test_references_to_the_outside_are_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[Any] = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **_: fetched.append(args))
+    for address in (
+        "http://127.0.0.1:9/x.json",
+        "file:///etc/passwd",
+        "http://json-schema.org/schema#",
+        "https://json-schema.org/draft/2020-12/schema",  # the library knows it
+    ):
+        assert json_schema_validation.mistake("1", {"$ref": address}) is None
+    assert fetched == []
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"pattern": "^(a+)+$"},
+        {"patternProperties": {"^(a+)+$": {}}, "additionalProperties": False},
+        {"patternProperties": {"^(a+)+$": {}}, "unevaluatedProperties": False},
+    ],
+)
+def test_expressions_are_not_run(schema: Json) -> None:
+    started = time.monotonic()
+    evil = "a" * 40 + "!"
+    for text in (f'"{evil}"', f'{{"{evil}":1}}'):
+        assert json_schema_validation.mistake(text, schema) is None
+    assert time.monotonic() - started < 1
+
+
+def test_expressions_of_other_languages_are_no_mistake() -> None:
+    json_schema_validation.check({"type": "string", "pattern": r"^\p{L}+$"}, "p")
+
+
+def test_endless_references_end() -> None:
+    schema = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
+    with pytest.raises(json_schema_validation.TooManySteps):
+        json_schema_validation.mistake("1", schema)
+
+
+def test_deep_values_end_before_the_limit_of_recursion() -> None:
+    """The library calls Rust, which panics there."""
+    tree: Json = {"anyOf": [{"type": "null"}, {"oneOf": [{"items": {"$ref": "#"}}]}]}
+    for depth in range(1, 900, 7):
+        with contextlib.suppress(json_schema_validation.TooManySteps):
+            assert json_schema_validation.mistake("[" * depth + "]" * depth, tree) is None
+    assert json_schema_validation.mistake("[" * 20 + "]" * 20, tree) is None
+
+
+@pytest.mark.parametrize("schema", [{"type": "strin"}, {"required": "name"}, {"properties": []}])
+def test_what_is_no_schema_is_refused(schema: Json) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        json_schema_validation.check(schema, "response_format.json_schema.schema")
+    assert refused.value.param == "response_format.json_schema.schema"
+
+
+KEYWORDS: list[tuple[Json | bool, str, str]] = [
+    ({"type": ["string", "null"]}, 'null "a"', "1 true []"),
+    ({"type": "integer"}, "1 1.0 -3", "1.5 true null"),
+    ({"type": "number"}, "1 1.5", "true"),
+    ({"enum": [1, "a", [1], {"a": None}, True]}, '1 1.0 "a" [1.0] {"a":null} true', "0 [true] {}"),
+    ({"enum": [0]}, "0 0.0", "false"),
+    ({"const": {"a": [1, 2]}}, '{"a":[1,2]}', '{"a":[2,1]} {"a":[1,2],"b":1}'),
+    ({"minimum": 1, "maximum": 3}, '1 3 "x"', "0 4"),
+    ({"exclusiveMinimum": 1, "exclusiveMaximum": 3}, "2", "1 3"),
+    ({"multipleOf": 0.1}, "0.3 1 1e308", "0.35"),
+    ({"multipleOf": 1e-300}, "1e300", ""),
+    ({"minLength": 2, "maxLength": 3}, '"ab" "äöü" 1', '"a" "abcd"'),
+    ({"minItems": 1, "maxItems": 2}, "[1] [1,2] {}", "[] [1,2,3]"),
+    ({"uniqueItems": True}, '[1,true] [1,2] [{"a":1},{"a":2}] "aa"', '[1,1.0] [{"a":1,"b":2},{"b":2,"a":1}]'),
+    ({"uniqueItems": False}, "[1,1]", ""),
+    ({"prefixItems": [{"type": "string"}], "items": {"type": "integer"}}, '[] ["a"] ["a",1]', '[1] ["a","b"]'),
+    ({"items": False}, "[]", "[1]"),
+    ({"contains": {"type": "null"}}, "[1,null] {}", "[1] []"),
+    ({"contains": {"type": "null"}, "minContains": 0, "maxContains": 1}, "[] [null]", "[null,null]"),
+    ({"minProperties": 1, "maxProperties": 1}, '{"a":1} []', '{} {"a":1,"b":2}'),
+    ({"required": ["a"]}, '{"a":null} []', "{}"),
+    ({"additionalProperties": {"type": "null"}, "properties": {"a": {}}}, '{"a":1} {"b":null}', '{"b":1}'),
+    ({"propertyNames": {"maxLength": 1}}, '{"a":1}', '{"ab":1}'),
+    ({"dependentRequired": {"a": ["b"]}}, '{} {"b":1} {"a":1,"b":1} []', '{"a":1}'),
+    ({"dependentSchemas": {"a": {"maxProperties": 1}}}, '{"a":1} []', '{"a":1,"b":1}'),
+    ({"allOf": [{"minimum": 1}, {"maximum": 2}]}, "1 2", "0 3"),
+    ({"anyOf": [{"type": "null"}, {"minimum": 3, "type": "number"}]}, "null 3", '2 "a"'),
+    ({"oneOf": [{"minimum": 1}, {"maximum": 3}]}, "0 4", "2"),
+    ({"oneOf": [{"type": "null"}, {"type": "string"}]}, "null", "1"),
+    ({"not": {"type": "null"}}, "1", "null"),
+    ({"if": {"type": "number"}, "then": {"minimum": 1}, "else": {"minLength": 1}}, '1 "a"', '0 ""'),
+    ({"if": {"type": "number"}}, "1", ""),
+    ({"$ref": "#/$defs/a~1b/anyOf/0", "$defs": {"a/b": {"anyOf": [{"type": "null"}]}}}, "null", "1"),
+    ({"$ref": "#/$defs/%C3%A4", "$defs": {"ä": {"type": "null"}}}, "null", "1"),
+    ({"$ref": "#n", "$defs": {"a": {"$anchor": "n", "type": "null"}}}, "null", "1"),
+    ({"properties": {"n": {"$ref": "#"}}, "additionalProperties": False}, '{"n":{"n":{}}}', '{"n":{"m":1}}'),
+    ({"$ref": "#/x", "x": {"type": "null"}}, "null", "1"),
+    ({"$ref": "#/x", "x": {"type": "nul"}}, "null 1", ""),
+    ({"$ref": "#/nowhere"}, "null 1", ""),
+    ({"$ref": "#nowhere"}, "null 1", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "fitting", "others"), KEYWORDS)
+def test_keywords_mean_what_the_standard_says(schema: Json, fitting: str, others: str) -> None:
+    json_schema_validation.check(schema, "p")
+    assert {
+        text: json_schema_validation.mistake(text, schema) for text in fitting.split()
+    } == dict.fromkeys(fitting.split())
+    assert all(json_schema_validation.mistake(text, schema) for text in others.split())
+
+
+def test_mistake_of_a_union_is_that_of_the_way_that_fits_furthest() -> None:
+    person = {**PERSON, "additionalProperties": True}
+    said = json_schema_validation.mistake('{"name":1}', {"anyOf": [{"type": "null"}, person]})
+    assert said == "at 'name': 1 is not of type 'string'"
+    assert json_schema_validation.mistake("1", {"anyOf": [{"type": "null"}, PERSON]}) == (
+        "1 is not valid under any of the given schemas"
+    )
+
+
+def test_mistake_names_its_place() -> None:
+    schema = {"properties": {"a": {"items": {"properties": {"b": {"type": "null"}}}}}}
+    said = json_schema_validation.mistake('{"a":[{},{"b":[1]}]}', schema)
+    assert said == "at 'a[1].b': [1] is not of type 'null'"
+
+
+def test_schema_of_another_dialect_inside_selects_no_other_validator() -> None:
+    """Its expressions would run, and without a budget."""
+    inner = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^b$"}
+    assert json_schema_validation.mistake('{"a":"a"}', {"properties": {"a": inner}}) is None
+
+
+def chained(keyword: str, levels: int) -> Json:
+    """A small schema whose check takes 2 ** levels steps."""
+    defs: Json = {f"a{i}": {keyword: [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(levels)}
+    return {"$ref": "#/$defs/a0", "$defs": {**defs, f"a{levels}": {"type": "null"}}}
+
+
+def numbers(count: int) -> str:
+    return "[" + ",".join(map(str, range(count))) + "]"
+
+
+@pytest.mark.parametrize(
+    ("text", "schema"),
+    [
+        ("1", chained("anyOf", 40)),
+        ("null", chained("allOf", 40)),
+        ("1", chained("oneOf", 40)),
+        (numbers(1000), {"items": {"allOf": [{}] * 1000}}),
+        (numbers(3000), {"uniqueItems": True}),
+        ("{}", {"allOf": [{"required": ["a" * 10] * 30000}]}),
+        ('"' + "x" * 100_000 + '"', {"anyOf": [{"const": 1}] * 1000}),
+        ('"' + "x" * 100_000 + '"', {"not": {"anyOf": [False] * 100}}),  # messages quote the text
+    ],
+)
+def test_check_ends_with_its_budget(text: str, schema: Json) -> None:
+    with pytest.raises(json_schema_validation.TooManySteps):
+        json_schema_validation.mistake(text, schema, max_steps=1000)
+
+
+def test_schema_of_too_many_nodes_is_refused() -> None:
+    schema = {"allOf": [{}] * 1000}
+    json_schema_validation.check(schema, "p", max_nodes=1001)
+    with pytest.raises(InvalidRequest, match="FORWARDER_MAX_SCHEMA_NODES"):
+        json_schema_validation.check(schema, "p", max_nodes=1000)
+
+
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        ({"properties": {"a": {"anyOf": [{}, {"minLength": -1}]}}}, "properties.a.anyOf[1].minLength"),
+        ({"required": [{}]}, "required[0]"),
+        ({"items": [{}]}, "items"),
+        ({"anyOf": []}, "anyOf"),
+        ({"$defs": {"a": {"multipleOf": 0}}}, "$defs.a.multipleOf"),
+        ({"dependentRequired": {"a": "b"}}, "dependentRequired.a"),
+        ({"type": []}, "type"),
+        ({"type": [[]]}, "type"),
+        ({"uniqueItems": 1}, "uniqueItems"),
+        ({"$ref": 1}, "$ref"),
+    ],
+)  # fmt: skip
+def test_malformed_schema_is_refused_with_the_place(schema: Json, place: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"Invalid schema for 'p'") as refused:
+        json_schema_validation.check(schema, "p")
+    assert f": at '{place}': " in refused.value.message
+
+
+def test_a_mistake_is_told_in_a_few_words() -> None:
+    told = json_schema_validation.mistake('"' + "x" * 10_000 + '"', {"type": "integer"})
+    assert told is not None
+    assert len(told) <= 500

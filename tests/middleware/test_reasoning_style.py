@@ -1,0 +1,429 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forwarder.core.errors import InvalidRequest
+from forwarder.core.types import Call, Stream
+from forwarder.middleware import reasoning_style
+from forwarder.middleware.reasoning_style import as_wished
+from forwarder.protocols.client_reasoning_style import CHAT_STYLES
+from forwarder.protocols.fold import fold_chat
+from tests.helpers import sdk
+from tests.helpers.cases import Case, cases
+from tests.helpers.translating import as_sent, events_of, translate_case
+
+Json = dict[str, Any]
+
+CALL = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+WHOLE_CALL = {key: value for key, value in CALL.items() if key != "index"}
+
+
+def chunk(delta: Json, finish: str | None = None) -> Json:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return {
+        "id": "1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+    }
+
+
+def answering(*deltas: Json, finish: str = "stop") -> Call:
+    chunks = [*(chunk(delta) for delta in deltas), chunk({}, finish)]
+    return lambda request: iter([[each] for each in chunks])
+
+
+def wished(style: str | None, *deltas: Json, **request: Any) -> list[Json]:
+    return events_of(as_wished(answering(*deltas), style)({"stream": True, **request}))
+
+
+def message(style: str | None, *deltas: Json, **request: Any) -> Json:
+    folded: Json = fold_chat(iter([wished(style, *deltas, **request)]))["choices"][0]["message"]
+    return folded
+
+
+ROLE = {"role": "assistant", "content": ""}
+THOUGHT = [
+    ROLE,
+    {"reasoning_content": "Let me "},
+    {"reasoning_content": "see."},
+    {"content": "Ye"},
+    {"content": "s."},
+]
+
+SPELLED: dict[str, Json] = {
+    "thinking": {"content": "[thinking]Let me see.[/thinking]\n\nYes."},
+    "think": {"content": "<think>Let me see.</think>\n\nYes."},
+    "reasoning_content": {"content": "Yes.", "reasoning_content": "Let me see."},
+    "reasoning": {"content": "Yes.", "reasoning": "Let me see."},
+    "parts": {"content": [{"type": "thinking", "thinking": "Let me see."}, {"type": "text", "text": "Yes."}]},
+    "none": {"content": "Yes."},
+}  # fmt: skip
+
+every_style = pytest.mark.parametrize("style", CHAT_STYLES)
+
+
+@every_style
+def test_reasoning_is_spelled_as_the_client_wishes(style: str) -> None:
+    assert message(style, *THOUGHT) == {
+        "role": "assistant",
+        "refusal": None,
+        "metadata": {"reasoning": "Let me see."},
+        **SPELLED[style],
+    }
+
+
+@every_style
+def test_a_whole_answer_is_spelled_as_its_stream_would_be(style: str) -> None:
+    """So it comes from a provider of the client's own protocol that was not asked to stream."""
+    said = {
+        "role": "assistant",
+        "content": "Yes.",
+        "refusal": None,
+        "reasoning_content": "Let me see.",
+    }
+    completion = {
+        "id": "1", "object": "chat.completion", "vendor": {"x": 1}, "usage": {"total_tokens": 3},
+        "choices": [{"index": 0, "message": said, "finish_reason": "stop"}],
+    }  # fmt: skip
+    answer = fold_chat(as_wished(lambda request: iter([[completion]]), style)({"stream": False}))
+    assert answer["choices"][0]["message"] == message(style, *THOUGHT)
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert {k: v for k, v in answer.items() if k != "choices"} == {
+        k: v for k, v in completion.items() if k != "choices"
+    }
+
+
+@every_style
+def test_reasoning_is_streamed_as_it_comes(style: str) -> None:
+    chunks = wished(style, *THOUGHT)
+    if style != "none":
+        assert sum("see." in str(c["choices"][0]["delta"]) for c in chunks[:-1]) == 1
+    assert [c["choices"][0]["finish_reason"] for c in chunks].index("stop") == len(chunks) - 1
+    assert chunks[-1]["choices"][0]["delta"] == {"metadata": {"reasoning": "Let me see."}}
+    assert all("metadata" not in c["choices"][0]["delta"] for c in chunks[:-1])
+
+
+@every_style
+@pytest.mark.parametrize("case", cases("chat_over_responses", streams=True))
+def test_a_wished_answer_is_as_the_sdk_types_it_and_begins_with_its_role(
+    style: str, case: Case
+) -> None:
+    def call(request: Json) -> Stream:
+        return translate_case(case).answer(iter(as_sent(case.read("upstream.jsonl"))))
+
+    chunks = events_of(as_wished(call, style)({**case.read("request.json"), "stream": True}))
+    if style != "parts":  # the SDK knows content only as text
+        assert [m for each in chunks for m in sdk.chunk_mistakes(each)] == []
+    roles = [c["choices"][0]["delta"].get("role") for c in chunks if c["choices"]]
+    assert roles == ["assistant", *[None] * (len(roles) - 1)]
+
+
+@every_style
+def test_a_chunk_that_says_all_at_once_is_taken_apart_in_order(style: str) -> None:
+    deltas = [{"role": "assistant", "reasoning_content": "Let me see.", "content": "Yes."}]
+    assert message(style, *deltas) == message(style, *THOUGHT)
+    assert wished(style, *deltas)[0]["choices"][0]["delta"]["role"] == "assistant"
+
+
+@pytest.mark.parametrize("style", ["thinking", "think"])
+def test_an_inline_block_is_closed_before_a_call_and_before_the_end(style: str) -> None:
+    block = SPELLED[style]["content"].removesuffix("Yes.")
+    with_call = message(style, ROLE, {"reasoning_content": "Let me see."}, {"tool_calls": [CALL]})
+    assert (with_call["content"], with_call["tool_calls"]) == (block, [WHOLE_CALL])
+    assert message(style, ROLE, {"reasoning_content": "Let me see."})["content"] == block
+
+
+CITATION = {"type": "url_citation", "url_citation": {"start_index": 2, "end_index": 5, "url": "u"}}
+CITED: dict[str, list[Json]] = {
+    "a thought before": [ROLE, {"reasoning_content": "t"}, {"content": "ab123"}, {"content": "cd"}],
+    "thoughts in pieces": [{"reasoning_content": "t"}, {"reasoning_content": "u"}, {"content": "ab123c"}],
+    "a thought in front of the words": [{"content": "ab"}, {"reasoning_content": "t"}, {"content": "123c"}],
+    "a thought behind them": [{"content": "ab123"}, {"reasoning_content": "t"}, {"content": "c"}],
+    "two thoughts": [{"reasoning_content": "t"}, {"content": "a"}, {"reasoning_content": "u"}, {"content": "b123"}],
+    "a thought at the end": [{"content": "ab123c"}, {"reasoning_content": "t"}],
+    "no thought": [{"content": "ab123c"}],
+}  # fmt: skip
+
+
+@every_style
+@pytest.mark.parametrize("deltas", CITED.values(), ids=CITED)
+@pytest.mark.parametrize("whole", [False, True], ids=["streamed", "whole"])
+def test_a_citation_still_points_at_its_words(style: str, deltas: list[Json], whole: bool) -> None:
+    call = answering(*deltas, {"annotations": [CITATION]})
+    if whole:  # as a provider that cannot stream gives it: all thoughts before all words
+        completion = fold_chat(call({}))
+        stream = as_wished(lambda request: iter([[completion]]), style)({"stream": False})
+    else:
+        stream = as_wished(call, style)({"stream": True})
+    answer = fold_chat(stream)["choices"][0]["message"]
+    content = answer["content"]
+    if isinstance(content, list):
+        content = "".join(part.get("text", "") for part in content)
+    [cited] = [note["url_citation"] for note in answer["annotations"]]
+    assert content[cited["start_index"] : cited["end_index"]] == "123"
+    assert CITATION["url_citation"] == {"start_index": 2, "end_index": 5, "url": "u"}
+
+
+@every_style
+def test_log_probabilities_are_told_once(style: str) -> None:
+    entries = {"content": [{"token": "Yes"}], "refusal": None}
+    said = chunk({"content": "Yes", "reasoning_content": "t"})
+    said["choices"][0]["logprobs"] = entries
+    chunks = [[chunk({"reasoning_content": "s"})], [said], [chunk({}, "stop")]]
+    answer = fold_chat(as_wished(lambda request: iter(chunks), style)({"stream": True}))
+    assert answer["choices"][0]["logprobs"] == entries
+
+
+def test_a_second_thought_stands_in_a_block_of_its_own() -> None:
+    deltas = [ROLE, {"content": "A"}, {"reasoning_content": "t"}, {"content": "B"}]
+    assert message("thinking", *deltas)["content"] == "A\n\n[thinking]t[/thinking]\n\nB"
+
+
+@every_style
+def test_nothing_is_written_into_an_answer_that_has_to_be_json(style: str) -> None:
+    for kind in ("json_object", "json_schema"):
+        content = message(style, *THOUGHT, response_format={"type": kind})["content"]
+        assert content == "Yes."
+    assert (
+        message(style, *THOUGHT, response_format={"type": "text"})["content"]
+        == SPELLED[style]["content"]
+    )
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_a_field_is_kept_beside_json(field: str) -> None:
+    wanted = {"type": "json_object"}
+    assert message(field, *THOUGHT, response_format=wanted)[field] == "Let me see."
+
+
+def test_a_summary_apart_from_the_text_stays_in_the_metadata() -> None:
+    chunks = [
+        chunk({"reasoning_content": "t"}),
+        chunk({"metadata": {"reasoning_summary": "s"}}, "stop"),
+    ]
+    answer = fold_chat(as_wished(lambda request: iter([chunks]), "none")({"stream": True}))
+    assert answer["choices"][0]["message"]["metadata"] == {
+        "reasoning": "t",
+        "reasoning_summary": "s",
+    }
+
+
+@every_style
+def test_an_answer_without_reasoning_stays_as_it_is(style: str) -> None:
+    deltas = [ROLE, {"content": "Yes."}]
+    assert wished(style, *deltas) == [*map(chunk, deltas), chunk({}, "stop")]
+
+
+def test_without_a_style_reasoning_stays_as_it_comes() -> None:
+    assert wished(None, *THOUGHT) == [*map(chunk, THOUGHT), chunk({}, "stop")]
+
+
+def test_choices_are_spelled_apart() -> None:
+    def of(index: int, delta: Json, finish: str | None = None) -> Json:
+        made = chunk(delta, finish)
+        return {**made, "choices": [{**made["choices"][0], "index": index}]}
+
+    chunks = [of(0, {"reasoning_content": "a"}), of(1, {"content": "B"}), of(0, {"content": "A"}),
+              of(1, {}, "stop"), of(0, {}, "stop")]  # fmt: skip
+    answer = fold_chat(as_wished(lambda request: iter([chunks]), "think")({"stream": True}))
+    assert [c["message"]["content"] for c in answer["choices"]] == ["<think>a</think>\n\nA", "B"]
+
+
+def test_a_heartbeat_is_passed_on() -> None:
+    stream = as_wished(lambda request: iter([[], [chunk({"content": "a"})]]), "none")(
+        {"stream": True}
+    )
+    assert next(stream) == []
+
+
+# -- usage --------------------------------------------------------------------------------------
+
+USAGE = {"id": "1", "choices": [], "usage": {"total_tokens": 3}}
+
+
+@pytest.mark.parametrize("style", [None, "thinking"])
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        (None, False),
+        ({}, False),
+        ({"include_usage": False}, False),
+        ({"include_usage": True}, True),
+    ],
+)
+def test_usage_is_always_asked_for_and_given_when_wanted(
+    style: str | None, options: Json | None, given: bool
+) -> None:
+    asked: list[Json] = []
+
+    def call(request: Json) -> Stream:
+        asked.append(request)
+        return iter([[chunk({"content": "a"}), USAGE], [USAGE], []])
+
+    request = {"stream": True, "stream_options": options}
+    batches = list(as_wished(call, style)(request))
+    assert asked[0]["stream_options"]["include_usage"] is True
+    assert [len(batch) for batch in batches] == ([2, 1, 0] if given else [1, 0])
+    assert request["stream_options"] == options
+
+
+def test_usage_is_not_asked_for_when_there_is_no_stream() -> None:
+    asked: list[Json] = []
+
+    def call(request: Json) -> Stream:
+        asked.append(request)
+        return iter([[USAGE]])
+
+    assert list(as_wished(call, None)({"stream": False})) == [[USAGE]]
+    assert "stream_options" not in asked[0]
+
+
+@pytest.mark.parametrize("name", ["stream_options", "response_format"])
+def test_a_wish_of_the_wrong_type_is_a_400_that_names_it(name: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        wished("thinking", **{name: "x"})
+    assert caught.value.param == name
+
+
+# -- history ------------------------------------------------------------------------------------
+
+
+def sent_up(style: str | None, *messages: Any) -> Any:
+    """What reaches the upstream of these messages."""
+    asked: list[Json] = []
+
+    def call(request: Json) -> Stream:
+        asked.append(request)
+        return iter([])
+
+    list(as_wished(call, style)({"messages": list(messages)}))
+    return asked[0]["messages"]
+
+
+WORDS = st.text(alphabet="ab \n<>[]/é😀", min_size=1).filter(str.strip)
+
+
+@every_style
+@given(thought=WORDS, text=WORDS)
+def test_what_a_style_wrote_is_taken_out_of_the_history_again(
+    style: str, thought: str, text: str
+) -> None:
+    answer = message(style, ROLE, {"reasoning_content": thought}, {"content": text})
+    [back] = sent_up(style, answer)
+    content = back["content"]
+    plain = content if isinstance(content, str) else "".join(part["text"] for part in content)
+    assert plain == text
+    assert back.get("reasoning_content", back.get("reasoning")) == thought
+    assert "metadata" not in back
+
+
+@every_style
+@given(texts=st.lists(WORDS, min_size=1, max_size=4))
+def test_text_between_thoughts_stays_one_text(style: str, texts: list[str]) -> None:
+    deltas = [delta for text in texts for delta in ({"reasoning_content": "t"}, {"content": text})]
+    [back] = sent_up(style, message(style, ROLE, *deltas))
+    content = back["content"]
+    plain = content if isinstance(content, str) else "".join(part["text"] for part in content)
+    assert plain == "".join(texts)
+
+
+@every_style
+def test_a_message_that_only_thought_and_called_has_no_content(style: str) -> None:
+    [back] = sent_up(style, message(style, {"reasoning_content": "t"}, {"tool_calls": [CALL]}))
+    assert not back["content"]
+    assert back["tool_calls"] == [WHOLE_CALL]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"role": "user", "content": "[thinking]mine[/thinking]\n\nYes."},
+        {"role": "assistant", "content": "I say [thinking]no[/thinking]."},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "assistant", "content": "Yes.", "metadata": {"mine": "x"}},
+        {"role": "assistant"},
+        "odd",
+    ],
+)
+def test_other_messages_are_left_alone(kept: Any) -> None:
+    assert sent_up("thinking", kept) == [kept]
+    assert sent_up(None, kept) == [kept]
+
+
+def test_what_the_client_says_of_the_reasoning_itself_goes_first() -> None:
+    said = {"role": "assistant", "content": "<think>a</think>\n\nYes.", "reasoning_content": "b"}
+    assert sent_up("think", said) == [
+        {"role": "assistant", "content": "Yes.", "reasoning_content": "b"}
+    ]
+
+
+# -- blocks in the history are searched for in one pass ---------------------------------------------
+
+
+class CountingPattern:
+    """An expression that counts the characters between where a search starts and where it ends."""
+
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+        self.searched = 0
+
+    def search(self, text: str, start: int = 0) -> re.Match[str] | None:
+        found = self._pattern.search(text, start)
+        self.searched += (found.end() if found else len(text)) - start
+        return found
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "[thinking]",
+        "\n\n[thinking]",
+        "\n\n<think>",
+        "\n\n[thinking]a</think>\n\n<think>b[/thinking]",
+        "\n\n[thinking]a[/thinking] \n\n<think>b</think> ",
+        "\n\n[thinking]a[/thinking]\n\n<think>b</think>",
+        "[/thinking]\n",
+    ],
+)
+@pytest.mark.parametrize("end", ["", "[/thinking]", "</think>", "[/thinking].</think>."])
+def test_blocks_are_found_in_one_pass(
+    piece: str, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = CountingPattern(reasoning_style._BLOCK_START)
+    ends = {tag: CountingPattern(pattern) for tag, pattern in reasoning_style._BLOCK_ENDS.items()}
+    monkeypatch.setattr(reasoning_style, "_BLOCK_START", start)
+    monkeypatch.setattr(reasoning_style, "_BLOCK_ENDS", ends)
+    text = piece * 1000 + end
+
+    sent_up("thinking", {"role": "assistant", "content": text})
+
+    assert start.searched <= 2 * len(text)
+    assert all(pattern.searched <= 2 * len(text) for pattern in ends.values())
+
+
+_BLOCK = re.compile(
+    r"(?:\A|\n\n)(?:\[thinking\](.*?)\[/thinking\]|<think>(.*?)</think>)(?:\n\n|\Z)", re.DOTALL
+)
+"""What a block is, in one expression, which takes quadratic time."""
+
+PIECES = st.sampled_from(
+    ["[thinking]", "[/thinking]", "<think>", "</think>", "\n\n", "\n", "a", " "]
+)
+
+
+@given(st.lists(PIECES, max_size=14).map("".join))
+@settings(max_examples=400)
+def test_blocks_are_those_of_the_slow_expression(text: str) -> None:
+    content, thoughts = reasoning_style._cleaned_content(text)
+
+    assert (content, thoughts) == (
+        _BLOCK.sub("", text),
+        [a or b for a, b in _BLOCK.findall(text)],
+    )

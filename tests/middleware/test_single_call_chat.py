@@ -1,0 +1,114 @@
+"""``parallel_tool_calls: false``: one call for each choice, whatever the upstream makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.types import Batch, Event
+from forwarder.middleware.single_call_chat import with_one_call
+from forwarder.protocols.fold import fold_chat
+from tests.helpers.translating import events_of
+from tests.middleware.chatting import BASE, REQUEST, USAGE, Scripted, chunk
+
+Json = dict[str, Any]
+SINGLE = {**REQUEST, "parallel_tool_calls": False}
+
+
+def call(number: int | None, call_id: str | None = None, arguments: str = "") -> Json:
+    """The delta of a call."""
+    begun = {"id": call_id, "type": "function"} if call_id else {}
+    name = {"name": f"f_{call_id}"} if call_id else {}
+    place = {} if number is None else {"index": number}
+    return {**place, **begun, "function": {**name, "arguments": arguments}}
+
+
+def single(*deltas: Json) -> list[Event]:
+    script: list[Batch] = [[chunk(delta)] for delta in deltas]
+    return events_of(with_one_call(Scripted([*script, [chunk({}, "tool_calls")]]))(SINGLE))
+
+
+def calls_of(events: list[Event]) -> list[tuple[str, str]]:
+    message = fold_chat(iter([events]))["choices"][0]["message"]
+    return [(c["id"], c["function"]["arguments"]) for c in message.get("tool_calls") or ()]
+
+
+ONE_AFTER_THE_OTHER = [call(0, "a"), call(0, None, "{}"), call(1, "b"), call(1, None, "{1}")]
+INTERLEAVED = [
+    call(0, "a"),
+    call(1, "b"),
+    call(0, None, "{"),
+    call(1, None, "{1}"),
+    call(0, None, "}"),
+]
+ON_ONE_INDEX = [call(0, "a"), call(0, None, "{}"), call(0, "b"), call(0, None, "{1}")]
+WITHOUT_INDEX = [call(None, "a"), call(None, None, "{}"), call(None, "b"), call(None, None, "{1}")]
+
+
+@pytest.mark.parametrize("calls", [ONE_AFTER_THE_OTHER, INTERLEAVED, ON_ONE_INDEX, WITHOUT_INDEX])
+def test_only_the_first_call_is_kept(calls: list[Json]) -> None:
+    events = single(*({"tool_calls": [delta]} for delta in calls))
+    assert calls_of(events) == [("a", "{}")]
+    assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    assert all(e["choices"][0]["delta"] for e in events[:-1])
+
+
+def test_calls_in_one_delta_are_parted() -> None:
+    events = single({"content": "hm", "tool_calls": [call(0, "a", "{}"), call(1, "b", "{1}")]})
+    assert calls_of(events) == [("a", "{}")]
+    assert events[0]["choices"][0]["delta"]["content"] == "hm"
+
+
+def test_what_else_a_delta_says_is_kept() -> None:
+    events = single(
+        {"tool_calls": [call(0, "a", "{}")]}, {"content": "and", "tool_calls": [call(1, "b")]}
+    )
+    assert events[1]["choices"][0]["delta"] == {"content": "and"}
+
+
+def test_every_choice_keeps_its_own_first_call() -> None:
+    script = [
+        [chunk({"tool_calls": [call(0, f"{letter}{index}", "{}")]}, index=index)]
+        for letter in "ab"
+        for index in (0, 1)
+    ]
+    completion = fold_chat(with_one_call(Scripted(script))(SINGLE))
+    kept = [[c["id"] for c in choice["message"]["tool_calls"]] for choice in completion["choices"]]
+    assert kept == [["a0"], ["a1"]]
+
+
+def test_a_whole_answer_keeps_its_first_call() -> None:
+    message = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [call(None, "a"), call(None, "b")],
+    }
+    completion = {
+        **BASE,
+        "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}],
+    }
+    [[kept]] = with_one_call(Scripted([[completion]]))({**SINGLE, "stream": False})
+    assert kept["choices"][0]["message"]["tool_calls"] == [call(None, "a")]
+
+
+def test_usage_in_a_chunk_that_says_nothing_else_is_kept() -> None:
+    told = {**chunk({"tool_calls": [call(1, "b")]}), "usage": USAGE}
+    script: list[Batch] = [[chunk({"tool_calls": [call(0, "a")]})], [], [told]]
+    batches = list(with_one_call(Scripted(script))(SINGLE))
+    assert batches[1] == []
+    assert batches[2] == [{**told, "choices": []}]
+
+
+@pytest.mark.parametrize(
+    "parallel", [{}, {"parallel_tool_calls": True}, {"parallel_tool_calls": None}]
+)
+def test_other_requests_have_the_very_stream_of_the_call(parallel: Json) -> None:
+    stream = iter([[]])
+    assert with_one_call(lambda request: stream)({**REQUEST, **parallel}) is stream
+
+
+def test_the_upstream_is_still_told() -> None:
+    upstream = Scripted([[chunk({}, "stop")]])
+    with_one_call(upstream)(SINGLE)
+    assert upstream.requests == [SINGLE]

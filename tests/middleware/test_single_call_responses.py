@@ -1,0 +1,94 @@
+"""``parallel_tool_calls: false`` over Responses: one call, whatever the upstream makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.types import Batch, Event
+from forwarder.middleware.single_call_responses import with_one_item
+from tests.helpers.translating import events_of
+from tests.middleware.chatting import Scripted
+
+Json = dict[str, Any]
+SINGLE: Json = {"model": "m", "input": "hi", "parallel_tool_calls": False}
+TEXT: Json = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
+SEARCH: Json = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
+
+
+def call(name: str, kind: str = "function_call") -> Json:
+    key = "arguments" if kind == "function_call" else "input"
+    return {"type": kind, "id": f"id_{name}", "call_id": name, "name": name, key: "{}"}
+
+
+def told(*items: Json, indexed: bool = True) -> list[Event]:
+    """The events of a response with these items."""
+    events: list[Event] = [{"type": "response.created", "response": {"id": "r", "output": []}}]
+    for i, item in enumerate(items):
+        place = {"output_index": i} if indexed else {}
+        events.append({"type": "response.output_item.added", **place, "item": item})
+        stem = {
+            "function_call": "function_call_arguments",
+            "custom_tool_call": "custom_tool_call_input",
+        }.get(item["type"], "output_text")
+        for step in ("delta", "done"):
+            events.append({"type": f"response.{stem}.{step}", "item_id": item["id"], **place})
+        events.append({"type": "response.output_item.done", **place, "item": item})
+    events.append({"type": "response.completed", "response": {"id": "r", "output": list(items)}})
+    return [{**event, "sequence_number": i} for i, event in enumerate(events)]
+
+
+def single(events: list[Event], request: Json = SINGLE) -> list[Event]:
+    script: list[Batch] = [[event] for event in events]
+    return events_of(with_one_item(Scripted(script))(request))
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize("kind", ["function_call", "custom_tool_call"])
+@pytest.mark.parametrize("before", [[], [TEXT], [SEARCH]])
+@pytest.mark.parametrize("behind", [[], [{**TEXT, "id": "msg_2"}]])
+def test_the_first_call_is_kept_and_the_rest_moves_up(
+    before: list[Json], behind: list[Json], kind: str, indexed: bool
+) -> None:
+    made = [*before, call("a"), call("b", kind), call("c"), *behind]
+    wanted = [*before, call("a"), *behind]
+    assert single(told(*made, indexed=indexed)) == told(*wanted, indexed=indexed)
+
+
+def test_calls_that_interleave_are_told_apart() -> None:
+    events = told(call("a"), call("b"))
+    events = [events[0], events[1], events[5], *events[2:5], *events[6:]]
+    events = [{**event, "sequence_number": i} for i, event in enumerate(events)]
+    assert single(events) == told(call("a"))
+
+
+def test_a_call_that_was_never_announced_is_one_all_the_same() -> None:
+    quiet = [e for e in told(call("a"), call("b")) if not e["type"].endswith("added")]
+    kept = [e for e in told(call("a")) if not e["type"].endswith("added")]
+    without = [{k: v for k, v in e.items() if k != "sequence_number"} for e in single(quiet)]
+    assert without == [{k: v for k, v in e.items() if k != "sequence_number"} for e in kept]
+
+
+def test_a_whole_answer_has_one_call_too() -> None:
+    whole = told(TEXT, call("a"), call("b"))[-1:]
+    assert single(whole)[0]["response"]["output"] == [TEXT, call("a")]
+
+
+def test_what_the_providers_own_tools_do_is_no_call() -> None:
+    events = told(SEARCH, {**SEARCH, "id": "ws_2"}, TEXT, call("a"))
+    assert single(events) == events
+
+
+def test_silence_goes_through() -> None:
+    events = told(call("a"), call("b"))
+    script: list[Batch] = [[events[0]], [], events[1:5], events[5:9], [events[-1]]]
+    batches = list(with_one_item(Scripted(script))(SINGLE))
+    assert [len(batch) for batch in batches] == [1, 0, 4, 1]
+
+
+@pytest.mark.parametrize("said", [{}, {"parallel_tool_calls": True}])
+def test_others_have_the_very_stream_of_the_call(said: Json) -> None:
+    stream = iter([[]])
+    request = {"model": "m", "input": "hi", **said}
+    assert with_one_item(lambda request: stream)(request) is stream

@@ -1,0 +1,312 @@
+"""``stop``: the answer ends where the first stop sequence begins, however the text arrives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from forwarder.core.errors import InvalidRequest, UpstreamBroken
+from forwarder.core.types import Batch, Event
+from forwarder.middleware.stop_sequences import Cutter, with_stop
+from forwarder.protocols.fold import fold_chat
+from tests.helpers.sdk import chunk_mistakes, rebuilt_completion
+from tests.helpers.translating import events_of
+from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_one, said
+
+CALL = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def stopped(
+    script: list[Batch] | list[Batch | Exception], *stops: str, drain: bool = False
+) -> list[Event]:
+    """The chunks of an answer under these stops."""
+    call = with_stop(Scripted(script), drain)
+    return events_of(call({**REQUEST, "stop": list(stops)}))
+
+
+def text_of(events: list[Event]) -> str:
+    choices = [choice for event in events for choice in event["choices"]]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def finishes(events: list[Event]) -> list[Any]:
+    reasons = [choice["finish_reason"] for event in events for choice in event["choices"]]
+    return [reason for reason in reasons if reason]
+
+
+def before_first(text: str, stops: list[str]) -> str:
+    """The text up to where the first of the stops begins."""
+    found = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(found)] if found else text
+
+
+# -- the law ------------------------------------------------------------------------------------
+
+letters = st.text(alphabet="abc", max_size=14)
+"""Few letters, so that stops are found, overlap and lie inside each other."""
+
+several_stops = st.lists(st.text(alphabet="abc", min_size=1, max_size=5), min_size=1, max_size=4)
+
+
+@st.composite
+def pieces(draw: st.DrawFn) -> list[str]:
+    """A text in any chunking, empty pieces among them."""
+    text = draw(letters)
+    cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+@given(pieces(), several_stops)
+@example(["a", "b", "c", "d"], ["abcd", "bc"])
+@example(["abc", "x"], ["abcd", "bc"])
+@example(["ab", "ab", "c"], ["abc"])
+def test_the_answer_is_the_text_before_the_first_stop(texts: list[str], stops: list[str]) -> None:
+    text = "".join(texts)
+
+    answer = stopped(one_by_one(said(*texts, finish="length")), *stops)
+
+    assert text_of(answer) == before_first(text, stops)
+    assert finishes(answer) == ["stop" if any(s in text for s in stops) else "length"]
+    assert fold_chat(iter([answer]))["choices"][0]["message"]["content"] == before_first(
+        text, stops
+    )
+
+
+@given(pieces(), several_stops)
+def test_nothing_certain_is_held_back(texts: list[str], stops: list[str]) -> None:
+    cutter = Cutter(stops)
+    given_out = ""
+    for i, text in enumerate(texts):
+        given_out += cutter.feed(text)
+        if cutter.hit:
+            return
+        held = "".join(texts[: i + 1])[len(given_out) :]
+        assert any(stop.startswith(held) and stop != held for stop in stops)
+
+
+@pytest.mark.parametrize("cut", range(len("Grüezi END wohl") + 1))
+def test_a_stop_is_found_across_every_border(cut: int) -> None:
+    text = "Grüezi END wohl"
+    assert text_of(stopped(one_by_one(said(text[:cut], text[cut:])), "END")) == "Grüezi "
+
+
+def test_a_text_arrives_as_soon_as_it_is_certain() -> None:
+    call = with_stop(Scripted(one_by_one(said("one ", "EN", "x", "END"))), drain=False)
+    texts = [text_of(batch) for batch in call({**REQUEST, "stop": "END"})]
+    assert texts == ["", "one ", "ENx", ""]
+
+
+# -- what is not text ---------------------------------------------------------------------------
+
+
+def test_a_stop_inside_reasoning_does_not_count() -> None:
+    script = [[chunk({"reasoning_content": "think END think"})], *one_by_one(said("yes"))]
+    answer = stopped(script, "END")
+    assert text_of(answer) == "yes"
+    assert answer[0]["choices"][0]["delta"] == {"reasoning_content": "think END think"}
+
+
+def test_a_stop_across_reasoning_and_text_does_not_count() -> None:
+    script = [[chunk({"reasoning_content": "think EN"})], *one_by_one(said("D yes"))]
+    assert text_of(stopped(script, "END")) == "D yes"
+
+
+def test_a_stop_inside_tool_arguments_does_not_count() -> None:
+    call = {**CALL, "function": {"name": "END", "arguments": '{"END":1}'}}
+    script = [[chunk({"tool_calls": [call]})], [chunk({}, "tool_calls")]]
+    assert stopped(script, "END") == events_of(iter(script))
+
+
+def test_calls_after_the_text_follow_what_was_held_back() -> None:
+    script = [
+        [chunk({"content": "see EN"})],
+        [chunk({"tool_calls": [CALL]})],
+        [chunk({}, "tool_calls")],
+    ]
+    answer = stopped(script, "END")
+    message = rebuilt_completion(answer)["choices"][0]
+    assert message["message"]["content"] == "see EN"
+    assert message["message"]["tool_calls"][0]["function"]["name"] == "f"
+    assert message["finish_reason"] == "tool_calls"
+    assert [bool(e["choices"][0]["delta"].get("content")) for e in answer] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_calls_after_a_stop_are_not_made(apart: bool) -> None:
+    called: list[Batch] = [[chunk({"content": "see END"})], [chunk({"tool_calls": [CALL]})]]
+    if not apart:
+        called = [[chunk({"content": "see END", "tool_calls": [CALL]})]]
+    answer = stopped([*called, [chunk({}, "tool_calls")]], "END")
+    assert text_of(answer) == "see "
+    assert finishes(answer) == ["stop"]
+    assert all("tool_calls" not in c["delta"] for e in answer for c in e["choices"])
+
+
+def test_text_in_the_finish_chunk_is_looked_at_too() -> None:
+    assert (
+        text_of(stopped([[chunk({"content": "a EN"})], [chunk({"content": "D b"}, "stop")]], "END"))
+        == "a "
+    )
+    assert text_of(stopped([[chunk({"content": "a EN"}, "stop")]], "END")) == "a EN"
+
+
+def test_silence_is_passed_on() -> None:
+    call = with_stop(Scripted([[], [chunk({"content": "a"})], []]), drain=False)
+    assert list(call({**REQUEST, "stop": "b"})).count([]) == 2
+
+
+def test_log_probabilities_go_with_their_tokens() -> None:
+    tokens = ["Hello", " EN", "x", " END", " more"]
+    script = [
+        [chunk({"content": t}, logprobs={"content": [{"token": t}], "refusal": None})]
+        for t in tokens
+    ]
+    kept = [c["logprobs"] for e in stopped(script, "END") for c in e["choices"] if c["logprobs"]]
+    assert [entry["token"] for one in kept for entry in one["content"]] == ["Hello", " EN", "x"]
+
+
+def test_log_probabilities_that_come_late_go_with_what_was_said() -> None:
+    entries = [{"token": t} for t in ("He", "llo", " EN")]
+    late = chunk({}, logprobs={"content": entries, "refusal": None})
+    script = one_by_one([*said("Hello", " EN")[:3], late, *said()[1:]])
+    told = [c["logprobs"] for e in stopped(script, "END") for c in e["choices"] if c["logprobs"]]
+    assert [[entry["token"] for entry in one["content"]] for one in told] == [
+        ["He", "llo"],
+        [" EN"],
+    ]
+
+
+def test_log_probabilities_that_fit_no_text_are_told_at_the_end() -> None:
+    """So it is when an upstream spells its tokens otherwise than its text."""
+    odd = [chunk({"content": "a"}, logprobs={"content": [{"token": "▁a▁▁"}], "refusal": None})]
+    told = stopped([odd, [chunk({}, "stop")]], "END")
+    assert [c["logprobs"] for e in told for c in e["choices"]] == [
+        None,
+        {"content": [{"token": "▁a▁▁"}], "refusal": None},
+    ]
+
+
+# -- the upstream, and what it costs ------------------------------------------------------------
+
+
+def test_the_upstream_is_closed_before_the_client_has_the_end() -> None:
+    upstream = Scripted(one_by_one(said("a ", "END", *["more"] * 50)))
+    stream = with_stop(upstream, drain=False)({**REQUEST, "stop": "END"})
+    while not finishes(next(stream)):
+        assert upstream.open == 1
+    assert upstream.open == 0
+    assert upstream.read < 5
+
+
+def test_usage_is_estimated_when_the_upstream_is_closed() -> None:
+    usage = stopped(one_by_one(said("x" * 400, "END", "more")), "END")[-1]["usage"]
+    assert usage["completion_tokens"] == 101
+    assert usage["prompt_tokens"] == 2  # "user" and "hi"
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_usage_is_exact_when_the_upstream_is_drained() -> None:
+    upstream = Scripted([*one_by_one(said("a END", "more"))[:-1], [], *one_by_one(said())[-1:]])
+    batches = list(with_stop(upstream, drain=True)({**REQUEST, "stop": "END"}))
+    assert batches[-1][-1]["usage"] == USAGE
+    assert batches[-2] == []
+    assert finishes(events_of(iter(batches))) == ["stop"]
+    assert text_of(events_of(iter(batches))) == "a "
+
+
+def test_usage_that_came_with_the_stop_is_exact() -> None:
+    answer = stopped([said("a END b")], "END")
+    assert answer[-1]["usage"] == USAGE
+    assert finishes(answer) == ["stop"]
+
+
+def test_an_upstream_that_breaks_while_it_is_drained_is_none_of_the_clients() -> None:
+    answer = stopped([[chunk({"content": "aEND"})], UpstreamBroken("broke")], "END", drain=True)
+    assert finishes(answer) == ["stop"]
+    assert answer[-1]["usage"]["completion_tokens"] == 1
+
+
+def test_an_upstream_that_breaks_loses_nothing_of_what_was_said() -> None:
+    seen = []
+    with pytest.raises(UpstreamBroken):  # noqa: PT012
+        for batch in with_stop(
+            Scripted([[chunk({"content": "a EN"})], UpstreamBroken("x")]), False
+        )({**REQUEST, "stop": "END"}):
+            seen.append(batch)
+    assert text_of(events_of(iter(seen))) == "a EN"
+
+
+def test_the_sdk_accepts_every_chunk() -> None:
+    answer = stopped(one_by_one(said("one ", "EN", "D", "two")), "END")
+    assert [mistake for event in answer for mistake in chunk_mistakes(event)] == []
+
+
+# -- the request --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nothing", [{}, {"stop": None}, {"stop": []}])
+def test_without_stops_the_stream_is_the_very_stream_of_the_call(nothing: dict[str, Any]) -> None:
+    stream = iter([[]])
+    asked: list[Any] = []
+    call = with_stop(lambda request: asked.append(request) or stream, drain=False)  # type: ignore[func-returns-value]
+    assert call({**REQUEST, **nothing}) is stream
+    assert asked == [REQUEST]
+
+
+@pytest.mark.parametrize("drain", [False, True])
+def test_an_answer_that_may_be_cut_is_asked_for_as_a_stream(drain: bool) -> None:
+    asked: list[Any] = []
+
+    def call(request: Any) -> Any:
+        asked.append(request)
+        return iter([said("a STOP b")])
+
+    events = events_of(with_stop(call, drain)({**REQUEST, "stream": False, "stop": "STOP"}))
+
+    assert text_of(events) == "a "
+    assert asked == [{**REQUEST, "stream": not drain, "stop": "STOP"}]
+
+
+def test_one_stop_may_be_a_bare_string() -> None:
+    upstream = Scripted(one_by_one(said("a b")))
+    assert text_of(events_of(with_stop(upstream, False)({**REQUEST, "stop": " "}))) == "a"
+
+
+# -- notes --------------------------------------------------------------------------------------
+
+NOTED = chunk({"notes": {"annotations": [], "files": [], "metadata": {}}})
+
+
+@pytest.mark.parametrize("drain", [False, True])
+def test_notes_that_come_with_the_stop_are_told_before_the_end(drain: bool) -> None:
+    batches = [[chunk({"content": "a END"}), NOTED, chunk({"content": "b"})], said("c")]
+    answer = stopped(batches, "END", drain=drain)
+    assert answer[1:2] == [NOTED]
+    assert finishes(answer) == ["stop"]
+    assert text_of(answer) == "a "
+
+
+def test_notes_that_come_late_are_told_where_the_upstream_is_drained() -> None:
+    batches = one_by_one([*said("a END")[:2], NOTED, *said("more")[1:]])
+    answer = stopped(batches, "END", drain=True)
+    assert answer.index(NOTED) < next(
+        i for i, event in enumerate(answer) if finishes([event]) == ["stop"]
+    )
+    assert NOTED not in stopped(batches, "END")
+
+
+@pytest.mark.parametrize("wrong", [5, "", [""], [1], {"a": 1}, ["a"] * 5])
+def test_a_malformed_stop_is_refused_before_the_upstream_is_asked(wrong: Any) -> None:
+    upstream = Scripted()
+    with pytest.raises(InvalidRequest) as refused:
+        with_stop(upstream, False)({**REQUEST, "stop": wrong})
+    assert refused.value.param == "stop"
+    assert upstream.requests == []

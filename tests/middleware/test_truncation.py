@@ -1,0 +1,227 @@
+"""``truncation: "auto"``: what goes when a conversation is too long, and what never does."""
+
+from __future__ import annotations
+
+import contextlib
+from itertools import chain
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forwarder.core.errors import UpstreamRefused
+from forwarder.core.types import Stream
+from forwarder.middleware.truncation import ATTEMPTS, is_too_long, with_truncation
+from tests.helpers.translating import events_of
+from tests.middleware.chatting import REQUEST, Scripted, chunk
+
+Json = dict[str, Any]
+
+TOO_LONG = UpstreamRefused(400, {"message": "Too long.", "code": "context_length_exceeded"})
+ANSWER = [[chunk({"content": "ok"}, "stop")]]
+
+WORDINGS = [
+    "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens.",
+    "Your input exceeds the context window of this model. Please adjust your input and try again.",
+    "The decoder prompt (length 5000) is longer than the maximum model length of 4096.",
+    "The input (300 tokens) is longer than the model's context length (200 tokens).",
+    "Requested token count exceeds the model's maximum context length of 131072 tokens.",
+    "The input token count (1196265) exceeds the maximum number of tokens allowed (1048575).",
+    "This model's maximum prompt length is 131072 but the request contains 537812 tokens.",
+    "Please reduce the length of the messages or completion.",
+    "<400> InternalError.Algo.InvalidParameter: Range of input length should be [1, 30720]",
+    "Invalid request: Your request exceeded model token limit: 8192",
+    "Prompt exceeds max length",
+    "Prompt 超长",
+    "invalid params, context window exceeds limit (2013)",
+    "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum context length",
+    "the request exceeds the available context size, try increasing it",
+    "The number of tokens to keep from the initial prompt is greater than the context length.",
+    "However, the model is loaded with context length of only 4096 tokens",
+    "prompt is too long: 213462 tokens > 200000 maximum",
+    "prompt too long; exceeded max context length by 12 tokens",
+    "prompt token count of 5000 exceeds the limit of 4096",
+]
+
+
+@pytest.mark.parametrize("message", WORDINGS)
+def test_every_providers_wording_is_recognised(message: str) -> None:
+    assert is_too_long(UpstreamRefused(400, {"message": message}))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [{"code": "context_length_exceeded"}, {"code": 1261}, {"type": "exceed_context_size_error"}],
+)
+def test_a_code_is_enough(error: Json) -> None:
+    assert is_too_long(UpstreamRefused(400, {"message": "No.", **error}))
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (429, "Rate limit: please reduce the length of the messages; tokens per minute exceeded."),
+        (
+            400,
+            "max_tokens is too large: 99999. This model supports at most 16384 completion tokens.",
+        ),
+        (400, "Range of max_tokens should be [1, 8192]"),
+        (400, "Invalid value: 'x'."),
+        (500, "The server had an error."),
+    ],
+)
+def test_other_refusals_are_not_taken_for_it(status: int, message: str) -> None:
+    upstream = Scripted(UpstreamRefused(status, {"message": message}))
+    with pytest.raises(UpstreamRefused, match=message[:9]):
+        with_truncation(upstream)(asking(user("1"), said("2"), user("3")))
+    assert len(upstream.requests) == 1
+
+
+# -- what goes ----------------------------------------------------------------------------------
+
+
+def user(text: str) -> Json:
+    return {"role": "user", "content": text}
+
+
+def said(text: str) -> Json:
+    return {"role": "assistant", "content": text}
+
+
+def calling(*ids: str) -> list[Json]:
+    """An assistant's calls and their results."""
+    calls = [
+        {"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in ids
+    ]
+    results = [{"role": "tool", "tool_call_id": i, "content": f"result {i}"} for i in ids]
+    return [{"role": "assistant", "content": None, "tool_calls": calls}, *results]
+
+
+def asking(*messages: Json) -> Json:
+    return {**REQUEST, "messages": list(messages)}
+
+
+SYSTEM = {"role": "developer", "content": "s" * 100}
+
+
+def attempts(*messages: Json, refusals: int = ATTEMPTS) -> list[list[Json]]:
+    """The messages of every attempt, when the upstream refuses so many of them."""
+    upstream = Scripted(*[TOO_LONG] * refusals, ANSWER)
+    with contextlib.suppress(UpstreamRefused):
+        events_of(with_truncation(upstream)(asking(*messages)))
+    return [request["messages"] for request in upstream.requests]
+
+
+def test_the_older_half_goes_until_it_fits() -> None:
+    turns = [m for i in range(8) for m in (user(f"q{i}"), said(f"a{i}"))]
+    tried = attempts(SYSTEM, *turns, user("now"), refusals=2)
+    assert [len(messages) for messages in tried] == [18, 10, 6]
+    assert tried[1] == [SYSTEM, *turns[8:], user("now")]
+    assert tried[2] == [SYSTEM, *turns[12:], user("now")]
+
+
+def test_the_request_is_otherwise_the_same() -> None:
+    upstream = Scripted(TOO_LONG, ANSWER)
+    request = {**asking(user("1"), said("2"), user("3")), "temperature": 0.5, "tools": [{"a": 1}]}
+    assert (
+        events_of(with_truncation(upstream)(request))[0]["choices"][0]["delta"]["content"] == "ok"
+    )
+    assert upstream.requests[1] == {**request, "messages": [user("3")]}
+    assert len(request["messages"]) == 3
+
+
+def test_one_large_message_goes_alone() -> None:
+    tried = attempts(user("x" * 900), said("a"), user("b"), said("c"), user("d"), refusals=1)
+    assert tried[1] == [user("b"), said("c"), user("d")]
+
+
+def test_an_answer_goes_with_its_question() -> None:
+    tried = attempts(user("x" * 900), *calling("1", "2"), said("y"), user("z"), refusals=1)
+    assert tried[1] == [user("z")]
+
+
+def test_rounds_of_tools_after_the_last_question_may_go_but_the_last() -> None:
+    rounds = [calling(f"{i}a", f"{i}b") for i in range(4)]
+    tried = attempts(SYSTEM, user("do it"), *chain(*rounds), refusals=5)
+    assert tried[1] == [SYSTEM, user("do it"), *rounds[2], *rounds[3]]
+    assert tried[-1] == [SYSTEM, user("do it"), *rounds[3]]
+
+
+@pytest.mark.parametrize("messages", [[user("x")], [SYSTEM, user("x")], [SYSTEM], calling("1")])
+def test_when_nothing_may_go_the_refusal_is_the_answer(messages: list[Json]) -> None:
+    upstream = Scripted(TOO_LONG)
+    with pytest.raises(UpstreamRefused) as refused:
+        with_truncation(upstream)(asking(*messages))
+    assert refused.value is TOO_LONG
+    assert len(upstream.requests) == 1
+
+
+def test_it_is_not_tried_for_ever() -> None:
+    turns = [m for i in range(500) for m in (user(f"q{i}"), said(f"a{i}"))]
+    upstream = Scripted(*[TOO_LONG] * (ATTEMPTS + 1))
+    with pytest.raises(UpstreamRefused):
+        with_truncation(upstream)(asking(*turns, user("now")))
+    assert len(upstream.requests) == ATTEMPTS + 1
+
+
+blocks = st.one_of(
+    st.just([user("question")]),
+    st.just([said("answer")]),
+    st.just([SYSTEM]),
+    st.integers(1, 3).map(lambda n: calling(*map(str, range(n)))),
+)
+
+
+@given(st.lists(blocks, min_size=1, max_size=12))
+def test_no_attempt_breaks_a_conversation(conversation: list[list[Json]]) -> None:
+    messages = [message for block in conversation for message in block]
+    questions = [m for m in messages if m["role"] == "user"]
+    tried = attempts(*messages)
+    assert [len(m) for m in tried] == sorted({len(m) for m in tried}, reverse=True)
+    for kept in tried:
+        assert [m for m in kept if m is SYSTEM or m == SYSTEM] == [
+            m for m in messages if m == SYSTEM
+        ]
+        assert not questions or user("question") in kept
+        assert kept[-1] == messages[-1]
+        assert _calls(kept) == _results(kept)
+
+
+def _calls(messages: list[Json]) -> list[str]:
+    return [call["id"] for m in messages for call in m.get("tool_calls") or ()]
+
+
+def _results(messages: list[Json]) -> list[str]:
+    return [m["tool_call_id"] for m in messages if m["role"] == "tool"]
+
+
+# -- where the refusal stands -------------------------------------------------------------------
+
+
+def test_a_refusal_inside_a_200_counts_before_the_first_event() -> None:
+    refusal = {"error": {"message": "x", "code": "context_length_exceeded"}}
+    upstream = Scripted([[refusal]], [TOO_LONG], ANSWER)
+    turns = [m for i in range(8) for m in (user(f"q{i}"), said(f"a{i}"))]
+    events = events_of(with_truncation(upstream)(asking(*turns, user("now"))))
+    assert events == ANSWER[0]
+    assert [len(r["messages"]) for r in upstream.requests] == [17, 9, 5]
+
+
+def test_a_refusal_after_the_first_event_is_passed_on() -> None:
+    upstream = Scripted([[chunk({"content": "a"})], TOO_LONG])
+    stream: Stream = with_truncation(upstream)(asking(user("1"), said("2"), user("3")))
+    assert next(stream)
+    with pytest.raises(UpstreamRefused):
+        next(stream)
+
+
+def test_another_error_inside_a_200_is_raised_as_it_is() -> None:
+    upstream = Scripted([[{"error": {"message": "no balance", "code": 402}}]])
+    with pytest.raises(UpstreamRefused, match="no balance"):
+        with_truncation(upstream)(asking(user("1"), said("2"), user("3")))
+
+
+def test_nothing_of_an_answer_is_lost() -> None:
+    script = [[], [chunk({"content": "a"})], [], [chunk({}, "stop")]]
+    assert list(with_truncation(Scripted(script))(asking(user("1")))) == script

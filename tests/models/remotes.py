@@ -1,0 +1,48 @@
+"""Remotes that answer as a test tells them, and the upstreams in front of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+
+from forwarder.config.settings import UpstreamSettings, upstream_with
+from forwarder.upstream.client import Upstream
+
+Answer = Callable[[httpx2.Request], httpx2.Response]
+
+CHUNKS = [
+    {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": None}]},
+    {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+]
+
+
+def well(request: httpx2.Request) -> httpx2.Response:
+    """A provider of the model ``m`` with nothing wrong."""
+    if request.url.path.endswith("/models"):
+        return httpx2.Response(200, json={"data": [{"id": "m"}]})
+    if request.url.path.endswith("/responses"):
+        events: list[Any] = [{"type": "response.completed", "response": {"output": []}}]
+    else:
+        events = CHUNKS
+    text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    return httpx2.Response(200, text=text + "data: [DONE]\n\n")
+
+
+def refusing(status: int, message: str = "no", code: str | None = None) -> Answer:
+    """One that has something against everything."""
+    error = {"message": message, "type": "x", "code": code}
+    return lambda request: httpx2.Response(status, json={"error": error})
+
+
+def gone(request: httpx2.Request) -> httpx2.Response:
+    """None at all."""
+    raise httpx2.ConnectError("no route")
+
+
+def connected(answer: Answer, settings: UpstreamSettings | None = None) -> Upstream:
+    """The upstream in front of a remote."""
+    settings = settings or upstream_with("mine:latest", base_url="https://remote.test/v1")
+    return Upstream(settings, httpx2.MockTransport(answer), 15)

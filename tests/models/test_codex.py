@@ -1,0 +1,150 @@
+"""Codex's entry of a model: who is believed about it, in which order."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.context.route import Route
+from forwarder.models import codex
+from forwarder.providers import PROFILES
+
+URL = "http://127.0.0.1:9/v1"
+
+
+def entry(
+    model: dict[str, Any], provider: str = "generic", protocol: str = "chat", **variables: str
+) -> dict[str, Any]:
+    """The entry of a model of the upstream ``chat``, which calls it ``m``."""
+    given = {f"CHAT_{name}": value for name, value in variables.items()}
+    [upstream] = Settings.from_env({"CHAT_BASE_URL": URL, **given}).upstreams
+    route = Route(upstream, protocol, "m")
+    return codex.entry({"id": "chat/m", **model}, route, PROFILES[provider], 3)
+
+
+def test_an_entry_has_all_that_codex_insists_on() -> None:
+    got = entry({})
+
+    assert (got["slug"], got["display_name"], got["priority"]) == ("chat/m", "chat/m", 3)
+    assert got["base_instructions"] == codex.INSTRUCTIONS
+    assert got["shell_type"] == "shell_command"
+    assert got["apply_patch_tool_type"] == "freeform"
+    assert [level["effort"] for level in got["supported_reasoning_levels"]] == [
+        "low",
+        "medium",
+        "high",
+    ]
+
+
+@pytest.mark.parametrize("name", ["context_window", "max_model_len", "context_length"])
+def test_the_context_window_is_what_the_provider_lists(name: str) -> None:
+    assert entry({name: 9000})["context_window"] == 9000
+
+
+@pytest.mark.parametrize("value", [None, "9000", 0, True, -1])
+def test_what_is_no_number_of_tokens_is_not_believed(value: Any) -> None:
+    assert entry({"context_length": value})["context_window"] == codex.CONTEXT_WINDOW
+
+
+def test_the_operator_knows_better_than_the_provider() -> None:
+    got = entry({"context_length": 9000}, CONTEXT_WINDOW="5000")
+
+    assert (got["context_window"], got["max_context_window"]) == (5000, 5000)
+
+
+def test_of_several_patterns_the_last_counts_field_by_field() -> None:
+    info = (
+        '{"*": {"context_window": 7, "priority": 1}, "m": {"context_window": 8},'
+        ' "chat/m": {"x": 1}, "other": {"priority": 2}}'
+    )
+
+    got = entry({}, CONTEXT_WINDOW="5000", MODEL_INFO=info)
+
+    assert (got["context_window"], got["max_context_window"]) == (8, 8)
+    assert (got["priority"], got["x"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "modalities"),
+    [
+        ({}, "generic", ["text", "image"]),
+        ({}, "deepseek", ["text"]),
+        ({"architecture": {"input_modalities": ["text"]}}, "generic", ["text"]),
+        ({"architecture": {"input_modalities": ["text", "image"]}}, "generic", ["text", "image"]),
+        ({"architecture": "x"}, "generic", ["text", "image"]),
+        ({"architecture": {"input_modalities": 1}}, "generic", ["text", "image"]),
+    ],
+)
+def test_images_are_offered_where_they_are_taken(
+    model: dict[str, Any], provider: str, modalities: list[str]
+) -> None:
+    assert entry(model, provider)["input_modalities"] == modalities
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "protocol", "expected"),
+    [
+        ("gpt-6.2-sol", "openai", "responses", "code_mode_only"),
+        ("gpt-5.6-luna", "openai", "responses", "code_mode_only"),
+        ("gpt-5.5", "openai", "responses", None),
+        ("gpt-6.2-sol", "openai", "chat", None),
+        ("gpt-6.2-sol", "generic", "responses", None),
+    ],
+)
+def test_only_models_that_know_code_mode_get_it(
+    name: str, provider: str, protocol: str, expected: str | None
+) -> None:
+    [upstream] = Settings.from_env({"CHAT_BASE_URL": URL}).upstreams
+    route = Route(upstream, protocol, name)
+    got = codex.entry({"id": name}, route, PROFILES[provider], 0)
+    assert got["tool_mode"] == expected
+
+
+def test_a_model_reviews_itself_where_codex_s_reviewer_is_not_served() -> None:
+    assert entry({})["auto_review_model_override"] == "chat/m"
+    assert entry({}, "openai")["auto_review_model_override"] is None
+    [upstream] = Settings.from_env({"CHAT_BASE_URL": URL}).upstreams
+    for registered, reviewer in ((False, "chat/codex-auto-review"), (True, "m")):
+        route = Route(replace(upstream, registered=registered), "responses", "m")
+        got = codex.entry({"id": "m"}, route, PROFILES["openai"], 0, "chat/codex-auto-review")
+        assert got["auto_review_model_override"] == reviewer
+    info = '{"m": {"auto_review_model_override": "chat/other"}}'
+    assert entry({}, MODEL_INFO=info)["auto_review_model_override"] == "chat/other"
+
+
+def test_tools_may_wait_behind_a_search() -> None:
+    assert entry({})["supports_search_tool"] is True
+
+
+def test_the_digest_is_the_same_in_all_processes() -> None:
+    program = (
+        "from forwarder.models.codex import digest_settings as d; from forwarder.config.settings import Settings\n"
+        "print(d(Settings.from_env({'CHAT_BASE_URL': 'http://127.0.0.1:1/v1', 'CHAT_API': 'both'})))"
+    )
+
+    def run(seed: str) -> bytes:
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": "."}
+        return subprocess.check_output([sys.executable, "-c", program], env=environment)
+
+    assert len({run(seed) for seed in "0123"}) == 1
+
+
+def test_the_digest_changes_with_the_settings_and_holds_no_key() -> None:
+    def digest(**more: str) -> str:
+        return codex.digest_settings(Settings.from_env({"CHAT_BASE_URL": URL, **more}))
+
+    assert digest() == digest(CHAT_API_KEY="sk-other")
+    variables = {
+        "CHAT_MODEL_INFO": '{"m": {"priority": 1}}',
+        "CHAT_MODELS": "fast=m",
+        "CHAT_CONTEXT_WINDOW": "5",
+        "FORWARDER_DEFAULT_MODEL": "m",
+        "FORWARDER_CODEX_HELPER_MODEL": "m",
+    }
+    assert len({digest(), *(digest(**{k: v}) for k, v in variables.items())}) == 6

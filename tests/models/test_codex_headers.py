@@ -1,0 +1,158 @@
+"""The response headers that Codex reads."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.context.route import Route
+from forwarder.models.codex_headers import describe_answer, describe_connection, describe_turn
+from forwarder.models.router import Router
+
+URL = "http://127.0.0.1:9/v1"
+ETAG = 'W/"e"'
+
+
+def router(**variables: str) -> Router:
+    """A router over a Chat and a Responses upstream."""
+    both = {"CHAT_BASE_URL": URL, "RESPONSES_BASE_URL": URL}
+    return Router(Settings.from_env({**both, **variables}))
+
+
+def route(model: str) -> Route:
+    return router().resolve(model, "responses")
+
+
+def test_over_chat_all_reasoning_is_in_the_usage() -> None:
+    assert describe_answer({"retry-after": "1"}, "chat/m", route("chat/m"), ETAG) == {
+        "retry-after": "1",
+        "openai-model": "chat/m",
+        "x-models-etag": ETAG,
+        "x-reasoning-included": "true",
+    }
+
+
+def test_a_responses_upstream_says_itself_what_its_usage_counts() -> None:
+    native = route("responses/m")
+    assert "x-reasoning-included" not in describe_answer({}, "responses/m", native, ETAG)
+    told = describe_answer({"x-reasoning-included": "true"}, "responses/m", native, ETAG)
+    assert told["x-reasoning-included"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("model", "reported", "told"),
+    [
+        ("responses/m", "m", "responses/m"),
+        ("responses/m", "M", "responses/m"),
+        ("responses/m", "safer", "safer"),
+        ("chat/m", "m", "chat/m"),
+        ("chat/m", "m-2026-01-01", "chat/m"),
+    ],
+)
+def test_another_model_is_named_only_when_a_responses_upstream_took_one(
+    model: str, reported: str, told: str
+) -> None:
+    got = describe_answer({"openai-model": reported}, model, route(model), ETAG)
+    assert got["openai-model"] == told
+
+
+@pytest.mark.parametrize("model", ["m\r\nx-evil: 1", "模型"])
+def test_a_name_that_no_header_can_hold_is_left_out(model: str) -> None:
+    assert "openai-model" not in describe_answer({}, model, route("chat/m"), ETAG)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "variables", "included"),
+    [
+        ({"model": "chat/m"}, {}, True),
+        ({"model": "responses/m"}, {}, False),
+        ({"model": "chat/"}, {}, True),
+        ({}, {}, True),
+        (None, {}, True),
+        ("no object", {}, True),
+        ({"model": 5}, {}, True),
+        (None, {"FORWARDER_UPSTREAMS": "responses"}, False),
+        (None, {"FORWARDER_DEFAULT_MODEL": "responses/m"}, False),
+    ],
+)
+def test_the_handshake_speaks_of_the_session_s_model(
+    metadata: object, variables: dict[str, str], included: bool
+) -> None:
+    header = {"X-Codex-Turn-Metadata": json.dumps(metadata)} if metadata is not None else {}
+    expected = {"x-models-etag": ETAG} | ({"x-reasoning-included": "true"} if included else {})
+    found = describe_connection(header.get, router(**variables), lambda u: False, ETAG, None)
+    assert found == expected
+
+
+@pytest.mark.parametrize("metadata", ["{", "[" * 5000])
+def test_metadata_that_is_no_json_is_passed_over(metadata: str) -> None:
+    header = {"X-Codex-Turn-Metadata": metadata}
+    found = describe_connection(header.get, router(), lambda u: False, ETAG, None)
+    assert found["x-reasoning-included"] == "true"
+
+
+def test_the_handshake_repeats_what_a_responses_upstream_said_last() -> None:
+    header = {"X-Codex-Turn-Metadata": '{"model": "responses/m"}'}
+    found = describe_connection(header.get, router(), lambda u: u.name == "responses", ETAG, None)
+    assert found["x-reasoning-included"] == "true"
+
+
+def test_the_handshake_knows_what_is_listed_to_the_client_s_key() -> None:
+    found = router(FORWARDER_DEFAULT_MODEL="responses/m")
+    found.has_helper = lambda upstream, name, key: (upstream, key) == ("chat", "k")
+    header = {"X-Codex-Turn-Metadata": '{"model": "gpt-5.6-luna"}'}
+
+    for key, included in (("k", True), ("x", False)):
+        headers = describe_connection(header.get, found, lambda u: False, ETAG, key)
+        assert ("x-reasoning-included" in headers) == included
+
+
+def window(used: float, minutes: int | None = None, reset: int | None = None) -> dict[str, object]:
+    return {"used_percent": used, "window_minutes": minutes, "reset_at": reset}
+
+
+def test_a_turn_has_events_for_what_codex_reads_in_headers_of_an_answer() -> None:
+    headers = {
+        "openai-model": "m",
+        "x-models-etag": ETAG,
+        "x-codex-turn-state": "state",
+        "x-codex-primary-used-percent": "12.5",
+        "x-codex-primary-window-minutes": "300",
+        "x-codex-primary-reset-at": "1704069000",
+        "x-codex-secondary-used-percent": "80",
+        "x-codex-credits-has-credits": "True",
+        "x-codex-credits-unlimited": "0",
+        "x-codex-credits-balance": "9.50",
+        "x-codex-other-limit-name": "small",
+        "x-codex-other-primary-used-percent": "1",
+    }
+    credits_ = {"has_credits": True, "unlimited": False, "balance": "9.50"}
+
+    metadata, state, usual, other = describe_turn(headers)
+
+    assert metadata == {"type": "codex.response.metadata", "headers": {"x-models-etag": ETAG}}
+    assert state == {"type": "response.metadata", "headers": {"x-codex-turn-state": "state"}}
+    assert usual == {
+        "type": "codex.rate_limits",
+        "metered_limit_name": "codex",
+        "limit_name": None,
+        "rate_limits": {"primary": window(12.5, 300, 1704069000), "secondary": window(80)},
+        "credits": credits_,
+    }
+    assert (other["metered_limit_name"], other["limit_name"]) == ("codex_other", "small")
+    assert other["rate_limits"] == {"primary": window(1), "secondary": None}
+
+
+def test_a_turn_without_such_headers_has_no_events() -> None:
+    assert describe_turn({"retry-after": "1", "x-codex-secondary-used-percent": "1"}) == []
+
+
+@pytest.mark.parametrize("text", ["", "much", "inf", "nan", "9" * 400, "1e99"])
+def test_a_limit_that_is_no_number_is_left_out(text: str) -> None:
+    [event] = describe_turn(
+        {"x-codex-primary-used-percent": text, "x-codex-credits-has-credits": text}
+    )
+    assert event["rate_limits"] == {"primary": None, "secondary": None}
+    assert event["credits"] is None

@@ -1,0 +1,33 @@
+"""Names of models, with and without a tag."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.models.names import full, is_valid, short
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "plain"),
+    [
+        ("qwen", "qwen:latest", "qwen"),
+        ("qwen:latest", "qwen:latest", "qwen"),
+        ("qwen:8b", "qwen:8b", "qwen:8b"),
+        ("me/qwen", "me/qwen:latest", "me/qwen"),
+        ("host:1/qwen", "host:1/qwen:latest", "host:1/qwen"),
+    ],
+)
+def test_a_name_has_a_tag(name: str, whole: str, plain: str) -> None:
+    assert (full(name), short(full(name))) == (whole, plain)
+
+
+@pytest.mark.parametrize("name", ["a", "me/a", "x/me/a:1.5-b", "Qwen_3.5", "_a", "a" * 80])
+def test_names_as_ollama_has_them(name: str) -> None:
+    assert is_valid(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ":x", "a:", "a b", "a\n", "é", "../a", "a//b", "-a", "a" * 81, "a/b/c/d", "a:b:c"]
+)
+def test_others_are_none(name: str) -> None:
+    assert not is_valid(name)

@@ -1,0 +1,137 @@
+"""What Ollama's clients are told of models."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.models import ollama_views
+from forwarder.models.registered_model import Remote
+from forwarder.models.router import Router
+from forwarder.providers import PROFILES
+
+REMOTE = Remote(
+    "mine:latest",
+    "qwen-plus",
+    "https://dashscope.aliyuncs.com/compatible-mode/v1",
+    parameters={"temperature": 0.5, "stop": ["a", 'b"'], "num_ctx": 8192},
+    system="Be kind.",
+    license="MIT",
+    key="sk-secret",
+    headers={"X-Secret": "hush"},
+    modified=1.5,
+)
+SHOWN = ollama_views.of_remote(REMOTE)
+
+
+def test_an_entry_of_the_tags() -> None:
+    entry = ollama_views.tag(SHOWN)
+
+    assert re.fullmatch(r"[0-9a-f]{64}", entry.pop("digest"))
+    assert entry.pop("size") > 0
+    assert entry == {
+        "name": "mine:latest",
+        "model": "mine:latest",
+        "remote_model": "qwen-plus",
+        "remote_host": "https://dashscope.aliyuncs.com/compatible-mode/v1",
+        "modified_at": "1970-01-01T00:00:01.500000Z",
+        "details": {
+            "parent_model": "",
+            "format": "",
+            "family": "dashscope",
+            "families": ["dashscope"],
+            "parameter_size": "",
+            "quantization_level": "",
+            "context_length": 8192,
+        },
+        "capabilities": ["completion", "tools", "vision", "thinking"],
+    }
+
+
+def test_the_digest_is_that_of_what_everybody_may_know() -> None:
+    def digest(**change: Any) -> str:
+        return str(ollama_views.tag(ollama_views.of_remote(replace(REMOTE, **change)))["digest"])
+
+    assert digest(key="sk-other", modified=9.0) == digest()
+    assert digest(system="Be brief.") != digest()
+    assert digest(name="other:latest") != digest()
+
+
+def test_a_description() -> None:
+    told = ollama_views.description(SHOWN, {"reachable": True})
+
+    assert told["parameters"].splitlines() == [
+        "temperature                    0.5",
+        'stop                           "a"',
+        'stop                           "b\\""',
+        "num_ctx                        8192",
+    ]
+    assert told["modelfile"].splitlines()[1:3] == ["FROM qwen-plus", "PARAMETER temperature 0.5"]
+    assert 'SYSTEM """Be kind."""' in told["modelfile"]
+    assert (told["system"], told["license"], told["template"]) == ("Be kind.", "MIT", "")
+    assert told["model_info"]["dashscope.context_length"] == 8192
+    assert told["health"] == {"reachable": True}
+    assert "health" not in ollama_views.description(SHOWN, None)
+
+
+@pytest.mark.parametrize("shape", [ollama_views.tag, ollama_views.running])
+def test_no_shape_tells_a_secret(shape: Any) -> None:
+    whole = json.dumps([shape(SHOWN), ollama_views.description(SHOWN, None)])
+
+    assert "sk-secret" not in whole
+    assert "hush" not in whole
+
+
+def test_what_runs_needs_no_room() -> None:
+    entry = ollama_views.running(SHOWN)
+
+    assert (entry["size_vram"], entry["context_length"]) == (0, 8192)
+    assert entry["expires_at"].startswith("23")
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "able"),
+    [
+        ("some", "generic", ["completion", "tools", "vision"]),
+        ("gpt-5.5", "openai", ["completion", "tools", "vision", "thinking"]),
+        ("deepseek-r1:8b", "ollama", ["completion", "tools", "vision", "thinking"]),
+        ("deepseek-chat", "deepseek", ["completion", "tools", "thinking"]),
+        ("text-embedding-v4", "dashscope", ["embedding"]),
+    ],
+)
+def test_capabilities_are_those_of_the_profile(model: str, provider: str, able: list[str]) -> None:
+    remote = Remote("m:latest", model, "https://a/v1", provider=provider)
+    assert ollama_views.capabilities(ollama_views.of_remote(remote)) == able
+    said = replace(remote, capabilities=("embedding",))
+    assert ollama_views.capabilities(ollama_views.of_remote(said)) == ["embedding"]
+
+
+def test_models_of_the_configuration() -> None:
+    settings = Settings.from_env(
+        {
+            "CHAT_BASE_URL": "http://up.test/v1",
+            "CHAT_MODELS": "fast=quick",
+            "CHAT_PROVIDER": "vllm",
+            "CHAT_CONTEXT_WINDOW": "5",
+        }
+    )
+    route = Router(settings).resolve("fast", "chat")
+    shown = ollama_views.of_configured({"id": "fast", "created": 10}, route)
+
+    assert (shown.name, shown.model, shown.window) == ("fast:latest", "quick", 5)
+    entry = ollama_views.tag(shown)
+    assert entry["modified_at"] == "1970-01-01T00:00:10Z"
+    assert (entry["details"]["family"], "remote_host" in entry) == ("vllm", False)
+    for odd in (None, "now", 1.7e12, -1e18):
+        assert ollama_views.of_configured({"id": "fast", "created": odd}, route).modified == 0
+    assert ollama_views.description(shown, None)["modelfile"] == "# fast\nFROM quick\n"
+
+    copy = ollama_views.of_remote(Remote("kind:latest", "fast", system="Be kind."), route)
+    assert (copy.model, copy.profile, copy.window) == ("quick", PROFILES["vllm"], 5)
+    assert ollama_views.tag(copy)["details"]["parent_model"] == "fast"
+    assert "remote_host" not in ollama_views.tag(copy)

@@ -1,0 +1,241 @@
+"""A model is registered when all is well with it, and else nothing is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder.config.settings import Settings, UpstreamSettings
+from forwarder.core.errors import InvalidRequest, NotFound
+from forwarder.core.ssrf import Guard
+from forwarder.models import register
+from forwarder.models.catalog import Catalog
+from forwarder.models.register import Creating
+from forwarder.models.registry import Registry
+from forwarder.models.router import Router
+from forwarder.storage.db.database import Sqlite
+from forwarder.upstream.client import Upstream
+from forwarder.upstream.pool import PerUpstream
+from tests.core.test_ssrf import resolving
+from tests.models.remotes import Answer, connected, gone, refusing, well
+
+HOSTS = {"remote.test": "8.8.8.8", "inner.test": "10.0.0.1", "gpu.test": "10.1.0.1",
+         "mixed.test": "8.8.8.8 10.0.0.1"}  # fmt: skip
+BODY = {"model": "mine", "from": "m", "remote_host": "https://remote.test/v1"}
+
+
+class World:
+    """A registry of its own, and one remote for all hosts."""
+
+    def __init__(self, path: Path) -> None:
+        self.answer: Answer = well
+        self.connected: list[UpstreamSettings] = []
+        self.database = Sqlite(path / "state.db")
+        self.database.prepare()
+        self.registry = Registry(self.database, ["s"], lambda settings: None)
+        settings = Settings.from_env(
+            {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_MODELS": "fast=quick"}
+        )
+        router = Router(settings, self.registry.find, self.registry.listed)
+        upstreams = PerUpstream(lambda s: connected(refusing(404), s), settings.upstreams)
+        guard = Guard(["10.1.0.0/16"], resolving(**HOSTS))
+        self.creating = Creating(
+            self.registry, Catalog(router, upstreams, 60), guard, self.connect, {"chat"}
+        )
+
+    def connect(self, settings: UpstreamSettings) -> Upstream:
+        self.connected.append(settings)
+        return connected(lambda request: self.answer(request), settings)
+
+    def refused(self, **change: Any) -> InvalidRequest:
+        """Why a request was refused, and nothing stored."""
+        with pytest.raises(InvalidRequest) as caught:
+            self.creating.create({**BODY, **change})
+        assert self.registry.listed() == []
+        return caught.value
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.database.close()
+
+
+def test_what_is_well_is_stored_and_told(world: World) -> None:
+    created = world.creating.create({**BODY, "provider": "dashscope"})
+
+    found = world.registry.find("mine")
+    assert found is not None
+    assert found.model == "m"
+    told = {k: created.found[k] for k in ("provider", "verified", "reachable", "model_known")}
+    assert told == {
+        "provider": "dashscope",
+        "verified": True,
+        "reachable": True,
+        "model_known": True,
+    }
+
+
+def test_a_model_that_only_embeds_is_looked_for_in_the_list(world: World) -> None:
+    def embeds(request: httpx2.Request) -> httpx2.Response:
+        return (well if request.url.path.endswith("/models") else refusing(400))(request)
+
+    world.answer = embeds
+    info = {"capabilities": ["embedding"]}
+    assert world.refused(info={"capabilities": ["embedding", "completion"]}).param == "from"
+
+    created = world.creating.create({**BODY, "info": info})
+
+    assert (created.found["key_accepted"], created.found["model_known"]) == (True, True)
+    assert world.creating.check(created.remote).model is True
+    world.answer = refusing(401)
+    with pytest.raises(InvalidRequest) as caught:
+        world.creating.create({**BODY, "info": info})
+    assert caught.value.param == "remote_api_key"
+
+
+def test_who_asks_for_no_verification_gets_none(world: World) -> None:
+    world.answer = gone
+
+    created = world.creating.create({**BODY, "verify": False})
+
+    assert created.found == {"provider": "generic", "verified": False}
+    assert world.registry.find("mine")
+
+
+@pytest.mark.parametrize(
+    ("answer", "param", "words"),
+    [
+        (gone, "remote_host", "wrong, or down"),
+        (refusing(307), "remote_host", "redirect"),
+        (refusing(401), "remote_api_key", "does not accept"),
+        (refusing(404, "no such model: m"), "from", "does not know the model"),
+        (refusing(400, "odd"), "from", "refused a small request"),
+    ],
+)
+def test_what_is_wrong_is_told_by_its_parameter(
+    world: World, answer: Answer, param: str, words: str
+) -> None:
+    world.answer = answer
+
+    error = world.refused(remote_api_key="sk-secret-key")
+
+    assert error.param == param
+    assert words in error.message
+    assert "sk-secret-key" not in error.message
+
+
+def test_who_says_nothing_for_ever_is_not_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def comments() -> Iterator[bytes]:
+        for _ in range(500):
+            time.sleep(0.01)
+            yield b": wait\n\n"
+
+    monkeypatch.setattr(register, "PATIENCE", 0.05)
+    world.answer = lambda request: httpx2.Response(200, content=comments())
+
+    assert "took too long" in world.refused().message
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "https://169.254.169.254/latest",
+        "https://127.0.0.1/v1",
+        "https://[::1]/v1",
+        "https://localhost/v1",
+        "https://inner.test/v1",
+        "https://0x7f.1/v1",
+        "https://gone.invalid/v1",
+        "http://remote.test/v1",
+        "http://mixed.test/v1",
+        "https://löcal.test/v1",
+    ],
+)
+def test_a_host_that_may_not_be_is_not_even_asked(world: World, host: str) -> None:
+    assert world.refused(remote_host=host, verify=False).param == "remote_host"
+    assert world.connected == []
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("https://inner.test/v1", "it has no public address"),
+        ("https://no-such-host.invalid/v1", "'no-such-host.invalid' cannot be resolved"),
+    ],
+)
+def test_an_unknown_host_differs_from_a_private_one(host: str, why: str, world: World) -> None:
+    for verify in (False, True):
+        assert why in world.refused(remote_host=host, verify=verify).message
+
+
+@pytest.mark.parametrize("host", ["http://gpu.test/v1", "https://gpu.test/v1", "http://10.1.2.3"])
+def test_a_private_host_that_the_operator_names_may_go_without_tls(world: World, host: str) -> None:
+    world.creating.create({**BODY, "remote_host": host})
+
+    assert world.connected[0].base_url == host
+
+
+def test_a_remote_has_not_for_ever_to_answer(world: World) -> None:
+    world.creating.create(BODY)
+
+    assert world.connected[0].first_byte_timeout < 30
+
+
+def test_the_names_of_configured_upstreams_are_theirs(world: World) -> None:
+    error = world.refused(model="chat/mine")
+
+    assert error.param == "model"
+    with pytest.raises(InvalidRequest, match="'chat/'"):
+        world.creating.copy("fast", "chat/x")
+
+
+# -- copies -----------------------------------------------------------------------------------
+
+
+def test_a_registered_model_is_copied_with_its_key(world: World) -> None:
+    world.creating.create({**BODY, "remote_api_key": "sk-1", "parameters": {"top_p": 0.5}})
+    world.creating.create(
+        {"model": "kind", "from": "mine", "system": "Be kind.", "parameters": {"seed": 1}}
+    )
+
+    kind = world.registry.find("kind")
+    assert kind
+    assert (kind.host, kind.key, kind.system) == ("https://remote.test/v1", "sk-1", "Be kind.")
+    assert kind.parameters == {"top_p": 0.5, "seed": 1}
+
+
+@pytest.mark.parametrize("source", ["fast", "fast:latest", "chat/anything"])
+def test_a_configured_model_has_another_name(world: World, source: str) -> None:
+    world.creating.copy(source, "other:1")
+
+    other = world.registry.find("other:1")
+    assert other
+    assert (other.host, other.model) == ("", source)
+
+
+def test_what_is_not_there_cannot_be_copied(world: World) -> None:
+    with pytest.raises(NotFound, match="model 'gone' not found") as caught:
+        world.creating.copy("gone", "other")
+    assert caught.value.param == "source"
+    with pytest.raises(NotFound) as caught:
+        world.creating.create({"model": "other", "from": "gone"})
+    assert caught.value.param == "from"
+    with pytest.raises(InvalidRequest):
+        world.creating.copy("fast", "a b")
+
+
+def test_a_registered_model_can_be_asked_again(world: World) -> None:
+    remote = world.creating.create(BODY).remote
+    assert world.creating.check(remote).is_well
+
+    world.answer = refusing(401)
+    assert world.creating.check(remote).wrong == "key"

@@ -1,0 +1,171 @@
+"""A registered model, from the request to the upstream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import ClientError, InvalidRequest, Unsupported
+from forwarder.models.registered_model import (
+    Remote,
+    copied,
+    flag,
+    name_in,
+    new_name,
+    requested,
+    restored,
+)
+
+BODY: dict[str, Any] = {
+    "model": "mine",
+    "from": "qwen-plus",
+    "remote_host": "https://remote.test/v1/",
+    "remote_api_key": "sk-secret",
+    "remote_headers": {"X-Org": "org-secret"},
+    "remote_query": {"api-version": "query-secret"},
+    "provider": "dashscope",
+    "parameters": {"temperature": 0.5, "num_ctx": 8192},
+    "system": "Be kind.",
+    "license": ["MIT", "or so"],
+    "info": {"capabilities": ["completion", "vision"]},
+}
+
+
+def test_a_request_becomes_an_upstream() -> None:
+    remote = requested(BODY)
+    settings = remote.upstream
+
+    assert (remote.name, remote.model, remote.protocol) == ("mine:latest", "qwen-plus", "chat")
+    assert (settings.name, settings.base_url) == ("mine:latest", "https://remote.test/v1")
+    assert (settings.api_key, settings.provider) == ("sk-secret", "dashscope")
+    assert (dict(settings.headers), dict(settings.query)) == (
+        BODY["remote_headers"],
+        BODY["remote_query"],
+    )
+    assert settings.context_window == 8192
+    assert remote.defaults.system == "Be kind."
+    assert (remote.license, remote.capabilities) == ("MIT\nor so", ("completion", "vision"))
+    assert remote.upstream is settings, "it is always the same upstream"
+
+
+@pytest.mark.parametrize(
+    ("kind", "host", "url", "apis", "provider"),
+    [
+        (None, "https://a/v1", "https://a/v1", {"chat"}, ""),
+        ("openai", "a.test/v1", "https://a.test/v1", {"chat"}, ""),
+        ("openai-responses", "https://a/v1", "https://a/v1", {"responses"}, ""),
+        ("ollama", "http://a:11434", "http://a:11434/v1", {"chat"}, "ollama"),
+        ("ollama", "http://a:11434/api/", "http://a:11434/v1", {"chat"}, "ollama"),
+        ("ollama", "https://a/deep/v1", "https://a/deep/v1", {"chat"}, "ollama"),
+    ],
+)
+def test_the_type_says_what_is_spoken(
+    kind: str | None, host: str, url: str, apis: set[str], provider: str
+) -> None:
+    body = {"model": "m", "from": "x", "remote_host": host, "remote_type": kind}
+    settings = requested(body).upstream
+
+    assert (settings.base_url, {*settings.apis}, settings.provider) == (url, apis, provider)
+
+
+def test_it_comes_back_from_what_is_told_and_what_is_secret() -> None:
+    remote = requested(BODY)
+    told, secrets = remote.told(), remote.secrets()
+
+    assert "secret" not in str(told)
+    assert secrets is not None
+    again = restored(told, secrets, name=remote.name)
+    assert vars(again).keys() >= {"key", "model"}
+    names = list(Remote.__dataclass_fields__)
+    assert [getattr(again, n) for n in names] == [getattr(remote, n) for n in names]
+
+
+def test_what_has_no_secret_has_nothing_to_be_sealed() -> None:
+    assert requested({"model": "m", "from": "x", "remote_host": "https://a/v1"}).secrets() is None
+
+
+def test_no_secret_is_in_what_python_says_of_it() -> None:
+    assert "secret" not in repr(requested(BODY))
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"model": None}, "model"),
+        ({"model": "a b"}, "model"),
+        ({"model": 3}, "model"),
+        ({"from": None}, "from"),
+        ({"from": "x" * 201}, "from"),
+        ({"remote_host": "ftp://a"}, "remote_host"),
+        ({"remote_host": "https://user:pw@a/v1"}, "remote_host"),
+        ({"remote_host": "https://a/v1/chat/completions"}, "remote_host"),
+        ({"remote_type": "grpc"}, "remote_type"),
+        ({"remote_api_key": "a b"}, "remote_api_key"),
+        ({"remote_api_key": "passthrough"}, "remote_api_key"),
+        ({"remote_headers": {"a b": "c"}}, "remote_headers"),
+        ({"remote_headers": {"a": "b\r\nc: d"}}, "remote_headers"),
+        ({"remote_headers": "a: b"}, "remote_headers"),
+        ({"remote_headers": {"Transfer-Encoding": "chunked"}}, "remote_headers"),
+        ({"remote_headers": {"content-length": "5"}}, "remote_headers"),
+        ({"remote_headers": {"Connection": "X-Org"}}, "remote_headers"),
+        ({"remote_headers": {"Host": "internal"}}, "remote_headers"),
+        ({"remote_headers": {"Proxy-Authorization": "Basic x"}}, "remote_headers"),
+        ({"remote_headers": {"Upgrade": "h2c"}}, "remote_headers"),
+        ({"remote_headers": {"TE": "trailers"}}, "remote_headers"),
+        ({"remote_headers": {"Accept-Encoding": "br"}}, "remote_headers"),
+        ({"remote_headers": {"X-Org": "a", "x-org": "b"}}, "remote_headers"),
+        ({"remote_query": {"a": 1}}, "remote_query"),
+        ({"provider": "nobody"}, "provider"),
+        ({"provider": "demo", "remote_host": None}, "provider"),
+        ({"parameters": {"temperature": 9}}, "parameters.temperature"),
+        ({"system": 3}, "system"),
+        ({"info": {"capabilities": ["flying"]}}, "info.capabilities"),
+        ({"info": {"context_length": -1}}, "info.context_length"),
+        ({"remote_apikey": "sk"}, "remote_apikey"),
+        ({"files": {"a": "sha256:1"}}, "files"),
+        ({"adapters": {"a": "sha256:1"}}, "adapters"),
+        ({"template": "{{ .Prompt }}"}, "template"),
+        ({"quantize": "q4_K_M"}, "quantize"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "messages"),
+    ],
+)
+def test_what_is_wrong_is_named(change: dict[str, Any], param: str) -> None:
+    rest = {} if param != "provider" else {k: None for k in BODY if k.startswith("remote_")}
+    with pytest.raises(ClientError) as caught:
+        requested({**BODY, **rest, **change})
+    assert caught.value.param == param
+    assert "sk-secret" not in caught.value.message
+
+
+def test_what_clients_send_without_a_meaning_is_let_pass() -> None:
+    body = {"name": "m", "from": "x", "files": {}, "template": "", "quantize": None, "stream": True}
+    assert (requested(body).name, requested(body).host) == ("m:latest", "")
+
+
+def test_what_remote_models_do_not_have_is_not_merely_wrong() -> None:
+    with pytest.raises(Unsupported, match="'files' is not supported"):
+        requested({**BODY, "files": {"a": "b"}})
+
+
+def test_a_copy_is_as_its_source_but_for_what_is_wanted() -> None:
+    source = requested(BODY)
+    wanted = requested({"model": "other", "from": "mine", "parameters": {"temperature": 1}})
+
+    made = copied(source, wanted)
+
+    assert (made.name, made.model, made.key) == ("other:latest", "qwen-plus", "sk-secret")
+    assert made.parameters == {"temperature": 1, "num_ctx": 8192}
+    assert made.system == "Be kind."
+    assert made.upstream is not source.upstream
+
+
+def test_names_and_switches_in_requests() -> None:
+    assert name_in({"name": "a"}) == name_in({"model": "a", "name": "b"}) == "a"
+    assert new_name("a", "destination") == "a:latest"
+    assert [flag({"stream": v}, "stream", True) for v in (None, True, False)] == [True, True, False]
+    with pytest.raises(InvalidRequest):
+        flag({"stream": "no"}, "stream", True)
+    with pytest.raises(InvalidRequest) as caught:
+        new_name("a/b/c/d", "destination")
+    assert caught.value.param == "destination"

@@ -1,0 +1,258 @@
+"""All registered models, for every worker at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from forwarder.config.settings import UpstreamSettings
+from forwarder.core.backend_breaker import MAX_WAIT
+from forwarder.core.encryption import Sealer
+from forwarder.core.errors import NotFound, StoreUnavailable, Unsupported
+from forwarder.models.registered_model import Remote
+from forwarder.models.registry import NoRegistry, Registry
+from forwarder.storage.db.database import Sqlite
+
+MODEL = Remote("mine:latest", "m", "https://a/v1", key="sk-secret-key", headers={"X": "org-secret"})
+
+
+class Worker:
+    """One process' copy."""
+
+    def __init__(self, path: Path, *secrets: str) -> None:
+        self.database = Sqlite(path / "state.db")
+        self.database.prepare()
+        self.dropped: list[UpstreamSettings] = []
+        self.registry = Registry(self.database, secrets, self.dropped.append)
+
+    def names(self) -> list[str]:
+        return [remote.name for remote in self.registry.listed()]
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> Iterator[tuple[Worker, Worker]]:
+    made = Worker(tmp_path, "s"), Worker(tmp_path, "s")
+    yield made
+    for worker in made:
+        worker.database.close()
+
+
+def test_each_step_is_known_to_all_at_once(workers: tuple[Worker, Worker]) -> None:
+    here, there = workers
+    assert there.names() == []
+
+    here.registry.put(MODEL)
+    found = there.registry.find("mine")
+    assert found is not None
+    assert (found.key, dict(found.headers)) == ("sk-secret-key", {"X": "org-secret"})
+    assert there.registry.find("mine:latest") is found
+    assert there.registry.find("other") is None
+
+    there.registry.remove("mine")
+    assert here.registry.find("mine") is None
+    assert here.names() == there.names() == []
+
+
+def test_what_was_not_changed_stays_the_very_same(workers: tuple[Worker, Worker]) -> None:
+    here, there = workers
+    here.registry.put(MODEL)
+    here.registry.put(replace(MODEL, name="other:8b"))
+    kept, changed = there.registry.find("mine"), there.registry.find("other:8b")
+    assert kept
+    assert changed
+
+    here.registry.put(replace(MODEL, name="other:8b", host="https://b/v1"))
+
+    assert there.registry.find("mine") is kept
+    assert there.registry.find("other:8b") is not changed
+    assert there.dropped == [changed.upstream]
+    here.registry.remove("mine:latest")
+    there.names()
+    assert there.dropped[1:] == [kept.upstream]
+
+
+def test_a_changed_model_is_as_old_as_it_was(workers: tuple[Worker, Worker]) -> None:
+    first = workers[0].registry.put(MODEL)
+    second = workers[1].registry.put(MODEL)
+
+    assert first.created == second.created
+    assert second.modified > first.modified > 0
+
+
+def test_what_is_not_there_cannot_be_removed(workers: tuple[Worker, Worker]) -> None:
+    with pytest.raises(NotFound, match="model 'gone' not found"):
+        workers[0].registry.remove("gone")
+
+
+def test_a_request_asks_no_database(
+    workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, _ = workers
+    here.registry.put(MODEL)
+    asked: list[object] = []
+    monkeypatch.setattr(here.database, "read", asked.append)
+
+    for name in ("mine", "mine:latest", "unknown"):
+        here.registry.find(name)
+    assert asked == []
+
+
+def test_no_secret_is_in_the_files(workers: tuple[Worker, Worker], tmp_path: Path) -> None:
+    workers[0].registry.put(MODEL)
+
+    left = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert b"https://a/v1" in left
+    assert b"sk-secret-key" not in left
+    assert b"org-secret" not in left
+
+
+def test_a_stolen_database_gives_no_key(workers: tuple[Worker, Worker], tmp_path: Path) -> None:
+    workers[0].registry.put(MODEL)
+    thief = Worker(tmp_path, "guessed")
+
+    found = thief.registry.find("mine")
+
+    assert found is not None
+    assert (found.locked, found.key, dict(found.headers)) == (True, None, {})
+    thief.database.close()
+
+
+def test_after_a_rotation_the_old_secret_opens_nothing(tmp_path: Path) -> None:
+    old = Worker(tmp_path, "old")
+    old.registry.put(MODEL)
+    both = Worker(tmp_path, "new", "old")
+
+    done = both.registry.rotate(Sealer(["new", "old"]))
+
+    assert (done.models, done.lost) == (1, [])
+    for secret, key in (("new", "sk-secret-key"), ("old", None)):
+        worker = Worker(tmp_path, secret)
+        found = worker.registry.find("mine")
+        assert found
+        assert found.key == key
+        worker.database.close()
+    old.database.close()
+    both.database.close()
+
+
+def test_a_rotation_gives_those_their_keys_who_had_none(tmp_path: Path) -> None:
+    old, new, both = (Worker(tmp_path, *secrets) for secrets in (["old"], ["new"], ["new", "old"]))
+    old.registry.put(MODEL)
+    found = new.registry.find("mine")
+    assert found
+    assert found.locked
+
+    both.registry.rotate(Sealer(["new", "old"]))
+
+    found = new.registry.find("mine")
+    assert found
+    assert found.key == "sk-secret-key"
+    for worker in (old, new, both):
+        worker.database.close()
+
+
+def test_without_a_secret_no_key_is_kept(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    with pytest.raises(Unsupported, match="FORWARDER_SECRET_KEY"):
+        worker.registry.put(MODEL)
+
+    worker.registry.put(Remote("open:latest", "m", "https://a/v1"))
+    assert worker.names() == ["open:latest"]
+    assert worker.registry.rotate(Sealer(["x"])).models == 0
+    worker.database.close()
+
+
+def test_while_the_store_fails_what_was_known_is_served(
+    workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = workers
+    here.registry.put(MODEL)
+    assert there.names() == ["mine:latest"]
+    asked: list[object] = []
+
+    def fail(work: object) -> None:
+        asked.append(work)
+        raise StoreUnavailable
+
+    monkeypatch.setattr(there.database, "read", fail)
+    here.registry.put(replace(MODEL, name="later:latest"))
+
+    assert there.names() == there.names() == ["mine:latest"]
+    assert len(asked) == 1, "a store that failed is left alone for a while"
+    monkeypatch.undo()
+    there.registry._rests_until = 0.0
+    assert there.names() == ["later:latest", "mine:latest"]
+
+
+def test_without_a_store_there_are_none_and_will_be_none() -> None:
+    none = NoRegistry()
+
+    assert (none.find("x"), none.listed()) == (None, [])
+    for refused in (
+        lambda: none.put(MODEL),
+        lambda: none.remove("x"),
+        lambda: none.rotate(Sealer(["x"])),
+    ):
+        with pytest.raises(Unsupported, match="FORWARDER_DATABASE_URL"):
+            refused()
+
+
+def test_adopted_secret_opens_the_keys_of_stored_models(tmp_path: Path) -> None:
+    Worker(tmp_path, "s").registry.put(MODEL)
+    late = Worker(tmp_path)
+    late.registry.preload()
+    found = late.registry.find("mine")
+    assert found
+    assert found.locked
+
+    late.registry.adopt(["s"])
+
+    found = late.registry.find("mine")
+    assert found
+    assert found.key == "sk-secret-key"
+
+
+def test_store_that_hangs_keeps_nobody_waiting(
+    workers: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = workers
+    here.registry.put(MODEL)
+    there.registry.preload()
+    here.registry.put(replace(MODEL, name="other"))
+    free = threading.Event()
+    read = there.database.read
+    monkeypatch.setattr(there.database, "read", lambda work: (free.wait(20), read(work))[1])
+
+    started = time.monotonic()
+    for _ in range(200):
+        assert there.registry.find("mine")
+    took = time.monotonic() - started
+
+    free.set()
+    assert took < 200 * MAX_WAIT / 2, "more than one has waited"
+    deadline = time.monotonic() + 10
+    while not there.registry.find("other"):
+        assert time.monotonic() < deadline
+
+
+def test_each_change_makes_another_edition_which_all_workers_know(
+    workers: tuple[Worker, Worker],
+) -> None:
+    here, there = workers
+    seen = [here.registry.edition()]
+    for change in (
+        lambda: here.registry.put(MODEL),
+        lambda: there.registry.put(MODEL),
+        lambda: here.registry.put(replace(MODEL, name="other:8b")),
+    ):
+        change()
+        seen.append(here.registry.edition())
+        assert there.registry.edition() == seen[-1]
+
+    assert len(set(seen)) == 4
+    assert NoRegistry().edition() == NoRegistry().edition()

@@ -1,0 +1,470 @@
+"""From a model's name to an upstream."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.core.errors import InvalidRequest, NotFound, UpstreamKeyRefused
+from forwarder.models.registered_model import Remote
+from forwarder.models.router import Router
+
+URL = "http://127.0.0.1:9/v1"
+CLIENTS = ("chat", "responses")
+
+
+def router(*upstreams: str, **settings: str) -> Router:
+    """A router over upstreams written as ``name api models``, in this order."""
+    parts = [(upstream + " ").split(" ")[:3] for upstream in upstreams]
+    environ = {
+        "FORWARDER_UPSTREAMS": ",".join(name for name, _, _ in parts),
+        **{f"FORWARDER_{name.upper()}": value for name, value in settings.items()},
+    }
+    for name, api, models in parts:
+        prefix = name.upper()
+        environ |= {f"{prefix}_BASE_URL": URL, f"{prefix}_API": api, f"{prefix}_MODELS": models}
+    return Router(Settings.from_env(environ))
+
+
+def where(router: Router, model: str | None, client: str) -> str:
+    """``upstream protocol model`` of the route."""
+    route = router.resolve(model, client)
+    return f"{route.upstream.name} {route.protocol} {route.model}"
+
+
+# -- the default rule -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("upstreams", "client", "expected"),
+    [
+        (("a chat", "b responses"), "responses", "a chat m"),
+        (("a chat", "b responses"), "chat", "b responses m"),
+        (("b responses", "a chat"), "responses", "a chat m"),
+        (("b responses", "a chat"), "chat", "b responses m"),
+        (("a chat", "b chat"), "responses", "a chat m"),
+        (("a chat", "b chat"), "chat", "a chat m"),
+        (("a both", "b chat"), "responses", "b chat m"),
+        (("a both", "b chat"), "chat", "a chat m"),
+        (("a chat",), "responses", "a chat m"),
+        (("a chat",), "chat", "a chat m"),
+        (("a responses",), "chat", "a responses m"),
+        (("a responses",), "responses", "a responses m"),
+        (("a both",), "chat", "a chat m"),
+        (("a both",), "responses", "a responses m"),
+    ],
+)
+def test_by_default_a_client_goes_to_the_first_upstream_of_the_other_protocol(
+    upstreams: tuple[str, ...], client: str, expected: str
+) -> None:
+    assert where(router(*upstreams), "m", client) == expected
+
+
+@pytest.mark.parametrize(
+    ("upstreams", "model", "expected"),
+    [
+        (("b responses", "a chat"), "m", "a chat m"),
+        (("a both", "b chat"), "m", "a chat m"),
+        (("a responses", "b responses"), "m", "a responses m"),
+        (("a chat", "b responses"), "b/m", "b responses m"),
+        (("a chat", "b responses m=x"), "m", "b responses x"),
+    ],
+)
+@pytest.mark.parametrize("client", ["ollama", "ollama_generate", "embeddings"])
+def test_a_client_of_an_api_that_no_upstream_speaks_goes_to_the_first_that_speaks_chat(
+    upstreams: tuple[str, ...], model: str, expected: str, client: str
+) -> None:
+    assert where(router(*upstreams), model, client) == expected
+
+
+def test_with_nothing_configured_each_client_crosses_over_on_the_demo() -> None:
+    demo = Router(Settings.from_env({}))
+    assert where(demo, "demo", "chat") == "responses responses demo"
+    assert where(demo, "demo", "responses") == "chat chat demo"
+
+
+# -- what a model's name says ---------------------------------------------------------------------
+
+SEVERAL = router(
+    "first chat fast=qwen-turbo,qwen-*,deep/seek=v3",
+    "second responses fast=gpt-mini,gpt-*,exact",
+    "third chat fast=mini,qwen-max,gpt-*",
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "chat", "responses"),
+    [
+        # a prefix goes before all else, and the upstream's own aliases hold behind it
+        ("third/qwen-plus", "third chat qwen-plus", "third chat qwen-plus"),
+        ("third/fast", "third chat mini", "third chat mini"),
+        ("third/org/model", "third chat org/model", "third chat org/model"),
+        ("third/first/fast", "third chat first/fast", "third chat first/fast"),
+        ("first/deep/seek", "first chat v3", "first chat v3"),
+        # a head that is no upstream is part of the model's name
+        ("deep/seek", "first chat v3", "first chat v3"),
+        ("org/model", "second responses org/model", "first chat org/model"),
+        ("/fast", "second responses /fast", "first chat /fast"),
+        ("third", "second responses third", "first chat third"),
+        # an alias that several have
+        ("fast", "second responses gpt-mini", "first chat qwen-turbo"),
+        # globs
+        ("exact", "second responses exact", "second responses exact"),
+        ("qwen-plus", "first chat qwen-plus", "first chat qwen-plus"),
+        ("qwen-max", "first chat qwen-max", "first chat qwen-max"),
+        ("gpt-5", "second responses gpt-5", "third chat gpt-5"),
+        ("GPT-5", "second responses GPT-5", "first chat GPT-5"),
+        # nobody claims it
+        ("unknown", "second responses unknown", "first chat unknown"),
+    ],
+)
+def test_prefix_alias_glob_and_default_in_this_order(model: str, chat: str, responses: str) -> None:
+    assert where(SEVERAL, model, "chat") == chat
+    assert where(SEVERAL, model, "responses") == responses
+
+
+def test_an_alias_goes_before_a_glob_of_an_earlier_upstream() -> None:
+    both = router("a chat fa*", "b chat fast=m")
+    assert where(both, "fast", "chat") == "b chat m"
+
+
+def test_an_alias_does_not_lead_to_another_alias() -> None:
+    assert where(router("a chat x=y,y=z"), "x", "chat") == "a chat y"
+
+
+# -- where else it could go -----------------------------------------------------------------------
+
+
+def everywhere(model: str, client: str, **fallbacks: str) -> list[str]:
+    """The routes in their order, over a Chat upstream, a Responses upstream and one of both."""
+    urls = {f"{name}_BASE_URL": "http://up.test/v1" for name in "ABC"}
+    settings = Settings.from_env(
+        {
+            "FORWARDER_UPSTREAMS": "a,b,c",
+            **urls,
+            "B_API": "responses",
+            "C_API": "both",
+            "A_MODELS": "fast=qwen-turbo",
+            "C_MODELS": "fast=gpt-mini,qwen-turbo=other",
+            **{f"{name}_FALLBACK": to for name, to in fallbacks.items()},
+        }
+    )
+    routes = Router(settings).routes(model, client)
+    return [f"{r.upstream.name} {r.protocol} {r.model}" for r in routes]
+
+
+@pytest.mark.parametrize(
+    ("model", "client", "to", "expected"),
+    [
+        ("a/m", "chat", "", ["a chat m"]),
+        ("a/m", "chat", "b,c", ["a chat m", "b responses m", "c chat m"]),
+        ("a/m", "responses", "c,b", ["a chat m", "c responses m", "b responses m"]),
+        ("a/m", "chat", "b/gpt", ["a chat m", "b responses gpt"]),
+        ("a/m", "chat", "b/org/gpt", ["a chat m", "b responses org/gpt"]),
+        ("a/m", "chat", "c/fast", ["a chat m", "c chat gpt-mini"]),
+        # the client's name where the fallback knows it, else the first upstream's
+        (
+            "a/fast",
+            "chat",
+            "c,b",
+            ["a chat qwen-turbo", "c chat gpt-mini", "b responses qwen-turbo"],
+        ),
+        ("a/qwen-turbo", "chat", "c", ["a chat qwen-turbo", "c chat other"]),
+    ],
+)
+def test_fallbacks_come_after_the_first_in_their_order(
+    model: str, client: str, to: str, expected: list[str]
+) -> None:
+    assert everywhere(model, client, A=to) == expected
+
+
+def test_fallbacks_of_fallbacks_are_none() -> None:
+    assert everywhere("a/m", "chat", A="b", B="c") == ["a chat m", "b responses m"]
+
+
+# -- no model -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [None, ""])
+def test_a_request_without_a_model_gets_the_default_model(model: str | None) -> None:
+    by_alias = router("a chat", "b chat fast=m", default_model="fast")
+    assert where(by_alias, model, "chat") == "b chat m"
+
+
+@pytest.mark.parametrize("model", [None, ""])
+def test_without_a_default_model_it_is_refused(model: str | None) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        router("a chat").resolve(model, "chat")
+    assert (caught.value.param, caught.value.code) == ("model", "missing_required_parameter")
+
+
+def test_an_upstream_alone_is_no_model() -> None:
+    with pytest.raises(NotFound) as caught:
+        SEVERAL.resolve("first/", "chat")
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
+    assert "'first/'" in caught.value.message
+
+
+# -- the names that clients are shown -------------------------------------------------------------
+
+
+def test_configured_models_are_listed_under_names_that_lead_to_them() -> None:
+    assert SEVERAL.models() == [
+        ("first/fast", "first"),
+        ("deep/seek", "first"),
+        ("second/fast", "second"),
+        ("exact", "second"),
+        ("third/fast", "third"),
+        ("third/qwen-max", "third"),
+    ]
+
+
+def test_patterns_are_no_models() -> None:
+    assert router("a chat qwen-*,gpt-?,m[12]").models() == []
+
+
+def test_with_one_upstream_models_have_their_plain_names() -> None:
+    assert router("a chat fast=m,n").models() == [("fast", "a"), ("n", "a")]
+
+
+@pytest.mark.parametrize(
+    ("upstream", "model", "public"),
+    [
+        ("first", "qwen-plus", "qwen-plus"),
+        ("third", "qwen-plus", "third/qwen-plus"),
+        ("second", "gpt-5", "second/gpt-5"),  # a Responses client would go to the third
+        ("second", "unknown", "second/unknown"),
+        ("third", "first/m", "third/first/m"),
+    ],
+)
+def test_a_listed_model_is_shown_under_a_name_that_both_kinds_of_client_can_use(
+    upstream: str, model: str, public: str
+) -> None:
+    assert SEVERAL.public_id(upstream, model) == public
+    for client in CLIENTS:
+        route = SEVERAL.resolve(public, client)
+        assert (route.upstream.name, route.model) == (upstream, model)
+
+
+def test_a_name_that_is_an_alias_for_another_model_is_not_shown_plain() -> None:
+    assert router("a chat fast=m").public_id("a", "fast") == "a/fast"
+
+
+# -- the tag that goes without saying ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("models", "name", "expected"),
+    [
+        ("fast=quick", "fast:latest", "a chat quick"),
+        ("fast:latest=quick", "fast", "a chat quick"),
+        ("fast=quick,fast:latest=other", "fast:latest", "a chat other"),
+        ("llama3", "llama3:latest", "a chat llama3"),
+        ("llama3:latest", "llama3", "a chat llama3:latest"),
+        ("llama*", "llama3:latest", "a chat llama3"),
+        ("qwen3:*", "qwen3:latest", "a chat qwen3:latest"),
+        ("", "anything:latest", "b responses anything"),
+        ("", "anything:8b", "b responses anything:8b"),
+        ("fast=quick", "a/fast:latest", "a chat quick"),
+        ("", "a/anything:latest", "a chat anything"),
+    ],
+)
+def test_a_name_with_the_tag_latest_and_without_is_one(
+    models: str, name: str, expected: str
+) -> None:
+    assert where(router(f"a chat {models}", "b responses"), name, "chat") == expected
+
+
+def test_what_an_upstream_lists_with_the_tag_keeps_its_name() -> None:
+    assert router("a chat").public_id("a", "llama3:latest") == "llama3:latest"
+
+
+# -- registered models ------------------------------------------------------------------------
+
+MINE = Remote("mine:latest", "m", "https://remote.test/v1", system="Be kind.")
+
+
+def registered(*remotes: Remote, models: str = "fast=quick,mine=other") -> Router:
+    """A router that knows these models, over one upstream."""
+    known = {name: r for r in remotes for name in (r.name, r.name.removesuffix(":latest"))}
+    settings = Settings.from_env({"CHAT_BASE_URL": URL, "CHAT_MODELS": models})
+    return Router(settings, known.get, lambda: remotes)
+
+
+@pytest.mark.parametrize("name", ["mine", "mine:latest"])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_registered_model_goes_before_an_alias(name: str, client: str) -> None:
+    [route] = registered(MINE).routes(name, client)
+
+    assert route == registered(MINE).resolve(name, client)
+    assert (route.upstream, route.protocol, route.model) == (MINE.upstream, "chat", "m")
+    assert route.defaults.system == "Be kind."
+
+
+def test_who_names_an_upstream_gets_that() -> None:
+    assert where(registered(MINE), "chat/mine", "chat") == "chat chat other"
+    assert registered(MINE).registered("chat/mine") is None
+
+
+def test_a_registered_model_may_be_the_default() -> None:
+    settings = Settings.from_env({"CHAT_BASE_URL": URL, "FORWARDER_DEFAULT_MODEL": "mine"})
+
+    assert Router(settings, {"mine": MINE}.get).resolve(None, "chat").model == "m"
+
+
+def test_another_name_leads_where_the_first_does_with_its_own_defaults() -> None:
+    kind = Remote("kind:latest", "fast", system="Be kind.")
+    route = registered(kind).resolve("kind", "responses")
+
+    assert (route.upstream.name, route.model) == ("chat", "quick")
+    assert route.defaults is kind.defaults
+    [again] = registered(kind).routes("kind", "responses")
+    assert again == route
+    assert registered(kind).resolve("fast", "chat").defaults.system is None
+
+
+def test_another_name_is_never_of_a_registered_one() -> None:
+    circle = Remote("fast:latest", "fast")
+
+    assert registered(circle).resolve("fast", "chat").model == "quick"
+
+
+def test_one_whose_key_is_lost_is_the_operator_s_matter() -> None:
+    lost = Remote("lost:latest", "m", "https://remote.test/v1", locked=True)
+
+    for ask in (registered(lost).resolve, registered(lost).routes):
+        with pytest.raises(UpstreamKeyRefused, match="'lost' cannot be opened"):
+            ask("lost", "chat")
+
+
+def test_registered_models_are_listed_first_and_hide_what_they_replace() -> None:
+    assert registered(MINE).models() == [
+        ("mine", "registered"),
+        ("fast", "chat"),
+        ("chat/mine", "chat"),
+    ]
+    assert registered(MINE).owner("mine:latest") == "registered"
+    assert registered(MINE).owner("fast:latest") == "chat"
+    assert registered(MINE).owner("nobody") is None
+
+
+# -- models that Codex asks for by itself ---------------------------------------------------------
+
+
+HELPERS = ["codex-auto-review", "gpt-5.6-luna", "gpt-5.6-terra"]
+
+
+def having(*owners: str, **settings: str) -> Router:
+    """A router over a Chat and a Responses upstream; ``owners`` have Codex's models themselves."""
+    found = router("a chat x=y", "b responses", **settings)
+    found.has_helper = lambda upstream, name, key: upstream in owners
+    return found
+
+
+@pytest.mark.parametrize("name", HELPERS)
+@pytest.mark.parametrize(
+    ("owners", "client", "expected"),
+    [
+        ("", "responses", "a chat y"),
+        ("", "chat", "a chat y"),
+        ("a", "responses", "a chat {}"),
+        ("b", "responses", "a chat y"),
+        ("a", "chat", "a chat y"),
+        ("b", "chat", "b responses {}"),
+        ("b", "ollama", "a chat y"),
+    ],
+)
+def test_the_default_model_stands_in_where_a_client_s_own_upstream_lacks_the_name(
+    name: str, owners: str, client: str, expected: str
+) -> None:
+    found = having(*owners, default_model="x")
+
+    assert where(found, name, client) == expected.format(name)
+    assert where(found, f"{name}:latest", client) == expected.format(name)
+    assert where(found, "gpt-5.5", client) != "a chat y"
+
+
+@pytest.mark.parametrize("client", ["chat", "responses"])
+def test_a_helper_model_goes_before_what_an_upstream_has(client: str) -> None:
+    found = having("a", "b", default_model="x", codex_helper_model="b/small")
+
+    assert where(found, "codex-auto-review", client) == "b responses small"
+
+
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [("responses", "a chat codex-auto-review"), ("chat", "b responses codex-auto-review")],
+)
+def test_without_a_model_to_stand_in_the_name_stays_as_it_is(client: str, expected: str) -> None:
+    assert where(having(), "codex-auto-review", client) == expected
+
+
+@pytest.mark.parametrize("models", ["gpt-5.6-luna=mine", "gpt-*"])
+def test_an_alias_or_a_pattern_goes_before_the_stand_in(models: str) -> None:
+    found = router("a chat", f"b responses {models}", codex_helper_model="a/other")
+
+    assert where(found, "gpt-5.6-luna", "responses").startswith("b responses")
+    assert where(found, "a/gpt-5.6-luna", "responses") == "a chat gpt-5.6-luna"
+
+
+def test_a_registered_model_never_stands_in() -> None:
+    """Whoever registers one would have it review Codex's commands."""
+    mine = Remote("mine:latest", "m", "https://remote.test/v1")
+
+    def find(name: str) -> Remote | None:
+        return mine if name in ("mine", "mine:latest") else None
+
+    environment = {"CHAT_BASE_URL": URL, "FORWARDER_CODEX_HELPER_MODEL": "mine"}
+    found = Router(Settings.from_env({**environment, "FORWARDER_DEFAULT_MODEL": "x"}), find)
+    assert where(found, "codex-auto-review", "responses") == "chat chat x"
+
+    environment["FORWARDER_DEFAULT_MODEL"] = "mine"
+    found = Router(Settings.from_env(environment), find)
+    assert where(found, "codex-auto-review", "responses") == "chat chat codex-auto-review"
+
+
+@pytest.mark.parametrize("name", ["kind", "codex-auto-review"])
+def test_a_model_registered_from_a_helper_s_name_has_its_stand_in(name: str) -> None:
+    kind = Remote(f"{name}:latest", "codex-auto-review", system="Be kind.")
+    environment = {"CHAT_BASE_URL": URL, "FORWARDER_DEFAULT_MODEL": "x"}
+    found = Router(Settings.from_env(environment), {name: kind}.get)
+
+    route = found.resolve(name, "responses")
+
+    assert (route.upstream.name, route.model) == ("chat", "x")
+    assert route.defaults.system == "Be kind."
+
+
+def test_a_client_s_key_goes_with_the_question_what_its_upstream_has() -> None:
+    found = router("a chat", "b responses", default_model="a/x")
+    found.has_helper = lambda upstream, name, key: (upstream, key) == ("a", "k")
+
+    assert found.resolve("gpt-5.6-luna", "responses", "k").model == "gpt-5.6-luna"
+    assert found.resolve("gpt-5.6-luna", "responses").model == "x"
+    assert found.resolve("gpt-5.6-luna", "chat", "k").model == "x"
+
+
+def test_a_helper_s_name_belongs_to_the_upstream_that_serves_it() -> None:
+    assert having().owner("codex-auto-review") is None
+    assert having("a").owner("codex-auto-review") == "a"
+    assert having("a").owner("codex-auto-review", ("chat",)) is None
+    assert having("b").owner("codex-auto-review:latest", ("chat",)) == "b"
+    assert having(default_model="b/x").owner("gpt-5.6-luna") == "b"
+    assert having(default_model="b/x").owner("gpt-5.5") is None
+
+
+def test_a_stand_in_that_leads_nowhere_spoils_no_list(caplog: pytest.LogCaptureFixture) -> None:
+    found = having(codex_helper_model="a/")
+
+    for _ in range(2):
+        assert found.public_id("a", "codex-auto-review") == "a/codex-auto-review"
+        assert not found.lead_to_same_model(
+            "codex-auto-review", "a/codex-auto-review", ("responses",)
+        )
+        assert found.owner("codex-auto-review") is None
+
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.msg["model"] == "codex-auto-review"
+    with pytest.raises(NotFound, match="'a/'"):
+        found.resolve("codex-auto-review", "responses")

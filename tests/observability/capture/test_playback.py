@@ -1,0 +1,86 @@
+"""A recorded upstream says again what it has said, and breaks where it broke."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder.core.errors import UpstreamTimeout
+from forwarder.observability.capture.playback import Playback, not_fetched
+
+URL = "http://up.test/v1/chat/completions"
+
+
+def attempt(text: str = "", url: str = URL, status: int = 200, **more: Any) -> dict[str, Any]:
+    said = {"status": status, "headers": [["a", "b"], ["Content-Length", "9"]], "text": text}
+    return {"url": url, "request": {}, "answer": said, **more}
+
+
+def client(*attempts: dict[str, Any]) -> httpx2.Client:
+    return httpx2.Client(transport=Playback(attempts))
+
+
+def test_an_answer_is_given_as_it_was() -> None:
+    answer = client(attempt("hello", status=429)).post(f"{URL}?api-version=1", json={})
+
+    assert (answer.status_code, answer.text, answer.headers["a"]) == (429, "hello", "b")
+    assert answer.headers.get("content-length") != "9"
+
+
+def test_answers_come_in_their_order_and_those_of_the_same_request_first() -> None:
+    playback = Playback(
+        [
+            attempt("other", url="http://other.test/v1/responses"),
+            attempt("first"),
+            attempt("second"),
+            attempt("asked", request={"body": {"n": 2}}),
+        ]
+    )
+    said = httpx2.Client(transport=playback)
+
+    assert [said.post(URL, json={"n": n}).text for n in (2, 3, 4)] == ["asked", "first", "second"]
+    assert playback.left == 1
+    assert said.post(URL, json={}).text == "other"
+    with pytest.raises(httpx2.ConnectError, match="no more answers"):
+        said.post(URL, json={})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("ConnectTimeout", httpx2.ConnectTimeout), ("ConnectError", httpx2.ConnectError),
+     ("GaiError", httpx2.ConnectError), ("Client", httpx2.ConnectError), ("", httpx2.ConnectError)],
+)  # fmt: skip
+def test_without_an_answer_it_fails_as_it_did(name: str, kind: type[Exception]) -> None:
+    broken = {"url": URL, "request": {}, "error": {"type": name, "message": "why"}}
+
+    with pytest.raises(kind, match="why"):
+        client(broken).post(URL, json={})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("ReadError", httpx2.ReadError), ("RemoteProtocolError", httpx2.RemoteProtocolError),
+     ("UpstreamTimeout", UpstreamTimeout), ("Stopping", httpx2.ReadError)],
+)  # fmt: skip
+def test_an_answer_breaks_where_it_broke(name: str, kind: type[Exception]) -> None:
+    broken = attempt("as far as here", error={"type": name, "message": "why"})
+    heard: list[str] = []
+
+    with client(broken).stream("POST", URL, json={}) as answer, pytest.raises(kind, match="why"):
+        heard.extend(answer.iter_text())
+
+    assert heard == ["as far as here"]
+
+
+def test_an_upload_has_an_id() -> None:
+    answer = client().post("http://up.test/v1/files", files={"file": b"x"})
+
+    assert answer.json()["id"] == "file-recorded"
+
+
+def test_nothing_is_fetched() -> None:
+    found = not_fetched({"http://a.test/x": "input[0]"})
+
+    assert found["http://a.test/x"].data == b"not fetched"

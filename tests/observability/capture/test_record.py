@@ -1,0 +1,150 @@
+"""An exchange as JSON: all of it, none of its secrets, and never too long."""
+
+from __future__ import annotations
+
+import json
+
+import httpx2
+import pytest
+
+from forwarder.context.redaction import Redaction
+from forwarder.observability.capture.record import encoded, summary_of
+from tests.observability.capture.taping import UPSTREAM, URL, exchange, record, tape
+
+
+def test_everything_that_is_known_is_in_it() -> None:
+    taken = tape()
+    taken.heard(b'{"model":"a","input":"hi","previous_response_id":"r"}')
+    taken.stands_on({"model": "a", "input": ["before", "hi"]})
+    attempt = taken.attempt(UPSTREAM, "generic", "chat", URL, b'{"model":"b"}')
+    attempt.answered(httpx2.Response(200, headers={"x-request-id": "u", "Set-Cookie": "c"}))
+    list(attempt.heard(iter([b'data: {"a":1}\n\n', b"data: [DONE]\n\n"])))
+    taken.answers(200, [("X-Request-Id", "req_1")]).add(b'{"id":"resp_1"}')
+    done = exchange(upstream="chat", model="b", retries=1, failed=["spare"], usage={"t": 1})
+    done.ledger.note("seed", "not known there")
+
+    said = encoded("ex_1", taken, done, 0.25, Redaction(()), 10_000)
+
+    made = json.loads(said)
+    assert made["exchange"] == summary_of(said)
+    assert made["exchange"] | {"time": ""} == {
+        "id": "ex_1",
+        "request_id": "req_1",
+        "time": "",
+        "route": "responses",
+        "model": "b",
+        "upstream": "chat",
+        "status": 200,
+        "duration_ms": 250.0,
+        "whole": True,
+        "redacted": True,
+    }
+    client = made["client"]
+    assert client["request"] == {
+        "method": "POST",
+        "path": "/v1/responses",
+        "query": [["key", "***"]],
+        "headers": [["Authorization", "***"]],
+        "body": {"model": "a", "input": "hi", "previous_response_id": "r"},
+    }
+    assert client["resumed"] == {"body": {"model": "a", "input": ["before", "hi"]}}
+    assert client["answer"]["status"] == 200
+    assert client["answer"]["body"] == {"id": "resp_1"}
+    (asked,) = made["upstream"]
+    assert (asked["upstream"], asked["protocol"], asked["model"]) == ("chat", "chat", "b")
+    assert asked["request"] == {"body": {"model": "b"}}
+    assert asked["answer"]["headers"] == [["x-request-id", "u"], ["set-cookie", "***"]]
+    assert [event.get("data") for event in asked["answer"]["events"]] == [{"a": 1}, None]
+    assert made["dropped"] == {"seed": "not known there"}
+    assert (made["failed"], made["retries"], made["usage"]) == (["spare"], 1, {"t": 1})
+
+
+def test_of_a_request_that_came_to_nothing_there_is_what_is_known() -> None:
+    made = record(tape(), 10_000, status=429, error="rate_limit_exceeded")
+
+    assert made["exchange"]["error"] == "rate_limit_exceeded"
+    assert "body" not in made["client"]["request"]
+    assert "answer" not in made["client"]
+    assert made["upstream"] == []
+
+
+def test_a_body_that_is_no_json_is_text() -> None:
+    taken = tape()
+    taken.heard(b'{"api_key": "s3cret-value')
+
+    made = record(taken, 10_000, status=400)
+
+    assert made["client"]["request"]["text"] == '{"api_key": "***'
+    assert made["exchange"]["redacted"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'data: {"error":{"message":"bad key sk-upstream of sk-client"}}\n\n',
+        b'{"error":{"message":"bad key sk-upstream of sk-client"}}',
+        b"<p>bad key sk-upstream of sk-client</p>",
+        b"bad key sk-upstream \xff of sk-client",
+        b': bad key sk-upstream of sk-client\n\ndata: {"sk-upstream":1}\n\n',
+    ],
+)
+def test_keys_are_nowhere_in_it(said: bytes) -> None:
+    taken = tape()
+    taken.heard(b'{"input":"my key is sk-client"}')
+    attempt = taken.attempt(UPSTREAM, "generic", "chat", URL, b'{"input":"my key is sk-client"}')
+    attempt.answered(httpx2.Response(400))
+    attempt.answer.add(said)
+    taken.answers(400, []).add(said)
+
+    found = encoded("n", taken, exchange(client_key="sk-client"), 0.1, Redaction(()), 10_000)
+
+    assert b"sk-upstream" not in found
+    assert b"sk-client" not in found
+    assert found.count(b"***") >= 6
+
+
+def test_configured_fields_are_blotted_on_every_side() -> None:
+    taken = tape()
+    taken.heard(b'{"user":"jane.doe@example.com","input":"hi"}')
+    taken.attempt(UPSTREAM, "generic", "chat", URL, b'{"end_user":"jane.doe@example.com"}')
+    taken.answers(400, []).add(b'{"error":{"message":"jane.doe@example.com may not"}}')
+
+    made = record(taken, 10_000, "user")
+
+    assert "jane" not in json.dumps(made)
+    assert made["client"]["request"]["body"]["input"] == "hi"
+
+
+@pytest.mark.parametrize("limit", [1500, 3000, 6000])
+def test_it_is_never_too_long_and_says_what_is_left_out(limit: int) -> None:
+    taken = tape(limit)
+    taken.heard(b'{"input":"' + b"x" * (limit // 3) + b'"}')
+    attempt = taken.attempt(UPSTREAM, "generic", "chat", URL, b'{"input":"' + b"y" * 200 + b'"}')
+    attempt.answered(httpx2.Response(200))
+    for _ in range(limit // 50):
+        list(attempt.heard(iter([b'data: {"text":"\\u0000\\u0000"}\n\n'])))
+    taken.answers(200, []).add(b"\x00" * (limit // 8))
+
+    made = record(taken, limit)
+
+    assert not made["exchange"]["whole"]
+    assert "left_out" in json.dumps(made)
+
+
+def test_what_does_not_fit_is_told_from_what_was_not_said() -> None:
+    taken = tape(limit=3000)
+    taken.heard(b'{"input":"%s","model":"m"}' % (b"x" * 5000))
+    taken.answers(200, []).add(b"z" * 5000)
+
+    made = record(taken, 3000)
+
+    body = made["client"]["request"]
+    assert body["body"] == {"input": "[5000 characters left out]", "model": "m"}
+    assert body["left_out"] > 4900
+    assert made["client"]["answer"]["left_out"] == 5000
+
+
+@pytest.mark.parametrize("said", [b"", b"{}", b'{"exchange":{}', b"not,"])
+def test_what_is_no_record_has_no_summary(said: bytes) -> None:
+    with pytest.raises(ValueError, match="no record"):
+        summary_of(said)

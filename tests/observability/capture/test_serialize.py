@@ -1,0 +1,98 @@
+"""Answers as JSON and back: whoever reads them finds the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forwarder.observability.capture import serialize
+from forwarder.protocols.sse import Decoder
+
+SAID = {
+    "a stream": b'data: {"a":1}\n\ndata: {"b":"\xc3\xbc"}\n\ndata: [DONE]\n\n',
+    "named events": b'event: response.created\ndata: {"type":"response.created"}\n\n',
+    "comments": b': keep-alive\n\ndata: {"a":1}\n\n: and more\n\n',
+    "other line ends": b'data: {"a":1}\r\n\r\ndata: {"b":2}\r\n\r\n',
+    "several data lines": b'data: {"a":\ndata: 1}\n\n',
+    "an id": b'id: 7\ndata: {"a":1}\n\n',
+    "no JSON": b'data: {"a":\n\ndata: {"b":2}\n\n',
+    "no UTF-8": b'data: {"a":"\xff\xfe"}\n\ndata: {"b":2}\n\n',
+    "half a character": b'data: {"a":"\\ud83d"}\n\n',
+    "not a number": b'data: {"a":NaN}\n\n',
+    "a cut end": b'data: {"a":1}\n\ndata: {"b":',
+    "no last line end": b'data: {"a":1}\n\ndata: {"b":2}',
+    "a whole answer": b'{"a": [1, 2.5, null]}',
+    "half a whole answer": b'{"a": [1, 2',
+    "a page": b"<html>\r\n\r\nno</html>",
+    "no page in UTF-8": b"<html>\xff</html>",
+    "nothing": b"",
+}
+
+every_answer = pytest.mark.parametrize("data", SAID.values(), ids=SAID.keys())
+
+
+def decoded(data: bytes) -> tuple[list[Any], str | None, bool]:
+    """What the forwarder's own reader makes of bytes, and why it gives up."""
+    decoder, found = Decoder(), []
+    try:
+        found += decoder.feed(data)
+        found += decoder.flush()
+    except Exception as error:
+        return found, str(error), decoder.done
+    return found, None, decoder.done
+
+
+@every_answer
+def test_what_is_written_reads_as_what_was_read(data: bytes) -> None:
+    once = serialize.read([(0.0, data)])
+    written = b"".join(serialize.write(once))
+
+    assert decoded(written) == decoded(data)
+    assert serialize.read([(0.0, written)]) == once
+
+
+@every_answer
+def test_it_is_json(data: bytes) -> None:
+    assert json.loads(json.dumps(serialize.read([(0.0, data)]))) is not None
+
+
+@given(st.binary(max_size=60), st.sampled_from(sorted(SAID.values())))
+def test_whatever_is_said_comes_back(noise: bytes, data: bytes) -> None:
+    for said in (noise, data + noise, b"data: " + noise):
+        written = b"".join(serialize.write(serialize.read([(0.0, said)])))
+        assert decoded(written) == decoded(said)
+
+
+def test_wherever_it_is_cut_the_events_are_the_same() -> None:
+    data = SAID["a stream"] + SAID["named events"]
+    whole = [{**event, "at": 0} for event in serialize.read([(0.0, data)])["events"]]
+    for cut in range(1, len(data)):
+        read = serialize.read([(0.0, data[:cut]), (1.0, data[cut:])])
+        assert [{**event, "at": 0} for event in read["events"]] == whole
+
+
+def test_an_event_is_there_when_its_end_is() -> None:
+    read = serialize.read([(0.1, b'data: {"a"'), (0.2, b":1}\n\n"), (0.3, b"data: [DONE]\n\n")])
+
+    assert read == {
+        "events": [{"at": 200.0, "data": {"a": 1}}, {"at": 300.0, "text": "data: [DONE]"}]
+    }
+    assert serialize.write(read) == [b'data: {"a":1}\n\n', b"data: [DONE]\n\n"]
+
+
+def test_lines_of_json_are_told_apart() -> None:
+    read = serialize.read([(0.1, b'{"a":1}\n{"b"'), (0.2, b":2}\n")])
+
+    assert read == {"lines": [{"at": 100.0, "data": {"a": 1}}, {"at": 200.0, "data": {"b": 2}}]}
+    assert b"".join(serialize.write(read)) == b'{"a":1}\n{"b":2}\n'
+
+
+def test_what_stands_at_a_cut_of_ours_is_left_out() -> None:
+    assert serialize.read([(0.0, b'data: {"a":1}\n\ndata: sk-hal')], whole=False) == {
+        "events": [{"at": 0.0, "data": {"a": 1}}]
+    }
+    assert serialize.read([(0.0, b'{"message": "sk-hal')], whole=False) == {}

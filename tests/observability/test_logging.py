@@ -1,0 +1,86 @@
+"""Log lines are JSON objects."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from forwarder.observability import logging as logs
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """The logger is the process's own."""
+    log = logging.getLogger("forwarder")
+    before = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.level, log.propagate = before[0], before[1], before[2]
+
+
+def line(message: Any, *args: Any, **more: Any) -> dict[str, Any]:
+    record = logging.LogRecord("forwarder.x", logging.INFO, "x.py", 1, message, args, None)
+    record.__dict__.update(more)
+    text = logs.JsonLines().format(record)
+    assert "\n" not in text
+    parsed: dict[str, Any] = json.loads(text)
+    return parsed
+
+
+def test_a_line_says_when_how_grave_and_what() -> None:
+    said = line("hello %s\nthere", "Zürich", created=0.25, msecs=250)
+
+    assert said == {
+        "time": "1970-01-01T00:00:00.250Z",
+        "level": "info",
+        "logger": "forwarder.x",
+        "message": "hello Zürich\nthere",
+    }
+
+
+def test_a_dict_is_merged_into_the_line() -> None:
+    said = line({"id": "req_1", "status": 200, "odd": {1}})
+
+    assert (said["id"], said["status"], said["odd"]) == ("req_1", 200, "{1}")
+    assert "message" not in said
+
+
+def test_values_of_clients_are_cut() -> None:
+    body = {"input": "x" * 5000}
+    names = ["n" * 5000, *"abc" * 20]
+    said = line({"model": "m" * 10**6, "dropped": names, "status": 200, "request": body})
+
+    assert said["model"] == "m" * 200 + "…"
+    assert said["dropped"][0] == "n" * 200 + "…"
+    assert said["dropped"][1:] == [*names[1:40], "and 21 more"]
+    assert (said["status"], said["request"]) == (200, body)
+
+
+@pytest.mark.parametrize("field", ["detail", "event"])
+def test_what_the_forwarder_says_is_not_cut(field: str) -> None:
+    assert line({field: "x" * 5000})[field] == "x" * 5000
+
+
+def test_an_exception_leaves_its_trace() -> None:
+    try:
+        raise KeyError("lost")
+    except KeyError:
+        said = line("broke", exc_info=sys.exc_info())
+
+    assert "KeyError: 'lost'" in said["trace"]
+
+
+def test_records_go_to_standard_error_once(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO")
+    logs.configure("WARNING")
+    log = logging.getLogger("forwarder.anything")
+
+    log.info("unheard")
+    log.warning("heard")
+
+    [text] = capsys.readouterr().err.splitlines()
+    assert json.loads(text)["message"] == "heard"

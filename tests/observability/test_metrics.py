@@ -1,0 +1,219 @@
+"""What is counted of an exchange."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.context.request_context import Exchange
+from forwarder.core.errors import (
+    ClientLeft,
+    ForwarderError,
+    InternalError,
+    InvalidRequest,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamKeyRefused,
+    UpstreamMisconfigured,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
+from forwarder.core.translation_context import Ledger
+from forwarder.observability.metrics import Metrics
+from tests.observability.counted import counted
+
+Json = dict[str, Any]
+USAGE = {"usage": {"prompt_tokens": 21, "completion_tokens": 9}}
+HERE = ("m", "chat", "up")  # by the names of the labels: model, route, upstream
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(
+        Settings.from_env({"FORWARDER_UPSTREAMS": "up,spare", "UP_BASE_URL": "http://x/v1",
+                           "SPARE_BASE_URL": "http://y/v1", "UP_MODELS": "known"})
+    )  # fmt: skip
+
+
+def exchange(metrics: Metrics, **more: Any) -> Exchange:
+    given: Json = {"id": "req_1", "route": "chat", "upstream": "up", "model": "m", **more}
+    return Exchange(ledger=Ledger(), observers=[metrics], **given)
+
+
+def answered(of: Exchange, *batches: list[Json]) -> Exchange:
+    for _ in of.metered(lambda request: iter(batches))({}):
+        pass
+    return of
+
+
+def read(metrics: Metrics) -> dict[str, dict[tuple[str, ...], float]]:
+    return counted(metrics.text().decode())
+
+
+def test_an_answer_is_counted_once_it_is_over(metrics: Metrics) -> None:
+    done = answered(exchange(metrics), [{"a": 1}, {"b": 2}], [], [USAGE])
+    assert "requests_total" not in read(metrics)
+
+    done.close()
+
+    found = read(metrics)
+    assert found["requests_total"] == {("m", "chat", "200", "up"): 1}
+    assert found["input_tokens_total"] == {HERE: 21}
+    assert found["output_tokens_total"] == {HERE: 9}
+    assert found["events_total"] == {HERE: 3}
+    assert found["first_event_seconds_count"] == {HERE: 1}
+    assert "stream_seconds_count" not in found
+    assert "upstream_errors_total" not in found
+
+
+def test_a_stream_is_open_until_it_is_over(metrics: Metrics) -> None:
+    streaming = exchange(metrics, model="known")
+
+    streaming.streams()
+    assert read(metrics)["open_streams"] == {("chat",): 1}
+
+    streaming.close()
+    found = read(metrics)
+    assert found["open_streams"] == {("chat",): 0}
+    assert found["stream_seconds_count"] == {("known", "chat", "up"): 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (UpstreamRefused(429, {}), "rate_limited"),
+        (UpstreamRefused(400, {"code": "the upstream's own"}), "refused"),
+        (UpstreamRefused(503, {}), "server_error"),
+        (UpstreamKeyRefused("x"), "key_refused"),
+        (UpstreamMisconfigured("x"), "misconfigured"),
+        (UpstreamUnreachable("x", code="upstream_disconnected"), "unreachable"),
+        (UpstreamBroken("x"), "protocol"),
+        (UpstreamTimeout("x"), "timeout"),
+        (UpstreamError("x"), "other"),
+    ],
+)
+def test_what_an_upstream_did_is_counted_by_kind(
+    error: ForwarderError, kind: str, metrics: Metrics
+) -> None:
+    failed = exchange(metrics)
+    failed.blame(error)
+    failed.close()
+
+    assert read(metrics)["upstream_errors_total"] == {(kind, "up"): 1}
+
+
+def test_a_failure_that_a_fallback_made_good_is_one_too(metrics: Metrics) -> None:
+    metrics.failed("up", UpstreamRefused(503, {}))
+    metrics.failed("spare", UpstreamTimeout("x"))
+    metrics.failed("spare", InvalidRequest("x"))
+
+    found = read(metrics)["upstream_errors_total"]
+    assert found == {("server_error", "up"): 1, ("timeout", "spare"): 1}
+
+
+def test_a_usage_that_cannot_be_counted_leaves_no_stream_open(metrics: Metrics) -> None:
+    odd = answered(exchange(metrics), [{"usage": {"prompt_tokens": -1, "completion_tokens": "3"}}])
+    odd.streams()
+    odd.close()
+
+    found = read(metrics)
+    assert found["open_streams"] == {("chat",): 0}
+    assert [*found["requests_total"].values()] == [1]
+    assert "input_tokens_total" not in found
+
+
+def test_what_the_upstream_told_the_client_itself_is_a_failure_too(metrics: Metrics) -> None:
+    answered(exchange(metrics), [{"error": {"message": "full"}}]).close()
+
+    assert read(metrics)["upstream_errors_total"] == {("failed", "up"): 1}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [InvalidRequest("x"), InternalError("x"), ClientLeft(), UpstreamUnavailable("x", 1)],
+)
+def test_what_others_did_is_not_the_upstream_s(error: ForwarderError, metrics: Metrics) -> None:
+    failed = exchange(metrics)
+    failed.blame(error)
+    failed.close()
+
+    found = read(metrics)
+    assert "upstream_errors_total" not in found
+    assert [*found["requests_total"]] == [("other", "chat", str(error.status), "up")]
+
+
+def test_a_model_is_named_once_an_upstream_has_answered_for_it(metrics: Metrics) -> None:
+    for model in ("typo", "known"):
+        failed = exchange(metrics, model=model)
+        failed.blame(UpstreamRefused(404, {}))
+        failed.close()
+    answered(exchange(metrics, model="typo"), [USAGE]).close()
+
+    named = [labels[0] for labels in read(metrics)["requests_total"]]
+    assert named == ["other", "known", "typo"]
+
+
+def test_clients_cannot_grow_it_without_bound(metrics: Metrics) -> None:
+    for i in range(300):
+        made_up = exchange(metrics, model=f"made-up-{i}")
+        made_up.ledger.drop(f"made-up-{i}", "why")
+        answered(made_up, [USAGE]).close()
+
+    found = read(metrics)
+    assert len(found["requests_total"]) == 65
+    assert sum(found["requests_total"].values()) == 300
+    assert found["dropped_parameters_total"] == {("other",): 300}
+
+
+def test_drops_are_counted_by_parameter(metrics: Metrics) -> None:
+    lossy = exchange(metrics)
+    for name in ("seed", "tools.mcp", "tools.computer"):
+        lossy.ledger.drop(name, "why")
+    lossy.close()
+
+    assert read(metrics)["dropped_parameters_total"] == {("seed",): 1, ("tools",): 2}
+
+
+def test_a_request_that_went_nowhere_is_counted(metrics: Metrics) -> None:
+    refused = exchange(metrics, upstream=None, model=None)
+    refused.blame(InvalidRequest("x"))
+    refused.close()
+
+    assert read(metrics)["requests_total"] == {("none", "chat", "400", "none"): 1}
+
+
+def test_what_is_done_about_trouble_is_counted(metrics: Metrics) -> None:
+    metrics.retried("up", "timeout")
+    metrics.retried("up", "timeout")
+    metrics.fell_back("up", "spare", "503")
+    metrics.refused("overloaded")
+    for state in ("open", "half_open"):
+        metrics.breaker("up", state)
+
+    found = read(metrics)
+    assert found["retries_total"] == {("timeout", "up"): 2}
+    assert found["fallbacks_total"] == {("spare", "up"): 1}
+    assert found["refusals_total"] == {("overloaded",): 1}
+    assert found["breaker_state"] == {("up",): 1}
+
+
+def test_two_applications_in_a_process_count_for_themselves(metrics: Metrics) -> None:
+    other = Metrics(Settings.from_env({}))
+
+    metrics.refused("requests")
+
+    assert read(other).get("refusals_total", {}) == {}
+
+
+def test_checks_say_who_is_well_and_how_long_they_took(metrics: Metrics) -> None:
+    metrics.checked("up", True, 0.2)
+    metrics.checked("mine:latest", True, 0.1)
+    metrics.checked("mine:latest", False, 20.0)
+
+    found = read(metrics)
+    assert found["upstream_up"] == {("up",): 1, ("mine:latest",): 0}
+    assert found["upstream_check_seconds_count"] == {("up",): 1, ("mine:latest",): 2}

@@ -1,0 +1,255 @@
+"""The spans of an exchange, and the thread that runs through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+from forwarder.pipeline import gateway
+from tests.helpers.tracing import need_opentelemetry
+from tests.server.conftest import Answer, streamed
+
+need_opentelemetry()
+
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider  # noqa: E402
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: E402
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import (  # noqa: E402
+    InMemorySpanExporter,
+)
+from opentelemetry.trace import SpanKind, StatusCode  # noqa: E402
+
+from forwarder.observability.tracing import Tracing  # noqa: E402
+
+CHUNKS = (
+    {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]},
+    {"choices": [], "usage": {"prompt_tokens": 21, "completion_tokens": 9, "total_tokens": 30}},
+)
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Traced:
+    """An application whose spans are kept, and the requests that its upstreams got."""
+
+    def __init__(self, client: FlaskClient, exporter: InMemorySpanExporter) -> None:
+        self.client = client
+        self.requests: list[httpx2.Request] = []
+        self._exporter = exporter
+
+    def ask(self, path: str = "/v1/responses", **more: Any) -> Any:
+        headers = more.pop("headers", {})
+        body = {"model": "chat/m", "input": "a secret prompt", **more}
+        return self.client.post(path, json=body, headers=headers, buffered=True)
+
+    def spans(self) -> tuple[ReadableSpan, list[ReadableSpan]]:
+        """The one of the exchange, and those of its upstream calls."""
+        found = self._exporter.get_finished_spans()
+        [server] = [span for span in found if span.kind is SpanKind.SERVER]
+        return server, [span for span in found if span.kind is SpanKind.CLIENT]
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traced]:
+    def made(answer: Answer = lambda _: streamed(*CHUNKS)) -> Traced:
+        def kept(request: httpx2.Request) -> httpx2.Response:
+            of.requests.append(request)
+            return answer(request)
+
+        transport = httpx2.MockTransport(kept)
+        monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+        url = "http://up.test/v1"
+        app = create_app(Settings.from_env({"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url}))
+        provider, exporter = TracerProvider(), InMemorySpanExporter()
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        app.extensions["forwarder"].observers.append(Tracing(provider))
+        of = Traced(app.test_client(), exporter)
+        return of
+
+    return made
+
+
+def test_a_long_name_of_a_model_is_cut(traced: Callable[..., Traced]) -> None:
+    of = traced()
+
+    of.ask(model="chat/" + "m" * 5000)
+
+    server, [call] = of.spans()
+    for span in (server, call):
+        assert span.name == "chat " + "m" * 200 + "…"
+        assert dict(span.attributes or {})["gen_ai.request.model"] == "m" * 200 + "…"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_exchange_is_a_span_with_the_upstream_s_call_inside(
+    stream: bool, traced: Callable[..., Traced]
+) -> None:
+    of = traced()
+
+    got = of.ask(stream=stream, no_such=1)
+
+    server, [call] = of.spans()
+    said = dict(server.attributes or {})
+    assert said.pop("gen_ai.response.time_to_first_chunk") > 0
+    assert server.name == "chat m"
+    assert server.status.status_code is StatusCode.UNSET
+    assert said == {
+        "http.response.status_code": 200,
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "m",
+        "gen_ai.request.stream": stream,
+        "gen_ai.usage.input_tokens": 21,
+        "gen_ai.usage.output_tokens": 9,
+        "forwarder.request_id": got.headers["X-Request-Id"],
+        "forwarder.route": "responses",
+        "forwarder.upstream": "chat",
+        "forwarder.dropped": ("no_such",),
+    }
+    assert call.name == "chat m"
+    assert dict(call.attributes or {}) == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "m",
+        "gen_ai.usage.input_tokens": 21,
+        "gen_ai.usage.output_tokens": 9,
+        "forwarder.upstream": "chat",
+        "forwarder.protocol": "chat",
+    }
+    assert call.parent is not None
+    assert call.parent.span_id == server.context.span_id
+    assert server.start_time <= call.start_time <= call.end_time <= server.end_time
+
+
+@pytest.mark.parametrize(
+    ("path", "operation", "route"),
+    [
+        ("/api/generate", "chat", "ollama_generate"),
+        ("/api/embeddings", "embeddings", "ollama_embeddings"),
+        ("/v1/embeddings", "embeddings", "embeddings"),
+    ],
+)
+def test_a_span_says_what_was_asked_for(
+    path: str, operation: str, route: str, traced: Callable[..., Traced]
+) -> None:
+    vectors = httpx2.Response(200, json={"data": [{"embedding": [1.0]}]})
+    of = traced(lambda asked: vectors if "embed" in asked.url.path else streamed(*CHUNKS))
+
+    assert of.ask(path, prompt="hi").status_code == 200
+
+    server, [call] = of.spans()
+    assert server.name == call.name == f"{operation} m"
+    for span in (server, call):
+        assert (span.attributes or {})["gen_ai.operation.name"] == operation
+    assert (server.attributes or {})["forwarder.route"] == route
+
+
+def test_a_client_s_trace_goes_on_to_the_upstream(traced: Callable[..., Traced]) -> None:
+    of = traced()
+
+    of.ask(headers={"traceparent": PARENT, "tracestate": "vendor=1"})
+
+    server, [call] = of.spans()
+    assert server.parent is not None
+    assert f"{server.parent.span_id:016x}" == "b7ad6b7169203331"
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    assert {f"{span.context.trace_id:032x}" for span in (server, call)} == {trace}
+    [request] = of.requests
+    assert request.headers["traceparent"] == f"00-{trace}-{call.context.span_id:016x}-01"
+    assert request.headers["tracestate"] == "vendor=1"
+
+
+@pytest.mark.parametrize("given", ["", "nonsense", "00-0-0-00"])
+def test_without_one_a_trace_begins_here(given: str, traced: Callable[..., Traced]) -> None:
+    of = traced()
+
+    of.ask(headers={"traceparent": given} if given else {})
+
+    server, _ = of.spans()
+    assert server.parent is None
+    assert f"{server.context.trace_id:032x}" in of.requests[0].headers["traceparent"]
+
+
+def test_each_of_several_calls_is_a_span_of_its_own(traced: Callable[..., Traced]) -> None:
+    response = {"id": "r", "object": "response", "status": "completed", "output": [],
+                "usage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}}  # fmt: skip
+    message = {"type": "message", "id": "m", "role": "assistant", "status": "completed",
+               "content": [{"type": "output_text", "text": "Hi", "annotations": []}]}  # fmt: skip
+    event = {"type": "response.completed", "response": {**response, "output": [message]}}
+    of = traced(lambda _: streamed(event))
+
+    got = of.ask(
+        "/v1/chat/completions",
+        model="responses/m", n=3, messages=[{"role": "user", "content": "hi"}],
+    )  # fmt: skip
+
+    assert got.status_code == 200, got.text
+    server, calls = of.spans()
+    assert len(calls) == 3
+    assert all(call.parent and call.parent.span_id == server.context.span_id for call in calls)
+    named = {request.headers["traceparent"].split("-")[2] for request in of.requests}
+    assert named == {f"{call.context.span_id:016x}" for call in calls}
+    assert (server.attributes or {})["gen_ai.usage.output_tokens"] == 12
+
+
+def test_a_refusal_is_told_without_its_words(traced: Callable[..., Traced]) -> None:
+    error = {"error": {"message": "You said: a secret prompt", "code": "overloaded"}}
+    of = traced(lambda _: httpx2.Response(503, json=error))
+
+    of.ask()
+
+    server, [call] = of.spans()
+    for span in (server, call):
+        assert span.status.status_code is StatusCode.ERROR
+        said = dict(span.attributes or {})
+        assert (said["error.type"], said["http.response.status_code"]) == ("overloaded", 503)
+        assert "secret" not in span.to_json()
+
+
+def test_a_mistake_of_the_client_is_no_error_of_ours(traced: Callable[..., Traced]) -> None:
+    of = traced()
+
+    of.ask(temperature="hot")
+
+    server, calls = of.spans()
+    assert calls == []
+    assert server.status.status_code is StatusCode.UNSET
+    assert (server.attributes or {})["http.response.status_code"] == 400
+
+
+def test_a_stream_that_breaks_ends_its_spans(traced: Callable[..., Traced]) -> None:
+    def broken() -> Any:
+        yield b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}\n\n'
+        raise httpx2.ReadError("gone")
+
+    of = traced(lambda _: httpx2.Response(200, content=broken()))
+
+    of.ask(stream=True)
+
+    server, [call] = of.spans()
+    for span in (server, call):
+        assert span.status.status_code is StatusCode.ERROR
+        assert (span.attributes or {})["error.type"] == "upstream_disconnected"
+
+
+def test_a_client_that_leaves_ends_them_too(traced: Callable[..., Traced]) -> None:
+    of = traced()
+    body = {"model": "chat/m", "input": "hi", "stream": True}
+
+    of.client.post("/v1/responses", json=body).close()
+
+    server, [call] = of.spans()
+    assert server.end_time >= call.end_time
+
+
+def test_files_are_traced_without_a_model(traced: Callable[..., Traced]) -> None:
+    of = traced(lambda _: httpx2.Response(200, json={"data": []}))
+
+    of.client.get("/v1/files", buffered=True)
+
+    server, calls = of.spans()
+    assert (server.name, calls) == ("files", [])
+    assert f"{server.context.span_id:016x}" in of.requests[0].headers["traceparent"]

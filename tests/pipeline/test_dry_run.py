@@ -1,0 +1,421 @@
+"""The dry run shows what is really sent, tells the truth of it, and touches nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.context.request_context import Exchange
+from forwarder.core.errors import ForwarderError, InvalidRequest, Unsupported
+from forwarder.core.translation_context import Ledger
+from forwarder.middleware.media import Fetcher, Uploads
+from forwarder.pipeline import gateway
+from forwarder.pipeline.dry_run import protocol_of
+from forwarder.pipeline.gateway import Bridge
+from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
+from tests.helpers.cases import Case, cases
+
+Json = dict[str, Any]
+
+CHAT: Json = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+RESPONSES: Json = {"model": "m", "input": "hi"}
+SCHEMA: Json = {
+    "type": "json_schema",
+    "json_schema": {"name": "a", "schema": {"type": "object", "properties": {}}},
+}
+URL = "https://files.test/a%20b/cat.png?x=1"
+
+
+class Wire:
+    """Both upstreams: notes what is posted, and refuses it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.posted: list[tuple[str, Json]] = []
+        transport = httpx2.MockTransport(self._answer)
+        monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "GET":
+            return httpx2.Response(404, json={"error": {"message": "no such file"}})
+        self.posted.append((str(request.url), json.loads(request.read())))
+        return httpx2.Response(500, json={"error": {"message": "enough"}})
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
+    return Wire(monkeypatch)
+
+
+def bridge_of(**environment: str) -> Bridge:
+    upstreams = {
+        "CHAT_BASE_URL": "http://chat.test/v1",
+        "RESPONSES_BASE_URL": "http://responses.test/v1",
+    }
+    return Bridge(Settings.from_env({**upstreams, **environment}))
+
+
+def exchange(strict: bool = False) -> Exchange:
+    return Exchange("req_1", "translate", Ledger(strict=strict))
+
+
+def shown(client: str, request: Json, strict: bool = False, **environment: str) -> Json:
+    given = json.loads(json.dumps(request))
+    return bridge_of(**environment).shown(client, given, None, exchange(strict))
+
+
+def chat(**more: Any) -> Json:
+    return {**CHAT, **more}
+
+
+def responses(**more: Any) -> Json:
+    return {**RESPONSES, **more}
+
+
+# -- it is what would be sent -----------------------------------------------------------------------
+
+
+def posted(wire: Wire, client: str, request: Json, **environment: str) -> tuple[str, Json]:
+    """The first request that is really made."""
+    over, given = bridge_of(**environment), json.loads(json.dumps(request))
+    over.wants_stream(client, given)
+    with pytest.raises(ForwarderError):
+        list(over.open(client, given, None, exchange()))
+    return wire.posted[0]
+
+
+@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("provider", ["generic", "mistral"])
+def test_what_is_shown_is_what_is_posted(case: Case, provider: str, wire: Wire) -> None:
+    environment = {"CHAT_PROVIDER": provider, "RESPONSES_PROVIDER": "openai"}
+    request = case.read("request.json")
+
+    try:
+        told = shown(case.client, request, **environment)
+    except ForwarderError as refused:
+        with pytest.raises(type(refused), match=".*") as caught:
+            list(bridge_of(**environment).open(case.client, request, None, exchange()))
+        assert (caught.value.message, wire.posted) == (refused.message, [])
+        return
+    assert wire.posted == []
+    url, body = posted(wire, case.client, request, **environment)
+    if told["would_fetch"]:  # it is shown as if it were there, and here it is not
+        assert "<what is at file-1>" in json.dumps(told["request"])
+        return
+    assert (told["upstream"]["url"], told["request"]) == (url, body)
+
+
+@pytest.mark.parametrize(
+    ("client", "request_", "environment"),
+    [
+        ("chat", chat(model="chat/m", vendor={"x": 1}, stream=True), {}),
+        ("chat", chat(model="chat/m", max_completion_tokens=5), {"CHAT_PROVIDER": "groq"}),
+        ("responses", responses(model="responses/m", vendor=1), {}),
+        ("chat", chat(model="chat/m", response_format=SCHEMA), {"CHAT_PROVIDER": "deepseek"}),
+        ("chat", chat(n=3, stop="x", max_tokens=3), {}),
+        ("responses", responses(truncation="auto"), {"CHAT_PROVIDER": "minimax"}),
+        ("chat", chat(), {"FORWARDER_CHAT_DEFAULT_STREAM": "true"}),
+        ("chat", chat(model=None), {"FORWARDER_DEFAULT_MODEL": "chat/qwen"}),
+    ],
+)
+def test_so_it_is_with_emulations_and_profiles_and_passing_through(
+    client: str, request_: Json, environment: dict[str, str], wire: Wire
+) -> None:
+    told = shown(client, request_, **environment)
+
+    url, body = posted(wire, client, request_, **environment)
+    assert (told["upstream"]["url"], told["request"]) == (url, body)
+
+
+def test_what_was_learned_is_used_here_too(wire: Wire) -> None:
+    over = bridge_of()
+    over.upstreams["chat"].lessons.keep("m", {"max_tokens": "max_completion_tokens"})
+
+    told = over.shown("responses", responses(max_output_tokens=9), None, exchange())
+
+    assert told["request"]["max_completion_tokens"] == 9
+
+
+# -- what is told of it -----------------------------------------------------------------------------
+
+
+def test_the_report_says_where_a_request_would_go(wire: Wire) -> None:
+    told = shown("responses", responses(model="fast"), CHAT_MODELS="fast=qwen-turbo",
+                 CHAT_PROVIDER="dashscope")  # fmt: skip
+
+    assert told["client"] == "responses"
+    assert told["upstream"] == {
+        "name": "chat",
+        "protocol": "chat",
+        "model": "qwen-turbo",
+        "profile": "dashscope",
+        "url": "http://chat.test/v1/chat/completions",
+    }
+    assert told["request"]["messages"] == [{"role": "user", "content": "hi"}]
+    assert told["fates"]["model"]["fate"] == "mapped"
+
+
+def test_no_secret_is_shown(wire: Wire) -> None:
+    told = shown(
+        "responses", RESPONSES, CHAT_API_KEY="sk-secret-1", CHAT_QUERY="key=sk-secret-2",
+        CHAT_HEADERS="X-Key: sk-secret-3", CHAT_QUIRKS='{"chat_path": "/here?key=sk-secret-4"}',
+    )  # fmt: skip
+
+    assert told["upstream"]["url"] == "http://chat.test/here"
+    assert "sk-secret" not in json.dumps(told)
+
+
+def test_every_parameter_has_the_fate_that_its_table_says(wire: Wire) -> None:
+    told = shown(
+        "chat",
+        chat(temperature=0.5, seed=7, logit_bias={}, n=2, verbosity="low", unheard=1, user=None),
+    )
+
+    assert told["fates"] == {
+        "model": {"fate": "carried"},
+        "messages": {"fate": "mapped", "why": CHAT_OVER_RESPONSES["messages"].why},
+        "temperature": {"fate": "carried"},
+        "seed": {"fate": "dropped", "why": CHAT_OVER_RESPONSES["seed"].why},
+        "logit_bias": {"fate": "neutral", "why": "this value asks for nothing"},
+        "n": {"fate": "emulated", "why": CHAT_OVER_RESPONSES["n"].why},
+        "verbosity": {"fate": "mapped", "why": CHAT_OVER_RESPONSES["verbosity"].why},
+        "unheard": {"fate": "dropped", "why": "neither API knows this parameter"},
+    }
+    assert told["dropped"].keys() == {"seed", "unheard"}
+    assert told["emulated"] == {"n": CHAT_OVER_RESPONSES["n"].why}
+
+
+def test_what_a_profile_does_is_told(wire: Wire) -> None:
+    told = shown(
+        "chat",
+        chat(model="chat/m", user="me", max_completion_tokens=9, top_p=1),
+        CHAT_PROVIDER="mistral",
+    )
+
+    fates = {name: fate["fate"] for name, fate in told["fates"].items()}
+    assert fates == {
+        "model": "mapped",
+        "messages": "carried",
+        "user": "dropped",
+        "max_completion_tokens": "mapped",
+        "top_p": "carried",
+    }
+    assert told["dropped"] == {"user": "mistral does not take it"}
+
+
+def test_what_is_not_a_parameter_is_dropped_by_its_path(wire: Wire) -> None:
+    told = shown("responses", responses(tools=[{"type": "web_search"}]))
+
+    assert told["fates"]["tools"]["fate"] == "mapped"
+    assert told["dropped"].keys() == {"tools.web_search"}
+
+
+FORMATS: list[tuple[Json, str, bool]] = [
+    (SCHEMA, "deepseek", True),
+    (SCHEMA, "minimax", True),
+    (SCHEMA, "groq", False),
+    ({"type": "json_object"}, "deepseek", False),
+    ({"type": "json_object"}, "minimax", True),
+    ({"type": "text"}, "minimax", False),
+]
+
+
+@pytest.mark.parametrize(("wanted", "provider", "emulated"), FORMATS)
+def test_a_schema_that_is_made_up_for_is_told(
+    wanted: Json, provider: str, emulated: bool, wire: Wire
+) -> None:
+    flat = {"type": wanted["type"], **wanted.get("json_schema", {})}
+
+    for client, request in (
+        ("chat", chat(model="chat/m", response_format=wanted)),
+        ("responses", responses(text={"format": flat})),
+    ):
+        told = shown(client, request, CHAT_PROVIDER=provider)
+        assert ("prompt" in str(told["emulated"])) is emulated
+        assert ("response_format" in told["emulated"] or "text" in told["emulated"]) is emulated
+
+
+@pytest.mark.parametrize(
+    ("client", "more", "emulated"),
+    [
+        ("chat", {"stop": ["x"]}, ["stop"]),
+        ("chat", {"stop": []}, []),
+        ("chat", {"n": 1}, []),
+        ("chat", {"max_tokens": 15}, ["max_tokens"]),
+        ("chat", {"max_completion_tokens": 16}, []),
+        ("responses", {"truncation": "auto"}, ["truncation"]),
+        ("responses", {"truncation": "disabled"}, []),
+        ("chat", {"model": "chat/m", "n": 2, "stop": "x", "max_tokens": 3}, []),
+    ],
+)
+def test_only_what_is_emulated_is_told_to_be(
+    client: str, more: Json, emulated: list[str], wire: Wire
+) -> None:
+    told = shown(client, (chat if client == "chat" else responses)(**more))
+
+    assert list(told["emulated"]) == emulated
+    kinds = [name for name, fate in told["fates"].items() if fate["fate"] == "emulated"]
+    assert kinds == emulated
+
+
+def test_many_choices_are_shown_once(wire: Wire) -> None:
+    told = shown("chat", chat(n=3, seed=1))
+
+    assert "n" not in told["request"]
+    assert told["dropped"].keys() == {"seed"}
+
+
+# -- it touches nothing -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _no_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+    def touched(*_: Any, **__: Any) -> Any:
+        raise AssertionError("something was fetched or uploaded")
+
+    monkeypatch.setattr(Fetcher, "fetch", touched)
+    monkeypatch.setattr(Uploads, "id_of", touched)
+
+
+def picture(**more: Any) -> Json:
+    image = {"type": "input_image", "image_url": URL, **more}
+    return responses(input=[{"role": "user", "content": [image]}])
+
+
+@pytest.mark.usefixtures("_no_hands")
+def test_what_would_be_fetched_is_named(wire: Wire) -> None:
+    told = shown("responses", picture(), CHAT_PROVIDER="ollama", FORWARDER_API_KEYS="k")
+
+    assert told["would_fetch"] == ["input[0].content[0].image_url"]
+    assert told["would_upload"] == []
+    [part] = told["request"]["messages"][0]["content"]
+    assert part["image_url"]["url"] == f"<what is at {URL}>"
+    assert wire.posted == []
+
+
+@pytest.mark.usefixtures("_no_hands")
+def test_what_would_be_uploaded_is_named(wire: Wire) -> None:
+    file = {"type": "input_file", "file_url": "https://files.test/b.pdf"}
+    given = {"type": "input_file", "file_data": "data:application/pdf;base64,JVBERi0="}
+    quirks = '{"file": "upload", "image_url": "base64"}'
+
+    told = shown(
+        "responses",
+        responses(input=[{"role": "user", "content": [file, given]}]),
+        CHAT_QUIRKS=quirks,
+        FORWARDER_API_KEYS="k",
+    )
+
+    assert told["would_fetch"] == ["input[0].content[0].file_url"]
+    assert told["would_upload"] == ["input[0].content[0]", "input[0].content[1]"]
+    parts = told["request"]["messages"][0]["content"]
+    assert [part["file"] for part in parts] == [{"file_id": "<the id of the uploaded file>"}] * 2
+
+
+def test_a_file_that_would_be_fetched_keeps_its_name(wire: Wire) -> None:
+    file = {"type": "input_file", "file_url": "https://files.test/b.pdf"}
+
+    told = shown(
+        "responses",
+        responses(input=[{"role": "user", "content": [file]}]),
+        FORWARDER_API_KEYS="k",
+    )
+
+    [part] = told["request"]["messages"][0]["content"]
+    assert part["file"]["filename"] == "b.pdf"
+
+
+def test_where_nothing_is_fetched_it_is_refused_as_it_would_be(wire: Wire) -> None:
+    with pytest.raises(Unsupported) as refused:
+        shown("responses", picture(), CHAT_PROVIDER="ollama", FORWARDER_FETCH="off")
+
+    assert refused.value.param == "input[0].content[0].image_url"
+
+
+# -- it refuses as the call would -------------------------------------------------------------------
+
+
+def test_what_would_be_refused_is_refused(wire: Wire) -> None:
+    for name, value in (("prompt", {"id": "p"}), ("temperature", "hot"), ("input", 5)):
+        with pytest.raises(ForwarderError) as refused:
+            shown("responses", responses(**{name: value}))
+        assert (refused.value.status, refused.value.param) == (400, name)
+
+
+def test_strictness_refuses_what_would_be_dropped(wire: Wire) -> None:
+    with pytest.raises(Unsupported) as refused:
+        shown("chat", chat(seed=7), strict=True)
+
+    assert refused.value.param == "seed"
+
+
+def test_a_request_too_deep_to_be_sent_is_too_deep_to_be_shown(wire: Wire) -> None:
+    deep: Any = {}
+    for _ in range(300):
+        deep = {"a": deep}
+
+    with pytest.raises(InvalidRequest, match="deeply"):
+        bridge_of().shown("chat", chat(model="chat/m", vendor=deep), None, exchange())
+
+
+# -- which protocol ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_", "named", "protocol"),
+    [
+        ({"messages": []}, None, "chat"),
+        ({"input": ""}, None, "responses"),
+        ({"input": "", "messages": []}, "chat", "chat"),
+        ({}, "responses", "responses"),
+    ],
+)
+def test_a_request_is_known_by_what_it_holds_or_is_called(
+    request_: Json, named: str | None, protocol: str
+) -> None:
+    assert protocol_of(request_, named) == protocol
+
+
+@pytest.mark.parametrize(
+    ("request_", "named", "code"),
+    [
+        ({}, None, "missing_required_parameter"),
+        ({"input": "", "messages": []}, None, "missing_required_parameter"),
+        ({"input": ""}, "completions", "invalid_value"),
+    ],
+)
+def test_else_it_is_asked_for(request_: Json, named: str | None, code: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        protocol_of(request_, named)
+
+    assert (refused.value.param, refused.value.code) == ("from", code)
+
+
+def test_truncation_is_the_table_s_to_explain(wire: Wire) -> None:
+    told = shown("responses", responses(truncation="auto"))
+
+    assert told["emulated"]["truncation"] == RESPONSES_OVER_CHAT["truncation"].why
+
+
+# -- Ollama ----------------------------------------------------------------------------------------
+
+
+def test_what_becomes_of_ollama_s_options_is_told_of_each() -> None:
+    options = {"seed": 1, "num_ctx": 4096, "temperature": 0, "mirostat": 0}
+    told = shown("ollama", {**CHAT, "model": "responses/m", "options": options, "keep_alive": "5m"})
+
+    assert {name: fate["fate"] for name, fate in told["fates"].items()} == {
+        "model": "mapped",  # the client said whose it is
+        "messages": "mapped",
+        "keep_alive": "local",
+        "options.seed": "dropped",
+        "options.num_ctx": "dropped",
+        "options.temperature": "mapped",
+        "options.mirostat": "neutral",
+    }
+    assert told["dropped"].keys() == {"options.seed", "options.num_ctx"}
+    assert told["fates"]["options.mirostat"]["why"] == "this value asks for nothing"
+    assert told["request"]["temperature"] == 0

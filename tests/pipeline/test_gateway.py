@@ -1,0 +1,711 @@
+"""The path of a request: which wrappers, in which order, for which pairing."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import sqlalchemy as sa
+
+from forwarder.config.settings import Settings
+from forwarder.context.request_context import Exchange
+from forwarder.core.data_urls import Blob
+from forwarder.core.errors import InternalError, InvalidRequest, Overloaded, Unsupported
+from forwarder.core.translation_context import Ledger
+from forwarder.pipeline import gateway
+from forwarder.pipeline.gateway import Bridge
+from forwarder.protocols.fold import fold_chat
+from forwarder.storage import Forgetful
+from forwarder.storage.background_requests import StoredRequest
+from forwarder.storage.db.background_leases import Origin
+
+Json = dict[str, Any]
+
+CHUNKS = [
+    {"choices": [{"index": 0, "delta": {"reasoning_content": "Hm."}, "finish_reason": None}]},
+    {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]},
+    {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}},
+]
+RESPONSE = {
+    "id": "resp_1",
+    "object": "response",
+    "status": "completed",
+    "output": [
+        {"type": "message", "id": "msg_1", "content": [{"type": "output_text", "text": "Hi"}]}
+    ],
+}
+BODIES: dict[str, Json] = {
+    "chat": {"messages": [{"role": "user", "content": "hi"}], "stream": True},
+    "responses": {"input": "hi", "stream": True},
+}
+
+
+class Upstreams:
+    """Both default upstreams, answered for here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bodies: list[Json] = []
+        self.failing: dict[str, int] = {}
+        """The last word of a path -> how often it still fails."""
+        self.refused: dict[str, Json] = {}
+        """A parameter -> the error that a request with it gets."""
+        self.response: Json = RESPONSE
+        transport = httpx2.MockTransport(self._answer)
+        monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        self.bodies.append(json.loads(request.read()))
+        what = request.url.path.rpartition("/")[2]
+        if self.failing.get(what, 0) > 0:
+            self.failing[what] -= 1
+            return httpx2.Response(503, headers={"retry-after-ms": "1"})
+        for name in self.refused.keys() & self.bodies[-1].keys():
+            return httpx2.Response(400, json={"error": self.refused[name]})
+        events: list[Json] = CHUNKS
+        if request.url.path.endswith("responses"):
+            events = [{"type": "response.completed", "response": self.response}]
+        text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        return httpx2.Response(200, text=text + "data: [DONE]\n\n")
+
+
+@pytest.fixture
+def upstreams(monkeypatch: pytest.MonkeyPatch) -> Upstreams:
+    return Upstreams(monkeypatch)
+
+
+def bridge_of(**environment: str) -> Bridge:
+    url = "http://up.test/v1"
+    return Bridge(
+        Settings.from_env({"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, **environment})
+    )
+
+
+def opened(
+    over: Bridge, client: str, model: Any = "m", style: str | None = None, **more: Any
+) -> tuple[list[Json], Exchange]:
+    exchange = Exchange(id="req_1", route=client, ledger=Ledger())
+    request = {**BODIES[client], "model": model, **more}
+    stream = over.open(client, request, style, exchange)
+    return [event for batch in stream for event in batch], exchange
+
+
+@pytest.mark.parametrize(
+    ("client", "model", "upstream", "asked"),
+    [
+        ("chat", "m", "responses", "input"),
+        ("responses", "m", "chat", "messages"),
+        ("chat", "chat/m", "chat", "messages"),
+        ("responses", "responses/m", "responses", "input"),
+    ],
+)
+def test_the_exchange_knows_where_it_went(
+    client: str, model: str, upstream: str, asked: str, upstreams: Upstreams
+) -> None:
+    _, exchange = opened(bridge_of(), client, model)
+
+    assert (exchange.upstream, exchange.model) == (upstream, "m")
+    assert asked in upstreams.bodies[0]
+    assert upstreams.bodies[0]["model"] == "m"
+
+
+@pytest.mark.parametrize(("client", "model"), [("chat", "chat/m"), ("responses", "responses/m")])
+def test_the_same_protocol_passes_through(client: str, model: str, upstreams: Upstreams) -> None:
+    events, _ = opened(bridge_of(), client, model, vendor={"x": 1})
+
+    passed = CHUNKS[:2] if client == "chat" else [
+        {"type": "response.completed", "response": RESPONSE}
+    ]  # fmt: skip
+    if client == "responses":  # but for where it is stored
+        [event] = events
+        here = {"id": event["response"]["id"], "store": True, "previous_response_id": None}
+        passed = [{**passed[0], "response": {**RESPONSE, **here}}]
+    assert events == passed
+    assert upstreams.bodies[0]["vendor"] == {"x": 1}
+
+
+def test_usage_is_noted_before_it_is_taken_out(upstreams: Upstreams) -> None:
+    events, exchange = opened(bridge_of(), "chat", "chat/m")
+
+    assert not any(event.get("usage") for event in events)
+    assert exchange.usage == CHUNKS[2]["usage"]
+
+
+def test_what_an_upstream_takes_beyond_its_protocol_reaches_it(upstreams: Upstreams) -> None:
+    quirks = {"RESPONSES_QUIRKS": '{"responses_takes": ["seed", "top_k"]}'}
+    for over, kept in ((bridge_of(), {}), (bridge_of(**quirks), {"seed": 7, "top_k": 3})):
+        _, exchange = opened(over, "chat", seed=7, top_k=3, min_p=0.1)
+
+        given = upstreams.bodies[-1]
+        assert {k: given[k] for k in ("seed", "top_k", "min_p") if k in given} == kept
+        assert exchange.ledger.dropped.keys() == {"seed", "top_k", "min_p"} - kept.keys()
+
+
+@pytest.mark.parametrize("model", [None, ""])
+def test_the_default_model_stands_in(model: str | None, upstreams: Upstreams) -> None:
+    _, exchange = opened(bridge_of(FORWARDER_DEFAULT_MODEL="qwen"), "responses", model)
+
+    assert exchange.model == upstreams.bodies[0]["model"] == "qwen"
+
+
+@pytest.mark.parametrize(("model", "code"), [(None, "missing_required_parameter"),
+                                             (5, "invalid_type"), (["m"], "invalid_type")])  # fmt: skip
+def test_a_model_is_a_name(model: Any, code: str, upstreams: Upstreams) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        opened(bridge_of(), "chat", model)
+
+    assert (refused.value.param, refused.value.code) == ("model", code)
+
+
+@pytest.mark.parametrize(
+    ("setting", "style", "model", "head"),
+    [
+        ("", None, "chat/m", {"reasoning_content": "Hm."}),
+        ("", "auto", "chat/m", {"reasoning_content": "Hm."}),
+        ("think", "auto", "chat/m", {"reasoning_content": "Hm."}),
+        ("", "think", "chat/m", {"content": "<think>Hm."}),
+        ("reasoning", None, "chat/m", {"reasoning": "Hm."}),
+        ("reasoning", "think", "chat/m", {"content": "<think>Hm."}),
+    ],
+)
+def test_a_request_s_style_goes_before_the_operator_s(
+    setting: str, style: str | None, model: str, head: Json, upstreams: Upstreams
+) -> None:
+    events, _ = opened(bridge_of(FORWARDER_CHAT_REASONING=setting), "chat", model, style)
+
+    assert events[0]["choices"][0]["delta"] == head
+
+
+@pytest.mark.parametrize(
+    ("setting", "style", "summary", "form"),
+    [
+        ("", None, None, "text"),
+        ("", None, "auto", "summary"),
+        ("", "auto", "concise", "summary"),
+        ("summary", None, None, "summary"),
+        ("summary", "auto", None, "text"),
+        ("text", None, "auto", "text"),
+        ("text", "summary", None, "summary"),
+    ],
+)
+def test_a_responses_client_has_styles_of_its_own(
+    setting: str, style: str | None, summary: str | None, form: str, upstreams: Upstreams
+) -> None:
+    over = bridge_of(FORWARDER_RESPONSES_REASONING=setting)
+
+    events, _ = opened(over, "responses", "m", style, reasoning={"summary": summary})
+
+    reasoning = events[-1]["response"]["output"][0]
+    assert bool(reasoning["summary"]) == (form == "summary")
+
+
+@pytest.mark.parametrize(("client", "style"), [("chat", "summary"), ("responses", "think")])
+def test_styles_are_not_mixed_up(client: str, style: str, upstreams: Upstreams) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        opened(bridge_of(), client, "m", style)
+
+    assert refused.value.param == "X-Forwarder-Reasoning"
+
+
+@pytest.mark.parametrize(
+    ("model", "asked"),
+    [
+        ("gpt-5.5", True),
+        ("o3", True),
+        ("gpt-oss:20b", True),
+        ("responses/openai/gpt-5.5", True),
+        ("x-ai/grok-4", True),
+        ("gpt-4.1", False),
+        ("gpt-5-chat-latest", False),
+        ("m", False),
+    ],
+)
+def test_summaries_are_asked_of_models_that_reason(
+    model: str, asked: bool, upstreams: Upstreams
+) -> None:
+    opened(bridge_of(), "chat", model)
+
+    assert ("reasoning" in upstreams.bodies[0]) == asked
+    assert ("include" in upstreams.bodies[0]) == asked
+
+
+@pytest.mark.parametrize("reasons", [True, False])
+def test_an_operator_says_whether_models_reason(reasons: bool, upstreams: Upstreams) -> None:
+    over = bridge_of(RESPONSES_QUIRKS=json.dumps({"reasons": reasons}))
+    for model in ("gpt-5.5", "m"):
+        opened(over, "chat", model)
+
+        assert ("reasoning" in upstreams.bodies[-1]) == reasons
+
+
+NO_SEALS = {
+    "message": "Encrypted content is not supported with this model.",
+    "type": "invalid_request_error",
+    "param": "include",
+    "code": None,
+}
+NO_SUMMARY = {
+    "message": "Unsupported parameter: 'reasoning.summary' is not supported with this model.",
+    "type": "invalid_request_error",
+    "param": "reasoning.summary",
+    "code": "unsupported_parameter",
+}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("refused", [{"include": NO_SEALS}, {"reasoning": NO_SUMMARY},
+    {"include": NO_SEALS, "reasoning": NO_SUMMARY}])  # fmt: skip
+def test_a_refusal_teaches_that_a_model_does_not_reason(
+    refused: dict[str, Json], strict: bool, upstreams: Upstreams
+) -> None:
+    over = bridge_of(RESPONSES_PROVIDER="azure", FORWARDER_STRICT=str(strict))
+    upstreams.refused = refused
+
+    for _ in range(2):
+        exchange = Exchange(id="req_1", route="chat", ledger=Ledger(strict=strict))
+        stream = over.open("chat", {**BODIES["chat"], "model": "prod"}, None, exchange)
+        assert list(stream)
+        assert exchange.ledger.dropped == {}
+
+    asked = [[name for name in ("include", "reasoning") if name in b] for b in upstreams.bodies]
+    assert asked == [["include", "reasoning"], [], []]
+
+
+def test_an_organization_that_gets_no_summaries_keeps_sealed_reasoning(
+    upstreams: Upstreams,
+) -> None:
+    message = "Your organization must be verified to generate reasoning summaries."
+    upstreams.refused = {"reasoning": {"message": message, "param": "reasoning.summary"}}
+
+    over = bridge_of()
+    opened(over, "chat", "gpt-5.5")
+    opened(over, "chat", "gpt-5.5")
+
+    assert [("reasoning" in b, "include" in b) for b in upstreams.bodies] == [
+        (True, True), (False, True), (False, True)
+    ]  # fmt: skip
+
+
+def test_a_responses_client_is_told_that_a_model_does_not_reason(upstreams: Upstreams) -> None:
+    asked = {
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "include": ["reasoning.encrypted_content"],
+    }
+    over = bridge_of(RESPONSES_QUIRKS='{"reasons": false}')
+
+    _, exchange = opened(over, "responses", "responses/m", **asked)
+
+    assert upstreams.bodies[0]["reasoning"] == {"effort": "low"}
+    assert "include" not in upstreams.bodies[0]
+    assert exchange.ledger.dropped.keys() == {
+        "reasoning.summary",
+        "include.reasoning.encrypted_content",
+    }
+    strict = Exchange(id="req_2", route="responses", ledger=Ledger(strict=True))
+    with pytest.raises(Unsupported) as refused:
+        over.open(
+            "responses", {**BODIES["responses"], "model": "responses/m", **asked}, None, strict
+        )
+    assert refused.value.param == "reasoning.summary"
+
+
+@pytest.mark.parametrize(("provider", "calls"), [("xai", 0), ("openai", 1)])
+def test_calls_that_the_provider_answers_do_not_reach_a_chat_client(
+    provider: str, calls: int, upstreams: Upstreams
+) -> None:
+    item = {"type": "custom_tool_call", "call_id": "xs_call_1", "name": "x", "input": "{}"}
+    upstreams.response = {**RESPONSE, "output": [item]}
+
+    events, _ = opened(bridge_of(RESPONSES_PROVIDER=provider), "chat", "responses/m")
+
+    message = fold_chat(iter([events]))["choices"][0]["message"]
+    assert len(message.get("tool_calls", [])) == calls
+
+
+def test_a_reference_is_resolved_where_answers_are_translated(upstreams: Upstreams) -> None:
+    over = bridge_of()
+    events, _ = opened(over, "responses")
+    message = events[-1]["response"]["output"][1]
+    history = [{"role": "user", "content": "hi"}, {"type": "item_reference", "id": message["id"]}]
+
+    opened(over, "responses", input=history)
+
+    assert upstreams.bodies[-1]["messages"][1]["content"] == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("client", "first", "path"),
+    [
+        ("chat", "chat", "completions"),
+        ("chat", "responses", "responses"),
+        ("responses", "chat", "completions"),
+        ("responses", "responses", "responses"),
+    ],
+)
+def test_a_fallback_gets_the_request_in_its_own_protocol(
+    client: str, first: str, path: str, upstreams: Upstreams
+) -> None:
+    then = "responses" if first == "chat" else "chat"
+    over = bridge_of(**{f"{first.upper()}_FALLBACK": f"{then}/spare"})
+    upstreams.failing = {path: 1}
+    kinds = {"chat": "messages", "responses": "input"}
+
+    events, exchange = opened(over, client, f"{first}/m")
+
+    assert [kinds[first] in upstreams.bodies[0], kinds[then] in upstreams.bodies[1]] == [True] * 2
+    assert "Hi" in json.dumps(events)
+    assert (exchange.upstream, exchange.model) == (then, "spare")
+    assert exchange.failed == [first]
+
+
+def test_what_a_failed_upstream_could_not_carry_is_not_told_of_the_answer(
+    upstreams: Upstreams,
+) -> None:
+    upstreams.failing = {"responses": 1}
+
+    _, exchange = opened(bridge_of(RESPONSES_FALLBACK="chat"), "chat", "responses/m", seed=1)
+
+    assert upstreams.bodies[1]["seed"] == 1
+    assert exchange.ledger.dropped == {}
+
+
+def test_of_several_choices_only_the_failed_one_is_asked_again(upstreams: Upstreams) -> None:
+    upstreams.failing = {"responses": 1}
+
+    events, exchange = opened(bridge_of(RESPONSES_MAX_RETRIES="1"), "chat", n=3)
+
+    assert {c["index"] for event in events for c in event["choices"]} == {0, 1, 2}
+    assert len(upstreams.bodies) == 4
+    assert exchange.retries == 1
+
+
+def test_a_place_at_the_upstream_is_held_until_the_exchange_ends(upstreams: Upstreams) -> None:
+    over = bridge_of(CHAT_MAX_CONCURRENT="1")
+    _, exchange = opened(over, "chat", "chat/m")
+    with pytest.raises(Overloaded):
+        opened(over, "chat", "chat/m")
+
+    exchange.close()
+
+    opened(over, "chat", "chat/m")
+
+
+def test_a_mistake_of_ours_leaves_as_one(
+    upstreams: Upstreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = bridge_of()
+    monkeypatch.setattr(Exchange, "_note", lambda self, batch: 1 / 0)
+
+    with pytest.raises(InternalError):
+        opened(over, "chat", "chat/m")
+
+
+def test_a_model_that_searches_is_told_how(upstreams: Upstreams) -> None:
+    over = bridge_of(CHAT_PROVIDER="openai")
+    search = {"type": "web_search", "search_context_size": "low"}
+    for model, options, dropped in (
+        ("gpt-4o-search-preview", {"search_context_size": "low"}, ["temperature"]),
+        ("gpt-4o", None, ["tools.web_search"]),
+    ):
+        _, exchange = opened(over, "responses", model, tools=[search], temperature=0.5)
+        assert upstreams.bodies[-1].get("web_search_options") == options
+        assert sorted(exchange.ledger.dropped) == dropped
+
+
+def test_log_probabilities_that_a_provider_does_not_give_are_named(upstreams: Upstreams) -> None:
+    over = bridge_of(CHAT_PROVIDER="groq")
+    _, exchange = opened(over, "responses", top_logprobs=2)
+    assert sorted(exchange.ledger.dropped) == ["logprobs", "top_logprobs"]
+    assert not upstreams.bodies[0].keys() & {"logprobs", "top_logprobs"}
+
+
+@pytest.mark.parametrize(("knob", "roles"), [("user", "utu"), ("inline", "ut"), ("drop", "ut")])
+@pytest.mark.parametrize("client", ["chat", "responses"])
+def test_images_of_tools_go_where_the_profile_says(
+    client: str, knob: str, roles: str, upstreams: Upstreams
+) -> None:
+    over = bridge_of(CHAT_PROVIDER="zhipu", CHAT_QUIRKS=json.dumps({"tool_image": knob}))
+    if client == "responses":
+        call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+        image = {"type": "input_image", "image_url": "https://example.org/a.png"}
+        result = {"type": "function_call_output", "call_id": "c", "output": [image]}
+        opened(over, "responses", input=[{"role": "user", "content": "x"}, call, result])
+    else:
+        function = {"name": "f", "arguments": "{}"}
+        called = {
+            "role": "assistant",
+            "tool_calls": [{"id": "c", "type": "function", "function": function}],
+        }
+        part = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+        tool = {"role": "tool", "tool_call_id": "c", "content": [part]}
+        opened(over, "chat", "chat/m", messages=[{"role": "user", "content": "x"}, called, tool])
+    sent = upstreams.bodies[0]["messages"]
+    assert "".join(m["role"][0] for m in sent if m["role"] != "assistant") == roles
+    assert ("a.png" in json.dumps(sent)) is (knob != "drop")
+
+
+# -- Ollama ---------------------------------------------------------------------------------------
+
+OLLAMA: dict[str, Json] = {
+    "ollama": {"messages": [{"role": "user", "content": "hi"}]},
+    "ollama_generate": {"prompt": "hi"},
+}
+every_ollama = pytest.mark.parametrize("client", OLLAMA)
+over_either = pytest.mark.parametrize("upstream", ["chat", "responses"])
+
+
+def lines_of(over: Bridge, client: str, **more: Any) -> tuple[list[Json], Exchange]:
+    exchange = Exchange(id="req_1", route=client, ledger=Ledger())
+    request = {**OLLAMA[client], "model": "m", "stream": True, **more}
+    return [e for batch in over.open(client, request, None, exchange) for e in batch], exchange
+
+
+@every_ollama
+@over_either
+def test_an_ollama_client_is_served_over_either(
+    client: str, upstream: str, upstreams: Upstreams
+) -> None:
+    lines, exchange = lines_of(bridge_of(), client, model=f"{upstream}/m")
+
+    said = [line.get("response") or line.get("message", {}).get("content") for line in lines]
+    assert [text for text in said if text] == ["Hi"]
+    assert {line["model"] for line in lines} == {f"{upstream}/m"}
+    assert lines[-1]["done"]
+    assert (exchange.upstream, exchange.model) == (upstream, "m")
+    assert ("input" if upstream == "responses" else "messages") in upstreams.bodies[0]
+    if upstream == "chat":
+        assert exchange.tokens == (1, 2)
+        thoughts = [
+            line.get("thinking") or line.get("message", {}).get("thinking") for line in lines
+        ]
+        assert "Hm." in thoughts
+
+
+@every_ollama
+def test_an_ollama_client_s_body_is_mended_for_its_upstream(
+    client: str, upstreams: Upstreams
+) -> None:
+    options = {"num_predict": 9, "top_k": 4, "repeat_penalty": 1.1, "num_ctx": 1}
+    _, exchange = lines_of(bridge_of(CHAT_PROVIDER="vllm"), client, options=options, think=False)
+
+    body = upstreams.bodies[0]
+    assert body["max_tokens"] == 9
+    assert (body["top_k"], body["repetition_penalty"]) == (4, 1.1)
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert set(exchange.ledger.dropped) == {"options.num_ctx"}
+
+
+@every_ollama
+def test_what_is_emulated_for_chat_clients_is_for_ollama_s_too(
+    client: str, upstreams: Upstreams
+) -> None:
+    lines, exchange = lines_of(
+        bridge_of(), client, model="responses/m", options={"stop": ["i"], "seed": 1}
+    )
+
+    said = [line.get("response") or line.get("message", {}).get("content") for line in lines]
+    assert [text for text in said if text] == ["H"]
+    assert "stop" not in upstreams.bodies[0]
+    assert set(exchange.ledger.dropped) == {"options.seed"}
+
+
+def test_ollama_streams_unless_told_otherwise() -> None:
+    over = bridge_of()
+    assert over.wants_stream("ollama", {})
+    assert over.wants_stream("ollama_generate", {"stream": None})
+    assert not over.wants_stream("ollama", {"stream": False})
+
+
+def test_nothing_of_an_ollama_client_s_is_stored(upstreams: Upstreams, tmp_path: Path) -> None:
+    over = bridge_of(FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/f.db")
+    lines, exchange = lines_of(over, "ollama", store=True)
+
+    assert lines[-1]["done"]
+    assert "store" in exchange.ledger.dropped
+
+
+def test_embeddings_go_to_the_fallback_too(upstreams: Upstreams) -> None:
+    upstreams.failing["embeddings"] = 1
+    exchange = Exchange(id="req_1", route="embeddings", ledger=Ledger())
+    over = bridge_of(CHAT_FALLBACK="responses")
+
+    list(over.embed("embeddings", {"model": "m", "input": "hi"}, exchange))
+
+    assert (exchange.failed, exchange.upstream) == (["chat"], "responses")
+    assert [body["input"] for body in upstreams.bodies] == ["hi", "hi"]
+
+
+def test_a_rehearsal_asks_nobody_fetches_nothing_and_stores_nothing(upstreams: Upstreams) -> None:
+    heard: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        heard.append(request.url.path)
+        if request.url.path.endswith("/files"):
+            return httpx2.Response(200, json={"id": "file-1", "object": "file"})
+        return httpx2.Response(200, text="".join(f"data: {json.dumps(c)}\n\n" for c in CHUNKS))
+
+    over = bridge_of(CHAT_QUIRKS='{"file": "upload", "image_url": "base64"}')
+    over.rehearse(
+        httpx2.MockTransport(answer), lambda urls: {u: Blob(b"x", "a/b", None) for u in urls}
+    )
+    part = {"type": "input_file", "file_url": "https://a.test/x.pdf"}
+    said = [{"role": "user", "content": [part]}]
+
+    opened(over, "responses", input=said)
+
+    assert heard == ["/v1/files", "/v1/chat/completions"]
+    assert upstreams.bodies == []
+    assert isinstance(over.state, Forgetful)
+
+
+def test_a_rehearsal_with_the_upstreams_of_today_asks_them(upstreams: Upstreams) -> None:
+    over = bridge_of()
+    over.rehearse()
+
+    opened(over, "responses")
+
+    assert len(upstreams.bodies) == 1
+    assert isinstance(over.state, Forgetful)
+
+
+# -- background work that is taken up -------------------------------------------------------------
+
+
+class Hanging:
+    """An upstream that hangs at the first request, and answers the others."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.requests: list[httpx2.Request] = []
+        self.go = threading.Event()
+        transport = httpx2.MockTransport(self._answer)
+        monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+        monkeypatch.setattr("forwarder.storage.background._LOOK", 0.02)
+        monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.02)
+        monkeypatch.setattr("forwarder.storage.db.settling._PROBE_SECONDS", 0.0)
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        request.read()
+        self.requests.append(request)
+        if len(self.requests) == 1:
+            self.go.wait(10)
+        text = "".join(f"data: {json.dumps(event)}\n\n" for event in CHUNKS)
+        return httpx2.Response(200, text=text + "data: [DONE]\n\n")
+
+
+def leave_work(tmp_path: Path, hanging: Hanging, **environment: str) -> tuple[str, Bridge]:
+    """A background response whose worker renews no lease, and another worker."""
+    url = f"sqlite:///{tmp_path}/state.db"
+    given = {"FORWARDER_DATABASE_URL": url, "CHAT_API_KEY": "passthrough", **environment}
+    first = bridge_of(**{**given, "FORWARDER_SECRET_KEY": "one"})
+    exchange = Exchange("r", "responses", Ledger(), client_key="k")
+    work = Exchange(
+        "w", "background", Ledger(), client_key="k", client_headers={"X-Title": "Mine"},
+        address=lambda: "http://here", payer="payer",
+    )  # fmt: skip
+    asked = {"model": "chat/m", "input": "hi", "background": True}
+    name = first.begin(asked, None, exchange, work)["id"]
+    deadline = time.monotonic() + 10
+    while not hanging.requests:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.running.announce()  # it takes nothing up again
+    first.stored.background._jobs.clear()
+    time.sleep(0.5)  # until its last write
+    database = first.stored.database
+    database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
+    return name, bridge_of(**given)
+
+
+def wait_for_end(bridge_: Bridge, name: str) -> Json:
+    deadline = time.monotonic() + 10
+    owner = bridge_.stored.database.read(lambda c: c.scalar(sa.text("SELECT owner FROM responses")))
+    while (kept := bridge_.stored.background.found(owner, name)).is_running:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return kept.body
+
+
+def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hanging = Hanging(monkeypatch)
+    name, other = leave_work(
+        tmp_path, hanging, FORWARDER_SECRET_KEY="two,one", FORWARDER_CAPTURE="memory"
+    )
+    other.serve()
+    body = wait_for_end(other, name)
+    hanging.go.set()
+
+    assert (body["status"], body["metadata"]) == ("completed", {"forwarder.attempt": "2"})
+    first, second = hanging.requests
+    assert first.content == second.content
+    assert (second.headers["authorization"], second.headers["x-title"]) == ("Bearer k", "Mine")
+    assert other.capture is not None
+    deadline = time.monotonic() + 10
+    while not (records := other.capture.shelf.newest(9)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert len(records) == 1
+
+
+def test_work_is_left_to_workers_that_can_read_its_request(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hanging = Hanging(monkeypatch)
+    name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
+    url = f"sqlite:///{tmp_path}/state.db"
+    same = bridge_of(
+        FORWARDER_DATABASE_URL=url, CHAT_API_KEY="passthrough", FORWARDER_SECRET_KEY="one"
+    )
+    other.serve()
+    time.sleep(0.5)
+    database = other.stored.database
+    status = database.read(lambda c: c.scalar(sa.text("SELECT status FROM responses")))
+    assert status in ("queued", "in_progress")
+    same.serve()
+    body = wait_for_end(same, name)
+    hanging.go.set()
+
+    assert (body["status"], body["metadata"]) == ("completed", {"forwarder.attempt": "2"})
+
+
+def test_work_that_no_worker_can_read_fails_after_a_while_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("forwarder.storage.db.background_leases.MAX_UNREADABLE_SECONDS", 1.0)
+    hanging = Hanging(monkeypatch)
+    name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
+    other.serve()
+    body = wait_for_end(other, name)
+    hanging.go.set()
+
+    assert body["status"] == "failed"
+    assert "FORWARDER_SECRET_KEY" in body["error"]["message"]
+    assert len(hanging.requests) == 1
+
+
+def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        return httpx2.Response(200 if len(requests) == 1 else 404, json={})
+
+    transport = httpx2.MockTransport(answer)
+    monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+    over = bridge_of(RESPONSES_API_KEY="passthrough")
+    stored = StoredRequest({}, None, "k", None, "", False, None, {"X-Title": "Mine"})
+    sealed = over._sealer.seal(stored.to_json())
+    for request in (sealed, None):  # what the upstream refuses is for the log alone
+        over._cancel_work(Origin("responses", "resp_1"), request)
+    over._cancel_work(Origin("gone", "resp_1"), sealed)
+
+    assert [request.url.path for request in requests] == ["/v1/responses/resp_1/cancel"] * 2
+    first = requests[0].headers
+    assert (first["authorization"], first["x-title"]) == ("Bearer k", "Mine")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.protocols.annotations import nested, shifted
+
+Json = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "wrapped"),
+    [
+        (
+            {"type": "url_citation", "url": "u", "title": "t"},
+            {"type": "url_citation", "url_citation": {"url": "u", "title": "t"}},
+        ),
+        (
+            {"type": "url_citation", "url_citation": {"url": "u"}},
+            {"type": "url_citation", "url_citation": {"url": "u"}},
+        ),
+        ({"url": "u"}, {"url": "u"}),
+    ],
+)
+def test_an_annotation_is_nested_once(annotation: Json, wrapped: Json) -> None:
+    assert nested(annotation) == wrapped
+
+
+def spot(start: int, end: int) -> Json:
+    return {"type": "url_citation", "start_index": start, "end_index": end, "url": "u"}
+
+
+@pytest.mark.parametrize("wrap", [nested, dict])
+@pytest.mark.parametrize(
+    "put", [[], [(0, 5)], [(2, 3)], [(0, 1), (3, 2), (6, 4)], [(4, 1)], [(9, 9)]]
+)
+def test_a_moved_annotation_spans_the_same_words(wrap: Any, put: list[tuple[int, int]]) -> None:
+    text = "abcdefgh"
+    whole = "".join(
+        "".join("-" * size for at, size in put if at == i) + c for i, c in enumerate(text)
+    )
+    for start in range(len(text)):
+        for end in range(start + 1, len(text) + 1):
+            moved = shifted(wrap(spot(start, end)), put)
+            inner = moved.get("url_citation", moved)
+            said = whole[inner["start_index"] : inner["end_index"]]
+            assert said.replace("-", "") == text[start:end]
+            assert said[0] != "-"
+            assert said[-1] != "-"
+
+
+def test_an_empty_span_stays_one() -> None:
+    moved = shifted(spot(2, 2), [(2, 3)])
+    assert (moved["start_index"], moved["end_index"]) == (5, 5)
+    assert shifted(spot(0, 0), [(0, 4)])["end_index"] == 4
+
+
+def test_what_has_no_positions_stays_as_it_is() -> None:
+    for odd in (
+        {"type": "url_citation", "url": "u"},
+        {"start_index": "1"},
+        "odd",
+        None,
+        {"type": 1},
+    ):
+        assert shifted(odd, [(0, 3)]) == odd

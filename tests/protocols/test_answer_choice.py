@@ -1,0 +1,49 @@
+"""The choice of a chat stream that is the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.protocols.answer_choice import AnswerChoice, read_delta
+
+Json = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "found"),
+    [
+        ([[0], [1], [0]], [0, None, 0]),
+        ([[0, 1], [1, 0]], [0, 0]),
+        ([[1, 0], [1], [0]], [0, None, 0]),
+        ([[None], [0], [1]], [None, 0, None]),
+        ([[2], [2], [0]], [2, 2, None]),
+    ],
+)
+def test_one_choice_of_the_first_chunk_is_the_answer(
+    chunks: list[list[int | None]], found: list[int | None]
+) -> None:
+    answer = AnswerChoice()
+    choices = [[{"index": i} if i is not None else {} for i in chunk] for chunk in chunks]
+    got = [answer.find(chunk) for chunk in choices]
+    assert [None if choice is None else choice.get("index") for choice in got] == found
+    assert [choice is None for choice in got] == [c is None and i > 0 for i, c in enumerate(found)]
+
+
+MESSAGE = {"content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "delta"),
+    [
+        ({"delta": {"content": "b"}, "message": MESSAGE}, {"content": "b"}),
+        ({"delta": {}, "message": MESSAGE}, {}),
+        ({"delta": None, "message": MESSAGE}, {}),
+        ({"message": MESSAGE}, MESSAGE),
+        ({"message": None}, {}),
+        ({}, {}),
+    ],
+)
+def test_a_message_is_read_only_where_there_is_no_delta(choice: Json, delta: Json) -> None:
+    assert read_delta(choice) == delta

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forwarder.protocols.chat_reasoning import (
+    DetailMerger,
+    ThinkSplitter,
+    find_field,
+    is_own,
+    is_thinking,
+    read,
+    split_parts,
+)
+
+
+@pytest.mark.parametrize(
+    ("delta", "text"),
+    [
+        ({"reasoning_content": "a"}, "a"),
+        ({"reasoning": "a"}, "a"),
+        ({"reasoning_content": "a", "reasoning": "a"}, "a"),
+        ({"reasoning_content": "", "reasoning": "a"}, "a"),
+        ({"reasoning_content": None, "reasoning_details": [{"type": "reasoning.text", "text": "a"}]}, "a"),
+        ({"reasoning_details": [{"type": "reasoning.summary", "summary": "a"}, {"text": "b"}]}, "ab"),
+        ({"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]}, ""),
+        ({"thinking_blocks": [{"type": "thinking", "thinking": "a"}, {"type": "redacted_thinking", "data": "x"}]}, "a"),
+        ({"reasoning_content": "a", "thinking_blocks": [{"type": "thinking", "thinking": "a"}]}, "a"),
+        ({"reasoning_details": [{"text": None}, "a", 1]}, "a"),
+        ({"reasoning": {"effort": "low"}, "content": "a"}, ""),
+        ({}, ""),
+    ],
+)  # fmt: skip
+def test_reasoning_is_read_in_every_spelling_once(delta: dict[str, Any], text: str) -> None:
+    assert read(delta) == text
+
+
+@pytest.mark.parametrize(
+    ("content", "apart"),
+    [
+        ([{"type": "text", "text": "a"}], ("", "a")),
+        (
+            [{"type": "thinking", "thinking": [{"type": "text", "text": "t"}]}, {"text": "a"}],
+            ("t", "a"),
+        ),
+        ([{"type": "thinking", "thinking": "t"}, {"type": "text", "text": "a"}, "b"], ("t", "ab")),
+        ([{"type": "reasoning", "text": "t"}], ("t", "")),
+        ([{"type": "thinking", "thinking": None}, None, 1], ("", "")),
+    ],
+)
+def test_thinking_parts_are_told_from_text_parts(
+    content: list[Any], apart: tuple[str, str]
+) -> None:
+    assert split_parts(content) == apart
+    assert is_thinking(content[0]) == bool(apart[0] or content[-1] == 1)
+
+
+def test_streamed_details_are_folded_so_that_they_go_back_as_they_came() -> None:
+    merger = DetailMerger()
+    first = {"type": "reasoning.text", "text": "a", "index": 0, "signature": None}
+    for more in (
+        [first],
+        [{"type": "reasoning.text", "text": "b", "index": 0}],
+        [{"type": "reasoning.text", "signature": "s", "index": 0}],
+        [{"type": "reasoning.text", "text": "c", "index": 1}],
+        [{"type": "reasoning.encrypted", "data": "x", "index": 2}],
+        [{"type": "reasoning.encrypted", "data": "y", "index": 2}],
+    ):
+        merger.add(more)
+        early = merger.read()  # may be read at any time
+    assert (
+        early
+        == merger.read()
+        == [
+            {"type": "reasoning.text", "text": "ab", "index": 0, "signature": "s"},
+            {"type": "reasoning.text", "text": "c", "index": 1},
+            {"type": "reasoning.encrypted", "data": "x", "index": 2},
+            {"type": "reasoning.encrypted", "data": "y", "index": 2},
+        ]
+    )
+    assert first["text"] == "a"
+
+
+def split(pieces: list[str]) -> list[tuple[str, str]]:
+    """What comes out of a splitter, neighbours of one kind joined."""
+    splitter = ThinkSplitter()
+    out = [said for piece in pieces for said in splitter.feed(piece)]
+    joined: list[tuple[str, str]] = []
+    for kind, text in [*out, *splitter.flush()]:
+        assert text
+        if joined and joined[-1][0] == kind:
+            joined[-1] = (kind, joined[-1][1] + text)
+        else:
+            joined.append((kind, text))
+    return joined
+
+
+@pytest.mark.parametrize(
+    ("content", "apart"),
+    [
+        ("plain", [("text", "plain")]),
+        ("<think>t</think>a", [("reasoning", "t"), ("text", "a")]),
+        (" \n<think>t</think>\n\na\n", [("reasoning", "t"), ("text", "a\n")]),
+        ("<think></think>a", [("text", "a")]),
+        ("<think>\n\n</think>\n\na", [("reasoning", "\n\n"), ("text", "a")]),
+        ("<think>t < u </thin</think>a", [("reasoning", "t < u </thin"), ("text", "a")]),
+        ("<think>cut off</thi", [("reasoning", "cut off</thi")]),
+        ("a<think>b</think>", [("text", "a<think>b</think>")]),
+        ("<think>t</think>a<think>b</think>", [("reasoning", "t"), ("text", "a<think>b</think>")]),
+        ("<thi", [("text", "<thi")]),
+        ("  ", [("text", "  ")]),
+        ("<thought>x", [("text", "<thought>x")]),
+        ("", []),
+    ],
+)
+def test_a_think_block_is_taken_out_of_the_head_of_a_text(
+    content: str, apart: list[tuple[str, str]]
+) -> None:
+    assert split([content]) == apart
+    assert split(list(content)) == apart
+
+
+TEXTS = st.lists(st.sampled_from(["<think>", "</think>", "<", "</th", "\n", " ", "a", "think>"]))
+
+
+@given(content=TEXTS.map("".join), data=st.data())
+def test_a_think_block_is_found_in_every_chunking(content: str, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(content)))))
+    pieces = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
+    assert split(pieces) == split([content])
+
+
+def test_the_splitter_tells_while_it_holds_a_thought() -> None:
+    splitter = ThinkSplitter()
+    told = []
+    for piece in ("\n", "<think>", "Hm.", "</think>", "\n", "Hi"):
+        list(splitter.feed(piece))
+        told.append(splitter.thinking)
+    assert told == [False, True, True, True, True, False]
+
+
+def test_plain_text_is_passed_by_once_it_is_known_to_be_plain() -> None:
+    splitter = ThinkSplitter()
+    assert not splitter.passed
+    list(splitter.feed("<think>a"))
+    assert not splitter.passed
+    list(splitter.feed("</think>b"))
+    assert splitter.passed
+
+
+@pytest.mark.parametrize(
+    ("blob", "own"), [("fwd1.abc", True), ("fwd12.abc", True), ("fwd.abc", False), ("gAAAA", False), (None, False)]
+)  # fmt: skip
+def test_our_own_seals_are_told_from_foreign_ones(blob: Any, own: bool) -> None:
+    assert is_own(blob) is own
+
+
+@pytest.mark.parametrize(
+    ("messages", "field"),
+    [
+        ([{"role": "assistant", "reasoning_content": "t"}], "reasoning_content"),
+        ([{"role": "assistant", "reasoning": "t"}], "reasoning"),
+        ([{"role": "assistant", "reasoning_content": "t", "reasoning": "t"}], "reasoning_content"),
+        ([{"role": "assistant", "reasoning_details": [{"text": "t"}]}], "reasoning"),
+        ([{"role": "assistant", "reasoning_content": None, "reasoning": ""}], None),
+        ([{"role": "user", "reasoning": "t"}, "odd"], None),
+        (None, None),
+    ],
+)
+def test_a_history_tells_the_field_of_its_client(messages: Any, field: str | None) -> None:
+    assert find_field(messages) == field

@@ -1,0 +1,151 @@
+"""Which reasoning style a client gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest
+from forwarder.protocols.client_reasoning_style import (
+    KNOWN_CLIENTS,
+    STYLES,
+    find_rendered_field,
+    resolve_chat_style,
+    resolve_responses_style,
+    select_style,
+)
+
+Json = dict[str, Any]
+
+CONTENT = "reasoning_content"
+BROWSER = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
+
+
+@pytest.mark.parametrize(
+    ("headers", "field"),
+    [
+        ({"User-Agent": "opencode/1.18.2 ai-sdk/provider-utils/4.0.66 runtime/bun/1.3.5"}, CONTENT),
+        ({"User-Agent": "Cline/3.0.47"}, CONTENT),
+        ({"User-Agent": "OpenAI/JS 5.12.2", "X-Title": "Cline"}, CONTENT),
+        ({"User-Agent": "RooCode/3.53.0", "X-Title": "Roo Code"}, CONTENT),
+        ({"User-Agent": "QwenCode/0.15.3 (linux; x64)"}, CONTENT),
+        ({"User-Agent": "ai-sdk/openai-compatible/2.0.92 ai-sdk/provider-utils/4.0.65 "
+                        "runtime/node.js/v20.20.2"}, CONTENT),
+        ({"User-Agent": "ai-sdk-openai-compatible/3.0.92 ai-sdk-provider-utils/5.0.81 "
+                        "node.js/v20.20.2"}, CONTENT),
+        ({"User-Agent": "ai/6.0.326 ai-sdk/provider-utils/4.0.66 runtime/node.js/v20"}, CONTENT),
+        ({"User-Agent": "ai/7.0.173 ai-sdk-provider-utils/5.0.81 node.js/v20.20.2"}, CONTENT),
+        ({"User-Agent": "ai-sdk/openrouter/3.1.0 ai-sdk/provider-utils/5.0.42 "
+                        "runtime/node.js/v20.20.2"}, "reasoning"),
+        ({"User-Agent": "pydantic-ai/2.68.0"}, CONTENT),
+        ({"User-Agent": "litellm/1.110.2"}, CONTENT),
+        ({"User-Agent": BROWSER + "CherryStudio/1.9.3 Chrome/146.0 Electron/41.2 Safari/537.36"},
+         CONTENT),
+        ({"User-Agent": BROWSER + "Chrome/146.0", "X-Title": "Cherry Studio"}, CONTENT),
+        ({"User-Agent": "Python/3.12 aiohttp/3.13.2"}, CONTENT),
+        ({"User-Agent": "python-httpx/0.28", "X-OpenWebUI-User-Id": "7"}, CONTENT),
+        ({"User-Agent": "python-httpx/0.28", "X-OpenWebUI-Chat-Id": "8"}, CONTENT),
+        ({"User-Agent": "OpenAI/Python 3.57.0"}, None),
+        ({"User-Agent": "AsyncOpenAI/Python 3.57.0"}, None),
+        ({"User-Agent": "OpenAI/JS 6.49.0"}, None),
+        ({"User-Agent": "Agents/Python 0.24.0"}, None),
+        ({"User-Agent": "ai-sdk/openai/3.0.141 ai-sdk/provider-utils/4.0.66"}, None),
+        ({"User-Agent": "ai-sdk-openai/4.0.118 ai-sdk-provider-utils/5.0.81"}, None),
+        ({"User-Agent": "curl/8.5.0"}, None),
+        ({"User-Agent": "fairai/1.0"}, None),
+        ({"User-Agent": BROWSER + "Chrome/146.0 Safari/537.36", "X-Title": "My app"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_a_client_is_known_by_its_headers(headers: Json, field: str | None) -> None:
+    assert find_rendered_field(headers.get) == field
+
+
+def test_the_readme_names_every_known_client() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    _, _, told = readme.partition("With `auto`, these clients get")
+    for client in KNOWN_CLIENTS:
+        assert client.name.partition(",")[0] in told.partition("\n\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("api", "requested", "of_key", "style"),
+    [
+        ("chat", "think", ("none",), "think"),
+        ("chat", "auto", ("none",), "auto"),
+        ("chat", None, ("none",), "none"),
+        ("chat", None, ("summary", "parts"), "parts"),
+        ("chat", None, ("summary",), "setting"),
+        ("chat", "", (), "setting"),
+        ("responses", None, ("parts", "both"), "both"),
+        ("responses", "text", ("both",), "text"),
+    ],
+)
+def test_a_request_goes_before_a_key_and_a_key_before_the_setting(
+    api: str, requested: str | None, of_key: tuple[str, ...], style: str
+) -> None:
+    assert select_style(api, requested, of_key, "setting") == style
+
+
+@pytest.mark.parametrize(("api", "style"), [("chat", "both"), ("responses", "none"), ("chat", "x")])
+def test_a_style_that_an_api_has_not_is_refused_with_those_that_it_has(
+    api: str, style: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        select_style(api, style, (), "auto")
+    assert refused.value.param == "X-Forwarder-Reasoning"
+    assert all(f"'{known}'" in refused.value.message for known in STYLES[api])
+
+
+def said(**fields: Any) -> list[Json]:
+    return [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", **fields}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "rendered", "style"),
+    [
+        (said(), None, "thinking"),
+        (said(), CONTENT, CONTENT),
+        (said(), "reasoning", "reasoning"),
+        (said(reasoning_content="t"), None, CONTENT),
+        (said(reasoning="t"), None, "reasoning"),
+        (said(reasoning="t"), CONTENT, "reasoning"),
+        (said(reasoning_details=[{"type": "reasoning.text", "text": "t"}]), None, "reasoning"),
+        (said(reasoning_content=""), None, "thinking"),
+        (said(reasoning_content=None, reasoning=None), None, "thinking"),
+        (said(reasoning={"effort": "low"}), None, "thinking"),
+        (said(content="[thinking]t[/thinking]\n\nb"), None, "thinking"),
+        ([*said(reasoning_content="t"), *said()], None, CONTENT),
+        ([{"role": "user", "content": "a", "reasoning": "t"}], None, "thinking"),
+        ("hi", None, "thinking"),
+        ([None, 5], CONTENT, CONTENT),
+    ],
+)
+def test_auto_is_the_field_that_a_chat_client_reads(
+    messages: Any, rendered: str | None, style: str
+) -> None:
+    assert resolve_chat_style("auto", {"messages": messages}, rendered) == style
+    assert resolve_chat_style("none", {"messages": messages}, rendered) == "none"
+
+
+@pytest.mark.parametrize(
+    ("request_", "style"),
+    [
+        ({}, "text"),
+        ({"reasoning": None}, "text"),
+        ({"reasoning": {"effort": "high"}}, "text"),
+        ({"reasoning": {"summary": None}}, "text"),
+        ({"reasoning": {"summary": "none"}}, "text"),
+        ({"reasoning": {"summary": "auto"}}, "summary"),
+        ({"reasoning": {"summary": "detailed", "effort": "low"}}, "summary"),
+        ({"reasoning": {"generate_summary": "concise"}}, "summary"),
+        ({"reasoning": "high"}, "text"),
+    ],
+)
+def test_auto_is_a_summary_for_responses_clients_that_asked_for_one(
+    request_: Json, style: str
+) -> None:
+    assert resolve_responses_style("auto", request_) == style
+    assert resolve_responses_style("both", request_) == "both"

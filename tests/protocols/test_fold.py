@@ -1,0 +1,277 @@
+"""Beyond the laws: what only the fold of a chat stream has to cope with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import UpstreamBroken, UpstreamRefused
+from forwarder.protocols.fold import fold_chat, fold_responses
+
+Json = dict[str, Any]
+
+
+def test_a_name_that_is_said_again_is_no_part_of_it() -> None:
+    call = {"index": 0, "id": "c", "type": "function"}
+    named = [{**call, "function": {"name": "look", "arguments": piece}} for piece in ("{", "}")]
+    chunks = [{"choices": [{"index": 0, "delta": {"tool_calls": [one]}}]} for one in named]
+
+    answer = fold_chat(iter([chunks]))
+
+    [made] = answer["choices"][0]["message"]["tool_calls"]
+    assert made["function"] == {"name": "look", "arguments": "{}"}
+
+
+def folded(*deltas: Json, **choice: Any) -> Json:
+    """The message that these deltas add up to."""
+    chunks = [{"id": "1", "choices": [{"index": 0, "delta": delta, **choice}]} for delta in deltas]
+    message: Json = fold_chat(iter([chunks]))["choices"][0]["message"]
+    return message
+
+
+def message(**fields: Any) -> Json:
+    return {"role": "assistant", "content": None, "refusal": None, **fields}
+
+
+def call(**fields: Any) -> Json:
+    return {"tool_calls": [fields]}
+
+
+THOUGHT = {"type": "thinking", "thinking": "Hm"}
+
+MESSAGES = {
+    "texts are joined": (
+        [{"role": "assistant", "content": ""}, {"content": "a"}, {"content": None}, {"content": "b"}],
+        message(content="ab"),
+    ),
+    "an empty answer is empty": ([{"content": ""}], message(content="")),
+    "an image counts once, as it was told last": (
+        [{"images": [{"index": 0, "url": "a"}]}, {"images": [{"index": 1, "url": "b"}]},
+         {"images": [{"index": 0, "url": "c"}]}, {"images": None}],
+        message(images=[{"index": 0, "url": "c"}, {"index": 1, "url": "b"}]),
+    ),
+    "images without a number are all different": (
+        [{"images": [{"url": "a"}]}, {"images": [{"url": "b"}]}],
+        message(images=[{"url": "a"}, {"url": "b"}]),
+    ),
+    "what is no image or metadata is borne": (
+        [{"images": ["odd", {"index": 0}]}, {"images": [{"index": 0, "url": "a"}]}, {"metadata": "odd"},
+         {"metadata": {"a": 1}}],
+        message(images=["odd", {"index": 0, "url": "a"}], metadata={"a": 1}),
+    ),
+    "metadata is told piece by piece, and drafts are none": (
+        [{"metadata": {"partial_images": [1]}}, {"metadata": {"a": 1}}, {"metadata": {"b": 2}}, {"metadata": None}],
+        message(metadata={"a": 1, "b": 2}),
+    ),
+    "a refusal has no content": (
+        [{"content": "", "refusal": None}, {"refusal": "N"}, {"refusal": "o"}],
+        message(refusal="No"),
+    ),
+    "reasoning is joined": (
+        [{"reasoning_content": "a"}, {"reasoning_content": "b"}, {"content": "c"}],
+        message(reasoning_content="ab", content="c"),
+    ),
+    "content parts of one type are one part": (
+        [{"content": [THOUGHT]}, {"content": [THOUGHT]}, {"content": "a"}, {"content": "b"}],
+        message(content=[{"type": "thinking", "thinking": "HmHm"}, {"type": "text", "text": "ab"}]),
+    ),
+    "parts may hold lists of parts": (
+        [{"content": [{"type": "thinking", "thinking": [{"type": "text", "text": t}]}]} for t in "ab"],
+        message(content=[{"type": "thinking", "thinking": [
+            {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]),
+    ),
+    "text after a part is a part": (
+        [{"content": ""}, {"content": [THOUGHT]}, {"content": "a"}],
+        message(content=[THOUGHT, {"type": "text", "text": "a"}]),
+    ),
+    "calls are joined by index": (
+        [call(index=0, id="a", type="function", function={"name": "f", "arguments": ""}),
+         call(index=1, id="b", type="custom", custom={"name": "g", "input": "x"}),
+         call(index=0, function={"arguments": "{}"}),
+         call(index=1, custom={"input": "y"})],
+        message(tool_calls=[
+            {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            {"id": "b", "type": "custom", "custom": {"name": "g", "input": "xy"}}]),
+    ),
+    "calls without an index are told apart by id": (
+        [call(id="a", type="function", function={"name": "f", "arguments": {"x": 1}}),
+         call(id="b", type="function", function={"name": "f", "arguments": None})],
+        message(tool_calls=[
+            {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
+            {"id": "b", "type": "function", "function": {"name": "f", "arguments": ""}}]),
+    ),
+    "a vendor's own fields of a call are kept": (
+        [call(index=0, id="a", type="function", function={"name": "f", "arguments": "{}"},
+              extra_content={"signature": "s"})],
+        message(tool_calls=[{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"},
+                             "extra_content": {"signature": "s"}}]),
+    ),
+    "pieces of signatures are joined": (
+        [{"thinking_blocks": [{"type": "thinking", "thinking": "a"}]},
+         {"thinking_blocks": [{"type": "thinking", "thinking": "b", "signature": "s"}]},
+         call(index=0, id="a", function={"name": "f", "provider_specific_fields": {"x": "s"}}),
+         call(index=0, function={"arguments": "{}"})],
+        message(thinking_blocks=[{"type": "thinking", "thinking": "ab", "signature": "s"}],
+                tool_calls=[{"id": "a", "type": "function", "function": {
+                    "name": "f", "provider_specific_fields": {"x": "s"}, "arguments": "{}"}}]),
+    ),
+    "a legacy call is joined, and stands alone": (
+        [{"content": "", "function_call": {"name": "f", "arguments": ""}},
+         {"function_call": {"arguments": "{}"}}],
+        message(function_call={"name": "f", "arguments": "{}"}),
+    ),
+    "annotations and details are collected": (
+        [{"content": "a", "annotations": [1], "reasoning_details": [2]},
+         {"annotations": [3], "reasoning_details": None}],
+        message(content="a", annotations=[1, 3], reasoning_details=[2]),
+    ),
+    "other fields are as they were said last": (
+        [{"content": "a", "metadata": {"x": 1}}, {"metadata": None}],
+        message(content="a", metadata={"x": 1}),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_deltas_add_up_to_a_message(name: str) -> None:
+    deltas, whole_message = MESSAGES[name]
+    assert folded(*deltas) == whole_message
+
+
+def test_the_completion_has_the_last_word_of_every_field() -> None:
+    completion = fold_chat(
+        iter(
+            [
+                [{"id": "1", "object": "chat.completion.chunk", "model": "m", "usage": None,
+                  "choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}],
+                [],
+                [{"id": "1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+                 {"id": "1", "choices": [], "usage": {"total_tokens": 3}}],
+            ]
+        )
+    )  # fmt: skip
+    assert completion == {
+        "id": "1",
+        "object": "chat.completion",
+        "model": "m",
+        "choices": [
+            {"index": 0, "logprobs": None, "finish_reason": "stop", "message": message(content="a")}
+        ],
+        "usage": {"total_tokens": 3},
+    }
+
+
+def test_choices_are_folded_apart_and_in_order() -> None:
+    chunks = [
+        {"choices": [{"index": i, "delta": {"content": c}}]}
+        for i, c in [(1, "b"), (0, "a"), (1, "c")]
+    ]
+    choices = fold_chat(iter([chunks]))["choices"]
+    assert [(c["index"], c["message"]["content"]) for c in choices] == [(0, "a"), (1, "bc")]
+
+
+def test_the_events_that_are_folded_are_not_changed() -> None:
+    parts: list[Json] = [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}]
+    folded({"content": parts}, {"content": [{"type": "thinking", "thinking": [1]}]})
+    assert parts == [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}]
+
+
+def test_a_whole_completion_is_given_back_as_it_is() -> None:
+    completion = {"id": "1", "choices": [{"message": {"content": "a"}}], "vendor": {"x": 1}}
+    assert fold_chat(iter([[], [completion]])) is completion
+
+
+def test_an_error_in_a_stream_is_raised() -> None:
+    error = {"message": "Full.", "code": "rate_limit_exceeded"}
+    for fold, event in (
+        (fold_chat, {"error": error}),
+        (fold_responses, {"type": "error", "error": error}),
+        (fold_responses, {"type": "error", **error}),
+    ):
+        with pytest.raises(UpstreamRefused, match=r"Full\.") as caught:
+            fold(iter([[event]]))
+        assert caught.value.status == 429
+
+
+@pytest.mark.parametrize("fold", [fold_chat, fold_responses])
+def test_a_stream_without_an_answer_is_broken(fold: Any) -> None:
+    for stream in ([], [[]], [[{"type": "response.created", "response": {}}]]):
+        with pytest.raises(UpstreamBroken):
+            fold(iter(stream))
+
+
+def test_the_response_is_that_of_the_terminal_event() -> None:
+    events = [
+        {"type": "response.created", "response": {"status": "in_progress"}},
+        {"type": "response.incomplete", "response": {"status": "incomplete"}},
+    ]
+    assert fold_responses(iter([events])) == {"status": "incomplete", "output": []}
+
+
+def test_a_response_has_the_finished_items_that_its_terminal_event_leaves_out() -> None:
+    items = [{"id": "rs_1", "type": "reasoning"}, {"id": "msg_1", "type": "message"}]
+    done = [{"type": "response.output_item.done", "item": item} for item in items]
+    last = {"type": "response.completed", "response": {"output": []}}
+    assert fold_responses(iter([[*done, last]]))["output"] == items
+
+
+def test_nulls_of_a_delta_are_no_part_of_the_message() -> None:
+    def chunk(delta: Json, finish: str | None = None) -> Json:
+        nothing = {"function_call": None, "tool_calls": None, "refusal": None}
+        return {"choices": [{"index": 0, "delta": {**nothing, **delta}, "finish_reason": finish}]}
+
+    folded = fold_chat(iter([[chunk({"content": ""}), chunk({"tool_calls": []}, "stop")]]))
+    message = {"role": "assistant", "content": "", "refusal": None}
+    assert folded["choices"][0]["message"] == message
+
+
+def test_calls_without_a_type_are_calls_of_functions() -> None:
+    call = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": "{}"}}
+    chunk = {"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "stop"}]}
+    folded = fold_chat(iter([[chunk]]))
+    assert folded["choices"][0]["message"]["tool_calls"][0]["type"] == "function"
+
+
+def test_a_message_beside_a_delta_is_no_whole_answer() -> None:
+    """Perplexity sends the message so far with each delta, Writer a null."""
+    for beside in (None, {"role": "assistant", "content": "Hello."}):
+        pieces = [
+            {"choices": [{"index": 0, "delta": {"content": text}, "message": beside}]}
+            for text in ("Hel", "lo.")
+        ]
+        folded = fold_chat(iter([pieces]))
+        assert folded["choices"][0]["message"]["content"] == "Hello."
+
+
+@pytest.mark.parametrize("place", ["x_groq", "choice"])
+def test_usage_is_read_wherever_vendors_put_it(place: str) -> None:
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    choice: Json = {"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}
+    chunk: Json = {"choices": [choice]}
+    if place == "choice":
+        choice["usage"] = usage
+    else:
+        chunk["x_groq"] = {"usage": usage}
+    folded = fold_chat(iter([[chunk]]))
+    assert folded["usage"] == usage
+    assert "usage" not in folded["choices"][0]
+
+
+def test_a_terminal_event_without_its_response_is_no_answer() -> None:
+    with pytest.raises(UpstreamBroken):
+        fold_responses(iter([[{"type": "response.completed", "response": None}]]))
+
+
+def test_log_probabilities_are_added_up() -> None:
+    def chunk(logprobs: Json | None, **delta: str) -> Json:
+        return {"choices": [{"index": 0, "delta": delta, "logprobs": logprobs}]}
+
+    said = [
+        chunk(None, content="a"),
+        chunk({"content": [1], "refusal": None}, content="b"),
+        chunk({"content": [2], "refusal": [3]}),
+        chunk({"content": None, "refusal": None}),
+    ]
+    assert fold_chat(iter([said]))["choices"][0]["logprobs"] == {"content": [1, 2], "refusal": [3]}
+    assert said[1]["choices"][0]["logprobs"] == {"content": [1], "refusal": None}

@@ -1,0 +1,470 @@
+"""Every variant of the SDK's own unions has a fate, and every fate that is told is true.
+
+`SAMPLES` has one sample for each row.  Whatever it says, the word in `MARK` is in what has to
+arrive; a sample that is a whole request has ``input`` or ``messages``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, get_args, get_type_hints
+
+import httpx2
+import pytest
+from openai.types.chat import (
+    ChatCompletionContentPartParam,
+    ChatCompletionMessageParam,
+    ChatCompletionToolUnionParam,
+)
+from openai.types.chat.chat_completion_assistant_message_param import ContentArrayOfContentPart
+from openai.types.chat.chat_completion_message_tool_call_union_param import (
+    ChatCompletionMessageToolCallUnionParam,
+)
+from openai.types.responses.response_function_call_output_item_param import (
+    ResponseFunctionCallOutputItemParam,
+)
+from openai.types.responses.response_input_content_param import ResponseInputContentParam
+from openai.types.responses.response_input_item_param import ResponseInputItemParam
+from openai.types.responses.response_output_message_param import Content
+from openai.types.responses.tool_param import ToolParam
+
+from forwarder.config.settings import Settings
+from forwarder.context.request_context import Exchange
+from forwarder.core.errors import ForwarderError
+from forwarder.core.translation_context import Ledger
+from forwarder.pipeline import gateway
+from forwarder.pipeline.gateway import Bridge
+from forwarder.protocols.items import ITEM_TABLES, type_of
+from forwarder.protocols.parameters import Fate
+
+Json = dict[str, Any]
+
+MARK = "zebra"
+URL = f"https://files.test/{MARK}.png"
+DATA = "data:application/pdf;base64,JVBERi0xLjcK"
+
+# -- the SDK's unions -------------------------------------------------------------------------------
+
+UNIONS: dict[tuple[str, str], Any] = {
+    ("responses", "input items"): ResponseInputItemParam,
+    ("responses", "parts of messages"): ResponseInputContentParam,
+    ("responses", "parts of the assistant's messages"): Content,
+    ("responses", "parts of tools' results"): ResponseFunctionCallOutputItemParam,
+    ("responses", "tools"): ToolParam,
+    ("chat", "messages"): ChatCompletionMessageParam,
+    ("chat", "parts of messages"): ChatCompletionContentPartParam,
+    ("chat", "parts of the assistant's messages"): ContentArrayOfContentPart,
+    ("chat", "tool calls"): ChatCompletionMessageToolCallUnionParam,
+    ("chat", "tools"): ChatCompletionToolUnionParam,
+}
+BEYOND = {("responses", "parts of messages"): {"input_audio"}}
+"""What the unions lack, though clients send it."""
+
+TABLES = [(client, about) for client, tables in ITEM_TABLES.items() for about in tables]
+
+
+def names(hint: Any) -> Iterator[str]:
+    """The strings of a literal, however it is wrapped."""
+    for arg in get_args(hint):
+        if isinstance(arg, str):
+            yield arg
+        else:
+            yield from names(arg)
+
+
+def variants(client: str, about: str) -> set[str]:
+    key = "role" if about == "messages" else "type"
+    members = get_args(UNIONS[client, about])
+    return {name for member in members for name in names(get_type_hints(member)[key])}
+
+
+def test_every_table_is_held_against_a_union() -> None:
+    assert set(TABLES) == set(UNIONS)
+
+
+@pytest.mark.parametrize(("client", "about"), TABLES)
+def test_every_variant_of_the_sdk_has_a_fate(client: str, about: str) -> None:
+    known = variants(client, about)
+    assert len(known) > 1
+    assert known - set(map(type_of, ITEM_TABLES[client][about])) == set()
+
+
+@pytest.mark.parametrize(("client", "about"), TABLES)
+def test_a_row_that_the_sdk_lacks_is_a_known_exception(client: str, about: str) -> None:
+    beyond = set(map(type_of, ITEM_TABLES[client][about])) - variants(client, about)
+    assert beyond == BEYOND.get((client, about), set())
+
+
+# -- one sample of each -----------------------------------------------------------------------------
+
+ASKED: Json = {"role": "user", "content": "hi"}
+FUNCTION: Json = {"type": "function", "name": MARK}
+
+
+def said(item: Json) -> list[Json]:
+    """An item, and the assistant's message that it led to."""
+    return [item, {"role": "assistant", "content": "Well."}]
+
+
+def pair(call: Json, output: Json) -> list[Json]:
+    return [{"call_id": "c1", **call}, {"call_id": "c1", **output}]
+
+
+def called(output: Json) -> list[Json]:
+    return pair({"type": "function_call", "name": "f", "arguments": "{}"}, output)
+
+
+SHELL: Json = {"type": "shell_call", "action": {"commands": [MARK]}}
+LOCAL: Json = {"type": "local_shell_call", "id": "c1", "status": "completed",
+               "action": {"type": "exec", "command": [MARK], "env": {}}}  # fmt: skip
+PATCH: Json = {"type": "apply_patch_call", "status": "completed",
+               "operation": {"type": "delete_file", "path": MARK}}  # fmt: skip
+SEARCH: Json = {"type": "tool_search_call", "arguments": {"query": MARK}, "execution": "client"}
+CUSTOM: Json = {"type": "custom_tool_call", "name": "c", "input": MARK}
+
+
+def result(call: Json, **output: Any) -> list[Json]:
+    """A call that says nothing, and its output."""
+    silent = json.loads(json.dumps(call).replace(MARK, "x"))
+    kind = call["type"].removesuffix("_call") if call is SEARCH else call["type"]
+    return pair(silent, {"type": f"{kind}_output", **output})
+
+
+ITEM_SAMPLES: dict[str, list[Json]] = {
+    "message": [{"type": "message", "role": "user", "content": MARK}],
+    "message, with a phase": [
+        {"type": "message", "role": "assistant", "content": "hi", "phase": MARK}
+    ],
+    "function_call": pair(
+        {"type": "function_call", "name": MARK, "arguments": "{}"},
+        {"type": "function_call_output", "output": ""},
+    ),
+    "function_call_output": called({"type": "function_call_output", "output": MARK}),
+    "custom_tool_call": pair(CUSTOM, {"type": "custom_tool_call_output", "output": ""}),
+    "custom_tool_call_output": result(CUSTOM, output=MARK),
+    "local_shell_call": pair(LOCAL, {"type": "local_shell_call_output", "output": "0"}),
+    "local_shell_call_output": result(LOCAL, output=MARK, id="c1"),
+    "shell_call": pair(SHELL, {"type": "shell_call_output", "output": []}),
+    "shell_call_output": result(
+        SHELL, output=[{"stdout": MARK, "stderr": "", "outcome": {"type": "exit", "exit_code": 0}}]
+    ),
+    "apply_patch_call": pair(PATCH, {"type": "apply_patch_call_output", "status": "completed"}),
+    "apply_patch_call_output": result(PATCH, status="failed", output=MARK),
+    "tool_search_call": pair(SEARCH, {"type": "tool_search_output", "tools": []}),
+    "tool_search_output": result(SEARCH, tools=[FUNCTION]),
+    "additional_tools": [{"type": "additional_tools", "role": "developer", "tools": [FUNCTION]}],
+    "configuration_update": [{"type": "configuration_update", "reasoning": {"effort": MARK}}],
+    "reasoning": said(
+        {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": MARK}]}
+    ),
+    "reasoning, sealed elsewhere": said(
+        {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": MARK}
+    ),
+    "item_reference, stored": [{"type": "item_reference", "id": "<remembered>"}],
+    "item_reference, unknown": [{"type": "item_reference", "id": "msg_of_nobody"}],
+    "compaction": [{"type": "compaction", "encrypted_content": "<compacted>"}],
+    "compaction, made elsewhere": [{"type": "compaction", "encrypted_content": MARK}],
+    "compaction_trigger": [{"role": "user", "content": MARK}, {"type": "compaction_trigger"}],
+    "web_search_call": [{"type": "web_search_call", "id": "w", "status": "completed",
+                         "action": {"type": "search", "query": MARK}}],
+    "file_search_call": [{"type": "file_search_call", "id": "f", "status": "completed",
+                          "queries": [MARK]}],
+    "code_interpreter_call": [{"type": "code_interpreter_call", "id": "i", "code": MARK,
+                               "container_id": "c", "outputs": [], "status": "completed"}],
+    "image_generation_call": [{"type": "image_generation_call", "id": "i", "result": MARK,
+                               "status": "completed"}],
+    "computer_call": [{"type": "computer_call", "id": "c", "call_id": MARK, "status": "completed",
+                       "pending_safety_checks": []}],
+    "computer_call_output": [{"type": "computer_call_output", "call_id": "c",
+                              "output": {"type": "computer_screenshot", "image_url": URL}}],
+    "mcp_list_tools": [{"type": "mcp_list_tools", "id": "m", "server_label": MARK, "tools": []}],
+    "mcp_call": [{"type": "mcp_call", "id": "m", "name": MARK, "arguments": "{}",
+                  "server_label": "s"}],
+    "mcp_approval_request": [{"type": "mcp_approval_request", "id": "m", "name": MARK,
+                              "arguments": "{}", "server_label": "s"}],
+    "mcp_approval_response": [{"type": "mcp_approval_response", "approve": True,
+                               "approval_request_id": MARK}],
+    "program": [{"type": "program", "id": "p", "call_id": "c", "code": MARK, "fingerprint": "f"}],
+    "program_output": [{"type": "program_output", "id": "p", "call_id": "c", "result": MARK,
+                        "status": "completed"}],
+}  # fmt: skip
+
+SOUND: Json = {"type": "input_audio", "input_audio": {"data": f"{MARK}zeb", "format": "wav"}}
+
+INPUT_PART_SAMPLES: dict[str, Json] = {
+    "input_text": {"type": "input_text", "text": MARK},
+    "input_text, with a prompt_cache_breakpoint": {
+        "type": "input_text", "text": "hi", "prompt_cache_breakpoint": {"mode": MARK}
+    },
+    "input_image": {"type": "input_image", "image_url": URL, "detail": "auto"},
+    "input_image, by file id": {"type": "input_image", "file_id": MARK, "detail": "auto"},
+    "input_image, of a system message": {
+        "input": [{"role": "system", "content": [{"type": "input_image", "image_url": URL}]}]
+    },
+    "input_file": {"type": "input_file", "file_data": DATA, "filename": f"{MARK}.pdf"},
+    "input_file, with a detail": {
+        "type": "input_file", "file_data": DATA, "filename": "a.pdf", "detail": MARK
+    },
+    "input_file, by URL": {"type": "input_file", "file_url": URL},
+    "input_audio": SOUND,
+}  # fmt: skip
+RESULT_PART_SAMPLES = {
+    row: INPUT_PART_SAMPLES[row] for row in ITEM_TABLES["responses"]["parts of tools' results"]
+}
+
+RESPONSES_TOOL_SAMPLES: dict[str, Json] = {
+    "function": FUNCTION,
+    "custom": {"type": "custom", "name": "c", "description": MARK},
+    "local_shell": {"type": "local_shell"},
+    "shell": {"type": "shell", "environment": {"type": "local"}},
+    "shell, in a container": {"type": "shell", "environment": {"type": "container_auto"}},
+    "apply_patch": {"type": "apply_patch"},
+    "tool_search, run by the client": {"type": "tool_search", "execution": "client",
+                                       "description": MARK},
+    "tool_search": {"type": "tool_search"},
+    "namespace": {"type": "namespace", "name": "n", "description": "d", "tools": [FUNCTION]},
+    "web_search": {"type": "web_search", "search_context_size": MARK},
+    "web_search_2025_08_26": {"type": "web_search_2025_08_26"},
+    "web_search_preview": {"type": "web_search_preview"},
+    "web_search_preview_2025_03_11": {"type": "web_search_preview_2025_03_11"},
+    "file_search": {"type": "file_search", "vector_store_ids": [MARK]},
+    "code_interpreter": {"type": "code_interpreter", "container": MARK},
+    "image_generation": {"type": "image_generation", "model": MARK},
+    "mcp": {"type": "mcp", "server_label": MARK},
+    "computer": {"type": "computer"},
+    "computer_use_preview": {"type": "computer_use_preview", "environment": "linux",
+                             "display_height": 1, "display_width": 1},
+    "programmatic_tool_calling": {"type": "programmatic_tool_calling"},
+}  # fmt: skip
+
+ARRIVING_AS = {"local_shell": "local_shell", "shell": "commands", "apply_patch": "V4A"}
+"""Row -> what its function says, for those whose definition has no room for the mark."""
+
+
+def chat_call(kind: str, body: Json) -> list[Json]:
+    call = {"id": "c1", "type": kind, kind: body}
+    return [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": ""},
+    ]
+
+
+F_CALL = chat_call("function", {"name": "f", "arguments": "{}"})[0]
+
+MESSAGE_SAMPLES: dict[str, list[Json]] = {
+    **{role: [{"role": role, "content": MARK}] for role in ("developer", "system", "user")},
+    "user, with a name": [{"role": "user", "content": "hi", "name": MARK}],
+    "assistant": [{"role": "assistant", "content": MARK}],
+    "assistant, with reasoning": [
+        {"role": "assistant", "content": "hi", "reasoning_content": MARK}
+    ],
+    "assistant, with annotations": [
+        {"role": "assistant", "content": "hi", "annotations": [{"type": MARK}]}
+    ],
+    "assistant, with audio": [{"role": "assistant", "content": "hi", "audio": {"id": MARK}}],
+    "tool": [F_CALL, {"role": "tool", "tool_call_id": "c1", "content": MARK}],
+    "function": [
+        {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "name": "f", "content": MARK},
+    ],
+}
+
+USER_PART_SAMPLES: dict[str, Json] = {
+    "text": {"type": "text", "text": MARK},
+    "image_url": {"type": "image_url", "image_url": {"url": URL}},
+    "file": {"type": "file", "file": {"file_data": DATA, "filename": f"{MARK}.pdf"}},
+    "input_audio": SOUND,
+}
+
+SAMPLES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Any], Json]]] = {
+    ("responses", "input items"): (ITEM_SAMPLES, lambda items: {"input": [ASKED, *items]}),
+    ("responses", "parts of messages"): (
+        INPUT_PART_SAMPLES,
+        lambda part: {"input": [{"role": "user", "content": [part]}]},
+    ),
+    ("responses", "parts of the assistant's messages"): (
+        {
+            "output_text": {"type": "output_text", "text": MARK, "annotations": []},
+            "output_text, with annotations": {
+                "type": "output_text",
+                "text": "hi",
+                "annotations": [{"type": MARK}],
+            },
+            "output_text, with logprobs": {
+                "type": "output_text",
+                "text": "hi",
+                "logprobs": [{"token": MARK}],
+            },
+            "refusal": {"type": "refusal", "refusal": MARK},
+        },
+        lambda part: {"input": [ASKED, {"role": "assistant", "content": [part]}]},
+    ),
+    ("responses", "parts of tools' results"): (
+        RESULT_PART_SAMPLES,
+        lambda part: {
+            "input": [ASKED, *called({"type": "function_call_output", "output": [part]})]
+        },
+    ),
+    ("responses", "tools"): (RESPONSES_TOOL_SAMPLES, lambda tool: {"input": "hi", "tools": [tool]}),
+    ("chat", "messages"): (MESSAGE_SAMPLES, lambda messages: {"messages": [ASKED, *messages]}),
+    ("chat", "parts of messages"): (
+        USER_PART_SAMPLES,
+        lambda part: {"messages": [{"role": "user", "content": [part]}]},
+    ),
+    ("chat", "parts of the assistant's messages"): (
+        {
+            "text": {"type": "text", "text": MARK},
+            "refusal": {"type": "refusal", "refusal": MARK},
+        },
+        lambda part: {"messages": [ASKED, {"role": "assistant", "content": [part]}]},
+    ),
+    ("chat", "tool calls"): (
+        {
+            "function": chat_call("function", {"name": MARK, "arguments": "{}"}),
+            "custom": chat_call("custom", {"name": "c", "input": MARK}),
+        },
+        lambda messages: {"messages": [ASKED, *messages]},
+    ),
+    ("chat", "tools"): (
+        {
+            "function": {"type": "function", "function": {"name": MARK}},
+            "custom": {"type": "custom", "custom": {"name": MARK}},
+        },
+        lambda tool: {"messages": [ASKED], "tools": [tool]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("client", "about"), TABLES)
+def test_every_row_has_its_sample(client: str, about: str) -> None:
+    samples, _ = SAMPLES[client, about]
+    assert samples.keys() == ITEM_TABLES[client][about].keys()
+    for row, sample in samples.items():
+        assert f'"{type_of(row)}"' in json.dumps(sample), row
+
+
+# -- the truth of it --------------------------------------------------------------------------------
+
+ROWS = [
+    pytest.param(client, about, row, fate, id=f"{client}-{about}-{row}".replace(" ", "_"))
+    for client, about in TABLES
+    for row, fate in ITEM_TABLES[client][about].items()
+]
+
+
+TRIGGER: Json = {"type": "compaction_trigger"}
+
+
+class House:
+    """The forwarder whose dry run is asked; it remembers one answer, which says the mark."""
+
+    def __init__(self) -> None:
+        chunk = {"choices": [{"index": 0, "delta": {"content": MARK}, "finish_reason": "stop"}]}
+        text = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
+        transport = httpx2.MockTransport(lambda _: httpx2.Response(200, text=text))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+            url = "http://up.test/v1"
+            self._bridge = Bridge(
+                Settings.from_env(
+                    {"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, "FORWARDER_API_KEYS": "k"}
+                )
+            )
+        self.remembered: str = self._made("hi")["id"]
+        self.compacted: str = self._made([ASKED, TRIGGER])["encrypted_content"]
+
+    def _made(self, said: Any) -> Json:
+        """The first item of the answer to an input."""
+        asked = {"model": "m", "input": said, "stream": True}
+        [last] = [e for e in self._events(asked) if e["type"] == "response.completed"]
+        item: Json = last["response"]["output"][0]
+        return item
+
+    def _events(self, request: Json) -> Iterator[Json]:
+        exchange = Exchange("req_1", "responses", Ledger())
+        for batch in self._bridge.open("responses", request, None, exchange):
+            yield from batch
+
+    def shown(self, client: str, request: Json, strict: bool = False) -> Json:
+        text = json.dumps({"model": "m", **request}).replace("<remembered>", self.remembered)
+        text = text.replace("<compacted>", self.compacted)
+        exchange = Exchange("req_2", "translate", Ledger(strict=strict))
+        return self._bridge.shown(client, json.loads(text), None, exchange)
+
+
+@pytest.fixture(scope="module")
+def house() -> House:
+    return House()
+
+
+def request_of(client: str, about: str, row: str) -> Json:
+    samples, placed = SAMPLES[client, about]
+    sample = samples[row]
+    is_request = isinstance(sample, dict) and sample.keys() & {"input", "messages"}
+    return dict(sample) if is_request else placed(sample)
+
+
+@pytest.mark.parametrize(("client", "about", "row", "fate"), ROWS)
+def test_a_fate_that_is_told_is_true(
+    client: str, about: str, row: str, fate: Fate, house: House
+) -> None:
+    TRUE[fate.kind](house, client, about, row, fate)
+
+
+def is_refused(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+    with pytest.raises(ForwarderError) as caught:
+        house.shown(client, request_of(client, about, row))
+    assert caught.value.status == 400
+    assert caught.value.param
+
+
+def is_dropped(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+    request = request_of(client, about, row)
+    told = house.shown(client, request)
+    assert list(told["dropped"].values()) == [fate.why]
+    assert MARK not in json.dumps(told["request"])
+    with pytest.raises(ForwarderError) as caught:
+        house.shown(client, request, strict=True)
+    assert caught.value.param in told["dropped"]
+
+
+def is_noted(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+    for strict in (False, True):
+        told = house.shown(client, request_of(client, about, row), strict)
+        assert list(told["dropped"].values()) == [fate.why]
+        assert MARK not in json.dumps(told["request"])
+
+
+def arrives(house: House, client: str, about: str, row: str, fate: Fate) -> Json:
+    told = house.shown(client, request_of(client, about, row), strict=True)
+    assert told["dropped"] == {}
+    assert ARRIVING_AS.get(row, MARK) in json.dumps(told["request"])
+    return told
+
+
+def is_carried(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+    told = arrives(house, client, about, row, fate)
+    assert holds(told["request"], SAMPLES[client, about][0][row])
+
+
+def is_mapped(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+    told = arrives(house, client, about, row, fate)
+    assert fate.why
+    assert not holds(told["request"], SAMPLES[client, about][0][row]), "it is carried"
+
+
+def is_emulated(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+    told = arrives(house, client, about, row, fate)
+    assert told["would_fetch"] or house.remembered not in json.dumps(told["request"])
+    assert house.compacted not in json.dumps(told["request"])
+
+
+TRUE = {"refused": is_refused, "dropped": is_dropped, "noted": is_noted, "carried": is_carried,
+        "mapped": is_mapped, "emulated": is_emulated}  # fmt: skip
+
+
+def holds(value: Any, part: Any) -> bool:
+    """Does a JSON value have ``part`` somewhere in it, as it is?"""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(value == part) or any(holds(each, part) for each in inner)

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.protocols.mappings import (
+    FINISH_REASONS,
+    INCOMPLETE_REASONS,
+    failure,
+    find_error,
+    format_to_chat,
+    format_to_responses,
+    hidden_error,
+    moderation_to_chat,
+    moderation_to_responses,
+    read_usage,
+    response_error,
+    tier_to_chat,
+    tier_to_responses,
+    usage_to_chat,
+    usage_to_responses,
+)
+
+
+@pytest.mark.parametrize(
+    ("event", "error"),
+    [
+        ({"error": {"message": "m"}, "choices": [{}]}, {"message": "m"}),
+        ({"error": "m"}, "m"),
+        ({"object": "error", "message": "m"}, {"object": "error", "message": "m"}),
+        ({"code": "c", "message": "m", "choices": None}, {"code": "c", "message": "m", "choices": None}),
+        ({"code": "c", "message": "m", "choices": [{}]}, None),
+        ({"code": 0, "message": "Success", "choices": []}, None),
+        ({"choices": [], "usage": {}}, None),
+        ({"message": {"role": "assistant"}, "code": 7}, None),
+        ({"error": None}, None),
+    ],
+)  # fmt: skip
+def test_an_error_is_found_in_a_chunk_or_in_its_place(event: Any, error: Any) -> None:
+    assert find_error(event) == error
+
+
+@pytest.mark.parametrize("told", [None, {}, {"status_code": 0, "status_msg": "success"}, "x"])
+def test_an_answer_without_a_hidden_error_has_none(told: Any) -> None:
+    assert hidden_error({"base_resp": told}) is None
+
+
+@pytest.mark.parametrize(("code", "status"), [(1002, 429), (1008, 402), (2013, 400), (9999, 502)])
+def test_a_hidden_error_is_found_whoever_sends_it(code: int, status: int) -> None:
+    event = {"choices": None, "base_resp": {"status_code": code, "status_msg": "no"}}
+
+    error = find_error(event)
+
+    assert (error["code"], error["message"]) == (status, "no")
+
+
+def test_a_hidden_error_says_what_it_can() -> None:
+    error = hidden_error({"base_resp": {"status_code": 1039, "status_msg": ""}})
+    assert error == {
+        "message": "The upstream reported the error 1039.",
+        "code": 429,
+        "type": "upstream_error",
+    }
+
+
+def responses_usage(
+    given: int, written: int, total: int, cached: int = 0, thought: int = 0, kept: int = 0
+) -> dict[str, Any]:
+    return {
+        "input_tokens": given,
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": kept},
+        "output_tokens": written,
+        "output_tokens_details": {"reasoning_tokens": thought},
+        "total_tokens": total,
+    }
+
+
+PLAIN = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+
+
+@pytest.mark.parametrize(
+    ("chat", "responses"),
+    [
+        pytest.param(PLAIN, responses_usage(5, 3, 8), id="plain"),
+        pytest.param(
+            {**PLAIN, "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 1},
+             "completion_tokens_details": {"reasoning_tokens": 2}},
+            responses_usage(5, 3, 8, cached=4, thought=2, kept=1),
+            id="details",
+        ),
+        pytest.param(
+            {**PLAIN, "prompt_cache_hit_tokens": 4}, responses_usage(5, 3, 8, cached=4), id="DeepSeek"
+        ),
+        pytest.param(
+            {"prompt_tokens": 5, "completion_tokens": 3}, responses_usage(5, 3, 8), id="no total"
+        ),
+        pytest.param(
+            {**PLAIN, "prompt_tokens_details": None, "completion_tokens_details": {"reasoning_tokens": None}},
+            responses_usage(5, 3, 8),
+            id="null details",
+        ),
+        pytest.param({"prompt_tokens": 5, "completion_tokens": None}, responses_usage(5, 0, 5), id="null"),
+        pytest.param({}, None, id="empty"),
+        pytest.param(None, None, id="none"),
+    ],
+)  # fmt: skip
+def test_usage_for_a_responses_client_has_every_field(chat: Any, responses: Any) -> None:
+    assert usage_to_responses(chat) == responses
+
+
+def test_usage_survives_the_way_to_chat_and_back() -> None:
+    usage = responses_usage(5, 3, 8, cached=4, thought=2, kept=1)
+    assert usage_to_responses(usage_to_chat(usage)) == usage
+    assert usage_to_chat(None) is None
+
+
+def test_usage_for_a_chat_client_names_no_cache_writes_that_nobody_counted() -> None:
+    usage = usage_to_chat({"input_tokens": 5, "output_tokens": 3})
+    assert usage == {
+        **PLAIN,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def test_a_finish_reason_that_makes_an_answer_incomplete_comes_back_as_itself() -> None:
+    for finish in ("length", "content_filter"):
+        assert FINISH_REASONS[INCOMPLETE_REASONS[finish]] == finish
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        ({"message": "m", "code": "rate_limit_exceeded"}, 429, "rate_limit_exceeded"),
+        ({"message": "m", "code": "server_error"}, 500, "server_error"),
+        ({"message": "m", "code": "vector_store_timeout"}, 504, "vector_store_timeout"),
+        ({"message": "m", "code": "invalid_prompt"}, 400, "invalid_prompt"),
+        ({"message": "m", "type": "x", "code": "cyber_policy"}, 400, "cyber_policy"),
+        ({"message": "m", "type": "x", "code": "image_too_small"}, 400, "image_too_small"),
+        ({"message": "m", "type": "too_many_requests"}, 429, "rate_limit_exceeded"),
+        ({"message": "m", "type": "overloaded_error"}, 503, "server_is_overloaded"),
+        ({"message": "Insufficient balance.", "code": "1008"}, 429, "insufficient_quota"),
+        ({"message": "No balance left.", "type": "server_error", "code": "1008"}, 500, "1008"),
+        ({"message": "m", "type": "authentication_error"}, 401, "invalid_api_key"),
+        ({"message": "m", "code": "permission_denied", "type": "x"}, 403, "permission_denied"),
+        ({"message": "Model Not Exist"}, 404, "model_not_found"),
+        ({"message": "Prompt is too long.", "code": 400}, 400, "context_length_exceeded"),
+        ({"object": "error", "message": "m", "type": "BadRequestError", "code": None}, 400, None),
+        ({"message": "m", "type": "server_error", "code": "1008"}, 500, "1008"),
+        ({"message": "m", "type": "invalid_request_error", "code": "x"}, 400, "x"),
+        ({"message": "m", "type": "invalid_request_error"}, 400, None),
+        ({"message": "m", "type": "x", "code": "y"}, 502, "y"),
+        ({"message": "m", "code": "y"}, 400, "y"),
+        ({"message": "m", "code": 400}, 400, "400"),
+        ({"message": "m", "code": 503}, 503, "503"),
+        ({"message": "m", "code": 600}, 400, "600"),
+        ({"message": "m", "code": 1302}, 400, "1302"),
+        ({"message": "m"}, 502, None),
+        ({}, 502, None),
+        ("something", 502, "upstream_protocol"),
+        ("overloaded", 503, "server_is_overloaded"),
+    ],
+)
+def test_an_error_inside_an_answer_has_the_status_it_would_have_had(
+    error: Any, status: int, code: str | None
+) -> None:
+    raised = failure(error)
+    assert (raised.status, raised.code) == (status, code)
+    assert raised.message
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "shown"),
+    [
+        ("rate_limit_exceeded", 500, "rate_limit_exceeded"),
+        ("upstream_unreachable", 502, "server_error"),
+        (None, 429, "rate_limit_exceeded"),
+        ("1210", 429, "rate_limit_exceeded"),
+        ("unsupported_value", 400, "invalid_prompt"),
+        ("not_found", 404, "invalid_prompt"),
+        ("overloaded", 503, "server_is_overloaded"),
+        ("ContextLengthExceeded", 400, "context_length_exceeded"),
+        *(
+            (code, 400, code)
+            for code in (
+                "context_length_exceeded", "model_not_found", "insufficient_quota", "cyber_policy",
+                "server_is_overloaded", "slow_down", "usage_limit_reached", "usage_not_included",
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_a_failed_response_has_a_code_that_client_programs_know(
+    code: str | None, status: int, shown: str
+) -> None:
+    assert response_error({"code": code, "message": "m"}, status) == {"code": shown, "message": "m"}
+    assert response_error({"code": code}, status)["message"]
+
+
+SCHEMA = {"type": "object", "properties": {}}
+
+
+@pytest.mark.parametrize(
+    ("chat", "responses"),
+    [
+        ({"type": "text"}, {"type": "text"}),
+        ({"type": "json_object"}, {"type": "json_object"}),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}},
+            {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": True},
+        ),
+    ],
+)
+def test_a_format_goes_both_ways(chat: Any, responses: Any) -> None:
+    assert format_to_responses(chat) == responses
+    assert format_to_chat(responses) == chat
+
+
+def test_a_format_without_a_schema_gets_the_one_that_the_responses_api_demands() -> None:
+    flat = format_to_responses({"type": "json_schema", "json_schema": {"name": "n"}})
+    assert flat == {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
+
+
+USAGE = {"prompt_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"choices": [], "usage": USAGE},
+        {"choices": [{"delta": {}}], "usage": None, "x_groq": {"usage": USAGE}},
+        {"choices": [{"delta": {}, "finish_reason": "stop", "usage": USAGE}]},
+    ],
+)
+def test_read_usage_finds_it_wherever_vendors_put_it(chunk: dict[str, Any]) -> None:
+    assert read_usage(chunk) == USAGE
+
+
+@pytest.mark.parametrize("chunk", [{}, {"choices": None}, {"choices": [{}], "x_groq": None}])
+def test_read_usage_finds_none(chunk: dict[str, Any]) -> None:
+    assert read_usage(chunk) is None
+
+
+@pytest.mark.parametrize(
+    ("tier", "responses", "chat"),
+    [
+        ("flex", "flex", "flex"),
+        ("ultrafast", "ultrafast", "priority"),
+        ("on_demand", "default", "default"),
+    ],
+)
+def test_unknown_service_tiers_become_default(tier: str, responses: str, chat: str) -> None:
+    assert (tier_to_responses(tier), tier_to_chat(tier)) == (responses, chat)
+
+
+RESULT = {"type": "moderation_result", "model": "omni", "flagged": False, "categories": {}}
+FAILED = {"type": "error", "code": "server_error", "message": "No."}
+
+
+def test_moderation_has_a_list_of_results_in_chat_and_one_in_responses() -> None:
+    listed = {"type": "moderation_results", "model": "omni", "results": [RESULT]}
+    chat, response = {"input": listed, "output": FAILED}, {"input": RESULT, "output": FAILED}
+    assert moderation_to_responses(chat) == response
+    assert moderation_to_chat(response) == chat
+
+
+@pytest.mark.parametrize(
+    "moderation",
+    [None, [], {}, {"input": None}, {"input": {"type": "moderation_results", "results": []}}],
+)
+def test_no_moderation_is_made_up(moderation: Any) -> None:
+    assert moderation_to_responses(moderation) is None

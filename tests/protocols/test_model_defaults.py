@@ -1,0 +1,148 @@
+"""Parameters and a system prompt, where the client gave none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest
+from forwarder.core.types import Json, Stream
+from forwarder.protocols.model_defaults import NOTHING, PARAMETERS, Defaults, checked
+
+ALL: Json = {
+    "temperature": 0.5, "top_p": 0.9, "num_predict": 50, "stop": ["END"], "seed": 7,
+    "frequency_penalty": 0.1, "presence_penalty": 0.2, "repeat_penalty": 1.1, "top_k": 40,
+    "min_p": 0.05, "num_ctx": 8192,
+}  # fmt: skip
+
+
+def laid(defaults: Defaults, protocol: str, request: Json, early: bool = True) -> Json:
+    """What becomes of a request."""
+    seen: list[Json] = []
+
+    def call(given: Json) -> Stream:
+        seen.append(given)
+        return iter(())
+
+    wrapped = (defaults.early if early else defaults.late)(call, protocol)
+    before = repr(request)
+    list(wrapped(request))
+    assert repr(request) == before, "the request itself is left alone"
+    return {k: v for k, v in seen[0].items() if k not in request or v != request[k]}
+
+
+def test_every_parameter_is_tried_here() -> None:
+    assert ALL.keys() == PARAMETERS.keys()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "early", "added"),
+    [
+        ("chat", True, {"temperature": 0.5, "top_p": 0.9, "max_tokens": 50, "stop": ["END"]}),
+        (
+            "chat",
+            False,
+            {
+                "temperature": 0.5, "top_p": 0.9, "max_tokens": 50, "stop": ["END"], "seed": 7,
+                "frequency_penalty": 0.1, "presence_penalty": 0.2,
+            },
+        ),
+        ("responses", True, {"temperature": 0.5, "top_p": 0.9, "max_output_tokens": 50}),
+        ("responses", False, {"temperature": 0.5, "top_p": 0.9, "max_output_tokens": 50}),
+    ],
+)  # fmt: skip
+def test_each_parameter_goes_where_it_has_a_name(protocol: str, early: bool, added: Json) -> None:
+    assert laid(Defaults(ALL), protocol, {"temperature": None}, early) == added
+
+
+@pytest.mark.parametrize("spelling", ["repetition_penalty", "repeat_penalty"])
+@pytest.mark.parametrize("protocol", ["chat", "responses"])
+def test_what_is_beyond_the_protocol_goes_to_upstreams_that_take_it(
+    protocol: str, spelling: str
+) -> None:
+    offered = Defaults({"repeat_penalty": 1.1, "top_k": 40, "min_p": 0.05, "seed": 7})
+    takes = {"top_k", "seed", spelling}
+
+    seen: list[Json] = []
+    list(offered.late(lambda r: iter(seen.append(r) or ()), protocol, takes)({"top_k": 1}))
+
+    assert seen == [{"top_k": 1, "seed": 7, spelling: 1.1}]
+
+
+@pytest.mark.parametrize("protocol", ["chat", "responses"])
+def test_what_the_upstream_drops_is_not_laid_in_to_be_dropped(protocol: str) -> None:
+    def call(request: Json) -> Stream:
+        return iter(())
+
+    drops = {"temperature", "seed", "top_k"}
+    defaults = Defaults({"temperature": 0.5, "seed": 7, "top_k": 40})
+    assert defaults.early(call, protocol, drops) is call
+    assert defaults.late(call, protocol, {"top_k"}, drops) is call
+
+
+def test_what_the_client_says_counts_by_whichever_name() -> None:
+    asked = {"temperature": 0, "top_p": 1.0, "max_completion_tokens": 5, "stop": "x"}
+
+    assert laid(Defaults(ALL), "chat", asked) == {}
+
+
+def test_no_limit_is_none_and_a_low_one_is_what_the_api_takes() -> None:
+    assert laid(Defaults({"num_predict": -1}), "chat", {}) == {}
+    assert laid(Defaults({"num_predict": 3}), "chat", {}) == {"max_tokens": 3}
+    assert laid(Defaults({"num_predict": 3}), "responses", {}) == {"max_output_tokens": 16}
+
+
+USER = {"role": "user", "content": "hi"}
+SYSTEM = Defaults(system="Be kind.")
+
+
+def test_the_system_prompt_stands_in_front() -> None:
+    added = laid(SYSTEM, "chat", {"messages": [USER]})
+    assert added == {"messages": [{"role": "system", "content": "Be kind."}, USER]}
+    for given in ("hi", [USER]):
+        assert laid(SYSTEM, "responses", {"input": given}) == {"instructions": "Be kind."}
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_client_s_own_instructions_stay_alone(role: str) -> None:
+    own = {"role": role, "content": "Be brief."}
+
+    assert laid(SYSTEM, "chat", {"messages": [USER, own]}) == {}
+    assert laid(SYSTEM, "responses", {"input": [own, USER]}) == {}
+    assert laid(SYSTEM, "responses", {"input": "hi", "instructions": "Be brief."}) == {}
+
+
+def test_nothing_is_said_upstream_that_was_said_before() -> None:
+    assert laid(SYSTEM, "chat", {"messages": [USER]}, early=False) == {}
+
+
+def test_what_is_no_list_of_messages_is_the_translator_s_to_refuse() -> None:
+    assert laid(SYSTEM, "chat", {"messages": "hi"}) == {}
+
+
+def test_a_model_without_defaults_costs_nothing() -> None:
+    def call(request: Json) -> Stream:
+        return iter(())
+
+    assert NOTHING.early(call, "chat") is call is NOTHING.late(call, "responses")
+    assert Defaults(ALL).early(call, "ollama") is call
+
+
+def test_all_that_is_meant_is_taken() -> None:
+    assert checked({**ALL, "top_k": None}) == {k: v for k, v in ALL.items() if k != "top_k"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 2.1), ("temperature", "0.5"), ("temperature", True),
+        ("top_p", float("nan")), ("num_ctx", 0), ("num_ctx", 2.0), ("num_predict", 0),
+        ("num_predict", -3), ("stop", []), ("stop", [""]), ("stop", 3), ("seed", 1.5),
+        ("num_gpu", 1), ("mirostat", 1),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"parameters.{name}") as caught:
+        checked({name: value})
+    assert caught.value.param == f"parameters.{name}"

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest, Unsupported
+from forwarder.core.translation_context import Ledger
+from forwarder.protocols.parameters import (
+    CHAT_OVER_RESPONSES,
+    RESPONSES_OVER_CHAT,
+    Fate,
+    carried,
+    dropped,
+    emulated,
+    local,
+    mapped,
+    offered,
+    refused,
+    settle,
+)
+from tests.helpers.sdk import REQUEST_PARAMETERS
+from tests.helpers.translating import terms, translate
+
+TABLES = {"responses_over_chat": RESPONSES_OVER_CHAT, "chat_over_responses": CHAT_OVER_RESPONSES}
+CLIENTS = {"responses_over_chat": "responses", "chat_over_responses": "chat"}
+REQUESTS: dict[str, dict[str, Any]] = {
+    "responses_over_chat": {"model": "some-model", "input": "Hi."},
+    "chat_over_responses": {
+        "model": "some-model",
+        "messages": [{"role": "user", "content": "Hi."}],
+    },
+}
+SAMPLES: dict[type, Any] = {
+    str: "x", int: 7, float: 0.5, bool: True, list: [{"a": 1}], dict: {"a": 1},
+}  # fmt: skip
+
+
+def fates(*kinds: str) -> list[Any]:
+    return [
+        pytest.param(direction, name, fate, id=f"{name}-{direction}")
+        for direction, table in TABLES.items()
+        for name, fate in table.items()
+        if fate.kind in kinds
+    ]
+
+
+def lost(direction: str, name: str, value: Any, strict: bool = False) -> dict[str, str]:
+    """What is dropped of a request with this parameter."""
+    request = {**REQUESTS[direction], name: value}
+    return translate(direction, request, terms(strict=strict)).dropped
+
+
+@pytest.mark.parametrize("direction", TABLES)
+def test_every_parameter_of_the_sdk_has_a_fate(direction: str) -> None:
+    known = REQUEST_PARAMETERS[CLIENTS[direction]]
+    assert known - TABLES[direction].keys() == set()
+
+
+@pytest.mark.parametrize("direction", TABLES)
+def test_parameters_that_the_sdk_lacks_are_how_chat_draws_and_stops(direction: str) -> None:
+    beyond = TABLES[direction].keys() - REQUEST_PARAMETERS[CLIENTS[direction]]
+    penalties = {"frequency_penalty", "presence_penalty"}  # in the Open Responses schema, too
+    assert beyond <= penalties | {"logit_bias", "seed", "stop"} | {"client_metadata"}  # Codex's
+
+
+@pytest.mark.parametrize(
+    ("direction", "name", "fate"),
+    fates("dropped", "refused", "mapped", "local", "emulated", "offered"),
+)
+def test_a_fate_that_is_not_to_be_carried_has_a_reason(
+    direction: str, name: str, fate: Fate
+) -> None:
+    assert fate.why
+
+
+@pytest.mark.parametrize(("direction", "name", "fate"), fates("carried"))
+def test_a_carried_parameter_arrives_as_it_is(direction: str, name: str, fate: Fate) -> None:
+    value = SAMPLES[fate.types[0]]
+    request = {**REQUESTS[direction], name: value, "tools": _ONE_TOOL[direction]}
+    assert translate(direction, request, terms()).request[name] == value
+
+
+_ONE_TOOL = {
+    "responses_over_chat": [{"type": "function", "name": "f"}],
+    "chat_over_responses": [{"type": "function", "function": {"name": "f"}}],
+}
+
+
+@pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "offered"))
+def test_a_dropped_parameter_is_named(direction: str, name: str, fate: Fate) -> None:
+    assert lost(direction, name, SAMPLES[fate.types[0]]) == {name: fate.why}
+
+
+@pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "offered"))
+def test_in_strict_mode_a_dropped_parameter_is_refused(
+    direction: str, name: str, fate: Fate
+) -> None:
+    with pytest.raises(Unsupported) as caught:
+        lost(direction, name, SAMPLES[fate.types[0]], strict=True)
+    assert caught.value.status == 400
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize(("direction", "name", "fate"), fates("refused"))
+def test_a_refused_parameter_is_a_400_that_names_it(direction: str, name: str, fate: Fate) -> None:
+    with pytest.raises((Unsupported, InvalidRequest)) as caught:
+        lost(direction, name, SAMPLES[fate.types[0]])
+    assert caught.value.status == 400
+    assert caught.value.param == name
+    assert caught.value.code
+
+
+@pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "refused", "offered"))
+def test_a_value_that_asks_for_nothing_passes_in_silence(
+    direction: str, name: str, fate: Fate
+) -> None:
+    for value in (None, *fate.neutral):
+        assert lost(direction, name, value, strict=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("direction", "name", "fate"),
+    fates("carried", "mapped", "local", "emulated", "dropped", "refused", "offered"),
+)
+def test_a_value_of_the_wrong_type_is_a_400_that_names_the_parameter(
+    direction: str, name: str, fate: Fate
+) -> None:
+    wrong = next(value for kind, value in SAMPLES.items() if kind not in fate.types)
+    with pytest.raises(InvalidRequest) as caught:
+        lost(direction, name, wrong)
+    assert (caught.value.param, caught.value.code) == (name, "invalid_type")
+
+
+@pytest.mark.parametrize("direction", TABLES)
+def test_a_parameter_that_nobody_knows_is_dropped_by_name(direction: str) -> None:
+    assert set(lost(direction, "unheard_of", 1)) == {"unheard_of"}
+    with pytest.raises(Unsupported):
+        lost(direction, "unheard_of", 1, strict=True)
+
+
+def test_settling_gives_what_is_carried_and_what_is_mapped() -> None:
+    table = {
+        "a": carried((int,)),
+        "b": mapped((int,), "renamed"),
+        "c": local((int,), "ours"),
+        "d": dropped((int,), "no counterpart", 0),
+        "g": emulated((int,), "done by a wrapper"),
+        "e": refused((int,), "no way", 0),
+        "h": offered((int,), "not here", 0),
+        "i": offered((int,), "not here", 0),
+    }
+    ledger = Ledger()
+    given = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 0, "f": None, "g": 5, "h": 6, "i": 7, "j": 8}
+    settled = settle(given, table, ledger, takes=("h", "j", "c", "d"))
+    assert list(settled) == [("a", 1), ("b", 2), ("h", 6), ("j", 8)]
+    assert ledger.dropped == {"d": "no counterpart", "i": "not here"}

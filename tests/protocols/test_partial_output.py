@@ -1,0 +1,74 @@
+"""What was made of a response that did not come to its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forwarder.core.types import Json
+from forwarder.protocols.partial_output import collect_output
+
+MESSAGE: Json = {"type": "message", "id": "m", "role": "assistant", "content": []}
+CALL: Json = {"type": "function_call", "id": "c", "name": "f", "arguments": ""}
+
+
+def event(kind: str, place: int, **more: Any) -> Json:
+    return {"type": f"response.{kind}", "output_index": place, **more}
+
+
+def test_finished_items_are_as_they_were_told() -> None:
+    done = {**CALL, "arguments": "{}"}
+    told = [
+        event("output_item.added", 0, item=CALL),
+        event("function_call_arguments.delta", 0, delta="{}"),
+        event("output_item.done", 0, item=done),
+    ]
+    assert collect_output(told) == [done]
+
+
+def test_a_message_that_was_begun_has_the_text_so_far() -> None:
+    part = {"type": "output_text", "text": "", "annotations": []}
+    told = [
+        event("output_item.added", 0, item=MESSAGE),
+        event("content_part.added", 0, content_index=0, part=part),
+        event("output_text.delta", 0, content_index=0, delta="He"),
+        event("output_text.delta", 0, content_index=0, delta="llo"),
+        event("refusal.delta", 0, content_index=1, delta="No."),
+    ]
+    content = [{**part, "text": "Hello"}, {"type": "refusal", "refusal": "No."}]
+    assert collect_output(told) == [{**MESSAGE, "status": "incomplete", "content": content}]
+
+
+def test_reasoning_that_was_begun_has_its_summary_and_text() -> None:
+    item: Json = {"type": "reasoning", "id": "r", "summary": []}
+    told = [
+        event("output_item.added", 0, item=item),
+        event("reasoning_summary_text.delta", 0, summary_index=0, delta="Short."),
+        event("reasoning_text.delta", 0, content_index=0, delta="Long."),
+    ]
+    (made,) = collect_output(told)
+    assert made["summary"] == [{"type": "summary_text", "text": "Short."}]
+    assert made["content"] == [{"type": "reasoning_text", "text": "Long."}]
+
+
+def test_half_a_call_and_items_without_content_are_left_out() -> None:
+    told = [
+        event("output_item.added", 0, item=MESSAGE),
+        event("output_item.added", 1, item=CALL),
+        event("function_call_arguments.delta", 1, delta='{"rm'),
+    ]
+    assert collect_output(told) == []
+
+
+def test_items_stand_in_the_order_of_their_places() -> None:
+    first, second = ({**MESSAGE, "id": name} for name in "ab")
+    told = [
+        event("output_item.added", 0, item=first),
+        event("output_item.done", 1, item=second),
+        event("output_text.delta", 0, content_index=0, delta="x"),
+    ]
+    assert [item["id"] for item in collect_output(told)] == ["a", "b"]
+
+
+def test_done_items_without_places_stand_as_they_came() -> None:
+    told = [{"type": "response.output_item.done", "item": {"id": name}} for name in "ab"]
+    assert [item["id"] for item in collect_output(told)] == ["a", "b"]

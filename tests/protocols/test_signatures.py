@@ -1,0 +1,97 @@
+"""Which fields hold signatures, and how their pieces become what goes back."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from forwarder.protocols.signatures import (
+    SignatureCollector,
+    calls_of,
+    is_signed,
+    merge_value,
+    read_call,
+    read_merged,
+    read_message,
+    sign_call,
+    strip_call,
+)
+
+Json = dict[str, Any]
+GOOGLE = {"google": {"thought_signature": "s"}}
+CALL: Json = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "merged"),
+    [
+        (None, GOOGLE, GOOGLE),
+        ({"a": 1, "b": {"c": 1}}, {"b": {"d": 2}}, {"a": 1, "b": {"c": 1, "d": 2}}),
+        ("old", "new", "new"),
+        (["s"], ["s", "t"], ["s", "t"]),
+        (None, [{"type": "thinking", "thinking": "a"}], [{"type": "thinking", "thinking": "a"}]),
+        (
+            [{"type": "thinking", "thinking": "a"}],
+            [{"type": "thinking", "thinking": "b", "signature": "s"}],
+            [{"type": "thinking", "thinking": "ab", "signature": "s"}],
+        ),
+    ],
+)
+def test_pieces_of_a_field_are_merged(old: Any, new: Any, merged: Any) -> None:
+    before = copy.deepcopy((old, new))
+    value = merge_value(merge_value(None, old), new)
+    assert read_merged(value) == merged
+    assert read_merged(merge_value(value, {})) == (merged if type(merged) is dict else {})
+    assert old == before[0]
+    assert new == before[1]
+
+
+def test_of_fields_that_hold_more_a_message_keeps_only_signatures() -> None:
+    collector = SignatureCollector()
+    collector.take_delta({"extra_content": {"google": {"thought": True}}, "content": "Hm."})
+    assert not collector.has_message
+
+    collector.take_delta({"extra_content": GOOGLE, "provider_specific_fields": {"citations": [1]}})
+    collector.take_delta({"provider_specific_fields": {"thought_signatures": ["s"]}})
+    assert collector.pop_message() == {
+        "extra_content": GOOGLE,
+        "provider_specific_fields": {"thought_signatures": ["s"]},
+    }
+    assert collector.pop_message() == {}
+
+
+def test_the_signatures_of_a_call_are_kept_where_they_stand() -> None:
+    signed = {**CALL, "extra_content": GOOGLE}
+    signed["function"] = {**CALL["function"], "provider_specific_fields": {"thought_signature": 1}}
+    fields = read_call(signed)
+
+    assert read_call(CALL) == {}
+    assert sign_call(CALL, fields) == signed
+    assert sign_call({**CALL, "extra_content": "own"}, fields)["extra_content"] == "own"
+    assert strip_call(signed, ()) == CALL
+    assert strip_call(signed, ("extra_content",)) == {**CALL, "extra_content": GOOGLE}
+    assert read_call({**CALL, "function": None}) == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "signed"),
+    [
+        ({"reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]}, False),
+        ({"reasoning_details": [{"type": "reasoning.text", "signature": "s"}]}, True),
+        ({"reasoning_details": [{"type": "reasoning.encrypted", "data": "d"}]}, True),
+        ({"thinking_blocks": [{"type": "thinking", "thinking": "a", "signature": None}]}, False),
+        ({"reasoning_opaque": "o"}, True),
+        ({"extra_content": GOOGLE}, True),
+        ({}, False),
+    ],
+)
+def test_text_alone_is_no_signature(fields: Json, signed: bool) -> None:
+    assert is_signed(fields) is signed
+    assert read_message({"role": "assistant", **fields}) == fields
+
+
+@pytest.mark.parametrize("calls", [None, "a", ["a"], {}])
+def test_a_message_of_another_shape_has_no_calls(calls: Any) -> None:
+    assert calls_of({"tool_calls": calls}) == []

@@ -1,0 +1,188 @@
+"""Framing: the same events however the bytes are cut, and bytes that a second reader agrees on."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai._streaming import SSEDecoder
+
+from forwarder.core.errors import UpstreamBroken
+from forwarder.protocols import sse
+
+CHUNK = {"id": "c1", "choices": [{"index": 0, "delta": {"content": "grüße 🎉 \u2028 end"}}]}
+CREATED = {"type": "response.created", "sequence_number": 0}
+
+CASES: dict[str, tuple[bytes, list[dict[str, Any]]]] = {
+    "plain": (b'data: {"a":1}\n\ndata: {"a":2}\n\n', [{"a": 1}, {"a": 2}]),
+    "event line": (b'event: x\ndata: {"type":"y"}\n\n', [{"type": "y"}]),
+    "CRLF": (b'data: {"a":1}\r\n\r\ndata: {"a":2}\r\n\r\n', [{"a": 1}, {"a": 2}]),
+    "CRLF in a block": (b'event: error\r\ndata: {"a":1}\r\n\r\n', [{"a": 1, "type": "error"}]),
+    "CR": (b'data: {"a":1}\r\rdata: {"a":2}\r\r', [{"a": 1}, {"a": 2}]),
+    "mixed ends": (b'data: {"a":1}\n\r\ndata: {"a":2}\r\n\n', [{"a": 1}, {"a": 2}]),
+    "no space": (b'data:{"a":1}\n\n', [{"a": 1}]),
+    "more space": (b'data:   {"a":1} \n\n', [{"a": 1}]),
+    "no space, the words inside": (b'data:{"a":"data: b"}\n\n', [{"a": "data: b"}]),
+    "the words inside": (b'data: {"a":"data: b"}\n\n', [{"a": "data: b"}]),
+    "several data lines": (b'data: {"a":\ndata: 1}\n\n', [{"a": 1}]),
+    "comments": (b': ping\n\n:\ndata: {"a":1}\n: in between\n\n', [{"a": 1}]),
+    "other fields": (b'id: 7\nretry: 10\ndata: {"a":1}\nfoo\n\n', [{"a": 1}]),
+    "event line below": (b'data: {"a":1}\nevent: response.x\n\n', [{"a": 1, "type": "response.x"}]),
+    "BOM": (b'\xef\xbb\xbfdata: {"a":1}\n\n', [{"a": 1}]),
+    "no data": (b'event: ping\n\ndata\n\ndata:\n\ndata: \n\ndata: {"a":1}\n\n', [{"a": 1}]),
+    "blank lines": (b'\n\n\n\ndata: {"a":1}\n\n\n\n\ndata: {"a":2}\n\n', [{"a": 1}, {"a": 2}]),
+    "other characters": (b"data: " + orjson.dumps(CHUNK) + b"\n\n", [CHUNK]),
+    "type by event line": (
+        b'event: response.x\ndata: {"a":1}\n\n',
+        [{"type": "response.x", "a": 1}],
+    ),
+    "error by event line": (b'event: error\ndata: {"a":1}\n\n', [{"type": "error", "a": 1}]),
+    "type in both": (b'event: response.x\ndata: {"type":"y"}\n\n', [{"type": "y"}]),
+    "foreign event line": (b'event: message\ndata: {"a":1}\n\n', [{"a": 1}]),
+    "late usage": (b'data: [DONE]\n\ndata: {"usage":1}\n\n', [{"usage": 1}]),
+    "not a number": (b'data: {"a":[NaN,-Infinity]}\n\n', [{"a": [None, None]}]),
+    "a null between events": (b'data: null\n\ndata: {"a":1}\n\n', [{"a": 1}]),
+    "half a pair": (rb'data: {"a":"\ud83d!"}' + b"\n\n", [{"a": "\ufffd!"}]),
+}
+
+BROKEN = {
+    "text": b"data: hello\n\n",
+    "array": b"data: [1]\n\n",
+    "string": b'data: "a"\n\n',
+    "half an object": b'data: {"a":\n\n',
+    "too deep": b'data: {"a":' + b"[" * 100_000 + b"\n\n",
+}
+
+
+def decoded(pieces: list[bytes]) -> list[dict[str, Any]]:
+    decoder = sse.Decoder()
+    events = [event for piece in pieces for event in decoder.feed(piece)]
+    return events + decoder.flush()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_stream_in_one_piece_gives_its_events(name: str) -> None:
+    data, events = CASES[name]
+
+    assert decoded([data]) == events
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_stream_byte_by_byte_gives_the_same_events(name: str) -> None:
+    data, events = CASES[name]
+
+    assert decoded([data[at : at + 1] for at in range(len(data))]) == events
+
+
+@given(
+    st.lists(st.sampled_from(sorted(CASES)), max_size=6),
+    st.lists(st.integers(min_value=0, max_value=400), max_size=12),
+)
+def test_cuts_anywhere_change_nothing(names: list[str], cuts: list[int]) -> None:
+    data = b"".join(CASES[name][0] for name in names if name != "BOM")
+    events = [event for name in names if name != "BOM" for event in CASES[name][1]]
+    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+
+    assert decoded([data[a:b] for a, b in itertools.pairwise(places)]) == events
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r", b"\r\r"])
+def test_an_event_comes_with_the_byte_that_ends_its_blank_line(end: bytes) -> None:
+    decoder = sse.Decoder()
+
+    assert decoder.feed(b'data: {"a":1}' + end[:-1]) == []
+    assert decoder.feed(end[-1:]) == [{"a": 1}]
+
+
+def test_the_mark_of_the_end_is_remembered() -> None:
+    decoder = sse.Decoder()
+
+    assert decoder.feed(b'data: {"a":1}\n\n') == [{"a": 1}]
+    assert not decoder.done
+    assert decoder.feed(b"data: [DO") == []
+    assert decoder.feed(b"NE]\n\n") == []
+    assert decoder.done
+
+
+def test_the_mark_of_the_end_counts_without_its_blank_line() -> None:
+    decoder = sse.Decoder()
+    decoder.feed(b"data: [DONE]")
+
+    assert decoder.flush() == []
+    assert decoder.done
+
+
+def test_the_end_completes_a_block_without_its_blank_line() -> None:
+    decoder = sse.Decoder()
+
+    assert decoder.feed(b'data: {"a":1}\n') == []
+    assert decoder.flush() == [{"a": 1}]
+    assert decoder.flush() == []
+
+
+def test_half_a_block_at_the_end_is_no_event() -> None:
+    decoder = sse.Decoder()
+    decoder.feed(b'data: {"a":1}\n\ndata: {"a":')
+
+    assert decoder.flush() == []
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_data_that_is_no_object_is_refused_without_quoting_it(name: str) -> None:
+    with pytest.raises(UpstreamBroken) as caught:
+        sse.Decoder().feed(BROKEN[name])
+
+    assert "hello" not in caught.value.message
+
+
+def test_an_event_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "MAX_EVENT", 1000)
+    decoder = sse.Decoder()
+
+    assert decoder.feed(b"data: " + b"x" * 900) == []
+    with pytest.raises(UpstreamBroken, match="1000 bytes"):
+        decoder.feed(b"x" * 200)
+
+
+def test_a_large_event_in_many_pieces_is_read_in_linear_time() -> None:
+    text = "x" * (8 * 2**20)
+    data = b'data: {"a":"' + text.encode() + b'"}\n\n'
+
+    assert decoded([data[at : at + 2000] for at in range(0, len(data), 2000)]) == [{"a": text}]
+
+
+def _read_by_the_sdk(data: bytes) -> list[tuple[str | None, str]]:
+    return [(event.event, event.data) for event in SSEDecoder().iter_bytes(iter([data]))]
+
+
+def test_the_sdk_reads_encoded_responses_events_with_their_names() -> None:
+    events = [CREATED, {"type": "response.output_text.delta", "delta": "a\nb\u2028c"}]
+
+    read = _read_by_the_sdk(sse.encode_responses(events))
+
+    assert [(name, json.loads(data)) for name, data in read] == [(e["type"], e) for e in events]
+
+
+def test_the_sdk_reads_encoded_chat_chunks_and_the_end() -> None:
+    read = _read_by_the_sdk(sse.encode_chat([CHUNK, CHUNK]) + sse.KEEP_ALIVE + sse.DONE)
+
+    assert [name for name, _ in read] == [None, None, None]
+    assert [json.loads(data) for _, data in read[:2]] == [CHUNK, CHUNK]
+    assert read[2][1] == "[DONE]"
+
+
+@pytest.mark.parametrize("encode", [sse.encode_chat, sse.encode_responses])
+def test_what_is_encoded_decodes_to_the_same(encode: Any) -> None:
+    events = [CREATED, CHUNK, {"type": "error\ndata: {}", "message": "m"}]
+
+    assert decoded([encode(events)]) == events
+
+
+@pytest.mark.parametrize("encode", [sse.encode_chat, sse.encode_responses])
+def test_an_empty_batch_is_no_bytes(encode: Any) -> None:
+    assert encode([]) == b""

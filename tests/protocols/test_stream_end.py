@@ -1,0 +1,392 @@
+"""Beyond the laws: what an upstream's stream must have, and how a failure is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import (
+    ShuttingDown,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from forwarder.core.types import Batch, Stream
+from forwarder.protocols.stream_end import (
+    honest_chat,
+    honest_responses,
+    tell_follower,
+    told_chat,
+    told_ollama,
+    told_responses,
+)
+from tests.helpers import sdk
+from tests.helpers.translating import events_of
+
+Json = dict[str, Any]
+
+
+def chunk(delta: Json | None = None, finish: str | None = None, **more: Any) -> Json:
+    return {
+        "id": "1",
+        "choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish}],
+        **more,
+    }
+
+
+def heard(*chunks: Json, done: bool = False) -> list[Json]:
+    return events_of(honest_chat(iter([[each] for each in chunks]), lambda: done))
+
+
+SAID = chunk({"content": "a"})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"content": "a"}, {"refusal": "a"}, {"tool_calls": [{}]}, {"function_call": {}, "content": "a"},
+     {"reasoning_content": "a"}, {"reasoning": "a"}, {"reasoning_details": [{}]}, {"images": [{}]}],
+)  # fmt: skip
+def test_a_finished_answer_passes_as_it_is(said: Json) -> None:
+    chunks = [
+        chunk({"role": "assistant"}),
+        chunk(said),
+        chunk(finish="stop"),
+        {"choices": [], "usage": {}},
+    ]
+    assert heard(*chunks) == chunks
+
+
+def test_an_answer_that_was_cut_short_is_broken() -> None:
+    with pytest.raises(UpstreamBroken, match="ended before its answer was finished"):
+        heard(SAID, done=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "finish"), [({"content": "a"}, "stop"), ({"tool_calls": [{}]}, "tool_calls")]
+)
+def test_done_stands_for_a_missing_finish_reason(said: Json, finish: str) -> None:
+    chunks = heard(chunk(said), {"choices": [], "usage": {}}, done=True)
+    assert chunks[-1] == chunk(finish=finish)
+
+
+@pytest.mark.parametrize("chunks", [[], [chunk()], [chunk({"content": ""})], [{"choices": []}]])
+def test_done_alone_is_no_answer(chunks: list[Json]) -> None:
+    with pytest.raises(UpstreamBroken):
+        heard(*chunks, done=True)
+
+
+@pytest.mark.parametrize("finish", ["stop", "tool_calls", "length", "content_filter"])
+def test_a_finished_empty_chat_answer_is_an_answer(finish: str) -> None:
+    chunks = [chunk({"role": "assistant", "content": ""}), chunk(finish=finish)]
+    assert heard(*chunks) == chunks
+
+
+def test_a_whole_message_counts_as_said() -> None:
+    body = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}
+    assert heard(body) == [body]
+
+
+def test_an_empty_whole_message_is_an_answer() -> None:
+    body = {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}
+    assert heard(body) == [body]
+
+
+def test_nothing_passes_after_an_error() -> None:
+    error = {"error": {"message": "Full."}}
+    stream = honest_chat(iter([[SAID, error, SAID], [SAID]]), lambda: True)
+    assert events_of(stream) == [SAID, error]
+
+
+# -- Responses ----------------------------------------------------------------------------------
+
+
+def event(kind: str, **more: Any) -> Json:
+    return {"type": kind, **more}
+
+
+@pytest.mark.parametrize("ending", ["response.completed", "response.incomplete", "response.failed"])
+def test_a_response_ends_with_its_terminal_event(ending: str) -> None:
+    events = [event("response.created"), event(ending), event("response.completed")]
+    assert events_of(honest_responses(iter([events, events]), lambda: False)) == events[:2]
+
+
+def test_a_completed_empty_response_is_an_answer() -> None:
+    begun = event("response.created", response={})
+    for response in ({"output": []}, {}):
+        events = [begun, event("response.completed", response=response)]
+        assert events_of(honest_responses(iter([events]), lambda: False)) == events
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [event("response.incomplete", response={"output": []})],
+        [event("response.completed", response={"output": [{}]})],
+        [event("response.output_text.delta", delta="a"), event("response.completed", response={"output": []})],
+    ],
+)  # fmt: skip
+def test_a_response_may_be_cut_to_nothing_or_say_it_in_one_place(said: list[Json]) -> None:
+    assert events_of(honest_responses(iter([said]), lambda: False)) == said
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_response_without_a_terminal_event_is_broken(done: bool) -> None:
+    with pytest.raises(UpstreamBroken, match="ended before its response was finished"):
+        events_of(honest_responses(iter([[event("response.created")]]), lambda: done))
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_an_error_event_without_a_terminal_one_is_the_failure(nested: bool) -> None:
+    error = {"message": "Full.", "code": "rate_limit_exceeded"}
+    last = event("error", error=error) if nested else event("error", **error)
+    with pytest.raises(UpstreamRefused, match=r"Full\.") as caught:
+        events_of(honest_responses(iter([[last], []]), lambda: False))
+    assert caught.value.status == 429
+
+
+# -- telling the client -------------------------------------------------------------------------
+
+
+def failing(*batches: Batch) -> Stream:
+    yield from batches
+    raise UpstreamTimeout("Too slow.")
+
+
+def test_a_chat_client_is_told_by_an_error_frame() -> None:
+    chunks = events_of(told_chat(failing([SAID], [])))
+    assert chunks == [
+        SAID,
+        {"error": {"message": "Too slow.", "type": "upstream_error", "param": None, "code": "upstream_timeout"}},
+    ]  # fmt: skip
+
+
+def test_an_error_frame_of_the_upstream_is_the_only_one() -> None:
+    error = {"error": {"message": "Full."}}
+
+    def upstream() -> Iterator[Batch]:
+        yield [SAID, error]
+        raise AssertionError("nobody may ask for more")
+
+    assert events_of(told_chat(upstream())) == [SAID, error]
+
+
+def test_a_responses_client_is_told_by_an_error_and_a_failed_response() -> None:
+    response = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "output": [],
+                "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}  # fmt: skip
+    item = {"type": "reasoning", "id": "rs_1", "summary": []}
+    begun = [
+        event("response.created", response=response, sequence_number=0),
+        event("response.output_item.done", output_index=0, item=item, sequence_number=1),
+    ]
+    [*passed, error, failed] = events_of(told_responses(failing(begun, [])))
+    assert passed == begun
+    assert [error["sequence_number"], failed["sequence_number"]] == [2, 3]
+    assert (error["message"], error["code"]) == ("Too slow.", "upstream_timeout")
+    assert error["error"]["type"] == "upstream_error"
+    assert failed["response"] == {
+        **response,
+        "status": "failed",
+        "output": [item],
+        "error": {"code": "server_error", "message": "Too slow."},
+    }
+
+
+def test_a_response_that_broke_before_it_began_is_still_well_formed() -> None:
+    events = events_of(told_responses(failing([])))
+    assert [e["type"] for e in events] == ["error", "response.failed"]
+    assert [e["sequence_number"] for e in events] == [0, 1]
+    assert [m for e in events for m in sdk.event_mistakes(e)] == []
+
+
+def test_an_error_event_of_the_upstream_is_not_told_twice() -> None:
+    first = event("error", message="Full.", sequence_number=7)
+    events = events_of(told_responses(failing([first])))
+    assert [(e["type"], e["sequence_number"]) for e in events] == [
+        ("error", 7),
+        ("response.failed", 8),
+    ]
+
+
+@pytest.mark.parametrize("told", [told_chat, told_responses])
+def test_what_goes_well_is_told_as_it_is(told: Any) -> None:
+    batches: list[Batch] = [[SAID], [], [chunk(finish="stop")]]
+    assert list(told(iter(batches))) == batches
+
+
+@pytest.mark.parametrize("ending", ["cut", "broken"])
+def test_one_finished_choice_does_not_finish_the_others(ending: str) -> None:
+    def upstream() -> Stream:
+        yield [{"choices": [{"index": i, "delta": {"content": "a"}} for i in (0, 1)]}]
+        yield [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
+        if ending == "broken":
+            raise UpstreamUnreachable("gone")
+
+    with pytest.raises(UpstreamError):
+        list(honest_chat(upstream(), lambda: False))
+
+
+@pytest.mark.parametrize("error", [UpstreamUnreachable("gone"), ShuttingDown()])
+def test_what_breaks_after_the_last_finish_breaks_nothing(error: Exception) -> None:
+    def upstream() -> Stream:
+        yield [{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}]
+        yield [{"choices": [{"index": 0, "delta": {}}]}]
+        raise error
+
+    assert len(list(honest_chat(upstream(), lambda: False))) == 2
+
+
+def test_a_failure_is_ollama_s_last_line() -> None:
+    def breaking() -> Stream:
+        yield [{"done": False}]
+        raise UpstreamTimeout("Too late.")
+
+    assert events_of(told_ollama(breaking())) == [{"done": False}, {"error": "Too late."}]
+
+
+# -- errors of a known kind -----------------------------------------------------------------------
+
+LONG = {"message": "The prompt is too long.", "type": "x", "code": 7, "more": 1}
+KNOWN = {"type": "invalid_request_error", "code": "context_length_exceeded"}
+
+
+@pytest.mark.parametrize(
+    ("chunk_", "status", "code"),
+    [
+        ({"error": {"message": "m", "code": "insufficient_quota"}}, 429, "insufficient_quota"),
+        ({"error": {"message": "m", "type": "overloaded_error"}}, 503, "server_is_overloaded"),
+        ({"error": {"message": "m", "code": 401}}, 401, "invalid_api_key"),
+        ({"error": {"message": "m", "code": "permission_denied"}}, 403, "permission_denied"),
+        ({"error": {"message": "Model Not Exist"}}, 404, "model_not_found"),
+        ({"error": LONG}, 400, "context_length_exceeded"),
+        ({"error": "The prompt is too long."}, 400, "context_length_exceeded"),
+        ({"object": "error", **LONG}, 400, "context_length_exceeded"),
+        ({"code": "Throttling", "message": "m"}, 429, "rate_limit_exceeded"),
+        ({"base_resp": {"status_code": 2013, "status_msg": "context window exceeds limit"}},
+         400, "context_length_exceeded"),
+        ({"choices": [{"finish_reason": "error", "error": LONG, "delta": {}}]},
+         400, "context_length_exceeded"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("greeted", [True, False])
+def test_an_error_that_comes_first_has_the_status_that_its_code_means(
+    chunk_: Json, status: int, code: str, greeted: bool
+) -> None:
+    batch = [chunk({"role": "assistant", "content": ""}), chunk_] if greeted else [chunk_]
+    with pytest.raises(UpstreamRefused) as caught:
+        events_of(honest_chat(iter([batch]), lambda: False))
+    assert (caught.value.status, caught.value.code) == (status, code)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"error": LONG},
+        {"object": "error", **LONG},
+        {"choices": [{"finish_reason": "error", "error": LONG, "delta": {}}]},
+    ],
+)
+def test_an_error_of_a_known_kind_gets_its_code_in_the_midst_of_a_stream(last: Json) -> None:
+    [said, failed] = heard(SAID, last)
+    assert said == SAID
+    assert failed["error"] | {**LONG, **KNOWN} == failed["error"]
+
+
+def test_an_error_of_no_kind_stays_as_it_is() -> None:
+    last = {"id": "1", "error": {"message": "Full.", "code": 7}, "choices": []}
+    assert heard(SAID, last) == [SAID, last]
+    assert heard(SAID, {"object": "error", "message": "m"})[1]["error"]["message"] == "m"
+
+
+def failed_with(error: Any, **more: Any) -> Json:
+    return event("response.failed", response={"status": "failed", "error": error, **more})
+
+
+BEGUN = event("response.created", response={"status": "in_progress"})
+DELTA = event("response.output_text.delta", delta="a")
+
+
+@pytest.mark.parametrize("before", [[], [BEGUN]])
+@pytest.mark.parametrize("shape", ["failed", "nested", "flat"])
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        ({"code": "insufficient_quota", "message": "m"}, 429, "insufficient_quota"),
+        ({"code": "slow_down", "message": "m"}, 503, "slow_down"),
+        ({"code": "invalid_api_key", "message": "m"}, 401, "invalid_api_key"),
+        ({"code": "invalid_prompt", "message": "m"}, 400, "invalid_prompt"),
+        ({"code": "unknown_model", "message": "m"}, 404, "model_not_found"),
+        ({"code": None, "message": "The prompt is too long."}, 400, "context_length_exceeded"),
+    ],
+)
+def test_a_response_that_fails_before_it_said_anything_has_a_status(
+    before: list[Json], shape: str, error: Json, status: int, code: str
+) -> None:
+    shapes = {
+        "failed": failed_with(error),
+        "nested": event("error", error=error, sequence_number=1),
+        "flat": event("error", **error, sequence_number=1),
+    }
+    with pytest.raises(UpstreamRefused) as caught:
+        events_of(honest_responses(iter([[*before, shapes[shape]]]), lambda: False))
+    assert (caught.value.status, caught.value.code) == (status, code)
+    assert "sequence_number" not in caught.value.body()["error"]
+    assert caught.value.type != "error"
+
+
+@pytest.mark.parametrize("batches", [[[BEGUN], [0]], [[BEGUN, DELTA, 0]], [[BEGUN, DELTA], [0]]])
+def test_a_response_that_fails_after_that_keeps_its_code(batches: list[Any]) -> None:
+    codes = ["insufficient_quota", "server_is_overloaded", "slow_down", "cyber_policy",
+             "rate_limit_exceeded", "invalid_prompt", "a_code_of_its_own"]  # fmt: skip
+    for code in codes:
+        last = failed_with({"code": code, "message": "m"})
+        stream = iter([[last if e == 0 else e for e in batch] for batch in batches])
+        assert events_of(honest_responses(stream, lambda: False))[-1] == last
+
+
+def test_a_response_that_is_too_long_says_so_in_the_midst_of_a_stream() -> None:
+    error = event("error", message=LONG["message"], code=7, error=LONG, sequence_number=2)
+    last = failed_with({"code": "server_error", "message": LONG["message"]})
+    stream = honest_responses(iter([[BEGUN], [DELTA, error, last]]), lambda: False)
+    [*_, told, failed] = events_of(stream)
+    assert (told["code"], told["sequence_number"]) == ("context_length_exceeded", 2)
+    assert told["error"] | {**LONG, **KNOWN} == told["error"]
+    assert failed["response"]["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_failed_response_with_output_stays_a_response() -> None:
+    last = failed_with({"code": "server_error", "message": "m"}, output=[{}])
+    assert events_of(honest_responses(iter([[last]]), lambda: False)) == [last]
+
+
+def test_a_client_is_told_when_its_limit_resets() -> None:
+    def limited() -> Stream:
+        yield []
+        error = {"message": "m", "type": "usage_limit_reached", "resets_at": 7, "plan_type": "p"}
+        raise UpstreamRefused(429, error)
+
+    [error, failed] = events_of(told_responses(limited()))
+    assert error["error"]["resets_at"] == 7
+    assert failed["response"]["error"] == {
+        "code": "usage_limit_reached",
+        "message": "m",
+        "plan_type": "p",
+        "resets_at": 7,
+    }
+
+
+def test_who_follows_a_response_is_not_told_that_it_failed() -> None:
+    begun = [{"type": "response.created", "sequence_number": 7, "response": {}}]
+    [first, error] = events_of(tell_follower(failing(begun, [])))
+
+    assert first == begun[0]
+    assert (error["type"], error["sequence_number"]) == ("error", 7)
+    assert error["message"] == error["error"]["message"]
+
+
+def test_before_the_first_event_there_is_still_a_status() -> None:
+    with pytest.raises(UpstreamTimeout):
+        list(tell_follower(failing([])))

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.protocols.tool_call_index import CallKeys, argument_text
+
+
+def delta(index: int | None = None, call_id: str | None = None) -> dict[str, Any]:
+    return {"index": index, "id": call_id}
+
+
+@pytest.mark.parametrize(
+    ("deltas", "numbers"),
+    [
+        pytest.param([delta(0, "a"), delta(0), delta(1, "b"), delta(1)], [0, 0, 1, 1], id="indexed"),
+        pytest.param([delta(0, "a"), delta(1, "b"), delta(0), delta(1)], [0, 1, 0, 1], id="interleaved"),
+        pytest.param([delta(1, "a"), delta(3, "b"), delta(1)], [0, 1, 0], id="not from zero"),
+        pytest.param([delta(0, "a"), delta(0, "b"), delta(0)], [0, 1, 1], id="one index"),
+        pytest.param([delta(0, "a"), delta(0, "a"), delta(0, "")], [0, 0, 0], id="id again"),
+        pytest.param([delta(None, "a"), delta(), delta(None, "b"), delta()], [0, 0, 1, 1], id="no index"),
+        pytest.param([delta(0), delta(0, "a"), delta(0, "b")], [0, 0, 1], id="late id"),
+        pytest.param([delta(0, "a"), delta(1, "a")], [0, 1], id="one id on two indexes"),
+        pytest.param([delta(), delta()], [0, 0], id="nothing to go by"),
+    ],
+)  # fmt: skip
+def test_a_delta_finds_its_call(deltas: list[dict[str, Any]], numbers: list[int]) -> None:
+    keys = CallKeys()
+    assert [keys.find(each) for each in deltas] == numbers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"), [(None, ""), ("", ""), ('{"a":1}', '{"a":1}'), ({"ö": 1}, '{"ö": 1}')]
+)
+def test_arguments_are_text_however_they_come(arguments: Any, text: str) -> None:
+    assert argument_text(arguments) == text

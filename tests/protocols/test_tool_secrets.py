@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.types import Json
+from forwarder.protocols.tool_secrets import (
+    hide_tool_secrets,
+    hide_tool_secrets_of,
+    with_hidden_tools,
+)
+
+URL = "https://me:pass@mcp.test/sse?v=2&token=hunter2"
+TOOL: Json = {
+    "type": "mcp", "server_label": "x", "server_url": URL, "authorization": "secret",
+    "headers": {"X-Anything": "secret", "Accept": "a/b"}, "require_approval": "never",
+}  # fmt: skip
+SHOWN: Json = {
+    "type": "mcp", "server_label": "x", "server_url": "https://mcp.test",
+    "headers": {"X-Anything": "***", "Accept": "***"}, "require_approval": "never",
+}  # fmt: skip
+
+
+def test_a_tool_is_shown_without_what_logs_in() -> None:
+    before = {**TOOL}
+    function = {"type": "function", "name": "f", "headers": {"a": "b"}}
+
+    assert hide_tool_secrets([function, TOOL]) == [function, SHOWN]
+    assert before == TOOL
+
+
+@pytest.mark.parametrize("tools", [None, "odd", [], ["odd", {"type": "function"}], {"type": "mcp"}])
+def test_other_tools_are_shown_as_they_are(tools: Any) -> None:
+    response = {"tools": tools}
+    assert hide_tool_secrets(tools) is tools
+    assert hide_tool_secrets_of(response) is response
+
+
+def test_fields_of_other_types_are_shown_without_secrets() -> None:
+    odd = {"type": "mcp", "authorization": {"a": "secret"}, "headers": None, "server_url": None}
+    assert hide_tool_secrets([odd]) == [{"type": "mcp", "headers": None, "server_url": None}]
+
+
+def test_an_upstream_that_echoes_the_tools_shows_none_of_it() -> None:
+    asked: list[Json] = []
+    told = {"type": "response.created", "response": {"id": "r", "tools": [TOOL]}}
+    delta = {"type": "response.output_text.delta", "delta": "a"}
+
+    def call(request: Json) -> Any:
+        asked.append(request)
+        return iter([[told, delta], []])
+
+    request = {"tools": [TOOL]}
+    shown = list(with_hidden_tools(call, request)(request))
+
+    assert shown == [[{**told, "response": {"id": "r", "tools": [SHOWN]}}, delta], []]
+    assert asked == [{"tools": [TOOL]}]
+
+
+@pytest.mark.parametrize("tools", [None, [], [{"type": "function", "name": "f"}]])
+def test_without_such_tools_the_call_is_the_very_same(tools: Any) -> None:
+    def call(request: Json) -> Any:
+        return iter(())
+
+    assert with_hidden_tools(call, {"tools": tools}) is call

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import UpstreamBroken, UpstreamRefused
+from forwarder.protocols import unfold
+from forwarder.protocols.mappings import TERMINALS
+from tests.helpers import sdk
+from tests.helpers.cases import Case, cases
+
+COMPLETION: dict[str, Any] = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "tool_calls",
+            "message": {
+                "role": "assistant",
+                "content": "Hi.",
+                "tool_calls": [
+                    {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                    {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+                ],
+            },
+        }
+    ],
+    "usage": None,
+}
+
+
+def test_a_whole_completion_that_was_asked_for_stays_as_it_is() -> None:
+    assert unfold.events("chat", COMPLETION, streamed=False) == [COMPLETION]
+
+
+def test_a_whole_completion_becomes_one_chunk_for_a_stream() -> None:
+    [chunk] = unfold.events("chat", COMPLETION, streamed=True)
+    assert sdk.chunk_mistakes(chunk) == []
+    assert [call["index"] for call in chunk["choices"][0]["delta"]["tool_calls"]] == [0, 1]
+    assert "message" not in chunk["choices"][0]
+    assert "delta" not in COMPLETION["choices"][0]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({}, "tool_calls"),
+        ({"message": {"content": "Hi."}}, "stop"),
+        ({"error": {"code": 1}}, "error"),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_whole_completion_ends_whether_it_says_why_or_not(
+    said: dict[str, Any], reason: str, streamed: bool
+) -> None:
+    choice = {**COMPLETION["choices"][0], "finish_reason": None, **said}
+    [event] = unfold.events("chat", {**COMPLETION, "choices": [choice]}, streamed)
+    assert event["choices"][0]["finish_reason"] == reason
+
+
+@pytest.mark.parametrize(("code", "status"), [(1008, 402), (1002, 429), (9999, 502)])
+def test_an_error_that_is_hidden_in_a_200_has_the_status_it_should_have_had(
+    code: int, status: int
+) -> None:
+    body = {"choices": None, "base_resp": {"status_code": code, "status_msg": "No balance."}}
+    for streamed in (False, True):
+        with pytest.raises(UpstreamRefused, match=r"No balance\.") as caught:
+            unfold.events("chat", body, streamed)
+        assert caught.value.status == status
+
+
+def test_what_comes_beside_a_text_is_told_in_its_events() -> None:
+    token = {"token": "a", "logprob": -1.0}
+    entry = {**token, "bytes": [97], "top_logprobs": [{**token, "bytes": [97]}]}
+    annotation = {"type": "file_path", "file_id": "f", "index": 0}
+    part = {
+        "type": "output_text",
+        "text": "a",
+        "annotations": [annotation],
+        "logprobs": [entry],
+    }
+    item = {"type": "message", "id": "msg_1", "content": [part]}
+    body = {"object": "response", "status": "completed", "output": [item]}
+    events = unfold.events("responses", body, streamed=True)[4:-2]
+    assert [e["type"].removeprefix("response.") for e in events] == [
+        "output_text.delta",
+        "output_text.annotation.added",
+        "output_text.done",
+        "content_part.done",
+    ]
+    assert [m for event in events[:3] for m in sdk.event_mistakes(event)] == []
+    assert [events[0]["logprobs"], events[2]["logprobs"]] == [[entry], [entry]]
+    assert events[1]["annotation"] == annotation
+    assert events[3]["part"] == part
+
+
+@pytest.mark.parametrize("case", cases("chat_over_responses", streams=True))
+def test_a_whole_response_becomes_the_events_that_would_have_carried_it(case: Case) -> None:
+    response = case.read("upstream.jsonl")[-1]["response"]
+    events = unfold.events("responses", response, streamed=True)
+    assert [m for event in events for m in sdk.event_mistakes(event)] == []
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert [event["type"] in TERMINALS for event in events].index(True) == len(events) - 1
+    assert events[-1]["response"] == response
+    assert _texts(sdk.rebuilt_response(events)) == _texts(response)
+
+
+def _texts(response: dict[str, Any]) -> list[Any]:
+    """The texts of all messages; the SDK gathers no refusals."""
+    items = [item for item in response["output"] if item["type"] == "message"]
+    return [part.get("text") for item in items for part in item["content"]]
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
+def test_a_whole_response_that_was_asked_for_is_one_terminal_event(status: str) -> None:
+    body = {"object": "response", "status": status, "output": [], "error": {"message": "m"}}
+    assert unfold.events("responses", body, streamed=False) == [
+        {"type": f"response.{status}", "response": body}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "body", "raised", "said"),
+    [
+        ("chat", {"error": {"message": "Full.", "code": 503}}, UpstreamRefused, "Full."),
+        ("responses", {"error": {"message": "Full.", "code": 503}}, UpstreamRefused, "Full."),
+        ("chat", {"choices": []}, UpstreamBroken, "no choices"),
+        ("chat", {"choices": None}, UpstreamBroken, "no choices"),
+        ("chat", {"choices": [], "base_resp": {"status_msg": "No."}}, UpstreamBroken, "no choices"),
+        ("responses", {"id": "x"}, UpstreamBroken, "not a response"),
+        ("responses", COMPLETION, UpstreamBroken, "not a response"),
+    ],
+)  # fmt: skip
+def test_a_body_that_is_no_answer_is_an_error(
+    protocol: str, body: Any, raised: Any, said: str
+) -> None:
+    for streamed in (False, True):
+        with pytest.raises(raised, match=said):
+            unfold.events(protocol, body, streamed)
+
+
+def test_a_compacted_conversation_is_one_event() -> None:
+    body = {"object": "response.compaction", "output": []}
+
+    assert unfold.events("compact", body, streamed=False) == [body]
+    for wrong in ({}, {"output": "x"}):
+        with pytest.raises(UpstreamBroken):
+            unfold.events("compact", wrong, streamed=False)
+
+
+def test_embeddings_are_one_event() -> None:
+    vectors: list[Any] = [[0.5, 1], "AAAA"]
+    entries = [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+    for body in ({"object": "list", "data": []}, {"data": entries}, {"data": [{"embedding": [1]}]}):
+        assert unfold.events("embeddings", body, streamed=False) == [body]
+
+    shapes: list[Any] = [
+        *(None, 7, "x", [], [[0.5]]),
+        *({}, {"embedding": None}, {"embedding": []}, {"embedding": ""}, {"embedding": {"a": 1}}),
+        *({"embedding": ["0.5"]}, {"embedding": [0.5, None]}, {"embedding": [[0.5]]}),
+        *({"embedding": [True]}, {"embedding": [0.5], "index": "0"}),
+    ]
+    for wrong in ({}, {"data": None}, {"data": {}}, *({"data": [shape]} for shape in shapes)):
+        with pytest.raises(UpstreamBroken):
+            unfold.events("embeddings", wrong, streamed=False)

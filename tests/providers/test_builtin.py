@@ -1,0 +1,25 @@
+"""The table of providers."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.providers import PROFILES, Profile, checked
+from forwarder.providers.profile import KNOBS
+from tests.helpers.sdk import REQUEST_PARAMETERS
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+def test_a_profile_says_only_what_means_something(profile: Profile) -> None:
+    checked({knob: getattr(profile, knob) for knob in KNOBS})
+    for drop in (profile.drop, *(each.get("drop", set()) for each in profile.models.values())):
+        assert drop <= REQUEST_PARAMETERS["chat"] | REQUEST_PARAMETERS["responses"]
+        assert not drop & {"model", "messages", "input", "tools", "stream"}
+    assert not profile.responses_takes & REQUEST_PARAMETERS["responses"]
+    assert not profile.responses_takes & profile.drop
+    assert not profile.chat_takes & (REQUEST_PARAMETERS["chat"] | profile.drop)
+
+
+def test_every_provider_that_people_use_has_a_profile() -> None:
+    assert len(PROFILES) == 24
+    assert all(name == profile.name for name, profile in PROFILES.items())

@@ -1,0 +1,359 @@
+"""What is learned from a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import UpstreamRefused
+from forwarder.providers import AS_IS, PROFILES, Profile
+from forwarder.providers.learn import Lesson, lesson_of
+
+Json = dict[str, Any]
+
+GENERIC = PROFILES["generic"]
+USER = {"role": "user", "content": "U"}
+DEVELOPER = {"role": "developer", "content": "D"}
+LOOK = {"type": "function", "function": {"name": "look"}}
+FORCED = {"messages": [USER], "tools": [LOOK], "tool_choice": "required"}
+SCHEMA = {"messages": [USER], "response_format": {"type": "json_schema"}}
+
+
+def learned(
+    message: str,
+    body: Json,
+    profile: Profile = AS_IS,
+    *,
+    param: str | None = None,
+    protocol: str = "chat",
+    status: int = 400,
+) -> Json | None:
+    """The changes that a refusal comes to."""
+    refusal = UpstreamRefused(status, {"message": message, "param": param})
+    lesson = lesson_of(refusal, protocol, {"model": "m", **body}, profile)
+    return dict(lesson.changes) if lesson else None
+
+
+THINKING = "The tool_choice parameter does not support being set to required in thinking mode"
+EFFORT = (
+    "Unsupported value: 'reasoning_effort' does not support 'minimal' with this model. "
+    "Supported values are: 'low', 'medium', and 'high'."
+)
+
+LESSONS: list[tuple[str, Json, Json]] = [
+    ("unknown variant `developer`", {"messages": [DEVELOPER]}, {"developer_role": "system"}),
+    (
+        "Unknown parameter: 'messages[1].tool_calls[0].extra_content'.",
+        {"messages": [USER]},
+        {"extra_message_fields": False},
+    ),
+    ("System role not supported", {"messages": [{"role": "system"}]}, {"developer_role": "user"}),
+    ("System message must be at the beginning.", {"messages": []}, {"system_at_head": True}),
+    ("roles must alternate user/assistant", {"messages": []}, {"merge_neighbours": True}),
+    ("Unknown parameter: 'metadata'", {"metadata": {}}, {"drop": frozenset({"metadata"})}),
+    (
+        "[{'loc': ['body', 'user'], 'msg': 'Extra inputs are not permitted'},"
+        " {'loc': ['body', 'seed']}]",
+        {"user": "u", "seed": 1},
+        {"drop": frozenset({"user", "seed"})},
+    ),
+    (
+        "Unsupported parameter: 'max_tokens'",
+        {"max_tokens": 1},
+        {"max_tokens": "max_completion_tokens"},
+    ),
+    (
+        "Unsupported parameter: 'max_completion_tokens'",
+        {"max_completion_tokens": 1},
+        {"max_tokens": "max_tokens"},
+    ),
+    ("Unknown parameter: 'stream_options'", {"stream_options": {}}, {"stream_options": False}),
+    (
+        "Unsupported parameter: 'parallel_tool_calls'",
+        {"parallel_tool_calls": True},
+        {"parallel_tool_calls": False},
+    ),
+    (THINKING, FORCED, {"forced_tool_choice": "auto"}),
+    ("Unsupported parameter: 'tool_choice'", FORCED, {"drop": frozenset({"tool_choice"})}),
+    ("This response_format type is unavailable now", SCHEMA, {"response_format": "json_object"}),
+    (
+        "response_format type json_object is not supported",
+        {"response_format": {"type": "json_object"}},
+        {"response_format": "none"},
+    ),
+    (
+        "reasoning_content is missing in assistant tool call message at index 2",
+        {"messages": []},
+        {
+            "reasoning_replay": "tool_turns",
+            "reasoning_field": "reasoning_content",
+            "reasoning_placeholder": " ",
+        },
+    ),
+    (
+        "This model only support stream mode, please enable the stream parameter to access the"
+        " model. ",
+        {"stream": False},
+        {"always_stream": True},
+    ),
+    ("Stream must be set to true", {"stream": False}, {"always_stream": True}),
+    ("not a valid moonshot flavored json schema", {}, {"schema_dialect": "moonshot"}),
+    ("Invalid schema for function 'f': $ref", {}, {"schema_dialect": "plain"}),
+    (EFFORT, {"reasoning_effort": "minimal"}, {"effort_map": {"minimal": "low"}}),
+    (
+        "Unsupported parameter: 'reasoning_effort'",
+        {"reasoning_effort": "low"},
+        {"drop": frozenset({"reasoning_effort"})},
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "body", "changes"), LESSONS)
+def test_a_refusal_becomes_a_setting(message: str, body: Json, changes: Json) -> None:
+    assert learned(message, body) == changes
+    assert learned(message, body, status=422) == changes
+
+
+@pytest.mark.parametrize(("message", "body", "changes"), LESSONS)
+def test_a_lesson_is_learned_but_once(message: str, body: Json, changes: Json) -> None:
+    knowing = replace(AS_IS, **changes)
+    assert learned(message, body, knowing) in (None, {"drop": frozenset({"tool_choice"})})
+
+
+@pytest.mark.parametrize(
+    ("param", "changes"),
+    [
+        ("messages[1].reasoning_content", {"reasoning_replay": "none"}),
+        ("messages[1].annotations", {"extra_message_fields": False}),
+        ("tools[0].function.strict", {"strict_tools": False}),
+        ("tools[0].function.parameters.additionalProperties", {"schema_dialect": "mistral"}),
+    ],
+)
+def test_what_lies_deeper_is_known_by_its_path(param: str, changes: Json) -> None:
+    assert learned("This property is unsupported", {"messages": []}, param=param) == changes
+
+
+def test_thinking_is_given_up_before_the_tool_is() -> None:
+    switching = replace(GENERIC, thinking_switch="enable_thinking")
+    first = learned(THINKING, FORCED, switching)
+    assert first == {"forced_tool_choice": "disable_thinking"}
+    assert learned(THINKING, FORCED, replace(switching, **first)) == {"forced_tool_choice": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("message", "body", "changes"),
+    [
+        ("unknown variant `developer`", {"input": [DEVELOPER]}, {"responses_developer": "system"}),
+        ("The reasoning_text must be passed back", {}, None),
+        (
+            "Invalid 'input[1].content': array too long. Expected maximum length 0",
+            {},
+            {"keep_reasoning_text": False},
+        ),
+        ("Unknown parameter: 'verbosity'", {}, None),
+        ("Unsupported parameter: 'top_p'", {"top_p": 1}, {"drop": frozenset({"top_p"})}),
+    ],
+)
+def test_native_responses_teach_too(message: str, body: Json, changes: Json | None) -> None:
+    assert learned(message, body, GENERIC, protocol="responses") == changes
+
+
+SEALING = {"include": ["reasoning.encrypted_content"]}
+SUMMING = {"reasoning": {"summary": "auto"}}
+VERIFY = (
+    "Your organization must be verified to generate reasoning summaries. Please go to: "
+    "https://platform.openai.com/settings/organization/general and click on Verify Organization."
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "body", "changes"),
+    [
+        ("Encrypted content is not supported with this model.", "include", SEALING,
+         {"reasons": False}),
+        ("Encrypted content is not supported with this model.", None, SEALING, {"reasons": False}),
+        ("Invalid value: 'reasoning.encrypted_content'. Supported values are: "
+         "'file_search_call.results', and 'message.input_image.image_url'.", "include[0]", SEALING,
+         {"reasons": False}),
+        ("Unknown parameter: 'include'.", "include", SEALING, {"reasons": False}),
+        ("Unsupported parameter: 'reasoning.summary' is not supported with this model.",
+         "reasoning.summary", {**SUMMING, **SEALING}, {"reasons": False}),
+        ("Unknown parameter: 'reasoning'.", "reasoning", SUMMING, {"reasons": False}),
+        ("[{'type': 'extra_forbidden', 'loc': ['body', 'reasoning']}]", None, SUMMING,
+         {"reasons": False}),
+        ("Unknown parameter: 'reasoning'.", None,
+         {"reasoning": {"effort": "low", "summary": "auto"}},
+         {"reasons": False, "drop": frozenset({"reasoning"})}),
+        ("[{'loc': ['body', 'user']}, {'loc': ['body', 'reasoning']}]; extra_forbidden", None,
+         {"user": "u", "reasoning": {"effort": "low"}},
+         {"reasons": False, "drop": frozenset({"user", "reasoning"})}),
+        (VERIFY, "reasoning.summary", SUMMING, {"drop": frozenset({"reasoning.summary"})}),
+        ("Unsupported value: 'auto' is not supported with the 'computer-use-preview' model. "
+         "Supported values are: 'concise'.", "reasoning.summary", SUMMING,
+         {"drop": frozenset({"reasoning.summary"})}),
+        ("Unsupported parameter: 'temperature' is not supported with this model.", "temperature",
+         {"temperature": 0.5}, {"reasons": True, "drop": frozenset({"temperature"})}),
+    ],
+)  # fmt: skip
+def test_a_refusal_tells_whether_the_model_reasons(
+    message: str, param: str | None, body: Json, changes: Json
+) -> None:
+    assert learned(message, body, GENERIC, param=param, protocol="responses") == changes
+    knowing = replace(GENERIC, **changes)
+    assert learned(message, body, knowing, param=param, protocol="responses") is None
+
+
+@pytest.mark.parametrize("body", [{}, {"include": []}, {"reasoning": {"effort": "low"}}])
+def test_who_asked_for_no_sealed_reasoning_learns_nothing_of_it(body: Json) -> None:
+    said = "Encrypted content is not supported with this model."
+    assert learned(said, body, GENERIC, param="include", protocol="responses") is None
+
+
+def test_sealed_reasoning_that_cannot_be_opened_says_nothing_of_the_model() -> None:
+    said = "The encrypted content gAAA could not be verified. Reason: it could not be decrypted."
+    made = learned(said, SEALING, GENERIC, protocol="responses")
+    assert made == {"reasoning_items": "drop"}
+
+
+@pytest.mark.parametrize(
+    "body", [{"stream": True}, {"input": []}, {"stream": False, "stream_options": {}}]
+)
+def test_only_who_asked_for_a_whole_answer_learns_that_there_are_none(body: Json) -> None:
+    said = "The 'stream_options' parameter must be used with stream=true; stream must be true."
+    assert learned(said, body) is None
+
+
+def test_foreign_reasoning_is_a_matter_of_one_request() -> None:
+    refusal = UpstreamRefused(400, {"message": "Encrypted content could not be verified"})
+    lesson = lesson_of(refusal, "responses", {"input": []}, GENERIC)
+    assert lesson is not None
+    assert lesson.changes == {"reasoning_items": "drop"}
+    assert not lesson.lasting
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "messages", "tools", "stop", "n", "stream", "response_format"]
+)
+def test_what_changes_the_answer_is_never_left_out(name: str) -> None:
+    assert (
+        learned(
+            f"Unsupported parameter: '{name}'", {name: "x"} if name != "response_format" else {}
+        )
+        is None
+    )
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500])
+def test_only_bad_requests_teach(status: int) -> None:
+    assert learned("Unknown parameter: 'metadata'", {"metadata": {}}, status=status) is None
+
+
+def test_who_does_not_want_to_learn_does_not() -> None:
+    stubborn = replace(GENERIC, learn=False)
+    assert learned("Unknown parameter: 'metadata'", {"metadata": {}}, stubborn) is None
+
+
+def test_a_parameter_that_was_not_sent_teaches_nothing() -> None:
+    assert learned("Unknown parameter: 'metadata'", {}) is None
+
+
+# -- one value of a parameter --------------------------------------------------------------------
+
+
+def lesson(message: str, body: Json, param: str | None = None, **more: Any) -> Lesson | None:
+    refusal = UpstreamRefused(400, {"message": message, "param": param})
+    return lesson_of(refusal, more.get("protocol", "chat"), {"model": "m", **body}, AS_IS)
+
+
+LOTS = (
+    "Unsupported value: 'lots' is not supported with the 'm' model. "
+    "Supported values are: 'low', 'medium', and 'high'."
+)
+ABSENT = {"type": "function", "function": {"name": "absent"}}
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "body"),
+    [
+        (LOTS, "reasoning_effort", {"reasoning_effort": "lots"}),
+        (LOTS, None, {"reasoning_effort": "lots"}),
+        ("unknown variant `lots`, expected one of `low`", "reasoning_effort",
+         {"reasoning_effort": "lots"}),
+        ("'lots' is not supported", "reasoning_effort", {"reasoning_effort": ["lots"]}),
+        ("Unknown service_tier: zzz", "service_tier", {"service_tier": "zzz"}),
+        ("Unsupported value: 'user'", None, {"service_tier": "user"}),
+        ("Unsupported value: 'loud'", "verbosity", {"verbosity": "loud"}),
+        ("Unsupported value: 99999", "max_tokens", {"max_tokens": 99999}),
+        ("max_tokens: 99999 is not supported", "max_tokens", {"max_tokens": 99999}),
+        ("'yes' is not supported", "parallel_tool_calls", {"parallel_tool_calls": "yes"}),
+        ("Unsupported value: 'messages[0].name'", "messages[0].name", {"messages": [USER]}),
+        ("unknown variant `lots`", "tool_choice", {"tools": [LOOK], "tool_choice": "lots"}),
+        ("unknown variant", "tool_choice", {"tools": [LOOK], "tool_choice": ABSENT}),
+        ("tool_choice: 'absent' is not specified in 'tools'", "tool_choice",
+         {"tools": [LOOK], "tool_choice": ABSENT}),
+        ("'tool_choice' is only allowed when 'tools' are specified.", "tool_choice",
+         {"tool_choice": "required"}),
+        ("Unsupported value: 'none'", "tool_choice", {"tools": [LOOK], "tool_choice": "none"}),
+        ("Unsupported value: 'yaml'", "response_format", {"response_format": {"type": "yaml"}}),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_the_clients_to_hear_of(message: str, param: str | None, body: Json) -> None:
+    assert lesson(message, body, param) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "body", "changes"),
+    [
+        ("Invalid service_tier argument: flex is not supported for this model.", "service_tier",
+         {"service_tier": "flex"}, {"drop": frozenset({"service_tier"})}),
+        ("service_tier 'flex' is not supported", "service_tier",
+         {"service_tier": "flex"}, {"drop": frozenset({"service_tier"})}),
+        ("temperature 1.7 is not supported", "temperature",
+         {"temperature": 1.7}, {"drop": frozenset({"temperature"})}),
+        ("reasoning_effort: 'high' is not supported", "reasoning_effort",
+         {"reasoning_effort": "high"}, {"drop": frozenset({"reasoning_effort"})}),
+        ("unknown variant", "tool_choice",
+         {"tools": [LOOK], "tool_choice": LOOK}, {"forced_tool_choice": "auto"}),
+        ("Unsupported value: 'auto'", "tool_choice",
+         {"tools": [LOOK], "tool_choice": "auto"}, {"drop": frozenset({"tool_choice"})}),
+    ],
+)  # fmt: skip
+def test_a_good_value_that_is_refused_is_left_out_once(
+    message: str, param: str, body: Json, changes: Json
+) -> None:
+    assert lesson(message, body, param) == Lesson(changes, lasting=False)
+
+
+@pytest.mark.parametrize("word", ["values are", "values:", "expected one of"])
+def test_the_nearest_effort_stands_for_the_refused_one_alone(word: str) -> None:
+    message = f"Unsupported value: 'minimal'. Supported {word} 'low' and 'high'"
+    body = {"reasoning_effort": "minimal"}
+    assert lesson(message, body, "reasoning_effort") == Lesson({"effort_map": {"minimal": "low"}})
+
+
+def test_one_effort_of_a_native_request_is_left_out_once() -> None:
+    body = {"reasoning": {"effort": "high"}}
+    learned = lesson("'high' is not supported", body, "reasoning.effort", protocol="responses")
+    assert learned == Lesson({"drop": frozenset({"reasoning"})}, lasting=False)
+    body = {"reasoning": {"effort": "lots"}}
+    assert lesson(LOTS, body, "reasoning.effort", protocol="responses") is None
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "body"),
+    [
+        ("Unsupported parameter: 'service_tier'.", "service_tier", {"service_tier": "flex"}),
+        ("[{'type': 'extra_forbidden', 'loc': ['body', 'user'], 'input': 'bob'}]", None,
+         {"user": "bob"}),
+        ("Unsupported value: 'temperature' does not support 0.2 with this model. "
+         "Only the default (1) value is supported.", "temperature", {"temperature": 0.2}),
+        ("Unknown parameter: 'user'", "user", {"user": "user"}),
+    ],
+)  # fmt: skip
+def test_a_refused_parameter_is_remembered_whatever_its_value(
+    message: str, param: str | None, body: Json
+) -> None:
+    (name,) = body
+    assert lesson(message, body, param) == Lesson({"drop": frozenset({name})})

@@ -1,0 +1,57 @@
+"""Which values a knob takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.providers import Profile, checked
+
+
+@pytest.mark.parametrize(
+    ("quirks", "said"),
+    [
+        ({"strict_tool": True}, "names out of add, allowed_tools"),
+        ({"name": "x"}, "names out of"),
+        ({"strict_tools": 1}, "'strict_tools' is true or false"),
+        ({"max_tokens": "limit"}, "'max_tokens' is one of max_tokens, max_completion_tokens"),
+        ({"reasoning_field": "x"}, "one of reasoning_content, reasoning, null"),
+        ({"drop": "seed"}, "'drop' is an array of names"),
+        ({"drop": [1]}, "'drop' is an array of names"),
+        ({"tool_name_limit": -1}, "'tool_name_limit' is a whole number"),
+        ({"tool_name_limit": True}, "'tool_name_limit' is a whole number"),
+        ({"chat_path": None}, "'chat_path' is a text"),
+        ({"effort_map": {"low": 1}}, "'effort_map' is an object of texts or null"),
+        ({"models": {"x": 1}}, "'models' is an object of such objects"),
+        ({"models": {"x": {"drop": 1}}}, "'drop' is an array"),
+        ({"models": {"x": {"models": {}}}}, "hold no 'models'"),
+    ],
+)
+def test_a_wrong_value_is_told_by_what_would_be_right(quirks: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        checked(quirks)
+
+
+def test_right_values_are_given_back() -> None:
+    quirks = {
+        "strict_tools": False,
+        "reasoning_field": None,
+        "drop": ["seed"],
+        "effort_map": {"max": "high", "none": None},
+        "models": {"x*": {"tool_name_limit": 0}},
+    }
+    assert checked(quirks) == quirks
+
+
+def test_a_quirk_of_an_older_version_is_left_out_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    quirks = {"error_status": False, "models": {"x": {"error_status": True, "drop": ["seed"]}}}
+
+    assert checked(quirks) == {"models": {"x": {"drop": ["seed"]}}}
+    assert "error_status" in caplog.text
+
+
+def test_a_profile_can_be_a_key() -> None:
+    assert hash(Profile("a", effort_map={"a": "b"})) is not None

@@ -1,0 +1,239 @@
+"""Native Responses streams that are almost right."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from forwarder.core.ids import Mint
+from forwarder.providers.responses_repair import repaired
+from tests.fake_provider import Answer, Call
+from tests.fake_provider.answers import Ask
+from tests.fake_provider.responses import events
+from tests.helpers import sdk
+
+Json = dict[str, Any]
+
+FULL = Answer(text="Hello there.", reasoning="I think.", calls=[Call("look", {"city": "Bern"})])
+
+
+def made(stream: list[Json], done: bool = True) -> list[Json]:
+    numbers = itertools.count(1)
+    mint = Mint(lambda prefix: f"{prefix}_{next(numbers)}", lambda: 1)
+    before = copy.deepcopy(stream)
+    batches = repaired(iter([[event] for event in stream]), lambda: done, mint)
+    result = [event for batch in batches for event in batch]
+    assert stream == before
+    return result
+
+
+@pytest.fixture
+def proper() -> list[Json]:
+    ask = Ask("responses", {"model": "m", "input": "hi", "stream": True}, 1)
+    return without(list(events(FULL, ask)), "obfuscation")
+
+
+def without(stream: list[Json], *keys: str) -> list[Json]:
+    """The stream in which no event, item or response has these."""
+
+    def stripped(event: Json) -> Json:
+        kept = {k: v for k, v in event.items() if k not in keys}
+        for name in ("item", "response"):
+            if isinstance(kept.get(name), dict):
+                kept[name] = {k: v for k, v in kept[name].items() if k not in keys}
+        return kept
+
+    return [stripped(event) for event in stream]
+
+
+def of(stream: list[Json], *kinds: str) -> list[Json]:
+    return [e for e in stream if e["type"].removeprefix("response.") not in kinds]
+
+
+def test_a_proper_stream_stays_as_it_is(proper: list[Json]) -> None:
+    assert made(proper) == proper
+
+
+BREAKS: dict[str, Any] = {
+    "no numbers": lambda s: without(s, "sequence_number"),
+    "no indexes": lambda s: without(s, "output_index", "content_index"),
+    "no ids": lambda s: without(s, "id", "item_id"),
+    "no ids or indexes": lambda s: without(s, "id", "item_id", "output_index"),
+    "no call ids": lambda s: without(s, "call_id"),
+    "not opened": lambda s: of(s, "created", "in_progress"),
+    "no parts": lambda s: of(s, "content_part.added", "content_part.done"),
+    "no items": lambda s: of(s, "output_item.added", "content_part.added"),
+    "items never done": lambda s: of(s, "output_item.done"),
+    "no output in the end": lambda s: [
+        *s[:-1], {**s[-1], "response": {**s[-1]["response"], "output": []}}
+    ],
+    "no status": lambda s: without(s, "status"),
+    "no usage details": lambda s: [
+        *s[:-1],
+        {**s[-1], "response": {**s[-1]["response"], "usage": {"input_tokens": 1,
+                                                              "output_tokens": 2}}},
+    ],
+    "null in usage details": lambda s: [
+        *s[:-1],
+        {**s[-1], "response": {**s[-1]["response"], "usage": {
+            "input_tokens": 1, "output_tokens": 2,
+            "input_tokens_details": {"cached_tokens": None, "cache_write_tokens": None}}}},
+    ],
+    "no annotations": lambda s: json.loads(json.dumps(s).replace('"annotations": [], ', "")),
+    "bare responses": lambda s: [
+        {**e, "response": {"usage": e["response"].get("usage")}} if "response" in e else e
+        for e in s
+    ],
+    "no end": lambda s: s[:-1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_what_is_missing_is_added(broken: str, proper: list[Json]) -> None:
+    stream = made(BREAKS[broken](copy.deepcopy(proper)))
+    assert [m for e in stream for m in sdk.event_mistakes(e)] == []
+    assert [e["sequence_number"] for e in stream] == list(range(len(stream)))
+    assert stream[0]["type"] == "response.created"
+    sdk.rebuilt_response(stream)
+    last = stream[-1]["response"]
+    assert last["status"] == "completed"
+    assert {e["response"]["id"] for e in stream if "response" in e} == {last["id"]}
+    kinds = [item["type"] for item in last["output"]]
+    assert sorted(kinds) == ["function_call", "message", "reasoning"]
+    done = [e["item"] for e in stream if e["type"] == "response.output_item.done"]
+    assert [item["id"] for item in done] == [item["id"] for item in last["output"]]
+    (call,) = (item for item in last["output"] if item["type"] == "function_call")
+    assert call["arguments"] == '{"city": "Bern"}'
+    assert call["call_id"]
+
+
+def test_a_cut_stream_is_not_made_whole(proper: list[Json]) -> None:
+    for cut in range(1, len(proper) - 1):
+        stream = made(proper[:cut], done=False)
+        assert stream[-1]["type"] != "response.completed"
+    for said in (proper[:4], []):
+        assert not any(e["type"] == "response.completed" for e in made(said))
+
+
+def test_a_whole_answer_ends_with_an_event_that_has_everything(proper: list[Json]) -> None:
+    bare = {"output": proper[-1]["response"]["output"], "usage": {"input_tokens": 1}}
+    event = made([{"type": "response.completed", "response": bare}])[-1]
+    assert sdk.response_mistakes(event["response"]) == []
+    assert event["response"]["usage"]["total_tokens"] == 1
+
+
+def test_usage_in_chats_words_is_understood(proper: list[Json]) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 4}
+    end = {**proper[-1], "response": {**proper[-1]["response"], "usage": usage}}
+    assert made([*proper[:-1], end])[-1]["response"]["usage"]["total_tokens"] == 7
+
+
+def test_errors_are_passed_on_with_their_number(proper: list[Json]) -> None:
+    error = {"type": "error", "message": "no"}
+    assert made([*proper[:2], error], done=False)[-1] == {**error, "sequence_number": 2}
+
+
+# -- what providers do ----------------------------------------------------------------------------
+
+
+def with_reasoning_parts(stream: list[Json], name: str) -> list[Json]:
+    """The stream of a provider whose reasoning has text parts, which are announced and closed."""
+    told = []
+    for event in stream:
+        if event["type"].startswith("response.reasoning_summary_text."):
+            stem = event["type"].replace("reasoning_summary_text", "reasoning_text")
+            place = {k: event[k] for k in ("item_id", "output_index")} | {"content_index": 0}
+            rest = {k: event[k] for k in ("delta", "text") if k in event}
+            told.append({"type": stem, **place, **rest})
+        elif event["type"].startswith("response.reasoning_summary_part."):
+            verb = event["type"].rpartition(".")[2]
+            place = {k: event[k] for k in ("item_id", "output_index")} | {"content_index": 0}
+            part = {"type": "reasoning_text", "text": event["part"]["text"]}
+            told.append({"type": f"response.{name}.{verb}", **place, "part": part})
+        else:
+            told.append(event)
+    return [{**e, "sequence_number": i} for i, e in enumerate(told)]
+
+
+@pytest.mark.parametrize("name", ["content_part", "reasoning_part"])
+def test_parts_of_reasoning_are_no_message(name: str, proper: list[Json]) -> None:
+    """DeepSeek, LM Studio and OpenRouter announce content parts, vLLM parts of reasoning."""
+    stream = with_reasoning_parts(proper, name)
+    assert any(e["type"] == f"response.{name}.added" for e in stream)
+    assert made(stream) == with_reasoning_parts(proper, "content_part")
+
+
+def test_ids_that_change_on_the_way_become_those_of_the_beginning(proper: list[Json]) -> None:
+    """GitHub Copilot gives an item a new id in each of its events, and in the output."""
+    numbers = itertools.count()
+
+    def renamed(event: Json) -> Json:
+        event = copy.deepcopy(event)
+        if "item_id" in event:
+            event["item_id"] = f"id_{next(numbers)}"
+        output = event.get("response", {}).get("output", [])
+        for item in [*output, *filter(None, [event.get("item")])]:
+            item["id"] = f"id_{next(numbers)}"
+        return event
+
+    stream = made([renamed(event) for event in proper])
+    ids = {e["output_index"]: e["item"]["id"] for e in stream
+           if e["type"] == "response.output_item.added"}  # fmt: skip
+    for event in stream:
+        if "item_id" in event:
+            assert event["item_id"] == ids[event["output_index"]]
+        if "item" in event:
+            assert event["item"]["id"] == ids[event["output_index"]]
+    assert [item["id"] for item in stream[-1]["response"]["output"]] == list(ids.values())
+
+
+def test_events_of_other_items_keep_their_place(proper: list[Json]) -> None:
+    """Work of the provider's own tools is no message, and its ids are pinned too."""
+    place = {"item_id": "ci_9", "output_index": 0}
+    item = {"id": "ci_1", "type": "code_interpreter_call", "code": "", "container_id": "c",
+            "outputs": None, "status": "in_progress"}  # fmt: skip
+    work = [
+        {"type": "response.output_item.added", "output_index": 0, "item": item},
+        {"type": "response.code_interpreter_call_code.delta", **place, "delta": "1+1"},
+        {"type": "response.code_interpreter_call_code.done", **place, "code": "1+1"},
+        {"type": "response.code_interpreter_call.completed", **place},
+        {"type": "response.output_item.done", "output_index": 0,
+         "item": {**item, "id": "ci_5", "code": "1+1", "status": "completed"}},
+    ]  # fmt: skip
+    end = {**proper[-1], "response": {**proper[-1]["response"], "output": []}}
+    stream = made([*proper[:2], *work, end])
+    assert [e["type"] for e in stream] == [e["type"] for e in [*proper[:2], *work, end]]
+    assert {e["item_id"] for e in stream if "item_id" in e} == {"ci_1"}
+    [done] = stream[-1]["response"]["output"]
+    assert (done["id"], done["code"]) == ("ci_1", "1+1")
+
+
+def test_a_terminal_event_without_output_gets_the_items(proper: list[Json]) -> None:
+    """ChatGPT's backend leaves them out."""
+    end = {**proper[-1], "response": {**proper[-1]["response"], "output": []}}
+    assert made([*proper[:-1], end]) == proper
+
+
+def test_citations_without_a_place_or_a_title_get_them(proper: list[Json]) -> None:
+    """xAI sends the address alone."""
+    bare = {"type": "url_citation", "url": "https://x.ai"}
+    cited: list[Json] = []
+    for event in copy.deepcopy(proper):
+        if event["type"] == "response.output_text.done":
+            place = {k: event[k] for k in ("item_id", "output_index", "content_index")}
+            kind = "response.output_text.annotation.added"
+            cited.append({"type": kind, **place, "annotation_index": 0, "annotation": bare})
+        if event["type"] == "response.content_part.done":
+            event["part"]["annotations"] = [bare]
+        items = [event["item"]] if event["type"] == "response.output_item.done" else []
+        for item in [*items, *event.get("response", {}).get("output", [])]:
+            for part in item["content"] if item["type"] == "message" else ():
+                part["annotations"] = [bare]
+        cited.append(event)
+    stream = made([{**e, "sequence_number": i} for i, e in enumerate(cited)])
+    assert json.dumps(cited).count("https://x.ai") == json.dumps(stream).count('"title": ""') == 4
+    assert [m for e in stream for m in sdk.event_mistakes(e)] == []

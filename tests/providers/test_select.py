@@ -1,0 +1,66 @@
+"""Which profile holds for an upstream, and for a model."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.providers import KNOBS, PROFILES, for_model, profile_for
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://api.openai.com/v1", "openai"),
+        ("https://my.openai.azure.com/openai/v1", "azure"),
+        ("https://dashscope.aliyuncs.com/compatible-mode/v1", "dashscope"),
+        ("https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "dashscope"),
+        ("https://API.DeepSeek.com", "deepseek"),
+        ("https://api.moonshot.cn/v1", "moonshot"),
+        ("https://open.bigmodel.cn/api/paas/v4", "zhipu"),
+        ("https://api.z.ai/api/paas/v4", "zhipu"),
+        ("https://api.minimaxi.com/v1", "minimax"),
+        ("https://api.minimax.io/v1", "minimax"),
+        ("https://api.mistral.ai/v1", "mistral"),
+        ("https://api.groq.com/openai/v1", "groq"),
+        ("https://generativelanguage.googleapis.com/v1beta/openai", "gemini"),
+        ("https://openrouter.ai/api/v1", "openrouter"),
+        ("https://api.individual.githubcopilot.com", "copilot"),
+        ("https://chatgpt.com/backend-api/codex", "chatgpt"),
+        ("http://localhost:11434/v1", "ollama"),
+        ("http://localhost:1234/v1", "lmstudio"),
+        ("http://localhost:12345/v1", "generic"),
+        ("https://example.org/api.openai.com", "generic"),
+    ],
+)
+def test_a_url_gives_the_provider_away(url: str, name: str) -> None:
+    assert profile_for("", url, {}).name == name
+
+
+def test_a_named_provider_goes_before_the_url() -> None:
+    assert profile_for("vllm", "https://api.openai.com/v1", {}) is not PROFILES["openai"]
+    assert profile_for("vllm", "https://api.openai.com/v1", {}) == PROFILES["vllm"]
+
+
+def test_an_operator_may_turn_every_knob() -> None:
+    profile = profile_for("openai", "", {"max_tokens": "max_tokens", "drop": ["user", "seed"]})
+    assert (profile.max_tokens, profile.drop) == ("max_tokens", frozenset({"user", "seed"}))
+    assert profile.developer_role == PROFILES["openai"].developer_role
+    own = profile_for("", "", {"server_calls": ["srv_"], "responses_takes": ["top_k"]})
+    assert (own.server_calls, own.responses_takes) == (("srv_",), frozenset({"top_k"}))
+    assert {"max_tokens", "drop", "developer_role"} <= KNOBS
+    assert not {"name", "hosts"} & KNOBS
+
+
+def test_what_an_operator_says_of_all_models_goes_before_what_the_table_says_of_some() -> None:
+    profile = profile_for("deepseek", "", {"forced_tool_choice": "ok"})
+    assert for_model(profile, "deepseek-reasoner").forced_tool_choice == "ok"
+    assert for_model(PROFILES["deepseek"], "deepseek-reasoner").forced_tool_choice == "auto"
+
+
+def test_a_model_may_have_settings_of_its_own() -> None:
+    models = {"*qwen*": {"drop": ["seed"]}, "*-max": {"max_tokens": "max_completion_tokens"}}
+    profile = profile_for("generic", "", {"models": models})
+    assert for_model(profile, "Qwen3-Max").drop == {"seed"}
+    assert for_model(profile, "Qwen3-Max").max_tokens == "max_completion_tokens"
+    assert for_model(profile, "glm").drop == frozenset()
+    assert for_model(profile, "glm") is profile

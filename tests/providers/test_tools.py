@@ -1,0 +1,164 @@
+"""Tools, and what is demanded of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest, Unsupported
+from forwarder.core.translation_context import Ledger
+from forwarder.providers.tools import is_forced
+from tests.providers.mending import Json, mended
+
+
+def test_strict_is_left_out_where_it_is_not_known() -> None:
+    tools = [
+        {"type": "function", "function": {"name": "f", "strict": True}},
+        {"type": "custom", "custom": {"name": "c"}},
+    ]
+    assert mended({"tools": tools})["tools"] == tools
+    assert mended({"tools": tools}, strict_tools=False)["tools"] == [
+        {"type": "function", "function": {"name": "f"}},
+        tools[1],
+    ]
+
+
+def test_where_nobody_knows_allowed_tools_only_they_are_offered() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in "fgh"]
+    choice = {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "required", "tools": [tools[2], tools[0]]},
+    }
+    body = {"tools": tools, "tool_choice": choice}
+    assert mended(body, allowed_tools=True) == body
+    assert mended(body) == {"tools": [tools[0], tools[2]], "tool_choice": "required"}
+    for other in ("auto", {"type": "function", "function": {"name": "f"}}):
+        assert mended({"tools": tools, "tool_choice": other})["tool_choice"] == other
+
+
+FUNCTION = {"type": "function", "function": {"name": "f"}}
+ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [FUNCTION]}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "forced"),
+    [
+        ("required", True),
+        (FUNCTION, True),
+        (ALLOWED, True),
+        ({**ALLOWED, "allowed_tools": {"mode": "auto"}}, False),
+        ("auto", False),
+        ("none", False),
+        (None, False),
+    ],
+)
+def test_a_demand_is_told_from_an_offer(choice: Any, forced: bool) -> None:
+    assert is_forced({"tool_choice": choice}) is forced
+
+
+@pytest.mark.parametrize(
+    ("way", "choice", "sent"),
+    [
+        ("ok", "required", {"tool_choice": "required"}),
+        ("auto", "required", {"tool_choice": "auto"}),
+        ("auto", FUNCTION, {"tool_choice": "auto"}),
+        ("auto", "none", {"tool_choice": "none"}),
+        ("any", "required", {"tool_choice": "any"}),
+        ("any", FUNCTION, {"tool_choice": FUNCTION}),
+        ("disable_thinking", "required", {"tool_choice": "required", "enable_thinking": False}),
+        ("disable_thinking", "auto", {"tool_choice": "auto"}),
+    ],
+)
+def test_a_demand_goes_as_the_provider_takes_it(way: str, choice: Any, sent: Json) -> None:
+    body = {"tool_choice": choice}
+    assert mended(body, forced_tool_choice=way, thinking_switch="enable_thinking") == sent
+
+
+def test_a_demand_that_is_given_up_is_named() -> None:
+    ledger = Ledger()
+    mended({"tool_choice": "required"}, ledger=ledger, forced_tool_choice="auto")
+    assert ledger.dropped.keys() == {"tool_choice"}
+    with pytest.raises(Unsupported):
+        mended({"tool_choice": "required"}, ledger=Ledger(strict=True), forced_tool_choice="auto")
+
+
+def test_thinking_that_was_asked_for_is_named_when_it_is_given_up() -> None:
+    ledger = Ledger()
+    body = {"tool_choice": "required", "reasoning_effort": "high", "thinking": {"type": "enabled"}}
+    made = mended(
+        body, ledger=ledger, forced_tool_choice="disable_thinking", thinking_switch="thinking"
+    )
+    assert made == {"tool_choice": "required", "thinking": {"type": "disabled"}}
+    assert ledger.dropped.keys() == {"reasoning_effort"}
+
+
+SCHEMA = {"type": "object", "properties": {}, "$schema": "x", "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "tool", "answer"),
+    [
+        ("openai", SCHEMA, SCHEMA),
+        ("gemini", *[{"type": "object", "properties": {}}] * 2),
+        ("mistral", {"type": "object", "properties": {}}, SCHEMA),
+    ],
+)
+def test_schemas_are_in_the_providers_dialect(dialect: str, tool: Json, answer: Json) -> None:
+    chat = mended(
+        {
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}],
+            "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+        },
+        schema_dialect=dialect,
+    )
+    assert chat["tools"][0]["function"]["parameters"] == tool
+    assert chat["response_format"]["json_schema"]["schema"] == answer
+    responses = mended(
+        {
+            "tools": [{"type": "function", "name": "f", "parameters": SCHEMA}, {"type": "shell"}],
+            "text": {"format": {"type": "json_schema", "schema": SCHEMA}},
+        },
+        "responses",
+        schema_dialect=dialect,
+    )
+    assert responses["tools"] == [
+        {"type": "function", "name": "f", "parameters": tool},
+        {"type": "shell"},
+    ]
+    assert responses["text"]["format"]["schema"] == answer
+
+
+def grown(levels: int) -> Json:
+    """A small schema of 2 ** levels nodes without its references."""
+    doubled = {f"a{i}": {"anyOf": [{"$ref": f"#/$defs/a{i + 1}"}] * 2} for i in range(levels)}
+    return {"$ref": "#/$defs/a0", "$defs": {**doubled, f"a{levels}": {"type": "null"}}}
+
+
+@pytest.mark.parametrize("dialect", ["plain", "gemini"])
+@pytest.mark.parametrize(
+    ("protocol", "body", "path"),
+    [
+        (
+            "chat",
+            {"tools": [FUNCTION, {"type": "function", "function": {"name": "g", "parameters": grown(40)}}]},
+            "tools[1].function.parameters",
+        ),
+        ("responses", {"tools": [{"type": "function", "parameters": grown(40)}]}, "tools[0].parameters"),
+        (
+            "chat",
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": grown(40)}}},
+            "response_format.json_schema.schema",
+        ),
+        ("responses", {"text": {"format": {"schema": grown(40)}}}, "text.format.schema"),
+    ],
+)  # fmt: skip
+def test_schema_that_inlining_grows_without_bound_is_refused(
+    protocol: str, body: Json, path: str, dialect: str
+) -> None:
+    with pytest.raises(
+        InvalidRequest, match="more than 1000 nodes.*FORWARDER_MAX_SCHEMA_NODES"
+    ) as e:
+        mended(body, protocol, Ledger(max_schema_nodes=1000), schema_dialect=dialect)
+    assert e.value.param == path
+    mended(body, protocol, Ledger(max_schema_nodes=1000), schema_dialect="mistral")

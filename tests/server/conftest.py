@@ -1,0 +1,46 @@
+"""An application on the built-in demo, and one whose upstreams a test answers for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+from forwarder.pipeline import gateway
+
+Answer = Callable[[httpx2.Request], httpx2.Response]
+Serve = Callable[..., FlaskClient]
+
+
+@pytest.fixture
+def demo() -> FlaskClient:
+    """A client of an application that was told nothing."""
+    return create_app(Settings.from_env({})).test_client()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Make a client of an application whose upstreams answer as told."""
+
+    def served(answer: Answer, **environment: str) -> FlaskClient:
+        transport = httpx2.MockTransport(answer)
+        monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+        upstreams = {
+            "CHAT_BASE_URL": "http://up.test/v1",
+            "RESPONSES_BASE_URL": "http://up.test/v1",
+        }
+        return create_app(Settings.from_env({**upstreams, **environment})).test_client()
+
+    return served
+
+
+def streamed(*events: Any, done: bool = True) -> httpx2.Response:
+    """A stream of these events."""
+    frames = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    return httpx2.Response(200, text=frames + ("data: [DONE]\n\n" if done else ""))

@@ -1,0 +1,129 @@
+"""Who may ask: clients by their keys, administrators by theirs or by sitting at the machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from forwarder.config.settings import Settings
+from forwarder.core.errors import ClientError, Forbidden, Unauthorized
+from forwarder.server import auth
+
+KEYS = ("key-one", "key-two")
+HERE = {"REMOTE_ADDR": "127.0.0.1"}
+
+
+@pytest.fixture
+def app() -> Flask:
+    return Flask("keys")
+
+
+def key_of(app: Flask, known: tuple[str, ...], **headers: str) -> str | None:
+    with app.test_request_context(headers={k.replace("_", "-"): v for k, v in headers.items()}):
+        return auth.authorized(known)
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({}, None),
+        ({"Authorization": "Bearer abc"}, "abc"),
+        ({"Authorization": "bearer  abc "}, "abc"),
+        ({"Authorization": "Basic abc"}, None),
+        ({"api_key": "abc"}, "abc"),
+        ({"Authorization": "Basic abc", "api_key": "def"}, "def"),
+        ({"X_Api_Key": "abc"}, "abc"),
+        ({"Authorization": "Bearer abc", "X_Api_Key": "def"}, "abc"),
+        ({"api_key": "", "X_Api_Key": "def"}, "def"),
+    ],
+)
+def test_without_keys_whatever_was_given_is_the_client_s(
+    given: dict[str, str], key: str | None, app: Flask
+) -> None:
+    assert key_of(app, (), **given) == key
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_opens(key: str, app: Flask) -> None:
+    assert key_of(app, KEYS, Authorization=f"Bearer {key}") == key
+    assert key_of(app, KEYS, X_Api_Key=key) == key
+
+
+@pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer key-three"},
+                                   {"api_key": "key-on"}, {"api_key": "schlüssel"}])  # fmt: skip
+def test_anything_else_does_not(given: dict[str, str], app: Flask) -> None:
+    with pytest.raises(Unauthorized) as refused:
+        key_of(app, KEYS, **given)
+
+    assert refused.value.status == 401
+    assert not any(value in refused.value.message for value in given.values())
+
+
+def test_every_key_is_compared_whichever_it_is(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[Any] = []
+    real = auth.hmac.compare_digest
+
+    def counting(a: bytes, b: bytes) -> bool:
+        compared.append(b)
+        return real(a, b)
+
+    monkeypatch.setattr(auth.hmac, "compare_digest", counting)
+    key_of(app, KEYS, Authorization="Bearer key-one")
+
+    assert compared == [b"key-one", b"key-two"]
+
+
+def refusal(app: Flask, admins: tuple[str, ...], key: str = "", **request: Any) -> Any:
+    """What `administers` raises, if it does."""
+    headers = {"Authorization": f"Bearer {key}", **request.pop("headers", {})}
+    environment = {
+        "FORWARDER_ADMIN_KEYS": ",".join(admins),
+        "FORWARDER_API_KEYS": "client",
+        "FORWARDER_CORS_ORIGINS": "*",  # to be a page that may ask is not to be an administrator
+    }
+    with app.test_request_context(headers=headers, **request):
+        try:
+            auth.administers(Settings.from_env(environment))
+        except ClientError as error:
+            return type(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("key", "error"),
+    [("key-two", None), ("", Unauthorized), ("else", Unauthorized), ("client", Forbidden)],
+)
+def test_with_keys_of_administrators_it_takes_one(
+    key: str, error: type[ClientError] | None, app: Flask
+) -> None:
+    assert refusal(app, KEYS, key, environ_base=HERE) is error
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ({"environ_base": HERE}, None),
+        ({"environ_base": {"REMOTE_ADDR": "::1"}, "base_url": "http://[::1]:8000"}, None),
+        ({"environ_base": {"REMOTE_ADDR": "::ffff:127.0.0.1"}}, None),
+        ({"environ_base": {"REMOTE_ADDR": "::ffff:10.0.0.7"}}, Forbidden),
+        ({"environ_base": HERE, "headers": {"Origin": "http://localhost:3000"}}, Forbidden),
+        ({"environ_base": HERE, "headers": {"Origin": "http://localhost"}}, None),
+        ({"environ_base": HERE, "headers": {"Origin": "app://obsidian.md"}}, None),
+        ({"environ_base": HERE, "headers": {"Sec-Fetch-Site": "cross-site"}}, Forbidden),
+        ({"environ_base": HERE, "headers": {"Sec-Fetch-Site": "same-site"}}, Forbidden),
+        ({"environ_base": HERE, "headers": {"Sec-Fetch-Site": "none"}}, None),
+        ({"environ_base": HERE, "headers": {"X-Forwarded-Host": "localhost"}}, Forbidden),
+        ({"environ_base": {"REMOTE_ADDR": "10.0.0.7"}}, Forbidden),
+        ({"environ_base": {"REMOTE_ADDR": ""}}, Forbidden),
+        ({"environ_base": HERE, "headers": {"X-Forwarded-For": "10.0.0.7"}}, Forbidden),
+        ({"environ_base": HERE, "headers": {"Origin": "https://evil.example"}}, Forbidden),
+        ({"environ_base": HERE, "headers": {"Origin": "null"}}, Forbidden),
+        ({"environ_base": HERE, "base_url": "http://rebound.example"}, Forbidden),
+    ],
+)
+def test_without_keys_it_takes_to_sit_at_the_machine(
+    request_: dict[str, Any], error: type[ClientError] | None, app: Flask
+) -> None:
+    assert refusal(app, (), "client", **request_) is error

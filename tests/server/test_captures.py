@@ -1,0 +1,248 @@
+"""Who may read what was captured, and that it is what happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+
+from tests.server.conftest import Serve, streamed
+
+PATH = "/forwarder/exchanges"
+CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+DELTA = {**CHUNK, "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": None}]}
+STOP = {**CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+
+
+def answer(_: httpx2.Request) -> httpx2.Response:
+    return streamed(DELTA, STOP)
+
+
+def ask(client: FlaskClient, **more: Any) -> None:
+    client.post("/v1/responses", json={"model": "chat/m", "input": "hi", **more}, buffered=True)
+
+
+def captured(client: FlaskClient, **headers: str) -> list[Any]:
+    got = client.get(PATH, headers=headers)
+    assert got.status_code == 200, got.text
+    return [client.get(f"{PATH}/{each['id']}", headers=headers).json for each in got.json["data"]]
+
+
+def test_without_it_there_is_a_reason_and_no_tape(serve: Serve, tmp_path: Path) -> None:
+    client = serve(answer)
+    ask(client)
+
+    for path in (PATH, f"{PATH}/x"):
+        got = client.get(path)
+        assert (got.status_code, got.json["error"]["code"]) == (404, "not_found")
+        assert "FORWARDER_CAPTURE is off" in got.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("key", "status"), [("sk-admin", 200), ("sk-client", 403), ("sk-other", 401), ("", 401)]
+)
+def test_only_administrators_read_it(key: str, status: int, serve: Serve) -> None:
+    client = serve(
+        answer,
+        FORWARDER_CAPTURE="memory",
+        FORWARDER_ADMIN_KEYS="sk-admin",
+        FORWARDER_API_KEYS="sk-client",
+    )
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    assert client.get(PATH, headers=headers).status_code == status
+    assert client.get(f"{PATH}/x", headers=headers).status_code == (
+        404 if status == 200 else status
+    )
+
+
+def test_without_administrators_it_takes_to_sit_at_the_machine(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CAPTURE="memory")
+
+    assert client.get(PATH).status_code == 200
+    assert client.get(PATH, environ_base={"REMOTE_ADDR": "10.0.0.1"}).status_code == 403
+    assert client.get(PATH, headers={"X-Forwarded-For": "10.0.0.1"}).status_code == 403
+
+
+def test_an_exchange_tells_the_base_path_that_chose_its_style(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CAPTURE="memory")
+    body = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+    client.post("/think/v1/chat/completions", json=body, buffered=True)
+
+    (record,) = captured(client)
+    assert record["client"]["request"]["path"] == "/think/v1/chat/completions"
+
+
+@pytest.mark.parametrize("where", ["memory", "files"])
+def test_an_exchange_is_there_with_both_of_its_sides(
+    where: str, serve: Serve, tmp_path: Path
+) -> None:
+    client = serve(answer, FORWARDER_CAPTURE=where if where == "memory" else f"{tmp_path}/x")
+    ask(client, stream=True, logit_bias={"1": 1}, user="me")
+
+    (found,) = captured(client)
+    assert found["exchange"]["upstream"] == "chat"
+    assert found["client"]["request"]["body"]["input"] == "hi"
+    assert found["upstream"][0]["request"]["body"]["messages"] == [
+        {"role": "user", "content": "hi"}
+    ]
+    assert [e.get("data") for e in found["upstream"][0]["answer"]["events"]] == [DELTA, STOP, None]
+    kinds = [e["data"]["type"] for e in found["client"]["answer"]["events"]]
+    assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+    assert client.get(PATH).json["shared"] is (where == "files")
+    assert client.get(PATH).headers["Cache-Control"] == "no-store"
+
+
+def test_the_newest_come_first_and_as_many_as_are_wanted(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CAPTURE="memory", FORWARDER_CAPTURE_COUNT="3")
+    for number in range(5):
+        ask(client, metadata={"n": str(number)})
+
+    bodies = [each["client"]["request"]["body"] for each in captured(client)]
+    assert sorted(body["metadata"]["n"] for body in bodies) == ["2", "3", "4"]
+    assert len(client.get(f"{PATH}?limit=2").json["data"]) == 2
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "", "\N{ARABIC-INDIC DIGIT ONE}"])
+def test_a_limit_is_a_number(limit: str, serve: Serve) -> None:
+    got = serve(answer, FORWARDER_CAPTURE="memory").get(PATH, query_string={"limit": limit})
+
+    assert (got.status_code, got.json["error"]["param"]) == (400, "limit")
+
+
+def test_it_is_found_by_the_id_of_its_request_whatever_that_is(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CAPTURE="memory")
+    client.post(
+        "/v1/responses", json={"model": "m", "input": "hi"}, headers={"X-Request-Id": "a/b"}
+    )
+
+    assert client.get(f"{PATH}/a/b").json["exchange"]["request_id"] == "a/b"
+    missing = client.get(f"{PATH}/c")
+    assert missing.status_code == 404
+    assert "another worker" in missing.json["error"]["message"]
+
+
+REFUSALS: list[tuple[dict[str, Any], int, str | None]] = [
+    ({"data": "{"}, 400, "invalid_json"),
+    ({"json": {"model": "m", "input": 1}}, 400, "invalid_type"),
+    ({"json": {"input": "hi"}}, 400, "missing_required_parameter"),
+]
+
+
+@pytest.mark.parametrize(("request_", "status", "code"), REFUSALS)
+def test_what_is_refused_here_is_captured(
+    request_: dict[str, Any], status: int, code: str, serve: Serve
+) -> None:
+    client = serve(answer, FORWARDER_CAPTURE="memory")
+    client.post("/v1/responses", **request_)
+
+    (found,) = captured(client)
+    assert (found["exchange"]["status"], found["exchange"]["error"]) == (status, code)
+    assert found["client"]["answer"]["body"]["error"]["code"] == code
+    assert found["upstream"] == []
+
+
+def test_whoever_shows_no_key_pushes_nothing_out(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CAPTURE="memory", FORWARDER_API_KEYS="sk-client")
+    ask(client)
+
+    assert captured(client) == []
+
+
+def test_whoever_has_had_too_much_is_captured(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CAPTURE="memory", FORWARDER_RATE_LIMIT_REQUESTS="1/day")
+    ask(client)
+    ask(client)
+
+    (over, _) = captured(client)
+    assert over["exchange"]["status"] == 429
+    assert "body" not in over["client"]["request"]
+
+
+def test_every_try_is_there(serve: Serve) -> None:
+    answers = iter([httpx2.Response(500, json={"error": {"message": "no"}}), streamed(DELTA, STOP)])
+    client = serve(lambda _: next(answers), FORWARDER_CAPTURE="memory", CHAT_MAX_RETRIES="1")
+    ask(client)
+
+    (found,) = captured(client)
+    assert [each["answer"]["status"] for each in found["upstream"]] == [500, 200]
+    assert found["upstream"][0]["answer"]["body"] == {"error": {"message": "no"}}
+    assert found["retries"] == 1
+
+
+def test_what_breaks_midway_is_there_as_far_as_it_went(serve: Serve) -> None:
+    def broken(_: httpx2.Request) -> httpx2.Response:
+        def pieces() -> Any:
+            yield f"data: {json.dumps(DELTA)}\n\n".encode()
+            raise httpx2.ReadError("cut")
+
+        return httpx2.Response(200, content=pieces())
+
+    client = serve(broken, FORWARDER_CAPTURE="memory")
+    ask(client, stream=True)
+
+    (found,) = captured(client)
+    assert found["exchange"]["error"] == "upstream_disconnected"
+    assert found["upstream"][0]["error"] == {"type": "ReadError", "message": "cut"}
+    assert [event["data"] for event in found["upstream"][0]["answer"]["events"]] == [DELTA]
+    assert found["client"]["answer"]["events"][-1]["data"]["type"] == "response.failed"
+
+
+def test_a_client_that_leaves_is_there_with_what_it_got(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CAPTURE="memory")
+    got = client.post("/v1/responses", json={"model": "chat/m", "input": "hi", "stream": True})
+    next(iter(got.response))
+    got.close()
+
+    (found,) = captured(client)
+    assert found["exchange"]["error"] == "client_left"
+    assert found["client"]["answer"]["events"]
+
+
+def test_what_is_dropped_is_told(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CAPTURE="memory")
+    ask(client, tools=[{"type": "web_search"}])
+
+    (found,) = captured(client)
+    assert list(found["dropped"])
+
+
+def test_what_is_stored_and_files_are_not_captured(serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(200, json={"data": []}), FORWARDER_CAPTURE="memory")
+    client.get("/v1/files", buffered=True)
+    client.get("/v1/responses/resp_1")
+    client.post("/v1/conversations", json={})
+    client.get("/v1/models")
+
+    assert captured(client) == []
+
+
+def test_a_request_that_stands_on_another_has_what_it_stands_on(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CAPTURE="memory")
+    first = client.post("/v1/responses", json={"model": "chat/m", "input": "one"}).json["id"]
+    ask(client, previous_response_id=first)
+
+    found = captured(client)[0]
+    assert [each["role"] for each in found["client"]["resumed"]["body"]["input"]] == [
+        "user", "assistant", "user",
+    ]  # fmt: skip
+
+
+def test_background_work_is_an_exchange_of_its_own(serve: Serve) -> None:
+    import time
+
+    client = serve(answer, FORWARDER_CAPTURE="memory")
+    ask(client, background=True)
+    deadline = time.monotonic() + 5
+    while len(found := captured(client)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert {each["exchange"]["route"] for each in found} == {"responses", "background"}
+    (work,) = (each for each in found if each["exchange"]["route"] == "background")
+    assert work["client"]["answer"]["events"][-1]["data"]["type"] == "response.completed"
+    assert work["upstream"][0]["answer"]["status"] == 200

@@ -1,0 +1,48 @@
+"""A client's hanging up is noticed while nothing is written to it, and only that."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from forwarder.server.client_disconnect import on_leaving
+
+PROGRAM = """
+from gevent import monkey; monkey.patch_all()
+import gevent, socket
+from forwarder.server.client_disconnect import on_leaving
+
+client, server = socket.socketpair()
+left = []
+end = on_leaving(server, lambda: left.append(True))
+{act}
+gevent.sleep(0.1)
+end()
+print(bool(left))
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "noticed"),
+    [
+        ("client.close()", True),
+        ("client.sendall(b'GET / HTTP/1.1')", False),
+        ("pass", False),
+        ("end(); end = lambda: None; client.close()", False),
+    ],
+    ids=["hangs up", "sends its next request", "waits", "hangs up afterwards"],
+)
+def test_only_hanging_up_is_leaving(act: str, noticed: bool) -> None:
+    program = PROGRAM.format(act=act)
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20
+    )
+
+    assert done.stdout.strip() == str(noticed), done.stderr
+
+
+def test_without_a_socket_or_gevent_nothing_is_watched() -> None:
+    on_leaving(None, lambda: None)()

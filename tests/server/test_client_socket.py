@@ -1,0 +1,232 @@
+"""A client's connection: what limits hold for a request's head and body, and for an answer."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from gunicorn.config import Config
+from gunicorn.http.parser import RequestParser
+
+from forwarder.server.client_socket import (
+    MAX_SKIPPED_BYTES,
+    ClientLimits,
+    ClientSocket,
+    RequestBody,
+    RequestBodyError,
+)
+
+LIMITS = ClientLimits(
+    head_timeout=1.0, body_timeout=0.6, send_timeout=0.6, max_chunk_overhead=10_000
+)
+
+
+class Pair(NamedTuple):
+    """Both ends of a connection."""
+
+    client: socket.socket
+    server: ClientSocket
+
+    def read_request(self, *headers: str) -> tuple[Any, RequestBody | None]:
+        """The request with these headers, and its body."""
+        head = "\r\n".join(["POST / HTTP/1.1", "Host: x", *headers, "", ""])
+        self.client.sendall(head.encode())
+        request = next(RequestParser(Config(), self.server, ("127.0.0.1", 1)))
+        return request, self.server.open_body(request)
+
+    def open_body(self, *headers: str) -> tuple[Any, RequestBody]:
+        request, body = self.read_request(*headers)
+        assert body is not None
+        assert request.body is body
+        return request, body
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    left, right = socket.socketpair()
+    with left, right:
+        yield Pair(left, ClientSocket(right, LIMITS))
+
+
+def length(count: int) -> str:
+    return f"Content-Length: {count}"
+
+
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+# -- head ------------------------------------------------------------------------------------------
+
+
+def test_a_late_head_is_treated_as_the_end(pair: Pair) -> None:
+    pair.client.sendall(b"GET / HT")
+
+    assert pair.server.recv(99) == b"GET / HT"
+    assert pair.server.recv(99) == b""
+
+
+def test_the_limit_for_the_head_ends_with_the_first_request(pair: Pair) -> None:
+    pair.read_request()
+    time.sleep(LIMITS.head_timeout + 0.1)
+    pair.client.sendall(b"GET")
+
+    assert pair.server.recv(99) == b"GET"
+
+
+# -- body ------------------------------------------------------------------------------------------
+
+
+def test_a_request_without_a_body_has_none_to_limit(pair: Pair) -> None:
+    request, body = pair.read_request()
+
+    assert body is None
+    assert request.body.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("header", "sent"),
+    [(length(6), b"abcdef"), (CHUNKED, b"4\r\nabcd\r\n2;x=y\r\nef\r\n0\r\nT: x\r\n\r\n")],
+)
+def test_a_body_is_read_as_it_was_sent(header: str, sent: bytes, pair: Pair) -> None:
+    request, body = pair.open_body(header)
+    pair.client.sendall(sent)
+
+    assert (body.read(4), body.read(4), body.read(4)) == (b"abcd", b"ef", b"")
+    assert body.is_complete
+    assert body.skip_rest()
+    assert not request.must_close
+
+
+def test_behind_a_body_that_was_read_there_is_no_limit(pair: Pair) -> None:
+    _, body = pair.open_body(length(2))
+    pair.client.sendall(b"{}")
+    body.read()
+    time.sleep(LIMITS.body_timeout + 0.1)
+    pair.client.sendall(b"next")
+
+    assert pair.server.recv(99) == b"next"
+
+
+@pytest.mark.parametrize("header", [length(6), CHUNKED])
+def test_a_body_that_does_not_arrive_in_time_is_a_408(header: str, pair: Pair) -> None:
+    _, body = pair.open_body(header)
+    pair.client.sendall(b"1\r\n")
+
+    with pytest.raises(RequestBodyError, match="FORWARDER_BODY_TIMEOUT") as raised:
+        body.read()
+
+    assert raised.value.code == 408
+    assert not body.is_complete
+    assert not body.skip_rest()
+
+
+def test_a_body_that_goes_on_arriving_has_more_time(pair: Pair) -> None:
+    count = 4 * 8000
+    _, body = pair.open_body(length(count))
+
+    def send() -> None:
+        for _ in range(4):
+            time.sleep(0.2)
+            pair.client.sendall(b"x" * 8000)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert len(body.read()) == count
+    sender.join()
+
+
+@pytest.mark.parametrize("chunk", [b"1\r\nx\r\n", b"1;" + b"e" * 500 + b"\r\nx\r\n"])
+def test_chunks_that_cost_more_than_they_hold_are_a_413(chunk: bytes, pair: Pair) -> None:
+    _, body = pair.open_body(CHUNKED)
+    pair.client.sendall(chunk * (60_000 // len(chunk)))
+
+    with pytest.raises(RequestBodyError, match="FORWARDER_MAX_CHUNK_OVERHEAD") as raised:
+        body.read()
+
+    assert raised.value.code == 413
+
+
+@pytest.mark.parametrize(
+    "sent", [b"z\r\n", b"1\r\nxyz", b"1 x\r\n", b"0\r\nNo colon\r\n\r\n", b"z" * 8189 + b"\r\n"]
+)
+def test_malformed_chunks_are_a_400(sent: bytes, pair: Pair) -> None:
+    _, body = pair.open_body(CHUNKED)
+    pair.client.sendall(sent)
+
+    with pytest.raises(RequestBodyError, match="malformed") as raised:
+        body.read()
+
+    assert raised.value.code == 400
+    assert len(raised.value.description) < 300
+    assert not body.skip_rest()
+
+
+# -- a body that nobody reads ----------------------------------------------------------------------
+
+
+def test_a_short_rest_is_skipped(pair: Pair) -> None:
+    request, body = pair.open_body(length(1000))
+    pair.client.sendall(b"x" * 1000)
+    body.read(10)
+
+    assert not request.must_close
+    assert body.skip_rest()
+
+
+def test_a_short_rest_that_does_not_come_ends_the_connection(pair: Pair) -> None:
+    _, body = pair.open_body(length(1000))
+
+    assert not body.skip_rest()
+
+
+@pytest.mark.parametrize("header", [length(MAX_SKIPPED_BYTES + 1), CHUNKED])
+def test_a_longer_one_is_not_read_and_the_answer_says_so(header: str, pair: Pair) -> None:
+    request, body = pair.open_body(header)
+
+    assert request.must_close
+    assert not body.skip_rest()
+
+
+def test_a_connection_that_was_to_be_closed_is_closed(pair: Pair) -> None:
+    request, body = pair.open_body(CHUNKED, "Connection: close")
+    pair.client.sendall(b"0\r\n\r\n")
+
+    assert body.read() == b""
+    assert request.should_close()
+
+
+# -- answer ----------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_sent_whole_to_a_slow_client(pair: Pair) -> None:
+    pair.read_request()
+    sent, received = b"x" * 3_000_000, 0
+    sender = threading.Thread(target=pair.server.sendall, args=(sent,))
+    sender.start()
+    while received < len(sent):
+        received += len(pair.client.recv(500_000))
+        time.sleep(0.05)
+    sender.join()
+
+    assert received == len(sent)
+
+
+def test_a_client_that_does_not_read_counts_as_gone(pair: Pair) -> None:
+    pair.read_request()
+    with pytest.raises(BrokenPipeError):
+        pair.server.sendall(b"x" * 10_000_000)
+
+
+def test_the_limit_for_an_answer_ends_with_its_request(pair: Pair) -> None:
+    pair.open_body(length(2))
+    pair.client.sendall(b"{}")
+    pair.server.recv(99)
+    assert pair.server.gettimeout() == LIMITS.send_timeout
+
+    pair.server.close_body()
+
+    assert pair.server.gettimeout() is None

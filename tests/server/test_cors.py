@@ -1,0 +1,172 @@
+"""Which pages may read answers, and what browsers are told before they ask."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+
+from tests.server.conftest import Serve, streamed
+
+PAGE = "https://chat.example"
+CHUNK = {
+    "id": "c",
+    "object": "chat.completion.chunk",
+    "choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}],
+}
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+PREFLIGHT = {
+    "Origin": PAGE,
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
+}
+
+
+def answer(_: httpx2.Request) -> httpx2.Response:
+    return streamed(CHUNK)
+
+
+def cors_of(got: object) -> dict[str, str]:
+    headers = got.headers  # type: ignore[attr-defined]
+    return {k: v for k, v in headers.items() if k.startswith("Access-Control-")}
+
+
+def test_no_page_is_allowed_unless_set(serve: Serve) -> None:
+    client = serve(answer)
+
+    got = client.get("/health", headers={"Origin": PAGE})
+    assert cors_of(got) == {}
+    assert "Vary" not in got.headers
+    assert cors_of(client.options("/v1/chat/completions", headers=PREFLIGHT)) == {}
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [
+        (PAGE, PAGE, PAGE),
+        (f"http://a.example:8080, {PAGE}/", PAGE, PAGE),
+        ("HTTPS://Chat.Example", PAGE, PAGE),
+        ("http://localhost:3000", "http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:3000", "http://[::1]:3000", "http://[::1]:3000"),
+        ("app://obsidian.md", "app://obsidian.md", "app://obsidian.md"),
+        ("null", "null", "null"),
+        ("*", PAGE, "*"),
+        ("*", "null", "*"),
+        (PAGE, "https://other.example", None),
+        (PAGE, "http://chat.example", None),
+        (PAGE, "https://chat.example.evil.example", None),
+        (PAGE, "null", None),
+        (PAGE, "", None),
+    ],
+)
+def test_pages_of_these_origins_are_allowed(
+    origins: str, origin: str, allowed: str | None, serve: Serve
+) -> None:
+    client = serve(answer, FORWARDER_CORS_ORIGINS=origins)
+
+    got = client.get("/health", headers={"Origin": origin} if origin else {})
+
+    assert got.headers.get("Access-Control-Allow-Origin") == allowed
+    assert ("Origin" in got.headers.get("Vary", "")) == (origins != "*")
+    assert "Access-Control-Allow-Credentials" not in got.headers
+
+
+def test_a_preflight_is_answered_before_a_key_is_asked_for(
+    serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = serve(answer, FORWARDER_CORS_ORIGINS=PAGE, FORWARDER_API_KEYS="k")
+    capsys.readouterr()
+
+    got = client.options("/v1/chat/completions", headers=PREFLIGHT)
+
+    assert (got.status_code, got.data) == (204, b"")
+    assert cors_of(got) == {
+        "Access-Control-Allow-Origin": PAGE,
+        "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE, OPTIONS",
+        "Access-Control-Allow-Headers": "authorization,content-type,x-stainless-os",
+        "Access-Control-Max-Age": "600",
+    }
+    assert capsys.readouterr().err == ""
+
+
+def test_a_preflight_from_the_internet_may_reach_a_private_network(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CORS_ORIGINS=PAGE)
+    private = {**PREFLIGHT, "Access-Control-Request-Private-Network": "true"}
+
+    allowed = client.options("/v1/responses", headers=private)
+    other = client.options("/v1/responses", headers={**private, "Origin": "https://evil.example"})
+
+    assert allowed.headers["Access-Control-Allow-Private-Network"] == "true"
+    assert cors_of(other) == {}
+
+
+def test_a_preflight_cannot_put_anything_else_into_headers(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CORS_ORIGINS="*")
+
+    got = client.options(
+        "/v1/responses", headers={**PREFLIGHT, "Access-Control-Request-Headers": "a: b; c"}
+    )
+
+    assert "Access-Control-Allow-Headers" not in got.headers
+
+
+@pytest.mark.parametrize("origins", [PAGE, "*"])
+def test_streams_and_errors_can_be_read_too(origins: str, serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CORS_ORIGINS=origins, FORWARDER_UPSTREAMS="chat")
+    page = {"Origin": PAGE}
+    answers = [
+        client.post("/v1/chat/completions", json={**CHAT, "stream": True}, headers=page),
+        client.post("/v1/chat/completions", json={}, headers=page),
+        client.post("/v1/chat/completions", data=b"{", headers=page),
+        client.get("/nothing", headers=page),
+        client.post("/api/chat", json={}, headers=page),
+    ]
+
+    assert [got.status_code for got in answers] == [200, 400, 400, 404, 400]
+    for got in answers:
+        assert got.headers["Access-Control-Allow-Origin"] in (PAGE, "*")
+        exposed = got.headers["Access-Control-Expose-Headers"].split(", ")
+        assert {"X-Request-Id", "X-Forwarder-Upstream", "X-Forwarder-Dropped"} <= set(exposed)
+
+
+def test_all_that_an_answer_tells_in_headers_can_be_read(serve: Serve) -> None:
+    def limited(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(429, headers={"Retry-After": "3"}, json={"error": {"message": "m"}})
+
+    client = serve(limited, FORWARDER_CORS_ORIGINS=PAGE, FORWARDER_UPSTREAMS="chat")
+    got = client.post("/v1/chat/completions", json=CHAT, headers={"Origin": PAGE})
+
+    exposed = got.headers["Access-Control-Expose-Headers"].split(", ")
+    assert "retry-after" in exposed
+    assert "content-type" not in exposed
+    assert len(exposed) == len({name.lower() for name in exposed})
+
+
+def test_pages_that_are_allowed_get_a_websocket(serve: Serve) -> None:
+    handshake = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "short",
+    }
+
+    def status(origin: str, **environment: str) -> int:
+        client = serve(answer, **environment)
+        got = client.get(
+            "/v1/responses",
+            headers={**handshake, "Origin": origin},
+            environ_overrides={"werkzeug.socket": object()},
+        )
+        return got.status_code
+
+    assert status(PAGE) == 403
+    assert status(PAGE, FORWARDER_CORS_ORIGINS=PAGE) == 400  # only its key is wrong
+    assert status("https://evil.example", FORWARDER_CORS_ORIGINS=PAGE) == 403
+
+
+def test_a_page_elsewhere_is_never_the_administrator(serve: Serve) -> None:
+    client = serve(answer, FORWARDER_CORS_ORIGINS="*")
+    body = {"model": "x", "from": "y", "remote_host": "https://h.example"}
+
+    got = client.post("/api/create", json=body, headers={"Origin": PAGE})
+
+    assert got.status_code == 403

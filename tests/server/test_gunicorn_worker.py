@@ -1,0 +1,225 @@
+"""The worker by itself, with any application; with the forwarder it is tests/live/test_steady.py."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+APP = """
+import gc
+from time import sleep
+from os import getpid
+def app(environ, start_response):
+    if environ["QUERY_STRING"] == "busy":
+        while True: pass
+    sleep(float(environ["QUERY_STRING"] or 0))
+    start_response("200 OK", [("Content-Length", "2"), ("Pid", str(getpid())),
+        ("Kept", str(gc.get_freeze_count()))])
+    return [b"ok"]
+"""
+REQUEST = b"GET /?%b HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A gunicorn with one worker and a grace of 8 seconds, and its port."""
+    (tmp_path / "small.py").write_text(APP)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.set_inheritable(True)
+    command = [sys.executable, "-m", "gunicorn", "-b", f"fd://{listener.fileno()}"]
+    command += ["--graceful-timeout", "8", "--keep-alive", "60", "--pythonpath", str(tmp_path)]
+    command += ["--timeout", "3"]
+    with listener:
+        process = subprocess.Popen(
+            [*command, "small:app"],
+            cwd=ROOT,
+            env={"FORWARDER_DOTENV": ""},
+            pass_fds=[listener.fileno()],
+            stderr=subprocess.DEVNULL,
+        )
+        port = listener.getsockname()[1]
+    try:
+        yield process, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def ask(sock: socket.socket, query: bytes = b"") -> bytes:
+    sock.sendall(REQUEST % query)
+    answer = b""
+    while not answer.endswith(b"ok"):
+        answer += sock.recv(4096) or b"cut ok"
+    return answer
+
+
+def test_idle_connections_do_not_hold_it(served: tuple[subprocess.Popen[bytes], int]) -> None:
+    process, port = served
+    with connected(port) as sock, connected(port):
+        assert b"keep-alive" in ask(sock)
+        process.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+
+        assert sock.recv(1) == b""
+        assert process.wait(10) == 0
+        assert 1 < time.monotonic() - asked < 6
+
+
+def test_a_kept_connection_is_answered_once_more_and_told_to_close(
+    served: tuple[subprocess.Popen[bytes], int],
+) -> None:
+    process, port = served
+    with connected(port) as sock:
+        ask(sock)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+
+        last = ask(sock, b"3")
+
+        assert last.startswith(b"HTTP/1.1 200 OK")
+        assert re.search(rb"\r\nconnection: close\r\n", last, re.IGNORECASE)
+        assert sock.recv(1) == b""
+    assert process.wait(10) == 0
+
+
+def test_a_worker_that_does_not_move_is_replaced(
+    served: tuple[subprocess.Popen[bytes], int],
+) -> None:
+    process, port = served
+    with connected(port) as sock:
+        before = ask(sock)
+        sock.sendall(REQUEST % b"busy")
+        time.sleep(0.2)
+
+        with connected(port) as other:
+            after = ask(other)
+
+    pids = [re.search(rb"\r\nPid: (\d+)\r\n", answer) for answer in (before, after)]
+    assert all(pids)
+    assert pids[0][1] != pids[1][1]  # type: ignore[index]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
+def test_what_is_here_to_stay_is_not_looked_through_for_garbage(
+    served: tuple[subprocess.Popen[bytes], int],
+) -> None:
+    with connected(served[1]) as sock:
+        answer = ask(sock)
+
+    kept = re.search(rb"\r\nKept: (\d+)\r\n", answer)
+    assert kept
+    assert int(kept[1]) > 10_000
+
+
+def test_a_connection_without_requests_ends_after_the_keep_alive() -> None:
+    program = """
+from gunicorn.config import Config
+from forwarder.server.gunicorn_worker import Worker
+import gevent, logging
+config = Config(); config.set("keepalive", 1)
+worker = Worker(1, 1, [], None, 30, config, logging.getLogger())
+def wait():
+    with worker.timeout_ctx():
+        gevent.sleep(9)
+    return len(worker._idle)
+print(gevent.spawn(wait).get(timeout=5))
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=20
+    )
+
+    assert done.stdout == "0\n", done.stderr
+
+
+FINISH = """
+from types import SimpleNamespace
+from gunicorn.config import Config
+from forwarder.server.gunicorn_worker import Worker, read_limits, raise_file_limit
+from forwarder.core.shutdown import Running
+import gevent, logging, os, resource, time
+config = Config(); config.set("graceful_timeout", 1)
+worker = Worker(1, os.getppid(), [], None, 30, config, logging.getLogger())
+running = Running()
+worker.wsgi = SimpleNamespace(extensions={"forwarder": SimpleNamespace(running=running)})
+"""
+
+
+def printed(act: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", FINISH + act], cwd=ROOT, capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(("grace", "seconds"), [(None, 1), (0, 1), (2, 1)])
+def test_what_never_ends_holds_a_worker_for_its_grace_only(
+    grace: float | None, seconds: int
+) -> None:
+    act = f"""
+def stuck():
+    run = running.enter({grace})
+    while True:
+        try: gevent.sleep(60)
+        except BaseException: pass
+gevent.spawn(stuck); gevent.sleep(0)
+worker.alive = False
+gevent.spawn(worker._leave)
+started = time.monotonic()
+worker._finish()
+print(len(running), round(time.monotonic() - started), flush=True)
+os._exit(0)
+"""
+
+    assert printed(act) == f"1 {seconds}"
+
+
+@pytest.mark.parametrize(("wanted", "warned"), [(None, False), (0.5, False), (2.0, True)])
+def test_a_background_grace_that_cannot_be_had_is_told(wanted: float | None, warned: bool) -> None:
+    act = f"""
+settings = SimpleNamespace(background_grace={wanted})
+worker.wsgi.extensions["forwarder"].settings = settings
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+worker._check_background_grace()
+"""
+    said = (
+        "FORWARDER_BACKGROUND_GRACE (2 s) is longer than gunicorn's graceful timeout allows: "
+        "background work has 0.5 s. Raise GUNICORN_GRACEFUL_TIMEOUT to 4."
+    )
+
+    assert printed("import sys" + act) == (said if warned else "")
+
+
+def test_the_limits_are_those_of_the_forwarder() -> None:
+    act = """
+settings = SimpleNamespace(head_timeout=1.5, send_timeout=7.0)
+print(*read_limits(SimpleNamespace(settings=settings)), *read_limits(None))
+"""
+
+    assert printed(act) == "1.5 30.0 7.0 65536 2.0 10.0 30.0 60.0 65536 2.0"
+
+
+def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+    act = """
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+raise_file_limit()
+print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
+"""
+
+    assert printed(act) == "True"

@@ -1,0 +1,68 @@
+"""Who may read the numbers, and that they are those of the requests."""
+
+from __future__ import annotations
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+
+from tests.observability.counted import counted
+from tests.server.conftest import Serve
+
+
+def test_requests_are_counted(demo: FlaskClient) -> None:
+    body = {"model": "demo", "input": "hi"}
+    whole = demo.post("/v1/responses", json=body, buffered=True)
+    demo.post("/v1/responses", json={**body, "stream": True}, buffered=True)
+
+    got = demo.get("/metrics")
+
+    assert got.content_type.startswith("text/plain; version=0.0.4")
+    found = counted(got.text)
+    assert found["requests_total"] == {("demo", "responses", "200", "chat"): 2}
+    used = whole.get_json()["usage"]["input_tokens"]
+    assert found["input_tokens_total"] == {("demo", "responses", "chat"): 2 * used}
+    assert found["stream_seconds_count"] == {("demo", "responses", "chat"): 1}
+    assert found["open_streams"] == {("responses",): 0}
+
+
+def test_files_are_counted_without_a_model(serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(200, json={"data": []}))
+    client.get("/v1/files", buffered=True)
+
+    found = counted(client.get("/metrics").text)
+    assert found["requests_total"] == {("none", "files", "200", "responses"): 1}
+
+
+def test_probes_and_addresses_that_nobody_serves_are_not_counted(demo: FlaskClient) -> None:
+    for path in ("/health", "/ready", "/metrics", "/no/such/thing"):
+        demo.get(path, buffered=True)
+
+    assert counted(demo.get("/metrics").text).get("requests_total", {}) == {}
+
+
+def test_nothing_is_counted_when_nobody_wants_it(serve: Serve) -> None:
+    got = serve(lambda _: httpx2.Response(200), FORWARDER_METRICS="false").get("/metrics")
+
+    assert (got.status_code, got.get_json()["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [("Bearer right", 200), ("bearer  right", 200), ("Bearer wrong", 401), ("Basic right", 401),
+     ("", 401), ("Bearer richtig-ü", 401)],
+)  # fmt: skip
+def test_a_key_keeps_others_out(given: str, status: int, serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(200), FORWARDER_METRICS_KEY="right")
+
+    got = client.get("/metrics", headers={"Authorization": given} if given else {})
+
+    assert got.status_code == status
+
+
+def test_the_keys_of_clients_do_not_open_it(serve: Serve) -> None:
+    client = serve(
+        lambda _: httpx2.Response(200), FORWARDER_METRICS_KEY="m", FORWARDER_API_KEYS="c"
+    )
+
+    assert client.get("/metrics", headers={"Authorization": "Bearer c"}).status_code == 401

@@ -1,0 +1,599 @@
+"""The routes of OpenAI's APIs: bodies, streams, statuses."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+
+from tests.helpers import sdk
+from tests.server.conftest import Serve, streamed
+
+Json = dict[str, Any]
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"model": "m", "messages": [{"role": "user", "content": "Hello"}]},
+    "/v1/responses": {"model": "m", "input": "Hello"},
+}
+
+every_route = pytest.mark.parametrize("path", BODIES)
+
+
+def chunk(text: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+    return {"id": "c", "object": "chat.completion.chunk", "choices": [choice], **more}
+
+
+@every_route
+def test_an_answer_is_whole_unless_asked_otherwise(path: str, demo: FlaskClient) -> None:
+    for stream in ({}, {"stream": False}, {"stream": None}):
+        got = demo.post(path, json={**BODIES[path], **stream})
+        assert got.mimetype == "application/json"
+        assert "Hello" in got.text
+
+
+@every_route
+def test_a_stream_is_not_cached_nor_gathered_on_its_way(path: str, demo: FlaskClient) -> None:
+    got = demo.post(path, json={**BODIES[path], "stream": True})
+
+    assert got.mimetype == "text/event-stream"
+    assert got.headers["Cache-Control"] == "no-cache"
+    assert got.headers["X-Accel-Buffering"] == "no"
+
+
+def test_only_chat_says_that_it_is_done(demo: FlaskClient) -> None:
+    texts = [demo.post(path, json={**body, "stream": True}).text for path, body in BODIES.items()]
+
+    assert [text.endswith("data: [DONE]\n\n") for text in texts] == [True, False]
+
+
+@every_route
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'"x"', b"\xff"])
+def test_a_body_has_to_be_a_json_object(path: str, data: bytes, demo: FlaskClient) -> None:
+    got = demo.post(path, data=data)
+
+    assert got.status_code == 400
+    assert got.get_json()["error"]["code"] == "invalid_json"
+    assert got.headers["X-Request-Id"]
+
+
+@every_route
+def test_stream_has_to_be_a_boolean(path: str, demo: FlaskClient) -> None:
+    got = demo.post(path, json={**BODIES[path], "stream": "yes"})
+
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, "stream")
+
+
+@every_route
+def test_a_request_without_a_key_has_an_id_and_a_line_too(
+    path: str, serve: Serve, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = serve(lambda _: httpx2.Response(500), FORWARDER_API_KEYS="k")
+
+    got = client.post(path, json=BODIES[path], headers={"X-Request-Id": "mine"})
+
+    assert (got.status_code, got.headers["X-Request-Id"]) == (401, "mine")
+    last = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert (last["id"], last["status"], last["error"]) == ("mine", 401, "invalid_api_key")
+
+
+@every_route
+def test_too_large_a_body_is_named_so(path: str, serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(500), FORWARDER_MAX_BODY="100")
+
+    got = client.post(path, data=b"x" * 101)
+
+    assert (got.status_code, got.get_json()["error"]["code"]) == (413, "request_too_large")
+
+
+def test_a_failure_before_the_first_event_is_a_status(serve: Serve) -> None:
+    client = serve(lambda _: streamed({"error": {"message": "full", "code": 429}}))
+
+    for path, body in BODIES.items():
+        got = client.post(path, json={**body, "model": "chat/m", "stream": True})
+        if path == "/v1/responses":
+            assert got.status_code == 429
+            assert got.get_json()["error"]["message"] == "full"
+
+
+def test_a_failure_after_it_is_the_last_event(serve: Serve) -> None:
+    client = serve(lambda _: streamed(chunk("Hi"), {"error": {"message": "full"}}, done=False))
+
+    got = client.post("/v1/chat/completions", json=asking_chat())
+
+    frames = got.text.strip().split("\n\n")
+    assert got.status_code == 200
+    assert json.loads(frames[-1].removeprefix("data: ")) == {"error": {"message": "full"}}
+    assert len(frames) == 2
+
+
+def asking_chat() -> dict[str, Any]:
+    return {**BODIES["/v1/chat/completions"], "model": "chat/m", "stream": True}
+
+
+def test_an_error_of_null_is_no_failure(serve: Serve) -> None:
+    client = serve(lambda _: streamed(chunk("Hi", "stop", error=None)))
+
+    assert client.post("/v1/chat/completions", json=asking_chat()).text.endswith("[DONE]\n\n")
+
+
+def test_the_route_closes_the_upstream_s_answer(serve: Serve) -> None:
+    closed: list[bool] = []
+    go = threading.Event()
+
+    class Body(httpx2.SyncByteStream):
+        def __iter__(self) -> Any:
+            yield f"data: {json.dumps(chunk('Hi'))}\n\n".encode()
+            go.wait(5)
+
+        def close(self) -> None:
+            closed.append(True)
+
+    client = serve(lambda _: httpx2.Response(200, stream=Body()))
+    got = client.post("/v1/chat/completions", json=asking_chat(), buffered=False)
+    next(iter(got.response))
+    assert closed == []
+    got.close()
+    go.set()
+
+    assert closed
+
+
+def test_a_chat_request_may_stream_by_default(serve: Serve) -> None:
+    client = serve(
+        lambda _: streamed(chunk("Hi", "stop")),
+        FORWARDER_CHAT_DEFAULT_STREAM="true",
+    )
+    body = asking_chat()
+    del body["stream"]
+
+    assert client.post("/chat/completions", json=body).mimetype == "text/event-stream"
+
+
+def test_models_are_found_by_their_whole_name(demo: FlaskClient) -> None:
+    listed = demo.get("/v1/models").get_json()
+
+    assert listed["object"] == "list"
+    for model in listed["data"]:
+        assert demo.get(f"/models/{model['id']}").get_json() == model
+    missing = demo.get("/v1/models/no/such")
+    assert (missing.status_code, missing.get_json()["error"]["param"]) == (404, "model")
+
+
+@pytest.mark.parametrize(("key", "asked"), [("k", "codex-auto-review"), ("x", "usual")])
+@pytest.mark.parametrize("protocol", ["responses", "chat"])
+def test_a_name_of_codex_s_own_is_served_as_the_client_s_key_shows(
+    key: str, asked: str, protocol: str, serve: Serve
+) -> None:
+    bodies = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/models"):
+            is_listed = request.headers.get("Authorization") == "Bearer k"
+            data = [{"id": "codex-auto-review"}] if is_listed else []
+            return httpx2.Response(200, json={"data": data})
+        bodies.append(json.loads(request.content))
+        return streamed(chunk("Hi", "stop"))
+
+    client = serve(
+        answer,
+        FORWARDER_UPSTREAMS="chat",
+        CHAT_API_KEY="passthrough",
+        FORWARDER_DEFAULT_MODEL="usual",
+    )
+    headers = {"Authorization": f"Bearer {key}"}
+    path, body = {
+        "responses": ("/v1/responses", {"input": "hi"}),
+        "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+    }[protocol]
+
+    sent = client.post(path, json={"model": "codex-auto-review", **body}, headers=headers)
+    found = client.get("/v1/models/codex-auto-review", headers=headers).get_json()
+
+    assert sent.status_code == 200
+    assert [body["model"] for body in bodies] == [asked]
+    assert (found["id"], found["owned_by"]) == ("codex-auto-review", "chat")
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/demo"])
+def test_models_are_for_those_with_a_key(path: str, serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(200, json={"data": []}), FORWARDER_API_KEYS="k")
+
+    assert client.get(path).status_code == 401
+    assert client.get(path, headers={"Authorization": "Bearer k"}).status_code in (200, 404)
+
+
+def test_codex_gets_its_own_catalog_beside_the_list(demo: FlaskClient) -> None:
+    plain = demo.get("/v1/models").get_json()
+    told = demo.get("/v1/models?client_version=0.169.0").get_json()
+
+    assert "models" not in plain
+    assert told["data"] == plain["data"]
+    listed = [entry["slug"] for entry in told["models"] if entry["visibility"] == "list"]
+    assert listed == [model["id"] for model in told["data"]]
+
+
+def test_an_answer_tells_codex_what_it_reads(serve: Serve) -> None:
+    client = serve(lambda request: streamed(chunk("Hello.", "stop")))
+    catalog = client.get("/v1/models?client_version=0.171.0")
+
+    got = client.post("/v1/responses", json={"model": "mine", "input": "hi", "stream": True})
+
+    assert got.headers["X-Reasoning-Included"] == "true"
+    assert got.headers["X-Models-Etag"] == catalog.headers["ETag"]
+    assert got.headers["OpenAI-Model"] == "mine"
+    got.get_data()
+    chat = client.post("/v1/chat/completions", json={"model": "mine", "messages": []})
+    assert "X-Models-Etag" not in chat.headers
+
+
+TALK = [
+    {"role": "user", "content": "launch on Tuesday"},
+    {"role": "assistant", "content": "Noted."},
+]
+
+
+def test_a_conversation_is_compacted_and_goes_on_from_there(serve: Serve) -> None:
+    sent: list[Any] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(json.loads(request.read()))
+        return streamed(chunk("We launch on Tuesday.", "stop"))
+
+    client = serve(answer)
+    got = client.post("/v1/responses/compact", json={"model": "m", "input": TALK}).get_json()
+    more = [*got["output"], {"role": "user", "content": "When?"}]
+    client.post("/v1/responses", json={"model": "m", "input": more})
+
+    assert sdk.compaction_mistakes(got) == []
+    assert [item["type"] for item in got["output"]] == ["message", "compaction"]
+    assert "tools" not in sent[0]
+    assert [m["role"] for m in sent[1]["messages"]] == ["user", "user", "user"]
+    assert "We launch on Tuesday." in sent[1]["messages"][1]["content"]
+
+
+def test_an_upstream_that_compacts_itself_is_asked_to(serve: Serve) -> None:
+    whole = {"id": "r", "object": "response.compaction", "created_at": 1, "output": []}
+    paths: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        paths.append(request.url.path)
+        assert json.loads(request.read()) == {"model": "m", "input": TALK}
+        return httpx2.Response(200, json=whole)
+
+    client = serve(answer, RESPONSES_PROVIDER="openai")
+    got = client.post("/v1/responses/compact", json={"model": "responses/m", "input": TALK})
+
+    assert (got.get_json(), paths) == (whole, ["/v1/responses/compact"])
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [({"input": TALK}, "model"), ({"model": "m", "input": 7}, "input")],
+)
+def test_what_cannot_be_compacted_is_refused_by_name(
+    body: dict[str, Any], param: str, demo: FlaskClient
+) -> None:
+    got = demo.post("/v1/responses/compact", json=body)
+
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, param)
+
+
+def test_a_foreign_compaction_is_named_in_the_header_or_refused(demo: FlaskClient) -> None:
+    foreign = {"type": "compaction", "encrypted_content": "gAAAA"}
+    body = {"model": "demo", "input": [foreign, *TALK[:1]]}
+
+    lax = demo.post("/v1/responses", json=body)
+    strict = demo.post("/v1/responses", json=body, headers={"X-Forwarder-Strict": "true"})
+
+    assert (lax.status_code, lax.headers["X-Forwarder-Dropped"]) == (200, "input.compaction")
+    assert (strict.status_code, strict.get_json()["error"]["param"]) == (400, "input.compaction")
+
+
+@pytest.mark.parametrize("path", ["v1/responses", "v1/chat/completions", "forwarder/translate"])
+def test_it_must_be_clear_whether_a_request_is_strict(path: str, demo: FlaskClient) -> None:
+    question = [{"role": "user", "content": "hi"}]
+    asked = {"messages": question} if path.endswith("completions") else {"input": question}
+    for said, status in {"maybe": 400, "TRUE": 200, "off": 200, "0": 200, "": 200}.items():
+        headers = {"X-Forwarder-Strict": said}
+        got = demo.post(f"/{path}", json={"model": "demo", **asked}, headers=headers)
+        assert got.status_code == status
+        if status == 400:
+            assert got.get_json()["error"]["param"] == "X-Forwarder-Strict"
+            assert "'off'" in got.get_json()["error"]["message"]
+
+
+def test_what_users_said_stays_beside_a_summary_of_what_the_upstream_keeps(serve: Serve) -> None:
+    part = {"type": "output_text", "text": "said", "annotations": []}
+    message = {"type": "message", "id": "msg_1", "role": "assistant", "content": [part]}
+    over = {"id": "resp_1", "object": "response", "status": "completed", "output": [message]}
+    asked: list[Any] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.content)
+        asked.append(body["input"])
+        if body.get("stream"):
+            return streamed({"type": "response.completed", "response": over, "sequence_number": 0})
+        return httpx2.Response(200, json=over)
+
+    client = serve(answer, RESPONSES_QUIRKS='{"keeps_responses": true}')
+    first = client.post("/v1/responses", json={"model": "responses/m", "input": "remember"})
+    given = {"model": "responses/m", "previous_response_id": first.get_json()["id"]}
+    got = client.post("/v1/responses/compact", json=given)
+
+    assert got.status_code == 200, got.text
+    kept, summary = got.get_json()["output"]
+    assert (kept["role"], kept["content"][0]["text"]) == ("user", "remember")
+    assert summary["type"] == "compaction"
+    assert [item.get("role") for item in asked[-1]] == ["user", "assistant", "user"]
+
+
+CLIENT_HEADERS = {
+    "OpenAI-Beta": "a=1",
+    "OpenAI-Organization": "org-1",
+    "OpenAI-Project": "proj-1",
+    "Idempotency-Key": "one",
+    "HTTP-Referer": "https://app.example",
+    "X-Title": "App",
+    "X-Codex-Turn": "1",
+    "Cookie": "a=b",
+    "X-Api-Key": "client",
+}
+
+
+@every_route
+@pytest.mark.parametrize("over", ["chat", "responses"])
+def test_headers_that_mean_something_to_providers_go_on(path: str, over: str, serve: Serve) -> None:
+    asked: list[httpx2.Headers] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.headers)
+        return httpx2.Response(400, json={"error": {"message": "no"}})
+
+    client = serve(answer, FORWARDER_UPSTREAMS=over, FORWARDER_CLIENT_HEADERS="x-codex-*")
+    client.post(path, json=BODIES[path], headers=CLIENT_HEADERS)
+
+    sent = asked[0]
+    private = {"Cookie", "X-Api-Key"}
+    others = CLIENT_HEADERS.keys() - {"Idempotency-Key"}
+    assert {n: sent.get(n) for n in others} == {
+        n: None if n in private else CLIENT_HEADERS[n] for n in others
+    }
+    assert sent["Idempotency-Key"] not in ("", "one")
+
+
+@every_route
+@pytest.mark.parametrize("key", ["ours", "passthrough"])
+def test_clients_do_not_share_an_idempotency_key(path: str, key: str, serve: Serve) -> None:
+    sent: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request.headers["Idempotency-Key"])
+        return httpx2.Response(400, json={"error": {"message": "no"}})
+
+    client = serve(answer, FORWARDER_API_KEYS="a,b", CHAT_API_KEY=key, FORWARDER_UPSTREAMS="chat")
+    for who in ("a", "b", "a"):
+        headers = {"Authorization": f"Bearer {who}", "Idempotency-Key": "one"}
+        client.post(path, json=BODIES[path], headers=headers)
+
+    first, second, again = sent
+    assert first == again
+    if key == "passthrough":
+        assert sent == ["one"] * 3
+    else:
+        assert len({first, second, "one"}) == 3
+
+
+def test_several_choices_do_not_share_an_idempotency_key(serve: Serve) -> None:
+    asked: list[httpx2.Headers] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.headers)
+        return httpx2.Response(400, json={"error": {"message": "no"}})
+
+    client = serve(answer, FORWARDER_UPSTREAMS="responses")
+    body = {**BODIES["/v1/chat/completions"], "n": 2}
+    client.post("/v1/chat/completions", json=body, headers=CLIENT_HEADERS)
+
+    assert len(asked) == 2
+    assert not any("idempotency-key" in headers for headers in asked)
+    assert all(headers["x-title"] == "App" for headers in asked)
+
+
+ANSWER = {
+    "chat": {
+        "id": "c",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hi"},
+                "finish_reason": "stop",
+            }
+        ],
+    },
+    "responses": {
+        "id": "resp_1",
+        "object": "response",
+        "status": "completed",
+        "output": [
+            {
+                "type": "message",
+                "id": "msg_1",
+                "role": "assistant",
+                "status": "completed",
+                "content": [{"type": "output_text", "text": "Hi", "annotations": []}],
+            }
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("strict", ["true", "false"])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"FORWARDER_UPSTREAMS": "responses"},
+        {"FORWARDER_UPSTREAMS": "responses", "RESPONSES_PROVIDER": "openai"},
+        {
+            "FORWARDER_UPSTREAMS": "chat",
+            "CHAT_PROVIDER": "mistral",
+            "FORWARDER_CHAT_REASONING": "thinking",
+        },
+    ],
+)
+def test_a_client_that_sends_no_reasoning_is_not_told_that_it_was_lost(
+    environment: dict[str, str], strict: str, serve: Serve
+) -> None:
+    over = environment["FORWARDER_UPSTREAMS"]
+    client = serve(lambda _: httpx2.Response(200, json=ANSWER[over]), **environment)
+
+    def dropped(strict: str = strict, **answer: object) -> str | None:
+        history = [{"role": "assistant", **answer}, {"role": "user", "content": "And?"}]
+        asked = {"model": "m", "messages": [{"role": "user", "content": "a"}, *history]}
+        got = client.post(
+            "/v1/chat/completions", json=asked, headers={"X-Forwarder-Strict": strict}
+        )
+        assert got.status_code == 200
+        return got.headers.get("X-Forwarder-Dropped")
+
+    block = "[thinking]hm[/thinking]\n\nHi"
+    assert dropped(content="Hi") is None
+    assert dropped(content=block) is None
+    assert dropped(content=block, metadata={"reasoning": "hm"}) is None
+    assert dropped("false", content="Hi", reasoning_content="hm") == "messages.reasoning_content"
+
+
+LONG = "long" * 25_000
+USER = {"role": "user", "content": "hi"}
+TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+CHAT_TOOL = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("responses", {"input": [{"type": LONG}]}),
+        ("responses", {"input": [{"role": LONG, "content": "hi"}]}),
+        ("responses", {"input": [{"role": "user", "content": [{"type": LONG}]}]}),
+        ("responses", {"input": [{"type": "item_reference", "id": LONG}]}),
+        ("responses", {"previous_response_id": LONG}),
+        ("responses", {"conversation": LONG}),
+        ("responses", {"tool_choice": {"type": "function", "name": LONG}, "tools": [TOOL]}),
+        ("responses", {"tool_choice": LONG}),
+        ("responses", {"tool_choice": {"type": LONG}, "tools": [TOOL]}),
+        ("responses", {"tools": [{"type": LONG}], "tool_choice": {"type": LONG}}),
+        ("responses", {"truncation": LONG}),
+        ("responses", {"model": f"{LONG}/"}),
+        ("responses", {"reasoning": {"effort": {"a": LONG}}}),
+        ("chat/completions", {"messages": [{"role": LONG, "content": "hi"}]}),
+        ("chat/completions", {"messages": [{"role": "tool", "tool_call_id": LONG}]}),
+        ("chat/completions", {"messages": [{"role": "function", "name": LONG}]}),
+        ("chat/completions", {"messages": [{"role": "user", "content": [{"type": LONG}]}]}),
+        ("chat/completions", {"messages": [USER], "tool_choice": LONG, "tools": [CHAT_TOOL]}),
+        ("chat/completions", {"messages": [USER], "response_format": {"type": LONG}}),
+        ("chat/completions", {"messages": [USER], "stop": {LONG: 1}}),
+        ("chat/completions", {"messages": [USER], "modalities": [LONG]}),
+    ],
+)
+def test_an_error_quotes_200_characters_of_a_value(
+    path: str, body: dict[str, Any], serve: Serve
+) -> None:
+    """The upstream speaks the other protocol, so that all is read here."""
+    upstream = {"responses": "chat", "chat/completions": "responses"}[path]
+    client = serve(lambda _: httpx2.Response(500), FORWARDER_UPSTREAMS=upstream)
+
+    got = client.post(
+        f"/v1/{path}",
+        json={"model": "m", "input": "hi", **body},
+        headers={"X-Forwarder-Strict": "true"},
+    )
+
+    assert got.status_code in (400, 404, 500, 502)  # 500 is the upstream's
+    assert len(got.data) < 4000
+
+
+LATE_KEY_ERROR = {"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}}
+
+
+@every_route
+@pytest.mark.parametrize("over", ["chat", "responses"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_key_refused_after_the_first_batch_is_not_the_client_s(
+    path: str, over: str, stream: bool, serve: Serve
+) -> None:
+    response = {"id": "r", "object": "response", "status": "in_progress", "output": []}
+    item = {"id": "m", "type": "message", "role": "assistant", "content": [], "status": "completed"}
+    place = {"item_id": "m", "output_index": 0, "content_index": 0}
+    begun = {
+        "chat": [chunk("Hi")],
+        "responses": [
+            {"type": "response.created", "response": response},
+            {"type": "response.output_item.added", "output_index": 0, "item": item},
+            {"type": "response.output_text.delta", **place, "delta": "Hi"},
+        ],
+    }
+    last = LATE_KEY_ERROR if over == "chat" else {"type": "error", **LATE_KEY_ERROR}
+    frames = [f"data: {json.dumps(event)}\n\n".encode() for event in [*begun[over], last]]
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        headers = {"content-type": "text/event-stream"}
+        return httpx2.Response(200, headers=headers, content=iter(frames))
+
+    client = serve(answer, FORWARDER_UPSTREAMS=over, CHAT_API_KEY="ours", RESPONSES_API_KEY="ours")
+    got = client.post(path, json={**BODIES[path], "stream": stream})
+
+    assert got.status_code == (200 if stream else 403)
+    assert "invalid_api_key" not in got.text
+    assert f"{over.upper()}_API_KEY" in got.text
+    if stream:
+        assert "Hi" in got.text
+    if not stream or path == "/v1/chat/completions":
+        assert '"upstream_authentication"' in got.text
+
+
+LONG = "v" * 5000
+CALL = {"id": LONG, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TOLD: dict[str, tuple[str, Json]] = {
+    "an output without a call": (
+        "responses",
+        {"input": [{"type": "function_call_output", "call_id": LONG, "output": "x"}]},
+    ),
+    "a call without an output": (
+        "responses",
+        {
+            "input": [
+                {"type": "function_call", "call_id": LONG, "name": "f", "arguments": "{}"},
+                {"role": "user", "content": "Hi."},
+            ]
+        },
+    ),
+    "calls without answers": (
+        "chat/completions",
+        {
+            "messages": [
+                {"role": "assistant", "tool_calls": [CALL]},
+                {"role": "user", "content": "Hi."},
+            ]
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("path", "body"), TOLD.values(), ids=TOLD)
+@pytest.mark.parametrize("model", ["chat/m", "responses/m"])
+def test_an_error_quotes_200_characters_of_the_id_of_a_call(
+    serve: Serve, path: str, body: Json, model: str
+) -> None:
+    def never(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(400, json={"error": {"message": "Bad."}})
+
+    got = serve(never).post(f"/v1/{path}", json={"model": model, **body})
+
+    message = got.get_json()["error"]["message"]
+    assert got.status_code == 400
+    assert message == "Bad." or "v" * 200 + "…" in message
+    assert len(message) < 500

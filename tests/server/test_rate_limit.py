@@ -1,0 +1,389 @@
+"""What clients may have in a window of time, by a clock that stands still."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+from limits.errors import StorageError
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
+
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+from forwarder.context.request_context import Exchange, Observer
+from forwarder.core.errors import ForwarderError, LimitsUnknown, RateLimited
+from forwarder.core.translation_context import Ledger
+from forwarder.pipeline import gateway
+from forwarder.server.rate_limit import RateLimits, duration
+from tests.server.conftest import streamed
+
+CHUNK = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+USAGE = {"choices": [], "usage": {"prompt_tokens": 60, "completion_tokens": 30}}
+START = 1_700_000_000.0
+
+
+class Clock:
+    """The time of day, and of the process; both go on only when they are told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = START
+        monkeypatch.setattr(time, "time", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now - START)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+class Watching(Observer):
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def refused(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+class Failing(MemoryStorage):
+    """A storage that can go down."""
+
+    STORAGE_SCHEME = ["failing"]
+    asked = 0
+    down = False
+
+    def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        self.asked += 1
+        if self.down:
+            raise StorageError(ConnectionError("redis://:password@host"))
+        return int(super().incr(key, expiry, amount))
+
+    def check(self) -> bool:
+        return not self.down
+
+
+def settings(**rates: str) -> Settings:
+    named = {f"FORWARDER_RATE_LIMIT_{name}": value for name, value in rates.items()}
+    return Settings.from_env({"FORWARDER_API_KEYS": "a,b", **named})
+
+
+def limits_of(
+    storage: MemoryStorage | None = None, watching: Observer | None = None, **rates: str
+) -> RateLimits:
+    limiter = FixedWindowRateLimiter(storage or MemoryStorage())
+    return RateLimits(limiter, settings(**rates), watching or Observer())
+
+
+def admitted(limits: RateLimits, key: str = "a") -> Exchange:
+    exchange = Exchange("req_1", "chat", Ledger(), client_key=key, observers=[limits])
+    exchange.admit("192.0.2.1")
+    return exchange
+
+
+def refusal(limits: RateLimits, key: str = "a") -> tuple[ForwarderError, Exchange]:
+    exchange = Exchange("req_1", "chat", Ledger(), client_key=key, observers=[limits])
+    with pytest.raises(ForwarderError) as raised:
+        exchange.admit("192.0.2.1")
+    return raised.value, exchange
+
+
+def spent(limits: RateLimits, usage: dict[str, int] | None, events: int = 0) -> None:
+    exchange = admitted(limits)
+    exchange.usage, exchange.events = usage, events
+    exchange.close()
+
+
+def told(exchange: Exchange, kind: str) -> list[str]:
+    names = (f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset"))
+    return [exchange.limit_headers[name] for name in names]
+
+
+def test_requests_are_counted_as_they_come(clock: Clock) -> None:
+    limits = limits_of(REQUESTS="2/minute")
+
+    assert told(admitted(limits), "requests") == ["2", "1", "1m0s"]
+    clock.now += 10
+    second = admitted(limits)
+    assert told(second, "requests") == ["2", "0", "50s"]
+    assert not any("tokens" in name for name in second.limit_headers)
+
+
+def test_one_too_many_is_refused_as_openai_refuses_it(clock: Clock) -> None:
+    watching = Watching()
+    limits = limits_of(watching=watching, REQUESTS="1/minute")
+    admitted(limits)
+    clock.now += 12.5
+
+    error, exchange = refusal(limits)
+
+    assert isinstance(error, RateLimited)
+    assert error.status == 429
+    assert error.error() == {
+        "message": "Rate limit reached on requests per minute: Limit 1. Please try again in 48s.",
+        "type": "requests",
+        "param": None,
+        "code": "rate_limit_exceeded",
+    }
+    assert error.headers == {"Retry-After": "48"}
+    assert told(exchange, "requests") == ["1", "0", "48s"]
+    assert watching.reasons == ["requests"]
+
+
+def test_the_window_moves_on(clock: Clock) -> None:
+    limits = limits_of(REQUESTS="1/minute")
+    admitted(limits)
+    for _ in range(5):
+        refusal(limits)
+
+    clock.now += 60
+
+    assert told(admitted(limits), "requests") == ["1", "0", "1m0s"]
+
+
+def test_every_key_has_its_own_share(clock: Clock) -> None:
+    limits = limits_of(REQUESTS="1/minute")
+    admitted(limits, "a")
+    refusal(limits, "a")
+
+    admitted(limits, "b")
+
+
+def test_tokens_are_charged_when_the_answer_is_over(clock: Clock) -> None:
+    limits = limits_of(TOKENS="100/minute")
+
+    spent(limits, {"prompt_tokens": 50, "completion_tokens": 30})
+
+    assert told(admitted(limits), "tokens") == ["100", "20", "1m0s"]
+
+
+def test_whoever_is_over_is_refused_from_then_on(clock: Clock) -> None:
+    watching = Watching()
+    limits = limits_of(watching=watching, REQUESTS="9/minute", TOKENS="100/minute")
+    spent(limits, {"input_tokens": 60, "output_tokens": 30})
+    spent(limits, {"input_tokens": 60, "output_tokens": 30})
+
+    clock.now += 59.5
+    error, exchange = refusal(limits)
+
+    assert (error.type, error.headers) == ("tokens", {"Retry-After": "1"})
+    assert told(exchange, "tokens") == ["100", "0", "500ms"]
+    assert told(exchange, "requests") == ["9", "6", "500ms"]
+    assert watching.reasons == ["tokens"]
+    clock.now += 0.5
+    assert told(admitted(limits), "tokens") == ["100", "100", "0s"]
+
+
+def test_an_answer_that_broke_off_costs_its_events(clock: Clock) -> None:
+    limits = limits_of(TOKENS="100/minute")
+
+    spent(limits, None, events=7)
+    spent(limits, None)
+
+    assert told(admitted(limits), "tokens")[1] == "93"
+
+
+def test_who_was_never_admitted_is_charged_nothing(clock: Clock) -> None:
+    limits = limits_of(TOKENS="100/minute")
+    exchange = Exchange("req_1", "chat", Ledger(), client_key="a", observers=[limits])
+    exchange.usage = {"input_tokens": 60, "output_tokens": 30}
+
+    exchange.close()
+
+    assert told(admitted(limits), "tokens")[1] == "100"
+
+
+# -- a storage that is down -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    lines: list[str] = []
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    log, keeper = logging.getLogger("forwarder.ratelimit"), Keeper()
+    log.addHandler(keeper)
+    before = log.level
+    log.setLevel(logging.INFO)  # whatever an application before has set
+    yield lines
+    log.setLevel(before)
+    log.removeHandler(keeper)
+
+
+def test_a_storage_that_is_down_limits_nobody(clock: Clock, logged: list[str]) -> None:
+    storage = Failing()
+    limits = limits_of(storage, REQUESTS="1/minute", TOKENS="1/minute")
+    storage.down = True
+
+    for _ in range(5):
+        assert admitted(limits).limit_headers == {}
+
+    assert storage.asked == 1, "a storage that is down costs every request a wait"
+    [line] = logged
+    assert "pass unlimited" in line
+    assert "password" not in line
+
+
+def test_limits_hold_again_once_the_storage_answers(logged: list[str]) -> None:
+    storage = Failing()
+    limits = limits_of(storage, REQUESTS="1/hour")
+    storage.down = True
+    admitted(limits)
+    storage.down = False
+
+    deadline = time.monotonic() + 10
+    while not admitted(limits).limit_headers:
+        assert time.monotonic() < deadline, "the storage is not asked again"
+        time.sleep(0.05)
+
+    refusal(limits)
+    assert "answers again" in logged[-1]
+
+
+def test_the_operator_may_want_nobody_then(clock: Clock, logged: list[str]) -> None:
+    storage, watching = Failing(), Watching()
+    limits = limits_of(storage, watching, REQUESTS="1/minute", WHEN_DOWN="refuse")
+    storage.down = True
+
+    for _ in range(2):
+        error, _ = refusal(limits)
+        assert isinstance(error, LimitsUnknown)
+        assert error.status == 503
+    assert watching.reasons == ["limits_unknown"] * 2
+    assert "are refused" in logged[0]
+
+
+def test_a_charge_that_fails_breaks_no_answer(clock: Clock, logged: list[str]) -> None:
+    storage = Failing()
+    limits = limits_of(storage, TOKENS="100/minute")
+    exchange = admitted(limits)
+    exchange.usage = {"input_tokens": 1, "output_tokens": 1}
+    storage.down = True
+
+    exchange.close()
+
+    assert len(logged) == 1
+
+
+# -- what is told ---------------------------------------------------------------------------------
+
+URL = {"CHAT_BASE_URL": "http://up.test/v1"}
+
+
+def test_no_key_is_in_what_the_storage_sees() -> None:
+    storage = MemoryStorage()
+    admitted(limits_of(storage, REQUESTS="1/minute"), key="a-secret-key")
+
+    [name] = storage.storage
+    assert "secret" not in name
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.0174, "18ms"), (0.5, "500ms"), (1, "1s"), (5.1, "6s"), (59.5, "1m0s"),
+     (360, "6m0s"), (3599.2, "1h0m0s"), (86400, "24h0m0s")],
+)  # fmt: skip
+def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# -- the whole application ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FlaskClient]:
+    def served(**environment: str) -> FlaskClient:
+        def answer(request: httpx2.Request) -> httpx2.Response:
+            answered = streamed(CHUNK, USAGE)
+            answered.headers["x-ratelimit-limit-requests"] = "10000"
+            answered.headers["x-ratelimit-reset-project-tokens"] = "1s"
+            return answered
+
+        transport = httpx2.MockTransport(answer)
+        monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+        return create_app(Settings.from_env({**URL, **environment})).test_client()
+
+    return served
+
+
+def asked(client: FlaskClient, **headers: str) -> Any:
+    body = {"model": "m", "input": "hi", "stream": True}
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    return client.post("/v1/responses", json=body, headers=given, buffered=True)
+
+
+def test_a_stream_is_charged_exactly(serve: Callable[..., FlaskClient]) -> None:
+    client = serve(FORWARDER_RATE_LIMIT_TOKENS="150/hour", FORWARDER_RATE_LIMIT_REQUESTS="9/hour")
+
+    left = [asked(client).headers["x-ratelimit-remaining-tokens"] for _ in range(2)]
+    refused = asked(client)
+
+    assert left == ["150", "60"]
+    assert refused.status_code == 429
+    assert refused.get_json()["error"]["type"] == "tokens"
+    assert 3590 < int(refused.headers["Retry-After"]) <= 3600
+    assert refused.headers["x-ratelimit-remaining-requests"] == "6"
+    assert refused.headers["x-request-id"]
+    metrics = client.get("/metrics").text
+    assert 'forwarder_refusals_total{reason="tokens"} 1.0' in metrics
+
+
+def test_the_client_meets_our_limits_only(serve: Callable[..., FlaskClient]) -> None:
+    theirs = asked(serve())
+    ours = asked(serve(FORWARDER_RATE_LIMIT_REQUESTS="9/hour"))
+
+    assert theirs.headers["x-ratelimit-limit-requests"] == "10000"
+    names = {name.lower() for name, _ in ours.headers if name.lower().startswith("x-rate")}
+    assert names == {f"x-ratelimit-{what}-requests" for what in ("limit", "remaining", "reset")}
+    assert ours.headers["x-ratelimit-limit-requests"] == "9"
+
+
+def test_files_are_requests_too(serve: Callable[..., FlaskClient]) -> None:
+    client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", RESPONSES_BASE_URL="http://up.test/v1")
+
+    codes = [client.get("/v1/files", buffered=True).status_code for _ in range(2)]
+
+    assert codes == [200, 429]
+
+
+def test_what_asks_no_upstream_is_not_limited(serve: Callable[..., FlaskClient]) -> None:
+    client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", FORWARDER_API_KEYS="k")
+
+    assert [asked(client).status_code for _ in range(3)] == [401] * 3
+    assert [client.get("/health").status_code for _ in range(3)] == [200] * 3
+    assert asked(client, Authorization="Bearer k").status_code == 200
+    assert asked(client, Authorization="Bearer k").status_code == 429
+
+
+@pytest.mark.parametrize(("proxies", "codes"), [("0", [200, 429]), ("1", [200, 200])])
+def test_an_address_is_believed_only_from_a_proxy(
+    proxies: str, codes: list[int], serve: Callable[..., FlaskClient]
+) -> None:
+    client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", FORWARDER_TRUSTED_PROXIES=proxies)
+
+    given = ["192.0.2.1", "192.0.2.2"]
+    assert [asked(client, X_Forwarded_For=address).status_code for address in given] == codes
+
+
+def test_what_a_client_puts_before_the_proxy_s_word_counts_for_nothing(
+    serve: Callable[..., FlaskClient],
+) -> None:
+    client = serve(FORWARDER_RATE_LIMIT_REQUESTS="1/hour", FORWARDER_TRUSTED_PROXIES="1")
+
+    given = [f"198.51.100.{i}, 192.0.2.1" for i in range(2)]
+    codes = [asked(client, X_Forwarded_For=address).status_code for address in given]
+    assert codes == [200, 429]
+
+
+def test_without_limits_nothing_is_asked_or_told(serve: Callable[..., FlaskClient]) -> None:
+    client = serve()
+
+    assert not client.application.extensions.get("limiter")
+    assert not any("remaining" in name for name, _ in asked(client).headers)

@@ -1,0 +1,177 @@
+"""What a request says of its exchange, and what an answer says."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import Any
+
+import pytest
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException, abort
+
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+from forwarder.context.request_context import Exchange
+from forwarder.core.errors import UpstreamRefused
+from forwarder.core.translation_context import Ledger
+from forwarder.server import request_context
+
+KEYS = ("key-one", "key-two")
+
+
+@pytest.fixture
+def app() -> Flask:
+    return create_app(Settings.from_env({}))
+
+
+def begun(app: Flask, **headers: str) -> Exchange:
+    given = {k.replace("_", "-"): v for k, v in headers.items()}
+    with app.test_request_context(headers=given) as context:
+        return request_context.begin(context.request, app.extensions["forwarder"], "test")
+
+
+@pytest.mark.parametrize("given", ["a", "my-id-42", "x" * 128, "!~"])
+def test_a_client_s_id_is_kept(given: str, app: Flask) -> None:
+    assert begun(app, X_Request_Id=given).id == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, "two words", "ümlaut", "a\tb"])
+def test_an_id_that_could_harm_is_replaced(given: str, app: Flask) -> None:
+    assert begun(app, X_Request_Id=given).id.startswith("req_")
+
+
+def test_ids_that_are_made_are_different(app: Flask) -> None:
+    assert begun(app).id != begun(app).id
+
+
+@pytest.mark.parametrize(
+    ("given", "strict"),
+    [({}, False), ({"X_Forwarder_Strict": "TRUE"}, True), ({"X_Forwarder_Strict": "no"}, False)],
+)
+def test_a_request_may_be_strict(given: dict[str, str], strict: bool, app: Flask) -> None:
+    assert begun(app, **given).ledger.strict is strict
+
+
+def test_strictness_of_the_operator_cannot_be_undone() -> None:
+    app = create_app(Settings.from_env({"FORWARDER_STRICT": "true"}))
+
+    assert begun(app, X_Forwarder_Strict="false").ledger.strict
+
+
+def test_a_request_that_is_killed_gives_its_place_back_and_is_logged(
+    app: Flask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the end of the process: neither the application nor Flask answers then."""
+    bridge = app.extensions["forwarder"]
+    monkeypatch.setattr(bridge, "open", lambda *given: sys.exit(1))
+
+    with caplog.at_level("INFO", "forwarder.exchange"), pytest.raises(SystemExit):
+        app.test_client().post("/v1/responses", json={"model": "m", "input": "hi"})
+
+    assert len(bridge.running) == 0
+    (line,) = [record.msg for record in caplog.records if record.name == "forwarder.exchange"]
+    assert (line["status"], line["error"]) == (503, "shutting_down")
+
+
+def test_a_request_has_its_place_when_its_body_is_here(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge, order = app.extensions["forwarder"], []
+    admit = bridge.resilience.admit
+
+    class Body(io.BytesIO):
+        def readinto(self, buffer: Any) -> int:
+            order.append("body")
+            return super().readinto(buffer)
+
+    def admitted(exchange: Exchange) -> None:
+        order.append("place")
+        admit(exchange)
+
+    monkeypatch.setattr(bridge.resilience, "admit", admitted)
+    body = json.dumps({"model": "m", "input": "hi"}).encode()
+    answer = app.test_client().post(
+        "/v1/responses", input_stream=Body(body), content_length=len(body)
+    )
+
+    assert answer.status_code == 200
+    assert order[-1] == "place"
+    assert "body" in order
+
+
+def test_an_answer_is_signed() -> None:
+    exchange = Exchange(id="req_1", route="chat", ledger=Ledger())
+    exchange.ledger.drop("seed", "why")
+    exchange.ledger.drop("logit_bias", "why")
+    exchange.reply_headers = {"retry-after": "9", "x-upstream-request-id": "up"}
+    answer = Response(headers={"Retry-After": "1"})
+
+    request_context.sign(answer.headers, exchange)
+
+    assert answer.headers["X-Request-Id"] == "req_1"
+    assert answer.headers["X-Forwarder-Dropped"] == "logit_bias, seed"
+    assert answer.headers["X-Upstream-Request-Id"] == "up"
+    assert answer.headers["Retry-After"] == "1"
+
+
+def test_the_upstream_is_named_once_there_is_one() -> None:
+    before, after = Response(), Response()
+
+    request_context.sign(before.headers, Exchange(id="req_1", route="chat", ledger=Ledger()))
+    request_context.sign(
+        after.headers, Exchange(id="req_1", route="chat", ledger=Ledger(), upstream="qwen")
+    )
+
+    assert "X-Forwarder-Upstream" not in before.headers
+    assert after.headers["X-Forwarder-Upstream"] == "qwen"
+
+
+def test_our_limits_go_before_the_upstream_s() -> None:
+    exchange = Exchange(id="req_1", route="chat", ledger=Ledger())
+    exchange.reply_headers = {
+        "x-ratelimit-limit-requests": "9",
+        "x-ratelimit-reset-tokens": "1s",
+        "retry-after": "9",
+    }
+    answer, refusal = Response(), UpstreamRefused(429, {}, {"X-RateLimit-Limit-Requests": "9"})
+
+    for told in (answer, refusal):
+        request_context.sign(told.headers, exchange)
+        assert told.headers["x-ratelimit-limit-requests" if told is answer else
+                            "X-RateLimit-Limit-Requests"] == "9"  # fmt: skip
+    exchange.limit_headers = {"x-ratelimit-limit-requests": "2"}
+    for told in (answer, refusal):
+        request_context.sign(told.headers, exchange)
+        limits = {k.lower(): v for k, v in told.headers.items() if k.lower().startswith("x-rate")}
+        assert limits == {"x-ratelimit-limit-requests": "2"}
+        assert told.headers["retry-after"] == "9"
+
+
+def test_nothing_dropped_is_not_mentioned() -> None:
+    answer = Response()
+
+    request_context.sign(answer.headers, Exchange(id="req_1", route="chat", ledger=Ledger()))
+
+    assert "X-Forwarder-Dropped" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, None),
+        (404, "not_found"),
+        (405, "method_not_allowed"),
+        (413, "request_too_large"),
+        (500, "internal_error"),
+    ],
+)
+def test_werkzeug_s_refusals_become_ours(status: int, code: str | None) -> None:
+    with pytest.raises(HTTPException) as raised:
+        abort(status)
+
+    error = request_context.ours(raised.value)
+
+    assert (error.status, error.code) == (status, code)
+    assert error.message

@@ -1,0 +1,303 @@
+"""Requests in the shape of the other API: read, or refused with the right address."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder.context.request_context import Exchange
+from forwarder.core.errors import InvalidRequest, Unsupported
+from forwarder.core.translation_context import Ledger
+from forwarder.server.request_shape import adapt_shape
+from tests.server.conftest import Serve, serve, streamed
+
+__all__ = ["serve"]
+
+Json = dict[str, Any]
+
+SCHEMA: Json = {"type": "object", "properties": {"path": {"type": "string"}}}
+FLAT: Json = {
+    "type": "function",
+    "name": "read_file",
+    "description": "Reads a file",
+    "parameters": SCHEMA,
+    "strict": False,
+}
+NESTED: Json = {"type": "function", "function": {k: v for k, v in FLAT.items() if k != "type"}}
+GRAMMAR: Json = {"syntax": "lark", "definition": "start: /.+/"}
+FLAT_CUSTOM: Json = {"type": "custom", "name": "patch", "format": {"type": "grammar", **GRAMMAR}}
+NESTED_CUSTOM: Json = {
+    "type": "custom",
+    "custom": {"name": "patch", "format": {"type": "grammar", "grammar": GRAMMAR}},
+}
+CURSOR: Json = {
+    "model": "m",
+    "user": "u",
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "input": [
+        {"role": "system", "content": "You are a coding agent."},
+        {"role": "user", "content": [{"type": "input_text", "text": "Read a.py"}]},
+        {
+            "type": "function_call",
+            "call_id": "call_1",
+            "name": "read_file",
+            "arguments": '{"path":"a.py"}',
+        },
+        {"type": "function_call_output", "call_id": "call_1", "output": "print()"},
+        {"role": "user", "content": "And now?"},
+    ],
+    "tools": [FLAT, FLAT_CUSTOM],
+    "tool_choice": "auto",
+    "reasoning": {"effort": "medium", "summary": "auto"},
+    "include": ["reasoning.encrypted_content"],
+    "text": {"verbosity": "low"},
+    "truncation": "auto",
+    "store": False,
+    "max_tokens": 100,
+    "temperature": 1,
+}
+
+
+def adapt(request: Json, client: str, strict: bool = False) -> tuple[Json, Exchange]:
+    exchange = Exchange("id", client, Ledger(strict=strict))
+    return adapt_shape(request, client, exchange), exchange
+
+
+def refusal(request: Json, client: str) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as raised:
+        adapt(request, client)
+    return raised.value
+
+
+# -- at /chat/completions -------------------------------------------------------------------------
+
+
+def test_cursors_shape_is_read_as_a_chat_request() -> None:
+    chat, exchange = adapt(CURSOR, "chat")
+
+    assert chat == {
+        "model": "m",
+        "user": "u",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "messages": [
+            {"role": "system", "content": "You are a coding agent."},
+            {"role": "user", "content": [{"type": "text", "text": "Read a.py"}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {
+                        "id": "call_1",
+                        "type": "function",
+                        "function": {"name": "read_file", "arguments": '{"path":"a.py"}'},
+                    }
+                ],
+            },
+            {"role": "tool", "tool_call_id": "call_1", "content": "print()"},
+            {"role": "user", "content": "And now?"},
+        ],
+        "tools": [NESTED, NESTED_CUSTOM],
+        "tool_choice": "auto",
+        "reasoning_effort": "medium",
+        "verbosity": "low",
+        "store": False,
+        "max_tokens": 100,
+        "temperature": 1,
+    }
+    assert exchange.ledger.dropped.keys() == {"truncation"}
+
+
+def test_the_usage_is_told_only_when_it_was_asked_for() -> None:
+    body = {"input": [{"role": "user", "content": "Hi"}], "stream": True}
+    assert "stream_options" not in adapt(body, "chat")[0]
+
+
+def test_a_body_in_its_own_shape_is_left_as_it_is() -> None:
+    chat = {"model": "m", "messages": [], "tools": [NESTED], "tool_choice": {"type": "function"}}
+    responses = {"model": "m", "input": "Hi", "tools": [FLAT], "max_output_tokens": 5}
+    assert adapt(chat, "chat")[0] is chat
+    assert adapt(responses, "responses")[0] is responses
+    assert adapt(chat, "ollama")[0] is chat
+
+
+def test_flat_tools_beside_messages_are_nested() -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    given = {
+        "messages": messages,
+        "tools": [FLAT, NESTED, FLAT_CUSTOM],
+        "tool_choice": {"type": "function", "name": "read_file"},
+    }
+
+    assert adapt(given, "chat")[0] == {
+        "messages": messages,
+        "tools": [NESTED, NESTED, NESTED_CUSTOM],
+        "tool_choice": {"type": "function", "function": {"name": "read_file"}},
+    }
+
+
+@pytest.mark.parametrize("wrong", [5, "x", True, {"a": 1}, [5], [[]], [{"type": []}]])
+def test_tools_of_a_wrong_type_are_left_for_others_to_refuse(wrong: Any) -> None:
+    for name in ("tools", "tool_choice"):
+        given = {"messages": [], name: wrong}
+        assert adapt(given, "chat")[0] is given
+    given = {"model": "m", "input": [{"role": "user", "content": "Hi"}], "tools": wrong}
+    assert refusal(given, "chat").param in ("tools", "tools[0]", "tools[0].type")
+
+
+def test_nested_tools_beside_input_are_read_too() -> None:
+    given = {"input": [{"role": "user", "content": "Hi"}], "tools": [NESTED]}
+    assert adapt(given, "chat")[0]["tools"] == [NESTED]
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ({"input": "Hello"}, "input"),
+        ({"input": [], "previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"input": [], "conversation": "conv_1"}, "conversation"),
+        ({"input": "Hello", "background": True}, "background"),
+    ],
+)
+def test_a_responses_body_is_told_where_to_post(body: Json, name: str) -> None:
+    error = refusal({"model": "m", **body}, "chat")
+    assert error.param == "messages"
+    assert f"'{name}'" in error.message
+    assert "/v1/responses" in error.message
+
+
+def test_strictness_holds_for_what_the_change_of_shape_loses() -> None:
+    with pytest.raises(Unsupported, match="truncation"):
+        adapt(CURSOR, "chat", strict=True)
+
+
+# -- at /responses --------------------------------------------------------------------------------
+
+
+def test_a_chat_body_is_told_where_to_post() -> None:
+    error = refusal({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}, "responses")
+    assert error.param == "input"
+    assert "/v1/chat/completions" in error.message
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_the_token_limit_by_its_chat_name_is_mapped(name: str) -> None:
+    assert adapt({"input": "Hi", name: 7}, "responses")[0] == {
+        "input": "Hi",
+        "max_output_tokens": 7,
+    }
+    own = {"input": "Hi", name: 7, "max_output_tokens": 9}
+    assert adapt(own, "responses")[0] is own
+    assert refusal({"input": "Hi", name: "7"}, "responses").param == name
+
+
+@pytest.mark.parametrize("most", [0, -1])
+def test_fewer_tool_calls_than_one_are_refused(most: int) -> None:
+    error = refusal({"input": "Hi", "max_tool_calls": most}, "responses")
+    assert (error.status, error.param) == (400, "max_tool_calls")
+    assert error.code == "integer_below_min_value"
+    for fine in (1, None):
+        body = {"input": "Hi", "max_tool_calls": fine}
+        assert adapt(body, "responses")[0] is body
+
+
+# -- through the routes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("over", ["chat", "responses"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_cursor_gets_a_chat_completion(over: str, stream: bool, serve: Serve) -> None:
+    asked: list[Json] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(json.loads(request.content))
+        call = {"id": "c1", "type": "function", "index": 0,
+                "function": {"name": "read_file", "arguments": "{}"}}  # fmt: skip
+        item = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "read_file",
+                "arguments": "{}", "status": "completed"}  # fmt: skip
+        response = {"id": "resp_1", "object": "response", "status": "completed", "output": [item]}
+        if over == "responses" and stream:
+            return streamed(
+                {"type": "response.created", "response": {**response, "output": []}},
+                {"type": "response.output_item.added", "output_index": 0, "item": item},
+                {"type": "response.output_item.done", "output_index": 0, "item": item},
+                {"type": "response.completed", "response": response},
+            )
+        if over == "responses":
+            return httpx2.Response(200, json=response)
+        place = "delta" if stream else "message"
+        choice = {"index": 0, place: {"tool_calls": [call]}, "finish_reason": "tool_calls"}
+        whole = {"id": "c", "object": "chat.completion", "choices": [choice]}
+        return streamed(whole) if stream else httpx2.Response(200, json=whole)
+
+    client = serve(answer, FORWARDER_UPSTREAMS=over)
+    got = client.post("/v1/chat/completions", json={**CURSOR, "stream": stream})
+
+    assert got.status_code == 200
+    assert "tool_calls" in got.text
+    assert "read_file" in got.text
+    assert "response.created" not in got.text
+    assert "truncation" in got.headers["X-Forwarder-Dropped"]
+    [sent] = asked
+    assert ("messages" in sent, "input" in sent) == (over == "chat", over == "responses")
+    assert sent["tools"][0] == (NESTED if over == "chat" else FLAT)
+
+
+def test_a_converted_body_is_sent_as_the_provider_takes_it(serve: Serve) -> None:
+    asked: list[Json] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(json.loads(request.content))
+        return httpx2.Response(400, json={"error": {"message": "no"}})
+
+    client = serve(answer, FORWARDER_UPSTREAMS="chat")
+    rest = {k: v for k, v in CURSOR.items() if k != "max_tokens"}
+    system = {"role": "developer", "content": "You are a coding agent."}
+    body = {**rest, "input": [system, *CURSOR["input"][1:]], "max_output_tokens": 100}
+    client.post("/v1/chat/completions", json=body)
+
+    [sent] = asked
+    assert (sent["max_tokens"], "max_completion_tokens" in sent) == (100, False)
+    assert sent["messages"][0]["role"] == "system"
+
+
+@pytest.mark.parametrize("over", ["chat", "responses"])
+def test_the_limit_reaches_the_upstream(over: str, serve: Serve) -> None:
+    asked: list[Json] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(json.loads(request.content))
+        return httpx2.Response(400, json={"error": {"message": "no"}})
+
+    client = serve(answer, FORWARDER_UPSTREAMS=over)
+    client.post("/v1/responses", json={"model": "m", "input": "Hi", "max_tokens": 77})
+
+    name = "max_output_tokens" if over == "responses" else "max_completion_tokens"
+    assert 77 in (asked[0].get(name), asked[0].get("max_tokens"))
+    assert over == "chat" or "max_tokens" not in asked[0]
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/compact", "/v1/responses/input_tokens", "/forwarder/translate?from=responses"])  # fmt: skip
+def test_every_route_of_responses_tells_where_to_post(path: str, serve: Serve) -> None:
+    client = serve(lambda _: httpx2.Response(500))
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+
+    got = client.post(path, json=body)
+
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, "input")
+
+
+@pytest.mark.parametrize("over", ["chat", "responses"])
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"background": True}])
+def test_no_upstream_is_asked_for_no_tool_calls(over: str, more: Json, serve: Serve) -> None:
+    client = serve(lambda _: pytest.fail("asked"), FORWARDER_UPSTREAMS=over)
+
+    got = client.post(
+        "/v1/responses", json={"model": "m", "input": "a", "max_tool_calls": 0, **more}
+    )
+
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, "max_tool_calls")

@@ -1,0 +1,660 @@
+"""What a Chat provider signs comes back to it, however its client keeps the conversation.
+
+One table: every form of signature, every way to go on with a conversation, streamed and whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from flask.testing import FlaskClient
+
+from forwarder.protocols.fold import fold_chat, fold_responses
+from forwarder.protocols.signatures import CALL_FIELDS, MESSAGE_FIELDS
+from forwarder.protocols.unfold import events as whole_events
+from forwarder.storage.db.database import Sqlite
+from tests.server.conftest import Serve, streamed
+
+Json = dict[str, Any]
+
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+
+
+# -- the provider ---------------------------------------------------------------------------------
+
+
+def google(turn: int) -> Json:
+    return {"extra_content": {"google": {"thought_signature": f"sig-{turn}"}}}
+
+
+def litellm(turn: int) -> Json:
+    return {"provider_specific_fields": {"thought_signature": f"sig-{turn}"}}
+
+
+def call(turn: int, index: int, **more: Any) -> Json:
+    function = {"name": "f", "arguments": '{"a":', **more.pop("function", {})}
+    head = {"index": index, "id": f"call_{turn}_{index}", "type": "function", "function": function}
+    return {**head, **more}
+
+
+def calls(turn: int, **signature: Any) -> Iterator[Json]:
+    """Two parallel calls; Gemini signs only the first."""
+    yield {"tool_calls": [call(turn, 0, **signature)]}
+    yield {"tool_calls": [{"index": 0, "function": {"arguments": f" {turn}}}"}}]}
+    yield {"tool_calls": [call(turn, 1)]}
+    yield {"tool_calls": [{"index": 1, "function": {"arguments": ' "é"}'}}]}
+
+
+def says(turn: int, before: list[Json], after: list[Json], **signature: Any) -> list[Json]:
+    """The deltas of a turn: the first two turns call, the third says a text."""
+    said = [{"content": "It is "}, {"content": "42."}] if turn == 3 else [*calls(turn, **signature)]
+    return [{"role": "assistant", "content": None}, *before, *said, *after]
+
+
+def extra_content(turn: int) -> list[Json]:
+    """Gemini."""
+    return says(turn, [], [google(turn)] if turn == 3 else [], **google(turn))
+
+
+def fields_of_proxy(turn: int) -> list[Json]:
+    """LiteLLM before Gemini."""
+    text = {"provider_specific_fields": {"thought_signatures": [f"sig-{turn}"]}}
+    return says(turn, [], [text] if turn == 3 else [], **litellm(turn))
+
+
+def fields_of_function(turn: int) -> list[Json]:
+    """LiteLLM of earlier versions."""
+    return says(turn, [], [], function=litellm(turn))
+
+
+def bare_signature(turn: int) -> list[Json]:
+    return says(turn, [], [], thought_signature=f"sig-{turn}")
+
+
+def late_signature(turn: int) -> list[Json]:
+    """A signature that comes when the calls are whole."""
+    late = {"tool_calls": [{"index": 0, **google(turn)}]}
+    return says(turn, [], [late] if turn < 3 else [google(turn)])
+
+
+def thinking_blocks(turn: int) -> list[Json]:
+    """LiteLLM before Claude or Bedrock: two blocks, the second one redacted."""
+    blocks: list[Json] = [
+        {"type": "thinking", "thinking": "Let me ", "signature": None},
+        {"type": "thinking", "thinking": "see.", "signature": None},
+        {"type": "thinking", "thinking": "", "signature": f"sig-{turn}"},
+        {"type": "redacted_thinking", "data": f"redacted-{turn}"},
+    ]
+    before = [
+        {"reasoning_content": block.get("thinking"), "thinking_blocks": [block]} for block in blocks
+    ]
+    return says(turn, before, [])
+
+
+def two_thinking_blocks(turn: int) -> list[Json]:
+    before: list[Json] = []
+    for number in (1, 2):
+        block = {"type": "thinking", "thinking": f"Thought {number}."}
+        sign = {"type": "thinking", "signature": f"sig-{turn}-{number}"}
+        before += [{"thinking_blocks": [block]}, {"thinking_blocks": [sign]}]
+    return says(turn, before, [])
+
+
+def encrypted_details(turn: int) -> list[Json]:
+    """OpenRouter before OpenAI: the sealed entry comes last."""
+    summary = {"type": "reasoning.summary", "format": "openai-responses-v1", "index": 0}
+    sealed = {"type": "reasoning.encrypted", "data": f"sealed-{turn}", "id": "rs_1", "index": 0}
+    before: list[Json] = [
+        {"reasoning": text, "reasoning_details": [{**summary, "summary": text}]}
+        for text in ("Let me ", "see.")
+    ]
+    return says(turn, before, [{"reasoning_details": [sealed]}])
+
+
+def signed_details(turn: int) -> list[Json]:
+    """OpenRouter before Claude."""
+    entry = {"type": "reasoning.text", "format": "anthropic-claude-v1", "index": 0}
+    before: list[Json] = [
+        {"reasoning": "Let me ", "reasoning_details": [{**entry, "text": "Let me "}]},
+        {"reasoning": "see.", "reasoning_details": [{**entry, "text": "see."}]},
+        {"reasoning_details": [{**entry, "signature": f"sig-{turn}"}]},
+    ]
+    return says(turn, before, [])
+
+
+def opaque(turn: int) -> list[Json]:
+    """GitHub Copilot."""
+    return says(turn, [], [{"reasoning_opaque": f"opaque-{turn}"}])
+
+
+FORMS = {
+    form.__name__: form
+    for form in (
+        extra_content,
+        fields_of_proxy,
+        fields_of_function,
+        bare_signature,
+        late_signature,
+        thinking_blocks,
+        two_thinking_blocks,
+        encrypted_details,
+        signed_details,
+        opaque,
+    )
+}
+
+
+class Provider:
+    """Answers turn after turn, and keeps what it was sent."""
+
+    def __init__(self, form: str) -> None:
+        self.form = FORMS[form]
+        self.bodies: list[Json] = []
+        self.refusals: list[httpx2.Response] = []
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.read())
+        if self.refusals and any(map(signatures, body["messages"])):
+            return self.refusals.pop()
+        self.bodies.append(body)
+        chunks = self.chunks(len(self.bodies))
+        if body.get("stream"):
+            return streamed(*chunks)
+        return httpx2.Response(200, json=fold_chat(iter([copy.deepcopy(chunks)])))
+
+    def chunks(self, turn: int) -> list[Json]:
+        turn = min(turn, 3)
+        deltas: list[Json] = [*self.form(turn), {}]
+        finish = "stop" if turn == 3 else "tool_calls"
+        base = {"id": f"chatcmpl-{turn}", "object": "chat.completion.chunk", "created": 1,
+                "model": "m"}  # fmt: skip
+        return [
+            {**base, "choices": [{"index": 0, "delta": delta,
+                                  "finish_reason": None if delta else finish}]}
+            for delta in deltas
+        ]  # fmt: skip
+
+    def signed(self, turn: int) -> Json:
+        """The signatures of its answer of a turn."""
+        message = fold_chat(iter([copy.deepcopy(self.chunks(turn))]))["choices"][0]["message"]
+        return signatures(message)
+
+    @property
+    def given_back(self) -> list[Json]:
+        """The signatures in the last request, message by message of the assistant."""
+        return [signatures(m) for m in self.bodies[-1]["messages"] if m["role"] == "assistant"]
+
+
+def signatures(message: Json) -> Json:
+    found: Json = {name: message[name] for name in MESSAGE_FIELDS if message.get(name)}
+    for made in message.get("tool_calls") or ():
+        names = [name for name in CALL_FIELDS if made.get(name)]
+        inner = [name for name in CALL_FIELDS if made["function"].get(name)]
+        found[made["id"]] = {
+            **{name: made[name] for name in names},
+            **{f"function.{name}": made["function"][name] for name in inner},
+        }
+    return found
+
+
+# -- the clients ----------------------------------------------------------------------------------
+
+
+class ResponsesClient:
+    """Talks by the Responses API: stateless, by the last response or in a conversation."""
+
+    def __init__(self, workers: list[FlaskClient], stream: bool, mode: str) -> None:
+        self.workers = workers
+        self.stream = stream
+        self.mode = mode
+        self.model = "chat/m"
+        self.headers: Json = {}
+        self.dropped = ""
+        self.items: list[Json] = []
+        self.previous: str | None = None
+        self.outputs: list[Json] = []
+        self.conversation = None
+        if mode == "conversation":
+            self.conversation = workers[0].post("/v1/conversations", json={}).json["id"]
+
+    def ask(self, *new: Json) -> Json:
+        body: Json = {"model": self.model, "stream": self.stream, "tools": [
+            {"type": "function", "name": "f", "parameters": {"type": "object"}}
+        ]}  # fmt: skip
+        if self.mode == "previous":
+            body |= {"input": list(new), "previous_response_id": self.previous}
+        elif self.mode == "conversation":
+            body |= {"input": list(new), "conversation": self.conversation}
+        else:
+            body |= {"input": [*self.items, *new], "store": False}
+        if self.mode == "sealed":
+            body["include"] = ["reasoning.encrypted_content"]
+        self.workers.append(self.workers.pop(0))
+        answer = self.workers[0].post("/v1/responses", json=body, headers=self.headers)
+        assert answer.status_code == 200, answer.text
+        self.dropped = answer.headers.get("X-Forwarder-Dropped", "")
+        response = fold_responses(iter([events(answer.text)])) if self.stream else answer.json
+        if self.mode != "sealed":
+            assert "encrypted_content" not in answer.text
+        self.previous = response["id"]
+        self.items += [*new, *response["output"]]
+        return response
+
+    def turn(self, said: str | None = None) -> None:
+        new = [] if said is None else [{"type": "message", "role": "user", "content": said}]
+        response = self.ask(*self.outputs, *new)
+        self.outputs = [
+            {"type": "function_call_output", "call_id": item["call_id"], "output": "42"}
+            for item in response["output"]
+            if item["type"] == "function_call"
+        ]
+
+
+class ChatClient:
+    """Talks by the Chat API; keeps messages as they come, or only what the API documents."""
+
+    def __init__(self, workers: list[FlaskClient], stream: bool, mode: str) -> None:
+        self.workers = workers
+        self.stream = stream
+        self.keeps = mode == "keeping"
+        self.model = "chat/m"
+        self.dropped = ""
+        self.headers: Json = {"X-Forwarder-Reasoning": "thinking"} if mode == "styled" else {}
+        self.messages: list[Json] = []
+
+    def turn(self, said: str | None = None) -> None:
+        if said is not None:
+            self.messages.append({"role": "user", "content": said})
+        body = {"model": self.model, "messages": self.messages, "tools": TOOLS}
+        body |= {"stream": self.stream}
+        self.workers.append(self.workers.pop(0))
+        answer = self.workers[0].post("/v1/chat/completions", json=body, headers=self.headers)
+        assert answer.status_code == 200, answer.text
+        self.dropped = answer.headers.get("X-Forwarder-Dropped", "")
+        whole = fold_chat(iter([events(answer.text)])) if self.stream else answer.json
+        message = whole["choices"][0]["message"]
+        if not self.keeps:
+            message = {k: message[k] for k in ("role", "content", "tool_calls") if k in message}
+            if message.get("tool_calls"):
+                message["tool_calls"] = [*map(documented, message["tool_calls"])]
+        self.messages.append(message)
+        self.messages += [
+            {"role": "tool", "tool_call_id": made["id"], "content": "42"}
+            for made in message.get("tool_calls") or ()
+        ]
+
+
+class OllamaClient:
+    """Talks by Ollama's API, whose calls have no ids."""
+
+    def __init__(self, workers: list[FlaskClient], stream: bool, mode: str) -> None:
+        self.workers = workers
+        self.stream = stream
+        self.messages: list[Json] = []
+
+    def turn(self, said: str | None = None) -> None:
+        if said is not None:
+            self.messages.append({"role": "user", "content": said})
+        body = {"model": "chat/m", "messages": self.messages, "tools": TOOLS}
+        body |= {"stream": self.stream}
+        self.workers.append(self.workers.pop(0))
+        answer = self.workers[0].post("/api/chat", json=body)
+        assert answer.status_code == 200, answer.text
+        messages = [json.loads(line)["message"] for line in answer.text.splitlines()]
+        calls = [made for message in messages for made in message.get("tool_calls") or ()]
+        content = "".join(message["content"] for message in messages)
+        calls = [{"function": made["function"]} for made in calls]
+        self.messages.append({"role": "assistant", "content": content, "tool_calls": calls})
+        self.messages += [{"role": "tool", "tool_name": "f", "content": "42"} for _ in calls]
+
+
+def documented(made: Json) -> Json:
+    """A call as a client that reads its arguments keeps it, and writes them again."""
+    arguments = json.dumps(json.loads(made["function"]["arguments"]), separators=(",", ":"))
+    function = {"name": made["function"]["name"], "arguments": arguments}
+    return {"id": made["id"], "type": "function", "function": function}
+
+
+def events(text: str) -> list[Json]:
+    lines = (line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: "))
+    return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+CLIENTS: dict[str, tuple[Any, str]] = {
+    "responses, sealed": (ResponsesClient, "sealed"),
+    "responses, by call id": (ResponsesClient, "bare"),
+    "responses, previous_response_id": (ResponsesClient, "previous"),
+    "responses, conversation": (ResponsesClient, "conversation"),
+    "chat, keeping fields": (ChatClient, "keeping"),
+    "chat, by call id": (ChatClient, "dropping"),
+    "chat, with a reasoning style": (ChatClient, "styled"),
+}
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with all tables; to copy it is faster than to make them again for each test."""
+    database = Sqlite(tmp_path_factory.mktemp("empty") / "forwarder.db")
+    database.prepare()
+    database.close()
+    return database.path
+
+
+@pytest.fixture
+def workers(serve: Serve, empty_database: Path, tmp_path: Path) -> Any:
+    """Two workers on one database, in front of a provider."""
+    shutil.copy(empty_database, tmp_path)
+
+    def served(provider: Provider, **environment: str) -> list[FlaskClient]:
+        shared = {
+            "FORWARDER_DATABASE_URL": f"sqlite:///{tmp_path}/forwarder.db",
+            "FORWARDER_SECRET_KEY": "s",
+            **environment,
+        }
+        return [serve(provider, **shared), serve(provider, **shared)]
+
+    return served
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("form", FORMS)
+def test_signatures_come_back(form: str, client: str, stream: bool, workers: Any) -> None:
+    provider = Provider(form)
+    make, mode = CLIENTS[client]
+    talk = make(workers(provider), stream, mode)
+
+    talk.turn("What is it?")
+    talk.turn()
+    assert provider.given_back == [provider.signed(1)]
+    talk.turn()
+    assert provider.given_back == [provider.signed(1), provider.signed(2)]
+    talk.turn("Are you sure?")
+    assert provider.given_back == [provider.signed(turn) for turn in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize(
+    ("provider", "model", "form"),
+    [
+        ("gemini", "chat/gemini-3-pro", "extra_content"),
+        ("vertex", "chat/google/gemini-3-pro", "extra_content"),
+        ("litellm", "chat/claude", "thinking_blocks"),
+        ("litellm", "chat/gemini-3-pro", "fields_of_proxy"),
+        ("openrouter", "chat/anthropic/claude", "signed_details"),
+        ("openrouter", "chat/openai/gpt-5", "encrypted_details"),
+    ],
+)
+def test_profiles_let_the_signatures_of_their_providers_pass(
+    provider: str, model: str, form: str, client: str, stream: bool, workers: Any
+) -> None:
+    upstream = Provider(form)
+    make, mode = CLIENTS[client]
+    talk = make(workers(upstream, CHAT_PROVIDER=provider), stream, mode)
+    talk.model = model
+
+    for said in ("What is it?", None, None, "Are you sure?"):
+        talk.turn(said)
+
+    assert upstream.given_back == [upstream.signed(turn) for turn in (1, 2, 3)]
+    assert "extra_content" not in talk.dropped
+
+
+UNSIGNED = {"call_1_0": {}, "call_1_1": {}}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("client", [name for name in CLIENTS if name != "chat, keeping fields"])
+def test_another_model_gets_no_signatures(form: str, client: str, workers: Any) -> None:
+    provider = Provider(form)
+    make, mode = CLIENTS[client]
+    talk = make(workers(provider), True, mode)
+    talk.turn("What is it?")
+
+    talk.model = "chat/other"
+    talk.turn()
+
+    assert provider.given_back == [UNSIGNED]
+    named = "input.reasoning.encrypted_content" in talk.dropped
+    assert named == (make is ResponsesClient and mode != "bare")
+    talk.model = "chat/m"
+    talk.turn()
+    assert provider.given_back[0] == provider.signed(1)
+
+
+def test_another_client_gets_no_signatures(workers: Any) -> None:
+    provider = Provider("extra_content")
+    talk = ChatClient(workers(provider, FORWARDER_API_KEYS="a,b"), False, "dropping")
+    talk.headers = {"Authorization": "Bearer a"}
+    talk.turn("What is it?")
+
+    talk.headers = {"Authorization": "Bearer b"}
+    talk.turn()
+
+    assert provider.given_back == [UNSIGNED]
+
+
+@pytest.mark.parametrize("mode", ["dropping", "bare"])
+def test_a_placeholder_for_a_lost_signature_is_named(mode: str, workers: Any) -> None:
+    provider = Provider("extra_content")
+    make = ChatClient if mode == "dropping" else ResponsesClient
+    talk = make(workers(provider, CHAT_PROVIDER="gemini", FORWARDER_REASONING_TTL="0"), False, mode)
+    talk.turn("What is it?")
+    assert talk.dropped == ("output.signatures" if mode == "bare" else "")
+
+    talk.turn()
+
+    [given] = provider.given_back
+    placeholder = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+    assert given == {**UNSIGNED, "call_1_0": {"extra_content": placeholder}}
+    assert "tool_calls.extra_content" in talk.dropped
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("mode", ["previous", "conversation", "sealed"])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_stored_or_sealed_needs_no_recall(
+    form: str, mode: str, stream: bool, workers: Any
+) -> None:
+    provider = Provider(form)
+    talk = ResponsesClient(workers(provider, FORWARDER_REASONING_TTL="0"), stream, mode)
+
+    for said in ("What is it?", None, None, "Are you sure?"):
+        talk.turn(said)
+
+    assert provider.given_back == [provider.signed(turn) for turn in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("mode", ["bare", "dropping"])
+def test_without_a_store_a_worker_remembers_for_itself(mode: str, workers: Any) -> None:
+    provider = Provider("late_signature")
+    [worker, _] = workers(provider, FORWARDER_DATABASE_URL="none")
+    make = ChatClient if mode == "dropping" else ResponsesClient
+    talk = make([worker], True, mode)
+
+    for said in ("What is it?", None, None, "Are you sure?"):
+        talk.turn(said)
+
+    assert provider.given_back == [provider.signed(turn) for turn in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_stored_seals_are_shown_only_when_asked_for(background: bool, workers: Any) -> None:
+    [worker, _] = workers(Provider("extra_content"))
+    body = {"model": "chat/m", "input": "hi", "stream": True, "background": background}
+    answer = worker.post("/v1/responses", json=body)
+    path = f"/v1/responses/{events(answer.text)[0]['response']['id']}"
+
+    output = events(answer.text)[-1]["response"]["output"]
+    assert [item["type"] for item in output] == ["function_call", "function_call"]
+    assert "encrypted_content" not in answer.text
+    assert worker.get(path).json["output"] == output
+    assert "encrypted_content" not in worker.get(f"{path}?stream=true").text
+    shown = worker.get(f"{path}?include[]=reasoning.encrypted_content").json["output"]
+    assert [item["type"] for item in shown] == ["function_call", "function_call", "reasoning"]
+    assert shown[-1]["encrypted_content"].startswith("fwd2.")
+
+
+@pytest.mark.parametrize("mode", ["bare", "dropping"])
+def test_an_upstream_that_refuses_its_signatures_is_asked_without(mode: str, workers: Any) -> None:
+    provider = Provider("extra_content")
+    make = ChatClient if mode == "dropping" else ResponsesClient
+    talk = make(workers(provider), False, mode)
+    talk.turn("What is it?")
+    refusal = {"error": {"message": "Corrupted thought signature.", "code": 400}}
+    provider.refusals = [httpx2.Response(400, json=refusal)]
+
+    talk.turn()
+
+    assert provider.given_back == [UNSIGNED]
+    assert "signatures" in talk.dropped
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_chat_client_sees_the_fields_as_they_came(form: str, workers: Any) -> None:
+    provider = Provider(form)
+    [worker, _] = workers(provider)
+    body: Json = {"model": "chat/m", "messages": [{"role": "user", "content": "hi"}]}
+
+    whole = worker.post("/v1/chat/completions", json=body).json
+    parts = worker.post("/v1/chat/completions", json={**body, "stream": True})
+
+    assert signatures(whole["choices"][0]["message"]) == provider.signed(1)
+    assert events(parts.text) == provider.chunks(2)
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ({"type": "custom", "name": "f"}, '{"input": "a\\nb"}'),
+        ({"type": "shell"}, '{"commands": ["ls"], "timeout_ms": null}'),
+        ({"type": "local_shell"}, '{"command": ["ls"], "env": {}}'),
+        ({"type": "apply_patch"}, '{"type": "delete_file", "path": "a"}'),
+        ({"type": "function", "name": "f", "parameters": {"type": "object"}}, ""),
+    ],
+)
+def test_calls_of_every_tool_are_known_again(tool: Json, arguments: str, workers: Any) -> None:
+    """What goes back is not always the very text that came, nor has every call an id."""
+    bodies: list[Json] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        bodies.append(json.loads(request.read()))
+        function = {"name": tool.get("name", tool["type"]), "arguments": arguments}
+        made = {"type": "function", "function": function, **google(len(bodies))}
+        message = {"role": "assistant", "content": None, "tool_calls": [made]}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        return httpx2.Response(200, json={"id": "c", "model": "m", "choices": [choice]})
+
+    [worker, _] = workers(answer)
+    items: list[Json] = [{"role": "user", "content": "go"}]
+    for _ in range(3):
+        body = {"model": "chat/m", "input": items, "tools": [tool], "store": False}
+        [made] = worker.post("/v1/responses", json=body).json["output"]
+        kind = made["type"].removesuffix("_call") + "_call_output"
+        said = {"output": "done", "status": "completed"}
+        items += [made, {"type": kind, "call_id": made["call_id"], **said}]
+
+    given = [m["tool_calls"][0] for m in bodies[-1]["messages"] if m["role"] == "assistant"]
+    assert [{"extra_content": made.get("extra_content")} for made in given] == [
+        google(1),
+        google(2),
+    ]
+
+
+def test_each_of_several_choices_can_be_gone_on_with(workers: Any) -> None:
+    bodies: list[Json] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        bodies.append(json.loads(request.read()))
+        choices = [
+            {"index": i, "finish_reason": "stop",
+             "message": {"role": "assistant", "content": f"Answer {i}.", **google(i)}}
+            for i in range(2)
+        ]  # fmt: skip
+        return httpx2.Response(200, json={"id": "c", "model": "m", "choices": choices})
+
+    [worker, _] = workers(answer)
+    user = {"role": "user", "content": "go"}
+    path, body = "/v1/chat/completions", {"model": "chat/m", "messages": [user], "n": 2}
+    worker.post(path, json=body)
+    chosen = {"role": "assistant", "content": "Answer 1."}
+    worker.post(path, json={**body, "messages": [user, chosen, user]})
+
+    assert bodies[-1]["messages"][1] == {**chosen, **google(1)}
+
+
+class ResponsesProvider:
+    """Seals its reasoning; it keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.inputs: list[list[Json]] = []
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.read())
+        self.inputs.append(body["input"])
+        turn = min(len(self.inputs), 3)
+        response = {"id": f"resp_{turn}", "object": "response", "status": "completed",
+                    "output": self.output(turn)}  # fmt: skip
+        if body.get("stream"):
+            return streamed(*whole_events("responses", response, True), done=False)
+        return httpx2.Response(200, json=response)
+
+    def output(self, turn: int) -> list[Json]:
+        sealed = {"type": "reasoning", "id": f"rs_{turn}", "summary": [],
+                  "encrypted_content": f"sealed-{turn}"}  # fmt: skip
+        if turn == 3:
+            part = {"type": "output_text", "text": "It is 42.", "annotations": []}
+            message = {"type": "message", "id": "msg", "role": "assistant", "content": [part]}
+            return [sealed, message]
+        made = {"type": "function_call", "name": "f", "arguments": f'{{"a": {turn}}}'}
+        return [
+            sealed,
+            *({**made, "id": f"fc_{turn}_{i}", "call_id": f"call_{turn}_{i}"} for i in range(2)),
+        ]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("mode", ["keeping", "dropping", "styled"])
+def test_sealed_reasoning_of_a_responses_upstream_comes_back(
+    mode: str, stream: bool, workers: Any
+) -> None:
+    provider = ResponsesProvider()
+    talk = ChatClient(workers(provider), stream, mode)
+    talk.model = "responses/gpt-5.5"
+
+    for said in ("What is it?", None, None, "Are you sure?"):
+        talk.turn(said)
+
+    kinds = [
+        item.get("encrypted_content", item["type"])
+        for item in provider.inputs[-1]
+        if item["type"] != "function_call_output"
+    ]
+    assert kinds == [
+        "message",
+        "sealed-1", "function_call", "function_call",
+        "sealed-2", "function_call", "function_call",
+        "sealed-3", "message",
+        "message",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("form", FORMS)
+def test_signatures_come_back_for_an_ollama_client(form: str, stream: bool, workers: Any) -> None:
+    provider = Provider(form)
+    talk = OllamaClient(workers(provider), stream, "")
+
+    for said in ("What is it?", None, None, "Are you sure?"):
+        talk.turn(said)
+
+    signed = [[*provider.signed(turn).values()] for turn in (1, 2, 3)]
+    assert [[*given.values()] for given in provider.given_back] == signed

@@ -1,0 +1,128 @@
+"""The routes of what is stored, where they refuse."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from flask.testing import FlaskClient
+
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+
+NAME = "resp_" + "0" * 32
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", f"/v1/responses/{NAME}"),
+        ("GET", f"/responses/{NAME}?stream=true"),
+        ("DELETE", f"/v1/responses/{NAME}"),
+        ("POST", f"/v1/responses/{NAME}/cancel"),
+        ("GET", f"/v1/responses/{NAME}/input_items"),
+        ("GET", "/v1/responses/a%00b"),
+        ("GET", "/v1/chat/completions/chatcmpl-x"),
+        ("GET", "/v1/chat/completions/chatcmpl-x/messages"),
+        ("DELETE", "/v1/chat/completions/chatcmpl-x"),
+    ],
+)
+def test_what_is_not_there_is_not_found(method: str, path: str, demo: FlaskClient) -> None:
+    got = demo.open(path, method=method)
+    assert got.status_code == 404
+    assert got.get_json()["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("path", "param"),
+    [
+        ("?stream=perhaps", "stream"),
+        ("?stream=true&starting_after=x", "starting_after"),
+        ("?include[]=everything", "include[0]"),
+        ("?stream=true&include=everything", "include[0]"),
+        ("/input_items?include=reasoning.encrypted_content&include=all", "include[1]"),
+        ("/input_items?limit=0", "limit"),
+        ("/input_items?order=up", "order"),
+        ("/input_items?after=nobody", "after"),
+    ],
+)
+def test_a_query_that_makes_no_sense_is_refused(path: str, param: str, demo: FlaskClient) -> None:
+    made = demo.post("/v1/responses", json={"model": "demo", "input": "hi"}).get_json()
+    got = demo.get(f"/v1/responses/{made['id']}{path}")
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, param)
+
+
+def test_bodies_are_checked(demo: FlaskClient) -> None:
+    for path, body, param in (
+        ("/v1/responses/input_tokens", {"input": 5}, "input"),
+        ("/v1/responses/input_tokens", {"conversation": 5}, "conversation"),
+        ("/v1/chat/completions/x", {}, "metadata"),
+        ("/v1/conversations", {"items": 5}, "items"),
+    ):
+        got = demo.post(path, json=body)
+        assert (got.status_code, got.get_json()["error"]["param"]) == (400, param), path
+
+
+def test_a_key_is_asked_for_where_keys_are(demo: FlaskClient) -> None:
+    client = create_app(Settings.from_env({"FORWARDER_API_KEYS": "k"})).test_client()
+    for path in (f"/v1/responses/{NAME}", "/v1/chat/completions", "/v1/conversations/x"):
+        assert client.get(path).status_code == 401
+
+
+def test_where_nothing_is_stored_that_is_said() -> None:
+    client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})).test_client()
+    for path in (f"/v1/responses/{NAME}", "/v1/chat/completions", "/v1/conversations/x"):
+        got = client.get(path)
+        assert (got.status_code, got.get_json()["error"]["code"]) == (400, "store_disabled")
+    asked = {"model": "demo", "input": "hi"}
+    assert client.post("/v1/responses", json=asked).status_code == 200
+    got = client.post("/v1/responses", json={**asked, "background": True})
+    assert got.get_json()["error"]["code"] == "store_disabled"
+
+
+def test_where_nothing_is_stored_tokens_are_estimated_of_what_is_given() -> None:
+    client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})).test_client()
+    got = client.post("/v1/responses/input_tokens", json={"input": "hello there"})
+    assert (got.status_code, got.get_json()["input_tokens"] > 2) == (200, True)
+    for name in ("previous_response_id", "conversation"):
+        got = client.post("/v1/responses/input_tokens", json={"input": "hello", name: "x"})
+        assert (got.status_code, got.get_json()["error"]["param"]) == (400, name)
+
+
+def test_where_nothing_is_stored_a_chat_client_that_asks_for_it_is_told() -> None:
+    client = create_app(Settings.from_env({"FORWARDER_DATABASE_URL": "none"})).test_client()
+    asked = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "store": True}
+    got = client.post("/v1/chat/completions", json=asked)
+    assert (got.status_code, got.headers["X-Forwarder-Dropped"]) == (200, "store")
+    got = client.post("/v1/chat/completions", json={**asked, "store": False})
+    assert "X-Forwarder-Dropped" not in got.headers
+    strict = {"X-Forwarder-Strict": "1"}
+    got = client.post("/v1/chat/completions", json=asked, headers=strict)
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, "store")
+
+
+def test_completions_can_be_deleted_while_one_pages_through_them(demo: FlaskClient) -> None:
+    asked = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "store": True}
+    made = [demo.post("/v1/chat/completions", json=asked).get_json()["id"] for _ in range(5)]
+    seen, after = [], ""
+    while True:
+        page = demo.get(f"/v1/chat/completions?limit=2{after}").get_json()
+        for each in page["data"]:
+            if each["id"] in made:
+                seen.append(each["id"])
+                demo.delete(f"/v1/chat/completions/{each['id']}")
+        if not page["has_more"]:
+            break
+        after = f"&after={page['last_id']}"
+    assert seen == made
+    got = demo.get("/v1/chat/completions?after=nobody")
+    assert (got.status_code, got.get_json()["error"]["param"]) == (400, "after")
+
+
+def test_a_streamed_completion_is_stored_with_its_usage(demo: FlaskClient) -> None:
+    asked = {"model": "demo", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    got = demo.post("/v1/chat/completions", json={**asked, "store": True})
+    chunks = [json.loads(line[6:]) for line in got.text.splitlines() if line[6:7] == "{"]
+    assert all(chunk["choices"] and not chunk.get("usage") for chunk in chunks)
+    [name] = {chunk["id"] for chunk in chunks}
+    assert demo.get(f"/v1/chat/completions/{name}").get_json()["usage"]["total_tokens"] > 0

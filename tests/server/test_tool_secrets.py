@@ -1,0 +1,139 @@
+"""What a client logs in with at an MCP server goes to the upstream, and is nowhere else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from tests.server.conftest import Serve, streamed
+
+SECRETS = (
+    "tok-authorization-1", "val-of-a-header-2", "pass-of-a-user-3", "query-token-4",
+    "NGQ5ZjY-tYWJj_ZGVm-xyz",
+)  # fmt: skip
+TOOL = {
+    "type": "mcp",
+    "server_label": "x",
+    "server_url": f"https://me:{SECRETS[2]}@mcp.test/s/{SECRETS[4]}/sse?token={SECRETS[3]}",
+    "authorization": SECRETS[0],
+    "headers": {"X-Whatever": SECRETS[1]},
+    "require_approval": "never",
+}
+BODY = {"input": "Hi.", "tools": [TOOL]}
+
+
+class Upstream:
+    """Speaks both APIs, and echoes the tools of a Responses request as they came."""
+
+    def __init__(self) -> None:
+        self.tools: list[Any] = []
+        self.inputs: list[Any] = []
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        asked = orjson.loads(request.read())
+        if request.url.path.endswith("/chat/completions"):
+            choice = {"index": 0, "delta": {"content": "Hello."}, "finish_reason": "stop"}
+            chunk = {"id": "c", "created": 1, "model": "m", "choices": [choice]}
+            return streamed({**chunk, "object": "chat.completion.chunk"})
+        self.tools.append(asked.get("tools"))
+        self.inputs.append(asked.get("input"))
+        response = {
+            "id": "resp_up", "object": "response", "created_at": 1, "status": "completed",
+            "model": "m", "tools": asked.get("tools"), "output": [], "metadata": {},
+        }  # fmt: skip
+        if not asked.get("stream"):
+            return httpx2.Response(200, json=response)
+        begun = {"type": "response.created", "response": {**response, "status": "in_progress"}}
+        done = {"type": "response.completed", "response": response}
+        return streamed(*({**e, "sequence_number": i} for i, e in enumerate((begun, done))))
+
+
+def assert_hidden(said: str) -> None:
+    assert not [secret for secret in SECRETS if secret in said]
+
+
+@pytest.mark.parametrize("model", ["chat/m", "responses/m"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("store", [False, True])
+def test_secrets_of_tools_reach_the_upstream_alone(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str],
+    model: str, stream: bool, background: bool, store: bool,
+) -> None:  # fmt: skip
+    if background and not store:
+        pytest.skip("background work is stored")
+    upstream = Upstream()
+    app = serve(
+        upstream, FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/f.db", FORWARDER_CAPTURE="memory",
+        FORWARDER_LOG_BODIES="true", FORWARDER_LOG_SAMPLE="1",
+    )  # fmt: skip
+    logging.getLogger("forwarder").propagate = True
+    body = {**BODY, "model": model, "stream": stream, "background": background, "store": store}
+
+    got = app.post("/v1/responses", json=body, buffered=True)
+
+    said = got.get_data(as_text=True)
+    assert (got.status_code, "Hello." in said or model != "chat/m" or background) == (200, True)
+    assert '"server_label"' in said
+    assert_hidden(said)
+    if store:
+        *_, last = [line for line in said.splitlines() if "resp_" in line]
+        response = json.loads(last.removeprefix("data: "))
+        name = response.get("id") or response["response"]["id"]
+        for _ in range(100):
+            stored = app.get(f"/v1/responses/{name}")
+            if stored.get_json()["status"] == "completed":
+                break
+            time.sleep(0.1)
+        assert stored.get_json()["tools"][0]["server_label"] == "x"
+        assert_hidden(stored.get_data(as_text=True))
+        events = app.get(f"/v1/responses/{name}?stream=true")
+        if stream or background:
+            assert events.status_code == 200
+        assert_hidden(events.get_data(as_text=True))
+        files = b"".join(file.read_bytes() for file in tmp_path.iterdir()).decode("latin-1")
+        assert '"server_label":"x"' in files  # short rows are not compressed
+        assert_hidden(files)
+    if model == "responses/m":
+        assert upstream.tools == [[TOOL]]
+    assert_hidden(caplog.text + capsys.readouterr().err)
+    captured = app.get("/forwarder/exchanges").get_json()["data"]
+    for each in captured:
+        record = app.get(f"/forwarder/exchanges/{each['id']}").get_data(as_text=True)
+        assert '"mcp"' in record
+        assert_hidden(record)
+    assert captured
+
+
+def test_a_dry_run_shows_no_secrets_of_tools(serve: Serve) -> None:
+    got = serve(Upstream()).post("/forwarder/translate", json={**BODY, "model": "responses/m"})
+
+    assert got.status_code == 200
+    assert got.get_json()["request"]["tools"][0]["server_label"] == "x"
+    assert_hidden(got.get_data(as_text=True))
+
+
+def test_items_show_no_secrets_of_their_tools_and_hand_them_on(
+    serve: Serve, tmp_path: Path
+) -> None:
+    upstream = Upstream()
+    app = serve(upstream, FORWARDER_DATABASE_URL=f"sqlite:///{tmp_path}/f.db")
+    items = [{"type": "additional_tools", "tools": [TOOL]}, {"role": "user", "content": "Hi."}]
+    body = {"model": "responses/m", "input": items}
+
+    made = app.post("/v1/responses", json=body).get_json()
+    talk = app.post("/v1/conversations", json={"items": items[:1]}).get_json()["id"]
+    listed = [f"/v1/responses/{made['id']}/input_items", f"/v1/conversations/{talk}/items"]
+    for said in (app.get(path).get_data(as_text=True) for path in listed):
+        assert '"server_label":"x"' in said
+        assert_hidden(said)
+
+    app.post("/v1/responses", json={**body, "input": "On.", "previous_response_id": made["id"]})
+    assert upstream.inputs[-1][0]["tools"] == [TOOL]

@@ -1,0 +1,74 @@
+"""Who gets a connection and who a status; the connections themselves are in tests/live."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.server.conftest import Serve
+
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/responses"])
+def test_a_plain_get_is_told_to_upgrade(path: str, demo: FlaskClient) -> None:
+    assert demo.get(path).status_code == 426
+
+
+def test_without_a_socket_there_is_no_connection(demo: FlaskClient) -> None:
+    got = demo.get("/v1/responses", headers=HANDSHAKE)
+
+    assert (got.status_code, got.get_json()["error"]["code"]) == (426, "upgrade_required")
+
+
+def test_a_key_is_asked_for_before_the_connection_stands(serve: Serve) -> None:
+    client = serve(lambda _: None, FORWARDER_API_KEYS="k")
+
+    assert client.get("/v1/responses", headers=HANDSHAKE).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+        ("http://localhost", 400),
+        ("https://f.example", 400),
+        ("https://f.example:8443", 403),
+    ],
+)
+def test_of_other_origins_no_page_gets_in(origin: str, status: int, serve: Serve) -> None:
+    """What a page of our own address is refused for comes after that."""
+    client = serve(lambda _: None, FORWARDER_PUBLIC_URL="https://f.example")
+    headers = {**HANDSHAKE, "Origin": origin, "Sec-WebSocket-Key": "short"}
+
+    got = client.get(
+        "/v1/responses", headers=headers, environ_overrides={"werkzeug.socket": object()}
+    )
+
+    assert got.status_code == status
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"Sec-WebSocket-Version": "8"},
+        {"Sec-WebSocket-Key": "short"},
+        {"Sec-WebSocket-Key": "not base64 at all !!"},
+        {"Sec-WebSocket-Key": ""},
+    ],
+)
+def test_a_wrong_handshake_is_named_so(wrong: dict[str, str], demo: FlaskClient) -> None:
+    got = demo.get(
+        "/v1/responses",
+        headers={**HANDSHAKE, **wrong},
+        environ_overrides={"werkzeug.socket": object()},
+    )
+
+    assert (got.status_code, got.get_json()["error"]["code"]) == (400, "invalid_handshake")

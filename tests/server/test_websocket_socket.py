@@ -1,0 +1,88 @@
+"""A socket whose sends go out whole, behind a slow peer and from several threads."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from forwarder.server.websocket_socket import Whole
+
+SIZE = 4_000_000
+
+
+def received(sock: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        data += sock.recv(2**16)
+    return bytes(data)
+
+
+def test_sends_of_several_threads_do_not_mix() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        whole = Whole(ours, 10)
+        senders = [
+            threading.Thread(target=whole.send, args=(letter * SIZE,)) for letter in (b"a", b"b")
+        ]
+        for sender in senders:
+            sender.start()
+        data = received(theirs, 2 * SIZE)
+        for sender in senders:
+            sender.join()
+
+    assert data in (b"a" * SIZE + b"b" * SIZE, b"b" * SIZE + b"a" * SIZE)
+
+
+def test_headers_go_into_the_first_thing_sent_and_no_other() -> None:
+    ours, theirs = socket.socketpair()
+    answer = b"HTTP/1.1 101 \r\nUpgrade: websocket\r\n\r\n"
+    with ours, theirs:
+        whole = Whole(ours, 1, {"x-a": "1", "x-b": "2"})
+        whole.send(answer)
+        whole.send(answer)
+        expected = answer[:-2] + b"x-a: 1\r\nx-b: 2\r\n\r\n" + answer
+        assert received(theirs, len(expected)) == expected
+
+
+def test_a_peer_that_takes_nothing_counts_as_gone() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(OSError, match="timed out"):
+        Whole(ours, 0.1).send(b"x" * SIZE)
+
+
+def test_all_else_is_the_socket_s_own() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        whole = Whole(ours, 1)
+        theirs.sendall(b"hello")
+
+        assert whole.fileno() == ours.fileno()
+        assert whole.recv(5) == b"hello"
+
+
+def test_under_gevent_too() -> None:
+    program = """
+from gevent import monkey; monkey.patch_all()
+import gevent, socket
+from forwarder.server.websocket_socket import Whole
+ours, theirs = socket.socketpair()
+whole = Whole(ours, 5)
+for letter in (b"a", b"b"):
+    gevent.spawn(whole.send, letter * 4_000_000)
+data = bytearray()
+while len(data) < 8_000_000:
+    data += theirs.recv(2**16)
+print(data == b"a" * 4_000_000 + b"b" * 4_000_000)
+"""
+    root = Path(__file__).parents[2]
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=30
+    )
+
+    assert done.stdout == "True\n", done.stderr

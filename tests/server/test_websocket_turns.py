@@ -1,0 +1,518 @@
+"""Turns of a connection over a WebSocket that a test plays."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+from flask import Flask
+from simple_websocket import ConnectionClosed
+
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+from forwarder.core.data_urls import Blob
+from forwarder.core.errors import NotFetched, TooLarge
+from forwarder.pipeline import gateway
+from forwarder.protocols.mappings import TERMINALS
+from forwarder.server import request_context
+from forwarder.server.websocket_history import Link
+from forwarder.server.websocket_turns import WAITING, Connection
+from tests.server.conftest import Serve, streamed
+
+Json = dict[str, Any]
+
+
+class Played:
+    """A WebSocket: what the client sends, what it gets, and the code that closes it."""
+
+    def __init__(self, *messages: Any) -> None:
+        self._incoming: queue.Queue[Any] = queue.Queue()
+        for message in messages:
+            self._incoming.put(message)
+        self.connected = True
+        self.sent: list[Json] = []
+        self.code: int | None = None
+        self.broken = False
+        self.sock = SimpleNamespace()
+        self.input_buffer: list[Any] = []
+        self.incoming_message: str | bytearray | None = None
+
+    def receive(self, timeout: float) -> Any:
+        try:
+            got = self._incoming.get(timeout=0.3)
+        except queue.Empty:
+            self.connected = False
+            raise ConnectionClosed from None
+        if isinstance(got, float):
+            time.sleep(got)
+            return self.receive(timeout)
+        return got if isinstance(got, str | bytes) else json.dumps(got)
+
+    def send(self, data: str) -> None:
+        if self.broken:
+            raise BrokenPipeError
+        self.sent.append(json.loads(data))
+
+    def close(self, code: int, reason: str) -> None:
+        self.code = code
+        assert reason
+        self.connected = False
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
+    """The forwarder over a chat upstream that says hi."""
+    chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+    transport = httpx2.MockTransport(lambda _: streamed(chunk))
+    monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+    return create_app(
+        Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1", "FORWARDER_WEBSOCKET_IDLE": "5"})
+    )
+
+
+def played(app: Flask, ws: Played) -> Played:
+    with app.test_request_context("/v1/responses"):
+        app.preprocess_request()
+        Connection(ws, app.extensions["forwarder"]).serve()
+    return ws
+
+
+def create(**more: Any) -> Json:
+    return {"type": "response.create", "model": "m", "input": "hi", **more}
+
+
+def kinds(ws: Played) -> list[str]:
+    return [event["type"] for event in ws.sent]
+
+
+@pytest.mark.parametrize("form", [json.dumps, lambda body: json.dumps(body).encode()])
+def test_a_message_may_be_text_or_bytes(form: Any, app: Flask) -> None:
+    ws = played(app, Played(form(create()), 0.5))
+
+    assert kinds(ws)[0] == "response.created"
+    assert kinds(ws)[-1] == "response.completed"
+
+
+def test_a_type_of_a_message_is_quoted_by_200_characters(app: Flask) -> None:
+    [event] = played(app, Played(json.dumps(create(type="v" * 5000)), 0.2)).sent
+
+    assert event["error"]["param"] == "type"
+    assert "v" * 199 + "…" in event["error"]["message"]
+    assert len(event["error"]["message"]) < 300
+
+
+def test_what_codex_only_tells_is_not_answered(app: Flask) -> None:
+    assert played(app, Played({"type": "response.processed"}, 0.2)).sent == []
+
+
+def interrupt(**more: Any) -> Json:
+    return {"type": "response.interrupt", "mode": "discard_partial_items", **more}
+
+
+def test_an_interrupt_that_comes_too_late_is_accepted_and_changes_nothing(app: Flask) -> None:
+    ws = Played(create(), 0.3, interrupt(stream_id="a"), create(), 0.3)
+    played(app, ws)
+
+    [ack] = [event for event in ws.sent if event["type"].startswith("response.interrupt")]
+    first = ws.sent[0]["response"]["id"]
+    assert ack == {"type": "response.interrupt.accepted", "response_id": first, "stream_id": "a"}
+    assert kinds(ws).count("response.completed") == 2
+
+
+def test_an_interrupt_of_an_unknown_response_fails(app: Flask) -> None:
+    ws = played(app, Played(interrupt(), create(), interrupt(response_id="resp_no"), 0.3))
+
+    failures = [event for event in ws.sent if event["type"] == "response.interrupt.failed"]
+    assert [event["response_id"] for event in failures] == [None, "resp_no"]
+    assert "response.completed" in kinds(ws)
+
+
+@pytest.mark.parametrize("more", [{"pad": "x" * 5000}, {"type": "response.interrupts"}])
+def test_a_message_that_only_looks_like_an_interrupt_gets_one_answer(
+    more: Json, app: Flask
+) -> None:
+    [event] = played(app, Played(interrupt(**more), 0.2)).sent
+
+    assert (event["type"], event["error"]["param"]) == ("error", "type")
+
+
+def test_the_process_s_end_closes_a_connection_at_once(app: Flask) -> None:
+    ws = Played(2.0)
+    running = app.extensions["forwarder"].running
+    threading.Timer(0.3, running.announce).start()
+
+    played(app, ws)
+
+    assert ws.code == 1001
+
+
+def test_more_messages_than_may_wait_close_it(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_context, "admit", lambda exchange: time.sleep(1))
+
+    ws = played(app, Played(*[create()] * (WAITING + 2)))
+
+    assert ws.code == 1008
+
+
+def test_a_client_that_cannot_be_written_to_is_gone(app: Flask) -> None:
+    ws = Played(create(), 0.5)
+    ws.broken = True
+
+    played(app, ws)
+
+    assert ws.sent == []
+
+
+def test_a_mistake_here_closes_the_connection_and_is_logged(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ws = Played(create(), 0.5)
+    monkeypatch.setattr(ws, "send", lambda data: int("ours"))
+
+    assert played(app, ws).code == 1011
+    assert "ours" in caplog.text
+
+
+def test_who_asks_in_a_lane_is_answered_in_it(app: Flask) -> None:
+    ws = played(
+        app,
+        Played(
+            create(stream_id="a"),
+            create(stream_id="b.2", input=[{"type": "no"}]),
+            create(),
+            {"type": "response.steer", "stream_id": "a", "input": "more"},
+            0.6,
+        ),
+    )
+
+    turns = [
+        (e["type"], e.get("stream_id"))
+        for e in ws.sent
+        if e["type"] in ("response.completed", "error")
+    ]
+    assert turns == [
+        ("response.completed", "a"),
+        ("error", "b.2"),
+        ("response.completed", None),
+        ("error", "a"),
+    ]
+    completed = [event["type"] for event in ws.sent].index("response.completed")
+    assert {event.get("stream_id") for event in ws.sent[: completed + 1]} == {"a"}
+    assert "response.steer" in ws.sent[-1]["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 257, 7, ["a"]])
+def test_a_lane_that_cannot_be_is_refused(name: Any, app: Flask) -> None:
+    (event,) = played(app, Played(create(stream_id=name), 0.3)).sent
+
+    assert (event["type"], event["status"]) == ("error", 400)
+    assert (event["error"]["code"], event["error"]["param"]) == ("invalid_stream_id", "stream_id")
+    assert "stream_id" not in event
+
+
+def test_the_first_event_of_a_turn_names_what_is_lost(app: Flask) -> None:
+    ws = played(app, Played(create(no_such=1, access_programs={"a": 1}), create(), 0.5))
+
+    first, *others = ws.sent
+    assert first["type"] == "response.created"
+    assert first["headers"] == {"X-Forwarder-Dropped": "access_programs, no_such"}
+    assert not [event for event in others if "headers" in event]
+
+
+# -- turns that continue one another --------------------------------------------------------------
+
+
+class Turns(Played):
+    """Each message is made of the event that ended the turn before it."""
+
+    def __init__(self, *asks: Callable[[Json], Json]) -> None:
+        super().__init__()
+        self._asks = iter(asks)
+        self._ended: queue.Queue[Json] = queue.Queue()
+        self._ended.put({})
+        self.ends: list[Json] = []
+
+    def receive(self, timeout: float) -> Any:
+        last = self._ended.get(timeout=10)
+        ask = next(self._asks, None)
+        if ask is None:
+            raise ConnectionClosed
+        return json.dumps(create(**ask(last)))
+
+    def send(self, data: str) -> None:
+        super().send(data)
+        event = self.sent[-1]
+        if event["type"] in (*TERMINALS, "error"):
+            self.ends.append(event)
+            self._ended.put(event)
+
+
+class Images:
+    """Fetches images as long as they are there; ``asked`` is what the upstream gets."""
+
+    def __init__(self) -> None:
+        self.gone: set[str] = set()
+        self.asked: list[Json] = []
+
+    def fetch(self, wanted: Json) -> dict[str, Blob]:
+        lost = self.gone & set(wanted)
+        for url in lost:
+            raise NotFetched(f"'{wanted[url]}' is gone.", param=wanted[url], names=lost)
+        return {url: Blob(b"\x89PNG\r\n\x1a\n", "image/png", None) for url in wanted}
+
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "GET":
+            there = request.url.path not in self.gone
+            return httpx2.Response(200 if there else 404, content=b"\x89PNG\r\n\x1a\n")
+        self.asked.append(json.loads(request.content))
+        chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+        return streamed(chunk)
+
+
+@pytest.fixture
+def images(serve: Serve) -> tuple[Images, Flask]:
+    made = Images()
+    app = serve(made.answer, CHAT_QUIRKS='{"image_url": "base64"}').application
+    app.extensions["forwarder"]._fetch_for = lambda exchange: made.fetch
+    return made, app
+
+
+def looks(url: str, **more: Any) -> Json:
+    part = {"type": "input_image", "image_url": url}
+    return {"model": "chat/m", "input": [{"role": "user", "content": [part]}], **more}
+
+
+def behind(event: Json) -> Json:
+    return {"model": "chat/m", "previous_response_id": event["response"]["id"]}
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_a_mistake_is_named_where_the_client_made_it(
+    store: bool, images: tuple[Images, Flask]
+) -> None:
+    fetcher, app = images
+    fetcher.gone = {"https://x/gone.png"}
+    ws = Turns(
+        lambda _: looks("https://x/a.png", store=store),
+        lambda last: {**looks("https://x/gone.png", store=store), **behind(last)},
+    )
+    played(app, ws)
+    assert ws.ends[-1]["error"]["param"] == "input[0].content[0].image_url"
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_an_earlier_image_that_is_gone_does_not_end_a_conversation(
+    store: bool, images: tuple[Images, Flask]
+) -> None:
+    fetcher, app = images
+
+    def go_on(last: Json) -> Json:
+        fetcher.gone = {"https://x/a.png"}
+        return {**behind(last), "store": store}
+
+    ws = Turns(lambda _: looks("https://x/a.png", store=store), go_on, go_on)
+    played(app, ws)
+    assert [event["type"] for event in ws.ends] == ["response.completed"] * 3
+    for asked in fetcher.asked[1:]:
+        assert "[image no longer available]" in str(asked["messages"][0])
+
+
+def test_an_answer_names_the_earlier_image_that_is_gone(images: tuple[Images, Flask]) -> None:
+    fetcher, app = images
+    client = app.test_client()
+    made = client.post("/v1/responses", json=looks("https://x/a.png")).get_json()
+    fetcher.gone = {"https://x/a.png"}
+    asked = {"model": "chat/m", "input": "go on", "previous_response_id": made["id"]}
+    got = client.post("/v1/responses", json=asked)
+    dropped = got.headers["X-Forwarder-Dropped"]
+    assert (got.status_code, dropped) == (200, "previous_response_id.input_image")
+    got = client.post("/v1/responses", json=asked, headers={"X-Forwarder-Strict": "1"})
+    param = got.get_json()["error"]["param"]
+    assert (got.status_code, param) == (400, "previous_response_id.input_image")
+
+
+def test_nor_does_one_that_the_upstream_had_by_an_id(images: tuple[Images, Flask]) -> None:
+    fetcher, app = images
+    client = app.test_client()
+    part = {"type": "input_image", "file_id": "file-1"}
+    first = {"model": "chat/m", "input": [{"role": "user", "content": [part]}]}
+    made = client.post("/v1/responses", json=first).get_json()
+    fetcher.gone = {"/v1/files/file-1/content"}
+    asked = {"model": "chat/m", "input": "go on", "previous_response_id": made["id"]}
+    got = client.post("/v1/responses", json=asked)
+    dropped = got.headers["X-Forwarder-Dropped"]
+    assert (got.status_code, dropped) == (200, "previous_response_id.input_image")
+    assert "[image no longer available]" in str(fetcher.asked[-1]["messages"][0])
+    refused = client.post("/v1/responses", json=first)
+    assert refused.get_json()["error"]["param"] == "input[0].content[0].file_id"
+
+
+def test_a_prepared_turn_may_lose_an_image_and_keep_its_conversation(
+    images: tuple[Images, Flask],
+) -> None:
+    fetcher, app = images
+    fetcher.gone = {"https://x/a.png"}
+    name = app.test_client().post("/v1/conversations", json={}).get_json()["id"]
+    ws = Turns(
+        lambda _: looks("https://x/a.png", generate=False, conversation=name),
+        lambda last: {**behind(last), "input": "go"},
+        lambda _: {"model": "chat/m", "input": "more", "conversation": name},
+    )
+    played(app, ws)
+    assert [event["type"] for event in ws.ends] == ["response.completed"] * 3
+
+
+@pytest.mark.parametrize("between", [{"store": False}, {"generate": False}])
+def test_nothing_is_lost_between_turns_that_are_stored_and_others(
+    between: Json, images: tuple[Images, Flask]
+) -> None:
+    upstream, app = images
+
+    def go_on(text: str, **more: Any) -> Callable[[Json], Json]:
+        return lambda last: {**behind(last), "input": text, **more}
+
+    ws = Turns(
+        lambda _: {"model": "chat/m", "input": "one"},
+        go_on("two", store=False),
+        go_on("three", **between),
+        go_on("four"),
+        go_on("five"),
+    )
+    played(app, ws)
+    assert [event["type"] for event in ws.ends] == ["response.completed"] * 5
+    asked = [[m["content"] for m in each["messages"]] for each in upstream.asked]
+    said = [m for m in asked[-1] if m != "Hi"]
+    assert said == ["one", "two", "three", "four", "five"]
+    assert [m for m in asked[-2] if m != "Hi"] == said[:4]
+    name = ws.ends[-1]["response"]["id"]
+    kept = app.test_client().get(f"/v1/responses/{name}/input_items?order=asc").get_json()
+    texts = [item["content"][0]["text"] for item in kept["data"]]
+    assert [text for text in texts if text != "Hi"] == said
+
+
+def test_a_prepared_turn_keeps_its_conversation(images: tuple[Images, Flask]) -> None:
+    _, app = images
+    client = app.test_client()
+    name = client.post("/v1/conversations", json={}).get_json()["id"]
+    ws = Turns(
+        lambda _: {"model": "chat/m", "generate": False, "conversation": name, "input": "rules"},
+        lambda last: {**behind(last), "input": "go"},
+    )
+    played(app, ws)
+    assert [end["response"]["conversation"] for end in ws.ends] == [{"id": name}] * 2
+    items = client.get(f"/v1/conversations/{name}/items?order=asc").get_json()["data"]
+    assert [item["content"][0]["text"] for item in items] == ["rules", "go", "Hi"]
+
+
+def test_a_conversation_and_an_earlier_response_exclude_each_other(
+    images: tuple[Images, Flask],
+) -> None:
+    ws = Turns(
+        lambda _: {"model": "chat/m", "store": False},
+        lambda last: {**behind(last), "conversation": "conv_1"},
+    )
+    played(images[1], ws)
+    assert ws.ends[-1]["error"]["param"] == "previous_response_id"
+
+
+def test_a_chat_body_is_told_where_to_post(app: Flask) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    ws = played(app, Played(create(input=None, messages=messages), 0.2))
+
+    [error] = ws.sent
+    assert (error["status"], error["error"]["param"]) == (400, "input")
+    assert "/v1/chat/completions" in error["error"]["message"]
+
+
+def test_the_handshake_s_headers_go_on_with_every_turn(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[httpx2.Headers] = []
+    send = httpx2.MockTransport.handle_request
+
+    def noted(self: Any, sent: httpx2.Request) -> httpx2.Response:
+        asked.append(sent.headers)
+        return send(self, sent)
+
+    monkeypatch.setattr(httpx2.MockTransport, "handle_request", noted)
+    headers = {
+        "X-Title": "App",
+        "Idempotency-Key": "one",
+        "OpenAI-Beta": "responses_websockets=2026-02-04",
+    }
+    with app.test_request_context("/v1/responses", headers=headers):
+        app.preprocess_request()
+        Connection(Played(create(), create(), 0.5), app.extensions["forwarder"]).serve()
+
+    assert len(asked) == 2
+    for sent in asked:
+        assert sent["x-title"] == "App"
+        assert "idempotency-key" not in sent
+        assert "openai-beta" not in sent
+
+
+def test_messages_that_wait_may_have_as_many_bytes_as_a_body(app: Flask) -> None:
+    bridge_ = app.extensions["forwarder"]
+    ws = Played(create(), 0.2)
+    with app.test_request_context("/v1/responses"):
+        app.preprocess_request()
+        connection = Connection(ws, bridge_)
+        connection.serve()
+        ws.connected, ws.code = True, None
+        connection = Connection(ws, bridge_)
+        ws.incoming_message = bytearray(40 * 2**20)
+        connection._check_memory()
+        assert bridge_.body_memory.used == 40 * 2**20
+        ws.input_buffer = ["x" * 30 * 2**20]
+        with pytest.raises(OSError, match="FORWARDER_MAX_BODY"):
+            connection._check_memory()
+        assert ws.code == 1009
+
+
+def test_a_connection_gives_back_the_room_of_its_messages(app: Flask) -> None:
+    memory = app.extensions["forwarder"].body_memory
+    played(app, Played(create(input="x" * 10_000), 0.5))
+    assert memory.used == 0
+
+
+def test_without_room_a_connection_is_closed(app: Flask) -> None:
+    bridge_ = app.extensions["forwarder"]
+    ws = Played()
+    with app.test_request_context("/v1/responses"):
+        app.preprocess_request()
+        connection = Connection(ws, bridge_)
+        bridge_.body_memory.add(96 * 2**20, refuses=True)
+        ws.incoming_message = bytearray(100_000)
+        with pytest.raises(OSError, match="FORWARDER_MAX_BODY_MEMORY"):
+            connection._check_memory()
+    assert ws.code == 1013
+
+
+def test_what_a_turn_continues_counts_as_its_own(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = app.extensions["forwarder"].settings
+    monkeypatch.setattr(
+        app.extensions["forwarder"], "settings", replace(settings, max_json_values=1000)
+    )
+    items = [{"role": "user", "content": []} for _ in range(600)]
+    first = create(input=items, store=False)
+    ws = Played(first, 0.5)
+    with app.test_request_context("/v1/responses"):
+        app.preprocess_request()
+        connection = Connection(ws, app.extensions["forwarder"])
+        link = Link((orjson.dumps([0] * 900),), 900, False)
+        monkeypatch.setattr(connection._chain, "previous", lambda *_: link)
+        with pytest.raises(TooLarge, match="FORWARDER_MAX_JSON_VALUES"):
+            connection._begun(
+                create(previous_response_id="r", input=items), request_context.current()
+            )

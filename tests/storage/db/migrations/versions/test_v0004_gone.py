@@ -1,0 +1,20 @@
+"""The table of what is gone."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+
+from forwarder.storage.db.migrations.versions import v0003_models, v0004_gone
+
+
+def test_the_fourth_step_makes_the_table_of_what_is_gone() -> None:
+    engine = sa.create_engine("sqlite://")
+    with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
+        v0004_gone.upgrade()
+        made = sa.inspect(connection).get_table_names()
+    engine.dispose()
+
+    assert v0004_gone.down_revision == v0003_models.revision
+    assert made == ["gone"]

@@ -1,0 +1,373 @@
+"""Background work in the store: whoever ends it first has ended it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from forwarder.core.types import Json
+from forwarder.storage.db import Database, background_leases, conversations, event_log, responses
+from forwarder.storage.db.conversations import Talk
+from forwarder.storage.db.database import Postgres as PostgresDatabase
+from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.responses import Kept
+from tests.live.postgres import Postgres, needs_postgres, postgres_process
+
+ITEM: Json = {"type": "message", "id": "msg_1"}
+
+
+def event(number: int, kind: str = "x", **more: Any) -> Json:
+    return {"type": kind, "sequence_number": number, **more}
+
+
+def queue(database: Sqlite, name: str = "a", lease: float = 60.0) -> Kept:
+    body = {"id": name, "background": True, "output": []}
+    one = Kept(name, "queued", [], body, 1.0, worker="w", lease=time.time() + lease)
+    database.write(lambda c: responses.add(c, "o", one, [event_log.pack([event(0)])]))
+    return found(database, name)
+
+
+def found(database: Database, name: str = "a") -> Kept:
+    kept = database.read(lambda c: responses.find(c, "o", name))
+    assert kept is not None
+    return kept
+
+
+def told(database: Database) -> list[Any]:
+    one = found(database)
+    log = database.read(lambda c: responses.log_after(c, "o", one, -1))
+    return [(e["type"], e["sequence_number"]) for e in log]
+
+
+def finished(database: Database, worker: str = "w", number: int = 2) -> bool:
+    body = {"id": "a", "status": "completed", "output": [ITEM]}
+    last = [event(number, "response.completed", response=body)]
+    return database.write(lambda c: background_leases.finish(c, "o", "a", worker, body, "up", last))
+
+
+def test_work_goes_on_and_ends(database: Sqlite) -> None:
+    queue(database)
+    assert database.read(lambda c: background_leases.mine(c, "w")) == {("o", "a")}
+    assert database.write(lambda c: background_leases.progress(c, "o", "a", "w", [event(1)]))
+    assert found(database).status == "in_progress"
+    assert finished(database)
+
+    one = found(database)
+    assert (one.status, one.upstream, one.lease, one.is_running) == ("completed", "up", None, False)
+    assert [number for _, number in told(database)] == [0, 1, 2]
+    assert database.read(lambda c: responses.items_named(c, "o", ["msg_1"])) == {"msg_1": ITEM}
+    assert database.read(lambda c: background_leases.mine(c, "w")) == set()
+
+
+@pytest.mark.parametrize("worker", ["other", "w"])
+def test_who_has_lost_it_writes_no_more(database: Sqlite, worker: str) -> None:
+    one = queue(database)
+    if worker == "w":
+        database.write(lambda c: background_leases.end(c, "o", one, "cancelled", None))
+    before = told(database)
+
+    assert not database.write(lambda c: background_leases.progress(c, "o", "a", worker, [event(7)]))
+    assert not finished(database, worker)
+    assert told(database) == before
+
+
+def test_what_was_made_is_kept_when_it_is_cancelled(database: Sqlite) -> None:
+    one = queue(database)
+    done = event(1, "response.output_item.done", item=ITEM)
+    database.write(lambda c: background_leases.progress(c, "o", "a", "w", [done, event(2)]))
+
+    ended = database.write(lambda c: background_leases.end(c, "o", one, "cancelled", None))
+    assert ended.body == found(database).body
+    assert (ended.body["status"], ended.body["output"]) == ("cancelled", [ITEM])
+    assert told(database)[-1] == ("response.incomplete", 3)
+    again = database.write(lambda c: background_leases.end(c, "o", one, "failed", None))
+    assert again.status == "cancelled"
+
+
+def test_work_of_the_dead_is_found_and_has_failed(database: Sqlite) -> None:
+    alive, dead = queue(database, "b"), queue(database, lease=-1)
+
+    assert (alive.is_lost, dead.is_lost) == (False, True)
+    assert database.read(background_leases.lost) == [("o", "a")]
+    assert database.write(lambda c: background_leases.bury(c, "o", alive.id)) is None
+    assert database.write(lambda c: background_leases.bury(c, "o", dead.id))
+    assert (found(database).status, found(database).body["error"]) == (
+        "failed",
+        background_leases.DIED,
+    )
+    assert told(database)[-1][0] == "response.failed"
+    assert database.read(background_leases.lost) == []
+
+
+def test_only_the_named_leases_of_a_worker_are_renewed(database: Sqlite) -> None:
+    for name in ("a", "b"):
+        queue(database, name, lease=-1)
+    database.write(lambda c: background_leases.renew(c, "other", ["a", "b"]))
+    assert set(database.read(background_leases.lost)) == {("o", "a"), ("o", "b")}
+    database.write(lambda c: background_leases.renew(c, "w", ["a"]))
+    assert database.read(background_leases.lost) == [("o", "b")]
+
+
+def test_failed_work_keeps_what_was_made_of_it(database: Sqlite) -> None:
+    queue(database)
+    made = [
+        event(1, "response.output_item.done", output_index=0, item=ITEM),
+        event(
+            2, "response.output_item.added", output_index=1, item={"type": "message", "id": "msg_2"}
+        ),
+        event(3, "response.output_text.delta", output_index=1, content_index=0, delta="So fa"),
+    ]
+    database.write(lambda c: background_leases.progress(c, "o", "a", "w", made))
+    body = {"id": "a", "status": "failed", "output": []}
+    last = [
+        event(4, "response.output_text.delta", output_index=1, content_index=0, delta="r."),
+        event(5, "response.failed", response=body),
+    ]
+    assert database.write(lambda c: background_leases.finish(c, "o", "a", "w", body, "up", last))
+
+    first, second = found(database).body["output"]
+    assert first == ITEM
+    assert (second["status"], second["content"][0]["text"]) == ("incomplete", "So far.")
+
+
+# -- attempts -------------------------------------------------------------------------------------
+
+
+def begin(database: Database, request: str | None = "sealed") -> None:
+    body = {"id": "a", "background": True, "output": [], "metadata": {"k": "v"}}
+    one = Kept("a", "queued", [], body, 1.0)
+    opening = [event(0, "response.created", response=body), event(1, "response.queued")]
+    database.write(lambda c: responses.add(c, "o", one, [event_log.pack(opening)]))
+    database.write(lambda c: background_leases.begin(c, "o", "a", "w", request))
+    database.write(
+        lambda c: background_leases.progress(c, "o", "a", "w", [event(2), event(3), event(4)])
+    )
+
+
+def lapse(database: Database) -> None:
+    statement = sa.text("UPDATE responses SET lease = lease - 60")
+    database.write(lambda c: c.execute(statement))
+
+
+def size(database: Database) -> Any:
+    return database.read(lambda c: c.scalar(sa.text("SELECT size FROM responses")))
+
+
+def take_up(
+    database: Sqlite, worker: str, attempts: int = 3
+) -> background_leases.Taken | Kept | None:
+    return database.write(lambda c: background_leases.take_up(c, "o", "a", worker, attempts))
+
+
+def test_work_that_is_handed_back_is_taken_up_once(database: Sqlite) -> None:
+    begin(database)
+    assert database.read(background_leases.waiting) == []
+    assert not database.write(lambda c: background_leases.hand_back(c, "o", "a", "other"))
+    assert database.write(lambda c: background_leases.hand_back(c, "o", "a", "w"))
+    assert not database.write(lambda c: background_leases.progress(c, "o", "a", "w", [event(5)]))
+    assert (database.read(background_leases.waiting), database.read(background_leases.lost)) == (
+        [("o", "a")],
+        [],
+    )
+
+    before = size(database)
+    taken = take_up(database, "x")
+    assert isinstance(taken, background_leases.Taken)
+    assert take_up(database, "y") is None
+    assert size(database) < before
+    assert (taken.request, taken.attempt, taken.number) == ("sealed", 2, 6)
+    assert taken.kept.body["metadata"] == {"k": "v", "forwarder.attempt": "2"}
+    # What the first attempt made is void, and its numbers are not given again.
+    assert told(database) == [
+        ("response.created", 0),
+        ("response.queued", 1),
+        ("response.queued", 5),
+    ]
+    assert database.read(lambda c: background_leases.mine(c, "x")) == {("o", "a")}
+
+
+def test_to_look_for_waiting_work_costs_one_search_of_an_index(database: Sqlite) -> None:
+    seen: list[str] = []
+
+    def look(connection: sa.Connection) -> None:
+        sa.event.listen(connection, "before_cursor_execute", lambda *given: seen.append(given[2]))
+        background_leases.waiting(connection)
+
+    database.read(look)
+    plan = database.read(
+        lambda c: str(
+            c.exec_driver_sql(f"EXPLAIN QUERY PLAN {seen[-1]}", (0.5,) * seen[-1].count("?")).all()
+        )
+    )
+    assert "SEARCH responses USING INDEX responses_by_lease" in plan
+
+
+def test_work_is_not_begun_more_often_than_allowed(database: Sqlite) -> None:
+    begin(database)
+    lapse(database)
+    assert isinstance(take_up(database, "x", attempts=2), background_leases.Taken)
+    assert not found(database).is_lost
+    lapse(database)
+
+    assert database.read(background_leases.waiting) == []
+    assert found(database).is_lost
+    assert not database.write(lambda c: background_leases.hand_back(c, "o", "a", "x"))
+
+
+def test_work_fails_when_the_limit_was_lowered_meanwhile(database: Sqlite) -> None:
+    begin(database)
+    lapse(database)
+
+    assert take_up(database, "x", attempts=1) == found(database)
+    assert (found(database).status, found(database).body["error"]) == (
+        "failed",
+        background_leases.DIED,
+    )
+
+
+def test_a_request_is_kept_no_longer_than_its_work(database: Sqlite) -> None:
+    begin(database)
+    assert finished(database, number=5)
+    column = sa.text("SELECT request FROM responses")
+    assert database.read(lambda c: c.scalar(column)) is None
+
+
+def test_work_without_a_request_is_not_handed_back(database: Sqlite) -> None:
+    begin(database, None)
+    assert not database.write(lambda c: background_leases.hand_back(c, "o", "a", "w"))
+    lapse(database)
+    assert database.read(background_leases.waiting) == []
+    assert found(database).is_lost
+
+
+def test_a_skewed_clock_neither_ends_nor_prolongs_a_lease(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    for skew in (-3600.0, 3600.0):
+        monkeypatch.setattr(time, "time", lambda skew=skew: real() + skew)
+        begin(database)
+        assert database.read(background_leases.waiting) == []
+        database.write(lambda c: background_leases.renew(c, "w", ["a"]))
+        assert abs((found(database).lease or 0) - real() - 15) < 5
+        lapse(database)
+        assert database.read(background_leases.waiting) == [("o", "a")]
+
+
+# -- ends and events that are stored twice, on both databases --------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres_process() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=needs_postgres)])
+def either(request: pytest.FixtureRequest) -> Iterator[Database]:
+    if request.param == "sqlite":
+        yield request.getfixturevalue("database")
+        return
+    made = PostgresDatabase(sa.make_url(request.getfixturevalue("server").url))
+    made.prepare()
+    made.write(lambda c: c.execute(sa.text("DELETE FROM responses")))
+    made.write(lambda c: c.execute(sa.text("DELETE FROM conversations")))
+    yield made
+    made.close()
+
+
+def test_events_that_are_stored_again_with_more_are_there_once(either: Database) -> None:
+    begin(either)
+    before = size(either)
+    pieces = [[event(5), event(6)], [event(5), event(6), event(7)], [event(8)]]
+    for piece in (*pieces, pieces[2]):
+        assert either.write(
+            lambda c, piece=piece: background_leases.progress(c, "o", "a", "w", piece)
+        )  # type: ignore[misc]
+
+    assert [number for _, number in told(either)] == list(range(9))
+    stored = sa.text("SELECT sum(length(data)) FROM events WHERE first >= 5")
+    assert size(either) - before == either.read(lambda c: c.scalar(stored))
+
+
+def test_an_end_that_is_stored_again_is_there_once(either: Database) -> None:
+    begin(either)
+    for _ in range(2):
+        assert finished(either, number=5)
+
+    assert [number for _, number in told(either)] == list(range(6))
+    assert found(either).status == "completed"
+
+
+@pytest.mark.parametrize("number", [5, 3])
+def test_an_answer_replaces_the_failure_of_a_lapsed_lease(either: Database, number: int) -> None:
+    """Also if events before it are stored, and their commit was not acknowledged."""
+    begin(either, None)
+    lapse(either)
+    assert either.write(lambda c: background_leases.bury(c, "o", "a"))
+    if number == 3:
+        either.write(lambda c: responses.cut_log(c, "o", "a", 2))
+        for piece in ([event(2)], [event(3), event(4)]):
+            either.write(lambda c, piece=piece: responses.more(c, "o", "a", event_log.pack(piece)))  # type: ignore[misc]
+    body = {"id": "a", "status": "completed", "output": [ITEM]}
+    last = [*map(event, range(number, 6)), event(6, "response.completed", response=body)]
+    assert either.write(lambda c: background_leases.finish(c, "o", "a", "w", body, "up", last))
+
+    one = found(either)
+    assert (one.status, one.body) == ("completed", {**body, "status": "completed"})
+    assert [e for e in told(either) if e[0] != "x"][2:] == [("response.completed", 6)]
+    assert [n for _, n in told(either)] == list(range(7))
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "taken"])
+def test_no_other_end_is_replaced(database: Sqlite, status: str) -> None:
+    begin(database, None)
+    lapse(database)
+    if status == "taken":
+        database.write(lambda c: c.execute(sa.text("UPDATE responses SET worker = 'x'")))
+    elif status == "failed":
+        body = {"id": "a", "status": "failed", "output": [], "error": {"code": "no"}}
+        failed = [event(5, "response.failed", response=body)]
+        database.write(lambda c: background_leases.finish(c, "o", "a", "w", body, "up", failed))
+    else:
+        one = found(database)
+        database.write(lambda c: background_leases.end(c, "o", one, "cancelled", None))
+    before = found(database)
+
+    assert not finished(database, number=5)
+    assert found(database) == before
+
+
+def test_a_failure_does_not_replace_that_of_a_lapsed_lease(database: Sqlite) -> None:
+    begin(database, None)
+    lapse(database)
+    database.write(lambda c: background_leases.bury(c, "o", "a"))
+    body = {"id": "a", "status": "failed", "output": [], "error": {"code": "no"}}
+    failed = [event(5, "response.failed", response=body)]
+    database.write(lambda c: background_leases.finish(c, "o", "a", "w", body, "up", failed))
+
+    assert found(database).body["error"] == background_leases.DIED
+
+
+def test_work_in_a_held_conversation_is_not_found(either: Database) -> None:
+    for name in ("held", "free"):
+        either.write(lambda c, name=name: conversations.create(c, "o", Talk(name, 1.0, {})))  # type: ignore[misc]
+    either.write(lambda c: conversations.take(c, "o", "held", "turn"))
+    for i, talk in enumerate(["held"] * background_leases.MAX_WAITING + ["free", "gone"]):
+        one = Kept(f"r{i}", "queued", [], {"id": f"r{i}"}, 1.0, conversation=talk)
+        either.write(lambda c, one=one: responses.add(c, "o", one, []))  # type: ignore[misc]
+        either.write(lambda c, one=one: background_leases.begin(c, "o", one.id, "w", "sealed"))  # type: ignore[misc]
+        if talk == "gone":
+            either.write(lambda c, one=one: background_leases.hand_back(c, "o", one.id, "w"))  # type: ignore[misc]
+    lapse(either)
+
+    names = [name for _, name in either.read(background_leases.waiting)]
+    assert sorted(names) == ["r8", "r9"]
+    assert either.read(lambda c: background_leases.waiting(c, ["r8"])) == [("o", "r9")]
+    assert either.read(lambda c: background_leases.waiting(c, only_handed_back=True)) == [
+        ("o", "r9")
+    ]

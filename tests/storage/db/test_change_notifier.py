@@ -1,0 +1,117 @@
+"""Changes that others have made are noticed, and cost next to nothing while there are none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from forwarder.core.backend_breaker import MAX_WAIT
+from forwarder.core.errors import StoreUnavailable
+from forwarder.storage.db import models
+from forwarder.storage.db.change_notifier import AskedChanges, FileChanges, changes_of
+from forwarder.storage.db.database import Postgres, Sqlite
+
+
+def test_each_change_of_a_file_leaves_another_mark(tmp_path: Path) -> None:
+    ours, theirs = (FileChanges(tmp_path / "x.models") for _ in range(2))
+    marks = [theirs.mark()]
+    for _ in range(50):  # far more than one in a tick of the file system's clock
+        ours.tell()
+        marks.append(theirs.mark())
+
+    assert len(set(marks)) == 51
+    assert theirs.mark() == marks[-1]
+
+
+def test_the_file_is_its_owner_s(tmp_path: Path) -> None:
+    FileChanges(tmp_path / "x.models").tell()
+
+    assert (tmp_path / "x.models").stat().st_mode & 0o777 == 0o600
+
+
+class Server:
+    """Is asked for the number of changes."""
+
+    def __init__(self) -> None:
+        self.number = self.asked = 0
+        self.time = 100.0
+        self.down = False
+        self.changes = AskedChanges(self.ask, 0.1, lambda: self.time)
+
+    def ask(self) -> int:
+        self.asked += 1
+        if self.down:
+            raise StoreUnavailable
+        return self.number
+
+
+def test_a_server_is_asked_once_in_a_lease() -> None:
+    server = Server()
+    assert server.changes.mark() == server.changes.mark() == 0
+    server.number = 1
+    assert server.changes.mark() == 0
+    server.time += 0.1
+    assert server.changes.mark() == 1
+    assert server.asked == 2
+
+
+def test_who_changes_something_waits_until_all_have_asked_again() -> None:
+    server = Server()
+    server.changes.mark()
+    server.number, began = 1, time.monotonic()
+
+    server.changes.tell()
+
+    assert time.monotonic() - began >= 0.1
+    assert server.changes.mark() == 1
+
+
+def test_server_that_is_down_changes_nothing_until_it_is_back() -> None:
+    server = Server()
+    server.number = 1
+    assert server.changes.mark() == 1
+    server.down, server.number = True, 2
+    for _ in range(3):
+        server.time += 1
+        assert server.changes.mark() == 1
+
+    server.down = False
+    server.time += 1
+    assert eventually(lambda: server.changes.mark() == 2)
+
+
+def test_server_that_hangs_keeps_nobody_waiting() -> None:
+    free = threading.Event()
+
+    def hang() -> int:
+        free.wait(20)
+        return 1
+
+    changes = AskedChanges(hang)
+    started = time.monotonic()
+    assert [changes.mark() for _ in range(200)] == [None] * 200
+    took = time.monotonic() - started
+
+    free.set()
+    assert took < 200 * MAX_WAIT / 2, "more than one has waited"
+    assert eventually(lambda: changes.mark() == 1)
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return holds()
+
+
+def test_each_kind_of_database_has_its_own(tmp_path: Path) -> None:
+    import sqlalchemy as sa
+
+    server = Postgres(sa.make_url("postgresql://nobody@127.0.0.1:1/x"))
+    file = Sqlite(tmp_path / "x.db")
+
+    assert isinstance(changes_of(file, models.generation), FileChanges)
+    assert isinstance(changes_of(server, models.generation), AskedChanges)
+    server.close()

@@ -1,0 +1,89 @@
+"""Stored chat completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.storage.db import completions
+from forwarder.storage.db.completions import Completion
+from forwarder.storage.db.database import Sqlite
+
+
+def add(database: Sqlite, name: str, owner: str = "o", **more: Any) -> Completion:
+    given: Any = {
+        "created": 1.0,
+        "model": "m",
+        "metadata": {},
+        "messages": [],
+        "body": {"id": name},
+    }
+    made = Completion(id=name, **{**given, **more})
+    database.write(lambda c: completions.add(c, owner, made))
+    return made
+
+
+def listed(
+    database: Sqlite,
+    after: str | None = None,
+    most: int = 10,
+    falling: bool = False,
+    model: str | None = None,
+    **metadata: str,
+) -> list[str]:
+    mark = place(database, after) if after else None
+    found = database.read(
+        lambda c: completions.listed(c, "o", mark, most, falling, model, metadata)
+    )
+    return [each.id for each in found]
+
+
+def place(database: Sqlite, name: str, owner: str = "o") -> int | None:
+    return database.read(lambda c: completions.place(c, owner, name))
+
+
+def test_a_completion_is_its_owner_s_and_the_last_of_its_id(database: Sqlite) -> None:
+    add(database, "a", model="old")
+    made = add(database, "a", messages=[{"role": "user", "content": "hi"}])
+
+    assert database.read(lambda c: completions.find(c, "o", "a")) == made
+    assert database.read(lambda c: completions.find(c, "p", "a")) is None
+    changed = database.write(lambda c: completions.describe(c, "o", "a", {"x": "y"}))
+    assert changed == made._replace(metadata={"x": "y"})
+    assert not database.write(lambda c: completions.remove(c, "p", "a"))
+    assert database.write(lambda c: completions.remove(c, "o", "a"))
+    assert listed(database) == []
+
+
+@pytest.mark.parametrize("page", [1, 2, 200])
+def test_lists_are_in_order_and_in_parts(
+    page: int, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completions, "_PAGE", page)
+    for i, name in enumerate("abcde"):
+        add(database, name, model="mn"[i % 2], metadata={"k": "xy"[i % 2], "all": "1"})
+    add(database, "f", owner="p")
+
+    assert listed(database) == [*"abcde"]
+    assert listed(database, falling=True, most=2) == ["e", "d"]
+    assert listed(database, "b", most=2) == ["c", "d"]
+    assert listed(database, "b", falling=True) == ["a"]
+    assert listed(database, model="m") == ["a", "c", "e"]
+    assert listed(database, k="y", all="1") == ["b", "d"]
+    assert listed(database, k="y", model="m") == []
+
+
+def test_what_was_deleted_keeps_its_place(database: Sqlite) -> None:
+    for name in "abcd":
+        add(database, name)
+    for name in "bc":
+        database.write(lambda c, name=name: completions.remove(c, "o", name))  # type: ignore[misc]
+
+    assert listed(database, "b") == listed(database, "c") == ["d"]
+    assert listed(database, "c", falling=True) == ["a"]
+    assert place(database, "b", owner="p") is None
+    assert place(database, "e") is None
+    add(database, "b")
+    assert listed(database, "b") == []
+    assert listed(database) == ["a", "d", "b"]

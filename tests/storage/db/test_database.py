@@ -1,0 +1,288 @@
+"""Work in transactions, and what becomes of it when it fails."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from forwarder.core.errors import NotFound, StoreUnavailable
+from forwarder.storage.db import database as database_module
+from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.tables import chores
+
+
+def due(connection: sa.Connection) -> list[str]:
+    return list(connection.scalars(sa.select(chores.c.name).order_by(chores.c.name)))
+
+
+def note(connection: sa.Connection, name: str) -> None:
+    connection.execute(sa.insert(chores).values(name=name, due=0))
+
+
+def test_what_is_written_is_read_by_others(database: Sqlite) -> None:
+    database.write(lambda c: note(c, "a"))
+    other = Sqlite(database.path)
+
+    assert other.read(due) == ["a"]
+    other.close()
+
+
+def test_a_work_is_done_whole_or_not_at_all(database: Sqlite) -> None:
+    def half(connection: sa.Connection) -> None:
+        note(connection, "a")
+        raise NotFound("no")
+
+    with pytest.raises(NotFound):
+        database.write(half)
+    assert database.read(due) == []
+    database.write(lambda c: note(c, "b"))
+    assert database.read(due) == ["b"]
+
+
+def test_what_the_database_refuses_is_our_failure(
+    database: Sqlite, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.write(lambda c: note(c, "secret"))
+
+    with pytest.raises(StoreUnavailable) as failed:
+        database.write(lambda c: note(c, "secret"))
+    assert (failed.value.status, failed.value.headers) == (503, {"retry-after": "1"})
+    assert "IntegrityError" in caplog.text
+    assert "secret" not in caplog.text
+    assert database.read(due) == ["secret"]
+
+
+def test_writers_wait_for_each_other(database: Sqlite) -> None:
+    other = Sqlite(database.path)
+    other.prepare()
+
+    def many(one: Sqlite, mark: str) -> None:
+        for number in range(40):
+            one.write(lambda c, number=number: note(c, f"{mark}{number}"))  # type: ignore[misc]
+
+    writers = [
+        threading.Thread(target=many, args=(one, f"{mark}{i}"))
+        for i in range(3)
+        for one, mark in ((database, "a"), (other, "b"))
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(database.read(due)) == 240
+    other.close()
+
+
+def test_free_pages_are_given_back_unless_others_write_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_PATIENCE", 0.05)
+    database = Sqlite(tmp_path / "x.db")
+    database.write(lambda c: note(c, "x" * 100_000))
+    database.write(lambda c: c.execute(sa.delete(chores)))
+    other = sqlite3.connect(database.path, isolation_level=None)
+
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable):
+        database.tidy()
+    other.execute("ROLLBACK")
+    assert other.execute("PRAGMA freelist_count").fetchone() > (10,)
+    database.tidy()
+    assert other.execute("PRAGMA freelist_count").fetchone() == (0,)
+    other.close()
+    database.close()
+
+
+def test_a_place_that_is_none_is_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("a file")
+    database = Sqlite(tmp_path / "there" / "x.db")
+    with pytest.raises(StoreUnavailable):
+        database.prepare()
+    with pytest.raises(StoreUnavailable):
+        database.read(due)
+
+    (tmp_path / "there").unlink()
+    assert eventually(lambda: database.error(0.0) is None)
+    assert database.read(due) == []
+    database.close()
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "_TRIAL_PATIENCE", 0.05)
+    monkeypatch.setattr(database_module, "_PATIENCE", 0.3)
+
+
+@contextmanager
+def locking(path: Path, how: str = "BEGIN EXCLUSIVE") -> Iterator[None]:
+    """Another process that writes for long."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute(how)
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_file_that_is_locked_when_a_worker_starts_is_used_once_it_is_free(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "x.db").touch()
+    database = Sqlite(tmp_path / "x.db")
+    with locking(database.path):
+        with pytest.raises(StoreUnavailable):
+            database.start()
+        assert "database is locked" in str(database.error(60.0))
+
+    assert eventually(lambda: database.error(60.0) is None)
+    database.write(lambda c: note(c, "a"))
+    assert "database is locked" in caplog.text
+    assert "answers again" in caplog.text
+    database.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_file_that_is_locked_for_writers_can_be_read(tmp_path: Path) -> None:
+    database = Sqlite(tmp_path / "x.db")
+    database.start()
+    database.close()
+    database = Sqlite(tmp_path / "x.db")
+    with locking(database.path, "BEGIN IMMEDIATE"):
+        with pytest.raises(StoreUnavailable):
+            database.start()
+        assert database.read(due) == []
+        with pytest.raises(StoreUnavailable):
+            database.write(lambda c: note(c, "a"))
+
+    assert eventually(lambda: database.error(60.0) is None)
+    assert database.read(due) == []
+    database.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_writers_that_wait_for_a_locked_file_fail_together(tmp_path: Path) -> None:
+    """One after the other they would wait for hours."""
+    database = Sqlite(tmp_path / "x.db")
+    database.start()
+    failures: list[StoreUnavailable] = []
+
+    def write(name: str) -> None:
+        try:
+            database.write(lambda c: note(c, name))
+        except StoreUnavailable as failure:
+            failures.append(failure)
+
+    with locking(database.path, "BEGIN IMMEDIATE"):
+        started = time.monotonic()
+        writers = [threading.Thread(target=write, args=(f"{i}",)) for i in range(60)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        took = time.monotonic() - started
+
+    assert len(failures) == 60
+    assert took < 60 * 0.3 / 2
+    assert database.read(due) == []
+    database.close()
+
+
+def test_database_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"nonsense" * 1000)
+    database = Sqlite(tmp_path / "x.db")
+
+    with pytest.raises(StoreUnavailable):
+        database.start()
+
+    assert "not a database" in str(database.error(60.0))
+    database.close()
+
+
+def test_refused_statement_is_no_outage(database: Sqlite) -> None:
+    database.write(lambda c: note(c, "a"))
+    with pytest.raises(StoreUnavailable):
+        database.write(lambda c: note(c, "a"))
+
+    assert database.error(60.0) is None
+    database.write(lambda c: note(c, "b"))
+    assert database.read(due) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_outage"),
+    [
+        (psycopg.errors.DeadlockDetected(), False),
+        (psycopg.errors.SerializationFailure(), False),
+        (psycopg.errors.LockNotAvailable(), False),
+        (psycopg.errors.UniqueViolation(), False),
+        (psycopg.errors.ReadOnlySqlTransaction(), True),
+        (psycopg.errors.DiskFull(), True),
+        (psycopg.errors.AdminShutdown(), True),
+        (psycopg.OperationalError("the server does not answer"), True),
+    ],
+)
+def test_only_a_database_that_does_not_work_is_an_outage(
+    database: Sqlite, error: psycopg.Error, is_outage: bool
+) -> None:
+    def fail(connection: sa.Connection) -> None:
+        raise sa.exc.DBAPIError("INSERT", None, error)
+
+    with pytest.raises(StoreUnavailable):
+        database.write(fail)
+
+    assert database.writing.is_open is is_outage
+
+
+def test_database_whose_trial_is_refused_does_not_work(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denied = sa.exc.ProgrammingError("INSERT", None, psycopg.errors.InsufficientPrivilege())
+
+    def refuse(work: object) -> None:
+        raise denied
+
+    monkeypatch.setattr(database, "_write_trial", refuse)
+
+    assert database.error(0.0) == "InsufficientPrivilege"
+    with pytest.raises(StoreUnavailable):
+        database.write(lambda c: note(c, "a"))
+    assert not database.reading.is_open
+
+
+@pytest.mark.parametrize("mode", [None, 0o644, 0o666])
+def test_files_are_readable_by_their_user_alone(mode: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    if mode is not None:  # made by an earlier version, which was then killed
+        for name in ("state.db", "state.db-wal", "state.db-shm"):
+            (tmp_path / name).touch()
+            (tmp_path / name).chmod(mode)
+    before = os.umask(0)
+    try:
+        database = Sqlite(path)
+        database.start()
+        database.write(lambda c: note(c, "a"))
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    database.close()
+
+    assert {"state.db", "state.db-wal", "state.db-shm"} <= modes.keys()
+    assert set(modes.values()) == {0o600}

@@ -1,0 +1,31 @@
+"""Which ids can be stored."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.storage.db.ids import MAX_ID_BYTES, NAMES_AT_ONCE, in_batches, is_valid_id
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"),
+    [
+        ("msg_1", True),
+        ("", True),
+        ("x" * MAX_ID_BYTES, True),
+        ("x" * (MAX_ID_BYTES + 1), False),
+        ("€" * (MAX_ID_BYTES // 3), True),
+        ("€" * (MAX_ID_BYTES // 3 + 1), False),
+        ("a\0b", False),
+        ("\0", False),
+    ],
+)
+def test_ids_are_short_and_have_no_nul(name: str, valid: bool) -> None:
+    assert is_valid_id(name) is valid
+
+
+def test_names_come_once_and_in_batches() -> None:
+    names = [str(number) for number in range(NAMES_AT_ONCE + 1)]
+
+    assert list(in_batches([*names, *names])) == [names[:-1], names[-1:]]
+    assert list(in_batches([])) == []

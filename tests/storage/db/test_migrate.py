@@ -1,0 +1,74 @@
+"""The tables are made once, and are those that the code knows."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from forwarder.core.errors import StoreUnavailable
+from forwarder.storage.db import migrate
+from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.tables import metadata
+
+
+def test_the_last_step_is_the_one_that_the_code_names() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrate._MIGRATIONS))
+
+    assert ScriptDirectory.from_config(config).get_current_head() == migrate.HEAD
+
+
+def test_the_steps_lead_to_the_tables(database: Sqlite) -> None:
+    def difference(connection: sa.Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+    assert database.read(difference) == []
+    assert database.read(migrate.version) == migrate.HEAD
+
+
+def test_a_database_of_newer_code_is_left_alone(tmp_path: Path) -> None:
+    first = Sqlite(tmp_path / "x.db")
+    first.prepare()
+    first.write(lambda c: c.execute(sa.text("UPDATE alembic_version SET version_num = '9999'")))
+    first.close()
+
+    second = Sqlite(tmp_path / "x.db")
+    second.prepare()
+    assert second.read(migrate.version) == "9999"
+    second.close()
+
+
+def start(path: str) -> None:
+    made = Sqlite(Path(path))
+    made.prepare()
+    made.close()
+
+
+def test_many_may_start_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    path = str(tmp_path / "x.db")
+    workers = [context.Process(target=start, args=(path,)) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+
+    assert [worker.exitcode for worker in workers] == [0] * 6
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+    connection.close()
+
+
+def test_what_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_text("not a database " * 100)
+
+    with pytest.raises(StoreUnavailable):
+        Sqlite(tmp_path / "x.db").prepare()

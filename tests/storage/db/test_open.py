@@ -1,0 +1,150 @@
+"""Which database, and the secret beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from forwarder.storage.db import open
+from forwarder.storage.db.database import Postgres, Sqlite
+from forwarder.storage.db.open import DEFAULT, open_database, secret_for
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open, "BASE", tmp_path)
+
+
+def test_none_is_none() -> None:
+    assert open_database("none") is None
+    assert secret_for(None) == ()
+
+
+def test_a_file_is_made_where_it_is_said(tmp_path: Path) -> None:
+    for url, path in (
+        (DEFAULT, tmp_path / "forwarder.db"),
+        (f"sqlite:///{tmp_path}/deep/er/state.db", tmp_path / "deep" / "er" / "state.db"),
+    ):
+        database = open_database(url)
+        assert isinstance(database, Sqlite)
+        assert database.path == path
+        assert path.exists()
+        database.close()
+
+
+def test_where_no_file_can_be_made_nothing_is_remembered_unless_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(open, "BASE", tmp_path / "file")
+
+    assert open_database(DEFAULT) is None
+    assert "nothing is remembered" in caplog.text
+    assert isinstance(open_database(f"sqlite:///{tmp_path}/file/x.db"), Sqlite)
+
+
+def test_a_server_that_does_not_answer_is_tried_later(caplog: pytest.LogCaptureFixture) -> None:
+    for scheme in ("postgresql", "postgres", "postgresql+psycopg"):
+        database = open_database(f"{scheme}://me:secret@127.0.0.1:1/x")
+        assert isinstance(database, Postgres)
+        database.close()
+    assert "cannot be used yet" in caplog.text
+    assert "secret@" not in caplog.text
+    assert secret_for(database) == ()
+    assert "keeps no secret" in caplog.text
+
+
+def test_the_secret_is_made_once_and_nobody_else_s(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Sqlite(tmp_path / "x.db")
+    with ThreadPoolExecutor(8) as pool, caplog.at_level(logging.WARNING):
+        secrets = set(pool.map(lambda _: secret_for(database), range(8)))
+
+    [(secret,)] = secrets
+    assert len(secret) >= 32
+    path = tmp_path / "x.db.key"
+    assert path.read_text().strip() == secret
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert caplog.text.count("FORWARDER_SECRET_KEY is not set") == 1
+    assert secret not in caplog.text
+
+
+def test_a_secret_that_cannot_be_kept_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert secret_for(Sqlite(tmp_path / "nowhere" / "x.db")) == ()
+    assert "no secret can be kept" in caplog.text
+
+
+def test_key_file_without_a_secret_gets_the_given_one(tmp_path: Path) -> None:
+    """A process that died, or a disk that was full, may have left it empty."""
+    path = tmp_path / "x.db.key"
+    path.write_text("")
+
+    assert secret_for(Sqlite(tmp_path / "x.db"), "mine") == ("mine",)
+    assert path.read_text() == "mine\n"
+    assert secret_for(Sqlite(tmp_path / "x.db"), "other") == ("mine",)
+
+
+def test_key_file_that_cannot_be_written_whole_keeps_no_part_of_a_secret(tmp_path: Path) -> None:
+    path = tmp_path / "x.db.key"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        assert secret_for(Sqlite(tmp_path / "x.db"), "longer than ten bytes") == ()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert path.read_bytes() == b""
+    assert secret_for(Sqlite(tmp_path / "x.db"), "mine") == ("mine",)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o666])
+def test_key_file_that_others_can_read_is_made_private(
+    mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x.db.key"
+    path.write_text("kept\n")
+    path.chmod(mode)
+
+    assert secret_for(Sqlite(tmp_path / "x.db")) == ("kept",)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "other users could read the secret" in caplog.text
+    assert "kept\n" not in caplog.text
+
+
+@pytest.mark.parametrize("content", ["planted", ""])
+def test_key_file_of_another_user_is_not_used(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "x.db.key"
+    path.write_text(content)
+    if os.geteuid() == 0:
+        os.chown(path, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+    assert secret_for(Sqlite(tmp_path / "x.db")) == ()
+    assert path.read_text() == content
+    assert "belongs to another user" in caplog.text
+
+
+def test_key_file_that_others_can_write_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(file: int, mode: int) -> None:
+        raise PermissionError
+
+    path = tmp_path / "x.db.key"
+    path.write_text("planted")
+    path.chmod(0o620)
+    monkeypatch.setattr(os, "fchmod", refuse)
+
+    assert secret_for(Sqlite(tmp_path / "x.db")) == ()
+    assert "other users can write the file" in caplog.text

@@ -1,0 +1,161 @@
+"""What one owner has is given to another, whole, on both databases and by several at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from forwarder.storage.db import (
+    completions,
+    conversations,
+    event_log,
+    owners,
+    responses,
+    tombstones,
+)
+from forwarder.storage.db.completions import Completion
+from forwarder.storage.db.conversations import Talk
+from forwarder.storage.db.database import Database, Postgres, Sqlite
+from forwarder.storage.db.responses import Kept
+from forwarder.storage.db.tables import metadata
+from tests.live.postgres import needs_postgres, running_postgres
+
+TABLES = (
+    "responses",
+    "events",
+    "items",
+    "conversations",
+    "conversation_items",
+    "completions",
+    "gone",
+)
+MESSAGE = {"type": "message", "id": "msg_1", "role": "assistant", "content": "hi"}
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    if request.param == "sqlite":
+        made: Database = Sqlite(tmp_path / "state.db")
+        made.prepare()
+        yield made
+        made.close()
+        return
+    with running_postgres() as url:
+        made = Postgres(sa.make_url(url))
+        made.prepare()
+        yield made
+        made.close()
+
+
+def fill(connection: sa.Connection, owner: str) -> None:
+    """One row, or more, of every kind that a client can own."""
+    conversations.create(connection, owner, Talk("conv_1", 1.0, {}))
+    conversations.append(connection, owner, "conv_1", [("msg_1", MESSAGE)])
+    log = [event_log.pack([{"type": "x", "sequence_number": n}]) for n in range(2)]
+    kept = Kept("resp_1", "completed", [], {"output": [MESSAGE]}, 1.0, conversation="conv_1")
+    responses.add(connection, owner, kept, log)
+    responses.add(connection, owner, kept._replace(id="resp_2", previous="resp_1"), log)
+    completions.add(connection, owner, Completion("chat_1", 1.0, "m", {}, [], {}))
+    tombstones.note(connection, owner, "conv_1", "msg_0", 1)
+
+
+def count(database: Database, owner: str) -> dict[str, int]:
+    """How many rows an owner has in each table."""
+
+    def read(connection: sa.Connection) -> dict[str, int]:
+        found = {}
+        for name in TABLES:
+            table = metadata.tables[name]
+            rows = sa.select(sa.func.count()).select_from(table).where(table.c.owner == owner)
+            found[name] = connection.scalar(rows) or 0
+        return found
+
+    return database.read(read)
+
+
+NOTHING = dict.fromkeys(TABLES, 0)
+
+
+def test_everything_is_moved_and_nobody_else_s(database: Database) -> None:
+    for owner in ("before", "other"):
+        database.write(partial(fill, owner=owner))
+    full = count(database, "before")
+    assert 0 not in full.values()
+
+    assert database.write_at_length(lambda c: owners.move(c, "before", "now"))
+
+    assert (count(database, "before"), count(database, "now")) == (NOTHING, full)
+    assert count(database, "other") == full
+    chain = database.read(lambda c: responses.chain(c, "now", "resp_2"))
+    assert [kept.id for kept in chain] == ["resp_1", "resp_2"]
+    database.write(lambda c: responses.remove(c, "now", "resp_2"))
+    database.write(lambda c: conversations.remove(c, "now", "conv_1"))
+    assert (
+        count(database, "now").items()
+        >= {"conversation_items": 0, "responses": 1, "events": 2}.items()
+    )
+
+
+def test_who_has_anything_is_known(database: Database) -> None:
+    database.write(partial(fill, owner="o"))
+
+    assert database.read(lambda c: [owners.has_any(c, o) for o in ("o", "p")]) == [True, False]
+    assert database.read(owners.list_owners) == {"o"}
+
+
+def test_of_two_things_with_one_id_that_of_the_new_owner_stays(database: Database) -> None:
+    for owner in ("before", "now"):
+        database.write(partial(fill, owner=owner))
+    full = count(database, "now")
+    own = Kept("resp_3", "completed", [], {"output": []}, 1.0)
+    database.write(lambda c: responses.add(c, "before", own, []))
+
+    assert database.write_at_length(lambda c: owners.move(c, "before", "now"))
+
+    assert count(database, "before") == NOTHING
+    assert count(database, "now") == {**full, "responses": full["responses"] + 1}
+
+
+def test_conversations_stay_while_a_turn_goes_on(database: Database) -> None:
+    database.write(partial(fill, owner="before"))
+    full = count(database, "before")
+    database.write(lambda c: conversations.take(c, "before", "conv_1", "turn"))
+    move = partial(owners.move, before="before", now="now")
+
+    assert not database.write_at_length(move)
+    left = {name for name, rows in count(database, "before").items() if rows}
+    database.write(lambda c: conversations.release(c, "before", "conv_1", "turn"))
+
+    assert left == {"conversations", "conversation_items", "gone"}
+    assert database.write_at_length(move)
+    assert (count(database, "before"), count(database, "now")) == (NOTHING, full)
+
+
+def test_two_may_move_at_once(database: Database) -> None:
+    database.write(partial(fill, owner="before"))
+    full = count(database, "before")
+
+    def move(connection: sa.Connection) -> bool:
+        moved = owners.move(connection, "before", "now")
+        time.sleep(0.1)  # the others are at it too
+        return moved
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(database.write_at_length, [move] * 4))
+    assert (count(database, "before"), count(database, "now")) == (NOTHING, full)
+
+
+def test_owner_keys_are_listed_by_age_and_sealed_anew(database: Database) -> None:
+    for sealed in ("first", "second"):
+        database.write(partial(owners.add_key, sealed=sealed))
+    (name, _), (other, _) = database.read(owners.list_keys)
+
+    database.write(lambda c: owners.replace_seal(c, name, "renewed"))
+
+    assert database.read(owners.list_keys) == [(name, "renewed"), (other, "second")]

@@ -1,0 +1,116 @@
+"""Connections that wait for a silent server only so long."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from forwarder.storage.db import postgres_connection
+from forwarder.storage.db.postgres_connection import (
+    DeadlineConnection,
+    connect_with_deadlines,
+    operation_deadline,
+)
+from tests.live.postgres import Postgres, needs_postgres, postgres_process
+
+pytestmark = needs_postgres
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres_process() as running:
+        yield running
+
+
+@pytest.fixture
+def engine(server: Postgres) -> Iterator[sa.Engine]:
+    url = sa.make_url(server.url).set(drivername="postgresql+psycopg")
+    made = sa.create_engine(url)
+    connect_with_deadlines(made)
+    yield made
+    made.dispose()
+
+
+def test_server_has_a_time_out_for_statements(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SHOW statement_timeout")) == "10s"
+
+
+def test_operator_may_choose_another_one(server: Postgres) -> None:
+    query = {"options": "-c statement_timeout=3s"}
+    url = sa.make_url(server.url).set(drivername="postgresql+psycopg", query=query)
+    engine = sa.create_engine(url)
+    connect_with_deadlines(engine)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SHOW statement_timeout")) == "3s"
+    engine.dispose()
+
+
+def test_connection_has_time_outs_of_tcp(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, DeadlineConnection)
+        given = driver.info.get_parameters()
+    expected = {**postgres_connection.TCP, "connect_timeout": "5"}
+    del expected["keepalives"]  # on by default, and then not told
+    assert expected.items() <= given.items()
+
+
+def test_statement_ends_at_the_deadline_and_its_connection_is_used_no_more(
+    engine: sa.Engine,
+) -> None:
+    with engine.connect() as connection:
+        before = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+    began = time.monotonic()
+
+    with (
+        pytest.raises(sa.exc.OperationalError, match="does not answer"),
+        operation_deadline(0.2),
+        engine.connect() as connection,
+    ):
+        connection.execute(sa.text("SELECT pg_sleep(9)"))
+
+    assert time.monotonic() - began < 8
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT pg_backend_pid()")) != before
+
+
+def test_server_that_hangs_is_given_up_at_the_deadline(engine: sa.Engine, server: Postgres) -> None:
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT 1"))
+        connection.rollback()
+        processes = server.processes()
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            with pytest.raises(sa.exc.OperationalError), operation_deadline(0.2):
+                connection.execute(sa.text("SELECT 1"))
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
+
+
+def test_without_a_deadline_a_statement_takes_as_long_as_it_takes(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(sa.text("SELECT pg_sleep(0.3)"))
+
+
+def test_inner_deadline_ends_with_its_block(engine: sa.Engine) -> None:
+    with operation_deadline(30), engine.connect() as connection:
+        with operation_deadline(0.01):
+            pass
+        connection.execute(sa.text("SELECT pg_sleep(0.1)"))
+
+
+def test_own_time_out_of_the_driver_goes_before(engine: sa.Engine) -> None:
+    with operation_deadline(30), engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, DeadlineConnection)
+        assert list(driver.notifies(timeout=0.05)) == []
+    assert issubclass(DeadlineConnection, psycopg.Connection)

@@ -1,0 +1,191 @@
+"""What goes, and what stays."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from forwarder.storage.db import completions, conversations, reasoning, responses, retention
+from forwarder.storage.db.completions import Completion
+from forwarder.storage.db.conversations import Talk
+from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.responses import Kept
+from forwarder.storage.db.retention import Pruner
+
+DAY = 86400.0
+HUGE = 2**40
+
+
+def add(database: Sqlite, name: str, age: float, status: str = "completed", size: int = 0) -> None:
+    made = time.time() - age
+    body = {"id": name, "text": [hash((name, i)) for i in range(size // 20)]}
+    one = Kept(name, status, [], body, made, worker="w", lease=time.time() - 1)
+    database.write(lambda c: responses.add(c, "o", one, []))
+
+
+def there(database: Sqlite) -> list[str]:
+    names = "abcde"
+    return [n for n in names if database.read(lambda c, n=n: responses.find(c, "o", n))]  # type: ignore[misc]
+
+
+def test_what_nobody_has_used_for_long_goes(database: Sqlite) -> None:
+    add(database, "a", 40 * DAY)
+    add(database, "b", 20 * DAY)
+    old = time.time() - 40 * DAY
+    database.write(lambda c: conversations.create(c, "o", Talk("c", old, {})))
+    database.write(lambda c: completions.add(c, "o", Completion("d", old, "m", {}, [], {})))
+
+    Pruner(database, None, HUGE).prune()
+    assert there(database) == ["a", "b"]
+    Pruner(database, 30 * DAY, HUGE).prune()
+    assert there(database) == ["b"]
+    assert database.read(lambda c: conversations.find(c, "o", "c")) is None
+    assert database.read(lambda c: completions.find(c, "o", "d")) is None
+
+
+def test_reasoning_has_an_age_of_its_own(database: Sqlite) -> None:
+    def known() -> list[str]:
+        return sorted(database.read(lambda c: reasoning.find(c, "o", ["a", "b"], 0.0)))
+
+    database.write(lambda c: reasoning.add(c, "o", {"a": b"x"}))
+    database.write(lambda c: c.exec_driver_sql("UPDATE thoughts SET used = used - 100"))
+    database.write(lambda c: reasoning.add(c, "o", {"b": b"x"}))
+    Pruner(database, 1.0, HUGE, 200.0).prune()
+    assert known() == ["a", "b"]
+    Pruner(database, None, HUGE, 50.0).prune()
+    assert known() == ["b"]
+    Pruner(database, None, 0, 50.0).prune()
+    assert known() == []
+
+
+def test_of_what_is_too_much_the_oldest_goes(database: Sqlite) -> None:
+    for i, name in enumerate("abcd"):
+        add(database, name, (4 - i) * DAY, size=20_000)
+
+    Pruner(database, None, 25_000).prune()
+    assert there(database) == ["c", "d"]
+    Pruner(database, None, 1).prune()
+    assert there(database) == []
+    free = database.read(lambda c: c.exec_driver_sql("PRAGMA freelist_count").scalar())
+    assert free == 0
+
+
+def test_one_worker_sees_to_it(database: Sqlite) -> None:
+    other = Sqlite(database.path)
+    pruners = [Pruner(one, None, HUGE) for one in (database, other, database)]
+
+    assert [p.prune_if_due() for p in pruners] == [False] * 3  # the first round is a while away
+    later = "UPDATE chores SET due = 0"
+    database.write(lambda c: c.exec_driver_sql(later))
+    assert [p.prune_if_due() for p in pruners] == [True, False, False]
+    other.close()
+
+
+def test_it_goes_on_until_the_database_is_closed(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_EVERY", 0.04)
+    add(database, "a", 40 * DAY)
+    begun: list[Callable[[], object]] = []
+    monkeypatch.setattr(retention, "spawn", begun.append)
+    Pruner(database, 30 * DAY, HUGE).start()
+
+    thread = threading.Thread(target=begun[0], daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while there(database) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert there(database) == []
+    assert thread.is_alive()
+    database.close()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+# -- owners ---------------------------------------------------------------------------------------
+
+
+def store_as(database: Sqlite, owner: str, name: str, age: float, size: int) -> None:
+    body = {"id": name, "text": [hash((owner, name, i)) for i in range(size // 20)]}
+    one = Kept(name, "completed", [], body, time.time() - age)
+    database.write(lambda c: responses.add(c, owner, one, []))
+
+
+def list_stored(database: Sqlite, owner: str) -> list[str]:
+    found = f"SELECT id FROM responses WHERE owner = '{owner}' ORDER BY used"
+    return [row[0] for row in database.read(lambda c: c.exec_driver_sql(found).all())]
+
+
+def test_what_one_owner_stores_deletes_nothing_of_another_s(database: Sqlite) -> None:
+    store_as(database, "quiet", "old", 20 * DAY, 20_000)
+    for i in range(12):
+        store_as(database, "loud", f"l{i}", 12.0 - i, 20_000)
+
+    Pruner(database, None, 60_000).prune()
+    assert list_stored(database, "quiet") == ["old"]
+    left = list_stored(database, "loud")
+    assert left == [f"l{i}" for i in range(12 - len(left), 12)]
+    assert 2 <= len(left) < 6
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share"),
+    [([100], 90), ([10, 100], 80), ([50, 50], 45), ([1, 2, 1000, 1000], 43), ([], 0)],
+)
+def test_shares_are_fair(sizes: list[int], share: int) -> None:
+    assert retention.compute_share(sizes, 90) == share
+
+
+def test_much_that_is_written_is_pruned_at_once(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_EVERY", 0.4)
+    pruner, limit = Pruner(database, None, 60_000), 60_000
+    assert database.written == 0
+    for i in range(12):
+        store_as(database, "loud", f"l{i}", 12.0 - i, 20_000)
+    assert database.written > limit
+    monkeypatch.setattr(pruner, "prune_if_due", database.close)
+    pruner._run()
+    left = list_stored(database, "loud")
+    assert 1 <= len(left) < 12
+    assert database.written == 0
+
+
+# -- the clock ------------------------------------------------------------------------------------
+
+
+def test_after_the_clock_has_jumped_nothing_is_too_old(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruner = Pruner(database, 30 * DAY, HUGE)
+    pruner.prune_if_due()
+    # As if the clock had been put 40 days forward since the last pruning.
+    add(database, "a", 40 * DAY)
+    set_due = "UPDATE chores SET due = due - 86400.0 * 40 WHERE name = 'prune'"
+    database.write(lambda c: c.exec_driver_sql(set_due))
+    assert pruner.prune_if_due()
+    assert there(database) == ["a"]
+
+    set_due = "UPDATE chores SET due = due - 301 WHERE name = 'prune'"
+    database.write(lambda c: c.exec_driver_sql(set_due))
+    assert pruner.prune_if_due()
+    assert there(database) == ["a"]  # the clock is not trusted yet
+
+    for name, seconds in (("clock", DAY), ("prune", 301)):
+        set_due = f"UPDATE chores SET due = due - {seconds} WHERE name = '{name}'"
+        database.write(lambda c, set_due=set_due: c.exec_driver_sql(set_due))  # type: ignore[misc]
+    assert pruner.prune_if_due()
+    assert there(database) == []
+
+
+def test_a_clock_that_is_put_back_does_not_end_pruning(database: Sqlite) -> None:
+    pruner = Pruner(database, 30 * DAY, HUGE)
+    pruner.prune_if_due()
+    set_due = "UPDATE chores SET due = due + 86400.0 * 400 WHERE name = 'prune'"
+    database.write(lambda c: c.exec_driver_sql(set_due))
+    assert pruner.prune_if_due()
+    assert not pruner.prune_if_due()

@@ -1,0 +1,109 @@
+"""When leases that have run out may be judged: a clock and a database that the test moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from forwarder.core.errors import StoreUnavailable
+from forwarder.storage.db import settling
+from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.settling import SETTLE_SECONDS, Settling
+
+
+class Store:
+    """A database whose writes fail, or take a while."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.fails = False
+        self.seconds = 0.0
+        self.probes = 0
+
+    def probe(self) -> None:
+        self.probes += 1
+        self.now += self.seconds
+        if self.fails:
+            raise StoreUnavailable
+
+    def pass_time(self, asked: Settling, seconds: float) -> bool:
+        """Ask every second; what the last answer was."""
+        answer = False
+        for _ in range(round(seconds)):
+            self.now += 1.0
+            answer = asked.has_settled()
+        return answer
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    made = Store()
+    monkeypatch.setattr(settling.time, "monotonic", lambda: made.now)
+    return made
+
+
+@pytest.fixture
+def asked(store: Store) -> Settling:
+    return Settling(store.probe)
+
+
+def test_a_database_has_settled_after_a_while_of_writes(store: Store, asked: Settling) -> None:
+    assert not asked.has_settled()
+    assert not store.pass_time(asked, SETTLE_SECONDS - 1)
+    assert store.pass_time(asked, 1)
+    assert store.probes == SETTLE_SECONDS + 1
+
+
+def test_a_write_that_fails_begins_the_while_anew(store: Store, asked: Settling) -> None:
+    store.pass_time(asked, SETTLE_SECONDS + 1)
+    store.fails = True
+    assert not store.pass_time(asked, 1)
+    store.fails = False
+    assert not store.pass_time(asked, SETTLE_SECONDS)
+    assert store.pass_time(asked, 1)
+    asked.restart()
+    assert not store.pass_time(asked, SETTLE_SECONDS)
+    assert store.pass_time(asked, 1)
+
+
+@pytest.mark.parametrize(("pause", "settled"), [(7.0, True), (8.0, False), (3600.0, False)])
+def test_an_outage_may_hide_in_a_long_pause(
+    pause: float, settled: bool, store: Store, asked: Settling
+) -> None:
+    store.pass_time(asked, SETTLE_SECONDS + 1)
+    store.now += pause
+    assert asked.has_settled() is settled
+
+
+def test_a_database_that_hung_has_not_settled(store: Store, asked: Settling) -> None:
+    store.pass_time(asked, SETTLE_SECONDS + 1)
+    store.seconds = SETTLE_SECONDS + 1
+    assert not store.pass_time(asked, 1)
+    store.seconds = 0.0
+    assert not store.pass_time(asked, SETTLE_SECONDS - 1)
+    assert store.pass_time(asked, 1)
+
+
+def test_askers_share_one_probe(store: Store, asked: Settling) -> None:
+    for _ in range(5):
+        asked.has_settled()
+    assert store.probes == 1
+
+
+def test_a_full_database_that_can_be_read_has_not_settled(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(settling, "_PROBE_SECONDS", 0.0)
+    pages = database.read(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar())
+    database._close_kept()
+
+    def fill(connection: Any, record: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    for engine in (database._reading, database._trying):
+        sa.event.listen(engine, "connect", fill)
+    assert not database.has_settled()
+    assert database.read(lambda c: c.scalar(sa.text("SELECT count(*) FROM responses"))) == 0

@@ -1,0 +1,83 @@
+"""Statements whose text is made once."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from forwarder.core.errors import StoreUnavailable
+from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.statements import Statement, inserting, putting
+from forwarder.storage.db.tables import thoughts
+
+ROW = {"owner": "o", "id": "a", "used": 1.0, "size": 2, "data": b"old"}
+
+
+def all_of(database: Sqlite) -> list[tuple[Any, ...]]:
+    return database.read(lambda c: [tuple(row) for row in c.execute(sa.select(thoughts))])
+
+
+def test_rows_are_inserted_in_the_connection_s_transaction(database: Sqlite) -> None:
+    insert = inserting(thoughts)
+    other = {**ROW, "id": "b"}
+    database.write(lambda c: insert.run(c, ROW, other))
+    assert all_of(database) == [tuple(ROW.values()), tuple(other.values())]
+
+    def fails(connection: sa.Connection) -> None:
+        insert.run(connection, {**ROW, "id": "c"})
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        database.write(fails)
+    assert len(all_of(database)) == 2
+
+
+def test_what_is_there_is_changed_or_left(database: Sqlite) -> None:
+    new = {**ROW, "data": b"new", "used": 5.0}
+    database.write(lambda c: putting(thoughts).run(c, ROW))
+    database.write(lambda c: putting(thoughts).run(c, new))
+    assert all_of(database) == [tuple(new.values())]
+
+    careful = inserting(thoughts, "ON CONFLICT (owner, id) DO NOTHING")
+    assert database.write(lambda c: careful.run(c, ROW)) == 0
+    assert database.write(lambda c: careful.run(c, {**ROW, "id": "b"})) == 1
+    assert all_of(database)[0] == tuple(new.values())
+
+
+def test_what_the_driver_refuses_is_a_failure_of_the_store(database: Sqlite) -> None:
+    database.write(lambda c: inserting(thoughts).run(c, ROW))
+    with pytest.raises(StoreUnavailable):
+        database.write(lambda c: inserting(thoughts).run(c, ROW))
+
+
+def test_one_driver_takes_values_by_place_and_the_other_by_name() -> None:
+    asked: list[tuple[str, Any]] = []
+
+    class Driver:
+        def execute(self, sql: str, values: Any) -> Any:
+            asked.append((sql, values))
+            return SimpleNamespace(rowcount=1)
+
+    for style in ("qmark", "pyformat"):
+        connection: Any = SimpleNamespace(
+            dialect=SimpleNamespace(paramstyle=style),
+            connection=SimpleNamespace(driver_connection=Driver()),
+        )
+        Statement("UPDATE t SET a = :a, b = x::text WHERE c = :c").run(connection, {"c": 2, "a": 1})
+    assert asked == [
+        ("UPDATE t SET a = ?, b = x::text WHERE c = ?", [1, 2]),
+        ("UPDATE t SET a = %(a)s, b = x::text WHERE c = %(c)s", {"c": 2, "a": 1}),
+    ]
+
+
+def test_the_driver_s_error_is_one_of_sqlalchemy_s(database: Sqlite) -> None:
+    def write(connection: sa.Connection) -> str:
+        with pytest.raises(DBAPIError, match="no such table"):
+            Statement("DELETE FROM absent WHERE a = :a").run(connection, {"a": 1})
+        return "and the connection goes on"
+
+    assert database.write(write)

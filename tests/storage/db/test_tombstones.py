@@ -1,0 +1,32 @@
+"""The places of what was deleted."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.storage.db import tombstones
+from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.retention import Pruner
+
+
+def place(database: Sqlite, name: str, owner: str = "o", holder: str = "h") -> int | None:
+    return database.read(lambda c: tombstones.place(c, owner, holder, name))
+
+
+def test_the_last_place_counts_and_is_its_owner_s(database: Sqlite) -> None:
+    for number in (1, 5):
+        database.write(lambda c, number=number: tombstones.note(c, "o", "h", "a", number))  # type: ignore[misc]
+    assert place(database, "a") == 5
+    assert place(database, "a", owner="p") is None
+    assert place(database, "a", holder="i") is None
+
+
+def test_places_are_forgotten_after_a_while(
+    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.write(lambda c: tombstones.note(c, "o", "h", "a", 1))
+    Pruner(database, None, 2**40).prune()
+    assert place(database, "a") == 1
+    monkeypatch.setattr(tombstones, "_LONG", -1.0)
+    Pruner(database, None, 2**40).prune()
+    assert place(database, "a") is None

@@ -1,0 +1,59 @@
+"""The requests of background work as the store keeps them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.storage.background_requests import (
+    StoredRequest,
+    can_be_repeated,
+    is_readable,
+    read_stored_request,
+)
+
+ITEMS = [{"type": "message", "role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize("given", ["hi", ITEMS])
+def test_a_request_comes_back_with_its_input(given: Any) -> None:
+    request = {"model": "m", "input": given, "tools": []}
+    stored = StoredRequest(
+        request, "summary", "key", "payer", "http://here", True, "::1", {"X-Title": "x"}
+    )
+
+    values = stored.to_json()
+    assert ("input" in values["request"]) == isinstance(given, str)
+    assert read_stored_request(values, ITEMS) == stored
+
+
+def test_a_request_of_another_version_is_not_readable() -> None:
+    values = StoredRequest({}, None, None, None, "", False, None, {}).to_json()
+
+    assert is_readable(values)
+    assert not is_readable(None)
+    assert not is_readable({**values, "of_a_later_version": 1})
+    assert not is_readable({k: v for k, v in values.items() if k != "style"})
+
+
+@pytest.mark.parametrize(
+    ("tool", "repeats"),
+    [
+        ({"type": "function", "name": "f"}, True),
+        ({"type": "web_search"}, True),
+        ({"type": "image_generation"}, True),
+        ({"type": "local_shell"}, True),
+        ({"type": "shell"}, True),
+        ({"type": "shell", "environment": {"type": "local"}}, True),
+        ({"type": "shell", "environment": {"type": "container_auto"}}, False),
+        ({"type": "mcp", "server_label": "x"}, False),
+        ({"type": "code_interpreter", "container": {"type": "auto"}}, False),
+    ],
+)
+def test_what_acts_at_the_upstream_is_not_asked_twice(tool: Any, repeats: bool) -> None:
+    assert can_be_repeated({"tools": [{"type": "web_search"}, tool]}) is repeats
+
+
+def test_a_request_without_tools_can_be_repeated() -> None:
+    assert can_be_repeated({"model": "m"})

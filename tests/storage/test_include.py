@@ -1,0 +1,137 @@
+"""What is shown only to those who ask for it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any, get_args
+
+import pytest
+from openai.types.responses import ResponseIncludable
+
+from forwarder.core.errors import InvalidRequest
+from forwarder.storage.include import _HIDDEN, Including, hide_seals, hide_seals_of, shows_seals
+
+Json = dict[str, Any]
+
+WHOLE: dict[str, tuple[Json, Json]] = {
+    "file_search_call.results": (
+        {"type": "file_search_call", "id": "fs", "results": [{"text": "x"}]},
+        {"type": "file_search_call", "id": "fs", "results": None},
+    ),
+    "web_search_call.results": (
+        {"type": "web_search_call", "id": "ws", "results": [1], "action": {"query": "q"}},
+        {"type": "web_search_call", "id": "ws", "action": {"query": "q"}},
+    ),
+    "web_search_call.action.sources": (
+        {"type": "web_search_call", "action": {"query": "q", "sources": [{"url": "u"}]}},
+        {"type": "web_search_call", "action": {"query": "q"}},
+    ),
+    "message.input_image.image_url": (
+        {"role": "user", "content": [{"type": "input_image", "image_url": "u", "detail": "low"}]},
+        {"role": "user", "content": [{"type": "input_image", "image_url": None, "detail": "low"}]},
+    ),
+    "computer_call_output.output.image_url": (
+        {"type": "computer_call_output", "output": {"file_id": "f", "image_url": "u"}},
+        {"type": "computer_call_output", "output": {"file_id": "f"}},
+    ),
+    "code_interpreter_call.outputs": (
+        {"type": "code_interpreter_call", "code": "1", "outputs": [{"logs": "1"}]},
+        {"type": "code_interpreter_call", "code": "1", "outputs": None},
+    ),
+    "reasoning.encrypted_content": (
+        {"type": "reasoning", "summary": [], "encrypted_content": "sealed"},
+        {"type": "reasoning", "summary": []},
+    ),
+    "message.output_text.logprobs": (
+        {"type": "message", "content": [{"type": "output_text", "text": "x", "logprobs": [{}]}]},
+        {"type": "message", "content": [{"type": "output_text", "text": "x", "logprobs": []}]},
+    ),
+}
+"""What can be asked for -> an item with it, and without it."""
+
+PLAIN: list[Json] = [
+    {"role": "user", "content": "hi"},
+    {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]},
+    {"type": "function_call_output", "output": "reasoning.encrypted_content"},
+    {"type": "file_search_call", "id": "fs"},
+    {"type": "web_search_call", "action": None},
+    {"type": "something", "results": [1], "outputs": [2], "encrypted_content": "x"},
+]
+
+
+def test_all_that_can_be_asked_for_is_known() -> None:
+    assert set(WHOLE) == set(_HIDDEN) == set(get_args(ResponseIncludable))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("key", ["include", "include[]", "include[0]"])
+def test_it_is_shown_to_who_asks_for_it(name: str, key: str) -> None:
+    whole, bare = WHOLE[name]
+    before = deepcopy(whole)
+    others = [(key, other) for other in WHOLE if other != name]
+
+    assert Including([("stream", "true"), (key, name)]).item(whole) == whole
+    assert Including([]).item(whole) == bare
+    assert Including(others).item(whole) == bare
+    assert whole == before
+
+
+@pytest.mark.parametrize("item", PLAIN)
+def test_everything_else_is_shown_to_all(item: Json) -> None:
+    assert Including([]).item(item) == item
+
+
+def test_responses_and_events_are_shown_alike() -> None:
+    whole, bare = WHOLE["reasoning.encrypted_content"]
+    logged, text = ({"type": "output_text", "text": "x", "logprobs": p} for p in ([{}], []))
+    events: list[tuple[Json, Json]] = [
+        (
+            {"type": "a", "response": {"output": [whole]}},
+            {"type": "a", "response": {"output": [bare]}},
+        ),
+        ({"type": "b", "item": whole}, {"type": "b", "item": bare}),
+        ({"type": "c", "part": logged}, {"type": "c", "part": text}),
+        (
+            {"type": "d", "delta": "x", "logprobs": [{}]},
+            {"type": "d", "delta": "x", "logprobs": []},
+        ),
+        ({"type": "e", "delta": "x"}, {"type": "e", "delta": "x"}),
+    ]
+    given, seen = ([pair[i] for pair in events] for i in (0, 1))
+
+    assert Including([]).batch(given) == seen
+    assert Including([("include", name) for name in WHOLE]).batch(given) == given
+    assert Including([]).response({"output": [whole], "id": "r"}) == {"output": [bare], "id": "r"}
+
+
+def test_what_nobody_knows_is_refused_by_its_place() -> None:
+    query = [("include[]", "reasoning.encrypted_content"), ("include[]", "reasoning.everything")]
+    with pytest.raises(InvalidRequest) as refused:
+        Including(query)
+    assert (refused.value.param, refused.value.code) == ("include[1]", "invalid_value")
+    assert "message.output_text.logprobs" in refused.value.message
+
+
+def test_only_reasoning_that_was_sealed_here_is_hidden() -> None:
+    shown = {"type": "reasoning", "id": "rs", "summary": [{"text": "Hm."}]}
+    own = {**shown, "encrypted_content": "fwd1.x"}
+    alone = {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "fwd1.x"}
+    others = [
+        {"type": "reasoning", "id": "rs", "encrypted_content": "gAAAA"},
+        {"type": "compaction", "id": "cmp", "encrypted_content": "fwd1.x"},
+    ]
+    event = {"type": "response.completed", "response": {"output": [own, *others, alone]}}
+    hidden = {"type": "response.completed", "response": {"output": [shown, *others]}}
+
+    assert hide_seals_of([event, {"type": "x"}]) == [hidden, {"type": "x"}]
+    assert hide_seals(hidden) is hidden
+    assert Including([]).response({"output": [own, alone]}) == {"output": [shown]}
+    assert event["response"] == {"output": [own, *others, alone]}
+
+
+@pytest.mark.parametrize(
+    ("include", "shown"),
+    [(None, False), ("odd", False), ([], False), (["reasoning.encrypted_content"], True)],
+)
+def test_seals_are_shown_to_requests_that_include_them(include: Any, shown: bool) -> None:
+    assert shows_seals({"include": include}) is shown

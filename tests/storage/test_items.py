@@ -1,0 +1,143 @@
+"""Items as the API shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from openai.types.responses import ResponseItem
+from pydantic import TypeAdapter
+
+from forwarder.core.errors import InvalidRequest
+from forwarder.storage.items import as_items, checked, derived_from, derived_id, shown
+
+GIVEN: list[Any] = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "hello"},
+    {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": "u"}]},
+    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x"}]},
+    {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c", "output": "done"},
+    {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "x"},
+    {"type": "custom_tool_call_output", "call_id": "c", "output": "done"},
+    {"type": "reasoning", "encrypted_content": "sealed"},
+]
+
+
+def said(*parts: Any, role: str = "user") -> list[Any]:
+    return [{"role": role, "content": [*parts]}]
+
+
+@pytest.mark.parametrize("item", GIVEN, ids=lambda i: f"{i.get('type')}-{i.get('role')}")
+def test_every_item_is_complete_as_it_is_shown(item: Any) -> None:
+    whole = shown(item, derived_id(item, "resp_1", 0))
+
+    TypeAdapter(ResponseItem).validate_python(whole, strict=True)
+    assert shown({**item, "id": "own"}, "other")["id"] == "own"
+
+
+def test_an_id_that_is_made_up_stays_the_same() -> None:
+    user, call = GIVEN[0], GIVEN[4]
+    assert derived_id(user, "a", 1) == derived_id(user, "a", 1)
+    assert len({derived_id(user, holder, n) for holder in "ab" for n in range(3)}) == 6
+    assert derived_id(user, "a", 1).startswith("msg_")
+    assert derived_id(call, "a", 1).startswith("fc_")
+
+
+def test_an_id_that_is_made_up_says_where_the_item_is() -> None:
+    for holder in ("resp_" + "0" * 32, "resp_a-b", "chatcmpl-7"):
+        holders, place = derived_from(derived_id(GIVEN[0], holder, 12))
+        assert (holder in holders, place) == (True, 12)
+    assert derived_from("msg_" + "0" * 32)[0] == []
+
+
+def test_a_text_is_what_the_user_says() -> None:
+    assert as_items("hi") == [{"type": "message", "role": "user", "content": "hi"}]
+    assert as_items(None) == []
+    assert as_items(GIVEN) is GIVEN
+
+
+@pytest.mark.parametrize(
+    ("items", "path"),
+    [
+        (5, "items"),
+        ([5], "items[0]"),
+        ([{}], "items[0].type"),
+        ([{"type": "nothing"}], "items[0].type"),
+        ([{"type": "item_reference", "id": "x"}], "items[0].type"),
+        ([{"role": "king", "content": ""}], "items[0].role"),
+        ([{"role": "user"}], "items[0].content"),
+        ([{"role": "user", "content": [{}]}], "items[0].content[0].type"),
+        ([GIVEN[0], {**GIVEN[0], "id": 5}], "items[1].id"),
+        ([GIVEN[0], {**GIVEN[0], "id": ""}], "items[1].id"),
+        ([GIVEN[0], {**GIVEN[0], "id": "a/b"}], "items[1].id"),
+        ([{**GIVEN[0], "id": "x" * 257}], "items[0].id"),
+        ([GIVEN[0]] * 4, "items"),
+        ([{"type": "function_call"}], "items[0].call_id"),
+        ([GIVEN[0], {"type": "function_call", "call_id": "c"}], "items[1].name"),
+        ([{**GIVEN[4], "arguments": {}}], "items[0].arguments"),
+        ([{"type": "function_call_output", "output": "x"}], "items[0].call_id"),
+        ([{"type": "function_call_output", "call_id": "c"}], "items[0].output"),
+        ([{**GIVEN[5], "output": [{"type": "no"}]}], "items[0].output[0].type"),
+        ([{"type": "shell_call", "call_id": "c", "action": "ls"}], "items[0].action"),
+        ([{"type": "apply_patch_call_output", "call_id": "c"}], "items[0].status"),
+        ([{"type": "reasoning", "summary": [{}]}], "items[0].summary[0].text"),
+        ([{"type": "compaction"}], "items[0].encrypted_content"),
+        ([{"type": "configuration_update", "reasoning": 5}], "items[0].reasoning"),
+        ([{"type": "additional_tools", "tools": [5]}], "items[0].tools[0]"),
+        (said({"type": "nonsense"}), "items[0].content[0].type"),
+        (said({"type": "input_text"}), "items[0].content[0].text"),
+        (said({"type": "input_image"}), "items[0].content[0].image_url"),
+        (said({"type": "input_image", "image_url": 5}), "items[0].content[0].image_url"),
+        (said({"type": "input_image", "image_url": "data:oops"}), "items[0].content[0].image_url"),
+        (
+            said({"type": "input_image", "image_url": "data:text/plain;base64,aGk="}),
+            "items[0].content[0].image_url",
+        ),
+        (said({"type": "input_file", "file_data": "@"}), "items[0].content[0].file_data"),
+        (said({"type": "input_file", "filename": "a"}), "items[0].content[0].file_url"),
+        (
+            said({"type": "input_image", "image_url": "https://x/y"}, role="system"),
+            "items[0].content[0].type",
+        ),
+        (
+            said({"type": "input_image", "image_url": "https://x/y"}, role="assistant"),
+            "items[0].content[0].type",
+        ),
+        (
+            said({"type": "input_image", "file_id": "file-1"}, {"type": "nonsense"}),
+            "items[0].content[1].type",
+        ),
+    ],
+)
+def test_what_can_be_no_item_is_refused_by_its_place(items: Any, path: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        checked(items, "items", 3)
+    assert refused.value.param == path
+
+
+def test_what_can_be_items_is_let_in() -> None:
+    assert checked(GIVEN, "items", 20) == GIVEN
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        *said({"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}),
+        *said({"type": "input_image", "file_id": "file-1", "image_url": None}),
+        *said({"type": "input_file", "file_url": "https://x/a.pdf"}),
+        *said({"type": "input_file", "file_data": "JVBERi0xLjQ=", "filename": "a.pdf"}),
+        *said({"type": "refusal", "refusal": "no"}, role="assistant"),
+        {**GIVEN[5], "output": [{"type": "input_image", "image_url": "https://x/a.png"}]},
+        {"type": "shell_call_output", "call_id": "c", "output": []},
+        {"type": "local_shell_call_output", "id": "c", "output": "x"},
+        {"type": "web_search_call", "id": "ws_1", "status": "completed"},
+        {"type": "computer_call_output", "call_id": "c",
+         "output": {"type": "computer_screenshot", "image_url": "https://x/a.png"}},
+        {"type": "compaction", "encrypted_content": "sealed elsewhere"},
+        {"type": "configuration_update", "reasoning": {"effort": "low"}},
+        {"type": "image_generation_call", "id": "ig_1", "result": None},
+    ],
+)  # fmt: skip
+def test_what_an_item_may_be(item: Any) -> None:
+    assert checked([item], "items", 20) == [item]

@@ -1,0 +1,40 @@
+"""The estimate of tokens: near enough, and never less for more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.storage.token_estimate import estimate
+
+
+def of(*items: Any, **request: Any) -> int:
+    return estimate(request, list(items))
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("The quick brown fox jumps over the lazy dog. " * 20, 200),
+        ("你好世界，今天天气很好。" * 20, 170),
+    ],
+)
+def test_a_text_counts_about_what_tokenizers_say(text: str, tokens: int) -> None:
+    assert of({"role": "user", "content": text}) == pytest.approx(tokens, rel=0.3)
+
+
+def test_everything_counts() -> None:
+    user: Any = {"role": "user", "content": "hi"}
+    alone = of(user)
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+    assert of(user, user) == 2 * alone
+    assert of(user, instructions="Be kind.") > alone
+    assert of(user, tools=[tool]) > alone
+    assert of({"type": "function_call_output", "output": "x" * 400}) > 100
+    assert of({"type": "function_call", "arguments": "x" * 400}) > 100
+    image: Any = {"type": "input_image", "image_url": "data:" + "x" * 10**6}
+    assert 700 < of({"role": "user", "content": [image]}) < 900
+    assert 1000 < of({"role": "user", "content": [{"type": "input_file"}]}) < 1100
+    assert 80 < of({"role": "user", "content": [{**image, "detail": "low"}]}) < 120
+    assert of() == 0

@@ -1,0 +1,239 @@
+"""Which package may import which, and that every module has its tests."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import graphlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forwarder.translation import chat_over_responses, ollama_over_chat, responses_over_chat
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "forwarder"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+every_module = pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE))
+)
+
+OWNERS = {
+    "openai": ("upstream/client.py",),
+    "flask": ("app.py", "server/", "cli/"),
+    "werkzeug": ("app.py", "server/"),
+    "gevent": ("core/", "upstream/transport/", "server/"),
+    "geventhttpclient": ("upstream/transport/",),
+    "gunicorn": ("server/", "cli/"),
+    "cryptography": ("core/encryption.py",),
+    "brotli": ("server/content_encoding.py",),
+    "backports": ("server/content_encoding.py",),
+    "compression": ("server/content_encoding.py",),
+    "dotenv": ("config/",),
+    "prometheus_client": ("config/gunicorn_conf.py", "observability/"),
+    "opentelemetry": ("observability/",),
+    "flask_limiter": ("app.py",),
+    "flask_sock": ("server/",),
+    "simple_websocket": ("server/",),
+    "jsonschema": ("middleware/",),
+    "jsonschema_specifications": ("middleware/",),
+    "referencing": ("middleware/",),
+    "limits": ("server/rate_limit.py",),
+    "redis": ("server/rate_limit.py",),
+    "sqlalchemy": ("storage/",),
+    "alembic": ("storage/",),
+    "psycopg": ("storage/",),
+}
+"""Library -> the only packages or modules that import it."""
+
+PURE = frozenset(
+    {
+        "__future__",
+        "collections",
+        "dataclasses",
+        "hashlib",
+        "itertools",
+        "json",
+        "math",
+        "re",
+        "types",
+        "typing",
+    }
+)
+"""What translators may import of the standard library: nothing with side effects."""
+
+FRAMINGS = ("ndjson.py", "sse.py")
+"""Modules of `protocols` that read and write bytes."""
+
+PURE_PACKAGES = (
+    "forwarder.translation",
+    "forwarder.protocols",
+    "forwarder.core.error_kinds",
+    "forwarder.core.errors",
+    "forwarder.core.ids",
+    "forwarder.core.pacing",
+    "forwarder.core.translation_context",
+    "forwarder.core.types",
+    "forwarder.core.url_secrets",
+    "forwarder.core.validate",
+)
+"""What translators may import of the forwarder."""
+
+ELSEWHERE = {
+    "cli/context.py": "cli/test_models.py",
+    "config/parsers.py": "config/test_settings.py",
+    "pipeline/pipeline.py": "pipeline/test_gateway.py",
+    "context/route.py": "models/test_router.py",
+}
+"""Modules that are tested through another, and where."""
+
+
+def name_of(path: Path) -> str:
+    """The dotted name of a module."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = frozenset(map(name_of, MODULES))
+
+
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
+    """The modules that a module imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            found.update(_from(node))
+    return frozenset(found)
+
+
+def _from(node: ast.ImportFrom) -> Iterator[str]:
+    for alias in node.names:
+        inner = f"{node.module}.{alias.name}"
+        yield inner if inner in NAMES else str(node.module)
+
+
+def is_within(module: str, packages: tuple[str, ...]) -> bool:
+    """Whether a dotted name is one of these packages or lies in one."""
+    return any(module == name or module.startswith(f"{name}.") for name in packages)
+
+
+@every_module
+def test_libraries_are_imported_only_by_their_owners(path: Path) -> None:
+    place = str(path.relative_to(PACKAGE))
+    for module in imports(path):
+        owners = OWNERS.get(module.partition(".")[0])
+        assert owners is None or place.startswith(owners), f"{place} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for path in MODULES
+        if path.relative_to(PACKAGE).parts[0] in ("translation", "protocols")
+        and path.name not in FRAMINGS
+    ],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_translation_is_pure(path: Path) -> None:
+    for module in imports(path):
+        pure = module.partition(".")[0] in PURE or is_within(module, PURE_PACKAGES)
+        assert pure, f"{path.relative_to(PACKAGE)} imports {module}"
+
+
+TRANSLATIONS = ("responses_over_chat", "chat_over_responses", "ollama_over_chat")
+
+
+def test_no_translation_imports_another() -> None:
+    folders = [PACKAGE / "translation" / name for name in TRANSLATIONS]
+    for folder, other in itertools.permutations(folders, 2):
+        for path in folder.glob("*.py"):
+            assert not any(is_within(module, (name_of(other),)) for module in imports(path))
+
+
+def test_all_translations_have_the_same_functions() -> None:
+    for translation in (responses_over_chat, chat_over_responses, ollama_over_chat):
+        assert set(translation.__all__) == {"translate_request", "translate_stream"}
+
+
+def test_modules_import_each_other_without_cycles() -> None:
+    graph = {name_of(path): imports(path) & NAMES for path in MODULES}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+LAYERS = (
+    "core",
+    "protocols",
+    "providers",
+    "translation",
+    "config",
+    "context",
+    "demo",
+    "upstream",
+    "middleware",
+    "storage",
+    "models",
+    "observability",
+    "pipeline",
+    "server",
+    "docgen",
+    "cli",
+)
+"""The packages, lowest first: each imports only those before it."""
+
+
+def test_packages_import_only_lower_layers() -> None:
+    found = {path.relative_to(PACKAGE).parts[0] for path in MODULES if path.parent != PACKAGE}
+    assert found == set(LAYERS)
+    for path in MODULES:
+        package = path.relative_to(PACKAGE).parts[0]
+        for module in imports(path) & NAMES:
+            other = module.split(".")[1] if "." in module else package
+            if package in LAYERS and other in LAYERS:
+                lower = LAYERS.index(other) <= LAYERS.index(package)
+                assert lower, f"{path.relative_to(PACKAGE)} imports {module}"
+
+
+@every_module
+def test_only_config_reads_the_environment(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    read = [
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os"
+    ]
+    if not str(path.relative_to(PACKAGE)).startswith("config"):
+        assert not {"environ", "getenv"} & set(read)
+        assert "os.environ" not in imports(path)
+
+
+def has_logic(path: Path) -> bool:
+    """Is there anything in a module that could be wrong?"""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return any(isinstance(node, ast.FunctionDef) for node in ast.walk(tree))
+
+
+def homes_of(path: Path) -> list[Path]:
+    """Where the tests of a module may be; those of a package under its name, in it or beside it."""
+    place = TESTS / path.relative_to(PACKAGE).parent
+    if path.name != "__init__.py":
+        return [place / f"test_{path.name}"]
+    return [place / f"test_{place.name}.py", place.parent / f"test_{place.name}.py"]
+
+
+@every_module
+def test_every_module_with_logic_has_its_tests(path: Path) -> None:
+    place = str(path.relative_to(PACKAGE))
+    own = any(test.exists() for test in homes_of(path))
+    if place in ELSEWHERE:
+        assert not own, f"{place} has tests of its own now"
+        assert (TESTS / ELSEWHERE[place]).exists()
+    else:
+        assert own or not has_logic(path), f"{place} has no tests"

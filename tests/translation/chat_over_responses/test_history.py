@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest, Unsupported
+from forwarder.core.translation_context import Terms
+from forwarder.translation.chat_over_responses.history import History
+from tests.helpers.translating import terms
+
+Json = dict[str, Any]
+
+
+def items(*messages: Any, its_terms: Terms | None = None) -> list[Json]:
+    return History(its_terms or terms()).read(list(messages))
+
+
+def user(text: str) -> Json:
+    return {"role": "user", "content": text}
+
+
+def calling(*ids: str, content: Any = None) -> Json:
+    calls = [
+        {"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in ids
+    ]
+    return {"role": "assistant", "content": content, "tool_calls": calls}
+
+
+def result(call_id: str, content: Any = "done") -> Json:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+def part(kind: str, text: str) -> Json:
+    return {"type": kind, "text": text, **({"annotations": []} if kind == "output_text" else {})}
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user"])
+def test_every_role_keeps_its_place_and_name(role: str) -> None:
+    for content in ("Hi.", [{"type": "text", "text": "Hi."}]):
+        assert items({"role": role, "content": content}) == [
+            {"type": "message", "role": role, "content": [part("input_text", "Hi.")]}
+        ]
+
+
+ASSISTANT: list[tuple[Json, list[Json]]] = [
+    ({"content": "Hi."}, [part("output_text", "Hi.")]),
+    ({"content": [{"type": "text", "text": "A"}, {"type": "text", "text": "B"}]},
+     [part("output_text", "A"), part("output_text", "B")]),
+    ({"content": None, "refusal": "No."}, [{"type": "refusal", "refusal": "No."}]),
+    ({"content": "Well.", "refusal": "No."}, [part("output_text", "Well."), {"type": "refusal", "refusal": "No."}]),
+    ({"content": [{"type": "refusal", "refusal": "No."}]}, [{"type": "refusal", "refusal": "No."}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "content"), ASSISTANT)
+def test_what_an_assistant_said_is_output(message: Json, content: list[Json]) -> None:
+    assert items({"role": "assistant", **message}) == [
+        {"type": "message", "role": "assistant", "content": content}
+    ]
+
+
+@pytest.mark.parametrize("content", [None, "", []])
+def test_an_assistant_that_said_nothing_leaves_no_message(content: Any) -> None:
+    assert items({"role": "assistant", "content": content}) == []
+    found = items(calling("a", content=content), result("a"))
+    assert [item["type"] for item in found] == ["function_call", "function_call_output"]
+
+
+def test_a_result_is_of_the_kind_of_its_call() -> None:
+    custom = {"id": "b", "type": "custom", "custom": {"name": "c", "input": "x"}}
+    message = calling("a")
+    message["tool_calls"].append(custom)
+    found = items(message, result("b"), result("a"))
+    assert [(item["type"], item["call_id"]) for item in found] == [
+        ("function_call", "a"),
+        ("custom_tool_call", "b"),
+        ("custom_tool_call_output", "b"),
+        ("function_call_output", "a"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "output"),
+    [
+        ("done", "done"),
+        (None, ""),
+        ("", ""),
+        ([], ""),
+        ([{"type": "text", "text": "a"}], [part("input_text", "a")]),
+        (
+            [{"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}],
+            [{"type": "input_image", "image_url": "https://example.org/a.png", "detail": "auto"}],
+        ),
+    ],
+)
+def test_a_result_keeps_its_content(content: Any, output: Any) -> None:
+    assert items(calling("a"), result("a", content))[-1]["output"] == output
+
+
+def test_a_call_without_a_type_or_arguments_is_a_function_call() -> None:
+    call = {"id": "a", "function": {"name": "f", "arguments": None}}
+    found = items({"role": "assistant", "tool_calls": [call]}, result("a"))
+    assert found[0] == {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+
+
+def test_legacy_calls_get_ids_that_are_the_same_on_every_turn() -> None:
+    def legacy(name: str) -> list[Json]:
+        called = {
+            "role": "assistant",
+            "content": None,
+            "function_call": {"name": name, "arguments": "{}"},
+        }
+        return [called, {"role": "function", "name": name, "content": "done"}]
+
+    turns = [*legacy("f"), *legacy("g"), *legacy("f")]
+    ids = [item["call_id"] for item in items(*turns)]
+    assert ids == ["call_f_0", "call_f_0", "call_g_1", "call_g_1", "call_f_2", "call_f_2"]
+    assert [i.get("call_id") for i in items(*turns, user("More."))][:6] == ids
+
+
+def test_what_has_no_counterpart_is_named() -> None:
+    used = terms()
+    items(
+        {**user("Hi."), "name": "ann"},
+        {"role": "assistant", "content": "Yes.", "audio": {"id": "x"}},
+        its_terms=used,
+    )
+    assert set(used.ledger.dropped) == {"messages.name", "messages.audio"}
+    with pytest.raises(Unsupported):
+        items({**user("Hi."), "name": "ann"}, its_terms=terms(strict=True))
+
+
+REFUSED: list[tuple[list[Any], str, str]] = [
+    (["Hi."], "messages[0]", "expected an object"),
+    ([{"content": "Hi."}], "messages[0].role", "Missing required parameter"),
+    ([{"role": "critic", "content": "x"}], "messages[0].role", "'critic'"),
+    ([{"role": "user"}], "messages[0].content", "Missing required parameter"),
+    ([{"role": "user", "content": None}], "messages[0].content", "Missing required parameter"),
+    ([{"role": "user", "content": 1}], "messages[0].content", "expected a string or an array"),
+    ([{"role": "user", "content": ["a"]}], "messages[0].content[0]", "expected an object"),
+    (
+        [{"role": "assistant", "content": [{"type": "image_url"}]}],
+        "messages[0].content[0].type",
+        "'image_url'",
+    ),
+    ([{"role": "assistant", "tool_calls": "x"}], "messages[0].tool_calls", "expected an array"),
+    ([{"role": "assistant", "tool_calls": [{}]}], "messages[0].tool_calls[0].id", "Missing"),
+    (
+        [{"role": "assistant", "tool_calls": [{"id": "a"}]}],
+        "messages[0].tool_calls[0].function",
+        "Missing",
+    ),
+    (
+        [{"role": "assistant", "tool_calls": [{"id": "a", "type": "x"}]}],
+        "messages[0].tool_calls[0].type",
+        "'x'",
+    ),
+    ([calling("a")], "messages[0]", "These had no response: a."),
+    ([calling("a"), user("Hi."), result("a")], "messages[1]", "These had no response: a."),
+    ([calling("a", "b"), result("a"), user("Hi.")], "messages[2]", "These had no response: b."),
+    ([result("a")], "messages[0].tool_call_id", "'a' is none"),
+    ([calling("a"), result("a"), result("a")], "messages[2].tool_call_id", "'a' is none"),
+    ([{"role": "tool", "content": "x"}], "messages[0].tool_call_id", "Missing"),
+    ([{"role": "function", "name": "f", "content": "x"}], "messages[0].name", "'f' was not called"),
+    (
+        [{"role": "assistant", "function_call": {"arguments": "{}"}}],
+        "messages[0].function_call.name",
+        "Missing",
+    ),
+]
+
+
+@pytest.mark.parametrize(("messages", "param", "words"), REFUSED)
+def test_what_cannot_be_read_is_a_400_that_names_the_place(
+    messages: list[Any], param: str, words: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        items(*messages)
+    assert caught.value.param == param
+    assert words in caught.value.message

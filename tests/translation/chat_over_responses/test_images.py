@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest
+from forwarder.translation.chat_over_responses.images import Images, SentBack
+
+Json = dict[str, Any]
+
+PNG = "iVBORw0KGgo="
+
+
+def url_of(item: Json) -> str:
+    [delta] = Images().finished(0, item)
+    return str(delta["images"][0]["image_url"]["url"])
+
+
+@pytest.mark.parametrize(
+    ("item", "url"),
+    [
+        ({"result": PNG}, f"data:image/png;base64,{PNG}"),
+        ({"result": "/9j/4AAQ"}, "data:image/jpeg;base64,/9j/4AAQ"),
+        ({"result": "UklGRiIA"}, "data:image/webp;base64,UklGRiIA"),
+        ({"result": "AAAA"}, "data:image/png;base64,AAAA"),
+        ({"result": "PHN2", "output_format": "svg"}, "data:image/svg+xml;base64,PHN2"),
+        ({"result": PNG, "output_format": "webp"}, f"data:image/webp;base64,{PNG}"),
+        ({"result": "data:image/gif;base64,R0lG"}, "data:image/gif;base64,R0lG"),
+        ({"result": "https://e.test/a.png"}, "https://e.test/a.png"),
+    ],
+)
+def test_an_image_is_told_as_a_url(item: Json, url: str) -> None:
+    assert url_of(item) == url
+
+
+def test_an_image_is_told_once_and_what_is_none_never() -> None:
+    images = Images()
+    assert images.finished(3, {"result": None, "status": "failed"}) == []
+    assert len(images.finished(3, {"id": "ig_1", "result": PNG})) == 1
+    assert images.finished(3, {"id": "ig_1", "result": PNG}) == []
+    [second] = images.finished(5, {"result": PNG})
+    assert second["images"][0]["index"] == 1
+    assert "id" not in second["images"][0]
+
+
+def test_drafts_are_told_apart_and_numbered_through() -> None:
+    images = Images()
+    drafts = [
+        images.draft({"partial_image_b64": PNG, "partial_image_index": 0, "item_id": item})
+        for item in ("ig_1", "ig_2")
+    ]
+    told = [draft["metadata"]["partial_images"][0] for [draft] in drafts]
+    assert [(one["index"], one["id"]) for one in told] == [(0, "ig_1"), (1, "ig_2")]
+    assert images.draft({"partial_image_b64": None}) == []
+    assert not images.told
+
+
+def image(url: str = f"data:image/png;base64,{PNG}", **more: Any) -> Json:
+    return {"type": "image_url", "image_url": {"url": url}, **more}
+
+
+MADE = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": PNG}
+
+
+def shown(url: str = f"data:image/png;base64,{PNG}") -> Json:
+    part = {"type": "input_image", "image_url": url, "detail": "auto"}
+    return {"type": "message", "role": "user", "content": [part]}
+
+
+@pytest.mark.parametrize(
+    ("images", "items"),
+    [
+        ([], []),
+        ([image(id="ig_1")], [MADE]),
+        ([image()], [shown()]),
+        ([image("https://e.test/a.png", id="ig_1")], [shown("https://e.test/a.png")]),
+        ([image(), image(id="ig_1")], [MADE, shown()]),
+        ([image(id="ig_1"), image(id="ig_1")], [MADE, shown()]),
+    ],
+)
+def test_an_image_goes_back_as_its_call_or_is_shown(images: list[Json], items: list[Json]) -> None:
+    assert SentBack().items(images, "images") == items
+
+
+def test_an_id_goes_back_once_in_a_conversation() -> None:
+    back = SentBack()
+    assert back.items([image(id="ig_1")], "a") == [MADE]
+    assert back.items([image(id="ig_1")], "b") == [shown()]
+
+
+@pytest.mark.parametrize(
+    ("entry", "param"),
+    [
+        ("odd", "images[0]"),
+        ({"image_url": {"url": "u"}}, "images[0].type"),
+        ({"type": "text", "text": "t"}, "images[0].type"),
+        ({"type": "image_url"}, "images[0].image_url"),
+        ({"type": "image_url", "image_url": {}}, "images[0].image_url.url"),
+        (image(id=7), "images[0].id"),
+    ],
+)
+def test_what_is_no_image_is_a_400_that_names_it(entry: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        SentBack().items([entry], "images")
+    assert caught.value.param == param

@@ -1,0 +1,155 @@
+"""Beyond the cases: one parameter at a time, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest, Unsupported
+from forwarder.core.translation_context import Terms
+from forwarder.translation.chat_over_responses import translate_request
+from tests.helpers.translating import terms
+
+Json = dict[str, Any]
+
+FUNCTION = {"name": "f"}
+FLAT = {
+    "type": "function",
+    "name": "f",
+    "parameters": {"type": "object", "properties": {}},
+    "strict": False,
+}
+TOOL = {"type": "function", "function": FUNCTION}
+
+
+def sent(its_terms: Terms | None = None, **request: Any) -> Json:
+    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request}
+    return translate_request(asked, its_terms or terms()).responses
+
+
+BASE = sent()
+
+MAPPED: list[tuple[Json, Json]] = [
+    ({"max_tokens": 100}, {"max_output_tokens": 100}),
+    ({"max_completion_tokens": 1}, {"max_output_tokens": 16}),
+    ({"max_tokens": 50, "max_completion_tokens": 100}, {"max_output_tokens": 100}),
+    ({"max_completion_tokens": 100, "max_tokens": 50}, {"max_output_tokens": 100}),
+    ({"reasoning_effort": "high"}, {"reasoning": {"effort": "high", "summary": "auto"}}),
+    ({"reasoning_effort": "none"}, {"reasoning": {"effort": "none"}}),
+    ({"verbosity": "low"}, {"text": {"verbosity": "low"}}),
+    ({"response_format": {"type": "text"}}, {"text": {"format": {"type": "text"}}}),
+    (
+        {"verbosity": "low", "response_format": {"type": "json_object"}},
+        {"text": {"verbosity": "low", "format": {"type": "json_object"}}},
+    ),
+    ({"store": True}, {"store": True}),
+    ({"stream": False, "stream_options": {"include_usage": True}}, {"stream": False}),
+    ({"stream": True, "stream_options": {"include_usage": True}}, {"stream": True}),
+    ({"tools": [TOOL], "tool_choice": "required"}, {"tools": [FLAT], "tool_choice": "required"}),
+    ({"tools": [], "tool_choice": "auto", "parallel_tool_calls": True}, {}),
+    ({"functions": [FUNCTION]}, {"tools": [FLAT], "parallel_tool_calls": False}),
+    (
+        {"functions": [FUNCTION], "function_call": {"name": "f"}},
+        {
+            "tools": [FLAT],
+            "parallel_tool_calls": False,
+            "tool_choice": {"type": "function", "name": "f"},
+        },
+    ),
+    ({"functions": [FUNCTION], "tools": []}, {"tools": [FLAT], "parallel_tool_calls": False}),
+    ({"web_search_options": {}}, {"tools": [{"type": "web_search"}]}),
+    (
+        {
+            "web_search_options": {
+                "user_location": {"type": "approximate", "approximate": {"city": "Oslo"}}
+            }
+        },
+        {
+            "tools": [
+                {"type": "web_search", "user_location": {"type": "approximate", "city": "Oslo"}}
+            ]
+        },
+    ),
+    (
+        {"web_search_options": {}, "functions": [FUNCTION]},
+        {"tools": [{"type": "web_search"}, FLAT], "parallel_tool_calls": False},
+    ),
+    ({"logprobs": True}, {"include": ["message.output_text.logprobs"]}),
+    (
+        {"logprobs": True, "top_logprobs": 3},
+        {"include": ["message.output_text.logprobs"], "top_logprobs": 3},
+    ),
+    ({"logprobs": False, "top_logprobs": 0}, {}),
+    ({"modalities": ["text"]}, {}),
+    ({"modalities": ["text", "image"]}, {"tools": [{"type": "image_generation"}]}),
+    ({"web_search_options": {}, "tools": [TOOL]}, {"tools": [{"type": "web_search"}, FLAT]}),
+]
+
+
+@pytest.mark.parametrize(("request_", "out"), MAPPED)
+def test_a_parameter_is_mapped(request_: Json, out: Json) -> None:
+    assert sent(**request_) == {**BASE, **out}
+
+
+def test_an_upstream_with_modalities_of_its_own_gets_them() -> None:
+    asked = ["text", "image"]
+    its_terms = terms(takes=["modalities"])
+    assert sent(its_terms, modalities=asked) == {**BASE, "modalities": asked}
+
+
+def test_what_an_upstream_takes_beyond_the_protocol_goes_over_as_it_is() -> None:
+    more = {"seed": 7, "top_k": 3, "frequency_penalty": 0}
+    its_terms = terms(strict=True, takes=frozenset(more))
+    assert sent(its_terms, **more) == {**BASE, **more}
+
+
+def test_nothing_is_stored_unless_the_client_says_so() -> None:
+    assert BASE["store"] is False
+
+
+def test_a_model_that_reasons_is_asked_for_a_summary() -> None:
+    assert sent(terms(summaries=True))["reasoning"] == {"summary": "auto"}
+    assert "reasoning" not in BASE
+    assert sent(terms(summaries=True), reasoning_effort="none")["reasoning"] == {"effort": "none"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "legacy"),
+    [({}, False), ({"tools": [TOOL]}, False), ({"functions": [FUNCTION]}, True),
+     ({"functions": [FUNCTION], "tools": []}, True), ({"functions": [FUNCTION], "tools": [TOOL]}, False),
+     ({"functions": None}, False), ({"functions": []}, False)],
+)  # fmt: skip
+def test_the_answer_speaks_the_dialect_of_the_request(request_: Json, legacy: bool) -> None:
+    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request_}
+    assert translate_request(asked, terms()).legacy is legacy
+
+
+REFUSED: list[tuple[Json, Any, str]] = [
+    ({"model": None}, InvalidRequest, "model"),
+    ({"messages": None}, InvalidRequest, "messages"),
+    ({"messages": []}, InvalidRequest, "messages"),
+    ({"messages": "Hi."}, InvalidRequest, "messages"),
+    ({"response_format": {}}, InvalidRequest, "response_format.type"),
+    ({"response_format": {"type": "yaml"}}, InvalidRequest, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, InvalidRequest, "response_format.json_schema"),
+    ({"response_format": {"type": "json_schema", "json_schema": {}}}, InvalidRequest, "response_format.json_schema.name"),
+    ({"web_search_options": {"user_location": "Oslo"}}, InvalidRequest, "web_search_options.user_location"),
+    ({"tool_choice": "required"}, InvalidRequest, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, InvalidRequest, "tool_choice"),
+    ({"top_logprobs": 2}, InvalidRequest, "top_logprobs"),
+    ({"top_logprobs": 2, "logprobs": False}, InvalidRequest, "top_logprobs"),
+    ({"modalities": ["image", 7]}, Unsupported, "modalities"),
+    ({"modalities": ["text", "audio"]}, Unsupported, "modalities"),
+    ({"audio": {"voice": "x", "format": "wav"}}, Unsupported, "audio"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("request_", "raised", "param"), REFUSED)
+def test_what_cannot_be_carried_is_a_400_that_names_it(
+    request_: Json, raised: Any, param: str
+) -> None:
+    with pytest.raises(raised) as caught:
+        sent(**request_)
+    assert caught.value.status == 400
+    assert caught.value.param == param

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.translation.chat_over_responses.side_data import Notes
+
+Json = dict[str, Any]
+
+
+def notes(*annotations: Any) -> Notes:
+    made = Notes("https://f.test{}".format)
+    for annotation in annotations:
+        made.add((0, 0), annotation, before=10)
+    return made
+
+
+def cited(kind: str = "container_file_citation", **more: Any) -> Json:
+    return {"type": kind, "file_id": "cfile_1", "container_id": "cntr_1", **more}
+
+
+def test_positions_count_what_stands_in_front() -> None:
+    one = {"type": "url_citation", "start_index": 1, "end_index": 2, "url": "u", "title": "t"}
+    [told] = notes(one, "odd", None).annotations
+    assert told["url_citation"] == {"start_index": 11, "end_index": 12, "url": "u", "title": "t"}
+    assert one["start_index"] == 1
+
+
+def test_a_file_is_told_once_with_all_that_is_known_of_it() -> None:
+    made = notes(cited(), cited(filename="a.png"), cited("file_path", container_id=None))
+    assert made.annotations == []
+    assert made.files == [
+        {
+            "file_id": "cfile_1",
+            "container_id": "cntr_1",
+            "filename": "a.png",
+            "url": "https://f.test/containers/cntr_1/files/cfile_1/content",
+        },
+        {"file_id": "cfile_1", "url": "https://f.test/files/cfile_1/content"},
+    ]
+
+
+@pytest.mark.parametrize("odd", ["../x", "a/b", "a?b", "a\nb", ".", "ü"])
+def test_an_id_that_is_no_step_of_a_path_makes_no_link(odd: str) -> None:
+    assert notes({"type": "file_path", "file_id": odd}).files == [{"file_id": odd}]
+    assert "url" not in notes(cited(container_id=odd)).files[0]
+
+
+@pytest.mark.parametrize("odd", [None, "", 7, ["a"]])
+def test_a_file_without_an_id_is_none(odd: Any) -> None:
+    assert notes({"type": "file_path", "file_id": odd}).files == []
+
+
+def test_an_image_that_code_has_drawn_is_a_file() -> None:
+    made = notes()
+    drawn = {"type": "image", "url": "https://e.test/1.png"}
+    made.add_outputs([{"type": "logs", "logs": "ok"}, drawn, drawn, {"type": "image"}])
+    made.add_outputs(None)
+    assert made.files == [{"url": "https://e.test/1.png"}]
+
+
+def test_a_text_is_known_by_its_place() -> None:
+    assert (0, 0) in notes(cited())
+    assert (0, 1) not in notes(cited())
+
+
+def test_who_cuts_hears_where_everything_ends() -> None:
+    url = {"type": "url_citation", "start_index": 1, "end_index": 2, "url": "u", "title": "t"}
+    made = notes(url, cited(end_index=7), cited(end_index=5), cited("file_path", index=9))
+    made.add((1, 0), {"type": "url_citation", "url": "v"}, before=20, said=33)
+    made.add_outputs([{"type": "image", "url": "https://e.test/1.png"}], said=40)
+    placed = made.placed
+    assert [at for at, _ in placed["annotations"]] == [12, 33]
+    assert [note for _, note in placed["annotations"]] == made.annotations
+    assert [at for at, _ in placed["files"]] == [15, 40]
+    assert [file for _, file in placed["files"]] == made.files

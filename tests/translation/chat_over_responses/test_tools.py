@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest
+from forwarder.translation.chat_over_responses.tools import (
+    check_choice,
+    choice_to_responses,
+    function_call_to_responses,
+    functions_to_responses,
+    tools_to_responses,
+)
+
+Json = dict[str, Any]
+
+EMPTY = {"type": "object", "properties": {}}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
+
+TOOLS: list[tuple[Json, Json]] = [
+    (
+        {"type": "function", "function": {"name": "f"}},
+        {"type": "function", "name": "f", "parameters": EMPTY, "strict": False},
+    ),
+    (
+        {"type": "function", "function": {"name": "f", "description": "d", "parameters": SCHEMA, "strict": True}},
+        {"type": "function", "name": "f", "description": "d", "parameters": SCHEMA, "strict": True},
+    ),
+    (
+        {"type": "function", "function": {"name": "f", "description": None, "parameters": None, "strict": None}},
+        {"type": "function", "name": "f", "parameters": EMPTY, "strict": False},
+    ),
+    ({"type": "custom", "custom": {"name": "c", "description": None}}, {"type": "custom", "name": "c"}),
+    (
+        {"type": "custom", "custom": {"name": "c", "description": "d", "format": {"type": "text"}}},
+        {"type": "custom", "name": "c", "description": "d", "format": {"type": "text"}},
+    ),
+    (
+        {"type": "custom", "custom": {"name": "c", "format": {
+            "type": "grammar", "grammar": {"syntax": "lark", "definition": "x"}}}},
+        {"type": "custom", "name": "c", "format": {"type": "grammar", "syntax": "lark", "definition": "x"}},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("nested", "flat"), TOOLS)
+def test_a_tool_loses_its_wrapper(nested: Json, flat: Json) -> None:
+    assert tools_to_responses([nested]) == [flat]
+    if nested["type"] == "function":
+        assert functions_to_responses([nested["function"]]) == [flat]
+
+
+CHOICES: list[tuple[Any, Any]] = [
+    ("none", "none"),
+    ("auto", "auto"),
+    ("required", "required"),
+    ({"type": "function", "function": {"name": "f"}}, {"type": "function", "name": "f"}),
+    ({"type": "custom", "custom": {"name": "c"}}, {"type": "custom", "name": "c"}),
+    (
+        {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [
+            {"type": "function", "function": {"name": "f"}}, {"type": "custom", "custom": {"name": "c"}}]}},
+        {"type": "allowed_tools", "mode": "required", "tools": [
+            {"type": "function", "name": "f"}, {"type": "custom", "name": "c"}]},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("nested", "flat"), CHOICES)
+def test_a_choice_loses_its_wrapper(nested: Any, flat: Any) -> None:
+    assert choice_to_responses(nested) == flat
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("none", "none"), ("auto", "auto"), ({"name": "f"}, {"type": "function", "name": "f"})],
+)
+def test_the_old_choice_is_a_choice(old: Any, new: Any) -> None:
+    assert function_call_to_responses(old) == new
+
+
+REFUSED: list[tuple[Any, Any, str]] = [
+    (tools_to_responses, ["f"], "tools[0]"),
+    (tools_to_responses, [{}], "tools[0].type"),
+    (tools_to_responses, [{"type": "web_search"}], "tools[0].type"),
+    (tools_to_responses, [{"type": "function"}], "tools[0].function"),
+    (tools_to_responses, [{"type": "function", "function": {}}], "tools[0].function.name"),
+    (tools_to_responses, [{"type": "custom", "custom": {}}], "tools[0].custom.name"),
+    (
+        tools_to_responses,
+        [{"type": "function", "function": {"name": "f", "parameters": "x"}}],
+        "tools[0].function.parameters",
+    ),
+    (
+        tools_to_responses,
+        [
+            {
+                "type": "custom",
+                "custom": {"name": "c", "format": {"type": "grammar", "grammar": "x"}},
+            }
+        ],
+        "tools[0].custom.format.grammar",
+    ),
+    (functions_to_responses, [{}], "functions[0].name"),
+    (choice_to_responses, "always", "tool_choice"),
+    (choice_to_responses, {"type": "telepathy"}, "tool_choice.type"),
+    (choice_to_responses, {"type": "function", "function": {}}, "tool_choice.function.name"),
+    (choice_to_responses, {"type": "allowed_tools"}, "tool_choice.allowed_tools"),
+    (function_call_to_responses, "required", "function_call"),
+    (function_call_to_responses, {}, "function_call.name"),
+]
+
+
+@pytest.mark.parametrize(("read", "given", "param"), REFUSED)
+def test_what_is_malformed_is_a_400_that_names_the_place(read: Any, given: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read(given)
+    assert caught.value.param == param
+
+
+OFFERED = [{"type": "function", "name": "f"}, {"type": "web_search"}]
+
+
+@pytest.mark.parametrize(
+    ("choice", "tools", "met"),
+    [
+        ("auto", [], True),
+        ("none", [], True),
+        ("required", [], False),
+        ({"type": "function", "name": "f"}, [], False),
+        ({"type": "function", "name": "f"}, OFFERED, True),
+        ({"type": "function", "name": "g"}, OFFERED, False),
+        ("required", OFFERED, True),
+    ],
+)
+def test_a_choice_must_be_one_of_the_tools(choice: Any, tools: list[Json], met: bool) -> None:
+    if met:
+        check_choice(choice, tools)
+        return
+    with pytest.raises(InvalidRequest) as caught:
+        check_choice(choice, tools)
+    assert caught.value.param == "tool_choice"

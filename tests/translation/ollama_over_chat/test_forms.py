@@ -1,0 +1,57 @@
+"""What the two ways of asking ask, and where their lines have the text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest, Unsupported
+from forwarder.translation.ollama_over_chat.forms import CHAT, GENERATE
+from tests.helpers.ollama import prepared
+from tests.helpers.translating import terms
+
+PNG = "iVBORw0KGgo="
+
+
+def test_a_prompt_becomes_a_message_behind_the_system_s() -> None:
+    made = prepared(form=GENERATE, prompt="Why?", system="Be brief.").chat
+    said = [(message["role"], message["content"]) for message in made["messages"]]
+    assert said == [("system", "Be brief."), ("user", "Why?")]
+
+
+def test_a_prompt_shows_its_images() -> None:
+    [message] = prepared(form=GENERATE, prompt="What?", images=[PNG]).chat["messages"]
+    assert [part["type"] for part in message["content"]] == ["text", "image_url"]
+
+
+def test_a_bad_image_is_named_as_the_client_named_it() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        prepared(form=GENERATE, images=["?"])
+    assert caught.value.param == "images[0]"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("context", [1, 2]), ("suffix", "end"), ("template", "{{ .Prompt }}"), ("raw", True),
+     ("_debug_render_only", True)],
+)  # fmt: skip
+def test_what_no_chat_can_do_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(Unsupported, match=name) as caught:
+        prepared(form=GENERATE, **{name: value})
+    assert caught.value.status == 400
+
+
+def test_what_belongs_to_the_other_way_is_dropped() -> None:
+    one, other = terms(), terms()
+    prepared(one, CHAT, prompt="Hi.")
+    prepared(other, GENERATE, messages=[{"role": "user", "content": "Hi."}])
+    assert (set(one.ledger.dropped), set(other.ledger.dropped)) == ({"prompt"}, {"messages"})
+
+
+def test_a_line_has_its_text_where_its_form_says() -> None:
+    said = {"content": "x", "thinking": "y"}
+    assert CHAT.said(said) == {"message": {"role": "assistant", "content": "x", "thinking": "y"}}
+    assert CHAT.said({}) == {"message": {"role": "assistant", "content": ""}}
+    assert GENERATE.said(said) == {"response": "x", "thinking": "y"}
+    assert GENERATE.said({}) == {"response": ""}

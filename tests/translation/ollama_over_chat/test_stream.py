@@ -1,0 +1,196 @@
+"""Chat chunks as Ollama's lines; what holds for every stream is in test_ollama_laws.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import UpstreamBroken, UpstreamError, UpstreamRefused
+from forwarder.translation import ollama_over_chat
+from forwarder.translation.ollama_over_chat.forms import GENERATE
+from tests.helpers.ollama import chunk, lines, mistakes, prepared
+from tests.helpers.translating import STAMP, terms
+
+Json = dict[str, Any]
+
+USAGE = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}}
+END = chunk("stop")
+
+
+def said(told: list[Json], name: str = "content") -> list[str]:
+    return [line["message"][name] for line in told if line["message"].get(name)]
+
+
+def test_text_comes_as_it_comes_and_the_last_line_says_that_it_is_over() -> None:
+    told = lines([[chunk(role="assistant")], [chunk(content="Hel")], [chunk(content="lo"), END]])
+    head = {"model": "m", "created_at": STAMP}
+    message = {"role": "assistant", "content": "Hel"}
+    assert told[0] == {**head, "message": message, "done": False}
+    assert said(told) == ["Hel", "lo"]
+    assert [line["done"] for line in told] == [False, False, True]
+    assert told[-1]["message"] == {"role": "assistant", "content": ""}
+    assert [mistakes(line) for line in told] == [[], [], []]
+
+
+def test_times_add_up_and_tokens_are_the_upstream_s() -> None:
+    last = lines([[chunk(role="assistant")], [chunk(content="x")], [END, USAGE]])[-1]
+    assert last["done_reason"] == "stop"
+    assert (last["prompt_eval_count"], last["eval_count"]) == (5, 3)
+    assert last["load_duration"] == 0
+    # In a test a millisecond goes by between two looks at the clock.
+    assert last["prompt_eval_duration"] == last["eval_duration"] == 10**6
+    assert last["total_duration"] == 2 * 10**6
+
+
+def test_tokens_that_nobody_told_are_not_made_up() -> None:
+    last = lines([[chunk(content="x"), END]])[-1]
+    assert not {"prompt_eval_count", "eval_count"} & last.keys()
+    assert last["total_duration"] > 0
+
+
+@pytest.mark.parametrize(
+    "usage", [{"x_groq": {"usage": USAGE["usage"]}}, {"usage": USAGE["usage"]}]
+)
+def test_usage_may_stand_on_the_finish(usage: Json) -> None:
+    assert lines([[{**chunk("stop", content="x"), **usage}]])[-1]["eval_count"] == 3
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [("stop", "stop"), ("tool_calls", "stop"), ("length", "length"), ("max_tokens", "length"),
+     ("content_filter", "content_filter"), ("eos", "stop")],
+)  # fmt: skip
+def test_an_ending_has_ollama_s_name(finish: str, reason: str) -> None:
+    assert lines([[chunk(finish, content="x")]])[-1]["done_reason"] == reason
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [{"reasoning_content": "Hm."}, {"content": "Hi"}],
+        [{"reasoning": "Hm."}, {"content": "Hi"}],
+        [{"reasoning_content": "Hm.", "content": "Hi"}],
+        [{"content": "<think>Hm.</think>\n\nHi"}],
+        [{"content": "<th"}, {"content": "ink>Hm.</thi"}, {"content": "nk>\n"}, {"content": "Hi"}],
+        [{"content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Hi"}]}],
+    ],
+)
+def test_thoughts_stand_apart_however_they_come(deltas: list[Json]) -> None:
+    batches = [[chunk(**delta)] for delta in deltas]
+    told = lines([*batches, [END]])
+    assert ("".join(said(told, "thinking")), "".join(said(told))) == ("Hm.", "Hi")
+    quiet = lines([*batches, [END]], think=False)
+    assert (said(quiet, "thinking"), "".join(said(quiet))) == ([], "Hi")
+
+
+def test_what_only_looked_like_the_beginning_of_thoughts_is_text() -> None:
+    assert said(lines([[chunk(content="<thi")], [END]])) == ["<thi"]
+
+
+def test_a_refusal_is_text() -> None:
+    assert said(lines([[chunk(refusal="I can't.")], [END]])) == ["I can't."]
+
+
+def test_calls_come_whole_behind_the_text() -> None:
+    def call(text: str, **more: Any) -> Json:
+        return chunk(tool_calls=[{"index": 0, "function": {"arguments": text, **more}}])
+
+    told = lines([[chunk(content="Let me.")], [call('{"ci', name="f")], [call('ty":1}')],
+                  [chunk("tool_calls")]])  # fmt: skip
+    assert [line["message"].get("tool_calls") for line in told] == [
+        None, [{"function": {"index": 0, "name": "f", "arguments": {"city": 1}}}], None
+    ]  # fmt: skip
+    assert said(told) == ["Let me."]
+    assert told[-1]["done_reason"] == "stop"
+    assert [mistakes(line) for line in told] == [[], [], []]
+
+
+def test_log_probabilities_stand_on_their_line() -> None:
+    entry = {"token": "x", "logprob": -0.5, "bytes": [120],
+             "top_logprobs": [{"token": "y", "logprob": -1.0, "bytes": None}]}  # fmt: skip
+    measured = chunk(content="x")
+    measured["choices"][0]["logprobs"] = {"content": [entry], "refusal": None}
+    silent = chunk()
+    silent["choices"][0]["logprobs"] = {"content": [entry]}
+    told = lines([[measured], [silent], [END]], logprobs=True)
+    assert [line.get("logprobs") for line in told] == [[entry], [entry], None]
+    assert said(told) == ["x"]
+    assert not any("logprobs" in line for line in lines([[measured], [END]]))
+    assert [mistakes(line) for line in told] == [[], [], []]
+
+
+def test_an_image_is_shown_in_the_text_in_its_last_draft() -> None:
+    def image(url: str, **more: Any) -> Json:
+        return chunk(images=[{"type": "image_url", "image_url": {"url": url}, **more}])
+
+    told = lines([[image("u:1", index=0), image("u:2", index=0), image("u:3"), END]])
+    assert said(told) == ["\n\n![image](u:2)", "\n\n![image](u:3)"]
+
+
+def test_a_whole_answer_is_read_too() -> None:
+    message = {"role": "assistant", "content": "Hi", "reasoning_content": "Hm.",
+               "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}  # fmt: skip
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    told = lines([[], [{"choices": [choice], "usage": USAGE["usage"]}]], stream=False)
+    assert (said(told, "thinking"), said(told)) == (["Hm."], ["Hi"])
+    assert told[-2]["message"]["tool_calls"][0]["id"] == "c"
+    # It does not tell when its first word was there.
+    assert told[-1]["prompt_eval_duration"] == 0
+    assert told[-1]["eval_duration"] == told[-1]["total_duration"] > 0
+
+
+def test_a_prompt_s_answer_is_a_response() -> None:
+    told = lines([[chunk(reasoning_content="Hm.")], [chunk(content="Hi"), END]], GENERATE)
+    assert [(line["response"], line.get("thinking")) for line in told] == [
+        ("", "Hm."), ("Hi", None), ("", None)
+    ]  # fmt: skip
+    assert [mistakes(line) for line in told] == [[], [], []]
+
+
+def test_nothing_asked_is_one_line() -> None:
+    [line] = lines([], messages=[])
+    assert (line["done"], line["done_reason"], line["message"]["content"]) == (True, "load", "")
+    [line] = lines([], GENERATE, prompt="", keep_alive=0)
+    assert (line["done"], line["done_reason"], line["response"]) == (True, "unload", "")
+    assert mistakes(line) == []
+
+
+def test_silence_is_handed_on() -> None:
+    its_terms = terms()
+    stream = ollama_over_chat.translate_stream(iter([[], [END]]), prepared(its_terms), its_terms)
+    assert next(stream) == []
+
+
+# -- faults -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("batches", "kind"),
+    [
+        ([[chunk(content="x")]], UpstreamBroken),
+        ([], UpstreamBroken),
+        ([[chunk(content="x"), {"error": {"message": "Boom."}}]], UpstreamError),
+        ([[chunk(content="x"), chunk("error")]], UpstreamError),
+        ([[chunk(content=[7])]], UpstreamBroken),
+        (
+            [[chunk(tool_calls=[{"function": {"name": "f", "arguments": "{"}}])], [END]],
+            UpstreamBroken,
+        ),
+    ],
+)
+def test_an_answer_that_broke_is_never_done(batches: list[Any], kind: type[UpstreamError]) -> None:
+    its_terms = terms()
+    told: list[Json] = []
+    stream = ollama_over_chat.translate_stream(iter(batches), prepared(its_terms), its_terms)
+    with pytest.raises(kind):
+        told.extend(line for batch in stream for line in batch)
+    assert not any(line["done"] for line in told)
+    assert said(told) == (["x"] if batches and batches[0][0] == chunk(content="x") else [])
+
+
+def test_an_error_inside_keeps_its_status() -> None:
+    error = {"message": "Slow down.", "code": "rate_limit_exceeded"}
+    with pytest.raises(UpstreamRefused) as caught:
+        lines([[{"error": error}]])
+    assert (caught.value.status, caught.value.message) == (429, "Slow down.")

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import UpstreamBroken
+from forwarder.core.types import Batch
+from forwarder.translation.responses_over_chat.calls import PendingCall
+from forwarder.translation.responses_over_chat.items import ToolCall
+from forwarder.translation.responses_over_chat.tool_kinds import FUNCTION, SHELL
+from forwarder.translation.responses_over_chat.toolbox import Tool
+
+Json = dict[str, Any]
+
+
+def make(name: str, call_id: str, whole: bool) -> ToolCall | None:
+    """A function, but for the shell, which has to be whole."""
+    tool = Tool(SHELL if name == "shell" else FUNCTION, name)
+    return ToolCall("fc_1", 0, call_id, tool, False) if tool.kind.streams or whole else None
+
+
+def delta(name: str | None = None, arguments: Any = None, call_id: str | None = None) -> Json:
+    return {"id": call_id, "function": {"name": name, "arguments": arguments}}
+
+
+def seen(*deltas: Json) -> tuple[list[str], Json]:
+    """How many events each delta caused, and the finished item."""
+    call = PendingCall()
+    events = [call.take(each, make) for each in deltas]
+    item: Json = call.close("completed", make)[-1]["item"]
+    return ["".join(map(_letter, batch)) for batch in events], item
+
+
+def _letter(event: Json) -> str:
+    return event["type"].rpartition(".")[2][0]  # a(dded), d(elta)
+
+
+CASES: dict[str, tuple[list[Json], list[str], tuple[str, str, str]]] = {
+    "as OpenAI sends it": (
+        [delta("f", "", "a"), delta(None, "{"), delta(None, "}")],
+        ["", "ad", "d"],
+        ("a", "f", "{}"),
+    ),
+    "all at once": ([delta("f", "{}", "a")], ["ad"], ("a", "f", "{}")),
+    "an object": ([delta("f", {"x": 1}, "a")], ["ad"], ("a", "f", '{"x": 1}')),
+    "without arguments": ([delta("f", "", "a"), delta(None, "")], ["", ""], ("a", "f", "{}")),
+    "name in pieces": (
+        [delta("get_", "", "a"), delta("it", ""), delta(None, "{}")],
+        ["", "", "ad"],
+        ("a", "get_it", "{}"),
+    ),
+    "name in every delta": (
+        [delta("f", "", "a"), delta("f", "{", "a"), delta("f", "}", "a")],
+        ["", "ad", "d"],
+        ("a", "f", "{}"),
+    ),
+    "late name": ([delta(None, "{", "a"), delta("f", "}")], ["", "ad"], ("a", "f", "{}")),
+    "name after all": ([delta(None, "{}", "a"), delta("f")], ["", ""], ("a", "f", "{}")),
+    "late id": (
+        [delta("f", ""), delta(None, "", "a"), delta(None, "{}")],
+        ["", "", "ad"],
+        ("a", "f", "{}"),
+    ),
+    "freeform": (
+        [{"id": "a", "custom": {"name": "f", "input": ""}}, {"custom": {"input": "x"}}],
+        ["", "ad"],
+        ("a", "f", "x"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_call_is_shown_as_soon_as_its_name_is_known_to_be_whole(name: str) -> None:
+    deltas, events, (call_id, tool, arguments) = CASES[name]
+    shown, item = seen(*deltas)
+    assert shown == events
+    assert (item["call_id"], item["name"], item["arguments"]) == (call_id, tool, arguments)
+
+
+def test_a_call_whose_item_has_no_deltas_waits_until_it_is_whole() -> None:
+    shown, item = seen(delta("shell", '{"commands":', "a"), delta(None, '["ls"]}'))
+    assert shown == ["", ""]
+    assert item["action"]["commands"] == ["ls"]
+
+
+def test_a_further_call_says_that_a_name_is_whole() -> None:
+    call = PendingCall()
+    assert call.take(delta("f", "", "a"), make) == []
+    shown: Batch = call.show(make)
+    assert [event["item"]["name"] for event in shown] == ["f"]
+    assert call.show(make) == []
+
+
+def test_a_call_without_a_name_is_the_upstreams_fault() -> None:
+    call = PendingCall()
+    call.take(delta(None, "{}", "a"), make)
+    with pytest.raises(UpstreamBroken, match="without naming it"):
+        call.close("completed", make)

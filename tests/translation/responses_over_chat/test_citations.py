@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.translation.responses_over_chat.citations import Citations, flat, moved
+
+Json = dict[str, Any]
+
+URL = {"start_index": 4, "end_index": 7, "title": "One", "url": "https://example.org/1"}
+FLAT = {"type": "url_citation", **URL}
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ({"type": "url_citation", "url_citation": URL}, FLAT),
+        (FLAT, FLAT),
+        ({"type": "url_citation", "url_citation": {"url": "u", "title": None, "start_index": "4"}},
+         {"type": "url_citation", "start_index": 0, "end_index": 0, "title": "", "url": "u"}),
+        ({"type": "url_citation", "url_citation": {**URL, "content": "long"}}, FLAT),
+        ({"type": "file_path", "file_path": {"file_id": "f", "index": 3}},
+         {"type": "file_path", "file_id": "f", "index": 3}),
+        ({"type": "file", "file": {"hash": "x"}}, None),
+        ({"type": ["x"]}, None),
+        ({}, None),
+        ("u", None),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_an_annotation_is_flat_and_whole_or_none(given: Any, made: Any) -> None:
+    assert flat(given) == made
+
+
+@pytest.mark.parametrize(("offset", "ends"), [(0, (4, 7)), (3, (1, 4)), (6, (0, 1)), (9, (0, 0))])
+def test_positions_count_from_the_beginning_of_the_text(offset: int, ends: tuple[int, int]) -> None:
+    found = moved(FLAT, offset)
+    assert (found["start_index"], found["end_index"]) == ends
+    assert moved({"type": "file_path", "file_id": "f", "index": 3}, offset)["index"] == 3
+
+
+def test_an_annotation_is_given_once_however_often_it_comes() -> None:
+    citations = Citations()
+    other = {**FLAT, "start_index": 9}
+    citations.take([FLAT, {"type": "telepathy"}])
+    citations.take([{"type": "url_citation", "url_citation": URL}])
+    assert citations.give(0) == [FLAT]
+    assert citations.waiting == []
+    citations.take([FLAT, other])
+    citations.take("odd")
+    assert citations.give(1) == [{**other, "start_index": 8, "end_index": 6}]

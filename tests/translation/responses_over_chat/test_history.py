@@ -1,0 +1,427 @@
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forwarder.core.errors import InvalidRequest, Unsupported
+from forwarder.core.translation_context import Ledger, Terms
+from forwarder.providers import PROFILES, mend
+from forwarder.translation.responses_over_chat.history import History
+from forwarder.translation.responses_over_chat.toolbox import Toolbox
+from tests.fake_provider import check_chat
+from tests.helpers.translating import SEAL, refusal_of, terms
+
+Json = dict[str, Any]
+
+
+def messages(*items: Any, its_terms: Terms | None = None) -> list[Json]:
+    used = its_terms or terms()
+    return History(Toolbox(used), used).read(list(items))
+
+
+def user(text: str) -> Json:
+    return {"role": "user", "content": text}
+
+
+def said(text: str) -> Json:
+    return {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": text}],
+    }
+
+
+def call(call_id: str, **more: Any) -> Json:
+    return {"type": "function_call", "call_id": call_id, "name": "f", "arguments": "{}", **more}
+
+
+def output(call_id: str, result: Any = "done", **more: Any) -> Json:
+    return {"type": "function_call_output", "call_id": call_id, "output": result, **more}
+
+
+def thought(text: str, **more: Any) -> Json:
+    return {
+        "type": "reasoning",
+        "id": "rs_1",
+        "summary": [{"type": "summary_text", "text": text}],
+        **more,
+    }
+
+
+def outline(*items: Any) -> list[str]:
+    """The messages in brief: ``assistant:text+a+b`` for a text and the calls a and b."""
+    lines = []
+    for message in messages(*items):
+        calls = [f"+{each['id']}" for each in message.get("tool_calls", ())]
+        name = message.get("tool_call_id") or message["content"] or ""
+        thinking = f"({message['reasoning_content']})" if "reasoning_content" in message else ""
+        lines.append(f"{message['role']}:{thinking}{name}{''.join(calls)}")
+    return lines
+
+
+TURNS: dict[str, tuple[list[Json], list[str]]] = {
+    "a call and its text are one message": (
+        [said("Look."), call("a"), output("a")],
+        ["assistant:Look.+a", "tool:a"],
+    ),
+    "a text after its call joins it": (
+        [call("a"), said("Look."), output("a")],
+        ["assistant:Look.+a", "tool:a"],
+    ),
+    "parallel calls are one message, answered in order": (
+        [call("a"), call("b"), output("b"), output("a")],
+        ["assistant:+a+b", "tool:a", "tool:b"],
+    ),
+    "a call after an answer is another turn": (
+        [call("a"), output("a"), call("b"), output("b")],
+        ["assistant:+a", "tool:a", "assistant:+b", "tool:b"],
+    ),
+    "outputs may come between parallel calls": (
+        [call("a"), call("b"), output("a"), call("c"), output("b"), output("c")],
+        ["assistant:+a+b+c", "tool:a", "tool:b", "tool:c"],
+    ),
+    "an id may be used again in another turn": (
+        [call("a"), output("a"), user("More."), call("a"), output("a")],
+        ["assistant:+a", "tool:a", "user:More.", "assistant:+a", "tool:a"],
+    ),
+    "a user's message waits for the answers": (
+        [call("a"), user("Hurry!"), output("a"), user("Thanks.")],
+        ["assistant:+a", "tool:a", "user:Hurry!", "user:Thanks."],
+    ),
+    "a second text waits for the answers": (
+        [said("One."), call("a"), said("Two."), output("a")],
+        ["assistant:One.+a", "tool:a", "assistant:Two."],
+    ),
+    "a text after the answers is another turn": (
+        [call("a"), output("a"), said("Done.")],
+        ["assistant:+a", "tool:a", "assistant:Done."],
+    ),
+    "two texts are two messages": (
+        [said("One."), said("Two.")],
+        ["assistant:One.", "assistant:Two."],
+    ),
+    "reasoning goes to the message that it led to": (
+        [thought("Hm"), said("Yes.")],
+        ["assistant:(Hm)Yes."],
+    ),
+    "reasoning goes to the call that it led to": (
+        [said("Yes."), user("And?"), thought("Hm"), call("a"), output("a")],
+        ["assistant:Yes.", "user:And?", "assistant:(Hm)+a", "tool:a"],
+    ),
+    "reasoning in one turn is gathered": (
+        [thought("A"), thought("B"), call("a"), thought("C"), call("b"), output("a"), output("b")],
+        ["assistant:(A\n\nB\n\nC)+a+b", "tool:a", "tool:b"],
+    ),
+    "reasoning between turns goes to the later one": (
+        [thought("A"), call("a"), output("a"), thought("B"), call("b"), output("b")],
+        ["assistant:(A)+a", "tool:a", "assistant:(B)+b", "tool:b"],
+    ),
+    "reasoning that led to nothing is left out": (
+        [thought("A"), user("Hi."), said("Yes."), thought("B")],
+        ["user:Hi.", "assistant:Yes."],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_items_are_gathered_into_turns(name: str) -> None:
+    items, expected = TURNS[name]
+    assert outline(*items) == expected
+
+
+ITEMS = st.lists(
+    st.one_of(
+        st.sampled_from("abc").map(call),
+        st.sampled_from("abc").map(output),
+        st.sampled_from([user("Hi."), said("Yes."), said(""), thought("Hm"), {"role": "developer", "content": "Be."}]),
+        st.just({"type": "web_search_call", "id": "ws_1", "status": "completed"}),
+    ),
+    max_size=12,
+)  # fmt: skip
+
+
+@given(ITEMS)
+def test_any_items_give_a_history_that_strict_providers_take_or_a_400(items: list[Json]) -> None:
+    refusal = refusal_of(lambda: messages(*items))
+    if refusal is not None:
+        assert (refusal.status, bool(refusal.param)) == (400, True)
+        return
+    found = messages(*items)
+    assert check_chat({"model": "m", "messages": found or [user("Hi.")]}) == []
+    answered = [i["call_id"] for i in items if i.get("type") == "function_call_output"]
+    assert sorted(m["tool_call_id"] for m in found if m["role"] == "tool") == sorted(answered)
+    for text, role in (("Hi.", "user"), ("Be.", "developer"), ("Yes.", "assistant")):
+        given_texts = [i for i in items if i.get("role") == role and text in str(i["content"])]
+        assert sum(m["content"] == text for m in found if m["role"] == role) == len(given_texts)
+
+
+# -- media --------------------------------------------------------------------------------------
+
+MEDIA_PARTS: list[Callable[[str], Json]] = [
+    lambda mark: {"type": "input_image", "image_url": f"https://example.org/{mark}.png"},
+    lambda mark: {"type": "input_file", "file_id": mark},
+    lambda mark: {"type": "input_audio", "input_audio": {"data": mark, "format": "wav"}},
+]
+
+
+@st.composite
+def media_items(draw: st.DrawFn) -> list[Json]:
+    """A conversation of messages, images and whole batches of calls, each medium with its mark."""
+    marks = map("{:04}".format, itertools.count())
+
+    def content() -> list[Json]:
+        chosen = draw(st.lists(st.sampled_from([*MEDIA_PARTS, None]), max_size=3))
+        return [
+            make(next(marks)) if make else {"type": "input_text", "text": "t"} for make in chosen
+        ]
+
+    def batch() -> list[Json]:
+        ids = draw(st.sampled_from(["a", "ab", "abc"]))
+        results = [output(i, content()) for i in ids]
+        between = [user("Hurry!")] if draw(st.booleans()) else []
+        return [*map(call, ids), *between, *results]
+
+    turns: list[Callable[[], list[Json]]] = [
+        lambda: [{"role": "user", "content": content()}],
+        lambda: [said("Yes.")],
+        lambda: [made(1, result=next(marks))],
+        batch,
+    ]
+    return [
+        item
+        for turn in draw(st.lists(st.sampled_from(turns), min_size=1, max_size=6))
+        for item in turn()
+    ]
+
+
+MARK = re.compile(r"(?<!\d)\d{4}(?!\d)")
+
+
+@given(media_items())
+def test_media_arrive_once_and_in_order_and_calls_stay_beside_their_results(
+    items: list[Json],
+) -> None:
+    found = messages(*items)
+    marks = MARK.findall(str([i for i in items if i.get("type") != "image_generation_call"]))
+    drawn = [i["result"] for i in items if i.get("type") == "image_generation_call"]
+    for profile in (PROFILES["generic"], PROFILES["openai"]):
+        sent = mend({"model": "m", "messages": found}, "chat", profile, Ledger())["messages"]
+        said_something = [m for m in sent if m["content"] != []] or [user("Hi.")]
+        assert check_chat({"model": "m", "messages": said_something}) == []
+        arrived = MARK.findall(str(sent))
+        assert [mark for mark in arrived if mark not in drawn] == marks
+        assert [mark for mark in arrived if mark in drawn] == drawn
+
+
+# -- content ------------------------------------------------------------------------------------
+
+IMAGE = {"type": "input_image", "image_url": "https://example.org/a.png"}
+CHAT_IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (user("Hi."), user("Hi.")),
+        ({"role": "user", "content": None}, user("")),
+        ({"role": "user"}, user("")),
+        ({"role": "system", "content": "Be."}, {"role": "system", "content": "Be."}),
+        ({"type": "message", "role": "user", "content": [IMAGE]}, {"role": "user", "content": [CHAT_IMAGE]}),
+        ({"type": None, "role": "user", "content": "Hi."}, user("Hi.")),
+        ({"role": "assistant", "content": ""}, {"role": "assistant", "content": ""}),
+        ({"role": "assistant", "content": []}, {"role": "assistant", "content": ""}),
+        (
+            {"role": "assistant", "content": [{"type": "output_text", "text": "A"}, {"type": "input_text", "text": "B"}]},
+            {"role": "assistant", "content": "AB"},
+        ),
+        (
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+            {"role": "assistant", "content": None, "refusal": "No."},
+        ),
+    ],
+)  # fmt: skip
+def test_a_message_has_its_content_in_chats_shape(item: Json, message: Json) -> None:
+    assert messages(item) == [message]
+
+
+@pytest.mark.parametrize(
+    ("result", "content"),
+    [
+        ("done", "done"),
+        ("", ""),
+        ([], ""),
+        ([{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}], "ab"),
+        ([IMAGE], [CHAT_IMAGE]),
+        (
+            [IMAGE, {"type": "input_text", "text": "a"}, IMAGE],
+            [CHAT_IMAGE, {"type": "text", "text": "a"}, CHAT_IMAGE],
+        ),
+    ],
+)
+def test_a_result_is_text_unless_it_holds_media(result: Any, content: Any) -> None:
+    found = messages(call("a"), call("b"), output("a", result), output("b"), user("Next."))
+    assert [m["content"] for m in found[1:]] == [content, "done", "Next."]
+
+
+def made(number: int, **more: Any) -> Json:
+    return {
+        "type": "image_generation_call",
+        "id": f"ig_{number}",
+        "result": f"iVBOR{number}",
+        **more,
+    }
+
+
+IMAGES: dict[str, tuple[list[Json], list[str]]] = {
+    "an image follows the text that came with it": (
+        [user("Draw."), said("Here."), made(1), user("Thanks.")],
+        ["user:Draw.", "assistant:Here.", "user:1", "user:Thanks."],
+    ),
+    "an image follows the text that came after it": (
+        [made(1), said("Here."), user("Thanks.")],
+        ["assistant:Here.", "user:1", "user:Thanks."],
+    ),
+    "images of one turn are one message": (
+        [made(1), made(2), user("Thanks.")],
+        ["user:1+2", "user:Thanks."],
+    ),
+    "an image waits for the answers": (
+        [call("a"), made(1), user("Hurry!"), output("a"), said("Done.")],
+        ["assistant:", "tool:done", "user:1", "user:Hurry!", "assistant:Done."],
+    ),
+    "an image after the answers is another turn": (
+        [call("a"), output("a"), made(1), call("b"), output("b")],
+        ["assistant:", "tool:done", "assistant:", "tool:done", "user:1"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_that_the_assistant_made_is_shown_by_a_user(name: str) -> None:
+    items, expected = IMAGES[name]
+    assert [f"{m['role']}:{_shown(m['content'])}" for m in messages(*items)] == expected
+
+
+def _shown(content: Any) -> str:
+    if not isinstance(content, list):
+        return content or ""
+    notes, images = content[::2], content[1::2]
+    assert {part["text"] for part in notes} == {"[You made this image:]"}
+    return "+".join(part["image_url"]["url"][-1] for part in images)
+
+
+@pytest.mark.parametrize(
+    ("more", "url"),
+    [
+        ({"result": "AAAA", "output_format": "svg"}, "data:image/svg+xml;base64,AAAA"),
+        ({"result": "/9j/AAAA", "output_format": None}, "data:image/jpeg;base64,/9j/AAAA"),
+        ({"result": "data:image/gif;base64,AAAA"}, "data:image/gif;base64,AAAA"),
+    ],
+)
+def test_an_image_goes_back_as_a_data_url(more: Json, url: str) -> None:
+    [message] = messages(made(1, **more))
+    assert message["content"][1] == {"type": "image_url", "image_url": {"url": url}}
+
+
+def test_audio_that_stands_alone_is_a_users_message() -> None:
+    audio = {"type": "input_audio", "input_audio": {"data": "SUQz", "format": "mp3"}}
+    assert messages(call("a"), audio, output("a"))[2] == {"role": "user", "content": [audio]}
+
+
+def test_only_our_own_seal_is_opened_and_other_reasoning_is_read() -> None:
+    sealed = SEAL + '{"reasoning_content": "sealed", "reasoning_details": [1], "role": "user"}'
+    [own] = messages(thought("shown", encrypted_content=sealed), said("Yes."))
+    assert (own["reasoning_content"], own["reasoning_details"], own["role"]) == (
+        "sealed",
+        [1],
+        "assistant",
+    )
+    [foreign] = messages(thought("shown", encrypted_content="gAAAA"), said("Yes."))
+    assert foreign["reasoning_content"] == "shown"
+    [hidden] = messages(
+        {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}, said("Yes.")
+    )
+    assert hidden == {"role": "assistant", "content": "Yes."}
+
+
+def test_the_text_of_reasoning_is_worth_more_than_its_summary() -> None:
+    content = [{"type": "reasoning_text", "text": "A"}, {"type": "reasoning_text", "text": "B"}]
+    [message] = messages(thought("short", content=content), said("Yes."))
+    assert message["reasoning_content"] == "A\n\nB"
+
+
+def test_a_local_shells_output_names_its_call_by_either_id() -> None:
+    shell = {
+        "type": "local_shell_call",
+        "id": "lsh_1",
+        "call_id": "a",
+        "action": {"command": ["ls"]},
+    }
+    for name in ("a", "lsh_1"):
+        result = {"type": "local_shell_call_output", "id": name, "output": "{}"}
+        assert messages(shell, result)[1] == {"role": "tool", "tool_call_id": "a", "content": "{}"}
+
+
+def test_hosted_tools_leave_no_trace_but_in_the_ledger() -> None:
+    used = terms()
+    items = [
+        user("Hi."),
+        {"type": "mcp_call", "id": "mcp_1"},
+        {"type": "image_generation_call", "id": "ig_1"},
+    ]
+    assert messages(*items, its_terms=used) == [user("Hi.")]
+    assert set(used.ledger.dropped) == {"input.mcp_call", "input.image_generation_call"}
+    with pytest.raises(Unsupported):
+        messages(*items, its_terms=terms(strict=True))
+
+
+# -- refusals -----------------------------------------------------------------------------------
+
+REFUSED: list[tuple[list[Any], str, str]] = [
+    ([output("a")], "input", "No tool call found for function call output with call_id a."),
+    ([call("a"), output("a"), output("a")], "input", "No tool call found"),
+    ([call("a"), output("a"), user("Hi."), output("a")], "input", "No tool call found"),
+    ([output("a"), call("a")], "input", "No tool call found"),
+    ([call("a")], "input", "No tool output found for function call a."),
+    ([call("a"), call("b"), output("a"), user("Hi.")], "input", "No tool output found for function call b."),
+    ([call("a"), call("a"), output("a")], "input[1].call_id", "Two calls have the call_id a."),
+    (["Hi."], "input[0]", "expected an object"),
+    ([{}], "input[0].type", "Missing required parameter"),
+    ([{"type": "telepathy"}], "input[0].type", "'telepathy'"),
+    ([{"type": 1}], "input[0].type", "expected a string"),
+    ([{"id": "msg_1"}], "input[0].id", "Item with id 'msg_1' not found."),
+    ([{"type": "item_reference", "id": "rs_1"}], "input[0].id", "Item with id 'rs_1' not found."),
+    ([{"role": "critic", "content": "x"}], "input[0].role", "'critic'"),
+    ([{"role": "user", "content": 1}], "input[0].content", "expected a string or an array"),
+    ([{"role": "system", "content": [IMAGE]}], "input[0].content[0].type", "'input_image'"),
+    ([{"type": "function_call", "call_id": "a"}], "input[0].name", "Missing required parameter"),
+    ([{"type": "function_call", "name": "f"}], "input[0].call_id", "Missing required parameter"),
+    ([call("a", arguments={})], "input[0].arguments", "expected a string"),
+    ([call("a", namespace=1)], "input[0].namespace", "expected a string"),
+    ([call("a"), output("a", None)], "input[1].output", "Missing required parameter"),
+    ([call("a"), {"type": "apply_patch_call_output", "call_id": "a"}], "input[1].status", "Missing"),
+    ([thought("x", summary="x")], "input[0].summary", "expected an array"),
+    ([thought("x", summary=[{"text": 1}])], "input[0].summary[0].text", "expected a string"),
+    ([{"type": "additional_tools", "tools": "x"}], "input[0].tools", "expected an array"),
+    ([{"type": "image_generation_call", "result": 1}], "input[0].result", "expected a string"),
+    ([{"type": "input_audio", "input_audio": {"data": "x", "format": "wav"}}],
+     "input[0].input_audio.data", "not valid base64"),
+    ([{"role": "user", "content": ["a", {}]}], "input[0].content[0]", "expected an object"),
+    ([{"type": "compaction", "encrypted_content": "x"}], "input[0]", "cannot be opened"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("items", "param", "words"), REFUSED)
+def test_what_cannot_be_read_is_a_400_that_names_the_place(
+    items: list[Any], param: str, words: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        messages(*items)
+    assert caught.value.param == param
+    assert words in caught.value.message

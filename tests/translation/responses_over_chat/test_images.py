@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.translation.responses_over_chat.images import Image, Picture, markdown, picture
+from tests.helpers import sdk
+
+Json = dict[str, Any]
+
+PNG = "data:image/png;base64,iVBORw0KGgo="
+DRAWN = Picture("iVBORw0KGgo=", "png")
+
+
+@pytest.mark.parametrize(
+    ("part", "made"),
+    [
+        ({"type": "image_url", "image_url": {"url": PNG}}, DRAWN),
+        ({"image_url": PNG}, DRAWN),
+        ({"inline_data": {"mime_type": "image/png", "data": "iVBORw0KGgo="}}, DRAWN),
+        ({"inlineData": {"mimeType": "image/jpg", "data": "AAAA"}}, Picture("AAAA", "jpeg")),
+        ({"inlineData": {"data": "iVBORw0KGgo="}}, DRAWN),
+        ({"b64_json": "iVBORw0KGgo="}, DRAWN),
+        ({"image": {"url": PNG}}, DRAWN),
+        (PNG, DRAWN),
+        ({"image": "https://example.org/a.png"}, Picture("", url="https://example.org/a.png")),
+        ("data:image/svg+xml;utf8,<svg/>", Picture("", url="data:image/svg+xml;utf8,<svg/>")),
+        ("data:image/svg+xml;base64,PHN2", Picture("PHN2", "svg")),
+        ("data:image/heic;base64,UklGRg==", Picture("UklGRg==", "webp")),
+        ("data:;base64,/9j/4AAQ", Picture("/9j/4AAQ", "jpeg")),
+        ("DATA:IMAGE/GIF;charset=x;BASE64,AAAA", Picture("AAAA", "gif")),
+        ("data:image/png;base64,", None),
+        ({"type": "text", "text": "a"}, None),
+        ({"image_url": {"url": 1}}, None),
+        ({"image_url": {}}, None),
+        ({"inline_data": "x"}, None),
+        ({"inline_data": {"data": None}}, None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_an_image_is_found_in_the_spellings_of_vendors(part: Any, made: Any) -> None:
+    assert picture(part) == made
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://example.org/a.png?b=c", "![image](https://example.org/a.png?b=c)"),
+        ("https://example.org/a (1).png", "![image](<https://example.org/a (1).png>)"),
+        ("data:,<svg>", "![image](<data:,%3Csvg%3E>)"),
+    ],
+)
+def test_an_image_by_url_is_one_in_markdown(url: str, text: str) -> None:
+    assert markdown(url) == text
+
+
+def names(events: list[Json]) -> list[str]:
+    numbered = [{**event, "sequence_number": i} for i, event in enumerate(events)]
+    assert [m for event in numbered for m in sdk.event_mistakes(event)] == []
+    return [event["type"].rpartition(".")[2] for event in events]
+
+
+@pytest.mark.parametrize(
+    ("status", "shown", "closing"),
+    [("completed", "completed", ["completed", "done"]), ("incomplete", "generating", ["done"])],
+)
+def test_an_image_has_its_events(status: str, shown: str, closing: list[str]) -> None:
+    image = Image("ig_1", 3, DRAWN)
+    assert names(image.open()) == ["added", "in_progress", "generating"]
+    more = Picture(DRAWN.data + "AAAA", "png")
+    assert image.is_begun_by(more)
+    assert not image.is_begun_by(Picture("AAAA", "png"))
+    [partial] = image.grow(more)
+    assert (partial["partial_image_b64"], partial["partial_image_index"]) == (DRAWN.data, 0)
+    assert names(image.close(status)) == closing
+    assert image.done == {
+        "id": "ig_1",
+        "type": "image_generation_call",
+        "status": shown,
+        "result": more.data,
+        "output_format": "png",
+    }

@@ -1,0 +1,201 @@
+"""Beyond the laws: the exact events of each item."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.translation.responses_over_chat.items import Message, Reasoning, ToolCall
+from forwarder.translation.responses_over_chat.tool_kinds import (
+    APPLY_PATCH,
+    CUSTOM,
+    FUNCTION,
+    LOCAL_SHELL,
+    SHELL,
+    Kind,
+)
+from forwarder.translation.responses_over_chat.toolbox import Tool
+
+Json = dict[str, Any]
+
+
+def brief(events: list[Json]) -> list[str]:
+    """The events' types, with what they carry."""
+    lines = []
+    for event in events:
+        carried = next(
+            (
+                str(event[k])
+                for k in ("delta", "text", "refusal", "arguments", "input")
+                if k in event
+            ),
+            "",
+        )
+        lines.append(f"{event['type'].removeprefix('response.')} {carried}".strip())
+    return lines
+
+
+def test_a_message_of_text() -> None:
+    message = Message("msg_1", 3)
+    events = [*message.open(), *message.text("a"), *message.text("b"), *message.close("completed")]
+    assert brief(events) == [
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta a",
+        "output_text.delta b",
+        "output_text.done ab",
+        "content_part.done",
+        "output_item.done",
+    ]
+    assert {event["output_index"] for event in events} == {3}
+    assert {event["content_index"] for event in events[1:-1]} == {0}
+    assert events[0]["item"] == {
+        "id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": [],
+    }  # fmt: skip
+    assert events[-1]["item"] is message.done
+    assert message.done["status"] == "completed"
+
+
+def test_a_message_of_text_and_refusal_has_two_parts() -> None:
+    message = Message("msg_1", 0)
+    events = [
+        *message.text("a"),
+        *message.refusal("n"),
+        *message.refusal("o"),
+        *message.close("incomplete"),
+    ]
+    assert brief(events) == [
+        "content_part.added",
+        "output_text.delta a",
+        "output_text.done a",
+        "content_part.done",
+        "content_part.added",
+        "refusal.delta n",
+        "refusal.delta o",
+        "refusal.done no",
+        "content_part.done",
+        "output_item.done",
+    ]
+    assert [event.get("content_index") for event in events] == [0, 0, 0, 0, 1, 1, 1, 1, 1, None]
+    assert message.done["status"] == "incomplete"
+    assert message.done["content"][1] == {"type": "refusal", "refusal": "no"}
+
+
+def test_a_text_has_its_annotations_and_log_probabilities() -> None:
+    message = Message("msg_1", 0)
+    entry = {"token": "b", "bytes": [98], "logprob": -1.0, "top_logprobs": []}
+    note = {"type": "file_path", "file_id": "f", "index": 0}
+    assert not message.says
+    events = [*message.weighed_text("b", [entry]), *message.annotate(note)]
+    assert (message.says, message.length) == (True, 0)  # the part is not closed
+    events += [*message.refusal("no"), *message.close("completed")]
+    assert brief(events)[:5] == [
+        "content_part.added",
+        "output_text.delta b",
+        "output_text.annotation.added",
+        "output_text.done b",
+        "content_part.done",
+    ]
+    assert events[1]["logprobs"] == events[3]["logprobs"] == [entry]
+    assert (events[2]["annotation"], events[2]["annotation_index"]) == (note, 0)
+    assert events[0]["part"] == {
+        "type": "output_text", "text": "", "annotations": [], "logprobs": [],
+    }  # fmt: skip
+    assert message.done["content"][0] == events[4]["part"] == {
+        "type": "output_text", "text": "b", "annotations": [note], "logprobs": [entry],
+    }  # fmt: skip
+    assert (message.says, message.length) == (False, 1)
+
+
+@pytest.mark.parametrize(
+    ("style", "stems"),
+    [("summary", ["reasoning_summary_text"]), ("text", ["reasoning_text"]),
+     ("both", ["reasoning_text", "reasoning_summary_text"])],
+)  # fmt: skip
+def test_reasoning_is_shown_in_the_forms_asked_for(style: str, stems: list[str]) -> None:
+    thought = Reasoning("rs_1", 0, style)
+    events = [*thought.open(), *thought.grow("a"), *thought.grow("b"), *thought.close("completed")]
+    parts = [
+        {"reasoning_text": "content_part"}.get(stem, "reasoning_summary_part") for stem in stems
+    ]
+    assert brief(events) == [
+        "output_item.added",
+        *(f"{part}.added" for part in parts),
+        *(f"{stem}.delta a" for stem in stems),
+        *(f"{stem}.delta b" for stem in stems),
+        *(
+            line
+            for stem, part in zip(stems, parts, strict=True)
+            for line in (f"{stem}.done ab", f"{part}.done")
+        ),
+        "output_item.done",
+    ]
+    assert bool(thought.done["summary"]) == ("reasoning_summary_text" in stems)
+    assert ("content" in thought.done) == ("reasoning_text" in stems)
+
+
+@pytest.mark.parametrize("style", ["summary", "text", "both"])
+def test_reasoning_without_a_word_may_still_be_sealed(style: str) -> None:
+    thought = Reasoning("rs_1", 0, style)
+    thought.sealed = "fwd1.x"
+    assert brief([*thought.open(), *thought.close("completed")]) == [
+        "output_item.added",
+        "output_item.done",
+    ]
+    assert thought.done == {
+        "id": "rs_1", "type": "reasoning", "summary": [], "status": "completed", "encrypted_content": "fwd1.x",
+    }  # fmt: skip
+
+
+def events_of_call(
+    kind: Kind, *pieces: str, native: bool = False, status: str = "completed"
+) -> list[Json]:
+    call = ToolCall("x_1", 2, "call_1", Tool(kind, "t", "ns"), native)
+    return [*call.open(), *(e for piece in pieces for e in call.grow(piece)), *call.close(status)]
+
+
+CALLS: list[tuple[Kind, list[str], bool, str, list[str]]] = [
+    (FUNCTION, ["{", "}"], False, "completed",
+     ["function_call_arguments.delta {", "function_call_arguments.delta }", "function_call_arguments.done {}"]),
+    (FUNCTION, [], False, "completed",
+     ["function_call_arguments.delta {}", "function_call_arguments.done {}"]),
+    (FUNCTION, [], False, "incomplete", ["function_call_arguments.done"]),
+    (CUSTOM, ['{"input": "a', 'b"}'], False, "completed",
+     ["custom_tool_call_input.delta a", "custom_tool_call_input.delta b", "custom_tool_call_input.done ab"]),
+    (CUSTOM, ['{"x": 1, ', '"input": "a"}'], False, "completed",
+     ["custom_tool_call_input.delta a", "custom_tool_call_input.done a"]),
+    (CUSTOM, ['{"input": "a\\'], False, "incomplete",
+     ["custom_tool_call_input.delta a", "custom_tool_call_input.done a"]),
+    (CUSTOM, ['{"input": "a"}'], True, "completed",
+     ['custom_tool_call_input.delta {"input": "a"}', 'custom_tool_call_input.done {"input": "a"}']),
+    (SHELL, ['{"commands": ', '["ls"]}'], False, "completed", []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "pieces", "native", "status", "between"), CALLS)
+def test_a_call_shows_its_input_while_it_is_written(
+    kind: Kind, pieces: list[str], native: bool, status: str, between: list[str]
+) -> None:
+    events = events_of_call(kind, *pieces, native=native, status=status)
+    assert brief(events) == ["output_item.added", *between, "output_item.done"]
+    added, done = events[0]["item"], events[-1]["item"]
+    assert (added["status"], done["status"]) == ("in_progress", status)
+    assert {added["namespace"], done["namespace"]} == {"ns"}
+    assert {added["call_id"], done["call_id"]} == {"call_1"}
+    assert ("name" in done) == kind.streams
+
+
+def test_the_done_event_of_a_function_names_it() -> None:
+    assert [
+        e["name"] for e in events_of_call(FUNCTION, "{}") if e["type"].endswith("arguments.done")
+    ] == ["t"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [(LOCAL_SHELL, "incomplete"), (APPLY_PATCH, "in_progress")]
+)
+def test_a_call_that_was_cut_off_asks_for_nothing(kind: Kind, status: str) -> None:
+    item = events_of_call(kind, '{"command": ["rm", "-rf', status="incomplete")[-1]["item"]
+    assert item["status"] == status
+    assert "rm" not in str(item)

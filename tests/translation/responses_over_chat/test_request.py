@@ -1,0 +1,201 @@
+"""Beyond the cases: one parameter at a time, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from openai.types.responses import ResponseIncludable
+
+from forwarder.core.errors import InvalidRequest, Unsupported
+from forwarder.core.translation_context import Terms
+from forwarder.translation.responses_over_chat import translate_request
+from tests.helpers.translating import terms
+
+Json = dict[str, Any]
+
+FUNCTION = {"type": "function", "name": "f"}
+
+
+def chat(its_terms: Terms | None = None, **request: Any) -> Json:
+    asked = {"model": "m", "input": "Hi.", **request}
+    return translate_request(asked, its_terms or terms()).chat
+
+
+BASE = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "Hi."}],
+}
+
+SCHEMA = {"type": "object", "properties": {}}
+
+MAPPED: list[tuple[Json, Json]] = [
+    ({}, {}),
+    ({"stream": False, "stream_options": {"include_obfuscation": True}}, {"stream": False}),
+    ({"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}),
+    (
+        {"stream": True, "stream_options": {"include_obfuscation": True}},
+        {"stream": True, "stream_options": {"include_usage": True}},
+    ),
+    ({"max_output_tokens": 5}, {"max_completion_tokens": 5}),
+    ({"reasoning": {"effort": "high", "summary": "auto"}}, {"reasoning_effort": "high"}),
+    ({"reasoning": {"effort": None}}, {}),
+    ({"reasoning": {}}, {}),
+    ({"service_tier": "ultrafast"}, {"service_tier": "priority"}),
+    ({"service_tier": "flex"}, {"service_tier": "flex"}),
+    ({"text": {"format": {"type": "text"}, "verbosity": "low"}}, {"verbosity": "low"}),
+    ({"text": {"format": None, "verbosity": None}}, {}),
+    ({"text": {"format": {"type": "json_object"}}}, {"response_format": {"type": "json_object"}}),
+    (
+        {
+            "text": {
+                "format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": None}
+            }
+        },
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "n", "schema": SCHEMA},
+            }
+        },
+    ),
+    ({"prompt_cache_options": {"ttl": "12h"}}, {"prompt_cache_options": {"ttl": "30m"}}),
+    ({"prompt_cache_options": {"prewarm": True}}, {}),
+    ({"top_logprobs": 0}, {}),
+    ({"top_logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
+    ({"include": ["message.output_text.logprobs"]}, {"logprobs": True}),
+    (
+        {"include": ["message.output_text.logprobs"], "top_logprobs": 3},
+        {"logprobs": True, "top_logprobs": 3},
+    ),
+    ({"store": True, "include": [], "max_tool_calls": 1}, {}),
+    ({"seed": 1, "logit_bias": {"5": 1}}, {"seed": 1, "logit_bias": {"5": 1}}),
+    ({"stop": "a", "presence_penalty": 0.5}, {"stop": "a", "presence_penalty": 0.5}),
+    ({"stop": ["a", "b"], "frequency_penalty": 0}, {"stop": ["a", "b"], "frequency_penalty": 0}),
+    ({"parallel_tool_calls": False, "tool_choice": "auto"}, {}),
+    ({"tools": [], "tool_choice": "none"}, {}),
+]
+
+
+@pytest.mark.parametrize(("request_", "sent"), MAPPED)
+def test_a_parameter_is_mapped(request_: Json, sent: Json) -> None:
+    assert chat(**request_) == {**BASE, **sent}
+
+
+def test_instructions_come_before_everything() -> None:
+    found = chat(instructions="Be brief.", input=[{"role": "system", "content": "Be kind."}])[
+        "messages"
+    ]
+    assert [(m["role"], m["content"]) for m in found] == [
+        ("developer", "Be brief."),
+        ("system", "Be kind."),
+    ]
+    assert chat(instructions="") == BASE
+
+
+def test_parallel_calls_and_choices_go_with_tools() -> None:
+    sent = chat(tools=[FUNCTION], parallel_tool_calls=False, tool_choice="required")
+    assert (sent["parallel_tool_calls"], sent["tool_choice"], len(sent["tools"])) == (
+        False,
+        "required",
+        1,
+    )
+
+
+def test_the_last_configuration_update_counts() -> None:
+    def update(effort: str, kind: str) -> Json:
+        return {
+            "type": "configuration_update",
+            "reasoning": {"effort": effort},
+            "text": {"format": {"type": kind}},
+        }
+
+    given = [
+        {"role": "user", "content": "Hi."},
+        update("low", "text"),
+        update("high", "json_object"),
+    ]
+    sent = chat(input=given, reasoning={"effort": "none"})
+    assert (sent["reasoning_effort"], sent["response_format"]) == ("high", {"type": "json_object"})
+    assert "response_format" not in chat(input=given[:2], text={"format": {"type": "json_object"}})
+
+
+def test_settings_that_chat_lacks_are_named() -> None:
+    used = terms()
+    chat(
+        used,
+        reasoning={"mode": "pro", "context": "all_turns"},
+        prompt_cache_options={"prewarm": True, "comparison_response_id": "r"},
+    )
+    assert set(used.ledger.dropped) == {
+        "reasoning.mode",
+        "reasoning.context",
+        "prompt_cache_options.prewarm",
+        "prompt_cache_options.comparison_response_id",
+    }
+    chat(terms(strict=True), reasoning={"mode": "standard", "context": "auto"})
+
+
+def test_what_nobody_includes_is_named() -> None:
+    used = terms()
+    chat(used, include=["nonsense", "reasoning.encrypted_content"])
+    assert set(used.ledger.dropped) == {"include.nonsense"}
+    with pytest.raises(Unsupported) as refused:
+        chat(terms(strict=True), include=["nonsense"])
+    assert refused.value.param == "include.nonsense"
+
+
+@pytest.mark.parametrize("name", get_args(ResponseIncludable))
+def test_what_the_api_includes_is_known(name: str) -> None:
+    assert "include" not in chat(terms(strict=True), include=[name])
+
+
+def test_the_sources_of_a_search_that_goes_over_are_named() -> None:
+    used = terms(web_search=True)
+    asked = {"tools": [{"type": "web_search"}], "include": ["web_search_call.action.sources"]}
+    assert chat(used, **asked)["web_search_options"] == {}
+    assert set(used.ledger.dropped) == {"include.web_search_call.action.sources"}
+
+
+@pytest.mark.parametrize("name", ["n", "max_tokens", "response_format", "reasoning_effort"])
+def test_a_parameter_of_the_other_api_is_said_to_be_one(name: str) -> None:
+    used = terms()
+    chat(used, **{name: 1})
+    assert used.ledger.dropped == {name: "only the other API knows this parameter"}
+
+
+REFUSED: list[tuple[Json, Any, str]] = [
+    ({"model": None}, InvalidRequest, "model"),
+    ({"model": 1}, InvalidRequest, "model"),
+    ({"input": None}, InvalidRequest, "input"),
+    ({"input": {}}, InvalidRequest, "input"),
+    ({"include": [5]}, InvalidRequest, "include[0]"),
+    ({"stop": 5}, InvalidRequest, "stop"),
+    ({"seed": "x"}, InvalidRequest, "seed"),
+    ({"text": {"format": {}}}, InvalidRequest, "text.format.type"),
+    ({"text": {"format": {"type": "yaml"}}}, InvalidRequest, "text.format.type"),
+    ({"text": {"format": {"type": "json_schema"}}}, InvalidRequest, "text.format.name"),
+    ({"text": {"format": {"type": "json_schema", "name": "n"}}}, InvalidRequest, "text.format.schema"),
+    ({"text": {"verbosity": 1}}, InvalidRequest, "text.verbosity"),
+    ({"reasoning": {"effort": 1}}, InvalidRequest, "reasoning.effort"),
+    ({"input": [{"type": "configuration_update", "text": "x"}]}, InvalidRequest, "input[0].text"),
+    ({"prompt": {"id": "p"}}, Unsupported, "prompt"),
+    ({"tool_choice": {"type": "web_search"}}, Unsupported, "tool_choice"),
+    ({"include": "x"}, InvalidRequest, "include"),
+    ({"top_logprobs": "2"}, InvalidRequest, "top_logprobs"),
+    ({"tool_choice": {"type": "function", "name": "g"}, "tools": [FUNCTION]}, InvalidRequest, "tool_choice"),
+    ({"tool_choice": {"type": "web_search"}, "tools": [{"type": "web_search"}]}, Unsupported, "tool_choice"),
+    ({"tool_choice": "required"}, InvalidRequest, "tool_choice"),
+    ({"tools": [FUNCTION, {"type": "namespace", "name": "n", "tools": [
+        {"type": "custom", "name": "g"}]}, {"type": "function", "name": "n__g"}]}, InvalidRequest, "tools[2]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("request_", "raised", "param"), REFUSED)
+def test_what_cannot_be_carried_is_a_400_that_names_it(
+    request_: Json, raised: Any, param: str
+) -> None:
+    with pytest.raises(raised) as caught:
+        chat(**request_)
+    assert caught.value.status == 400
+    assert caught.value.param == param

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from forwarder.translation.responses_over_chat.tool_kinds import CALLS, KINDS, OUTPUTS
+from tests.fake_provider import check_chat
+
+Json = dict[str, Any]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_is_found_by_its_calls_and_by_their_outputs(name: str) -> None:
+    kind = KINDS[name]
+    assert CALLS[kind.call] == (name, kind)
+    assert OUTPUTS[kind.output] is kind
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_makes_a_function_that_strict_providers_take(name: str) -> None:
+    kind = KINDS[name]
+    function = {
+        "name": name,
+        "description": kind.describe({}) or "",
+        "parameters": kind.parameters({}),
+    }
+    tools = [{"type": "function", "function": function}]
+    assert (
+        check_chat({"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools})
+        == []
+    )
+
+
+def test_the_schema_of_one_request_is_not_that_of_the_next() -> None:
+    for kind in KINDS.values():
+        first = kind.parameters({})
+        first["properties"]["x"] = 1
+        assert kind.parameters({}) != first
+
+
+WRITTEN: list[tuple[str, Any, Json]] = [
+    ("local_shell", {"command": ["ls", "-l"]},
+     {"command": ["ls", "-l"], "env": {}, "timeout_ms": None, "working_directory": None}),
+    ("local_shell", {"command": "ls | wc", "env": {"A": 1}, "timeout_ms": "5", "working_directory": "/"},
+     {"command": ["bash", "-lc", "ls | wc"], "env": {"A": "1"}, "timeout_ms": 5, "working_directory": "/"}),
+    ("local_shell", "no object", {"command": ["bash", "-lc", ""], "env": {}, "timeout_ms": None,
+                                  "working_directory": None}),
+    ("shell", {"commands": ["a", 1]}, {"commands": ["a", "1"], "timeout_ms": None, "max_output_length": None}),
+    ("shell", {"command": "a", "timeout_ms": 1.0, "max_output_length": "x"},
+     {"commands": ["a"], "timeout_ms": 1, "max_output_length": None}),
+    ("apply_patch", {"type": "delete_file", "path": "p", "diff": "d"}, {"type": "delete_file", "path": "p"}),
+    ("apply_patch", {"type": "create_file", "path": "p", "diff": "d"},
+     {"type": "create_file", "path": "p", "diff": "d"}),
+    ("apply_patch", {"type": "rename", "path": None}, {"type": "update_file", "path": "", "diff": ""}),
+    ("tool_search", {"query": "q"}, {"query": "q"}),
+    ("tool_search", ["q"], {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments", "expected"), WRITTEN)
+def test_what_a_model_wrote_becomes_what_clients_read(
+    name: str, arguments: Any, expected: Json
+) -> None:
+    fields = KINDS[name].fields(json.dumps(arguments))
+    field, _ = KINDS[name].given
+    made = fields[field]
+    assert {k: v for k, v in made.items() if name != "local_shell" or k != "type"} == expected
+
+
+GIVEN: list[tuple[str, Json, Any]] = [
+    ("function", {"arguments": '{"a": 1}'}, {"a": 1}),
+    ("function", {"arguments": ""}, {}),
+    ("function", {"arguments": None}, {}),
+    ("custom", {"input": 'a "b"'}, {"input": 'a "b"'}),
+    ("custom", {}, {"input": ""}),
+    ("local_shell", {"action": {"type": "exec", "command": ["ls"], "env": {}, "user": "me"}}, {"command": ["ls"]}),
+    ("shell", {"action": {"commands": ["ls"], "timeout_ms": None}}, {"commands": ["ls"]}),
+    ("apply_patch", {"operation": {"type": "delete_file", "path": "p"}}, {"type": "delete_file", "path": "p"}),
+    ("tool_search", {"arguments": {"query": "q"}}, {"query": "q"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "item", "arguments"), GIVEN)
+def test_a_call_of_the_history_becomes_arguments(name: str, item: Json, arguments: Any) -> None:
+    assert json.loads(KINDS[name].arguments(item)) == arguments
+
+
+RESULTS: list[tuple[str, Json, str]] = [
+    ("function", {"output": "x"}, "x"),
+    ("custom", {"output": "x"}, "x"),
+    ("local_shell", {"output": '{"x": 1}'}, '{"x": 1}'),
+    ("shell", {"output": [{"stdout": "x"}]}, '[{"stdout":"x"}]'),
+    ("apply_patch", {"status": "completed"}, "completed"),
+    ("apply_patch", {"status": "failed", "output": "why"}, "failed: why"),
+    ("tool_search", {"tools": [{"name": "a"}, {"name": "b"}]}, '{"tools":["a","b"]}'),
+]
+
+
+@pytest.mark.parametrize(("name", "item", "text"), RESULTS)
+def test_a_result_becomes_the_text_of_a_tool_message(name: str, item: Json, text: str) -> None:
+    assert KINDS[name].result(item, "input[0]") == text

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forwarder.core.errors import InvalidRequest, Unsupported
+from forwarder.core.translation_context import Terms
+from forwarder.translation.responses_over_chat.tool_kinds import CUSTOM, FUNCTION, SHELL
+from forwarder.translation.responses_over_chat.toolbox import NAME_LIMIT, Tool, Toolbox, flat_name
+from tests.helpers.translating import refusal_of, terms
+
+Json = dict[str, Any]
+
+
+def toolbox(*tools: Json, its_terms: Terms | None = None) -> Toolbox:
+    made = Toolbox(its_terms or terms())
+    made.add(list(tools), "tools")
+    return made
+
+
+def function(name: str, **more: Any) -> Json:
+    return {"type": "function", "name": name, **more}
+
+
+def namespace(name: str, *tools: Json) -> Json:
+    return {"type": "namespace", "name": name, "description": "", "tools": list(tools)}
+
+
+# -- names --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "flat"),
+    [
+        ("read", None, "read"),
+        ("read", "mcp__files", "mcp__files__read"),
+        ("a" * 64, None, "a" * 64),
+        ("read", "", "read"),
+    ],
+)
+def test_a_name_that_fits_stays_readable(name: str, space: str | None, flat: str) -> None:
+    assert flat_name(name, space) == flat
+
+
+NAMES = st.text(alphabet="ab_.-é", min_size=1, max_size=3) | st.sampled_from(
+    ["a" * 63, "b" * 64, "b" * 90]
+)
+
+
+@given(NAMES, st.none() | NAMES)
+def test_a_flat_name_is_one_that_upstreams_take(name: str, space: str | None) -> None:
+    flat = flat_name(name, space)
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", flat)
+    assert len(flat) <= NAME_LIMIT
+    assert flat == flat_name(name, space)
+
+
+@given(st.lists(st.tuples(NAMES, st.none() | NAMES), min_size=1, max_size=6, unique=True))
+def test_flattening_loses_no_tool(names: list[tuple[str, str | None]]) -> None:
+    """Either every tool is found again by its flat name, or the collision is refused."""
+    tools = [namespace(space, function(name)) if space else function(name) for name, space in names]
+    refusal = refusal_of(lambda: toolbox(*tools))
+    if refusal is not None:
+        assert refusal.code == "tool_name_collision"
+        assert len({flat_name(*each) for each in names}) < len(names)
+        return
+    box = toolbox(*tools)
+    sent = [tool["function"]["name"] for tool in box.chat]
+    assert [(box.find(flat).name, box.find(flat).namespace) for flat in sent] == names
+
+
+def test_tools_that_would_share_a_name_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="'a__b__c'") as caught:
+        toolbox(namespace("a", function("b__c")), namespace("a__b", function("c")))
+    assert (caught.value.param, caught.value.code) == ("tools[1].tools[0]", "tool_name_collision")
+
+
+def test_of_two_definitions_of_one_tool_the_first_wins() -> None:
+    box = toolbox(function("f", description="first"), function("f", description="second"))
+    box.add([function("f", description="third"), function("g")], "input[0].tools")
+    assert [t["function"].get("description") for t in box.chat] == ["first", None]
+
+
+def test_a_tool_that_nobody_offered_is_a_plain_function() -> None:
+    assert toolbox().find("unheard_of") == Tool(FUNCTION, "unheard_of")
+
+
+# -- definitions --------------------------------------------------------------------------------
+
+EMPTY = {"type": "object", "properties": {}}
+
+
+@pytest.mark.parametrize(
+    ("tool", "sent"),
+    [
+        (function("f"), {"name": "f", "parameters": EMPTY}),
+        (function("f", parameters=None, strict=None, description=None), {"name": "f", "parameters": EMPTY}),
+        (function("f", strict=False), {"name": "f", "parameters": EMPTY, "strict": False}),
+        (
+            function("f", description="d", parameters={"type": "object"}, strict=True,
+                     defer_loading=True, output_schema={}, allowed_callers=["direct"]),
+            {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True},
+        ),
+    ],
+)  # fmt: skip
+def test_a_function_is_nested(tool: Json, sent: Json) -> None:
+    assert toolbox(tool).chat == [{"type": "function", "function": sent}]
+
+
+GRAMMAR = {"type": "grammar", "syntax": "regex", "definition": "a+"}
+
+
+def test_a_freeform_tool_is_a_function_of_one_string_with_its_grammar_in_words() -> None:
+    [tool] = toolbox({"type": "custom", "name": "c", "description": "d", "format": GRAMMAR}).chat
+    assert tool["function"]["description"] == "d\n\nThe input must follow this regex grammar:\na+"
+    assert tool["function"]["parameters"]["required"] == ["input"]
+    assert tool["function"]["parameters"]["properties"]["input"]["type"] == "string"
+
+
+@pytest.mark.parametrize(
+    ("given_format", "sent"),
+    [
+        (GRAMMAR, {"type": "grammar", "grammar": {"syntax": "regex", "definition": "a+"}}),
+        ({"type": "text"}, {"type": "text"}),
+        (None, None),
+    ],
+)
+def test_a_freeform_tool_is_nested_where_the_upstream_knows_such(
+    given_format: Any, sent: Any
+) -> None:
+    box = toolbox(
+        {"type": "custom", "name": "c", "format": given_format}, its_terms=terms(custom_tools=True)
+    )
+    assert box.chat[0]["custom"].get("format") == sent
+    assert box.is_native(CUSTOM)
+    assert not box.is_native(SHELL)
+
+
+HOSTED = [
+    {"type": "web_search"},
+    {"type": "mcp", "server_label": "x"},
+    {"type": "shell", "environment": {"type": "container_auto"}},
+    {"type": "tool_search"},
+    {"type": "computer_use_preview", "environment": "linux"},
+]
+
+
+@pytest.mark.parametrize("tool", HOSTED)
+def test_a_hosted_tool_is_left_out_and_named_or_refused(tool: Json) -> None:
+    dropping = terms()
+    assert toolbox(tool, its_terms=dropping).chat == []
+    assert set(dropping.ledger.dropped) == {f"tools.{tool['type']}"}
+    for refusing in (terms(hosted_tools="refuse"), terms(strict=True)):
+        with pytest.raises(Unsupported):
+            toolbox(tool, its_terms=refusing)
+
+
+@pytest.mark.parametrize(
+    ("tool", "param"),
+    [
+        ("f", "tools[0]"),
+        ({}, "tools[0].type"),
+        ({"type": 1}, "tools[0].type"),
+        (function(None), "tools[0].name"),  # type: ignore[arg-type]
+        (function("f", parameters=[]), "tools[0].parameters"),
+        (function("f", strict="yes"), "tools[0].strict"),
+        (function("f", description=1), "tools[0].description"),
+        ({"type": "custom", "name": "c", "format": "x"}, "tools[0].format"),
+        ({"type": "shell", "environment": "x"}, "tools[0].environment"),
+        ({"type": "namespace", "tools": []}, "tools[0].name"),
+        ({"type": "namespace", "name": "n"}, "tools[0].tools"),
+        (namespace("n", function("f", parameters=1)), "tools[0].tools[0].parameters"),
+    ],
+)
+def test_a_malformed_definition_is_a_400_that_names_the_place(tool: Any, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        toolbox(tool)
+    assert caught.value.param == param
+
+
+# -- choosing -----------------------------------------------------------------------------------
+
+CHOICES: list[tuple[Any, Any]] = [
+    ("none", "none"),
+    ("auto", "auto"),
+    ("required", "required"),
+    ({"type": "function", "name": "f"}, {"type": "function", "function": {"name": "f"}}),
+    ({"type": "custom", "name": "c"}, {"type": "function", "function": {"name": "c"}}),
+    ({"type": "shell"}, {"type": "function", "function": {"name": "shell"}}),
+    ({"type": "function", "name": "n__g"}, {"type": "function", "function": {"name": "n__g"}}),
+    ({"type": "function", "name": "g", "namespace": "n"}, {"type": "function", "function": {"name": "n__g"}}),
+    ({"type": "function", "name": "g"}, {"type": "function", "function": {"name": "n__g"}}),
+    (
+        {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]},
+        {"type": "allowed_tools", "allowed_tools": {
+            "mode": "required", "tools": [{"type": "function", "function": {"name": "f"}}]}},
+    ),
+    (
+        {"type": "allowed_tools", "tools": [{"type": "web_search"}, {"type": "shell"}]},
+        {"type": "allowed_tools", "allowed_tools": {
+            "mode": "auto", "tools": [{"type": "function", "function": {"name": "shell"}}]}},
+    ),
+]  # fmt: skip
+
+
+def offered() -> Toolbox:
+    return toolbox(
+        function("f"), {"type": "custom", "name": "c"}, {"type": "shell"},
+        namespace("n", function("g")), {"type": "web_search"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("choice", "sent"), CHOICES)
+def test_a_choice_is_nested(choice: Any, sent: Any) -> None:
+    assert offered().choice(choice) == sent
+
+
+def test_a_choice_of_a_native_freeform_tool_stays_one() -> None:
+    box = toolbox({"type": "custom", "name": "c"}, its_terms=terms(custom_tools=True))
+    choice = box.choice({"type": "custom", "name": "c"})
+    assert choice == {"type": "custom", "custom": {"name": "c"}}
+
+
+@pytest.mark.parametrize("mode", ["none", "auto"])
+def test_without_tools_there_is_nothing_to_choose(mode: str) -> None:
+    assert toolbox({"type": "web_search"}).choice(mode) is None
+
+
+@pytest.mark.parametrize(
+    ("choice", "raised", "param"),
+    [
+        ("always", InvalidRequest, "tool_choice"),
+        ({}, InvalidRequest, "tool_choice.type"),
+        ({"type": "function"}, InvalidRequest, "tool_choice.name"),
+        ({"type": "function", "name": "other"}, InvalidRequest, "tool_choice"),
+        ({"type": "function", "name": "g", "namespace": "m"}, InvalidRequest, "tool_choice"),
+        ({"type": "web_search"}, Unsupported, "tool_choice"),
+        ({"type": "mcp", "server_label": "x"}, Unsupported, "tool_choice"),
+        ({"type": "allowed_tools", "tools": [{"type": "web_search"}]}, Unsupported, "tool_choice"),
+        ({"type": "allowed_tools", "tools": ["f"]}, InvalidRequest, "tool_choice.tools[0]"),
+        (
+            {"type": "allowed_tools", "mode": "none", "tools": []},
+            InvalidRequest,
+            "tool_choice.mode",
+        ),
+    ],
+)
+def test_a_choice_that_cannot_be_met_is_refused(choice: Any, raised: Any, param: str) -> None:
+    with pytest.raises(raised) as caught:
+        offered().choice(choice)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("tools", "raised"), [([], InvalidRequest), ([{"type": "web_search"}], Unsupported)]
+)
+def test_a_demanded_call_needs_a_tool(tools: list[Json], raised: Any) -> None:
+    with pytest.raises(raised) as caught:
+        toolbox(*tools).choice("required")
+    assert caught.value.param == "tool_choice"

@@ -1,0 +1,115 @@
+"""Request bodies that real clients sent (``tests/captures``), through the matching translator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forwarder.core.translation_context import Ledger
+from forwarder.providers import PROFILES, mend
+from tests.fake_provider import check_chat, check_responses
+from tests.helpers.translating import events_of, terms, translate
+
+Json = dict[str, Any]
+
+FOLDER = Path(__file__).parent.parent / "captures"
+PROVIDERS = ("generic", "openai")
+
+BODIES = [
+    pytest.param(json.loads(line), id=f"{path.stem}-{number}")
+    for path in sorted(FOLDER.glob("*.jsonl"))
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+]
+CHAT = [body for body in BODIES if "messages" in body.values[0]]
+RESPONSES = [body for body in BODIES if "messages" not in body.values[0]]
+
+
+def sent(direction: str, body: Json, provider: str) -> tuple[Json, set[str]]:
+    """What reaches this provider, and the names of what was left out on the way."""
+    profile = PROFILES[provider]
+    translated = translate(direction, body, terms(custom_tools=profile.custom_tools))
+    ledger = Ledger()
+    upstream = "chat" if direction == "responses_over_chat" else "responses"
+    return mend(translated.request, upstream, profile, ledger), {
+        *translated.dropped,
+        *ledger.dropped,
+    }
+
+
+def test_every_client_was_heard() -> None:
+    clients = {body.id.partition("_")[0] for body in BODIES}
+    assert {"agents", "codex", "instructor", "langchain", "llm", "node", "pydantic"} <= clients
+    assert len(CHAT) > 10
+    assert len(RESPONSES) > 10
+
+
+@pytest.mark.parametrize("body", RESPONSES)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_responses_clients_request_is_one_that_chat_providers_take(
+    body: Json, provider: str
+) -> None:
+    request, dropped = sent("responses_over_chat", body, provider)
+    assert check_chat(request) == []
+    assert dropped <= {"tools.web_search", "reasoning.context"}
+
+
+@pytest.mark.parametrize("body", CHAT)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_chat_clients_request_is_one_that_responses_providers_take(
+    body: Json, provider: str
+) -> None:
+    request, dropped = sent("chat_over_responses", body, provider)
+    assert check_responses(request) == []
+    assert dropped == set()
+
+
+@pytest.mark.parametrize("body", RESPONSES)
+def test_every_tool_that_a_client_runs_is_offered_and_found_again(body: Json) -> None:
+    """A call of each offered function comes back as the tool that the client defined."""
+    translated = translate("responses_over_chat", body, terms())
+    names = [tool["function"]["name"] for tool in translated.request.get("tools", ())]
+    calls = [
+        {
+            "index": i,
+            "id": f"call_{name}",
+            "function": {"name": name, "arguments": '{"input": "x"}'},
+        }
+        for i, name in enumerate(names)
+    ]
+    chunk = {
+        "choices": [{"index": 0, "delta": {"tool_calls": calls}, "finish_reason": "tool_calls"}]
+    }
+    response = events_of(translated.answer(iter([[chunk]])))[-1]["response"]
+    called = {
+        (item["type"], item.get("namespace"), item.get("name"))
+        for item in response["output"]
+        if item["type"] != "message"
+    }
+    assert called == set(_offered(body))
+
+
+_CALLED = {
+    "function": "function_call",
+    "custom": "custom_tool_call",
+    "tool_search": "tool_search_call",
+}
+
+
+def _offered(body: Json) -> list[tuple[str, str | None, str | None]]:
+    """What the client can be called for: ``(item type, namespace, name)``."""
+    listed = list(body.get("tools", ()))
+    items = body["input"] if isinstance(body["input"], list) else []
+    for item in items:
+        if item.get("type") == "additional_tools":
+            listed += item["tools"]
+    spaced = [(tool, tool["name"]) for tool in listed if tool["type"] == "namespace"]
+    flat = [(tool, None) for tool in listed if tool["type"] != "namespace"]
+    inner = [(tool, space) for each, space in spaced for tool in each["tools"]]
+    return [
+        (_CALLED[tool["type"]], space, tool.get("name"))
+        for tool, space in [*flat, *inner]
+        if tool["type"] in _CALLED
+    ]

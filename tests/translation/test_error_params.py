@@ -1,0 +1,103 @@
+"""Refusals of translated requests name what the client sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder import translation
+from forwarder.core.errors import UpstreamRefused
+from forwarder.core.translation_context import Ledger
+from forwarder.core.types import Stream
+from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
+from forwarder.translation.error_params import _NAMES, dropped_in_its_words, renamed
+from tests.helpers.translating import terms
+
+Json = dict[str, Any]
+
+TOLD: list[tuple[str, str, str, Json]] = [
+    ("messages", "input", "responses", {"input": "hi"}),
+    ("messages[3].content[1].image_url.url", "input", "responses", {"input": "hi"}),
+    ("messages.[0].role", "input", "responses", {"input": "hi"}),
+    ("max_completion_tokens", "max_output_tokens", "responses", {"max_output_tokens": 5}),
+    ("response_format.json_schema", "text.format", "responses", {"text": {"format": {}}}),
+    ("reasoning_effort", "reasoning.effort", "responses", {"reasoning": {"effort": "max"}}),
+    ("tools[2].function.name", "tools", "responses", {"tools": [{}]}),
+    ("logprobs", "top_logprobs", "responses", {"top_logprobs": 2}),
+    ("input[0].content[0].image_url", "messages", "chat", {"messages": []}),
+    ("max_output_tokens", "max_completion_tokens", "chat", {"max_completion_tokens": 20}),
+    ("max_output_tokens", "max_tokens", "chat", {"max_tokens": 20}),
+    ("text.format.schema", "response_format", "chat", {"response_format": {}, "verbosity": "low"}),
+    ("text.verbosity", "verbosity", "chat", {"response_format": {}, "verbosity": "low"}),
+    ("reasoning.effort", "reasoning_effort", "chat", {"reasoning_effort": "max"}),
+    ("tools[0].name", "functions", "chat", {"functions": [{}]}),
+    ("temperature", "temperature", "chat", {"temperature": 3}),
+    ("metadata.x", "metadata.x", "responses", {"metadata": {}}),
+    ("stream_options", "stream_options", "responses", {"input": "hi"}),
+    ("reasoning.summary", "reasoning.summary", "chat", {"messages": []}),
+    ("[]", "[]", "chat", {"messages": []}),
+    ("messages[1].content", "messages", "ollama", {"messages": []}),
+    ("messages[0].content", "prompt", "ollama_generate", {"prompt": "hi"}),
+    ("max_tokens", "options.num_predict", "ollama", {"options": {"num_predict": 1}}),
+    ("response_format.json_schema.schema", "format", "ollama", {"format": {}}),
+    ("reasoning_effort", "think", "ollama", {"think": True}),
+    ("temperature", "options.temperature", "ollama", {"options": {"temperature": 9}}),
+    ("input", "input", "ollama_embed", {"input": "hi"}),
+    ("input", "prompt", "ollama_embeddings", {"prompt": "hi"}),
+]
+
+
+@pytest.mark.parametrize(("param", "told", "client", "request_"), TOLD)
+def test_a_parameter_is_named_as_the_client_knows_it(
+    param: str, told: str, client: str, request_: Json
+) -> None:
+    assert renamed(param, client, request_) == told
+
+
+@pytest.mark.parametrize(
+    ("client", "own", "upstreams"),
+    [
+        ("responses", RESPONSES_OVER_CHAT, CHAT_OVER_RESPONSES),
+        ("chat", CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT),
+    ],
+)
+def test_the_names_are_those_of_the_two_apis(client: str, own: Json, upstreams: Json) -> None:
+    for theirs, ours in _NAMES[client].items():
+        assert theirs.partition(".")[0] in upstreams
+        assert {name.partition(".")[0] for name in ours} <= own.keys()
+
+
+def test_a_refused_translation_is_refused_in_the_client_s_words() -> None:
+    def refusing(request: Json) -> Stream:
+        raise UpstreamRefused(400, {"message": "No.", "param": "messages[0].content"})
+
+    call = translation.adapt(refusing, "responses", "chat", terms())
+    with pytest.raises(UpstreamRefused) as caught:
+        call({"model": "m", "input": "hi"})
+    assert caught.value.error()["param"] == "input"
+    assert caught.value.message == "No."
+
+
+def test_one_that_passes_through_stays_as_it_is() -> None:
+    def refusing(request: Json) -> Stream:
+        raise UpstreamRefused(400, {"message": "No.", "param": "messages[0].content"})
+
+    with pytest.raises(UpstreamRefused) as caught:
+        translation.adapt(refusing, "chat", "chat", terms())({"model": "m", "messages": []})
+    assert caught.value.param == "messages[0].content"
+
+
+def test_what_was_dropped_is_named_as_the_client_knows_it() -> None:
+    ledger = Ledger()
+    for name in ("options.num_ctx", "seed", "messages.reasoning_content", "metadata"):
+        ledger.drop(name, f"why {name}")
+
+    dropped_in_its_words(ledger, "ollama", {"messages": [], "options": {"seed": 1}})
+
+    assert ledger.dropped == {
+        "options.num_ctx": "why options.num_ctx",
+        "options.seed": "why seed",
+        "messages.thinking": "why messages.reasoning_content",
+        "metadata": "why metadata",
+    }

@@ -1,0 +1,61 @@
+"""Images as base64 and as data URLs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from forwarder.translation import images
+
+PNG = "iVBORw0KGgo="
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "url"),
+    [
+        (PNG, None, f"data:image/png;base64,{PNG}"),
+        (PNG, "webp", f"data:image/webp;base64,{PNG}"),
+        (PNG, 'x",y', f"data:image/png;base64,{PNG}"),
+        (PNG, 7, f"data:image/png;base64,{PNG}"),
+        ("/9j/4AAQ", "jpg", "data:image/jpeg;base64,/9j/4AAQ"),
+        ("/9j/4AAQ", "", "data:image/jpeg;base64,/9j/4AAQ"),
+        ("R0lGODlh", None, "data:image/gif;base64,R0lGODlh"),
+        ("UklGRgA=", None, "data:image/webp;base64,UklGRgA="),
+        ("PHN2Zz4=", None, "data:image/svg+xml;base64,PHN2Zz4="),
+        ("AAAA", None, "data:image/png;base64,AAAA"),
+        ("AAAA", "avif", "data:image/avif;base64,AAAA"),
+        ("R0lGODlh", "odd", "data:image/gif;base64,R0lGODlh"),
+        ("https://e.test/a.png", "png", "https://e.test/a.png"),
+        ("DATA:image/png;base64,AAAA", "gif", "DATA:image/png;base64,AAAA"),
+    ],
+)
+def test_base64_as_a_data_url(data: str, said: Any, url: str) -> None:
+    assert images.data_url(data, said) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "read"),
+    [
+        (f"data:image/png;base64,{PNG}", (PNG, "png")),
+        ("Data:Image/JPG;base64,AAAA", ("AAAA", "jpeg")),
+        ("data:image/svg+xml;charset=utf-8;base64,AAAA", ("AAAA", "svg")),
+        ("data:image/avif;base64,AAAA", ("AAAA", "avif")),
+        ("data:;base64,/9j/AAAA", ("/9j/AAAA", "jpeg")),
+        ("data:application/octet-stream;base64,UklGRgA=", ("UklGRgA=", "webp")),
+        ("data:image/png;base64,", ("", "png")),
+        ("https://e.test/a.png", None),
+        (PNG, None),
+    ],
+)
+def test_a_data_url_as_base64(url: str, read: Any) -> None:
+    assert images.read(url) == read
+
+
+def test_a_url_that_is_no_image_is_seen_to_be_none_at_once() -> None:
+    began = time.process_time()
+
+    assert images.read("data:image/" + "a" * 50_000) is None
+
+    assert time.process_time() - began < 1

@@ -1,0 +1,80 @@
+"""Whatever a client sends is answered or refused, and whatever vendors leave out is borne."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import ForwarderError, UpstreamError
+from forwarder.core.translation_context import Ledger
+from forwarder.middleware.reasoning_style import as_wished
+from forwarder.protocols.stream_end import HONEST
+from forwarder.providers import PROFILES, mend
+from forwarder.translation import FOLDS
+from tests.helpers.cases import Case, cases
+from tests.helpers.mutations import nulled, spoiled
+from tests.helpers.translating import (
+    events_of,
+    refusal_of,
+    terms,
+    translate,
+    translate_case,
+)
+
+Json = dict[str, Any]
+
+QUIRKY = ("openai", "deepseek", "gemini", "minimax", "mistral", "moonshot", "vllm")
+"""Profiles that between them have every knob turned."""
+
+
+def is_a_400_that_names_the_place(refusal: ForwarderError | None) -> bool:
+    return refusal is None or (refusal.status == 400 and bool(refusal.param))
+
+
+@pytest.mark.parametrize("case", cases())
+def test_a_spoiled_request_is_translated_or_is_a_400_that_names_the_place(case: Case) -> None:
+    its_terms = case.read("terms.json", {})
+    for request in spoiled(case.read("request.json")):
+        refusal = refusal_of(partial(translate, case.direction, request, terms(**its_terms)))
+        assert is_a_400_that_names_the_place(refusal)
+
+
+@pytest.mark.parametrize("case", cases())
+def test_a_spoiled_body_that_passes_through_is_mended_or_is_a_400(case: Case) -> None:
+    for body in spoiled(case.read("upstream.request.json"), (None, "wrong", [1], {"a": 1})):
+        for name in QUIRKY:
+            refusal = refusal_of(partial(mend, body, case.upstream, PROFILES[name], Ledger()))
+            assert is_a_400_that_names_the_place(refusal)
+
+
+@pytest.mark.parametrize("case", cases("chat_over_responses"))
+def test_a_spoiled_request_is_read_for_its_wishes_or_is_a_400(case: Case) -> None:
+    wished = as_wished(lambda body: iter([]), "thinking")
+    for request in spoiled(case.read("request.json"), (None, "wrong", [1], {"a": 1})):
+        assert is_a_400_that_names_the_place(refusal_of(partial(wished, request)))
+
+
+@pytest.mark.parametrize("case", cases(streams=True))
+def test_a_stream_in_which_a_field_is_missing_is_read_or_is_the_upstreams_fault(case: Case) -> None:
+    events = case.read("upstream.jsonl")
+    for i, event in enumerate(events):
+        for odd in nulled(event):
+            stream = [[each] for each in (*events[:i], odd, *events[i + 1 :])]
+            for read in (_translated, _passed_through):
+                failure = refusal_of(partial(read, case, iter(stream)))
+                assert failure is None or isinstance(failure, UpstreamError)
+
+
+def _translated(case: Case, stream: Any) -> None:
+    events_of(translate_case(case).answer(HONEST[case.upstream](stream, lambda: True)))
+
+
+def _passed_through(case: Case, stream: Any) -> None:
+    honest = HONEST[case.upstream](stream, lambda: True)
+    if case.upstream == "chat":
+        wished = as_wished(lambda request: honest, "thinking")({"stream": True})
+        FOLDS["chat"](wished)
+    else:
+        FOLDS["responses"](honest)

@@ -1,0 +1,105 @@
+"""Ollama's two ways to embed, over OpenAI's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import InvalidRequest, UpstreamBroken
+from forwarder.core.types import Json, Stream
+from forwarder.translation import adapt
+from tests.helpers.translating import terms
+
+ANSWER: Json = {
+    "object": "list",
+    "data": [
+        {"object": "embedding", "index": 1, "embedding": [0.0, 5.0]},
+        {"object": "embedding", "index": 0, "embedding": [3.0, 4.0]},
+    ],
+    "usage": {"prompt_tokens": 4, "total_tokens": 4},
+}
+
+
+class Upstream:
+    """Answers with the same every time, and notes what it was asked."""
+
+    def __init__(self, answer: Json = ANSWER) -> None:
+        self.asked: list[Json] = []
+        self._answer = answer
+
+    def __call__(self, request: Json) -> Stream:
+        self.asked.append(request)
+        return iter([[], [self._answer]])
+
+
+def embedded(client: str, upstream: Upstream, **request: Any) -> Json:
+    call = adapt(upstream, client, "embeddings", terms())
+    [[answer]] = call({"model": "m", **request})
+    return answer
+
+
+def test_several_texts_come_back_in_their_order_and_of_length_one() -> None:
+    upstream = Upstream()
+    answer = embedded("ollama_embed", upstream, input=["a", "b"], dimensions=2)
+    texts = {"input": ["a", "b"], "dimensions": 2, "encoding_format": "float"}
+    assert upstream.asked == [{"model": "m", **texts}]
+    assert answer["embeddings"] == [pytest.approx([0.6, 0.8]), [0.0, 1.0]]
+    assert (answer["model"], answer["prompt_eval_count"]) == ("m", 4)
+    assert answer["total_duration"] > 0
+    assert answer["load_duration"] == 0
+
+
+def test_a_vector_of_length_one_or_none_stays_as_it_is() -> None:
+    data = [{"embedding": [0.6, 0.8]}, {"embedding": [0.0, 0.0]}]
+    answer = embedded("ollama_embed", Upstream({"data": data}), input="a")
+    assert answer["embeddings"] == [[0.6, 0.8], [0.0, 0.0]]
+    assert "prompt_eval_count" not in answer
+
+
+def test_the_older_way_embeds_one_text_as_the_upstream_does() -> None:
+    upstream = Upstream()
+    answer = embedded("ollama_embeddings", upstream, prompt="a", keep_alive="5m")
+    assert answer == {"embedding": [3.0, 4.0]}
+    assert upstream.asked == [{"model": "m", "input": "a", "encoding_format": "float"}]
+
+
+@pytest.mark.parametrize(
+    ("client", "given", "answer"),
+    [
+        ("ollama_embed", {"input": []}, {"embeddings": []}),
+        ("ollama_embed", {"input": ""}, {"embeddings": []}),
+        ("ollama_embed", {}, {"embeddings": []}),
+        ("ollama_embeddings", {"prompt": ""}, {"embedding": []}),
+        ("ollama_embeddings", {}, {"embedding": []}),
+    ],
+)
+def test_nothing_to_embed_asks_nobody(client: str, given: Json, answer: Json) -> None:
+    upstream = Upstream()
+    told = embedded(client, upstream, **given)
+    assert told.items() >= answer.items()
+    assert upstream.asked == []
+
+
+@pytest.mark.parametrize(
+    ("client", "given", "param"),
+    [
+        ("ollama_embed", {"input": [1]}, "input[0]"),
+        ("ollama_embed", {"input": {"a": 1}}, "input"),
+        ("ollama_embed", {"model": None, "input": "a"}, "model"),
+        ("ollama_embeddings", {"prompt": ["a"]}, "prompt"),
+    ],
+)
+def test_what_is_malformed_is_named(client: str, given: Json, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        embedded(client, Upstream(), **given)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "data", [[], [{"embedding": "AAAA"}], [{"embedding": []}], [{"embedding": None}]]
+)
+@pytest.mark.parametrize("client", ["ollama_embed", "ollama_embeddings"])
+def test_an_answer_without_vectors_is_the_upstream_s_fault(client: str, data: list[Any]) -> None:
+    with pytest.raises(UpstreamBroken):
+        embedded(client, Upstream({"data": data}), input="a", prompt="a")

@@ -1,0 +1,202 @@
+"""Laws of Ollama's lines, for the chat streams of every conversation under ``tests/cases``.
+
+Those are what chat upstreams stream, and what the translation over Responses makes of theirs.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import UpstreamUnreachable
+from forwarder.core.types import Batch, Event, Stream
+from forwarder.protocols import unfold
+from forwarder.protocols.stream_end import HONEST, TOLD
+from forwarder.translation import FOLDS, ollama_over_chat
+from forwarder.translation.ollama_over_chat.forms import CHAT, GENERATE, Form
+from tests.helpers.cases import Case, cases
+from tests.helpers.ollama import mistakes, prepared
+from tests.helpers.translating import (
+    CHUNKINGS,
+    answered,
+    as_sent,
+    at_once,
+    events_of,
+    said_by_completion,
+    terms,
+)
+
+Json = dict[str, Any]
+
+PROTOCOLS = {"ollama": CHAT, "ollama_generate": GENERATE}
+
+
+@functools.cache
+def chunks_of(case: Case) -> list[Event]:
+    """The chat chunks of a case, whichever side of it they are on."""
+    events: list[Event] = case.read("upstream.jsonl")
+    return events if case.upstream == "chat" else answered(case, at_once(events))
+
+
+def tells(case: Case) -> bool:
+    """Is it an answer to what an Ollama client can ask, with calls that can be read?"""
+    text = json.dumps(chunks_of(case))
+    if any(word in text for word in ('"custom"', '"function_call"', '"error"')):
+        return False
+    choice = completion_of(case)["choices"][0]
+    calls = choice["message"].get("tool_calls") or () if choice["finish_reason"] != "length" else ()
+    return all(is_object(call["function"].get("arguments") or "{}") for call in calls)
+
+
+def completion_of(case: Case) -> Json:
+    return FOLDS["chat"](iter(at_once(chunks_of(case))))
+
+
+def is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+ALL = [param for param in cases(streams=True) if tells(param.values[0])]
+every_stream = pytest.mark.parametrize("case", ALL)
+every_added_up = pytest.mark.parametrize(
+    "case", [param for param in ALL if param.values[0].name != "repeated_names"]
+)
+"""Whoever adds up what an upstream streams takes a name that is said again for more of it."""
+every_form = pytest.mark.parametrize("protocol", PROTOCOLS)
+
+
+def translated(batches: Stream, form: Form = CHAT) -> Stream:
+    its_terms = terms()
+    asked = prepared(its_terms, form, logprobs=True)
+    return ollama_over_chat.translate_stream(batches, asked, its_terms)
+
+
+def told(case: Case, chunking: str = "as sent", form: Form = CHAT) -> list[Event]:
+    return events_of(translated(iter(CHUNKINGS[chunking](chunks_of(case))), form))
+
+
+def folded(lines: list[Event]) -> Json:
+    """The whole answer, without the times."""
+    answer = FOLDS["ollama"](iter([lines]))
+    return {name: value for name, value in answer.items() if not name.endswith("_duration")}
+
+
+def test_there_are_conversations_enough() -> None:
+    assert len(ALL) > 40
+
+
+@every_stream
+@every_form
+def test_a_line_is_one_of_ollama_s(case: Case, protocol: str) -> None:
+    """But for calls, of which a prompt brings none."""
+    lines = told(case, form=PROTOCOLS[protocol])
+    unasked = ["tool_calls"] if protocol == "ollama_generate" else []
+    assert [m for line in lines for m in mistakes(line) if m not in unasked] == []
+
+
+@every_stream
+@pytest.mark.parametrize("chunking", CHUNKINGS)
+def test_it_is_over_once_and_at_the_end(case: Case, chunking: str) -> None:
+    lines = told(case, chunking)
+    assert [line["done"] for line in lines].index(True) == len(lines) - 1
+    last = lines[-1]
+    assert last["done_reason"] in ("stop", "length", "content_filter")
+    parts = [last[f"{part}_duration"] for part in ("load", "prompt_eval", "eval")]
+    assert last["total_duration"] == sum(parts)
+    assert min(parts) >= 0
+
+
+@every_stream
+def test_how_it_was_cut_into_pieces_makes_no_difference(case: Case) -> None:
+    one, *others = [folded(told(case, chunking)) for chunking in CHUNKINGS]
+    for other in others:
+        assert {**other, "logprobs": None} == {**one, "logprobs": None}
+
+
+@every_added_up
+def test_it_says_what_the_completion_says(case: Case) -> None:
+    """Beside thoughts between tags and images, which stand elsewhere here."""
+    completion = completion_of(case)
+    message = folded(told(case))["message"]
+    if isinstance(completion["choices"][0]["message"]["content"], list) or "<think>" in str(
+        completion
+    ):
+        return
+    said = said_by_completion(completion)
+    assert message["content"].split("\n\n![image]")[0] == said.text + said.refusal
+    assert message.get("thinking", "").strip() == said.reasoning.strip() or not said.reasoning
+    names = [call["function"]["name"] for call in message.get("tool_calls") or ()]
+    assert names == [name for name, _ in said.calls][: len(names)]
+    assert len(names) == len(said.calls) or said.ending == "max_output_tokens"
+
+
+@every_added_up
+def test_a_whole_answer_gives_what_its_stream_gives(case: Case) -> None:
+    streamed = folded(told(case))
+    completion = completion_of(case)
+    for asked_to_stream in (False, True):
+        batch = unfold.events("chat", copy.deepcopy(completion), streamed=asked_to_stream)
+        assert folded(events_of(translated(iter([batch])))) == streamed
+
+
+# -- breaking -----------------------------------------------------------------------------------
+
+
+def cut(chunks: list[Event]) -> Stream:
+    yield from as_sent(chunks)
+
+
+def disconnected(chunks: list[Event]) -> Stream:
+    yield from as_sent(chunks)
+    raise UpstreamUnreachable("The connection broke.")
+
+
+def reported(chunks: list[Event]) -> Stream:
+    yield from as_sent(chunks)
+    yield [{"error": {"message": "Overloaded.", "code": "server_error"}}]
+
+
+@every_stream
+@every_form
+@pytest.mark.parametrize("how", [cut, disconnected, reported])
+def test_a_broken_stream_ends_in_one_error_and_is_never_done(
+    case: Case, protocol: str, how: Callable[[list[Event]], Stream]
+) -> None:
+    chunks = chunks_of(case)
+    for length in range(1, len(chunks)):
+        upstream = HONEST["chat"](how(chunks[:length]), lambda: False)
+        lines = events_of(TOLD[protocol](translated(upstream, PROTOCOLS[protocol])))
+        choices = [choice for c in chunks[:length] for choice in c.get("choices") or ()]
+        open_ones = {c.get("index") for c in choices}
+        open_ones -= {c.get("index") for c in choices if c.get("finish_reason")}
+        if choices and not open_ones and how is not reported:  # only the usage was missing
+            assert lines[-1]["done"]
+            continue
+        assert ["error" in line for line in lines].index(True) == len(lines) - 1
+        assert list(lines[-1]) == ["error"]
+        assert isinstance(lines[-1]["error"], str)
+        assert not any(line.get("done") for line in lines)
+
+
+# -- values -------------------------------------------------------------------------------------
+
+
+@every_stream
+def test_an_event_is_a_value_that_nobody_changes(case: Case) -> None:
+    upstream = as_sent(chunks_of(case))
+    before = copy.deepcopy(upstream)
+    given: list[Batch] = []
+    copies: list[Batch] = []
+    for batch in translated(iter(upstream)):
+        given.append(batch)
+        copies.append(copy.deepcopy(batch))
+    assert given == copies
+    assert upstream == before

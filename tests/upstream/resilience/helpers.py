@@ -1,0 +1,83 @@
+"""A clock that a test moves, and what is asked of upstreams that do not exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forwarder.config.settings import Settings, UpstreamSettings
+from forwarder.context.request_context import Exchange, Observer
+from forwarder.core.errors import ForwarderError
+from forwarder.core.translation_context import Ledger
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def pass_(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+class Witness(Observer):
+    """Remembers what it heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+        self.failures: list[tuple[str, ForwarderError]] = []
+
+    def retried(self, upstream: str, reason: str) -> None:
+        self.heard.append(("retried", upstream, reason))
+
+    def failed(self, upstream: str, error: ForwarderError) -> None:
+        self.failures.append((upstream, error))
+
+    def fell_back(self, upstream: str, to: str, reason: str) -> None:
+        self.heard.append(("fell_back", upstream, to, reason))
+
+    def breaker(self, upstream: str, state: str) -> None:
+        self.heard.append(("breaker", upstream, state))
+
+    def refused(self, reason: str, upstream: str | None = None) -> None:
+        self.heard.append(("refused", reason, upstream))
+
+
+class Patient(Exchange):
+    """An exchange that waits on a test's clock; ``leaves_at`` is when its client goes."""
+
+    clock: Clock
+    pauses: list[float]
+    leaves_at: float = float("inf")
+
+    def waited(self, seconds: float) -> bool:
+        self.pauses.append(seconds)
+        self.clock.pass_(seconds)
+        if self.clock() >= self.leaves_at:
+            self.leave()
+        return not self.left
+
+
+def patient(clock: Clock | None = None, leaves_after: float = float("inf")) -> Patient:
+    """An exchange whose waits take no time."""
+    exchange = Patient(id="req_1", route="chat", ledger=Ledger())
+    exchange.clock = clock or Clock()
+    exchange.pauses = []
+    exchange.leaves_at = exchange.clock() + leaves_after
+    return exchange
+
+
+def settings(names: str = "up", **environment: str) -> Settings:
+    """Settings with these upstreams."""
+    urls = {f"{name.upper()}_BASE_URL": f"http://{name}.test/v1" for name in names.split(",")}
+    return Settings.from_env({"FORWARDER_UPSTREAMS": names, **urls, **environment})
+
+
+def upstream(**environment: str) -> UpstreamSettings:
+    """Those of one upstream, ``up``, which may have ``other`` for a fallback."""
+    return settings(
+        "up,other", **{f"UP_{name}": text for name, text in environment.items()}
+    ).upstreams[0]

@@ -1,0 +1,85 @@
+"""Pauses grow, are left to chance in part, and obey the upstream and the operator."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import pytest
+
+from forwarder.upstream.resilience.backoff import FIRST, JITTER, LONGEST, Pauses, wanted
+
+
+def taken(pauses: Pauses, asked: float | None = None) -> list[float]:
+    """All the pauses that there are."""
+    return list(iter(lambda: pauses.next(asked), None))
+
+
+def test_each_is_twice_as_long_as_the_one_before_up_to_the_longest() -> None:
+    assert taken(Pauses(6, 100, chance=lambda: 0)) == [0.5, 1, 2, 4, LONGEST, LONGEST]
+
+
+@pytest.mark.parametrize(("chance", "share"), [(0.0, 1), (0.5, 1 - JITTER / 2), (1.0, 1 - JITTER)])
+def test_chance_makes_them_shorter(chance: float, share: float) -> None:
+    assert Pauses(1, 100, chance=lambda: chance).next(None) == FIRST * share
+
+
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_there_are_no_more_than_allowed(most: int) -> None:
+    assert len(taken(Pauses(most, 1000))) == most
+
+
+def test_together_they_take_no_longer_than_allowed() -> None:
+    assert taken(Pauses(5, 3.4, chance=lambda: 0)) == [0.5, 1]
+    assert taken(Pauses(5, 0)) == []
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_an_upstream_is_not_asked_sooner_than_it_wants(chance: float) -> None:
+    pause = Pauses(1, 10, chance=lambda: chance).next(9.0)
+
+    assert pause is not None
+    assert 9 <= pause <= 9 + FIRST
+
+
+def test_an_upstream_that_wants_too_long_is_not_asked_again() -> None:
+    pauses = Pauses(3, 10, chance=lambda: 0)
+
+    assert pauses.next(10.1) is None
+    assert pauses.next(9.8) == 9.8
+    assert pauses.next(None) is None
+
+
+NOW = 1_700_000_000.0
+SOON = format_datetime(datetime.fromtimestamp(NOW + 30, UTC), usegmt=True)
+PAST = format_datetime(datetime.fromtimestamp(NOW - 30, UTC), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": " 1.5 "}, 1.5),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "7"}, 7.0),
+        ({"retry-after": SOON}, 30.0),
+        ({"retry-after": PAST}, None),
+        ({"retry-after": "0"}, None),
+        ({"retry-after": "-3"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, float("inf")),
+        ({"retry-after": "1e999"}, float("inf")),
+        ({"retry-after": "tomorrow"}, None),
+        ({"retry-after": ""}, None),
+    ],
+)
+def test_what_an_upstream_wants_is_read_in_every_form(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    assert wanted(headers, now=lambda: NOW) == seconds
+
+
+def test_for_ever_is_too_long() -> None:
+    assert Pauses(3, 86_400).next(float("inf")) is None

@@ -1,0 +1,242 @@
+"""When a breaker opens, whom it lets through, and when it closes."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.upstream.resilience.breaker import CLOSED, ENOUGH, HALF_OPEN, OPEN, Breaker, Recent
+from forwarder.upstream.resilience.classify import Verdict
+from tests.upstream.resilience.helpers import Clock
+
+WELL, ILL, FAILED, UNKNOWN = Verdict.WELL, Verdict.ILL, Verdict.FAILED, Verdict.UNKNOWN
+
+
+class Made:
+    """A breaker that opens after three failures, and what it told."""
+
+    def __init__(self, failures: int = 3, share: float = 0.0) -> None:
+        self.clock = Clock()
+        self.told: list[str] = []
+        self.breaker = Breaker(
+            failures,
+            share,
+            window=10,
+            cooldown=5,
+            changed=self.told.append,
+            now=self.clock,
+        )
+
+    def note(self, *verdicts: Verdict, client: str = "") -> None:
+        for verdict in verdicts:
+            self.breaker.note(self.breaker.term, verdict, client)
+
+
+@pytest.fixture
+def made() -> Made:
+    return Made()
+
+
+@pytest.fixture
+def opened(made: Made) -> Made:
+    made.note(ILL, ILL, ILL)
+    return made
+
+
+def test_failures_in_a_row_open_it(made: Made) -> None:
+    made.note(ILL, ILL)
+    assert made.breaker.state == CLOSED
+    assert made.breaker.admit()
+
+    made.note(ILL)
+
+    assert (made.breaker.state, made.told) == (OPEN, [OPEN])
+    assert not made.breaker.admit()
+
+
+def test_a_success_between_them_begins_the_row_anew(made: Made) -> None:
+    made.note(ILL, ILL, WELL, ILL, ILL)
+
+    assert made.breaker.state == CLOSED
+
+
+def test_what_says_nothing_neither_counts_nor_mends(made: Made) -> None:
+    made.note(*[UNKNOWN] * 9, ILL, ILL, UNKNOWN)
+    assert made.breaker.state == CLOSED
+
+    made.note(ILL)
+
+    assert made.breaker.state == OPEN
+
+
+def test_nothing_opens_one_that_is_switched_off() -> None:
+    made = Made(failures=0)
+
+    made.note(*[ILL] * 1000)
+
+    assert made.breaker.state == CLOSED
+    assert made.told == []
+
+
+def test_a_share_of_failures_opens_it() -> None:
+    made = Made(failures=0, share=0.5)
+
+    made.note(*[WELL, ILL] * (ENOUGH // 2 - 1), WELL)
+    assert made.breaker.state == CLOSED
+
+    made.note(ILL)
+    assert made.breaker.state == OPEN
+
+
+def test_after_it_has_closed_the_share_begins_anew() -> None:
+    made = Made(failures=0, share=0.5)
+    made.note(*[ILL] * ENOUGH)
+    made.clock.pass_(5)
+    made.breaker.admit()
+
+    made.note(WELL, ILL)
+
+    assert made.breaker.state == CLOSED
+
+
+def test_the_share_is_one_of_the_last_while_only() -> None:
+    made = Made(failures=0, share=0.5)
+    made.note(*[ILL] * (ENOUGH - 1))
+    made.clock.pass_(11)
+
+    made.note(*[WELL] * ENOUGH, ILL)
+
+    assert made.breaker.state == CLOSED
+
+
+def test_until_the_cool_down_is_over_nothing_passes(opened: Made) -> None:
+    opened.clock.pass_(4.9)
+
+    assert opened.breaker.rest == pytest.approx(0.1)
+    assert not opened.breaker.admit()
+
+
+def test_then_one_passes_and_no_other(opened: Made) -> None:
+    opened.clock.pass_(5)
+
+    assert opened.breaker.state == HALF_OPEN
+    assert [opened.breaker.admit() for _ in range(3)] == [True, False, False]
+    assert opened.told == [OPEN, HALF_OPEN]
+
+
+def test_its_success_closes(opened: Made) -> None:
+    opened.clock.pass_(5)
+    opened.breaker.admit()
+
+    opened.note(WELL)
+
+    assert opened.told == [OPEN, HALF_OPEN, CLOSED]
+    assert all(opened.breaker.admit() for _ in range(3))
+    opened.note(ILL, ILL)
+    assert opened.breaker.state == CLOSED, "the row from before counts no more"
+
+
+def test_its_failure_opens_again(opened: Made) -> None:
+    opened.clock.pass_(5)
+    opened.breaker.admit()
+
+    opened.note(ILL)
+
+    assert opened.told == [OPEN, HALF_OPEN, OPEN]
+    assert opened.breaker.rest == 5
+    opened.clock.pass_(5)
+    assert opened.breaker.admit()
+
+
+def test_when_it_says_nothing_another_may_try(opened: Made) -> None:
+    opened.clock.pass_(5)
+    opened.breaker.admit()
+
+    opened.note(UNKNOWN)
+
+    assert [opened.breaker.admit() for _ in range(2)] == [True, False]
+
+
+def test_one_that_takes_long_does_not_keep_the_others_out_for_ever(opened: Made) -> None:
+    opened.clock.pass_(5)
+    opened.breaker.admit()
+    term = opened.breaker.term
+
+    opened.clock.pass_(5)
+
+    assert [opened.breaker.admit() for _ in range(2)] == [True, False]
+    opened.breaker.note(term, WELL)
+    assert opened.breaker.state == CLOSED, "the slow one counts as well"
+
+
+def test_what_began_before_it_opened_says_nothing_any_more(made: Made) -> None:
+    term = made.breaker.term
+    made.note(ILL, ILL, ILL)
+    made.clock.pass_(5)
+    made.breaker.admit()
+
+    made.breaker.note(term, ILL)
+    made.breaker.note(term, WELL)
+
+    assert made.breaker.state == HALF_OPEN
+
+
+def test_a_window_counts_what_is_in_it() -> None:
+    clock = Clock()
+    recent = Recent(10, clock)
+    for _ in range(ENOUGH):
+        recent.add(ILL)
+        recent.add(WELL)
+        clock.pass_(0.25)
+    assert recent.share() == 0.5
+
+    clock.pass_(8)
+    for _ in range(ENOUGH):
+        recent.add(WELL)
+    assert 0 < recent.share() < 0.5
+
+    recent.clear()
+    assert recent.share() == 0
+
+
+# -- failures that a request may have caused ------------------------------------------------------
+
+
+def test_such_failures_of_one_client_do_not_open_it(made: Made) -> None:
+    made.note(*[FAILED] * 50, client="a")
+
+    assert made.breaker.state == CLOSED
+
+
+def test_such_failures_of_two_clients_open_it(made: Made) -> None:
+    made.note(FAILED, FAILED, client="a")
+    made.note(FAILED, client="b")
+
+    assert made.breaker.state == OPEN
+
+
+def test_such_failures_of_one_client_do_not_add_to_others(made: Made) -> None:
+    made.note(*[FAILED] * 50, client="a")
+    made.note(ILL, ILL)
+    assert made.breaker.state == CLOSED
+
+    made.note(ILL)
+    assert made.breaker.state == OPEN
+
+
+def test_a_success_between_them_forgets_the_clients(made: Made) -> None:
+    made.note(*[FAILED] * 3, client="a")
+    made.note(WELL, client="a")
+    made.note(*[FAILED] * 3, client="b")
+
+    assert made.breaker.state == CLOSED
+
+
+def test_a_share_of_such_failures_counts_for_two_clients_only() -> None:
+    made = Made(failures=0, share=0.5)
+    made.note(*[WELL] * 10, *[FAILED] * 30, client="a")
+    assert made.breaker.state == CLOSED
+
+    made.clock.pass_(2)  # a later slice of the window
+    made.note(FAILED, client="b")
+
+    assert made.breaker.state == OPEN

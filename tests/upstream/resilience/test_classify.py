@@ -1,0 +1,93 @@
+"""What each failure means, in one table."""
+
+from __future__ import annotations
+
+import pytest
+
+from forwarder.core import errors
+from forwarder.core.errors import ForwarderError, Overloaded, UpstreamRefused, UpstreamUnavailable
+from forwarder.upstream.resilience.classify import (
+    Verdict,
+    is_worth_fallback,
+    is_worth_retry,
+    reason,
+    verdict,
+)
+
+WELL, ILL, FAILED, UNKNOWN = Verdict.WELL, Verdict.ILL, Verdict.FAILED, Verdict.UNKNOWN
+
+
+def refused(status: int, code: str | None = None, **headers: str) -> UpstreamRefused:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return UpstreamRefused(status, {"message": "no", "code": code}, named)
+
+
+TABLE = [
+    # the failure, asked again?, another asked?, and what it says of the upstream
+    (errors.InvalidRequest("x"), False, False, UNKNOWN),
+    (errors.Unsupported("x"), False, False, UNKNOWN),
+    (errors.InternalError("x"), False, False, UNKNOWN),
+    (errors.UpstreamKeyRefused("x"), False, True, WELL),
+    (errors.UpstreamUnreachable("x"), True, True, ILL),
+    (errors.UpstreamUnreachable("x", code="upstream_disconnected"), True, True, FAILED),
+    (errors.UpstreamMisconfigured("x"), False, True, UNKNOWN),
+    (errors.UpstreamBroken("x"), True, True, FAILED),
+    (errors.UpstreamUnreadable("x"), True, True, FAILED),
+    (errors.UpstreamTimeout("x"), False, True, ILL),
+    (errors.UpstreamConnectTimeout("x"), True, True, ILL),
+    (UpstreamUnavailable("x", 5), False, True, UNKNOWN),
+    (Overloaded("x"), False, True, UNKNOWN),
+    *((refused(status), False, False, WELL) for status in (400, 401, 403, 404, 413, 422)),
+    (refused(402), False, True, WELL),
+    (refused(408), True, True, WELL),
+    (refused(409), True, False, WELL),
+    (refused(429), True, True, UNKNOWN),
+    (refused(429, code="insufficient_quota"), False, True, UNKNOWN),
+    (refused(429, code="usage_limit_reached"), False, True, UNKNOWN),
+    (refused(429, code="slow_down"), True, True, UNKNOWN),
+    (refused(503, code="server_is_overloaded"), True, True, FAILED),
+    (refused(500, code="context_length_exceeded"), False, False, WELL),
+    (refused(500, code="model_not_found"), False, False, WELL),
+    *((refused(status), True, True, FAILED) for status in (500, 502, 503, 504, 529)),
+    (refused(503, x_should_retry="false"), False, True, FAILED),
+    (refused(400, x_should_retry="true"), True, False, WELL),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "again", "elsewhere", "said"),
+    TABLE,
+    ids=[f"{type(e).__name__}-{e.status}-{i}" for i, (e, *_) in enumerate(TABLE)],
+)
+def test_a_failure_means(
+    error: ForwarderError, again: bool, elsewhere: bool, said: Verdict
+) -> None:
+    assert is_worth_retry(error) is again
+    assert is_worth_fallback(error, own_key=True) is elsewhere
+    assert verdict(error) is said
+
+
+def test_every_failure_has_its_row() -> None:
+    kinds = {kind for kind in vars(errors).values() if isinstance(kind, type)}
+    named = {type(error) for error, *_ in TABLE}
+    missing = {k for k in kinds if issubclass(k, errors.UpstreamError)} - named
+
+    assert missing == {errors.UpstreamError}
+
+
+def test_a_client_s_empty_account_is_its_own_matter() -> None:
+    assert not is_worth_fallback(refused(402), own_key=False)
+    assert is_worth_fallback(refused(503), own_key=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [
+        (refused(503, code="whatever a provider writes here"), "503"),
+        (errors.UpstreamTimeout("x"), "upstream_timeout"),
+        (Overloaded("x"), "overloaded"),
+        (errors.InvalidRequest("x"), "invalid_request_error"),
+    ],
+)
+def test_reasons_come_from_a_small_set(error: ForwarderError, word: str) -> None:
+    assert reason(error) == word

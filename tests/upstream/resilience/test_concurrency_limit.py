@@ -1,0 +1,44 @@
+"""Slots are limited, and freed exactly once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from forwarder.upstream.resilience.concurrency_limit import Slots
+
+
+def test_there_are_as_many_as_allowed() -> None:
+    slots = Slots(2)
+
+    assert [slots.take() is not None for _ in range(3)] == [True, True, False]
+    assert slots.taken == 2
+
+
+def test_without_a_limit_they_are_only_counted() -> None:
+    slots = Slots(None)
+
+    assert all(slots.take() for _ in range(50))
+    assert slots.taken == 50
+
+
+def test_a_slot_that_is_freed_can_be_taken_again() -> None:
+    slots = Slots(1)
+    free = slots.take()
+    assert free is not None
+
+    free()
+
+    assert slots.taken == 0
+    assert slots.take() is not None
+
+
+def test_a_slot_is_freed_once_however_often_it_is_told() -> None:
+    slots = Slots(2)
+    first, second = slots.take(), slots.take()
+    assert first is not None
+    assert second is not None
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: first(), range(64)))
+
+    assert slots.taken == 1

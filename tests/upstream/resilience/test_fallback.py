@@ -1,0 +1,268 @@
+"""Which upstream serves a request when the first cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from forwarder.context.request_context import Exchange
+from forwarder.context.route import Route
+from forwarder.core.errors import (
+    ForwarderError,
+    InvalidRequest,
+    Overloaded,
+    UpstreamKeyRefused,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
+from forwarder.core.types import Stream
+from forwarder.upstream.resilience import Resilience
+from forwarder.upstream.resilience.breaker import CLOSED, OPEN
+from tests.upstream.resilience.helpers import Witness, patient, settings
+
+NAMES = ("a", "b", "c")
+BUSY = UpstreamRefused(503, {"message": "busy"})
+WRONG = UpstreamRefused(400, {"message": "wrong"})
+
+
+class World:
+    """Three upstreams of which some fail."""
+
+    def __init__(
+        self, failures: Mapping[str, ForwarderError] | None = None, **environment: str
+    ) -> None:
+        self.failures = failures or {}
+        self.witness = Witness()
+        made = settings(",".join(NAMES), **environment)
+        self.resilience = Resilience(made, self.witness)
+        self.routes = [Route(up, "chat", f"model-{up.name}") for up in made.upstreams]
+        self.asked: list[str] = []
+        self.exchange: Exchange = patient()
+
+    def open(self, route: Route) -> Stream:
+        name = route.upstream.name
+        self.asked.append(name)
+        self.exchange.ledger.drop(f"lost-{name}", "why")
+        self.exchange.reply_headers = {"from": name}
+        if name in self.failures:
+            raise self.failures[name]
+        return iter([[{"from": name}]])
+
+    def ask(self) -> list[Any]:
+        return list(self.resilience.first_of(self.routes, self.open, self.exchange))
+
+    def fail(self) -> ForwarderError:
+        with pytest.raises(ForwarderError) as raised:
+            self.ask()
+        return raised.value
+
+    @property
+    def taken(self) -> list[int]:
+        return [standing.slots.taken for standing in self.resilience.standings.values()]
+
+
+def test_the_first_is_asked_and_no_other() -> None:
+    world = World()
+
+    assert world.ask() == [[{"from": "a"}]]
+    assert world.asked == ["a"]
+    assert (world.exchange.upstream, world.exchange.model) == ("a", "model-a")
+    assert world.witness.heard == []
+
+
+@pytest.mark.parametrize(
+    "error", [BUSY, UpstreamUnreachable("gone"), UpstreamKeyRefused("wrong key")]
+)
+def test_the_next_is_asked_when_it_cannot(error: ForwarderError) -> None:
+    world = World({"a": error, "b": error})
+
+    assert world.ask() == [[{"from": "c"}]]
+    assert world.asked == ["a", "b", "c"]
+    assert world.exchange.upstream == "c"
+    assert world.exchange.failed == ["a", "b"]
+    assert [heard[:3] for heard in world.witness.heard] == [
+        ("fell_back", "a", "b"),
+        ("fell_back", "b", "c"),
+    ]
+
+
+def test_each_failure_that_the_client_is_not_told_is_told_once() -> None:
+    gone = UpstreamUnreachable("gone")
+    saved, lost = World({"a": BUSY, "b": gone}), World({"a": BUSY, "b": WRONG, "c": gone})
+
+    saved.ask()
+    lost.fail()
+
+    assert saved.witness.failures == [("a", BUSY), ("b", gone)]
+    assert lost.witness.failures == [("b", WRONG), ("c", gone)]
+
+
+def test_what_was_noted_of_one_that_failed_is_not_the_answer_s() -> None:
+    world = World({"a": BUSY})
+
+    world.ask()
+
+    assert world.exchange.ledger.dropped == {"lost-b": "why"}
+    assert world.exchange.reply_headers == {"from": "b"}
+
+
+def test_strictness_holds_for_all() -> None:
+    world = World({"a": BUSY})
+    world.exchange.ledger.strict = True
+    world.open = lambda route: iter([[{"strict": world.exchange.ledger.strict}]])  # type: ignore[method-assign]
+
+    assert world.ask() == [[{"strict": True}]]
+
+
+def test_a_request_that_is_wrong_is_wrong_everywhere() -> None:
+    world = World({"a": WRONG})
+
+    assert world.fail() is WRONG
+    assert world.asked == ["a"]
+
+
+def test_a_fallback_that_cannot_take_it_is_passed_over() -> None:
+    world = World({"a": BUSY, "b": InvalidRequest("cannot be carried")})
+
+    assert world.ask() == [[{"from": "c"}]]
+
+
+def test_when_all_fail_the_client_is_told_of_the_first() -> None:
+    world = World({"a": BUSY, "b": WRONG, "c": UpstreamUnreachable("gone")})
+
+    assert world.fail() is BUSY
+    assert world.asked == ["a", "b", "c"]
+    assert (world.exchange.upstream, world.exchange.model) == ("a", "model-a")
+    assert world.exchange.ledger.dropped == {"lost-a": "why"}
+    assert world.exchange.reply_headers == {"from": "a"}
+
+
+def test_one_whose_breaker_is_open_is_not_asked() -> None:
+    world = World({"a": UpstreamUnreachable("gone")}, A_BREAKER_FAILURES="1")
+    standing = world.resilience.standings["a"]
+    with pytest.raises(UpstreamUnreachable):
+        standing.attempt(lambda: world.open(world.routes[0]), world.exchange)
+    world.asked.clear()
+
+    assert world.ask() == [[{"from": "b"}]]
+    assert world.asked == ["b"]
+
+    world.routes = world.routes[:1]
+    assert isinstance(world.fail(), UpstreamUnavailable)
+    assert world.asked == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "clients", "state"),
+    [
+        ({"FORWARDER_API_KEYS": "k,l"}, [("k", "192.0.2.1"), ("k", "192.0.2.2")], CLOSED),
+        ({"FORWARDER_API_KEYS": "k,l"}, [("k", "192.0.2.1"), ("l", "192.0.2.1")], OPEN),
+        ({}, [("made-up", "192.0.2.1"), ("other", "192.0.2.1")], CLOSED),
+        ({}, [(None, "192.0.2.1"), (None, "192.0.2.2")], OPEN),
+        ({}, [(None, "2001:db8::1"), (None, "2001:db8::2")], CLOSED),
+    ],
+)
+def test_clients_are_told_apart_by_keys_that_are_checked_or_else_by_addresses(
+    environment: dict[str, str], clients: list[tuple[str | None, str]], state: str
+) -> None:
+    world = World(A_BREAKER_FAILURES="2", A_FALLBACK="b", **environment)
+    standing = world.resilience.standings["a"]
+    for key, address in clients:
+        world.exchange.client_key, world.exchange.client_address = key, address
+        with pytest.raises(UpstreamRefused):
+            standing.attempt(_busy, world.exchange)
+
+    assert standing.breaker.state == state
+
+
+def _busy() -> Stream:
+    raise BUSY
+
+
+def test_one_that_is_full_is_not_asked() -> None:
+    world = World(A_MAX_CONCURRENT="1")
+    world.resilience.standings["a"].slots.take()
+
+    assert world.ask() == [[{"from": "b"}]]
+    assert world.asked == ["b"]
+
+
+def test_nobody_else_is_asked_for_a_client_that_has_gone() -> None:
+    world = World({"a": BUSY})
+    world.exchange.leave()
+
+    assert world.fail() is BUSY
+    assert world.asked == ["a"]
+
+
+# -- slots ----------------------------------------------------------------------------------------
+
+
+def test_a_slot_is_held_by_the_one_that_answers_until_the_exchange_ends() -> None:
+    world = World({"a": BUSY})
+
+    world.ask()
+
+    assert world.taken == [0, 1, 0]
+    world.exchange.close()
+    assert world.taken == [0, 0, 0]
+
+
+def test_a_slot_is_free_again_after_a_failure() -> None:
+    world = World(dict.fromkeys(NAMES, BUSY))
+
+    world.fail()
+
+    assert world.taken == [0, 0, 0]
+
+
+def test_a_slot_is_freed_by_a_mistake_of_ours_too() -> None:
+    world = World()
+
+    def mistaken(route: Route) -> Stream:
+        raise KeyError(route.model)
+
+    with pytest.raises(KeyError):
+        world.resilience.first_of(world.routes, mistaken, world.exchange)
+
+    assert world.taken == [0, 0, 0]
+
+
+def test_leaving_and_ending_free_a_slot_once() -> None:
+    world = World()
+    other = patient()
+    world.resilience.admit(world.exchange)
+    world.resilience.admit(other)
+    world.ask()
+
+    world.exchange.leave()
+    world.exchange.close()
+
+    assert world.taken == [0, 0, 0]
+    assert world.resilience.slots.taken == 1
+
+
+def test_a_worker_takes_so_many_and_no_more() -> None:
+    world = World(FORWARDER_MAX_CONCURRENT="1")
+    world.resilience.admit(world.exchange)
+
+    with pytest.raises(Overloaded) as refused:
+        world.resilience.admit(patient())
+
+    assert refused.value.headers == {"retry-after": "1"}
+    assert world.witness.heard == [("refused", "overloaded", None)]
+    world.exchange.close()
+    world.resilience.admit(patient())
+
+
+def test_it_tells_how_all_stand() -> None:
+    world = World({"a": BUSY})
+    world.ask()
+
+    states = world.resilience.states()
+
+    assert states["a"] == {"breaker": "closed", "concurrent": 0, "fallbacks": 1}
+    assert states["b"] == {"breaker": "closed", "concurrent": 1}

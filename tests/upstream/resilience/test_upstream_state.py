@@ -1,0 +1,342 @@
+"""One upstream: what is tried again, what is counted, who is let in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from forwarder.core.errors import (
+    ForwarderError,
+    InvalidRequest,
+    Overloaded,
+    UpstreamBroken,
+    UpstreamConnectTimeout,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
+from forwarder.core.types import Stream
+from forwarder.upstream.resilience import Standing
+from forwarder.upstream.resilience.breaker import CLOSED, OPEN
+from tests.upstream.resilience.helpers import Clock, Patient, Witness, patient, upstream
+
+BUSY = UpstreamRefused(503, {"message": "busy"})
+GONE = UpstreamUnreachable("gone")
+
+
+class Scripted:
+    """An upstream's call that fails in this order, and then answers."""
+
+    def __init__(self, *failures: ForwarderError) -> None:
+        self.failures = list(failures)
+        self.asked = 0
+
+    def __call__(self, request: dict[str, Any]) -> Stream:
+        self.asked += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return iter([[{"answer": request}]])
+
+
+class Stood:
+    """A standing, and what is around it."""
+
+    def __init__(self, **environment: str) -> None:
+        self.clock = Clock()
+        self.witness = Witness()
+        self.standing = Standing(
+            upstream(**environment), self.witness, self.clock, chance=lambda: 0
+        )
+
+    def ask(self, call: Scripted, exchange: Patient | None = None) -> list[Any]:
+        steady = self.standing.steadied(call, exchange or patient(self.clock))
+        return list(steady({"a": 1}))
+
+
+ANSWER = [[{"answer": {"a": 1}}]]
+
+
+def test_what_succeeds_is_asked_once() -> None:
+    stood, call = Stood(MAX_RETRIES="5"), Scripted()
+
+    assert stood.ask(call) == ANSWER
+    assert (call.asked, stood.witness.heard) == (1, [])
+
+
+def test_a_failure_that_passes_is_waited_out() -> None:
+    stood, call = Stood(MAX_RETRIES="2"), Scripted(BUSY, UpstreamUnreachable("gone"))
+    exchange = patient(stood.clock)
+    exchange.reply_headers = {"x-upstream-request-id": "of the first"}
+
+    assert stood.ask(call, exchange) == ANSWER
+
+    assert exchange.pauses == [0.5, 1.0]
+    assert exchange.retries == 2
+    assert exchange.reply_headers == {}
+    assert stood.witness.heard == [
+        ("retried", "up", "503"),
+        ("retried", "up", "upstream_unreachable"),
+    ]
+    assert stood.standing.counts["retries"] == 2
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_the_last_failure_is_raised_when_there_are_no_more(retries: int) -> None:
+    stood = Stood(MAX_RETRIES=str(retries))
+    last = UpstreamRefused(502, {"message": "the last"})
+    call = Scripted(*[BUSY] * retries, last)
+
+    with pytest.raises(UpstreamRefused) as raised:
+        stood.ask(call)
+
+    assert raised.value is last
+    assert call.asked == retries + 1
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("no"), UpstreamTimeout("late")])
+def test_what_would_not_help_is_not_tried(error: ForwarderError) -> None:
+    stood, call = Stood(MAX_RETRIES="5"), Scripted(error)
+
+    with pytest.raises(type(error)):
+        stood.ask(call)
+
+    assert call.asked == 1
+
+
+def test_the_upstream_says_when() -> None:
+    stood = Stood(MAX_RETRIES="1", RETRY_WAIT="10")
+    exchange = patient(stood.clock)
+    limited = UpstreamRefused(429, {"message": "slow"}, {"retry-after": "7"})
+
+    assert stood.ask(Scripted(limited), exchange) == ANSWER
+
+    assert exchange.pauses == [7.0]
+
+
+def test_one_that_says_too_late_is_left_to_the_client() -> None:
+    stood = Stood(MAX_RETRIES="5", RETRY_WAIT="10")
+    exchange = patient(stood.clock)
+    limited = UpstreamRefused(429, {"message": "slow"}, {"retry-after": "60"})
+
+    with pytest.raises(UpstreamRefused) as raised:
+        stood.ask(Scripted(limited), exchange)
+
+    assert raised.value.headers == {"retry-after": "60"}
+    assert exchange.pauses == []
+
+
+def test_a_client_that_leaves_while_it_waits_is_not_asked_for() -> None:
+    stood, call = Stood(MAX_RETRIES="5"), Scripted(BUSY, BUSY)
+    exchange = patient(stood.clock, leaves_after=0.2)
+
+    with pytest.raises(UpstreamRefused):
+        stood.ask(call, exchange)
+
+    assert call.asked == 1
+
+
+def test_a_connection_that_the_client_s_leaving_broke_speaks_against_nobody() -> None:
+    stood = Stood(MAX_RETRIES="5", BREAKER_FAILURES="1")
+    exchange = patient(stood.clock)
+    exchange.leave()
+    call = Scripted(UpstreamUnreachable("closed"))
+
+    with pytest.raises(UpstreamUnreachable):
+        stood.ask(call, exchange)
+
+    assert call.asked == 1
+    assert stood.witness.heard == []
+    assert stood.standing.breaker.state == CLOSED
+
+
+def test_retries_stop_when_the_breaker_opens() -> None:
+    stood = Stood(MAX_RETRIES="5", BREAKER_FAILURES="2")
+    call = Scripted(*[GONE] * 9)
+
+    with pytest.raises(UpstreamUnreachable):
+        stood.ask(call)
+
+    assert call.asked == 2
+    assert stood.standing.breaker.state == OPEN
+
+
+def test_retries_of_all_requests_together_are_bounded() -> None:
+    stood = Stood(MAX_RETRIES="5", RETRY_WAIT="100", BREAKER_FAILURES="0", BREAKER_SHARE="0")
+    failing = Scripted(*[BUSY] * 10_000)
+    clock = Clock()  # the waits of one are not the time of all
+    for _ in range(100):
+        with pytest.raises(UpstreamRefused):
+            stood.ask(failing, patient(clock))
+
+    assert failing.asked <= 100 * 1.2 + 10
+
+
+def test_any_work_can_be_tried_again() -> None:
+    stood = Stood(MAX_RETRIES="1")
+    results: list[Callable[[], str]] = [_busy, lambda: "file-1"]
+
+    assert stood.standing.attempt(lambda: results.pop(0)(), patient(stood.clock)) == "file-1"
+
+
+def _busy() -> str:
+    raise BUSY
+
+
+# -- who is let in --------------------------------------------------------------------------------
+
+
+def test_there_is_room_for_so_many() -> None:
+    stood = Stood(MAX_CONCURRENT="1")
+    held = stood.standing.admit()
+
+    with pytest.raises(Overloaded) as refused:
+        stood.standing.admit()
+
+    assert (refused.value.status, refused.value.code) == (503, "overloaded")
+    assert refused.value.headers == {"retry-after": "1"}
+    assert stood.witness.heard == [("refused", "overloaded", "up")]
+    held.close()
+    stood.standing.admit()
+
+
+def opened(**environment: str) -> Stood:
+    stood = Stood(BREAKER_FAILURES="1", BREAKER_COOLDOWN="4.2", **environment)
+    with pytest.raises(UpstreamUnreachable):
+        stood.ask(Scripted(GONE))
+    return stood
+
+
+def test_an_open_breaker_lets_nobody_in_and_says_until_when() -> None:
+    stood = opened(MAX_CONCURRENT="1")
+
+    for _ in range(3):  # and no slot is lost over it
+        with pytest.raises(UpstreamUnavailable) as refused:
+            stood.standing.admit()
+
+    assert (refused.value.status, refused.value.code) == (503, "upstream_unavailable")
+    assert refused.value.headers == {"retry-after": "5"}
+    assert stood.witness.heard[0] == ("breaker", "up", "open")
+    assert stood.standing.slots.taken == 0
+
+
+def test_who_is_let_in_on_probation_decides() -> None:
+    stood = opened()
+    stood.clock.pass_(5)
+    held = stood.standing.admit()
+    with pytest.raises(UpstreamUnavailable):
+        stood.standing.admit()
+
+    stood.ask(Scripted())
+    held.close()
+
+    assert stood.standing.breaker.state == CLOSED
+
+
+def test_who_leaves_without_having_asked_lets_another_try() -> None:
+    stood = opened()
+    stood.clock.pass_(5)
+
+    stood.standing.admit().close()
+
+    stood.standing.admit()
+
+
+def test_a_refusal_of_the_request_shows_that_the_upstream_is_there() -> None:
+    stood = opened()
+    stood.clock.pass_(5)
+    stood.standing.admit()
+
+    with pytest.raises(UpstreamRefused):
+        stood.ask(Scripted(UpstreamRefused(400, {"message": "no"})))
+
+    assert stood.standing.breaker.state == CLOSED
+
+
+def test_it_shows_how_it_stands() -> None:
+    stood = Stood(MAX_RETRIES="1", MAX_CONCURRENT="1")
+    stood.ask(Scripted(BUSY))
+    stood.standing.admit()
+    with pytest.raises(Overloaded):
+        stood.standing.admit()
+
+    assert stood.standing.shown() == {
+        "breaker": "closed",
+        "concurrent": 1,
+        "attempts": 2,
+        "failures": 1,
+        "refused": 1,
+        "retries": 1,
+    }
+
+
+# -- whose failures open the breaker --------------------------------------------------------------
+
+
+def failing(stood: Stood, error: ForwarderError, times: int, key: str = "") -> None:
+    """The upstream fails so many requests of one client."""
+    for _ in range(times):
+        exchange = patient(stood.clock)
+        exchange.client_key = key
+        with pytest.raises(type(error)):
+            stood.ask(Scripted(error), exchange)
+
+
+ANSWERED_BADLY = [
+    *(UpstreamRefused(status, {"message": "no"}) for status in (500, 502, 503, 529)),
+    UpstreamBroken("The stream ended before its answer was finished."),
+]
+every_bad_answer = pytest.mark.parametrize("error", ANSWERED_BADLY)
+every_silence = pytest.mark.parametrize(
+    "error", [GONE, UpstreamTimeout("late"), UpstreamConnectTimeout("late")]
+)
+
+WITH_FALLBACK = {"FALLBACK": "other"}
+
+
+@every_bad_answer
+def test_without_a_fallback_bad_answers_open_no_breaker(error: ForwarderError) -> None:
+    stood = Stood(BREAKER_FAILURES="3", BREAKER_SHARE="0.5")
+
+    for key in ("a", "b", "c"):
+        failing(stood, error, 30, key)
+
+    assert stood.standing.breaker.state == CLOSED
+    assert stood.standing.counts["failures"] == 90
+
+
+@every_silence
+@pytest.mark.parametrize("environment", [{}, WITH_FALLBACK], ids=["alone", "fallback"])
+def test_failures_to_connect_and_time_outs_open_it_for_any_client(
+    error: ForwarderError, environment: dict[str, str]
+) -> None:
+    stood = Stood(BREAKER_FAILURES="3", **environment)
+
+    failing(stood, error, 3)
+
+    assert stood.standing.breaker.state == OPEN
+
+
+@every_bad_answer
+def test_with_a_fallback_bad_answers_to_one_client_open_no_breaker(error: ForwarderError) -> None:
+    stood = Stood(BREAKER_FAILURES="3", BREAKER_SHARE="0.5", **WITH_FALLBACK)
+
+    failing(stood, error, 40, "a")
+    assert stood.standing.breaker.state == CLOSED
+
+    failing(stood, error, 1, "b")
+    assert stood.standing.breaker.state == OPEN
+
+
+@every_bad_answer
+def test_without_a_fallback_a_bad_answer_on_probation_closes_it(error: ForwarderError) -> None:
+    """It shows that the upstream can be reached again."""
+    stood = opened()
+    stood.clock.pass_(5)
+    stood.standing.admit()
+
+    failing(stood, error, 1)
+
+    assert stood.standing.breaker.state == CLOSED

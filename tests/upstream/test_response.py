@@ -1,0 +1,345 @@
+"""One answer of an upstream: what arrives, as batches, within the limits of patience."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder.config.settings import Settings
+from forwarder.core.errors import (
+    ForwarderError,
+    ShuttingDown,
+    UpstreamBroken,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from forwarder.core.shutdown import Stopping
+from forwarder.upstream.response import Reply, handed_on
+
+KEY = "sk-secret"
+
+
+class Arriving:
+    """Arrivals that a test has written down; exceptions among them are raised."""
+
+    def __init__(self, *pieces: bytes | BaseException) -> None:
+        self.patience: float | None = None
+        self.closed = False
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            if isinstance(piece, BaseException):
+                raise piece
+            if not piece:
+                time.sleep(0.01)
+            yield piece
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def reply(
+    arrivals: Any, protocol: str = "chat", streamed: bool = True, kind: str = "", **environment: str
+) -> Reply:
+    given = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_API_KEY": KEY, **environment}
+    [settings] = Settings.from_env(given).upstreams
+    response = httpx2.Response(
+        200, headers={"content-type": kind}, content=b"", extensions={"arrivals": arrivals}
+    )
+    return Reply(response, protocol, streamed, settings, heartbeat=1)
+
+
+A, B = b'data: {"a": 1}\n\n', b'data: {"b": 2}\n\n'
+
+
+def test_what_arrives_together_is_one_batch() -> None:
+    arriving = Arriving(A + B, A[:5], A[5:], B)
+
+    assert list(reply(arriving).batches()) == [[{"a": 1}, {"b": 2}], [{"a": 1}], [{"b": 2}]]
+
+
+def test_silence_is_an_empty_batch() -> None:
+    arriving = Arriving(b"", A, b"", b"", B)
+
+    assert list(reply(arriving).batches()) == [[], [{"a": 1}], [], [], [{"b": 2}]]
+
+
+def test_a_last_event_needs_no_end() -> None:
+    assert list(reply(Arriving(A, B.rstrip())).batches()) == [[{"a": 1}], [{"b": 2}]]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "last"),
+    [("chat", b"data: [DONE]\n\n"), ("responses", b'data: {"type": "response.completed"}\n\n')],
+)
+def test_after_the_end_there_is_little_patience(protocol: str, last: bytes) -> None:
+    arriving = Arriving(A, last)
+    answer = reply(arriving, protocol)
+    batches = answer.batches()
+
+    next(batches)
+    assert arriving.patience is None
+    list(batches)
+
+    assert answer.was_done() == (protocol == "chat")
+    assert arriving.patience == 0.25
+
+
+WHOLE = b'{"object": "chat.completion", "choices": [{"message": {"content": "Hi"}}]}'
+
+
+def test_a_whole_answer_is_one_event() -> None:
+    arriving = Arriving(WHOLE[:9], b"", WHOLE[9:])
+
+    batches = list(reply(arriving, streamed=False).batches())
+
+    assert batches[:-1] == [[]]
+    assert batches[-1][0]["choices"] == [{"message": {"content": "Hi"}, "finish_reason": "stop"}]
+
+
+def test_a_whole_answer_may_come_where_a_stream_was_asked() -> None:
+    *_, [chunk] = reply(Arriving(b" \n", WHOLE)).batches()
+
+    assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]
+
+
+EVENTS = b'data: {"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]}\n\n'
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b": hello\n\n", b"id: 1\n", b"\r\n\n"])
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_events_for_a_whole_answer_are_recognised_in_pieces(before: bytes, size: int) -> None:
+    data = before + EVENTS
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+
+    batches = list(reply(Arriving(*pieces), streamed=False).batches())
+
+    [chunk] = [event for batch in batches for event in batch]
+    assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 1000])
+def test_a_whole_answer_behind_a_byte_order_mark_is_read(size: int, streamed: bool) -> None:
+    data = b"\xef\xbb\xbf" + WHOLE
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+
+    batches = list(reply(Arriving(*pieces), streamed=streamed).batches())
+
+    [answer] = [event for batch in batches for event in batch]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "kind"),
+    [([b"<html>"], ""), ([b"\n <!doctype"], ""), ([b"soon"], "text/html; charset=utf-8")],
+)
+def test_a_page_is_no_stream(pieces: list[bytes], kind: str) -> None:
+    with pytest.raises(UpstreamBroken, match="page"):
+        list(reply(Arriving(*pieces), kind=kind).batches())
+
+
+@pytest.mark.parametrize("body", [b"", b"[1]", b"nonsense", b'{"half'])
+def test_a_whole_answer_has_to_be_a_json_object(body: bytes) -> None:
+    with pytest.raises(UpstreamBroken):
+        list(reply(Arriving(body), streamed=False).batches())
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (httpx2.ReadError("x"), "ReadError"),
+        (httpx2.StreamClosed(), "StreamClosed"),
+        (ConnectionResetError("x"), "it was reset"),
+        (httpx2.RemoteProtocolError("x"), "it was closed before the answer was complete"),
+    ],
+)
+def test_a_broken_connection_is_told_after_what_was_said(error: Exception, why: str) -> None:
+    batches = reply(Arriving(A, error)).batches()
+
+    assert next(batches) == [{"a": 1}]
+    with pytest.raises(UpstreamUnreachable) as broken:
+        next(batches)
+    assert broken.value.code == "upstream_disconnected"
+    assert broken.value.message == f"The connection to the upstream 'chat' broke: {why}."
+
+
+def test_the_end_of_the_process_ends_an_answer() -> None:
+    batches = reply(Arriving(A, Stopping())).batches()
+
+    assert next(batches) == [{"a": 1}]
+    with pytest.raises(ShuttingDown):
+        next(batches)
+
+
+def test_the_transport_s_own_time_out_is_one_too() -> None:
+    with pytest.raises(UpstreamTimeout, match="stopped sending"):
+        list(reply(Arriving(A, httpx2.ReadTimeout("x"))).batches())
+
+
+def test_too_much_silence_ends_an_answer() -> None:
+    silent = Arriving(A, *[b""] * 100)
+
+    with pytest.raises(UpstreamTimeout, match="stopped sending"):
+        list(reply(silent, CHAT_IDLE_TIMEOUT="0.05").batches())
+
+
+def test_silence_counts_anew_after_every_piece() -> None:
+    patient = Arriving(*[b"", b"", A] * 6)
+
+    answer = reply(patient, CHAT_IDLE_TIMEOUT="0.1")
+
+    assert len([batch for batch in answer.batches() if batch]) == 6
+
+
+ANSWER = b'{"choices": [{"message": {}, "finish_reason": "stop"}]}'
+
+
+def test_nothing_has_to_be_heard_of_a_whole_answer_before_it_is_written() -> None:
+    limits = {"CHAT_IDLE_TIMEOUT": "0.02", "CHAT_WHOLE_TIMEOUT": "2"}
+    late = Arriving(*[b""] * 8, ANSWER)
+
+    batches = list(reply(late, streamed=False, **limits).batches())
+
+    assert [batch for batch in batches if batch] == [[json.loads(ANSWER)]]
+
+
+@pytest.mark.parametrize("pieces", [[b""] * 50, [ANSWER[:9], *[b""] * 50]])
+def test_a_whole_answer_may_be_silent_for_so_long_and_not_at_all_once_it_is_written(
+    pieces: list[bytes],
+) -> None:
+    limit = "CHAT_IDLE_TIMEOUT" if pieces[0] else "CHAT_WHOLE_TIMEOUT"
+
+    with pytest.raises(UpstreamTimeout, match="stopped sending"):
+        list(reply(Arriving(*pieces), streamed=False, **{limit: "0.05"}).batches())
+
+
+@pytest.mark.parametrize("pieces", [[A, b""] * 50, [b""] * 50])
+def test_the_whole_answer_may_have_a_limit(pieces: list[bytes]) -> None:
+    with pytest.raises(UpstreamTimeout, match="took too long"):
+        list(reply(Arriving(*pieces), CHAT_TOTAL_TIMEOUT="0.1").batches())
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"error": {"message": "bad sk-secret"}}',
+        b'{"type": "error", "message": "bad sk-secret"}',
+        b'{"type": "response.failed", "response": {"error": {"message": "bad sk-secret"}}}',
+        b'{"base_resp": {"status_code": 1004, "status_msg": "bad sk-secret"}}',
+        b'{"choices": [{"finish_reason": "error", "error": {"message": "bad sk-secret"}}]}',
+    ],
+)
+def test_errors_inside_a_stream_do_not_quote_our_key(event: bytes) -> None:
+    told = list(reply(Arriving(A + b"data: " + event + b"\n\n")).batches())
+
+    assert told[0][0] == {"a": 1}
+    assert "bad ***" in str(told)
+    assert KEY not in str(told)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"error": {"message": "bad sk-secret"}}',
+        b'{"choices": null, "base_resp": {"status_code": 1004, "status_msg": "bad sk-secret"}}',
+        b'{"choices": [{"message": {}, "error": {"message": "bad sk-secret"}}]}',
+    ],
+)
+def test_nor_do_those_inside_a_whole_answer(answer: bytes) -> None:
+    try:
+        told = str(list(reply(Arriving(answer), streamed=False).batches()))
+    except ForwarderError as error:
+        told = error.message
+
+    assert "bad ***" in told
+    assert KEY not in told
+
+
+def test_closing_closes_the_arrivals() -> None:
+    arriving = Arriving(A)
+
+    reply(arriving).close()
+
+    assert arriving.closed
+
+
+def test_a_closed_reply_does_not_wait_for_the_collector() -> None:
+    """It holds its request, which may be large."""
+    gc.disable()
+    try:
+        closed = reply(Arriving(b"data: {}\n\n"))
+        next(closed.batches())
+        gone = weakref.ref(closed)
+
+        closed.close()
+        del closed
+
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_only_what_concerns_the_client_is_handed_on() -> None:
+    headers = httpx2.Headers(
+        {
+            "retry-after": "1",
+            "retry-after-ms": "2",
+            "x-should-retry": "true",
+            "x-ratelimit-remaining-requests": "3",
+            "openai-processing-ms": "4",
+            "openai-model": "m",
+            "x-reasoning-included": "true",
+            "x-codex-primary-used-percent": "12.5",
+            "x-models-etag": "of-another-catalog",
+            "x-request-id": "r",
+            "set-cookie": "c",
+            "content-length": "5",
+        }
+    )
+
+    kept = handed_on(headers)
+
+    assert kept.keys() == (
+        headers.keys() - {"x-request-id", "set-cookie", "content-length", "x-models-etag"}
+    ) | {"x-upstream-request-id"}
+    assert kept["x-upstream-request-id"] == "r"
+
+
+@pytest.mark.parametrize("odd", [b"caf\xc3\xa9", b"\xff", b"a\x01", b"a\nb", b"a\tb"])
+def test_a_header_that_no_server_would_send_is_left_out(odd: bytes) -> None:
+    headers = httpx2.Headers([(b"x-request-id", odd), (b"retry-after", b"1")])
+
+    assert handed_on(headers) == {"retry-after": "1"}
+
+
+@pytest.mark.parametrize(("choices", "patient"), [(1, False), (2, True)])
+def test_a_finish_ends_patience_only_when_no_other_choice_can_speak(
+    choices: int, patient: bool
+) -> None:
+    finish = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'
+    arriving = Arriving(finish)
+    [settings] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
+    response = httpx2.Response(200, content=b"", extensions={"arrivals": arriving})
+
+    list(Reply(response, "chat", True, settings, 1, choices).batches())
+
+    assert (arriving.patience is None) == patient
+
+
+def test_a_whole_answer_has_a_limit() -> None:
+    response = httpx2.Response(200, content=b"")
+    settings = Settings.from_env({"UP_BASE_URL": "http://u.test", "FORWARDER_UPSTREAMS": "up"})
+    arriving = Arriving(b'{"a":"', *[b"x" * 400] * 3, b'"}')
+    response.extensions["arrivals"] = arriving
+    answer = Reply(response, "chat", False, settings.upstreams[0], 1.0, max_answer=1000)
+    with pytest.raises(UpstreamBroken, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
+        list(answer.batches())

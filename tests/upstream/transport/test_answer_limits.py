@@ -1,0 +1,74 @@
+"""What of an answer is read: so many bytes, and nothing that is compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from forwarder.upstream.transport.answer_limits import (
+    MAX_ERROR_BODY,
+    AnswerRefused,
+    limit_answer,
+    read_answer,
+)
+
+
+class Endless(httpx2.SyncByteStream):
+    def __init__(self) -> None:
+        self.pieces = 0
+        self.closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            self.pieces += 1
+            yield b"x" * 65536
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_an_answer_without_end_is_refused_at_the_limit() -> None:
+    stream = Endless()
+    response = httpx2.Response(200, stream=stream)
+    limit_answer(response)
+    with pytest.raises(AnswerRefused, match="1000000 bytes .limit: FORWARDER_MAX_ANSWER"):
+        read_answer(response, 1_000_000)
+    assert stream.closed
+    assert stream.pieces == 16
+
+
+def test_of_an_error_without_end_a_part_is_read() -> None:
+    stream = Endless()
+    response = httpx2.Response(429, stream=stream)
+    limit_answer(response)
+    read_answer(response, 1000)
+    assert len(response.content) == MAX_ERROR_BODY
+    assert stream.closed
+
+
+@pytest.mark.parametrize("coding", ["br", "gzip", "GZIP", "zstd, identity"])
+def test_a_compressed_answer_is_refused_unread(coding: str) -> None:
+    stream = Endless()
+    response = httpx2.Response(200, headers={"Content-Encoding": coding}, stream=stream)
+    with pytest.raises(AnswerRefused, match="'identity' was asked for"):
+        limit_answer(response)
+    assert (stream.pieces, stream.closed) == (0, True)
+
+
+def test_a_compressed_error_keeps_its_status() -> None:
+    stream = Endless()
+    response = httpx2.Response(429, headers={"Content-Encoding": "br"}, stream=stream)
+    limit_answer(response)
+    read_answer(response, 1000)
+    assert (response.status_code, response.content) == (429, b"")
+    assert (stream.pieces, stream.closed) == (0, True)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "identity"}])
+def test_other_answers_are_read_as_they_are(headers: dict[str, str]) -> None:
+    response = httpx2.Response(200, headers=headers, stream=httpx2.ByteStream(b"body"))
+    limit_answer(response)
+    read_answer(response, 4)
+    assert response.content == b"body"

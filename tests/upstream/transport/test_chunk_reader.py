@@ -1,0 +1,153 @@
+"""Arrivals that a thread reads: pieces, silence, patience and failures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from forwarder.upstream.transport.chunk_reader import AHEAD, Pumped, arrivals_of
+from tests.helpers.loopback import Peer, chunk, serving
+
+
+def pumped(pieces: Iterator[bytes], heartbeat: float = 5) -> Pumped:
+    return Pumped(httpx2.Response(200, content=pieces), heartbeat)
+
+
+def test_pieces_come_as_they_were_sent() -> None:
+    assert list(pumped(iter([b"one", b"two"]))) == [b"one", b"two"]
+
+
+def test_silence_is_an_empty_piece() -> None:
+    go = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield b"one"
+        assert go.wait(5)
+        yield b"two"
+
+    heard = []
+    for piece in pumped(pieces(), heartbeat=0.02):
+        heard.append(piece)
+        if heard.count(b"") == 2:
+            go.set()
+
+    assert heard[:3] == [b"one", b"", b""]
+    assert heard[-1] == b"two"
+
+
+def test_patience_ends_the_wait() -> None:
+    go = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield b"one"
+        go.wait(5)
+
+    arrivals = pumped(pieces())
+    heard = iter(arrivals)
+    assert next(heard) == b"one"
+    arrivals.patience = 0.02
+
+    assert list(heard) == []
+    go.set()
+
+
+def test_a_failure_reaches_the_reader() -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"one"
+        raise httpx2.ReadError("broke")
+
+    heard = iter(pumped(pieces()))
+
+    assert next(heard) == b"one"
+    with pytest.raises(httpx2.ReadError, match="broke"):
+        next(heard)
+
+
+def test_a_transport_s_own_arrivals_are_preferred_unless_they_are_compressed() -> None:
+    own = object()
+
+    def response(**headers: str) -> httpx2.Response:
+        return httpx2.Response(200, headers=headers, extensions={"arrivals": own})
+
+    assert arrivals_of(response(), 1) is own
+    assert isinstance(arrivals_of(response(**{"content-encoding": "gzip"}), 1), Pumped)
+    assert isinstance(arrivals_of(httpx2.Response(200), 1), Pumped)
+
+
+def test_the_thread_is_never_far_ahead_of_the_reader() -> None:
+    sent = []
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(100):
+            sent.append(1)
+            yield bytes(AHEAD // 4)
+
+    heard = iter(pumped(pieces()))
+    for read in range(1, 20):
+        next(heard)
+        assert len(sent) <= read + 5
+    assert len(list(heard)) == 100 - 19
+
+
+def test_closing_ends_a_thread_that_waits_for_room() -> None:
+    ended = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        try:
+            while True:
+                yield bytes(AHEAD)
+        finally:
+            ended.set()
+
+    arrivals = pumped(pieces())
+    next(iter(arrivals))
+    arrivals.close()
+
+    assert ended.wait(5)
+
+
+def test_closing_ends_a_read_from_a_silent_server() -> None:
+    gone = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.start_chunked()
+        peer.send(chunk(b"one"))
+        peer.file.read()  # until the other side hangs up
+        gone.set()
+
+    with serving(script) as server, httpx2.Client(trust_env=False) as client:
+        response = client.send(client.build_request("GET", server.url), stream=True)
+        arrivals = arrivals_of(response, 5)
+        assert next(iter(arrivals)) == b"one"
+
+        arrivals.close()
+
+        assert gone.wait(5)
+        response.close()
+
+
+def test_an_answer_that_was_read_leaves_its_connection() -> None:
+    def script(peer: Peer) -> None:
+        while peer.request():
+            peer.answer(b"all")
+
+    with serving(script) as server, httpx2.Client(trust_env=False) as client:
+        for _ in range(3):
+            response = client.send(client.build_request("GET", server.url), stream=True)
+            arrivals = arrivals_of(response, 5)
+            assert list(arrivals) == [b"all"]
+            arrivals.close()
+            response.close()
+
+    assert server.connections == 1
+
+
+def test_nothing_is_read_after_closing() -> None:
+    arrivals = pumped(iter([b"one"]))
+    arrivals.close()
+
+    assert list(arrivals) == []

@@ -1,0 +1,358 @@
+"""Why a request did not get through, in words; against real servers, over both transports."""
+
+from __future__ import annotations
+
+import datetime
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import gevent.ssl
+import httpx2
+import pytest
+
+from forwarder.upstream.transport.connection_errors import (
+    describe_broken_answer,
+    describe_connection_error,
+    find_proxy,
+)
+from forwarder.upstream.transport.gevent_transport import GeventTransport
+from forwarder.upstream.transport.pinned_transport import GuardedTransport
+from tests.helpers.certificates import Authority
+from tests.helpers.loopback import Peer, serving, unused_port
+
+Make = Callable[[ssl.SSLContext, Mapping[str, str]], httpx2.BaseTransport]
+
+
+def over_gevent(tls: ssl.SSLContext, proxies: Mapping[str, str]) -> httpx2.BaseTransport:
+    return GeventTransport(proxies=proxies, tls=lambda: tls)
+
+
+def over_threads(tls: ssl.SSLContext, proxies: Mapping[str, str]) -> httpx2.BaseTransport:
+    proxy = next(iter(proxies.values()), None)
+    return httpx2.HTTPTransport(verify=tls, proxy=proxy)
+
+
+both = pytest.mark.parametrize("make", [over_gevent, over_threads])
+
+NOBODY: ssl.SSLContext = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Trusts no authority."""
+
+
+def described(
+    make: Make, url: str, tls: ssl.SSLContext = NOBODY, proxies: Mapping[str, str] | None = None
+) -> str:
+    """Why a request to ``url`` fails."""
+    proxies = proxies or {}
+    with (
+        httpx2.Client(transport=make(tls, proxies), timeout=5) as client,
+        pytest.raises((httpx2.TransportError, UnicodeError)) as failed,
+    ):
+        client.post(url, content=b"{}")
+    return describe_connection_error(failed.value, url, proxies)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def trusting(authority: Authority) -> ssl.SSLContext:
+    context: ssl.SSLContext = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(authority.file)
+    return context
+
+
+# -- names and connections ------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 64 + ".invalid"])
+def test_a_host_name_that_cannot_be_resolved_is_named(make: Make, host: str) -> None:
+    assert described(make, f"http://{host}/v1") == f"the host name '{host}' cannot be resolved"
+
+
+@both
+def test_a_refused_connection_names_host_and_port(make: Make) -> None:
+    port = unused_port()
+
+    found = described(make, f"http://127.0.0.1:{port}/v1")
+
+    assert found == f"127.0.0.1:{port} refused the connection"
+
+
+@both
+def test_a_reset_connection_is_described(make: Make) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.reset()
+
+    with serving(script) as server:
+        found = described(make, server.url)
+
+    assert found == f"localhost:{server.port} reset the connection (does it expect https://?)"
+
+
+@both
+def test_a_connection_that_closes_without_an_answer_is_described(make: Make) -> None:
+    with serving(lambda peer: peer.request() and None) as server:
+        found = described(make, server.url)
+
+    assert found.startswith(f"localhost:{server.port} closed the connection before its answer")
+
+
+@both
+@pytest.mark.parametrize("answer", [b"220 mail ready\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x46"])
+def test_an_answer_that_is_not_http_is_described(make: Make, answer: bytes) -> None:
+    """The second is a TLS alert, with which some servers answer plain HTTP."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(answer)
+
+    with serving(script) as server:
+        found = described(make, server.url)
+
+    expected = f"localhost:{server.port} did not answer in HTTP (does it expect https://?)"
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(101, "Network is unreachable"), "there is no connection to up.test:80"),
+        (ConnectionAbortedError(), "up.test:80 reset the connection"),
+        (httpx2.LocalProtocolError("A header holds a line end."), "A header holds a line end."),
+        (httpx2.ReadError(""), "the connection to up.test:80 broke (ReadError)"),
+    ],
+)
+def test_other_failures_have_words_too(error: Exception, words: str) -> None:
+    assert describe_connection_error(error, "http://up.test/v1", {}).startswith(words)
+
+
+def test_a_failure_that_is_its_own_cause_is_described() -> None:
+    error = httpx2.ReadError("")
+    error.__cause__ = error
+
+    assert "ReadError" in describe_connection_error(error, "https://up.test", {})
+
+
+def test_an_ipv6_address_has_its_brackets() -> None:
+    found = describe_connection_error(ConnectionRefusedError(), "http://[::1]:8000/v1", {})
+
+    assert found == "[::1]:8000 refused the connection"
+
+
+# -- where it may connect -------------------------------------------------------------------------
+
+
+def forbidding(host: str, port: int) -> list[tuple[int, object]]:
+    return []
+
+
+def unresolvable(host: str, port: int) -> list[tuple[int, object]]:
+    raise socket.gaierror(-2, "Name or service not known")
+
+
+@pytest.mark.parametrize("threads", [False, True])
+@pytest.mark.parametrize(
+    ("lookup", "words"),
+    [
+        (forbidding, "inside.test:80 has no address that the forwarder may connect to"),
+        (unresolvable, "the host name 'inside.test' cannot be resolved"),
+    ],
+)
+def test_a_forbidden_address_differs_from_an_unknown_name(
+    threads: bool, lookup: Callable[..., list[tuple[int, object]]], words: str
+) -> None:
+    def make(tls: ssl.SSLContext, proxies: Mapping[str, str]) -> httpx2.BaseTransport:
+        return GuardedTransport(lookup) if threads else GeventTransport(proxies={}, lookup=lookup)
+
+    assert described(make, "http://inside.test/v1") == words
+
+
+# -- TLS ------------------------------------------------------------------------------------------
+
+DAY = datetime.timedelta(days=1)
+
+
+@both
+@pytest.mark.parametrize(
+    ("certificate", "words"),
+    [
+        ({"expires": -DAY}, "its certificate has expired"),
+        ({"self_signed": True}, "its certificate is self-signed"),
+    ],
+)
+def test_a_bad_certificate_names_the_check_that_failed(
+    make: Make, certificate: dict[str, object], words: str, authority: Authority
+) -> None:
+    tls = authority.server("localhost", **certificate)  # type: ignore[arg-type]
+    with serving(lambda peer: None, tls) as server:
+        found = described(make, server.url, trusting(authority))
+
+    assert found.startswith(f"TLS with localhost:{server.port} failed: {words}")
+
+
+@both
+def test_an_unknown_authority_is_named_with_the_setting_that_helps(
+    make: Make, authority: Authority
+) -> None:
+    with serving(lambda peer: None, authority.server("localhost")) as server:
+        found = described(make, server.url)
+
+    assert "its certificate comes from an unknown authority" in found
+    assert "SSL_CERT_FILE" in found
+
+
+@both
+def test_a_certificate_for_another_host_is_described(make: Make, authority: Authority) -> None:
+    with serving(lambda peer: None, authority.server("example.org")) as server:
+        found = described(make, server.url, trusting(authority))
+
+    assert found.endswith("its certificate is for another host name than 'localhost'")
+
+
+@both
+def test_a_certificate_without_key_identifiers_is_described(
+    make: Make, authority: Authority
+) -> None:
+    """Python 3.13 and newer check this of themselves."""
+    strict = trusting(authority)
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT
+    tls = authority.server("localhost", key_identifiers=False)
+    with serving(lambda peer: None, tls) as server:
+        found = described(make, server.url, strict)
+
+    assert "a rule that Python 3.13 and newer enforce: Missing Authority Key Identifier" in found
+
+
+@both
+def test_the_tests_own_authority_passes_strict_checks(make: Make, authority: Authority) -> None:
+    strict = trusting(authority)
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.answer(b"hello")
+
+    with (
+        serving(script, authority.server("localhost")) as server,
+        httpx2.Client(transport=make(strict, {}), timeout=5) as client,
+    ):
+        assert client.get(server.url).text == "hello"
+
+
+@both
+def test_plain_http_where_tls_was_expected_is_described(make: Make) -> None:
+    with serving(lambda peer: peer.send(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
+        found = described(make, f"https://localhost:{server.port}/v1")
+
+    assert "it answers in plain HTTP" in found
+    assert "http://?" in found
+
+
+@both
+def test_a_handshake_that_fails_names_openssl_s_reason(make: Make, authority: Authority) -> None:
+    tls = authority.server("localhost")
+    tls.maximum_version = ssl.TLSVersion.TLSv1_2
+    tls.set_ciphers("AES256-SHA")  # needs RSA, and the key is none
+    with serving(lambda peer: None, tls) as server:
+        found = described(make, server.url, trusting(authority))
+
+    assert "no protocol or cipher in common (sslv3 alert handshake failure)" in found
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "it wants a client certificate"),
+        ("BAD_RECORD_MAC", "bad record mac"),
+    ],
+)
+def test_other_failures_of_tls_are_described(reason: str, words: str) -> None:
+    error = ssl.SSLError(1, "x")
+    error.reason = reason
+
+    found = describe_connection_error(error, "https://up.test", {})
+
+    assert found == f"TLS with up.test:443 failed: {words}"
+
+
+# -- proxies --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def proxied(script: Callable[[Peer], None]) -> Iterator[dict[str, str]]:
+    """The setting for a proxy with a password that behaves like ``script``."""
+    with serving(script) as server:
+        address = f"http://user:pass@localhost:{server.port}"
+        yield {"http": address, "https": address}
+
+
+@both
+def test_a_proxy_that_cannot_be_reached_is_named_without_its_password(make: Make) -> None:
+    port = unused_port()
+    address = f"http://user:pass@127.0.0.1:{port}"
+
+    found = described(make, "https://up.test/v1", proxies={"https": address})
+
+    proxy = f"127.0.0.1:{port}"
+    assert found == f"the proxy http://{proxy} cannot be reached: {proxy} refused the connection"
+
+
+@both
+def test_a_proxy_whose_name_cannot_be_resolved_is_named(make: Make) -> None:
+    found = described(make, "http://up.test/v1", proxies={"http": "http://u:p@proxy.invalid:3128"})
+
+    assert found == (
+        "the proxy http://proxy.invalid:3128 cannot be reached: "
+        "the host name 'proxy.invalid' cannot be resolved"
+    )
+
+
+@both
+def test_a_proxy_that_refuses_says_how(make: Make) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+    with proxied(script) as proxies:
+        found = described(make, "https://up.test/v1", proxies=proxies)
+        assert found.startswith(f"the proxy {find_proxy('https://up.test', proxies)} refused")
+
+    assert "to connect to up.test:443 (407 Proxy Authentication Required" in found
+    assert "pass" not in found
+
+
+@both
+def test_what_fails_behind_a_proxy_names_it(make: Make) -> None:
+    with proxied(lambda peer: peer.request() and None) as proxies:
+        found = described(make, "http://up.test/v1", proxies=proxies)
+        assert f"through the proxy {find_proxy('http://up.test', proxies)}" in found
+
+    assert found.startswith("up.test:80 closed the connection")
+
+
+def test_a_proxy_of_another_kind_is_described() -> None:
+    proxies = {"http": "socks5://p:1"}
+
+    assert "'socks5' are not supported" in described(over_gevent, "http://x", proxies=proxies)
+    assert find_proxy("http://x", proxies) is None
+
+
+# -- under an answer ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionResetError(), "it was reset"),
+        (httpx2.RemoteProtocolError("x"), "it was closed before the answer was complete"),
+        (httpx2.StreamClosed(), "StreamClosed"),
+    ],
+)
+def test_an_answer_that_breaks_off_is_described(error: Exception, words: str) -> None:
+    assert describe_broken_answer(error) == words

@@ -1,0 +1,757 @@
+"""The transport below httpx2 and the SDK, against real servers."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gevent
+import gevent.ssl
+import httpx2
+import openai
+import pytest
+
+from forwarder.upstream.transport.gevent_transport import GeventTransport
+from tests.helpers.certificates import Authority
+from tests.helpers.loopback import Peer, Script, Server, chunk, serving, unused_port
+
+
+def echoing(peer: Peer) -> None:
+    """Answer every request with its body."""
+    while request := peer.request():
+        peer.answer(request.partition(b"\r\n\r\n")[2])
+
+
+@contextmanager
+def client_of(timeout: float | None = 5.0, **settings: object) -> Iterator[httpx2.Client]:
+    transport = GeventTransport(**{"proxies": {}, **settings})  # type: ignore[arg-type]
+    with httpx2.Client(transport=transport, timeout=timeout) as client:
+        yield client
+
+
+def opened(client: httpx2.Client) -> int:
+    transport = client._transport
+    assert isinstance(transport, GeventTransport)
+    return transport.opened
+
+
+# -- requests and responses -------------------------------------------------------------------
+
+
+def test_a_request_and_its_response_cross_unchanged() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.answer("grüße".encode(), b"X-One: 1", b"X-Two: a", b"X-Two: b", b"X-Empty:")
+
+    with serving(script) as server, client_of() as client:
+        url = server.url + "/a%20b?c=d%26"
+        response = client.post(url, content=b"\x00body", headers={"X-Mine": "ja"})
+
+    assert response.status_code == 200
+    assert response.http_version == "HTTP/1.1"
+    assert response.content.decode() == "grüße"
+    assert response.headers.get_list("x-two") == ["a", "b"]
+    assert (response.headers["x-one"], response.headers["x-empty"]) == ("1", "")
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"POST /a%20b?c=d%26 HTTP/1.1"
+    assert b"Host: localhost:%d" % server.port in lines
+    assert b"X-Mine: ja" in lines
+    assert b"Content-Length: 5" in lines
+    assert body == b"\x00body"
+
+
+def test_a_body_of_unknown_length_goes_out_in_chunks() -> None:
+    with serving(echoing) as server, client_of() as client:
+        response = client.post(server.url, content=iter([b"ab", b"", b"cd"]))
+        assert response.content == b"4\r\nabcd\r\n0\r\n\r\n"
+        assert client.post(server.url, content=iter([])).content == b"0\r\n\r\n"
+        assert opened(client) == 1
+
+
+def test_large_bodies_cross_both_ways() -> None:
+    body = bytes(range(256)) * 20_000
+    with serving(echoing) as server, client_of() as client:
+        assert client.post(server.url, content=body).content == body
+
+
+def test_interim_responses_are_passed_over() -> None:
+    def script(peer: Peer) -> None:
+        while peer.request():
+            peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            time.sleep(0.02)
+            peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
+            peer.answer(b"final")
+
+    with serving(script) as server, client_of() as client:
+        for _ in range(2):
+            response = client.get(server.url)
+            assert (response.text, "link" in response.headers) == ("final", False)
+        assert opened(client) == 1
+
+
+def test_head_has_no_body_and_keeps_its_connection() -> None:
+    def script(peer: Peer) -> None:
+        while request := peer.request():
+            peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+            if request.startswith(b"GET"):
+                peer.send(b"hello")
+
+    with serving(script) as server, client_of() as client:
+        response = client.head(server.url)
+        assert (response.content, response.headers["content-length"]) == (b"", "5")
+        assert client.get(server.url).content == b"hello"
+        assert opened(client) == 1
+
+
+def test_an_answer_before_the_whole_request_was_read_is_received() -> None:
+    def script(peer: Peer) -> None:
+        peer.file.readline()
+        peer.send(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig")
+        peer.sock.shutdown(socket.SHUT_WR)
+        peer.server.wait()
+
+    with serving(script) as server, client_of(timeout=2) as client:
+        gevent.spawn_later(0.3, server.go.set)
+        assert client.post(server.url, content=b"x" * 20_000_000).status_code == 413
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\0b"])
+def test_a_header_cannot_smuggle_another(value: str) -> None:
+    with serving(echoing) as server, client_of() as client:
+        with pytest.raises(httpx2.LocalProtocolError):
+            client.get(server.url, headers={"X-Mine": value})
+        assert server.requests == []
+
+
+def test_a_header_that_is_not_ascii_spoils_no_answer() -> None:
+    def script(peer: Peer) -> None:
+        while peer.request():
+            peer.answer(b"ok", b"X-Region: caf\xc3\xa9", b"X-Odd: \xff")
+
+    with serving(script) as server, client_of(max_connections=1) as client:
+        for _ in range(2):
+            answer = client.get(server.url)
+            assert answer.text == "ok"
+            assert answer.headers.raw[1:] == [(b"X-Region", b"caf\xc3\xa9"), (b"X-Odd", b"\xff")]
+        assert opened(client) == 1
+
+
+def test_other_schemes_are_refused() -> None:
+    with client_of() as client, pytest.raises(httpx2.UnsupportedProtocol):
+        client.get("ftp://localhost/")
+
+
+# -- keeping connections ----------------------------------------------------------------------
+
+
+def test_requests_in_sequence_share_one_connection() -> None:
+    with serving(echoing) as server, client_of() as client:
+        for n in range(5):
+            assert client.post(server.url, content=b"%d" % n).content == b"%d" % n
+
+    assert server.connections == 1
+
+
+def test_requests_at_once_have_connections_of_their_own() -> None:
+    def script(peer: Peer) -> None:
+        while peer.request():
+            time.sleep(0.05)
+            peer.answer(b"a")
+
+    with serving(script) as server, client_of() as client:
+        for _ in range(2):
+            running = [gevent.spawn(client.get, server.url) for _ in range(5)]
+            assert [greenlet.get(timeout=5).text for greenlet in running] == ["a"] * 5
+
+    assert server.connections == 5
+
+
+def test_servers_have_connections_of_their_own() -> None:
+    with serving(echoing) as one, serving(echoing) as two, client_of() as client:
+        for _ in range(2):
+            client.post(one.url)
+            client.post(two.url)
+
+    assert (one.connections, two.connections) == (1, 1)
+
+
+every_ending = pytest.mark.parametrize("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
+
+
+def closing_once(ending: Script) -> Script:
+    """Close when the second request comes, too late for any check before; then serve."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.answer(b"hello")
+        if peer.server.connections == 1:
+            peer.request()
+            ending(peer)
+        else:
+            echoing(peer)
+
+    return script
+
+
+@every_ending
+@pytest.mark.parametrize(
+    ("method", "resend_posts"), [("POST", True), ("GET", False), ("DELETE", False)]
+)
+def test_a_kept_connection_that_dies_under_the_request_is_replaced(
+    method: str, resend_posts: bool, ending: Script
+) -> None:
+    with (
+        serving(closing_once(ending)) as server,
+        client_of(resend_posts=resend_posts) as client,
+    ):
+        client.get(server.url)
+        assert client.request(method, server.url).text == "hello"
+        assert server.requests[1] == server.requests[2]
+        assert opened(client) == 2
+
+
+@every_ending
+def test_a_post_is_not_sent_twice_unless_retries_are_on(ending: Script) -> None:
+    """The server may have read it before it closed."""
+    with serving(closing_once(ending)) as server, client_of() as client:
+        client.get(server.url)
+        with pytest.raises(httpx2.TransportError):
+            client.post(server.url, content=b"once")
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
+def test_a_server_that_dies_over_its_work_is_not_asked_again(ending: Script) -> None:
+    """It had the request for a while: that was no stale connection."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.answer(b"hello")
+        peer.request()
+        time.sleep(1.1)
+        ending(peer)
+
+    with serving(script) as server, client_of(resend_posts=True) as client:
+        client.get(server.url)
+        with pytest.raises(httpx2.TransportError):
+            client.post(server.url, content=b"once")
+        assert len(server.requests) == 2
+
+
+def test_a_request_is_sent_again_once_at_most() -> None:
+    """The server answers the first request of all, and hangs up on every other."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        if peer.server.connections == 1:
+            peer.answer(b"hello")
+            peer.request()
+
+    with serving(script) as server, client_of(resend_posts=True) as client:
+        client.get(server.url)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            client.post(server.url, content=b"again")
+        assert len(server.requests) == 3
+
+
+def test_a_dead_connection_is_not_replaced_by_another_dead_one() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        time.sleep(0.05)
+        peer.answer(b"hello")
+        peer.request()
+
+    with serving(script) as server, client_of() as client:
+        running = [gevent.spawn(client.get, server.url) for _ in range(2)]
+        gevent.joinall(running, timeout=5)
+        assert client.get(server.url).text == "hello"
+        assert opened(client) == 3
+
+
+def test_a_fresh_connection_that_dies_is_not_tried_again() -> None:
+    with serving(lambda peer: peer.request() and None) as server, client_of() as client:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            client.post(server.url, content=b"once")
+        assert server.connections == 1
+
+
+def test_a_request_that_was_half_answered_is_not_sent_again() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.answer(b"hello")
+        peer.request()
+        peer.send(b"HTTP/1.1 2")
+
+    with serving(script) as server, client_of() as client:
+        client.get(server.url)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            client.get(server.url)
+        assert server.connections == 1
+
+
+def test_a_connection_is_not_kept_when_the_server_says_so() -> None:
+    def script(peer: Peer) -> None:
+        while peer.request():
+            peer.answer(b"a", b"Connection: close")
+
+    with serving(script) as server, client_of() as client:
+        client.get(server.url)
+        client.get(server.url)
+        assert opened(client) == 2
+
+
+# -- failures ---------------------------------------------------------------------------------
+
+
+def silent(peer: Peer) -> None:
+    peer.server.wait()
+
+
+def test_a_refused_connection_is_a_connect_error() -> None:
+    with client_of() as client, pytest.raises(httpx2.ConnectError):
+        client.get(f"http://localhost:{unused_port()}")
+
+
+def test_no_answer_is_a_read_time_out() -> None:
+    with (
+        serving(silent) as server,
+        client_of(timeout=0.1) as client,
+        pytest.raises(httpx2.ReadTimeout),
+    ):
+        client.get(server.url)
+
+
+def test_heartbeats_do_not_lengthen_the_wait_for_an_answer() -> None:
+    with (
+        serving(silent) as server,
+        client_of(timeout=0.1, heartbeat=0.02) as client,
+        pytest.raises(httpx2.ReadTimeout),
+    ):
+        client.get(server.url)
+
+
+def test_a_server_that_does_not_read_is_a_write_time_out() -> None:
+    with (
+        serving(silent) as server,
+        client_of(timeout=0.2) as client,
+        pytest.raises(httpx2.WriteTimeout),
+    ):
+        client.post(server.url, content=b"x" * 20_000_000)
+
+
+def test_a_reset_is_a_read_error() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.reset()
+
+    with (
+        serving(script) as server,
+        client_of() as client,
+        pytest.raises(httpx2.ReadError),
+    ):
+        client.get(server.url)
+
+
+def test_what_is_not_http_is_a_protocol_error() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"220 mail ready\r\n")
+
+    with (
+        serving(script) as server,
+        client_of() as client,
+        pytest.raises(httpx2.RemoteProtocolError),
+    ):
+        client.get(server.url)
+
+
+def test_a_failed_request_gives_its_place_back() -> None:
+    def script(peer: Peer) -> None:
+        if b"/good" in peer.request():
+            peer.answer(b"good")
+
+    with serving(script) as server, client_of(timeout=0.5, max_connections=1) as client:
+        for _ in range(3):
+            with pytest.raises(httpx2.RemoteProtocolError):
+                client.get(server.url)
+        assert client.get(server.url + "/good").text == "good"
+
+
+def test_a_killed_request_gives_its_place_back() -> None:
+    def script(peer: Peer) -> None:
+        if b"/good" in peer.request():
+            peer.answer(b"good")
+        else:
+            peer.server.wait()
+
+    with serving(script) as server, client_of(timeout=2, max_connections=1) as client:
+        running = gevent.spawn(client.get, server.url)
+        gevent.sleep(0.05)
+        running.kill()
+        assert client.get(server.url + "/good").text == "good"
+
+
+def test_too_many_requests_at_once_wait_and_then_time_out() -> None:
+    limits = httpx2.Timeout(2, pool=0.05)
+    with serving(silent) as server, client_of(timeout=limits, max_connections=1) as client:  # type: ignore[arg-type]
+        running = gevent.spawn(client.get, server.url)
+        gevent.sleep(0.02)
+        with pytest.raises(httpx2.PoolTimeout):
+            client.get(server.url)
+        running.kill()
+
+
+# -- TLS --------------------------------------------------------------------------------------
+
+
+def trusting(authority: Authority) -> ssl.SSLContext:
+    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(authority.file)
+    return context
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def test_tls_is_spoken_and_its_connections_are_kept(authority: Authority) -> None:
+    with (
+        serving(echoing, authority.server("localhost")) as server,
+        client_of(tls=lambda: trusting(authority)) as client,
+    ):
+        for size in (1, 100_000, 2):
+            assert client.post(server.url, content=b"x" * size).content == b"x" * size
+        assert opened(client) == 1
+
+
+def test_a_certificate_from_a_stranger_is_a_connect_error(authority: Authority) -> None:
+    with (
+        serving(echoing, authority.server("localhost")) as server,
+        client_of(tls=lambda: gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) as client,
+    ):
+        with pytest.raises(httpx2.ConnectError):
+            client.post(server.url)
+        assert server.requests == []
+
+
+@pytest.mark.parametrize("headers", [b"Transfer-Encoding: chunked", b"X-Length: none"])
+def test_a_stream_over_tls_arrives_whole(headers: bytes, authority: Authority) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n")
+        framed = chunk if b"chunked" in headers else bytes
+        for n in range(300):
+            peer.send(framed(b"%d " % n))
+            if n % 100 == 0:
+                time.sleep(0.05)
+        if b"chunked" in headers:
+            peer.send(chunk(b""))
+
+    with (
+        serving(script, authority.server("localhost")) as server,
+        client_of(tls=lambda: trusting(authority), heartbeat=0.005) as client,
+        client.stream("GET", server.url) as response,
+    ):
+        pieces = list(response.extensions["arrivals"])
+
+    assert b"".join(pieces) == b"".join(b"%d " % n for n in range(300))
+    assert len([piece for piece in pieces if piece]) < 200
+    assert b"" in pieces
+
+
+def test_a_stream_over_tls_that_is_cut_is_an_error(authority: Authority) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.start_chunked()
+        peer.send(chunk(b"a"))
+
+    with (
+        serving(script, authority.server("localhost")) as server,
+        client_of(tls=lambda: trusting(authority)) as client,
+        client.stream("GET", server.url) as response,
+    ):
+        pieces: list[bytes] = []
+        with pytest.raises(httpx2.RemoteProtocolError):
+            pieces.extend(response.extensions["arrivals"])
+
+    assert pieces == [b"a"]
+
+
+# -- proxies ----------------------------------------------------------------------------------
+
+
+def tunnelling(target: Server) -> Script:
+    """A proxy that connects every client to ``target``."""
+
+    def script(peer: Peer) -> None:
+        peer.request()
+        with socket.create_connection(("127.0.0.1", target.port)) as onward:
+            peer.send(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n")
+            copy_both_ways(peer.sock, onward)
+
+    return script
+
+
+def copy_both_ways(one: socket.socket, two: socket.socket) -> None:
+    """Bytes both ways, until one side ends."""
+    one.settimeout(0.02)
+    two.settimeout(0.02)
+    while True:
+        for source, sink in ((one, two), (two, one)):
+            try:
+                data = source.recv(65536)
+            except TimeoutError:
+                continue
+            if not data:
+                return
+            sink.sendall(data)
+
+
+def proxy_url(server: Server, user: str = "") -> str:
+    return f"http://{user}localhost:{server.port}"
+
+
+def test_a_plain_request_names_its_whole_url_to_the_proxy() -> None:
+    with serving(echoing) as proxy:
+        settings = {"http": proxy_url(proxy, "us%40er:pa%20ss@")}
+        with client_of(proxies=settings) as client:
+            for _ in range(2):
+                assert client.post("http://far.example:81/a?b=c", content=b"hi").text == "hi"
+            assert opened(client) == 1
+    lines = proxy.requests[0].partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert lines[0] == b"POST http://far.example:81/a?b=c HTTP/1.1"
+    assert b"Host: far.example:81" in lines
+    assert b"Proxy-Authorization: Basic " + base64.b64encode(b"us@er:pa ss") in lines
+
+
+def test_a_tls_request_goes_through_a_tunnel(authority: Authority) -> None:
+    with (
+        serving(echoing, authority.server("far.example")) as target,
+        serving(tunnelling(target)) as proxy,
+        client_of(
+            proxies={"https": proxy_url(proxy, "user:pass@")}, tls=lambda: trusting(authority)
+        ) as client,
+    ):
+        for _ in range(2):
+            assert client.post("https://far.example/a", content=b"hi").text == "hi"
+
+    (tunnel,) = proxy.requests
+    assert tunnel.startswith(b"CONNECT far.example:443 HTTP/1.1\r\n")
+    assert b"Proxy-Authorization: Basic " + base64.b64encode(b"user:pass") in tunnel
+    assert len(target.requests) == 2
+    assert b"Proxy-Authorization" not in target.requests[0]
+    assert target.requests[0].startswith(b"POST /a HTTP/1.1")
+
+
+def test_a_proxy_that_refuses_is_a_proxy_error(authority: Authority) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+
+    with (
+        serving(script) as proxy,
+        client_of(proxies={"all": proxy_url(proxy)}, tls=lambda: trusting(authority)) as client,
+        pytest.raises(httpx2.ProxyError, match="407"),
+    ):
+        client.get("https://far.example/")
+
+
+def test_the_environment_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(echoing) as proxy, serving(echoing) as near:
+        monkeypatch.setenv("HTTP_PROXY", proxy_url(proxy))
+        monkeypatch.setenv("NO_PROXY", "localhost")
+        with client_of(proxies=None) as client:
+            client.post("http://far.example/")
+            client.post(near.url)
+
+    assert (len(proxy.requests), len(near.requests)) == (1, 1)
+
+
+# -- under the SDK ----------------------------------------------------------------------------
+
+
+@contextmanager
+def sdk(url: str, **settings: object) -> Iterator[openai.OpenAI]:
+    with client_of(**settings) as client:  # type: ignore[arg-type]
+        yield openai.OpenAI(
+            api_key="k", base_url=url, http_client=client, max_retries=0, timeout=0.2
+        )
+
+
+def post(client: openai.OpenAI) -> httpx2.Response:
+    return client.post(
+        "/chat/completions",
+        content=b"{}",
+        cast_to=httpx2.Response,
+        stream=True,
+        stream_cls=openai.Stream[object],
+    )  # type: ignore[return-value]
+
+
+def test_the_sdk_hands_over_an_unread_response() -> None:
+    def script(peer: Peer) -> None:
+        while peer.request():
+            peer.start_chunked()
+            peer.send(chunk(b"data: {}\n\n"))
+            time.sleep(0.05)
+            peer.send(chunk(b"data: [DONE]\n\n"), chunk(b""))
+
+    with serving(script) as server, sdk(server.url, heartbeat=1.0) as client:
+        for _ in range(2):
+            arrivals = list(post(client).extensions["arrivals"])
+            assert arrivals == [b"data: {}\n\n", b"data: [DONE]\n\n"]
+    assert server.connections == 1
+
+
+def test_the_sdk_reads_an_error_through_the_transport() -> None:
+    def script(peer: Peer) -> None:
+        while peer.request():
+            body = b'{"error":{"message":"slow down","code":"rate_limit_exceeded"}}'
+            peer.send(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\n")
+            peer.send(b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
+            peer.send(body)
+
+    with (
+        serving(script) as server,
+        sdk(server.url, heartbeat=1.0) as client,
+        pytest.raises(openai.RateLimitError) as caught,
+    ):
+        post(client)
+    assert caught.value.code == "rate_limit_exceeded"
+    assert caught.value.response.headers["retry-after"] == "7"
+
+
+def closing(peer: Peer) -> None:
+    peer.request()
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [(silent, openai.APITimeoutError), (closing, openai.APIConnectionError)],
+    ids=["silent", "closing"],
+)
+def test_the_sdk_understands_a_failure(script: Script, error: type[Exception]) -> None:
+    with (
+        serving(script) as server,
+        sdk(server.url, heartbeat=0.05) as client,
+        pytest.raises(error),
+    ):
+        post(client)
+
+
+def test_the_sdk_understands_a_refused_connection() -> None:
+    with (
+        sdk(f"http://localhost:{unused_port()}") as client,
+        pytest.raises(openai.APIConnectionError),
+    ):
+        post(client)
+
+
+def test_half_an_error_is_a_time_out_that_the_sdk_lets_through() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 500 Oops\r\nContent-Length: 9\r\n\r\nabc")
+        peer.server.wait()
+
+    with (
+        serving(script) as server,
+        sdk(server.url, heartbeat=0.05) as client,
+        pytest.raises(httpx2.ReadTimeout),
+    ):
+        post(client)
+
+
+# -- where it may connect ---------------------------------------------------------------------
+
+
+def test_it_connects_to_what_a_look_up_gives_and_asks_nobody_else() -> None:
+    asked: list[tuple[str, int]] = []
+
+    def lookup(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
+        asked.append((host, port))
+        return [(socket.AF_INET, ("127.0.0.1", port))] if len(asked) == 1 else []
+
+    with serving(echoing) as server, client_of(lookup=lookup) as client:
+        port = httpx2.URL(server.url).port
+        url = f"http://nowhere.invalid:{port}/"
+        assert client.post(url, content=b"hi").text == "hi"
+        client._transport.close()  # the name means another host when it is asked for again
+        with pytest.raises(httpx2.ConnectError):
+            client.post(url, content=b"hi")
+
+    assert asked == [("nowhere.invalid", port)] * 2
+    assert len(server.requests) == 1
+
+
+# -- what an upstream may not do ----------------------------------------------------------------
+
+
+def ask_hostile(script: Script, timeout: float = 5.0) -> None:
+    with serving(script) as server, client_of(timeout) as client:
+        client.get(server.url)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(70)),
+        b"X-Long: " + b"y" * 70_000 + b"\r\n",
+        b"X-" + b"y" * 70_000 + b": 1\r\n",
+    ],
+    ids=["many", "long", "name"],
+)
+def test_a_head_has_a_limit(head: bytes) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n" + head + b"Content-Length: 0\r\n\r\n")
+
+    with pytest.raises(httpx2.RemoteProtocolError, match="65536 bytes"):
+        ask_hostile(script)
+
+
+def test_trailers_have_a_limit() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n")
+        peer.send(b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(70)) + b"\r\n")
+
+    with pytest.raises(httpx2.RemoteProtocolError, match="65536 bytes"):
+        ask_hostile(script)
+
+
+def test_interim_answers_have_a_limit() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 17)
+        peer.answer(b"final")
+
+    with pytest.raises(httpx2.RemoteProtocolError, match="too many interim answers"):
+        ask_hostile(script)
+
+
+def test_white_space_before_an_answer_has_a_limit() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"\r\n" * 100_000)
+        peer.answer(b"late")
+
+    with pytest.raises(httpx2.RemoteProtocolError):
+        ask_hostile(script)
+
+
+def test_one_deadline_holds_for_the_whole_head() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        for letter in b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n":
+            peer.send(bytes([letter]))
+            time.sleep(0.1)
+
+    with pytest.raises(httpx2.ReadTimeout):
+        ask_hostile(script, timeout=0.5)

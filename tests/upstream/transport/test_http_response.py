@@ -1,0 +1,500 @@
+"""Messages as they are parsed, and bodies as they arrive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import gevent
+import httpx2
+import pytest
+
+from forwarder.upstream.transport.gevent_transport import GeventTransport
+from forwarder.upstream.transport.http_response import ArrivalStream, Message
+from tests.helpers.loopback import Peer, Script, Server, chunk, serving
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+def parsed(*pieces: bytes, method: str = "GET") -> Message:
+    message = Message(method)
+    for piece in pieces:
+        message.parse(piece)
+    return message
+
+
+# -- messages ---------------------------------------------------------------------------------
+
+WHOLE = {
+    "length": (HEAD + b"Content-Length: 4\r\n\r\nabcd", b"abcd"),
+    "chunks": (
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n2;x=y\r\ncd\r\n0\r\n\r\n",
+        b"abcd",
+    ),
+    "trailers": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: y\r\n\r\n", b"a"),
+    "no body": (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+    "empty body": (HEAD + b"Content-Length: 0\r\n\r\n", b""),
+    "after an interim one": (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+        + HEAD
+        + b"Content-Length: 1\r\n\r\na",
+        b"a",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_message_is_the_same_whole_and_byte_by_byte(name: str) -> None:
+    data, body = WHOLE[name]
+    for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
+        message = parsed(*pieces)
+
+        assert message.over
+        assert message.take() == body
+        assert not message.should_close()
+
+
+def test_a_body_is_taken_once() -> None:
+    message = parsed(HEAD + b"Content-Length: 4\r\n\r\nab")
+
+    assert message.take() == b"ab"
+    message.parse(b"c")
+    assert message.take() == b"c"
+    assert message.pieces == []
+
+
+def test_an_interim_head_is_not_the_head() -> None:
+    message = parsed(b"HTTP/1.1 100 Continue\r\nX-A: 1\r\n\r\n")
+
+    assert not message.has_head
+    message.parse(HEAD + b"X-B: 2\r\n\r\n")
+    assert message.has_head
+    assert list(message.headers) == [("X-B", "2")]
+
+
+def test_headers_keep_their_order_and_repetitions() -> None:
+    message = parsed(
+        HEAD + b"X-A: 1\r\nSet-Cookie: a\r\nset-cookie: b\r\nContent-Length: 0\r\n\r\n"
+    )
+
+    assert [value for name, value in message.headers if name.lower() == "set-cookie"] == ["a", "b"]
+
+
+def test_a_body_without_length_ends_with_the_connection() -> None:
+    message = parsed(HEAD + b"\r\nabc")
+
+    assert not message.over
+    message.parse(b"")
+    assert message.over
+    assert message.should_close()
+
+
+@pytest.mark.parametrize(
+    "headers", [b"Content-Length: 4", b"Transfer-Encoding: chunked"], ids=["length", "chunks"]
+)
+def test_a_message_that_ends_too_early_is_broken(headers: bytes) -> None:
+    message = parsed(HEAD + headers + b"\r\n\r\n")
+
+    with pytest.raises(httpx2.RemoteProtocolError):
+        message.parse(b"")
+
+
+@pytest.mark.parametrize("data", [b"SSH-2.0-x\r\n", b"HTTP/1.1 abc\r\n\r\n", b"\x16\x03\x01\x00"])
+def test_what_is_not_http_is_refused(data: bytes) -> None:
+    with pytest.raises(httpx2.RemoteProtocolError):
+        parsed(data)
+
+
+@pytest.mark.parametrize("more", [HEAD, HEAD + b"Content-Length: 1\r\n\r\nb", b"garbage"])
+@pytest.mark.parametrize("apart", [True, False])
+def test_what_follows_the_end_spoils_only_the_connection(more: bytes, apart: bool) -> None:
+    data = HEAD + b"Content-Length: 1\r\n\r\na"
+    message = parsed(data, more) if apart else parsed(data + more)
+
+    assert message.over
+    assert message.take() == b"a"
+    assert message.should_close()
+
+
+def test_a_head_answers_head_whatever_length_it_names() -> None:
+    message = parsed(HEAD + b"Content-Length: 4\r\n\r\n", method="HEAD")
+
+    assert message.over
+    assert message.take() == b""
+    assert not message.should_close()
+
+
+def test_a_body_after_head_spoils_the_connection() -> None:
+    message = parsed(HEAD + b"Content-Length: 4\r\n\r\nabcd", method="HEAD")
+
+    assert message.over
+    assert message.should_close()
+
+
+# -- arrivals ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Opened:
+    """A response to a script's server, not yet read."""
+
+    server: Server
+    client: httpx2.Client
+    response: httpx2.Response
+
+    @property
+    def arrivals(self) -> ArrivalStream:
+        stream: ArrivalStream = self.response.extensions["arrivals"]
+        return stream
+
+    def connections_after_another(self) -> int:
+        self.client.get(self.server.url)
+        return self.server.connections
+
+
+@contextmanager
+def opening(script: Script, heartbeat: float | None = None, read: float = 5.0) -> Iterator[Opened]:
+    # With one place only, a response that does not give its place back is found out.
+    transport = GeventTransport(heartbeat=heartbeat, proxies={}, max_connections=1)
+    with serving(script) as server, httpx2.Client(transport=transport, timeout=read) as client:
+        response = client.send(client.build_request("GET", server.url), stream=True)
+        try:
+            yield Opened(server, client, response)
+        finally:
+            response.close()
+
+
+def then_answering(first: Script) -> Script:
+    """A script for the first request of a server; all later ones are simply answered."""
+
+    def script(peer: Peer) -> None:
+        while peer.request():
+            if len(peer.server.requests) == 1:
+                first(peer)
+            else:
+                peer.answer(b"later")
+
+    return script
+
+
+def slowly(*pieces: bytes) -> Script:
+    """Chunks, each some time after the one before."""
+
+    def script(peer: Peer) -> None:
+        peer.start_chunked()
+        for piece in pieces:
+            time.sleep(0.05)
+            peer.send(chunk(piece))
+        peer.send(chunk(b""))
+
+    return then_answering(script)
+
+
+def test_what_arrives_apart_is_handed_on_apart() -> None:
+    with opening(slowly(b"a", b"b", b"c")) as opened:
+        assert list(opened.arrivals) == [b"a", b"b", b"c"]
+
+
+def test_what_has_arrived_together_is_one_piece() -> None:
+    def script(peer: Peer) -> None:
+        peer.start_chunked()
+        peer.send(b"".join(chunk(b"%d " % n) for n in range(100)), chunk(b""))
+        peer.server.go.set()
+
+    with opening(then_answering(script)) as opened:
+        opened.server.wait()
+        time.sleep(0.05)
+
+        assert list(opened.arrivals) == [b"".join(b"%d " % n for n in range(100))]
+
+
+def test_a_character_may_be_split_over_arrivals() -> None:
+    with opening(slowly(b"gr\xc3", b"\xbc\xc3\x9fe")) as opened:
+        assert b"".join(opened.arrivals).decode() == "grüße"
+
+
+def test_half_a_chunk_is_handed_on_at_once() -> None:
+    def script(peer: Peer) -> None:
+        peer.start_chunked()
+        peer.send(b"6\r\nabc")
+        peer.server.wait()
+        peer.send(b"def\r\n", chunk(b""))
+
+    with opening(then_answering(script)) as opened:
+        arrivals = iter(opened.arrivals)
+
+        assert next(arrivals) == b"abc"
+        opened.server.go.set()
+        assert list(arrivals) == [b"def"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+def test_a_body_of_known_length_is_whole(size: int) -> None:
+    body = bytes(range(256)) * (size // 256 + 1)
+    with opening(then_answering(lambda peer: peer.answer(body[:size]))) as opened:
+        assert b"".join(opened.arrivals) == body[:size]
+        assert opened.connections_after_another() == 1
+
+
+def test_a_body_without_length_is_whole_and_its_connection_is_not_kept() -> None:
+    def script(peer: Peer) -> None:
+        if len(peer.server.requests) < 1:
+            peer.request()
+            peer.send(HEAD + b"\r\n", b"some", b"thing")
+        elif peer.request():
+            peer.answer(b"later")
+
+    with opening(script) as opened:
+        assert b"".join(opened.arrivals) == b"something"
+        assert opened.connections_after_another() == 2
+
+
+def test_silence_is_a_heartbeat() -> None:
+    def script(peer: Peer) -> None:
+        peer.start_chunked()
+        peer.server.wait()
+        peer.send(chunk(b"a"), chunk(b""))
+
+    with opening(then_answering(script), heartbeat=0.03, read=0.05) as opened:
+        arrivals = iter(opened.arrivals)
+
+        assert [next(arrivals) for _ in range(4)] == [b"", b"", b"", b""]
+        opened.server.go.set()
+        assert b"".join(arrivals) == b"a"
+        assert opened.connections_after_another() == 1
+
+
+def test_a_heartbeat_may_be_slower_than_the_read_time_out() -> None:
+    with opening(then_answering(stalling), heartbeat=0.2, read=0.05) as opened:
+        arrivals = iter(opened.arrivals)
+        assert next(arrivals) == b"a"
+        started = time.monotonic()
+
+        assert next(arrivals) == b""
+        assert time.monotonic() - started > 0.15
+
+
+def test_no_heartbeat_comes_while_there_is_data() -> None:
+    with opening(slowly(b"a", b"b", b"c"), heartbeat=5.0) as opened:
+        assert b"" not in list(opened.arrivals)
+
+
+def stalling(peer: Peer) -> None:
+    peer.start_chunked()
+    peer.send(chunk(b"a"))
+    peer.server.wait()
+
+
+def test_silence_without_heartbeats_is_a_time_out() -> None:
+    with opening(then_answering(stalling), read=0.1) as opened:
+        arrivals = iter(opened.arrivals)
+
+        assert next(arrivals) == b"a"
+        with pytest.raises(httpx2.ReadTimeout):
+            next(arrivals)
+        assert opened.connections_after_another() == 2
+
+
+def test_httpx_itself_gets_the_time_out_and_no_heartbeats() -> None:
+    with (
+        opening(then_answering(stalling), heartbeat=0.02, read=0.1) as opened,
+        pytest.raises(httpx2.ReadTimeout),
+    ):
+        opened.response.read()
+
+
+def test_patience_ends_the_iteration() -> None:
+    with opening(then_answering(stalling), heartbeat=5.0) as opened:
+        arrivals = iter(opened.arrivals)
+
+        assert next(arrivals) == b"a"
+        opened.arrivals.patience = 0.05
+        assert list(arrivals) == []
+        assert opened.connections_after_another() == 2
+
+
+def test_patience_is_for_each_wait_and_keeps_the_connection() -> None:
+    with opening(slowly(b"a", b"b", b"c", b"d")) as opened:
+        opened.arrivals.patience = 0.15
+
+        assert list(opened.arrivals) == [b"a", b"b", b"c", b"d"]
+        assert opened.connections_after_another() == 1
+
+
+def test_no_patience_at_all_takes_what_is_there() -> None:
+    with opening(then_answering(stalling)) as opened:
+        arrivals = iter(opened.arrivals)
+
+        assert next(arrivals) == b"a"
+        opened.arrivals.patience = 0.0
+        assert list(arrivals) == []
+
+
+def test_the_last_arrival_gives_the_connection_back_by_itself() -> None:
+    def script(peer: Peer) -> None:
+        peer.start_chunked()
+        peer.server.wait()
+        peer.send(chunk(b"a") + chunk(b""))
+
+    with opening(then_answering(script)) as opened:
+        opened.server.go.set()
+
+        assert next(iter(opened.arrivals)) == b"a"
+        assert opened.connections_after_another() == 1
+
+
+@pytest.mark.parametrize("headers", [b"Content-Length: 9", b"Transfer-Encoding: chunked"])
+def test_a_body_cut_short_is_an_error_after_what_came(headers: bytes) -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.send(HEAD + headers + b"\r\n\r\n")
+        peer.send(chunk(b"abc") if b"chunked" in headers else b"abc")
+
+    with opening(script) as opened:
+        came: list[bytes] = []
+        with pytest.raises(httpx2.RemoteProtocolError):
+            came.extend(opened.arrivals)
+
+    assert b"".join(came) == b"abc"
+
+
+def test_a_reset_is_a_read_error() -> None:
+    def script(peer: Peer) -> None:
+        peer.request()
+        peer.start_chunked()
+        peer.server.wait()
+        peer.reset()
+
+    with opening(script) as opened:
+        opened.server.go.set()
+        with pytest.raises(httpx2.ReadError):
+            list(opened.arrivals)
+
+
+def test_closing_before_the_end_closes_the_connection() -> None:
+    seen: list[bytes] = []
+
+    def script(peer: Peer) -> None:
+        stalling(peer)
+        try:
+            seen.append(peer.file.read(1))
+        except ConnectionResetError:
+            seen.append(b"")
+
+    with opening(then_answering(script)) as opened:
+        opened.arrivals.close()
+        opened.arrivals.close()
+        opened.server.go.set()
+
+        assert opened.connections_after_another() == 2
+    assert seen == [b""]
+
+
+def test_closing_after_the_end_changes_nothing() -> None:
+    with opening(slowly(b"a")) as opened:
+        list(opened.arrivals)
+        opened.arrivals.close()
+        opened.response.close()
+
+        assert opened.connections_after_another() == 1
+        assert opened.connections_after_another() == 1
+
+
+def test_an_iteration_that_is_left_closes_the_connection() -> None:
+    with opening(then_answering(stalling)) as opened:
+        for _ in opened.arrivals:
+            break
+
+        assert opened.connections_after_another() == 2
+
+
+def test_closing_from_elsewhere_ends_a_blocked_read() -> None:
+    with opening(then_answering(stalling)) as opened:
+        reader = gevent.spawn(list, opened.arrivals)
+        gevent.sleep(0.1)
+        opened.arrivals.close()
+
+        with pytest.raises(httpx2.ReadError):
+            reader.get(timeout=2)
+        assert opened.connections_after_another() == 2
+
+
+def test_reading_after_closing_is_a_read_error() -> None:
+    with opening(then_answering(stalling)) as opened:
+        opened.arrivals.close()
+
+        with pytest.raises(httpx2.ReadError):
+            list(opened.arrivals)
+
+
+def test_a_kill_in_the_middle_closes_the_connection() -> None:
+    with opening(then_answering(stalling)) as opened:
+        reader = gevent.spawn(list, opened.arrivals)
+        gevent.sleep(0.05)
+        reader.kill()
+
+        assert opened.connections_after_another() == 2
+
+
+def turns_of_a_neighbour(read_seconds: float, use_seconds: float) -> int:
+    """How often another greenlet runs during a stream of 50 reads that never switch."""
+
+    def receive(_: object) -> bytes:
+        if read_seconds:
+            time.sleep(read_seconds)
+        return next(data)
+
+    def neighbour() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            gevent.sleep(0)
+
+    turns = 0
+    data = iter([chunk(b"x")] * 50 + [chunk(b"")])
+    pool = SimpleNamespace(receive=receive, return_socket=lambda _: None)
+    sock = SimpleNamespace(settimeout=lambda _: None)
+    message = parsed(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    arrivals = ArrivalStream(message, sock, pool, None, None)  # type: ignore[arg-type]
+    greenlet = gevent.spawn(neighbour)
+    for _ in arrivals:
+        time.sleep(use_seconds)
+    counted = turns
+    greenlet.kill()
+    return counted
+
+
+def test_a_stream_that_never_waits_lets_others_have_their_turn() -> None:
+    assert turns_of_a_neighbour(read_seconds=0, use_seconds=0.002) >= 8
+
+
+def test_a_stream_that_waits_anyway_makes_no_detours() -> None:
+    assert turns_of_a_neighbour(read_seconds=0.002, use_seconds=0) == 0
+
+
+def test_a_large_arrival_is_handed_on_in_portions_between_which_sockets_are_served() -> None:
+    body = bytes(range(256)) * 512
+    pool = SimpleNamespace(return_socket=lambda _: None)
+    message = parsed(HEAD + b"Content-Length: %d\r\n\r\n" % len(body), body)
+    sock = SimpleNamespace(settimeout=lambda _: None)
+    arrivals = ArrivalStream(message, sock, pool, None, None)  # type: ignore[arg-type]
+    ours, theirs = gevent.socket.socketpair()
+    served: list[int] = []
+    pieces: list[bytes] = []
+    neighbour = gevent.spawn(lambda: (ours.recv(1), served.append(len(pieces))))
+    gevent.sleep(0)
+    theirs.send(b"x")
+
+    for piece in arrivals:
+        pieces.append(piece)
+        time.sleep(0.002)
+
+    neighbour.kill()
+    for end in (ours, theirs):
+        end.close()
+    assert b"".join(pieces) == body
+    assert served, len(pieces)
+    assert served[0] <= 3

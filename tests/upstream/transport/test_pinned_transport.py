@@ -1,0 +1,84 @@
+"""The stock transport connects where it may, whatever a name means by then."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder.upstream.transport.pinned_transport import GuardedTransport
+from tests.helpers.loopback import Peer, serving, unused_port
+
+LOOPBACK = 2, ("127.0.0.1", 0)
+
+
+def answering(peer: Peer) -> None:
+    while peer.request():
+        peer.answer(b"here")
+
+
+def test_it_connects_to_what_the_look_up_gives() -> None:
+    asked: list[Any] = []
+
+    def lookup(host: str, port: int) -> list[Any]:
+        asked.append((host, port))
+        return [LOOPBACK]
+
+    with serving(answering) as server, httpx2.Client(transport=GuardedTransport(lookup)) as client:
+        port = httpx2.URL(server.url).port
+        response = client.get(f"http://nowhere.invalid:{port}/")
+
+    assert response.text == "here"
+    assert b"Host: nowhere.invalid" in server.requests[0]
+    assert asked == [("nowhere.invalid", port)]
+
+
+def test_without_an_address_it_connects_to_nobody() -> None:
+    with (
+        serving(answering) as server,
+        httpx2.Client(transport=GuardedTransport(lambda host, port: [])) as client,
+        pytest.raises(httpx2.ConnectError),
+    ):
+        client.get(server.url)
+
+    assert server.requests == []
+
+
+def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
+    def lookup(host: str, port: int) -> list[Any]:
+        return [(2, ("127.0.0.2", 0)), LOOPBACK]
+
+    with serving(answering) as server, httpx2.Client(transport=GuardedTransport(lookup)) as client:
+        assert client.get(server.url).text == "here"
+
+
+def test_when_none_answers_it_says_so() -> None:
+    with (
+        httpx2.Client(transport=GuardedTransport(lambda host, port: [LOOPBACK])) as client,
+        pytest.raises(httpx2.ConnectError),
+    ):
+        client.get(f"http://127.0.0.1:{unused_port()}/")
+
+
+def test_closing_leaves_an_answer_that_is_being_read() -> None:
+    def slowly(peer: Peer) -> None:
+        peer.request()
+        peer.start_chunked()
+        peer.send(b"5\r\nfirst\r\n")
+        go.wait(5)
+        peer.send(b"4\r\nlast\r\n0\r\n\r\n")
+
+    go = threading.Event()
+    transport = GuardedTransport(lambda host, port: [LOOPBACK])
+    with (
+        serving(slowly) as server,
+        httpx2.Client(transport=transport) as client,
+        client.stream("GET", server.url) as response,
+    ):
+        pieces = response.iter_bytes()
+        assert next(pieces) == b"first"
+        transport.close()
+        go.set()
+        assert b"".join(pieces) == b"last"

@@ -1,0 +1,119 @@
+"""The SDK's HTTP client: what it builds and hands over is what httpx2 itself would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from forwarder.upstream.transport.sdk_http_client import Client
+
+TIMEOUT = httpx2.Timeout(60, connect=5)
+URL = "http://upstream.test/v1/chat/completions"
+HEADERS = [("Content-Type", "application/json"), ("Authorization", "Bearer key")]
+
+
+class _Noting(httpx2.BaseTransport):
+    """Answers every request, and keeps it."""
+
+    def __init__(self, status: int = 200, body: httpx2.SyncByteStream | None = None) -> None:
+        self.seen: list[httpx2.Request] = []
+        self._status = status
+        self._body = body
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        self.seen.append(request)
+        headers = {"Location": "http://elsewhere.test/", "Set-Cookie": "a=b"}
+        if self._body is not None:
+            return httpx2.Response(self._status, headers=headers, stream=self._body)
+        return httpx2.Response(self._status, headers=headers, content=b"{}")
+
+
+class _Broken(httpx2.SyncByteStream):
+    closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"{"
+        raise httpx2.ReadError("cut")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _built(client: httpx2.Client, **given: Any) -> httpx2.Request:
+    return client.build_request("POST", URL, headers=HEADERS, timeout=TIMEOUT, **given)
+
+
+def _sent(request: httpx2.Request) -> Any:
+    accepted = ("accept", "accept-encoding", "connection", "user-agent")  # the SDK's own matter
+    headers = sorted((k, v) for k, v in request.headers.multi_items() if k not in accepted)
+    return request.method, str(request.url), headers, request.read(), request.extensions
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"content": b'{"model":"m"}'},
+        {"content": b'{"model":"m"}', "params": {"api-version": "1"}},
+        {"data": {"purpose": "user_data"}},
+        {"content": None},
+    ],
+    ids=["bytes", "query", "form", "nothing"],
+)
+def test_a_request_is_what_httpx2_builds(given: Any) -> None:
+    lean = Client(_Noting(), TIMEOUT)
+
+    request = _built(lean, **given)
+
+    assert _sent(request) == _sent(_built(httpx2.Client(timeout=TIMEOUT), **given))
+
+
+def test_the_operator_may_name_the_host() -> None:
+    headers = [*HEADERS, ("host", "elsewhere.test")]
+    built = [
+        client.build_request("POST", URL, headers=headers, content=b"{}", timeout=TIMEOUT)
+        for client in (Client(_Noting(), TIMEOUT), httpx2.Client(timeout=TIMEOUT))
+    ]
+
+    assert _sent(built[0]) == _sent(built[1])
+    assert built[0].headers.get_list("host") == ["elsewhere.test"]
+
+
+def test_the_body_is_left_to_be_read() -> None:
+    body = _Broken()
+    client = Client(_Noting(body=body), TIMEOUT)
+
+    response = client.send(_built(client, content=b"{}"), stream=True)
+
+    assert not body.closed
+    response.close()
+    assert body.closed
+
+
+def test_a_body_that_breaks_is_closed() -> None:
+    body = _Broken()
+    client = Client(_Noting(body=body), TIMEOUT)
+
+    with pytest.raises(httpx2.ReadError):
+        client.send(_built(client, content=b"{}"))
+
+    assert body.closed
+
+
+def test_an_answer_that_is_not_streamed_is_read() -> None:
+    client = Client(_Noting(), TIMEOUT)
+
+    assert client.send(_built(client, content=b"{}")).content == b"{}"
+
+
+def test_redirects_are_not_followed_and_cookies_not_kept() -> None:
+    transport = _Noting(status=307)
+    client = Client(transport, TIMEOUT)
+
+    responses = [client.send(_built(client, content=b"{}")) for _ in range(2)]
+
+    assert [response.status_code for response in responses] == [307, 307]
+    assert len(transport.seen) == 2
+    assert "cookie" not in transport.seen[1].headers
