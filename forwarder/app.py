@@ -9,17 +9,21 @@ from functools import partial
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from forwarder.cli.models import keys, models
-from forwarder.cli.replay import make_replay
-from forwarder.cli.upstream import fidelity, probe, translate
+from forwarder.cli.models import build_keys_group, build_models_group
+from forwarder.cli.replay import make_replay_command
+from forwarder.cli.upstream import (
+    build_fidelity_command,
+    build_probe_command,
+    build_translate_command,
+)
 from forwarder.config import settings as config
 from forwarder.config.settings import Settings
-from forwarder.context.request_context import Observer
-from forwarder.core.encryption import SHORT_SECRET
+from forwarder.context.request_context import RequestObserver
+from forwarder.core.encryption import MIN_STRONG_SECRET_LENGTH
 from forwarder.core.large_bodies import take_turn
 from forwarder.core.pacing import LARGE, set_pause
 from forwarder.observability import logging as logs
-from forwarder.pipeline.gateway import Bridge
+from forwarder.pipeline.gateway import Gateway
 from forwarder.server import (
     captures,
     conversations,
@@ -37,8 +41,8 @@ from forwarder.server import (
 )
 from forwarder.server.browser_guard import guard_browsers
 from forwarder.server.cors import CrossOrigin
-from forwarder.server.path_aliases import PathNormalizer
-from forwarder.server.reasoning_base_paths import add_base_paths
+from forwarder.server.path_aliases import PathAliases
+from forwarder.server.reasoning_base_paths import install_base_paths
 
 log = logging.getLogger("forwarder.app")
 
@@ -48,22 +52,29 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     Raises ConfigError, with one line for each mistake, when the configuration is invalid.
     """
-    settings = settings or config.load()
-    logs.configure(settings.log_level)
+    settings = settings or config.load_settings()
+    logs.configure_logging(settings.log_level)
     app = Flask("forwarder", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
-    app.config["SOCK_SERVER_OPTIONS"] = websocket.options(settings)
+    app.config["SOCK_SERVER_OPTIONS"] = websocket.build_socket_options(settings)
     set_pause(partial(take_turn, LARGE))
-    bridge = app.extensions["forwarder"] = Bridge(settings)
-    for command in (probe, translate, models, keys, make_replay(create_app), fidelity):
+    bridge = app.extensions["forwarder"] = Gateway(settings)
+    for command in (
+        build_probe_command,
+        build_translate_command,
+        build_models_group,
+        build_keys_group,
+        make_replay_command(create_app),
+        build_fidelity_command,
+    ):
         app.cli.add_command(command)
     if settings.trusted_proxies:
         proxied = ProxyFix(app.wsgi_app, x_for=settings.trusted_proxies, x_proto=0, x_host=0)
         app.wsgi_app = proxied  # type: ignore[method-assign]
     if settings.rate_requests or settings.rate_tokens:
-        bridge.observers.insert(0, _limits(app, bridge))  # what is counted, is charged
+        bridge.observers.insert(0, build_rate_limiter(app, bridge))  # what is counted, is charged
     if settings.tracing:
-        bridge.observers.extend(_tracing())
+        bridge.observers.extend(build_tracing())
     for prefix in ("/v1", "/"):
         app.register_blueprint(openai.blueprint, url_prefix=prefix, name=f"openai{prefix}")
         for room in (files, stored, conversations, websocket):
@@ -76,37 +87,37 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(ollama_models.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
-    app.wsgi_app = PathNormalizer(app.wsgi_app)  # type: ignore[method-assign]
-    add_base_paths(app)
+    app.wsgi_app = PathAliases(app.wsgi_app)  # type: ignore[method-assign]
+    install_base_paths(app)
     if settings.cors_origins:
         app.wsgi_app = CrossOrigin(app.wsgi_app, settings.cors_origins)  # type: ignore[method-assign]
-    request_context.attend(app)
+    request_context.install_hooks(app)
     guard_browsers(app)
     json_body.install_decoding(app)
-    _announce(settings)
+    log_configuration(settings)
     return app
 
 
-def _limits(app: Flask, bridge: Bridge) -> Observer:
+def build_rate_limiter(app: Flask, bridge: Gateway) -> RequestObserver:
     """The limits of clients; who has none set does not pay for the libraries either."""
     from flask_limiter import Limiter
 
-    from forwarder.server.rate_limit import RateLimits, storage_options
+    from forwarder.server.rate_limit import RateLimitObserver, make_storage_options
 
     storage = bridge.settings.rate_storage
     limiter = Limiter(
         lambda: "",  # it is not asked to find out who asks
         app=app,
         storage_uri=storage,
-        storage_options=storage_options(storage),
+        storage_options=make_storage_options(storage),
         strategy="fixed-window",
     )
-    return RateLimits(limiter.limiter, bridge.settings, bridge.metrics)
+    return RateLimitObserver(limiter.limiter, bridge.settings, bridge.metrics)
 
 
-def _tracing() -> Iterator[Observer]:
+def build_tracing() -> Iterator[RequestObserver]:
     try:
-        from forwarder.observability.tracing import tracing
+        from forwarder.observability.tracing import make_tracing_observer
     except ImportError as error:
         log.error(
             "Nothing is traced, though OpenTelemetry has an endpoint: '%s' is not installed "
@@ -114,20 +125,20 @@ def _tracing() -> Iterator[Observer]:
             error.name,
         )
     else:
-        yield tracing()
+        yield make_tracing_observer()
 
 
-def _announce(settings: Settings) -> None:
+def log_configuration(settings: Settings) -> None:
     if settings.demo:
         log.warning(
             "No upstream is configured: answering from the built-in demo. "
             "Set CHAT_BASE_URL or RESPONSES_BASE_URL to use a provider."
         )
-    if any(len(secret) < SHORT_SECRET for secret in settings.secret_keys):
+    if any(len(secret) < MIN_STRONG_SECRET_LENGTH for secret in settings.secret_keys):
         log.warning(
             "FORWARDER_SECRET_KEY has a secret of fewer than %d characters, which may be guessed "
             "by trying. Put a long random one in front of it (openssl rand -base64 32).",
-            SHORT_SECRET,
+            MIN_STRONG_SECRET_LENGTH,
         )
     for upstream in settings.upstreams:
         log.info("upstream '%s' speaks %s", upstream.name, "/".join(sorted(upstream.apis)))

@@ -68,7 +68,7 @@ def _rules_compiled_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _stored_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What an application under test remembers goes with the test run."""
-    open.BASE = tmp_path_factory.mktemp("store")
+    open.BASE_PATH = tmp_path_factory.mktemp("store")
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import yaml
 from forwarder import __version__
 from forwarder.app import create_app
 from forwarder.config import gunicorn_conf
-from forwarder.config.settings import DOTENV, SETTINGS, UPSTREAM_SETTINGS, Settings
+from forwarder.config.settings import DOTENV_VARIABLE, SETTINGS, UPSTREAM_SETTINGS, Settings
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ UNIT_TEXT = (ROOT / "deploy/forwarder.service").read_text(encoding="utf-8")
 FILES = ["Dockerfile", "compose.yaml", *(f"deploy/{p.name}" for p in (ROOT / "deploy").iterdir())]
 PAGES = ["SECURITY.md", "docs/production.md"]
 VARIABLES = (
-    {DOTENV}
+    {DOTENV_VARIABLE}
     | {f"FORWARDER_{row.suffix}" for row in SETTINGS}
     | {f"{name}_{row.suffix}" for name in ("CHAT", "RESPONSES") for row in UPSTREAM_SETTINGS}
     | {row.variable for row in gunicorn_conf.SETTINGS}

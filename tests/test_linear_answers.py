@@ -86,8 +86,8 @@ def test_costs_of_remembering_signatures_grow_linearly(make_delta: Callable[[int
         def work() -> Any:
             reader = ChoiceReader()
             for [each] in chunks_of(make_delta, size):
-                reader.take(each["choices"][0])
-            return reader.is_signed, reader.anchor(b"")
+                reader.add_choice(each["choices"][0])
+            return reader.has_signatures, reader.make_entries(b"")
 
         return work
 

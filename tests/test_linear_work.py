@@ -19,16 +19,16 @@ import pytest
 
 from forwarder.config.settings import Settings
 from forwarder.context.client_identity import ANONYMOUS
-from forwarder.context.request_context import Exchange
-from forwarder.core.translation_context import Ledger
+from forwarder.context.request_context import RequestContext
+from forwarder.core.translation_context import LossReport
 from forwarder.middleware import json_schema_validation
-from forwarder.middleware.media.locations import places, replaced
-from forwarder.pipeline.gateway import Bridge
+from forwarder.middleware.media.locations import find_media, replace_media
+from forwarder.pipeline.gateway import Gateway
 from forwarder.providers import schemas
 from forwarder.server.json_body import read_body
 from forwarder.storage.db import responses
-from forwarder.storage.db.responses import Kept
-from forwarder.storage.items import derived_id
+from forwarder.storage.db.responses import StoredResponse
+from forwarder.storage.items import derive_id
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ SLACK = 1.5
 @pytest.fixture(autouse=True)
 def _without_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was made of a small schema is kept, so that the next time costs nothing."""
-    monkeypatch.setattr(schemas, "_LARGE", 0)
+    monkeypatch.setattr(schemas, "_MAX_CACHED_BYTES", 0)
 
 
 class Cost(NamedTuple):
@@ -91,12 +91,12 @@ def assert_linear(make_work: Callable[[int], Callable[[], Any]]) -> None:
 # -- the request path -------------------------------------------------------------------------------
 
 
-def bridge_of(**environment: str) -> Bridge:
+def bridge_of(**environment: str) -> Gateway:
     upstreams = {
         "CHAT_BASE_URL": "http://chat.test/v1",
         "RESPONSES_BASE_URL": "http://responses.test/v1",
     }
-    return Bridge(Settings.from_env({**upstreams, **environment}))
+    return Gateway(Settings.from_env({**upstreams, **environment}))
 
 
 def assert_path_is_linear(
@@ -110,7 +110,9 @@ def assert_path_is_linear(
 
         def work() -> Json:
             request = read_body(body, 10**6)
-            return bridge.shown(client, request, None, Exchange("req", client, Ledger()))
+            return bridge.preview(
+                client, request, None, RequestContext("req", client, LossReport())
+            )
 
         return work
 
@@ -349,14 +351,16 @@ def test_costs_of_references_grow_linearly() -> None:
     def make_work(size: int) -> Callable[[], Any]:
         name = f"resp_{size}"
         asked = [{"role": "user", "content": TEXT} for _ in range(size)]
-        kept = Kept(name, "completed", asked, {"output": []}, 1.0)
-        bridge.stored.database.write(lambda c: responses.add(c, owner, kept, []))
+        kept = StoredResponse(name, "completed", asked, {"output": []}, 1.0)
+        bridge.store.database.write(lambda c: responses.add(c, owner, kept, []))
         wanted = [
-            {"type": "item_reference", "id": derived_id(item, name, i)}
+            {"type": "item_reference", "id": derive_id(item, name, i)}
             for i, item in enumerate(asked)
         ]
         request = {"model": "chat/m", "input": wanted}
-        return lambda: bridge.shown("responses", dict(request), None, Exchange("r", "r", Ledger()))
+        return lambda: bridge.preview(
+            "responses", dict(request), None, RequestContext("r", "r", LossReport())
+        )
 
     assert_linear(make_work)
 
@@ -370,8 +374,8 @@ def test_costs_of_replacing_images_grow_linearly() -> None:
     def make_work(size: int) -> Callable[[], Any]:
         parts = [{"type": "input_image", "image_url": "x"} for _ in range(size)]
         request: Json = {"input": [{"role": "user", "content": parts}]}
-        changes = [(place, place.value) for place in places(request, "responses")]
-        return lambda: replaced(request, changes)
+        changes = [(place, place.value) for place in find_media(request, "responses")]
+        return lambda: replace_media(request, changes)
 
     assert_linear(make_work)
 
@@ -405,8 +409,8 @@ def test_costs_of_checking_an_answer_grow_linearly(
         text = orjson.dumps(value).decode()
 
         def work() -> None:
-            json_schema_validation.check(schema, "p")
-            assert json_schema_validation.mistake(text, schema) is None
+            json_schema_validation.check_schema(schema, "p")
+            assert json_schema_validation.find_mistake(text, schema) is None
 
         return work
 
@@ -422,11 +426,11 @@ def test_costs_of_a_schema_that_grows_exponentially_are_bounded() -> None:
 
     def inline(levels: int) -> None:
         with pytest.raises(schemas.SchemaTooLarge):
-            schemas.rewritten(make(levels), "gemini", 1000)
+            schemas.rewrite_schema(make(levels), "gemini", 1000)
 
     def follow(levels: int) -> None:
         with pytest.raises(json_schema_validation.TooManySteps):
-            json_schema_validation.mistake("1", make(levels), 1000)
+            json_schema_validation.find_mistake("1", make(levels), 1000)
 
     for work in (inline, follow):
         work(20)

@@ -72,7 +72,7 @@ def test_a_recorded_error_has_its_status_and_code(line: dict[str, Any]) -> None:
     assert (error.status, error.code) == (known or (line["status"], _own_code(text)))
     assert error.message
     assert error.message in " ".join(_strings(_parsed(text)))
-    assert error.body()["error"].keys() >= {"message", "type", "param", "code"}
+    assert error.make_body()["error"].keys() >= {"message", "type", "param", "code"}
 
 
 @pytest.mark.parametrize("line", recorded())

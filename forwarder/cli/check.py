@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import click
 
 from forwarder.config.gunicorn_conf import read_environment, read_settings
-from forwarder.config.settings import ConfigError, Settings, load
-from forwarder.core.terminal_escapes import echo
+from forwarder.config.settings import ConfigError, Settings, load_settings
+from forwarder.core.terminal_escapes import print_line
 
 
 class InvalidConfiguration(click.ClickException):
@@ -33,14 +33,14 @@ def check() -> None:
     gunicorn = read_settings(read_environment(Path.cwd()), mistakes.append)
     settings = None
     try:
-        settings = load()
+        settings = load_settings()
     except ConfigError as error:
         mistakes = [*error.mistakes, *mistakes]
     if mistakes or settings is None:
         raise InvalidConfiguration(mistakes)
-    echo("The configuration is valid.")
+    print_line("The configuration is valid.")
     for label, text in _summarize(settings, gunicorn):
-        echo(f"  {label:<10}{text}")
+        print_line(f"  {label:<10}{text}")
 
 
 def _summarize(settings: Settings, gunicorn: dict[str, str | int]) -> Iterator[tuple[str, str]]:

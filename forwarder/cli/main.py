@@ -9,10 +9,10 @@ from flask.cli import ScriptInfo
 from forwarder import __version__
 from forwarder.app import create_app
 from forwarder.cli.check import InvalidConfiguration, check
-from forwarder.cli.models import keys, models
-from forwarder.cli.replay import make_replay
+from forwarder.cli.models import build_keys_group, build_models_group
+from forwarder.cli.replay import make_replay_command
 from forwarder.cli.serve import serve
-from forwarder.cli.upstream import probe, translate
+from forwarder.cli.upstream import build_probe_command, build_translate_command
 from forwarder.config.settings import ConfigError
 
 
@@ -34,5 +34,13 @@ def _load_app() -> Flask:
         raise InvalidConfiguration(error.mistakes) from error
 
 
-for _command in (serve, check, probe, translate, models, keys, make_replay(create_app)):
+for _command in (
+    serve,
+    check,
+    build_probe_command,
+    build_translate_command,
+    build_models_group,
+    build_keys_group,
+    make_replay_command(create_app),
+):
     main.add_command(_command)

@@ -12,33 +12,37 @@ import orjson
 from forwarder.cli.context import with_bridge
 from forwarder.config.settings import Settings
 from forwarder.core.errors import ForwarderError
-from forwarder.core.terminal_escapes import echo, escape_controls
+from forwarder.core.terminal_escapes import escape_control_characters, print_line
 from forwarder.core.types import Json
-from forwarder.observability.capture.observer import MEMORY, OFF, shelf_for
-from forwarder.observability.capture.playback import Playback, not_fetched
-from forwarder.observability.capture.replay import (
-    Came,
-    asking,
-    came,
-    came_now,
-    differences,
-    notes,
-    recorded,
-    rehearsed,
+from forwarder.observability.capture.observer import (
+    CAPTURE_IN_MEMORY,
+    CAPTURE_OFF,
+    make_capture_store,
 )
-from forwarder.pipeline.gateway import Bridge
+from forwarder.observability.capture.playback import PlaybackTransport, fetch_placeholders
+from forwarder.observability.capture.replay import (
+    ReplayAnswer,
+    diff_answers,
+    list_caveats,
+    make_playback_settings,
+    make_replay_answer,
+    make_replay_request,
+    make_replay_settings,
+    read_recorded_answer,
+)
+from forwarder.pipeline.gateway import Gateway
 
-Make = Callable[[Settings], Any]
+AppFactory = Callable[[Settings], Any]
 """Makes an application."""
 
 
-class _Trouble(click.ClickException):
+class ReplayError(click.ClickException):
     """1 says that answers differ."""
 
     exit_code = 2
 
 
-def make_replay(make: Make) -> click.Command:
+def make_replay_command(make: AppFactory) -> click.Command:
     """The command; ``make`` is ``create_app``, which imports this module."""
 
     @click.command("replay")
@@ -52,57 +56,59 @@ def make_replay(make: Make) -> click.Command:
     )
     @click.option("--key", envvar="REPLAY_KEY", help="The client's key: no record has it.")
     @with_bridge
-    def command(bridge: Bridge, name: str, which: str, key: str | None) -> None:
+    def command(bridge: Gateway, name: str, which: str, key: str | None) -> None:
         """Send a captured request again, and show how its answer differs from that time's.
 
         ID is an exchange's or its request's, FILE what GET /forwarder/exchanges/ID gave.  Exits
         with 1 when the answers differ.  Nothing is stored.
         """
         settings = bridge.settings
-        record = _record(name, settings)
+        record = load_record(name, settings)
         try:
-            for note in notes(record):
-                echo(f"note: {note}", err=True)
-            now = _replayed(record, which, key, settings, make)
+            for note in list_caveats(record):
+                print_line(f"note: {note}", err=True)
+            now = run_replay(record, which, key, settings, make)
         except ForwarderError as error:
-            raise _Trouble(escape_controls(error.message)) from error
-        echo("\n".join(now.lines()))
-        found = differences(came(record), now)
-        echo("\n".join(found or ["The same as was captured."]), err=True)
+            raise ReplayError(escape_control_characters(error.message)) from error
+        print_line("\n".join(now.format_lines()))
+        found = diff_answers(read_recorded_answer(record), now)
+        print_line("\n".join(found or ["The same as was captured."]), err=True)
         raise SystemExit(1 if found else 0)
 
     return command
 
 
-def _replayed(record: Json, which: str, key: str | None, settings: Settings, make: Make) -> Came:
+def run_replay(
+    record: Json, which: str, key: str | None, settings: Settings, make: AppFactory
+) -> ReplayAnswer:
     """What comes today; FORWARDER_API_KEYS has a key for a client who had any of them."""
-    asked = asking(record, key or next(iter(settings.api_keys), None))
+    asked = make_replay_request(record, key or next(iter(settings.api_keys), None))
     if which == "today":
-        app = make(rehearsed(settings))
+        app = make(make_replay_settings(settings))
         app.extensions["forwarder"].rehearse()
     else:
-        app = make(recorded(settings, record))
-        playback = Playback(record.get("upstream") or ())
-        app.extensions["forwarder"].rehearse(playback, not_fetched)
+        app = make(make_playback_settings(settings, record))
+        playback = PlaybackTransport(record.get("upstream") or ())
+        app.extensions["forwarder"].rehearse(playback, fetch_placeholders)
     with app.test_client().post(asked.path, data=asked.body, headers=asked.headers) as answer:
-        return came_now(answer.status_code, answer.get_data(), settings)
+        return make_replay_answer(answer.status_code, answer.get_data(), settings)
 
 
-def _record(name: str, settings: Settings) -> Json:
+def load_record(name: str, settings: Settings) -> Json:
     """The record in a file, or where captured ones are."""
     file = Path(name)
     if file.is_file():
         said: bytes | None = file.read_bytes()
-    elif settings.capture in (OFF, MEMORY):
-        raise _Trouble(
+    elif settings.capture in (CAPTURE_OFF, CAPTURE_IN_MEMORY):
+        raise ReplayError(
             f"There is no file '{name}', and FORWARDER_CAPTURE={settings.capture} leaves nothing "
             "that another process could read: save what GET /forwarder/exchanges/ID gives."
         )
     else:
-        said = shelf_for(settings).find(name)
+        said = make_capture_store(settings).find(name)
     if said is None:
-        raise _Trouble(f"There is no exchange '{name}' in {settings.capture}.")
+        raise ReplayError(f"There is no exchange '{name}' in {settings.capture}.")
     try:
         return dict(orjson.loads(said))
     except (ValueError, TypeError):
-        raise _Trouble(f"'{name}' is no record of an exchange.") from None
+        raise ReplayError(f"'{name}' is no record of an exchange.") from None

@@ -29,7 +29,7 @@ control_socket_disable = True  # all instances of a user would share its path
 preload_app = False  # gevent must replace the sockets before the application is imported
 
 
-class Setting(NamedTuple):
+class GunicornSetting(NamedTuple):
     """gunicorn's name, our variable, its default as text, and the least number it may be.
 
     Without a least number it is text.
@@ -42,18 +42,18 @@ class Setting(NamedTuple):
 
 
 SETTINGS = (
-    Setting("bind", "GUNICORN_BIND", "127.0.0.1:8000"),
-    Setting("workers", "WEB_CONCURRENCY", "1", 1),
-    Setting("worker_connections", "GUNICORN_WORKER_CONNECTIONS", "4000", 1),
-    Setting("backlog", "GUNICORN_BACKLOG", "2048", 1),
-    Setting("timeout", "GUNICORN_TIMEOUT", "30", 0),
-    Setting("graceful_timeout", "GUNICORN_GRACEFUL_TIMEOUT", "30", 1),
-    Setting("keepalive", "GUNICORN_KEEPALIVE", "75", 0),
-    Setting("max_requests", "GUNICORN_MAX_REQUESTS", "0", 0),
-    Setting("max_requests_jitter", "GUNICORN_MAX_REQUESTS_JITTER", "100", 0),
-    Setting("limit_request_line", "GUNICORN_LIMIT_REQUEST_LINE", "4094", 0),
-    Setting("limit_request_fields", "GUNICORN_LIMIT_REQUEST_FIELDS", "100", 1),
-    Setting("limit_request_field_size", "GUNICORN_LIMIT_REQUEST_FIELD_SIZE", "8190", 0),
+    GunicornSetting("bind", "GUNICORN_BIND", "127.0.0.1:8000"),
+    GunicornSetting("workers", "WEB_CONCURRENCY", "1", 1),
+    GunicornSetting("worker_connections", "GUNICORN_WORKER_CONNECTIONS", "4000", 1),
+    GunicornSetting("backlog", "GUNICORN_BACKLOG", "2048", 1),
+    GunicornSetting("timeout", "GUNICORN_TIMEOUT", "30", 0),
+    GunicornSetting("graceful_timeout", "GUNICORN_GRACEFUL_TIMEOUT", "30", 1),
+    GunicornSetting("keepalive", "GUNICORN_KEEPALIVE", "75", 0),
+    GunicornSetting("max_requests", "GUNICORN_MAX_REQUESTS", "0", 0),
+    GunicornSetting("max_requests_jitter", "GUNICORN_MAX_REQUESTS_JITTER", "100", 0),
+    GunicornSetting("limit_request_line", "GUNICORN_LIMIT_REQUEST_LINE", "4094", 0),
+    GunicornSetting("limit_request_fields", "GUNICORN_LIMIT_REQUEST_FIELDS", "100", 1),
+    GunicornSetting("limit_request_field_size", "GUNICORN_LIMIT_REQUEST_FIELD_SIZE", "8190", 0),
 )
 
 
@@ -111,12 +111,12 @@ def make_metrics_directory() -> None:
     is_foreign = given.name.startswith(_METRICS_PREFIX) and not given.name.startswith(prefix)
     if is_foreign or not given.name:
         os.environ[_METRICS_VARIABLE] = tempfile.mkdtemp(prefix=prefix)
-        atexit.register(_remove_directory, os.environ[_METRICS_VARIABLE], os.getpid())
+        atexit.register(remove_directory, os.environ[_METRICS_VARIABLE], os.getpid())
     else:
         given.mkdir(parents=True, exist_ok=True)
 
 
-def _remove_directory(directory: str, master: int) -> None:
+def remove_directory(directory: str, master: int) -> None:
     if os.getpid() == master:  # workers inherit this function and must leave the directory alone
         shutil.rmtree(directory, ignore_errors=True)
 

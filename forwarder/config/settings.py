@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 from dotenv import load_dotenv
 
 from forwarder.config import parsers
-from forwarder.config.parsers import OURS, PASSTHROUGH, Fallback, Parser
+from forwarder.config.parsers import ENV_PREFIX, PASSTHROUGH_KEY, Fallback, Parser
 
-DOTENV = "FORWARDER_DOTENV"
-TRACING = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+DOTENV_VARIABLE = "FORWARDER_DOTENV"
+TRACING_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """OpenTelemetry's own variables, which its exporter reads itself; either turns tracing on."""
 
 
@@ -79,9 +79,9 @@ class UpstreamSettings:
     model_info: Mapping[str, Mapping[str, Any]] = field(hash=False)
     registered: bool = False
 
-    def variable(self, suffix: str) -> str:
+    def name_variable(self, suffix: str) -> str:
         """The environment variable of a configured upstream's setting: ``CHAT_API_KEY``."""
-        return parsers.prefix_of(self.name) + suffix
+        return parsers.make_prefix(self.name) + suffix
 
 
 @dataclass(frozen=True)
@@ -172,35 +172,37 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Settings from the variables in ``environ``; raises ``ConfigError`` with all mistakes."""
-        sheet = _Sheet(environ)
-        values = sheet.read(OURS, SETTINGS)
+        sheet = EnvironmentReader(environ)
+        values = sheet.read_table(ENV_PREFIX, SETTINGS)
         names = values.pop("upstreams") or ()
         sheet.find_misspelled(names)
-        upstreams, demo = _upstreams(sheet, names)
+        upstreams, demo = read_upstreams(sheet, names)
         sheet.find_lost_fallbacks(upstreams)
         sheet.find_unknown_keys(values)
         if sheet.mistakes:
             raise ConfigError(list(dict.fromkeys(sheet.mistakes)))
-        tracing = any(sheet.environ.get(name) for name in TRACING)
+        tracing = any(sheet.environ.get(name) for name in TRACING_VARIABLES)
         return cls(upstreams=upstreams, demo=demo, tracing=tracing, **values)
 
 
-def load() -> Settings:
+def load_settings() -> Settings:
     """Settings from the real environment, over those in the file ``FORWARDER_DOTENV`` (``.env``).
 
     ``FORWARDER_DOTENV=""`` reads no file. Raises ``ConfigError`` with all mistakes.
     """
-    path = os.environ.get(DOTENV, ".env")
-    if DOTENV in os.environ and path and not Path(path).is_file():
-        raise ConfigError([f"{DOTENV} must be the path of a file, or empty to read none"])
+    path = os.environ.get(DOTENV_VARIABLE, ".env")
+    if DOTENV_VARIABLE in os.environ and path and not Path(path).is_file():
+        raise ConfigError([f"{DOTENV_VARIABLE} must be the path of a file, or empty to read none"])
     if path:
         load_dotenv(path, override=False)
     return Settings.from_env(os.environ)
 
 
-def upstream_with(name: str, **given: Any) -> UpstreamSettings:
+def make_upstream_settings(name: str, **given: Any) -> UpstreamSettings:
     """An upstream that the environment does not know; fields that are not given have defaults."""
-    values = _Sheet({}).read("", UPSTREAM_SETTINGS, BASE_URL="http://unset.invalid")
+    values = EnvironmentReader({}).read_table(
+        "", UPSTREAM_SETTINGS, BASE_URL="http://unset.invalid"
+    )
     return UpstreamSettings(name=name, **{**values, **given})
 
 
@@ -220,111 +222,134 @@ class Setting(NamedTuple):
 
 
 SETTINGS = (
-    Setting("UPSTREAMS", "upstreams", parsers.names, "chat,responses"),
+    Setting("UPSTREAMS", "upstreams", parsers.parse_names, "chat,responses"),
     Setting("DEFAULT_MODEL", "default_model", str, None),
     Setting("CODEX_HELPER_MODEL", "codex_helper_model", str, None),
-    Setting("API_KEYS", "api_keys", parsers.keys, ""),
-    Setting("ADMIN_KEYS", "admin_keys", parsers.keys, ""),
-    Setting("HOSTS", "hosts", parsers.host_patterns, ""),
-    Setting("CORS_ORIGINS", "cors_origins", parsers.origins, ""),
-    Setting("CLIENT_HEADERS", "client_headers", parsers.client_headers, ""),
-    Setting("CHAT_REASONING", "chat_reasoning", parsers.chat_style, "auto"),
-    Setting("RESPONSES_REASONING", "responses_reasoning", parsers.responses_style, "auto"),
-    Setting("KEY_REASONING", "key_reasoning", parsers.key_styles, ""),
-    Setting("CHAT_DEFAULT_STREAM", "chat_default_stream", parsers.flag, "false"),
-    Setting("HOSTED_TOOLS", "hosted_tools", parsers.one_of("drop", "refuse"), "drop"),
-    Setting("STOP_DRAIN", "stop_drain", parsers.flag, "false"),
-    Setting("MAX_CHOICES", "max_choices", parsers.number(int, 1, 128, ""), "8"),
-    Setting("STRICT", "strict", parsers.flag, "false"),
-    Setting("KEEPALIVE", "keepalive", parsers.seconds, "15"),
-    Setting("MAX_BODY", "max_body", parsers.size, "64m"),
+    Setting("API_KEYS", "api_keys", parsers.parse_keys, ""),
+    Setting("ADMIN_KEYS", "admin_keys", parsers.parse_keys, ""),
+    Setting("HOSTS", "hosts", parsers.parse_host_patterns, ""),
+    Setting("CORS_ORIGINS", "cors_origins", parsers.parse_origins, ""),
+    Setting("CLIENT_HEADERS", "client_headers", parsers.parse_client_headers, ""),
+    Setting("CHAT_REASONING", "chat_reasoning", parsers.parse_chat_style, "auto"),
+    Setting("RESPONSES_REASONING", "responses_reasoning", parsers.parse_responses_style, "auto"),
+    Setting("KEY_REASONING", "key_reasoning", parsers.parse_key_styles, ""),
+    Setting("CHAT_DEFAULT_STREAM", "chat_default_stream", parsers.parse_flag, "false"),
+    Setting("HOSTED_TOOLS", "hosted_tools", parsers.make_word_parser("drop", "refuse"), "drop"),
+    Setting("STOP_DRAIN", "stop_drain", parsers.parse_flag, "false"),
+    Setting("MAX_CHOICES", "max_choices", parsers.make_number_parser(int, 1, 128, ""), "8"),
+    Setting("STRICT", "strict", parsers.parse_flag, "false"),
+    Setting("KEEPALIVE", "keepalive", parsers.parse_seconds, "15"),
+    Setting("MAX_BODY", "max_body", parsers.parse_size, "64m"),
     Setting(
         "MAX_JSON_VALUES",
         "max_json_values",
-        parsers.number(int, 1000, 100_000_000, " of values"),
+        parsers.make_number_parser(int, 1000, 100_000_000, " of values"),
         "500000",
     ),
-    Setting("MAX_SCHEMA", "max_schema", parsers.size, "256k"),
+    Setting("MAX_SCHEMA", "max_schema", parsers.parse_size, "256k"),
     Setting(
         "MAX_SCHEMA_NODES",
         "max_schema_nodes",
-        parsers.number(int, 1000, 10_000_000, " of nodes"),
+        parsers.make_number_parser(int, 1000, 10_000_000, " of nodes"),
         "50000",
     ),
-    Setting("QUEUE_TIMEOUT", "queue_timeout", parsers.seconds_from_zero, "2"),
-    Setting("HEAD_TIMEOUT", "head_timeout", parsers.seconds, "10"),
-    Setting("BODY_TIMEOUT", "body_timeout", parsers.seconds, "30"),
-    Setting("SEND_TIMEOUT", "send_timeout", parsers.seconds, "60"),
-    Setting("MAX_CHUNK_OVERHEAD", "max_chunk_overhead", parsers.size, "64k"),
-    Setting("MAX_BODY_MEMORY", "max_body_memory", parsers.size, "192m"),
-    Setting("MAX_ANSWER", "max_answer", parsers.size, "64m"),
-    Setting("WEBSOCKET_MEMORY", "websocket_memory", parsers.size, "32m"),
-    Setting("WEBSOCKET_IDLE", "websocket_idle", parsers.seconds, "900"),
-    Setting("REASONING_TTL", "reasoning_ttl", parsers.seconds_from_zero, "21600"),
-    Setting("PUBLIC_URL", "public_url", parsers.public, None),
-    Setting("MAX_CONCURRENT", "max_concurrent", parsers.limit, "0"),
-    Setting("FETCH", "fetch", parsers.on_off, "on"),
-    Setting("FETCH_ALLOW", "fetch_allow", parsers.hosts, ""),
-    Setting("FETCH_MAX", "fetch_max", parsers.size, "20m"),
-    Setting("FETCH_TIMEOUT", "fetch_timeout", parsers.seconds, "10"),
-    Setting("FETCH_LOOKUPS", "fetch_lookups", parsers.number(int, 1, 256, ""), "8"),
-    Setting("REMOTE_ALLOW", "remote_allow", parsers.hosts, ""),
-    Setting("HEALTH_INTERVAL", "health_interval", parsers.seconds_from_zero, "0"),
-    Setting("HEALTH_ASK_INTERVAL", "health_ask_interval", parsers.seconds_from_zero, "60"),
-    Setting("UPLOAD_MAX_AGE", "upload_max_age", parsers.seconds, "3600"),
-    Setting("SHARED_FILES", "shared_files", parsers.flag, "false"),
-    Setting("SECRET_KEY", "secret_keys", lambda text: tuple(parsers.commas(text)), ""),
-    Setting("DATABASE_URL", "database_url", parsers.database, "sqlite:///forwarder.db"),
-    Setting("STORE_DAYS", "store_days", parsers.number(float, 0, 36500, " of days"), "30"),
-    Setting("STORE_MAX_SIZE", "store_max_size", parsers.size, "8g"),
-    Setting("BACKGROUND_GRACE", "background_grace", parsers.seconds_from_zero, None),
-    Setting("BACKGROUND_ATTEMPTS", "background_attempts", parsers.number(int, 1, 100, ""), "3"),
-    Setting("BACKGROUND_UNSAVED_AGE", "background_unsaved_age", parsers.seconds_from_zero, "900"),
-    Setting("BACKGROUND_UNSAVED_MAX", "background_unsaved_max", parsers.size, "64m"),
-    Setting("LOG_LEVEL", "log_level", parsers.one_of("DEBUG", "INFO", "WARNING", "ERROR"), "INFO"),
-    Setting("LOG_SAMPLE", "log_sample", parsers.number(float, 0, 1, ""), "0"),
-    Setting("LOG_BODIES", "log_bodies", parsers.flag, "false"),
-    Setting("READY_TTL", "ready_ttl", parsers.seconds_from_zero, "5"),
-    Setting("METRICS", "metrics", parsers.flag, "true"),
-    Setting("METRICS_KEY", "metrics_key", parsers.key, None),
-    Setting("RATE_LIMIT_REQUESTS", "rate_requests", parsers.rate, None),
-    Setting("RATE_LIMIT_TOKENS", "rate_tokens", parsers.rate, None),
-    Setting("RATE_LIMIT_STORAGE", "rate_storage", parsers.storage, "memory://"),
-    Setting("RATE_LIMIT_WHEN_DOWN", "rate_when_down", parsers.one_of("allow", "refuse"), "allow"),
-    Setting("TRUSTED_PROXIES", "trusted_proxies", parsers.number(int, 0, 16, ""), "0"),
-    Setting("CAPTURE", "capture", parsers.capture, "off"),
-    Setting("CAPTURE_COUNT", "capture_count", parsers.number(int, 1, 100_000, ""), "100"),
-    Setting("CAPTURE_MAX", "capture_max", parsers.size, "2m"),
-    Setting("CAPTURE_AGE", "capture_age", parsers.seconds, "86400"),
-    Setting("CAPTURE_REDACT", "capture_redact", parsers.fields, ""),
+    Setting("QUEUE_TIMEOUT", "queue_timeout", parsers.parse_seconds_from_zero, "2"),
+    Setting("HEAD_TIMEOUT", "head_timeout", parsers.parse_seconds, "10"),
+    Setting("BODY_TIMEOUT", "body_timeout", parsers.parse_seconds, "30"),
+    Setting("SEND_TIMEOUT", "send_timeout", parsers.parse_seconds, "60"),
+    Setting("MAX_CHUNK_OVERHEAD", "max_chunk_overhead", parsers.parse_size, "64k"),
+    Setting("MAX_BODY_MEMORY", "max_body_memory", parsers.parse_size, "192m"),
+    Setting("MAX_ANSWER", "max_answer", parsers.parse_size, "64m"),
+    Setting("WEBSOCKET_MEMORY", "websocket_memory", parsers.parse_size, "32m"),
+    Setting("WEBSOCKET_IDLE", "websocket_idle", parsers.parse_seconds, "900"),
+    Setting("REASONING_TTL", "reasoning_ttl", parsers.parse_seconds_from_zero, "21600"),
+    Setting("PUBLIC_URL", "public_url", parsers.parse_public_url, None),
+    Setting("MAX_CONCURRENT", "max_concurrent", parsers.parse_limit, "0"),
+    Setting("FETCH", "fetch", parsers.parse_on_off, "on"),
+    Setting("FETCH_ALLOW", "fetch_allow", parsers.parse_hosts, ""),
+    Setting("FETCH_MAX", "fetch_max", parsers.parse_size, "20m"),
+    Setting("FETCH_TIMEOUT", "fetch_timeout", parsers.parse_seconds, "10"),
+    Setting("FETCH_LOOKUPS", "fetch_lookups", parsers.make_number_parser(int, 1, 256, ""), "8"),
+    Setting("REMOTE_ALLOW", "remote_allow", parsers.parse_hosts, ""),
+    Setting("HEALTH_INTERVAL", "health_interval", parsers.parse_seconds_from_zero, "0"),
+    Setting("HEALTH_ASK_INTERVAL", "health_ask_interval", parsers.parse_seconds_from_zero, "60"),
+    Setting("UPLOAD_MAX_AGE", "upload_max_age", parsers.parse_seconds, "3600"),
+    Setting("SHARED_FILES", "shared_files", parsers.parse_flag, "false"),
+    Setting("SECRET_KEY", "secret_keys", lambda text: tuple(parsers.split_commas(text)), ""),
+    Setting("DATABASE_URL", "database_url", parsers.parse_database, "sqlite:///forwarder.db"),
+    Setting(
+        "STORE_DAYS", "store_days", parsers.make_number_parser(float, 0, 36500, " of days"), "30"
+    ),
+    Setting("STORE_MAX_SIZE", "store_max_size", parsers.parse_size, "8g"),
+    Setting("BACKGROUND_GRACE", "background_grace", parsers.parse_seconds_from_zero, None),
+    Setting(
+        "BACKGROUND_ATTEMPTS",
+        "background_attempts",
+        parsers.make_number_parser(int, 1, 100, ""),
+        "3",
+    ),
+    Setting(
+        "BACKGROUND_UNSAVED_AGE", "background_unsaved_age", parsers.parse_seconds_from_zero, "900"
+    ),
+    Setting("BACKGROUND_UNSAVED_MAX", "background_unsaved_max", parsers.parse_size, "64m"),
+    Setting(
+        "LOG_LEVEL",
+        "log_level",
+        parsers.make_word_parser("DEBUG", "INFO", "WARNING", "ERROR"),
+        "INFO",
+    ),
+    Setting("LOG_SAMPLE", "log_sample", parsers.make_number_parser(float, 0, 1, ""), "0"),
+    Setting("LOG_BODIES", "log_bodies", parsers.parse_flag, "false"),
+    Setting("READY_TTL", "ready_ttl", parsers.parse_seconds_from_zero, "5"),
+    Setting("METRICS", "metrics", parsers.parse_flag, "true"),
+    Setting("METRICS_KEY", "metrics_key", parsers.parse_key, None),
+    Setting("RATE_LIMIT_REQUESTS", "rate_requests", parsers.parse_rate, None),
+    Setting("RATE_LIMIT_TOKENS", "rate_tokens", parsers.parse_rate, None),
+    Setting("RATE_LIMIT_STORAGE", "rate_storage", parsers.parse_storage, "memory://"),
+    Setting(
+        "RATE_LIMIT_WHEN_DOWN",
+        "rate_when_down",
+        parsers.make_word_parser("allow", "refuse"),
+        "allow",
+    ),
+    Setting("TRUSTED_PROXIES", "trusted_proxies", parsers.make_number_parser(int, 0, 16, ""), "0"),
+    Setting("CAPTURE", "capture", parsers.parse_capture, "off"),
+    Setting(
+        "CAPTURE_COUNT", "capture_count", parsers.make_number_parser(int, 1, 100_000, ""), "100"
+    ),
+    Setting("CAPTURE_MAX", "capture_max", parsers.parse_size, "2m"),
+    Setting("CAPTURE_AGE", "capture_age", parsers.parse_seconds, "86400"),
+    Setting("CAPTURE_REDACT", "capture_redact", parsers.parse_fields, ""),
 )
 
 UPSTREAM_SETTINGS = (
-    Setting("BASE_URL", "base_url", parsers.address, ""),
-    Setting("API_KEY", "api_key", parsers.key, ""),
-    Setting("API_KEY", "passthrough_key", lambda text: text == PASSTHROUGH, ""),
-    Setting("API", "apis", parsers.api, "chat"),
-    Setting("MODELS", "aliases", parsers.aliases, ""),
-    Setting("MODELS", "globs", parsers.globs, ""),
-    Setting("PROVIDER", "provider", parsers.provider, ""),
-    Setting("HEADERS", "headers", parsers.headers, ""),
-    Setting("QUERY", "query", parsers.query, ""),
-    Setting("QUIRKS", "quirks", parsers.quirks, "{}"),
-    Setting("CONNECT_TIMEOUT", "connect_timeout", parsers.seconds, "10"),
-    Setting("FIRST_BYTE_TIMEOUT", "first_byte_timeout", parsers.seconds, "300"),
-    Setting("WHOLE_TIMEOUT", "whole_timeout", parsers.seconds, "600"),
-    Setting("IDLE_TIMEOUT", "idle_timeout", parsers.seconds, "300"),
-    Setting("TOTAL_TIMEOUT", "total_timeout", parsers.seconds_or_none, "0"),
-    Setting("MAX_RETRIES", "max_retries", parsers.number(int, 0, 5, ""), "0"),
-    Setting("RETRY_WAIT", "retry_wait", parsers.seconds_from_zero, "20"),
-    Setting("FALLBACK", "fallback", parsers.fallbacks, ""),
-    Setting("BREAKER_FAILURES", "breaker_failures", parsers.number(int, 0, 1000, ""), "10"),
-    Setting("BREAKER_SHARE", "breaker_share", parsers.number(float, 0, 1, ""), "0.5"),
-    Setting("BREAKER_WINDOW", "breaker_window", parsers.seconds, "30"),
-    Setting("BREAKER_COOLDOWN", "breaker_cooldown", parsers.seconds, "15"),
-    Setting("MAX_CONCURRENT", "max_concurrent", parsers.limit, "0"),
-    Setting("CONTEXT_WINDOW", "context_window", parsers.tokens, "0"),
-    Setting("MODEL_INFO", "model_info", parsers.model_info, "{}"),
+    Setting("BASE_URL", "base_url", parsers.parse_required_url, ""),
+    Setting("API_KEY", "api_key", parsers.parse_key, ""),
+    Setting("API_KEY", "passthrough_key", lambda text: text == PASSTHROUGH_KEY, ""),
+    Setting("API", "apis", parsers.parse_api, "chat"),
+    Setting("MODELS", "aliases", parsers.parse_aliases, ""),
+    Setting("MODELS", "globs", parsers.parse_globs, ""),
+    Setting("PROVIDER", "provider", parsers.parse_provider, ""),
+    Setting("HEADERS", "headers", parsers.parse_headers, ""),
+    Setting("QUERY", "query", parsers.parse_query, ""),
+    Setting("QUIRKS", "quirks", parsers.parse_quirks, "{}"),
+    Setting("CONNECT_TIMEOUT", "connect_timeout", parsers.parse_seconds, "10"),
+    Setting("FIRST_BYTE_TIMEOUT", "first_byte_timeout", parsers.parse_seconds, "300"),
+    Setting("WHOLE_TIMEOUT", "whole_timeout", parsers.parse_seconds, "600"),
+    Setting("IDLE_TIMEOUT", "idle_timeout", parsers.parse_seconds, "300"),
+    Setting("TOTAL_TIMEOUT", "total_timeout", parsers.parse_seconds_or_none, "0"),
+    Setting("MAX_RETRIES", "max_retries", parsers.make_number_parser(int, 0, 5, ""), "0"),
+    Setting("RETRY_WAIT", "retry_wait", parsers.parse_seconds_from_zero, "20"),
+    Setting("FALLBACK", "fallback", parsers.parse_fallbacks, ""),
+    Setting(
+        "BREAKER_FAILURES", "breaker_failures", parsers.make_number_parser(int, 0, 1000, ""), "10"
+    ),
+    Setting("BREAKER_SHARE", "breaker_share", parsers.make_number_parser(float, 0, 1, ""), "0.5"),
+    Setting("BREAKER_WINDOW", "breaker_window", parsers.parse_seconds, "30"),
+    Setting("BREAKER_COOLDOWN", "breaker_cooldown", parsers.parse_seconds, "15"),
+    Setting("MAX_CONCURRENT", "max_concurrent", parsers.parse_limit, "0"),
+    Setting("CONTEXT_WINDOW", "context_window", parsers.parse_tokens, "0"),
+    Setting("MODEL_INFO", "model_info", parsers.parse_model_info, "{}"),
 )
 
 # What a provider's or an upstream's name already says, as the variable that it saves.
@@ -333,30 +358,32 @@ IMPLIED_BY_PROVIDER = {
     "openai": {"BASE_URL": "https://api.openai.com/v1"},
 }
 IMPLIED_BY_NAME = {"responses": {"API": "responses"}}
-DEMO = {"CHAT_PROVIDER": "demo", "RESPONSES_PROVIDER": "demo"}
+DEMO_ENVIRONMENT = {"CHAT_PROVIDER": "demo", "RESPONSES_PROVIDER": "demo"}
 
 # A Kubernetes service called "forwarder" puts these into every pod beside it.
-_INJECTED = re.compile(r"FORWARDER_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?)")
+_KUBERNETES_VARIABLES = re.compile(r"FORWARDER_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?)")
 
 
 # --- reading ------------------------------------------------------------------------------------
 
 
-class _Sheet:
+class EnvironmentReader:
     """The environment being read, and the mistakes found in it so far."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = {name: value.strip() for name, value in environ.items()}
         self.mistakes: list[str] = []
 
-    def read(self, prefix: str, table: tuple[Setting, ...], **implied: str) -> dict[str, Any]:
+    def read_table(self, prefix: str, table: tuple[Setting, ...], **implied: str) -> dict[str, Any]:
         """Field -> value for each row; ``implied`` (suffix -> text) goes before the defaults."""
         return {
-            row.field: self._value(prefix + row.suffix, row, implied.get(row.suffix, row.default))
+            row.field: self._read_value(
+                prefix + row.suffix, row, implied.get(row.suffix, row.default)
+            )
             for row in table
         }
 
-    def _value(self, variable: str, row: Setting, default: str | None) -> Any:
+    def _read_value(self, variable: str, row: Setting, default: str | None) -> Any:
         text = self.environ.get(variable) or default
         try:
             return None if text is None else row.parse(text)
@@ -364,17 +391,17 @@ class _Sheet:
             self.mistakes.append(f"{variable} must be {error}")
             return None
 
-    def upstream(self, name: str) -> UpstreamSettings:
-        prefix = parsers.prefix_of(name)
-        implied = IMPLIED_BY_NAME.get(name, {}) | self._implied_by_provider(prefix)
-        return UpstreamSettings(name=name, **self.read(prefix, UPSTREAM_SETTINGS, **implied))
+    def read_upstream(self, name: str) -> UpstreamSettings:
+        prefix = parsers.make_prefix(name)
+        implied = IMPLIED_BY_NAME.get(name, {}) | self._get_provider_defaults(prefix)
+        return UpstreamSettings(name=name, **self.read_table(prefix, UPSTREAM_SETTINGS, **implied))
 
     def is_present(self, name: str) -> bool:
-        prefix = parsers.prefix_of(name)
+        prefix = parsers.make_prefix(name)
         given = (self.environ.get(prefix + suffix) for suffix in ("BASE_URL", "API_KEY"))
-        return any(given) or bool(self._implied_by_provider(prefix))
+        return any(given) or bool(self._get_provider_defaults(prefix))
 
-    def _implied_by_provider(self, prefix: str) -> dict[str, str]:
+    def _get_provider_defaults(self, prefix: str) -> dict[str, str]:
         return IMPLIED_BY_PROVIDER.get(self.environ.get(prefix + "PROVIDER", "").lower(), {})
 
     def find_lost_fallbacks(self, upstreams: tuple[UpstreamSettings, ...]) -> None:
@@ -383,14 +410,16 @@ class _Sheet:
         for upstream in upstreams:
             to = {fallback.upstream for fallback in upstream.fallback or ()}
             if not to <= names - {upstream.name}:
-                variable = parsers.prefix_of(upstream.name) + "FALLBACK"
-                self.mistakes.append(f"{variable} must be {parsers.FALLBACKS}")
+                variable = parsers.make_prefix(upstream.name) + "FALLBACK"
+                self.mistakes.append(f"{variable} must be {parsers.FALLBACKS_MESSAGE}")
 
     def find_unknown_keys(self, values: dict[str, Any]) -> None:
         """Keys that have a reasoning style, and that no client may use."""
         known, styled = values["api_keys"], values["key_reasoning"] or {}
         if known and not styled.keys() <= set(known):
-            self.mistakes.append(f"{OURS}KEY_REASONING must be of keys in {OURS}API_KEYS")
+            self.mistakes.append(
+                f"{ENV_PREFIX}KEY_REASONING must be of keys in {ENV_PREFIX}API_KEYS"
+            )
 
     def find_misspelled(self, names: tuple[str, ...]) -> None:
         """Variables that are meant for us but are no settings of ours.
@@ -398,26 +427,32 @@ class _Sheet:
         Under our own prefix that is every unknown one; under an upstream's, which other programs
         may use as well, only one that is almost a setting.
         """
-        tables = {OURS: SETTINGS} | {parsers.prefix_of(name): UPSTREAM_SETTINGS for name in names}
+        tables = {ENV_PREFIX: SETTINGS} | {
+            parsers.make_prefix(name): UPSTREAM_SETTINGS for name in names
+        }
         known = {prefix + row.suffix for prefix, table in tables.items() for row in table}
-        for variable in sorted(self.environ.keys() - known - {DOTENV}):
+        for variable in sorted(self.environ.keys() - known - {DOTENV_VARIABLE}):
             prefix = max((p for p in tables if variable.startswith(p)), key=len, default="")
             suffixes = [row.suffix for row in tables.get(prefix, ())]
             near = get_close_matches(variable.removeprefix(prefix), suffixes, n=1, cutoff=0.85)
             if near:
                 hint = f"did you mean {prefix}{near[0]}?"
                 self.mistakes.append(f"{variable} is not a setting; {hint}")
-            elif prefix == OURS and not _INJECTED.fullmatch(variable):
+            elif prefix == ENV_PREFIX and not _KUBERNETES_VARIABLES.fullmatch(variable):
                 self.mistakes.append(f"{variable} is not a setting; .env.example has them all")
 
 
-def _upstreams(sheet: _Sheet, names: tuple[str, ...]) -> tuple[tuple[UpstreamSettings, ...], bool]:
+def read_upstreams(
+    sheet: EnvironmentReader, names: tuple[str, ...]
+) -> tuple[tuple[UpstreamSettings, ...], bool]:
     """The upstreams, and whether they are only the demo.
 
     Named by the operator, each must be complete; named by default, one without address is absent.
     """
-    if not sheet.environ.get(OURS + "UPSTREAMS"):
+    if not sheet.environ.get(ENV_PREFIX + "UPSTREAMS"):
         names = tuple(name for name in names if sheet.is_present(name))
     if names:
-        return tuple(sheet.upstream(name) for name in names), False
-    return tuple(_Sheet(DEMO).upstream(name) for name in ("chat", "responses")), True
+        return tuple(sheet.read_upstream(name) for name in names), False
+    return tuple(
+        EnvironmentReader(DEMO_ENVIRONMENT).read_upstream(name) for name in ("chat", "responses")
+    ), True

@@ -14,68 +14,68 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.context.truncate import abridged
+from forwarder.context.truncate import truncate_body
 from forwarder.core.types import Batch, Json
 from forwarder.protocols import sse
 
-Clock = Callable[[], float]
+ElapsedClock = Callable[[], float]
 """Gives the seconds since the exchange began."""
 
-Pairs = list[tuple[str, str]]
+HeaderPairs = list[tuple[str, str]]
 
-_EACH = 32
+PIECE_OVERHEAD_BYTES = 32
 """What a piece costs besides its bytes."""
 
-_REFERRING = (b"previous_response_id", b"conversation", b'"id"')
+REFERENCE_MARKERS = (b"previous_response_id", b"conversation", b'"id"')
 """One of these stands in every request that may stand on something stored."""
 
 
-class Asked(NamedTuple):
+class RequestHead(NamedTuple):
     """The head of a client's request."""
 
     method: str
     path: str
-    query: Pairs
-    headers: Pairs
+    query: HeaderPairs
+    headers: HeaderPairs
 
 
-class Budget:
+class CaptureBudget:
     """The bytes that one exchange may still keep."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = self._left = limit
+        self._limit = self._remaining = limit
 
     def take(self, size: int, spare: float = 0.0) -> bool:
         """Take so many, unless fewer than the share ``spare`` of all would be left."""
-        if self._left - size < self._limit * spare:
+        if self._remaining - size < self._limit * spare:
             return False
-        self._left -= size
+        self._remaining -= size
         return True
 
 
-class Body(NamedTuple):
+class CapturedBody(NamedTuple):
     """A request's body of ``size`` bytes, as far as it is kept: ``data`` may be abridged."""
 
     data: bytes | None
     size: int
-    whole: bool
+    is_complete: bool
 
 
-def body_of(data: bytes, budget: Budget, spare: float) -> Body:
+def capture_body(data: bytes, budget: CaptureBudget, spare: float) -> CapturedBody:
     """As much of a body as the budget allows."""
     if budget.take(len(data), spare):
-        return Body(data, len(data), True)
-    short = abridged(data)
+        return CapturedBody(data, len(data), True)
+    short = truncate_body(data)
     fits = short is not None and budget.take(len(short), spare)
-    return Body(short if fits else None, len(data), False)
+    return CapturedBody(short if fits else None, len(data), False)
 
 
-class Track:
+class ByteTrack:
     """What is said in one direction; after the first piece that is too much nothing is kept."""
 
-    def __init__(self, budget: Budget, clock: Clock) -> None:
+    def __init__(self, budget: CaptureBudget, clock: ElapsedClock) -> None:
         self.pieces: list[tuple[float, bytes]] = []
-        self.left_out = 0
+        self.dropped_bytes = 0
         self._budget = budget
         self._clock = clock
 
@@ -83,12 +83,12 @@ class Track:
         """Note a piece; an empty one says nothing."""
         if not data:
             return
-        if self.left_out or not self._budget.take(len(data) + _EACH):
-            self.left_out += len(data)
+        if self.dropped_bytes or not self._budget.take(len(data) + PIECE_OVERHEAD_BYTES):
+            self.dropped_bytes += len(data)
         else:
             self.pieces.append((self._clock(), data))
 
-    def passing(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    def tap(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """The pieces as they are, each noted; closing this closes them."""
         try:
             for piece in pieces:
@@ -100,21 +100,21 @@ class Track:
                 close()
 
 
-class Recorder(Protocol):
+class AttemptRecorder(Protocol):
     """What `Upstream` tells of one request: a context for sending it, and what came of it."""
 
     def __enter__(self) -> object: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None: ...
 
-    def answered(self, response: Any) -> None:
+    def record_head(self, response: Any) -> None:
         """The head of an answer is here."""
 
-    def heard(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    def tap(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         """The answer's bytes, as they are."""
 
 
-class Unrecorded:
+class NullAttemptRecorder:
     """For exchanges without a tape."""
 
     def __enter__(self) -> None:
@@ -123,31 +123,31 @@ class Unrecorded:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         pass
 
-    def answered(self, response: Any) -> None:
+    def record_head(self, response: Any) -> None:
         """Nobody wants to know."""
 
-    def heard(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    def tap(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         """The very pieces: nobody listens."""
         return pieces
 
 
-UNRECORDED = Unrecorded()
+NULL_ATTEMPT_RECORDER = NullAttemptRecorder()
 
 
 @dataclass
-class Attempt:
-    """One request to an upstream: ``url`` has no query, ``began`` and ``head_at`` are seconds."""
+class AttemptCapture:
+    """One request to an upstream: ``url`` has no query, ``started_at`` and ``head_at`` are seconds."""
 
     upstream: UpstreamSettings
     provider: str
     protocol: str
     url: str
-    body: Body
-    answer: Track
-    clock: Clock
-    began: float
+    body: CapturedBody
+    answer: ByteTrack
+    clock: ElapsedClock
+    started_at: float
     status: int | None = None
-    headers: Pairs = field(default_factory=list)
+    headers: HeaderPairs = field(default_factory=list)
     head_at: float | None = None
     error: Json | None = None
 
@@ -160,17 +160,17 @@ class Attempt:
             return
         response = getattr(error, "response", None)
         if response is None:
-            self._broke(error.__cause__ or error)
+            self._record_error(error.__cause__ or error)
         else:
-            self.answered(response)
+            self.record_head(response)
             self.answer.add(response.content)
 
-    def answered(self, response: Any) -> None:
+    def record_head(self, response: Any) -> None:
         self.head_at = self.clock()
         self.status = response.status_code
         self.headers = list(response.headers.multi_items())
 
-    def heard(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    def tap(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         try:
             for piece in pieces:
                 self.answer.add(piece)
@@ -178,77 +178,79 @@ class Attempt:
         except GeneratorExit:  # enough was heard
             raise
         except BaseException as error:
-            self._broke(error)
+            self._record_error(error)
             raise
 
-    def _broke(self, error: BaseException) -> None:
+    def _record_error(self, error: BaseException) -> None:
         self.error = {"type": type(error).__name__, "message": str(error)}
         cause = error.__cause__ or error.__context__
         if isinstance(cause, OSError) and cause.errno is not None:
             self.error["errno"] = cause.errno
 
 
-class Tape:
+class Recorder:
     """One exchange as it passes; ``started`` is its time on the monotonic clock."""
 
-    def __init__(self, asked: Asked, limit: int, started: float) -> None:
-        self.asked = asked
+    def __init__(self, request_head: RequestHead, limit: int, started: float) -> None:
+        self.asked = request_head
         self.time = time.time()
-        self.body: Body | None = None
-        self.resumed: Body | None = None
-        self.attempts: list[Attempt] = []
+        self.body: CapturedBody | None = None
+        self.resumed_body: CapturedBody | None = None
+        self.attempts: list[AttemptCapture] = []
         self.status: int | None = None
-        self.headers: Pairs = []
+        self.headers: HeaderPairs = []
         self._limit = limit
-        self._started = started
-        self._budget = Budget(limit)
-        self.answer = Track(self._budget, self._clock)
+        self._started_at = started
+        self._budget = CaptureBudget(limit)
+        self.answer = ByteTrack(self._budget, self._read_elapsed)
 
-    def heard(self, data: bytes) -> None:
+    def record_body(self, data: bytes) -> None:
         """The client's body."""
-        self.body = body_of(data, self._budget, 1 / 2)  # the upstream's side is to have room too
+        self.body = capture_body(
+            data, self._budget, 1 / 2
+        )  # the upstream's side is to have room too
 
-    def stands_on(self, request: Json) -> None:
+    def record_resumed_body(self, request: Json) -> None:
         """The request with what it stands on, if it may stand on anything that was stored."""
         given = self.body.data if self.body else None
-        if given is None or self.resumed is not None:
+        if given is None or self.resumed_body is not None:
             return
-        if self.asked.method != "POST" or any(word in given for word in _REFERRING):
-            self.resumed = body_of(orjson.dumps(request), self._budget, 1 / 4)
+        if self.asked.method != "POST" or any(word in given for word in REFERENCE_MARKERS):
+            self.resumed_body = capture_body(orjson.dumps(request), self._budget, 1 / 4)
 
-    def attempt(
+    def record_attempt(
         self, upstream: UpstreamSettings, provider: str, protocol: str, url: str, data: bytes
-    ) -> Attempt:
+    ) -> AttemptCapture:
         """One more request to an upstream."""
-        body = body_of(data, self._budget, 1 / 4)
-        attempt = Attempt(
+        body = capture_body(data, self._budget, 1 / 4)
+        attempt = AttemptCapture(
             upstream,
             provider,
             protocol,
             url.partition("?")[0],
             body,
-            Track(self._budget, self._clock),
-            self._clock,
-            self._clock(),
+            ByteTrack(self._budget, self._read_elapsed),
+            self._read_elapsed,
+            self._read_elapsed(),
         )
         self.attempts.append(attempt)
         return attempt
 
-    def answers(self, status: int, headers: Pairs) -> Track:
+    def record_answer_head(self, status: int, headers: HeaderPairs) -> ByteTrack:
         """The head of the answer to the client; what is said goes on the track."""
         self.status, self.headers = status, headers
         return self.answer
 
-    def told(self, batch: Batch) -> None:
+    def record_events(self, batch: Batch) -> None:
         """Events for a client that has no stream of its own."""
         self.answer.add(sse.encode_responses(batch))
 
-    def another(self, started: float) -> Tape:
+    def make_child(self, started: float) -> Recorder:
         """A tape for work that the same request asks for."""
-        more = Tape(self.asked, self._limit, started)
+        more = Recorder(self.asked, self._limit, started)
         if self.body is not None and self.body.data is not None:
-            more.heard(self.body.data)
+            more.record_body(self.body.data)
         return more
 
-    def _clock(self) -> float:
-        return time.monotonic() - self._started
+    def _read_elapsed(self) -> float:
+        return time.monotonic() - self._started_at

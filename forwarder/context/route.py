@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.protocols.model_defaults import NOTHING, Defaults
+from forwarder.protocols.model_defaults import NO_DEFAULTS, ModelDefaults
 
 
 @dataclass(frozen=True)
@@ -18,4 +18,4 @@ class Route:
     upstream: UpstreamSettings
     protocol: str
     model: str
-    defaults: Defaults = NOTHING
+    defaults: ModelDefaults = NO_DEFAULTS

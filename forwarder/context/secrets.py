@@ -15,22 +15,22 @@ from forwarder.config.settings import UpstreamSettings
 from forwarder.core.types import Json
 from forwarder.core.url_secrets import is_random, is_telling
 
-SHORTEST = 8
+MIN_REDACTED_LENGTH = 8
 """A secret shorter than this is a placeholder, and may be part of any word."""
 
 
-def blotted(error: Json, settings: UpstreamSettings) -> Json:
+def redact_secrets(error: Json, settings: UpstreamSettings) -> Json:
     """An upstream's error object without the secrets that ``settings`` has for this upstream."""
     said = before = orjson.dumps(error)
-    for secret in secrets_of(settings):
+    for secret in list_secrets(settings):
         said = said.replace(orjson.dumps(secret)[1:-1], b"***")
     return error if said == before else dict(orjson.loads(said))
 
 
-def blot_headers(headers: Mapping[str, str], settings: UpstreamSettings) -> dict[str, str]:
+def redact_headers(headers: Mapping[str, str], settings: UpstreamSettings) -> dict[str, str]:
     """Headers of an upstream without the secrets of ``settings``; none is named after one."""
     blotted_headers = dict(headers)
-    for secret in secrets_of(settings):
+    for secret in list_secrets(settings):
         blotted_headers = {
             name: value.replace(secret, "***")
             for name, value in blotted_headers.items()
@@ -39,26 +39,26 @@ def blot_headers(headers: Mapping[str, str], settings: UpstreamSettings) -> dict
     return blotted_headers
 
 
-def secrets_of(settings: UpstreamSettings) -> list[str]:
+def list_secrets(settings: UpstreamSettings) -> list[str]:
     """The key, and what of the headers and the query is secret; the longest first.
 
     The longest first, since one may hold another: ``Bearer`` and a key, the key alone.
     """
     found = {
-        *_words(settings.api_key or ""),
-        *_secret(settings.headers),
-        *_secret(settings.query),
+        *split_words(settings.api_key or ""),
+        *find_secret_words(settings.headers),
+        *find_secret_words(settings.query),
     }
     forms = found | {quote(word, safe="") for word in found}
     return sorted(forms, key=len, reverse=True)
 
 
-def _secret(given: Mapping[str, str]) -> Iterator[str]:
+def find_secret_words(given: Mapping[str, str]) -> Iterator[str]:
     for name, value in given.items():
         if is_telling(name) or is_random(value):
-            yield from _words(value)
+            yield from split_words(value)
 
 
-def _words(value: str) -> Iterator[str]:
+def split_words(value: str) -> Iterator[str]:
     """The words that are long enough; ``Bearer`` and its like are none."""
-    return (word for word in value.split() if len(word) >= SHORTEST)
+    return (word for word in value.split() if len(word) >= MIN_REDACTED_LENGTH)

@@ -6,32 +6,32 @@ from typing import Any
 
 import orjson
 
-_LONG = 1000
+MIN_DROPPED_TEXT_LENGTH = 1000
 """Characters from which on a text is left out; images and files are far longer."""
 
 
-def abridged(data: bytes) -> bytes | None:
+def truncate_body(data: bytes) -> bytes | None:
     """A JSON body without its long texts; ``None`` for what is no JSON.
 
     Nothing of a text that is left out stays, or half a secret might stand at the cut.
     """
     try:
-        return orjson.dumps(_short(orjson.loads(data)))
+        return orjson.dumps(truncate_value(orjson.loads(data)))
     except (ValueError, TypeError, RecursionError):
         return None
 
 
-def _short(value: Any) -> Any:
+def truncate_value(value: Any) -> Any:
     if type(value) is str:
-        return value if len(value) < _LONG else _left_out(value)
+        return value if len(value) < MIN_DROPPED_TEXT_LENGTH else describe_omission(value)
     if type(value) is list:
-        return [_short(inner) for inner in value]
+        return [truncate_value(inner) for inner in value]
     if type(value) is dict:
-        return {name: _short(inner) for name, inner in value.items()}
+        return {name: truncate_value(inner) for name, inner in value.items()}
     return value
 
 
-def _left_out(text: str) -> str:
+def describe_omission(text: str) -> str:
     """What is said of a text; of a data URL its type too."""
     head, comma, _ = text[:100].partition(",")
     kind = head + comma if text.startswith("data:") and comma else ""

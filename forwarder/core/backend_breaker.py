@@ -13,14 +13,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
-from forwarder.core.concurrency import Outcome, spawn
+from forwarder.core.concurrency import TaskResult, spawn
 
 T = TypeVar("T")
 
-MAX_WAIT = 0.07
+MAX_WAIT_SECONDS = 0.07
 """Seconds that a request waits for a backend that it could do without."""
 
-_TICK = 0.01
+_POLL_SECONDS = 0.01
 
 _jitter = random.Random()
 """Its own generator: a thread that goes on must not disturb a program that seeds the shared one."""
@@ -30,14 +30,14 @@ class BackendDown(Exception):
     """The backend does not answer; ``str`` of it says what is known of the reason."""
 
 
-def wait_for(event: threading.Event, seconds: float) -> bool:
+def wait_for_event(event: threading.Event, seconds: float) -> bool:
     """Wait for an event, and tell whether it has come.
 
     Waits in ticks: between two of them the loop handles what has arrived, so that an answer that
     lay there while the process was busy with other requests is not taken for a missing one.
     """
-    for _ in range(max(1, round(seconds / _TICK))):
-        if event.wait(_TICK):
+    for _ in range(max(1, round(seconds / _POLL_SECONDS))):
+        if event.wait(_POLL_SECONDS):
             return True
     return event.is_set()
 
@@ -60,16 +60,16 @@ class SharedTask:
         with self._lock:
             if self._ended.is_set():
                 self._ended, self._is_late = threading.Event(), False
-                spawn(partial(self._run, self._ended))
+                spawn(partial(self._run_work, self._ended))
             ended = self._ended
         if self._is_late or seconds <= 0:
             return ended.is_set()
-        if wait_for(ended, seconds):
+        if wait_for_event(ended, seconds):
             return True
         self._is_late = self._is_late or ended is self._ended
         return False
 
-    def _run(self, ended: threading.Event) -> None:
+    def _run_work(self, ended: threading.Event) -> None:
         try:
             self._work()
         finally:
@@ -94,7 +94,7 @@ class BackendBreaker:
         stop: threading.Event | None = None,
     ) -> None:
         self._trial = trial
-        self._changed = changed
+        self._on_change = changed
         self._describe = describe
         self._pause = pause
         self._stop = stop or threading.Event()
@@ -111,14 +111,14 @@ class BackendBreaker:
         with self._lock:
             was_open, self.error = self.is_open, error
         if not was_open and not self._stop.is_set():
-            self._changed(error)
-            spawn(self._try_until_well)
+            self._on_change(error)
+            spawn(self._retry_until_up)
 
-    def _try_until_well(self) -> None:
+    def _retry_until_up(self) -> None:
         while not self._stop.is_set():
             try:
                 self._trial()
-                self._changed(None)
+                self._on_change(None)
             except Exception as error:
                 self.error = self._describe(error)
                 self._stop.wait(self._pause * _jitter.uniform(0.8, 1.2))  # not all workers at once
@@ -141,51 +141,53 @@ class BoundedBackend:
         breaker: BackendBreaker,
         failures: tuple[type[Exception], ...],
         describe: Callable[[Exception], str] = str,
-        max_wait: float = MAX_WAIT,
+        max_wait: float = MAX_WAIT_SECONDS,
     ) -> None:
         self._breaker = breaker
         self._failures = failures
         self._describe = describe
-        self._ticks = max(1, round(max_wait / _TICK))
-        self._answered = 0
+        self._max_silent_polls = max(1, round(max_wait / _POLL_SECONDS))
+        self._answer_count = 0
 
     def call(self, work: Callable[[], T]) -> T:
         """What the work gives, or raises; raises BackendDown while the backend does not answer."""
         if self._breaker.error is not None:
             raise BackendDown(self._breaker.error)
-        call = _Call(work)
-        spawn(partial(self._run, call))
-        self._wait(call)
+        call = BackendCall(work)
+        spawn(partial(self._run_call, call))
+        self._wait_for_call(call)
         assert call.outcome is not None
         try:
-            return call.outcome.given()
+            return call.outcome.unwrap()
         except self._failures as error:
-            raise self._down(self._describe(error)) from error
+            raise self._open_breaker(self._describe(error)) from error
 
-    def _run(self, call: _Call[T]) -> None:
-        call.outcome = Outcome(call.work)
-        self._answered += 1
+    def _run_call(self, call: BackendCall[T]) -> None:
+        call.outcome = TaskResult(call.work)
+        self._answer_count += 1
         call.ended.set()
 
-    def _wait(self, call: _Call[T]) -> None:
-        answered, silent = self._answered, 0
-        while not call.ended.wait(_TICK):
+    def _wait_for_call(self, call: BackendCall[T]) -> None:
+        answered, silent = self._answer_count, 0
+        while not call.ended.wait(_POLL_SECONDS):
             if self._breaker.error is not None:
                 raise BackendDown(self._breaker.error)
-            silent = silent + 1 if answered == self._answered else 0
-            answered = self._answered
-            if silent >= self._ticks:
-                raise self._down(f"no answer within {self._ticks * _TICK * 1000:.0f} ms")
+            silent = silent + 1 if answered == self._answer_count else 0
+            answered = self._answer_count
+            if silent >= self._max_silent_polls:
+                raise self._open_breaker(
+                    f"no answer within {self._max_silent_polls * _POLL_SECONDS * 1000:.0f} ms"
+                )
 
-    def _down(self, error: str) -> BackendDown:
+    def _open_breaker(self, error: str) -> BackendDown:
         self._breaker.trip(error)
         return BackendDown(error)
 
 
-class _Call(Generic[T]):
+class BackendCall(Generic[T]):
     """A call under way, and its outcome once it has ended."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.work = work
         self.ended = threading.Event()
-        self.outcome: Outcome[T] | None = None
+        self.outcome: TaskResult[T] | None = None

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from forwarder.core.errors import Overloaded
 
-_PIECE = 2**16
+_READ_BYTES = 2**16
 """Bytes that are read at once, and up to which a body is small."""
 
 MEMORY_PER_BYTE = 2
@@ -28,7 +28,7 @@ class BodyMemory:
         self.lock = threading.Lock()
         self.used = 0
 
-    def add(self, count: int, refuses: bool) -> None:
+    def reserve(self, count: int, refuses: bool) -> None:
         """Take more room, or give some back, under the lock.
 
         Raises Overloaded when there is not enough, if it ``refuses``.
@@ -42,7 +42,7 @@ class BodyMemory:
         self.used += count
 
 
-class BodyRoom:
+class BodyReservation:
     """The room that one request or connection takes."""
 
     def __init__(self, memory: BodyMemory) -> None:
@@ -55,16 +55,16 @@ class BodyRoom:
         Small bodies are never refused: a few large ones that arrive slowly stop nobody else.
         """
         with self._memory.lock:
-            self._memory.add(size - self.size, refuses=size > _PIECE)
+            self._memory.reserve(size - self.size, refuses=size > _READ_BYTES)
             self.size = size
 
-    def free(self) -> None:
+    def release(self) -> None:
         """Give all of it back."""
         self.resize(0)
 
     def read_all(self, read: Callable[[int], bytes]) -> bytes:
         """What ``read`` gives until its end; each piece takes room before the next is read."""
         body = io.BytesIO()  # unlike a list of pieces, it gives its bytes without a copy
-        while piece := read(_PIECE):
+        while piece := read(_READ_BYTES):
             self.resize(body.write(piece) + self.size)
         return body.getvalue()

@@ -16,64 +16,64 @@ from typing import Protocol
 
 from gevent import monkey, socket
 
-_Plain = monkey.get_original("socket", "socket")
+_SystemSocket = monkey.get_original("socket", "socket")
 
 
-class Waiting(Protocol):
-    """Who waits: ``cuts`` are called when it leaves."""
+class CancelToken(Protocol):
+    """Who waits: ``cancel_callbacks`` are called when it leaves."""
 
-    cuts: set[Callable[[], None]]
+    cancel_callbacks: set[Callable[[], None]]
 
     @property
-    def left(self) -> bool:
-        """Has it left?"""
+    def is_cancelled(self) -> bool:
+        """Has the client gone?"""
 
 
-_waiting: ContextVar[Waiting | None] = ContextVar("waiting", default=None)
+_current_token: ContextVar[CancelToken | None] = ContextVar("waiting", default=None)
 
 
-class WaitedForBy:
+class CancellationScope:
     """What is sent within is for ``waiting``."""
 
     __slots__ = ("_token", "_waiting")
 
-    def __init__(self, waiting: Waiting) -> None:
+    def __init__(self, waiting: CancelToken) -> None:
         self._waiting = waiting
 
     def __enter__(self) -> None:
-        self._token = _waiting.set(self._waiting)
+        self._token = _current_token.set(self._waiting)
 
     def __exit__(self, *error: object) -> None:
-        _waiting.reset(self._token)
+        _current_token.reset(self._token)
 
 
-def is_awaited() -> bool:
+def is_client_waiting() -> bool:
     """Does anybody still wait for what is being sent?"""
-    waiting = _waiting.get()
-    return waiting is None or not waiting.left
+    waiting = _current_token.get()
+    return waiting is None or not waiting.is_cancelled
 
 
-def cut_with(sock: socket.socket) -> Callable[[], None] | None:
+def register_socket(sock: socket.socket) -> Callable[[], None] | None:
     """From here on the connection ends when whoever waits for its answer leaves.
 
-    Gives what `spared` needs to know.
+    Gives what `unregister_socket` needs to know.
     """
-    waiting = _waiting.get()
+    waiting = _current_token.get()
     if waiting is None:
         return None
-    cut = partial(_shut, sock)
-    waiting.cuts.add(cut)
+    cut = partial(shut_down_socket, sock)
+    waiting.cancel_callbacks.add(cut)
     return cut
 
 
-def spared(cut: Callable[[], None] | None) -> None:
+def unregister_socket(cut: Callable[[], None] | None) -> None:
     """From here on it does not."""
-    waiting = _waiting.get()
+    waiting = _current_token.get()
     if waiting is not None and cut is not None:
-        waiting.cuts.discard(cut)
+        waiting.cancel_callbacks.discard(cut)
 
 
-def _shut(sock: socket.socket) -> None:
+def shut_down_socket(sock: socket.socket) -> None:
     """As if the peer had closed; the object stays whole for the one who is reading from it."""
-    with suppress(OSError), _Plain(fileno=os.dup(sock.fileno())) as twin:
+    with suppress(OSError), _SystemSocket(fileno=os.dup(sock.fileno())) as twin:
         twin.shutdown(SHUT_RDWR)

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase, translate
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 
-ALWAYS = (
+ALWAYS_FORWARDED = (
     "openai-beta",
     "openai-organization",
     "openai-project",
@@ -22,7 +22,7 @@ ALWAYS = (
     "x-title",
 )
 
-NEVER = (
+NEVER_FORWARDED = (
     *("authorization", "*api-key", "cookie", "proxy-*", "x-forwarder-*"),
     *("host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"),
     *("content-*", "accept", "accept-*", "expect", "range", "if-*", "sec-*", "origin"),
@@ -30,7 +30,7 @@ NEVER = (
 )
 """Credentials for the forwarder, and what holds for one connection or one body only."""
 
-_OF_CONNECTION = frozenset(
+_CONNECTION_HEADERS = frozenset(
     {
         *("host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"),
         *("content-length", "content-encoding", "content-type", "expect", "http2-settings"),
@@ -39,40 +39,40 @@ _OF_CONNECTION = frozenset(
 )
 """Headers that the HTTP library sets, or that change what it reads."""
 
-_NEVER = re.compile("|".join(map(translate, NEVER)))
-_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
-_OF_WEBSOCKETS = "responses_websockets"
+_NEVER_FORWARDED_PATTERN = re.compile("|".join(map(translate, NEVER_FORWARDED)))
+_VALUE_PATTERN = re.compile(r"[!-~]([ -~]*[!-~])?")
+_WEBSOCKET_BETA = "responses_websockets"
 """What Codex puts into ``OpenAI-Beta`` to speak over a WebSocket, which ends here."""
 
 
 def is_forbidden(name: str) -> bool:
     """Must a header of this name, in lower case, never go on?"""
-    return any(fnmatchcase(name, pattern) for pattern in NEVER)
+    return any(fnmatchcase(name, pattern) for pattern in NEVER_FORWARDED)
 
 
-def is_of_connection(name: str) -> bool:
+def is_connection_header(name: str) -> bool:
     """Does a header of this name, in lower case, belong to one connection or to its framing?"""
-    return name in _OF_CONNECTION or name.startswith("proxy-")
+    return name in _CONNECTION_HEADERS or name.startswith("proxy-")
 
 
 class HeaderSelection:
-    """Selects the headers that go on: ``ALWAYS``, and those that match ``patterns``."""
+    """Selects the headers that go on: ``ALWAYS_FORWARDED``, and those that match ``patterns``."""
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
-        self._wanted = re.compile("|".join(map(translate, (*ALWAYS, *patterns))))
+        self._pattern = re.compile("|".join(map(translate, (*ALWAYS_FORWARDED, *patterns))))
 
     def select(self, headers: Iterable[tuple[str, str]]) -> dict[str, str]:
         """Those of a request; values that no HTTP library would send are left out."""
         selected = {}
         for name, value in headers:
             lower = name.lower()
-            if self._wanted.match(lower) and not _NEVER.match(lower):
-                value = _without_websockets(value) if lower == "openai-beta" else value
-                if _VALUE.fullmatch(value):
+            if self._pattern.match(lower) and not _NEVER_FORWARDED_PATTERN.match(lower):
+                value = drop_websocket_beta(value) if lower == "openai-beta" else value
+                if _VALUE_PATTERN.fullmatch(value):
                     selected[name] = value
         return selected
 
 
-def _without_websockets(value: str) -> str:
+def drop_websocket_beta(value: str) -> str:
     betas = [beta.strip() for beta in value.split(",")]
-    return ", ".join(beta for beta in betas if not beta.startswith(_OF_WEBSOCKETS))
+    return ", ".join(beta for beta in betas if not beta.startswith(_WEBSOCKET_BETA))

@@ -16,14 +16,14 @@ from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
 
-pause = monkey.get_original("time", "sleep")
+native_sleep = monkey.get_original("time", "sleep")
 """Sleep in a native thread, which has no loop to let others have their turn."""
 
 get_address_info = monkey.get_original("socket", "getaddrinfo")
 """``socket.getaddrinfo`` for a native thread."""
 
 
-class Aside:
+class BlockingPool:
     """Does blocking work, at most so many pieces of it at once.
 
     Who is interrupted while waiting for a piece leaves it to come to its end.
@@ -33,16 +33,16 @@ class Aside:
         self._pool = ThreadPool(most) if monkey.is_module_patched("threading") else None
         self._slots = threading.BoundedSemaphore(most)
 
-    def do(self, work: Callable[[], T]) -> T:
+    def run(self, work: Callable[[], T]) -> T:
         """What the work gives, or raises."""
         if self._pool is not None:
-            outcome: Outcome[T] = self._pool.apply(Outcome, (work,))
-            return outcome.given()
+            outcome: TaskResult[T] = self._pool.apply(TaskResult, (work,))
+            return outcome.unwrap()
         with self._slots:
             return work()
 
 
-class Outcome(Generic[T]):
+class TaskResult(Generic[T]):
     """What came of a piece of work.
 
     Its failure is for whoever waits: of one that leaves the pool by itself gevent writes a trace,
@@ -52,14 +52,14 @@ class Outcome(Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         self.error: BaseException | None = None
         try:
-            self._done = work()
+            self._value = work()
         except BaseException as error:
             self.error = error
 
-    def given(self) -> T:
+    def unwrap(self) -> T:
         """What the work gives, or raises; to be asked once."""
         if self.error is None:
-            return self._done
+            return self._value
         try:
             raise self.error
         finally:

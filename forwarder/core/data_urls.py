@@ -11,7 +11,7 @@ from typing import NamedTuple
 UNKNOWN = "application/octet-stream"
 
 _HEAD = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*);base64,", re.IGNORECASE)
-_SIGNS = (
+_SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF8", "image/gif"),
@@ -27,7 +27,7 @@ class Blob(NamedTuple):
     name: str | None = None
 
     @property
-    def url(self) -> str:
+    def data_url(self) -> str:
         """As a data URL."""
         return f"data:{self.type};base64,{base64.b64encode(self.data).decode()}"
 
@@ -36,33 +36,33 @@ def is_data_url(text: str) -> bool:
     return text[:5].lower() == "data:"
 
 
-def names_type(url: str, kind: str) -> bool:
+def declares_type(url: str, kind: str) -> bool:
     """Is it a data URL that says that its data is of this type?"""
     head = _HEAD.match(url)
     return bool(head and head[1] and head[1].lower() == kind)
 
 
-def read(text: str, name: str | None = None) -> Blob:
+def parse_data(text: str, name: str | None = None) -> Blob:
     """The blob of a data URL or of bare base64; ValueError says what is wrong with it."""
     head = _HEAD.match(text)
     if head is None and is_data_url(text):
         raise ValueError("is not of the form data:<type>;base64,<data>")
-    data = _decoded(text[head.end() :] if head else text)
+    data = decode_base64(text[head.end() :] if head else text)
     declared = head[1] if head else None
-    return Blob(data, type_of(data, declared, name), name)
+    return Blob(data, detect_type(data, declared, name), name)
 
 
-def type_of(data: bytes, declared: str | None, name: str | None) -> str:
+def detect_type(data: bytes, declared: str | None, name: str | None) -> str:
     """The media type: as declared, unless that says nothing, or else by content or name."""
     if declared and declared.lower() not in (UNKNOWN, "binary/octet-stream"):
         return declared.lower()
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
-    by_content = next((kind for sign, kind in _SIGNS if data.startswith(sign)), None)
+    by_content = next((kind for sign, kind in _SIGNATURES if data.startswith(sign)), None)
     return by_content or mimetypes.guess_type(name or "")[0] or UNKNOWN
 
 
-def _decoded(text: str) -> bytes:
+def decode_base64(text: str) -> bytes:
     try:
         data = binascii.a2b_base64("".join(text.split()), strict_mode=True)
     except (binascii.Error, ValueError):

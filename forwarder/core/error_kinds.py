@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 
-MAX_TEXT = 4096
+MAX_SEARCHED_CHARACTERS = 4096
 """Characters of an error's text that are searched."""
 
-MAX_DEPTH = 4
+MAX_WRAPPER_DEPTH = 4
 """Levels of wrapping around an error object that are removed."""
 
 
@@ -36,7 +36,7 @@ class ErrorKind(Enum):
     OVERLOADED = "server_is_overloaded"
 
 
-class _Rule(NamedTuple):
+class ErrorRule(NamedTuple):
     """How an error of a kind reaches the client.
 
     ``statuses`` are those of the provider that are kept, and the first of them replaces any other.
@@ -48,18 +48,18 @@ class _Rule(NamedTuple):
     type: str | None = None
 
 
-_RULES: dict[ErrorKind, _Rule] = {
-    ErrorKind.CONTEXT_TOO_LONG: _Rule((400,), type="invalid_request_error"),
-    ErrorKind.MODEL_NOT_FOUND: _Rule((404,), type="invalid_request_error"),
-    ErrorKind.KEY_REFUSED: _Rule((401, 403)),
-    ErrorKind.QUOTA_EXHAUSTED: _Rule(
+_RULES: dict[ErrorKind, ErrorRule] = {
+    ErrorKind.CONTEXT_TOO_LONG: ErrorRule((400,), type="invalid_request_error"),
+    ErrorKind.MODEL_NOT_FOUND: ErrorRule((404,), type="invalid_request_error"),
+    ErrorKind.KEY_REFUSED: ErrorRule((401, 403)),
+    ErrorKind.QUOTA_EXHAUSTED: ErrorRule(
         (429, 402), ("usage_limit_reached", "usage_not_included", "billing_hard_limit_reached")
     ),
-    ErrorKind.RATE_LIMITED: _Rule((429, 413, 503)),
-    ErrorKind.OVERLOADED: _Rule((503, 429, 498, 529), ("slow_down", "overloaded")),
+    ErrorKind.RATE_LIMITED: ErrorRule((429, 413, 503)),
+    ErrorKind.OVERLOADED: ErrorRule((503, 429, 498, 529), ("slow_down", "overloaded")),
 }
 
-_BY_STATUS = {
+_KIND_BY_STATUS = {
     401: ErrorKind.KEY_REFUSED,
     402: ErrorKind.QUOTA_EXHAUSTED,
     429: ErrorKind.RATE_LIMITED,
@@ -70,7 +70,7 @@ _BY_STATUS = {
 
 # -- codes --------------------------------------------------------------------------------------
 
-_CODES: dict[ErrorKind, tuple[str, ...]] = {
+_CODES_BY_KIND: dict[ErrorKind, tuple[str, ...]] = {
     ErrorKind.CONTEXT_TOO_LONG: (
         "context_length_exceeded",  # OpenAI, Azure, Groq, Cerebras
         "context_window_exceeded",
@@ -191,54 +191,83 @@ _CODES: dict[ErrorKind, tuple[str, ...]] = {
     ),
 }
 
-_INNER_STATUS: dict[int, tuple[str, ...]] = {
-    400: ("bad_request", "bad_request_error", "invalid_argument", "invalid_prompt",
-          "invalid_request", "invalid_request_error", "invalid_value", "validation",
-          "validation_error", "unknown_parameter", "unsupported_parameter", "unsupported_value",
-          "bio_policy", "content_filter", "content_policy_violation", "cyber_policy",
-          "data_residency_mismatch", "misalignment_policy_violation"),
+_CODES_BY_STATUS: dict[int, tuple[str, ...]] = {
+    400: (
+        "bad_request",
+        "bad_request_error",
+        "invalid_argument",
+        "invalid_prompt",
+        "invalid_request",
+        "invalid_request_error",
+        "invalid_value",
+        "validation",
+        "validation_error",
+        "unknown_parameter",
+        "unsupported_parameter",
+        "unsupported_value",
+        "bio_policy",
+        "content_filter",
+        "content_policy_violation",
+        "cyber_policy",
+        "data_residency_mismatch",
+        "misalignment_policy_violation",
+    ),
     403: ("access_denied", "forbidden", "permission_denied", "permission_error"),
     404: ("not_found", "not_found_error", "resource_not_found", "resource_not_found_error"),
-    500: ("api_error", "internal", "internal_error", "internal_server", "internal_server_error",
-          "model_error", "server_error"),
-    504: ("deadline_exceeded", "gateway_timeout", "timeout", "timeout_error",
-          "vector_store_timeout"),
-}  # fmt: skip
+    500: (
+        "api_error",
+        "internal",
+        "internal_error",
+        "internal_server",
+        "internal_server_error",
+        "model_error",
+        "server_error",
+    ),
+    504: (
+        "deadline_exceeded",
+        "gateway_timeout",
+        "timeout",
+        "timeout_error",
+        "vector_store_timeout",
+    ),
+}
 """The HTTP status that a code or type of no kind would have had, where the error came in a 200."""
 
 
-def _normalize_code(code: object) -> str:
+def normalize_code(code: object) -> str:
     """A code as its letters and digits: providers write the same one in many ways."""
     name = str(code).rpartition("#")[2].partition(":")[0]  # AWS: "namespace#Name:address"
     return re.sub(r"[\W_]+|Exception$", "", name).lower()
 
 
-_KIND_OF_CODE = {_normalize_code(code): kind for kind, codes in _CODES.items() for code in codes}
-_STATUS_OF_CODE = {
-    _normalize_code(c): status for status, codes in _INNER_STATUS.items() for c in codes
+_KIND_BY_CODE = {
+    normalize_code(code): kind for kind, codes in _CODES_BY_KIND.items() for code in codes
 }
-_KEPT = {_normalize_code(c): c for rule in _RULES.values() for c in rule.codes}
-_KEPT |= {_normalize_code(kind.value): kind.value for kind in ErrorKind}
+_STATUS_BY_CODE = {
+    normalize_code(c): status for status, codes in _CODES_BY_STATUS.items() for c in codes
+}
+_CODES_FOR_CLIENTS = {normalize_code(c): c for rule in _RULES.values() for c in rule.codes}
+_CODES_FOR_CLIENTS |= {normalize_code(kind.value): kind.value for kind in ErrorKind}
 
-_ABOUT_ONE_FIELD = re.compile(
+_FIELD_ERROR_CODES = re.compile(
     r"above_max|below_min|image|file|audio|schema|function_param|tool_param|tool_choice|metadata"
     r"|response_format",
     re.IGNORECASE,
 )
 """Codes of errors about one field, whose messages are worded much like those of the kinds."""
 
-_ABOUT_A_SCHEMA = re.compile(r"\binvalid (json )?schema\b", re.IGNORECASE)
+_SCHEMA_ERROR_WORDING = re.compile(r"\binvalid (json )?schema\b", re.IGNORECASE)
 """The same without a code; what follows quotes the schema's own names."""
 
 
 # -- wordings -----------------------------------------------------------------------------------
 
 
-def _compile_any(*patterns: str) -> re.Pattern[str]:
+def compile_any(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
-_RATE = _compile_any(
+_RATE_LIMIT_WORDING = compile_any(
     r"rate[ _-]?limit",
     r"too many requests",
     r"throttl",
@@ -248,7 +277,7 @@ _RATE = _compile_any(
     r"速率限制|限流|请求过于频繁|频率.{0,10}(限制|过高)",
 )
 
-_QUOTA = _compile_any(
+_QUOTA_WORDING = compile_any(
     r"insufficient[ _](account )?(balance|quota|credits?|funds)",
     r"exceeded your (current|monthly) (quota|spend|usage)",
     r"credit balance is (too low|exhausted)|(out of|no more|no remaining) credits",
@@ -259,7 +288,7 @@ _QUOTA = _compile_any(
     r"余额不足|欠费|额度.{0,6}(不足|用尽|用完)",
 )
 
-_KEY = _compile_any(
+_KEY_WORDING = compile_any(
     r"(incorrect|invalid|wrong|expired|missing|no|unknown|disabled|inactive|revoked) "
     r"(\S{1,20}[ -])?api[- _]?keys?\b",
     r"api[- _]?key (is |was |has been |provided is )?"
@@ -277,22 +306,22 @@ _KEY = _compile_any(
     r"身份验证|鉴权失败|(无效|错误)的? ?(api ?key|令牌)|令牌.{0,6}(无效|过期|不正确)",
 )
 
-_TOKEN = _compile_any(
+_ACCESS_TOKEN_WORDING = compile_any(
     r"(invalid|missing|expired|no|incorrect) (access|security|user)[- ]?"
     r"(header|credentials?|token|key)s?",
     r"(security|access) token .{0,40}(is|was|has) (invalid|expired)",
 )
 """Wordings of a refused key that may also be about a file's URL or a field of the request."""
 
-_LENGTH = r"(length|window|size|limit)"
+_LENGTH_WORDING = r"(length|window|size|limit)"
 
-_CONTEXT = _compile_any(
+_CONTEXT_WORDING = compile_any(
     # OpenAI, DeepSeek, vLLM, SGLang, Mistral, OpenRouter, Fireworks
-    rf"max(imum)? (model )?context {_LENGTH}",
+    rf"max(imum)? (model )?context {_LENGTH_WORDING}",
     # OpenAI, Cloudflare, Anthropic ("exceed context limit"), llama.cpp, Ollama
-    rf"exceed(s|ed|ing)?\b.{{0,60}}\bcontext[ _]{_LENGTH}",
+    rf"exceed(s|ed|ing)?\b.{{0,60}}\bcontext[ _]{_LENGTH_WORDING}",
     # MiniMax ("context window exceeds limit") and generic
-    rf"context[ _]{_LENGTH}\b.{{0,40}}\b(exceed|overflow|too (long|large|small))",
+    rf"context[ _]{_LENGTH_WORDING}\b.{{0,40}}\b(exceed|overflow|too (long|large|small))",
     r"context overflow|ContextWindowExceeded",  # LiteLLM names its class
     # SGLang, Together, vLLM, LM Studio
     r"(longer|larger|greater|more) than the (model'?s? )?(max(imum)? )?(context|model) ?length",
@@ -323,7 +352,7 @@ _CONTEXT = _compile_any(
     r"(上下文|输入(内容|长度|文本|token)|提示词|prompt|对话|消息).{0,20}(超长|超过|超出|过长)",
 )
 
-_MODEL = _compile_any(
+_MODEL_WORDING = compile_any(
     # OpenAI, Groq, Ollama, Cohere, Gemini, Vertex, Anthropic-compatible servers
     r"\bmodels?\b(?:(?!\. ).){0,160}?\b"
     r"(not exist|not (be )?found|no longer (exists?|available)|end of its life|decommissioned)\b",
@@ -342,7 +371,7 @@ _MODEL = _compile_any(
     r"模型.{0,80}(不存在|未找到|无可用渠道)",  # Zhipu, One API
 )
 
-_OVERLOAD = _compile_any(
+_OVERLOAD_WORDING = compile_any(
     r"overload",
     r"(at|over|out of|no available|insufficient|exceeded) capacity",
     r"server (is )?busy|experiencing (a )?(high|heavy) (demand|load|traffic)|high demand",
@@ -350,30 +379,30 @@ _OVERLOAD = _compile_any(
     r"负载.{0,6}(饱和|过高)|服务.{0,4}繁忙|访问量过大",
 )
 
-_STATUSES_OF_KEY: frozenset[int | None] = frozenset({None, 400, 401, 403})
+_KEY_REFUSAL_STATUSES: frozenset[int | None] = frozenset({None, 400, 401, 403})
 
 _WORDINGS: tuple[tuple[ErrorKind, frozenset[int | None], re.Pattern[str]], ...] = (
-    (ErrorKind.RATE_LIMITED, frozenset({None, 400, 403, 413, 429, 503}), _RATE),
-    (ErrorKind.QUOTA_EXHAUSTED, frozenset({None, 400, 402, 403, 429}), _QUOTA),
-    (ErrorKind.KEY_REFUSED, _STATUSES_OF_KEY, _KEY),
-    (ErrorKind.KEY_REFUSED, frozenset({401, 403}), _TOKEN),
-    (ErrorKind.CONTEXT_TOO_LONG, frozenset({None, 400, 413, 422, 500, 502, 503}), _CONTEXT),
-    (ErrorKind.MODEL_NOT_FOUND, frozenset({None, 400, 404, 410, 422}), _MODEL),
-    (ErrorKind.OVERLOADED, frozenset({None, 500, 502, 503, 529}), _OVERLOAD),
+    (ErrorKind.RATE_LIMITED, frozenset({None, 400, 403, 413, 429, 503}), _RATE_LIMIT_WORDING),
+    (ErrorKind.QUOTA_EXHAUSTED, frozenset({None, 400, 402, 403, 429}), _QUOTA_WORDING),
+    (ErrorKind.KEY_REFUSED, _KEY_REFUSAL_STATUSES, _KEY_WORDING),
+    (ErrorKind.KEY_REFUSED, frozenset({401, 403}), _ACCESS_TOKEN_WORDING),
+    (ErrorKind.CONTEXT_TOO_LONG, frozenset({None, 400, 413, 422, 500, 502, 503}), _CONTEXT_WORDING),
+    (ErrorKind.MODEL_NOT_FOUND, frozenset({None, 400, 404, 410, 422}), _MODEL_WORDING),
+    (ErrorKind.OVERLOADED, frozenset({None, 500, 502, 503, 529}), _OVERLOAD_WORDING),
 )
 """The wordings of a kind, and the HTTP statuses with which they mean it; the first match decides.
 
 Rate limits come first: those of tokens are worded like a context that is too long.
 """
 
-_QUOTED_INPUT = re.compile(r"""['"]input['"]: |\binput_value=""")
+_QUOTED_INPUT_MARK = re.compile(r"""['"]input['"]: |\binput_value=""")
 """Where pydantic begins to quote the request; its words say nothing about the error."""
 
-_LIMIT = _compile_any(
+_CONTEXT_LIMIT_NUMBER = compile_any(
     r"max(imum)? context (length|window|size)\D{1,20}(?P<a>\d+)",
     r"(> |must be <= )(?P<b>\d+)",  # Anthropic, TGI
 )
-_COMPLETION = _compile_any(
+_COMPLETION_LIMIT_NUMBER = compile_any(
     r"too large: (?P<a>\d+)",  # vLLM
     r"\b(?P<b>\d+) (tokens )?(in|for) the (output|completion)",  # OpenAI, OpenRouter, SGLang
     r"\b(?P<c>\d+) (output tokens|`max_new_tokens`)",  # vLLM, TGI
@@ -381,34 +410,49 @@ _COMPLETION = _compile_any(
 )
 
 
-def _exceeds_by_completion_alone(text: str) -> bool:
+def is_completion_limit_too_large(text: str) -> bool:
     """Is the limit of the answer alone larger than the context, so that no prompt would fit?"""
-    limit, completion = _find_number(_LIMIT, text), _find_number(_COMPLETION, text)
+    limit, completion = (
+        find_number(_CONTEXT_LIMIT_NUMBER, text),
+        find_number(_COMPLETION_LIMIT_NUMBER, text),
+    )
     return limit is not None and completion is not None and completion >= limit
 
 
-def _find_number(pattern: re.Pattern[str], text: str) -> int | None:
+def find_number(pattern: re.Pattern[str], text: str) -> int | None:
     found = pattern.search(text)
     return found and int(next(filter(None, found.groupdict().values()))[:18])
 
 
 # -- reading an error ---------------------------------------------------------------------------
 
-_WRAPPERS = ("error", "errors", "detail")
+_NESTED_ERROR_FIELDS = ("error", "errors", "detail")
 """Fields that hold an error object, or a list of them; beside a message, only the first does."""
 
-_MESSAGES = ("message", "detail", "msg", "error_msg", "error_message", "errorMessage", "Message",
-             "status_msg", "error_description", "description", "title", "error", "errors",
-             )  # fmt: skip
+_MESSAGE_FIELDS = (
+    "message",
+    "detail",
+    "msg",
+    "error_msg",
+    "error_message",
+    "errorMessage",
+    "Message",
+    "status_msg",
+    "error_description",
+    "description",
+    "title",
+    "error",
+    "errors",
+)
 """Fields that hold an error's text, in the order in which they are taken."""
 
-_NAMES = ("code", "error_code", "errorCode", "__type")
+_CODE_FIELDS = ("code", "error_code", "errorCode", "__type")
 """Fields that hold an error's code."""
 
-_OF_A_WRAPPER = ("message", "code", "type", "param")
+_WRAPPER_FIELDS = ("message", "code", "type", "param")
 """Fields that are taken from around an error object where it lacks them."""
 
-_OF_AN_EVENT = frozenset({"sequence_number", "event_id", "stream_id"})
+_EVENT_FIELDS = frozenset({"sequence_number", "event_id", "stream_id"})
 """Fields of a stream's event that are no part of its error."""
 
 
@@ -417,12 +461,12 @@ def read_error(body: object) -> Json:
 
     ``code``, ``type`` and ``param`` are there where the body has them; other fields are kept.
     """
-    error = _unwrap_error(body)
-    source = next((name for name in _MESSAGES if error.get(name)), "message")
-    code = next((error[name] for name in _NAMES if error.get(name) is not None), None)
+    error = unwrap_error(body)
+    source = next((name for name in _MESSAGE_FIELDS if error.get(name)), "message")
+    code = next((error[name] for name in _CODE_FIELDS if error.get(name) is not None), None)
     if code is None and source != "error" and isinstance(error.get("error"), str):
         code = error["error"]  # a short name beside the text that explains it
-    found = {k: v for k, v in error.items() if k not in (*_OF_AN_EVENT, source, "error")}
+    found = {k: v for k, v in error.items() if k not in (*_EVENT_FIELDS, source, "error")}
     if found.get("type") == "error":  # the type of the event
         del found["type"]
     if code is not None:
@@ -430,42 +474,46 @@ def read_error(body: object) -> Json:
     return {"message": str(error.get(source) or ""), **found}
 
 
-def _unwrap_error(body: object) -> Json:
+def unwrap_error(body: object) -> Json:
     """The object that holds the message, with what only its wrapper says."""
-    value = _parse_body(body)
-    for _ in range(MAX_DEPTH):
-        names = _WRAPPERS if not isinstance(value.get("message"), str) else _WRAPPERS[:1]
-        inner = next(filter(None, (_find_inner(value.get(name)) for name in names)), None)
+    value = parse_body(body)
+    for _ in range(MAX_WRAPPER_DEPTH):
+        names = (
+            _NESTED_ERROR_FIELDS
+            if not isinstance(value.get("message"), str)
+            else _NESTED_ERROR_FIELDS[:1]
+        )
+        inner = next(filter(None, (find_inner_error(value.get(name)) for name in names)), None)
         if inner is None:
             break
-        outer = {k: value[k] for k in _OF_A_WRAPPER if value.get(k) is not None}
+        outer = {k: value[k] for k in _WRAPPER_FIELDS if value.get(k) is not None}
         value = {**outer, **inner}
     return value
 
 
-def _parse_body(body: object) -> Json:
+def parse_body(body: object) -> Json:
     if isinstance(body, bytes):
         body = body.decode("utf-8", "replace")
     if isinstance(body, str):
         text = body.strip()
-        body = _read_json(text)
+        body = parse_embedded_json(text)
         if not isinstance(body, dict | list):
             return {"message": text}
     if isinstance(body, dict):
         return body
-    return _find_inner(body) or {"message": str(body)}
+    return find_inner_error(body) or {"message": str(body)}
 
 
-def _find_inner(value: object) -> Json | None:
+def find_inner_error(value: object) -> Json | None:
     """The error object that a field holds: itself, in a list, or as JSON in a string."""
     if isinstance(value, str):
-        value = _read_json(value)
+        value = parse_embedded_json(value)
     if isinstance(value, list) and value and isinstance(value[0], dict) and "loc" not in value[0]:
         value = value[0]  # a list of what pydantic found stays the text of the message
     return value if isinstance(value, dict) and value else None
 
 
-def _read_json(text: str) -> object:
+def parse_embedded_json(text: str) -> object:
     """The object or list in a text, which may be framed as an event; None when there is none."""
     text = text.strip().removeprefix("data:").strip()
     if not text.startswith(("{", "[")):
@@ -490,20 +538,22 @@ class Classification(NamedTuple):
 
 def classify(status: int | None, error: Mapping[str, Any]) -> Classification:
     """Classify an error object; ``status`` is None where it came inside a 200."""
-    errors = [error, *_iter_nested_errors(error)]
-    codes = [code for each in errors for code in _iter_codes(each)]
-    told = status or next(filter(None, map(_parse_status, codes)), None)
-    code, type_ = _to_text(error.get("code")), _to_text(error.get("type"))
-    kind, own = _find_kind_by_code(codes, told)
+    errors = [error, *iter_nested_errors(error)]
+    codes = [code for each in errors for code in iter_codes(each)]
+    told = status or next(filter(None, map(parse_status, codes)), None)
+    code, type_ = to_text(error.get("code")), to_text(error.get("type"))
+    kind, own = find_kind_by_code(codes, told)
     if kind is None:
-        texts = (_QUOTED_INPUT.split(part, 1)[0] for each in errors for part in _iter_texts(each))
-        text = "\n".join(texts)[:MAX_TEXT]
-        kind = _find_kind_by_wording(told or _find_meant_status(codes), text, code or "")
+        texts = (
+            _QUOTED_INPUT_MARK.split(part, 1)[0] for each in errors for part in iter_texts(each)
+        )
+        text = "\n".join(texts)[:MAX_SEARCHED_CHARACTERS]
+        kind = find_kind_by_wording(told or find_meant_status(codes), text, code or "")
     if kind is None:
-        kind = _BY_STATUS.get(told or 0)
+        kind = _KIND_BY_STATUS.get(told or 0)
         own = code if code and not _is_generic_code(code) else None
     if kind is None:
-        return Classification(None, told or _infer_status(code, type_), code, type_)
+        return Classification(None, told or infer_status(code, type_), code, type_)
     rule = _RULES[kind]
     final = told if told in rule.statuses else rule.statuses[0]
     code = own or kind.value
@@ -512,32 +562,32 @@ def classify(status: int | None, error: Mapping[str, Any]) -> Classification:
     return Classification(kind, final, code, rule.type or type_)
 
 
-def _find_kind_by_code(codes: list[str], status: int | None) -> tuple[ErrorKind | None, str | None]:
+def find_kind_by_code(codes: list[str], status: int | None) -> tuple[ErrorKind | None, str | None]:
     """The kind of the first code that has one, and that code where the client is to see it."""
     for code in codes:
-        name = _normalize_code(code)
-        kind = _KIND_OF_CODE.get(name)
-        if kind is ErrorKind.KEY_REFUSED and status not in _STATUSES_OF_KEY:
+        name = normalize_code(code)
+        kind = _KIND_BY_CODE.get(name)
+        if kind is ErrorKind.KEY_REFUSED and status not in _KEY_REFUSAL_STATUSES:
             continue  # an account without money, say, whose key counts as invalid
         if kind is not None:
-            return kind, _KEPT.get(name)
+            return kind, _CODES_FOR_CLIENTS.get(name)
     return None, None
 
 
-def _find_kind_by_wording(status: int | None, text: str, code: str) -> ErrorKind | None:
-    if _ABOUT_ONE_FIELD.search(code) or _ABOUT_A_SCHEMA.search(text):
+def find_kind_by_wording(status: int | None, text: str, code: str) -> ErrorKind | None:
+    if _FIELD_ERROR_CODES.search(code) or _SCHEMA_ERROR_WORDING.search(text):
         return None
     for kind, statuses, pattern in _WORDINGS:
         if status in statuses and pattern.search(text):
-            if kind is ErrorKind.CONTEXT_TOO_LONG and _exceeds_by_completion_alone(text):
+            if kind is ErrorKind.CONTEXT_TOO_LONG and is_completion_limit_too_large(text):
                 continue
-            if kind is ErrorKind.OVERLOADED and code and _parse_status(code) is None:
+            if kind is ErrorKind.OVERLOADED and code and parse_status(code) is None:
                 continue  # the provider has a code for it, which means no more than it says
             return kind
     return None
 
 
-def _iter_nested_errors(error: Mapping[str, Any]) -> Iterator[Json]:
+def iter_nested_errors(error: Mapping[str, Any]) -> Iterator[Json]:
     """The errors that an error quotes: of the provider behind a router, or of an inner service."""
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None
@@ -546,50 +596,50 @@ def _iter_nested_errors(error: Mapping[str, Any]) -> Iterator[Json]:
             yield read_error(inner)
 
 
-def _iter_codes(error: Mapping[str, Any]) -> Iterator[str]:
+def iter_codes(error: Mapping[str, Any]) -> Iterator[str]:
     for name in ("code", "type", "status"):
         if isinstance(error.get(name), str | int):
             yield str(error[name])
-    for detail in _list_details(error):
+    for detail in list_details(error):
         if isinstance(detail.get("reason"), str):
             yield detail["reason"]
 
 
-def _iter_texts(error: Mapping[str, Any]) -> Iterator[str]:
+def iter_texts(error: Mapping[str, Any]) -> Iterator[str]:
     yield str(error.get("message") or "")
     details = error.get("details")
     if isinstance(details, str):
         yield details
-    for detail in _list_details(error):
+    for detail in list_details(error):
         yield str(detail.get("message") or "")
 
 
-def _list_details(error: Mapping[str, Any]) -> list[Json]:
+def list_details(error: Mapping[str, Any]) -> list[Json]:
     details = error.get("details")
     return [d for d in details if isinstance(d, dict)] if isinstance(details, list) else []
 
 
-def _parse_status(code: str) -> int | None:
+def parse_status(code: str) -> int | None:
     """The HTTP status that some providers give as the code."""
     return int(code) if re.fullmatch(r"[45]\d\d", code) else None
 
 
 def _is_generic_code(code: str) -> bool:
     """Is a code no more than the HTTP status, as a number or in words?"""
-    return _parse_status(code) is not None or _normalize_code(code) in _STATUS_OF_CODE
+    return parse_status(code) is not None or normalize_code(code) in _STATUS_BY_CODE
 
 
-def _find_meant_status(codes: Iterable[str]) -> int | None:
+def find_meant_status(codes: Iterable[str]) -> int | None:
     """The HTTP status that the first code or type with one would have had."""
-    names = map(_normalize_code, codes)
-    return next((_STATUS_OF_CODE[name] for name in names if name in _STATUS_OF_CODE), None)
+    names = map(normalize_code, codes)
+    return next((_STATUS_BY_CODE[name] for name in names if name in _STATUS_BY_CODE), None)
 
 
-def _infer_status(code: str | None, type_: str | None) -> int:
+def infer_status(code: str | None, type_: str | None) -> int:
     """By the code, else by the type; a bare code that is unknown faults the request."""
-    meant = _find_meant_status(filter(None, (code, type_)))
-    return meant or (400 if code and (not type_ or _ABOUT_ONE_FIELD.search(code)) else 502)
+    meant = find_meant_status(filter(None, (code, type_)))
+    return meant or (400 if code and (not type_ or _FIELD_ERROR_CODES.search(code)) else 502)
 
 
-def _to_text(value: object) -> str | None:
+def to_text(value: object) -> str | None:
     return None if value is None else str(value)

@@ -43,18 +43,18 @@ from typing import Any
 
 from forwarder.core.error_kinds import ErrorKind, classify
 
-_NO_RETRY = {"X-Should-Retry": "false"}
+_NO_RETRY_HEADERS = {"X-Should-Retry": "false"}
 """For mistakes in the configuration: the same request would fail again."""
 
 
-MAX_QUOTED = 200
+MAX_QUOTED_CHARACTERS = 200
 """Characters that a message quotes of a client's value."""
 
 
-def shorten(value: object) -> str:
+def shorten_value(value: object) -> str:
     """A value for a message: its beginning, if it is long."""
     text = str(value)
-    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}…"
+    return text if len(text) <= MAX_QUOTED_CHARACTERS else f"{text[:MAX_QUOTED_CHARACTERS]}…"
 
 
 class ForwarderError(Exception):
@@ -67,9 +67,11 @@ class ForwarderError(Exception):
     default_headers: Mapping[str, str] = {}
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        if param is not None and len(param) > MAX_QUOTED:  # names in it may be the client's
-            message = message.replace(param, shorten(param))
-            param = shorten(param)
+        if (
+            param is not None and len(param) > MAX_QUOTED_CHARACTERS
+        ):  # names in it may be the client's
+            message = message.replace(param, shorten_value(param))
+            param = shorten_value(param)
         super().__init__(message)
         self.message = message
         self.param = param if param is not None else self.param
@@ -81,7 +83,7 @@ class ForwarderError(Exception):
         """The text for the log beside the code; None where the message may quote a request."""
         return None
 
-    def error(self) -> dict[str, Any]:
+    def make_error_object(self) -> dict[str, Any]:
         """The inner error object: ``{message, type, param, code}``."""
         return {
             "message": self.message,
@@ -90,9 +92,9 @@ class ForwarderError(Exception):
             "code": self.code,
         }
 
-    def body(self) -> dict[str, Any]:
+    def make_body(self) -> dict[str, Any]:
         """The whole error body: ``{"error": {…}}``."""
-        return {"error": self.error()}
+        return {"error": self.make_error_object()}
 
 
 class ClientError(ForwarderError):
@@ -106,7 +108,7 @@ class InvalidRequest(ClientError):
     """The request is malformed, of the wrong type, or contradicts itself."""
 
 
-class NotFetched(InvalidRequest):
+class MediaUnavailable(InvalidRequest):
     """The request names by their URLs, or by their ids, what cannot be had; ``names`` are these."""
 
     code = "unfetchable_url"
@@ -210,7 +212,7 @@ class RateLimited(ClientError):
         self.type = kind
 
 
-class ClientLeft(ClientError):
+class ClientDisconnected(ClientError):
     """The client did not wait for its answer: what broke by that is nobody's failure."""
 
     status = 499
@@ -243,14 +245,14 @@ class UpstreamRefused(UpstreamError):
         super().__init__(str(error.get("message") or f"The upstream answered {found.status}."))
         self.kind: ErrorKind | None = found.kind
         self.status = found.status
-        self.type = found.type or _type_of(found.status)
+        self.type = found.type or infer_error_type(found.status)
         self.code = found.code
         self.param = _text(error.get("param"))
-        self.extra = {k: v for k, v in error.items() if k not in self.error()}
+        self.extra = {k: v for k, v in error.items() if k not in self.make_error_object()}
         self.headers = dict(headers or {})
 
-    def body(self) -> dict[str, Any]:
-        return {"error": {**self.error(), **self.extra}}
+    def make_body(self) -> dict[str, Any]:
+        return {"error": {**self.make_error_object(), **self.extra}}
 
 
 class UpstreamKeyRefused(UpstreamError):
@@ -258,14 +260,14 @@ class UpstreamKeyRefused(UpstreamError):
 
     status = 403  # clients retry a 502, and take a 401 for their own key
     code = "upstream_authentication"
-    default_headers = _NO_RETRY
+    default_headers = _NO_RETRY_HEADERS
 
 
 class UpstreamMisconfigured(UpstreamError):
     """There is no API at the upstream's base URL."""
 
     code = "upstream_base_url"
-    default_headers = _NO_RETRY
+    default_headers = _NO_RETRY_HEADERS
 
     @property
     def log_detail(self) -> str:
@@ -282,13 +284,13 @@ class UpstreamUnreachable(UpstreamError):
         return self.message
 
 
-class UpstreamBroken(UpstreamError):
+class UpstreamProtocolError(UpstreamError):
     """The upstream answered, but not as its protocol says."""
 
     code = "upstream_protocol"
 
 
-class UpstreamUnreadable(UpstreamBroken):
+class UpstreamMalformedEvent(UpstreamProtocolError):
     """An event could not be read: the upstream's fault, unless the forwarder itself is mistaken."""
 
 
@@ -315,7 +317,7 @@ class UpstreamUnavailable(UpstreamError):
 
     def __init__(self, message: str, seconds: float) -> None:
         super().__init__(message)
-        self.headers = _retry_after(seconds)
+        self.headers = make_retry_after(seconds)
 
 
 class Overloaded(ForwarderError):
@@ -326,10 +328,10 @@ class Overloaded(ForwarderError):
 
     def __init__(self, message: str, seconds: float = 1) -> None:
         super().__init__(message)
-        self.headers = _retry_after(seconds)
+        self.headers = make_retry_after(seconds)
 
 
-class LimitsUnknown(ForwarderError):
+class RateLimitsUnavailable(ForwarderError):
     """Whether the client has had its share cannot be found out: the storage is down."""
 
     status = 503
@@ -364,11 +366,11 @@ class InternalError(ForwarderError):
     code = "internal_error"
 
 
-def _retry_after(seconds: float) -> dict[str, str]:
+def make_retry_after(seconds: float) -> dict[str, str]:
     return {"retry-after": str(max(1, math.ceil(seconds)))}
 
 
-def _type_of(status: int) -> str:
+def infer_error_type(status: int) -> str:
     if status == 429:
         return "rate_limit_error"
     return "invalid_request_error" if status < 500 else "server_error"

@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 
-def random_id(prefix: str) -> str:
+def generate_id(prefix: str) -> str:
     """``prefix``, an underscore and 128 random bits in hex."""
     return f"{prefix}_{os.urandom(16).hex()}"
 
 
-def stamp() -> str:
+def format_timestamp() -> str:
     """The time in UTC, as RFC 3339 has it: ``2026-01-31T23:59:59.123456Z``."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-class Mint(NamedTuple):
+class IdSource(NamedTuple):
     """Where new ids and the current time come from.
 
     ``id("msg")`` gives ``msg_`` and 32 unguessable hex digits; ``now()`` gives Unix seconds, and
@@ -27,10 +27,10 @@ class Mint(NamedTuple):
     only grow.
     """
 
-    id: Callable[[str], str]
+    new_id: Callable[[str], str]
     now: Callable[[], int]
-    stamp: Callable[[], str] = stamp
-    clock: Callable[[], int] = time.monotonic_ns
+    timestamp: Callable[[], str] = format_timestamp
+    monotonic_ns: Callable[[], int] = time.monotonic_ns
 
 
-MINT = Mint(id=random_id, now=lambda: int(time.time()))
+ID_SOURCE = IdSource(new_id=generate_id, now=lambda: int(time.time()))

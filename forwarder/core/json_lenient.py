@@ -17,65 +17,67 @@ import orjson
 
 from forwarder.core.pacing import give_way
 
-_LEVELS = 254
+MAX_WRITABLE_DEPTH = 254
 """How deep orjson writes; it reads four times as deep."""
 
-_ROOM = 16
+RESERVED_DEPTH = 16
 """Levels that are left for what a value is wrapped in on its way."""
 
-SMALL = _LEVELS - _ROOM
+ALWAYS_SHALLOW_BYTES = MAX_WRITABLE_DEPTH - RESERVED_DEPTH
 """Bytes up to which nothing can be too deep."""
 
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
-class Constant(str):
+class NonFiniteLiteral(str):
     """``NaN``, ``Infinity`` or ``-Infinity``, which are no JSON."""
 
 
-def leniently(data: bytes) -> Any:
+def parse_lenient(data: bytes) -> Any:
     """The value; a null for every ``NaN``, a replacement character for half a character.
 
     Raises ValueError when it is no JSON for all that.
     """
-    with _limited():
-        return _whole(json.loads(data, strict=False, parse_constant=lambda name: None))
+    with convert_recursion_errors():
+        return replace_lone_surrogates(
+            json.loads(data, strict=False, parse_constant=lambda name: None)
+        )
 
 
-def strictly(data: bytes) -> Any:
+def parse_strict(data: bytes) -> Any:
     """The value; half a character is replaced, since whoever sent it cannot help it.
 
-    Raises ValueError when it is no JSON, and ``NotANumber`` for a ``NaN``.
+    Raises ValueError when it is no JSON, and ``NonFiniteNumber`` for a ``NaN``.
     """
     if data.isspace():  # megabytes of blanks are a cheap way to keep a parser busy
         raise ValueError("There is no value.")
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        if not _can_be_mended(error):
+        if not is_repairable(error):
             raise
-    if len(data) > _MAX_SLOWLY_READ:
-        mended = _replace_halves(data)
+    if len(data) > MAX_SLOW_PARSE_BYTES:
+        mended = replace_surrogate_escapes(data)
         give_way()
         return orjson.loads(mended)
-    with _limited():
-        value = json.loads(data, parse_constant=Constant)
-        for path, name in _constants(value, ""):
-            raise NotANumber(path, name)
-        return _whole(value)
+    with convert_recursion_errors():
+        value = json.loads(data, parse_constant=NonFiniteLiteral)
+        for path, name in find_non_finite_literals(value, ""):
+            raise NonFiniteNumber(path, name)
+        return replace_lone_surrogates(value)
 
 
-_MAX_SLOWLY_READ = 2**20
+MAX_SLOW_PARSE_BYTES = 2**20
 """Bytes up to which a parser is used that takes everything, a lot of time and a lot of memory."""
 
 _MAX_ESCAPES = 500_000
 """Escapes in what is larger up to which it is mended: each one is looked at several times."""
 
-_MAX_HALVES = 10_000
+MAX_REPLACED_SURROGATES = 10_000
 """How many halves of characters, of each kind, are replaced in what is larger."""
 
-_HALVES = tuple(
+_LONE_SURROGATES = tuple(
     re.compile(pattern)
     for pattern in (
         # A literal in front is found fast; so the backslash before it is looked for behind it.
@@ -87,23 +89,23 @@ _HALVES = tuple(
 """The first half of a character without the second, the other way round, and either as a byte."""
 
 
-def _replace_halves(data: bytes) -> bytes:
+def replace_surrogate_escapes(data: bytes) -> bytes:
     give_way()
     if data.count(rb"\u") > _MAX_ESCAPES:
         raise ValueError("It holds too many escapes to look for halves of characters.")
-    for half in _HALVES:
+    for half in _LONE_SURROGATES:
         give_way()
-        data = half.sub(rb"\\ufffd", data, _MAX_HALVES)
+        data = half.sub(rb"\\ufffd", data, MAX_REPLACED_SURROGATES)
     return data.removeprefix(codecs.BOM_UTF8)
 
 
-def _can_be_mended(error: orjson.JSONDecodeError) -> bool:
+def is_repairable(error: orjson.JSONDecodeError) -> bool:
     """Is it half a character, a mark in front, or a ``NaN``, rather than no JSON at all?"""
     at_constant = error.doc.startswith(("NaN", "Infinity"), error.pos)
     return at_constant or "surrogate" in error.msg or "BOM" in error.msg
 
 
-class NotANumber(ValueError):
+class NonFiniteNumber(ValueError):
     """``NaN`` or an infinity, and the path where it stands."""
 
     def __init__(self, path: str, name: str) -> None:
@@ -113,14 +115,17 @@ class NotANumber(ValueError):
 
 def is_too_deep(data: bytes, value: Any) -> bool:
     """Could ``value``, read from ``data``, not be written again?  Small data is never too deep."""
-    if len(data) < SMALL or data.count(b"[") + data.count(b"{") < SMALL:
+    if (
+        len(data) < ALWAYS_SHALLOW_BYTES
+        or data.count(b"[") + data.count(b"{") < ALWAYS_SHALLOW_BYTES
+    ):
         return False
     return not is_writable(value)
 
 
 def is_writable(value: Any) -> bool:
     """Can a value that was read be written, and be wrapped in others before?"""
-    for _ in range(_ROOM):
+    for _ in range(RESERVED_DEPTH):
         value = [value]
     try:
         orjson.dumps(value)
@@ -157,25 +162,25 @@ def count_values(data: bytes, limit: int) -> int:
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
+def convert_recursion_errors() -> Iterator[None]:
     try:
         yield
     except RecursionError:
         raise ValueError("It is nested too deeply.") from None
 
 
-def _whole(value: Any) -> Any:
+def replace_lone_surrogates(value: Any) -> Any:
     """The value with whole characters, and numbers as large as numbers are."""
     text = json.dumps(value, ensure_ascii=False)
     return orjson.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
 
 
-def _constants(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(value, Constant):
+def find_non_finite_literals(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, NonFiniteLiteral):
         yield path, value
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            yield from _constants(inner, f"{path}[{i}]")
+            yield from find_non_finite_literals(inner, f"{path}[{i}]")
     elif isinstance(value, dict):
         for name, inner in value.items():
-            yield from _constants(inner, f"{path}.{name}" if path else name)
+            yield from find_non_finite_literals(inner, f"{path}.{name}" if path else name)

@@ -12,7 +12,7 @@ from gevent.lock import Semaphore
 
 from forwarder.core.pacing import LARGE
 
-_PAUSE = 1e-4
+_PAUSE_SECONDS = 1e-4
 """Seconds in which others run.  A pause of 0 would end before the loop looks at its sockets."""
 
 
@@ -20,24 +20,24 @@ class Turnstile:
     """One place for a step that is large."""
 
     def __init__(self) -> None:
-        self._place = Semaphore(1)
+        self._semaphore = Semaphore(1)
 
-    def enter(self, size: int) -> None:
+    def wait_turn(self, size: int) -> None:
         """Wait for a turn to work on ``size`` bytes: until the caller waits for something else.
 
         Under threads nobody has to wait: they take turns by themselves.
         """
         if size < LARGE or not monkey.is_module_patched("threading"):
             return
-        self._place.acquire()
+        self._semaphore.acquire()
         try:
-            gevent.sleep(_PAUSE)
+            gevent.sleep(_PAUSE_SECONDS)
         except BaseException:
-            self._place.release()
+            self._semaphore.release()
             raise
         # The loop calls this only when the caller's step is over.
-        gevent.get_hub().loop.run_callback(self._place.release)
+        gevent.get_hub().loop.run_callback(self._semaphore.release)
 
 
-take_turn = Turnstile().enter
+take_turn = Turnstile().wait_turn
 """The turnstile of the process."""

@@ -22,7 +22,7 @@ class RequestLimits(NamedTuple):
     max_values: int = 500_000
 
 
-DEFAULT_LIMITS = RequestLimits()
+DEFAULT_REQUEST_LIMITS = RequestLimits()
 
 
 class ReadLimit:

@@ -14,7 +14,7 @@ import orjson
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 
-_FORMATS = (
+_FORMAT_PATHS = (
     ("response_format", "json_schema", "schema"),
     ("text", "format", "schema"),
     ("format",),  # Ollama's
@@ -23,14 +23,14 @@ _FORMATS = (
 
 def check_schema_sizes(request: Json, max_bytes: int) -> None:
     """Raise InvalidRequest, naming the place, if a schema in the request is too large."""
-    for root, schemas in _find_schemas(request):
+    for root, schemas in find_schemas(request):
         # Together they are written faster than one by one, and are seldom too large.
         if len(orjson.dumps(request[root])) > max_bytes:
             for path, schema in schemas:
-                _check_size(path, schema, max_bytes)
+                check_size(path, schema, max_bytes)
 
 
-def _check_size(path: str, schema: Any, max_bytes: int) -> None:
+def check_size(path: str, schema: Any, max_bytes: int) -> None:
     size = len(orjson.dumps(schema))
     if size > max_bytes:
         raise InvalidRequest(
@@ -41,28 +41,30 @@ def _check_size(path: str, schema: Any, max_bytes: int) -> None:
         )
 
 
-def _find_schemas(request: Json) -> Iterator[tuple[str, Iterator[tuple[str, Any]]]]:
+def find_schemas(request: Json) -> Iterator[tuple[str, Iterator[tuple[str, Any]]]]:
     """Parameter -> the schemas in it, each with its path."""
     for root in ("tools", "functions"):
         if isinstance(request.get(root), list):
-            yield root, _find_in_tools(request[root], root)
-    for steps in _FORMATS:
+            yield root, find_tool_schemas(request[root], root)
+    for steps in _FORMAT_PATHS:
         if isinstance(request.get(steps[0]), dict):
-            yield steps[0], _find_at(request, steps)
+            yield steps[0], find_schema_at(request, steps)
 
 
-def _find_in_tools(tools: list[Any], path: str) -> Iterator[tuple[str, Any]]:
+def find_tool_schemas(tools: list[Any], path: str) -> Iterator[tuple[str, Any]]:
     for i, tool in enumerate(tools):
         if not isinstance(tool, dict):
             continue
         place = f"{path}[{i}]"
-        yield from _find_at(tool, ("parameters",), place)
-        yield from _find_at(tool, ("function", "parameters"), place)
+        yield from find_schema_at(tool, ("parameters",), place)
+        yield from find_schema_at(tool, ("function", "parameters"), place)
         if isinstance(tool.get("tools"), list):  # a namespace
-            yield from _find_in_tools(tool["tools"], f"{place}.tools")
+            yield from find_tool_schemas(tool["tools"], f"{place}.tools")
 
 
-def _find_at(holder: Any, steps: tuple[str, ...], path: str = "") -> Iterator[tuple[str, Any]]:
+def find_schema_at(
+    holder: Any, steps: tuple[str, ...], path: str = ""
+) -> Iterator[tuple[str, Any]]:
     for step in steps:
         holder = holder.get(step) if isinstance(holder, dict) else None
     if isinstance(holder, dict):

@@ -18,43 +18,43 @@ from gevent import get_hub, monkey
 
 from forwarder.core.errors import ShuttingDown
 
-_TICK = 0.1
+_POLL_SECONDS = 0.1
 """Seconds between two looks at what is still running."""
 
-_AGAIN = 0.5
+_INTERRUPT_INTERVAL_SECONDS = 0.5
 """Seconds after which one who was interrupted and still waits is interrupted once more."""
 
 
-class Stopping(BaseException):
+class ShutdownInterrupt(BaseException):
     """Thrown into whoever waits for an upstream while the process ends.
 
     No Exception: neither the SDK nor anyone else who tries again may take it for a failure.
     """
 
 
-class Run:
+class InFlightRequest:
     """One exchange under way, in the greenlet that began it.
 
     ``stream`` is the generator that makes its answer, once there is one: while that is suspended,
     the client is being written to, and must not be interrupted in the middle of an event.
     ``grace`` is how many seconds it has to end when the process is about to go, at most until
-    `Running.stop`; ``None`` is until then.
+    `InFlightRequests.stop`; ``None`` is until then.
     """
 
     def __init__(self, grace: float | None = None) -> None:
         self.grace = grace
         self.stream: Any = None
-        self._greenlet: Any = None if _in_thread() else gevent.getcurrent()
-        self._told = float("-inf")
+        self._greenlet: Any = None if is_in_thread() else gevent.getcurrent()
+        self._interrupted_at = float("-inf")
 
     def interrupt(self) -> None:
         """Wake it with Stopping if it waits for its upstream.  To be called in the hub."""
         now = time.monotonic()
-        if self._is_writing() or now < self._told + _AGAIN:
+        if self._is_writing() or now < self._interrupted_at + _INTERRUPT_INTERVAL_SECONDS:
             return
-        self._told = now
+        self._interrupted_at = now
         if self._greenlet is not None:
-            self._greenlet.throw(Stopping())
+            self._greenlet.throw(ShutdownInterrupt())
 
     @property
     def is_dead(self) -> bool:
@@ -65,7 +65,7 @@ class Run:
         return self.stream is not None and not self.stream.gi_running
 
 
-def _in_thread() -> bool:
+def is_in_thread() -> bool:
     """In a thread of the system: a greenlet that outlives its thread is a crash to come."""
     return (
         not monkey.is_module_patched("threading")
@@ -73,41 +73,41 @@ def _in_thread() -> bool:
     )
 
 
-class Running:
+class InFlightRequests:
     """All exchanges of a process."""
 
     def __init__(self) -> None:
-        self._runs: set[Run] = set()
-        self._stopped = False
-        self._left_at: float | None = None
+        self._requests: set[InFlightRequest] = set()
+        self._is_stopped = False
+        self._announced_at: float | None = None
         self._listeners: set[Callable[[], None]] = set()
 
     def __len__(self) -> int:
         self._drop_dead()
-        return len(self._runs)
+        return len(self._requests)
 
     @property
-    def is_leaving(self) -> bool:
+    def is_shutting_down(self) -> bool:
         """Is the process about to go?"""
-        return self._left_at is not None
+        return self._announced_at is not None
 
-    def enter(self, grace: float | None = None) -> Run:
-        """One more exchange, until `leave`.  Raises ShuttingDown when it is too late for any."""
-        if self._stopped:
+    def add_request(self, grace: float | None = None) -> InFlightRequest:
+        """One more exchange, until `remove_request`.  Raises ShuttingDown when it is too late for any."""
+        if self._is_stopped:
             raise ShuttingDown
-        run = Run(grace)
-        self._runs.add(run)
+        run = InFlightRequest(grace)
+        self._requests.add(run)
         return run
 
-    def leave(self, run: Run) -> None:
+    def remove_request(self, run: InFlightRequest) -> None:
         """It has ended."""
-        self._runs.discard(run)
+        self._requests.discard(run)
 
     @contextmanager
-    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+    def add_listener(self, listener: Callable[[], None]) -> Iterator[None]:
         """While in here, ``listener`` is called when the process is about to go."""
         self._listeners.add(listener)
-        if self.is_leaving:
+        if self.is_shutting_down:
             listener()
         try:
             yield
@@ -116,8 +116,8 @@ class Running:
 
     def announce(self) -> None:
         """The process is about to go; what runs may end, and nothing new should begin."""
-        if self._left_at is None:
-            self._left_at = time.monotonic()
+        if self._announced_at is None:
+            self._announced_at = time.monotonic()
             gevent.spawn(self._interrupt_early)
         for listener in list(self._listeners):
             listener()
@@ -128,32 +128,32 @@ class Running:
         That holds for exchanges with a longer grace of their own, too: gunicorn is about to kill
         the process, and they could not be handed back then.
         """
-        self._stopped = True
+        self._is_stopped = True
         while len(self):
             self._interrupt_due()
 
-    def is_due(self, run: Run) -> bool:
+    def is_due(self, run: InFlightRequest) -> bool:
         """Is its grace over?"""
-        if self._stopped or run.grace is None or self._left_at is None:
-            return self._stopped
-        return time.monotonic() - self._left_at >= run.grace
+        if self._is_stopped or run.grace is None or self._announced_at is None:
+            return self._is_stopped
+        return time.monotonic() - self._announced_at >= run.grace
 
     def _interrupt_early(self) -> None:
         """Interrupt exchanges whose own grace is over before all others are stopped."""
-        while not self._stopped:
+        while not self._is_stopped:
             self._interrupt_due()
 
     def _interrupt_due(self) -> None:
-        for run in filter(self.is_due, list(self._runs)):
+        for run in filter(self.is_due, list(self._requests)):
             get_hub().loop.run_callback(self._interrupt, run)
-        gevent.sleep(_TICK)
+        gevent.sleep(_POLL_SECONDS)
 
     def _drop_dead(self) -> None:
         """A run whose greenlet is dead would keep the process for ever."""
-        for run in list(self._runs):
+        for run in list(self._requests):
             if run.is_dead:
-                self._runs.discard(run)
+                self._requests.discard(run)
 
-    def _interrupt(self, run: Run) -> None:
-        if run in self._runs:  # it may have ended since
+    def _interrupt(self, run: InFlightRequest) -> None:
+        if run in self._requests:  # it may have ended since
             run.interrupt()

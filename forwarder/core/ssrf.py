@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
 Address = IPv4Address | IPv6Address
-Found = tuple[int, Any]
+ResolvedAddress = tuple[int, Any]
 """Socket family and socket address."""
 Resolve = Callable[..., Iterable[tuple[Any, ...]]]
 """As ``socket.getaddrinfo``."""
@@ -22,7 +22,7 @@ _UNICAST = ip_network("2000::/3")
 """All that is public in IPv6."""
 _NAT64 = ip_network("64:ff9b::/96")
 """IPv4 as networks without IPv4 see it; the last four bytes are the address."""
-_NEVER = tuple(
+_FORBIDDEN_NETWORKS = tuple(
     map(
         ip_network,
         (
@@ -39,15 +39,15 @@ _NEVER = tuple(
 _NUMBER = re.compile(r"(\d+|0x[0-9a-f]*)\.?", re.IGNORECASE)
 
 
-class Guard:
+class AddressGuard:
     """Judges hosts.  ``allow`` holds host names, addresses and networks that may be private."""
 
     def __init__(self, allow: Iterable[str] = (), resolve: Resolve | None = None) -> None:
         self._names = frozenset(name.lower() for name in allow)
-        self._networks = tuple(network for name in allow for network in _network(name))
+        self._networks = tuple(network for name in allow for network in parse_networks(name))
         self._resolve = resolve
 
-    def addresses(self, host: str, port: int) -> list[Found]:
+    def find_allowed(self, host: str, port: int) -> list[ResolvedAddress]:
         """Where ``host`` may be reached, in order of preference; empty when it may not be.
 
         ``host`` is in ASCII, and an IPv6 address without brackets.
@@ -57,26 +57,28 @@ class Guard:
         except (OSError, UnicodeError):
             return []
 
-    def look_up(self, host: str, port: int) -> list[Found]:
+    def look_up(self, host: str, port: int) -> list[ResolvedAddress]:
         """The same; raises OSError or UnicodeError for a name that cannot be resolved."""
-        if _is_odd(host):
+        if is_ambiguous_address(host):
             return []
         resolve = self._resolve or socket.getaddrinfo
         found = resolve(host, port, type=socket.SOCK_STREAM)
         known = host.lower() in self._names
-        return [(f[0], f[4]) for f in found if known or self._may(ip_address(f[4][0]))]
+        return [(f[0], f[4]) for f in found if known or self._is_allowed(ip_address(f[4][0]))]
 
-    def is_excepted(self, host: str, port: int) -> bool:
+    def is_exception(self, host: str, port: int) -> bool:
         """Is it by an exception of the operator's alone that ``host`` may be reached?"""
-        found = self.addresses(host, port)
+        found = self.find_allowed(host, port)
         named = host.lower() in self._names
-        return bool(found) and (named or all(self._listed(ip_address(f[1][0])) for f in found))
+        return bool(found) and (
+            named or all(self._is_on_allow_list(ip_address(f[1][0])) for f in found)
+        )
 
-    def _listed(self, address: Address) -> bool:
+    def _is_on_allow_list(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
 
-    def _may(self, address: Address) -> bool:
-        return is_public(address) or self._listed(address)
+    def _is_allowed(self, address: Address) -> bool:
+        return is_public(address) or self._is_on_allow_list(address)
 
 
 def is_public(address: Address) -> bool:
@@ -89,11 +91,11 @@ def is_public(address: Address) -> bool:
     return (
         address.is_global
         and not address.is_multicast
-        and not any(address in network for network in _NEVER)
+        and not any(address in network for network in _FORBIDDEN_NETWORKS)
     )
 
 
-def _is_odd(host: str) -> bool:
+def is_ambiguous_address(host: str) -> bool:
     """An IPv4 address in a spelling that programs read differently: decimal, octal, short ..."""
     try:
         ip_address(host)
@@ -102,7 +104,7 @@ def _is_odd(host: str) -> bool:
     return False
 
 
-def _network(text: str) -> Iterator[Any]:
+def parse_networks(text: str) -> Iterator[Any]:
     try:
         yield ip_network(text, strict=False)
     except ValueError:  # a name

@@ -15,5 +15,5 @@ from typing import Any, TypeAlias
 Json: TypeAlias = dict[str, Any]
 Event: TypeAlias = Json
 Batch: TypeAlias = list[Event]
-Stream: TypeAlias = Iterator[Batch]
-Call: TypeAlias = Callable[[Json], Stream]
+EventStream: TypeAlias = Iterator[Batch]
+Handler: TypeAlias = Callable[[Json], EventStream]

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from forwarder.core.errors import InvalidRequest, shorten
+from forwarder.core.errors import InvalidRequest, shorten_value
 
-Types: TypeAlias = tuple[type, ...]
+JsonTypes: TypeAlias = tuple[type, ...]
 
-STR: Types = (str,)
-INT: Types = (int,)
-NUMBER: Types = (int, float)
-BOOL: Types = (bool,)
-LIST: Types = (list,)
-DICT: Types = (dict,)
-ANY: Types = ()
+STR: JsonTypes = (str,)
+INT: JsonTypes = (int,)
+NUMBER: JsonTypes = (int, float)
+BOOL: JsonTypes = (bool,)
+LIST: JsonTypes = (list,)
+DICT: JsonTypes = (dict,)
+ANY: JsonTypes = ()
 
-_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "a boolean",
+_TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "a boolean",
           list: "an array", dict: "an object"}  # fmt: skip
 
 
-def expect(value: Any, types: Types, param: str) -> Any:
+def check_type(value: Any, types: JsonTypes, param: str) -> Any:
     """Give ``value`` back when it is of one of ``types`` (no types: anything goes)."""
     kind = type(value)
     if not types or kind in types:
         return value
-    wanted = " or ".join(dict.fromkeys(_NAMES[t] for t in types))
-    found = "null" if value is None else _NAMES.get(kind, kind.__name__)
+    wanted = " or ".join(dict.fromkeys(_TYPE_NAMES[t] for t in types))
+    found = "null" if value is None else _TYPE_NAMES.get(kind, kind.__name__)
     raise InvalidRequest(
         f"Invalid type for '{param}': expected {wanted}, but got {found} instead.",
         param=param,
@@ -34,15 +34,15 @@ def expect(value: Any, types: Types, param: str) -> Any:
     )
 
 
-def require(holder: dict[str, Any], key: str, types: Types, param: str) -> Any:
+def require_field(holder: dict[str, Any], key: str, types: JsonTypes, param: str) -> Any:
     """The value of a key that must be there."""
     value = holder.get(key)
     if value is None:
-        raise missing(param)
-    return expect(value, types, param)
+        raise missing_parameter(param)
+    return check_type(value, types, param)
 
 
-def missing(param: str) -> InvalidRequest:
+def missing_parameter(param: str) -> InvalidRequest:
     """The error for a parameter that must be there and is not."""
     return InvalidRequest(
         f"Missing required parameter: '{param}'.",
@@ -51,19 +51,20 @@ def missing(param: str) -> InvalidRequest:
     )
 
 
-def optional(holder: dict[str, Any], key: str, types: Types, param: str) -> Any:
+def read_field(holder: dict[str, Any], key: str, types: JsonTypes, param: str) -> Any:
     """The value of a key that may be absent or null (``None`` then)."""
     value = holder.get(key)
-    return None if value is None else expect(value, types, param)
+    return None if value is None else check_type(value, types, param)
 
 
-def choose(value: Any, allowed: tuple[str, ...], param: str) -> Any:
+def check_enum(value: Any, allowed: tuple[str, ...], param: str) -> Any:
     """Give ``value`` back when it is one of ``allowed``."""
     if value in allowed:
         return value
     names = ", ".join(f"'{name}'" for name in allowed)
     raise InvalidRequest(
-        f"Invalid value for '{param}': {shorten(repr(value))}. Supported values are: {names}.",
+        f"Invalid value for '{param}': {shorten_value(repr(value))}. "
+        f"Supported values are: {names}.",
         param=param,
         code="invalid_value",
     )

@@ -11,38 +11,38 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.formats import Format
-from forwarder.demo.invent import ImpossibleSchema, invent
-from forwarder.demo.tools import Tool
+from forwarder.demo.formats import AnswerFormat
+from forwarder.demo.invent import ImpossibleSchema, invent_value
+from forwarder.demo.tools import OfferedTool
 
-SIGN = "[demo upstream]"
+DEMO_SIGN = "[demo upstream]"
 
 
 @dataclass(frozen=True)
-class Prompt:
+class DemoPrompt:
     """What a request asks for."""
 
-    said: str
-    words: int
+    user_text: str
+    word_count: int
     """How many words the whole input has."""
-    results: tuple[str, ...] = ()
+    tool_results: tuple[str, ...] = ()
     """The tool results that the request ends with."""
-    tool: Tool | None = None
+    tool: OfferedTool | None = None
     """The tool to call, unless there are results to report."""
-    format: Format | None = None
+    format: AnswerFormat | None = None
     limit: int | None = None
     """The most words the answer may have, reasoning included."""
-    thinks: bool = True
+    includes_reasoning: bool = True
 
 
 @dataclass(frozen=True)
-class Piece:
+class AnswerPart:
     """A stretch of the answer of one kind; the words join to its text without separators."""
 
     kind: Literal["reasoning", "text", "function", "custom"]
     words: tuple[str, ...]
-    tool: Tool | None = None
-    cut: bool = False
+    tool: OfferedTool | None = None
+    is_cut: bool = False
 
     @property
     def text(self) -> str:
@@ -50,70 +50,72 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Answer:
+class DemoAnswer:
     """At most one piece of reasoning, then at most one piece of text or one call."""
 
-    pieces: tuple[Piece, ...]
+    parts: tuple[AnswerPart, ...]
     input_words: int
-    cut: bool
+    is_cut: bool
     """Whether the limit ended it."""
 
     @property
     def reasoning_words(self) -> int:
-        return sum(len(piece.words) for piece in self.pieces if piece.kind == "reasoning")
+        return sum(len(piece.words) for piece in self.parts if piece.kind == "reasoning")
 
     @property
     def output_words(self) -> int:
-        return sum(len(piece.words) for piece in self.pieces)
+        return sum(len(piece.words) for piece in self.parts)
 
 
-def answer(prompt: Prompt) -> Answer:
+def make_answer(prompt: DemoPrompt) -> DemoAnswer:
     """The demo's answer; raises InvalidRequest when a schema cannot be satisfied."""
-    thought, piece = _think(prompt)
-    reasoning = Piece("reasoning", _words(f"The demo thinks: {thought}"))
-    pieces = (reasoning, piece) if prompt.thinks else (piece,)
-    kept = _within(pieces, prompt.limit)
-    return Answer(kept, prompt.words, cut=kept != pieces)
+    thought, piece = choose_output(prompt)
+    reasoning = AnswerPart("reasoning", split_words(f"The demo thinks: {thought}"))
+    pieces = (reasoning, piece) if prompt.includes_reasoning else (piece,)
+    kept = cut_to_limit(pieces, prompt.limit)
+    return DemoAnswer(kept, prompt.word_count, is_cut=kept != pieces)
 
 
-def _think(prompt: Prompt) -> tuple[str, Piece]:
-    if prompt.tool and not prompt.results:
-        return f"I call {prompt.tool.name}.", _call(prompt.tool, prompt.said)
+def choose_output(prompt: DemoPrompt) -> tuple[str, AnswerPart]:
+    if prompt.tool and not prompt.tool_results:
+        return f"I call {prompt.tool.name}.", make_call(prompt.tool, prompt.user_text)
     if prompt.format:
-        text = _filled(prompt.format.schema, prompt.format.param)
-        return "I fill in the schema.", Piece("text", _words(text))
-    if prompt.results:
-        quoted = f"{SIGN} The tool answered: {'; '.join(prompt.results)}"
-        return "I quote the tool.", Piece("text", _words(quoted))
-    return "I say it back.", Piece("text", _words(f"{SIGN} You said: {prompt.said}"))
+        text = fill_schema(prompt.format.schema, prompt.format.param)
+        return "I fill in the schema.", AnswerPart("text", split_words(text))
+    if prompt.tool_results:
+        quoted = f"{DEMO_SIGN} The tool answered: {'; '.join(prompt.tool_results)}"
+        return "I quote the tool.", AnswerPart("text", split_words(quoted))
+    return "I say it back.", AnswerPart(
+        "text", split_words(f"{DEMO_SIGN} You said: {prompt.user_text}")
+    )
 
 
-def _call(tool: Tool, said: str) -> Piece:
+def make_call(tool: OfferedTool, said: str) -> AnswerPart:
     if tool.kind == "custom":
-        return Piece("custom", _words(f"{SIGN} You said: {said}"), tool)
-    return Piece("function", _words(_filled(tool.schema, tool.param)), tool)
+        return AnswerPart("custom", split_words(f"{DEMO_SIGN} You said: {said}"), tool)
+    return AnswerPart("function", split_words(fill_schema(tool.schema, tool.param)), tool)
 
 
-def _filled(schema: Any, param: str) -> str:
+def fill_schema(schema: Any, param: str) -> str:
     try:
-        return json.dumps(invent(schema), ensure_ascii=False)
+        return json.dumps(invent_value(schema), ensure_ascii=False)
     except ImpossibleSchema as error:
         raise InvalidRequest(
             f"Invalid schema: {error}.", param=param, code="invalid_json_schema"
         ) from error
 
 
-def _words(text: str) -> tuple[str, ...]:
+def split_words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"\s*\S+|\s+$", text))
 
 
-def _within(pieces: tuple[Piece, ...], limit: int | None) -> tuple[Piece, ...]:
-    kept: list[Piece] = []
+def cut_to_limit(pieces: tuple[AnswerPart, ...], limit: int | None) -> tuple[AnswerPart, ...]:
+    kept: list[AnswerPart] = []
     for piece in pieces:
         left = None if limit is None else limit - sum(len(one.words) for one in kept)
         if left is None or len(piece.words) <= left:
             kept.append(piece)
         elif left:
-            kept.append(replace(piece, words=piece.words[:left], cut=True))
+            kept.append(replace(piece, words=piece.words[:left], is_cut=True))
             break
     return tuple(kept)

@@ -7,39 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from forwarder.demo.answer import Answer, Piece
+from forwarder.demo.answer import AnswerPart, DemoAnswer
 from forwarder.demo.reading import JSON
 
 # What a call of each kind writes into.
-BODIES = {"function": "arguments", "custom": "input"}
+CALL_INPUT_FIELDS = {"function": "arguments", "custom": "input"}
 
 
-def whole(request: JSON, answer: Answer, key: str, created: int) -> JSON:
+def build_completion(request: JSON, answer: DemoAnswer, key: str, created: int) -> JSON:
     """A ``chat.completion``; ``key`` makes its ids, ``created`` is in Unix seconds."""
     choice = {
         "index": 0,
-        "message": _message(answer, key),
+        "message": build_message(answer, key),
         "logprobs": None,
-        "finish_reason": _finish(answer),
+        "finish_reason": get_finish_reason(answer),
     }
-    frame = _frame(request, "chat.completion", key, created)
-    return {**frame, "choices": [choice], "usage": _usage(answer)}
+    frame = make_frame(request, "chat.completion", key, created)
+    return {**frame, "choices": [choice], "usage": make_usage(answer)}
 
 
-def events(request: JSON, answer: Answer, key: str, created: int) -> Iterator[JSON]:
+def iter_chunks(request: JSON, answer: DemoAnswer, key: str, created: int) -> Iterator[JSON]:
     """The ``chat.completion.chunk`` objects that fold to the whole answer."""
-    frame = _frame(request, "chat.completion.chunk", key, created)
+    frame = make_frame(request, "chat.completion.chunk", key, created)
     counted = (request.get("stream_options") or {}).get("include_usage")
     if counted:
         frame["usage"] = None
-    for delta in _deltas(answer, key):
-        yield {**frame, "choices": [_choice(delta, None)]}
-    yield {**frame, "choices": [_choice({}, _finish(answer))]}
+    for delta in iter_deltas(answer, key):
+        yield {**frame, "choices": [make_choice(delta, None)]}
+    yield {**frame, "choices": [make_choice({}, get_finish_reason(answer))]}
     if counted:
-        yield {**frame, "choices": [], "usage": _usage(answer)}
+        yield {**frame, "choices": [], "usage": make_usage(answer)}
 
 
-def _frame(request: JSON, kind: str, key: str, created: int) -> JSON:
+def make_frame(request: JSON, kind: str, key: str, created: int) -> JSON:
     return {
         "id": f"chatcmpl-{key}",
         "object": kind,
@@ -50,61 +50,65 @@ def _frame(request: JSON, kind: str, key: str, created: int) -> JSON:
     }
 
 
-def _choice(delta: JSON, finish: str | None) -> JSON:
+def make_choice(delta: JSON, finish: str | None) -> JSON:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
 
 
-def _finish(answer: Answer) -> str:
-    if answer.cut:
+def get_finish_reason(answer: DemoAnswer) -> str:
+    if answer.is_cut:
         return "length"
-    return "tool_calls" if _calls(answer) else "stop"
+    return "tool_calls" if list_calls(answer) else "stop"
 
 
-def _calls(answer: Answer) -> list[Piece]:
-    return [piece for piece in answer.pieces if piece.tool]
+def list_calls(answer: DemoAnswer) -> list[AnswerPart]:
+    return [piece for piece in answer.parts if piece.tool]
 
 
-def _opening(answer: Answer) -> JSON:
-    return {"role": "assistant", "content": None if _calls(answer) else "", "refusal": None}
+def make_opening_delta(answer: DemoAnswer) -> JSON:
+    return {"role": "assistant", "content": None if list_calls(answer) else "", "refusal": None}
 
 
-def _message(answer: Answer, key: str) -> JSON:
-    message = _opening(answer)
-    for piece in answer.pieces:
+def build_message(answer: DemoAnswer, key: str) -> JSON:
+    message = make_opening_delta(answer)
+    for piece in answer.parts:
         match piece.kind:
             case "reasoning":
                 message["reasoning_content"] = piece.text
             case "text":
                 message["content"] = piece.text
             case kind:
-                message["tool_calls"] = [_call(piece, key, {BODIES[kind]: piece.text})]
+                message["tool_calls"] = [
+                    make_call(piece, key, {CALL_INPUT_FIELDS[kind]: piece.text})
+                ]
     return message
 
 
-def _deltas(answer: Answer, key: str) -> Iterator[JSON]:
-    yield _opening(answer)
-    for piece in answer.pieces:
+def iter_deltas(answer: DemoAnswer, key: str) -> Iterator[JSON]:
+    yield make_opening_delta(answer)
+    for piece in answer.parts:
         match piece.kind:
             case "reasoning":
                 yield from ({"reasoning_content": word} for word in piece.words)
             case "text":
                 yield from ({"content": word} for word in piece.words)
             case kind:
-                yield _part(_call(piece, key, {BODIES[kind]: ""}))
-                yield from (_part({kind: {BODIES[kind]: word}}) for word in piece.words)
+                yield make_call_delta(make_call(piece, key, {CALL_INPUT_FIELDS[kind]: ""}))
+                yield from (
+                    make_call_delta({kind: {CALL_INPUT_FIELDS[kind]: word}}) for word in piece.words
+                )
 
 
-def _call(piece: Piece, key: str, body: JSON) -> JSON:
+def make_call(piece: AnswerPart, key: str, body: JSON) -> JSON:
     assert piece.tool
     named = {"name": piece.tool.name, **body}
     return {"id": f"call_{key}", "type": piece.kind, piece.kind: named}
 
 
-def _part(call: JSON) -> JSON:
+def make_call_delta(call: JSON) -> JSON:
     return {"tool_calls": [{"index": 0, **call}]}
 
 
-def _usage(answer: Answer) -> JSON:
+def make_usage(answer: DemoAnswer) -> JSON:
     return {
         "prompt_tokens": answer.input_words,
         "completion_tokens": answer.output_words,

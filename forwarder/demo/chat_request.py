@@ -6,8 +6,8 @@ from itertools import takewhile
 from typing import Any
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.answer import Prompt
-from forwarder.demo.formats import format_of
+from forwarder.demo.answer import DemoPrompt
+from forwarder.demo.formats import read_format
 from forwarder.demo.reading import (
     ARRAY,
     DECIMAL,
@@ -16,19 +16,19 @@ from forwarder.demo.reading import (
     OBJECT,
     TEXT,
     WHOLE,
-    Kind,
-    at_least,
-    check,
+    JsonKind,
+    check_enum,
+    check_parameters,
     check_parts,
     count_words,
-    need,
-    objects,
-    one_of,
-    text_of,
+    join_text,
+    read_integer,
+    read_objects,
+    require_field,
 )
-from forwarder.demo.tools import Offer, Tool, chosen
+from forwarder.demo.tools import OfferedTool, ToolOffer, choose_tool
 
-KINDS: dict[str, Kind] = {
+PARAMETER_TYPES: dict[str, JsonKind] = {
     "model": TEXT,
     "messages": ARRAY,
     "frequency_penalty": DECIMAL,
@@ -56,7 +56,7 @@ KINDS: dict[str, Kind] = {
     "user": TEXT,
     "verbosity": TEXT,
 }
-PARTS = {
+PART_TYPES_BY_ROLE = {
     "system": ("text",),
     "developer": ("text",),
     "user": ("text", "image_url", "input_audio", "file"),
@@ -65,31 +65,38 @@ PARTS = {
     "function": ("text",),
 }
 # What may stand in an assistant message instead of content.
-INSTEAD = ("tool_calls", "function_call", "refusal", "audio")
-NEEDS = {"tool_choice": "tools", "parallel_tool_calls": "tools", "stream_options": "stream"}
-TOOLS = ("function", "custom")
+CONTENT_ALTERNATIVES = ("tool_calls", "function_call", "refusal", "audio")
+REQUIRED_COMPANIONS = {
+    "tool_choice": "tools",
+    "parallel_tool_calls": "tools",
+    "stream_options": "stream",
+}
+TOOL_TYPES = ("function", "custom")
 
 
-def read(request: JSON) -> Prompt:
+def read_prompt(request: JSON) -> DemoPrompt:
     """The Prompt of a Chat Completions request; raises InvalidRequest, naming the parameter."""
-    check(request, KINDS, required=("model", "messages"))
-    _check_company(request)
-    messages = _messages(request)
-    return Prompt(
-        said=_said(messages),
-        words=count_words(messages),
-        results=_results(messages),
-        tool=_tool(request),
-        format=format_of(
-            request.get("response_format"), "response_format.", _said(messages), nested=True
+    check_parameters(request, PARAMETER_TYPES, required=("model", "messages"))
+    check_companions(request)
+    messages = read_messages(request)
+    return DemoPrompt(
+        user_text=find_user_text(messages),
+        word_count=count_words(messages),
+        tool_results=find_tool_results(messages),
+        tool=read_tool(request),
+        format=read_format(
+            request.get("response_format"),
+            "response_format.",
+            find_user_text(messages),
+            nested=True,
         ),
-        limit=_limit(request),
-        thinks=request.get("reasoning_effort") != "none",
+        limit=read_limit(request),
+        includes_reasoning=request.get("reasoning_effort") != "none",
     )
 
 
-def _check_company(request: JSON) -> None:
-    for name, company in NEEDS.items():
+def check_companions(request: JSON) -> None:
+    for name, company in REQUIRED_COMPANIONS.items():
         if request.get(name) is not None and not request.get(company):
             raise InvalidRequest(
                 f"The '{name}' parameter is only allowed when '{company}' is given.", param=name
@@ -98,13 +105,13 @@ def _check_company(request: JSON) -> None:
         raise InvalidRequest("The demo gives one answer: 'n' must be 1.", param="n")
 
 
-def _limit(request: JSON) -> int | None:
-    limits = (at_least(request, name, 1) for name in ("max_completion_tokens", "max_tokens"))
+def read_limit(request: JSON) -> int | None:
+    limits = (read_integer(request, name, 1) for name in ("max_completion_tokens", "max_tokens"))
     return next((limit for limit in limits if limit is not None), None)
 
 
-def _messages(request: JSON) -> list[JSON]:
-    messages = objects(request, "messages")
+def read_messages(request: JSON) -> list[JSON]:
+    messages = read_objects(request, "messages")
     if not messages:
         raise InvalidRequest(
             "Invalid 'messages': empty array. Expected an array with minimum length 1.",
@@ -112,42 +119,44 @@ def _messages(request: JSON) -> list[JSON]:
             code="empty_array",
         )
     for path, message in messages:
-        _check_message(message, f"{path}.")
-    _check_pairs(messages)
+        check_message(message, f"{path}.")
+    check_pairs(messages)
     return [message for _, message in messages]
 
 
-def _check_message(message: JSON, at: str) -> None:
-    role = one_of(need(message, "role", TEXT, at), tuple(PARTS), f"{at}role")
-    if role != "assistant" or not any(message.get(name) for name in INSTEAD):
-        need(message, "content", (str, list), at)
+def check_message(message: JSON, at: str) -> None:
+    role = check_enum(
+        require_field(message, "role", TEXT, at), tuple(PART_TYPES_BY_ROLE), f"{at}role"
+    )
+    if role != "assistant" or not any(message.get(name) for name in CONTENT_ALTERNATIVES):
+        require_field(message, "content", (str, list), at)
     if message.get("content") is not None:
-        check_parts(message, "content", PARTS[role], at)
-    for path, call in objects(message, "tool_calls", at):
-        _check_call(call, f"{path}.")
+        check_parts(message, "content", PART_TYPES_BY_ROLE[role], at)
+    for path, call in read_objects(message, "tool_calls", at):
+        check_call(call, f"{path}.")
 
 
-def _check_call(call: JSON, at: str) -> None:
-    need(call, "id", TEXT, at)
-    kind = one_of(need(call, "type", TEXT, at), TOOLS, f"{at}type")
-    body = need(call, kind, OBJECT, at)
+def check_call(call: JSON, at: str) -> None:
+    require_field(call, "id", TEXT, at)
+    kind = check_enum(require_field(call, "type", TEXT, at), TOOL_TYPES, f"{at}type")
+    body = require_field(call, kind, OBJECT, at)
     for name in ("name", "arguments" if kind == "function" else "input"):
-        need(body, name, TEXT, f"{at}{kind}.")
+        require_field(body, name, TEXT, f"{at}{kind}.")
 
 
-def _check_pairs(messages: list[tuple[str, JSON]]) -> None:
+def check_pairs(messages: list[tuple[str, JSON]]) -> None:
     waiting: set[str] = set()
     for path, message in messages:
         if message["role"] == "tool":
-            _answered(waiting, message, f"{path}.")
+            match_output(waiting, message, f"{path}.")
         else:
-            _check_none(waiting)
+            require_no_pending_calls(waiting)
             waiting = {call["id"] for call in message.get("tool_calls") or ()}
-    _check_none(waiting)
+    require_no_pending_calls(waiting)
 
 
-def _answered(waiting: set[str], message: JSON, at: str) -> None:
-    call_id = need(message, "tool_call_id", TEXT, at)
+def match_output(waiting: set[str], message: JSON, at: str) -> None:
+    call_id = require_field(message, "tool_call_id", TEXT, at)
     if call_id not in waiting:
         raise InvalidRequest(
             "messages with role 'tool' must be a response to a preceding message "
@@ -157,7 +166,7 @@ def _answered(waiting: set[str], message: JSON, at: str) -> None:
     waiting.remove(call_id)
 
 
-def _check_none(waiting: set[str]) -> None:
+def require_no_pending_calls(waiting: set[str]) -> None:
     if waiting:
         raise InvalidRequest(
             "An assistant message with 'tool_calls' must be followed by tool messages responding "
@@ -167,32 +176,32 @@ def _check_none(waiting: set[str]) -> None:
         )
 
 
-def _said(messages: list[JSON]) -> str:
+def find_user_text(messages: list[JSON]) -> str:
     users = [message for message in messages if message["role"] == "user"]
-    return text_of(users[-1]["content"]) if users else ""
+    return join_text(users[-1]["content"]) if users else ""
 
 
-def _results(messages: list[JSON]) -> tuple[str, ...]:
+def find_tool_results(messages: list[JSON]) -> tuple[str, ...]:
     last = takewhile(lambda message: message["role"] in ("tool", "function"), reversed(messages))
-    return tuple(text_of(message["content"]) for message in last)[::-1]
+    return tuple(join_text(message["content"]) for message in last)[::-1]
 
 
-def _tool(request: JSON) -> Tool | None:
-    offers = [_flat_tool(path, tool) for path, tool in objects(request, "tools")]
-    return chosen(offers, _flat_choice(request.get("tool_choice")))
+def read_tool(request: JSON) -> OfferedTool | None:
+    offers = [flatten_tool(path, tool) for path, tool in read_objects(request, "tools")]
+    return choose_tool(offers, flatten_choice(request.get("tool_choice")))
 
 
-def _flat_tool(path: str, tool: JSON) -> Offer:
-    kind = one_of(need(tool, "type", TEXT, f"{path}."), TOOLS, f"{path}.type")
-    return f"{path}.{kind}", {**need(tool, kind, OBJECT, f"{path}."), "type": kind}
+def flatten_tool(path: str, tool: JSON) -> ToolOffer:
+    kind = check_enum(require_field(tool, "type", TEXT, f"{path}."), TOOL_TYPES, f"{path}.type")
+    return f"{path}.{kind}", {**require_field(tool, kind, OBJECT, f"{path}."), "type": kind}
 
 
-def _flat_choice(choice: Any) -> Any:
+def flatten_choice(choice: Any) -> Any:
     if not isinstance(choice, dict):
         return choice
     if choice.get("type") == "allowed_tools":
-        allowed = need(choice, "allowed_tools", OBJECT, "tool_choice.")
-        tools = objects(allowed, "tools", "tool_choice.allowed_tools.")
-        flat = [tool for _, tool in (_flat_tool(path, tool) for path, tool in tools)]
+        allowed = require_field(choice, "allowed_tools", OBJECT, "tool_choice.")
+        tools = read_objects(allowed, "tools", "tool_choice.allowed_tools.")
+        flat = [tool for _, tool in (flatten_tool(path, tool) for path, tool in tools)]
         return {**allowed, "type": "allowed_tools", "tools": flat}
-    return _flat_tool("tool_choice", choice)[1]
+    return flatten_tool("tool_choice", choice)[1]

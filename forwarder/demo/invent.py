@@ -12,11 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
-FILLER = "demo"
+FILLER_TEXT = "demo"
 MAX_STEPS = 50_000  # spent on one value; a few references can ask for any number
 # A malformed schema fails in as many ways as there are mistakes to make in one.
-MISTAKES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-FORMATS = {
+MALFORMED_SCHEMA_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+FORMAT_EXAMPLES = {
     "date": "2024-01-01",
     "date-time": "2024-01-01T00:00:00Z",
     "time": "00:00:00Z",
@@ -34,18 +41,18 @@ class ImpossibleSchema(ValueError):
     """The schema is malformed, or no finite value satisfies it."""
 
 
-def invent(schema: Any) -> Any:
+def invent_value(schema: Any) -> Any:
     """A JSON value that satisfies ``schema``; raises ImpossibleSchema."""
     try:
-        return _Inventor(schema, _Budget(MAX_STEPS)).value(schema)
+        return ValueInventor(schema, StepBudget(MAX_STEPS)).make_value(schema)
     except ImpossibleSchema:
         raise
-    except MISTAKES as error:
+    except MALFORMED_SCHEMA_ERRORS as error:
         raise ImpossibleSchema(f"the schema is malformed ({error})") from error
 
 
 @dataclass
-class _Budget:
+class StepBudget:
     left: int
 
     def spend(self, steps: int) -> None:
@@ -55,108 +62,110 @@ class _Budget:
 
 
 @dataclass(frozen=True)
-class _Inventor:
+class ValueInventor:
     root: Any
-    budget: _Budget
+    budget: StepBudget
     # The references being followed: meeting one of them again would never end.
-    trail: frozenset[str] = frozenset()
+    open_refs: frozenset[str] = frozenset()
 
-    def value(self, schema: Any) -> Any:
+    def make_value(self, schema: Any) -> Any:
         if schema is True:
-            return FILLER
+            return FILLER_TEXT
         self.budget.spend(1 + len(schema))
-        for keyword, rule in KEYWORDS.items():
+        for keyword, rule in KEYWORD_RULES.items():
             if keyword in schema:
                 return rule(self, schema)
-        return TYPES[_type(schema)](self, schema)
+        return TYPE_RULES[get_type(schema)](self, schema)
 
-    def referred(self, schema: Any) -> Any:
+    def make_referenced(self, schema: Any) -> Any:
         ref = schema["$ref"]
-        if ref in self.trail:
+        if ref in self.open_refs:
             raise ImpossibleSchema(f"{ref} never ends")
-        inside = replace(self, trail=self.trail | {ref})
-        target = _lookup(self.root, ref)
-        self.budget.spend(_size(target) + _size(schema) + len(self.trail))
-        return inside.value(_merged(target, _without(schema, "$ref")))
+        inside = replace(self, open_refs=self.open_refs | {ref})
+        target = resolve_ref(self.root, ref)
+        self.budget.spend(count_entries(target) + count_entries(schema) + len(self.open_refs))
+        return inside.make_value(merge_schemas(target, drop_keyword(schema, "$ref")))
 
-    def all_of(self, schema: Any) -> Any:
-        merged = _without(schema, "allOf")
+    def make_all_of(self, schema: Any) -> Any:
+        merged = drop_keyword(schema, "allOf")
         for part in schema["allOf"]:
-            whole = _lookup(self.root, part["$ref"]) if "$ref" in part else part
-            self.budget.spend(_size(merged) + _size(whole))
-            merged = _merged(merged, whole)
-        return self.value(merged)
+            whole = resolve_ref(self.root, part["$ref"]) if "$ref" in part else part
+            self.budget.spend(count_entries(merged) + count_entries(whole))
+            merged = merge_schemas(merged, whole)
+        return self.make_value(merged)
 
-    def any_of(self, schema: Any) -> Any:
+    def make_any_of(self, schema: Any) -> Any:
         keyword = "anyOf" if "anyOf" in schema else "oneOf"
         for option in schema[keyword]:
             try:
-                self.budget.spend(_size(schema) + _size(option))
-                return self.value(_merged(_without(schema, keyword), option))
+                self.budget.spend(count_entries(schema) + count_entries(option))
+                return self.make_value(merge_schemas(drop_keyword(schema, keyword), option))
             except ImpossibleSchema:
                 continue
         raise ImpossibleSchema(f"no way through '{keyword}'")
 
-    def object(self, schema: Any) -> Any:
+    def make_object(self, schema: Any) -> Any:
         properties = schema.get("properties", {})
         self.budget.spend(len(schema.get("required", ())))
-        return {name: self.value(properties.get(name, True)) for name in schema.get("required", ())}
+        return {
+            name: self.make_value(properties.get(name, True)) for name in schema.get("required", ())
+        }
 
-    def array(self, schema: Any) -> Any:
-        head = [self.value(item) for item in schema.get("prefixItems", ())]
+    def make_array(self, schema: Any) -> Any:
+        head = [self.make_value(item) for item in schema.get("prefixItems", ())]
         least = schema.get("minItems", 0) - len(head)
         wanted = min(max(least, 0 if head else 1), schema.get("maxItems", math.inf))
         self.budget.spend(int(max(wanted, 0)))
         try:
-            return head + [self.value(schema.get("items", True)) for _ in range(wanted)]
+            return head + [self.make_value(schema.get("items", True)) for _ in range(wanted)]
         except ImpossibleSchema:
             if least > 0:
                 raise
             return head
 
-    def string(self, schema: Any) -> Any:
-        text = FORMATS.get(schema.get("format"), FILLER)
+    def make_string(self, schema: Any) -> Any:
+        text = FORMAT_EXAMPLES.get(schema.get("format"), FILLER_TEXT)
         self.budget.spend(max(schema.get("minLength", 0), 0))
         return text.ljust(schema.get("minLength", 0), ".")[: schema.get("maxLength")]
 
-    def number(self, schema: Any) -> Any:
-        integral = _type(schema) == "integer"
-        for candidate in _candidates(schema):
+    def make_number(self, schema: Any) -> Any:
+        integral = get_type(schema) == "integer"
+        for candidate in iter_candidates(schema):
             number = math.floor(candidate) if integral else candidate
-            if _fits(number, schema):
+            if is_within_bounds(number, schema):
                 return number
         raise ImpossibleSchema("no number fits")
 
 
-Rule = Callable[[_Inventor, Any], Any]
+ValueRule = Callable[[ValueInventor, Any], Any]
 
-KEYWORDS: dict[str, Rule] = {
+KEYWORD_RULES: dict[str, ValueRule] = {
     "const": lambda _, schema: schema["const"],
     "enum": lambda _, schema: schema["enum"][0],
-    "$ref": _Inventor.referred,
-    "allOf": _Inventor.all_of,
-    "anyOf": _Inventor.any_of,
-    "oneOf": _Inventor.any_of,
+    "$ref": ValueInventor.make_referenced,
+    "allOf": ValueInventor.make_all_of,
+    "anyOf": ValueInventor.make_any_of,
+    "oneOf": ValueInventor.make_any_of,
 }
-TYPES: dict[str, Rule] = {
-    "object": _Inventor.object,
-    "array": _Inventor.array,
-    "string": _Inventor.string,
-    "integer": _Inventor.number,
-    "number": _Inventor.number,
+TYPE_RULES: dict[str, ValueRule] = {
+    "object": ValueInventor.make_object,
+    "array": ValueInventor.make_array,
+    "string": ValueInventor.make_string,
+    "integer": ValueInventor.make_number,
+    "number": ValueInventor.make_number,
     "boolean": lambda _, schema: True,
     "null": lambda _, schema: None,
 }
 
 
-def _type(schema: Any) -> str:
+def get_type(schema: Any) -> str:
     named = schema.get("type")
     if named is None:
         return "object" if "properties" in schema else "array" if "items" in schema else "string"
     return str(named if isinstance(named, str) else named[0])
 
 
-def _lookup(root: Any, ref: str) -> Any:
+def resolve_ref(root: Any, ref: str) -> Any:
     if not ref.startswith("#"):
         raise ImpossibleSchema(f"{ref} is outside the schema")
     for step in ref[1:].split("/")[1:]:
@@ -164,18 +173,18 @@ def _lookup(root: Any, ref: str) -> Any:
     return root
 
 
-def _without(schema: Any, keyword: str) -> Any:
+def drop_keyword(schema: Any, keyword: str) -> Any:
     return {key: value for key, value in schema.items() if key != keyword}
 
 
-def _size(schema: Any) -> int:
+def count_entries(schema: Any) -> int:
     """How much there is to copy when a schema is merged with another."""
     if schema is True:
         return 0
     return len(schema) + len(schema.get("properties", ())) + len(schema.get("required", ()))
 
 
-def _merged(base: Any, extra: Any) -> Any:
+def merge_schemas(base: Any, extra: Any) -> Any:
     if extra is True:
         return base
     both = {**base, **extra}
@@ -186,7 +195,7 @@ def _merged(base: Any, extra: Any) -> Any:
     return both
 
 
-def _candidates(schema: Any) -> Iterator[float]:
+def iter_candidates(schema: Any) -> Iterator[float]:
     low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
     high = schema.get("maximum", schema.get("exclusiveMaximum", low + 1))
     step = schema.get("multipleOf", 1)
@@ -194,7 +203,7 @@ def _candidates(schema: Any) -> Iterator[float]:
     yield from (step * math.ceil(low / step), step * (math.floor(low / step) + 1))
 
 
-def _fits(number: float, schema: Any) -> bool:
+def is_within_bounds(number: float, schema: Any) -> bool:
     return (
         schema.get("minimum", -math.inf) <= number <= schema.get("maximum", math.inf)
         and schema.get("exclusiveMinimum", -math.inf) < number

@@ -6,13 +6,13 @@ import base64
 from collections.abc import Iterator
 from typing import Any
 
-from forwarder.demo.answer import Answer, Piece
+from forwarder.demo.answer import AnswerPart, DemoAnswer
 from forwarder.demo.reading import JSON
 
-SEALED = "reasoning.encrypted_content"
-PREFIXES = {"reasoning": "rs", "text": "msg", "function": "fc", "custom": "ctc"}
+ENCRYPTED_REASONING = "reasoning.encrypted_content"
+ID_PREFIXES = {"reasoning": "rs", "text": "msg", "function": "fc", "custom": "ctc"}
 # What the response repeats of the request, and what it says where the request is silent.
-ECHOES: JSON = {
+REQUEST_DEFAULTS: JSON = {
     "background": False,
     "frequency_penalty": 0,
     "instructions": None,
@@ -35,39 +35,39 @@ ECHOES: JSON = {
 }
 
 
-def whole(request: JSON, answer: Answer, key: str, created: int) -> JSON:
+def build_response(request: JSON, answer: DemoAnswer, key: str, created: int) -> JSON:
     """A finished ``response``; ``key`` makes its ids, ``created`` is in Unix seconds."""
     return {
-        **_frame(request, key, created),
-        "status": "incomplete" if answer.cut else "completed",
-        "completed_at": None if answer.cut else created,
-        "incomplete_details": {"reason": "max_output_tokens"} if answer.cut else None,
-        "output": [_item(piece, key, request) for piece in answer.pieces],
-        "usage": _usage(answer),
+        **make_frame(request, key, created),
+        "status": "incomplete" if answer.is_cut else "completed",
+        "completed_at": None if answer.is_cut else created,
+        "incomplete_details": {"reason": "max_output_tokens"} if answer.is_cut else None,
+        "output": [make_item(piece, key, request) for piece in answer.parts],
+        "usage": make_usage(answer),
     }
 
 
-def events(request: JSON, answer: Answer, key: str, created: int) -> Iterator[JSON]:
+def iter_events(request: JSON, answer: DemoAnswer, key: str, created: int) -> Iterator[JSON]:
     """The events of its stream, numbered; the last one holds the whole answer."""
-    for number, event in enumerate(_events(request, answer, key, created)):
+    for number, event in enumerate(generate_events(request, answer, key, created)):
         yield {"type": event["type"], "sequence_number": number, **event}
 
 
-def _events(request: JSON, answer: Answer, key: str, created: int) -> Iterator[JSON]:
-    started = _frame(request, key, created)
+def generate_events(request: JSON, answer: DemoAnswer, key: str, created: int) -> Iterator[JSON]:
+    started = make_frame(request, key, created)
     yield {"type": "response.created", "response": started}
     yield {"type": "response.in_progress", "response": started}
-    for index, piece in enumerate(answer.pieces):
-        item = _item(piece, key, request)
+    for index, piece in enumerate(answer.parts):
+        item = make_item(piece, key, request)
         at = {"output_index": index}
-        yield {"type": "response.output_item.added", **at, "item": _opened(item)}
-        yield from COURSES[piece.kind](piece, {"item_id": item["id"], **at})
+        yield {"type": "response.output_item.added", **at, "item": make_open_item(item)}
+        yield from PART_STREAMERS[piece.kind](piece, {"item_id": item["id"], **at})
         yield {"type": "response.output_item.done", **at, "item": item}
-    ended = whole(request, answer, key, created)
+    ended = build_response(request, answer, key, created)
     yield {"type": f"response.{ended['status']}", "response": ended}
 
 
-def _frame(request: JSON, key: str, created: int) -> JSON:
+def make_frame(request: JSON, key: str, created: int) -> JSON:
     return {
         "id": f"resp_{key}",
         "object": "response",
@@ -76,12 +76,12 @@ def _frame(request: JSON, key: str, created: int) -> JSON:
         "completed_at": None,
         "error": None,
         "incomplete_details": None,
-        **{name: _given(request, name, default) for name, default in ECHOES.items()},
+        **{name: _given(request, name, default) for name, default in REQUEST_DEFAULTS.items()},
         "output": [],
         "reasoning": {"effort": "medium", "summary": None, **(request.get("reasoning") or {})},
         "service_tier": "default",
         "text": {"format": {"type": "text"}, "verbosity": "medium", **(request.get("text") or {})},
-        "tools": [_echoed_tool(tool) for tool in request.get("tools") or ()],
+        "tools": [echo_tool(tool) for tool in request.get("tools") or ()],
         "usage": None,
     }
 
@@ -91,78 +91,88 @@ def _given(request: JSON, name: str, default: Any) -> Any:
     return default if value is None else value
 
 
-def _echoed_tool(tool: JSON) -> JSON:
+def echo_tool(tool: JSON) -> JSON:
     if tool["type"] != "function":
         return tool
     return {"description": None, "parameters": None, "strict": True, **tool}
 
 
-def _item(piece: Piece, key: str, request: JSON) -> JSON:
+def make_item(piece: AnswerPart, key: str, request: JSON) -> JSON:
     item = {
-        "id": f"{PREFIXES[piece.kind]}_{key}",
-        "status": "incomplete" if piece.cut else "completed",
+        "id": f"{ID_PREFIXES[piece.kind]}_{key}",
+        "status": "incomplete" if piece.is_cut else "completed",
     }
     match piece.kind:
         case "reasoning":
-            sealed = SEALED in (request.get("include") or ())
-            return {**item, **_reasoning_body(piece.text, sealed)}
+            sealed = ENCRYPTED_REASONING in (request.get("include") or ())
+            return {**item, **make_reasoning_body(piece.text, sealed)}
         case "text":
-            body = {"type": "message", "role": "assistant", "content": [_text_part(piece.text)]}
+            body = {"type": "message", "role": "assistant", "content": [make_text_part(piece.text)]}
             return {**item, **body}
         case "function":
-            return {**item, "type": "function_call", **_call(piece, key), "arguments": piece.text}
+            return {
+                **item,
+                "type": "function_call",
+                **make_call_fields(piece, key),
+                "arguments": piece.text,
+            }
         case "custom":
-            return {**item, "type": "custom_tool_call", **_call(piece, key), "input": piece.text}
+            return {
+                **item,
+                "type": "custom_tool_call",
+                **make_call_fields(piece, key),
+                "input": piece.text,
+            }
 
 
-def _reasoning_body(text: str, sealed: bool) -> JSON:
-    body = {"type": "reasoning", "summary": [_summary_part(text)]}
+def make_reasoning_body(text: str, sealed: bool) -> JSON:
+    body = {"type": "reasoning", "summary": [make_summary_part(text)]}
     secret = base64.b64encode(text.encode("utf-8", "replace")).decode()
     return {**body, "encrypted_content": secret} if sealed else body
 
 
-def _call(piece: Piece, key: str) -> JSON:
+def make_call_fields(piece: AnswerPart, key: str) -> JSON:
     assert piece.tool
     space = {"namespace": piece.tool.namespace} if piece.tool.namespace else {}
     return {"call_id": f"call_{key}", "name": piece.tool.name, **space}
 
 
-def _opened(item: JSON) -> JSON:
+def make_open_item(item: JSON) -> JSON:
     empty = {"content": [], "summary": [], "arguments": "", "input": ""}
     opened = {name: empty.get(name, value) for name, value in item.items()}
     return {**opened, "status": "in_progress"}
 
 
-def _text_part(text: str) -> JSON:
+def make_text_part(text: str) -> JSON:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def _summary_part(text: str) -> JSON:
+def make_summary_part(text: str) -> JSON:
     return {"type": "summary_text", "text": text}
 
 
-def _reasoning_course(piece: Piece, at: JSON) -> Iterator[JSON]:
+def stream_reasoning(piece: AnswerPart, at: JSON) -> Iterator[JSON]:
     at = {**at, "summary_index": 0}
-    cut = {"status": "incomplete"} if piece.cut else {}
+    cut = {"status": "incomplete"} if piece.is_cut else {}
     part, text = "response.reasoning_summary_part", "response.reasoning_summary_text"
-    yield {"type": f"{part}.added", **at, "part": _summary_part("")}
+    yield {"type": f"{part}.added", **at, "part": make_summary_part("")}
     for word in piece.words:
         yield {"type": f"{text}.delta", **at, "delta": word}
     yield {"type": f"{text}.done", **at, "text": piece.text}
-    yield {"type": f"{part}.done", **at, "part": _summary_part(piece.text), **cut}
+    yield {"type": f"{part}.done", **at, "part": make_summary_part(piece.text), **cut}
 
 
-def _text_course(piece: Piece, at: JSON) -> Iterator[JSON]:
+def stream_text(piece: AnswerPart, at: JSON) -> Iterator[JSON]:
     at = {**at, "content_index": 0}
     part, text = "response.content_part", "response.output_text"
-    yield {"type": f"{part}.added", **at, "part": _text_part("")}
+    yield {"type": f"{part}.added", **at, "part": make_text_part("")}
     for word in piece.words:
         yield {"type": f"{text}.delta", **at, "delta": word, "logprobs": []}
     yield {"type": f"{text}.done", **at, "text": piece.text, "logprobs": []}
-    yield {"type": f"{part}.done", **at, "part": _text_part(piece.text)}
+    yield {"type": f"{part}.done", **at, "part": make_text_part(piece.text)}
 
 
-def _function_course(piece: Piece, at: JSON) -> Iterator[JSON]:
+def stream_function_call(piece: AnswerPart, at: JSON) -> Iterator[JSON]:
     assert piece.tool
     kind = "response.function_call_arguments"
     for word in piece.words:
@@ -170,22 +180,22 @@ def _function_course(piece: Piece, at: JSON) -> Iterator[JSON]:
     yield {"type": f"{kind}.done", **at, "name": piece.tool.name, "arguments": piece.text}
 
 
-def _custom_course(piece: Piece, at: JSON) -> Iterator[JSON]:
+def stream_custom_call(piece: AnswerPart, at: JSON) -> Iterator[JSON]:
     kind = "response.custom_tool_call_input"
     for word in piece.words:
         yield {"type": f"{kind}.delta", **at, "delta": word}
     yield {"type": f"{kind}.done", **at, "input": piece.text}
 
 
-COURSES = {
-    "reasoning": _reasoning_course,
-    "text": _text_course,
-    "function": _function_course,
-    "custom": _custom_course,
+PART_STREAMERS = {
+    "reasoning": stream_reasoning,
+    "text": stream_text,
+    "function": stream_function_call,
+    "custom": stream_custom_call,
 }
 
 
-def _usage(answer: Answer) -> JSON:
+def make_usage(answer: DemoAnswer) -> JSON:
     return {
         "input_tokens": answer.input_words,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},

@@ -11,15 +11,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.reading import JSON, OBJECT, TEXT, need, objects, one_of, optional
+from forwarder.demo.reading import (
+    JSON,
+    OBJECT,
+    TEXT,
+    check_enum,
+    read_field,
+    read_objects,
+    require_field,
+)
 
-Offer = tuple[str, JSON]
-NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
-MODES = ("none", "auto", "required")
+ToolOffer = tuple[str, JSON]
+NAME_PATTERN = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+CHOICE_MODES = ("none", "auto", "required")
 
 
 @dataclass(frozen=True)
-class Tool:
+class OfferedTool:
     """A tool that can be called; ``param`` is where in the request its schema stands."""
 
     kind: Literal["function", "custom"]
@@ -29,34 +37,34 @@ class Tool:
     namespace: str | None = None
 
 
-def chosen(offers: list[Offer], choice: Any) -> Tool | None:
+def choose_tool(offers: list[ToolOffer], choice: Any) -> OfferedTool | None:
     """The tool to call, if any: the first offered one that the choice allows.
 
     ``offers`` are tools with their paths. Hosted tools may be among them and are never called.
     Raises InvalidRequest for a malformed tool, or a choice of a tool that was not offered.
     """
-    tools = [tool for offer in offers for tool in _tools(offer)]
+    tools = [tool for offer in offers for tool in iter_tools(offer)]
     if isinstance(choice, dict):
-        tools = _allowed(tools, choice)
-    elif choice is not None and one_of(choice, MODES, "tool_choice") == "none":
+        tools = select_allowed(tools, choice)
+    elif choice is not None and check_enum(choice, CHOICE_MODES, "tool_choice") == "none":
         return None
     return next(iter(tools), None)
 
 
-def _tools(offer: Offer, namespace: str | None = None) -> Iterator[Tool]:
+def iter_tools(offer: ToolOffer, namespace: str | None = None) -> Iterator[OfferedTool]:
     path, spec = offer
-    kind = need(spec, "type", TEXT, f"{path}.")
+    kind = require_field(spec, "type", TEXT, f"{path}.")
     if kind == "function" or kind == "custom":
-        schema = optional(spec, "parameters", OBJECT, f"{path}.") or {"type": "object"}
-        yield Tool(kind, _name(spec, path), schema, f"{path}.parameters", namespace)
+        schema = read_field(spec, "parameters", OBJECT, f"{path}.") or {"type": "object"}
+        yield OfferedTool(kind, read_tool_name(spec, path), schema, f"{path}.parameters", namespace)
     elif kind == "namespace":
-        for child in objects(spec, "tools", f"{path}."):
-            yield from _tools(child, _name(spec, path))
+        for child in read_objects(spec, "tools", f"{path}."):
+            yield from iter_tools(child, read_tool_name(spec, path))
 
 
-def _name(spec: JSON, path: str) -> str:
-    name: str = need(spec, "name", TEXT, f"{path}.")
-    if not NAME.fullmatch(name):
+def read_tool_name(spec: JSON, path: str) -> str:
+    name: str = require_field(spec, "name", TEXT, f"{path}.")
+    if not NAME_PATTERN.fullmatch(name):
         raise InvalidRequest(
             f"Invalid '{path}.name': string does not match pattern. "
             "Expected a string that matches the pattern '^[a-zA-Z0-9_-]+$'.",
@@ -66,20 +74,24 @@ def _name(spec: JSON, path: str) -> str:
     return name
 
 
-def _allowed(tools: list[Tool], choice: JSON) -> list[Tool]:
-    kind = need(choice, "type", TEXT, "tool_choice.")
+def select_allowed(tools: list[OfferedTool], choice: JSON) -> list[OfferedTool]:
+    kind = require_field(choice, "type", TEXT, "tool_choice.")
     if kind == "allowed_tools":
-        one_of(need(choice, "mode", TEXT, "tool_choice."), MODES[1:], "tool_choice.mode")
-        wanted = objects(choice, "tools", "tool_choice.")
-        return [tool for path, one in wanted for tool in _named(tools, one, f"{path}.")]
-    return _named(tools, choice, "tool_choice.")
+        check_enum(
+            require_field(choice, "mode", TEXT, "tool_choice."),
+            CHOICE_MODES[1:],
+            "tool_choice.mode",
+        )
+        wanted = read_objects(choice, "tools", "tool_choice.")
+        return [tool for path, one in wanted for tool in select_named(tools, one, f"{path}.")]
+    return select_named(tools, choice, "tool_choice.")
 
 
-def _named(tools: list[Tool], wanted: JSON, at: str) -> list[Tool]:
-    kind = need(wanted, "type", TEXT, at)
+def select_named(tools: list[OfferedTool], wanted: JSON, at: str) -> list[OfferedTool]:
+    kind = require_field(wanted, "type", TEXT, at)
     if kind not in ("function", "custom"):
         return []
-    name = need(wanted, "name", TEXT, at)
+    name = require_field(wanted, "name", TEXT, at)
     found = [tool for tool in tools if (tool.kind, tool.name) == (kind, name)]
     if not found:
         raise InvalidRequest(

@@ -12,13 +12,13 @@ import httpx2
 
 from forwarder.core.errors import ClientError, InvalidRequest, NotFound
 from forwarder.demo import chat_reply, chat_request, responses_reply, responses_request
-from forwarder.demo.answer import Answer, Prompt, answer
-from forwarder.demo.embeddings import embedded
-from forwarder.demo.reading import JSON, typed
+from forwarder.demo.answer import DemoAnswer, DemoPrompt, make_answer
+from forwarder.demo.embeddings import embed_texts
+from forwarder.demo.reading import JSON, check_type
 
-MODEL = {"id": "demo", "object": "model", "created": 1704067200, "owned_by": "forwarder"}
-MODELS = "/v1/models"
-EMBEDDINGS = "/v1/embeddings"
+DEMO_MODEL = {"id": "demo", "object": "model", "created": 1704067200, "owned_by": "forwarder"}
+MODELS_PATH = "/v1/models"
+EMBEDDINGS_PATH = "/v1/embeddings"
 
 
 class DemoTransport(httpx2.BaseTransport):
@@ -30,89 +30,97 @@ class DemoTransport(httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         try:
-            return _handle(request)
+            return route_request(request)
         except ClientError as error:
-            return _json(error.body(), error.status)
+            return make_json_response(error.make_body(), error.status)
 
 
-class Api(NamedTuple):
+class DemoApi(NamedTuple):
     """One protocol: how it is read, told whole, told as events, and framed."""
 
-    read: Callable[[JSON], Prompt]
-    whole: Callable[[JSON, Answer, str, int], JSON]
-    events: Callable[[JSON, Answer, str, int], Iterator[JSON]]
-    frames: Callable[[Iterable[JSON]], Iterator[bytes]]
+    read_request: Callable[[JSON], DemoPrompt]
+    build_answer: Callable[[JSON, DemoAnswer, str, int], JSON]
+    iter_events: Callable[[JSON, DemoAnswer, str, int], Iterator[JSON]]
+    encode_frames: Callable[[Iterable[JSON]], Iterator[bytes]]
 
 
-def _chat_frames(chunks: Iterable[JSON]) -> Iterator[bytes]:
+def encode_chat_frames(chunks: Iterable[JSON]) -> Iterator[bytes]:
     for chunk in chunks:
-        yield b"data: " + _encoded(chunk) + b"\n\n"
+        yield b"data: " + encode_json(chunk) + b"\n\n"
     yield b"data: [DONE]\n\n"
 
 
-def _responses_frames(events: Iterable[JSON]) -> Iterator[bytes]:
+def encode_responses_frames(events: Iterable[JSON]) -> Iterator[bytes]:
     for event in events:
-        yield b"event: " + event["type"].encode() + b"\ndata: " + _encoded(event) + b"\n\n"
+        yield b"event: " + event["type"].encode() + b"\ndata: " + encode_json(event) + b"\n\n"
 
 
 APIS = {
-    "/v1/chat/completions": Api(
-        chat_request.read, chat_reply.whole, chat_reply.events, _chat_frames
+    "/v1/chat/completions": DemoApi(
+        chat_request.read_prompt,
+        chat_reply.build_completion,
+        chat_reply.iter_chunks,
+        encode_chat_frames,
     ),
-    "/v1/responses": Api(
-        responses_request.read, responses_reply.whole, responses_reply.events, _responses_frames
+    "/v1/responses": DemoApi(
+        responses_request.read_prompt,
+        responses_reply.build_response,
+        responses_reply.iter_events,
+        encode_responses_frames,
     ),
 }
 
 
-def _handle(request: httpx2.Request) -> httpx2.Response:
+def route_request(request: httpx2.Request) -> httpx2.Response:
     path = request.url.path
     if request.method == "POST" and path in APIS:
-        return _converse(APIS[path], _body(request.read()))
-    if request.method == "POST" and path == EMBEDDINGS:
-        return _json(embedded(_body(request.read())))
-    if request.method == "GET" and path == MODELS:
-        return _json({"object": "list", "data": [MODEL]})
-    if request.method == "GET" and path.startswith(f"{MODELS}/"):
-        return _json(_model(path.removeprefix(f"{MODELS}/")))
+        return answer_request(APIS[path], parse_body(request.read()))
+    if request.method == "POST" and path == EMBEDDINGS_PATH:
+        return make_json_response(embed_texts(parse_body(request.read())))
+    if request.method == "GET" and path == MODELS_PATH:
+        return make_json_response({"object": "list", "data": [DEMO_MODEL]})
+    if request.method == "GET" and path.startswith(f"{MODELS_PATH}/"):
+        return make_json_response(get_model(path.removeprefix(f"{MODELS_PATH}/")))
     raise NotFound(f"Invalid URL ({request.method} {path})")
 
 
-def _converse(api: Api, request: JSON) -> httpx2.Response:
-    reply = answer(api.read(request))
+def answer_request(api: DemoApi, request: JSON) -> httpx2.Response:
+    reply = make_answer(api.read_request(request))
     telling = request, reply, uuid.uuid4().hex, int(time.time())
     if not request.get("stream"):
-        return _json(api.whole(*telling))
-    headers = {"content-type": "text/event-stream; charset=utf-8", **_mark()}
-    return httpx2.Response(200, headers=headers, content=api.frames(api.events(*telling)))
+        return make_json_response(api.build_answer(*telling))
+    headers = {"content-type": "text/event-stream; charset=utf-8", **make_id_header()}
+    return httpx2.Response(
+        200, headers=headers, content=api.encode_frames(api.iter_events(*telling))
+    )
 
 
-def _body(content: bytes) -> JSON:
+def parse_body(content: bytes) -> JSON:
     try:
         body = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(
             f"We could not parse the JSON body of your request: {error}"
         ) from error
-    request: JSON = typed(body, (dict,), "body")
+    request: JSON = check_type(body, (dict,), "body")
     return request
 
 
-def _model(name: str) -> JSON:
-    if name != MODEL["id"]:
+def get_model(name: str) -> JSON:
+    if name != DEMO_MODEL["id"]:
         raise NotFound(f"The model '{name}' does not exist.", param="model", code="model_not_found")
-    return MODEL
+    return DEMO_MODEL
 
 
-def _json(body: JSON, status: int = 200) -> httpx2.Response:
-    headers = {"content-type": "application/json", **_mark()}
-    return httpx2.Response(status, headers=headers, content=_encoded(body))
+def make_json_response(body: JSON, status: int = 200) -> httpx2.Response:
+    headers = {"content-type": "application/json", **make_id_header()}
+    return httpx2.Response(status, headers=headers, content=encode_json(body))
 
 
-def _mark() -> dict[str, str]:
+def make_id_header() -> dict[str, str]:
     return {"x-request-id": f"req_{uuid.uuid4().hex}"}
 
 
-def _encoded(value: Any) -> bytes:
+def encode_json(value: Any) -> bytes:
     # A lone surrogate is legal in JSON and impossible in UTF-8.
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")

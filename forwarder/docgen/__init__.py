@@ -17,35 +17,35 @@ COMMAND = "flask --app wsgi fidelity --write"
 ROOT = Path(__file__).parents[2]
 
 
-class Block(NamedTuple):
+class GeneratedBlock(NamedTuple):
     """A part of a document: its name in the markers, its file below the root, and its text."""
 
     name: str
     file: str
-    text: Callable[[], str]
+    render: Callable[[], str]
 
 
 BLOCKS = (
-    Block("parameters", "README.md", fidelity.parameters),
-    Block("ollama", "README.md", fidelity.of_ollama),
-    Block("providers", "README.md", providers.everyone),
-    Block("fidelity", "docs/fidelity.md", fidelity.everything),
+    GeneratedBlock("parameters", "README.md", fidelity.render_parameters),
+    GeneratedBlock("ollama", "README.md", fidelity.render_ollama),
+    GeneratedBlock("providers", "README.md", providers.render_providers),
+    GeneratedBlock("fidelity", "docs/fidelity.md", fidelity.render_fidelity),
 )
 
 
-def renewed(document: str, block: Block) -> str:
+def renew_block(document: str, block: GeneratedBlock) -> str:
     """The document with a block as the code has it; raises ValueError where it has no place."""
     head, tail = f"<!-- {block.name}: written by `{COMMAND}` -->", f"<!-- end of {block.name} -->"
     between = re.compile(f"{re.escape(head)}\n.*?{re.escape(tail)}\n", re.DOTALL)
-    text = f"{head}\n\n{block.text()}\n\n{tail}\n"
+    text = f"{head}\n\n{block.render()}\n\n{tail}\n"
     made, found = between.subn(lambda _: text, document)
     if found != 1:
         raise ValueError(f"{block.file} has {found} places for '{block.name}'")
     return made
 
 
-def write(root: Path = ROOT) -> None:
+def write_blocks(root: Path = ROOT) -> None:
     """Renew every block in its file."""
     for block in BLOCKS:
         path = root / block.file
-        path.write_text(renewed(path.read_text(encoding="utf-8"), block), encoding="utf-8")
+        path.write_text(renew_block(path.read_text(encoding="utf-8"), block), encoding="utf-8")

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def render_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A table; what would end a cell is escaped."""
     heads = list(head)
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(escape_cell, line))} |" for line in lines)
 
 
-def code(names: Iterable[str]) -> str:
+def format_code(names: Iterable[str]) -> str:
     """Names as code, separated by commas."""
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _cell(text: str) -> str:
+def escape_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")

@@ -7,95 +7,104 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
-from forwarder.docgen.markdown import code, table
+from forwarder.docgen.markdown import format_code, render_table
 from forwarder.providers import PROFILES, Profile
-from forwarder.providers.profile import KNOBS, Changes
+from forwarder.providers.profile import PROFILE_FIELDS, ProfileChanges
 
-_HIDDEN = ("demo",)
+_HIDDEN_PROFILES = ("demo",)
 """Profiles that are nobody's provider."""
 
-_CAREFUL = ("developer_role", "max_tokens", "join_text_parts", "custom_tools", "allowed_tools")
+_ACTIVE_DEFAULTS = (
+    "developer_role",
+    "max_tokens",
+    "join_text_parts",
+    "custom_tools",
+    "allowed_tools",
+)
 """The knobs whose default does something to a request."""
 
 
-def everyone() -> str:
+def render_providers() -> str:
     """For each provider its name, how it is recognised, and what is done for it."""
     heads = ["provider", "recognised by", "what is done for it"]
-    return f"{table(heads, _rows())}\n\nThe usual parameters are {code(sorted(usual()))}."
+    usual = format_code(sorted(find_usual_drops()))
+    return f"{render_table(heads, iter_rows())}\n\nThe usual parameters are {usual}."
 
 
-def _rows() -> Iterator[list[str]]:
+def iter_rows() -> Iterator[list[str]]:
     for name, profile in PROFILES.items():
-        if name not in _HIDDEN:
-            yield [f"`{name}`", _recognised(profile), _done(profile)]
+        if name not in _HIDDEN_PROFILES:
+            yield [f"`{name}`", describe_recognition(profile), describe_profile(profile)]
 
 
-def _recognised(profile: Profile) -> str:
+def describe_recognition(profile: Profile) -> str:
     if profile.name == "generic":
         return "whatever no other profile knows"
-    return code(profile.hosts) or f"`<NAME>_PROVIDER={profile.name}`"
+    return format_code(profile.hosts) or f"`<NAME>_PROVIDER={profile.name}`"
 
 
-def _done(profile: Profile) -> str:
+def describe_profile(profile: Profile) -> str:
     if profile.name == "generic":
-        return "; ".join(filter(None, (words(k, getattr(profile, k)) for k in _CAREFUL)))
-    return "; ".join(_differing(profile)) or "what is done for `generic`"
+        return "; ".join(
+            filter(None, (describe_value(k, getattr(profile, k)) for k in _ACTIVE_DEFAULTS))
+        )
+    return "; ".join(iter_differences(profile)) or "what is done for `generic`"
 
 
-def _differing(profile: Profile) -> Iterator[str]:
+def iter_differences(profile: Profile) -> Iterator[str]:
     generic = PROFILES["generic"]
     for knob in fields(Profile):
         value = getattr(profile, knob.name)
-        if knob.name in KNOBS and value != getattr(generic, knob.name):
-            yield words(knob.name, value)
+        if knob.name in PROFILE_FIELDS and value != getattr(generic, knob.name):
+            yield describe_value(knob.name, value)
 
 
-def words(knob: str, value: Any) -> str:
+def describe_value(knob: str, value: Any) -> str:
     """What a knob with this value comes to, in a few words."""
-    told = WORDS[knob]
+    told = FIELD_DESCRIPTIONS[knob]
     return told(value) if callable(told) else told[value]
 
 
-def usual() -> frozenset[str]:
+def find_usual_drops() -> frozenset[str]:
     """The parameters that most providers do not take."""
     counted = Counter(name for profile in PROFILES.values() for name in profile.drop)
     return frozenset(name for name, times in counted.items() if times > len(PROFILES) / 2)
 
 
-def _left_out(names: frozenset[str]) -> str:
-    is_usual = usual() <= names
-    rest = code(sorted(names - usual() if is_usual else names))
+def describe_dropped(names: frozenset[str]) -> str:
+    is_usual = find_usual_drops() <= names
+    rest = format_code(sorted(names - find_usual_drops() if is_usual else names))
     parts = (["the usual parameters"] if is_usual else []) + ([rest] if rest else [])
     return f"leaves out {' and '.join(parts)}" if parts else "leaves out nothing more"
 
 
-def _length(limit: int) -> str:
+def describe_length(limit: int) -> str:
     return f"up to {limit} characters" if limit else "any length"
 
 
-def _efforts(efforts: Changes) -> str:
+def describe_efforts(efforts: ProfileChanges) -> str:
     same: dict[str | None, list[str]] = {}
     for effort, word in efforts.items():
         same.setdefault(word, []).append(effort)
     told = (
-        f"{code(names)} as `{word}`" if word else f"no {code(names)}"
+        f"{format_code(names)} as `{word}`" if word else f"no {format_code(names)}"
         for word, names in same.items()
     )
     return f"of the efforts {' and '.join(told)}"
 
 
-def _by_model(models: Changes) -> str:
+def describe_models(models: ProfileChanges) -> str:
     """Patterns with the same changes are told together."""
     same: dict[str, list[str]] = {}
     for pattern, changes in models.items():
-        told = " and ".join(words(k, v) for k, v in changes.items())
+        told = " and ".join(describe_value(k, v) for k, v in changes.items())
         same.setdefault(told, []).append(pattern)
-    return "; ".join(f"for {code(patterns)} {told}" for told, patterns in same.items())
+    return "; ".join(f"for {format_code(patterns)} {told}" for told, patterns in same.items())
 
 
-Told = dict[Any, str] | Callable[[Any], str]
+FieldDescription = dict[Any, str] | Callable[[Any], str]
 
-WORDS: dict[str, Told] = {
+FIELD_DESCRIPTIONS: dict[str, FieldDescription] = {
     "developer_role": {
         "system": "developer messages become system messages",
         "developer": "the developer role stays",
@@ -109,7 +118,9 @@ WORDS: dict[str, Told] = {
         True: "other fields of messages stay",
         False: "messages have OpenAI's fields alone",
     },
-    "signature_fields": lambda names: f"signatures go back in {code(sorted(names)) or 'no field'}",
+    "signature_fields": lambda names: (
+        f"signatures go back in {format_code(sorted(names)) or 'no field'}"
+    ),
     "max_tokens": lambda name: (
         "the token limit stays" if name == "as_is" else f"the token limit is called `{name}`"
     ),
@@ -124,9 +135,9 @@ WORDS: dict[str, Told] = {
         "none": "JSON is checked here",
         "schema_only": "`json_object` is asked for as a schema",
     },
-    "drop": _left_out,
-    "add": lambda added: f"adds {code(sorted(added))}",
-    "chat_takes": lambda names: f"also takes {code(sorted(names))}",
+    "drop": describe_dropped,
+    "add": lambda added: f"adds {format_code(sorted(added))}",
+    "chat_takes": lambda names: f"also takes {format_code(sorted(names))}",
     "forced_tool_choice": {
         "ok": "tools can be demanded",
         "auto": "a demanded tool is left to the model",
@@ -141,8 +152,8 @@ WORDS: dict[str, Told] = {
     },
     "strict_tools": {True: "`strict` stays", False: "no `strict` in tools"},
     "schema_dialect": lambda name: f"schemas in the dialect `{name}`",
-    "tool_name_limit": lambda limit: f"tool names of {_length(limit)}",
-    "call_id_limit": lambda limit: f"call ids of {_length(limit)}",
+    "tool_name_limit": lambda limit: f"tool names of {describe_length(limit)}",
+    "call_id_limit": lambda limit: f"call ids of {describe_length(limit)}",
     "call_id_exact": {True: "of exactly so many", False: "or of fewer"},
     "reasons": {
         "auto": "its name tells whether a model reasons",
@@ -168,7 +179,7 @@ WORDS: dict[str, Told] = {
         "reasoning": "thinking is switched by `reasoning.effort`",
         "template": "thinking is switched by `chat_template_kwargs`",
     },
-    "effort_map": _efforts,
+    "effort_map": describe_efforts,
     "image_url": {"url": "images by URL", "base64": "images as data", "none": "no images"},
     "tool_image": {
         "user": "images of results go into a user message",
@@ -184,13 +195,13 @@ WORDS: dict[str, Told] = {
         True: "compacts conversations itself",
         False: "conversations are compacted here",
     },
-    "responses_takes": lambda names: f"over Responses also takes {code(sorted(names))}",
+    "responses_takes": lambda names: f"over Responses also takes {format_code(sorted(names))}",
     "key_header": lambda name: f"the key goes as `{name}`",
     "chat_path": lambda path: f"Chat at `{path}`",
     "responses_path": lambda path: f"Responses at `{path}`",
     "responses_developer": lambda role: f"Responses' developer role is called `{role}`",
     "responses_system": lambda role: f"Responses' system role is called `{role}`",
-    "responses_add": lambda added: f"adds {code(sorted(added))} to Responses requests",
+    "responses_add": lambda added: f"adds {format_code(sorted(added))} to Responses requests",
     "server_calls": lambda ids: f"calls `{'…`, `'.join(ids)}…` are its own work",
     "keep_reasoning_text": {
         True: "the text of reasoning items goes back",
@@ -207,6 +218,6 @@ WORDS: dict[str, Told] = {
     },
     "repair_responses": {True: "its Responses streams are completed", False: "streams stay"},
     "learn": {True: "refusals are learned from", False: "nothing is learned from refusals"},
-    "models": _by_model,
+    "models": describe_models,
 }
 """Knob -> what its values come to."""

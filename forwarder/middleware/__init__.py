@@ -9,30 +9,41 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.core.types import Call
-from forwarder.core.validate import STR, choose, expect
-from forwarder.middleware.cut_annotations import with_notes
-from forwarder.middleware.json_schema import with_schema
+from forwarder.core.types import Handler
+from forwarder.core.validate import STR, check_enum, check_type
+from forwarder.middleware.cut_annotations import with_cut_annotations
+from forwarder.middleware.json_schema import with_json_schema
 from forwarder.middleware.json_schema_validation import MAX_STEPS
-from forwarder.middleware.multiple_choices import with_choices
-from forwarder.middleware.single_call_chat import with_one_call
-from forwarder.middleware.single_call_responses import with_one_item
-from forwarder.middleware.stop_sequences import with_stop
-from forwarder.middleware.token_limit import with_limit
+from forwarder.middleware.multiple_choices import with_multiple_choices
+from forwarder.middleware.single_call_chat import with_single_chat_call
+from forwarder.middleware.single_call_responses import with_single_responses_call
+from forwarder.middleware.stop_sequences import with_stop_sequences
+from forwarder.middleware.token_limit import with_token_limit
 from forwarder.middleware.truncation import with_truncation
 
-__all__ = ["over_chat", "over_responses", "with_one_item"]
+__all__ = [
+    "with_chat_upstream_middleware",
+    "with_responses_upstream_middleware",
+    "with_single_responses_call",
+]
 
 
-def over_responses(call: Call, stop_drain: bool, max_choices: int) -> Call:
+def with_responses_upstream_middleware(
+    handler: Handler, stop_drain: bool, max_choices: int
+) -> Handler:
     """What a chat call served over a Responses upstream lacks: ``n``, ``stop``, low limits.
 
     Each choice is stopped on its own, so ``n`` is the outermost.
     """
-    return with_choices(with_notes(with_stop(with_limit(call), stop_drain)), max_choices)
+    return with_multiple_choices(
+        with_cut_annotations(with_stop_sequences(with_token_limit(handler), stop_drain)),
+        max_choices,
+    )
 
 
-def over_chat(call: Call, formats: str, truncation: Any, max_steps: int = MAX_STEPS) -> Call:
+def with_chat_upstream_middleware(
+    handler: Handler, formats: str, truncation: Any, max_steps: int = MAX_STEPS
+) -> Handler:
     """What a Chat upstream may lack: schemas, one call at a time, truncation.
 
     ``formats`` is the best ``response_format`` that it knows; ``truncation`` is what a Responses
@@ -40,6 +51,6 @@ def over_chat(call: Call, formats: str, truncation: Any, max_steps: int = MAX_ST
     ``max_steps`` bounds the check of an answer against its schema.
     """
     if truncation is not None:
-        choose(expect(truncation, STR, "truncation"), ("auto", "disabled"), "truncation")
-    fitting = with_truncation(call) if truncation == "auto" else call
-    return with_one_call(with_schema(fitting, formats, max_steps))
+        check_enum(check_type(truncation, STR, "truncation"), ("auto", "disabled"), "truncation")
+    fitting = with_truncation(handler) if truncation == "auto" else handler
+    return with_single_chat_call(with_json_schema(fitting, formats, max_steps))

@@ -8,50 +8,57 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.core.types import Batch, Call, Event, Json, Stream
-from forwarder.middleware.chat_chunks import choice_of, has_notes, with_choice
-from forwarder.translation.chat_over_responses.request import is_cut
-from forwarder.translation.chat_over_responses.side_data import NOTES
+from forwarder.core.types import Batch, Event, EventStream, Handler, Json
+from forwarder.middleware.chat_chunks import has_side_data, read_first_choice, replace_choice
+from forwarder.translation.chat_over_responses.request import is_answer_cut
+from forwarder.translation.chat_over_responses.side_data import SIDE_DATA
 
 
-def with_notes(call: Call) -> Call:
+def with_cut_annotations(handler: Handler) -> Handler:
     """Wrap a chat call that cuts its answer, so that its notes come at the end as ever."""
 
-    def noting(request: Json) -> Stream:
-        stream = call(request)
-        return _gathered(stream) if is_cut(request) else stream
+    def handle_request(request: Json) -> EventStream:
+        stream = handler(request)
+        return gather_side_data(stream) if is_answer_cut(request) else stream
 
-    return noting
+    return handle_request
 
 
-def _gathered(stream: Stream) -> Stream:
-    said, notes = 0, {}
+def gather_side_data(stream: EventStream) -> EventStream:
+    text_length, side_data = 0, {}
     for batch in stream:
         out: Batch = []
         for chunk in batch:
-            choice = choice_of(chunk)
+            choice = read_first_choice(chunk)
             delta = choice.get("delta") or {}
-            if has_notes(chunk):
-                notes = delta[NOTES]
+            if has_side_data(chunk):
+                side_data = delta[SIDE_DATA]
                 continue
-            said += len(delta.get("content") or "")
-            out += _ended(chunk, notes, said) if notes and choice.get("finish_reason") else [chunk]
+            text_length += len(delta.get("content") or "")
+            out += (
+                finish_with_side_data(chunk, side_data, text_length)
+                if side_data and choice.get("finish_reason")
+                else [chunk]
+            )
         if out or not batch:
             yield out
 
 
-def _ended(chunk: Event, notes: Json, said: int) -> Batch:
+def finish_with_side_data(chunk: Event, side_data: Json, text_length: int) -> Batch:
     """The chunk that finishes, and before it the annotations of the text that came."""
-    choice = choice_of(chunk)
-    annotations, files = _within(notes["annotations"], said), _within(notes["files"], said)
-    metadata = {**notes["metadata"], **({"files": files} if files else {})}
+    choice = read_first_choice(chunk)
+    annotations, files = (
+        select_within(side_data["annotations"], text_length),
+        select_within(side_data["files"], text_length),
+    )
+    metadata = {**side_data["metadata"], **({"files": files} if files else {})}
     last = {**choice["delta"], **({"metadata": metadata} if metadata else {})}
-    ending = with_choice(chunk, {**choice, "delta": last})
+    ending = replace_choice(chunk, {**choice, "delta": last})
     if not annotations:
         return [ending]
     noted = {"index": choice.get("index") or 0, "delta": {"annotations": annotations}}
-    return [with_choice(chunk, {**noted, "logprobs": None, "finish_reason": None}), ending]
+    return [replace_choice(chunk, {**noted, "logprobs": None, "finish_reason": None}), ending]
 
 
-def _within(placed: list[tuple[int, Json]], said: int) -> list[Any]:
-    return [what for at, what in placed if at <= said]
+def select_within(placed: list[tuple[int, Json]], text_length: int) -> list[Any]:
+    return [what for at, what in placed if at <= text_length]

@@ -14,37 +14,39 @@ from typing import Any, NamedTuple
 import orjson
 
 from forwarder.core.errors import ForwarderError
-from forwarder.core.types import Batch, Call, Json, Stream
-from forwarder.core.validate import DICT, STR, optional
+from forwarder.core.types import Batch, EventStream, Handler, Json
+from forwarder.core.validate import DICT, STR, read_field
 from forwarder.middleware import json_schema_validation
-from forwarder.middleware.usage_estimate import summed
+from forwarder.middleware.usage_estimate import sum_usages
 from forwarder.protocols import unfold
 from forwarder.protocols.fold import fold_chat
 
-_SIGN_OF_LIFE = 5.0
+HEARTBEAT_SECONDS = 5.0
 """Seconds after which a client that waits for a held answer hears that there will be one."""
 
 
-def with_schema(call: Call, level: str, max_steps: int = json_schema_validation.MAX_STEPS) -> Call:
+def with_json_schema(
+    handler: Handler, level: str, max_steps: int = json_schema_validation.MAX_STEPS
+) -> Handler:
     """Wrap a chat call whose upstream knows ``response_format`` up to ``level``.
 
     An answer whose check takes more than ``max_steps`` is given unchecked, and says so.
     Of ``json_object`` and ``none`` the lack is made up for here; of every other level nothing is.
     """
     if level not in ("json_object", "none"):
-        return call
+        return handler
 
-    def fitting(request: Json) -> Stream:
-        wanted = _wanted(request, level, max_steps)
+    def handle_request(request: Json) -> EventStream:
+        wanted = read_required_schema(request, level, max_steps)
         if wanted is None:
-            return call(request)
-        inner = _prompted(request, wanted, level)
-        return _checked(call(inner), call, inner, wanted)
+            return handler(request)
+        inner = add_schema_prompt(request, wanted, level)
+        return validate_answer(handler(inner), handler, inner, wanted)
 
-    return fitting
+    return handle_request
 
 
-class Wanted(NamedTuple):
+class RequiredSchema(NamedTuple):
     """What the answer has to be: the schema, and its name and description where it has them."""
 
     schema: Json
@@ -53,51 +55,53 @@ class Wanted(NamedTuple):
     description: str = ""
 
 
-_NAMING = ("name", "description")
+_DESCRIPTION_FIELDS = ("name", "description")
 
 
-def _wanted(request: Json, level: str, max_steps: int) -> Wanted | None:
-    response_format = optional(request, "response_format", DICT, "response_format") or {}
+def read_required_schema(request: Json, level: str, max_steps: int) -> RequiredSchema | None:
+    response_format = read_field(request, "response_format", DICT, "response_format") or {}
     kind = response_format.get("type")
     if kind == "json_object" and level == "none":
-        return Wanted({"type": "object"}, max_steps)
+        return RequiredSchema({"type": "object"}, max_steps)
     if kind != "json_schema":
         return None
     path = "response_format.json_schema"
-    described = optional(response_format, "json_schema", DICT, path) or {}
-    schema = optional(described, "schema", DICT, f"{path}.schema") or {"type": "object"}
-    json_schema_validation.check(schema, f"{path}.schema", max_steps)
-    named = (optional(described, name, STR, f"{path}.{name}") or "" for name in _NAMING)
-    return Wanted(schema, max_steps, *named)
+    described = read_field(response_format, "json_schema", DICT, path) or {}
+    schema = read_field(described, "schema", DICT, f"{path}.schema") or {"type": "object"}
+    json_schema_validation.check_schema(schema, f"{path}.schema", max_steps)
+    named = (
+        read_field(described, name, STR, f"{path}.{name}") or "" for name in _DESCRIPTION_FIELDS
+    )
+    return RequiredSchema(schema, max_steps, *named)
 
 
 # -- the request --------------------------------------------------------------------------------
 
 
-def _prompted(request: Json, wanted: Wanted, level: str) -> Json:
+def add_schema_prompt(request: Json, wanted: RequiredSchema, level: str) -> Json:
     """The request with the schema in its prompt and a format that the provider knows."""
     inner = {k: v for k, v in request.items() if k != "response_format"}
     if level == "json_object":
         inner["response_format"] = {"type": "json_object"}
     messages = request.get("messages")
     if isinstance(messages, list):
-        inner["messages"] = _instructed(messages, _instruction(wanted))
+        inner["messages"] = insert_instruction(messages, make_instruction(wanted))
     return inner
 
 
-def _instructed(messages: list[Any], instruction: str) -> list[Any]:
+def insert_instruction(messages: list[Any], instruction: str) -> list[Any]:
     """The instruction comes after the client's own, so that the head of every turn is the same."""
     head = 0
-    while head < len(messages) and _is_system(messages[head]):
+    while head < len(messages) and is_system_message(messages[head]):
         head += 1
     return [*messages[:head], {"role": "system", "content": instruction}, *messages[head:]]
 
 
-def _is_system(message: Any) -> bool:
+def is_system_message(message: Any) -> bool:
     return isinstance(message, dict) and message.get("role") in ("system", "developer")
 
 
-def _instruction(wanted: Wanted) -> str:
+def make_instruction(wanted: RequiredSchema) -> str:
     about = ": ".join(filter(None, (wanted.name, wanted.description)))
     return (
         "Answer with JSON alone, without any text or code fence around it"
@@ -106,7 +110,7 @@ def _instruction(wanted: Wanted) -> str:
     )
 
 
-def _again(request: Json, said: str, wrong: str) -> Json:
+def make_retry_request(request: Json, said: str, wrong: str) -> Json:
     """The request with the answer that does not fit, and what is wrong with it."""
     correction = f"This does not fit the JSON Schema: {wrong}\nAnswer again, with the JSON alone."
     said_and_corrected = [
@@ -119,35 +123,39 @@ def _again(request: Json, said: str, wrong: str) -> Json:
 # -- the answer ---------------------------------------------------------------------------------
 
 
-def _checked(stream: Stream, call: Call, request: Json, wanted: Wanted) -> Stream:
-    answer = fold_chat(iter((yield from _held(stream))))
-    wrong = _fit(answer, wanted)
+def validate_answer(
+    stream: EventStream, handler: Handler, request: Json, wanted: RequiredSchema
+) -> EventStream:
+    answer = fold_chat(iter((yield from collect_batches(stream))))
+    wrong = check_choices(answer, wanted)
     if wrong:
         try:
-            second = fold_chat(iter((yield from _held(call(_again(request, *wrong))))))
+            second = fold_chat(
+                iter((yield from collect_batches(handler(make_retry_request(request, *wrong)))))
+            )
         except ForwarderError:
-            _mark(answer, wrong)  # the first answer is better than none
+            mark_mismatch(answer, wrong)  # the first answer is better than none
         else:
-            answer = _with_both_usages(second, answer)
-            if wrong := _fit(answer, wanted):
-                _mark(answer, wrong)
-    yield _in_one_piece(answer) if request.get("stream") else [answer]
+            answer = add_earlier_usage(second, answer)
+            if wrong := check_choices(answer, wanted):
+                mark_mismatch(answer, wrong)
+    yield to_chunks(answer) if request.get("stream") else [answer]
 
 
-def _held(stream: Stream) -> Any:
+def collect_batches(stream: EventStream) -> Any:
     """Gives all batches of a stream back; yields empty ones meanwhile, while it is silent too."""
     held: list[Batch] = []
     told = time.monotonic()
     for batch in stream:
         held.append(batch)
         now = time.monotonic()
-        if not batch or now - told > _SIGN_OF_LIFE:
+        if not batch or now - told > HEARTBEAT_SECONDS:
             told = now
             yield []
     return held
 
 
-def _fit(answer: Json, wanted: Wanted) -> tuple[str, str] | None:
+def check_choices(answer: Json, wanted: RequiredSchema) -> tuple[str, str] | None:
     """Make every choice the bare JSON; give the first text that does not fit, and why."""
     for choice in answer["choices"]:
         message = choice["message"]
@@ -155,12 +163,12 @@ def _fit(answer: Json, wanted: Wanted) -> tuple[str, str] | None:
             message.get("content"), str
         ):
             continue
-        thought, bare = _parted(message["content"])
+        thought, bare = extract_json(message["content"])
         try:
-            wrong = json_schema_validation.mistake(bare, wanted.schema, wanted.max_steps)
+            wrong = json_schema_validation.find_mistake(bare, wanted.schema, wanted.max_steps)
         except json_schema_validation.TooManySteps:
             wrong = None
-            _note_error(
+            set_schema_error(
                 message,
                 f"not checked: that takes more than {wanted.max_steps} steps "
                 "(limit: FORWARDER_MAX_SCHEMA_NODES)",
@@ -173,7 +181,7 @@ def _fit(answer: Json, wanted: Wanted) -> tuple[str, str] | None:
     return None
 
 
-def _parted(text: str) -> tuple[str, str]:
+def extract_json(text: str) -> tuple[str, str]:
     """A thought in front of the JSON, and the JSON without what models put around it."""
     thought, bare = "", text.strip()
     if bare.startswith("<think>"):
@@ -184,26 +192,26 @@ def _parted(text: str) -> tuple[str, str]:
     return thought, bare
 
 
-def _mark(answer: Json, wrong: tuple[str, str]) -> None:
+def mark_mismatch(answer: Json, wrong: tuple[str, str]) -> None:
     for choice in answer["choices"]:
         if choice["message"].get("content") == wrong[0]:
-            _note_error(choice["message"], wrong[1])
+            set_schema_error(choice["message"], wrong[1])
 
 
-def _note_error(message: Json, error: str) -> None:
+def set_schema_error(message: Json, error: str) -> None:
     message["metadata"] = {**(message.get("metadata") or {}), "schema_error": error}
 
 
-def _with_both_usages(answer: Json, earlier: Json) -> Json:
+def add_earlier_usage(answer: Json, earlier: Json) -> Json:
     """Both attempts were paid for."""
     usages = [one["usage"] for one in (earlier, answer) if one.get("usage")]
-    return {**answer, "usage": summed(usages, prompts=True)} if usages else answer
+    return {**answer, "usage": sum_usages(usages, prompts=True)} if usages else answer
 
 
-def _in_one_piece(answer: Json) -> Batch:
+def to_chunks(answer: Json) -> Batch:
     """A chunk for each choice and one for the usage."""
     usage = answer.get("usage")
-    [chunk] = unfold.events(
+    [chunk] = unfold.unfold_answer(
         "chat", {k: v for k, v in answer.items() if k != "usage"}, streamed=True
     )
     chunks = [{**chunk, "choices": [choice]} for choice in chunk["choices"]]

@@ -1,7 +1,7 @@
 """Check JSON texts against JSON Schemas, within a budget.
 
 Schemas come from clients and texts from models; either may be hostile.  ``jsonschema`` validates a
-copy of the schema without the keywords of ``_REMOVED`` and ``$schema``: no regular expression
+copy of the schema without the keywords of ``_REMOVED_KEYWORDS`` and ``$schema``: no regular expression
 runs, no reference leaves the schema, and no dialect selects a validator class that does not count.
 """
 
@@ -34,7 +34,7 @@ MAX_STEPS = 50_000
 _ENTRIES_PER_STEP = 16
 _CHARACTERS_PER_STEP = 256
 _STEPS_PER_PAUSE = 1000
-_STEPS_PER_FORMS = 50
+_STEPS_PER_META_CHECK = 50
 _MAX_DEPTH = 100
 """Rules inside of rules, of four frames each.  ``jsonschema`` uses a library in Rust (``rpds``),
 which panics with a BaseException when it meets Python's own limit."""
@@ -45,28 +45,37 @@ _MAX_ERRORS = 20
 _TOLERANCE = 1e-9
 """For ``multipleOf``: 0.3 is a multiple of 0.1, although their binary fractions are not."""
 
-_REMOVED = {"$dynamicRef", "format", "pattern", "patternProperties", "unevaluatedItems",
+_REMOVED_KEYWORDS = {"$dynamicRef", "format", "pattern", "patternProperties", "unevaluatedItems",
             "unevaluatedProperties"}  # fmt: skip
-_OVER_ENTRIES = {"additionalProperties", "contains", "items", "propertyNames", "uniqueItems"}
+_ENTRY_KEYWORDS = {"additionalProperties", "contains", "items", "propertyNames", "uniqueItems"}
 """Keywords that look at every entry of a value."""
 
-_META = Draft202012Validator.META_SCHEMA
-_VOCABULARIES = [REGISTRY.contents(urljoin(_META["$id"], each["$ref"])) for each in _META["allOf"]]
-_FORMS: dict[str, Json] = {
+_META_DOCUMENT = Draft202012Validator.META_SCHEMA
+_VOCABULARIES = [
+    REGISTRY.contents(urljoin(_META_DOCUMENT["$id"], each["$ref"]))
+    for each in _META_DOCUMENT["allOf"]
+]
+_ARGUMENT_SCHEMAS: dict[str, Json] = {
     keyword: form
-    for document in (_META, *_VOCABULARIES)
+    for document in (_META_DOCUMENT, *_VOCABULARIES)
     for keyword, form in document["properties"].items()
     if isinstance(form, dict)
 }
 """Keyword -> the schema of its argument."""
 
 _DEFINITIONS = dict(ChainMap(*(each.get("$defs", {}) for each in _VOCABULARIES)))
-_FORM: Json = {"type": ["object", "boolean"], "properties": _FORMS, "$defs": _DEFINITIONS}
+_META_SCHEMA: Json = {
+    "type": ["object", "boolean"],
+    "properties": _ARGUMENT_SCHEMAS,
+    "$defs": _DEFINITIONS,
+}
 """The schema of one schema; ``$dynamicRef`` is removed, so it skips the schemas in it."""
 
-_ONE = {word for word, form in _FORMS.items() if "$dynamicRef" in form}
-_LISTS = {word for word, form in _FORMS.items() if form.get("$ref") == "#/$defs/schemaArray"}
-_MAPS = {word for word, form in _FORMS.items()
+_SCHEMA_KEYWORDS = {word for word, form in _ARGUMENT_SCHEMAS.items() if "$dynamicRef" in form}
+_SCHEMA_LIST_KEYWORDS = {
+    word for word, form in _ARGUMENT_SCHEMAS.items() if form.get("$ref") == "#/$defs/schemaArray"
+}
+_SCHEMA_MAP_KEYWORDS = {word for word, form in _ARGUMENT_SCHEMAS.items()
          if "$dynamicRef" in form.get("additionalProperties", ())}  # fmt: skip
 """Keywords whose argument is a schema, a list or an object of schemas."""
 
@@ -75,7 +84,7 @@ class TooManySteps(Exception):
     """The budget ended before the check did."""
 
 
-class _Check:
+class SchemaCheck:
     """The state of one check: the budget and the prepared schemas."""
 
     def __init__(self, root: Json, budget: int) -> None:
@@ -87,7 +96,7 @@ class _Check:
         self._anchors: dict[str, Any] = {}
         self._targets: dict[str, Any] = {}  # reference -> the copy of the schema there
         self._enums: dict[int, frozenset[Any]] = {}  # id of an enum -> the keys of its values
-        self.validator = _Validator(self._prepare(root), registry=Registry())
+        self.validator = _CountingValidator(self._prepare(root), registry=Registry())
 
     def spend(self, steps: int) -> None:
         """Count steps.  Let other greenlets run now and then."""
@@ -106,43 +115,49 @@ class _Check:
         if not isinstance(schema, dict):
             return schema is not False or {"not": {}}
         if id(schema) not in self._prepared:
-            copies = {keyword: self._copy(keyword, inner) for keyword, inner in schema.items()}
+            copies = {
+                keyword: self._copy_argument(keyword, inner) for keyword, inner in schema.items()
+            }
             if "patternProperties" in schema:
                 copies.pop("additionalProperties", None)  # depends on the regular expressions
             for anchor in {"$anchor", "$dynamicAnchor"} & schema.keys():
                 self._anchors[schema[anchor]] = schema
-            kept = {keyword: copy for keyword, copy in copies.items() if keyword in _KEPT}
+            kept = {keyword: copy for keyword, copy in copies.items() if keyword in _KEPT_KEYWORDS}
             self._prepared[id(schema)] = kept if kept.keys() & _RULES.keys() else True
         return self._prepared[id(schema)]
 
-    def _copy(self, keyword: str, argument: Any) -> Any:
-        if keyword in _LISTS:
+    def _copy_argument(self, keyword: str, argument: Any) -> Any:
+        if keyword in _SCHEMA_LIST_KEYWORDS:
             return [self._prepare(each) for each in argument]
-        if keyword in _MAPS:
+        if keyword in _SCHEMA_MAP_KEYWORDS:
             return {name: self._prepare(each) for name, each in argument.items()}
         has_own_message = argument is False and keyword in ("additionalProperties", "items")
-        return self._prepare(argument) if keyword in _ONE and not has_own_message else argument
+        return (
+            self._prepare(argument)
+            if keyword in _SCHEMA_KEYWORDS and not has_own_message
+            else argument
+        )
 
     def resolve(self, ref: str) -> Any:
         """The prepared schema that a reference leads to; True if it leads to none."""
         if ref not in self._targets:
             self.spend(1 + len(ref) // _ENTRIES_PER_STEP)
-            target = self._look_up(ref)
+            target = self._find_target(ref)
             if id(target) not in self._prepared:
-                self._check_forms(target)
+                self._check_target(target)
             self._targets[ref] = self._prepare(target)
         return self._targets[ref]
 
-    def _check_forms(self, target: Any) -> None:
-        """Let malformed schemas allow anything, at a place where `check` looked for none."""
-        self.spend(_STEPS_PER_FORMS)
-        forms = _Check(_FORM, sys.maxsize)
-        for _, inner in _walk(target):
+    def _check_target(self, target: Any) -> None:
+        """Let malformed schemas allow anything, at a place where `check_schema` looked for none."""
+        self.spend(_STEPS_PER_META_CHECK)
+        forms = SchemaCheck(_META_SCHEMA, sys.maxsize)
+        for _, inner in walk_schemas(target):
             self.spend(1)
-            if id(inner) not in self._prepared and _find_malformed(inner, forms):
+            if id(inner) not in self._prepared and find_malformed_keyword(inner, forms):
                 self._prepared[id(inner)] = True
 
-    def _look_up(self, ref: str) -> Any:
+    def _find_target(self, ref: str) -> Any:
         if not ref.startswith("#"):
             return True
         if ref[1:2] not in ("", "/"):
@@ -167,69 +182,75 @@ class _Check:
             self.spend(len(value) // _CHARACTERS_PER_STEP)
         return (bool, value) if isinstance(value, bool) else value
 
-    def make_keys(self, enum: list[Any]) -> frozenset[Any]:
+    def make_enum_keys(self, enum: list[Any]) -> frozenset[Any]:
         if id(enum) not in self._enums:
             self._enums[id(enum)] = frozenset(map(self.make_key, enum))
         return self._enums[id(enum)]
 
 
-_CHECK: ContextVar[_Check] = ContextVar("check")
+_ACTIVE_CHECK: ContextVar[SchemaCheck] = ContextVar("check")
 
 
 @contextmanager
-def _running(check: _Check) -> Iterator[Any]:
+def activate_check(check: SchemaCheck) -> Iterator[Any]:
     """Make this the check that the rules count for."""
-    token = _CHECK.set(check)
+    token = _ACTIVE_CHECK.set(check)
     try:
         yield check.validator
     finally:
-        _CHECK.reset(token)
+        _ACTIVE_CHECK.reset(token)
 
 
 # -- keywords -----------------------------------------------------------------------------------
 
-_Rule = Callable[[Any, Any, Any, Json], Iterable[ValidationError] | None]
+KeywordRule = Callable[[Any, Any, Any, Json], Iterable[ValidationError] | None]
 
 
-def _follow(validator: Any, ref: str, value: Any, schema: Json) -> Iterator[ValidationError]:
+def follow_reference(
+    validator: Any, ref: str, value: Any, schema: Json
+) -> Iterator[ValidationError]:
     """``$ref``.  The library would search the whole schema for each anchor."""
-    yield from validator.descend(value, _CHECK.get().resolve(ref))
+    yield from validator.descend(value, _ACTIVE_CHECK.get().resolve(ref))
 
 
-def _check_enum(_: Any, allowed: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
-    if _CHECK.get().make_key(value) not in _CHECK.get().make_keys(allowed):
+def check_enum(_: Any, allowed: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
+    if _ACTIVE_CHECK.get().make_key(value) not in _ACTIVE_CHECK.get().make_enum_keys(allowed):
         yield ValidationError(f"{value!r} is not one of {allowed!r}")
 
 
-def _check_const(_: Any, only: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
-    if _CHECK.get().make_key(value) != _CHECK.get().make_key(only):
+def check_const(_: Any, only: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
+    if _ACTIVE_CHECK.get().make_key(value) != _ACTIVE_CHECK.get().make_key(only):
         yield ValidationError(f"{only!r} was expected")
 
 
-def _check_unique(_: Any, wanted: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
+def check_unique_items(_: Any, wanted: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
     """``uniqueItems``.  The library may compare each pair of items."""
-    keys = list(map(_CHECK.get().make_key, value)) if wanted and isinstance(value, list) else []
+    keys = (
+        list(map(_ACTIVE_CHECK.get().make_key, value)) if wanted and isinstance(value, list) else []
+    )
     if len(set(keys)) < len(keys):
         yield ValidationError(f"{value!r} has non-unique elements")
 
 
-def _check_multiple(validator: Any, of: Any, value: Any, _: Json) -> Iterator[ValidationError]:
+def check_multiple_of(validator: Any, of: Any, value: Any, _: Json) -> Iterator[ValidationError]:
     ratio = value / of if validator.is_type(value, "number") else 0
     if math.isfinite(ratio) and abs(ratio - round(ratio)) > _TOLERANCE * max(1.0, abs(ratio)):
         yield ValidationError(f"{value!r} is not a multiple of {of!r}")
 
 
-def _with_count(keyword: str, rule: _Rule) -> _Rule:
+def with_step_count(keyword: str, rule: KeywordRule) -> KeywordRule:
     """A rule that spends the budget, also for the errors that it makes or passes on."""
 
-    def count(validator: Any, argument: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
-        check = _CHECK.get()
+    def count_steps(
+        validator: Any, argument: Any, value: Any, schema: Json
+    ) -> Iterator[ValidationError]:
+        check = _ACTIVE_CHECK.get()
         entries = 0
         if keyword not in _OWN_RULES and isinstance(argument, list | dict):
             entries += len(argument)
         if keyword == "dependentRequired":
             entries += sum(map(len, argument.values()))
-        if keyword in _OVER_ENTRIES and isinstance(value, list | dict):
+        if keyword in _ENTRY_KEYWORDS and isinstance(value, list | dict):
             entries += len(value)
         check.spend(1 + entries // _ENTRIES_PER_STEP)
         if check.depth == _MAX_DEPTH:
@@ -243,27 +264,30 @@ def _with_count(keyword: str, rule: _Rule) -> _Rule:
         finally:
             check.depth -= 1
 
-    return count
+    return count_steps
 
 
-_OWN_RULES: dict[str, _Rule] = {
-    "$ref": _follow,
-    "const": _check_const,
-    "enum": _check_enum,
-    "multipleOf": _check_multiple,
-    "uniqueItems": _check_unique,
+_OWN_RULES: dict[str, KeywordRule] = {
+    "$ref": follow_reference,
+    "const": check_const,
+    "enum": check_enum,
+    "multipleOf": check_multiple_of,
+    "uniqueItems": check_unique_items,
 }
 _RULES = {**Draft202012Validator.VALIDATORS, **_OWN_RULES}
-_KEPT = (_RULES.keys() | {"then", "else", "minContains", "maxContains"}) - _REMOVED
-_Validator: Any = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator, {keyword: _with_count(keyword, rule) for keyword, rule in _RULES.items()}
+_KEPT_KEYWORDS = (
+    _RULES.keys() | {"then", "else", "minContains", "maxContains"}
+) - _REMOVED_KEYWORDS
+_CountingValidator: Any = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator,
+    {keyword: with_step_count(keyword, rule) for keyword, rule in _RULES.items()},
 )
 
 
 # -- checks -------------------------------------------------------------------------------------
 
 
-def mistake(text: str, schema: Json, max_steps: int = MAX_STEPS) -> str | None:
+def find_mistake(text: str, schema: Json, max_steps: int = MAX_STEPS) -> str | None:
     """What is wrong with ``text`` as JSON of this schema; ``None`` when nothing is.
 
     Raises TooManySteps if that takes more than ``max_steps``, or nests too deeply.
@@ -273,28 +297,28 @@ def mistake(text: str, schema: Json, max_steps: int = MAX_STEPS) -> str | None:
     except ValueError as error:
         return f"it is not valid JSON ({error})."
     try:
-        with _running(_Check(schema, max_steps)) as validator:
+        with activate_check(SchemaCheck(schema, max_steps)) as validator:
             found = best_match(islice(validator.iter_errors(value), _MAX_ERRORS))
     except RecursionError:
         raise TooManySteps from None
-    return _describe(found.absolute_path, found.message) if found else None
+    return describe_error(found.absolute_path, found.message) if found else None
 
 
-def check(schema: Json, param: str, max_nodes: int = MAX_STEPS) -> None:
+def check_schema(schema: Json, param: str, max_nodes: int = MAX_STEPS) -> None:
     """Raise InvalidRequest, naming ``param``, when this is no JSON Schema, or too large a one."""
-    why = _find_reason(schema, max_nodes)
+    why = find_schema_error(schema, max_nodes)
     if why:
         message = f"Invalid schema for '{param}': {why}."
         raise InvalidRequest(message, param=param, code="invalid_json_schema")
 
 
-def _find_reason(schema: Json, max_nodes: int) -> str | None:
-    forms = _Check(_FORM, sys.maxsize)
-    for number, (place, inner) in enumerate(_walk(schema)):
+def find_schema_error(schema: Json, max_nodes: int) -> str | None:
+    forms = SchemaCheck(_META_SCHEMA, sys.maxsize)
+    for number, (place, inner) in enumerate(walk_schemas(schema)):
         if number == max_nodes:
             return f"more than {max_nodes} nodes (limit: FORWARDER_MAX_SCHEMA_NODES)"
         try:
-            error = _find_malformed(inner, forms)
+            error = find_malformed_keyword(inner, forms)
         except RecursionError:
             return "nested too deeply"
         if error:
@@ -302,18 +326,18 @@ def _find_reason(schema: Json, max_nodes: int) -> str | None:
             while place:
                 place, step = place
                 path.append(step)
-            return _describe(path[::-1], error.message)
+            return describe_error(path[::-1], error.message)
     return None
 
 
-def _find_malformed(schema: Any, forms: _Check) -> ValidationError | None:
+def find_malformed_keyword(schema: Any, forms: SchemaCheck) -> ValidationError | None:
     """The first mistake in one schema, apart from the schemas in it."""
-    with _running(forms) as validator:
+    with activate_check(forms) as validator:
         error: ValidationError | None = next(validator.iter_errors(schema), None)
     return error
 
 
-def _walk(schema: Any) -> Iterator[tuple[Any, Any]]:
+def walk_schemas(schema: Any) -> Iterator[tuple[Any, Any]]:
     """Every schema inside of a schema, that one first, and its place: (outer place, step)."""
     waiting: list[tuple[Any, Any]] = [(None, schema)]
     while waiting:
@@ -322,15 +346,15 @@ def _walk(schema: Any) -> Iterator[tuple[Any, Any]]:
             yield place, inner
         for keyword, argument in inner.items() if isinstance(inner, dict) else ():
             below = (place, keyword)
-            if keyword in _ONE:
+            if keyword in _SCHEMA_KEYWORDS:
                 waiting.append((below, argument))
-            elif keyword in _LISTS and isinstance(argument, list):
+            elif keyword in _SCHEMA_LIST_KEYWORDS and isinstance(argument, list):
                 waiting += [((below, i), each) for i, each in enumerate(argument)]
-            elif keyword in _MAPS and isinstance(argument, dict):
+            elif keyword in _SCHEMA_MAP_KEYWORDS and isinstance(argument, dict):
                 waiting += [((below, name), each) for name, each in argument.items()]
 
 
-def _describe(path: Iterable[str | int], message: str) -> str:
+def describe_error(path: Iterable[str | int], message: str) -> str:
     """In words, with the place, and no longer than a model needs."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     place = "".join(steps).removeprefix(".")

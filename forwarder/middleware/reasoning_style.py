@@ -11,13 +11,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from forwarder.core.types import Batch, Call, Event, Json, Stream
-from forwarder.core.validate import DICT, optional
+from forwarder.core.types import Batch, Event, EventStream, Handler, Json
+from forwarder.core.validate import DICT, read_field
 from forwarder.protocols import chat_reasoning, unfold
-from forwarder.protocols.annotations import Insertions, shifted
+from forwarder.protocols.annotations import Insertions, shift_annotation
 from forwarder.protocols.fold import fold_chat
 
-TOLD = frozenset({"reasoning", "reasoning_summary", "schema_error", "files", "partial_images"})
+OWN_METADATA_KEYS = frozenset(
+    {"reasoning", "reasoning_summary", "schema_error", "files", "partial_images"}
+)
 """What the forwarder tells in a message's ``metadata``; upstreams know no such field."""
 
 _TAGS = {"thinking": ("[thinking]", "[/thinking]\n\n"), "think": ("<think>", "</think>\n\n")}
@@ -28,22 +30,22 @@ _BLOCK_ENDS = {
 }
 
 
-def as_wished(call: Call, style: str | None) -> Call:
+def with_reasoning_style(handler: Handler, style: str | None) -> Handler:
     """Wrap a chat call so that it answers in ``style``; ``None`` leaves reasoning as it comes."""
 
-    def wished(request: Json) -> Stream:
-        takes_usage = takes_usage_of(request)
-        stream = call(_cleaned(request) if style else with_usage(request))
+    def handle_request(request: Json) -> EventStream:
+        sends_usage = wants_usage(request)
+        stream = handler(clean_history(request) if style else request_usage(request))
         if style:
-            stream = _styled(stream, _Styler(_fitting(style, request)))
-        return stream if takes_usage else without_usage(stream)
+            stream = format_stream(stream, ReasoningFormatter(select_style(style, request)))
+        return stream if sends_usage else drop_usage_chunks(stream)
 
-    return wished
+    return handle_request
 
 
-def _fitting(style: str, request: Json) -> str:
+def select_style(style: str, request: Json) -> str:
     """Inline styles would spoil an answer that has to be JSON."""
-    wanted = optional(request, "response_format", DICT, "response_format") or {}
+    wanted = read_field(request, "response_format", DICT, "response_format") or {}
     kind = wanted.get("type", "text")
     return "none" if kind != "text" and style in ("thinking", "think", "parts") else style
 
@@ -51,13 +53,13 @@ def _fitting(style: str, request: Json) -> str:
 # -- usage --------------------------------------------------------------------------------------
 
 
-def takes_usage_of(request: Json) -> bool:
+def wants_usage(request: Json) -> bool:
     """May a request's answer have its usage?  In a stream it is a chunk of its own."""
-    options = optional(request, "stream_options", DICT, "stream_options") or {}
+    options = read_field(request, "stream_options", DICT, "stream_options") or {}
     return bool(options.get("include_usage")) or not request.get("stream")
 
 
-def with_usage(request: Json) -> Json:
+def request_usage(request: Json) -> Json:
     """Usage is always asked for: the log wants it even when the client does not."""
     if not request.get("stream"):
         return request
@@ -65,7 +67,7 @@ def with_usage(request: Json) -> Json:
     return {**request, "stream_options": options}
 
 
-def without_usage(stream: Stream) -> Stream:
+def drop_usage_chunks(stream: EventStream) -> EventStream:
     """The stream without the chunk that is there for its usage alone."""
     for batch in stream:
         kept = [chunk for chunk in batch if chunk.get("choices") or not chunk.get("usage")]
@@ -76,26 +78,26 @@ def without_usage(stream: Stream) -> Stream:
 # -- history ------------------------------------------------------------------------------------
 
 
-def _cleaned(request: Json) -> Json:
+def clean_history(request: Json) -> Json:
     """The request without the blocks that a style wrote, their text kept as a field."""
-    request = with_usage(request)
+    request = request_usage(request)
     messages = request.get("messages")
     if not isinstance(messages, list):
         return request
-    return {**request, "messages": [_cleaned_message(m) for m in messages]}
+    return {**request, "messages": [clean_message(m) for m in messages]}
 
 
-def _cleaned_message(message: Any) -> Any:
+def clean_message(message: Any) -> Any:
     if not isinstance(message, dict) or message.get("role") != "assistant":
         return message
-    content, thoughts = _cleaned_content(message.get("content"))
+    content, thoughts = clean_content(message.get("content"))
     told: Any = message.get("metadata")
     ours = _told_here(told)
     if not ours and not thoughts:
         return message
     kept = {**message, "content": content or None}
     if ours:
-        kept["metadata"] = {k: v for k, v in told.items() if k not in TOLD}
+        kept["metadata"] = {k: v for k, v in told.items() if k not in OWN_METADATA_KEYS}
         thoughts = thoughts or [str(told.get("reasoning") or "")]
     if kept.get("metadata") == {}:
         del kept["metadata"]
@@ -104,21 +106,21 @@ def _cleaned_message(message: Any) -> Any:
 
 
 def _told_here(metadata: Any) -> bool:
-    return isinstance(metadata, dict) and not metadata.keys().isdisjoint(TOLD)
+    return isinstance(metadata, dict) and not metadata.keys().isdisjoint(OWN_METADATA_KEYS)
 
 
-def _cleaned_content(content: Any) -> tuple[Any, list[str]]:
+def clean_content(content: Any) -> tuple[Any, list[str]]:
     """``(content, thoughts)``: the content without its thinking blocks, and what they said."""
     if isinstance(content, str):
-        return _split_blocks(content)
+        return split_thinking_blocks(content)
     if not isinstance(content, list):
         return content, []
-    thinking = [part for part in content if chat_reasoning.is_thinking(part)]
-    rest = [part for part in content if not chat_reasoning.is_thinking(part)]
-    return rest, [chat_reasoning.split_parts([part])[0] for part in thinking]
+    thinking = [part for part in content if chat_reasoning.is_reasoning_part(part)]
+    rest = [part for part in content if not chat_reasoning.is_reasoning_part(part)]
+    return rest, [chat_reasoning.split_content([part])[0] for part in thinking]
 
 
-def _split_blocks(content: str) -> tuple[str, list[str]]:
+def split_thinking_blocks(content: str) -> tuple[str, list[str]]:
     """``(rest, thoughts)``: a text without its thinking blocks, and the text of each block.
 
     Linear: each search starts where the last one ended, and a tag that does not come any more is
@@ -143,48 +145,49 @@ def _split_blocks(content: str) -> tuple[str, list[str]]:
 # -- styles -------------------------------------------------------------------------------------
 
 
-def _styled(stream: Stream, styler: _Styler) -> Stream:
+def format_stream(stream: EventStream, formatter: ReasoningFormatter) -> EventStream:
     for batch in stream:
         out: Batch = []
         for chunk in batch:
-            out += styler.take(chunk)
+            out += formatter.format_chunk(chunk)
         if out or not batch:
             yield out
 
 
-class _Styler:
+class ReasoningFormatter:
     """Respells the reasoning of one answer, for each choice on its own."""
 
     def __init__(self, style: str) -> None:
         self._style = style
-        self._choices: dict[Any, _Choice] = {}
+        self._choices: dict[Any, ChoiceFormatter] = {}
 
-    def _whole(self, completion: Event) -> Event:
+    def _format_whole_answer(self, completion: Event) -> Event:
         """A whole answer, respelled as the stream that it could have been."""
         if not any(
-            chat_reasoning.read(choice.get("message") or {}) for choice in completion["choices"]
+            chat_reasoning.read_text(choice.get("message") or {})
+            for choice in completion["choices"]
         ):
             return completion
-        [chunk] = unfold.events("chat", completion, streamed=True)
+        [chunk] = unfold.unfold_answer("chat", completion, streamed=True)
         alone = ({**chunk, "choices": [choice]} for choice in chunk["choices"])
-        return fold_chat(iter([self.take(one) for one in alone]))
+        return fold_chat(iter([self.format_chunk(one) for one in alone]))
 
-    def take(self, chunk: Event) -> Batch:
+    def format_chunk(self, chunk: Event) -> Batch:
         """The chunk, or what becomes of it."""
         choices = chunk.get("choices")
         if not choices:
             return [chunk]
         if "message" in choices[0]:
-            return [self._whole(chunk)]
+            return [self._format_whole_answer(chunk)]
         if len(choices) > 1:
             alone = ({**chunk, "choices": [choice]} for choice in choices)
-            return [out for one in alone for out in self.take(one)]
+            return [out for one in alone for out in self.format_chunk(one)]
         choice = choices[0]
         index = choice.get("index")
         state = self._choices.get(index)
         if state is None:
-            state = self._choices[index] = _Choice(self._style)
-        deltas = state.take(choice)
+            state = self._choices[index] = ChoiceFormatter(self._style)
+        deltas = state.format_choice(choice)
         if deltas is None:
             return [chunk]
         *early, last = deltas or [{}]
@@ -197,102 +200,102 @@ class _Styler:
         return [*quiet, {**chunk, "choices": [{**choice, "delta": last}]}]
 
 
-class _Choice:
+class ChoiceFormatter:
     """Where one choice stands: what was thought, and whether an inline block is open."""
 
     def __init__(self, style: str) -> None:
-        self._spell = _SPELLINGS[style]
+        self._write = _STYLE_WRITERS[style]
         self._tags = _TAGS.get(style)
-        self._thoughts: list[str] = []
-        self._inside = False
-        self._said = 0  # characters of the content, without what was put into it
-        self._put: Insertions = []
+        self._reasoning: list[str] = []
+        self._in_block = False
+        self._text_length = 0  # characters of the content, without what was put into it
+        self._insertions: Insertions = []
 
-    def take(self, choice: Json) -> list[Json] | None:
+    def format_choice(self, choice: Json) -> list[Json] | None:
         """The deltas that take this one's place; ``None`` when it stays as it is."""
         delta = choice.get("delta") or {}
         content = delta.get("content")
-        if content and len(delta) == 1 and not self._inside and not choice.get("finish_reason"):
-            self._said += len(content)  # most chunks hold a piece of text and nothing else
+        if content and len(delta) == 1 and not self._in_block and not choice.get("finish_reason"):
+            self._text_length += len(content)  # most chunks hold a piece of text and nothing else
             return None
-        thought = chat_reasoning.read(delta)
+        thought = chat_reasoning.read_text(delta)
         if thought:
-            return self._think(thought, delta, choice)
-        if self._inside and _says(delta, choice):
-            self._inside = False
+            return self._format_reasoning(thought, delta, choice)
+        if self._in_block and has_other_content(delta, choice):
+            self._in_block = False
             assert self._tags is not None
-            return [self._put_in(self._tags[1]), *self._last(delta, choice)]
-        if (choice.get("finish_reason") and self._thoughts) or (
-            self._put and delta.get("annotations")
+            return [self._insert_text(self._tags[1]), *self._format_rest(delta, choice)]
+        if (choice.get("finish_reason") and self._reasoning) or (
+            self._insertions and delta.get("annotations")
         ):
-            return self._last(delta, choice)
+            return self._format_rest(delta, choice)
         if content:
-            self._said += len(content)
+            self._text_length += len(content)
         return None
 
-    def _think(self, thought: str, delta: Json, choice: Json) -> list[Json]:
-        self._thoughts.append(thought)
-        rest = {k: v for k, v in delta.items() if k not in _READ}
-        deltas = self._spell(self, thought)
+    def _format_reasoning(self, thought: str, delta: Json, choice: Json) -> list[Json]:
+        self._reasoning.append(thought)
+        rest = {k: v for k, v in delta.items() if k not in _REASONING_FIELDS}
+        deltas = self._write(self, thought)
         if "role" in rest:  # a message begins with its role
             deltas = [{"role": rest.pop("role"), **(deltas[0] if deltas else {})}]
-        if _says(rest, choice):
-            return [*deltas, *(self.take({**choice, "delta": rest}) or [rest])]
+        if has_other_content(rest, choice):
+            return [*deltas, *(self.format_choice({**choice, "delta": rest}) or [rest])]
         return [{**rest, **deltas[0]}] if deltas else []
 
-    def _last(self, delta: Json, choice: Json) -> list[Json]:
+    def _format_rest(self, delta: Json, choice: Json) -> list[Json]:
         """What is said after a thought; at the finish, all that was thought is told apart."""
-        self._said += len(delta.get("content") or "")
+        self._text_length += len(delta.get("content") or "")
         if isinstance(delta.get("annotations"), list):
-            notes = [shifted(note, self._put) for note in delta["annotations"]]
+            notes = [shift_annotation(note, self._insertions) for note in delta["annotations"]]
             delta = {**delta, "annotations": notes}
-        if not choice.get("finish_reason") or not self._thoughts:
+        if not choice.get("finish_reason") or not self._reasoning:
             return [delta]
-        metadata = {"reasoning": "".join(self._thoughts), **(delta.get("metadata") or {})}
+        metadata = {"reasoning": "".join(self._reasoning), **(delta.get("metadata") or {})}
         return [{**delta, "metadata": metadata}]
 
-    def _put_in(self, text: str) -> Json:
-        here = self._put and self._put[-1][0] == self._said
-        before = self._put.pop()[1] if here else 0
-        self._put.append((self._said, before + len(text)))
+    def _insert_text(self, text: str) -> Json:
+        here = self._insertions and self._insertions[-1][0] == self._text_length
+        before = self._insertions.pop()[1] if here else 0
+        self._insertions.append((self._text_length, before + len(text)))
         return {"content": text}
 
     # -- one spelling each ----------------------------------------------------------------------
 
-    def inline(self, thought: str) -> list[Json]:
+    def write_inline(self, thought: str) -> list[Json]:
         assert self._tags is not None
-        if self._inside:
-            return [self._put_in(thought)]
-        self._inside = True
-        gap = "\n\n" if self._said or self._put else ""
-        return [self._put_in(f"{gap}{self._tags[0]}{thought}")]
+        if self._in_block:
+            return [self._insert_text(thought)]
+        self._in_block = True
+        gap = "\n\n" if self._text_length or self._insertions else ""
+        return [self._insert_text(f"{gap}{self._tags[0]}{thought}")]
 
-    def hidden(self, thought: str) -> list[Json]:
+    def write_nothing(self, thought: str) -> list[Json]:
         return []
 
-    def field(self, thought: str) -> list[Json]:
+    def write_field(self, thought: str) -> list[Json]:
         return [{"reasoning_content": thought}]
 
-    def short_field(self, thought: str) -> list[Json]:
+    def write_short_field(self, thought: str) -> list[Json]:
         return [{"reasoning": thought}]
 
-    def part(self, thought: str) -> list[Json]:
+    def write_part(self, thought: str) -> list[Json]:
         return [{"content": [{"type": "thinking", "thinking": thought}]}]
 
 
-_READ = (*chat_reasoning.FIELDS, *chat_reasoning.DETAILS)
+_REASONING_FIELDS = (*chat_reasoning.REASONING_FIELDS, *chat_reasoning.REASONING_DETAIL_FIELDS)
 
-_SPELLINGS: dict[str, Callable[[_Choice, str], list[Json]]] = {
-    "thinking": _Choice.inline,
-    "think": _Choice.inline,
-    "reasoning_content": _Choice.field,
-    "reasoning": _Choice.short_field,
-    "parts": _Choice.part,
-    "none": _Choice.hidden,
+_STYLE_WRITERS: dict[str, Callable[[ChoiceFormatter, str], list[Json]]] = {
+    "thinking": ChoiceFormatter.write_inline,
+    "think": ChoiceFormatter.write_inline,
+    "reasoning_content": ChoiceFormatter.write_field,
+    "reasoning": ChoiceFormatter.write_short_field,
+    "parts": ChoiceFormatter.write_part,
+    "none": ChoiceFormatter.write_nothing,
 }
 
 
-def _says(delta: Json, choice: Json) -> bool:
+def has_other_content(delta: Json, choice: Json) -> bool:
     """Does this delta begin something else than reasoning?"""
     spoken = ("content", "refusal", "tool_calls", "function_call")
     return any(delta.get(name) for name in spoken) or bool(choice.get("finish_reason"))

@@ -12,44 +12,46 @@ from typing import Any
 
 import orjson
 
-from forwarder.context.client_identity import digest_key
-from forwarder.core.read_limit import DEFAULT_LIMITS, ReadLimit, RequestLimits
-from forwarder.core.types import Batch, Call, Json, Stream
-from forwarder.protocols.mappings import TERMINALS
+from forwarder.context.client_identity import hash_client_key
+from forwarder.core.read_limit import DEFAULT_REQUEST_LIMITS, ReadLimit, RequestLimits
+from forwarder.core.types import Batch, EventStream, Handler, Json
+from forwarder.protocols.mappings import TERMINAL_EVENTS
 
-_MAX_BYTES = 64 * 2**20
+MAX_REMEMBERED_BYTES = 64 * 2**20
 """How much of past answers a process keeps, as JSON."""
 
 
-class Memory:
+class RecentItems:
     """The items of recent answers, oldest forgotten first."""
 
-    def __init__(self, max_bytes: int = _MAX_BYTES, limits: RequestLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, max_bytes: int = MAX_REMEMBERED_BYTES, limits: RequestLimits = DEFAULT_REQUEST_LIMITS
+    ) -> None:
         self._limits = limits
         self._max_bytes = max_bytes
         self._bytes = 0
         self._items: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
-    def remembering(self, call: Call, client_key: str | None) -> Call:
+    def with_recent_items(self, handler: Handler, client_key: str | None) -> Handler:
         """Wrap a call so that references in its requests are resolved, and its items kept."""
-        owner = digest_key(client_key)
+        owner = hash_client_key(client_key)
 
-        def remembered(request: Json) -> Stream:
-            stream = call(self._resolved(request, owner))
-            return stream if request.get("store") is False else self._keeping(stream, owner)
+        def handle_request(request: Json) -> EventStream:
+            stream = handler(self._resolve_references(request, owner))
+            return stream if request.get("store") is False else self._record_stream(stream, owner)
 
-        return remembered
+        return handle_request
 
-    def _resolved(self, request: Json, owner: str) -> Json:
+    def _resolve_references(self, request: Json, owner: str) -> Json:
         items = request.get("input")
-        if not isinstance(items, list) or not any(map(_is_reference, items)):
+        if not isinstance(items, list) or not any(map(is_item_reference, items)):
             return request
         limit = ReadLimit(self._limits, "input")
         limit.spend_value(request)
-        found = [self._recall(owner, i, limit) if _is_reference(i) else i for i in items]
+        found = [self._find_item(owner, i, limit) if is_item_reference(i) else i for i in items]
         return {**request, "input": found}
 
-    def _recall(self, owner: str, reference: Json, limit: ReadLimit) -> Json:
+    def _find_item(self, owner: str, reference: Json, limit: ReadLimit) -> Json:
         """The item, or the reference itself, which the translator then refuses by name."""
         kept = self._items.get((owner, str(reference.get("id"))))
         if kept is None:
@@ -58,13 +60,13 @@ class Memory:
         item: Json = orjson.loads(kept)
         return item
 
-    def _keeping(self, stream: Stream, owner: str) -> Stream:
+    def _record_stream(self, stream: EventStream, owner: str) -> EventStream:
         for batch in stream:
-            self._keep(batch, owner)
+            self._store_items(batch, owner)
             yield batch
 
-    def _keep(self, batch: Batch, owner: str) -> None:
-        if not batch or batch[-1].get("type") not in TERMINALS:
+    def _store_items(self, batch: Batch, owner: str) -> None:
+        if not batch or batch[-1].get("type") not in TERMINAL_EVENTS:
             return
         for item in batch[-1]["response"].get("output") or ():
             data, before = orjson.dumps(item), self._items.pop((owner, item["id"]), b"")
@@ -75,7 +77,7 @@ class Memory:
             self._bytes -= len(data)
 
 
-def _is_reference(item: Any) -> bool:
+def is_item_reference(item: Any) -> bool:
     if not isinstance(item, dict) or "id" not in item:
         return False
     return item.get("type") == "item_reference" or not ("type" in item or "role" in item)

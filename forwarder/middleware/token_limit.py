@@ -12,46 +12,48 @@ import re
 from typing import Any
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.types import Batch, Call, Event, Json, Stream
+from forwarder.core.types import Batch, Event, EventStream, Handler, Json
 from forwarder.middleware.chat_chunks import (
-    CALLS,
-    TEXTS,
-    Logprobs,
-    choice_of,
-    has_notes,
-    with_choice,
+    CALL_DELTA_FIELDS,
+    TEXT_FIELDS,
+    LogprobBuffer,
+    has_side_data,
+    read_first_choice,
+    replace_choice,
 )
-from forwarder.middleware.usage_estimate import capped
-from forwarder.translation.chat_over_responses.request import OUTPUT_FLOOR
+from forwarder.middleware.usage_estimate import cap_usage
+from forwarder.translation.chat_over_responses.request import MIN_OUTPUT_TOKENS
 
-_PIECE = re.compile(r" ?[A-Za-zÀ-ɏ\u0370-\u06ff]{1,6}|\d{1,3}| ?[^\w\s]{1,2}|\s+|.", re.DOTALL)
+_TOKEN_PIECE = re.compile(
+    r" ?[A-Za-zÀ-ɏ\u0370-\u06ff]{1,6}|\d{1,3}| ?[^\w\s]{1,2}|\s+|.", re.DOTALL
+)
 
 
-def with_limit(call: Call) -> Call:
+def with_token_limit(handler: Handler) -> Handler:
     """Wrap a chat call whose upstream writes at least 16 tokens, so that it honours fewer.
 
     The upstream is read to its end, which is near, so that usage is known; the client's is capped.
     Calls are never cut: one that begins within the limit is given whole.
     """
 
-    def limited(request: Json) -> Stream:
-        limit = _limit(request)
-        if limit is None or limit >= OUTPUT_FLOOR:
-            return call(request)
-        return _capped(call(request), limit)
+    def handle_request(request: Json) -> EventStream:
+        limit = read_token_limit(request)
+        if limit is None or limit >= MIN_OUTPUT_TOKENS:
+            return handler(request)
+        return cap_stream(handler(request), limit)
 
-    return limited
+    return handle_request
 
 
-def _limit(request: Json) -> int | None:
+def read_token_limit(request: Json) -> int | None:
     for name in ("max_completion_tokens", "max_tokens"):
         limit = request.get(name)
         if limit is not None:
-            return _positive(limit, name)
+            return check_token_limit(limit, name)
     return None
 
 
-def _positive(limit: Any, name: str) -> int | None:
+def check_token_limit(limit: Any, name: str) -> int | None:
     if type(limit) is not int:
         return None  # the translator refuses it
     if limit < 1:
@@ -63,60 +65,60 @@ def _positive(limit: Any, name: str) -> int | None:
     return limit
 
 
-def _capped(stream: Stream, limit: int) -> Stream:
-    budget, logprobs = _Budget(limit), Logprobs()
+def cap_stream(stream: EventStream, limit: int) -> EventStream:
+    budget, logprobs = TokenBudget(limit), LogprobBuffer()
     for batch in stream:
         out: Batch = []
         for chunk in batch:
-            out += _within(chunk, budget, logprobs, limit)
+            out += cap_chunk(chunk, budget, logprobs, limit)
         if out or not batch:
             yield out
 
 
-class _Budget:
+class TokenBudget:
     """How much of texts that come in pieces, one after the other, lies within so many tokens."""
 
     def __init__(self, limit: int) -> None:
-        self.spent = False
+        self.is_spent = False
         self._limit = limit
         self._name = self._text = ""
 
-    def take(self, name: str, text: str) -> str:
+    def take_text(self, name: str, text: str) -> str:
         """What of the next piece of the text of this name is within the limit."""
-        if self.spent:
+        if self.is_spent:
             return ""
         if name != self._name:  # no token is a part of two texts
-            self._limit -= len(_PIECE.findall(self._text))
+            self._limit -= len(_TOKEN_PIECE.findall(self._text))
             self._name, self._text = name, ""
         before = len(self._text)
         self._text += text
-        pieces = list(_PIECE.finditer(self._text))
-        self.spent = len(pieces) > self._limit
-        end = pieces[self._limit].start() if self.spent else len(self._text)
+        pieces = list(_TOKEN_PIECE.finditer(self._text))
+        self.is_spent = len(pieces) > self._limit
+        end = pieces[self._limit].start() if self.is_spent else len(self._text)
         return self._text[before:end]
 
 
-def _within(chunk: Event, budget: _Budget, logprobs: Logprobs, limit: int) -> Batch:
+def cap_chunk(chunk: Event, budget: TokenBudget, logprobs: LogprobBuffer, limit: int) -> Batch:
     """The chunk with what of it lies within the budget."""
-    choice = choice_of(chunk)
-    if has_notes(chunk):
+    choice = read_first_choice(chunk)
+    if has_side_data(chunk):
         return [chunk]
     if not choice:
         usage = chunk.get("usage")
-        return [{**chunk, "usage": capped(usage, limit)} if usage else chunk]
+        return [{**chunk, "usage": cap_usage(usage, limit)} if usage else chunk]
     delta = choice.get("delta") or {}
-    over = budget.spent
-    kept = {name: budget.take(name, delta[name]) for name in TEXTS if delta.get(name)}
+    over = budget.is_spent
+    kept = {name: budget.take_text(name, delta[name]) for name in TEXT_FIELDS if delta.get(name)}
     other = {k: v for k, v in delta.items() if k not in kept}
     if over:
-        other = {k: v for k, v in other.items() if k not in CALLS}
+        other = {k: v for k, v in other.items() if k not in CALL_DELTA_FIELDS}
     finish = choice.get("finish_reason")
     logprobs.feed(choice.get("logprobs"))
-    whole = finish and not budget.spent
-    fitting = logprobs.rest() if whole else logprobs.give(kept.get("content", ""))
+    whole = finish and not budget.is_spent
+    fitting = logprobs.pop_rest() if whole else logprobs.pop_for_text(kept.get("content", ""))
     if over and not (other or finish or fitting):
         return []
     choice = {**choice, "delta": {**other, **kept}, "logprobs": fitting}
-    if finish and budget.spent:
+    if finish and budget.is_spent:
         choice["finish_reason"] = "length"
-    return [with_choice(chunk, choice)]
+    return [replace_choice(chunk, choice)]

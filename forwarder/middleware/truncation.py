@@ -12,69 +12,75 @@ from typing import Any
 
 from forwarder.core.error_kinds import ErrorKind
 from forwarder.core.errors import UpstreamRefused
-from forwarder.core.types import Call, Json, Stream
-from forwarder.protocols.mappings import failure
+from forwarder.core.types import EventStream, Handler, Json
+from forwarder.protocols.mappings import to_upstream_error
 
-ATTEMPTS = 5
+MAX_TRUNCATIONS = 5
 """How often a conversation is halved before the provider's refusal is the answer."""
 
 
-def with_truncation(call: Call) -> Call:
+def with_truncation(handler: Handler) -> Handler:
     """Wrap a chat call so that a conversation too long for the upstream is shortened to fit.
 
     Raises the provider's last refusal when nothing more may go, or halving did not help.
     """
 
-    def truncating(request: Json) -> Stream:
-        for _ in range(ATTEMPTS):
+    def handle_request(request: Json) -> EventStream:
+        for _ in range(MAX_TRUNCATIONS):
             try:
-                return _begun(call(request))
+                return read_first_batch(handler(request))
             except UpstreamRefused as error:
-                shorter = _shortened(request["messages"]) if is_too_long(error) else None
+                shorter = (
+                    drop_older_half(request["messages"]) if is_context_too_long(error) else None
+                )
                 if shorter is None:
                     raise
                 request = {**request, "messages": shorter}
-        return call(request)
+        return handler(request)
 
-    return truncating
+    return handle_request
 
 
-def is_too_long(error: UpstreamRefused) -> bool:
+def is_context_too_long(error: UpstreamRefused) -> bool:
     """Does this refusal say that the conversation exceeds the model's context?"""
     return error.kind is ErrorKind.CONTEXT_TOO_LONG
 
 
-def _begun(stream: Stream) -> Stream:
+def read_first_batch(stream: EventStream) -> EventStream:
     """The stream with its first batch read: some providers refuse inside a 200."""
     first = next(stream, None)
     if first and first[0].get("error"):
-        raise failure(first[0]["error"])
+        raise to_upstream_error(first[0]["error"])
     return itertools.chain([] if first is None else [first], stream)
 
 
 # -- what may go --------------------------------------------------------------------------------
 
 
-def _shortened(messages: list[Json]) -> list[Json] | None:
+def drop_older_half(messages: list[Json]) -> list[Json] | None:
     """The messages without the older half of those that may go; ``None`` when none may."""
-    blocks = _blocks(messages)
-    question = max((i for i, block in enumerate(blocks) if _role(block) == "user"), default=None)
-    free = [i for i, b in enumerate(blocks[:-1]) if i != question and _role(b) not in _SYSTEM]
+    blocks = group_messages(messages)
+    question = max(
+        (i for i, block in enumerate(blocks) if read_role(block) == "user"), default=None
+    )
+    free = [
+        i for i, b in enumerate(blocks[:-1]) if i != question and read_role(b) not in _SYSTEM_ROLES
+    ]
     if not free:
         return None
-    gone = _older_half(blocks, free)
+    gone = select_older_half(blocks, free)
     for i in free[len(gone) :]:  # an answer goes with its question
-        if _role(blocks[i]) == "user" or (question is not None and i > question):
+        if read_role(blocks[i]) == "user" or (question is not None and i > question):
             break
         gone.append(i)
     left_out = frozenset(gone)
     return [message for i, block in enumerate(blocks) if i not in left_out for message in block]
 
 
-_SYSTEM = ("system", "developer")
+_SYSTEM_ROLES = ("system", "developer")
 
 
-def _blocks(messages: list[Json]) -> list[list[Json]]:
+def group_messages(messages: list[Json]) -> list[list[Json]]:
     """What belongs together: a message, and the tool messages that answer it."""
     blocks: list[list[Json]] = []
     for message in messages:
@@ -85,11 +91,11 @@ def _blocks(messages: list[Json]) -> list[list[Json]]:
     return blocks
 
 
-def _role(block: list[Json]) -> Any:
+def read_role(block: list[Json]) -> Any:
     return block[0].get("role")
 
 
-def _older_half(blocks: list[list[Json]], free: list[int]) -> list[int]:
+def select_older_half(blocks: list[list[Json]], free: list[int]) -> list[int]:
     """The oldest of the free blocks that make up half of their size."""
     sizes = [len(str(blocks[i])) for i in free]
     passed = list(itertools.accumulate(sizes))

@@ -17,19 +17,19 @@ from forwarder.context.route import Route
 from forwarder.core.types import Json
 from forwarder.providers.profile import Profile
 
-CONTEXT_WINDOW = 128_000
+DEFAULT_CONTEXT_WINDOW = 128_000
 """Tokens, where nobody says it; Codex compacts a little before."""
 
-_WINDOWS = ("context_window", "max_model_len", "context_length", "max_context_length")
+_CONTEXT_WINDOW_FIELDS = ("context_window", "max_model_len", "context_length", "max_context_length")
 """Where providers' lists have a model's context window."""
 
-_LEVELS = {
+_EFFORT_DESCRIPTIONS = {
     "low": "Answers quickly, thinks little",
     "medium": "Between speed and depth",
     "high": "Thinks longest",
 }
 
-INSTRUCTIONS = """\
+BASE_INSTRUCTIONS = """\
 You are a coding agent in a terminal, working for a person in a folder of theirs.
 
 - Work until the task is done: read before you change anything, act with your tools instead of \
@@ -50,9 +50,9 @@ files by their paths; do not repeat what they hold.
 """
 """Codex insists that an entry brings the prompt; without one it would take none of the list."""
 
-_CONSTANT: Mapping[str, Any] = {
+_CONSTANT_FIELDS: Mapping[str, Any] = {
     "description": None,
-    "base_instructions": INSTRUCTIONS,
+    "base_instructions": BASE_INSTRUCTIONS,
     "default_reasoning_level": None,  # what the model does unless asked
     "shell_type": "shell_command",
     "visibility": "list",
@@ -74,7 +74,7 @@ _CONSTANT: Mapping[str, Any] = {
     "supports_search_tool": True,  # more than a hundred tools of MCP servers wait behind a search
 }
 
-_CODE_MODE = ("gpt-6*", "gpt-5.6*")
+_CODE_MODE_MODELS = ("gpt-6*", "gpt-5.6*")
 """Models of OpenAI that Codex's own catalog has use their tools by writing programs."""
 
 
@@ -86,11 +86,11 @@ def digest_settings(settings: Settings) -> str:
         [sorted(upstream.apis), *(getattr(upstream, n) for n in (*named, "model_info", "quirks"))]
         for upstream in settings.upstreams
     ]
-    made = repr((facts, settings.default_model, settings.codex_helper_model, _CONSTANT))
+    made = repr((facts, settings.default_model, settings.codex_helper_model, _CONSTANT_FIELDS))
     return hashlib.sha256(made.encode()).hexdigest()
 
 
-def entry(
+def make_entry(
     model: Json, route: Route, profile: Profile, rank: int, reviewer: str | None = None
 ) -> Json:
     """The entry of a model object; ``route`` is that of a Responses client that asks for it.
@@ -100,35 +100,35 @@ def entry(
     """
     upstream, name = route.upstream, route.model
     has_reviewer = profile.codex_models and not upstream.registered
-    said = _said(upstream.model_info, (name, model["id"]))
-    window = said.get("context_window") or upstream.context_window or _listed_window(model)
+    said = select_model_info(upstream.model_info, (name, model["id"]))
+    window = said.get("context_window") or upstream.context_window or read_context_window(model)
     return {
         "slug": model["id"],
         "display_name": model["id"],
         "priority": rank,
-        **_CONSTANT,
-        "supported_reasoning_levels": list(_levels(profile)),
-        "input_modalities": _modalities(model, profile),
-        "context_window": window or CONTEXT_WINDOW,
-        "max_context_window": window or CONTEXT_WINDOW,
-        "tool_mode": _tool_mode(route, profile),
+        **_CONSTANT_FIELDS,
+        "supported_reasoning_levels": list(list_effort_levels(profile)),
+        "input_modalities": list_input_modalities(model, profile),
+        "context_window": window or DEFAULT_CONTEXT_WINDOW,
+        "max_context_window": window or DEFAULT_CONTEXT_WINDOW,
+        "tool_mode": choose_tool_mode(route, profile),
         # Else Codex has every command approved by a model of OpenAI's.
         "auto_review_model_override": reviewer if has_reviewer else model["id"],
         **said,
     }
 
 
-def _tool_mode(route: Route, profile: Profile) -> str | None:
+def choose_tool_mode(route: Route, profile: Profile) -> str | None:
     """How Codex offers its tools; None is one by one, which every model understands."""
     native = route.protocol == "responses" and profile.codex_models
-    return "code_mode_only" if native and _matches(route.model, _CODE_MODE) else None
+    return "code_mode_only" if native and _matches(route.model, _CODE_MODE_MODELS) else None
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _said(info: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]) -> Json:
+def select_model_info(info: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]) -> Json:
     """What the operator says of a model; of several patterns the last counts."""
     said: Json = {}
     for pattern, fields in info.items():
@@ -137,18 +137,18 @@ def _said(info: Mapping[str, Mapping[str, Any]], names: tuple[str, ...]) -> Json
     return said
 
 
-def _listed_window(model: Json) -> int | None:
-    found = (model.get(name) for name in _WINDOWS)
+def read_context_window(model: Json) -> int | None:
+    found = (model.get(name) for name in _CONTEXT_WINDOW_FIELDS)
     return next((size for size in found if type(size) is int and size > 0), None)
 
 
-def _levels(profile: Profile) -> Iterator[Json]:
-    for effort, description in _LEVELS.items():
+def list_effort_levels(profile: Profile) -> Iterator[Json]:
+    for effort, description in _EFFORT_DESCRIPTIONS.items():
         if profile.effort_map.get(effort, effort) is not None:
             yield {"effort": effort, "description": description}
 
 
-def _modalities(model: Json, profile: Profile) -> list[str]:
+def list_input_modalities(model: Json, profile: Profile) -> list[str]:
     """Codex leaves out images that a model does not take."""
     listed = model.get("architecture")
     listed = listed.get("input_modalities") if isinstance(listed, dict) else None

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
 
-from forwarder.context.request_context import Observer
+from forwarder.context.request_context import RequestObserver
 from forwarder.core.concurrency import spawn
-from forwarder.models.probe import Check, listed
+from forwarder.models.probe import ProbeResult, probe_model_list
 from forwarder.upstream.client import Upstream
 
 _jitter = random.Random()
@@ -24,22 +24,22 @@ _jitter = random.Random()
 
 log = logging.getLogger("forwarder.health")
 
-_AT_ONCE = 16
+_MAX_CONCURRENT_CHECKS = 16
 
 
-class Target(NamedTuple):
+class HealthTarget(NamedTuple):
     """What is checked: an upstream, and the model of it that matters, if one does.
 
-    ``ask`` finds out by a small request whether that is known, where no list tells.
+    ``probe`` finds out by a small request whether that is known, where no list tells.
     """
 
     name: str
     upstream: Upstream
     model: str | None
-    ask: Callable[[], Check] | None = None
+    probe: Callable[[], ProbeResult] | None = None
 
 
-class Health:
+class HealthMonitor:
     """The last checks; ``targets`` gives what there is to be checked now.
 
     A model is asked by a request, which costs tokens, once in ``ask_interval`` seconds at most.
@@ -47,85 +47,87 @@ class Health:
 
     def __init__(
         self,
-        targets: Callable[[], Iterable[Target]],
-        observer: Observer,
+        targets: Callable[[], Iterable[HealthTarget]],
+        observer: RequestObserver,
         ask_interval: float = 0.0,
     ) -> None:
         self._targets = targets
         self._observer = observer
-        self._ask_interval = ask_interval
-        self._known: dict[str, tuple[Upstream, Check]] = {}
-        self._asked: dict[str, tuple[Upstream, float]] = {}
+        self._probe_interval = ask_interval
+        self._results: dict[str, tuple[Upstream, ProbeResult]] = {}
+        self._probe_times: dict[str, tuple[Upstream, float]] = {}
 
-    def known(self, name: str, upstream: Upstream) -> Check | None:
+    def get_last_result(self, name: str, upstream: Upstream) -> ProbeResult | None:
         """The last check of an upstream; None of one that was registered anew since."""
-        checked, check = self._known.get(name, (None, None))
+        checked, check = self._results.get(name, (None, None))
         return check if checked is upstream else None
 
-    def note(self, target: Target, check: Check) -> Check:
+    def record_result(self, target: HealthTarget, check: ProbeResult) -> ProbeResult:
         """Remember a check; what was not told this time stays as it was."""
-        before = self.known(target.name, target.upstream)
-        if check.is_well and check.model is None and before and before.is_well:
-            check = replace(check, model=before.model)
-        self._known[target.name] = target.upstream, check
-        self._observer.checked(target.name, check.is_well, check.latency)
-        if not check.is_well and (before is None or before.is_well):
+        before = self.get_last_result(target.name, target.upstream)
+        if check.is_healthy and check.is_model_known is None and before and before.is_healthy:
+            check = replace(check, is_model_known=before.is_model_known)
+        self._results[target.name] = target.upstream, check
+        self._observer.on_health_check(target.name, check.is_healthy, check.latency)
+        if not check.is_healthy and (before is None or before.is_healthy):
             log.warning("'%s' is not well: %s", target.name, check.error)
-        elif check.is_well and before is not None and not before.is_well:
+        elif check.is_healthy and before is not None and not before.is_healthy:
             log.warning("'%s' is well again", target.name)
         return check
 
-    def fresh(self, target: Target, max_age: float) -> Check:
+    def check_target(self, target: HealthTarget, max_age: float) -> ProbeResult:
         """The check of one target, not older than so many seconds."""
-        known = self.known(target.name, target.upstream)
-        if known is not None and time.time() - known.at < max_age:
+        known = self.get_last_result(target.name, target.upstream)
+        if known is not None and time.time() - known.checked_at < max_age:
             return known
-        found = listed(target.upstream, target.model)
-        if target.ask is not None and found.is_well and found.model is None:
-            found = self._told(target, found, known)
-        return self.note(target, found)
+        found = probe_model_list(target.upstream, target.model)
+        if target.probe is not None and found.is_healthy and found.is_model_known is None:
+            found = self._probe_unlisted_model(target, found, known)
+        return self.record_result(target, found)
 
-    def _told(self, target: Target, found: Check, known: Check | None) -> Check:
+    def _probe_unlisted_model(
+        self, target: HealthTarget, found: ProbeResult, known: ProbeResult | None
+    ) -> ProbeResult:
         """What was found, and of the model what a request tells; one that is known is not asked.
 
         One that was asked a short while ago is not asked either: what it said then still holds.
         """
-        if known is not None and known.is_well and known.model:
+        if known is not None and known.is_healthy and known.is_model_known:
             return found
-        if not self._may_ask(target):
-            return found if known is None or known.is_well else known
-        told = target.ask() if target.ask is not None else found
-        return found if told.wrong == "request" else told
+        if not self._may_probe(target):
+            return found if known is None or known.is_healthy else known
+        told = target.probe() if target.probe is not None else found
+        return found if told.fault == "request" else told
 
-    def _may_ask(self, target: Target) -> bool:
+    def _may_probe(self, target: HealthTarget) -> bool:
         """Whether the interval is over; if so, the next one begins."""
-        upstream, asked = self._asked.get(target.name, (None, 0.0))
+        upstream, asked = self._probe_times.get(target.name, (None, 0.0))
         now = time.monotonic()
-        if upstream is target.upstream and now - asked < self._ask_interval:
+        if upstream is target.upstream and now - asked < self._probe_interval:
             return False
-        self._asked[target.name] = target.upstream, now
+        self._probe_times[target.name] = target.upstream, now
         return True
 
-    def checked(self, max_age: float) -> dict[str, Check]:
+    def check_all(self, max_age: float) -> dict[str, ProbeResult]:
         """The checks of all targets, of which none is older than so many seconds."""
         targets = list(self._targets())
-        with ThreadPoolExecutor(max(1, min(_AT_ONCE, len(targets)))) as pool:
-            found = pool.map(lambda target: self.fresh(target, max_age), targets)
+        with ThreadPoolExecutor(max(1, min(_MAX_CONCURRENT_CHECKS, len(targets)))) as pool:
+            found = pool.map(lambda target: self.check_target(target, max_age), targets)
             return {target.name: check for target, check in zip(targets, found, strict=True)}
 
     def start(self, interval: float) -> None:
         """Check from now on every ``interval`` seconds, as long as the process lives."""
-        spawn(lambda: self._run(interval))
+        spawn(lambda: self._run_forever(interval))
 
-    def _run(self, interval: float) -> None:
+    def _run_forever(self, interval: float) -> None:
         while True:
             try:
-                self._forget_others(self.checked(0.0))
+                self._forget_missing(self.check_all(0.0))
             except Exception:
                 log.exception("the upstreams could not be checked")
             time.sleep(interval * _jitter.uniform(0.9, 1.1))  # workers need not ask together
 
-    def _forget_others(self, there: Iterable[str]) -> None:
-        for name in set(self._known) - set(there):
-            self._known.pop(name, None)
-            self._asked.pop(name, None)
+    def _forget_missing(self, there: Iterable[str]) -> None:
+        for name in set(self._results) - set(there):
+            self._results.pop(name, None)
+            self._probe_times.pop(name, None)

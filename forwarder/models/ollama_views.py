@@ -13,25 +13,25 @@ import orjson
 
 from forwarder.context.route import Route
 from forwarder.core.types import Json
-from forwarder.models.names import full, short
-from forwarder.models.registered_model import Remote
-from forwarder.providers import Profile, for_model, is_reasoning_model, profile_for
+from forwarder.models.names import add_tag, strip_tag
+from forwarder.models.registered_model import RegisteredModel
+from forwarder.providers import Profile, apply_model_overrides, is_reasoning_model, select_profile
 
-_FOREVER = "2318-01-01T00:00:00Z"
+_NEVER_EXPIRES = "2318-01-01T00:00:00Z"
 """Until when what needs no room stays loaded; Ollama says about the same of ``keep_alive: -1``."""
 
-_LATE = 2**33
+_MAX_TIMESTAMP_SECONDS = 2**33
 """Seconds behind which a time is none: some lists have milliseconds."""
 
-_EMBEDS = re.compile(r"embed", re.I)
+_EMBEDDING_PATTERN = re.compile(r"embed", re.I)
 """Models whose names say that they make vectors, and no answers."""
 
-_WIDTH = 30
+_PARAMETER_COLUMN_WIDTH = 30
 """Where Ollama has the values of parameters begin."""
 
 
 @dataclass(frozen=True)
-class Shown:
+class ModelView:
     """A model as far as anybody may know it; ``remote`` is ``None`` for one of the configuration.
 
     ``model`` is the upstream's name for it, ``family`` whose profile it has.
@@ -41,90 +41,98 @@ class Shown:
     model: str
     profile: Profile
     modified: float
-    window: int | None = None
-    remote: Remote | None = None
+    context_window: int | None = None
+    remote: RegisteredModel | None = None
 
 
-def of_remote(remote: Remote, route: Route | None = None) -> Shown:
+def view_registered(remote: RegisteredModel, route: Route | None = None) -> ModelView:
     """A registered model; ``route`` says where one leads that has no host of its own."""
     if route is not None and not remote.host:
         settings = route.upstream
-        known = profile_for(settings.provider, settings.base_url, settings.quirks)
-        window = remote.window or settings.context_window
-        profile = for_model(known, route.model)
-        return Shown(remote.name, route.model, profile, remote.modified, window, remote)
-    known = profile_for(remote.upstream.provider, remote.host, {})
-    profile = for_model(known, remote.model)
-    return Shown(remote.name, remote.model, profile, remote.modified, remote.window, remote)
+        known = select_profile(settings.provider, settings.base_url, settings.quirks)
+        window = remote.context_window or settings.context_window
+        profile = apply_model_overrides(known, route.model)
+        return ModelView(remote.name, route.model, profile, remote.modified, window, remote)
+    known = select_profile(remote.upstream.provider, remote.host, {})
+    profile = apply_model_overrides(known, remote.model)
+    return ModelView(
+        remote.name, remote.model, profile, remote.modified, remote.context_window, remote
+    )
 
 
-def of_configured(model: Json, route: Route) -> Shown:
+def view_configured(model: Json, route: Route) -> ModelView:
     """One of the catalog's models."""
     settings = route.upstream
-    known = profile_for(settings.provider, settings.base_url, settings.quirks)
+    known = select_profile(settings.provider, settings.base_url, settings.quirks)
     created = model.get("created")
-    modified = created if isinstance(created, int | float) and 0 <= created < _LATE else 0.0
-    profile = for_model(known, route.model)
-    return Shown(full(model["id"]), route.model, profile, modified, settings.context_window)
+    modified = (
+        created
+        if isinstance(created, int | float) and 0 <= created < _MAX_TIMESTAMP_SECONDS
+        else 0.0
+    )
+    profile = apply_model_overrides(known, route.model)
+    return ModelView(add_tag(model["id"]), route.model, profile, modified, settings.context_window)
 
 
-def tag(shown: Shown) -> Json:
+def make_tag_entry(shown: ModelView) -> Json:
     """An entry of ``/api/tags``."""
-    told = _told(shown)
+    told = serialize_model(shown)
     return {
         "name": shown.name,
         "model": shown.name,
-        **_where(shown),
-        "modified_at": _time(shown.modified),
+        **describe_location(shown),
+        "modified_at": format_time(shown.modified),
         "size": len(told),
         "digest": hashlib.sha256(told).hexdigest(),
-        "details": _details(shown),
-        "capabilities": capabilities(shown),
+        "details": make_details(shown),
+        "capabilities": list_capabilities(shown),
     }
 
 
-def running(shown: Shown) -> Json:
+def make_running_entry(shown: ModelView) -> Json:
     """An entry of ``/api/ps``: a remote model is always ready, and needs no room here."""
-    entry = {k: v for k, v in tag(shown).items() if k not in ("modified_at", "capabilities")}
+    entry = {
+        k: v for k, v in make_tag_entry(shown).items() if k not in ("modified_at", "capabilities")
+    }
     return {
         **entry,
         "size_vram": 0,
-        "expires_at": _FOREVER,
-        "context_length": shown.window or 0,
+        "expires_at": _NEVER_EXPIRES,
+        "context_length": shown.context_window or 0,
     }
 
 
-def description(shown: Shown, health: Json | None) -> Json:
+def make_description(shown: ModelView, health: Json | None) -> Json:
     """The answer of ``/api/show``; ``health`` is what the last check found."""
     remote = shown.remote
-    parameters = "\n".join(_parameters(remote, f"{{:<{_WIDTH}}} {{}}"))
+    parameters = "\n".join(format_parameters(remote, f"{{:<{_PARAMETER_COLUMN_WIDTH}}} {{}}"))
     family = shown.profile.name
     info: Json = {"general.architecture": family, "general.basename": shown.model}
-    if shown.window:
-        info[f"{family}.context_length"] = shown.window
+    if shown.context_window:
+        info[f"{family}.context_length"] = shown.context_window
     return {
         "license": (remote.license if remote else None) or "",
-        "modelfile": _modelfile(shown),
+        "modelfile": make_modelfile(shown),
         "parameters": parameters,
         "template": "",
         "system": (remote.system if remote else None) or "",
-        "details": _details(shown),
-        **_where(shown),
+        "details": make_details(shown),
+        **describe_location(shown),
         "model_info": info,
-        "capabilities": capabilities(shown),
-        "modified_at": _time(shown.modified),
+        "capabilities": list_capabilities(shown),
+        "modified_at": format_time(shown.modified),
         **({"health": health} if health else {}),
     }
 
 
-def capabilities(shown: Shown) -> list[str]:
+def list_capabilities(shown: ModelView) -> list[str]:
     """What a model can do: as whoever registered it said, or as its profile knows."""
     said = shown.remote.capabilities if shown.remote else None
-    return list(said) if said else list(_guessed(shown))
+    return list(said) if said else list(guess_capabilities(shown))
 
 
-def _guessed(shown: Shown) -> Iterator[str]:
-    if _EMBEDS.search(shown.model):
+def guess_capabilities(shown: ModelView) -> Iterator[str]:
+    if _EMBEDDING_PATTERN.search(shown.model):
         yield "embedding"
         return
     yield "completion"
@@ -135,17 +143,17 @@ def _guessed(shown: Shown) -> Iterator[str]:
         yield "thinking"
 
 
-def _told(shown: Shown) -> bytes:
-    told = shown.remote.told() if shown.remote else {"model": shown.model}
+def serialize_model(shown: ModelView) -> bytes:
+    told = shown.remote.get_public_fields() if shown.remote else {"model": shown.model}
     return orjson.dumps([shown.name, told], option=orjson.OPT_SORT_KEYS)
 
 
-def _where(shown: Shown) -> Json:
+def describe_location(shown: ModelView) -> Json:
     host = {"remote_host": shown.remote.host} if shown.remote and shown.remote.host else {}
     return {"remote_model": shown.model, **host}
 
 
-def _details(shown: Shown) -> Json:
+def make_details(shown: ModelView) -> Json:
     family = shown.profile.name
     copied = shown.remote is not None and not shown.remote.host
     return {
@@ -155,19 +163,19 @@ def _details(shown: Shown) -> Json:
         "families": [family],
         "parameter_size": "",
         "quantization_level": "",
-        **({"context_length": shown.window} if shown.window else {}),
+        **({"context_length": shown.context_window} if shown.context_window else {}),
     }
 
 
-def _modelfile(shown: Shown) -> str:
-    lines = [f"# {short(shown.name)}", f"FROM {shown.model}"]
-    lines += _parameters(shown.remote, "PARAMETER {} {}")
+def make_modelfile(shown: ModelView) -> str:
+    lines = [f"# {strip_tag(shown.name)}", f"FROM {shown.model}"]
+    lines += format_parameters(shown.remote, "PARAMETER {} {}")
     if shown.remote and shown.remote.system:
         lines.append(f'SYSTEM """{shown.remote.system}"""')
     return "\n".join(lines) + "\n"
 
 
-def _parameters(remote: Remote | None, form: str) -> Iterator[str]:
+def format_parameters(remote: RegisteredModel | None, form: str) -> Iterator[str]:
     for name, value in (remote.parameters if remote else {}).items():
         for each in value if isinstance(value, list) else [value]:
             yield form.format(name, _written(each))
@@ -177,5 +185,5 @@ def _written(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-def _time(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")

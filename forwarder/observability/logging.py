@@ -9,15 +9,15 @@ from typing import Any
 
 import orjson
 
-from forwarder.core.errors import shorten
+from forwarder.core.errors import shorten_value
 
-_OWN_WORDS = frozenset({"event", "message", "detail"})
+UNSHORTENED_FIELDS = frozenset({"event", "message", "detail"})
 """Fields with texts of the forwarder; names and ids in the other fields may be a client's."""
 
-_MAX_NAMES = 40
+MAX_LOGGED_NAMES = 40
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """A record as ``{"time", "level", "logger", …}``; a message that is a dict is merged in."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -28,7 +28,9 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
         }
         if isinstance(record.msg, dict):
-            line |= {k: v if k in _OWN_WORDS else _shorten(v) for k, v in record.msg.items()}
+            line |= {
+                k: v if k in UNSHORTENED_FIELDS else shorten_field(v) for k, v in record.msg.items()
+            }
         else:
             line["message"] = record.getMessage()
         if record.exc_info:
@@ -36,21 +38,24 @@ class JsonLines(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def _shorten(value: Any) -> Any:
+def shorten_field(value: Any) -> Any:
     """A text or a list of names as far as it says what was asked; bodies are logged whole."""
     if isinstance(value, str):
-        return shorten(value)
+        return shorten_value(value)
     if not isinstance(value, list):
         return value
-    more = len(value) - _MAX_NAMES
-    return [*map(_shorten, value[:_MAX_NAMES]), *([f"and {more} more"] if more > 0 else [])]
+    more = len(value) - MAX_LOGGED_NAMES
+    return [
+        *map(shorten_field, value[:MAX_LOGGED_NAMES]),
+        *([f"and {more} more"] if more > 0 else []),
+    ]
 
 
-def configure(level: str) -> None:
+def configure_logging(level: str) -> None:
     """Send the forwarder's records to standard error, once."""
     root = logging.getLogger("forwarder")
     root.setLevel(level)
     root.propagate = False
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(JsonFormatter())
     root.handlers[:] = [handler]

@@ -13,52 +13,63 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from forwarder.config.settings import Settings
-from forwarder.context.request_context import Exchange, Observer
+from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core import errors
-from forwarder.observability.metric_labels import OTHER, Names, models, parameter
+from forwarder.observability.metric_labels import (
+    OTHER_LABEL,
+    LabelSet,
+    label_parameter,
+    list_configured_models,
+)
 
-_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-_WHERE = ("route", "upstream", "model")
+DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+ANSWER_LABELS = ("route", "upstream", "model")
 
-_KINDS: dict[type[errors.ForwarderError], str] = {
+ERROR_KINDS: dict[type[errors.ForwarderError], str] = {
     errors.UpstreamKeyRefused: "key_refused",
     errors.UpstreamMisconfigured: "misconfigured",
     errors.UpstreamUnreachable: "unreachable",
-    errors.UpstreamBroken: "protocol",
+    errors.UpstreamProtocolError: "protocol",
     errors.UpstreamTimeout: "timeout",
 }
 """What the upstream did; that it refused is told by its status."""
 
-_STATES = {"closed": 0, "half_open": 1, "open": 2}
+BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
 
 
-class Metrics(Observer):
+class MetricsObserver(RequestObserver):
     """Counts what becomes of exchanges."""
 
     def __init__(self, settings: Settings) -> None:
         self._registry = CollectorRegistry()
-        self._models = Names(models(settings))
-        self._reasons = Names(most=32)
-        self._upstreams = Names((upstream.name for upstream in settings.upstreams), most=256)
-        self._count_exchanges()
-        self._count_trouble()
+        self._model_labels = LabelSet(list_configured_models(settings))
+        self._reason_labels = LabelSet(max_learned=32)
+        self._upstream_labels = LabelSet(
+            (upstream.name for upstream in settings.upstreams), max_learned=256
+        )
+        self._create_request_metrics()
+        self._create_failure_metrics()
 
-    def _count_exchanges(self) -> None:
+    def _create_request_metrics(self) -> None:
         counter = partial(Counter, namespace="forwarder", registry=self._registry)
         histogram = partial(
-            Histogram, namespace="forwarder", registry=self._registry, buckets=_SECONDS
+            Histogram, namespace="forwarder", registry=self._registry, buckets=DURATION_BUCKETS
         )
-        self._requests = counter("requests_total", "Requests that are over.", (*_WHERE, "status"))
-        self._input = counter("input_tokens_total", "Tokens of prompts.", _WHERE)
-        self._output = counter("output_tokens_total", "Tokens of answers.", _WHERE)
-        self._events = counter("events_total", "Stream events of answers.", _WHERE)
-        self._first = histogram(
-            "first_event_seconds", "From the request to the first event of its answer.", _WHERE
+        self._requests = counter(
+            "requests_total", "Requests that are over.", (*ANSWER_LABELS, "status")
         )
-        self._streams = histogram(
-            "stream_seconds", "From the request to the end of its streamed answer.", _WHERE
+        self._input_tokens = counter("input_tokens_total", "Tokens of prompts.", ANSWER_LABELS)
+        self._output_tokens = counter("output_tokens_total", "Tokens of answers.", ANSWER_LABELS)
+        self._events = counter("events_total", "Stream events of answers.", ANSWER_LABELS)
+        self._first_event_seconds = histogram(
+            "first_event_seconds",
+            "From the request to the first event of its answer.",
+            ANSWER_LABELS,
         )
-        self._open = Gauge(
+        self._stream_seconds = histogram(
+            "stream_seconds", "From the request to the end of its streamed answer.", ANSWER_LABELS
+        )
+        self._open_streams = Gauge(
             "open_streams",
             "Streamed answers that are not over.",
             ("route",),
@@ -66,11 +77,11 @@ class Metrics(Observer):
             registry=self._registry,
             multiprocess_mode="livesum",
         )
-        self._dropped = counter(
+        self._dropped_parameters = counter(
             "dropped_parameters_total", "Parameters that could not be carried.", ("parameter",)
         )
 
-    def _count_trouble(self) -> None:
+    def _create_failure_metrics(self) -> None:
         counter = partial(Counter, namespace="forwarder", registry=self._registry)
         self._errors = counter(
             "upstream_errors_total", "Requests that an upstream failed.", ("upstream", "kind")
@@ -89,7 +100,7 @@ class Metrics(Observer):
             multiprocess_mode="livemax",
         )
 
-        self._well = Gauge(
+        self._upstream_up = Gauge(
             "upstream_up",
             "1 when the last check found nothing wrong, else 0; the worst of all workers.",
             ("upstream",),
@@ -97,75 +108,83 @@ class Metrics(Observer):
             registry=self._registry,
             multiprocess_mode="livemin",
         )
-        self._checks = Histogram(
+        self._check_seconds = Histogram(
             "upstream_check_seconds",
             "How long checks of upstreams and registered models took.",
             ("upstream",),
             namespace="forwarder",
             registry=self._registry,
-            buckets=_SECONDS,
+            buckets=DURATION_BUCKETS,
         )
 
     # -- what is told -----------------------------------------------------------------------------
 
-    def streams(self, exchange: Exchange) -> None:
-        self._open.labels(exchange.route).inc()
+    def on_stream_start(self, exchange: RequestContext) -> None:
+        self._open_streams.labels(exchange.route).inc()
 
-    def ended(self, exchange: Exchange, seconds: float) -> None:
-        answered = exchange.first_event is not None and exchange.fault is None
-        upstream = self._upstreams.label(exchange.upstream)
-        model = self._models.label(exchange.model, learn=answered)
+    def on_complete(self, exchange: RequestContext, seconds: float) -> None:
+        answered = exchange.first_event_at is not None and exchange.error_class is None
+        upstream = self._upstream_labels.get_label(exchange.upstream)
+        model = self._model_labels.get_label(exchange.model, learn=answered)
         where = (exchange.route, upstream, model)
-        if exchange.streamed:
-            self._open.labels(exchange.route).dec()
+        if exchange.is_streamed:
+            self._open_streams.labels(exchange.route).dec()
         self._requests.labels(*where, exchange.status).inc()
         self._count_answer(exchange, where)
-        if exchange.streamed:
-            self._streams.labels(*where).observe(seconds)
-        for name in exchange.ledger.dropped:
-            self._dropped.labels(parameter(name)).inc()
-        kind = _kind(exchange)
+        if exchange.is_streamed:
+            self._stream_seconds.labels(*where).observe(seconds)
+        for name in exchange.loss_report.losses:
+            self._dropped_parameters.labels(label_parameter(name)).inc()
+        kind = find_error_kind(exchange)
         if kind is not None:
             self._errors.labels(upstream, kind).inc()
 
-    def _count_answer(self, exchange: Exchange, where: tuple[str, str, str]) -> None:
-        if exchange.first_event is None:
+    def _count_answer(self, exchange: RequestContext, where: tuple[str, str, str]) -> None:
+        if exchange.first_event_at is None:
             return
-        self._first.labels(*where).observe(exchange.first_event - exchange.started)
-        self._events.labels(*where).inc(exchange.events)
-        for counted, tokens in zip((self._input, self._output), exchange.tokens, strict=True):
+        self._first_event_seconds.labels(*where).observe(
+            exchange.first_event_at - exchange.started_at
+        )
+        self._events.labels(*where).inc(exchange.event_count)
+        for counted, tokens in zip(
+            (self._input_tokens, self._output_tokens), exchange.token_counts, strict=True
+        ):
             if tokens:
                 counted.labels(*where).inc(tokens)
 
-    def retried(self, upstream: str, reason: str) -> None:
-        self._retries.labels(self._upstreams.label(upstream), self._reasons.label(reason)).inc()
+    def on_retry(self, upstream: str, reason: str) -> None:
+        self._retries.labels(
+            self._upstream_labels.get_label(upstream), self._reason_labels.get_label(reason)
+        ).inc()
 
-    def failed(self, upstream: str, error: errors.ForwarderError) -> None:
-        kind = _kind_of(type(error), error.status)
+    def on_failure(self, upstream: str, error: errors.ForwarderError) -> None:
+        kind = classify_error(type(error), error.status)
         if kind is not None:
-            self._errors.labels(self._upstreams.label(upstream), kind).inc()
+            self._errors.labels(self._upstream_labels.get_label(upstream), kind).inc()
 
-    def fell_back(self, upstream: str, to: str, reason: str) -> None:
-        self._fallbacks.labels(self._upstreams.label(upstream), self._upstreams.label(to)).inc()
+    def on_fallback(self, upstream: str, to: str, reason: str) -> None:
+        self._fallbacks.labels(
+            self._upstream_labels.get_label(upstream), self._upstream_labels.get_label(to)
+        ).inc()
 
-    def breaker(self, upstream: str, state: str) -> None:
-        self._breakers.labels(self._upstreams.label(upstream)).set(_STATES[state])
+    def on_breaker_change(self, upstream: str, state: str) -> None:
+        self._breakers.labels(self._upstream_labels.get_label(upstream)).set(BREAKER_STATES[state])
 
-    def refused(self, reason: str, upstream: str | None = None) -> None:
-        self._refusals.labels(self._reasons.label(reason)).inc()
+    def on_rejection(self, reason: str, upstream: str | None = None) -> None:
+        self._refusals.labels(self._reason_labels.get_label(reason)).inc()
 
-    def checked(self, upstream: str, well: bool, seconds: float) -> None:
-        name = self._upstreams.label(upstream)
-        self._well.labels(name).set(int(well))
-        self._checks.labels(name).observe(seconds)
+    def on_health_check(self, upstream: str, well: bool, seconds: float) -> None:
+        name = self._upstream_labels.get_label(upstream)
+        self._upstream_up.labels(name).set(int(well))
+        self._check_seconds.labels(name).observe(seconds)
 
     # -- what is told on --------------------------------------------------------------------------
 
-    def text(self) -> bytes:
+    def render_text(self) -> bytes:
         """Everything counted so far, by all workers, in Prometheus' text format."""
-        return generate_latest(self._everybody())
+        return generate_latest(self._merge_workers())
 
-    def _everybody(self) -> CollectorRegistry:
+    def _merge_workers(self) -> CollectorRegistry:
         together = CollectorRegistry()
         try:
             MultiProcessCollector(together)  # type: ignore[no-untyped-call]
@@ -174,23 +193,23 @@ class Metrics(Observer):
         return together
 
 
-def _kind(exchange: Exchange) -> str | None:
+def find_error_kind(exchange: RequestContext) -> str | None:
     """How the upstream failed, if it did."""
-    if exchange.fault is None:
+    if exchange.error_class is None:
         return "failed" if exchange.error else None
-    return _kind_of(exchange.fault, exchange.status)
+    return classify_error(exchange.error_class, exchange.status)
 
 
-def _kind_of(fault: type[errors.ForwarderError], status: int) -> str | None:
+def classify_error(fault: type[errors.ForwarderError], status: int) -> str | None:
     if fault is errors.UpstreamRefused:
-        return _refusal(status)
+        return classify_refusal(status)
     if fault is errors.UpstreamUnavailable:  # it was not even asked
         return None
-    named = (kind for error, kind in _KINDS.items() if issubclass(fault, error))
-    return next(named, OTHER if issubclass(fault, errors.UpstreamError) else None)
+    named = (kind for error, kind in ERROR_KINDS.items() if issubclass(fault, error))
+    return next(named, OTHER_LABEL if issubclass(fault, errors.UpstreamError) else None)
 
 
-def _refusal(status: int) -> str:
+def classify_refusal(status: int) -> str:
     if status == 429:
         return "rate_limited"
     return "refused" if status < 500 else "server_error"

@@ -22,20 +22,25 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.context.request_context import Exchange, Observer, tokens_of, usage_of
+from forwarder.context.request_context import (
+    RequestContext,
+    RequestObserver,
+    read_event_usage,
+    read_token_counts,
+)
 from forwarder.context.route import Route
-from forwarder.core.errors import ForwarderError, shorten
-from forwarder.core.types import Call, Json, Stream
+from forwarder.core.errors import ForwarderError, shorten_value
+from forwarder.core.types import EventStream, Handler, Json
 from forwarder.protocols.ollama_parameters import EMBEDDING_TABLES
-from forwarder.providers import profile_for
+from forwarder.providers import select_profile
 
-_EMBEDDING = frozenset({"embeddings", *EMBEDDING_TABLES})
+EMBEDDING_ROUTES = frozenset({"embeddings", *EMBEDDING_TABLES})
 """Routes on which nothing is written."""
 
-_HEADERS = ("traceparent", "tracestate")
-_W3C = TraceContextTextMapPropagator()
+TRACE_HEADERS = ("traceparent", "tracestate")
+PROPAGATOR = TraceContextTextMapPropagator()
 
-_PROVIDERS = {
+GENAI_PROVIDERS = {
     "azure": "azure.ai.openai",
     "gemini": "gcp.gemini",
     "generic": "openai",
@@ -45,14 +50,14 @@ _PROVIDERS = {
 """What the conventions call a provider, where that is not the name of its profile."""
 
 
-def tracing() -> Tracing:
+def make_tracing_observer() -> TracingObserver:
     """Traces that are sent to wherever OpenTelemetry's variables say."""
-    provider = TracerProvider(resource=_resource())
+    provider = TracerProvider(resource=make_resource())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return Tracing(provider)
+    return TracingObserver(provider)
 
 
-def _resource() -> Resource:
+def make_resource() -> Resource:
     """What the environment says of this process, which else is called ``forwarder``."""
     found = Resource.create()
     if str(found.attributes.get("service.name", "")).startswith("unknown_service"):
@@ -60,67 +65,67 @@ def _resource() -> Resource:
     return found
 
 
-class Tracing(Observer):
+class TracingObserver(RequestObserver):
     """Spans of a provider's making, for what becomes of exchanges."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._tracer = provider.get_tracer("forwarder")
 
-    def began(self, exchange: Exchange, header: Callable[[str], str | None]) -> None:
-        given = {name: value for name in _HEADERS if (value := header(name))}
+    def on_request(self, exchange: RequestContext, header: Callable[[str], str | None]) -> None:
+        given = {name: value for name in TRACE_HEADERS if (value := header(name))}
         exchange.span = self._tracer.start_span(
-            exchange.route, context=_W3C.extract(given), kind=SpanKind.SERVER
+            exchange.route, context=PROPAGATOR.extract(given), kind=SpanKind.SERVER
         )
 
-    def watched(self, call: Call, route: Route, exchange: Exchange) -> Call:
+    def instrument(self, call: Handler, route: Route, exchange: RequestContext) -> Handler:
         if exchange.span is None:
             return call
 
-        def traced(request: Json) -> Stream:
-            span = self._upstream_span(route, exchange)
+        def handle_request(request: Json) -> EventStream:
+            span = self._start_upstream_span(route, exchange)
             try:
                 with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                     stream = call(request)
             except Exception as error:
-                _fail(span, error, exchange)
-                _end(span)
+                record_error(span, error, exchange)
+                end_span(span)
                 raise
             # A stream that nobody reads to its end is over with its exchange.
-            exchange.opened.add(_end, span)
-            return _followed(stream, span, exchange)
+            exchange.cleanup.add(end_span, span)
+            return trace_stream(stream, span, exchange)
 
-        return traced
+        return handle_request
 
-    def _upstream_span(self, route: Route, exchange: Exchange) -> Span:
+    def _start_upstream_span(self, route: Route, exchange: RequestContext) -> Span:
         attributes = {
-            "gen_ai.operation.name": _operation(exchange),
-            "gen_ai.provider.name": _provider(route.upstream),
-            "gen_ai.request.model": shorten(route.model),
+            "gen_ai.operation.name": read_operation(exchange),
+            "gen_ai.provider.name": read_provider(route.upstream),
+            "gen_ai.request.model": shorten_value(route.model),
             "forwarder.upstream": route.upstream.name,
             "forwarder.protocol": route.protocol,
         }
         return self._tracer.start_span(
-            f"{_operation(exchange)} {shorten(route.model)}",
+            f"{read_operation(exchange)} {shorten_value(route.model)}",
             context=trace.set_span_in_context(exchange.span),
             kind=SpanKind.CLIENT,
             attributes=attributes,
         )
 
-    def onward(self, exchange: Exchange) -> Mapping[str, str]:
+    def trace_headers(self, exchange: RequestContext) -> Mapping[str, str]:
         headers: dict[str, str] = {}
         inner = trace.get_current_span()
         span = inner if inner.get_span_context().is_valid else exchange.span
         if span is not None:
-            _W3C.inject(headers, context=trace.set_span_in_context(span))
+            PROPAGATOR.inject(headers, context=trace.set_span_in_context(span))
         return headers
 
-    def ended(self, exchange: Exchange, seconds: float) -> None:
+    def on_complete(self, exchange: RequestContext, seconds: float) -> None:
         span = exchange.span
         if span is None:
             return
         if exchange.model is not None:
-            span.update_name(f"{_operation(exchange)} {shorten(exchange.model)}")
-        for name, value in _attributes(exchange):
+            span.update_name(f"{read_operation(exchange)} {shorten_value(exchange.model)}")
+        for name, value in iterate_attributes(exchange):
             if value is not None:
                 span.set_attribute(name, value)
         if exchange.status >= 500 or (exchange.error and exchange.status < 400):
@@ -128,50 +133,50 @@ class Tracing(Observer):
         span.end()
 
 
-def _operation(exchange: Exchange) -> str:
+def read_operation(exchange: RequestContext) -> str:
     """What the conventions call that which is asked for."""
-    return "embeddings" if exchange.route in _EMBEDDING else "chat"
+    return "embeddings" if exchange.route in EMBEDDING_ROUTES else "chat"
 
 
-def _attributes(exchange: Exchange) -> Iterator[tuple[str, Any]]:
-    input_tokens, output_tokens = exchange.tokens
+def iterate_attributes(exchange: RequestContext) -> Iterator[tuple[str, Any]]:
+    input_tokens, output_tokens = exchange.token_counts
     yield "http.response.status_code", exchange.status
     yield "error.type", exchange.error
     if exchange.model is not None:
-        yield "gen_ai.operation.name", _operation(exchange)
-        yield "gen_ai.request.model", shorten(exchange.model)
-    yield "gen_ai.request.stream", exchange.streamed
+        yield "gen_ai.operation.name", read_operation(exchange)
+        yield "gen_ai.request.model", shorten_value(exchange.model)
+    yield "gen_ai.request.stream", exchange.is_streamed
     yield "gen_ai.usage.input_tokens", input_tokens
     yield "gen_ai.usage.output_tokens", output_tokens
-    if exchange.first_event is not None:
-        yield "gen_ai.response.time_to_first_chunk", exchange.first_event - exchange.started
+    if exchange.first_event_at is not None:
+        yield "gen_ai.response.time_to_first_chunk", exchange.first_event_at - exchange.started_at
     yield "forwarder.request_id", exchange.id
     yield "forwarder.route", exchange.route
     yield "forwarder.upstream", exchange.upstream
-    yield "forwarder.dropped", sorted(exchange.ledger.dropped) or None
+    yield "forwarder.dropped", sorted(exchange.loss_report.losses) or None
 
 
-def _followed(stream: Stream, span: Span, exchange: Exchange) -> Stream:
+def trace_stream(stream: EventStream, span: Span, exchange: RequestContext) -> EventStream:
     """The stream as it is; its span learns how it ended, and what it cost."""
     usage: Json = {}
     try:
         for batch in stream:
             if batch:
-                usage = usage_of(batch[-1]) or usage
+                usage = read_event_usage(batch[-1]) or usage
             yield batch
     except Exception as error:
-        _fail(span, error, exchange)
+        record_error(span, error, exchange)
         raise
     finally:
-        for name, tokens in zip(("input", "output"), tokens_of(usage), strict=True):
+        for name, tokens in zip(("input", "output"), read_token_counts(usage), strict=True):
             if tokens is not None and span.is_recording():
                 span.set_attribute(f"gen_ai.usage.{name}_tokens", tokens)
-        _end(span)
+        end_span(span)
 
 
-def _fail(span: Span, error: Exception, exchange: Exchange) -> None:
+def record_error(span: Span, error: Exception, exchange: RequestContext) -> None:
     """What went wrong, by its name alone: a provider's message may quote a prompt."""
-    if exchange.left or not span.is_recording():
+    if exchange.is_cancelled or not span.is_recording():
         return
     known = isinstance(error, ForwarderError) and error.code
     span.set_attribute("error.type", known or type(error).__name__)
@@ -180,12 +185,12 @@ def _fail(span: Span, error: Exception, exchange: Exchange) -> None:
     span.set_status(StatusCode.ERROR)
 
 
-def _end(span: Span) -> None:
+def end_span(span: Span) -> None:
     if span.is_recording():  # ending one twice is a warning in the log
         span.end()
 
 
 @functools.cache
-def _provider(upstream: UpstreamSettings) -> str:
-    name = profile_for(upstream.provider, upstream.base_url, upstream.quirks).name
-    return _PROVIDERS.get(name, name)
+def read_provider(upstream: UpstreamSettings) -> str:
+    name = select_profile(upstream.provider, upstream.base_url, upstream.quirks).name
+    return GENAI_PROVIDERS.get(name, name)

@@ -15,24 +15,24 @@ from urllib.parse import urlsplit
 from forwarder.context.route import Route
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.types import Call, Json, Stream
-from forwarder.core.validate import choose
-from forwarder.models.router import PROTOCOLS
-from forwarder.protocols.ollama_parameters import OLLAMA_TABLES, flat
-from forwarder.protocols.parameters import TABLES, Fate
+from forwarder.core.types import EventStream, Handler, Json
+from forwarder.core.validate import check_enum
+from forwarder.models.router import UPSTREAM_PROTOCOLS
+from forwarder.protocols.ollama_parameters import OLLAMA_TABLES, flatten_options
+from forwarder.protocols.parameters import PARAMETER_TABLES, Disposition
 from forwarder.protocols.tool_secrets import hide_tool_secrets_of
-from forwarder.translation.chat_over_responses.request import OUTPUT_FLOOR
-from forwarder.upstream.client import Sent
+from forwarder.translation.chat_over_responses.request import MIN_OUTPUT_TOKENS
+from forwarder.upstream.client import PreviewedRequest
 
 
-def protocol_of(request: Json, named: str | None) -> str:
+def detect_protocol(request: Json, named: str | None) -> str:
     """Which API a request is for: the one that is ``named``, or the one that it looks like.
 
     Raises InvalidRequest when that cannot be told.
     """
     if named is not None:
-        return str(choose(named, CLIENTS, "from"))
-    like = [protocol for name, protocol in _MARKS.items() if name in request]
+        return str(check_enum(named, CLIENT_PROTOCOLS, "from"))
+    like = [protocol for name, protocol in _DISTINCTIVE_FIELDS.items() if name in request]
     if len(like) != 1:
         raise InvalidRequest(
             "It cannot be told which API this is a request for; say from=chat, from=responses, "
@@ -43,18 +43,18 @@ def protocol_of(request: Json, named: str | None) -> str:
     return like[0]
 
 
-CLIENTS = (*PROTOCOLS, *OLLAMA_TABLES)
+CLIENT_PROTOCOLS = (*UPSTREAM_PROTOCOLS, *OLLAMA_TABLES)
 """Whose requests can be shown."""
 
-_FATES = {**TABLES, **OLLAMA_TABLES}
+_PARAMETER_TABLES = {**PARAMETER_TABLES, **OLLAMA_TABLES}
 
-_MARKS = {"messages": "chat", "input": "responses"}
+_DISTINCTIVE_FIELDS = {"messages": "chat", "input": "responses"}
 
 
-class _Over(Exception):
+class DryRunFinished(Exception):
     """The dry run is at its end, with what would be sent now."""
 
-    def __init__(self, sent: Sent) -> None:
+    def __init__(self, sent: PreviewedRequest) -> None:
         super().__init__()
         self.sent = sent
 
@@ -66,19 +66,21 @@ class DryRun:
     client's request.
     """
 
-    def __init__(self, show: Callable[[Json], Sent]) -> None:
+    def __init__(self, show: Callable[[Json], PreviewedRequest]) -> None:
         self._show = show
         self.fetched: list[str] = []
         self.uploaded: list[str] = []
 
-    def call(self, request: Json) -> Stream:
+    def handle_request(self, request: Json) -> EventStream:
         """In place of the upstream's call."""
-        raise _Over(self._show(request))
+        raise DryRunFinished(self._show(request))
 
     def fetch(self, wanted: Mapping[str, str]) -> Mapping[str, Blob]:
         """In place of the fetcher's."""
         self.fetched += wanted.values()
-        return {url: _Unfetched(url.encode(), "image/*", _name(url)) for url in wanted}
+        return {
+            url: PlaceholderBlob(url.encode(), "image/*", guess_file_name(url)) for url in wanted
+        }
 
     def upload(self, blob: Blob, path: str) -> str:
         """In place of an upload."""
@@ -88,18 +90,18 @@ class DryRun:
     def download(self, file_id: str, path: str) -> Blob:
         """In place of a download from the upstream."""
         self.fetched.append(path)
-        return _Unfetched(file_id.encode(), "image/*")
+        return PlaceholderBlob(file_id.encode(), "image/*")
 
-    def sent(self, call: Call, request: Json) -> Sent:
+    def capture_request(self, call: Handler, request: Json) -> PreviewedRequest:
         """What would be sent for a request; raises ForwarderError when it would be refused."""
         try:
             deque(call(request), maxlen=0)
-        except _Over as over:
+        except DryRunFinished as over:
             return over.sent
         raise InvalidRequest("Nothing is sent for this request: it is answered here.")
 
 
-class _Unfetched(Blob):
+class PlaceholderBlob(Blob):
     """Stands for what is at an address."""
 
     @property
@@ -107,20 +109,25 @@ class _Unfetched(Blob):
         return f"<what is at {self.data.decode()}>"
 
 
-def _name(url: str) -> str | None:
+def guess_file_name(url: str) -> str | None:
     return PurePosixPath(urlsplit(url).path).name or None
 
 
 # -- what is told of it -------------------------------------------------------------------------
 
 
-def report(
-    asked: Json, client: str, route: Route, sent: Sent, dropped: Mapping[str, str], run: DryRun
+def build_report(
+    asked: Json,
+    client: str,
+    route: Route,
+    sent: PreviewedRequest,
+    dropped: Mapping[str, str],
+    run: DryRun,
 ) -> Json:
     """The whole answer: the request as it would go, and the fate of everything in it."""
     fates = {
-        name: _fate(name, value, client, route.protocol, sent, dropped)
-        for name, value in (flat(asked) if client in OLLAMA_TABLES else asked).items()
+        name: find_disposition(name, value, client, route.protocol, sent, dropped)
+        for name, value in (flatten_options(asked) if client in OLLAMA_TABLES else asked).items()
         if value is not None
     }
     return {
@@ -133,28 +140,33 @@ def report(
             "url": sent.url,
         },
         "request": hide_tool_secrets_of(sent.body),
-        "fates": {name: _told(fate) for name, fate in fates.items()},
+        "fates": {name: render_disposition(fate) for name, fate in fates.items()},
         "dropped": dict(dropped),
-        "emulated": {name: fate.why for name, fate in fates.items() if fate.kind == "emulated"},
+        "emulated": {name: fate.reason for name, fate in fates.items() if fate.kind == "emulated"},
         "would_fetch": run.fetched,
         "would_upload": run.uploaded,
     }
 
 
-def _told(fate: Fate) -> Json:
-    return {"fate": fate.kind, "why": fate.why} if fate.why else {"fate": fate.kind}
+def render_disposition(fate: Disposition) -> Json:
+    return {"fate": fate.kind, "why": fate.reason} if fate.reason else {"fate": fate.kind}
 
 
-def _fate(
-    name: str, value: Any, client: str, over: str, sent: Sent, dropped: Mapping[str, str]
-) -> Fate:
+def find_disposition(
+    name: str,
+    value: Any,
+    client: str,
+    over: str,
+    sent: PreviewedRequest,
+    dropped: Mapping[str, str],
+) -> Disposition:
     """What became of a parameter: what its table says, unless more is known of this request."""
     if name in dropped:
-        return Fate("dropped", why=dropped[name])
-    for names, is_made_up, fate in _MADE_UP:
+        return Disposition("dropped", reason=dropped[name])
+    for names, is_made_up, fate in _EMULATIONS:
         if name in names and is_made_up(value, client, over, sent):
             return fate
-    fate = _FATES[client].get(name, _CARRIED) if client != over else _CARRIED
+    fate = _PARAMETER_TABLES[client].get(name, _CARRIED) if client != over else _CARRIED
     if value in fate.neutral:
         return _NEUTRAL
     if fate.kind == "carried" and sent.body.get(name) != value:
@@ -162,35 +174,39 @@ def _fate(
     return fate
 
 
-_CARRIED = Fate("carried")
-_NEUTRAL = Fate("neutral", why="this value asks for nothing")
-_ADAPTED = Fate("mapped", why="this upstream takes it in another form, or needs none")
+_CARRIED = Disposition("carried")
+_NEUTRAL = Disposition("neutral", reason="this value asks for nothing")
+_ADAPTED = Disposition("mapped", reason="this upstream takes it in another form, or needs none")
 
 
-_LACKING = {"json_object": ("json_schema",), "none": ("json_schema", "json_object")}
+_UNSUPPORTED_FORMATS = {"json_object": ("json_schema",), "none": ("json_schema", "json_object")}
 """The best format that a provider knows -> those that are made up for here."""
 
 
-def _schema_is_checked(value: Any, client: str, over: str, sent: Sent) -> bool:
+def is_schema_checked(value: Any, client: str, over: str, sent: PreviewedRequest) -> bool:
     wanted = value.get("format") or {} if client == "responses" else value
-    lacking = _LACKING.get(sent.profile.response_format, ()) if over == "chat" else ()
+    lacking = _UNSUPPORTED_FORMATS.get(sent.profile.response_format, ()) if over == "chat" else ()
     return wanted.get("type") in lacking
 
 
-def _limit_is_low(value: Any, client: str, over: str, sent: Sent) -> bool:
-    return client == "chat" != over and bool(value < OUTPUT_FLOOR)
+def is_limit_low(value: Any, client: str, over: str, sent: PreviewedRequest) -> bool:
+    return client == "chat" != over and bool(value < MIN_OUTPUT_TOKENS)
 
 
-_MADE_UP: tuple[tuple[tuple[str, ...], Callable[[Any, str, str, Sent], bool], Fate], ...] = (
+_EMULATIONS: tuple[
+    tuple[tuple[str, ...], Callable[[Any, str, str, PreviewedRequest], bool], Disposition], ...
+] = (
     (
         ("response_format", "text"),
-        _schema_is_checked,
-        Fate("emulated", why="the schema goes into the prompt, and the answer is checked here"),
+        is_schema_checked,
+        Disposition(
+            "emulated", reason="the schema goes into the prompt, and the answer is checked here"
+        ),
     ),
     (
         ("max_tokens", "max_completion_tokens"),
-        _limit_is_low,
-        Fate("emulated", why="the limit is raised upstream, and the answer is cut here"),
+        is_limit_low,
+        Disposition("emulated", reason="the limit is raised upstream, and the answer is cut here"),
     ),
 )
 """What is emulated by a parameter's value or the upstream's profile, which no table knows."""

@@ -16,394 +16,453 @@ import httpx2
 import orjson
 
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.context.recorder import Asked
-from forwarder.context.request_context import Exchange, Observer
+from forwarder.context.recorder import RequestHead
+from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.context.route import Route
 from forwarder.core.body_memory import MEMORY_PER_BYTE, BodyMemory
 from forwarder.core.client_headers import HeaderSelection
 from forwarder.core.concurrency import get_address_info
 from forwarder.core.data_urls import Blob
-from forwarder.core.encryption import Sealer
-from forwarder.core.errors import ForwarderError, InvalidRequest, NotFound, Unsupported, shorten
-from forwarder.core.ids import random_id
-from forwarder.core.shutdown import Running
-from forwarder.core.translation_context import Ledger
-from forwarder.core.types import Call, Json, Stream
-from forwarder.core.validate import BOOL, optional
-from forwarder.middleware.compaction import as_compaction
-from forwarder.middleware.media import Fetcher, Guard, Hands, Uploads, download
+from forwarder.core.encryption import TokenCipher
+from forwarder.core.errors import (
+    ForwarderError,
+    InvalidRequest,
+    NotFound,
+    Unsupported,
+    shorten_value,
+)
+from forwarder.core.ids import generate_id
+from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import EventStream, Handler, Json
+from forwarder.core.validate import BOOL, read_field
+from forwarder.middleware.compaction import make_compact_handler
+from forwarder.middleware.media import AddressGuard, Fetcher, MediaIO, UploadCache, download
 from forwarder.middleware.media.policy import Fetch
-from forwarder.middleware.reasoning_cache import Recall
-from forwarder.middleware.reasoning_cache.memory_backend import LocalShelf, Shelf
-from forwarder.middleware.reasoning_cache.signatures import SignatureRecall
+from forwarder.middleware.reasoning_cache import ReasoningCache
+from forwarder.middleware.reasoning_cache.memory_backend import CacheBackend, MemoryBackend
+from forwarder.middleware.reasoning_cache.signatures import SignatureCache
 from forwarder.models.catalog import Catalog
 from forwarder.models.codex import digest_settings
-from forwarder.models.codex_headers import describe_answer
-from forwarder.models.health import Health, Target
-from forwarder.models.register import Creating
-from forwarder.models.registered_model import Remote
-from forwarder.models.registry import NoRegistry, Registry
+from forwarder.models.codex_headers import make_response_headers
+from forwarder.models.health import HealthMonitor, HealthTarget
+from forwarder.models.register import ModelRegistration
+from forwarder.models.registered_model import RegisteredModel
+from forwarder.models.registry import DatabaseModelRegistry, NullModelRegistry
 from forwarder.models.router import Router
-from forwarder.observability.capture.observer import capture_for
-from forwarder.observability.metrics import Metrics
-from forwarder.pipeline.dry_run import DryRun, report
-from forwarder.pipeline.pipeline import OLLAMA, Ends, Kit, Path
-from forwarder.protocols.chat_reasoning import find_field
-from forwarder.protocols.mappings import SEALED
-from forwarder.storage import Forgetful, Owners, Remembering, RequestLimits
-from forwarder.storage.background import Limits, Takeover, Task
+from forwarder.observability.capture.observer import make_capture_observer
+from forwarder.observability.metrics import MetricsObserver
+from forwarder.pipeline.dry_run import DryRun, build_report
+from forwarder.pipeline.pipeline import OLLAMA_PROTOCOLS, Pipeline, PipelineServices, Terminal
+from forwarder.protocols.chat_reasoning import find_reasoning_field
+from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
+from forwarder.storage import ConversationStore, NullConversationStore, OwnerResolver, RequestLimits
+from forwarder.storage.background import BackgroundLimits, BackgroundTask, TakeoverCallbacks
 from forwarder.storage.background_requests import (
     StoredRequest,
-    can_be_repeated,
     is_readable,
+    is_repeatable,
     read_stored_request,
 )
-from forwarder.storage.db import Pruner, open_database, secret_for
-from forwarder.storage.db.background_leases import Origin, Taken
-from forwarder.storage.db.key_rotation import Renewed
-from forwarder.storage.db.responses import Kept
-from forwarder.storage.reasoning_cache import StoredShelf
-from forwarder.storage.resume import OURS
-from forwarder.upstream.client import Passed, Upstream
-from forwarder.upstream.pool import PerUpstream
+from forwarder.storage.db import Pruner, load_secrets, open_database
+from forwarder.storage.db.background_leases import ClaimedWork, ResponseOrigin
+from forwarder.storage.db.key_rotation import RotationReport
+from forwarder.storage.db.responses import StoredResponse
+from forwarder.storage.reasoning_cache import DatabaseBackend
+from forwarder.storage.resume import LOCAL_PARAMETERS
+from forwarder.upstream.client import PassthroughResponse, Upstream
+from forwarder.upstream.pool import UpstreamPool
 from forwarder.upstream.resilience import Resilience
-from forwarder.upstream.transport.select import transport_for
+from forwarder.upstream.transport.select import select_transport
 
 log = logging.getLogger("forwarder.bridge")
 
 
-class Bridge:
+class Gateway:
     """Everything that outlives a request: the routes, the upstreams and the seal."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = Metrics(settings) if settings.metrics else Observer()
+        self.metrics = MetricsObserver(settings) if settings.metrics else RequestObserver()
         self.header_selection = HeaderSelection(settings.client_headers)
-        self.observers: list[Observer] = [self.metrics] if settings.metrics else []
-        self.capture = capture_for(settings, self._registered)
+        self.observers: list[RequestObserver] = [self.metrics] if settings.metrics else []
+        self.capture = make_capture_observer(settings, self._list_registered_upstreams)
         if self.capture is not None:
             self.observers.append(self.capture)
             self.capture.start()
         self.database = open_database(settings.database_url)
         made_up = token_urlsafe(32)
-        secrets = settings.secret_keys or secret_for(self.database, made_up)
-        self._sealer = Sealer(secrets or (made_up,))
-        self._owners = Owners(self.database, secrets)
-        self.registry = self._registry(secrets)
+        secrets = settings.secret_keys or load_secrets(self.database, made_up)
+        self._sealer = TokenCipher(secrets or (made_up,))
+        self._owners = OwnerResolver(self.database, secrets)
+        self.registry = self._build_registry(secrets)
         if self.database is not None and self.database.kind == "sqlite" and not secrets:
-            self.database.recovered.append(partial(self._adopt_secret, made_up))
-        self.router = Router(settings, self.registry.find, self.registry.listed)
+            self.database.recovery_callbacks.append(partial(self._adopt_secret, made_up))
+        self.router = Router(settings, self.registry.find, self.registry.list_models)
         self._configured = frozenset(u.name for u in settings.upstreams)
-        self.guard = Guard(settings.remote_allow)
+        self.guard = AddressGuard(settings.remote_allow)
         self._transport: httpx2.BaseTransport | None = None
-        self._fetch_for = _fetch(settings)
-        self.upstreams = PerUpstream(self._connect, settings.upstreams)
+        self._fetch_for = build_fetcher(settings)
+        self.upstreams = UpstreamPool(self._connect_upstream, settings.upstreams)
         self.resilience = Resilience(settings, self.metrics)
         digest = digest_settings(settings)
         self.catalog = Catalog(
             self.router,
             self.upstreams,
             settings.ready_ttl,
-            lambda: f"{digest} {self.registry.edition()}",
+            lambda: f"{digest} {self.registry.get_version()}",
         )
-        self.router.has_helper = self.catalog.has_codex_helper
-        self.creating = Creating(
-            self.registry, self.catalog, self.guard, self._connect, self._configured
+        self.router.check_codex_helper = self.catalog.has_codex_helper
+        self.creating = ModelRegistration(
+            self.registry, self.catalog, self.guard, self._connect_upstream, self._configured
         )
-        self.health = Health(self._targets, self.metrics, settings.health_ask_interval)
-        self._uploads = PerUpstream(self._uploading, settings.upstreams)
-        self.running = Running()
+        self.health = HealthMonitor(
+            self._list_health_targets, self.metrics, settings.health_ask_interval
+        )
+        self._uploads = UpstreamPool(self._new_upload_cache, settings.upstreams)
+        self.running = InFlightRequests()
         # One body of the largest size has room whatever the limit.
         memory = max(settings.max_body_memory, settings.max_body * MEMORY_PER_BYTE)
         self.body_memory = BodyMemory(memory)
-        shelf = self._shelf()
-        self._recall, self._signatures = Recall(shelf), SignatureRecall(shelf)
-        self.state = self._remembering()
+        shelf = self._build_cache_backend()
+        self._recall, self._signatures = ReasoningCache(shelf), SignatureCache(shelf)
+        self.state = self._build_conversation_store()
         if settings.health_interval:
             self.health.start(settings.health_interval)
 
-    def open(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Stream:
+    def stream(
+        self, client: str, request: Json, style: str | None, exchange: RequestContext
+    ) -> EventStream:
         """The stream that answers a request of the ``client`` protocol.
 
         ``style`` is how this one request wants its reasoning.  Connects before it returns; raises
         ForwarderError when the request or every upstream for it fails before that; then nothing is
         left open for it, and it may be asked in another way.
         """
-        before = len(exchange.opened)
+        before = len(exchange.cleanup)
         try:
-            kept = self.state.kept(client, request, exchange, partial(self._origin, exchange))
-            return exchange.guarded(kept(self._opened(client, request, style, exchange)))
+            kept = self.state.make_recorder(
+                client, request, exchange, partial(self._find_recording_upstream, exchange)
+            )
+            return exchange.convert_errors(
+                kept(self._stream_unrecorded(client, request, style, exchange))
+            )
         except BaseException:
-            exchange.opened.close(but=before)
+            exchange.cleanup.close(keep_first=before)
             raise
 
-    def _opened(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Stream:
+    def _stream_unrecorded(
+        self, client: str, request: Json, style: str | None, exchange: RequestContext
+    ) -> EventStream:
         """The same, without being stored."""
-        routes = self._routes(client, request, exchange)
-        answer = partial(self._answer, client, request, style, exchange)
-        return self.resilience.first_of(routes, answer, exchange)
+        routes = self._find_routes(client, request, exchange)
+        answer = partial(self._stream_from_route, client, request, style, exchange)
+        return self.resilience.open_first_available(routes, answer, exchange)
 
-    def begin(self, request: Json, style: str | None, exchange: Exchange, work: Exchange) -> Json:
+    def start_background(
+        self, request: Json, style: str | None, exchange: RequestContext, work: RequestContext
+    ) -> Json:
         """Begin background work; the response as it is queued.  ``work`` is closed when it ends.
 
-        Raises what `open` would before it calls.
+        Raises what `stream` would before it calls.
         """
-        background = self.stored.background
-        self.shown("responses", deepcopy(request), style, exchange)
-        self._routes("responses", request, exchange)
-        self.resilience.admit(work)
-        self.serve()
+        background = self.store.background
+        self.preview("responses", deepcopy(request), style, exchange)
+        self._find_routes("responses", request, exchange)
+        self.resilience.admit_request(work)
+        self.resume_background_work()
         stored = StoredRequest(
             request=request,
             style=style,
             client_key=work.client_key,
-            payer=work.payer,
-            address=work.address(),
-            strict=work.ledger.strict,
+            payer=work.account_id,
+            address=work.get_base_url(),
+            strict=work.loss_report.strict,
             client_address=work.client_address,
             client_headers=work.client_headers,
         )
-        task = self._task(stored, self._sealer.seal(stored.to_json()), work)
+        task = self._new_background_task(stored, self._sealer.encrypt(stored.to_json()), work)
         try:
-            return background.start(self.stored.find_owner(exchange), request, work, task)
+            return background.start_job(self.store.find_owner(exchange), request, work, task)
         except Exception:
-            work.opened.close()  # it will not begin, and takes nobody's place
+            work.cleanup.close()  # it will not begin, and takes nobody's place
             raise
 
-    def serve(self) -> None:
+    def resume_background_work(self) -> None:
         """Take up the background work that other workers have left."""
-        if isinstance(self.state, Remembering):
-            takeover = Takeover(
-                self._admit_work, self._can_read_request, self._revive, self._cancel_work
+        if isinstance(self.state, ConversationStore):
+            takeover = TakeoverCallbacks(
+                self._new_background_context,
+                self._can_read_request,
+                self._restore_background_task,
+                self._cancel_work,
             )
-            self.state.background.serve(takeover)
+            self.state.background.start_takeover(takeover)
 
-    def _task(self, stored: StoredRequest, sealed: str, work: Exchange) -> Task:
+    def _new_background_task(
+        self, stored: StoredRequest, sealed: str, work: RequestContext
+    ) -> BackgroundTask:
         """The task that a request for background work is."""
         request = {**stored.request, "stream": True}
-        made = partial(self._opened, "responses", request, stored.style, work)
-        follow = partial(self._followed, request, stored.style, work)
-        repeats = self.settings.background_attempts > 1 and can_be_repeated(request)
-        return Task(made, follow, sealed, repeats, lambda: self._origin(work) is not None)
+        made = partial(self._stream_unrecorded, "responses", request, stored.style, work)
+        follow = partial(self._follow_upstream_response, request, stored.style, work)
+        repeats = self.settings.background_attempts > 1 and is_repeatable(request)
+        return BackgroundTask(
+            made, follow, sealed, repeats, lambda: self._find_recording_upstream(work) is not None
+        )
 
-    def _followed(self, request: Json, style: str | None, work: Exchange, origin: Origin) -> Stream:
+    def _follow_upstream_response(
+        self, request: Json, style: str | None, work: RequestContext, origin: ResponseOrigin
+    ) -> EventStream:
         """The stream of a response that its upstream makes already."""
-        work.follows = origin.upstream_id
-        asked = {k: v for k, v in request.items() if k not in OURS} | {"input": []}
-        answer = partial(self._answer, "responses", asked, style, work)
-        routes = self._routes("responses", asked, work)
+        work.followed_response_id = origin.upstream_id
+        asked = {k: v for k, v in request.items() if k not in LOCAL_PARAMETERS} | {"input": []}
+        answer = partial(self._stream_from_route, "responses", asked, style, work)
+        routes = self._find_routes("responses", asked, work)
         there = [route for route in routes if route.upstream.name == origin.upstream]
         if not there:
             raise NotFound(f"The upstream '{origin.upstream}' does not serve this model any more.")
-        return self.resilience.first_of(there, answer, work)
+        return self.resilience.open_first_available(there, answer, work)
 
-    def stop_upstream(self, kept: Kept, exchange: Exchange) -> None:
+    def cancel_at_upstream(self, kept: StoredResponse, exchange: RequestContext) -> None:
         """Cancel a response that was cancelled or deleted here where its upstream still makes it.
 
         It has ended here whatever the upstream says to that.
         """
         if kept.upstream_id is None or not (kept.is_running or kept.status == "cancelled"):
             return
-        self._cancel_origin(Origin(kept.upstream or "", kept.upstream_id), exchange)
+        self._cancel_origin(ResponseOrigin(kept.upstream or "", kept.upstream_id), exchange)
 
-    def _cancel_work(self, origin: Origin, sealed: str | None) -> None:
+    def _cancel_work(self, origin: ResponseOrigin, sealed: str | None) -> None:
         """Cancel a response where its upstream makes it, for the client of a sealed request."""
         exchange = self._make_work_exchange()
-        values = self._sealer.unseal(sealed) if sealed else None
+        values = self._sealer.decrypt(sealed) if sealed else None
         if values is not None:
             exchange.client_key = values.get("client_key")
             exchange.client_headers = values.get("client_headers") or {}
         self._cancel_origin(origin, exchange)
 
-    def _cancel_origin(self, origin: Origin, exchange: Exchange) -> None:
+    def _cancel_origin(self, origin: ResponseOrigin, exchange: RequestContext) -> None:
         said = {"id": exchange.id, "upstream": origin.upstream, "response": origin.upstream_id}
         try:
-            upstream = self.upstream(origin.upstream)
+            upstream = self.find_upstream(origin.upstream)
             if upstream is not None:
-                upstream.cancel(origin.upstream_id, exchange)
+                upstream.cancel_response(origin.upstream_id, exchange)
                 log.info({"event": "upstream_cancelled", **said})
         except ForwarderError as error:
             failed = {"event": "upstream_cancel_failed", **said}
-            log.warning({**failed, "detail": shorten(error.message)})
+            log.warning({**failed, "detail": shorten_value(error.message)})
 
-    def _admit_work(self) -> Exchange:
+    def _new_background_context(self) -> RequestContext:
         """An exchange for background work that is taken up; raises Overloaded."""
         work = self._make_work_exchange()
-        self.resilience.admit(work)
+        self.resilience.admit_request(work)
         return work
 
-    def _make_work_exchange(self) -> Exchange:
+    def _make_work_exchange(self) -> RequestContext:
         settings = self.settings
-        return Exchange(
-            id=random_id("req"),
+        return RequestContext(
+            id=generate_id("req"),
             route="background",
-            ledger=Ledger(strict=settings.strict, max_schema_nodes=settings.max_schema_nodes),
-            log_sample=settings.log_sample,
+            loss_report=LossReport(
+                strict=settings.strict, max_schema_nodes=settings.max_schema_nodes
+            ),
+            log_sample_rate=settings.log_sample,
             log_bodies=settings.log_bodies,
             observers=self.observers,
         )
 
     def _can_read_request(self, sealed: str) -> bool:
         """Was a request sealed under a secret, and by a version, that this worker knows?"""
-        return is_readable(self._sealer.unseal(sealed))
+        return is_readable(self._sealer.decrypt(sealed))
 
-    def _revive(self, work: Exchange, taken: Taken) -> Task:
+    def _restore_background_task(self, work: RequestContext, taken: ClaimedWork) -> BackgroundTask:
         """The task that another worker has begun; this one can read its request."""
-        work.began(lambda name: None)
-        stored = read_stored_request(self._sealer.unseal(taken.request), taken.kept.input)
-        work.client_key, work.payer = stored.client_key, stored.payer
+        work.notify_request(lambda name: None)
+        stored = read_stored_request(self._sealer.decrypt(taken.request), taken.response.input)
+        work.client_key, work.account_id = stored.client_key, stored.payer
         work.client_address, work.client_headers = stored.client_address, stored.client_headers
-        work.address, work.ledger.strict = lambda: stored.address, stored.strict
+        work.get_base_url, work.loss_report.strict = lambda: stored.address, stored.strict
         if self.capture is not None:
-            work.tape = self.capture.tape(work, Asked("POST", "/v1/responses", [], []))
-        if work.tape is not None:
-            work.tape.heard(orjson.dumps(stored.request))
-        return self._task(stored, taken.request, work)
+            work.recorder = self.capture.make_recorder(
+                work, RequestHead("POST", "/v1/responses", [], [])
+            )
+        if work.recorder is not None:
+            work.recorder.record_body(orjson.dumps(stored.request))
+        return self._new_background_task(stored, taken.request, work)
 
     @property
-    def stored(self) -> Remembering:
+    def store(self) -> ConversationStore:
         """The state of clients; raises Unsupported where nothing is stored."""
-        if isinstance(self.state, Forgetful):
+        if isinstance(self.state, NullConversationStore):
             raise Unsupported("Nothing is stored here.", code="store_disabled")
         return self.state
 
-    def _answer(
-        self, client: str, request: Json, style: str | None, exchange: Exchange, route: Route
-    ) -> Stream:
+    def _stream_from_route(
+        self, client: str, request: Json, style: str | None, exchange: RequestContext, route: Route
+    ) -> EventStream:
         """The stream of one route's upstream."""
-        exchange.ledger.honoured = self._honoured(client, request, route)
-        path = self._path(route, client, style, exchange)
-        ends = self._ends(path.upstream.call(route, client, exchange), route, exchange)
+        exchange.loss_report.local_parameters = self._list_local_parameters(client, request, route)
+        path = self._build_pipeline(route, client, style, exchange)
+        ends = self._build_terminal(
+            path.upstream.make_handler(route, client, exchange), route, exchange
+        )
         model = request["model"]
-        stream = path.call(ends, request)(request)
+        stream = path.build(ends, request)(request)
         if client == "responses":
-            exchange.reply_headers = describe_answer(
-                exchange.reply_headers, model, route, self.catalog.etag()
+            exchange.reply_headers = make_response_headers(
+                exchange.reply_headers, model, route, self.catalog.compute_etag()
             )
         return stream
 
-    def _path(self, route: Route, client: str, style: str | None, exchange: Exchange) -> Path:
-        kit = Kit(
+    def _build_pipeline(
+        self, route: Route, client: str, style: str | None, exchange: RequestContext
+    ) -> Pipeline:
+        kit = PipelineServices(
             self.settings, self._sealer, self._recall, self._signatures, self._owners, self.state
         )
-        return Path(kit, self.upstreams.of(route.upstream), route, client, style, exchange)
+        return Pipeline(
+            kit, self.upstreams.get_or_create(route.upstream), route, client, style, exchange
+        )
 
-    def compact(self, request: Json, exchange: Exchange) -> Stream:
+    def compact(self, request: Json, exchange: RequestContext) -> EventStream:
         """The stream that answers ``/responses/compact``: of one event, the whole."""
         request["stream"] = False
-        routes = self._routes("responses", request, exchange)
-        answer = partial(self._compacted, request, exchange)
-        return exchange.guarded(self.resilience.first_of(routes, answer, exchange))
+        routes = self._find_routes("responses", request, exchange)
+        answer = partial(self._compact_at_route, request, exchange)
+        return exchange.convert_errors(
+            self.resilience.open_first_available(routes, answer, exchange)
+        )
 
-    def _compacted(self, request: Json, exchange: Exchange, route: Route) -> Stream:
+    def _compact_at_route(
+        self, request: Json, exchange: RequestContext, route: Route
+    ) -> EventStream:
         """The stream of one route's upstream, which compacts itself or has it done here."""
-        path = self._path(route, "responses", None, exchange)
-        if path.is_native:
+        path = self._build_pipeline(route, "responses", None, exchange)
+        if path.compacts_natively:
             request = {k: v for k, v in request.items() if k != "stream"}
-            call = path.upstream.compact(route, exchange)
+            call = path.upstream.make_compaction_handler(route, exchange)
         else:
-            call = path.upstream.call(route, "responses", exchange)
-        ends = self._ends(call, route, exchange)
-        return path.call(ends, request, as_compaction)(request)
+            call = path.upstream.make_handler(route, "responses", exchange)
+        ends = self._build_terminal(call, route, exchange)
+        return path.build(ends, request, make_compact_handler)(request)
 
-    def embed(self, client: str, request: Json, exchange: Exchange) -> Stream:
+    def embed(self, client: str, request: Json, exchange: RequestContext) -> EventStream:
         """The stream that answers a request for embeddings: of one event, the whole.
 
         ``client`` is ``embeddings``, OpenAI's own, or one of Ollama's two.
         """
-        routes = self._routes(client, request, exchange)
-        answer = partial(self._embedded, client, request, exchange)
-        return exchange.guarded(self.resilience.first_of(routes, answer, exchange))
+        routes = self._find_routes(client, request, exchange)
+        answer = partial(self._embed_at_route, client, request, exchange)
+        return exchange.convert_errors(
+            self.resilience.open_first_available(routes, answer, exchange)
+        )
 
-    def _embedded(self, client: str, request: Json, exchange: Exchange, route: Route) -> Stream:
-        path = self._path(route, client, None, exchange)
-        ends = self._ends(path.upstream.embeddings(route, exchange), route, exchange)
-        return path.embedding(ends.call)(request)
+    def _embed_at_route(
+        self, client: str, request: Json, exchange: RequestContext, route: Route
+    ) -> EventStream:
+        path = self._build_pipeline(route, client, None, exchange)
+        ends = self._build_terminal(
+            path.upstream.make_embeddings_handler(route, exchange), route, exchange
+        )
+        return path.build_embeddings(ends.call)(request)
 
-    def _ends(self, call: Call, route: Route, exchange: Exchange) -> Ends:
-        standing = self.resilience.standings.of(route.upstream)
-        call = standing.steadied(exchange.watched(call, route), exchange)
-        upload = partial(self._upload, route, exchange)
-        download = partial(self._download, route, exchange)
+    def _build_terminal(self, call: Handler, route: Route, exchange: RequestContext) -> Terminal:
+        standing = self.resilience.upstream_states.get_or_create(route.upstream)
+        call = standing.with_retries(exchange.instrument(call, route), exchange)
+        upload = partial(self._upload_file, route, exchange)
+        download = partial(self._download_file, route, exchange)
         fetch = self._fetch_for(exchange) if self._fetch_for else None
-        return Ends(call, Hands(fetch, upload, download, self._keeps_files(route)))
+        return Terminal(call, MediaIO(fetch, upload, download, self._keeps_files(route)))
 
     def _keeps_files(self, route: Route) -> bool:
-        return self.router.keeper in (None, route.upstream.name)
+        return self.router.default_file_upstream in (None, route.upstream.name)
 
-    def _upload(self, route: Route, exchange: Exchange, blob: Blob, path: str) -> str:
+    def _upload_file(self, route: Route, exchange: RequestContext, blob: Blob, path: str) -> str:
         """The upstream's id of a file, which is sent there unless it has it."""
         key = exchange.client_key if route.upstream.passthrough_key else None
-        id_of = partial(self._uploads.of(route.upstream).id_of, blob, key)
-        return self.resilience.standings.of(route.upstream).attempt(id_of, exchange)
+        id_of = partial(self._uploads.get_or_create(route.upstream).get_file_id, blob, key)
+        return self.resilience.upstream_states.get_or_create(route.upstream).run_with_retries(
+            id_of, exchange
+        )
 
-    def _download(self, route: Route, exchange: Exchange, file_id: str, path: str) -> Blob:
+    def _download_file(
+        self, route: Route, exchange: RequestContext, file_id: str, path: str
+    ) -> Blob:
         """A file of the upstream that has files, or else of the one that is asked."""
-        keeper = self.router.keeper
-        upstream = self.upstreams[keeper] if keeper else self.upstreams.of(route.upstream)
+        keeper = self.router.default_file_upstream
+        upstream = (
+            self.upstreams[keeper] if keeper else self.upstreams.get_or_create(route.upstream)
+        )
 
-        def get(what: str) -> Passed:
-            return upstream.forward("GET", what, {}, exchange)
+        def get_file(what: str) -> PassthroughResponse:
+            return upstream.passthrough("GET", what, {}, exchange)
 
-        return download(get, file_id, path, self.settings.fetch_max)
+        return download(get_file, file_id, path, self.settings.fetch_max)
 
-    def shown(self, client: str, request: Json, style: str | None, exchange: Exchange) -> Json:
-        """What `open` would ask of which upstream for a request; see `dry_run.report`.
+    def preview(
+        self, client: str, request: Json, style: str | None, exchange: RequestContext
+    ) -> Json:
+        """What `stream` would ask of which upstream for a request; see `dry_run.report`.
 
-        Nothing is called, fetched or uploaded.  Raises ForwarderError where `open` would before
+        Nothing is called, fetched or uploaded.  Raises ForwarderError where `stream` would before
         it calls.
         """
         asked = dict(request)
         self.wants_stream(client, request)
-        route = self._routes(client, request, exchange)[0]
+        route = self._find_routes(client, request, exchange)[0]
         exchange.upstream, exchange.model = route.upstream.name, route.model
-        path = self._path(route, client, style, exchange)
-        exchange.ledger.honoured = self._honoured(client, request, route)
-        run = DryRun(partial(path.upstream.shown, route=route, client=client, exchange=exchange))
+        path = self._build_pipeline(route, client, style, exchange)
+        exchange.loss_report.local_parameters = self._list_local_parameters(client, request, route)
+        run = DryRun(partial(path.upstream.preview, route=route, client=client, exchange=exchange))
         fetch = run.fetch if self._fetch_for else None
-        ends = Ends(run.call, Hands(fetch, run.upload, run.download, self._keeps_files(route)))
-        sent = run.sent(path.call(ends, request), request)
-        return report(asked, client, route, sent, exchange.ledger.dropped, run)
+        ends = Terminal(
+            run.handle_request, MediaIO(fetch, run.upload, run.download, self._keeps_files(route))
+        )
+        sent = run.capture_request(path.build(ends, request), request)
+        return build_report(asked, client, route, sent, exchange.loss_report.losses, run)
 
     def wants_stream(self, client: str, request: Json) -> bool:
         """Is the answer to be streamed?  The request says so afterwards, whoever decided."""
-        asked = optional(request, "stream", BOOL, "stream")
+        asked = read_field(request, "stream", BOOL, "stream")
         if asked is None:
-            asked = client in OLLAMA or (client == "chat" and self.settings.chat_default_stream)
+            asked = client in OLLAMA_PROTOCOLS or (
+                client == "chat" and self.settings.chat_default_stream
+            )
             request["stream"] = asked
         return bool(asked)
 
-    def keeps_responses(self, request: Json, exchange: Exchange) -> bool:
+    def keeps_responses(self, request: Json, exchange: RequestContext) -> bool:
         """Does a Responses request go to where responses may be stored?"""
-        own = self._routes("responses", request, exchange)[0].protocol == "responses"
-        return own or not isinstance(self.state, Forgetful)
+        own = self._find_routes("responses", request, exchange)[0].protocol == "responses"
+        return own or not isinstance(self.state, NullConversationStore)
 
-    def _honoured(self, client: str, request: Json, route: Route) -> frozenset[str]:
+    def _list_local_parameters(self, client: str, request: Json, route: Route) -> frozenset[str]:
         """What is no loss: what the forwarder does itself, and what the client has not sent.
 
         Reasoning in a ``[thinking]`` block becomes a field on its way, which not every upstream
         takes.  A client that has sent no such field is not told of one.
         """
-        here = self.state.honours(client, request, client != route.protocol)
-        if client == "chat" and find_field(request.get("messages")) is None:
+        here = self.state.list_local_parameters(client, request, client != route.protocol)
+        if client == "chat" and find_reasoning_field(request.get("messages")) is None:
             here |= {"messages.reasoning_content"}
-        return here if client == "responses" else here | _UNASKED
+        return here if client == "responses" else here | _UNREQUESTED_PARAMETERS
 
-    def _routes(self, client: str, request: Json, exchange: Exchange) -> list[Route]:
+    def _find_routes(self, client: str, request: Json, exchange: RequestContext) -> list[Route]:
         model = request.get("model") or self.settings.default_model
         if model is not None and not isinstance(model, str):
             raise InvalidRequest(
                 "Invalid type for 'model': expected a string.", param="model", code="invalid_type"
             )
-        routes = self.router.routes(model, client, exchange.client_key)
+        routes = self.router.list_routes(model, client, exchange.client_key)
         request["model"] = model
         return routes
 
-    def _registry(self, secrets: Sequence[str]) -> NoRegistry:
+    def _build_registry(self, secrets: Sequence[str]) -> NullModelRegistry:
         if self.database is None:
-            return NoRegistry()
-        registry = Registry(self.database, secrets, self._disconnect)
-        registry.preload()
+            return NullModelRegistry()
+        registry = DatabaseModelRegistry(self.database, secrets, self._drop_upstream)
+        registry.preload_models()
         return registry
 
     def _adopt_secret(self, made_up: str) -> None:
@@ -411,13 +470,13 @@ class Bridge:
 
         Where there is none yet, what this process has sealed with meanwhile becomes it.
         """
-        secrets = secret_for(self.database, made_up)
+        secrets = load_secrets(self.database, made_up)
         if secrets:
-            self._sealer.adopt(secrets)
-            self._owners.adopt(secrets)
-            self.registry.adopt(secrets)
+            self._sealer.add_secrets(secrets)
+            self._owners.add_secrets(secrets)
+            self.registry.adopt_secrets(secrets)
 
-    def upstream(self, name: str) -> Upstream | None:
+    def find_upstream(self, name: str) -> Upstream | None:
         """The upstream of a name, whether it is configured or registered; None if there is none.
 
         Raises UpstreamKeyRefused for a registered one whose key is lost.
@@ -427,108 +486,112 @@ class Bridge:
         remote = self.registry.find(name)
         if remote is None or not remote.host:
             return None
-        return self.upstreams.of(remote.unlocked().upstream)
+        return self.upstreams.get_or_create(remote.require_key().upstream)
 
-    def _registered(self) -> Iterator[UpstreamSettings]:
+    def _list_registered_upstreams(self) -> Iterator[UpstreamSettings]:
         """The upstreams that registered models are."""
-        return (remote.upstream for remote in self.registry.listed() if remote.host)
+        return (remote.upstream for remote in self.registry.list_models() if remote.host)
 
-    def _targets(self) -> Iterator[Target]:
+    def _list_health_targets(self) -> Iterator[HealthTarget]:
         """What has a health: every upstream, and every registered model that has a host."""
         for settings in self.settings.upstreams:
-            yield Target(settings.name, self.upstreams.of(settings), None)
-        for remote in self.registry.listed():
-            target = self.target(remote)
+            yield HealthTarget(settings.name, self.upstreams.get_or_create(settings), None)
+        for remote in self.registry.list_models():
+            target = self.health_target(remote)
             if target is not None:
                 yield target
 
-    def target(self, remote: Remote) -> Target | None:
+    def health_target(self, remote: RegisteredModel) -> HealthTarget | None:
         """What of a registered model has a health; None where it has no host, or no key."""
         if not remote.host or remote.locked:
             return None
-        ask = partial(self.creating.check, remote) if remote.answers else None
-        return Target(remote.name, self.upstreams.of(remote.upstream), remote.model, ask)
+        ask = partial(self.creating.probe_registered, remote) if remote.can_answer else None
+        return HealthTarget(
+            remote.name, self.upstreams.get_or_create(remote.upstream), remote.model, ask
+        )
 
-    def rotate(self) -> Renewed:
+    def rotate_keys(self) -> RotationReport:
         """Seal all that is stored with the first secret."""
-        self._owners.rotate()
-        return self.registry.rotate(self._sealer)
+        self._owners.rotate_keys()
+        return self.registry.rotate_secrets(self._sealer)
 
-    def _disconnect(self, settings: UpstreamSettings) -> None:
+    def _drop_upstream(self, settings: UpstreamSettings) -> None:
         """Let go of an upstream that was registered; answers that have begun go on."""
-        self.resilience.standings.drop(settings)
+        self.resilience.upstream_states.drop(settings)
         self._uploads.drop(settings)
         upstream = self.upstreams.drop(settings)
         if upstream is not None:
             upstream.close()
 
-    def _remembering(self) -> Remembering | Forgetful:
+    def _build_conversation_store(self) -> ConversationStore | NullConversationStore:
         settings, database = self.settings, self.database
         request_limits = RequestLimits(settings.max_body, settings.max_json_values)
         if database is None:
-            return Forgetful(request_limits)
+            return NullConversationStore(request_limits)
         days = settings.store_days
         max_age = days * 86400 if days else None
         Pruner(database, max_age, settings.store_max_size, settings.reasoning_ttl).start()
-        limits = Limits(
+        limits = BackgroundLimits(
             settings.background_attempts,
             settings.background_grace,
             settings.background_unsaved_age,
             settings.background_unsaved_max,
         )
-        return Remembering(database, self.running, limits, request_limits, self._owners)
+        return ConversationStore(database, self.running, limits, request_limits, self._owners)
 
-    def _shelf(self) -> Shelf:
+    def _build_cache_backend(self) -> CacheBackend:
         ttl = self.settings.reasoning_ttl
         if self.database is None or not ttl:
-            return LocalShelf(ttl)
-        return StoredShelf(self.database, self._sealer, ttl)
+            return MemoryBackend(ttl)
+        return DatabaseBackend(self.database, self._sealer, ttl)
 
-    def _origin(self, exchange: Exchange) -> str | None:
+    def _find_recording_upstream(self, exchange: RequestContext) -> str | None:
         """The upstream that has answered, if it keeps what it answers."""
         upstream = self.upstreams.get(exchange.upstream or "")
         if upstream is None or "responses" not in upstream.settings.apis:
             return None
         return upstream.settings.name if upstream.profile.keeps_responses else None
 
-    def rehearse(
+    def use_for_replay(
         self, transport: httpx2.BaseTransport | None = None, fetch: Fetch | None = None
     ) -> None:
         """From here on nothing is stored; and in place of every upstream ``transport`` answers,
         and ``fetch`` fetches, if they are given.
         """
-        self.state = Forgetful(RequestLimits(self.settings.max_body, self.settings.max_json_values))
-        self._sealer.opens_all = True  # a record does not have its client's key
+        self.state = NullConversationStore(
+            RequestLimits(self.settings.max_body, self.settings.max_json_values)
+        )
+        self._sealer.accepts_all_owners = True  # a record does not have its client's key
         self._transport = transport
         if transport is not None:
-            self.upstreams.renew()
-            self._uploads.renew()
+            self.upstreams.rebuild()
+            self._uploads.rebuild()
         if fetch is not None:
             self._fetch_for = lambda exchange: fetch
 
-    def _connect(self, settings: UpstreamSettings) -> Upstream:
+    def _connect_upstream(self, settings: UpstreamSettings) -> Upstream:
         heartbeat = min(self.settings.keepalive, settings.idle_timeout)
         transport = self._transport
         if transport is None and settings.name in self._configured:
-            transport = transport_for(settings, heartbeat)
+            transport = select_transport(settings, heartbeat)
         elif transport is None:  # whoever registered it does not choose where we connect
-            transport = transport_for(settings, heartbeat, self.guard.look_up)
+            transport = select_transport(settings, heartbeat, self.guard.look_up)
         return Upstream(settings, transport, heartbeat, self.settings.max_answer)
 
-    def _uploading(self, settings: UpstreamSettings) -> Uploads:
-        return Uploads(self.upstreams.of(settings), self.settings.upload_max_age)
+    def _new_upload_cache(self, settings: UpstreamSettings) -> UploadCache:
+        return UploadCache(self.upstreams.get_or_create(settings), self.settings.upload_max_age)
 
 
-_UNASKED = frozenset({"reasoning.summary", f"include.{SEALED}"})
+_UNREQUESTED_PARAMETERS = frozenset({"reasoning.summary", f"include.{INCLUDE_ENCRYPTED_REASONING}"})
 """What only the forwarder asks for on behalf of other clients, so that they lose nothing."""
 
 
-def _fetch(settings: Settings) -> Callable[[Exchange], Fetch] | None:
+def build_fetcher(settings: Settings) -> Callable[[RequestContext], Fetch] | None:
     """``None`` when nothing is fetched: told so, or clients show no keys, so anybody would ask."""
     allowed = settings.fetch and bool(settings.api_keys)
     if not allowed:
         return None
-    guard = Guard(settings.fetch_allow, get_address_info)
+    guard = AddressGuard(settings.fetch_allow, get_address_info)
     lookups = settings.fetch_lookups
     fetcher = Fetcher(guard, settings.fetch_max, settings.fetch_timeout, lookups)
-    return lambda exchange: partial(fetcher.fetch, client=exchange.payer or "")
+    return lambda exchange: partial(fetcher.fetch_all, client=exchange.account_id or "")

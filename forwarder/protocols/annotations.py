@@ -11,7 +11,7 @@ Insertions = list[tuple[int, int]]
 Lengths and positions are in characters."""
 
 
-def nested(annotation: Json) -> Json:
+def nest_annotation(annotation: Json) -> Json:
     """An annotation as chat nests it: ``{"type": t, t: {…}}``."""
     kind = annotation.get("type")
     if not isinstance(kind, str) or kind in annotation:
@@ -19,18 +19,18 @@ def nested(annotation: Json) -> Json:
     return {"type": kind, kind: {k: v for k, v in annotation.items() if k != "type"}}
 
 
-def shifted(annotation: Any, put: Insertions) -> Any:
+def shift_annotation(annotation: Any, insertions: Insertions) -> Any:
     """An annotation, nested or flat, whose positions count what was put into the text as well."""
     if not isinstance(annotation, dict):
         return annotation
     kind = annotation.get("type")
     if isinstance(kind, str) and isinstance(annotation.get(kind), dict):
-        return {**annotation, kind: shifted(annotation[kind], put)}
+        return {**annotation, kind: shift_annotation(annotation[kind], insertions)}
     moved: Json = {}
     start, end = annotation.get("start_index"), annotation.get("end_index")
     if isinstance(start, int):
-        moved["start_index"] = start + sum(length for at, length in put if at <= start)
+        moved["start_index"] = start + sum(length for at, length in insertions if at <= start)
     if isinstance(end, int):  # what follows the last character is not within
-        after = end + sum(length for at, length in put if at < end)
+        after = end + sum(length for at, length in insertions if at < end)
         moved["end_index"] = max(after, moved.get("start_index", 0))
     return {**annotation, **moved}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.core.types import Json
-from forwarder.protocols.unfold import as_delta
+from forwarder.protocols.unfold import to_delta
 
 _UNKNOWN = object()
 
 
-class AnswerChoice:
+class ChoiceSelector:
     """Finds the answer in the first chunk: choice 0, or the first choice if 0 is not in it.
 
     Other choices are never mixed into the answer.
@@ -39,4 +39,4 @@ def read_delta(choice: Json) -> Json:
     delta: Json | None = choice.get("delta")
     if delta is not None:
         return delta
-    return {} if "delta" in choice else as_delta(choice.get("message") or {})
+    return {} if "delta" in choice else to_delta(choice.get("message") or {})

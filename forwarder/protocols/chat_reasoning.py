@@ -14,32 +14,32 @@ from typing import Any
 
 from forwarder.core.types import Json
 
-FIELDS = ("reasoning_content", "reasoning")
-DETAILS = ("reasoning_details", "thinking_blocks")
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+REASONING_DETAIL_FIELDS = ("reasoning_details", "thinking_blocks")
 """Fields of lists, which hold signatures besides texts."""
 
-_TEXTS = ("text", "summary", "thinking")
+_DETAIL_TEXT_FIELDS = ("text", "summary", "thinking")
 
 
-def read(delta: Json) -> str:
+def read_text(delta: Json) -> str:
     """The reasoning text of a chat delta or message, whatever its spelling (not inline tags)."""
-    for name in FIELDS:
+    for name in REASONING_FIELDS:
         value = delta.get(name)
         if isinstance(value, str) and value:
             return value
-    for name in DETAILS:
+    for name in REASONING_DETAIL_FIELDS:
         details = delta.get(name)
         if isinstance(details, list) and details:
-            return "".join(map(_text_of, details))
+            return "".join(map(read_detail_text, details))
     return ""
 
 
-def find_field(messages: Any) -> str | None:
+def find_reasoning_field(messages: Any) -> str | None:
     """The field in which a chat client's own history carries reasoning, if it does."""
     for message in messages if isinstance(messages, list) else ():
         if not isinstance(message, dict) or message.get("role") != "assistant":
             continue
-        for name in FIELDS:
+        for name in REASONING_FIELDS:
             if isinstance(message.get(name), str) and message[name]:
                 return name
         if message.get("reasoning_details"):
@@ -47,29 +47,29 @@ def find_field(messages: Any) -> str | None:
     return None
 
 
-def _text_of(detail: Any) -> str:
+def read_detail_text(detail: Any) -> str:
     """The readable text of one entry of ``reasoning_details`` or of a thinking part."""
     if isinstance(detail, str):
         return detail
     if not isinstance(detail, dict):
         return ""
-    for name in _TEXTS:
+    for name in _DETAIL_TEXT_FIELDS:
         value = detail.get(name)
         if isinstance(value, str):
             return value
         if isinstance(value, list):
-            return "".join(map(_text_of, value))
+            return "".join(map(read_detail_text, value))
     return ""
 
 
-def split_parts(content: list[Any]) -> tuple[str, str]:
+def split_content(content: list[Any]) -> tuple[str, str]:
     """``(reasoning, text)`` of a content list, as Mistral and others send it."""
-    thinking = [part for part in content if is_thinking(part)]
-    rest = [part for part in content if not is_thinking(part)]
-    return "".join(map(_text_of, thinking)), "".join(map(_text_of, rest))
+    thinking = [part for part in content if is_reasoning_part(part)]
+    rest = [part for part in content if not is_reasoning_part(part)]
+    return "".join(map(read_detail_text, thinking)), "".join(map(read_detail_text, rest))
 
 
-def is_thinking(part: Any) -> bool:
+def is_reasoning_part(part: Any) -> bool:
     """Is this content part one of reasoning?"""
     return isinstance(part, dict) and part.get("type") in ("thinking", "reasoning")
 
@@ -114,7 +114,7 @@ class DetailMerger:
             self._entries.append(dict(entry))
             return
         for key, value in entry.items():
-            if key in _TEXTS and isinstance(value, str):
+            if key in _DETAIL_TEXT_FIELDS and isinstance(value, str):
                 if key in self._pieces:
                     self._pieces[key].append(value)
                 else:
@@ -137,24 +137,24 @@ def _goes_on(last: Any, entry: Json) -> bool:
     """Is an entry a further piece of the last one?"""
     if not isinstance(last, dict) or not last or entry.get("data") or last.get("data"):
         return False
-    if last.get("signature") and any(entry.get(name) for name in _TEXTS):
+    if last.get("signature") and any(entry.get(name) for name in _DETAIL_TEXT_FIELDS):
         return False
     return all(last.get(k) == entry.get(k) for k in ("type", "index", "id"))
 
 
-class ThinkSplitter:
+class ThinkTagSplitter:
     """Takes ``<think>…</think>`` out of the head of streamed content, across chunk borders.
 
     Only a block at the very start counts: later tags are the model's own words.
     """
 
-    OPEN, CLOSE = "<think>", "</think>"
+    OPEN_TAG, CLOSE_TAG = "<think>", "</think>"
 
     def __init__(self) -> None:
         self._blanks: list[str] = []  # white space before the head, which may be all there is
         self._held = ""
         # A function, not a bound method: a cycle would be the collector's to find.
-        self._state = ThinkSplitter._head
+        self._state = ThinkTagSplitter._read_head
 
     def feed(self, text: str) -> Iterator[tuple[str, str]]:
         """Give ``("reasoning" | "text", piece)`` for what is decided so far."""
@@ -165,63 +165,63 @@ class ThinkSplitter:
         """Give what is still held back when the content ends."""
         held, self._held = "".join([*self._blanks, self._held]), ""
         if held:
-            yield ("reasoning" if self._state is ThinkSplitter._inside else "text"), held
+            yield ("reasoning" if self._state is ThinkTagSplitter._read_block else "text"), held
 
     @property
-    def thinking(self) -> bool:
+    def is_reasoning(self) -> bool:
         """True from the opening tag on, until text follows the closing one."""
-        return self._state in (ThinkSplitter._inside, ThinkSplitter._after)
+        return self._state in (ThinkTagSplitter._read_block, ThinkTagSplitter._read_gap)
 
     @property
-    def passed(self) -> bool:
+    def is_done(self) -> bool:
         """True once the rest is plain text, and feeding it here is no longer needed."""
-        return self._state is ThinkSplitter._outside
+        return self._state is ThinkTagSplitter._read_answer
 
-    def _head(self) -> Iterator[tuple[str, str]]:
+    def _read_head(self) -> Iterator[tuple[str, str]]:
         start = self._held.lstrip()
         if blank := self._held[: len(self._held) - len(start)]:
             self._blanks.append(blank)
         self._held = start
-        if start.startswith(self.OPEN):
+        if start.startswith(self.OPEN_TAG):
             self._blanks.clear()
-            self._held = start[len(self.OPEN) :]
-            self._state = ThinkSplitter._inside
-            yield from self._inside()
-        elif not self.OPEN.startswith(start):
+            self._held = start[len(self.OPEN_TAG) :]
+            self._state = ThinkTagSplitter._read_block
+            yield from self._read_block()
+        elif not self.OPEN_TAG.startswith(start):
             self._held = "".join([*self._blanks, start])
             self._blanks.clear()
-            self._state = ThinkSplitter._outside
-            yield from self._outside()
+            self._state = ThinkTagSplitter._read_answer
+            yield from self._read_answer()
 
-    def _inside(self) -> Iterator[tuple[str, str]]:
-        thought, tag, rest = self._held.partition(self.CLOSE)
+    def _read_block(self) -> Iterator[tuple[str, str]]:
+        thought, tag, rest = self._held.partition(self.CLOSE_TAG)
         if tag:
             self._held = rest
             if thought:
                 yield "reasoning", thought
-            self._state = ThinkSplitter._after
-            yield from self._after()
+            self._state = ThinkTagSplitter._read_gap
+            yield from self._read_gap()
             return
-        keep = _overlap(self._held, self.CLOSE)
+        keep = count_overlap(self._held, self.CLOSE_TAG)
         cut = len(self._held) - keep
         thought, self._held = self._held[:cut], self._held[cut:]
         if thought:
             yield "reasoning", thought
 
-    def _after(self) -> Iterator[tuple[str, str]]:
+    def _read_gap(self) -> Iterator[tuple[str, str]]:
         """Between the block and the answer stand line breaks that belong to neither."""
         self._held = self._held.lstrip("\n")
         if self._held:
-            self._state = ThinkSplitter._outside
-            yield from self._outside()
+            self._state = ThinkTagSplitter._read_answer
+            yield from self._read_answer()
 
-    def _outside(self) -> Iterator[tuple[str, str]]:
+    def _read_answer(self) -> Iterator[tuple[str, str]]:
         text, self._held = self._held, ""
         if text:
             yield "text", text
 
 
-def _overlap(text: str, tag: str) -> int:
+def count_overlap(text: str, tag: str) -> int:
     """How many characters at the end of ``text`` could be the beginning of ``tag``."""
     for size in range(min(len(text), len(tag) - 1), 0, -1):
         if tag.startswith(text[-size:]):
@@ -229,9 +229,9 @@ def _overlap(text: str, tag: str) -> int:
     return 0
 
 
-_SEAL = re.compile(r"fwd\d+\.")
+_TOKEN_PREFIX = re.compile(r"fwd\d+\.")
 
 
-def is_own(blob: Any) -> bool:
+def is_own_token(blob: Any) -> bool:
     """Is this ``encrypted_content`` one that a forwarder made?  Other upstreams refuse it."""
-    return isinstance(blob, str) and _SEAL.match(blob) is not None
+    return isinstance(blob, str) and _TOKEN_PREFIX.match(blob) is not None

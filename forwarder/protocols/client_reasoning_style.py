@@ -13,17 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from forwarder.core.types import Json
-from forwarder.core.validate import choose
+from forwarder.core.validate import check_enum
 from forwarder.protocols import chat_reasoning
 
 HEADER = "X-Forwarder-Reasoning"
 AUTO = "auto"
 
-CHAT_STYLES = ("thinking", "think", "reasoning_content", "reasoning", "parts", "none")
+CHAT_REASONING_STYLES = ("thinking", "think", "reasoning_content", "reasoning", "parts", "none")
 """The spellings of reasoning that a chat client can choose from."""
 
 STYLES: Mapping[str, tuple[str, ...]] = {
-    "chat": (AUTO, *CHAT_STYLES),
+    "chat": (AUTO, *CHAT_REASONING_STYLES),
     "responses": (AUTO, "summary", "text", "both"),
 }
 """Client API -> the styles that its clients can choose from."""
@@ -91,7 +91,7 @@ def select_style(api: str, requested: str | None, of_key: Sequence[str], of_sett
     A key may have a style for each API.  Raises InvalidRequest if ``requested`` is no style of it.
     """
     if requested:
-        return str(choose(requested, STYLES[api], HEADER))
+        return str(check_enum(requested, STYLES[api], HEADER))
     return next((style for style in of_key if style in STYLES[api]), of_setting)
 
 
@@ -99,7 +99,9 @@ def resolve_chat_style(style: str, request: Json, rendered_field: str | None) ->
     """The style that ``auto`` stands for: a field of the client's history, or one it renders."""
     if style != AUTO:
         return style
-    return chat_reasoning.find_field(request.get("messages")) or rendered_field or "thinking"
+    return (
+        chat_reasoning.find_reasoning_field(request.get("messages")) or rendered_field or "thinking"
+    )
 
 
 def resolve_responses_style(style: str, request: Json) -> str:

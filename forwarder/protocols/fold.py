@@ -8,54 +8,54 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from forwarder.core.errors import UpstreamBroken
-from forwarder.core.types import Event, Json, Stream
-from forwarder.protocols.mappings import TERMINALS, failure, read_usage
+from forwarder.core.errors import UpstreamProtocolError
+from forwarder.core.types import Event, EventStream, Json
+from forwarder.protocols.mappings import TERMINAL_EVENTS, read_usage, to_upstream_error
 from forwarder.protocols.signatures import MESSAGE_FIELDS, merge_value, read_merged
-from forwarder.protocols.tool_call_index import CallKeys, argument_text
+from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_arguments
 
 
-def fold_responses(stream: Stream) -> Json:
+def fold_responses(stream: EventStream) -> Json:
     """The response of the terminal event, with the finished items where it leaves them out."""
     items: list[Json] = []
     for batch in stream:
         for event in batch:
             kind = event.get("type")
-            if kind in TERMINALS and isinstance(event.get("response"), dict):
+            if kind in TERMINAL_EVENTS and isinstance(event.get("response"), dict):
                 response = event["response"]
                 return {**response, "output": response.get("output") or items}
             if kind == "response.output_item.done":
                 items.append(event.get("item") or {})
             elif kind == "error":
-                raise failure(event.get("error") or event)
-    raise UpstreamBroken("The upstream's stream ended before its response was finished.")
+                raise to_upstream_error(event.get("error") or event)
+    raise UpstreamProtocolError("The upstream's stream ended before its response was finished.")
 
 
-def fold_chat(stream: Stream) -> Json:
+def fold_chat(stream: EventStream) -> Json:
     """The chat completion that the chunks add up to."""
     completion: Json = {}
     messages: dict[int, Json] = {}
     for batch in stream:
         for chunk in batch:
             if chunk.get("error"):
-                raise failure(chunk["error"])
-            if _is_whole(chunk):
+                raise to_upstream_error(chunk["error"])
+            if is_complete_answer(chunk):
                 return chunk
-            _take_chunk(completion, messages, chunk)
+            merge_chunk(completion, messages, chunk)
     if not messages:
-        raise UpstreamBroken("The upstream's answer has no choices.")
+        raise UpstreamProtocolError("The upstream's answer has no choices.")
     usage = read_usage(completion)
-    choices = [_finished(messages[index]) for index in sorted(messages)]
+    choices = [build_choice(messages[index]) for index in sorted(messages)]
     return {**completion, "object": "chat.completion", "choices": choices, "usage": usage}
 
 
-def _is_whole(chunk: Event) -> bool:
+def is_complete_answer(chunk: Event) -> bool:
     """Perplexity sends the message so far beside each delta, Writer a null."""
     choice = (chunk.get("choices") or [{}])[0]
     return bool(choice.get("message")) and "delta" not in choice
 
 
-def _take_chunk(completion: Json, choices: dict[int, Json], chunk: Event) -> None:
+def merge_chunk(completion: Json, choices: dict[int, Json], chunk: Event) -> None:
     for key, value in chunk.items():
         if key not in ("choices", "obfuscation") and value is not None:
             completion[key] = value
@@ -63,18 +63,18 @@ def _take_chunk(completion: Json, choices: dict[int, Json], chunk: Event) -> Non
         whole = choices.setdefault(choice.get("index") or 0, {})
         for key, value in choice.items():
             if key == "delta":
-                _merge(whole.setdefault("message", _Pieces()), value or {})
+                merge_delta(whole.setdefault("message", MessagePieces()), value or {})
             elif key == "message":
                 continue  # it stands beside the delta
             elif key == "usage":
                 completion.setdefault(key, value)
             elif key == "logprobs" and isinstance(value, dict):
-                _more_logprobs(whole.setdefault(key, {}), value)
+                merge_logprobs(whole.setdefault(key, {}), value)
             elif value is not None:
                 whole[key] = value
 
 
-def _more_logprobs(whole: Json, logprobs: Json) -> None:
+def merge_logprobs(whole: Json, logprobs: Json) -> None:
     """Log probabilities come with the pieces of text that they belong to."""
     for key, value in logprobs.items():
         if not isinstance(value, list):
@@ -85,15 +85,15 @@ def _more_logprobs(whole: Json, logprobs: Json) -> None:
             whole[key] = [*value]
 
 
-class _Pieces(dict[str, Any]):
+class MessagePieces(dict[str, Any]):
     """A message in the making: texts are lists of pieces until they are joined."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.keys_of_calls = CallKeys()
+        self.call_index = ToolCallIndex()
 
 
-def _merge(message: _Pieces, delta: Json) -> None:
+def merge_delta(message: MessagePieces, delta: Json) -> None:
     for key, value in delta.items():
         merger = _MERGERS.get(key)
         if value is None:
@@ -104,50 +104,52 @@ def _merge(message: _Pieces, delta: Json) -> None:
             message[key] = value
 
 
-def _text(message: _Pieces, key: str, value: Any) -> None:
+def merge_text(message: MessagePieces, key: str, value: Any) -> None:
     if isinstance(value, list):
-        _parts(message, key, value)
+        merge_parts(message, key, value)
     elif isinstance(message.get(key), list):
         message[key].append(value)
     else:
         message[key] = [value]
 
 
-def _parts(message: _Pieces, key: str, value: list[Json]) -> None:
+def merge_parts(message: MessagePieces, key: str, value: list[Json]) -> None:
     """Content parts: those of one type that follow each other are one part."""
     if not isinstance(message.get(key), list):
         message[key] = []
     message[key] += value
 
 
-def _extend(message: _Pieces, key: str, value: Any) -> None:
+def extend_list(message: MessagePieces, key: str, value: Any) -> None:
     message.setdefault(key, []).extend(value or ())
 
 
-def _signatures(message: _Pieces, key: str, value: Any) -> None:
+def merge_signatures(message: MessagePieces, key: str, value: Any) -> None:
     if value:
         message[key] = merge_value(message.get(key), value)
 
 
-def _images(message: _Pieces, key: str, value: Any) -> None:
+def merge_images(message: MessagePieces, key: str, value: Any) -> None:
     """Each image once: what comes under the same index takes the place of the earlier one."""
     if not value:
         return
     images = message.setdefault(key, [])
     for image in value:
-        index = _index(image)
-        same = [] if index is None else [i for i, old in enumerate(images) if _index(old) == index]
+        index = read_index(image)
+        same = (
+            [] if index is None else [i for i, old in enumerate(images) if read_index(old) == index]
+        )
         if same:
             images[same[0]] = image
         else:
             images.append(image)
 
 
-def _index(entry: Any) -> Any:
+def read_index(entry: Any) -> Any:
     return entry.get("index") if isinstance(entry, dict) else None
 
 
-def _metadata(message: _Pieces, key: str, value: Any) -> None:
+def merge_metadata(message: MessagePieces, key: str, value: Any) -> None:
     """What is told piece by piece; drafts of images are no part of the whole answer."""
     if not isinstance(value, dict):
         return
@@ -156,36 +158,36 @@ def _metadata(message: _Pieces, key: str, value: Any) -> None:
         message[key] = {**message.get(key, {}), **told}
 
 
-def _calls(message: _Pieces, key: str, value: Any) -> None:
+def merge_tool_calls(message: MessagePieces, key: str, value: Any) -> None:
     calls = message.setdefault(key, []) if value else []
     for delta in value:
-        number = message.keys_of_calls.find(delta)
+        number = message.call_index.find(delta)
         if number == len(calls):
             calls.append({"type": "custom" if "custom" in delta else "function"})
         for name, said in delta.items():
             if name in ("function", "custom"):
-                _join_body(calls[number].setdefault(name, {}), said or {})
+                merge_call_body(calls[number].setdefault(name, {}), said or {})
             elif said and name != "index":
                 calls[number][name] = merge_value(calls[number].get(name), said)
 
 
-def _legacy_call(message: _Pieces, key: str, value: Any) -> None:
-    _join_body(message.setdefault(key, {}), value or {})
+def merge_function_call(message: MessagePieces, key: str, value: Any) -> None:
+    merge_call_body(message.setdefault(key, {}), value or {})
 
 
 _TEXTS = ("arguments", "input")
-_BODY = ("name", *_TEXTS)
+_CALL_BODY_FIELDS = ("name", *_TEXTS)
 """What a function or a custom tool has at OpenAI's; whatever else there is holds signatures."""
 
 
-def _join_body(body: Json, delta: Json) -> None:
+def merge_call_body(body: Json, delta: Json) -> None:
     for key, value in delta.items():
-        if key not in _BODY:
+        if key not in _CALL_BODY_FIELDS:
             body[key] = merge_value(body.get(key), value)
         elif key in _TEXTS:
-            body.setdefault(key, []).append(argument_text(value))
+            body.setdefault(key, []).append(stringify_arguments(value))
         elif value != body.get(key):  # some vendors say the name again and again
-            body[key] = body.get(key, "") + argument_text(value)
+            body[key] = body.get(key, "") + stringify_arguments(value)
 
 
 def _joined_call(call: Json) -> Json:
@@ -198,26 +200,26 @@ def _joined_body(body: Json) -> Json:
     return {k: "".join(v) if k in _TEXTS else read_merged(v) for k, v in body.items()}
 
 
-_MERGERS: dict[str, Callable[[_Pieces, str, Any], None]] = {
-    "content": _text,
-    "refusal": _text,
-    "reasoning_content": _text,
-    "reasoning": _text,
-    **dict.fromkeys(MESSAGE_FIELDS, _signatures),
-    "annotations": _extend,
-    "images": _images,
-    "metadata": _metadata,
-    "tool_calls": _calls,
-    "function_call": _legacy_call,
+_MERGERS: dict[str, Callable[[MessagePieces, str, Any], None]] = {
+    "content": merge_text,
+    "refusal": merge_text,
+    "reasoning_content": merge_text,
+    "reasoning": merge_text,
+    **dict.fromkeys(MESSAGE_FIELDS, merge_signatures),
+    "annotations": extend_list,
+    "images": merge_images,
+    "metadata": merge_metadata,
+    "tool_calls": merge_tool_calls,
+    "function_call": merge_function_call,
 }
 
 
-def _finished(choice: Json) -> Json:
+def build_choice(choice: Json) -> Json:
     message = choice.get("message") or {}
     whole: Json = {"role": "assistant", "content": None, "refusal": None}
     for key, value in message.items():
         if key in ("content", "refusal", "reasoning_content", "reasoning") and value is not None:
-            value = _joined(value)
+            value = join_content(value)
         elif key == "tool_calls":
             value = [_joined_call(call) for call in value]
         elif key == "function_call":
@@ -232,7 +234,7 @@ def _finished(choice: Json) -> Json:
     return {"index": 0, "logprobs": None, **choice, "message": whole}
 
 
-def _joined(pieces: list[Any]) -> Any:
+def join_content(pieces: list[Any]) -> Any:
     if all(isinstance(piece, str) for piece in pieces):
         return "".join(pieces)
     parts: list[Json] = []

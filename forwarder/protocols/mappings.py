@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forwarder.core.error_kinds import classify, read_error
-from forwarder.core.errors import UpstreamBroken, UpstreamError, UpstreamRefused
+from forwarder.core.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
 from forwarder.core.types import Json
 
 # -- endings ------------------------------------------------------------------------------------
@@ -19,7 +19,7 @@ INCOMPLETE_REASONS = {
 }
 """Chat finish reason -> reason of an incomplete response; every other reason completes."""
 
-FAILED_FINISHES = frozenset({"error", "abort", "insufficient_system_resource"})
+FAILED_FINISH_REASONS = frozenset({"error", "abort", "insufficient_system_resource"})
 """Chat finish reasons that vendors send for an answer that broke."""
 
 FINISH_REASONS = {
@@ -30,7 +30,7 @@ FINISH_REASONS = {
 }
 """Reason of an incomplete response -> chat finish reason."""
 
-TERMINALS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+TERMINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 """The events of which a Responses stream has exactly one, as its last."""
 
 RESPONSE_ERROR_CODES = frozenset(
@@ -59,15 +59,15 @@ _RESPONSE_ERROR_EXTRAS = ("param", "plan_type", "resets_at", "resets_in_seconds"
 """What client programs read of the error of a failed response besides its code and message."""
 
 
-def failure(error: Any) -> UpstreamError:
+def to_upstream_error(error: Any) -> UpstreamError:
     """The exception for an error that came inside an answer (an event, a 200 body)."""
     refusal = UpstreamRefused(None, read_error(error))
     if refusal.kind is None and not isinstance(error, dict):
-        return UpstreamBroken(f"The upstream reported an error: {error}")
+        return UpstreamProtocolError(f"The upstream reported an error: {error}")
     return refusal
 
 
-_NO_ERROR = (None, 0, 200, "", "0", "200", "ok", "OK", "success", "Success")
+_SUCCESS_CODES = (None, 0, 200, "", "0", "200", "ok", "OK", "success", "Success")
 """Codes with which some vendors say that all is well."""
 
 
@@ -80,33 +80,33 @@ def find_error(event: Json) -> Any:
         return event["error"]
     if event.get("choices"):
         return None
-    is_named = event.get("object") == "error" or event.get("code") not in _NO_ERROR
+    is_named = event.get("object") == "error" or event.get("code") not in _SUCCESS_CODES
     if is_named and isinstance(event.get("message"), str):
         return event
-    return hidden_error(event)
+    return find_minimax_error(event)
 
 
-def no_text() -> UpstreamBroken:
+def non_text_content() -> UpstreamProtocolError:
     """The exception for anything else where text should be."""
-    return UpstreamBroken("The upstream sent something else where text should be.")
+    return UpstreamProtocolError("The upstream sent something else where text should be.")
 
 
-_HIDDEN_STATUS = {1000: 500, 1001: 504, 1002: 429, 1004: 401, 1008: 402, 1039: 429, 2013: 400,
+_MINIMAX_STATUSES = {1000: 500, 1001: 504, 1002: 429, 1004: 401, 1008: 402, 1039: 429, 2013: 400,
                   2049: 401}  # fmt: skip
 """MiniMax's code -> the HTTP status that it should have had."""
 
 
-def hidden_error(answer: Json) -> Json | None:
+def find_minimax_error(answer: Json) -> Json | None:
     """The error that MiniMax tells in ``base_resp`` of an answer, where others have it."""
     told = answer.get("base_resp")
     code = told.get("status_code") if isinstance(told, dict) else None
     if not told or not code:
         return None
     message = told.get("status_msg") or f"The upstream reported the error {code}."
-    return {"message": message, "code": _HIDDEN_STATUS.get(code, 502), "type": "upstream_error"}
+    return {"message": message, "code": _MINIMAX_STATUSES.get(code, 502), "type": "upstream_error"}
 
 
-def response_error(error: Json, status: int) -> Json:
+def to_response_error(error: Json, status: int) -> Json:
     """An error object as ``response.error``, with a code that client programs know."""
     code = error.get("code")
     if code not in RESPONSE_ERROR_CODES:
@@ -121,50 +121,52 @@ def response_error(error: Json, status: int) -> Json:
 # -- usage --------------------------------------------------------------------------------------
 
 
-def usage_to_responses(usage: Json | None) -> Json | None:
+def map_usage_to_responses(usage: Json | None) -> Json | None:
     """Chat usage -> Responses usage with every field that the SDK requires."""
     if not usage:
         return None
-    prompt = _count(usage, "prompt_tokens")
-    completion = _count(usage, "completion_tokens")
+    prompt = read_count(usage, "prompt_tokens")
+    completion = read_count(usage, "completion_tokens")
     prompt_details = usage.get("prompt_tokens_details") or {}
     completion_details = usage.get("completion_tokens_details") or {}
     return {
         "input_tokens": prompt,
         "input_tokens_details": {
-            "cached_tokens": _count(prompt_details, "cached_tokens")
-            or _count(usage, "prompt_cache_hit_tokens"),
-            "cache_write_tokens": _count(prompt_details, "cache_write_tokens"),
+            "cached_tokens": read_count(prompt_details, "cached_tokens")
+            or read_count(usage, "prompt_cache_hit_tokens"),
+            "cache_write_tokens": read_count(prompt_details, "cache_write_tokens"),
         },
         "output_tokens": completion,
         "output_tokens_details": {
-            "reasoning_tokens": _count(completion_details, "reasoning_tokens")
+            "reasoning_tokens": read_count(completion_details, "reasoning_tokens")
         },
-        "total_tokens": _count(usage, "total_tokens") or prompt + completion,
+        "total_tokens": read_count(usage, "total_tokens") or prompt + completion,
     }
 
 
-def usage_to_chat(usage: Json | None) -> Json | None:
+def map_usage_to_chat(usage: Json | None) -> Json | None:
     """Responses usage -> Chat usage."""
     if not usage:
         return None
     details = usage.get("input_tokens_details") or {}
-    prompt, completion = _count(usage, "input_tokens"), _count(usage, "output_tokens")
-    prompt_details = {"cached_tokens": _count(details, "cached_tokens")}
+    prompt, completion = read_count(usage, "input_tokens"), read_count(usage, "output_tokens")
+    prompt_details = {"cached_tokens": read_count(details, "cached_tokens")}
     if details.get("cache_write_tokens") is not None:
-        prompt_details["cache_write_tokens"] = _count(details, "cache_write_tokens")
+        prompt_details["cache_write_tokens"] = read_count(details, "cache_write_tokens")
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
-        "total_tokens": _count(usage, "total_tokens") or prompt + completion,
+        "total_tokens": read_count(usage, "total_tokens") or prompt + completion,
         "prompt_tokens_details": prompt_details,
         "completion_tokens_details": {
-            "reasoning_tokens": _count(usage.get("output_tokens_details") or {}, "reasoning_tokens")
+            "reasoning_tokens": read_count(
+                usage.get("output_tokens_details") or {}, "reasoning_tokens"
+            )
         },
     }
 
 
-def _count(usage: Json, key: str) -> int:
+def read_count(usage: Json, key: str) -> int:
     value = usage.get(key)
     return value if type(value) is int else 0
 
@@ -183,12 +185,12 @@ _CHAT_TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast"}
 _RESPONSES_TIERS = _CHAT_TIERS | {"ultrafast"}
 
 
-def tier_to_responses(tier: str) -> str:
+def map_tier_to_responses(tier: str) -> str:
     """A chat upstream's ``service_tier``; one that the API does not have is ``default``."""
     return tier if tier in _RESPONSES_TIERS else "default"
 
 
-def tier_to_chat(tier: str) -> str:
+def map_tier_to_chat(tier: str) -> str:
     """A Responses upstream's ``service_tier``; chat calls the fastest one ``priority``."""
     if tier == "ultrafast":
         return "priority"
@@ -198,24 +200,24 @@ def tier_to_chat(tier: str) -> str:
 # -- moderation ---------------------------------------------------------------------------------
 
 
-def moderation_to_responses(moderation: Any) -> Json | None:
+def map_moderation_to_responses(moderation: Any) -> Json | None:
     """Chat's ``moderation``, which lists results, as that of a response, which has one for each."""
-    return _map_moderation(moderation, _take_first_result)
+    return map_moderation_sides(moderation, take_first_result)
 
 
-def moderation_to_chat(moderation: Any) -> Json | None:
+def map_moderation_to_chat(moderation: Any) -> Json | None:
     """The ``moderation`` of a response as chat lists it."""
-    return _map_moderation(moderation, _list_result)
+    return map_moderation_sides(moderation, list_result)
 
 
-def _map_moderation(moderation: Any, convert: Callable[[Json], Json | None]) -> Json | None:
+def map_moderation_sides(moderation: Any, convert: Callable[[Json], Json | None]) -> Json | None:
     given = moderation if isinstance(moderation, dict) else {}
     sides = {k: convert(given[k]) for k in ("input", "output") if isinstance(given.get(k), dict)}
     mapped = {k: v for k, v in sides.items() if v}
     return mapped or None
 
 
-def _take_first_result(side: Json) -> Json | None:
+def take_first_result(side: Json) -> Json | None:
     if side.get("type") != "moderation_results":
         return side
     results = side.get("results")
@@ -223,7 +225,7 @@ def _take_first_result(side: Json) -> Json | None:
     return first if isinstance(first, dict) else None
 
 
-def _list_result(side: Json) -> Json:
+def list_result(side: Json) -> Json:
     if side.get("type") != "moderation_result":
         return side
     return {"type": "moderation_results", "model": side.get("model") or "", "results": [side]}
@@ -231,21 +233,21 @@ def _list_result(side: Json) -> Json:
 
 # -- what a request includes --------------------------------------------------------------------
 
-SEALED = "reasoning.encrypted_content"
+INCLUDE_ENCRYPTED_REASONING = "reasoning.encrypted_content"
 """What a Responses request includes to get reasoning that it can bring back."""
 
-LOGPROBS = "message.output_text.logprobs"
+INCLUDE_LOGPROBS = "message.output_text.logprobs"
 """What a Responses request includes to get what chat calls ``logprobs``."""
 
 
 # -- structured output --------------------------------------------------------------------------
 
 
-FORMATS = ("text", "json_object", "json_schema")
+RESPONSE_FORMATS = ("text", "json_object", "json_schema")
 """The formats that both protocols know, under these names."""
 
 
-def format_to_responses(response_format: Json) -> Json:
+def map_format_to_responses(response_format: Json) -> Json:
     """``response_format`` -> ``text.format``: the schema's wrapper is taken off."""
     if response_format.get("type") != "json_schema":
         return response_format
@@ -253,7 +255,7 @@ def format_to_responses(response_format: Json) -> Json:
     return {"type": "json_schema", **wrapped, "schema": wrapped.get("schema") or {"type": "object"}}
 
 
-def format_to_chat(text_format: Json) -> Json:
+def map_format_to_chat(text_format: Json) -> Json:
     """``text.format`` -> ``response_format``: the schema is wrapped."""
     if text_format.get("type") != "json_schema":
         return text_format

@@ -12,6 +12,6 @@ KEEP_ALIVE = b" "
 empty one too; but space may stand before the object of the next line."""
 
 
-def encode(events: Sequence[dict[str, Any]]) -> bytes:
+def encode_lines(events: Sequence[dict[str, Any]]) -> bytes:
     """A line for each event; raises TypeError for what is no JSON."""
     return b"".join([orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE) for event in events])

@@ -7,114 +7,126 @@ What Ollama nests in ``options`` is told with that in front, as a client would l
 from __future__ import annotations
 
 from forwarder.core.types import Json
-from forwarder.core.validate import ANY, BOOL, DICT, INT, LIST, NUMBER, STR, optional
-from forwarder.protocols.parameters import Fate, carried, dropped, local, mapped, offered, refused
+from forwarder.core.validate import ANY, BOOL, DICT, INT, LIST, NUMBER, STR, read_field
+from forwarder.protocols.parameters import (
+    Disposition,
+    carry,
+    drop,
+    keep_local,
+    offer,
+    refuse,
+    remap,
+)
 
-_RUNNER = "the upstream runs its models as it likes"
-_CHOOSING = "Chat Completions has no such parameter, and this upstream none of its own"
-_LONG = "an upstream decides itself what to do with a conversation that is too long for it"
-_PROMPT = "Chat Completions has messages, and no prompt that could be seen or written whole"
-_PICTURES = "nothing here draws pictures to measure"
+_RUNNER_REASON = "the upstream runs its models as it likes"
+_SAMPLING_REASON = "Chat Completions has no such parameter, and this upstream none of its own"
+_TRUNCATION_REASON = (
+    "an upstream decides itself what to do with a conversation that is too long for it"
+)
+_RAW_PROMPT_REASON = (
+    "Chat Completions has messages, and no prompt that could be seen or written whole"
+)
+_IMAGE_SIZE_REASON = "nothing here draws pictures to measure"
 
-_OPTIONS: dict[str, Fate] = {
-    "options.temperature": mapped(NUMBER, "stands beside the messages"),
-    "options.top_p": mapped(NUMBER, "stands beside the messages"),
-    "options.seed": mapped(NUMBER, "stands beside the messages"),
-    "options.presence_penalty": mapped(NUMBER, "stands beside the messages"),
-    "options.frequency_penalty": mapped(NUMBER, "stands beside the messages"),
-    "options.stop": mapped((str, list), "stands beside the messages"),
-    "options.num_predict": mapped(
-        NUMBER, "is called max_completion_tokens; 0 and less is no limit"
-    ),
-    "options.top_k": offered(NUMBER, _CHOOSING),
-    "options.min_p": offered(NUMBER, _CHOOSING, 0),
-    "options.repeat_penalty": offered(NUMBER, _CHOOSING, 1),
-    "options.repeat_last_n": offered(NUMBER, _CHOOSING),
-    "options.typical_p": offered(NUMBER, _CHOOSING, 1),
-    "options.tfs_z": offered(NUMBER, _CHOOSING, 1),
-    "options.mirostat": offered(NUMBER, _CHOOSING, 0),
-    "options.mirostat_tau": offered(NUMBER, _CHOOSING),
-    "options.mirostat_eta": offered(NUMBER, _CHOOSING),
-    "options.penalize_newline": offered(BOOL, _CHOOSING),
-    "options.num_keep": dropped(ANY, _LONG),
-    "options.num_ctx": dropped(ANY, _RUNNER),
-    "options.num_batch": dropped(ANY, _RUNNER),
-    "options.num_gpu": dropped(ANY, _RUNNER),
-    "options.main_gpu": dropped(ANY, _RUNNER),
-    "options.num_thread": dropped(ANY, _RUNNER),
-    "options.draft_num_predict": dropped(ANY, _RUNNER),
-    "options.numa": dropped(ANY, _RUNNER),
-    "options.low_vram": dropped(ANY, _RUNNER),
-    "options.f16_kv": dropped(ANY, _RUNNER),
-    "options.logits_all": dropped(ANY, _RUNNER),
-    "options.vocab_only": dropped(ANY, _RUNNER),
-    "options.use_mmap": dropped(ANY, _RUNNER),
-    "options.use_mlock": dropped(ANY, _RUNNER),
-    "options.embedding_only": dropped(ANY, _RUNNER),
+_OPTION_PARAMETERS: dict[str, Disposition] = {
+    "options.temperature": remap(NUMBER, "stands beside the messages"),
+    "options.top_p": remap(NUMBER, "stands beside the messages"),
+    "options.seed": remap(NUMBER, "stands beside the messages"),
+    "options.presence_penalty": remap(NUMBER, "stands beside the messages"),
+    "options.frequency_penalty": remap(NUMBER, "stands beside the messages"),
+    "options.stop": remap((str, list), "stands beside the messages"),
+    "options.num_predict": remap(NUMBER, "is called max_completion_tokens; 0 and less is no limit"),
+    "options.top_k": offer(NUMBER, _SAMPLING_REASON),
+    "options.min_p": offer(NUMBER, _SAMPLING_REASON, 0),
+    "options.repeat_penalty": offer(NUMBER, _SAMPLING_REASON, 1),
+    "options.repeat_last_n": offer(NUMBER, _SAMPLING_REASON),
+    "options.typical_p": offer(NUMBER, _SAMPLING_REASON, 1),
+    "options.tfs_z": offer(NUMBER, _SAMPLING_REASON, 1),
+    "options.mirostat": offer(NUMBER, _SAMPLING_REASON, 0),
+    "options.mirostat_tau": offer(NUMBER, _SAMPLING_REASON),
+    "options.mirostat_eta": offer(NUMBER, _SAMPLING_REASON),
+    "options.penalize_newline": offer(BOOL, _SAMPLING_REASON),
+    "options.num_keep": drop(ANY, _TRUNCATION_REASON),
+    "options.num_ctx": drop(ANY, _RUNNER_REASON),
+    "options.num_batch": drop(ANY, _RUNNER_REASON),
+    "options.num_gpu": drop(ANY, _RUNNER_REASON),
+    "options.main_gpu": drop(ANY, _RUNNER_REASON),
+    "options.num_thread": drop(ANY, _RUNNER_REASON),
+    "options.draft_num_predict": drop(ANY, _RUNNER_REASON),
+    "options.numa": drop(ANY, _RUNNER_REASON),
+    "options.low_vram": drop(ANY, _RUNNER_REASON),
+    "options.f16_kv": drop(ANY, _RUNNER_REASON),
+    "options.logits_all": drop(ANY, _RUNNER_REASON),
+    "options.vocab_only": drop(ANY, _RUNNER_REASON),
+    "options.use_mmap": drop(ANY, _RUNNER_REASON),
+    "options.use_mlock": drop(ANY, _RUNNER_REASON),
+    "options.embedding_only": drop(ANY, _RUNNER_REASON),
 }
 
-_KEEP_ALIVE = local((int, float, str), f"{_RUNNER}; 0, with nothing asked, is told to be done")
+_KEEP_ALIVE_PARAMETER = keep_local(
+    (int, float, str), f"{_RUNNER_REASON}; 0, with nothing asked, is told to be done"
+)
 
-_COMMON: dict[str, Fate] = {
-    "model": carried(STR),
-    "stream": local(BOOL, "lines are Ollama's own form; true unless it is said"),
-    "keep_alive": _KEEP_ALIVE,
-    "format": mapped((str, dict), "is called response_format"),
-    "think": mapped((bool, str), "is called reasoning_effort: true is medium, false is none"),
-    "logprobs": carried(BOOL),
-    "top_logprobs": mapped(INT, "goes with logprobs"),
-    "truncate": dropped(BOOL, _LONG, False),
-    "shift": dropped(BOOL, _LONG, False),
-    "_debug_render_only": refused(BOOL, _PROMPT, False),
-    **_OPTIONS,
+_COMMON_PARAMETERS: dict[str, Disposition] = {
+    "model": carry(STR),
+    "stream": keep_local(BOOL, "lines are Ollama's own form; true unless it is said"),
+    "keep_alive": _KEEP_ALIVE_PARAMETER,
+    "format": remap((str, dict), "is called response_format"),
+    "think": remap((bool, str), "is called reasoning_effort: true is medium, false is none"),
+    "logprobs": carry(BOOL),
+    "top_logprobs": remap(INT, "goes with logprobs"),
+    "truncate": drop(BOOL, _TRUNCATION_REASON, False),
+    "shift": drop(BOOL, _TRUNCATION_REASON, False),
+    "_debug_render_only": refuse(BOOL, _RAW_PROMPT_REASON, False),
+    **_OPTION_PARAMETERS,
 }
 
-OLLAMA_CHAT: dict[str, Fate] = {
-    **_COMMON,
-    "messages": mapped(LIST, "calls get ids, images become parts, thinking its field"),
-    "tools": mapped(LIST, "functions, as Chat Completions has them"),
+OLLAMA_CHAT: dict[str, Disposition] = {
+    **_COMMON_PARAMETERS,
+    "messages": remap(LIST, "calls get ids, images become parts, thinking its field"),
+    "tools": remap(LIST, "functions, as Chat Completions has them"),
 }
 """The parameters of ``/api/chat``."""
 
-OLLAMA_GENERATE: dict[str, Fate] = {
-    **_COMMON,
-    "prompt": mapped(STR, "becomes the user's message"),
-    "system": mapped(STR, "becomes the first message"),
-    "images": mapped(LIST, "become parts of the user's message"),
-    "context": refused(LIST, "no earlier turn is kept as tokens; /api/chat takes messages", []),
-    "suffix": refused(STR, "Chat Completions writes an end, and nothing in between", ""),
-    "template": refused(STR, _PROMPT, ""),
-    "raw": refused(BOOL, _PROMPT, False),
-    "width": dropped(INT, _PICTURES, 0),
-    "height": dropped(INT, _PICTURES, 0),
-    "steps": dropped(INT, _PICTURES, 0),
+OLLAMA_GENERATE: dict[str, Disposition] = {
+    **_COMMON_PARAMETERS,
+    "prompt": remap(STR, "becomes the user's message"),
+    "system": remap(STR, "becomes the first message"),
+    "images": remap(LIST, "become parts of the user's message"),
+    "context": refuse(LIST, "no earlier turn is kept as tokens; /api/chat takes messages", []),
+    "suffix": refuse(STR, "Chat Completions writes an end, and nothing in between", ""),
+    "template": refuse(STR, _RAW_PROMPT_REASON, ""),
+    "raw": refuse(BOOL, _RAW_PROMPT_REASON, False),
+    "width": drop(INT, _IMAGE_SIZE_REASON, 0),
+    "height": drop(INT, _IMAGE_SIZE_REASON, 0),
+    "steps": drop(INT, _IMAGE_SIZE_REASON, 0),
 }
 """The parameters of ``/api/generate``."""
 
-_UNCHOSEN = {
-    name: dropped(fate.types, "nothing is written, so there is nothing to choose")
-    for name, fate in _OPTIONS.items()
+_UNUSED_SAMPLING_OPTIONS = {
+    name: drop(fate.types, "nothing is written, so there is nothing to choose")
+    for name, fate in _OPTION_PARAMETERS.items()
     if fate.kind != "dropped"
 }
 
-_EMBEDDED: dict[str, Fate] = {
-    "model": carried(STR),
-    "keep_alive": local((int, float, str), _RUNNER),
-    **_OPTIONS,
-    **_UNCHOSEN,
+_EMBEDDING_PARAMETERS: dict[str, Disposition] = {
+    "model": carry(STR),
+    "keep_alive": keep_local((int, float, str), _RUNNER_REASON),
+    **_OPTION_PARAMETERS,
+    **_UNUSED_SAMPLING_OPTIONS,
 }
 
-OLLAMA_EMBED: dict[str, Fate] = {
-    **_EMBEDDED,
-    "input": mapped((str, list), "one text or several"),
-    "dimensions": carried(INT),
-    "truncate": dropped(BOOL, _LONG, False),
+OLLAMA_EMBED: dict[str, Disposition] = {
+    **_EMBEDDING_PARAMETERS,
+    "input": remap((str, list), "one text or several"),
+    "dimensions": carry(INT),
+    "truncate": drop(BOOL, _TRUNCATION_REASON, False),
 }
 """The parameters of ``/api/embed``."""
 
-OLLAMA_EMBEDDINGS: dict[str, Fate] = {
-    **_EMBEDDED,
-    "prompt": mapped(STR, "is called input"),
+OLLAMA_EMBEDDINGS: dict[str, Disposition] = {
+    **_EMBEDDING_PARAMETERS,
+    "prompt": remap(STR, "is called input"),
 }
 """The parameters of ``/api/embeddings``."""
 
@@ -125,11 +137,11 @@ EMBEDDING_TABLES = {"ollama_embed": OLLAMA_EMBED, "ollama_embeddings": OLLAMA_EM
 """Likewise, over embeddings."""
 
 
-def flat(request: Json) -> Json:
+def flatten_options(request: Json) -> Json:
     """A request with its options beside its parameters, under the names that they have here.
 
     Raises InvalidRequest when its options are no object.
     """
-    options = optional(request, "options", DICT, "options") or {}
+    options = read_field(request, "options", DICT, "options") or {}
     rest = {name: value for name, value in request.items() if name != "options"}
     return {**rest, **{f"options.{name}": value for name, value in options.items()}}

@@ -21,93 +21,93 @@ from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from forwarder.core.errors import Unsupported
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
-from forwarder.core.validate import ANY, BOOL, DICT, INT, LIST, NUMBER, STR, Types, expect
+from forwarder.core.validate import ANY, BOOL, DICT, INT, LIST, NUMBER, STR, JsonTypes, check_type
 
 
-class Fate(NamedTuple):
+class Disposition(NamedTuple):
     """What becomes of a parameter, the JSON types it may have, and why."""
 
     kind: str
-    types: Types = ANY
-    why: str = ""
+    types: JsonTypes = ANY
+    reason: str = ""
     neutral: tuple[Any, ...] = ()
 
 
-def carried(types: Types) -> Fate:
-    return Fate("carried", types)
+def carry(types: JsonTypes) -> Disposition:
+    return Disposition("carried", types)
 
 
-def mapped(types: Types, why: str) -> Fate:
-    return Fate("mapped", types, why)
+def remap(types: JsonTypes, reason: str) -> Disposition:
+    return Disposition("mapped", types, reason)
 
 
-def emulated(types: Types, why: str, *neutral: Any) -> Fate:
-    return Fate("emulated", types, why, neutral)
+def emulate(types: JsonTypes, reason: str, *neutral: Any) -> Disposition:
+    return Disposition("emulated", types, reason, neutral)
 
 
-def offered(types: Types, why: str, *neutral: Any) -> Fate:
-    return Fate("offered", types, why, neutral)
+def offer(types: JsonTypes, reason: str, *neutral: Any) -> Disposition:
+    return Disposition("offered", types, reason, neutral)
 
 
-def local(types: Types, why: str) -> Fate:
-    return Fate("local", types, why)
+def keep_local(types: JsonTypes, reason: str) -> Disposition:
+    return Disposition("local", types, reason)
 
 
-def dropped(types: Types, why: str, *neutral: Any) -> Fate:
-    return Fate("dropped", types, why, neutral)
+def drop(types: JsonTypes, reason: str, *neutral: Any) -> Disposition:
+    return Disposition("dropped", types, reason, neutral)
 
 
-def refused(types: Types, why: str, *neutral: Any) -> Fate:
-    return Fate("refused", types, why, neutral)
+def refuse(types: JsonTypes, reason: str, *neutral: Any) -> Disposition:
+    return Disposition("refused", types, reason, neutral)
 
 
-_COMMON = {
-    "model": carried(STR),
-    "temperature": carried(NUMBER),
-    "top_p": carried(NUMBER),
-    "parallel_tool_calls": carried(BOOL),
-    "metadata": carried(DICT),
-    "moderation": carried(DICT),
-    "prompt_cache_key": carried(STR),
-    "prompt_cache_retention": carried(STR),
-    "safety_identifier": carried(STR),
-    "user": carried(STR),
-    "stream": carried(BOOL),
-    "stream_options": local(DICT, "usage is always asked for and given when wanted"),
-    "tools": mapped(LIST, "between the nested and the flat shape; namespaces are flattened"),
-    "tool_choice": mapped((str, dict), "between the nested and the flat shape"),
+COMMON_PARAMETERS = {
+    "model": carry(STR),
+    "temperature": carry(NUMBER),
+    "top_p": carry(NUMBER),
+    "parallel_tool_calls": carry(BOOL),
+    "metadata": carry(DICT),
+    "moderation": carry(DICT),
+    "prompt_cache_key": carry(STR),
+    "prompt_cache_retention": carry(STR),
+    "safety_identifier": carry(STR),
+    "user": carry(STR),
+    "stream": carry(BOOL),
+    "stream_options": keep_local(DICT, "usage is always asked for and given when wanted"),
+    "tools": remap(LIST, "between the nested and the flat shape; namespaces are flattened"),
+    "tool_choice": remap((str, dict), "between the nested and the flat shape"),
 }
 
-RESPONSES_OVER_CHAT: dict[str, Fate] = {
-    **_COMMON,
-    "access_programs": dropped(DICT, "it is a matter of OpenAI's own accounts"),
-    "background": emulated(BOOL, "the forwarder does the work, and stores what comes", False),
-    "background_options": local(DICT, "background work starts at once, within every window"),
-    "client_metadata": local(DICT, "Codex notes its session there, for OpenAI alone"),
-    "context_management": emulated(LIST, "above the threshold the model sums up what it did", []),
-    "conversation": emulated((str, dict), "its items are put before the input, and it is added"),
-    "frequency_penalty": carried(NUMBER),
-    "image": dropped(DICT, "Chat Completions has no image compression"),
-    "include": mapped(LIST, "asks for log probabilities, or is honoured here"),
-    "input": mapped((str, list), "becomes messages"),
-    "instructions": mapped(STR, "becomes the first message"),
-    "logit_bias": carried(DICT),
-    "max_output_tokens": mapped(INT, "is called max_completion_tokens"),
-    "max_tool_calls": local(INT, "counts hosted tools, of which none runs here"),
-    "presence_penalty": carried(NUMBER),
-    "previous_response_id": emulated(STR, "the earlier turns are put before the input"),
-    "prompt": refused(DICT, "prompt templates live with OpenAI"),
-    "prompt_cache_options": mapped(DICT, "comparison_response_id and prewarm fall away"),
-    "reasoning": mapped(DICT, "the effort goes over; the summary decides the form here"),
-    "seed": carried(INT),
-    "service_tier": mapped(STR, "ultrafast is called priority"),
-    "stop": carried((str, list)),
-    "store": local(BOOL, "the forwarder stores the response; the upstream stores nothing"),
-    "text": mapped(DICT, "becomes response_format and verbosity"),
-    "top_logprobs": mapped(INT, "goes with logprobs: true"),
-    "truncation": emulated(
+RESPONSES_OVER_CHAT: dict[str, Disposition] = {
+    **COMMON_PARAMETERS,
+    "access_programs": drop(DICT, "it is a matter of OpenAI's own accounts"),
+    "background": emulate(BOOL, "the forwarder does the work, and stores what comes", False),
+    "background_options": keep_local(DICT, "background work starts at once, within every window"),
+    "client_metadata": keep_local(DICT, "Codex notes its session there, for OpenAI alone"),
+    "context_management": emulate(LIST, "above the threshold the model sums up what it did", []),
+    "conversation": emulate((str, dict), "its items are put before the input, and it is added"),
+    "frequency_penalty": carry(NUMBER),
+    "image": drop(DICT, "Chat Completions has no image compression"),
+    "include": remap(LIST, "asks for log probabilities, or is honoured here"),
+    "input": remap((str, list), "becomes messages"),
+    "instructions": remap(STR, "becomes the first message"),
+    "logit_bias": carry(DICT),
+    "max_output_tokens": remap(INT, "is called max_completion_tokens"),
+    "max_tool_calls": keep_local(INT, "counts hosted tools, of which none runs here"),
+    "presence_penalty": carry(NUMBER),
+    "previous_response_id": emulate(STR, "the earlier turns are put before the input"),
+    "prompt": refuse(DICT, "prompt templates live with OpenAI"),
+    "prompt_cache_options": remap(DICT, "comparison_response_id and prewarm fall away"),
+    "reasoning": remap(DICT, "the effort goes over; the summary decides the form here"),
+    "seed": carry(INT),
+    "service_tier": remap(STR, "ultrafast is called priority"),
+    "stop": carry((str, list)),
+    "store": keep_local(BOOL, "the forwarder stores the response; the upstream stores nothing"),
+    "text": remap(DICT, "becomes response_format and verbosity"),
+    "top_logprobs": remap(INT, "goes with logprobs: true"),
+    "truncation": emulate(
         STR, "the oldest turns go when the upstream says that it is too much", "disabled"
     ),
 }
@@ -116,66 +116,73 @@ RESPONSES_OVER_CHAT: dict[str, Fate] = {
 How to draw and where to stop are Chat's own, but nothing else is meant by them: they are carried.
 """
 
-_OWN = "the Responses API has no such parameter, and this upstream none of its own"
+_NO_SUCH_PARAMETER = "the Responses API has no such parameter, and this upstream none of its own"
 
-CHAT_OVER_RESPONSES: dict[str, Fate] = {
-    **_COMMON,
-    "audio": refused(DICT, "the Responses API answers in text"),
-    "frequency_penalty": offered(NUMBER, _OWN, 0),
-    "function_call": mapped((str, dict), "the old spelling of tool_choice"),
-    "functions": mapped(LIST, "the old spelling of tools"),
-    "logit_bias": offered(DICT, _OWN, {}),
-    "logprobs": mapped(BOOL, "is asked for by include"),
-    "max_completion_tokens": mapped(INT, "is called max_output_tokens, at least 16"),
-    "max_tokens": mapped(INT, "is called max_output_tokens, at least 16"),
-    "messages": mapped(LIST, "become input items"),
-    "modalities": mapped(LIST, "images come from the image_generation tool, audio not at all"),
-    "n": emulated(INT, "the upstream is asked as often, and the answers are merged", 1),
-    "prediction": offered(DICT, _OWN),
-    "presence_penalty": offered(NUMBER, _OWN, 0),
-    "prompt_cache_options": carried(DICT),
-    "reasoning_effort": mapped(STR, "is called reasoning.effort"),
-    "response_format": mapped(DICT, "is called text.format"),
-    "seed": offered(INT, _OWN),
-    "service_tier": carried(STR),
-    "stop": emulated((str, list), "the answer is cut here", []),
-    "store": mapped(BOOL, "the Responses API stores unless told not to"),
-    "top_logprobs": mapped(INT, "goes with logprobs"),
-    "verbosity": mapped(STR, "is called text.verbosity"),
-    "web_search_options": mapped(DICT, "becomes the web_search tool"),
+CHAT_OVER_RESPONSES: dict[str, Disposition] = {
+    **COMMON_PARAMETERS,
+    "audio": refuse(DICT, "the Responses API answers in text"),
+    "frequency_penalty": offer(NUMBER, _NO_SUCH_PARAMETER, 0),
+    "function_call": remap((str, dict), "the old spelling of tool_choice"),
+    "functions": remap(LIST, "the old spelling of tools"),
+    "logit_bias": offer(DICT, _NO_SUCH_PARAMETER, {}),
+    "logprobs": remap(BOOL, "is asked for by include"),
+    "max_completion_tokens": remap(INT, "is called max_output_tokens, at least 16"),
+    "max_tokens": remap(INT, "is called max_output_tokens, at least 16"),
+    "messages": remap(LIST, "become input items"),
+    "modalities": remap(LIST, "images come from the image_generation tool, audio not at all"),
+    "n": emulate(INT, "the upstream is asked as often, and the answers are merged", 1),
+    "prediction": offer(DICT, _NO_SUCH_PARAMETER),
+    "presence_penalty": offer(NUMBER, _NO_SUCH_PARAMETER, 0),
+    "prompt_cache_options": carry(DICT),
+    "reasoning_effort": remap(STR, "is called reasoning.effort"),
+    "response_format": remap(DICT, "is called text.format"),
+    "seed": offer(INT, _NO_SUCH_PARAMETER),
+    "service_tier": carry(STR),
+    "stop": emulate((str, list), "the answer is cut here", []),
+    "store": remap(BOOL, "the Responses API stores unless told not to"),
+    "top_logprobs": remap(INT, "goes with logprobs"),
+    "verbosity": remap(STR, "is called text.verbosity"),
+    "web_search_options": remap(DICT, "becomes the web_search tool"),
 }
 """A Chat client's parameters over a Responses upstream."""
 
-TABLES = {"responses": RESPONSES_OVER_CHAT, "chat": CHAT_OVER_RESPONSES}
+PARAMETER_TABLES = {"responses": RESPONSES_OVER_CHAT, "chat": CHAT_OVER_RESPONSES}
 """The client's protocol -> the fates of its parameters over the other one."""
 
 
-_UNKNOWN = offered(ANY, "neither API knows this parameter")
-_FOREIGN = offered(ANY, "only the other API knows this parameter")
-_KNOWN = RESPONSES_OVER_CHAT.keys() | CHAT_OVER_RESPONSES.keys()
+_UNKNOWN_PARAMETER = offer(ANY, "neither API knows this parameter")
+_OTHER_API_PARAMETER = offer(ANY, "only the other API knows this parameter")
+_KNOWN_PARAMETERS = RESPONSES_OVER_CHAT.keys() | CHAT_OVER_RESPONSES.keys()
 
 
-def settle(
-    request: Json, fates: dict[str, Fate], ledger: Ledger, takes: Collection[str] = ()
+def validate_parameters(
+    request: Json,
+    dispositions: dict[str, Disposition],
+    loss_report: LossReport,
+    extensions: Collection[str] = (),
 ) -> Iterator[tuple[str, Any]]:
     """Check every parameter; give those that are mapped or carried as ``(name, value)``.
 
     Null means absent, in both protocols.  A name that the table does not know is dropped,
-    since strict upstreams refuse what they do not know, unless it is one that this one ``takes``.
+    since strict upstreams refuse what they do not know, unless it is one that this one ``extensions``.
     """
     for name, value in request.items():
         if value is None:
             continue
-        fate = fates.get(name) or (_FOREIGN if name in _KNOWN else _UNKNOWN)
-        expect(value, fate.types, name)
-        if fate.kind in ("carried", "mapped") or (fate.kind == "offered" and name in takes):
+        disposition = dispositions.get(name) or (
+            _OTHER_API_PARAMETER if name in _KNOWN_PARAMETERS else _UNKNOWN_PARAMETER
+        )
+        check_type(value, disposition.types, name)
+        if disposition.kind in ("carried", "mapped") or (
+            disposition.kind == "offered" and name in extensions
+        ):
             yield name, value
-        elif fate.kind not in ("local", "emulated") and value not in fate.neutral:
-            _lose(name, fate, ledger)
+        elif disposition.kind not in ("local", "emulated") and value not in disposition.neutral:
+            _lose(name, disposition, loss_report)
 
 
-def _lose(name: str, fate: Fate, ledger: Ledger) -> None:
+def _lose(name: str, fate: Disposition, loss_report: LossReport) -> None:
     if fate.kind in ("dropped", "offered"):
-        ledger.drop(name, fate.why)
+        loss_report.drop(name, fate.reason)
     else:
-        raise Unsupported(f"Unsupported parameter: '{name}'. Here, {fate.why}.", param=name)
+        raise Unsupported(f"Unsupported parameter: '{name}'. Here, {fate.reason}.", param=name)

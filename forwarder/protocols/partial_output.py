@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from forwarder.core.types import Event, Json
 
-_TEXT_DELTAS = {
+_TEXT_DELTA_EVENTS = {
     "response.output_text.delta": ("content", "content_index", "text"),
     "response.refusal.delta": ("content", "content_index", "refusal"),
     "response.reasoning_text.delta": ("content", "content_index", "text"),
@@ -14,13 +14,13 @@ _TEXT_DELTAS = {
 }
 """Type of event -> the field of its item, the event's index into it, and the part's field."""
 
-_PARTS = {
+_PART_EVENTS = {
     "response.content_part.added": ("content", "content_index"),
     "response.reasoning_summary_part.added": ("summary", "summary_index"),
 }
 
 
-class _OpenItem:
+class PartialItem:
     """An item that was begun; ``parts`` holds (field, index) -> part, its texts in pieces."""
 
     def __init__(self, item: Json) -> None:
@@ -40,7 +40,7 @@ class _OpenItem:
             return None
         parts = dict(self._parts)
         for (field, index, key), pieces in self._pieces.items():
-            part = parts.get((field, index)) or _blank_part(field, key, self._item)
+            part = parts.get((field, index)) or make_blank_part(field, key, self._item)
             parts[field, index] = {**part, key: "".join(pieces)}
         item = {**self._item, "status": "incomplete"}
         for field in dict.fromkeys(field for field, _ in parts):
@@ -54,7 +54,7 @@ def collect_output(events: Iterable[Event]) -> list[Json]:
     Calls that were begun are left out: nobody may run half of a call.
     """
     done: dict[int, Json] = {}
-    begun: dict[int, _OpenItem] = {}
+    begun: dict[int, PartialItem] = {}
     for event in events:
         kind, place = event.get("type", ""), event.get("output_index")
         if type(place) is not int:
@@ -62,12 +62,12 @@ def collect_output(events: Iterable[Event]) -> list[Json]:
         if kind == "response.output_item.done":
             done[place] = event.get("item") or {}
         elif kind == "response.output_item.added":
-            begun[place] = _OpenItem(event.get("item") or {})
-        elif place in begun and kind in _PARTS:
-            field, index = _PARTS[kind]
+            begun[place] = PartialItem(event.get("item") or {})
+        elif place in begun and kind in _PART_EVENTS:
+            field, index = _PART_EVENTS[kind]
             begun[place].add_part(field, event.get(index) or 0, event.get("part") or {})
-        elif place in begun and kind in _TEXT_DELTAS:
-            field, index, key = _TEXT_DELTAS[kind]
+        elif place in begun and kind in _TEXT_DELTA_EVENTS:
+            field, index, key = _TEXT_DELTA_EVENTS[kind]
             text = str(event.get("delta") or "")
             begun[place].add_text(field, event.get(index) or 0, key, text)
     partial = {place: item.to_item() for place, item in begun.items() if place not in done}
@@ -75,7 +75,7 @@ def collect_output(events: Iterable[Event]) -> list[Json]:
     return [items[place] for place in sorted(items)]
 
 
-def _blank_part(field: str, key: str, item: Json) -> Json:
+def make_blank_part(field: str, key: str, item: Json) -> Json:
     """A part that no event announced."""
     if field == "summary":
         return {"type": "summary_text"}

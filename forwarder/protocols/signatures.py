@@ -12,20 +12,20 @@ from collections.abc import Collection
 from typing import Any
 
 from forwarder.core.types import Json
-from forwarder.protocols.chat_reasoning import DETAILS, DetailMerger
+from forwarder.protocols.chat_reasoning import REASONING_DETAIL_FIELDS, DetailMerger
 
 CALL_FIELDS = ("extra_content", "provider_specific_fields", "thought_signature")
 """Fields of a call, and of the ``function`` in it."""
 
-MESSAGE_FIELDS = (*DETAILS, "reasoning_opaque", *CALL_FIELDS)
+MESSAGE_FIELDS = (*REASONING_DETAIL_FIELDS, "reasoning_opaque", *CALL_FIELDS)
 """Fields of an assistant's message, and of its deltas."""
 
-_MESSAGE_NAMES = frozenset(MESSAGE_FIELDS)
-_BESIDE = frozenset(CALL_FIELDS[:2])
+_MESSAGE_FIELD_SET = frozenset(MESSAGE_FIELDS)
+_MIXED_FIELDS = frozenset(CALL_FIELDS[:2])
 """In a message these hold more than signatures, such as citations; only signatures go back."""
 
-_BODIES = ("function", "custom")
-_SIGNED = ("signature", "encrypted", "opaque", *DETAILS)
+_CALL_BODIES = ("function", "custom")
+_SIGNATURE_NAME_PARTS = ("signature", "encrypted", "opaque", *REASONING_DETAIL_FIELDS)
 """Parts of the names that signatures have."""
 
 
@@ -36,20 +36,20 @@ class SignatureCollector:
         self._message: Json = {}
         self._calls: dict[int, Json] = {}
 
-    def take_delta(self, delta: Json) -> None:
+    def add_delta(self, delta: Json) -> None:
         """Read the fields of the message."""
-        if _MESSAGE_NAMES.isdisjoint(delta):  # most deltas have none
+        if _MESSAGE_FIELD_SET.isdisjoint(delta):  # most deltas have none
             return
         for name in MESSAGE_FIELDS:
             value = delta.get(name)
-            if value and name in _BESIDE:
-                value = _keep_signed(value)
+            if value and name in _MIXED_FIELDS:
+                value = select_signatures(value)
             if value:
                 self._message[name] = merge_value(self._message.get(name), value)
 
-    def take_call(self, number: int, call: Json) -> None:
+    def add_call(self, number: int, call: Json) -> None:
         """Read the fields of a call, which is number ``number`` of its message."""
-        fields = read_call(call)
+        fields = read_call_signatures(call)
         if fields:
             self._calls[number] = merge_value(self._calls.get(number), fields)
 
@@ -68,16 +68,16 @@ class SignatureCollector:
         fields: dict[int, Json] = read_merged(self._calls)
         return fields
 
-    def pop_message(self) -> Json:
+    def pop_message_fields(self) -> Json:
         """Give the fields of the message so far, and begin anew."""
         fields, self._message = self.read_message(), {}
         return fields
 
 
-def read_call(call: Json) -> Json:
+def read_call_signatures(call: Json) -> Json:
     """The signatures of a call, each where it stands in the call."""
     fields = {name: call[name] for name in CALL_FIELDS if call.get(name)}
-    for body in _BODIES:
+    for body in _CALL_BODIES:
         inner = call.get(body)
         if isinstance(inner, dict):
             signed = {name: inner[name] for name in CALL_FIELDS if inner.get(name)}
@@ -86,30 +86,30 @@ def read_call(call: Json) -> Json:
     return fields
 
 
-def read_message(message: Json) -> Json:
+def read_message_signatures(message: Json) -> Json:
     """The signatures that a message has itself."""
     return {name: message[name] for name in MESSAGE_FIELDS if message.get(name)}
 
 
-def sign_call(call: Json, fields: Json) -> Json:
+def attach_call_signatures(call: Json, fields: Json) -> Json:
     """The call with these signatures; those it has already stay."""
     signed = {**fields, **call}
-    for body in _BODIES:
+    for body in _CALL_BODIES:
         if body in fields and isinstance(call.get(body), dict):
             signed[body] = {**fields[body], **call[body]}
     return signed
 
 
-def strip_call(call: Json, kept: Collection[str]) -> Json:
+def strip_call_signatures(call: Json, kept: Collection[str]) -> Json:
     """The call without signatures, except those in fields of these names."""
     stripped = {k: v for k, v in call.items() if k not in CALL_FIELDS or k in kept}
-    for body in _BODIES:
+    for body in _CALL_BODIES:
         if isinstance(call.get(body), dict):
-            stripped[body] = strip_call(call[body], kept)
+            stripped[body] = strip_call_signatures(call[body], kept)
     return stripped
 
 
-def calls_of(message: Json) -> list[Json]:
+def read_tool_calls(message: Json) -> list[Json]:
     """The calls of a message, if they are of the shape that the API gives them."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
@@ -151,33 +151,34 @@ def read_merged(merged: Any) -> Any:
     return merged
 
 
-def is_signed(value: Any) -> bool:
+def has_signature(value: Any) -> bool:
     """Does a field hold a signature or sealed data, rather than only text?"""
     if isinstance(value, list):
-        return any(map(is_signed, value))
+        return any(map(has_signature, value))
     if not isinstance(value, dict):
         return False
     if value.get("data") and isinstance(value["data"], str):
         return True
     return any(
-        is_signed(inner) or bool(isinstance(inner, str | list) and inner and _names_signature(key))
+        has_signature(inner)
+        or bool(isinstance(inner, str | list) and inner and _names_signature(key))
         for key, inner in value.items()
     )
 
 
 def _names_signature(key: str) -> bool:
-    return any(part in key.lower() for part in _SIGNED[:3])
+    return any(part in key.lower() for part in _SIGNATURE_NAME_PARTS[:3])
 
 
-def _keep_signed(value: Any) -> Any:
+def select_signatures(value: Any) -> Any:
     """The part of a field that holds signatures."""
     if not isinstance(value, dict):
         return None
     kept: Json = {}
     for key, inner in value.items():
         if isinstance(inner, dict):
-            inner = _keep_signed(inner)
-        elif not any(part in key.lower() for part in _SIGNED):
+            inner = select_signatures(inner)
+        elif not any(part in key.lower() for part in _SIGNATURE_NAME_PARTS):
             continue
         if inner:
             kept[key] = inner

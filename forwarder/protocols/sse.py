@@ -14,12 +14,12 @@ from typing import Any
 import orjson
 
 from forwarder.core import json_lenient
-from forwarder.core.errors import UpstreamBroken
+from forwarder.core.errors import UpstreamProtocolError
 
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
-MAX_EVENT = 64 * 2**20
+MAX_EVENT_BYTES = 64 * 2**20
 """Bytes that one event may hold before its end; without a limit it could fill the memory."""
 
 BOM = b"\xef\xbb\xbf"
@@ -33,14 +33,14 @@ _BLOCKS = re.compile(
 )
 
 
-class Decoder:
-    """Bytes, cut anywhere, to event dicts; ``done`` tells whether ``[DONE]`` was among them.
+class SseDecoder:
+    """Bytes, cut anywhere, to event dicts; ``saw_done_marker`` tells whether ``[DONE]`` was among them.
 
     Raises UpstreamBroken for data that is not a JSON object, and for an event without an end.
     """
 
     def __init__(self) -> None:
-        self.done = False
+        self.saw_done_marker = False
         self._rest = bytearray()
         self._after_cr = False
 
@@ -49,10 +49,10 @@ class Decoder:
         if not data:
             return []
         if self._after_cr or b"\r" in data:
-            data = self._with_newlines(data)
+            data = self._normalize_newlines(data)
         if self._rest or not data.endswith(b"\n\n"):
-            data = self._complete(data)
-        return self._events(data)
+            data = self._take_complete_blocks(data)
+        return self._parse_events(data)
 
     def flush(self) -> list[dict[str, Any]]:
         """What the end of the stream completes: a last block without its blank line.
@@ -62,11 +62,11 @@ class Decoder:
         block = bytes(self._rest).rstrip(b"\n")
         self._rest.clear()
         try:
-            return self._events(block)
-        except UpstreamBroken:
+            return self._parse_events(block)
+        except UpstreamProtocolError:
             return []
 
-    def _complete(self, data: bytes) -> bytes:
+    def _take_complete_blocks(self, data: bytes) -> bytes:
         """Whole blocks, out of what was left before and ``data``; the remainder is kept."""
         rest = self._rest
         searched = max(0, len(rest) - 1)
@@ -76,41 +76,43 @@ class Decoder:
             data = bytes(rest[:end])
             del rest[: end + 2]
             return data
-        if len(rest) > MAX_EVENT:
+        if len(rest) > MAX_EVENT_BYTES:
             rest.clear()
-            raise UpstreamBroken(f"The upstream sent an event of more than {MAX_EVENT} bytes.")
+            raise UpstreamProtocolError(
+                f"The upstream sent an event of more than {MAX_EVENT_BYTES} bytes."
+            )
         return b""
 
-    def _with_newlines(self, data: bytes) -> bytes:
+    def _normalize_newlines(self, data: bytes) -> bytes:
         """The other two line ends as newlines; a CRLF may be cut in the middle."""
         text = data.removeprefix(b"\n") if self._after_cr else data
         self._after_cr = data.endswith(b"\r")
         return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
-    def _events(self, blocks: bytes) -> list[dict[str, Any]]:
-        events, small = [], json_lenient.SMALL
+    def _parse_events(self, blocks: bytes) -> list[dict[str, Any]]:
+        events, small = [], json_lenient.ALWAYS_SHALLOW_BYTES
         for name, payload, other in _BLOCKS.findall(blocks):
             if other:
-                name, payload = _fields(other)
-                if not self._is_object(payload):
+                name, payload = read_fields(other)
+                if not self._check_object(payload):
                     continue
             try:
                 event = orjson.loads(payload)
             except orjson.JSONDecodeError:
-                event = _parsed_leniently(payload)
+                event = parse_payload(payload)
             if len(payload) > small and json_lenient.is_too_deep(payload, event):
-                raise UpstreamBroken("The upstream sent an event that is nested too deeply.")
+                raise UpstreamProtocolError("The upstream sent an event that is nested too deeply.")
             if name and "type" not in event:
-                _name(event, name)
+                set_event_type(event, name)
             events.append(event)
         return events
 
-    def _is_object(self, payload: bytes) -> bool:
+    def _check_object(self, payload: bytes) -> bool:
         """Data may also be nothing, a null or the mark of the end; anything else is refused."""
         if payload.startswith(b"[DONE]"):
-            self.done = True
+            self.saw_done_marker = True
         elif payload and payload != b"null" and not payload.startswith(b"{"):
-            raise UpstreamBroken("The upstream sent an event that is not a JSON object.")
+            raise UpstreamProtocolError("The upstream sent an event that is not a JSON object.")
         return payload.startswith(b"{")
 
 
@@ -118,7 +120,7 @@ def encode_responses(batch: Sequence[dict[str, Any]]) -> bytes:
     """Responses events as they go over the wire: each with its type as event name."""
     pieces: list[bytes] = []
     for event in batch:
-        pieces += _head(event.get("type")), orjson.dumps(event), b"\n\n"
+        pieces += encode_event_head(event.get("type")), orjson.dumps(event), b"\n\n"
     return b"".join(pieces)
 
 
@@ -129,7 +131,7 @@ def encode_chat(batch: Sequence[dict[str, Any]]) -> bytes:
     return b"data: " + b"\n\ndata: ".join([orjson.dumps(chunk) for chunk in batch]) + b"\n\n"
 
 
-def _fields(block: bytes) -> tuple[bytes, bytes]:
+def read_fields(block: bytes) -> tuple[bytes, bytes]:
     """The event name of a block, and its data lines as one payload."""
     name, payload = b"", []
     for line in block.removeprefix(BOM).split(b"\n"):
@@ -141,22 +143,22 @@ def _fields(block: bytes) -> tuple[bytes, bytes]:
     return name, b"\n".join(payload).strip()
 
 
-def _name(event: dict[str, Any], name: bytes) -> None:
+def set_event_type(event: dict[str, Any], name: bytes) -> None:
     """Some vendors say an event's type on its event line only."""
     if name.startswith(b"response.") or name == b"error":
         event["type"] = name.decode(errors="replace")
 
 
-def _parsed_leniently(payload: bytes) -> dict[str, Any]:
+def parse_payload(payload: bytes) -> dict[str, Any]:
     try:
-        event: dict[str, Any] = json_lenient.leniently(payload)
+        event: dict[str, Any] = json_lenient.parse_lenient(payload)
     except ValueError:
-        raise UpstreamBroken("The upstream sent an event that is not JSON.") from None
+        raise UpstreamProtocolError("The upstream sent an event that is not JSON.") from None
     return event
 
 
 @lru_cache(maxsize=256)
-def _head(kind: object) -> bytes:
+def encode_event_head(kind: object) -> bytes:
     """What stands before an event's JSON; a type with a line end in it would forge a frame."""
     if not isinstance(kind, str) or not kind.isprintable():
         return b"data: "

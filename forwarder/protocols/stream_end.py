@@ -13,66 +13,72 @@ from forwarder.core.error_kinds import ErrorKind
 from forwarder.core.errors import (
     ForwarderError,
     ShuttingDown,
-    UpstreamBroken,
     UpstreamError,
+    UpstreamMalformedEvent,
+    UpstreamProtocolError,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnreachable,
-    UpstreamUnreadable,
 )
-from forwarder.core.types import Batch, Call, Event, Json, Stream
-from forwarder.protocols.chat_reasoning import DETAILS, FIELDS
+from forwarder.core.types import Batch, Event, EventStream, Handler, Json
+from forwarder.protocols.chat_reasoning import REASONING_DETAIL_FIELDS, REASONING_FIELDS
 from forwarder.protocols.mappings import (
-    FAILED_FINISHES,
-    TERMINALS,
-    failure,
+    FAILED_FINISH_REASONS,
+    TERMINAL_EVENTS,
     find_error,
-    response_error,
+    to_response_error,
+    to_upstream_error,
 )
 
-_SAID = frozenset({"content", "refusal", "tool_calls", "function_call", "audio", "images",
-                   *FIELDS, *DETAILS})  # fmt: skip
+_CONTENT_FIELDS = frozenset({"content", "refusal", "tool_calls", "function_call", "audio", "images",
+                   *REASONING_FIELDS, *REASONING_DETAIL_FIELDS})  # fmt: skip
 
 
-def honest_chat(stream: Stream, was_done: Callable[[], bool]) -> Stream:
+def require_complete_chat_stream(
+    stream: EventStream, saw_done_marker: Callable[[], bool]
+) -> EventStream:
     """Pass a chat stream on; raise UpstreamBroken when it ends without having finished.
 
-    ``was_done`` tells whether ``[DONE]`` came: some vendors send no finish reason, but do say
+    ``saw_done_marker`` tells whether ``[DONE]`` came: some vendors send no finish reason, but do say
     that they are done.
     """
-    heard = _Heard()
+    state = ChatStreamState()
     try:
-        yield from _heard_chat(stream, heard, was_done)
+        yield from track_chat_stream(stream, state, saw_done_marker)
     except (UpstreamUnreachable, UpstreamTimeout, ShuttingDown):
-        if not heard.finished:  # what breaks after the finish breaks nothing
+        if not state.is_finished:  # what breaks after the finish breaks nothing
             raise
-    if heard.error:
+    if state.error:
         return
-    heard.judge(was_done())
-    if heard.finish is None:
-        yield [heard.ending()]
+    state.require_completion(saw_done_marker())
+    if state.finish_reason is None:
+        yield [state.make_final_chunk()]
 
 
-def _heard_chat(stream: Stream, heard: _Heard, was_done: Callable[[], bool]) -> Stream:
+def track_chat_stream(
+    stream: EventStream, state: ChatStreamState, saw_done_marker: Callable[[], bool]
+) -> EventStream:
     for batch in stream:
         for i, chunk in enumerate(batch):
-            heard.note(chunk)
-            if heard.error:
-                refusal = failure(heard.error)
-                if not heard.begun and not heard.said:  # there is still time for an HTTP status
+            state.record_chunk(chunk)
+            if state.error:
+                refusal = to_upstream_error(state.error)
+                if (
+                    not state.has_sent and not state.seen_fields
+                ):  # there is still time for an HTTP status
                     raise refusal
-                if _is_of_a_key(refusal):
+                if is_key_refusal(refusal):
                     yield batch[:i]
                     raise refusal
-                yield [*batch[:i], _classify_chunk(chunk, refusal)]
+                yield [*batch[:i], classify_chunk_error(chunk, refusal)]
                 return
-        if heard.whole:  # whoever folds a stream asks for nothing after a whole answer
-            heard.judge(was_done())
-        heard.begun = heard.begun or bool(batch)
+        if state.is_complete:  # whoever folds a stream asks for nothing after a whole answer
+            state.require_completion(saw_done_marker())
+        state.has_sent = state.has_sent or bool(batch)
         yield batch
 
 
-def _is_of_a_key(refusal: UpstreamError) -> bool:
+def is_key_refusal(refusal: UpstreamError) -> bool:
     """Does the upstream refuse the key?
 
     Such an error is always raised: only the caller knows whose key it is.
@@ -80,65 +86,69 @@ def _is_of_a_key(refusal: UpstreamError) -> bool:
     return isinstance(refusal, UpstreamRefused) and refusal.kind is ErrorKind.KEY_REFUSED
 
 
-def _classify_chunk(chunk: Event, refusal: UpstreamError) -> Event:
+def classify_chunk_error(chunk: Event, refusal: UpstreamError) -> Event:
     """The chunk with its error as it would be in the body of an HTTP error, if its kind is known.
 
     One that is not inside an ``error`` is put there.
     """
     known = isinstance(refusal, UpstreamRefused) and refusal.kind is not None
     if known or not chunk.get("error"):
-        return {**(chunk if chunk.get("error") else {}), **refusal.body()}
+        return {**(chunk if chunk.get("error") else {}), **refusal.make_body()}
     return chunk
 
 
-class _Heard:
+class ChatStreamState:
     """What has to be known of a chat stream to tell whether it came to its end."""
 
     def __init__(self) -> None:
-        self.finish: str | None = None
-        self._begun: set[Any] = set()  # the indexes of the choices that spoke
-        self._ended: set[Any] = set()  # and of those that finished
-        self.said: set[str] = set()
-        self.whole = False
-        self.begun = False
+        self.finish_reason: str | None = None
+        self._started_choices: set[Any] = set()  # the indexes of the choices that spoke
+        self._finished_choices: set[Any] = set()  # and of those that finished
+        self.seen_fields: set[str] = set()
+        self.is_complete = False
+        self.has_sent = False
         self.error: Any = None
-        self._last: Event = {}
+        self._last_chunk: Event = {}
 
-    def note(self, chunk: Event) -> None:
+    def record_chunk(self, chunk: Event) -> None:
         if "error" in chunk or not chunk.get("choices"):
             self.error = find_error(chunk)
         for choice in chunk.get("choices") or ():
-            self.whole = "message" in choice and bool(choice.get("finish_reason"))
+            self.is_complete = "message" in choice and bool(choice.get("finish_reason"))
             delta = choice.get("delta") or choice.get("message") or {}
             for name in delta:  # a chunk has one or two names, of which most are known by now
-                if name not in self.said and name in _SAID and delta[name]:
-                    self.said.add(name)
+                if name not in self.seen_fields and name in _CONTENT_FIELDS and delta[name]:
+                    self.seen_fields.add(name)
             index = choice.get("index")
-            self._begun.add(index)
+            self._started_choices.add(index)
             if choice.get("finish_reason"):
-                self.finish = choice["finish_reason"]
-                self._ended.add(index)
-                if self.finish in FAILED_FINISHES and choice.get("error"):
+                self.finish_reason = choice["finish_reason"]
+                self._finished_choices.add(index)
+                if self.finish_reason in FAILED_FINISH_REASONS and choice.get("error"):
                     self.error = choice["error"]
-            self._last = chunk
+            self._last_chunk = chunk
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Every choice that spoke has come to its end, and there was one."""
-        return bool(self._ended) and self._begun <= self._ended
+        return bool(self._finished_choices) and self._started_choices <= self._finished_choices
 
-    def judge(self, was_done: bool) -> None:
+    def require_completion(self, saw_done_marker: bool) -> None:
         """Raise UpstreamBroken when this cannot be all of an answer."""
-        if not self.finished and not (self.said and was_done):
-            raise UpstreamBroken("The upstream's stream ended before its answer was finished.")
+        if not self.is_finished and not (self.seen_fields and saw_done_marker):
+            raise UpstreamProtocolError(
+                "The upstream's stream ended before its answer was finished."
+            )
 
-    def ending(self) -> Event:
+    def make_final_chunk(self) -> Event:
         """The chunk that should have come."""
-        finish = "tool_calls" if "tool_calls" in self.said else "stop"
-        return {**self._last, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}
+        finish = "tool_calls" if "tool_calls" in self.seen_fields else "stop"
+        return {**self._last_chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}
 
 
-def honest_responses(stream: Stream, was_done: Callable[[], bool]) -> Stream:
+def require_complete_responses_stream(
+    stream: EventStream, saw_done_marker: Callable[[], bool]
+) -> EventStream:
     """Pass a Responses stream on up to its terminal event; raise when there is none.
 
     A failure that comes before anything was said is raised, so
@@ -149,98 +159,101 @@ def honest_responses(stream: Stream, was_done: Callable[[], bool]) -> Stream:
     for batch in stream:
         for i, event in enumerate(batch):
             kind = event.get("type")
-            if kind in TERMINALS:
+            if kind in TERMINAL_EVENTS:
                 if kind == "response.failed":
-                    refusal = failure(_read_failure(event))
+                    refusal = to_upstream_error(read_failed_response_error(event))
                     if not (begun or said or _has_output(event)):
                         raise refusal
-                    if _is_of_a_key(refusal):
+                    if is_key_refusal(refusal):
                         yield batch[:i]
                         raise refusal
-                    event = _classify_failure(event, refusal)
+                    event = classify_response_failure(event, refusal)
                 yield [*batch[:i], event]
                 return
             if kind == "error":
-                refusal = failure(event.get("error") or event)
+                refusal = to_upstream_error(event.get("error") or event)
                 if not said:
                     raise refusal
-                if _is_of_a_key(refusal):
+                if is_key_refusal(refusal):
                     yield batch[:i]
                     raise refusal
-                failed = batch[i] = _classify_event(event, refusal)
+                failed = batch[i] = classify_error_event(event, refusal)
             said = said or "response" not in event
         begun = begun or bool(batch)
         yield batch
     if failed is not None:
-        raise failure(failed.get("error") or failed)
-    raise UpstreamBroken("The upstream's stream ended before its response was finished.")
+        raise to_upstream_error(failed.get("error") or failed)
+    raise UpstreamProtocolError("The upstream's stream ended before its response was finished.")
 
 
 def _has_output(event: Event) -> bool:
     return bool((event.get("response") or {}).get("output"))
 
 
-def _read_failure(event: Event) -> Any:
+def read_failed_response_error(event: Event) -> Any:
     """The error of a failed response; some upstreams put it beside the response."""
     response = event.get("response") or {}
     default = {"message": "The upstream's response failed.", "code": "server_error"}
     return response.get("error") or event.get("error") or default
 
 
-def _classify_failure(event: Event, refusal: UpstreamError) -> Event:
-    """``response.failed`` with the code of its error's kind, if that is known."""
+def classify_response_failure(event: Event, refusal: UpstreamError) -> Event:
+    """``response.make_failure_events`` with the code of its error's kind, if that is known."""
     if not isinstance(refusal, UpstreamRefused) or refusal.kind is None:
         return event
-    error = _read_failure(event)
+    error = read_failed_response_error(event)
     own = error if isinstance(error, dict) else {}
-    told = {**own, **response_error(refusal.body()["error"], refusal.status)}
+    told = {**own, **to_response_error(refusal.make_body()["error"], refusal.status)}
     return {**event, "response": {**(event.get("response") or {}), "error": told}}
 
 
-def _classify_event(event: Event, refusal: UpstreamError) -> Event:
+def classify_error_event(event: Event, refusal: UpstreamError) -> Event:
     """``error`` with the code of its kind, if that is known, wherever it has one."""
     if not isinstance(refusal, UpstreamRefused) or refusal.kind is None:
         return event
-    nested = {"error": refusal.body()["error"]} if event.get("error") else {}
+    nested = {"error": refusal.make_body()["error"]} if event.get("error") else {}
     return {**event, "code": refusal.code, "message": refusal.message, **nested}
 
 
-HONEST = {"chat": honest_chat, "responses": honest_responses}
+COMPLETENESS_CHECKS = {
+    "chat": require_complete_chat_stream,
+    "responses": require_complete_responses_stream,
+}
 
 
-def faulting_upstream(call: Call) -> Call:
+def blame_upstream_for_malformed_events(handler: Handler) -> Handler:
     """Wrap a call so that events which cannot be read are the upstream's fault, not ours."""
 
-    def read(request: Json) -> Stream:
-        return _read(call(request))
+    def handle_request(request: Json) -> EventStream:
+        return convert_malformed_event_errors(handler(request))
 
-    return read
+    return handle_request
 
 
-def _read(stream: Stream) -> Stream:
+def convert_malformed_event_errors(stream: EventStream) -> EventStream:
     try:
         yield from stream
-    except UNREADABLE as error:
-        raise unreadable() from error
+    except MALFORMED_EVENT_ERRORS as error:
+        raise malformed_event() from error
 
 
-UNREADABLE = (AttributeError, TypeError, KeyError, IndexError, ValueError)
+MALFORMED_EVENT_ERRORS = (AttributeError, TypeError, KeyError, IndexError, ValueError)
 """What it raises to read an event that is not as its protocol says, or to write what it made."""
 
 
-def unreadable() -> UpstreamUnreadable:
+def malformed_event() -> UpstreamMalformedEvent:
     """The failure to report instead."""
-    return UpstreamUnreadable("The upstream sent an event that cannot be read.")
+    return UpstreamMalformedEvent("The upstream sent an event that cannot be read.")
 
 
 # -- the client's side --------------------------------------------------------------------------
 
 
-Told = Generator[Batch, None, None]
+InterruptibleStream = Generator[Batch, None, None]
 """A stream into which a failure can be thrown: what was yielded last did not go out then."""
 
 
-def told_chat(stream: Stream) -> Told:
+def append_chat_error(stream: EventStream) -> InterruptibleStream:
     """Turn a failure on the way into chat's error frame; the stream ends with it."""
     try:
         for batch in stream:
@@ -248,21 +261,21 @@ def told_chat(stream: Stream) -> Told:
             if batch and batch[-1].get("error"):
                 return
     except ForwarderError as error:
-        yield [error.body()]
+        yield [error.make_body()]
 
 
-def told_responses(stream: Stream) -> Told:
-    """Turn a failure on the way into ``error`` and ``response.failed``, numbered on."""
-    seen = _Seen()
+def append_responses_error(stream: EventStream) -> InterruptibleStream:
+    """Turn a failure on the way into ``error`` and ``response.make_failure_events``, numbered on."""
+    state = ResponseStreamState()
     try:
         for batch in stream:
             yield batch
-            seen.note(batch)
+            state.record_batch(batch)
     except ForwarderError as error:
-        yield seen.failed(error)
+        yield state.make_failure_events(error)
 
 
-def tell_follower(stream: Stream) -> Stream:
+def append_follower_error(stream: EventStream) -> EventStream:
     """Turn a failure to follow a background response into ``error``, after which nothing comes.
 
     The response itself goes on: whoever follows it again behind the number of the ``error``, which
@@ -277,16 +290,16 @@ def tell_follower(stream: Stream) -> Stream:
     except ForwarderError as error:
         if number is None:  # there is still time for an HTTP status
             raise
-        yield [{**_error_event(error.error()), "sequence_number": number}]
+        yield [{**encode_error_event(error.make_error_object()), "sequence_number": number}]
 
 
-def _error_event(detail: Json) -> Event:
+def encode_error_event(detail: Json) -> Event:
     """Both shapes at once: the documented flat one, and the nested one really sent."""
     flat = {k: detail[k] for k in ("code", "message", "param")}
     return {"type": "error", **flat, "error": detail}
 
 
-def told_ollama(stream: Stream) -> Told:
+def append_ollama_error(stream: EventStream) -> InterruptibleStream:
     """Turn a failure on the way into Ollama's last line, which is a message and nothing else."""
     try:
         yield from stream
@@ -294,15 +307,15 @@ def told_ollama(stream: Stream) -> Told:
         yield [{"error": error.message}]
 
 
-TOLD = {
-    "chat": told_chat,
-    "responses": told_responses,
-    "ollama": told_ollama,
-    "ollama_generate": told_ollama,
+ERROR_ENCODERS = {
+    "chat": append_chat_error,
+    "responses": append_responses_error,
+    "ollama": append_ollama_error,
+    "ollama_generate": append_ollama_error,
 }
 
 
-_UNBEGUN: Json = {
+UNKNOWN_RESPONSE: Json = {
     "id": "resp_unknown",
     "object": "response",
     "created_at": 0,
@@ -314,16 +327,16 @@ _UNBEGUN: Json = {
 """What stands for a response that broke before it began."""
 
 
-class _Seen:
+class ResponseStreamState:
     """What has to be known of a Responses stream to end it properly."""
 
     def __init__(self) -> None:
-        self._response = _UNBEGUN
+        self._response = UNKNOWN_RESPONSE
         self._items: list[Json] = []
         self._number = -1
         self._error_sent = False
 
-    def note(self, batch: Batch) -> None:
+    def record_batch(self, batch: Batch) -> None:
         """Remember the response, its finished items and the last number."""
         for event in batch:
             kind = event.get("type")
@@ -337,13 +350,13 @@ class _Seen:
             number = batch[-1].get("sequence_number")
             self._number = number if type(number) is int else self._number + len(batch)
 
-    def failed(self, error: ForwarderError) -> Batch:
+    def make_failure_events(self, error: ForwarderError) -> Batch:
         """The closing events for ``error``."""
-        detail = error.body()["error"]
+        detail = error.make_body()["error"]
         events: Batch = []
         if not self._error_sent:
-            events.append(_error_event(detail))
+            events.append(encode_error_event(detail))
         response = {**self._response, "status": "failed", "output": self._items}
-        response["error"] = response_error(detail, error.status)
+        response["error"] = to_response_error(detail, error.status)
         events.append({"type": "response.failed", "response": response})
         return [{**e, "sequence_number": self._number + 1 + i} for i, e in enumerate(events)]

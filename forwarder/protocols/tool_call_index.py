@@ -12,7 +12,7 @@ from typing import Any
 from forwarder.core.types import Json
 
 
-class CallKeys:
+class ToolCallIndex:
     """Numbers the calls of one answer, from 0 in the order in which they begin."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class CallKeys:
         return bool(call_id and known and known != call_id)
 
 
-def argument_text(arguments: Any) -> str:
+def stringify_arguments(arguments: Any) -> str:
     """Arguments as text; some vendors send them as an object."""
     if arguments is None:
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.core.types import Call, Event, Json, Stream
+from forwarder.core.types import Event, EventStream, Handler, Json
 from forwarder.core.url_secrets import hide_url_secrets
 
 
@@ -24,13 +24,13 @@ def hide_tool_secrets_of(value: Json) -> Json:
     return value if hidden is tools else {**value, "tools": hidden}
 
 
-def with_hidden_tools(call: Call, request: Json) -> Call:
+def with_hidden_tools(call: Handler, request: Json) -> Handler:
     """The call for ``request``, whose upstream may send the tools back as it got them."""
     tools = request.get("tools")
     if not isinstance(tools, list) or not any(map(_is_mcp, tools)):
         return call
 
-    def call_and_hide(request: Json) -> Stream:
+    def call_and_hide(request: Json) -> EventStream:
         return ([_hide_in_event(event) for event in batch] for batch in call(request))
 
     return call_and_hide

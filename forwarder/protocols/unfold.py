@@ -8,36 +8,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.core.errors import UpstreamBroken
+from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.types import Batch, Event, Json
-from forwarder.protocols.mappings import failure, find_error
+from forwarder.protocols.mappings import find_error, to_upstream_error
 
 
-def events(protocol: str, body: Json, streamed: bool) -> Batch:
+def unfold_answer(protocol: str, body: Json, streamed: bool) -> Batch:
     """The batch for a whole answer; raises when it is an error or no answer at all."""
     error = find_error(body)
     if error and body.get("object") != "response":
-        raise failure(error)
+        raise to_upstream_error(error)
     if protocol == "chat":
-        return _chat(body, streamed)
+        return unfold_chat(body, streamed)
     if protocol == "compact":
-        return _compacted(body)
+        return unfold_compaction(body)
     if protocol == "embeddings":
-        return _embedded(body)
-    return _responses(body, streamed)
+        return unfold_embeddings(body)
+    return unfold_response(body, streamed)
 
 
-def _chat(body: Json, streamed: bool) -> Batch:
+def unfold_chat(body: Json, streamed: bool) -> Batch:
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise UpstreamBroken("The upstream's answer has no choices.")
+        raise UpstreamProtocolError("The upstream's answer has no choices.")
     if not all(choice.get("finish_reason") for choice in choices):
-        choices = [_finished(choice) for choice in choices]
+        choices = [with_finish_reason(choice) for choice in choices]
         body = {**body, "choices": choices}
-    return [_as_chunk(body, choices)] if streamed else [body]
+    return [to_chunk(body, choices)] if streamed else [body]
 
 
-def _finished(choice: Json) -> Json:
+def with_finish_reason(choice: Json) -> Json:
     """A choice that says why it ends, which some vendors leave out: that it does is certain."""
     if choice.get("finish_reason"):
         return choice
@@ -46,16 +46,16 @@ def _finished(choice: Json) -> Json:
     return {**choice, "finish_reason": reason}
 
 
-def _as_chunk(body: Json, choices: list[Json]) -> Event:
+def to_chunk(body: Json, choices: list[Json]) -> Event:
     chunk = {**body, "object": "chat.completion.chunk", "choices": []}
     for choice in choices:
-        delta = as_delta(choice.get("message") or choice.get("delta") or {})
+        delta = to_delta(choice.get("message") or choice.get("delta") or {})
         rest = {k: v for k, v in choice.items() if k != "message"}
         chunk["choices"].append({**rest, "delta": delta})
     return chunk
 
 
-def as_delta(message: Json) -> Json:
+def to_delta(message: Json) -> Json:
     """A message as the only delta of its choice: its calls are told apart by their place."""
     calls = message.get("tool_calls")
     if not calls:
@@ -63,20 +63,20 @@ def as_delta(message: Json) -> Json:
     return {**message, "tool_calls": [{**call, "index": i} for i, call in enumerate(calls)]}
 
 
-def _compacted(body: Json) -> Batch:
+def unfold_compaction(body: Json) -> Batch:
     if not isinstance(body.get("output"), list):
-        raise UpstreamBroken("The upstream's answer is not a compacted conversation.")
+        raise UpstreamProtocolError("The upstream's answer is not a compacted conversation.")
     return [body]
 
 
-def _embedded(body: Json) -> Batch:
+def unfold_embeddings(body: Json) -> Batch:
     data = body.get("data")
-    if not isinstance(data, list) or not all(map(_is_embedding, data)):
-        raise UpstreamBroken("The upstream's answer holds no embeddings.")
+    if not isinstance(data, list) or not all(map(is_embedding, data)):
+        raise UpstreamProtocolError("The upstream's answer holds no embeddings.")
     return [body]
 
 
-def _is_embedding(entry: Any) -> bool:
+def is_embedding(entry: Any) -> bool:
     """Whether an entry holds a vector, as numbers or in Base64, and a number for its place."""
     if not isinstance(entry, dict) or type(entry.get("index") or 0) is not int:
         return False
@@ -86,26 +86,30 @@ def _is_embedding(entry: Any) -> bool:
     return isinstance(vector, list) and bool(vector) and set(map(type, vector)) <= {int, float}
 
 
-def _responses(body: Json, streamed: bool) -> Batch:
+def unfold_response(body: Json, streamed: bool) -> Batch:
     if body.get("object") != "response":
-        raise UpstreamBroken("The upstream's answer is not a response.")
+        raise UpstreamProtocolError("The upstream's answer is not a response.")
     status = body.get("status")
     last = status if status in ("incomplete", "failed") else "completed"
     terminal = {"type": f"response.{last}", "response": body}
     if not streamed:
         return [terminal]
     begun = {**body, "status": "in_progress", "output": []}
-    return _numbered(
+    return number_events(
         [
             {"type": "response.created", "response": begun},
             {"type": "response.in_progress", "response": begun},
-            *(event for i, item in enumerate(body.get("output") or ()) for event in _item(i, item)),
+            *(
+                event
+                for i, item in enumerate(body.get("output") or ())
+                for event in unfold_item(i, item)
+            ),
             terminal,
         ]
     )
 
 
-def _item(index: int, item: Json) -> Batch:
+def unfold_item(index: int, item: Json) -> Batch:
     """An item that comes all at once; a message's parts are announced, as clients insist."""
     parts = item.get("content") if item.get("type") == "message" else None
     place = {"item_id": item.get("id"), "output_index": index}
@@ -115,18 +119,18 @@ def _item(index: int, item: Json) -> Batch:
         *(
             e
             for i, part in enumerate(parts or ())
-            for e in _part({**place, "content_index": i}, part)
+            for e in unfold_part({**place, "content_index": i}, part)
         ),
         {"type": "response.output_item.done", "output_index": index, "item": item},
     ]
 
 
-def _part(place: Json, part: Json) -> Batch:
+def unfold_part(place: Json, part: Json) -> Batch:
     key = "refusal" if part.get("type") == "refusal" else "text"
     stem = "response.refusal" if key == "refusal" else "response.output_text"
     text = part.get(key) or ""
     more: Json = {} if key == "refusal" else {"logprobs": part.get("logprobs") or []}
-    blank = {k: [] if k in _BESIDE else v for k, v in part.items()}
+    blank = {k: [] if k in _SIDE_FIELDS else v for k, v in part.items()}
     return [
         {"type": "response.content_part.added", **place, "part": {**blank, key: ""}},
         {"type": f"{stem}.delta", **place, "delta": text, **more},
@@ -139,9 +143,9 @@ def _part(place: Json, part: Json) -> Batch:
     ]
 
 
-_BESIDE = ("annotations", "logprobs")
+_SIDE_FIELDS = ("annotations", "logprobs")
 """What comes beside the text of a part, and like it is not there when the part begins."""
 
 
-def _numbered(batch: Batch) -> Batch:
+def number_events(batch: Batch) -> Batch:
     return [{**event, "sequence_number": i} for i, event in enumerate(batch)]

@@ -7,22 +7,22 @@ protocol says; `learned.py` makes knob settings out of refusals that no profile 
 `probing.py` holds the questions that find them all at once.
 """
 
-from forwarder.providers.adapt_request import mend
-from forwarder.providers.adapt_response import mended_answer
+from forwarder.providers.adapt_request import adapt_request
+from forwarder.providers.adapt_response import adapt_response
 from forwarder.providers.builtin import PROFILES
-from forwarder.providers.profile import KNOBS, Profile, checked
+from forwarder.providers.profile import PROFILE_FIELDS, Profile, validate_quirks
 from forwarder.providers.reasoning_models import is_reasoning_model
-from forwarder.providers.select import AS_IS, for_model, profile_for
+from forwarder.providers.select import PASSTHROUGH_PROFILE, apply_model_overrides, select_profile
 
 __all__ = [
-    "AS_IS",
-    "KNOBS",
+    "PASSTHROUGH_PROFILE",
     "PROFILES",
+    "PROFILE_FIELDS",
     "Profile",
-    "checked",
-    "for_model",
+    "adapt_request",
+    "adapt_response",
+    "apply_model_overrides",
     "is_reasoning_model",
-    "mend",
-    "mended_answer",
-    "profile_for",
+    "select_profile",
+    "validate_quirks",
 ]

@@ -11,21 +11,21 @@ from collections.abc import Callable
 
 import orjson
 
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
-from forwarder.core.validate import DICT, optional
+from forwarder.core.validate import DICT, read_field
 from forwarder.providers import media, messages, names, responses_api, thinking, tools
 from forwarder.providers.profile import Profile
 
 
-def mend(body: Json, protocol: str, profile: Profile, ledger: Ledger) -> Json:
+def adapt_request(body: Json, protocol: str, profile: Profile, ledger: LossReport) -> Json:
     """Give ``body`` as this provider takes it.
 
     A body of the client's own has not been looked at yet; raises InvalidRequest where it is not of
     the shape that a mend relies on.
     """
     mended = dict(body)
-    for step in _STEPS[protocol]:
+    for step in _ADAPTATION_STEPS[protocol]:
         step(mended, profile, ledger)
     return mended
 
@@ -33,27 +33,27 @@ def mend(body: Json, protocol: str, profile: Profile, ledger: Ledger) -> Json:
 # -- parameters ---------------------------------------------------------------------------------
 
 
-def _drop(body: Json, profile: Profile, ledger: Ledger) -> None:
+def drop_parameters(body: Json, profile: Profile, ledger: LossReport) -> None:
     for name in sorted(profile.drop & body.keys()):
-        if body.pop(name) != _NEUTRAL.get(name, ...):
+        if body.pop(name) != _NEUTRAL_VALUES.get(name, ...):
             ledger.drop(name, f"{profile.name} does not take it")
 
 
-_NEUTRAL = {"store": False}
+_NEUTRAL_VALUES = {"store": False}
 """Values that ask for what is so in any case: who does not know ``store`` does not do it."""
 
 
-def _add(body: Json, profile: Profile, ledger: Ledger) -> None:
+def add_parameters(body: Json, profile: Profile, ledger: LossReport) -> None:
     for name, value in profile.add.items():
         body.setdefault(name, value)
 
 
-def _add_to_responses(body: Json, profile: Profile, ledger: Ledger) -> None:
+def add_responses_parameters(body: Json, profile: Profile, ledger: LossReport) -> None:
     for name, value in profile.responses_add.items():
         body.setdefault(name, value)
 
 
-def _token_limit(body: Json, profile: Profile, ledger: Ledger) -> None:
+def rename_token_limit(body: Json, profile: Profile, ledger: LossReport) -> None:
     if profile.max_tokens == "as_is":
         return
     for name in ("max_completion_tokens", "max_tokens"):
@@ -62,7 +62,7 @@ def _token_limit(body: Json, profile: Profile, ledger: Ledger) -> None:
             body.setdefault(profile.max_tokens, limit)
 
 
-def _stream(body: Json, profile: Profile, ledger: Ledger) -> None:
+def force_stream(body: Json, profile: Profile, ledger: LossReport) -> None:
     """Where there are only streams, one is asked for in place of a whole answer."""
     if not profile.always_stream or body.get("stream") is not False:
         return
@@ -71,12 +71,12 @@ def _stream(body: Json, profile: Profile, ledger: Ledger) -> None:
         body["stream_options"] = {"include_usage": True}
 
 
-def _stream_options(body: Json, profile: Profile, ledger: Ledger) -> None:
+def drop_stream_options(body: Json, profile: Profile, ledger: LossReport) -> None:
     if not profile.stream_options:
         body.pop("stream_options", None)
 
 
-def _parallel(body: Json, profile: Profile, ledger: Ledger) -> None:
+def drop_parallel_tool_calls(body: Json, profile: Profile, ledger: LossReport) -> None:
     """All but the first of several calls fall away here, unless the upstream remembers them."""
     if profile.parallel_tool_calls or body.pop("parallel_tool_calls", None) is not False:
         return
@@ -84,15 +84,15 @@ def _parallel(body: Json, profile: Profile, ledger: Ledger) -> None:
         ledger.drop("parallel_tool_calls", f"{profile.name} does not take it")
 
 
-_FITTING = "Answer with nothing but a JSON value that fits this JSON Schema: "
+_SCHEMA_INSTRUCTION = "Answer with nothing but a JSON value that fits this JSON Schema: "
 
 
-def _format(body: Json, profile: Profile, ledger: Ledger) -> None:
+def adapt_response_format(body: Json, profile: Profile, ledger: LossReport) -> None:
     """What the provider does not enforce, the model is asked for."""
     level = profile.response_format
     if level == "json_schema" or not body.get("response_format"):
         return
-    wanted = optional(body, "response_format", DICT, "response_format")
+    wanted = read_field(body, "response_format", DICT, "response_format")
     kind = wanted.get("type")
     if level == "schema_only":
         if kind == "json_object":
@@ -105,35 +105,57 @@ def _format(body: Json, profile: Profile, ledger: Ledger) -> None:
         body["response_format"] = {"type": "json_object"}
     if kind == "json_schema" or (kind == "json_object" and level == "none"):
         ledger.drop("response_format", f"{profile.name} is asked for it, but does not enforce it")
-        inner = optional(wanted, "json_schema", DICT, "response_format.json_schema") or {}
+        inner = read_field(wanted, "json_schema", DICT, "response_format.json_schema") or {}
         schema = inner.get("schema") or {"type": "object"}
-        text = _FITTING + orjson.dumps(schema).decode()
-        body["messages"] = messages.instructed(tools.objects(body, "messages"), text)
+        text = _SCHEMA_INSTRUCTION + orjson.dumps(schema).decode()
+        body["messages"] = messages.add_instruction(tools.read_objects(body, "messages"), text)
 
 
 # -- messages -----------------------------------------------------------------------------------
 
 
-def _messages(body: Json, profile: Profile, ledger: Ledger) -> None:
-    placed = media.placed(tools.objects(body, "messages"), profile, ledger)
-    for name in messages.lost(placed, profile):
+def adapt_messages(body: Json, profile: Profile, ledger: LossReport) -> None:
+    placed = media.place_media(tools.read_objects(body, "messages"), profile, ledger)
+    for name in messages.find_lost_fields(placed, profile):
         ledger.note(f"messages.{name}", f"{profile.name} does not take it")
-    if messages.lacks_signature(placed, profile):
+    if messages.has_missing_signature(placed, profile):
         reason = f"the signature of a call is not known: {profile.name} gets a placeholder"
         ledger.note("messages.tool_calls.extra_content", reason)
-    body["messages"] = messages.taken(placed, profile)
+    body["messages"] = messages.adapt_messages(placed, profile)
 
 
-def _names(body: Json, profile: Profile, ledger: Ledger) -> None:
-    names.fit(body, profile)
+def fit_tool_names(body: Json, profile: Profile, ledger: LossReport) -> None:
+    names.fit_names(body, profile)
 
 
-_Step = Callable[[Json, Profile, Ledger], None]
+AdaptationStep = Callable[[Json, Profile, LossReport], None]
 
-_STEPS: dict[str, tuple[_Step, ...]] = {
-    "chat": (_drop, _add, _token_limit, _stream, _stream_options, _parallel, tools.offer,
-             tools.force, tools.schemas, _format, thinking.switch, _messages, _names),
-    "responses": (_drop, _add_to_responses, _stream, _parallel, tools.schemas, thinking.rename,
-                  responses_api.reasoning, responses_api.client_metadata, responses_api.include,
-                  responses_api.items),
-}  # fmt: skip
+_ADAPTATION_STEPS: dict[str, tuple[AdaptationStep, ...]] = {
+    "chat": (
+        drop_parameters,
+        add_parameters,
+        rename_token_limit,
+        force_stream,
+        drop_stream_options,
+        drop_parallel_tool_calls,
+        tools.adapt_tools,
+        tools.adapt_forced_choice,
+        tools.adapt_schemas,
+        adapt_response_format,
+        thinking.apply_thinking_switch,
+        adapt_messages,
+        fit_tool_names,
+    ),
+    "responses": (
+        drop_parameters,
+        add_responses_parameters,
+        force_stream,
+        drop_parallel_tool_calls,
+        tools.adapt_schemas,
+        thinking.rename_effort,
+        responses_api.adapt_reasoning,
+        responses_api.drop_client_metadata,
+        responses_api.adapt_include,
+        responses_api.adapt_items,
+    ),
+}

@@ -7,26 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from forwarder.core.ids import MINT
-from forwarder.core.types import Event, Json, Stream
-from forwarder.providers.names import long_names, restoring
+from forwarder.core.ids import ID_SOURCE
+from forwarder.core.types import Event, EventStream, Json
+from forwarder.providers.names import make_name_restorer, map_long_names
 from forwarder.providers.profile import Profile
-from forwarder.providers.responses_repair import repaired
+from forwarder.providers.responses_repair import repair_stream
 
 
-def mended_answer(
-    stream: Stream, request: Json, protocol: str, profile: Profile, was_done: Callable[[], bool]
-) -> Stream:
+def adapt_response(
+    stream: EventStream,
+    request: Json,
+    protocol: str,
+    profile: Profile,
+    saw_done_marker: Callable[[], bool],
+) -> EventStream:
     """The answer to ``request``, which is the body before it was mended.
 
-    ``was_done`` tells whether ``[DONE]`` came.
+    ``saw_done_marker`` tells whether ``[DONE]`` came.
     """
     if protocol == "responses":
-        return repaired(stream, was_done, MINT) if profile.repair_responses else stream
-    long = long_names(request, profile.tool_name_limit)
-    return _each(stream, restoring(long)) if long else stream
+        return (
+            repair_stream(stream, saw_done_marker, ID_SOURCE)
+            if profile.repair_responses
+            else stream
+        )
+    long = map_long_names(request, profile.tool_name_limit)
+    return map_events(stream, make_name_restorer(long)) if long else stream
 
 
-def _each(stream: Stream, change: Callable[[Event], Event]) -> Stream:
+def map_events(stream: EventStream, change: Callable[[Event], Event]) -> EventStream:
     for batch in stream:
         yield list(map(change, batch))

@@ -9,42 +9,54 @@ from typing import Any
 
 from forwarder.providers.profile import Profile
 
-_OPENAI_ONLY = frozenset(
+_OPENAI_ONLY_PARAMETERS = frozenset(
     {
-        "metadata", "moderation", "prompt_cache_key", "prompt_cache_options",
-        "prompt_cache_retention", "safety_identifier", "service_tier", "store", "verbosity",
+        "metadata",
+        "moderation",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "verbosity",
     }
-)  # fmt: skip
+)
 """Chat parameters that concern OpenAI's own service; strict providers refuse them."""
 
-_SAMPLING = frozenset(
+_SAMPLING_PARAMETERS = frozenset(
     {
-        "temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias",
-        "logprobs", "top_logprobs",
+        "temperature",
+        "top_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "top_logprobs",
     }
-)  # fmt: skip
+)
 """What models that always think do not let be chosen."""
 
-_SEARCHES: dict[str, Any] = {
+_SEARCH_MODEL_FIELDS: dict[str, Any] = {
     "web_search_options": True,
     "drop": frozenset({"temperature", "top_p", "presence_penalty", "frequency_penalty"}),
 }
 """OpenAI's models that search the web before every answer."""
 
 
-_STREAMS = {"always_stream": True}
+_STREAM_ONLY_FIELDS = {"always_stream": True}
 """Models that are served in streams alone, when they think at least."""
 
-_PENALTIES = frozenset({"frequency_penalty", "presence_penalty"})
+_PENALTY_PARAMETERS = frozenset({"frequency_penalty", "presence_penalty"})
 """What the Open Responses schema has beyond OpenAI's own."""
 
-_REPETITION = frozenset({"top_k", "min_p", "repetition_penalty"})
+_REPETITION_PARAMETERS = frozenset({"top_k", "min_p", "repetition_penalty"})
 """What servers of open models choose tokens by, under the names that vLLM gave it."""
 
-_TO_HIGH = {"minimal": "low", "xhigh": "high", "max": "high"}
+_EFFORTS_UP_TO_HIGH = {"minimal": "low", "xhigh": "high", "max": "high"}
 """Efforts for who knows low, medium and high."""
 
-_OPENAI: dict[str, Any] = {
+_OPENAI_FIELDS: dict[str, Any] = {
     "developer_role": "developer",
     "max_tokens": "max_completion_tokens",
     "join_text_parts": False,
@@ -56,16 +68,16 @@ _OPENAI: dict[str, Any] = {
     "keeps_responses": True,
     "models": {
         **{
-            glob: {"drop": _SAMPLING}
+            glob: {"drop": _SAMPLING_PARAMETERS}
             for glob in ("o[134]*", "gpt-5", "gpt-5-2*", "gpt-5-mini*", "gpt-5-nano*")
         },
-        **dict.fromkeys(("*-search-preview*", "*-search-api*"), _SEARCHES),
+        **dict.fromkeys(("*-search-preview*", "*-search-api*"), _SEARCH_MODEL_FIELDS),
     },
 }
 
-_BY_ITS_NAME: dict[str, Any] = {"reasons": "auto"}
+_REASONS_BY_NAME: dict[str, Any] = {"reasons": "auto"}
 
-_DEPLOYED = (
+_AZURE_DEPLOYMENT_GLOBS = (
     "*gpt[0-9]*",
     "*gpt-[0-9]*",
     "*llama*",
@@ -78,15 +90,15 @@ _DEPLOYED = (
 )
 """Deployments on Azure whose names tell the model; others may be called anything."""
 
-_TEMPLATED: dict[str, Any] = {
+_CHAT_TEMPLATE_FIELDS: dict[str, Any] = {
     "system_at_head": True,
     "thinking_switch": "template",
     "file": "none",
-    "drop": _OPENAI_ONLY,
+    "drop": _OPENAI_ONLY_PARAMETERS,
 }
 """Servers that write the prompt by a model's own template."""
 
-_SIGNING: dict[str, Any] = {
+_SIGNATURE_FIELDS: dict[str, Any] = {
     "extra_message_fields": False,
     "signature_fields": frozenset({"extra_content"}),
     "strict_tools": False,
@@ -96,17 +108,20 @@ _SIGNING: dict[str, Any] = {
 }
 """Gemini, which refuses a call of its own that comes back without its signature."""
 
-_TABLE = (
+_ALL_PROFILES = (
     Profile("generic"),
-    Profile("openai", ("api.openai.com",), codex_models=True, **_OPENAI),
+    Profile("openai", ("api.openai.com",), codex_models=True, **_OPENAI_FIELDS),
     Profile(
         "azure",
         (".openai.azure.com", ".azure.com"),
         key_header="api-key",
         **{
-            **_OPENAI,
+            **_OPENAI_FIELDS,
             "reasons": True,
-            "models": {**_OPENAI["models"], **dict.fromkeys(_DEPLOYED, _BY_ITS_NAME)},
+            "models": {
+                **_OPENAI_FIELDS["models"],
+                **dict.fromkeys(_AZURE_DEPLOYMENT_GLOBS, _REASONS_BY_NAME),
+            },
         },
     ),
     Profile(
@@ -117,14 +132,14 @@ _TABLE = (
         thinking_switch="enable_thinking",
         effort_map={"minimal": "none"},
         file="none",
-        drop=_OPENAI_ONLY,
+        drop=_OPENAI_ONLY_PARAMETERS,
         chat_takes=frozenset({"top_k", "repetition_penalty"}),
         models={
-            "qwen3-[0-9]*": _STREAMS,
-            "qvq*": _STREAMS,
-            "*-omni*": _STREAMS,
-            "*thinking*": {"forced_tool_choice": "auto", **_STREAMS},
-            "qwq*": {"forced_tool_choice": "auto", **_STREAMS},
+            "qwen3-[0-9]*": _STREAM_ONLY_FIELDS,
+            "qvq*": _STREAM_ONLY_FIELDS,
+            "*-omni*": _STREAM_ONLY_FIELDS,
+            "*thinking*": {"forced_tool_choice": "auto", **_STREAM_ONLY_FIELDS},
+            "qwq*": {"forced_tool_choice": "auto", **_STREAM_ONLY_FIELDS},
             "deepseek*": {"reasoning_placeholder": " "},
             "kimi*": {"reasoning_placeholder": " ", "schema_dialect": "moonshot"},
         },
@@ -137,15 +152,20 @@ _TABLE = (
         reasoning_replay="tool_turns",
         reasoning_placeholder=" ",
         thinking_switch="thinking_effort",
-        effort_map={"none": None, "minimal": "high", "low": "high", "medium": "high",
-                    "xhigh": "max"},
+        effort_map={
+            "none": None,
+            "minimal": "high",
+            "low": "high",
+            "medium": "high",
+            "xhigh": "max",
+        },
         image_url="none",
         file="none",
         responses_path="/responses",
         responses_developer="system",
         repair_responses=True,
         responses_takes=frozenset({"reasoning_text"}),
-        drop=_OPENAI_ONLY,
+        drop=_OPENAI_ONLY_PARAMETERS,
         models={"deepseek-reasoner": {"forced_tool_choice": "auto"}},
     ),
     Profile(
@@ -159,10 +179,10 @@ _TABLE = (
         effort_map={"minimal": "none"},
         image_url="base64",
         file="none",
-        drop=_OPENAI_ONLY | {"frequency_penalty", "presence_penalty"},
+        drop=_OPENAI_ONLY_PARAMETERS | {"frequency_penalty", "presence_penalty"},
         models={
             "*thinking*": {"forced_tool_choice": "auto"},
-            "kimi-k2.[5-9]*": {"drop": _OPENAI_ONLY | _SAMPLING},
+            "kimi-k2.[5-9]*": {"drop": _OPENAI_ONLY_PARAMETERS | _SAMPLING_PARAMETERS},
             "kimi-k2.7-code*": {"forced_tool_choice": "auto"},
             "moonshot-v1*": {"forced_tool_choice": "ok"},
         },
@@ -175,7 +195,7 @@ _TABLE = (
         thinking_switch="thinking",
         effort_map={"minimal": "none"},
         file="none",
-        drop=_OPENAI_ONLY,
+        drop=_OPENAI_ONLY_PARAMETERS,
     ),
     Profile(
         "minimax",
@@ -184,7 +204,7 @@ _TABLE = (
         response_format="none",
         add={"reasoning_split": True},
         file="none",
-        drop=_OPENAI_ONLY | {"reasoning_effort"},
+        drop=_OPENAI_ONLY_PARAMETERS | {"reasoning_effort"},
     ),
     Profile(
         "mistral",
@@ -198,7 +218,7 @@ _TABLE = (
         call_id_exact=True,
         reasoning_field=None,
         file="none",
-        drop=_OPENAI_ONLY | {"reasoning_effort", "user"},
+        drop=_OPENAI_ONLY_PARAMETERS | {"reasoning_effort", "user"},
     ),
     Profile(
         "groq",
@@ -206,28 +226,32 @@ _TABLE = (
         extra_message_fields=False,
         max_tokens="max_completion_tokens",
         reasoning_field="reasoning",
-        effort_map=_TO_HIGH,
+        effort_map=_EFFORTS_UP_TO_HIGH,
         file="none",
-        drop=_OPENAI_ONLY | {"logprobs", "top_logprobs", "logit_bias"},
+        drop=_OPENAI_ONLY_PARAMETERS | {"logprobs", "top_logprobs", "logit_bias"},
         models={
-            "*qwen*": {"effort_map": dict.fromkeys(("minimal", "low", "medium", "high", "xhigh",
-                                                    "max"), "default")},
+            "*qwen*": {
+                "effort_map": dict.fromkeys(
+                    ("minimal", "low", "medium", "high", "xhigh", "max"), "default"
+                )
+            },
         },
     ),
     Profile(
         "gemini",
         ("generativelanguage.googleapis.com",),
-        **_SIGNING,
+        **_SIGNATURE_FIELDS,
         effort_map={"xhigh": "high", "max": "high"},
         image_url="base64",
-        drop=_OPENAI_ONLY | {"logit_bias", "frequency_penalty", "presence_penalty", "seed"},
+        drop=_OPENAI_ONLY_PARAMETERS
+        | {"logit_bias", "frequency_penalty", "presence_penalty", "seed"},
     ),
     Profile(
         "vertex",
         ("aiplatform.googleapis.com",),
         effort_map={"xhigh": "high", "max": "high"},
-        drop=_OPENAI_ONLY,
-        models={"google/*": _SIGNING},
+        drop=_OPENAI_ONLY_PARAMETERS,
+        models={"google/*": _SIGNATURE_FIELDS},
     ),
     Profile(
         "litellm",
@@ -241,13 +265,17 @@ _TABLE = (
     Profile(
         "xai",
         ("api.x.ai",),
-        effort_map={**_TO_HIGH, "none": None},
+        effort_map={**_EFFORTS_UP_TO_HIGH, "none": None},
         file="none",
-        drop=_OPENAI_ONLY,
+        drop=_OPENAI_ONLY_PARAMETERS,
         models={
-            "grok-[4-9]*": {"drop": _OPENAI_ONLY | {"frequency_penalty", "presence_penalty"}},
-            "grok-4": {"drop": _OPENAI_ONLY | {"frequency_penalty", "presence_penalty",
-                                               "reasoning_effort"}},
+            "grok-[4-9]*": {
+                "drop": _OPENAI_ONLY_PARAMETERS | {"frequency_penalty", "presence_penalty"}
+            },
+            "grok-4": {
+                "drop": _OPENAI_ONLY_PARAMETERS
+                | {"frequency_penalty", "presence_penalty", "reasoning_effort"}
+            },
         },
         repair_responses=True,
         server_calls=("xs_call_",),
@@ -261,8 +289,13 @@ _TABLE = (
         keep_reasoning_text=False,
         repair_responses=True,
         drop=frozenset(
-            {"metadata", "moderation", "prompt_cache_options", "prompt_cache_retention",
-             "service_tier"}
+            {
+                "metadata",
+                "moderation",
+                "prompt_cache_options",
+                "prompt_cache_retention",
+                "service_tier",
+            }
         ),
     ),
     Profile(
@@ -276,9 +309,23 @@ _TABLE = (
         responses_add={"store": False, "instructions": ""},
         repair_responses=True,
         drop=frozenset(
-            {"background", "max_output_tokens", "max_tool_calls", "metadata", "moderation",
-             "prompt_cache_options", "prompt_cache_retention", "safety_identifier", "store",
-             "stream_options", "temperature", "top_logprobs", "top_p", "truncation", "user"}
+            {
+                "background",
+                "max_output_tokens",
+                "max_tool_calls",
+                "metadata",
+                "moderation",
+                "prompt_cache_options",
+                "prompt_cache_retention",
+                "safety_identifier",
+                "store",
+                "stream_options",
+                "temperature",
+                "top_logprobs",
+                "top_p",
+                "truncation",
+                "user",
+            }
         ),
     ),
     Profile(
@@ -292,8 +339,8 @@ _TABLE = (
             "openai/*-search-*": {"web_search_options": True},
             "perplexity/*": {"web_search_options": True},
         },
-        chat_takes=_REPETITION,
-        responses_takes=_PENALTIES
+        chat_takes=_REPETITION_PARAMETERS,
+        responses_takes=_PENALTY_PARAMETERS
         | {"top_k", "modalities", "image_config", "input_audio", "models", "provider", "plugins"},
     ),
     Profile(
@@ -302,21 +349,21 @@ _TABLE = (
         parallel_tool_calls=False,
         thinking_switch="template",
         file="none",
-        drop=_OPENAI_ONLY,
+        drop=_OPENAI_ONLY_PARAMETERS,
     ),
     Profile(
         "vllm",
         repair_responses=True,
-        chat_takes=_REPETITION,
-        responses_takes=_PENALTIES
+        chat_takes=_REPETITION_PARAMETERS,
+        responses_takes=_PENALTY_PARAMETERS
         | {"seed", "logit_bias", "top_k", "repetition_penalty", "ignore_eos", "reasoning_text"},
-        **_TEMPLATED,
+        **_CHAT_TEMPLATE_FIELDS,
     ),
     Profile(
         "sglang",
-        chat_takes=_REPETITION,
-        responses_takes=_PENALTIES | {"top_k", "min_p", "repetition_penalty"},
-        **_TEMPLATED,
+        chat_takes=_REPETITION_PARAMETERS,
+        responses_takes=_PENALTY_PARAMETERS | {"top_k", "min_p", "repetition_penalty"},
+        **_CHAT_TEMPLATE_FIELDS,
     ),
     Profile(
         "llamacpp",
@@ -324,23 +371,30 @@ _TABLE = (
         repair_responses=True,
         chat_takes=frozenset(
             {
-                "top_k", "min_p", "repeat_penalty", "repeat_last_n", "typical_p",
-                "mirostat", "mirostat_tau", "mirostat_eta",
+                "top_k",
+                "min_p",
+                "repeat_penalty",
+                "repeat_last_n",
+                "typical_p",
+                "mirostat",
+                "mirostat_tau",
+                "mirostat_eta",
             }
         ),
-        responses_takes=_PENALTIES | {"seed", "logit_bias", "top_k", "min_p", "repeat_penalty"},
-        **_TEMPLATED,
+        responses_takes=_PENALTY_PARAMETERS
+        | {"seed", "logit_bias", "top_k", "min_p", "repeat_penalty"},
+        **_CHAT_TEMPLATE_FIELDS,
     ),
     Profile(
         "ollama",
         (":11434",),
         schema_dialect="plain",
         reasoning_field="reasoning",
-        effort_map=_TO_HIGH,
+        effort_map=_EFFORTS_UP_TO_HIGH,
         image_url="base64",
         file="none",
         repair_responses=True,
-        drop=_OPENAI_ONLY,
+        drop=_OPENAI_ONLY_PARAMETERS,
     ),
     Profile(
         "lmstudio",
@@ -351,11 +405,16 @@ _TABLE = (
         image_url="base64",
         file="none",
         repair_responses=True,
-        drop=_OPENAI_ONLY,
+        drop=_OPENAI_ONLY_PARAMETERS,
     ),
-    Profile("demo", ("demo.invalid",), developer_role="developer",
-            max_tokens="max_completion_tokens", custom_tools=True),
-)  # fmt: skip
+    Profile(
+        "demo",
+        ("demo.invalid",),
+        developer_role="developer",
+        max_tokens="max_completion_tokens",
+        custom_tools=True,
+    ),
+)
 
-PROFILES: dict[str, Profile] = {profile.name: profile for profile in _TABLE}
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in _ALL_PROFILES}
 """Provider name -> profile."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_PHRASES: tuple[tuple[str, str, str], ...] = (
+_COMPLAINT_PATTERNS: tuple[tuple[str, str, str], ...] = (
     ("developer", "", r"\bdeveloper\b|incorrect role|角色信息不正确"),
     ("system first", "",
      r"system message.{0,40}(beginning|first|start)|(only|at most) one system|multiple system"),
@@ -40,47 +40,49 @@ _PHRASES: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 """Kind, the only protocol that has it (or none), and the pattern that tells it."""
 
-_COMPILED = tuple(
+_COMPILED_COMPLAINTS = tuple(
     (kind, protocol, re.compile(pattern, re.IGNORECASE | re.DOTALL))
-    for kind, protocol, pattern in _PHRASES
+    for kind, protocol, pattern in _COMPLAINT_PATTERNS
 )
 
-_REFUSED = re.compile(
+_REFUSAL_PATTERN = re.compile(
     r"unsupported|unknown|unrecognized|unexpected|not (?:be )?(?:supported|permitted|allowed)|"
     r"(?:does|do) ?n.t support|does not support|do not support|extra inputs|extra_forbidden",
     re.IGNORECASE,
 )
 """A complaint that something is there at all."""
 
-_NAME = r"[`'\"]?(?P<name>[A-Za-z_][\w.\[\]]*)[`'\"]?"
+_NAME_PATTERN = r"[`'\"]?(?P<name>[A-Za-z_][\w.\[\]]*)[`'\"]?"
 
-_NAMES = tuple(
+_NAME_PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"(?:parameter|argument|field|property|key|name|value|input)s?(?: supplied)?:? {_NAME}",
+        r"(?:parameter|argument|field|property|key|name|value|input)s?(?: supplied)?:? "
+        rf"{_NAME_PATTERN}",
         r"[`'\"](?P<name>[A-Za-z_][\w.\[\]]*)[`'\"](?: is)?:? (?:not|un|does)",
-        rf"supported on this model: {_NAME}",
+        rf"supported on this model: {_NAME_PATTERN}",
         r"body -> (?P<name>\w+)",
     )
 )
 
-_LOC = re.compile(r"['\"]loc['\"]: ?[\[(]['\"]body['\"], ?(?P<path>[^\])]*)[\])]")
+_PYDANTIC_LOCATION = re.compile(r"['\"]loc['\"]: ?[\[(]['\"]body['\"], ?(?P<path>[^\])]*)[\])]")
 """Where pydantic finds something extra: ``["body", "messages", 0, "user", "name"]``."""
 
 
-_THING = r"(?:parameter|argument|field|property|key|input)s?"
+_PARAMETER_WORD = r"(?:parameter|argument|field|property|key|input)s?"
 
-_WHOLE = re.compile(
-    rf"extra inputs|extra_forbidden|only (?:the |its )?default|not support (?:the )?{_THING}\b|"
+_WHOLE_PARAMETER_PATTERN = re.compile(
+    r"extra inputs|extra_forbidden|only (?:the |its )?default|"
+    rf"not support (?:the )?{_PARAMETER_WORD}\b|"
     r"(?:unsupported|unknown|unrecognized|unexpected) (?:request )?(?:keyword )?"
-    rf"{_THING}\b(?! value)|"
-    rf"{_THING} (?:[`'\"]?[\w.\[\]]+[`'\"]? )?(?:is |are )?"
+    rf"{_PARAMETER_WORD}\b(?! value)|"
+    rf"{_PARAMETER_WORD} (?:[`'\"]?[\w.\[\]]+[`'\"]? )?(?:is |are )?"
     r"(?:unsupported|unknown|unrecognized|unexpected|not (?:supported|permitted|allowed|known))",
     re.IGNORECASE,
 )
 """It is the parameter, whatever its value; one that takes nothing but its default is as good."""
 
-_VALUE = re.compile(
+_VALUE_PATTERN = re.compile(
     r"(?:unsupported|unknown|unexpected|unrecognized|invalid) (?:\w+ )?(?:value|variant|option)|"
     r"(?:supported|allowed|possible|permitted) values|(?:expected|must be|should be) one of",
     re.IGNORECASE,
@@ -90,16 +92,16 @@ _VALUE = re.compile(
 
 def is_about_value(message: str, value: object) -> bool:
     """Does a complaint about a parameter, sent with this value, hold for this value alone?"""
-    if _WHOLE.search(message):
+    if _WHOLE_PARAMETER_PATTERN.search(message):
         return False
-    return bool(_VALUE.search(message)) or _says(message, value)
+    return bool(_VALUE_PATTERN.search(message)) or has_quoted_value(message, value)
 
 
-def _says(message: str, value: object) -> bool:
+def has_quoted_value(message: str, value: object) -> bool:
     """Does the message quote the value, or something in it?"""
     if isinstance(value, list | dict):
         inner = value.values() if isinstance(value, dict) else value
-        return any(_says(message, each) for each in inner)
+        return any(has_quoted_value(message, each) for each in inner)
     if type(value) not in (str, int, float) or value == "":
         return False
     text = str(value)
@@ -108,27 +110,27 @@ def _says(message: str, value: object) -> bool:
     return re.search(rf"(?<![\w.]){re.escape(text)}(?!\w|\.\d)", message) is not None
 
 
-def phrases(message: str, protocol: str) -> Iterator[str]:
+def find_complaint_kinds(message: str, protocol: str) -> Iterator[str]:
     """The kinds of complaint that a message may be, likeliest first."""
-    for kind, only, pattern in _COMPILED:
+    for kind, only, pattern in _COMPILED_COMPLAINTS:
         if only in ("", protocol) and pattern.search(message):
             yield kind
 
 
-def named(message: str, param: str | None) -> list[tuple[str, ...]]:
+def find_refused_parameters(message: str, param: str | None) -> list[tuple[str, ...]]:
     """The parameters that a complaint says should not be there, each as its path."""
-    if not _REFUSED.search(message):
+    if not _REFUSAL_PATTERN.search(message):
         return []
-    places = [match["path"] for match in _LOC.finditer(message)]
+    places = [match["path"] for match in _PYDANTIC_LOCATION.finditer(message)]
     if places:
         return [tuple(re.findall(r"[A-Za-z_$]\w*", place)) for place in places]
     if param:
-        return [_path(param)]
-    found = [m["name"] for pattern in _NAMES for m in pattern.finditer(message)]
-    return list(dict.fromkeys(_path(name) for name in found))
+        return [split_path(param)]
+    found = [m["name"] for pattern in _NAME_PATTERNS for m in pattern.finditer(message)]
+    return list(dict.fromkeys(split_path(name) for name in found))
 
 
-def _path(name: str) -> tuple[str, ...]:
+def split_path(name: str) -> tuple[str, ...]:
     """``messages[1].reasoning`` -> its two names; vendors' camel case is undone."""
     return tuple(_snake(step) for step in re.findall(r"[A-Za-z_$]\w*", name)) or (name,)
 

@@ -6,56 +6,62 @@ from typing import Any
 
 from forwarder.core.pacing import iter_paced
 from forwarder.core.types import Json
-from forwarder.protocols.chat_reasoning import DETAILS, FIELDS
-from forwarder.protocols.signatures import calls_of, read_call, strip_call
+from forwarder.protocols.chat_reasoning import REASONING_DETAIL_FIELDS, REASONING_FIELDS
+from forwarder.protocols.signatures import (
+    read_call_signatures,
+    read_tool_calls,
+    strip_call_signatures,
+)
 from forwarder.providers.profile import Profile
 
-_KNOWN = frozenset(
+_MESSAGE_FIELDS = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio"}
 )
 """What a message has at OpenAI's."""
 
-_REASONING = frozenset({*FIELDS, *DETAILS})
+_REASONING_FIELD_NAMES = frozenset({*REASONING_FIELDS, *REASONING_DETAIL_FIELDS})
 
-_HEAD = ("system", "developer")
-_OTHERS = ("user", "tool")
+_SYSTEM_ROLES = ("system", "developer")
+_PLAIN_ROLES = ("user", "tool")
 
 
-def taken(messages: list[Json], profile: Profile) -> list[Json]:
+def adapt_messages(messages: list[Json], profile: Profile) -> list[Json]:
     """The messages as the provider takes them."""
-    made = [_message(message, profile) for message in iter_paced(messages)]
+    made = [adapt_message(message, profile) for message in iter_paced(messages)]
     if profile.system_at_head:
-        made = _system_at_head(made)
-    return _merged(made) if profile.merge_neighbours else made
+        made = join_system_messages(made)
+    return merge_neighbours(made) if profile.merge_neighbours else made
 
 
-def lost(messages: list[Json], profile: Profile) -> set[str]:
+def find_lost_fields(messages: list[Json], profile: Profile) -> set[str]:
     """The fields of messages that the provider takes in no message, and that hold something.
 
     Reasoning that it wants back from some turns alone is not lost: it reads no other.
     """
     unknown: set[str] = set()
     if not profile.extra_message_fields:
-        known = _known(profile)
+        known = list_known_fields(profile)
         unknown = {name for m in messages for name in m.keys() - known if m[name]}
-        signed = (read_call(call) for m in messages for call in calls_of(m))
-        signatures = {name for fields in signed for name in _flat_names(fields)}
+        signed = (read_call_signatures(call) for m in messages for call in read_tool_calls(m))
+        signatures = {name for fields in signed for name in flatten_names(fields)}
         unknown |= {f"tool_calls.{name}" for name in signatures if not _takes(profile, name)}
     if profile.reasoning_replay != "as_is" and not _takes_reasoning(profile):
-        return unknown | {name for m in messages for name in _REASONING & m.keys() if m[name]}
-    return unknown - _REASONING
+        return unknown | {
+            name for m in messages for name in _REASONING_FIELD_NAMES & m.keys() if m[name]
+        }
+    return unknown - _REASONING_FIELD_NAMES
 
 
-def lacks_signature(messages: list[Json], profile: Profile) -> bool:
+def has_missing_signature(messages: list[Json], profile: Profile) -> bool:
     """Is a call without the signature that the provider demands?"""
-    return profile.signature_placeholder is not None and any(map(_first_unsigned, messages))
+    return profile.signature_placeholder is not None and any(map(has_unsigned_first_call, messages))
 
 
-def _known(profile: Profile) -> frozenset[str | None]:
-    return _KNOWN | {profile.reasoning_field, *profile.signature_fields}
+def list_known_fields(profile: Profile) -> frozenset[str | None]:
+    return _MESSAGE_FIELDS | {profile.reasoning_field, *profile.signature_fields}
 
 
-def _flat_names(fields: Json) -> set[str]:
+def flatten_names(fields: Json) -> set[str]:
     inner = {f"{body}.{name}" for body in ("function", "custom") for name in fields.get(body, ())}
     return {name for name in fields if name not in ("function", "custom")} | inner
 
@@ -68,43 +74,52 @@ def _takes_reasoning(profile: Profile) -> bool:
     return profile.reasoning_field is not None and profile.reasoning_replay != "none"
 
 
-def instructed(messages: list[Json], text: str) -> list[Json]:
+def add_instruction(messages: list[Json], text: str) -> list[Json]:
     """The messages with one more instruction, behind those that open the conversation."""
-    opening = next((i for i, m in enumerate(messages) if m.get("role") not in _HEAD), len(messages))
+    opening = next(
+        (i for i, m in enumerate(messages) if m.get("role") not in _SYSTEM_ROLES), len(messages)
+    )
     return [*messages[:opening], {"role": "system", "content": text}, *messages[opening:]]
 
 
-def _message(message: Json, profile: Profile) -> Json:
+def adapt_message(message: Json, profile: Profile) -> Json:
     role = message.get("role")
-    if role in _OTHERS and type(message.get("content")) is str and profile.extra_message_fields:
+    if (
+        role in _PLAIN_ROLES
+        and type(message.get("content")) is str
+        and profile.extra_message_fields
+    ):
         return message  # most are of this kind
     mended = message
-    if role in _HEAD:
-        mended = _renamed(message, profile.developer_role)
+    if role in _SYSTEM_ROLES:
+        mended = rename_role(message, profile.developer_role)
     elif role == "assistant":
-        mended = _with_signature(_with_reasoning(message, profile), profile)
+        mended = add_signature_placeholder(place_reasoning(message, profile), profile)
     if not profile.extra_message_fields:
-        known = _known(profile)
+        known = list_known_fields(profile)
         mended = {k: v for k, v in mended.items() if k in known}
-        if any(map(read_call, calls_of(mended))):
-            calls = [strip_call(call, profile.signature_fields) for call in calls_of(mended)]
+        if any(map(read_call_signatures, read_tool_calls(mended))):
+            calls = [
+                strip_call_signatures(call, profile.signature_fields)
+                for call in read_tool_calls(mended)
+            ]
             mended["tool_calls"] = calls
     content = mended.get("content")
     if content is None and not profile.null_content:
         return {**mended, "content": ""}
-    if profile.join_text_parts and type(content) is list and _only_text(content):
+    if profile.join_text_parts and type(content) is list and is_text_only(content):
         return {**mended, "content": "\n".join(part["text"] for part in content)}
     return mended
 
 
-def _renamed(message: Json, developer: str) -> Json:
+def rename_role(message: Json, developer: str) -> Json:
     """System stays system unless only users are heard."""
     if message["role"] == developer or (message["role"] == "system" and developer != "user"):
         return message
     return {**message, "role": developer}
 
 
-def _only_text(content: list[Any]) -> bool:
+def is_text_only(content: list[Any]) -> bool:
     return all(
         isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
         for part in content
@@ -114,55 +129,58 @@ def _only_text(content: list[Any]) -> bool:
 # -- reasoning ----------------------------------------------------------------------------------
 
 
-def _with_reasoning(message: Json, profile: Profile) -> Json:
+def place_reasoning(message: Json, profile: Profile) -> Json:
     """Earlier reasoning in the field that the provider reads, or nowhere."""
     replay, calls = profile.reasoning_replay, message.get("tool_calls")
     if replay == "as_is":
         return message
     field = profile.reasoning_field
     if field is None or replay == "none" or (replay == "tool_turns" and not calls):
-        return {k: v for k, v in message.items() if k not in _REASONING}
-    thought = next((message[name] for name in FIELDS if message.get(name)), None)
+        return {k: v for k, v in message.items() if k not in _REASONING_FIELD_NAMES}
+    thought = next((message[name] for name in REASONING_FIELDS if message.get(name)), None)
     if thought is None and calls:
         thought = profile.reasoning_placeholder
     if thought is None:
         return message
-    mended = {k: v for k, v in message.items() if k not in FIELDS}
+    mended = {k: v for k, v in message.items() if k not in REASONING_FIELDS}
     return {**mended, field: thought}
 
 
-def _with_signature(message: Json, profile: Profile) -> Json:
+def add_signature_placeholder(message: Json, profile: Profile) -> Json:
     """The first call of a message brings a signature; a lost one has its stand-in."""
-    if profile.signature_placeholder is None or not _first_unsigned(message):
+    if profile.signature_placeholder is None or not has_unsigned_first_call(message):
         return message
     first, *others = message["tool_calls"]
     signature = {"google": {"thought_signature": profile.signature_placeholder}}
     return {**message, "tool_calls": [{**first, "extra_content": signature}, *others]}
 
 
-def _first_unsigned(message: Json) -> bool:
-    calls = calls_of(message)
+def has_unsigned_first_call(message: Json) -> bool:
+    calls = read_tool_calls(message)
     return bool(calls) and not calls[0].get("extra_content")
 
 
 # -- order --------------------------------------------------------------------------------------
 
 
-def _system_at_head(messages: list[Json]) -> list[Json]:
-    system = [m for m in messages if m.get("role") in _HEAD]
+def join_system_messages(messages: list[Json]) -> list[Json]:
+    system = [m for m in messages if m.get("role") in _SYSTEM_ROLES]
     if not system or system == messages[:1]:
         return messages
-    head = {"role": "system", "content": "\n\n".join(_plain(m.get("content")) for m in system)}
-    return [head, *(m for m in messages if m.get("role") not in _HEAD)]
+    head = {
+        "role": "system",
+        "content": "\n\n".join(to_plain_text(m.get("content")) for m in system),
+    }
+    return [head, *(m for m in messages if m.get("role") not in _SYSTEM_ROLES)]
 
 
-def _plain(content: Any) -> str:
+def to_plain_text(content: Any) -> str:
     if not isinstance(content, list):
         return str(content or "")
     return "\n".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
 
 
-def _merged(messages: list[Json]) -> list[Json]:
+def merge_neighbours(messages: list[Json]) -> list[Json]:
     """Neighbours of one role become one message; calls stay before their results."""
     made: list[Json] = []
     contents: list[list[Any]] = []  # of each message made, those of the messages it is made of
@@ -176,12 +194,12 @@ def _merged(messages: list[Json]) -> list[Json]:
             made.append(message)
             contents.append([message.get("content")])
     return [
-        {**message, "content": _join_contents(joined)} if len(joined) > 1 else message
+        {**message, "content": join_contents(joined)} if len(joined) > 1 else message
         for message, joined in zip(made, contents, strict=True)
     ]
 
 
-def _join_contents(contents: list[Any]) -> Any:
+def join_contents(contents: list[Any]) -> Any:
     """Texts as paragraphs; with lists of parts among them, a list of all parts."""
     filled = [content for content in contents if content]
     if len(filled) < 2:
@@ -197,9 +215,9 @@ def _join_contents(contents: list[Any]) -> Any:
         if texts:
             parts.append({"type": "text", "text": "\n\n".join(texts)})
             texts = []
-        parts += _parts(content)
+        parts += to_parts(content)
     return parts
 
 
-def _parts(content: Any) -> list[Any]:
+def to_parts(content: Any) -> list[Any]:
     return content if isinstance(content, list) else [{"type": "text", "text": str(content)}]

@@ -10,26 +10,26 @@ from dataclasses import replace
 from typing import Any
 
 from forwarder.core.types import Json
-from forwarder.providers.profile import KNOBS, Changes, Profile
-from forwarder.providers.select import AS_IS
+from forwarder.providers.profile import PROFILE_FIELDS, Profile, ProfileChanges
+from forwarder.providers.select import PASSTHROUGH_PROFILE
 
-ENOUGH = 6
+MAX_REFUSALS = 6
 """Refusals of one question after which it is given up."""
 
 
-def boldest(profile: Profile) -> Profile:
+def make_openai_profile(profile: Profile) -> Profile:
     """The profile as it would be if the provider took everything that OpenAI takes."""
-    bold = {name: getattr(AS_IS, name) for name in _ASKED}
+    bold = {name: getattr(PASSTHROUGH_PROFILE, name) for name in _PROBED_FIELDS}
     return replace(profile, **bold, max_tokens="max_completion_tokens", models={}, learn=True)
 
 
-def found(bold: Profile, known: Profile) -> Changes:
+def diff_profiles(bold: Profile, known: Profile) -> ProfileChanges:
     """What to turn on the ``known`` profile so that it says what was found."""
-    said = {name: getattr(bold, name) for name in KNOBS - {"models", "learn"}}
+    said = {name: getattr(bold, name) for name in PROFILE_FIELDS - {"models", "learn"}}
     return {name: value for name, value in said.items() if value != getattr(known, name)}
 
 
-_ASKED = (
+_PROBED_FIELDS = (
     "developer_role",
     "system_at_head",
     "merge_neighbours",
@@ -46,9 +46,9 @@ _ASKED = (
 )
 """The knobs that the questions are about."""
 
-_USER: Json = {"role": "user", "content": "Say ok."}
-_PARTS: Json = {"role": "user", "content": [{"type": "text", "text": "Say ok."}]}
-_SCHEMA: Json = {
+_USER_MESSAGE: Json = {"role": "user", "content": "Say ok."}
+_PARTS_MESSAGE: Json = {"role": "user", "content": [{"type": "text", "text": "Say ok."}]}
+_FULL_SCHEMA: Json = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
     "properties": {"city": {"$ref": "#/$defs/city", "description": "A city."}},
@@ -56,38 +56,53 @@ _SCHEMA: Json = {
     "additionalProperties": False,
     "$defs": {"city": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
 }
-_CALL: Json = {"id": "call00001", "type": "function"}
-_CALLED: list[Json] = [
-    _USER,
+_TOOL_CALL: Json = {"id": "call00001", "type": "function"}
+_TOOL_TURN: list[Json] = [
+    _USER_MESSAGE,
     {
         "role": "assistant",
         "content": None,
-        "tool_calls": [{**_CALL, "function": {"name": "look", "arguments": '{"city":"Bern"}'}}],
+        "tool_calls": [
+            {**_TOOL_CALL, "function": {"name": "look", "arguments": '{"city":"Bern"}'}}
+        ],
     },
     {"role": "tool", "tool_call_id": "call00001", "content": "ok"},
 ]
 
 
-def _tool(**more: Any) -> Json:
-    return {"type": "function", "function": {"name": "look", "parameters": _SCHEMA, **more}}
+def make_tool(**more: Any) -> Json:
+    return {"type": "function", "function": {"name": "look", "parameters": _FULL_SCHEMA, **more}}
 
 
-_PLAIN = {"type": "object", "properties": {}}
+_PLAIN_SCHEMA = {"type": "object", "properties": {}}
 
-QUESTIONS: dict[str, Json] = {
+PROBES: dict[str, Json] = {
     "a token limit": {"max_completion_tokens": 16},
     "a whole answer": {"stream": False},
     "stream_options": {"stream_options": {"include_usage": True}},
-    "the developer role": {"messages": [{"role": "developer", "content": "Be brief."}, _USER]},
-    "a later system message": {"messages": [_USER, {"role": "system", "content": "Be brief."}]},
-    "two user messages in a row": {"messages": [_USER, _USER]},
-    "content in parts": {"messages": [_PARTS]},
-    "tools": {"tools": [_tool(parameters=_PLAIN)]},
-    "JSON Schema in full": {"tools": [_tool()]},
-    "strict tools": {"tools": [_tool(parameters=_PLAIN, strict=False)]},
-    "parallel_tool_calls": {"tools": [_tool(parameters=_PLAIN)], "parallel_tool_calls": True},
-    "calls without content": {"messages": _CALLED, "tools": [_tool(parameters=_PLAIN)]},
-    "a forced tool choice": {"tools": [_tool(parameters=_PLAIN)], "tool_choice": "required"},
+    "the developer role": {
+        "messages": [{"role": "developer", "content": "Be brief."}, _USER_MESSAGE]
+    },
+    "a later system message": {
+        "messages": [_USER_MESSAGE, {"role": "system", "content": "Be brief."}]
+    },
+    "two user messages in a row": {"messages": [_USER_MESSAGE, _USER_MESSAGE]},
+    "content in parts": {"messages": [_PARTS_MESSAGE]},
+    "tools": {"tools": [make_tool(parameters=_PLAIN_SCHEMA)]},
+    "JSON Schema in full": {"tools": [make_tool()]},
+    "strict tools": {"tools": [make_tool(parameters=_PLAIN_SCHEMA, strict=False)]},
+    "parallel_tool_calls": {
+        "tools": [make_tool(parameters=_PLAIN_SCHEMA)],
+        "parallel_tool_calls": True,
+    },
+    "calls without content": {
+        "messages": _TOOL_TURN,
+        "tools": [make_tool(parameters=_PLAIN_SCHEMA)],
+    },
+    "a forced tool choice": {
+        "tools": [make_tool(parameters=_PLAIN_SCHEMA)],
+        "tool_choice": "required",
+    },
     "json_schema": {
         "response_format": {
             "type": "json_schema",
@@ -109,7 +124,13 @@ QUESTIONS: dict[str, Json] = {
 """What is asked -> what is asked for it, beside the model and a message."""
 
 
-def asking(question: str, model: str) -> Json:
+def make_probe_request(question: str, model: str) -> Json:
     """The request for one question; short, for who pays by the token."""
     limit: Json = {"max_completion_tokens": 16}
-    return {"model": model, "messages": [_USER], "stream": True, **limit, **QUESTIONS[question]}
+    return {
+        "model": model,
+        "messages": [_USER_MESSAGE],
+        "stream": True,
+        **limit,
+        **PROBES[question],
+    }

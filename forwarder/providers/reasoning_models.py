@@ -11,7 +11,7 @@ import re
 
 from forwarder.providers.profile import Profile
 
-_FAMILIES = (
+_REASONING_FAMILIES = (
     r"gpt-?(?:[5-9]|1\d)(?!\d)(?!.*-chat)",  # not Azure's gpt-35-turbo, not gpt-5-chat-latest
     r"gpt-?oss",
     r"o[1-9](?![a-z0-9])",
@@ -36,10 +36,10 @@ _FAMILIES = (
 )
 """Models that think before they answer, at least unless told otherwise."""
 
-_FAMILY = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(_FAMILIES)})")
-_SAYS_YES = re.compile(r"(?<![a-z0-9])(?:think|reason)(?:er|ing)?(?![a-z])")
-_SAYS_NO = re.compile(r"(?<![a-z0-9])non?[-_]?(?:think|reason)")
-_WITHOUT = re.compile(
+_FAMILY_PATTERN = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(_REASONING_FAMILIES)})")
+_REASONING_PATTERN = re.compile(r"(?<![a-z0-9])(?:think|reason)(?:er|ing)?(?![a-z])")
+_NEGATION_PATTERN = re.compile(r"(?<![a-z0-9])non?[-_]?(?:think|reason)")
+_NON_REASONING_PATTERN = re.compile(
     r"(?<![a-z])(?:instruct|coder|image|tts|asr|audio|realtime|transcribe|live|embed|embedding|"
     r"rerank|reranker|moderation)(?![a-z])"
 )
@@ -48,15 +48,15 @@ _WITHOUT = re.compile(
 
 def is_reasoning_model(profile: Profile, model: str) -> bool:
     """Does ``model`` reason, by its profile or else by its name?"""
-    return _has_reasoning_name(model) if profile.reasons == "auto" else profile.reasons is True
+    return has_reasoning_name(model) if profile.reasons == "auto" else profile.reasons is True
 
 
-def _has_reasoning_name(model: str) -> bool:
+def has_reasoning_name(model: str) -> bool:
     name = model.rpartition("/")[2].lower()
     if name.startswith("ft:"):  # the rest is what its owner called it
         name = name.split(":")[1]
-    if _SAYS_NO.search(name):
+    if _NEGATION_PATTERN.search(name):
         return False
-    if _SAYS_YES.search(name):
+    if _REASONING_PATTERN.search(name):
         return True
-    return bool(_FAMILY.search(name)) and not _WITHOUT.search(name)
+    return bool(_FAMILY_PATTERN.search(name)) and not _NON_REASONING_PATTERN.search(name)

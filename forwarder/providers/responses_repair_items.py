@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from forwarder.core.ids import Mint
+from forwarder.core.ids import IdSource
 from forwarder.core.types import Batch, Event, Json
 
-_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
+_ID_PREFIXES = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "custom_tool_call": "ctc",
+}
 
-_BLANK: dict[str, Json] = {
+_ITEM_DEFAULTS: dict[str, Json] = {
     "message": {"role": "assistant", "status": "in_progress", "content": []},
     "reasoning": {"summary": []},
     "function_call": {"call_id": None, "name": "", "arguments": "", "status": "in_progress"},
@@ -15,21 +20,25 @@ _BLANK: dict[str, Json] = {
 }
 """Item type -> what such an item has at least."""
 
-_CALLS = {"function_call": "arguments", "custom_tool_call": "input"}
+_CALL_INPUT_FIELDS = {"function_call": "arguments", "custom_tool_call": "input"}
 """Calls, and the field that their deltas fill."""
 
 
-def over(base: Json, given: Json) -> Json:
+def overlay_fields(base: Json, given: Json) -> Json:
     """``given`` over ``base``; a null does not hide what must be there."""
     return {**base, **{k: v for k, v in given.items() if v is not None or base.get(k) is None}}
 
 
-_CITATION: Json = {"start_index": 0, "end_index": 0, "title": ""}
+_CITATION_DEFAULTS: Json = {"start_index": 0, "end_index": 0, "title": ""}
 
 
 def complete_citation(annotation: Json) -> Json:
     """An annotation with all its fields: xAI cites URLs without a position or a title."""
-    return over(_CITATION, annotation) if annotation.get("type") == "url_citation" else annotation
+    return (
+        overlay_fields(_CITATION_DEFAULTS, annotation)
+        if annotation.get("type") == "url_citation"
+        else annotation
+    )
 
 
 def complete_part(part: Json) -> Json:
@@ -46,30 +55,36 @@ def complete_parts(item: Json) -> Json:
     return {**item, "content": [complete_part(part) for part in item["content"]]}
 
 
-class Item:
-    """An output item; ``held`` are the events of a call of which nobody has said whose it is."""
+class RepairedItem:
+    """An output item; ``held_events`` are the events of a call of which nobody has said whose it is."""
 
     def __init__(self, index: int, item: Json, announced: bool) -> None:
         self.index = index
         self.json = item
-        self.parts: set[int] = set()
-        self.done = False
-        self.held: Batch | None = None if announced or item["type"] not in _CALLS else []
+        self.announced_parts: set[int] = set()
+        self.is_done = False
+        self.held_events: Batch | None = (
+            None if announced or item["type"] not in _CALL_INPUT_FIELDS else []
+        )
         self._texts: list[str] = []
 
-    def grow(self, text: str) -> None:
+    def append_text(self, text: str) -> None:
         self._texts.append(text)
 
-    def added(self) -> Event:
+    def make_added_event(self) -> Event:
         """The announcement; what comes in deltas is still to come."""
-        blank = {_CALLS[self.json["type"]]: ""} if self.json["type"] in _CALLS else {}
+        blank = (
+            {_CALL_INPUT_FIELDS[self.json["type"]]: ""}
+            if self.json["type"] in _CALL_INPUT_FIELDS
+            else {}
+        )
         item = {**self.json, **blank}
         return {"type": "response.output_item.added", "output_index": self.index, "item": item}
 
     def close(self) -> Batch:
         """The events of an item that was begun and never done."""
         text = "".join(self._texts)
-        field = _CALLS.get(self.json["type"])
+        field = _CALL_INPUT_FIELDS.get(self.json["type"])
         if self.json["type"] == "message" and not self.json["content"]:
             part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
             self.json = {**self.json, "content": [part]}
@@ -77,71 +92,71 @@ class Item:
             self.json = {**self.json, field: text}
         if "status" in self.json:
             self.json = {**self.json, "status": "completed"}
-        return [*self.released(), self.finished()]
+        return [*self.release_events(), self.make_done_event()]
 
-    def finished(self) -> Event:
-        self.done = True
+    def make_done_event(self) -> Event:
+        self.is_done = True
         item = self.json
         return {"type": "response.output_item.done", "output_index": self.index, "item": item}
 
-    def released(self) -> Batch:
+    def release_events(self) -> Batch:
         """The announcement that was waiting, and the events that waited for it."""
-        held, self.held = self.held, None
-        return [] if held is None else [self.added(), *held]
+        held, self.held_events = self.held_events, None
+        return [] if held is None else [self.make_added_event(), *held]
 
 
-class Items:
+class RepairedItems:
     """All items of a response, by their index."""
 
-    def __init__(self, mint: Mint) -> None:
-        self._mint = mint
-        self._by_index: dict[int, Item] = {}
+    def __init__(self, id_source: IdSource) -> None:
+        self._id_source = id_source
+        self._by_index: dict[int, RepairedItem] = {}
 
     def __bool__(self) -> bool:
         return bool(self._by_index)
 
-    def all(self) -> list[Item]:
+    def list_items(self) -> list[RepairedItem]:
         """The items in the order of the output."""
         return [item for _, item in sorted(self._by_index.items())]
 
-    def at(self, index: object) -> Item | None:
+    def get_item(self, index: object) -> RepairedItem | None:
         """The item of an output index, if it has begun."""
         return self._by_index.get(index) if isinstance(index, int) else None
 
-    def find(self, item_id: object, index: object, kind: str) -> Item | None:
+    def find_item(self, item_id: object, index: object, kind: str) -> RepairedItem | None:
         """The item that an event means: by its index, its id, or its kind."""
-        found = self.at(index)
+        found = self.get_item(index)
         if found is not None:
             return found if found.json["type"] == kind else None
         alike = [item for item in self._by_index.values() if item.json["type"] == kind]
         named = [item for item in alike if item_id and item.json["id"] == item_id]
-        return next(iter(named or ([] if item_id else [i for i in alike if not i.done])), None)
+        return next(iter(named or ([] if item_id else [i for i in alike if not i.is_done])), None)
 
-    def begin(self, index: object, item: Json, announced: bool) -> Item:
+    def add_item(self, index: object, item: Json, announced: bool) -> RepairedItem:
         """A new item, at its index unless that is taken."""
         free = isinstance(index, int) and index not in self._by_index
         place = int(str(index)) if free else max(self._by_index, default=-1) + 1
-        self._by_index[place] = Item(place, self.identified(item), announced)
+        self._by_index[place] = RepairedItem(place, self.complete_item(item), announced)
         return self._by_index[place]
 
-    def identified(self, item: Json) -> Json:
+    def complete_item(self, item: Json) -> Json:
         """An item with everything that one of its kind has."""
         kind = str(item.get("type"))
-        made = {"type": kind, **over(_BLANK.get(kind, {}), item)}
-        made["id"] = item.get("id") or self._mint.id(_PREFIXES.get(kind, "item"))
-        if kind in _CALLS:
+        made = {"type": kind, **overlay_fields(_ITEM_DEFAULTS.get(kind, {}), item)}
+        made["id"] = item.get("id") or self._id_source.new_id(_ID_PREFIXES.get(kind, "item"))
+        if kind in _CALL_INPUT_FIELDS:
             made["call_id"] = item.get("call_id") or made["id"]
         return made
 
-    def output(self, given: list[Json]) -> list[Json]:
+    def build_output(self, given: list[Json]) -> list[Json]:
         """What stands in the finished response: the items under the ids that they went by."""
-        known, given = [item.json for item in self.all()], list(map(complete_parts, given))
+        known, given = [item.json for item in self.list_items()], list(map(complete_parts, given))
         if len(given) != len(known):
-            return known or [self.identified(item) for item in given]
+            return known or [self.complete_item(item) for item in given]
         same = ("id", "call_id")
         return [
-            {**over(old, item), **{k: old[k] for k in same if k in old}}
+            {**overlay_fields(old, item), **{k: old[k] for k in same if k in old}}
             if old["type"] == item.get("type")
-            else self.identified(item)
+            else self.complete_item(item)
             for old, item in zip(known, given, strict=True)
         ]

@@ -15,18 +15,33 @@ import orjson
 
 from forwarder.core.types import Json
 
-Rewrite = Callable[[Json], Json]
+SchemaRewrite = Callable[[Json], Json]
 
-_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_SINGLE = ("items", "additionalProperties", "not", "contains", "propertyNames", "if", "then",
-           "else", "unevaluatedProperties")  # fmt: skip
-_UNIONS = ("anyOf", "oneOf", "allOf")
+_SCHEMA_MAP_KEYWORDS = (
+    "properties",
+    "patternProperties",
+    "$defs",
+    "definitions",
+    "dependentSchemas",
+)
+_SCHEMA_LIST_KEYWORDS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_SCHEMA_KEYWORDS = (
+    "items",
+    "additionalProperties",
+    "not",
+    "contains",
+    "propertyNames",
+    "if",
+    "then",
+    "else",
+    "unevaluatedProperties",
+)
+_UNION_KEYWORDS = ("anyOf", "oneOf", "allOf")
 
-_LARGE = 8192
+_MAX_CACHED_BYTES = 8192
 """Bytes from which a schema is not kept."""
 
-_DEEP = 64
+_MAX_REF_DEPTH = 64
 """Levels after which a schema is taken to be without end."""
 
 MAX_NODES = 50_000
@@ -37,19 +52,19 @@ class SchemaTooLarge(Exception):
     """Inlining its references takes a schema beyond the limit, or too deep."""
 
 
-def rewritten(schema: Json, dialect: str, max_nodes: int = MAX_NODES) -> Json:
+def rewrite_schema(schema: Json, dialect: str, max_nodes: int = MAX_NODES) -> Json:
     """The schema as the dialect has it; ``openai`` has it as it is.
 
     Clients send the same tools with every turn, so what was made of a schema is kept.
     Raises SchemaTooLarge if the dialect has no references and they are worth too much.
     """
     key = orjson.dumps(schema)
-    if len(key) < _LARGE:
-        return _kept(key, dialect, max_nodes)
-    return _rewrite(schema, dialect, max_nodes)
+    if len(key) < _MAX_CACHED_BYTES:
+        return rewrite_cached(key, dialect, max_nodes)
+    return apply_dialect(schema, dialect, max_nodes)
 
 
-def _rewrite(schema: Json, dialect: str, max_nodes: int) -> Json:
+def apply_dialect(schema: Json, dialect: str, max_nodes: int) -> Json:
     try:
         return DIALECTS[dialect](schema, max_nodes)
     except RecursionError:
@@ -57,45 +72,45 @@ def _rewrite(schema: Json, dialect: str, max_nodes: int) -> Json:
 
 
 @functools.lru_cache(512)
-def _kept(schema: bytes, dialect: str, max_nodes: int) -> Json:
-    return _rewrite(orjson.loads(schema), dialect, max_nodes)
+def rewrite_cached(schema: bytes, dialect: str, max_nodes: int) -> Json:
+    return apply_dialect(orjson.loads(schema), dialect, max_nodes)
 
 
-def _walk(node: Any, rewrite: Rewrite) -> Any:
+def walk_schema(node: Any, rewrite: SchemaRewrite) -> Any:
     """Rewrite a node, then the schemas inside of it; ``properties`` hold names, not keywords."""
     if not isinstance(node, dict):
         return node
     made: Json = {}
     for key, value in rewrite(node).items():
-        if key in _MAPS and isinstance(value, dict):
-            made[key] = {name: _walk(inner, rewrite) for name, inner in value.items()}
-        elif key in _LISTS + _SINGLE and isinstance(value, list):
-            made[key] = [_walk(inner, rewrite) for inner in value]
-        elif key in _SINGLE:
-            made[key] = _walk(value, rewrite)
+        if key in _SCHEMA_MAP_KEYWORDS and isinstance(value, dict):
+            made[key] = {name: walk_schema(inner, rewrite) for name, inner in value.items()}
+        elif key in _SCHEMA_LIST_KEYWORDS + _SCHEMA_KEYWORDS and isinstance(value, list):
+            made[key] = [walk_schema(inner, rewrite) for inner in value]
+        elif key in _SCHEMA_KEYWORDS:
+            made[key] = walk_schema(value, rewrite)
         else:
             made[key] = value
     return made
 
 
-def _chain(*rewrites: Rewrite) -> Rewrite:
-    def rewrite(node: Json) -> Json:
+def chain_rewrites(*rewrites: SchemaRewrite) -> SchemaRewrite:
+    def rewrite_node(node: Json) -> Json:
         for step in rewrites:
             node = step(node)
         return node
 
-    return rewrite
+    return rewrite_node
 
 
 # -- rewrites of a node -------------------------------------------------------------------------
 
 
-def _without(*names: str) -> Rewrite:
+def make_keyword_remover(*names: str) -> SchemaRewrite:
     gone = frozenset(names)
     return lambda node: {k: v for k, v in node.items() if k not in gone}
 
 
-def _tuples_as_unions(node: Json) -> Json:
+def convert_tuples(node: Json) -> Json:
     """Items that differ by place become items of any of the kinds."""
     listed = node.get("prefixItems") or node.get("items")
     if not isinstance(listed, list):
@@ -105,7 +120,7 @@ def _tuples_as_unions(node: Json) -> Json:
     return {**rest, "items": {"anyOf": kinds} if len(kinds) > 1 else (kinds or [{}])[0]}
 
 
-def _definitions(node: Json) -> Json:
+def rename_definitions(node: Json) -> Json:
     """The older name of ``$defs``, and what refers to it."""
     made = dict(node)
     ref = made.get("$ref")
@@ -116,14 +131,14 @@ def _definitions(node: Json) -> Json:
     return made
 
 
-def _lone_ref(node: Json) -> Json:
+def isolate_ref(node: Json) -> Json:
     return {"$ref": node["$ref"]} if "$ref" in node else node
 
 
-def _typed_unions(node: Json) -> Json:
+def push_type_into_unions(node: Json) -> Json:
     """The type beside a union moves into its branches."""
     kind = node.get("type")
-    unions = [name for name in _UNIONS if isinstance(node.get(name), list)]
+    unions = [name for name in _UNION_KEYWORDS if isinstance(node.get(name), list)]
     if not unions or kind is None:
         return node
     made = {k: v for k, v in node.items() if k != "type"}
@@ -133,22 +148,22 @@ def _typed_unions(node: Json) -> Json:
 
 
 def _with_type(branch: Any, kind: Any) -> Any:
-    told = not isinstance(branch, dict) or {"type", "$ref", *_UNIONS} & branch.keys()
+    told = not isinstance(branch, dict) or {"type", "$ref", *_UNION_KEYWORDS} & branch.keys()
     return branch if told else {"type": kind, **branch}
 
 
-def _any_of(node: Json) -> Json:
+def convert_one_of(node: Json) -> Json:
     """``oneOf`` as ``anyOf``, which is the one that providers know."""
     if "oneOf" not in node or "anyOf" in node:
         return node
     return {"anyOf" if k == "oneOf" else k: v for k, v in node.items()}
 
 
-def _constant(node: Json) -> Json:
+def convert_const(node: Json) -> Json:
     return {"enum" if k == "const" else k: [v] if k == "const" else v for k, v in node.items()}
 
 
-def _nullable(node: Json) -> Json:
+def convert_type_list(node: Json) -> Json:
     """A list of types as one type that may be null, or as a union."""
     kinds = node.get("type")
     if not isinstance(kinds, list):
@@ -161,18 +176,34 @@ def _nullable(node: Json) -> Json:
     return {**made, "anyOf": [{"type": kind} for kind in solid]}
 
 
-_GEMINI = frozenset(
+_GEMINI_KEYWORDS = frozenset(
     {
-        "type", "format", "title", "description", "nullable", "enum", "items", "properties",
-        "required", "minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength",
-        "pattern", "anyOf", "minProperties", "maxProperties",
+        "type",
+        "format",
+        "title",
+        "description",
+        "nullable",
+        "enum",
+        "items",
+        "properties",
+        "required",
+        "minimum",
+        "maximum",
+        "minItems",
+        "maxItems",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "anyOf",
+        "minProperties",
+        "maxProperties",
     }
-)  # fmt: skip
+)
 
 
-def _gemini_only(node: Json) -> Json:
+def restrict_to_gemini(node: Json) -> Json:
     """Its subset: known keywords, enums of texts, properties behind every ``required``."""
-    made = {k: v for k, v in node.items() if k in _GEMINI}
+    made = {k: v for k, v in node.items() if k in _GEMINI_KEYWORDS}
     if isinstance(made.get("enum"), list):
         made["enum"] = [str(value) for value in made["enum"] if value is not None]
         made["type"] = "string"
@@ -189,7 +220,7 @@ def _gemini_only(node: Json) -> Json:
 # -- references ---------------------------------------------------------------------------------
 
 
-class _Inliner:
+class RefInliner:
     """Replaces every reference in a schema by what it refers to.
 
     A few references to references can be worth any number of nodes, so these are counted.
@@ -211,26 +242,30 @@ class _Inliner:
             return node
         ref = node.get("$ref")
         if not isinstance(ref, str):
-            return {k: self.resolve(v, open_refs) for k, v in node.items() if k not in _SHELVES}
+            return {
+                k: self.resolve(v, open_refs)
+                for k, v in node.items()
+                if k not in _DEFINITION_KEYWORDS
+            }
         beside = {k: v for k, v in node.items() if k != "$ref"}
-        if ref in open_refs or len(open_refs) > _DEEP:
+        if ref in open_refs or len(open_refs) > _MAX_REF_DEPTH:
             return {"type": "object", **beside}  # it contains itself: any object will do
         if ref not in self._targets:
-            self._targets[ref] = _found(self._schema, ref)
+            self._targets[ref] = find_ref_target(self._schema, ref)
         inside = self.resolve(self._targets[ref], open_refs | {ref})
         return {**inside, **self.resolve(beside, open_refs)}
 
 
-def _inlined(schema: Json, max_nodes: int) -> Json:
+def inline_refs(schema: Json, max_nodes: int) -> Json:
     """The schema with every reference replaced by what it refers to."""
-    made: Json = _Inliner(schema, max_nodes).resolve(schema, frozenset("#"))
+    made: Json = RefInliner(schema, max_nodes).resolve(schema, frozenset("#"))
     return made
 
 
-_SHELVES = ("$defs", "definitions")
+_DEFINITION_KEYWORDS = ("$defs", "definitions")
 
 
-def _found(schema: Json, ref: str) -> Json:
+def find_ref_target(schema: Json, ref: str) -> Json:
     """What a reference within the document points at; one that leads nowhere allows anything."""
     at: Any = schema
     for step in ref.removeprefix("#").split("/")[1:]:
@@ -239,13 +274,13 @@ def _found(schema: Json, ref: str) -> Json:
     return at if isinstance(at, dict) else {}
 
 
-def _only_known_refs(schema: Json, max_nodes: int) -> Json:
+def inline_unknown_refs(schema: Json, max_nodes: int) -> Json:
     """Refs that lead elsewhere than to a definition cannot stay."""
-    known = all(ref.startswith("#/$defs/") for ref in _refs(schema))
-    return schema if known else _inlined(schema, max_nodes)
+    known = all(ref.startswith("#/$defs/") for ref in iter_refs(schema))
+    return schema if known else inline_refs(schema, max_nodes)
 
 
-def _refs(schema: Json) -> Iterator[str]:
+def iter_refs(schema: Json) -> Iterator[str]:
     waiting: list[Any] = [schema]
     while waiting:
         node = waiting.pop()
@@ -259,19 +294,28 @@ def _refs(schema: Json) -> Iterator[str]:
 
 # -- the dialects -------------------------------------------------------------------------------
 
-_HEADERS = _without("$schema", "$id", "$comment", "$anchor")
-_PLAIN = _chain(_HEADERS, _tuples_as_unions, _constant)
-_MOONSHOT = _chain(_HEADERS, _definitions, _lone_ref, _tuples_as_unions, _any_of, _typed_unions)
-_SUBSET = _chain(_tuples_as_unions, _any_of, _constant, _nullable, _gemini_only)
-_MISTRAL = _without("$id", "$schema", "strict", "additionalProperties")
+_REMOVE_METADATA = make_keyword_remover("$schema", "$id", "$comment", "$anchor")
+_REWRITE_PLAIN = chain_rewrites(_REMOVE_METADATA, convert_tuples, convert_const)
+_REWRITE_MOONSHOT = chain_rewrites(
+    _REMOVE_METADATA,
+    rename_definitions,
+    isolate_ref,
+    convert_tuples,
+    convert_one_of,
+    push_type_into_unions,
+)
+_REWRITE_GEMINI = chain_rewrites(
+    convert_tuples, convert_one_of, convert_const, convert_type_list, restrict_to_gemini
+)
+_REWRITE_MISTRAL = make_keyword_remover("$id", "$schema", "strict", "additionalProperties")
 
 DIALECTS: dict[str, Callable[[Json, int], Json]] = {
     "openai": lambda schema, most: schema,
-    "plain": lambda schema, most: _walk(_inlined(schema, most), _PLAIN),
-    "moonshot": lambda schema, most: _walk(
-        _only_known_refs(_walk(schema, _definitions), most), _MOONSHOT
+    "plain": lambda schema, most: walk_schema(inline_refs(schema, most), _REWRITE_PLAIN),
+    "moonshot": lambda schema, most: walk_schema(
+        inline_unknown_refs(walk_schema(schema, rename_definitions), most), _REWRITE_MOONSHOT
     ),
-    "gemini": lambda schema, most: _walk(_inlined(schema, most), _SUBSET),
-    "mistral": lambda schema, most: _walk(schema, _MISTRAL),
+    "gemini": lambda schema, most: walk_schema(inline_refs(schema, most), _REWRITE_GEMINI),
+    "mistral": lambda schema, most: walk_schema(schema, _REWRITE_MISTRAL),
 }
 """Name -> the schema as those who speak it take it, of at most so many nodes."""

@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from forwarder.providers.builtin import PROFILES
-from forwarder.providers.profile import Changes, Profile
+from forwarder.providers.profile import Profile, ProfileChanges
 
-AS_IS = Profile(
+PASSTHROUGH_PROFILE = Profile(
     "generic",
     developer_role="developer",
     join_text_parts=False,
@@ -26,21 +26,21 @@ AS_IS = Profile(
 """Nothing is mended: for what passes through to a provider of which nothing is known."""
 
 
-def profile_for(provider: str, base_url: str, quirks: Changes) -> Profile:
+def select_profile(provider: str, base_url: str, quirks: ProfileChanges) -> Profile:
     """The named profile, or the one that the URL gives away, with the operator's overrides.
 
     What the operator says of all models goes before what the profile says of some.
     """
-    profile = PROFILES[provider] if provider else _inferred(base_url)
+    profile = PROFILES[provider] if provider else infer_from_url(base_url)
     known = {
         glob: {k: v for k, v in changes.items() if k not in quirks}
         for glob, changes in profile.models.items()
     }
-    own = {glob: _typed(changes) for glob, changes in quirks.get("models", {}).items()}
-    return replace(profile, **{**_typed(quirks), "models": {**known, **own}})
+    own = {glob: convert_types(changes) for glob, changes in quirks.get("models", {}).items()}
+    return replace(profile, **{**convert_types(quirks), "models": {**known, **own}})
 
 
-def for_model(profile: Profile, model: str) -> Profile:
+def apply_model_overrides(profile: Profile, model: str) -> Profile:
     """The profile with what it says of this model, whose name is matched in lower case."""
     changes: dict[str, Any] = {}
     for glob, special in profile.models.items():
@@ -49,11 +49,11 @@ def for_model(profile: Profile, model: str) -> Profile:
     return replace(profile, **changes) if changes else profile
 
 
-def _typed(changes: Changes) -> Changes:
-    return {k: _TYPES[k](v) if k in _TYPES else v for k, v in changes.items()}
+def convert_types(changes: ProfileChanges) -> ProfileChanges:
+    return {k: _FIELD_TYPES[k](v) if k in _FIELD_TYPES else v for k, v in changes.items()}
 
 
-_TYPES: dict[str, Callable[[Any], Any]] = {
+_FIELD_TYPES: dict[str, Callable[[Any], Any]] = {
     "drop": frozenset,
     "chat_takes": frozenset,
     "responses_takes": frozenset,
@@ -62,7 +62,7 @@ _TYPES: dict[str, Callable[[Any], Any]] = {
 """Knob -> the type of its value, where a setting can only give a list."""
 
 
-def _inferred(base_url: str) -> Profile:
+def infer_from_url(base_url: str) -> Profile:
     host = urlsplit(base_url).netloc.lower()
     for profile in PROFILES.values():
         if any(host.endswith(mark) if mark[0] == ":" else mark in host for mark in profile.hosts):

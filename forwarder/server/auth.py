@@ -13,17 +13,17 @@ from forwarder.server.browser_guard import is_local
 _KEY_HEADERS = ("api-key", "X-Api-Key")
 
 
-def authorized(keys: tuple[str, ...]) -> str | None:
+def require_client_key(keys: tuple[str, ...]) -> str | None:
     """The client's key; raises Unauthorized when keys are configured and this is none of them."""
     key = read_key()
-    if (keys and not is_one_of(key, keys)) or not key.isascii():
+    if (keys and not has_key(key, keys)) or not key.isascii():
         raise Unauthorized(
             "Incorrect API key provided." if key else "You didn't provide an API key."
         )
     return key or None
 
 
-def administers(settings: Settings) -> None:
+def require_administrator(settings: Settings) -> None:
     """Return if whoever asks may change what all clients share.
 
     With administrators' keys that takes one of them.  Without, it takes to sit at the machine: a
@@ -37,8 +37,8 @@ def administers(settings: Settings) -> None:
             raise Forbidden(
                 "Only from this machine itself, as long as FORWARDER_ADMIN_KEYS is not set."
             )
-    elif not is_one_of(key, admin_keys):
-        if client_keys and is_one_of(key, client_keys):
+    elif not has_key(key, admin_keys):
+        if client_keys and has_key(key, client_keys):
             raise Forbidden("This takes an administrator's key, not a client's.")
         raise Unauthorized(
             "Incorrect API key provided." if key else "You didn't provide an API key."
@@ -47,16 +47,16 @@ def administers(settings: Settings) -> None:
 
 def read_key() -> str:
     """The key of a request as OpenAI's, Azure's or Anthropic's clients send it, or ``""``."""
-    return bearer() or next(filter(None, map(request.headers.get, _KEY_HEADERS)), "")
+    return read_bearer_token() or next(filter(None, map(request.headers.get, _KEY_HEADERS)), "")
 
 
-def bearer() -> str:
+def read_bearer_token() -> str:
     """The key of the ``Authorization`` header, or ``""``."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
-def is_one_of(key: str, keys: tuple[str, ...]) -> bool:
+def has_key(key: str, keys: tuple[str, ...]) -> bool:
     """Every key is compared, so that the time taken says nothing about any."""
     known = [hmac.compare_digest(key.encode(), each.encode()) for each in keys]
     return any(known)

@@ -17,7 +17,7 @@ from flask import Flask, current_app, request
 
 from forwarder.config.settings import Settings
 from forwarder.core.errors import Forbidden
-from forwarder.pipeline.gateway import Bridge
+from forwarder.pipeline.gateway import Gateway
 from forwarder.server.cors import ANY, allows_origin
 
 _PROXIED = (
@@ -50,11 +50,11 @@ class Host(NamedTuple):
 
 def guard_browsers(app: Flask) -> None:
     """Check every request of ``app``, where no keys of clients are asked for."""
-    app.before_request(_check_request)
+    app.before_request(check_request)
 
 
-def _check_request() -> None:
-    bridge: Bridge = current_app.extensions["forwarder"]
+def check_request() -> None:
+    bridge: Gateway = current_app.extensions["forwarder"]
     if not bridge.settings.api_keys:
         check_host(bridge.settings)
         check_origin(bridge.settings)
@@ -66,8 +66,8 @@ def check_host(settings: Settings) -> None:
     Programs that speak HTTP/1.0 may send no name; browsers always send one.
     """
     text = request.environ.get("HTTP_HOST", "")
-    host = _read_host(text)
-    if text and not (host and _is_own_name(host.name, settings)):
+    host = parse_host(text)
+    if text and not (host and is_own_host(host.name, settings)):
         name = f"'{host.name[:200]}'" if host else "in this header"
         raise Forbidden(
             f"The host {name} is not one of this server's. As long as FORWARDER_API_KEYS is not "
@@ -82,7 +82,7 @@ def check_origin(settings: Settings) -> None:
     cors = settings.cors_origins
     if ANY in cors or (origin is not None and allows_origin(cors, origin)):
         return
-    if _is_foreign(origin, settings):
+    if is_foreign_origin(origin, settings):
         raise Forbidden(
             "Pages of other origins are not served. FORWARDER_CORS_ORIGINS lists those that are.",
             code="origin_not_allowed",
@@ -94,67 +94,67 @@ def is_local(settings: Settings) -> bool:
 
     No page of another origin counts as one, not even of FORWARDER_CORS_ORIGINS or of this machine.
     """
-    host = _read_host(request.environ.get("HTTP_HOST", ""))
+    host = parse_host(request.environ.get("HTTP_HOST", ""))
     return (
         not any(name in request.headers for name in _PROXIED)
-        and _is_loopback(request.remote_addr or "")
+        and is_loopback(request.remote_addr or "")
         and host is not None
-        and _is_loopback(host.name)
-        and not _is_foreign(request.headers.get("Origin"), settings)
+        and is_loopback(host.name)
+        and not is_foreign_origin(request.headers.get("Origin"), settings)
         and request.headers.get("Sec-Fetch-Site") != "same-site"
     )
 
 
-def _is_foreign(origin: str | None, settings: Settings) -> bool:
+def is_foreign_origin(origin: str | None, settings: Settings) -> bool:
     """Whether a web page of another origin made the request."""
-    if origin is not None and _is_of_app(origin.lower()):
+    if origin is not None and is_app_origin(origin.lower()):
         return False
     if request.headers.get("Sec-Fetch-Site", "").lower() == "cross-site":
         return True
-    return origin is not None and not _is_own_origin(origin.lower(), settings)
+    return origin is not None and not is_own_origin(origin.lower(), settings)
 
 
-def _is_of_app(origin: str) -> bool:
+def is_app_origin(origin: str) -> bool:
     scheme, separator, rest = origin.partition("://")
-    host = _read_host(rest)
+    host = parse_host(rest)
     of_tauri = scheme in _DEFAULT_PORTS and host is not None and host.name == _APP_HOST
     return bool(separator) and (scheme in _APP_SCHEMES or of_tauri)
 
 
-def _is_own_origin(origin: str, settings: Settings) -> bool:
+def is_own_origin(origin: str, settings: Settings) -> bool:
     """Whether an origin is the address to which the request was made, or FORWARDER_PUBLIC_URL's.
 
     A proxy may have taken TLS off, so the schemes may differ.
     """
     scheme, _, rest = origin.partition("://")
-    host = _read_host(rest)
+    host = parse_host(rest)
     if scheme not in _DEFAULT_PORTS or host is None:
         return False
-    own = (_read_host(request.environ.get("HTTP_HOST", "")), _find_public_host(settings))
+    own = (parse_host(request.environ.get("HTTP_HOST", "")), find_public_host(settings))
     return host.with_port(scheme) in [each.with_port(scheme) for each in own if each]
 
 
-def _is_own_name(name: str, settings: Settings) -> bool:
-    if name == "localhost" or name.endswith(".localhost") or _read_address(name):
+def is_own_host(name: str, settings: Settings) -> bool:
+    if name == "localhost" or name.endswith(".localhost") or parse_address(name):
         return True
-    public = _find_public_host(settings)
-    return any(_matches(name, pattern) for pattern in settings.hosts) or (
+    public = find_public_host(settings)
+    return any(matches_pattern(name, pattern) for pattern in settings.hosts) or (
         public is not None and name == public.name
     )
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches_pattern(name: str, pattern: str) -> bool:
     """Whether a pattern of FORWARDER_HOSTS (``*``, ``*.example.com``, a name) has this name."""
     return name.endswith(pattern[1:]) if pattern.startswith("*") else name == pattern
 
 
-def _find_public_host(settings: Settings) -> Host | None:
+def find_public_host(settings: Settings) -> Host | None:
     scheme, _, rest = (settings.public_url or "").partition("://")
-    host = _read_host(rest.partition("/")[0])
+    host = parse_host(rest.partition("/")[0])
     return host.with_port(scheme) if host else None
 
 
-def _read_host(text: str) -> Host | None:
+def parse_host(text: str) -> Host | None:
     """A host in its normal form; None if this is none."""
     found = _HOST.fullmatch(text.lower())
     if found is None:
@@ -163,12 +163,12 @@ def _read_host(text: str) -> Host | None:
     return Host(address or name.removesuffix("."), int(port) if port else None)
 
 
-def _is_loopback(name: str) -> bool:
-    address = _read_address(name)
+def is_loopback(name: str) -> bool:
+    address = parse_address(name)
     return name == "localhost" or (address is not None and address.is_loopback)
 
 
-def _read_address(name: str) -> IPv4Address | IPv6Address | None:
+def parse_address(name: str) -> IPv4Address | IPv6Address | None:
     """An address; one of IPv4 is that too where a socket for both spells it as one of IPv6."""
     try:
         address = ip_address(name)

@@ -15,34 +15,36 @@ from typing import Any
 import gevent
 from gevent import get_hub, monkey
 
-_READABLE = 1
+_READ_EVENT = 1
 """What the loop's watcher waits for."""
 
-_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+_HANG_UP_EVENTS = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 
 
-def on_leaving(client: socket.socket | None, leave: Callable[[], Any]) -> Callable[[], None]:
+def on_client_disconnect(
+    client: socket.socket | None, leave: Callable[[], Any]
+) -> Callable[[], None]:
     """Call ``leave`` when ``client`` hangs up; gives the function that ends the watch."""
     if client is None or not monkey.is_module_patched("socket"):
         return lambda: None
     descriptor = client.fileno()
-    watcher = get_hub().loop.io(descriptor, _READABLE)
+    watcher = get_hub().loop.io(descriptor, _READ_EVENT)
 
-    def readable() -> None:
+    def check_client() -> None:
         watcher.stop()  # once is enough: what else there is to read is the next request
-        if _has_left(descriptor):
+        if has_hung_up(descriptor):
             gevent.spawn(leave)
 
-    def end() -> None:
+    def stop_watching() -> None:
         watcher.stop()
         watcher.close()
 
-    watcher.start(readable)
-    return end
+    watcher.start(check_client)
+    return stop_watching
 
 
-def _has_left(descriptor: int) -> bool:
+def has_hung_up(descriptor: int) -> bool:
     # The poll of the system, not gevent's: it is asked in the loop itself and must not wait.
     poll = monkey.get_original("select", "poll")()
-    poll.register(descriptor, _GONE)
+    poll.register(descriptor, _HANG_UP_EVENTS)
     return bool(poll.poll(0))

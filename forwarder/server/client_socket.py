@@ -33,13 +33,13 @@ _MIN_BYTES_PER_SECOND = 2**15
 _WIRE_BYTES_PER_BODY_BYTE = 4
 """What the framing of small chunks may cost; a chunk of one byte takes six."""
 
-_MAX_RECEIVED = 2**16
+_MAX_RECEIVE_BYTES = 2**16
 """The most bytes that are taken from the system at once."""
 
-_MAX_REASON = 200
+_MAX_REASON_CHARACTERS = 200
 """The most characters of an error that quotes the client."""
 
-TURN_PAUSE = 1e-5
+TURN_PAUSE_SECONDS = 1e-5
 """A pause in which other requests run.  One of 0 would end before gevent's loop looks at its
 sockets."""
 
@@ -103,7 +103,7 @@ class ClientSocket:
             received: bytes = self._sock.recv(size, *flags)
             return received
         try:
-            return _receive_until(self._head_deadline, self._sock, size, *flags)
+            return receive_until(self._head_deadline, self._sock, size, *flags)
         except TimeoutError:
             return b""
 
@@ -156,7 +156,7 @@ class RequestBody(Body):  # type: ignore[misc]
             return False
         self._deadline = min(self._deadline, time.monotonic() + _SKIP_SECONDS)
         try:
-            while self.read(_MAX_RECEIVED):
+            while self.read(_MAX_RECEIVE_BYTES):
                 pass
         except (OSError, RequestBodyError):
             return False
@@ -164,13 +164,13 @@ class RequestBody(Body):  # type: ignore[misc]
 
     def receive(self, sock: Any, size: int) -> bytes:
         """What arrives of it at ``sock``.  Raises RequestBodyError at one of the limits."""
-        if self._is_chunked or self._since_turn >= _MAX_RECEIVED:
+        if self._is_chunked or self._since_turn >= _MAX_RECEIVE_BYTES:
             self._since_turn = 0
-            gevent.sleep(TURN_PAUSE)
+            gevent.sleep(TURN_PAUSE_SECONDS)
         if self._is_chunked:
             self._check_overhead()
         try:
-            data = _receive_until(self._deadline, sock, min(size, _MAX_RECEIVED))
+            data = receive_until(self._deadline, sock, min(size, _MAX_RECEIVE_BYTES))
         except TimeoutError:
             raise RequestBodyError(
                 408,
@@ -197,7 +197,7 @@ class RequestBody(Body):  # type: ignore[misc]
         try:
             data: bytes = super()._read_reader(size)
         except ParseException as error:
-            reason = str(error)[:_MAX_REASON]
+            reason = str(error)[:_MAX_REASON_CHARACTERS]
             raise RequestBodyError(
                 400, "Bad Request", f"The chunks of the request body are malformed: {reason}"
             ) from None
@@ -207,7 +207,7 @@ class RequestBody(Body):  # type: ignore[misc]
         return data
 
 
-def _receive_until(deadline: float, sock: Any, size: int, *flags: int) -> bytes:
+def receive_until(deadline: float, sock: Any, size: int, *flags: int) -> bytes:
     """Receive some bytes; TimeoutError if none have arrived at ``deadline``."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:

@@ -25,17 +25,17 @@ else:
 MAX_CODINGS = 4
 """Codings that may be applied one over the other."""
 
-_INPUT_PIECE = 2**14
-_OUTPUT_PIECE = 2**16
+_INPUT_CHUNK_BYTES = 2**14
+_OUTPUT_CHUNK_BYTES = 2**16
 """Bytes that are read and decoded at a time."""
 
 _MAX_STREAMS = 10_000
-_STREAM_WORK = 2**10
+_STREAM_COST_BYTES = 2**10
 """Streams of one coding in a body, of which each takes time even if it is empty: about as much as
 so many bytes."""
 
-_TURN_BYTES = 2**16
-_TURN_PAUSE = 1e-5
+_BYTES_BETWEEN_PAUSES = 2**16
+_PAUSE_SECONDS = 1e-5
 """After so many bytes other requests run.  A pause of 0 would end before gevent's loop looks at its
 sockets."""
 
@@ -43,7 +43,7 @@ _ZSTD_WINDOW_LOG = 23
 """The largest window of a zstd body, as RFC 9659 has it: 8 MiB, which a decoder has to allocate."""
 
 
-class _Decompressor(Protocol):
+class Decompressor(Protocol):
     """One stream of a coding, as the ``zstd`` module of Python 3.14 defines it."""
 
     eof: bool
@@ -53,7 +53,7 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-class _Zlib:
+class ZlibDecompressor:
     """zlib's decompressor, which hands back the input that did not fit."""
 
     def __init__(self, wbits: int) -> None:
@@ -75,7 +75,7 @@ class _Zlib:
         return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
 
 
-class _Brotli:
+class BrotliDecompressor:
     """Brotli's decompressor, which raises an error for data behind the end of its stream."""
 
     unused_data = b""
@@ -96,45 +96,45 @@ class _Brotli:
         return decoded
 
 
-def _open_zstd(head: bytes) -> Any:
+def open_zstd(head: bytes) -> Any:
     return zstd.ZstdDecompressor(
         options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG}
     )
 
 
-def _open_gzip(head: bytes) -> Any:
-    return _Zlib(16 + zlib.MAX_WBITS)
+def open_gzip(head: bytes) -> Any:
+    return ZlibDecompressor(16 + zlib.MAX_WBITS)
 
 
-def _open_deflate(head: bytes) -> Any:
+def open_deflate(head: bytes) -> Any:
     """The zlib format, which RFC 9110 asks for, or the bare data that some clients send."""
     is_zlib = head[0] & 0x0F == 8
-    return _Zlib(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
+    return ZlibDecompressor(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
 
 
-def _open_brotli(head: bytes) -> Any:
-    return _Brotli()
+def open_brotli(head: bytes) -> Any:
+    return BrotliDecompressor()
 
 
-_CODINGS: dict[str, Callable[[bytes], _Decompressor]] = {
-    "zstd": _open_zstd,
-    "br": _open_brotli,
-    "gzip": _open_gzip,
-    "deflate": _open_deflate,
+_DECOMPRESSORS: dict[str, Callable[[bytes], Decompressor]] = {
+    "zstd": open_zstd,
+    "br": open_brotli,
+    "gzip": open_gzip,
+    "deflate": open_deflate,
 }
 
-ACCEPTED = ", ".join(_CODINGS)
+ACCEPTED_CODINGS = ", ".join(_DECOMPRESSORS)
 """The codings that are understood, for ``Accept-Encoding``."""
 
-_SEVERAL = frozenset({"zstd", "gzip"})
+_MULTI_STREAM_CODINGS = frozenset({"zstd", "gzip"})
 """Codings of which a body may hold several streams, one behind the other."""
 
-_SAME = {"x-gzip": "gzip"}
+_CODING_ALIASES = {"x-gzip": "gzip"}
 
-_FAILURES = (zlib.error, zstd.ZstdError, brotli.error)
+_DECOMPRESSION_ERRORS = (zlib.error, zstd.ZstdError, brotli.error)
 
 
-class _DecodedStream(io.RawIOBase):
+class DecodedStream(io.RawIOBase):
     """What ``source`` holds in one coding, decoded as it is read."""
 
     def __init__(self, read: Callable[[int], bytes], coding: str, limit: int) -> None:
@@ -144,7 +144,7 @@ class _DecodedStream(io.RawIOBase):
         self._size = 0
         self._work = 0
         self._streams = 0
-        self._inner: _Decompressor | None = None
+        self._inner: Decompressor | None = None
         self._unused = b""
         self._decoded = memoryview(b"")
 
@@ -166,15 +166,15 @@ class _DecodedStream(io.RawIOBase):
             data = self._unused
             is_at_end = False
             if not data and self._needs_input:
-                data = self._read(_INPUT_PIECE)
+                data = self._read(_INPUT_CHUNK_BYTES)
                 is_at_end = not data
                 self._work += len(data)
-            decoded = self._decompress(data)
+            decoded = self._decompress_data(data)
             self._size += len(decoded)
             self._work += len(decoded)
             if self._size > self._limit:
                 raise make_size_error(self._limit)
-            self._let_others_run()
+            self._yield_to_other_requests()
             if decoded:
                 return decoded
             if is_at_end:
@@ -182,30 +182,30 @@ class _DecodedStream(io.RawIOBase):
                     raise self._make_error("ends too early")
                 return b""
 
-    def _let_others_run(self) -> None:
-        if self._work >= _TURN_BYTES:
+    def _yield_to_other_requests(self) -> None:
+        if self._work >= _BYTES_BETWEEN_PAUSES:
             self._work = 0
-            time.sleep(_TURN_PAUSE)
+            time.sleep(_PAUSE_SECONDS)
 
     @property
     def _needs_input(self) -> bool:
         return self._inner is None or self._inner.eof or self._inner.needs_input
 
-    def _decompress(self, data: bytes) -> bytes:
+    def _decompress_data(self, data: bytes) -> bytes:
         if data and (self._inner is None or self._inner.eof):
-            if self._inner is not None and self._coding not in _SEVERAL:
+            if self._inner is not None and self._coding not in _MULTI_STREAM_CODINGS:
                 raise self._make_error("has data behind its end")
             if self._streams == _MAX_STREAMS:
                 raise self._make_error("has too many parts")
-            self._inner = _CODINGS[self._coding](data)
+            self._inner = _DECOMPRESSORS[self._coding](data)
             self._streams += 1
-            self._work += _STREAM_WORK
+            self._work += _STREAM_COST_BYTES
         if self._inner is None or self._inner.eof:
             return b""
-        most = min(_OUTPUT_PIECE, self._limit - self._size + 1)
+        most = min(_OUTPUT_CHUNK_BYTES, self._limit - self._size + 1)
         try:
             decoded = self._inner.decompress(data, most)
-        except _FAILURES as error:
+        except _DECOMPRESSION_ERRORS as error:
             raise self._make_error("cannot be decoded") from error
         self._unused = self._inner.unused_data if self._inner.eof else b""
         return decoded
@@ -243,7 +243,7 @@ class DecodedBody(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill ``buffer`` with some bytes; 0 at the end."""
         if self._stream is None:
-            self._stream = self._open()
+            self._stream = self._open_stream()
         count: int = self._stream.readinto(buffer)
         self._size += count
         if self._size > self._limit:
@@ -252,13 +252,13 @@ class DecodedBody(io.RawIOBase):
 
     def readall(self) -> bytes:
         """All that is left."""
-        return b"".join(iter(lambda: self.read(_OUTPUT_PIECE) or b"", b""))
+        return b"".join(iter(lambda: self.read(_OUTPUT_CHUNK_BYTES) or b"", b""))
 
-    def _open(self) -> Any:
+    def _open_stream(self) -> Any:
         codings = read_codings(self._header)
         stream = self._open_body()
         for coding in reversed(codings):
-            stream = _DecodedStream(stream.read, coding, self._limit)
+            stream = DecodedStream(stream.read, coding, self._limit)
         return stream
 
 
@@ -268,15 +268,15 @@ def read_codings(header: str) -> list[str]:
     Raises UnsupportedEncoding for one that is not understood, or too many.
     """
     given = [part.strip().lower() for part in header.split(",")]
-    codings = [_SAME.get(part, part) for part in given if part not in ("", "identity")]
+    codings = [_CODING_ALIASES.get(part, part) for part in given if part not in ("", "identity")]
     for coding in codings:
-        if coding not in _CODINGS:
+        if coding not in _DECOMPRESSORS:
             raise UnsupportedEncoding(
                 f"Request bodies in the Content-Encoding '{coding[:32]}' are not understood.",
-                ACCEPTED,
+                ACCEPTED_CODINGS,
             )
     if len(codings) > MAX_CODINGS:
         raise UnsupportedEncoding(
-            f"A request body may have at most {MAX_CODINGS} codings.", ACCEPTED
+            f"A request body may have at most {MAX_CODINGS} codings.", ACCEPTED_CODINGS
         )
     return codings

@@ -52,18 +52,18 @@ class CrossOrigin:
     ) -> Iterable[bytes]:
         origin = environ.get("HTTP_ORIGIN", "")
         is_allowed = bool(origin) and allows_origin(self._origins, origin)
-        added = self._list_added(origin if is_allowed else None)
+        added = self._list_headers(origin if is_allowed else None)
         if is_allowed and environ["REQUEST_METHOD"] == "OPTIONS" and _WANTED_METHOD in environ:
-            start_response("204 No Content", added + _answer_preflight(environ))
+            start_response("204 No Content", added + answer_preflight(environ))
             return []
 
         def start_shared(status: str, headers: Headers, *rest: Any) -> Any:
-            exposed = [("Access-Control-Expose-Headers", _list_exposed(headers))]
+            exposed = [("Access-Control-Expose-Headers", list_exposed_headers(headers))]
             return start_response(status, headers + added + (exposed if is_allowed else []), *rest)
 
         return self._app(environ, start_shared)
 
-    def _list_added(self, allowed: str | None) -> Headers:
+    def _list_headers(self, allowed: str | None) -> Headers:
         """The headers of every answer; ``allowed`` is the request's origin, if it is allowed."""
         if ANY in self._origins:
             return [("Access-Control-Allow-Origin", ANY)] if allowed else []
@@ -77,7 +77,7 @@ _WANTED_HEADERS = "HTTP_ACCESS_CONTROL_REQUEST_HEADERS"
 _WANTED_NETWORK = "HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK"
 
 
-def _answer_preflight(environ: dict[str, Any]) -> Headers:
+def answer_preflight(environ: dict[str, Any]) -> Headers:
     headers = [
         ("Access-Control-Allow-Methods", _METHODS),
         ("Access-Control-Max-Age", _MAX_AGE),
@@ -90,7 +90,7 @@ def _answer_preflight(environ: dict[str, Any]) -> Headers:
     return headers
 
 
-def _list_exposed(headers: Headers) -> str:
+def list_exposed_headers(headers: Headers) -> str:
     known = {name.lower() for name in _ALWAYS_EXPOSED}
     others = {name.lower() for name, _ in headers} - known - _ALWAYS_READABLE
     return ", ".join([*_ALWAYS_EXPOSED, *sorted(others)])

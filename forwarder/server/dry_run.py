@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app, request
 
-from forwarder.pipeline.dry_run import protocol_of
-from forwarder.pipeline.gateway import Bridge
+from forwarder.pipeline.dry_run import detect_protocol
+from forwarder.pipeline.gateway import Gateway
 from forwarder.server import request_context
-from forwarder.server.auth import authorized
-from forwarder.server.openai import json_answer, json_body
+from forwarder.server.auth import require_client_key
+from forwarder.server.openai import json_answer, read_json_body
 from forwarder.server.reasoning_base_paths import get_requested_style
 from forwarder.server.request_shape import adapt_shape
 
@@ -22,12 +22,12 @@ def translate() -> Response:
     ``?from=chat`` or ``?from=responses`` says which API it is for, where that cannot be seen; and
     ``?from=ollama`` or ``?from=ollama_generate`` that it is for one of Ollama's.
     """
-    bridge: Bridge = current_app.extensions["forwarder"]
-    exchange = request_context.current()
-    exchange.client_key = authorized(bridge.settings.api_keys)
+    bridge: Gateway = current_app.extensions["forwarder"]
+    exchange = request_context.current_context()
+    exchange.client_key = require_client_key(bridge.settings.api_keys)
     request_context.check_strictness()
-    body = json_body(exchange)
-    client = protocol_of(body, request.args.get("from"))
+    body = read_json_body(exchange)
+    client = detect_protocol(body, request.args.get("from"))
     body = adapt_shape(body, client, exchange)
     style = get_requested_style(request, client)
-    return json_answer(bridge.shown(client, body, style, exchange))
+    return json_answer(bridge.preview(client, body, style, exchange))

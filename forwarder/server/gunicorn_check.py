@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-WORKER = "forwarder.server.gunicorn_worker.Worker"
+WORKER_CLASS = "forwarder.server.gunicorn_worker.Worker"
 
-WILL_NOT_LOAD = 4
+EXIT_WILL_NOT_LOAD = 4
 """gunicorn's exit code for an application that does not load; after others it tries for ever."""
 
 MAX_WAIT_SECONDS = 20.0
@@ -29,10 +29,10 @@ def find_gunicorn_mistake() -> str | None:
 
     ``None`` if nothing is wrong, or if it is not gunicorn.
     """
-    config = next((each.cfg for each in _iter_gunicorn()), None)
+    config = next((each.cfg for each in iter_gunicorn_objects()), None)
     if config is None:
         return None
-    if config.worker_class_str != WORKER:
+    if config.worker_class_str != WORKER_CLASS:
         return (
             f"gunicorn would serve it with its worker '{config.worker_class_str}' instead of the "
             'forwarder\'s. Start it with "forwarder serve", or start gunicorn in the directory of '
@@ -49,13 +49,13 @@ def find_gunicorn_mistake() -> str | None:
 def refuse_to_load(message: str) -> NoReturn:
     """Write ``message`` and exit, so that gunicorn ends too.
 
-    gunicorn ends when a worker exits with ``WILL_NOT_LOAD``.  If a second worker does so while it
+    gunicorn ends when a worker exits with ``EXIT_WILL_NOT_LOAD``.  If a second worker does so while it
     ends, gunicorn fails with a traceback.  So one of the workers exits so at once, and the others
     wait until gunicorn tells them to exit.
     """
     sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
-    worker = next((each for each in _iter_gunicorn() if hasattr(each, "age")), None)
+    worker = next((each for each in iter_gunicorn_objects() if hasattr(each, "age")), None)
     # Of as many workers as gunicorn starts at once, exactly one has such an age.
     if worker is not None and (worker.age - 1) % worker.cfg.workers:
         deadline = time.monotonic() + MAX_WAIT_SECONDS
@@ -63,10 +63,10 @@ def refuse_to_load(message: str) -> NoReturn:
             time.sleep(_POLL_SECONDS)
         if not worker.alive:
             sys.exit(0)
-    sys.exit(WILL_NOT_LOAD)
+    sys.exit(EXIT_WILL_NOT_LOAD)
 
 
-def _iter_gunicorn() -> Iterator[Any]:
+def iter_gunicorn_objects() -> Iterator[Any]:
     """gunicorn's objects that are loading the forwarder, innermost first: they are on the stack.
 
     There is no other way to them that is the same in the master and in a worker.

@@ -32,28 +32,28 @@ from gevent import get_hub, getcurrent, monkey
 from gunicorn.util import close_graceful
 from gunicorn.workers.ggevent import GeventWorker
 
-from forwarder.server.client_socket import TURN_PAUSE, ClientLimits, ClientSocket
+from forwarder.server.client_socket import TURN_PAUSE_SECONDS, ClientLimits, ClientSocket
 
-_TICK = 0.2
+_POLL_SECONDS = 0.2
 """Seconds between two looks at whether it is time to go."""
 
-_LINGER = 2.0
+_IDLE_LINGER_SECONDS = 2.0
 """Seconds that kept connections have left when a worker goes.  Clients that ask again meanwhile
 are answered, and told to close; only those that were idle for longer find their connection
 closed."""
 
-_MARGIN = 2.0
+_SHUTDOWN_MARGIN_SECONDS = 2.0
 """Seconds before the end of the grace when running answers are ended: time to tell it, and for
 gunicorn, which looks once a second, to see that nothing is left."""
 
-_ABORTED = 1
+_ABORT_EXIT_CODE = 1
 """The exit code of a worker that gunicorn has aborted; gunicorn replaces it."""
 
 _MAX_LINGER_BYTES = 2**20
 """What is still taken of a body that nobody reads, so that its client reads the answer before its
 connection is reset."""
 
-_GARBAGE = (10_000, 20, 50)
+_GC_THRESHOLDS = (10_000, 20, 50)
 """Objects made and not freed before a collection, and how many of one generation before the next;
 a stream leaves next to no cycles behind."""
 
@@ -91,15 +91,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to go."""
-        _settle()
+        tune_garbage_collector()
         raise_file_limit()
-        self._limits = read_limits(self._bridge())
+        self._limits = read_client_limits(self._get_forwarder())
         self._check_background_grace()
         self._call("serve")
-        gevent.spawn(self._leave)
+        gevent.spawn(self._watch_for_exit)
         self._serving_since = time.monotonic()
         super().run()
-        self._finish()
+        self._await_background_work()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
         """SIGQUIT and SIGINT give no grace, but running answers are told."""
@@ -115,7 +115,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self.log.critical("Worker aborted (pid:%s), busy in:\n%s", self.pid, stack)
         with suppress(Exception):
             self.cfg.worker_abort(self)
-        os._exit(_ABORTED)
+        os._exit(_ABORT_EXIT_CODE)
 
     def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
         """Serve a connection, unless its first request has waited for too long."""
@@ -151,8 +151,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
             if body is not None and not body.is_complete:
                 close_graceful(sock, max_drain=_MAX_LINGER_BYTES)
             raise StopIteration
-        if req.unreader.buf.tell() or _has_something(sock):
-            gevent.sleep(TURN_PAUSE)  # a client that sends many requests at once is not alone
+        if req.unreader.buf.tell() or has_pending_data(sock):
+            gevent.sleep(
+                TURN_PAUSE_SECONDS
+            )  # a client that sends many requests at once is not alone
 
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:
@@ -164,73 +166,76 @@ class Worker(GeventWorker):  # type: ignore[misc]
             finally:
                 del self._idle[getcurrent()]
 
-    def _leave(self) -> None:
+    def _watch_for_exit(self) -> None:
         while self.alive:
-            gevent.sleep(_TICK)
+            gevent.sleep(_POLL_SECONDS)
         grace = self.cfg.graceful_timeout
         self._leaving_at = time.monotonic()
-        self._tell("announce")
-        gevent.spawn_later(self._running_grace(), self._stop_running)
-        gevent.sleep(min(_LINGER, grace / 2))
+        self._notify_running("announce")
+        gevent.spawn_later(self._get_running_grace(), self._stop_running)
+        gevent.sleep(min(_IDLE_LINGER_SECONDS, grace / 2))
         while self._clients:
             for waiting in list(self._idle):
-                get_hub().loop.run_callback(self._hang_up, waiting)
-            gevent.sleep(_TICK)
+                get_hub().loop.run_callback(self._close_idle, waiting)
+            gevent.sleep(_POLL_SECONDS)
 
-    def _finish(self) -> None:
+    def _await_background_work(self) -> None:
         """Work that has no client keeps the worker too, until it is done or the grace is over."""
-        running = getattr(self._bridge(), "running", ())
+        running = getattr(self._get_forwarder(), "running", ())
         while running and time.monotonic() < self._leaving_at + self.cfg.graceful_timeout:
             self.notify()
-            gevent.sleep(_TICK)
+            gevent.sleep(_POLL_SECONDS)
         if running:
             self.log.warning("Worker graceful timeout (pid:%s): %d running", self.pid, len(running))
 
-    def _running_grace(self) -> float:
+    def _get_running_grace(self) -> float:
         """Seconds that running answers have to end when the worker goes."""
         grace = self.cfg.graceful_timeout
-        return float(max(grace - _MARGIN, grace / 2))
+        return float(max(grace - _SHUTDOWN_MARGIN_SECONDS, grace / 2))
 
     def _check_background_grace(self) -> None:
         """Say so if background work cannot have the grace that the operator wants it to have."""
-        settings = getattr(self._bridge(), "settings", None)
-        wanted, limit = getattr(settings, "background_grace", None) or 0.0, self._running_grace()
+        settings = getattr(self._get_forwarder(), "settings", None)
+        wanted, limit = (
+            getattr(settings, "background_grace", None) or 0.0,
+            self._get_running_grace(),
+        )
         if wanted > limit:
             self.log.warning(
                 "FORWARDER_BACKGROUND_GRACE (%g s) is longer than gunicorn's graceful timeout "
                 "allows: background work has %g s. Raise GUNICORN_GRACEFUL_TIMEOUT to %g.",
                 wanted,
                 limit,
-                wanted + _MARGIN,
+                wanted + _SHUTDOWN_MARGIN_SECONDS,
             )
 
     def _stop_running(self) -> None:
         """End what the forwarder runs."""
-        self._tell("announce")
-        self._tell("stop")
+        self._notify_running("announce")
+        self._notify_running("stop")
 
-    def _tell(self, word: str) -> None:
+    def _notify_running(self, word: str) -> None:
         """An older forwarder knows nothing of this."""
-        bridge = self._bridge()
+        bridge = self._get_forwarder()
         if bridge is not None:
             getattr(bridge.running, word, lambda: None)()
 
     def _call(self, name: str) -> None:
         """Call a method of the forwarder that older ones do not have."""
-        getattr(self._bridge(), name, lambda: None)()
+        getattr(self._get_forwarder(), name, lambda: None)()
 
-    def _bridge(self) -> Any:
+    def _get_forwarder(self) -> Any:
         """The forwarder's; another application has none."""
         return getattr(self.wsgi, "extensions", {}).get("forwarder")
 
-    def _hang_up(self, waiting: Any) -> None:
+    def _close_idle(self, waiting: Any) -> None:
         """End the wait for a next request as its time-out would, unless one is just coming."""
         timeout = self._idle.get(waiting)
-        if timeout is not None and not _has_something(self._clients[waiting]):
+        if timeout is not None and not has_pending_data(self._clients[waiting]):
             waiting.throw(timeout)
 
 
-def _settle() -> None:
+def tune_garbage_collector() -> None:
     """Keep the garbage collector from what is here to stay.
 
     Without this it looks through the whole program every few hundred streams, which took a tenth
@@ -238,7 +243,7 @@ def _settle() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_GARBAGE)
+    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 def raise_file_limit() -> None:
@@ -253,7 +258,7 @@ def measure_wait(client: socket.socket) -> float:
 
     For a connection that was just accepted this is how long its request waited for the worker.
     """
-    if not _has_something(client):
+    if not has_pending_data(client):
         return 0.0
     try:
         info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED.size)
@@ -288,14 +293,14 @@ def refuse_late(client: socket.socket) -> bool:
     return True
 
 
-def read_limits(bridge: Any) -> ClientLimits:
+def read_client_limits(bridge: Any) -> ClientLimits:
     """The limits that the forwarder is set to; the defaults for another application."""
     settings = getattr(bridge, "settings", None)
     given = {name: getattr(settings, name, None) for name in ClientLimits._fields}
     return ClientLimits(**{name: value for name, value in given.items() if value is not None})
 
 
-def _has_something(client: Any) -> bool:
+def has_pending_data(client: Any) -> bool:
     # The poll of the system, not gevent's: it is asked in the loop itself and must not wait.
     poll = _poll()
     poll.register(client.fileno(), 1)

@@ -17,10 +17,10 @@ from forwarder.server.content_encoding import DecodedBody
 
 def install_decoding(app: Flask) -> None:
     """Have compressed request bodies decoded for all routes of ``app``, up to the limit."""
-    app.before_request(_decode_body)
+    app.before_request(decode_body)
 
 
-def _decode_body() -> None:
+def decode_body() -> None:
     """Replace the body by its decoded form, and have the headers describe that.
 
     A body of unknown length gets the same limit; Werkzeug would truncate it there without an error.
@@ -49,20 +49,20 @@ def read_body(data: bytes, max_values: int) -> Json:
             "(limit: FORWARDER_MAX_JSON_VALUES)."
         )
     take_turn(size)
-    body = _read(data)
+    body = parse_json(data)
     if not isinstance(body, dict):
         raise InvalidRequest("The request body must be a JSON object.", code="invalid_json")
     take_turn(size)
     if json_lenient.is_too_deep(data, body):
-        raise _too_deep(body)
+        raise nesting_error(body)
     take_turn(size)
     return body
 
 
-def _read(data: bytes) -> Any:
+def parse_json(data: bytes) -> Any:
     try:
-        return json_lenient.strictly(data)
-    except json_lenient.NotANumber as error:
+        return json_lenient.parse_strict(data)
+    except json_lenient.NonFiniteNumber as error:
         raise InvalidRequest(
             f"Invalid value for '{error.path}': {error}", param=error.path, code="invalid_json"
         ) from None
@@ -70,6 +70,6 @@ def _read(data: bytes) -> Any:
         raise InvalidRequest("The request body is not valid JSON.", code="invalid_json") from None
 
 
-def _too_deep(body: Json) -> InvalidRequest:
+def nesting_error(body: Json) -> InvalidRequest:
     name = next(name for name, value in body.items() if not json_lenient.is_writable({name: value}))
     return InvalidRequest(f"'{name}' is nested too deeply.", param=name, code="invalid_value")

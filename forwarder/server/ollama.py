@@ -24,10 +24,10 @@ def generate() -> Response:
 @blueprint.post("/embed")
 def embed() -> Response:
     """Embeddings of texts, where the upstream has them."""
-    return openai.embed("ollama_embed")
+    return openai.serve_embeddings("ollama_embed")
 
 
 @blueprint.post("/embeddings")
 def embeddings() -> Response:
     """The older way to embed one text."""
-    return openai.embed("ollama_embeddings")
+    return openai.serve_embeddings("ollama_embeddings")

@@ -1,6 +1,6 @@
 """OpenAI's two APIs: ``/v1/chat/completions``, ``/v1/responses``, ``/v1/models`` and embeddings.
 
-How a request is served, streaming or not, is the same for every API: `serve` and `embed`.
+How a request is served, streaming or not, is the same for every API: `serve` and `serve_embeddings`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,24 @@ from typing import NamedTuple
 import orjson
 from flask import Blueprint, Response, current_app, request
 
-from forwarder.context.request_context import Exchange
-from forwarder.core.errors import NotFound, ShuttingDown, UpgradeRefused, shorten
-from forwarder.core.shutdown import Stopping
-from forwarder.core.types import Batch, Json, Stream
-from forwarder.pipeline.gateway import Bridge
+from forwarder.context.request_context import RequestContext
+from forwarder.core.errors import NotFound, ShuttingDown, UpgradeRefused, shorten_value
+from forwarder.core.shutdown import ShutdownInterrupt
+from forwarder.core.types import Batch, EventStream, Json
+from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols import ndjson, sse
-from forwarder.protocols.stream_end import TOLD, UNREADABLE, tell_follower, unreadable
+from forwarder.protocols.stream_end import (
+    ERROR_ENCODERS,
+    MALFORMED_EVENT_ERRORS,
+    append_follower_error,
+    malformed_event,
+)
 from forwarder.server import request_context
-from forwarder.server.auth import authorized
+from forwarder.server.auth import require_client_key
 from forwarder.server.json_body import read_body
 from forwarder.server.reasoning_base_paths import get_requested_style
 from forwarder.server.request_shape import adapt_shape
-from forwarder.storage.include import hide_seals_of, shows_seals
+from forwarder.storage.include import hide_batch_reasoning, wants_encrypted_reasoning
 from forwarder.storage.resume import is_background
 from forwarder.translation import FOLDS
 
@@ -41,7 +46,7 @@ class Framing(NamedTuple):
     mimetype: str = "text/event-stream"
 
 
-_LINES = Framing(ndjson.encode, ndjson.KEEP_ALIVE, mimetype="application/x-ndjson")
+_LINES = Framing(ndjson.encode_lines, ndjson.KEEP_ALIVE, mimetype="application/x-ndjson")
 
 _FRAMINGS = {
     "chat": Framing(sse.encode_chat, end=sse.DONE),
@@ -66,43 +71,45 @@ def responses() -> Response:
 @blueprint.post("/responses/compact")
 def compact() -> Response:
     """A conversation made short: what users said, and the rest in one sealed item."""
-    return _at_once(_compact)
+    return serve_whole_answer(stream_compaction)
 
 
-def _compact(body: Json, exchange: Exchange) -> Stream:
-    return _bridge().compact(adapt_shape(body, "responses", exchange), exchange)
+def stream_compaction(body: Json, exchange: RequestContext) -> EventStream:
+    return get_gateway().compact(adapt_shape(body, "responses", exchange), exchange)
 
 
 @blueprint.post("/embeddings")
 def embeddings() -> Response:
     """Embeddings, passed through to an upstream that has them."""
-    return embed("embeddings")
+    return serve_embeddings("embeddings")
 
 
-def embed(client: str) -> Response:
+def serve_embeddings(client: str) -> Response:
     """Embeddings for a ``client``'s protocol."""
-    request_context.current().route = client
-    return _at_once(partial(_bridge().embed, client))
+    request_context.current_context().route = client
+    return serve_whole_answer(partial(get_gateway().embed, client))
 
 
-def _at_once(ask: Callable[[Json, Exchange], Stream]) -> Response:
+def serve_whole_answer(ask: Callable[[Json, RequestContext], EventStream]) -> Response:
     """An answer that is never streamed: the last of its events."""
-    exchange = request_context.current()
-    request_context.admit(exchange)
+    exchange = request_context.current_context()
+    request_context.authenticate(exchange)
     try:
-        return _made(ask, exchange)
-    except Stopping:
+        return read_last_event(ask, exchange)
+    except ShutdownInterrupt:
         raise ShuttingDown from None
 
 
-def _made(ask: Callable[[Json, Exchange], Stream], exchange: Exchange) -> Response:
-    body = json_body(exchange)
-    request_context.watch(exchange)
-    stream = exchange.making(ask(body, exchange))
+def read_last_event(
+    ask: Callable[[Json, RequestContext], EventStream], exchange: RequestContext
+) -> Response:
+    body = read_json_body(exchange)
+    request_context.watch_disconnect(exchange)
+    stream = exchange.set_response_stream(ask(body, exchange))
     try:
         return json_answer([event for batch in stream for event in batch][-1])
-    except UNREADABLE as error:
-        raise unreadable() from error
+    except MALFORMED_EVENT_ERRORS as error:
+        raise malformed_event() from error
 
 
 @blueprint.get("/responses")
@@ -114,12 +121,14 @@ def upgrade() -> Response:
 @blueprint.get("/models")
 def models() -> Response:
     """Every model that a request can name; to Codex, which tells its version, also its own way."""
-    key = authorized(_bridge().settings.api_keys)
-    catalog = _bridge().catalog
-    etag = catalog.etag()  # taken first: a model that is registered meanwhile makes another one
-    listed: Json = {"object": "list", "data": catalog.models(key)}
+    key = require_client_key(get_gateway().settings.api_keys)
+    catalog = get_gateway().catalog
+    etag = (
+        catalog.compute_etag()
+    )  # taken first: a model that is registered meanwhile makes another one
+    listed: Json = {"object": "list", "data": catalog.list_models(key)}
     if "client_version" in request.args:
-        listed["models"] = catalog.codex(key)
+        listed["models"] = catalog.list_codex_entries(key)
     answer = json_answer(listed)
     answer.headers["ETag"] = etag
     return answer
@@ -128,105 +137,115 @@ def models() -> Response:
 @blueprint.get("/models/<path:model>")
 def model(model: str) -> Response:
     """One model of that list, or one that an alias, a pattern or its own name leads somewhere."""
-    key = authorized(_bridge().settings.api_keys)
-    entry = _bridge().catalog.model(model, key)
+    key = require_client_key(get_gateway().settings.api_keys)
+    entry = get_gateway().catalog.find_model(model, key)
     if entry is None:
-        message = f"The model '{shorten(model)}' does not exist."
+        message = f"The model '{shorten_value(model)}' does not exist."
         raise NotFound(message, param="model", code="model_not_found")
     return json_answer(entry)
 
 
 def serve(protocol: str) -> Response:
     """The answer to a request of a protocol, streamed if it is wanted so."""
-    exchange = request_context.current()
+    exchange = request_context.current_context()
     exchange.route = protocol
-    request_context.admit(exchange)
+    request_context.authenticate(exchange)
     try:
-        return _answered(protocol, exchange)
-    except Stopping:  # the end of the process is told as any failure is
+        return answer_request(protocol, exchange)
+    except ShutdownInterrupt:  # the end of the process is told as any failure is
         raise ShuttingDown from None
 
 
-def _answered(protocol: str, exchange: Exchange) -> Response:
-    bridge, body = _bridge(), adapt_shape(json_body(exchange), protocol, exchange)
-    request_context.watch(exchange)
+def answer_request(protocol: str, exchange: RequestContext) -> Response:
+    bridge, body = get_gateway(), adapt_shape(read_json_body(exchange), protocol, exchange)
+    request_context.watch_disconnect(exchange)
     streamed = bridge.wants_stream(protocol, body)
     style = get_requested_style(request, protocol)
     if protocol == "responses" and is_background(body):
-        return _later(body, streamed, style, exchange)
-    stream = exchange.making(bridge.open(protocol, body, style, exchange))
-    return _streaming(protocol, stream, exchange) if streamed else _whole(protocol, stream)
+        return start_background_work(body, streamed, style, exchange)
+    stream = exchange.set_response_stream(bridge.stream(protocol, body, style, exchange))
+    return (
+        stream_answer(protocol, stream, exchange)
+        if streamed
+        else encode_whole_answer(protocol, stream)
+    )
 
 
-def _later(body: Json, streamed: bool, style: str | None, exchange: Exchange) -> Response:
+def start_background_work(
+    body: Json, streamed: bool, style: str | None, exchange: RequestContext
+) -> Response:
     """Work that outlives this request; its events, if they are wanted, come from the store."""
-    queued = _bridge().begin(body, style, exchange, request_context.another("background"))
+    queued = get_gateway().start_background(
+        body, style, exchange, request_context.new_background_context("background")
+    )
     if not streamed:
         return json_answer(queued)
-    shown = list if shows_seals(body) else hide_seals_of
-    return told(queued["id"], -1, exchange, shown)
+    shown = list if wants_encrypted_reasoning(body) else hide_batch_reasoning
+    return stream_stored_events(queued["id"], -1, exchange, shown)
 
 
-def told(
+def stream_stored_events(
     response_id: str,
     after: int,
-    exchange: Exchange,
+    exchange: RequestContext,
     shown: Callable[[Batch], Batch] = list,
 ) -> Response:
     """The stored events of a response behind a number, and those to come, as they are shown."""
-    bridge = _bridge()
-    owner, patience = bridge.stored.find_owner(exchange), bridge.settings.keepalive
-    events = bridge.stored.background.told(owner, response_id, after, patience, exchange.waited)
-    stream = exchange.making(exchange.guarded(map(shown, events)))
-    return _streaming("responses", tell_follower(stream), exchange)
+    bridge = get_gateway()
+    owner, patience = bridge.store.find_owner(exchange), bridge.settings.keepalive
+    events = bridge.store.background.stream_events(
+        owner, response_id, after, patience, exchange.wait
+    )
+    stream = exchange.set_response_stream(exchange.convert_errors(map(shown, events)))
+    return stream_answer("responses", append_follower_error(stream), exchange)
 
 
-def json_body(exchange: Exchange, required: bool = True) -> Json:
+def read_json_body(exchange: RequestContext, required: bool = True) -> Json:
     """The object that the request's body is; InvalidRequest when it is none.
 
     A body that is not ``required`` may be left out, for an empty object.
     """
-    data = request_context.take_body()
-    if exchange.tape is not None:
-        exchange.tape.heard(data)
-    limit = _bridge().settings.max_json_values
+    data = request_context.pop_body()
+    if exchange.recorder is not None:
+        exchange.recorder.record_body(data)
+    limit = get_gateway().settings.max_json_values
     body = read_body(data, limit) if data or required else {}
-    exchange.saw_body(body)
+    exchange.log_request(body)
     return body
 
 
-def _whole(protocol: str, stream: Stream) -> Response:
+def encode_whole_answer(protocol: str, stream: EventStream) -> Response:
     try:
         return json_answer(FOLDS[protocol](stream))
-    except UNREADABLE as error:
-        raise unreadable() from error
+    except MALFORMED_EVENT_ERRORS as error:
+        raise malformed_event() from error
 
 
-def _streaming(protocol: str, stream: Stream, exchange: Exchange) -> Response:
+def stream_answer(protocol: str, stream: EventStream, exchange: RequestContext) -> Response:
     """A response whose status is known: the first batch is there before the answer begins."""
     first = next(stream, None)
     begun = itertools.chain([first] if first is not None else [], stream)
-    exchange.streams()
-    pieces = _taken(_encoded(protocol, begun), exchange)
+    exchange.notify_stream_start()
+    pieces = report_unread_answer(encode_stream(protocol, begun), exchange)
     response = Response(pieces, mimetype=_FRAMINGS[protocol].mimetype)
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # or nginx would gather the events
     return response
 
 
-def _taken(pieces: Iterator[bytes], exchange: Exchange) -> Iterator[bytes]:
+def report_unread_answer(pieces: Iterator[bytes], exchange: RequestContext) -> Iterator[bytes]:
     """The pieces; should the client not take them all, the exchange is told."""
     try:
         yield from pieces
     except GeneratorExit:
-        exchange.abandoned()
+        exchange.record_disconnect()
         raise
 
 
-def _encoded(protocol: str, stream: Stream) -> Iterator[bytes]:
+def encode_stream(protocol: str, stream: EventStream) -> Iterator[bytes]:
     encode, keep_alive, end, _ = _FRAMINGS[protocol]
     failed = False
-    told = TOLD[protocol](stream)
+    told = ERROR_ENCODERS[protocol](stream)
     for batch in told:
         if not batch:
             yield keep_alive
@@ -234,7 +253,7 @@ def _encoded(protocol: str, stream: Stream) -> Iterator[bytes]:
         try:
             data = encode(batch)
         except TypeError:  # a number too large, or nested too deeply
-            batch = told.throw(unreadable())
+            batch = told.throw(malformed_event())
             data = encode(batch)
         failed = bool(batch[-1].get("error"))
         yield data
@@ -247,6 +266,6 @@ def json_answer(value: Json) -> Response:
     return Response(orjson.dumps(value), mimetype="application/json")
 
 
-def _bridge() -> Bridge:
-    bridge: Bridge = current_app.extensions["forwarder"]
+def get_gateway() -> Gateway:
+    bridge: Gateway = current_app.extensions["forwarder"]
     return bridge

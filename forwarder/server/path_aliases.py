@@ -16,7 +16,7 @@ _SLASHES = re.compile("/{2,}")
 _BASE = re.compile(r"((/openai)?/v1)+(?=/|\Z)")
 
 
-class PathNormalizer:
+class PathAliases:
     """WSGI middleware that gives ``app`` every path in its one normal form."""
 
     def __init__(self, app: WsgiApp) -> None:

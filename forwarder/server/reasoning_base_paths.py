@@ -20,11 +20,11 @@ _STYLE = "forwarder.reasoning_style"
 """The name of the style in the environment of a request."""
 
 
-def add_base_paths(app: Flask) -> None:
+def install_base_paths(app: Flask) -> None:
     """Have a style at the head of a request's path taken for its mount point."""
     inner = app.wsgi_app
 
-    def outer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def set_base_path(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         style, slash, rest = environ["PATH_INFO"].lstrip("/").partition("/")
         if slash and style in ALL_STYLES:
             environ[_STYLE] = style
@@ -32,7 +32,7 @@ def add_base_paths(app: Flask) -> None:
             environ["PATH_INFO"] = f"/{rest}"
         return inner(environ, start_response)
 
-    app.wsgi_app = outer  # type: ignore[method-assign]
+    app.wsgi_app = set_base_path  # type: ignore[method-assign]
 
 
 def get_base_path(asked: Request) -> str:

@@ -16,10 +16,10 @@ from flask import Flask, Request, Response, current_app, g, jsonify, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
-from forwarder.context.client_identity import identify_payer
-from forwarder.context.recorder import Asked, Tape
-from forwarder.context.request_context import Exchange
-from forwarder.core.body_memory import BodyRoom
+from forwarder.context.client_identity import make_account_id
+from forwarder.context.recorder import Recorder, RequestHead
+from forwarder.context.request_context import RequestContext
+from forwarder.core.body_memory import BodyReservation
 from forwarder.core.errors import (
     BodyTimeout,
     ForwarderError,
@@ -30,77 +30,77 @@ from forwarder.core.errors import (
     ShuttingDown,
     TooLarge,
 )
-from forwarder.core.ids import random_id
-from forwarder.core.translation_context import Ledger
-from forwarder.core.validate import choose
-from forwarder.pipeline.gateway import Bridge
+from forwarder.core.ids import generate_id
+from forwarder.core.translation_context import LossReport
+from forwarder.core.validate import check_enum
+from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.client_reasoning_style import find_rendered_field
-from forwarder.server.auth import authorized
-from forwarder.server.client_disconnect import on_leaving
+from forwarder.server.auth import require_client_key
+from forwarder.server.client_disconnect import on_client_disconnect
 from forwarder.server.client_socket import RequestBodyError
 from forwarder.server.reasoning_base_paths import get_base_path
 
-_PLAIN = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
-_NAME_LIMIT = 64
-_MOST_NAMES = 40
-_ROUTE_LIMIT = 100
-_LIMITS = "x-ratelimit-"
+_UNQUOTED_CHARACTERS = " !#$&'()*+-./:;<=>?@[]^_`{|}~"
+MAX_NAME_LENGTH = 64
+MAX_HEADER_NAMES = 40
+MAX_ROUTE_LENGTH = 100
+_LIMIT_HEADER_PREFIX = "x-ratelimit-"
 _STRICT = "X-Forwarder-Strict"
-_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-_UNWATCHED = ("health", "metrics", "websocket")
+_TRUE_VALUES, _FALSE_VALUES = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_UNOBSERVED_ROUTES = ("health", "metrics", "websocket")
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def attend(app: Flask) -> None:
+def install_hooks(app: Flask) -> None:
     """Have each request of ``app`` begin an exchange, and its answer or failure end it."""
-    app.before_request(_begin)
-    app.after_request(_end)
-    app.register_error_handler(Exception, _failed)
-    app.teardown_request(_abandon)
+    app.before_request(open_context)
+    app.after_request(finish_response)
+    app.register_error_handler(Exception, handle_error)
+    app.teardown_request(close_unfinished_context)
 
 
-def current() -> Exchange:
+def current_context() -> RequestContext:
     """The exchange of the current request."""
-    exchange: Exchange = g.exchange
+    exchange: RequestContext = g.exchange
     return exchange
 
 
-def _begin() -> None:
+def open_context() -> None:
     # Each use of one of Flask's proxies costs as much as a small function.
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]
     bridge = current_app.extensions["forwarder"]
-    g.exchange = begin(asked, bridge, _named(asked), _is_watched(asked))
+    g.exchange = new_context(asked, bridge, name_route(asked), is_observed_route(asked))
 
 
-def _named(asked: Request) -> str:
+def name_route(asked: Request) -> str:
     """What the log calls a request: its view, or where it tried to go."""
     if asked.endpoint is None:
-        return f"{asked.method} {asked.path}"[:_ROUTE_LIMIT]
+        return f"{asked.method} {asked.path}"[:MAX_ROUTE_LENGTH]
     return asked.endpoint.rpartition(".")[2]
 
 
-def _failed(error: Exception) -> Response:
+def handle_error(error: Exception) -> Response:
     """The one door for errors: whatever ended a request leaves as one of ours."""
     if isinstance(error, HTTPException | RequestBodyError):
-        error = ours(error)
-    failure = current().blame(error)
-    response = jsonify(_body(failure))
+        error = convert_http_error(error)
+    failure = current_context().record_failure(error)
+    response = jsonify(encode_error_body(failure))
     response.status_code = failure.status
     response.headers.extend(failure.headers)
     return response
 
 
-def _body(failure: ForwarderError) -> dict[str, Any]:
+def encode_error_body(failure: ForwarderError) -> dict[str, Any]:
     """What is wrong, in the words of the API that was asked: Ollama's has nothing but a message."""
-    return {"error": failure.message} if request.path.startswith("/api/") else failure.body()
+    return {"error": failure.message} if request.path.startswith("/api/") else failure.make_body()
 
 
-def _end(response: Response) -> Response:
-    exchange = current()
+def finish_response(response: Response) -> Response:
+    exchange = current_context()
     exchange.status = response.status_code
-    sign(response.headers, exchange)
-    if exchange.tape is not None:
-        _take_down(response, exchange.tape)
+    add_headers(response.headers, exchange)
+    if exchange.recorder is not None:
+        record_response(response, exchange.recorder)
     if response.is_streamed:
         response.call_on_close(exchange.close)
     else:
@@ -108,135 +108,139 @@ def _end(response: Response) -> Response:
     return response
 
 
-def _take_down(response: Response, tape: Tape) -> None:
+def record_response(response: Response, tape: Recorder) -> None:
     """Put the answer on the tape, a stream while it goes out."""
-    track = tape.answers(response.status_code, list(response.headers.items()))
+    track = tape.record_answer_head(response.status_code, list(response.headers.items()))
     if response.is_streamed:
-        response.response = track.passing(cast(Iterable[bytes], response.response))
+        response.response = track.tap(cast(Iterable[bytes], response.response))
     else:
         track.add(response.get_data())
 
 
-def _abandon(error: BaseException | None) -> None:
+def close_unfinished_context(error: BaseException | None) -> None:
     """Close the exchange of a request that ends by itself, without an answer of the application.
 
     The process ends, or the greenlet is killed: no error handler hears of that.
     """
     if error is not None and not isinstance(error, Exception) and "exchange" in g:
-        exchange = current()
-        exchange.blame(ShuttingDown())
+        exchange = current_context()
+        exchange.record_failure(ShuttingDown())
         exchange.close()
 
 
-def begin(asked: Request, bridge: Bridge, route: str, watched: bool = True) -> Exchange:
+def new_context(
+    asked: Request, bridge: Gateway, route: str, watched: bool = True
+) -> RequestContext:
     """A new exchange for a request."""
     settings = bridge.settings
     header = asked.headers.get
     given = header("X-Request-Id", "")
-    exchange = Exchange(
-        id=given if _ID.fullmatch(given) else random_id("req"),
+    exchange = RequestContext(
+        id=given if _ID.fullmatch(given) else generate_id("req"),
         route=route,
-        ledger=Ledger(
-            strict=settings.strict or header(_STRICT, "").lower() in _YES,
+        loss_report=LossReport(
+            strict=settings.strict or header(_STRICT, "").lower() in _TRUE_VALUES,
             max_schema_nodes=settings.max_schema_nodes,
         ),
-        log_sample=settings.log_sample,
+        log_sample_rate=settings.log_sample,
         log_bodies=settings.log_bodies,
-        address=partial(_address, settings.public_url, asked),
+        get_base_url=partial(build_public_address, settings.public_url, asked),
         rendered_field=find_rendered_field(header),
         observers=bridge.observers if watched else (),
         client_headers=bridge.header_selection.select(asked.headers.items()),
     )
-    exchange.began(header)
+    exchange.notify_request(header)
     return exchange
 
 
-def make_room(exchange: Exchange) -> BodyRoom:
+def reserve_body_memory(exchange: RequestContext) -> BodyReservation:
     """Room for the body of a request, until its exchange ends."""
-    bridge: Bridge = current_app.extensions["forwarder"]
-    room = BodyRoom(bridge.body_memory)
-    exchange.opened.add(room.free)
+    bridge: Gateway = current_app.extensions["forwarder"]
+    room = BodyReservation(bridge.body_memory)
+    exchange.cleanup.add(room.release)
     return room
 
 
-def another(route: str) -> Exchange:
+def new_background_context(route: str) -> RequestContext:
     """An exchange for work that is begun by this request, and outlives it.
 
     Raises Overloaded when there is no room to hold the body for it.
     """
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-    own, more = current(), begin(asked, current_app.extensions["forwarder"], route)
-    more.id, more.client_key, more.payer = random_id("req"), own.client_key, own.payer
+    own, more = current_context(), new_context(asked, current_app.extensions["forwarder"], route)
+    more.id, more.client_key, more.account_id = generate_id("req"), own.client_key, own.account_id
     more.client_address = own.client_address
     more.body_size = own.body_size
-    make_room(more).resize(own.body_size)
-    if own.tape is not None:
-        more.tape = own.tape.another(more.started)
+    reserve_body_memory(more).resize(own.body_size)
+    if own.recorder is not None:
+        more.recorder = own.recorder.make_child(more.started_at)
     return more
 
 
-def _address(public_url: str | None, asked: Request) -> str:
+def build_public_address(public_url: str | None, asked: Request) -> str:
     """Where the client reaches the forwarder; few answers need to say it, and some only later."""
     return (public_url or asked.url_root).rstrip("/")
 
 
-def _is_watched(asked: Request) -> bool:
+def is_observed_route(asked: Request) -> bool:
     """Probes would fill the counts, and addresses that nobody serves are anybody's invention.
 
     Of a WebSocket the turns count, each for itself.
     """
-    return (asked.blueprint or "health").partition("/")[0] not in _UNWATCHED
+    return (asked.blueprint or "health").partition("/")[0] not in _UNOBSERVED_ROUTES
 
 
-def admit(exchange: Exchange, has_body: bool = True) -> None:
+def authenticate(exchange: RequestContext, has_body: bool = True) -> None:
     """Note who asks; raises what says that it may not, has had its share, or comes too many.
 
     The body is read before the exchange takes one of the places (FORWARDER_MAX_CONCURRENT), so
     that slow clients do not hold them.
     """
-    bridge: Bridge = current_app.extensions["forwarder"]
-    exchange.client_key = authorized(bridge.settings.api_keys)
+    bridge: Gateway = current_app.extensions["forwarder"]
+    exchange.client_key = require_client_key(bridge.settings.api_keys)
     if bridge.capture is not None:
-        exchange.tape = bridge.capture.tape(exchange, _asked(request))
+        exchange.recorder = bridge.capture.make_recorder(exchange, describe_request(request))
     check_strictness()
     exchange.client_address = request.remote_addr
-    exchange.payer = identify_payer(exchange.client_key, exchange.client_address, bridge.settings)
-    exchange.admit(exchange.client_address)
+    exchange.account_id = make_account_id(
+        exchange.client_key, exchange.client_address, bridge.settings
+    )
+    exchange.authorize(exchange.client_address)
     if has_body:
         receive_body()
-    bridge.resilience.admit(exchange)
-    exchange.run = run = bridge.running.enter()
-    exchange.opened.add(bridge.running.leave, run)
+    bridge.resilience.admit_request(exchange)
+    exchange.run = run = bridge.running.add_request()
+    exchange.cleanup.add(bridge.running.remove_request, run)
 
 
 def receive_body() -> None:
-    """Read the whole request body in advance; `take_body` gives it.
+    """Read the whole request body in advance; `pop_body` gives it.
 
     A form is read too: its large files go to disk.
     """
     if request.mimetype == "multipart/form-data":
         _ = request.form
     else:
-        g.body = _read_all()
+        g.body = read_whole_body()
 
 
-def take_body() -> bytes:
+def pop_body() -> bytes:
     """The request body, once: nothing here keeps it afterwards."""
     received: bytes | None = g.pop("body", None)
-    return _read_all() if received is None else received
+    return read_whole_body() if received is None else received
 
 
-def _read_all() -> bytes:
-    exchange = current()
-    data = make_room(exchange).read_all(request.stream.read)
+def read_whole_body() -> bytes:
+    exchange = current_context()
+    data = reserve_body_memory(exchange).read_all(request.stream.read)
     exchange.body_size = len(data)
     return data
 
 
-def _asked(asked: Request) -> Asked:
+def describe_request(asked: Request) -> RequestHead:
     """The head of a request."""
     query = list(asked.args.items(multi=True))
-    return Asked(
+    return RequestHead(
         asked.method, get_base_path(asked) + asked.path, query, list(asked.headers.items())
     )
 
@@ -244,51 +248,53 @@ def _asked(asked: Request) -> Asked:
 def check_strictness() -> None:
     """Raise InvalidRequest for a header of which it is not clear what it wants."""
     if said := request.headers.get(_STRICT, "").lower():
-        choose(said, (*_YES, *_NO), _STRICT)
+        check_enum(said, (*_TRUE_VALUES, *_FALSE_VALUES), _STRICT)
 
 
-def watch(exchange: Exchange) -> None:
+def watch_disconnect(exchange: RequestContext) -> None:
     """Notice from here on that the client leaves.
 
     To be called when its whole request has been read: the watch ends with the next byte that comes.
     """
-    exchange.opened.add(on_leaving(request.environ.get("gunicorn.socket"), exchange.leave))
+    exchange.cleanup.add(
+        on_client_disconnect(request.environ.get("gunicorn.socket"), exchange.cancel)
+    )
 
 
-def sign(headers: Headers, exchange: Exchange) -> None:
+def add_headers(headers: Headers, exchange: RequestContext) -> None:
     """Put what the client should know of the exchange into an answer's headers."""
     for name, value in exchange.reply_headers.items():
         headers.setdefault(name, value)
-    if exchange.limit_headers:
-        _tell_limits(headers, exchange.limit_headers)
+    if exchange.rate_limit_headers:
+        add_limit_headers(headers, exchange.rate_limit_headers)
     headers["X-Request-Id"] = exchange.id
     if exchange.upstream:
         headers["X-Forwarder-Upstream"] = exchange.upstream
-    headers.update(losses(exchange))
+    headers.update(loss_header(exchange))
 
 
-def losses(exchange: Exchange) -> dict[str, str]:
+def loss_header(exchange: RequestContext) -> dict[str, str]:
     """The header that names what did not go over; none when all did."""
-    dropped = sorted(exchange.ledger.dropped)
-    return {"X-Forwarder-Dropped": _listed(dropped)} if dropped else {}
+    dropped = sorted(exchange.loss_report.losses)
+    return {"X-Forwarder-Dropped": quote_names(dropped)} if dropped else {}
 
 
-def _tell_limits(headers: Headers, limits: dict[str, str]) -> None:
+def add_limit_headers(headers: Headers, limits: dict[str, str]) -> None:
     """Our own limits are those the client meets; the upstream's beside them would confuse it."""
     names = list(headers.keys())
     for name in names:
-        if name.lower().startswith(_LIMITS):
+        if name.lower().startswith(_LIMIT_HEADER_PREFIX):
             del headers[name]
     for name, value in limits.items():
         headers[name] = value
 
 
-def ours(error: HTTPException | RequestBodyError) -> ForwarderError:
+def convert_http_error(error: HTTPException | RequestBodyError) -> ForwarderError:
     """One of Werkzeug's own refusals, or the worker's, as ours."""
-    return _OURS.get(error.code or 500, InvalidRequest)(error.description or error.name)
+    return _ERRORS_BY_STATUS.get(error.code or 500, InvalidRequest)(error.description or error.name)
 
 
-_OURS: dict[int, type[ForwarderError]] = {
+_ERRORS_BY_STATUS: dict[int, type[ForwarderError]] = {
     404: NotFound,
     405: MethodNotAllowed,
     408: BodyTimeout,
@@ -297,8 +303,11 @@ _OURS: dict[int, type[ForwarderError]] = {
 }
 
 
-def _listed(names: list[str]) -> str:
+def quote_names(names: list[str]) -> str:
     """Names for a header: clients choose some of them, so they are quoted and kept short."""
-    quoted = [quote(name[:_NAME_LIMIT], safe=_PLAIN) for name in names[:_MOST_NAMES]]
+    quoted = [
+        quote(name[:MAX_NAME_LENGTH], safe=_UNQUOTED_CHARACTERS)
+        for name in names[:MAX_HEADER_NAMES]
+    ]
     more = len(names) - len(quoted)
     return ", ".join(quoted) + (f", and {more} more" if more else "")

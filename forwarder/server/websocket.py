@@ -15,60 +15,60 @@ from flask_sock import Sock
 
 from forwarder.config.settings import Settings
 from forwarder.core.errors import InvalidRequest, UpgradeRefused
-from forwarder.models.codex_headers import describe_connection
-from forwarder.pipeline.gateway import Bridge
-from forwarder.server.auth import authorized
+from forwarder.models.codex_headers import make_handshake_headers
+from forwarder.pipeline.gateway import Gateway
+from forwarder.server.auth import require_client_key
 from forwarder.server.browser_guard import check_origin
-from forwarder.server.websocket_socket import Whole
-from forwarder.server.websocket_turns import Connection
+from forwarder.server.websocket_socket import LockedSocket
+from forwarder.server.websocket_turns import WebSocketSession
 
 blueprint = Blueprint("websocket", __name__)
 
-PING = 25.0
+PING_SECONDS = 25.0
 """Seconds between two pings; a client that does not answer one is gone."""
 
 _SOCKETS = ("gunicorn.socket", "werkzeug.socket")
 
 
-def options(settings: Settings) -> dict[str, Any]:
+def build_socket_options(settings: Settings) -> dict[str, Any]:
     """What flask-sock is told of every connection."""
     return {
-        "ping_interval": PING,
+        "ping_interval": PING_SECONDS,
         "max_message_size": settings.max_body,
         "receive_bytes": 2**16,
     }
 
 
 @blueprint.before_request
-def welcome() -> None:
+def check_upgrade() -> None:
     """Refuse by a status what cannot become a connection; afterwards there are only events."""
-    key = authorized(_bridge().settings.api_keys)
+    key = require_client_key(get_gateway().settings.api_keys)
     found = [name for name in _SOCKETS if name in request.environ]
     if not found:
         raise UpgradeRefused("This server has no WebSockets; send a POST.")
-    check_origin(_bridge().settings)  # a browser lets any page open a WebSocket to anywhere
-    _check_handshake()
-    bridge = _bridge()
-    headers = describe_connection(
+    check_origin(get_gateway().settings)  # a browser lets any page open a WebSocket to anywhere
+    check_handshake()
+    bridge = get_gateway()
+    headers = make_handshake_headers(
         request.headers.get,
         bridge.router,
-        lambda settings: bridge.upstreams.of(settings).includes_reasoning,
-        bridge.catalog.etag(),
+        lambda settings: bridge.upstreams.get_or_create(settings).includes_reasoning,
+        bridge.catalog.compute_etag(),
         key,
     )
     # Of compressed messages, 3 MB become 3 GB before anybody can look at their size.
     request.environ.pop("HTTP_SEC_WEBSOCKET_EXTENSIONS", None)
     for name in found:
-        request.environ[name] = Whole(request.environ[name], PING, headers)
+        request.environ[name] = LockedSocket(request.environ[name], PING_SECONDS, headers)
 
 
-def _check_handshake() -> None:
+def check_handshake() -> None:
     version = request.headers.get("Sec-WebSocket-Version", "")
-    if version != "13" or not _is_key(request.headers.get("Sec-WebSocket-Key", "")):
+    if version != "13" or not is_websocket_key(request.headers.get("Sec-WebSocket-Key", "")):
         raise InvalidRequest("This is no WebSocket handshake.", code="invalid_handshake")
 
 
-def _is_key(text: str) -> bool:
+def is_websocket_key(text: str) -> bool:
     try:
         return len(base64.b64decode(text, validate=True)) == 16
     except (binascii.Error, ValueError):
@@ -77,12 +77,12 @@ def _is_key(text: str) -> bool:
 
 def websocket(ws: Any) -> None:
     """Responses, each a turn on one connection."""
-    Connection(ws, _bridge()).serve()
+    WebSocketSession(ws, get_gateway()).run()
 
 
 Sock().route("/responses", bp=blueprint)(websocket)
 
 
-def _bridge() -> Bridge:
-    bridge: Bridge = current_app.extensions["forwarder"]
+def get_gateway() -> Gateway:
+    bridge: Gateway = current_app.extensions["forwarder"]
     return bridge

@@ -12,11 +12,11 @@ from types import MappingProxyType
 from typing import Any
 
 
-def _do_nothing() -> None:
+def do_nothing() -> None:
     pass
 
 
-class Whole:
+class LockedSocket:
     """A socket on which all that is given to `send` goes out, one after the other.
 
     A peer that takes nothing for ``patience`` seconds counts as gone (an OSError).  The first thing
@@ -29,14 +29,14 @@ class Whole:
         self._sock = sock
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
         self._lock = threading.Lock()
-        self.before_receiving: Callable[[], object] = _do_nothing
+        self.before_receiving: Callable[[], object] = do_nothing
         sock.settimeout(patience)
 
     def send(self, data: bytes) -> int:
         """Send all of it."""
         with self._lock:
             if self._headers:
-                data, self._headers = _add_headers(data, self._headers), b""
+                data, self._headers = insert_headers(data, self._headers), b""
             self._sock.sendall(data)
         return len(data)
 
@@ -50,6 +50,6 @@ class Whole:
         return getattr(self._sock, name)
 
 
-def _add_headers(answer: bytes, lines: bytes) -> bytes:
+def insert_headers(answer: bytes, lines: bytes) -> bytes:
     head, end, rest = answer.partition(b"\r\n\r\n")
     return head + b"\r\n" + lines + b"\r\n" + rest if end else answer

@@ -46,17 +46,17 @@ def is_readable(values: Any) -> bool:
     return isinstance(values, dict) and needed <= values.keys() <= known
 
 
-def can_be_repeated(request: Json) -> bool:
+def is_repeatable(request: Json) -> bool:
     """May an upstream be asked this twice?
 
     Not if it runs tools that act: an MCP server, a code interpreter or a shell of the upstream's.
     Searches and images only cost their price again, and a client's own tools are run when the
     response has ended.
     """
-    return not any(map(_acts, request.get("tools") or ()))
+    return not any(map(is_acting_tool, request.get("tools") or ()))
 
 
-def _acts(tool: Any) -> bool:
+def is_acting_tool(tool: Any) -> bool:
     if not isinstance(tool, dict):
         return False
     if tool.get("type") == "shell":

@@ -17,113 +17,113 @@ import sqlalchemy as sa
 
 from forwarder.core.concurrency import spawn
 from forwarder.core.errors import ConversationLocked, StoreUnavailable
-from forwarder.core.ids import random_id
+from forwarder.core.ids import generate_id
 from forwarder.storage.db import Database, conversations
-from forwarder.storage.db.clock import LEASE
+from forwarder.storage.db.clock import LEASE_SECONDS
 
 log = logging.getLogger("forwarder.state")
 
-_RENEW = LEASE / 5
+LOCK_RENEW_SECONDS = LEASE_SECONDS / 5
 """Seconds between two signs of life."""
 
 
 @dataclass(frozen=True, eq=False)
-class Hold:
+class ConversationLock:
     """A turn's hold of a conversation."""
 
-    holds: Holds
+    locks: ConversationLocks
     owner: str
     conversation: str
-    name: str
+    holder_id: str
 
-    def take(self, connection: sa.Connection) -> None:
+    def acquire(self, connection: sa.Connection) -> None:
         """Take the conversation, if there is one; raises ConversationLocked while another has it.
 
-        To be followed by `keep`.
+        To be followed by `start_renewal`.
         """
         place = self.owner, self.conversation
-        if conversations.take(connection, *place, self.name):
+        if conversations.acquire_lease(connection, *place, self.holder_id):
             return
         if conversations.find(connection, *place) is not None:
             raise ConversationLocked
 
-    def keep(self) -> None:
-        """Hold it from now on, until `give_back` or `drop`."""
-        self.holds.add(self)
+    def start_renewal(self) -> None:
+        """Hold it from now on, until `release` or `release_now`."""
+        self.locks.add(self)
 
     def renew(self, connection: sa.Connection) -> None:
         """Say that the turn goes on."""
         place = self.owner, self.conversation
-        conversations.renew(connection, *place, self.name)
+        conversations.renew_lease(connection, *place, self.holder_id)
 
-    def give_back(self, connection: sa.Connection) -> None:
+    def release(self, connection: sa.Connection) -> None:
         """Let the next turn begin as soon as the connection's transaction is over.
 
-        To be followed by `done`.
+        To be followed by `mark_released`.
         """
-        conversations.release(connection, self.owner, self.conversation, self.name)
+        conversations.release_lease(connection, self.owner, self.conversation, self.holder_id)
 
-    def done(self) -> bool:
+    def mark_released(self) -> bool:
         """Note that it was given back; was that still to be noted?"""
-        return self.holds.remove(self)
+        return self.locks.remove(self)
 
-    def drop(self) -> None:
+    def release_now(self) -> None:
         """Give it back now, unless that is done."""
-        if self.done():
-            self.holds.database.write(self.give_back)
+        if self.mark_released():
+            self.locks.database.write(self.release)
 
 
-class Holds:
+class ConversationLocks:
     """What the turns of a process hold."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._held: set[Hold] = set()
+        self._active: set[ConversationLock] = set()
         self._lock = threading.Lock()
-        self._renewing = False
+        self._is_renewing = False
 
-    def of(self, owner: str, conversation: str) -> Hold:
+    def new_lock(self, owner: str, conversation: str) -> ConversationLock:
         """A hold that is still to be taken."""
-        return Hold(self, owner, conversation, random_id("turn"))
+        return ConversationLock(self, owner, conversation, generate_id("turn"))
 
-    def taken(self, owner: str, conversation: str) -> Hold:
+    def acquire(self, owner: str, conversation: str) -> ConversationLock:
         """A hold; raises ConversationLocked while another turn has the conversation."""
-        hold = self.of(owner, conversation)
-        self.database.write(hold.take)
-        hold.keep()
+        hold = self.new_lock(owner, conversation)
+        self.database.write(hold.acquire)
+        hold.start_renewal()
         return hold
 
-    def add(self, hold: Hold) -> None:
+    def add(self, hold: ConversationLock) -> None:
         """Say from now on that it is held."""
         with self._lock:
-            self._held.add(hold)
-            if not self._renewing:
-                self._renewing = True
-                spawn(self._renew_on)
+            self._active.add(hold)
+            if not self._is_renewing:
+                self._is_renewing = True
+                spawn(self._run_renewal)
 
-    def remove(self, hold: Hold) -> bool:
+    def remove(self, hold: ConversationLock) -> bool:
         """Say so no longer; was it said?"""
         with self._lock:
-            held = hold in self._held
-            self._held.discard(hold)
+            held = hold in self._active
+            self._active.discard(hold)
             return held
 
-    def _renew_on(self) -> None:
+    def _run_renewal(self) -> None:
         while True:
-            time.sleep(_RENEW)
+            time.sleep(LOCK_RENEW_SECONDS)
             with self._lock:
-                held = sorted(self._held, key=lambda hold: hold.name)
+                held = sorted(self._active, key=lambda hold: hold.holder_id)
                 if not held:
-                    self._renewing = False
+                    self._is_renewing = False
                     return
             try:
-                self.database.write(partial(_renew, held=held))
+                self.database.write(partial(renew_locks, held=held))
             except StoreUnavailable:
                 continue  # it is in the log, and the next may go better
             except Exception:
                 log.exception("conversations could not be held")
 
 
-def _renew(connection: sa.Connection, held: list[Hold]) -> None:
+def renew_locks(connection: sa.Connection, held: list[ConversationLock]) -> None:
     for hold in held:
         hold.renew(connection)

@@ -6,24 +6,24 @@ import re
 from collections.abc import Callable, Iterable
 
 from forwarder.core.types import Batch, Event, Json
-from forwarder.core.validate import choose
-from forwarder.protocols.chat_reasoning import is_own
-from forwarder.protocols.mappings import SEALED
+from forwarder.core.validate import check_enum
+from forwarder.protocols.chat_reasoning import is_own_token
+from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.protocols.tool_secrets import hide_tool_secrets_of
 
-_NAME = re.compile(r"include(\[\d*\])?")
+INCLUDE_PARAMETER = re.compile(r"include(\[\d*\])?")
 
 
-def _without(item: Json, name: str) -> Json:
+def drop_field(item: Json, name: str) -> Json:
     return {k: v for k, v in item.items() if k != name}
 
 
-def _emptied(item: Json, name: str) -> Json:
+def clear_field(item: Json, name: str) -> Json:
     """Clients find null there, not nothing."""
     return {**item, name: None} if name in item else item
 
 
-def _inside(item: Json, name: str, change: Callable[[Json], Json]) -> Json:
+def change_nested(item: Json, name: str, change: Callable[[Json], Json]) -> Json:
     """An item with an object of it changed, or with each object of a list."""
     value = item.get(name)
     if isinstance(value, dict):
@@ -33,101 +33,108 @@ def _inside(item: Json, name: str, change: Callable[[Json], Json]) -> Json:
     return item
 
 
-def _without_image(part: Json) -> Json:
-    return _emptied(part, "image_url") if part.get("type") == "input_image" else part
+def clear_image_url(part: Json) -> Json:
+    return clear_field(part, "image_url") if part.get("type") == "input_image" else part
 
 
-def _without_logprobs(part: Json) -> Json:
+def clear_logprobs(part: Json) -> Json:
     return {**part, "logprobs": []} if part.get("logprobs") else part
 
 
-_HIDDEN: dict[str, Callable[[Json], Json]] = {
-    "file_search_call.results": lambda item: _emptied(item, "results"),
-    "web_search_call.results": lambda item: _without(item, "results"),
-    "web_search_call.action.sources": lambda item: _inside(
-        item, "action", lambda action: _without(action, "sources")
+HIDDEN_FIELDS: dict[str, Callable[[Json], Json]] = {
+    "file_search_call.results": lambda item: clear_field(item, "results"),
+    "web_search_call.results": lambda item: drop_field(item, "results"),
+    "web_search_call.action.sources": lambda item: change_nested(
+        item, "action", lambda action: drop_field(action, "sources")
     ),
-    "message.input_image.image_url": lambda item: _inside(item, "content", _without_image),
-    "computer_call_output.output.image_url": lambda item: _inside(
-        item, "output", lambda output: _without(output, "image_url")
+    "message.input_image.image_url": lambda item: change_nested(item, "content", clear_image_url),
+    "computer_call_output.output.image_url": lambda item: change_nested(
+        item, "output", lambda output: drop_field(output, "image_url")
     ),
-    "code_interpreter_call.outputs": lambda item: _emptied(item, "outputs"),
-    SEALED: lambda item: _without(item, "encrypted_content"),
-    "message.output_text.logprobs": lambda item: _inside(item, "content", _without_logprobs),
+    "code_interpreter_call.outputs": lambda item: clear_field(item, "outputs"),
+    INCLUDE_ENCRYPTED_REASONING: lambda item: drop_field(item, "encrypted_content"),
+    "message.output_text.logprobs": lambda item: change_nested(item, "content", clear_logprobs),
 }
 """What can be asked for -> an item without it.  What stands before the first dot is its type."""
 
 
-def shows_seals(request: Json) -> bool:
+def wants_encrypted_reasoning(request: Json) -> bool:
     """Does a request ask for sealed reasoning?"""
     include = request.get("include")
-    return isinstance(include, list) and SEALED in include
+    return isinstance(include, list) and INCLUDE_ENCRYPTED_REASONING in include
 
 
-def hide_seals(event: Event) -> Event:
+def hide_event_reasoning(event: Event) -> Event:
     """An event without the reasoning that was sealed here for the store alone."""
     response = event.get("response")
-    if not response or not any(map(_is_sealed_here, response.get("output") or ())):
+    if not response or not any(map(is_own_reasoning, response.get("output") or ())):
         return event
-    return {**event, "response": _inside(_without_seals_alone(response), "output", _without_own)}
+    return {
+        **event,
+        "response": change_nested(drop_bare_reasoning(response), "output", drop_own_token),
+    }
 
 
-def hide_seals_of(batch: Batch) -> Batch:
+def hide_batch_reasoning(batch: Batch) -> Batch:
     """The same for each event of a batch."""
-    return [hide_seals(event) for event in batch]
+    return [hide_event_reasoning(event) for event in batch]
 
 
-def _is_sealed_here(item: Json) -> bool:
-    return item.get("type") == "reasoning" and is_own(item.get("encrypted_content"))
+def is_own_reasoning(item: Json) -> bool:
+    return item.get("type") == "reasoning" and is_own_token(item.get("encrypted_content"))
 
 
-def _without_own(item: Json) -> Json:
-    return _without(item, "encrypted_content") if _is_sealed_here(item) else item
+def drop_own_token(item: Json) -> Json:
+    return drop_field(item, "encrypted_content") if is_own_reasoning(item) else item
 
 
-def _without_seals_alone(response: Json) -> Json:
+def drop_bare_reasoning(response: Json) -> Json:
     """A response without items that are nothing but a seal: they were not streamed."""
     output = response.get("output")
-    if not isinstance(output, list) or not any(map(_is_seal_alone, output)):
+    if not isinstance(output, list) or not any(map(is_bare_reasoning, output)):
         return response
-    return {**response, "output": [item for item in output if not _is_seal_alone(item)]}
+    return {**response, "output": [item for item in output if not is_bare_reasoning(item)]}
 
 
-def _is_seal_alone(item: Json) -> bool:
-    return _is_sealed_here(item) and not (item.get("summary") or item.get("content"))
+def is_bare_reasoning(item: Json) -> bool:
+    return is_own_reasoning(item) and not (item.get("summary") or item.get("content"))
 
 
-class Including:
+class IncludeFilter:
     """Shows what was asked for, and nothing else that has to be asked for."""
 
     def __init__(self, query: Iterable[tuple[str, str]]) -> None:
         """``query`` has the names and values of a URL; raises InvalidRequest for unknown ones."""
-        given = [value for name, value in query if _NAME.fullmatch(name)]
+        given = [value for name, value in query if INCLUDE_PARAMETER.fullmatch(name)]
         for i, value in enumerate(given):
-            choose(value, tuple(_HIDDEN), f"include[{i}]")
-        self._hidden = {name: hide for name, hide in _HIDDEN.items() if name not in given}
+            check_enum(value, tuple(HIDDEN_FIELDS), f"include[{i}]")
+        self._hidden_fields = {
+            name: hide for name, hide in HIDDEN_FIELDS.items() if name not in given
+        }
 
-    def item(self, item: Json) -> Json:
+    def filter_item(self, item: Json) -> Json:
         """An item as it is to be shown."""
         kind = item.get("type") or "message"
-        for name, hide in self._hidden.items():
+        for name, hide in self._hidden_fields.items():
             if name.startswith(f"{kind}."):
                 item = hide(item)
         return hide_tool_secrets_of(item)  # those of ``additional_tools``
 
-    def response(self, response: Json) -> Json:
+    def filter_response(self, response: Json) -> Json:
         """A response as it is to be shown."""
-        if SEALED in self._hidden:
-            response = _without_seals_alone(response)
+        if INCLUDE_ENCRYPTED_REASONING in self._hidden_fields:
+            response = drop_bare_reasoning(response)
         # Earlier versions stored the tools as they came.
-        return _inside(hide_tool_secrets_of(response), "output", self.item)
+        return change_nested(hide_tool_secrets_of(response), "output", self.filter_item)
 
-    def batch(self, batch: Batch) -> Batch:
+    def filter_batch(self, batch: Batch) -> Batch:
         """Events as they are to be shown."""
-        return [self._event(event) for event in batch]
+        return [self._filter_event(event) for event in batch]
 
-    def _event(self, event: Event) -> Event:
-        event = _inside(_inside(event, "item", self.item), "response", self.response)
-        if "message.output_text.logprobs" in self._hidden:
-            event = _inside(_without_logprobs(event), "part", _without_logprobs)
+    def _filter_event(self, event: Event) -> Event:
+        event = change_nested(
+            change_nested(event, "item", self.filter_item), "response", self.filter_response
+        )
+        if "message.output_text.logprobs" in self._hidden_fields:
+            event = change_nested(clear_logprobs(event), "part", clear_logprobs)
         return event

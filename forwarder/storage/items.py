@@ -7,20 +7,29 @@ from dataclasses import replace
 from typing import Any
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.ids import MINT
-from forwarder.core.translation_context import Ledger, Terms
+from forwarder.core.ids import ID_SOURCE
+from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Json
-from forwarder.core.validate import DICT, LIST, STR, choose, expect, missing, optional, require
-from forwarder.middleware.media.locations import places, replaced
-from forwarder.middleware.media.policy import check
-from forwarder.protocols.items import INPUT_ITEMS, type_of
+from forwarder.core.validate import (
+    DICT,
+    LIST,
+    STR,
+    check_enum,
+    check_type,
+    missing_parameter,
+    read_field,
+    require_field,
+)
+from forwarder.middleware.media.locations import find_media, replace_media
+from forwarder.middleware.media.policy import check_media
+from forwarder.protocols.items import INPUT_ITEMS, parse_row_type
 from forwarder.storage.db.ids import MAX_ID_BYTES, is_valid_id
 from forwarder.translation.responses_over_chat.request import check_item
 
-_KINDS = frozenset(map(type_of, INPUT_ITEMS)) - {"item_reference", "compaction_trigger"}
-_ROLES = ("user", "assistant", "system", "developer")
+ITEM_TYPES = frozenset(map(parse_row_type, INPUT_ITEMS)) - {"item_reference", "compaction_trigger"}
+MESSAGE_ROLES = ("user", "assistant", "system", "developer")
 
-_PREFIXES = {
+ID_PREFIXES = {
     "message": "msg",
     "reasoning": "rs",
     "function_call": "fc",
@@ -31,14 +40,14 @@ _PREFIXES = {
 }
 """Type of an item -> how the ids of such items begin; others begin with ``item``."""
 
-_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
+ITEM_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
 """What can be an item's id, and be asked for by it."""
 
-_HOLDER = "resp_"
-_DERIVED = re.compile(r"[a-z]+_(.+)-(\d{1,9})")
+RESPONSE_ID_PREFIX = "resp_"
+DERIVED_ID = re.compile(r"[a-z]+_(.+)-(\d{1,9})")
 
-_TEXT: Json = {"type": "input_text", "text": ""}
-_WITH_STATUS = frozenset(
+EMPTY_TEXT_PART: Json = {"type": "input_text", "text": ""}
+TYPES_WITH_STATUS = frozenset(
     {
         "message", "function_call", "function_call_output", "custom_tool_call",
         "custom_tool_call_output", "local_shell_call", "shell_call", "shell_call_output",
@@ -48,7 +57,7 @@ _WITH_STATUS = frozenset(
 )  # fmt: skip
 
 
-def as_items(given: Any) -> list[Json]:
+def to_items(given: Any) -> list[Json]:
     """The ``input`` of a request as items; a text is what the user says.
 
     Raises InvalidRequest at the first item that is not an object, or has an id that cannot be
@@ -60,7 +69,7 @@ def as_items(given: Any) -> list[Json]:
         return []
     for i, item in enumerate(given):
         if type(item) is not dict:
-            expect(item, DICT, f"input[{i}]")
+            check_type(item, DICT, f"input[{i}]")
         if type(item.get("id")) is str:
             check_id(item["id"], f"input[{i}].id")
     return given
@@ -76,32 +85,32 @@ def check_id(name: str, param: str) -> None:
         )
 
 
-def shown(item: Json, fallback_id: str) -> Json:
+def render_item(item: Json, fallback_id: str) -> Json:
     """An item as it is told of; one without an id gets ``fallback_id``."""
-    kind = kind_of(item)
+    kind = read_item_type(item)
     whole = {**item, "type": kind, "id": item.get("id") or fallback_id}
-    if kind in _WITH_STATUS:
+    if kind in TYPES_WITH_STATUS:
         whole["status"] = item.get("status") or "completed"
     if kind == "message":
-        whole["content"] = _parts(item)
+        whole["content"] = render_content(item)
     elif kind == "reasoning":
         whole["summary"] = item.get("summary") or []
     return whole
 
 
-def kind_of(item: Json) -> str:
+def read_item_type(item: Json) -> str:
     """The item's type, which messages may leave out."""
     return str(item.get("type") or ("message" if "role" in item else "item_reference"))
 
 
-def _parts(item: Json) -> list[Json]:
+def render_content(item: Json) -> list[Json]:
     content, own = item.get("content"), item.get("role") == "assistant"
     if isinstance(content, str):
         content = [{"type": "output_text" if own else "input_text", "text": content}]
-    return [_part(part) for part in content or ()]
+    return [render_part(part) for part in content or ()]
 
 
-def _part(part: Json) -> Json:
+def render_part(part: Json) -> Json:
     if part.get("type") == "output_text":
         return {"annotations": [], "logprobs": [], **part}
     if part.get("type") == "input_image":
@@ -109,71 +118,77 @@ def _part(part: Json) -> Json:
     return part
 
 
-def derived_id(item: Json, holder: str, place: int) -> str:
+def derive_id(item: Json, holder: str, place: int) -> str:
     """The id of an item that came without: always the same for one place in one holder.
 
     It says which, so that the item can be found by it.
     """
-    prefix = _PREFIXES.get(kind_of(item), "item")
-    return f"{prefix}_{holder.removeprefix(_HOLDER)}-{place}"
+    prefix = ID_PREFIXES.get(read_item_type(item), "item")
+    return f"{prefix}_{holder.removeprefix(RESPONSE_ID_PREFIX)}-{place}"
 
 
-def derived_from(item_id: str) -> tuple[list[str], int]:
+def parse_derived_id(item_id: str) -> tuple[list[str], int]:
     """The holders that an id may be derived from, and the place; no holders for other ids."""
-    found = _DERIVED.fullmatch(item_id)
-    return ([_HOLDER + found[1], found[1]], int(found[2])) if found else ([], 0)
+    found = DERIVED_ID.fullmatch(item_id)
+    return ([RESPONSE_ID_PREFIX + found[1], found[1]], int(found[2])) if found else ([], 0)
 
 
-def checked(given: Any, path: str, most: int) -> list[Json]:
+def check_items(given: Any, path: str, limit: int) -> list[Json]:
     """Items that a client wants to be kept; raises InvalidRequest for what can be no item."""
-    items: list[Json] = expect(given, LIST, path)
-    if len(items) > most:
+    items: list[Json] = check_type(given, LIST, path)
+    if len(items) > limit:
         raise InvalidRequest(
-            f"'{path}' may hold {most} items at once.", param=path, code="array_above_max_length"
+            f"'{path}' may hold {limit} items at once.", param=path, code="array_above_max_length"
         )
     for i, item in enumerate(items):
-        _check(item, f"{path}[{i}]")
-    nowhere = Terms(MINT, Ledger(), seal=str, unseal=lambda sealed: None)
-    for i, item in enumerate(_without_media(items, path)):
+        check_new_item(item, f"{path}[{i}]")
+    nowhere = TranslationContext(ID_SOURCE, LossReport(), encrypt=str, decrypt=lambda sealed: None)
+    for i, item in enumerate(replace_media_by_text(items, path)):
         check_item(item, f"{path}[{i}]", nowhere)
     return items
 
 
-def _without_media(items: list[Json], path: str) -> list[Json]:
+def replace_media_by_text(items: list[Json], path: str) -> list[Json]:
     """The items with texts for the images and files, whose data has been read.
 
     What becomes of one that is elsewhere is its upstream's matter.
     """
     request: Json = {"input": items}
-    found = [place for place in places(request, "responses") if _may_show(items[place.entry])]
+    found = [
+        place
+        for place in find_media(request, "responses")
+        if may_contain_media(items[place.entry_index])
+    ]
     for place in found:
-        check(replace(place, steps=(path, *place.steps[1:])))
-    whole: list[Json] = replaced(request, [(place, _TEXT) for place in found])["input"]
+        check_media(replace(place, steps=(path, *place.steps[1:])))
+    whole: list[Json] = replace_media(request, [(place, EMPTY_TEXT_PART) for place in found])[
+        "input"
+    ]
     return whole
 
 
-def _may_show(item: Json) -> bool:
+def may_contain_media(item: Json) -> bool:
     return item.get("role") not in ("assistant", "system", "developer")
 
 
-def _check(item: Any, path: str) -> None:
-    expect(item, DICT, path)
+def check_new_item(item: Any, path: str) -> None:
+    check_type(item, DICT, path)
     kind = item.get("type")
     if kind is None and "role" not in item:
-        raise missing(f"{path}.type")
-    choose(kind or "message", tuple(sorted(_KINDS)), f"{path}.type")
-    own_id = optional(item, "id", STR, f"{path}.id")
-    if own_id is not None and not _ID.fullmatch(own_id):
+        raise missing_parameter(f"{path}.type")
+    check_enum(kind or "message", tuple(sorted(ITEM_TYPES)), f"{path}.type")
+    own_id = read_field(item, "id", STR, f"{path}.id")
+    if own_id is not None and not ITEM_ID.fullmatch(own_id):
         raise InvalidRequest(
             f"Invalid value for '{path}.id': it is no id of an item.",
             param=f"{path}.id",
             code="invalid_value",
         )
     if kind in (None, "message"):
-        choose(item.get("role"), _ROLES, f"{path}.role")
-        content = require(item, "content", (str, list), f"{path}.content")
+        check_enum(item.get("role"), MESSAGE_ROLES, f"{path}.role")
+        content = require_field(item, "content", (str, list), f"{path}.content")
         for i, part in enumerate(content if isinstance(content, list) else ()):
-            expect(part, DICT, f"{path}.content[{i}]")
-            require(part, "type", STR, f"{path}.content[{i}].type")
+            check_type(part, DICT, f"{path}.content[{i}]")
+            require_field(part, "type", STR, f"{path}.content[{i}].type")
     if kind == "compaction":
-        require(item, "encrypted_content", STR, f"{path}.encrypted_content")
+        require_field(item, "encrypted_content", STR, f"{path}.encrypted_content")

@@ -20,25 +20,25 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from forwarder.context.client_identity import derive_owner, digest_key, is_guessable
+from forwarder.context.client_identity import derive_owner, hash_client_key, is_guessable
 from forwarder.core.concurrency import spawn
-from forwarder.core.encryption import Sealer
+from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db import Database, owners
 
-_PURPOSE = "owner"
+KEY_PURPOSE = "owner"
 
-_CHECK_SECONDS = 10.0
+CHECK_SECONDS = 10.0
 """How long a client is known to have nothing under earlier owners.
 
 During a deploy, workers of an older version may still store something there.
 """
 
-_MAX_CHECKED = 10_000
-_RETRY_SECONDS = 1.0
+MAX_CHECKED_OWNERS = 10_000
+RETRY_SECONDS = 1.0
 
 
-class Owners:
+class OwnerResolver:
     """The owners of one database, or, without a database, the digests of keys.
 
     ``secrets`` are those that all workers have; the first one seals.
@@ -47,27 +47,27 @@ class Owners:
     def __init__(self, database: Database | None, secrets: Sequence[str]) -> None:
         self._database = database
         self._keys: list[bytes] = []
-        self._checked: OrderedDict[str, float] = OrderedDict()
-        self._moving = threading.Lock()
+        self._checked_at: OrderedDict[str, float] = OrderedDict()
+        self._move_lock = threading.Lock()
         self._has_secret = False
-        self.adopt(secrets)
+        self.add_secrets(secrets)
 
-    def adopt(self, secrets: Sequence[str]) -> None:
+    def add_secrets(self, secrets: Sequence[str]) -> None:
         """Use these secrets, which could not be read before."""
         if self._database is None or not secrets:
             return
-        self._sealer, self._has_secret = Sealer(secrets, _PURPOSE), True
+        self._cipher, self._has_secret = TokenCipher(secrets, KEY_PURPOSE), True
         try:
-            self._load(self._database)
+            self._load_keys(self._database)
         except StoreUnavailable:
-            spawn(partial(self._load_later, self._database))
+            spawn(partial(self._load_keys_later, self._database))
 
-    def derive(self, client_key: str | None) -> str:
+    def derive_owner(self, client_key: str | None) -> str:
         """The owner, without a look into the database."""
-        digest = digest_key(client_key)
+        digest = hash_client_key(client_key)
         return derive_owner(self._keys[0], digest) if client_key and self._keys else digest
 
-    def find(self, client_key: str | None) -> str:
+    def find_owner(self, client_key: str | None) -> str:
         """The owner, who has by then all that was stored under earlier ones.
 
         While the database cannot be written that may be an earlier one.
@@ -75,13 +75,13 @@ class Owners:
         if client_key and self._database is not None and self._has_secret:
             try:
                 if not self._keys:
-                    self._load(self._database)
-                return self._take_over(self._database, client_key)
+                    self._load_keys(self._database)
+                return self._migrate_earlier_owners(self._database, client_key)
             except StoreUnavailable:
                 pass  # it is in the log, and fails whatever needs the owner
-        return self.derive(client_key)
+        return self.derive_owner(client_key)
 
-    def settle(self, owner: str) -> str:
+    def migrate_owner(self, owner: str) -> str:
         """The owner of rows that were found under this one, moved if it is a key's digest.
 
         Nothing is moved while a turn goes on in one of its conversations.  Raises StoreUnavailable.
@@ -90,15 +90,15 @@ class Owners:
             return owner
         now = derive_owner(self._keys[0], owner)
 
-        def move(connection: Connection) -> str:
-            if owners.is_in_turn(connection, owner):
+        def move_rows(connection: Connection) -> str:
+            if owners.has_running_turn(connection, owner):
                 return owner
-            owners.move(connection, owner, now)
+            owners.move_owner(connection, owner, now)
             return now
 
-        return self._database.write_at_length(move)
+        return self._database.write_without_timeout(move_rows)
 
-    def rotate(self) -> None:
+    def rotate_keys(self) -> None:
         """Seal the owner keys with the first secret, and leave no owner that can be guessed.
 
         Raises StoreUnavailable.
@@ -106,55 +106,59 @@ class Owners:
         if self._database is None or not self._has_secret:
             return
         for name, sealed in self._database.read(owners.list_keys):
-            renewed = self._sealer.renewed(sealed)
+            renewed = self._cipher.reencrypt(sealed)
             if renewed is not None:
-                self._database.write(partial(owners.replace_seal, name=name, sealed=renewed))
+                self._database.write(partial(owners.replace_key, name=name, sealed=renewed))
         for owner in self._database.read(owners.list_owners):
-            self.settle(owner)
+            self.migrate_owner(owner)
 
-    def _take_over(self, database: Database, client_key: str) -> str:
-        now, digest = self.derive(client_key), digest_key(client_key)
-        if time.monotonic() - self._checked.get(digest, float("-inf")) < _CHECK_SECONDS:
+    def _migrate_earlier_owners(self, database: Database, client_key: str) -> str:
+        now, digest = self.derive_owner(client_key), hash_client_key(client_key)
+        if time.monotonic() - self._checked_at.get(digest, float("-inf")) < CHECK_SECONDS:
             return now
         earlier = [digest, *(derive_owner(key, digest) for key in self._keys[1:])]
         is_done = True
         for before in earlier:
-            if database.read(partial(owners.has_any, owner=before)):
+            if database.read(partial(owners.has_rows, owner=before)):
                 try:
-                    with self._moving:  # its other requests wait, and find everything moved
-                        move = partial(owners.move, before=before, now=now)
-                        is_done &= database.write_at_length(move)
+                    with self._move_lock:  # its other requests wait, and find everything moved
+                        move = partial(owners.move_owner, before=before, now=now)
+                        is_done &= database.write_without_timeout(move)
                 except StoreUnavailable:
                     return before
         if is_done:
-            self._checked.pop(digest, None)
-            self._checked[digest] = time.monotonic()
-            while len(self._checked) > _MAX_CHECKED:
-                self._checked.popitem(last=False)
+            self._checked_at.pop(digest, None)
+            self._checked_at[digest] = time.monotonic()
+            while len(self._checked_at) > MAX_CHECKED_OWNERS:
+                self._checked_at.popitem(last=False)
         return now
 
     # -- the keys -------------------------------------------------------------------------------
 
-    def _load(self, database: Database) -> None:
+    def _load_keys(self, database: Database) -> None:
         """Open the owner keys; the first worker of all makes one."""
-        self._keys = self._open(database.read(owners.list_keys)) or database.write(self._make)
+        self._keys = self._decrypt_keys(database.read(owners.list_keys)) or database.write(
+            self._make_key
+        )
 
-    def _load_later(self, database: Database) -> None:
-        while not self._keys and not database.closed.wait(_RETRY_SECONDS):
+    def _load_keys_later(self, database: Database) -> None:
+        while not self._keys and not database.closed.wait(RETRY_SECONDS):
             try:
-                self._load(database)
+                self._load_keys(database)
             except StoreUnavailable:
                 continue  # it is in the log
 
-    def _make(self, connection: Connection) -> list[bytes]:
-        owners.lock(connection, "owner key")
-        there = self._open(owners.list_keys(connection))  # another worker may have been faster
+    def _make_key(self, connection: Connection) -> list[bytes]:
+        owners.take_transaction_lock(connection, "owner key")
+        there = self._decrypt_keys(
+            owners.list_keys(connection)
+        )  # another worker may have been faster
         if not there:
             made = random.token_bytes(32)
-            owners.add_key(connection, self._sealer.seal(made.hex()))
+            owners.add_key(connection, self._cipher.encrypt(made.hex()))
             there = [made]
         return there
 
-    def _open(self, rows: list[tuple[str, str]]) -> list[bytes]:
-        opened = [self._sealer.unseal(sealed) for _, sealed in rows]
+    def _decrypt_keys(self, rows: list[tuple[str, str]]) -> list[bytes]:
+        opened = [self._cipher.decrypt(sealed) for _, sealed in rows]
         return [bytes.fromhex(key) for key in opened if key]

@@ -7,61 +7,61 @@ from typing import Any, NamedTuple
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
-from forwarder.core.validate import choose
+from forwarder.core.validate import check_enum
 from forwarder.storage.db.ids import is_valid_id
 
-_MOST = 100
+MAX_PAGE_SIZE = 100
 
 
-class Page(NamedTuple):
+class PageRequest(NamedTuple):
     """Which part of a list is wanted: so many, behind the one with this id, in this order."""
 
     limit: int
     after: str | None
-    falling: bool
+    is_descending: bool
 
 
-def page_of(given: Mapping[str, str], order: str) -> Page:
+def read_page(given: Mapping[str, str], order: str) -> PageRequest:
     """The page that a query asks for; ``order`` is what holds unless it says another."""
     text = given.get("limit", "20")
-    if not text.isdecimal() or not 1 <= int(text) <= _MOST:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE_SIZE:
         raise InvalidRequest(
-            f"Invalid value for 'limit': expected an integer from 1 to {_MOST}.",
+            f"Invalid value for 'limit': expected an integer from 1 to {MAX_PAGE_SIZE}.",
             param="limit",
             code="invalid_value",
         )
-    asked = choose(given.get("order", order), ("asc", "desc"), "order")
-    return Page(int(text), given.get("after") or None, asked == "desc")
+    asked = check_enum(given.get("order", order), ("asc", "desc"), "order")
+    return PageRequest(int(text), given.get("after") or None, asked == "desc")
 
 
-def listed(found: Sequence[Json], page: Page) -> Json:
+def make_page(found: Sequence[Json], page: PageRequest) -> Json:
     """A page of all that there is, which is in rising order."""
-    ordered = list(reversed(found)) if page.falling else list(found)
+    ordered = list(reversed(found)) if page.is_descending else list(found)
     if page.after is not None:
         names = [entry["id"] for entry in ordered]
         if page.after not in names:
-            raise _unknown(page.after)
+            raise unknown_cursor(page.after)
         ordered = ordered[names.index(page.after) + 1 :]
-    return as_list(ordered, page.limit)
+    return make_list(ordered, page.limit)
 
 
-def mark_of(page: Page, place: Callable[[str], int | None]) -> int | None:
+def find_page_start(page: PageRequest, place: Callable[[str], int | None]) -> int | None:
     """The place behind which a page is, in a list that the store pages."""
     if page.after is None:
         return None
     found = place(page.after) if is_valid_id(page.after) else None
     if found is None:
-        raise _unknown(page.after)
+        raise unknown_cursor(page.after)
     return found
 
 
-def _unknown(after: str) -> InvalidRequest:
+def unknown_cursor(after: str) -> InvalidRequest:
     return InvalidRequest(
         f"There is no '{after[:64]}' in this list.", param="after", code="invalid_value"
     )
 
 
-def as_list(entries: Sequence[Json], limit: int) -> Json:
+def make_list(entries: Sequence[Json], limit: int) -> Json:
     """The first entries as a list object, which says whether there are more."""
     data = list(entries[:limit])
     return {
@@ -73,7 +73,7 @@ def as_list(entries: Sequence[Json], limit: int) -> Json:
     }
 
 
-def metadata_of(
+def read_metadata(
     body: Json, check: Callable[[Any, tuple[type, ...], str], Any], required: bool = False
 ) -> Json:
     """The metadata in a body: texts by name, of which there may not be too many."""

@@ -10,12 +10,12 @@ import sqlalchemy as sa
 
 from forwarder.core.types import Json
 from forwarder.storage.db import conversations, responses
-from forwarder.storage.db.compression import Spend
-from forwarder.storage.db.ids import in_batches
-from forwarder.storage.items import derived_from
+from forwarder.storage.db.compression import SpendCallback
+from forwarder.storage.db.ids import split_batches
+from forwarder.storage.items import parse_derived_id
 
 
-def wanted(items: Any) -> list[str]:
+def list_references(items: Any) -> list[str]:
     """The ids that items refer to; none when they are no list."""
     if type(items) is not list:
         return []
@@ -29,25 +29,25 @@ def is_reference(item: Any) -> bool:
     return item.get("type") == "item_reference" or not (item.get("type") or "role" in item)
 
 
-def found(
-    connection: sa.Connection, owner: str, names: list[str], spend: Spend | None = None
+def find_items(
+    connection: sa.Connection, owner: str, names: list[str], spend: SpendCallback | None = None
 ) -> dict[str, Json]:
     """The items of these ids, as far as there are any: of responses, or of conversations."""
     there: dict[str, Json] = {}
     left: list[str] = []
-    for some in in_batches(names):  # each name once, however often it is referred to
-        there |= responses.items_named(connection, owner, some, spend)
+    for some in split_batches(names):  # each name once, however often it is referred to
+        there |= responses.find_items_by_id(connection, owner, some, spend)
         missing = [name for name in some if name not in there]
         if missing:
-            there |= conversations.items_named(connection, owner, missing, spend)
+            there |= conversations.find_items_by_id(connection, owner, missing, spend)
             left += [name for name in missing if name not in there]
     if left:
-        there |= _find_derived(connection, owner, left, spend)
+        there |= find_derived_items(connection, owner, left, spend)
     return {name: item for name, item in there.items() if not is_reference(item)}
 
 
-def _find_derived(
-    connection: sa.Connection, owner: str, names: list[str], spend: Spend | None
+def find_derived_items(
+    connection: sa.Connection, owner: str, names: list[str], spend: SpendCallback | None
 ) -> dict[str, Json]:
     """The items of ids that they were given because they came without.
 
@@ -55,7 +55,7 @@ def _find_derived(
     """
     places: dict[str, list[tuple[str, int]]] = {}  # holder -> the ids in it, and their places
     for name in names:
-        holders, place = derived_from(name)
+        holders, place = parse_derived_id(name)
         for holder in holders:
             places.setdefault(holder, []).append((name, place))
     there: dict[str, Json] = {}
@@ -69,6 +69,6 @@ def _find_derived(
     return there
 
 
-def resolved(items: list[Any], there: Mapping[str, Json]) -> list[Any]:
+def replace_references(items: list[Any], there: Mapping[str, Json]) -> list[Any]:
     """The items with those that they refer to; what is not found stays as it is."""
     return [there.get(item["id"], item) if is_reference(item) else item for item in items]

@@ -13,22 +13,27 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from forwarder.core.errors import InvalidRequest, NotFound
-from forwarder.core.read_limit import DEFAULT_LIMITS, ReadLimit, RequestLimits, spend_references
-from forwarder.core.types import Call, Json, Stream
-from forwarder.core.validate import BOOL, DICT, STR, optional, require
+from forwarder.core.read_limit import (
+    DEFAULT_REQUEST_LIMITS,
+    ReadLimit,
+    RequestLimits,
+    spend_references,
+)
+from forwarder.core.types import EventStream, Handler, Json
+from forwarder.core.validate import BOOL, DICT, STR, read_field, require_field
 from forwarder.storage import references
 from forwarder.storage.db import Database, conversations, responses
-from forwarder.storage.db.compression import Spend
-from forwarder.storage.db.conversations import Said
-from forwarder.storage.db.responses import Kept
-from forwarder.storage.history_errors import Drop, Earlier, ask
-from forwarder.storage.items import as_items, check_id, derived_id, shown
+from forwarder.storage.db.compression import SpendCallback
+from forwarder.storage.db.conversations import ConversationItem
+from forwarder.storage.db.responses import StoredResponse
+from forwarder.storage.history_errors import EarlierItems, LossCallback, call_with_earlier_items
+from forwarder.storage.items import check_id, derive_id, render_item, to_items
 
-OURS = ("previous_response_id", "conversation", "background", "background_options")
+LOCAL_PARAMETERS = ("previous_response_id", "conversation", "background", "background_options")
 """Parameters that are honoured here."""
 
 
-class Memory(NamedTuple):
+class UpstreamMemory(NamedTuple):
     """What is known of an upstream's own memory.
 
     ``name`` is the upstream's.  Does it keep the responses that it gives?  Does it know the client
@@ -37,19 +42,19 @@ class Memory(NamedTuple):
     """
 
     name: str
-    keeps: bool = False
-    knows_client: bool = False
-    goes_on: bool = True
+    stores_responses: bool = False
+    has_client_key: bool = False
+    can_continue: bool = True
 
 
-class Base(NamedTuple):
+class HistoryReference(NamedTuple):
     """What a request says that it stands on, checked."""
 
     previous: str | None
     conversation: str | None
 
     @property
-    def is_something(self) -> bool:
+    def is_set(self) -> bool:
         return self.previous is not None or self.conversation is not None
 
     @property
@@ -58,13 +63,13 @@ class Base(NamedTuple):
         return "previous_response_id" if self.conversation is None else "conversation"
 
 
-def base_of(request: Json) -> Base:
+def read_history_reference(request: Json) -> HistoryReference:
     """Raises InvalidRequest for what contradicts itself."""
-    previous = optional(request, "previous_response_id", STR, "previous_response_id")
-    given = optional(request, "conversation", (str, dict), "conversation")
+    previous = read_field(request, "previous_response_id", STR, "previous_response_id")
+    given = read_field(request, "conversation", (str, dict), "conversation")
     if isinstance(given, dict):
-        given = require(given, "id", STR, "conversation.id")
-    optional(request, "background_options", DICT, "background_options")
+        given = require_field(given, "id", STR, "conversation.id")
+    read_field(request, "background_options", DICT, "background_options")
     if previous is not None:
         check_id(previous, "previous_response_id")
     if given is not None:
@@ -79,106 +84,113 @@ def base_of(request: Json) -> Base:
         raise InvalidRequest(
             "Background work needs 'store': it is asked for later.", param="background"
         )
-    return Base(previous, given)
+    return HistoryReference(previous, given)
 
 
 def is_stored(request: Json) -> bool:
     """Is the response to be stored?"""
-    return optional(request, "store", BOOL, "store") is not False
+    return read_field(request, "store", BOOL, "store") is not False
 
 
 def is_background(request: Json) -> bool:
     """Is the response wanted later?"""
-    return bool(optional(request, "background", BOOL, "background"))
+    return bool(read_field(request, "background", BOOL, "background"))
 
 
-def resumed(
-    call: Call,
+def with_history(
+    call: Handler,
     database: Database,
     find_owner: Callable[[], str],
-    memory: Memory,
-    drop: Drop,
-    limits: RequestLimits = DEFAULT_LIMITS,
-) -> Call:
+    memory: UpstreamMemory,
+    drop: LossCallback,
+    limits: RequestLimits = DEFAULT_REQUEST_LIMITS,
+) -> Handler:
     """Wrap a call so that what its requests stand on is part of them.
 
     ``find_owner`` is asked only when there is something to look up.  ``drop`` is told what of that
     does not reach the upstream.  A request that is over ``limits`` with all of it raises TooLarge.
     """
 
-    def resume_and_call(request: Json) -> Stream:
-        base, given = base_of(request), request.get("input")
-        rest = {k: v for k, v in request.items() if k not in OURS}
-        if memory.keeps and is_background(request):
+    def handle_request(request: Json) -> EventStream:
+        base, given = read_history_reference(request), request.get("input")
+        rest = {k: v for k, v in request.items() if k not in LOCAL_PARAMETERS}
+        if memory.stores_responses and is_background(request):
             rest["background"] = True  # it works on, whatever becomes of this process
-        if not base.is_something and not references.wanted(given):
+        if not base.is_set and not references.list_references(given):
             return call(rest)
-        limit = ReadLimit(limits, base.param if base.is_something else "input")
+        limit = ReadLimit(limits, base.param if base.is_set else "input")
         limit.spend_value(rest)
         owner = find_owner()
-        past, there = database.read(lambda c: _known(c, owner, base, memory, given, limit))
-        if references.wanted(given):
-            rest["input"] = references.resolved(rest["input"], there)
+        past, there = database.read(lambda c: read_history(c, owner, base, memory, given, limit))
+        if references.list_references(given):
+            rest["input"] = references.replace_references(rest["input"], there)
         if past is None:
-            return call(rest | {k: v for k, v in request.items() if k in OURS[:2]})
-        _use(database, owner, past.used)
-        if past.handed_on is not None:
-            return call({**rest, "previous_response_id": past.handed_on})
-        own = {**rest, "input": as_items(rest.get("input"))}
-        earlier = references.resolved(past.items, there)
-        if references.wanted(earlier):
+            return call(rest | {k: v for k, v in request.items() if k in LOCAL_PARAMETERS[:2]})
+        touch_responses(database, owner, past.used_responses)
+        if past.upstream_response_id is not None:
+            return call({**rest, "previous_response_id": past.upstream_response_id})
+        own = {**rest, "input": to_items(rest.get("input"))}
+        earlier = references.replace_references(past.items, there)
+        if references.list_references(earlier):
             drop(f"{base.param}.item_reference", "what an earlier turn refers to is gone")
         earlier = [item for item in earlier if not references.is_reference(item)]
-        return ask(call, own, Earlier(earlier, base.param), drop)
+        return call_with_earlier_items(call, own, EarlierItems(earlier, base.param), drop)
 
-    return resume_and_call
+    return handle_request
 
 
-def _known(
+def read_history(
     connection: sa.Connection,
     owner: str,
-    base: Base,
-    memory: Memory,
+    base: HistoryReference,
+    memory: UpstreamMemory,
     given: Any,
     limit: ReadLimit,
-) -> tuple[Past | None, dict[str, Json]]:
+) -> tuple[StoredHistory | None, dict[str, Json]]:
     """What came before, and what it and the given input refer to."""
-    past = _past(connection, owner, base, memory, limit)
-    names = [*references.wanted(given), *references.wanted(past.items if past else [])]
+    past = find_history(connection, owner, base, memory, limit)
+    names = [
+        *references.list_references(given),
+        *references.list_references(past.items if past else []),
+    ]
     if not names:
         return past, {}
-    there = references.found(connection, owner, names, limit.spend)
+    there = references.find_items(connection, owner, names, limit.spend)
     spend_references(limit, names, there)
     return past, there
 
 
-class Past(NamedTuple):
+class StoredHistory(NamedTuple):
     """What came before a request, or the upstream's id of it, and the stored responses in it."""
 
     items: list[Json]
-    handed_on: str | None = None
-    used: tuple[Kept, ...] = ()
+    upstream_response_id: str | None = None
+    used_responses: tuple[StoredResponse, ...] = ()
 
 
-def _past(
-    connection: sa.Connection, owner: str, base: Base, memory: Memory, limit: ReadLimit
-) -> Past | None:
+def find_history(
+    connection: sa.Connection,
+    owner: str,
+    base: HistoryReference,
+    memory: UpstreamMemory,
+    limit: ReadLimit,
+) -> StoredHistory | None:
     """``None`` when only the upstream can know it."""
-    handed_on = memory.keeps and memory.knows_client
+    handed_on = memory.stores_responses and memory.has_client_key
     if base.conversation is not None:
         if conversations.find(connection, owner, base.conversation) is None:
             if handed_on:
                 return None
-            raise no_conversation(base.conversation, "conversation")
-        said = conversations.items_of(connection, owner, base.conversation, spend=limit.spend)
-        return Past([each.data for each in said])
+            raise conversation_not_found(base.conversation, "conversation")
+        said = conversations.read_items(connection, owner, base.conversation, spend=limit.spend)
+        return StoredHistory([each.data for each in said])
     if base.previous is None:
-        return Past([])
-    turns = responses.chain(connection, owner, base.previous)
+        return StoredHistory([])
+    turns = responses.read_chain(connection, owner, base.previous)
     if not turns:
         if handed_on:
             return None
-        raise _no_previous(base.previous)
+        raise previous_response_not_found(base.previous)
     last = turns[-1]
     if last.is_running:
         raise InvalidRequest(
@@ -186,53 +198,57 @@ def _past(
             param="previous_response_id",
             code="previous_response_not_completed",
         )
-    is_its_own = memory.keeps and last.upstream == memory.name
-    if is_its_own and memory.goes_on and last.upstream_id:
-        return Past([], last.upstream_id, tuple(turns))
-    return Past(_history(connection, owner, turns, limit.spend), None, tuple(turns))
+    is_its_own = memory.stores_responses and last.upstream == memory.name
+    if is_its_own and memory.can_continue and last.upstream_id:
+        return StoredHistory([], last.upstream_id, tuple(turns))
+    return StoredHistory(
+        read_chain_items(connection, owner, turns, limit.spend), None, tuple(turns)
+    )
 
 
-def _history(connection: sa.Connection, owner: str, turns: list[Kept], spend: Spend) -> list[Json]:
+def read_chain_items(
+    connection: sa.Connection, owner: str, turns: list[StoredResponse], spend: SpendCallback
+) -> list[Json]:
     """The items of a chain of responses, in their order."""
     contents = responses.read_contents(connection, owner, [turn.id for turn in turns], spend)
     items: list[Json] = []
     for turn in turns:
-        items += [each.data for each in _said_before(connection, owner, turn, spend)]
+        items += [each.data for each in read_conversation_before(connection, owner, turn, spend)]
         given, output = contents[turn.id]
         items += [*given, *output]
     return items
 
 
-def _said_before(
-    connection: sa.Connection, owner: str, turn: Kept, spend: Spend | None
-) -> list[Said]:
+def read_conversation_before(
+    connection: sa.Connection, owner: str, turn: StoredResponse, spend: SpendCallback | None
+) -> list[ConversationItem]:
     """The items of the conversation that a response was a part of, as it was then."""
     if turn.conversation is None or not turn.before:
         return []
     conversation, before = turn.conversation, turn.before
-    return conversations.items_of(connection, owner, conversation, until=before, spend=spend)
+    return conversations.read_items(connection, owner, conversation, max_number=before, spend=spend)
 
 
-def input_of(
-    connection: sa.Connection, owner: str, response_id: str, spend: Spend | None = None
+def read_response_input(
+    connection: sa.Connection, owner: str, response_id: str, spend: SpendCallback | None = None
 ) -> list[Json]:
     """What a response answers, as it is told: its own input, behind all that it continues.
 
     Empty when there is no such response.
     """
-    turns = responses.chain(connection, owner, response_id)
+    turns = responses.read_chain(connection, owner, response_id)
     contents = responses.read_contents(connection, owner, [turn.id for turn in turns], spend)
     items: list[Json] = []
     for turn in turns:
-        said = _said_before(connection, owner, turn, spend)
-        items += [shown(each.data, each.id) for each in said]
+        said = read_conversation_before(connection, owner, turn, spend)
+        items += [render_item(each.data, each.id) for each in said]
         given, output = contents[turn.id]
         own = given if turn.id == response_id else [*given, *output]
-        items += [shown(item, derived_id(item, turn.id, i)) for i, item in enumerate(own)]
+        items += [render_item(item, derive_id(item, turn.id, i)) for i, item in enumerate(own)]
     return items
 
 
-def _use(database: Database, owner: str, turns: tuple[Kept, ...]) -> None:
+def touch_responses(database: Database, owner: str, turns: tuple[StoredResponse, ...]) -> None:
     stale = [turn.id for turn in turns if responses.is_stale(turn)]
     if stale:
         database.write(lambda c: responses.touch(c, owner, stale))
@@ -241,7 +257,7 @@ def _use(database: Database, owner: str, turns: tuple[Kept, ...]) -> None:
 # -- errors ---------------------------------------------------------------------------------------
 
 
-def _no_previous(name: str) -> InvalidRequest:
+def previous_response_not_found(name: str) -> InvalidRequest:
     return InvalidRequest(
         f"Previous response with id '{name[:64]}' not found.",
         param="previous_response_id",
@@ -249,6 +265,6 @@ def _no_previous(name: str) -> InvalidRequest:
     )
 
 
-def no_conversation(name: str, param: str | None = None) -> NotFound:
+def conversation_not_found(name: str, param: str | None = None) -> NotFound:
     """There is none of this name, or not for this client."""
     return NotFound(f"Conversation with id '{name[:64]}' not found.", param=param)

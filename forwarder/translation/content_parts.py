@@ -9,26 +9,34 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from forwarder.core.errors import InvalidRequest, Unsupported, shorten
+from forwarder.core.errors import InvalidRequest, Unsupported, shorten_value
 from forwarder.core.pacing import iter_paced
 from forwarder.core.types import Json
-from forwarder.core.validate import DICT, STR, choose, expect, missing, optional, require
+from forwarder.core.validate import (
+    DICT,
+    STR,
+    check_enum,
+    check_type,
+    missing_parameter,
+    read_field,
+    require_field,
+)
 
-Converter = Callable[[Json, str], Json]
+PartConverter = Callable[[Json, str], Json]
 
 
-def convert(parts: list[Any], table: dict[str, Converter], path: str) -> list[Json]:
+def convert_parts(parts: list[Any], table: dict[str, PartConverter], path: str) -> list[Json]:
     """Each part of ``parts`` through its converter in ``table``."""
-    return [convert_one(part, table, f"{path}[{i}]") for i, part in enumerate(iter_paced(parts))]
+    return [convert_part(part, table, f"{path}[{i}]") for i, part in enumerate(iter_paced(parts))]
 
 
-def convert_one(part: Any, table: dict[str, Converter], path: str) -> Json:
+def convert_part(part: Any, table: dict[str, PartConverter], path: str) -> Json:
     """One part through its converter."""
-    kind = require(expect(part, DICT, path), "type", STR, f"{path}.type")
+    kind = require_field(check_type(part, DICT, path), "type", STR, f"{path}.type")
     converter = table.get(kind)
     if converter is None:
         raise InvalidRequest(
-            f"Invalid value for '{path}.type': '{shorten(kind)}'. Supported values are: "
+            f"Invalid value for '{path}.type': '{shorten_value(kind)}'. Supported values are: "
             + ", ".join(f"'{name}'" for name in table)
             + ".",
             param=f"{path}.type",
@@ -40,52 +48,52 @@ def convert_one(part: Any, table: dict[str, Converter], path: str) -> Json:
 # -- Responses -> Chat --------------------------------------------------------------------------
 
 
-def _text_to_chat(part: Json, path: str) -> Json:
-    return {"type": "text", "text": require(part, "text", STR, f"{path}.text")}
+def convert_text_to_chat(part: Json, path: str) -> Json:
+    return {"type": "text", "text": require_field(part, "text", STR, f"{path}.text")}
 
 
-def _refusal(part: Json, path: str) -> Json:
-    return {"type": "refusal", "refusal": require(part, "refusal", STR, f"{path}.refusal")}
+def convert_refusal(part: Json, path: str) -> Json:
+    return {"type": "refusal", "refusal": require_field(part, "refusal", STR, f"{path}.refusal")}
 
 
-def _image_to_chat(part: Json, path: str) -> Json:
-    url = optional(part, "image_url", STR, f"{path}.image_url")
+def convert_image_to_chat(part: Json, path: str) -> Json:
+    url = read_field(part, "image_url", STR, f"{path}.image_url")
     if not url:
-        require(part, "file_id", STR, f"{path}.image_url")
-        raise _no_file_store(f"{path}.file_id", "image")
+        require_field(part, "file_id", STR, f"{path}.image_url")
+        raise unsupported_file_id(f"{path}.file_id", "image")
     image = {"url": url}
-    detail = optional(part, "detail", STR, f"{path}.detail")
+    detail = read_field(part, "detail", STR, f"{path}.detail")
     if detail:
         image["detail"] = detail
     return {"type": "image_url", "image_url": image}
 
 
-def _file_to_chat(part: Json, path: str) -> Json:
+def convert_file_to_chat(part: Json, path: str) -> Json:
     if part.get("file_url") is not None:
         raise Unsupported(
             f"'{path}.file_url': the upstream takes files by value or by id, not by URL.",
             param=f"{path}.file_url",
         )
     names = ("file_data", "file_id", "filename")
-    file = {k: v for k in names if (v := optional(part, k, STR, f"{path}.{k}")) is not None}
+    file = {k: v for k in names if (v := read_field(part, k, STR, f"{path}.{k}")) is not None}
     if file.keys() <= {"filename"}:
-        raise missing(f"{path}.file_data")
+        raise missing_parameter(f"{path}.file_data")
     return {"type": "file", "file": file}
 
 
-_AUDIO_HEAD = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+_AUDIO_DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 """Some clients send a data URL, which some vendors take too."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
-def _audio(part: Json, path: str) -> tuple[Json, str]:
+def read_audio(part: Json, path: str) -> tuple[Json, str]:
     """The audio of a part, and its bare base64."""
     path = f"{path}.input_audio"
-    audio = require(part, "input_audio", DICT, path)
-    data = require(audio, "data", STR, f"{path}.data")
-    kind = require(audio, "format", STR, f"{path}.format")
-    choose(kind, ("wav", "mp3"), f"{path}.format")
-    head = _AUDIO_HEAD.match(data)
+    audio = require_field(part, "input_audio", DICT, path)
+    data = require_field(audio, "data", STR, f"{path}.data")
+    kind = require_field(audio, "format", STR, f"{path}.format")
+    check_enum(kind, ("wav", "mp3"), f"{path}.format")
+    head = _AUDIO_DATA_URL.match(data)
     bare = "".join((data[head.end() :] if head else data).split())
     if len(bare) % 4 or not _BASE64.fullmatch(bare):
         raise InvalidRequest(
@@ -96,40 +104,40 @@ def _audio(part: Json, path: str) -> tuple[Json, str]:
     return audio, bare
 
 
-def _audio_to_chat(part: Json, path: str) -> Json:
-    audio, _ = _audio(part, path)
+def convert_audio_to_chat(part: Json, path: str) -> Json:
+    audio, _ = read_audio(part, path)
     return {"type": "input_audio", "input_audio": audio}
 
 
-def _no_file_store(param: str, what: str) -> Unsupported:
+def unsupported_file_id(param: str, what: str) -> Unsupported:
     return Unsupported(
         f"'{param}': the upstream takes no {what} by file id; send its URL or its data.",
         param=param,
     )
 
 
-INPUT_TO_CHAT: dict[str, Converter] = {
-    "input_text": _text_to_chat,
-    "output_text": _text_to_chat,
-    "text": _text_to_chat,
-    "input_image": _image_to_chat,
-    "input_file": _file_to_chat,
-    "input_audio": _audio_to_chat,
+INPUT_TO_CHAT: dict[str, PartConverter] = {
+    "input_text": convert_text_to_chat,
+    "output_text": convert_text_to_chat,
+    "text": convert_text_to_chat,
+    "input_image": convert_image_to_chat,
+    "input_file": convert_file_to_chat,
+    "input_audio": convert_audio_to_chat,
 }
 """What a user message or a tool result may hold."""
 
-OUTPUT_TO_CHAT: dict[str, Converter] = {
-    "output_text": _text_to_chat,
-    "input_text": _text_to_chat,
-    "text": _text_to_chat,
-    "refusal": _refusal,
+OUTPUT_TO_CHAT: dict[str, PartConverter] = {
+    "output_text": convert_text_to_chat,
+    "input_text": convert_text_to_chat,
+    "text": convert_text_to_chat,
+    "refusal": convert_refusal,
 }
 """What an assistant message may hold."""
 
-TEXT_ONLY: dict[str, Converter] = {
-    "input_text": _text_to_chat,
-    "output_text": _text_to_chat,
-    "text": _text_to_chat,
+TEXT_TO_CHAT: dict[str, PartConverter] = {
+    "input_text": convert_text_to_chat,
+    "output_text": convert_text_to_chat,
+    "text": convert_text_to_chat,
 }
 """What a system or developer message may hold, in either protocol's spelling."""
 
@@ -137,40 +145,40 @@ TEXT_ONLY: dict[str, Converter] = {
 # -- Chat -> Responses --------------------------------------------------------------------------
 
 
-def _keeping_breakpoint(part: Json, converted: Json) -> Json:
+def with_cache_breakpoint(part: Json, converted: Json) -> Json:
     if part.get("prompt_cache_breakpoint") is not None:
         converted["prompt_cache_breakpoint"] = part["prompt_cache_breakpoint"]
     return converted
 
 
-def _text_to_input(part: Json, path: str) -> Json:
-    text = require(part, "text", STR, f"{path}.text")
-    return _keeping_breakpoint(part, {"type": "input_text", "text": text})
+def convert_text_to_input(part: Json, path: str) -> Json:
+    text = require_field(part, "text", STR, f"{path}.text")
+    return with_cache_breakpoint(part, {"type": "input_text", "text": text})
 
 
-def _text_to_output(part: Json, path: str) -> Json:
-    text = require(part, "text", STR, f"{path}.text")
+def convert_text_to_output(part: Json, path: str) -> Json:
+    text = require_field(part, "text", STR, f"{path}.text")
     return {"type": "output_text", "text": text, "annotations": []}
 
 
-def _image_to_input(part: Json, path: str) -> Json:
-    image = require(part, "image_url", (dict, str), f"{path}.image_url")
+def convert_image_to_input(part: Json, path: str) -> Json:
+    image = require_field(part, "image_url", (dict, str), f"{path}.image_url")
     if isinstance(image, str):  # an old spelling that some clients still send
         image = {"url": image}
-    given = optional(image, "detail", STR, f"{path}.image_url.detail")
+    given = read_field(image, "detail", STR, f"{path}.image_url.detail")
     detail = given or "auto"  # the Responses API requires it
-    where = _where(image, f"{path}.image_url")
-    return _keeping_breakpoint(part, {"type": "input_image", **where, "detail": detail})
+    where = read_image_source(image, f"{path}.image_url")
+    return with_cache_breakpoint(part, {"type": "input_image", **where, "detail": detail})
 
 
-def _where(image: Json, path: str) -> Json:
+def read_image_source(image: Json, path: str) -> Json:
     """An image's URL or, as some clients have it in Chat too, its id."""
-    file_id = optional(image, "file_id", STR, f"{path}.file_id")
+    file_id = read_field(image, "file_id", STR, f"{path}.file_id")
     if file_id and not image.get("url"):
         return {"file_id": file_id}
-    url = require(image, "url", STR, f"{path}.url")
+    url = require_field(image, "url", STR, f"{path}.url")
     if not url:
-        raise missing(f"{path}.url")
+        raise missing_parameter(f"{path}.url")
     return {"image_url": url}
 
 
@@ -178,38 +186,41 @@ _FILE_SOURCES = ("file_data", "file_id", "file_url")
 _FILE_FIELDS = (*_FILE_SOURCES, "filename")
 
 
-def _file_to_input(part: Json, path: str) -> Json:
+def convert_file_to_input(part: Json, path: str) -> Json:
     path = f"{path}.file"
-    file = require(part, "file", DICT, path)
-    given = {name: optional(file, name, STR, f"{path}.{name}") for name in _FILE_FIELDS}
+    file = require_field(part, "file", DICT, path)
+    given = {name: read_field(file, name, STR, f"{path}.{name}") for name in _FILE_FIELDS}
     carried = {name: value for name, value in given.items() if value is not None}
     if carried.keys().isdisjoint(_FILE_SOURCES):
-        raise missing(f"{path}.file_data")
-    return _keeping_breakpoint(part, {"type": "input_file", **carried})
+        raise missing_parameter(f"{path}.file_data")
+    return with_cache_breakpoint(part, {"type": "input_file", **carried})
 
 
-def _audio_refused(part: Json, path: str) -> Json:
+def refuse_audio(part: Json, path: str) -> Json:
     raise Unsupported(
         f"'{path}': the upstream takes no audio input.", param=path, code="unsupported_value"
     )
 
 
-def _audio_to_input(part: Json, path: str) -> Json:
-    audio, bare = _audio(part, path)
+def convert_audio_to_input(part: Json, path: str) -> Json:
+    audio, bare = read_audio(part, path)
     sound = {"data": bare, "format": audio["format"]}
-    return _keeping_breakpoint(part, {"type": "input_audio", "input_audio": sound})
+    return with_cache_breakpoint(part, {"type": "input_audio", "input_audio": sound})
 
 
-USER_TO_RESPONSES: dict[str, Converter] = {
-    "text": _text_to_input,
-    "image_url": _image_to_input,
-    "file": _file_to_input,
-    "input_audio": _audio_refused,
+USER_TO_RESPONSES: dict[str, PartConverter] = {
+    "text": convert_text_to_input,
+    "image_url": convert_image_to_input,
+    "file": convert_file_to_input,
+    "input_audio": refuse_audio,
 }
 """What a user, system or tool message may hold."""
 
-HEARD_BY_RESPONSES = {**USER_TO_RESPONSES, "input_audio": _audio_to_input}
+USER_WITH_AUDIO_TO_RESPONSES = {**USER_TO_RESPONSES, "input_audio": convert_audio_to_input}
 """The same for an upstream that takes audio, which the Responses API itself does not."""
 
-ASSISTANT_TO_RESPONSES: dict[str, Converter] = {"text": _text_to_output, "refusal": _refusal}
+ASSISTANT_TO_RESPONSES: dict[str, PartConverter] = {
+    "text": convert_text_to_output,
+    "refusal": convert_refusal,
+}
 """What an assistant message may hold."""

@@ -12,11 +12,11 @@ import re
 from collections.abc import Mapping
 
 from forwarder.core.error_kinds import ErrorKind
-from forwarder.core.errors import UpstreamRefused, shorten
-from forwarder.core.translation_context import Ledger
-from forwarder.core.types import Call, Json, Stream
+from forwarder.core.errors import UpstreamRefused, shorten_value
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import EventStream, Handler, Json
 
-_OF_OLLAMA: Mapping[str, tuple[str, ...]] = {
+_OLLAMA_NAMES: Mapping[str, tuple[str, ...]] = {
     "messages": ("messages", "prompt"),
     "messages.reasoning_content": ("messages.thinking",),
     "tools": ("tools",),
@@ -36,7 +36,7 @@ _OF_OLLAMA: Mapping[str, tuple[str, ...]] = {
     },
 }  # fmt: skip
 
-_NAMES: dict[str, Mapping[str, tuple[str, ...]]] = {
+CLIENT_PARAMETER_NAMES: dict[str, Mapping[str, tuple[str, ...]]] = {
     "responses": {
         "messages": ("input",),
         "tools": ("tools",),
@@ -60,45 +60,45 @@ _NAMES: dict[str, Mapping[str, tuple[str, ...]]] = {
         "reasoning": ("reasoning_effort",),
         "include": ("logprobs",),
     },
-    "ollama": _OF_OLLAMA,
-    "ollama_generate": _OF_OLLAMA,
+    "ollama": _OLLAMA_NAMES,
+    "ollama_generate": _OLLAMA_NAMES,
     "ollama_embed": {},
     "ollama_embeddings": {"input": ("prompt",)},
 }
 """The client's protocol -> the upstream's parameter -> what the client may have called it."""
 
-_OLLAMAS = frozenset({"ollama", "ollama_generate", "ollama_embed", "ollama_embeddings"})
+_OLLAMA_PROTOCOLS = frozenset({"ollama", "ollama_generate", "ollama_embed", "ollama_embeddings"})
 
-_STEP = re.compile(r"[^.\[]+")
+_PATH_STEP = re.compile(r"[^.\[]+")
 
 
-def in_its_words(call: Call, client: str) -> Call:
+def with_client_parameter_names(handler: Handler, client: str) -> Handler:
     """Wrap a translated call so that a refusal names a parameter of the ``client`` protocol."""
 
-    def told(request: Json) -> Stream:
+    def handle_request(request: Json) -> EventStream:
         try:
-            return call(request)
+            return handler(request)
         except UpstreamRefused as refusal:
-            if client in _OLLAMAS and refusal.kind is ErrorKind.MODEL_NOT_FOUND:
-                raise _not_found(refusal, request) from refusal
+            if client in _OLLAMA_PROTOCOLS and refusal.kind is ErrorKind.MODEL_NOT_FOUND:
+                raise model_not_found(refusal, request) from refusal
             if refusal.param:
-                refusal.param = renamed(refusal.param, client, request)
+                refusal.param = map_to_client_parameter(refusal.param, client, request)
             raise
 
-    return told
+    return handle_request
 
 
-def _not_found(refusal: UpstreamRefused, request: Json) -> UpstreamRefused:
+def model_not_found(refusal: UpstreamRefused, request: Json) -> UpstreamRefused:
     """The refusal as Ollama begins it, with the client's name for the model."""
-    message = f"model '{shorten(request.get('model'))}' not found: {refusal.message}"
+    message = f"model '{shorten_value(request.get('model'))}' not found: {refusal.message}"
     said = {"message": message, "param": "model", "code": "model_not_found"}
     return UpstreamRefused(404, said, refusal.headers)
 
 
-def renamed(param: str, client: str, request: Json) -> str:
+def map_to_client_parameter(param: str, client: str, request: Json) -> str:
     """The parameter of the client's ``request`` that an upstream's ``param`` came of."""
-    names = _NAMES[client]
-    steps = _STEP.findall(param)
+    names = CLIENT_PARAMETER_NAMES[client]
+    steps = _PATH_STEP.findall(param)
     known = names.get(".".join(steps[:2])) or names.get(steps[0] if steps else "")
     if not known:
         return param
@@ -106,10 +106,10 @@ def renamed(param: str, client: str, request: Json) -> str:
     return next(sent, param)
 
 
-def dropped_in_its_words(ledger: Ledger, client: str, request: Json) -> None:
+def rename_losses(loss_report: LossReport, client: str, request: Json) -> None:
     """Name what was lost further on as the ``client`` protocol does."""
-    for name, reason in list(ledger.dropped.items()):
-        known = _NAMES[client].get(name)
+    for name, reason in list(loss_report.losses.items()):
+        known = CLIENT_PARAMETER_NAMES[client].get(name)
         if known:
-            del ledger.dropped[name]
-            ledger.note(renamed(name, client, request), reason)
+            del loss_report.losses[name]
+            loss_report.note(map_to_client_parameter(name, client, request), reason)

@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 import httpx2
 import orjson
 
-_VERSION = re.compile(r"/v\d+[a-z\d]*(/|$)")
+_VERSION_PATTERN = re.compile(r"/v\d+[a-z\d]*(/|$)")
 """The version in a path: ``/v1``, ``/api/v1``, ``/v1beta/openai``."""
 
-_CANDIDATES = ("/v1", "/api/v1", "/openai/v1")
+_CANDIDATE_PATHS = ("/v1", "/api/v1", "/openai/v1")
 """What providers have between their host and the paths of the API."""
 
-ABSENT = (404, 405, 501)
+ABSENT_STATUSES = (404, 405, 501)
 """Statuses of servers for an unknown path; some use them for an unknown model too."""
 
 Probe = Callable[[str, str], "httpx2.Response | None"]
@@ -27,7 +27,7 @@ Probe = Callable[[str, str], "httpx2.Response | None"]
 
 def has_version(base_url: str) -> bool:
     """Does the path of a base URL name the API's version?"""
-    return _VERSION.search(urlsplit(base_url).path) is not None
+    return _VERSION_PATTERN.search(urlsplit(base_url).path) is not None
 
 
 def find_missing_path(base_url: str, calls: Iterable[str], probe: Probe) -> str | None:
@@ -38,13 +38,13 @@ def find_missing_path(base_url: str, calls: Iterable[str], probe: Probe) -> str 
     """
     if has_version(base_url):
         return None
-    for path in _CANDIDATES:
-        if _lists_models(probe("GET", f"{base_url}{path}/models")):
-            return path if all(_is_absent(probe("POST", url)) for url in calls) else None
+    for path in _CANDIDATE_PATHS:
+        if is_model_list(probe("GET", f"{base_url}{path}/models")):
+            return path if all(is_missing_endpoint(probe("POST", url)) for url in calls) else None
     return None
 
 
-def _lists_models(answer: httpx2.Response | None) -> bool:
+def is_model_list(answer: httpx2.Response | None) -> bool:
     """Is this a list of models, or JSON that refuses it to a stranger?"""
     if answer is None or answer.status_code not in (200, 401, 403):
         return False
@@ -57,8 +57,10 @@ def _lists_models(answer: httpx2.Response | None) -> bool:
     return isinstance(body, dict) and isinstance(body.get("data"), list)
 
 
-def _is_absent(answer: httpx2.Response | None) -> bool:
+def is_missing_endpoint(answer: httpx2.Response | None) -> bool:
     if answer is None:
         return False
     is_page = answer.content.lstrip()[:1] == b"<"
-    return answer.status_code in ABSENT or is_page or b"Unexpected endpoint" in answer.content
+    return (
+        answer.status_code in ABSENT_STATUSES or is_page or b"Unexpected endpoint" in answer.content
+    )

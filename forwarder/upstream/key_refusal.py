@@ -13,12 +13,12 @@ from forwarder.core.error_kinds import ErrorKind
 from forwarder.core.errors import UpstreamKeyRefused, UpstreamRefused
 from forwarder.core.url_secrets import is_telling
 
-_KEY_LIKE = re.compile(
+_KEY_PATTERN = re.compile(
     r"[\w-]*\*{3,}[\w*-]*"  # some of its letters are masked
     r"|\b((sk|pk|rk|xai|gsk|nvapi|hf|r8|fw|csk|pplx)[-_]|AIza)[\w-]{10,}",
 )
 
-_MAX_WORDS = 500
+_MAX_QUOTED_CHARACTERS = 500
 """Characters of the upstream's own words that are quoted."""
 
 
@@ -31,24 +31,26 @@ def describe_key_refusal(
     refusal: UpstreamRefused, settings: UpstreamSettings
 ) -> UpstreamKeyRefused:
     """The error for the client; ``refusal`` must be free of the secrets of ``settings``."""
-    words = _KEY_LIKE.sub("***", refusal.message[: 2 * _MAX_WORDS])[:_MAX_WORDS]
+    words = _KEY_PATTERN.sub("***", refusal.message[: 2 * _MAX_QUOTED_CHARACTERS])[
+        :_MAX_QUOTED_CHARACTERS
+    ]
     return UpstreamKeyRefused(f"{describe_refused_key(settings)} It says: {words}")
 
 
 def describe_refused_key(settings: UpstreamSettings) -> str:
     """A sentence that names the upstream and the setting of its key."""
-    name, suffix = settings.name, _suffix(settings)
+    name, suffix = settings.name, find_key_setting(settings)
     has_key = bool(settings.api_key) or suffix != "API_KEY"
     if settings.registered:
         whose = "refuses the model's own key" if has_key else "wants a key, and the model has none"
-        return f"The remote of the model '{name}' {whose} ({_PARAMETERS[suffix]})."
-    setting = settings.variable(suffix)
+        return f"The remote of the model '{name}' {whose} ({_REGISTRATION_PARAMETERS[suffix]})."
+    setting = settings.name_variable(suffix)
     if has_key:
         return f"The upstream '{name}' refuses the forwarder's key ({setting})."
     return f"The upstream '{name}' wants a key, and none is configured: {setting} is not set."
 
 
-_PARAMETERS = {
+_REGISTRATION_PARAMETERS = {
     "API_KEY": "remote_api_key",
     "HEADERS": "remote_headers",
     "QUERY": "remote_query",
@@ -56,7 +58,7 @@ _PARAMETERS = {
 """The setting that holds a key -> the parameter with which a model is registered."""
 
 
-def _suffix(settings: UpstreamSettings) -> str:
+def find_key_setting(settings: UpstreamSettings) -> str:
     """The setting that holds the key that is sent; an Authorization header replaces the key."""
     if "authorization" in map(str.lower, settings.headers):
         return "HEADERS"

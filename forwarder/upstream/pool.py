@@ -16,7 +16,7 @@ from forwarder.config.settings import UpstreamSettings
 T = TypeVar("T")
 
 
-class PerUpstream(Mapping[str, T], Generic[T]):
+class UpstreamPool(Mapping[str, T], Generic[T]):
     """Name -> what ``make`` made of that upstream's settings; those of ``first`` at once."""
 
     def __init__(
@@ -24,38 +24,38 @@ class PerUpstream(Mapping[str, T], Generic[T]):
     ) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._kept: dict[str, tuple[UpstreamSettings, T]] = {s.name: (s, make(s)) for s in first}
+        self._entries: dict[str, tuple[UpstreamSettings, T]] = {s.name: (s, make(s)) for s in first}
 
-    def of(self, settings: UpstreamSettings) -> T:
+    def get_or_create(self, settings: UpstreamSettings) -> T:
         """What belongs to these very settings; others of their name are another upstream's."""
-        kept = self._kept.get(settings.name)
+        kept = self._entries.get(settings.name)
         if kept is not None and kept[0] is settings:
             return kept[1]
         with self._lock:
-            kept = self._kept.get(settings.name)
+            kept = self._entries.get(settings.name)
             if kept is None or kept[0] is not settings:
-                kept = self._kept[settings.name] = settings, self._make(settings)
+                kept = self._entries[settings.name] = settings, self._make(settings)
             return kept[1]
 
     def drop(self, settings: UpstreamSettings) -> T | None:
         """Forget what belongs to these settings; gives it, so that it can be closed."""
         with self._lock:
-            kept = self._kept.get(settings.name)
+            kept = self._entries.get(settings.name)
             if kept is None or kept[0] is not settings:
                 return None
-            return self._kept.pop(settings.name)[1]
+            return self._entries.pop(settings.name)[1]
 
-    def renew(self) -> None:
+    def rebuild(self) -> None:
         """Make all of it once more."""
         with self._lock:
-            every = [settings for settings, _ in self._kept.values()]
-            self._kept = {each.name: (each, self._make(each)) for each in every}
+            every = [settings for settings, _ in self._entries.values()]
+            self._entries = {each.name: (each, self._make(each)) for each in every}
 
     def __getitem__(self, name: str) -> T:
-        return self._kept[name][1]
+        return self._entries[name][1]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._kept))
+        return iter(list(self._entries))
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)

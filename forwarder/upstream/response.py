@@ -16,40 +16,45 @@ import httpx2
 import orjson
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.context.secrets import blot_headers, blotted
+from forwarder.context.secrets import redact_headers, redact_secrets
 from forwarder.core import json_lenient
-from forwarder.core.errors import ShuttingDown, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from forwarder.core.errors import (
+    ShuttingDown,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from forwarder.core.large_bodies import take_turn
-from forwarder.core.shutdown import Stopping
-from forwarder.core.types import Json, Stream
+from forwarder.core.shutdown import ShutdownInterrupt
+from forwarder.core.types import EventStream, Json
 from forwarder.protocols import unfold
-from forwarder.protocols.mappings import TERMINALS
-from forwarder.protocols.sse import BOM, Decoder
-from forwarder.upstream.transport.answer_limits import MAX_ANSWER, describe_size
-from forwarder.upstream.transport.chunk_reader import arrivals_of
+from forwarder.protocols.mappings import TERMINAL_EVENTS
+from forwarder.protocols.sse import BOM, SseDecoder
+from forwarder.upstream.transport.answer_limits import MAX_ANSWER_BYTES, describe_oversized_answer
+from forwarder.upstream.transport.chunk_reader import open_chunk_reader
 from forwarder.upstream.transport.connection_errors import describe_broken_answer
 
-_HANDED_ON = (
+_CLIENT_HEADERS = (
     "retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms", "openai-model",
     "x-reasoning-included",
 )  # fmt: skip
 
-_PREFIXES = ("x-ratelimit-", "x-codex-")
+_CLIENT_HEADER_PREFIXES = ("x-ratelimit-", "x-codex-")
 """What a provider and ChatGPT's backend say of the client's limits."""
 
-_ASCII = re.compile(r"[\x20-\x7e]*")
+_PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]*")
 """What every server lets a header be."""
 
-_GRACE = 0.25
+_DRAIN_SECONDS = 0.25
 """Seconds to wait after the last event for late usage and the end of the body, which lets the
 connection be used again."""
 
-_USAGE_GRACE = 2.0
+_USAGE_WAIT_SECONDS = 2.0
 """Seconds to wait after a finish reason for usage and ``[DONE]``, which not every vendor sends."""
 
 
-class Reply:
-    """One open answer of an upstream; ``heard`` passes on its bytes to whoever wants to hear."""
+class UpstreamResponse:
+    """One open answer of an upstream; ``tap`` passes on its bytes to whoever wants to hear."""
 
     def __init__(
         self,
@@ -59,52 +64,54 @@ class Reply:
         settings: UpstreamSettings,
         heartbeat: float,
         choices: int = 1,
-        heard: Callable[[Iterator[bytes]], Iterator[bytes]] = iter,
-        max_answer: int = MAX_ANSWER,
+        tap: Callable[[Iterator[bytes]], Iterator[bytes]] = iter,
+        max_answer: int = MAX_ANSWER_BYTES,
     ) -> None:
         self._max_answer = max_answer
         self._response = response
         self._protocol = protocol
         self._streamed = streamed
         self._settings = settings
-        self._alone = choices == 1  # the finish of one choice says nothing about the others
-        self._decoder = Decoder()
-        self._arrivals = arrivals_of(response, heartbeat)
+        self._has_single_choice = (
+            choices == 1
+        )  # the finish of one choice says nothing about the others
+        self._decoder = SseDecoder()
+        self._reader = open_chunk_reader(response, heartbeat)
         # Kept here, so that a reader who has heard enough does not cut the connection by leaving.
-        self._pieces = heard(self._patient())
-        self.headers = blot_headers(handed_on(response.headers), settings)
+        self._chunks = tap(self._enforce_timeouts())
+        self.headers = redact_headers(select_client_headers(response.headers), settings)
 
-    def was_done(self) -> bool:
+    def saw_done_marker(self) -> bool:
         """Did the upstream say ``[DONE]``?"""
-        return self._decoder.done
+        return self._decoder.saw_done_marker
 
     def close(self) -> None:
         """Give the connection back, or cut it when the answer is not over."""
-        if self._arrivals.patience is not None:
-            self._drain()
-        self._arrivals.close()
+        if self._reader.silence_limit is not None:
+            self._drain_body()
+        self._reader.close()
         self._response.close()
         # It holds this reply, which holds the request: a large one would wait for the collector.
-        self._pieces = iter(())
+        self._chunks = iter(())
 
-    def _drain(self) -> None:
+    def _drain_body(self) -> None:
         """Read what is left of a finished answer, so that its connection can be used again."""
-        self._arrivals.patience = _GRACE
+        self._reader.silence_limit = _DRAIN_SECONDS
         # ValueError: somebody is reading right now; closing ends that.
         broken = (httpx2.HTTPError, httpx2.StreamError, OSError, UpstreamTimeout, ValueError)
         with contextlib.suppress(*broken):
-            for _ in self._pieces:
+            for _ in self._chunks:
                 pass
 
-    def batches(self) -> Stream:
+    def iter_batches(self) -> EventStream:
         """The events, batch by batch as they arrive; empty ones while the upstream is silent."""
         try:
-            for batch in self._read():
-                yield list(map(self._discreet, batch)) if any(map(_fails, batch)) else batch
-        except Stopping:
+            for batch in self._decode_batches():
+                yield list(map(self._redact_error, batch)) if any(map(has_error, batch)) else batch
+        except ShutdownInterrupt:
             raise ShuttingDown from None
         except httpx2.TimeoutException:
-            raise self._timeout("stopped sending") from None
+            raise self._make_timeout("stopped sending") from None
         except (httpx2.TransportError, httpx2.StreamError, OSError) as error:
             why = describe_broken_answer(error)
             raise UpstreamUnreachable(
@@ -112,21 +119,23 @@ class Reply:
                 code="upstream_disconnected",
             ) from None
 
-    def _read(self) -> Stream:
-        pieces = self._pieces
-        first = yield from self._read_start(pieces)
-        if _looks_whole(first, self._response, self._streamed):
-            yield from self._whole(first, pieces)
+    def _decode_batches(self) -> EventStream:
+        pieces = self._chunks
+        first = yield from self._read_first_bytes(pieces)
+        if is_json_body(first, self._response, self._streamed):
+            yield from self._read_whole_answer(first, pieces)
             return
         feed = self._decoder.feed
         batch = feed(first)
         while True:
             if batch:
                 yield batch
-            if self._decoder.done or (batch and batch[-1].get("type") in TERMINALS):
-                self._arrivals.patience = _GRACE
-            elif self._alone and batch and _finishes(batch[-1]):
-                self._arrivals.patience = _USAGE_GRACE
+            if self._decoder.saw_done_marker or (
+                batch and batch[-1].get("type") in TERMINAL_EVENTS
+            ):
+                self._reader.silence_limit = _DRAIN_SECONDS
+            elif self._has_single_choice and batch and is_finish_chunk(batch[-1]):
+                self._reader.silence_limit = _USAGE_WAIT_SECONDS
             data = next(pieces, None)
             if data is None:
                 break
@@ -137,23 +146,23 @@ class Reply:
         if rest:
             yield rest
 
-    def _read_start(self, pieces: Iterator[bytes]) -> Generator[list[Json], None, bytes]:
+    def _read_first_bytes(self, pieces: Iterator[bytes]) -> Generator[list[Json], None, bytes]:
         """As much of the answer as shows what it is, however small the pieces are."""
         start = b""
         for piece in pieces:
             start = (start + piece).lstrip()
-            if _shows_kind(start, self._streamed):
+            if is_format_detectable(start, self._streamed):
                 break
             yield []
         return start.removeprefix(BOM)
 
-    def _patient(self) -> Iterator[bytes]:
+    def _enforce_timeouts(self) -> Iterator[bytes]:
         """What arrives, within the limits for silence and for the whole."""
         idle = self._settings.idle_timeout
         total = self._settings.total_timeout
         patience = idle if self._streamed else self._settings.whole_timeout
         started = heard = time.monotonic()
-        for data in self._arrivals:
+        for data in self._reader:
             if data:
                 patience = idle
             if data and not total:
@@ -162,15 +171,15 @@ class Reply:
                 now = time.monotonic()
                 heard = now if data or not heard else heard
                 if total and now - started > total:
-                    raise self._timeout("took too long")
+                    raise self._make_timeout("took too long")
                 if now - heard >= patience:
-                    raise self._timeout("stopped sending")
+                    raise self._make_timeout("stopped sending")
             yield data
 
-    def _timeout(self, what: str) -> UpstreamTimeout:
+    def _make_timeout(self, what: str) -> UpstreamTimeout:
         return UpstreamTimeout(f"The upstream '{self._settings.name}' {what}.")
 
-    def _whole(self, first: bytes, pieces: Iterator[bytes]) -> Stream:
+    def _read_whole_answer(self, first: bytes, pieces: Iterator[bytes]) -> EventStream:
         """A whole JSON answer: a stream of one event, or of what it would have streamed."""
         body = [first]
         size = len(first)
@@ -179,32 +188,42 @@ class Reply:
             size += len(piece)
             if size > self._max_answer:
                 name = self._settings.name
-                raise UpstreamBroken(f"The upstream '{name}' {describe_size(self._max_answer)}.")
+                raise UpstreamProtocolError(
+                    f"The upstream '{name}' {describe_oversized_answer(self._max_answer)}."
+                )
             if not piece:
                 yield []
         take_turn(size)
-        answer = self._discreet(json_object(b"".join(body)))
-        yield unfold.events(self._protocol, answer, self._streamed)
+        answer = self._redact_error(parse_json_object(b"".join(body)))
+        yield unfold.unfold_answer(self._protocol, answer, self._streamed)
 
-    def _discreet(self, event: Json) -> Json:
+    def _redact_error(self, event: Json) -> Json:
         """Errors inside an answer quote keys too."""
-        return blotted(event, self._settings) if _fails(event) else event
+        return redact_secrets(event, self._settings) if has_error(event) else event
 
 
-def handed_on(headers: httpx2.Headers) -> dict[str, str]:
+def select_client_headers(headers: httpx2.Headers) -> dict[str, str]:
     """The response headers that concern the client."""
-    kept = {k: v for k, v in headers.items() if k in _HANDED_ON or k.startswith(_PREFIXES)}
+    kept = {
+        k: v
+        for k, v in headers.items()
+        if k in _CLIENT_HEADERS or k.startswith(_CLIENT_HEADER_PREFIXES)
+    }
     if "x-request-id" in headers:
         kept["x-upstream-request-id"] = headers["x-request-id"]
-    return kept if _ASCII.fullmatch("".join(kept.values())) else _printable(kept)
+    return (
+        kept
+        if _PRINTABLE_ASCII.fullmatch("".join(kept.values()))
+        else drop_unprintable_headers(kept)
+    )
 
 
-def _printable(headers: dict[str, str]) -> dict[str, str]:
+def drop_unprintable_headers(headers: dict[str, str]) -> dict[str, str]:
     """Without those that our own server would refuse to send."""
-    return {k: v for k, v in headers.items() if _ASCII.fullmatch(v)}
+    return {k: v for k, v in headers.items() if _PRINTABLE_ASCII.fullmatch(v)}
 
 
-def _finishes(event: Json) -> bool:
+def is_finish_chunk(event: Json) -> bool:
     """A chat chunk with a finish reason, or the usage that comes behind it."""
     choices = event.get("choices")
     return bool(choices[0].get("finish_reason") if choices else event.get("usage"))
@@ -214,7 +233,7 @@ _SSE_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
 """How a line of a stream of events begins."""
 
 
-def _shows_kind(start: bytes, streamed: bool) -> bool:
+def is_format_detectable(start: bytes, streamed: bool) -> bool:
     """Is this enough of an answer to tell a stream from a JSON body?"""
     if BOM.startswith(start):
         return False
@@ -224,17 +243,17 @@ def _shows_kind(start: bytes, streamed: bool) -> bool:
     return not any(field.startswith(head) for field in _SSE_FIELDS)
 
 
-def _looks_whole(first: bytes, response: httpx2.Response, streamed: bool) -> bool:
+def is_json_body(first: bytes, response: httpx2.Response, streamed: bool) -> bool:
     """Not every 200 is what was asked for, whatever its content type says."""
     head = first.lstrip()[:1]
     if not streamed:  # some providers can only stream
         return not first.lstrip().startswith(_SSE_FIELDS)
     if head == b"<" or "text/html" in response.headers.get("content-type", ""):
-        raise UpstreamBroken("The upstream answered with a page instead of a stream.")
+        raise UpstreamProtocolError("The upstream answered with a page instead of a stream.")
     return head == b"{"
 
 
-def _fails(event: Json) -> bool:
+def has_error(event: Json) -> bool:
     """Does this event, or whole answer, tell of an error, wherever vendors put theirs?"""
     if event.get("error") or event.get("base_resp") or "message" in event:
         return True
@@ -243,37 +262,37 @@ def _fails(event: Json) -> bool:
     return any(choice.get("error") for choice in event.get("choices") or ())
 
 
-def json_object(body: bytes) -> Json:
+def parse_json_object(body: bytes) -> Json:
     """The JSON object that a body must be."""
-    value = _json(body)
+    value = parse_json(body)
     if not isinstance(value, dict):
-        raise UpstreamBroken("The upstream's answer is not a JSON object.")
+        raise UpstreamProtocolError("The upstream's answer is not a JSON object.")
     return value
 
 
-def models_in(body: bytes) -> list[Json]:
+def parse_model_list(body: bytes) -> list[Json]:
     """The models of a list, which most providers wrap in an object, and some do not."""
-    value = _json(body)
+    value = parse_json(body)
     listed = value.get("data") if isinstance(value, dict) else value
-    return list(filter(_is_model, listed)) if isinstance(listed, list) else []
+    return list(filter(is_model_object, listed)) if isinstance(listed, list) else []
 
 
-def _is_model(entry: Any) -> bool:
+def is_model_object(entry: Any) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"] != ""
 
 
-def _json(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
     try:
         value = orjson.loads(body)
     except ValueError:
-        value = _read_leniently(body)
+        value = parse_lenient_json(body)
     if json_lenient.is_too_deep(body, value):
-        raise UpstreamBroken("The upstream's answer is nested too deeply.")
+        raise UpstreamProtocolError("The upstream's answer is nested too deeply.")
     return value
 
 
-def _read_leniently(body: bytes) -> Any:
+def parse_lenient_json(body: bytes) -> Any:
     try:
-        return json_lenient.leniently(body)
+        return json_lenient.parse_lenient(body)
     except ValueError:
-        raise UpstreamBroken("The upstream's answer is not JSON.") from None
+        raise UpstreamProtocolError("The upstream's answer is not JSON.") from None

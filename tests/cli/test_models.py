@@ -92,7 +92,7 @@ def test_a_key_in_the_command_line_is_refused(run: Run, upstream: ScriptedUpstre
 def test_a_key_is_asked_for_where_somebody_sits(
     run: Run, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "_is_terminal", lambda: True)
+    monkeypatch.setattr(models, "is_terminal", lambda: True)
     code, told = run(
         *("models", "create", "mine", "--from=scripted", "--host", upstream.url), given=f"{KEY}\n"
     )

@@ -33,7 +33,7 @@ class Runs:
         self.asked: list[httpx2.Request] = []
         self.answers: Any = None
         transport = httpx2.MockTransport(self._answer)
-        monkeypatch.setattr(gateway, "transport_for", lambda *given: transport)
+        monkeypatch.setattr(gateway, "select_transport", lambda *given: transport)
         self.environment = {
             "FORWARDER_UPSTREAMS": "far",
             "FAR_BASE_URL": "http://up.test/v1",
@@ -164,7 +164,7 @@ def test_a_failure_is_reproduced_from_a_file_on_another_machine(runs: Runs, tmp_
 
 def test_a_change_of_the_code_is_seen(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     exchange = runs.captured(BODY, streamed(*SAYS))
-    monkeypatch.setattr("forwarder.protocols.sse.Decoder.feed", lambda self, data: [])
+    monkeypatch.setattr("forwarder.protocols.sse.SseDecoder.feed", lambda self, data: [])
 
     code, _, told = runs.replay(exchange, "--upstream", "captured")
 

@@ -12,8 +12,8 @@ import pytest
 from forwarder import docgen
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.docgen.fidelity import everything
-from forwarder.upstream.transport.select import transport_for
+from forwarder.docgen.fidelity import render_fidelity
+from forwarder.upstream.transport.select import select_transport
 from tests.fake_provider import ScriptedUpstream, faults
 from tests.helpers.loopback import unused_port
 
@@ -22,7 +22,8 @@ from tests.helpers.loopback import unused_port
 def _closed() -> Iterator[None]:
     with httpx2.HTTPTransport() as transport, pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "forwarder.pipeline.gateway.transport_for", lambda *a: transport_for(*a) or transport
+            "forwarder.pipeline.gateway.select_transport",
+            lambda *a: select_transport(*a) or transport,
         )
         yield
 
@@ -191,12 +192,12 @@ def test_the_operator_s_strictness_holds_in_a_terminal_too() -> None:
 def test_the_fates_are_printed() -> None:
     code, output, _ = run("fidelity")
 
-    assert (code, output) == (0, f"{everything()}\n")
+    assert (code, output) == (0, f"{render_fidelity()}\n")
 
 
 def test_or_the_documents_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bool] = []
-    monkeypatch.setattr(docgen, "write", lambda: written.append(True))
+    monkeypatch.setattr(docgen, "write_blocks", lambda: written.append(True))
 
     assert run("fidelity", "--write") == (0, "", "")
     assert written == [True]

@@ -19,7 +19,7 @@ from forwarder.config.settings import (
     Settings,
     UpstreamSettings,
 )
-from forwarder.providers import KNOBS, PROFILES
+from forwarder.providers import PROFILE_FIELDS, PROFILES
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
@@ -186,7 +186,7 @@ def test_defaults_of_the_forwarder() -> None:
     )
 
 
-@pytest.mark.parametrize("name", config.TRACING)
+@pytest.mark.parametrize("name", config.TRACING_VARIABLES)
 def test_opentelemetry_s_own_variables_turn_tracing_on(name: str) -> None:
     assert read(**{name: "http://collector:4318"}).tracing
     assert not read(**{name: " "}).tracing
@@ -558,7 +558,7 @@ def test_settings_cannot_be_changed() -> None:
 def test_an_upstream_beside_the_environment_has_the_defaults() -> None:
     own = {"name": "late:latest", "base_url": "https://late/v1", "api_key": "sk-late"}
 
-    assert config.upstream_with(**own) == dataclasses.replace(read_chat(), **own)
+    assert config.make_upstream_settings(**own) == dataclasses.replace(read_chat(), **own)
 
 
 def test_a_style_of_a_key_that_no_client_may_use_is_a_mistake() -> None:
@@ -573,7 +573,7 @@ def test_a_style_of_a_key_that_no_client_may_use_is_a_mistake() -> None:
 def test_an_upstream_knows_the_variables_of_its_settings() -> None:
     upstream = dataclasses.replace(read_chat(), name="my-vllm")
 
-    assert upstream.variable("API_KEY") == "MY_VLLM_API_KEY"
+    assert upstream.name_variable("API_KEY") == "MY_VLLM_API_KEY"
 
 
 def test_settings_can_be_keys_of_a_dict() -> None:
@@ -610,18 +610,18 @@ def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def test_load_reads_the_file_below_the_environment(environ: dict[str, str]) -> None:
     environ["CHAT_BASE_URL"] = URL
-    (upstream,) = config.load().upstreams
+    (upstream,) = config.load_settings().upstreams
     assert (upstream.base_url, {*upstream.apis}) == (URL, {"chat", "responses"})
 
 
 def test_load_does_without_a_file(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / ".env").unlink()
-    assert config.load().demo
+    assert config.load_settings().demo
 
 
 def test_load_reads_the_file_that_is_named(environ: dict[str, str]) -> None:
     environ["FORWARDER_DOTENV"] = "other.env"
-    assert config.load().upstreams[0].base_url == "http://other/v1"
+    assert config.load_settings().upstreams[0].base_url == "http://other/v1"
 
 
 def test_load_reads_no_file_when_told_so(
@@ -629,13 +629,13 @@ def test_load_reads_no_file_when_told_so(
 ) -> None:
     environ["FORWARDER_DOTENV"] = ""
     monkeypatch.setattr(config, "load_dotenv", lambda *_, **__: pytest.fail("a file was read"))
-    assert config.load().demo
+    assert config.load_settings().demo
 
 
 def test_a_named_file_has_to_exist(environ: dict[str, str]) -> None:
     environ["FORWARDER_DOTENV"] = "absent.env"
     with pytest.raises(ConfigError, match="FORWARDER_DOTENV must be the path of a file"):
-        config.load()
+        config.load_settings()
 
 
 # -- .env.example ---------------------------------------------------------------------------------
@@ -683,6 +683,6 @@ def test_there_are_examples_for_the_common_providers() -> None:
         assert mark in text
 
 
-@pytest.mark.parametrize("names", [PROFILES.keys(), KNOBS])
+@pytest.mark.parametrize("names", [PROFILES.keys(), PROFILE_FIELDS])
 def test_the_example_lists_every_provider_and_every_quirk(names: set[str]) -> None:
     assert ", ".join(sorted(names)) in re.sub(r",\n# ", ", ", EXAMPLE)

@@ -10,16 +10,16 @@ from forwarder.config.settings import Settings
 from forwarder.context.client_identity import (
     ANONYMOUS,
     derive_owner,
-    digest_key,
-    identify_payer,
+    hash_client_key,
     is_guessable,
+    make_account_id,
 )
 
 URL = {"CHAT_BASE_URL": "http://up.test/v1"}
 
 
 def of(key: str | None, address: str | None, **environment: str) -> str:
-    return identify_payer(key, address, Settings.from_env({**URL, **environment}))
+    return make_account_id(key, address, Settings.from_env({**URL, **environment}))
 
 
 def test_a_key_that_is_checked_pays_wherever_it_comes_from() -> None:
@@ -71,7 +71,7 @@ def test_with_a_secret_nobody_without_it_can_test_guessed_keys_on_payers() -> No
 
 
 def test_an_owner_takes_the_owner_key_to_be_derived() -> None:
-    digest, other = digest_key("key"), digest_key("other")
+    digest, other = hash_client_key("key"), hash_client_key("other")
     owner = derive_owner(b"k" * 32, digest)
 
     assert owner == derive_owner(b"k" * 32, digest)
@@ -81,5 +81,5 @@ def test_an_owner_takes_the_owner_key_to_be_derived() -> None:
 
 
 def test_clients_without_a_key_are_one_owner() -> None:
-    assert digest_key(None) == digest_key("") == ANONYMOUS
+    assert hash_client_key(None) == hash_client_key("") == ANONYMOUS
     assert not is_guessable(ANONYMOUS)

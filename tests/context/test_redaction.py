@@ -9,13 +9,13 @@ import orjson
 import pytest
 
 from forwarder.config.settings import Settings
-from forwarder.context.redaction import Redaction, keys_of, secrets_in
+from forwarder.context.redaction import Redactor, collect_client_key, collect_settings_secrets
 
 SECRET = "s3cret/value+1"
 
 
 def blotted(value: Any, *fields: str) -> Any:
-    return Redaction(fields).value(value)
+    return Redactor(fields).redact_value(value)
 
 
 @pytest.mark.parametrize(
@@ -74,22 +74,22 @@ def test_headers_and_parameters_are_blotted_by_what_their_names_say() -> None:
     pairs = [("Authorization", "Bearer x"), ("api-key", "x"), ("Cookie", "a=b"), ("key", "x"),
              ("Accept", "*/*"), ("X-Name", "n")]  # fmt: skip
 
-    redaction = Redaction(["x-name"])
+    redaction = Redactor(["x-name"])
 
-    assert redaction.pairs(pairs) == [
+    assert redaction.redact_pairs(pairs) == [
         ["Authorization", "***"], ["api-key", "***"], ["Cookie", "***"], ["key", "***"],
         ["Accept", "*/*"], ["X-Name", "***"],
     ]  # fmt: skip
-    assert redaction.blots == 5
+    assert redaction.redaction_count == 5
 
 
 def test_what_is_blotted_once_is_blotted_wherever_it_stands_and_however() -> None:
-    redaction = Redaction(["user"])
+    redaction = Redactor(["user"])
     value = 'Jane "the" Döe/x'
-    redaction.value({"user": value})
+    redaction.redact_value({"user": value})
     record = {"a": value, "b": json.dumps({"user": value}, ensure_ascii=False), "c": f"no {value}!"}
 
-    said = redaction.everywhere(json.dumps(record, ensure_ascii=False).encode())
+    said = redaction.redact_everywhere(json.dumps(record, ensure_ascii=False).encode())
 
     assert b"Jane" not in said
     assert json.loads(said)["c"] == "no ***!"
@@ -97,41 +97,41 @@ def test_what_is_blotted_once_is_blotted_wherever_it_stands_and_however() -> Non
 
 @pytest.mark.parametrize("word", ["text", "exchange", "response.completed", "x" * 4097])
 def test_what_may_be_a_part_of_any_record_is_not_looked_for(word: str) -> None:
-    redaction = Redaction(["user"])
+    redaction = Redactor(["user"])
 
-    assert redaction.value({"user": word}) == {"user": "***"}
+    assert redaction.redact_value({"user": word}) == {"user": "***"}
     said = f'{{"type":"{word}"}}'.encode()
-    assert redaction.everywhere(said) == said
+    assert redaction.redact_everywhere(said) == said
 
 
 def test_text_that_should_have_been_json_is_blotted_by_its_look() -> None:
-    redaction = Redaction(["a.user"])
+    redaction = Redactor(["a.user"])
     text = '{"api_key": "s3cret\\"value", "User":"Jane Doe", "remote_api_key" : "sk-cut-o'
 
-    said = redaction.text(text)
+    said = redaction.redact_text(text)
 
     assert said == '{"api_key": "***", "User":"***", "remote_api_key" : "***'
-    assert redaction.everywhere(b'"Jane Doe"') == b'"***"'
+    assert redaction.redact_everywhere(b'"Jane Doe"') == b'"***"'
 
 
 @pytest.mark.parametrize("value", ["12345678", "null,null", "[],[],[]", "nothing more"])
 def test_a_record_stays_one_whatever_is_blotted_out_of_it(value: str) -> None:
-    redaction = Redaction(["user"])
-    redaction.value({"user": value})
+    redaction = Redactor(["user"])
+    redaction.redact_value({"user": value})
     record = {"at": 1712345678, "of": [None, None], "no": [[], [], []], "a": "\nothing more"}
 
-    said = redaction.everywhere(orjson.dumps({**record, "b": f"no {value}!"}))
+    said = redaction.redact_everywhere(orjson.dumps({**record, "b": f"no {value}!"}))
 
     assert json.loads(said) == {**record, "b": "no ***!"}
 
 
 def test_no_more_is_looked_for_than_there_is_time_for() -> None:
-    redaction = Redaction([])
+    redaction = Redactor([])
     many = " ".join(f"{number:020}abc" for number in range(1000))
 
-    redaction.value({"headers": {"X-Auth": many, "Cookie": many}})
+    redaction.redact_value({"headers": {"X-Auth": many, "Cookie": many}})
 
-    assert len(redaction.found) == 500
+    assert len(redaction.found_secrets) == 500
 
 
 def test_the_settings_keys_are_known() -> None:
@@ -147,14 +147,14 @@ def test_the_settings_keys_are_known() -> None:
         }
     )
 
-    assert secrets_in(settings) == {
+    assert collect_settings_secrets(settings) == {
         "sk-upstream", "header-secret", "sk-client-1", "sk-admin-1", "sealing it", "sk-metrics",
     }  # fmt: skip
 
 
 def test_a_clients_key_is_a_secret_unless_it_is_a_placeholder() -> None:
-    assert keys_of("sk-client") == {"sk-client"}
-    assert keys_of("none") == keys_of(None) == frozenset()
+    assert collect_client_key("sk-client") == {"sk-client"}
+    assert collect_client_key("none") == collect_client_key(None) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -169,13 +169,13 @@ def test_a_clients_key_is_a_secret_unless_it_is_a_placeholder() -> None:
     ],
 )
 def test_tokens_in_addresses_of_mcp_servers_are_blotted(url: str, shown: str) -> None:
-    redaction = Redaction(())
+    redaction = Redactor(())
     tool = {"type": "mcp", "server_label": "x", "server_url": url}
 
-    blotted = redaction.value({"tools": [tool]})
+    blotted = redaction.redact_value({"tools": [tool]})
 
     assert blotted["tools"][0] == {**tool, "server_url": shown}
-    said = redaction.everywhere(
+    said = redaction.redact_everywhere(
         b'{"error":"no access with hunter2hunter2 or abcdefghij0123456789"}'
     )
     for secret in ("hunter2hunter2", "abcdefghij0123456789"):

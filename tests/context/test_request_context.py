@@ -11,22 +11,22 @@ from typing import Any
 
 import pytest
 
-from forwarder.context.recorder import UNRECORDED
-from forwarder.context.request_context import Exchange, Observer
+from forwarder.context.recorder import NULL_ATTEMPT_RECORDER
+from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import (
-    ClientLeft,
+    ClientDisconnected,
     ForwarderError,
     InternalError,
     ShuttingDown,
+    UpstreamMalformedEvent,
     UpstreamRefused,
     UpstreamTimeout,
-    UpstreamUnreadable,
 )
-from forwarder.core.shutdown import Run, Stopping
-from forwarder.core.translation_context import Ledger
-from forwarder.core.types import Stream
-from forwarder.middleware.usage_estimate import Estimate
-from forwarder.protocols.stream_end import faulting_upstream
+from forwarder.core.shutdown import InFlightRequest, ShutdownInterrupt
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import EventStream
+from forwarder.middleware.usage_estimate import EstimatedUsage
+from forwarder.protocols.stream_end import blame_upstream_for_malformed_events
 from tests.observability.capture.taping import UPSTREAM, URL, tape
 
 Json = dict[str, Any]
@@ -50,12 +50,12 @@ def logged() -> Iterator[list[Any]]:
     log.setLevel(before)
 
 
-def exchange(**more: Any) -> Exchange:
-    return Exchange(id="req_1", route="chat", ledger=Ledger(), **more)
+def exchange(**more: Any) -> RequestContext:
+    return RequestContext(id="req_1", route="chat", loss_report=LossReport(), **more)
 
 
-def metered(of: Exchange, *batches: list[Json]) -> list[list[Json]]:
-    return list(of.metered(lambda request: iter(batches))({}))
+def metered(of: RequestContext, *batches: list[Json]) -> list[list[Json]]:
+    return list(of.meter(lambda request: iter(batches))({}))
 
 
 def test_metering_changes_nothing() -> None:
@@ -69,8 +69,8 @@ def test_the_first_event_is_noted_and_not_the_silence_before(logged: list[Any]) 
     metered(silent, [], [])
     metered(spoken, [], [{"a": 1}])
 
-    assert silent.first_event is None
-    assert spoken.first_event is not None
+    assert silent.first_event_at is None
+    assert spoken.first_event_at is not None
     spoken.close()
     assert 0 <= logged[0]["first_event_ms"] <= logged[0]["duration_ms"]
 
@@ -79,7 +79,7 @@ def test_the_first_event_is_noted_and_not_the_silence_before(logged: list[Any]) 
     "event",
     [
         {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
-        {"choices": [], "usage": Estimate(prompt_tokens=3, completion_tokens=4)},
+        {"choices": [], "usage": EstimatedUsage(prompt_tokens=3, completion_tokens=4)},
         {
             "type": "response.completed",
             "response": {"usage": {"input_tokens": 3, "output_tokens": 4}},
@@ -97,7 +97,7 @@ def test_usage_is_noted_in_either_protocol(event: Json, logged: list[Any]) -> No
 
 def test_one_line_says_what_became_of_it(logged: list[Any]) -> None:
     done = exchange(upstream="qwen", model="m", client_key="sk-client")
-    done.ledger.drop("seed", "why")
+    done.loss_report.drop("seed", "why")
 
     done.close()
 
@@ -116,7 +116,7 @@ def test_one_line_says_what_became_of_it(logged: list[Any]) -> None:
 def test_closing_closes_what_was_opened() -> None:
     closed: list[str] = []
     opened = exchange()
-    opened.opened.add(closed.append, "reply")
+    opened.cleanup.add(closed.append, "reply")
 
     opened.close()
 
@@ -126,16 +126,16 @@ def test_closing_closes_what_was_opened() -> None:
 def test_a_client_that_leaves_ends_what_waits_and_what_is_open() -> None:
     closed: list[str] = []
     leaving = exchange()
-    leaving.opened.add(closed.append, "reply")
-    leaving.cuts.add(lambda: closed.append("connection"))
-    assert leaving.waited(0.001)
-    assert not leaving.left
+    leaving.cleanup.add(closed.append, "reply")
+    leaving.cancel_callbacks.add(lambda: closed.append("connection"))
+    assert leaving.wait(0.001)
+    assert not leaving.is_cancelled
 
-    leaving.leave()
+    leaving.cancel()
 
     assert closed == ["connection", "reply"]
-    assert leaving.left
-    assert not leaving.waited(60)
+    assert leaving.is_cancelled
+    assert not leaving.wait(60)
 
 
 def test_closing_frees_an_unread_answer_without_the_garbage_collector() -> None:
@@ -150,8 +150,8 @@ def test_closing_frees_an_unread_answer_without_the_garbage_collector() -> None:
             freed.append("answer")
 
     def abandon_answer() -> None:
-        of = exchange(run=Run())
-        stream = of.making(of.guarded(answer()))
+        of = exchange(run=InFlightRequest())
+        stream = of.set_response_stream(of.convert_errors(answer()))
         next(stream)
         of.close()
 
@@ -165,19 +165,19 @@ def test_closing_frees_an_unread_answer_without_the_garbage_collector() -> None:
 
 def test_a_wait_ends_when_the_client_leaves() -> None:
     leaving = exchange()
-    threading.Timer(0.05, leaving.leave).start()
+    threading.Timer(0.05, leaving.cancel).start()
     began = time.monotonic()
 
-    assert not leaving.waited(60)
+    assert not leaving.wait(60)
     assert time.monotonic() - began < 5
 
 
 def test_what_breaks_since_the_client_has_gone_is_nobody_s_failure(logged: list[Any]) -> None:
     leaving = exchange()
-    leaving.leave()
+    leaving.cancel()
 
-    with pytest.raises(ClientLeft):
-        list(leaving.guarded(breaking(UpstreamTimeout("late"))))
+    with pytest.raises(ClientDisconnected):
+        list(leaving.convert_errors(breaking(UpstreamTimeout("late"))))
 
     leaving.close()
     assert (logged[0]["status"], logged[0]["error"]) == (499, "client_left")
@@ -185,16 +185,16 @@ def test_what_breaks_since_the_client_has_gone_is_nobody_s_failure(logged: list[
 
 def test_a_mistake_of_ours_is_one_whoever_has_gone() -> None:
     leaving = exchange()
-    leaving.leave()
+    leaving.cancel()
 
-    assert isinstance(leaving.blame(ValueError("a bug")), InternalError)
+    assert isinstance(leaving.record_failure(ValueError("a bug")), InternalError)
 
 
 def test_an_answer_that_was_not_taken_is_told_of_unless_it_failed(logged: list[Any]) -> None:
     taken, failed = exchange(), exchange()
-    failed.blame(UpstreamTimeout("late"))
+    failed.record_failure(UpstreamTimeout("late"))
     for each in (taken, failed):
-        each.abandoned()
+        each.record_disconnect()
         each.close()
 
     assert [(line["status"], line.get("left")) for line in logged] == [(499, True), (504, None)]
@@ -205,30 +205,34 @@ def test_what_is_no_number_of_tokens_is_none(odd: object) -> None:
     counted = exchange()
     metered(counted, [{"usage": {"prompt_tokens": odd, "completion_tokens": 4}}])
 
-    assert counted.tokens == (None, 4)
+    assert counted.token_counts == (None, 4)
 
 
 def test_another_upstream_is_a_new_leaf(logged: list[Any]) -> None:
     going = exchange(upstream="first", model="m")
-    going.ledger.strict = True
-    going.ledger.dropped["seed"] = "why"
+    going.loss_report.strict = True
+    going.loss_report.losses["seed"] = "why"
     going.reply_headers = {"retry-after": "3"}
 
-    going.goes_to("second", "n")
+    going.new_attempt("second", "n")
 
     assert (going.upstream, going.model) == ("second", "n")
-    assert (going.ledger.strict, going.ledger.dropped, going.reply_headers) == (True, {}, {})
+    assert (going.loss_report.strict, going.loss_report.losses, going.reply_headers) == (
+        True,
+        {},
+        {},
+    )
 
 
 def test_the_line_tells_of_retries_and_fallbacks(logged: list[Any]) -> None:
-    tried = exchange(upstream="second", retries=2, failed=["first"])
+    tried = exchange(upstream="second", retries=2, failed_upstreams=["first"])
 
     tried.close()
 
     assert (logged[0]["retries"], logged[0]["failed"]) == (2, ["first"])
 
 
-def breaking(error: BaseException) -> Stream:
+def breaking(error: BaseException) -> EventStream:
     yield [{"a": 1}]
     raise error
 
@@ -236,7 +240,7 @@ def breaking(error: BaseException) -> Stream:
 def test_known_failures_pass_and_are_noted(logged: list[Any]) -> None:
     error = UpstreamTimeout("late")
     failing = exchange()
-    stream = failing.guarded(breaking(error))
+    stream = failing.convert_errors(breaking(error))
 
     assert next(stream) == [{"a": 1}]
     with pytest.raises(ForwarderError) as raised:
@@ -253,7 +257,9 @@ def test_the_line_quotes_no_refusal(logged: list[Any]) -> None:
     failing = exchange()
 
     with pytest.raises(ForwarderError):
-        list(failing.guarded(breaking(UpstreamRefused(400, {"message": "You said: secret"}))))
+        list(
+            failing.convert_errors(breaking(UpstreamRefused(400, {"message": "You said: secret"})))
+        )
 
     failing.close()
     assert "detail" not in logged[0]
@@ -261,7 +267,7 @@ def test_the_line_quotes_no_refusal(logged: list[Any]) -> None:
 
 def test_unforeseen_failures_are_ours_and_leave_a_trace(logged: list[Any]) -> None:
     failing = exchange()
-    stream = failing.guarded(breaking(KeyError("secret detail")))
+    stream = failing.convert_errors(breaking(KeyError("secret detail")))
     next(stream)
 
     with pytest.raises(InternalError) as raised:
@@ -274,8 +280,8 @@ def test_unforeseen_failures_are_ours_and_leave_a_trace(logged: list[Any]) -> No
 
 
 def test_bodies_are_logged_only_when_asked(logged: list[Any]) -> None:
-    exchange().saw_body({"said": 1})
-    exchange(log_bodies=True).saw_body({"said": 2})
+    exchange().log_request({"said": 1})
+    exchange(log_bodies=True).log_request({"said": 2})
 
     assert logged == [{"id": "req_1", "request": {"said": 2}}]
 
@@ -283,7 +289,7 @@ def test_bodies_are_logged_only_when_asked(logged: list[Any]) -> None:
 def test_keys_are_not_logged_with_the_bodies_that_hold_them(logged: list[Any]) -> None:
     body = {"remote_api_key": "sk-1", "remote_headers": {"X-Auth": "sk-2"}, "max_tokens": 3}
 
-    exchange(log_bodies=True).saw_body(body)
+    exchange(log_bodies=True).log_request(body)
 
     blotted = {"remote_api_key": "***", "remote_headers": {"X-Auth": "***"}, "max_tokens": 3}
     assert logged == [{"id": "req_1", "request": blotted}]
@@ -306,31 +312,33 @@ def test_whole_events_are_sampled_when_bodies_may_be_seen(logged: list[Any]) -> 
     assert logged[0]["event"] == {"type": "x", "y": 1}
 
 
-class Watching(Observer):
+class Watching(RequestObserver):
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def streams(self, exchange: Exchange) -> None:
+    def on_stream_start(self, exchange: RequestContext) -> None:
         self.told.append("streams")
 
-    def ended(self, exchange: Exchange, seconds: float) -> None:
-        self.told.append((exchange.events, exchange.tokens, exchange.fault, seconds >= 0))
+    def on_complete(self, exchange: RequestContext, seconds: float) -> None:
+        self.told.append(
+            (exchange.event_count, exchange.token_counts, exchange.error_class, seconds >= 0)
+        )
 
 
-class Broken(Observer):
-    def streams(self, exchange: Exchange) -> None:
+class Broken(RequestObserver):
+    def on_stream_start(self, exchange: RequestContext) -> None:
         raise KeyError("streams")
 
-    def ended(self, exchange: Exchange, seconds: float) -> None:
+    def on_complete(self, exchange: RequestContext, seconds: float) -> None:
         raise KeyError("ended")
 
 
 def test_observers_are_told_when_it_is_over() -> None:
     watching = Watching()
     watched = exchange(observers=[watching])
-    watched.streams()
+    watched.notify_stream_start()
     metered(watched, [{"a": 1}, {"b": 2}], [{"usage": {"input_tokens": 3, "output_tokens": 4}}])
-    watched.blame(UpstreamTimeout("late"))
+    watched.record_failure(UpstreamTimeout("late"))
 
     watched.close()
 
@@ -344,9 +352,9 @@ def test_the_trace_of_what_cannot_be_read_is_logged_once(monkeypatch: pytest.Mon
     monkeypatch.setattr(logging.getLogger("forwarder.exchange"), "handle", records.append)
     broken = exchange()
 
-    with pytest.raises(UpstreamUnreadable) as caught:
-        list(broken.guarded(_read(iter([[{}]]))))
-    broken.blame(caught.value)
+    with pytest.raises(UpstreamMalformedEvent) as caught:
+        list(broken.convert_errors(_read(iter([[{}]]))))
+    broken.record_failure(caught.value)
 
     [record] = [r for r in records if r.levelno >= logging.WARNING]
     assert "req_1" in record.getMessage()
@@ -355,7 +363,9 @@ def test_the_trace_of_what_cannot_be_read_is_logged_once(monkeypatch: pytest.Mon
 
 
 def _read(stream: Any) -> Any:
-    call = faulting_upstream(lambda request: (batch[0]["delta"] for batch in stream))
+    call = blame_upstream_for_malformed_events(
+        lambda request: (batch[0]["delta"] for batch in stream)
+    )
     return call({})
 
 
@@ -363,7 +373,7 @@ def test_an_observer_s_mistake_is_not_the_client_s(logged: list[Any]) -> None:
     watching = Watching()
     watched = exchange(observers=[Broken(), watching])
 
-    watched.streams()
+    watched.notify_stream_start()
     watched.close()
 
     assert [told for told in watching.told if told == "streams"]
@@ -373,15 +383,15 @@ def test_an_observer_s_mistake_is_not_the_client_s(logged: list[Any]) -> None:
 
 
 def test_whoever_does_not_want_to_know_need_not() -> None:
-    observer = Observer()
+    observer = RequestObserver()
 
     heard = [
-        observer.retried("up", "503"),
-        observer.failed("up", UpstreamTimeout("late")),
-        observer.fell_back("up", "other", "503"),
-        observer.breaker("up", "open"),
-        observer.refused("overloaded"),
-        observer.refused("upstream_unavailable", "up"),
+        observer.on_retry("up", "503"),
+        observer.on_failure("up", UpstreamTimeout("late")),
+        observer.on_fallback("up", "other", "503"),
+        observer.on_breaker_change("up", "open"),
+        observer.on_rejection("overloaded"),
+        observer.on_rejection("upstream_unavailable", "up"),
     ]
 
     assert heard == [None] * 6
@@ -391,24 +401,26 @@ def test_the_end_of_the_process_is_no_mistake(logged: list[Any]) -> None:
     stopped = exchange()
 
     with pytest.raises(ShuttingDown):
-        list(stopped.guarded(breaking(Stopping())))
+        list(stopped.convert_errors(breaking(ShutdownInterrupt())))
 
     stopped.close()
     assert (logged[0]["status"], logged[0]["error"]) == (503, "shutting_down")
 
 
 def test_without_a_tape_nothing_is_taken_down() -> None:
-    assert exchange().attempt(UPSTREAM, "generic", "chat", URL, b"{}") is UNRECORDED
+    assert (
+        exchange().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}") is NULL_ATTEMPT_RECORDER
+    )
 
 
 def test_with_a_tape_it_hears_what_is_asked_of_upstreams_and_on_what_that_stands() -> None:
     taken = tape()
-    of = exchange(tape=taken)
-    taken.heard(b'{"previous_response_id":"r"}')
+    of = exchange(recorder=taken)
+    taken.record_body(b'{"previous_response_id":"r"}')
 
-    list(of.metered(lambda request: iter([]))({"input": ["before"]}))
-    of.attempt(UPSTREAM, "generic", "chat", URL, b"{}")
+    list(of.meter(lambda request: iter([]))({"input": ["before"]}))
+    of.record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
 
-    assert taken.resumed is not None
-    assert taken.resumed.data == b'{"input":["before"]}'
+    assert taken.resumed_body is not None
+    assert taken.resumed_body.data == b'{"input":["before"]}'
     assert [attempt.url for attempt in taken.attempts] == [URL]

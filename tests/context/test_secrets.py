@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.config.settings import Settings, UpstreamSettings, upstream_with
-from forwarder.context.secrets import blot_headers, blotted, secrets_of
+from forwarder.config.settings import Settings, UpstreamSettings, make_upstream_settings
+from forwarder.context.secrets import list_secrets, redact_headers, redact_secrets
 
 KEY = "sk-secret"
 
@@ -18,13 +18,13 @@ def settings(**environment: str) -> UpstreamSettings:
 
 
 def said(text: str, **environment: str) -> Any:
-    return blotted({"message": text}, settings(**environment))["message"]
+    return redact_secrets({"message": text}, settings(**environment))["message"]
 
 
 def test_the_key_is_blotted_out_wherever_it_stands() -> None:
     error = {"a": [f"x{KEY}y"], KEY: {"b": KEY}, "c": 1}
 
-    assert blotted(error, settings(CHAT_API_KEY=KEY)) == {
+    assert redact_secrets(error, settings(CHAT_API_KEY=KEY)) == {
         "a": ["x***y"],
         "***": {"b": "***"},
         "c": 1,
@@ -35,7 +35,7 @@ def test_the_key_is_blotted_out_wherever_it_stands() -> None:
 def test_a_placeholder_is_no_secret(key: str) -> None:
     error = {"message": f"bad {key} and none"}
 
-    assert blotted(error, settings(CHAT_API_KEY=key)) is error
+    assert redact_secrets(error, settings(CHAT_API_KEY=key)) is error
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_secrets_of_the_query_are_blotted_out(query: str, quoted: str) -> None:
     ],
 )
 def test_what_is_common_may_be_quoted(environment: dict[str, str]) -> None:
-    assert secrets_of(settings(**environment)) == []
+    assert list_secrets(settings(**environment)) == []
 
 
 def test_a_secret_within_another_leaves_nothing_of_it() -> None:
@@ -91,14 +91,16 @@ def test_a_secret_within_another_leaves_nothing_of_it() -> None:
 
 
 def test_headers_hold_no_secret_in_value_or_name() -> None:
-    settings = upstream_with("up", api_key="sk-Secret-key", headers={"X-Token": "other-secret"})
+    settings = make_upstream_settings(
+        "up", api_key="sk-Secret-key", headers={"X-Token": "other-secret"}
+    )
     headers = {
         "x-ratelimit-sk-secret-key": "1",
         "x-ratelimit-a": "key=sk-Secret-key; other-secret",
         "retry-after": "3",
     }
 
-    assert blot_headers(headers, settings) == {
+    assert redact_headers(headers, settings) == {
         "x-ratelimit-a": "key=***; ***",
         "retry-after": "3",
     }

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from forwarder.context.truncate import abridged
+from forwarder.context.truncate import truncate_body
 
 LONG = "sk-1234567890" * 200
 
@@ -14,7 +14,7 @@ LONG = "sk-1234567890" * 200
 def test_long_texts_are_left_out_and_nothing_of_them_stays() -> None:
     body = {"model": "m", "input": [{"text": LONG, "n": 1}, "short"], "tools": []}
 
-    short = abridged(json.dumps(body).encode())
+    short = truncate_body(json.dumps(body).encode())
 
     assert short is not None
     assert json.loads(short) == {
@@ -25,11 +25,11 @@ def test_long_texts_are_left_out_and_nothing_of_them_stays() -> None:
 
 
 def test_of_a_data_url_its_type_stays() -> None:
-    short = abridged(json.dumps(["data:image/png;base64," + "A" * 5000]).encode())
+    short = truncate_body(json.dumps(["data:image/png;base64," + "A" * 5000]).encode())
 
     assert short == b'["data:image/png;base64,[5000 characters left out]"]'
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff" * 5000])
 def test_what_is_no_json_cannot_be_abridged(data: bytes) -> None:
-    assert abridged(data) is None
+    assert truncate_body(data) is None

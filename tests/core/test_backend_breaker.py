@@ -14,7 +14,7 @@ from forwarder.core.backend_breaker import (
     BackendDown,
     BoundedBackend,
     SharedTask,
-    wait_for,
+    wait_for_event,
 )
 
 
@@ -171,6 +171,6 @@ def test_nobody_waits_for_a_late_shared_task_again() -> None:
 
 def test_wait_for_tells_whether_the_event_came() -> None:
     event = threading.Event()
-    assert not wait_for(event, 0.02)
+    assert not wait_for_event(event, 0.02)
     event.set()
-    assert wait_for(event, 0.02)
+    assert wait_for_event(event, 0.02)

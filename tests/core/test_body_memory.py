@@ -6,13 +6,13 @@ import io
 
 import pytest
 
-from forwarder.core.body_memory import BodyMemory, BodyRoom
+from forwarder.core.body_memory import BodyMemory, BodyReservation
 from forwarder.core.errors import Overloaded
 
 
 def test_bodies_share_the_room() -> None:
     memory = BodyMemory(2_000_000)
-    one, other = BodyRoom(memory), BodyRoom(memory)
+    one, other = BodyReservation(memory), BodyReservation(memory)
     one.resize(600_000)
     with pytest.raises(
         Overloaded, match="2000000 bytes, limit: FORWARDER_MAX_BODY_MEMORY"
@@ -22,18 +22,18 @@ def test_bodies_share_the_room() -> None:
     assert "retry-after" in refused.value.headers
     one.resize(500_000)
     other.resize(500_000)
-    BodyRoom(memory).resize(1000)  # a small one
-    one.free()
-    one.free()
+    BodyReservation(memory).resize(1000)  # a small one
+    one.release()
+    one.release()
     assert memory.used == 501_000
 
 
 def test_a_body_takes_room_as_it_arrives() -> None:
     memory = BodyMemory(2_000_000)
-    room = BodyRoom(memory)
+    room = BodyReservation(memory)
     assert room.read_all(io.BytesIO(b"x" * 300_000).read) == b"x" * 300_000
     assert memory.used == 300_000
     source = io.BytesIO(b"x" * 5_000_000)
     with pytest.raises(Overloaded):
-        BodyRoom(memory).read_all(source.read)
+        BodyReservation(memory).read_all(source.read)
     assert source.tell() < 800_000

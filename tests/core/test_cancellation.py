@@ -10,8 +10,13 @@ import httpx2
 import pytest
 from gevent import socket
 
-from forwarder.core.cancellation import WaitedForBy, cut_with, is_awaited, spared
-from forwarder.upstream.transport.connection_pool import Connections
+from forwarder.core.cancellation import (
+    CancellationScope,
+    is_client_waiting,
+    register_socket,
+    unregister_socket,
+)
+from forwarder.upstream.transport.connection_pool import ServerConnectionPool
 from forwarder.upstream.transport.gevent_transport import GeventTransport
 from tests.helpers.loopback import Peer, serving
 
@@ -19,20 +24,20 @@ PROGRAM = """
 from gevent import monkey; monkey.patch_all()
 import sys, time
 import gevent, httpx2
-from forwarder.context.request_context import Exchange
-from forwarder.core.cancellation import WaitedForBy
+from forwarder.context.request_context import RequestContext
+from forwarder.core.cancellation import CancellationScope
 from forwarder.upstream.transport.gevent_transport import GeventTransport
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 
 url, kept = sys.argv[1], int(sys.argv[2])
 client = httpx2.Client(transport=GeventTransport())
-exchange = Exchange(id="x", route="chat", ledger=Ledger())
+exchange = RequestContext(id="x", route="chat", loss_report=LossReport())
 for _ in range(kept):
     client.get(url)
 
 def ask():
     try:
-        with WaitedForBy(exchange):
+        with CancellationScope(exchange):
             client.get(url, timeout=20)
     except httpx2.TransportError as error:
         return type(error).__name__
@@ -91,18 +96,18 @@ class Waiter:
 
 
 def test_without_anybody_known_to_wait_nothing_is_watched() -> None:
-    assert is_awaited()
-    assert cut_with(None) is None  # type: ignore[arg-type]
-    spared(None)
+    assert is_client_waiting()
+    assert register_socket(None) is None  # type: ignore[arg-type]
+    unregister_socket(None)
 
 
 def test_one_who_has_left_does_not_wait() -> None:
     waiter = Waiter()
-    with WaitedForBy(waiter):  # type: ignore[arg-type]
-        assert is_awaited()
+    with CancellationScope(waiter):  # type: ignore[arg-type]
+        assert is_client_waiting()
         waiter.left = True
-        assert not is_awaited()
-    assert is_awaited()
+        assert not is_client_waiting()
+    assert is_client_waiting()
 
 
 def test_who_leaves_while_a_connection_is_made_asks_nothing(
@@ -110,16 +115,16 @@ def test_who_leaves_while_a_connection_is_made_asks_nothing(
 ) -> None:
     """The model would work for nobody, and be paid for it."""
     waiter = Waiter()
-    connect = Connections._open
+    connect = ServerConnectionPool._open_connection
 
-    def leaving(pool: Connections, seconds: float | None) -> socket.socket:
+    def leaving(pool: ServerConnectionPool, seconds: float | None) -> socket.socket:
         waiter.left = True
         return connect(pool, seconds)
 
-    monkeypatch.setattr(Connections, "_open", leaving)
+    monkeypatch.setattr(ServerConnectionPool, "_open_connection", leaving)
     with serving(wordless) as server:
         transport = GeventTransport(max_connections=1)
         client = httpx2.Client(transport=transport)
-        with WaitedForBy(waiter), pytest.raises(httpx2.ReadError):  # type: ignore[arg-type]
+        with CancellationScope(waiter), pytest.raises(httpx2.ReadError):  # type: ignore[arg-type]
             client.get(server.url)
-        assert (server.requests, transport.opened) == ([], 1)
+        assert (server.requests, transport.opened_connections) == ([], 1)

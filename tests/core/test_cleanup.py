@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from forwarder.core.cleanup import Closers
+from forwarder.core.cleanup import CleanupStack
 
 
 def fail() -> None:
@@ -16,7 +16,7 @@ def fail() -> None:
 
 def test_the_last_is_closed_first_and_each_once() -> None:
     closed: list[str] = []
-    closers = Closers()
+    closers = CleanupStack()
     for name in "abc":
         closers.add(closed.append, name)
 
@@ -28,13 +28,13 @@ def test_the_last_is_closed_first_and_each_once() -> None:
 
 def test_what_was_there_before_stays_open() -> None:
     closed: list[str] = []
-    closers = Closers()
+    closers = CleanupStack()
     closers.add(closed.append, "a")
     before = len(closers)
     closers.add(closed.append, "b")
     closers.add(closed.append, "c")
 
-    closers.close(but=before)
+    closers.close(keep_first=before)
     assert closed == ["c", "b"]
     closers.close()
     assert closed == ["c", "b", "a"]
@@ -44,7 +44,7 @@ def test_one_that_cannot_be_closed_is_logged_and_stops_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     closed: list[str] = []
-    closers = Closers()
+    closers = CleanupStack()
     closers.add(closed.append, "a")
     closers.add(fail)
 
@@ -56,7 +56,7 @@ def test_one_that_cannot_be_closed_is_logged_and_stops_no_other(
 
 def test_the_end_of_the_process_meanwhile_stops_no_other() -> None:
     closed: list[str] = []
-    closers = Closers()
+    closers = CleanupStack()
     closers.add(closed.append, "a")
     closers.add(sys.exit)
     closers.add(closed.append, "b")
@@ -69,7 +69,7 @@ def test_the_end_of_the_process_meanwhile_stops_no_other() -> None:
 
 def test_what_is_added_after_the_end_has_an_end_of_its_own() -> None:
     closed: list[str] = []
-    closers = Closers()
+    closers = CleanupStack()
     closers.close()
     closers.add(closed.append, "late")
     assert not closed
@@ -81,7 +81,7 @@ def test_what_is_added_after_the_end_has_an_end_of_its_own() -> None:
 
 def test_threads_that_close_at_once_close_each_once() -> None:
     closed: list[int] = []
-    closers = Closers()
+    closers = CleanupStack()
     for number in range(5000):
         closers.add(closed.append, number)
 

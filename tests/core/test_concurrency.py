@@ -9,18 +9,18 @@ import time
 
 import pytest
 
-from forwarder.core.concurrency import Aside, spawn
+from forwarder.core.concurrency import BlockingPool, spawn
 
 
 def test_under_threads_work_is_done_where_it_is_wanted() -> None:
-    aside = Aside(2)
-    assert aside.do(threading.get_ident) == threading.get_ident()
+    aside = BlockingPool(2)
+    assert aside.run(threading.get_ident) == threading.get_ident()
     with pytest.raises(ZeroDivisionError):
-        aside.do(lambda: 1 // 0)
+        aside.run(lambda: 1 // 0)
 
 
 def test_no_more_at_once_than_allowed() -> None:
-    aside, now, most = Aside(2), 0, 0
+    aside, now, most = BlockingPool(2), 0, 0
     lock = threading.Lock()
 
     def work() -> None:
@@ -32,7 +32,7 @@ def test_no_more_at_once_than_allowed() -> None:
         with lock:
             now -= 1
 
-    threads = [threading.Thread(target=lambda: aside.do(work)) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: aside.run(work)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -50,7 +50,7 @@ UNDER_GEVENT = """
 from gevent import monkey
 monkey.patch_all()
 import threading, time, gevent
-from forwarder.core.concurrency import Aside, pause, spawn
+from forwarder.core.concurrency import BlockingPool, native_sleep, spawn
 
 ticks = []
 def tick():
@@ -58,11 +58,11 @@ def tick():
         ticks.append(1)
         time.sleep(0.01)
 spawn(tick)
-aside = Aside(1)
-assert aside.do(lambda: (pause(0.3), 5)[1]) == 5
+aside = BlockingPool(1)
+assert aside.run(lambda: (native_sleep(0.3), 5)[1]) == 5
 assert len(ticks) > 10, ticks
 try:
-    aside.do(lambda: 1 // 0)
+    aside.run(lambda: 1 // 0)
 except ZeroDivisionError:
     print("fine")
 """

@@ -28,7 +28,7 @@ def encoded(content: bytes) -> str:
     ],
 )
 def test_data_is_read_in_every_usual_spelling(text: str, kind: str) -> None:
-    blob = data_urls.read(text.format(encoded(PDF)))
+    blob = data_urls.parse_data(text.format(encoded(PDF)))
 
     assert (blob.data, blob.type) == (PDF, kind)
 
@@ -36,7 +36,7 @@ def test_data_is_read_in_every_usual_spelling(text: str, kind: str) -> None:
 def test_base64_in_lines_is_read() -> None:
     content = bytes(range(256)) * 4
 
-    assert data_urls.read(base64.encodebytes(content).decode()).data == content
+    assert data_urls.parse_data(base64.encodebytes(content).decode()).data == content
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_base64_in_lines_is_read() -> None:
 )
 def test_what_is_no_data_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        data_urls.read(text)
+        data_urls.parse_data(text)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_what_is_no_data_is_refused_with_the_reason(text: str, reason: str) -> N
 def test_a_type_is_as_declared_or_else_by_content_or_name(
     content: bytes, declared: str | None, name: str | None, kind: str
 ) -> None:
-    assert data_urls.type_of(content, declared, name) == kind
+    assert data_urls.detect_type(content, declared, name) == kind
 
 
 def test_a_blob_is_written_as_a_data_url_that_reads_back() -> None:
-    url = data_urls.Blob(PDF, "application/pdf").url
+    url = data_urls.Blob(PDF, "application/pdf").data_url
 
     assert url == f"data:application/pdf;base64,{encoded(PDF)}"
-    assert data_urls.read(url) == (PDF, "application/pdf", None)
+    assert data_urls.parse_data(url) == (PDF, "application/pdf", None)
 
 
 @pytest.mark.parametrize(
@@ -98,4 +98,4 @@ def test_a_blob_is_written_as_a_data_url_that_reads_back() -> None:
     ],
 )
 def test_whether_a_data_url_names_its_type(url: str, names: bool) -> None:
-    assert data_urls.names_type(url, "image/png") is names
+    assert data_urls.declares_type(url, "image/png") is names

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.error_kinds import MAX_TEXT, ErrorKind, classify, read_error
+from forwarder.core.error_kinds import MAX_SEARCHED_CHARACTERS, ErrorKind, classify, read_error
 
 Json = dict[str, Any]
 
@@ -353,7 +353,10 @@ def test_only_the_head_of_a_long_text_is_searched() -> None:
     """A text that matches almost everywhere must not take the square of its length."""
     filler = "m model input prompt tokens exceeds maximum context " * 40_000
 
-    assert classify(400, {"message": " " * MAX_TEXT + "prompt is too long"}).kind is None
+    assert (
+        classify(400, {"message": " " * MAX_SEARCHED_CHARACTERS + "prompt is too long"}).kind
+        is None
+    )
     for text in (filler, "model " * 400_000, "exceed" * 400_000, "上下文" * 400_000):
         classify(400, {"message": text, "metadata": {"raw": text}})
 

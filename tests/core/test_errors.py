@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from forwarder.core import errors
-from forwarder.core.errors import ForwarderError, InvalidRequest, UpstreamRefused, shorten
+from forwarder.core.errors import ForwarderError, InvalidRequest, UpstreamRefused, shorten_value
 
 PLAIN = [
     (errors.InvalidRequest, 400, "invalid_request_error", None),
@@ -16,7 +16,7 @@ PLAIN = [
     (errors.MethodNotAllowed, 405, "invalid_request_error", "method_not_allowed"),
     (errors.TooLarge, 413, "invalid_request_error", "request_too_large"),
     (errors.UpstreamUnreachable, 502, "upstream_error", "upstream_unreachable"),
-    (errors.UpstreamBroken, 502, "upstream_error", "upstream_protocol"),
+    (errors.UpstreamProtocolError, 502, "upstream_error", "upstream_protocol"),
     (errors.UpstreamTimeout, 504, "upstream_error", "upstream_timeout"),
     (errors.UpstreamConnectTimeout, 504, "upstream_error", "upstream_timeout"),
     (errors.InternalError, 500, "server_error", "internal_error"),
@@ -29,7 +29,7 @@ def test_an_error_has_a_status_and_a_body_of_openais_shape(
 ) -> None:
     error = kind("Why.")
     assert error.status == status
-    assert error.body() == {
+    assert error.make_body() == {
         "error": {"message": "Why.", "type": type_, "param": None, "code": code}
     }
     assert str(error) == "Why."
@@ -88,8 +88,8 @@ def test_the_end_of_the_process_tells_when_to_ask_again() -> None:
 
 def test_an_error_may_name_a_parameter_and_a_code_of_its_own() -> None:
     error = InvalidRequest("Why.", param="tools[0].name", code="invalid_value")
-    assert error.error()["param"] == "tools[0].name"
-    assert error.error()["code"] == "invalid_value"
+    assert error.make_error_object()["param"] == "tools[0].name"
+    assert error.make_error_object()["code"] == "invalid_value"
     assert InvalidRequest("Why.").param is None
 
 
@@ -117,14 +117,14 @@ def test_the_tree_at_the_top_of_the_room_is_the_tree() -> None:
 def test_a_refusal_of_the_upstream_is_handed_on(status: int, given: Any, shown: Any) -> None:
     error = UpstreamRefused(status, given, {"retry-after": "1"})
     assert error.status == status
-    assert error.body() == {"error": {"message": "m", **shown}}
+    assert error.make_body() == {"error": {"message": "m", **shown}}
     assert error.headers == {"retry-after": "1"}
 
 
 def test_a_refusal_keeps_what_a_vendor_adds_and_says_something_of_its_own() -> None:
     error = UpstreamRefused(500, {"metadata": {"provider": "x"}, "message": ""})
-    assert error.body()["error"]["metadata"] == {"provider": "x"}
-    assert error.body()["error"]["message"] == "The upstream answered 500."
+    assert error.make_body()["error"]["metadata"] == {"provider": "x"}
+    assert error.make_body()["error"]["message"] == "The upstream answered 500."
 
 
 @pytest.mark.parametrize(
@@ -156,4 +156,4 @@ def test_long_names_of_parameters_are_cut() -> None:
     ("value", "shown"), [("x" * 200, "x" * 200), ("x" * 201, "x" * 200 + "…"), (7, "7")]
 )
 def test_long_values_are_cut(value: object, shown: str) -> None:
-    assert shorten(value) == shown
+    assert shorten_value(value) == shown

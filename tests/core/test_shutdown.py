@@ -11,34 +11,34 @@ import pytest
 from greenlet import greenlet
 
 from forwarder.core.errors import ShuttingDown
-from forwarder.core.shutdown import Run, Running
+from forwarder.core.shutdown import InFlightRequest, InFlightRequests
 
 PROGRAM = """
 from gevent import monkey; monkey.patch_all()
 import gevent
 from forwarder.core.errors import ShuttingDown
-from forwarder.core.shutdown import Running, Stopping
+from forwarder.core.shutdown import InFlightRequests, ShutdownInterrupt
 
-running, told = Running(), []
+running, told = InFlightRequests(), []
 
 def answer(wait, after):
     try:
         yield gevent.sleep(wait)
         yield gevent.sleep(after)
-    except Stopping:
+    except ShutdownInterrupt:
         told.append("in the stream")
 
 def serve(opening, wait, writing, after):
     try:
-        run = running.enter()
+        run = running.add_request()
         gevent.sleep(opening)
         run.stream = answer(wait, after)
         for _ in run.stream:
             gevent.sleep(writing)
-    except Stopping:
+    except ShutdownInterrupt:
         told.append("before it")
     finally:
-        running.leave(run)
+        running.remove_request(run)
 
 {act}
 print(told, len(running))
@@ -77,11 +77,11 @@ def test_it_is_interrupted_where_it_waits_for_the_upstream(times: str, told: str
 def test_one_that_goes_on_waiting_is_interrupted_again() -> None:
     act = """
 def stubborn():
-    run = running.enter()
+    run = running.add_request()
     for _ in range(2):
         try: gevent.sleep(9)
-        except Stopping: told.append("again")
-    running.leave(run)
+        except ShutdownInterrupt: told.append("again")
+    running.remove_request(run)
 
 gevent.spawn(stubborn); gevent.sleep(0.01); running.stop()"""
 
@@ -93,10 +93,10 @@ from time import monotonic
 started = monotonic()
 
 def work(grace):
-    run = running.enter(grace)
+    run = running.add_request(grace)
     try: gevent.sleep(9)
-    except Stopping: told.append((grace, round(monotonic() - started)))
-    running.leave(run)
+    except ShutdownInterrupt: told.append((grace, round(monotonic() - started)))
+    running.remove_request(run)
 
 for grace in (0, None, 2):
     gevent.spawn(work, grace)
@@ -118,42 +118,42 @@ def test_no_grace_of_its_own_goes_beyond_the_stop() -> None:
 
 def test_a_run_whose_greenlet_is_dead_is_not_waited_for() -> None:
     act = """
-gevent.spawn(running.enter).join()
+gevent.spawn(running.add_request).join()
 told.append(len(running))
-gevent.spawn(running.enter).join()
+gevent.spawn(running.add_request).join()
 with gevent.Timeout(2): running.stop()"""
 
     assert result_of(act) == "[0] 0"
 
 
 def test_nothing_begins_after_the_stop() -> None:
-    running = Running()
+    running = InFlightRequests()
     running.stop()
 
     with pytest.raises(ShuttingDown) as refused:
-        running.enter()
+        running.add_request()
 
     assert (refused.value.status, refused.value.headers) == (503, {"retry-after": "1"})
 
 
 def test_what_runs_is_known_until_it_ends() -> None:
-    running = Running()
+    running = InFlightRequests()
 
-    first, second = running.enter(), running.enter()
-    assert isinstance(first, Run)
+    first, second = running.add_request(), running.add_request()
+    assert isinstance(first, InFlightRequest)
     assert len(running) == 2
 
     for run in (first, second, second):
-        running.leave(run)
+        running.remove_request(run)
     assert len(running) == 0
 
 
 def test_who_listens_hears_that_the_process_goes() -> None:
-    running, heard = Running(), []
-    with running.listening(lambda: heard.append("one")):
+    running, heard = InFlightRequests(), []
+    with running.add_listener(lambda: heard.append("one")):
         running.announce()
     running.announce()
-    with running.listening(lambda: heard.append("late")):
+    with running.add_listener(lambda: heard.append("late")):
         pass
 
     assert heard == ["one", "late"]
@@ -161,10 +161,10 @@ def test_who_listens_hears_that_the_process_goes() -> None:
 
 def test_a_thread_s_greenlet_is_not_kept() -> None:
     """The collector crashes over one whose thread is gone."""
-    running, seen = Running(), []
+    running, seen = InFlightRequests(), []
 
     def work() -> None:
-        run = running.enter()
+        run = running.add_request()
         seen.append(run)
         run.interrupt()  # asks nothing of anybody
 
@@ -173,4 +173,4 @@ def test_a_thread_s_greenlet_is_not_kept() -> None:
     thread.join()
 
     assert not any(isinstance(held, greenlet) for held in gc.get_referents(seen[0]))
-    assert any(isinstance(held, greenlet) for held in gc.get_referents(running.enter()))
+    assert any(isinstance(held, greenlet) for held in gc.get_referents(running.add_request()))

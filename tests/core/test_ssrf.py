@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.ssrf import Guard, is_public
+from forwarder.core.ssrf import AddressGuard, is_public
 
 PRIVATE = (
     "127.0.0.1", "127.255.255.254", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1",
@@ -36,7 +36,7 @@ def resolving(**names: str) -> Any:
 
 def reached(host: str, *allow: str, **names: str) -> list[str]:
     """The addresses under which a host may be reached."""
-    found = Guard(allow, resolving(**names)).addresses(host, 80)
+    found = AddressGuard(allow, resolving(**names)).find_allowed(host, 80)
     return [address[0] for _, address in found]
 
 
@@ -80,13 +80,13 @@ def test_a_name_that_is_not_found_is_not_reached(resolve_error: Exception) -> No
     def fail(*_: Any, **__: Any) -> Any:
         raise resolve_error
 
-    assert Guard((), fail).addresses("gone.test", 80) == []
+    assert AddressGuard((), fail).find_allowed("gone.test", 80) == []
     with pytest.raises(type(resolve_error)):
-        Guard((), fail).look_up("gone.test", 80)
+        AddressGuard((), fail).look_up("gone.test", 80)
 
 
 def test_a_name_that_is_found_and_forbidden_differs_from_an_unknown_one() -> None:
-    assert Guard((), resolving(**{"inner.test": "10.0.0.1"})).look_up("inner.test", 80) == []
+    assert AddressGuard((), resolving(**{"inner.test": "10.0.0.1"})).look_up("inner.test", 80) == []
 
 
 @pytest.mark.parametrize("allow", ["10.1.0.0/16", "10.1.2.3", "files.test", "FILES.test"])
@@ -116,4 +116,4 @@ def test_exceptions_are_told_from_what_anybody_may_reach(
     host: str, allow: tuple[str, ...], excepted: bool
 ) -> None:
     names = {"gpu": "10.1.1.1", "GPU": "10.1.1.1", "mixed": "10.1.1.1 8.8.8.8", "public": "8.8.8.8"}
-    assert Guard(allow, resolving(**names)).is_excepted(host, 80) is excepted
+    assert AddressGuard(allow, resolving(**names)).is_exception(host, 80) is excepted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.core.terminal_escapes import echo, escape_controls
+from forwarder.core.terminal_escapes import escape_control_characters, print_line
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from forwarder.core.terminal_escapes import echo, escape_controls
 def test_controls_are_spelled_out(
     text: str, shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert escape_controls(text) == shown
-    echo(text)
-    echo(text, err=True)
+    assert escape_control_characters(text) == shown
+    print_line(text)
+    print_line(text, err=True)
     assert capsys.readouterr() == (f"{shown}\n", f"{shown}\n")

@@ -3,26 +3,29 @@ from __future__ import annotations
 import pytest
 
 from forwarder.core.errors import Unsupported
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 
 
 def test_a_ledger_keeps_the_first_reason_for_a_loss() -> None:
-    ledger = Ledger()
+    ledger = LossReport()
     ledger.drop("seed", "first")
     ledger.drop("seed", "second")
-    assert ledger.dropped == {"seed": "first"}
+    assert ledger.losses == {"seed": "first"}
 
 
 def test_in_strict_mode_a_loss_is_a_refusal_that_names_it() -> None:
-    ledger = Ledger(strict=True)
+    ledger = LossReport(strict=True)
     with pytest.raises(Unsupported, match="'seed' cannot be carried: no way") as caught:
         ledger.drop("seed", "no way")
     assert caught.value.param == "seed"
-    assert ledger.dropped == {}
+    assert ledger.losses == {}
 
 
 def test_what_is_honoured_here_is_no_loss() -> None:
-    for ledger in (Ledger(honoured={"store"}), Ledger(strict=True, honoured={"store"})):
+    for ledger in (
+        LossReport(local_parameters={"store"}),
+        LossReport(strict=True, local_parameters={"store"}),
+    ):
         ledger.drop("store", "why")
         ledger.note("store", "why")
-        assert ledger.dropped == {}
+        assert ledger.losses == {}

@@ -13,12 +13,12 @@ from forwarder.core.validate import (
     LIST,
     NUMBER,
     STR,
-    Types,
-    choose,
-    expect,
-    missing,
-    optional,
-    require,
+    JsonTypes,
+    check_enum,
+    check_type,
+    missing_parameter,
+    read_field,
+    require_field,
 )
 
 
@@ -27,8 +27,8 @@ from forwarder.core.validate import (
     [("", STR), (1, INT), (1, NUMBER), (1.5, NUMBER), (False, BOOL), ([], LIST), ({}, DICT),
      (None, ANY), (object, ANY), ([], (str, list))],
 )  # fmt: skip
-def test_a_value_of_its_type_is_given_back(value: Any, types: Types) -> None:
-    assert expect(value, types, "x") is value
+def test_a_value_of_its_type_is_given_back(value: Any, types: JsonTypes) -> None:
+    assert check_type(value, types, "x") is value
 
 
 @pytest.mark.parametrize(
@@ -42,22 +42,22 @@ def test_a_value_of_its_type_is_given_back(value: Any, types: Types) -> None:
         (1.0, INT, "expected an integer, but got a number instead"),
     ],
 )
-def test_another_type_is_an_error_that_names_both(value: Any, types: Types, said: str) -> None:
+def test_another_type_is_an_error_that_names_both(value: Any, types: JsonTypes, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said) as caught:
-        expect(value, types, "a.b[0]")
+        check_type(value, types, "a.b[0]")
     assert (caught.value.param, caught.value.code) == ("a.b[0]", "invalid_type")
 
 
 @pytest.mark.parametrize("holder", [{}, {"name": None}])
 def test_what_is_required_may_be_neither_absent_nor_null(holder: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        require(holder, "name", STR, "tools[0].name")
-    assert caught.value.message == missing("tools[0].name").message
+        require_field(holder, "name", STR, "tools[0].name")
+    assert caught.value.message == missing_parameter("tools[0].name").message
     assert caught.value.code == "missing_required_parameter"
-    assert optional(holder, "name", STR, "tools[0].name") is None
+    assert read_field(holder, "name", STR, "tools[0].name") is None
 
 
-@pytest.mark.parametrize("read", [require, optional])
+@pytest.mark.parametrize("read", [require_field, read_field])
 def test_what_is_there_must_be_of_its_type(read: Any) -> None:
     assert read({"name": "x"}, "name", STR, "name") == "x"
     with pytest.raises(InvalidRequest):
@@ -65,7 +65,7 @@ def test_what_is_there_must_be_of_its_type(read: Any) -> None:
 
 
 def test_a_choice_outside_of_the_allowed_ones_names_them() -> None:
-    assert choose("auto", ("none", "auto"), "tool_choice") == "auto"
+    assert check_enum("auto", ("none", "auto"), "tool_choice") == "auto"
     with pytest.raises(InvalidRequest, match="Supported values are: 'none', 'auto'") as caught:
-        choose("always", ("none", "auto"), "tool_choice")
+        check_enum("always", ("none", "auto"), "tool_choice")
     assert (caught.value.param, caught.value.code) == ("tool_choice", "invalid_value")

@@ -6,19 +6,19 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.answer import Prompt, answer
-from forwarder.demo.formats import Format
-from forwarder.demo.tools import Tool
+from forwarder.demo.answer import DemoPrompt, make_answer
+from forwarder.demo.formats import AnswerFormat
+from forwarder.demo.tools import OfferedTool
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-ADD = Tool("function", "add", SCHEMA, "tools[0].parameters")
-PATCH = Tool("custom", "patch", {}, "tools[0].parameters")
-FORMAT = Format(SCHEMA, "text.format.schema")
+ADD = OfferedTool("function", "add", SCHEMA, "tools[0].parameters")
+PATCH = OfferedTool("custom", "patch", {}, "tools[0].parameters")
+FORMAT = AnswerFormat(SCHEMA, "text.format.schema")
 
 
 def said(**wishes: Any) -> tuple[str, str]:
     """The kind and the text of the last piece of the answer."""
-    last = answer(Prompt("hello there", 2, **wishes)).pieces[-1]
+    last = make_answer(DemoPrompt("hello there", 2, **wishes)).parts[-1]
     return last.kind, last.text
 
 
@@ -43,19 +43,21 @@ def test_the_answer_follows_the_wish(wishes: dict[str, Any], kind: str, text: st
 
 
 def test_the_demo_thinks_before_it_speaks_unless_told_not_to() -> None:
-    thoughtful = answer(Prompt("hi", 1)).pieces
+    thoughtful = make_answer(DemoPrompt("hi", 1)).parts
     assert [piece.kind for piece in thoughtful] == ["reasoning", "text"]
     assert thoughtful[0].text == "The demo thinks: I say it back."
-    assert [piece.kind for piece in answer(Prompt("hi", 1, thinks=False)).pieces] == ["text"]
+    assert [
+        piece.kind for piece in make_answer(DemoPrompt("hi", 1, includes_reasoning=False)).parts
+    ] == ["text"]
 
 
 @pytest.mark.parametrize("text", ["", "a", "  two\n\nlines  ", "日本 語", "\u2028 a\u0085b "])
 def test_words_join_to_exactly_what_was_said(text: str) -> None:
-    assert answer(Prompt(text, 0)).pieces[-1].text == f"[demo upstream] You said: {text}"
+    assert make_answer(DemoPrompt(text, 0)).parts[-1].text == f"[demo upstream] You said: {text}"
 
 
 def test_words_are_counted_as_tokens() -> None:
-    reply = answer(Prompt("one two", words=2))
+    reply = make_answer(DemoPrompt("one two", word_count=2))
     assert (reply.input_words, reply.reasoning_words, reply.output_words) == (2, 7, 13)
 
 
@@ -71,25 +73,25 @@ def test_words_are_counted_as_tokens() -> None:
 def test_a_limit_below_the_word_count_cuts_the_answer(
     limit: int, kinds: list[str], cut_pieces: list[bool]
 ) -> None:
-    reply = answer(Prompt("hi", 1, limit=limit))
-    assert reply.cut
+    reply = make_answer(DemoPrompt("hi", 1, limit=limit))
+    assert reply.is_cut
     assert reply.output_words == limit
-    assert [piece.kind for piece in reply.pieces] == kinds
-    assert [piece.cut for piece in reply.pieces] == cut_pieces
+    assert [piece.kind for piece in reply.parts] == kinds
+    assert [piece.is_cut for piece in reply.parts] == cut_pieces
 
 
 def test_a_limit_that_is_just_enough_cuts_nothing() -> None:
-    free, limited = answer(Prompt("hi", 1)), answer(Prompt("hi", 1, limit=12))
-    assert not limited.cut
+    free, limited = make_answer(DemoPrompt("hi", 1)), make_answer(DemoPrompt("hi", 1, limit=12))
+    assert not limited.is_cut
     assert limited == free
 
 
 def test_text_beyond_ascii_stays_readable_in_json() -> None:
-    format = Format({"const": "héllo"}, "x")
+    format = AnswerFormat({"const": "héllo"}, "x")
     assert said(format=format)[1] == json.dumps("héllo", ensure_ascii=False)
 
 
 def test_a_schema_that_cannot_be_satisfied_is_refused_by_its_place() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        answer(Prompt("hi", 1, format=Format({"$ref": "#"}, "text.format.schema")))
+        make_answer(DemoPrompt("hi", 1, format=AnswerFormat({"$ref": "#"}, "text.format.schema")))
     assert caught.value.param == "text.format.schema"

@@ -7,29 +7,29 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import TypeAdapter
 
 from forwarder.demo import chat_reply
-from forwarder.demo.answer import Answer, Prompt, answer
-from forwarder.demo.tools import Tool
+from forwarder.demo.answer import DemoAnswer, DemoPrompt, make_answer
+from forwarder.demo.tools import OfferedTool
 
-ADD = Tool("function", "add", {"properties": {"n": {"const": "a b"}}, "required": ["n"]}, "")
-PATCH = Tool("custom", "patch", {}, "")
+ADD = OfferedTool("function", "add", {"properties": {"n": {"const": "a b"}}, "required": ["n"]}, "")
+PATCH = OfferedTool("custom", "patch", {}, "")
 ASK: dict[str, Any] = {"model": "any"}
 COUNTED = {**ASK, "stream_options": {"include_usage": True}}
 CHUNK = TypeAdapter(ChatCompletionChunk)
 WHOLE = TypeAdapter(ChatCompletion)
 ANSWERS = {
-    "text": answer(Prompt("hello  you\n", 2)),
-    "thoughtless": answer(Prompt("hello", 1, thinks=False)),
-    "function": answer(Prompt("hello", 1, tool=ADD)),
-    "custom": answer(Prompt("hello", 1, tool=PATCH)),
-    "cut in the reasoning": answer(Prompt("hello", 1, limit=3)),
-    "cut in the text": answer(Prompt("hello", 1, limit=9)),
-    "cut in the arguments": answer(Prompt("hello", 1, tool=ADD, limit=8)),
+    "text": make_answer(DemoPrompt("hello  you\n", 2)),
+    "thoughtless": make_answer(DemoPrompt("hello", 1, includes_reasoning=False)),
+    "function": make_answer(DemoPrompt("hello", 1, tool=ADD)),
+    "custom": make_answer(DemoPrompt("hello", 1, tool=PATCH)),
+    "cut in the reasoning": make_answer(DemoPrompt("hello", 1, limit=3)),
+    "cut in the text": make_answer(DemoPrompt("hello", 1, limit=9)),
+    "cut in the arguments": make_answer(DemoPrompt("hello", 1, tool=ADD, limit=8)),
 }
 SHOWN = pytest.mark.parametrize("shown", ANSWERS.values(), ids=ANSWERS)
 
 
-def chunks(shown: Answer, request: dict[str, Any] = COUNTED) -> list[dict[str, Any]]:
-    return list(chat_reply.events(request, shown, "k", 7))
+def chunks(shown: DemoAnswer, request: dict[str, Any] = COUNTED) -> list[dict[str, Any]]:
+    return list(chat_reply.iter_chunks(request, shown, "k", 7))
 
 
 def fold(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -56,8 +56,8 @@ def _grow(grown: dict[str, Any], delta: dict[str, Any]) -> None:
 
 
 @SHOWN
-def test_the_stream_folds_to_the_whole(shown: Answer) -> None:
-    parts, whole = chunks(shown), chat_reply.whole(ASK, shown, "k", 7)
+def test_the_stream_folds_to_the_whole(shown: DemoAnswer) -> None:
+    parts, whole = chunks(shown), chat_reply.build_completion(ASK, shown, "k", 7)
     assert fold(parts) == whole["choices"][0]["message"]
     assert parts[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
     assert parts[-1]["usage"] == whole["usage"]
@@ -86,14 +86,14 @@ def test_a_custom_call_streams_although_the_chunk_type_of_the_sdk_lacks_it() -> 
 
 
 @SHOWN
-def test_the_whole_is_one_the_sdk_knows(shown: Answer) -> None:
-    whole = WHOLE.validate_python(chat_reply.whole(ASK, shown, "k", 7), strict=True)
+def test_the_whole_is_one_the_sdk_knows(shown: DemoAnswer) -> None:
+    whole = WHOLE.validate_python(chat_reply.build_completion(ASK, shown, "k", 7), strict=True)
     assert not whole.model_extra
     assert set(whole.choices[0].message.model_extra or ()) <= {"reasoning_content"}
 
 
 @SHOWN
-def test_the_role_comes_once_and_first_and_the_finish_once_and_last(shown: Answer) -> None:
+def test_the_role_comes_once_and_first_and_the_finish_once_and_last(shown: DemoAnswer) -> None:
     choices = [part["choices"][0] for part in chunks(shown, ASK)]
     assert ["role" in choice["delta"] for choice in choices] == [True] + [False] * (
         len(choices) - 1
@@ -116,7 +116,7 @@ def test_the_role_comes_once_and_first_and_the_finish_once_and_last(shown: Answe
     ],
 )
 def test_the_finish_tells_how_it_ended(name: str, finish: str, content: str | None) -> None:
-    choice = chat_reply.whole(ASK, ANSWERS[name], "k", 7)["choices"][0]
+    choice = chat_reply.build_completion(ASK, ANSWERS[name], "k", 7)["choices"][0]
     assert (choice["finish_reason"], choice["message"]["content"]) == (finish, content)
     assert choice["message"]["refusal"] is None
 
@@ -141,7 +141,7 @@ def test_usage_is_not_sent_unasked(options: Any) -> None:
 
 
 def test_usage_counts_words() -> None:
-    usage = chat_reply.whole(ASK, ANSWERS["cut in the text"], "k", 7)["usage"]
+    usage = chat_reply.build_completion(ASK, ANSWERS["cut in the text"], "k", 7)["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (1, 9, 10)
     assert usage["completion_tokens_details"]["reasoning_tokens"] == 7
     assert usage["prompt_tokens_details"]["cached_tokens"] == 0

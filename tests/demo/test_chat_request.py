@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.chat_request import PARTS, read
+from forwarder.demo.chat_request import PART_TYPES_BY_ROLE, read_prompt
 
 USER = {"role": "user", "content": "hi there"}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -20,10 +20,12 @@ def request(*messages: Any, **more: Any) -> dict[str, Any]:
 
 
 def test_the_last_user_message_is_what_was_said() -> None:
-    prompt = read(request(USER, {"role": "assistant", "content": "ok"}, {**USER, "content": "bye"}))
-    assert prompt.said == "bye"
-    assert prompt.words == 4
-    assert prompt.results == ()
+    prompt = read_prompt(
+        request(USER, {"role": "assistant", "content": "ok"}, {**USER, "content": "bye"})
+    )
+    assert prompt.user_text == "bye"
+    assert prompt.word_count == 4
+    assert prompt.tool_results == ()
 
 
 def test_parts_are_read_in_their_order() -> None:
@@ -31,23 +33,25 @@ def test_parts_are_read_in_their_order() -> None:
         {"type": "text", "text": "what is"},
         {"type": "image_url", "image_url": {"url": "data:"}},
     ]
-    assert read(request({"role": "user", "content": parts})).said == "what is [image_url]"
+    assert (
+        read_prompt(request({"role": "user", "content": parts})).user_text == "what is [image_url]"
+    )
 
 
 def test_every_role_is_understood() -> None:
-    others = [{"role": role, "content": "x"} for role in PARTS if role != "tool"]
-    assert read(request(*others, USER)).said == "hi there"
+    others = [{"role": role, "content": "x"} for role in PART_TYPES_BY_ROLE if role != "tool"]
+    assert read_prompt(request(*others, USER)).user_text == "hi there"
 
 
 def test_the_results_at_the_end_are_read_in_order() -> None:
     calling = {"role": "assistant", "tool_calls": [CALL, {**CALL, "id": "c2"}]}
     second = {**RESULT, "tool_call_id": "c2", "content": [{"type": "text", "text": "five"}]}
-    prompt = read(request(USER, calling, RESULT, second))
-    assert prompt.results == ("four", "five")
+    prompt = read_prompt(request(USER, calling, RESULT, second))
+    assert prompt.tool_results == ("four", "five")
 
 
 def test_results_before_a_new_user_message_are_history() -> None:
-    assert read(request(USER, CALLING, RESULT, USER)).results == ()
+    assert read_prompt(request(USER, CALLING, RESULT, USER)).tool_results == ()
 
 
 def test_tools_and_choices_are_read_in_their_nested_form() -> None:
@@ -58,31 +62,34 @@ def test_tools_and_choices_are_read_in_their_nested_form() -> None:
         "allowed_tools": {"mode": "auto", "tools": [patch]},
     }
     for choice, name in [("auto", "add"), (patch, "patch"), (TOOL, "add"), (allowed, "patch")]:
-        tool = read(request(tools=tools, tool_choice=choice)).tool
+        tool = read_prompt(request(tools=tools, tool_choice=choice)).tool
         assert tool
         assert tool.name == name
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_both_names_of_the_limit_are_known(name: str) -> None:
-    assert read(request(**{name: 3})).limit == 3
-    assert read(request()).limit is None
+    assert read_prompt(request(**{name: 3})).limit == 3
+    assert read_prompt(request()).limit is None
 
 
 def test_no_effort_is_no_thought() -> None:
-    assert not read(request(reasoning_effort="none")).thinks
-    assert read(request(reasoning_effort="low")).thinks
+    assert not read_prompt(request(reasoning_effort="none")).includes_reasoning
+    assert read_prompt(request(reasoning_effort="low")).includes_reasoning
 
 
 def test_the_format_is_read_in_its_nested_form() -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": 1}}}
-    form = read(request(response_format=wanted)).format
+    form = read_prompt(request(response_format=wanted)).format
     assert form
     assert form.schema == {"const": 1}
 
 
 def test_null_and_unknown_parameters_are_let_through() -> None:
-    assert read(request(temperature=None, tools=None, enable_thinking=True)).said == "hi there"
+    assert (
+        read_prompt(request(temperature=None, tools=None, enable_thinking=True)).user_text
+        == "hi there"
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,5 +143,5 @@ def test_null_and_unknown_parameters_are_let_through() -> None:
 )
 def test_a_bad_request_is_refused_by_its_place(body: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        read(body)
+        read_prompt(body)
     assert caught.value.param == param

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.embeddings import embedded
+from forwarder.demo.embeddings import embed_texts
 
 
 def vectors(given: Any, **more: Any) -> list[list[float]]:
-    return [entry["embedding"] for entry in embedded({"input": given, **more})["data"]]
+    return [entry["embedding"] for entry in embed_texts({"input": given, **more})["data"]]
 
 
 def likeness(one: list[float], other: list[float]) -> float:
@@ -30,7 +30,7 @@ def test_texts_that_share_words_are_alike() -> None:
 
 
 def test_tokens_are_words_and_there_may_be_fewer_dimensions() -> None:
-    answer = embedded({"model": "m", "input": ["one two", "three"], "dimensions": 4})
+    answer = embed_texts({"model": "m", "input": ["one two", "three"], "dimensions": 4})
     assert [len(entry["embedding"]) for entry in answer["data"]] == [4, 4]
     assert answer["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
     assert answer["model"] == "m"
@@ -39,7 +39,7 @@ def test_tokens_are_words_and_there_may_be_fewer_dimensions() -> None:
 @pytest.mark.parametrize("given", [None, "", [], [""], [1], 7, {"a": 1}])
 def test_what_is_no_text_is_refused(given: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        embedded({"input": given})
+        embed_texts({"input": given})
     assert caught.value.param == "input"
 
 
@@ -49,5 +49,5 @@ def test_what_is_no_text_is_refused(given: Any) -> None:
 )
 def test_what_the_demo_has_not_is_refused(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        embedded({"input": "hi", name: value})
+        embed_texts({"input": "hi", name: value})
     assert caught.value.param == name

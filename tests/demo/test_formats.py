@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.formats import Format, format_of
+from forwarder.demo.formats import AnswerFormat, read_format
 
 SCHEMA = {"type": "object", "properties": {}}
 BODY = {"name": "n", "schema": SCHEMA}
@@ -13,19 +13,21 @@ BODY = {"name": "n", "schema": SCHEMA}
 
 @pytest.mark.parametrize("spec", [None, {"type": "text"}])
 def test_text_needs_no_format(spec: Any) -> None:
-    assert format_of(spec, "f.", "hi", nested=True) is None
+    assert read_format(spec, "f.", "hi", nested=True) is None
 
 
 def test_a_json_object_says_what_was_said() -> None:
     schema = {"const": {"demo": True, "you_said": "hi"}}
-    assert format_of({"type": "json_object"}, "f.", "hi", nested=False) == Format(schema, "f")
+    assert read_format({"type": "json_object"}, "f.", "hi", nested=False) == AnswerFormat(
+        schema, "f"
+    )
 
 
 def test_a_schema_is_found_in_both_forms() -> None:
-    flat = format_of({"type": "json_schema", **BODY}, "f.", "", nested=False)
-    nested = format_of({"type": "json_schema", "json_schema": BODY}, "f.", "", nested=True)
-    assert flat == Format(SCHEMA, "f.schema")
-    assert nested == Format(SCHEMA, "f.json_schema.schema")
+    flat = read_format({"type": "json_schema", **BODY}, "f.", "", nested=False)
+    nested = read_format({"type": "json_schema", "json_schema": BODY}, "f.", "", nested=True)
+    assert flat == AnswerFormat(SCHEMA, "f.schema")
+    assert nested == AnswerFormat(SCHEMA, "f.json_schema.schema")
 
 
 @pytest.mark.parametrize(
@@ -40,5 +42,5 @@ def test_a_schema_is_found_in_both_forms() -> None:
 )
 def test_a_malformed_format_is_refused(spec: Any, nested: bool, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        format_of(spec, "f.", "", nested=nested)
+        read_format(spec, "f.", "", nested=nested)
     assert caught.value.param == param

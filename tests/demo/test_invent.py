@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import AwareDatetime, BaseModel, Field
 
-from forwarder.demo.invent import FORMATS, ImpossibleSchema, invent
+from forwarder.demo.invent import FORMAT_EXAMPLES, ImpossibleSchema, invent_value
 
 
 class Colour(enum.Enum):
@@ -52,11 +52,11 @@ class Everything(BaseModel):
 
 @pytest.mark.parametrize("model", [Leaf, Tree, Everything])
 def test_what_is_invented_satisfies_the_schema_of_a_model(model: type[BaseModel]) -> None:
-    model.model_validate(invent(model.model_json_schema()))
+    model.model_validate(invent_value(model.model_json_schema()))
 
 
 def test_a_recursive_schema_ends_at_the_first_way_out() -> None:
-    assert invent(Tree.model_json_schema()) == {
+    assert invent_value(Tree.model_json_schema()) == {
         "children": [],
         "parent": None,
         "leaf": {"colour": "red", "kind": "leaf"},
@@ -79,13 +79,13 @@ def test_a_recursive_schema_ends_at_the_first_way_out() -> None:
         ({"type": "number", "minimum": 0.25, "maximum": 0.5}, 0.25),
         ({"type": "number", "multipleOf": 0.01}, 1),
         ({"type": "integer", "minimum": 1.5}, 2),
-        ({"type": "string", "format": "email"}, FORMATS["email"]),
+        ({"type": "string", "format": "email"}, FORMAT_EXAMPLES["email"]),
         ({"type": "string", "format": "unheard-of"}, "demo"),
         ({"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"const": 7}}}, 7),
     ],
 )
 def test_each_keyword_has_its_value(schema: Any, value: Any) -> None:
-    assert invent(schema) == value
+    assert invent_value(schema) == value
 
 
 def test_the_parts_of_all_of_are_joined() -> None:
@@ -96,7 +96,7 @@ def test_the_parts_of_all_of_are_joined() -> None:
             {"properties": {"age": {"const": 3}}, "required": ["age"]},
         ],
     }
-    assert invent(schema) == {"name": "n", "age": 3}
+    assert invent_value(schema) == {"name": "n", "age": 3}
 
 
 def test_an_option_is_joined_with_what_stands_beside_it() -> None:
@@ -108,7 +108,7 @@ def test_an_option_is_joined_with_what_stands_beside_it() -> None:
         ],
         "properties": {"a": {"type": "boolean"}},
     }
-    assert invent(schema) == {"a": True, "b": 1}
+    assert invent_value(schema) == {"a": True, "b": 1}
 
 
 ENDLESS = {"properties": {"next": {"$ref": "#"}}, "required": ["next"]}
@@ -133,7 +133,7 @@ ENDLESS = {"properties": {"next": {"$ref": "#"}}, "required": ["next"]}
 )
 def test_a_schema_without_a_value_is_refused(schema: Any) -> None:
     with pytest.raises(ImpossibleSchema):
-        invent(schema)
+        invent_value(schema)
 
 
 def doubled(keyword: str, levels: int) -> dict[str, Any]:
@@ -165,4 +165,4 @@ def doubled(keyword: str, levels: int) -> dict[str, Any]:
 )  # fmt: skip
 def test_schema_that_asks_for_too_much_is_given_up(schema: dict[str, Any]) -> None:
     with pytest.raises(ImpossibleSchema):
-        invent(schema)
+        invent_value(schema)

@@ -20,8 +20,8 @@ from forwarder.demo import reading
         ([], reading.ARRAY),
     ],
 )
-def test_a_value_of_the_kind_is_let_through(value: Any, kind: reading.Kind) -> None:
-    assert reading.typed(value, kind, "x") == value
+def test_a_value_of_the_kind_is_let_through(value: Any, kind: reading.JsonKind) -> None:
+    assert reading.check_type(value, kind, "x") == value
 
 
 @pytest.mark.parametrize(
@@ -35,39 +35,43 @@ def test_a_value_of_the_kind_is_let_through(value: Any, kind: reading.Kind) -> N
         (None, reading.OBJECT, "expected an object, but got null instead"),
     ],
 )
-def test_a_value_of_another_kind_is_refused(value: Any, kind: reading.Kind, complaint: str) -> None:
+def test_a_value_of_another_kind_is_refused(
+    value: Any, kind: reading.JsonKind, complaint: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        reading.typed(value, kind, "x")
+        reading.check_type(value, kind, "x")
     assert complaint in caught.value.message
     assert (caught.value.param, caught.value.code) == ("x", "invalid_type")
 
 
 def test_null_counts_as_absent() -> None:
-    reading.check({"a": "there", "b": None}, {"a": reading.TEXT, "b": reading.FLAG}, ["a"])
+    reading.check_parameters(
+        {"a": "there", "b": None}, {"a": reading.TEXT, "b": reading.FLAG}, ["a"]
+    )
     with pytest.raises(InvalidRequest) as caught:
-        reading.check({"a": None}, {"a": reading.TEXT}, ["a"])
+        reading.check_parameters({"a": None}, {"a": reading.TEXT}, ["a"])
     assert (caught.value.param, caught.value.code) == ("a", "missing_required_parameter")
 
 
 def test_a_value_outside_the_list_is_refused_with_the_list() -> None:
     with pytest.raises(InvalidRequest, match="Supported values are: 'a', 'b'") as caught:
-        reading.one_of("c", ("a", "b"), "x.y")
+        reading.check_enum("c", ("a", "b"), "x.y")
     assert caught.value.param == "x.y"
 
 
 def test_objects_come_with_their_paths() -> None:
-    assert reading.objects({"xs": [{"a": 1}]}, "xs", "top.") == [("top.xs[0]", {"a": 1})]
-    assert reading.objects({}, "xs") == []
+    assert reading.read_objects({"xs": [{"a": 1}]}, "xs", "top.") == [("top.xs[0]", {"a": 1})]
+    assert reading.read_objects({}, "xs") == []
     with pytest.raises(InvalidRequest) as caught:
-        reading.objects({"xs": [{}, 3]}, "xs")
+        reading.read_objects({"xs": [{}, 3]}, "xs")
     assert caught.value.param == "xs[1]"
 
 
 def test_an_integer_below_the_least_is_refused() -> None:
-    assert reading.at_least({"n": 16}, "n", 16) == 16
-    assert reading.at_least({}, "n", 16) is None
+    assert reading.read_integer({"n": 16}, "n", 16) == 16
+    assert reading.read_integer({}, "n", 16) is None
     with pytest.raises(InvalidRequest) as caught:
-        reading.at_least({"n": 15}, "n", 16)
+        reading.read_integer({"n": 15}, "n", 16)
     assert caught.value.code == "integer_below_min_value"
 
 
@@ -83,7 +87,7 @@ def test_an_integer_below_the_least_is_refused() -> None:
     ],
 )
 def test_content_of_any_shape_has_a_text(content: Any, text: str) -> None:
-    assert reading.text_of(content) == text
+    assert reading.join_text(content) == text
 
 
 def test_words_are_those_of_the_texts_only() -> None:

@@ -7,28 +7,30 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from forwarder.demo import responses_reply
-from forwarder.demo.answer import Answer, Prompt, answer
-from forwarder.demo.tools import Tool
+from forwarder.demo.answer import DemoAnswer, DemoPrompt, make_answer
+from forwarder.demo.tools import OfferedTool
 
 JSON = dict[str, Any]
 
-ADD = Tool("function", "add", {"properties": {"n": {"const": "a b"}}, "required": ["n"]}, "", "crm")
-PATCH = Tool("custom", "patch", {}, "")
+ADD = OfferedTool(
+    "function", "add", {"properties": {"n": {"const": "a b"}}, "required": ["n"]}, "", "crm"
+)
+PATCH = OfferedTool("custom", "patch", {}, "")
 ASK: JSON = {"model": "any", "include": ["reasoning.encrypted_content"]}
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 WHOLE = TypeAdapter(Response)
 # On the wire, though the SDK's types do not name them.
 UNNAMED = {"name", "presence_penalty", "frequency_penalty", "store"}
 ANSWERS = {
-    "text": answer(Prompt("hello  you\n", 2)),
-    "thoughtless": answer(Prompt("hello", 1, thinks=False)),
-    "function": answer(Prompt("hello", 1, tool=ADD)),
-    "custom": answer(Prompt("hello", 1, tool=PATCH)),
-    "cut in the reasoning": answer(Prompt("hello", 1, limit=3)),
-    "cut after the reasoning": answer(Prompt("hello", 1, limit=7)),
-    "cut in the text": answer(Prompt("hello", 1, limit=9)),
-    "cut in the arguments": answer(Prompt("hello", 1, tool=ADD, limit=8)),
-    "cut in the input": answer(Prompt("hello", 1, tool=PATCH, limit=9)),
+    "text": make_answer(DemoPrompt("hello  you\n", 2)),
+    "thoughtless": make_answer(DemoPrompt("hello", 1, includes_reasoning=False)),
+    "function": make_answer(DemoPrompt("hello", 1, tool=ADD)),
+    "custom": make_answer(DemoPrompt("hello", 1, tool=PATCH)),
+    "cut in the reasoning": make_answer(DemoPrompt("hello", 1, limit=3)),
+    "cut after the reasoning": make_answer(DemoPrompt("hello", 1, limit=7)),
+    "cut in the text": make_answer(DemoPrompt("hello", 1, limit=9)),
+    "cut in the arguments": make_answer(DemoPrompt("hello", 1, tool=ADD, limit=8)),
+    "cut in the input": make_answer(DemoPrompt("hello", 1, tool=PATCH, limit=9)),
 }
 SHOWN = pytest.mark.parametrize("shown", ANSWERS.values(), ids=ANSWERS)
 START = ["response.created", "response.in_progress"]
@@ -62,11 +64,11 @@ CUSTOM = [
 ]
 
 
-def events(shown: Answer, request: JSON = ASK) -> list[JSON]:
-    return list(responses_reply.events(request, shown, "k", 7))
+def events(shown: DemoAnswer, request: JSON = ASK) -> list[JSON]:
+    return list(responses_reply.iter_events(request, shown, "k", 7))
 
 
-def course(shown: Answer) -> list[str]:
+def course(shown: DemoAnswer) -> list[str]:
     """The types of the events, repeated deltas once."""
     types = [event["type"] for event in events(shown)]
     return [kind for kind, before in zip(types, [None, *types], strict=False) if kind != before]
@@ -90,7 +92,7 @@ def test_the_events_come_in_their_order(name: str, wanted: list[str]) -> None:
 
 
 @SHOWN
-def test_every_event_is_one_the_sdk_knows(shown: Answer) -> None:
+def test_every_event_is_one_the_sdk_knows(shown: DemoAnswer) -> None:
     for event in events(shown):
         known = EVENT.validate_python(event, strict=True)
         assert known.type == event["type"]
@@ -98,21 +100,21 @@ def test_every_event_is_one_the_sdk_knows(shown: Answer) -> None:
 
 
 @SHOWN
-def test_the_whole_is_one_the_sdk_knows(shown: Answer) -> None:
-    whole = WHOLE.validate_python(responses_reply.whole(ASK, shown, "k", 7), strict=True)
+def test_the_whole_is_one_the_sdk_knows(shown: DemoAnswer) -> None:
+    whole = WHOLE.validate_python(responses_reply.build_response(ASK, shown, "k", 7), strict=True)
     assert set(whole.model_extra or ()) <= UNNAMED
 
 
 @SHOWN
-def test_the_stream_folds_to_the_whole(shown: Answer) -> None:
-    told, whole = events(shown), responses_reply.whole(ASK, shown, "k", 7)
+def test_the_stream_folds_to_the_whole(shown: DemoAnswer) -> None:
+    told, whole = events(shown), responses_reply.build_response(ASK, shown, "k", 7)
     done = [event["item"] for event in told if event["type"] == "response.output_item.done"]
     assert told[-1]["response"] == whole
     assert done == whole["output"]
 
 
 @SHOWN
-def test_deltas_add_up_to_what_is_done(shown: Answer) -> None:
+def test_deltas_add_up_to_what_is_done(shown: DemoAnswer) -> None:
     grown: dict[int, str] = {}
     for event in events(shown):
         if "delta" in event:
@@ -121,11 +123,11 @@ def test_deltas_add_up_to_what_is_done(shown: Answer) -> None:
         for name in ("text", "arguments", "input"):
             if event["type"].endswith(".done") and name in event:
                 assert event[name] == grown[event["output_index"]]
-    assert list(grown.values()) == [piece.text for piece in shown.pieces]
+    assert list(grown.values()) == [piece.text for piece in shown.parts]
 
 
 @SHOWN
-def test_events_are_numbered_and_items_keep_their_place_and_id(shown: Answer) -> None:
+def test_events_are_numbered_and_items_keep_their_place_and_id(shown: DemoAnswer) -> None:
     told = events(shown)
     assert [event["sequence_number"] for event in told] == list(range(len(told)))
     whole = told[-1]["response"]
@@ -137,7 +139,7 @@ def test_events_are_numbered_and_items_keep_their_place_and_id(shown: Answer) ->
 
 
 @SHOWN
-def test_an_item_opens_empty_but_with_its_name(shown: Answer) -> None:
+def test_an_item_opens_empty_but_with_its_name(shown: DemoAnswer) -> None:
     for event in events(shown):
         if event["type"] == "response.output_item.added":
             item = event["item"]
@@ -157,22 +159,22 @@ def test_an_item_opens_empty_but_with_its_name(shown: Answer) -> None:
     ],
 )
 def test_the_status_tells_how_it_ended(name: str, status: str, last: str) -> None:
-    whole = responses_reply.whole(ASK, ANSWERS[name], "k", 7)
+    whole = responses_reply.build_response(ASK, ANSWERS[name], "k", 7)
     assert (whole["status"], whole["output"][-1]["status"]) == (status, last)
     reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
     assert whole["incomplete_details"] == reason
 
 
 def test_a_call_has_its_ids_and_its_namespace() -> None:
-    call = responses_reply.whole(ASK, ANSWERS["function"], "k", 7)["output"][-1]
+    call = responses_reply.build_response(ASK, ANSWERS["function"], "k", 7)["output"][-1]
     assert (call["id"], call["call_id"]) == ("fc_k", "call_k")
     assert (call["namespace"], call["name"]) == ("crm", "add")
     assert call["arguments"] == '{"n": "a b"}'
 
 
 def test_reasoning_is_sealed_only_when_asked() -> None:
-    sealed = responses_reply.whole(ASK, ANSWERS["text"], "k", 7)["output"][0]
-    bare = responses_reply.whole({"model": "any"}, ANSWERS["text"], "k", 7)["output"][0]
+    sealed = responses_reply.build_response(ASK, ANSWERS["text"], "k", 7)["output"][0]
+    bare = responses_reply.build_response({"model": "any"}, ANSWERS["text"], "k", 7)["output"][0]
     assert sealed["encrypted_content"]
     assert "encrypted_content" not in bare
     assert sealed["summary"] == bare["summary"]
@@ -188,7 +190,7 @@ def test_the_response_repeats_the_request() -> None:
         "reasoning": {"effort": "low"},
         "text": {"format": {"type": "json_object"}},
     }
-    whole = responses_reply.whole(request, ANSWERS["text"], "k", 7)
+    whole = responses_reply.build_response(request, ANSWERS["text"], "k", 7)
     assert {name: whole[name] for name in asked} == asked
     assert whole["tools"] == [{**tool, "description": None, "parameters": None, "strict": True}]
     assert whole["reasoning"] == {"effort": "low", "summary": None}
@@ -196,7 +198,7 @@ def test_the_response_repeats_the_request() -> None:
 
 
 def test_usage_counts_words() -> None:
-    assert responses_reply.whole(ASK, ANSWERS["cut in the text"], "k", 7)["usage"] == {
+    assert responses_reply.build_response(ASK, ANSWERS["cut in the text"], "k", 7)["usage"] == {
         "input_tokens": 1,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": 9,

@@ -6,7 +6,7 @@ import pytest
 from openai.types.responses import response_input_item_param
 
 from forwarder.core.errors import InvalidRequest, NotFound
-from forwarder.demo.responses_request import ITEMS, read
+from forwarder.demo.responses_request import ITEM_TYPES, read_prompt
 
 USER = {"role": "user", "content": "hi there"}
 TOOL = {"type": "function", "name": "add", "parameters": {"type": "object"}}
@@ -21,8 +21,8 @@ def request(*items: Any, **more: Any) -> dict[str, Any]:
 
 
 def test_a_string_is_what_the_user_said() -> None:
-    prompt = read(request(instructions="be brief please"))
-    assert (prompt.said, prompt.words) == ("hi there", 5)
+    prompt = read_prompt(request(instructions="be brief please"))
+    assert (prompt.user_text, prompt.word_count) == ("hi there", 5)
 
 
 def test_the_last_user_message_is_what_was_said() -> None:
@@ -30,29 +30,34 @@ def test_the_last_user_message_is_what_was_said() -> None:
     spoken = {"type": "message", "role": "assistant", "content": [
         {"type": "output_text", "text": "ok", "annotations": []}
     ]}  # fmt: skip
-    prompt = read(request(USER, spoken, {"type": "message", "role": "user", "content": parts}))
-    assert prompt.said == "what is [input_image]"
+    prompt = read_prompt(
+        request(USER, spoken, {"type": "message", "role": "user", "content": parts})
+    )
+    assert prompt.user_text == "what is [input_image]"
 
 
 def test_the_results_at_the_end_are_read_in_order() -> None:
     parts = {**CUSTOM_RESULT, "output": [{"type": "input_text", "text": "five"}]}
-    assert read(request(USER, CALL, CUSTOM, RESULT, parts)).results == ("four", "five")
+    assert read_prompt(request(USER, CALL, CUSTOM, RESULT, parts)).tool_results == ("four", "five")
 
 
 def test_results_of_client_tools_are_results_too() -> None:
     shell = {"type": "local_shell_call_output", "id": "c", "output": '{"stdout": "x"}'}
     screen = {"type": "computer_call_output", "output": {"type": "computer_screenshot"}}
-    assert read(request(USER, shell)).results == ('{"stdout": "x"}',)
-    assert read(request(USER, screen)).results == ("[computer_screenshot]",)
+    assert read_prompt(request(USER, shell)).tool_results == ('{"stdout": "x"}',)
+    assert read_prompt(request(USER, screen)).tool_results == ("[computer_screenshot]",)
 
 
 def test_results_before_a_new_user_message_are_history() -> None:
-    assert read(request(USER, CALL, RESULT, USER)).results == ()
+    assert read_prompt(request(USER, CALL, RESULT, USER)).tool_results == ()
 
 
 def test_tools_may_come_with_the_request_or_among_the_items() -> None:
     more = {"type": "additional_tools", "role": "developer", "tools": [TOOL]}
-    with_request, among_items = read(request(tools=[TOOL])).tool, read(request(more, USER)).tool
+    with_request, among_items = (
+        read_prompt(request(tools=[TOOL])).tool,
+        read_prompt(request(more, USER)).tool,
+    )
     assert with_request
     assert among_items
     assert with_request.param == "tools[0].parameters"
@@ -60,19 +65,22 @@ def test_tools_may_come_with_the_request_or_among_the_items() -> None:
 
 
 def test_no_effort_is_no_thought() -> None:
-    assert not read(request(reasoning={"effort": "none"})).thinks
-    assert read(request(reasoning={"effort": "low"})).thinks
+    assert not read_prompt(request(reasoning={"effort": "none"})).includes_reasoning
+    assert read_prompt(request(reasoning={"effort": "low"})).includes_reasoning
 
 
 def test_the_format_is_read_in_its_flat_form() -> None:
     wanted = {"type": "json_schema", "name": "n", "schema": {"const": 1}}
-    form = read(request(text={"format": wanted})).format
+    form = read_prompt(request(text={"format": wanted})).format
     assert form
     assert form.schema == {"const": 1}
 
 
 def test_null_and_unknown_parameters_are_let_through() -> None:
-    assert read(request(temperature=None, tools=None, presence_penalty=1)).said == "hi there"
+    assert (
+        read_prompt(request(temperature=None, tools=None, presence_penalty=1)).user_text
+        == "hi there"
+    )
 
 
 def test_every_item_type_of_the_sdk_is_known() -> None:
@@ -80,7 +88,7 @@ def test_every_item_type_of_the_sdk_is_known() -> None:
     for item in get_args(response_input_item_param.ResponseInputItemParam):
         kind = get_type_hints(item).get("type")
         known |= _strings(kind)
-    assert known == set(ITEMS)
+    assert known == set(ITEM_TYPES)
 
 
 def _strings(hint: Any) -> set[str]:
@@ -122,7 +130,7 @@ def _strings(hint: Any) -> set[str]:
 )
 def test_a_bad_request_is_refused_by_its_place(body: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        read(body)
+        read_prompt(body)
     assert caught.value.param == param
 
 
@@ -135,5 +143,5 @@ def test_a_bad_request_is_refused_by_its_place(body: Any, param: str) -> None:
 )
 def test_what_would_need_a_memory_is_not_found(body: Any, param: str) -> None:
     with pytest.raises(NotFound) as caught:
-        read(body)
+        read_prompt(body)
     assert caught.value.param == param

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.demo.tools import Tool, chosen
+from forwarder.demo.tools import OfferedTool, choose_tool
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
 SEARCH = ("tools[0]", {"type": "web_search"})
@@ -28,7 +28,7 @@ ONLY = {"type": "allowed_tools", "mode": "auto"}
     ],
 )
 def test_the_first_tool_that_the_choice_allows_is_called(choice: Any, name: str) -> None:
-    tool = chosen(OFFERS, choice)
+    tool = choose_tool(OFFERS, choice)
     assert tool
     assert tool.name == name
 
@@ -37,21 +37,21 @@ def test_the_first_tool_that_the_choice_allows_is_called(choice: Any, name: str)
     "choice", ["none", {"type": "web_search"}, {**ONLY, "tools": [{"type": "web_search"}]}]
 )
 def test_a_choice_may_leave_no_tool_to_call(choice: Any) -> None:
-    assert chosen(OFFERS, choice) is None
+    assert choose_tool(OFFERS, choice) is None
 
 
 def test_hosted_tools_alone_are_not_called() -> None:
-    assert chosen([SEARCH], "auto") is None
+    assert choose_tool([SEARCH], "auto") is None
 
 
 def test_a_tool_keeps_its_namespace_and_its_place() -> None:
-    assert chosen([CRM], None) == Tool(
+    assert choose_tool([CRM], None) == OfferedTool(
         "function", "find", SCHEMA, "tools[3].tools[0].parameters", "crm"
     )
 
 
 def test_a_function_without_parameters_takes_an_empty_object() -> None:
-    tool = chosen([("tools[0]", {"type": "function", "name": "f"})], None)
+    tool = choose_tool([("tools[0]", {"type": "function", "name": "f"})], None)
     assert tool
     assert tool.schema == {"type": "object"}
 
@@ -71,7 +71,7 @@ def test_a_malformed_tool_is_refused_even_when_it_would_not_be_called(
     spec: Any, param: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        chosen([("tools[0]", spec)], "none")
+        choose_tool([("tools[0]", spec)], "none")
     assert caught.value.param == param
 
 
@@ -88,5 +88,5 @@ def test_a_malformed_tool_is_refused_even_when_it_would_not_be_called(
 )
 def test_a_choice_that_cannot_be_met_is_refused(choice: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        chosen(OFFERS, choice)
+        choose_tool(OFFERS, choice)
     assert caught.value.param == param

@@ -10,30 +10,30 @@ import pytest
 from forwarder import docgen
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.docgen import BLOCKS, COMMAND, ROOT, Block, renewed
+from forwarder.docgen import BLOCKS, COMMAND, ROOT, GeneratedBlock, renew_block
 
-BLOCK = Block("b", "x.md", lambda: r"new \1")
+BLOCK = GeneratedBlock("b", "x.md", lambda: r"new \1")
 HEAD, TAIL = f"<!-- b: written by `{COMMAND}` -->", "<!-- end of b -->"
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
-def test_a_document_says_what_the_code_says(block: Block) -> None:
+def test_a_document_says_what_the_code_says(block: GeneratedBlock) -> None:
     said = (ROOT / block.file).read_text(encoding="utf-8")
 
-    assert renewed(said, block) == said, f"bring {block.file} up to date by: {COMMAND}"
+    assert renew_block(said, block) == said, f"bring {block.file} up to date by: {COMMAND}"
 
 
 def test_a_block_is_renewed_and_nothing_around_it() -> None:
-    made = renewed(f"before\n{HEAD}\nold\n{TAIL}\nafter\n", BLOCK)
+    made = renew_block(f"before\n{HEAD}\nold\n{TAIL}\nafter\n", BLOCK)
 
     assert made == f"before\n{HEAD}\n\nnew \\1\n\n{TAIL}\nafter\n"
-    assert renewed(made, BLOCK) == made
+    assert renew_block(made, BLOCK) == made
 
 
 @pytest.mark.parametrize("document", ["", f"{HEAD}\n", f"{HEAD}\n{TAIL}\n{HEAD}\n{TAIL}\n"])
 def test_a_block_has_one_place(document: str) -> None:
     with pytest.raises(ValueError, match="places for 'b'"):
-        renewed(document, BLOCK)
+        renew_block(document, BLOCK)
 
 
 def test_all_are_written_in_their_places(tmp_path: Path) -> None:
@@ -43,10 +43,10 @@ def test_all_are_written_in_their_places(tmp_path: Path) -> None:
             file.write(f"<!-- {block.name}: written by `{COMMAND}` -->\n")
             file.write(f"<!-- end of {block.name} -->\n")
 
-    docgen.write(tmp_path)
+    docgen.write_blocks(tmp_path)
 
     for block in BLOCKS:
-        assert block.text() in (tmp_path / block.file).read_text(encoding="utf-8")
+        assert block.render() in (tmp_path / block.file).read_text(encoding="utf-8")
 
 
 def test_the_readme_s_dry_run_prints_what_it_says() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from forwarder.docgen.markdown import code, table
+from forwarder.docgen.markdown import format_code, render_table
 
 
 def test_a_table_has_a_head_and_rows() -> None:
-    assert table(["a", "b"], [["1", "2"], ["3", "4"]]).splitlines() == [
+    assert render_table(["a", "b"], [["1", "2"], ["3", "4"]]).splitlines() == [
         "| a | b |",
         "| --- | --- |",
         "| 1 | 2 |",
@@ -15,9 +15,9 @@ def test_a_table_has_a_head_and_rows() -> None:
 
 
 def test_nothing_in_a_cell_ends_it() -> None:
-    assert table(["a"], [["x|y\nz"]]).splitlines()[2] == "| x\\|y z |"
+    assert render_table(["a"], [["x|y\nz"]]).splitlines()[2] == "| x\\|y z |"
 
 
 def test_names_are_code() -> None:
-    assert code(["a", "b_c"]) == "`a`, `b_c`"
-    assert code([]) == ""
+    assert format_code(["a", "b_c"]) == "`a`, `b_c`"
+    assert format_code([]) == ""

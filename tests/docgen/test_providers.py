@@ -7,23 +7,28 @@ from typing import Any
 
 import pytest
 
-from forwarder.docgen.providers import WORDS, everyone, usual, words
+from forwarder.docgen.providers import (
+    FIELD_DESCRIPTIONS,
+    describe_value,
+    find_usual_drops,
+    render_providers,
+)
 from forwarder.providers import PROFILES, Profile
-from forwarder.providers.profile import KNOBS
+from forwarder.providers.profile import PROFILE_FIELDS
 
 
 def row(provider: str) -> str:
-    [line] = [x for x in everyone().splitlines() if x.startswith(f"| `{provider}` |")]
+    [line] = [x for x in render_providers().splitlines() if x.startswith(f"| `{provider}` |")]
     return line
 
 
 def test_every_knob_has_words() -> None:
-    assert WORDS.keys() == KNOBS
+    assert FIELD_DESCRIPTIONS.keys() == PROFILE_FIELDS
 
 
-@pytest.mark.parametrize("knob", sorted(KNOBS))
+@pytest.mark.parametrize("knob", sorted(PROFILE_FIELDS))
 def test_every_value_of_a_choice_has_words_of_its_own(knob: str) -> None:
-    told = WORDS[knob]
+    told = FIELD_DESCRIPTIONS[knob]
     takes: Any = Profile.__dataclass_fields__[knob].metadata["takes"]
     if isinstance(told, dict):
         shown = takes.removeprefix("one of ").replace(" or ", ", ").split(", ")
@@ -38,11 +43,12 @@ def test_a_provider_s_row_tells_every_difference(name: str) -> None:
     differing = [
         knob.name
         for knob in fields(Profile)
-        if knob.name in KNOBS and getattr(profile, knob.name) != getattr(Profile("x"), knob.name)
+        if knob.name in PROFILE_FIELDS
+        and getattr(profile, knob.name) != getattr(Profile("x"), knob.name)
     ]
     assert differing
     for knob in differing:
-        assert words(knob, getattr(profile, knob)) in line
+        assert describe_value(knob, getattr(profile, knob)) in line
     assert all(f"`{host}`" in line for host in profile.hosts or (f"<NAME>_PROVIDER={name}",))
 
 
@@ -53,20 +59,20 @@ def test_every_model_of_a_row_is_named() -> None:
 
 def test_the_careful_profile_tells_what_it_does_and_the_demo_is_nobody_s() -> None:
     assert "developer messages become system messages" in row("generic")
-    assert "`demo`" not in everyone()
+    assert "`demo`" not in render_providers()
 
 
 def test_what_nearly_all_leave_out_is_told_once() -> None:
-    assert "metadata" in usual()
-    assert "seed" not in usual()
-    assert everyone().count("`verbosity`") == 1
-    assert words("drop", frozenset({"seed"})) == "leaves out `seed`"
-    assert words("drop", usual()) == "leaves out the usual parameters"
-    assert words("drop", frozenset()) == "leaves out nothing more"
+    assert "metadata" in find_usual_drops()
+    assert "seed" not in find_usual_drops()
+    assert render_providers().count("`verbosity`") == 1
+    assert describe_value("drop", frozenset({"seed"})) == "leaves out `seed`"
+    assert describe_value("drop", find_usual_drops()) == "leaves out the usual parameters"
+    assert describe_value("drop", frozenset()) == "leaves out nothing more"
 
 
 def test_models_and_efforts_that_fare_alike_are_told_together() -> None:
-    assert words("effort_map", {"a": "low", "b": None, "c": "low"}) == (
+    assert describe_value("effort_map", {"a": "low", "b": None, "c": "low"}) == (
         "of the efforts `a`, `c` as `low` and no `b`"
     )
     models = {
@@ -74,4 +80,7 @@ def test_models_and_efforts_that_fare_alike_are_told_together() -> None:
         "y*": {"file": "none", "image_url": "none"},
         "z": {"file": "none"},
     }
-    assert words("models", models) == "for `x*`, `z` no files; for `y*` no files and no images"
+    assert (
+        describe_value("models", models)
+        == "for `x*`, `z` no files; for `y*` no files and no images"
+    )

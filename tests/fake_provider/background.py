@@ -10,15 +10,21 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from forwarder.context.request_context import Exchange
+from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import StoreUnavailable
-from forwarder.core.shutdown import Running
-from forwarder.core.translation_context import Ledger
-from forwarder.core.types import Batch, Json, Stream
-from forwarder.storage.background import Background, Follow, Made, Takeover, Task
-from forwarder.storage.conversation_lock import Holds
+from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import Batch, EventStream, Json
+from forwarder.storage.background import (
+    BackgroundRunner,
+    BackgroundTask,
+    StreamFollower,
+    StreamOpener,
+    TakeoverCallbacks,
+)
+from forwarder.storage.conversation_lock import ConversationLocks
 from forwarder.storage.db import background_leases
-from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.database import SqliteDatabase
 
 ITEM: Json = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
 THEIRS: Json = {"id": "theirs", "status": "in_progress", "output": [], "usage": None}
@@ -35,27 +41,27 @@ ANSWER: list[Batch] = [
 ]
 
 
-def task(made: Made, **more: Any) -> Task:
-    def unfollowable(origin: background_leases.Origin) -> Stream:
+def task(made: StreamOpener, **more: Any) -> BackgroundTask:
+    def unfollowable(origin: background_leases.ResponseOrigin) -> EventStream:
         raise AssertionError
 
-    return Task(made, **{"follow": unfollowable, **more})
+    return BackgroundTask(made, **{"follow": unfollowable, **more})
 
 
-def start(background: Background, answer: Stream, **request: Any) -> str:
+def start(background: BackgroundRunner, answer: EventStream, **request: Any) -> str:
     asked = {"model": "m", "input": "hi", **request}
-    exchange = Exchange("x", "background", Ledger())
-    return str(background.start("o", asked, exchange, task(lambda: answer))["id"])
+    exchange = RequestContext("x", "background", LossReport())
+    return str(background.start_job("o", asked, exchange, task(lambda: answer))["id"])
 
 
-def heard(background: Background, name: str, after: int = -1) -> list[Json]:
+def heard(background: BackgroundRunner, name: str, after: int = -1) -> list[Json]:
     deadline = time.monotonic() + 10
 
     def waited(seconds: float) -> bool:
         time.sleep(0.01)
         return time.monotonic() < deadline
 
-    told = background.told("o", name, after, 60, waited)
+    told = background.stream_events("o", name, after, 60, waited)
     return [event for batch in told for event in batch]
 
 
@@ -73,7 +79,7 @@ class Outage:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lasts = True
         self.tries = 0
-        finish = background_leases.finish
+        finish = background_leases.finish_work
 
         def refuse(*given: Any) -> bool:
             self.tries += self.lasts
@@ -81,7 +87,7 @@ class Outage:
                 raise StoreUnavailable
             return finish(*given)
 
-        monkeypatch.setattr(background_leases, "finish", refuse)
+        monkeypatch.setattr(background_leases, "finish_work", refuse)
 
 
 def waiting_for(go: threading.Event, answer: list[Batch] | None = None) -> Iterator[Batch]:
@@ -89,41 +95,47 @@ def waiting_for(go: threading.Event, answer: list[Batch] | None = None) -> Itera
     yield from answer or ANSWER
 
 
-def lapse(database: Sqlite) -> None:
+def lapse(database: SqliteDatabase) -> None:
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
 
 
 def serve(
-    background: Background, revive: Callable[[Exchange, background_leases.Taken], Task], **more: Any
-) -> list[Exchange]:
+    background: BackgroundRunner,
+    revive: Callable[[RequestContext, background_leases.ClaimedWork], BackgroundTask],
+    **more: Any,
+) -> list[RequestContext]:
     """Take work up from now on; the exchanges that were made for it."""
-    admitted: list[Exchange] = []
+    admitted: list[RequestContext] = []
 
-    def admit() -> Exchange:
-        admitted.append(Exchange("again", "background", Ledger()))
+    def admit() -> RequestContext:
+        admitted.append(RequestContext("again", "background", LossReport()))
         return admitted[-1]
 
-    def refuse_to_cancel(origin: background_leases.Origin, request: str | None) -> None:
+    def refuse_to_cancel(origin: background_leases.ResponseOrigin, request: str | None) -> None:
         raise AssertionError
 
     given: Any = {"admit": admit, "can_read": bool, "cancel": refuse_to_cancel, **more}
-    background.serve(Takeover(revive=revive, **given))
+    background.start_takeover(TakeoverCallbacks(rebuild_task=revive, **given))
     return admitted
 
 
-def leave_behind(database: Sqlite, made: Made, **given: Any) -> str:
+def leave_behind(database: SqliteDatabase, made: StreamOpener, **given: Any) -> str:
     """Work of a worker that handles nothing any more; its name."""
-    dead = Background(database, Running(), Holds(database))
+    dead = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
     asked = {"model": "m", "input": "hi", "metadata": {"a": "b"}, **given}
     told = task(made, request="sealed", repeats=True)
-    name = str(dead.start("o", asked, Exchange("x", "background", Ledger()), told)["id"])
-    until(lambda: dead.found("o", name).status == "in_progress")
+    name = str(
+        dead.start_job("o", asked, RequestContext("x", "background", LossReport()), told)["id"]
+    )
+    until(lambda: dead.read_response("o", name).status == "in_progress")
     dead._jobs.clear()  # it renews no lease
     return name
 
 
-def heard_so_far(background: Background, name: str) -> list[Json]:
-    return [e for batch in background.told("o", name, -1, 60, lambda _: False) for e in batch]
+def heard_so_far(background: BackgroundRunner, name: str) -> list[Json]:
+    return [
+        e for batch in background.stream_events("o", name, -1, 60, lambda _: False) for e in batch
+    ]
 
 
 KEPT: Json = {**THEIRS, "background": True}
@@ -134,7 +146,7 @@ NATIVE: list[Batch] = [
 ]
 
 
-def start_native(background: Background, made: Made, follow: Follow) -> str:
-    exchange = Exchange("x", "background", Ledger(), upstream="up")
+def start_native(background: BackgroundRunner, made: StreamOpener, follow: StreamFollower) -> str:
+    exchange = RequestContext("x", "background", LossReport(), upstream="up")
     told = task(made, follow=follow, request="sealed")
-    return str(background.start("o", {"model": "m", "input": "hi"}, exchange, told)["id"])
+    return str(background.start_job("o", {"model": "m", "input": "hi"}, exchange, told)["id"])

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.translation_context import Terms
+from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Batch, Event
 from forwarder.translation import ollama_over_chat
-from forwarder.translation.ollama_over_chat.forms import CHAT, Form
-from forwarder.translation.ollama_over_chat.request import Prepared
+from forwarder.translation.ollama_over_chat.forms import CHAT_ENDPOINT, OllamaEndpoint
+from forwarder.translation.ollama_over_chat.request import TranslatedOllamaRequest
 from tests.helpers.translating import events_of, terms
 
 Json = dict[str, Any]
@@ -19,18 +19,24 @@ USER: Json = {"role": "user", "content": "Hi."}
 ASKED: Json = {"model": "m", "messages": [USER], "stream": True}
 
 
-def prepared(its_terms: Terms | None = None, form: Form = CHAT, **request: Any) -> Prepared:
+def prepared(
+    its_terms: TranslationContext | None = None,
+    form: OllamaEndpoint = CHAT_ENDPOINT,
+    **request: Any,
+) -> TranslatedOllamaRequest:
     """A request, translated; unless it says otherwise it says hello."""
-    asked = ASKED if form is CHAT else {"model": "m", "prompt": "Hi.", "stream": True}
+    asked = ASKED if form is CHAT_ENDPOINT else {"model": "m", "prompt": "Hi.", "stream": True}
     return ollama_over_chat.translate_request({**asked, **request}, its_terms or terms(), form)
 
 
 def chat(**request: Any) -> Json:
     """The chat request that it becomes."""
-    return prepared(**request).chat
+    return prepared(**request).chat_request
 
 
-def lines(batches: list[Batch], form: Form = CHAT, **request: Any) -> list[Event]:
+def lines(
+    batches: list[Batch], form: OllamaEndpoint = CHAT_ENDPOINT, **request: Any
+) -> list[Event]:
     """The lines of an answer."""
     its_terms = terms()
     asked = prepared(its_terms, form, **request)

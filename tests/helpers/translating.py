@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from forwarder.core.errors import ForwarderError
-from forwarder.core.ids import Mint
-from forwarder.core.translation_context import Ledger, Terms
-from forwarder.core.types import Batch, Event, Stream
+from forwarder.core.ids import IdSource
+from forwarder.core.translation_context import LossReport, TranslationContext
+from forwarder.core.types import Batch, Event, EventStream
 from forwarder.translation import chat_over_responses, responses_over_chat
 from tests.helpers.cases import Case
 
@@ -22,24 +22,28 @@ NOW = 1_700_000_000
 STAMP = "2023-11-14T22:13:20.000000Z"
 
 
-def counting_mint() -> Mint:
+def counting_mint() -> IdSource:
     """Ids are numbered in the order in which they are made; the hour stands still.
 
     From one look at the clock to the next a millisecond goes by.
     """
     numbers, ticks = itertools.count(1), itertools.count(0, 10**6)
-    return Mint(
-        id=lambda prefix: f"{prefix}_{next(numbers)}",
+    return IdSource(
+        new_id=lambda prefix: f"{prefix}_{next(numbers)}",
         now=lambda: NOW,
-        stamp=lambda: STAMP,
-        clock=lambda: next(ticks),
+        timestamp=lambda: STAMP,
+        monotonic_ns=lambda: next(ticks),
     )
 
 
-def terms(strict: bool = False, **changes: Any) -> Terms:
+def terms(strict: bool = False, **changes: Any) -> TranslationContext:
     """Terms for a test: seals are readable, and open again."""
-    return Terms(
-        mint=counting_mint(), ledger=Ledger(strict=strict), seal=_seal, unseal=_unseal, **changes
+    return TranslationContext(
+        id_source=counting_mint(),
+        loss_report=LossReport(strict=strict),
+        encrypt=_seal,
+        decrypt=_unseal,
+        **changes,
     )
 
 
@@ -56,10 +60,10 @@ class Translated(NamedTuple):
 
     request: Json
     dropped: dict[str, str]
-    answer: Callable[[Stream], Stream]
+    answer: Callable[[EventStream], EventStream]
 
 
-def translate(direction: str, request: Json, its_terms: Terms) -> Translated:
+def translate(direction: str, request: Json, its_terms: TranslationContext) -> Translated:
     """Translate a request; the ``answer`` translates what the upstream streams back."""
     prepared: Any
     if direction == "responses_over_chat":
@@ -69,7 +73,7 @@ def translate(direction: str, request: Json, its_terms: Terms) -> Translated:
         prepared = chat_over_responses.translate_request(request, its_terms)
         back = chat_over_responses.translate_stream
     return Translated(
-        prepared[0], its_terms.ledger.dropped, lambda stream: back(stream, prepared, its_terms)
+        prepared[0], its_terms.loss_report.losses, lambda stream: back(stream, prepared, its_terms)
     )
 
 
@@ -94,7 +98,7 @@ def refusal_of(act: Callable[[], object]) -> ForwarderError | None:
     return None
 
 
-def events_of(stream: Stream) -> list[Event]:
+def events_of(stream: EventStream) -> list[Event]:
     """All events of a stream, in order."""
     return list(itertools.chain.from_iterable(stream))
 

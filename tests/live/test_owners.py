@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from openai import OpenAI
 
-from forwarder.context.client_identity import digest_key
+from forwarder.context.client_identity import hash_client_key
 from tests.fake_provider import Answer, ScriptedUpstream, faults
 from tests.live.conftest import settings
 from tests.live.server import ROOT, Server, running
@@ -53,16 +53,16 @@ def make_older(database: str, names: dict[str, str]) -> None:
     """Make it a database of the older version; ``names`` are keys, each with a response's id."""
     for key, name in names.items():
         [(owner,)] = execute(database, f"SELECT owner FROM responses WHERE id = '{name}'")
-        assert owner != digest_key(key)
+        assert owner != hash_client_key(key)
         execute(
             database,
             *(
-                f"UPDATE {table} SET owner = '{digest_key(key)}' WHERE owner = '{owner}'"
+                f"UPDATE {table} SET owner = '{hash_client_key(key)}' WHERE owner = '{owner}'"
                 for table in OWNED
             ),
         )
     execute(database, "DROP TABLE owner_keys", "UPDATE alembic_version SET version_num = '0007'")
-    assert owners_of(database) == set(map(digest_key, names))
+    assert owners_of(database) == set(map(hash_client_key, names))
 
 
 def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
@@ -94,7 +94,7 @@ def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
         until(lambda: client.responses.retrieve(work.id).status == "in_progress")
     make_older(database, {MINE: first.id, ANOTHER: theirs.id})
     for table in OWNED:
-        assert digest_key(MINE) in owners_of(database, table)
+        assert hash_client_key(MINE) in owners_of(database, table)
 
     with running(given, tmp_path) as server, client_of(server) as client:
         with ThreadPoolExecutor(8) as pool:  # of both workers, before anything is moved
@@ -106,8 +106,8 @@ def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
         with client_of(server, "sk-guess") as guess, pytest.raises(openai.NotFoundError):
             guess.responses.retrieve(first.id)
     left = owners_of(database)
-    assert digest_key(MINE) not in left
-    assert digest_key(ANOTHER) in left, "who has not come yet"
+    assert hash_client_key(MINE) not in left
+    assert hash_client_key(ANOTHER) in left, "who has not come yet"
 
     both = {**given, "FORWARDER_SECRET_KEY": "new secret,old secret"}
     rotate(both)
@@ -117,12 +117,12 @@ def test_an_older_database_is_taken_over_and_its_owners_outlive_the_secret(
         with client_of(server, ANOTHER) as other:
             assert other.responses.retrieve(theirs.id).id == theirs.id
         assert "old secret" not in server.log
-    assert not {digest_key(MINE), digest_key(ANOTHER)} & owners_of(database)
+    assert not {hash_client_key(MINE), hash_client_key(ANOTHER)} & owners_of(database)
     if database.startswith("sqlite"):
         path = Path(database.removeprefix("sqlite:///"))
         files = b"".join(p.read_bytes() for p in path.parent.glob(f"{path.name}*"))
         for key in (MINE, ANOTHER):
-            assert digest_key(key).encode() not in files
+            assert hash_client_key(key).encode() not in files
 
 
 def check_things(

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from forwarder.core.types import Batch, Event, Stream
+from forwarder.core.types import Batch, Event, EventStream
 
 Json = dict[str, Any]
 
@@ -59,7 +59,7 @@ class Scripted:
         self.read = 0
         self._scripts = list(scripts)
 
-    def __call__(self, request: Json) -> Stream:
+    def __call__(self, request: Json) -> EventStream:
         self.requests.append(copy.deepcopy(request))
         script = self._scripts.pop(0)
         if isinstance(script, Exception):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.types import Event
-from forwarder.middleware.cut_annotations import with_notes
+from forwarder.middleware.cut_annotations import with_cut_annotations
 from tests.helpers.sdk import chunk_mistakes
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import REQUEST, Scripted, chunk, one_by_one, said
@@ -31,7 +31,7 @@ def notes(*annotations: int, files: tuple[int, ...] = (), **metadata: Any) -> Ev
 def gathered(*events: Event) -> list[Event]:
     opening, *rest = said("one", " two")
     return events_of(
-        with_notes(Scripted(one_by_one([opening, *rest[:2], *events, *rest[2:]])))(CUT)
+        with_cut_annotations(Scripted(one_by_one([opening, *rest[:2], *events, *rest[2:]])))(CUT)
     )
 
 
@@ -64,14 +64,14 @@ def test_without_notes_nothing_is_added() -> None:
 
 def test_silence_goes_through_and_notes_do_not() -> None:
     script = [[chunk({"content": "a"})], [], [notes(1)], [chunk({}, "stop")]]
-    batches = list(with_notes(Scripted(script))(CUT))
+    batches = list(with_cut_annotations(Scripted(script))(CUT))
     assert [len(batch) for batch in batches] == [1, 0, 2]
 
 
 @pytest.mark.parametrize("uncut", [{}, {"stop": []}, {"max_tokens": 16}, {"max_tokens": None}])
 def test_an_answer_that_is_not_cut_is_the_very_stream_of_the_call(uncut: Json) -> None:
     stream = iter([[]])
-    assert with_notes(lambda request: stream)({**REQUEST, **uncut}) is stream
+    assert with_cut_annotations(lambda request: stream)({**REQUEST, **uncut}) is stream
 
 
 def test_the_sdk_accepts_every_chunk() -> None:

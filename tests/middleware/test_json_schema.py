@@ -9,7 +9,7 @@ import pytest
 from forwarder.core.errors import InvalidRequest, UpstreamRefused
 from forwarder.core.types import Batch, Event
 from forwarder.middleware import json_schema
-from forwarder.middleware.json_schema import with_schema
+from forwarder.middleware.json_schema import with_json_schema
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.sdk import chunk_mistakes
 from tests.helpers.translating import events_of
@@ -30,7 +30,7 @@ LEVELS = pytest.mark.parametrize("level", ["json_object", "none"])
 def answered(*scripts: Any, level: str = "json_object", **more: Any) -> tuple[Json, Scripted]:
     """The folded answer of a call under a schema, and the upstream that was asked."""
     upstream = Scripted(*scripts)
-    return fold_chat(with_schema(upstream, level)({**ASKED, **more})), upstream
+    return fold_chat(with_json_schema(upstream, level)({**ASKED, **more})), upstream
 
 
 def whole(text: str) -> list[Batch]:
@@ -66,7 +66,7 @@ def test_the_schema_is_in_the_prompt_and_the_format_is_lowered(level: str) -> No
 def test_json_object_is_asked_for_in_words_where_the_provider_knows_no_formats() -> None:
     upstream = Scripted(one_by_one(said("Sure", "!")), one_by_one(said('{"any":1}')))
     answer = fold_chat(
-        with_schema(upstream, "none")({**REQUEST, "response_format": {"type": "json_object"}})
+        with_json_schema(upstream, "none")({**REQUEST, "response_format": {"type": "json_object"}})
     )
     assert text_of(answer) == '{"any":1}'
     assert "response_format" not in upstream.requests[0]
@@ -79,7 +79,7 @@ def test_json_object_is_asked_for_in_words_where_the_provider_knows_no_formats()
 )  # fmt: skip
 def test_other_requests_have_the_very_stream_of_the_call(level: str, response_format: Any) -> None:
     stream = iter([[]])
-    call = with_schema(lambda request: stream, level)
+    call = with_json_schema(lambda request: stream, level)
     assert call({**REQUEST, "response_format": response_format}) is stream
     assert call(REQUEST) is stream
 
@@ -87,7 +87,7 @@ def test_other_requests_have_the_very_stream_of_the_call(level: str, response_fo
 @pytest.mark.parametrize("level", ["json_schema", "schema_only"])
 def test_a_provider_that_knows_schemas_is_left_alone(level: str) -> None:
     upstream = Scripted()
-    assert with_schema(upstream, level) is upstream
+    assert with_json_schema(upstream, level) is upstream
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_a_malformed_format_is_refused_before_the_upstream_is_asked(
 ) -> None:
     upstream = Scripted()
     with pytest.raises(InvalidRequest) as refused:
-        with_schema(upstream, "json_object")({**REQUEST, "response_format": response_format})
+        with_json_schema(upstream, "json_object")({**REQUEST, "response_format": response_format})
     assert refused.value.param == param
     assert upstream.requests == []
 
 
 def test_a_refusal_is_raised_before_the_stream_begins() -> None:
     with pytest.raises(UpstreamRefused):
-        with_schema(Scripted(UpstreamRefused(429, {})), "json_object")(ASKED)
+        with_json_schema(Scripted(UpstreamRefused(429, {})), "json_object")(ASKED)
 
 
 # -- the answer ---------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_reasoning_stays_with_the_answer() -> None:
 
 def test_a_streaming_client_gets_it_in_one_piece() -> None:
     script: list[Batch] = [[], *one_by_one(said(*GOOD)), []]
-    batches = list(with_schema(Scripted(script), "json_object")(ASKED))
+    batches = list(with_json_schema(Scripted(script), "json_object")(ASKED))
     assert batches[:-1] == [[], []]
     answer: list[Event] = batches[-1]
     assert [event["object"] for event in answer] == ["chat.completion.chunk"] * 2
@@ -208,14 +208,14 @@ def test_a_streaming_client_gets_it_in_one_piece() -> None:
 def test_a_client_that_waits_hears_that_there_will_be_an_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(json_schema, "_SIGN_OF_LIFE", -1.0)
-    batches = list(with_schema(Scripted(one_by_one(said(*GOOD))), "json_object")(ASKED))
+    monkeypatch.setattr(json_schema, "HEARTBEAT_SECONDS", -1.0)
+    batches = list(with_json_schema(Scripted(one_by_one(said(*GOOD))), "json_object")(ASKED))
     assert batches.count([]) == len(batches) - 1 == len(said(*GOOD))
 
 
 def test_a_whole_answer_stays_whole() -> None:
     upstream = Scripted(whole(BAD), whole(f"```json\n{GOOD}\n```"))
-    [[answer]] = with_schema(upstream, "json_object")({**ASKED, "stream": False})
+    [[answer]] = with_json_schema(upstream, "json_object")({**ASKED, "stream": False})
     assert answer["object"] == "chat.completion"
     assert text_of(answer) == GOOD
 
@@ -225,7 +225,7 @@ def test_every_choice_is_checked() -> None:
         return [[chunk({"content": text}, "stop", index=i)] for i, text in enumerate(texts)]
 
     upstream = Scripted(choices(GOOD, BAD), choices(f" {GOOD}", GOOD))
-    events = events_of(with_schema(upstream, "json_object")({**ASKED, "n": 2}))
+    events = events_of(with_json_schema(upstream, "json_object")({**ASKED, "n": 2}))
     assert [event["choices"][0]["delta"]["content"] for event in events] == [GOOD, GOOD]
 
 
@@ -234,7 +234,7 @@ def test_answer_whose_check_takes_too_long_is_given_unchecked(level: str) -> Non
     names = "[" + ",".join(f'"{i}"' for i in range(500)) + "]"
     wanted = {"type": "json_schema", "json_schema": {"schema": {"uniqueItems": True}}}
     upstream = Scripted(one_by_one(said(f"```json\n{names}\n```")))
-    call = with_schema(upstream, level, max_steps=300)
+    call = with_json_schema(upstream, level, max_steps=300)
 
     answer = fold_chat(call({**ASKED, "response_format": wanted}))
 

@@ -23,7 +23,7 @@ PERSON: Json = {
 
 @pytest.mark.parametrize("text", ['{"name":"A"}', '{"name":"A","age":3}'])
 def test_what_fits_has_no_mistake(text: str) -> None:
-    assert json_schema_validation.mistake(text, PERSON) is None
+    assert json_schema_validation.find_mistake(text, PERSON) is None
 
 
 @pytest.mark.parametrize(
@@ -38,13 +38,13 @@ def test_what_fits_has_no_mistake(text: str) -> None:
     ],
 )
 def test_what_does_not_fit_is_told(text: str, said: str) -> None:
-    assert said in str(json_schema_validation.mistake(text, PERSON))
+    assert said in str(json_schema_validation.find_mistake(text, PERSON))
 
 
 def test_references_inside_a_schema_are_followed() -> None:
     schema = {"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer"}}}
-    assert json_schema_validation.mistake("1", schema) is None
-    assert json_schema_validation.mistake('"x"', schema)
+    assert json_schema_validation.find_mistake("1", schema) is None
+    assert json_schema_validation.find_mistake('"x"', schema)
 
 
 def test_references_to_the_outside_are_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_references_to_the_outside_are_never_fetched(monkeypatch: pytest.MonkeyP
         "http://json-schema.org/schema#",
         "https://json-schema.org/draft/2020-12/schema",  # the library knows it
     ):
-        assert json_schema_validation.mistake("1", {"$ref": address}) is None
+        assert json_schema_validation.find_mistake("1", {"$ref": address}) is None
     assert fetched == []
 
 
@@ -72,18 +72,18 @@ def test_expressions_are_not_run(schema: Json) -> None:
     started = time.monotonic()
     evil = "a" * 40 + "!"
     for text in (f'"{evil}"', f'{{"{evil}":1}}'):
-        assert json_schema_validation.mistake(text, schema) is None
+        assert json_schema_validation.find_mistake(text, schema) is None
     assert time.monotonic() - started < 1
 
 
 def test_expressions_of_other_languages_are_no_mistake() -> None:
-    json_schema_validation.check({"type": "string", "pattern": r"^\p{L}+$"}, "p")
+    json_schema_validation.check_schema({"type": "string", "pattern": r"^\p{L}+$"}, "p")
 
 
 def test_endless_references_end() -> None:
     schema = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
     with pytest.raises(json_schema_validation.TooManySteps):
-        json_schema_validation.mistake("1", schema)
+        json_schema_validation.find_mistake("1", schema)
 
 
 def test_deep_values_end_before_the_limit_of_recursion() -> None:
@@ -91,14 +91,14 @@ def test_deep_values_end_before_the_limit_of_recursion() -> None:
     tree: Json = {"anyOf": [{"type": "null"}, {"oneOf": [{"items": {"$ref": "#"}}]}]}
     for depth in range(1, 900, 7):
         with contextlib.suppress(json_schema_validation.TooManySteps):
-            assert json_schema_validation.mistake("[" * depth + "]" * depth, tree) is None
-    assert json_schema_validation.mistake("[" * 20 + "]" * 20, tree) is None
+            assert json_schema_validation.find_mistake("[" * depth + "]" * depth, tree) is None
+    assert json_schema_validation.find_mistake("[" * 20 + "]" * 20, tree) is None
 
 
 @pytest.mark.parametrize("schema", [{"type": "strin"}, {"required": "name"}, {"properties": []}])
 def test_what_is_no_schema_is_refused(schema: Json) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        json_schema_validation.check(schema, "response_format.json_schema.schema")
+        json_schema_validation.check_schema(schema, "response_format.json_schema.schema")
     assert refused.value.param == "response_format.json_schema.schema"
 
 
@@ -147,32 +147,32 @@ KEYWORDS: list[tuple[Json | bool, str, str]] = [
 
 @pytest.mark.parametrize(("schema", "fitting", "others"), KEYWORDS)
 def test_keywords_mean_what_the_standard_says(schema: Json, fitting: str, others: str) -> None:
-    json_schema_validation.check(schema, "p")
+    json_schema_validation.check_schema(schema, "p")
     assert {
-        text: json_schema_validation.mistake(text, schema) for text in fitting.split()
+        text: json_schema_validation.find_mistake(text, schema) for text in fitting.split()
     } == dict.fromkeys(fitting.split())
-    assert all(json_schema_validation.mistake(text, schema) for text in others.split())
+    assert all(json_schema_validation.find_mistake(text, schema) for text in others.split())
 
 
 def test_mistake_of_a_union_is_that_of_the_way_that_fits_furthest() -> None:
     person = {**PERSON, "additionalProperties": True}
-    said = json_schema_validation.mistake('{"name":1}', {"anyOf": [{"type": "null"}, person]})
+    said = json_schema_validation.find_mistake('{"name":1}', {"anyOf": [{"type": "null"}, person]})
     assert said == "at 'name': 1 is not of type 'string'"
-    assert json_schema_validation.mistake("1", {"anyOf": [{"type": "null"}, PERSON]}) == (
+    assert json_schema_validation.find_mistake("1", {"anyOf": [{"type": "null"}, PERSON]}) == (
         "1 is not valid under any of the given schemas"
     )
 
 
 def test_mistake_names_its_place() -> None:
     schema = {"properties": {"a": {"items": {"properties": {"b": {"type": "null"}}}}}}
-    said = json_schema_validation.mistake('{"a":[{},{"b":[1]}]}', schema)
+    said = json_schema_validation.find_mistake('{"a":[{},{"b":[1]}]}', schema)
     assert said == "at 'a[1].b': [1] is not of type 'null'"
 
 
 def test_schema_of_another_dialect_inside_selects_no_other_validator() -> None:
     """Its expressions would run, and without a budget."""
     inner = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^b$"}
-    assert json_schema_validation.mistake('{"a":"a"}', {"properties": {"a": inner}}) is None
+    assert json_schema_validation.find_mistake('{"a":"a"}', {"properties": {"a": inner}}) is None
 
 
 def chained(keyword: str, levels: int) -> Json:
@@ -200,14 +200,14 @@ def numbers(count: int) -> str:
 )
 def test_check_ends_with_its_budget(text: str, schema: Json) -> None:
     with pytest.raises(json_schema_validation.TooManySteps):
-        json_schema_validation.mistake(text, schema, max_steps=1000)
+        json_schema_validation.find_mistake(text, schema, max_steps=1000)
 
 
 def test_schema_of_too_many_nodes_is_refused() -> None:
     schema = {"allOf": [{}] * 1000}
-    json_schema_validation.check(schema, "p", max_nodes=1001)
+    json_schema_validation.check_schema(schema, "p", max_nodes=1001)
     with pytest.raises(InvalidRequest, match="FORWARDER_MAX_SCHEMA_NODES"):
-        json_schema_validation.check(schema, "p", max_nodes=1000)
+        json_schema_validation.check_schema(schema, "p", max_nodes=1000)
 
 
 @pytest.mark.parametrize(
@@ -227,11 +227,11 @@ def test_schema_of_too_many_nodes_is_refused() -> None:
 )  # fmt: skip
 def test_malformed_schema_is_refused_with_the_place(schema: Json, place: str) -> None:
     with pytest.raises(InvalidRequest, match=r"Invalid schema for 'p'") as refused:
-        json_schema_validation.check(schema, "p")
+        json_schema_validation.check_schema(schema, "p")
     assert f": at '{place}': " in refused.value.message
 
 
 def test_a_mistake_is_told_in_a_few_words() -> None:
-    told = json_schema_validation.mistake('"' + "x" * 10_000 + '"', {"type": "integer"})
+    told = json_schema_validation.find_mistake('"' + "x" * 10_000 + '"', {"type": "integer"})
     assert told is not None
     assert len(told) <= 500

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from forwarder.core.errors import InvalidRequest, UpstreamRefused
-from forwarder.middleware import over_chat, over_responses
+from forwarder.middleware import with_chat_upstream_middleware, with_responses_upstream_middleware
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_one, said
@@ -20,7 +20,7 @@ def test_every_choice_is_stopped_and_limited_on_its_own() -> None:
         one_by_one(said("three four", " five")),
         [said("six")],
     ]
-    call = over_responses(Scripted(*scripts), stop_drain=True, max_choices=8)
+    call = with_responses_upstream_middleware(Scripted(*scripts), stop_drain=True, max_choices=8)
     completion = fold_chat(call({**REQUEST, "n": 3, "stop": "END", "max_tokens": 2}))
     answers = {
         (choice["message"]["content"], choice["finish_reason"]) for choice in completion["choices"]
@@ -31,7 +31,7 @@ def test_every_choice_is_stopped_and_limited_on_its_own() -> None:
 
 def test_the_exact_usage_of_one_choice_tells_the_prompt_of_all() -> None:
     scripts = [one_by_one(said("one END", " two")), one_by_one(said("three"))]
-    call = over_responses(Scripted(*scripts), stop_drain=False, max_choices=8)
+    call = with_responses_upstream_middleware(Scripted(*scripts), stop_drain=False, max_choices=8)
     completion = fold_chat(call({**REQUEST, "n": 2, "stop": "END"}))
     assert completion["usage"]["prompt_tokens"] == USAGE["prompt_tokens"]
 
@@ -40,7 +40,7 @@ def test_what_stands_beside_the_text_is_told_where_it_is_cut() -> None:
     noted = chunk({"notes": {"annotations": [[3, {"a": 1}]], "files": [], "metadata": {}}})
     script = one_by_one([chunk({"content": "one two"}), noted, *said(" END")])
     for cut in ({"stop": "END"}, {"max_tokens": 1}):
-        call = over_responses(Scripted(script), stop_drain=False, max_choices=8)
+        call = with_responses_upstream_middleware(Scripted(script), stop_drain=False, max_choices=8)
         message = fold_chat(call({**REQUEST, **cut}))["choices"][0]["message"]
         assert message["annotations"] == [{"a": 1}]
 
@@ -48,14 +48,20 @@ def test_what_stands_beside_the_text_is_told_where_it_is_cut() -> None:
 def test_a_request_that_uses_none_has_the_very_stream_of_the_call() -> None:
     stream = iter([[]])
     asked = []
-    call = over_chat(lambda request: asked.append(request) or stream, "json_object", None)  # type: ignore[func-returns-value]
-    assert over_responses(call, False, 8)(REQUEST) is stream
+    call = with_chat_upstream_middleware(
+        lambda request: asked.append(request) or stream, "json_object", None
+    )  # type: ignore[func-returns-value]
+    assert with_responses_upstream_middleware(call, False, 8)(REQUEST) is stream
     assert asked[0] is REQUEST
 
 
 def test_a_conversation_is_shortened_only_for_those_who_want_it() -> None:
     upstream = Scripted(TOO_LONG, [[chunk({"content": "ok"}, "stop")]])
-    events_of(over_chat(upstream, "json_schema", "auto")({**REQUEST, "messages": MESSAGES}))
+    events_of(
+        with_chat_upstream_middleware(upstream, "json_schema", "auto")(
+            {**REQUEST, "messages": MESSAGES}
+        )
+    )
     assert [len(request["messages"]) for request in upstream.requests] == [3, 2]
 
 
@@ -63,12 +69,14 @@ def test_a_conversation_is_shortened_only_for_those_who_want_it() -> None:
 def test_others_get_the_refusal(truncation: str | None) -> None:
     upstream = Scripted(TOO_LONG)
     with pytest.raises(UpstreamRefused):
-        over_chat(upstream, "json_schema", truncation)({**REQUEST, "messages": MESSAGES})
+        with_chat_upstream_middleware(upstream, "json_schema", truncation)(
+            {**REQUEST, "messages": MESSAGES}
+        )
     assert len(upstream.requests) == 1
 
 
 @pytest.mark.parametrize("truncation", ["yes", 5, {}])
 def test_a_malformed_truncation_is_refused(truncation: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        over_chat(Scripted(), "json_schema", truncation)
+        with_chat_upstream_middleware(Scripted(), "json_schema", truncation)
     assert refused.value.param == "truncation"

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.errors import ForwarderError, InvalidRequest, UpstreamBroken, UpstreamRefused
-from forwarder.core.types import Event, Json, Stream
-from forwarder.middleware.multiple_choices import AHEAD, with_choices
+from forwarder.core.errors import (
+    ForwarderError,
+    InvalidRequest,
+    UpstreamProtocolError,
+    UpstreamRefused,
+)
+from forwarder.core.types import Event, EventStream, Json
+from forwarder.middleware.multiple_choices import MAX_PENDING_BATCHES, with_multiple_choices
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.sdk import chunk_mistakes, completion_mistakes, rebuilt_completion
 from tests.helpers.translating import events_of
@@ -25,13 +30,13 @@ class Gated:
         self._lock = threading.Lock()
         self._asked = 0
 
-    def __call__(self, request: Json) -> Stream:
+    def __call__(self, request: Json) -> EventStream:
         with self._lock:
             number = self._asked
             self._asked += 1
         return self._answer(number)
 
-    def _answer(self, number: int) -> Stream:
+    def _answer(self, number: int) -> EventStream:
         base = {"id": f"chatcmpl-{number}", "created": number}
         yield [{**chunk({"content": f"a{number}"}), **base}]
         self.gates[number].wait(5)
@@ -44,13 +49,13 @@ class Endless:
 
     def __init__(self) -> None:
         self.closed = threading.Semaphore(0)
-        self._streams: list[Stream] = []
+        self._streams: list[EventStream] = []
 
-    def __call__(self, request: Json) -> Stream:
+    def __call__(self, request: Json) -> EventStream:
         self._streams.append(self._answer())
         return self._streams[-1]
 
-    def _answer(self) -> Stream:
+    def _answer(self) -> EventStream:
         try:
             while True:
                 time.sleep(0.01)
@@ -61,7 +66,7 @@ class Endless:
 
 def test_choices_come_interleaved_each_under_its_own_index() -> None:
     upstream = Gated(4)
-    stream = with_choices(upstream, 8)({**REQUEST, "n": 4})
+    stream = with_multiple_choices(upstream, 8)({**REQUEST, "n": 4})
     seen = [next(stream)[0] for _ in range(4)]
     assert sorted(e["choices"][0]["index"] for e in seen) == [0, 1, 2, 3]
 
@@ -81,7 +86,7 @@ def test_choices_come_interleaved_each_under_its_own_index() -> None:
 
 
 def test_usage_is_summed_with_the_prompt_counted_once() -> None:
-    answer = events_of(with_choices(Scripted(*[[said("x")]] * 3), 8)({**REQUEST, "n": 3}))
+    answer = events_of(with_multiple_choices(Scripted(*[[said("x")]] * 3), 8)({**REQUEST, "n": 3}))
     assert [event for event in answer if not event["choices"]] == [answer[-1]]
     assert answer[-1]["usage"] == {
         **USAGE,
@@ -93,13 +98,15 @@ def test_usage_is_summed_with_the_prompt_counted_once() -> None:
 
 def test_usage_is_not_told_when_one_answer_has_none() -> None:
     answer = events_of(
-        with_choices(Scripted([said("x")], [said("y")[:-1]]), 8)({**REQUEST, "n": 2})
+        with_multiple_choices(Scripted([said("x")], [said("y")[:-1]]), 8)({**REQUEST, "n": 2})
     )
     assert all(event["choices"] for event in answer)
 
 
 def test_a_whole_answer_has_all_choices_in_order() -> None:
-    stream = with_choices(Scripted(*[[said("x")]] * 4), 8)({**REQUEST, "n": 4, "stream": False})
+    stream = with_multiple_choices(Scripted(*[[said("x")]] * 4), 8)(
+        {**REQUEST, "n": 4, "stream": False}
+    )
     completion = fold_chat(stream)
     assert [choice["index"] for choice in completion["choices"]] == [0, 1, 2, 3]
     assert completion_mistakes({**completion, "object": "chat.completion"}) == []
@@ -107,7 +114,7 @@ def test_a_whole_answer_has_all_choices_in_order() -> None:
 
 def test_the_sdk_accepts_and_rebuilds_every_choice() -> None:
     answer: list[Event] = events_of(
-        with_choices(Scripted(*[[said("x")]] * 3), 8)({**REQUEST, "n": 3})
+        with_multiple_choices(Scripted(*[[said("x")]] * 3), 8)({**REQUEST, "n": 3})
     )
     assert [mistake for event in answer for mistake in chunk_mistakes(event)] == []
     assert [c["message"]["content"] for c in rebuilt_completion(answer)["choices"]] == ["x"] * 3
@@ -115,7 +122,7 @@ def test_the_sdk_accepts_and_rebuilds_every_choice() -> None:
 
 def test_silence_is_passed_on() -> None:
     scripts: Any = [[[], [], *one_by_one(said("x"))], [[], *one_by_one(said("y"))]]
-    batches = list(with_choices(Scripted(*scripts), 8)({**REQUEST, "n": 2}))
+    batches = list(with_multiple_choices(Scripted(*scripts), 8)({**REQUEST, "n": 2}))
     assert batches.count([]) == 3
 
 
@@ -125,13 +132,13 @@ def test_silence_is_passed_on() -> None:
 def test_a_refusal_of_one_is_raised_before_the_first_byte() -> None:
     refused = UpstreamRefused(429, {"message": "slow down"}, {"retry-after": "3"})
     with pytest.raises(UpstreamRefused) as raised:
-        with_choices(Scripted([said("x")], refused, [said("z")]), 8)({**REQUEST, "n": 3})
+        with_multiple_choices(Scripted([said("x")], refused, [said("z")]), 8)({**REQUEST, "n": 3})
     assert raised.value is refused
 
 
 def test_a_failure_of_one_fails_all() -> None:
-    broken = UpstreamBroken("broke")
-    call = with_choices(Scripted([said("x")], [[chunk({"content": "y"})], broken]), 8)
+    broken = UpstreamProtocolError("broke")
+    call = with_multiple_choices(Scripted([said("x")], [[chunk({"content": "y"})], broken]), 8)
     with pytest.raises(ForwarderError) as raised:
         events_of(call({**REQUEST, "n": 2}))
     assert raised.value is broken
@@ -139,13 +146,15 @@ def test_a_failure_of_one_fails_all() -> None:
 
 def test_a_mistake_of_our_own_is_not_hidden() -> None:
     with pytest.raises(KeyError):
-        events_of(with_choices(Scripted([said("x")], [KeyError("k")]), 8)({**REQUEST, "n": 2}))  # type: ignore[list-item]
+        events_of(
+            with_multiple_choices(Scripted([said("x")], [KeyError("k")]), 8)({**REQUEST, "n": 2})
+        )  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("ending", ["left", "failed"])
 def test_every_stream_is_closed_when_the_answer_is_over(ending: str) -> None:
     upstream = Endless()
-    stream = with_choices(upstream, 8)({**REQUEST, "n": 3})
+    stream = with_multiple_choices(upstream, 8)({**REQUEST, "n": 3})
     assert next(stream)
     if ending == "left":
         stream.close()  # type: ignore[attr-defined]
@@ -160,9 +169,9 @@ def test_every_stream_is_closed_when_the_answer_is_over(ending: str) -> None:
 
 @pytest.mark.parametrize("single", [{}, {"n": None}, {"n": 1}])
 def test_one_choice_is_the_very_stream_of_the_call(single: Json) -> None:
-    stream: Stream = iter([[]])
+    stream: EventStream = iter([[]])
     asked: list[Json] = []
-    call = with_choices(lambda request: asked.append(request) or stream, 8)  # type: ignore[func-returns-value]
+    call = with_multiple_choices(lambda request: asked.append(request) or stream, 8)  # type: ignore[func-returns-value]
     assert call({**REQUEST, **single}) is stream
     assert asked == [REQUEST]
 
@@ -171,7 +180,7 @@ def test_one_choice_is_the_very_stream_of_the_call(single: Json) -> None:
 def test_a_wrong_or_too_large_number_is_refused_before_the_upstream_is_asked(wrong: Any) -> None:
     upstream = Scripted()
     with pytest.raises(InvalidRequest) as refused:
-        with_choices(upstream, 8)({**REQUEST, "n": wrong})
+        with_multiple_choices(upstream, 8)({**REQUEST, "n": wrong})
     assert refused.value.param == "n"
     assert upstream.requests == []
 
@@ -180,20 +189,20 @@ def test_no_choice_runs_far_ahead_of_a_slow_client() -> None:
     sent = [0, 0]
     asked = iter(range(2))
 
-    def fast(request: Json) -> Stream:
+    def fast(request: Json) -> EventStream:
         number = next(asked)
 
-        def answer() -> Stream:
+        def answer() -> EventStream:
             while True:
                 sent[number] += 1
                 yield [chunk({"content": "a"})]
 
         return answer()
 
-    stream = with_choices(fast, 2)({**REQUEST, "n": 2})
+    stream = with_multiple_choices(fast, 2)({**REQUEST, "n": 2})
     for read in range(1, 400):
         next(stream)
-        assert max(sent) <= read + AHEAD + 2
+        assert max(sent) <= read + MAX_PENDING_BATCHES + 2
     assert min(sent) > 0
     stream.close()  # type: ignore[attr-defined]
 
@@ -202,6 +211,6 @@ def test_several_are_asked_for_as_streams_and_one_as_it_is_wanted() -> None:
     whole = {**REQUEST, "stream": False}
     call = Scripted(*[one_by_one(said("a"))] * 3)
     for n in (2, 1):
-        events_of(with_choices(call, 8)({**whole, "n": n}))
+        events_of(with_multiple_choices(call, 8)({**whole, "n": n}))
 
     assert call.requests == [REQUEST, REQUEST, whole]

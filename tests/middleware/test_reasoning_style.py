@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.types import Call, Stream
+from forwarder.core.types import EventStream, Handler
 from forwarder.middleware import reasoning_style
-from forwarder.middleware.reasoning_style import as_wished
-from forwarder.protocols.client_reasoning_style import CHAT_STYLES
+from forwarder.middleware.reasoning_style import with_reasoning_style
+from forwarder.protocols.client_reasoning_style import CHAT_REASONING_STYLES
 from forwarder.protocols.fold import fold_chat
 from tests.helpers import sdk
 from tests.helpers.cases import Case, cases
@@ -34,13 +34,13 @@ def chunk(delta: Json, finish: str | None = None) -> Json:
     }
 
 
-def answering(*deltas: Json, finish: str = "stop") -> Call:
+def answering(*deltas: Json, finish: str = "stop") -> Handler:
     chunks = [*(chunk(delta) for delta in deltas), chunk({}, finish)]
     return lambda request: iter([[each] for each in chunks])
 
 
 def wished(style: str | None, *deltas: Json, **request: Any) -> list[Json]:
-    return events_of(as_wished(answering(*deltas), style)({"stream": True, **request}))
+    return events_of(with_reasoning_style(answering(*deltas), style)({"stream": True, **request}))
 
 
 def message(style: str | None, *deltas: Json, **request: Any) -> Json:
@@ -66,7 +66,7 @@ SPELLED: dict[str, Json] = {
     "none": {"content": "Yes."},
 }  # fmt: skip
 
-every_style = pytest.mark.parametrize("style", CHAT_STYLES)
+every_style = pytest.mark.parametrize("style", CHAT_REASONING_STYLES)
 
 
 @every_style
@@ -92,7 +92,9 @@ def test_a_whole_answer_is_spelled_as_its_stream_would_be(style: str) -> None:
         "id": "1", "object": "chat.completion", "vendor": {"x": 1}, "usage": {"total_tokens": 3},
         "choices": [{"index": 0, "message": said, "finish_reason": "stop"}],
     }  # fmt: skip
-    answer = fold_chat(as_wished(lambda request: iter([[completion]]), style)({"stream": False}))
+    answer = fold_chat(
+        with_reasoning_style(lambda request: iter([[completion]]), style)({"stream": False})
+    )
     assert answer["choices"][0]["message"] == message(style, *THOUGHT)
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert {k: v for k, v in answer.items() if k != "choices"} == {
@@ -115,10 +117,12 @@ def test_reasoning_is_streamed_as_it_comes(style: str) -> None:
 def test_a_wished_answer_is_as_the_sdk_types_it_and_begins_with_its_role(
     style: str, case: Case
 ) -> None:
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         return translate_case(case).answer(iter(as_sent(case.read("upstream.jsonl"))))
 
-    chunks = events_of(as_wished(call, style)({**case.read("request.json"), "stream": True}))
+    chunks = events_of(
+        with_reasoning_style(call, style)({**case.read("request.json"), "stream": True})
+    )
     if style != "parts":  # the SDK knows content only as text
         assert [m for each in chunks for m in sdk.chunk_mistakes(each)] == []
     roles = [c["choices"][0]["delta"].get("role") for c in chunks if c["choices"]]
@@ -159,9 +163,11 @@ def test_a_citation_still_points_at_its_words(style: str, deltas: list[Json], wh
     call = answering(*deltas, {"annotations": [CITATION]})
     if whole:  # as a provider that cannot stream gives it: all thoughts before all words
         completion = fold_chat(call({}))
-        stream = as_wished(lambda request: iter([[completion]]), style)({"stream": False})
+        stream = with_reasoning_style(lambda request: iter([[completion]]), style)(
+            {"stream": False}
+        )
     else:
-        stream = as_wished(call, style)({"stream": True})
+        stream = with_reasoning_style(call, style)({"stream": True})
     answer = fold_chat(stream)["choices"][0]["message"]
     content = answer["content"]
     if isinstance(content, list):
@@ -177,7 +183,7 @@ def test_log_probabilities_are_told_once(style: str) -> None:
     said = chunk({"content": "Yes", "reasoning_content": "t"})
     said["choices"][0]["logprobs"] = entries
     chunks = [[chunk({"reasoning_content": "s"})], [said], [chunk({}, "stop")]]
-    answer = fold_chat(as_wished(lambda request: iter(chunks), style)({"stream": True}))
+    answer = fold_chat(with_reasoning_style(lambda request: iter(chunks), style)({"stream": True}))
     assert answer["choices"][0]["logprobs"] == entries
 
 
@@ -208,7 +214,9 @@ def test_a_summary_apart_from_the_text_stays_in_the_metadata() -> None:
         chunk({"reasoning_content": "t"}),
         chunk({"metadata": {"reasoning_summary": "s"}}, "stop"),
     ]
-    answer = fold_chat(as_wished(lambda request: iter([chunks]), "none")({"stream": True}))
+    answer = fold_chat(
+        with_reasoning_style(lambda request: iter([chunks]), "none")({"stream": True})
+    )
     assert answer["choices"][0]["message"]["metadata"] == {
         "reasoning": "t",
         "reasoning_summary": "s",
@@ -232,12 +240,14 @@ def test_choices_are_spelled_apart() -> None:
 
     chunks = [of(0, {"reasoning_content": "a"}), of(1, {"content": "B"}), of(0, {"content": "A"}),
               of(1, {}, "stop"), of(0, {}, "stop")]  # fmt: skip
-    answer = fold_chat(as_wished(lambda request: iter([chunks]), "think")({"stream": True}))
+    answer = fold_chat(
+        with_reasoning_style(lambda request: iter([chunks]), "think")({"stream": True})
+    )
     assert [c["message"]["content"] for c in answer["choices"]] == ["<think>a</think>\n\nA", "B"]
 
 
 def test_a_heartbeat_is_passed_on() -> None:
-    stream = as_wished(lambda request: iter([[], [chunk({"content": "a"})]]), "none")(
+    stream = with_reasoning_style(lambda request: iter([[], [chunk({"content": "a"})]]), "none")(
         {"stream": True}
     )
     assert next(stream) == []
@@ -263,12 +273,12 @@ def test_usage_is_always_asked_for_and_given_when_wanted(
 ) -> None:
     asked: list[Json] = []
 
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         asked.append(request)
         return iter([[chunk({"content": "a"}), USAGE], [USAGE], []])
 
     request = {"stream": True, "stream_options": options}
-    batches = list(as_wished(call, style)(request))
+    batches = list(with_reasoning_style(call, style)(request))
     assert asked[0]["stream_options"]["include_usage"] is True
     assert [len(batch) for batch in batches] == ([2, 1, 0] if given else [1, 0])
     assert request["stream_options"] == options
@@ -277,11 +287,11 @@ def test_usage_is_always_asked_for_and_given_when_wanted(
 def test_usage_is_not_asked_for_when_there_is_no_stream() -> None:
     asked: list[Json] = []
 
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         asked.append(request)
         return iter([[USAGE]])
 
-    assert list(as_wished(call, None)({"stream": False})) == [[USAGE]]
+    assert list(with_reasoning_style(call, None)({"stream": False})) == [[USAGE]]
     assert "stream_options" not in asked[0]
 
 
@@ -299,11 +309,11 @@ def sent_up(style: str | None, *messages: Any) -> Any:
     """What reaches the upstream of these messages."""
     asked: list[Json] = []
 
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         asked.append(request)
         return iter([])
 
-    list(as_wished(call, style)({"messages": list(messages)}))
+    list(with_reasoning_style(call, style)({"messages": list(messages)}))
     return asked[0]["messages"]
 
 
@@ -421,7 +431,7 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=14).map("".join))
 @settings(max_examples=400)
 def test_blocks_are_those_of_the_slow_expression(text: str) -> None:
-    content, thoughts = reasoning_style._cleaned_content(text)
+    content, thoughts = reasoning_style.clean_content(text)
 
     assert (content, thoughts) == (
         _BLOCK.sub("", text),

@@ -8,8 +8,8 @@ import pytest
 
 from forwarder.core.errors import TooLarge
 from forwarder.core.read_limit import RequestLimits
-from forwarder.core.types import Stream
-from forwarder.middleware.recent_items import Memory
+from forwarder.core.types import EventStream
+from forwarder.middleware.recent_items import RecentItems
 
 Json = dict[str, Any]
 
@@ -25,7 +25,7 @@ class Answering:
             [{"type": kind, "response": {"output": list(items)}}],
         ]
 
-    def __call__(self, request: Json) -> Stream:
+    def __call__(self, request: Json) -> EventStream:
         self.requests.append(request)
         return iter(self._batches)
 
@@ -34,22 +34,22 @@ ITEM = {"type": "message", "id": "msg_1", "role": "assistant", "content": [{"tex
 REFERENCE = {"type": "item_reference", "id": "msg_1"}
 
 
-def told(memory: Memory, key: str | None = "k", *items: Json, **request: Any) -> None:
+def told(memory: RecentItems, key: str | None = "k", *items: Json, **request: Any) -> None:
     """Let a client of ``key`` get an answer with these items."""
-    list(memory.remembering(Answering(*(items or (ITEM,))), key)({"input": "hi", **request}))
+    list(memory.with_recent_items(Answering(*(items or (ITEM,))), key)({"input": "hi", **request}))
 
 
-def resolved(memory: Memory, key: str | None, *items: Json) -> list[Json]:
+def resolved(memory: RecentItems, key: str | None, *items: Json) -> list[Json]:
     """What a request with these items becomes."""
     call = Answering()
-    list(memory.remembering(call, key)({"input": list(items)}))
+    list(memory.with_recent_items(call, key)({"input": list(items)}))
     given: list[Json] = call.requests[0]["input"]
     return given
 
 
 @pytest.mark.parametrize("reference", [REFERENCE, {"id": "msg_1"}])
 def test_a_reference_becomes_the_item(reference: Json) -> None:
-    memory = Memory()
+    memory = RecentItems()
     told(memory)
 
     said = {"role": "user", "content": "hi"}
@@ -58,22 +58,22 @@ def test_a_reference_becomes_the_item(reference: Json) -> None:
 
 @pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
 def test_every_ending_is_remembered(kind: str) -> None:
-    memory = Memory()
-    list(memory.remembering(Answering(ITEM, kind=kind), None)({"input": "hi"}))
+    memory = RecentItems()
+    list(memory.with_recent_items(Answering(ITEM, kind=kind), None)({"input": "hi"}))
 
     assert resolved(memory, None, REFERENCE) == [ITEM]
 
 
 @pytest.mark.parametrize(("teller", "asker"), [("k", "other"), ("k", None), (None, "k")])
 def test_items_belong_to_a_key(teller: str | None, asker: str | None) -> None:
-    memory = Memory()
+    memory = RecentItems()
     told(memory, teller)
 
     assert resolved(memory, asker, REFERENCE) == [REFERENCE]
 
 
 def test_what_is_not_to_be_stored_is_not() -> None:
-    memory = Memory()
+    memory = RecentItems()
     told(memory, "k", store=False)
 
     assert resolved(memory, "k", REFERENCE) == [REFERENCE]
@@ -82,22 +82,24 @@ def test_what_is_not_to_be_stored_is_not() -> None:
 def test_the_stream_passes_as_it_is() -> None:
     call = Answering(ITEM)
 
-    assert list(Memory().remembering(call, "k")({"input": "hi"})) == list(Answering(ITEM)({}))
+    assert list(RecentItems().with_recent_items(call, "k")({"input": "hi"})) == list(
+        Answering(ITEM)({})
+    )
 
 
 @pytest.mark.parametrize("given", ["hi", None, 5, [], ["msg_1"], [{"role": "user", "id": "msg_1"}]])
 def test_requests_without_references_are_not_touched(given: Any) -> None:
-    memory, call = Memory(), Answering()
+    memory, call = RecentItems(), Answering()
     told(memory)
     request = {"input": given}
 
-    list(memory.remembering(call, "k")(request))
+    list(memory.with_recent_items(call, "k")(request))
 
     assert call.requests[0] is request
 
 
 def test_the_oldest_are_forgotten_first() -> None:
-    memory = Memory(max_bytes=200)
+    memory = RecentItems(max_bytes=200)
     for number in range(3):
         told(memory, "k", {**ITEM, "id": f"msg_{number}"})
 
@@ -107,7 +109,7 @@ def test_the_oldest_are_forgotten_first() -> None:
 
 
 def test_an_item_that_is_told_again_counts_once() -> None:
-    memory = Memory(max_bytes=200)
+    memory = RecentItems(max_bytes=200)
     other = {**ITEM, "id": "msg_2"}
     told(memory, "k", other)
     for _ in range(20):
@@ -117,7 +119,7 @@ def test_an_item_that_is_told_again_counts_once() -> None:
 
 
 def test_each_reference_to_an_item_counts() -> None:
-    memory = Memory(limits=RequestLimits(1000, 1000))
+    memory = RecentItems(limits=RequestLimits(1000, 1000))
     told(memory)
     assert resolved(memory, "k", *[REFERENCE] * 3) == [ITEM] * 3
     with pytest.raises(TooLarge, match="FORWARDER_MAX_BODY"):

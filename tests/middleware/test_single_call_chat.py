@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.types import Batch, Event
-from forwarder.middleware.single_call_chat import with_one_call
+from forwarder.middleware.single_call_chat import with_single_chat_call
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import BASE, REQUEST, USAGE, Scripted, chunk
@@ -26,7 +26,7 @@ def call(number: int | None, call_id: str | None = None, arguments: str = "") ->
 
 def single(*deltas: Json) -> list[Event]:
     script: list[Batch] = [[chunk(delta)] for delta in deltas]
-    return events_of(with_one_call(Scripted([*script, [chunk({}, "tool_calls")]]))(SINGLE))
+    return events_of(with_single_chat_call(Scripted([*script, [chunk({}, "tool_calls")]]))(SINGLE))
 
 
 def calls_of(events: list[Event]) -> list[tuple[str, str]]:
@@ -73,7 +73,7 @@ def test_every_choice_keeps_its_own_first_call() -> None:
         for letter in "ab"
         for index in (0, 1)
     ]
-    completion = fold_chat(with_one_call(Scripted(script))(SINGLE))
+    completion = fold_chat(with_single_chat_call(Scripted(script))(SINGLE))
     kept = [[c["id"] for c in choice["message"]["tool_calls"]] for choice in completion["choices"]]
     assert kept == [["a0"], ["a1"]]
 
@@ -88,14 +88,14 @@ def test_a_whole_answer_keeps_its_first_call() -> None:
         **BASE,
         "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}],
     }
-    [[kept]] = with_one_call(Scripted([[completion]]))({**SINGLE, "stream": False})
+    [[kept]] = with_single_chat_call(Scripted([[completion]]))({**SINGLE, "stream": False})
     assert kept["choices"][0]["message"]["tool_calls"] == [call(None, "a")]
 
 
 def test_usage_in_a_chunk_that_says_nothing_else_is_kept() -> None:
     told = {**chunk({"tool_calls": [call(1, "b")]}), "usage": USAGE}
     script: list[Batch] = [[chunk({"tool_calls": [call(0, "a")]})], [], [told]]
-    batches = list(with_one_call(Scripted(script))(SINGLE))
+    batches = list(with_single_chat_call(Scripted(script))(SINGLE))
     assert batches[1] == []
     assert batches[2] == [{**told, "choices": []}]
 
@@ -105,10 +105,10 @@ def test_usage_in_a_chunk_that_says_nothing_else_is_kept() -> None:
 )
 def test_other_requests_have_the_very_stream_of_the_call(parallel: Json) -> None:
     stream = iter([[]])
-    assert with_one_call(lambda request: stream)({**REQUEST, **parallel}) is stream
+    assert with_single_chat_call(lambda request: stream)({**REQUEST, **parallel}) is stream
 
 
 def test_the_upstream_is_still_told() -> None:
     upstream = Scripted([[chunk({}, "stop")]])
-    with_one_call(upstream)(SINGLE)
+    with_single_chat_call(upstream)(SINGLE)
     assert upstream.requests == [SINGLE]

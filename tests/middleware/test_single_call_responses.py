@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.types import Batch, Event
-from forwarder.middleware.single_call_responses import with_one_item
+from forwarder.middleware.single_call_responses import with_single_responses_call
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import Scripted
 
@@ -41,7 +41,7 @@ def told(*items: Json, indexed: bool = True) -> list[Event]:
 
 def single(events: list[Event], request: Json = SINGLE) -> list[Event]:
     script: list[Batch] = [[event] for event in events]
-    return events_of(with_one_item(Scripted(script))(request))
+    return events_of(with_single_responses_call(Scripted(script))(request))
 
 
 @pytest.mark.parametrize("indexed", [True, False])
@@ -83,7 +83,7 @@ def test_what_the_providers_own_tools_do_is_no_call() -> None:
 def test_silence_goes_through() -> None:
     events = told(call("a"), call("b"))
     script: list[Batch] = [[events[0]], [], events[1:5], events[5:9], [events[-1]]]
-    batches = list(with_one_item(Scripted(script))(SINGLE))
+    batches = list(with_single_responses_call(Scripted(script))(SINGLE))
     assert [len(batch) for batch in batches] == [1, 0, 4, 1]
 
 
@@ -91,4 +91,4 @@ def test_silence_goes_through() -> None:
 def test_others_have_the_very_stream_of_the_call(said: Json) -> None:
     stream = iter([[]])
     request = {"model": "m", "input": "hi", **said}
-    assert with_one_item(lambda request: stream)(request) is stream
+    assert with_single_responses_call(lambda request: stream)(request) is stream

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from forwarder.core.errors import InvalidRequest, UpstreamBroken
+from forwarder.core.errors import InvalidRequest, UpstreamProtocolError
 from forwarder.core.types import Batch, Event
-from forwarder.middleware.stop_sequences import Cutter, with_stop
+from forwarder.middleware.stop_sequences import StopSequenceFinder, with_stop_sequences
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.sdk import chunk_mistakes, rebuilt_completion
 from tests.helpers.translating import events_of
@@ -23,7 +23,7 @@ def stopped(
     script: list[Batch] | list[Batch | Exception], *stops: str, drain: bool = False
 ) -> list[Event]:
     """The chunks of an answer under these stops."""
-    call = with_stop(Scripted(script), drain)
+    call = with_stop_sequences(Scripted(script), drain)
     return events_of(call({**REQUEST, "stop": list(stops)}))
 
 
@@ -77,11 +77,11 @@ def test_the_answer_is_the_text_before_the_first_stop(texts: list[str], stops: l
 
 @given(pieces(), several_stops)
 def test_nothing_certain_is_held_back(texts: list[str], stops: list[str]) -> None:
-    cutter = Cutter(stops)
+    cutter = StopSequenceFinder(stops)
     given_out = ""
     for i, text in enumerate(texts):
         given_out += cutter.feed(text)
-        if cutter.hit:
+        if cutter.is_hit:
             return
         held = "".join(texts[: i + 1])[len(given_out) :]
         assert any(stop.startswith(held) and stop != held for stop in stops)
@@ -94,7 +94,7 @@ def test_a_stop_is_found_across_every_border(cut: int) -> None:
 
 
 def test_a_text_arrives_as_soon_as_it_is_certain() -> None:
-    call = with_stop(Scripted(one_by_one(said("one ", "EN", "x", "END"))), drain=False)
+    call = with_stop_sequences(Scripted(one_by_one(said("one ", "EN", "x", "END"))), drain=False)
     texts = [text_of(batch) for batch in call({**REQUEST, "stop": "END"})]
     assert texts == ["", "one ", "ENx", ""]
 
@@ -159,7 +159,7 @@ def test_text_in_the_finish_chunk_is_looked_at_too() -> None:
 
 
 def test_silence_is_passed_on() -> None:
-    call = with_stop(Scripted([[], [chunk({"content": "a"})], []]), drain=False)
+    call = with_stop_sequences(Scripted([[], [chunk({"content": "a"})], []]), drain=False)
     assert list(call({**REQUEST, "stop": "b"})).count([]) == 2
 
 
@@ -199,7 +199,7 @@ def test_log_probabilities_that_fit_no_text_are_told_at_the_end() -> None:
 
 def test_the_upstream_is_closed_before_the_client_has_the_end() -> None:
     upstream = Scripted(one_by_one(said("a ", "END", *["more"] * 50)))
-    stream = with_stop(upstream, drain=False)({**REQUEST, "stop": "END"})
+    stream = with_stop_sequences(upstream, drain=False)({**REQUEST, "stop": "END"})
     while not finishes(next(stream)):
         assert upstream.open == 1
     assert upstream.open == 0
@@ -215,7 +215,7 @@ def test_usage_is_estimated_when_the_upstream_is_closed() -> None:
 
 def test_usage_is_exact_when_the_upstream_is_drained() -> None:
     upstream = Scripted([*one_by_one(said("a END", "more"))[:-1], [], *one_by_one(said())[-1:]])
-    batches = list(with_stop(upstream, drain=True)({**REQUEST, "stop": "END"}))
+    batches = list(with_stop_sequences(upstream, drain=True)({**REQUEST, "stop": "END"}))
     assert batches[-1][-1]["usage"] == USAGE
     assert batches[-2] == []
     assert finishes(events_of(iter(batches))) == ["stop"]
@@ -229,16 +229,18 @@ def test_usage_that_came_with_the_stop_is_exact() -> None:
 
 
 def test_an_upstream_that_breaks_while_it_is_drained_is_none_of_the_clients() -> None:
-    answer = stopped([[chunk({"content": "aEND"})], UpstreamBroken("broke")], "END", drain=True)
+    answer = stopped(
+        [[chunk({"content": "aEND"})], UpstreamProtocolError("broke")], "END", drain=True
+    )
     assert finishes(answer) == ["stop"]
     assert answer[-1]["usage"]["completion_tokens"] == 1
 
 
 def test_an_upstream_that_breaks_loses_nothing_of_what_was_said() -> None:
     seen = []
-    with pytest.raises(UpstreamBroken):  # noqa: PT012
-        for batch in with_stop(
-            Scripted([[chunk({"content": "a EN"})], UpstreamBroken("x")]), False
+    with pytest.raises(UpstreamProtocolError):  # noqa: PT012
+        for batch in with_stop_sequences(
+            Scripted([[chunk({"content": "a EN"})], UpstreamProtocolError("x")]), False
         )({**REQUEST, "stop": "END"}):
             seen.append(batch)
     assert text_of(events_of(iter(seen))) == "a EN"
@@ -256,7 +258,7 @@ def test_the_sdk_accepts_every_chunk() -> None:
 def test_without_stops_the_stream_is_the_very_stream_of_the_call(nothing: dict[str, Any]) -> None:
     stream = iter([[]])
     asked: list[Any] = []
-    call = with_stop(lambda request: asked.append(request) or stream, drain=False)  # type: ignore[func-returns-value]
+    call = with_stop_sequences(lambda request: asked.append(request) or stream, drain=False)  # type: ignore[func-returns-value]
     assert call({**REQUEST, **nothing}) is stream
     assert asked == [REQUEST]
 
@@ -269,7 +271,9 @@ def test_an_answer_that_may_be_cut_is_asked_for_as_a_stream(drain: bool) -> None
         asked.append(request)
         return iter([said("a STOP b")])
 
-    events = events_of(with_stop(call, drain)({**REQUEST, "stream": False, "stop": "STOP"}))
+    events = events_of(
+        with_stop_sequences(call, drain)({**REQUEST, "stream": False, "stop": "STOP"})
+    )
 
     assert text_of(events) == "a "
     assert asked == [{**REQUEST, "stream": not drain, "stop": "STOP"}]
@@ -277,7 +281,7 @@ def test_an_answer_that_may_be_cut_is_asked_for_as_a_stream(drain: bool) -> None
 
 def test_one_stop_may_be_a_bare_string() -> None:
     upstream = Scripted(one_by_one(said("a b")))
-    assert text_of(events_of(with_stop(upstream, False)({**REQUEST, "stop": " "}))) == "a"
+    assert text_of(events_of(with_stop_sequences(upstream, False)({**REQUEST, "stop": " "}))) == "a"
 
 
 # -- notes --------------------------------------------------------------------------------------
@@ -307,6 +311,6 @@ def test_notes_that_come_late_are_told_where_the_upstream_is_drained() -> None:
 def test_a_malformed_stop_is_refused_before_the_upstream_is_asked(wrong: Any) -> None:
     upstream = Scripted()
     with pytest.raises(InvalidRequest) as refused:
-        with_stop(upstream, False)({**REQUEST, "stop": wrong})
+        with_stop_sequences(upstream, False)({**REQUEST, "stop": wrong})
     assert refused.value.param == "stop"
     assert upstream.requests == []

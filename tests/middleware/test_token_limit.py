@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Event
-from forwarder.middleware.token_limit import with_limit
+from forwarder.middleware.token_limit import with_token_limit
 from tests.helpers.sdk import chunk_mistakes
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_one, said
@@ -18,7 +18,7 @@ from tests.middleware.test_stop_sequences import CALL, finishes, text_of
 
 
 def limited(limit: int, script: Any, name: str = "max_completion_tokens") -> list[Event]:
-    return events_of(with_limit(Scripted(script))({**REQUEST, name: limit}))
+    return events_of(with_token_limit(Scripted(script))({**REQUEST, name: limit}))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_log_probabilities_of_an_answer_that_is_not_cut_are_all_told() -> None:
 
 def test_silence_and_metadata_are_passed_on() -> None:
     script = [[], *one_by_one(said("a b c")[:-2]), [chunk({"metadata": {"x": 1}}, "stop")]]
-    batches = list(with_limit(Scripted(script))({**REQUEST, "max_tokens": 1}))
+    batches = list(with_token_limit(Scripted(script))({**REQUEST, "max_tokens": 1}))
     assert [] in batches
     assert batches[-1][0]["choices"][0]["delta"] == {"metadata": {"x": 1}}
     assert batches[-1][0]["choices"][0]["finish_reason"] == "length"
@@ -126,7 +126,7 @@ def test_the_sdk_accepts_every_chunk() -> None:
 )  # fmt: skip
 def test_other_requests_have_the_very_stream_of_the_call(unlimited: dict[str, Any]) -> None:
     stream = iter([[]])
-    assert with_limit(lambda request: stream)({**REQUEST, **unlimited}) is stream
+    assert with_token_limit(lambda request: stream)({**REQUEST, **unlimited}) is stream
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])

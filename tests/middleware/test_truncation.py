@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.core.errors import UpstreamRefused
-from forwarder.core.types import Stream
-from forwarder.middleware.truncation import ATTEMPTS, is_too_long, with_truncation
+from forwarder.core.types import EventStream
+from forwarder.middleware.truncation import MAX_TRUNCATIONS, is_context_too_long, with_truncation
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import REQUEST, Scripted, chunk
 
@@ -47,7 +47,7 @@ WORDINGS = [
 
 @pytest.mark.parametrize("message", WORDINGS)
 def test_every_providers_wording_is_recognised(message: str) -> None:
-    assert is_too_long(UpstreamRefused(400, {"message": message}))
+    assert is_context_too_long(UpstreamRefused(400, {"message": message}))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_every_providers_wording_is_recognised(message: str) -> None:
     [{"code": "context_length_exceeded"}, {"code": 1261}, {"type": "exceed_context_size_error"}],
 )
 def test_a_code_is_enough(error: Json) -> None:
-    assert is_too_long(UpstreamRefused(400, {"message": "No.", **error}))
+    assert is_context_too_long(UpstreamRefused(400, {"message": "No.", **error}))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def asking(*messages: Json) -> Json:
 SYSTEM = {"role": "developer", "content": "s" * 100}
 
 
-def attempts(*messages: Json, refusals: int = ATTEMPTS) -> list[list[Json]]:
+def attempts(*messages: Json, refusals: int = MAX_TRUNCATIONS) -> list[list[Json]]:
     """The messages of every attempt, when the upstream refuses so many of them."""
     upstream = Scripted(*[TOO_LONG] * refusals, ANSWER)
     with contextlib.suppress(UpstreamRefused):
@@ -159,10 +159,10 @@ def test_when_nothing_may_go_the_refusal_is_the_answer(messages: list[Json]) -> 
 
 def test_it_is_not_tried_for_ever() -> None:
     turns = [m for i in range(500) for m in (user(f"q{i}"), said(f"a{i}"))]
-    upstream = Scripted(*[TOO_LONG] * (ATTEMPTS + 1))
+    upstream = Scripted(*[TOO_LONG] * (MAX_TRUNCATIONS + 1))
     with pytest.raises(UpstreamRefused):
         with_truncation(upstream)(asking(*turns, user("now")))
-    assert len(upstream.requests) == ATTEMPTS + 1
+    assert len(upstream.requests) == MAX_TRUNCATIONS + 1
 
 
 blocks = st.one_of(
@@ -210,7 +210,7 @@ def test_a_refusal_inside_a_200_counts_before_the_first_event() -> None:
 
 def test_a_refusal_after_the_first_event_is_passed_on() -> None:
     upstream = Scripted([[chunk({"content": "a"})], TOO_LONG])
-    stream: Stream = with_truncation(upstream)(asking(user("1"), said("2"), user("3")))
+    stream: EventStream = with_truncation(upstream)(asking(user("1"), said("2"), user("3")))
     assert next(stream)
     with pytest.raises(UpstreamRefused):
         next(stream)

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import orjson
 
-from forwarder.middleware.usage_estimate import capped, estimated, summed
+from forwarder.middleware.usage_estimate import cap_usage, estimate_usage, sum_usages
 from tests.middleware.chatting import REQUEST, USAGE
 
 
 def test_four_bytes_are_estimated_to_be_a_token() -> None:
     request = {"messages": [{"role": "user", "content": "x" * 36}], "tools": [{"name": "abcd"}]}
-    usage = estimated(request, ["y" * 5, "日本"])
+    usage = estimate_usage(request, ["y" * 5, "日本"])
     assert usage == {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
 
 
 def test_the_length_of_a_data_url_says_nothing() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 10_000}}
-    assert estimated({"messages": [{"role": "user", "content": [image]}]}, [])["prompt_tokens"] < 10
+    assert (
+        estimate_usage({"messages": [{"role": "user", "content": [image]}]}, [])["prompt_tokens"]
+        < 10
+    )
 
 
 def test_text_that_is_not_unicode_can_be_counted() -> None:
-    assert estimated({}, ["\ud800"])["completion_tokens"] == 1
+    assert estimate_usage({}, ["\ud800"])["completion_tokens"] == 1
 
 
 def test_the_prompt_counts_once_or_as_often_as_it_was_sent() -> None:
-    once, twice = summed([USAGE, USAGE], prompts=False), summed([USAGE, USAGE], prompts=True)
+    once, twice = (
+        sum_usages([USAGE, USAGE], prompts=False),
+        sum_usages([USAGE, USAGE], prompts=True),
+    )
     assert (once["prompt_tokens"], once["completion_tokens"], once["total_tokens"]) == (10, 60, 70)
     assert (twice["prompt_tokens"], twice["completion_tokens"], twice["total_tokens"]) == (
         20,
@@ -38,29 +44,29 @@ def test_the_prompt_counts_once_or_as_often_as_it_was_sent() -> None:
 
 def test_details_that_only_one_has_are_kept() -> None:
     bare = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-    assert summed([bare, USAGE], prompts=False)["completion_tokens_details"] == {
+    assert sum_usages([bare, USAGE], prompts=False)["completion_tokens_details"] == {
         "reasoning_tokens": 20
     }
-    assert "completion_tokens_details" not in summed([bare, bare], prompts=False)
+    assert "completion_tokens_details" not in sum_usages([bare, bare], prompts=False)
 
 
 def test_a_cap_holds_for_the_details_too() -> None:
-    assert capped(USAGE, 5)["completion_tokens_details"] == {"reasoning_tokens": 5}
-    assert capped(USAGE, 5)["total_tokens"] == 15
-    assert capped(USAGE, 99) == USAGE
+    assert cap_usage(USAGE, 5)["completion_tokens_details"] == {"reasoning_tokens": 5}
+    assert cap_usage(USAGE, 5)["total_tokens"] == 15
+    assert cap_usage(USAGE, 99) == USAGE
 
 
 def test_the_exact_count_of_a_prompt_goes_before_an_estimate() -> None:
-    guess = estimated(REQUEST, ["x" * 400])
+    guess = estimate_usage(REQUEST, ["x" * 400])
     for usages in ([guess, USAGE], [USAGE, guess]):
-        total = summed(usages, prompts=False)
+        total = sum_usages(usages, prompts=False)
         assert total["prompt_tokens"] == USAGE["prompt_tokens"]
         assert total["prompt_tokens_details"] == USAGE["prompt_tokens_details"]
         assert total["completion_tokens"] == 100 + USAGE["completion_tokens"]
         assert total["total_tokens"] == total["prompt_tokens"] + total["completion_tokens"]
-    assert summed([guess, guess], prompts=False)["prompt_tokens"] == guess["prompt_tokens"]
+    assert sum_usages([guess, guess], prompts=False)["prompt_tokens"] == guess["prompt_tokens"]
 
 
 def test_an_estimate_is_plain_json() -> None:
-    guess = estimated(REQUEST, ["abcd"])
+    guess = estimate_usage(REQUEST, ["abcd"])
     assert orjson.loads(orjson.dumps(guess)) == guess

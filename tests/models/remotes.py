@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from forwarder.config.settings import UpstreamSettings, upstream_with
+from forwarder.config.settings import UpstreamSettings, make_upstream_settings
 from forwarder.upstream.client import Upstream
 
 Answer = Callable[[httpx2.Request], httpx2.Response]
@@ -44,5 +44,5 @@ def gone(request: httpx2.Request) -> httpx2.Response:
 
 def connected(answer: Answer, settings: UpstreamSettings | None = None) -> Upstream:
     """The upstream in front of a remote."""
-    settings = settings or upstream_with("mine:latest", base_url="https://remote.test/v1")
+    settings = settings or make_upstream_settings("mine:latest", base_url="https://remote.test/v1")
     return Upstream(settings, httpx2.MockTransport(answer), 15)

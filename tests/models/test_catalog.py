@@ -20,7 +20,7 @@ from forwarder.core.errors import (
 from forwarder.models.catalog import Catalog
 from forwarder.models.router import Router
 from forwarder.providers import PROFILES
-from forwarder.upstream.pool import PerUpstream
+from forwarder.upstream.pool import UpstreamPool
 
 Json = dict[str, Any]
 
@@ -59,7 +59,7 @@ def catalog(ttl: float = 60, models: str = "", **listing: Listing) -> Catalog:
 def over(settings: Settings, listing: dict[str, Listing], ttl: float) -> Catalog:
     """A catalog of those upstreams that list something."""
     here = [u for u in settings.upstreams if u.name in listing]
-    upstreams: PerUpstream[Any] = PerUpstream(lambda u: listing[u.name], here)
+    upstreams: UpstreamPool[Any] = UpstreamPool(lambda u: listing[u.name], here)
     return Catalog(Router(settings), upstreams, ttl)
 
 
@@ -68,7 +68,7 @@ def test_models_have_names_that_lead_to_their_upstream() -> None:
         chat=Listing([{"id": "qwen", "context": 9}]), responses=Listing([{"id": "gpt"}])
     )
 
-    models = {model["id"]: model for model in found.models()}
+    models = {model["id"]: model for model in found.list_models()}
 
     assert models["chat/qwen"] == {
         "id": "chat/qwen",
@@ -105,7 +105,7 @@ def test_plain_names_are_listed_where_they_lead_to_the_model(
     }
     found = over(Settings.from_env(environment), listing, 60)
 
-    names = {model["id"] for model in found.models(clients=clients)}
+    names = {model["id"] for model in found.list_models(clients=clients)}
 
     prefixed = {"chat/qwen", "chat/both", "chat/fast", "responses/gpt", "responses/both"}
     prefixed |= {"responses/fast", "responses/other"}
@@ -123,7 +123,7 @@ def test_codex_finds_the_plain_names_that_lead_its_requests_to_a_model() -> None
         listing[upstream.name].settings = upstream
         listing[upstream.name].profile_of = lambda model: PROFILES["generic"]
 
-    entries = over(settings, listing, 60).codex()
+    entries = over(settings, listing, 60).list_codex_entries()
 
     listed = [e["slug"] for e in entries if e["visibility"] == "list"]
     assert listed == ["chat/qwen", "qwen", "responses/gpt"]
@@ -136,13 +136,13 @@ def test_configured_models_come_first_and_count_once() -> None:
         responses=Listing([]),
     )
 
-    assert [model["id"] for model in found.models()] == ["fast", "qwen-max", "qwen-x"]
+    assert [model["id"] for model in found.list_models()] == ["fast", "qwen-max", "qwen-x"]
 
 
 def test_an_upstream_that_fails_hides_no_other() -> None:
     found = catalog(chat=Listing(UpstreamUnreachable("gone")), responses=Listing([{"id": "gpt"}]))
 
-    assert [model["id"] for model in found.models()] == ["responses/gpt", "gpt"]
+    assert [model["id"] for model in found.list_models()] == ["responses/gpt", "gpt"]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_an_upstream_that_fails_hides_no_other() -> None:
 def test_an_upstream_is_reachable_when_it_answers(
     listed: list[Json] | ForwarderError, state: Json
 ) -> None:
-    assert catalog(chat=Listing(listed), responses=Listing([])).states()["chat"] == state
+    assert catalog(chat=Listing(listed), responses=Listing([])).describe_states()["chat"] == state
 
 
 def test_a_key_that_was_refused_to_a_request_is_told_beside_a_public_list() -> None:
@@ -174,10 +174,10 @@ def test_a_key_that_was_refused_to_a_request_is_told_beside_a_public_list() -> N
     chat.key_refusal = "no key"
 
     expected = {"reachable": True, "models": 1, "error": "no key", "key_accepted": False}
-    assert found.states()["chat"] == expected
+    assert found.describe_states()["chat"] == expected
 
     chat.key_refusal = None
-    assert found.states()["chat"] == {"reachable": True, "models": 1}
+    assert found.describe_states()["chat"] == {"reachable": True, "models": 1}
 
 
 def test_upstreams_are_asked_once_for_a_while() -> None:
@@ -185,11 +185,11 @@ def test_upstreams_are_asked_once_for_a_while() -> None:
     kept, fresh = catalog(chat=chat), catalog(ttl=0, chat=chat)
 
     for _ in range(3):
-        kept.models()
-        kept.states()
+        kept.list_models()
+        kept.describe_states()
     assert chat.asked == 1
     for _ in range(3):
-        fresh.states()
+        fresh.describe_states()
     assert chat.asked == 4
 
 
@@ -198,7 +198,7 @@ def test_a_client_s_key_is_used_where_keys_are_passed_through() -> None:
     found = catalog(chat=chat, responses=responses)
 
     def ids(key: str | None) -> list[str]:
-        return [model["id"] for model in found.models(key) if "/" in model["id"]]
+        return [model["id"] for model in found.list_models(key) if "/" in model["id"]]
 
     assert ids("a") == ["chat/for-a", "responses/gpt"]
     assert ids("b") == ["chat/for-b", "responses/gpt"]
@@ -213,10 +213,10 @@ def test_the_lists_of_only_so_many_clients_are_kept() -> None:
     found = catalog(chat=chat, responses=Listing([]))
 
     for number in range(300):
-        found.models(f"key-{number}")
-    found.models("key-299")
+        found.list_models(f"key-{number}")
+    found.list_models("key-299")
     assert chat.keys.count("key-299") == 1
-    found.models("key-0")
+    found.list_models("key-0")
     assert chat.keys.count("key-0") == 2
 
 
@@ -231,7 +231,7 @@ def test_the_lists_of_only_so_many_clients_are_kept() -> None:
 )
 def test_a_model_that_is_not_listed_is_known_by_its_route(name: str, owner: str) -> None:
     listing = {"chat": Listing([{"id": "listed"}]), "responses": Listing([])}
-    model = catalog(models="fast=qwen-turbo,qwen-*,listed", **listing).model(name)
+    model = catalog(models="fast=qwen-turbo,qwen-*,listed", **listing).find_model(name)
 
     assert model == {"id": name, "object": "model", "created": 0, "owned_by": owner}
 
@@ -239,7 +239,7 @@ def test_a_model_that_is_not_listed_is_known_by_its_route(name: str, owner: str)
 @pytest.mark.parametrize("name", ["other", "chat/", "nobody/model"])
 def test_a_model_that_only_the_default_would_serve_is_unknown(name: str) -> None:
     listing = {"chat": Listing([]), "responses": Listing([])}
-    assert catalog(models="qwen-*", **listing).model(name) is None
+    assert catalog(models="qwen-*", **listing).find_model(name) is None
 
 
 @pytest.mark.parametrize("name", ["llama", "llama:latest", "chat/llama:latest"])
@@ -247,7 +247,7 @@ def test_a_model_that_only_the_default_would_serve_is_unknown(name: str) -> None
 def test_a_listed_model_is_found_with_its_tag_and_without(name: str, listed: str) -> None:
     listing = {"chat": Listing([{"id": listed, "created": 7}]), "responses": Listing([])}
 
-    model = catalog(**listing).model(name if "/" in name else f"chat/{name}")
+    model = catalog(**listing).find_model(name if "/" in name else f"chat/{name}")
 
     assert model is not None
     assert (model["id"], model["created"]) == (f"chat/{listed}", 7)
@@ -269,17 +269,17 @@ def test_the_default_rule_serves_what_no_list_of_its_upstream_lacks(
 ) -> None:
     listing = {"chat": Listing(chat), "responses": Listing([{"id": "gpt"}])}
 
-    served = catalog(**listing).served("qwen", "ollama")
+    served = catalog(**listing).find_served_model("qwen", "ollama")
 
     assert served == (found and {"object": "model", **found})
-    assert catalog(models="fast=qwen", **listing).served("fast", "ollama")
+    assert catalog(models="fast=qwen", **listing).find_served_model("fast", "ollama")
 
 
 def test_a_list_that_only_its_key_gets_says_what_a_client_is_served() -> None:
     listing = {"chat": Listing([], shared=True), "responses": Listing([])}
 
-    assert catalog(**listing).served("for-k", "ollama", "k")
-    assert catalog(**listing).served("for-x", "ollama", "k") is None
+    assert catalog(**listing).find_served_model("for-k", "ollama", "k")
+    assert catalog(**listing).find_served_model("for-x", "ollama", "k") is None
 
 
 def test_codex_has_an_entry_for_each_model_and_for_those_only_named() -> None:
@@ -294,7 +294,7 @@ def test_codex_has_an_entry_for_each_model_and_for_those_only_named() -> None:
     listing.settings = upstream
     listing.profile_of = lambda model: PROFILES["generic"]
 
-    entries = over(settings, {"chat": listing}, 60).codex()
+    entries = over(settings, {"chat": listing}, 60).list_codex_entries()
 
     assert [(e["slug"], e["context_window"], e["priority"]) for e in entries] == [
         ("qwen-x", 6, 0),
@@ -323,10 +323,10 @@ def two_upstreams(
         profile = PROFILES[provider if upstream.name == "responses" else "generic"]
         found.profile, found.profile_of = profile, lambda model, profile=profile: profile
         listing[upstream.name] = found
-    upstreams: PerUpstream[Any] = PerUpstream(lambda u: listing[u.name], settings.upstreams)
+    upstreams: UpstreamPool[Any] = UpstreamPool(lambda u: listing[u.name], settings.upstreams)
     router = Router(settings)
     catalog = Catalog(router, upstreams, ttl)
-    router.has_helper = catalog.has_codex_helper
+    router.check_codex_helper = catalog.has_codex_helper
     return catalog, listing
 
 
@@ -411,7 +411,7 @@ def test_codex_is_told_where_its_reviewer_is(
 ) -> None:
     found, _ = two_upstreams({"chat": ["qwen"], "responses": ["gpt"]}, provider, **variables)
 
-    entries = {e["slug"]: e["auto_review_model_override"] for e in found.codex()}
+    entries = {e["slug"]: e["auto_review_model_override"] for e in found.list_codex_entries()}
 
     names = ["chat/qwen", "responses/gpt"]
     got = [entries[n] for n in names if n in entries] or [entries["gpt"]]
@@ -428,8 +428,8 @@ def test_a_model_that_leads_nowhere_spoils_no_list(
     lists: dict[str, list[str] | None] = {"chat": ["qwen"], "responses": ["codex-auto-review"]}
     found, _ = two_upstreams(lists, **variables)
 
-    models = {model["id"] for model in found.models()}
-    slugs = {entry["slug"] for entry in found.codex()}
+    models = {model["id"] for model in found.list_models()}
+    slugs = {entry["slug"] for entry in found.list_codex_entries()}
 
     assert {"chat/qwen", "qwen", "responses/codex-auto-review"} <= models & slugs
     assert "chat/" not in slugs
@@ -452,7 +452,7 @@ def test_a_helper_s_name_is_a_model_where_it_is_served(
     found, _ = two_upstreams({"chat": ["qwen"], "responses": []}, "openai", **variables)
 
     for name in ("codex-auto-review", "gpt-5.6-luna:latest"):
-        model = found.model(name, clients=(client,))
+        model = found.find_model(name, clients=(client,))
         assert model == (owner and {"id": name, "object": "model", "created": 0, "owned_by": owner})
 
 
@@ -460,10 +460,10 @@ def test_the_etag_is_another_one_after_a_change() -> None:
     settings = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"})
     editions = iter(["a", "a", "b"])
     found = Catalog(
-        Router(settings), PerUpstream(lambda u: Listing([]), ()), 60, lambda: next(editions)
+        Router(settings), UpstreamPool(lambda u: Listing([]), ()), 60, lambda: next(editions)
     )
 
-    first, second, third = found.etag(), found.etag(), found.etag()
+    first, second, third = found.compute_etag(), found.compute_etag(), found.compute_etag()
 
     assert first == second != third
     assert first.startswith('W/"')

@@ -25,14 +25,14 @@ def entry(
     given = {f"CHAT_{name}": value for name, value in variables.items()}
     [upstream] = Settings.from_env({"CHAT_BASE_URL": URL, **given}).upstreams
     route = Route(upstream, protocol, "m")
-    return codex.entry({"id": "chat/m", **model}, route, PROFILES[provider], 3)
+    return codex.make_entry({"id": "chat/m", **model}, route, PROFILES[provider], 3)
 
 
 def test_an_entry_has_all_that_codex_insists_on() -> None:
     got = entry({})
 
     assert (got["slug"], got["display_name"], got["priority"]) == ("chat/m", "chat/m", 3)
-    assert got["base_instructions"] == codex.INSTRUCTIONS
+    assert got["base_instructions"] == codex.BASE_INSTRUCTIONS
     assert got["shell_type"] == "shell_command"
     assert got["apply_patch_tool_type"] == "freeform"
     assert [level["effort"] for level in got["supported_reasoning_levels"]] == [
@@ -49,7 +49,7 @@ def test_the_context_window_is_what_the_provider_lists(name: str) -> None:
 
 @pytest.mark.parametrize("value", [None, "9000", 0, True, -1])
 def test_what_is_no_number_of_tokens_is_not_believed(value: Any) -> None:
-    assert entry({"context_length": value})["context_window"] == codex.CONTEXT_WINDOW
+    assert entry({"context_length": value})["context_window"] == codex.DEFAULT_CONTEXT_WINDOW
 
 
 def test_the_operator_knows_better_than_the_provider() -> None:
@@ -102,7 +102,7 @@ def test_only_models_that_know_code_mode_get_it(
 ) -> None:
     [upstream] = Settings.from_env({"CHAT_BASE_URL": URL}).upstreams
     route = Route(upstream, protocol, name)
-    got = codex.entry({"id": name}, route, PROFILES[provider], 0)
+    got = codex.make_entry({"id": name}, route, PROFILES[provider], 0)
     assert got["tool_mode"] == expected
 
 
@@ -112,7 +112,7 @@ def test_a_model_reviews_itself_where_codex_s_reviewer_is_not_served() -> None:
     [upstream] = Settings.from_env({"CHAT_BASE_URL": URL}).upstreams
     for registered, reviewer in ((False, "chat/codex-auto-review"), (True, "m")):
         route = Route(replace(upstream, registered=registered), "responses", "m")
-        got = codex.entry({"id": "m"}, route, PROFILES["openai"], 0, "chat/codex-auto-review")
+        got = codex.make_entry({"id": "m"}, route, PROFILES["openai"], 0, "chat/codex-auto-review")
         assert got["auto_review_model_override"] == reviewer
     info = '{"m": {"auto_review_model_override": "chat/other"}}'
     assert entry({}, MODEL_INFO=info)["auto_review_model_override"] == "chat/other"

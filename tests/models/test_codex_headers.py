@@ -8,7 +8,11 @@ import pytest
 
 from forwarder.config.settings import Settings
 from forwarder.context.route import Route
-from forwarder.models.codex_headers import describe_answer, describe_connection, describe_turn
+from forwarder.models.codex_headers import (
+    make_handshake_headers,
+    make_response_headers,
+    make_turn_events,
+)
 from forwarder.models.router import Router
 
 URL = "http://127.0.0.1:9/v1"
@@ -26,7 +30,7 @@ def route(model: str) -> Route:
 
 
 def test_over_chat_all_reasoning_is_in_the_usage() -> None:
-    assert describe_answer({"retry-after": "1"}, "chat/m", route("chat/m"), ETAG) == {
+    assert make_response_headers({"retry-after": "1"}, "chat/m", route("chat/m"), ETAG) == {
         "retry-after": "1",
         "openai-model": "chat/m",
         "x-models-etag": ETAG,
@@ -36,8 +40,8 @@ def test_over_chat_all_reasoning_is_in_the_usage() -> None:
 
 def test_a_responses_upstream_says_itself_what_its_usage_counts() -> None:
     native = route("responses/m")
-    assert "x-reasoning-included" not in describe_answer({}, "responses/m", native, ETAG)
-    told = describe_answer({"x-reasoning-included": "true"}, "responses/m", native, ETAG)
+    assert "x-reasoning-included" not in make_response_headers({}, "responses/m", native, ETAG)
+    told = make_response_headers({"x-reasoning-included": "true"}, "responses/m", native, ETAG)
     assert told["x-reasoning-included"] == "true"
 
 
@@ -54,13 +58,13 @@ def test_a_responses_upstream_says_itself_what_its_usage_counts() -> None:
 def test_another_model_is_named_only_when_a_responses_upstream_took_one(
     model: str, reported: str, told: str
 ) -> None:
-    got = describe_answer({"openai-model": reported}, model, route(model), ETAG)
+    got = make_response_headers({"openai-model": reported}, model, route(model), ETAG)
     assert got["openai-model"] == told
 
 
 @pytest.mark.parametrize("model", ["m\r\nx-evil: 1", "模型"])
 def test_a_name_that_no_header_can_hold_is_left_out(model: str) -> None:
-    assert "openai-model" not in describe_answer({}, model, route("chat/m"), ETAG)
+    assert "openai-model" not in make_response_headers({}, model, route("chat/m"), ETAG)
 
 
 @pytest.mark.parametrize(
@@ -82,30 +86,32 @@ def test_the_handshake_speaks_of_the_session_s_model(
 ) -> None:
     header = {"X-Codex-Turn-Metadata": json.dumps(metadata)} if metadata is not None else {}
     expected = {"x-models-etag": ETAG} | ({"x-reasoning-included": "true"} if included else {})
-    found = describe_connection(header.get, router(**variables), lambda u: False, ETAG, None)
+    found = make_handshake_headers(header.get, router(**variables), lambda u: False, ETAG, None)
     assert found == expected
 
 
 @pytest.mark.parametrize("metadata", ["{", "[" * 5000])
 def test_metadata_that_is_no_json_is_passed_over(metadata: str) -> None:
     header = {"X-Codex-Turn-Metadata": metadata}
-    found = describe_connection(header.get, router(), lambda u: False, ETAG, None)
+    found = make_handshake_headers(header.get, router(), lambda u: False, ETAG, None)
     assert found["x-reasoning-included"] == "true"
 
 
 def test_the_handshake_repeats_what_a_responses_upstream_said_last() -> None:
     header = {"X-Codex-Turn-Metadata": '{"model": "responses/m"}'}
-    found = describe_connection(header.get, router(), lambda u: u.name == "responses", ETAG, None)
+    found = make_handshake_headers(
+        header.get, router(), lambda u: u.name == "responses", ETAG, None
+    )
     assert found["x-reasoning-included"] == "true"
 
 
 def test_the_handshake_knows_what_is_listed_to_the_client_s_key() -> None:
     found = router(FORWARDER_DEFAULT_MODEL="responses/m")
-    found.has_helper = lambda upstream, name, key: (upstream, key) == ("chat", "k")
+    found.check_codex_helper = lambda upstream, name, key: (upstream, key) == ("chat", "k")
     header = {"X-Codex-Turn-Metadata": '{"model": "gpt-5.6-luna"}'}
 
     for key, included in (("k", True), ("x", False)):
-        headers = describe_connection(header.get, found, lambda u: False, ETAG, key)
+        headers = make_handshake_headers(header.get, found, lambda u: False, ETAG, key)
         assert ("x-reasoning-included" in headers) == included
 
 
@@ -130,7 +136,7 @@ def test_a_turn_has_events_for_what_codex_reads_in_headers_of_an_answer() -> Non
     }
     credits_ = {"has_credits": True, "unlimited": False, "balance": "9.50"}
 
-    metadata, state, usual, other = describe_turn(headers)
+    metadata, state, usual, other = make_turn_events(headers)
 
     assert metadata == {"type": "codex.response.metadata", "headers": {"x-models-etag": ETAG}}
     assert state == {"type": "response.metadata", "headers": {"x-codex-turn-state": "state"}}
@@ -146,12 +152,12 @@ def test_a_turn_has_events_for_what_codex_reads_in_headers_of_an_answer() -> Non
 
 
 def test_a_turn_without_such_headers_has_no_events() -> None:
-    assert describe_turn({"retry-after": "1", "x-codex-secondary-used-percent": "1"}) == []
+    assert make_turn_events({"retry-after": "1", "x-codex-secondary-used-percent": "1"}) == []
 
 
 @pytest.mark.parametrize("text", ["", "much", "inf", "nan", "9" * 400, "1e99"])
 def test_a_limit_that_is_no_number_is_left_out(text: str) -> None:
-    [event] = describe_turn(
+    [event] = make_turn_events(
         {"x-codex-primary-used-percent": text, "x-codex-credits-has-credits": text}
     )
     assert event["rate_limits"] == {"primary": None, "secondary": None}

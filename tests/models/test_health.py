@@ -9,21 +9,21 @@ from typing import Any
 import httpx2
 import pytest
 
-from forwarder.context.request_context import Observer
+from forwarder.context.request_context import RequestObserver
 from forwarder.models import health
-from forwarder.models.health import Health, Target
-from forwarder.models.probe import Check
-from forwarder.models.registered_model import Remote
+from forwarder.models.health import HealthMonitor, HealthTarget
+from forwarder.models.probe import ProbeResult
+from forwarder.models.registered_model import RegisteredModel
 from tests.models.remotes import Answer, connected, gone, refusing, well
 
 
-class Witness(Observer):
+class Witness(RequestObserver):
     """Hears of checks."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, bool]] = []
 
-    def checked(self, upstream: str, well: bool, seconds: float) -> None:
+    def on_health_check(self, upstream: str, well: bool, seconds: float) -> None:
         assert seconds >= 0
         self.heard.append((upstream, well))
 
@@ -35,13 +35,15 @@ class World:
         self.answers: dict[str, Answer] = {"a": well, "b": well}
         self.witness = Witness()
         self.targets = [
-            Target(name, connected(lambda request, name=name: self.answers[name](request)), "m")
+            HealthTarget(
+                name, connected(lambda request, name=name: self.answers[name](request)), "m"
+            )
             for name in self.answers
         ]
-        self.health = Health(lambda: self.targets, self.witness)
+        self.health = HealthMonitor(lambda: self.targets, self.witness)
 
     def well(self, max_age: float = 0.0) -> dict[str, bool]:
-        return {name: check.is_well for name, check in self.health.checked(max_age).items()}
+        return {name: check.is_healthy for name, check in self.health.check_all(max_age).items()}
 
 
 def test_all_are_checked_and_one_that_fails_hides_no_other() -> None:
@@ -64,22 +66,22 @@ def test_what_was_found_just_now_is_not_asked_again() -> None:
 def test_the_last_check_is_known_until_the_upstream_is_another() -> None:
     world = World()
     target = world.targets[0]
-    assert world.health.known("a", target.upstream) is None
+    assert world.health.get_last_result("a", target.upstream) is None
 
-    check = world.health.fresh(target, 60)
+    check = world.health.check_target(target, 60)
 
-    assert world.health.known("a", target.upstream) is check
-    assert world.health.known("a", connected(well)) is None
+    assert world.health.get_last_result("a", target.upstream) is check
+    assert world.health.get_last_result("a", connected(well)) is None
 
 
 def test_a_model_that_was_known_stays_so_while_its_remote_is_well() -> None:
     world = World()
-    world.health.note(world.targets[0], Check(True, True, True))
+    world.health.record_result(world.targets[0], ProbeResult(True, True, True))
     world.answers["a"] = refusing(404)  # it lists no models
 
-    assert world.health.fresh(world.targets[0], 0).model is True
+    assert world.health.check_target(world.targets[0], 0).is_model_known is True
     world.answers["a"] = gone
-    assert world.health.fresh(world.targets[0], 0).model is None
+    assert world.health.check_target(world.targets[0], 0).is_model_known is None
 
 
 def test_the_log_is_told_once_of_each_turn(caplog: pytest.LogCaptureFixture) -> None:
@@ -87,7 +89,7 @@ def test_the_log_is_told_once_of_each_turn(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.WARNING, "forwarder.health"):
         for answer in (well, gone, gone, well, well):
             world.answers["a"] = answer
-            world.health.fresh(world.targets[0], 0)
+            world.health.check_target(world.targets[0], 0)
 
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "'a' is not well",
@@ -118,7 +120,7 @@ def test_in_the_background_all_are_checked_again_and_again(
 
     assert all(9 <= seconds <= 11 for seconds in slept)
     assert sorted(world.witness.heard) == [("a", True), ("a", True), ("b", True)]
-    assert [*world.health._known] == ["a"]
+    assert [*world.health._results] == ["a"]
 
 
 @pytest.mark.parametrize("lists", [True, False])
@@ -126,30 +128,41 @@ def test_a_model_of_which_no_list_tells_is_asked_until_it_answers(lists: bool) -
     def others(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(200 if lists else 404, json={"data": [{"id": "other"}]})
 
-    unknown = Check(True, True, False, "model", "no such model", at=time.time())
-    tells = [unknown, Check(True, None, None, "request", "too short"), Check(True, True, True)]
-    target = Target("a", connected(others), "m", lambda: tells.pop(0))
-    checks = Health(lambda: [target], Observer())
+    unknown = ProbeResult(True, True, False, "model", "no such model", checked_at=time.time())
+    tells = [
+        unknown,
+        ProbeResult(True, None, None, "request", "too short"),
+        ProbeResult(True, True, True),
+    ]
+    target = HealthTarget("a", connected(others), "m", lambda: tells.pop(0))
+    checks = HealthMonitor(lambda: [target], RequestObserver())
 
-    found = [checks.fresh(target, 0.0) for _ in range(4)]
+    found = [checks.check_target(target, 0.0) for _ in range(4)]
 
-    assert [(check.model, check.wrong) for check in found] == [
+    assert [(check.is_model_known, check.fault) for check in found] == [
         (False, "model"), (None, None), (True, None), (True, None)
     ]  # fmt: skip
     assert tells == []
 
 
 def test_a_model_that_is_listed_or_only_embeds_is_not_asked() -> None:
-    def ask() -> Check:
+    def ask() -> ProbeResult:
         raise AssertionError
 
-    target = Target("a", connected(well), "m", ask)
-    assert Health(lambda: [target], Observer()).fresh(target, 0.0).model is True
-    target = Target("a", connected(gone), "m", ask)
-    assert Health(lambda: [target], Observer()).fresh(target, 0.0).wrong == "host"
-    assert Remote("e:latest", "m", "https://h.test").answers
-    assert Remote("e:latest", "m", "https://h.test", capabilities=("tools",)).answers
-    assert not Remote("e:latest", "m", "https://h.test", capabilities=("embedding",)).answers
+    target = HealthTarget("a", connected(well), "m", ask)
+    assert (
+        HealthMonitor(lambda: [target], RequestObserver()).check_target(target, 0.0).is_model_known
+        is True
+    )
+    target = HealthTarget("a", connected(gone), "m", ask)
+    assert (
+        HealthMonitor(lambda: [target], RequestObserver()).check_target(target, 0.0).fault == "host"
+    )
+    assert RegisteredModel("e:latest", "m", "https://h.test").can_answer
+    assert RegisteredModel("e:latest", "m", "https://h.test", capabilities=("tools",)).can_answer
+    assert not RegisteredModel(
+        "e:latest", "m", "https://h.test", capabilities=("embedding",)
+    ).can_answer
 
 
 def test_a_model_is_asked_once_in_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,21 +170,23 @@ def test_a_model_is_asked_once_in_an_interval(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(health.time, "monotonic", lambda: now[0])
     asked: list[float] = []
 
-    def ask() -> Check:
+    def ask() -> ProbeResult:
         asked.append(now[0])
-        return Check(True, True, None, "timeout", "it took too long")
+        return ProbeResult(True, True, None, "timeout", "it took too long")
 
     def list_none(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(404)
 
-    target = Target("a", connected(list_none), "m", ask)
-    checks = Health(lambda: [target], Observer(), 60.0)
+    target = HealthTarget("a", connected(list_none), "m", ask)
+    checks = HealthMonitor(lambda: [target], RequestObserver(), 60.0)
 
     found = []
     for now[0] in (1000.0, 1005.0, 1059.0, 1060.0, 1061.0):
-        found.append(checks.fresh(target, 0.0).wrong)
+        found.append(checks.check_target(target, 0.0).fault)
 
     assert asked == [1000.0, 1060.0]
     assert found == ["timeout"] * 5
-    checks.fresh(target._replace(upstream=connected(list_none)), 0.0)  # it is registered anew
+    checks.check_target(
+        target._replace(upstream=connected(list_none)), 0.0
+    )  # it is registered anew
     assert asked[2:] == [1061.0]

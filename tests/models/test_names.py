@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.models.names import full, is_valid, short
+from forwarder.models.names import add_tag, is_valid_name, strip_tag
 
 
 @pytest.mark.parametrize(
@@ -18,16 +18,16 @@ from forwarder.models.names import full, is_valid, short
     ],
 )
 def test_a_name_has_a_tag(name: str, whole: str, plain: str) -> None:
-    assert (full(name), short(full(name))) == (whole, plain)
+    assert (add_tag(name), strip_tag(add_tag(name))) == (whole, plain)
 
 
 @pytest.mark.parametrize("name", ["a", "me/a", "x/me/a:1.5-b", "Qwen_3.5", "_a", "a" * 80])
 def test_names_as_ollama_has_them(name: str) -> None:
-    assert is_valid(name)
+    assert is_valid_name(name)
 
 
 @pytest.mark.parametrize(
     "name", ["", ":x", "a:", "a b", "a\n", "é", "../a", "a//b", "-a", "a" * 81, "a/b/c/d", "a:b:c"]
 )
 def test_others_are_none(name: str) -> None:
-    assert not is_valid(name)
+    assert not is_valid_name(name)

@@ -11,11 +11,11 @@ import pytest
 
 from forwarder.config.settings import Settings
 from forwarder.models import ollama_views
-from forwarder.models.registered_model import Remote
+from forwarder.models.registered_model import RegisteredModel
 from forwarder.models.router import Router
 from forwarder.providers import PROFILES
 
-REMOTE = Remote(
+REMOTE = RegisteredModel(
     "mine:latest",
     "qwen-plus",
     "https://dashscope.aliyuncs.com/compatible-mode/v1",
@@ -26,11 +26,11 @@ REMOTE = Remote(
     headers={"X-Secret": "hush"},
     modified=1.5,
 )
-SHOWN = ollama_views.of_remote(REMOTE)
+SHOWN = ollama_views.view_registered(REMOTE)
 
 
 def test_an_entry_of_the_tags() -> None:
-    entry = ollama_views.tag(SHOWN)
+    entry = ollama_views.make_tag_entry(SHOWN)
 
     assert re.fullmatch(r"[0-9a-f]{64}", entry.pop("digest"))
     assert entry.pop("size") > 0
@@ -55,7 +55,11 @@ def test_an_entry_of_the_tags() -> None:
 
 def test_the_digest_is_that_of_what_everybody_may_know() -> None:
     def digest(**change: Any) -> str:
-        return str(ollama_views.tag(ollama_views.of_remote(replace(REMOTE, **change)))["digest"])
+        return str(
+            ollama_views.make_tag_entry(ollama_views.view_registered(replace(REMOTE, **change)))[
+                "digest"
+            ]
+        )
 
     assert digest(key="sk-other", modified=9.0) == digest()
     assert digest(system="Be brief.") != digest()
@@ -63,7 +67,7 @@ def test_the_digest_is_that_of_what_everybody_may_know() -> None:
 
 
 def test_a_description() -> None:
-    told = ollama_views.description(SHOWN, {"reachable": True})
+    told = ollama_views.make_description(SHOWN, {"reachable": True})
 
     assert told["parameters"].splitlines() == [
         "temperature                    0.5",
@@ -76,19 +80,19 @@ def test_a_description() -> None:
     assert (told["system"], told["license"], told["template"]) == ("Be kind.", "MIT", "")
     assert told["model_info"]["dashscope.context_length"] == 8192
     assert told["health"] == {"reachable": True}
-    assert "health" not in ollama_views.description(SHOWN, None)
+    assert "health" not in ollama_views.make_description(SHOWN, None)
 
 
-@pytest.mark.parametrize("shape", [ollama_views.tag, ollama_views.running])
+@pytest.mark.parametrize("shape", [ollama_views.make_tag_entry, ollama_views.make_running_entry])
 def test_no_shape_tells_a_secret(shape: Any) -> None:
-    whole = json.dumps([shape(SHOWN), ollama_views.description(SHOWN, None)])
+    whole = json.dumps([shape(SHOWN), ollama_views.make_description(SHOWN, None)])
 
     assert "sk-secret" not in whole
     assert "hush" not in whole
 
 
 def test_what_runs_needs_no_room() -> None:
-    entry = ollama_views.running(SHOWN)
+    entry = ollama_views.make_running_entry(SHOWN)
 
     assert (entry["size_vram"], entry["context_length"]) == (0, 8192)
     assert entry["expires_at"].startswith("23")
@@ -105,10 +109,10 @@ def test_what_runs_needs_no_room() -> None:
     ],
 )
 def test_capabilities_are_those_of_the_profile(model: str, provider: str, able: list[str]) -> None:
-    remote = Remote("m:latest", model, "https://a/v1", provider=provider)
-    assert ollama_views.capabilities(ollama_views.of_remote(remote)) == able
+    remote = RegisteredModel("m:latest", model, "https://a/v1", provider=provider)
+    assert ollama_views.list_capabilities(ollama_views.view_registered(remote)) == able
     said = replace(remote, capabilities=("embedding",))
-    assert ollama_views.capabilities(ollama_views.of_remote(said)) == ["embedding"]
+    assert ollama_views.list_capabilities(ollama_views.view_registered(said)) == ["embedding"]
 
 
 def test_models_of_the_configuration() -> None:
@@ -121,17 +125,19 @@ def test_models_of_the_configuration() -> None:
         }
     )
     route = Router(settings).resolve("fast", "chat")
-    shown = ollama_views.of_configured({"id": "fast", "created": 10}, route)
+    shown = ollama_views.view_configured({"id": "fast", "created": 10}, route)
 
-    assert (shown.name, shown.model, shown.window) == ("fast:latest", "quick", 5)
-    entry = ollama_views.tag(shown)
+    assert (shown.name, shown.model, shown.context_window) == ("fast:latest", "quick", 5)
+    entry = ollama_views.make_tag_entry(shown)
     assert entry["modified_at"] == "1970-01-01T00:00:10Z"
     assert (entry["details"]["family"], "remote_host" in entry) == ("vllm", False)
     for odd in (None, "now", 1.7e12, -1e18):
-        assert ollama_views.of_configured({"id": "fast", "created": odd}, route).modified == 0
-    assert ollama_views.description(shown, None)["modelfile"] == "# fast\nFROM quick\n"
+        assert ollama_views.view_configured({"id": "fast", "created": odd}, route).modified == 0
+    assert ollama_views.make_description(shown, None)["modelfile"] == "# fast\nFROM quick\n"
 
-    copy = ollama_views.of_remote(Remote("kind:latest", "fast", system="Be kind."), route)
-    assert (copy.model, copy.profile, copy.window) == ("quick", PROFILES["vllm"], 5)
-    assert ollama_views.tag(copy)["details"]["parent_model"] == "fast"
-    assert "remote_host" not in ollama_views.tag(copy)
+    copy = ollama_views.view_registered(
+        RegisteredModel("kind:latest", "fast", system="Be kind."), route
+    )
+    assert (copy.model, copy.profile, copy.context_window) == ("quick", PROFILES["vllm"], 5)
+    assert ollama_views.make_tag_entry(copy)["details"]["parent_model"] == "fast"
+    assert "remote_host" not in ollama_views.make_tag_entry(copy)

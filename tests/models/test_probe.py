@@ -7,25 +7,30 @@ import json
 import httpx2
 import pytest
 
-from forwarder.config.settings import upstream_with
+from forwarder.config.settings import make_upstream_settings
 from forwarder.context.route import Route
-from forwarder.core.errors import InvalidRequest, UpstreamBroken
-from forwarder.models.probe import Check, asked, judged, listed
+from forwarder.core.errors import InvalidRequest, UpstreamProtocolError
+from forwarder.models.probe import ProbeResult, judge_failure, probe_model, probe_model_list
 from tests.models.remotes import Answer, connected, gone, refusing, well
 
 
-def found(answer: Answer, protocol: str = "chat") -> Check:
+def found(answer: Answer, protocol: str = "chat") -> ProbeResult:
     upstream = connected(answer)
-    return asked(upstream, Route(upstream.settings, protocol, "m"))
+    return probe_model(upstream, Route(upstream.settings, protocol, "m"))
 
 
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
 def test_one_that_is_well(protocol: str) -> None:
     check = found(well, protocol)
 
-    assert (check.reachable, check.key, check.model, check.is_well) == (True, True, True, True)
+    assert (check.is_reachable, check.is_key_accepted, check.is_model_known, check.is_healthy) == (
+        True,
+        True,
+        True,
+        True,
+    )
     assert check.latency > 0
-    assert check.at > 0
+    assert check.checked_at > 0
 
 
 def test_the_request_is_small_and_its_answer_left() -> None:
@@ -73,10 +78,10 @@ def test_refusals_say_what_is_wrong(
 ) -> None:
     check = found(refusing(status, message, code))
 
-    assert check.wrong == wrong
-    assert check.reachable
-    assert check.is_well is (wrong is None)
-    assert (check.key, check.model) == {
+    assert check.fault == wrong
+    assert check.is_reachable
+    assert check.is_healthy is (wrong is None)
+    assert (check.is_key_accepted, check.is_model_known) == {
         "key": (False, None),
         "model": (True, False),
         "host": (None, None),
@@ -88,13 +93,13 @@ def test_refusals_say_what_is_wrong(
 def test_one_that_is_down() -> None:
     check = found(gone)
 
-    assert (check.reachable, check.wrong) == (False, "host")
+    assert (check.is_reachable, check.fault) == (False, "host")
     assert "cannot be reached" in str(check.error)
 
 
 def test_other_failures() -> None:
-    assert judged(UpstreamBroken("odd"), "m").wrong == "host"
-    assert judged(InvalidRequest("odd"), "m").wrong == "request"
+    assert judge_failure(UpstreamProtocolError("odd"), "m").fault == "host"
+    assert judge_failure(InvalidRequest("odd"), "m").fault == "request"
 
 
 # -- the list ---------------------------------------------------------------------------------
@@ -102,9 +107,9 @@ def test_other_failures() -> None:
 
 @pytest.mark.parametrize(("model", "known"), [("m", True), ("other", None), (None, None)])
 def test_the_list_may_name_the_model(model: str | None, known: bool | None) -> None:
-    check = listed(connected(well), model)
+    check = probe_model_list(connected(well), model)
 
-    assert (check.reachable, check.key, check.model) == (True, True, known)
+    assert (check.is_reachable, check.is_key_accepted, check.is_model_known) == (True, True, known)
 
 
 @pytest.mark.parametrize(
@@ -118,21 +123,21 @@ def test_the_list_may_name_the_model(model: str | None, known: bool | None) -> N
     ],
 )
 def test_a_list_that_is_refused(answer: Answer, shown: tuple[object, ...]) -> None:
-    check = listed(connected(answer), "m")
+    check = probe_model_list(connected(answer), "m")
 
-    assert (check.reachable, check.key, check.wrong) == shown
+    assert (check.is_reachable, check.is_key_accepted, check.fault) == shown
 
 
 def test_where_clients_bring_the_keys_none_is_refused() -> None:
-    settings = upstream_with("up", base_url="https://remote.test/v1", passthrough_key=True)
+    settings = make_upstream_settings("up", base_url="https://remote.test/v1", passthrough_key=True)
 
-    check = listed(connected(refusing(401), settings))
+    check = probe_model_list(connected(refusing(401), settings))
 
-    assert (check.is_well, check.key, check.error) == (True, None, None)
+    assert (check.is_healthy, check.is_key_accepted, check.error) == (True, None, None)
 
 
 def test_a_check_as_json() -> None:
-    well_ = Check(True, True, None, latency=0.0123, at=5.0).shown()
+    well_ = ProbeResult(True, True, None, latency=0.0123, checked_at=5.0).to_json()
     assert well_ == {
         "reachable": True,
         "key_accepted": True,
@@ -140,4 +145,4 @@ def test_a_check_as_json() -> None:
         "latency_ms": 12.3,
         "checked_at": 5.0,
     }
-    assert Check(False, wrong="host", error="gone").shown()["error"] == "gone"
+    assert ProbeResult(False, fault="host", error="gone").to_json()["error"] == "gone"

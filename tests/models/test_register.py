@@ -12,15 +12,15 @@ import pytest
 
 from forwarder.config.settings import Settings, UpstreamSettings
 from forwarder.core.errors import InvalidRequest, NotFound
-from forwarder.core.ssrf import Guard
+from forwarder.core.ssrf import AddressGuard
 from forwarder.models import register
 from forwarder.models.catalog import Catalog
-from forwarder.models.register import Creating
-from forwarder.models.registry import Registry
+from forwarder.models.register import ModelRegistration
+from forwarder.models.registry import DatabaseModelRegistry
 from forwarder.models.router import Router
-from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.database import SqliteDatabase
 from forwarder.upstream.client import Upstream
-from forwarder.upstream.pool import PerUpstream
+from forwarder.upstream.pool import UpstreamPool
 from tests.core.test_ssrf import resolving
 from tests.models.remotes import Answer, connected, gone, refusing, well
 
@@ -35,16 +35,16 @@ class World:
     def __init__(self, path: Path) -> None:
         self.answer: Answer = well
         self.connected: list[UpstreamSettings] = []
-        self.database = Sqlite(path / "state.db")
+        self.database = SqliteDatabase(path / "state.db")
         self.database.prepare()
-        self.registry = Registry(self.database, ["s"], lambda settings: None)
+        self.registry = DatabaseModelRegistry(self.database, ["s"], lambda settings: None)
         settings = Settings.from_env(
             {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_MODELS": "fast=quick"}
         )
-        router = Router(settings, self.registry.find, self.registry.listed)
-        upstreams = PerUpstream(lambda s: connected(refusing(404), s), settings.upstreams)
-        guard = Guard(["10.1.0.0/16"], resolving(**HOSTS))
-        self.creating = Creating(
+        router = Router(settings, self.registry.find, self.registry.list_models)
+        upstreams = UpstreamPool(lambda s: connected(refusing(404), s), settings.upstreams)
+        guard = AddressGuard(["10.1.0.0/16"], resolving(**HOSTS))
+        self.creating = ModelRegistration(
             self.registry, Catalog(router, upstreams, 60), guard, self.connect, {"chat"}
         )
 
@@ -56,7 +56,7 @@ class World:
         """Why a request was refused, and nothing stored."""
         with pytest.raises(InvalidRequest) as caught:
             self.creating.create({**BODY, **change})
-        assert self.registry.listed() == []
+        assert self.registry.list_models() == []
         return caught.value
 
 
@@ -73,7 +73,7 @@ def test_what_is_well_is_stored_and_told(world: World) -> None:
     found = world.registry.find("mine")
     assert found is not None
     assert found.model == "m"
-    told = {k: created.found[k] for k in ("provider", "verified", "reachable", "model_known")}
+    told = {k: created.report[k] for k in ("provider", "verified", "reachable", "model_known")}
     assert told == {
         "provider": "dashscope",
         "verified": True,
@@ -92,8 +92,8 @@ def test_a_model_that_only_embeds_is_looked_for_in_the_list(world: World) -> Non
 
     created = world.creating.create({**BODY, "info": info})
 
-    assert (created.found["key_accepted"], created.found["model_known"]) == (True, True)
-    assert world.creating.check(created.remote).model is True
+    assert (created.report["key_accepted"], created.report["model_known"]) == (True, True)
+    assert world.creating.probe_registered(created.remote).is_model_known is True
     world.answer = refusing(401)
     with pytest.raises(InvalidRequest) as caught:
         world.creating.create({**BODY, "info": info})
@@ -105,7 +105,7 @@ def test_who_asks_for_no_verification_gets_none(world: World) -> None:
 
     created = world.creating.create({**BODY, "verify": False})
 
-    assert created.found == {"provider": "generic", "verified": False}
+    assert created.report == {"provider": "generic", "verified": False}
     assert world.registry.find("mine")
 
 
@@ -139,7 +139,7 @@ def test_who_says_nothing_for_ever_is_not_waited_for(
             time.sleep(0.01)
             yield b": wait\n\n"
 
-    monkeypatch.setattr(register, "PATIENCE", 0.05)
+    monkeypatch.setattr(register, "CHECK_TIMEOUT_SECONDS", 0.05)
     world.answer = lambda request: httpx2.Response(200, content=comments())
 
     assert "took too long" in world.refused().message
@@ -235,7 +235,7 @@ def test_what_is_not_there_cannot_be_copied(world: World) -> None:
 
 def test_a_registered_model_can_be_asked_again(world: World) -> None:
     remote = world.creating.create(BODY).remote
-    assert world.creating.check(remote).is_well
+    assert world.creating.probe_registered(remote).is_healthy
 
     world.answer = refusing(401)
-    assert world.creating.check(remote).wrong == "key"
+    assert world.creating.probe_registered(remote).fault == "key"

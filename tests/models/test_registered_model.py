@@ -8,13 +8,13 @@ import pytest
 
 from forwarder.core.errors import ClientError, InvalidRequest, Unsupported
 from forwarder.models.registered_model import (
-    Remote,
-    copied,
-    flag,
-    name_in,
-    new_name,
-    requested,
-    restored,
+    RegisteredModel,
+    copy_model,
+    read_create_request,
+    read_flag,
+    read_name,
+    restore_model,
+    validate_name,
 )
 
 BODY: dict[str, Any] = {
@@ -33,7 +33,7 @@ BODY: dict[str, Any] = {
 
 
 def test_a_request_becomes_an_upstream() -> None:
-    remote = requested(BODY)
+    remote = read_create_request(BODY)
     settings = remote.upstream
 
     assert (remote.name, remote.model, remote.protocol) == ("mine:latest", "qwen-plus", "chat")
@@ -64,29 +64,34 @@ def test_the_type_says_what_is_spoken(
     kind: str | None, host: str, url: str, apis: set[str], provider: str
 ) -> None:
     body = {"model": "m", "from": "x", "remote_host": host, "remote_type": kind}
-    settings = requested(body).upstream
+    settings = read_create_request(body).upstream
 
     assert (settings.base_url, {*settings.apis}, settings.provider) == (url, apis, provider)
 
 
 def test_it_comes_back_from_what_is_told_and_what_is_secret() -> None:
-    remote = requested(BODY)
-    told, secrets = remote.told(), remote.secrets()
+    remote = read_create_request(BODY)
+    told, secrets = remote.get_public_fields(), remote.get_secret_fields()
 
     assert "secret" not in str(told)
     assert secrets is not None
-    again = restored(told, secrets, name=remote.name)
+    again = restore_model(told, secrets, name=remote.name)
     assert vars(again).keys() >= {"key", "model"}
-    names = list(Remote.__dataclass_fields__)
+    names = list(RegisteredModel.__dataclass_fields__)
     assert [getattr(again, n) for n in names] == [getattr(remote, n) for n in names]
 
 
 def test_what_has_no_secret_has_nothing_to_be_sealed() -> None:
-    assert requested({"model": "m", "from": "x", "remote_host": "https://a/v1"}).secrets() is None
+    assert (
+        read_create_request(
+            {"model": "m", "from": "x", "remote_host": "https://a/v1"}
+        ).get_secret_fields()
+        is None
+    )
 
 
 def test_no_secret_is_in_what_python_says_of_it() -> None:
-    assert "secret" not in repr(requested(BODY))
+    assert "secret" not in repr(read_create_request(BODY))
 
 
 @pytest.mark.parametrize(
@@ -133,26 +138,28 @@ def test_no_secret_is_in_what_python_says_of_it() -> None:
 def test_what_is_wrong_is_named(change: dict[str, Any], param: str) -> None:
     rest = {} if param != "provider" else {k: None for k in BODY if k.startswith("remote_")}
     with pytest.raises(ClientError) as caught:
-        requested({**BODY, **rest, **change})
+        read_create_request({**BODY, **rest, **change})
     assert caught.value.param == param
     assert "sk-secret" not in caught.value.message
 
 
 def test_what_clients_send_without_a_meaning_is_let_pass() -> None:
     body = {"name": "m", "from": "x", "files": {}, "template": "", "quantize": None, "stream": True}
-    assert (requested(body).name, requested(body).host) == ("m:latest", "")
+    assert (read_create_request(body).name, read_create_request(body).host) == ("m:latest", "")
 
 
 def test_what_remote_models_do_not_have_is_not_merely_wrong() -> None:
     with pytest.raises(Unsupported, match="'files' is not supported"):
-        requested({**BODY, "files": {"a": "b"}})
+        read_create_request({**BODY, "files": {"a": "b"}})
 
 
 def test_a_copy_is_as_its_source_but_for_what_is_wanted() -> None:
-    source = requested(BODY)
-    wanted = requested({"model": "other", "from": "mine", "parameters": {"temperature": 1}})
+    source = read_create_request(BODY)
+    wanted = read_create_request(
+        {"model": "other", "from": "mine", "parameters": {"temperature": 1}}
+    )
 
-    made = copied(source, wanted)
+    made = copy_model(source, wanted)
 
     assert (made.name, made.model, made.key) == ("other:latest", "qwen-plus", "sk-secret")
     assert made.parameters == {"temperature": 1, "num_ctx": 8192}
@@ -161,11 +168,15 @@ def test_a_copy_is_as_its_source_but_for_what_is_wanted() -> None:
 
 
 def test_names_and_switches_in_requests() -> None:
-    assert name_in({"name": "a"}) == name_in({"model": "a", "name": "b"}) == "a"
-    assert new_name("a", "destination") == "a:latest"
-    assert [flag({"stream": v}, "stream", True) for v in (None, True, False)] == [True, True, False]
+    assert read_name({"name": "a"}) == read_name({"model": "a", "name": "b"}) == "a"
+    assert validate_name("a", "destination") == "a:latest"
+    assert [read_flag({"stream": v}, "stream", True) for v in (None, True, False)] == [
+        True,
+        True,
+        False,
+    ]
     with pytest.raises(InvalidRequest):
-        flag({"stream": "no"}, "stream", True)
+        read_flag({"stream": "no"}, "stream", True)
     with pytest.raises(InvalidRequest) as caught:
-        new_name("a/b/c/d", "destination")
+        validate_name("a/b/c/d", "destination")
     assert caught.value.param == "destination"

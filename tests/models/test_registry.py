@@ -11,27 +11,29 @@ from pathlib import Path
 import pytest
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.core.backend_breaker import MAX_WAIT
-from forwarder.core.encryption import Sealer
+from forwarder.core.backend_breaker import MAX_WAIT_SECONDS
+from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import NotFound, StoreUnavailable, Unsupported
-from forwarder.models.registered_model import Remote
-from forwarder.models.registry import NoRegistry, Registry
-from forwarder.storage.db.database import Sqlite
+from forwarder.models.registered_model import RegisteredModel
+from forwarder.models.registry import DatabaseModelRegistry, NullModelRegistry
+from forwarder.storage.db.database import SqliteDatabase
 
-MODEL = Remote("mine:latest", "m", "https://a/v1", key="sk-secret-key", headers={"X": "org-secret"})
+MODEL = RegisteredModel(
+    "mine:latest", "m", "https://a/v1", key="sk-secret-key", headers={"X": "org-secret"}
+)
 
 
 class Worker:
     """One process' copy."""
 
     def __init__(self, path: Path, *secrets: str) -> None:
-        self.database = Sqlite(path / "state.db")
+        self.database = SqliteDatabase(path / "state.db")
         self.database.prepare()
         self.dropped: list[UpstreamSettings] = []
-        self.registry = Registry(self.database, secrets, self.dropped.append)
+        self.registry = DatabaseModelRegistry(self.database, secrets, self.dropped.append)
 
     def names(self) -> list[str]:
-        return [remote.name for remote in self.registry.listed()]
+        return [remote.name for remote in self.registry.list_models()]
 
 
 @pytest.fixture
@@ -127,9 +129,9 @@ def test_after_a_rotation_the_old_secret_opens_nothing(tmp_path: Path) -> None:
     old.registry.put(MODEL)
     both = Worker(tmp_path, "new", "old")
 
-    done = both.registry.rotate(Sealer(["new", "old"]))
+    done = both.registry.rotate_secrets(TokenCipher(["new", "old"]))
 
-    assert (done.models, done.lost) == (1, [])
+    assert (done.models, done.lost_models) == (1, [])
     for secret, key in (("new", "sk-secret-key"), ("old", None)):
         worker = Worker(tmp_path, secret)
         found = worker.registry.find("mine")
@@ -147,7 +149,7 @@ def test_a_rotation_gives_those_their_keys_who_had_none(tmp_path: Path) -> None:
     assert found
     assert found.locked
 
-    both.registry.rotate(Sealer(["new", "old"]))
+    both.registry.rotate_secrets(TokenCipher(["new", "old"]))
 
     found = new.registry.find("mine")
     assert found
@@ -161,9 +163,9 @@ def test_without_a_secret_no_key_is_kept(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="FORWARDER_SECRET_KEY"):
         worker.registry.put(MODEL)
 
-    worker.registry.put(Remote("open:latest", "m", "https://a/v1"))
+    worker.registry.put(RegisteredModel("open:latest", "m", "https://a/v1"))
     assert worker.names() == ["open:latest"]
-    assert worker.registry.rotate(Sealer(["x"])).models == 0
+    assert worker.registry.rotate_secrets(TokenCipher(["x"])).models == 0
     worker.database.close()
 
 
@@ -185,18 +187,18 @@ def test_while_the_store_fails_what_was_known_is_served(
     assert there.names() == there.names() == ["mine:latest"]
     assert len(asked) == 1, "a store that failed is left alone for a while"
     monkeypatch.undo()
-    there.registry._rests_until = 0.0
+    there.registry._retry_at = 0.0
     assert there.names() == ["later:latest", "mine:latest"]
 
 
 def test_without_a_store_there_are_none_and_will_be_none() -> None:
-    none = NoRegistry()
+    none = NullModelRegistry()
 
-    assert (none.find("x"), none.listed()) == (None, [])
+    assert (none.find("x"), none.list_models()) == (None, [])
     for refused in (
         lambda: none.put(MODEL),
         lambda: none.remove("x"),
-        lambda: none.rotate(Sealer(["x"])),
+        lambda: none.rotate_secrets(TokenCipher(["x"])),
     ):
         with pytest.raises(Unsupported, match="FORWARDER_DATABASE_URL"):
             refused()
@@ -205,12 +207,12 @@ def test_without_a_store_there_are_none_and_will_be_none() -> None:
 def test_adopted_secret_opens_the_keys_of_stored_models(tmp_path: Path) -> None:
     Worker(tmp_path, "s").registry.put(MODEL)
     late = Worker(tmp_path)
-    late.registry.preload()
+    late.registry.preload_models()
     found = late.registry.find("mine")
     assert found
     assert found.locked
 
-    late.registry.adopt(["s"])
+    late.registry.adopt_secrets(["s"])
 
     found = late.registry.find("mine")
     assert found
@@ -222,7 +224,7 @@ def test_store_that_hangs_keeps_nobody_waiting(
 ) -> None:
     here, there = workers
     here.registry.put(MODEL)
-    there.registry.preload()
+    there.registry.preload_models()
     here.registry.put(replace(MODEL, name="other"))
     free = threading.Event()
     read = there.database.read
@@ -234,7 +236,7 @@ def test_store_that_hangs_keeps_nobody_waiting(
     took = time.monotonic() - started
 
     free.set()
-    assert took < 200 * MAX_WAIT / 2, "more than one has waited"
+    assert took < 200 * MAX_WAIT_SECONDS / 2, "more than one has waited"
     deadline = time.monotonic() + 10
     while not there.registry.find("other"):
         assert time.monotonic() < deadline
@@ -244,15 +246,15 @@ def test_each_change_makes_another_edition_which_all_workers_know(
     workers: tuple[Worker, Worker],
 ) -> None:
     here, there = workers
-    seen = [here.registry.edition()]
+    seen = [here.registry.get_version()]
     for change in (
         lambda: here.registry.put(MODEL),
         lambda: there.registry.put(MODEL),
         lambda: here.registry.put(replace(MODEL, name="other:8b")),
     ):
         change()
-        seen.append(here.registry.edition())
-        assert there.registry.edition() == seen[-1]
+        seen.append(here.registry.get_version())
+        assert there.registry.get_version() == seen[-1]
 
     assert len(set(seen)) == 4
-    assert NoRegistry().edition() == NoRegistry().edition()
+    assert NullModelRegistry().get_version() == NullModelRegistry().get_version()

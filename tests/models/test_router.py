@@ -6,7 +6,7 @@ import pytest
 
 from forwarder.config.settings import Settings
 from forwarder.core.errors import InvalidRequest, NotFound, UpstreamKeyRefused
-from forwarder.models.registered_model import Remote
+from forwarder.models.registered_model import RegisteredModel
 from forwarder.models.router import Router
 
 URL = "http://127.0.0.1:9/v1"
@@ -149,7 +149,7 @@ def everywhere(model: str, client: str, **fallbacks: str) -> list[str]:
             **{f"{name}_FALLBACK": to for name, to in fallbacks.items()},
         }
     )
-    routes = Router(settings).routes(model, client)
+    routes = Router(settings).list_routes(model, client)
     return [f"{r.upstream.name} {r.protocol} {r.model}" for r in routes]
 
 
@@ -209,7 +209,7 @@ def test_an_upstream_alone_is_no_model() -> None:
 
 
 def test_configured_models_are_listed_under_names_that_lead_to_them() -> None:
-    assert SEVERAL.models() == [
+    assert SEVERAL.list_models() == [
         ("first/fast", "first"),
         ("deep/seek", "first"),
         ("second/fast", "second"),
@@ -220,11 +220,11 @@ def test_configured_models_are_listed_under_names_that_lead_to_them() -> None:
 
 
 def test_patterns_are_no_models() -> None:
-    assert router("a chat qwen-*,gpt-?,m[12]").models() == []
+    assert router("a chat qwen-*,gpt-?,m[12]").list_models() == []
 
 
 def test_with_one_upstream_models_have_their_plain_names() -> None:
-    assert router("a chat fast=m,n").models() == [("fast", "a"), ("n", "a")]
+    assert router("a chat fast=m,n").list_models() == [("fast", "a"), ("n", "a")]
 
 
 @pytest.mark.parametrize(
@@ -240,14 +240,14 @@ def test_with_one_upstream_models_have_their_plain_names() -> None:
 def test_a_listed_model_is_shown_under_a_name_that_both_kinds_of_client_can_use(
     upstream: str, model: str, public: str
 ) -> None:
-    assert SEVERAL.public_id(upstream, model) == public
+    assert SEVERAL.make_public_id(upstream, model) == public
     for client in CLIENTS:
         route = SEVERAL.resolve(public, client)
         assert (route.upstream.name, route.model) == (upstream, model)
 
 
 def test_a_name_that_is_an_alias_for_another_model_is_not_shown_plain() -> None:
-    assert router("a chat fast=m").public_id("a", "fast") == "a/fast"
+    assert router("a chat fast=m").make_public_id("a", "fast") == "a/fast"
 
 
 # -- the tag that goes without saying ---------------------------------------------------------
@@ -276,15 +276,15 @@ def test_a_name_with_the_tag_latest_and_without_is_one(
 
 
 def test_what_an_upstream_lists_with_the_tag_keeps_its_name() -> None:
-    assert router("a chat").public_id("a", "llama3:latest") == "llama3:latest"
+    assert router("a chat").make_public_id("a", "llama3:latest") == "llama3:latest"
 
 
 # -- registered models ------------------------------------------------------------------------
 
-MINE = Remote("mine:latest", "m", "https://remote.test/v1", system="Be kind.")
+MINE = RegisteredModel("mine:latest", "m", "https://remote.test/v1", system="Be kind.")
 
 
-def registered(*remotes: Remote, models: str = "fast=quick,mine=other") -> Router:
+def registered(*remotes: RegisteredModel, models: str = "fast=quick,mine=other") -> Router:
     """A router that knows these models, over one upstream."""
     known = {name: r for r in remotes for name in (r.name, r.name.removesuffix(":latest"))}
     settings = Settings.from_env({"CHAT_BASE_URL": URL, "CHAT_MODELS": models})
@@ -294,7 +294,7 @@ def registered(*remotes: Remote, models: str = "fast=quick,mine=other") -> Route
 @pytest.mark.parametrize("name", ["mine", "mine:latest"])
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_registered_model_goes_before_an_alias(name: str, client: str) -> None:
-    [route] = registered(MINE).routes(name, client)
+    [route] = registered(MINE).list_routes(name, client)
 
     assert route == registered(MINE).resolve(name, client)
     assert (route.upstream, route.protocol, route.model) == (MINE.upstream, "chat", "m")
@@ -303,7 +303,7 @@ def test_a_registered_model_goes_before_an_alias(name: str, client: str) -> None
 
 def test_who_names_an_upstream_gets_that() -> None:
     assert where(registered(MINE), "chat/mine", "chat") == "chat chat other"
-    assert registered(MINE).registered("chat/mine") is None
+    assert registered(MINE).find_registered("chat/mine") is None
 
 
 def test_a_registered_model_may_be_the_default() -> None:
@@ -313,39 +313,39 @@ def test_a_registered_model_may_be_the_default() -> None:
 
 
 def test_another_name_leads_where_the_first_does_with_its_own_defaults() -> None:
-    kind = Remote("kind:latest", "fast", system="Be kind.")
+    kind = RegisteredModel("kind:latest", "fast", system="Be kind.")
     route = registered(kind).resolve("kind", "responses")
 
     assert (route.upstream.name, route.model) == ("chat", "quick")
     assert route.defaults is kind.defaults
-    [again] = registered(kind).routes("kind", "responses")
+    [again] = registered(kind).list_routes("kind", "responses")
     assert again == route
     assert registered(kind).resolve("fast", "chat").defaults.system is None
 
 
 def test_another_name_is_never_of_a_registered_one() -> None:
-    circle = Remote("fast:latest", "fast")
+    circle = RegisteredModel("fast:latest", "fast")
 
     assert registered(circle).resolve("fast", "chat").model == "quick"
 
 
 def test_one_whose_key_is_lost_is_the_operator_s_matter() -> None:
-    lost = Remote("lost:latest", "m", "https://remote.test/v1", locked=True)
+    lost = RegisteredModel("lost:latest", "m", "https://remote.test/v1", locked=True)
 
-    for ask in (registered(lost).resolve, registered(lost).routes):
+    for ask in (registered(lost).resolve, registered(lost).list_routes):
         with pytest.raises(UpstreamKeyRefused, match="'lost' cannot be opened"):
             ask("lost", "chat")
 
 
 def test_registered_models_are_listed_first_and_hide_what_they_replace() -> None:
-    assert registered(MINE).models() == [
+    assert registered(MINE).list_models() == [
         ("mine", "registered"),
         ("fast", "chat"),
         ("chat/mine", "chat"),
     ]
-    assert registered(MINE).owner("mine:latest") == "registered"
-    assert registered(MINE).owner("fast:latest") == "chat"
-    assert registered(MINE).owner("nobody") is None
+    assert registered(MINE).find_owner("mine:latest") == "registered"
+    assert registered(MINE).find_owner("fast:latest") == "chat"
+    assert registered(MINE).find_owner("nobody") is None
 
 
 # -- models that Codex asks for by itself ---------------------------------------------------------
@@ -357,7 +357,7 @@ HELPERS = ["codex-auto-review", "gpt-5.6-luna", "gpt-5.6-terra"]
 def having(*owners: str, **settings: str) -> Router:
     """A router over a Chat and a Responses upstream; ``owners`` have Codex's models themselves."""
     found = router("a chat x=y", "b responses", **settings)
-    found.has_helper = lambda upstream, name, key: upstream in owners
+    found.check_codex_helper = lambda upstream, name, key: upstream in owners
     return found
 
 
@@ -409,9 +409,9 @@ def test_an_alias_or_a_pattern_goes_before_the_stand_in(models: str) -> None:
 
 def test_a_registered_model_never_stands_in() -> None:
     """Whoever registers one would have it review Codex's commands."""
-    mine = Remote("mine:latest", "m", "https://remote.test/v1")
+    mine = RegisteredModel("mine:latest", "m", "https://remote.test/v1")
 
-    def find(name: str) -> Remote | None:
+    def find(name: str) -> RegisteredModel | None:
         return mine if name in ("mine", "mine:latest") else None
 
     environment = {"CHAT_BASE_URL": URL, "FORWARDER_CODEX_HELPER_MODEL": "mine"}
@@ -425,7 +425,7 @@ def test_a_registered_model_never_stands_in() -> None:
 
 @pytest.mark.parametrize("name", ["kind", "codex-auto-review"])
 def test_a_model_registered_from_a_helper_s_name_has_its_stand_in(name: str) -> None:
-    kind = Remote(f"{name}:latest", "codex-auto-review", system="Be kind.")
+    kind = RegisteredModel(f"{name}:latest", "codex-auto-review", system="Be kind.")
     environment = {"CHAT_BASE_URL": URL, "FORWARDER_DEFAULT_MODEL": "x"}
     found = Router(Settings.from_env(environment), {name: kind}.get)
 
@@ -437,7 +437,7 @@ def test_a_model_registered_from_a_helper_s_name_has_its_stand_in(name: str) -> 
 
 def test_a_client_s_key_goes_with_the_question_what_its_upstream_has() -> None:
     found = router("a chat", "b responses", default_model="a/x")
-    found.has_helper = lambda upstream, name, key: (upstream, key) == ("a", "k")
+    found.check_codex_helper = lambda upstream, name, key: (upstream, key) == ("a", "k")
 
     assert found.resolve("gpt-5.6-luna", "responses", "k").model == "gpt-5.6-luna"
     assert found.resolve("gpt-5.6-luna", "responses").model == "x"
@@ -445,23 +445,21 @@ def test_a_client_s_key_goes_with_the_question_what_its_upstream_has() -> None:
 
 
 def test_a_helper_s_name_belongs_to_the_upstream_that_serves_it() -> None:
-    assert having().owner("codex-auto-review") is None
-    assert having("a").owner("codex-auto-review") == "a"
-    assert having("a").owner("codex-auto-review", ("chat",)) is None
-    assert having("b").owner("codex-auto-review:latest", ("chat",)) == "b"
-    assert having(default_model="b/x").owner("gpt-5.6-luna") == "b"
-    assert having(default_model="b/x").owner("gpt-5.5") is None
+    assert having().find_owner("codex-auto-review") is None
+    assert having("a").find_owner("codex-auto-review") == "a"
+    assert having("a").find_owner("codex-auto-review", ("chat",)) is None
+    assert having("b").find_owner("codex-auto-review:latest", ("chat",)) == "b"
+    assert having(default_model="b/x").find_owner("gpt-5.6-luna") == "b"
+    assert having(default_model="b/x").find_owner("gpt-5.5") is None
 
 
 def test_a_stand_in_that_leads_nowhere_spoils_no_list(caplog: pytest.LogCaptureFixture) -> None:
     found = having(codex_helper_model="a/")
 
     for _ in range(2):
-        assert found.public_id("a", "codex-auto-review") == "a/codex-auto-review"
-        assert not found.lead_to_same_model(
-            "codex-auto-review", "a/codex-auto-review", ("responses",)
-        )
-        assert found.owner("codex-auto-review") is None
+        assert found.make_public_id("a", "codex-auto-review") == "a/codex-auto-review"
+        assert not found.is_same_model("codex-auto-review", "a/codex-auto-review", ("responses",))
+        assert found.find_owner("codex-auto-review") is None
 
     [record] = caplog.records
     assert record.levelname == "WARNING"

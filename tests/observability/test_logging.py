@@ -25,7 +25,7 @@ def _as_it_was() -> Iterator[None]:
 def line(message: Any, *args: Any, **more: Any) -> dict[str, Any]:
     record = logging.LogRecord("forwarder.x", logging.INFO, "x.py", 1, message, args, None)
     record.__dict__.update(more)
-    text = logs.JsonLines().format(record)
+    text = logs.JsonFormatter().format(record)
     assert "\n" not in text
     parsed: dict[str, Any] = json.loads(text)
     return parsed
@@ -75,8 +75,8 @@ def test_an_exception_leaves_its_trace() -> None:
 
 
 def test_records_go_to_standard_error_once(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("INFO")
-    logs.configure("WARNING")
+    logs.configure_logging("INFO")
+    logs.configure_logging("WARNING")
     log = logging.getLogger("forwarder.anything")
 
     log.info("unheard")

@@ -5,36 +5,36 @@ from __future__ import annotations
 import pytest
 
 from forwarder.config.settings import Settings
-from forwarder.observability.metric_labels import Names, models, parameter
+from forwarder.observability.metric_labels import LabelSet, label_parameter, list_configured_models
 
 
 def test_what_is_known_is_named_whatever_was_learned() -> None:
-    names = Names(["a"], most=1)
-    names.label("x")
+    names = LabelSet(["a"], max_learned=1)
+    names.get_label("x")
 
-    assert names.label("a", learn=False) == "a"
+    assert names.get_label("a", learn=False) == "a"
 
 
 def test_no_more_is_learned_than_there_is_room_for() -> None:
-    names = Names(most=3)
+    names = LabelSet(max_learned=3)
 
-    labels = {names.label(f"made-up-{i}") for i in range(1000)}
+    labels = {names.get_label(f"made-up-{i}") for i in range(1000)}
 
     assert labels == {"made-up-0", "made-up-1", "made-up-2", "other"}
-    assert names.label("made-up-1") == "made-up-1"
+    assert names.get_label("made-up-1") == "made-up-1"
 
 
 def test_what_is_not_real_is_not_learned() -> None:
-    names = Names()
+    names = LabelSet()
 
-    assert names.label("typo", learn=False) == "other"
-    assert names.label("x" * 129) == "other"
-    assert names.label("typo") == "typo"
+    assert names.get_label("typo", learn=False) == "other"
+    assert names.get_label("x" * 129) == "other"
+    assert names.get_label("typo") == "typo"
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
 def test_nothing_has_a_name_too(nothing: str | None) -> None:
-    assert Names().label(nothing) == "none"
+    assert LabelSet().get_label(nothing) == "none"
 
 
 def test_the_configuration_spells_out_models() -> None:
@@ -46,7 +46,7 @@ def test_the_configuration_spells_out_models() -> None:
         }
     )
 
-    assert models(settings) == {"qwen-turbo", "m", "d"}
+    assert list_configured_models(settings) == {"qwen-turbo", "m", "d"}
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_the_configuration_spells_out_models() -> None:
     ],
 )
 def test_only_parameters_of_the_tables_are_labels(name: str, label: str) -> None:
-    assert parameter(name) == label
+    assert label_parameter(name) == label

@@ -7,23 +7,23 @@ from typing import Any
 import pytest
 
 from forwarder.config.settings import Settings
-from forwarder.context.request_context import Exchange
+from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import (
-    ClientLeft,
+    ClientDisconnected,
     ForwarderError,
     InternalError,
     InvalidRequest,
-    UpstreamBroken,
     UpstreamError,
     UpstreamKeyRefused,
     UpstreamMisconfigured,
+    UpstreamProtocolError,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
     UpstreamUnreachable,
 )
-from forwarder.core.translation_context import Ledger
-from forwarder.observability.metrics import Metrics
+from forwarder.core.translation_context import LossReport
+from forwarder.observability.metrics import MetricsObserver
 from tests.observability.counted import counted
 
 Json = dict[str, Any]
@@ -32,29 +32,29 @@ HERE = ("m", "chat", "up")  # by the names of the labels: model, route, upstream
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(
+def metrics() -> MetricsObserver:
+    return MetricsObserver(
         Settings.from_env({"FORWARDER_UPSTREAMS": "up,spare", "UP_BASE_URL": "http://x/v1",
                            "SPARE_BASE_URL": "http://y/v1", "UP_MODELS": "known"})
     )  # fmt: skip
 
 
-def exchange(metrics: Metrics, **more: Any) -> Exchange:
+def exchange(metrics: MetricsObserver, **more: Any) -> RequestContext:
     given: Json = {"id": "req_1", "route": "chat", "upstream": "up", "model": "m", **more}
-    return Exchange(ledger=Ledger(), observers=[metrics], **given)
+    return RequestContext(loss_report=LossReport(), observers=[metrics], **given)
 
 
-def answered(of: Exchange, *batches: list[Json]) -> Exchange:
-    for _ in of.metered(lambda request: iter(batches))({}):
+def answered(of: RequestContext, *batches: list[Json]) -> RequestContext:
+    for _ in of.meter(lambda request: iter(batches))({}):
         pass
     return of
 
 
-def read(metrics: Metrics) -> dict[str, dict[tuple[str, ...], float]]:
-    return counted(metrics.text().decode())
+def read(metrics: MetricsObserver) -> dict[str, dict[tuple[str, ...], float]]:
+    return counted(metrics.render_text().decode())
 
 
-def test_an_answer_is_counted_once_it_is_over(metrics: Metrics) -> None:
+def test_an_answer_is_counted_once_it_is_over(metrics: MetricsObserver) -> None:
     done = answered(exchange(metrics), [{"a": 1}, {"b": 2}], [], [USAGE])
     assert "requests_total" not in read(metrics)
 
@@ -70,10 +70,10 @@ def test_an_answer_is_counted_once_it_is_over(metrics: Metrics) -> None:
     assert "upstream_errors_total" not in found
 
 
-def test_a_stream_is_open_until_it_is_over(metrics: Metrics) -> None:
+def test_a_stream_is_open_until_it_is_over(metrics: MetricsObserver) -> None:
     streaming = exchange(metrics, model="known")
 
-    streaming.streams()
+    streaming.notify_stream_start()
     assert read(metrics)["open_streams"] == {("chat",): 1}
 
     streaming.close()
@@ -91,33 +91,33 @@ def test_a_stream_is_open_until_it_is_over(metrics: Metrics) -> None:
         (UpstreamKeyRefused("x"), "key_refused"),
         (UpstreamMisconfigured("x"), "misconfigured"),
         (UpstreamUnreachable("x", code="upstream_disconnected"), "unreachable"),
-        (UpstreamBroken("x"), "protocol"),
+        (UpstreamProtocolError("x"), "protocol"),
         (UpstreamTimeout("x"), "timeout"),
         (UpstreamError("x"), "other"),
     ],
 )
 def test_what_an_upstream_did_is_counted_by_kind(
-    error: ForwarderError, kind: str, metrics: Metrics
+    error: ForwarderError, kind: str, metrics: MetricsObserver
 ) -> None:
     failed = exchange(metrics)
-    failed.blame(error)
+    failed.record_failure(error)
     failed.close()
 
     assert read(metrics)["upstream_errors_total"] == {(kind, "up"): 1}
 
 
-def test_a_failure_that_a_fallback_made_good_is_one_too(metrics: Metrics) -> None:
-    metrics.failed("up", UpstreamRefused(503, {}))
-    metrics.failed("spare", UpstreamTimeout("x"))
-    metrics.failed("spare", InvalidRequest("x"))
+def test_a_failure_that_a_fallback_made_good_is_one_too(metrics: MetricsObserver) -> None:
+    metrics.on_failure("up", UpstreamRefused(503, {}))
+    metrics.on_failure("spare", UpstreamTimeout("x"))
+    metrics.on_failure("spare", InvalidRequest("x"))
 
     found = read(metrics)["upstream_errors_total"]
     assert found == {("server_error", "up"): 1, ("timeout", "spare"): 1}
 
 
-def test_a_usage_that_cannot_be_counted_leaves_no_stream_open(metrics: Metrics) -> None:
+def test_a_usage_that_cannot_be_counted_leaves_no_stream_open(metrics: MetricsObserver) -> None:
     odd = answered(exchange(metrics), [{"usage": {"prompt_tokens": -1, "completion_tokens": "3"}}])
-    odd.streams()
+    odd.notify_stream_start()
     odd.close()
 
     found = read(metrics)
@@ -126,7 +126,9 @@ def test_a_usage_that_cannot_be_counted_leaves_no_stream_open(metrics: Metrics) 
     assert "input_tokens_total" not in found
 
 
-def test_what_the_upstream_told_the_client_itself_is_a_failure_too(metrics: Metrics) -> None:
+def test_what_the_upstream_told_the_client_itself_is_a_failure_too(
+    metrics: MetricsObserver,
+) -> None:
     answered(exchange(metrics), [{"error": {"message": "full"}}]).close()
 
     assert read(metrics)["upstream_errors_total"] == {("failed", "up"): 1}
@@ -134,11 +136,13 @@ def test_what_the_upstream_told_the_client_itself_is_a_failure_too(metrics: Metr
 
 @pytest.mark.parametrize(
     "error",
-    [InvalidRequest("x"), InternalError("x"), ClientLeft(), UpstreamUnavailable("x", 1)],
+    [InvalidRequest("x"), InternalError("x"), ClientDisconnected(), UpstreamUnavailable("x", 1)],
 )
-def test_what_others_did_is_not_the_upstream_s(error: ForwarderError, metrics: Metrics) -> None:
+def test_what_others_did_is_not_the_upstream_s(
+    error: ForwarderError, metrics: MetricsObserver
+) -> None:
     failed = exchange(metrics)
-    failed.blame(error)
+    failed.record_failure(error)
     failed.close()
 
     found = read(metrics)
@@ -146,10 +150,10 @@ def test_what_others_did_is_not_the_upstream_s(error: ForwarderError, metrics: M
     assert [*found["requests_total"]] == [("other", "chat", str(error.status), "up")]
 
 
-def test_a_model_is_named_once_an_upstream_has_answered_for_it(metrics: Metrics) -> None:
+def test_a_model_is_named_once_an_upstream_has_answered_for_it(metrics: MetricsObserver) -> None:
     for model in ("typo", "known"):
         failed = exchange(metrics, model=model)
-        failed.blame(UpstreamRefused(404, {}))
+        failed.record_failure(UpstreamRefused(404, {}))
         failed.close()
     answered(exchange(metrics, model="typo"), [USAGE]).close()
 
@@ -157,10 +161,10 @@ def test_a_model_is_named_once_an_upstream_has_answered_for_it(metrics: Metrics)
     assert named == ["other", "known", "typo"]
 
 
-def test_clients_cannot_grow_it_without_bound(metrics: Metrics) -> None:
+def test_clients_cannot_grow_it_without_bound(metrics: MetricsObserver) -> None:
     for i in range(300):
         made_up = exchange(metrics, model=f"made-up-{i}")
-        made_up.ledger.drop(f"made-up-{i}", "why")
+        made_up.loss_report.drop(f"made-up-{i}", "why")
         answered(made_up, [USAGE]).close()
 
     found = read(metrics)
@@ -169,30 +173,30 @@ def test_clients_cannot_grow_it_without_bound(metrics: Metrics) -> None:
     assert found["dropped_parameters_total"] == {("other",): 300}
 
 
-def test_drops_are_counted_by_parameter(metrics: Metrics) -> None:
+def test_drops_are_counted_by_parameter(metrics: MetricsObserver) -> None:
     lossy = exchange(metrics)
     for name in ("seed", "tools.mcp", "tools.computer"):
-        lossy.ledger.drop(name, "why")
+        lossy.loss_report.drop(name, "why")
     lossy.close()
 
     assert read(metrics)["dropped_parameters_total"] == {("seed",): 1, ("tools",): 2}
 
 
-def test_a_request_that_went_nowhere_is_counted(metrics: Metrics) -> None:
+def test_a_request_that_went_nowhere_is_counted(metrics: MetricsObserver) -> None:
     refused = exchange(metrics, upstream=None, model=None)
-    refused.blame(InvalidRequest("x"))
+    refused.record_failure(InvalidRequest("x"))
     refused.close()
 
     assert read(metrics)["requests_total"] == {("none", "chat", "400", "none"): 1}
 
 
-def test_what_is_done_about_trouble_is_counted(metrics: Metrics) -> None:
-    metrics.retried("up", "timeout")
-    metrics.retried("up", "timeout")
-    metrics.fell_back("up", "spare", "503")
-    metrics.refused("overloaded")
+def test_what_is_done_about_trouble_is_counted(metrics: MetricsObserver) -> None:
+    metrics.on_retry("up", "timeout")
+    metrics.on_retry("up", "timeout")
+    metrics.on_fallback("up", "spare", "503")
+    metrics.on_rejection("overloaded")
     for state in ("open", "half_open"):
-        metrics.breaker("up", state)
+        metrics.on_breaker_change("up", state)
 
     found = read(metrics)
     assert found["retries_total"] == {("timeout", "up"): 2}
@@ -201,18 +205,18 @@ def test_what_is_done_about_trouble_is_counted(metrics: Metrics) -> None:
     assert found["breaker_state"] == {("up",): 1}
 
 
-def test_two_applications_in_a_process_count_for_themselves(metrics: Metrics) -> None:
-    other = Metrics(Settings.from_env({}))
+def test_two_applications_in_a_process_count_for_themselves(metrics: MetricsObserver) -> None:
+    other = MetricsObserver(Settings.from_env({}))
 
-    metrics.refused("requests")
+    metrics.on_rejection("requests")
 
     assert read(other).get("refusals_total", {}) == {}
 
 
-def test_checks_say_who_is_well_and_how_long_they_took(metrics: Metrics) -> None:
-    metrics.checked("up", True, 0.2)
-    metrics.checked("mine:latest", True, 0.1)
-    metrics.checked("mine:latest", False, 20.0)
+def test_checks_say_who_is_well_and_how_long_they_took(metrics: MetricsObserver) -> None:
+    metrics.on_health_check("up", True, 0.2)
+    metrics.on_health_check("mine:latest", True, 0.1)
+    metrics.on_health_check("mine:latest", False, 20.0)
 
     found = read(metrics)
     assert found["upstream_up"] == {("up",): 1, ("mine:latest",): 0}

@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import (  # noqa: E4
 )
 from opentelemetry.trace import SpanKind, StatusCode  # noqa: E402
 
-from forwarder.observability.tracing import Tracing  # noqa: E402
+from forwarder.observability.tracing import TracingObserver  # noqa: E402
 
 CHUNKS = (
     {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]},
@@ -61,12 +61,12 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Traced]:
             return answer(request)
 
         transport = httpx2.MockTransport(kept)
-        monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+        monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
         url = "http://up.test/v1"
         app = create_app(Settings.from_env({"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url}))
         provider, exporter = TracerProvider(), InMemorySpanExporter()
         provider.add_span_processor(SimpleSpanProcessor(exporter))
-        app.extensions["forwarder"].observers.append(Tracing(provider))
+        app.extensions["forwarder"].observers.append(TracingObserver(provider))
         of = Traced(app.test_client(), exporter)
         return of
 

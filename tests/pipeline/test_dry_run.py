@@ -9,13 +9,13 @@ import httpx2
 import pytest
 
 from forwarder.config.settings import Settings
-from forwarder.context.request_context import Exchange
+from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError, InvalidRequest, Unsupported
-from forwarder.core.translation_context import Ledger
-from forwarder.middleware.media import Fetcher, Uploads
+from forwarder.core.translation_context import LossReport
+from forwarder.middleware.media import Fetcher, UploadCache
 from forwarder.pipeline import gateway
-from forwarder.pipeline.dry_run import protocol_of
-from forwarder.pipeline.gateway import Bridge
+from forwarder.pipeline.dry_run import detect_protocol
+from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
 from tests.helpers.cases import Case, cases
 
@@ -36,7 +36,7 @@ class Wire:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.posted: list[tuple[str, Json]] = []
         transport = httpx2.MockTransport(self._answer)
-        monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+        monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
@@ -50,21 +50,21 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Wire:
     return Wire(monkeypatch)
 
 
-def bridge_of(**environment: str) -> Bridge:
+def bridge_of(**environment: str) -> Gateway:
     upstreams = {
         "CHAT_BASE_URL": "http://chat.test/v1",
         "RESPONSES_BASE_URL": "http://responses.test/v1",
     }
-    return Bridge(Settings.from_env({**upstreams, **environment}))
+    return Gateway(Settings.from_env({**upstreams, **environment}))
 
 
-def exchange(strict: bool = False) -> Exchange:
-    return Exchange("req_1", "translate", Ledger(strict=strict))
+def exchange(strict: bool = False) -> RequestContext:
+    return RequestContext("req_1", "translate", LossReport(strict=strict))
 
 
 def shown(client: str, request: Json, strict: bool = False, **environment: str) -> Json:
     given = json.loads(json.dumps(request))
-    return bridge_of(**environment).shown(client, given, None, exchange(strict))
+    return bridge_of(**environment).preview(client, given, None, exchange(strict))
 
 
 def chat(**more: Any) -> Json:
@@ -83,7 +83,7 @@ def posted(wire: Wire, client: str, request: Json, **environment: str) -> tuple[
     over, given = bridge_of(**environment), json.loads(json.dumps(request))
     over.wants_stream(client, given)
     with pytest.raises(ForwarderError):
-        list(over.open(client, given, None, exchange()))
+        list(over.stream(client, given, None, exchange()))
     return wire.posted[0]
 
 
@@ -97,7 +97,7 @@ def test_what_is_shown_is_what_is_posted(case: Case, provider: str, wire: Wire) 
         told = shown(case.client, request, **environment)
     except ForwarderError as refused:
         with pytest.raises(type(refused), match=".*") as caught:
-            list(bridge_of(**environment).open(case.client, request, None, exchange()))
+            list(bridge_of(**environment).stream(case.client, request, None, exchange()))
         assert (caught.value.message, wire.posted) == (refused.message, [])
         return
     assert wire.posted == []
@@ -132,9 +132,9 @@ def test_so_it_is_with_emulations_and_profiles_and_passing_through(
 
 def test_what_was_learned_is_used_here_too(wire: Wire) -> None:
     over = bridge_of()
-    over.upstreams["chat"].lessons.keep("m", {"max_tokens": "max_completion_tokens"})
+    over.upstreams["chat"].learned_quirks.remember("m", {"max_tokens": "max_completion_tokens"})
 
-    told = over.shown("responses", responses(max_output_tokens=9), None, exchange())
+    told = over.preview("responses", responses(max_output_tokens=9), None, exchange())
 
     assert told["request"]["max_completion_tokens"] == 9
 
@@ -176,16 +176,16 @@ def test_every_parameter_has_the_fate_that_its_table_says(wire: Wire) -> None:
 
     assert told["fates"] == {
         "model": {"fate": "carried"},
-        "messages": {"fate": "mapped", "why": CHAT_OVER_RESPONSES["messages"].why},
+        "messages": {"fate": "mapped", "why": CHAT_OVER_RESPONSES["messages"].reason},
         "temperature": {"fate": "carried"},
-        "seed": {"fate": "dropped", "why": CHAT_OVER_RESPONSES["seed"].why},
+        "seed": {"fate": "dropped", "why": CHAT_OVER_RESPONSES["seed"].reason},
         "logit_bias": {"fate": "neutral", "why": "this value asks for nothing"},
-        "n": {"fate": "emulated", "why": CHAT_OVER_RESPONSES["n"].why},
-        "verbosity": {"fate": "mapped", "why": CHAT_OVER_RESPONSES["verbosity"].why},
+        "n": {"fate": "emulated", "why": CHAT_OVER_RESPONSES["n"].reason},
+        "verbosity": {"fate": "mapped", "why": CHAT_OVER_RESPONSES["verbosity"].reason},
         "unheard": {"fate": "dropped", "why": "neither API knows this parameter"},
     }
     assert told["dropped"].keys() == {"seed", "unheard"}
-    assert told["emulated"] == {"n": CHAT_OVER_RESPONSES["n"].why}
+    assert told["emulated"] == {"n": CHAT_OVER_RESPONSES["n"].reason}
 
 
 def test_what_a_profile_does_is_told(wire: Wire) -> None:
@@ -276,8 +276,8 @@ def _no_hands(monkeypatch: pytest.MonkeyPatch) -> None:
     def touched(*_: Any, **__: Any) -> Any:
         raise AssertionError("something was fetched or uploaded")
 
-    monkeypatch.setattr(Fetcher, "fetch", touched)
-    monkeypatch.setattr(Uploads, "id_of", touched)
+    monkeypatch.setattr(Fetcher, "fetch_all", touched)
+    monkeypatch.setattr(UploadCache, "get_file_id", touched)
 
 
 def picture(**more: Any) -> Json:
@@ -358,7 +358,7 @@ def test_a_request_too_deep_to_be_sent_is_too_deep_to_be_shown(wire: Wire) -> No
         deep = {"a": deep}
 
     with pytest.raises(InvalidRequest, match="deeply"):
-        bridge_of().shown("chat", chat(model="chat/m", vendor=deep), None, exchange())
+        bridge_of().preview("chat", chat(model="chat/m", vendor=deep), None, exchange())
 
 
 # -- which protocol ---------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def test_a_request_too_deep_to_be_sent_is_too_deep_to_be_shown(wire: Wire) -> No
 def test_a_request_is_known_by_what_it_holds_or_is_called(
     request_: Json, named: str | None, protocol: str
 ) -> None:
-    assert protocol_of(request_, named) == protocol
+    assert detect_protocol(request_, named) == protocol
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_a_request_is_known_by_what_it_holds_or_is_called(
 )
 def test_else_it_is_asked_for(request_: Json, named: str | None, code: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        protocol_of(request_, named)
+        detect_protocol(request_, named)
 
     assert (refused.value.param, refused.value.code) == ("from", code)
 
@@ -397,7 +397,7 @@ def test_else_it_is_asked_for(request_: Json, named: str | None, code: str) -> N
 def test_truncation_is_the_table_s_to_explain(wire: Wire) -> None:
     told = shown("responses", responses(truncation="auto"))
 
-    assert told["emulated"]["truncation"] == RESPONSES_OVER_CHAT["truncation"].why
+    assert told["emulated"]["truncation"] == RESPONSES_OVER_CHAT["truncation"].reason
 
 
 # -- Ollama ----------------------------------------------------------------------------------------

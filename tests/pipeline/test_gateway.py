@@ -13,16 +13,16 @@ import pytest
 import sqlalchemy as sa
 
 from forwarder.config.settings import Settings
-from forwarder.context.request_context import Exchange
+from forwarder.context.request_context import RequestContext
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import InternalError, InvalidRequest, Overloaded, Unsupported
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 from forwarder.pipeline import gateway
-from forwarder.pipeline.gateway import Bridge
+from forwarder.pipeline.gateway import Gateway
 from forwarder.protocols.fold import fold_chat
-from forwarder.storage import Forgetful
+from forwarder.storage import NullConversationStore
 from forwarder.storage.background_requests import StoredRequest
-from forwarder.storage.db.background_leases import Origin
+from forwarder.storage.db.background_leases import ResponseOrigin
 
 Json = dict[str, Any]
 
@@ -56,7 +56,7 @@ class Upstreams:
         """A parameter -> the error that a request with it gets."""
         self.response: Json = RESPONSE
         transport = httpx2.MockTransport(self._answer)
-        monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+        monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         self.bodies.append(json.loads(request.read()))
@@ -78,19 +78,19 @@ def upstreams(monkeypatch: pytest.MonkeyPatch) -> Upstreams:
     return Upstreams(monkeypatch)
 
 
-def bridge_of(**environment: str) -> Bridge:
+def bridge_of(**environment: str) -> Gateway:
     url = "http://up.test/v1"
-    return Bridge(
+    return Gateway(
         Settings.from_env({"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, **environment})
     )
 
 
 def opened(
-    over: Bridge, client: str, model: Any = "m", style: str | None = None, **more: Any
-) -> tuple[list[Json], Exchange]:
-    exchange = Exchange(id="req_1", route=client, ledger=Ledger())
+    over: Gateway, client: str, model: Any = "m", style: str | None = None, **more: Any
+) -> tuple[list[Json], RequestContext]:
+    exchange = RequestContext(id="req_1", route=client, loss_report=LossReport())
     request = {**BODIES[client], "model": model, **more}
-    stream = over.open(client, request, style, exchange)
+    stream = over.stream(client, request, style, exchange)
     return [event for batch in stream for event in batch], exchange
 
 
@@ -142,7 +142,7 @@ def test_what_an_upstream_takes_beyond_its_protocol_reaches_it(upstreams: Upstre
 
         given = upstreams.bodies[-1]
         assert {k: given[k] for k in ("seed", "top_k", "min_p") if k in given} == kept
-        assert exchange.ledger.dropped.keys() == {"seed", "top_k", "min_p"} - kept.keys()
+        assert exchange.loss_report.losses.keys() == {"seed", "top_k", "min_p"} - kept.keys()
 
 
 @pytest.mark.parametrize("model", [None, ""])
@@ -266,10 +266,10 @@ def test_a_refusal_teaches_that_a_model_does_not_reason(
     upstreams.refused = refused
 
     for _ in range(2):
-        exchange = Exchange(id="req_1", route="chat", ledger=Ledger(strict=strict))
-        stream = over.open("chat", {**BODIES["chat"], "model": "prod"}, None, exchange)
+        exchange = RequestContext(id="req_1", route="chat", loss_report=LossReport(strict=strict))
+        stream = over.stream("chat", {**BODIES["chat"], "model": "prod"}, None, exchange)
         assert list(stream)
-        assert exchange.ledger.dropped == {}
+        assert exchange.loss_report.losses == {}
 
     asked = [[name for name in ("include", "reasoning") if name in b] for b in upstreams.bodies]
     assert asked == [["include", "reasoning"], [], []]
@@ -301,13 +301,13 @@ def test_a_responses_client_is_told_that_a_model_does_not_reason(upstreams: Upst
 
     assert upstreams.bodies[0]["reasoning"] == {"effort": "low"}
     assert "include" not in upstreams.bodies[0]
-    assert exchange.ledger.dropped.keys() == {
+    assert exchange.loss_report.losses.keys() == {
         "reasoning.summary",
         "include.reasoning.encrypted_content",
     }
-    strict = Exchange(id="req_2", route="responses", ledger=Ledger(strict=True))
+    strict = RequestContext(id="req_2", route="responses", loss_report=LossReport(strict=True))
     with pytest.raises(Unsupported) as refused:
-        over.open(
+        over.stream(
             "responses", {**BODIES["responses"], "model": "responses/m", **asked}, None, strict
         )
     assert refused.value.param == "reasoning.summary"
@@ -359,7 +359,7 @@ def test_a_fallback_gets_the_request_in_its_own_protocol(
     assert [kinds[first] in upstreams.bodies[0], kinds[then] in upstreams.bodies[1]] == [True] * 2
     assert "Hi" in json.dumps(events)
     assert (exchange.upstream, exchange.model) == (then, "spare")
-    assert exchange.failed == [first]
+    assert exchange.failed_upstreams == [first]
 
 
 def test_what_a_failed_upstream_could_not_carry_is_not_told_of_the_answer(
@@ -370,7 +370,7 @@ def test_what_a_failed_upstream_could_not_carry_is_not_told_of_the_answer(
     _, exchange = opened(bridge_of(RESPONSES_FALLBACK="chat"), "chat", "responses/m", seed=1)
 
     assert upstreams.bodies[1]["seed"] == 1
-    assert exchange.ledger.dropped == {}
+    assert exchange.loss_report.losses == {}
 
 
 def test_of_several_choices_only_the_failed_one_is_asked_again(upstreams: Upstreams) -> None:
@@ -398,7 +398,7 @@ def test_a_mistake_of_ours_leaves_as_one(
     upstreams: Upstreams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = bridge_of()
-    monkeypatch.setattr(Exchange, "_note", lambda self, batch: 1 / 0)
+    monkeypatch.setattr(RequestContext, "_note", lambda self, batch: 1 / 0)
 
     with pytest.raises(InternalError):
         opened(over, "chat", "chat/m")
@@ -413,13 +413,13 @@ def test_a_model_that_searches_is_told_how(upstreams: Upstreams) -> None:
     ):
         _, exchange = opened(over, "responses", model, tools=[search], temperature=0.5)
         assert upstreams.bodies[-1].get("web_search_options") == options
-        assert sorted(exchange.ledger.dropped) == dropped
+        assert sorted(exchange.loss_report.losses) == dropped
 
 
 def test_log_probabilities_that_a_provider_does_not_give_are_named(upstreams: Upstreams) -> None:
     over = bridge_of(CHAT_PROVIDER="groq")
     _, exchange = opened(over, "responses", top_logprobs=2)
-    assert sorted(exchange.ledger.dropped) == ["logprobs", "top_logprobs"]
+    assert sorted(exchange.loss_report.losses) == ["logprobs", "top_logprobs"]
     assert not upstreams.bodies[0].keys() & {"logprobs", "top_logprobs"}
 
 
@@ -458,10 +458,10 @@ every_ollama = pytest.mark.parametrize("client", OLLAMA)
 over_either = pytest.mark.parametrize("upstream", ["chat", "responses"])
 
 
-def lines_of(over: Bridge, client: str, **more: Any) -> tuple[list[Json], Exchange]:
-    exchange = Exchange(id="req_1", route=client, ledger=Ledger())
+def lines_of(over: Gateway, client: str, **more: Any) -> tuple[list[Json], RequestContext]:
+    exchange = RequestContext(id="req_1", route=client, loss_report=LossReport())
     request = {**OLLAMA[client], "model": "m", "stream": True, **more}
-    return [e for batch in over.open(client, request, None, exchange) for e in batch], exchange
+    return [e for batch in over.stream(client, request, None, exchange) for e in batch], exchange
 
 
 @every_ollama
@@ -478,7 +478,7 @@ def test_an_ollama_client_is_served_over_either(
     assert (exchange.upstream, exchange.model) == (upstream, "m")
     assert ("input" if upstream == "responses" else "messages") in upstreams.bodies[0]
     if upstream == "chat":
-        assert exchange.tokens == (1, 2)
+        assert exchange.token_counts == (1, 2)
         thoughts = [
             line.get("thinking") or line.get("message", {}).get("thinking") for line in lines
         ]
@@ -496,7 +496,7 @@ def test_an_ollama_client_s_body_is_mended_for_its_upstream(
     assert body["max_tokens"] == 9
     assert (body["top_k"], body["repetition_penalty"]) == (4, 1.1)
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
-    assert set(exchange.ledger.dropped) == {"options.num_ctx"}
+    assert set(exchange.loss_report.losses) == {"options.num_ctx"}
 
 
 @every_ollama
@@ -510,7 +510,7 @@ def test_what_is_emulated_for_chat_clients_is_for_ollama_s_too(
     said = [line.get("response") or line.get("message", {}).get("content") for line in lines]
     assert [text for text in said if text] == ["H"]
     assert "stop" not in upstreams.bodies[0]
-    assert set(exchange.ledger.dropped) == {"options.seed"}
+    assert set(exchange.loss_report.losses) == {"options.seed"}
 
 
 def test_ollama_streams_unless_told_otherwise() -> None:
@@ -525,17 +525,17 @@ def test_nothing_of_an_ollama_client_s_is_stored(upstreams: Upstreams, tmp_path:
     lines, exchange = lines_of(over, "ollama", store=True)
 
     assert lines[-1]["done"]
-    assert "store" in exchange.ledger.dropped
+    assert "store" in exchange.loss_report.losses
 
 
 def test_embeddings_go_to_the_fallback_too(upstreams: Upstreams) -> None:
     upstreams.failing["embeddings"] = 1
-    exchange = Exchange(id="req_1", route="embeddings", ledger=Ledger())
+    exchange = RequestContext(id="req_1", route="embeddings", loss_report=LossReport())
     over = bridge_of(CHAT_FALLBACK="responses")
 
     list(over.embed("embeddings", {"model": "m", "input": "hi"}, exchange))
 
-    assert (exchange.failed, exchange.upstream) == (["chat"], "responses")
+    assert (exchange.failed_upstreams, exchange.upstream) == (["chat"], "responses")
     assert [body["input"] for body in upstreams.bodies] == ["hi", "hi"]
 
 
@@ -549,7 +549,7 @@ def test_a_rehearsal_asks_nobody_fetches_nothing_and_stores_nothing(upstreams: U
         return httpx2.Response(200, text="".join(f"data: {json.dumps(c)}\n\n" for c in CHUNKS))
 
     over = bridge_of(CHAT_QUIRKS='{"file": "upload", "image_url": "base64"}')
-    over.rehearse(
+    over.use_for_replay(
         httpx2.MockTransport(answer), lambda urls: {u: Blob(b"x", "a/b", None) for u in urls}
     )
     part = {"type": "input_file", "file_url": "https://a.test/x.pdf"}
@@ -559,17 +559,17 @@ def test_a_rehearsal_asks_nobody_fetches_nothing_and_stores_nothing(upstreams: U
 
     assert heard == ["/v1/files", "/v1/chat/completions"]
     assert upstreams.bodies == []
-    assert isinstance(over.state, Forgetful)
+    assert isinstance(over.state, NullConversationStore)
 
 
 def test_a_rehearsal_with_the_upstreams_of_today_asks_them(upstreams: Upstreams) -> None:
     over = bridge_of()
-    over.rehearse()
+    over.use_for_replay()
 
     opened(over, "responses")
 
     assert len(upstreams.bodies) == 1
-    assert isinstance(over.state, Forgetful)
+    assert isinstance(over.state, NullConversationStore)
 
 
 # -- background work that is taken up -------------------------------------------------------------
@@ -582,10 +582,10 @@ class Hanging:
         self.requests: list[httpx2.Request] = []
         self.go = threading.Event()
         transport = httpx2.MockTransport(self._answer)
-        monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
-        monkeypatch.setattr("forwarder.storage.background._LOOK", 0.02)
+        monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
+        monkeypatch.setattr("forwarder.storage.background.TAKEOVER_POLL_SECONDS", 0.02)
         monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.02)
-        monkeypatch.setattr("forwarder.storage.db.settling._PROBE_SECONDS", 0.0)
+        monkeypatch.setattr("forwarder.storage.db.settling.PROBE_SECONDS", 0.0)
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         request.read()
@@ -596,34 +596,34 @@ class Hanging:
         return httpx2.Response(200, text=text + "data: [DONE]\n\n")
 
 
-def leave_work(tmp_path: Path, hanging: Hanging, **environment: str) -> tuple[str, Bridge]:
+def leave_work(tmp_path: Path, hanging: Hanging, **environment: str) -> tuple[str, Gateway]:
     """A background response whose worker renews no lease, and another worker."""
     url = f"sqlite:///{tmp_path}/state.db"
     given = {"FORWARDER_DATABASE_URL": url, "CHAT_API_KEY": "passthrough", **environment}
     first = bridge_of(**{**given, "FORWARDER_SECRET_KEY": "one"})
-    exchange = Exchange("r", "responses", Ledger(), client_key="k")
-    work = Exchange(
-        "w", "background", Ledger(), client_key="k", client_headers={"X-Title": "Mine"},
-        address=lambda: "http://here", payer="payer",
+    exchange = RequestContext("r", "responses", LossReport(), client_key="k")
+    work = RequestContext(
+        "w", "background", LossReport(), client_key="k", client_headers={"X-Title": "Mine"},
+        get_base_url=lambda: "http://here", account_id="payer",
     )  # fmt: skip
     asked = {"model": "chat/m", "input": "hi", "background": True}
-    name = first.begin(asked, None, exchange, work)["id"]
+    name = first.start_background(asked, None, exchange, work)["id"]
     deadline = time.monotonic() + 10
     while not hanging.requests:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     first.running.announce()  # it takes nothing up again
-    first.stored.background._jobs.clear()
+    first.store.background._jobs.clear()
     time.sleep(0.5)  # until its last write
-    database = first.stored.database
+    database = first.store.database
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
     return name, bridge_of(**given)
 
 
-def wait_for_end(bridge_: Bridge, name: str) -> Json:
+def wait_for_end(bridge_: Gateway, name: str) -> Json:
     deadline = time.monotonic() + 10
-    owner = bridge_.stored.database.read(lambda c: c.scalar(sa.text("SELECT owner FROM responses")))
-    while (kept := bridge_.stored.background.found(owner, name)).is_running:
+    owner = bridge_.store.database.read(lambda c: c.scalar(sa.text("SELECT owner FROM responses")))
+    while (kept := bridge_.store.background.read_response(owner, name)).is_running:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return kept.body
@@ -636,7 +636,7 @@ def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
     name, other = leave_work(
         tmp_path, hanging, FORWARDER_SECRET_KEY="two,one", FORWARDER_CAPTURE="memory"
     )
-    other.serve()
+    other.resume_background_work()
     body = wait_for_end(other, name)
     hanging.go.set()
 
@@ -646,7 +646,7 @@ def test_work_that_is_taken_up_is_asked_for_as_its_client_did(
     assert (second.headers["authorization"], second.headers["x-title"]) == ("Bearer k", "Mine")
     assert other.capture is not None
     deadline = time.monotonic() + 10
-    while not (records := other.capture.shelf.newest(9)):
+    while not (records := other.capture.shelf.list_newest(9)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert len(records) == 1
@@ -661,12 +661,12 @@ def test_work_is_left_to_workers_that_can_read_its_request(
     same = bridge_of(
         FORWARDER_DATABASE_URL=url, CHAT_API_KEY="passthrough", FORWARDER_SECRET_KEY="one"
     )
-    other.serve()
+    other.resume_background_work()
     time.sleep(0.5)
-    database = other.stored.database
+    database = other.store.database
     status = database.read(lambda c: c.scalar(sa.text("SELECT status FROM responses")))
     assert status in ("queued", "in_progress")
-    same.serve()
+    same.resume_background_work()
     body = wait_for_end(same, name)
     hanging.go.set()
 
@@ -679,7 +679,7 @@ def test_work_that_no_worker_can_read_fails_after_a_while_and_says_why(
     monkeypatch.setattr("forwarder.storage.db.background_leases.MAX_UNREADABLE_SECONDS", 1.0)
     hanging = Hanging(monkeypatch)
     name, other = leave_work(tmp_path, hanging, FORWARDER_SECRET_KEY="another")
-    other.serve()
+    other.resume_background_work()
     body = wait_for_end(other, name)
     hanging.go.set()
 
@@ -698,13 +698,13 @@ def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
         return httpx2.Response(200 if len(requests) == 1 else 404, json={})
 
     transport = httpx2.MockTransport(answer)
-    monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+    monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
     over = bridge_of(RESPONSES_API_KEY="passthrough")
     stored = StoredRequest({}, None, "k", None, "", False, None, {"X-Title": "Mine"})
-    sealed = over._sealer.seal(stored.to_json())
+    sealed = over._sealer.encrypt(stored.to_json())
     for request in (sealed, None):  # what the upstream refuses is for the log alone
-        over._cancel_work(Origin("responses", "resp_1"), request)
-    over._cancel_work(Origin("gone", "resp_1"), sealed)
+        over._cancel_work(ResponseOrigin("responses", "resp_1"), request)
+    over._cancel_work(ResponseOrigin("gone", "resp_1"), sealed)
 
     assert [request.url.path for request in requests] == ["/v1/responses/resp_1/cancel"] * 2
     first = requests[0].headers

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.protocols.annotations import nested, shifted
+from forwarder.protocols.annotations import nest_annotation, shift_annotation
 
 Json = dict[str, Any]
 
@@ -24,14 +24,14 @@ Json = dict[str, Any]
     ],
 )
 def test_an_annotation_is_nested_once(annotation: Json, wrapped: Json) -> None:
-    assert nested(annotation) == wrapped
+    assert nest_annotation(annotation) == wrapped
 
 
 def spot(start: int, end: int) -> Json:
     return {"type": "url_citation", "start_index": start, "end_index": end, "url": "u"}
 
 
-@pytest.mark.parametrize("wrap", [nested, dict])
+@pytest.mark.parametrize("wrap", [nest_annotation, dict])
 @pytest.mark.parametrize(
     "put", [[], [(0, 5)], [(2, 3)], [(0, 1), (3, 2), (6, 4)], [(4, 1)], [(9, 9)]]
 )
@@ -42,7 +42,7 @@ def test_a_moved_annotation_spans_the_same_words(wrap: Any, put: list[tuple[int,
     )
     for start in range(len(text)):
         for end in range(start + 1, len(text) + 1):
-            moved = shifted(wrap(spot(start, end)), put)
+            moved = shift_annotation(wrap(spot(start, end)), put)
             inner = moved.get("url_citation", moved)
             said = whole[inner["start_index"] : inner["end_index"]]
             assert said.replace("-", "") == text[start:end]
@@ -51,9 +51,9 @@ def test_a_moved_annotation_spans_the_same_words(wrap: Any, put: list[tuple[int,
 
 
 def test_an_empty_span_stays_one() -> None:
-    moved = shifted(spot(2, 2), [(2, 3)])
+    moved = shift_annotation(spot(2, 2), [(2, 3)])
     assert (moved["start_index"], moved["end_index"]) == (5, 5)
-    assert shifted(spot(0, 0), [(0, 4)])["end_index"] == 4
+    assert shift_annotation(spot(0, 0), [(0, 4)])["end_index"] == 4
 
 
 def test_what_has_no_positions_stays_as_it_is() -> None:
@@ -64,4 +64,4 @@ def test_what_has_no_positions_stays_as_it_is() -> None:
         None,
         {"type": 1},
     ):
-        assert shifted(odd, [(0, 3)]) == odd
+        assert shift_annotation(odd, [(0, 3)]) == odd

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.protocols.answer_choice import AnswerChoice, read_delta
+from forwarder.protocols.answer_choice import ChoiceSelector, read_delta
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ Json = dict[str, Any]
 def test_one_choice_of_the_first_chunk_is_the_answer(
     chunks: list[list[int | None]], found: list[int | None]
 ) -> None:
-    answer = AnswerChoice()
+    answer = ChoiceSelector()
     choices = [[{"index": i} if i is not None else {} for i in chunk] for chunk in chunks]
     got = [answer.find(chunk) for chunk in choices]
     assert [None if choice is None else choice.get("index") for choice in got] == found

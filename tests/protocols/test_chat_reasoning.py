@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from forwarder.protocols.chat_reasoning import (
     DetailMerger,
-    ThinkSplitter,
-    find_field,
-    is_own,
-    is_thinking,
-    read,
-    split_parts,
+    ThinkTagSplitter,
+    find_reasoning_field,
+    is_own_token,
+    is_reasoning_part,
+    read_text,
+    split_content,
 )
 
 
@@ -35,7 +35,7 @@ from forwarder.protocols.chat_reasoning import (
     ],
 )  # fmt: skip
 def test_reasoning_is_read_in_every_spelling_once(delta: dict[str, Any], text: str) -> None:
-    assert read(delta) == text
+    assert read_text(delta) == text
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_reasoning_is_read_in_every_spelling_once(delta: dict[str, Any], text: s
 def test_thinking_parts_are_told_from_text_parts(
     content: list[Any], apart: tuple[str, str]
 ) -> None:
-    assert split_parts(content) == apart
-    assert is_thinking(content[0]) == bool(apart[0] or content[-1] == 1)
+    assert split_content(content) == apart
+    assert is_reasoning_part(content[0]) == bool(apart[0] or content[-1] == 1)
 
 
 def test_streamed_details_are_folded_so_that_they_go_back_as_they_came() -> None:
@@ -86,7 +86,7 @@ def test_streamed_details_are_folded_so_that_they_go_back_as_they_came() -> None
 
 def split(pieces: list[str]) -> list[tuple[str, str]]:
     """What comes out of a splitter, neighbours of one kind joined."""
-    splitter = ThinkSplitter()
+    splitter = ThinkTagSplitter()
     out = [said for piece in pieces for said in splitter.feed(piece)]
     joined: list[tuple[str, str]] = []
     for kind, text in [*out, *splitter.flush()]:
@@ -134,28 +134,28 @@ def test_a_think_block_is_found_in_every_chunking(content: str, data: st.DataObj
 
 
 def test_the_splitter_tells_while_it_holds_a_thought() -> None:
-    splitter = ThinkSplitter()
+    splitter = ThinkTagSplitter()
     told = []
     for piece in ("\n", "<think>", "Hm.", "</think>", "\n", "Hi"):
         list(splitter.feed(piece))
-        told.append(splitter.thinking)
+        told.append(splitter.is_reasoning)
     assert told == [False, True, True, True, True, False]
 
 
 def test_plain_text_is_passed_by_once_it_is_known_to_be_plain() -> None:
-    splitter = ThinkSplitter()
-    assert not splitter.passed
+    splitter = ThinkTagSplitter()
+    assert not splitter.is_done
     list(splitter.feed("<think>a"))
-    assert not splitter.passed
+    assert not splitter.is_done
     list(splitter.feed("</think>b"))
-    assert splitter.passed
+    assert splitter.is_done
 
 
 @pytest.mark.parametrize(
     ("blob", "own"), [("fwd1.abc", True), ("fwd12.abc", True), ("fwd.abc", False), ("gAAAA", False), (None, False)]
 )  # fmt: skip
 def test_our_own_seals_are_told_from_foreign_ones(blob: Any, own: bool) -> None:
-    assert is_own(blob) is own
+    assert is_own_token(blob) is own
 
 
 @pytest.mark.parametrize(
@@ -171,4 +171,4 @@ def test_our_own_seals_are_told_from_foreign_ones(blob: Any, own: bool) -> None:
     ],
 )
 def test_a_history_tells_the_field_of_its_client(messages: Any, field: str | None) -> None:
-    assert find_field(messages) == field
+    assert find_reasoning_field(messages) == field

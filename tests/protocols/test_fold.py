@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.errors import UpstreamBroken, UpstreamRefused
+from forwarder.core.errors import UpstreamProtocolError, UpstreamRefused
 from forwarder.protocols.fold import fold_chat, fold_responses
 
 Json = dict[str, Any]
@@ -197,7 +197,7 @@ def test_an_error_in_a_stream_is_raised() -> None:
 @pytest.mark.parametrize("fold", [fold_chat, fold_responses])
 def test_a_stream_without_an_answer_is_broken(fold: Any) -> None:
     for stream in ([], [[]], [[{"type": "response.created", "response": {}}]]):
-        with pytest.raises(UpstreamBroken):
+        with pytest.raises(UpstreamProtocolError):
             fold(iter(stream))
 
 
@@ -259,7 +259,7 @@ def test_usage_is_read_wherever_vendors_put_it(place: str) -> None:
 
 
 def test_a_terminal_event_without_its_response_is_no_answer() -> None:
-    with pytest.raises(UpstreamBroken):
+    with pytest.raises(UpstreamProtocolError):
         fold_responses(iter([[{"type": "response.completed", "response": None}]]))
 
 

@@ -30,13 +30,13 @@ from openai.types.responses.response_output_message_param import Content
 from openai.types.responses.tool_param import ToolParam
 
 from forwarder.config.settings import Settings
-from forwarder.context.request_context import Exchange
+from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import ForwarderError
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 from forwarder.pipeline import gateway
-from forwarder.pipeline.gateway import Bridge
-from forwarder.protocols.items import ITEM_TABLES, type_of
-from forwarder.protocols.parameters import Fate
+from forwarder.pipeline.gateway import Gateway
+from forwarder.protocols.items import ITEM_TABLES, parse_row_type
+from forwarder.protocols.parameters import Disposition
 
 Json = dict[str, Any]
 
@@ -87,12 +87,12 @@ def test_every_table_is_held_against_a_union() -> None:
 def test_every_variant_of_the_sdk_has_a_fate(client: str, about: str) -> None:
     known = variants(client, about)
     assert len(known) > 1
-    assert known - set(map(type_of, ITEM_TABLES[client][about])) == set()
+    assert known - set(map(parse_row_type, ITEM_TABLES[client][about])) == set()
 
 
 @pytest.mark.parametrize(("client", "about"), TABLES)
 def test_a_row_that_the_sdk_lacks_is_a_known_exception(client: str, about: str) -> None:
-    beyond = set(map(type_of, ITEM_TABLES[client][about])) - variants(client, about)
+    beyond = set(map(parse_row_type, ITEM_TABLES[client][about])) - variants(client, about)
     assert beyond == BEYOND.get((client, about), set())
 
 
@@ -341,7 +341,7 @@ def test_every_row_has_its_sample(client: str, about: str) -> None:
     samples, _ = SAMPLES[client, about]
     assert samples.keys() == ITEM_TABLES[client][about].keys()
     for row, sample in samples.items():
-        assert f'"{type_of(row)}"' in json.dumps(sample), row
+        assert f'"{parse_row_type(row)}"' in json.dumps(sample), row
 
 
 # -- the truth of it --------------------------------------------------------------------------------
@@ -364,9 +364,9 @@ class House:
         text = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n"
         transport = httpx2.MockTransport(lambda _: httpx2.Response(200, text=text))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+            patch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
             url = "http://up.test/v1"
-            self._bridge = Bridge(
+            self._bridge = Gateway(
                 Settings.from_env(
                     {"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, "FORWARDER_API_KEYS": "k"}
                 )
@@ -382,15 +382,15 @@ class House:
         return item
 
     def _events(self, request: Json) -> Iterator[Json]:
-        exchange = Exchange("req_1", "responses", Ledger())
-        for batch in self._bridge.open("responses", request, None, exchange):
+        exchange = RequestContext("req_1", "responses", LossReport())
+        for batch in self._bridge.stream("responses", request, None, exchange):
             yield from batch
 
     def shown(self, client: str, request: Json, strict: bool = False) -> Json:
         text = json.dumps({"model": "m", **request}).replace("<remembered>", self.remembered)
         text = text.replace("<compacted>", self.compacted)
-        exchange = Exchange("req_2", "translate", Ledger(strict=strict))
-        return self._bridge.shown(client, json.loads(text), None, exchange)
+        exchange = RequestContext("req_2", "translate", LossReport(strict=strict))
+        return self._bridge.preview(client, json.loads(text), None, exchange)
 
 
 @pytest.fixture(scope="module")
@@ -407,54 +407,54 @@ def request_of(client: str, about: str, row: str) -> Json:
 
 @pytest.mark.parametrize(("client", "about", "row", "fate"), ROWS)
 def test_a_fate_that_is_told_is_true(
-    client: str, about: str, row: str, fate: Fate, house: House
+    client: str, about: str, row: str, fate: Disposition, house: House
 ) -> None:
     TRUE[fate.kind](house, client, about, row, fate)
 
 
-def is_refused(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+def is_refused(house: House, client: str, about: str, row: str, fate: Disposition) -> None:
     with pytest.raises(ForwarderError) as caught:
         house.shown(client, request_of(client, about, row))
     assert caught.value.status == 400
     assert caught.value.param
 
 
-def is_dropped(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+def is_dropped(house: House, client: str, about: str, row: str, fate: Disposition) -> None:
     request = request_of(client, about, row)
     told = house.shown(client, request)
-    assert list(told["dropped"].values()) == [fate.why]
+    assert list(told["dropped"].values()) == [fate.reason]
     assert MARK not in json.dumps(told["request"])
     with pytest.raises(ForwarderError) as caught:
         house.shown(client, request, strict=True)
     assert caught.value.param in told["dropped"]
 
 
-def is_noted(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+def is_noted(house: House, client: str, about: str, row: str, fate: Disposition) -> None:
     for strict in (False, True):
         told = house.shown(client, request_of(client, about, row), strict)
-        assert list(told["dropped"].values()) == [fate.why]
+        assert list(told["dropped"].values()) == [fate.reason]
         assert MARK not in json.dumps(told["request"])
 
 
-def arrives(house: House, client: str, about: str, row: str, fate: Fate) -> Json:
+def arrives(house: House, client: str, about: str, row: str, fate: Disposition) -> Json:
     told = house.shown(client, request_of(client, about, row), strict=True)
     assert told["dropped"] == {}
     assert ARRIVING_AS.get(row, MARK) in json.dumps(told["request"])
     return told
 
 
-def is_carried(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+def is_carried(house: House, client: str, about: str, row: str, fate: Disposition) -> None:
     told = arrives(house, client, about, row, fate)
     assert holds(told["request"], SAMPLES[client, about][0][row])
 
 
-def is_mapped(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+def is_mapped(house: House, client: str, about: str, row: str, fate: Disposition) -> None:
     told = arrives(house, client, about, row, fate)
-    assert fate.why
+    assert fate.reason
     assert not holds(told["request"], SAMPLES[client, about][0][row]), "it is carried"
 
 
-def is_emulated(house: House, client: str, about: str, row: str, fate: Fate) -> None:
+def is_emulated(house: House, client: str, about: str, row: str, fate: Disposition) -> None:
     told = arrives(house, client, about, row, fate)
     assert told["would_fetch"] or house.remembered not in json.dumps(told["request"])
     assert house.compacted not in json.dumps(told["request"])

@@ -7,19 +7,19 @@ import pytest
 from forwarder.protocols.mappings import (
     FINISH_REASONS,
     INCOMPLETE_REASONS,
-    failure,
     find_error,
-    format_to_chat,
-    format_to_responses,
-    hidden_error,
-    moderation_to_chat,
-    moderation_to_responses,
+    find_minimax_error,
+    map_format_to_chat,
+    map_format_to_responses,
+    map_moderation_to_chat,
+    map_moderation_to_responses,
+    map_tier_to_chat,
+    map_tier_to_responses,
+    map_usage_to_chat,
+    map_usage_to_responses,
     read_usage,
-    response_error,
-    tier_to_chat,
-    tier_to_responses,
-    usage_to_chat,
-    usage_to_responses,
+    to_response_error,
+    to_upstream_error,
 )
 
 
@@ -43,7 +43,7 @@ def test_an_error_is_found_in_a_chunk_or_in_its_place(event: Any, error: Any) ->
 
 @pytest.mark.parametrize("told", [None, {}, {"status_code": 0, "status_msg": "success"}, "x"])
 def test_an_answer_without_a_hidden_error_has_none(told: Any) -> None:
-    assert hidden_error({"base_resp": told}) is None
+    assert find_minimax_error({"base_resp": told}) is None
 
 
 @pytest.mark.parametrize(("code", "status"), [(1002, 429), (1008, 402), (2013, 400), (9999, 502)])
@@ -56,7 +56,7 @@ def test_a_hidden_error_is_found_whoever_sends_it(code: int, status: int) -> Non
 
 
 def test_a_hidden_error_says_what_it_can() -> None:
-    error = hidden_error({"base_resp": {"status_code": 1039, "status_msg": ""}})
+    error = find_minimax_error({"base_resp": {"status_code": 1039, "status_msg": ""}})
     assert error == {
         "message": "The upstream reported the error 1039.",
         "code": 429,
@@ -106,17 +106,17 @@ PLAIN = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
     ],
 )  # fmt: skip
 def test_usage_for_a_responses_client_has_every_field(chat: Any, responses: Any) -> None:
-    assert usage_to_responses(chat) == responses
+    assert map_usage_to_responses(chat) == responses
 
 
 def test_usage_survives_the_way_to_chat_and_back() -> None:
     usage = responses_usage(5, 3, 8, cached=4, thought=2, kept=1)
-    assert usage_to_responses(usage_to_chat(usage)) == usage
-    assert usage_to_chat(None) is None
+    assert map_usage_to_responses(map_usage_to_chat(usage)) == usage
+    assert map_usage_to_chat(None) is None
 
 
 def test_usage_for_a_chat_client_names_no_cache_writes_that_nobody_counted() -> None:
-    usage = usage_to_chat({"input_tokens": 5, "output_tokens": 3})
+    usage = map_usage_to_chat({"input_tokens": 5, "output_tokens": 3})
     assert usage == {
         **PLAIN,
         "prompt_tokens_details": {"cached_tokens": 0},
@@ -165,7 +165,7 @@ def test_a_finish_reason_that_makes_an_answer_incomplete_comes_back_as_itself() 
 def test_an_error_inside_an_answer_has_the_status_it_would_have_had(
     error: Any, status: int, code: str | None
 ) -> None:
-    raised = failure(error)
+    raised = to_upstream_error(error)
     assert (raised.status, raised.code) == (status, code)
     assert raised.message
 
@@ -193,8 +193,11 @@ def test_an_error_inside_an_answer_has_the_status_it_would_have_had(
 def test_a_failed_response_has_a_code_that_client_programs_know(
     code: str | None, status: int, shown: str
 ) -> None:
-    assert response_error({"code": code, "message": "m"}, status) == {"code": shown, "message": "m"}
-    assert response_error({"code": code}, status)["message"]
+    assert to_response_error({"code": code, "message": "m"}, status) == {
+        "code": shown,
+        "message": "m",
+    }
+    assert to_response_error({"code": code}, status)["message"]
 
 
 SCHEMA = {"type": "object", "properties": {}}
@@ -212,12 +215,12 @@ SCHEMA = {"type": "object", "properties": {}}
     ],
 )
 def test_a_format_goes_both_ways(chat: Any, responses: Any) -> None:
-    assert format_to_responses(chat) == responses
-    assert format_to_chat(responses) == chat
+    assert map_format_to_responses(chat) == responses
+    assert map_format_to_chat(responses) == chat
 
 
 def test_a_format_without_a_schema_gets_the_one_that_the_responses_api_demands() -> None:
-    flat = format_to_responses({"type": "json_schema", "json_schema": {"name": "n"}})
+    flat = map_format_to_responses({"type": "json_schema", "json_schema": {"name": "n"}})
     assert flat == {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
 
 
@@ -250,7 +253,7 @@ def test_read_usage_finds_none(chunk: dict[str, Any]) -> None:
     ],
 )
 def test_unknown_service_tiers_become_default(tier: str, responses: str, chat: str) -> None:
-    assert (tier_to_responses(tier), tier_to_chat(tier)) == (responses, chat)
+    assert (map_tier_to_responses(tier), map_tier_to_chat(tier)) == (responses, chat)
 
 
 RESULT = {"type": "moderation_result", "model": "omni", "flagged": False, "categories": {}}
@@ -260,8 +263,8 @@ FAILED = {"type": "error", "code": "server_error", "message": "No."}
 def test_moderation_has_a_list_of_results_in_chat_and_one_in_responses() -> None:
     listed = {"type": "moderation_results", "model": "omni", "results": [RESULT]}
     chat, response = {"input": listed, "output": FAILED}, {"input": RESULT, "output": FAILED}
-    assert moderation_to_responses(chat) == response
-    assert moderation_to_chat(response) == chat
+    assert map_moderation_to_responses(chat) == response
+    assert map_moderation_to_chat(response) == chat
 
 
 @pytest.mark.parametrize(
@@ -269,4 +272,4 @@ def test_moderation_has_a_list_of_results_in_chat_and_one_in_responses() -> None
     [None, [], {}, {"input": None}, {"input": {"type": "moderation_results", "results": []}}],
 )
 def test_no_moderation_is_made_up(moderation: Any) -> None:
-    assert moderation_to_responses(moderation) is None
+    assert map_moderation_to_responses(moderation) is None

@@ -7,8 +7,13 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.types import Json, Stream
-from forwarder.protocols.model_defaults import NOTHING, PARAMETERS, Defaults, checked
+from forwarder.core.types import EventStream, Json
+from forwarder.protocols.model_defaults import (
+    MODEL_PARAMETERS,
+    NO_DEFAULTS,
+    ModelDefaults,
+    validate_model_parameters,
+)
 
 ALL: Json = {
     "temperature": 0.5, "top_p": 0.9, "num_predict": 50, "stop": ["END"], "seed": 7,
@@ -17,15 +22,17 @@ ALL: Json = {
 }  # fmt: skip
 
 
-def laid(defaults: Defaults, protocol: str, request: Json, early: bool = True) -> Json:
+def laid(defaults: ModelDefaults, protocol: str, request: Json, early: bool = True) -> Json:
     """What becomes of a request."""
     seen: list[Json] = []
 
-    def call(given: Json) -> Stream:
+    def call(given: Json) -> EventStream:
         seen.append(given)
         return iter(())
 
-    wrapped = (defaults.early if early else defaults.late)(call, protocol)
+    wrapped = (defaults.with_client_defaults if early else defaults.with_upstream_defaults)(
+        call, protocol
+    )
     before = repr(request)
     list(wrapped(request))
     assert repr(request) == before, "the request itself is left alone"
@@ -33,7 +40,7 @@ def laid(defaults: Defaults, protocol: str, request: Json, early: bool = True) -
 
 
 def test_every_parameter_is_tried_here() -> None:
-    assert ALL.keys() == PARAMETERS.keys()
+    assert ALL.keys() == MODEL_PARAMETERS.keys()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +60,7 @@ def test_every_parameter_is_tried_here() -> None:
     ],
 )  # fmt: skip
 def test_each_parameter_goes_where_it_has_a_name(protocol: str, early: bool, added: Json) -> None:
-    assert laid(Defaults(ALL), protocol, {"temperature": None}, early) == added
+    assert laid(ModelDefaults(ALL), protocol, {"temperature": None}, early) == added
 
 
 @pytest.mark.parametrize("spelling", ["repetition_penalty", "repeat_penalty"])
@@ -61,40 +68,44 @@ def test_each_parameter_goes_where_it_has_a_name(protocol: str, early: bool, add
 def test_what_is_beyond_the_protocol_goes_to_upstreams_that_take_it(
     protocol: str, spelling: str
 ) -> None:
-    offered = Defaults({"repeat_penalty": 1.1, "top_k": 40, "min_p": 0.05, "seed": 7})
+    offered = ModelDefaults({"repeat_penalty": 1.1, "top_k": 40, "min_p": 0.05, "seed": 7})
     takes = {"top_k", "seed", spelling}
 
     seen: list[Json] = []
-    list(offered.late(lambda r: iter(seen.append(r) or ()), protocol, takes)({"top_k": 1}))
+    list(
+        offered.with_upstream_defaults(lambda r: iter(seen.append(r) or ()), protocol, takes)(
+            {"top_k": 1}
+        )
+    )
 
     assert seen == [{"top_k": 1, "seed": 7, spelling: 1.1}]
 
 
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
 def test_what_the_upstream_drops_is_not_laid_in_to_be_dropped(protocol: str) -> None:
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         return iter(())
 
     drops = {"temperature", "seed", "top_k"}
-    defaults = Defaults({"temperature": 0.5, "seed": 7, "top_k": 40})
-    assert defaults.early(call, protocol, drops) is call
-    assert defaults.late(call, protocol, {"top_k"}, drops) is call
+    defaults = ModelDefaults({"temperature": 0.5, "seed": 7, "top_k": 40})
+    assert defaults.with_client_defaults(call, protocol, drops) is call
+    assert defaults.with_upstream_defaults(call, protocol, {"top_k"}, drops) is call
 
 
 def test_what_the_client_says_counts_by_whichever_name() -> None:
     asked = {"temperature": 0, "top_p": 1.0, "max_completion_tokens": 5, "stop": "x"}
 
-    assert laid(Defaults(ALL), "chat", asked) == {}
+    assert laid(ModelDefaults(ALL), "chat", asked) == {}
 
 
 def test_no_limit_is_none_and_a_low_one_is_what_the_api_takes() -> None:
-    assert laid(Defaults({"num_predict": -1}), "chat", {}) == {}
-    assert laid(Defaults({"num_predict": 3}), "chat", {}) == {"max_tokens": 3}
-    assert laid(Defaults({"num_predict": 3}), "responses", {}) == {"max_output_tokens": 16}
+    assert laid(ModelDefaults({"num_predict": -1}), "chat", {}) == {}
+    assert laid(ModelDefaults({"num_predict": 3}), "chat", {}) == {"max_tokens": 3}
+    assert laid(ModelDefaults({"num_predict": 3}), "responses", {}) == {"max_output_tokens": 16}
 
 
 USER = {"role": "user", "content": "hi"}
-SYSTEM = Defaults(system="Be kind.")
+SYSTEM = ModelDefaults(system="Be kind.")
 
 
 def test_the_system_prompt_stands_in_front() -> None:
@@ -122,15 +133,21 @@ def test_what_is_no_list_of_messages_is_the_translator_s_to_refuse() -> None:
 
 
 def test_a_model_without_defaults_costs_nothing() -> None:
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         return iter(())
 
-    assert NOTHING.early(call, "chat") is call is NOTHING.late(call, "responses")
-    assert Defaults(ALL).early(call, "ollama") is call
+    assert (
+        NO_DEFAULTS.with_client_defaults(call, "chat")
+        is call
+        is NO_DEFAULTS.with_upstream_defaults(call, "responses")
+    )
+    assert ModelDefaults(ALL).with_client_defaults(call, "ollama") is call
 
 
 def test_all_that_is_meant_is_taken() -> None:
-    assert checked({**ALL, "top_k": None}) == {k: v for k, v in ALL.items() if k != "top_k"}
+    assert validate_model_parameters({**ALL, "top_k": None}) == {
+        k: v for k, v in ALL.items() if k != "top_k"
+    }
 
 
 @pytest.mark.parametrize(
@@ -144,5 +161,5 @@ def test_all_that_is_meant_is_taken() -> None:
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"parameters.{name}") as caught:
-        checked({name: value})
+        validate_model_parameters({name: value})
     assert caught.value.param == f"parameters.{name}"

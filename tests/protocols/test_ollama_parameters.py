@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.core.types import Json, Stream
-from forwarder.protocols.ollama_parameters import EMBEDDING_TABLES, OLLAMA_TABLES, flat
-from forwarder.protocols.parameters import Fate
-from forwarder.translation import adapt
+from forwarder.core.types import EventStream, Json
+from forwarder.protocols.ollama_parameters import EMBEDDING_TABLES, OLLAMA_TABLES, flatten_options
+from forwarder.protocols.parameters import Disposition
+from forwarder.translation import translate_handler
 from tests.helpers.translating import terms
 
 TABLES = {**OLLAMA_TABLES, **EMBEDDING_TABLES}
@@ -40,7 +40,7 @@ def fates(*kinds: str) -> list[Any]:
     ]
 
 
-def sample(fate: Fate) -> Any:
+def sample(fate: Disposition) -> Any:
     return SAMPLES[fate.types[0]] if fate.types else 7
 
 
@@ -56,13 +56,13 @@ def asked(client: str, request: Json, **its: Any) -> tuple[Json, dict[str, str]]
     its_terms = terms(**its)
     sent: list[Json] = []
 
-    def call(body: Json) -> Stream:
+    def call(body: Json) -> EventStream:
         sent.append(body)
         return iter([[CHUNK if client in OLLAMA_TABLES else EMBEDDED]])
 
     upstream = "chat" if client in OLLAMA_TABLES else "embeddings"
-    list(adapt(call, client, upstream, its_terms)(request))
-    return sent[0], its_terms.ledger.dropped
+    list(translate_handler(call, client, upstream, its_terms)(request))
+    return sent[0], its_terms.loss_report.losses
 
 
 @pytest.mark.parametrize("client", TABLES)
@@ -76,43 +76,49 @@ def test_every_parameter_of_the_package_has_a_fate(client: str) -> None:
 @pytest.mark.parametrize(
     ("client", "name", "fate"), fates("dropped", "refused", "mapped", "local", "offered")
 )
-def test_a_fate_that_is_not_to_be_carried_has_a_reason(client: str, name: str, fate: Fate) -> None:
-    assert fate.why
+def test_a_fate_that_is_not_to_be_carried_has_a_reason(
+    client: str, name: str, fate: Disposition
+) -> None:
+    assert fate.reason
 
 
 @pytest.mark.parametrize(("client", "name", "fate"), fates("dropped", "offered"))
-def test_what_does_not_go_over_is_named_or_refused(client: str, name: str, fate: Fate) -> None:
+def test_what_does_not_go_over_is_named_or_refused(
+    client: str, name: str, fate: Disposition
+) -> None:
     request = nested(client, name, sample(fate))
-    assert asked(client, request)[1] == {name: fate.why}
+    assert asked(client, request)[1] == {name: fate.reason}
     with pytest.raises(Unsupported) as caught:
         asked(client, request, strict=True)
     assert caught.value.param == name
 
 
 @pytest.mark.parametrize(("client", "name", "fate"), fates("offered"))
-def test_what_an_upstream_takes_goes_over(client: str, name: str, fate: Fate) -> None:
+def test_what_an_upstream_takes_goes_over(client: str, name: str, fate: Disposition) -> None:
     inner = name.removeprefix("options.")
-    sent, dropped = asked(client, nested(client, name, sample(fate)), takes={inner})
+    sent, dropped = asked(client, nested(client, name, sample(fate)), extensions={inner})
     assert (sent[inner], dropped) == (sample(fate), {})
 
 
 @pytest.mark.parametrize(("client", "name", "fate"), fates("dropped", "refused", "offered"))
 def test_a_value_that_asks_for_nothing_passes_in_silence(
-    client: str, name: str, fate: Fate
+    client: str, name: str, fate: Disposition
 ) -> None:
     for value in (None, *fate.neutral):
         assert asked(client, nested(client, name, value), strict=True)[1] == {}
 
 
 @pytest.mark.parametrize(("client", "name", "fate"), fates("refused"))
-def test_a_refused_parameter_is_a_400_that_names_it(client: str, name: str, fate: Fate) -> None:
+def test_a_refused_parameter_is_a_400_that_names_it(
+    client: str, name: str, fate: Disposition
+) -> None:
     with pytest.raises(Unsupported, match=name) as caught:
         asked(client, nested(client, name, sample(fate)))
     assert (caught.value.status, caught.value.param) == (400, name)
 
 
 @pytest.mark.parametrize(("client", "name", "fate"), fates())
-def test_a_value_of_the_wrong_type_is_named(client: str, name: str, fate: Fate) -> None:
+def test_a_value_of_the_wrong_type_is_named(client: str, name: str, fate: Disposition) -> None:
     if not fate.types:
         return
     wrong = next(value for kind, value in SAMPLES.items() if kind not in fate.types)
@@ -129,7 +135,7 @@ def test_a_parameter_that_nobody_knows_is_dropped_by_name(client: str) -> None:
 
 def test_options_stand_beside_the_rest_under_their_whole_names() -> None:
     given = {"model": "m", "options": {"seed": 1}}
-    assert flat(given) == {"model": "m", "options.seed": 1}
-    assert flat({"model": "m", "options": None}) == {"model": "m"}
+    assert flatten_options(given) == {"model": "m", "options.seed": 1}
+    assert flatten_options({"model": "m", "options": None}) == {"model": "m"}
     with pytest.raises(InvalidRequest):
-        flat({"options": 7})
+        flatten_options({"options": 7})

@@ -5,19 +5,19 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 from forwarder.protocols.parameters import (
     CHAT_OVER_RESPONSES,
     RESPONSES_OVER_CHAT,
-    Fate,
-    carried,
-    dropped,
-    emulated,
-    local,
-    mapped,
-    offered,
-    refused,
-    settle,
+    Disposition,
+    carry,
+    drop,
+    emulate,
+    keep_local,
+    offer,
+    refuse,
+    remap,
+    validate_parameters,
 )
 from tests.helpers.sdk import REQUEST_PARAMETERS
 from tests.helpers.translating import terms, translate
@@ -69,13 +69,13 @@ def test_parameters_that_the_sdk_lacks_are_how_chat_draws_and_stops(direction: s
     fates("dropped", "refused", "mapped", "local", "emulated", "offered"),
 )
 def test_a_fate_that_is_not_to_be_carried_has_a_reason(
-    direction: str, name: str, fate: Fate
+    direction: str, name: str, fate: Disposition
 ) -> None:
-    assert fate.why
+    assert fate.reason
 
 
 @pytest.mark.parametrize(("direction", "name", "fate"), fates("carried"))
-def test_a_carried_parameter_arrives_as_it_is(direction: str, name: str, fate: Fate) -> None:
+def test_a_carried_parameter_arrives_as_it_is(direction: str, name: str, fate: Disposition) -> None:
     value = SAMPLES[fate.types[0]]
     request = {**REQUESTS[direction], name: value, "tools": _ONE_TOOL[direction]}
     assert translate(direction, request, terms()).request[name] == value
@@ -88,13 +88,13 @@ _ONE_TOOL = {
 
 
 @pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "offered"))
-def test_a_dropped_parameter_is_named(direction: str, name: str, fate: Fate) -> None:
-    assert lost(direction, name, SAMPLES[fate.types[0]]) == {name: fate.why}
+def test_a_dropped_parameter_is_named(direction: str, name: str, fate: Disposition) -> None:
+    assert lost(direction, name, SAMPLES[fate.types[0]]) == {name: fate.reason}
 
 
 @pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "offered"))
 def test_in_strict_mode_a_dropped_parameter_is_refused(
-    direction: str, name: str, fate: Fate
+    direction: str, name: str, fate: Disposition
 ) -> None:
     with pytest.raises(Unsupported) as caught:
         lost(direction, name, SAMPLES[fate.types[0]], strict=True)
@@ -103,7 +103,9 @@ def test_in_strict_mode_a_dropped_parameter_is_refused(
 
 
 @pytest.mark.parametrize(("direction", "name", "fate"), fates("refused"))
-def test_a_refused_parameter_is_a_400_that_names_it(direction: str, name: str, fate: Fate) -> None:
+def test_a_refused_parameter_is_a_400_that_names_it(
+    direction: str, name: str, fate: Disposition
+) -> None:
     with pytest.raises((Unsupported, InvalidRequest)) as caught:
         lost(direction, name, SAMPLES[fate.types[0]])
     assert caught.value.status == 400
@@ -113,7 +115,7 @@ def test_a_refused_parameter_is_a_400_that_names_it(direction: str, name: str, f
 
 @pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "refused", "offered"))
 def test_a_value_that_asks_for_nothing_passes_in_silence(
-    direction: str, name: str, fate: Fate
+    direction: str, name: str, fate: Disposition
 ) -> None:
     for value in (None, *fate.neutral):
         assert lost(direction, name, value, strict=True) == {}
@@ -124,7 +126,7 @@ def test_a_value_that_asks_for_nothing_passes_in_silence(
     fates("carried", "mapped", "local", "emulated", "dropped", "refused", "offered"),
 )
 def test_a_value_of_the_wrong_type_is_a_400_that_names_the_parameter(
-    direction: str, name: str, fate: Fate
+    direction: str, name: str, fate: Disposition
 ) -> None:
     wrong = next(value for kind, value in SAMPLES.items() if kind not in fate.types)
     with pytest.raises(InvalidRequest) as caught:
@@ -141,17 +143,17 @@ def test_a_parameter_that_nobody_knows_is_dropped_by_name(direction: str) -> Non
 
 def test_settling_gives_what_is_carried_and_what_is_mapped() -> None:
     table = {
-        "a": carried((int,)),
-        "b": mapped((int,), "renamed"),
-        "c": local((int,), "ours"),
-        "d": dropped((int,), "no counterpart", 0),
-        "g": emulated((int,), "done by a wrapper"),
-        "e": refused((int,), "no way", 0),
-        "h": offered((int,), "not here", 0),
-        "i": offered((int,), "not here", 0),
+        "a": carry((int,)),
+        "b": remap((int,), "renamed"),
+        "c": keep_local((int,), "ours"),
+        "d": drop((int,), "no counterpart", 0),
+        "g": emulate((int,), "done by a wrapper"),
+        "e": refuse((int,), "no way", 0),
+        "h": offer((int,), "not here", 0),
+        "i": offer((int,), "not here", 0),
     }
-    ledger = Ledger()
+    ledger = LossReport()
     given = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 0, "f": None, "g": 5, "h": 6, "i": 7, "j": 8}
-    settled = settle(given, table, ledger, takes=("h", "j", "c", "d"))
+    settled = validate_parameters(given, table, ledger, extensions=("h", "j", "c", "d"))
     assert list(settled) == [("a", 1), ("b", 2), ("h", 6), ("j", 8)]
-    assert ledger.dropped == {"d": "no counterpart", "i": "not here"}
+    assert ledger.losses == {"d": "no counterpart", "i": "not here"}

@@ -9,14 +9,14 @@ import pytest
 
 from forwarder.protocols.signatures import (
     SignatureCollector,
-    calls_of,
-    is_signed,
+    attach_call_signatures,
+    has_signature,
     merge_value,
-    read_call,
+    read_call_signatures,
     read_merged,
-    read_message,
-    sign_call,
-    strip_call,
+    read_message_signatures,
+    read_tool_calls,
+    strip_call_signatures,
 )
 
 Json = dict[str, Any]
@@ -50,29 +50,31 @@ def test_pieces_of_a_field_are_merged(old: Any, new: Any, merged: Any) -> None:
 
 def test_of_fields_that_hold_more_a_message_keeps_only_signatures() -> None:
     collector = SignatureCollector()
-    collector.take_delta({"extra_content": {"google": {"thought": True}}, "content": "Hm."})
+    collector.add_delta({"extra_content": {"google": {"thought": True}}, "content": "Hm."})
     assert not collector.has_message
 
-    collector.take_delta({"extra_content": GOOGLE, "provider_specific_fields": {"citations": [1]}})
-    collector.take_delta({"provider_specific_fields": {"thought_signatures": ["s"]}})
-    assert collector.pop_message() == {
+    collector.add_delta({"extra_content": GOOGLE, "provider_specific_fields": {"citations": [1]}})
+    collector.add_delta({"provider_specific_fields": {"thought_signatures": ["s"]}})
+    assert collector.pop_message_fields() == {
         "extra_content": GOOGLE,
         "provider_specific_fields": {"thought_signatures": ["s"]},
     }
-    assert collector.pop_message() == {}
+    assert collector.pop_message_fields() == {}
 
 
 def test_the_signatures_of_a_call_are_kept_where_they_stand() -> None:
     signed = {**CALL, "extra_content": GOOGLE}
     signed["function"] = {**CALL["function"], "provider_specific_fields": {"thought_signature": 1}}
-    fields = read_call(signed)
+    fields = read_call_signatures(signed)
 
-    assert read_call(CALL) == {}
-    assert sign_call(CALL, fields) == signed
-    assert sign_call({**CALL, "extra_content": "own"}, fields)["extra_content"] == "own"
-    assert strip_call(signed, ()) == CALL
-    assert strip_call(signed, ("extra_content",)) == {**CALL, "extra_content": GOOGLE}
-    assert read_call({**CALL, "function": None}) == {}
+    assert read_call_signatures(CALL) == {}
+    assert attach_call_signatures(CALL, fields) == signed
+    assert (
+        attach_call_signatures({**CALL, "extra_content": "own"}, fields)["extra_content"] == "own"
+    )
+    assert strip_call_signatures(signed, ()) == CALL
+    assert strip_call_signatures(signed, ("extra_content",)) == {**CALL, "extra_content": GOOGLE}
+    assert read_call_signatures({**CALL, "function": None}) == {}
 
 
 @pytest.mark.parametrize(
@@ -88,10 +90,10 @@ def test_the_signatures_of_a_call_are_kept_where_they_stand() -> None:
     ],
 )
 def test_text_alone_is_no_signature(fields: Json, signed: bool) -> None:
-    assert is_signed(fields) is signed
-    assert read_message({"role": "assistant", **fields}) == fields
+    assert has_signature(fields) is signed
+    assert read_message_signatures({"role": "assistant", **fields}) == fields
 
 
 @pytest.mark.parametrize("calls", [None, "a", ["a"], {}])
 def test_a_message_of_another_shape_has_no_calls(calls: Any) -> None:
-    assert calls_of({"tool_calls": calls}) == []
+    assert read_tool_calls({"tool_calls": calls}) == []

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
-from forwarder.core.errors import UpstreamBroken
+from forwarder.core.errors import UpstreamProtocolError
 from forwarder.protocols import sse
 
 CHUNK = {"id": "c1", "choices": [{"index": 0, "delta": {"content": "grüße 🎉 \u2028 end"}}]}
@@ -60,7 +60,7 @@ BROKEN = {
 
 
 def decoded(pieces: list[bytes]) -> list[dict[str, Any]]:
-    decoder = sse.Decoder()
+    decoder = sse.SseDecoder()
     events = [event for piece in pieces for event in decoder.feed(piece)]
     return events + decoder.flush()
 
@@ -93,32 +93,32 @@ def test_cuts_anywhere_change_nothing(names: list[str], cuts: list[int]) -> None
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r", b"\r\r"])
 def test_an_event_comes_with_the_byte_that_ends_its_blank_line(end: bytes) -> None:
-    decoder = sse.Decoder()
+    decoder = sse.SseDecoder()
 
     assert decoder.feed(b'data: {"a":1}' + end[:-1]) == []
     assert decoder.feed(end[-1:]) == [{"a": 1}]
 
 
 def test_the_mark_of_the_end_is_remembered() -> None:
-    decoder = sse.Decoder()
+    decoder = sse.SseDecoder()
 
     assert decoder.feed(b'data: {"a":1}\n\n') == [{"a": 1}]
-    assert not decoder.done
+    assert not decoder.saw_done_marker
     assert decoder.feed(b"data: [DO") == []
     assert decoder.feed(b"NE]\n\n") == []
-    assert decoder.done
+    assert decoder.saw_done_marker
 
 
 def test_the_mark_of_the_end_counts_without_its_blank_line() -> None:
-    decoder = sse.Decoder()
+    decoder = sse.SseDecoder()
     decoder.feed(b"data: [DONE]")
 
     assert decoder.flush() == []
-    assert decoder.done
+    assert decoder.saw_done_marker
 
 
 def test_the_end_completes_a_block_without_its_blank_line() -> None:
-    decoder = sse.Decoder()
+    decoder = sse.SseDecoder()
 
     assert decoder.feed(b'data: {"a":1}\n') == []
     assert decoder.flush() == [{"a": 1}]
@@ -126,7 +126,7 @@ def test_the_end_completes_a_block_without_its_blank_line() -> None:
 
 
 def test_half_a_block_at_the_end_is_no_event() -> None:
-    decoder = sse.Decoder()
+    decoder = sse.SseDecoder()
     decoder.feed(b'data: {"a":1}\n\ndata: {"a":')
 
     assert decoder.flush() == []
@@ -134,18 +134,18 @@ def test_half_a_block_at_the_end_is_no_event() -> None:
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_data_that_is_no_object_is_refused_without_quoting_it(name: str) -> None:
-    with pytest.raises(UpstreamBroken) as caught:
-        sse.Decoder().feed(BROKEN[name])
+    with pytest.raises(UpstreamProtocolError) as caught:
+        sse.SseDecoder().feed(BROKEN[name])
 
     assert "hello" not in caught.value.message
 
 
 def test_an_event_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MAX_EVENT", 1000)
-    decoder = sse.Decoder()
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
+    decoder = sse.SseDecoder()
 
     assert decoder.feed(b"data: " + b"x" * 900) == []
-    with pytest.raises(UpstreamBroken, match="1000 bytes"):
+    with pytest.raises(UpstreamProtocolError, match="1000 bytes"):
         decoder.feed(b"x" * 200)
 
 

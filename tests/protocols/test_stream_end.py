@@ -9,20 +9,20 @@ import pytest
 
 from forwarder.core.errors import (
     ShuttingDown,
-    UpstreamBroken,
     UpstreamError,
+    UpstreamProtocolError,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from forwarder.core.types import Batch, Stream
+from forwarder.core.types import Batch, EventStream
 from forwarder.protocols.stream_end import (
-    honest_chat,
-    honest_responses,
-    tell_follower,
-    told_chat,
-    told_ollama,
-    told_responses,
+    append_chat_error,
+    append_follower_error,
+    append_ollama_error,
+    append_responses_error,
+    require_complete_chat_stream,
+    require_complete_responses_stream,
 )
 from tests.helpers import sdk
 from tests.helpers.translating import events_of
@@ -39,7 +39,7 @@ def chunk(delta: Json | None = None, finish: str | None = None, **more: Any) -> 
 
 
 def heard(*chunks: Json, done: bool = False) -> list[Json]:
-    return events_of(honest_chat(iter([[each] for each in chunks]), lambda: done))
+    return events_of(require_complete_chat_stream(iter([[each] for each in chunks]), lambda: done))
 
 
 SAID = chunk({"content": "a"})
@@ -61,7 +61,7 @@ def test_a_finished_answer_passes_as_it_is(said: Json) -> None:
 
 
 def test_an_answer_that_was_cut_short_is_broken() -> None:
-    with pytest.raises(UpstreamBroken, match="ended before its answer was finished"):
+    with pytest.raises(UpstreamProtocolError, match="ended before its answer was finished"):
         heard(SAID, done=False)
 
 
@@ -75,7 +75,7 @@ def test_done_stands_for_a_missing_finish_reason(said: Json, finish: str) -> Non
 
 @pytest.mark.parametrize("chunks", [[], [chunk()], [chunk({"content": ""})], [{"choices": []}]])
 def test_done_alone_is_no_answer(chunks: list[Json]) -> None:
-    with pytest.raises(UpstreamBroken):
+    with pytest.raises(UpstreamProtocolError):
         heard(*chunks, done=True)
 
 
@@ -97,7 +97,7 @@ def test_an_empty_whole_message_is_an_answer() -> None:
 
 def test_nothing_passes_after_an_error() -> None:
     error = {"error": {"message": "Full."}}
-    stream = honest_chat(iter([[SAID, error, SAID], [SAID]]), lambda: True)
+    stream = require_complete_chat_stream(iter([[SAID, error, SAID], [SAID]]), lambda: True)
     assert events_of(stream) == [SAID, error]
 
 
@@ -111,14 +111,17 @@ def event(kind: str, **more: Any) -> Json:
 @pytest.mark.parametrize("ending", ["response.completed", "response.incomplete", "response.failed"])
 def test_a_response_ends_with_its_terminal_event(ending: str) -> None:
     events = [event("response.created"), event(ending), event("response.completed")]
-    assert events_of(honest_responses(iter([events, events]), lambda: False)) == events[:2]
+    assert (
+        events_of(require_complete_responses_stream(iter([events, events]), lambda: False))
+        == events[:2]
+    )
 
 
 def test_a_completed_empty_response_is_an_answer() -> None:
     begun = event("response.created", response={})
     for response in ({"output": []}, {}):
         events = [begun, event("response.completed", response=response)]
-        assert events_of(honest_responses(iter([events]), lambda: False)) == events
+        assert events_of(require_complete_responses_stream(iter([events]), lambda: False)) == events
 
 
 @pytest.mark.parametrize(
@@ -130,13 +133,15 @@ def test_a_completed_empty_response_is_an_answer() -> None:
     ],
 )  # fmt: skip
 def test_a_response_may_be_cut_to_nothing_or_say_it_in_one_place(said: list[Json]) -> None:
-    assert events_of(honest_responses(iter([said]), lambda: False)) == said
+    assert events_of(require_complete_responses_stream(iter([said]), lambda: False)) == said
 
 
 @pytest.mark.parametrize("done", [True, False])
 def test_a_response_without_a_terminal_event_is_broken(done: bool) -> None:
-    with pytest.raises(UpstreamBroken, match="ended before its response was finished"):
-        events_of(honest_responses(iter([[event("response.created")]]), lambda: done))
+    with pytest.raises(UpstreamProtocolError, match="ended before its response was finished"):
+        events_of(
+            require_complete_responses_stream(iter([[event("response.created")]]), lambda: done)
+        )
 
 
 @pytest.mark.parametrize("nested", [True, False])
@@ -144,20 +149,20 @@ def test_an_error_event_without_a_terminal_one_is_the_failure(nested: bool) -> N
     error = {"message": "Full.", "code": "rate_limit_exceeded"}
     last = event("error", error=error) if nested else event("error", **error)
     with pytest.raises(UpstreamRefused, match=r"Full\.") as caught:
-        events_of(honest_responses(iter([[last], []]), lambda: False))
+        events_of(require_complete_responses_stream(iter([[last], []]), lambda: False))
     assert caught.value.status == 429
 
 
 # -- telling the client -------------------------------------------------------------------------
 
 
-def failing(*batches: Batch) -> Stream:
+def failing(*batches: Batch) -> EventStream:
     yield from batches
     raise UpstreamTimeout("Too slow.")
 
 
 def test_a_chat_client_is_told_by_an_error_frame() -> None:
-    chunks = events_of(told_chat(failing([SAID], [])))
+    chunks = events_of(append_chat_error(failing([SAID], [])))
     assert chunks == [
         SAID,
         {"error": {"message": "Too slow.", "type": "upstream_error", "param": None, "code": "upstream_timeout"}},
@@ -171,7 +176,7 @@ def test_an_error_frame_of_the_upstream_is_the_only_one() -> None:
         yield [SAID, error]
         raise AssertionError("nobody may ask for more")
 
-    assert events_of(told_chat(upstream())) == [SAID, error]
+    assert events_of(append_chat_error(upstream())) == [SAID, error]
 
 
 def test_a_responses_client_is_told_by_an_error_and_a_failed_response() -> None:
@@ -182,7 +187,7 @@ def test_a_responses_client_is_told_by_an_error_and_a_failed_response() -> None:
         event("response.created", response=response, sequence_number=0),
         event("response.output_item.done", output_index=0, item=item, sequence_number=1),
     ]
-    [*passed, error, failed] = events_of(told_responses(failing(begun, [])))
+    [*passed, error, failed] = events_of(append_responses_error(failing(begun, [])))
     assert passed == begun
     assert [error["sequence_number"], failed["sequence_number"]] == [2, 3]
     assert (error["message"], error["code"]) == ("Too slow.", "upstream_timeout")
@@ -196,7 +201,7 @@ def test_a_responses_client_is_told_by_an_error_and_a_failed_response() -> None:
 
 
 def test_a_response_that_broke_before_it_began_is_still_well_formed() -> None:
-    events = events_of(told_responses(failing([])))
+    events = events_of(append_responses_error(failing([])))
     assert [e["type"] for e in events] == ["error", "response.failed"]
     assert [e["sequence_number"] for e in events] == [0, 1]
     assert [m for e in events for m in sdk.event_mistakes(e)] == []
@@ -204,14 +209,14 @@ def test_a_response_that_broke_before_it_began_is_still_well_formed() -> None:
 
 def test_an_error_event_of_the_upstream_is_not_told_twice() -> None:
     first = event("error", message="Full.", sequence_number=7)
-    events = events_of(told_responses(failing([first])))
+    events = events_of(append_responses_error(failing([first])))
     assert [(e["type"], e["sequence_number"]) for e in events] == [
         ("error", 7),
         ("response.failed", 8),
     ]
 
 
-@pytest.mark.parametrize("told", [told_chat, told_responses])
+@pytest.mark.parametrize("told", [append_chat_error, append_responses_error])
 def test_what_goes_well_is_told_as_it_is(told: Any) -> None:
     batches: list[Batch] = [[SAID], [], [chunk(finish="stop")]]
     assert list(told(iter(batches))) == batches
@@ -219,32 +224,32 @@ def test_what_goes_well_is_told_as_it_is(told: Any) -> None:
 
 @pytest.mark.parametrize("ending", ["cut", "broken"])
 def test_one_finished_choice_does_not_finish_the_others(ending: str) -> None:
-    def upstream() -> Stream:
+    def upstream() -> EventStream:
         yield [{"choices": [{"index": i, "delta": {"content": "a"}} for i in (0, 1)]}]
         yield [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
         if ending == "broken":
             raise UpstreamUnreachable("gone")
 
     with pytest.raises(UpstreamError):
-        list(honest_chat(upstream(), lambda: False))
+        list(require_complete_chat_stream(upstream(), lambda: False))
 
 
 @pytest.mark.parametrize("error", [UpstreamUnreachable("gone"), ShuttingDown()])
 def test_what_breaks_after_the_last_finish_breaks_nothing(error: Exception) -> None:
-    def upstream() -> Stream:
+    def upstream() -> EventStream:
         yield [{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}]
         yield [{"choices": [{"index": 0, "delta": {}}]}]
         raise error
 
-    assert len(list(honest_chat(upstream(), lambda: False))) == 2
+    assert len(list(require_complete_chat_stream(upstream(), lambda: False))) == 2
 
 
 def test_a_failure_is_ollama_s_last_line() -> None:
-    def breaking() -> Stream:
+    def breaking() -> EventStream:
         yield [{"done": False}]
         raise UpstreamTimeout("Too late.")
 
-    assert events_of(told_ollama(breaking())) == [{"done": False}, {"error": "Too late."}]
+    assert events_of(append_ollama_error(breaking())) == [{"done": False}, {"error": "Too late."}]
 
 
 # -- errors of a known kind -----------------------------------------------------------------------
@@ -277,7 +282,7 @@ def test_an_error_that_comes_first_has_the_status_that_its_code_means(
 ) -> None:
     batch = [chunk({"role": "assistant", "content": ""}), chunk_] if greeted else [chunk_]
     with pytest.raises(UpstreamRefused) as caught:
-        events_of(honest_chat(iter([batch]), lambda: False))
+        events_of(require_complete_chat_stream(iter([batch]), lambda: False))
     assert (caught.value.status, caught.value.code) == (status, code)
 
 
@@ -331,9 +336,11 @@ def test_a_response_that_fails_before_it_said_anything_has_a_status(
         "flat": event("error", **error, sequence_number=1),
     }
     with pytest.raises(UpstreamRefused) as caught:
-        events_of(honest_responses(iter([[*before, shapes[shape]]]), lambda: False))
+        events_of(
+            require_complete_responses_stream(iter([[*before, shapes[shape]]]), lambda: False)
+        )
     assert (caught.value.status, caught.value.code) == (status, code)
-    assert "sequence_number" not in caught.value.body()["error"]
+    assert "sequence_number" not in caught.value.make_body()["error"]
     assert caught.value.type != "error"
 
 
@@ -344,13 +351,13 @@ def test_a_response_that_fails_after_that_keeps_its_code(batches: list[Any]) -> 
     for code in codes:
         last = failed_with({"code": code, "message": "m"})
         stream = iter([[last if e == 0 else e for e in batch] for batch in batches])
-        assert events_of(honest_responses(stream, lambda: False))[-1] == last
+        assert events_of(require_complete_responses_stream(stream, lambda: False))[-1] == last
 
 
 def test_a_response_that_is_too_long_says_so_in_the_midst_of_a_stream() -> None:
     error = event("error", message=LONG["message"], code=7, error=LONG, sequence_number=2)
     last = failed_with({"code": "server_error", "message": LONG["message"]})
-    stream = honest_responses(iter([[BEGUN], [DELTA, error, last]]), lambda: False)
+    stream = require_complete_responses_stream(iter([[BEGUN], [DELTA, error, last]]), lambda: False)
     [*_, told, failed] = events_of(stream)
     assert (told["code"], told["sequence_number"]) == ("context_length_exceeded", 2)
     assert told["error"] | {**LONG, **KNOWN} == told["error"]
@@ -359,16 +366,16 @@ def test_a_response_that_is_too_long_says_so_in_the_midst_of_a_stream() -> None:
 
 def test_a_failed_response_with_output_stays_a_response() -> None:
     last = failed_with({"code": "server_error", "message": "m"}, output=[{}])
-    assert events_of(honest_responses(iter([[last]]), lambda: False)) == [last]
+    assert events_of(require_complete_responses_stream(iter([[last]]), lambda: False)) == [last]
 
 
 def test_a_client_is_told_when_its_limit_resets() -> None:
-    def limited() -> Stream:
+    def limited() -> EventStream:
         yield []
         error = {"message": "m", "type": "usage_limit_reached", "resets_at": 7, "plan_type": "p"}
         raise UpstreamRefused(429, error)
 
-    [error, failed] = events_of(told_responses(limited()))
+    [error, failed] = events_of(append_responses_error(limited()))
     assert error["error"]["resets_at"] == 7
     assert failed["response"]["error"] == {
         "code": "usage_limit_reached",
@@ -380,7 +387,7 @@ def test_a_client_is_told_when_its_limit_resets() -> None:
 
 def test_who_follows_a_response_is_not_told_that_it_failed() -> None:
     begun = [{"type": "response.created", "sequence_number": 7, "response": {}}]
-    [first, error] = events_of(tell_follower(failing(begun, [])))
+    [first, error] = events_of(append_follower_error(failing(begun, [])))
 
     assert first == begun[0]
     assert (error["type"], error["sequence_number"]) == ("error", 7)
@@ -389,4 +396,4 @@ def test_who_follows_a_response_is_not_told_that_it_failed() -> None:
 
 def test_before_the_first_event_there_is_still_a_status() -> None:
     with pytest.raises(UpstreamTimeout):
-        list(tell_follower(failing([])))
+        list(append_follower_error(failing([])))

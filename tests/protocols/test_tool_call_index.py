@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.protocols.tool_call_index import CallKeys, argument_text
+from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_arguments
 
 
 def delta(index: int | None = None, call_id: str | None = None) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def delta(index: int | None = None, call_id: str | None = None) -> dict[str, Any
     ],
 )  # fmt: skip
 def test_a_delta_finds_its_call(deltas: list[dict[str, Any]], numbers: list[int]) -> None:
-    keys = CallKeys()
+    keys = ToolCallIndex()
     assert [keys.find(each) for each in deltas] == numbers
 
 
@@ -34,4 +34,4 @@ def test_a_delta_finds_its_call(deltas: list[dict[str, Any]], numbers: list[int]
     ("arguments", "text"), [(None, ""), ("", ""), ('{"a":1}', '{"a":1}'), ({"ö": 1}, '{"ö": 1}')]
 )
 def test_arguments_are_text_however_they_come(arguments: Any, text: str) -> None:
-    assert argument_text(arguments) == text
+    assert stringify_arguments(arguments) == text

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.errors import UpstreamBroken, UpstreamRefused
+from forwarder.core.errors import UpstreamProtocolError, UpstreamRefused
 from forwarder.protocols import unfold
-from forwarder.protocols.mappings import TERMINALS
+from forwarder.protocols.mappings import TERMINAL_EVENTS
 from tests.helpers import sdk
 from tests.helpers.cases import Case, cases
 
@@ -34,11 +34,11 @@ COMPLETION: dict[str, Any] = {
 
 
 def test_a_whole_completion_that_was_asked_for_stays_as_it_is() -> None:
-    assert unfold.events("chat", COMPLETION, streamed=False) == [COMPLETION]
+    assert unfold.unfold_answer("chat", COMPLETION, streamed=False) == [COMPLETION]
 
 
 def test_a_whole_completion_becomes_one_chunk_for_a_stream() -> None:
-    [chunk] = unfold.events("chat", COMPLETION, streamed=True)
+    [chunk] = unfold.unfold_answer("chat", COMPLETION, streamed=True)
     assert sdk.chunk_mistakes(chunk) == []
     assert [call["index"] for call in chunk["choices"][0]["delta"]["tool_calls"]] == [0, 1]
     assert "message" not in chunk["choices"][0]
@@ -58,7 +58,7 @@ def test_a_whole_completion_ends_whether_it_says_why_or_not(
     said: dict[str, Any], reason: str, streamed: bool
 ) -> None:
     choice = {**COMPLETION["choices"][0], "finish_reason": None, **said}
-    [event] = unfold.events("chat", {**COMPLETION, "choices": [choice]}, streamed)
+    [event] = unfold.unfold_answer("chat", {**COMPLETION, "choices": [choice]}, streamed)
     assert event["choices"][0]["finish_reason"] == reason
 
 
@@ -69,7 +69,7 @@ def test_an_error_that_is_hidden_in_a_200_has_the_status_it_should_have_had(
     body = {"choices": None, "base_resp": {"status_code": code, "status_msg": "No balance."}}
     for streamed in (False, True):
         with pytest.raises(UpstreamRefused, match=r"No balance\.") as caught:
-            unfold.events("chat", body, streamed)
+            unfold.unfold_answer("chat", body, streamed)
         assert caught.value.status == status
 
 
@@ -85,7 +85,7 @@ def test_what_comes_beside_a_text_is_told_in_its_events() -> None:
     }
     item = {"type": "message", "id": "msg_1", "content": [part]}
     body = {"object": "response", "status": "completed", "output": [item]}
-    events = unfold.events("responses", body, streamed=True)[4:-2]
+    events = unfold.unfold_answer("responses", body, streamed=True)[4:-2]
     assert [e["type"].removeprefix("response.") for e in events] == [
         "output_text.delta",
         "output_text.annotation.added",
@@ -101,10 +101,10 @@ def test_what_comes_beside_a_text_is_told_in_its_events() -> None:
 @pytest.mark.parametrize("case", cases("chat_over_responses", streams=True))
 def test_a_whole_response_becomes_the_events_that_would_have_carried_it(case: Case) -> None:
     response = case.read("upstream.jsonl")[-1]["response"]
-    events = unfold.events("responses", response, streamed=True)
+    events = unfold.unfold_answer("responses", response, streamed=True)
     assert [m for event in events for m in sdk.event_mistakes(event)] == []
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    assert [event["type"] in TERMINALS for event in events].index(True) == len(events) - 1
+    assert [event["type"] in TERMINAL_EVENTS for event in events].index(True) == len(events) - 1
     assert events[-1]["response"] == response
     assert _texts(sdk.rebuilt_response(events)) == _texts(response)
 
@@ -118,7 +118,7 @@ def _texts(response: dict[str, Any]) -> list[Any]:
 @pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
 def test_a_whole_response_that_was_asked_for_is_one_terminal_event(status: str) -> None:
     body = {"object": "response", "status": status, "output": [], "error": {"message": "m"}}
-    assert unfold.events("responses", body, streamed=False) == [
+    assert unfold.unfold_answer("responses", body, streamed=False) == [
         {"type": f"response.{status}", "response": body}
     ]
 
@@ -128,11 +128,11 @@ def test_a_whole_response_that_was_asked_for_is_one_terminal_event(status: str) 
     [
         ("chat", {"error": {"message": "Full.", "code": 503}}, UpstreamRefused, "Full."),
         ("responses", {"error": {"message": "Full.", "code": 503}}, UpstreamRefused, "Full."),
-        ("chat", {"choices": []}, UpstreamBroken, "no choices"),
-        ("chat", {"choices": None}, UpstreamBroken, "no choices"),
-        ("chat", {"choices": [], "base_resp": {"status_msg": "No."}}, UpstreamBroken, "no choices"),
-        ("responses", {"id": "x"}, UpstreamBroken, "not a response"),
-        ("responses", COMPLETION, UpstreamBroken, "not a response"),
+        ("chat", {"choices": []}, UpstreamProtocolError, "no choices"),
+        ("chat", {"choices": None}, UpstreamProtocolError, "no choices"),
+        ("chat", {"choices": [], "base_resp": {"status_msg": "No."}}, UpstreamProtocolError, "no choices"),
+        ("responses", {"id": "x"}, UpstreamProtocolError, "not a response"),
+        ("responses", COMPLETION, UpstreamProtocolError, "not a response"),
     ],
 )  # fmt: skip
 def test_a_body_that_is_no_answer_is_an_error(
@@ -140,23 +140,23 @@ def test_a_body_that_is_no_answer_is_an_error(
 ) -> None:
     for streamed in (False, True):
         with pytest.raises(raised, match=said):
-            unfold.events(protocol, body, streamed)
+            unfold.unfold_answer(protocol, body, streamed)
 
 
 def test_a_compacted_conversation_is_one_event() -> None:
     body = {"object": "response.compaction", "output": []}
 
-    assert unfold.events("compact", body, streamed=False) == [body]
+    assert unfold.unfold_answer("compact", body, streamed=False) == [body]
     for wrong in ({}, {"output": "x"}):
-        with pytest.raises(UpstreamBroken):
-            unfold.events("compact", wrong, streamed=False)
+        with pytest.raises(UpstreamProtocolError):
+            unfold.unfold_answer("compact", wrong, streamed=False)
 
 
 def test_embeddings_are_one_event() -> None:
     vectors: list[Any] = [[0.5, 1], "AAAA"]
     entries = [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]
     for body in ({"object": "list", "data": []}, {"data": entries}, {"data": [{"embedding": [1]}]}):
-        assert unfold.events("embeddings", body, streamed=False) == [body]
+        assert unfold.unfold_answer("embeddings", body, streamed=False) == [body]
 
     shapes: list[Any] = [
         *(None, 7, "x", [], [[0.5]]),
@@ -165,5 +165,5 @@ def test_embeddings_are_one_event() -> None:
         *({"embedding": [True]}, {"embedding": [0.5], "index": "0"}),
     ]
     for wrong in ({}, {"data": None}, {"data": {}}, *({"data": [shape]} for shape in shapes)):
-        with pytest.raises(UpstreamBroken):
-            unfold.events("embeddings", wrong, streamed=False)
+        with pytest.raises(UpstreamProtocolError):
+            unfold.unfold_answer("embeddings", wrong, streamed=False)

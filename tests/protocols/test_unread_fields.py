@@ -70,7 +70,7 @@ DROPPED: list[tuple[str, Json, str]] = [
 def test_what_is_not_read_is_dropped_by_name(client: str, request_: Json, name: str) -> None:
     given = terms()
     translate(*over(client, **request_), given)
-    assert list(given.ledger.dropped) == [name]
+    assert list(given.loss_report.losses) == [name]
     with pytest.raises(Unsupported) as caught:
         translate(*over(client, **request_), terms(strict=True))
     assert caught.value.param == name
@@ -95,7 +95,7 @@ def test_what_came_with_an_answer_is_noted_and_refuses_nothing(
 ) -> None:
     given = terms(strict=True)
     translate(*over(client, **request_), given)
-    assert sorted(given.ledger.dropped) == names
+    assert sorted(given.loss_report.losses) == names
 
 
 READ: list[tuple[str, Json]] = [
@@ -122,14 +122,14 @@ READ: list[tuple[str, Json]] = [
 def test_what_is_read_or_empty_is_not_reported(client: str, request_: Json) -> None:
     given = terms(strict=True)
     translate(*over(client, **request_), given)
-    assert given.ledger.dropped == {}
+    assert given.loss_report.losses == {}
 
 
 THOUGHT = {"role": "assistant", "content": "Four.", "reasoning_content": "2 + 2"}
 
 
 def test_reasoning_goes_back_where_it_is_taken_as_it_reads() -> None:
-    given = terms(strict=True, takes=["reasoning_text"])
+    given = terms(strict=True, extensions=["reasoning_text"])
     request = over("chat", messages=[user(type="text", text="2 + 2?"), THOUGHT])
     items = translate(*request, given).request["input"]
     assert items[1] == {
@@ -139,11 +139,11 @@ def test_reasoning_goes_back_where_it_is_taken_as_it_reads() -> None:
         "content": [{"type": "reasoning_text", "text": "2 + 2"}],
     }
     assert items[2]["role"] == "assistant"
-    assert given.ledger.dropped == {}
+    assert given.loss_report.losses == {}
 
 
 def test_reasoning_comes_before_the_calls_that_it_led_to() -> None:
     asked = [{"role": "assistant", "tool_calls": [CALL], "reasoning": "Which?"}, RESULT]
     request = over("chat", messages=asked)
-    items = translate(*request, terms(takes=["reasoning_text"])).request["input"]
+    items = translate(*request, terms(extensions=["reasoning_text"])).request["input"]
     assert [i["type"] for i in items] == ["reasoning", "function_call", "function_call_output"]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.core.translation_context import Ledger
-from forwarder.providers import PROFILES, mend
+from forwarder.core.translation_context import LossReport
+from forwarder.providers import PROFILES, adapt_request
 from tests.providers.mending import Json, mended, messages
 
 USER = {"role": "user", "content": "U"}
@@ -18,15 +18,15 @@ SYSTEM = {"role": "system", "content": "S"}
 
 def test_what_a_provider_does_not_take_is_dropped_and_named() -> None:
     for protocol in ("chat", "responses"):
-        ledger = Ledger()
+        ledger = LossReport()
         body = {"store": True, "user": "u", "seed": 1}
         assert mended(body, protocol, ledger, drop=frozenset({"store", "metadata"})) == {
             "user": "u",
             "seed": 1,
         }
-        assert ledger.dropped == {"store": "some does not take it"}
+        assert ledger.losses == {"store": "some does not take it"}
         with pytest.raises(Unsupported):
-            mended(body, protocol, Ledger(strict=True), drop=frozenset({"store"}))
+            mended(body, protocol, LossReport(strict=True), drop=frozenset({"store"}))
 
 
 @pytest.mark.parametrize(
@@ -83,16 +83,16 @@ def test_a_body_that_cannot_be_mended_is_a_400_that_names_the_place(body: Json, 
 
 def test_who_does_not_know_the_store_stores_nothing() -> None:
     for protocol in ("chat", "responses"):
-        ledger = Ledger(strict=True)
+        ledger = LossReport(strict=True)
         assert mended({"store": False}, protocol, ledger, drop=frozenset({"store"})) == {}
-        assert ledger.dropped == {}
+        assert ledger.losses == {}
 
 
 def test_what_is_honoured_here_is_not_lost() -> None:
-    ledger = Ledger(strict=True, honoured={"store", "metadata"})
+    ledger = LossReport(strict=True, local_parameters={"store", "metadata"})
     drop = frozenset({"store", "metadata", "user"})
     assert mended({"store": True, "metadata": {"a": "b"}}, "chat", ledger, drop=drop) == {}
-    assert ledger.dropped == {}
+    assert ledger.losses == {}
     with pytest.raises(Unsupported):
         mended({"user": "u"}, "chat", ledger, drop=drop)
 
@@ -104,25 +104,25 @@ def test_fields_are_added_unless_they_are_there() -> None:
 
 
 def test_chatgpts_backend_is_asked_as_it_wants_to_be() -> None:
-    ledger = Ledger()
+    ledger = LossReport()
     asked = {"model": "m", "input": "Hi.", "stream": False, "store": True, "temperature": 0.5}
-    assert mend(asked, "responses", PROFILES["chatgpt"], ledger) == {
+    assert adapt_request(asked, "responses", PROFILES["chatgpt"], ledger) == {
         "model": "m", "input": "Hi.", "stream": True, "store": False, "instructions": "",
     }  # fmt: skip
-    assert sorted(ledger.dropped) == ["store", "temperature"]
+    assert sorted(ledger.losses) == ["store", "temperature"]
 
 
 @pytest.mark.parametrize("wish", [True, False])
 def test_parallel_calls_are_left_out_where_they_are_not_known(wish: bool) -> None:
-    ledger = Ledger()
+    ledger = LossReport()
     body = {"parallel_tool_calls": wish}
     assert mended(body) == body
     assert mended(body, ledger=ledger, parallel_tool_calls=False) == {}
-    assert ledger.dropped == {}  # more than one call falls away elsewhere
+    assert ledger.losses == {}  # more than one call falls away elsewhere
     lacking = {"parallel_tool_calls": False, "keeps_responses": True}
     native = {**body, "input": "hi"}
     assert mended(native, "responses", ledger, **lacking) == {"input": "hi"}
-    assert bool(ledger.dropped) is (wish is False)
+    assert bool(ledger.losses) is (wish is False)
 
 
 def test_a_limit_may_keep_its_name() -> None:
@@ -147,7 +147,7 @@ OBJECT = {"type": "json_object"}
     ],
 )
 def test_what_is_not_enforced_is_asked_for(level: str, given: Json, sent: Any) -> None:
-    ledger = Ledger()
+    ledger = LossReport()
     body = {"messages": [SYSTEM, USER], "response_format": given}
     made = mended(body, ledger=ledger, response_format=level)
     assert made.get("response_format") == sent
@@ -155,7 +155,7 @@ def test_what_is_not_enforced_is_asked_for(level: str, given: Json, sent: Any) -
     assert (told == "U") is (given == sent)
     if given == ASKED != sent:
         assert json.dumps(SCHEMA, separators=(",", ":")) in told
-    assert bool(ledger.dropped) is (given != sent)
+    assert bool(ledger.losses) is (given != sent)
 
 
 def test_where_only_schemas_are_known_any_object_is_one() -> None:

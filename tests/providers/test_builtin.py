@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.providers import PROFILES, Profile, checked
-from forwarder.providers.profile import KNOBS
+from forwarder.providers import PROFILES, Profile, validate_quirks
+from forwarder.providers.profile import PROFILE_FIELDS
 from tests.helpers.sdk import REQUEST_PARAMETERS
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 def test_a_profile_says_only_what_means_something(profile: Profile) -> None:
-    checked({knob: getattr(profile, knob) for knob in KNOBS})
+    validate_quirks({knob: getattr(profile, knob) for knob in PROFILE_FIELDS})
     for drop in (profile.drop, *(each.get("drop", set()) for each in profile.models.values())):
         assert drop <= REQUEST_PARAMETERS["chat"] | REQUEST_PARAMETERS["responses"]
         assert not drop & {"model", "messages", "input", "tools", "stream"}

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.providers.error_parsing import is_about_value, named, phrases
+from forwarder.providers.error_parsing import (
+    find_complaint_kinds,
+    find_refused_parameters,
+    is_about_value,
+)
 
 NAMED: list[tuple[str, str | None, list[tuple[str, ...]]]] = [
     ("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
@@ -35,7 +39,7 @@ NAMED: list[tuple[str, str | None, list[tuple[str, ...]]]] = [
 def test_the_parameters_that_should_not_be_there_are_found(
     message: str, param: str | None, paths: list[tuple[str, ...]]
 ) -> None:
-    found = named(message, param)
+    found = find_refused_parameters(message, param)
     assert set(paths) <= set(found)  # words that are no parameters do no harm
     assert bool(paths) is bool(found)
 
@@ -75,7 +79,7 @@ PHRASES = [
 
 @pytest.mark.parametrize(("message", "protocol", "kind"), PHRASES)
 def test_a_complaint_is_known_by_its_words(message: str, protocol: str, kind: str) -> None:
-    assert kind in phrases(message, protocol)
+    assert kind in find_complaint_kinds(message, protocol)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_a_complaint_is_known_by_its_words(message: str, protocol: str, kind: st
 )
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
 def test_other_complaints_are_none_of_ours(message: str, protocol: str) -> None:
-    assert list(phrases(message, protocol)) == []
+    assert list(find_complaint_kinds(message, protocol)) == []
 
 
 VALUES = [

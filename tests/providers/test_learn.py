@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import UpstreamRefused
-from forwarder.providers import AS_IS, PROFILES, Profile
-from forwarder.providers.learn import Lesson, lesson_of
+from forwarder.providers import PASSTHROUGH_PROFILE, PROFILES, Profile
+from forwarder.providers.learn import InferredQuirk, infer_quirk
 
 Json = dict[str, Any]
 
@@ -24,7 +24,7 @@ SCHEMA = {"messages": [USER], "response_format": {"type": "json_schema"}}
 def learned(
     message: str,
     body: Json,
-    profile: Profile = AS_IS,
+    profile: Profile = PASSTHROUGH_PROFILE,
     *,
     param: str | None = None,
     protocol: str = "chat",
@@ -32,7 +32,7 @@ def learned(
 ) -> Json | None:
     """The changes that a refusal comes to."""
     refusal = UpstreamRefused(status, {"message": message, "param": param})
-    lesson = lesson_of(refusal, protocol, {"model": "m", **body}, profile)
+    lesson = infer_quirk(refusal, protocol, {"model": "m", **body}, profile)
     return dict(lesson.changes) if lesson else None
 
 
@@ -118,7 +118,7 @@ def test_a_refusal_becomes_a_setting(message: str, body: Json, changes: Json) ->
 
 @pytest.mark.parametrize(("message", "body", "changes"), LESSONS)
 def test_a_lesson_is_learned_but_once(message: str, body: Json, changes: Json) -> None:
-    knowing = replace(AS_IS, **changes)
+    knowing = replace(PASSTHROUGH_PROFILE, **changes)
     assert learned(message, body, knowing) in (None, {"drop": frozenset({"tool_choice"})})
 
 
@@ -227,10 +227,10 @@ def test_only_who_asked_for_a_whole_answer_learns_that_there_are_none(body: Json
 
 def test_foreign_reasoning_is_a_matter_of_one_request() -> None:
     refusal = UpstreamRefused(400, {"message": "Encrypted content could not be verified"})
-    lesson = lesson_of(refusal, "responses", {"input": []}, GENERIC)
+    lesson = infer_quirk(refusal, "responses", {"input": []}, GENERIC)
     assert lesson is not None
     assert lesson.changes == {"reasoning_items": "drop"}
-    assert not lesson.lasting
+    assert not lesson.is_lasting
 
 
 @pytest.mark.parametrize(
@@ -262,9 +262,11 @@ def test_a_parameter_that_was_not_sent_teaches_nothing() -> None:
 # -- one value of a parameter --------------------------------------------------------------------
 
 
-def lesson(message: str, body: Json, param: str | None = None, **more: Any) -> Lesson | None:
+def lesson(message: str, body: Json, param: str | None = None, **more: Any) -> InferredQuirk | None:
     refusal = UpstreamRefused(400, {"message": message, "param": param})
-    return lesson_of(refusal, more.get("protocol", "chat"), {"model": "m", **body}, AS_IS)
+    return infer_quirk(
+        refusal, more.get("protocol", "chat"), {"model": "m", **body}, PASSTHROUGH_PROFILE
+    )
 
 
 LOTS = (
@@ -323,20 +325,22 @@ def test_a_bad_value_is_the_clients_to_hear_of(message: str, param: str | None, 
 def test_a_good_value_that_is_refused_is_left_out_once(
     message: str, param: str, body: Json, changes: Json
 ) -> None:
-    assert lesson(message, body, param) == Lesson(changes, lasting=False)
+    assert lesson(message, body, param) == InferredQuirk(changes, is_lasting=False)
 
 
 @pytest.mark.parametrize("word", ["values are", "values:", "expected one of"])
 def test_the_nearest_effort_stands_for_the_refused_one_alone(word: str) -> None:
     message = f"Unsupported value: 'minimal'. Supported {word} 'low' and 'high'"
     body = {"reasoning_effort": "minimal"}
-    assert lesson(message, body, "reasoning_effort") == Lesson({"effort_map": {"minimal": "low"}})
+    assert lesson(message, body, "reasoning_effort") == InferredQuirk(
+        {"effort_map": {"minimal": "low"}}
+    )
 
 
 def test_one_effort_of_a_native_request_is_left_out_once() -> None:
     body = {"reasoning": {"effort": "high"}}
     learned = lesson("'high' is not supported", body, "reasoning.effort", protocol="responses")
-    assert learned == Lesson({"drop": frozenset({"reasoning"})}, lasting=False)
+    assert learned == InferredQuirk({"drop": frozenset({"reasoning"})}, is_lasting=False)
     body = {"reasoning": {"effort": "lots"}}
     assert lesson(LOTS, body, "reasoning.effort", protocol="responses") is None
 
@@ -356,4 +360,4 @@ def test_a_refused_parameter_is_remembered_whatever_its_value(
     message: str, param: str | None, body: Json
 ) -> None:
     (name,) = body
-    assert lesson(message, body, param) == Lesson({"drop": frozenset({name})})
+    assert lesson(message, body, param) == InferredQuirk({"drop": frozenset({name})})

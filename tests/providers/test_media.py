@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.translation_context import Ledger
-from forwarder.providers import AS_IS
+from forwarder.core.translation_context import LossReport
+from forwarder.providers import PASSTHROUGH_PROFILE
 from tests.providers.mending import Json, mended, messages
 
 TEXT = {"type": "text", "text": "a"}
@@ -24,9 +24,9 @@ def result(content: Any, call_id: str = "x") -> Json:
 
 
 def made(*given: Json, **knobs: Any) -> tuple[list[Json], list[str]]:
-    ledger = Ledger()
+    ledger = LossReport()
     body = mended({"messages": list(given)}, ledger=ledger, **knobs)
-    return body["messages"], list(ledger.dropped)
+    return body["messages"], list(ledger.losses)
 
 
 @pytest.mark.parametrize("last", [[], [USER]])
@@ -52,7 +52,7 @@ def test_each_batch_has_its_own_media() -> None:
 def test_media_stay_in_the_result_where_they_may() -> None:
     given = [CALLS, result([TEXT, IMAGE]), result([FILE], "y"), USER]
     assert made(*given, tool_image="inline") == (given, [])
-    assert AS_IS.tool_image == "inline"
+    assert PASSTHROUGH_PROFILE.tool_image == "inline"
 
 
 def test_images_are_dropped_where_they_must_be_and_named() -> None:

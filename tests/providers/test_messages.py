@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 from tests.providers.mending import Json, messages
 
 DEVELOPER = {"role": "developer", "content": "D"}
@@ -188,19 +188,22 @@ SIGNED = {
 def test_signatures_that_are_not_taken_are_removed_and_named(
     taken: tuple[str, ...], call: Json, names: list[str]
 ) -> None:
-    ledger, knobs = Ledger(), {"extra_message_fields": False, "signature_fields": frozenset(taken)}
+    ledger, knobs = (
+        LossReport(),
+        {"extra_message_fields": False, "signature_fields": frozenset(taken)},
+    )
     [made] = messages(SIGNED, ledger=ledger, **knobs)
     assert made["tool_calls"] == [call]
     assert ("extra_content" in made) is bool(taken)
-    assert sorted(ledger.dropped) == names
+    assert sorted(ledger.losses) == names
     assert messages(SIGNED) == [SIGNED]
 
 
 def test_a_placeholder_for_a_signature_is_named() -> None:
     for message, names in ((SIGNED, []), (CALLS, ["messages.tool_calls.extra_content"])):
-        ledger = Ledger()
+        ledger = LossReport()
         messages(message, ledger=ledger, signature_placeholder="none")
-        assert list(ledger.dropped) == names
+        assert list(ledger.losses) == names
 
 
 SAID: Json = {
@@ -228,7 +231,7 @@ SAID: Json = {
     ],
 )
 def test_fields_that_are_taken_in_no_message_are_noted(knobs: Json, names: list[str]) -> None:
-    ledger = Ledger(strict=True)
+    ledger = LossReport(strict=True)
     [made] = messages(SAID, ledger=ledger, **knobs)
-    assert sorted(ledger.dropped) == names
+    assert sorted(ledger.losses) == names
     assert not {name.removeprefix("messages.") for name in names} & made.keys()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from forwarder.providers import Profile
-from forwarder.providers.names import fit, long_names, restoring
+from forwarder.providers.names import fit_names, make_name_restorer, map_long_names
 
 Json = dict[str, Any]
 
@@ -35,7 +35,7 @@ def conversation(name: str, call_id: str) -> Json:
 def fitted(body: Json, **knobs: Any) -> Json:
     made = copy.copy(body)
     before = copy.deepcopy(body)
-    fit(made, Profile("some", **knobs))
+    fit_names(made, Profile("some", **knobs))
     assert body == before
     return made
 
@@ -43,7 +43,7 @@ def fitted(body: Json, **knobs: Any) -> Json:
 def test_what_fits_stays() -> None:
     body = conversation("look", "call_1")
     assert fitted(body) == body
-    assert long_names(body, 64) == {}
+    assert map_long_names(body, 64) == {}
     assert fitted(conversation(LONG, "x" * 99), tool_name_limit=0, call_id_limit=0) == (
         conversation(LONG, "x" * 99)
     )
@@ -52,7 +52,7 @@ def test_what_fits_stays() -> None:
 @pytest.mark.parametrize("name", [LONG, "files.read", "näme"])
 def test_a_name_that_does_not_fit_has_the_same_short_form_wherever_it_stands(name: str) -> None:
     body = conversation(name, "call_1")
-    ((short, long),) = long_names(body, 20).items()
+    ((short, long),) = map_long_names(body, 20).items()
     assert long == name
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,20}", short)
     made = fitted(body, tool_name_limit=20)
@@ -65,12 +65,12 @@ def test_a_name_that_does_not_fit_has_the_same_short_form_wherever_it_stands(nam
 
 def test_names_that_begin_alike_stay_apart() -> None:
     body = {"tools": [function(LONG + "a"), function(LONG + "b"), function("files.read")]}
-    assert len(long_names(body, 20)) == 3
+    assert len(map_long_names(body, 20)) == 3
 
 
 def test_a_tool_that_is_only_remembered_is_renamed_too() -> None:
     body = {**conversation(LONG, "call_1"), "tools": []}
-    assert long_names(body, 20) == {}
+    assert map_long_names(body, 20) == {}
     call, result = fitted(body, tool_name_limit=20)["messages"]
     assert call["tool_calls"][0]["function"]["name"] == result["name"] != LONG
 
@@ -108,7 +108,7 @@ def test_what_is_not_of_its_shape_is_left_alone(odd: Any) -> None:
 
 @pytest.mark.parametrize("key", ["delta", "message"])
 def test_calls_in_answers_have_the_clients_names_again(key: str) -> None:
-    restore = restoring({"short": LONG})
+    restore = make_name_restorer({"short": LONG})
     call = function("short", arguments="")
     event = {"choices": [{"index": 0, key: {"tool_calls": [{"index": 0, **call}]}}]}
     (choice,) = restore(event)["choices"]

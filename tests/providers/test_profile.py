@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.providers import Profile, checked
+from forwarder.providers import Profile, validate_quirks
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from forwarder.providers import Profile, checked
 )
 def test_a_wrong_value_is_told_by_what_would_be_right(quirks: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        checked(quirks)
+        validate_quirks(quirks)
 
 
 def test_right_values_are_given_back() -> None:
@@ -41,7 +41,7 @@ def test_right_values_are_given_back() -> None:
         "effort_map": {"max": "high", "none": None},
         "models": {"x*": {"tool_name_limit": 0}},
     }
-    assert checked(quirks) == quirks
+    assert validate_quirks(quirks) == quirks
 
 
 def test_a_quirk_of_an_older_version_is_left_out_with_a_warning(
@@ -49,7 +49,7 @@ def test_a_quirk_of_an_older_version_is_left_out_with_a_warning(
 ) -> None:
     quirks = {"error_status": False, "models": {"x": {"error_status": True, "drop": ["seed"]}}}
 
-    assert checked(quirks) == {"models": {"x": {"drop": ["seed"]}}}
+    assert validate_quirks(quirks) == {"models": {"x": {"drop": ["seed"]}}}
     assert "error_status" in caplog.text
 
 

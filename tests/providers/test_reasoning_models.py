@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from forwarder.providers import PROFILES, for_model, profile_for
+from forwarder.providers import PROFILES, apply_model_overrides, select_profile
 from forwarder.providers.reasoning_models import is_reasoning_model
 
 GENERIC = PROFILES["generic"]
@@ -84,13 +84,13 @@ def test_the_profile_decides_before_the_name(reasons: bool) -> None:
 def test_a_deployment_on_azure_reasons_unless_its_name_denies_it(
     deployment: str, reasons: bool
 ) -> None:
-    profile = profile_for("", "https://acme.openai.azure.com/openai/v1", {})
-    assert is_reasoning_model(for_model(profile, deployment), deployment) is reasons
+    profile = select_profile("", "https://acme.openai.azure.com/openai/v1", {})
+    assert is_reasoning_model(apply_model_overrides(profile, deployment), deployment) is reasons
 
 
 def test_an_operator_says_it_of_an_upstream_or_of_single_models() -> None:
-    every = profile_for("azure", "", {"reasons": False})
-    assert not is_reasoning_model(for_model(every, "gpt-5.5"), "gpt-5.5")
-    some = profile_for("generic", "", {"models": {"smart*": {"reasons": True}}})
-    assert is_reasoning_model(for_model(some, "smart-2"), "smart-2")
-    assert not is_reasoning_model(for_model(some, "fast"), "fast")
+    every = select_profile("azure", "", {"reasons": False})
+    assert not is_reasoning_model(apply_model_overrides(every, "gpt-5.5"), "gpt-5.5")
+    some = select_profile("generic", "", {"models": {"smart*": {"reasons": True}}})
+    assert is_reasoning_model(apply_model_overrides(some, "smart-2"), "smart-2")
+    assert not is_reasoning_model(apply_model_overrides(some, "fast"), "fast")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.translation_context import Ledger
-from forwarder.providers import mend
+from forwarder.core.translation_context import LossReport
+from forwarder.providers import adapt_request
 from forwarder.providers.profile import Profile
 from tests.providers.mending import Json, mended
 
@@ -31,10 +31,10 @@ def test_developers_have_their_name_there_too(role: str) -> None:
 @pytest.mark.parametrize("codex_models", [True, False])
 def test_only_openai_is_told_of_codex_s_session(codex_models: bool) -> None:
     body = {"input": "Hi.", "client_metadata": {"session_id": "s"}}
-    ledger = Ledger(strict=True)
-    made = mend(body, "responses", Profile("x", codex_models=codex_models), ledger)
+    ledger = LossReport(strict=True)
+    made = adapt_request(body, "responses", Profile("x", codex_models=codex_models), ledger)
     assert made == (body if codex_models else {"input": "Hi."})
-    assert ledger.dropped == {}
+    assert ledger.losses == {}
 
 
 THOUGHT: Json = {
@@ -69,9 +69,9 @@ def test_a_model_that_does_not_reason_is_asked_for_no_reasoning() -> None:
     assert mended(ASKING, "responses") == ASKING
     bare = {"input": "Hi.", "reasoning": {"summary": "auto"}, "include": ASKING["include"][:1]}
     assert mended(bare, "responses", reasons=False) == {"input": "Hi."}
-    ledger = Ledger()
-    mend(ASKING, "responses", Profile("p", reasons=False), ledger)
-    assert list(ledger.dropped) == ["reasoning.summary", "include.reasoning.encrypted_content"]
+    ledger = LossReport()
+    adapt_request(ASKING, "responses", Profile("p", reasons=False), ledger)
+    assert list(ledger.losses) == ["reasoning.summary", "include.reasoning.encrypted_content"]
     assert noted(less, reasons=False) == []  # not even a strict request loses anything
 
 
@@ -96,9 +96,9 @@ def test_reasoning_that_does_not_go_on_is_noted() -> None:
 
 
 def noted(body: Json, **knobs: Any) -> list[str]:
-    ledger = Ledger(strict=True)
-    mend(body, "responses", Profile("p", **knobs), ledger)
-    return [*ledger.dropped]
+    ledger = LossReport(strict=True)
+    adapt_request(body, "responses", Profile("p", **knobs), ledger)
+    return [*ledger.losses]
 
 
 def test_log_probabilities_that_are_not_taken_are_not_included_either() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.ids import Mint
-from forwarder.providers.responses_repair import repaired
+from forwarder.core.ids import IdSource
+from forwarder.providers.responses_repair import repair_stream
 from tests.fake_provider import Answer, Call
 from tests.fake_provider.answers import Ask
 from tests.fake_provider.responses import events
@@ -23,9 +23,9 @@ FULL = Answer(text="Hello there.", reasoning="I think.", calls=[Call("look", {"c
 
 def made(stream: list[Json], done: bool = True) -> list[Json]:
     numbers = itertools.count(1)
-    mint = Mint(lambda prefix: f"{prefix}_{next(numbers)}", lambda: 1)
+    mint = IdSource(lambda prefix: f"{prefix}_{next(numbers)}", lambda: 1)
     before = copy.deepcopy(stream)
-    batches = repaired(iter([[event] for event in stream]), lambda: done, mint)
+    batches = repair_stream(iter([[event] for event in stream]), lambda: done, mint)
     result = [event for batch in batches for event in batch]
     assert stream == before
     return result

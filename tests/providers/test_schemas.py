@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.providers.schemas import DIALECTS, SchemaTooLarge, rewritten
+from forwarder.providers.schemas import DIALECTS, SchemaTooLarge, rewrite_schema
 
 Json = dict[str, Any]
 
@@ -77,7 +77,7 @@ CASES: list[tuple[str, Json, Json]] = [
 @pytest.mark.parametrize(("dialect", "given", "sent"), CASES)
 def test_a_schema_is_said_as_the_dialect_says_it(dialect: str, given: Json, sent: Json) -> None:
     before = copy.deepcopy(given)
-    assert rewritten(given, dialect) == sent
+    assert rewrite_schema(given, dialect) == sent
     assert given == before
 
 
@@ -86,8 +86,8 @@ def test_properties_may_be_called_like_keywords(dialect: str) -> None:
     names = ("type", "$ref", "anyOf", "const", "strict", "$schema", "additionalProperties", "items")
     schema = {"type": "object", "properties": dict.fromkeys(names, CITY)}
     if dialect in ("openai", "mistral"):
-        assert rewritten(schema, dialect) == schema
-    assert set(rewritten(schema, dialect)["properties"]) >= set(names) - {"$ref"}
+        assert rewrite_schema(schema, dialect) == schema
+    assert set(rewrite_schema(schema, dialect)["properties"]) >= set(names) - {"$ref"}
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -106,14 +106,14 @@ def test_properties_may_be_called_like_keywords(dialect: str) -> None:
     ],
 )
 def test_a_schema_that_is_none_breaks_nothing(dialect: str, schema: Json) -> None:
-    assert isinstance(rewritten(schema, dialect), dict)
+    assert isinstance(rewrite_schema(schema, dialect), dict)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_what_was_rewritten_stays_as_it_is(dialect: str) -> None:
     for _, given, _ in CASES:
-        once = rewritten(given, dialect)
-        assert rewritten(once, dialect) == once
+        once = rewrite_schema(given, dialect)
+        assert rewrite_schema(once, dialect) == once
 
 
 def test_inlining_may_not_go_beyond_the_nodes_allowed() -> None:
@@ -121,9 +121,9 @@ def test_inlining_may_not_go_beyond_the_nodes_allowed() -> None:
     nodes = 2 + 10 * 3  # the schema, its list, and ten times a city with its values
     nodes += 10  # the references themselves
     nodes += 10  # and what stands beside each: nothing
-    assert rewritten(shared, "plain", nodes) == {"anyOf": [CITY] * 10}
+    assert rewrite_schema(shared, "plain", nodes) == {"anyOf": [CITY] * 10}
     with pytest.raises(SchemaTooLarge, match=f"more than {nodes - 1} nodes"):
-        rewritten(shared, "plain", nodes - 1)
+        rewrite_schema(shared, "plain", nodes - 1)
 
 
 def test_schema_that_inlining_makes_too_deep_is_refused() -> None:
@@ -134,4 +134,4 @@ def test_schema_that_inlining_makes_too_deep_is_refused() -> None:
 
     defs = {f"a{i}": nested({"$ref": f"#/$defs/a{i + 1}"}) for i in range(60)}
     with pytest.raises(SchemaTooLarge, match="nested too deeply"):
-        rewritten({"$ref": "#/$defs/a0", "$defs": defs}, "plain")
+        rewrite_schema({"$ref": "#/$defs/a0", "$defs": defs}, "plain")

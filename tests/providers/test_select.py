@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.providers import KNOBS, PROFILES, for_model, profile_for
+from forwarder.providers import PROFILE_FIELDS, PROFILES, apply_model_overrides, select_profile
 
 
 @pytest.mark.parametrize(
@@ -33,34 +33,37 @@ from forwarder.providers import KNOBS, PROFILES, for_model, profile_for
     ],
 )
 def test_a_url_gives_the_provider_away(url: str, name: str) -> None:
-    assert profile_for("", url, {}).name == name
+    assert select_profile("", url, {}).name == name
 
 
 def test_a_named_provider_goes_before_the_url() -> None:
-    assert profile_for("vllm", "https://api.openai.com/v1", {}) is not PROFILES["openai"]
-    assert profile_for("vllm", "https://api.openai.com/v1", {}) == PROFILES["vllm"]
+    assert select_profile("vllm", "https://api.openai.com/v1", {}) is not PROFILES["openai"]
+    assert select_profile("vllm", "https://api.openai.com/v1", {}) == PROFILES["vllm"]
 
 
 def test_an_operator_may_turn_every_knob() -> None:
-    profile = profile_for("openai", "", {"max_tokens": "max_tokens", "drop": ["user", "seed"]})
+    profile = select_profile("openai", "", {"max_tokens": "max_tokens", "drop": ["user", "seed"]})
     assert (profile.max_tokens, profile.drop) == ("max_tokens", frozenset({"user", "seed"}))
     assert profile.developer_role == PROFILES["openai"].developer_role
-    own = profile_for("", "", {"server_calls": ["srv_"], "responses_takes": ["top_k"]})
+    own = select_profile("", "", {"server_calls": ["srv_"], "responses_takes": ["top_k"]})
     assert (own.server_calls, own.responses_takes) == (("srv_",), frozenset({"top_k"}))
-    assert {"max_tokens", "drop", "developer_role"} <= KNOBS
-    assert not {"name", "hosts"} & KNOBS
+    assert {"max_tokens", "drop", "developer_role"} <= PROFILE_FIELDS
+    assert not {"name", "hosts"} & PROFILE_FIELDS
 
 
 def test_what_an_operator_says_of_all_models_goes_before_what_the_table_says_of_some() -> None:
-    profile = profile_for("deepseek", "", {"forced_tool_choice": "ok"})
-    assert for_model(profile, "deepseek-reasoner").forced_tool_choice == "ok"
-    assert for_model(PROFILES["deepseek"], "deepseek-reasoner").forced_tool_choice == "auto"
+    profile = select_profile("deepseek", "", {"forced_tool_choice": "ok"})
+    assert apply_model_overrides(profile, "deepseek-reasoner").forced_tool_choice == "ok"
+    assert (
+        apply_model_overrides(PROFILES["deepseek"], "deepseek-reasoner").forced_tool_choice
+        == "auto"
+    )
 
 
 def test_a_model_may_have_settings_of_its_own() -> None:
     models = {"*qwen*": {"drop": ["seed"]}, "*-max": {"max_tokens": "max_completion_tokens"}}
-    profile = profile_for("generic", "", {"models": models})
-    assert for_model(profile, "Qwen3-Max").drop == {"seed"}
-    assert for_model(profile, "Qwen3-Max").max_tokens == "max_completion_tokens"
-    assert for_model(profile, "glm").drop == frozenset()
-    assert for_model(profile, "glm") is profile
+    profile = select_profile("generic", "", {"models": models})
+    assert apply_model_overrides(profile, "Qwen3-Max").drop == {"seed"}
+    assert apply_model_overrides(profile, "Qwen3-Max").max_tokens == "max_completion_tokens"
+    assert apply_model_overrides(profile, "glm").drop == frozenset()
+    assert apply_model_overrides(profile, "glm") is profile

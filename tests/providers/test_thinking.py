@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 from tests.providers.mending import Json, mended
 
 
@@ -41,9 +41,9 @@ def test_efforts_are_said_in_the_providers_words() -> None:
     words = {"xhigh": "max", "none": None}
     assert mended({"reasoning_effort": "xhigh"}, effort_map=words) == {"reasoning_effort": "max"}
     assert mended({"reasoning_effort": "low"}, effort_map=words) == {"reasoning_effort": "low"}
-    ledger = Ledger()
+    ledger = LossReport()
     assert mended({"reasoning_effort": "none"}, ledger=ledger, effort_map=words) == {}
-    assert ledger.dropped.keys() == {"reasoning_effort"}
+    assert ledger.losses.keys() == {"reasoning_effort"}
     body = {"reasoning": {"effort": "xhigh", "summary": "auto"}}
     assert mended(body, "responses", effort_map=words)["reasoning"]["effort"] == "max"
     body = {"reasoning": {"effort": "none"}}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.core.translation_context import Ledger
-from forwarder.providers.tools import is_forced
+from forwarder.core.translation_context import LossReport
+from forwarder.providers.tools import is_tool_forced
 from tests.providers.mending import Json, mended
 
 
@@ -54,7 +54,7 @@ ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools
     ],
 )
 def test_a_demand_is_told_from_an_offer(choice: Any, forced: bool) -> None:
-    assert is_forced({"tool_choice": choice}) is forced
+    assert is_tool_forced({"tool_choice": choice}) is forced
 
 
 @pytest.mark.parametrize(
@@ -76,21 +76,23 @@ def test_a_demand_goes_as_the_provider_takes_it(way: str, choice: Any, sent: Jso
 
 
 def test_a_demand_that_is_given_up_is_named() -> None:
-    ledger = Ledger()
+    ledger = LossReport()
     mended({"tool_choice": "required"}, ledger=ledger, forced_tool_choice="auto")
-    assert ledger.dropped.keys() == {"tool_choice"}
+    assert ledger.losses.keys() == {"tool_choice"}
     with pytest.raises(Unsupported):
-        mended({"tool_choice": "required"}, ledger=Ledger(strict=True), forced_tool_choice="auto")
+        mended(
+            {"tool_choice": "required"}, ledger=LossReport(strict=True), forced_tool_choice="auto"
+        )
 
 
 def test_thinking_that_was_asked_for_is_named_when_it_is_given_up() -> None:
-    ledger = Ledger()
+    ledger = LossReport()
     body = {"tool_choice": "required", "reasoning_effort": "high", "thinking": {"type": "enabled"}}
     made = mended(
         body, ledger=ledger, forced_tool_choice="disable_thinking", thinking_switch="thinking"
     )
     assert made == {"tool_choice": "required", "thinking": {"type": "disabled"}}
-    assert ledger.dropped.keys() == {"reasoning_effort"}
+    assert ledger.losses.keys() == {"reasoning_effort"}
 
 
 SCHEMA = {"type": "object", "properties": {}, "$schema": "x", "additionalProperties": False}
@@ -159,6 +161,6 @@ def test_schema_that_inlining_grows_without_bound_is_refused(
     with pytest.raises(
         InvalidRequest, match="more than 1000 nodes.*FORWARDER_MAX_SCHEMA_NODES"
     ) as e:
-        mended(body, protocol, Ledger(max_schema_nodes=1000), schema_dialect=dialect)
+        mended(body, protocol, LossReport(max_schema_nodes=1000), schema_dialect=dialect)
     assert e.value.param == path
-    mended(body, protocol, Ledger(max_schema_nodes=1000), schema_dialect="mistral")
+    mended(body, protocol, LossReport(max_schema_nodes=1000), schema_dialect="mistral")

@@ -30,7 +30,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
 
     def served(answer: Answer, **environment: str) -> FlaskClient:
         transport = httpx2.MockTransport(answer)
-        monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+        monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
         upstreams = {
             "CHAT_BASE_URL": "http://up.test/v1",
             "RESPONSES_BASE_URL": "http://up.test/v1",

@@ -22,7 +22,7 @@ def app() -> Flask:
 
 def key_of(app: Flask, known: tuple[str, ...], **headers: str) -> str | None:
     with app.test_request_context(headers={k.replace("_", "-"): v for k, v in headers.items()}):
-        return auth.authorized(known)
+        return auth.require_client_key(known)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def refusal(app: Flask, admins: tuple[str, ...], key: str = "", **request: Any) 
     }
     with app.test_request_context(headers=headers, **request):
         try:
-            auth.administers(Settings.from_env(environment))
+            auth.require_administrator(Settings.from_env(environment))
         except ClientError as error:
             return type(error)
     return None

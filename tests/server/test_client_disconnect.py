@@ -7,16 +7,16 @@ import sys
 
 import pytest
 
-from forwarder.server.client_disconnect import on_leaving
+from forwarder.server.client_disconnect import on_client_disconnect
 
 PROGRAM = """
 from gevent import monkey; monkey.patch_all()
 import gevent, socket
-from forwarder.server.client_disconnect import on_leaving
+from forwarder.server.client_disconnect import on_client_disconnect
 
 client, server = socket.socketpair()
 left = []
-end = on_leaving(server, lambda: left.append(True))
+end = on_client_disconnect(server, lambda: left.append(True))
 {act}
 gevent.sleep(0.1)
 end()
@@ -45,4 +45,4 @@ def test_only_hanging_up_is_leaving(act: str, noticed: bool) -> None:
 
 
 def test_without_a_socket_or_gevent_nothing_is_watched() -> None:
-    on_leaving(None, lambda: None)()
+    on_client_disconnect(None, lambda: None)()

@@ -18,8 +18,8 @@ from gunicorn.config import Config
 
 from forwarder.server import gunicorn_check as under_test
 from forwarder.server.gunicorn_check import (
-    WILL_NOT_LOAD,
-    WORKER,
+    EXIT_WILL_NOT_LOAD,
+    WORKER_CLASS,
     find_gunicorn_mistake,
     refuse_to_load,
 )
@@ -115,7 +115,7 @@ def test_it_is_not_gunicorn_that_runs_the_tests() -> None:
 
 
 def test_the_worker_is_found_under_its_name() -> None:
-    assert f"{Worker.__module__}.{Worker.__qualname__}" == WORKER
+    assert f"{Worker.__module__}.{Worker.__qualname__}" == WORKER_CLASS
 
 
 class LoadingWorker:
@@ -150,8 +150,8 @@ def test_one_of_the_workers_makes_gunicorn_end(
             LoadingWorker(age, ends_after).load()
         codes.append(raised.value.code)
 
-    told = 0 if ends_after is not None else WILL_NOT_LOAD
-    assert codes == [WILL_NOT_LOAD, told, told]
+    told = 0 if ends_after is not None else EXIT_WILL_NOT_LOAD
+    assert codes == [EXIT_WILL_NOT_LOAD, told, told]
     assert capsys.readouterr().err == "The forwarder is not started: why.\n" * 3
 
 
@@ -159,13 +159,13 @@ def test_without_gunicorn_it_exits_at_once() -> None:
     with pytest.raises(SystemExit) as raised:
         refuse_to_load("why")
 
-    assert raised.value.code == WILL_NOT_LOAD
+    assert raised.value.code == EXIT_WILL_NOT_LOAD
 
 
 def test_several_workers_with_a_wrong_setting_end_without_a_traceback(checkout: Path) -> None:
     code, output = run("-w", "4", cwd=checkout, FORWARDER_MAX_BODY="x")
 
-    assert code == WILL_NOT_LOAD, output
+    assert code == EXIT_WILL_NOT_LOAD, output
     assert "The forwarder is not configured properly" in output
     assert "Traceback" not in output
 
@@ -210,7 +210,7 @@ def test_its_settings_can_be_used_from_elsewhere(checkout: Path, elsewhere: Path
     (elsewhere / ".env").write_text("FORWARDER_API_KEYS=other\n")
     with serving("-c", conf, cwd=elsewhere) as (url, process):
         log = (elsewhere / "log").read_text()
-        assert f"Using worker: {WORKER}" in log
+        assert f"Using worker: {WORKER_CLASS}" in log
 
         def models(key: str) -> int:
             return _status(f"{url}/v1/models", Authorization=f"Bearer {key}")

@@ -149,12 +149,12 @@ print(gevent.spawn(wait).get(timeout=5))
 FINISH = """
 from types import SimpleNamespace
 from gunicorn.config import Config
-from forwarder.server.gunicorn_worker import Worker, read_limits, raise_file_limit
-from forwarder.core.shutdown import Running
+from forwarder.server.gunicorn_worker import Worker, read_client_limits, raise_file_limit
+from forwarder.core.shutdown import InFlightRequests
 import gevent, logging, os, resource, time
 config = Config(); config.set("graceful_timeout", 1)
 worker = Worker(1, os.getppid(), [], None, 30, config, logging.getLogger())
-running = Running()
+running = InFlightRequests()
 worker.wsgi = SimpleNamespace(extensions={"forwarder": SimpleNamespace(running=running)})
 """
 
@@ -173,15 +173,15 @@ def test_what_never_ends_holds_a_worker_for_its_grace_only(
 ) -> None:
     act = f"""
 def stuck():
-    run = running.enter({grace})
+    run = running.add_request({grace})
     while True:
         try: gevent.sleep(60)
         except BaseException: pass
 gevent.spawn(stuck); gevent.sleep(0)
 worker.alive = False
-gevent.spawn(worker._leave)
+gevent.spawn(worker._watch_for_exit)
 started = time.monotonic()
-worker._finish()
+worker._await_background_work()
 print(len(running), round(time.monotonic() - started), flush=True)
 os._exit(0)
 """
@@ -208,7 +208,7 @@ worker._check_background_grace()
 def test_the_limits_are_those_of_the_forwarder() -> None:
     act = """
 settings = SimpleNamespace(head_timeout=1.5, send_timeout=7.0)
-print(*read_limits(SimpleNamespace(settings=settings)), *read_limits(None))
+print(*read_client_limits(SimpleNamespace(settings=settings)), *read_client_limits(None))
 """
 
     assert printed(act) == "1.5 30.0 7.0 65536 2.0 10.0 30.0 60.0 65536 2.0"

@@ -29,7 +29,7 @@ class Ollama:
         self.answer: Answer = well
         self.requests: list[httpx2.Request] = []
         transport = httpx2.MockTransport(self._answer)
-        monkeypatch.setattr(gateway, "transport_for", lambda *given: transport)
+        monkeypatch.setattr(gateway, "select_transport", lambda *given: transport)
         given = {
             "CHAT_BASE_URL": "http://up.test/v1",
             "CHAT_MODELS": "fast=quick",

@@ -16,11 +16,11 @@ from limits.strategies import FixedWindowRateLimiter
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.context.request_context import Exchange, Observer
-from forwarder.core.errors import ForwarderError, LimitsUnknown, RateLimited
-from forwarder.core.translation_context import Ledger
+from forwarder.context.request_context import RequestContext, RequestObserver
+from forwarder.core.errors import ForwarderError, RateLimited, RateLimitsUnavailable
+from forwarder.core.translation_context import LossReport
 from forwarder.pipeline import gateway
-from forwarder.server.rate_limit import RateLimits, duration
+from forwarder.server.rate_limit import RateLimitObserver, format_duration
 from tests.server.conftest import streamed
 
 CHUNK = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
@@ -42,11 +42,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-class Watching(Observer):
+class Watching(RequestObserver):
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
-    def refused(self, reason: str) -> None:
+    def on_rejection(self, reason: str) -> None:
         self.reasons.append(reason)
 
 
@@ -73,34 +73,34 @@ def settings(**rates: str) -> Settings:
 
 
 def limits_of(
-    storage: MemoryStorage | None = None, watching: Observer | None = None, **rates: str
-) -> RateLimits:
+    storage: MemoryStorage | None = None, watching: RequestObserver | None = None, **rates: str
+) -> RateLimitObserver:
     limiter = FixedWindowRateLimiter(storage or MemoryStorage())
-    return RateLimits(limiter, settings(**rates), watching or Observer())
+    return RateLimitObserver(limiter, settings(**rates), watching or RequestObserver())
 
 
-def admitted(limits: RateLimits, key: str = "a") -> Exchange:
-    exchange = Exchange("req_1", "chat", Ledger(), client_key=key, observers=[limits])
-    exchange.admit("192.0.2.1")
+def admitted(limits: RateLimitObserver, key: str = "a") -> RequestContext:
+    exchange = RequestContext("req_1", "chat", LossReport(), client_key=key, observers=[limits])
+    exchange.authorize("192.0.2.1")
     return exchange
 
 
-def refusal(limits: RateLimits, key: str = "a") -> tuple[ForwarderError, Exchange]:
-    exchange = Exchange("req_1", "chat", Ledger(), client_key=key, observers=[limits])
+def refusal(limits: RateLimitObserver, key: str = "a") -> tuple[ForwarderError, RequestContext]:
+    exchange = RequestContext("req_1", "chat", LossReport(), client_key=key, observers=[limits])
     with pytest.raises(ForwarderError) as raised:
-        exchange.admit("192.0.2.1")
+        exchange.authorize("192.0.2.1")
     return raised.value, exchange
 
 
-def spent(limits: RateLimits, usage: dict[str, int] | None, events: int = 0) -> None:
+def spent(limits: RateLimitObserver, usage: dict[str, int] | None, events: int = 0) -> None:
     exchange = admitted(limits)
-    exchange.usage, exchange.events = usage, events
+    exchange.usage, exchange.event_count = usage, events
     exchange.close()
 
 
-def told(exchange: Exchange, kind: str) -> list[str]:
+def told(exchange: RequestContext, kind: str) -> list[str]:
     names = (f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset"))
-    return [exchange.limit_headers[name] for name in names]
+    return [exchange.rate_limit_headers[name] for name in names]
 
 
 def test_requests_are_counted_as_they_come(clock: Clock) -> None:
@@ -110,7 +110,7 @@ def test_requests_are_counted_as_they_come(clock: Clock) -> None:
     clock.now += 10
     second = admitted(limits)
     assert told(second, "requests") == ["2", "0", "50s"]
-    assert not any("tokens" in name for name in second.limit_headers)
+    assert not any("tokens" in name for name in second.rate_limit_headers)
 
 
 def test_one_too_many_is_refused_as_openai_refuses_it(clock: Clock) -> None:
@@ -123,7 +123,7 @@ def test_one_too_many_is_refused_as_openai_refuses_it(clock: Clock) -> None:
 
     assert isinstance(error, RateLimited)
     assert error.status == 429
-    assert error.error() == {
+    assert error.make_error_object() == {
         "message": "Rate limit reached on requests per minute: Limit 1. Please try again in 48s.",
         "type": "requests",
         "param": None,
@@ -189,7 +189,7 @@ def test_an_answer_that_broke_off_costs_its_events(clock: Clock) -> None:
 
 def test_who_was_never_admitted_is_charged_nothing(clock: Clock) -> None:
     limits = limits_of(TOKENS="100/minute")
-    exchange = Exchange("req_1", "chat", Ledger(), client_key="a", observers=[limits])
+    exchange = RequestContext("req_1", "chat", LossReport(), client_key="a", observers=[limits])
     exchange.usage = {"input_tokens": 60, "output_tokens": 30}
 
     exchange.close()
@@ -223,7 +223,7 @@ def test_a_storage_that_is_down_limits_nobody(clock: Clock, logged: list[str]) -
     storage.down = True
 
     for _ in range(5):
-        assert admitted(limits).limit_headers == {}
+        assert admitted(limits).rate_limit_headers == {}
 
     assert storage.asked == 1, "a storage that is down costs every request a wait"
     [line] = logged
@@ -239,7 +239,7 @@ def test_limits_hold_again_once_the_storage_answers(logged: list[str]) -> None:
     storage.down = False
 
     deadline = time.monotonic() + 10
-    while not admitted(limits).limit_headers:
+    while not admitted(limits).rate_limit_headers:
         assert time.monotonic() < deadline, "the storage is not asked again"
         time.sleep(0.05)
 
@@ -254,7 +254,7 @@ def test_the_operator_may_want_nobody_then(clock: Clock, logged: list[str]) -> N
 
     for _ in range(2):
         error, _ = refusal(limits)
-        assert isinstance(error, LimitsUnknown)
+        assert isinstance(error, RateLimitsUnavailable)
         assert error.status == 503
     assert watching.reasons == ["limits_unknown"] * 2
     assert "are refused" in logged[0]
@@ -291,7 +291,7 @@ def test_no_key_is_in_what_the_storage_sees() -> None:
      (360, "6m0s"), (3599.2, "1h0m0s"), (86400, "24h0m0s")],
 )  # fmt: skip
 def test_durations_are_written_as_openai_does(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 # -- the whole application ------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FlaskClient]:
             return answered
 
         transport = httpx2.MockTransport(answer)
-        monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+        monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
         return create_app(Settings.from_env({**URL, **environment})).test_client()
 
     return served

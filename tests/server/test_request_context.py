@@ -13,9 +13,9 @@ from werkzeug.exceptions import HTTPException, abort
 
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.context.request_context import Exchange
+from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import UpstreamRefused
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 from forwarder.server import request_context
 
 KEYS = ("key-one", "key-two")
@@ -26,10 +26,10 @@ def app() -> Flask:
     return create_app(Settings.from_env({}))
 
 
-def begun(app: Flask, **headers: str) -> Exchange:
+def begun(app: Flask, **headers: str) -> RequestContext:
     given = {k.replace("_", "-"): v for k, v in headers.items()}
     with app.test_request_context(headers=given) as context:
-        return request_context.begin(context.request, app.extensions["forwarder"], "test")
+        return request_context.new_context(context.request, app.extensions["forwarder"], "test")
 
 
 @pytest.mark.parametrize("given", ["a", "my-id-42", "x" * 128, "!~"])
@@ -51,13 +51,13 @@ def test_ids_that_are_made_are_different(app: Flask) -> None:
     [({}, False), ({"X_Forwarder_Strict": "TRUE"}, True), ({"X_Forwarder_Strict": "no"}, False)],
 )
 def test_a_request_may_be_strict(given: dict[str, str], strict: bool, app: Flask) -> None:
-    assert begun(app, **given).ledger.strict is strict
+    assert begun(app, **given).loss_report.strict is strict
 
 
 def test_strictness_of_the_operator_cannot_be_undone() -> None:
     app = create_app(Settings.from_env({"FORWARDER_STRICT": "true"}))
 
-    assert begun(app, X_Forwarder_Strict="false").ledger.strict
+    assert begun(app, X_Forwarder_Strict="false").loss_report.strict
 
 
 def test_a_request_that_is_killed_gives_its_place_back_and_is_logged(
@@ -86,7 +86,7 @@ def test_a_request_has_its_place_when_its_body_is_here(
             order.append("body")
             return super().readinto(buffer)
 
-    def admitted(exchange: Exchange) -> None:
+    def admitted(exchange: RequestContext) -> None:
         order.append("place")
         admit(exchange)
 
@@ -102,13 +102,13 @@ def test_a_request_has_its_place_when_its_body_is_here(
 
 
 def test_an_answer_is_signed() -> None:
-    exchange = Exchange(id="req_1", route="chat", ledger=Ledger())
-    exchange.ledger.drop("seed", "why")
-    exchange.ledger.drop("logit_bias", "why")
+    exchange = RequestContext(id="req_1", route="chat", loss_report=LossReport())
+    exchange.loss_report.drop("seed", "why")
+    exchange.loss_report.drop("logit_bias", "why")
     exchange.reply_headers = {"retry-after": "9", "x-upstream-request-id": "up"}
     answer = Response(headers={"Retry-After": "1"})
 
-    request_context.sign(answer.headers, exchange)
+    request_context.add_headers(answer.headers, exchange)
 
     assert answer.headers["X-Request-Id"] == "req_1"
     assert answer.headers["X-Forwarder-Dropped"] == "logit_bias, seed"
@@ -119,9 +119,12 @@ def test_an_answer_is_signed() -> None:
 def test_the_upstream_is_named_once_there_is_one() -> None:
     before, after = Response(), Response()
 
-    request_context.sign(before.headers, Exchange(id="req_1", route="chat", ledger=Ledger()))
-    request_context.sign(
-        after.headers, Exchange(id="req_1", route="chat", ledger=Ledger(), upstream="qwen")
+    request_context.add_headers(
+        before.headers, RequestContext(id="req_1", route="chat", loss_report=LossReport())
+    )
+    request_context.add_headers(
+        after.headers,
+        RequestContext(id="req_1", route="chat", loss_report=LossReport(), upstream="qwen"),
     )
 
     assert "X-Forwarder-Upstream" not in before.headers
@@ -129,7 +132,7 @@ def test_the_upstream_is_named_once_there_is_one() -> None:
 
 
 def test_our_limits_go_before_the_upstream_s() -> None:
-    exchange = Exchange(id="req_1", route="chat", ledger=Ledger())
+    exchange = RequestContext(id="req_1", route="chat", loss_report=LossReport())
     exchange.reply_headers = {
         "x-ratelimit-limit-requests": "9",
         "x-ratelimit-reset-tokens": "1s",
@@ -138,12 +141,12 @@ def test_our_limits_go_before_the_upstream_s() -> None:
     answer, refusal = Response(), UpstreamRefused(429, {}, {"X-RateLimit-Limit-Requests": "9"})
 
     for told in (answer, refusal):
-        request_context.sign(told.headers, exchange)
+        request_context.add_headers(told.headers, exchange)
         assert told.headers["x-ratelimit-limit-requests" if told is answer else
                             "X-RateLimit-Limit-Requests"] == "9"  # fmt: skip
-    exchange.limit_headers = {"x-ratelimit-limit-requests": "2"}
+    exchange.rate_limit_headers = {"x-ratelimit-limit-requests": "2"}
     for told in (answer, refusal):
-        request_context.sign(told.headers, exchange)
+        request_context.add_headers(told.headers, exchange)
         limits = {k.lower(): v for k, v in told.headers.items() if k.lower().startswith("x-rate")}
         assert limits == {"x-ratelimit-limit-requests": "2"}
         assert told.headers["retry-after"] == "9"
@@ -152,7 +155,9 @@ def test_our_limits_go_before_the_upstream_s() -> None:
 def test_nothing_dropped_is_not_mentioned() -> None:
     answer = Response()
 
-    request_context.sign(answer.headers, Exchange(id="req_1", route="chat", ledger=Ledger()))
+    request_context.add_headers(
+        answer.headers, RequestContext(id="req_1", route="chat", loss_report=LossReport())
+    )
 
     assert "X-Forwarder-Dropped" not in answer.headers
 
@@ -171,7 +176,7 @@ def test_werkzeug_s_refusals_become_ours(status: int, code: str | None) -> None:
     with pytest.raises(HTTPException) as raised:
         abort(status)
 
-    error = request_context.ours(raised.value)
+    error = request_context.convert_http_error(raised.value)
 
     assert (error.status, error.code) == (status, code)
     assert error.message

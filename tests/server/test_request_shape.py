@@ -8,9 +8,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from forwarder.context.request_context import Exchange
+from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 from forwarder.server.request_shape import adapt_shape
 from tests.server.conftest import Serve, serve, streamed
 
@@ -62,8 +62,8 @@ CURSOR: Json = {
 }
 
 
-def adapt(request: Json, client: str, strict: bool = False) -> tuple[Json, Exchange]:
-    exchange = Exchange("id", client, Ledger(strict=strict))
+def adapt(request: Json, client: str, strict: bool = False) -> tuple[Json, RequestContext]:
+    exchange = RequestContext("id", client, LossReport(strict=strict))
     return adapt_shape(request, client, exchange), exchange
 
 
@@ -109,7 +109,7 @@ def test_cursors_shape_is_read_as_a_chat_request() -> None:
         "max_tokens": 100,
         "temperature": 1,
     }
-    assert exchange.ledger.dropped.keys() == {"truncation"}
+    assert exchange.loss_report.losses.keys() == {"truncation"}
 
 
 def test_the_usage_is_told_only_when_it_was_asked_for() -> None:

@@ -18,8 +18,8 @@ from flask.testing import FlaskClient
 
 from forwarder.protocols.fold import fold_chat, fold_responses
 from forwarder.protocols.signatures import CALL_FIELDS, MESSAGE_FIELDS
-from forwarder.protocols.unfold import events as whole_events
-from forwarder.storage.db.database import Sqlite
+from forwarder.protocols.unfold import unfold_answer as whole_events
+from forwarder.storage.db.database import SqliteDatabase
 from tests.server.conftest import Serve, streamed
 
 Json = dict[str, Any]
@@ -341,7 +341,7 @@ CLIENTS: dict[str, tuple[Any, str]] = {
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with all tables; to copy it is faster than to make them again for each test."""
-    database = Sqlite(tmp_path_factory.mktemp("empty") / "forwarder.db")
+    database = SqliteDatabase(tmp_path_factory.mktemp("empty") / "forwarder.db")
     database.prepare()
     database.close()
     return database.path

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.server.websocket_socket import Whole
+from forwarder.server.websocket_socket import LockedSocket
 
 SIZE = 4_000_000
 
@@ -25,7 +25,7 @@ def received(sock: socket.socket, size: int) -> bytes:
 def test_sends_of_several_threads_do_not_mix() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        whole = Whole(ours, 10)
+        whole = LockedSocket(ours, 10)
         senders = [
             threading.Thread(target=whole.send, args=(letter * SIZE,)) for letter in (b"a", b"b")
         ]
@@ -42,7 +42,7 @@ def test_headers_go_into_the_first_thing_sent_and_no_other() -> None:
     ours, theirs = socket.socketpair()
     answer = b"HTTP/1.1 101 \r\nUpgrade: websocket\r\n\r\n"
     with ours, theirs:
-        whole = Whole(ours, 1, {"x-a": "1", "x-b": "2"})
+        whole = LockedSocket(ours, 1, {"x-a": "1", "x-b": "2"})
         whole.send(answer)
         whole.send(answer)
         expected = answer[:-2] + b"x-a: 1\r\nx-b: 2\r\n\r\n" + answer
@@ -52,13 +52,13 @@ def test_headers_go_into_the_first_thing_sent_and_no_other() -> None:
 def test_a_peer_that_takes_nothing_counts_as_gone() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(OSError, match="timed out"):
-        Whole(ours, 0.1).send(b"x" * SIZE)
+        LockedSocket(ours, 0.1).send(b"x" * SIZE)
 
 
 def test_all_else_is_the_socket_s_own() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        whole = Whole(ours, 1)
+        whole = LockedSocket(ours, 1)
         theirs.sendall(b"hello")
 
         assert whole.fileno() == ours.fileno()
@@ -69,9 +69,9 @@ def test_under_gevent_too() -> None:
     program = """
 from gevent import monkey; monkey.patch_all()
 import gevent, socket
-from forwarder.server.websocket_socket import Whole
+from forwarder.server.websocket_socket import LockedSocket
 ours, theirs = socket.socketpair()
-whole = Whole(ours, 5)
+whole = LockedSocket(ours, 5)
 for letter in (b"a", b"b"):
     gevent.spawn(whole.send, letter * 4_000_000)
 data = bytearray()

@@ -20,12 +20,12 @@ from simple_websocket import ConnectionClosed
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
 from forwarder.core.data_urls import Blob
-from forwarder.core.errors import NotFetched, TooLarge
+from forwarder.core.errors import MediaUnavailable, TooLarge
 from forwarder.pipeline import gateway
-from forwarder.protocols.mappings import TERMINALS
+from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.server import request_context
-from forwarder.server.websocket_history import Link
-from forwarder.server.websocket_turns import WAITING, Connection
+from forwarder.server.websocket_history import HistoryEntry
+from forwarder.server.websocket_turns import MAX_WAITING_MESSAGES, WebSocketSession
 from tests.server.conftest import Serve, streamed
 
 Json = dict[str, Any]
@@ -73,7 +73,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
     """The forwarder over a chat upstream that says hi."""
     chunk = {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]}
     transport = httpx2.MockTransport(lambda _: streamed(chunk))
-    monkeypatch.setattr(gateway, "transport_for", lambda settings, heartbeat: transport)
+    monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
     return create_app(
         Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1", "FORWARDER_WEBSOCKET_IDLE": "5"})
     )
@@ -82,7 +82,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
 def played(app: Flask, ws: Played) -> Played:
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
-        Connection(ws, app.extensions["forwarder"]).serve()
+        WebSocketSession(ws, app.extensions["forwarder"]).run()
     return ws
 
 
@@ -158,7 +158,7 @@ def test_the_process_s_end_closes_a_connection_at_once(app: Flask) -> None:
 def test_more_messages_than_may_wait_close_it(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_context, "admit", lambda exchange: time.sleep(1))
 
-    ws = played(app, Played(*[create()] * (WAITING + 2)))
+    ws = played(app, Played(*[create()] * (MAX_WAITING_MESSAGES + 2)))
 
     assert ws.code == 1008
 
@@ -251,7 +251,7 @@ class Turns(Played):
     def send(self, data: str) -> None:
         super().send(data)
         event = self.sent[-1]
-        if event["type"] in (*TERMINALS, "error"):
+        if event["type"] in (*TERMINAL_EVENTS, "error"):
             self.ends.append(event)
             self._ended.put(event)
 
@@ -266,7 +266,7 @@ class Images:
     def fetch(self, wanted: Json) -> dict[str, Blob]:
         lost = self.gone & set(wanted)
         for url in lost:
-            raise NotFetched(f"'{wanted[url]}' is gone.", param=wanted[url], names=lost)
+            raise MediaUnavailable(f"'{wanted[url]}' is gone.", param=wanted[url], names=lost)
         return {url: Blob(b"\x89PNG\r\n\x1a\n", "image/png", None) for url in wanted}
 
     def answer(self, request: httpx2.Request) -> httpx2.Response:
@@ -451,7 +451,7 @@ def test_the_handshake_s_headers_go_on_with_every_turn(
     }
     with app.test_request_context("/v1/responses", headers=headers):
         app.preprocess_request()
-        Connection(Played(create(), create(), 0.5), app.extensions["forwarder"]).serve()
+        WebSocketSession(Played(create(), create(), 0.5), app.extensions["forwarder"]).run()
 
     assert len(asked) == 2
     for sent in asked:
@@ -465,16 +465,16 @@ def test_messages_that_wait_may_have_as_many_bytes_as_a_body(app: Flask) -> None
     ws = Played(create(), 0.2)
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
-        connection = Connection(ws, bridge_)
-        connection.serve()
+        connection = WebSocketSession(ws, bridge_)
+        connection.run()
         ws.connected, ws.code = True, None
-        connection = Connection(ws, bridge_)
+        connection = WebSocketSession(ws, bridge_)
         ws.incoming_message = bytearray(40 * 2**20)
-        connection._check_memory()
+        connection._enforce_memory_limit()
         assert bridge_.body_memory.used == 40 * 2**20
         ws.input_buffer = ["x" * 30 * 2**20]
         with pytest.raises(OSError, match="FORWARDER_MAX_BODY"):
-            connection._check_memory()
+            connection._enforce_memory_limit()
         assert ws.code == 1009
 
 
@@ -489,11 +489,11 @@ def test_without_room_a_connection_is_closed(app: Flask) -> None:
     ws = Played()
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
-        connection = Connection(ws, bridge_)
+        connection = WebSocketSession(ws, bridge_)
         bridge_.body_memory.add(96 * 2**20, refuses=True)
         ws.incoming_message = bytearray(100_000)
         with pytest.raises(OSError, match="FORWARDER_MAX_BODY_MEMORY"):
-            connection._check_memory()
+            connection._enforce_memory_limit()
     assert ws.code == 1013
 
 
@@ -509,10 +509,10 @@ def test_what_a_turn_continues_counts_as_its_own(
     ws = Played(first, 0.5)
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
-        connection = Connection(ws, app.extensions["forwarder"])
-        link = Link((orjson.dumps([0] * 900),), 900, False)
-        monkeypatch.setattr(connection._chain, "previous", lambda *_: link)
+        connection = WebSocketSession(ws, app.extensions["forwarder"])
+        link = HistoryEntry((orjson.dumps([0] * 900),), 900, False)
+        monkeypatch.setattr(connection._chain, "find_previous", lambda *_: link)
         with pytest.raises(TooLarge, match="FORWARDER_MAX_JSON_VALUES"):
-            connection._begun(
-                create(previous_response_id="r", input=items), request_context.current()
+            connection._begin_turn(
+                create(previous_response_id="r", input=items), request_context.current_context()
             )

@@ -7,29 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.core.shutdown import Running
-from forwarder.storage.background import Background
-from forwarder.storage.conversation_lock import Holds
-from forwarder.storage.db.database import Sqlite
+from forwarder.core.shutdown import InFlightRequests
+from forwarder.storage.background import BackgroundRunner
+from forwarder.storage.conversation_lock import ConversationLocks
+from forwarder.storage.db.database import SqliteDatabase
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Sqlite]:
-    made = Sqlite(tmp_path / "state.db")
+def database(tmp_path: Path) -> Iterator[SqliteDatabase]:
+    made = SqliteDatabase(tmp_path / "state.db")
     made.prepare()
     yield made
     made.close()
 
 
 @pytest.fixture
-def background(database: Sqlite) -> Background:
-    return Background(database, Running(), Holds(database))
+def background(database: SqliteDatabase) -> BackgroundRunner:
+    return BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
 
 
 @pytest.fixture
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pause is long, and a database has settled at once."""
-    for name in ("_RETRY", "_LOOK"):
+    for name in ("RETRY_SECONDS", "TAKEOVER_POLL_SECONDS"):
         monkeypatch.setattr(f"forwarder.storage.background.{name}", 0.02)
     monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.02)
-    monkeypatch.setattr("forwarder.storage.db.settling._PROBE_SECONDS", 0.0)
+    monkeypatch.setattr("forwarder.storage.db.settling.PROBE_SECONDS", 0.0)

@@ -11,26 +11,31 @@ import pytest
 import sqlalchemy as sa
 
 from forwarder.context.client_identity import derive_owner
-from forwarder.context.request_context import Exchange
+from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import (
     ConversationLocked,
     InvalidRequest,
     NotFound,
     Overloaded,
     StoreUnavailable,
-    UpstreamBroken,
+    UpstreamProtocolError,
     UpstreamUnreachable,
 )
-from forwarder.core.shutdown import Running
-from forwarder.core.translation_context import Ledger
-from forwarder.core.types import Batch, Stream
-from forwarder.storage.background import Background, Limits, Made, Task
-from forwarder.storage.conversation_lock import Holds
+from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import Batch, EventStream
+from forwarder.storage.background import (
+    BackgroundLimits,
+    BackgroundRunner,
+    BackgroundTask,
+    StreamOpener,
+)
+from forwarder.storage.conversation_lock import ConversationLocks
 from forwarder.storage.db import background_leases as work
 from forwarder.storage.db import conversations, responses
-from forwarder.storage.db.conversations import Talk
-from forwarder.storage.db.database import Sqlite
-from forwarder.storage.owners import Owners
+from forwarder.storage.db.conversations import Conversation
+from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.owners import OwnerResolver
 from tests.fake_provider.background import (
     ANSWER,
     ITEM,
@@ -50,7 +55,9 @@ from tests.fake_provider.background import (
 )
 
 
-def test_work_is_told_as_its_own_from_the_first_event_to_the_last(background: Background) -> None:
+def test_work_is_told_as_its_own_from_the_first_event_to_the_last(
+    background: BackgroundRunner,
+) -> None:
     name = start(background, iter(ANSWER), metadata={"a": "b"})
 
     events = heard(background, name)
@@ -59,14 +66,14 @@ def test_work_is_told_as_its_own_from_the_first_event_to_the_last(background: Ba
     ]  # fmt: skip
     assert [e["sequence_number"] for e in events] == [0, 1, 2, 3, 4]
     assert {e["response"]["id"] for e in events if "response" in e} == {name}
-    kept = background.found("o", name)
+    kept = background.read_response("o", name)
     assert kept.body == events[-1]["response"]
     assert (kept.body["output"], kept.body["background"]) == ([ITEM], True)
     assert heard(background, name, 3) == events[4:]
     assert heard(background, name, 9) == []
 
 
-def test_it_can_be_heard_while_it_goes_on(background: Background) -> None:
+def test_it_can_be_heard_while_it_goes_on(background: BackgroundRunner) -> None:
     go = threading.Event()
 
     def slow() -> Iterator[Batch]:
@@ -75,16 +82,16 @@ def test_it_can_be_heard_while_it_goes_on(background: Background) -> None:
         yield ANSWER[2]
 
     name, types = start(background, slow()), []
-    for batch in background.told("o", name, -1, 60, lambda seconds: not time.sleep(0.01)):
+    for batch in background.stream_events("o", name, -1, 60, lambda seconds: not time.sleep(0.01)):
         types += [event["type"] for event in batch]
         if types[-1] == "response.output_text.delta":
-            assert background.found("o", name).status == "in_progress"
+            assert background.read_response("o", name).status == "in_progress"
             go.set()
     assert types[-1] == "response.completed"
 
 
 def test_one_job_that_cannot_be_written_leaves_its_neighbours_alone(
-    background: Background,
+    background: BackgroundRunner,
 ) -> None:
     go = threading.Event()
 
@@ -99,16 +106,16 @@ def test_one_job_that_cannot_be_written_leaves_its_neighbours_alone(
 
     start(background, spoiled())
     name = start(background, sound())
-    for batch in background.told("o", name, -1, 60, lambda seconds: not time.sleep(0.01)):
+    for batch in background.stream_events("o", name, -1, 60, lambda seconds: not time.sleep(0.01)):
         if batch and batch[-1]["type"] == "response.output_text.delta":
             go.set()
     assert go.is_set()
-    assert background.found("o", name).status == "completed"
+    assert background.read_response("o", name).status == "completed"
 
 
-def test_what_the_upstream_refuses_has_failed(background: Background) -> None:
+def test_what_the_upstream_refuses_has_failed(background: BackgroundRunner) -> None:
     def broken() -> Iterator[Batch]:
-        raise UpstreamBroken("It broke.")
+        raise UpstreamProtocolError("It broke.")
         yield []
 
     *_, error, failed = heard(background, start(background, broken()))
@@ -117,7 +124,7 @@ def test_what_the_upstream_refuses_has_failed(background: Background) -> None:
     assert failed["response"]["status"] == "failed"
 
 
-def test_work_that_is_cancelled_is_left(background: Background) -> None:
+def test_work_that_is_cancelled_is_left(background: BackgroundRunner) -> None:
     left = threading.Event()
     stop = threading.Event()
 
@@ -126,33 +133,33 @@ def test_work_that_is_cancelled_is_left(background: Background) -> None:
         stop.wait(10)
         yield ANSWER[2]
 
-    exchange = Exchange("x", "background", Ledger())
-    exchange.opened.add(left.set)
+    exchange = RequestContext("x", "background", LossReport())
+    exchange.cleanup.add(left.set)
     asked = {"model": "m", "input": "hi"}
-    name = background.start("o", asked, exchange, task(endless))["id"]
+    name = background.start_job("o", asked, exchange, task(endless))["id"]
 
-    assert background.cancel("o", name).status == "cancelled"
+    assert background.cancel_response("o", name).status == "cancelled"
     assert left.is_set()
     stop.set()
     assert heard(background, name)[-1]["response"]["status"] == "cancelled"
-    assert background.cancel("o", name).status == "cancelled"
+    assert background.cancel_response("o", name).status == "cancelled"
 
 
 def test_only_one_s_own_background_work_is_cancelled(
-    background: Background, database: Sqlite
+    background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
     name = start(background, iter(ANSWER))
     for owner, other in (("p", name), ("o", "resp_x")):
         with pytest.raises(NotFound):
-            background.cancel(owner, other)
-    kept = responses.Kept("plain", "completed", [], {"id": "plain"}, 1.0)
+            background.cancel_response(owner, other)
+    kept = responses.StoredResponse("plain", "completed", [], {"id": "plain"}, 1.0)
     database.write(lambda c: responses.add(c, "o", kept, []))
     with pytest.raises(InvalidRequest):
-        background.cancel("o", "plain")
+        background.cancel_response("o", "plain")
 
 
 def test_what_cannot_be_queued_is_not_begun(
-    background: Background, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(work: Any) -> None:
         raise StoreUnavailable
@@ -169,22 +176,22 @@ def test_what_cannot_be_queued_is_not_begun(
     assert asked == []
 
 
-def test_what_is_deleted_is_gone(background: Background) -> None:
+def test_what_is_deleted_is_gone(background: BackgroundRunner) -> None:
     name = start(background, iter(ANSWER))
     heard(background, name)
 
-    kept = background.remove("o", name)
+    kept = background.remove_response("o", name)
     assert kept is not None
     assert kept.id == name
-    assert background.remove("o", name) is None
+    assert background.remove_response("o", name) is None
     with pytest.raises(NotFound):
-        background.found("o", name)
+        background.read_response("o", name)
 
 
 def test_work_holds_its_conversation_until_it_is_over(
-    background: Background, database: Sqlite
+    background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
-    database.write(lambda c: conversations.create(c, "o", Talk("conv", 1.0, {})))
+    database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
     go = threading.Event()
 
     def slow() -> Iterator[Batch]:
@@ -200,12 +207,14 @@ def test_work_holds_its_conversation_until_it_is_over(
     assert heard(background, again)[-1]["type"] == "response.completed"
 
 
-def test_work_that_breaks_holds_nothing(background: Background, database: Sqlite) -> None:
-    database.write(lambda c: conversations.create(c, "o", Talk("conv", 1.0, {})))
+def test_work_that_breaks_holds_nothing(
+    background: BackgroundRunner, database: SqliteDatabase
+) -> None:
+    database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
     for _ in range(2):
 
         def broken() -> Iterator[Batch]:
-            raise UpstreamBroken("no")
+            raise UpstreamProtocolError("no")
             yield []
 
         name = start(background, broken(), conversation="conv")
@@ -217,33 +226,35 @@ def test_work_that_breaks_holds_nothing(background: Background, database: Sqlite
 
 @pytest.mark.usefixtures("_hurried")
 def test_a_finished_response_is_kept_until_it_can_be_stored(
-    background: Background, monkeypatch: pytest.MonkeyPatch
+    background: BackgroundRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage = Outage(monkeypatch)
     name = start(background, iter(ANSWER))
     until(lambda: outage.tries > 7)
-    assert background.found("o", name).is_running
+    assert background.read_response("o", name).is_running
     outage.lasts = False
 
     assert heard(background, name)[-1]["type"] == "response.completed"
     until(lambda: not background._jobs)
-    assert background._unsaved == 0
+    assert background._unsaved_bytes == 0
 
 
 @pytest.mark.usefixtures("_hurried")
-@pytest.mark.parametrize("limits", [Limits(unsaved_age=0), Limits(unsaved_max=10)])
+@pytest.mark.parametrize(
+    "limits", [BackgroundLimits(max_unsaved_seconds=0), BackgroundLimits(max_unsaved_bytes=10)]
+)
 def test_beyond_its_limits_it_is_lost_and_its_lease_runs_out(
-    limits: Limits, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    limits: BackgroundLimits, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    background = Background(database, Running(), Holds(database), limits)
+    background = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database), limits)
     outage = Outage(monkeypatch)
     start(background, iter(ANSWER))
     until(lambda: outage.tries and not background._jobs)
 
-    assert background._unsaved == 0
+    assert background._unsaved_bytes == 0
     renewed: list[list[str]] = []
-    monkeypatch.setattr(work, "renew", lambda c, worker, names: renewed.append(names))
-    monkeypatch.setattr("forwarder.storage.background._RENEW", 0.0)
+    monkeypatch.setattr(work, "renew_leases", lambda c, worker, names: renewed.append(names))
+    monkeypatch.setattr("forwarder.storage.background.LEASE_RENEW_SECONDS", 0.0)
     go = threading.Event()
     neighbour = start(background, waiting_for(go))
     until(lambda: [neighbour] in renewed)
@@ -255,11 +266,11 @@ def test_beyond_its_limits_it_is_lost_and_its_lease_runs_out(
 
 
 @pytest.fixture
-def stuck() -> Iterator[Made]:
+def stuck() -> Iterator[StreamOpener]:
     """What an upstream says before it says nothing more."""
     go = threading.Event()
 
-    def made() -> Stream:
+    def made() -> EventStream:
         yield ANSWER[0]
         yield ANSWER[1]
         yield from waiting_for(go)
@@ -270,17 +281,17 @@ def stuck() -> Iterator[Made]:
 
 @pytest.mark.usefixtures("_hurried")
 def test_work_of_the_dead_is_begun_anew(
-    background: Background, database: Sqlite, stuck: Made
+    background: BackgroundRunner, database: SqliteDatabase, stuck: StreamOpener
 ) -> None:
     name = leave_behind(database, stuck)
     until(lambda: len(heard_so_far(background, name)) > 3)
     seen = heard_so_far(background, name)
     lapse(database)
-    assert background.found("o", name).is_running  # it is not lost
+    assert background.read_response("o", name).is_running  # it is not lost
     requests: list[tuple[str, Any]] = []
 
-    def revive(exchange: Exchange, taken: work.Taken) -> Task:
-        requests.append((taken.request, taken.kept.input))
+    def revive(exchange: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
+        requests.append((taken.request, taken.response.input))
         return task(lambda: iter(ANSWER))
 
     serve(background, revive)
@@ -293,42 +304,54 @@ def test_work_of_the_dead_is_begun_anew(
     numbers = [e["sequence_number"] for e in rest]
     assert numbers == list(range(numbers[0], numbers[0] + 4))
     assert numbers[0] > seen[-1]["sequence_number"]
-    marked = {"a": "b", work.ATTEMPT: "2"}
+    marked = {"a": "b", work.ATTEMPT_KEY: "2"}
     assert [e["response"]["metadata"] for e in rest if "response" in e] == [marked] * 2 + [
-        {work.ATTEMPT: "2"}  # of the others the upstream decides
+        {work.ATTEMPT_KEY: "2"}  # of the others the upstream decides
     ]
 
 
 @pytest.mark.usefixtures("_hurried")
 def test_work_under_an_earlier_owner_is_moved_before_it_is_taken_up(
-    database: Sqlite, stuck: Made
+    database: SqliteDatabase, stuck: StreamOpener
 ) -> None:
     name = leave_behind(database, stuck)
-    until(lambda: len(heard_so_far(Background(database, Running(), Holds(database)), name)) > 3)
+    until(
+        lambda: (
+            len(
+                heard_so_far(
+                    BackgroundRunner(database, InFlightRequests(), ConversationLocks(database)),
+                    name,
+                )
+            )
+            > 3
+        )
+    )
     lapse(database)
-    owners = Owners(database, ["s"])
+    owners = OwnerResolver(database, ["s"])
     owner = derive_owner(owners._keys[0], "o")
-    other = Background(database, Running(), Holds(database), settle_owner=owners.settle)
+    other = BackgroundRunner(
+        database, InFlightRequests(), ConversationLocks(database), settle_owner=owners.migrate_owner
+    )
 
     serve(other, lambda exchange, taken: task(lambda: iter(ANSWER)))
 
     until(lambda: database.read(lambda c: responses.find(c, owner, name)))
-    until(lambda: not other.found(owner, name).is_running)
-    assert other.found(owner, name).status == "completed"
+    until(lambda: not other.read_response(owner, name).is_running)
+    assert other.read_response(owner, name).status == "completed"
     assert database.read(lambda c: responses.find(c, "o", name)) is None
 
 
 @pytest.mark.usefixtures("_hurried")
 def test_it_waits_for_room_and_for_its_conversation(
-    background: Background, database: Sqlite, stuck: Made
+    background: BackgroundRunner, database: SqliteDatabase, stuck: StreamOpener
 ) -> None:
-    database.write(lambda c: conversations.create(c, "o", Talk("conv", 1.0, {})))
+    database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
     name = leave_behind(database, stuck, conversation="conv")
     lapse(database)
-    crowded = Background(database, Running(), Holds(database))
+    crowded = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
     refused: list[int] = []
 
-    def refuse() -> Exchange:
+    def refuse() -> RequestContext:
         refused.append(1)
         raise Overloaded("no")
 
@@ -336,7 +359,7 @@ def test_it_waits_for_room_and_for_its_conversation(
     admitted = serve(background, lambda exchange, taken: task(lambda: iter(ANSWER)))
     time.sleep(0.3)
     assert (refused, admitted) == ([], [])  # nobody is asked for room before it can be taken up
-    assert background.found("o", name).is_running
+    assert background.read_response("o", name).is_running
 
     database.write(lambda c: c.execute(sa.text("UPDATE conversations SET lease = lease - 60")))
     assert heard(background, name)[-1]["type"] == "response.completed"
@@ -345,13 +368,15 @@ def test_it_waits_for_room_and_for_its_conversation(
 
 @pytest.mark.usefixtures("_hurried")
 def test_a_worker_does_not_take_up_what_it_is_at(
-    background: Background, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(background, "_look", lambda: time.sleep(0.05))  # and renews too late
+    monkeypatch.setattr(
+        background, "_write_progress", lambda: time.sleep(0.05)
+    )  # and renews too late
     go = threading.Event()
     told = task(lambda: waiting_for(go), request="sealed", repeats=True)
-    exchange = Exchange("x", "background", Ledger())
-    name = background.start("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
+    exchange = RequestContext("x", "background", LossReport())
+    name = background.start_job("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
     lapse(database)
     admitted = serve(background, lambda exchange, taken: task(lambda: iter(())))
     time.sleep(0.3)
@@ -362,9 +387,11 @@ def test_a_worker_does_not_take_up_what_it_is_at(
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_a_process_that_goes_takes_nothing_up(database: Sqlite, stuck: Made) -> None:
-    running = Running()
-    leaving = Background(database, running, Holds(database))
+def test_a_process_that_goes_takes_nothing_up(
+    database: SqliteDatabase, stuck: StreamOpener
+) -> None:
+    running = InFlightRequests()
+    leaving = BackgroundRunner(database, running, ConversationLocks(database))
     leave_behind(database, stuck)
     lapse(database)
     running.announce()
@@ -379,16 +406,16 @@ def test_a_process_that_goes_takes_nothing_up(database: Sqlite, stuck: Made) -> 
 
 @pytest.mark.usefixtures("_hurried")
 def test_what_an_upstream_makes_is_followed_when_the_connection_breaks(
-    background: Background,
+    background: BackgroundRunner,
 ) -> None:
-    followed: list[work.Origin] = []
+    followed: list[work.ResponseOrigin] = []
 
-    def made() -> Stream:
+    def made() -> EventStream:
         yield NATIVE[0]
         yield NATIVE[1][:1]
         raise UpstreamUnreachable("It broke.")
 
-    def follow(origin: work.Origin) -> Stream:
+    def follow(origin: work.ResponseOrigin) -> EventStream:
         followed.append(origin)
         yield from NATIVE
 
@@ -397,19 +424,19 @@ def test_what_an_upstream_makes_is_followed_when_the_connection_breaks(
     assert followed == [("up", "theirs")]
     assert [e.get("delta") for e in events] == [None, None, None, "x", "y", None]
     assert events[-1]["type"] == "response.completed"
-    kept = background.found("o", events[-1]["response"]["id"])
+    kept = background.read_response("o", events[-1]["response"]["id"])
     assert (kept.upstream, kept.upstream_id) == ("up", "theirs")
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_an_upstream_that_does_not_answer_any_more_is_left(background: Background) -> None:
-    tries: list[work.Origin] = []
+def test_an_upstream_that_does_not_answer_any_more_is_left(background: BackgroundRunner) -> None:
+    tries: list[work.ResponseOrigin] = []
 
-    def made() -> Stream:
+    def made() -> EventStream:
         yield NATIVE[0]
         raise UpstreamUnreachable("It broke.")
 
-    def follow(origin: work.Origin) -> Stream:
+    def follow(origin: work.ResponseOrigin) -> EventStream:
         tries.append(origin)
         raise UpstreamUnreachable("It is gone.")
 
@@ -423,22 +450,22 @@ def test_an_upstream_that_does_not_answer_any_more_is_left(background: Backgroun
 
 @pytest.mark.usefixtures("_hurried")
 def test_who_takes_up_what_an_upstream_makes_follows_it(
-    background: Background, database: Sqlite
+    background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
     go = threading.Event()
 
-    def made() -> Stream:
+    def made() -> EventStream:
         yield from NATIVE[:2]
         yield from waiting_for(go, NATIVE[2:])
 
-    dead = Background(database, Running(), Holds(database))
+    dead = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
     name = start_native(dead, made, lambda origin: iter(()))
     until(lambda: len(heard_so_far(dead, name)) == 5)
-    until(lambda: dead.found("o", name).upstream_id)
+    until(lambda: dead.read_response("o", name).upstream_id)
     dead._jobs.clear()
     lapse(database)
 
-    def follow(origin: work.Origin) -> Stream:
+    def follow(origin: work.ResponseOrigin) -> EventStream:
         yield from NATIVE
 
     serve(background, lambda exchange, taken: task(list, follow=follow))
@@ -447,26 +474,26 @@ def test_who_takes_up_what_an_upstream_makes_follows_it(
 
     assert [e.get("delta") for e in events] == [None, None, None, "x", "y", None]
     assert [e["sequence_number"] for e in events] == list(range(6))
-    assert work.ATTEMPT not in events[-1]["response"]["metadata"]
+    assert work.ATTEMPT_KEY not in events[-1]["response"]["metadata"]
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_a_response_that_is_cancelled_is_not_followed(background: Background) -> None:
+def test_a_response_that_is_cancelled_is_not_followed(background: BackgroundRunner) -> None:
     go = threading.Event()
-    followed: list[work.Origin] = []
+    followed: list[work.ResponseOrigin] = []
 
-    def made() -> Stream:
+    def made() -> EventStream:
         yield NATIVE[0]
         go.wait(10)
         raise UpstreamUnreachable("It was closed.")
 
-    def follow(origin: work.Origin) -> Stream:
+    def follow(origin: work.ResponseOrigin) -> EventStream:
         followed.append(origin)
         yield from NATIVE
 
     name = start_native(background, made, follow)
-    until(lambda: background.found("o", name).upstream_id)
-    kept = background.cancel("o", name)
+    until(lambda: background.read_response("o", name).upstream_id)
+    kept = background.cancel_response("o", name)
     go.set()
     until(lambda: not background._jobs)
 

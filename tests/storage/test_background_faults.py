@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from forwarder.context.request_context import Exchange
+from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import StoreUnavailable, UpstreamUnreachable
 from forwarder.core.heap_size import measure_heap
-from forwarder.core.shutdown import Running
-from forwarder.core.translation_context import Ledger
-from forwarder.core.types import Batch, Stream
-from forwarder.storage.background import Background, Limits, Task
-from forwarder.storage.conversation_lock import Holds
+from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import Batch, EventStream
+from forwarder.storage.background import BackgroundLimits, BackgroundRunner, BackgroundTask
+from forwarder.storage.conversation_lock import ConversationLocks
 from forwarder.storage.db import background_leases as work
 from forwarder.storage.db import conversations, responses
-from forwarder.storage.db.conversations import Talk
-from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.conversations import Conversation
+from forwarder.storage.db.database import SqliteDatabase
 from tests.fake_provider.background import (
     ANSWER,
     ITEM,
@@ -43,28 +43,28 @@ from tests.fake_provider.background import (
 hurried = pytest.mark.usefixtures("_hurried")
 
 
-def leave_lost(database: Sqlite, name: str = "a") -> None:
+def leave_lost(database: SqliteDatabase, name: str = "a") -> None:
     """Work whose lease has run out and that cannot be begun anew."""
     body = {"id": name, "background": True, "output": []}
     lease = time.time() - 1
-    lost = responses.Kept(name, "in_progress", [], body, 1.0, worker="w", lease=lease)
+    lost = responses.StoredResponse(name, "in_progress", [], body, 1.0, worker="w", lease=lease)
     database.write(lambda c: responses.add(c, "o", lost, []))
 
 
-def another(database: Sqlite, limits: Limits | None = None) -> Background:
-    return Background(database, Running(), Holds(database), limits)
+def another(database: SqliteDatabase, limits: BackgroundLimits | None = None) -> BackgroundRunner:
+    return BackgroundRunner(database, InFlightRequests(), ConversationLocks(database), limits)
 
 
-def answer_again(exchange: Exchange, taken: work.Taken) -> Task:
+def answer_again(exchange: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
     return task(lambda: iter(ANSWER))
 
 
 class WriteFailures:
     """Makes writes of a database fail, before they are done or after they took effect."""
 
-    def __init__(self, database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
         self.before = self.after = False
-        write = database._write
+        write = database._run_write
 
         def write_or_fail(work: Callable[[sa.Connection], Any]) -> Any:
             if self.before:
@@ -74,12 +74,12 @@ class WriteFailures:
                 raise sa.exc.DBAPIError("COMMIT", None, OSError("no answer"))
             return done
 
-        monkeypatch.setattr(database, "_write", write_or_fail)
+        monkeypatch.setattr(database, "_run_write", write_or_fail)
 
 
 @pytest.fixture
-def failures(database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> WriteFailures:
-    monkeypatch.setattr(database.writing, "_pause", 0.02)
+def failures(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> WriteFailures:
+    monkeypatch.setattr(database.write_breaker, "_prune_seconds", 0.02)
     return WriteFailures(database, monkeypatch)
 
 
@@ -88,16 +88,18 @@ def failures(database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> WriteFailures
 
 @hurried
 def test_lost_work_has_failed_for_a_client_that_asks(
-    background: Background, database: Sqlite
+    background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
     leave_lost(database)
 
     assert heard(background, "a")[-1]["type"] == "response.failed"
-    assert background.found("o", "a").body["error"] == work.DIED
+    assert background.read_response("o", "a").body["error"] == work.WORKER_DIED_ERROR
 
 
 @hurried
-def test_lost_work_fails_without_anybody_asking(background: Background, database: Sqlite) -> None:
+def test_lost_work_fails_without_anybody_asking(
+    background: BackgroundRunner, database: SqliteDatabase
+) -> None:
     leave_lost(database)
     serve(background, answer_again)
 
@@ -106,8 +108,8 @@ def test_lost_work_fails_without_anybody_asking(background: Background, database
 
 @hurried
 def test_leases_are_judged_only_when_writes_have_worked_for_a_while(
-    background: Background,
-    database: Sqlite,
+    background: BackgroundRunner,
+    database: SqliteDatabase,
     monkeypatch: pytest.MonkeyPatch,
     failures: WriteFailures,
 ) -> None:
@@ -116,19 +118,19 @@ def test_leases_are_judged_only_when_writes_have_worked_for_a_while(
     failures.before = True
     serve(background, answer_again)
     for _ in range(10):  # reading works all the time
-        assert background.found("o", "a").is_running
+        assert background.read_response("o", "a").is_running
         time.sleep(0.1)
     failures.before = False
-    until(lambda: not database.writing.is_open)
+    until(lambda: not database.write_breaker.is_open)
     recovered = time.monotonic()
-    until(lambda: not background.found("o", "a").is_running)
+    until(lambda: not background.read_response("o", "a").is_running)
 
     assert time.monotonic() - recovered > 0.4
 
 
 @hurried
 def test_a_worker_that_starts_does_not_judge_leases_at_once(
-    background: Background, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only what was handed back has no worker that may be about to renew its lease."""
     monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 1.0)
@@ -154,14 +156,14 @@ def test_a_worker_that_starts_does_not_judge_leases_at_once(
 
 @hurried
 def test_a_worker_that_was_away_ends_its_own_work(
-    background: Background, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage = Outage(monkeypatch)
     name = start(background, iter(ANSWER))
     until(lambda: outage.tries > 2)
     lapse(database)
     for _ in range(3):
-        assert background.found("o", name).is_running
+        assert background.read_response("o", name).is_running
     outage.lasts = False
 
     assert heard(background, name)[-1]["type"] == "response.completed"
@@ -169,30 +171,30 @@ def test_a_worker_that_was_away_ends_its_own_work(
 
 @hurried
 def test_a_finished_answer_replaces_the_failure_of_its_lapsed_lease(
-    background: Background, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage = Outage(monkeypatch)
     name = start(background, iter(ANSWER))
     until(lambda: outage.tries > 2)
     lapse(database)
-    assert database.write(lambda c: work.bury(c, "o", name))
+    assert database.write(lambda c: work.reap(c, "o", name))
     outage.lasts = False
     until(lambda: not background._jobs)
 
-    kept = background.found("o", name)
+    kept = background.read_response("o", name)
     assert (kept.status, kept.body["output"], kept.body["error"]) == ("completed", [ITEM], None)
     events = heard(background, name)
     assert [e["type"] for e in events].count("response.failed") == 0
     assert [e["sequence_number"] for e in events] == list(range(5))
-    assert database.read(lambda c: responses.items_named(c, "o", ["msg_1"])) == {"msg_1": ITEM}
+    assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1"])) == {"msg_1": ITEM}
 
 
 @hurried
 @pytest.mark.parametrize("status", ["taken", "cancelled"])
 def test_an_answer_that_comes_too_late_is_logged(
     status: str,
-    background: Background,
-    database: Sqlite,
+    background: BackgroundRunner,
+    database: SqliteDatabase,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -202,14 +204,14 @@ def test_an_answer_that_comes_too_late_is_logged(
     if status == "taken":
         database.write(lambda c: c.execute(sa.text("UPDATE responses SET worker = 'other'")))
     else:
-        another(database).cancel("o", name)
+        another(database).cancel_response("o", name)
     with caplog.at_level(logging.WARNING):
         outage.lasts = False
         until(lambda: not background._jobs)
 
     said = {"event": "background_answer_discarded", "response": name}
     assert said in [record.msg for record in caplog.records]
-    assert background.found("o", name).status != "completed"
+    assert background.read_response("o", name).status != "completed"
 
 
 # -- commits that are not acknowledged ------------------------------------------------------------
@@ -217,7 +219,7 @@ def test_an_answer_that_comes_too_late_is_logged(
 
 @hurried
 def test_events_are_stored_once_when_their_commit_was_not_acknowledged(
-    background: Background, database: Sqlite, failures: WriteFailures
+    background: BackgroundRunner, database: SqliteDatabase, failures: WriteFailures
 ) -> None:
     steps = [threading.Event() for _ in range(3)]
 
@@ -231,16 +233,16 @@ def test_events_are_stored_once_when_their_commit_was_not_acknowledged(
     name = start(background, answer())
     failures.after = True
     until(lambda: len(database.read(read_log(background, name))) == 4)
-    until(lambda: len(background._jobs["o", name].pending) == 2)
+    until(lambda: len(background._jobs["o", name].pending_events) == 2)
     steps[0].set()  # what is pending grows
-    until(lambda: len(background._jobs["o", name].pending) == 3)
+    until(lambda: len(background._jobs["o", name].pending_events) == 3)
     time.sleep(0.5)
     steps[1].set()
     until(lambda: not background._database.read(lambda c: work.is_running(c, "o", name)))
     failures.after = False
     until(lambda: not background._jobs)
 
-    assert background.found("o", name).status == "completed"
+    assert background.read_response("o", name).status == "completed"
     events = heard(background, name)
     assert [e["sequence_number"] for e in events] == list(range(6))
     assert [e.get("delta") for e in events] == [None, None, None, "x", "x", None]
@@ -248,25 +250,25 @@ def test_events_are_stored_once_when_their_commit_was_not_acknowledged(
     assert size is not None
 
 
-def read_log(background: Background, name: str) -> Callable[[sa.Connection], Batch]:
-    kept = background.found("o", name)
-    return lambda connection: responses.log_after(connection, "o", kept, -1)
+def read_log(background: BackgroundRunner, name: str) -> Callable[[sa.Connection], Batch]:
+    kept = background.read_response("o", name)
+    return lambda connection: responses.read_events_after(connection, "o", kept, -1)
 
 
 # -- one response that cannot be taken up ---------------------------------------------------------
 
 
-def check_taken_up(background: Background, name: str) -> None:
+def check_taken_up(background: BackgroundRunner, name: str) -> None:
     last = heard(background, name)[-1]
     assert last["type"] == "response.completed"
-    assert last["response"]["metadata"] == {work.ATTEMPT: "2"}
+    assert last["response"]["metadata"] == {work.ATTEMPT_KEY: "2"}
 
 
 @hurried
 def test_a_look_that_fails_is_not_the_last(
-    background: Background, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, lost, looks = threading.Event(), work.lost, []
+    go, lost, looks = threading.Event(), work.list_lost, []
 
     def fail_once(connection: sa.Connection, skip: list[str]) -> list[tuple[str, str]]:
         looks.append(1)
@@ -274,7 +276,7 @@ def test_a_look_that_fails_is_not_the_last(
             raise TypeError
         return lost(connection, skip)
 
-    monkeypatch.setattr(work, "lost", fail_once)
+    monkeypatch.setattr(work, "list_lost", fail_once)
     name = leave_behind(database, lambda: waiting_for(go))
     lapse(database)
     serve(background, answer_again)
@@ -285,11 +287,11 @@ def test_a_look_that_fails_is_not_the_last(
 
 @hurried
 def test_locked_conversations_do_not_hide_other_work(
-    background: Background, database: Sqlite
+    background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
     go = threading.Event()
     for i in range(work.MAX_WAITING + 1):
-        talk = Talk(f"conv{i}", 1.0, {})
+        talk = Conversation(f"conv{i}", 1.0, {})
         database.write(lambda c, talk=talk: conversations.create(c, "o", talk))  # type: ignore[misc]
         leave_behind(database, lambda: waiting_for(go), conversation=talk.id)
     lapse(database)
@@ -304,7 +306,7 @@ def test_locked_conversations_do_not_hide_other_work(
 @hurried
 @pytest.mark.parametrize("spoiled", ["body = 'z'", "request = 'foreign'"])
 def test_work_that_cannot_be_read_does_not_hide_other_work(
-    spoiled: str, background: Background, database: Sqlite
+    spoiled: str, background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
     go = threading.Event()
     for _ in range(work.MAX_WAITING + 1):
@@ -317,26 +319,26 @@ def test_work_that_cannot_be_read_does_not_hide_other_work(
 
     check_taken_up(background, sound)
     go.set()
-    until(lambda: all(not exchange.opened for exchange in admitted))
+    until(lambda: all(not exchange.cleanup for exchange in admitted))
 
 
 @hurried
 def test_a_task_that_cannot_be_made_leaves_nothing_open(
-    background: Background, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forwarder.storage.background._PASS_OVER_SECONDS", 0.02)
+    monkeypatch.setattr("forwarder.storage.background.SKIP_SECONDS", 0.02)
     go, closed = threading.Event(), threading.Event()
     name = leave_behind(database, lambda: waiting_for(go))
     lapse(database)
-    admitted: list[Exchange] = []
+    admitted: list[RequestContext] = []
 
-    def admit() -> Exchange:
-        exchange = Exchange("again", "background", Ledger())
-        exchange.opened.add(closed.set)
+    def admit() -> RequestContext:
+        exchange = RequestContext("again", "background", LossReport())
+        exchange.cleanup.add(closed.set)
         admitted.append(exchange)
         return exchange
 
-    def revive(exchange: Exchange, taken: work.Taken) -> Task:
+    def revive(exchange: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
         if len(admitted) == 1:
             raise TypeError("of another version")
         return answer_again(exchange, taken)
@@ -346,21 +348,21 @@ def test_a_task_that_cannot_be_made_leaves_nothing_open(
     lapse(database)
 
     assert heard(background, name)[-1]["type"] == "response.completed"
-    assert background.found("o", name).body["metadata"][work.ATTEMPT] == "3"
+    assert background.read_response("o", name).body["metadata"][work.ATTEMPT_KEY] == "3"
     go.set()
 
 
 # -- ending what an upstream makes ----------------------------------------------------------------
 
 
-class Cancels(list[tuple[work.Origin, str | None]]):
+class Cancels(list[tuple[work.ResponseOrigin, str | None]]):
     """What upstreams were told to cancel."""
 
-    def __call__(self, origin: work.Origin, request: str | None) -> None:
+    def __call__(self, origin: work.ResponseOrigin, request: str | None) -> None:
         self.append((origin, request))
 
 
-UPSTREAMS = (work.Origin("up", "theirs"), "sealed")
+UPSTREAMS = (work.ResponseOrigin("up", "theirs"), "sealed")
 
 
 @hurried
@@ -369,11 +371,11 @@ UPSTREAMS = (work.Origin("up", "theirs"), "sealed")
 def test_an_end_before_the_origin_is_stored_reaches_the_upstream(
     ends: str,
     elsewhere: bool,
-    background: Background,
-    database: Sqlite,
+    background: BackgroundRunner,
+    database: SqliteDatabase,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cancels, stored, note_origin = Cancels(), threading.Event(), work.note_origin
+    cancels, stored, note_origin = Cancels(), threading.Event(), work.set_origin
     serve(background, answer_again, cancel=cancels)
 
     def note_later(*given: Any) -> bool:
@@ -381,11 +383,11 @@ def test_an_end_before_the_origin_is_stored_reaches_the_upstream(
             raise StoreUnavailable
         return note_origin(*given)
 
-    def made() -> Stream:
+    def made() -> EventStream:
         yield NATIVE[0]
         yield from waiting_for(threading.Event(), NATIVE[2:])
 
-    monkeypatch.setattr(work, "note_origin", note_later)
+    monkeypatch.setattr(work, "set_origin", note_later)
     name = start_native(background, made, lambda origin: iter(()))
     job = background._jobs["o", name]
     until(lambda: job.origin)
@@ -393,59 +395,59 @@ def test_an_end_before_the_origin_is_stored_reaches_the_upstream(
     stored.set()
 
     until(lambda: cancels)
-    until(lambda: job.exchange.left)
+    until(lambda: job.context.is_cancelled)
     time.sleep(0.5)
     assert cancels == [UPSTREAMS]
 
 
 @hurried
-def test_an_end_before_the_upstream_answers_reaches_it(background: Background) -> None:
+def test_an_end_before_the_upstream_answers_reaches_it(background: BackgroundRunner) -> None:
     go, cancels = threading.Event(), Cancels()
     serve(background, answer_again, cancel=cancels)
 
-    def made() -> Stream:
+    def made() -> EventStream:
         yield []
         go.wait(10)
         yield NATIVE[0]
         raise UpstreamUnreachable("It was read on.")
 
-    exchange = Exchange("x", "background", Ledger(), upstream="up")
+    exchange = RequestContext("x", "background", LossReport(), upstream="up")
     told = task(made, request="sealed", works_on=lambda: True)
-    name = background.start("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
-    background.cancel("o", name)
+    name = background.start_job("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
+    background.cancel_response("o", name)
     time.sleep(0.5)
-    assert (exchange.left, cancels) == (False, [])
+    assert (exchange.is_cancelled, cancels) == (False, [])
     go.set()
 
     until(lambda: cancels)
     assert cancels == [UPSTREAMS]
     until(lambda: not background._jobs)
-    assert exchange.left
+    assert exchange.is_cancelled
 
 
 @hurried
 def test_an_upstream_that_never_answers_is_left_in_the_end(
-    background: Background, monkeypatch: pytest.MonkeyPatch
+    background: BackgroundRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("forwarder.storage.background._ORIGIN_SECONDS", 0.3)
-    exchange = Exchange("x", "background", Ledger(), upstream="up")
+    monkeypatch.setattr("forwarder.storage.background.ORIGIN_WAIT_SECONDS", 0.3)
+    exchange = RequestContext("x", "background", LossReport(), upstream="up")
     told = task(lambda: waiting_for(threading.Event()), works_on=lambda: True)
-    name = background.start("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
-    background.cancel("o", name)
+    name = background.start_job("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
+    background.cancel_response("o", name)
 
-    assert not exchange.left
-    until(lambda: exchange.left)
+    assert not exchange.is_cancelled
+    until(lambda: exchange.is_cancelled)
 
 
 @hurried
 def test_work_that_another_worker_has_taken_up_is_not_cancelled(
-    background: Background, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "note_origin", lambda *given: False)
+    monkeypatch.setattr(work, "set_origin", lambda *given: False)
     cancels = Cancels()
     serve(background, answer_again, cancel=cancels)
 
-    def made() -> Stream:
+    def made() -> EventStream:
         yield NATIVE[0]
         yield from waiting_for(threading.Event(), NATIVE[2:])
 
@@ -453,27 +455,27 @@ def test_work_that_another_worker_has_taken_up_is_not_cancelled(
     job = background._jobs["o", name]
     until(lambda: job.origin)
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET worker = 'other'")))
-    until(lambda: job.exchange.left)
+    until(lambda: job.context.is_cancelled)
     time.sleep(0.2)
 
     assert cancels == []
 
 
 @hurried
-def test_work_that_is_given_up_is_cancelled_at_its_upstream(database: Sqlite) -> None:
+def test_work_that_is_given_up_is_cancelled_at_its_upstream(database: SqliteDatabase) -> None:
     go, cancels = threading.Event(), Cancels()
 
-    def made() -> Stream:
+    def made() -> EventStream:
         yield NATIVE[0]
         yield from waiting_for(go, NATIVE[2:])
 
     dead = another(database)
     name = start_native(dead, made, lambda origin: iter(()))
-    until(lambda: dead.found("o", name).upstream_id)
+    until(lambda: dead.read_response("o", name).upstream_id)
     dead._jobs.clear()
     time.sleep(0.5)  # until its last write
     lapse(database)
-    background = another(database, Limits(attempts=1))
+    background = another(database, BackgroundLimits(max_attempts=1))
     serve(background, answer_again, cancel=cancels)
 
     assert heard(background, name)[-1]["type"] == "response.failed"
@@ -487,9 +489,9 @@ def test_work_that_is_given_up_is_cancelled_at_its_upstream(database: Sqlite) ->
 
 @hurried
 def test_running_work_counts_for_the_memory_of_what_cannot_be_stored(
-    database: Sqlite, failures: WriteFailures, caplog: pytest.LogCaptureFixture
+    database: SqliteDatabase, failures: WriteFailures, caplog: pytest.LogCaptureFixture
 ) -> None:
-    background = another(database, Limits(unsaved_max=20_000))
+    background = another(database, BackgroundLimits(max_unsaved_bytes=20_000))
     go = threading.Event()
 
     def chatty() -> Iterator[Batch]:
@@ -501,7 +503,7 @@ def test_running_work_counts_for_the_memory_of_what_cannot_be_stored(
 
     name = start(background, chatty())
     quiet = start(background, waiting_for(go, [*ANSWER[:1], *[[]] * 10, *ANSWER[1:]]))
-    until(lambda: background.found("o", name).status == "in_progress")
+    until(lambda: background.read_response("o", name).status == "in_progress")
     job = background._jobs["o", name]
     failures.before = True
     go.set()
@@ -512,15 +514,15 @@ def test_running_work_counts_for_the_memory_of_what_cannot_be_stored(
     assert {"event": "background_response_lost", "response": name} in [
         record.msg for record in caplog.records
     ]
-    assert background._unsaved == 0
-    kept = background.found("o", name)
+    assert background._unsaved_bytes == 0
+    kept = background.read_response("o", name)
     assert kept.is_running  # until its lease runs out
     assert heard(background, quiet)[-1]["type"] == "response.completed"
 
 
 @hurried
 def test_what_is_counted_is_the_memory_of_the_events(
-    background: Background, monkeypatch: pytest.MonkeyPatch
+    background: BackgroundRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage = Outage(monkeypatch)
     batches = [ANSWER[0], *([event("output_text.delta", delta="x")] for _ in range(500)), ANSWER[2]]
@@ -528,7 +530,12 @@ def test_what_is_counted_is_the_memory_of_the_events(
     until(lambda: outage.tries > 2)
     job = background._jobs["o", name]
 
-    assert background._unsaved == job.unsaved == sum(map(measure_heap, job.pending)) > 100_000
+    assert (
+        background._unsaved_bytes
+        == job.unsaved_bytes
+        == sum(map(measure_heap, job.pending_events))
+        > 100_000
+    )
     outage.lasts = False
     until(lambda: not background._jobs)
-    assert background._unsaved == 0
+    assert background._unsaved_bytes == 0

@@ -8,8 +8,8 @@ import pytest
 
 from forwarder.storage.background_requests import (
     StoredRequest,
-    can_be_repeated,
     is_readable,
+    is_repeatable,
     read_stored_request,
 )
 
@@ -52,8 +52,8 @@ def test_a_request_of_another_version_is_not_readable() -> None:
     ],
 )
 def test_what_acts_at_the_upstream_is_not_asked_twice(tool: Any, repeats: bool) -> None:
-    assert can_be_repeated({"tools": [{"type": "web_search"}, tool]}) is repeats
+    assert is_repeatable({"tools": [{"type": "web_search"}, tool]}) is repeats
 
 
 def test_a_request_without_tools_can_be_repeated() -> None:
-    assert can_be_repeated({"model": "m"})
+    assert is_repeatable({"model": "m"})

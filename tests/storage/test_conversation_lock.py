@@ -11,18 +11,18 @@ import sqlalchemy as sa
 
 from forwarder.core.errors import ConversationLocked, StoreUnavailable
 from forwarder.storage import conversation_lock
-from forwarder.storage.conversation_lock import Hold, Holds
+from forwarder.storage.conversation_lock import ConversationLock, ConversationLocks
 from forwarder.storage.db import conversations
-from forwarder.storage.db.conversations import Talk
-from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.conversations import Conversation
+from forwarder.storage.db.database import SqliteDatabase
 
 
 @pytest.fixture(autouse=True)
-def _talk(database: Sqlite) -> None:
-    database.write(lambda c: conversations.create(c, "o", Talk("conv", 1.0, {})))
+def _talk(database: SqliteDatabase) -> None:
+    database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
 
 
-def lease(database: Sqlite) -> float | None:
+def lease(database: SqliteDatabase) -> float | None:
     found: float | None = database.read(
         lambda c: c.scalar(sa.text("SELECT lease FROM conversations"))
     )
@@ -36,58 +36,58 @@ def until(true: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
-def given_back(database: Sqlite, hold: Hold) -> None:
-    database.write(hold.give_back)
-    hold.done()
+def given_back(database: SqliteDatabase, hold: ConversationLock) -> None:
+    database.write(hold.release)
+    hold.mark_released()
 
 
 @pytest.mark.parametrize("end", [given_back, lambda _, hold: hold.drop()])
 def test_another_turn_may_have_it_when_the_first_is_over(
-    end: Callable[[Sqlite, Hold], None], database: Sqlite
+    end: Callable[[SqliteDatabase, ConversationLock], None], database: SqliteDatabase
 ) -> None:
-    one, two = Holds(database), Holds(database)
-    first = one.taken("o", "conv")
+    one, two = ConversationLocks(database), ConversationLocks(database)
+    first = one.acquire("o", "conv")
     for holds in (one, two):
         with pytest.raises(ConversationLocked) as locked:
-            holds.taken("o", "conv")
+            holds.acquire("o", "conv")
     assert locked.value.status == 400
-    assert locked.value.body()["error"]["code"] == "conversation_locked"
-    assert locked.value.body()["error"]["param"] == "conversation"
+    assert locked.value.make_body()["error"]["code"] == "conversation_locked"
+    assert locked.value.make_body()["error"]["param"] == "conversation"
 
     end(database, first)
-    second = two.taken("o", "conv")
-    first.drop()  # which is over, and lets nobody else in
+    second = two.acquire("o", "conv")
+    first.release_now()  # which is over, and lets nobody else in
     with pytest.raises(ConversationLocked):
-        one.taken("o", "conv")
-    second.drop()
+        one.acquire("o", "conv")
+    second.release_now()
 
 
-def test_what_is_not_there_is_not_held(database: Sqlite) -> None:
-    holds = Holds(database)
-    held = [holds.taken("o", "none"), holds.taken("o", "none"), holds.taken("other", "conv")]
+def test_what_is_not_there_is_not_held(database: SqliteDatabase) -> None:
+    holds = ConversationLocks(database)
+    held = [holds.acquire("o", "none"), holds.acquire("o", "none"), holds.acquire("other", "conv")]
     assert lease(database) is None
     for hold in held:
-        hold.drop()
+        hold.release_now()
 
 
-def test_who_has_died_holds_it_no_longer(database: Sqlite) -> None:
-    dead, living = Holds(database), Holds(database)
-    hold = dead.of("o", "conv")
-    database.write(hold.take)  # and says nothing more
+def test_who_has_died_holds_it_no_longer(database: SqliteDatabase) -> None:
+    dead, living = ConversationLocks(database), ConversationLocks(database)
+    hold = dead.new_lock("o", "conv")
+    database.write(hold.acquire)  # and says nothing more
     with pytest.raises(ConversationLocked):
-        living.taken("o", "conv")
+        living.acquire("o", "conv")
 
     database.write(lambda c: c.execute(sa.text("UPDATE conversations SET lease = lease - 20")))
-    now = living.taken("o", "conv")
+    now = living.acquire("o", "conv")
     database.write(hold.renew)  # it was not dead, but it is too late
-    database.write(hold.give_back)
+    database.write(hold.release)
     with pytest.raises(ConversationLocked):
-        dead.taken("o", "conv")
-    now.drop()
+        dead.acquire("o", "conv")
+    now.release_now()
 
 
-def test_who_lives_says_so(database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversation_lock, "_RENEW", 0.02)
+def test_who_lives_says_so(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation_lock, "LOCK_RENEW_SECONDS", 0.02)
     failures = [StoreUnavailable(), ValueError("a mistake")]
     write = database.write
 
@@ -96,15 +96,15 @@ def test_who_lives_says_so(database: Sqlite, monkeypatch: pytest.MonkeyPatch) ->
             raise failures.pop()
         return write(work)
 
-    holds = Holds(database)
-    hold = holds.taken("o", "conv")
+    holds = ConversationLocks(database)
+    hold = holds.acquire("o", "conv")
     monkeypatch.setattr(database, "write", failing)
     until(lambda: not failures)
     before = lease(database) or 0.0
     until(lambda: (lease(database) or 0.0) > before)
-    hold.drop()
-    until(lambda: not holds._renewing)
-    again = holds.taken("o", "conv")
+    hold.release_now()
+    until(lambda: not holds._is_renewing)
+    again = holds.acquire("o", "conv")
     before = lease(database) or 0.0
     until(lambda: (lease(database) or 0.0) > before)
-    again.drop()
+    again.release_now()

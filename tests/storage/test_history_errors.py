@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.errors import InvalidRequest, NotFetched, Unsupported, UpstreamRefused
-from forwarder.core.translation_context import Ledger
-from forwarder.core.types import Json, Stream
-from forwarder.storage.history_errors import Earlier, ask
+from forwarder.core.errors import InvalidRequest, MediaUnavailable, Unsupported, UpstreamRefused
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import EventStream, Json
+from forwarder.storage.history_errors import EarlierItems, call_with_earlier_items
 
 GONE = "https://x/gone.png"
 OWN: Json = {"role": "user", "content": "and now?"}
@@ -33,27 +33,31 @@ class Asked:
         self.gone = gone
         self.inputs: list[list[Any]] = []
 
-    def __call__(self, request: Json) -> Stream:
+    def __call__(self, request: Json) -> EventStream:
         self.inputs.append(request["input"])
         text = str(request["input"])
         missing = [url for url in self.gone if url in text]
         if missing:
             place = next(i for i, item in enumerate(request["input"]) if missing[0] in str(item))
             path = f"input[{place}].content[1].image_url"
-            raise NotFetched(f"Invalid value for '{path}': no.", param=path, names=missing)
+            raise MediaUnavailable(f"Invalid value for '{path}': no.", param=path, names=missing)
         return iter([[{"type": "x"}]])
 
 
-def asked(call: Any, *earlier: Any, own: Json = OWN, strict: bool = False) -> Ledger:
-    ledger = Ledger(strict)
+def asked(call: Any, *earlier: Any, own: Json = OWN, strict: bool = False) -> LossReport:
+    ledger = LossReport(strict)
     request = {"model": "m", "input": [own]}
-    list(ask(call, request, Earlier(list(earlier), "conversation"), ledger.drop))
+    list(
+        call_with_earlier_items(
+            call, request, EarlierItems(list(earlier), "conversation"), ledger.drop
+        )
+    )
     return ledger
 
 
 def test_what_was_earlier_stands_in_front() -> None:
     call = Asked()
-    assert asked(call, shows("https://x/a.png")).dropped == {}
+    assert asked(call, shows("https://x/a.png")).losses == {}
     assert call.inputs == [[shows("https://x/a.png"), OWN]]
 
 
@@ -64,7 +68,7 @@ def test_earlier_media_that_are_gone_leave_a_note() -> None:
     call = Asked(GONE, "https://x/gone.pdf")
 
     ledger = asked(call, *earlier)
-    assert [*ledger.dropped] == ["conversation.input_file", "conversation.input_image"]
+    assert [*ledger.losses] == ["conversation.input_file", "conversation.input_image"]
     note = {"type": "input_text", "text": "[image no longer available]"}
     said, got, read, own = call.inputs[-1]
     assert said["content"][1:] == [note, picture("https://x/a.png")]
@@ -79,7 +83,7 @@ def test_so_do_those_that_were_named_by_an_id() -> None:
     call = Asked("file-1")
 
     ledger = asked(call, {"role": "user", "content": [given]})
-    assert [*ledger.dropped] == ["conversation.input_image"]
+    assert [*ledger.losses] == ["conversation.input_image"]
     note = {"type": "input_text", "text": "[image no longer available]"}
     assert call.inputs[-1] == [{"role": "user", "content": [note]}, OWN]
 
@@ -93,17 +97,17 @@ def test_where_nothing_may_be_lost_it_is_refused() -> None:
 
 @pytest.mark.parametrize("earlier", [shows("https://x/a.png"), shows(GONE)])
 def test_what_the_client_names_now_has_to_be_there(earlier: Json) -> None:
-    with pytest.raises(NotFetched) as refused:
+    with pytest.raises(MediaUnavailable) as refused:
         asked(Asked(GONE), {"role": "user", "content": "hi"}, own=shows(GONE))
     assert refused.value.param == "input[0].content[1].image_url"
     assert "'input[0].content[1].image_url'" in refused.value.message
-    with pytest.raises(NotFetched):
+    with pytest.raises(MediaUnavailable):
         asked(Asked(GONE), earlier, own=shows(GONE))
 
 
 def test_a_screenshot_that_is_gone_has_no_place_for_a_note() -> None:
     shot = {"type": "computer_screenshot", "image_url": GONE}
-    with pytest.raises(NotFetched) as refused:
+    with pytest.raises(MediaUnavailable) as refused:
         asked(Asked(GONE), {"type": "computer_call_output", "call_id": "c", "output": shot})
     assert refused.value.param == "conversation"
 
@@ -124,8 +128,8 @@ def test_a_mistake_is_named_where_it_was_made(
     path = f"input[{place}].role"
     ours = InvalidRequest(f"Wrong: '{path}'.", param=path)
 
-    def call(request: Json) -> Stream:
-        raise UpstreamRefused(400, ours.error()) if theirs else ours
+    def call(request: Json) -> EventStream:
+        raise UpstreamRefused(400, ours.make_error_object()) if theirs else ours
 
     with pytest.raises((InvalidRequest, UpstreamRefused)) as refused:
         asked(call, OWN, OWN)
@@ -133,7 +137,7 @@ def test_a_mistake_is_named_where_it_was_made(
 
 
 def test_what_names_no_place_stays() -> None:
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         raise InvalidRequest("No 'temperature'.", param="temperature")
 
     with pytest.raises(InvalidRequest) as refused:

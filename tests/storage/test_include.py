@@ -9,7 +9,13 @@ import pytest
 from openai.types.responses import ResponseIncludable
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.storage.include import _HIDDEN, Including, hide_seals, hide_seals_of, shows_seals
+from forwarder.storage.include import (
+    HIDDEN_FIELDS,
+    IncludeFilter,
+    hide_batch_reasoning,
+    hide_event_reasoning,
+    wants_encrypted_reasoning,
+)
 
 Json = dict[str, Any]
 
@@ -60,7 +66,7 @@ PLAIN: list[Json] = [
 
 
 def test_all_that_can_be_asked_for_is_known() -> None:
-    assert set(WHOLE) == set(_HIDDEN) == set(get_args(ResponseIncludable))
+    assert set(WHOLE) == set(HIDDEN_FIELDS) == set(get_args(ResponseIncludable))
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -70,15 +76,15 @@ def test_it_is_shown_to_who_asks_for_it(name: str, key: str) -> None:
     before = deepcopy(whole)
     others = [(key, other) for other in WHOLE if other != name]
 
-    assert Including([("stream", "true"), (key, name)]).item(whole) == whole
-    assert Including([]).item(whole) == bare
-    assert Including(others).item(whole) == bare
+    assert IncludeFilter([("stream", "true"), (key, name)]).filter_item(whole) == whole
+    assert IncludeFilter([]).filter_item(whole) == bare
+    assert IncludeFilter(others).filter_item(whole) == bare
     assert whole == before
 
 
 @pytest.mark.parametrize("item", PLAIN)
 def test_everything_else_is_shown_to_all(item: Json) -> None:
-    assert Including([]).item(item) == item
+    assert IncludeFilter([]).filter_item(item) == item
 
 
 def test_responses_and_events_are_shown_alike() -> None:
@@ -99,15 +105,18 @@ def test_responses_and_events_are_shown_alike() -> None:
     ]
     given, seen = ([pair[i] for pair in events] for i in (0, 1))
 
-    assert Including([]).batch(given) == seen
-    assert Including([("include", name) for name in WHOLE]).batch(given) == given
-    assert Including([]).response({"output": [whole], "id": "r"}) == {"output": [bare], "id": "r"}
+    assert IncludeFilter([]).filter_batch(given) == seen
+    assert IncludeFilter([("include", name) for name in WHOLE]).filter_batch(given) == given
+    assert IncludeFilter([]).filter_response({"output": [whole], "id": "r"}) == {
+        "output": [bare],
+        "id": "r",
+    }
 
 
 def test_what_nobody_knows_is_refused_by_its_place() -> None:
     query = [("include[]", "reasoning.encrypted_content"), ("include[]", "reasoning.everything")]
     with pytest.raises(InvalidRequest) as refused:
-        Including(query)
+        IncludeFilter(query)
     assert (refused.value.param, refused.value.code) == ("include[1]", "invalid_value")
     assert "message.output_text.logprobs" in refused.value.message
 
@@ -123,9 +132,9 @@ def test_only_reasoning_that_was_sealed_here_is_hidden() -> None:
     event = {"type": "response.completed", "response": {"output": [own, *others, alone]}}
     hidden = {"type": "response.completed", "response": {"output": [shown, *others]}}
 
-    assert hide_seals_of([event, {"type": "x"}]) == [hidden, {"type": "x"}]
-    assert hide_seals(hidden) is hidden
-    assert Including([]).response({"output": [own, alone]}) == {"output": [shown]}
+    assert hide_batch_reasoning([event, {"type": "x"}]) == [hidden, {"type": "x"}]
+    assert hide_event_reasoning(hidden) is hidden
+    assert IncludeFilter([]).filter_response({"output": [own, alone]}) == {"output": [shown]}
     assert event["response"] == {"output": [own, *others, alone]}
 
 
@@ -134,4 +143,4 @@ def test_only_reasoning_that_was_sealed_here_is_hidden() -> None:
     [(None, False), ("odd", False), ([], False), (["reasoning.encrypted_content"], True)],
 )
 def test_seals_are_shown_to_requests_that_include_them(include: Any, shown: bool) -> None:
-    assert shows_seals({"include": include}) is shown
+    assert wants_encrypted_reasoning({"include": include}) is shown

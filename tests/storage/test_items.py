@@ -9,7 +9,7 @@ from openai.types.responses import ResponseItem
 from pydantic import TypeAdapter
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.storage.items import as_items, checked, derived_from, derived_id, shown
+from forwarder.storage.items import check_items, derive_id, parse_derived_id, render_item, to_items
 
 GIVEN: list[Any] = [
     {"role": "user", "content": "hi"},
@@ -30,31 +30,31 @@ def said(*parts: Any, role: str = "user") -> list[Any]:
 
 @pytest.mark.parametrize("item", GIVEN, ids=lambda i: f"{i.get('type')}-{i.get('role')}")
 def test_every_item_is_complete_as_it_is_shown(item: Any) -> None:
-    whole = shown(item, derived_id(item, "resp_1", 0))
+    whole = render_item(item, derive_id(item, "resp_1", 0))
 
     TypeAdapter(ResponseItem).validate_python(whole, strict=True)
-    assert shown({**item, "id": "own"}, "other")["id"] == "own"
+    assert render_item({**item, "id": "own"}, "other")["id"] == "own"
 
 
 def test_an_id_that_is_made_up_stays_the_same() -> None:
     user, call = GIVEN[0], GIVEN[4]
-    assert derived_id(user, "a", 1) == derived_id(user, "a", 1)
-    assert len({derived_id(user, holder, n) for holder in "ab" for n in range(3)}) == 6
-    assert derived_id(user, "a", 1).startswith("msg_")
-    assert derived_id(call, "a", 1).startswith("fc_")
+    assert derive_id(user, "a", 1) == derive_id(user, "a", 1)
+    assert len({derive_id(user, holder, n) for holder in "ab" for n in range(3)}) == 6
+    assert derive_id(user, "a", 1).startswith("msg_")
+    assert derive_id(call, "a", 1).startswith("fc_")
 
 
 def test_an_id_that_is_made_up_says_where_the_item_is() -> None:
     for holder in ("resp_" + "0" * 32, "resp_a-b", "chatcmpl-7"):
-        holders, place = derived_from(derived_id(GIVEN[0], holder, 12))
+        holders, place = parse_derived_id(derive_id(GIVEN[0], holder, 12))
         assert (holder in holders, place) == (True, 12)
-    assert derived_from("msg_" + "0" * 32)[0] == []
+    assert parse_derived_id("msg_" + "0" * 32)[0] == []
 
 
 def test_a_text_is_what_the_user_says() -> None:
-    assert as_items("hi") == [{"type": "message", "role": "user", "content": "hi"}]
-    assert as_items(None) == []
-    assert as_items(GIVEN) is GIVEN
+    assert to_items("hi") == [{"type": "message", "role": "user", "content": "hi"}]
+    assert to_items(None) == []
+    assert to_items(GIVEN) is GIVEN
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_a_text_is_what_the_user_says() -> None:
 )
 def test_what_can_be_no_item_is_refused_by_its_place(items: Any, path: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        checked(items, "items", 3)
+        check_items(items, "items", 3)
     assert refused.value.param == path
 
 
 def test_what_can_be_items_is_let_in() -> None:
-    assert checked(GIVEN, "items", 20) == GIVEN
+    assert check_items(GIVEN, "items", 20) == GIVEN
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,4 @@ def test_what_can_be_items_is_let_in() -> None:
     ],
 )  # fmt: skip
 def test_what_an_item_may_be(item: Any) -> None:
-    assert checked([item], "items", 20) == [item]
+    assert check_items([item], "items", 20) == [item]

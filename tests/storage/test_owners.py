@@ -12,135 +12,149 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from forwarder.context.client_identity import ANONYMOUS, digest_key, is_guessable
+from forwarder.context.client_identity import ANONYMOUS, hash_client_key, is_guessable
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage import owners as module
 from forwarder.storage.db import completions, conversations
 from forwarder.storage.db import owners as stored
-from forwarder.storage.db.completions import Completion
-from forwarder.storage.db.conversations import Talk
-from forwarder.storage.db.database import Database, Postgres, Sqlite
-from forwarder.storage.owners import Owners
+from forwarder.storage.db.completions import StoredCompletion
+from forwarder.storage.db.conversations import Conversation
+from forwarder.storage.db.database import Database, PostgresqlDatabase, SqliteDatabase
+from forwarder.storage.owners import OwnerResolver
 from tests.live.postgres import needs_postgres, running_postgres
 
-OLD = digest_key("k")
+OLD = hash_client_key("k")
 
 
 def add(database: Database, owner: str, name: str = "chat_1") -> None:
-    completion = Completion(name, 1.0, "m", {}, [], {})
+    completion = StoredCompletion(name, 1.0, "m", {}, [], {})
     database.write(partial(completions.add, owner=owner, completion=completion))
 
 
 def names(database: Database, owner: str) -> set[str]:
     listed = partial(
-        completions.listed, owner=owner, after=None, most=9, falling=False, model=None, metadata={}
+        completions.list_page,
+        owner=owner,
+        after=None,
+        limit=9,
+        descending=False,
+        model=None,
+        metadata={},
     )
     return {completion.id for completion in database.read(listed)}
 
 
 def test_a_key_has_one_owner_for_all_workers_and_another_in_another_database(
-    database: Sqlite, tmp_path: Path
+    database: SqliteDatabase, tmp_path: Path
 ) -> None:
-    elsewhere = Sqlite(tmp_path / "other.db")
-    one, two, far = (Owners(d, ["s"]) for d in (database, database, elsewhere))
+    elsewhere = SqliteDatabase(tmp_path / "other.db")
+    one, two, far = (OwnerResolver(d, ["s"]) for d in (database, database, elsewhere))
 
-    assert one.find("k") == two.find("k") == one.derive("k")
-    assert len({one.find("k"), one.find("l"), far.find("k"), OLD}) == 4
+    assert one.find_owner("k") == two.find_owner("k") == one.derive_owner("k")
+    assert len({one.find_owner("k"), one.find_owner("l"), far.find_owner("k"), OLD}) == 4
     elsewhere.close()
 
 
-def test_the_database_has_nothing_to_test_guesses_with(database: Sqlite) -> None:
-    owners = Owners(database, ["s"])
-    add(database, owners.find("k"))
+def test_the_database_has_nothing_to_test_guesses_with(database: SqliteDatabase) -> None:
+    owners = OwnerResolver(database, ["s"])
+    add(database, owners.find_owner("k"))
 
     [(_, sealed)] = database.read(stored.list_keys)
     files = b"".join(p.read_bytes() for p in database.path.parent.glob("state.db*"))
-    assert owners.find("k").encode() in files
+    assert owners.find_owner("k").encode() in files
     assert OLD.encode() not in files
     assert owners._keys[0].hex().encode() not in files
-    assert Owners(database, ["guess"])._open([("", sealed)]) == []
+    assert OwnerResolver(database, ["guess"])._decrypt_keys([("", sealed)]) == []
 
 
 @pytest.mark.parametrize("secrets", [[], ["s"]])
-def test_clients_without_a_key_stay_one_owner(database: Sqlite, secrets: list[str]) -> None:
-    owners = Owners(database, secrets)
+def test_clients_without_a_key_stay_one_owner(database: SqliteDatabase, secrets: list[str]) -> None:
+    owners = OwnerResolver(database, secrets)
     add(database, ANONYMOUS)
 
-    assert owners.find(None) == owners.find("") == owners.derive(None) == ANONYMOUS
-    owners.rotate()
+    assert (
+        owners.find_owner(None) == owners.find_owner("") == owners.derive_owner(None) == ANONYMOUS
+    )
+    owners.rotate_keys()
     assert names(database, ANONYMOUS) == {"chat_1"}
 
 
-def test_without_a_secret_or_a_database_owners_are_digests(database: Sqlite) -> None:
+def test_without_a_secret_or_a_database_owners_are_digests(database: SqliteDatabase) -> None:
     add(database, OLD)
 
-    assert Owners(database, []).find("k") == Owners(None, ["s"]).find("k") == OLD
+    assert (
+        OwnerResolver(database, []).find_owner("k")
+        == OwnerResolver(None, ["s"]).find_owner("k")
+        == OLD
+    )
     assert names(database, OLD) == {"chat_1"}
-    assert Owners(database, []).settle(OLD) == OLD
+    assert OwnerResolver(database, []).migrate_owner(OLD) == OLD
     assert database.read(stored.list_keys) == []
 
 
-def test_what_older_versions_stored_is_taken_over_on_first_sight(database: Sqlite) -> None:
+def test_what_older_versions_stored_is_taken_over_on_first_sight(database: SqliteDatabase) -> None:
     add(database, OLD)
-    add(database, digest_key("l"), "another's")
-    owners = Owners(database, ["s"])
+    add(database, hash_client_key("l"), "another's")
+    owners = OwnerResolver(database, ["s"])
 
-    owner = owners.find("k")
+    owner = owners.find_owner("k")
 
     assert (names(database, owner), names(database, OLD)) == ({"chat_1"}, set())
-    assert names(database, digest_key("l")) == {"another's"}
+    assert names(database, hash_client_key("l")) == {"another's"}
 
 
 def test_a_client_is_looked_after_once_in_a_while(
-    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owners = Owners(database, ["s"])
-    owner = owners.find("k")
+    owners = OwnerResolver(database, ["s"])
+    owner = owners.find_owner("k")
     add(database, OLD)  # by a worker of the older version
 
     with monkeypatch.context() as patch:
         patch.setattr(database, "read", lambda work: pytest.fail("was looked after already"))
-        assert owners.find("k") == owner
-    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.0)
-    assert owners.find("k") == owner
+        assert owners.find_owner("k") == owner
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.0)
+    assert owners.find_owner("k") == owner
     assert names(database, owner) == {"chat_1"}
 
 
 def test_of_many_clients_the_latest_are_known(
-    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MAX_CHECKED", 2)
-    owners = Owners(database, ["s"])
+    monkeypatch.setattr(module, "MAX_CHECKED_OWNERS", 2)
+    owners = OwnerResolver(database, ["s"])
     for key in ("a", "b", "c"):
-        owners.find(key)
+        owners.find_owner(key)
 
-    assert [*owners._checked] == [digest_key("b"), digest_key("c")]
+    assert [*owners._checked_at] == [hash_client_key("b"), hash_client_key("c")]
 
 
-def test_a_conversation_that_goes_on_is_taken_over_when_its_turn_is_over(database: Sqlite) -> None:
-    database.write(lambda c: conversations.create(c, OLD, Talk("conv_1", 1.0, {})))
-    database.write(lambda c: conversations.take(c, OLD, "conv_1", "turn"))
-    owners = Owners(database, ["s"])
+def test_a_conversation_that_goes_on_is_taken_over_when_its_turn_is_over(
+    database: SqliteDatabase,
+) -> None:
+    database.write(lambda c: conversations.create(c, OLD, Conversation("conv_1", 1.0, {})))
+    database.write(lambda c: conversations.acquire_lease(c, OLD, "conv_1", "turn"))
+    owners = OwnerResolver(database, ["s"])
 
-    assert owners.settle(OLD) == OLD
-    owner = owners.find("k")
+    assert owners.migrate_owner(OLD) == OLD
+    owner = owners.find_owner("k")
     assert database.read(lambda c: conversations.find(c, owner, "conv_1")) is None
-    database.write(lambda c: conversations.release(c, OLD, "conv_1", "turn"))
+    database.write(lambda c: conversations.release_lease(c, OLD, "conv_1", "turn"))
 
-    assert owners.find("k") == owner
+    assert owners.find_owner("k") == owner
     assert database.read(lambda c: conversations.find(c, owner, "conv_1")) is not None
 
 
 def test_while_nothing_can_be_written_things_are_found_where_they_are(
-    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(database, OLD)
-    owners = Owners(database, ["s"])
+    owners = OwnerResolver(database, ["s"])
     with monkeypatch.context() as patch:
-        patch.setattr(database, "write_at_length", fail)
-        assert owners.find("k") == OLD
+        patch.setattr(database, "write_without_timeout", fail)
+        assert owners.find_owner("k") == OLD
 
-    assert owners.find("k") == owners.derive("k") != OLD
+    assert owners.find_owner("k") == owners.derive_owner("k") != OLD
 
 
 def fail(*_: object) -> Any:
@@ -148,86 +162,86 @@ def fail(*_: object) -> Any:
 
 
 def test_a_worker_that_starts_without_its_database_has_the_same_owners_later(
-    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.01)
-    owner = Owners(database, ["s"]).find("k")
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    owner = OwnerResolver(database, ["s"]).find_owner("k")
     with monkeypatch.context() as patch:
         patch.setattr(database, "read", fail)
-        late = Owners(database, ["s"])
-        assert late.find("k") == late.derive("k") == OLD
+        late = OwnerResolver(database, ["s"])
+        assert late.find_owner("k") == late.derive_owner("k") == OLD
 
-    assert late.find("k") == owner
+    assert late.find_owner("k") == owner
     with monkeypatch.context() as patch:
         patch.setattr(database, "read", fail)
-        beside = Owners(database, ["s"])
+        beside = OwnerResolver(database, ["s"])
     wait_until_loaded(beside)
-    assert beside.derive("k") == owner
+    assert beside.derive_owner("k") == owner
 
 
-def wait_until_loaded(owners: Owners) -> None:
+def wait_until_loaded(owners: OwnerResolver) -> None:
     deadline = time.monotonic() + 5
     while not owners._keys:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_secret_that_is_read_later_is_adopted(database: Sqlite) -> None:
-    late = Owners(database, [])
-    late.adopt(["s"])
+def test_a_secret_that_is_read_later_is_adopted(database: SqliteDatabase) -> None:
+    late = OwnerResolver(database, [])
+    late.add_secrets(["s"])
 
-    assert late.find("k") == Owners(database, ["s"]).find("k") != OLD
+    assert late.find_owner("k") == OwnerResolver(database, ["s"]).find_owner("k") != OLD
 
 
 # -- other secrets --------------------------------------------------------------------------------
 
 
-def test_a_change_of_the_secret_changes_no_owner(database: Sqlite) -> None:
-    owner = Owners(database, ["old"]).find("k")
-    both = Owners(database, ["new", "old"])
-    assert both.find("k") == owner
+def test_a_change_of_the_secret_changes_no_owner(database: SqliteDatabase) -> None:
+    owner = OwnerResolver(database, ["old"]).find_owner("k")
+    both = OwnerResolver(database, ["new", "old"])
+    assert both.find_owner("k") == owner
 
-    both.rotate()
+    both.rotate_keys()
 
-    assert Owners(database, ["new"]).find("k") == owner
-    assert both.find("k") == owner
-    assert Owners(database, ["old"])._keys != both._keys, "it opens nothing any more"
+    assert OwnerResolver(database, ["new"]).find_owner("k") == owner
+    assert both.find_owner("k") == owner
+    assert OwnerResolver(database, ["old"])._keys != both._keys, "it opens nothing any more"
 
 
-def test_a_rotation_leaves_no_owner_that_can_be_guessed(database: Sqlite) -> None:
+def test_a_rotation_leaves_no_owner_that_can_be_guessed(database: SqliteDatabase) -> None:
     """Not even of clients that never come back."""
     for key in ("k", "l"):
-        add(database, digest_key(key))
-    owners = Owners(database, ["s"])
+        add(database, hash_client_key(key))
+    owners = OwnerResolver(database, ["s"])
 
-    owners.rotate()
+    owners.rotate_keys()
 
     everybody = database.read(stored.list_owners)
-    assert everybody == {owners.derive("k"), owners.derive("l")}
+    assert everybody == {owners.derive_owner("k"), owners.derive_owner("l")}
     assert not any(map(is_guessable, everybody))
 
 
 def test_what_was_stored_under_another_secret_is_taken_over_when_both_are_there(
-    database: Sqlite,
+    database: SqliteDatabase,
 ) -> None:
-    first, other = Owners(database, ["first"]), Owners(database, ["other"])
-    add(database, first.find("k"), "chat_1")
-    add(database, other.find("k"), "chat_2")
-    assert first.find("k") != other.find("k")
+    first, other = OwnerResolver(database, ["first"]), OwnerResolver(database, ["other"])
+    add(database, first.find_owner("k"), "chat_1")
+    add(database, other.find_owner("k"), "chat_2")
+    assert first.find_owner("k") != other.find_owner("k")
 
-    both = Owners(database, ["other", "first"])
+    both = OwnerResolver(database, ["other", "first"])
 
-    assert both.find("k") == first.find("k")
-    assert names(database, both.find("k")) == {"chat_1", "chat_2"}
+    assert both.find_owner("k") == first.find_owner("k")
+    assert names(database, both.find_owner("k")) == {"chat_1", "chat_2"}
 
 
-def test_rows_are_settled_without_their_client(database: Sqlite) -> None:
+def test_rows_are_settled_without_their_client(database: SqliteDatabase) -> None:
     add(database, OLD)
-    owners = Owners(database, ["s"])
+    owners = OwnerResolver(database, ["s"])
 
-    owner = owners.settle(OLD)
+    owner = owners.migrate_owner(OLD)
 
-    assert owner == owners.settle(owner) == owners.derive("k")
+    assert owner == owners.migrate_owner(owner) == owners.derive_owner("k")
     assert names(database, owner) == {"chat_1"}
 
 
@@ -246,7 +260,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def open_one(url: str) -> Database:
     parsed = sa.make_url(url)
     is_file = parsed.drivername == "sqlite"
-    made: Database = Sqlite(Path(str(parsed.database))) if is_file else Postgres(parsed)
+    made: Database = (
+        SqliteDatabase(Path(str(parsed.database))) if is_file else PostgresqlDatabase(parsed)
+    )
     made.prepare()
     return made
 
@@ -254,7 +270,7 @@ def open_one(url: str) -> Database:
 def find_owner(url: str, barrier: Any, found: Any) -> None:
     database = open_one(url)
     barrier.wait(60)
-    owner = Owners(database, ["s"]).find("k")
+    owner = OwnerResolver(database, ["s"]).find_owner("k")
     found.put((owner, len(names(database, owner))))
     database.close()
 

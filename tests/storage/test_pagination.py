@@ -7,39 +7,50 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.validate import expect
-from forwarder.storage.pagination import Page, as_list, listed, mark_of, metadata_of, page_of
+from forwarder.core.validate import check_type
+from forwarder.storage.pagination import (
+    PageRequest,
+    find_page_start,
+    make_list,
+    make_page,
+    read_metadata,
+    read_page,
+)
 
 ALL = [{"id": name} for name in "abcde"]
 
 
-def names(page: Page) -> tuple[str, bool]:
-    found = listed(ALL, page)
+def names(page: PageRequest) -> tuple[str, bool]:
+    found = make_page(ALL, page)
     return "".join(entry["id"] for entry in found["data"]), found["has_more"]
 
 
 def test_a_page_is_a_part_in_some_order() -> None:
-    assert names(Page(20, None, False)) == ("abcde", False)
-    assert names(Page(2, None, True)) == ("ed", True)
-    assert names(Page(2, "b", False)) == ("cd", True)
-    assert names(Page(2, "b", True)) == ("a", False)
-    assert (as_list([], 5)["first_id"], as_list(ALL, 2)["last_id"]) == (None, "b")
+    assert names(PageRequest(20, None, False)) == ("abcde", False)
+    assert names(PageRequest(2, None, True)) == ("ed", True)
+    assert names(PageRequest(2, "b", False)) == ("cd", True)
+    assert names(PageRequest(2, "b", True)) == ("a", False)
+    assert (make_list([], 5)["first_id"], make_list(ALL, 2)["last_id"]) == (None, "b")
     with pytest.raises(InvalidRequest, match="no 'x' in this list"):
-        listed(ALL, Page(2, "x", False))
+        make_page(ALL, PageRequest(2, "x", False))
 
 
 def test_a_mark_is_a_place_that_is_known() -> None:
     places = {"a": 7, "first": 0}
-    marks = [mark_of(Page(2, after, False), places.get) for after in (None, "a", "first")]
+    marks = [
+        find_page_start(PageRequest(2, after, False), places.get) for after in (None, "a", "first")
+    ]
     assert marks == [None, 7, 0]
     with pytest.raises(InvalidRequest) as refused:
-        mark_of(Page(2, "x", False), places.get)
+        find_page_start(PageRequest(2, "x", False), places.get)
     assert refused.value.param == "after"
 
 
 def test_what_a_query_asks_for() -> None:
-    assert page_of({}, "desc") == Page(20, None, True)
-    assert page_of({"limit": "3", "after": "x", "order": "asc"}, "desc") == Page(3, "x", False)
+    assert read_page({}, "desc") == PageRequest(20, None, True)
+    assert read_page({"limit": "3", "after": "x", "order": "asc"}, "desc") == PageRequest(
+        3, "x", False
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,7 +60,7 @@ def test_what_a_query_asks_for() -> None:
 )  # fmt: skip
 def test_what_is_no_page_is_refused(query: dict[str, str], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        page_of(query, "asc")
+        read_page(query, "asc")
     assert refused.value.param == param
 
 
@@ -61,7 +72,7 @@ def test_what_is_no_page_is_refused(query: dict[str, str], param: str) -> None:
 )  # fmt: skip
 def test_metadata_is_some_texts(metadata: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        metadata_of({"metadata": metadata}, expect, required=True)
+        read_metadata({"metadata": metadata}, check_type, required=True)
     assert refused.value.param == param
-    assert metadata_of({}, expect) == {}
-    assert metadata_of({"metadata": {"a": "b"}}, expect) == {"a": "b"}
+    assert read_metadata({}, check_type) == {}
+    assert read_metadata({"metadata": {"a": "b"}}, check_type) == {"a": "b"}

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from forwarder.core.encryption import Sealer
+from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage import reasoning_cache
-from forwarder.storage.db.database import Sqlite
-from forwarder.storage.reasoning_cache import StoredShelf
+from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.reasoning_cache import DatabaseBackend
 
 ME, OTHER = b"me", b"other"
 TTL = 3600.0
 
 
-class Watched(Sqlite):
+class Watched(SqliteDatabase):
     """Counts how often it is asked, and fails as long as it is told to."""
 
     def __init__(self, path: Path) -> None:
@@ -53,8 +53,8 @@ def database(tmp_path: Path) -> Iterator[Watched]:
     made.close()
 
 
-def worker(database: Sqlite, secret: str = "s") -> StoredShelf:
-    return StoredShelf(database, Sealer([secret]), TTL)
+def worker(database: SqliteDatabase, secret: str = "s") -> DatabaseBackend:
+    return DatabaseBackend(database, TokenCipher([secret]), TTL)
 
 
 def age(database: Watched, seconds: float) -> None:
@@ -71,7 +71,7 @@ def used(database: Watched) -> float:
 
 def test_what_one_worker_keeps_another_finds(database: Watched) -> None:
     one, two = worker(database), worker(database)
-    one.keep(ME, {b"a": b'["x"]', b"b": b"[1]"})
+    one.store(ME, {b"a": b'["x"]', b"b": b"[1]"})
 
     assert two.find(ME, [b"a", b"b", b"c"]) == {b"a": b'["x"]', b"b": b"[1]"}
     assert two.find(OTHER, [b"a"]) == {}
@@ -80,7 +80,7 @@ def test_what_one_worker_keeps_another_finds(database: Watched) -> None:
 
 def test_what_is_known_here_is_not_asked_for(database: Watched) -> None:
     one, two = worker(database), worker(database)
-    one.keep(ME, {b"a": b"[1]"})
+    one.store(ME, {b"a": b"[1]"})
     assert one.find(ME, [b"a"])
     assert one.find(ME, []) == {}
     assert database.reads == 0
@@ -89,7 +89,7 @@ def test_what_is_known_here_is_not_asked_for(database: Watched) -> None:
 
 
 def test_what_is_stored_cannot_be_read_without_the_secret(database: Watched) -> None:
-    worker(database).keep(ME, {b"a": b'["a certain text"]'})
+    worker(database).store(ME, {b"a": b'["a certain text"]'})
 
     data = database.read(lambda c: c.scalar(sa.text("SELECT data FROM thoughts")))
     assert b"certain" not in data
@@ -97,7 +97,7 @@ def test_what_is_stored_cannot_be_read_without_the_secret(database: Watched) -> 
 
 
 def test_what_was_moved_to_another_place_is_not_opened(database: Watched) -> None:
-    worker(database).keep(ME, {b"a": b"[1]"})
+    worker(database).store(ME, {b"a": b"[1]"})
     moved = sa.text("UPDATE thoughts SET owner = :owner").bindparams(owner=OTHER.hex())
     database.write(lambda c: c.execute(moved))
 
@@ -105,14 +105,14 @@ def test_what_was_moved_to_another_place_is_not_opened(database: Watched) -> Non
 
 
 def test_what_was_not_used_for_long_is_not_found(database: Watched) -> None:
-    worker(database).keep(ME, {b"a": b"[1]"})
+    worker(database).store(ME, {b"a": b"[1]"})
     age(database, TTL + 1)
 
     assert worker(database).find(ME, [b"a"]) == {}
 
 
 def test_what_is_in_use_stays(database: Watched) -> None:
-    worker(database).keep(ME, {b"a": b"[1]"})
+    worker(database).store(ME, {b"a": b"[1]"})
     age(database, TTL / 5)
     two = worker(database)
     assert two.find(ME, [b"a"])
@@ -127,7 +127,7 @@ def test_who_has_known_it_for_long_says_that_it_is_in_use(
     database: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = worker(database)
-    one.keep(ME, {b"a": b"[1]"})
+    one.store(ME, {b"a": b"[1]"})
     later = time.time() + TTL / 2
     with monkeypatch.context() as patch:
         patch.setattr(reasoning_cache.time, "time", lambda: later)
@@ -141,9 +141,9 @@ def test_a_store_that_fails_costs_nothing_but_what_it_has(
     database: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = worker(database), worker(database)
-    one.keep(ME, {b"a": b"[1]"})
+    one.store(ME, {b"a": b"[1]"})
     database.fails = True
-    two.keep(ME, {b"b": b"[2]"})
+    two.store(ME, {b"b": b"[2]"})
     assert two.find(ME, [b"a", b"b"]) == {b"b": b"[2]"}
     assert (database.reads, database.writes) == (0, 2)  # it rests, and is not asked again
 
@@ -157,8 +157,8 @@ def test_a_store_that_fails_costs_nothing_but_what_it_has(
 def test_store_that_hangs_is_left_alone_until_it_answers(
     database: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reasoning_cache, "_MAX_WAIT", 0.03)
-    worker(database).keep(ME, {b"a": b'["x"]'})
+    monkeypatch.setattr(reasoning_cache, "MAX_WAIT_SECONDS", 0.03)
+    worker(database).store(ME, {b"a": b'["x"]'})
     one = worker(database)
     database.free.clear()
 

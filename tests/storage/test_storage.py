@@ -6,30 +6,30 @@ from typing import Any
 
 import pytest
 
-from forwarder.context.client_identity import digest_key
-from forwarder.context.request_context import Exchange
+from forwarder.context.client_identity import hash_client_key
+from forwarder.context.request_context import RequestContext
 from forwarder.core.errors import (
     ConversationLocked,
     ForwarderError,
     InvalidRequest,
     StoreUnavailable,
 )
-from forwarder.core.shutdown import Running
-from forwarder.core.translation_context import Ledger
-from forwarder.core.types import Json, Stream
-from forwarder.storage import Forgetful, Memory, Remembering
+from forwarder.core.shutdown import InFlightRequests
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import EventStream, Json
+from forwarder.storage import ConversationStore, NullConversationStore, UpstreamMemory
 from forwarder.storage.db import conversations
-from forwarder.storage.db.conversations import Talk
-from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.conversations import Conversation
+from forwarder.storage.db.database import SqliteDatabase
 
-EXCHANGE = Exchange("x", "responses", Ledger(), client_key="k")
-UP = Memory("up")
+EXCHANGE = RequestContext("x", "responses", LossReport(), client_key="k")
+UP = UpstreamMemory("up")
 
 
 def left(state: Any, request: Json, translated: bool = True) -> Json:
     found: list[Json] = []
 
-    def call(asked: Json) -> Stream:
+    def call(asked: Json) -> EventStream:
         found.append(asked)
         return iter(())
 
@@ -47,38 +47,51 @@ def left(state: Any, request: Json, translated: bool = True) -> Json:
 )
 def test_without_a_store_what_needs_one_is_refused(more: Json, param: str, code: str) -> None:
     with pytest.raises(ForwarderError) as refused:
-        left(Forgetful(), {"input": "hi", **more})
+        left(NullConversationStore(), {"input": "hi", **more})
     assert (refused.value.status, refused.value.param, refused.value.code) == (400, param, code)
-    assert left(Forgetful(), {"input": "hi", **more}, translated=False) == {"input": "hi", **more}
+    assert left(NullConversationStore(), {"input": "hi", **more}, translated=False) == {
+        "input": "hi",
+        **more,
+    }
 
 
 def test_without_a_store_what_asks_for_nothing_is_let_pass() -> None:
     asked = {"input": "hi", "background": False, "previous_response_id": None}
-    assert left(Forgetful(), asked) == {"input": "hi"}
-    stream: Stream = iter(())
-    assert Forgetful().kept("responses", asked, EXCHANGE, lambda: None)(stream) is stream
+    assert left(NullConversationStore(), asked) == {"input": "hi"}
+    stream: EventStream = iter(())
+    assert (
+        NullConversationStore().make_recorder("responses", asked, EXCHANGE, lambda: None)(stream)
+        is stream
+    )
 
 
 @pytest.mark.parametrize("client", ["chat", "responses"])
-def test_with_a_store_answers_are_kept(client: str, database: Sqlite) -> None:
-    state = Remembering(database, Running())
-    wrap = state.kept(client, {"input": "hi", "store": True}, EXCHANGE, lambda: None)
-    stream: Stream = iter(())
+def test_with_a_store_answers_are_kept(client: str, database: SqliteDatabase) -> None:
+    state = ConversationStore(database, InFlightRequests())
+    wrap = state.make_recorder(client, {"input": "hi", "store": True}, EXCHANGE, lambda: None)
+    stream: EventStream = iter(())
     assert wrap(stream) is not stream
     assert left(state, {"input": "hi", "background": None}) == {"input": "hi"}
 
 
-def test_a_turn_holds_its_conversation_for_as_long_as_its_exchange(database: Sqlite) -> None:
-    database.write(lambda c: conversations.create(c, digest_key("k"), Talk("conv", 1.0, {})))
-    state, asked = Remembering(database, Running()), {"input": "hi", "conversation": "conv"}
-    exchange = Exchange("x", "responses", Ledger(), client_key="k")
-    state.kept("responses", asked, exchange, lambda: None)
-    other = Exchange("y", "responses", Ledger(), client_key="k")
+def test_a_turn_holds_its_conversation_for_as_long_as_its_exchange(
+    database: SqliteDatabase,
+) -> None:
+    database.write(
+        lambda c: conversations.create(c, hash_client_key("k"), Conversation("conv", 1.0, {}))
+    )
+    state, asked = (
+        ConversationStore(database, InFlightRequests()),
+        {"input": "hi", "conversation": "conv"},
+    )
+    exchange = RequestContext("x", "responses", LossReport(), client_key="k")
+    state.make_recorder("responses", asked, exchange, lambda: None)
+    other = RequestContext("y", "responses", LossReport(), client_key="k")
     with pytest.raises(ConversationLocked):
-        state.kept("responses", asked, other, lambda: None)
+        state.make_recorder("responses", asked, other, lambda: None)
 
     exchange.close()
-    state.kept("responses", asked, other, lambda: None)
+    state.make_recorder("responses", asked, other, lambda: None)
     other.close()
 
 
@@ -92,17 +105,19 @@ NEEDS_STORE: list[tuple[str, Json]] = [
 
 @pytest.mark.parametrize(("client", "asked"), NEEDS_STORE)
 def test_request_that_needs_the_store_is_refused_while_it_cannot_be_written(
-    client: str, asked: Json, failing: Sqlite
+    client: str, asked: Json, failing: SqliteDatabase
 ) -> None:
     with pytest.raises(StoreUnavailable):
-        Remembering(failing, Running()).kept(client, asked, EXCHANGE, lambda: None)
+        ConversationStore(failing, InFlightRequests()).make_recorder(
+            client, asked, EXCHANGE, lambda: None
+        )
 
 
 def test_response_that_is_not_asked_to_be_stored_is_served_while_the_store_fails(
-    failing: Sqlite,
+    failing: SqliteDatabase,
 ) -> None:
-    exchange = Exchange("x", "responses", Ledger(), client_key="k")
-    state = Remembering(failing, Running())
+    exchange = RequestContext("x", "responses", LossReport(), client_key="k")
+    state = ConversationStore(failing, InFlightRequests())
     events = [
         {"type": kind, "response": {"id": "resp_1", "status": status, "store": True, "output": []}}
         for kind, status in (
@@ -111,18 +126,22 @@ def test_response_that_is_not_asked_to_be_stored_is_served_while_the_store_fails
         )
     ]
 
-    kept = state.kept("responses", {"input": "hi", "stream": True}, exchange, lambda: None)
+    kept = state.make_recorder("responses", {"input": "hi", "stream": True}, exchange, lambda: None)
     batches = list(kept(iter([events])))
 
     assert [event["response"]["store"] for event in batches[0]] == [False, False]
-    assert list(exchange.ledger.dropped) == ["store"]
-    assert state.honours("responses", {"input": "hi"}, translated=True) == set()
+    assert list(exchange.loss_report.losses) == ["store"]
+    assert state.list_local_parameters("responses", {"input": "hi"}, translated=True) == set()
 
 
-def test_strict_request_is_refused_while_its_response_cannot_be_stored(failing: Sqlite) -> None:
-    exchange = Exchange("x", "responses", Ledger(strict=True), client_key="k")
+def test_strict_request_is_refused_while_its_response_cannot_be_stored(
+    failing: SqliteDatabase,
+) -> None:
+    exchange = RequestContext("x", "responses", LossReport(strict=True), client_key="k")
     with pytest.raises(StoreUnavailable):
-        Remembering(failing, Running()).kept("responses", {"input": "hi"}, exchange, lambda: None)
+        ConversationStore(failing, InFlightRequests()).make_recorder(
+            "responses", {"input": "hi"}, exchange, lambda: None
+        )
 
 
 @pytest.mark.parametrize(
@@ -130,17 +149,19 @@ def test_strict_request_is_refused_while_its_response_cannot_be_stored(failing: 
     [("responses", {"input": "hi", "store": False}), ("chat", {"messages": []})],
 )
 def test_request_that_needs_no_store_passes_untouched_while_it_fails(
-    client: str, request_: Json, failing: Sqlite
+    client: str, request_: Json, failing: SqliteDatabase
 ) -> None:
-    stream: Stream = iter(())
-    kept = Remembering(failing, Running()).kept(client, request_, EXCHANGE, lambda: None)
+    stream: EventStream = iter(())
+    kept = ConversationStore(failing, InFlightRequests()).make_recorder(
+        client, request_, EXCHANGE, lambda: None
+    )
     assert kept(stream) is stream
 
 
 @pytest.fixture
-def failing(database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> Sqlite:
+def failing(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> SqliteDatabase:
     """A database that cannot be written."""
-    monkeypatch.setattr(database.writing, "error", "disk is full")
+    monkeypatch.setattr(database.write_breaker, "error", "disk is full")
     return database
 
 
@@ -158,10 +179,15 @@ def failing(database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> Sqlite:
     ],
 )
 def test_what_is_stored_here_is_honoured_here(
-    client: str, request_: Json, translated: bool, names: set[str], database: Sqlite
+    client: str, request_: Json, translated: bool, names: set[str], database: SqliteDatabase
 ) -> None:
-    assert Remembering(database, Running()).honours(client, request_, translated) == names
-    assert Forgetful().honours(client, request_, translated) == set()
+    assert (
+        ConversationStore(database, InFlightRequests()).list_local_parameters(
+            client, request_, translated
+        )
+        == names
+    )
+    assert NullConversationStore().list_local_parameters(client, request_, translated) == set()
 
 
 @pytest.mark.parametrize(
@@ -176,16 +202,16 @@ def test_what_is_stored_here_is_honoured_here(
     ],
 )
 def test_a_completion_that_cannot_be_stored_is_refused_before_it_is_made(
-    more: Json, param: str, database: Sqlite
+    more: Json, param: str, database: SqliteDatabase
 ) -> None:
-    state = Remembering(database, Running())
+    state = ConversationStore(database, InFlightRequests())
     with pytest.raises(InvalidRequest) as refused:
-        state.kept("chat", {"store": True, **more}, EXCHANGE, lambda: None)
+        state.make_recorder("chat", {"store": True, **more}, EXCHANGE, lambda: None)
     assert refused.value.param == param
 
 
-def test_one_that_is_not_to_be_stored_may_be_anything(database: Sqlite) -> None:
+def test_one_that_is_not_to_be_stored_may_be_anything(database: SqliteDatabase) -> None:
     odd = {"n": "2", "messages": "hi", "metadata": "x"}
-    stream: Stream = iter(())
-    state = Remembering(database, Running())
-    assert state.kept("chat", odd, EXCHANGE, lambda: None)(stream) is stream
+    stream: EventStream = iter(())
+    state = ConversationStore(database, InFlightRequests())
+    assert state.make_recorder("chat", odd, EXCHANGE, lambda: None)(stream) is stream

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from forwarder.storage.token_estimate import estimate
+from forwarder.storage.token_estimate import estimate_input_tokens
 
 
 def of(*items: Any, **request: Any) -> int:
-    return estimate(request, list(items))
+    return estimate_input_tokens(request, list(items))
 
 
 @pytest.mark.parametrize(

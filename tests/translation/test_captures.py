@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.translation_context import Ledger
-from forwarder.providers import PROFILES, mend
+from forwarder.core.translation_context import LossReport
+from forwarder.providers import PROFILES, adapt_request
 from tests.fake_provider import check_chat, check_responses
 from tests.helpers.translating import events_of, terms, translate
 
@@ -31,11 +31,11 @@ def sent(direction: str, body: Json, provider: str) -> tuple[Json, set[str]]:
     """What reaches this provider, and the names of what was left out on the way."""
     profile = PROFILES[provider]
     translated = translate(direction, body, terms(custom_tools=profile.custom_tools))
-    ledger = Ledger()
+    ledger = LossReport()
     upstream = "chat" if direction == "responses_over_chat" else "responses"
-    return mend(translated.request, upstream, profile, ledger), {
+    return adapt_request(translated.request, upstream, profile, ledger), {
         *translated.dropped,
-        *ledger.dropped,
+        *ledger.losses,
     }
 
 

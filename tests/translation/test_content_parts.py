@@ -43,9 +43,9 @@ CONVERTED: list[tuple[str, Json, Json]] = [
     ("USER_TO_RESPONSES", {"type": "file", "file": {"file_url": URL}}, {"type": "input_file", "file_url": URL}),
     ("USER_TO_RESPONSES", {"type": "file", "file": {"file_data": "d", "filename": "f", "vendor": 1}},
      {"type": "input_file", "file_data": "d", "filename": "f"}),
-    ("HEARD_BY_RESPONSES", {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+    ("USER_WITH_AUDIO_TO_RESPONSES", {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
      {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}),
-    ("HEARD_BY_RESPONSES", {"type": "input_audio", "input_audio": {"data": "data:audio/mp3;base64,SU\nQz", "format": "mp3"}},
+    ("USER_WITH_AUDIO_TO_RESPONSES", {"type": "input_audio", "input_audio": {"data": "data:audio/mp3;base64,SU\nQz", "format": "mp3"}},
      {"type": "input_audio", "input_audio": {"data": "SUQz", "format": "mp3"}}),
     ("ASSISTANT_TO_RESPONSES", {"type": "text", "text": "a"},
      {"type": "output_text", "text": "a", "annotations": []}),
@@ -55,7 +55,9 @@ CONVERTED: list[tuple[str, Json, Json]] = [
 
 @pytest.mark.parametrize(("table", "part", "converted"), CONVERTED)
 def test_a_part_is_converted(table: str, part: Json, converted: Json) -> None:
-    assert content_parts.convert([part], getattr(content_parts, table), "content") == [converted]
+    assert content_parts.convert_parts([part], getattr(content_parts, table), "content") == [
+        converted
+    ]
 
 
 REFUSED: list[tuple[str, Any, type[Exception], str]] = [
@@ -79,7 +81,7 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
                     {"data": "https://example.org/a.wav"}, {"data": 1},
                     {"format": None}, {"format": "ogg"}, {"format": 1})
     ),
-    ("TEXT_ONLY", {"type": "input_image", "image_url": URL}, InvalidRequest, "content[0].type"),
+    ("TEXT_TO_CHAT", {"type": "input_image", "image_url": URL}, InvalidRequest, "content[0].type"),
     ("USER_TO_RESPONSES", {"type": "image_url", "image_url": {}}, InvalidRequest, "content[0].image_url.url"),
     ("USER_TO_RESPONSES", {"type": "image_url", "image_url": {"url": ""}}, InvalidRequest,
      "content[0].image_url.url"),
@@ -89,12 +91,12 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
     ("USER_TO_RESPONSES", {"type": "input_audio", "input_audio": {}}, Unsupported, "content[0]"),
     ("USER_TO_RESPONSES", {"type": "file", "file": {"filename": "f"}}, InvalidRequest, "content[0].file.file_data"),
     ("USER_TO_RESPONSES", {"type": "file", "file": {"file_url": 7}}, InvalidRequest, "content[0].file.file_url"),
-    ("HEARD_BY_RESPONSES", {"type": "input_audio"}, InvalidRequest, "content[0].input_audio"),
-    ("HEARD_BY_RESPONSES", {"type": "input_audio", "input_audio": {"format": "wav"}}, InvalidRequest,
+    ("USER_WITH_AUDIO_TO_RESPONSES", {"type": "input_audio"}, InvalidRequest, "content[0].input_audio"),
+    ("USER_WITH_AUDIO_TO_RESPONSES", {"type": "input_audio", "input_audio": {"format": "wav"}}, InvalidRequest,
      "content[0].input_audio.data"),
-    *(("HEARD_BY_RESPONSES", {"type": "input_audio", "input_audio": {"data": wrong, "format": "wav"}}, InvalidRequest,
+    *(("USER_WITH_AUDIO_TO_RESPONSES", {"type": "input_audio", "input_audio": {"data": wrong, "format": "wav"}}, InvalidRequest,
        "content[0].input_audio.data") for wrong in ("", "UklGRg", "U===", "Ukl*", "https://e.test/a.wav", 7)),
-    *(("HEARD_BY_RESPONSES", {"type": "input_audio", "input_audio": {"data": "SUQz", "format": wrong}}, InvalidRequest,
+    *(("USER_WITH_AUDIO_TO_RESPONSES", {"type": "input_audio", "input_audio": {"data": "SUQz", "format": wrong}}, InvalidRequest,
        "content[0].input_audio.format") for wrong in ("ogg", None, 7)),
     ("ASSISTANT_TO_RESPONSES", {"type": "image_url", "image_url": URL}, InvalidRequest, "content[0].type"),
 ]  # fmt: skip
@@ -105,7 +107,7 @@ def test_a_part_that_cannot_be_carried_is_refused_by_its_path(
     table: str, part: Any, raised: type[Exception], param: str
 ) -> None:
     with pytest.raises(raised) as caught:
-        content_parts.convert([part], getattr(content_parts, table), "content")
+        content_parts.convert_parts([part], getattr(content_parts, table), "content")
     assert getattr(caught.value, "param", None) == param
     assert getattr(caught.value, "status", None) == 400
 
@@ -116,5 +118,5 @@ def test_a_user_part_survives_the_way_there_and_back() -> None:
         {"type": "image_url", "image_url": {"url": URL, "detail": "low"}},
         {"type": "file", "file": {"file_data": "d", "filename": "f"}},
     ):
-        there = content_parts.convert([part], content_parts.USER_TO_RESPONSES, "content")
-        assert content_parts.convert(there, content_parts.INPUT_TO_CHAT, "content") == [part]
+        there = content_parts.convert_parts([part], content_parts.USER_TO_RESPONSES, "content")
+        assert content_parts.convert_parts(there, content_parts.INPUT_TO_CHAT, "content") == [part]

@@ -8,10 +8,14 @@ import pytest
 
 from forwarder import translation
 from forwarder.core.errors import UpstreamRefused
-from forwarder.core.translation_context import Ledger
-from forwarder.core.types import Stream
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import EventStream
 from forwarder.protocols.parameters import CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT
-from forwarder.translation.error_params import _NAMES, dropped_in_its_words, renamed
+from forwarder.translation.error_params import (
+    CLIENT_PARAMETER_NAMES,
+    map_to_client_parameter,
+    rename_losses,
+)
 from tests.helpers.translating import terms
 
 Json = dict[str, Any]
@@ -52,7 +56,7 @@ TOLD: list[tuple[str, str, str, Json]] = [
 def test_a_parameter_is_named_as_the_client_knows_it(
     param: str, told: str, client: str, request_: Json
 ) -> None:
-    assert renamed(param, client, request_) == told
+    assert map_to_client_parameter(param, client, request_) == told
 
 
 @pytest.mark.parametrize(
@@ -63,39 +67,41 @@ def test_a_parameter_is_named_as_the_client_knows_it(
     ],
 )
 def test_the_names_are_those_of_the_two_apis(client: str, own: Json, upstreams: Json) -> None:
-    for theirs, ours in _NAMES[client].items():
+    for theirs, ours in CLIENT_PARAMETER_NAMES[client].items():
         assert theirs.partition(".")[0] in upstreams
         assert {name.partition(".")[0] for name in ours} <= own.keys()
 
 
 def test_a_refused_translation_is_refused_in_the_client_s_words() -> None:
-    def refusing(request: Json) -> Stream:
+    def refusing(request: Json) -> EventStream:
         raise UpstreamRefused(400, {"message": "No.", "param": "messages[0].content"})
 
-    call = translation.adapt(refusing, "responses", "chat", terms())
+    call = translation.translate_handler(refusing, "responses", "chat", terms())
     with pytest.raises(UpstreamRefused) as caught:
         call({"model": "m", "input": "hi"})
-    assert caught.value.error()["param"] == "input"
+    assert caught.value.make_error_object()["param"] == "input"
     assert caught.value.message == "No."
 
 
 def test_one_that_passes_through_stays_as_it_is() -> None:
-    def refusing(request: Json) -> Stream:
+    def refusing(request: Json) -> EventStream:
         raise UpstreamRefused(400, {"message": "No.", "param": "messages[0].content"})
 
     with pytest.raises(UpstreamRefused) as caught:
-        translation.adapt(refusing, "chat", "chat", terms())({"model": "m", "messages": []})
+        translation.translate_handler(refusing, "chat", "chat", terms())(
+            {"model": "m", "messages": []}
+        )
     assert caught.value.param == "messages[0].content"
 
 
 def test_what_was_dropped_is_named_as_the_client_knows_it() -> None:
-    ledger = Ledger()
+    ledger = LossReport()
     for name in ("options.num_ctx", "seed", "messages.reasoning_content", "metadata"):
         ledger.drop(name, f"why {name}")
 
-    dropped_in_its_words(ledger, "ollama", {"messages": [], "options": {"seed": 1}})
+    rename_losses(ledger, "ollama", {"messages": [], "options": {"seed": 1}})
 
-    assert ledger.dropped == {
+    assert ledger.losses == {
         "options.num_ctx": "why options.num_ctx",
         "options.seed": "why seed",
         "messages.thinking": "why messages.reasoning_content",

@@ -32,7 +32,7 @@ PNG = "iVBORw0KGgo="
     ],
 )
 def test_base64_as_a_data_url(data: str, said: Any, url: str) -> None:
-    assert images.data_url(data, said) == url
+    assert images.make_data_url(data, said) == url
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,12 @@ def test_base64_as_a_data_url(data: str, said: Any, url: str) -> None:
     ],
 )
 def test_a_data_url_as_base64(url: str, read: Any) -> None:
-    assert images.read(url) == read
+    assert images.parse_data_url(url) == read
 
 
 def test_a_url_that_is_no_image_is_seen_to_be_none_at_once() -> None:
     began = time.process_time()
 
-    assert images.read("data:image/" + "a" * 50_000) is None
+    assert images.parse_data_url("data:image/" + "a" * 50_000) is None
 
     assert time.process_time() - began < 1

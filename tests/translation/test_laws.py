@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import UpstreamUnreachable
-from forwarder.core.translation_context import Ledger
-from forwarder.core.types import Batch, Event, Stream
+from forwarder.core.translation_context import LossReport
+from forwarder.core.types import Batch, Event, EventStream
 from forwarder.protocols import unfold
-from forwarder.protocols.mappings import TERMINALS
-from forwarder.protocols.stream_end import HONEST, TOLD
-from forwarder.providers import PROFILES, mend
+from forwarder.protocols.mappings import TERMINAL_EVENTS
+from forwarder.protocols.stream_end import COMPLETENESS_CHECKS, ERROR_ENCODERS
+from forwarder.providers import PROFILES, adapt_request
 from forwarder.translation import FOLDS
 from tests.fake_provider import check_chat, check_responses
 from tests.helpers import sdk
@@ -83,11 +83,11 @@ def test_an_answer_is_asked_for_in_the_form_in_which_the_client_wants_it(
 
 @every_case
 def test_a_translated_request_is_one_that_strict_providers_take(case: Case) -> None:
-    beyond = set(case.read("terms.json", {}).get("takes", ()))
+    beyond = set(case.read("terms.json", {}).get("extensions", ()))
     providers = [p for p in PROFILES.values() if beyond <= p.responses_takes]
     assert providers
     for profile in providers:
-        body = mend(translate_case(case).request, case.upstream, profile, Ledger())
+        body = adapt_request(translate_case(case).request, case.upstream, profile, LossReport())
         check = STRICT[case.upstream]
         known = _without_parts(_in_openais_words(body), beyond)
         assert check(known, extra=beyond) == [], profile.name
@@ -241,7 +241,7 @@ def test_a_response_has_one_beginning_and_one_end(case: Case, chunking: str) -> 
     events = _events(case, chunking)
     kinds = [event["type"] for event in events]
     assert kinds[:2] == ["response.created", "response.in_progress"]
-    assert [i for i, kind in enumerate(kinds) if kind in TERMINALS] == [len(kinds) - 1]
+    assert [i for i, kind in enumerate(kinds) if kind in TERMINAL_EVENTS] == [len(kinds) - 1]
     assert len({event["response"]["id"] for event in events if "response" in event}) == 1
 
 
@@ -332,7 +332,7 @@ def test_a_whole_response_gives_the_completion_that_its_stream_gives(case: Case)
     streamed = _folded(case, _events(case))
     response = case.read("upstream.jsonl")[-1]["response"]
     for asked_to_stream in (False, True):
-        batch = unfold.events("responses", response, streamed=asked_to_stream)
+        batch = unfold.unfold_answer("responses", response, streamed=asked_to_stream)
         assert _folded(case, answered(case, [batch])) == streamed
 
 
@@ -354,7 +354,7 @@ def test_a_whole_message_gives_the_response_that_its_stream_gives(case: Case) ->
     completion = FOLDS["chat"](iter([upstream]))
     streamed = _folded(case, _events(case))
     for asked_to_stream in (False, True):
-        batch = unfold.events("chat", completion, streamed=asked_to_stream)
+        batch = unfold.unfold_answer("chat", completion, streamed=asked_to_stream)
         answer = _folded(case, answered(case, [batch]))
         assert said_by_response(answer) == said_by_response(streamed)
         assert (answer == streamed) == (case.name not in HISTORIES)
@@ -365,7 +365,7 @@ def test_a_whole_completion_gives_the_response_that_its_stream_gives(case: Case)
     streamed = _folded(case, _events(case))
     completion = FOLDS["chat"](iter([_over("chat_over_responses", _events(case))]))
     for asked_to_stream in (False, True):
-        batch = unfold.events("chat", completion, streamed=asked_to_stream)
+        batch = unfold.unfold_answer("chat", completion, streamed=asked_to_stream)
         answer = _folded(case, _over("responses_over_chat", batch))
         assert said_by_response(answer) == said_by_response(streamed)
         assert answer["usage"] == streamed["usage"]
@@ -374,16 +374,16 @@ def test_a_whole_completion_gives_the_response_that_its_stream_gives(case: Case)
 # -- breaking -----------------------------------------------------------------------------------
 
 
-def _cut(events: list[Event]) -> Stream:
+def _cut(events: list[Event]) -> EventStream:
     yield from as_sent(events)
 
 
-def _disconnected(events: list[Event]) -> Stream:
+def _disconnected(events: list[Event]) -> EventStream:
     yield from as_sent(events)
     raise UpstreamUnreachable("The connection broke.")
 
 
-def _reported(events: list[Event]) -> Stream:
+def _reported(events: list[Event]) -> EventStream:
     error = {
         "message": "Overloaded.",
         "type": "server_error",
@@ -404,8 +404,8 @@ def _broken(case: Case, how: str) -> Iterator[list[Event]]:
     """What the client gets when its upstream breaks, for every place where it can."""
     events = case.read("upstream.jsonl")
     for length in range(1, len(events)):
-        upstream = HONEST[case.upstream](BREAKS[how](events[:length]), lambda: False)
-        yield events_of(TOLD[case.client](translate_case(case).answer(upstream)))
+        upstream = COMPLETENESS_CHECKS[case.upstream](BREAKS[how](events[:length]), lambda: False)
+        yield events_of(ERROR_ENCODERS[case.client](translate_case(case).answer(upstream)))
 
 
 def _finished(case: Case, events: list[Event]) -> bool:
@@ -418,7 +418,7 @@ def _finished(case: Case, events: list[Event]) -> bool:
 def test_a_broken_stream_ends_a_response_in_one_failure(case: Case, how: str) -> None:
     for length, events in enumerate(_broken(case, how), start=1):
         kinds = [event["type"] for event in events]
-        assert [i for i, kind in enumerate(kinds) if kind in TERMINALS] == [len(kinds) - 1]
+        assert [i for i, kind in enumerate(kinds) if kind in TERMINAL_EVENTS] == [len(kinds) - 1]
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
         assert [m for event in events for m in sdk.event_mistakes(event)] == []
         sdk.rebuilt_response(events)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import ForwarderError, UpstreamError
-from forwarder.core.translation_context import Ledger
-from forwarder.middleware.reasoning_style import as_wished
-from forwarder.protocols.stream_end import HONEST
-from forwarder.providers import PROFILES, mend
+from forwarder.core.translation_context import LossReport
+from forwarder.middleware.reasoning_style import with_reasoning_style
+from forwarder.protocols.stream_end import COMPLETENESS_CHECKS
+from forwarder.providers import PROFILES, adapt_request
 from forwarder.translation import FOLDS
 from tests.helpers.cases import Case, cases
 from tests.helpers.mutations import nulled, spoiled
@@ -45,13 +45,15 @@ def test_a_spoiled_request_is_translated_or_is_a_400_that_names_the_place(case: 
 def test_a_spoiled_body_that_passes_through_is_mended_or_is_a_400(case: Case) -> None:
     for body in spoiled(case.read("upstream.request.json"), (None, "wrong", [1], {"a": 1})):
         for name in QUIRKY:
-            refusal = refusal_of(partial(mend, body, case.upstream, PROFILES[name], Ledger()))
+            refusal = refusal_of(
+                partial(adapt_request, body, case.upstream, PROFILES[name], LossReport())
+            )
             assert is_a_400_that_names_the_place(refusal)
 
 
 @pytest.mark.parametrize("case", cases("chat_over_responses"))
 def test_a_spoiled_request_is_read_for_its_wishes_or_is_a_400(case: Case) -> None:
-    wished = as_wished(lambda body: iter([]), "thinking")
+    wished = with_reasoning_style(lambda body: iter([]), "thinking")
     for request in spoiled(case.read("request.json"), (None, "wrong", [1], {"a": 1})):
         assert is_a_400_that_names_the_place(refusal_of(partial(wished, request)))
 
@@ -68,13 +70,13 @@ def test_a_stream_in_which_a_field_is_missing_is_read_or_is_the_upstreams_fault(
 
 
 def _translated(case: Case, stream: Any) -> None:
-    events_of(translate_case(case).answer(HONEST[case.upstream](stream, lambda: True)))
+    events_of(translate_case(case).answer(COMPLETENESS_CHECKS[case.upstream](stream, lambda: True)))
 
 
 def _passed_through(case: Case, stream: Any) -> None:
-    honest = HONEST[case.upstream](stream, lambda: True)
+    honest = COMPLETENESS_CHECKS[case.upstream](stream, lambda: True)
     if case.upstream == "chat":
-        wished = as_wished(lambda request: honest, "thinking")({"stream": True})
+        wished = with_reasoning_style(lambda request: honest, "thinking")({"stream": True})
         FOLDS["chat"](wished)
     else:
         FOLDS["responses"](honest)

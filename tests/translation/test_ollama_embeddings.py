@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.errors import InvalidRequest, UpstreamBroken
-from forwarder.core.types import Json, Stream
-from forwarder.translation import adapt
+from forwarder.core.errors import InvalidRequest, UpstreamProtocolError
+from forwarder.core.types import EventStream, Json
+from forwarder.translation import translate_handler
 from tests.helpers.translating import terms
 
 ANSWER: Json = {
@@ -28,13 +28,13 @@ class Upstream:
         self.asked: list[Json] = []
         self._answer = answer
 
-    def __call__(self, request: Json) -> Stream:
+    def __call__(self, request: Json) -> EventStream:
         self.asked.append(request)
         return iter([[], [self._answer]])
 
 
 def embedded(client: str, upstream: Upstream, **request: Any) -> Json:
-    call = adapt(upstream, client, "embeddings", terms())
+    call = translate_handler(upstream, client, "embeddings", terms())
     [[answer]] = call({"model": "m", **request})
     return answer
 
@@ -101,5 +101,5 @@ def test_what_is_malformed_is_named(client: str, given: Json, param: str) -> Non
 )
 @pytest.mark.parametrize("client", ["ollama_embed", "ollama_embeddings"])
 def test_an_answer_without_vectors_is_the_upstream_s_fault(client: str, data: list[Any]) -> None:
-    with pytest.raises(UpstreamBroken):
+    with pytest.raises(UpstreamProtocolError):
         embedded(client, Upstream({"data": data}), input="a", prompt="a")

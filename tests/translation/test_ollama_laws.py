@@ -14,11 +14,15 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import UpstreamUnreachable
-from forwarder.core.types import Batch, Event, Stream
+from forwarder.core.types import Batch, Event, EventStream
 from forwarder.protocols import unfold
-from forwarder.protocols.stream_end import HONEST, TOLD
+from forwarder.protocols.stream_end import COMPLETENESS_CHECKS, ERROR_ENCODERS
 from forwarder.translation import FOLDS, ollama_over_chat
-from forwarder.translation.ollama_over_chat.forms import CHAT, GENERATE, Form
+from forwarder.translation.ollama_over_chat.forms import (
+    CHAT_ENDPOINT,
+    GENERATE_ENDPOINT,
+    OllamaEndpoint,
+)
 from tests.helpers.cases import Case, cases
 from tests.helpers.ollama import mistakes, prepared
 from tests.helpers.translating import (
@@ -33,7 +37,7 @@ from tests.helpers.translating import (
 
 Json = dict[str, Any]
 
-PROTOCOLS = {"ollama": CHAT, "ollama_generate": GENERATE}
+PROTOCOLS = {"ollama": CHAT_ENDPOINT, "ollama_generate": GENERATE_ENDPOINT}
 
 
 @functools.cache
@@ -73,13 +77,15 @@ every_added_up = pytest.mark.parametrize(
 every_form = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
-def translated(batches: Stream, form: Form = CHAT) -> Stream:
+def translated(batches: EventStream, form: OllamaEndpoint = CHAT_ENDPOINT) -> EventStream:
     its_terms = terms()
     asked = prepared(its_terms, form, logprobs=True)
     return ollama_over_chat.translate_stream(batches, asked, its_terms)
 
 
-def told(case: Case, chunking: str = "as sent", form: Form = CHAT) -> list[Event]:
+def told(
+    case: Case, chunking: str = "as sent", form: OllamaEndpoint = CHAT_ENDPOINT
+) -> list[Event]:
     return events_of(translated(iter(CHUNKINGS[chunking](chunks_of(case))), form))
 
 
@@ -143,23 +149,23 @@ def test_a_whole_answer_gives_what_its_stream_gives(case: Case) -> None:
     streamed = folded(told(case))
     completion = completion_of(case)
     for asked_to_stream in (False, True):
-        batch = unfold.events("chat", copy.deepcopy(completion), streamed=asked_to_stream)
+        batch = unfold.unfold_answer("chat", copy.deepcopy(completion), streamed=asked_to_stream)
         assert folded(events_of(translated(iter([batch])))) == streamed
 
 
 # -- breaking -----------------------------------------------------------------------------------
 
 
-def cut(chunks: list[Event]) -> Stream:
+def cut(chunks: list[Event]) -> EventStream:
     yield from as_sent(chunks)
 
 
-def disconnected(chunks: list[Event]) -> Stream:
+def disconnected(chunks: list[Event]) -> EventStream:
     yield from as_sent(chunks)
     raise UpstreamUnreachable("The connection broke.")
 
 
-def reported(chunks: list[Event]) -> Stream:
+def reported(chunks: list[Event]) -> EventStream:
     yield from as_sent(chunks)
     yield [{"error": {"message": "Overloaded.", "code": "server_error"}}]
 
@@ -168,12 +174,12 @@ def reported(chunks: list[Event]) -> Stream:
 @every_form
 @pytest.mark.parametrize("how", [cut, disconnected, reported])
 def test_a_broken_stream_ends_in_one_error_and_is_never_done(
-    case: Case, protocol: str, how: Callable[[list[Event]], Stream]
+    case: Case, protocol: str, how: Callable[[list[Event]], EventStream]
 ) -> None:
     chunks = chunks_of(case)
     for length in range(1, len(chunks)):
-        upstream = HONEST["chat"](how(chunks[:length]), lambda: False)
-        lines = events_of(TOLD[protocol](translated(upstream, PROTOCOLS[protocol])))
+        upstream = COMPLETENESS_CHECKS["chat"](how(chunks[:length]), lambda: False)
+        lines = events_of(ERROR_ENCODERS[protocol](translated(upstream, PROTOCOLS[protocol])))
         choices = [choice for c in chunks[:length] for choice in c.get("choices") or ()]
         open_ones = {c.get("index") for c in choices}
         open_ones -= {c.get("index") for c in choices if c.get("finish_reason")}

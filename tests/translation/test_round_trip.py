@@ -37,7 +37,7 @@ def tool(call_id: str, content: Any) -> Json:
 def there_and_back(messages: list[Json]) -> list[Json]:
     """Chat messages -> input items -> chat messages."""
     chat = {"model": "m", "messages": messages}
-    over = translate("chat_over_responses", chat, terms(takes=["input_audio"])).request
+    over = translate("chat_over_responses", chat, terms(extensions=["input_audio"])).request
     responses = {"model": "m", "input": over["input"]}
     back: list[Json] = translate("responses_over_chat", responses, terms()).request["messages"]
     return back

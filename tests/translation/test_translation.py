@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, UpstreamRefused
-from forwarder.core.types import Batch, Stream
-from forwarder.translation import FOLDS, adapt
+from forwarder.core.types import Batch, EventStream
+from forwarder.translation import FOLDS, translate_handler
 from tests.helpers.cases import Case
 from tests.helpers.translating import as_sent, terms
 
@@ -22,10 +22,10 @@ both_ways = pytest.mark.parametrize(("case", "client", "upstream"), PAIRS)
 
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
 def test_with_one_protocol_on_both_sides_the_call_is_the_very_same(protocol: str) -> None:
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         raise AssertionError("nobody calls")
 
-    assert adapt(call, protocol, protocol, terms()) is call
+    assert translate_handler(call, protocol, protocol, terms()) is call
 
 
 @both_ways
@@ -34,11 +34,13 @@ def test_a_call_is_worn_over_one_of_the_other_protocol(
 ) -> None:
     asked: list[Json] = []
 
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         asked.append(request)
         return iter(as_sent(case.read("upstream.jsonl")))
 
-    answer = FOLDS[client](adapt(call, client, upstream, terms())(case.read("request.json")))
+    answer = FOLDS[client](
+        translate_handler(call, client, upstream, terms())(case.read("request.json"))
+    )
     assert asked == [case.read("upstream.request.json")]
     expected = case.read("answer.json")
     assert {key: answer[key] for key in expected} == expected
@@ -48,20 +50,20 @@ def test_a_call_is_worn_over_one_of_the_other_protocol(
 def test_a_request_that_is_refused_never_reaches_the_upstream(
     case: Case, client: str, upstream: str
 ) -> None:
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         raise AssertionError("nobody calls")
 
     with pytest.raises(InvalidRequest):
-        adapt(call, client, upstream, terms())({"model": 1})
+        translate_handler(call, client, upstream, terms())({"model": 1})
 
 
 @both_ways
 def test_a_call_fails_before_it_returns(case: Case, client: str, upstream: str) -> None:
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         raise UpstreamRefused(429, {"message": "Slow down."})
 
     with pytest.raises(UpstreamRefused):
-        adapt(call, client, upstream, terms())(case.read("request.json"))
+        translate_handler(call, client, upstream, terms())(case.read("request.json"))
 
 
 @both_ways
@@ -74,7 +76,9 @@ def test_what_is_ready_is_not_held_back(case: Case, client: str, upstream: str) 
             taken.append(i)
             yield batch
 
-    stream = adapt(lambda request: slow(), client, upstream, terms())(case.read("request.json"))
+    stream = translate_handler(lambda request: slow(), client, upstream, terms())(
+        case.read("request.json")
+    )
     said = {str(batch): len(taken) for batch in stream if "'lo, '" in str(batch)}
     [when] = said.values()
     assert when < len(taken)
@@ -85,13 +89,13 @@ def test_an_ollama_client_is_served_over_chat_and_that_over_responses() -> None:
     case = Case("text", "chat_over_responses")
     asked: list[Json] = []
 
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         asked.append(request)
         return iter(as_sent(case.read("upstream.jsonl")))
 
-    chat = adapt(call, "chat", "responses", terms())
+    chat = translate_handler(call, "chat", "responses", terms())
     its_terms = terms()
-    ollama = adapt(chat, "ollama", "chat", its_terms)
+    ollama = translate_handler(chat, "ollama", "chat", its_terms)
     request = {
         "model": "m",
         "messages": [{"role": "user", "content": "Hi."}],
@@ -107,11 +111,11 @@ def test_an_ollama_client_is_served_over_chat_and_that_over_responses() -> None:
 
 
 def test_an_ollama_client_that_asks_nothing_is_answered_by_nobody() -> None:
-    def call(request: Json) -> Stream:
+    def call(request: Json) -> EventStream:
         raise AssertionError("nobody calls")
 
     for client, said in (("ollama", "message"), ("ollama_generate", "response")):
-        [[line]] = adapt(call, client, "chat", terms())({"model": "m"})
+        [[line]] = translate_handler(call, client, "chat", terms())({"model": "m"})
         assert said in line
         assert line["done_reason"] == "load"
 
@@ -120,12 +124,12 @@ def test_what_is_lost_beneath_is_named_in_ollama_s_words() -> None:
     """Even when the call fails, as that of a dry run does."""
     its_terms = terms()
 
-    def call(request: Json) -> Stream:
-        its_terms.ledger.drop("seed", "why")
+    def call(request: Json) -> EventStream:
+        its_terms.loss_report.drop("seed", "why")
         raise UpstreamRefused(400, {"message": "no", "param": "max_tokens"})
 
     request = {"model": "m", "prompt": "Hi.", "options": {"seed": 1, "num_predict": 9}}
     with pytest.raises(UpstreamRefused) as caught:
-        adapt(call, "ollama_generate", "chat", its_terms)(request)
+        translate_handler(call, "ollama_generate", "chat", its_terms)(request)
     assert caught.value.param == "options.num_predict"
-    assert its_terms.ledger.dropped == {"options.seed": "why"}
+    assert its_terms.loss_report.losses == {"options.seed": "why"}

@@ -13,20 +13,20 @@ import httpx2
 import pytest
 
 from forwarder.config.settings import Settings
-from forwarder.context.request_context import Exchange
+from forwarder.context.request_context import RequestContext
 from forwarder.context.route import Route
 from forwarder.core.errors import (
     NotFound,
-    UpstreamBroken,
     UpstreamConnectTimeout,
     UpstreamError,
     UpstreamKeyRefused,
     UpstreamMisconfigured,
+    UpstreamProtocolError,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 from forwarder.upstream.client import Upstream
 
 KEY = "sk-secret"
@@ -75,11 +75,11 @@ def asked(
     protocol: str = "chat",
     client: str = "chat",
     key: str | None = None,
-) -> tuple[list[Any], Exchange]:
+) -> tuple[list[Any], RequestContext]:
     """The events that answer a request, and its exchange."""
-    exchange = Exchange(id="req_1", route=client, ledger=Ledger(), client_key=key)
+    exchange = RequestContext(id="req_1", route=client, loss_report=LossReport(), client_key=key)
     route = Route(upstream.settings, protocol, "their-model")
-    stream = upstream.call(route, client, exchange)({"model": "ours", **(request or CHAT)})
+    stream = upstream.make_handler(route, client, exchange)({"model": "ours", **(request or CHAT)})
     return [event for batch in stream for event in batch], exchange
 
 
@@ -117,10 +117,12 @@ def headers_of(
     """The headers of the requests for these bodies, all of one exchange with a client."""
     provider = Provider()
     upstream = upstream_of(provider, **environment)
-    exchange = Exchange(id="req_1", route="chat", ledger=Ledger(), client_headers=given)
+    exchange = RequestContext(
+        id="req_1", route="chat", loss_report=LossReport(), client_headers=given
+    )
     route = Route(upstream.settings, "chat", "their-model")
     for body in bodies:
-        list(upstream.call(route, "chat", exchange)(body))
+        list(upstream.make_handler(route, "chat", exchange)(body))
     return [request.headers for request in provider.requests]
 
 
@@ -222,10 +224,10 @@ def test_what_was_sealed_here_does_not_go_to_a_responses_upstream() -> None:
 def test_an_answer_s_headers_reach_the_exchange() -> None:
     headers = {"x-request-id": "up-1", "x-ratelimit-limit-tokens": "9", "server": "nginx"}
     provider = refusing(200, text='data: {"choices": []}\n\n', headers=headers)
-    exchange = Exchange(id="req_1", route="chat", ledger=Ledger())
+    exchange = RequestContext(id="req_1", route="chat", loss_report=LossReport())
     upstream = upstream_of(provider)
 
-    upstream.call(Route(upstream.settings, "chat", "m"), "chat", exchange)(CHAT)
+    upstream.make_handler(Route(upstream.settings, "chat", "m"), "chat", exchange)(CHAT)
 
     assert exchange.reply_headers == {
         "x-upstream-request-id": "up-1",
@@ -251,7 +253,7 @@ def test_a_refusal_keeps_its_status_error_and_headers(status: int) -> None:
 
     assert isinstance(raised, UpstreamRefused)
     assert (raised.status, raised.headers) == (status, {"retry-after": "3"})
-    assert raised.body() == {"error": {**error, "code": "1210"}}
+    assert raised.make_body() == {"error": {**error, "code": "1210"}}
     assert len(provider.requests) == 1
 
 
@@ -336,9 +338,9 @@ def test_a_key_that_is_refused_in_midstream_is_the_operator_s_matter(
         return httpx2.Response(200, headers=headers, content=iter(pieces))
 
     def told(upstream: Upstream) -> tuple[list[Any], UpstreamError]:
-        exchange = Exchange(id="req_1", route=protocol, ledger=Ledger())
+        exchange = RequestContext(id="req_1", route=protocol, loss_report=LossReport())
         route = Route(upstream.settings, protocol, "their-model")
-        stream = upstream.call(route, protocol, exchange)({**CHAT, "model": "ours"})
+        stream = upstream.make_handler(route, protocol, exchange)({**CHAT, "model": "ours"})
         events: list[Any] = []
         with pytest.raises(UpstreamError) as raised:
             events.extend(event for batch in stream for event in batch)
@@ -355,22 +357,24 @@ def test_a_key_that_is_refused_in_midstream_is_the_operator_s_matter(
 
 
 def compacted(upstream: Upstream) -> list[Any]:
-    exchange = Exchange(id="req_1", route="responses", ledger=Ledger())
+    exchange = RequestContext(id="req_1", route="responses", loss_report=LossReport())
     route = Route(upstream.settings, "responses", "their-model")
     try:
-        return list(upstream.compact(route, exchange)({"model": "ours", "input": "hi"}))
+        return list(
+            upstream.make_compaction_handler(route, exchange)({"model": "ours", "input": "hi"})
+        )
     finally:
-        exchange.opened.close()
+        exchange.cleanup.close()
 
 
 def embedded(upstream: Upstream) -> list[Any]:
-    exchange = Exchange(id="req_1", route="embeddings", ledger=Ledger())
+    exchange = RequestContext(id="req_1", route="embeddings", loss_report=LossReport())
     route = Route(upstream.settings, "chat", "their-model")
-    call = upstream.embeddings(route, exchange)
+    call = upstream.make_embeddings_handler(route, exchange)
     try:
         return list(call({"model": "ours", "input": ["a"], "vendor": {"x": 1}}))
     finally:
-        exchange.opened.close()
+        exchange.cleanup.close()
 
 
 @pytest.mark.parametrize("ask", [compacted, embedded])
@@ -397,7 +401,7 @@ def test_the_log_is_told_once_of_a_refused_key(caplog: pytest.LogCaptureFixture)
     for _ in range(3):
         failure(upstream)
         with pytest.raises(UpstreamKeyRefused):
-            upstream.models(1)
+            upstream.list_models(1)
 
     [told] = key_refusals(caplog)
     assert told["upstream"] == "up"
@@ -466,7 +470,7 @@ def test_a_base_url_without_its_version_is_named(answer: Handler, stream: bool) 
             "the base URL lacks '/v1' at its end."
         )
     with pytest.raises(UpstreamMisconfigured):
-        upstream.models(1)
+        upstream.list_models(1)
     probes = [r for r in provider.requests if r.url.path == "/v1/models"]
     assert len(probes) == 1
 
@@ -531,7 +535,7 @@ def test_a_provider_with_paths_of_its_own_is_not_questioned() -> None:
     )
 
     with pytest.raises(UpstreamRefused):
-        upstream.models(1)
+        upstream.list_models(1)
 
 
 def test_a_base_url_with_a_version_is_not_questioned() -> None:
@@ -540,7 +544,7 @@ def test_a_base_url_with_a_version_is_not_questioned() -> None:
 
     assert type(failure(upstream)) is UpstreamRefused
     with pytest.raises(UpstreamRefused):
-        upstream.models(1)
+        upstream.list_models(1)
     assert len(provider.requests) == 2
 
 
@@ -623,7 +627,7 @@ def test_an_error_in_base_resp_is_found_with_every_profile(provider: str, stream
 def test_what_stands_beside_an_error_is_read_too() -> None:
     provider = refusing(400, json={"code": "the_code", "error": "plain"})
 
-    assert failure(upstream_of(provider)).body() == {
+    assert failure(upstream_of(provider)).make_body() == {
         "error": {
             "message": "plain",
             "type": "invalid_request_error",
@@ -655,7 +659,7 @@ def test_our_key_is_blotted_out_wherever_an_error_quotes_it() -> None:
 
     raised = failure(upstream_of(refusing(400, json={"error": error})))
 
-    assert KEY not in json.dumps(raised.body())
+    assert KEY not in json.dumps(raised.make_body())
     assert raised.message == "bad ***"
 
 
@@ -761,17 +765,17 @@ class Watched(httpx2.SyncByteStream):
         (Watched(httpx2.ReadError("x")), UpstreamUnreachable),
         (Watched(b": hm\n\n", httpx2.ReadTimeout("x")), UpstreamTimeout),
         (Watched(b'data: {"error": {"message": "no", "code": 503}}\n\n', b"more"), UpstreamRefused),
-        (Watched(b"<html>", b"more"), UpstreamBroken),
+        (Watched(b"<html>", b"more"), UpstreamProtocolError),
     ],
 )
 def test_an_answer_that_breaks_before_it_begins_fails_at_once_and_is_closed(
     body: Watched, kind: type[UpstreamError]
 ) -> None:
     upstream = upstream_of(Provider(lambda _: httpx2.Response(200, stream=body)))
-    exchange = Exchange(id="req_1", route="chat", ledger=Ledger())
+    exchange = RequestContext(id="req_1", route="chat", loss_report=LossReport())
 
     with pytest.raises(kind):
-        upstream.call(Route(upstream.settings, "chat", "m"), "chat", exchange)(CHAT)
+        upstream.make_handler(Route(upstream.settings, "chat", "m"), "chat", exchange)(CHAT)
 
     assert body.closed.is_set()
 
@@ -783,21 +787,21 @@ def test_models_are_plain_objects_with_an_id() -> None:
     listed = {"data": [{"id": "a", "x": 1}, {"id": ""}, "b", {"name": "c"}]}
     provider = refusing(200, json=listed)
 
-    assert upstream_of(provider, UP_API_KEY="").models(1.0) == [{"id": "a", "x": 1}]
+    assert upstream_of(provider, UP_API_KEY="").list_models(1.0) == [{"id": "a", "x": 1}]
     assert provider.requests[0].url.path == "/v1/models"
 
 
 def test_a_list_may_stand_alone() -> None:
     listed = [{"id": "a", "type": "chat"}, {"id": 7}, "b"]  # as Together AI has it
 
-    assert upstream_of(refusing(200, json=listed)).models(1.0) == [{"id": "a", "type": "chat"}]
+    assert upstream_of(refusing(200, json=listed)).list_models(1.0) == [{"id": "a", "type": "chat"}]
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"7", b'{"data": null}', b'{"data": 7}'])
 def test_a_list_that_is_none_is_empty_or_a_failure(body: bytes) -> None:
     upstream = upstream_of(refusing(200, content=body))
     try:
-        assert upstream.models(1.0) == []
+        assert upstream.list_models(1.0) == []
     except UpstreamError as error:
         assert error.status == 502
 
@@ -807,11 +811,13 @@ def test_a_response_that_the_upstream_makes_is_followed_and_cancelled_by_its_id(
     data = f"data: {json.dumps(done)}\n\n"
     provider = Provider(lambda _: httpx2.Response(200, text=data))
     upstream = upstream_of(provider, UP_API="responses", UP_QUERY="api-version=1")
-    exchange = Exchange(id="req_1", route="background", ledger=Ledger(), follows="resp/1")
+    exchange = RequestContext(
+        id="req_1", route="background", loss_report=LossReport(), followed_response_id="resp/1"
+    )
     route = Route(upstream.settings, "responses", "their-model")
 
-    batches = list(upstream.call(route, "responses", exchange)({"model": "m", "input": []}))
-    upstream.cancel("resp/1", exchange)
+    batches = list(upstream.make_handler(route, "responses", exchange)({"model": "m", "input": []}))
+    upstream.cancel_response("resp/1", exchange)
 
     assert [event for batch in batches for event in batch] == [done]
     follow, cancel = provider.requests
@@ -825,10 +831,12 @@ def test_an_upstream_that_compacts_is_asked_at_its_own_address() -> None:
     whole = {"object": "response.compaction", "output": [], "usage": {"input_tokens": 1}}
     provider = Provider(lambda _: httpx2.Response(200, json=whole))
     upstream = upstream_of(provider, UP_PROVIDER="openai")
-    exchange = Exchange(id="req_1", route="responses", ledger=Ledger())
+    exchange = RequestContext(id="req_1", route="responses", loss_report=LossReport())
     route = Route(upstream.settings, "responses", "their-model")
 
-    batches = list(upstream.compact(route, exchange)({"model": "ours", "input": "hi"}))
+    batches = list(
+        upstream.make_compaction_handler(route, exchange)({"model": "ours", "input": "hi"})
+    )
 
     assert batches == [[whole]]
     assert provider.requests[0].url.path.endswith("/responses/compact")
@@ -837,12 +845,12 @@ def test_an_upstream_that_compacts_is_asked_at_its_own_address() -> None:
 
 def test_its_refusal_to_compact_is_its_own() -> None:
     provider = refusing(404, json={"error": {"message": "no such path"}})
-    exchange = Exchange(id="req_1", route="responses", ledger=Ledger())
+    exchange = RequestContext(id="req_1", route="responses", loss_report=LossReport())
     upstream = upstream_of(provider)
     route = Route(upstream.settings, "responses", "their-model")
 
     with pytest.raises(UpstreamRefused, match="no such path"):
-        upstream.compact(route, exchange)({"model": "ours", "input": "hi"})
+        upstream.make_compaction_handler(route, exchange)({"model": "ours", "input": "hi"})
 
 
 # -- embeddings -----------------------------------------------------------------------------------
@@ -883,7 +891,7 @@ def test_its_refusal_to_embed_is_its_own(status: int, message: str) -> None:
 
 
 def test_an_answer_without_embeddings_is_the_upstream_s_fault() -> None:
-    with pytest.raises(UpstreamBroken):
+    with pytest.raises(UpstreamProtocolError):
         embedded(upstream_of(Provider(lambda _: httpx2.Response(200, json={"object": "list"}))))
 
 
@@ -932,7 +940,7 @@ def test_compressed_answers_are_refused_and_compressed_errors_keep_their_status(
             Provider(lambda _: httpx2.Response(status, headers=packed, stream=stream))
         )
 
-    with pytest.raises(UpstreamBroken, match="Content-Encoding 'br', though 'identity'"):
+    with pytest.raises(UpstreamProtocolError, match="Content-Encoding 'br', though 'identity'"):
         asked(answer(200))
     with pytest.raises(UpstreamRefused) as refused:
         asked(answer(429))
@@ -943,8 +951,8 @@ def test_a_list_of_models_has_a_limit() -> None:
     provider = Provider(lambda _: httpx2.Response(200, stream=httpx2.ByteStream(b" " * 2000)))
     settings = upstream_of(provider).settings
     upstream = Upstream(settings, httpx2.MockTransport(provider), 1.0, max_answer=1000)
-    with pytest.raises(UpstreamBroken, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
-        upstream.models(1.0)
+    with pytest.raises(UpstreamProtocolError, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
+        upstream.list_models(1.0)
 
 
 def test_a_chat_answer_says_nothing_of_how_responses_count_reasoning() -> None:

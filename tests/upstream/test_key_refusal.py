@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.config.settings import Settings, UpstreamSettings, upstream_with
+from forwarder.config.settings import Settings, UpstreamSettings, make_upstream_settings
 from forwarder.core.errors import UpstreamRefused
 from forwarder.upstream.key_refusal import describe_key_refusal, is_key_refusal
 
@@ -58,7 +58,9 @@ def configured(**environment: str) -> UpstreamSettings:
 
 
 def registered(**given: Any) -> UpstreamSettings:
-    return upstream_with("mine:latest", base_url="http://up.test/v1", registered=True, **given)
+    return make_upstream_settings(
+        "mine:latest", base_url="http://up.test/v1", registered=True, **given
+    )
 
 
 @pytest.mark.parametrize(

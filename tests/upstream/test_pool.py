@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.upstream.pool import PerUpstream
+from forwarder.upstream.pool import UpstreamPool
 
 [CHAT] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
 LATER = replace(CHAT, name="later")
@@ -20,27 +20,27 @@ class Made:
 
 
 def test_the_first_are_there_at_once_and_others_when_they_are_asked_for() -> None:
-    kept = PerUpstream(Made, [CHAT])
+    kept = UpstreamPool(Made, [CHAT])
     assert [*kept] == ["chat"]
     assert "later" not in kept
 
-    made = kept.of(LATER)
+    made = kept.get_or_create(LATER)
 
     assert made.settings is LATER
-    assert kept.of(LATER) is made is kept["later"]
+    assert kept.get_or_create(LATER) is made is kept["later"]
     assert len(kept) == 2
 
 
 def test_other_settings_of_the_same_name_are_another_upstream() -> None:
-    kept = PerUpstream(Made, [CHAT])
+    kept = UpstreamPool(Made, [CHAT])
     before, changed = kept["chat"], replace(CHAT)
 
-    assert kept.of(changed) is not before
+    assert kept.get_or_create(changed) is not before
     assert kept["chat"].settings is changed
 
 
 def test_what_is_dropped_is_given_back_once() -> None:
-    kept = PerUpstream(Made, [CHAT])
+    kept = UpstreamPool(Made, [CHAT])
     made = kept["chat"]
 
     assert kept.drop(replace(CHAT)) is None
@@ -50,8 +50,8 @@ def test_what_is_dropped_is_given_back_once() -> None:
 
 
 def test_those_who_ask_at_once_get_the_same() -> None:
-    kept: PerUpstream[Made] = PerUpstream(Made)
+    kept: UpstreamPool[Made] = UpstreamPool(Made)
     with ThreadPoolExecutor(8) as pool:
-        made = {id(each) for each in pool.map(lambda _: kept.of(LATER), range(64))}
+        made = {id(each) for each in pool.map(lambda _: kept.get_or_create(LATER), range(64))}
 
     assert len(made) == 1

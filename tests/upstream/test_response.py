@@ -16,12 +16,12 @@ from forwarder.config.settings import Settings
 from forwarder.core.errors import (
     ForwarderError,
     ShuttingDown,
-    UpstreamBroken,
+    UpstreamProtocolError,
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from forwarder.core.shutdown import Stopping
-from forwarder.upstream.response import Reply, handed_on
+from forwarder.core.shutdown import ShutdownInterrupt
+from forwarder.upstream.response import UpstreamResponse, select_client_headers
 
 KEY = "sk-secret"
 
@@ -30,7 +30,7 @@ class Arriving:
     """Arrivals that a test has written down; exceptions among them are raised."""
 
     def __init__(self, *pieces: bytes | BaseException) -> None:
-        self.patience: float | None = None
+        self.silence_limit: float | None = None
         self.closed = False
         self._pieces = pieces
 
@@ -48,13 +48,13 @@ class Arriving:
 
 def reply(
     arrivals: Any, protocol: str = "chat", streamed: bool = True, kind: str = "", **environment: str
-) -> Reply:
+) -> UpstreamResponse:
     given = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_API_KEY": KEY, **environment}
     [settings] = Settings.from_env(given).upstreams
     response = httpx2.Response(
         200, headers={"content-type": kind}, content=b"", extensions={"arrivals": arrivals}
     )
-    return Reply(response, protocol, streamed, settings, heartbeat=1)
+    return UpstreamResponse(response, protocol, streamed, settings, heartbeat=1)
 
 
 A, B = b'data: {"a": 1}\n\n', b'data: {"b": 2}\n\n'
@@ -63,17 +63,17 @@ A, B = b'data: {"a": 1}\n\n', b'data: {"b": 2}\n\n'
 def test_what_arrives_together_is_one_batch() -> None:
     arriving = Arriving(A + B, A[:5], A[5:], B)
 
-    assert list(reply(arriving).batches()) == [[{"a": 1}, {"b": 2}], [{"a": 1}], [{"b": 2}]]
+    assert list(reply(arriving).iter_batches()) == [[{"a": 1}, {"b": 2}], [{"a": 1}], [{"b": 2}]]
 
 
 def test_silence_is_an_empty_batch() -> None:
     arriving = Arriving(b"", A, b"", b"", B)
 
-    assert list(reply(arriving).batches()) == [[], [{"a": 1}], [], [], [{"b": 2}]]
+    assert list(reply(arriving).iter_batches()) == [[], [{"a": 1}], [], [], [{"b": 2}]]
 
 
 def test_a_last_event_needs_no_end() -> None:
-    assert list(reply(Arriving(A, B.rstrip())).batches()) == [[{"a": 1}], [{"b": 2}]]
+    assert list(reply(Arriving(A, B.rstrip())).iter_batches()) == [[{"a": 1}], [{"b": 2}]]
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,14 @@ def test_a_last_event_needs_no_end() -> None:
 def test_after_the_end_there_is_little_patience(protocol: str, last: bytes) -> None:
     arriving = Arriving(A, last)
     answer = reply(arriving, protocol)
-    batches = answer.batches()
+    batches = answer.iter_batches()
 
     next(batches)
-    assert arriving.patience is None
+    assert arriving.silence_limit is None
     list(batches)
 
-    assert answer.was_done() == (protocol == "chat")
-    assert arriving.patience == 0.25
+    assert answer.saw_done_marker() == (protocol == "chat")
+    assert arriving.silence_limit == 0.25
 
 
 WHOLE = b'{"object": "chat.completion", "choices": [{"message": {"content": "Hi"}}]}'
@@ -99,14 +99,14 @@ WHOLE = b'{"object": "chat.completion", "choices": [{"message": {"content": "Hi"
 def test_a_whole_answer_is_one_event() -> None:
     arriving = Arriving(WHOLE[:9], b"", WHOLE[9:])
 
-    batches = list(reply(arriving, streamed=False).batches())
+    batches = list(reply(arriving, streamed=False).iter_batches())
 
     assert batches[:-1] == [[]]
     assert batches[-1][0]["choices"] == [{"message": {"content": "Hi"}, "finish_reason": "stop"}]
 
 
 def test_a_whole_answer_may_come_where_a_stream_was_asked() -> None:
-    *_, [chunk] = reply(Arriving(b" \n", WHOLE)).batches()
+    *_, [chunk] = reply(Arriving(b" \n", WHOLE)).iter_batches()
 
     assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]
 
@@ -120,7 +120,7 @@ def test_events_for_a_whole_answer_are_recognised_in_pieces(before: bytes, size:
     data = before + EVENTS
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
 
-    batches = list(reply(Arriving(*pieces), streamed=False).batches())
+    batches = list(reply(Arriving(*pieces), streamed=False).iter_batches())
 
     [chunk] = [event for batch in batches for event in batch]
     assert chunk["choices"] == [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]
@@ -132,7 +132,7 @@ def test_a_whole_answer_behind_a_byte_order_mark_is_read(size: int, streamed: bo
     data = b"\xef\xbb\xbf" + WHOLE
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
 
-    batches = list(reply(Arriving(*pieces), streamed=streamed).batches())
+    batches = list(reply(Arriving(*pieces), streamed=streamed).iter_batches())
 
     [answer] = [event for batch in batches for event in batch]
     assert answer["choices"][0]["finish_reason"] == "stop"
@@ -143,14 +143,14 @@ def test_a_whole_answer_behind_a_byte_order_mark_is_read(size: int, streamed: bo
     [([b"<html>"], ""), ([b"\n <!doctype"], ""), ([b"soon"], "text/html; charset=utf-8")],
 )
 def test_a_page_is_no_stream(pieces: list[bytes], kind: str) -> None:
-    with pytest.raises(UpstreamBroken, match="page"):
-        list(reply(Arriving(*pieces), kind=kind).batches())
+    with pytest.raises(UpstreamProtocolError, match="page"):
+        list(reply(Arriving(*pieces), kind=kind).iter_batches())
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b"nonsense", b'{"half'])
 def test_a_whole_answer_has_to_be_a_json_object(body: bytes) -> None:
-    with pytest.raises(UpstreamBroken):
-        list(reply(Arriving(body), streamed=False).batches())
+    with pytest.raises(UpstreamProtocolError):
+        list(reply(Arriving(body), streamed=False).iter_batches())
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_whole_answer_has_to_be_a_json_object(body: bytes) -> None:
     ],
 )
 def test_a_broken_connection_is_told_after_what_was_said(error: Exception, why: str) -> None:
-    batches = reply(Arriving(A, error)).batches()
+    batches = reply(Arriving(A, error)).iter_batches()
 
     assert next(batches) == [{"a": 1}]
     with pytest.raises(UpstreamUnreachable) as broken:
@@ -173,7 +173,7 @@ def test_a_broken_connection_is_told_after_what_was_said(error: Exception, why: 
 
 
 def test_the_end_of_the_process_ends_an_answer() -> None:
-    batches = reply(Arriving(A, Stopping())).batches()
+    batches = reply(Arriving(A, ShutdownInterrupt())).iter_batches()
 
     assert next(batches) == [{"a": 1}]
     with pytest.raises(ShuttingDown):
@@ -182,14 +182,14 @@ def test_the_end_of_the_process_ends_an_answer() -> None:
 
 def test_the_transport_s_own_time_out_is_one_too() -> None:
     with pytest.raises(UpstreamTimeout, match="stopped sending"):
-        list(reply(Arriving(A, httpx2.ReadTimeout("x"))).batches())
+        list(reply(Arriving(A, httpx2.ReadTimeout("x"))).iter_batches())
 
 
 def test_too_much_silence_ends_an_answer() -> None:
     silent = Arriving(A, *[b""] * 100)
 
     with pytest.raises(UpstreamTimeout, match="stopped sending"):
-        list(reply(silent, CHAT_IDLE_TIMEOUT="0.05").batches())
+        list(reply(silent, CHAT_IDLE_TIMEOUT="0.05").iter_batches())
 
 
 def test_silence_counts_anew_after_every_piece() -> None:
@@ -197,7 +197,7 @@ def test_silence_counts_anew_after_every_piece() -> None:
 
     answer = reply(patient, CHAT_IDLE_TIMEOUT="0.1")
 
-    assert len([batch for batch in answer.batches() if batch]) == 6
+    assert len([batch for batch in answer.iter_batches() if batch]) == 6
 
 
 ANSWER = b'{"choices": [{"message": {}, "finish_reason": "stop"}]}'
@@ -207,7 +207,7 @@ def test_nothing_has_to_be_heard_of_a_whole_answer_before_it_is_written() -> Non
     limits = {"CHAT_IDLE_TIMEOUT": "0.02", "CHAT_WHOLE_TIMEOUT": "2"}
     late = Arriving(*[b""] * 8, ANSWER)
 
-    batches = list(reply(late, streamed=False, **limits).batches())
+    batches = list(reply(late, streamed=False, **limits).iter_batches())
 
     assert [batch for batch in batches if batch] == [[json.loads(ANSWER)]]
 
@@ -219,13 +219,13 @@ def test_a_whole_answer_may_be_silent_for_so_long_and_not_at_all_once_it_is_writ
     limit = "CHAT_IDLE_TIMEOUT" if pieces[0] else "CHAT_WHOLE_TIMEOUT"
 
     with pytest.raises(UpstreamTimeout, match="stopped sending"):
-        list(reply(Arriving(*pieces), streamed=False, **{limit: "0.05"}).batches())
+        list(reply(Arriving(*pieces), streamed=False, **{limit: "0.05"}).iter_batches())
 
 
 @pytest.mark.parametrize("pieces", [[A, b""] * 50, [b""] * 50])
 def test_the_whole_answer_may_have_a_limit(pieces: list[bytes]) -> None:
     with pytest.raises(UpstreamTimeout, match="took too long"):
-        list(reply(Arriving(*pieces), CHAT_TOTAL_TIMEOUT="0.1").batches())
+        list(reply(Arriving(*pieces), CHAT_TOTAL_TIMEOUT="0.1").iter_batches())
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_the_whole_answer_may_have_a_limit(pieces: list[bytes]) -> None:
     ],
 )
 def test_errors_inside_a_stream_do_not_quote_our_key(event: bytes) -> None:
-    told = list(reply(Arriving(A + b"data: " + event + b"\n\n")).batches())
+    told = list(reply(Arriving(A + b"data: " + event + b"\n\n")).iter_batches())
 
     assert told[0][0] == {"a": 1}
     assert "bad ***" in str(told)
@@ -256,7 +256,7 @@ def test_errors_inside_a_stream_do_not_quote_our_key(event: bytes) -> None:
 )
 def test_nor_do_those_inside_a_whole_answer(answer: bytes) -> None:
     try:
-        told = str(list(reply(Arriving(answer), streamed=False).batches()))
+        told = str(list(reply(Arriving(answer), streamed=False).iter_batches()))
     except ForwarderError as error:
         told = error.message
 
@@ -277,7 +277,7 @@ def test_a_closed_reply_does_not_wait_for_the_collector() -> None:
     gc.disable()
     try:
         closed = reply(Arriving(b"data: {}\n\n"))
-        next(closed.batches())
+        next(closed.iter_batches())
         gone = weakref.ref(closed)
 
         closed.close()
@@ -306,7 +306,7 @@ def test_only_what_concerns_the_client_is_handed_on() -> None:
         }
     )
 
-    kept = handed_on(headers)
+    kept = select_client_headers(headers)
 
     assert kept.keys() == (
         headers.keys() - {"x-request-id", "set-cookie", "content-length", "x-models-etag"}
@@ -318,7 +318,7 @@ def test_only_what_concerns_the_client_is_handed_on() -> None:
 def test_a_header_that_no_server_would_send_is_left_out(odd: bytes) -> None:
     headers = httpx2.Headers([(b"x-request-id", odd), (b"retry-after", b"1")])
 
-    assert handed_on(headers) == {"retry-after": "1"}
+    assert select_client_headers(headers) == {"retry-after": "1"}
 
 
 @pytest.mark.parametrize(("choices", "patient"), [(1, False), (2, True)])
@@ -330,9 +330,9 @@ def test_a_finish_ends_patience_only_when_no_other_choice_can_speak(
     [settings] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
     response = httpx2.Response(200, content=b"", extensions={"arrivals": arriving})
 
-    list(Reply(response, "chat", True, settings, 1, choices).batches())
+    list(UpstreamResponse(response, "chat", True, settings, 1, choices).iter_batches())
 
-    assert (arriving.patience is None) == patient
+    assert (arriving.silence_limit is None) == patient
 
 
 def test_a_whole_answer_has_a_limit() -> None:
@@ -340,6 +340,6 @@ def test_a_whole_answer_has_a_limit() -> None:
     settings = Settings.from_env({"UP_BASE_URL": "http://u.test", "FORWARDER_UPSTREAMS": "up"})
     arriving = Arriving(b'{"a":"', *[b"x" * 400] * 3, b'"}')
     response.extensions["arrivals"] = arriving
-    answer = Reply(response, "chat", False, settings.upstreams[0], 1.0, max_answer=1000)
-    with pytest.raises(UpstreamBroken, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
-        list(answer.batches())
+    answer = UpstreamResponse(response, "chat", False, settings.upstreams[0], 1.0, max_answer=1000)
+    with pytest.raises(UpstreamProtocolError, match="1000 bytes .limit: FORWARDER_MAX_ANSWER"):
+        list(answer.iter_batches())

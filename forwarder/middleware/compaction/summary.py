@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.core.errors import UpstreamBroken
+from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.types import Json
 
-STATE = ("previous_response_id", "conversation")
+STATE_PARAMETERS = ("previous_response_id", "conversation")
 """What stands for more of the conversation than the input, where anybody knows of it."""
 
-_GOES_ALONG = (
-    *STATE,
+_SUMMARY_PARAMETERS = (
+    *STATE_PARAMETERS,
     "model",
     "instructions",
     "reasoning",
@@ -24,7 +24,7 @@ _GOES_ALONG = (
 )
 """What a summary's request has of the client's: nothing that shapes the answer, and no tools."""
 
-PROMPT = """\
+SUMMARY_PROMPT = """\
 The conversation is getting too long and will be cut here. Write a summary of it from which you \
 can go on without having the rest: your next turn will begin with it. Say
 
@@ -37,11 +37,11 @@ wherever they will be needed again;
 Call no tools. Do not answer the user and do not go on with the work: write the summary alone."""
 
 
-def request_for(request: Json, items: list[Any]) -> Json:
+def make_summary_request(request: Json, items: list[Any]) -> Json:
     """The request that asks for a summary of ``items``; it is always streamed."""
-    along = {name: request[name] for name in _GOES_ALONG if request.get(name) is not None}
+    along = {name: request[name] for name in _SUMMARY_PARAMETERS if request.get(name) is not None}
     told = [item for item in items if not _offers_tools(item)]
-    asked = {"type": "message", "role": "user", "content": PROMPT}
+    asked = {"type": "message", "role": "user", "content": SUMMARY_PROMPT}
     return {**along, "input": [*told, asked], "store": False, "stream": True}
 
 
@@ -49,7 +49,7 @@ def _offers_tools(item: Any) -> bool:
     return isinstance(item, dict) and item.get("type") == "additional_tools"
 
 
-def text_of(response: Json) -> str:
+def read_summary(response: Json) -> str:
     """What the model wrote; raises UpstreamBroken when it wrote nothing."""
     text = "".join(
         str(part.get("text") or "")
@@ -59,5 +59,5 @@ def text_of(response: Json) -> str:
         if part.get("type") == "output_text"
     ).strip()
     if not text:
-        raise UpstreamBroken("The upstream wrote no summary.", code="empty_answer")
+        raise UpstreamProtocolError("The upstream wrote no summary.", code="empty_answer")
     return text

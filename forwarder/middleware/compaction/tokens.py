@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.core.types import Json
-from forwarder.middleware.usage_estimate import estimated_tokens
+from forwarder.middleware.usage_estimate import estimate_tokens
 
-_COUNTED = ("instructions", "input", "tools")
+_COUNTED_PARAMETERS = ("instructions", "input", "tools")
 
 
-def tokens_in(request: Json) -> int:
+def estimate_request_tokens(request: Json) -> int:
     """Tokens that a Responses request puts before the model."""
-    return estimated_tokens([request.get(name) for name in _COUNTED])
+    return estimate_tokens([request.get(name) for name in _COUNTED_PARAMETERS])
 
 
-def tokens_of(item: Any) -> int:
+def estimate_item_tokens(item: Any) -> int:
     """Tokens of one item."""
-    return estimated_tokens(item)
+    return estimate_tokens(item)

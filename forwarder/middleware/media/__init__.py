@@ -6,10 +6,10 @@ each.  `data.py` reads and writes data URLs, `fetch.py` fetches what only has an
 upstreams that take them only by id, and `downloads.py` gets them from there.
 """
 
-from forwarder.core.ssrf import Guard
+from forwarder.core.ssrf import AddressGuard
 from forwarder.middleware.media.downloads import download
 from forwarder.middleware.media.fetch import Fetcher
-from forwarder.middleware.media.policy import Hands, with_media
-from forwarder.middleware.media.uploads import Uploads
+from forwarder.middleware.media.policy import MediaIO, with_media
+from forwarder.middleware.media.uploads import UploadCache
 
-__all__ = ["Fetcher", "Guard", "Hands", "Uploads", "download", "with_media"]
+__all__ = ["AddressGuard", "Fetcher", "MediaIO", "UploadCache", "download", "with_media"]

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from forwarder.core.data_urls import Blob, type_of
-from forwarder.core.errors import InvalidRequest, NotFetched, UpstreamRefused
+from forwarder.core.data_urls import Blob, detect_type
+from forwarder.core.errors import InvalidRequest, MediaUnavailable, UpstreamRefused
 
-_NOT_GIVEN = (400, 403, 404, 405)
+_REFUSED_STATUSES = (400, 403, 404, 405)
 """How an upstream says that it has no such file, has no files, or does not give this one out."""
 
 
-class Passed(Protocol):
+class FileResponse(Protocol):
     """An upstream's answer that is being read; its headers are in lower case."""
 
     @property
     def headers(self) -> Mapping[str, str]: ...
 
     @property
-    def pieces(self) -> Iterator[bytes]: ...
+    def chunks(self) -> Iterator[bytes]: ...
 
 
-def download(get: Callable[[str], Passed], file_id: str, path: str, limit: int) -> Blob:
+def download(get: Callable[[str], FileResponse], file_id: str, path: str, limit: int) -> Blob:
     """The file of an id, of at most ``limit`` bytes; ``path`` is where the request names it.
 
     ``get`` asks the upstream for something below its base URL.  Raises NotFetched when there is no
@@ -31,23 +31,23 @@ def download(get: Callable[[str], Passed], file_id: str, path: str, limit: int) 
     try:
         answer = get(f"/files/{file_id}/content")
     except UpstreamRefused as refusal:
-        if refusal.status not in _NOT_GIVEN:
+        if refusal.status not in _REFUSED_STATUSES:
             raise
-        said = _told(path, "the upstream gives out no such file; send its data")
-        raise NotFetched(said, param=path, names={file_id}, code="invalid_value") from refusal
+        said = explain_failure(path, "the upstream gives out no such file; send its data")
+        raise MediaUnavailable(said, param=path, names={file_id}, code="invalid_value") from refusal
     held = bytearray()
-    for piece in answer.pieces:
+    for piece in answer.chunks:
         held += piece
         if len(held) > limit:
-            raise _invalid(path, "the file is too large")
+            raise invalid_file(path, "the file is too large")
     data = bytes(held)
     declared = answer.headers.get("content-type", "").partition(";")[0].strip()
-    return Blob(data, type_of(data, declared, None))
+    return Blob(data, detect_type(data, declared, None))
 
 
-def _invalid(path: str, reason: str) -> InvalidRequest:
-    return InvalidRequest(_told(path, reason), param=path, code="invalid_value")
+def invalid_file(path: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(explain_failure(path, reason), param=path, code="invalid_value")
 
 
-def _told(path: str, reason: str) -> str:
+def explain_failure(path: str, reason: str) -> str:
     return f"Invalid value for '{path}': {reason}."

@@ -11,7 +11,7 @@ from forwarder.core.types import Json
 
 
 @dataclass(frozen=True)
-class Place:
+class MediaLocation:
     """One image or file: ``value`` is the object that has the ``url``, ``file_data`` and so on.
 
     ``steps`` lead to ``value`` from the request: keys and indexes.
@@ -32,7 +32,7 @@ class Place:
         return shown.removeprefix(".")
 
     @property
-    def entry(self) -> int:
+    def entry_index(self) -> int:
         """Which message or item it is in."""
         return int(self.steps[1])
 
@@ -62,10 +62,10 @@ _ENTRIES = {
     "responses": ("input", ("content", "output")),
 }
 
-_HOLDERS = (list, dict)
+_CONTAINERS = (list, dict)
 
 
-def places(request: Json, client: str) -> Iterator[Place]:
+def find_media(request: Json, client: str) -> Iterator[MediaLocation]:
     """The images and files in a request of the ``client`` protocol; ill-formed ones are left."""
     root, fields = _ENTRIES[client]
     entries = request.get(root)
@@ -73,23 +73,23 @@ def places(request: Json, client: str) -> Iterator[Place]:
         if isinstance(entry, dict):
             for field in fields:
                 parts = entry.get(field)
-                if isinstance(parts, _HOLDERS):
+                if isinstance(parts, _CONTAINERS):
                     result = field == "output" or entry.get("role") == "tool"
-                    yield from _in_parts(parts, (root, i, field), result)
+                    yield from find_in_parts(parts, (root, i, field), result)
 
 
-def _in_parts(
+def find_in_parts(
     parts: list[Any] | Json, steps: tuple[str | int, ...], result: bool
-) -> Iterator[Place]:
+) -> Iterator[MediaLocation]:
     if isinstance(parts, dict):  # a screenshot stands alone
-        yield from _in_part(parts, steps, result)
+        yield from find_in_part(parts, steps, result)
         return
     for i, part in enumerate(iter_paced(parts)):
         if isinstance(part, dict):
-            yield from _in_part(part, (*steps, i), result)
+            yield from find_in_part(part, (*steps, i), result)
 
 
-def _in_part(part: Json, steps: tuple[str | int, ...], result: bool) -> Iterator[Place]:
+def find_in_part(part: Json, steps: tuple[str | int, ...], result: bool) -> Iterator[MediaLocation]:
     name = part.get("type")
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
@@ -97,12 +97,12 @@ def _in_part(part: Json, steps: tuple[str | int, ...], result: bool) -> Iterator
     inner = part.get(name) if name in _NESTED else None
     if isinstance(inner, dict):
         url_key = "url" if kind == "image" else "file_url"
-        yield Place(kind, inner, (*steps, str(name)), url_key, result)
+        yield MediaLocation(kind, inner, (*steps, str(name)), url_key, result)
     else:
-        yield Place(kind, part, steps, f"{kind}_url", result)
+        yield MediaLocation(kind, part, steps, f"{kind}_url", result)
 
 
-def replaced(request: Json, changes: list[tuple[Place, Json]]) -> Json:
+def replace_media(request: Json, changes: list[tuple[MediaLocation, Json]]) -> Json:
     """The request with another value in each of these places; what is not on the way is shared.
 
     Every list and object on the way is copied once, however many of the places are in it.

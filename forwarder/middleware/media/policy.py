@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from forwarder.core import data_urls
 from forwarder.core.data_urls import Blob
-from forwarder.core.errors import InvalidRequest, NotFetched, Unsupported
+from forwarder.core.errors import InvalidRequest, MediaUnavailable, Unsupported
 from forwarder.core.pacing import iter_paced
-from forwarder.core.types import Call, Json, Stream
-from forwarder.core.validate import STR, missing, optional
-from forwarder.middleware.media.locations import Place, places, replaced
+from forwarder.core.types import EventStream, Handler, Json
+from forwarder.core.validate import STR, missing_parameter, read_field
+from forwarder.middleware.media.locations import MediaLocation, find_media, replace_media
 from forwarder.providers import Profile
 
 Fetch = Callable[[Mapping[str, str]], Mapping[str, Blob]]
@@ -32,7 +32,7 @@ Download = Callable[[str, str], Blob]
 """The file of an id, from the upstream that has files.  The path says where the id stood."""
 
 
-class Hands(NamedTuple):
+class MediaIO(NamedTuple):
     """What reaches outside for media; without a ``fetch`` nothing is fetched.
 
     ``knows_ids`` says that the upstream which is asked is the one that has the files.
@@ -45,97 +45,102 @@ class Hands(NamedTuple):
 
 
 _ID = re.compile(r"\w[\w.:-]{0,255}", re.ASCII)
-_AT_ONCE = 500
+LOCATIONS_PER_SLICE = 500
 """Images and files that are read before other requests have their turn."""
 
 _FILE_FIELDS = ("file_data", "file_url", "file_id", "filename")
 
 
-def with_media(call: Call, client: str, over: str, profile: Profile, hands: Hands) -> Call:
+def with_media(call: Handler, client: str, over: str, profile: Profile, hands: MediaIO) -> Handler:
     """Wrap a call of the ``client`` protocol so that the upstream gets only media that it takes.
 
     ``over`` is the protocol that the upstream speaks.
     The call raises InvalidRequest or Unsupported, naming the path, before it goes anywhere.
     """
-    rules = _Rules(client, over, profile, hands)
+    rules = MediaRules(client, over, profile, hands)
 
-    def call_with_media(request: Json) -> Stream:
-        found = list(places(request, client))
-        return call(rules.settled(request, found) if found else request)
+    def handle_request(request: Json) -> EventStream:
+        found = list(find_media(request, client))
+        return call(rules.apply(request, found) if found else request)
 
-    return call_with_media
+    return handle_request
 
 
 @dataclass(frozen=True)
-class _Rules:
+class MediaRules:
     client: str
     over: str
     profile: Profile
-    hands: Hands
+    hands: MediaIO
 
-    def settled(self, request: Json, found: list[Place]) -> Json:
+    def apply(self, request: Json, found: list[MediaLocation]) -> Json:
         """The request as its upstream takes it."""
-        staying = [place for place in found if not self._is_left_out(place)]
+        staying = [place for place in found if not self._is_dropped_later(place)]
         for place in staying:
-            self._demand_taken(place)
-        fetched = {**self._fetched(staying), **self._downloaded(staying)}
+            self._require_supported(place)
+        fetched = {**self._fetch_urls(staying), **self._download_files(staying)}
         changes = [
-            (place, self._settled(place, fetched)) for place in iter_paced(staying, _AT_ONCE)
+            (place, self._resolve(place, fetched))
+            for place in iter_paced(staying, LOCATIONS_PER_SLICE)
         ]
-        return replaced(request, [(place, v) for place, v in changes if v is not place.value])
+        return replace_media(request, [(place, v) for place, v in changes if v is not place.value])
 
-    def _is_left_out(self, place: Place) -> bool:
+    def _is_dropped_later(self, place: MediaLocation) -> bool:
         """Images of tools' results that the profile drops further on are nobody's concern."""
         return place.in_result and place.kind == "image" and self.profile.tool_image == "drop"
 
-    def _demand_taken(self, place: Place) -> None:
+    def _require_supported(self, place: MediaLocation) -> None:
         taken = {"image": self.profile.image_url, "file": self.profile.file}
         if taken[place.kind] == "none":
-            raise _unsupported(place.path, f"the upstream takes no {place.kind}s")
+            raise unsupported_media(place.path, f"the upstream takes no {place.kind}s")
 
-    def _fetched(self, found: list[Place]) -> Mapping[str, Blob]:
-        wanted = {place.url: place.url_path for place in found if self._is_to_fetch(place)}
+    def _fetch_urls(self, found: list[MediaLocation]) -> Mapping[str, Blob]:
+        wanted = {place.url: place.url_path for place in found if self._must_fetch(place)}
         if not wanted:
             return {}
         if self.hands.fetch is None:
             path = next(iter(wanted.values()))
-            raise _unsupported(path, "the upstream takes no URL here; send the data itself")
+            raise unsupported_media(path, "the upstream takes no URL here; send the data itself")
         return self.hands.fetch(wanted)
 
-    def _is_to_fetch(self, place: Place) -> bool:
+    def _must_fetch(self, place: MediaLocation) -> bool:
         """Only the Responses API has files by URL; who fetches images fetches them too."""
         takes_urls = self.profile.image_url == "url"
         if place.kind == "file":
             takes_urls = takes_urls and self.over == "responses"
         return bool(place.url) and not data_urls.is_data_url(place.url) and not takes_urls
 
-    def _settled(self, place: Place, fetched: Mapping[str, Blob]) -> Json:
+    def _resolve(self, place: MediaLocation, fetched: Mapping[str, Blob]) -> Json:
         blob = fetched.get(place.url or str(place.value.get("file_id")))
-        return self._image(place, blob) if place.kind == "image" else self._file(place, blob)
+        return (
+            self._build_image(place, blob)
+            if place.kind == "image"
+            else self._build_file(place, blob)
+        )
 
-    def _is_to_download(self, place: Place) -> bool:
+    def _must_download(self, place: MediaLocation) -> bool:
         """What has a place in the Responses API alone, or is nothing to this upstream."""
         if place.url or "file_data" in place.value or "file_id" not in place.value:
             return False
         translated = self.client == "responses" and self.over == "chat"
         return translated and not (place.kind == "file" and self.hands.knows_ids)
 
-    def _downloaded(self, found: list[Place]) -> Mapping[str, Blob]:
+    def _download_files(self, found: list[MediaLocation]) -> Mapping[str, Blob]:
         """Id -> what it is of, each once; raises NotFetched about all that are not there."""
-        wanted = {_id_of(place): place for place in found if self._is_to_download(place)}
+        wanted = {read_file_id(place): place for place in found if self._must_download(place)}
         got: dict[str, Blob | None] = {}
-        lost: list[NotFetched] = []
+        lost: list[MediaUnavailable] = []
         for file_id, place in wanted.items():
             try:
-                got[file_id] = self._got(file_id, place)
-            except NotFetched as error:
+                got[file_id] = self._download_file(file_id, place)
+            except MediaUnavailable as error:
                 lost.append(error)
         for first in lost:
             first.names = frozenset().union(*(error.names for error in lost))
             raise first
         return {file_id: blob for file_id, blob in got.items() if blob}
 
-    def _got(self, file_id: str, place: Place) -> Blob | None:
+    def _download_file(self, file_id: str, place: MediaLocation) -> Blob | None:
         """A file that cannot be had may be one that the asked upstream itself knows of."""
         try:
             return self.hands.download(file_id, f"{place.path}.file_id")
@@ -144,79 +149,79 @@ class _Rules:
                 raise
             return None
 
-    def _image(self, place: Place, fetched: Blob | None) -> Json:
+    def _build_image(self, place: MediaLocation, fetched: Blob | None) -> Json:
         if not fetched and not data_urls.is_data_url(place.url):
             return place.value
-        blob = fetched or _decode(place, place.url_key)
-        _demand_image(blob, place)
-        if data_urls.names_type(place.url, blob.type):
+        blob = fetched or decode_data(place, place.url_key)
+        require_image(blob, place)
+        if data_urls.declares_type(place.url, blob.type):
             return place.value
         others = {k: v for k, v in place.value.items() if k != "file_id"}
-        return {**others, place.url_key: blob.url}
+        return {**others, place.url_key: blob.data_url}
 
-    def _file(self, place: Place, fetched: Blob | None) -> Json:
+    def _build_file(self, place: MediaLocation, fetched: Blob | None) -> Json:
         given = place.value.get("file_data")
         if not fetched and not isinstance(given, str):
             return place.value  # an id, or a URL that is handed on
-        blob = _named(fetched, place) if fetched else _read(place, "file_data")
+        blob = name_file(fetched, place) if fetched else read_data(place, "file_data")
         others = {k: v for k, v in place.value.items() if k not in _FILE_FIELDS}
         if self.profile.file == "upload":
             return {**others, "file_id": self.hands.upload(blob, place.path)}
-        if given and data_urls.names_type(given, blob.type):
+        if given and data_urls.declares_type(given, blob.type):
             return place.value
-        return {**others, "filename": blob.name, "file_data": blob.url}
+        return {**others, "filename": blob.name, "file_data": blob.data_url}
 
 
-def check(place: Place) -> None:
+def check_media(place: MediaLocation) -> None:
     """Raise InvalidRequest for an image or a file that no upstream could be given."""
-    url = optional(place.value, place.url_key, STR, place.url_path)
-    file_id = optional(place.value, "file_id", STR, f"{place.path}.file_id")
-    file_data = optional(place.value, "file_data", STR, f"{place.path}.file_data")
+    url = read_field(place.value, place.url_key, STR, place.url_path)
+    file_id = read_field(place.value, "file_id", STR, f"{place.path}.file_id")
+    file_data = read_field(place.value, "file_data", STR, f"{place.path}.file_data")
     if not (url or file_id or (place.kind == "file" and file_data)):
-        raise missing(place.url_path)
+        raise missing_parameter(place.url_path)
     if place.kind == "image" and url and data_urls.is_data_url(url):
-        _demand_image(_decode(place, place.url_key), place)
+        require_image(decode_data(place, place.url_key), place)
     if place.kind == "file" and file_data:
-        _read(place, "file_data")
+        read_data(place, "file_data")
 
 
-def _demand_image(blob: Blob, place: Place) -> None:
+def require_image(blob: Blob, place: MediaLocation) -> None:
     if not blob.type.startswith("image/"):
         path = place.url_path if place.url else f"{place.path}.file_id"
-        raise _invalid(path, f"there is no image, but {blob.type}")
+        raise invalid_media(path, f"there is no image, but {blob.type}")
 
 
-def _id_of(place: Place) -> str:
+def read_file_id(place: MediaLocation) -> str:
     """The id that a place has in place of a URL; it stays one step of a path whatever it holds."""
     file_id = place.value["file_id"]
     if not isinstance(file_id, str) or not _ID.fullmatch(file_id):
-        raise _invalid(f"{place.path}.file_id", "it is no id of a file")
+        raise invalid_media(f"{place.path}.file_id", "it is no id of a file")
     return file_id
 
 
-def _read(place: Place, key: str) -> Blob:
-    return _named(_decode(place, key), place)
+def read_data(place: MediaLocation, key: str) -> Blob:
+    return name_file(decode_data(place, key), place)
 
 
-def _decode(place: Place, key: str) -> Blob:
+def decode_data(place: MediaLocation, key: str) -> Blob:
     name = place.value.get("filename")
     try:
-        return data_urls.read(place.value[key], name if isinstance(name, str) else None)
+        return data_urls.parse_data(place.value[key], name if isinstance(name, str) else None)
     except ValueError as reason:
-        raise _invalid(f"{place.path}.{key}", f"it {reason}") from None
+        raise invalid_media(f"{place.path}.{key}", f"it {reason}") from None
 
 
-def _named(blob: Blob, place: Place) -> Blob:
+def name_file(blob: Blob, place: MediaLocation) -> Blob:
     """The blob with some name: its own, the client's, or one that says its type."""
     given = place.value.get("filename")
     name = blob.name or (given if isinstance(given, str) else None)
     return blob._replace(name=name or f"file{mimetypes.guess_extension(blob.type) or ''}")
 
 
-def _invalid(path: str, reason: str) -> InvalidRequest:
+def invalid_media(path: str, reason: str) -> InvalidRequest:
     message = f"Invalid value for '{path}': {reason}."
     return InvalidRequest(message, param=path, code="invalid_value")
 
 
-def _unsupported(path: str, reason: str) -> Unsupported:
+def unsupported_media(path: str, reason: str) -> Unsupported:
     return Unsupported(f"'{path}': {reason}.", param=path, code="unsupported_value")

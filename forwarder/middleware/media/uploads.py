@@ -19,13 +19,13 @@ from forwarder.core.errors import ForwarderError
 
 log = logging.getLogger("forwarder.media")
 
-MOST = 1000
+MAX_UPLOADS = 1000
 """Files remembered for one upstream; the one not used for longest goes first."""
 
-Key = tuple[str | None, bytes]
+UploadKey = tuple[str | None, bytes]
 
 
-class Store(Protocol):
+class FileStore(Protocol):
     """An upstream, as far as it keeps files."""
 
     def upload(self, blob: Blob, client_key: str | None) -> str: ...
@@ -34,7 +34,7 @@ class Store(Protocol):
 
 
 @dataclass
-class _Upload:
+class UploadedFile:
     """One content; whoever has the lock uploads it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -42,32 +42,32 @@ class _Upload:
     used: float = 0.0
 
 
-class Uploads:
+class UploadCache:
     """The files at one upstream, by content and by the key that they were uploaded with."""
 
-    def __init__(self, store: Store, max_age: float, most: int = MOST) -> None:
+    def __init__(self, store: FileStore, max_age: float, most: int = MAX_UPLOADS) -> None:
         self._store = store
         self._max_age = max_age
         self._most = most
-        self._known: OrderedDict[Key, _Upload] = OrderedDict()
+        self._known: OrderedDict[UploadKey, UploadedFile] = OrderedDict()
         self._lock = threading.Lock()
         self._sweeper: threading.Timer | None = None
 
-    def id_of(self, blob: Blob, client_key: str | None = None) -> str:
+    def get_file_id(self, blob: Blob, client_key: str | None = None) -> str:
         """The upstream's id of this content, uploaded unless it is there.
 
         ``client_key`` is the key to use, ``None`` for the forwarder's.  Raises ForwarderError.
         """
         key = client_key, hashlib.sha256(blob.data).digest()
         with self._lock:
-            entry = self._known.setdefault(key, _Upload())
+            entry = self._known.setdefault(key, UploadedFile())
             entry.used = time.monotonic()
             self._known.move_to_end(key)
         with entry.lock:
             if entry.id is None:
                 entry.id = self._store.upload(blob, client_key)
             file_id = entry.id
-        self._sweep_later()
+        self._schedule_sweep()
         return file_id
 
     def sweep(self) -> None:
@@ -76,13 +76,13 @@ class Uploads:
             if self._sweeper is not None:
                 self._sweeper.cancel()
                 self._sweeper = None
-            old = self._taken_out()
+            old = self._pop_expired()
         for (client_key, _), entry in old:
             if entry.id is not None:
-                self._delete(entry.id, client_key)
-        self._sweep_later()
+                self._delete_file(entry.id, client_key)
+        self._schedule_sweep()
 
-    def _taken_out(self) -> list[tuple[Key, _Upload]]:
+    def _pop_expired(self) -> list[tuple[UploadKey, UploadedFile]]:
         limit = time.monotonic() - self._max_age
         old = []
         while self._known:
@@ -92,13 +92,13 @@ class Uploads:
             old.append(self._known.popitem(last=False))
         return old
 
-    def _delete(self, file_id: str, client_key: str | None) -> None:
+    def _delete_file(self, file_id: str, client_key: str | None) -> None:
         try:
             self._store.delete_file(file_id, client_key)
         except ForwarderError as error:  # it may be gone already; nobody waits for it
             log.warning("an uploaded file could not be deleted: %s", error.message)
 
-    def _sweep_later(self) -> None:
+    def _schedule_sweep(self) -> None:
         """As soon as something is too old; at once when there is too much."""
         with self._lock:
             too_many = len(self._known) > self._most

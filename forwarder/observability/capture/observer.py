@@ -9,88 +9,100 @@ from functools import partial
 from pathlib import Path
 
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.context.recorder import Asked, Tape
-from forwarder.context.redaction import Redaction, secrets_in, secrets_of_upstream
-from forwarder.context.request_context import Exchange, Observer
-from forwarder.core.concurrency import Aside, spawn
-from forwarder.observability.capture.record import encoded
-from forwarder.observability.capture.stores import FileShelf, Limits, MemoryShelf, Shelf, new_name
+from forwarder.context.recorder import Recorder, RequestHead
+from forwarder.context.redaction import Redactor, collect_settings_secrets, collect_upstream_secrets
+from forwarder.context.request_context import RequestContext, RequestObserver
+from forwarder.core.concurrency import BlockingPool, spawn
+from forwarder.observability.capture.record import encode_record
+from forwarder.observability.capture.stores import (
+    CaptureLimits,
+    CaptureStore,
+    FileCaptureStore,
+    MemoryCaptureStore,
+    generate_name,
+)
 
 log = logging.getLogger("forwarder.capture")
 
-OFF, MEMORY = "off", "memory"
+CAPTURE_OFF, CAPTURE_IN_MEMORY = "off", "memory"
 
-_BESIDE = ("stored", "files")
+UNCAPTURED_ROUTES = ("stored", "files")
 """Routes on which no model is asked."""
 
-_OFTEN = 60.0
+MAX_PRUNE_SECONDS = 60.0
 """Seconds between two looks for what is too old, at the most."""
 
 
-Upstreams = Callable[[], Iterable[UpstreamSettings]]
+UpstreamLister = Callable[[], Iterable[UpstreamSettings]]
 """Gives those that came while the forwarder runs."""
 
 
-class Capture(Observer):
+class CaptureObserver(RequestObserver):
     """What exchanges say goes on tapes; from there, without its secrets, on a shelf.
 
     Secret are the keys of the settings and of whatever is ``registered`` by then: somebody may ask
     one model about another's.
     """
 
-    def __init__(self, settings: Settings, shelf: Shelf, registered: Upstreams = tuple) -> None:
-        self.shelf = shelf
-        self._registered = registered
-        self._limit = settings.capture_max
-        self._fields = settings.capture_redact
-        self._secrets = secrets_in(settings)
-        self._aside = Aside(1)  # a long record takes a tenth of a second to make
-        self._pause = min(_OFTEN, settings.capture_age / 4)
+    def __init__(
+        self, settings: Settings, store: CaptureStore, registered: UpstreamLister = tuple
+    ) -> None:
+        self.shelf = store
+        self._list_registered = registered
+        self._max_bytes = settings.capture_max
+        self._redacted_fields = settings.capture_redact
+        self._secrets = collect_settings_secrets(settings)
+        self._worker = BlockingPool(1)  # a long record takes a tenth of a second to make
+        self._prune_seconds = min(MAX_PRUNE_SECONDS, settings.capture_age / 4)
 
     def start(self) -> None:
         """Let go what is too old from now on, also when nobody asks anything."""
-        spawn(self._tidy)
+        spawn(self._run_pruning)
 
-    def tape(self, exchange: Exchange, asked: Asked) -> Tape | None:
+    def make_recorder(self, exchange: RequestContext, asked: RequestHead) -> Recorder | None:
         """A tape for an exchange; ``None`` where no model is asked."""
-        if exchange.route in _BESIDE:
+        if exchange.route in UNCAPTURED_ROUTES:
             return None
-        return Tape(asked, self._limit, exchange.started)
+        return Recorder(asked, self._max_bytes, exchange.started_at)
 
-    def ended(self, exchange: Exchange, seconds: float) -> None:
+    def on_complete(self, exchange: RequestContext, seconds: float) -> None:
         """Keep what was taken down, if the client brought anything or was turned away."""
-        tape, exchange.tape = exchange.tape, None
+        tape, exchange.recorder = exchange.recorder, None
         if tape is None or (tape.body is None and exchange.status < 400):
             return
-        secrets = self._secrets.union(*map(secrets_of_upstream, self._registered()))
-        self._aside.do(partial(self._keep, tape, exchange, seconds, secrets))
+        secrets = self._secrets.union(*map(collect_upstream_secrets, self._list_registered()))
+        self._worker.run(partial(self._store_record, tape, exchange, seconds, secrets))
 
-    def _keep(
-        self, tape: Tape, exchange: Exchange, seconds: float, secrets: frozenset[str]
+    def _store_record(
+        self, tape: Recorder, exchange: RequestContext, seconds: float, secrets: frozenset[str]
     ) -> None:
-        name = new_name(time.time())
-        redaction = Redaction(self._fields, secrets)
-        self.shelf.put(name, encoded(name, tape, exchange, seconds, redaction, self._limit))
+        name = generate_name(time.time())
+        redaction = Redactor(self._redacted_fields, secrets)
+        self.shelf.put(
+            name, encode_record(name, tape, exchange, seconds, redaction, self._max_bytes)
+        )
 
-    def _tidy(self) -> None:
+    def _run_pruning(self) -> None:
         while True:
-            time.sleep(self._pause)
+            time.sleep(self._prune_seconds)
             try:
                 self.shelf.prune()
             except Exception:
                 log.exception("captured exchanges could not be pruned")
 
 
-def capture_for(settings: Settings, registered: Upstreams = tuple) -> Capture | None:
+def make_capture_observer(
+    settings: Settings, registered: UpstreamLister = tuple
+) -> CaptureObserver | None:
     """What captures as the settings say; ``None`` for nothing."""
-    if settings.capture == OFF:
+    if settings.capture == CAPTURE_OFF:
         return None
-    return Capture(settings, shelf_for(settings), registered)
+    return CaptureObserver(settings, make_capture_store(settings), registered)
 
 
-def shelf_for(settings: Settings) -> Shelf:
+def make_capture_store(settings: Settings) -> CaptureStore:
     """Where the settings have the records."""
-    limits = Limits(settings.capture_count, settings.capture_age)
-    if settings.capture == MEMORY:
-        return MemoryShelf(limits)
-    return FileShelf(Path(settings.capture), limits)
+    limits = CaptureLimits(settings.capture_count, settings.capture_age)
+    if settings.capture == CAPTURE_IN_MEMORY:
+        return MemoryCaptureStore(limits)
+    return FileCaptureStore(Path(settings.capture), limits)

@@ -18,52 +18,59 @@ from forwarder.core.errors import UpstreamTimeout
 from forwarder.core.types import Json
 from forwarder.observability.capture import serialize
 
-_OF_THE_WIRE = frozenset(
+TRANSFER_HEADERS = frozenset(
     {"content-length", "transfer-encoding", "content-encoding", "connection", "keep-alive"}
 )
 """Headers about how an answer went over, which it does not do again."""
 
-_FILE = {"id": "file-recorded", "object": "file", "bytes": 0, "created_at": 0,
+UPLOAD_ANSWER = {"id": "file-recorded", "object": "file", "bytes": 0, "created_at": 0,
          "filename": "recorded", "purpose": "user_data", "status": "processed"}  # fmt: skip
 """What any upload is answered with: files are not recorded."""
 
 
-class Playback(httpx2.BaseTransport):
+class PlaybackTransport(httpx2.BaseTransport):
     """Gives each request the next answer of the same address, or else the next of all."""
 
     def __init__(self, attempts: Sequence[Json]) -> None:
-        self._left = list(attempts)
-        self._taking = threading.Lock()
+        self._attempts = list(attempts)
+        self._lock = threading.Lock()
 
     @property
-    def left(self) -> int:
+    def remaining_count(self) -> int:
         """How many answers nobody has asked for."""
-        return len(self._left)
+        return len(self._attempts)
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.url.path.endswith("/files"):
-            return httpx2.Response(200, json=_FILE)
-        attempt = self._next(request)
+            return httpx2.Response(200, json=UPLOAD_ANSWER)
+        attempt = self._take_attempt(request)
         answer = attempt.get("answer")
         if answer is None or "status" not in answer:
-            raise _broken(attempt.get("error") or {}, request, httpx2.ConnectError)
-        headers = [(k, v) for k, v in answer.get("headers", ()) if k.lower() not in _OF_THE_WIRE]
+            raise make_transport_error(attempt.get("error") or {}, request, httpx2.ConnectError)
+        headers = [
+            (k, v) for k, v in answer.get("headers", ()) if k.lower() not in TRANSFER_HEADERS
+        ]
         return httpx2.Response(
-            answer["status"], headers=headers, content=_said(attempt, request), request=request
+            answer["status"],
+            headers=headers,
+            content=stream_answer(attempt, request),
+            request=request,
         )
 
-    def _next(self, request: httpx2.Request) -> Json:
+    def _take_attempt(self, request: httpx2.Request) -> Json:
         address = str(request.url).partition("?")[0]
-        with self._taking:
-            same = (a for a in self._left if a["url"] == address and _is_same(a, request))
-            near = (a for a in self._left if a["url"] == address)
-            for found in (*same, *near, *self._left):
-                self._left.remove(found)
+        with self._lock:
+            same = (
+                a for a in self._attempts if a["url"] == address and is_same_request(a, request)
+            )
+            near = (a for a in self._attempts if a["url"] == address)
+            for found in (*same, *near, *self._attempts):
+                self._attempts.remove(found)
                 return found
         raise httpx2.ConnectError("the recording has no more answers", request=request)
 
 
-def _is_same(attempt: Json, request: httpx2.Request) -> bool:
+def is_same_request(attempt: Json, request: httpx2.Request) -> bool:
     """Requests that were made at the same time may come in another order."""
     try:
         return bool(orjson.loads(request.content) == attempt["request"].get("body"))
@@ -71,13 +78,13 @@ def _is_same(attempt: Json, request: httpx2.Request) -> bool:
         return False
 
 
-def _said(attempt: Json, request: httpx2.Request) -> Iterator[bytes]:
-    yield from serialize.write(attempt["answer"])
+def stream_answer(attempt: Json, request: httpx2.Request) -> Iterator[bytes]:
+    yield from serialize.encode_answer(attempt["answer"])
     if "error" in attempt:
-        raise _broken(attempt["error"], request, httpx2.ReadError)
+        raise make_transport_error(attempt["error"], request, httpx2.ReadError)
 
 
-def _broken(
+def make_transport_error(
     error: Json, request: httpx2.Request, otherwise: type[httpx2.TransportError]
 ) -> Exception:
     """The failure of this name."""
@@ -93,6 +100,6 @@ def _broken(
     return failure
 
 
-def not_fetched(wanted: Mapping[str, str]) -> Mapping[str, Blob]:
+def fetch_placeholders(wanted: Mapping[str, str]) -> Mapping[str, Blob]:
     """In place of what is at addresses, which the upstream's answer no longer depends on."""
     return {url: Blob(b"not fetched", "image/png", None) for url in wanted}

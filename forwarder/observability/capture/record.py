@@ -21,184 +21,199 @@ from typing import Any
 
 import orjson
 
-from forwarder.context.recorder import Attempt, Body, Pairs, Tape, Track
-from forwarder.context.redaction import Redaction, keys_of, secrets_of_upstream
-from forwarder.context.request_context import Exchange
+from forwarder.context.recorder import (
+    AttemptCapture,
+    ByteTrack,
+    CapturedBody,
+    HeaderPairs,
+    Recorder,
+)
+from forwarder.context.redaction import Redactor, collect_client_key, collect_upstream_secrets
+from forwarder.context.request_context import RequestContext
 from forwarder.core.types import Json
 from forwarder.observability.capture import serialize
 
-_HEAD = b'{"exchange":'
+RECORD_HEAD = b'{"exchange":'
 
 
-def encoded(
-    name: str, tape: Tape, exchange: Exchange, seconds: float, redaction: Redaction, limit: int
+def encode_record(
+    name: str,
+    tape: Recorder,
+    exchange: RequestContext,
+    seconds: float,
+    redaction: Redactor,
+    limit: int,
 ) -> bytes:
     """The record as it is kept: its summary on the first line, so that a list need not read on.
 
     No longer than ``limit`` bytes; what that takes is left out.
     """
-    redaction.found |= keys_of(exchange.client_key)
+    redaction.found_secrets |= collect_client_key(exchange.client_key)
     for attempt in tape.attempts:
-        redaction.found |= secrets_of_upstream(attempt.upstream)
-    record = _Record(redaction).made(name, tape, exchange, seconds)
-    said = redaction.everywhere(_written(record), _written)
-    for part in _heaviest(record):
+        redaction.found_secrets |= collect_upstream_secrets(attempt.upstream)
+    record = RecordBuilder(redaction).build_record(name, tape, exchange, seconds)
+    said = redaction.redact_everywhere(write_record(record), write_record)
+    for part in iterate_droppable_parts(record):
         if len(said) <= limit:
             break
-        _leave_out(record, part)
-        said = redaction.everywhere(_written(record), _written)
+        drop_part(record, part)
+        said = redaction.redact_everywhere(write_record(record), write_record)
     return said
 
 
-def summary_of(said: bytes) -> Json:
+def parse_summary(said: bytes) -> Json:
     """The summary of a record as it is kept, or of its first line; ValueError when it is none."""
     line = said.partition(b"\n")[0]
-    if not (line.startswith(_HEAD) and line.endswith(b",")):
+    if not (line.startswith(RECORD_HEAD) and line.endswith(b",")):
         raise ValueError("This is no record of an exchange.")
-    return dict(orjson.loads(line[len(_HEAD) : -1]))
+    return dict(orjson.loads(line[len(RECORD_HEAD) : -1]))
 
 
-def _written(record: Json) -> bytes:
+def write_record(record: Json) -> bytes:
     rest = {name: value for name, value in record.items() if name != "exchange"}
     summary = orjson.dumps(record["exchange"])
-    return _HEAD + summary + b",\n" + orjson.dumps(rest)[1:] + b"\n"
+    return RECORD_HEAD + summary + b",\n" + orjson.dumps(rest)[1:] + b"\n"
 
 
-class _Record:
+class RecordBuilder:
     """Makes one record, blotted part by part."""
 
-    def __init__(self, redaction: Redaction) -> None:
+    def __init__(self, redaction: Redactor) -> None:
         self._redaction = redaction
-        self._whole = True
+        self._is_complete = True
 
-    def made(self, name: str, tape: Tape, exchange: Exchange, seconds: float) -> Json:
+    def build_record(
+        self, name: str, tape: Recorder, exchange: RequestContext, seconds: float
+    ) -> Json:
         client = {
-            "request": self._asked(tape),
-            **({"resumed": self._resumed(tape.resumed)} if tape.resumed else {}),
-            "answer": self._answer(tape.status, tape.headers, None, tape.answer),
+            "request": self._make_request(tape),
+            **({"resumed": self._resumed(tape.resumed_body)} if tape.resumed_body else {}),
+            "answer": self._make_answer(tape.status, tape.headers, None, tape.answer),
         }
-        upstream = [self._attempt(attempt) for attempt in tape.attempts]
+        upstream = [self._make_attempt(attempt) for attempt in tape.attempts]
         record = {
-            "client": _present(client),
+            "client": drop_nulls(client),
             "upstream": upstream,
-            "dropped": dict(exchange.ledger.dropped),
+            "dropped": dict(exchange.loss_report.losses),
             "usage": exchange.usage,
-            "failed": exchange.failed or None,
+            "failed": exchange.failed_upstreams or None,
             "retries": exchange.retries or None,
-            "left": exchange.left or None,
+            "left": exchange.is_cancelled or None,
         }
-        summary = self._summary(name, tape, exchange, seconds)
-        return {"exchange": _present(summary), **_present(record)}
+        summary = self._make_summary(name, tape, exchange, seconds)
+        return {"exchange": drop_nulls(summary), **drop_nulls(record)}
 
-    def _summary(self, name: str, tape: Tape, exchange: Exchange, seconds: float) -> Json:
+    def _make_summary(
+        self, name: str, tape: Recorder, exchange: RequestContext, seconds: float
+    ) -> Json:
         return {
             "id": name,
             "request_id": exchange.id,
-            "time": _iso(tape.time),
+            "time": format_time(tape.time),
             "route": exchange.route,
             "model": exchange.model,
             "upstream": exchange.upstream,
             "status": exchange.status,
             "error": exchange.error,
-            "duration_ms": serialize.ms(seconds),
-            "whole": self._whole,
-            "redacted": self._redaction.blots > 0,
+            "duration_ms": serialize.to_milliseconds(seconds),
+            "whole": self._is_complete,
+            "redacted": self._redaction.redaction_count > 0,
         }
 
-    def _asked(self, tape: Tape) -> Json:
+    def _make_request(self, tape: Recorder) -> Json:
         asked = tape.asked
         return {
             "method": asked.method,
             "path": asked.path,
-            "query": self._redaction.pairs(asked.query),
-            "headers": self._redaction.pairs(asked.headers),
-            **self._body(tape.body),
+            "query": self._redaction.redact_pairs(asked.query),
+            "headers": self._redaction.redact_pairs(asked.headers),
+            **self._make_body(tape.body),
         }
 
-    def _resumed(self, body: Body) -> Json:
-        return self._body(body)
+    def _resumed(self, body: CapturedBody) -> Json:
+        return self._make_body(body)
 
-    def _body(self, body: Body | None) -> Json:
+    def _make_body(self, body: CapturedBody | None) -> Json:
         if body is None:
             return {}
-        self._whole &= body.whole
-        left_out = {} if body.whole else {"left_out": body.size - len(body.data or b"")}
+        self._is_complete &= body.is_complete
+        left_out = {} if body.is_complete else {"left_out": body.size - len(body.data or b"")}
         if body.data is None:
             return left_out
-        said = serialize.read([(0.0, body.data)])
+        said = serialize.parse_answer([(0.0, body.data)])
         said.pop("at", None)
         if "body" not in said:  # lines of JSON are no body either
             said = {"text": body.data.decode(errors="replace")}
-        return {**self._blotted(said), **left_out}
+        return {**self._redact_parsed(said), **left_out}
 
-    def _attempt(self, attempt: Attempt) -> Json:
-        request = self._body(attempt.body)
-        return _present(
+    def _make_attempt(self, attempt: AttemptCapture) -> Json:
+        request = self._make_body(attempt.body)
+        return drop_nulls(
             {
                 "upstream": attempt.upstream.name,
                 "provider": attempt.provider,
                 "protocol": attempt.protocol,
-                "model": _model(request.get("body")),
+                "model": read_model(request.get("body")),
                 "url": attempt.url,
-                "at": serialize.ms(attempt.began),
+                "at": serialize.to_milliseconds(attempt.started_at),
                 "request": request,
-                "answer": self._answer(
+                "answer": self._make_answer(
                     attempt.status, attempt.headers, attempt.head_at, attempt.answer
                 ),
                 "error": attempt.error,
             }
         )
 
-    def _answer(
-        self, status: int | None, headers: Pairs, at: float | None, track: Track
+    def _make_answer(
+        self, status: int | None, headers: HeaderPairs, at: float | None, track: ByteTrack
     ) -> Json | None:
         if status is None and not track.pieces:
             return None
-        self._whole &= not track.left_out
-        said = self._blotted(serialize.read(track.pieces, not track.left_out))
+        self._is_complete &= not track.dropped_bytes
+        said = self._redact_parsed(serialize.parse_answer(track.pieces, not track.dropped_bytes))
         head = {
             "status": status,
-            "headers": self._redaction.pairs(headers),
-            "head_at": None if at is None else serialize.ms(at),
-            "left_out": track.left_out or None,
+            "headers": self._redaction.redact_pairs(headers),
+            "head_at": None if at is None else serialize.to_milliseconds(at),
+            "left_out": track.dropped_bytes or None,
         }
-        return {**_present(head), **said}
+        return {**drop_nulls(head), **said}
 
-    def _blotted(self, said: Json) -> Json:
+    def _redact_parsed(self, said: Json) -> Json:
         """What was read of bytes, blotted where it is data and where it is text."""
         blotted = dict(said)
         for name in ("body", "data"):
             if name in said:
-                blotted[name] = self._redaction.value(said[name])
+                blotted[name] = self._redaction.redact_value(said[name])
         for name in ("text", "latin1"):
             if name in said:
-                blotted[name] = self._redaction.text(said[name])
+                blotted[name] = self._redaction.redact_text(said[name])
         for name in ("events", "lines"):
             if name in said:
-                blotted[name] = [self._blotted(each) for each in said[name]]
+                blotted[name] = [self._redact_parsed(each) for each in said[name]]
         return blotted
 
 
-def _present(given: Json) -> Json:
+def drop_nulls(given: Json) -> Json:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _model(body: Any) -> str | None:
+def read_model(body: Any) -> str | None:
     model = body.get("model") if isinstance(body, dict) else None
     return model if isinstance(model, str) else None
 
 
-def _iso(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     at = datetime.fromtimestamp(seconds, UTC)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # -- what is too long ---------------------------------------------------------------------------
 
-_SAID = ("body", "events", "lines", "text", "latin1", "at")
+CONTENT_FIELDS = ("body", "events", "lines", "text", "latin1", "at")
 
 
-def _heaviest(record: Json) -> Iterator[Json]:
+def iterate_droppable_parts(record: Json) -> Iterator[Json]:
     """The parts that may be left out, in the order in which they can be done without."""
     client, attempts = record["client"], record["upstream"]
     parts = [client.get("answer"), *(attempt["request"] for attempt in attempts)]
@@ -206,7 +221,7 @@ def _heaviest(record: Json) -> Iterator[Json]:
     yield from (part for part in [*parts, client["request"]] if part)
 
 
-def _leave_out(record: Json, part: Json) -> None:
-    size = sum(len(orjson.dumps(part.pop(name))) for name in _SAID if name in part)
+def drop_part(record: Json, part: Json) -> None:
+    size = sum(len(orjson.dumps(part.pop(name))) for name in CONTENT_FIELDS if name in part)
     part["left_out"] = part.get("left_out", 0) + size
     record["exchange"]["whole"] = False

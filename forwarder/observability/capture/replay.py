@@ -15,9 +15,9 @@ from urllib.parse import urlencode
 
 import orjson
 
-from forwarder.config.parsers import OURS, Fallback
+from forwarder.config.parsers import ENV_PREFIX, Fallback
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.context.redaction import Redaction, secrets_in
+from forwarder.context.redaction import Redactor, collect_settings_secrets
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 from forwarder.observability.capture import serialize
@@ -25,7 +25,7 @@ from forwarder.protocols.client_reasoning_style import ALL_STYLES, CLIENT_HEADER
 from forwarder.providers import PROFILES
 
 
-class Asking(NamedTuple):
+class ReplayRequest(NamedTuple):
     """A request as it is to be sent again: ``path`` has the query, ``body`` is JSON mostly."""
 
     path: str
@@ -33,54 +33,54 @@ class Asking(NamedTuple):
     body: bytes
 
 
-def asking(record: Json, key: str | None) -> Asking:
+def make_replay_request(record: Json, key: str | None) -> ReplayRequest:
     """The client's request of a record, with ``key`` in the place of the one that is not in there.
 
     Turns of a WebSocket and background work are asked for as streams.  Raises InvalidRequest when
     the record does not have the request.
     """
-    asked = _part(_part(record, "client"), "request")
-    body = _body(record)
+    asked = read_part(read_part(record, "client"), "request")
+    body = read_body(record)
     path, query = str(asked.get("path", "")), asked.get("query") or []
-    matched = _ASKING.fullmatch(path)
+    matched = MODEL_PATH.fullmatch(path)
     if matched is None:
         raise InvalidRequest("Only requests that ask a model are sent again.")
-    queued = _route(record) == "responses" and isinstance(body, dict) and body.get("background")
-    if queued and came(record).status == 200:
+    queued = read_route(record) == "responses" and isinstance(body, dict) and body.get("background")
+    if queued and read_recorded_answer(record).status == 200:
         raise InvalidRequest(
             "This request was only queued; the work that it asked for is an exchange of its own, "
             "whose route is 'background'."
         )
-    if asked.get("method") == "GET" or queued or _route(record) == "background":
+    if asked.get("method") == "GET" or queued or read_route(record) == "background":
         path, query = f"{matched['base']}/v1/responses", []
-        body = {name: value for name, value in body.items() if name not in _LOCAL}
+        body = {name: value for name, value in body.items() if name not in DELIVERY_FIELDS}
         body["stream"] = True
-    kept = {k: v for k, v in asked.get("headers") or () if _KEPT.fullmatch(k)}
+    kept = {k: v for k, v in asked.get("headers") or () if KEPT_HEADERS.fullmatch(k)}
     headers = {**kept, "Content-Type": "application/json"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
     data = body if isinstance(body, bytes) else orjson.dumps(body)
-    return Asking(path + _query(query), headers, data)
+    return ReplayRequest(path + format_query(query), headers, data)
 
 
-_ASKING = re.compile(
+MODEL_PATH = re.compile(
     rf"(?P<base>(/({'|'.join(ALL_STYLES)}))?)"
     r"((/v1)?/(chat/completions|responses|responses/compact|embeddings)"
     r"|/api/(chat|generate|embed|embeddings))"
 )
 """Paths on which a model is asked; on others a record from elsewhere might change something."""
 
-_KEPT = re.compile(f"x-forwarder-.*|{'|'.join(CLIENT_HEADERS)}", re.IGNORECASE)
+KEPT_HEADERS = re.compile(f"x-forwarder-.*|{'|'.join(CLIENT_HEADERS)}", re.IGNORECASE)
 """Headers that decide how a request is answered."""
 
-_LOCAL = ("type", "generate", "background", "stream_options")
+DELIVERY_FIELDS = ("type", "generate", "background", "stream_options")
 """What says how an answer is wanted that is not wanted so here."""
 
 
-def notes(record: Json) -> Iterator[str]:
+def list_caveats(record: Json) -> Iterator[str]:
     """Why the replay may fare otherwise than the original."""
-    summary = _part(record, "exchange")
-    asked = _part(_part(record, "client"), "request")
+    summary = read_part(record, "exchange")
+    asked = read_part(read_part(record, "client"), "request")
     if "left_out" in asked:
         yield "the request was too long to be kept whole: its longest texts are left out"
     elif not summary.get("whole", True):
@@ -89,10 +89,10 @@ def notes(record: Json) -> Iterator[str]:
         yield "what was secret is blotted out of it"
 
 
-def _body(record: Json) -> Any:
-    client = _part(record, "client")
+def read_body(record: Json) -> Any:
+    client = read_part(record, "client")
     resumed = client.get("resumed") or {}
-    asked = _part(client, "request")
+    asked = read_part(client, "request")
     found = resumed.get("body") or asked.get("body")
     if isinstance(found, dict):
         return found
@@ -103,25 +103,25 @@ def _body(record: Json) -> Any:
     raise InvalidRequest("The record does not have the client's request.")
 
 
-def _query(pairs: Sequence[Sequence[str]]) -> str:
+def format_query(pairs: Sequence[Sequence[str]]) -> str:
     return f"?{urlencode([(k, v) for k, v in pairs])}" if pairs else ""
 
 
-def _part(of: Json, name: str) -> Json:
+def read_part(of: Json, name: str) -> Json:
     part = of.get(name)
     if not isinstance(part, dict):
         raise InvalidRequest("This is no record of an exchange.")
     return part
 
 
-def _route(record: Json) -> Any:
-    return _part(record, "exchange").get("route")
+def read_route(record: Json) -> Any:
+    return read_part(record, "exchange").get("route")
 
 
 # -- with which settings ------------------------------------------------------------------------
 
 
-def rehearsed(settings: Settings) -> Settings:
+def make_replay_settings(settings: Settings) -> Settings:
     """The settings for a request that nobody else should notice."""
     return replace(
         settings,
@@ -134,40 +134,40 @@ def rehearsed(settings: Settings) -> Settings:
     )
 
 
-def recorded(settings: Settings, record: Json) -> Settings:
+def make_playback_settings(settings: Settings, record: Json) -> Settings:
     """The same, in which every upstream that a record names is there, as it was asked.
 
     Those that today's settings have as well are as they are today.
     """
-    settings = rehearsed(settings)
+    settings = make_replay_settings(settings)
     asked: dict[str, list[Json]] = {}
     for attempt in record.get("upstream") or ():
         asked.setdefault(str(attempt["upstream"]), []).append(attempt)
     if not asked:
         return settings
     known = {} if settings.demo else {upstream.name: upstream for upstream in settings.upstreams}
-    model = _asked_model(record)
+    model = read_requested_model(record)
     models = {name: attempts[0].get("model") for name, attempts in asked.items()}
     for name, attempts in asked.items():
-        if name not in known or not _speaks(known[name], attempts[0]):
+        if name not in known or not supports_protocol(known[name], attempts[0]):
             others = [Fallback(n, m) for n, m in models.items() if n != name and not known.get(n)]
-            known[name] = _made(name, attempts, model, tuple(others))
+            known[name] = make_recorded_upstream(name, attempts, model, tuple(others))
     first = next(iter(asked))
     ordered = sorted(known.values(), key=lambda upstream: upstream.name != first)
     return replace(settings, upstreams=tuple(ordered), demo=False)
 
 
-def _made(
+def make_recorded_upstream(
     name: str, attempts: list[Json], model: Any, others: tuple[Fallback, ...]
 ) -> UpstreamSettings:
     """Settings for an upstream of which only its recorded requests are known."""
     first = attempts[0]
     given = {
-        f"{OURS}UPSTREAMS": "recorded",
+        f"{ENV_PREFIX}UPSTREAMS": "recorded",
         "RECORDED_BASE_URL": re.sub(
             r"/(chat/completions|responses|responses/compact|embeddings)$", "", first["url"]
         ),
-        "RECORDED_API": _protocol(first),
+        "RECORDED_API": read_protocol(first),
         "RECORDED_PROVIDER": first["provider"] if first.get("provider") in PROFILES else "",
     }
     (upstream,) = Settings.from_env(given).upstreams
@@ -177,88 +177,95 @@ def _made(
     return replace(upstream, name=name, aliases=aliases, max_retries=retries, fallback=others)
 
 
-def _protocol(attempt: Json) -> str:
+def read_protocol(attempt: Json) -> str:
     """What an upstream spoke; embeddings are the same beside either."""
     protocol = str(attempt["protocol"])
     return {"compact": "responses", "embeddings": "chat"}.get(protocol, protocol)
 
 
-def _speaks(upstream: UpstreamSettings, attempt: Json) -> bool:
-    return attempt["protocol"] == "embeddings" or _protocol(attempt) in upstream.apis
+def supports_protocol(upstream: UpstreamSettings, attempt: Json) -> bool:
+    return attempt["protocol"] == "embeddings" or read_protocol(attempt) in upstream.apis
 
 
-def _asked_model(record: Json) -> Any:
-    body = _body(record)
+def read_requested_model(record: Json) -> Any:
+    body = read_body(record)
     return body.get("model") if isinstance(body, dict) else None
 
 
 # -- what came of it ----------------------------------------------------------------------------
 
 
-class Came(NamedTuple):
+class ReplayAnswer(NamedTuple):
     """An answer: its status and what was said, as `frames` has it."""
 
     status: int | None
-    said: Json
+    content: Json
 
-    def lines(self) -> Iterator[str]:
+    def format_lines(self) -> Iterator[str]:
         """For people: the status, then a line for each thing that was said."""
         yield f"status {self.status}" if self.status else "no status"
-        for value in _values(self.said):
+        for value in iterate_values(self.content):
             yield json.dumps(value, ensure_ascii=False)
 
 
-def came(record: Json) -> Came:
+def read_recorded_answer(record: Json) -> ReplayAnswer:
     """What the client got when the record was made."""
-    answer = _part(record, "client").get("answer") or {}
-    return Came(answer.get("status"), answer)
+    answer = read_part(record, "client").get("answer") or {}
+    return ReplayAnswer(answer.get("status"), answer)
 
 
-def came_now(status: int, data: bytes, settings: Settings) -> Came:
+def make_replay_answer(status: int, data: bytes, settings: Settings) -> ReplayAnswer:
     """What came of a replay, blotted as a record is."""
-    redaction = Redaction(settings.capture_redact, secrets_in(settings))
-    said = serialize.read([(0.0, data)])
-    return Came(status, orjson.loads(redaction.everywhere(orjson.dumps(redaction.value(said)))))
+    redaction = Redactor(settings.capture_redact, collect_settings_secrets(settings))
+    said = serialize.parse_answer([(0.0, data)])
+    return ReplayAnswer(
+        status,
+        orjson.loads(redaction.redact_everywhere(orjson.dumps(redaction.redact_value(said)))),
+    )
 
 
-def differences(before: Came, now: Came) -> list[str]:
+def diff_answers(before: ReplayAnswer, now: ReplayAnswer) -> list[str]:
     """The lines in which two answers differ, as a unified diff; none when they say the same."""
     if before.status is None:
-        before, now = _headless(before, now)
-    old, new = (list(_comparable(each)) for each in (before, now))
+        before, now = align_without_status(before, now)
+    old, new = (list(iterate_comparable_lines(each)) for each in (before, now))
     return list(difflib.unified_diff(old, new, "captured", "now", lineterm="", n=2))
 
 
-def _headless(before: Came, now: Came) -> tuple[Came, Came]:
+def align_without_status(
+    before: ReplayAnswer, now: ReplayAnswer
+) -> tuple[ReplayAnswer, ReplayAnswer]:
     """The events of a turn or of background work, and what a POST is told instead of them.
 
     Those say by ``response.failed`` alone what a stream says by ``error`` too, and what a request
     is told by its status.
     """
     if now.status is not None and now.status >= 400:
-        return _why(before), _why(now)
-    return _without_errors(before), _without_errors(now)
+        return reduce_to_error(before), reduce_to_error(now)
+    return drop_error_events(before), drop_error_events(now)
 
 
-def _why(answer: Came) -> Came:
+def reduce_to_error(answer: ReplayAnswer) -> ReplayAnswer:
     """The message of the error that an answer is, or ends with."""
-    last = ([None, *_values(answer.said)])[-1]
+    last = ([None, *iterate_values(answer.content)])[-1]
     failed = last if isinstance(last, dict) else {}
     error = failed.get("error") or (failed.get("response") or {}).get("error") or {}
-    return Came(None, {"body": error.get("message")})
+    return ReplayAnswer(None, {"body": error.get("message")})
 
 
-def _without_errors(answer: Came) -> Came:
-    events = answer.said.get("events", ())
-    return Came(None, {"events": [each for each in events if _kind(each) != "error"]})
+def drop_error_events(answer: ReplayAnswer) -> ReplayAnswer:
+    events = answer.content.get("events", ())
+    return ReplayAnswer(
+        None, {"events": [each for each in events if read_event_type(each) != "error"]}
+    )
 
 
-def _kind(event: Json) -> Any:
+def read_event_type(event: Json) -> Any:
     data = event.get("data")
     return data.get("type") if isinstance(data, dict) else None
 
 
-def _values(said: Json) -> Iterator[Any]:
+def iterate_values(said: Json) -> Iterator[Any]:
     """What was said, without when; comments and the like say nothing."""
     if "body" in said:
         yield said["body"]
@@ -269,18 +276,22 @@ def _values(said: Json) -> Iterator[Any]:
             yield each["data"]
 
 
-def _comparable(answer: Came) -> Iterator[str]:
+def iterate_comparable_lines(answer: ReplayAnswer) -> Iterator[str]:
     yield f"status {answer.status}"
     names: dict[str, str] = {}
-    for value in _values(answer.said):
-        text = json.dumps(_timeless(value), ensure_ascii=False, indent=1, sort_keys=True)
-        yield from _ID.sub(lambda m: names.setdefault(m[0], f"id{len(names)}"), text).splitlines()
+    for value in iterate_values(answer.content):
+        text = json.dumps(drop_volatile_fields(value), ensure_ascii=False, indent=1, sort_keys=True)
+        yield from GENERATED_ID.sub(
+            lambda m: names.setdefault(m[0], f"id{len(names)}"), text
+        ).splitlines()
 
 
-_ID = re.compile(r"\b(?:resp|msg|rs|fc|ctc|call|chatcmpl|req|item|cmp|conv|ig|ws)[_-][\w-]{8,}")
+GENERATED_ID = re.compile(
+    r"\b(?:resp|msg|rs|fc|ctc|call|chatcmpl|req|item|cmp|conv|ig|ws)[_-][\w-]{8,}"
+)
 """Ids as they are made here."""
 
-_NEW = frozenset(
+VOLATILE_FIELDS = frozenset(
     {
         "created", "created_at", "completed_at", "encrypted_content", "obfuscation",
         "total_duration", "load_duration", "prompt_eval_duration", "eval_duration",
@@ -288,14 +299,17 @@ _NEW = frozenset(
 )  # fmt: skip
 """Fields that never say the same twice."""
 
-_STATE = frozenset({"store", "previous_response_id", "conversation", "background"})
+STORAGE_FIELDS = frozenset({"store", "previous_response_id", "conversation", "background"})
 """Fields that say what is stored, which in a replay is nothing."""
 
 
-def _timeless(value: Any) -> Any:
+def drop_volatile_fields(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if k not in _STATE}
-        return {k: "*" if k in _NEW and v is not None else _timeless(v) for k, v in kept.items()}
+        kept = {k: v for k, v in value.items() if k not in STORAGE_FIELDS}
+        return {
+            k: "*" if k in VOLATILE_FIELDS and v is not None else drop_volatile_fields(v)
+            for k, v in kept.items()
+        }
     if isinstance(value, list):
-        return [_timeless(inner) for inner in value]
+        return [drop_volatile_fields(inner) for inner in value]
     return value

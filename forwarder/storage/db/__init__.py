@@ -13,7 +13,7 @@
 """
 
 from forwarder.storage.db.database import Database
-from forwarder.storage.db.open import open_database, secret_for
+from forwarder.storage.db.open import load_secrets, open_database
 from forwarder.storage.db.retention import Pruner
 
-__all__ = ["Database", "Pruner", "open_database", "secret_for"]
+__all__ = ["Database", "Pruner", "load_secrets", "open_database"]

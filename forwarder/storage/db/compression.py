@@ -9,38 +9,40 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-_LARGE = 4096
+MIN_COMPRESSED_BYTES = 4096
 """Bytes from which on they are compressed: for less, that costs more than to write four pages."""
 
-Spend = Callable[[bytes], None]
+SpendCallback = Callable[[bytes], None]
 """Is given each piece of JSON before it is parsed; raises an error when there is too much."""
 
-_PLAIN, _ZLIB = b"j", b"z"
+PLAIN_TAG, ZLIB_TAG = b"j", b"z"
 
 
-_WRITTEN = "written"
+WRITTEN_KEY = "written"
 
 
-def note_written(connection: sa.Connection, size: int) -> None:
+def count_written(connection: sa.Connection, size: int) -> None:
     """Note that so many bytes are stored in this transaction."""
-    connection.info[_WRITTEN] = connection.info.get(_WRITTEN, 0) + size
+    connection.info[WRITTEN_KEY] = connection.info.get(WRITTEN_KEY, 0) + size
 
 
-def take_written(connection: sa.Connection) -> int:
+def pop_written(connection: sa.Connection) -> int:
     """The bytes noted since the last time."""
-    return int(connection.info.pop(_WRITTEN, 0))
+    return int(connection.info.pop(WRITTEN_KEY, 0))
 
 
-def packed(value: Any) -> bytes:
+def pack_json(value: Any) -> bytes:
     """A JSON value as bytes; the first says how the others are to be read."""
     data = orjson.dumps(value)
-    return _PLAIN + data if len(data) < _LARGE else _ZLIB + zlib.compress(data, 1)
+    return (
+        PLAIN_TAG + data if len(data) < MIN_COMPRESSED_BYTES else ZLIB_TAG + zlib.compress(data, 1)
+    )
 
 
-def unpacked(data: bytes, spend: Spend | None = None) -> Any:
+def unpack_json(data: bytes, spend: SpendCallback | None = None) -> Any:
     """The value again."""
     body = bytes(data[1:])
-    if data[:1] == _ZLIB:
+    if data[:1] == ZLIB_TAG:
         body = zlib.decompress(body)
     if spend is not None:
         spend(body)

@@ -11,11 +11,11 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from forwarder.core.types import Batch, Event, Json
-from forwarder.protocols.mappings import TERMINALS
-from forwarder.storage.db.compression import packed, unpacked
+from forwarder.protocols.mappings import TERMINAL_EVENTS
+from forwarder.storage.db.compression import pack_json, unpack_json
 
 
-class Piece(NamedTuple):
+class EventLogChunk(NamedTuple):
     """Some events that follow each other, and the numbers of the first and the last."""
 
     first: int
@@ -23,61 +23,61 @@ class Piece(NamedTuple):
     data: bytes
 
 
-_MOST = 2**53
+MAX_SEQUENCE_NUMBER = 2**53
 """A number up to which all who read JSON can count."""
 
 
-class NotNumbered(ValueError):
+class InvalidSequenceNumber(ValueError):
     """An event has no sequence number, or none that is greater than those before it."""
 
 
-def pack(events: Batch) -> Piece:
+def pack_events(events: Batch) -> EventLogChunk:
     """Events, in their order; at least one.  Raises NotNumbered."""
-    packer = Packer()
-    packer.add(events)
-    return packer.piece()
+    packer = EventLogPacker()
+    packer.add_events(events)
+    return packer.pop_chunk()
 
 
-def unpack(data: bytes, response: Json) -> Iterator[Event]:
+def unpack_events(data: bytes, response: Json) -> Iterator[Event]:
     """The events again; ``response`` is that of the terminal one."""
-    for record in unpacked(data):
+    for record in unpack_json(data):
         if type(record) is list:
-            yield from _unrolled(*record)
-        elif record.get("type") in TERMINALS:
+            yield from expand_run(*record)
+        elif record.get("type") in TERMINAL_EVENTS:
             yield {**record, "response": response}
         else:
             yield record
 
 
-_OWN = frozenset({"delta", "sequence_number"})
+VARYING_FIELDS = frozenset({"delta", "sequence_number"})
 """What each event of a run has of its own."""
 
 
-class _Run(NamedTuple):
+class DeltaRun(NamedTuple):
     """The run that goes on: how many keys its events have, the number of the next, what they have
     in common and how to get it, and the deltas.  Of none there is the least number of the next.
     """
 
     width: int
-    follows: int
-    shared: Callable[[Event], Any]
-    values: Any
+    next_number: int
+    read_shared: Callable[[Event], Any]
+    shared_values: Any
     deltas: list[Any]
 
 
-class Packer:
+class EventLogPacker:
     """Packs events as they come: to keep hundreds of them costs more than to look at each.
 
-    ``count`` is how many no piece has yet.
+    ``pending_count`` is how many no piece has yet.
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.pending_count = 0
         self._first = self._last = -1
         self._records: list[Any] = []
-        self._run = _no_run(0)
+        self._run = make_empty_run(0)
 
-    def add(self, events: Batch) -> None:
+    def add_events(self, events: Batch) -> None:
         """The events that follow; at least one.  Raises NotNumbered, and is of no use then."""
         width, follows, shared, values, deltas = self._run
         for event in events:
@@ -94,49 +94,49 @@ class Packer:
                     continue
             except KeyError:
                 pass
-            width, follows, shared, values, deltas = self._begun(event, follows)
-        self._run = _Run(width, follows, shared, values, deltas)
-        if not self.count:
+            width, follows, shared, values, deltas = self._start_run(event, follows)
+        self._run = DeltaRun(width, follows, shared, values, deltas)
+        if not self.pending_count:
             self._first = events[0]["sequence_number"]
         self._last = events[-1]["sequence_number"]
-        self.count += len(events)
+        self.pending_count += len(events)
 
-    def _begun(self, event: Event, least: int) -> _Run:
+    def _start_run(self, event: Event, least: int) -> DeltaRun:
         """Begin a record, and the run that may follow."""
         number = event.get("sequence_number")
-        if type(number) is not int or not least <= number <= _MOST:
-            raise NotNumbered
+        if type(number) is not int or not least <= number <= MAX_SEQUENCE_NUMBER:
+            raise InvalidSequenceNumber
         if "delta" not in event:
-            ends = event.get("type") in TERMINALS
+            ends = event.get("type") in TERMINAL_EVENTS
             self._records.append({**event, "response": None} if ends else event)
-            return _no_run(number + 1)
+            return make_empty_run(number + 1)
         deltas = [event["delta"]]
         self._records.append([{k: v for k, v in event.items() if k != "delta"}, deltas])
-        shared = _getter(event)
-        return _Run(len(event), number + 1, shared, shared(event), deltas)
+        shared = make_shared_reader(event)
+        return DeltaRun(len(event), number + 1, shared, shared(event), deltas)
 
-    def piece(self) -> Piece:
+    def pop_chunk(self) -> EventLogChunk:
         """Those that no piece has yet; at least one."""
-        made = Piece(self._first, self._last, packed(self._records))
-        self.count, self._records, self._run = 0, [], _no_run(self._run.follows)
+        made = EventLogChunk(self._first, self._last, pack_json(self._records))
+        self.pending_count, self._records, self._run = 0, [], make_empty_run(self._run.next_number)
         return made
 
 
-def _getter(event: Event) -> Callable[[Event], Any]:
+def make_shared_reader(event: Event) -> Callable[[Event], Any]:
     """What the events of a run have in common."""
-    keys = sorted(event.keys() - _OWN)
-    return itemgetter(*keys) if keys else _nothing
+    keys = sorted(event.keys() - VARYING_FIELDS)
+    return itemgetter(*keys) if keys else read_nothing
 
 
-def _nothing(event: Event) -> None:
+def read_nothing(event: Event) -> None:
     return None
 
 
-def _no_run(follows: int) -> _Run:
-    return _Run(0, follows, _nothing, None, [])
+def make_empty_run(follows: int) -> DeltaRun:
+    return DeltaRun(0, follows, read_nothing, None, [])
 
 
-def _unrolled(first: Event, deltas: list[str]) -> Iterator[Event]:
+def expand_run(first: Event, deltas: list[str]) -> Iterator[Event]:
     number = first["sequence_number"]
     for i, delta in enumerate(deltas):
         yield {**first, "delta": delta, "sequence_number": number + i}

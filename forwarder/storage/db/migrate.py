@@ -6,13 +6,13 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-HEAD = "0008"
+LATEST_VERSION = "0008"
 """The last step; their names sort."""
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATIONS_PATH = Path(__file__).parent / "migrations"
 
 
-def version(connection: sa.Connection) -> str | None:
+def read_version(connection: sa.Connection) -> str | None:
     """The last step that a database has taken."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
@@ -22,8 +22,8 @@ def version(connection: sa.Connection) -> str | None:
 
 def is_current(connection: sa.Connection) -> bool:
     """Has a database taken every step that this code knows, or more?"""
-    found = version(connection)
-    return found is not None and found >= HEAD
+    found = read_version(connection)
+    return found is not None and found >= LATEST_VERSION
 
 
 def migrate(connection: sa.Connection) -> None:
@@ -37,5 +37,5 @@ def migrate(connection: sa.Connection) -> None:
     from alembic.config import Config
 
     config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS_PATH).replace("%", "%%"))
     command.upgrade(config, "head")

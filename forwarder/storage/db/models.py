@@ -7,13 +7,13 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from forwarder.core.types import Json
-from forwarder.storage.db.compression import packed, unpacked
+from forwarder.storage.db.compression import pack_json, unpack_json
 from forwarder.storage.db.tables import generations, models
 
-_COUNTED = "models"
+GENERATION_NAME = "models"
 
 
-class Row(NamedTuple):
+class ModelRow(NamedTuple):
     """A model as it is stored; ``sealed`` is ``None`` where nothing of it is secret."""
 
     name: str
@@ -24,51 +24,53 @@ class Row(NamedTuple):
     sealed: str | None
 
 
-_COLUMNS = [models.c[name] for name in Row._fields]
+_COLUMNS = [models.c[name] for name in ModelRow._fields]
 
 
-def listed(connection: sa.Connection) -> list[Row]:
+def list_models(connection: sa.Connection) -> list[ModelRow]:
     """All of them, by name."""
     rows = connection.execute(sa.select(*_COLUMNS).order_by(models.c.name))
-    return [_row(*row) for row in rows]
+    return [to_model_row(*row) for row in rows]
 
 
-def _row(
+def to_model_row(
     name: str, version: str, created: float, modified: float, told: bytes, sealed: str | None
-) -> Row:
-    return Row(name, version, created, modified, unpacked(told), sealed)
+) -> ModelRow:
+    return ModelRow(name, version, created, modified, unpack_json(told), sealed)
 
 
-def put(connection: sa.Connection, row: Row) -> None:
+def put(connection: sa.Connection, row: ModelRow) -> None:
     """Store a model, in place of one of its name, which it is as old as."""
-    _count(connection)  # first, so that of two who put at once one waits for the other
-    values = {**row._asdict(), "told": packed(row.told)}
+    increment_generation(
+        connection
+    )  # first, so that of two who put at once one waits for the other
+    values = {**row._asdict(), "told": pack_json(row.told)}
     created = connection.scalar(sa.select(models.c.created).where(models.c.name == row.name))
     if created is not None:
         values["created"] = created
-        _delete(connection, row.name)
+        delete_row(connection, row.name)
     connection.execute(sa.insert(models).values(values))
 
 
 def remove(connection: sa.Connection, name: str) -> bool:
     """Remove a model; False when there is none."""
-    removed = _delete(connection, name)
+    removed = delete_row(connection, name)
     if removed:
-        _count(connection)
+        increment_generation(connection)
     return removed
 
 
-def generation(connection: sa.Connection) -> int:
+def read_generation(connection: sa.Connection) -> int:
     """How often a model was put or removed."""
-    number = sa.select(generations.c.number).where(generations.c.name == _COUNTED)
+    number = sa.select(generations.c.number).where(generations.c.name == GENERATION_NAME)
     return connection.scalar(number) or 0
 
 
-def _delete(connection: sa.Connection, name: str) -> bool:
+def delete_row(connection: sa.Connection, name: str) -> bool:
     return bool(connection.execute(sa.delete(models).where(models.c.name == name)).rowcount)
 
 
-def _count(connection: sa.Connection) -> None:
-    counted = sa.update(generations).where(generations.c.name == _COUNTED)
+def increment_generation(connection: sa.Connection) -> None:
+    counted = sa.update(generations).where(generations.c.name == GENERATION_NAME)
     if not connection.execute(counted.values(number=generations.c.number + 1)).rowcount:
-        connection.execute(sa.insert(generations).values(name=_COUNTED, number=1))
+        connection.execute(sa.insert(generations).values(name=GENERATION_NAME, number=1))

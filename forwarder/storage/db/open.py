@@ -12,17 +12,17 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from forwarder.core.errors import StoreUnavailable
-from forwarder.storage.db.database import Database, Postgres, Sqlite
+from forwarder.storage.db.database import Database, PostgresqlDatabase, SqliteDatabase
 
 log = logging.getLogger("forwarder.store")
 
-NONE = "none"
-DEFAULT = "sqlite:///forwarder.db"
+NO_DATABASE = "none"
+DEFAULT_URL = "sqlite:///forwarder.db"
 
-BASE = Path()
+BASE_PATH = Path()
 """What relative paths are relative to: the working directory."""
 
-_KEY_MODE = 0o600
+KEY_FILE_MODE = 0o600
 
 
 def open_database(url: str) -> Database | None:
@@ -32,12 +32,12 @@ def open_database(url: str) -> Database | None:
     requests until it can.  The default file is an exception: where none can be created and the
     operator did not ask for one, nothing is remembered.
     """
-    if url == NONE:
+    if url == NO_DATABASE:
         return None
     parsed = sa.make_url(url)
-    path = BASE / (parsed.database or "")
-    database = Sqlite(path) if parsed.drivername == "sqlite" else Postgres(parsed)
-    if url == DEFAULT and not _has_place(path):
+    path = BASE_PATH / (parsed.database or "")
+    database = SqliteDatabase(path) if parsed.drivername == "sqlite" else PostgresqlDatabase(parsed)
+    if url == DEFAULT_URL and not is_path_usable(path):
         log.warning("nothing is remembered: no database can be made at '%s'", path)
         return None
     try:
@@ -47,21 +47,21 @@ def open_database(url: str) -> Database | None:
     return database
 
 
-def _has_place(path: Path) -> bool:
+def is_path_usable(path: Path) -> bool:
     """Is there a database file, or a directory in which one may be created?"""
     return path.exists() or (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK))
 
 
-def secret_for(database: Database | None, made_up: str | None = None) -> tuple[str, ...]:
+def load_secrets(database: Database | None, new_secret: str | None = None) -> tuple[str, ...]:
     """The secret beside a SQLite file; nothing where none can be read or written.
 
-    Where there is none yet, ``made_up`` becomes it, or a new one.  To be used where the operator
+    Where there is none yet, ``new_secret`` becomes it, or a new one.  To be used where the operator
     has set none.
     """
-    if isinstance(database, Sqlite):
+    if isinstance(database, SqliteDatabase):
         path = database.path.with_name(f"{database.path.name}.key")
         try:
-            secret = _secret(path, made_up or secrets.token_urlsafe(32))
+            secret = load_secret_file(path, new_secret or secrets.token_urlsafe(32))
         except OSError as error:
             log.warning("no secret can be kept at '%s' (%s)", path, error.strerror or error)
         else:
@@ -74,19 +74,19 @@ def secret_for(database: Database | None, made_up: str | None = None) -> tuple[s
     return ()
 
 
-def _secret(path: Path, made_up: str) -> str:
-    """The secret of a file; one that is empty, or not there, gets ``made_up``."""
+def load_secret_file(path: Path, new_secret: str) -> str:
+    """The secret of a file; one that is empty, or not there, gets ``new_secret``."""
     with suppress(FileNotFoundError), path.open() as file:
-        _check_key_file(file.fileno(), path)
+        check_key_file(file.fileno(), path)
         if there := file.read().strip():
             return there
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, _KEY_MODE), "r+") as file:
-        _check_key_file(file.fileno(), path)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, KEY_FILE_MODE), "r+") as file:
+        check_key_file(file.fileno(), path)
         fcntl.flock(file, fcntl.LOCK_EX)  # another process may be about to write its own
         if there := file.read().strip():
             return there
         try:
-            file.write(made_up + "\n")
+            file.write(new_secret + "\n")
             file.flush()
         except OSError:
             os.ftruncate(file.fileno(), 0)  # half a secret on a full disk would be another one
@@ -96,10 +96,10 @@ def _secret(path: Path, made_up: str) -> str:
         "Other machines that serve the same clients must have the same.",
         path,
     )
-    return made_up
+    return new_secret
 
 
-def _check_key_file(file: int, path: Path) -> None:
+def check_key_file(file: int, path: Path) -> None:
     """Let the user of this process alone read the file; raises OSError if others may have made it.
 
     Whoever can write it chooses the secret.
@@ -110,7 +110,7 @@ def _check_key_file(file: int, path: Path) -> None:
     if not status.st_mode & 0o077:
         return
     with suppress(OSError):
-        os.fchmod(file, _KEY_MODE)
+        os.fchmod(file, KEY_FILE_MODE)
         log.warning("other users could read the secret in '%s'; now they cannot", path)
     if os.fstat(file).st_mode & 0o022:
         raise OSError("other users can write the file")

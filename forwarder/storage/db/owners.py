@@ -6,7 +6,7 @@ import time
 
 import sqlalchemy as sa
 
-from forwarder.core.ids import random_id
+from forwarder.core.ids import generate_id
 from forwarder.storage.db.clock import NOW
 from forwarder.storage.db.statements import Statement
 from forwarder.storage.db.tables import (
@@ -14,16 +14,16 @@ from forwarder.storage.db.tables import (
     conversation_items,
     conversations,
     events,
-    gone,
     items,
     owner_keys,
     responses,
+    tombstones,
 )
 
-_RESPONSES = (responses, events, items)
-_CONVERSATIONS = (conversations, conversation_items, gone)
+RESPONSE_TABLES = (responses, events, items)
+CONVERSATION_TABLES = (conversations, conversation_items, tombstones)
 
-_HAS_ANY = Statement(
+FIND_ANY_ROW = Statement(
     "SELECT 1 WHERE EXISTS (SELECT 1 FROM responses WHERE owner = :owner) "
     "OR EXISTS (SELECT 1 FROM conversations WHERE owner = :owner) "
     "OR EXISTS (SELECT 1 FROM completions WHERE owner = :owner)"
@@ -39,18 +39,18 @@ def list_keys(connection: sa.Connection) -> list[tuple[str, str]]:
 
 def add_key(connection: sa.Connection, sealed: str) -> None:
     """Store an owner key."""
-    row = {"name": random_id("ok"), "created": time.time(), "sealed": sealed}
+    row = {"name": generate_id("ok"), "created": time.time(), "sealed": sealed}
     connection.execute(sa.insert(owner_keys).values(row))
 
 
-def replace_seal(connection: sa.Connection, name: str, sealed: str) -> None:
+def replace_key(connection: sa.Connection, name: str, sealed: str) -> None:
     """Store the same owner key under another seal."""
     connection.execute(sa.update(owner_keys).where(owner_keys.c.name == name).values(sealed=sealed))
 
 
-def has_any(connection: sa.Connection, owner: str) -> bool:
+def has_rows(connection: sa.Connection, owner: str) -> bool:
     """Does an owner have responses, conversations or completions?"""
-    return bool(_HAS_ANY.rows(connection, {"owner": owner}))
+    return bool(FIND_ANY_ROW.fetch_rows(connection, {"owner": owner}))
 
 
 def list_owners(connection: sa.Connection) -> set[str]:
@@ -63,22 +63,22 @@ def list_owners(connection: sa.Connection) -> set[str]:
     }
 
 
-def is_in_turn(connection: sa.Connection, owner: str) -> bool:
+def has_running_turn(connection: sa.Connection, owner: str) -> bool:
     """Does a turn go on in any of an owner's conversations?"""
     held = conversations.c.lease.is_not(None) & (conversations.c.lease >= NOW)
     found = sa.select(conversations.c.id).where(conversations.c.owner == owner, held)
     return connection.execute(found.limit(1)).first() is not None
 
 
-def move(connection: sa.Connection, before: str, now: str) -> bool:
+def move_owner(connection: sa.Connection, before: str, now: str) -> bool:
     """Give everything that one owner has to another; False when conversations had to stay.
 
     They stay while a turn goes on in one of them: it would not find it any more.  Of two things
     with the same id, that of ``now`` stays.  Remembered reasoning is not moved.
     """
-    lock(connection, now)
-    must_stay = is_in_turn(connection, before)
-    for group in (_RESPONSES, (completions,), () if must_stay else _CONVERSATIONS):
+    take_transaction_lock(connection, now)
+    must_stay = has_running_turn(connection, before)
+    for group in (RESPONSE_TABLES, (completions,), () if must_stay else CONVERSATION_TABLES):
         for table in group:
             if table not in (events, conversation_items):  # which go with what they belong to
                 other = table.alias()
@@ -96,7 +96,7 @@ def move(connection: sa.Connection, before: str, now: str) -> bool:
     return not must_stay
 
 
-def lock(connection: sa.Connection, name: str) -> None:
+def take_transaction_lock(connection: sa.Connection, name: str) -> None:
     """Let no other transaction have the lock of this name; SQLite has one writer anyway."""
     if connection.dialect.name != "sqlite":
         connection.execute(

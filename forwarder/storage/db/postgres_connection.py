@@ -17,14 +17,14 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.errors import _WaitTimeout
 
-CONNECT_SECONDS = 5
-STATEMENT_SECONDS = 10
+CONNECT_TIMEOUT_SECONDS = 5
+STATEMENT_TIMEOUT_SECONDS = 10
 """Seconds after which the server ends a statement."""
 
-OPERATION_SECONDS = 12.0
+OPERATION_TIMEOUT_SECONDS = 12.0
 """Seconds for everything in one operation: it may wait for several statements."""
 
-TCP = {
+TCP_PARAMETERS = {
     "keepalives": "1",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
@@ -34,23 +34,23 @@ TCP = {
 """libpq's parameters, by which a machine that is gone is noticed within half a minute."""
 
 
-class _Current(threading.local):
+class CurrentOperation(threading.local):
     """Until when the operation of this greenlet, or thread, may wait."""
 
     deadline: float | None = None
 
 
-_current = _Current()
+_current_operation = CurrentOperation()
 
 
 @contextmanager
-def operation_deadline(seconds: float = OPERATION_SECONDS) -> Iterator[None]:
+def operation_deadline(seconds: float = OPERATION_TIMEOUT_SECONDS) -> Iterator[None]:
     """Let everything inside wait for the server no longer than so many seconds."""
-    before, _current.deadline = _current.deadline, time.monotonic() + seconds
+    before, _current_operation.deadline = _current_operation.deadline, time.monotonic() + seconds
     try:
         yield
     finally:
-        _current.deadline = before
+        _current_operation.deadline = before
 
 
 class DeadlineConnection(psycopg.Connection[Any]):
@@ -58,7 +58,7 @@ class DeadlineConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """What psycopg's own does; raises OperationalError at the deadline."""
-        deadline = _current.deadline
+        deadline = _current_operation.deadline
         if timeout is not None or deadline is None:
             return super().wait(gen, interval, timeout)
         try:
@@ -73,9 +73,9 @@ def connect_with_deadlines(engine: sa.Engine) -> None:
 
     @sa.event.listens_for(engine, "do_connect")
     def connect(dialect: Any, record: Any, given: list[Any], parameters: dict[str, Any]) -> Any:
-        defaults = {"connect_timeout": CONNECT_SECONDS, **TCP}
+        defaults = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, **TCP_PARAMETERS}
         connection = DeadlineConnection.connect(*given, **{**defaults, **parameters})
         if "statement_timeout" not in str(parameters.get("options")):  # the operator's own
-            connection.execute(f"SET statement_timeout = {STATEMENT_SECONDS * 1000}")
+            connection.execute(f"SET statement_timeout = {STATEMENT_TIMEOUT_SECONDS * 1000}")
             connection.commit()
         return connection

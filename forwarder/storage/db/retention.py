@@ -15,34 +15,34 @@ from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db import responses, tombstones
 from forwarder.storage.db.clock import NOW
 from forwarder.storage.db.database import Database
-from forwarder.storage.db.tables import chores, completions, conversations, thoughts
+from forwarder.storage.db.tables import completions, conversations, reasoning, scheduled_jobs
 from forwarder.storage.db.tables import responses as response_table
 
 log = logging.getLogger("forwarder.store")
 
-_EVERY = 300.0
+PRUNE_SECONDS = 300.0
 """Seconds between two prunings."""
 
-_AT_ONCE = 200
+MAX_DELETED_ROWS = 200
 """Rows that are deleted in one transaction: others want to write too."""
 
-_OLDEST_AT_ONCE = 10_000
+MAX_OLDEST_ROWS = 10_000
 """Rows of one owner that are looked for at once."""
 
-_GAP = 86400.0
+CLOCK_JUMP_SECONDS = 86400.0
 """Seconds without any pruning after which the clock may have jumped.  Nothing is deleted for its
 age in as many seconds after that, so that a wrong clock can be put right."""
 
-_WRITES = 20
+PRUNES_PER_SIZE_LIMIT = 20
 """After writing this part of the size limit, a worker prunes at once."""
 
-_LOOKS = 15
+CHECKS_PER_ROUND = 15
 """How often in a round it is looked at how much was written."""
 
-_PRUNE, _STEADY = "prune", "clock"
+PRUNE_JOB, CLOCK_JOB = "prune", "clock"
 """The chores: when to prune next, and from when on the clock is trusted."""
 
-_TABLES = (response_table, conversations, completions, thoughts)
+PRUNED_TABLES = (response_table, conversations, completions, reasoning)
 
 
 class Pruner:
@@ -60,17 +60,17 @@ class Pruner:
         reasoning_ttl: float = 0.0,
     ) -> None:
         self._database = database
-        self._max_ages = dict.fromkeys(_TABLES, max_age) | {thoughts: reasoning_ttl}
+        self._max_ages = dict.fromkeys(PRUNED_TABLES, max_age) | {reasoning: reasoning_ttl}
         self._max_size = max_size
 
     def start(self) -> None:
         """Prune from now on, until the database is closed."""
-        spawn(self._run)
+        spawn(self._run_loop)
 
-    def _run(self) -> None:
-        while not self._wait():
+    def _run_loop(self) -> None:
+        while not self._wait_for_round():
             try:
-                if self._database.written > self._max_size / _WRITES:
+                if self._database.written_bytes > self._max_size / PRUNES_PER_SIZE_LIMIT:
                     self.prune(by_age=False)
                 self.prune_if_due()
             except StoreUnavailable:
@@ -78,59 +78,59 @@ class Pruner:
             except Exception:
                 log.exception("the store could not be pruned")
 
-    def _wait(self) -> bool:
+    def _wait_for_round(self) -> bool:
         """Wait until it may be time to prune; True when the database is closed."""
-        for _ in range(_LOOKS):
-            if self._database.closed.wait(_EVERY / 4 / _LOOKS):
+        for _ in range(CHECKS_PER_ROUND):
+            if self._database.closed.wait(PRUNE_SECONDS / 4 / CHECKS_PER_ROUND):
                 return True
-            if self._database.written > self._max_size / _WRITES:
+            if self._database.written_bytes > self._max_size / PRUNES_PER_SIZE_LIMIT:
                 break
         return False
 
     def prune_if_due(self) -> bool:
         """Prune unless that was done lately, by this worker or another; whether it was done."""
-        if not self._database.write(_taken):
+        if not self._database.write(claim_pruning):
             return False
-        self.prune(by_age=not self._database.read(_may_have_jumped))
+        self.prune(by_age=not self._database.read(is_clock_untrusted))
         return True
 
     def prune(self, by_age: bool = True) -> None:
         """Delete what is old, and the oldest of what is too much."""
-        self._database.written = 0
-        self._database.write(tombstones.forget)
-        deleted = (sum(self._aged()) if by_age else 0) + sum(self._excess())
+        self._database.written_bytes = 0
+        self._database.write(tombstones.remove_expired)
+        deleted = (sum(self._delete_old()) if by_age else 0) + sum(self._delete_excess())
         if deleted:
-            self._database.write(responses.bury)
-            self._database.tidy()
+            self._database.write(responses.reap_hidden)
+            self._database.reclaim_space()
             log.info("forgot %d stored objects", deleted)
 
-    def _aged(self) -> Iterator[int]:
+    def _delete_old(self) -> Iterator[int]:
         for table, max_age in self._max_ages.items():
             if max_age is None:
                 continue
             old = table.c.used < NOW - max_age
-            deleted = _AT_ONCE
-            while deleted == _AT_ONCE:
-                deleted = self._deleted(table, old)
+            deleted = MAX_DELETED_ROWS
+            while deleted == MAX_DELETED_ROWS:
+                deleted = self._delete_matching(table, old)
                 yield deleted
 
-    def _excess(self) -> Iterator[int]:
-        if self._database.read(_total) <= self._max_size:
+    def _delete_excess(self) -> Iterator[int]:
+        if self._database.read(measure_total) <= self._max_size:
             return
-        sizes = self._database.read(_measure_owners)
+        sizes = self._database.read(measure_owners)
         share = compute_share(sizes.values(), self._max_size)
         for owner, size in sizes.items():
             while size > share:
-                oldest = self._database.read(partial(_list_oldest, owner=owner, size=size - share))
+                oldest = self._database.read(partial(list_oldest, owner=owner, size=size - share))
                 if not oldest:
                     break
-                for start in range(0, len(oldest), _AT_ONCE):
-                    rows = oldest[start : start + _AT_ONCE]
-                    yield self._database.write(partial(_delete_rows, owner=owner, rows=rows))
+                for start in range(0, len(oldest), MAX_DELETED_ROWS):
+                    rows = oldest[start : start + MAX_DELETED_ROWS]
+                    yield self._database.write(partial(delete_rows, owner=owner, rows=rows))
                 size -= sum(row.size for row in oldest)
 
-    def _deleted(self, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
-        return self._database.write(lambda c: _delete(c, table, which))
+    def _delete_matching(self, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
+        return self._database.write(lambda c: delete_matching(c, table, which))
 
 
 def compute_share(sizes: Iterable[int], max_size: int) -> int:
@@ -148,62 +148,74 @@ def compute_share(sizes: Iterable[int], max_size: int) -> int:
     return share
 
 
-def _taken(connection: sa.Connection) -> bool:
+def claim_pruning(connection: sa.Connection) -> bool:
     """Is pruning due?  Whoever hears so has taken it on."""
-    mine = chores.c.name == _PRUNE
-    found = connection.execute(sa.select(chores.c.due, NOW).where(mine)).first()
+    mine = scheduled_jobs.c.name == PRUNE_JOB
+    found = connection.execute(sa.select(scheduled_jobs.c.due, NOW).where(mine)).first()
     if found is None:
-        connection.execute(sa.insert(chores).values(name=_PRUNE, due=NOW + _EVERY))
+        connection.execute(
+            sa.insert(scheduled_jobs).values(name=PRUNE_JOB, due=NOW + PRUNE_SECONDS)
+        )
         return False
     due, now = found
-    was_set_back = due > now + 2 * _EVERY
+    was_set_back = due > now + 2 * PRUNE_SECONDS
     if due > now and not was_set_back:
         return False
-    taken = sa.update(chores).where(mine, chores.c.due == due).values(due=NOW + _EVERY)
+    taken = (
+        sa.update(scheduled_jobs)
+        .where(mine, scheduled_jobs.c.due == due)
+        .values(due=NOW + PRUNE_SECONDS)
+    )
     if not connection.execute(taken).rowcount:
         return False
-    if now > due + _GAP or was_set_back:
+    if now > due + CLOCK_JUMP_SECONDS or was_set_back:
         log.warning("the clock has jumped, or nobody has run; for a day nothing is too old")
-        connection.execute(sa.delete(chores).where(chores.c.name == _STEADY))
-        connection.execute(sa.insert(chores).values(name=_STEADY, due=NOW + _GAP))
+        connection.execute(sa.delete(scheduled_jobs).where(scheduled_jobs.c.name == CLOCK_JOB))
+        connection.execute(
+            sa.insert(scheduled_jobs).values(name=CLOCK_JOB, due=NOW + CLOCK_JUMP_SECONDS)
+        )
     return True
 
 
-def _may_have_jumped(connection: sa.Connection) -> bool:
+def is_clock_untrusted(connection: sa.Connection) -> bool:
     """Is it too early to trust the clock?"""
-    soon = (chores.c.name == _STEADY) & (chores.c.due > NOW) & (chores.c.due <= NOW + _GAP)
-    return connection.execute(sa.select(chores.c.name).where(soon)).first() is not None
+    soon = (
+        (scheduled_jobs.c.name == CLOCK_JOB)
+        & (scheduled_jobs.c.due > NOW)
+        & (scheduled_jobs.c.due <= NOW + CLOCK_JUMP_SECONDS)
+    )
+    return connection.execute(sa.select(scheduled_jobs.c.name).where(soon)).first() is not None
 
 
-def _total(connection: sa.Connection) -> int:
-    sums = [sa.select(sa.func.coalesce(sa.func.sum(table.c.size), 0)) for table in _TABLES]
+def measure_total(connection: sa.Connection) -> int:
+    sums = [sa.select(sa.func.coalesce(sa.func.sum(table.c.size), 0)) for table in PRUNED_TABLES]
     return sum(int(connection.scalar(total) or 0) for total in sums)
 
 
-def _measure_owners(connection: sa.Connection) -> Counter[str]:
+def measure_owners(connection: sa.Connection) -> Counter[str]:
     """Owner -> the bytes of all that is stored for it."""
     sizes: Counter[str] = Counter()
-    for table in _TABLES:
+    for table in PRUNED_TABLES:
         found = sa.select(table.c.owner, sa.func.sum(table.c.size)).group_by(table.c.owner)
         for owner, size in connection.execute(found):
             sizes[owner] += int(size)
     return sizes
 
 
-class _Row(NamedTuple):
+class PrunableRow(NamedTuple):
     table: sa.Table
     id: str
     used: float
     size: int
 
 
-def _list_oldest(connection: sa.Connection, owner: str, size: int) -> list[_Row]:
+def list_oldest(connection: sa.Connection, owner: str, size: int) -> list[PrunableRow]:
     """Those of an owner that were not used for longest, until they make up ``size`` bytes."""
-    rows: list[_Row] = []
-    for table in _TABLES:
+    rows: list[PrunableRow] = []
+    for table in PRUNED_TABLES:
         found = sa.select(table.c.id, table.c.used, table.c.size).where(table.c.owner == owner)
-        oldest = connection.execute(found.order_by(table.c.used).limit(_OLDEST_AT_ONCE))
-        rows += [_Row(table, *row) for row in oldest]
+        oldest = connection.execute(found.order_by(table.c.used).limit(MAX_OLDEST_ROWS))
+        rows += [PrunableRow(table, *row) for row in oldest]
     rows.sort(key=lambda row: row.used)
     for i, row in enumerate(rows):
         if size <= 0:
@@ -212,16 +224,18 @@ def _list_oldest(connection: sa.Connection, owner: str, size: int) -> list[_Row]
     return rows
 
 
-def _delete_rows(connection: sa.Connection, owner: str, rows: list[_Row]) -> int:
+def delete_rows(connection: sa.Connection, owner: str, rows: list[PrunableRow]) -> int:
     for table, name, *_ in rows:
         connection.execute(sa.delete(table).where(table.c.owner == owner, table.c.id == name))
     return len(rows)
 
 
-def _delete(connection: sa.Connection, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
+def delete_matching(
+    connection: sa.Connection, table: sa.Table, which: sa.ColumnElement[bool]
+) -> int:
     """Delete some of those not used for longest."""
     found = sa.select(table.c.owner, table.c.id).where(which)
-    rows = connection.execute(found.order_by(table.c.used).limit(_AT_ONCE)).all()
+    rows = connection.execute(found.order_by(table.c.used).limit(MAX_DELETED_ROWS)).all()
     for owner, name in rows:
         connection.execute(sa.delete(table).where(table.c.owner == owner, table.c.id == name))
     return len(rows)

@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable
 
 from forwarder.core.errors import StoreUnavailable
-from forwarder.storage.db.clock import LEASE
+from forwarder.storage.db.clock import LEASE_SECONDS
 
 SETTLE_SECONDS = 8.0
 """Seconds for which the database must take writes: a worker that tries to connect again waits up
 to 5 seconds for the network, pauses for 1.2 before its next trial, and then writes within 2."""
 
-_PROBE_SECONDS = 1.0
+PROBE_SECONDS = 1.0
 """Seconds between two probes."""
 
-_MAX_GAP_SECONDS = LEASE / 2
+MAX_PROBE_GAP_SECONDS = LEASE_SECONDS / 2
 """Seconds between two probes in which an outage that ends leases cannot hide."""
 
 
-class Settling:
+class StabilityMonitor:
     """Watches whether a database takes writes, for as long as somebody asks.
 
     ``probe`` writes as much as a trial does; raises StoreUnavailable.
@@ -34,8 +34,8 @@ class Settling:
     def __init__(self, probe: Callable[[], object]) -> None:
         self._probe = probe
         self._lock = threading.Lock()
-        self._since: float | None = None
-        self._probed = float("-inf")
+        self._stable_since: float | None = None
+        self._probed_at = float("-inf")
 
     def has_settled(self) -> bool:
         """Has the database taken writes for long enough?  Probes it, unless that was done lately.
@@ -47,24 +47,28 @@ class Settling:
                 self._probe_if_due()
             finally:
                 self._lock.release()
-        since = self._since
+        since = self._stable_since
         return since is not None and time.monotonic() - since >= SETTLE_SECONDS
 
     def restart(self) -> None:
         """Note that a write has failed."""
-        self._since = None
+        self._stable_since = None
 
     def _probe_if_due(self) -> None:
         began = time.monotonic()
-        pause = began - self._probed
-        if pause < _PROBE_SECONDS:
+        pause = began - self._probed_at
+        if pause < PROBE_SECONDS:
             return
         try:
             self._probe()
         except StoreUnavailable:
-            self._since = None
+            self._stable_since = None
             return
         finally:
-            self._probed = now = time.monotonic()
-        if self._since is None or pause > _MAX_GAP_SECONDS or now - began > SETTLE_SECONDS:
-            self._since = now
+            self._probed_at = now = time.monotonic()
+        if (
+            self._stable_since is None
+            or pause > MAX_PROBE_GAP_SECONDS
+            or now - began > SETTLE_SECONDS
+        ):
+            self._stable_since = now

@@ -13,33 +13,33 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-_NAME = re.compile(r"(?<!:):(\w+)")
+PLACEHOLDER = re.compile(r"(?<!:):(\w+)")
 
 
 class Statement:
     """An SQL statement with ``:name`` for each value."""
 
     def __init__(self, sql: str) -> None:
-        self._names = _NAME.findall(sql)
+        self._names = PLACEHOLDER.findall(sql)
         # SQLite's driver takes values by their places, PostgreSQL's by their names.
-        self._by_place = _NAME.sub("?", sql)
-        self._by_name = _NAME.sub(r"%(\1)s", sql)
+        self._positional_sql = PLACEHOLDER.sub("?", sql)
+        self._named_sql = PLACEHOLDER.sub(r"%(\1)s", sql)
 
     def run(self, connection: sa.Connection, *rows: Mapping[str, Any]) -> int:
         """Run it for each of these rows; how many rows of the database it changed by the last."""
         changed = 0
         for row in rows:
-            changed = self._executed(connection, row).rowcount
+            changed = self._execute(connection, row).rowcount
         return changed
 
-    def rows(self, connection: sa.Connection, values: Mapping[str, Any]) -> list[Any]:
+    def fetch_rows(self, connection: sa.Connection, values: Mapping[str, Any]) -> list[Any]:
         """What it finds."""
-        found: list[Any] = self._executed(connection, values).fetchall()
+        found: list[Any] = self._execute(connection, values).fetchall()
         return found
 
-    def _executed(self, connection: sa.Connection, row: Mapping[str, Any]) -> Any:
+    def _execute(self, connection: sa.Connection, row: Mapping[str, Any]) -> Any:
         by_place = connection.dialect.paramstyle == "qmark"
-        sql = self._by_place if by_place else self._by_name
+        sql = self._positional_sql if by_place else self._named_sql
         driver: Any = connection.connection.driver_connection
         try:
             return driver.execute(sql, [row[name] for name in self._names] if by_place else row)
@@ -47,7 +47,7 @@ class Statement:
             raise DBAPIError(sql, None, error) from error
 
 
-def inserting(table: sa.Table, on_conflict: str = "") -> Statement:
+def make_insert(table: sa.Table, on_conflict: str = "") -> Statement:
     """An INSERT of all columns of a table."""
     names = table.columns.keys()
     columns = ", ".join(f'"{name}"' for name in names)
@@ -56,9 +56,9 @@ def inserting(table: sa.Table, on_conflict: str = "") -> Statement:
     return Statement(sql)
 
 
-def putting(table: sa.Table) -> Statement:
+def make_upsert(table: sa.Table) -> Statement:
     """An INSERT that changes the row that is there already; two may put the same at once."""
     keys = table.primary_key.columns.keys()
     rest = [name for name in table.columns.keys() if name not in keys]  # noqa: SIM118
     changes = ", ".join(f'"{name}" = excluded."{name}"' for name in rest)
-    return inserting(table, f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {changes}")
+    return make_insert(table, f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {changes}")

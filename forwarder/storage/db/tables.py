@@ -11,15 +11,15 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
-_NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+BIG_INTEGER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """What SQLite counts up by itself is its INTEGER alone."""
 
 
-def _key(name: str) -> sa.Column[str]:
+def make_key_column(name: str) -> sa.Column[str]:
     return sa.Column(name, sa.Text, primary_key=True)
 
 
-def _index_of_some(name: str, *columns: str) -> sa.Index:
+def make_partial_index(name: str, *columns: str) -> sa.Index:
     """An index of the rows that have anything in the last of these columns; most have not."""
     there = sa.text(f"{columns[-1]} IS NOT NULL")
     return sa.Index(name, *columns, sqlite_where=there, postgresql_where=there)
@@ -28,16 +28,16 @@ def _index_of_some(name: str, *columns: str) -> sa.Index:
 responses = sa.Table(
     "responses",
     metadata,
-    _key("owner"),
-    _key("id"),
+    make_key_column("owner"),
+    make_key_column("id"),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("used", sa.Double, nullable=False),
-    sa.Column("size", _NUMBER, nullable=False),
+    sa.Column("size", BIG_INTEGER, nullable=False),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("hidden", sa.Boolean, nullable=False),
     sa.Column("previous", sa.Text),
     sa.Column("conversation", sa.Text),
-    sa.Column("before", _NUMBER),
+    sa.Column("before", BIG_INTEGER),
     sa.Column("upstream", sa.Text),
     sa.Column("upstream_id", sa.Text),
     sa.Column("worker", sa.Text),
@@ -46,10 +46,10 @@ responses = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("log", sa.LargeBinary),
     sa.Column("request", sa.Text),
-    sa.Column("attempt", _NUMBER),
+    sa.Column("attempt", BIG_INTEGER),
     sa.Index("responses_by_use", "used", "size"),
-    _index_of_some("responses_by_previous", "owner", "previous"),
-    _index_of_some("responses_by_lease", "lease"),
+    make_partial_index("responses_by_previous", "owner", "previous"),
+    make_partial_index("responses_by_lease", "lease"),
 )
 """``hidden`` ones are deleted, but a later response stands on them.  ``before`` is the last item
 of the conversation that the request stood on.  ``worker`` and ``lease`` are those of background
@@ -59,7 +59,7 @@ response that was stored when it was over, where it is one piece; older workers 
 ``attempt`` counts how often it was begun."""
 
 
-def _of_response(name: str) -> sa.ForeignKeyConstraint:
+def make_response_foreign_key(name: str) -> sa.ForeignKeyConstraint:
     return sa.ForeignKeyConstraint(
         ["owner", name], ["responses.owner", "responses.id"], ondelete="CASCADE"
     )
@@ -68,12 +68,12 @@ def _of_response(name: str) -> sa.ForeignKeyConstraint:
 events = sa.Table(
     "events",
     metadata,
-    _key("owner"),
-    _key("response"),
-    sa.Column("first", _NUMBER, primary_key=True, autoincrement=False),
-    sa.Column("last", _NUMBER, nullable=False),
+    make_key_column("owner"),
+    make_key_column("response"),
+    sa.Column("first", BIG_INTEGER, primary_key=True, autoincrement=False),
+    sa.Column("last", BIG_INTEGER, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
-    _of_response("response"),
+    make_response_foreign_key("response"),
 )
 """Pieces of the responses' event logs, where there are several or will be, with the sequence
 numbers of their first and last event."""
@@ -81,11 +81,11 @@ numbers of their first and last event."""
 items = sa.Table(
     "items",
     metadata,
-    _key("owner"),
-    _key("id"),
+    make_key_column("owner"),
+    make_key_column("id"),
     sa.Column("response", sa.Text, nullable=False),
     sa.Index("items_by_response", "owner", "response"),
-    _of_response("response"),
+    make_response_foreign_key("response"),
     sqlite_with_rowid=False,
 )
 """In which response's output an item is, or, with an id of the client's, in which input."""
@@ -93,11 +93,11 @@ items = sa.Table(
 conversations = sa.Table(
     "conversations",
     metadata,
-    _key("owner"),
-    _key("id"),
+    make_key_column("owner"),
+    make_key_column("id"),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("used", sa.Double, nullable=False),
-    sa.Column("size", _NUMBER, nullable=False),
+    sa.Column("size", BIG_INTEGER, nullable=False),
     sa.Column("metadata", sa.LargeBinary, nullable=False),
     sa.Column("holder", sa.Text),
     sa.Column("lease", sa.Double),
@@ -108,7 +108,7 @@ conversations = sa.Table(
 conversation_items = sa.Table(
     "conversation_items",
     metadata,
-    sa.Column("number", _NUMBER, primary_key=True),
+    sa.Column("number", BIG_INTEGER, primary_key=True),
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("conversation", sa.Text, nullable=False),
     sa.Column("id", sa.Text, nullable=False),
@@ -127,12 +127,12 @@ conversation_items = sa.Table(
 completions = sa.Table(
     "completions",
     metadata,
-    sa.Column("number", _NUMBER, primary_key=True),
+    sa.Column("number", BIG_INTEGER, primary_key=True),
     sa.Column("owner", sa.Text, nullable=False),
     sa.Column("id", sa.Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("used", sa.Double, nullable=False),
-    sa.Column("size", _NUMBER, nullable=False),
+    sa.Column("size", BIG_INTEGER, nullable=False),
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("metadata", sa.LargeBinary, nullable=False),
     sa.Column("messages", sa.LargeBinary, nullable=False),
@@ -142,13 +142,13 @@ completions = sa.Table(
     sqlite_autoincrement=True,
 )
 
-thoughts = sa.Table(
+reasoning = sa.Table(
     "thoughts",
     metadata,
-    _key("owner"),
-    _key("id"),
+    make_key_column("owner"),
+    make_key_column("id"),
     sa.Column("used", sa.Double, nullable=False),
-    sa.Column("size", _NUMBER, nullable=False),
+    sa.Column("size", BIG_INTEGER, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
     sa.Index("thoughts_by_use", "used", "size"),
 )
@@ -158,7 +158,7 @@ an owner, an upstream and a model, ``id`` that of where the reasoning belongs.""
 models = sa.Table(
     "models",
     metadata,
-    _key("name"),
+    make_key_column("name"),
     sa.Column("version", sa.Text, nullable=False),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("modified", sa.Double, nullable=False),
@@ -171,18 +171,18 @@ models = sa.Table(
 generations = sa.Table(
     "generations",
     metadata,
-    _key("name"),
-    sa.Column("number", _NUMBER, nullable=False),
+    make_key_column("name"),
+    sa.Column("number", BIG_INTEGER, nullable=False),
 )
 """How often something was changed of which every worker has a copy."""
 
-gone = sa.Table(
+tombstones = sa.Table(
     "gone",
     metadata,
-    _key("owner"),
-    _key("holder"),
-    _key("id"),
-    sa.Column("number", _NUMBER, nullable=False),
+    make_key_column("owner"),
+    make_key_column("holder"),
+    make_key_column("id"),
+    sa.Column("number", BIG_INTEGER, nullable=False),
     sa.Column("at", sa.Double, nullable=False),
     sa.Index("gone_by_time", "at"),
 )
@@ -191,17 +191,17 @@ gone = sa.Table(
 owner_keys = sa.Table(
     "owner_keys",
     metadata,
-    _key("name"),
+    make_key_column("name"),
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("sealed", sa.Text, nullable=False),
 )
 """Random keys with which owners are derived from clients' keys, sealed.  There are several when a
 worker could open none: each secret has its own until they are sealed under the same one."""
 
-chores = sa.Table(
+scheduled_jobs = sa.Table(
     "chores",
     metadata,
-    _key("name"),
+    make_key_column("name"),
     sa.Column("due", sa.Double, nullable=False),
 )
 """What one of all workers has to do now and then, and when it is due again."""

@@ -9,30 +9,30 @@ import re
 
 from forwarder.core.types import Batch, Json
 
-_PART = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
+_BYTES_TOKEN = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
 """How OpenAI writes a token that is only a part of a character."""
 
 
-def on_last(chunks: Batch, entries: list[Json]) -> Batch:
+def attach_logprobs(chunks: Batch, entries: list[Json]) -> Batch:
     """The chunks, of which there is at least one, with log probabilities on the last."""
     *before, last = chunks
-    content = [_token(entry) for entry in entries]
+    content = [convert_token(entry) for entry in entries]
     choice = {**last["choices"][0], "logprobs": {"content": content, "refusal": None}}
     return [*before, {**last, "choices": [choice]}]
 
 
-def _token(entry: Json) -> Json:
-    others = [_alternative(other) for other in entry.get("top_logprobs") or ()]
-    return {**_alternative(entry), "top_logprobs": others}
+def convert_token(entry: Json) -> Json:
+    others = [convert_alternative(other) for other in entry.get("top_logprobs") or ()]
+    return {**convert_alternative(entry), "top_logprobs": others}
 
 
-def _alternative(entry: Json) -> Json:
+def convert_alternative(entry: Json) -> Json:
     token = entry.get("token") or ""
     given = entry.get("bytes")
-    spelled = list(_spelled(token)) if given is None else given
+    spelled = list(encode_token(token)) if given is None else given
     return {"token": token, "logprob": entry.get("logprob"), "bytes": spelled}
 
 
-def _spelled(token: str) -> bytes:
-    part = _PART.fullmatch(token)
+def encode_token(token: str) -> bytes:
+    part = _BYTES_TOKEN.fullmatch(token)
     return bytes.fromhex(part[1].replace("\\x", "")) if part else token.encode(errors="replace")

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.core.types import Event, Json
-from forwarder.protocols.mappings import no_text
+from forwarder.protocols.mappings import non_text_content
 
-_PARTS = {"text": "content_index", "summary": "summary_index"}
+_PART_INDEX_FIELDS = {"text": "content_index", "summary": "summary_index"}
 """Form of reasoning -> the field that says which part of it a delta belongs to."""
 
 
-class Thoughts:
+class ReasoningText:
     """What has been thought so far, by output item, form and part."""
 
     def __init__(self) -> None:
@@ -24,29 +24,29 @@ class Thoughts:
         # Place of a summary -> the pieces of its text: joining each would copy all before it.
         self._summaries: dict[tuple[Any, ...], list[str]] = {}
 
-    def grow(self, event: Event, form: str) -> str:
+    def add_delta(self, event: Event, form: str) -> str:
         """What a delta adds to the text that is shown."""
-        place = (event.get("output_index"), form, event.get(_PARTS[form]))
-        return self._add(place, event.get("delta") or "")
+        place = (event.get("output_index"), form, event.get(_PART_INDEX_FIELDS[form]))
+        return self._append_text(place, event.get("delta") or "")
 
-    def finish(self, event: Event, form: str) -> str:
+    def finish_part(self, event: Event, form: str) -> str:
         """What of a finished part the deltas left out."""
-        place = (event.get("output_index"), form, event.get(_PARTS[form]))
+        place = (event.get("output_index"), form, event.get(_PART_INDEX_FIELDS[form]))
         rest = (event.get("text") or "")[self._sent.get(place, 0) :]
-        return self._add(place, rest) if rest else ""
+        return self._append_text(place, rest) if rest else ""
 
     def finish_item(self, index: Any, item: Json) -> str:
         """What of a finished item has not come before."""
         parts = (
-            ({"output_index": index, _PARTS[form]: i, "text": part.get("text")}, form)
+            ({"output_index": index, _PART_INDEX_FIELDS[form]: i, "text": part.get("text")}, form)
             for form, name in (("text", "content"), ("summary", "summary"))
             for i, part in enumerate(item.get(name) or ())
         )
-        return "".join(self.finish(event, form) for event, form in parts)
+        return "".join(self.finish_part(event, form) for event, form in parts)
 
-    def _add(self, place: tuple[Any, ...], delta: str) -> str:
+    def _append_text(self, place: tuple[Any, ...], delta: str) -> str:
         if type(delta) is not str:
-            raise no_text()
+            raise non_text_content()
         index, form, _ = place
         fresh = place not in self._sent
         self._sent[place] = self._sent.get(place, 0) + len(delta)
@@ -59,12 +59,12 @@ class Thoughts:
         return "\n\n" + delta if fresh and len(self._sent) > 1 else delta
 
     @property
-    def indexes(self) -> set[Any]:
+    def output_indexes(self) -> set[Any]:
         """The output indexes of the items that were heard of."""
         return {place[0] for place in self._sent}
 
     @property
-    def apart(self) -> str:
+    def separate_summary(self) -> str:
         """The summaries of what came as text as well."""
         shown = (pieces for place, pieces in self._summaries.items() if place[0] in self._texts)
         return "\n\n".join(map("".join, shown))

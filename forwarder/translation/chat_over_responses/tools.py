@@ -4,82 +4,101 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.core.errors import InvalidRequest, shorten
+from forwarder.core.errors import InvalidRequest, shorten_value
 from forwarder.core.types import Json
-from forwarder.core.validate import DICT, LIST, STR, choose, expect, optional, require
+from forwarder.core.validate import (
+    DICT,
+    LIST,
+    STR,
+    check_enum,
+    check_type,
+    read_field,
+    require_field,
+)
 
-_SHAPES = ("function", "custom")
+_TOOL_SHAPES = ("function", "custom")
 
 
-def tools_to_responses(tools: list[Any]) -> list[Json]:
+def convert_tools(tools: list[Any]) -> list[Json]:
     """Each tool without its wrapper."""
-    return [_tool(expect(tool, DICT, f"tools[{i}]"), f"tools[{i}]") for i, tool in enumerate(tools)]
+    return [
+        convert_tool(check_type(tool, DICT, f"tools[{i}]"), f"tools[{i}]")
+        for i, tool in enumerate(tools)
+    ]
 
 
-def functions_to_responses(functions: list[Any]) -> list[Json]:
+def convert_functions(functions: list[Any]) -> list[Json]:
     """The legacy spelling: bare functions."""
     return [
-        _function(expect(function, DICT, f"functions[{i}]"), f"functions[{i}]")
+        convert_function(check_type(function, DICT, f"functions[{i}]"), f"functions[{i}]")
         for i, function in enumerate(functions)
     ]
 
 
-def choice_to_responses(choice: Any) -> Any:
+def convert_tool_choice(choice: Any) -> Any:
     """``tool_choice`` without its wrappers."""
     if isinstance(choice, str):
-        return choose(choice, ("none", "auto", "required"), "tool_choice")
-    kind = require(choice, "type", STR, "tool_choice.type")
+        return check_enum(choice, ("none", "auto", "required"), "tool_choice")
+    kind = require_field(choice, "type", STR, "tool_choice.type")
     if kind != "allowed_tools":
-        return _reference(choice, "tool_choice")
-    allowed = require(choice, "allowed_tools", DICT, "tool_choice.allowed_tools")
+        return convert_reference(choice, "tool_choice")
+    allowed = require_field(choice, "allowed_tools", DICT, "tool_choice.allowed_tools")
     path = "tool_choice.allowed_tools.tools"
-    tools = require(allowed, "tools", LIST, path)
-    refs = [_reference(expect(t, DICT, path), f"{path}[{i}]") for i, t in enumerate(tools)]
-    mode = choose(allowed.get("mode", "auto"), ("auto", "required"), "tool_choice.mode")
+    tools = require_field(allowed, "tools", LIST, path)
+    refs = [
+        convert_reference(check_type(t, DICT, path), f"{path}[{i}]") for i, t in enumerate(tools)
+    ]
+    mode = check_enum(allowed.get("mode", "auto"), ("auto", "required"), "tool_choice.mode")
     return {"type": "allowed_tools", "mode": mode, "tools": refs}
 
 
-def function_call_to_responses(choice: Any) -> Any:
+def convert_function_call(choice: Any) -> Any:
     """The legacy ``function_call``: ``none``, ``auto`` or ``{name}``."""
     if isinstance(choice, str):
-        return choose(choice, ("none", "auto"), "function_call")
-    return {"type": "function", "name": require(choice, "name", STR, "function_call.name")}
+        return check_enum(choice, ("none", "auto"), "function_call")
+    return {"type": "function", "name": require_field(choice, "name", STR, "function_call.name")}
 
 
-def _tool(tool: Json, path: str) -> Json:
-    kind = choose(require(tool, "type", STR, f"{path}.type"), _SHAPES, f"{path}.type")
-    inner = require(tool, kind, DICT, f"{path}.{kind}")
-    return _function(inner, f"{path}.function") if kind == "function" else _custom(inner, path)
+def convert_tool(tool: Json, path: str) -> Json:
+    kind = check_enum(
+        require_field(tool, "type", STR, f"{path}.type"), _TOOL_SHAPES, f"{path}.type"
+    )
+    inner = require_field(tool, kind, DICT, f"{path}.{kind}")
+    return (
+        convert_function(inner, f"{path}.function")
+        if kind == "function"
+        else convert_custom_tool(inner, path)
+    )
 
 
-def _function(function: Json, path: str) -> Json:
-    flat: Json = {"type": "function", "name": require(function, "name", STR, f"{path}.name")}
+def convert_function(function: Json, path: str) -> Json:
+    flat: Json = {"type": "function", "name": require_field(function, "name", STR, f"{path}.name")}
     if function.get("description") is not None:
         flat["description"] = function["description"]
-    parameters = optional(function, "parameters", DICT, f"{path}.parameters")
+    parameters = read_field(function, "parameters", DICT, f"{path}.parameters")
     flat["parameters"] = parameters or {"type": "object", "properties": {}}
     # Chat's default is not strict; the Responses API would try strict when nothing is said.
     flat["strict"] = bool(function.get("strict"))
     return flat
 
 
-def _custom(custom: Json, path: str) -> Json:
+def convert_custom_tool(custom: Json, path: str) -> Json:
     flat = {k: v for k, v in custom.items() if k != "format" and v is not None}
-    require(flat, "name", STR, f"{path}.custom.name")
-    text_format = optional(custom, "format", DICT, f"{path}.custom.format")
+    require_field(flat, "name", STR, f"{path}.custom.name")
+    text_format = read_field(custom, "format", DICT, f"{path}.custom.format")
     if text_format and text_format.get("type") == "grammar":
-        grammar = optional(text_format, "grammar", DICT, f"{path}.custom.format.grammar")
+        grammar = read_field(text_format, "grammar", DICT, f"{path}.custom.format.grammar")
         text_format = {"type": "grammar", **(grammar or {})}
     return {"type": "custom", **flat, **({"format": text_format} if text_format else {})}
 
 
-def _reference(ref: Json, path: str) -> Json:
-    kind = choose(require(ref, "type", STR, f"{path}.type"), _SHAPES, f"{path}.type")
-    inner = require(ref, kind, DICT, f"{path}.{kind}")
-    return {"type": kind, "name": require(inner, "name", STR, f"{path}.{kind}.name")}
+def convert_reference(ref: Json, path: str) -> Json:
+    kind = check_enum(require_field(ref, "type", STR, f"{path}.type"), _TOOL_SHAPES, f"{path}.type")
+    inner = require_field(ref, kind, DICT, f"{path}.{kind}")
+    return {"type": kind, "name": require_field(inner, "name", STR, f"{path}.{kind}.name")}
 
 
-def check_choice(choice: Any, tools: list[Json]) -> None:
+def check_tool_choice(choice: Any, tools: list[Json]) -> None:
     """A choice needs tools to choose from, and may only name one that is offered."""
     if not tools and choice in ("none", "auto"):
         return
@@ -90,5 +109,6 @@ def check_choice(choice: Any, tools: list[Json]) -> None:
     name = choice.get("name") if isinstance(choice, dict) else None
     if name is not None and all(tool.get("name") != name for tool in tools):
         raise InvalidRequest(
-            f"Tool choice '{shorten(name)}' not found in 'tools' parameter.", param="tool_choice"
+            f"Tool choice '{shorten_value(name)}' not found in 'tools' parameter.",
+            param="tool_choice",
         )

@@ -8,49 +8,49 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
-from forwarder.core.validate import LIST, STR, optional
+from forwarder.core.validate import LIST, STR, read_field
 from forwarder.protocols.ollama_parameters import OLLAMA_CHAT, OLLAMA_GENERATE
-from forwarder.protocols.parameters import Fate
-from forwarder.translation.ollama_over_chat.messages import History, seen
+from forwarder.protocols.parameters import Disposition
+from forwarder.translation.ollama_over_chat.messages import OllamaHistoryReader, make_content
 
 
-class Form(NamedTuple):
+class OllamaEndpoint(NamedTuple):
     """One of them.
 
-    ``messages`` gives the chat messages of a request, none when nothing is asked; ``said`` the
+    ``read_messages`` gives the chat messages of a request, none when nothing is asked; ``said`` the
     part of a line that holds ``content``, ``thinking`` and ``tool_calls``.
     """
 
-    fates: dict[str, Fate]
-    messages: Callable[[Json, Ledger], list[Json]]
-    said: Callable[[Json], Json]
+    parameters: dict[str, Disposition]
+    read_messages: Callable[[Json, LossReport], list[Json]]
+    make_line_body: Callable[[Json], Json]
 
 
-def _conversation(request: Json, ledger: Ledger) -> list[Json]:
-    messages = optional(request, "messages", LIST, "messages") or []
-    return History(ledger).read(messages)
+def read_chat_messages(request: Json, loss_report: LossReport) -> list[Json]:
+    messages = read_field(request, "messages", LIST, "messages") or []
+    return OllamaHistoryReader(loss_report).read_messages(messages)
 
 
-def _message(said: Json) -> Json:
-    return {"message": {"role": "assistant", "content": "", **said}}
+def make_chat_line(delta: Json) -> Json:
+    return {"message": {"role": "assistant", "content": "", **delta}}
 
 
-def _prompted(request: Json, ledger: Ledger) -> list[Json]:
-    prompt = optional(request, "prompt", STR, "prompt")
-    system = optional(request, "system", STR, "system")
-    images = optional(request, "images", LIST, "images") or []
-    user = {"role": "user", "content": seen(prompt or "", images, "images")}
+def read_generate_messages(request: Json, loss_report: LossReport) -> list[Json]:
+    prompt = read_field(request, "prompt", STR, "prompt")
+    system = read_field(request, "system", STR, "system")
+    images = read_field(request, "images", LIST, "images") or []
+    user = {"role": "user", "content": make_content(prompt or "", images, "images")}
     if not prompt:
         return []
     return [{"role": "system", "content": system}, user] if system else [user]
 
 
-def _response(said: Json) -> Json:
-    rest = {name: value for name, value in said.items() if name != "content"}
-    return {"response": said.get("content", ""), **rest}
+def make_generate_line(delta: Json) -> Json:
+    rest = {name: value for name, value in delta.items() if name != "content"}
+    return {"response": delta.get("content", ""), **rest}
 
 
-CHAT = Form(OLLAMA_CHAT, _conversation, _message)
-GENERATE = Form(OLLAMA_GENERATE, _prompted, _response)
+CHAT_ENDPOINT = OllamaEndpoint(OLLAMA_CHAT, read_chat_messages, make_chat_line)
+GENERATE_ENDPOINT = OllamaEndpoint(OLLAMA_GENERATE, read_generate_messages, make_generate_line)

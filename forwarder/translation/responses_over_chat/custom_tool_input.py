@@ -17,7 +17,7 @@ _INPUT_NAMES = ("input", "patch", "command", "code", "text", "content")
 INPUT_HEAD = re.compile(rf'\s*\{{\s*"(?:{"|".join(_INPUT_NAMES)})"\s*:\s*"')
 """How arguments begin that wrap a freeform input."""
 
-_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})?')
+_JSON_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})?')
 
 
 def read_json(text: str) -> Any:
@@ -25,8 +25,8 @@ def read_json(text: str) -> Any:
     try:
         value = json.loads(text, strict=False)
     except ValueError:
-        value = json.loads(_ESCAPE.sub(_escaped, text), strict=False)
-    return _paired(value) if "\\ud" in text.lower() else value
+        value = json.loads(_JSON_ESCAPE.sub(escape_backslash, text), strict=False)
+    return replace_lone_surrogates(value) if "\\ud" in text.lower() else value
 
 
 def read_object(text: str) -> Json:
@@ -38,7 +38,7 @@ def read_object(text: str) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def custom_input(arguments: str) -> str:
+def read_custom_input(arguments: str) -> str:
     """The freeform input that a model wrapped into a function's arguments.
 
     Models wrap it as they were told (``{"input": …}``), under another name, or not at all.
@@ -56,12 +56,12 @@ def custom_input(arguments: str) -> str:
     return arguments
 
 
-def _escaped(match: re.Match[str]) -> str:
+def escape_backslash(match: re.Match[str]) -> str:
     """A backslash that escapes nothing stands for itself."""
     return "\\\\" if match.group() == "\\" else match.group()
 
 
-def _paired(value: Any) -> Any:
+def replace_lone_surrogates(value: Any) -> Any:
     """The value with a replacement character for every surrogate that has no other half."""
     plain = json.dumps(value, ensure_ascii=False)
     return json.loads(plain.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))

@@ -11,11 +11,11 @@ import re
 
 from forwarder.translation.responses_over_chat.custom_tool_input import (
     INPUT_HEAD,
-    custom_input,
+    read_custom_input,
     read_json,
 )
 
-_CERTAIN = re.compile(
+_CERTAIN_TEXT = re.compile(
     r"""(?: [^"\\]++                                  # plain text
           | \\ [^u]                                   # a short escape
           | \\u (?! [dD][89abAB]) [0-9a-fA-F]{4}      # a character
@@ -34,34 +34,34 @@ class InputUnwrapper:
     def __init__(self) -> None:
         self._held = ""
         self._given: list[str] = []
-        self._inside = False
+        self._in_string = False
 
     def feed(self, text: str) -> str:
         """The next piece of the input, perhaps empty."""
         self._held += text
-        if not self._inside and not self._enter():
+        if not self._in_string and not self._skip_head():
             return ""
         piece = self._decode()
         self._given.append(piece)
         return piece
 
-    def whole(self, arguments: str) -> str:
+    def finish(self, arguments: str) -> str:
         """The whole input, once all the arguments are there; what was given out stays."""
         given = "".join(self._given)
-        read = custom_input(arguments)
-        if self._inside and (read == arguments or not read.startswith(given)):
+        read = read_custom_input(arguments)
+        if self._in_string and (read == arguments or not read.startswith(given)):
             return given  # it was cut off, or is no JSON after all
         return read
 
-    def _enter(self) -> bool:
+    def _skip_head(self) -> bool:
         head = INPUT_HEAD.match(self._held)
         if head:
             self._held = self._held[head.end() :]
-            self._inside = True
-        return self._inside
+            self._in_string = True
+        return self._in_string
 
     def _decode(self) -> str:
-        certain = _CERTAIN.match(self._held)
+        certain = _CERTAIN_TEXT.match(self._held)
         ready = certain.group() if certain else ""
         self._held = self._held[len(ready) :]
         return str(read_json(f'"{ready}"')) if ready else ""

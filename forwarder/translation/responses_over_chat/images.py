@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from forwarder.core.types import Batch, Event, Json
 from forwarder.translation import images
-from forwarder.translation.responses_over_chat.items import added, done
+from forwarder.translation.responses_over_chat.items import make_added_event, make_done_event
 
 
-class Picture(NamedTuple):
+class AnswerImage(NamedTuple):
     """An image of an answer: its base64 and format, or only its URL."""
 
     data: str
@@ -22,43 +22,43 @@ class Picture(NamedTuple):
     url: str = ""
 
 
-def picture(part: Any) -> Picture | None:
+def read_image(part: Any) -> AnswerImage | None:
     """The image of a content part or of an entry of ``images``; ``None`` when it is none."""
-    source = _source(part)
+    source = find_image_source(part)
     if not source:
         return None
-    read = images.read(source)
+    read = images.parse_data_url(source)
     if read is not None:
-        return Picture(*read) if read[0] else None
-    if images.is_link(source):
-        return Picture("", url=source)
-    return Picture(source, images.format_of(source))
+        return AnswerImage(*read) if read[0] else None
+    if images.is_url(source):
+        return AnswerImage("", url=source)
+    return AnswerImage(source, images.detect_format(source))
 
 
-def markdown(url: str) -> str:
+def make_markdown_image(url: str) -> str:
     """An image by URL as text."""
     safe = url.replace("<", "%3C").replace(">", "%3E")
     return f"![image](<{safe}>)" if set(" ()") & set(url) or safe != url else f"![image]({url})"
 
 
-def _source(part: Any) -> str:
+def find_image_source(part: Any) -> str:
     """Where the image is, or its base64, in any of the vendors' spellings."""
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
         return ""
-    for name, read in _SPELLINGS.items():
+    for name, read in _SOURCE_READERS.items():
         if part.get(name):
             return read(part[name])
     return ""
 
 
-def _url_in(value: Any) -> str:
+def read_url(value: Any) -> str:
     url = value.get("url") if isinstance(value, dict) else value
     return url if isinstance(url, str) else ""
 
 
-def _inline(value: Any) -> str:
+def read_inline_data(value: Any) -> str:
     """Gemini's own form."""
     if not isinstance(value, dict) or not isinstance(value.get("data"), str):
         return ""
@@ -66,48 +66,52 @@ def _inline(value: Any) -> str:
     return f"data:{kind};base64,{value['data']}"
 
 
-_SPELLINGS: dict[str, Callable[[Any], str]] = {
-    "image_url": _url_in,
-    "inline_data": _inline,
-    "inlineData": _inline,
-    "image": _url_in,
-    "b64_json": _url_in,
+_SOURCE_READERS: dict[str, Callable[[Any], str]] = {
+    "image_url": read_url,
+    "inline_data": read_inline_data,
+    "inlineData": read_inline_data,
+    "image": read_url,
+    "b64_json": read_url,
 }
 
 
-class Image:
+class ImageItem:
     """An image on its way.  It stays open, since the same one may come again with more of it."""
 
-    def __init__(self, item_id: str, index: int, given: Picture) -> None:
+    def __init__(self, item_id: str, index: int, given: AnswerImage) -> None:
         self._index = index
-        self._given = given
+        self._image = given
         self._base: Json = {"id": item_id, "type": "image_generation_call"}
-        self._where = {"item_id": item_id, "output_index": index}
-        self._partial = 0
-        self.done: Json = {}
+        self._location = {"item_id": item_id, "output_index": index}
+        self._partial_count = 0
+        self.final_item: Json = {}
 
     def open(self) -> Batch:
         item = {**self._base, "status": "in_progress", "result": None}
-        return [added(self._index, item), self._event("in_progress"), self._event("generating")]
+        return [
+            make_added_event(self._index, item),
+            self._make_event("in_progress"),
+            self._make_event("generating"),
+        ]
 
-    def is_begun_by(self, given: Picture) -> bool:
+    def is_prefix_of(self, given: AnswerImage) -> bool:
         """Is ``given`` this same image with more of it?"""
-        return given.data.startswith(self._given.data)
+        return given.data.startswith(self._image.data)
 
-    def grow(self, given: Picture) -> Batch:
+    def replace_image(self, given: AnswerImage) -> Batch:
         """Only what comes after it tells that an image was but a part of it."""
-        event = self._event("partial_image")
-        before, self._given = self._given, given
-        event |= {"partial_image_b64": before.data, "partial_image_index": self._partial}
-        self._partial += 1
+        event = self._make_event("partial_image")
+        before, self._image = self._image, given
+        event |= {"partial_image_b64": before.data, "partial_image_index": self._partial_count}
+        self._partial_count += 1
         return [event]
 
     def close(self, status: str) -> Batch:
         whole = status == "completed"
-        said = {"result": self._given.data, "output_format": self._given.format}
-        self.done = {**self._base, "status": "completed" if whole else "generating", **said}
-        finished = [self._event("completed")] if whole else []
-        return [*finished, done(self._index, self.done)]
+        said = {"result": self._image.data, "output_format": self._image.format}
+        self.final_item = {**self._base, "status": "completed" if whole else "generating", **said}
+        finished = [self._make_event("completed")] if whole else []
+        return [*finished, make_done_event(self._index, self.final_item)]
 
-    def _event(self, name: str) -> Event:
-        return {"type": f"response.image_generation_call.{name}", **self._where}
+    def _make_event(self, name: str) -> Event:
+        return {"type": f"response.image_generation_call.{name}", **self._location}

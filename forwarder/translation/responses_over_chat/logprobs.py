@@ -10,17 +10,17 @@ from typing import Any
 
 from forwarder.core.types import Json
 
-_UNLIKELY = -9999.0
+_UNKNOWN_LOGPROB = -9999.0
 """What stands for a log probability that is not known."""
 
 
-def read(logprobs: Any) -> list[Json]:
+def read_entries(logprobs: Any) -> list[Json]:
     """The entries of a choice's ``logprobs`` for its text, as a part has them."""
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    return [_entry(entry) for entry in _objects(content)]
+    return [convert_entry(entry) for entry in select_objects(content)]
 
 
-def of_text(entries: list[Json], thought: str, text: str, last: bool) -> list[Json]:
+def select_text_entries(entries: list[Json], thought: str, text: str, last: bool) -> list[Json]:
     """The entries of a text that came together with its thought and with calls.
 
     Of a text that is the ``last`` that was said, with what ends it.
@@ -36,7 +36,7 @@ def of_text(entries: list[Json], thought: str, text: str, last: bool) -> list[Js
     return [e for e, at in zip(entries, ends, strict=True) if start < at <= end]
 
 
-def of_end(entries: list[Json], text: str) -> list[Json]:
+def select_last_entries(entries: list[Json], text: str) -> list[Json]:
     """The entries of the tokens that lie wholly within this text, with which they all end."""
     room = len(text.encode(errors="replace"))
     first = len(entries)
@@ -45,18 +45,21 @@ def of_end(entries: list[Json], text: str) -> list[Json]:
     return entries[first:]
 
 
-def _entry(entry: Json) -> Json:
-    return {**_token(entry), "top_logprobs": [*map(_token, _objects(entry.get("top_logprobs")))]}
+def convert_entry(entry: Json) -> Json:
+    return {
+        **convert_token(entry),
+        "top_logprobs": [*map(convert_token, select_objects(entry.get("top_logprobs")))],
+    }
 
 
-def _token(entry: Json) -> Json:
+def convert_token(entry: Json) -> Json:
     token, written, logprob = entry.get("token") or "", entry.get("bytes"), entry.get("logprob")
     return {
         "token": token,
         "bytes": written if isinstance(written, list) else [*token.encode(errors="replace")],
-        "logprob": _UNLIKELY if logprob is None else logprob,
+        "logprob": _UNKNOWN_LOGPROB if logprob is None else logprob,
     }
 
 
-def _objects(entries: Any) -> list[Json]:
+def select_objects(entries: Any) -> list[Json]:
     return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from forwarder.core.types import Json
 from forwarder.protocols.tool_secrets import hide_tool_secrets
 
-_DEFAULTS: Json = {
+_RESPONSE_DEFAULTS: Json = {
     "background": False,
     "frequency_penalty": 0,
     "instructions": None,
@@ -28,9 +28,9 @@ _DEFAULTS: Json = {
 """Every field that the Open Responses schema requires and a request can set."""
 
 
-def blank_response(request: Json, response_id: str, created_at: int) -> Json:
+def make_response_skeleton(request: Json, response_id: str, created_at: int) -> Json:
     """A response in progress with nothing in it, echoing the request."""
-    echoed = {k: request[k] for k in _DEFAULTS if request.get(k) is not None}
+    echoed = {k: request[k] for k in _RESPONSE_DEFAULTS if request.get(k) is not None}
     text = {k: v for k, v in (request.get("text") or {}).items() if v is not None}
     return {
         "id": response_id,
@@ -44,16 +44,16 @@ def blank_response(request: Json, response_id: str, created_at: int) -> Json:
         "output": [],
         "usage": None,
         "store": False,
-        **_DEFAULTS,
+        **_RESPONSE_DEFAULTS,
         **echoed,
         "metadata": {**(request.get("metadata") or {})},
-        "tools": [_complete(tool) for tool in hide_tool_secrets(request.get("tools")) or ()],
+        "tools": [complete_tool(tool) for tool in hide_tool_secrets(request.get("tools")) or ()],
         "reasoning": {"effort": None, "summary": None, **(request.get("reasoning") or {})},
         "text": {"format": {"type": "text"}, **text},
     }
 
 
-def _complete(tool: Json) -> Json:
+def complete_tool(tool: Json) -> Json:
     """Function tools are echoed with the fields that the SDK requires of them."""
     if tool.get("type") != "function":
         return tool

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
-from forwarder.core.validate import DICT, STR, optional
+from forwarder.core.validate import DICT, STR, read_field
 
-SEARCHES = frozenset(
+WEB_SEARCH_TYPES = frozenset(
     {
         "web_search",
         "web_search_2025_08_26",
@@ -16,23 +16,23 @@ SEARCHES = frozenset(
 )
 """Every type that the tool has had."""
 
-_PLACE = ("city", "country", "region", "timezone")
-_CARRIED = ("type", "search_context_size", "user_location")
+_LOCATION_FIELDS = ("city", "country", "region", "timezone")
+_CARRIED_FIELDS = ("type", "search_context_size", "user_location")
 
 
-def options(tool: Json, path: str, ledger: Ledger) -> Json:
+def make_search_options(tool: Json, path: str, loss_report: LossReport) -> Json:
     """``web_search_options`` for a search tool; what has no place there goes into the ledger."""
-    size = optional(tool, "search_context_size", STR, f"{path}.search_context_size")
-    where = optional(tool, "user_location", DICT, f"{path}.user_location")
-    for name in sorted(tool.keys() - set(_CARRIED)):
+    size = read_field(tool, "search_context_size", STR, f"{path}.search_context_size")
+    where = read_field(tool, "user_location", DICT, f"{path}.user_location")
+    for name in sorted(tool.keys() - set(_CARRIED_FIELDS)):
         if tool[name] is not None:
-            ledger.drop(f"tools.{tool['type']}.{name}", "Chat Completions has no such setting")
+            loss_report.drop(f"tools.{tool['type']}.{name}", "Chat Completions has no such setting")
     return {
         **({"search_context_size": size} if size else {}),
-        **({"user_location": _location(where, f"{path}.user_location")} if where else {}),
+        **({"user_location": convert_location(where, f"{path}.user_location")} if where else {}),
     }
 
 
-def _location(where: Json, path: str) -> Json:
-    place = {name: optional(where, name, STR, f"{path}.{name}") for name in _PLACE}
+def convert_location(where: Json, path: str) -> Json:
+    place = {name: read_field(where, name, STR, f"{path}.{name}") for name in _LOCATION_FIELDS}
     return {"type": "approximate", "approximate": {k: v for k, v in place.items() if v}}

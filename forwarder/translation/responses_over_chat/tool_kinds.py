@@ -11,40 +11,43 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from forwarder.core.types import Json
-from forwarder.core.validate import ANY, DICT, STR, Types, require
+from forwarder.core.validate import ANY, DICT, STR, JsonTypes, require_field
 from forwarder.translation import content_parts
-from forwarder.translation.responses_over_chat.custom_tool_input import custom_input, read_object
+from forwarder.translation.responses_over_chat.custom_tool_input import (
+    read_custom_input,
+    read_object,
+)
 
 
-class Kind(NamedTuple):
+class ToolKind(NamedTuple):
     """One kind of tool, as a function.
 
-    ``call`` and ``output`` are the item types of its calls and of what they gave back.
-    ``given`` is the field of a call that holds what the model wrote, and its JSON types.
-    ``parameters`` and ``describe`` take the tool's definition, ``arguments`` a call from the
-    history; ``fields`` turns the arguments that the model wrote into the call item's own fields.
-    ``streams`` when the input is shown while it is written; ``cut`` is the status of a call that
+    ``call_type`` and ``output_type`` are the item types of its calls and of what they gave back.
+    ``input_field`` is the field of a call that holds what the model wrote, and its JSON types.
+    ``make_parameters`` and ``describe`` take the tool's definition, ``make_arguments`` a call from the
+    history; ``make_call_fields`` turns the arguments that the model wrote into the call item's own fields.
+    ``streams_input`` when the input is shown while it is written; ``cut_status`` is the status of a call that
     was cut off.
     """
 
-    call: str
-    output: str
+    call_type: str
+    output_type: str
     id_prefix: str
-    given: tuple[str, Types]
-    parameters: Callable[[Json], Json]
+    input_field: tuple[str, JsonTypes]
+    make_parameters: Callable[[Json], Json]
     describe: Callable[[Json], str | None]
-    arguments: Callable[[Json], str]
-    fields: Callable[[str], Json]
-    result: Callable[[Json, str], Any]
-    streams: bool = False
-    cut: str = "incomplete"
+    make_arguments: Callable[[Json], str]
+    make_call_fields: Callable[[str], Json]
+    read_result: Callable[[Json, str], Any]
+    streams_input: bool = False
+    cut_status: str = "incomplete"
 
 
-def _dumps(value: Any) -> str:
+def dump_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _schema(**properties: Json) -> Json:
+def make_object_schema(**properties: Json) -> Json:
     """An object schema in which the properties marked ``required`` are so."""
     required = [name for name, schema in properties.items() if schema.pop("required", False)]
     return {
@@ -55,56 +58,56 @@ def _schema(**properties: Json) -> Json:
     }
 
 
-def _strings(description: str, **more: Any) -> Json:
+def make_string_array_schema(description: str, **more: Any) -> Json:
     return {"type": "array", "items": {"type": "string"}, "description": description, **more}
 
 
 # -- results ------------------------------------------------------------------------------------
 
 
-def _output(item: Json, path: str) -> Any:
+def read_output(item: Json, path: str) -> Any:
     """A string as it is; a list of parts as chat parts (images too: the history places them)."""
-    output = require(item, "output", (str, list), f"{path}.output")
+    output = require_field(item, "output", (str, list), f"{path}.output")
     if isinstance(output, str):
         return output
-    return content_parts.convert(output, content_parts.INPUT_TO_CHAT, f"{path}.output")
+    return content_parts.convert_parts(output, content_parts.INPUT_TO_CHAT, f"{path}.output")
 
 
-def _json_output(item: Json, path: str) -> str:
-    output = require(item, "output", (str, list), f"{path}.output")
-    return output if isinstance(output, str) else _dumps(output)
+def read_json_output(item: Json, path: str) -> str:
+    output = require_field(item, "output", (str, list), f"{path}.output")
+    return output if isinstance(output, str) else dump_json(output)
 
 
-def _patch_output(item: Json, path: str) -> str:
-    status = require(item, "status", STR, f"{path}.status")
+def read_patch_output(item: Json, path: str) -> str:
+    status = require_field(item, "status", STR, f"{path}.status")
     return f"{status}: {item['output']}" if item.get("output") else status
 
 
-def _found_tools(item: Json, path: str) -> str:
-    return _dumps({"tools": [tool.get("name") for tool in item.get("tools") or ()]})
+def list_found_tools(item: Json, path: str) -> str:
+    return dump_json({"tools": [tool.get("name") for tool in item.get("tools") or ()]})
 
 
 # -- functions ----------------------------------------------------------------------------------
 
 
-FUNCTION = Kind(
+FUNCTION = ToolKind(
     "function_call",
     "function_call_output",
     "fc",
-    given=("arguments", STR),
-    parameters=lambda tool: tool.get("parameters") or {"type": "object", "properties": {}},
+    input_field=("arguments", STR),
+    make_parameters=lambda tool: tool.get("parameters") or {"type": "object", "properties": {}},
     describe=lambda tool: tool.get("description"),
-    arguments=lambda item: item.get("arguments") or "{}",
-    fields=lambda arguments: {"arguments": arguments},
-    result=_output,
-    streams=True,
+    make_arguments=lambda item: item.get("arguments") or "{}",
+    make_call_fields=lambda arguments: {"arguments": arguments},
+    read_result=read_output,
+    streams_input=True,
 )
 
 # -- freeform tools -----------------------------------------------------------------------------
 
 
-def _custom_parameters(tool: Json) -> Json:
-    return _schema(
+def make_custom_parameters(tool: Json) -> Json:
+    return make_object_schema(
         input={
             "type": "string",
             "description": "The whole input of the tool, as plain text, not wrapped in JSON.",
@@ -113,7 +116,7 @@ def _custom_parameters(tool: Json) -> Json:
     )
 
 
-def _custom_description(tool: Json) -> str:
+def make_custom_description(tool: Json) -> str:
     text = tool.get("description") or ""
     grammar = tool.get("format") or {}
     if grammar.get("type") == "grammar":
@@ -124,41 +127,41 @@ def _custom_description(tool: Json) -> str:
     return text
 
 
-CUSTOM = Kind(
+CUSTOM = ToolKind(
     "custom_tool_call",
     "custom_tool_call_output",
     "ctc",
-    given=("input", STR),
-    parameters=_custom_parameters,
-    describe=_custom_description,
-    arguments=lambda item: _dumps({"input": item.get("input") or ""}),
-    fields=lambda arguments: {"input": custom_input(arguments)},
-    result=_output,
-    streams=True,
+    input_field=("input", STR),
+    make_parameters=make_custom_parameters,
+    describe=make_custom_description,
+    make_arguments=lambda item: dump_json({"input": item.get("input") or ""}),
+    make_call_fields=lambda arguments: {"input": read_custom_input(arguments)},
+    read_result=read_output,
+    streams_input=True,
 )
 
 # -- shells, patches, tool search ---------------------------------------------------------------
 
 
-def _local_shell_fields(arguments: str) -> Json:
+def make_local_shell_fields(arguments: str) -> Json:
     given = read_object(arguments)
     command, env = given.get("command"), given.get("env")
     return {
         "action": {
             "type": "exec",
-            "command": _texts(command) or ["bash", "-lc", str(command or "")],
+            "command": to_strings(command) or ["bash", "-lc", str(command or "")],
             "env": {k: str(v) for k, v in env.items()} if isinstance(env, dict) else {},
-            "timeout_ms": _number(given.get("timeout_ms")),
+            "timeout_ms": to_safe_integer(given.get("timeout_ms")),
             "working_directory": str(given.get("working_directory") or "") or None,
         }
     }
 
 
-def _texts(value: Any) -> list[str]:
+def to_strings(value: Any) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else []
 
 
-def _number(value: Any) -> int | None:
+def to_safe_integer(value: Any) -> int | None:
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
@@ -166,105 +169,109 @@ def _number(value: Any) -> int | None:
     return number if abs(number) < 2**53 else None  # what JSON's readers agree on
 
 
-def _local_shell_arguments(item: Json) -> str:
+def make_local_shell_arguments(item: Json) -> str:
     action = item.get("action") or {}
     names = ("command", "working_directory", "timeout_ms", "env")
-    return _dumps({name: action[name] for name in names if action.get(name)})
+    return dump_json({name: action[name] for name in names if action.get(name)})
 
 
-LOCAL_SHELL = Kind(
+LOCAL_SHELL = ToolKind(
     "local_shell_call",
     "local_shell_call_output",
     "lsh",
-    given=("action", DICT),
-    parameters=lambda tool: _schema(
-        command=_strings("The program and its arguments.", required=True),
+    input_field=("action", DICT),
+    make_parameters=lambda tool: make_object_schema(
+        command=make_string_array_schema("The program and its arguments.", required=True),
         working_directory={"type": "string"},
         timeout_ms={"type": "integer"},
     ),
     describe=lambda tool: "Run one command on the user's machine.",
-    arguments=_local_shell_arguments,
-    fields=_local_shell_fields,
-    result=_json_output,
+    make_arguments=make_local_shell_arguments,
+    make_call_fields=make_local_shell_fields,
+    read_result=read_json_output,
 )
 
 
-def _shell_fields(arguments: str) -> Json:
+def make_shell_fields(arguments: str) -> Json:
     given = read_object(arguments)
     commands = given.get("commands") or given.get("command")
     return {
         "action": {
-            "commands": [commands] if isinstance(commands, str) else _texts(commands),
-            "timeout_ms": _number(given.get("timeout_ms")),
-            "max_output_length": _number(given.get("max_output_length")),
+            "commands": [commands] if isinstance(commands, str) else to_strings(commands),
+            "timeout_ms": to_safe_integer(given.get("timeout_ms")),
+            "max_output_length": to_safe_integer(given.get("max_output_length")),
         },
         "environment": {"type": "local"},
     }
 
 
-SHELL = Kind(
+SHELL = ToolKind(
     "shell_call",
     "shell_call_output",
     "sh",
-    given=("action", DICT),
-    parameters=lambda tool: _schema(
-        commands=_strings("Shell commands, run one after the other.", required=True),
+    input_field=("action", DICT),
+    make_parameters=lambda tool: make_object_schema(
+        commands=make_string_array_schema(
+            "Shell commands, run one after the other.", required=True
+        ),
         timeout_ms={"type": "integer"},
         max_output_length={"type": "integer"},
     ),
     describe=lambda tool: "Run shell commands on the user's machine.",
-    arguments=lambda item: _dumps({k: v for k, v in (item.get("action") or {}).items() if v}),
-    fields=_shell_fields,
-    result=_json_output,
+    make_arguments=lambda item: dump_json(
+        {k: v for k, v in (item.get("action") or {}).items() if v}
+    ),
+    make_call_fields=make_shell_fields,
+    read_result=read_json_output,
 )
 
 
-_PATCHES = ("create_file", "update_file", "delete_file")
+_PATCH_OPERATIONS = ("create_file", "update_file", "delete_file")
 
 
-def _patch_fields(arguments: str) -> Json:
+def make_patch_fields(arguments: str) -> Json:
     given = read_object(arguments)
-    kind = given.get("type") if given.get("type") in _PATCHES else "update_file"
+    kind = given.get("type") if given.get("type") in _PATCH_OPERATIONS else "update_file"
     names = ("path",) if kind == "delete_file" else ("path", "diff")
     return {"operation": {"type": kind, **{name: str(given.get(name) or "") for name in names}}}
 
 
-APPLY_PATCH = Kind(
+APPLY_PATCH = ToolKind(
     "apply_patch_call",
     "apply_patch_call_output",
     "apc",
-    given=("operation", DICT),
-    parameters=lambda tool: _schema(
+    input_field=("operation", DICT),
+    make_parameters=lambda tool: make_object_schema(
         type={
             "type": "string",
-            "enum": list(_PATCHES),
+            "enum": list(_PATCH_OPERATIONS),
             "required": True,
         },
         path={"type": "string", "required": True},
         diff={"type": "string", "description": "V4A diff; not for delete_file."},
     ),
     describe=lambda tool: "Create, update or delete one file by a diff.",
-    arguments=lambda item: _dumps(item.get("operation") or {}),
-    fields=_patch_fields,
-    result=_patch_output,
-    cut="in_progress",
+    make_arguments=lambda item: dump_json(item.get("operation") or {}),
+    make_call_fields=make_patch_fields,
+    read_result=read_patch_output,
+    cut_status="in_progress",
 )
 
-TOOL_SEARCH = Kind(
+TOOL_SEARCH = ToolKind(
     "tool_search_call",
     "tool_search_output",
     "tsc",
-    given=("arguments", ANY),
-    parameters=lambda tool: (
-        tool.get("parameters") or _schema(query={"type": "string", "required": True})
+    input_field=("arguments", ANY),
+    make_parameters=lambda tool: (
+        tool.get("parameters") or make_object_schema(query={"type": "string", "required": True})
     ),
     describe=lambda tool: tool.get("description") or "Search for further tools.",
-    arguments=lambda item: _dumps(item.get("arguments") or {}),
-    fields=lambda arguments: {"arguments": read_object(arguments), "execution": "client"},
-    result=_found_tools,
+    make_arguments=lambda item: dump_json(item.get("arguments") or {}),
+    make_call_fields=lambda arguments: {"arguments": read_object(arguments), "execution": "client"},
+    read_result=list_found_tools,
 )
 
-KINDS: dict[str, Kind] = {
+TOOL_KINDS: dict[str, ToolKind] = {
     "function": FUNCTION,
     "custom": CUSTOM,
     "local_shell": LOCAL_SHELL,
@@ -274,8 +281,10 @@ KINDS: dict[str, Kind] = {
 }
 """Tool type -> kind, for every tool that the client runs."""
 
-CALLS: dict[str, tuple[str, Kind]] = {kind.call: (name, kind) for name, kind in KINDS.items()}
+CALL_TYPES: dict[str, tuple[str, ToolKind]] = {
+    kind.call_type: (name, kind) for name, kind in TOOL_KINDS.items()
+}
 """Item type of a call -> its tool type and kind."""
 
-OUTPUTS: dict[str, Kind] = {kind.output: kind for kind in KINDS.values()}
+OUTPUT_TYPES: dict[str, ToolKind] = {kind.output_type: kind for kind in TOOL_KINDS.values()}
 """Item type of a call's output -> its kind."""

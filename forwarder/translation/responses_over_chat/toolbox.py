@@ -10,17 +10,32 @@ import hashlib
 import re
 from typing import Any, NamedTuple
 
-from forwarder.core.errors import InvalidRequest, Unsupported, shorten
-from forwarder.core.translation_context import Terms
+from forwarder.core.errors import InvalidRequest, Unsupported, shorten_value
+from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import Json
-from forwarder.core.validate import BOOL, DICT, LIST, STR, Types, choose, expect, optional, require
-from forwarder.translation.responses_over_chat.search import SEARCHES, options
-from forwarder.translation.responses_over_chat.tool_kinds import CUSTOM, FUNCTION, KINDS, Kind
+from forwarder.core.validate import (
+    BOOL,
+    DICT,
+    LIST,
+    STR,
+    JsonTypes,
+    check_enum,
+    check_type,
+    read_field,
+    require_field,
+)
+from forwarder.translation.responses_over_chat.search import WEB_SEARCH_TYPES, make_search_options
+from forwarder.translation.responses_over_chat.tool_kinds import (
+    CUSTOM,
+    FUNCTION,
+    TOOL_KINDS,
+    ToolKind,
+)
 
-NAME_LIMIT = 64
+MAX_TOOL_NAME_LENGTH = 64
 """The longest function name that OpenAI and most vendors take."""
 
-_TYPES: dict[str, Types] = {
+_FIELD_TYPES: dict[str, JsonTypes] = {
     "description": STR,
     "environment": DICT,
     "execution": STR,
@@ -31,10 +46,10 @@ _TYPES: dict[str, Types] = {
 """The fields of a definition that are read here; hosted tools may have others of these names."""
 
 
-class Tool(NamedTuple):
+class ClientTool(NamedTuple):
     """A tool as its client knows it, found by the name that the upstream knows."""
 
-    kind: Kind
+    kind: ToolKind
     name: str
     namespace: str | None = None
 
@@ -42,182 +57,186 @@ class Tool(NamedTuple):
 class Toolbox:
     """What may be called in this request.
 
-    ``chat`` lists the definitions for the upstream.  Definitions come from ``tools`` and from
-    items of the history; the first of a name wins.  ``search`` has the options of the web search,
+    ``chat_tools`` lists the definitions for the upstream.  Definitions come from ``tools`` and from
+    items of the history; the first of a name wins.  ``search_options`` has the options of the web search,
     if the client offers one and the upstream's model does it.
     """
 
-    def __init__(self, terms: Terms) -> None:
-        self.chat: list[Json] = []
-        self.left_out: list[str] = []
-        self.search: Json | None = None
-        self._terms = terms
-        self._tools: dict[str, Tool] = {}
+    def __init__(self, context: TranslationContext) -> None:
+        self.chat_tools: list[Json] = []
+        self.dropped_tools: list[str] = []
+        self.search_options: Json | None = None
+        self._context = context
+        self._tools: dict[str, ClientTool] = {}
 
-    def add(self, tools: list[Any], path: str) -> None:
+    def add_tools(self, tools: list[Any], path: str) -> None:
         """Take in a list of Responses tool definitions."""
         for i, tool in enumerate(tools):
-            self._add(expect(tool, DICT, f"{path}[{i}]"), f"{path}[{i}]", None)
+            self._add_tool(check_type(tool, DICT, f"{path}[{i}]"), f"{path}[{i}]", None)
 
-    def find(self, chat_name: str) -> Tool:
+    def find(self, chat_name: str) -> ClientTool:
         """The tool that the upstream calls ``chat_name``; an unknown one is a plain function."""
-        return self._tools.get(chat_name) or Tool(FUNCTION, chat_name)
+        return self._tools.get(chat_name) or ClientTool(FUNCTION, chat_name)
 
-    def is_native(self, kind: Kind) -> bool:
+    def is_native(self, kind: ToolKind) -> bool:
         """Does the upstream know this kind itself, so that it need not wear a function?"""
-        return kind is CUSTOM and self._terms.custom_tools
+        return kind is CUSTOM and self._context.custom_tools
 
-    def choice(self, choice: Any) -> Any:
+    def convert_choice(self, choice: Any) -> Any:
         """``tool_choice`` in chat's shape, or ``None`` when there is nothing to choose from."""
         if isinstance(choice, str):
-            return self._mode(choose(choice, ("none", "auto", "required"), "tool_choice"))
-        kind = require(choice, "type", STR, "tool_choice.type")
+            return self._convert_mode(
+                check_enum(choice, ("none", "auto", "required"), "tool_choice")
+            )
+        kind = require_field(choice, "type", STR, "tool_choice.type")
         if kind == "allowed_tools":
-            return self._allowed(choice)
+            return self._convert_allowed_tools(choice)
         # A model that searches does so before every answer, whether it is told to or not.
-        return None if self._searches(kind) else self._reference(choice, "tool_choice")
+        return None if self._is_search(kind) else self._convert_reference(choice, "tool_choice")
 
-    def may_search(self, choice: Any) -> bool:
+    def is_search_allowed(self, choice: Any) -> bool:
         """Does a ``tool_choice``, which has been read, leave the search open?"""
         if not isinstance(choice, dict):
             return bool(choice != "none")
         refs = choice["tools"] if choice["type"] == "allowed_tools" else [choice]
-        return any(ref["type"] in SEARCHES for ref in refs)
+        return any(ref["type"] in WEB_SEARCH_TYPES for ref in refs)
 
     # -- definitions ----------------------------------------------------------------------------
 
-    def _add(self, tool: Json, path: str, namespace: str | None) -> None:
-        tool_type = require(tool, "type", STR, f"{path}.type")
-        for name, types in _TYPES.items() if tool_type in KINDS else ():
-            optional(tool, name, types, f"{path}.{name}")
+    def _add_tool(self, tool: Json, path: str, namespace: str | None) -> None:
+        tool_type = require_field(tool, "type", STR, f"{path}.type")
+        for name, types in _FIELD_TYPES.items() if tool_type in TOOL_KINDS else ():
+            read_field(tool, name, types, f"{path}.{name}")
         if tool_type == "namespace":
             self._add_namespace(tool, path)
-        elif tool_type in KINDS and not _runs_upstream(tool):
-            self._define(tool, tool_type, path, namespace)
-        elif tool_type in SEARCHES and self._terms.web_search:
-            self.search = options(tool, path, self._terms.ledger)
+        elif tool_type in TOOL_KINDS and not is_hosted(tool):
+            self._add_definition(tool, tool_type, path, namespace)
+        elif tool_type in WEB_SEARCH_TYPES and self._context.web_search:
+            self.search_options = make_search_options(tool, path, self._context.loss_report)
         else:
-            self._leave_out(tool_type, path)
+            self._drop_tool(tool_type, path)
 
     def _add_namespace(self, tool: Json, path: str) -> None:
-        name = require(tool, "name", STR, f"{path}.name")
-        for i, inner in enumerate(require(tool, "tools", LIST, f"{path}.tools")):
+        name = require_field(tool, "name", STR, f"{path}.name")
+        for i, inner in enumerate(require_field(tool, "tools", LIST, f"{path}.tools")):
             inner_path = f"{path}.tools[{i}]"
-            self._add(expect(inner, DICT, inner_path), inner_path, name)
+            self._add_tool(check_type(inner, DICT, inner_path), inner_path, name)
 
-    def _define(self, tool: Json, tool_type: str, path: str, namespace: str | None) -> None:
+    def _add_definition(self, tool: Json, tool_type: str, path: str, namespace: str | None) -> None:
         named = tool_type in ("function", "custom")
-        name = require(tool, "name", STR, f"{path}.name") if named else tool_type
-        entry = Tool(KINDS[tool_type], name, namespace)
-        chat_name = flat_name(name, namespace)
+        name = require_field(tool, "name", STR, f"{path}.name") if named else tool_type
+        entry = ClientTool(TOOL_KINDS[tool_type], name, namespace)
+        chat_name = flatten_name(name, namespace)
         known = self._tools.setdefault(chat_name, entry)
         if known is not entry:
-            self._same_or_refuse(known, entry, chat_name, path)
+            self._check_same_tool(known, entry, chat_name, path)
             return
-        self.chat.append(self._definition(tool, entry.kind, chat_name, path))
+        self.chat_tools.append(self._make_definition(tool, entry.kind, chat_name, path))
 
-    def _same_or_refuse(self, known: Tool, entry: Tool, chat_name: str, path: str) -> None:
+    def _check_same_tool(
+        self, known: ClientTool, entry: ClientTool, chat_name: str, path: str
+    ) -> None:
         if known != entry:
             raise InvalidRequest(
-                f"'{path}': two different tools would both be called '{shorten(chat_name)}' "
+                f"'{path}': two different tools would both be called '{shorten_value(chat_name)}' "
                 "upstream.",
                 param=path,
                 code="tool_name_collision",
             )
 
-    def _definition(self, tool: Json, kind: Kind, chat_name: str, path: str) -> Json:
+    def _make_definition(self, tool: Json, kind: ToolKind, chat_name: str, path: str) -> Json:
         if self.is_native(kind):
-            return {"type": "custom", "custom": _native_custom(tool, chat_name)}
+            return {"type": "custom", "custom": make_custom_tool(tool, chat_name)}
         function: Json = {"name": chat_name}
         description = kind.describe(tool)
         if description:
             function["description"] = description
-        function["parameters"] = kind.parameters(tool)
+        function["parameters"] = kind.make_parameters(tool)
         if kind is FUNCTION and tool.get("strict") is not None:
             function["strict"] = tool["strict"]
         return {"type": "function", "function": function}
 
-    def _leave_out(self, tool_type: str, path: str) -> None:
-        if self._terms.hosted_tools == "refuse":
-            raise _not_here(tool_type, path)
-        self.left_out.append(tool_type)
-        self._terms.ledger.drop(f"tools.{tool_type}", "the upstream cannot run this tool")
+    def _drop_tool(self, tool_type: str, path: str) -> None:
+        if self._context.hosted_tools == "refuse":
+            raise unsupported_hosted_tool(tool_type, path)
+        self.dropped_tools.append(tool_type)
+        self._context.loss_report.drop(f"tools.{tool_type}", "the upstream cannot run this tool")
 
     # -- choosing -------------------------------------------------------------------------------
 
-    def _mode(self, mode: str) -> str | None:
-        if self.chat:
+    def _convert_mode(self, mode: str) -> str | None:
+        if self.chat_tools:
             return mode
-        if self.search is not None:
+        if self.search_options is not None:
             return None
-        if mode == "required" and self.left_out:
-            raise _not_here(self.left_out[0], "tool_choice")
+        if mode == "required" and self.dropped_tools:
+            raise unsupported_hosted_tool(self.dropped_tools[0], "tool_choice")
         if mode == "required":
             raise InvalidRequest(
                 "'tool_choice' is 'required', but no tools are given.", param="tool_choice"
             )
         return None
 
-    def _reference(self, ref: Json, path: str) -> Json:
+    def _convert_reference(self, ref: Json, path: str) -> Json:
         """A reference to one tool, in chat's nested shape."""
-        tool_type = require(ref, "type", STR, f"{path}.type")
-        if tool_type not in KINDS:
-            raise _not_here(tool_type, path)
+        tool_type = require_field(ref, "type", STR, f"{path}.type")
+        if tool_type not in TOOL_KINDS:
+            raise unsupported_hosted_tool(tool_type, path)
         named = tool_type in ("function", "custom")
-        name = require(ref, "name", STR, f"{path}.name") if named else tool_type
-        chat_name = self._chat_name(name, ref.get("namespace"))
+        name = require_field(ref, "name", STR, f"{path}.name") if named else tool_type
+        chat_name = self._find_chat_name(name, ref.get("namespace"))
         if chat_name is None:
             raise InvalidRequest(
-                f"Tool choice '{shorten(name)}' not found in 'tools' parameter.", param=path
+                f"Tool choice '{shorten_value(name)}' not found in 'tools' parameter.", param=path
             )
         shape = "custom" if self.is_native(self._tools[chat_name].kind) else "function"
         return {"type": shape, shape: {"name": chat_name}}
 
-    def _chat_name(self, name: str, namespace: str | None) -> str | None:
-        exact = flat_name(name, namespace)
+    def _find_chat_name(self, name: str, namespace: str | None) -> str | None:
+        exact = flatten_name(name, namespace)
         if exact in self._tools:
             return exact
         matching = [key for key, tool in self._tools.items() if tool.name == name]
         return matching[0] if len(matching) == 1 and namespace is None else None
 
-    def _allowed(self, choice: Json) -> Any:
-        mode = choose(choice.get("mode", "auto"), ("auto", "required"), "tool_choice.mode")
+    def _convert_allowed_tools(self, choice: Json) -> Any:
+        mode = check_enum(choice.get("mode", "auto"), ("auto", "required"), "tool_choice.mode")
         refs, searches = [], False
-        for i, ref in enumerate(require(choice, "tools", LIST, "tool_choice.tools")):
+        for i, ref in enumerate(require_field(choice, "tools", LIST, "tool_choice.tools")):
             path = f"tool_choice.tools[{i}]"
-            kind = require(expect(ref, DICT, path), "type", STR, f"{path}.type")
-            if self._searches(kind):
+            kind = require_field(check_type(ref, DICT, path), "type", STR, f"{path}.type")
+            if self._is_search(kind):
                 searches = True
-            elif kind not in self.left_out:  # those are already reported
-                refs.append(self._reference(ref, path))
+            elif kind not in self.dropped_tools:  # those are already reported
+                refs.append(self._convert_reference(ref, path))
         if refs:
             return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": refs}}
         if searches:
-            return "none" if self.chat else None
+            return "none" if self.chat_tools else None
         raise Unsupported("None of the allowed tools can be called here.", param="tool_choice")
 
-    def _searches(self, tool_type: str) -> bool:
-        return tool_type in SEARCHES and self.search is not None
+    def _is_search(self, tool_type: str) -> bool:
+        return tool_type in WEB_SEARCH_TYPES and self.search_options is not None
 
 
-def flat_name(name: str, namespace: str | None) -> str:
+def flatten_name(name: str, namespace: str | None) -> str:
     """One function name for a tool and its namespace, within what upstreams take as a name."""
     full = f"{namespace}__{name}" if namespace else name
     clean = re.sub(r"[^A-Za-z0-9_-]", "_", full)
-    if clean == full and len(full) <= NAME_LIMIT:
+    if clean == full and len(full) <= MAX_TOOL_NAME_LENGTH:
         return full
     digest = hashlib.sha256(full.encode()).hexdigest()[:8]
-    return f"{clean[: NAME_LIMIT - 9]}_{digest}"
+    return f"{clean[: MAX_TOOL_NAME_LENGTH - 9]}_{digest}"
 
 
-def _runs_upstream(tool: Json) -> bool:
+def is_hosted(tool: Json) -> bool:
     """Shells in a container and server-side tool search are hosted, not the client's."""
     if tool["type"] == "shell":
         return bool((tool.get("environment") or {}).get("type", "local") != "local")
     return tool["type"] == "tool_search" and tool.get("execution") != "client"
 
 
-def _native_custom(tool: Json, chat_name: str) -> Json:
+def make_custom_tool(tool: Json, chat_name: str) -> Json:
     custom = {"name": chat_name}
     if tool.get("description"):
         custom["description"] = tool["description"]
@@ -228,9 +247,10 @@ def _native_custom(tool: Json, chat_name: str) -> Json:
     return {**custom, "format": grammar} if grammar else custom
 
 
-def _not_here(tool_type: str, path: str) -> Unsupported:
+def unsupported_hosted_tool(tool_type: str, path: str) -> Unsupported:
     return Unsupported(
-        f"The tool '{shorten(tool_type)}' is hosted by OpenAI and cannot run over this upstream.",
+        f"The tool '{shorten_value(tool_type)}' is hosted by OpenAI "
+        "and cannot run over this upstream.",
         param=path,
         code="unsupported_tool",
     )

@@ -11,6 +11,6 @@ never repeated, and each batch after the first costs nothing.
 from __future__ import annotations
 
 from forwarder.upstream.resilience.fallback import Resilience
-from forwarder.upstream.resilience.upstream_state import Standing
+from forwarder.upstream.resilience.upstream_state import UpstreamState
 
-__all__ = ["Resilience", "Standing"]
+__all__ = ["Resilience", "UpstreamState"]

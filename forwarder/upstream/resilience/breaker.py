@@ -17,20 +17,20 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 
-from forwarder.upstream.resilience.classify import Verdict
+from forwarder.upstream.resilience.classify import Outcome
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 
-ENOUGH = 20
+MIN_ANSWERS_FOR_SHARE = 20
 """Answers within the window below which their share of failures says nothing."""
 
-_SLICES = 10
+_WINDOW_SLICES = 10
 
 
-class Breaker:
+class CircuitBreaker:
     """The breaker of one upstream.
 
-    ``failures`` in a row open it, or a ``share`` of failures among the answers of the last
+    ``failures`` in a row open it, or a ``compute_failure_share`` of failures among the answers of the last
     ``window`` seconds; 0 switches off the one, or the other.  ``cooldown`` is in seconds.
     ``changed`` hears of every new state.
     """
@@ -47,39 +47,39 @@ class Breaker:
         self._failures = failures or inf
         self._share = share or inf
         self._cooldown = cooldown
-        self._changed = changed
+        self._on_change = changed
         self._now = now
         self._lock = threading.Lock()
         self._state = CLOSED
-        self._since = -inf  # when it opened or, half open, when a request was let through
-        self._row = _FailureCount()
-        self._recent = Recent(window, now)
+        self._changed_at = -inf  # when it opened or, half open, when a request was let through
+        self._consecutive_failures = FailureCount()
+        self._window = FailureWindow(window, now)
         self.term = 0
 
     @property
     def state(self) -> str:
         """The state as the next request would find it."""
-        is_over = self._state == OPEN and self.rest <= 0
+        is_over = self._state == OPEN and self.remaining_cooldown <= 0
         return HALF_OPEN if is_over else self._state
 
     @property
-    def rest(self) -> float:
+    def remaining_cooldown(self) -> float:
         """Seconds until a request may pass, 0 when one may."""
-        return max(0.0, self._since + self._cooldown - self._now())
+        return max(0.0, self._changed_at + self._cooldown - self._now())
 
-    def admit(self) -> bool:
+    def allow_request(self) -> bool:
         """May a request pass?  The one that may when half open is on probation for all."""
         with self._lock:
             if self._state == CLOSED:
                 return True
-            if self.rest > 0:
+            if self.remaining_cooldown > 0:
                 return False
-            self._since = self._now()
+            self._changed_at = self._now()
             if self._state == OPEN:
-                self._turn(HALF_OPEN)
+                self._change_state(HALF_OPEN)
             return True
 
-    def note(self, term: int, verdict: Verdict, client: str = "") -> None:
+    def record_outcome(self, term: int, verdict: Outcome, client: str = "") -> None:
         """What became of a call that began in ``term``; later than that it says nothing.
 
         ``client`` tells apart the clients that met a failure of the kind ``FAILED``.
@@ -87,105 +87,108 @@ class Breaker:
         with self._lock:
             if term != self.term:
                 return
-            if verdict is Verdict.UNKNOWN:
+            if verdict is Outcome.UNKNOWN:
                 if self._state == HALF_OPEN:
-                    self._since = -inf  # another may try
+                    self._changed_at = -inf  # another may try
                 return
-            self._recent.add(verdict, client)
-            if verdict is Verdict.WELL:
-                self._well()
+            self._window.record(verdict, client)
+            if verdict is Outcome.SUCCESS:
+                self._record_success()
             else:
-                self._row.add(verdict, client)
-                self._ill()
+                self._consecutive_failures.record(verdict, client)
+                self._record_failure()
 
-    def _well(self) -> None:
-        self._row = _FailureCount()
+    def _record_success(self) -> None:
+        self._consecutive_failures = FailureCount()
         if self._state == HALF_OPEN:
-            self._since = -inf
-            self._recent.clear()
-            self._turn(CLOSED)
+            self._changed_at = -inf
+            self._window.clear()
+            self._change_state(CLOSED)
 
-    def _ill(self) -> None:
-        many = self._row.count() >= self._failures or self._recent.share() >= self._share
+    def _record_failure(self) -> None:
+        many = (
+            self._consecutive_failures.count() >= self._failures
+            or self._window.compute_failure_share() >= self._share
+        )
         if many or self._state == HALF_OPEN:
-            self._since = self._now()
-            self._turn(OPEN)
+            self._changed_at = self._now()
+            self._change_state(OPEN)
 
-    def _turn(self, state: str) -> None:
+    def _change_state(self, state: str) -> None:
         self._state = state
         self.term += 1
-        self._changed(state)
+        self._on_change(state)
 
 
-class _FailureCount:
+class FailureCount:
     """Counts failures; those that a request may have caused only once two clients met some."""
 
     def __init__(self) -> None:
-        self._ill = self._failed = 0
+        self._failures = self._ambiguous_failures = 0
         self._clients: set[str] = set()
 
-    def add(self, verdict: Verdict, client: str) -> None:
-        if verdict is Verdict.ILL:
-            self._ill += 1
+    def record(self, verdict: Outcome, client: str) -> None:
+        if verdict is Outcome.FAILURE:
+            self._failures += 1
             return
-        self._failed += 1
+        self._ambiguous_failures += 1
         if len(self._clients) < 2:
             self._clients.add(client)
 
-    def merge(self, other: _FailureCount) -> None:
-        self._ill += other._ill
-        self._failed += other._failed
+    def merge(self, other: FailureCount) -> None:
+        self._failures += other._failures
+        self._ambiguous_failures += other._ambiguous_failures
         self._clients |= other._clients
 
     def count(self) -> int:
-        return self._ill + (self._failed if len(self._clients) > 1 else 0)
+        return self._failures + (self._ambiguous_failures if len(self._clients) > 1 else 0)
 
 
-class _Slice:
+class TimeSlice:
     """What became of the calls that ended within one slice of time."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.successes = 0
-        self.failures = _FailureCount()
+        self.failures = FailureCount()
 
 
-class Recent:
+class FailureWindow:
     """How many calls of the last so many seconds failed, counted by slices of that time."""
 
     def __init__(self, window: float, now: Callable[[], float]) -> None:
-        self._slice = window / _SLICES
+        self._slice_seconds = window / _WINDOW_SLICES
         self._now = now
-        self._slices: deque[_Slice] = deque()
+        self._slices: deque[TimeSlice] = deque()
 
-    def add(self, verdict: Verdict, client: str = "") -> None:
+    def record(self, verdict: Outcome, client: str = "") -> None:
         """A call has ended."""
-        current = self._current()
+        current = self._current_slice()
         if not self._slices or self._slices[-1].number != current:
-            self._forget()
-            self._slices.append(_Slice(current))
-        if verdict is Verdict.WELL:
+            self._drop_expired()
+            self._slices.append(TimeSlice(current))
+        if verdict is Outcome.SUCCESS:
             self._slices[-1].successes += 1
         else:
-            self._slices[-1].failures.add(verdict, client)
+            self._slices[-1].failures.record(verdict, client)
 
-    def share(self) -> float:
+    def compute_failure_share(self) -> float:
         """The share of failures; 0 when there are not enough calls to tell."""
-        self._forget()
-        failures = _FailureCount()
+        self._drop_expired()
+        failures = FailureCount()
         for each in self._slices:
             failures.merge(each.failures)
         failed = failures.count()
         ended = failed + sum(each.successes for each in self._slices)
-        return failed / ended if ended >= ENOUGH else 0.0
+        return failed / ended if ended >= MIN_ANSWERS_FOR_SHARE else 0.0
 
     def clear(self) -> None:
         """Begin anew."""
         self._slices.clear()
 
-    def _forget(self) -> None:
-        while self._slices and self._slices[0].number <= self._current() - _SLICES:
+    def _drop_expired(self) -> None:
+        while self._slices and self._slices[0].number <= self._current_slice() - _WINDOW_SLICES:
             self._slices.popleft()
 
-    def _current(self) -> int:
-        return int(self._now() / self._slice)
+    def _current_slice(self) -> int:
+        return int(self._now() / self._slice_seconds)

@@ -11,35 +11,35 @@ from forwarder.core.error_kinds import ErrorKind
 from forwarder.core.errors import (
     ForwarderError,
     Overloaded,
-    UpstreamBroken,
     UpstreamConnectTimeout,
     UpstreamKeyRefused,
     UpstreamMisconfigured,
+    UpstreamProtocolError,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
     UpstreamUnreachable,
 )
 
-_AGAIN = frozenset({408, 409, 429})
+_RETRYABLE_STATUSES = frozenset({408, 409, 429})
 """Statuses below 500 that pass, as the SDK has it."""
 
-_ELSEWHERE = frozenset({408, 429})
+_FALLBACK_STATUSES = frozenset({408, 429})
 """Statuses below 500 for which another upstream may do better."""
 
-_OUT_OF_MONEY = 402
+_PAYMENT_REQUIRED = 402
 
 
-class Verdict(Enum):
+class Outcome(Enum):
     """What a call says about its upstream.
 
-    ``ILL``: there was no connection, or no answer in time.  ``FAILED``: it answered, with a 5xx or
+    ``FAILURE``: there was no connection, or no answer in time.  ``AMBIGUOUS_FAILURE``: it answered, with a 5xx or
     with something that is no answer, which the request itself may have caused.
     """
 
-    WELL = "well"
-    ILL = "ill"
-    FAILED = "failed"
+    SUCCESS = "well"
+    FAILURE = "ill"
+    AMBIGUOUS_FAILURE = "failed"
     UNKNOWN = "unknown"
 
 
@@ -50,15 +50,15 @@ def is_worth_retry(error: ForwarderError) -> bool:
     request would be paid for as well.
     """
     if isinstance(error, UpstreamRefused):
-        return _is_refusal_worth_retry(error)
-    return isinstance(error, UpstreamUnreachable | UpstreamBroken | UpstreamConnectTimeout)
+        return is_refusal_worth_retry(error)
+    return isinstance(error, UpstreamUnreachable | UpstreamProtocolError | UpstreamConnectTimeout)
 
 
-def _is_refusal_worth_retry(error: UpstreamRefused) -> bool:
+def is_refusal_worth_retry(error: UpstreamRefused) -> bool:
     told = error.headers.get("x-should-retry")
     if told in ("true", "false"):
         return told == "true"
-    passing = error.status >= 500 or error.status in _AGAIN
+    passing = error.status >= 500 or error.status in _RETRYABLE_STATUSES
     return passing and error.kind is not ErrorKind.QUOTA_EXHAUSTED  # which no waiting helps against
 
 
@@ -69,12 +69,12 @@ def is_worth_fallback(error: ForwarderError, own_key: bool) -> bool:
     the operator's matter, and the client's request as good as before.
     """
     if isinstance(error, UpstreamRefused):
-        elsewhere = error.status >= 500 or error.status in _ELSEWHERE
-        return elsewhere or (own_key and error.status == _OUT_OF_MONEY)
+        elsewhere = error.status >= 500 or error.status in _FALLBACK_STATUSES
+        return elsewhere or (own_key and error.status == _PAYMENT_REQUIRED)
     return isinstance(
         error,
         UpstreamUnreachable
-        | UpstreamBroken
+        | UpstreamProtocolError
         | UpstreamTimeout
         | UpstreamKeyRefused
         | UpstreamMisconfigured
@@ -83,7 +83,7 @@ def is_worth_fallback(error: ForwarderError, own_key: bool) -> bool:
     )
 
 
-def verdict(error: ForwarderError) -> Verdict:
+def classify_outcome(error: ForwarderError) -> Outcome:
     """What a failure says about its upstream.
 
     One that refuses is well, unless by a 5xx.  A 429 is a matter of one key or model: it opens no
@@ -91,19 +91,19 @@ def verdict(error: ForwarderError) -> Verdict:
     """
     if isinstance(error, UpstreamRefused):
         if error.status >= 500:
-            return Verdict.FAILED
-        return Verdict.UNKNOWN if error.status == 429 else Verdict.WELL
+            return Outcome.AMBIGUOUS_FAILURE
+        return Outcome.UNKNOWN if error.status == 429 else Outcome.SUCCESS
     if isinstance(error, UpstreamKeyRefused):
-        return Verdict.WELL
+        return Outcome.SUCCESS
     if error.code == "upstream_disconnected":  # it had begun to answer
-        return Verdict.FAILED
-    if isinstance(error, UpstreamBroken):
-        return Verdict.FAILED
+        return Outcome.AMBIGUOUS_FAILURE
+    if isinstance(error, UpstreamProtocolError):
+        return Outcome.AMBIGUOUS_FAILURE
     ill = isinstance(error, UpstreamUnreachable | UpstreamTimeout)
-    return Verdict.ILL if ill else Verdict.UNKNOWN
+    return Outcome.FAILURE if ill else Outcome.UNKNOWN
 
 
-def reason(error: ForwarderError) -> str:
+def get_failure_label(error: ForwarderError) -> str:
     """A failure in a word, from a set that providers cannot make large."""
     if isinstance(error, UpstreamRefused):
         return str(error.status)

@@ -6,37 +6,37 @@ import threading
 from collections.abc import Callable
 
 
-class Slots:
+class ConcurrencyLimit:
     """Counts what is under way; with a limit, refuses what is more."""
 
     def __init__(self, most: int | None) -> None:
-        self._most = most
+        self._limit = most
         self._lock = threading.Lock()
-        self.taken = 0
+        self.in_use = 0
 
-    def take(self) -> Callable[[], None] | None:
+    def acquire(self) -> Callable[[], None] | None:
         """A slot, as the function that frees it, once however often it is called; or ``None``."""
         with self._lock:
-            if self._most is not None and self.taken >= self._most:
+            if self._limit is not None and self.in_use >= self._limit:
                 return None
-            self.taken += 1
-        return _Slot(self._free).free
+            self.in_use += 1
+        return ConcurrencySlot(self._release).release
 
-    def _free(self) -> None:
+    def _release(self) -> None:
         with self._lock:
-            self.taken -= 1
+            self.in_use -= 1
 
 
-class _Slot:
+class ConcurrencySlot:
     """One slot that is taken."""
 
     def __init__(self, free: Callable[[], None]) -> None:
-        self._held = [free]
+        self._release_once = [free]
 
-    def free(self) -> None:
+    def release(self) -> None:
         """``pop`` goes to one only, whoever else wants to free it at the same moment."""
         try:
-            free = self._held.pop()
+            free = self._release_once.pop()
         except IndexError:
             return
         free()

@@ -9,42 +9,44 @@ from itertools import pairwise
 from typing import Any
 
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.context.client_identity import identify_payer
-from forwarder.context.request_context import Exchange, Observer
+from forwarder.context.client_identity import make_account_id
+from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.context.route import Route
 from forwarder.core.errors import ForwarderError, Overloaded
-from forwarder.core.types import Stream
-from forwarder.upstream.pool import PerUpstream
-from forwarder.upstream.resilience.classify import is_worth_fallback, reason
-from forwarder.upstream.resilience.concurrency_limit import Slots
-from forwarder.upstream.resilience.upstream_state import Standing
+from forwarder.core.types import EventStream
+from forwarder.upstream.pool import UpstreamPool
+from forwarder.upstream.resilience.classify import get_failure_label, is_worth_fallback
+from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
+from forwarder.upstream.resilience.upstream_state import UpstreamState
 
 log = logging.getLogger("forwarder.resilience")
 
-Open = Callable[[Route], Stream]
+OpenRoute = Callable[[Route], EventStream]
 """Asks a route's upstream; its answer has begun when this returns."""
 
 
 class Resilience:
     """What one process knows of all its upstreams; ``observer`` hears what is done about it."""
 
-    def __init__(self, settings: Settings, observer: Observer | None = None) -> None:
-        self.observer = observer or Observer()
+    def __init__(self, settings: Settings, observer: RequestObserver | None = None) -> None:
+        self.observer = observer or RequestObserver()
         self._settings = settings
-        self.standings = PerUpstream(self._standing, settings.upstreams)
-        self.slots = Slots(settings.max_concurrent)
+        self.upstream_states = UpstreamPool(self._create_state, settings.upstreams)
+        self.concurrency_limit = ConcurrencyLimit(settings.max_concurrent)
         self.counts: Counter[str] = Counter()
 
-    def admit(self, exchange: Exchange) -> None:
+    def admit_request(self, exchange: RequestContext) -> None:
         """Let a request in until its exchange ends; raises Overloaded when there are too many."""
-        free = self.slots.take()
+        free = self.concurrency_limit.acquire()
         if free is None:
             self.counts["refused"] += 1
-            self.observer.refused("overloaded")
+            self.observer.on_rejection("overloaded")
             raise Overloaded("The forwarder serves as many requests as it may at the moment.")
-        exchange.opened.add(free)
+        exchange.cleanup.add(free)
 
-    def first_of(self, routes: Sequence[Route], open_: Open, exchange: Exchange) -> Stream:
+    def open_first_available(
+        self, routes: Sequence[Route], open_: OpenRoute, exchange: RequestContext
+    ) -> EventStream:
         """The answer of the first route that has one.
 
         When none has, the client is told of the first, which is the one that it asked for: its
@@ -52,69 +54,71 @@ class Resilience:
         """
         first, *others = routes
         try:
-            return self._opened(first, open_, exchange)
+            return self._open_route(first, open_, exchange)
         except ForwarderError as error:
             own_key = not first.upstream.passthrough_key
-            if exchange.left or not others or not is_worth_fallback(error, own_key):
+            if exchange.is_cancelled or not others or not is_worth_fallback(error, own_key):
                 raise
             failures = [error]
-        ledger, headers = exchange.ledger, exchange.reply_headers
-        stream = self._fallen_back(routes, open_, exchange, failures)
+        ledger, headers = exchange.loss_report, exchange.reply_headers
+        stream = self._try_fallbacks(routes, open_, exchange, failures)
         untold = list(zip(routes, failures, strict=False))[stream is None :]
         for route, failure in untold:
-            self.observer.failed(route.upstream.name, failure)
+            self.observer.on_failure(route.upstream.name, failure)
         if stream is None:
-            exchange.goes_to(first.upstream.name, first.model)
-            exchange.ledger, exchange.reply_headers = ledger, headers
+            exchange.new_attempt(first.upstream.name, first.model)
+            exchange.loss_report, exchange.reply_headers = ledger, headers
             raise failures[0]
         return stream
 
-    def states(self) -> dict[str, Any]:
+    def describe_states(self) -> dict[str, Any]:
         """Upstream name -> its state and counters."""
-        return {name: standing.shown() for name, standing in self.standings.items()}
+        return {name: standing.describe() for name, standing in self.upstream_states.items()}
 
-    def _fallen_back(
+    def _try_fallbacks(
         self,
         routes: Sequence[Route],
-        open_: Open,
-        exchange: Exchange,
+        open_: OpenRoute,
+        exchange: RequestContext,
         failures: list[ForwarderError],
-    ) -> Stream | None:
+    ) -> EventStream | None:
         """The answer of the first route but one that has one; ``failures`` are those before it.
 
         Whatever a fallback has against a request, the client did not ask for it.
         """
         for before, route in pairwise(routes):
-            self._note(before, route, failures[-1], exchange)
+            self._record_fallback(before, route, failures[-1], exchange)
             try:
-                return self._opened(route, open_, exchange)
+                return self._open_route(route, open_, exchange)
             except ForwarderError as error:
-                if exchange.left:
+                if exchange.is_cancelled:
                     break
                 failures.append(error)
         return None
 
-    def _opened(self, route: Route, open_: Open, exchange: Exchange) -> Stream:
-        exchange.goes_to(route.upstream.name, route.model)
-        held = self.standings.of(route.upstream).admit()
+    def _open_route(self, route: Route, open_: OpenRoute, exchange: RequestContext) -> EventStream:
+        exchange.new_attempt(route.upstream.name, route.model)
+        held = self.upstream_states.get_or_create(route.upstream).admit_request()
         try:
             stream = open_(route)
         except BaseException:
             held.close()
             raise
-        exchange.opened.add(held.close)
+        exchange.cleanup.add(held.close)
         return stream
 
-    def _standing(self, settings: UpstreamSettings) -> Standing:
-        return Standing(settings, self.observer, identify=self._identify)
+    def _create_state(self, settings: UpstreamSettings) -> UpstreamState:
+        return UpstreamState(settings, self.observer, identify=self._identify_client)
 
-    def _identify(self, exchange: Exchange) -> str:
-        return identify_payer(exchange.client_key, exchange.client_address, self._settings)
+    def _identify_client(self, exchange: RequestContext) -> str:
+        return make_account_id(exchange.client_key, exchange.client_address, self._settings)
 
-    def _note(self, before: Route, to: Route, error: ForwarderError, exchange: Exchange) -> None:
-        names, why = (before.upstream.name, to.upstream.name), reason(error)
-        self.standings.of(before.upstream).counts["fallbacks"] += 1
-        exchange.failed.append(before.upstream.name)
-        self.observer.fell_back(*names, why)
+    def _record_fallback(
+        self, before: Route, to: Route, error: ForwarderError, exchange: RequestContext
+    ) -> None:
+        names, why = (before.upstream.name, to.upstream.name), get_failure_label(error)
+        self.upstream_states.get_or_create(before.upstream).counts["fallbacks"] += 1
+        exchange.failed_upstreams.append(before.upstream.name)
+        self.observer.on_fallback(*names, why)
         told = {"id": exchange.id, "upstream": names[0], "fallback": names[1], "reason": why}
         log.warning(told | ({"detail": error.log_detail} if error.log_detail else {}))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 
-from forwarder.core.types import Stream
+from forwarder.core.types import EventStream
 
 
-def begun(stream: Stream) -> Stream:
+def await_first_event(stream: EventStream) -> EventStream:
     """The stream with its first batch read, which may be a silence of some seconds.
 
     Raises what breaks before that.

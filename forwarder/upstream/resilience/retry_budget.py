@@ -10,40 +10,40 @@ import threading
 import time
 from collections.abc import Callable
 
-SHARE = 0.2
+RETRIES_PER_REQUEST = 0.2
 """Retries that each request earns."""
 
-FLOOR = 0.5
+RETRIES_PER_SECOND = 0.5
 """Retries that each second earns, whether there are requests or not."""
 
-MOST = 10.0
+MAX_SAVED_RETRIES = 10.0
 """Retries that can be saved up."""
 
 
-class Budget:
+class RetryBudget:
     """A bucket of retries."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._lock = threading.Lock()
-        self._saved = MOST
-        self._filled = now()
+        self._saved = MAX_SAVED_RETRIES
+        self._filled_at = now()
 
     def earn(self) -> None:
         """A request has come."""
         with self._lock:
-            self._save(SHARE)
+            self._add_retries(RETRIES_PER_REQUEST)
 
     def spend(self) -> bool:
         """Take one retry out; False when there is none."""
         with self._lock:
             now = self._now()
-            self._save((now - self._filled) * FLOOR)
-            self._filled = now
+            self._add_retries((now - self._filled_at) * RETRIES_PER_SECOND)
+            self._filled_at = now
             if self._saved < 1:
                 return False
             self._saved -= 1
             return True
 
-    def _save(self, more: float) -> None:
-        self._saved = min(MOST, self._saved + more)
+    def _add_retries(self, more: float) -> None:
+        self._saved = min(MAX_SAVED_RETRIES, self._saved + more)

@@ -11,95 +11,104 @@ from functools import partial
 from typing import TypeVar
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.context.request_context import Exchange, Observer
-from forwarder.core.cleanup import Closers
+from forwarder.context.request_context import RequestContext, RequestObserver
+from forwarder.core.cleanup import CleanupStack
 from forwarder.core.errors import ForwarderError, Overloaded, UpstreamUnavailable
-from forwarder.core.types import Call, Json, Stream
-from forwarder.upstream.resilience.backoff import Pauses, wanted
-from forwarder.upstream.resilience.breaker import CLOSED, Breaker
-from forwarder.upstream.resilience.classify import Verdict, is_worth_retry, reason, verdict
-from forwarder.upstream.resilience.concurrency_limit import Slots
-from forwarder.upstream.resilience.retry_budget import Budget
+from forwarder.core.types import EventStream, Handler, Json
+from forwarder.upstream.resilience.backoff import Backoff, parse_retry_after
+from forwarder.upstream.resilience.breaker import CLOSED, CircuitBreaker
+from forwarder.upstream.resilience.classify import (
+    Outcome,
+    classify_outcome,
+    get_failure_label,
+    is_worth_retry,
+)
+from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
+from forwarder.upstream.resilience.retry_budget import RetryBudget
 
 log = logging.getLogger("forwarder.resilience")
 
 T = TypeVar("T")
 
 
-class Standing:
+class UpstreamState:
     """The state of one upstream in this process."""
 
     def __init__(
         self,
         settings: UpstreamSettings,
-        observer: Observer,
+        observer: RequestObserver,
         now: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
-        identify: Callable[[Exchange], str] = lambda exchange: exchange.client_key or "",
+        identify: Callable[[RequestContext], str] = lambda exchange: exchange.client_key or "",
     ) -> None:
         self.settings = settings
-        self.slots = Slots(settings.max_concurrent)
-        self.budget = Budget(now)
-        self.breaker = Breaker(
+        self.concurrency_limit = ConcurrencyLimit(settings.max_concurrent)
+        self.retry_budget = RetryBudget(now)
+        self.breaker = CircuitBreaker(
             settings.breaker_failures,
             settings.breaker_share,
             settings.breaker_window,
             settings.breaker_cooldown,
-            self._turned,
+            self._on_breaker_change,
             now,
         )
         self.counts: Counter[str] = Counter()
         self._observer = observer
         self._chance = chance
-        self._identify = identify
+        self._identify_client = identify
 
-    def admit(self) -> Closers:
+    def admit_request(self) -> CleanupStack:
         """Let a request in; closing what this gives lets it out again.
 
         Raises Overloaded when there are too many, UpstreamUnavailable while the breaker is open.
         """
         name = self.settings.name
-        held = Closers()
-        free = self.slots.take()
+        held = CleanupStack()
+        free = self.concurrency_limit.acquire()
         if free is None:
-            raise self._refusal(Overloaded(f"Too many requests at once for the upstream '{name}'."))
+            raise self._record_refusal(
+                Overloaded(f"Too many requests at once for the upstream '{name}'.")
+            )
         held.add(free)
-        if not self.breaker.admit():
+        if not self.breaker.allow_request():
             held.close()
             message = f"The upstream '{name}' keeps failing, and is left alone for a while."
-            raise self._refusal(UpstreamUnavailable(message, self.breaker.rest))
+            raise self._record_refusal(
+                UpstreamUnavailable(message, self.breaker.remaining_cooldown)
+            )
         # One that leaves without having asked the upstream does not keep others from trying.
-        held.add(self.breaker.note, self.breaker.term, Verdict.UNKNOWN)
+        held.add(self.breaker.record_outcome, self.breaker.term, Outcome.UNKNOWN)
         return held
 
-    def steadied(self, call: Call, exchange: Exchange) -> Call:
+    def with_retries(self, call: Handler, exchange: RequestContext) -> Handler:
         """Wrap a call so that it is tried again as the settings and the upstream allow.
 
         The call must have read the beginning of its answer when it returns.
         """
 
-        def steady(request: Json) -> Stream:
-            return self.attempt(partial(call, request), exchange)
+        def handle_request(request: Json) -> EventStream:
+            return self.run_with_retries(partial(call, request), exchange)
 
-        return steady
+        return handle_request
 
-    def attempt(self, do: Callable[[], T], exchange: Exchange) -> T:
+    def run_with_retries(self, do: Callable[[], T], exchange: RequestContext) -> T:
         """Do it, more than once where that may help; raises the last failure."""
-        pauses = Pauses(self.settings.max_retries, self.settings.retry_wait, self._chance)
-        self.budget.earn()
+        pauses = Backoff(self.settings.max_retries, self.settings.retry_wait, self._chance)
+        self.retry_budget.earn()
         while True:
             try:
-                return self._noted(do, exchange)
+                return self._record_outcome(do, exchange)
             except ForwarderError as error:
-                if not self._goes_on(error, pauses, exchange):
+                if not self._wait_for_retry(error, pauses, exchange):
                     raise
 
-    def shown(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """The state and the counters, for people."""
-        state = {"breaker": self.breaker.state, "concurrent": self.slots.taken}
+        state = {"breaker": self.breaker.state, "concurrent": self.concurrency_limit.in_use}
         return {**state, **dict(sorted(self.counts.items()))}
 
-    def _noted(self, do: Callable[[], T], exchange: Exchange) -> T:
+    def _record_outcome(self, do: Callable[[], T], exchange: RequestContext) -> T:
         """Do it, and let the breaker know."""
         term = self.breaker.term
         self.counts["attempts"] += 1
@@ -107,43 +116,45 @@ class Standing:
             done = do()
         except ForwarderError as error:
             # A client that has gone broke the connection itself.
-            said = Verdict.UNKNOWN if exchange.left else verdict(error)
-            self.counts["failures"] += said in (Verdict.ILL, Verdict.FAILED)
-            if said is not Verdict.FAILED:
-                self.breaker.note(term, said)
+            said = Outcome.UNKNOWN if exchange.is_cancelled else classify_outcome(error)
+            self.counts["failures"] += said in (Outcome.FAILURE, Outcome.AMBIGUOUS_FAILURE)
+            if said is not Outcome.AMBIGUOUS_FAILURE:
+                self.breaker.record_outcome(term, said)
             elif self.settings.fallback:
-                self.breaker.note(term, said, self._identify(exchange))
+                self.breaker.record_outcome(term, said, self._identify_client(exchange))
             else:  # the upstream answers, and there is no other to ask
-                self.breaker.note(term, Verdict.WELL)
+                self.breaker.record_outcome(term, Outcome.SUCCESS)
             raise
-        self.breaker.note(term, Verdict.WELL)
+        self.breaker.record_outcome(term, Outcome.SUCCESS)
         return done
 
-    def _goes_on(self, error: ForwarderError, pauses: Pauses, exchange: Exchange) -> bool:
+    def _wait_for_retry(
+        self, error: ForwarderError, pauses: Backoff, exchange: RequestContext
+    ) -> bool:
         """Wait for the next attempt; False when there is to be none."""
-        if exchange.left or not is_worth_retry(error) or self.breaker.state != CLOSED:
+        if exchange.is_cancelled or not is_worth_retry(error) or self.breaker.state != CLOSED:
             return False
-        pause = pauses.next(wanted(error.headers))
-        if pause is None or not self.budget.spend():
+        pause = pauses.next_delay(parse_retry_after(error.headers))
+        if pause is None or not self.retry_budget.spend():
             return False
-        self._retrying(error, pause, exchange)
-        return exchange.waited(pause) and self.breaker.state == CLOSED
+        self._record_retry(error, pause, exchange)
+        return exchange.wait(pause) and self.breaker.state == CLOSED
 
-    def _retrying(self, error: ForwarderError, pause: float, exchange: Exchange) -> None:
-        name, why = self.settings.name, reason(error)
+    def _record_retry(self, error: ForwarderError, pause: float, exchange: RequestContext) -> None:
+        name, why = self.settings.name, get_failure_label(error)
         self.counts["retries"] += 1
         exchange.retries += 1
         exchange.reply_headers = {}
-        self._observer.retried(name, why)
+        self._observer.on_retry(name, why)
         told = {"id": exchange.id, "upstream": name, "retry_in": round(pause, 3), "reason": why}
         log.info(told | ({"detail": error.log_detail} if error.log_detail else {}))
 
-    def _refusal(self, error: Overloaded | UpstreamUnavailable) -> ForwarderError:
+    def _record_refusal(self, error: Overloaded | UpstreamUnavailable) -> ForwarderError:
         self.counts["refused"] += 1
-        self._observer.refused(reason(error), self.settings.name)
+        self._observer.on_rejection(get_failure_label(error), self.settings.name)
         return error
 
-    def _turned(self, state: str) -> None:
+    def _on_breaker_change(self, state: str) -> None:
         self.counts[f"breaker_{state}"] += 1
         log.warning("upstream '%s': its breaker is %s", self.settings.name, state)
-        self._observer.breaker(self.settings.name, state)
+        self._observer.on_breaker_change(self.settings.name, state)

@@ -10,23 +10,23 @@ from typing import cast
 
 import httpx2
 
-MAX_ANSWER = 64 * 2**20
+MAX_ANSWER_BYTES = 64 * 2**20
 """Bytes of an answer that is read as a whole, unless a setting says otherwise."""
 
-MAX_ERROR_BODY = 2**20
+MAX_ERROR_BODY_BYTES = 2**20
 """Bytes of an error's body that are read; the rest is left."""
 
-MAX_HEAD = 2**16
+MAX_HEAD_BYTES = 2**16
 """Bytes of the headers of an answer, with those of interim answers and the trailers."""
 
 MAX_INTERIM_ANSWERS = 16
 
 
-class AnswerRefused(httpx2.RemoteProtocolError):
+class UnreadableAnswer(httpx2.RemoteProtocolError):
     """An answer that is not read; the text says what the upstream did."""
 
 
-class _BoundedStream(httpx2.SyncByteStream):
+class BoundedStream(httpx2.SyncByteStream):
     """At most ``limit`` bytes of a body: the rest is left, or refused."""
 
     def __init__(self, inner: httpx2.SyncByteStream, limit: int, refuses: bool) -> None:
@@ -39,7 +39,7 @@ class _BoundedStream(httpx2.SyncByteStream):
         for piece in self._inner:
             if len(piece) > left:
                 if self._refuses:
-                    raise AnswerRefused(describe_size(self._limit))
+                    raise UnreadableAnswer(describe_oversized_answer(self._limit))
                 yield piece[:left]
                 return
             left -= len(piece)
@@ -49,7 +49,7 @@ class _BoundedStream(httpx2.SyncByteStream):
         self._inner.close()
 
 
-def describe_size(limit: int) -> str:
+def describe_oversized_answer(limit: int) -> str:
     """What an upstream did that answered with more than ``limit`` bytes."""
     return f"answered with more than {limit} bytes (limit: FORWARDER_MAX_ANSWER)"
 
@@ -62,25 +62,25 @@ def limit_answer(response: httpx2.Response) -> None:
     coding = response.headers.get("content-encoding", "").strip().lower()
     is_encoded = coding not in ("", "identity")
     if is_encoded:
-        _get_stream(response).close()
+        get_body_stream(response).close()
     if response.is_error:
         response.headers.pop("content-encoding", None)
-        body = httpx2.ByteStream(b"") if is_encoded else _get_stream(response)
-        response.stream = _BoundedStream(body, MAX_ERROR_BODY, refuses=False)
+        body = httpx2.ByteStream(b"") if is_encoded else get_body_stream(response)
+        response.stream = BoundedStream(body, MAX_ERROR_BODY_BYTES, refuses=False)
     elif is_encoded:
-        raise AnswerRefused(
+        raise UnreadableAnswer(
             f"answered in the Content-Encoding '{coding[:32]}', though 'identity' was asked for"
         )
 
 
-def _get_stream(response: httpx2.Response) -> httpx2.SyncByteStream:
+def get_body_stream(response: httpx2.Response) -> httpx2.SyncByteStream:
     return cast(httpx2.SyncByteStream, response.stream)
 
 
 def read_answer(response: httpx2.Response, limit: int) -> None:
     """Read an answer as a whole and close it.  Raises AnswerRefused when it is too large."""
     if not response.is_error:
-        response.stream = _BoundedStream(_get_stream(response), limit, refuses=True)
+        response.stream = BoundedStream(get_body_stream(response), limit, refuses=True)
     try:
         response.read()
     finally:

@@ -16,99 +16,101 @@ from typing import Protocol
 import httpx2
 
 
-class Arrivals(Protocol):
-    """Iterates bytes; ``patience`` limits, in seconds, the wait for each further piece."""
+class ChunkReader(Protocol):
+    """Iterates bytes; ``silence_limit`` limits, in seconds, the wait for each further piece."""
 
-    patience: float | None
+    silence_limit: float | None
 
     def __iter__(self) -> Iterator[bytes]: ...
 
     def close(self) -> None: ...
 
 
-def arrivals_of(response: httpx2.Response, heartbeat: float) -> Arrivals:
+def open_chunk_reader(response: httpx2.Response, heartbeat: float) -> ChunkReader:
     """The arrivals of a response that has not been read."""
     own = response.extensions.get("arrivals")
     if own is not None and "content-encoding" not in response.headers:
-        arrivals: Arrivals = own
+        arrivals: ChunkReader = own
         return arrivals
-    return Pumped(response, heartbeat)
+    return ThreadedReader(response, heartbeat)
 
 
-AHEAD = 2**18
+MAX_BUFFERED_BYTES = 2**18
 """Bytes that may wait for a slow client; after that the upstream has to wait too."""
 
 
-class Pumped:
-    """Arrivals read by a thread, no further ahead of who iterates them than ``AHEAD`` bytes."""
+class ThreadedReader:
+    """Arrivals read by a thread, no further ahead of who iterates them than ``MAX_BUFFERED_BYTES`` bytes."""
 
     def __init__(self, response: httpx2.Response, heartbeat: float) -> None:
-        self.patience: float | None = None
+        self.silence_limit: float | None = None
         self._response = response
         self._heartbeat = heartbeat
-        self._changed = threading.Condition()
-        self._pieces: deque[bytes | BaseException | None] = deque()
-        self._waiting = 0  # bytes
-        self._pumping = self._closed = False
+        self._condition = threading.Condition()
+        self._chunks: deque[bytes | BaseException | None] = deque()
+        self._buffered_bytes = 0  # bytes
+        self._is_reading = self._is_closed = False
 
     def __iter__(self) -> Iterator[bytes]:
-        with self._changed:
-            self._pumping = not self._closed
-        if self._pumping:
-            threading.Thread(target=self._pump, daemon=True).start()
-        while not self._closed:
-            patience = self.patience
-            if not self._wait(patience or self._heartbeat):
+        with self._condition:
+            self._is_reading = not self._is_closed
+        if self._is_reading:
+            threading.Thread(target=self._read_response, daemon=True).start()
+        while not self._is_closed:
+            patience = self.silence_limit
+            if not self._wait_for_chunk(patience or self._heartbeat):
                 if patience is not None:
                     return
                 yield b""
                 continue
-            piece = self._pieces.popleft()
+            piece = self._chunks.popleft()
             if piece is None:
                 return
             if isinstance(piece, BaseException):
                 raise piece
-            self._taken(piece)
+            self._release_chunk(piece)
             yield piece
 
     def close(self) -> None:
         """End the thread, and with it a connection that it still reads from."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        if self._pumping and not self._response.is_closed:  # or it may be another's by now
-            _cut(self._response)
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify_all()
+        if self._is_reading and not self._response.is_closed:  # or it may be another's by now
+            shut_down_connection(self._response)
 
-    def _wait(self, seconds: float) -> bool:
-        with self._changed:
-            return bool(self._changed.wait_for(lambda: self._pieces, seconds))
+    def _wait_for_chunk(self, seconds: float) -> bool:
+        with self._condition:
+            return bool(self._condition.wait_for(lambda: self._chunks, seconds))
 
-    def _taken(self, piece: bytes) -> None:
-        with self._changed:
-            self._waiting -= len(piece)
-            self._changed.notify_all()
+    def _release_chunk(self, piece: bytes) -> None:
+        with self._condition:
+            self._buffered_bytes -= len(piece)
+            self._condition.notify_all()
 
-    def _pump(self) -> None:
+    def _read_response(self) -> None:
         try:
             for piece in self._response.iter_bytes():
-                self._put(piece)
-                if self._closed:
+                self._put_chunk(piece)
+                if self._is_closed:
                     break
             end: BaseException | None = None
         except Exception as error:  # handed to the reader, whose errors they are
             end = error
-        self._pumping = False
-        self._put(end)
+        self._is_reading = False
+        self._put_chunk(end)
 
-    def _put(self, piece: bytes | BaseException | None) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting < AHEAD)
-            self._pieces.append(piece)
-            self._waiting += len(piece) if isinstance(piece, bytes) else 0
-            self._changed.notify_all()
+    def _put_chunk(self, piece: bytes | BaseException | None) -> None:
+        with self._condition:
+            self._condition.wait_for(
+                lambda: self._is_closed or self._buffered_bytes < MAX_BUFFERED_BYTES
+            )
+            self._chunks.append(piece)
+            self._buffered_bytes += len(piece) if isinstance(piece, bytes) else 0
+            self._condition.notify_all()
 
 
-def _cut(response: httpx2.Response) -> None:
+def shut_down_connection(response: httpx2.Response) -> None:
     """End a read that another thread is in: closing a socket would not, shutting it down does."""
     stream = response.extensions.get("network_stream")
     sock = stream.get_extra_info("socket") if stream is not None else None

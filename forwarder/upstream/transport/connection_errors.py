@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 
 import httpx2
 
-from forwarder.upstream.transport.connection_pool import proxy_for
-from forwarder.upstream.transport.pinned_transport import NO_ADDRESS
+from forwarder.upstream.transport.connection_pool import select_proxy
+from forwarder.upstream.transport.pinned_transport import NO_ADDRESS_MESSAGE
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -31,19 +31,24 @@ _CERTIFICATE_CHECKS = {
 }
 """OpenSSL's verification error -> the check that failed."""
 
-_TRUST = frozenset({18, 19, 20, 21})
+_UNTRUSTED_CODES = frozenset({18, 19, 20, 21})
 """Verification errors that disappear once the authority is trusted."""
 
-_STRICT = range(80, 94)
+_STRICT_CODES = range(80, 94)
 """Verification errors of VERIFY_X509_STRICT, which Python 3.13 and newer switch on."""
 
-_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
+_NOT_TLS_REASONS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
 """OpenSSL's reasons when the bytes that come back are no TLS."""
 
-_NO_AGREEMENT = ("handshake failure", "protocol version", "unsupported protocol", "no ciphers")
+_NEGOTIATION_REASONS = (
+    "handshake failure",
+    "protocol version",
+    "unsupported protocol",
+    "no ciphers",
+)
 """OpenSSL's reasons when the two sides cannot agree."""
 
-_RESET = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+_RESET_ERRORS = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
 _PROXY_STATUS = re.compile(r"\b[45]\d\d\b[ -~]*")
 
@@ -56,37 +61,37 @@ def describe_connection_error(
     ``proxies`` is as ``urllib.request.getproxies`` gives it.
     """
     url = httpx2.URL(base_url)
-    server, proxy = _place(url), find_proxy(base_url, proxies)
-    causes = list(_causes(error))
+    server, proxy = format_address(url), find_proxy(base_url, proxies)
+    causes = list(iter_causes(error))
     if any(isinstance(cause, httpx2.ProxyError) for cause in causes):
-        return f"the proxy {proxy} refused to connect to {server}{_proxy_status(error)}"
+        return f"the proxy {proxy} refused to connect to {server}{describe_proxy_status(error)}"
     for cause in causes:
         if isinstance(cause, ssl.SSLError):
             # Only the server's own TLS can fail: proxies are reached without.
-            return _describe_tls_error(cause, server, url.host) + _via(proxy)
+            return describe_tls_error(cause, server, url.host) + describe_proxy(proxy)
     reached = (proxy or server).rpartition("/")[2]
     for cause in causes:
         if not isinstance(cause, OSError | UnicodeError):
             continue
-        words = _describe_system_error(cause, reached)
+        words = describe_system_error(cause, reached)
         if isinstance(error, httpx2.ConnectError):
             return f"the proxy {proxy} cannot be reached: {words}" if proxy else words
-        hint = _https_hint(url) if isinstance(cause, _RESET) else ""
-        return words + hint + _via(proxy)
-    hint = _https_hint(url) if isinstance(error, httpx2.RemoteProtocolError) else ""
-    return _describe_protocol_error(error, server) + hint + _via(proxy)
+        hint = make_https_hint(url) if isinstance(cause, _RESET_ERRORS) else ""
+        return words + hint + describe_proxy(proxy)
+    hint = make_https_hint(url) if isinstance(error, httpx2.RemoteProtocolError) else ""
+    return describe_protocol_error(error, server) + hint + describe_proxy(proxy)
 
 
 def describe_broken_answer(error: BaseException) -> str:
     """A clause that says how the connection broke under an answer that had begun."""
-    if any(isinstance(cause, ConnectionError) for cause in _causes(error)):
+    if any(isinstance(cause, ConnectionError) for cause in iter_causes(error)):
         return "it was reset"
     if isinstance(error, httpx2.RemoteProtocolError):
         return "it was closed before the answer was complete"
     return type(error).__name__
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def iter_causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error itself and what led to it, outermost first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -95,7 +100,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__  # httpcore2 hides the context, and keeps it
 
 
-def _place(url: httpx2.URL) -> str:
+def format_address(url: httpx2.URL) -> str:
     """``host:port``, without user and password."""
     host = f"[{url.host}]" if ":" in url.host else url.host
     return f"{host}:{url.port or _DEFAULT_PORTS.get(url.scheme, 80)}"
@@ -104,26 +109,26 @@ def _place(url: httpx2.URL) -> str:
 def find_proxy(base_url: str, proxies: Mapping[str, str]) -> str | None:
     """The proxy on the way to ``base_url``, as ``http://host:port``."""
     try:
-        proxy = proxy_for(httpx2.URL(base_url), proxies)
+        proxy = select_proxy(httpx2.URL(base_url), proxies)
     except httpx2.UnsupportedProtocol:  # the error itself says so
         return None
-    return f"{proxy.scheme}://{_place(proxy)}" if proxy else None
+    return f"{proxy.scheme}://{format_address(proxy)}" if proxy else None
 
 
-def _via(proxy: str | None) -> str:
+def describe_proxy(proxy: str | None) -> str:
     return f" (through the proxy {proxy})" if proxy else ""
 
 
-def _proxy_status(error: BaseException) -> str:
+def describe_proxy_status(error: BaseException) -> str:
     """The status line with which the proxy refused, if there was one."""
     status = _PROXY_STATUS.search(str(error))
     return f" ({status.group().strip()})" if status else f" ({error})"
 
 
-def _describe_tls_error(error: ssl.SSLError, server: str, host: str) -> str:
+def describe_tls_error(error: ssl.SSLError, server: str, host: str) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"TLS with {server} failed: {_describe_certificate_error(error, host)}"
-    if error.reason in _NOT_TLS:
+        return f"TLS with {server} failed: {describe_certificate_error(error, host)}"
+    if error.reason in _NOT_TLS_REASONS:
         return (
             f"TLS with {server} failed: it answers in plain HTTP, or in another protocol "
             "(does it expect http://?)"
@@ -133,14 +138,14 @@ def _describe_tls_error(error: ssl.SSLError, server: str, host: str) -> str:
     if error.reason and "CERTIFICATE_REQUIRED" in error.reason:
         return f"TLS with {server} failed: it wants a client certificate"
     reason = (error.reason or "unknown reason").replace("_", " ").lower()
-    if any(words in reason for words in _NO_AGREEMENT):
+    if any(words in reason for words in _NEGOTIATION_REASONS):
         reason = f"the two sides have no protocol or cipher in common ({reason})"
     return f"TLS with {server} failed: {reason}"
 
 
-def _describe_certificate_error(error: ssl.SSLCertVerificationError, host: str) -> str:
+def describe_certificate_error(error: ssl.SSLCertVerificationError, host: str) -> str:
     code, message = error.verify_code, error.verify_message
-    if code in _STRICT:
+    if code in _STRICT_CODES:
         return (
             f"its certificate, or its authority's, breaks a rule that Python 3.13 and newer "
             f"enforce: {message}. A private authority must put key identifiers and key usage "
@@ -149,25 +154,25 @@ def _describe_certificate_error(error: ssl.SSLCertVerificationError, host: str) 
     found = _CERTIFICATE_CHECKS.get(code, "its certificate was not accepted")
     if code in (62, 64):
         return f"{found} than '{host}'"
-    hint = "; SSL_CERT_FILE can name an authority to trust" if code in _TRUST else ""
+    hint = "; SSL_CERT_FILE can name an authority to trust" if code in _UNTRUSTED_CODES else ""
     return f"{found} ({message}){hint}"
 
 
-def _describe_system_error(error: BaseException, place: str) -> str:
+def describe_system_error(error: BaseException, place: str) -> str:
     if isinstance(error, socket.gaierror | UnicodeError):
         return f"the host name '{place.rpartition(':')[0]}' cannot be resolved"
     if isinstance(error, ConnectionRefusedError):
         return f"{place} refused the connection"
-    if isinstance(error, _RESET):
+    if isinstance(error, _RESET_ERRORS):
         return f"{place} reset the connection"
     words = error.strerror if isinstance(error, OSError) else None
     return f"there is no connection to {place} ({words or type(error).__name__})"
 
 
-def _describe_protocol_error(error: BaseException, server: str) -> str:
+def describe_protocol_error(error: BaseException, server: str) -> str:
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
         return str(error)
-    if str(error) == NO_ADDRESS:
+    if str(error) == NO_ADDRESS_MESSAGE:
         return f"{server} has no address that the forwarder may connect to"
     if isinstance(error, httpx2.RemoteProtocolError):
         words = str(error).lower()
@@ -177,5 +182,5 @@ def _describe_protocol_error(error: BaseException, server: str) -> str:
     return f"the connection to {server} broke ({type(error).__name__})"
 
 
-def _https_hint(url: httpx2.URL) -> str:
+def make_https_hint(url: httpx2.URL) -> str:
     return " (does it expect https://?)" if url.scheme == "http" else ""

@@ -10,7 +10,7 @@ import gevent
 from greenlet import greenlet
 
 
-class Alarm:
+class DeadlineTimer:
     """A limit for each of many short waits, with one timer for them all.
 
     A timer for every wait, as sockets have it, is a fifth of what it costs to wait and read.  This
@@ -18,39 +18,39 @@ class Alarm:
     """
 
     def __init__(self) -> None:
-        self._deadline = self._rings = inf
-        self._sleeper: greenlet | None = None
+        self._deadline = self._fires_at = inf
+        self._waiter: greenlet | None = None
         self._timer: Any = None
 
-    def before(self, seconds: float) -> None:
+    def start_wait(self, seconds: float) -> None:
         """The current greenlet is going to wait; after ``seconds`` that ends in TimeoutError."""
-        self._sleeper = gevent.getcurrent()
+        self._waiter = gevent.getcurrent()
         self._deadline = monotonic() + seconds
-        if self._deadline < self._rings:
-            self._set(seconds)
+        if self._deadline < self._fires_at:
+            self._start_timer(seconds)
 
-    def after(self) -> None:
+    def end_wait(self) -> None:
         """The wait is over."""
-        self._sleeper = None
+        self._waiter = None
 
     def close(self) -> None:
         """Must be called in the end."""
         if self._timer is not None:
             self._timer.close()
             self._timer = None
-        self._rings = inf
+        self._fires_at = inf
 
-    def _set(self, seconds: float) -> None:
+    def _start_timer(self, seconds: float) -> None:
         self.close()
-        self._rings = monotonic() + seconds
+        self._fires_at = monotonic() + seconds
         self._timer = gevent.get_hub().loop.timer(seconds)
-        self._timer.start(self._ring)
+        self._timer.start(self._fire)
 
-    def _ring(self) -> None:
+    def _fire(self) -> None:
         left = self._deadline - monotonic()
         self.close()
-        if self._sleeper is not None:
+        if self._waiter is not None:
             if left > 0:
-                self._set(left)
+                self._start_timer(left)
             else:
-                self._sleeper.throw(TimeoutError("Nothing came in time."))
+                self._waiter.throw(TimeoutError("Nothing came in time."))

@@ -8,24 +8,24 @@ from typing import Any
 import httpcore2
 import httpx2
 
-Lookup = Callable[[str, int], Iterable[tuple[int, Any]]]
+AddressLookup = Callable[[str, int], Iterable[tuple[int, Any]]]
 """Host and port -> the socket families and addresses to connect to, none where it is forbidden.
 
 Raises OSError or UnicodeError for a name that cannot be resolved."""
 
 
-NO_ADDRESS = "No address that may be connected to."
+NO_ADDRESS_MESSAGE = "No address that may be connected to."
 """The message of a ConnectError where a look-up gives nothing."""
 
 
-class GuardedTransport(httpx2.HTTPTransport):
+class PinnedTransport(httpx2.HTTPTransport):
     """Looks each name up once, and connects to what that gives."""
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, lookup: AddressLookup) -> None:
         super().__init__()
         # The transport has no parameter for its network, its pool has.
         self._pool: Any = httpcore2.ConnectionPool(
-            ssl_context=httpx2.create_ssl_context(), network_backend=_Backend(lookup)
+            ssl_context=httpx2.create_ssl_context(), network_backend=PinnedNetworkBackend(lookup)
         )
 
     def close(self) -> None:
@@ -34,13 +34,13 @@ class GuardedTransport(httpx2.HTTPTransport):
             super().close()
 
 
-class _Backend(httpcore2.NetworkBackend):
-    def __init__(self, lookup: Lookup) -> None:
+class PinnedNetworkBackend(httpcore2.NetworkBackend):
+    def __init__(self, lookup: AddressLookup) -> None:
         self._lookup = lookup
         self._plain = httpcore2.SyncBackend()
 
     def connect_tcp(self, host: str, port: int, *given: Any, **more: Any) -> Any:
-        failure: Exception = httpcore2.ConnectError(NO_ADDRESS)
+        failure: Exception = httpcore2.ConnectError(NO_ADDRESS_MESSAGE)
         try:
             found = self._lookup(host, port)
         except (OSError, UnicodeError) as error:

@@ -12,23 +12,23 @@ from typing import Any
 
 import httpx2
 
-from forwarder.upstream.transport.answer_limits import MAX_ANSWER, limit_answer, read_answer
+from forwarder.upstream.transport.answer_limits import MAX_ANSWER_BYTES, limit_answer, read_answer
 
-_URLS = 64
+_MAX_CACHED_URLS = 64
 """How many parsed URLs are kept; an upstream has two that matter."""
 
 
-class Client(httpx2.Client):
+class SdkHttpClient(httpx2.Client):
     """For ``OpenAI(http_client=...)``, over one transport for all hosts."""
 
     def __init__(
         self,
         transport: httpx2.BaseTransport,
         timeout: httpx2.Timeout,
-        max_answer: int = MAX_ANSWER,
+        max_answer: int = MAX_ANSWER_BYTES,
     ) -> None:
         super().__init__(transport=transport, timeout=timeout)
-        self._only = transport
+        self._single_transport = transport
         self._max_answer = max_answer
 
     def build_request(
@@ -38,19 +38,19 @@ class Client(httpx2.Client):
         content = given.get("content")
         if not isinstance(content, bytes) or given.get("params"):
             return super().build_request(method, url, timeout=timeout, **given)
-        target = parsed(url) if isinstance(url, str) else url
+        target = parse_url(url) if isinstance(url, str) else url
         length = [("Content-Length", str(len(content)))]
         return httpx2.Request(
             method,
             target,
-            headers=[*_host(target, given["headers"]), *given["headers"], *length],
+            headers=[*make_host_header(target, given["headers"]), *given["headers"], *length],
             stream=httpx2.ByteStream(content),  # of ``content`` it would find out all of this
             extensions={"timeout": httpx2.Timeout(timeout).as_dict()},
         )
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
         """Hand a request to the transport, and its response back, read unless ``stream``."""
-        response = self._only.handle_request(request)
+        response = self._single_transport.handle_request(request)
         response.request = request
         limit_answer(response)
         if not stream:
@@ -58,10 +58,10 @@ class Client(httpx2.Client):
         return response
 
 
-class StockClient(httpx2.Client):
+class StockHttpClient(httpx2.Client):
     """httpx2's own client, whose answers are held to the same limits."""
 
-    def __init__(self, timeout: httpx2.Timeout, max_answer: int = MAX_ANSWER) -> None:
+    def __init__(self, timeout: httpx2.Timeout, max_answer: int = MAX_ANSWER_BYTES) -> None:
         super().__init__(timeout=timeout)
         self._max_answer = max_answer
 
@@ -76,11 +76,11 @@ class StockClient(httpx2.Client):
         return response
 
 
-def _host(url: httpx2.URL, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def make_host_header(url: httpx2.URL, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The header that says who is called, unless the operator has another word for it."""
     named = any(name.lower() == "host" for name, _ in headers)
     return [] if named else [("Host", url.netloc.decode("ascii"))]
 
 
-parsed = functools.lru_cache(_URLS)(httpx2.URL)
+parse_url = functools.lru_cache(_MAX_CACHED_URLS)(httpx2.URL)
 """A URL, parsed but once."""

@@ -6,11 +6,11 @@ import httpx2
 from gevent import monkey
 
 from forwarder.config.settings import UpstreamSettings
-from forwarder.upstream.transport.pinned_transport import GuardedTransport, Lookup
+from forwarder.upstream.transport.pinned_transport import AddressLookup, PinnedTransport
 
 
-def transport_for(
-    settings: UpstreamSettings, heartbeat: float, lookup: Lookup | None = None
+def select_transport(
+    settings: UpstreamSettings, heartbeat: float, lookup: AddressLookup | None = None
 ) -> httpx2.BaseTransport | None:
     """The demo's own, the fast one under gevent, or ``None``: the SDK's stock transport.
 
@@ -32,4 +32,4 @@ def transport_for(
             lookup=lookup,
             resend_posts=settings.max_retries > 0,
         )
-    return GuardedTransport(lookup) if lookup is not None else None
+    return PinnedTransport(lookup) if lookup is not None else None

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from forwarder.core.encryption import Sealer
+from forwarder.core.encryption import TokenCipher
 from forwarder.core.errors import ForwarderError
-from forwarder.core.ids import Mint
-from forwarder.core.translation_context import Ledger, Terms
-from forwarder.core.types import Json, Stream
+from forwarder.core.ids import IdSource
+from forwarder.core.translation_context import LossReport, TranslationContext
+from forwarder.core.types import EventStream, Json
 from forwarder.protocols import unfold
 
 USAGE: Json = {
@@ -22,14 +22,14 @@ USAGE: Json = {
 }
 
 
-def terms(strict: bool = False, secret: str = "s") -> Terms:
+def terms(strict: bool = False, secret: str = "s") -> TranslationContext:
     numbers = itertools.count()
-    sealer = Sealer([secret])
-    return Terms(
-        mint=Mint(id=lambda prefix: f"{prefix}_{next(numbers)}", now=lambda: 7),
-        ledger=Ledger(strict=strict),
-        seal=sealer.seal,
-        unseal=sealer.unseal,
+    sealer = TokenCipher([secret])
+    return TranslationContext(
+        id_source=IdSource(new_id=lambda prefix: f"{prefix}_{next(numbers)}", now=lambda: 7),
+        loss_report=LossReport(strict=strict),
+        encrypt=sealer.encrypt,
+        decrypt=sealer.decrypt,
     )
 
 
@@ -65,7 +65,7 @@ class Model:
         self._answers = iter(answers)
         self.asked: list[Json] = []
 
-    def __call__(self, request: Json) -> Stream:
+    def __call__(self, request: Json) -> EventStream:
         self.asked.append(request)
         answer = next(self._answers)
         if isinstance(answer, ForwarderError):
@@ -73,7 +73,7 @@ class Model:
         return self._stream(answer)
 
     def _stream(self, answer: Json) -> Iterator[list[Json]]:
-        for event in unfold.events("responses", answer, streamed=True):
+        for event in unfold.unfold_answer("responses", answer, streamed=True):
             yield [event]
 
 
@@ -85,5 +85,5 @@ def assistant(text: str) -> Json:
     return {"type": "message", "role": "assistant", "content": text}
 
 
-def events_of(stream: Stream) -> list[Json]:
+def events_of(stream: EventStream) -> list[Json]:
     return [event for batch in stream for event in batch]

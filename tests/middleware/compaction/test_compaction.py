@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, UpstreamError, UpstreamTimeout
-from forwarder.middleware.compaction import as_compaction, is_triggered, with_compaction
+from forwarder.middleware.compaction import (
+    has_compaction_trigger,
+    make_compact_handler,
+    with_compaction,
+)
 from tests.helpers import sdk
 from tests.middleware.compaction.talking import (
     USAGE,
@@ -86,7 +90,7 @@ def test_what_was_compacted_is_opened_in_its_place() -> None:
     first, summary, question = model.asked[0]["input"]
     assert (first, question) == (user("build it"), user("and now?"))
     assert summary["content"][0]["text"].endswith("We built it.")
-    assert here.ledger.dropped == {}
+    assert here.loss_report.losses == {}
 
 
 @pytest.mark.parametrize("status", ["incomplete", "completed"])
@@ -110,7 +114,7 @@ def test_no_summary_is_a_failure_and_no_empty_item(answer: Json) -> None:
 
 def test_a_trigger_anywhere_else_is_refused_by_its_place() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        is_triggered(asked([user("a"), TRIGGER, user("b")]))
+        has_compaction_trigger(asked([user("a"), TRIGGER, user("b")]))
     assert caught.value.param == "input[1]"
 
 
@@ -223,7 +227,7 @@ def test_a_mistake_in_it_is_named(given: Any, param: str) -> None:
 def test_the_endpoint_gives_the_users_messages_and_one_item() -> None:
     model = Model(said("We built it."))
 
-    batches = list(as_compaction(model, terms(), False)({"model": "m", "input": TALK}))
+    batches = list(make_compact_handler(model, terms(), False)({"model": "m", "input": TALK}))
 
     assert batches[:-1] == [[] for _ in batches[:-1]]
     [[whole]] = batches[-1:]
@@ -240,7 +244,7 @@ def test_the_endpoint_gives_the_users_messages_and_one_item() -> None:
 def test_a_text_or_what_is_stored_can_be_compacted_too(given: Any) -> None:
     model = Model(said("They greeted.", usage=None))
 
-    [whole] = events_of(as_compaction(model, terms(), False)({"model": "m", **given}))
+    [whole] = events_of(make_compact_handler(model, terms(), False)({"model": "m", **given}))
 
     assert [item["type"] for item in whole["output"]][-1] == "compaction"
     assert whole["usage"]["total_tokens"] == 0
@@ -253,7 +257,7 @@ def test_nothing_to_compact_is_a_mistake_of_the_request(given: Any, native: bool
     model = Model()
 
     with pytest.raises(InvalidRequest) as raised:
-        as_compaction(model, terms(), native)({"model": "m", **given})
+        make_compact_handler(model, terms(), native)({"model": "m", **given})
 
     assert (raised.value.status, raised.value.param) == (400, "input")
     assert model.asked == []
@@ -268,7 +272,7 @@ def test_a_native_upstream_is_asked_for_all_of_it() -> None:
     request = asked([theirs, *TALK, TRIGGER], **THRESHOLD)
 
     events_of(with_compaction(model, terms(), True)(request))
-    events_of(as_compaction(model, terms(), True)({"model": "m", "input": "hello"}))
+    events_of(make_compact_handler(model, terms(), True)({"model": "m", "input": "hello"}))
 
     assert model.asked[0] == request
     assert model.asked[1] == {"model": "m", "input": [

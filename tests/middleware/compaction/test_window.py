@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import Unsupported
-from forwarder.core.ids import MINT
+from forwarder.core.ids import ID_SOURCE
 from forwarder.middleware.compaction import window
 from tests.middleware.compaction.talking import assistant, terms, user
 
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 
 def sealed(text: Any, secret: str = "s") -> Json:
-    blob = terms(secret=secret).seal({"compaction": text, "model": "m"})
+    blob = terms(secret=secret).encrypt({"compaction": text, "model": "m"})
     return {"type": "compaction", "encrypted_content": blob}
 
 
@@ -32,14 +32,14 @@ def texts(items: list[Json]) -> list[str]:
 
 
 def opened(items: list[Json], native: bool = False, strict: bool = False) -> list[Json]:
-    result: list[Json] = window.opened({"input": items}, terms(strict), native)["input"]
+    result: list[Json] = window.open_compactions({"input": items}, terms(strict), native)["input"]
     return result
 
 
 def test_a_conversation_without_such_items_is_the_very_same() -> None:
     for given in ("hi", None, [user("hi")], ["?"]):
         request = {"input": given}
-        assert window.opened(request, terms(), False) is request
+        assert window.open_compactions(request, terms(), False) is request
 
 
 def test_the_last_summary_stands_for_all_before_it_but_what_was_said_to_the_model() -> None:
@@ -64,7 +64,7 @@ def test_the_last_summary_stands_for_all_before_it_but_what_was_said_to_the_mode
         FOREIGN,
         sealed("x", secret="another"),
         {**sealed("x"), "encrypted_content": sealed("x")["encrypted_content"][:-3] + "abc"},
-        {"type": "compaction", "encrypted_content": terms().seal({"reasoning_content": "x"})},
+        {"type": "compaction", "encrypted_content": terms().encrypt({"reasoning_content": "x"})},
         {"type": "compaction"},
         {"type": "compaction", "encrypted_content": 7},
     ],
@@ -72,10 +72,10 @@ def test_the_last_summary_stands_for_all_before_it_but_what_was_said_to_the_mode
 def test_what_cannot_be_opened_is_left_out_and_counted_or_refused(lost: Json) -> None:
     here = terms()
 
-    request = window.opened({"input": [assistant("a"), lost, user("b")]}, here, False)
+    request = window.open_compactions({"input": [assistant("a"), lost, user("b")]}, here, False)
 
     assert request["input"] == [assistant("a"), user("b")]
-    assert list(here.ledger.dropped) == ["input.compaction"]
+    assert list(here.loss_report.losses) == ["input.compaction"]
     with pytest.raises(Unsupported):
         opened([lost], strict=True)
 
@@ -93,33 +93,34 @@ def test_a_native_upstream_does_not_get_what_was_sealed_here_and_is_damaged() ->
     here = terms()
     damaged = {"type": "compaction", "encrypted_content": "fwd1.damaged"}
 
-    assert window.opened({"input": [damaged]}, here, True)["input"] == []
-    assert list(here.ledger.dropped) == ["input.compaction"]
+    assert window.open_compactions({"input": [damaged]}, here, True)["input"] == []
+    assert list(here.loss_report.losses) == ["input.compaction"]
 
 
 def test_of_what_users_said_the_newest_stays_while_there_is_room() -> None:
-    long = "x" * (window.KEPT_TOKENS * 3)
+    long = "x" * (window.MAX_KEPT_TOKENS * 3)
     rules = {"type": "message", "role": "system", "content": "rules"}
 
-    assert texts(window.kept([rules, user(long), user(long), user("new")])) == [
+    assert texts(window.select_kept_items([rules, user(long), user(long), user("new")])) == [
         "rules",
         long,
         "new",
     ]
-    assert texts(window.kept([user("old"), user(long + long)])) == [long + long]
+    assert texts(window.select_kept_items([user("old"), user(long + long)])) == [long + long]
 
 
 def test_the_question_is_what_comes_behind_all_that_the_model_did() -> None:
     items = [user("a"), assistant("b"), user("c"), user("d")]
 
-    assert window.parted(items) == (items[:2], items[2:])
-    assert window.parted(items[:2]) == (items[:2], [])
-    assert not window.is_worth_it(window.parted(items[2:])[0])
+    assert window.split_open_question(items) == (items[:2], items[2:])
+    assert window.split_open_question(items[:2]) == (items[:2], [])
+    assert not window.has_model_items(window.split_open_question(items[2:])[0])
 
 
 def test_kept_messages_are_shown_with_all_that_an_output_has() -> None:
-    [plain, rich] = window.shown(
-        [user("a"), {"role": "user", "id": "msg_1", "content": [{"type": "input_image"}]}], MINT
+    [plain, rich] = window.make_compact_output(
+        [user("a"), {"role": "user", "id": "msg_1", "content": [{"type": "input_image"}]}],
+        ID_SOURCE,
     )
 
     assert plain["content"] == [{"type": "input_text", "text": "a"}]
@@ -133,10 +134,10 @@ def test_only_the_last_summary_is_opened() -> None:
     def unseal(blob: str) -> Any:
         nonlocal count
         count += 1
-        return terms().unseal(blob)
+        return terms().decrypt(blob)
 
     items = [sealed(f"summary {i}") for i in range(50)]
     request = {"input": [*items, user("go on")]}
-    result = window.opened(request, replace(here, unseal=unseal), False)["input"]
+    result = window.open_compactions(request, replace(here, decrypt=unseal), False)["input"]
     assert "summary 49" in result[0]["content"][0]["text"]
     assert count == 1

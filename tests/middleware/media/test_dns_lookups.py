@@ -16,31 +16,31 @@ ROOT = Path(__file__).parents[3]
 
 def test_a_look_up_gives_what_it_finds_or_raises() -> None:
     pool = LookupPool(4)
-    assert pool.run("a", 5, lambda: ["address"]) == ["address"]
+    assert pool.look_up("a", 5, lambda: ["address"]) == ["address"]
     with pytest.raises(UnicodeError):
-        pool.run("a", 5, lambda: "ä".encode("ascii"))
+        pool.look_up("a", 5, lambda: "ä".encode("ascii"))
 
 
 def test_a_client_that_waits_for_slow_names_leaves_room_for_others() -> None:
     pool, going_on = LookupPool(4), threading.Event()
     with pytest.raises(TimeoutError):
-        pool.run("a", 0.05, going_on.wait)
+        pool.look_up("a", 0.05, going_on.wait)
     with pytest.raises(TimeoutError):  # the first one still runs
-        pool.run("a", 0.05, lambda: 1)
-    assert pool.run("b", 5, lambda: 1) == 1
+        pool.look_up("a", 0.05, lambda: 1)
+    assert pool.look_up("b", 5, lambda: 1) == 1
     going_on.set()
-    assert pool.run("a", 5, lambda: 1) == 1
+    assert pool.look_up("a", 5, lambda: 1) == 1
 
 
 def test_all_look_ups_together_are_bounded() -> None:
     pool, going_on = LookupPool(2), threading.Event()
     for client in "ab":
         with pytest.raises(TimeoutError):
-            pool.run(client, 0.05, going_on.wait)
+            pool.look_up(client, 0.05, going_on.wait)
     with pytest.raises(TimeoutError):
-        pool.run("c", 0.05, lambda: 1)
+        pool.look_up("c", 0.05, lambda: 1)
     going_on.set()
-    assert pool.run("c", 5, lambda: 1) == 1
+    assert pool.look_up("c", 5, lambda: 1) == 1
 
 
 UNDER_GEVENT = """

@@ -8,14 +8,19 @@ from types import SimpleNamespace
 import pytest
 
 from forwarder.core.data_urls import Blob
-from forwarder.core.errors import InvalidRequest, NotFetched, UpstreamKeyRefused, UpstreamRefused
-from forwarder.middleware.media.downloads import Passed, download
+from forwarder.core.errors import (
+    InvalidRequest,
+    MediaUnavailable,
+    UpstreamKeyRefused,
+    UpstreamRefused,
+)
+from forwarder.middleware.media.downloads import FileResponse, download
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def having(*pieces: bytes, kind: str = "") -> Callable[[str], Passed]:
-    def get(what: str) -> Passed:
+def having(*pieces: bytes, kind: str = "") -> Callable[[str], FileResponse]:
+    def get(what: str) -> FileResponse:
         assert what == "/files/file-1/content"
         return SimpleNamespace(headers={"content-type": kind}, pieces=iter(pieces))
 
@@ -42,8 +47,8 @@ def test_too_much_is_read_up_to_the_limit_and_no_further() -> None:
     assert "too large" in refused.value.message
 
 
-def failing(error: Exception) -> Callable[[str], Passed]:
-    def get(what: str) -> Passed:
+def failing(error: Exception) -> Callable[[str], FileResponse]:
+    def get(what: str) -> FileResponse:
         raise error
 
     return get
@@ -51,7 +56,7 @@ def failing(error: Exception) -> Callable[[str], Passed]:
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405])
 def test_a_file_that_is_not_given_out_is_the_client_s_affair(status: int) -> None:
-    with pytest.raises(NotFetched) as refused:
+    with pytest.raises(MediaUnavailable) as refused:
         download(failing(UpstreamRefused(status, {})), "file-1", "p.q", 8)
 
     assert (refused.value.param, refused.value.names) == ("p.q", {"file-1"})

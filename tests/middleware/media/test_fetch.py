@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from forwarder.core.data_urls import Blob
-from forwarder.core.errors import InvalidRequest, NotFetched
-from forwarder.core.ssrf import Guard
+from forwarder.core.errors import InvalidRequest, MediaUnavailable
+from forwarder.core.ssrf import AddressGuard
 from forwarder.middleware.media import fetch
 from forwarder.middleware.media.fetch import Fetcher
 from tests.helpers.certificates import Authority
@@ -41,11 +41,11 @@ def fetcher(
     resolve: Callable[..., Any] | None = None, max_bytes: int = 10_000, seconds: float = 5
 ) -> Fetcher:
     """A fetcher that may reach ``files.test``, which is private, and else what is public."""
-    return Fetcher(Guard(["files.test"], resolve or Resolver()), max_bytes, seconds)
+    return Fetcher(AddressGuard(["files.test"], resolve or Resolver()), max_bytes, seconds)
 
 
 def fetched(url: str, **limits: Any) -> Blob:
-    return fetcher(**limits).fetch({url: PATH})[url]
+    return fetcher(**limits).fetch_all({url: PATH})[url]
 
 
 def refusal(url: str, **limits: Any) -> str:
@@ -123,7 +123,7 @@ def test_several_are_fetched_at_once_and_each_only_once() -> None:
     with serving(script) as server:
         wanted = {f"http://files.test:{server.port}/{i}": f"p{i}" for i in range(6)}
         started = time.monotonic()
-        blobs = fetcher().fetch(wanted)
+        blobs = fetcher().fetch_all(wanted)
 
     assert time.monotonic() - started < 1.2
     assert list(blobs) == list(wanted)
@@ -135,7 +135,7 @@ def test_a_server_is_known_by_its_certificate_and_name(
 ) -> None:
     authority = Authority(tmp_path)
     trust = ssl.create_default_context(cafile=str(authority.file))
-    monkeypatch.setattr(fetch, "_trust", lambda: trust)
+    monkeypatch.setattr(fetch, "build_tls_context", lambda: trust)
 
     with serving(IMAGE, authority.server("files.test")) as server:
         assert fetched(f"https://files.test:{server.port}/").data == PNG
@@ -280,9 +280,9 @@ def test_an_endless_body_is_read_to_the_limit_and_not_beyond() -> None:
 def test_the_size_limit_holds_for_all_of_a_request_together() -> None:
     with serving(IMAGE) as server:
         wanted = {f"http://files.test:{server.port}/{i}": PATH for i in range(3)}
-        assert len(fetcher(max_bytes=3 * len(PNG)).fetch(wanted)) == 3
+        assert len(fetcher(max_bytes=3 * len(PNG)).fetch_all(wanted)) == 3
         with pytest.raises(InvalidRequest, match="too large"):
-            fetcher(max_bytes=3 * len(PNG) - 1).fetch(wanted)
+            fetcher(max_bytes=3 * len(PNG) - 1).fetch_all(wanted)
 
 
 def test_a_body_that_ends_early_is_refused() -> None:
@@ -324,7 +324,7 @@ def test_a_slow_server_is_cut_off_in_time(
 ) -> None:
     authority = Authority(tmp_path)
     trust = ssl.create_default_context(cafile=str(authority.file))
-    monkeypatch.setattr(fetch, "_trust", lambda: trust)
+    monkeypatch.setattr(fetch, "build_tls_context", lambda: trust)
     with serving(script, authority.server("files.test") if tls else None) as server:
         started = time.monotonic()
         url = f"http{'s' * tls}://files.test:{server.port}/"
@@ -343,7 +343,7 @@ def test_whatever_fails_when_the_time_is_over_took_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whether a read or the wait for it all ends first is chance, and none of the client's."""
-    monkeypatch.setattr(fetch.Future, "result", lambda job, seconds: WAIT(job))
+    monkeypatch.setattr(fetch.Future, "read_result", lambda job, seconds: WAIT(job))
     with serving(lambda peer: peer.server.wait()) as server:
         for scheme in ("http", "https"):
             url = f"{scheme}://files.test:{server.port}/"
@@ -364,10 +364,10 @@ def test_a_slow_look_up_is_not_waited_for() -> None:
 
 
 def test_a_request_cannot_make_the_forwarder_call_everywhere() -> None:
-    wanted = {f"http://files.test/{i}": f"input[{i}]" for i in range(fetch.MOST + 1)}
+    wanted = {f"http://files.test/{i}": f"input[{i}]" for i in range(fetch.MAX_URLS + 1)}
 
     with pytest.raises(InvalidRequest, match="at most 64") as caught:
-        fetcher().fetch(wanted)
+        fetcher().fetch_all(wanted)
     assert caught.value.param == "input[64]"
 
 
@@ -375,7 +375,7 @@ def test_all_that_cannot_be_fetched_is_named() -> None:
     with serving(IMAGE) as server:
         there = f"http://files.test:{server.port}/a.png"
         wanted = {"ftp://a/b": "one", there: "two", "http://u:p@files.test/": "three"}
-        with pytest.raises(NotFetched) as caught:
-            fetcher().fetch(wanted)
+        with pytest.raises(MediaUnavailable) as caught:
+            fetcher().fetch_all(wanted)
     assert caught.value.names == {"ftp://a/b", "http://u:p@files.test/"}
     assert (caught.value.param, caught.value.code) == ("one", "unfetchable_url")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.middleware.media.locations import places, replaced
+from forwarder.middleware.media.locations import find_media, replace_media
 
 CHAT: dict[str, Any] = {
     "messages": [
@@ -41,7 +41,7 @@ RESPONSES: dict[str, Any] = {
 
 
 def found(request: dict[str, Any], client: str) -> list[tuple[str, str, str, bool]]:
-    return [(p.kind, p.url, p.url_path, p.in_result) for p in places(request, client)]
+    return [(p.kind, p.url, p.url_path, p.in_result) for p in find_media(request, client)]
 
 
 def test_all_images_and_files_of_a_chat_request_are_found() -> None:
@@ -83,9 +83,9 @@ def test_replacing_changes_only_a_copy_and_only_these_places(
     request_: dict[str, Any], client: str
 ) -> None:
     before = copy.deepcopy(request_)
-    all_places = list(places(request_, client))
+    all_places = list(find_media(request_, client))
 
-    changed = replaced(request_, [(place, {"new": i}) for i, place in enumerate(all_places)])
+    changed = replace_media(request_, [(place, {"new": i}) for i, place in enumerate(all_places)])
 
     assert request_ == before
     for i, place in enumerate(all_places):

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from forwarder.core.data_urls import Blob
-from forwarder.core.errors import ForwarderError, InvalidRequest, NotFetched
-from forwarder.middleware.media.locations import places
-from forwarder.middleware.media.policy import Hands, check, with_media
+from forwarder.core.errors import ForwarderError, InvalidRequest, MediaUnavailable
+from forwarder.middleware.media.locations import find_media
+from forwarder.middleware.media.policy import MediaIO, check_media, with_media
 from forwarder.providers import Profile
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
@@ -80,7 +80,7 @@ def settled(
         client,
         over,
         Profile("x", **knobs),
-        Hands(
+        MediaIO(
             fetcher and fetcher.fetch,
             lambda blob, path: f"file-of-{blob.name}-{len(blob.data)}",
             stored,
@@ -127,7 +127,7 @@ def test_a_request_without_media_goes_on_as_the_very_same_object() -> None:
         "chat",
         "chat",
         Profile("x"),
-        Hands(None, str, NOTHING, True),
+        MediaIO(None, str, NOTHING, True),
     )
     list(call(request))
 
@@ -185,7 +185,7 @@ def test_an_id_that_is_named_twice_is_asked_for_once() -> None:
         return STORED[file_id]
 
     request = {"input": [{"role": "user", "content": [by_id("file-1"), by_id("file-1")]}]}
-    hands = Hands(None, str, download, True)
+    hands = MediaIO(None, str, download, True)
     call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), hands)
     list(call(request))
 
@@ -196,12 +196,12 @@ def test_of_all_images_that_cannot_be_had_is_told_at_once() -> None:
     def download(file_id: str, path: str) -> Blob:
         if file_id in STORED:
             return STORED[file_id]
-        raise NotFetched("no", param=path, names={file_id})
+        raise MediaUnavailable("no", param=path, names={file_id})
 
     parts = [by_id(name) for name in ("file-8", "file-1", "file-9")]
-    hands = Hands(None, str, download, True)
+    hands = MediaIO(None, str, download, True)
     call = with_media(lambda r: iter(()), "responses", "chat", Profile("x"), hands)
-    with pytest.raises(NotFetched) as refused:
+    with pytest.raises(MediaUnavailable) as refused:
         call({"input": [{"role": "user", "content": parts}]})
 
     assert refused.value.names == {"file-8", "file-9"}
@@ -359,7 +359,7 @@ def test_a_url_that_is_named_twice_is_fetched_once() -> None:
         "responses",
         "chat",
         profile,
-        Hands(fetcher.fetch, str, NOTHING, True),
+        MediaIO(fetcher.fetch, str, NOTHING, True),
     )
     list(call(request))
 
@@ -409,11 +409,11 @@ def test_a_type_that_says_nothing_is_said_anew() -> None:
 )
 def test_what_no_upstream_could_be_given_is_refused(part: Json, path: str | None) -> None:
     request: Json = {"input": [{"role": "user", "content": [part]}]}
-    [place] = places(request, "responses")
-    assert place.entry == 0
+    [place] = find_media(request, "responses")
+    assert place.entry_index == 0
     if path is None:
-        check(place)
+        check_media(place)
         return
     with pytest.raises(InvalidRequest) as refused:
-        check(place)
+        check_media(place)
     assert refused.value.param == f"input[0].content[0].{path}"

@@ -10,7 +10,7 @@ import pytest
 
 from forwarder.core.data_urls import Blob
 from forwarder.core.errors import UpstreamRefused
-from forwarder.middleware.media.uploads import Uploads
+from forwarder.middleware.media.uploads import UploadCache
 
 A = Blob(b"a", "text/plain", "a.txt")
 B = Blob(b"b", "text/plain", "b.txt")
@@ -48,9 +48,9 @@ def soon(condition: Callable[[], bool]) -> bool:
 
 def test_a_content_is_uploaded_once_whatever_its_name() -> None:
     store = Store()
-    uploads = Uploads(store, 60)
+    uploads = UploadCache(store, 60)
 
-    ids = [uploads.id_of(blob) for blob in (A, B, A, A._replace(name="other"))]
+    ids = [uploads.get_file_id(blob) for blob in (A, B, A, A._replace(name="other"))]
 
     assert ids == ["file-1", "file-2", "file-1", "file-1"]
     assert store.uploads == [(A, None), (B, None)]
@@ -58,17 +58,19 @@ def test_a_content_is_uploaded_once_whatever_its_name() -> None:
 
 def test_keys_do_not_share_files() -> None:
     store = Store()
-    uploads = Uploads(store, 60)
+    uploads = UploadCache(store, 60)
 
-    assert uploads.id_of(A, "one") != uploads.id_of(A, "two")
+    assert uploads.get_file_id(A, "one") != uploads.get_file_id(A, "two")
     assert [key for _, key in store.uploads] == ["one", "two"]
 
 
 def test_requests_at_the_same_time_upload_once() -> None:
     store = Store(0.1)
-    uploads = Uploads(store, 60)
+    uploads = UploadCache(store, 60)
     ids: list[str] = []
-    threads = [threading.Thread(target=lambda: ids.append(uploads.id_of(A))) for _ in range(5)]
+    threads = [
+        threading.Thread(target=lambda: ids.append(uploads.get_file_id(A))) for _ in range(5)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -81,49 +83,49 @@ def test_requests_at_the_same_time_upload_once() -> None:
 def test_an_upload_that_failed_is_tried_again() -> None:
     store = Store()
     store.fails = 1
-    uploads = Uploads(store, 60)
+    uploads = UploadCache(store, 60)
 
     with pytest.raises(UpstreamRefused):
-        uploads.id_of(A)
-    assert uploads.id_of(A) == "file-1"
+        uploads.get_file_id(A)
+    assert uploads.get_file_id(A) == "file-1"
 
 
 def test_a_file_is_deleted_with_its_own_key_when_it_is_old() -> None:
     store = Store()
-    uploads = Uploads(store, 0.05)
-    uploads.id_of(A, "key")
+    uploads = UploadCache(store, 0.05)
+    uploads.get_file_id(A, "key")
 
     assert soon(lambda: store.deleted == [("file-1", "key")])
-    assert uploads.id_of(A, "key") == "file-2"
+    assert uploads.get_file_id(A, "key") == "file-2"
 
 
 def test_a_file_in_use_stays() -> None:
     store = Store()
-    uploads = Uploads(store, 0.4)
-    uploads.id_of(B)
+    uploads = UploadCache(store, 0.4)
+    uploads.get_file_id(B)
     for _ in range(6):
-        uploads.id_of(A)
+        uploads.get_file_id(A)
         time.sleep(0.1)
 
     assert soon(lambda: bool(store.deleted))
     assert store.deleted == [("file-1", None)]
-    assert uploads.id_of(A) == "file-2"
+    assert uploads.get_file_id(A) == "file-2"
 
 
 def test_of_too_many_files_the_one_unused_for_longest_is_deleted() -> None:
     store = Store()
-    uploads = Uploads(store, 60, most=2)
+    uploads = UploadCache(store, 60, most=2)
     for blob in (A, B, A, Blob(b"c", "text/plain")):
-        uploads.id_of(blob)
+        uploads.get_file_id(blob)
 
     assert soon(lambda: store.deleted == [("file-2", None)])
-    assert uploads.id_of(A) == "file-1"
+    assert uploads.get_file_id(A) == "file-1"
 
 
 def test_a_file_that_cannot_be_deleted_is_forgotten() -> None:
     store = Store()
-    uploads = Uploads(store, 60)
-    uploads.id_of(A)
+    uploads = UploadCache(store, 60)
+    uploads.get_file_id(A)
     store.fails = 1
     uploads._max_age = 0.0
 
@@ -131,4 +133,4 @@ def test_a_file_that_cannot_be_deleted_is_forgotten() -> None:
 
     assert store.deleted == [("file-1", None)]
     store.fails = 0
-    assert uploads.id_of(A) == "file-2"
+    assert uploads.get_file_id(A) == "file-2"

@@ -42,17 +42,17 @@ def told(text: str) -> Json:
 
 def back(asked: list[Json], given: list[Json], history: list[Json]) -> list[Any]:
     """The history with what is known again of one answer, told by ids and texts."""
-    kept = anchors.found(asked, given)
-    whole = anchors.restored(history, lambda keys: kept)
+    kept = anchors.collect_reasoning(asked, given)
+    whole = anchors.restore_reasoning(history, lambda keys: kept)
     return [item.get("id") or item.get("call_id") or item["content"][0]["text"] for item in whole]
 
 
 def test_reasoning_comes_back_before_the_call_that_it_led_to() -> None:
     given = [{**thought("rs"), "status": "completed", "content": None}, call("c", id="fc")]
     history = [user("go"), call("c"), output("c")]
-    kept = anchors.found([user("go")], given)
+    kept = anchors.collect_reasoning([user("go")], given)
 
-    assert anchors.restored(history, lambda keys: kept) == [
+    assert anchors.restore_reasoning(history, lambda keys: kept) == [
         user("go"),
         thought("rs"),
         call("c"),
@@ -82,10 +82,10 @@ def test_a_text_comes_back_with_its_reasoning_and_its_phases() -> None:
         thought("r2"),
         said("It is 42.", phase="final_answer"),
     ]
-    kept = anchors.found([user("go")], given)
+    kept = anchors.collect_reasoning([user("go")], given)
     history = [user("go"), told("Let me see. It is 42."), user("sure?")]
 
-    restored = anchors.restored(history, lambda keys: kept)
+    restored = anchors.restore_reasoning(history, lambda keys: kept)
 
     assert [item.get("phase", item.get("id")) for item in restored] == [
         None, "r1", "commentary", "r2", "final_answer", None,
@@ -143,19 +143,19 @@ def test_what_is_lost_without_a_store_is_not_remembered() -> None:
     lost = {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "x"}]}
     readable = {**lost, "content": [{"type": "reasoning_text", "text": "x"}]}
 
-    assert anchors.found([], [lost, call("c")]) == {}
-    assert len(anchors.found([], [readable, call("c")])) == 1
+    assert anchors.collect_reasoning([], [lost, call("c")]) == {}
+    assert len(anchors.collect_reasoning([], [readable, call("c")])) == 1
 
 
 def test_reasoning_before_a_hosted_tool_does_not_belong_to_what_follows() -> None:
     search = {"type": "web_search_call", "id": "ws"}
 
-    assert anchors.found([], [thought("rs"), search, call("c"), said("x")]) == {}
+    assert anchors.collect_reasoning([], [thought("rs"), search, call("c"), said("x")]) == {}
 
 
 def test_plain_answers_need_no_memory() -> None:
-    assert anchors.found([user("go")], [said("Hi."), call("c")]) == {}
-    assert anchors.found([], []) == {}
+    assert anchors.collect_reasoning([user("go")], [said("Hi."), call("c")]) == {}
+    assert anchors.collect_reasoning([], []) == {}
 
 
 @pytest.mark.parametrize(
@@ -168,17 +168,17 @@ def test_plain_answers_need_no_memory() -> None:
     ],
 )
 def test_arguments_are_the_same_however_they_are_written(one: str, other: str) -> None:
-    assert anchors.canonical_arguments(one) == anchors.canonical_arguments(other)
+    assert anchors.normalize_arguments(one) == anchors.normalize_arguments(other)
 
 
 @pytest.mark.parametrize("arguments", ['{"a": ', '{"a":' * 500 + "1" + "}" * 500])
 def test_arguments_that_cannot_be_written_again_stay(arguments: str) -> None:
-    assert anchors.canonical_arguments(arguments) == arguments
+    assert anchors.normalize_arguments(arguments) == arguments
 
 
 @pytest.mark.parametrize("question", [None, {"type": "message", "role": "user", "content": "é"}])
 def test_text_of_one_question_is_known_by_the_digest_of_both(question: Any) -> None:
     """Many texts may answer one question, which is digested once; what is stored keeps its key."""
     for text in ("", " a ", "ü\n"):
-        whole = anchors._digest(["text", question, text.strip()])
-        assert anchors._text_key(question, text) == whole
+        whole = anchors.hash_json(["text", question, text.strip()])
+        assert anchors.make_text_key(question, text) == whole

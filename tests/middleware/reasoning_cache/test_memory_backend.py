@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from forwarder.middleware.reasoning_cache import memory_backend
-from forwarder.middleware.reasoning_cache.memory_backend import LocalShelf
+from forwarder.middleware.reasoning_cache.memory_backend import MemoryBackend
 
 
 def test_what_was_put_there_last_is_found() -> None:
-    kept = LocalShelf(60)
+    kept = MemoryBackend(60)
     kept.put(b"a", b"old")
     kept.put(b"a", b"new")
 
@@ -18,7 +18,7 @@ def test_what_was_put_there_last_is_found() -> None:
 
 
 def test_what_was_not_used_for_longest_makes_room() -> None:
-    kept = LocalShelf(60, most=2)
+    kept = MemoryBackend(60, max_values=2)
     for key in (b"a", b"b"):
         kept.put(key, b"x")
     kept.get(b"a")
@@ -28,7 +28,7 @@ def test_what_was_not_used_for_longest_makes_room() -> None:
 
 
 def test_the_values_together_have_a_limit() -> None:
-    kept = LocalShelf(60, max_bytes=10)
+    kept = MemoryBackend(60, max_bytes=10)
     kept.put(b"a", b"12345")
     kept.put(b"a", b"123456")
     kept.put(b"b", b"1234")
@@ -43,7 +43,7 @@ def test_the_values_together_have_a_limit() -> None:
 def test_nothing_is_kept_for_long_after_its_last_use(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(memory_backend.time, "monotonic", lambda: now[0])
-    kept = LocalShelf(10)
+    kept = MemoryBackend(10)
     kept.put(b"a", b"x")
     kept.put(b"b", b"x")
     now[0] = 8

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import UpstreamRefused
-from forwarder.middleware.reasoning_cache import Recall
-from forwarder.middleware.reasoning_cache.memory_backend import LocalShelf
+from forwarder.middleware.reasoning_cache import ReasoningCache
+from forwarder.middleware.reasoning_cache.memory_backend import MemoryBackend
 from tests.middleware.reasoning_cache.test_keys import call, output, thought, user
 
 Json = dict[str, Any]
@@ -38,13 +38,13 @@ class Upstream:
         return [item.get("id", "") for item in self.asked[-1]["input"]]
 
 
-def recall() -> Recall:
-    return Recall(LocalShelf(60))
+def recall() -> ReasoningCache:
+    return ReasoningCache(MemoryBackend(60))
 
 
 def test_what_was_thought_comes_back_and_the_stream_is_the_same() -> None:
     upstream, memory = Upstream(), recall()
-    recalled = memory.recalling(upstream, MINE, reasons=True)
+    recalled = memory.with_reasoning_cache(upstream, MINE, reasons=True)
 
     first = list(recalled(ASKED))
     list(recalled(AGAIN))
@@ -59,8 +59,8 @@ def test_seals_are_asked_for_once_and_only_of_models_that_reason() -> None:
     upstream = Upstream()
     sealing = {**ASKED, "include": ["x", "reasoning.encrypted_content"]}
 
-    list(recall().recalling(upstream, MINE, reasons=True)(sealing))
-    list(recall().recalling(upstream, MINE, reasons=False)(ASKED))
+    list(recall().with_reasoning_cache(upstream, MINE, reasons=True)(sealing))
+    list(recall().with_reasoning_cache(upstream, MINE, reasons=False)(ASKED))
 
     assert upstream.asked == [sealing, ASKED]
 
@@ -71,9 +71,9 @@ def test_seals_are_asked_for_once_and_only_of_models_that_reason() -> None:
 )
 def test_it_is_for_nobody_else_and_no_other_model(whose: Any) -> None:
     upstream, memory = Upstream(), recall()
-    list(memory.recalling(upstream, MINE, reasons=False)(ASKED))
+    list(memory.with_reasoning_cache(upstream, MINE, reasons=False)(ASKED))
 
-    list(memory.recalling(upstream, whose, reasons=False)(AGAIN))
+    list(memory.with_reasoning_cache(upstream, whose, reasons=False)(AGAIN))
 
     assert upstream.asked[1] == AGAIN
 
@@ -87,7 +87,7 @@ def test_it_is_for_nobody_else_and_no_other_model(whose: Any) -> None:
 )
 def test_an_upstream_that_does_not_accept_it_is_asked_without(error: Json) -> None:
     upstream, memory = Upstream(None, UpstreamRefused(400, error)), recall()
-    recalled = memory.recalling(upstream, MINE, reasons=False)
+    recalled = memory.with_reasoning_cache(upstream, MINE, reasons=False)
     list(recalled(ASKED))
 
     assert list(recalled(AGAIN))
@@ -104,7 +104,7 @@ def test_an_upstream_that_does_not_accept_it_is_asked_without(error: Json) -> No
 )
 def test_any_other_refusal_is_the_client_s(refusal: UpstreamRefused) -> None:
     memory = recall()
-    recalled = memory.recalling(Upstream(None, refusal), MINE, reasons=False)
+    recalled = memory.with_reasoning_cache(Upstream(None, refusal), MINE, reasons=False)
     list(recalled(ASKED))
 
     with pytest.raises(UpstreamRefused):
@@ -115,5 +115,5 @@ def test_a_refusal_of_a_request_to_which_nothing_was_added_is_not_tried_again() 
     upstream = Upstream(UpstreamRefused(400, {"message": "no reasoning here"}))
 
     with pytest.raises(UpstreamRefused):
-        recall().recalling(upstream, MINE, reasons=False)(ASKED)
+        recall().with_reasoning_cache(upstream, MINE, reasons=False)(ASKED)
     assert len(upstream.asked) == 1

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import UpstreamRefused
-from forwarder.core.translation_context import Ledger
-from forwarder.middleware.reasoning_cache.memory_backend import LocalShelf
-from forwarder.middleware.reasoning_cache.signatures import ChoiceReader, SignatureRecall
+from forwarder.core.translation_context import LossReport
+from forwarder.middleware.reasoning_cache.memory_backend import MemoryBackend
+from forwarder.middleware.reasoning_cache.signatures import ChoiceReader, SignatureCache
 
 Json = dict[str, Any]
 MINE = ("key", "up", "model")
@@ -27,7 +27,7 @@ def said(*calls: Json, **more: Any) -> Json:
     return {"role": "assistant", "content": None, "tool_calls": list(calls), **more}
 
 
-class Shelf(LocalShelf):
+class Shelf(MemoryBackend):
     """A shelf that notes how often it is asked, and for how much."""
 
     def __init__(self) -> None:
@@ -57,9 +57,11 @@ class Upstream:
         return iter([[], [{"choices": [choice]}]])
 
 
-def ask(upstream: Upstream, recall: SignatureRecall, *messages: Any, whose: Any = MINE) -> Ledger:
-    ledger = Ledger()
-    list(recall.with_recall(upstream, whose, ledger)({"messages": list(messages)}))
+def ask(
+    upstream: Upstream, recall: SignatureCache, *messages: Any, whose: Any = MINE
+) -> LossReport:
+    ledger = LossReport()
+    list(recall.with_signature_cache(upstream, whose, ledger)({"messages": list(messages)}))
     return ledger
 
 
@@ -69,11 +71,11 @@ def shelf() -> Shelf:
 
 
 @pytest.fixture
-def recall(shelf: Shelf) -> SignatureRecall:
-    return SignatureRecall(shelf)
+def recall(shelf: Shelf) -> SignatureCache:
+    return SignatureCache(shelf)
 
 
-def test_a_model_that_signs_nothing_costs_one_look(shelf: Shelf, recall: SignatureRecall) -> None:
+def test_a_model_that_signs_nothing_costs_one_look(shelf: Shelf, recall: SignatureCache) -> None:
     upstream = Upstream(said(call()))
     ask(upstream, recall, USER)
     assert shelf.looks == []
@@ -84,7 +86,7 @@ def test_a_model_that_signs_nothing_costs_one_look(shelf: Shelf, recall: Signatu
     assert upstream.asked[-1] == {"messages": [USER, said(call()), USER]}
 
 
-def test_a_message_that_has_signatures_is_sent_as_it_is(recall: SignatureRecall) -> None:
+def test_a_message_that_has_signatures_is_sent_as_it_is(recall: SignatureCache) -> None:
     upstream = Upstream(said(call("a", **SIGNED), call("b"), thinking_blocks=[{"data": "d"}]))
     ask(upstream, recall, USER)
 
@@ -104,7 +106,7 @@ def test_a_message_that_has_signatures_is_sent_as_it_is(recall: SignatureRecall)
         {"role": "assistant", "tool_calls": [{"id": "a", "function": "odd"}]},
     ],
 )
-def test_what_the_client_changed_is_not_signed(changed: Json, recall: SignatureRecall) -> None:
+def test_what_the_client_changed_is_not_signed(changed: Json, recall: SignatureCache) -> None:
     upstream = Upstream(said(call("a", **SIGNED)))
     ask(upstream, recall, USER)
 
@@ -115,16 +117,16 @@ def test_what_the_client_changed_is_not_signed(changed: Json, recall: SignatureR
 
 @pytest.mark.parametrize("messages", [None, "odd", ["odd", 1]])
 def test_a_request_of_another_shape_is_for_the_upstream_to_refuse(
-    messages: Any, recall: SignatureRecall
+    messages: Any, recall: SignatureCache
 ) -> None:
     upstream = Upstream(said(call("a", **SIGNED)))
-    list(recall.with_recall(upstream, MINE, Ledger())({"messages": messages}))
+    list(recall.with_signature_cache(upstream, MINE, LossReport())({"messages": messages}))
     assert upstream.asked == [{"messages": messages}]
 
 
 @pytest.mark.parametrize("given", ["", "b"])
 def test_a_call_without_its_id_is_known_by_what_it_answers(
-    given: str, recall: SignatureRecall
+    given: str, recall: SignatureCache
 ) -> None:
     upstream = Upstream(said(call("a", **SIGNED), call("b")))
     ask(upstream, recall, USER)
@@ -137,7 +139,7 @@ def test_a_call_without_its_id_is_known_by_what_it_answers(
     assert upstream.asked[-1]["messages"] == [USER, signed, other, calls]
 
 
-def test_a_text_is_known_by_what_it_answers(recall: SignatureRecall) -> None:
+def test_a_text_is_known_by_what_it_answers(recall: SignatureCache) -> None:
     told = {"role": "assistant", "content": "Yes."}
     upstream = Upstream({**told, **SIGNED})
     ask(upstream, recall, USER)
@@ -152,7 +154,7 @@ def test_a_text_is_known_by_what_it_answers(recall: SignatureRecall) -> None:
     "whose", [("other", "up", "model"), ("key", "other", "model"), ("key", "up", "other")]
 )
 def test_signatures_are_for_one_client_upstream_and_model(
-    whose: Any, recall: SignatureRecall
+    whose: Any, recall: SignatureCache
 ) -> None:
     upstream = Upstream(said(call("a", **SIGNED)))
     ask(upstream, recall, USER)
@@ -166,7 +168,7 @@ def refused(message: str, status: int = 400) -> UpstreamRefused:
     return UpstreamRefused(status, {"message": message})
 
 
-def test_refused_signatures_are_left_out_and_named(recall: SignatureRecall) -> None:
+def test_refused_signatures_are_left_out_and_named(recall: SignatureCache) -> None:
     upstream = Upstream(said(call("a", **SIGNED)), None, refused("Corrupted thought signature."))
     ask(upstream, recall, USER)
 
@@ -174,13 +176,13 @@ def test_refused_signatures_are_left_out_and_named(recall: SignatureRecall) -> N
 
     assert upstream.asked[1]["messages"] == [USER, upstream.message]
     assert upstream.asked[2]["messages"] == [USER, said(call("a"))]
-    assert ledger.dropped == {"messages.signatures": "the upstream refused them"}
+    assert ledger.losses == {"messages.signatures": "the upstream refused them"}
 
 
 @pytest.mark.parametrize(
     "refusal", [refused("no such model"), refused("the signature service is down", 503)]
 )
-def test_another_refusal_is_the_client_s(refusal: UpstreamRefused, recall: SignatureRecall) -> None:
+def test_another_refusal_is_the_client_s(refusal: UpstreamRefused, recall: SignatureCache) -> None:
     upstream = Upstream(said(call("a", **SIGNED)), None, refusal)
     ask(upstream, recall, USER)
 
@@ -189,7 +191,7 @@ def test_another_refusal_is_the_client_s(refusal: UpstreamRefused, recall: Signa
     assert len(upstream.asked) == 2
 
 
-def test_a_signature_behind_the_finish_is_kept(recall: SignatureRecall) -> None:
+def test_a_signature_behind_the_finish_is_kept(recall: SignatureCache) -> None:
     def upstream(request: Json) -> Iterator[list[Json]]:
         asked.append(request)
         finish = {"index": 0, "delta": {"tool_calls": [call("a")]}, "finish_reason": "tool_calls"}
@@ -197,7 +199,7 @@ def test_a_signature_behind_the_finish_is_kept(recall: SignatureRecall) -> None:
         return iter([[{"choices": [finish]}], [{"choices": [late]}], [{"choices": []}]])
 
     asked: list[Json] = []
-    wrapped = recall.with_recall(upstream, MINE, Ledger())
+    wrapped = recall.with_signature_cache(upstream, MINE, LossReport())
     list(wrapped({"messages": [USER]}))
     list(wrapped({"messages": [USER, said(call("a"))]}))
 
@@ -206,23 +208,23 @@ def test_a_signature_behind_the_finish_is_kept(recall: SignatureRecall) -> None:
 
 def test_a_message_beside_the_deltas_is_not_read_again() -> None:
     reader, whole = ChoiceReader(), ChoiceReader()
-    reader.take({"delta": {"content": "Hi"}, "message": {"content": "Hi"}})
-    reader.take({"delta": {}, "message": {"content": "Hi"}, "finish_reason": "stop"})
-    whole.take({"message": {"content": "Hi"}, "finish_reason": "stop"})
+    reader.add_choice({"delta": {"content": "Hi"}, "message": {"content": "Hi"}})
+    reader.add_choice({"delta": {}, "message": {"content": "Hi"}, "finish_reason": "stop"})
+    whole.add_choice({"message": {"content": "Hi"}, "finish_reason": "stop"})
 
-    assert reader.anchor(b"q").keys() == whole.anchor(b"q").keys()
+    assert reader.make_entries(b"q").keys() == whole.make_entries(b"q").keys()
 
 
 def test_a_long_text_is_held_in_few_pieces() -> None:
     reader = ChoiceReader()
     tracemalloc.start()
     for number in range(20_000):
-        reader.take({"delta": {"content": f"{number:05}"}})
+        reader.add_choice({"delta": {"content": f"{number:05}"}})
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
     assert held < 200_000  # of 100,000 characters
     text = "".join(f"{number:05}" for number in range(20_000))
     whole = ChoiceReader()
-    whole.take({"message": {"content": text}})
-    assert reader.anchor(b"q").keys() == whole.anchor(b"q").keys()
+    whole.add_choice({"message": {"content": text}})
+    assert reader.make_entries(b"q").keys() == whole.make_entries(b"q").keys()

@@ -7,12 +7,12 @@ import time
 from typing import Any
 
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.context.recorder import Asked, Tape
-from forwarder.context.redaction import Redaction
-from forwarder.context.request_context import Exchange
-from forwarder.core.translation_context import Ledger
-from forwarder.observability.capture.record import encoded
-from forwarder.observability.capture.stores import new_name
+from forwarder.context.recorder import Recorder, RequestHead
+from forwarder.context.redaction import Redactor
+from forwarder.context.request_context import RequestContext
+from forwarder.core.translation_context import LossReport
+from forwarder.observability.capture.record import encode_record
+from forwarder.observability.capture.stores import generate_name
 
 UPSTREAM: UpstreamSettings = Settings.from_env(
     {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_API_KEY": "sk-upstream"}
@@ -20,18 +20,20 @@ UPSTREAM: UpstreamSettings = Settings.from_env(
 URL = "http://up.test/v1/chat/completions"
 
 
-def tape(limit: int = 10_000, method: str = "POST") -> Tape:
-    asked = Asked(method, "/v1/responses", [("key", "k")], [("Authorization", "Bearer sk-client")])
-    return Tape(asked, limit, time.monotonic())
+def tape(limit: int = 10_000, method: str = "POST") -> Recorder:
+    asked = RequestHead(
+        method, "/v1/responses", [("key", "k")], [("Authorization", "Bearer sk-client")]
+    )
+    return Recorder(asked, limit, time.monotonic())
 
 
-def exchange(**more: Any) -> Exchange:
-    return Exchange(id="req_1", route="responses", ledger=Ledger(), **more)
+def exchange(**more: Any) -> RequestContext:
+    return RequestContext(id="req_1", route="responses", loss_report=LossReport(), **more)
 
 
-def record(of: Tape, limit: int = 10_000, *fields: str, **more: Any) -> dict[str, Any]:
+def record(of: Recorder, limit: int = 10_000, *fields: str, **more: Any) -> dict[str, Any]:
     """The record of a tape, which is as long as it may be."""
-    said = encoded(new_name(1.0), of, exchange(**more), 0.5, Redaction(fields), limit)
+    said = encode_record(generate_name(1.0), of, exchange(**more), 0.5, Redactor(fields), limit)
     assert len(said) <= limit
     made: dict[str, Any] = json.loads(said)
     return made

@@ -10,41 +10,53 @@ from typing import Any
 
 import pytest
 
-from forwarder.config.settings import Settings, UpstreamSettings, upstream_with
-from forwarder.context.recorder import Asked
-from forwarder.context.request_context import Exchange
-from forwarder.core.translation_context import Ledger
-from forwarder.observability.capture.observer import Capture, capture_for, shelf_for
-from forwarder.observability.capture.stores import FileShelf, Limits, MemoryShelf
+from forwarder.config.settings import Settings, UpstreamSettings, make_upstream_settings
+from forwarder.context.recorder import RequestHead
+from forwarder.context.request_context import RequestContext
+from forwarder.core.translation_context import LossReport
+from forwarder.observability.capture.observer import (
+    CaptureObserver,
+    make_capture_observer,
+    make_capture_store,
+)
+from forwarder.observability.capture.stores import (
+    CaptureLimits,
+    FileCaptureStore,
+    MemoryCaptureStore,
+)
 
-ASKED = Asked("POST", "/v1/responses", [], [])
+ASKED = RequestHead("POST", "/v1/responses", [], [])
 
 
 def settings(**more: str) -> Settings:
     return Settings.from_env({f"FORWARDER_CAPTURE{k}": v for k, v in more.items()})
 
 
-def capturing(**more: str) -> Capture:
-    return Capture(settings(**more), MemoryShelf(Limits(10, 100)))
+def capturing(**more: str) -> CaptureObserver:
+    return CaptureObserver(settings(**more), MemoryCaptureStore(CaptureLimits(10, 100)))
 
 
-def ended(capture: Capture, route: str, body: bytes | None, **more: Any) -> list[dict[str, Any]]:
-    exchange = Exchange("req_1", route, Ledger(), observers=[capture], **more)
-    exchange.tape = capture.tape(exchange, ASKED)
-    if exchange.tape and body:
-        exchange.tape.heard(body)
+def ended(
+    capture: CaptureObserver, route: str, body: bytes | None, **more: Any
+) -> list[dict[str, Any]]:
+    exchange = RequestContext("req_1", route, LossReport(), observers=[capture], **more)
+    exchange.recorder = capture.make_recorder(exchange, ASKED)
+    if exchange.recorder and body:
+        exchange.recorder.record_body(body)
     exchange.close()
-    assert exchange.tape is None
-    return capture.shelf.newest(10)
+    assert exchange.recorder is None
+    return capture.shelf.list_newest(10)
 
 
 def test_nothing_captures_unless_it_is_told_to() -> None:
-    assert capture_for(settings()) is None
+    assert make_capture_observer(settings()) is None
 
 
 def test_records_are_where_the_settings_say(tmp_path: Path) -> None:
-    assert isinstance(shelf_for(settings(_COUNT="5", **{"": "memory"})), MemoryShelf)
-    assert isinstance(shelf_for(settings(**{"": str(tmp_path)})), FileShelf)
+    assert isinstance(
+        make_capture_store(settings(_COUNT="5", **{"": "memory"})), MemoryCaptureStore
+    )
+    assert isinstance(make_capture_store(settings(**{"": str(tmp_path)})), FileCaptureStore)
 
 
 def test_an_exchange_that_is_over_is_kept() -> None:
@@ -76,9 +88,11 @@ def test_exchanges_in_which_a_model_is_asked_are_kept(
 
 def test_no_key_of_what_is_registered_by_then_is_kept() -> None:
     there: list[UpstreamSettings] = []
-    shelf = MemoryShelf(Limits(10, 100))
-    capture = Capture(settings(), shelf, lambda: there)
-    there.append(upstream_with("mine:latest", base_url="https://a/v1", api_key="sk-0123456789"))
+    shelf = MemoryCaptureStore(CaptureLimits(10, 100))
+    capture = CaptureObserver(settings(), shelf, lambda: there)
+    there.append(
+        make_upstream_settings("mine:latest", base_url="https://a/v1", api_key="sk-0123456789")
+    )
 
     (summary,) = ended(capture, "chat", b'{"messages":[{"content":"is sk-0123456789 right?"}]}')
 
@@ -87,35 +101,37 @@ def test_no_key_of_what_is_registered_by_then_is_kept() -> None:
 
 def test_an_exchange_without_a_tape_leaves_nothing() -> None:
     capture = capturing()
-    Exchange("req_1", "responses", Ledger(), observers=[capture]).close()
+    RequestContext("req_1", "responses", LossReport(), observers=[capture]).close()
 
-    assert capture.shelf.newest(10) == []
+    assert capture.shelf.list_newest(10) == []
 
 
 def test_what_cannot_be_kept_harms_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    shelf = FileShelf(tmp_path / "file" / "dir", Limits(1, 1))
-    exchange = Exchange("req_1", "chat", Ledger(), observers=[Capture(settings(), shelf)])
-    exchange.tape = Capture(settings(), shelf).tape(exchange, ASKED)
-    assert exchange.tape is not None
-    exchange.tape.heard(b"{}")
+    shelf = FileCaptureStore(tmp_path / "file" / "dir", CaptureLimits(1, 1))
+    exchange = RequestContext(
+        "req_1", "chat", LossReport(), observers=[CaptureObserver(settings(), shelf)]
+    )
+    exchange.recorder = CaptureObserver(settings(), shelf).make_recorder(exchange, ASKED)
+    assert exchange.recorder is not None
+    exchange.recorder.record_body(b"{}")
 
     exchange.close()
 
-    assert not shelf.newest(1)
+    assert not shelf.list_newest(1)
 
 
 def test_what_is_too_old_goes_while_nobody_asks() -> None:
     gone = []
 
-    class Told(MemoryShelf):
+    class Told(MemoryCaptureStore):
         def prune(self) -> None:
             gone.append(True)
             if len(gone) > 2:
                 threading.Event().wait()
             raise RuntimeError("told")
 
-    capture = Capture(settings(_AGE="0.02"), Told(Limits(1, 0.02)))
+    capture = CaptureObserver(settings(_AGE="0.02"), Told(CaptureLimits(1, 0.02)))
     capture.start()
 
     deadline = time.monotonic() + 5

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from forwarder.core.errors import UpstreamTimeout
-from forwarder.observability.capture.playback import Playback, not_fetched
+from forwarder.observability.capture.playback import PlaybackTransport, fetch_placeholders
 
 URL = "http://up.test/v1/chat/completions"
 
@@ -19,7 +19,7 @@ def attempt(text: str = "", url: str = URL, status: int = 200, **more: Any) -> d
 
 
 def client(*attempts: dict[str, Any]) -> httpx2.Client:
-    return httpx2.Client(transport=Playback(attempts))
+    return httpx2.Client(transport=PlaybackTransport(attempts))
 
 
 def test_an_answer_is_given_as_it_was() -> None:
@@ -30,7 +30,7 @@ def test_an_answer_is_given_as_it_was() -> None:
 
 
 def test_answers_come_in_their_order_and_those_of_the_same_request_first() -> None:
-    playback = Playback(
+    playback = PlaybackTransport(
         [
             attempt("other", url="http://other.test/v1/responses"),
             attempt("first"),
@@ -41,7 +41,7 @@ def test_answers_come_in_their_order_and_those_of_the_same_request_first() -> No
     said = httpx2.Client(transport=playback)
 
     assert [said.post(URL, json={"n": n}).text for n in (2, 3, 4)] == ["asked", "first", "second"]
-    assert playback.left == 1
+    assert playback.remaining_count == 1
     assert said.post(URL, json={}).text == "other"
     with pytest.raises(httpx2.ConnectError, match="no more answers"):
         said.post(URL, json={})
@@ -81,6 +81,6 @@ def test_an_upload_has_an_id() -> None:
 
 
 def test_nothing_is_fetched() -> None:
-    found = not_fetched({"http://a.test/x": "input[0]"})
+    found = fetch_placeholders({"http://a.test/x": "input[0]"})
 
     assert found["http://a.test/x"].data == b"not fetched"

@@ -7,26 +7,28 @@ import json
 import httpx2
 import pytest
 
-from forwarder.context.redaction import Redaction
-from forwarder.observability.capture.record import encoded, summary_of
+from forwarder.context.redaction import Redactor
+from forwarder.observability.capture.record import encode_record, parse_summary
 from tests.observability.capture.taping import UPSTREAM, URL, exchange, record, tape
 
 
 def test_everything_that_is_known_is_in_it() -> None:
     taken = tape()
-    taken.heard(b'{"model":"a","input":"hi","previous_response_id":"r"}')
-    taken.stands_on({"model": "a", "input": ["before", "hi"]})
-    attempt = taken.attempt(UPSTREAM, "generic", "chat", URL, b'{"model":"b"}')
-    attempt.answered(httpx2.Response(200, headers={"x-request-id": "u", "Set-Cookie": "c"}))
-    list(attempt.heard(iter([b'data: {"a":1}\n\n', b"data: [DONE]\n\n"])))
-    taken.answers(200, [("X-Request-Id", "req_1")]).add(b'{"id":"resp_1"}')
-    done = exchange(upstream="chat", model="b", retries=1, failed=["spare"], usage={"t": 1})
-    done.ledger.note("seed", "not known there")
+    taken.record_body(b'{"model":"a","input":"hi","previous_response_id":"r"}')
+    taken.record_resumed_body({"model": "a", "input": ["before", "hi"]})
+    attempt = taken.record_attempt(UPSTREAM, "generic", "chat", URL, b'{"model":"b"}')
+    attempt.record_head(httpx2.Response(200, headers={"x-request-id": "u", "Set-Cookie": "c"}))
+    list(attempt.tap(iter([b'data: {"a":1}\n\n', b"data: [DONE]\n\n"])))
+    taken.record_answer_head(200, [("X-Request-Id", "req_1")]).add(b'{"id":"resp_1"}')
+    done = exchange(
+        upstream="chat", model="b", retries=1, failed_upstreams=["spare"], usage={"t": 1}
+    )
+    done.loss_report.note("seed", "not known there")
 
-    said = encoded("ex_1", taken, done, 0.25, Redaction(()), 10_000)
+    said = encode_record("ex_1", taken, done, 0.25, Redactor(()), 10_000)
 
     made = json.loads(said)
-    assert made["exchange"] == summary_of(said)
+    assert made["exchange"] == parse_summary(said)
     assert made["exchange"] | {"time": ""} == {
         "id": "ex_1",
         "request_id": "req_1",
@@ -70,7 +72,7 @@ def test_of_a_request_that_came_to_nothing_there_is_what_is_known() -> None:
 
 def test_a_body_that_is_no_json_is_text() -> None:
     taken = tape()
-    taken.heard(b'{"api_key": "s3cret-value')
+    taken.record_body(b'{"api_key": "s3cret-value')
 
     made = record(taken, 10_000, status=400)
 
@@ -90,13 +92,15 @@ def test_a_body_that_is_no_json_is_text() -> None:
 )
 def test_keys_are_nowhere_in_it(said: bytes) -> None:
     taken = tape()
-    taken.heard(b'{"input":"my key is sk-client"}')
-    attempt = taken.attempt(UPSTREAM, "generic", "chat", URL, b'{"input":"my key is sk-client"}')
-    attempt.answered(httpx2.Response(400))
+    taken.record_body(b'{"input":"my key is sk-client"}')
+    attempt = taken.record_attempt(
+        UPSTREAM, "generic", "chat", URL, b'{"input":"my key is sk-client"}'
+    )
+    attempt.record_head(httpx2.Response(400))
     attempt.answer.add(said)
-    taken.answers(400, []).add(said)
+    taken.record_answer_head(400, []).add(said)
 
-    found = encoded("n", taken, exchange(client_key="sk-client"), 0.1, Redaction(()), 10_000)
+    found = encode_record("n", taken, exchange(client_key="sk-client"), 0.1, Redactor(()), 10_000)
 
     assert b"sk-upstream" not in found
     assert b"sk-client" not in found
@@ -105,9 +109,9 @@ def test_keys_are_nowhere_in_it(said: bytes) -> None:
 
 def test_configured_fields_are_blotted_on_every_side() -> None:
     taken = tape()
-    taken.heard(b'{"user":"jane.doe@example.com","input":"hi"}')
-    taken.attempt(UPSTREAM, "generic", "chat", URL, b'{"end_user":"jane.doe@example.com"}')
-    taken.answers(400, []).add(b'{"error":{"message":"jane.doe@example.com may not"}}')
+    taken.record_body(b'{"user":"jane.doe@example.com","input":"hi"}')
+    taken.record_attempt(UPSTREAM, "generic", "chat", URL, b'{"end_user":"jane.doe@example.com"}')
+    taken.record_answer_head(400, []).add(b'{"error":{"message":"jane.doe@example.com may not"}}')
 
     made = record(taken, 10_000, "user")
 
@@ -118,12 +122,14 @@ def test_configured_fields_are_blotted_on_every_side() -> None:
 @pytest.mark.parametrize("limit", [1500, 3000, 6000])
 def test_it_is_never_too_long_and_says_what_is_left_out(limit: int) -> None:
     taken = tape(limit)
-    taken.heard(b'{"input":"' + b"x" * (limit // 3) + b'"}')
-    attempt = taken.attempt(UPSTREAM, "generic", "chat", URL, b'{"input":"' + b"y" * 200 + b'"}')
-    attempt.answered(httpx2.Response(200))
+    taken.record_body(b'{"input":"' + b"x" * (limit // 3) + b'"}')
+    attempt = taken.record_attempt(
+        UPSTREAM, "generic", "chat", URL, b'{"input":"' + b"y" * 200 + b'"}'
+    )
+    attempt.record_head(httpx2.Response(200))
     for _ in range(limit // 50):
-        list(attempt.heard(iter([b'data: {"text":"\\u0000\\u0000"}\n\n'])))
-    taken.answers(200, []).add(b"\x00" * (limit // 8))
+        list(attempt.tap(iter([b'data: {"text":"\\u0000\\u0000"}\n\n'])))
+    taken.record_answer_head(200, []).add(b"\x00" * (limit // 8))
 
     made = record(taken, limit)
 
@@ -133,8 +139,8 @@ def test_it_is_never_too_long_and_says_what_is_left_out(limit: int) -> None:
 
 def test_what_does_not_fit_is_told_from_what_was_not_said() -> None:
     taken = tape(limit=3000)
-    taken.heard(b'{"input":"%s","model":"m"}' % (b"x" * 5000))
-    taken.answers(200, []).add(b"z" * 5000)
+    taken.record_body(b'{"input":"%s","model":"m"}' % (b"x" * 5000))
+    taken.record_answer_head(200, []).add(b"z" * 5000)
 
     made = record(taken, 3000)
 
@@ -147,4 +153,4 @@ def test_what_does_not_fit_is_told_from_what_was_not_said() -> None:
 @pytest.mark.parametrize("said", [b"", b"{}", b'{"exchange":{}', b"not,"])
 def test_what_is_no_record_has_no_summary(said: bytes) -> None:
     with pytest.raises(ValueError, match="no record"):
-        summary_of(said)
+        parse_summary(said)

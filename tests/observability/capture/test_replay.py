@@ -11,14 +11,14 @@ from forwarder.config.settings import Settings
 from forwarder.core.errors import InvalidRequest
 from forwarder.models.router import Router
 from forwarder.observability.capture.replay import (
-    Came,
-    asking,
-    came,
-    came_now,
-    differences,
-    notes,
-    recorded,
-    rehearsed,
+    ReplayAnswer,
+    diff_answers,
+    list_caveats,
+    make_playback_settings,
+    make_replay_answer,
+    make_replay_request,
+    make_replay_settings,
+    read_recorded_answer,
 )
 
 DEMO = Settings.from_env({})
@@ -44,7 +44,9 @@ def attempt(upstream: str = "far", protocol: str = "chat", url: str = URL) -> di
 def test_a_request_is_the_clients_own_with_a_key_of_today() -> None:
     headers = [["X-Forwarder-Strict", "true"], ["Authorization", "***"], ["Host", "h"]]
 
-    asked = asking(record(body={"a": 1}, query=[["b", "c d"]], headers=headers), "sk-1")
+    asked = make_replay_request(
+        record(body={"a": 1}, query=[["b", "c d"]], headers=headers), "sk-1"
+    )
 
     assert asked.path == "/v1/chat/completions?b=c+d"
     assert json.loads(asked.body) == {"a": 1}
@@ -59,7 +61,7 @@ def test_what_decides_the_reasoning_style_goes_with_it() -> None:
     headers = [["User-Agent", "opencode/1.18"], ["X-Title", "Cline"], ["X-Other", "1"]]
     path = "/think/v1/chat/completions"
 
-    asked = asking(record(body={"a": 1}, path=path, headers=headers), None)
+    asked = make_replay_request(record(body={"a": 1}, path=path, headers=headers), None)
 
     assert asked.path == path
     assert asked.headers == {
@@ -68,9 +70,9 @@ def test_what_decides_the_reasoning_style_goes_with_it() -> None:
         "Content-Type": "application/json",
     }
     turn = record("responses", method="GET", path="/both/v1/responses", body={"input": "hi"})
-    assert asking(turn, None).path == "/both/v1/responses"
+    assert make_replay_request(turn, None).path == "/both/v1/responses"
     with pytest.raises(InvalidRequest):
-        asking(record(body={}, path="/think/v1/files"), None)
+        make_replay_request(record(body={}, path="/think/v1/files"), None)
 
 
 @pytest.mark.parametrize(
@@ -78,14 +80,14 @@ def test_what_decides_the_reasoning_style_goes_with_it() -> None:
     [({"text": "{"}, b"{"), ({"body": [1]}, b"[1]"), ({"body": "x"}, b'"x"')],
 )
 def test_a_body_that_was_wrong_is_wrong_again(given: dict[str, Any], body: bytes) -> None:
-    assert asking(record(**given), None).body == body
+    assert make_replay_request(record(**given), None).body == body
 
 
 def test_what_a_request_stood_on_goes_with_it() -> None:
     made = record(body={"input": "hi", "previous_response_id": "r"})
     made["client"]["resumed"] = {"body": {"input": ["before", "hi"]}}
 
-    assert json.loads(asking(made, None).body) == {"input": ["before", "hi"]}
+    assert json.loads(make_replay_request(made, None).body) == {"input": ["before", "hi"]}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_what_a_request_stood_on_goes_with_it() -> None:
 def test_turns_and_background_work_are_asked_for_as_streams(
     route: str, method: str, body: dict[str, Any]
 ) -> None:
-    asked = asking(record(route, method=method, body=body), None)
+    asked = make_replay_request(record(route, method=method, body=body), None)
 
     assert asked.path == "/v1/responses"
     assert json.loads(asked.body) == {"input": "hi", "stream": True}
@@ -110,7 +112,7 @@ def test_what_was_only_queued_is_not_compared_with_the_work() -> None:
     made["client"]["answer"] = {"status": 200, "body": {"status": "queued"}}
 
     with pytest.raises(InvalidRequest, match="'background'"):
-        asking(made, None)
+        make_replay_request(made, None)
 
 
 @pytest.mark.parametrize(
@@ -118,33 +120,33 @@ def test_what_was_only_queued_is_not_compared_with_the_work() -> None:
 )
 def test_without_a_request_there_is_nothing_to_send(made: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
-        asking(made, None)
+        make_replay_request(made, None)
 
 
 @pytest.mark.parametrize("path", ["/api/create", "/v1/files", "http://h/v1/responses", "", "/v1"])
 def test_a_record_sends_nothing_but_what_asks_a_model(path: str) -> None:
     with pytest.raises(InvalidRequest, match="ask a model"):
-        asking(record(body={}, path=path), None)
+        make_replay_request(record(body={}, path=path), None)
 
 
 def test_what_is_not_whole_is_said() -> None:
     made = record(body={})
-    assert list(notes(made)) == []
+    assert list(list_caveats(made)) == []
 
     made["exchange"] |= {"whole": False, "redacted": True}
-    assert [note.partition(":")[0] for note in notes(made)] == [
+    assert [note.partition(":")[0] for note in list_caveats(made)] == [
         "the exchange was too long to be kept whole", "what was secret is blotted out of it",
     ]  # fmt: skip
 
     made["client"]["request"]["left_out"] = 5
-    assert next(notes(made)).startswith("the request was too long")
+    assert next(list_caveats(made)).startswith("the request was too long")
 
 
 # -- settings -------------------------------------------------------------------------------------
 
 
 def test_nobody_notices_a_replay() -> None:
-    settings = rehearsed(
+    settings = make_replay_settings(
         Settings.from_env({"FORWARDER_CAPTURE": "memory", "FORWARDER_RATE_LIMIT_REQUESTS": "1/day"})
     )
 
@@ -155,7 +157,7 @@ def test_an_upstream_that_is_not_there_today_is_there_again() -> None:
     made = record(body={"model": "fast"})
     made["upstream"] = [attempt(), attempt()]
 
-    settings = recorded(DEMO, made)
+    settings = make_playback_settings(DEMO, made)
 
     (upstream,) = settings.upstreams
     assert not settings.demo
@@ -163,7 +165,7 @@ def test_an_upstream_that_is_not_there_today_is_there_again() -> None:
         "far", "http://up.test/v1", "deepseek",
     )  # fmt: skip
     assert upstream.max_retries == 1
-    (route,) = Router(settings).routes("fast", "responses")
+    (route,) = Router(settings).list_routes("fast", "responses")
     assert (route.upstream.name, route.protocol, route.model) == ("far", "chat", "m-1")
 
 
@@ -173,21 +175,21 @@ def test_todays_upstream_goes_before_the_recorded_one() -> None:
     made = record(body={"model": "m-1"})
     made["upstream"] = [attempt()]
 
-    upstreams = recorded(today, made).upstreams
+    upstreams = make_playback_settings(today, made).upstreams
 
     assert [(u.name, u.base_url) for u in upstreams] == [
         ("far", "http://f/v1"),
         ("near", "http://n/v1"),
     ]
     made["upstream"] = [attempt(protocol="compact", url="http://up.test/v1/responses/compact")]
-    assert recorded(today, made).upstreams[0].base_url == "http://up.test/v1"
+    assert make_playback_settings(today, made).upstreams[0].base_url == "http://up.test/v1"
 
 
 def test_fallbacks_are_there_again() -> None:
     made = record(body={"model": "fast"})
     made["upstream"] = [attempt(), attempt("spare")]
 
-    routes = Router(recorded(DEMO, made)).routes("fast", "chat")
+    routes = Router(make_playback_settings(DEMO, made)).list_routes("fast", "chat")
 
     assert [(route.upstream.name, route.model) for route in routes] == [
         ("far", "m-1"),
@@ -196,50 +198,50 @@ def test_fallbacks_are_there_again() -> None:
 
 
 def test_without_an_upstream_there_are_those_of_today() -> None:
-    assert recorded(DEMO, record(body={})).upstreams == DEMO.upstreams
+    assert make_playback_settings(DEMO, record(body={})).upstreams == DEMO.upstreams
 
 
 # -- answers --------------------------------------------------------------------------------------
 
 
-def stream(*events: Any) -> Came:
-    return Came(200, {"events": [{"at": 1, "data": event} for event in events]})
+def stream(*events: Any) -> ReplayAnswer:
+    return ReplayAnswer(200, {"events": [{"at": 1, "data": event} for event in events]})
 
 
 def test_ids_times_and_what_is_stored_make_no_difference() -> None:
-    def told(name: str, at: int, sealed: str, **more: Any) -> Came:
+    def told(name: str, at: int, sealed: str, **more: Any) -> ReplayAnswer:
         response = {"id": f"resp_{name}", "created_at": at, "encrypted_content": sealed, **more}
         return stream({"response": response}, {"item_id": f"msg_{name}", "delta": "x"})
 
     one = told("0123456789", 1, "fwd1.a", store=True)
 
-    assert differences(one, told("9876543210", 2, "fwd1.b", store=False)) == []
+    assert diff_answers(one, told("9876543210", 2, "fwd1.b", store=False)) == []
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        Came(500, {"events": [{"at": 1, "data": {"a": "x"}}]}),
+        ReplayAnswer(500, {"events": [{"at": 1, "data": {"a": "x"}}]}),
         stream({"a": "y"}),
         stream({"a": "x"}, {"a": "x"}),
         stream(),
-        Came(200, {"body": {"b": "x"}}),
-        Came(200, {"text": "x"}),
+        ReplayAnswer(200, {"body": {"b": "x"}}),
+        ReplayAnswer(200, {"text": "x"}),
     ],
 )
-def test_anything_else_does(other: Came) -> None:
-    assert differences(stream({"a": "x"}), other)
+def test_anything_else_does(other: ReplayAnswer) -> None:
+    assert diff_answers(stream({"a": "x"}), other)
 
 
 def test_which_ids_are_the_same_makes_a_difference() -> None:
     one, two = "msg_0123456789", "msg_9876543210"
 
-    assert differences(stream({"a": one, "b": one}), stream({"a": one, "b": two}))
-    assert not differences(stream({"a": one, "b": two}), stream({"a": two, "b": one}))
+    assert diff_answers(stream({"a": one, "b": one}), stream({"a": one, "b": two}))
+    assert not diff_answers(stream({"a": one, "b": two}), stream({"a": two, "b": one}))
 
 
 def test_an_answer_without_a_status_is_compared_by_what_it_says() -> None:
-    assert differences(Came(None, stream(1).said), stream(1)) == []
+    assert diff_answers(ReplayAnswer(None, stream(1).content), stream(1)) == []
 
 
 FAILED = {"type": "response.failed", "response": {"id": "resp_1", "error": {"message": "no"}}}
@@ -249,34 +251,34 @@ ERROR = {"type": "error", "error": {"message": "no"}}
 @pytest.mark.parametrize(
     "turn", [stream({"a": 1}, FAILED), stream(FAILED), stream({**ERROR, "status": 400})]
 )
-def test_a_turn_that_failed_is_compared_with_what_a_post_is_told(turn: Came) -> None:
-    before = Came(None, turn.said)
+def test_a_turn_that_failed_is_compared_with_what_a_post_is_told(turn: ReplayAnswer) -> None:
+    before = ReplayAnswer(None, turn.content)
 
-    assert not differences(before, Came(400, {"body": {"error": {"message": "no"}}}))
-    assert differences(before, Came(400, {"body": {"error": {"message": "other"}}}))
-    assert differences(before, stream({"a": 2}, ERROR, FAILED))
+    assert not diff_answers(before, ReplayAnswer(400, {"body": {"error": {"message": "no"}}}))
+    assert diff_answers(before, ReplayAnswer(400, {"body": {"error": {"message": "other"}}}))
+    assert diff_answers(before, stream({"a": 2}, ERROR, FAILED))
 
 
 def test_a_turn_that_broke_off_is_compared_with_a_stream_that_did() -> None:
-    before = Came(None, stream({"a": 1}, FAILED).said)
+    before = ReplayAnswer(None, stream({"a": 1}, FAILED).content)
 
-    assert not differences(before, stream({"a": 1}, ERROR, FAILED))
-    assert differences(before, stream({"a": 1}))
+    assert not diff_answers(before, stream({"a": 1}, ERROR, FAILED))
+    assert diff_answers(before, stream({"a": 1}))
 
 
 def test_what_comes_is_blotted_as_what_was_captured() -> None:
     settings = Settings.from_env(
         {"FORWARDER_API_KEYS": "sk-client", "FORWARDER_CAPTURE_REDACT": "user"}
     )
-    now = came_now(200, b'{"a":"sk-client","user":"u"}', settings)
+    now = make_replay_answer(200, b'{"a":"sk-client","user":"u"}', settings)
 
-    assert now.said["body"] == {"a": "***", "user": "***"}
-    assert list(now.lines()) == ["status 200", '{"a": "***", "user": "***"}']
+    assert now.content["body"] == {"a": "***", "user": "***"}
+    assert list(now.format_lines()) == ["status 200", '{"a": "***", "user": "***"}']
 
 
 def test_what_came_then_is_what_the_client_got() -> None:
     made = record()
-    assert came(made) == Came(None, {})
+    assert read_recorded_answer(made) == ReplayAnswer(None, {})
 
     made["client"]["answer"] = {"status": 200, "body": {}}
-    assert came(made).status == 200
+    assert read_recorded_answer(made).status == 200

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.observability.capture import serialize
-from forwarder.protocols.sse import Decoder
+from forwarder.protocols.sse import SseDecoder
 
 SAID = {
     "a stream": b'data: {"a":1}\n\ndata: {"b":"\xc3\xbc"}\n\ndata: [DONE]\n\n',
@@ -37,62 +37,64 @@ every_answer = pytest.mark.parametrize("data", SAID.values(), ids=SAID.keys())
 
 def decoded(data: bytes) -> tuple[list[Any], str | None, bool]:
     """What the forwarder's own reader makes of bytes, and why it gives up."""
-    decoder, found = Decoder(), []
+    decoder, found = SseDecoder(), []
     try:
         found += decoder.feed(data)
         found += decoder.flush()
     except Exception as error:
-        return found, str(error), decoder.done
-    return found, None, decoder.done
+        return found, str(error), decoder.saw_done_marker
+    return found, None, decoder.saw_done_marker
 
 
 @every_answer
 def test_what_is_written_reads_as_what_was_read(data: bytes) -> None:
-    once = serialize.read([(0.0, data)])
-    written = b"".join(serialize.write(once))
+    once = serialize.parse_answer([(0.0, data)])
+    written = b"".join(serialize.encode_answer(once))
 
     assert decoded(written) == decoded(data)
-    assert serialize.read([(0.0, written)]) == once
+    assert serialize.parse_answer([(0.0, written)]) == once
 
 
 @every_answer
 def test_it_is_json(data: bytes) -> None:
-    assert json.loads(json.dumps(serialize.read([(0.0, data)]))) is not None
+    assert json.loads(json.dumps(serialize.parse_answer([(0.0, data)]))) is not None
 
 
 @given(st.binary(max_size=60), st.sampled_from(sorted(SAID.values())))
 def test_whatever_is_said_comes_back(noise: bytes, data: bytes) -> None:
     for said in (noise, data + noise, b"data: " + noise):
-        written = b"".join(serialize.write(serialize.read([(0.0, said)])))
+        written = b"".join(serialize.encode_answer(serialize.parse_answer([(0.0, said)])))
         assert decoded(written) == decoded(said)
 
 
 def test_wherever_it_is_cut_the_events_are_the_same() -> None:
     data = SAID["a stream"] + SAID["named events"]
-    whole = [{**event, "at": 0} for event in serialize.read([(0.0, data)])["events"]]
+    whole = [{**event, "at": 0} for event in serialize.parse_answer([(0.0, data)])["events"]]
     for cut in range(1, len(data)):
-        read = serialize.read([(0.0, data[:cut]), (1.0, data[cut:])])
+        read = serialize.parse_answer([(0.0, data[:cut]), (1.0, data[cut:])])
         assert [{**event, "at": 0} for event in read["events"]] == whole
 
 
 def test_an_event_is_there_when_its_end_is() -> None:
-    read = serialize.read([(0.1, b'data: {"a"'), (0.2, b":1}\n\n"), (0.3, b"data: [DONE]\n\n")])
+    read = serialize.parse_answer(
+        [(0.1, b'data: {"a"'), (0.2, b":1}\n\n"), (0.3, b"data: [DONE]\n\n")]
+    )
 
     assert read == {
         "events": [{"at": 200.0, "data": {"a": 1}}, {"at": 300.0, "text": "data: [DONE]"}]
     }
-    assert serialize.write(read) == [b'data: {"a":1}\n\n', b"data: [DONE]\n\n"]
+    assert serialize.encode_answer(read) == [b'data: {"a":1}\n\n', b"data: [DONE]\n\n"]
 
 
 def test_lines_of_json_are_told_apart() -> None:
-    read = serialize.read([(0.1, b'{"a":1}\n{"b"'), (0.2, b":2}\n")])
+    read = serialize.parse_answer([(0.1, b'{"a":1}\n{"b"'), (0.2, b":2}\n")])
 
     assert read == {"lines": [{"at": 100.0, "data": {"a": 1}}, {"at": 200.0, "data": {"b": 2}}]}
-    assert b"".join(serialize.write(read)) == b'{"a":1}\n{"b":2}\n'
+    assert b"".join(serialize.encode_answer(read)) == b'{"a":1}\n{"b":2}\n'
 
 
 def test_what_stands_at_a_cut_of_ours_is_left_out() -> None:
-    assert serialize.read([(0.0, b'data: {"a":1}\n\ndata: sk-hal')], whole=False) == {
+    assert serialize.parse_answer([(0.0, b'data: {"a":1}\n\ndata: sk-hal')], whole=False) == {
         "events": [{"at": 0.0, "data": {"a": 1}}]
     }
-    assert serialize.read([(0.0, b'{"message": "sk-hal')], whole=False) == {}
+    assert serialize.parse_answer([(0.0, b'{"message": "sk-hal')], whole=False) == {}

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.database import SqliteDatabase
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Sqlite]:
-    made = Sqlite(tmp_path / "state.db")
+def database(tmp_path: Path) -> Iterator[SqliteDatabase]:
+    made = SqliteDatabase(tmp_path / "state.db")
     made.prepare()
     yield made
     made.close()

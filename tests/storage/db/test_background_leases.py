@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from forwarder.core.types import Json
 from forwarder.storage.db import Database, background_leases, conversations, event_log, responses
-from forwarder.storage.db.conversations import Talk
-from forwarder.storage.db.database import Postgres as PostgresDatabase
-from forwarder.storage.db.database import Sqlite
-from forwarder.storage.db.responses import Kept
+from forwarder.storage.db.conversations import Conversation
+from forwarder.storage.db.database import PostgresqlDatabase as PostgresDatabase
+from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.db.responses import StoredResponse
 from tests.live.postgres import Postgres, needs_postgres, postgres_process
 
 ITEM: Json = {"type": "message", "id": "msg_1"}
@@ -24,14 +24,14 @@ def event(number: int, kind: str = "x", **more: Any) -> Json:
     return {"type": kind, "sequence_number": number, **more}
 
 
-def queue(database: Sqlite, name: str = "a", lease: float = 60.0) -> Kept:
+def queue(database: SqliteDatabase, name: str = "a", lease: float = 60.0) -> StoredResponse:
     body = {"id": name, "background": True, "output": []}
-    one = Kept(name, "queued", [], body, 1.0, worker="w", lease=time.time() + lease)
-    database.write(lambda c: responses.add(c, "o", one, [event_log.pack([event(0)])]))
+    one = StoredResponse(name, "queued", [], body, 1.0, worker="w", lease=time.time() + lease)
+    database.write(lambda c: responses.add(c, "o", one, [event_log.pack_events([event(0)])]))
     return found(database, name)
 
 
-def found(database: Database, name: str = "a") -> Kept:
+def found(database: Database, name: str = "a") -> StoredResponse:
     kept = database.read(lambda c: responses.find(c, "o", name))
     assert kept is not None
     return kept
@@ -39,80 +39,84 @@ def found(database: Database, name: str = "a") -> Kept:
 
 def told(database: Database) -> list[Any]:
     one = found(database)
-    log = database.read(lambda c: responses.log_after(c, "o", one, -1))
+    log = database.read(lambda c: responses.read_events_after(c, "o", one, -1))
     return [(e["type"], e["sequence_number"]) for e in log]
 
 
 def finished(database: Database, worker: str = "w", number: int = 2) -> bool:
     body = {"id": "a", "status": "completed", "output": [ITEM]}
     last = [event(number, "response.completed", response=body)]
-    return database.write(lambda c: background_leases.finish(c, "o", "a", worker, body, "up", last))
+    return database.write(
+        lambda c: background_leases.finish_work(c, "o", "a", worker, body, "up", last)
+    )
 
 
-def test_work_goes_on_and_ends(database: Sqlite) -> None:
+def test_work_goes_on_and_ends(database: SqliteDatabase) -> None:
     queue(database)
-    assert database.read(lambda c: background_leases.mine(c, "w")) == {("o", "a")}
-    assert database.write(lambda c: background_leases.progress(c, "o", "a", "w", [event(1)]))
+    assert database.read(lambda c: background_leases.list_own(c, "w")) == {("o", "a")}
+    assert database.write(lambda c: background_leases.append_progress(c, "o", "a", "w", [event(1)]))
     assert found(database).status == "in_progress"
     assert finished(database)
 
     one = found(database)
     assert (one.status, one.upstream, one.lease, one.is_running) == ("completed", "up", None, False)
     assert [number for _, number in told(database)] == [0, 1, 2]
-    assert database.read(lambda c: responses.items_named(c, "o", ["msg_1"])) == {"msg_1": ITEM}
-    assert database.read(lambda c: background_leases.mine(c, "w")) == set()
+    assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1"])) == {"msg_1": ITEM}
+    assert database.read(lambda c: background_leases.list_own(c, "w")) == set()
 
 
 @pytest.mark.parametrize("worker", ["other", "w"])
-def test_who_has_lost_it_writes_no_more(database: Sqlite, worker: str) -> None:
+def test_who_has_lost_it_writes_no_more(database: SqliteDatabase, worker: str) -> None:
     one = queue(database)
     if worker == "w":
-        database.write(lambda c: background_leases.end(c, "o", one, "cancelled", None))
+        database.write(lambda c: background_leases.end_work(c, "o", one, "cancelled", None))
     before = told(database)
 
-    assert not database.write(lambda c: background_leases.progress(c, "o", "a", worker, [event(7)]))
+    assert not database.write(
+        lambda c: background_leases.append_progress(c, "o", "a", worker, [event(7)])
+    )
     assert not finished(database, worker)
     assert told(database) == before
 
 
-def test_what_was_made_is_kept_when_it_is_cancelled(database: Sqlite) -> None:
+def test_what_was_made_is_kept_when_it_is_cancelled(database: SqliteDatabase) -> None:
     one = queue(database)
     done = event(1, "response.output_item.done", item=ITEM)
-    database.write(lambda c: background_leases.progress(c, "o", "a", "w", [done, event(2)]))
+    database.write(lambda c: background_leases.append_progress(c, "o", "a", "w", [done, event(2)]))
 
-    ended = database.write(lambda c: background_leases.end(c, "o", one, "cancelled", None))
+    ended = database.write(lambda c: background_leases.end_work(c, "o", one, "cancelled", None))
     assert ended.body == found(database).body
     assert (ended.body["status"], ended.body["output"]) == ("cancelled", [ITEM])
     assert told(database)[-1] == ("response.incomplete", 3)
-    again = database.write(lambda c: background_leases.end(c, "o", one, "failed", None))
+    again = database.write(lambda c: background_leases.end_work(c, "o", one, "failed", None))
     assert again.status == "cancelled"
 
 
-def test_work_of_the_dead_is_found_and_has_failed(database: Sqlite) -> None:
+def test_work_of_the_dead_is_found_and_has_failed(database: SqliteDatabase) -> None:
     alive, dead = queue(database, "b"), queue(database, lease=-1)
 
     assert (alive.is_lost, dead.is_lost) == (False, True)
-    assert database.read(background_leases.lost) == [("o", "a")]
-    assert database.write(lambda c: background_leases.bury(c, "o", alive.id)) is None
-    assert database.write(lambda c: background_leases.bury(c, "o", dead.id))
+    assert database.read(background_leases.list_lost) == [("o", "a")]
+    assert database.write(lambda c: background_leases.reap(c, "o", alive.id)) is None
+    assert database.write(lambda c: background_leases.reap(c, "o", dead.id))
     assert (found(database).status, found(database).body["error"]) == (
         "failed",
-        background_leases.DIED,
+        background_leases.WORKER_DIED_ERROR,
     )
     assert told(database)[-1][0] == "response.failed"
-    assert database.read(background_leases.lost) == []
+    assert database.read(background_leases.list_lost) == []
 
 
-def test_only_the_named_leases_of_a_worker_are_renewed(database: Sqlite) -> None:
+def test_only_the_named_leases_of_a_worker_are_renewed(database: SqliteDatabase) -> None:
     for name in ("a", "b"):
         queue(database, name, lease=-1)
-    database.write(lambda c: background_leases.renew(c, "other", ["a", "b"]))
-    assert set(database.read(background_leases.lost)) == {("o", "a"), ("o", "b")}
-    database.write(lambda c: background_leases.renew(c, "w", ["a"]))
-    assert database.read(background_leases.lost) == [("o", "b")]
+    database.write(lambda c: background_leases.renew_leases(c, "other", ["a", "b"]))
+    assert set(database.read(background_leases.list_lost)) == {("o", "a"), ("o", "b")}
+    database.write(lambda c: background_leases.renew_leases(c, "w", ["a"]))
+    assert database.read(background_leases.list_lost) == [("o", "b")]
 
 
-def test_failed_work_keeps_what_was_made_of_it(database: Sqlite) -> None:
+def test_failed_work_keeps_what_was_made_of_it(database: SqliteDatabase) -> None:
     queue(database)
     made = [
         event(1, "response.output_item.done", output_index=0, item=ITEM),
@@ -121,13 +125,15 @@ def test_failed_work_keeps_what_was_made_of_it(database: Sqlite) -> None:
         ),
         event(3, "response.output_text.delta", output_index=1, content_index=0, delta="So fa"),
     ]
-    database.write(lambda c: background_leases.progress(c, "o", "a", "w", made))
+    database.write(lambda c: background_leases.append_progress(c, "o", "a", "w", made))
     body = {"id": "a", "status": "failed", "output": []}
     last = [
         event(4, "response.output_text.delta", output_index=1, content_index=0, delta="r."),
         event(5, "response.failed", response=body),
     ]
-    assert database.write(lambda c: background_leases.finish(c, "o", "a", "w", body, "up", last))
+    assert database.write(
+        lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", last)
+    )
 
     first, second = found(database).body["output"]
     assert first == ITEM
@@ -139,12 +145,14 @@ def test_failed_work_keeps_what_was_made_of_it(database: Sqlite) -> None:
 
 def begin(database: Database, request: str | None = "sealed") -> None:
     body = {"id": "a", "background": True, "output": [], "metadata": {"k": "v"}}
-    one = Kept("a", "queued", [], body, 1.0)
+    one = StoredResponse("a", "queued", [], body, 1.0)
     opening = [event(0, "response.created", response=body), event(1, "response.queued")]
-    database.write(lambda c: responses.add(c, "o", one, [event_log.pack(opening)]))
-    database.write(lambda c: background_leases.begin(c, "o", "a", "w", request))
+    database.write(lambda c: responses.add(c, "o", one, [event_log.pack_events(opening)]))
+    database.write(lambda c: background_leases.grant_lease(c, "o", "a", "w", request))
     database.write(
-        lambda c: background_leases.progress(c, "o", "a", "w", [event(2), event(3), event(4)])
+        lambda c: background_leases.append_progress(
+            c, "o", "a", "w", [event(2), event(3), event(4)]
+        )
     )
 
 
@@ -158,44 +166,49 @@ def size(database: Database) -> Any:
 
 
 def take_up(
-    database: Sqlite, worker: str, attempts: int = 3
-) -> background_leases.Taken | Kept | None:
-    return database.write(lambda c: background_leases.take_up(c, "o", "a", worker, attempts))
+    database: SqliteDatabase, worker: str, attempts: int = 3
+) -> background_leases.ClaimedWork | StoredResponse | None:
+    return database.write(lambda c: background_leases.claim_work(c, "o", "a", worker, attempts))
 
 
-def test_work_that_is_handed_back_is_taken_up_once(database: Sqlite) -> None:
+def test_work_that_is_handed_back_is_taken_up_once(database: SqliteDatabase) -> None:
     begin(database)
-    assert database.read(background_leases.waiting) == []
-    assert not database.write(lambda c: background_leases.hand_back(c, "o", "a", "other"))
-    assert database.write(lambda c: background_leases.hand_back(c, "o", "a", "w"))
-    assert not database.write(lambda c: background_leases.progress(c, "o", "a", "w", [event(5)]))
-    assert (database.read(background_leases.waiting), database.read(background_leases.lost)) == (
+    assert database.read(background_leases.list_waiting) == []
+    assert not database.write(lambda c: background_leases.release_work(c, "o", "a", "other"))
+    assert database.write(lambda c: background_leases.release_work(c, "o", "a", "w"))
+    assert not database.write(
+        lambda c: background_leases.append_progress(c, "o", "a", "w", [event(5)])
+    )
+    assert (
+        database.read(background_leases.list_waiting),
+        database.read(background_leases.list_lost),
+    ) == (
         [("o", "a")],
         [],
     )
 
     before = size(database)
     taken = take_up(database, "x")
-    assert isinstance(taken, background_leases.Taken)
+    assert isinstance(taken, background_leases.ClaimedWork)
     assert take_up(database, "y") is None
     assert size(database) < before
-    assert (taken.request, taken.attempt, taken.number) == ("sealed", 2, 6)
-    assert taken.kept.body["metadata"] == {"k": "v", "forwarder.attempt": "2"}
+    assert (taken.request, taken.attempt, taken.next_number) == ("sealed", 2, 6)
+    assert taken.response.body["metadata"] == {"k": "v", "forwarder.attempt": "2"}
     # What the first attempt made is void, and its numbers are not given again.
     assert told(database) == [
         ("response.created", 0),
         ("response.queued", 1),
         ("response.queued", 5),
     ]
-    assert database.read(lambda c: background_leases.mine(c, "x")) == {("o", "a")}
+    assert database.read(lambda c: background_leases.list_own(c, "x")) == {("o", "a")}
 
 
-def test_to_look_for_waiting_work_costs_one_search_of_an_index(database: Sqlite) -> None:
+def test_to_look_for_waiting_work_costs_one_search_of_an_index(database: SqliteDatabase) -> None:
     seen: list[str] = []
 
     def look(connection: sa.Connection) -> None:
         sa.event.listen(connection, "before_cursor_execute", lambda *given: seen.append(given[2]))
-        background_leases.waiting(connection)
+        background_leases.list_waiting(connection)
 
     database.read(look)
     plan = database.read(
@@ -206,56 +219,56 @@ def test_to_look_for_waiting_work_costs_one_search_of_an_index(database: Sqlite)
     assert "SEARCH responses USING INDEX responses_by_lease" in plan
 
 
-def test_work_is_not_begun_more_often_than_allowed(database: Sqlite) -> None:
+def test_work_is_not_begun_more_often_than_allowed(database: SqliteDatabase) -> None:
     begin(database)
     lapse(database)
-    assert isinstance(take_up(database, "x", attempts=2), background_leases.Taken)
+    assert isinstance(take_up(database, "x", attempts=2), background_leases.ClaimedWork)
     assert not found(database).is_lost
     lapse(database)
 
-    assert database.read(background_leases.waiting) == []
+    assert database.read(background_leases.list_waiting) == []
     assert found(database).is_lost
-    assert not database.write(lambda c: background_leases.hand_back(c, "o", "a", "x"))
+    assert not database.write(lambda c: background_leases.release_work(c, "o", "a", "x"))
 
 
-def test_work_fails_when_the_limit_was_lowered_meanwhile(database: Sqlite) -> None:
+def test_work_fails_when_the_limit_was_lowered_meanwhile(database: SqliteDatabase) -> None:
     begin(database)
     lapse(database)
 
     assert take_up(database, "x", attempts=1) == found(database)
     assert (found(database).status, found(database).body["error"]) == (
         "failed",
-        background_leases.DIED,
+        background_leases.WORKER_DIED_ERROR,
     )
 
 
-def test_a_request_is_kept_no_longer_than_its_work(database: Sqlite) -> None:
+def test_a_request_is_kept_no_longer_than_its_work(database: SqliteDatabase) -> None:
     begin(database)
     assert finished(database, number=5)
     column = sa.text("SELECT request FROM responses")
     assert database.read(lambda c: c.scalar(column)) is None
 
 
-def test_work_without_a_request_is_not_handed_back(database: Sqlite) -> None:
+def test_work_without_a_request_is_not_handed_back(database: SqliteDatabase) -> None:
     begin(database, None)
-    assert not database.write(lambda c: background_leases.hand_back(c, "o", "a", "w"))
+    assert not database.write(lambda c: background_leases.release_work(c, "o", "a", "w"))
     lapse(database)
-    assert database.read(background_leases.waiting) == []
+    assert database.read(background_leases.list_waiting) == []
     assert found(database).is_lost
 
 
 def test_a_skewed_clock_neither_ends_nor_prolongs_a_lease(
-    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = time.time
     for skew in (-3600.0, 3600.0):
         monkeypatch.setattr(time, "time", lambda skew=skew: real() + skew)
         begin(database)
-        assert database.read(background_leases.waiting) == []
-        database.write(lambda c: background_leases.renew(c, "w", ["a"]))
+        assert database.read(background_leases.list_waiting) == []
+        database.write(lambda c: background_leases.renew_leases(c, "w", ["a"]))
         assert abs((found(database).lease or 0) - real() - 15) < 5
         lapse(database)
-        assert database.read(background_leases.waiting) == [("o", "a")]
+        assert database.read(background_leases.list_waiting) == [("o", "a")]
 
 
 # -- ends and events that are stored twice, on both databases --------------------------------------
@@ -286,7 +299,7 @@ def test_events_that_are_stored_again_with_more_are_there_once(either: Database)
     pieces = [[event(5), event(6)], [event(5), event(6), event(7)], [event(8)]]
     for piece in (*pieces, pieces[2]):
         assert either.write(
-            lambda c, piece=piece: background_leases.progress(c, "o", "a", "w", piece)
+            lambda c, piece=piece: background_leases.append_progress(c, "o", "a", "w", piece)
         )  # type: ignore[misc]
 
     assert [number for _, number in told(either)] == list(range(9))
@@ -308,14 +321,18 @@ def test_an_answer_replaces_the_failure_of_a_lapsed_lease(either: Database, numb
     """Also if events before it are stored, and their commit was not acknowledged."""
     begin(either, None)
     lapse(either)
-    assert either.write(lambda c: background_leases.bury(c, "o", "a"))
+    assert either.write(lambda c: background_leases.reap(c, "o", "a"))
     if number == 3:
         either.write(lambda c: responses.cut_log(c, "o", "a", 2))
         for piece in ([event(2)], [event(3), event(4)]):
-            either.write(lambda c, piece=piece: responses.more(c, "o", "a", event_log.pack(piece)))  # type: ignore[misc]
+            either.write(
+                lambda c, piece=piece: responses.append_events(
+                    c, "o", "a", event_log.pack_events(piece)
+                )
+            )  # type: ignore[misc]
     body = {"id": "a", "status": "completed", "output": [ITEM]}
     last = [*map(event, range(number, 6)), event(6, "response.completed", response=body)]
-    assert either.write(lambda c: background_leases.finish(c, "o", "a", "w", body, "up", last))
+    assert either.write(lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", last))
 
     one = found(either)
     assert (one.status, one.body) == ("completed", {**body, "status": "completed"})
@@ -324,7 +341,7 @@ def test_an_answer_replaces_the_failure_of_a_lapsed_lease(either: Database, numb
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "taken"])
-def test_no_other_end_is_replaced(database: Sqlite, status: str) -> None:
+def test_no_other_end_is_replaced(database: SqliteDatabase, status: str) -> None:
     begin(database, None)
     lapse(database)
     if status == "taken":
@@ -332,42 +349,46 @@ def test_no_other_end_is_replaced(database: Sqlite, status: str) -> None:
     elif status == "failed":
         body = {"id": "a", "status": "failed", "output": [], "error": {"code": "no"}}
         failed = [event(5, "response.failed", response=body)]
-        database.write(lambda c: background_leases.finish(c, "o", "a", "w", body, "up", failed))
+        database.write(
+            lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", failed)
+        )
     else:
         one = found(database)
-        database.write(lambda c: background_leases.end(c, "o", one, "cancelled", None))
+        database.write(lambda c: background_leases.end_work(c, "o", one, "cancelled", None))
     before = found(database)
 
     assert not finished(database, number=5)
     assert found(database) == before
 
 
-def test_a_failure_does_not_replace_that_of_a_lapsed_lease(database: Sqlite) -> None:
+def test_a_failure_does_not_replace_that_of_a_lapsed_lease(database: SqliteDatabase) -> None:
     begin(database, None)
     lapse(database)
-    database.write(lambda c: background_leases.bury(c, "o", "a"))
+    database.write(lambda c: background_leases.reap(c, "o", "a"))
     body = {"id": "a", "status": "failed", "output": [], "error": {"code": "no"}}
     failed = [event(5, "response.failed", response=body)]
-    database.write(lambda c: background_leases.finish(c, "o", "a", "w", body, "up", failed))
+    database.write(lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", failed))
 
-    assert found(database).body["error"] == background_leases.DIED
+    assert found(database).body["error"] == background_leases.WORKER_DIED_ERROR
 
 
 def test_work_in_a_held_conversation_is_not_found(either: Database) -> None:
     for name in ("held", "free"):
-        either.write(lambda c, name=name: conversations.create(c, "o", Talk(name, 1.0, {})))  # type: ignore[misc]
-    either.write(lambda c: conversations.take(c, "o", "held", "turn"))
+        either.write(lambda c, name=name: conversations.create(c, "o", Conversation(name, 1.0, {})))  # type: ignore[misc]
+    either.write(lambda c: conversations.acquire_lease(c, "o", "held", "turn"))
     for i, talk in enumerate(["held"] * background_leases.MAX_WAITING + ["free", "gone"]):
-        one = Kept(f"r{i}", "queued", [], {"id": f"r{i}"}, 1.0, conversation=talk)
+        one = StoredResponse(f"r{i}", "queued", [], {"id": f"r{i}"}, 1.0, conversation=talk)
         either.write(lambda c, one=one: responses.add(c, "o", one, []))  # type: ignore[misc]
-        either.write(lambda c, one=one: background_leases.begin(c, "o", one.id, "w", "sealed"))  # type: ignore[misc]
+        either.write(
+            lambda c, one=one: background_leases.grant_lease(c, "o", one.id, "w", "sealed")
+        )  # type: ignore[misc]
         if talk == "gone":
-            either.write(lambda c, one=one: background_leases.hand_back(c, "o", one.id, "w"))  # type: ignore[misc]
+            either.write(lambda c, one=one: background_leases.release_work(c, "o", one.id, "w"))  # type: ignore[misc]
     lapse(either)
 
-    names = [name for _, name in either.read(background_leases.waiting)]
+    names = [name for _, name in either.read(background_leases.list_waiting)]
     assert sorted(names) == ["r8", "r9"]
-    assert either.read(lambda c: background_leases.waiting(c, ["r8"])) == [("o", "r9")]
-    assert either.read(lambda c: background_leases.waiting(c, only_handed_back=True)) == [
+    assert either.read(lambda c: background_leases.list_waiting(c, ["r8"])) == [("o", "r9")]
+    assert either.read(lambda c: background_leases.list_waiting(c, only_handed_back=True)) == [
         ("o", "r9")
     ]

@@ -7,26 +7,30 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from forwarder.core.backend_breaker import MAX_WAIT
+from forwarder.core.backend_breaker import MAX_WAIT_SECONDS
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db import models
-from forwarder.storage.db.change_notifier import AskedChanges, FileChanges, changes_of
-from forwarder.storage.db.database import Postgres, Sqlite
+from forwarder.storage.db.change_notifier import (
+    FileChangeNotifier,
+    PollingChangeNotifier,
+    make_change_notifier,
+)
+from forwarder.storage.db.database import PostgresqlDatabase, SqliteDatabase
 
 
 def test_each_change_of_a_file_leaves_another_mark(tmp_path: Path) -> None:
-    ours, theirs = (FileChanges(tmp_path / "x.models") for _ in range(2))
-    marks = [theirs.mark()]
+    ours, theirs = (FileChangeNotifier(tmp_path / "x.models") for _ in range(2))
+    marks = [theirs.read_version()]
     for _ in range(50):  # far more than one in a tick of the file system's clock
-        ours.tell()
-        marks.append(theirs.mark())
+        ours.publish_change()
+        marks.append(theirs.read_version())
 
     assert len(set(marks)) == 51
-    assert theirs.mark() == marks[-1]
+    assert theirs.read_version() == marks[-1]
 
 
 def test_the_file_is_its_owner_s(tmp_path: Path) -> None:
-    FileChanges(tmp_path / "x.models").tell()
+    FileChangeNotifier(tmp_path / "x.models").publish_change()
 
     assert (tmp_path / "x.models").stat().st_mode & 0o777 == 0o600
 
@@ -38,7 +42,7 @@ class Server:
         self.number = self.asked = 0
         self.time = 100.0
         self.down = False
-        self.changes = AskedChanges(self.ask, 0.1, lambda: self.time)
+        self.changes = PollingChangeNotifier(self.ask, 0.1, lambda: self.time)
 
     def ask(self) -> int:
         self.asked += 1
@@ -49,37 +53,37 @@ class Server:
 
 def test_a_server_is_asked_once_in_a_lease() -> None:
     server = Server()
-    assert server.changes.mark() == server.changes.mark() == 0
+    assert server.changes.read_version() == server.changes.read_version() == 0
     server.number = 1
-    assert server.changes.mark() == 0
+    assert server.changes.read_version() == 0
     server.time += 0.1
-    assert server.changes.mark() == 1
+    assert server.changes.read_version() == 1
     assert server.asked == 2
 
 
 def test_who_changes_something_waits_until_all_have_asked_again() -> None:
     server = Server()
-    server.changes.mark()
+    server.changes.read_version()
     server.number, began = 1, time.monotonic()
 
-    server.changes.tell()
+    server.changes.publish_change()
 
     assert time.monotonic() - began >= 0.1
-    assert server.changes.mark() == 1
+    assert server.changes.read_version() == 1
 
 
 def test_server_that_is_down_changes_nothing_until_it_is_back() -> None:
     server = Server()
     server.number = 1
-    assert server.changes.mark() == 1
+    assert server.changes.read_version() == 1
     server.down, server.number = True, 2
     for _ in range(3):
         server.time += 1
-        assert server.changes.mark() == 1
+        assert server.changes.read_version() == 1
 
     server.down = False
     server.time += 1
-    assert eventually(lambda: server.changes.mark() == 2)
+    assert eventually(lambda: server.changes.read_version() == 2)
 
 
 def test_server_that_hangs_keeps_nobody_waiting() -> None:
@@ -89,14 +93,14 @@ def test_server_that_hangs_keeps_nobody_waiting() -> None:
         free.wait(20)
         return 1
 
-    changes = AskedChanges(hang)
+    changes = PollingChangeNotifier(hang)
     started = time.monotonic()
-    assert [changes.mark() for _ in range(200)] == [None] * 200
+    assert [changes.read_version() for _ in range(200)] == [None] * 200
     took = time.monotonic() - started
 
     free.set()
-    assert took < 200 * MAX_WAIT / 2, "more than one has waited"
-    assert eventually(lambda: changes.mark() == 1)
+    assert took < 200 * MAX_WAIT_SECONDS / 2, "more than one has waited"
+    assert eventually(lambda: changes.read_version() == 1)
 
 
 def eventually(holds: Callable[[], bool]) -> bool:
@@ -109,9 +113,9 @@ def eventually(holds: Callable[[], bool]) -> bool:
 def test_each_kind_of_database_has_its_own(tmp_path: Path) -> None:
     import sqlalchemy as sa
 
-    server = Postgres(sa.make_url("postgresql://nobody@127.0.0.1:1/x"))
-    file = Sqlite(tmp_path / "x.db")
+    server = PostgresqlDatabase(sa.make_url("postgresql://nobody@127.0.0.1:1/x"))
+    file = SqliteDatabase(tmp_path / "x.db")
 
-    assert isinstance(changes_of(file, models.generation), FileChanges)
-    assert isinstance(changes_of(server, models.generation), AskedChanges)
+    assert isinstance(make_change_notifier(file, models.read_generation), FileChangeNotifier)
+    assert isinstance(make_change_notifier(server, models.read_generation), PollingChangeNotifier)
     server.close()

@@ -8,17 +8,19 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from forwarder.storage.db.clock import LEASE, NEW_LEASE, NOW
-from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.clock import LEASE_SECONDS, NEW_LEASE, NOW
+from forwarder.storage.db.database import SqliteDatabase
 
 
-def test_it_is_the_clock_of_the_database(database: Sqlite, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_the_clock_of_the_database(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = time.time()
     monkeypatch.setattr(time, "time", lambda: 0.0)
     now, lease = database.read(lambda c: c.execute(sa.select(NOW, NEW_LEASE)).one())
 
     assert abs(now - real) < 5
-    assert lease == pytest.approx(now + LEASE, abs=1)
+    assert lease == pytest.approx(now + LEASE_SECONDS, abs=1)
 
 
 def test_postgres_is_asked_in_its_own_words() -> None:

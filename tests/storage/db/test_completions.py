@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from forwarder.storage.db import completions
-from forwarder.storage.db.completions import Completion
-from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.completions import StoredCompletion
+from forwarder.storage.db.database import SqliteDatabase
 
 
-def add(database: Sqlite, name: str, owner: str = "o", **more: Any) -> Completion:
+def add(database: SqliteDatabase, name: str, owner: str = "o", **more: Any) -> StoredCompletion:
     given: Any = {
         "created": 1.0,
         "model": "m",
@@ -19,13 +19,13 @@ def add(database: Sqlite, name: str, owner: str = "o", **more: Any) -> Completio
         "messages": [],
         "body": {"id": name},
     }
-    made = Completion(id=name, **{**given, **more})
+    made = StoredCompletion(id=name, **{**given, **more})
     database.write(lambda c: completions.add(c, owner, made))
     return made
 
 
 def listed(
-    database: Sqlite,
+    database: SqliteDatabase,
     after: str | None = None,
     most: int = 10,
     falling: bool = False,
@@ -34,22 +34,22 @@ def listed(
 ) -> list[str]:
     mark = place(database, after) if after else None
     found = database.read(
-        lambda c: completions.listed(c, "o", mark, most, falling, model, metadata)
+        lambda c: completions.list_page(c, "o", mark, most, falling, model, metadata)
     )
     return [each.id for each in found]
 
 
-def place(database: Sqlite, name: str, owner: str = "o") -> int | None:
-    return database.read(lambda c: completions.place(c, owner, name))
+def place(database: SqliteDatabase, name: str, owner: str = "o") -> int | None:
+    return database.read(lambda c: completions.find_position(c, owner, name))
 
 
-def test_a_completion_is_its_owner_s_and_the_last_of_its_id(database: Sqlite) -> None:
+def test_a_completion_is_its_owner_s_and_the_last_of_its_id(database: SqliteDatabase) -> None:
     add(database, "a", model="old")
     made = add(database, "a", messages=[{"role": "user", "content": "hi"}])
 
     assert database.read(lambda c: completions.find(c, "o", "a")) == made
     assert database.read(lambda c: completions.find(c, "p", "a")) is None
-    changed = database.write(lambda c: completions.describe(c, "o", "a", {"x": "y"}))
+    changed = database.write(lambda c: completions.set_metadata(c, "o", "a", {"x": "y"}))
     assert changed == made._replace(metadata={"x": "y"})
     assert not database.write(lambda c: completions.remove(c, "p", "a"))
     assert database.write(lambda c: completions.remove(c, "o", "a"))
@@ -58,9 +58,9 @@ def test_a_completion_is_its_owner_s_and_the_last_of_its_id(database: Sqlite) ->
 
 @pytest.mark.parametrize("page", [1, 2, 200])
 def test_lists_are_in_order_and_in_parts(
-    page: int, database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    page: int, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(completions, "_PAGE", page)
+    monkeypatch.setattr(completions, "FILTER_PAGE_SIZE", page)
     for i, name in enumerate("abcde"):
         add(database, name, model="mn"[i % 2], metadata={"k": "xy"[i % 2], "all": "1"})
     add(database, "f", owner="p")
@@ -74,7 +74,7 @@ def test_lists_are_in_order_and_in_parts(
     assert listed(database, k="y", model="m") == []
 
 
-def test_what_was_deleted_keeps_its_place(database: Sqlite) -> None:
+def test_what_was_deleted_keeps_its_place(database: SqliteDatabase) -> None:
     for name in "abcd":
         add(database, name)
     for name in "bc":

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from forwarder.storage.db.compression import packed, unpacked
+from forwarder.storage.db.compression import pack_json, unpack_json
 
 
 @pytest.mark.parametrize("value", [{}, [], "", None, {"a": ["ü", 1, None]}, ["long " * 500]])
 def test_what_is_packed_comes_out_again(value: Any) -> None:
-    assert unpacked(packed(value)) == value
-    assert unpacked(memoryview(packed(value))) == value
+    assert unpack_json(pack_json(value)) == value
+    assert unpack_json(memoryview(pack_json(value))) == value
 
 
 def test_what_is_long_takes_less() -> None:
-    assert len(packed("word " * 5000)) < 500
-    assert packed("word") == b'j"word"'
+    assert len(pack_json("word " * 5000)) < 500
+    assert pack_json("word") == b'j"word"'

@@ -16,27 +16,29 @@ import sqlalchemy as sa
 
 from forwarder.core.errors import NotFound, StoreUnavailable
 from forwarder.storage.db import database as database_module
-from forwarder.storage.db.database import Sqlite
-from forwarder.storage.db.tables import chores
+from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.db.tables import scheduled_jobs
 
 
 def due(connection: sa.Connection) -> list[str]:
-    return list(connection.scalars(sa.select(chores.c.name).order_by(chores.c.name)))
+    return list(
+        connection.scalars(sa.select(scheduled_jobs.c.name).order_by(scheduled_jobs.c.name))
+    )
 
 
 def note(connection: sa.Connection, name: str) -> None:
-    connection.execute(sa.insert(chores).values(name=name, due=0))
+    connection.execute(sa.insert(scheduled_jobs).values(name=name, due=0))
 
 
-def test_what_is_written_is_read_by_others(database: Sqlite) -> None:
+def test_what_is_written_is_read_by_others(database: SqliteDatabase) -> None:
     database.write(lambda c: note(c, "a"))
-    other = Sqlite(database.path)
+    other = SqliteDatabase(database.path)
 
     assert other.read(due) == ["a"]
     other.close()
 
 
-def test_a_work_is_done_whole_or_not_at_all(database: Sqlite) -> None:
+def test_a_work_is_done_whole_or_not_at_all(database: SqliteDatabase) -> None:
     def half(connection: sa.Connection) -> None:
         note(connection, "a")
         raise NotFound("no")
@@ -49,7 +51,7 @@ def test_a_work_is_done_whole_or_not_at_all(database: Sqlite) -> None:
 
 
 def test_what_the_database_refuses_is_our_failure(
-    database: Sqlite, caplog: pytest.LogCaptureFixture
+    database: SqliteDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     database.write(lambda c: note(c, "secret"))
 
@@ -61,11 +63,11 @@ def test_what_the_database_refuses_is_our_failure(
     assert database.read(due) == ["secret"]
 
 
-def test_writers_wait_for_each_other(database: Sqlite) -> None:
-    other = Sqlite(database.path)
+def test_writers_wait_for_each_other(database: SqliteDatabase) -> None:
+    other = SqliteDatabase(database.path)
     other.prepare()
 
-    def many(one: Sqlite, mark: str) -> None:
+    def many(one: SqliteDatabase, mark: str) -> None:
         for number in range(40):
             one.write(lambda c, number=number: note(c, f"{mark}{number}"))  # type: ignore[misc]
 
@@ -85,18 +87,18 @@ def test_writers_wait_for_each_other(database: Sqlite) -> None:
 def test_free_pages_are_given_back_unless_others_write_all_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "_PATIENCE", 0.05)
-    database = Sqlite(tmp_path / "x.db")
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    database = SqliteDatabase(tmp_path / "x.db")
     database.write(lambda c: note(c, "x" * 100_000))
-    database.write(lambda c: c.execute(sa.delete(chores)))
+    database.write(lambda c: c.execute(sa.delete(scheduled_jobs)))
     other = sqlite3.connect(database.path, isolation_level=None)
 
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailable):
-        database.tidy()
+        database.reclaim_space()
     other.execute("ROLLBACK")
     assert other.execute("PRAGMA freelist_count").fetchone() > (10,)
-    database.tidy()
+    database.reclaim_space()
     assert other.execute("PRAGMA freelist_count").fetchone() == (0,)
     other.close()
     database.close()
@@ -104,14 +106,14 @@ def test_free_pages_are_given_back_unless_others_write_all_the_time(
 
 def test_a_place_that_is_none_is_tried_again(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("a file")
-    database = Sqlite(tmp_path / "there" / "x.db")
+    database = SqliteDatabase(tmp_path / "there" / "x.db")
     with pytest.raises(StoreUnavailable):
         database.prepare()
     with pytest.raises(StoreUnavailable):
         database.read(due)
 
     (tmp_path / "there").unlink()
-    assert eventually(lambda: database.error(0.0) is None)
+    assert eventually(lambda: database.find_error(0.0) is None)
     assert database.read(due) == []
     database.close()
 
@@ -125,8 +127,8 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "_TRIAL_PATIENCE", 0.05)
-    monkeypatch.setattr(database_module, "_PATIENCE", 0.3)
+    monkeypatch.setattr(database_module, "TRIAL_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.3)
 
 
 @contextmanager
@@ -146,13 +148,13 @@ def test_file_that_is_locked_when_a_worker_starts_is_used_once_it_is_free(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "x.db").touch()
-    database = Sqlite(tmp_path / "x.db")
+    database = SqliteDatabase(tmp_path / "x.db")
     with locking(database.path):
         with pytest.raises(StoreUnavailable):
             database.start()
-        assert "database is locked" in str(database.error(60.0))
+        assert "database is locked" in str(database.find_error(60.0))
 
-    assert eventually(lambda: database.error(60.0) is None)
+    assert eventually(lambda: database.find_error(60.0) is None)
     database.write(lambda c: note(c, "a"))
     assert "database is locked" in caplog.text
     assert "answers again" in caplog.text
@@ -161,10 +163,10 @@ def test_file_that_is_locked_when_a_worker_starts_is_used_once_it_is_free(
 
 @pytest.mark.usefixtures("impatient")
 def test_file_that_is_locked_for_writers_can_be_read(tmp_path: Path) -> None:
-    database = Sqlite(tmp_path / "x.db")
+    database = SqliteDatabase(tmp_path / "x.db")
     database.start()
     database.close()
-    database = Sqlite(tmp_path / "x.db")
+    database = SqliteDatabase(tmp_path / "x.db")
     with locking(database.path, "BEGIN IMMEDIATE"):
         with pytest.raises(StoreUnavailable):
             database.start()
@@ -172,7 +174,7 @@ def test_file_that_is_locked_for_writers_can_be_read(tmp_path: Path) -> None:
         with pytest.raises(StoreUnavailable):
             database.write(lambda c: note(c, "a"))
 
-    assert eventually(lambda: database.error(60.0) is None)
+    assert eventually(lambda: database.find_error(60.0) is None)
     assert database.read(due) == []
     database.close()
 
@@ -180,7 +182,7 @@ def test_file_that_is_locked_for_writers_can_be_read(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_writers_that_wait_for_a_locked_file_fail_together(tmp_path: Path) -> None:
     """One after the other they would wait for hours."""
-    database = Sqlite(tmp_path / "x.db")
+    database = SqliteDatabase(tmp_path / "x.db")
     database.start()
     failures: list[StoreUnavailable] = []
 
@@ -207,21 +209,21 @@ def test_writers_that_wait_for_a_locked_file_fail_together(tmp_path: Path) -> No
 
 def test_database_that_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"nonsense" * 1000)
-    database = Sqlite(tmp_path / "x.db")
+    database = SqliteDatabase(tmp_path / "x.db")
 
     with pytest.raises(StoreUnavailable):
         database.start()
 
-    assert "not a database" in str(database.error(60.0))
+    assert "not a database" in str(database.find_error(60.0))
     database.close()
 
 
-def test_refused_statement_is_no_outage(database: Sqlite) -> None:
+def test_refused_statement_is_no_outage(database: SqliteDatabase) -> None:
     database.write(lambda c: note(c, "a"))
     with pytest.raises(StoreUnavailable):
         database.write(lambda c: note(c, "a"))
 
-    assert database.error(60.0) is None
+    assert database.find_error(60.0) is None
     database.write(lambda c: note(c, "b"))
     assert database.read(due) == ["a", "b"]
 
@@ -240,7 +242,7 @@ def test_refused_statement_is_no_outage(database: Sqlite) -> None:
     ],
 )
 def test_only_a_database_that_does_not_work_is_an_outage(
-    database: Sqlite, error: psycopg.Error, is_outage: bool
+    database: SqliteDatabase, error: psycopg.Error, is_outage: bool
 ) -> None:
     def fail(connection: sa.Connection) -> None:
         raise sa.exc.DBAPIError("INSERT", None, error)
@@ -248,23 +250,23 @@ def test_only_a_database_that_does_not_work_is_an_outage(
     with pytest.raises(StoreUnavailable):
         database.write(fail)
 
-    assert database.writing.is_open is is_outage
+    assert database.write_breaker.is_open is is_outage
 
 
 def test_database_whose_trial_is_refused_does_not_work(
-    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     denied = sa.exc.ProgrammingError("INSERT", None, psycopg.errors.InsufficientPrivilege())
 
     def refuse(work: object) -> None:
         raise denied
 
-    monkeypatch.setattr(database, "_write_trial", refuse)
+    monkeypatch.setattr(database, "_run_write_trial", refuse)
 
-    assert database.error(0.0) == "InsufficientPrivilege"
+    assert database.find_error(0.0) == "InsufficientPrivilege"
     with pytest.raises(StoreUnavailable):
         database.write(lambda c: note(c, "a"))
-    assert not database.reading.is_open
+    assert not database.read_breaker.is_open
 
 
 @pytest.mark.parametrize("mode", [None, 0o644, 0o666])
@@ -276,7 +278,7 @@ def test_files_are_readable_by_their_user_alone(mode: int | None, tmp_path: Path
             (tmp_path / name).chmod(mode)
     before = os.umask(0)
     try:
-        database = Sqlite(path)
+        database = SqliteDatabase(path)
         database.start()
         database.write(lambda c: note(c, "a"))
     finally:

@@ -8,8 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.core.types import Json
-from forwarder.storage.db.compression import unpacked
-from forwarder.storage.db.event_log import NotNumbered, Packer, Piece, pack, unpack
+from forwarder.storage.db.compression import unpack_json
+from forwarder.storage.db.event_log import (
+    EventLogChunk,
+    EventLogPacker,
+    InvalidSequenceNumber,
+    pack_events,
+    unpack_events,
+)
 
 RESPONSE: Json = {"id": "resp_1", "output": []}
 
@@ -31,8 +37,8 @@ def test_every_log_comes_out_as_it_was(said: list[tuple[str, str, bool]]) -> Non
         for i, (item, text, is_delta) in enumerate(said)
     ]
 
-    piece = pack(events)
-    assert list(unpack(piece.data, RESPONSE)) == events
+    piece = pack_events(events)
+    assert list(unpack_events(piece.data, RESPONSE)) == events
     assert (piece.first, piece.last) == (7, 6 + len(events))
 
 
@@ -52,23 +58,23 @@ def test_events_come_out_as_they_were_however_they_came(
     said: list[tuple[Json, int, bool, bool]], number: int
 ) -> None:
     """They are numbered upwards, with gaps; after each a batch may end, and a piece with it."""
-    packer, events, batch = Packer(), [], []
-    pieces: list[Piece] = []
+    packer, events, batch = EventLogPacker(), [], []
+    pieces: list[EventLogChunk] = []
     for event, step, ends_batch, ends_piece in said:
         number += step
         batch.append({**event, "sequence_number": number})
         if ends_batch or ends_piece:
-            packer.add(batch)
+            packer.add_events(batch)
             events, batch = events + batch, []
         if ends_piece:
-            pieces.append(packer.piece())
+            pieces.append(packer.pop_chunk())
     if batch:
-        packer.add(batch)
+        packer.add_events(batch)
         events += batch
-    if packer.count:
-        pieces.append(packer.piece())
+    if packer.pending_count:
+        pieces.append(packer.pop_chunk())
 
-    found = [list(unpack(piece.data, RESPONSE)) for piece in pieces]
+    found = [list(unpack_events(piece.data, RESPONSE)) for piece in pieces]
     assert [event for part in found for event in part] == events
     assert [(part[0]["sequence_number"], part[-1]["sequence_number"]) for part in found] == [
         (piece.first, piece.last) for piece in pieces
@@ -79,33 +85,33 @@ def test_events_come_out_as_they_were_however_they_came(
 @pytest.mark.parametrize("number", [None, 6, 7, -1, "8", 8.5, True, 2**60])
 @pytest.mark.parametrize("first", [{}, {"delta": "a"}])
 def test_what_does_not_count_on_is_no_log(first: Json, number: object, ends_piece: bool) -> None:
-    packer = Packer()
-    packer.add([{"type": "x", "sequence_number": 7, **first}])
+    packer = EventLogPacker()
+    packer.add_events([{"type": "x", "sequence_number": 7, **first}])
     if ends_piece:
-        packer.piece()
+        packer.pop_chunk()
     for event in ({"type": "x"}, {"type": "x", "delta": "a"}):
-        with pytest.raises(NotNumbered):
-            packer.add([{**event, "sequence_number": number}])
+        with pytest.raises(InvalidSequenceNumber):
+            packer.add_events([{**event, "sequence_number": number}])
 
 
 def test_a_run_of_deltas_is_one_record() -> None:
     events = [delta(i, "word ") for i in range(100)]
 
-    assert len(unpacked(pack(events).data)) == 1
-    assert len(pack(events).data) < len(orjson.dumps(events)) / 10
+    assert len(unpack_json(pack_events(events).data)) == 1
+    assert len(pack_events(events).data) < len(orjson.dumps(events)) / 10
 
 
 def test_deltas_that_do_not_follow_each_other_keep_their_numbers() -> None:
     events = [delta(0, "a"), delta(5, "b"), delta(6, "c"), delta(7, "d", "msg_2")]
 
-    assert list(unpack(pack(events).data, RESPONSE)) == events
+    assert list(unpack_events(pack_events(events).data, RESPONSE)) == events
 
 
 @pytest.mark.parametrize("end", ["completed", "incomplete", "failed"])
 def test_the_last_event_has_the_response_that_is_stored(end: str) -> None:
     last = {"type": f"response.{end}", "response": RESPONSE, "sequence_number": 1}
-    packed = pack([last])
+    packed = pack_events([last])
 
     assert b"resp_1" not in packed.data
-    assert list(unpack(packed.data, RESPONSE)) == [last]
-    assert list(unpack(packed.data, {"id": "new"}))[0]["response"] == {"id": "new"}  # noqa: RUF015
+    assert list(unpack_events(packed.data, RESPONSE)) == [last]
+    assert list(unpack_events(packed.data, {"id": "new"}))[0]["response"] == {"id": "new"}  # noqa: RUF015

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.storage.db.ids import MAX_ID_BYTES, NAMES_AT_ONCE, in_batches, is_valid_id
+from forwarder.storage.db.ids import MAX_ID_BYTES, MAX_IDS_PER_STATEMENT, is_valid_id, split_batches
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_ids_are_short_and_have_no_nul(name: str, valid: bool) -> None:
 
 
 def test_names_come_once_and_in_batches() -> None:
-    names = [str(number) for number in range(NAMES_AT_ONCE + 1)]
+    names = [str(number) for number in range(MAX_IDS_PER_STATEMENT + 1)]
 
-    assert list(in_batches([*names, *names])) == [names[:-1], names[-1:]]
-    assert list(in_batches([])) == []
+    assert list(split_batches([*names, *names])) == [names[:-1], names[-1:]]
+    assert list(split_batches([])) == []

@@ -8,17 +8,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from forwarder.core.encryption import PREFIX, Sealer
+from forwarder.core.encryption import SEAL_PREFIX, TokenCipher
 from forwarder.storage.db import key_rotation, models, reasoning
-from forwarder.storage.db.compression import packed, unpacked
-from forwarder.storage.db.database import Sqlite
-from forwarder.storage.db.models import Row
+from forwarder.storage.db.compression import pack_json, unpack_json
+from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.db.models import ModelRow
 from forwarder.storage.db.tables import completions, events
 from forwarder.storage.db.tables import responses as response_table
-from forwarder.storage.reasoning_cache import StoredShelf
+from forwarder.storage.reasoning_cache import DatabaseBackend
 
-OLD, NEW, BOTH = Sealer(["old"]), Sealer(["new"]), Sealer(["new", "old"])
-SEALED = OLD.seal({"text": "Hm"})
+OLD, NEW, BOTH = TokenCipher(["old"]), TokenCipher(["new"]), TokenCipher(["new", "old"])
+SEALED = OLD.encrypt({"text": "Hm"})
 ITEM = {"type": "reasoning", "id": "rs_1", "encrypted_content": SEALED, "summary": []}
 
 
@@ -26,7 +26,7 @@ def add_response(connection: sa.Connection, name: str, body: Any, given: Any) ->
     connection.execute(
         sa.insert(response_table).values(
             owner="o", id=name, created=1.0, used=1.0, size=1, status="completed", hidden=False,
-            input=packed(given), body=packed(body),
+            input=pack_json(given), body=pack_json(body),
         )
     )  # fmt: skip
 
@@ -36,16 +36,16 @@ def fill(connection: sa.Connection) -> None:
     add_response(connection, "resp_2", {"output": []}, ["fwd1.not ours", 7])
     connection.execute(
         sa.insert(events).values(owner="o", response="resp_1", first=0, last=1,
-                                 data=packed([{"type": "x", "item": ITEM}]))
+                                 data=pack_json([{"type": "x", "item": ITEM}]))
     )  # fmt: skip
-    first = packed([{"type": "x", "item": ITEM}])
+    first = pack_json([{"type": "x", "item": ITEM}])
     connection.execute(
         sa.update(response_table).where(response_table.c.id == "resp_1").values(log=first)
     )
     connection.execute(
         sa.insert(completions).values(
-            owner="o", id="c", created=1.0, used=1.0, size=1, model="m", metadata=packed({}),
-            messages=packed([{"content": SEALED}]), body=packed({"plain": True}),
+            owner="o", id="c", created=1.0, used=1.0, size=1, model="m", metadata=pack_json({}),
+            messages=pack_json([{"content": SEALED}]), body=pack_json({"plain": True}),
         )
     )  # fmt: skip
 
@@ -57,109 +57,112 @@ def everything(connection: sa.Connection) -> list[Any]:
     )
     found += connection.execute(sa.select(events.c.data))
     found += connection.execute(sa.select(completions.c.messages, completions.c.body))
-    return [unpacked(data) for row in found for data in row]
+    return [unpack_json(data) for row in found for data in row]
 
 
-def test_what_clients_left_is_sealed_anew_wherever_it_stands(database: Sqlite) -> None:
+def test_what_clients_left_is_sealed_anew_wherever_it_stands(database: SqliteDatabase) -> None:
     database.write(fill)
 
-    done = key_rotation.renew(database, BOTH.renewed, BOTH.renewed)
+    done = key_rotation.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
 
-    assert done == key_rotation.Renewed(0, 3, [])
+    assert done == key_rotation.RotationReport(0, 3, [])
     left = str(database.read(everything))
     assert SEALED not in left
     assert "fwd1.not ours" in left
     [item] = database.read(everything)[1]["output"]
-    assert NEW.unseal(item["encrypted_content"]) == {"text": "Hm"}
+    assert NEW.decrypt(item["encrypted_content"]) == {"text": "Hm"}
     assert {**item, "encrypted_content": SEALED} == ITEM
 
 
-def test_the_requests_of_background_work_are_sealed_anew(database: Sqlite) -> None:
+def test_the_requests_of_background_work_are_sealed_anew(database: SqliteDatabase) -> None:
     def queue(connection: sa.Connection) -> None:
         add_response(connection, "resp_1", {"output": []}, [])
         connection.execute(sa.update(response_table).values(request=SEALED))
 
     database.write(queue)
-    assert key_rotation.renew(database, BOTH.renewed, BOTH.renewed).rows == 1
+    assert key_rotation.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt).rows == 1
     sealed = database.read(lambda c: c.scalar(sa.select(response_table.c.request)))
-    assert NEW.unseal(str(sealed)) == {"text": "Hm"}
-    assert OLD.unseal(str(sealed)) is None
+    assert NEW.decrypt(str(sealed)) == {"text": "Hm"}
+    assert OLD.decrypt(str(sealed)) is None
 
 
-def test_the_secrets_of_models_are_sealed_anew_and_lost_ones_are_named(database: Sqlite) -> None:
-    for name, sealer in (("a", OLD), ("b", NEW), ("c", Sealer(["lost"]))):
-        row = Row(name, "v", 1.0, 1.0, {}, sealer.seal({"key": name}))
+def test_the_secrets_of_models_are_sealed_anew_and_lost_ones_are_named(
+    database: SqliteDatabase,
+) -> None:
+    for name, sealer in (("a", OLD), ("b", NEW), ("c", TokenCipher(["lost"]))):
+        row = ModelRow(name, "v", 1.0, 1.0, {}, sealer.encrypt({"key": name}))
         database.write(partial(models.put, row=row))
-    database.write(partial(models.put, row=Row("d", "v", 1.0, 1.0, {}, None)))
+    database.write(partial(models.put, row=ModelRow("d", "v", 1.0, 1.0, {}, None)))
 
-    done = key_rotation.renew(database, BOTH.renewed, BOTH.renewed)
+    done = key_rotation.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
 
-    assert (done.models, done.lost) == (2, ["c"])
-    rows = {row.name: row.sealed for row in database.read(models.listed)}
-    assert [NEW.unseal(str(rows[name])) for name in "abc"] == [{"key": "a"}, {"key": "b"}, None]
+    assert (done.models, done.lost_models) == (2, ["c"])
+    rows = {row.name: row.sealed for row in database.read(models.list_models)}
+    assert [NEW.decrypt(str(rows[name])) for name in "abc"] == [{"key": "a"}, {"key": "b"}, None]
     assert rows["d"] is None
-    assert OLD.unseal(str(rows["a"])) is None
+    assert OLD.decrypt(str(rows["a"])) is None
 
 
-def test_a_key_that_changes_meanwhile_is_not_the_old_one_again(database: Sqlite) -> None:
-    before, after = Row("a", "v1", 1.0, 1.0, {}, OLD.seal("before")), NEW.seal("after")
+def test_a_key_that_changes_meanwhile_is_not_the_old_one_again(database: SqliteDatabase) -> None:
+    before, after = ModelRow("a", "v1", 1.0, 1.0, {}, OLD.encrypt("before")), NEW.encrypt("after")
     database.write(partial(models.put, row=before))
 
     def rotating_late(connection: sa.Connection) -> None:
         def renew(sealed: str) -> str | None:
             models.put(connection, before._replace(version="v2", sealed=after))
-            return BOTH.renewed(sealed)
+            return BOTH.reencrypt(sealed)
 
-        key_rotation._models(connection, renew)
+        key_rotation.rotate_model_keys(connection, renew)
 
     database.write(rotating_late)
 
-    assert [row.sealed for row in database.read(models.listed)] == [after]
+    assert [row.sealed for row in database.read(models.list_models)] == [after]
 
 
-def test_more_rows_than_one_transaction_takes(database: Sqlite) -> None:
+def test_more_rows_than_one_transaction_takes(database: SqliteDatabase) -> None:
     def many(connection: sa.Connection) -> None:
-        for number in range(key_rotation._AT_ONCE + 5):
+        for number in range(key_rotation.MAX_REWRITTEN_ROWS + 5):
             add_response(connection, f"resp_{number}", {"output": [ITEM]}, [])
 
     database.write(many)
 
     assert (
-        key_rotation.renew(database, BOTH.renewed, BOTH.renewed).rows == key_rotation._AT_ONCE + 5
+        key_rotation.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt).rows
+        == key_rotation.MAX_REWRITTEN_ROWS + 5
     )
 
 
-def test_remembered_reasoning_is_sealed_anew_in_its_place(database: Sqlite) -> None:
+def test_remembered_reasoning_is_sealed_anew_in_its_place(database: SqliteDatabase) -> None:
     owner, key, other = b"o" * 16, b"k" * 16, b"x" * 16
-    StoredShelf(database, OLD, 60).keep(owner, {key: b'{"text":"Hm"}'})
-    StoredShelf(database, Sealer(["lost"]), 60).keep(owner, {other: b"1"})
+    DatabaseBackend(database, OLD, 60).store(owner, {key: b'{"text":"Hm"}'})
+    DatabaseBackend(database, TokenCipher(["lost"]), 60).store(owner, {other: b"1"})
 
-    done = key_rotation.renew(database, BOTH.renewed, BOTH.renewed)
+    done = key_rotation.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
 
-    assert done == key_rotation.Renewed(0, 1, [])
+    assert done == key_rotation.RotationReport(0, 1, [])
     for sealer, found in ((NEW, {key: b'{"text":"Hm"}'}), (OLD, {})):
-        assert StoredShelf(database, sealer, 60).find(owner, [key, other]) == found
+        assert DatabaseBackend(database, sealer, 60).find(owner, [key, other]) == found
     kept = database.read(lambda c: reasoning.find(c, owner.hex(), [key.hex()], 0.0))
-    assert OLD.unseal(kept[key.hex()].data.decode()) is None
+    assert OLD.decrypt(kept[key.hex()].data.decode()) is None
 
 
-def test_no_byte_of_the_files_opens_with_the_old_secret_any_more(database: Sqlite) -> None:
+def test_no_byte_of_the_files_opens_with_the_old_secret_any_more(database: SqliteDatabase) -> None:
     database.write(fill)
-    row = Row("gone", "v", 1.0, 1.0, {}, OLD.seal({"key": "sk-gone"}))
+    row = ModelRow("gone", "v", 1.0, 1.0, {}, OLD.encrypt({"key": "sk-gone"}))
     database.write(partial(models.put, row=row))
     database.write(partial(models.remove, name="gone"))
     database.write(partial(models.put, row=row._replace(name="a")))
-    StoredShelf(database, OLD, 60).keep(b"o", {b"k": b'"Hm"'})
+    DatabaseBackend(database, OLD, 60).store(b"o", {b"k": b'"Hm"'})
     assert SEALED.encode() in bytes_of(database)
 
-    key_rotation.renew(database, BOTH.renewed, BOTH.renewed)
+    key_rotation.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
 
-    left = re.findall(re.escape(PREFIX) + r"[\w=-]{40,}", bytes_of(database).decode("latin-1"))
+    left = re.findall(re.escape(SEAL_PREFIX) + r"[\w=-]{40,}", bytes_of(database).decode("latin-1"))
     assert left
-    assert [sealed for sealed in left if OLD.unseal(sealed) is not None] == []
+    assert [sealed for sealed in left if OLD.decrypt(sealed) is not None] == []
 
 
-def bytes_of(database: Sqlite) -> bytes:
+def bytes_of(database: SqliteDatabase) -> bytes:
     """The database's files: itself, and its log."""
     files = database.path.parent.glob(database.path.name + "*")
     return b"".join(file.read_bytes() for file in files)

@@ -15,39 +15,39 @@ from alembic.script import ScriptDirectory
 
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db import migrate
-from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.tables import metadata
 
 
 def test_the_last_step_is_the_one_that_the_code_names() -> None:
     config = Config()
-    config.set_main_option("script_location", str(migrate._MIGRATIONS))
+    config.set_main_option("script_location", str(migrate.MIGRATIONS_PATH))
 
-    assert ScriptDirectory.from_config(config).get_current_head() == migrate.HEAD
+    assert ScriptDirectory.from_config(config).get_current_head() == migrate.LATEST_VERSION
 
 
-def test_the_steps_lead_to_the_tables(database: Sqlite) -> None:
+def test_the_steps_lead_to_the_tables(database: SqliteDatabase) -> None:
     def difference(connection: sa.Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
     assert database.read(difference) == []
-    assert database.read(migrate.version) == migrate.HEAD
+    assert database.read(migrate.read_version) == migrate.LATEST_VERSION
 
 
 def test_a_database_of_newer_code_is_left_alone(tmp_path: Path) -> None:
-    first = Sqlite(tmp_path / "x.db")
+    first = SqliteDatabase(tmp_path / "x.db")
     first.prepare()
     first.write(lambda c: c.execute(sa.text("UPDATE alembic_version SET version_num = '9999'")))
     first.close()
 
-    second = Sqlite(tmp_path / "x.db")
+    second = SqliteDatabase(tmp_path / "x.db")
     second.prepare()
-    assert second.read(migrate.version) == "9999"
+    assert second.read(migrate.read_version) == "9999"
     second.close()
 
 
 def start(path: str) -> None:
-    made = Sqlite(Path(path))
+    made = SqliteDatabase(Path(path))
     made.prepare()
     made.close()
 
@@ -71,4 +71,4 @@ def test_what_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_text("not a database " * 100)
 
     with pytest.raises(StoreUnavailable):
-        Sqlite(tmp_path / "x.db").prepare()
+        SqliteDatabase(tmp_path / "x.db").prepare()

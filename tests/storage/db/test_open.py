@@ -11,27 +11,27 @@ from pathlib import Path
 import pytest
 
 from forwarder.storage.db import open
-from forwarder.storage.db.database import Postgres, Sqlite
-from forwarder.storage.db.open import DEFAULT, open_database, secret_for
+from forwarder.storage.db.database import PostgresqlDatabase, SqliteDatabase
+from forwarder.storage.db.open import DEFAULT_URL, load_secrets, open_database
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open, "BASE", tmp_path)
+    monkeypatch.setattr(open, "BASE_PATH", tmp_path)
 
 
 def test_none_is_none() -> None:
     assert open_database("none") is None
-    assert secret_for(None) == ()
+    assert load_secrets(None) == ()
 
 
 def test_a_file_is_made_where_it_is_said(tmp_path: Path) -> None:
     for url, path in (
-        (DEFAULT, tmp_path / "forwarder.db"),
+        (DEFAULT_URL, tmp_path / "forwarder.db"),
         (f"sqlite:///{tmp_path}/deep/er/state.db", tmp_path / "deep" / "er" / "state.db"),
     ):
         database = open_database(url)
-        assert isinstance(database, Sqlite)
+        assert isinstance(database, SqliteDatabase)
         assert database.path == path
         assert path.exists()
         database.close()
@@ -41,30 +41,30 @@ def test_where_no_file_can_be_made_nothing_is_remembered_unless_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(open, "BASE", tmp_path / "file")
+    monkeypatch.setattr(open, "BASE_PATH", tmp_path / "file")
 
-    assert open_database(DEFAULT) is None
+    assert open_database(DEFAULT_URL) is None
     assert "nothing is remembered" in caplog.text
-    assert isinstance(open_database(f"sqlite:///{tmp_path}/file/x.db"), Sqlite)
+    assert isinstance(open_database(f"sqlite:///{tmp_path}/file/x.db"), SqliteDatabase)
 
 
 def test_a_server_that_does_not_answer_is_tried_later(caplog: pytest.LogCaptureFixture) -> None:
     for scheme in ("postgresql", "postgres", "postgresql+psycopg"):
         database = open_database(f"{scheme}://me:secret@127.0.0.1:1/x")
-        assert isinstance(database, Postgres)
+        assert isinstance(database, PostgresqlDatabase)
         database.close()
     assert "cannot be used yet" in caplog.text
     assert "secret@" not in caplog.text
-    assert secret_for(database) == ()
+    assert load_secrets(database) == ()
     assert "keeps no secret" in caplog.text
 
 
 def test_the_secret_is_made_once_and_nobody_else_s(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database = Sqlite(tmp_path / "x.db")
+    database = SqliteDatabase(tmp_path / "x.db")
     with ThreadPoolExecutor(8) as pool, caplog.at_level(logging.WARNING):
-        secrets = set(pool.map(lambda _: secret_for(database), range(8)))
+        secrets = set(pool.map(lambda _: load_secrets(database), range(8)))
 
     [(secret,)] = secrets
     assert len(secret) >= 32
@@ -78,7 +78,7 @@ def test_the_secret_is_made_once_and_nobody_else_s(
 def test_a_secret_that_cannot_be_kept_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert secret_for(Sqlite(tmp_path / "nowhere" / "x.db")) == ()
+    assert load_secrets(SqliteDatabase(tmp_path / "nowhere" / "x.db")) == ()
     assert "no secret can be kept" in caplog.text
 
 
@@ -87,9 +87,9 @@ def test_key_file_without_a_secret_gets_the_given_one(tmp_path: Path) -> None:
     path = tmp_path / "x.db.key"
     path.write_text("")
 
-    assert secret_for(Sqlite(tmp_path / "x.db"), "mine") == ("mine",)
+    assert load_secrets(SqliteDatabase(tmp_path / "x.db"), "mine") == ("mine",)
     assert path.read_text() == "mine\n"
-    assert secret_for(Sqlite(tmp_path / "x.db"), "other") == ("mine",)
+    assert load_secrets(SqliteDatabase(tmp_path / "x.db"), "other") == ("mine",)
 
 
 def test_key_file_that_cannot_be_written_whole_keeps_no_part_of_a_secret(tmp_path: Path) -> None:
@@ -97,12 +97,12 @@ def test_key_file_that_cannot_be_written_whole_keeps_no_part_of_a_secret(tmp_pat
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
     try:
-        assert secret_for(Sqlite(tmp_path / "x.db"), "longer than ten bytes") == ()
+        assert load_secrets(SqliteDatabase(tmp_path / "x.db"), "longer than ten bytes") == ()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     assert path.read_bytes() == b""
-    assert secret_for(Sqlite(tmp_path / "x.db"), "mine") == ("mine",)
+    assert load_secrets(SqliteDatabase(tmp_path / "x.db"), "mine") == ("mine",)
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o660, 0o666])
@@ -113,7 +113,7 @@ def test_key_file_that_others_can_read_is_made_private(
     path.write_text("kept\n")
     path.chmod(mode)
 
-    assert secret_for(Sqlite(tmp_path / "x.db")) == ("kept",)
+    assert load_secrets(SqliteDatabase(tmp_path / "x.db")) == ("kept",)
     assert path.stat().st_mode & 0o777 == 0o600
     assert "other users could read the secret" in caplog.text
     assert "kept\n" not in caplog.text
@@ -130,7 +130,7 @@ def test_key_file_of_another_user_is_not_used(
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
 
-    assert secret_for(Sqlite(tmp_path / "x.db")) == ()
+    assert load_secrets(SqliteDatabase(tmp_path / "x.db")) == ()
     assert path.read_text() == content
     assert "belongs to another user" in caplog.text
 
@@ -146,5 +146,5 @@ def test_key_file_that_others_can_write_is_not_used(
     path.chmod(0o620)
     monkeypatch.setattr(os, "fchmod", refuse)
 
-    assert secret_for(Sqlite(tmp_path / "x.db")) == ()
+    assert load_secrets(SqliteDatabase(tmp_path / "x.db")) == ()
     assert "other users can write the file" in caplog.text

@@ -19,10 +19,10 @@ from forwarder.storage.db import (
     responses,
     tombstones,
 )
-from forwarder.storage.db.completions import Completion
-from forwarder.storage.db.conversations import Talk
-from forwarder.storage.db.database import Database, Postgres, Sqlite
-from forwarder.storage.db.responses import Kept
+from forwarder.storage.db.completions import StoredCompletion
+from forwarder.storage.db.conversations import Conversation
+from forwarder.storage.db.database import Database, PostgresqlDatabase, SqliteDatabase
+from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.db.tables import metadata
 from tests.live.postgres import needs_postgres, running_postgres
 
@@ -41,13 +41,13 @@ MESSAGE = {"type": "message", "id": "msg_1", "role": "assistant", "content": "hi
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     if request.param == "sqlite":
-        made: Database = Sqlite(tmp_path / "state.db")
+        made: Database = SqliteDatabase(tmp_path / "state.db")
         made.prepare()
         yield made
         made.close()
         return
     with running_postgres() as url:
-        made = Postgres(sa.make_url(url))
+        made = PostgresqlDatabase(sa.make_url(url))
         made.prepare()
         yield made
         made.close()
@@ -55,14 +55,16 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 def fill(connection: sa.Connection, owner: str) -> None:
     """One row, or more, of every kind that a client can own."""
-    conversations.create(connection, owner, Talk("conv_1", 1.0, {}))
-    conversations.append(connection, owner, "conv_1", [("msg_1", MESSAGE)])
-    log = [event_log.pack([{"type": "x", "sequence_number": n}]) for n in range(2)]
-    kept = Kept("resp_1", "completed", [], {"output": [MESSAGE]}, 1.0, conversation="conv_1")
+    conversations.create(connection, owner, Conversation("conv_1", 1.0, {}))
+    conversations.append_items(connection, owner, "conv_1", [("msg_1", MESSAGE)])
+    log = [event_log.pack_events([{"type": "x", "sequence_number": n}]) for n in range(2)]
+    kept = StoredResponse(
+        "resp_1", "completed", [], {"output": [MESSAGE]}, 1.0, conversation="conv_1"
+    )
     responses.add(connection, owner, kept, log)
     responses.add(connection, owner, kept._replace(id="resp_2", previous="resp_1"), log)
-    completions.add(connection, owner, Completion("chat_1", 1.0, "m", {}, [], {}))
-    tombstones.note(connection, owner, "conv_1", "msg_0", 1)
+    completions.add(connection, owner, StoredCompletion("chat_1", 1.0, "m", {}, [], {}))
+    tombstones.add_tombstone(connection, owner, "conv_1", "msg_0", 1)
 
 
 def count(database: Database, owner: str) -> dict[str, int]:
@@ -88,11 +90,11 @@ def test_everything_is_moved_and_nobody_else_s(database: Database) -> None:
     full = count(database, "before")
     assert 0 not in full.values()
 
-    assert database.write_at_length(lambda c: owners.move(c, "before", "now"))
+    assert database.write_without_timeout(lambda c: owners.move_owner(c, "before", "now"))
 
     assert (count(database, "before"), count(database, "now")) == (NOTHING, full)
     assert count(database, "other") == full
-    chain = database.read(lambda c: responses.chain(c, "now", "resp_2"))
+    chain = database.read(lambda c: responses.read_chain(c, "now", "resp_2"))
     assert [kept.id for kept in chain] == ["resp_1", "resp_2"]
     database.write(lambda c: responses.remove(c, "now", "resp_2"))
     database.write(lambda c: conversations.remove(c, "now", "conv_1"))
@@ -105,7 +107,7 @@ def test_everything_is_moved_and_nobody_else_s(database: Database) -> None:
 def test_who_has_anything_is_known(database: Database) -> None:
     database.write(partial(fill, owner="o"))
 
-    assert database.read(lambda c: [owners.has_any(c, o) for o in ("o", "p")]) == [True, False]
+    assert database.read(lambda c: [owners.has_rows(c, o) for o in ("o", "p")]) == [True, False]
     assert database.read(owners.list_owners) == {"o"}
 
 
@@ -113,10 +115,10 @@ def test_of_two_things_with_one_id_that_of_the_new_owner_stays(database: Databas
     for owner in ("before", "now"):
         database.write(partial(fill, owner=owner))
     full = count(database, "now")
-    own = Kept("resp_3", "completed", [], {"output": []}, 1.0)
+    own = StoredResponse("resp_3", "completed", [], {"output": []}, 1.0)
     database.write(lambda c: responses.add(c, "before", own, []))
 
-    assert database.write_at_length(lambda c: owners.move(c, "before", "now"))
+    assert database.write_without_timeout(lambda c: owners.move_owner(c, "before", "now"))
 
     assert count(database, "before") == NOTHING
     assert count(database, "now") == {**full, "responses": full["responses"] + 1}
@@ -125,15 +127,15 @@ def test_of_two_things_with_one_id_that_of_the_new_owner_stays(database: Databas
 def test_conversations_stay_while_a_turn_goes_on(database: Database) -> None:
     database.write(partial(fill, owner="before"))
     full = count(database, "before")
-    database.write(lambda c: conversations.take(c, "before", "conv_1", "turn"))
-    move = partial(owners.move, before="before", now="now")
+    database.write(lambda c: conversations.acquire_lease(c, "before", "conv_1", "turn"))
+    move = partial(owners.move_owner, before="before", now="now")
 
-    assert not database.write_at_length(move)
+    assert not database.write_without_timeout(move)
     left = {name for name, rows in count(database, "before").items() if rows}
-    database.write(lambda c: conversations.release(c, "before", "conv_1", "turn"))
+    database.write(lambda c: conversations.release_lease(c, "before", "conv_1", "turn"))
 
     assert left == {"conversations", "conversation_items", "gone"}
-    assert database.write_at_length(move)
+    assert database.write_without_timeout(move)
     assert (count(database, "before"), count(database, "now")) == (NOTHING, full)
 
 
@@ -142,12 +144,12 @@ def test_two_may_move_at_once(database: Database) -> None:
     full = count(database, "before")
 
     def move(connection: sa.Connection) -> bool:
-        moved = owners.move(connection, "before", "now")
+        moved = owners.move_owner(connection, "before", "now")
         time.sleep(0.1)  # the others are at it too
         return moved
 
     with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(database.write_at_length, [move] * 4))
+        assert all(pool.map(database.write_without_timeout, [move] * 4))
     assert (count(database, "before"), count(database, "now")) == (NOTHING, full)
 
 
@@ -156,6 +158,6 @@ def test_owner_keys_are_listed_by_age_and_sealed_anew(database: Database) -> Non
         database.write(partial(owners.add_key, sealed=sealed))
     (name, _), (other, _) = database.read(owners.list_keys)
 
-    database.write(lambda c: owners.replace_seal(c, name, "renewed"))
+    database.write(lambda c: owners.replace_key(c, name, "renewed"))
 
     assert database.read(owners.list_keys) == [(name, "renewed"), (other, "second")]

@@ -57,7 +57,7 @@ def test_connection_has_time_outs_of_tcp(engine: sa.Engine) -> None:
         driver = connection.connection.driver_connection
         assert isinstance(driver, DeadlineConnection)
         given = driver.info.get_parameters()
-    expected = {**postgres_connection.TCP, "connect_timeout": "5"}
+    expected = {**postgres_connection.TCP_PARAMETERS, "connect_timeout": "5"}
     del expected["keepalives"]  # on by default, and then not told
     assert expected.items() <= given.items()
 

@@ -8,19 +8,19 @@ import pytest
 import sqlalchemy as sa
 
 from forwarder.storage.db import reasoning
-from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.database import SqliteDatabase
 
 
-def find(database: Sqlite, owner: str, *names: str, since: float = 0.0) -> dict[str, bytes]:
+def find(database: SqliteDatabase, owner: str, *names: str, since: float = 0.0) -> dict[str, bytes]:
     found = database.read(lambda c: reasoning.find(c, owner, names, since))
     return {name: thought.data for name, thought in found.items()}
 
 
-def add(database: Sqlite, owner: str, **given: bytes) -> None:
+def add(database: SqliteDatabase, owner: str, **given: bytes) -> None:
     database.write(lambda c: reasoning.add(c, owner, given))
 
 
-def test_what_was_put_there_last_is_found_by_its_owner(database: Sqlite) -> None:
+def test_what_was_put_there_last_is_found_by_its_owner(database: SqliteDatabase) -> None:
     add(database, "me", a=b"old", b=b"x")
     add(database, "me", a=b"new", c=b"y")
     add(database, "other", a=b"not mine")
@@ -29,7 +29,7 @@ def test_what_was_put_there_last_is_found_by_its_owner(database: Sqlite) -> None
     assert find(database, "other", "a", "b") == {"a": b"not mine"}
 
 
-def test_what_was_not_used_since_then_is_not_found(database: Sqlite) -> None:
+def test_what_was_not_used_since_then_is_not_found(database: SqliteDatabase) -> None:
     add(database, "me", a=b"1", b=b"2")
     add(database, "other", a=b"3")
     database.write(lambda c: c.execute(sa.text("UPDATE thoughts SET used = 5")))
@@ -43,7 +43,7 @@ def test_what_was_not_used_since_then_is_not_found(database: Sqlite) -> None:
 
 
 @pytest.mark.parametrize("many", [0, 1, 1201])
-def test_there_may_be_any_number(many: int, database: Sqlite) -> None:
+def test_there_may_be_any_number(many: int, database: SqliteDatabase) -> None:
     given = {str(i): b"x" for i in range(many)}
     if given:
         add(database, "me", **given)

@@ -9,34 +9,36 @@ from collections.abc import Callable
 import pytest
 
 from forwarder.storage.db import completions, conversations, reasoning, responses, retention
-from forwarder.storage.db.completions import Completion
-from forwarder.storage.db.conversations import Talk
-from forwarder.storage.db.database import Sqlite
-from forwarder.storage.db.responses import Kept
+from forwarder.storage.db.completions import StoredCompletion
+from forwarder.storage.db.conversations import Conversation
+from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.db.responses import StoredResponse
 from forwarder.storage.db.retention import Pruner
 
 DAY = 86400.0
 HUGE = 2**40
 
 
-def add(database: Sqlite, name: str, age: float, status: str = "completed", size: int = 0) -> None:
+def add(
+    database: SqliteDatabase, name: str, age: float, status: str = "completed", size: int = 0
+) -> None:
     made = time.time() - age
     body = {"id": name, "text": [hash((name, i)) for i in range(size // 20)]}
-    one = Kept(name, status, [], body, made, worker="w", lease=time.time() - 1)
+    one = StoredResponse(name, status, [], body, made, worker="w", lease=time.time() - 1)
     database.write(lambda c: responses.add(c, "o", one, []))
 
 
-def there(database: Sqlite) -> list[str]:
+def there(database: SqliteDatabase) -> list[str]:
     names = "abcde"
     return [n for n in names if database.read(lambda c, n=n: responses.find(c, "o", n))]  # type: ignore[misc]
 
 
-def test_what_nobody_has_used_for_long_goes(database: Sqlite) -> None:
+def test_what_nobody_has_used_for_long_goes(database: SqliteDatabase) -> None:
     add(database, "a", 40 * DAY)
     add(database, "b", 20 * DAY)
     old = time.time() - 40 * DAY
-    database.write(lambda c: conversations.create(c, "o", Talk("c", old, {})))
-    database.write(lambda c: completions.add(c, "o", Completion("d", old, "m", {}, [], {})))
+    database.write(lambda c: conversations.create(c, "o", Conversation("c", old, {})))
+    database.write(lambda c: completions.add(c, "o", StoredCompletion("d", old, "m", {}, [], {})))
 
     Pruner(database, None, HUGE).prune()
     assert there(database) == ["a", "b"]
@@ -46,7 +48,7 @@ def test_what_nobody_has_used_for_long_goes(database: Sqlite) -> None:
     assert database.read(lambda c: completions.find(c, "o", "d")) is None
 
 
-def test_reasoning_has_an_age_of_its_own(database: Sqlite) -> None:
+def test_reasoning_has_an_age_of_its_own(database: SqliteDatabase) -> None:
     def known() -> list[str]:
         return sorted(database.read(lambda c: reasoning.find(c, "o", ["a", "b"], 0.0)))
 
@@ -61,7 +63,7 @@ def test_reasoning_has_an_age_of_its_own(database: Sqlite) -> None:
     assert known() == []
 
 
-def test_of_what_is_too_much_the_oldest_goes(database: Sqlite) -> None:
+def test_of_what_is_too_much_the_oldest_goes(database: SqliteDatabase) -> None:
     for i, name in enumerate("abcd"):
         add(database, name, (4 - i) * DAY, size=20_000)
 
@@ -73,8 +75,8 @@ def test_of_what_is_too_much_the_oldest_goes(database: Sqlite) -> None:
     assert free == 0
 
 
-def test_one_worker_sees_to_it(database: Sqlite) -> None:
-    other = Sqlite(database.path)
+def test_one_worker_sees_to_it(database: SqliteDatabase) -> None:
+    other = SqliteDatabase(database.path)
     pruners = [Pruner(one, None, HUGE) for one in (database, other, database)]
 
     assert [p.prune_if_due() for p in pruners] == [False] * 3  # the first round is a while away
@@ -85,9 +87,9 @@ def test_one_worker_sees_to_it(database: Sqlite) -> None:
 
 
 def test_it_goes_on_until_the_database_is_closed(
-    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "_EVERY", 0.04)
+    monkeypatch.setattr(retention, "PRUNE_SECONDS", 0.04)
     add(database, "a", 40 * DAY)
     begun: list[Callable[[], object]] = []
     monkeypatch.setattr(retention, "spawn", begun.append)
@@ -108,18 +110,18 @@ def test_it_goes_on_until_the_database_is_closed(
 # -- owners ---------------------------------------------------------------------------------------
 
 
-def store_as(database: Sqlite, owner: str, name: str, age: float, size: int) -> None:
+def store_as(database: SqliteDatabase, owner: str, name: str, age: float, size: int) -> None:
     body = {"id": name, "text": [hash((owner, name, i)) for i in range(size // 20)]}
-    one = Kept(name, "completed", [], body, time.time() - age)
+    one = StoredResponse(name, "completed", [], body, time.time() - age)
     database.write(lambda c: responses.add(c, owner, one, []))
 
 
-def list_stored(database: Sqlite, owner: str) -> list[str]:
+def list_stored(database: SqliteDatabase, owner: str) -> list[str]:
     found = f"SELECT id FROM responses WHERE owner = '{owner}' ORDER BY used"
     return [row[0] for row in database.read(lambda c: c.exec_driver_sql(found).all())]
 
 
-def test_what_one_owner_stores_deletes_nothing_of_another_s(database: Sqlite) -> None:
+def test_what_one_owner_stores_deletes_nothing_of_another_s(database: SqliteDatabase) -> None:
     store_as(database, "quiet", "old", 20 * DAY, 20_000)
     for i in range(12):
         store_as(database, "loud", f"l{i}", 12.0 - i, 20_000)
@@ -140,16 +142,16 @@ def test_shares_are_fair(sizes: list[int], share: int) -> None:
 
 
 def test_much_that_is_written_is_pruned_at_once(
-    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "_EVERY", 0.4)
+    monkeypatch.setattr(retention, "PRUNE_SECONDS", 0.4)
     pruner, limit = Pruner(database, None, 60_000), 60_000
     assert database.written == 0
     for i in range(12):
         store_as(database, "loud", f"l{i}", 12.0 - i, 20_000)
     assert database.written > limit
     monkeypatch.setattr(pruner, "prune_if_due", database.close)
-    pruner._run()
+    pruner._run_loop()
     left = list_stored(database, "loud")
     assert 1 <= len(left) < 12
     assert database.written == 0
@@ -159,7 +161,7 @@ def test_much_that_is_written_is_pruned_at_once(
 
 
 def test_after_the_clock_has_jumped_nothing_is_too_old(
-    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pruner = Pruner(database, 30 * DAY, HUGE)
     pruner.prune_if_due()
@@ -182,7 +184,7 @@ def test_after_the_clock_has_jumped_nothing_is_too_old(
     assert there(database) == []
 
 
-def test_a_clock_that_is_put_back_does_not_end_pruning(database: Sqlite) -> None:
+def test_a_clock_that_is_put_back_does_not_end_pruning(database: SqliteDatabase) -> None:
     pruner = Pruner(database, 30 * DAY, HUGE)
     pruner.prune_if_due()
     set_due = "UPDATE chores SET due = due + 86400.0 * 400 WHERE name = 'prune'"

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db import settling
-from forwarder.storage.db.database import Sqlite
-from forwarder.storage.db.settling import SETTLE_SECONDS, Settling
+from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.db.settling import SETTLE_SECONDS, StabilityMonitor
 
 
 class Store:
@@ -28,7 +28,7 @@ class Store:
         if self.fails:
             raise StoreUnavailable
 
-    def pass_time(self, asked: Settling, seconds: float) -> bool:
+    def pass_time(self, asked: StabilityMonitor, seconds: float) -> bool:
         """Ask every second; what the last answer was."""
         answer = False
         for _ in range(round(seconds)):
@@ -45,18 +45,20 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture
-def asked(store: Store) -> Settling:
-    return Settling(store.probe)
+def asked(store: Store) -> StabilityMonitor:
+    return StabilityMonitor(store.probe)
 
 
-def test_a_database_has_settled_after_a_while_of_writes(store: Store, asked: Settling) -> None:
+def test_a_database_has_settled_after_a_while_of_writes(
+    store: Store, asked: StabilityMonitor
+) -> None:
     assert not asked.has_settled()
     assert not store.pass_time(asked, SETTLE_SECONDS - 1)
     assert store.pass_time(asked, 1)
     assert store.probes == SETTLE_SECONDS + 1
 
 
-def test_a_write_that_fails_begins_the_while_anew(store: Store, asked: Settling) -> None:
+def test_a_write_that_fails_begins_the_while_anew(store: Store, asked: StabilityMonitor) -> None:
     store.pass_time(asked, SETTLE_SECONDS + 1)
     store.fails = True
     assert not store.pass_time(asked, 1)
@@ -70,14 +72,14 @@ def test_a_write_that_fails_begins_the_while_anew(store: Store, asked: Settling)
 
 @pytest.mark.parametrize(("pause", "settled"), [(7.0, True), (8.0, False), (3600.0, False)])
 def test_an_outage_may_hide_in_a_long_pause(
-    pause: float, settled: bool, store: Store, asked: Settling
+    pause: float, settled: bool, store: Store, asked: StabilityMonitor
 ) -> None:
     store.pass_time(asked, SETTLE_SECONDS + 1)
     store.now += pause
     assert asked.has_settled() is settled
 
 
-def test_a_database_that_hung_has_not_settled(store: Store, asked: Settling) -> None:
+def test_a_database_that_hung_has_not_settled(store: Store, asked: StabilityMonitor) -> None:
     store.pass_time(asked, SETTLE_SECONDS + 1)
     store.seconds = SETTLE_SECONDS + 1
     assert not store.pass_time(asked, 1)
@@ -86,24 +88,24 @@ def test_a_database_that_hung_has_not_settled(store: Store, asked: Settling) -> 
     assert store.pass_time(asked, 1)
 
 
-def test_askers_share_one_probe(store: Store, asked: Settling) -> None:
+def test_askers_share_one_probe(store: Store, asked: StabilityMonitor) -> None:
     for _ in range(5):
         asked.has_settled()
     assert store.probes == 1
 
 
 def test_a_full_database_that_can_be_read_has_not_settled(
-    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settling, "SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(settling, "_PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(settling, "PROBE_SECONDS", 0.0)
     pages = database.read(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar())
-    database._close_kept()
+    database._close_idle_connections()
 
     def fill(connection: Any, record: object) -> None:
         connection.execute(f"PRAGMA max_page_count = {pages}")
 
-    for engine in (database._reading, database._trying):
+    for engine in (database._read_engine, database._trial_read_engine):
         sa.event.listen(engine, "connect", fill)
     assert not database.has_settled()
     assert database.read(lambda c: c.scalar(sa.text("SELECT count(*) FROM responses"))) == 0

@@ -10,19 +10,19 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from forwarder.core.errors import StoreUnavailable
-from forwarder.storage.db.database import Sqlite
-from forwarder.storage.db.statements import Statement, inserting, putting
-from forwarder.storage.db.tables import thoughts
+from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.db.statements import Statement, make_insert, make_upsert
+from forwarder.storage.db.tables import reasoning
 
 ROW = {"owner": "o", "id": "a", "used": 1.0, "size": 2, "data": b"old"}
 
 
-def all_of(database: Sqlite) -> list[tuple[Any, ...]]:
-    return database.read(lambda c: [tuple(row) for row in c.execute(sa.select(thoughts))])
+def all_of(database: SqliteDatabase) -> list[tuple[Any, ...]]:
+    return database.read(lambda c: [tuple(row) for row in c.execute(sa.select(reasoning))])
 
 
-def test_rows_are_inserted_in_the_connection_s_transaction(database: Sqlite) -> None:
-    insert = inserting(thoughts)
+def test_rows_are_inserted_in_the_connection_s_transaction(database: SqliteDatabase) -> None:
+    insert = make_insert(reasoning)
     other = {**ROW, "id": "b"}
     database.write(lambda c: insert.run(c, ROW, other))
     assert all_of(database) == [tuple(ROW.values()), tuple(other.values())]
@@ -36,22 +36,22 @@ def test_rows_are_inserted_in_the_connection_s_transaction(database: Sqlite) -> 
     assert len(all_of(database)) == 2
 
 
-def test_what_is_there_is_changed_or_left(database: Sqlite) -> None:
+def test_what_is_there_is_changed_or_left(database: SqliteDatabase) -> None:
     new = {**ROW, "data": b"new", "used": 5.0}
-    database.write(lambda c: putting(thoughts).run(c, ROW))
-    database.write(lambda c: putting(thoughts).run(c, new))
+    database.write(lambda c: make_upsert(reasoning).run(c, ROW))
+    database.write(lambda c: make_upsert(reasoning).run(c, new))
     assert all_of(database) == [tuple(new.values())]
 
-    careful = inserting(thoughts, "ON CONFLICT (owner, id) DO NOTHING")
+    careful = make_insert(reasoning, "ON CONFLICT (owner, id) DO NOTHING")
     assert database.write(lambda c: careful.run(c, ROW)) == 0
     assert database.write(lambda c: careful.run(c, {**ROW, "id": "b"})) == 1
     assert all_of(database)[0] == tuple(new.values())
 
 
-def test_what_the_driver_refuses_is_a_failure_of_the_store(database: Sqlite) -> None:
-    database.write(lambda c: inserting(thoughts).run(c, ROW))
+def test_what_the_driver_refuses_is_a_failure_of_the_store(database: SqliteDatabase) -> None:
+    database.write(lambda c: make_insert(reasoning).run(c, ROW))
     with pytest.raises(StoreUnavailable):
-        database.write(lambda c: inserting(thoughts).run(c, ROW))
+        database.write(lambda c: make_insert(reasoning).run(c, ROW))
 
 
 def test_one_driver_takes_values_by_place_and_the_other_by_name() -> None:
@@ -74,7 +74,7 @@ def test_one_driver_takes_values_by_place_and_the_other_by_name() -> None:
     ]
 
 
-def test_the_driver_s_error_is_one_of_sqlalchemy_s(database: Sqlite) -> None:
+def test_the_driver_s_error_is_one_of_sqlalchemy_s(database: SqliteDatabase) -> None:
     def write(connection: sa.Connection) -> str:
         with pytest.raises(DBAPIError, match="no such table"):
             Statement("DELETE FROM absent WHERE a = :a").run(connection, {"a": 1})

@@ -5,28 +5,28 @@ from __future__ import annotations
 import pytest
 
 from forwarder.storage.db import tombstones
-from forwarder.storage.db.database import Sqlite
+from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.retention import Pruner
 
 
-def place(database: Sqlite, name: str, owner: str = "o", holder: str = "h") -> int | None:
-    return database.read(lambda c: tombstones.place(c, owner, holder, name))
+def place(database: SqliteDatabase, name: str, owner: str = "o", holder: str = "h") -> int | None:
+    return database.read(lambda c: tombstones.find_position(c, owner, holder, name))
 
 
-def test_the_last_place_counts_and_is_its_owner_s(database: Sqlite) -> None:
+def test_the_last_place_counts_and_is_its_owner_s(database: SqliteDatabase) -> None:
     for number in (1, 5):
-        database.write(lambda c, number=number: tombstones.note(c, "o", "h", "a", number))  # type: ignore[misc]
+        database.write(lambda c, number=number: tombstones.add_tombstone(c, "o", "h", "a", number))  # type: ignore[misc]
     assert place(database, "a") == 5
     assert place(database, "a", owner="p") is None
     assert place(database, "a", holder="i") is None
 
 
 def test_places_are_forgotten_after_a_while(
-    database: Sqlite, monkeypatch: pytest.MonkeyPatch
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database.write(lambda c: tombstones.note(c, "o", "h", "a", 1))
+    database.write(lambda c: tombstones.add_tombstone(c, "o", "h", "a", 1))
     Pruner(database, None, 2**40).prune()
     assert place(database, "a") == 1
-    monkeypatch.setattr(tombstones, "_LONG", -1.0)
+    monkeypatch.setattr(tombstones, "TOMBSTONE_SECONDS", -1.0)
     Pruner(database, None, 2**40).prune()
     assert place(database, "a") is None

@@ -19,15 +19,15 @@ import sqlalchemy as sa
 
 from forwarder.core.errors import NotFound
 from forwarder.storage.db import write_batching
-from forwarder.storage.db.database import Sqlite
-from forwarder.storage.db.tables import chores
-from forwarder.storage.db.write_batching import Group, _Job
+from forwarder.storage.db.database import SqliteDatabase
+from forwarder.storage.db.tables import scheduled_jobs
+from forwarder.storage.db.write_batching import QueuedWrite, WriteBatcher
 
 Do = Callable[..., Future[Any]]
 
 
 def note(connection: sa.Connection, name: str) -> str:
-    connection.execute(sa.insert(chores).values(name=name, due=0))
+    connection.execute(sa.insert(scheduled_jobs).values(name=name, due=0))
     return name
 
 
@@ -36,14 +36,18 @@ def refused(connection: sa.Connection, name: str) -> str:
     raise NotFound(name)
 
 
-def there(database: Sqlite) -> list[str]:
+def there(database: SqliteDatabase) -> list[str]:
     return list(
-        database.read(lambda c: list(c.scalars(sa.select(chores.c.name).order_by(chores.c.name))))
+        database.read(
+            lambda c: list(
+                c.scalars(sa.select(scheduled_jobs.c.name).order_by(scheduled_jobs.c.name))
+            )
+        )
     )
 
 
 @contextmanager
-def busy(group: Group, count: int) -> Iterator[Do]:
+def busy(group: WriteBatcher, count: int) -> Iterator[Do]:
     """Somebody is at it, and ``count`` others, who are told what, wait until they all do."""
     go, begun = threading.Event(), threading.Event()
 
@@ -52,11 +56,11 @@ def busy(group: Group, count: int) -> Iterator[Do]:
         assert go.wait(10)
 
     with ThreadPoolExecutor(count + 1) as pool:
-        pool.submit(group.do, first)
+        pool.submit(group.run_in_batch, first)
         assert begun.wait(10)
-        yield lambda work, *given: pool.submit(group.do, lambda c: work(c, *given))
+        yield lambda work, *given: pool.submit(group.run_in_batch, lambda c: work(c, *given))
         deadline = time.monotonic() + 10
-        while len(group._waiting) < count and time.monotonic() < deadline:
+        while len(group._queue) < count and time.monotonic() < deadline:
             time.sleep(0.001)
         go.set()
 
@@ -69,7 +73,7 @@ def test_those_that_wait_are_done_at_once_and_each_hears_its_own() -> None:
         sizes.append(len(done) if isinstance(done, list) else 1)
         return done
 
-    group = Group(transact)
+    group = WriteBatcher(transact)
     with busy(group, 7) as do:
         told = [do(lambda _, i: i * i, i) for i in range(7)]
 
@@ -78,14 +82,14 @@ def test_those_that_wait_are_done_at_once_and_each_hears_its_own() -> None:
 
 
 def test_there_is_an_end_to_what_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_batching, "_AT_ONCE", 2)
+    monkeypatch.setattr(write_batching, "MAX_BATCH_SIZE", 2)
     transactions: list[None] = []
 
     def transact(work: Callable[[Any], Any]) -> Any:
         transactions.append(None)
         return work(None)
 
-    group = Group(transact)
+    group = WriteBatcher(transact)
     with busy(group, 5) as do:
         told = [do(lambda _, i: i, i) for i in range(5)]
 
@@ -93,8 +97,8 @@ def test_there_is_an_end_to_what_is_done_at_once(monkeypatch: pytest.MonkeyPatch
     assert len(transactions) == 1 + 3
 
 
-def test_what_fails_takes_nobody_with_it(database: Sqlite) -> None:
-    with busy(database._group, 5) as do:
+def test_what_fails_takes_nobody_with_it(database: SqliteDatabase) -> None:
+    with busy(database._write_batcher, 5) as do:
         told = [do(note, name) for name in "abc"]
         failing = do(refused, "d")
         twice = do(note, "a")
@@ -117,7 +121,7 @@ def test_transaction_that_cannot_begin_is_tried_once_for_all_that_wait() -> None
         tried.append(1)
         return work(None)
 
-    group = Group(transact, lambda error: told.append(str(error)))
+    group = WriteBatcher(transact, lambda error: told.append(str(error)))
     with busy(group, 5) as do:
         waiting = [do(lambda c: None) for _ in range(5)]
 
@@ -132,15 +136,15 @@ def test_what_fails_leaves_nothing_to_the_collector() -> None:
     def failing(connection: object) -> None:
         raise NotFound("no")
 
-    group = Group(lambda work: work(None))
+    group = WriteBatcher(lambda work: work(None))
     gc.collect()
     gc.disable()
     try:
-        first, second = _Job(failing), _Job(lambda _: None)
-        group._waiting.extend((first, second))
-        group._drain()
+        first, second = QueuedWrite(failing), QueuedWrite(lambda _: None)
+        group._queue.extend((first, second))
+        group._run_batch()
         with suppress(NotFound):
-            first.outcome.given()  # type: ignore[union-attr]
+            first.outcome.unwrap()  # type: ignore[union-attr]
         gone = weakref.ref(second)
         del first, second
         assert gone() is None
@@ -152,14 +156,14 @@ INTERRUPTED = """
 from gevent import monkey
 monkey.patch_all()
 import gevent
-from forwarder.core.concurrency import pause
+from forwarder.core.concurrency import native_sleep
 from forwarder.storage.db.write_batching import Group
 
 done = []
 group = Group(lambda work: work(None))
 def work(name):
     def slowly(_):
-        pause(0.2)
+        native_sleep(0.2)
         done.append(name)
         return name
     return slowly

@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.core.translation_context import Terms
-from forwarder.translation.chat_over_responses.history import History
+from forwarder.core.translation_context import TranslationContext
+from forwarder.translation.chat_over_responses.history import ChatHistoryReader
 from tests.helpers.translating import terms
 
 Json = dict[str, Any]
 
 
-def items(*messages: Any, its_terms: Terms | None = None) -> list[Json]:
-    return History(its_terms or terms()).read(list(messages))
+def items(*messages: Any, its_terms: TranslationContext | None = None) -> list[Json]:
+    return ChatHistoryReader(its_terms or terms()).read_messages(list(messages))
 
 
 def user(text: str) -> Json:
@@ -126,7 +126,7 @@ def test_what_has_no_counterpart_is_named() -> None:
         {"role": "assistant", "content": "Yes.", "audio": {"id": "x"}},
         its_terms=used,
     )
-    assert set(used.ledger.dropped) == {"messages.name", "messages.audio"}
+    assert set(used.loss_report.losses) == {"messages.name", "messages.audio"}
     with pytest.raises(Unsupported):
         items({**user("Hi."), "name": "ann"}, its_terms=terms(strict=True))
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.translation.chat_over_responses.images import Images, SentBack
+from forwarder.translation.chat_over_responses.images import ImageDeltaWriter, ImageHistory
 
 Json = dict[str, Any]
 
@@ -13,7 +13,7 @@ PNG = "iVBORw0KGgo="
 
 
 def url_of(item: Json) -> str:
-    [delta] = Images().finished(0, item)
+    [delta] = ImageDeltaWriter().write_image(0, item)
     return str(delta["images"][0]["image_url"]["url"])
 
 
@@ -35,25 +35,25 @@ def test_an_image_is_told_as_a_url(item: Json, url: str) -> None:
 
 
 def test_an_image_is_told_once_and_what_is_none_never() -> None:
-    images = Images()
-    assert images.finished(3, {"result": None, "status": "failed"}) == []
-    assert len(images.finished(3, {"id": "ig_1", "result": PNG})) == 1
-    assert images.finished(3, {"id": "ig_1", "result": PNG}) == []
-    [second] = images.finished(5, {"result": PNG})
+    images = ImageDeltaWriter()
+    assert images.write_image(3, {"result": None, "status": "failed"}) == []
+    assert len(images.write_image(3, {"id": "ig_1", "result": PNG})) == 1
+    assert images.write_image(3, {"id": "ig_1", "result": PNG}) == []
+    [second] = images.write_image(5, {"result": PNG})
     assert second["images"][0]["index"] == 1
     assert "id" not in second["images"][0]
 
 
 def test_drafts_are_told_apart_and_numbered_through() -> None:
-    images = Images()
+    images = ImageDeltaWriter()
     drafts = [
-        images.draft({"partial_image_b64": PNG, "partial_image_index": 0, "item_id": item})
+        images.write_draft({"partial_image_b64": PNG, "partial_image_index": 0, "item_id": item})
         for item in ("ig_1", "ig_2")
     ]
     told = [draft["metadata"]["partial_images"][0] for [draft] in drafts]
     assert [(one["index"], one["id"]) for one in told] == [(0, "ig_1"), (1, "ig_2")]
-    assert images.draft({"partial_image_b64": None}) == []
-    assert not images.told
+    assert images.write_draft({"partial_image_b64": None}) == []
+    assert not images.sent_indexes
 
 
 def image(url: str = f"data:image/png;base64,{PNG}", **more: Any) -> Json:
@@ -80,13 +80,13 @@ def shown(url: str = f"data:image/png;base64,{PNG}") -> Json:
     ],
 )
 def test_an_image_goes_back_as_its_call_or_is_shown(images: list[Json], items: list[Json]) -> None:
-    assert SentBack().items(images, "images") == items
+    assert ImageHistory().convert_images(images, "images") == items
 
 
 def test_an_id_goes_back_once_in_a_conversation() -> None:
-    back = SentBack()
-    assert back.items([image(id="ig_1")], "a") == [MADE]
-    assert back.items([image(id="ig_1")], "b") == [shown()]
+    back = ImageHistory()
+    assert back.convert_images([image(id="ig_1")], "a") == [MADE]
+    assert back.convert_images([image(id="ig_1")], "b") == [shown()]
 
 
 @pytest.mark.parametrize(
@@ -102,5 +102,5 @@ def test_an_id_goes_back_once_in_a_conversation() -> None:
 )
 def test_what_is_no_image_is_a_400_that_names_it(entry: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        SentBack().items([entry], "images")
+        ImageHistory().convert_images([entry], "images")
     assert caught.value.param == param

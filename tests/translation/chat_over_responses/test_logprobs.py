@@ -2,14 +2,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.translation.chat_over_responses.logprobs import on_last
+from forwarder.translation.chat_over_responses.logprobs import attach_logprobs
 
 Json = dict[str, Any]
 
 
 def content(*entries: Json) -> list[Json]:
     chunk = {"id": "1", "choices": [{"index": 0, "delta": {}, "logprobs": None}]}
-    first, last = on_last([chunk, chunk], list(entries))
+    first, last = attach_logprobs([chunk, chunk], list(entries))
     assert first == chunk
     assert chunk["choices"][0]["logprobs"] is None
     assert last["choices"][0]["logprobs"]["refusal"] is None

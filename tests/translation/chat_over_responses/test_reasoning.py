@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.translation.chat_over_responses.reasoning import Thoughts
+from forwarder.translation.chat_over_responses.reasoning import ReasoningText
 
 Json = dict[str, Any]
 
@@ -16,39 +16,39 @@ def summary(said: str, index: int = 0, part: int = 0) -> Json:
 
 
 def test_parts_and_items_are_paragraphs() -> None:
-    thoughts = Thoughts()
+    thoughts = ReasoningText()
     shown = [
-        thoughts.grow(text("a"), "text"),
-        thoughts.grow(text("b"), "text"),
-        thoughts.grow(text("c", part=1), "text"),
-        thoughts.grow(summary("d", index=2), "summary"),
+        thoughts.add_delta(text("a"), "text"),
+        thoughts.add_delta(text("b"), "text"),
+        thoughts.add_delta(text("c", part=1), "text"),
+        thoughts.add_delta(summary("d", index=2), "summary"),
     ]
     assert "".join(shown) == "ab\n\nc\n\nd"
-    assert thoughts.indexes == {0, 2}
-    assert thoughts.apart == ""
+    assert thoughts.output_indexes == {0, 2}
+    assert thoughts.separate_summary == ""
 
 
 def test_what_the_deltas_left_out_is_shown_once() -> None:
-    thoughts = Thoughts()
-    assert thoughts.grow(text("Le"), "text") == "Le"
-    assert thoughts.finish(text("Let me"), "text") == "t me"
-    assert thoughts.finish(text("Let me"), "text") == ""
+    thoughts = ReasoningText()
+    assert thoughts.add_delta(text("Le"), "text") == "Le"
+    assert thoughts.finish_part(text("Let me"), "text") == "t me"
+    assert thoughts.finish_part(text("Let me"), "text") == ""
     item = {"content": [{"text": "Let me"}, {"text": "see."}], "summary": [{"text": "Sees."}]}
     assert thoughts.finish_item(0, item) == "\n\nsee."
     assert thoughts.finish_item(0, item) == ""
-    assert thoughts.apart == "Sees."
+    assert thoughts.separate_summary == "Sees."
 
 
 def test_an_item_that_came_whole_is_shown_whole() -> None:
-    thoughts = Thoughts()
+    thoughts = ReasoningText()
     item = {"content": None, "summary": [{"text": "a"}, {"text": None}, {"text": "b"}]}
     assert thoughts.finish_item(3, item) == "a\n\nb"
-    assert thoughts.indexes == {3}
+    assert thoughts.output_indexes == {3}
 
 
 def test_a_summary_beside_the_text_is_told_apart() -> None:
-    thoughts = Thoughts()
-    assert thoughts.grow(summary("Early. ", part=0), "summary") == "Early. "
-    assert thoughts.grow(text("t"), "text") == "\n\nt"
-    assert thoughts.grow(summary("late", part=1), "summary") == ""
-    assert thoughts.apart == "Early. \n\nlate"
+    thoughts = ReasoningText()
+    assert thoughts.add_delta(summary("Early. ", part=0), "summary") == "Early. "
+    assert thoughts.add_delta(text("t"), "text") == "\n\nt"
+    assert thoughts.add_delta(summary("late", part=1), "summary") == ""
+    assert thoughts.separate_summary == "Early. \n\nlate"

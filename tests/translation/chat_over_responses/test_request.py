@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.core.translation_context import Terms
+from forwarder.core.translation_context import TranslationContext
 from forwarder.translation.chat_over_responses import translate_request
 from tests.helpers.translating import terms
 
@@ -23,9 +23,9 @@ FLAT = {
 TOOL = {"type": "function", "function": FUNCTION}
 
 
-def sent(its_terms: Terms | None = None, **request: Any) -> Json:
+def sent(its_terms: TranslationContext | None = None, **request: Any) -> Json:
     asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request}
-    return translate_request(asked, its_terms or terms()).responses
+    return translate_request(asked, its_terms or terms()).responses_request
 
 
 BASE = sent()
@@ -94,13 +94,13 @@ def test_a_parameter_is_mapped(request_: Json, out: Json) -> None:
 
 def test_an_upstream_with_modalities_of_its_own_gets_them() -> None:
     asked = ["text", "image"]
-    its_terms = terms(takes=["modalities"])
+    its_terms = terms(extensions=["modalities"])
     assert sent(its_terms, modalities=asked) == {**BASE, "modalities": asked}
 
 
 def test_what_an_upstream_takes_beyond_the_protocol_goes_over_as_it_is() -> None:
     more = {"seed": 7, "top_k": 3, "frequency_penalty": 0}
-    its_terms = terms(strict=True, takes=frozenset(more))
+    its_terms = terms(strict=True, extensions=frozenset(more))
     assert sent(its_terms, **more) == {**BASE, **more}
 
 
@@ -109,9 +109,11 @@ def test_nothing_is_stored_unless_the_client_says_so() -> None:
 
 
 def test_a_model_that_reasons_is_asked_for_a_summary() -> None:
-    assert sent(terms(summaries=True))["reasoning"] == {"summary": "auto"}
+    assert sent(terms(can_summarize=True))["reasoning"] == {"summary": "auto"}
     assert "reasoning" not in BASE
-    assert sent(terms(summaries=True), reasoning_effort="none")["reasoning"] == {"effort": "none"}
+    assert sent(terms(can_summarize=True), reasoning_effort="none")["reasoning"] == {
+        "effort": "none"
+    }
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_a_model_that_reasons_is_asked_for_a_summary() -> None:
 )  # fmt: skip
 def test_the_answer_speaks_the_dialect_of_the_request(request_: Json, legacy: bool) -> None:
     asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request_}
-    assert translate_request(asked, terms()).legacy is legacy
+    assert translate_request(asked, terms()).uses_function_call is legacy
 
 
 REFUSED: list[tuple[Json, Any, str]] = [

@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from forwarder.translation.chat_over_responses.side_data import Notes
+from forwarder.translation.chat_over_responses.side_data import SideData
 
 Json = dict[str, Any]
 
 
-def notes(*annotations: Any) -> Notes:
-    made = Notes("https://f.test{}".format)
+def notes(*annotations: Any) -> SideData:
+    made = SideData("https://f.test{}".format)
     for annotation in annotations:
-        made.add((0, 0), annotation, before=10)
+        made.add_annotation((0, 0), annotation, before=10)
     return made
 
 
@@ -55,8 +55,8 @@ def test_a_file_without_an_id_is_none(odd: Any) -> None:
 def test_an_image_that_code_has_drawn_is_a_file() -> None:
     made = notes()
     drawn = {"type": "image", "url": "https://e.test/1.png"}
-    made.add_outputs([{"type": "logs", "logs": "ok"}, drawn, drawn, {"type": "image"}])
-    made.add_outputs(None)
+    made.add_output_images([{"type": "logs", "logs": "ok"}, drawn, drawn, {"type": "image"}])
+    made.add_output_images(None)
     assert made.files == [{"url": "https://e.test/1.png"}]
 
 
@@ -68,9 +68,9 @@ def test_a_text_is_known_by_its_place() -> None:
 def test_who_cuts_hears_where_everything_ends() -> None:
     url = {"type": "url_citation", "start_index": 1, "end_index": 2, "url": "u", "title": "t"}
     made = notes(url, cited(end_index=7), cited(end_index=5), cited("file_path", index=9))
-    made.add((1, 0), {"type": "url_citation", "url": "v"}, before=20, said=33)
-    made.add_outputs([{"type": "image", "url": "https://e.test/1.png"}], said=40)
-    placed = made.placed
+    made.add_annotation((1, 0), {"type": "url_citation", "url": "v"}, before=20, text_length=33)
+    made.add_output_images([{"type": "image", "url": "https://e.test/1.png"}], text_length=40)
+    placed = made.placement
     assert [at for at, _ in placed["annotations"]] == [12, 33]
     assert [note for _, note in placed["annotations"]] == made.annotations
     assert [at for at, _ in placed["files"]] == [15, 40]

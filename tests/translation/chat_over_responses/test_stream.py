@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.errors import UpstreamBroken, UpstreamRefused
+from forwarder.core.errors import UpstreamProtocolError, UpstreamRefused
 from forwarder.protocols.fold import fold_chat
-from forwarder.translation.chat_over_responses.request import is_cut
-from forwarder.translation.chat_over_responses.stream import HANDLERS
+from forwarder.translation.chat_over_responses.request import is_answer_cut
+from forwarder.translation.chat_over_responses.stream import EVENT_HANDLERS
 from tests.helpers import sdk
 from tests.helpers.sdk import EVENT_TYPES
 from tests.helpers.translating import NOW, events_of, terms, translate
@@ -94,7 +94,7 @@ def test_a_failure_without_an_error_is_still_one() -> None:
 
 
 def test_a_stream_without_an_end_is_broken() -> None:
-    with pytest.raises(UpstreamBroken):
+    with pytest.raises(UpstreamProtocolError):
         chunks(event("output_text.delta", **at(0), delta="a"))
 
 
@@ -247,7 +247,7 @@ def test_every_event_that_says_something_has_a_handler() -> None:
         "web_search",
         "shell",
     )
-    left = EVENT_TYPES - HANDLERS.keys() - quiet
+    left = EVENT_TYPES - EVENT_HANDLERS.keys() - quiet
     assert {
         kind for kind in left if not kind.startswith(tuple(f"response.{h}" for h in hosted))
     } == set()
@@ -305,7 +305,7 @@ def test_who_cuts_an_answer_hears_beside_its_text_what_stands_beside_it() -> Non
     ],
 )
 def test_an_answer_is_cut_at_stops_and_low_limits(request_: Json, cut: bool) -> None:
-    assert is_cut(request_) is cut
+    assert is_answer_cut(request_) is cut
 
 
 # -- what some providers do -----------------------------------------------------------------------

@@ -6,11 +6,11 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.translation.chat_over_responses.tools import (
-    check_choice,
-    choice_to_responses,
-    function_call_to_responses,
-    functions_to_responses,
-    tools_to_responses,
+    check_tool_choice,
+    convert_function_call,
+    convert_functions,
+    convert_tool_choice,
+    convert_tools,
 )
 
 Json = dict[str, Any]
@@ -46,9 +46,9 @@ TOOLS: list[tuple[Json, Json]] = [
 
 @pytest.mark.parametrize(("nested", "flat"), TOOLS)
 def test_a_tool_loses_its_wrapper(nested: Json, flat: Json) -> None:
-    assert tools_to_responses([nested]) == [flat]
+    assert convert_tools([nested]) == [flat]
     if nested["type"] == "function":
-        assert functions_to_responses([nested["function"]]) == [flat]
+        assert convert_functions([nested["function"]]) == [flat]
 
 
 CHOICES: list[tuple[Any, Any]] = [
@@ -68,7 +68,7 @@ CHOICES: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("nested", "flat"), CHOICES)
 def test_a_choice_loses_its_wrapper(nested: Any, flat: Any) -> None:
-    assert choice_to_responses(nested) == flat
+    assert convert_tool_choice(nested) == flat
 
 
 @pytest.mark.parametrize(
@@ -76,23 +76,23 @@ def test_a_choice_loses_its_wrapper(nested: Any, flat: Any) -> None:
     [("none", "none"), ("auto", "auto"), ({"name": "f"}, {"type": "function", "name": "f"})],
 )
 def test_the_old_choice_is_a_choice(old: Any, new: Any) -> None:
-    assert function_call_to_responses(old) == new
+    assert convert_function_call(old) == new
 
 
 REFUSED: list[tuple[Any, Any, str]] = [
-    (tools_to_responses, ["f"], "tools[0]"),
-    (tools_to_responses, [{}], "tools[0].type"),
-    (tools_to_responses, [{"type": "web_search"}], "tools[0].type"),
-    (tools_to_responses, [{"type": "function"}], "tools[0].function"),
-    (tools_to_responses, [{"type": "function", "function": {}}], "tools[0].function.name"),
-    (tools_to_responses, [{"type": "custom", "custom": {}}], "tools[0].custom.name"),
+    (convert_tools, ["f"], "tools[0]"),
+    (convert_tools, [{}], "tools[0].type"),
+    (convert_tools, [{"type": "web_search"}], "tools[0].type"),
+    (convert_tools, [{"type": "function"}], "tools[0].function"),
+    (convert_tools, [{"type": "function", "function": {}}], "tools[0].function.name"),
+    (convert_tools, [{"type": "custom", "custom": {}}], "tools[0].custom.name"),
     (
-        tools_to_responses,
+        convert_tools,
         [{"type": "function", "function": {"name": "f", "parameters": "x"}}],
         "tools[0].function.parameters",
     ),
     (
-        tools_to_responses,
+        convert_tools,
         [
             {
                 "type": "custom",
@@ -101,13 +101,13 @@ REFUSED: list[tuple[Any, Any, str]] = [
         ],
         "tools[0].custom.format.grammar",
     ),
-    (functions_to_responses, [{}], "functions[0].name"),
-    (choice_to_responses, "always", "tool_choice"),
-    (choice_to_responses, {"type": "telepathy"}, "tool_choice.type"),
-    (choice_to_responses, {"type": "function", "function": {}}, "tool_choice.function.name"),
-    (choice_to_responses, {"type": "allowed_tools"}, "tool_choice.allowed_tools"),
-    (function_call_to_responses, "required", "function_call"),
-    (function_call_to_responses, {}, "function_call.name"),
+    (convert_functions, [{}], "functions[0].name"),
+    (convert_tool_choice, "always", "tool_choice"),
+    (convert_tool_choice, {"type": "telepathy"}, "tool_choice.type"),
+    (convert_tool_choice, {"type": "function", "function": {}}, "tool_choice.function.name"),
+    (convert_tool_choice, {"type": "allowed_tools"}, "tool_choice.allowed_tools"),
+    (convert_function_call, "required", "function_call"),
+    (convert_function_call, {}, "function_call.name"),
 ]
 
 
@@ -135,8 +135,8 @@ OFFERED = [{"type": "function", "name": "f"}, {"type": "web_search"}]
 )
 def test_a_choice_must_be_one_of_the_tools(choice: Any, tools: list[Json], met: bool) -> None:
     if met:
-        check_choice(choice, tools)
+        check_tool_choice(choice, tools)
         return
     with pytest.raises(InvalidRequest) as caught:
-        check_choice(choice, tools)
+        check_tool_choice(choice, tools)
     assert caught.value.param == "tool_choice"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.errors import UpstreamBroken
-from forwarder.translation.ollama_over_chat.calls import Calls
+from forwarder.core.errors import UpstreamProtocolError
+from forwarder.translation.ollama_over_chat.calls import OllamaToolCallCollector
 
 Json = dict[str, Any]
 
@@ -17,10 +17,10 @@ def piece(index: int | None, text: Any = None, name: str | None = None, **more: 
 
 
 def gathered(*pieces: Json, is_cut: bool = False) -> list[Json]:
-    calls = Calls()
+    calls = OllamaToolCallCollector()
     for each in pieces:
-        calls.add(each)
-    return calls.whole(is_cut)
+        calls.add_delta(each)
+    return calls.build_calls(is_cut)
 
 
 def test_pieces_of_calls_may_interleave() -> None:
@@ -56,7 +56,7 @@ def test_arguments_are_an_object(text: Any, arguments: Json) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"', "7", "{'a': 1}", "[" * 100_000])
 def test_anything_else_is_the_upstream_s_fault_unless_it_was_cut(text: str) -> None:
-    with pytest.raises(UpstreamBroken, match="'f'"):
+    with pytest.raises(UpstreamProtocolError, match="'f'"):
         gathered(piece(0, text, "f"))
     assert gathered(piece(0, "{}", "e"), piece(1, text, "f"), is_cut=True) == [
         {"function": {"index": 0, "name": "e", "arguments": {}}}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.errors import UpstreamBroken
+from forwarder.core.errors import UpstreamProtocolError
 from forwarder.translation.ollama_over_chat.fold import fold_ollama
-from forwarder.translation.ollama_over_chat.forms import GENERATE
+from forwarder.translation.ollama_over_chat.forms import GENERATE_ENDPOINT
 from tests.helpers.ollama import chunk, lines, mistakes
 
 Json = dict[str, Any]
@@ -43,7 +43,7 @@ def test_a_conversation_s_lines_are_one_message() -> None:
 
 
 def test_a_prompt_s_lines_are_one_response() -> None:
-    whole = fold_ollama(iter([lines(STREAM[:5] + STREAM[6:], GENERATE, logprobs=True)]))
+    whole = fold_ollama(iter([lines(STREAM[:5] + STREAM[6:], GENERATE_ENDPOINT, logprobs=True)]))
     assert (whole["response"], whole["thinking"], whole["done"]) == ("Hello", "Hm.", True)
     assert len(whole["logprobs"]) == 2
     assert "message" not in whole
@@ -53,5 +53,5 @@ def test_a_prompt_s_lines_are_one_response() -> None:
 def test_lines_that_do_not_end_are_no_answer() -> None:
     told = lines([[chunk(content="x"), chunk("stop")]])
     for broken in ([], [told[:-1]]):
-        with pytest.raises(UpstreamBroken):
+        with pytest.raises(UpstreamProtocolError):
             fold_ollama(iter(broken))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.translation.ollama_over_chat.forms import CHAT, GENERATE
+from forwarder.translation.ollama_over_chat.forms import CHAT_ENDPOINT, GENERATE_ENDPOINT
 from tests.helpers.ollama import prepared
 from tests.helpers.translating import terms
 
@@ -15,19 +15,21 @@ PNG = "iVBORw0KGgo="
 
 
 def test_a_prompt_becomes_a_message_behind_the_system_s() -> None:
-    made = prepared(form=GENERATE, prompt="Why?", system="Be brief.").chat
+    made = prepared(form=GENERATE_ENDPOINT, prompt="Why?", system="Be brief.").chat_request
     said = [(message["role"], message["content"]) for message in made["messages"]]
     assert said == [("system", "Be brief."), ("user", "Why?")]
 
 
 def test_a_prompt_shows_its_images() -> None:
-    [message] = prepared(form=GENERATE, prompt="What?", images=[PNG]).chat["messages"]
+    [message] = prepared(form=GENERATE_ENDPOINT, prompt="What?", images=[PNG]).chat_request[
+        "messages"
+    ]
     assert [part["type"] for part in message["content"]] == ["text", "image_url"]
 
 
 def test_a_bad_image_is_named_as_the_client_named_it() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        prepared(form=GENERATE, images=["?"])
+        prepared(form=GENERATE_ENDPOINT, images=["?"])
     assert caught.value.param == "images[0]"
 
 
@@ -38,20 +40,25 @@ def test_a_bad_image_is_named_as_the_client_named_it() -> None:
 )  # fmt: skip
 def test_what_no_chat_can_do_is_refused(name: str, value: Any) -> None:
     with pytest.raises(Unsupported, match=name) as caught:
-        prepared(form=GENERATE, **{name: value})
+        prepared(form=GENERATE_ENDPOINT, **{name: value})
     assert caught.value.status == 400
 
 
 def test_what_belongs_to_the_other_way_is_dropped() -> None:
     one, other = terms(), terms()
-    prepared(one, CHAT, prompt="Hi.")
-    prepared(other, GENERATE, messages=[{"role": "user", "content": "Hi."}])
-    assert (set(one.ledger.dropped), set(other.ledger.dropped)) == ({"prompt"}, {"messages"})
+    prepared(one, CHAT_ENDPOINT, prompt="Hi.")
+    prepared(other, GENERATE_ENDPOINT, messages=[{"role": "user", "content": "Hi."}])
+    assert (set(one.loss_report.losses), set(other.loss_report.losses)) == (
+        {"prompt"},
+        {"messages"},
+    )
 
 
 def test_a_line_has_its_text_where_its_form_says() -> None:
     said = {"content": "x", "thinking": "y"}
-    assert CHAT.said(said) == {"message": {"role": "assistant", "content": "x", "thinking": "y"}}
-    assert CHAT.said({}) == {"message": {"role": "assistant", "content": ""}}
-    assert GENERATE.said(said) == {"response": "x", "thinking": "y"}
-    assert GENERATE.said({}) == {"response": ""}
+    assert CHAT_ENDPOINT.make_line_body(said) == {
+        "message": {"role": "assistant", "content": "x", "thinking": "y"}
+    }
+    assert CHAT_ENDPOINT.make_line_body({}) == {"message": {"role": "assistant", "content": ""}}
+    assert GENERATE_ENDPOINT.make_line_body(said) == {"response": "x", "thinking": "y"}
+    assert GENERATE_ENDPOINT.make_line_body({}) == {"response": ""}

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest
-from forwarder.core.translation_context import Ledger
-from forwarder.translation.ollama_over_chat.messages import History, arguments_text, seen
+from forwarder.core.translation_context import LossReport
+from forwarder.translation.ollama_over_chat.messages import (
+    OllamaHistoryReader,
+    make_content,
+    serialize_arguments,
+)
 
 Json = dict[str, Any]
 
@@ -18,7 +22,7 @@ JPEG = "/9j/4AAQ"
 
 
 def read(*messages: Json, strict: bool = False) -> list[Json]:
-    return History(Ledger(strict=strict)).read(list(messages))
+    return OllamaHistoryReader(LossReport(strict=strict)).read_messages(list(messages))
 
 
 def called(*names: str, **more: Any) -> Json:
@@ -57,7 +61,7 @@ def test_an_image_becomes_a_part_behind_the_text(data: str, kind: str) -> None:
 
 def test_an_image_may_stand_alone_and_be_a_url_already() -> None:
     url = "https://files.test/cat.png"
-    assert seen("", [url], "x") == [{"type": "image_url", "image_url": {"url": url}}]
+    assert make_content("", [url], "x") == [{"type": "image_url", "image_url": {"url": url}}]
 
 
 @pytest.mark.parametrize("image", ["not base64!", "", 7, None])
@@ -78,7 +82,7 @@ def test_what_is_no_image_is_refused_at_once_however_long_it_is() -> None:
 
 @pytest.mark.parametrize("image", ["aGk=", "a Gk\n=\n", "aA==", "aA= =\n", "aGkh\n"])
 def test_base64_may_be_broken_into_lines(image: str) -> None:
-    assert seen("", [image], "x")
+    assert make_content("", [image], "x")
 
 
 def test_the_assistant_s_images_stay_images_of_the_message() -> None:
@@ -104,7 +108,7 @@ def test_a_call_gets_an_id_and_its_arguments_become_text() -> None:
     ("arguments", "text"), [({"a": "ü", "b": [1]}, '{"a":"ü","b":[1]}'), ('{"a": 1}', '{"a": 1}')]
 )
 def test_arguments_are_written_as_models_write_them(arguments: Any, text: str) -> None:
-    assert arguments_text(arguments) == text
+    assert serialize_arguments(arguments) == text
 
 
 def test_a_conversation_that_has_grown_keeps_its_ids() -> None:
@@ -187,7 +191,9 @@ def test_what_is_malformed_is_named(message: Any, param: str) -> None:
 
 
 def test_what_nobody_reads_is_named() -> None:
-    ledger = Ledger()
+    ledger = LossReport()
     told = {"role": "user", "content": "x", "name": "Ann", "thinking": "", "images": []}
-    History(ledger).read([told, {"role": "system", "content": "x", "images": [PNG]}])
-    assert set(ledger.dropped) == {"messages.name", "messages.images"}
+    OllamaHistoryReader(ledger).read_messages(
+        [told, {"role": "system", "content": "x", "images": [PNG]}]
+    )
+    assert set(ledger.losses) == {"messages.name", "messages.images"}

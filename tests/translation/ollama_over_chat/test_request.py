@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.translation.ollama_over_chat.forms import GENERATE
+from forwarder.translation.ollama_over_chat.forms import GENERATE_ENDPOINT
 from tests.fake_provider import check_chat
 from tests.helpers.ollama import USER, chat, prepared
 from tests.helpers.translating import terms
@@ -57,11 +57,11 @@ def test_no_stops_ask_for_nothing(stop: Any, made: Any) -> None:
 def test_what_an_upstream_takes_beyond_chat_it_gets(
     takes: set[str], given: Json, made: Json
 ) -> None:
-    its_terms = terms(takes=takes)
-    body = prepared(its_terms, options=given).chat
+    its_terms = terms(extensions=takes)
+    body = prepared(its_terms, options=given).chat_request
     assert {k: v for k, v in body.items() if k in made} == made
     assert not any(name.startswith("options.") for name in body)
-    assert its_terms.ledger.dropped == {}
+    assert its_terms.loss_report.losses == {}
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_what_an_upstream_takes_beyond_chat_it_gets(
 )
 def test_thinking_is_an_effort(think: Any, effort: str | None) -> None:
     made = prepared(think=think)
-    assert made.chat.get("reasoning_effort") == effort
-    assert made.thinks is (think is not False)
+    assert made.chat_request.get("reasoning_effort") == effort
+    assert made.wants_reasoning is (think is not False)
 
 
 def test_a_format_is_json_or_a_schema() -> None:
@@ -94,8 +94,8 @@ def test_a_format_is_json_or_a_schema() -> None:
 )
 def test_alternatives_go_with_log_probabilities(given: Json, made: Json) -> None:
     asked = prepared(**given)
-    assert {k: v for k, v in asked.chat.items() if "logprobs" in k} == made
-    assert asked.logprobs is bool(made)
+    assert {k: v for k, v in asked.chat_request.items() if "logprobs" in k} == made
+    assert asked.wants_logprobs is bool(made)
 
 
 def test_tools_are_functions() -> None:
@@ -147,12 +147,12 @@ def test_nothing_asked_is_a_wish_for_the_model(keep_alive: Any, instead: str) ->
     for made in (
         prepared(messages=[], keep_alive=keep_alive),
         prepared(messages=None, keep_alive=keep_alive),
-        prepared(form=GENERATE, prompt="", keep_alive=keep_alive),
-        prepared(form=GENERATE, prompt=None, system="x", keep_alive=keep_alive),
+        prepared(form=GENERATE_ENDPOINT, prompt="", keep_alive=keep_alive),
+        prepared(form=GENERATE_ENDPOINT, prompt=None, system="x", keep_alive=keep_alive),
     ):
-        assert (made.chat, made.instead) == ({}, instead)
+        assert (made.chat_request, made.load_action) == ({}, instead)
 
 
 def test_with_something_asked_keep_alive_is_only_taken() -> None:
-    assert prepared(keep_alive=0).instead == ""
+    assert prepared(keep_alive=0).load_action == ""
     assert "keep_alive" not in chat(keep_alive="5m")

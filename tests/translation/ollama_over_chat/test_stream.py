@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.errors import UpstreamBroken, UpstreamError, UpstreamRefused
+from forwarder.core.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
 from forwarder.translation import ollama_over_chat
-from forwarder.translation.ollama_over_chat.forms import GENERATE
+from forwarder.translation.ollama_over_chat.forms import GENERATE_ENDPOINT
 from tests.helpers.ollama import chunk, lines, mistakes, prepared
 from tests.helpers.translating import STAMP, terms
 
@@ -141,7 +141,7 @@ def test_a_whole_answer_is_read_too() -> None:
 
 
 def test_a_prompt_s_answer_is_a_response() -> None:
-    told = lines([[chunk(reasoning_content="Hm.")], [chunk(content="Hi"), END]], GENERATE)
+    told = lines([[chunk(reasoning_content="Hm.")], [chunk(content="Hi"), END]], GENERATE_ENDPOINT)
     assert [(line["response"], line.get("thinking")) for line in told] == [
         ("", "Hm."), ("Hi", None), ("", None)
     ]  # fmt: skip
@@ -151,7 +151,7 @@ def test_a_prompt_s_answer_is_a_response() -> None:
 def test_nothing_asked_is_one_line() -> None:
     [line] = lines([], messages=[])
     assert (line["done"], line["done_reason"], line["message"]["content"]) == (True, "load", "")
-    [line] = lines([], GENERATE, prompt="", keep_alive=0)
+    [line] = lines([], GENERATE_ENDPOINT, prompt="", keep_alive=0)
     assert (line["done"], line["done_reason"], line["response"]) == (True, "unload", "")
     assert mistakes(line) == []
 
@@ -168,14 +168,14 @@ def test_silence_is_handed_on() -> None:
 @pytest.mark.parametrize(
     ("batches", "kind"),
     [
-        ([[chunk(content="x")]], UpstreamBroken),
-        ([], UpstreamBroken),
+        ([[chunk(content="x")]], UpstreamProtocolError),
+        ([], UpstreamProtocolError),
         ([[chunk(content="x"), {"error": {"message": "Boom."}}]], UpstreamError),
         ([[chunk(content="x"), chunk("error")]], UpstreamError),
-        ([[chunk(content=[7])]], UpstreamBroken),
+        ([[chunk(content=[7])]], UpstreamProtocolError),
         (
             [[chunk(tool_calls=[{"function": {"name": "f", "arguments": "{"}}])], [END]],
-            UpstreamBroken,
+            UpstreamProtocolError,
         ),
     ],
 )

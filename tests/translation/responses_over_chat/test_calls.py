@@ -4,20 +4,22 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.errors import UpstreamBroken
+from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.types import Batch
 from forwarder.translation.responses_over_chat.calls import PendingCall
-from forwarder.translation.responses_over_chat.items import ToolCall
+from forwarder.translation.responses_over_chat.items import ToolCallItem
 from forwarder.translation.responses_over_chat.tool_kinds import FUNCTION, SHELL
-from forwarder.translation.responses_over_chat.toolbox import Tool
+from forwarder.translation.responses_over_chat.toolbox import ClientTool
 
 Json = dict[str, Any]
 
 
-def make(name: str, call_id: str, whole: bool) -> ToolCall | None:
+def make(name: str, call_id: str, whole: bool) -> ToolCallItem | None:
     """A function, but for the shell, which has to be whole."""
-    tool = Tool(SHELL if name == "shell" else FUNCTION, name)
-    return ToolCall("fc_1", 0, call_id, tool, False) if tool.kind.streams or whole else None
+    tool = ClientTool(SHELL if name == "shell" else FUNCTION, name)
+    return (
+        ToolCallItem("fc_1", 0, call_id, tool, False) if tool.kind.streams_input or whole else None
+    )
 
 
 def delta(name: str | None = None, arguments: Any = None, call_id: str | None = None) -> Json:
@@ -27,7 +29,7 @@ def delta(name: str | None = None, arguments: Any = None, call_id: str | None = 
 def seen(*deltas: Json) -> tuple[list[str], Json]:
     """How many events each delta caused, and the finished item."""
     call = PendingCall()
-    events = [call.take(each, make) for each in deltas]
+    events = [call.add_delta(each, make) for each in deltas]
     item: Json = call.close("completed", make)[-1]["item"]
     return ["".join(map(_letter, batch)) for batch in events], item
 
@@ -86,14 +88,14 @@ def test_a_call_whose_item_has_no_deltas_waits_until_it_is_whole() -> None:
 
 def test_a_further_call_says_that_a_name_is_whole() -> None:
     call = PendingCall()
-    assert call.take(delta("f", "", "a"), make) == []
-    shown: Batch = call.show(make)
+    assert call.add_delta(delta("f", "", "a"), make) == []
+    shown: Batch = call.open_item(make)
     assert [event["item"]["name"] for event in shown] == ["f"]
-    assert call.show(make) == []
+    assert call.open_item(make) == []
 
 
 def test_a_call_without_a_name_is_the_upstreams_fault() -> None:
     call = PendingCall()
-    call.take(delta(None, "{}", "a"), make)
-    with pytest.raises(UpstreamBroken, match="without naming it"):
+    call.add_delta(delta(None, "{}", "a"), make)
+    with pytest.raises(UpstreamProtocolError, match="without naming it"):
         call.close("completed", make)

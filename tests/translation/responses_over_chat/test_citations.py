@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 
-from forwarder.translation.responses_over_chat.citations import Citations, flat, moved
+from forwarder.translation.responses_over_chat.citations import (
+    CitationBuffer,
+    flatten_annotation,
+    move_annotation,
+)
 
 Json = dict[str, Any]
 
@@ -30,23 +34,23 @@ FLAT = {"type": "url_citation", **URL}
     ],
 )  # fmt: skip
 def test_an_annotation_is_flat_and_whole_or_none(given: Any, made: Any) -> None:
-    assert flat(given) == made
+    assert flatten_annotation(given) == made
 
 
 @pytest.mark.parametrize(("offset", "ends"), [(0, (4, 7)), (3, (1, 4)), (6, (0, 1)), (9, (0, 0))])
 def test_positions_count_from_the_beginning_of_the_text(offset: int, ends: tuple[int, int]) -> None:
-    found = moved(FLAT, offset)
+    found = move_annotation(FLAT, offset)
     assert (found["start_index"], found["end_index"]) == ends
-    assert moved({"type": "file_path", "file_id": "f", "index": 3}, offset)["index"] == 3
+    assert move_annotation({"type": "file_path", "file_id": "f", "index": 3}, offset)["index"] == 3
 
 
 def test_an_annotation_is_given_once_however_often_it_comes() -> None:
-    citations = Citations()
+    citations = CitationBuffer()
     other = {**FLAT, "start_index": 9}
-    citations.take([FLAT, {"type": "telepathy"}])
-    citations.take([{"type": "url_citation", "url_citation": URL}])
-    assert citations.give(0) == [FLAT]
+    citations.add_annotations([FLAT, {"type": "telepathy"}])
+    citations.add_annotations([{"type": "url_citation", "url_citation": URL}])
+    assert citations.pop_annotations(0) == [FLAT]
     assert citations.waiting == []
-    citations.take([FLAT, other])
-    citations.take("odd")
-    assert citations.give(1) == [{**other, "start_index": 8, "end_index": 6}]
+    citations.add_annotations([FLAT, other])
+    citations.add_annotations("odd")
+    assert citations.pop_annotations(1) == [{**other, "start_index": 8, "end_index": 6}]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from forwarder.translation.responses_over_chat.custom_tool_input import (
     INPUT_HEAD,
-    custom_input,
+    read_custom_input,
     read_json,
     read_object,
 )
@@ -36,7 +36,7 @@ def test_what_is_no_json_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         read_json(text)
     assert read_object(text) == {}
-    assert custom_input(text) == text
+    assert read_custom_input(text) == text
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5))
@@ -47,7 +47,7 @@ def test_well_formed_json_is_read_as_it_is(value: Any) -> None:
 
 @given(st.text(alphabet='\\ud83"eDcnx {}'))
 def test_what_is_read_can_always_be_encoded(text: str) -> None:
-    custom_input(f'{{"input": "{text}"}}').encode()
+    read_custom_input(f'{{"input": "{text}"}}').encode()
 
 
 @pytest.mark.parametrize("text", ['[{"a": 1}]', '"a"', "1", "null"])
@@ -74,7 +74,7 @@ def test_only_an_object_is_an_object(text: str) -> None:
 def test_a_freeform_input_is_found_in_whatever_it_was_wrapped_into(
     arguments: str, text: str
 ) -> None:
-    assert custom_input(arguments) == text
+    assert read_custom_input(arguments) == text
 
 
 @pytest.mark.parametrize("name", ["input", "patch", "command", "code", "text", "content"])

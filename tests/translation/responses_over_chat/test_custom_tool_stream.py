@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.translation.responses_over_chat.custom_tool_input import custom_input
+from forwarder.translation.responses_over_chat.custom_tool_input import read_custom_input
 from forwarder.translation.responses_over_chat.custom_tool_stream import InputUnwrapper
 
 
@@ -14,7 +14,7 @@ def unwrapped(pieces: list[str]) -> tuple[str, str]:
     """``(streamed, whole)``: what was given out on the way, and what the input is in the end."""
     unwrapper = InputUnwrapper()
     streamed = "".join(unwrapper.feed(piece) for piece in pieces)
-    return streamed, unwrapper.whole("".join(pieces))
+    return streamed, unwrapper.finish("".join(pieces))
 
 
 INPUTS = st.text(alphabet=st.sampled_from('ab"\\/\n\t\u2028é😀{}u')) | st.text()
@@ -47,7 +47,7 @@ def test_ill_formed_input_is_the_same_in_every_chunking(body: str, cut: int) -> 
 
 @pytest.mark.parametrize("text", ["*** Begin Patch", '"quoted"', "", '{"other": "a"}', "[1]", "{"])
 def test_what_is_not_wrapped_as_told_is_held_back_for_the_whole(text: str) -> None:
-    assert unwrapped(list(text)) == ("", custom_input(text))
+    assert unwrapped(list(text)) == ("", read_custom_input(text))
 
 
 @pytest.mark.parametrize(

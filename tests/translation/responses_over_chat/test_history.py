@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.core.translation_context import Ledger, Terms
-from forwarder.providers import PROFILES, mend
-from forwarder.translation.responses_over_chat.history import History
+from forwarder.core.translation_context import LossReport, TranslationContext
+from forwarder.providers import PROFILES, adapt_request
+from forwarder.translation.responses_over_chat.history import ResponsesHistoryReader
 from forwarder.translation.responses_over_chat.toolbox import Toolbox
 from tests.fake_provider import check_chat
 from tests.helpers.translating import SEAL, refusal_of, terms
@@ -20,9 +20,9 @@ from tests.helpers.translating import SEAL, refusal_of, terms
 Json = dict[str, Any]
 
 
-def messages(*items: Any, its_terms: Terms | None = None) -> list[Json]:
+def messages(*items: Any, its_terms: TranslationContext | None = None) -> list[Json]:
     used = its_terms or terms()
-    return History(Toolbox(used), used).read(list(items))
+    return ResponsesHistoryReader(Toolbox(used), used).read_items(list(items))
 
 
 def user(text: str) -> Json:
@@ -211,7 +211,9 @@ def test_media_arrive_once_and_in_order_and_calls_stay_beside_their_results(
     marks = MARK.findall(str([i for i in items if i.get("type") != "image_generation_call"]))
     drawn = [i["result"] for i in items if i.get("type") == "image_generation_call"]
     for profile in (PROFILES["generic"], PROFILES["openai"]):
-        sent = mend({"model": "m", "messages": found}, "chat", profile, Ledger())["messages"]
+        sent = adapt_request({"model": "m", "messages": found}, "chat", profile, LossReport())[
+            "messages"
+        ]
         said_something = [m for m in sent if m["content"] != []] or [user("Hi.")]
         assert check_chat({"model": "m", "messages": said_something}) == []
         arrived = MARK.findall(str(sent))
@@ -376,7 +378,7 @@ def test_hosted_tools_leave_no_trace_but_in_the_ledger() -> None:
         {"type": "image_generation_call", "id": "ig_1"},
     ]
     assert messages(*items, its_terms=used) == [user("Hi.")]
-    assert set(used.ledger.dropped) == {"input.mcp_call", "input.image_generation_call"}
+    assert set(used.loss_report.losses) == {"input.mcp_call", "input.image_generation_call"}
     with pytest.raises(Unsupported):
         messages(*items, its_terms=terms(strict=True))
 

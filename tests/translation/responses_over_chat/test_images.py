@@ -4,13 +4,18 @@ from typing import Any
 
 import pytest
 
-from forwarder.translation.responses_over_chat.images import Image, Picture, markdown, picture
+from forwarder.translation.responses_over_chat.images import (
+    AnswerImage,
+    ImageItem,
+    make_markdown_image,
+    read_image,
+)
 from tests.helpers import sdk
 
 Json = dict[str, Any]
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
-DRAWN = Picture("iVBORw0KGgo=", "png")
+DRAWN = AnswerImage("iVBORw0KGgo=", "png")
 
 
 @pytest.mark.parametrize(
@@ -19,17 +24,17 @@ DRAWN = Picture("iVBORw0KGgo=", "png")
         ({"type": "image_url", "image_url": {"url": PNG}}, DRAWN),
         ({"image_url": PNG}, DRAWN),
         ({"inline_data": {"mime_type": "image/png", "data": "iVBORw0KGgo="}}, DRAWN),
-        ({"inlineData": {"mimeType": "image/jpg", "data": "AAAA"}}, Picture("AAAA", "jpeg")),
+        ({"inlineData": {"mimeType": "image/jpg", "data": "AAAA"}}, AnswerImage("AAAA", "jpeg")),
         ({"inlineData": {"data": "iVBORw0KGgo="}}, DRAWN),
         ({"b64_json": "iVBORw0KGgo="}, DRAWN),
         ({"image": {"url": PNG}}, DRAWN),
         (PNG, DRAWN),
-        ({"image": "https://example.org/a.png"}, Picture("", url="https://example.org/a.png")),
-        ("data:image/svg+xml;utf8,<svg/>", Picture("", url="data:image/svg+xml;utf8,<svg/>")),
-        ("data:image/svg+xml;base64,PHN2", Picture("PHN2", "svg")),
-        ("data:image/heic;base64,UklGRg==", Picture("UklGRg==", "webp")),
-        ("data:;base64,/9j/4AAQ", Picture("/9j/4AAQ", "jpeg")),
-        ("DATA:IMAGE/GIF;charset=x;BASE64,AAAA", Picture("AAAA", "gif")),
+        ({"image": "https://example.org/a.png"}, AnswerImage("", url="https://example.org/a.png")),
+        ("data:image/svg+xml;utf8,<svg/>", AnswerImage("", url="data:image/svg+xml;utf8,<svg/>")),
+        ("data:image/svg+xml;base64,PHN2", AnswerImage("PHN2", "svg")),
+        ("data:image/heic;base64,UklGRg==", AnswerImage("UklGRg==", "webp")),
+        ("data:;base64,/9j/4AAQ", AnswerImage("/9j/4AAQ", "jpeg")),
+        ("DATA:IMAGE/GIF;charset=x;BASE64,AAAA", AnswerImage("AAAA", "gif")),
         ("data:image/png;base64,", None),
         ({"type": "text", "text": "a"}, None),
         ({"image_url": {"url": 1}}, None),
@@ -41,7 +46,7 @@ DRAWN = Picture("iVBORw0KGgo=", "png")
     ],
 )
 def test_an_image_is_found_in_the_spellings_of_vendors(part: Any, made: Any) -> None:
-    assert picture(part) == made
+    assert read_image(part) == made
 
 
 @pytest.mark.parametrize(
@@ -53,7 +58,7 @@ def test_an_image_is_found_in_the_spellings_of_vendors(part: Any, made: Any) -> 
     ],
 )
 def test_an_image_by_url_is_one_in_markdown(url: str, text: str) -> None:
-    assert markdown(url) == text
+    assert make_markdown_image(url) == text
 
 
 def names(events: list[Json]) -> list[str]:
@@ -67,15 +72,15 @@ def names(events: list[Json]) -> list[str]:
     [("completed", "completed", ["completed", "done"]), ("incomplete", "generating", ["done"])],
 )
 def test_an_image_has_its_events(status: str, shown: str, closing: list[str]) -> None:
-    image = Image("ig_1", 3, DRAWN)
+    image = ImageItem("ig_1", 3, DRAWN)
     assert names(image.open()) == ["added", "in_progress", "generating"]
-    more = Picture(DRAWN.data + "AAAA", "png")
-    assert image.is_begun_by(more)
-    assert not image.is_begun_by(Picture("AAAA", "png"))
-    [partial] = image.grow(more)
+    more = AnswerImage(DRAWN.data + "AAAA", "png")
+    assert image.is_prefix_of(more)
+    assert not image.is_prefix_of(AnswerImage("AAAA", "png"))
+    [partial] = image.replace_image(more)
     assert (partial["partial_image_b64"], partial["partial_image_index"]) == (DRAWN.data, 0)
     assert names(image.close(status)) == closing
-    assert image.done == {
+    assert image.final_item == {
         "id": "ig_1",
         "type": "image_generation_call",
         "status": shown,

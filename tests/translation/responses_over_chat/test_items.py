@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from forwarder.translation.responses_over_chat.items import Message, Reasoning, ToolCall
+from forwarder.translation.responses_over_chat.items import MessageItem, ReasoningItem, ToolCallItem
 from forwarder.translation.responses_over_chat.tool_kinds import (
     APPLY_PATCH,
     CUSTOM,
     FUNCTION,
     LOCAL_SHELL,
     SHELL,
-    Kind,
+    ToolKind,
 )
-from forwarder.translation.responses_over_chat.toolbox import Tool
+from forwarder.translation.responses_over_chat.toolbox import ClientTool
 
 Json = dict[str, Any]
 
@@ -37,8 +37,13 @@ def brief(events: list[Json]) -> list[str]:
 
 
 def test_a_message_of_text() -> None:
-    message = Message("msg_1", 3)
-    events = [*message.open(), *message.text("a"), *message.text("b"), *message.close("completed")]
+    message = MessageItem("msg_1", 3)
+    events = [
+        *message.open(),
+        *message.append_text("a"),
+        *message.append_text("b"),
+        *message.close("completed"),
+    ]
     assert brief(events) == [
         "output_item.added",
         "content_part.added",
@@ -53,16 +58,16 @@ def test_a_message_of_text() -> None:
     assert events[0]["item"] == {
         "id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": [],
     }  # fmt: skip
-    assert events[-1]["item"] is message.done
-    assert message.done["status"] == "completed"
+    assert events[-1]["item"] is message.final_item
+    assert message.final_item["status"] == "completed"
 
 
 def test_a_message_of_text_and_refusal_has_two_parts() -> None:
-    message = Message("msg_1", 0)
+    message = MessageItem("msg_1", 0)
     events = [
-        *message.text("a"),
-        *message.refusal("n"),
-        *message.refusal("o"),
+        *message.append_text("a"),
+        *message.append_refusal("n"),
+        *message.append_refusal("o"),
         *message.close("incomplete"),
     ]
     assert brief(events) == [
@@ -78,18 +83,18 @@ def test_a_message_of_text_and_refusal_has_two_parts() -> None:
         "output_item.done",
     ]
     assert [event.get("content_index") for event in events] == [0, 0, 0, 0, 1, 1, 1, 1, 1, None]
-    assert message.done["status"] == "incomplete"
-    assert message.done["content"][1] == {"type": "refusal", "refusal": "no"}
+    assert message.final_item["status"] == "incomplete"
+    assert message.final_item["content"][1] == {"type": "refusal", "refusal": "no"}
 
 
 def test_a_text_has_its_annotations_and_log_probabilities() -> None:
-    message = Message("msg_1", 0)
+    message = MessageItem("msg_1", 0)
     entry = {"token": "b", "bytes": [98], "logprob": -1.0, "top_logprobs": []}
     note = {"type": "file_path", "file_id": "f", "index": 0}
-    assert not message.says
-    events = [*message.weighed_text("b", [entry]), *message.annotate(note)]
-    assert (message.says, message.length) == (True, 0)  # the part is not closed
-    events += [*message.refusal("no"), *message.close("completed")]
+    assert not message.has_open_text
+    events = [*message.append_text_with_logprobs("b", [entry]), *message.add_annotation(note)]
+    assert (message.has_open_text, message.text_length) == (True, 0)  # the part is not closed
+    events += [*message.append_refusal("no"), *message.close("completed")]
     assert brief(events)[:5] == [
         "content_part.added",
         "output_text.delta b",
@@ -102,10 +107,10 @@ def test_a_text_has_its_annotations_and_log_probabilities() -> None:
     assert events[0]["part"] == {
         "type": "output_text", "text": "", "annotations": [], "logprobs": [],
     }  # fmt: skip
-    assert message.done["content"][0] == events[4]["part"] == {
+    assert message.final_item["content"][0] == events[4]["part"] == {
         "type": "output_text", "text": "b", "annotations": [note], "logprobs": [entry],
     }  # fmt: skip
-    assert (message.says, message.length) == (False, 1)
+    assert (message.has_open_text, message.text_length) == (False, 1)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +119,13 @@ def test_a_text_has_its_annotations_and_log_probabilities() -> None:
      ("both", ["reasoning_text", "reasoning_summary_text"])],
 )  # fmt: skip
 def test_reasoning_is_shown_in_the_forms_asked_for(style: str, stems: list[str]) -> None:
-    thought = Reasoning("rs_1", 0, style)
-    events = [*thought.open(), *thought.grow("a"), *thought.grow("b"), *thought.close("completed")]
+    thought = ReasoningItem("rs_1", 0, style)
+    events = [
+        *thought.open(),
+        *thought.append_text("a"),
+        *thought.append_text("b"),
+        *thought.close("completed"),
+    ]
     parts = [
         {"reasoning_text": "content_part"}.get(stem, "reasoning_summary_part") for stem in stems
     ]
@@ -131,31 +141,35 @@ def test_reasoning_is_shown_in_the_forms_asked_for(style: str, stems: list[str])
         ),
         "output_item.done",
     ]
-    assert bool(thought.done["summary"]) == ("reasoning_summary_text" in stems)
-    assert ("content" in thought.done) == ("reasoning_text" in stems)
+    assert bool(thought.final_item["summary"]) == ("reasoning_summary_text" in stems)
+    assert ("content" in thought.final_item) == ("reasoning_text" in stems)
 
 
 @pytest.mark.parametrize("style", ["summary", "text", "both"])
 def test_reasoning_without_a_word_may_still_be_sealed(style: str) -> None:
-    thought = Reasoning("rs_1", 0, style)
-    thought.sealed = "fwd1.x"
+    thought = ReasoningItem("rs_1", 0, style)
+    thought.encrypted_content = "fwd1.x"
     assert brief([*thought.open(), *thought.close("completed")]) == [
         "output_item.added",
         "output_item.done",
     ]
-    assert thought.done == {
+    assert thought.final_item == {
         "id": "rs_1", "type": "reasoning", "summary": [], "status": "completed", "encrypted_content": "fwd1.x",
     }  # fmt: skip
 
 
 def events_of_call(
-    kind: Kind, *pieces: str, native: bool = False, status: str = "completed"
+    kind: ToolKind, *pieces: str, native: bool = False, status: str = "completed"
 ) -> list[Json]:
-    call = ToolCall("x_1", 2, "call_1", Tool(kind, "t", "ns"), native)
-    return [*call.open(), *(e for piece in pieces for e in call.grow(piece)), *call.close(status)]
+    call = ToolCallItem("x_1", 2, "call_1", ClientTool(kind, "t", "ns"), native)
+    return [
+        *call.open(),
+        *(e for piece in pieces for e in call.append_arguments(piece)),
+        *call.close(status),
+    ]
 
 
-CALLS: list[tuple[Kind, list[str], bool, str, list[str]]] = [
+CALLS: list[tuple[ToolKind, list[str], bool, str, list[str]]] = [
     (FUNCTION, ["{", "}"], False, "completed",
      ["function_call_arguments.delta {", "function_call_arguments.delta }", "function_call_arguments.done {}"]),
     (FUNCTION, [], False, "completed",
@@ -175,7 +189,7 @@ CALLS: list[tuple[Kind, list[str], bool, str, list[str]]] = [
 
 @pytest.mark.parametrize(("kind", "pieces", "native", "status", "between"), CALLS)
 def test_a_call_shows_its_input_while_it_is_written(
-    kind: Kind, pieces: list[str], native: bool, status: str, between: list[str]
+    kind: ToolKind, pieces: list[str], native: bool, status: str, between: list[str]
 ) -> None:
     events = events_of_call(kind, *pieces, native=native, status=status)
     assert brief(events) == ["output_item.added", *between, "output_item.done"]
@@ -183,7 +197,7 @@ def test_a_call_shows_its_input_while_it_is_written(
     assert (added["status"], done["status"]) == ("in_progress", status)
     assert {added["namespace"], done["namespace"]} == {"ns"}
     assert {added["call_id"], done["call_id"]} == {"call_1"}
-    assert ("name" in done) == kind.streams
+    assert ("name" in done) == kind.streams_input
 
 
 def test_the_done_event_of_a_function_names_it() -> None:
@@ -195,7 +209,7 @@ def test_the_done_event_of_a_function_names_it() -> None:
 @pytest.mark.parametrize(
     ("kind", "status"), [(LOCAL_SHELL, "incomplete"), (APPLY_PATCH, "in_progress")]
 )
-def test_a_call_that_was_cut_off_asks_for_nothing(kind: Kind, status: str) -> None:
+def test_a_call_that_was_cut_off_asks_for_nothing(kind: ToolKind, status: str) -> None:
     item = events_of_call(kind, '{"command": ["rm", "-rf', status="incomplete")[-1]["item"]
     assert item["status"] == status
     assert "rm" not in str(item)

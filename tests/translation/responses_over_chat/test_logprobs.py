@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 
-from forwarder.translation.responses_over_chat.logprobs import of_end, of_text, read
+from forwarder.translation.responses_over_chat.logprobs import (
+    read_entries,
+    select_last_entries,
+    select_text_entries,
+)
 
 Json = dict[str, Any]
 
@@ -24,16 +28,16 @@ Json = dict[str, Any]
     ],
 )  # fmt: skip
 def test_an_entry_has_all_that_a_part_must_have(given: Json, made: Json) -> None:
-    assert read({"content": [given, None]}) == [made]
+    assert read_entries({"content": [given, None]}) == [made]
 
 
 @pytest.mark.parametrize("given", [{"content": None}, {"refusal": []}, {"content": {}}, [], "x", 1])
 def test_what_holds_no_entries_gives_none(given: Any) -> None:
-    assert read(given) == []
+    assert read_entries(given) == []
 
 
 def entries(*tokens: str) -> list[Json]:
-    return read({"content": [{"token": token, "logprob": -1} for token in tokens]})
+    return read_entries({"content": [{"token": token, "logprob": -1} for token in tokens]})
 
 
 @pytest.mark.parametrize(
@@ -50,11 +54,11 @@ def entries(*tokens: str) -> list[Json]:
 def test_a_text_has_its_own_among_those_of_all_that_was_said(
     tokens: list[str], thought: str, text: str, last: bool, kept: list[str]
 ) -> None:
-    assert of_text(entries(*tokens), thought, text, last) == entries(*kept)
+    assert select_text_entries(entries(*tokens), thought, text, last) == entries(*kept)
 
 
 @pytest.mark.parametrize(
     ("text", "kept"), [("", []), ("é", ["é"]), ("bé", ["b", "é"]), ("xaabé", ["aa", "b", "é"])]
 )
 def test_the_end_of_a_text_has_the_tokens_that_lie_in_it(text: str, kept: list[str]) -> None:
-    assert of_end(entries("aa", "b", "é"), text) == entries(*kept)
+    assert select_last_entries(entries("aa", "b", "é"), text) == entries(*kept)

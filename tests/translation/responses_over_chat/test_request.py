@@ -8,7 +8,7 @@ import pytest
 from openai.types.responses import ResponseIncludable
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.core.translation_context import Terms
+from forwarder.core.translation_context import TranslationContext
 from forwarder.translation.responses_over_chat import translate_request
 from tests.helpers.translating import terms
 
@@ -17,9 +17,9 @@ Json = dict[str, Any]
 FUNCTION = {"type": "function", "name": "f"}
 
 
-def chat(its_terms: Terms | None = None, **request: Any) -> Json:
+def chat(its_terms: TranslationContext | None = None, **request: Any) -> Json:
     asked = {"model": "m", "input": "Hi.", **request}
-    return translate_request(asked, its_terms or terms()).chat
+    return translate_request(asked, its_terms or terms()).chat_request
 
 
 BASE = {
@@ -127,7 +127,7 @@ def test_settings_that_chat_lacks_are_named() -> None:
         reasoning={"mode": "pro", "context": "all_turns"},
         prompt_cache_options={"prewarm": True, "comparison_response_id": "r"},
     )
-    assert set(used.ledger.dropped) == {
+    assert set(used.loss_report.losses) == {
         "reasoning.mode",
         "reasoning.context",
         "prompt_cache_options.prewarm",
@@ -139,7 +139,7 @@ def test_settings_that_chat_lacks_are_named() -> None:
 def test_what_nobody_includes_is_named() -> None:
     used = terms()
     chat(used, include=["nonsense", "reasoning.encrypted_content"])
-    assert set(used.ledger.dropped) == {"include.nonsense"}
+    assert set(used.loss_report.losses) == {"include.nonsense"}
     with pytest.raises(Unsupported) as refused:
         chat(terms(strict=True), include=["nonsense"])
     assert refused.value.param == "include.nonsense"
@@ -154,14 +154,14 @@ def test_the_sources_of_a_search_that_goes_over_are_named() -> None:
     used = terms(web_search=True)
     asked = {"tools": [{"type": "web_search"}], "include": ["web_search_call.action.sources"]}
     assert chat(used, **asked)["web_search_options"] == {}
-    assert set(used.ledger.dropped) == {"include.web_search_call.action.sources"}
+    assert set(used.loss_report.losses) == {"include.web_search_call.action.sources"}
 
 
 @pytest.mark.parametrize("name", ["n", "max_tokens", "response_format", "reasoning_effort"])
 def test_a_parameter_of_the_other_api_is_said_to_be_one(name: str) -> None:
     used = terms()
     chat(used, **{name: 1})
-    assert used.ledger.dropped == {name: "only the other API knows this parameter"}
+    assert used.loss_report.losses == {name: "only the other API knows this parameter"}
 
 
 REFUSED: list[tuple[Json, Any, str]] = [

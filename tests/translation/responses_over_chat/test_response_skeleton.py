@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from forwarder.translation.responses_over_chat.response_skeleton import blank_response
+from forwarder.translation.responses_over_chat.response_skeleton import make_response_skeleton
 from tests.helpers import sdk
 
 Json = dict[str, Any]
@@ -11,7 +11,7 @@ MINIMAL: Json = {"model": "m", "input": "Hi."}
 
 
 def test_a_response_has_every_field_that_a_client_may_look_for() -> None:
-    response = blank_response(MINIMAL, "resp_1", 7)
+    response = make_response_skeleton(MINIMAL, "resp_1", 7)
     assert sdk.response_mistakes(response) == []
     assert (response["id"], response["created_at"], response["model"]) == ("resp_1", 7, "m")
     assert (response["status"], response["output"], response["usage"]) == ("in_progress", [], None)
@@ -38,7 +38,7 @@ def test_a_response_says_what_the_request_said() -> None:
         "truncation": "auto",
         "unheard_of": 1,
     }
-    response = blank_response(asked, "resp_1", 7)
+    response = make_response_skeleton(asked, "resp_1", 7)
     assert sdk.response_mistakes(response) == []
     echoed = (
         "instructions",
@@ -58,5 +58,5 @@ def test_a_response_says_what_the_request_said() -> None:
 
 
 def test_what_one_response_gathers_is_not_in_the_next() -> None:
-    blank_response(MINIMAL, "resp_1", 7)["metadata"]["a"] = "b"
-    assert blank_response(MINIMAL, "resp_2", 7)["metadata"] == {}
+    make_response_skeleton(MINIMAL, "resp_1", 7)["metadata"]["a"] = "b"
+    assert make_response_skeleton(MINIMAL, "resp_2", 7)["metadata"] == {}

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.core.translation_context import Ledger
-from forwarder.translation.responses_over_chat.search import options
+from forwarder.core.translation_context import LossReport
+from forwarder.translation.responses_over_chat.search import make_search_options
 from tests.helpers.translating import terms, translate
 
 Json = dict[str, Any]
@@ -27,9 +27,9 @@ NESTED = {"type": "approximate", "approximate": {"city": "Oslo", "country": "NO"
     ],
 )  # fmt: skip
 def test_options_are_chats(tool: Json, made: Json, lost: list[str]) -> None:
-    ledger = Ledger()
-    assert options({"type": "web_search", **tool}, "tools[0]", ledger) == made
-    assert list(ledger.dropped) == [f"tools.web_search.{name}" for name in lost]
+    ledger = LossReport()
+    assert make_search_options({"type": "web_search", **tool}, "tools[0]", ledger) == made
+    assert list(ledger.losses) == [f"tools.web_search.{name}" for name in lost]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_options_are_chats(tool: Json, made: Json, lost: list[str]) -> None:
 )
 def test_options_of_another_type_are_refused_by_their_path(tool: Json, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        options({"type": "web_search", **tool}, "tools[0]", Ledger())
+        make_search_options({"type": "web_search", **tool}, "tools[0]", LossReport())
     assert caught.value.param == param
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.core.errors import UpstreamBroken, UpstreamError, UpstreamRefused
+from forwarder.core.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
 from forwarder.protocols import unfold
 from forwarder.protocols.fold import fold_responses
 from tests.helpers import sdk
@@ -64,7 +64,7 @@ def test_an_error_in_the_stream_has_the_status_it_would_have_had() -> None:
 
 
 def test_a_call_that_is_never_named_fails() -> None:
-    with pytest.raises(UpstreamBroken):
+    with pytest.raises(UpstreamProtocolError):
         answer(
             chunk({"tool_calls": [{"index": 0, "id": "a", "function": {"arguments": "{}"}}]}), STOP
         )
@@ -119,7 +119,7 @@ def test_a_whole_message_brings_all_that_a_stream_brings(streamed: bool) -> None
     message = {"role": "assistant", "content": "Hi", "annotations": [CITED], "images": [PNG]}
     entries = [{"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": []}]
     choice = {"message": message, "logprobs": {"content": entries}, "finish_reason": "stop"}
-    [chunk_] = unfold.events("chat", {"choices": [choice]}, streamed)
+    [chunk_] = unfold.unfold_answer("chat", {"choices": [choice]}, streamed)
     said, drawn = answer(chunk_)["output"]
     assert said["content"] == [
         {
@@ -137,7 +137,7 @@ def test_a_whole_message_may_call_in_the_legacy_way(streamed: bool) -> None:
     message = {"role": "assistant", "content": None, "tool_calls": None}
     message["function_call"] = {"name": "f", "arguments": '{"a": 1}'}
     body = {"choices": [{"message": message, "finish_reason": "function_call"}]}
-    [call] = answer(*unfold.events("chat", body, streamed))["output"]
+    [call] = answer(*unfold.unfold_answer("chat", body, streamed))["output"]
     assert (call["type"], call["name"], call["arguments"]) == ("function_call", "f", '{"a": 1}')
     assert call["call_id"].startswith("call_")
 

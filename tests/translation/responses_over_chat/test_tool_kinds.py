@@ -5,26 +5,30 @@ from typing import Any
 
 import pytest
 
-from forwarder.translation.responses_over_chat.tool_kinds import CALLS, KINDS, OUTPUTS
+from forwarder.translation.responses_over_chat.tool_kinds import (
+    CALL_TYPES,
+    OUTPUT_TYPES,
+    TOOL_KINDS,
+)
 from tests.fake_provider import check_chat
 
 Json = dict[str, Any]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", TOOL_KINDS)
 def test_every_kind_is_found_by_its_calls_and_by_their_outputs(name: str) -> None:
-    kind = KINDS[name]
-    assert CALLS[kind.call] == (name, kind)
-    assert OUTPUTS[kind.output] is kind
+    kind = TOOL_KINDS[name]
+    assert CALL_TYPES[kind.call_type] == (name, kind)
+    assert OUTPUT_TYPES[kind.output_type] is kind
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", TOOL_KINDS)
 def test_every_kind_makes_a_function_that_strict_providers_take(name: str) -> None:
-    kind = KINDS[name]
+    kind = TOOL_KINDS[name]
     function = {
         "name": name,
         "description": kind.describe({}) or "",
-        "parameters": kind.parameters({}),
+        "parameters": kind.make_parameters({}),
     }
     tools = [{"type": "function", "function": function}]
     assert (
@@ -34,10 +38,10 @@ def test_every_kind_makes_a_function_that_strict_providers_take(name: str) -> No
 
 
 def test_the_schema_of_one_request_is_not_that_of_the_next() -> None:
-    for kind in KINDS.values():
-        first = kind.parameters({})
+    for kind in TOOL_KINDS.values():
+        first = kind.make_parameters({})
         first["properties"]["x"] = 1
-        assert kind.parameters({}) != first
+        assert kind.make_parameters({}) != first
 
 
 WRITTEN: list[tuple[str, Any, Json]] = [
@@ -63,8 +67,8 @@ WRITTEN: list[tuple[str, Any, Json]] = [
 def test_what_a_model_wrote_becomes_what_clients_read(
     name: str, arguments: Any, expected: Json
 ) -> None:
-    fields = KINDS[name].fields(json.dumps(arguments))
-    field, _ = KINDS[name].given
+    fields = TOOL_KINDS[name].make_call_fields(json.dumps(arguments))
+    field, _ = TOOL_KINDS[name].input_field
     made = fields[field]
     assert {k: v for k, v in made.items() if name != "local_shell" or k != "type"} == expected
 
@@ -84,7 +88,7 @@ GIVEN: list[tuple[str, Json, Any]] = [
 
 @pytest.mark.parametrize(("name", "item", "arguments"), GIVEN)
 def test_a_call_of_the_history_becomes_arguments(name: str, item: Json, arguments: Any) -> None:
-    assert json.loads(KINDS[name].arguments(item)) == arguments
+    assert json.loads(TOOL_KINDS[name].make_arguments(item)) == arguments
 
 
 RESULTS: list[tuple[str, Json, str]] = [
@@ -100,4 +104,4 @@ RESULTS: list[tuple[str, Json, str]] = [
 
 @pytest.mark.parametrize(("name", "item", "text"), RESULTS)
 def test_a_result_becomes_the_text_of_a_tool_message(name: str, item: Json, text: str) -> None:
-    assert KINDS[name].result(item, "input[0]") == text
+    assert TOOL_KINDS[name].read_result(item, "input[0]") == text

@@ -8,17 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.core.translation_context import Terms
+from forwarder.core.translation_context import TranslationContext
 from forwarder.translation.responses_over_chat.tool_kinds import CUSTOM, FUNCTION, SHELL
-from forwarder.translation.responses_over_chat.toolbox import NAME_LIMIT, Tool, Toolbox, flat_name
+from forwarder.translation.responses_over_chat.toolbox import (
+    MAX_TOOL_NAME_LENGTH,
+    ClientTool,
+    Toolbox,
+    flatten_name,
+)
 from tests.helpers.translating import refusal_of, terms
 
 Json = dict[str, Any]
 
 
-def toolbox(*tools: Json, its_terms: Terms | None = None) -> Toolbox:
+def toolbox(*tools: Json, its_terms: TranslationContext | None = None) -> Toolbox:
     made = Toolbox(its_terms or terms())
-    made.add(list(tools), "tools")
+    made.add_tools(list(tools), "tools")
     return made
 
 
@@ -43,7 +48,7 @@ def namespace(name: str, *tools: Json) -> Json:
     ],
 )
 def test_a_name_that_fits_stays_readable(name: str, space: str | None, flat: str) -> None:
-    assert flat_name(name, space) == flat
+    assert flatten_name(name, space) == flat
 
 
 NAMES = st.text(alphabet="ab_.-é", min_size=1, max_size=3) | st.sampled_from(
@@ -53,10 +58,10 @@ NAMES = st.text(alphabet="ab_.-é", min_size=1, max_size=3) | st.sampled_from(
 
 @given(NAMES, st.none() | NAMES)
 def test_a_flat_name_is_one_that_upstreams_take(name: str, space: str | None) -> None:
-    flat = flat_name(name, space)
+    flat = flatten_name(name, space)
     assert re.fullmatch(r"[A-Za-z0-9_-]+", flat)
-    assert len(flat) <= NAME_LIMIT
-    assert flat == flat_name(name, space)
+    assert len(flat) <= MAX_TOOL_NAME_LENGTH
+    assert flat == flatten_name(name, space)
 
 
 @given(st.lists(st.tuples(NAMES, st.none() | NAMES), min_size=1, max_size=6, unique=True))
@@ -66,10 +71,10 @@ def test_flattening_loses_no_tool(names: list[tuple[str, str | None]]) -> None:
     refusal = refusal_of(lambda: toolbox(*tools))
     if refusal is not None:
         assert refusal.code == "tool_name_collision"
-        assert len({flat_name(*each) for each in names}) < len(names)
+        assert len({flatten_name(*each) for each in names}) < len(names)
         return
     box = toolbox(*tools)
-    sent = [tool["function"]["name"] for tool in box.chat]
+    sent = [tool["function"]["name"] for tool in box.chat_tools]
     assert [(box.find(flat).name, box.find(flat).namespace) for flat in sent] == names
 
 
@@ -81,12 +86,12 @@ def test_tools_that_would_share_a_name_are_refused() -> None:
 
 def test_of_two_definitions_of_one_tool_the_first_wins() -> None:
     box = toolbox(function("f", description="first"), function("f", description="second"))
-    box.add([function("f", description="third"), function("g")], "input[0].tools")
-    assert [t["function"].get("description") for t in box.chat] == ["first", None]
+    box.add_tools([function("f", description="third"), function("g")], "input[0].tools")
+    assert [t["function"].get("description") for t in box.chat_tools] == ["first", None]
 
 
 def test_a_tool_that_nobody_offered_is_a_plain_function() -> None:
-    assert toolbox().find("unheard_of") == Tool(FUNCTION, "unheard_of")
+    assert toolbox().find("unheard_of") == ClientTool(FUNCTION, "unheard_of")
 
 
 # -- definitions --------------------------------------------------------------------------------
@@ -108,14 +113,16 @@ EMPTY = {"type": "object", "properties": {}}
     ],
 )  # fmt: skip
 def test_a_function_is_nested(tool: Json, sent: Json) -> None:
-    assert toolbox(tool).chat == [{"type": "function", "function": sent}]
+    assert toolbox(tool).chat_tools == [{"type": "function", "function": sent}]
 
 
 GRAMMAR = {"type": "grammar", "syntax": "regex", "definition": "a+"}
 
 
 def test_a_freeform_tool_is_a_function_of_one_string_with_its_grammar_in_words() -> None:
-    [tool] = toolbox({"type": "custom", "name": "c", "description": "d", "format": GRAMMAR}).chat
+    [tool] = toolbox(
+        {"type": "custom", "name": "c", "description": "d", "format": GRAMMAR}
+    ).chat_tools
     assert tool["function"]["description"] == "d\n\nThe input must follow this regex grammar:\na+"
     assert tool["function"]["parameters"]["required"] == ["input"]
     assert tool["function"]["parameters"]["properties"]["input"]["type"] == "string"
@@ -135,7 +142,7 @@ def test_a_freeform_tool_is_nested_where_the_upstream_knows_such(
     box = toolbox(
         {"type": "custom", "name": "c", "format": given_format}, its_terms=terms(custom_tools=True)
     )
-    assert box.chat[0]["custom"].get("format") == sent
+    assert box.chat_tools[0]["custom"].get("format") == sent
     assert box.is_native(CUSTOM)
     assert not box.is_native(SHELL)
 
@@ -152,8 +159,8 @@ HOSTED = [
 @pytest.mark.parametrize("tool", HOSTED)
 def test_a_hosted_tool_is_left_out_and_named_or_refused(tool: Json) -> None:
     dropping = terms()
-    assert toolbox(tool, its_terms=dropping).chat == []
-    assert set(dropping.ledger.dropped) == {f"tools.{tool['type']}"}
+    assert toolbox(tool, its_terms=dropping).chat_tools == []
+    assert set(dropping.loss_report.losses) == {f"tools.{tool['type']}"}
     for refusing in (terms(hosted_tools="refuse"), terms(strict=True)):
         with pytest.raises(Unsupported):
             toolbox(tool, its_terms=refusing)
@@ -216,18 +223,18 @@ def offered() -> Toolbox:
 
 @pytest.mark.parametrize(("choice", "sent"), CHOICES)
 def test_a_choice_is_nested(choice: Any, sent: Any) -> None:
-    assert offered().choice(choice) == sent
+    assert offered().convert_choice(choice) == sent
 
 
 def test_a_choice_of_a_native_freeform_tool_stays_one() -> None:
     box = toolbox({"type": "custom", "name": "c"}, its_terms=terms(custom_tools=True))
-    choice = box.choice({"type": "custom", "name": "c"})
+    choice = box.convert_choice({"type": "custom", "name": "c"})
     assert choice == {"type": "custom", "custom": {"name": "c"}}
 
 
 @pytest.mark.parametrize("mode", ["none", "auto"])
 def test_without_tools_there_is_nothing_to_choose(mode: str) -> None:
-    assert toolbox({"type": "web_search"}).choice(mode) is None
+    assert toolbox({"type": "web_search"}).convert_choice(mode) is None
 
 
 @pytest.mark.parametrize(
@@ -251,7 +258,7 @@ def test_without_tools_there_is_nothing_to_choose(mode: str) -> None:
 )
 def test_a_choice_that_cannot_be_met_is_refused(choice: Any, raised: Any, param: str) -> None:
     with pytest.raises(raised) as caught:
-        offered().choice(choice)
+        offered().convert_choice(choice)
     assert caught.value.param == param
 
 
@@ -260,5 +267,5 @@ def test_a_choice_that_cannot_be_met_is_refused(choice: Any, raised: Any, param:
 )
 def test_a_demanded_call_needs_a_tool(tools: list[Json], raised: Any) -> None:
     with pytest.raises(raised) as caught:
-        toolbox(*tools).choice("required")
+        toolbox(*tools).convert_choice("required")
     assert caught.value.param == "tool_choice"

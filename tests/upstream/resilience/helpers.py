@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from forwarder.config.settings import Settings, UpstreamSettings
-from forwarder.context.request_context import Exchange, Observer
+from forwarder.context.request_context import RequestContext, RequestObserver
 from forwarder.core.errors import ForwarderError
-from forwarder.core.translation_context import Ledger
+from forwarder.core.translation_context import LossReport
 
 
 class Clock:
@@ -23,47 +23,47 @@ class Clock:
         self.seconds += seconds
 
 
-class Witness(Observer):
+class Witness(RequestObserver):
     """Remembers what it heard."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[Any, ...]] = []
         self.failures: list[tuple[str, ForwarderError]] = []
 
-    def retried(self, upstream: str, reason: str) -> None:
+    def on_retry(self, upstream: str, reason: str) -> None:
         self.heard.append(("retried", upstream, reason))
 
-    def failed(self, upstream: str, error: ForwarderError) -> None:
+    def on_failure(self, upstream: str, error: ForwarderError) -> None:
         self.failures.append((upstream, error))
 
-    def fell_back(self, upstream: str, to: str, reason: str) -> None:
+    def on_fallback(self, upstream: str, to: str, reason: str) -> None:
         self.heard.append(("fell_back", upstream, to, reason))
 
-    def breaker(self, upstream: str, state: str) -> None:
+    def on_breaker_change(self, upstream: str, state: str) -> None:
         self.heard.append(("breaker", upstream, state))
 
-    def refused(self, reason: str, upstream: str | None = None) -> None:
+    def on_rejection(self, reason: str, upstream: str | None = None) -> None:
         self.heard.append(("refused", reason, upstream))
 
 
-class Patient(Exchange):
+class Patient(RequestContext):
     """An exchange that waits on a test's clock; ``leaves_at`` is when its client goes."""
 
     clock: Clock
     pauses: list[float]
     leaves_at: float = float("inf")
 
-    def waited(self, seconds: float) -> bool:
+    def wait(self, seconds: float) -> bool:
         self.pauses.append(seconds)
         self.clock.pass_(seconds)
         if self.clock() >= self.leaves_at:
-            self.leave()
-        return not self.left
+            self.cancel()
+        return not self.is_cancelled
 
 
 def patient(clock: Clock | None = None, leaves_after: float = float("inf")) -> Patient:
     """An exchange whose waits take no time."""
-    exchange = Patient(id="req_1", route="chat", ledger=Ledger())
+    exchange = Patient(id="req_1", route="chat", loss_report=LossReport())
     exchange.clock = clock or Clock()
     exchange.pauses = []
     exchange.leaves_at = exchange.clock() + leaves_after

@@ -7,47 +7,62 @@ from email.utils import format_datetime
 
 import pytest
 
-from forwarder.upstream.resilience.backoff import FIRST, JITTER, LONGEST, Pauses, wanted
+from forwarder.upstream.resilience.backoff import (
+    FIRST_DELAY_SECONDS,
+    JITTER_SHARE,
+    MAX_DELAY_SECONDS,
+    Backoff,
+    parse_retry_after,
+)
 
 
-def taken(pauses: Pauses, asked: float | None = None) -> list[float]:
+def taken(pauses: Backoff, asked: float | None = None) -> list[float]:
     """All the pauses that there are."""
-    return list(iter(lambda: pauses.next(asked), None))
+    return list(iter(lambda: pauses.next_delay(asked), None))
 
 
 def test_each_is_twice_as_long_as_the_one_before_up_to_the_longest() -> None:
-    assert taken(Pauses(6, 100, chance=lambda: 0)) == [0.5, 1, 2, 4, LONGEST, LONGEST]
+    assert taken(Backoff(6, 100, chance=lambda: 0)) == [
+        0.5,
+        1,
+        2,
+        4,
+        MAX_DELAY_SECONDS,
+        MAX_DELAY_SECONDS,
+    ]
 
 
-@pytest.mark.parametrize(("chance", "share"), [(0.0, 1), (0.5, 1 - JITTER / 2), (1.0, 1 - JITTER)])
+@pytest.mark.parametrize(
+    ("chance", "share"), [(0.0, 1), (0.5, 1 - JITTER_SHARE / 2), (1.0, 1 - JITTER_SHARE)]
+)
 def test_chance_makes_them_shorter(chance: float, share: float) -> None:
-    assert Pauses(1, 100, chance=lambda: chance).next(None) == FIRST * share
+    assert Backoff(1, 100, chance=lambda: chance).next_delay(None) == FIRST_DELAY_SECONDS * share
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])
 def test_there_are_no_more_than_allowed(most: int) -> None:
-    assert len(taken(Pauses(most, 1000))) == most
+    assert len(taken(Backoff(most, 1000))) == most
 
 
 def test_together_they_take_no_longer_than_allowed() -> None:
-    assert taken(Pauses(5, 3.4, chance=lambda: 0)) == [0.5, 1]
-    assert taken(Pauses(5, 0)) == []
+    assert taken(Backoff(5, 3.4, chance=lambda: 0)) == [0.5, 1]
+    assert taken(Backoff(5, 0)) == []
 
 
 @pytest.mark.parametrize("chance", [0.0, 1.0])
 def test_an_upstream_is_not_asked_sooner_than_it_wants(chance: float) -> None:
-    pause = Pauses(1, 10, chance=lambda: chance).next(9.0)
+    pause = Backoff(1, 10, chance=lambda: chance).next_delay(9.0)
 
     assert pause is not None
-    assert 9 <= pause <= 9 + FIRST
+    assert 9 <= pause <= 9 + FIRST_DELAY_SECONDS
 
 
 def test_an_upstream_that_wants_too_long_is_not_asked_again() -> None:
-    pauses = Pauses(3, 10, chance=lambda: 0)
+    pauses = Backoff(3, 10, chance=lambda: 0)
 
-    assert pauses.next(10.1) is None
-    assert pauses.next(9.8) == 9.8
-    assert pauses.next(None) is None
+    assert pauses.next_delay(10.1) is None
+    assert pauses.next_delay(9.8) == 9.8
+    assert pauses.next_delay(None) is None
 
 
 NOW = 1_700_000_000.0
@@ -78,8 +93,8 @@ PAST = format_datetime(datetime.fromtimestamp(NOW - 30, UTC), usegmt=True)
 def test_what_an_upstream_wants_is_read_in_every_form(
     headers: dict[str, str], seconds: float | None
 ) -> None:
-    assert wanted(headers, now=lambda: NOW) == seconds
+    assert parse_retry_after(headers, now=lambda: NOW) == seconds
 
 
 def test_for_ever_is_too_long() -> None:
-    assert Pauses(3, 86_400).next(float("inf")) is None
+    assert Backoff(3, 86_400).next_delay(float("inf")) is None

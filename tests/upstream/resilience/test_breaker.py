@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from forwarder.upstream.resilience.breaker import CLOSED, ENOUGH, HALF_OPEN, OPEN, Breaker, Recent
-from forwarder.upstream.resilience.classify import Verdict
+from forwarder.upstream.resilience.breaker import (
+    CLOSED,
+    HALF_OPEN,
+    MIN_ANSWERS_FOR_SHARE,
+    OPEN,
+    CircuitBreaker,
+    FailureWindow,
+)
+from forwarder.upstream.resilience.classify import Outcome
 from tests.upstream.resilience.helpers import Clock
 
-WELL, ILL, FAILED, UNKNOWN = Verdict.WELL, Verdict.ILL, Verdict.FAILED, Verdict.UNKNOWN
+WELL, ILL, FAILED, UNKNOWN = (
+    Outcome.SUCCESS,
+    Outcome.FAILURE,
+    Outcome.AMBIGUOUS_FAILURE,
+    Outcome.UNKNOWN,
+)
 
 
 class Made:
@@ -17,7 +29,7 @@ class Made:
     def __init__(self, failures: int = 3, share: float = 0.0) -> None:
         self.clock = Clock()
         self.told: list[str] = []
-        self.breaker = Breaker(
+        self.breaker = CircuitBreaker(
             failures,
             share,
             window=10,
@@ -26,9 +38,9 @@ class Made:
             now=self.clock,
         )
 
-    def note(self, *verdicts: Verdict, client: str = "") -> None:
+    def note(self, *verdicts: Outcome, client: str = "") -> None:
         for verdict in verdicts:
-            self.breaker.note(self.breaker.term, verdict, client)
+            self.breaker.record_outcome(self.breaker.term, verdict, client)
 
 
 @pytest.fixture
@@ -45,12 +57,12 @@ def opened(made: Made) -> Made:
 def test_failures_in_a_row_open_it(made: Made) -> None:
     made.note(ILL, ILL)
     assert made.breaker.state == CLOSED
-    assert made.breaker.admit()
+    assert made.breaker.allow_request()
 
     made.note(ILL)
 
     assert (made.breaker.state, made.told) == (OPEN, [OPEN])
-    assert not made.breaker.admit()
+    assert not made.breaker.allow_request()
 
 
 def test_a_success_between_them_begins_the_row_anew(made: Made) -> None:
@@ -80,7 +92,7 @@ def test_nothing_opens_one_that_is_switched_off() -> None:
 def test_a_share_of_failures_opens_it() -> None:
     made = Made(failures=0, share=0.5)
 
-    made.note(*[WELL, ILL] * (ENOUGH // 2 - 1), WELL)
+    made.note(*[WELL, ILL] * (MIN_ANSWERS_FOR_SHARE // 2 - 1), WELL)
     assert made.breaker.state == CLOSED
 
     made.note(ILL)
@@ -89,9 +101,9 @@ def test_a_share_of_failures_opens_it() -> None:
 
 def test_after_it_has_closed_the_share_begins_anew() -> None:
     made = Made(failures=0, share=0.5)
-    made.note(*[ILL] * ENOUGH)
+    made.note(*[ILL] * MIN_ANSWERS_FOR_SHARE)
     made.clock.pass_(5)
-    made.breaker.admit()
+    made.breaker.allow_request()
 
     made.note(WELL, ILL)
 
@@ -100,10 +112,10 @@ def test_after_it_has_closed_the_share_begins_anew() -> None:
 
 def test_the_share_is_one_of_the_last_while_only() -> None:
     made = Made(failures=0, share=0.5)
-    made.note(*[ILL] * (ENOUGH - 1))
+    made.note(*[ILL] * (MIN_ANSWERS_FOR_SHARE - 1))
     made.clock.pass_(11)
 
-    made.note(*[WELL] * ENOUGH, ILL)
+    made.note(*[WELL] * MIN_ANSWERS_FOR_SHARE, ILL)
 
     assert made.breaker.state == CLOSED
 
@@ -111,60 +123,60 @@ def test_the_share_is_one_of_the_last_while_only() -> None:
 def test_until_the_cool_down_is_over_nothing_passes(opened: Made) -> None:
     opened.clock.pass_(4.9)
 
-    assert opened.breaker.rest == pytest.approx(0.1)
-    assert not opened.breaker.admit()
+    assert opened.breaker.remaining_cooldown == pytest.approx(0.1)
+    assert not opened.breaker.allow_request()
 
 
 def test_then_one_passes_and_no_other(opened: Made) -> None:
     opened.clock.pass_(5)
 
     assert opened.breaker.state == HALF_OPEN
-    assert [opened.breaker.admit() for _ in range(3)] == [True, False, False]
+    assert [opened.breaker.allow_request() for _ in range(3)] == [True, False, False]
     assert opened.told == [OPEN, HALF_OPEN]
 
 
 def test_its_success_closes(opened: Made) -> None:
     opened.clock.pass_(5)
-    opened.breaker.admit()
+    opened.breaker.allow_request()
 
     opened.note(WELL)
 
     assert opened.told == [OPEN, HALF_OPEN, CLOSED]
-    assert all(opened.breaker.admit() for _ in range(3))
+    assert all(opened.breaker.allow_request() for _ in range(3))
     opened.note(ILL, ILL)
     assert opened.breaker.state == CLOSED, "the row from before counts no more"
 
 
 def test_its_failure_opens_again(opened: Made) -> None:
     opened.clock.pass_(5)
-    opened.breaker.admit()
+    opened.breaker.allow_request()
 
     opened.note(ILL)
 
     assert opened.told == [OPEN, HALF_OPEN, OPEN]
-    assert opened.breaker.rest == 5
+    assert opened.breaker.remaining_cooldown == 5
     opened.clock.pass_(5)
-    assert opened.breaker.admit()
+    assert opened.breaker.allow_request()
 
 
 def test_when_it_says_nothing_another_may_try(opened: Made) -> None:
     opened.clock.pass_(5)
-    opened.breaker.admit()
+    opened.breaker.allow_request()
 
     opened.note(UNKNOWN)
 
-    assert [opened.breaker.admit() for _ in range(2)] == [True, False]
+    assert [opened.breaker.allow_request() for _ in range(2)] == [True, False]
 
 
 def test_one_that_takes_long_does_not_keep_the_others_out_for_ever(opened: Made) -> None:
     opened.clock.pass_(5)
-    opened.breaker.admit()
+    opened.breaker.allow_request()
     term = opened.breaker.term
 
     opened.clock.pass_(5)
 
-    assert [opened.breaker.admit() for _ in range(2)] == [True, False]
-    opened.breaker.note(term, WELL)
+    assert [opened.breaker.allow_request() for _ in range(2)] == [True, False]
+    opened.breaker.record_outcome(term, WELL)
     assert opened.breaker.state == CLOSED, "the slow one counts as well"
 
 
@@ -172,30 +184,30 @@ def test_what_began_before_it_opened_says_nothing_any_more(made: Made) -> None:
     term = made.breaker.term
     made.note(ILL, ILL, ILL)
     made.clock.pass_(5)
-    made.breaker.admit()
+    made.breaker.allow_request()
 
-    made.breaker.note(term, ILL)
-    made.breaker.note(term, WELL)
+    made.breaker.record_outcome(term, ILL)
+    made.breaker.record_outcome(term, WELL)
 
     assert made.breaker.state == HALF_OPEN
 
 
 def test_a_window_counts_what_is_in_it() -> None:
     clock = Clock()
-    recent = Recent(10, clock)
-    for _ in range(ENOUGH):
-        recent.add(ILL)
-        recent.add(WELL)
+    recent = FailureWindow(10, clock)
+    for _ in range(MIN_ANSWERS_FOR_SHARE):
+        recent.record(ILL)
+        recent.record(WELL)
         clock.pass_(0.25)
-    assert recent.share() == 0.5
+    assert recent.compute_failure_share() == 0.5
 
     clock.pass_(8)
-    for _ in range(ENOUGH):
-        recent.add(WELL)
-    assert 0 < recent.share() < 0.5
+    for _ in range(MIN_ANSWERS_FOR_SHARE):
+        recent.record(WELL)
+    assert 0 < recent.compute_failure_share() < 0.5
 
     recent.clear()
-    assert recent.share() == 0
+    assert recent.compute_failure_share() == 0
 
 
 # -- failures that a request may have caused ------------------------------------------------------

@@ -7,14 +7,19 @@ import pytest
 from forwarder.core import errors
 from forwarder.core.errors import ForwarderError, Overloaded, UpstreamRefused, UpstreamUnavailable
 from forwarder.upstream.resilience.classify import (
-    Verdict,
+    Outcome,
+    classify_outcome,
+    get_failure_label,
     is_worth_fallback,
     is_worth_retry,
-    reason,
-    verdict,
 )
 
-WELL, ILL, FAILED, UNKNOWN = Verdict.WELL, Verdict.ILL, Verdict.FAILED, Verdict.UNKNOWN
+WELL, ILL, FAILED, UNKNOWN = (
+    Outcome.SUCCESS,
+    Outcome.FAILURE,
+    Outcome.AMBIGUOUS_FAILURE,
+    Outcome.UNKNOWN,
+)
 
 
 def refused(status: int, code: str | None = None, **headers: str) -> UpstreamRefused:
@@ -31,8 +36,8 @@ TABLE = [
     (errors.UpstreamUnreachable("x"), True, True, ILL),
     (errors.UpstreamUnreachable("x", code="upstream_disconnected"), True, True, FAILED),
     (errors.UpstreamMisconfigured("x"), False, True, UNKNOWN),
-    (errors.UpstreamBroken("x"), True, True, FAILED),
-    (errors.UpstreamUnreadable("x"), True, True, FAILED),
+    (errors.UpstreamProtocolError("x"), True, True, FAILED),
+    (errors.UpstreamMalformedEvent("x"), True, True, FAILED),
     (errors.UpstreamTimeout("x"), False, True, ILL),
     (errors.UpstreamConnectTimeout("x"), True, True, ILL),
     (UpstreamUnavailable("x", 5), False, True, UNKNOWN),
@@ -60,11 +65,11 @@ TABLE = [
     ids=[f"{type(e).__name__}-{e.status}-{i}" for i, (e, *_) in enumerate(TABLE)],
 )
 def test_a_failure_means(
-    error: ForwarderError, again: bool, elsewhere: bool, said: Verdict
+    error: ForwarderError, again: bool, elsewhere: bool, said: Outcome
 ) -> None:
     assert is_worth_retry(error) is again
     assert is_worth_fallback(error, own_key=True) is elsewhere
-    assert verdict(error) is said
+    assert classify_outcome(error) is said
 
 
 def test_every_failure_has_its_row() -> None:
@@ -90,4 +95,4 @@ def test_a_client_s_empty_account_is_its_own_matter() -> None:
     ],
 )
 def test_reasons_come_from_a_small_set(error: ForwarderError, word: str) -> None:
-    assert reason(error) == word
+    assert get_failure_label(error) == word

@@ -4,41 +4,41 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from forwarder.upstream.resilience.concurrency_limit import Slots
+from forwarder.upstream.resilience.concurrency_limit import ConcurrencyLimit
 
 
 def test_there_are_as_many_as_allowed() -> None:
-    slots = Slots(2)
+    slots = ConcurrencyLimit(2)
 
-    assert [slots.take() is not None for _ in range(3)] == [True, True, False]
-    assert slots.taken == 2
+    assert [slots.acquire() is not None for _ in range(3)] == [True, True, False]
+    assert slots.in_use == 2
 
 
 def test_without_a_limit_they_are_only_counted() -> None:
-    slots = Slots(None)
+    slots = ConcurrencyLimit(None)
 
-    assert all(slots.take() for _ in range(50))
-    assert slots.taken == 50
+    assert all(slots.acquire() for _ in range(50))
+    assert slots.in_use == 50
 
 
 def test_a_slot_that_is_freed_can_be_taken_again() -> None:
-    slots = Slots(1)
-    free = slots.take()
+    slots = ConcurrencyLimit(1)
+    free = slots.acquire()
     assert free is not None
 
     free()
 
-    assert slots.taken == 0
-    assert slots.take() is not None
+    assert slots.in_use == 0
+    assert slots.acquire() is not None
 
 
 def test_a_slot_is_freed_once_however_often_it_is_told() -> None:
-    slots = Slots(2)
-    first, second = slots.take(), slots.take()
+    slots = ConcurrencyLimit(2)
+    first, second = slots.acquire(), slots.acquire()
     assert first is not None
     assert second is not None
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: first(), range(64)))
 
-    assert slots.taken == 1
+    assert slots.in_use == 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.context.request_context import Exchange
+from forwarder.context.request_context import RequestContext
 from forwarder.context.route import Route
 from forwarder.core.errors import (
     ForwarderError,
@@ -18,7 +18,7 @@ from forwarder.core.errors import (
     UpstreamUnavailable,
     UpstreamUnreachable,
 )
-from forwarder.core.types import Stream
+from forwarder.core.types import EventStream
 from forwarder.upstream.resilience import Resilience
 from forwarder.upstream.resilience.breaker import CLOSED, OPEN
 from tests.upstream.resilience.helpers import Witness, patient, settings
@@ -40,19 +40,19 @@ class World:
         self.resilience = Resilience(made, self.witness)
         self.routes = [Route(up, "chat", f"model-{up.name}") for up in made.upstreams]
         self.asked: list[str] = []
-        self.exchange: Exchange = patient()
+        self.exchange: RequestContext = patient()
 
-    def open(self, route: Route) -> Stream:
+    def open(self, route: Route) -> EventStream:
         name = route.upstream.name
         self.asked.append(name)
-        self.exchange.ledger.drop(f"lost-{name}", "why")
+        self.exchange.loss_report.drop(f"lost-{name}", "why")
         self.exchange.reply_headers = {"from": name}
         if name in self.failures:
             raise self.failures[name]
         return iter([[{"from": name}]])
 
     def ask(self) -> list[Any]:
-        return list(self.resilience.first_of(self.routes, self.open, self.exchange))
+        return list(self.resilience.open_first_available(self.routes, self.open, self.exchange))
 
     def fail(self) -> ForwarderError:
         with pytest.raises(ForwarderError) as raised:
@@ -61,7 +61,10 @@ class World:
 
     @property
     def taken(self) -> list[int]:
-        return [standing.slots.taken for standing in self.resilience.standings.values()]
+        return [
+            standing.concurrency_limit.in_use
+            for standing in self.resilience.upstream_states.values()
+        ]
 
 
 def test_the_first_is_asked_and_no_other() -> None:
@@ -82,7 +85,7 @@ def test_the_next_is_asked_when_it_cannot(error: ForwarderError) -> None:
     assert world.ask() == [[{"from": "c"}]]
     assert world.asked == ["a", "b", "c"]
     assert world.exchange.upstream == "c"
-    assert world.exchange.failed == ["a", "b"]
+    assert world.exchange.failed_upstreams == ["a", "b"]
     assert [heard[:3] for heard in world.witness.heard] == [
         ("fell_back", "a", "b"),
         ("fell_back", "b", "c"),
@@ -105,14 +108,14 @@ def test_what_was_noted_of_one_that_failed_is_not_the_answer_s() -> None:
 
     world.ask()
 
-    assert world.exchange.ledger.dropped == {"lost-b": "why"}
+    assert world.exchange.loss_report.losses == {"lost-b": "why"}
     assert world.exchange.reply_headers == {"from": "b"}
 
 
 def test_strictness_holds_for_all() -> None:
     world = World({"a": BUSY})
-    world.exchange.ledger.strict = True
-    world.open = lambda route: iter([[{"strict": world.exchange.ledger.strict}]])  # type: ignore[method-assign]
+    world.exchange.loss_report.strict = True
+    world.open = lambda route: iter([[{"strict": world.exchange.loss_report.strict}]])  # type: ignore[method-assign]
 
     assert world.ask() == [[{"strict": True}]]
 
@@ -136,15 +139,15 @@ def test_when_all_fail_the_client_is_told_of_the_first() -> None:
     assert world.fail() is BUSY
     assert world.asked == ["a", "b", "c"]
     assert (world.exchange.upstream, world.exchange.model) == ("a", "model-a")
-    assert world.exchange.ledger.dropped == {"lost-a": "why"}
+    assert world.exchange.loss_report.losses == {"lost-a": "why"}
     assert world.exchange.reply_headers == {"from": "a"}
 
 
 def test_one_whose_breaker_is_open_is_not_asked() -> None:
     world = World({"a": UpstreamUnreachable("gone")}, A_BREAKER_FAILURES="1")
-    standing = world.resilience.standings["a"]
+    standing = world.resilience.upstream_states["a"]
     with pytest.raises(UpstreamUnreachable):
-        standing.attempt(lambda: world.open(world.routes[0]), world.exchange)
+        standing.run_with_retries(lambda: world.open(world.routes[0]), world.exchange)
     world.asked.clear()
 
     assert world.ask() == [[{"from": "b"}]]
@@ -169,22 +172,22 @@ def test_clients_are_told_apart_by_keys_that_are_checked_or_else_by_addresses(
     environment: dict[str, str], clients: list[tuple[str | None, str]], state: str
 ) -> None:
     world = World(A_BREAKER_FAILURES="2", A_FALLBACK="b", **environment)
-    standing = world.resilience.standings["a"]
+    standing = world.resilience.upstream_states["a"]
     for key, address in clients:
         world.exchange.client_key, world.exchange.client_address = key, address
         with pytest.raises(UpstreamRefused):
-            standing.attempt(_busy, world.exchange)
+            standing.run_with_retries(_busy, world.exchange)
 
     assert standing.breaker.state == state
 
 
-def _busy() -> Stream:
+def _busy() -> EventStream:
     raise BUSY
 
 
 def test_one_that_is_full_is_not_asked() -> None:
     world = World(A_MAX_CONCURRENT="1")
-    world.resilience.standings["a"].slots.take()
+    world.resilience.upstream_states["a"].concurrency_limit.acquire()
 
     assert world.ask() == [[{"from": "b"}]]
     assert world.asked == ["b"]
@@ -192,7 +195,7 @@ def test_one_that_is_full_is_not_asked() -> None:
 
 def test_nobody_else_is_asked_for_a_client_that_has_gone() -> None:
     world = World({"a": BUSY})
-    world.exchange.leave()
+    world.exchange.cancel()
 
     assert world.fail() is BUSY
     assert world.asked == ["a"]
@@ -222,11 +225,11 @@ def test_a_slot_is_free_again_after_a_failure() -> None:
 def test_a_slot_is_freed_by_a_mistake_of_ours_too() -> None:
     world = World()
 
-    def mistaken(route: Route) -> Stream:
+    def mistaken(route: Route) -> EventStream:
         raise KeyError(route.model)
 
     with pytest.raises(KeyError):
-        world.resilience.first_of(world.routes, mistaken, world.exchange)
+        world.resilience.open_first_available(world.routes, mistaken, world.exchange)
 
     assert world.taken == [0, 0, 0]
 
@@ -234,35 +237,35 @@ def test_a_slot_is_freed_by_a_mistake_of_ours_too() -> None:
 def test_leaving_and_ending_free_a_slot_once() -> None:
     world = World()
     other = patient()
-    world.resilience.admit(world.exchange)
-    world.resilience.admit(other)
+    world.resilience.admit_request(world.exchange)
+    world.resilience.admit_request(other)
     world.ask()
 
-    world.exchange.leave()
+    world.exchange.cancel()
     world.exchange.close()
 
     assert world.taken == [0, 0, 0]
-    assert world.resilience.slots.taken == 1
+    assert world.resilience.concurrency_limit.in_use == 1
 
 
 def test_a_worker_takes_so_many_and_no_more() -> None:
     world = World(FORWARDER_MAX_CONCURRENT="1")
-    world.resilience.admit(world.exchange)
+    world.resilience.admit_request(world.exchange)
 
     with pytest.raises(Overloaded) as refused:
-        world.resilience.admit(patient())
+        world.resilience.admit_request(patient())
 
     assert refused.value.headers == {"retry-after": "1"}
     assert world.witness.heard == [("refused", "overloaded", None)]
     world.exchange.close()
-    world.resilience.admit(patient())
+    world.resilience.admit_request(patient())
 
 
 def test_it_tells_how_all_stand() -> None:
     world = World({"a": BUSY})
     world.ask()
 
-    states = world.resilience.states()
+    states = world.resilience.describe_states()
 
     assert states["a"] == {"breaker": "closed", "concurrent": 0, "fallbacks": 1}
     assert states["b"] == {"breaker": "closed", "concurrent": 1}

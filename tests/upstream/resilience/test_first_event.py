@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from forwarder.core.errors import UpstreamUnreachable
-from forwarder.core.types import Stream
-from forwarder.upstream.resilience.first_event import begun
+from forwarder.core.types import EventStream
+from forwarder.upstream.resilience.first_event import await_first_event
 
 Json = dict[str, Any]
 
 
-def told(read: list[str], *batches: list[Json]) -> Stream:
+def told(read: list[str], *batches: list[Json]) -> EventStream:
     for batch in batches:
         read.append("batch")
         yield batch
@@ -21,22 +21,22 @@ def told(read: list[str], *batches: list[Json]) -> Stream:
 
 @pytest.mark.parametrize("batches", [[], [[]], [[{"a": 1}]], [[], [{"a": 1}], [{"b": 2}]]])
 def test_nothing_is_lost(batches: list[list[Json]]) -> None:
-    assert list(begun(iter(batches))) == batches
+    assert list(await_first_event(iter(batches))) == batches
 
 
 def test_one_batch_is_read_and_no_more() -> None:
     read: list[str] = []
 
-    begun(told(read, [], [{"a": 1}]))
+    await_first_event(told(read, [], [{"a": 1}]))
 
     assert read == ["batch"]
 
 
-def breaking() -> Stream:
+def breaking() -> EventStream:
     raise UpstreamUnreachable("gone")
     yield []
 
 
 def test_what_breaks_before_breaks_here() -> None:
     with pytest.raises(UpstreamUnreachable):
-        begun(breaking())
+        await_first_event(breaking())

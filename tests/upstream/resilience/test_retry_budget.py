@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from forwarder.upstream.resilience.retry_budget import FLOOR, MOST, SHARE, Budget
+from forwarder.upstream.resilience.retry_budget import (
+    MAX_SAVED_RETRIES,
+    RETRIES_PER_REQUEST,
+    RETRIES_PER_SECOND,
+    RetryBudget,
+)
 from tests.upstream.resilience.helpers import Clock
 
 
-def spent(budget: Budget) -> int:
+def spent(budget: RetryBudget) -> int:
     """How many retries there are."""
     count = 0
     while budget.spend():
@@ -15,47 +20,47 @@ def spent(budget: Budget) -> int:
 
 
 def test_it_begins_full() -> None:
-    assert spent(Budget(Clock())) == MOST
+    assert spent(RetryBudget(Clock())) == MAX_SAVED_RETRIES
 
 
 def test_requests_earn_their_share() -> None:
-    budget = Budget(Clock())
+    budget = RetryBudget(Clock())
     spent(budget)
 
     for _ in range(20):
         budget.earn()
 
-    assert spent(budget) == round(20 * SHARE)
+    assert spent(budget) == round(20 * RETRIES_PER_REQUEST)
 
 
 def test_time_earns_a_few() -> None:
     clock = Clock()
-    budget = Budget(clock)
+    budget = RetryBudget(clock)
     spent(budget)
 
-    clock.pass_(4 / FLOOR)
+    clock.pass_(4 / RETRIES_PER_SECOND)
 
     assert spent(budget) == 4
 
 
 def test_no_more_is_saved_than_a_burst() -> None:
     clock = Clock()
-    budget = Budget(clock)
+    budget = RetryBudget(clock)
 
     clock.pass_(86_400)
     for _ in range(1000):
         budget.earn()
 
-    assert spent(budget) == MOST
+    assert spent(budget) == MAX_SAVED_RETRIES
 
 
 def test_in_a_storm_retries_are_a_fifth_of_the_requests() -> None:
     clock = Clock()
-    budget = Budget(clock)
+    budget = RetryBudget(clock)
     retries = 0
     for _ in range(10_000):
         clock.pass_(0.001)
         budget.earn()
         retries += budget.spend()
 
-    assert retries <= 10_000 * SHARE + 10 * FLOOR + MOST
+    assert retries <= 10_000 * RETRIES_PER_REQUEST + 10 * RETRIES_PER_SECOND + MAX_SAVED_RETRIES

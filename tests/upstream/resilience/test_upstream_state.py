@@ -11,15 +11,15 @@ from forwarder.core.errors import (
     ForwarderError,
     InvalidRequest,
     Overloaded,
-    UpstreamBroken,
     UpstreamConnectTimeout,
+    UpstreamProtocolError,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
     UpstreamUnreachable,
 )
-from forwarder.core.types import Stream
-from forwarder.upstream.resilience import Standing
+from forwarder.core.types import EventStream
+from forwarder.upstream.resilience import UpstreamState
 from forwarder.upstream.resilience.breaker import CLOSED, OPEN
 from tests.upstream.resilience.helpers import Clock, Patient, Witness, patient, upstream
 
@@ -34,7 +34,7 @@ class Scripted:
         self.failures = list(failures)
         self.asked = 0
 
-    def __call__(self, request: dict[str, Any]) -> Stream:
+    def __call__(self, request: dict[str, Any]) -> EventStream:
         self.asked += 1
         if self.failures:
             raise self.failures.pop(0)
@@ -47,12 +47,12 @@ class Stood:
     def __init__(self, **environment: str) -> None:
         self.clock = Clock()
         self.witness = Witness()
-        self.standing = Standing(
+        self.standing = UpstreamState(
             upstream(**environment), self.witness, self.clock, chance=lambda: 0
         )
 
     def ask(self, call: Scripted, exchange: Patient | None = None) -> list[Any]:
-        steady = self.standing.steadied(call, exchange or patient(self.clock))
+        steady = self.standing.with_retries(call, exchange or patient(self.clock))
         return list(steady({"a": 1}))
 
 
@@ -141,7 +141,7 @@ def test_a_client_that_leaves_while_it_waits_is_not_asked_for() -> None:
 def test_a_connection_that_the_client_s_leaving_broke_speaks_against_nobody() -> None:
     stood = Stood(MAX_RETRIES="5", BREAKER_FAILURES="1")
     exchange = patient(stood.clock)
-    exchange.leave()
+    exchange.cancel()
     call = Scripted(UpstreamUnreachable("closed"))
 
     with pytest.raises(UpstreamUnreachable):
@@ -178,7 +178,9 @@ def test_any_work_can_be_tried_again() -> None:
     stood = Stood(MAX_RETRIES="1")
     results: list[Callable[[], str]] = [_busy, lambda: "file-1"]
 
-    assert stood.standing.attempt(lambda: results.pop(0)(), patient(stood.clock)) == "file-1"
+    assert (
+        stood.standing.run_with_retries(lambda: results.pop(0)(), patient(stood.clock)) == "file-1"
+    )
 
 
 def _busy() -> str:
@@ -190,16 +192,16 @@ def _busy() -> str:
 
 def test_there_is_room_for_so_many() -> None:
     stood = Stood(MAX_CONCURRENT="1")
-    held = stood.standing.admit()
+    held = stood.standing.admit_request()
 
     with pytest.raises(Overloaded) as refused:
-        stood.standing.admit()
+        stood.standing.admit_request()
 
     assert (refused.value.status, refused.value.code) == (503, "overloaded")
     assert refused.value.headers == {"retry-after": "1"}
     assert stood.witness.heard == [("refused", "overloaded", "up")]
     held.close()
-    stood.standing.admit()
+    stood.standing.admit_request()
 
 
 def opened(**environment: str) -> Stood:
@@ -214,20 +216,20 @@ def test_an_open_breaker_lets_nobody_in_and_says_until_when() -> None:
 
     for _ in range(3):  # and no slot is lost over it
         with pytest.raises(UpstreamUnavailable) as refused:
-            stood.standing.admit()
+            stood.standing.admit_request()
 
     assert (refused.value.status, refused.value.code) == (503, "upstream_unavailable")
     assert refused.value.headers == {"retry-after": "5"}
     assert stood.witness.heard[0] == ("breaker", "up", "open")
-    assert stood.standing.slots.taken == 0
+    assert stood.standing.concurrency_limit.in_use == 0
 
 
 def test_who_is_let_in_on_probation_decides() -> None:
     stood = opened()
     stood.clock.pass_(5)
-    held = stood.standing.admit()
+    held = stood.standing.admit_request()
     with pytest.raises(UpstreamUnavailable):
-        stood.standing.admit()
+        stood.standing.admit_request()
 
     stood.ask(Scripted())
     held.close()
@@ -239,15 +241,15 @@ def test_who_leaves_without_having_asked_lets_another_try() -> None:
     stood = opened()
     stood.clock.pass_(5)
 
-    stood.standing.admit().close()
+    stood.standing.admit_request().close()
 
-    stood.standing.admit()
+    stood.standing.admit_request()
 
 
 def test_a_refusal_of_the_request_shows_that_the_upstream_is_there() -> None:
     stood = opened()
     stood.clock.pass_(5)
-    stood.standing.admit()
+    stood.standing.admit_request()
 
     with pytest.raises(UpstreamRefused):
         stood.ask(Scripted(UpstreamRefused(400, {"message": "no"})))
@@ -258,11 +260,11 @@ def test_a_refusal_of_the_request_shows_that_the_upstream_is_there() -> None:
 def test_it_shows_how_it_stands() -> None:
     stood = Stood(MAX_RETRIES="1", MAX_CONCURRENT="1")
     stood.ask(Scripted(BUSY))
-    stood.standing.admit()
+    stood.standing.admit_request()
     with pytest.raises(Overloaded):
-        stood.standing.admit()
+        stood.standing.admit_request()
 
-    assert stood.standing.shown() == {
+    assert stood.standing.describe() == {
         "breaker": "closed",
         "concurrent": 1,
         "attempts": 2,
@@ -286,7 +288,7 @@ def failing(stood: Stood, error: ForwarderError, times: int, key: str = "") -> N
 
 ANSWERED_BADLY = [
     *(UpstreamRefused(status, {"message": "no"}) for status in (500, 502, 503, 529)),
-    UpstreamBroken("The stream ended before its answer was finished."),
+    UpstreamProtocolError("The stream ended before its answer was finished."),
 ]
 every_bad_answer = pytest.mark.parametrize("error", ANSWERED_BADLY)
 every_silence = pytest.mark.parametrize(
@@ -335,7 +337,7 @@ def test_without_a_fallback_a_bad_answer_on_probation_closes_it(error: Forwarder
     """It shows that the upstream can be reached again."""
     stood = opened()
     stood.clock.pass_(5)
-    stood.standing.admit()
+    stood.standing.admit_request()
 
     failing(stood, error, 1)
 

@@ -8,8 +8,8 @@ import httpx2
 import pytest
 
 from forwarder.upstream.transport.answer_limits import (
-    MAX_ERROR_BODY,
-    AnswerRefused,
+    MAX_ERROR_BODY_BYTES,
+    UnreadableAnswer,
     limit_answer,
     read_answer,
 )
@@ -33,7 +33,7 @@ def test_an_answer_without_end_is_refused_at_the_limit() -> None:
     stream = Endless()
     response = httpx2.Response(200, stream=stream)
     limit_answer(response)
-    with pytest.raises(AnswerRefused, match="1000000 bytes .limit: FORWARDER_MAX_ANSWER"):
+    with pytest.raises(UnreadableAnswer, match="1000000 bytes .limit: FORWARDER_MAX_ANSWER"):
         read_answer(response, 1_000_000)
     assert stream.closed
     assert stream.pieces == 16
@@ -44,7 +44,7 @@ def test_of_an_error_without_end_a_part_is_read() -> None:
     response = httpx2.Response(429, stream=stream)
     limit_answer(response)
     read_answer(response, 1000)
-    assert len(response.content) == MAX_ERROR_BODY
+    assert len(response.content) == MAX_ERROR_BODY_BYTES
     assert stream.closed
 
 
@@ -52,7 +52,7 @@ def test_of_an_error_without_end_a_part_is_read() -> None:
 def test_a_compressed_answer_is_refused_unread(coding: str) -> None:
     stream = Endless()
     response = httpx2.Response(200, headers={"Content-Encoding": coding}, stream=stream)
-    with pytest.raises(AnswerRefused, match="'identity' was asked for"):
+    with pytest.raises(UnreadableAnswer, match="'identity' was asked for"):
         limit_answer(response)
     assert (stream.pieces, stream.closed) == (0, True)
 

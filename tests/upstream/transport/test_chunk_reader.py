@@ -8,12 +8,16 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from forwarder.upstream.transport.chunk_reader import AHEAD, Pumped, arrivals_of
+from forwarder.upstream.transport.chunk_reader import (
+    MAX_BUFFERED_BYTES,
+    ThreadedReader,
+    open_chunk_reader,
+)
 from tests.helpers.loopback import Peer, chunk, serving
 
 
-def pumped(pieces: Iterator[bytes], heartbeat: float = 5) -> Pumped:
-    return Pumped(httpx2.Response(200, content=pieces), heartbeat)
+def pumped(pieces: Iterator[bytes], heartbeat: float = 5) -> ThreadedReader:
+    return ThreadedReader(httpx2.Response(200, content=pieces), heartbeat)
 
 
 def test_pieces_come_as_they_were_sent() -> None:
@@ -48,7 +52,7 @@ def test_patience_ends_the_wait() -> None:
     arrivals = pumped(pieces())
     heard = iter(arrivals)
     assert next(heard) == b"one"
-    arrivals.patience = 0.02
+    arrivals.silence_limit = 0.02
 
     assert list(heard) == []
     go.set()
@@ -72,9 +76,11 @@ def test_a_transport_s_own_arrivals_are_preferred_unless_they_are_compressed() -
     def response(**headers: str) -> httpx2.Response:
         return httpx2.Response(200, headers=headers, extensions={"arrivals": own})
 
-    assert arrivals_of(response(), 1) is own
-    assert isinstance(arrivals_of(response(**{"content-encoding": "gzip"}), 1), Pumped)
-    assert isinstance(arrivals_of(httpx2.Response(200), 1), Pumped)
+    assert open_chunk_reader(response(), 1) is own
+    assert isinstance(
+        open_chunk_reader(response(**{"content-encoding": "gzip"}), 1), ThreadedReader
+    )
+    assert isinstance(open_chunk_reader(httpx2.Response(200), 1), ThreadedReader)
 
 
 def test_the_thread_is_never_far_ahead_of_the_reader() -> None:
@@ -83,7 +89,7 @@ def test_the_thread_is_never_far_ahead_of_the_reader() -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(100):
             sent.append(1)
-            yield bytes(AHEAD // 4)
+            yield bytes(MAX_BUFFERED_BYTES // 4)
 
     heard = iter(pumped(pieces()))
     for read in range(1, 20):
@@ -98,7 +104,7 @@ def test_closing_ends_a_thread_that_waits_for_room() -> None:
     def pieces() -> Iterator[bytes]:
         try:
             while True:
-                yield bytes(AHEAD)
+                yield bytes(MAX_BUFFERED_BYTES)
         finally:
             ended.set()
 
@@ -121,7 +127,7 @@ def test_closing_ends_a_read_from_a_silent_server() -> None:
 
     with serving(script) as server, httpx2.Client(trust_env=False) as client:
         response = client.send(client.build_request("GET", server.url), stream=True)
-        arrivals = arrivals_of(response, 5)
+        arrivals = open_chunk_reader(response, 5)
         assert next(iter(arrivals)) == b"one"
 
         arrivals.close()
@@ -138,7 +144,7 @@ def test_an_answer_that_was_read_leaves_its_connection() -> None:
     with serving(script) as server, httpx2.Client(trust_env=False) as client:
         for _ in range(3):
             response = client.send(client.build_request("GET", server.url), stream=True)
-            arrivals = arrivals_of(response, 5)
+            arrivals = open_chunk_reader(response, 5)
             assert list(arrivals) == [b"all"]
             arrivals.close()
             response.close()

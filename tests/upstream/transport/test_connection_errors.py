@@ -19,7 +19,7 @@ from forwarder.upstream.transport.connection_errors import (
     find_proxy,
 )
 from forwarder.upstream.transport.gevent_transport import GeventTransport
-from forwarder.upstream.transport.pinned_transport import GuardedTransport
+from forwarder.upstream.transport.pinned_transport import PinnedTransport
 from tests.helpers.certificates import Authority
 from tests.helpers.loopback import Peer, serving, unused_port
 
@@ -168,7 +168,7 @@ def test_a_forbidden_address_differs_from_an_unknown_name(
     threads: bool, lookup: Callable[..., list[tuple[int, object]]], words: str
 ) -> None:
     def make(tls: ssl.SSLContext, proxies: Mapping[str, str]) -> httpx2.BaseTransport:
-        return GuardedTransport(lookup) if threads else GeventTransport(proxies={}, lookup=lookup)
+        return PinnedTransport(lookup) if threads else GeventTransport(proxies={}, lookup=lookup)
 
     assert described(make, "http://inside.test/v1") == words
 

@@ -19,7 +19,7 @@ import httpx2
 import pytest
 
 from forwarder.upstream.transport import connection_pool
-from forwarder.upstream.transport.connection_pool import Connections, proxy_for
+from forwarder.upstream.transport.connection_pool import ServerConnectionPool, select_proxy
 from tests.helpers.certificates import Authority
 from tests.helpers.loopback import Peer, Server, serving, unused_port
 
@@ -34,8 +34,8 @@ def holding(peer: Peer) -> None:
 @contextmanager
 def pooled(
     server: Server, size: int = 10, tls: ssl.SSLContext | None = None
-) -> Iterator[Connections]:
-    pool = Connections(httpx2.URL(server.url), None, tls, size)
+) -> Iterator[ServerConnectionPool]:
+    pool = ServerConnectionPool(httpx2.URL(server.url), None, tls, size)
     try:
         yield pool
     finally:
@@ -53,32 +53,32 @@ def trusting(authority: Authority) -> ssl.SSLContext:
 
 def test_a_returned_connection_is_used_again() -> None:
     with serving(holding) as server, pooled(server) as pool:
-        first, used = pool.take(NO_LIMITS, fresh=False)
+        first, used = pool.acquire(NO_LIMITS, fresh=False)
         assert not used
         pool.return_socket(first)
-        second, used = pool.take(NO_LIMITS, fresh=False)
+        second, used = pool.acquire(NO_LIMITS, fresh=False)
         pool.release_socket(second)
 
     assert second is first
     assert used
-    assert pool.opened == 1
+    assert pool.opened_connections == 1
 
 
 def test_a_released_connection_is_closed() -> None:
     with serving(holding) as server, pooled(server) as pool:
-        sock, _ = pool.take(NO_LIMITS, fresh=False)
+        sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.release_socket(sock)
         assert sock.fileno() == -1
-        pool.release_socket(pool.take(NO_LIMITS, fresh=False)[0])
+        pool.release_socket(pool.acquire(NO_LIMITS, fresh=False)[0])
 
-    assert pool.opened == 2
+    assert pool.opened_connections == 2
 
 
 def test_a_fresh_connection_can_be_demanded() -> None:
     with serving(holding) as server, pooled(server) as pool:
-        first, _ = pool.take(NO_LIMITS, fresh=False)
+        first, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(first)
-        second, used = pool.take(NO_LIMITS, fresh=True)
+        second, used = pool.acquire(NO_LIMITS, fresh=True)
         pool.release_socket(second)
 
     assert second is not first
@@ -88,10 +88,10 @@ def test_a_fresh_connection_can_be_demanded() -> None:
 @pytest.mark.parametrize("script", [lambda peer: None, lambda peer: peer.send(b"stray")])
 def test_a_kept_connection_that_was_closed_or_spoilt_is_not_used(script: object) -> None:
     with serving(script) as server, pooled(server) as pool:  # type: ignore[arg-type]
-        first, _ = pool.take(NO_LIMITS, fresh=False)
+        first, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(first)
         time.sleep(0.05)
-        second, used = pool.take(NO_LIMITS, fresh=False)
+        second, used = pool.acquire(NO_LIMITS, fresh=False)
         pool.release_socket(second)
 
     assert not used
@@ -101,9 +101,9 @@ def test_a_kept_connection_that_was_closed_or_spoilt_is_not_used(script: object)
 def test_idle_connections_are_closed_without_further_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection_pool, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(connection_pool, "MAX_IDLE_SECONDS", 0.3)
     with serving(holding) as server, pooled(server) as pool:
-        first, second = (pool.take(NO_LIMITS, fresh=False)[0] for _ in range(2))
+        first, second = (pool.acquire(NO_LIMITS, fresh=False)[0] for _ in range(2))
         pool.return_socket(first)
         gevent.sleep(0.2)
         pool.return_socket(second)
@@ -115,17 +115,17 @@ def test_idle_connections_are_closed_without_further_requests(
             while second.fileno() != -1:
                 gevent.sleep(0.01)
 
-        assert pool._pruner is None
+        assert pool._prune_timer is None
 
 
 def test_a_connection_that_was_idle_too_long_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if the loop was too busy to close it."""
-    monkeypatch.setattr(connection_pool, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(connection_pool, "MAX_IDLE_SECONDS", 0.1)
     with serving(holding) as server, pooled(server) as pool:
-        sock, _ = pool.take(NO_LIMITS, fresh=False)
+        sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(sock)
         time.sleep(0.15)  # the loop stands still
-        other, used = pool.take(NO_LIMITS, fresh=False)
+        other, used = pool.acquire(NO_LIMITS, fresh=False)
         pool.release_socket(other)
 
     assert not used
@@ -134,13 +134,13 @@ def test_a_connection_that_was_idle_too_long_is_not_used(monkeypatch: pytest.Mon
 
 def test_a_closed_pool_leaves_no_timer() -> None:
     with serving(holding) as server, pooled(server) as pool:
-        pool.return_socket(pool.take(NO_LIMITS, fresh=False)[0])
-        timer = pool._pruner
+        pool.return_socket(pool.acquire(NO_LIMITS, fresh=False)[0])
+        timer = pool._prune_timer
         assert timer.active
         pool.close()
 
         assert not timer.active
-        assert pool._pruner is None
+        assert pool._prune_timer is None
 
 
 @pytest.mark.skipif(
@@ -150,10 +150,10 @@ def test_file_numbers_above_a_thousand_are_kept_too() -> None:
     """``select`` refuses them, and with it the check that the library's pool would make."""
     with serving(holding) as server, pooled(server) as pool:
         below = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
-        sock, _ = pool.take(NO_LIMITS, fresh=False)
+        sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         assert sock.fileno() > 1023
         pool.return_socket(sock)
-        _, used = pool.take(NO_LIMITS, fresh=False)
+        _, used = pool.acquire(NO_LIMITS, fresh=False)
         pool.release_socket(sock)
         for file in below:
             os.close(file)
@@ -163,8 +163,8 @@ def test_file_numbers_above_a_thousand_are_kept_too() -> None:
 
 def test_closing_the_pool_closes_what_is_kept_and_what_comes_back() -> None:
     with serving(holding) as server, pooled(server) as pool:
-        first, _ = pool.take(NO_LIMITS, fresh=False)
-        second, _ = pool.take(NO_LIMITS, fresh=False)
+        first, _ = pool.acquire(NO_LIMITS, fresh=False)
+        second, _ = pool.acquire(NO_LIMITS, fresh=False)
         pool.return_socket(first)
         pool.close()
         pool.return_socket(second)
@@ -176,31 +176,31 @@ def test_closing_the_pool_closes_what_is_kept_and_what_comes_back() -> None:
 
 def test_waiting_for_a_place_has_a_limit() -> None:
     with serving(holding) as server, pooled(server, size=1) as pool:
-        sock, _ = pool.take(NO_LIMITS, fresh=False)
+        sock, _ = pool.acquire(NO_LIMITS, fresh=False)
         with pytest.raises(httpx2.PoolTimeout):
-            pool.take({"pool": 0.05}, fresh=False)
+            pool.acquire({"pool": 0.05}, fresh=False)
         gevent.spawn_later(0.05, pool.return_socket, sock)
-        again, used = pool.take({"pool": 2}, fresh=False)
+        again, used = pool.acquire({"pool": 2}, fresh=False)
         pool.release_socket(again)
 
     assert used
 
 
 def test_a_failed_attempt_gives_its_place_back() -> None:
-    pool = Connections(httpx2.URL(f"http://localhost:{unused_port()}"), None, None, 1)
+    pool = ServerConnectionPool(httpx2.URL(f"http://localhost:{unused_port()}"), None, None, 1)
     for _ in range(3):
         with pytest.raises(httpx2.ConnectError):
-            pool.take({"pool": 0.05}, fresh=False)
+            pool.acquire({"pool": 0.05}, fresh=False)
 
-    assert pool.opened == 0
+    assert pool.opened_connections == 0
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 64 + ".invalid"])
 def test_an_unknown_name_is_a_connect_error(host: str) -> None:
-    pool = Connections(httpx2.URL(f"http://{host}"), None, None, 1)
+    pool = ServerConnectionPool(httpx2.URL(f"http://{host}"), None, None, 1)
 
     with pytest.raises(httpx2.ConnectError):
-        pool.take({"connect": 5}, fresh=False)
+        pool.acquire({"connect": 5}, fresh=False)
 
 
 def test_connecting_has_a_limit() -> None:
@@ -210,10 +210,10 @@ def test_connecting_has_a_limit() -> None:
         for filler in fillers:
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", port))
-        pool = Connections(httpx2.URL(f"http://127.0.0.1:{port}"), None, None, 1)
+        pool = ServerConnectionPool(httpx2.URL(f"http://127.0.0.1:{port}"), None, None, 1)
         started = time.monotonic()
         with pytest.raises(httpx2.ConnectTimeout):
-            pool.take({"connect": 0.1}, fresh=False)
+            pool.acquire({"connect": 0.1}, fresh=False)
         for filler in fillers:
             filler.close()
 
@@ -233,7 +233,7 @@ def test_a_server_with_a_trusted_certificate_is_accepted(authority: Authority) -
         serving(holding, authority.server("localhost")) as server,
         pooled(server, tls=trusting(authority)) as pool,
     ):
-        sock, _ = pool.take({"connect": 2}, fresh=False)
+        sock, _ = pool.acquire({"connect": 2}, fresh=False)
         assert sock.version() == "TLSv1.3"
         pool.release_socket(sock)
 
@@ -245,7 +245,7 @@ def test_a_server_with_an_unknown_certificate_is_a_connect_error(authority: Auth
         pooled(server, tls=stranger) as pool,
         pytest.raises(httpx2.ConnectError, match="CERTIFICATE_VERIFY_FAILED"),
     ):
-        pool.take({"connect": 2}, fresh=False)
+        pool.acquire({"connect": 2}, fresh=False)
 
 
 def test_a_server_with_another_name_is_a_connect_error(authority: Authority) -> None:
@@ -254,21 +254,25 @@ def test_a_server_with_another_name_is_a_connect_error(authority: Authority) -> 
         pooled(server, tls=trusting(authority)) as pool,
         pytest.raises(httpx2.ConnectError, match=r"[Hh]ostname"),
     ):
-        pool.take({"connect": 2}, fresh=False)
+        pool.acquire({"connect": 2}, fresh=False)
 
 
 def test_a_server_that_speaks_no_tls_is_a_connect_error(authority: Authority) -> None:
     with serving(lambda peer: peer.send(b"HTTP/1.1 400 Bad\r\n\r\n")) as server:
         url = httpx2.URL(f"https://localhost:{server.port}")
         with pytest.raises(httpx2.ConnectError):
-            Connections(url, None, trusting(authority), 1).take({"connect": 2}, fresh=False)
+            ServerConnectionPool(url, None, trusting(authority), 1).acquire(
+                {"connect": 2}, fresh=False
+            )
 
 
 def test_a_handshake_without_an_answer_is_a_connect_time_out(authority: Authority) -> None:
     with serving(holding) as server:
         url = httpx2.URL(f"https://localhost:{server.port}")
         with pytest.raises(httpx2.ConnectTimeout):
-            Connections(url, None, trusting(authority), 1).take({"connect": 0.1}, fresh=False)
+            ServerConnectionPool(url, None, trusting(authority), 1).acquire(
+                {"connect": 0.1}, fresh=False
+            )
 
 
 def test_records_that_have_arrived_together_are_one_piece(authority: Authority) -> None:
@@ -281,7 +285,7 @@ def test_records_that_have_arrived_together_are_one_piece(authority: Authority) 
         serving(script, authority.server("localhost")) as server,
         pooled(server, tls=trusting(authority)) as pool,
     ):
-        sock, _ = pool.take({"connect": 2}, fresh=False)
+        sock, _ = pool.acquire({"connect": 2}, fresh=False)
         time.sleep(0.1)
         assert pool.receive(sock) == b"".join(b"%d " % n for n in range(100))
         server.go.set()
@@ -297,7 +301,7 @@ def test_silence_behind_tls_is_a_time_out(authority: Authority) -> None:
         serving(holding, authority.server("localhost")) as server,
         pooled(server, tls=trusting(authority)) as pool,
     ):
-        sock, _ = pool.take({"connect": 2}, fresh=False)
+        sock, _ = pool.acquire({"connect": 2}, fresh=False)
         sock.settimeout(0.05)
         with pytest.raises(TimeoutError):
             pool.receive(sock)
@@ -371,7 +375,7 @@ PROXIES = {
     ],
 )
 def test_the_proxy_for_a_url(url: str, proxy: str | None) -> None:
-    assert proxy_for(httpx2.URL(url), PROXIES) == (httpx2.URL(proxy) if proxy else None)
+    assert select_proxy(httpx2.URL(url), PROXIES) == (httpx2.URL(proxy) if proxy else None)
 
 
 @pytest.mark.parametrize(
@@ -386,10 +390,10 @@ def test_the_proxy_for_a_url(url: str, proxy: str | None) -> None:
     ],
 )
 def test_the_settings_of_proxies(proxies: dict[str, str], proxy: str | None) -> None:
-    assert proxy_for(httpx2.URL("http://x"), proxies) == (httpx2.URL(proxy) if proxy else None)
+    assert select_proxy(httpx2.URL("http://x"), proxies) == (httpx2.URL(proxy) if proxy else None)
 
 
 @pytest.mark.parametrize("proxy", ["socks5://p:1", "https://p:1"])
 def test_other_kinds_of_proxies_are_refused(proxy: str) -> None:
     with pytest.raises(httpx2.UnsupportedProtocol):
-        proxy_for(httpx2.URL("http://x"), {"all": proxy})
+        select_proxy(httpx2.URL("http://x"), {"all": proxy})

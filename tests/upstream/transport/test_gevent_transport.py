@@ -37,7 +37,7 @@ def client_of(timeout: float | None = 5.0, **settings: object) -> Iterator[httpx
 def opened(client: httpx2.Client) -> int:
     transport = client._transport
     assert isinstance(transport, GeventTransport)
-    return transport.opened
+    return transport.opened_connections
 
 
 # -- requests and responses -------------------------------------------------------------------

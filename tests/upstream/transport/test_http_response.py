@@ -13,14 +13,14 @@ import httpx2
 import pytest
 
 from forwarder.upstream.transport.gevent_transport import GeventTransport
-from forwarder.upstream.transport.http_response import ArrivalStream, Message
+from forwarder.upstream.transport.http_response import GeventChunkReader, HttpResponseParser
 from tests.helpers.loopback import Peer, Script, Server, chunk, serving
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
-def parsed(*pieces: bytes, method: str = "GET") -> Message:
-    message = Message(method)
+def parsed(*pieces: bytes, method: str = "GET") -> HttpResponseParser:
+    message = HttpResponseParser(method)
     for piece in pieces:
         message.parse(piece)
     return message
@@ -52,18 +52,18 @@ def test_a_message_is_the_same_whole_and_byte_by_byte(name: str) -> None:
     for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
         message = parsed(*pieces)
 
-        assert message.over
-        assert message.take() == body
+        assert message.is_finished
+        assert message.take_body() == body
         assert not message.should_close()
 
 
 def test_a_body_is_taken_once() -> None:
     message = parsed(HEAD + b"Content-Length: 4\r\n\r\nab")
 
-    assert message.take() == b"ab"
+    assert message.take_body() == b"ab"
     message.parse(b"c")
-    assert message.take() == b"c"
-    assert message.pieces == []
+    assert message.take_body() == b"c"
+    assert message.body_chunks == []
 
 
 def test_an_interim_head_is_not_the_head() -> None:
@@ -86,9 +86,9 @@ def test_headers_keep_their_order_and_repetitions() -> None:
 def test_a_body_without_length_ends_with_the_connection() -> None:
     message = parsed(HEAD + b"\r\nabc")
 
-    assert not message.over
+    assert not message.is_finished
     message.parse(b"")
-    assert message.over
+    assert message.is_finished
     assert message.should_close()
 
 
@@ -114,23 +114,23 @@ def test_what_follows_the_end_spoils_only_the_connection(more: bytes, apart: boo
     data = HEAD + b"Content-Length: 1\r\n\r\na"
     message = parsed(data, more) if apart else parsed(data + more)
 
-    assert message.over
-    assert message.take() == b"a"
+    assert message.is_finished
+    assert message.take_body() == b"a"
     assert message.should_close()
 
 
 def test_a_head_answers_head_whatever_length_it_names() -> None:
     message = parsed(HEAD + b"Content-Length: 4\r\n\r\n", method="HEAD")
 
-    assert message.over
-    assert message.take() == b""
+    assert message.is_finished
+    assert message.take_body() == b""
     assert not message.should_close()
 
 
 def test_a_body_after_head_spoils_the_connection() -> None:
     message = parsed(HEAD + b"Content-Length: 4\r\n\r\nabcd", method="HEAD")
 
-    assert message.over
+    assert message.is_finished
     assert message.should_close()
 
 
@@ -146,8 +146,8 @@ class Opened:
     response: httpx2.Response
 
     @property
-    def arrivals(self) -> ArrivalStream:
-        stream: ArrivalStream = self.response.extensions["arrivals"]
+    def arrivals(self) -> GeventChunkReader:
+        stream: GeventChunkReader = self.response.extensions["arrivals"]
         return stream
 
     def connections_after_another(self) -> int:
@@ -311,14 +311,14 @@ def test_patience_ends_the_iteration() -> None:
         arrivals = iter(opened.arrivals)
 
         assert next(arrivals) == b"a"
-        opened.arrivals.patience = 0.05
+        opened.arrivals.silence_limit = 0.05
         assert list(arrivals) == []
         assert opened.connections_after_another() == 2
 
 
 def test_patience_is_for_each_wait_and_keeps_the_connection() -> None:
     with opening(slowly(b"a", b"b", b"c", b"d")) as opened:
-        opened.arrivals.patience = 0.15
+        opened.arrivals.silence_limit = 0.15
 
         assert list(opened.arrivals) == [b"a", b"b", b"c", b"d"]
         assert opened.connections_after_another() == 1
@@ -329,7 +329,7 @@ def test_no_patience_at_all_takes_what_is_there() -> None:
         arrivals = iter(opened.arrivals)
 
         assert next(arrivals) == b"a"
-        opened.arrivals.patience = 0.0
+        opened.arrivals.silence_limit = 0.0
         assert list(arrivals) == []
 
 
@@ -458,7 +458,7 @@ def turns_of_a_neighbour(read_seconds: float, use_seconds: float) -> int:
     pool = SimpleNamespace(receive=receive, return_socket=lambda _: None)
     sock = SimpleNamespace(settimeout=lambda _: None)
     message = parsed(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
-    arrivals = ArrivalStream(message, sock, pool, None, None)  # type: ignore[arg-type]
+    arrivals = GeventChunkReader(message, sock, pool, None, None)  # type: ignore[arg-type]
     greenlet = gevent.spawn(neighbour)
     for _ in arrivals:
         time.sleep(use_seconds)
@@ -480,7 +480,7 @@ def test_a_large_arrival_is_handed_on_in_portions_between_which_sockets_are_serv
     pool = SimpleNamespace(return_socket=lambda _: None)
     message = parsed(HEAD + b"Content-Length: %d\r\n\r\n" % len(body), body)
     sock = SimpleNamespace(settimeout=lambda _: None)
-    arrivals = ArrivalStream(message, sock, pool, None, None)  # type: ignore[arg-type]
+    arrivals = GeventChunkReader(message, sock, pool, None, None)  # type: ignore[arg-type]
     ours, theirs = gevent.socket.socketpair()
     served: list[int] = []
     pieces: list[bytes] = []

@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from forwarder.upstream.transport.pinned_transport import GuardedTransport
+from forwarder.upstream.transport.pinned_transport import PinnedTransport
 from tests.helpers.loopback import Peer, serving, unused_port
 
 LOOPBACK = 2, ("127.0.0.1", 0)
@@ -26,7 +26,7 @@ def test_it_connects_to_what_the_look_up_gives() -> None:
         asked.append((host, port))
         return [LOOPBACK]
 
-    with serving(answering) as server, httpx2.Client(transport=GuardedTransport(lookup)) as client:
+    with serving(answering) as server, httpx2.Client(transport=PinnedTransport(lookup)) as client:
         port = httpx2.URL(server.url).port
         response = client.get(f"http://nowhere.invalid:{port}/")
 
@@ -38,7 +38,7 @@ def test_it_connects_to_what_the_look_up_gives() -> None:
 def test_without_an_address_it_connects_to_nobody() -> None:
     with (
         serving(answering) as server,
-        httpx2.Client(transport=GuardedTransport(lambda host, port: [])) as client,
+        httpx2.Client(transport=PinnedTransport(lambda host, port: [])) as client,
         pytest.raises(httpx2.ConnectError),
     ):
         client.get(server.url)
@@ -50,13 +50,13 @@ def test_the_next_address_is_tried_when_one_does_not_answer() -> None:
     def lookup(host: str, port: int) -> list[Any]:
         return [(2, ("127.0.0.2", 0)), LOOPBACK]
 
-    with serving(answering) as server, httpx2.Client(transport=GuardedTransport(lookup)) as client:
+    with serving(answering) as server, httpx2.Client(transport=PinnedTransport(lookup)) as client:
         assert client.get(server.url).text == "here"
 
 
 def test_when_none_answers_it_says_so() -> None:
     with (
-        httpx2.Client(transport=GuardedTransport(lambda host, port: [LOOPBACK])) as client,
+        httpx2.Client(transport=PinnedTransport(lambda host, port: [LOOPBACK])) as client,
         pytest.raises(httpx2.ConnectError),
     ):
         client.get(f"http://127.0.0.1:{unused_port()}/")
@@ -71,7 +71,7 @@ def test_closing_leaves_an_answer_that_is_being_read() -> None:
         peer.send(b"4\r\nlast\r\n0\r\n\r\n")
 
     go = threading.Event()
-    transport = GuardedTransport(lambda host, port: [LOOPBACK])
+    transport = PinnedTransport(lambda host, port: [LOOPBACK])
     with (
         serving(slowly) as server,
         httpx2.Client(transport=transport) as client,

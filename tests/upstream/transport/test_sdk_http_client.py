@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from forwarder.upstream.transport.sdk_http_client import Client
+from forwarder.upstream.transport.sdk_http_client import SdkHttpClient
 
 TIMEOUT = httpx2.Timeout(60, connect=5)
 URL = "http://upstream.test/v1/chat/completions"
@@ -63,7 +63,7 @@ def _sent(request: httpx2.Request) -> Any:
     ids=["bytes", "query", "form", "nothing"],
 )
 def test_a_request_is_what_httpx2_builds(given: Any) -> None:
-    lean = Client(_Noting(), TIMEOUT)
+    lean = SdkHttpClient(_Noting(), TIMEOUT)
 
     request = _built(lean, **given)
 
@@ -74,7 +74,7 @@ def test_the_operator_may_name_the_host() -> None:
     headers = [*HEADERS, ("host", "elsewhere.test")]
     built = [
         client.build_request("POST", URL, headers=headers, content=b"{}", timeout=TIMEOUT)
-        for client in (Client(_Noting(), TIMEOUT), httpx2.Client(timeout=TIMEOUT))
+        for client in (SdkHttpClient(_Noting(), TIMEOUT), httpx2.Client(timeout=TIMEOUT))
     ]
 
     assert _sent(built[0]) == _sent(built[1])
@@ -83,7 +83,7 @@ def test_the_operator_may_name_the_host() -> None:
 
 def test_the_body_is_left_to_be_read() -> None:
     body = _Broken()
-    client = Client(_Noting(body=body), TIMEOUT)
+    client = SdkHttpClient(_Noting(body=body), TIMEOUT)
 
     response = client.send(_built(client, content=b"{}"), stream=True)
 
@@ -94,7 +94,7 @@ def test_the_body_is_left_to_be_read() -> None:
 
 def test_a_body_that_breaks_is_closed() -> None:
     body = _Broken()
-    client = Client(_Noting(body=body), TIMEOUT)
+    client = SdkHttpClient(_Noting(body=body), TIMEOUT)
 
     with pytest.raises(httpx2.ReadError):
         client.send(_built(client, content=b"{}"))
@@ -103,14 +103,14 @@ def test_a_body_that_breaks_is_closed() -> None:
 
 
 def test_an_answer_that_is_not_streamed_is_read() -> None:
-    client = Client(_Noting(), TIMEOUT)
+    client = SdkHttpClient(_Noting(), TIMEOUT)
 
     assert client.send(_built(client, content=b"{}")).content == b"{}"
 
 
 def test_redirects_are_not_followed_and_cookies_not_kept() -> None:
     transport = _Noting(status=307)
-    client = Client(transport, TIMEOUT)
+    client = SdkHttpClient(transport, TIMEOUT)
 
     responses = [client.send(_built(client, content=b"{}")) for _ in range(2)]
 

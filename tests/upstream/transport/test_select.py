@@ -8,8 +8,8 @@ from gevent import monkey
 from forwarder.config.settings import Settings
 from forwarder.demo import DemoTransport
 from forwarder.upstream.transport.gevent_transport import GeventTransport
-from forwarder.upstream.transport.pinned_transport import GuardedTransport
-from forwarder.upstream.transport.select import transport_for
+from forwarder.upstream.transport.pinned_transport import PinnedTransport
+from forwarder.upstream.transport.select import select_transport
 
 [REAL] = Settings.from_env({"CHAT_BASE_URL": "http://up.test/v1"}).upstreams
 DEMO = Settings.from_env({}).upstreams[0]
@@ -22,29 +22,29 @@ def under_gevent(monkeypatch: pytest.MonkeyPatch, patched: bool) -> None:
 def test_under_gevent_it_is_the_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:
     under_gevent(monkeypatch, True)
 
-    assert isinstance(transport_for(REAL, 1), GeventTransport)
+    assert isinstance(select_transport(REAL, 1), GeventTransport)
 
 
 def test_under_threads_it_is_the_sdk_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     under_gevent(monkeypatch, False)
 
-    assert transport_for(REAL, 1) is None
+    assert select_transport(REAL, 1) is None
 
 
 @pytest.mark.parametrize("patched", [False, True])
 def test_the_demo_brings_its_own(patched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     under_gevent(monkeypatch, patched)
 
-    assert isinstance(transport_for(DEMO, 1), DemoTransport)
+    assert isinstance(select_transport(DEMO, 1), DemoTransport)
 
 
-@pytest.mark.parametrize(("patched", "kind"), [(True, GeventTransport), (False, GuardedTransport)])
+@pytest.mark.parametrize(("patched", "kind"), [(True, GeventTransport), (False, PinnedTransport)])
 def test_who_may_not_connect_anywhere_does_so_under_both(
     patched: bool, kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_gevent(monkeypatch, patched)
 
-    assert type(transport_for(REAL, 1, lambda host, port: [])) is kind
+    assert type(select_transport(REAL, 1, lambda host, port: [])) is kind
 
 
 @pytest.mark.parametrize(("retries", "resends"), [("0", False), ("1", True)])
@@ -55,7 +55,7 @@ def test_posts_are_sent_again_only_where_retries_are_on(
     given = {"CHAT_BASE_URL": "http://up.test/v1", "CHAT_MAX_RETRIES": retries}
     [settings] = Settings.from_env(given).upstreams
 
-    transport = transport_for(settings, 1)
+    transport = select_transport(settings, 1)
 
     assert isinstance(transport, GeventTransport)
     assert transport._resend_posts is resends
