@@ -28,8 +28,8 @@ one; everything else is a function ``call -> call`` wrapped around it.
 - `capture/` keeps whole exchanges for debugging, and sends one again.
 - `state/` remembers for clients, around calls and streams; `store/` is the database under it.
   Where there is none `memory.py` knows recent items, and `chain.py` a WebSocket's turns anyhow.
-- `dry_run.py` and `documents/` tell what would be asked, and what becomes of what; `demo/` answers
-  where no upstream is configured.  `cli/` has the `forwarder` command.
+- `dry_run.py` tells what would be asked; `demo/` answers where no upstream is configured.  `cli/`
+  has the `forwarder` command.
 - `sse.py`, `ndjson.py` and `network/` know bytes, not meaning.
 - `errors.py` names every failure by whose fault it is; `config/` alone reads the environment.
 """

@@ -11,11 +11,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from forwarder.cli.models import build_keys_group, build_models_group
 from forwarder.cli.replay import make_replay_command
-from forwarder.cli.upstream import (
-    build_fidelity_command,
-    build_probe_command,
-    build_translate_command,
-)
+from forwarder.cli.upstream import build_probe_command, build_translate_command
 from forwarder.config import settings as config
 from forwarder.config.settings import Settings
 from forwarder.context.request_context import RequestObserver
@@ -27,6 +23,7 @@ from forwarder.pipeline.gateway import Gateway
 from forwarder.server import (
     captures,
     conversations,
+    docs,
     dry_run,
     files,
     health,
@@ -65,7 +62,6 @@ def create_app(settings: Settings | None = None) -> Flask:
         build_models_group,
         build_keys_group,
         make_replay_command(create_app),
-        build_fidelity_command,
     ):
         app.cli.add_command(command)
     if settings.trusted_proxies:
@@ -85,6 +81,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(dry_run.blueprint)
     app.register_blueprint(captures.blueprint)
     app.register_blueprint(ollama_models.blueprint)
+    app.register_blueprint(docs.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics.blueprint)
     app.wsgi_app = PathAliases(app.wsgi_app)  # type: ignore[method-assign]

@@ -28,7 +28,6 @@ CONTAINER = POD["containers"][0]
 UNIT_TEXT = (ROOT / "deploy/forwarder.service").read_text(encoding="utf-8")
 
 FILES = ["Dockerfile", "compose.yaml", *(f"deploy/{p.name}" for p in (ROOT / "deploy").iterdir())]
-PAGES = ["SECURITY.md", "docs/production.md"]
 VARIABLES = (
     {DOTENV_VARIABLE}
     | {f"FORWARDER_{row.suffix}" for row in SETTINGS}
@@ -68,21 +67,12 @@ def test_the_search_for_variables_finds_unknown_ones() -> None:
     }
 
 
-@pytest.mark.parametrize("name", [*FILES, *PAGES])
+@pytest.mark.parametrize("name", FILES)
 def test_every_variable_is_a_setting(name: str) -> None:
     found = find_variables((ROOT / name).read_text(encoding="utf-8"))
 
     assert found
     assert found <= VARIABLES
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_every_link_leads_to_a_file(name: str) -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8"))
-
-    assert links
-    for link in links:
-        assert (ROOT / name).parent.joinpath(link).exists(), link
 
 
 # -- the image -------------------------------------------------------------------------------------
@@ -97,7 +87,7 @@ def test_the_image_copies_files_that_exist_and_are_not_ignored() -> None:
         for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE)
         for source in line.split()[:-1]
     ]
-    assert len(sources) == 8
+    assert len(sources) == 16
     for source in sources:
         assert (ROOT / source).exists()
         assert any(fnmatch(source, pattern) for pattern in kept), source

@@ -183,7 +183,6 @@ LAYERS = (
     "observability",
     "pipeline",
     "server",
-    "docgen",
     "cli",
 )
 """The packages, lowest first: each imports only those before it."""

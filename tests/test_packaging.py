@@ -12,6 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 RUNTIME, OTEL, DEV = "requirements.txt", "requirements-otel.txt", "requirements-dev.txt"
+DOCS = "requirements-docs.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PYTHONS = ("3.11.0", "3.11.7", "3.12.0", "3.13.0", "3.14.0")
 
@@ -51,10 +52,14 @@ def test_the_package_depends_on_what_the_readme_installs() -> None:
         "optional-dependencies",
     }
     assert dynamic["dependencies"] == {"file": [RUNTIME]}
-    assert dynamic["optional-dependencies"] == {"otel": {"file": [OTEL]}, "dev": {"file": [DEV]}}
+    assert dynamic["optional-dependencies"] == {
+        "otel": {"file": [OTEL]},
+        "dev": {"file": [DEV]},
+        "docs": {"file": [DOCS]},
+    }
 
 
-@pytest.mark.parametrize("name", [RUNTIME, OTEL, DEV])
+@pytest.mark.parametrize("name", [RUNTIME, OTEL, DEV, DOCS])
 def test_a_requirements_file_is_a_list_of_pinned_packages(name: str) -> None:
     """setuptools reads it too, which knows no options such as -r and -c."""
     assert read_requirements(name)
@@ -65,7 +70,7 @@ def test_a_requirements_file_is_a_list_of_pinned_packages(name: str) -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize(
     ("lock", "names"),
-    [("requirements.lock", [RUNTIME]), ("constraints.txt", [RUNTIME, OTEL, DEV])],
+    [("requirements.lock", [RUNTIME]), ("constraints.txt", [RUNTIME, OTEL, DEV, DOCS])],
 )
 def test_a_lock_covers_the_requirements(lock: str, names: list[str], python: str) -> None:
     locked = pin(read_requirements(lock), python)

@@ -9,7 +9,6 @@ from typing import IO
 import click
 import orjson
 
-from forwarder import docgen
 from forwarder.cli.context import with_bridge
 from forwarder.config.parsers import make_prefix
 from forwarder.context.request_context import RequestContext
@@ -18,7 +17,6 @@ from forwarder.core.ids import generate_id
 from forwarder.core.terminal_escapes import escape_control_characters, print_line
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
-from forwarder.docgen.fidelity import render_fidelity
 from forwarder.pipeline.dry_run import CLIENT_PROTOCOLS, detect_protocol
 from forwarder.pipeline.gateway import Gateway
 from forwarder.providers import Profile
@@ -83,16 +81,6 @@ def build_translate_command(
             escape_control_characters(" ".join(error.message.split()))
         ) from error
     print_line(json.dumps(report, ensure_ascii=False, indent=2))
-
-
-@click.command("fidelity")
-@click.option("--write", is_flag=True, help="Renew the tables in the documents instead.")
-def build_fidelity_command(write: bool) -> None:
-    """Print what becomes of every parameter, item, part and tool, as Markdown."""
-    if write:
-        docgen.write_blocks()
-    else:
-        print_line(render_fidelity())
 
 
 def read_request(file: IO[bytes]) -> Json:

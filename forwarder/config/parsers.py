@@ -259,6 +259,10 @@ def parse_capture(text: str) -> str:
     return text
 
 
+def docs_folder(text: str) -> str | None:
+    return None if text.lower() == "off" else text
+
+
 @with_error_message(
     "names of headers or patterns (x-codex-*) separated by commas, without those that hold keys or"
     " cookies or describe one connection"

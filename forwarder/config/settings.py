@@ -94,6 +94,7 @@ class Settings:
     is ``None`` when clients reach the forwarder at the address that their own requests name.
     ``rate_requests`` and ``rate_tokens`` are limits such as ``60/minute``, or ``None`` for none.
     ``capture`` is ``off``, ``memory`` or a directory; ``capture_max`` is in bytes.
+    ``docs_dir`` is the folder of the built documentation, ``None`` if it is not served.
     ``background_grace`` is ``None`` where background work has the grace of all other answers;
     ``background_unsaved_max`` is in bytes.
     ``demo`` says that nothing was configured and ``upstreams`` are the built-in demo.
@@ -167,6 +168,7 @@ class Settings:
     capture_max: int
     capture_age: float
     capture_redact: tuple[str, ...]
+    docs_dir: str | None
     tracing: bool
 
     @classmethod
@@ -320,6 +322,7 @@ SETTINGS = (
     Setting("CAPTURE_MAX", "capture_max", parsers.parse_size, "2m"),
     Setting("CAPTURE_AGE", "capture_age", parsers.parse_seconds, "86400"),
     Setting("CAPTURE_REDACT", "capture_redact", parsers.parse_fields, ""),
+    Setting("DOCS_DIR", "docs_dir", parsers.docs_folder, "site"),
 )
 
 UPSTREAM_SETTINGS = (

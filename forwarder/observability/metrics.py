@@ -55,45 +55,47 @@ class MetricsObserver(RequestObserver):
         histogram = partial(
             Histogram, namespace="forwarder", registry=self._registry, buckets=DURATION_BUCKETS
         )
-        self._requests = counter(
-            "requests_total", "Requests that are over.", (*ANSWER_LABELS, "status")
-        )
+        self._requests = counter("requests_total", "Finished requests.", (*ANSWER_LABELS, "status"))
         self._input_tokens = counter("input_tokens_total", "Tokens of prompts.", ANSWER_LABELS)
         self._output_tokens = counter("output_tokens_total", "Tokens of answers.", ANSWER_LABELS)
         self._events = counter("events_total", "Stream events of answers.", ANSWER_LABELS)
         self._first_event_seconds = histogram(
             "first_event_seconds",
-            "From the request to the first event of its answer.",
+            "Time from the request to the first event of its answer.",
             ANSWER_LABELS,
         )
         self._stream_seconds = histogram(
-            "stream_seconds", "From the request to the end of its streamed answer.", ANSWER_LABELS
+            "stream_seconds",
+            "Time from the request to the end of its streamed answer.",
+            ANSWER_LABELS,
         )
         self._open_streams = Gauge(
             "open_streams",
-            "Streamed answers that are not over.",
+            "Streamed answers in progress.",
             ("route",),
             namespace="forwarder",
             registry=self._registry,
             multiprocess_mode="livesum",
         )
         self._dropped_parameters = counter(
-            "dropped_parameters_total", "Parameters that could not be carried.", ("parameter",)
+            "dropped_parameters_total", "Parameters lost in translation.", ("parameter",)
         )
 
     def _create_failure_metrics(self) -> None:
         counter = partial(Counter, namespace="forwarder", registry=self._registry)
         self._errors = counter(
-            "upstream_errors_total", "Requests that an upstream failed.", ("upstream", "kind")
+            "upstream_errors_total", "Requests that failed at an upstream.", ("upstream", "kind")
         )
-        self._retries = counter("retries_total", "Requests sent once more.", ("upstream", "reason"))
+        self._retries = counter("retries_total", "Retries at upstreams.", ("upstream", "reason"))
         self._fallbacks = counter(
-            "fallbacks_total", "Requests that went to another upstream.", ("upstream", "to")
+            "fallbacks_total", "Requests sent to a fallback.", ("upstream", "to")
         )
-        self._refusals = counter("refusals_total", "Requests turned away here.", ("reason",))
+        self._refusals = counter(
+            "refusals_total", "Requests refused by the forwarder.", ("reason",)
+        )
         self._breakers = Gauge(
             "breaker_state",
-            "0 closed, 1 half open, 2 open; the worst of all workers.",
+            "0 closed, 1 half open, 2 open; the highest of all workers.",
             ("upstream",),
             namespace="forwarder",
             registry=self._registry,
@@ -102,7 +104,7 @@ class MetricsObserver(RequestObserver):
 
         self._upstream_up = Gauge(
             "upstream_up",
-            "1 when the last check found nothing wrong, else 0; the worst of all workers.",
+            "1 if the last check succeeded, otherwise 0; the lowest of all workers.",
             ("upstream",),
             namespace="forwarder",
             registry=self._registry,
@@ -110,7 +112,7 @@ class MetricsObserver(RequestObserver):
         )
         self._check_seconds = Histogram(
             "upstream_check_seconds",
-            "How long checks of upstreams and registered models took.",
+            "Duration of checks of upstreams and registered models.",
             ("upstream",),
             namespace="forwarder",
             registry=self._registry,

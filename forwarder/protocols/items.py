@@ -39,8 +39,8 @@ _CARRIED_ITEM = Disposition("carried")
 
 # -- Responses -> Chat --------------------------------------------------------------------------
 
-_HOSTED_TOOL_RECORD = drop_item("a hosted tool's record has no chat form")
-_FUNCTION_CALL = remap_item("becomes a call of the function that the tool is worn as")
+_HOSTED_TOOL_RECORD = drop_item("Chat Completions has no form for hosted tool calls")
+_FUNCTION_CALL = remap_item("becomes a call of the function that stands for the tool")
 _TOOL_RESULT = remap_item("becomes the tool message of its call")
 
 INPUT_ITEMS: DispositionTable = {
@@ -60,17 +60,17 @@ INPUT_ITEMS: DispositionTable = {
     "tool_search_output": remap_item("becomes a tool message, and the tools in it are offered"),
     "additional_tools": remap_item("its tools are offered"),
     "configuration_update": remap_item("becomes the parameters that it sets; the last one counts"),
-    "reasoning": remap_item("goes back on the message that it led to, unsealed or as it reads"),
-    "reasoning, sealed elsewhere": drop_item("what another sealed cannot be opened here"),
-    "item_reference, stored": emulate_item("the item itself takes its place"),
+    "reasoning": remap_item("sent back on the message it belongs to, decrypted or as text"),
+    "reasoning, sealed elsewhere": drop_item("only its maker can decrypt it"),
+    "item_reference, stored": emulate_item("replaced by the item"),
     "item_reference, unknown": refuse_item("no such item is stored here"),
-    "compaction": emulate_item("opened, and in the place of what it stands for"),
-    "compaction, made elsewhere": drop_item("what another compacted cannot be opened here"),
-    "compaction_trigger": emulate_item("the model sums up the conversation, without tools"),
+    "compaction": emulate_item("decrypted, and replaces the turns that it summarizes"),
+    "compaction, made elsewhere": drop_item("only its maker can decrypt it"),
+    "compaction_trigger": emulate_item("the model summarizes the conversation, without tools"),
     "web_search_call": _HOSTED_TOOL_RECORD,
     "file_search_call": _HOSTED_TOOL_RECORD,
     "code_interpreter_call": _HOSTED_TOOL_RECORD,
-    "image_generation_call": remap_item("becomes an image that the user shows, behind its turn"),
+    "image_generation_call": remap_item("becomes an image of the user after its turn"),
     "computer_call": _HOSTED_TOOL_RECORD,
     "computer_call_output": _HOSTED_TOOL_RECORD,
     "mcp_list_tools": _HOSTED_TOOL_RECORD,
@@ -82,11 +82,9 @@ INPUT_ITEMS: DispositionTable = {
 }
 """A Responses client's ``input``."""
 
-_MEDIA_BY_URL = emulate_item(
-    "fetched and inlined for clients with keys (FORWARDER_FETCH), else refused"
-)
+_MEDIA_BY_URL = emulate_item("fetched for clients with keys (`FORWARDER_FETCH`), otherwise refused")
 _MEDIA_BY_FILE_ID = emulate_item(
-    "the upstream's own file is inlined, where it gives it out, else refused"
+    "the upstream's file is downloaded; refused if the upstream does not give it out"
 )
 
 INPUT_PARTS: DispositionTable = {
@@ -94,7 +92,7 @@ INPUT_PARTS: DispositionTable = {
     "input_text, with a prompt_cache_breakpoint": drop_item(unread_fields.BREAKPOINT_LOSS),
     "input_image": remap_item("becomes an image_url part"),
     "input_image, by file id": _MEDIA_BY_FILE_ID,
-    "input_image, of a system message": refuse_item("Chat Completions has system texts alone"),
+    "input_image, of a system message": refuse_item("Chat Completions allows only text there"),
     "input_file": remap_item("becomes a file part"),
     "input_file, with a detail": drop_item(unread_fields.FILE_DETAIL_LOSS),
     "input_file, by URL": _MEDIA_BY_URL,
@@ -103,19 +101,17 @@ INPUT_PARTS: DispositionTable = {
 """What a Responses client's messages hold."""
 
 OUTPUT_PARTS: DispositionTable = {
-    "output_text": remap_item("the message's texts are joined into its content"),
+    "output_text": remap_item("texts of the message are joined into its content"),
     "output_text, with annotations": note_item(unread_fields.ANNOTATIONS_LOSS),
     "output_text, with logprobs": note_item(unread_fields.LOGPROBS_LOSS),
     "refusal": remap_item("becomes the message's refusal"),
 }
 """What the assistant's messages hold that a Responses client gives back."""
 
-_RESULT_MEDIA = remap_item(
-    "stays in the tool message, or goes into a user message behind, by profile"
-)
+_RESULT_MEDIA = remap_item("stays there or moves into a user message after it, as the profile says")
 
 RESULT_PARTS: DispositionTable = {
-    "input_text": remap_item("the result's texts are joined into the tool message"),
+    "input_text": remap_item("texts of the result are joined into the tool message"),
     "input_image": _RESULT_MEDIA,
     "input_image, by file id": _MEDIA_BY_FILE_ID,
     "input_file": _RESULT_MEDIA,
@@ -124,7 +120,7 @@ RESULT_PARTS: DispositionTable = {
 """What a Responses client's tools give back."""
 
 _HOSTED_TOOL = drop_item("the upstream cannot run this tool")
-_WRAPPED_TOOL = remap_item("is worn as a function, and its calls are unwrapped again")
+_WRAPPED_TOOL = remap_item("becomes a function; its calls are converted back")
 
 RESPONSES_TOOLS: DispositionTable = {
     "function": remap_item("between the flat and the nested shape"),
@@ -172,7 +168,7 @@ CHAT_USER_PARTS: DispositionTable = {
     "text": remap_item("becomes an input_text part"),
     "image_url": remap_item("becomes an input_image part"),
     "file": remap_item("becomes an input_file part"),
-    "input_audio": refuse_item("the Responses API takes no audio input"),
+    "input_audio": refuse_item("the Responses API accepts no audio input"),
 }
 """What a Chat client's user messages hold."""
 

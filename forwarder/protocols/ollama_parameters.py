@@ -18,24 +18,22 @@ from forwarder.protocols.parameters import (
     remap,
 )
 
-_RUNNER_REASON = "the upstream runs its models as it likes"
-_SAMPLING_REASON = "Chat Completions has no such parameter, and this upstream none of its own"
-_TRUNCATION_REASON = (
-    "an upstream decides itself what to do with a conversation that is too long for it"
+_RUNNER_REASON = "a setting of Ollama's runner; the upstream manages its models itself"
+_SAMPLING_REASON = (
+    "Chat Completions has no such parameter, and this upstream does not accept it either"
 )
-_RAW_PROMPT_REASON = (
-    "Chat Completions has messages, and no prompt that could be seen or written whole"
-)
-_IMAGE_SIZE_REASON = "nothing here draws pictures to measure"
+_TRUNCATION_REASON = "the upstream decides what to do with a conversation that is too long"
+_RAW_PROMPT_REASON = "Chat Completions has messages, no raw prompt"
+_IMAGE_SIZE_REASON = "the forwarder generates no images"
 
 _OPTION_PARAMETERS: dict[str, Disposition] = {
-    "options.temperature": remap(NUMBER, "stands beside the messages"),
-    "options.top_p": remap(NUMBER, "stands beside the messages"),
-    "options.seed": remap(NUMBER, "stands beside the messages"),
-    "options.presence_penalty": remap(NUMBER, "stands beside the messages"),
-    "options.frequency_penalty": remap(NUMBER, "stands beside the messages"),
-    "options.stop": remap((str, list), "stands beside the messages"),
-    "options.num_predict": remap(NUMBER, "is called max_completion_tokens; 0 and less is no limit"),
+    "options.temperature": remap(NUMBER, "is a parameter besides the messages"),
+    "options.top_p": remap(NUMBER, "is a parameter besides the messages"),
+    "options.seed": remap(NUMBER, "is a parameter besides the messages"),
+    "options.presence_penalty": remap(NUMBER, "is a parameter besides the messages"),
+    "options.frequency_penalty": remap(NUMBER, "is a parameter besides the messages"),
+    "options.stop": remap((str, list), "is a parameter besides the messages"),
+    "options.num_predict": remap(NUMBER, "sent as `max_completion_tokens`; 0 and less is no limit"),
     "options.top_k": offer(NUMBER, _SAMPLING_REASON),
     "options.min_p": offer(NUMBER, _SAMPLING_REASON, 0),
     "options.repeat_penalty": offer(NUMBER, _SAMPLING_REASON, 1),
@@ -64,17 +62,17 @@ _OPTION_PARAMETERS: dict[str, Disposition] = {
 }
 
 _KEEP_ALIVE_PARAMETER = keep_local(
-    (int, float, str), f"{_RUNNER_REASON}; 0, with nothing asked, is told to be done"
+    (int, float, str), f"{_RUNNER_REASON}; 0 without a message is answered as unloaded"
 )
 
 _COMMON_PARAMETERS: dict[str, Disposition] = {
     "model": carry(STR),
-    "stream": keep_local(BOOL, "lines are Ollama's own form; true unless it is said"),
+    "stream": keep_local(BOOL, "JSON lines, as Ollama sends them; the default is true"),
     "keep_alive": _KEEP_ALIVE_PARAMETER,
-    "format": remap((str, dict), "is called response_format"),
-    "think": remap((bool, str), "is called reasoning_effort: true is medium, false is none"),
+    "format": remap((str, dict), "sent as `response_format`"),
+    "think": remap((bool, str), "sent as `reasoning_effort`: true is medium, false is none"),
     "logprobs": carry(BOOL),
-    "top_logprobs": remap(INT, "goes with logprobs"),
+    "top_logprobs": remap(INT, "sent with `logprobs`"),
     "truncate": drop(BOOL, _TRUNCATION_REASON, False),
     "shift": drop(BOOL, _TRUNCATION_REASON, False),
     "_debug_render_only": refuse(BOOL, _RAW_PROMPT_REASON, False),
@@ -83,8 +81,10 @@ _COMMON_PARAMETERS: dict[str, Disposition] = {
 
 OLLAMA_CHAT: dict[str, Disposition] = {
     **_COMMON_PARAMETERS,
-    "messages": remap(LIST, "calls get ids, images become parts, thinking its field"),
-    "tools": remap(LIST, "functions, as Chat Completions has them"),
+    "messages": remap(
+        LIST, "calls get ids, images become parts, thinking becomes the reasoning field"
+    ),
+    "tools": remap(LIST, "functions, in the shape of Chat Completions"),
 }
 """The parameters of ``/api/chat``."""
 
@@ -94,7 +94,7 @@ OLLAMA_GENERATE: dict[str, Disposition] = {
     "system": remap(STR, "becomes the first message"),
     "images": remap(LIST, "become parts of the user's message"),
     "context": refuse(LIST, "no earlier turn is kept as tokens; /api/chat takes messages", []),
-    "suffix": refuse(STR, "Chat Completions writes an end, and nothing in between", ""),
+    "suffix": refuse(STR, "Chat Completions continues a text; it does not fill a gap", ""),
     "template": refuse(STR, _RAW_PROMPT_REASON, ""),
     "raw": refuse(BOOL, _RAW_PROMPT_REASON, False),
     "width": drop(INT, _IMAGE_SIZE_REASON, 0),
@@ -104,7 +104,7 @@ OLLAMA_GENERATE: dict[str, Disposition] = {
 """The parameters of ``/api/generate``."""
 
 _UNUSED_SAMPLING_OPTIONS = {
-    name: drop(fate.types, "nothing is written, so there is nothing to choose")
+    name: drop(fate.types, "embeddings generate no text")
     for name, fate in _OPTION_PARAMETERS.items()
     if fate.kind != "dropped"
 }
@@ -126,7 +126,7 @@ OLLAMA_EMBED: dict[str, Disposition] = {
 
 OLLAMA_EMBEDDINGS: dict[str, Disposition] = {
     **_EMBEDDING_PARAMETERS,
-    "prompt": remap(STR, "is called input"),
+    "prompt": remap(STR, "sent as `input`"),
 }
 """The parameters of ``/api/embeddings``."""
 

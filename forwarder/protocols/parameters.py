@@ -75,40 +75,50 @@ COMMON_PARAMETERS = {
     "safety_identifier": carry(STR),
     "user": carry(STR),
     "stream": carry(BOOL),
-    "stream_options": keep_local(DICT, "usage is always asked for and given when wanted"),
-    "tools": remap(LIST, "between the nested and the flat shape; namespaces are flattened"),
+    "stream_options": keep_local(
+        DICT, "usage is always requested from the upstream, and returned if the client wants it"
+    ),
+    "tools": remap(LIST, "converted from the flat to the nested shape; namespaces are flattened"),
     "tool_choice": remap((str, dict), "between the nested and the flat shape"),
 }
 
 RESPONSES_OVER_CHAT: dict[str, Disposition] = {
     **COMMON_PARAMETERS,
-    "access_programs": drop(DICT, "it is a matter of OpenAI's own accounts"),
-    "background": emulate(BOOL, "the forwarder does the work, and stores what comes", False),
-    "background_options": keep_local(DICT, "background work starts at once, within every window"),
-    "client_metadata": keep_local(DICT, "Codex notes its session there, for OpenAI alone"),
-    "context_management": emulate(LIST, "above the threshold the model sums up what it did", []),
-    "conversation": emulate((str, dict), "its items are put before the input, and it is added"),
+    "access_programs": drop(DICT, "applies only to accounts at OpenAI"),
+    "background": emulate(
+        BOOL, "the forwarder runs it in the background and stores the result", False
+    ),
+    "background_options": keep_local(DICT, "background work starts at once"),
+    "client_metadata": keep_local(DICT, "metadata of Codex sessions for OpenAI"),
+    "context_management": emulate(
+        LIST, "above the threshold the model summarizes the conversation", []
+    ),
+    "conversation": emulate(
+        (str, dict), "its items are put before the input; input and output are added to it"
+    ),
     "frequency_penalty": carry(NUMBER),
     "image": drop(DICT, "Chat Completions has no image compression"),
-    "include": remap(LIST, "asks for log probabilities, or is honoured here"),
+    "include": remap(LIST, "requests log probabilities, or is done by the forwarder"),
     "input": remap((str, list), "becomes messages"),
     "instructions": remap(STR, "becomes the first message"),
     "logit_bias": carry(DICT),
-    "max_output_tokens": remap(INT, "is called max_completion_tokens"),
-    "max_tool_calls": keep_local(INT, "counts hosted tools, of which none runs here"),
+    "max_output_tokens": remap(INT, "sent as `max_completion_tokens`"),
+    "max_tool_calls": keep_local(INT, "counts hosted tools, and none runs over this upstream"),
     "presence_penalty": carry(NUMBER),
     "previous_response_id": emulate(STR, "the earlier turns are put before the input"),
-    "prompt": refuse(DICT, "prompt templates live with OpenAI"),
-    "prompt_cache_options": remap(DICT, "comparison_response_id and prewarm fall away"),
-    "reasoning": remap(DICT, "the effort goes over; the summary decides the form here"),
+    "prompt": refuse(DICT, "prompt templates are stored at OpenAI"),
+    "prompt_cache_options": remap(DICT, "sent without `comparison_response_id` and `prewarm`"),
+    "reasoning": remap(DICT, "the effort is sent; the summary selects the form of reasoning here"),
     "seed": carry(INT),
-    "service_tier": remap(STR, "ultrafast is called priority"),
+    "service_tier": remap(STR, "`ultrafast` is sent as `priority`"),
     "stop": carry((str, list)),
     "store": keep_local(BOOL, "the forwarder stores the response; the upstream stores nothing"),
     "text": remap(DICT, "becomes response_format and verbosity"),
-    "top_logprobs": remap(INT, "goes with logprobs: true"),
+    "top_logprobs": remap(INT, "sent with `logprobs: true`"),
     "truncation": emulate(
-        STR, "the oldest turns go when the upstream says that it is too much", "disabled"
+        STR,
+        "the oldest turns are removed if the upstream says that the context is full",
+        "disabled",
     ),
 }
 """A Responses client's parameters over a Chat upstream.
@@ -116,32 +126,36 @@ RESPONSES_OVER_CHAT: dict[str, Disposition] = {
 How to draw and where to stop are Chat's own, but nothing else is meant by them: they are carried.
 """
 
-_NO_SUCH_PARAMETER = "the Responses API has no such parameter, and this upstream none of its own"
+_NO_SUCH_PARAMETER = (
+    "the Responses API has no such parameter, and this upstream does not accept it either"
+)
 
 CHAT_OVER_RESPONSES: dict[str, Disposition] = {
     **COMMON_PARAMETERS,
     "audio": refuse(DICT, "the Responses API answers in text"),
     "frequency_penalty": offer(NUMBER, _NO_SUCH_PARAMETER, 0),
-    "function_call": remap((str, dict), "the old spelling of tool_choice"),
-    "functions": remap(LIST, "the old spelling of tools"),
+    "function_call": remap((str, dict), "the older form of `tool_choice`"),
+    "functions": remap(LIST, "the older form of `tools`"),
     "logit_bias": offer(DICT, _NO_SUCH_PARAMETER, {}),
-    "logprobs": remap(BOOL, "is asked for by include"),
-    "max_completion_tokens": remap(INT, "is called max_output_tokens, at least 16"),
-    "max_tokens": remap(INT, "is called max_output_tokens, at least 16"),
+    "logprobs": remap(BOOL, "requested by `include`"),
+    "max_completion_tokens": remap(INT, "sent as `max_output_tokens`, at least 16"),
+    "max_tokens": remap(INT, "sent as `max_output_tokens`, at least 16"),
     "messages": remap(LIST, "become input items"),
-    "modalities": remap(LIST, "images come from the image_generation tool, audio not at all"),
-    "n": emulate(INT, "the upstream is asked as often, and the answers are merged", 1),
+    "modalities": remap(
+        LIST, "images are requested by the image_generation tool; audio is not supported"
+    ),
+    "n": emulate(INT, "that many requests are sent, and their answers merged", 1),
     "prediction": offer(DICT, _NO_SUCH_PARAMETER),
     "presence_penalty": offer(NUMBER, _NO_SUCH_PARAMETER, 0),
     "prompt_cache_options": carry(DICT),
-    "reasoning_effort": remap(STR, "is called reasoning.effort"),
-    "response_format": remap(DICT, "is called text.format"),
+    "reasoning_effort": remap(STR, "sent as `reasoning.effort`"),
+    "response_format": remap(DICT, "sent as `text.format`"),
     "seed": offer(INT, _NO_SUCH_PARAMETER),
     "service_tier": carry(STR),
     "stop": emulate((str, list), "the answer is cut here", []),
-    "store": remap(BOOL, "the Responses API stores unless told not to"),
-    "top_logprobs": remap(INT, "goes with logprobs"),
-    "verbosity": remap(STR, "is called text.verbosity"),
+    "store": remap(BOOL, "the Responses API stores by default"),
+    "top_logprobs": remap(INT, "sent with `logprobs`"),
+    "verbosity": remap(STR, "sent as `text.verbosity`"),
     "web_search_options": remap(DICT, "becomes the web_search tool"),
 }
 """A Chat client's parameters over a Responses upstream."""

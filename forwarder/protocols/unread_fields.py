@@ -109,13 +109,13 @@ _SETTING_FIELDS: dict[str, dict[str, FieldTree]] = {
 
 # -- what is said of the rest ---------------------------------------------------------------------
 
-REASONING_LOSS = "this upstream takes no earlier reasoning as it reads"
-ANNOTATIONS_LOSS = "what an earlier text cited does not go back with it"
-LOGPROBS_LOSS = "log probabilities of an earlier text do not go back with it"
+REASONING_LOSS = "this upstream accepts no earlier reasoning as text"
+ANNOTATIONS_LOSS = "citations of earlier texts cannot be sent back"
+LOGPROBS_LOSS = "log probabilities of earlier texts cannot be sent back"
 SIGNATURES_LOSS = "what came with an earlier call was for the upstream that made it"
 PHASE_LOSS = "Chat Completions has no phases of an answer"
-BREAKPOINT_LOSS = "Chat Completions upstreams are not told where to cache"
-FILE_DETAIL_LOSS = "Chat Completions has no detail of files"
+BREAKPOINT_LOSS = "Chat Completions has no markers for caching"
+FILE_DETAIL_LOSS = "Chat Completions has no `detail` for files"
 
 _NOTE_REASONS = {
     "caller": "which program made a call, no upstream of Chat Completions can know",

@@ -47,7 +47,7 @@ MAX_ROUTE_LENGTH = 100
 _LIMIT_HEADER_PREFIX = "x-ratelimit-"
 _STRICT = "X-Forwarder-Strict"
 _TRUE_VALUES, _FALSE_VALUES = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-_UNOBSERVED_ROUTES = ("health", "metrics", "websocket")
+_UNOBSERVED_ROUTES = ("docs", "health", "metrics", "websocket")
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 

@@ -9,10 +9,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from forwarder import docgen
 from forwarder.app import create_app
 from forwarder.config.settings import Settings
-from forwarder.docgen.fidelity import render_fidelity
 from forwarder.upstream.transport.select import select_transport
 from tests.fake_provider import ScriptedUpstream, faults
 from tests.helpers.loopback import unused_port
@@ -184,20 +182,3 @@ def test_the_operator_s_strictness_holds_in_a_terminal_too() -> None:
 
     assert code == 1
     assert "'seed'" in told
-
-
-# -- fidelity -------------------------------------------------------------------------------------
-
-
-def test_the_fates_are_printed() -> None:
-    code, output, _ = run("fidelity")
-
-    assert (code, output) == (0, f"{render_fidelity()}\n")
-
-
-def test_or_the_documents_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[bool] = []
-    monkeypatch.setattr(docgen, "write_blocks", lambda: written.append(True))
-
-    assert run("fidelity", "--write") == (0, "", "")
-    assert written == [True]

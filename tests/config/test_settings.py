@@ -182,6 +182,7 @@ def test_defaults_of_the_forwarder() -> None:
         capture_max=2 * 2**20,
         capture_age=86400.0,
         capture_redact=(),
+        docs_dir="site",
         tracing=False,
     )
 
@@ -286,6 +287,8 @@ def test_defaults_of_an_upstream() -> None:
         ),
         ("RATE_LIMIT_WHEN_DOWN", "Refuse", "rate_when_down", "refuse"),
         ("TRUSTED_PROXIES", "2", "trusted_proxies", 2),
+        ("DOCS_DIR", "off", "docs_dir", None),
+        ("DOCS_DIR", "/srv/docs", "docs_dir", "/srv/docs"),
         ("CAPTURE", "Memory", "capture", "memory"),
         ("CAPTURE", "OFF", "capture", "off"),
         ("CAPTURE", "/var/lib/forwarder/exchanges", "capture", "/var/lib/forwarder/exchanges"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forwarder.docgen.markdown import format_code, render_table
+from tools.docgen.markdown import format_code, render_table
 
 
 def test_a_table_has_a_head_and_rows() -> None:

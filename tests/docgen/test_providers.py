@@ -1,4 +1,4 @@
-"""Every profile is in the table, and every difference has its words."""
+"""Every profile is on the page, and every difference has its words."""
 
 from __future__ import annotations
 
@@ -7,80 +7,95 @@ from typing import Any
 
 import pytest
 
-from forwarder.docgen.providers import (
-    FIELD_DESCRIPTIONS,
-    describe_value,
-    find_usual_drops,
-    render_providers,
-)
 from forwarder.providers import PROFILES, Profile
 from forwarder.providers.profile import PROFILE_FIELDS
+from tools.docgen.providers import (
+    FIELD_DESCRIPTIONS,
+    describe,
+    render_providers,
+    render_quirks,
+    usual_drops,
+)
 
 
-def row(provider: str) -> str:
-    [line] = [x for x in render_providers().splitlines() if x.startswith(f"| `{provider}` |")]
-    return line
+def section(provider: str) -> str:
+    return render_providers().partition(f"## `{provider}`\n")[2].partition("\n## ")[0]
 
 
-def test_every_knob_has_words() -> None:
+def test_every_field_has_words() -> None:
     assert FIELD_DESCRIPTIONS.keys() == PROFILE_FIELDS
 
 
-@pytest.mark.parametrize("knob", sorted(PROFILE_FIELDS))
-def test_every_value_of_a_choice_has_words_of_its_own(knob: str) -> None:
-    told = FIELD_DESCRIPTIONS[knob]
-    takes: Any = Profile.__dataclass_fields__[knob].metadata["takes"]
-    if isinstance(told, dict):
+@pytest.mark.parametrize("field", sorted(PROFILE_FIELDS))
+def test_every_value_of_a_choice_has_words_of_its_own(field: str) -> None:
+    words = FIELD_DESCRIPTIONS[field]
+    takes: Any = Profile.__dataclass_fields__[field].metadata["takes"]
+    if isinstance(words, dict):
         shown = takes.removeprefix("one of ").replace(" or ", ", ").split(", ")
-        assert {str(value).lower() for value in told} == set(shown)
-        assert len(set(told.values())) == len(told)
+        assert {str(value).lower() for value in words} == set(shown)
+        assert len(set(words.values())) == len(words)
 
 
 @pytest.mark.parametrize("name", [name for name in PROFILES if name not in ("generic", "demo")])
-def test_a_provider_s_row_tells_every_difference(name: str) -> None:
-    profile, line = PROFILES[name], row(name)
+def test_section_has_every_difference(name: str) -> None:
+    profile, text = PROFILES[name], section(name)
 
     differing = [
-        knob.name
-        for knob in fields(Profile)
-        if knob.name in PROFILE_FIELDS
-        and getattr(profile, knob.name) != getattr(Profile("x"), knob.name)
+        field.name
+        for field in fields(Profile)
+        if field.name in PROFILE_FIELDS
+        and getattr(profile, field.name) != getattr(Profile("x"), field.name)
     ]
     assert differing
-    for knob in differing:
-        assert describe_value(knob, getattr(profile, knob)) in line
-    assert all(f"`{host}`" in line for host in profile.hosts or (f"<NAME>_PROVIDER={name}",))
+    for field in differing:
+        assert f"- {describe(field, getattr(profile, field))}" in text
+    assert all(f"`{host}`" in text for host in profile.hosts or (f"<NAME>_PROVIDER={name}",))
 
 
-def test_every_model_of_a_row_is_named() -> None:
+def test_quirks_table_has_every_field_with_its_default() -> None:
+    cells = [line.strip("| ").split(" | ") for line in render_quirks().splitlines()[2:]]
+
+    assert {row[0].strip("`") for row in cells} == PROFILE_FIELDS
+    assert all(len(row) == 3 and row[1] for row in cells)
+    by_name = {row[0].strip("`"): row[1:] for row in cells}
+    assert by_name["tool_name_limit"] == [
+        "a whole number from 0; tool names of at most … characters",
+        "`64`",
+    ]
+    assert by_name["drop"] == ["an array of names; drops `…`", "`[]`"]
+    assert by_name["file"][0].startswith('`"inline"`: files are sent as data<br>`"upload"`: ')
+    assert by_name["key_header"][1] == "`null`"
+
+
+def test_every_model_pattern_is_named() -> None:
     for name, profile in PROFILES.items():
-        assert all(f"`{pattern}`" in row(name) for pattern in profile.models)
+        assert all(f"`{pattern}`" in section(name) for pattern in profile.models)
 
 
-def test_the_careful_profile_tells_what_it_does_and_the_demo_is_nobody_s() -> None:
-    assert "developer messages become system messages" in row("generic")
+def test_generic_profile_has_its_changes_and_the_demo_has_no_section() -> None:
+    assert "- developer messages become system messages" in section("generic")
     assert "`demo`" not in render_providers()
 
 
-def test_what_nearly_all_leave_out_is_told_once() -> None:
-    assert "metadata" in find_usual_drops()
-    assert "seed" not in find_usual_drops()
+def test_usual_drops_are_listed_once() -> None:
+    assert "metadata" in usual_drops()
+    assert "seed" not in usual_drops()
     assert render_providers().count("`verbosity`") == 1
-    assert describe_value("drop", frozenset({"seed"})) == "leaves out `seed`"
-    assert describe_value("drop", find_usual_drops()) == "leaves out the usual parameters"
-    assert describe_value("drop", frozenset()) == "leaves out nothing more"
+    assert describe("drop", frozenset({"seed"})) == "drops `seed`"
+    assert describe("drop", usual_drops()) == "drops the usual parameters"
+    assert describe("drop", frozenset()) == "drops no parameters"
 
 
-def test_models_and_efforts_that_fare_alike_are_told_together() -> None:
-    assert describe_value("effort_map", {"a": "low", "b": None, "c": "low"}) == (
-        "of the efforts `a`, `c` as `low` and no `b`"
+def test_equal_models_and_efforts_are_joined() -> None:
+    assert describe("effort_map", {"a": "low", "b": None, "c": "low"}) == (
+        "sends the reasoning efforts `a`, `c` as `low`, `b` not at all"
     )
     models = {
         "x*": {"file": "none"},
         "y*": {"file": "none", "image_url": "none"},
         "z": {"file": "none"},
     }
-    assert (
-        describe_value("models", models)
-        == "for `x*`, `z` no files; for `y*` no files and no images"
+    assert describe("models", models) == (
+        "for models `x*`, `z`: files are not sent; "
+        "for models `y*`: files are not sent, images are not sent"
     )

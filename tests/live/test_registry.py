@@ -1,4 +1,4 @@
-"""Models registered while forwarders run: the README's walk, the key, hostile hosts, real clients.
+"""Models registered while forwarders run: the documented commands, the key, hostile hosts, clients.
 
 Two servers share one database, one of them with two workers: each call may be any process's.
 """
@@ -30,7 +30,7 @@ from tests.live.talk import asking, http
 from tests.live.test_websocket import Talk
 
 SECRET = "the-first-secret"
-WALK = re.compile(r"## Register models while it runs\n.*?```bash\n(.*?)```", re.DOTALL)
+WALK = re.compile(r"## Commands\n.*?```bash\n(.*?)```", re.DOTALL)
 PROVIDER = "https://dashscope.aliyuncs.com/compatible-mode/v1"
 
 Anywhere = Callable[[], str]
@@ -101,8 +101,8 @@ def register(url: str, remote: ScriptedUpstream, name: str, **more: Any) -> http
 
 
 def walk(address: str, remote: ScriptedUpstream) -> Iterator[tuple[list[str], str]]:
-    """The README's commands, each with what it printed."""
-    found = WALK.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    """The commands of the documentation, each with what it printed."""
+    found = WALK.search((ROOT / "docs/registry.md").read_text(encoding="utf-8"))
     assert found
     text = found[1].replace("http://127.0.0.1:8000", address)
     text = text.replace(PROVIDER, remote.url).replace("sk-...", REMOTE_KEY)
@@ -118,7 +118,7 @@ def walk(address: str, remote: ScriptedUpstream) -> Iterator[tuple[list[str], st
         yield words, done.stdout.decode()
 
 
-def test_the_readme_s_walk(servers: list[Server], remote: ScriptedUpstream) -> None:
+def test_documented_commands_work(servers: list[Server], remote: ScriptedUpstream) -> None:
     for _ in range(8):  # a verification, and four requests of the walk
         remote.script(Answer(text="Hello there."))
 

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 
 from tests.fake_provider import Answer, ScriptedUpstream, faults
@@ -204,10 +206,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def demonstrated(demo: Server) -> dict[str, Answered]:
-    """Client -> the answer to its curl line among the README's first two commands."""
+    """Client -> the answer to its curl line in the README."""
     answers = {}
-    begin = README.partition("\n## Point it")[0]
-    for line in begin.replace("\\\n", " ").splitlines():
+    for line in README.replace("\\\n", " ").splitlines():
         if line.startswith("curl "):
             command = shlex.split(line)
             url = next(word for word in command if word.startswith("http"))
@@ -231,6 +232,23 @@ def test_the_readme_s_curl_lines_print_what_it_says(demo: Server) -> None:
     [event] = re.findall(r"^data: (\{.*\})$", README, re.MULTILINE)
     [told] = [e for e in answers["responses"].events if e.get("delta") == " Hello"]
     assert {**told, "item_id": "msg_…"} == json.loads(event)
+
+
+def test_documentation_is_served_complete(serve: Serve, tmp_path: Path) -> None:
+    """Files go out by another way than answers: gunicorn hands them to the system."""
+    script = "let text = '" + "x" * 500_000 + "'"
+    (tmp_path / "index.html").write_text("<h1>Hello</h1>")
+    (tmp_path / "app.js").write_text(script)
+    server = serve({"FORWARDER_DOCS_DIR": str(tmp_path)})
+
+    with httpx2.Client(base_url=server.url, follow_redirects=True) as client:
+        assert client.get("/docs").text == "<h1>Hello</h1>"
+        for _ in range(3):
+            assert client.get("/docs/app.js").text == script
+        assert client.head("/docs/app.js").headers["Content-Length"] == str(len(script))
+        etag = client.get("/docs/app.js").headers["ETag"]
+        cached = client.get("/docs/app.js", headers={"If-None-Match": etag})
+        assert cached.status_code == 304
 
 
 def test_the_demo_says_that_it_is_one(demo: Server) -> None:

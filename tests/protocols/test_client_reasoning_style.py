@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.protocols.client_reasoning_style import (
-    KNOWN_CLIENTS,
     STYLES,
     find_rendered_field,
     resolve_chat_style,
@@ -61,13 +59,6 @@ BROWSER = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, 
 )  # fmt: skip
 def test_a_client_is_known_by_its_headers(headers: Json, field: str | None) -> None:
     assert find_rendered_field(headers.get) == field
-
-
-def test_the_readme_names_every_known_client() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    _, _, told = readme.partition("With `auto`, these clients get")
-    for client in KNOWN_CLIENTS:
-        assert client.name.partition(",")[0] in told.partition("\n\n")[0]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ _SUMMARY_PREFIX = (
     "[Here the conversation was shortened. What you have said and done until here, "
     "in your own summary:]\n\n"
 )
-_FOREIGN_REASON = "what another compacted cannot be opened here"
+_FOREIGN_REASON = "only its maker can decrypt it"
 
 
 def open_compactions(request: Json, context: TranslationContext, native: bool) -> Json:

@@ -251,7 +251,7 @@ class ResponsesHistoryReader:
             item, "summary", path
         )
         if sealed and not text:
-            reason = "what another sealed cannot be opened here"
+            reason = "only its maker can decrypt it"
             self._context.loss_report.drop("input.reasoning.encrypted_content", reason)
         return {"reasoning_content": text} if text else {}
 
@@ -277,7 +277,7 @@ class ResponsesHistoryReader:
     def _drop_hosted_record(self, item: Json, path: str) -> None:
         """What a hosted tool did elsewhere has no place in a chat history."""
         self._context.loss_report.drop(
-            f"input.{item['type']}", "a hosted tool's record has no chat form"
+            f"input.{item['type']}", "Chat Completions has no form for hosted tool calls"
         )
 
     def _add_image(self, item: Json, path: str) -> None:

@@ -1,0 +1,80 @@
+"""``/docs``: the documentation, if it was built into the folder ``FORWARDER_DOCS_DIR``.
+
+It needs no client key: it contains nothing of this installation.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import re
+from pathlib import Path
+
+from flask import Blueprint, Response, current_app, redirect, send_from_directory, url_for
+from werkzeug.exceptions import HTTPException
+from werkzeug.security import safe_join
+from werkzeug.wrappers import Response as Redirect
+
+from forwarder.core.errors import NotFound
+from forwarder.pipeline.gateway import Gateway
+from forwarder.server import request_context
+
+blueprint = Blueprint("docs", __name__)
+
+_INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
+
+# Styles may be inline, since columns of tables are aligned by them.
+_POLICY = (
+    "default-src 'self'; script-src {scripts}; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+
+
+@blueprint.before_request
+def log_at_debug_level() -> None:
+    """A page consists of many files, each of which would have a line in the log."""
+    request_context.current_context().log_level = logging.DEBUG
+
+
+@blueprint.get("/docs")
+def redirect_to_first_page() -> Redirect:
+    """Redirect to a page beside which the relative links of the site lead to its files."""
+    _find_folder()
+    return redirect(url_for("docs.serve_page", path="index.html"))
+
+
+@blueprint.get("/docs/<path:path>")
+def serve_page(path: str) -> Response:
+    """A file of the site.  Raises NotFound if it is not there, or not below the folder."""
+    folder = _find_folder()
+    try:
+        response = send_from_directory(folder, path)
+    except HTTPException:
+        raise NotFound(f"The documentation has no page '{path[:64]}'.") from None
+    if response.mimetype == "text/html":
+        page = safe_join(str(folder), path)
+        scripts = [] if page is None else _hash_inline_scripts(Path(page).read_bytes())
+        policy = _POLICY.format(scripts=" ".join(["'self'", *scripts]))
+        response.headers["Content-Security-Policy"] = policy
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _find_folder() -> Path:
+    """The folder of the site, absolute: Flask takes a relative one to be below the package."""
+    bridge: Gateway = current_app.extensions["forwarder"]
+    name = bridge.settings.docs_dir
+    if name is None or not (Path(name) / "index.html").is_file():
+        raise NotFound(
+            "The documentation was not built here: run 'mkdocs build' where the forwarder runs, "
+            "or set FORWARDER_DOCS_DIR to the folder of the site."
+        )
+    return Path(name).absolute()
+
+
+def _hash_inline_scripts(page: bytes) -> list[str]:
+    """The sources by which a policy allows the scripts that stand in the page itself."""
+    digests = (hashlib.sha256(script).digest() for script in _INLINE_SCRIPT.findall(page))
+    return [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]

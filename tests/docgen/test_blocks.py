@@ -1,0 +1,77 @@
+"""The documentation says what the code says, and what a command in it prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from forwarder.app import create_app
+from forwarder.config.settings import Settings
+from tools.docgen.__main__ import main
+from tools.docgen.blocks import BLOCKS, COMMAND, ROOT, Block, replace_block, write_blocks
+
+BLOCK = Block("b", "x.md", lambda: r"new \1")
+HEAD, TAIL = f"<!-- b: written by `{COMMAND}` -->", "<!-- end of b -->"
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
+def test_page_has_what_the_code_says(block: Block) -> None:
+    page = (ROOT / block.file).read_text(encoding="utf-8")
+
+    assert replace_block(page, block) == page, f"bring {block.file} up to date by: {COMMAND}"
+
+
+def test_block_is_replaced_and_nothing_around_it() -> None:
+    replaced = replace_block(f"before\n{HEAD}\nold\n{TAIL}\nafter\n", BLOCK)
+
+    assert replaced == f"before\n{HEAD}\n\nnew \\1\n\n{TAIL}\nafter\n"
+    assert replace_block(replaced, BLOCK) == replaced
+
+
+@pytest.mark.parametrize("document", ["", f"{HEAD}\n", f"{HEAD}\n{TAIL}\n{HEAD}\n{TAIL}\n"])
+def test_block_needs_exactly_one_place(document: str) -> None:
+    with pytest.raises(ValueError, match="places for 'b'"):
+        replace_block(document, BLOCK)
+
+
+def test_all_blocks_are_written(tmp_path: Path) -> None:
+    for block in BLOCKS:
+        path = tmp_path / block.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"<!-- {block.name}: written by `{COMMAND}` -->\n")
+            file.write(f"<!-- end of {block.name} -->\n")
+
+    write_blocks(tmp_path)
+
+    for block in BLOCKS:
+        assert block.render() in (tmp_path / block.file).read_text(encoding="utf-8")
+
+
+def test_command_prints_the_blocks(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+
+    printed = capsys.readouterr().out
+    assert all(block.render() in printed for block in BLOCKS)
+
+
+def test_command_writes_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bool] = []
+    monkeypatch.setattr("tools.docgen.__main__.write_blocks", lambda: written.append(True))
+
+    main(["--write"])
+
+    assert written == [True]
+
+
+def test_dry_run_page_shows_what_the_command_prints() -> None:
+    page = (ROOT / "docs/dry-run.md").read_text(encoding="utf-8")
+    request = page.partition("echo '")[2].partition("'")[0]
+    printed = page.partition("```json\n")[2].partition("```")[0]
+
+    app = create_app(Settings.from_env({}))
+    result = app.test_cli_runner().invoke(args=["translate"], input=request)
+
+    assert json.loads(result.stdout) == json.loads(printed)

@@ -1,0 +1,1 @@
+"""Programs for developers; the installed package does not contain them."""

@@ -1,0 +1,101 @@
+"""The dispositions of parameters, items, content parts and tools, as Markdown tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+from forwarder.protocols.items import ITEM_TABLES, parse_row_type
+from forwarder.protocols.ollama_parameters import EMBEDDING_TABLES, OLLAMA_TABLES
+from forwarder.protocols.parameters import PARAMETER_TABLES, Disposition
+from tools.docgen.markdown import format_code, render_table
+
+_DIRECTIONS = {
+    "responses": "Responses client, Chat upstream",
+    "chat": "Chat client, Responses upstream",
+}
+
+_OLLAMA_PATHS = {
+    "ollama": "`/api/chat`",
+    "ollama_generate": "`/api/generate`",
+    "ollama_embed": "`/api/embed`",
+    "ollama_embeddings": "`/api/embeddings`",
+}
+
+DISPOSITIONS = {
+    "carried": "sent unchanged",
+    "mapped": "sent under another name, in another shape or in another place",
+    "emulated": "the upstream's API lacks it; the forwarder does it",
+    "offered": "sent to upstreams whose profile accepts it, otherwise dropped",
+    "local": "used by the forwarder, not sent",
+    "noted": "left out and named in `X-Forwarder-Dropped`; strict mode does not refuse it, because "
+    "it requests nothing",
+    "dropped": "left out and named in `X-Forwarder-Dropped`; strict mode refuses the request",
+    "refused": "answered with a 400 that names it",
+}
+
+
+def render_summary() -> str:
+    """The parameters of both directions by disposition."""
+    rows = (
+        [
+            f"*{kind}*: {meaning}",
+            *(_names_of(PARAMETER_TABLES[client], kind) for client in _DIRECTIONS),
+        ]
+        for kind, meaning in DISPOSITIONS.items()
+        if any(
+            row.kind == kind for client in _DIRECTIONS for row in PARAMETER_TABLES[client].values()
+        )
+    )
+    return render_table(["disposition", *_DIRECTIONS.values()], rows)
+
+
+def render_ollama_summary() -> str:
+    """The parameters of Ollama's API that generate text, by disposition."""
+    merged = {name: row for each in OLLAMA_TABLES.values() for name, row in each.items()}
+    rows = (
+        [f"*{kind}*: {meaning}", _names_of(merged, kind)]
+        for kind, meaning in DISPOSITIONS.items()
+        if any(row.kind == kind for row in merged.values())
+    )
+    return render_table(["disposition", "parameters of `/api/chat` and `/api/generate`"], rows)
+
+
+def _names_of(rows: Mapping[str, Disposition], kind: str) -> str:
+    return format_code(name for name, row in sorted(rows.items()) if row.kind == kind) or "–"
+
+
+def render_tables() -> str:
+    """Every table of every direction, with the reasons."""
+    return "\n\n".join(iter_sections())
+
+
+def iter_sections() -> Iterator[str]:
+    for client, direction in _DIRECTIONS.items():
+        yield f"## {direction}"
+        yield "### Parameters"
+        yield _table_of("parameter", PARAMETER_TABLES[client])
+        for about, rows in ITEM_TABLES[client].items():
+            yield f"### {about[0].upper()}{about[1:]}"
+            yield _table_of("role" if about == "messages" else "type", rows)
+    yield "## Ollama client, Chat or embeddings upstream"
+    for client, rows in {**OLLAMA_TABLES, **EMBEDDING_TABLES}.items():
+        yield f"### {_OLLAMA_PATHS[client]}"
+        yield _table_of("parameter", rows)
+
+
+def _table_of(what: str, rows: Mapping[str, Disposition]) -> str:
+    cells = ([_format_name(name), f"*{row.kind}*", _reason(row)] for name, row in rows.items())
+    return render_table([what, "disposition", "how, or why"], cells)
+
+
+def _format_name(row: str) -> str:
+    """The type as code; the case that follows it as words."""
+    return f"`{parse_row_type(row)}`{row.removeprefix(parse_row_type(row))}"
+
+
+def _reason(row: Disposition) -> str:
+    if not row.neutral:
+        return row.reason
+    values = format_code(json.dumps(value) for value in row.neutral)
+    return f"{row.reason}; {values} requests nothing"
