@@ -85,11 +85,11 @@ def run_replay(
     asked = make_replay_request(record, key or next(iter(settings.api_keys), None))
     if which == "today":
         app = make(make_replay_settings(settings))
-        app.extensions["forwarder"].rehearse()
+        app.extensions["forwarder"].use_for_replay()
     else:
         app = make(make_playback_settings(settings, record))
         playback = PlaybackTransport(record.get("upstream") or ())
-        app.extensions["forwarder"].rehearse(playback, fetch_placeholders)
+        app.extensions["forwarder"].use_for_replay(playback, fetch_placeholders)
     with app.test_client().post(asked.path, data=asked.body, headers=asked.headers) as answer:
         return make_replay_answer(answer.status_code, answer.get_data(), settings)
 

@@ -3,7 +3,7 @@
     ForwarderError
       ClientError                 the request cannot be served as it stands
         InvalidRequest            400  malformed, of the wrong type, or contradictory
-          NotFetched              400  it names by URL or id what cannot be had
+          MediaUnavailable        400  it names by URL or id what cannot be had
         Unsupported               400  understood, but neither side can carry it
         Unauthorized              401  no valid key
         Forbidden                 403  not from there
@@ -15,19 +15,19 @@
         UpgradeRefused            426  no WebSocket on this route
         ConversationLocked        400  another turn of the conversation goes on
         RateLimited               429  the client has had its share for now
-        ClientLeft                499  the client did not wait for its answer; only the log is told
+        ClientDisconnected        499  the client did not wait for its answer; only the log is told
       UpstreamError               the upstream did not do its part
         UpstreamRefused           its own status: it answered with an error
         UpstreamKeyRefused        403  it does not accept the forwarder's key
         UpstreamMisconfigured     502  there is no API at its base URL
         UpstreamUnreachable       502  no connection, or the connection broke
-        UpstreamBroken            502  it answered, but not as its protocol says
-          UpstreamUnreadable      502  an event of it could not be read
+        UpstreamProtocolError     502  it answered, but not as its protocol says
+          UpstreamMalformedEvent  502  an event of it could not be read
         UpstreamTimeout           504  it did not answer in time
           UpstreamConnectTimeout  504  not even a connection stood in time
         UpstreamUnavailable       503  it failed so often that it is left alone for a while
       Overloaded                  503  more at once than the operator allows
-      LimitsUnknown               503  whether the client has had its share cannot be found out
+      RateLimitsUnavailable       503  whether the client has had its share cannot be found out
       StoreUnavailable            503  what is to be remembered cannot be written or read
       ShuttingDown                503  the process ends before the answer does
       InternalError               500  a mistake of the forwarder itself

@@ -105,7 +105,7 @@ class PlaceholderBlob(Blob):
     """Stands for what is at an address."""
 
     @property
-    def url(self) -> str:
+    def data_url(self) -> str:
         return f"<what is at {self.data.decode()}>"
 
 

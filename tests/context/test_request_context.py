@@ -300,14 +300,14 @@ def test_events_are_sampled_by_their_kind_alone(logged: list[Any]) -> None:
     events = [{"type": "response.created", "x": 1}, {"object": "chat.completion.chunk", "x": 1}]
 
     metered(exchange(), events)
-    metered(exchange(log_sample=1.0), events)
+    metered(exchange(log_sample_rate=1.0), events)
 
     kinds = [{"type": "response.created"}, {"type": "chat.completion.chunk"}]
     assert [line["event"] for line in logged] == kinds
 
 
 def test_whole_events_are_sampled_when_bodies_may_be_seen(logged: list[Any]) -> None:
-    metered(exchange(log_sample=1.0, log_bodies=True), [{"type": "x", "y": 1}])
+    metered(exchange(log_sample_rate=1.0, log_bodies=True), [{"type": "x", "y": 1}])
 
     assert logged[0]["event"] == {"type": "x", "y": 1}
 

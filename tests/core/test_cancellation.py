@@ -45,9 +45,9 @@ def ask():
 asking = gevent.spawn(ask)
 gevent.sleep(0.3)
 started = time.monotonic()
-exchange.leave()
+exchange.cancel()
 asking.join()
-print(asking.value, time.monotonic() - started < 1, len(exchange.cuts))
+print(asking.value, time.monotonic() - started < 1, len(exchange.cancel_callbacks))
 """
 
 
@@ -91,8 +91,8 @@ class Waiter:
     """Somebody who may leave."""
 
     def __init__(self) -> None:
-        self.cuts: set[object] = set()
-        self.left = False
+        self.cancel_callbacks: set[object] = set()
+        self.is_cancelled = False
 
 
 def test_without_anybody_known_to_wait_nothing_is_watched() -> None:
@@ -105,7 +105,7 @@ def test_one_who_has_left_does_not_wait() -> None:
     waiter = Waiter()
     with CancellationScope(waiter):  # type: ignore[arg-type]
         assert is_client_waiting()
-        waiter.left = True
+        waiter.is_cancelled = True
         assert not is_client_waiting()
     assert is_client_waiting()
 
@@ -118,7 +118,7 @@ def test_who_leaves_while_a_connection_is_made_asks_nothing(
     connect = ServerConnectionPool._open_connection
 
     def leaving(pool: ServerConnectionPool, seconds: float | None) -> socket.socket:
-        waiter.left = True
+        waiter.is_cancelled = True
         return connect(pool, seconds)
 
     monkeypatch.setattr(ServerConnectionPool, "_open_connection", leaving)

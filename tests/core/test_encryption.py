@@ -33,7 +33,7 @@ def test_a_seal_says_whose_it_is_and_nothing_else() -> None:
     assert is_own_token(sealed)
     assert sealed.startswith(SEAL_PREFIX)
     assert sealed.isascii()
-    assert "Hm" not in sealed
+    assert "Let me think" not in sealed
     assert "secret" not in sealed
 
 

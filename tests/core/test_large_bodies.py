@@ -17,7 +17,7 @@ from forwarder.core.pacing import LARGE
 turnstile, steps = Turnstile(), []
 def work(name):
     for step in range(3):
-        turnstile.enter(LARGE)
+        turnstile.wait_turn(LARGE)
         steps.append(name)
 def tick():
     while True:
@@ -29,11 +29,11 @@ ticking.kill()
 large = [i for i, step in enumerate(steps) if step != "tick"]
 assert sorted(steps[i] for i in large) == sorted("abc" * 3), steps
 assert all(later - earlier > 1 for earlier, later in zip(large, large[1:])), steps
-turnstile.enter(1)  # what is small does not wait
-killed = gevent.spawn(turnstile.enter, LARGE)
+turnstile.wait_turn(1)  # what is small does not wait
+killed = gevent.spawn(turnstile.wait_turn, LARGE)
 gevent.sleep(0)
 killed.kill()
-turnstile.enter(LARGE)  # who is interrupted gives its turn back
+turnstile.wait_turn(LARGE)  # who is interrupted gives its turn back
 """
 
 

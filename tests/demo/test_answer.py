@@ -31,11 +31,11 @@ def said(**wishes: Any) -> tuple[str, str]:
         ({"tool": PATCH}, "custom", "[demo upstream] You said: hello there"),
         ({"format": FORMAT}, "text", '{"n": 1}'),
         (
-            {"tool": ADD, "results": ("4", "5")},
+            {"tool": ADD, "tool_results": ("4", "5")},
             "text",
             "[demo upstream] The tool answered: 4; 5",
         ),
-        ({"format": FORMAT, "results": ("4",)}, "text", '{"n": 1}'),
+        ({"format": FORMAT, "tool_results": ("4",)}, "text", '{"n": 1}'),
     ],
 )
 def test_the_answer_follows_the_wish(wishes: dict[str, Any], kind: str, text: str) -> None:

@@ -286,7 +286,7 @@ def test_it_is_copied_and_deleted(ollama: Ollama) -> None:
     # It is no upstream any more, whoever had it in mind.
     bridge_ = ollama.app.extensions["forwarder"]
     assert "mine:latest" not in bridge_.upstreams
-    assert "mine:latest" not in bridge_.resilience.standings
+    assert "mine:latest" not in bridge_.resilience.upstream_states
 
 
 def test_another_name_for_a_configured_model(ollama: Ollama) -> None:

@@ -65,7 +65,7 @@ def test_a_request_that_is_killed_gives_its_place_back_and_is_logged(
 ) -> None:
     """As by the end of the process: neither the application nor Flask answers then."""
     bridge = app.extensions["forwarder"]
-    monkeypatch.setattr(bridge, "open", lambda *given: sys.exit(1))
+    monkeypatch.setattr(bridge, "stream", lambda *given: sys.exit(1))
 
     with caplog.at_level("INFO", "forwarder.exchange"), pytest.raises(SystemExit):
         app.test_client().post("/v1/responses", json={"model": "m", "input": "hi"})
@@ -79,7 +79,7 @@ def test_a_request_has_its_place_when_its_body_is_here(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bridge, order = app.extensions["forwarder"], []
-    admit = bridge.resilience.admit
+    admit = bridge.resilience.admit_request
 
     class Body(io.BytesIO):
         def readinto(self, buffer: Any) -> int:
@@ -90,7 +90,7 @@ def test_a_request_has_its_place_when_its_body_is_here(
         order.append("place")
         admit(exchange)
 
-    monkeypatch.setattr(bridge.resilience, "admit", admitted)
+    monkeypatch.setattr(bridge.resilience, "admit_request", admitted)
     body = json.dumps({"model": "m", "input": "hi"}).encode()
     answer = app.test_client().post(
         "/v1/responses", input_stream=Body(body), content_length=len(body)

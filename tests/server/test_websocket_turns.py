@@ -156,7 +156,7 @@ def test_the_process_s_end_closes_a_connection_at_once(app: Flask) -> None:
 
 
 def test_more_messages_than_may_wait_close_it(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_context, "admit", lambda exchange: time.sleep(1))
+    monkeypatch.setattr(request_context, "authenticate", lambda exchange: time.sleep(1))
 
     ws = played(app, Played(*[create()] * (MAX_WAITING_MESSAGES + 2)))
 
@@ -490,7 +490,7 @@ def test_without_room_a_connection_is_closed(app: Flask) -> None:
     with app.test_request_context("/v1/responses"):
         app.preprocess_request()
         connection = WebSocketSession(ws, bridge_)
-        bridge_.body_memory.add(96 * 2**20, refuses=True)
+        bridge_.body_memory.reserve(96 * 2**20, refuses=True)
         ws.incoming_message = bytearray(100_000)
         with pytest.raises(OSError, match="FORWARDER_MAX_BODY_MEMORY"):
             connection._enforce_memory_limit()

@@ -22,7 +22,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def having(*pieces: bytes, kind: str = "") -> Callable[[str], FileResponse]:
     def get(what: str) -> FileResponse:
         assert what == "/files/file-1/content"
-        return SimpleNamespace(headers={"content-type": kind}, pieces=iter(pieces))
+        return SimpleNamespace(headers={"content-type": kind}, chunks=iter(pieces))
 
     return get
 
@@ -41,7 +41,7 @@ def test_too_much_is_read_up_to_the_limit_and_no_further() -> None:
         raise AssertionError("read on")
 
     with pytest.raises(InvalidRequest) as refused:
-        download(lambda _: SimpleNamespace(headers={}, pieces=endless()), "file-1", "p.q", 15)
+        download(lambda _: SimpleNamespace(headers={}, chunks=endless()), "file-1", "p.q", 15)
 
     assert refused.value.param == "p.q"
     assert "too large" in refused.value.message

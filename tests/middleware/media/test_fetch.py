@@ -343,7 +343,7 @@ def test_whatever_fails_when_the_time_is_over_took_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whether a read or the wait for it all ends first is chance, and none of the client's."""
-    monkeypatch.setattr(fetch.Future, "read_result", lambda job, seconds: WAIT(job))
+    monkeypatch.setattr(fetch.Future, "result", lambda job, seconds: WAIT(job))
     with serving(lambda peer: peer.server.wait()) as server:
         for scheme in ("http", "https"):
             url = f"{scheme}://files.test:{server.port}/"
