@@ -16,7 +16,7 @@ from forwarder.core.errors import TooLarge
 from forwarder.core.read_limit import ReadLimit, RequestLimits
 from forwarder.protocols.chat_reasoning import is_own_token
 
-VALUE = {"reasoning_content": "Hm — 😀", "reasoning_details": [{"type": "x", "index": 0}]}
+VALUE = {"reasoning_content": "Let me think — 😀", "reasoning_details": [{"type": "x", "index": 0}]}
 
 
 @given(
