@@ -85,7 +85,7 @@ PURE_PACKAGES = (
 ELSEWHERE = {
     "cli/context.py": "cli/test_models.py",
     "config/parsers.py": "config/test_settings.py",
-    "pipeline/pipeline.py": "pipeline/test_gateway.py",
+    "pipeline/attempt.py": "pipeline/test_gateway.py",
     "context/route.py": "models/test_router.py",
 }
 """Modules that are tested through another, and where."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from secrets import token_urlsafe
 
@@ -36,7 +37,11 @@ from forwarder.core.shutdown import InFlightRequests
 from forwarder.core.translation_context import LossReport
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import BOOL, read_field
-from forwarder.middleware.compaction import make_compact_handler
+from forwarder.middleware.compaction import (
+    HandlerWrapper,
+    make_compact_handler,
+    with_compaction,
+)
 from forwarder.middleware.media import AddressGuard, Fetcher, MediaIO, UploadCache, download
 from forwarder.middleware.media.policy import Fetch
 from forwarder.middleware.reasoning_cache import ReasoningCache
@@ -52,8 +57,13 @@ from forwarder.models.registry import DatabaseModelRegistry, NullModelRegistry
 from forwarder.models.router import Router
 from forwarder.observability.capture.observer import make_capture_observer
 from forwarder.observability.metrics import MetricsObserver
+from forwarder.pipeline.attempt import Attempt, PipelineServices
 from forwarder.pipeline.dry_run import DryRun, build_report
-from forwarder.pipeline.pipeline import OLLAMA_PROTOCOLS, Pipeline, PipelineServices, Terminal
+from forwarder.pipeline.pipeline import (
+    OLLAMA_PROTOCOLS,
+    build_embeddings_handler,
+    build_handler,
+)
 from forwarder.protocols.chat_reasoning import find_reasoning_field
 from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING
 from forwarder.storage import ConversationStore, NullConversationStore, OwnerResolver, RequestLimits
@@ -303,26 +313,37 @@ class Gateway:
     ) -> EventStream:
         """The stream of one route's upstream."""
         exchange.loss_report.local_parameters = self._list_local_parameters(client, request, route)
-        path = self._build_pipeline(route, client, style, exchange)
-        ends = self._build_terminal(
-            path.upstream.make_handler(route, client, exchange), route, exchange
-        )
+        attempt = self._new_attempt(route, client, style, exchange, request)
+        call = attempt.upstream.make_handler(route, client, exchange)
         model = request["model"]
-        stream = path.build(ends, request)(request)
+        stream = build_handler(attempt, self._with_retries(call, route, exchange))(request)
         if client == "responses":
             exchange.reply_headers = make_response_headers(
                 exchange.reply_headers, model, route, self.catalog.compute_etag()
             )
         return stream
 
-    def _build_pipeline(
-        self, route: Route, client: str, style: str | None, exchange: RequestContext
-    ) -> Pipeline:
-        kit = PipelineServices(
+    def _new_attempt(
+        self,
+        route: Route,
+        client: str,
+        style: str | None,
+        exchange: RequestContext,
+        request: Json,
+        compaction: HandlerWrapper = with_compaction,
+    ) -> Attempt:
+        services = PipelineServices(
             self.settings, self._sealer, self._recall, self._signatures, self._owners, self.state
         )
-        return Pipeline(
-            kit, self.upstreams.get_or_create(route.upstream), route, client, style, exchange
+        media_io = MediaIO(
+            self._fetch_for(exchange) if self._fetch_for else None,
+            partial(self._upload_file, route, exchange),
+            partial(self._download_file, route, exchange),
+            self._keeps_files(route),
+        )
+        upstream = self.upstreams.get_or_create(route.upstream)
+        return Attempt(
+            services, upstream, route, client, style, exchange, request, media_io, compaction
         )
 
     def compact(self, request: Json, exchange: RequestContext) -> EventStream:
@@ -338,14 +359,16 @@ class Gateway:
         self, request: Json, exchange: RequestContext, route: Route
     ) -> EventStream:
         """The stream of one route's upstream, which compacts itself or has it done here."""
-        path = self._build_pipeline(route, "responses", None, exchange)
-        if path.compacts_natively:
+        attempt = self._new_attempt(
+            route, "responses", None, exchange, request, make_compact_handler
+        )
+        if attempt.compacts_natively:
             request = {k: v for k, v in request.items() if k != "stream"}
-            call = path.upstream.make_compaction_handler(route, exchange)
+            attempt = replace(attempt, request=request)
+            call = attempt.upstream.make_compaction_handler(route, exchange)
         else:
-            call = path.upstream.make_handler(route, "responses", exchange)
-        ends = self._build_terminal(call, route, exchange)
-        return path.build(ends, request, make_compact_handler)(request)
+            call = attempt.upstream.make_handler(route, "responses", exchange)
+        return build_handler(attempt, self._with_retries(call, route, exchange))(request)
 
     def embed(self, client: str, request: Json, exchange: RequestContext) -> EventStream:
         """The stream that answers a request for embeddings: of one event, the whole.
@@ -361,19 +384,14 @@ class Gateway:
     def _embed_at_route(
         self, client: str, request: Json, exchange: RequestContext, route: Route
     ) -> EventStream:
-        path = self._build_pipeline(route, client, None, exchange)
-        ends = self._build_terminal(
-            path.upstream.make_embeddings_handler(route, exchange), route, exchange
-        )
-        return path.build_embeddings(ends.call)(request)
+        attempt = self._new_attempt(route, client, None, exchange, request)
+        call = attempt.upstream.make_embeddings_handler(route, exchange)
+        return build_embeddings_handler(attempt, self._with_retries(call, route, exchange))(request)
 
-    def _build_terminal(self, call: Handler, route: Route, exchange: RequestContext) -> Terminal:
-        standing = self.resilience.upstream_states.get_or_create(route.upstream)
-        call = standing.with_retries(exchange.instrument(call, route), exchange)
-        upload = partial(self._upload_file, route, exchange)
-        download = partial(self._download_file, route, exchange)
-        fetch = self._fetch_for(exchange) if self._fetch_for else None
-        return Terminal(call, MediaIO(fetch, upload, download, self._keeps_files(route)))
+    def _with_retries(self, call: Handler, route: Route, exchange: RequestContext) -> Handler:
+        """The upstream's handler as observers see it, with retries and the circuit breaker."""
+        state = self.resilience.upstream_states.get_or_create(route.upstream)
+        return state.with_retries(exchange.instrument(call, route), exchange)
 
     def _keeps_files(self, route: Route) -> bool:
         return self.router.default_file_upstream in (None, route.upstream.name)
@@ -412,14 +430,14 @@ class Gateway:
         self.wants_stream(client, request)
         route = self._find_routes(client, request, exchange)[0]
         exchange.upstream, exchange.model = route.upstream.name, route.model
-        path = self._build_pipeline(route, client, style, exchange)
+        attempt = self._new_attempt(route, client, style, exchange, request)
         exchange.loss_report.local_parameters = self._list_local_parameters(client, request, route)
-        run = DryRun(partial(path.upstream.preview, route=route, client=client, exchange=exchange))
+        show = partial(attempt.upstream.preview, route=route, client=client, exchange=exchange)
+        run = DryRun(show)
         fetch = run.fetch if self._fetch_for else None
-        ends = Terminal(
-            run.handle_request, MediaIO(fetch, run.upload, run.download, self._keeps_files(route))
-        )
-        sent = run.capture_request(path.build(ends, request), request)
+        media_io = MediaIO(fetch, run.upload, run.download, self._keeps_files(route))
+        attempt = replace(attempt, media_io=media_io)
+        sent = run.capture_request(build_handler(attempt, run.handle_request), request)
         return build_report(asked, client, route, sent, exchange.loss_report.losses, run)
 
     def wants_stream(self, client: str, request: Json) -> bool:

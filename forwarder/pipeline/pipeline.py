@@ -1,241 +1,239 @@
-"""What one request goes through on its way to one upstream, and its answer on the way back.
+"""The order of the stages between a client and an upstream: the only place that knows it.
 
-    wishes ─ memory ─ the model's own defaults ─ meter ─ compaction ─ images and files
-      ─ what the protocol lacks ─ translation ─ reasoning recalled ─ what the upstream lacks
-        ─ one of the `Terminal`: retries, and the upstream's call
-
-Each is a call wrapped around the one behind it.  This is the only place that says which, and in
-which order; what outlives a request is in `bridge.py`, which makes a path for each route it tries.
+A stage wraps a handler.  The request passes the stages from the first to the last, and the stream
+of the answer passes them back.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-from forwarder import middleware
-from forwarder.config.settings import Settings
-from forwarder.context.client_identity import hash_client_key
-from forwarder.context.request_context import RequestContext
-from forwarder.context.route import Route
 from forwarder.core.client_headers import IDEMPOTENCY_KEY
-from forwarder.core.encryption import TokenCipher
-from forwarder.core.ids import ID_SOURCE
-from forwarder.core.read_limit import ReadLimit, RequestLimits
 from forwarder.core.schema_size import check_schema_sizes
-from forwarder.core.translation_context import TranslationContext
-from forwarder.core.types import Handler, Json
-from forwarder.middleware.compaction import (
-    HandlerWrapper,
-    has_compaction_trigger,
-    make_compact_handler,
-    with_compaction,
-)
-from forwarder.middleware.media import MediaIO, with_media
-from forwarder.middleware.reasoning_cache import ReasoningCache
-from forwarder.middleware.reasoning_cache.signatures import SignatureCache
+from forwarder.core.types import Handler
+from forwarder.core.validate import STR, check_enum, check_type
+from forwarder.middleware.cut_annotations import with_cut_annotations
+from forwarder.middleware.json_schema import with_json_schema
+from forwarder.middleware.media import with_media
+from forwarder.middleware.multiple_choices import with_multiple_choices
 from forwarder.middleware.reasoning_style import with_reasoning_style
-from forwarder.protocols.client_reasoning_style import (
-    AUTO,
-    resolve_chat_style,
-    resolve_responses_style,
-    select_style,
-)
+from forwarder.middleware.single_call_chat import with_single_chat_call
+from forwarder.middleware.single_call_responses import with_single_responses_call
+from forwarder.middleware.stop_sequences import with_stop_sequences
+from forwarder.middleware.token_limit import with_token_limit
+from forwarder.middleware.truncation import with_truncation
+from forwarder.pipeline.attempt import Attempt
 from forwarder.protocols.stream_end import blame_upstream_for_malformed_events
 from forwarder.protocols.tool_secrets import with_hidden_tools
-from forwarder.providers import Profile, is_reasoning_model
-from forwarder.storage import (
-    ConversationStore,
-    NullConversationStore,
-    OwnerResolver,
-    UpstreamMemory,
-)
 from forwarder.translation import translate_handler
-from forwarder.upstream.client import Upstream
 
 OLLAMA_PROTOCOLS = ("ollama", "ollama_generate")
 """Ollama's two ways of asking for an answer."""
 
 
-class Terminal(NamedTuple):
-    """Where a request leaves the forwarder: the upstream's call, and what is done for its media."""
-
-    call: Handler
-    hands: MediaIO
+# -- which attempts a stage applies to ---------------------------------------------------------
 
 
-class PipelineServices(NamedTuple):
-    """What paths are made with: of all that outlives a request, what is wrapped around calls."""
-
-    settings: Settings
-    sealer: TokenCipher
-    recall: ReasoningCache
-    signatures: SignatureCache
-    owners: OwnerResolver
-    state: ConversationStore | NullConversationStore
+def is_any(attempt: Attempt) -> bool:
+    return True
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """The path of a ``client`` protocol's request over a route, which leads to ``upstream``.
+def is_chat_client(attempt: Attempt) -> bool:
+    return attempt.client == "chat"
 
-    ``style`` is how this one request wants its reasoning.
+
+def is_responses_client(attempt: Attempt) -> bool:
+    return attempt.client == "responses"
+
+
+def is_chat_over_responses(attempt: Attempt) -> bool:
+    return attempt.client == "chat" and attempt.route.protocol == "responses"
+
+
+def is_responses_passthrough(attempt: Attempt) -> bool:
+    return attempt.client == "responses" == attempt.route.protocol
+
+
+def is_chat_upstream(attempt: Attempt) -> bool:
+    return attempt.route.protocol == "chat"
+
+
+def needs_single_responses_call(attempt: Attempt) -> bool:
+    """An upstream that keeps its responses waits for the results of all calls in them."""
+    over_responses = attempt.route.protocol == "responses"
+    return over_responses and not (
+        attempt.client == "responses" and attempt.profile.keeps_responses
+    )
+
+
+def remembers_signatures(attempt: Attempt) -> bool:
+    return attempt.services.settings.reasoning_ttl > 0 and attempt.route.protocol == "chat"
+
+
+def remembers_reasoning(attempt: Attempt) -> bool:
+    return (
+        attempt.services.settings.reasoning_ttl > 0
+        and is_chat_over_responses(attempt)
+        and attempt.profile.reasoning_items == "keep"
+    )
+
+
+# -- stages ------------------------------------------------------------------------------------
+
+
+def wrap_reasoning_style(handler: Handler, attempt: Attempt) -> Handler:
+    return with_reasoning_style(handler, attempt.chat_style)
+
+
+def wrap_history(handler: Handler, attempt: Attempt) -> Handler:
+    is_translated = attempt.client != attempt.route.protocol
+    store = attempt.services.store
+    return store.with_history(handler, attempt.context, attempt.upstream_memory, is_translated)
+
+
+def wrap_client_defaults(handler: Handler, attempt: Attempt) -> Handler:
+    defaults = attempt.route.defaults
+    return defaults.with_client_defaults(handler, attempt.client, attempt.profile.drop)
+
+
+def wrap_metering(handler: Handler, attempt: Attempt) -> Handler:
+    return attempt.context.meter(handler)
+
+
+def wrap_compaction(handler: Handler, attempt: Attempt) -> Handler:
+    return attempt.compaction(handler, attempt.translation_context, attempt.compacts_natively)
+
+
+def wrap_media(handler: Handler, attempt: Attempt) -> Handler:
+    over = attempt.route.protocol
+    return with_media(handler, attempt.client, over, attempt.profile, attempt.media_io)
+
+
+def wrap_multiple_choices(handler: Handler, attempt: Attempt) -> Handler:
+    if attempt.request.get("n") not in (None, 1):  # several requests, which are no repetitions
+        attempt.context.client_headers.pop(IDEMPOTENCY_KEY, None)
+    return with_multiple_choices(handler, attempt.services.settings.max_choices)
+
+
+def wrap_cut_annotations(handler: Handler, attempt: Attempt) -> Handler:
+    return with_cut_annotations(handler)
+
+
+def wrap_stop_sequences(handler: Handler, attempt: Attempt) -> Handler:
+    return with_stop_sequences(handler, attempt.services.settings.stop_drain)
+
+
+def wrap_token_limit(handler: Handler, attempt: Attempt) -> Handler:
+    return with_token_limit(handler)
+
+
+def wrap_hidden_tools(handler: Handler, attempt: Attempt) -> Handler:
+    return with_hidden_tools(handler, attempt.request)
+
+
+def wrap_translation(handler: Handler, attempt: Attempt) -> Handler:
+    over = attempt.route.protocol
+    return translate_handler(handler, attempt.client, over, attempt.translation_context)
+
+
+def wrap_signature_cache(handler: Handler, attempt: Attempt) -> Handler:
+    cache = attempt.services.signature_cache
+    return cache.with_signature_cache(handler, attempt.cache_key, attempt.context.loss_report)
+
+
+def wrap_reasoning_cache(handler: Handler, attempt: Attempt) -> Handler:
+    cache, summarizes = attempt.services.reasoning_cache, attempt.translation_context.can_summarize
+    return cache.with_reasoning_cache(handler, attempt.cache_key, summarizes)
+
+
+def wrap_single_responses_call(handler: Handler, attempt: Attempt) -> Handler:
+    return with_single_responses_call(handler)
+
+
+def wrap_single_chat_call(handler: Handler, attempt: Attempt) -> Handler:
+    return with_single_chat_call(handler)
+
+
+def wrap_json_schema(handler: Handler, attempt: Attempt) -> Handler:
+    max_nodes = attempt.services.settings.max_schema_nodes
+    return with_json_schema(handler, attempt.profile.response_format, max_nodes)
+
+
+def wrap_truncation(handler: Handler, attempt: Attempt) -> Handler:
+    truncation = attempt.truncation if is_responses_client(attempt) else None
+    if truncation is not None:
+        check_enum(check_type(truncation, STR, "truncation"), ("auto", "disabled"), "truncation")
+    return with_truncation(handler) if truncation == "auto" else handler
+
+
+def wrap_upstream_defaults(handler: Handler, attempt: Attempt) -> Handler:
+    return attempt.route.defaults.with_upstream_defaults(
+        handler, attempt.route.protocol, attempt.extra_parameters, attempt.profile.drop
+    )
+
+
+class Stage(NamedTuple):
+    """A wrapper around handlers, and the attempts that it applies to."""
+
+    applies: Callable[[Attempt], bool]
+    wrap: Callable[[Handler, Attempt], Handler]
+
+
+PIPELINE = (
+    Stage(is_chat_client, wrap_reasoning_style),
+    Stage(is_responses_client, wrap_history),
+    Stage(is_any, wrap_client_defaults),
+    Stage(is_any, wrap_metering),
+    Stage(is_responses_client, wrap_compaction),
+    Stage(is_any, wrap_media),
+    Stage(is_chat_over_responses, wrap_multiple_choices),  # each choice is stopped on its own
+    Stage(is_chat_over_responses, wrap_cut_annotations),
+    Stage(is_chat_over_responses, wrap_stop_sequences),
+    Stage(is_chat_over_responses, wrap_token_limit),
+    Stage(is_responses_passthrough, wrap_hidden_tools),
+    Stage(is_any, wrap_translation),
+    Stage(remembers_signatures, wrap_signature_cache),
+    Stage(remembers_reasoning, wrap_reasoning_cache),
+    Stage(needs_single_responses_call, wrap_single_responses_call),
+    Stage(is_chat_upstream, wrap_single_chat_call),
+    Stage(is_chat_upstream, wrap_json_schema),
+    Stage(is_chat_upstream, wrap_truncation),
+    Stage(is_any, wrap_upstream_defaults),
+)
+"""The stages in order: the first is next to the client, the last next to the upstream."""
+
+
+def build_handler(attempt: Attempt, terminal: Handler) -> Handler:
+    """The handler that serves the attempt's request; ``terminal`` calls the upstream.
+
+    Raises ForwarderError for a request that a stage refuses.
     """
-
-    kit: PipelineServices
-    upstream: Upstream
-    route: Route
-    client: str
-    style: str | None
-    exchange: RequestContext
-
-    def build(
-        self, ends: Terminal, request: Json, compacting: HandlerWrapper = with_compaction
-    ) -> Handler:
-        """The call that ``request`` goes through, from the client's wishes to the ends."""
-        check_schema_sizes(request, self.kit.settings.max_schema)
-        if self.client in OLLAMA_PROTOCOLS:
-            return self._build_ollama(ends, request)
-        client, over = self.client, self.route.protocol
-        profile = self.upstream.get_profile(self.route.model)
-        call = self.route.defaults.with_upstream_defaults(
-            ends.call, over, self._extra_parameters(profile), profile.drop
-        )
-        if over == "chat":
-            truncation = choose_truncation(request, compacting) if client == "responses" else None
-            call = middleware.with_chat_upstream_middleware(
-                call, profile.response_format, truncation, self.kit.settings.max_schema_nodes
-            )
-        elif client == "chat" or not profile.keeps_responses:
-            # One that keeps its own responses waits for the results of all calls in them.
-            call = middleware.with_single_responses_call(call)
-        terms = self._translation_context(profile)
-        if client == "responses":
-            stores = compacting is not make_compact_handler and self.kit.state.is_answer_stored(
-                request
-            )
-            style = self._select_responses_style(request)
-            terms = replace(terms, reasoning=style, stores_encrypted_reasoning=stores)
-        call = self._with_reasoning_cache(call, profile, terms)
-        call = translate_handler(call, client, over, terms)
-        if client == "responses" == over:
-            call = with_hidden_tools(call, request)
-        if client == "chat" != over:
-            settings = self.kit.settings
-            if request.get("n") not in (None, 1):  # several requests, which are not repeats
-                self.exchange.client_headers.pop(IDEMPOTENCY_KEY, None)
-            call = middleware.with_responses_upstream_middleware(
-                call, settings.stop_drain, settings.max_choices
-            )
-        call = with_media(call, client, over, profile, ends.hands)
-        if client == "responses":
-            call = compacting(call, terms, self.compacts_natively)
-        call = self.route.defaults.with_client_defaults(
-            self.exchange.meter(call), client, profile.drop
-        )
-        if client == "responses":
-            memory = self._history_options(profile, compacting)
-            call = self.kit.state.with_history(call, self.exchange, memory, client != over)
-        if client == "chat":
-            call = with_reasoning_style(call, self._select_chat_style(request))
-        return blame_upstream_for_malformed_events(call)
-
-    def _with_reasoning_cache(
-        self, call: Handler, profile: Profile, terms: TranslationContext
-    ) -> Handler:
-        """The call with what clients cannot carry: reasoning items, and signatures."""
-        if not self.kit.settings.reasoning_ttl:
-            return call
-        owner = self.kit.owners.derive_owner(self.exchange.client_key)
-        whose = owner, self.route.upstream.name, self.route.model
-        if self.route.protocol == "chat":
-            return self.kit.signatures.with_signature_cache(call, whose, self.exchange.loss_report)
-        if self.client == "chat" and profile.reasoning_items == "keep":
-            return self.kit.recall.with_reasoning_cache(call, whose, terms.can_summarize)
-        return call
-
-    def build_embeddings(self, call: Handler) -> Handler:
-        """The call that a request for embeddings goes through to the upstream's ``build``."""
-        terms = self._translation_context(self.upstream.get_profile(self.route.model))
-        metered = self.exchange.meter(call)
-        return blame_upstream_for_malformed_events(
-            translate_handler(metered, self.client, "embeddings", terms)
-        )
-
-    @property
-    def compacts_natively(self) -> bool:
-        """Does this upstream compact conversations itself?"""
-        profile = self.upstream.get_profile(self.route.model)
-        return self.route.protocol == "responses" and profile.compaction
-
-    def _build_ollama(self, ends: Terminal, request: Json) -> Handler:
-        """Ollama's API, worn outside the whole path of a chat client that has thoughts apart."""
-        chat = replace(self, client="chat", style="reasoning_content")
-        profile = self.upstream.get_profile(self.route.model)
-        terms = replace(
-            self._translation_context(profile), extensions=self._extra_parameters(profile)
-        )
-        return blame_upstream_for_malformed_events(
-            translate_handler(chat.build(ends, request), self.client, "chat", terms)
-        )
-
-    def _extra_parameters(self, profile: Profile) -> frozenset[str]:
-        """Sampling parameters that the upstream takes beyond those of its API."""
-        over_chat = self.route.protocol == "chat"
-        return profile.chat_takes if over_chat else profile.responses_takes
-
-    def _translation_context(self, profile: Profile) -> TranslationContext:
-        settings = self.kit.settings
-        limits = RequestLimits(settings.max_body, settings.max_json_values)
-        limit = ReadLimit(limits, subject="With what is sealed in it, the request")
-        owner = hash_client_key(self.exchange.client_key)
-        return TranslationContext(
-            id_source=ID_SOURCE,
-            loss_report=self.exchange.loss_report,
-            encrypt=partial(self.kit.sealer.encrypt, owner=owner),
-            decrypt=partial(self.kit.sealer.decrypt, owner=owner, spend=limit.spend),
-            hosted_tools=self.kit.settings.hosted_tools,
-            custom_tools=profile.custom_tools,
-            web_search=profile.web_search_options,
-            can_summarize=is_reasoning_model(profile, self.route.model),
-            extensions=profile.responses_takes,
-            server_calls=profile.server_calls,
-            origin=f"{self.route.upstream.name}/{self.route.model}",
-            caches_signatures=self.kit.settings.reasoning_ttl > 0,
-            make_client_url=partial(build_file_link, self.exchange, self.route.upstream.name),
-        )
-
-    def _select_chat_style(self, request: Json) -> str | None:
-        """The style of the answer; ``None`` where it passes through as the upstream spells it."""
-        style = self._select_style("chat", self.kit.settings.chat_reasoning)
-        if style == AUTO and self.route.protocol == "chat":
-            return None
-        return resolve_chat_style(style, request, self.exchange.rendered_field)
-
-    def _select_responses_style(self, request: Json) -> str:
-        style = self._select_style("responses", self.kit.settings.responses_reasoning)
-        return resolve_responses_style(style, request)
-
-    def _select_style(self, api: str, of_setting: str) -> str:
-        of_key = self.kit.settings.key_reasoning.get(self.exchange.client_key or "", ())
-        return select_style(api, self.style, of_key, of_setting)
-
-    def _history_options(self, profile: Profile, compacting: HandlerWrapper) -> UpstreamMemory:
-        upstream = self.route.upstream
-        keeps = self.route.protocol == "responses" and profile.keeps_responses
-        # What is compacted here has to be seen here.
-        goes_on = compacting is not make_compact_handler or self.compacts_natively
-        return UpstreamMemory(upstream.name, keeps, upstream.passthrough_key, goes_on)
+    check_schema_sizes(attempt.request, attempt.services.settings.max_schema)
+    if attempt.client in OLLAMA_PROTOCOLS:
+        return build_ollama_handler(attempt, terminal)
+    return blame_upstream_for_malformed_events(wrap_stages(terminal, attempt))
 
 
-def choose_truncation(request: Json, compacting: HandlerWrapper) -> Any:
-    """What may be cut: for a summary whatever is too much, which is why one is made."""
-    if compacting is make_compact_handler or has_compaction_trigger(request):
-        return "auto"
-    return request.get("truncation")
+def wrap_stages(handler: Handler, attempt: Attempt, stages: Sequence[Stage] = PIPELINE) -> Handler:
+    """The handler inside all stages that apply; the first stage is the outermost."""
+    for stage in reversed(stages):
+        if stage.applies(attempt):
+            handler = stage.wrap(handler, attempt)
+    return handler
 
 
-def build_file_link(exchange: RequestContext, upstream: str, path: str) -> str:
-    """Where the client finds what the upstream has under a path."""
-    return f"{exchange.get_base_url()}/v1{path}?upstream={upstream}"
+def build_ollama_handler(attempt: Attempt, terminal: Handler) -> Handler:
+    """Ollama's API: a translation over a chat client's whole pipeline."""
+    chat = replace(attempt, client="chat", style="reasoning_content")
+    context = replace(attempt.translation_context, extensions=attempt.extra_parameters)
+    handler = translate_handler(build_handler(chat, terminal), attempt.client, "chat", context)
+    return blame_upstream_for_malformed_events(handler)
+
+
+def build_embeddings_handler(attempt: Attempt, terminal: Handler) -> Handler:
+    """The handler of a request for embeddings."""
+    metered, context = wrap_metering(terminal, attempt), attempt.translation_context
+    handler = translate_handler(metered, attempt.client, "embeddings", context)
+    return blame_upstream_for_malformed_events(handler)

@@ -1,14 +1,48 @@
-"""The emulations together, in the order in which a call wears them."""
+"""The stages of the pipeline together, in their declared order."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from forwarder.core.errors import InvalidRequest, UpstreamRefused
-from forwarder.middleware import with_chat_upstream_middleware, with_responses_upstream_middleware
+from forwarder.core.types import Handler
+from forwarder.pipeline.pipeline import (
+    PIPELINE,
+    is_chat_over_responses,
+    is_chat_upstream,
+    wrap_stages,
+)
 from forwarder.protocols.fold import fold_chat
 from tests.helpers.translating import events_of
 from tests.middleware.chatting import REQUEST, USAGE, Scripted, chunk, one_by_one, said
+
+
+def wrap_for_responses(handler: Handler, stop_drain: bool, max_choices: int) -> Handler:
+    """The stages for a chat client over a Responses upstream."""
+    settings = SimpleNamespace(stop_drain=stop_drain, max_choices=max_choices)
+    attempt: Any = SimpleNamespace(
+        client="chat",
+        route=SimpleNamespace(protocol="responses"),
+        request=REQUEST,
+        services=SimpleNamespace(settings=settings),
+    )
+    return wrap_stages(handler, attempt, [s for s in PIPELINE if s[0] is is_chat_over_responses])
+
+
+def wrap_for_chat(handler: Handler, response_format: str, truncation: Any) -> Handler:
+    """The stages for a Responses client over a Chat upstream."""
+    attempt: Any = SimpleNamespace(
+        client="responses",
+        route=SimpleNamespace(protocol="chat"),
+        profile=SimpleNamespace(response_format=response_format),
+        truncation=truncation,
+        services=SimpleNamespace(settings=SimpleNamespace(max_schema_nodes=50_000)),
+    )
+    return wrap_stages(handler, attempt, [s for s in PIPELINE if s[0] is is_chat_upstream])
+
 
 TOO_LONG = UpstreamRefused(400, {"message": "x", "code": "context_length_exceeded"})
 MESSAGES = [{"role": "user", "content": "a"}] * 3
@@ -20,7 +54,7 @@ def test_every_choice_is_stopped_and_limited_on_its_own() -> None:
         one_by_one(said("three four", " five")),
         [said("six")],
     ]
-    call = with_responses_upstream_middleware(Scripted(*scripts), stop_drain=True, max_choices=8)
+    call = wrap_for_responses(Scripted(*scripts), stop_drain=True, max_choices=8)
     completion = fold_chat(call({**REQUEST, "n": 3, "stop": "END", "max_tokens": 2}))
     answers = {
         (choice["message"]["content"], choice["finish_reason"]) for choice in completion["choices"]
@@ -31,7 +65,7 @@ def test_every_choice_is_stopped_and_limited_on_its_own() -> None:
 
 def test_the_exact_usage_of_one_choice_tells_the_prompt_of_all() -> None:
     scripts = [one_by_one(said("one END", " two")), one_by_one(said("three"))]
-    call = with_responses_upstream_middleware(Scripted(*scripts), stop_drain=False, max_choices=8)
+    call = wrap_for_responses(Scripted(*scripts), stop_drain=False, max_choices=8)
     completion = fold_chat(call({**REQUEST, "n": 2, "stop": "END"}))
     assert completion["usage"]["prompt_tokens"] == USAGE["prompt_tokens"]
 
@@ -40,7 +74,7 @@ def test_what_stands_beside_the_text_is_told_where_it_is_cut() -> None:
     noted = chunk({"notes": {"annotations": [[3, {"a": 1}]], "files": [], "metadata": {}}})
     script = one_by_one([chunk({"content": "one two"}), noted, *said(" END")])
     for cut in ({"stop": "END"}, {"max_tokens": 1}):
-        call = with_responses_upstream_middleware(Scripted(script), stop_drain=False, max_choices=8)
+        call = wrap_for_responses(Scripted(script), stop_drain=False, max_choices=8)
         message = fold_chat(call({**REQUEST, **cut}))["choices"][0]["message"]
         assert message["annotations"] == [{"a": 1}]
 
@@ -48,20 +82,14 @@ def test_what_stands_beside_the_text_is_told_where_it_is_cut() -> None:
 def test_a_request_that_uses_none_has_the_very_stream_of_the_call() -> None:
     stream = iter([[]])
     asked = []
-    call = with_chat_upstream_middleware(
-        lambda request: asked.append(request) or stream, "json_object", None
-    )  # type: ignore[func-returns-value]
-    assert with_responses_upstream_middleware(call, False, 8)(REQUEST) is stream
+    call = wrap_for_chat(lambda request: asked.append(request) or stream, "json_object", None)  # type: ignore[func-returns-value]
+    assert wrap_for_responses(call, False, 8)(REQUEST) is stream
     assert asked[0] is REQUEST
 
 
 def test_a_conversation_is_shortened_only_for_those_who_want_it() -> None:
     upstream = Scripted(TOO_LONG, [[chunk({"content": "ok"}, "stop")]])
-    events_of(
-        with_chat_upstream_middleware(upstream, "json_schema", "auto")(
-            {**REQUEST, "messages": MESSAGES}
-        )
-    )
+    events_of(wrap_for_chat(upstream, "json_schema", "auto")({**REQUEST, "messages": MESSAGES}))
     assert [len(request["messages"]) for request in upstream.requests] == [3, 2]
 
 
@@ -69,14 +97,12 @@ def test_a_conversation_is_shortened_only_for_those_who_want_it() -> None:
 def test_others_get_the_refusal(truncation: str | None) -> None:
     upstream = Scripted(TOO_LONG)
     with pytest.raises(UpstreamRefused):
-        with_chat_upstream_middleware(upstream, "json_schema", truncation)(
-            {**REQUEST, "messages": MESSAGES}
-        )
+        wrap_for_chat(upstream, "json_schema", truncation)({**REQUEST, "messages": MESSAGES})
     assert len(upstream.requests) == 1
 
 
 @pytest.mark.parametrize("truncation", ["yes", 5, {}])
 def test_a_malformed_truncation_is_refused(truncation: object) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        with_chat_upstream_middleware(Scripted(), "json_schema", truncation)
+        wrap_for_chat(Scripted(), "json_schema", truncation)
     assert refused.value.param == "truncation"

@@ -1,0 +1,159 @@
+"""One attempt to serve a request over one route: what the stages of the pipeline work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+from forwarder.config.settings import Settings
+from forwarder.context.client_identity import hash_client_key
+from forwarder.context.request_context import RequestContext
+from forwarder.context.route import Route
+from forwarder.core.encryption import TokenCipher
+from forwarder.core.ids import ID_SOURCE
+from forwarder.core.read_limit import ReadLimit, RequestLimits
+from forwarder.core.translation_context import TranslationContext
+from forwarder.core.types import Json
+from forwarder.middleware.compaction import (
+    HandlerWrapper,
+    has_compaction_trigger,
+    make_compact_handler,
+    with_compaction,
+)
+from forwarder.middleware.media import MediaIO
+from forwarder.middleware.reasoning_cache import ReasoningCache
+from forwarder.middleware.reasoning_cache.signatures import SignatureCache
+from forwarder.protocols.client_reasoning_style import (
+    AUTO,
+    resolve_chat_style,
+    resolve_responses_style,
+    select_style,
+)
+from forwarder.providers import Profile, is_reasoning_model
+from forwarder.storage import (
+    ConversationStore,
+    NullConversationStore,
+    OwnerResolver,
+    UpstreamMemory,
+)
+from forwarder.upstream.client import Upstream
+
+
+class PipelineServices(NamedTuple):
+    """The long-lived objects that stages use."""
+
+    settings: Settings
+    cipher: TokenCipher
+    reasoning_cache: ReasoningCache
+    signature_cache: SignatureCache
+    owners: OwnerResolver
+    store: ConversationStore | NullConversationStore
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A request of the ``client`` protocol over ``route``, which leads to ``upstream``.
+
+    ``style`` is the reasoning style that this request asks for.  ``compaction`` wraps the handler
+    of Responses requests: `with_compaction`, or `make_compact_handler` for ``/responses/compact``.
+    """
+
+    services: PipelineServices
+    upstream: Upstream
+    route: Route
+    client: str
+    style: str | None
+    context: RequestContext
+    request: Json
+    media_io: MediaIO
+    compaction: HandlerWrapper = with_compaction
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The provider profile of the route's model."""
+        return self.upstream.get_profile(self.route.model)
+
+    @property
+    def compacts_natively(self) -> bool:
+        """Whether this upstream compacts conversations itself."""
+        return self.route.protocol == "responses" and self.profile.compaction
+
+    @property
+    def extra_parameters(self) -> frozenset[str]:
+        """Sampling parameters that the upstream accepts beyond those of its API."""
+        over_chat = self.route.protocol == "chat"
+        return self.profile.chat_takes if over_chat else self.profile.responses_takes
+
+    @cached_property
+    def translation_context(self) -> TranslationContext:
+        """What the translators may know of this attempt."""
+        settings, cipher = self.services.settings, self.services.cipher
+        limits = RequestLimits(settings.max_body, settings.max_json_values)
+        limit = ReadLimit(limits, subject="With what is sealed in it, the request")
+        owner = hash_client_key(self.context.client_key)
+        context = TranslationContext(
+            id_source=ID_SOURCE,
+            loss_report=self.context.loss_report,
+            encrypt=partial(cipher.encrypt, owner=owner),
+            decrypt=partial(cipher.decrypt, owner=owner, spend=limit.spend),
+            hosted_tools=settings.hosted_tools,
+            custom_tools=self.profile.custom_tools,
+            web_search=self.profile.web_search_options,
+            can_summarize=is_reasoning_model(self.profile, self.route.model),
+            extensions=self.profile.responses_takes,
+            server_calls=self.profile.server_calls,
+            origin=f"{self.route.upstream.name}/{self.route.model}",
+            caches_signatures=settings.reasoning_ttl > 0,
+            make_client_url=partial(make_file_url, self.context, self.route.upstream.name),
+        )
+        if self.client != "responses":
+            return context
+        style = self._select_style("responses", settings.responses_reasoning)
+        return replace(
+            context,
+            reasoning=resolve_responses_style(style, self.request),
+            stores_encrypted_reasoning=self.compaction is not make_compact_handler
+            and self.services.store.is_answer_stored(self.request),
+        )
+
+    @property
+    def chat_style(self) -> str | None:
+        """The reasoning style of a chat client; None passes reasoning through unchanged."""
+        style = self._select_style("chat", self.services.settings.chat_reasoning)
+        if style == AUTO and self.route.protocol == "chat":
+            return None
+        return resolve_chat_style(style, self.request, self.context.rendered_field)
+
+    def _select_style(self, api: str, style_of_setting: str) -> str:
+        keys = self.services.settings.key_reasoning
+        return select_style(
+            api, self.style, keys.get(self.context.client_key or "", ()), style_of_setting
+        )
+
+    @property
+    def upstream_memory(self) -> UpstreamMemory:
+        """What the upstream keeps of earlier turns, and what has to be read here."""
+        upstream = self.route.upstream
+        keeps = self.route.protocol == "responses" and self.profile.keeps_responses
+        # A conversation that is compacted here has to be read here.
+        goes_on = self.compaction is not make_compact_handler or self.compacts_natively
+        return UpstreamMemory(upstream.name, keeps, upstream.passthrough_key, goes_on)
+
+    @property
+    def truncation(self) -> Any:
+        """The ``truncation`` of a Responses request; a summary may always drop the oldest turns."""
+        if self.compaction is make_compact_handler or has_compaction_trigger(self.request):
+            return "auto"
+        return self.request.get("truncation")
+
+    @property
+    def cache_key(self) -> tuple[str, str, str]:
+        """Owner, upstream and model, for which reasoning is remembered."""
+        owner = self.services.owners.derive_owner(self.context.client_key)
+        return owner, self.route.upstream.name, self.route.model
+
+
+def make_file_url(context: RequestContext, upstream: str, path: str) -> str:
+    """The address at which the client finds a path of the upstream's."""
+    return f"{context.get_base_url()}/v1{path}?upstream={upstream}"
