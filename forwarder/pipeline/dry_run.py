@@ -1,7 +1,7 @@
-"""A request's whole path, and nobody called at its end: what it would become, and what of it.
+"""The dry run: the upstream request that a request becomes, and a report of its parameters.
 
-The path is the bridge's own; only its ends are other ones.  Where it would post a request the dry
-run is over, what it would fetch or upload has a placeholder.
+The pipeline is the real one.  Only its terminal handler and its media functions are replaced: the
+terminal handler ends the run, and files have placeholders.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from forwarder.upstream.client import PreviewedRequest
 
 
 def detect_protocol(request: Json, named: str | None) -> str:
-    """Which API a request is for: the one that is ``named``, or the one that it looks like.
+    """The protocol of a request: ``named``, or inferred from its fields.
 
-    Raises InvalidRequest when that cannot be told.
+    Raises InvalidRequest if the protocol is ambiguous.
     """
     if named is not None:
         return str(check_enum(named, CLIENT_PROTOCOLS, "from"))
     like = [protocol for name, protocol in _DISTINCTIVE_FIELDS.items() if name in request]
     if len(like) != 1:
         raise InvalidRequest(
-            "It cannot be told which API this is a request for; say from=chat, from=responses, "
+            "The API of this request is ambiguous; add from=chat, from=responses, "
             "from=ollama or from=ollama_generate.",
             param="from",
             code="missing_required_parameter",
@@ -44,7 +44,7 @@ def detect_protocol(request: Json, named: str | None) -> str:
 
 
 CLIENT_PROTOCOLS = (*UPSTREAM_PROTOCOLS, *OLLAMA_TABLES)
-"""Whose requests can be shown."""
+"""Protocols of which requests can be previewed."""
 
 _PARAMETER_TABLES = {**PARAMETER_TABLES, **OLLAMA_TABLES}
 
@@ -52,7 +52,7 @@ _DISTINCTIVE_FIELDS = {"messages": "chat", "input": "responses"}
 
 
 class DryRunFinished(Exception):
-    """The dry run is at its end, with what would be sent now."""
+    """Ends the dry run with the request that would be sent."""
 
     def __init__(self, sent: PreviewedRequest) -> None:
         super().__init__()
@@ -60,10 +60,10 @@ class DryRunFinished(Exception):
 
 
 class DryRun:
-    """The ends of one request's path: they note what they are asked for, and do none of it.
+    """Replaces the terminal handler and the media functions, and records their use.
 
-    ``show`` gives what the upstream would be sent.  ``fetched`` and ``uploaded`` are paths in the
-    client's request.
+    ``show`` gives the upstream request.  ``fetched`` and ``uploaded`` are paths in the client's
+    request.
     """
 
     def __init__(self, show: Callable[[Json], PreviewedRequest]) -> None:
@@ -72,37 +72,37 @@ class DryRun:
         self.uploaded: list[str] = []
 
     def handle_request(self, request: Json) -> EventStream:
-        """In place of the upstream's call."""
+        """Replaces the upstream's handler."""
         raise DryRunFinished(self._show(request))
 
     def fetch(self, wanted: Mapping[str, str]) -> Mapping[str, Blob]:
-        """In place of the fetcher's."""
+        """Replaces the fetcher."""
         self.fetched += wanted.values()
         return {
             url: PlaceholderBlob(url.encode(), "image/*", guess_file_name(url)) for url in wanted
         }
 
     def upload(self, blob: Blob, path: str) -> str:
-        """In place of an upload."""
+        """Replaces an upload."""
         self.uploaded.append(path)
         return "<the id of the uploaded file>"
 
     def download(self, file_id: str, path: str) -> Blob:
-        """In place of a download from the upstream."""
+        """Replaces a download from the upstream."""
         self.fetched.append(path)
         return PlaceholderBlob(file_id.encode(), "image/*")
 
     def capture_request(self, call: Handler, request: Json) -> PreviewedRequest:
-        """What would be sent for a request; raises ForwarderError when it would be refused."""
+        """The upstream request; raises ForwarderError if the client's request is refused."""
         try:
             deque(call(request), maxlen=0)
         except DryRunFinished as over:
             return over.sent
-        raise InvalidRequest("Nothing is sent for this request: it is answered here.")
+        raise InvalidRequest("Nothing is sent for this request: the forwarder answers it itself.")
 
 
 class PlaceholderBlob(Blob):
-    """Stands for what is at an address."""
+    """Stands for the content of an address."""
 
     @property
     def data_url(self) -> str:
@@ -113,7 +113,7 @@ def guess_file_name(url: str) -> str | None:
     return PurePosixPath(urlsplit(url).path).name or None
 
 
-# -- what is told of it -------------------------------------------------------------------------
+# -- report --------------------------------------------------------------------------------------
 
 
 def build_report(
@@ -124,8 +124,8 @@ def build_report(
     dropped: Mapping[str, str],
     run: DryRun,
 ) -> Json:
-    """The whole answer: the request as it would go, and the fate of everything in it."""
-    fates = {
+    """The report: the upstream request, and the disposition of every parameter."""
+    dispositions = {
         name: find_disposition(name, value, client, route.protocol, sent, dropped)
         for name, value in (flatten_options(asked) if client in OLLAMA_TABLES else asked).items()
         if value is not None
@@ -140,16 +140,26 @@ def build_report(
             "url": sent.url,
         },
         "request": hide_tool_secrets_of(sent.body),
-        "fates": {name: render_disposition(fate) for name, fate in fates.items()},
+        "fates": {
+            name: render_disposition(disposition) for name, disposition in dispositions.items()
+        },
         "dropped": dict(dropped),
-        "emulated": {name: fate.reason for name, fate in fates.items() if fate.kind == "emulated"},
+        "emulated": {
+            name: disposition.reason
+            for name, disposition in dispositions.items()
+            if disposition.kind == "emulated"
+        },
         "would_fetch": run.fetched,
         "would_upload": run.uploaded,
     }
 
 
-def render_disposition(fate: Disposition) -> Json:
-    return {"fate": fate.kind, "why": fate.reason} if fate.reason else {"fate": fate.kind}
+def render_disposition(disposition: Disposition) -> Json:
+    return (
+        {"fate": disposition.kind, "why": disposition.reason}
+        if disposition.reason
+        else {"fate": disposition.kind}
+    )
 
 
 def find_disposition(
@@ -160,27 +170,29 @@ def find_disposition(
     sent: PreviewedRequest,
     dropped: Mapping[str, str],
 ) -> Disposition:
-    """What became of a parameter: what its table says, unless more is known of this request."""
+    """The disposition of a parameter: from its table, or from this request's values."""
     if name in dropped:
         return Disposition("dropped", reason=dropped[name])
-    for names, is_made_up, fate in _EMULATIONS:
-        if name in names and is_made_up(value, client, over, sent):
-            return fate
-    fate = _PARAMETER_TABLES[client].get(name, _CARRIED) if client != over else _CARRIED
-    if value in fate.neutral:
+    for names, is_emulated, disposition in _EMULATIONS:
+        if name in names and is_emulated(value, client, over, sent):
+            return disposition
+    disposition = _PARAMETER_TABLES[client].get(name, _CARRIED) if client != over else _CARRIED
+    if value in disposition.neutral:
         return _NEUTRAL
-    if fate.kind == "carried" and sent.body.get(name) != value:
+    if disposition.kind == "carried" and sent.body.get(name) != value:
         return _ADAPTED
-    return fate
+    return disposition
 
 
 _CARRIED = Disposition("carried")
-_NEUTRAL = Disposition("neutral", reason="this value asks for nothing")
-_ADAPTED = Disposition("mapped", reason="this upstream takes it in another form, or needs none")
+_NEUTRAL = Disposition("neutral", reason="this value has no effect")
+_ADAPTED = Disposition(
+    "mapped", reason="this upstream takes it in another form, or does not need it"
+)
 
 
 _UNSUPPORTED_FORMATS = {"json_object": ("json_schema",), "none": ("json_schema", "json_object")}
-"""The best format that a provider knows -> those that are made up for here."""
+"""The best format that a provider supports -> formats that the forwarder emulates."""
 
 
 def is_schema_checked(value: Any, client: str, over: str, sent: PreviewedRequest) -> bool:
@@ -209,4 +221,4 @@ _EMULATIONS: tuple[
         Disposition("emulated", reason="the limit is raised upstream, and the answer is cut here"),
     ),
 )
-"""What is emulated by a parameter's value or the upstream's profile, which no table knows."""
+"""Emulations that depend on a value or a profile, which the tables do not know."""

@@ -1,7 +1,7 @@
-"""From a client's request to the stream that answers it; and all that outlives a request.
+"""The gateway: answers requests, and holds the objects that live as long as the process.
 
-For a request: routes, and for each until one answers its path (see `path.py`) to that upstream,
-which is tried again as its standing allows; what stores the answer, and a guard around all.
+A request is resolved to routes. `Resilience` tries them in order until one answers; each attempt
+runs through the pipeline (`pipeline.py`). The answer is recorded where responses are stored.
 """
 
 from __future__ import annotations
@@ -85,11 +85,15 @@ from forwarder.upstream.pool import UpstreamPool
 from forwarder.upstream.resilience import Resilience
 from forwarder.upstream.transport.select import select_transport
 
-log = logging.getLogger("forwarder.bridge")
+log = logging.getLogger("forwarder.gateway")
 
 
 class Gateway:
-    """Everything that outlives a request: the routes, the upstreams and the seal."""
+    """Streams answers, starts background work, and previews requests.
+
+    It also builds the objects that live as long as the process: router, upstream pool, database,
+    caches, health checks.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -101,13 +105,13 @@ class Gateway:
             self.observers.append(self.capture)
             self.capture.start()
         self.database = open_database(settings.database_url)
-        made_up = token_urlsafe(32)
-        secrets = settings.secret_keys or load_secrets(self.database, made_up)
-        self._sealer = TokenCipher(secrets or (made_up,))
+        new_secret = token_urlsafe(32)
+        secrets = settings.secret_keys or load_secrets(self.database, new_secret)
+        self._cipher = TokenCipher(secrets or (new_secret,))
         self._owners = OwnerResolver(self.database, secrets)
         self.registry = self._build_registry(secrets)
         if self.database is not None and self.database.kind == "sqlite" and not secrets:
-            self.database.recovery_callbacks.append(partial(self._adopt_secret, made_up))
+            self.database.recovery_callbacks.append(partial(self._adopt_secret, new_secret))
         self.router = Router(settings, self.registry.find, self.registry.list_models)
         self._configured = frozenset(u.name for u in settings.upstreams)
         self.guard = AddressGuard(settings.remote_allow)
@@ -131,54 +135,55 @@ class Gateway:
         )
         self._uploads = UpstreamPool(self._new_upload_cache, settings.upstreams)
         self.running = InFlightRequests()
-        # One body of the largest size has room whatever the limit.
+        # One body of the maximum size always has room.
         memory = max(settings.max_body_memory, settings.max_body * MEMORY_PER_BYTE)
         self.body_memory = BodyMemory(memory)
-        shelf = self._build_cache_backend()
-        self._recall, self._signatures = ReasoningCache(shelf), SignatureCache(shelf)
+        backend = self._build_cache_backend()
+        self._recall, self._signatures = ReasoningCache(backend), SignatureCache(backend)
         self.state = self._build_conversation_store()
         if settings.health_interval:
             self.health.start(settings.health_interval)
 
     def stream(
-        self, client: str, request: Json, style: str | None, exchange: RequestContext
+        self, client: str, request: Json, style: str | None, context: RequestContext
     ) -> EventStream:
         """The stream that answers a request of the ``client`` protocol.
 
-        ``style`` is how this one request wants its reasoning.  Connects before it returns; raises
-        ForwarderError when the request or every upstream for it fails before that; then nothing is
-        left open for it, and it may be asked in another way.
+        ``style`` is the reasoning style that the request asks for.  The upstream has answered when
+        this returns.  Raises ForwarderError if the request is invalid or all upstreams fail;
+        nothing is left open then.
         """
-        before = len(exchange.cleanup)
+        before = len(context.cleanup)
         try:
             kept = self.state.make_recorder(
-                client, request, exchange, partial(self._find_recording_upstream, exchange)
+                client, request, context, partial(self._find_recording_upstream, context)
             )
-            return exchange.convert_errors(
-                kept(self._stream_unrecorded(client, request, style, exchange))
+            return context.convert_errors(
+                kept(self._stream_unrecorded(client, request, style, context))
             )
         except BaseException:
-            exchange.cleanup.close(keep_first=before)
+            context.cleanup.close(keep_first=before)
             raise
 
     def _stream_unrecorded(
-        self, client: str, request: Json, style: str | None, exchange: RequestContext
+        self, client: str, request: Json, style: str | None, context: RequestContext
     ) -> EventStream:
-        """The same, without being stored."""
-        routes = self._find_routes(client, request, exchange)
-        answer = partial(self._stream_from_route, client, request, style, exchange)
-        return self.resilience.open_first_available(routes, answer, exchange)
+        """The stream of the first route that answers, without recording it."""
+        routes = self._find_routes(client, request, context)
+        answer = partial(self._stream_from_route, client, request, style, context)
+        return self.resilience.open_first_available(routes, answer, context)
 
     def start_background(
-        self, request: Json, style: str | None, exchange: RequestContext, work: RequestContext
+        self, request: Json, style: str | None, context: RequestContext, work: RequestContext
     ) -> Json:
-        """Begin background work; the response as it is queued.  ``work`` is closed when it ends.
+        """Start background work and return the queued response.
 
-        Raises what `stream` would before it calls.
+        ``work`` is the context of the work; it is closed when the work ends.  Raises the errors
+        that `stream` raises before it calls an upstream.
         """
         background = self.store.background
-        self.preview("responses", deepcopy(request), style, exchange)
-        self._find_routes("responses", request, exchange)
+        self.preview("responses", deepcopy(request), style, context)
+        self._find_routes("responses", request, context)
         self.resilience.admit_request(work)
         self.resume_background_work()
         stored = StoredRequest(
@@ -191,15 +196,15 @@ class Gateway:
             client_address=work.client_address,
             client_headers=work.client_headers,
         )
-        task = self._new_background_task(stored, self._sealer.encrypt(stored.to_json()), work)
+        task = self._new_background_task(stored, self._cipher.encrypt(stored.to_json()), work)
         try:
-            return background.start_job(self.store.find_owner(exchange), request, work, task)
+            return background.start_job(self.store.find_owner(context), request, work, task)
         except Exception:
-            work.cleanup.close()  # it will not begin, and takes nobody's place
+            work.cleanup.close()  # the work does not start, so its slot is free
             raise
 
     def resume_background_work(self) -> None:
-        """Take up the background work that other workers have left."""
+        """Start taking over background work of workers that have stopped."""
         if isinstance(self.state, ConversationStore):
             takeover = TakeoverCallbacks(
                 self._new_background_context,
@@ -212,7 +217,7 @@ class Gateway:
     def _new_background_task(
         self, stored: StoredRequest, sealed: str, work: RequestContext
     ) -> BackgroundTask:
-        """The task that a request for background work is."""
+        """The task for a background request."""
         request = {**stored.request, "stream": True}
         made = partial(self._stream_unrecorded, "responses", request, stored.style, work)
         follow = partial(self._follow_upstream_response, request, stored.style, work)
@@ -224,7 +229,7 @@ class Gateway:
     def _follow_upstream_response(
         self, request: Json, style: str | None, work: RequestContext, origin: ResponseOrigin
     ) -> EventStream:
-        """The stream of a response that its upstream makes already."""
+        """The stream of a response that an upstream is already generating."""
         work.followed_response_id = origin.upstream_id
         asked = {k: v for k, v in request.items() if k not in LOCAL_PARAMETERS} | {"input": []}
         answer = partial(self._stream_from_route, "responses", asked, style, work)
@@ -234,42 +239,42 @@ class Gateway:
             raise NotFound(f"The upstream '{origin.upstream}' does not serve this model any more.")
         return self.resilience.open_first_available(there, answer, work)
 
-    def cancel_at_upstream(self, kept: StoredResponse, exchange: RequestContext) -> None:
-        """Cancel a response that was cancelled or deleted here where its upstream still makes it.
+    def cancel_at_upstream(self, kept: StoredResponse, context: RequestContext) -> None:
+        """Cancel a response at its upstream after it was cancelled or deleted here.
 
-        It has ended here whatever the upstream says to that.
+        A failure of the upstream is logged only.
         """
         if kept.upstream_id is None or not (kept.is_running or kept.status == "cancelled"):
             return
-        self._cancel_origin(ResponseOrigin(kept.upstream or "", kept.upstream_id), exchange)
+        self._cancel_origin(ResponseOrigin(kept.upstream or "", kept.upstream_id), context)
 
     def _cancel_work(self, origin: ResponseOrigin, sealed: str | None) -> None:
-        """Cancel a response where its upstream makes it, for the client of a sealed request."""
-        exchange = self._make_work_exchange()
-        values = self._sealer.decrypt(sealed) if sealed else None
+        """Cancel a response at its upstream with the key of an encrypted request."""
+        context = self._new_work_context()
+        values = self._cipher.decrypt(sealed) if sealed else None
         if values is not None:
-            exchange.client_key = values.get("client_key")
-            exchange.client_headers = values.get("client_headers") or {}
-        self._cancel_origin(origin, exchange)
+            context.client_key = values.get("client_key")
+            context.client_headers = values.get("client_headers") or {}
+        self._cancel_origin(origin, context)
 
-    def _cancel_origin(self, origin: ResponseOrigin, exchange: RequestContext) -> None:
-        said = {"id": exchange.id, "upstream": origin.upstream, "response": origin.upstream_id}
+    def _cancel_origin(self, origin: ResponseOrigin, context: RequestContext) -> None:
+        said = {"id": context.id, "upstream": origin.upstream, "response": origin.upstream_id}
         try:
             upstream = self.find_upstream(origin.upstream)
             if upstream is not None:
-                upstream.cancel_response(origin.upstream_id, exchange)
+                upstream.cancel_response(origin.upstream_id, context)
                 log.info({"event": "upstream_cancelled", **said})
         except ForwarderError as error:
             failed = {"event": "upstream_cancel_failed", **said}
             log.warning({**failed, "detail": shorten_value(error.message)})
 
     def _new_background_context(self) -> RequestContext:
-        """An exchange for background work that is taken up; raises Overloaded."""
-        work = self._make_work_exchange()
+        """A context for background work that is taken over; raises Overloaded."""
+        work = self._new_work_context()
         self.resilience.admit_request(work)
         return work
 
-    def _make_work_exchange(self) -> RequestContext:
+    def _new_work_context(self) -> RequestContext:
         settings = self.settings
         return RequestContext(
             id=generate_id("req"),
@@ -283,13 +288,13 @@ class Gateway:
         )
 
     def _can_read_request(self, sealed: str) -> bool:
-        """Was a request sealed under a secret, and by a version, that this worker knows?"""
-        return is_readable(self._sealer.decrypt(sealed))
+        """Whether this worker has the secret and knows the version of an encrypted request."""
+        return is_readable(self._cipher.decrypt(sealed))
 
     def _restore_background_task(self, work: RequestContext, taken: ClaimedWork) -> BackgroundTask:
-        """The task that another worker has begun; this one can read its request."""
+        """The task of work that another worker started; this worker can decrypt its request."""
         work.notify_request(lambda name: None)
-        stored = read_stored_request(self._sealer.decrypt(taken.request), taken.response.input)
+        stored = read_stored_request(self._cipher.decrypt(taken.request), taken.response.input)
         work.client_key, work.account_id = stored.client_key, stored.payer
         work.client_address, work.client_headers = stored.client_address, stored.client_headers
         work.get_base_url, work.loss_report.strict = lambda: stored.address, stored.strict
@@ -303,23 +308,23 @@ class Gateway:
 
     @property
     def store(self) -> ConversationStore:
-        """The state of clients; raises Unsupported where nothing is stored."""
+        """The conversation store; raises Unsupported if nothing is stored."""
         if isinstance(self.state, NullConversationStore):
             raise Unsupported("Nothing is stored here.", code="store_disabled")
         return self.state
 
     def _stream_from_route(
-        self, client: str, request: Json, style: str | None, exchange: RequestContext, route: Route
+        self, client: str, request: Json, style: str | None, context: RequestContext, route: Route
     ) -> EventStream:
-        """The stream of one route's upstream."""
-        exchange.loss_report.local_parameters = self._list_local_parameters(client, request, route)
-        attempt = self._new_attempt(route, client, style, exchange, request)
-        call = attempt.upstream.make_handler(route, client, exchange)
+        """The stream of the upstream of one route."""
+        context.loss_report.local_parameters = self._list_local_parameters(client, request, route)
+        attempt = self._new_attempt(route, client, style, context, request)
+        call = attempt.upstream.make_handler(route, client, context)
         model = request["model"]
-        stream = build_handler(attempt, self._with_retries(call, route, exchange))(request)
+        stream = build_handler(attempt, self._with_retries(call, route, context))(request)
         if client == "responses":
-            exchange.reply_headers = make_response_headers(
-                exchange.reply_headers, model, route, self.catalog.compute_etag()
+            context.reply_headers = make_response_headers(
+                context.reply_headers, model, route, self.catalog.compute_etag()
             )
         return stream
 
@@ -328,120 +333,116 @@ class Gateway:
         route: Route,
         client: str,
         style: str | None,
-        exchange: RequestContext,
+        context: RequestContext,
         request: Json,
         compaction: HandlerWrapper = with_compaction,
     ) -> Attempt:
         services = PipelineServices(
-            self.settings, self._sealer, self._recall, self._signatures, self._owners, self.state
+            self.settings, self._cipher, self._recall, self._signatures, self._owners, self.state
         )
         media_io = MediaIO(
-            self._fetch_for(exchange) if self._fetch_for else None,
-            partial(self._upload_file, route, exchange),
-            partial(self._download_file, route, exchange),
+            self._fetch_for(context) if self._fetch_for else None,
+            partial(self._upload_file, route, context),
+            partial(self._download_file, route, context),
             self._keeps_files(route),
         )
         upstream = self.upstreams.get_or_create(route.upstream)
         return Attempt(
-            services, upstream, route, client, style, exchange, request, media_io, compaction
+            services, upstream, route, client, style, context, request, media_io, compaction
         )
 
-    def compact(self, request: Json, exchange: RequestContext) -> EventStream:
-        """The stream that answers ``/responses/compact``: of one event, the whole."""
+    def compact(self, request: Json, context: RequestContext) -> EventStream:
+        """The answer to ``/responses/compact``, as a stream of one event."""
         request["stream"] = False
-        routes = self._find_routes("responses", request, exchange)
-        answer = partial(self._compact_at_route, request, exchange)
-        return exchange.convert_errors(
-            self.resilience.open_first_available(routes, answer, exchange)
-        )
+        routes = self._find_routes("responses", request, context)
+        answer = partial(self._compact_at_route, request, context)
+        return context.convert_errors(self.resilience.open_first_available(routes, answer, context))
 
     def _compact_at_route(
-        self, request: Json, exchange: RequestContext, route: Route
+        self, request: Json, context: RequestContext, route: Route
     ) -> EventStream:
-        """The stream of one route's upstream, which compacts itself or has it done here."""
+        """Compact by the upstream if it can, otherwise by a summary of its model."""
         attempt = self._new_attempt(
-            route, "responses", None, exchange, request, make_compact_handler
+            route, "responses", None, context, request, make_compact_handler
         )
         if attempt.compacts_natively:
             request = {k: v for k, v in request.items() if k != "stream"}
             attempt = replace(attempt, request=request)
-            call = attempt.upstream.make_compaction_handler(route, exchange)
+            call = attempt.upstream.make_compaction_handler(route, context)
         else:
-            call = attempt.upstream.make_handler(route, "responses", exchange)
-        return build_handler(attempt, self._with_retries(call, route, exchange))(request)
+            call = attempt.upstream.make_handler(route, "responses", context)
+        return build_handler(attempt, self._with_retries(call, route, context))(request)
 
-    def embed(self, client: str, request: Json, exchange: RequestContext) -> EventStream:
-        """The stream that answers a request for embeddings: of one event, the whole.
+    def embed(self, client: str, request: Json, context: RequestContext) -> EventStream:
+        """The answer to an embeddings request, as a stream of one event.
 
-        ``client`` is ``embeddings``, OpenAI's own, or one of Ollama's two.
+        ``client`` is ``embeddings`` (OpenAI) or one of Ollama's two protocols.
         """
-        routes = self._find_routes(client, request, exchange)
-        answer = partial(self._embed_at_route, client, request, exchange)
-        return exchange.convert_errors(
-            self.resilience.open_first_available(routes, answer, exchange)
-        )
+        routes = self._find_routes(client, request, context)
+        answer = partial(self._embed_at_route, client, request, context)
+        return context.convert_errors(self.resilience.open_first_available(routes, answer, context))
 
     def _embed_at_route(
-        self, client: str, request: Json, exchange: RequestContext, route: Route
+        self, client: str, request: Json, context: RequestContext, route: Route
     ) -> EventStream:
-        attempt = self._new_attempt(route, client, None, exchange, request)
-        call = attempt.upstream.make_embeddings_handler(route, exchange)
-        return build_embeddings_handler(attempt, self._with_retries(call, route, exchange))(request)
+        attempt = self._new_attempt(route, client, None, context, request)
+        call = attempt.upstream.make_embeddings_handler(route, context)
+        return build_embeddings_handler(attempt, self._with_retries(call, route, context))(request)
 
-    def _with_retries(self, call: Handler, route: Route, exchange: RequestContext) -> Handler:
+    def _with_retries(self, call: Handler, route: Route, context: RequestContext) -> Handler:
         """The upstream's handler as observers see it, with retries and the circuit breaker."""
         state = self.resilience.upstream_states.get_or_create(route.upstream)
-        return state.with_retries(exchange.instrument(call, route), exchange)
+        return state.with_retries(context.instrument(call, route), context)
 
     def _keeps_files(self, route: Route) -> bool:
         return self.router.default_file_upstream in (None, route.upstream.name)
 
-    def _upload_file(self, route: Route, exchange: RequestContext, blob: Blob, path: str) -> str:
-        """The upstream's id of a file, which is sent there unless it has it."""
-        key = exchange.client_key if route.upstream.passthrough_key else None
+    def _upload_file(self, route: Route, context: RequestContext, blob: Blob, path: str) -> str:
+        """The upstream's file id of ``blob``; uploads it if the upstream does not have it."""
+        key = context.client_key if route.upstream.passthrough_key else None
         id_of = partial(self._uploads.get_or_create(route.upstream).get_file_id, blob, key)
         return self.resilience.upstream_states.get_or_create(route.upstream).run_with_retries(
-            id_of, exchange
+            id_of, context
         )
 
     def _download_file(
-        self, route: Route, exchange: RequestContext, file_id: str, path: str
+        self, route: Route, context: RequestContext, file_id: str, path: str
     ) -> Blob:
-        """A file of the upstream that has files, or else of the one that is asked."""
+        """A file from the upstream that keeps files, or else from the route's upstream."""
         keeper = self.router.default_file_upstream
         upstream = (
             self.upstreams[keeper] if keeper else self.upstreams.get_or_create(route.upstream)
         )
 
         def get_file(what: str) -> PassthroughResponse:
-            return upstream.passthrough("GET", what, {}, exchange)
+            return upstream.passthrough("GET", what, {}, context)
 
         return download(get_file, file_id, path, self.settings.fetch_max)
 
     def preview(
-        self, client: str, request: Json, style: str | None, exchange: RequestContext
+        self, client: str, request: Json, style: str | None, context: RequestContext
     ) -> Json:
-        """What `stream` would ask of which upstream for a request; see `dry_run.report`.
+        """The upstream request that `stream` would send; see `dry_run.build_report`.
 
-        Nothing is called, fetched or uploaded.  Raises ForwarderError where `stream` would before
-        it calls.
+        Nothing is called, fetched or uploaded.  Raises the errors that `stream` raises before it
+        calls an upstream.
         """
         asked = dict(request)
         self.wants_stream(client, request)
-        route = self._find_routes(client, request, exchange)[0]
-        exchange.upstream, exchange.model = route.upstream.name, route.model
-        attempt = self._new_attempt(route, client, style, exchange, request)
-        exchange.loss_report.local_parameters = self._list_local_parameters(client, request, route)
-        show = partial(attempt.upstream.preview, route=route, client=client, exchange=exchange)
+        route = self._find_routes(client, request, context)[0]
+        context.upstream, context.model = route.upstream.name, route.model
+        attempt = self._new_attempt(route, client, style, context, request)
+        context.loss_report.local_parameters = self._list_local_parameters(client, request, route)
+        show = partial(attempt.upstream.preview, route=route, client=client, exchange=context)
         run = DryRun(show)
         fetch = run.fetch if self._fetch_for else None
         media_io = MediaIO(fetch, run.upload, run.download, self._keeps_files(route))
         attempt = replace(attempt, media_io=media_io)
         sent = run.capture_request(build_handler(attempt, run.handle_request), request)
-        return build_report(asked, client, route, sent, exchange.loss_report.losses, run)
+        return build_report(asked, client, route, sent, context.loss_report.losses, run)
 
     def wants_stream(self, client: str, request: Json) -> bool:
-        """Is the answer to be streamed?  The request says so afterwards, whoever decided."""
+        """Whether to stream the answer; sets ``stream`` in the request if it is missing."""
         asked = read_field(request, "stream", BOOL, "stream")
         if asked is None:
             asked = client in OLLAMA_PROTOCOLS or (
@@ -450,29 +451,29 @@ class Gateway:
             request["stream"] = asked
         return bool(asked)
 
-    def keeps_responses(self, request: Json, exchange: RequestContext) -> bool:
-        """Does a Responses request go to where responses may be stored?"""
-        own = self._find_routes("responses", request, exchange)[0].protocol == "responses"
+    def keeps_responses(self, request: Json, context: RequestContext) -> bool:
+        """Whether the response to a Responses request can be stored, here or upstream."""
+        own = self._find_routes("responses", request, context)[0].protocol == "responses"
         return own or not isinstance(self.state, NullConversationStore)
 
     def _list_local_parameters(self, client: str, request: Json, route: Route) -> frozenset[str]:
-        """What is no loss: what the forwarder does itself, and what the client has not sent.
+        """Parameters that are not reported as lost: handled here, or not sent by the client.
 
-        Reasoning in a ``[thinking]`` block becomes a field on its way, which not every upstream
-        takes.  A client that has sent no such field is not told of one.
+        Reasoning in a ``[thinking]`` block becomes a field that some upstreams do not accept.  A
+        client that did not send that field gets no report of it.
         """
         here = self.state.list_local_parameters(client, request, client != route.protocol)
         if client == "chat" and find_reasoning_field(request.get("messages")) is None:
             here |= {"messages.reasoning_content"}
         return here if client == "responses" else here | _UNREQUESTED_PARAMETERS
 
-    def _find_routes(self, client: str, request: Json, exchange: RequestContext) -> list[Route]:
+    def _find_routes(self, client: str, request: Json, context: RequestContext) -> list[Route]:
         model = request.get("model") or self.settings.default_model
         if model is not None and not isinstance(model, str):
             raise InvalidRequest(
                 "Invalid type for 'model': expected a string.", param="model", code="invalid_type"
             )
-        routes = self.router.list_routes(model, client, exchange.client_key)
+        routes = self.router.list_routes(model, client, context.client_key)
         request["model"] = model
         return routes
 
@@ -483,21 +484,21 @@ class Gateway:
         registry.preload_models()
         return registry
 
-    def _adopt_secret(self, made_up: str) -> None:
-        """Seal with the secret beside the store, which could not be read when the worker started.
+    def _adopt_secret(self, new_secret: str) -> None:
+        """Use the secret file beside the database once the database can be read.
 
-        Where there is none yet, what this process has sealed with meanwhile becomes it.
+        If there is no such file, the secret that this process made up is saved as one.
         """
-        secrets = load_secrets(self.database, made_up)
+        secrets = load_secrets(self.database, new_secret)
         if secrets:
-            self._sealer.add_secrets(secrets)
+            self._cipher.add_secrets(secrets)
             self._owners.add_secrets(secrets)
             self.registry.adopt_secrets(secrets)
 
     def find_upstream(self, name: str) -> Upstream | None:
-        """The upstream of a name, whether it is configured or registered; None if there is none.
+        """The configured or registered upstream of this name, or None.
 
-        Raises UpstreamKeyRefused for a registered one whose key is lost.
+        Raises UpstreamKeyRefused if the key of a registered upstream cannot be decrypted.
         """
         if name in self._configured:
             return self.upstreams[name]
@@ -507,11 +508,11 @@ class Gateway:
         return self.upstreams.get_or_create(remote.require_key().upstream)
 
     def _list_registered_upstreams(self) -> Iterator[UpstreamSettings]:
-        """The upstreams that registered models are."""
+        """The upstreams of registered models."""
         return (remote.upstream for remote in self.registry.list_models() if remote.host)
 
     def _list_health_targets(self) -> Iterator[HealthTarget]:
-        """What has a health: every upstream, and every registered model that has a host."""
+        """The targets of health checks: upstreams, and registered models with a host."""
         for settings in self.settings.upstreams:
             yield HealthTarget(settings.name, self.upstreams.get_or_create(settings), None)
         for remote in self.registry.list_models():
@@ -520,7 +521,7 @@ class Gateway:
                 yield target
 
     def health_target(self, remote: RegisteredModel) -> HealthTarget | None:
-        """What of a registered model has a health; None where it has no host, or no key."""
+        """The health target of a registered model, or None if it has no host or no key."""
         if not remote.host or remote.locked:
             return None
         ask = partial(self.creating.probe_registered, remote) if remote.can_answer else None
@@ -529,12 +530,12 @@ class Gateway:
         )
 
     def rotate_keys(self) -> RotationReport:
-        """Seal all that is stored with the first secret."""
+        """Encrypt everything that is stored with the first secret."""
         self._owners.rotate_keys()
-        return self.registry.rotate_secrets(self._sealer)
+        return self.registry.rotate_secrets(self._cipher)
 
     def _drop_upstream(self, settings: UpstreamSettings) -> None:
-        """Let go of an upstream that was registered; answers that have begun go on."""
+        """Close an upstream that was registered; running answers continue."""
         self.resilience.upstream_states.drop(settings)
         self._uploads.drop(settings)
         upstream = self.upstreams.drop(settings)
@@ -561,11 +562,11 @@ class Gateway:
         ttl = self.settings.reasoning_ttl
         if self.database is None or not ttl:
             return MemoryBackend(ttl)
-        return DatabaseBackend(self.database, self._sealer, ttl)
+        return DatabaseBackend(self.database, self._cipher, ttl)
 
-    def _find_recording_upstream(self, exchange: RequestContext) -> str | None:
-        """The upstream that has answered, if it keeps what it answers."""
-        upstream = self.upstreams.get(exchange.upstream or "")
+    def _find_recording_upstream(self, context: RequestContext) -> str | None:
+        """The name of the upstream that answered, if it stores responses itself."""
+        upstream = self.upstreams.get(context.upstream or "")
         if upstream is None or "responses" not in upstream.settings.apis:
             return None
         return upstream.settings.name if upstream.profile.keeps_responses else None
@@ -573,26 +574,24 @@ class Gateway:
     def use_for_replay(
         self, transport: httpx2.BaseTransport | None = None, fetch: Fetch | None = None
     ) -> None:
-        """From here on nothing is stored; and in place of every upstream ``transport`` answers,
-        and ``fetch`` fetches, if they are given.
-        """
+        """Store nothing from now on, and replace the upstreams' transport and the media fetcher."""
         self.state = NullConversationStore(
             RequestLimits(self.settings.max_body, self.settings.max_json_values)
         )
-        self._sealer.accepts_all_owners = True  # a record does not have its client's key
+        self._cipher.accepts_all_owners = True  # a capture does not contain its client's key
         self._transport = transport
         if transport is not None:
             self.upstreams.rebuild()
             self._uploads.rebuild()
         if fetch is not None:
-            self._fetch_for = lambda exchange: fetch
+            self._fetch_for = lambda context: fetch
 
     def _connect_upstream(self, settings: UpstreamSettings) -> Upstream:
         heartbeat = min(self.settings.keepalive, settings.idle_timeout)
         transport = self._transport
         if transport is None and settings.name in self._configured:
             transport = select_transport(settings, heartbeat)
-        elif transport is None:  # whoever registered it does not choose where we connect
+        elif transport is None:  # a registered host may not lead into the private network
             transport = select_transport(settings, heartbeat, self.guard.look_up)
         return Upstream(settings, transport, heartbeat, self.settings.max_answer)
 
@@ -601,15 +600,15 @@ class Gateway:
 
 
 _UNREQUESTED_PARAMETERS = frozenset({"reasoning.summary", f"include.{INCLUDE_ENCRYPTED_REASONING}"})
-"""What only the forwarder asks for on behalf of other clients, so that they lose nothing."""
+"""Parameters that the forwarder itself adds to requests of other clients."""
 
 
 def build_fetcher(settings: Settings) -> Callable[[RequestContext], Fetch] | None:
-    """``None`` when nothing is fetched: told so, or clients show no keys, so anybody would ask."""
+    """The media fetcher of a context, or None if fetching is off or clients need no keys."""
     allowed = settings.fetch and bool(settings.api_keys)
     if not allowed:
         return None
     guard = AddressGuard(settings.fetch_allow, get_address_info)
     lookups = settings.fetch_lookups
     fetcher = Fetcher(guard, settings.fetch_max, settings.fetch_timeout, lookups)
-    return lambda exchange: partial(fetcher.fetch_all, client=exchange.account_id or "")
+    return lambda context: partial(fetcher.fetch_all, client=context.account_id or "")

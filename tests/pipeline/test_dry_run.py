@@ -179,7 +179,7 @@ def test_every_parameter_has_the_fate_that_its_table_says(wire: Wire) -> None:
         "messages": {"fate": "mapped", "why": CHAT_OVER_RESPONSES["messages"].reason},
         "temperature": {"fate": "carried"},
         "seed": {"fate": "dropped", "why": CHAT_OVER_RESPONSES["seed"].reason},
-        "logit_bias": {"fate": "neutral", "why": "this value asks for nothing"},
+        "logit_bias": {"fate": "neutral", "why": "this value has no effect"},
         "n": {"fate": "emulated", "why": CHAT_OVER_RESPONSES["n"].reason},
         "verbosity": {"fate": "mapped", "why": CHAT_OVER_RESPONSES["verbosity"].reason},
         "unheard": {"fate": "dropped", "why": "neither API knows this parameter"},
@@ -417,5 +417,5 @@ def test_what_becomes_of_ollama_s_options_is_told_of_each() -> None:
         "options.mirostat": "neutral",
     }
     assert told["dropped"].keys() == {"options.seed", "options.num_ctx"}
-    assert told["fates"]["options.mirostat"]["why"] == "this value asks for nothing"
+    assert told["fates"]["options.mirostat"]["why"] == "this value has no effect"
     assert told["request"]["temperature"] == 0

@@ -701,7 +701,7 @@ def test_work_is_cancelled_at_its_upstream_with_the_key_of_its_client(
     monkeypatch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
     over = bridge_of(RESPONSES_API_KEY="passthrough")
     stored = StoredRequest({}, None, "k", None, "", False, None, {"X-Title": "Mine"})
-    sealed = over._sealer.encrypt(stored.to_json())
+    sealed = over._cipher.encrypt(stored.to_json())
     for request in (sealed, None):  # what the upstream refuses is for the log alone
         over._cancel_work(ResponseOrigin("responses", "resp_1"), request)
     over._cancel_work(ResponseOrigin("gone", "resp_1"), sealed)
