@@ -1,10 +1,10 @@
-"""Translations: a call of one protocol, worn over a call of the other.
+"""Translations between the client's protocol and the upstream's.
 
-``translate_handler`` gives a call that speaks the client's protocol over one that speaks the upstream's.
-With the same protocol on both sides it is the very call it was given, so passing through loses
-nothing.
+``translate_handler`` turns a handler of the upstream's protocol into a handler of the client's.
+If both protocols are the same, it returns the handler itself, so passthrough loses nothing.
 
-Pure rooms: plain JSON in, plain JSON out; no openai, flask, os, time, uuid or logging in here.
+This package is pure: JSON in, JSON out.  Its modules never import the SDK, Flask, ``os``,
+``time``, ``uuid`` or ``logging``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from forwarder.translation import (
     responses_over_chat,
 )
 from forwarder.translation.error_params import rename_losses, with_client_parameter_names
-from forwarder.translation.ollama_over_chat.fold import fold_ollama
 from forwarder.translation.ollama_over_chat.forms import (
     CHAT_ENDPOINT,
     GENERATE_ENDPOINT,
     OllamaEndpoint,
 )
+from forwarder.translation.ollama_over_chat.stream import fold_ollama
 
 FOLDS: dict[str, Callable[[EventStream], Json]] = {
     "chat": fold_chat,
@@ -34,16 +34,16 @@ FOLDS: dict[str, Callable[[EventStream], Json]] = {
     "ollama": fold_ollama,
     "ollama_generate": fold_ollama,
 }
-"""Protocol -> the fold of its streams into a whole answer."""
+"""Protocol -> the function that folds a stream of that protocol into one whole answer."""
 
 
 def translate_handler(
     handler: Handler, client: str, upstream: str, context: TranslationContext
 ) -> Handler:
-    """Give a call for ``client``'s protocol, served over ``handler``, which speaks ``upstream``'s.
+    """Return a handler of the ``client`` protocol over ``handler``, which speaks ``upstream``'s.
 
-    Ollama's two ways of asking are protocols of their own, both over Chat; whatever else is
-    beneath is for that call to adapt.
+    Ollama's chat and generate endpoints are protocols of their own.  Both need a ``handler`` that
+    speaks Chat; over a Responses upstream, the caller passes one that is already translated.
     """
     if client == upstream:
         return handler
@@ -96,4 +96,4 @@ TRANSLATIONS: dict[str, Callable[[Handler, TranslationContext], Handler]] = {
     "ollama_embed": ollama_embeddings.with_embed_translation,
     "ollama_embeddings": ollama_embeddings.with_embeddings_translation,
 }
-"""The client's protocol -> what wears it."""
+"""The client's protocol -> the wrapper that serves it."""

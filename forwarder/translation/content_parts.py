@@ -1,6 +1,6 @@
-"""Content parts, read in both directions: a table of part types each way.
+"""Conversion of content parts between Chat and Responses: one table of part types each way.
 
-Every function takes the part and its path in the request, so that a refusal names it.
+Every converter takes the part and its path in the request, so that errors name the path.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ PartConverter = Callable[[Json, str], Json]
 
 
 def convert_parts(parts: list[Any], table: dict[str, PartConverter], path: str) -> list[Json]:
-    """Each part of ``parts`` through its converter in ``table``."""
+    """Convert each part with the converter that ``table`` has for its type.
+
+    Raises InvalidRequest for a malformed part, Unsupported for one that the upstream cannot take.
+    """
     return [convert_part(part, table, f"{path}[{i}]") for i, part in enumerate(iter_paced(parts))]
 
 
 def convert_part(part: Any, table: dict[str, PartConverter], path: str) -> Json:
-    """One part through its converter."""
+    """Convert one part like ``convert_parts``."""
     kind = require_field(check_type(part, DICT, path), "type", STR, f"{path}.type")
     converter = table.get(kind)
     if converter is None:
@@ -60,7 +63,11 @@ def convert_image_to_chat(part: Json, path: str) -> Json:
     url = read_field(part, "image_url", STR, f"{path}.image_url")
     if not url:
         require_field(part, "file_id", STR, f"{path}.image_url")
-        raise unsupported_file_id(f"{path}.file_id", "image")
+        raise Unsupported(
+            f"'{path}.file_id': the upstream does not accept images by file id; "
+            "send the image's URL or data.",
+            param=f"{path}.file_id",
+        )
     image = {"url": url}
     detail = read_field(part, "detail", STR, f"{path}.detail")
     if detail:
@@ -71,7 +78,7 @@ def convert_image_to_chat(part: Json, path: str) -> Json:
 def convert_file_to_chat(part: Json, path: str) -> Json:
     if part.get("file_url") is not None:
         raise Unsupported(
-            f"'{path}.file_url': the upstream takes files by value or by id, not by URL.",
+            f"'{path}.file_url': the upstream accepts files by value or by id, not by URL.",
             param=f"{path}.file_url",
         )
     names = ("file_data", "file_id", "filename")
@@ -82,12 +89,12 @@ def convert_file_to_chat(part: Json, path: str) -> Json:
 
 
 _AUDIO_DATA_URL = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
-"""Some clients send a data URL, which some vendors take too."""
+"""Some clients send a data URL, and some vendors accept it."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
 def read_audio(part: Json, path: str) -> tuple[Json, str]:
-    """The audio of a part, and its bare base64."""
+    """Return the ``input_audio`` object of a part, and its base64 without a data URL prefix."""
     path = f"{path}.input_audio"
     audio = require_field(part, "input_audio", DICT, path)
     data = require_field(audio, "data", STR, f"{path}.data")
@@ -109,13 +116,6 @@ def convert_audio_to_chat(part: Json, path: str) -> Json:
     return {"type": "input_audio", "input_audio": audio}
 
 
-def unsupported_file_id(param: str, what: str) -> Unsupported:
-    return Unsupported(
-        f"'{param}': the upstream takes no {what} by file id; send its URL or its data.",
-        param=param,
-    )
-
-
 INPUT_TO_CHAT: dict[str, PartConverter] = {
     "input_text": convert_text_to_chat,
     "output_text": convert_text_to_chat,
@@ -124,7 +124,7 @@ INPUT_TO_CHAT: dict[str, PartConverter] = {
     "input_file": convert_file_to_chat,
     "input_audio": convert_audio_to_chat,
 }
-"""What a user message or a tool result may hold."""
+"""Part types of user messages and tool results."""
 
 OUTPUT_TO_CHAT: dict[str, PartConverter] = {
     "output_text": convert_text_to_chat,
@@ -132,14 +132,14 @@ OUTPUT_TO_CHAT: dict[str, PartConverter] = {
     "text": convert_text_to_chat,
     "refusal": convert_refusal,
 }
-"""What an assistant message may hold."""
+"""Part types of assistant messages."""
 
 TEXT_TO_CHAT: dict[str, PartConverter] = {
     "input_text": convert_text_to_chat,
     "output_text": convert_text_to_chat,
     "text": convert_text_to_chat,
 }
-"""What a system or developer message may hold, in either protocol's spelling."""
+"""Part types of system and developer messages, in the spelling of either protocol."""
 
 
 # -- Chat -> Responses --------------------------------------------------------------------------
@@ -165,14 +165,14 @@ def convert_image_to_input(part: Json, path: str) -> Json:
     image = require_field(part, "image_url", (dict, str), f"{path}.image_url")
     if isinstance(image, str):  # an old spelling that some clients still send
         image = {"url": image}
-    given = read_field(image, "detail", STR, f"{path}.image_url.detail")
-    detail = given or "auto"  # the Responses API requires it
-    where = read_image_source(image, f"{path}.image_url")
-    return with_cache_breakpoint(part, {"type": "input_image", **where, "detail": detail})
+    # The Responses API requires a detail.
+    detail = read_field(image, "detail", STR, f"{path}.image_url.detail") or "auto"
+    source = read_image_source(image, f"{path}.image_url")
+    return with_cache_breakpoint(part, {"type": "input_image", **source, "detail": detail})
 
 
 def read_image_source(image: Json, path: str) -> Json:
-    """An image's URL or, as some clients have it in Chat too, its id."""
+    """Return ``{image_url}``, or ``{file_id}``, which some Chat clients send too."""
     file_id = read_field(image, "file_id", STR, f"{path}.file_id")
     if file_id and not image.get("url"):
         return {"file_id": file_id}
@@ -189,8 +189,8 @@ _FILE_FIELDS = (*_FILE_SOURCES, "filename")
 def convert_file_to_input(part: Json, path: str) -> Json:
     path = f"{path}.file"
     file = require_field(part, "file", DICT, path)
-    given = {name: read_field(file, name, STR, f"{path}.{name}") for name in _FILE_FIELDS}
-    carried = {name: value for name, value in given.items() if value is not None}
+    fields = {name: read_field(file, name, STR, f"{path}.{name}") for name in _FILE_FIELDS}
+    carried = {name: value for name, value in fields.items() if value is not None}
     if carried.keys().isdisjoint(_FILE_SOURCES):
         raise missing_parameter(f"{path}.file_data")
     return with_cache_breakpoint(part, {"type": "input_file", **carried})
@@ -198,7 +198,9 @@ def convert_file_to_input(part: Json, path: str) -> Json:
 
 def refuse_audio(part: Json, path: str) -> Json:
     raise Unsupported(
-        f"'{path}': the upstream takes no audio input.", param=path, code="unsupported_value"
+        f"'{path}': the upstream does not accept audio input.",
+        param=path,
+        code="unsupported_value",
     )
 
 
@@ -214,13 +216,13 @@ USER_TO_RESPONSES: dict[str, PartConverter] = {
     "file": convert_file_to_input,
     "input_audio": refuse_audio,
 }
-"""What a user, system or tool message may hold."""
+"""Part types of user, system and tool messages."""
 
 USER_WITH_AUDIO_TO_RESPONSES = {**USER_TO_RESPONSES, "input_audio": convert_audio_to_input}
-"""The same for an upstream that takes audio, which the Responses API itself does not."""
+"""The same for an upstream that accepts audio.  OpenAI's Responses API does not."""
 
 ASSISTANT_TO_RESPONSES: dict[str, PartConverter] = {
     "text": convert_text_to_output,
     "refusal": convert_refusal,
 }
-"""What an assistant message may hold."""
+"""Part types of assistant messages."""

@@ -1,9 +1,9 @@
-"""An upstream's refusal, told with the client's own name of the parameter that it is about.
+"""Renames the upstream's parameters to the client's in errors and in the loss report.
 
-Only ``param`` is put into the client's words: the message stays what the upstream said, but for a
-model that it does not know, since Ollama's clients pull one of which they are told so.  A place
-inside of what a translation has built is not one that the client knows, so there the parameter
-alone is named.  What was dropped on the way can be told likewise.
+In an upstream error only ``param`` is renamed; the upstream's message stays as it is.  The one
+exception is an unknown model: Ollama clients pull a model when the message says "not found".
+A path inside an upstream parameter is cut to the client's parameter: the translation built that
+value, so the path means nothing to the client.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ CLIENT_PARAMETER_NAMES: dict[str, Mapping[str, tuple[str, ...]]] = {
     "ollama_embed": {},
     "ollama_embeddings": {"input": ("prompt",)},
 }
-"""The client's protocol -> the upstream's parameter -> what the client may have called it."""
+"""The client's protocol -> the upstream's parameter -> the client's possible names for it."""
 
 _OLLAMA_PROTOCOLS = frozenset({"ollama", "ollama_generate", "ollama_embed", "ollama_embeddings"})
 
@@ -73,7 +73,7 @@ _PATH_STEP = re.compile(r"[^.\[]+")
 
 
 def with_client_parameter_names(handler: Handler, client: str) -> Handler:
-    """Wrap a translated call so that a refusal names a parameter of the ``client`` protocol."""
+    """Wrap a translated handler so that errors name parameters of the ``client`` protocol."""
 
     def handle_request(request: Json) -> EventStream:
         try:
@@ -89,14 +89,17 @@ def with_client_parameter_names(handler: Handler, client: str) -> Handler:
 
 
 def model_not_found(refusal: UpstreamRefused, request: Json) -> UpstreamRefused:
-    """The refusal as Ollama begins it, with the client's name for the model."""
+    """Word the error as Ollama does, with the client's name for the model."""
     message = f"model '{shorten_value(request.get('model'))}' not found: {refusal.message}"
-    said = {"message": message, "param": "model", "code": "model_not_found"}
-    return UpstreamRefused(404, said, refusal.headers)
+    error = {"message": message, "param": "model", "code": "model_not_found"}
+    return UpstreamRefused(404, error, refusal.headers)
 
 
 def map_to_client_parameter(param: str, client: str, request: Json) -> str:
-    """The parameter of the client's ``request`` that an upstream's ``param`` came of."""
+    """Return the parameter of the client's ``request`` that became the upstream's ``param``.
+
+    Returns ``param`` unchanged if the request has no such parameter.
+    """
     names = CLIENT_PARAMETER_NAMES[client]
     steps = _PATH_STEP.findall(param)
     known = names.get(".".join(steps[:2])) or names.get(steps[0] if steps else "")
@@ -107,7 +110,7 @@ def map_to_client_parameter(param: str, client: str, request: Json) -> str:
 
 
 def rename_losses(loss_report: LossReport, client: str, request: Json) -> None:
-    """Name what was lost further on as the ``client`` protocol does."""
+    """Rename the losses that inner translations reported to the ``client`` protocol's names."""
     for name, reason in list(loss_report.losses.items()):
         known = CLIENT_PARAMETER_NAMES[client].get(name)
         if known:

@@ -1,11 +1,11 @@
-"""Images as base64 and as data URLs, for both directions."""
+"""Conversion of images between bare base64 and data URLs, for all translations."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-# What follows the subtype may be made of the same letters, and would be tried from each of them.
+# The lookahead prevents backtracking into the subtype: other parameters may use the same letters.
 _DATA_URL = re.compile(r"data:(?:image/([\w.+-]+)(?![\w.+-]))?[^,]*;base64,", re.IGNORECASE)
 _URL = re.compile(r"(?:https?|data):", re.IGNORECASE)
 _FORMAT_NAME = re.compile(r"[\w.+-]+", re.ASCII)
@@ -17,19 +17,19 @@ _BASE64_PREFIXES = {
     "R0lGOD": "gif",
     "PHN2Z": "svg",
 }
-"""How the base64 of an image begins -> its format."""
+"""The first characters of an image's base64 -> its format."""
 
 _FORMAT_ALIASES = {"jpg": "jpeg", "svg+xml": "svg"} | {f: f for f in _BASE64_PREFIXES.values()}
-"""A media subtype, or another name -> the format's own."""
+"""A media subtype or another name of a format -> its name here."""
 
 
 def is_url(text: str) -> bool:
-    """Is it a URL already, rather than base64?"""
+    """Whether ``text`` is a URL rather than base64."""
     return _URL.match(text) is not None
 
 
 def make_data_url(data: str, image_format: Any = None) -> str:
-    """The base64 of an image as a data URL; what is a URL already stays one."""
+    """Return a data URL for the base64 of an image; a URL is returned unchanged."""
     if is_url(data):
         return data
     kind = detect_format(data, image_format)
@@ -37,7 +37,7 @@ def make_data_url(data: str, image_format: Any = None) -> str:
 
 
 def parse_data_url(url: str) -> tuple[str, str] | None:
-    """The base64 of a data URL and its format; ``None`` when it is no such URL."""
+    """Return the base64 and the format of a data URL, ``None`` for any other text."""
     head = _DATA_URL.match(url)
     if head is None:
         return None
@@ -46,7 +46,10 @@ def parse_data_url(url: str) -> tuple[str, str] | None:
 
 
 def detect_format(data: str, hint: Any = None) -> str:
-    """As ``hint``, if that is a known one, or else by how the base64 begins."""
+    """Return the format that ``hint`` names, else the one that the base64 begins like.
+
+    Falls back to an unknown but well-formed ``hint``, then to ``png``.
+    """
     name = hint.lower() if isinstance(hint, str) and _FORMAT_NAME.fullmatch(hint) else ""
     sniffed = (kind for head, kind in _BASE64_PREFIXES.items() if data.startswith(head))
     return _FORMAT_ALIASES.get(name) or next(sniffed, name) or "png"

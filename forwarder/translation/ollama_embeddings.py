@@ -1,6 +1,6 @@
-"""Ollama's two ways of asking for embeddings, over OpenAI's.
+"""Ollama's two embeddings endpoints over OpenAI's ``/embeddings``.
 
-The upstream's stream is one event, its whole answer, and so is the client's.
+Both the upstream's stream and the client's consist of one event, the whole answer.
 """
 
 from __future__ import annotations
@@ -16,50 +16,53 @@ from forwarder.protocols.parameters import validate_parameters
 
 
 def with_embed_translation(handler: Handler, context: TranslationContext) -> Handler:
-    """``/api/embed``: several texts, and vectors of length one."""
+    """``/api/embed``: several texts, and vectors normalized to length one."""
 
     def handle_request(request: Json) -> EventStream:
-        began = context.id_source.monotonic_ns()
+        started_at = context.id_source.monotonic_ns()
         model = require_field(request, "model", STR, "model")
-        asked = dict(
+        parameters = dict(
             validate_parameters(flatten_options(request), OLLAMA_EMBED, context.loss_report)
         )
-        texts = asked.get("input") or []
+        texts = parameters.get("input") or []
         for i, text in enumerate(texts if isinstance(texts, list) else ()):
             check_type(text, STR, f"input[{i}]")
         return translate_embed_answer(
-            request_embeddings(handler, asked) if texts else iter(()), model, began, context
+            request_embeddings(handler, parameters) if texts else iter(()),
+            model,
+            started_at,
+            context,
         )
 
     return handle_request
 
 
 def translate_embed_answer(
-    stream: EventStream, model: str, began: int, context: TranslationContext
+    stream: EventStream, model: str, started_at: int, context: TranslationContext
 ) -> EventStream:
     answer = read_answer(stream)
     vectors = [normalize_vector(vector) for vector in read_vectors(answer)] if answer else []
-    counted: Any = (answer.get("usage") or {}).get("prompt_tokens")
+    prompt_tokens: Any = (answer.get("usage") or {}).get("prompt_tokens")
     line: Json = {
         "model": model,
         "embeddings": vectors,
-        "total_duration": context.id_source.monotonic_ns() - began,
+        "total_duration": context.id_source.monotonic_ns() - started_at,
         "load_duration": 0,
     }
-    yield [{**line, "prompt_eval_count": counted} if type(counted) is int else line]
+    yield [{**line, "prompt_eval_count": prompt_tokens} if type(prompt_tokens) is int else line]
 
 
 def with_embeddings_translation(handler: Handler, context: TranslationContext) -> Handler:
-    """``/api/embeddings``, the older one: one text, and its vector as the upstream has it."""
+    """``/api/embeddings``, the older endpoint: one text, and its vector as the upstream sent it."""
 
     def handle_request(request: Json) -> EventStream:
         require_field(request, "model", STR, "model")
-        asked = dict(
+        parameters = dict(
             validate_parameters(flatten_options(request), OLLAMA_EMBEDDINGS, context.loss_report)
         )
-        prompt = asked.pop("prompt", None)
+        prompt = parameters.pop("prompt", None)
         return translate_embeddings_answer(
-            request_embeddings(handler, {**asked, "input": prompt}) if prompt else iter(())
+            request_embeddings(handler, {**parameters, "input": prompt}) if prompt else iter(())
         )
 
     return handle_request
@@ -70,12 +73,12 @@ def translate_embeddings_answer(stream: EventStream) -> EventStream:
     yield [{"embedding": read_vectors(answer)[0] if answer else []}]
 
 
-def request_embeddings(handler: Handler, asked: Json) -> EventStream:
-    return handler({**asked, "encoding_format": "float"})
+def request_embeddings(handler: Handler, parameters: Json) -> EventStream:
+    return handler({**parameters, "encoding_format": "float"})
 
 
 def read_answer(stream: EventStream) -> Json:
-    """The upstream's answer; empty when nobody was asked."""
+    """The upstream's answer; empty if there was no text to embed."""
     events = [event for batch in stream for event in batch]
     return events[-1] if events else {}
 
@@ -85,11 +88,11 @@ def read_vectors(answer: Json) -> list[list[float]]:
     entries = sorted(answer["data"], key=lambda entry: entry.get("index") or 0)
     vectors = [entry["embedding"] for entry in entries]
     if not vectors or not all(isinstance(vector, list) and vector for vector in vectors):
-        raise UpstreamProtocolError("The upstream's answer holds no embeddings that can be read.")
+        raise UpstreamProtocolError("The upstream's answer contains no readable embeddings.")
     return vectors
 
 
 def normalize_vector(vector: list[float]) -> list[float]:
-    """Ollama promises so; most providers do too."""
+    """Scale to length one, which Ollama guarantees and most providers already send."""
     length = sum(x * x for x in vector) ** 0.5
     return vector if abs(length - 1) < 1e-6 or not length else [x / length for x in vector]

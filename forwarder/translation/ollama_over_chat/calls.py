@@ -1,4 +1,4 @@
-"""The calls of an answer, gathered: Ollama tells each of them whole, its arguments as an object."""
+"""Collects streamed tool calls: Ollama sends each call whole, with its arguments as an object."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_argumen
 
 
 class OllamaToolCallCollector:
-    """The calls that have begun, in their order."""
+    """The tool calls of one answer, in the order in which they started."""
 
     def __init__(self) -> None:
         self._call_index = ToolCallIndex()
@@ -21,31 +21,32 @@ class OllamaToolCallCollector:
         return len(self._calls)
 
     def add_delta(self, delta: Json) -> None:
-        """Begin a call, or go on with one."""
+        """Add a delta to its call, or start a new call."""
         number = self._call_index.find(delta)
         if number == len(self._calls):
             self._calls.append(OllamaToolCall())
         self._calls[number].add_delta(delta)
 
     def build_calls(self, is_cut: bool) -> list[Json]:
-        """All of them; raises UpstreamBroken for arguments that are no object.
+        """Return all calls as Ollama's ``tool_calls``.
 
-        Of an answer that ``is_cut`` those are left out that did not come to their end.
+        If the answer ``is_cut``, calls with missing or incomplete arguments are omitted.  Otherwise
+        arguments that are not a JSON object raise UpstreamProtocolError.
         """
-        told: list[Json] = []
+        tool_calls: list[Json] = []
         for i, call in enumerate(self._calls):
             arguments = None if is_cut and call.is_empty else call.parse_arguments()
             if arguments is not None:
-                told.append(call.to_tool_call(i, arguments))
+                tool_calls.append(call.to_tool_call(i, arguments))
             elif not is_cut:
                 raise UpstreamProtocolError(
-                    f"The model called '{call.name}' with arguments that are no JSON object."
+                    f"The arguments of the model's call of '{call.name}' are not a JSON object."
                 )
-        return told
+        return tool_calls
 
 
 class OllamaToolCall:
-    """One call in the making."""
+    """One tool call while its deltas arrive."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -56,7 +57,7 @@ class OllamaToolCall:
         function = delta.get("function") or {}
         self._id = self._id or delta.get("id")
         name = function.get("name") or ""
-        if name != self.name:  # or it is only said again
+        if name != self.name:  # some vendors repeat the whole name in every delta
             self.name += name
         self._text += stringify_arguments(function.get("arguments"))
 
@@ -65,7 +66,7 @@ class OllamaToolCall:
         return not self._text
 
     def parse_arguments(self) -> Json | None:
-        """What they say, ``None`` for anything but an object; no arguments are an empty one."""
+        """Return the arguments, ``{}`` if they are empty, ``None`` if they are not an object."""
         try:
             value: Any = json.loads(self._text.strip() or "{}", strict=False)
         except (ValueError, RecursionError):

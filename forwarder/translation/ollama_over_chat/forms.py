@@ -1,6 +1,6 @@
-"""The two forms of asking: ``/api/chat`` has messages, ``/api/generate`` a prompt.
+"""The differences between ``/api/chat``, which takes messages, and ``/api/generate``.
 
-They differ in what is asked, and in where an answer's lines have its text; all else is the same.
+They differ in their parameters and input, and in the field of an answer's line that has the text.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from forwarder.translation.ollama_over_chat.messages import OllamaHistoryReader,
 
 
 class OllamaEndpoint(NamedTuple):
-    """One of them.
+    """One of the two endpoints.
 
-    ``read_messages`` gives the chat messages of a request, none when nothing is asked; ``said`` the
-    part of a line that holds ``content``, ``thinking`` and ``tool_calls``.
+    ``read_messages`` returns the chat messages of a request, an empty list if it only loads or
+    unloads the model.  ``make_line_body`` returns the part of an answer's line that has the fields
+    of a delta: ``content``, ``thinking`` or ``tool_calls``.
     """
 
     parameters: dict[str, Disposition]

@@ -1,8 +1,8 @@
-"""Ollama's messages -> chat messages.
+"""Ollama messages -> chat messages.
 
-Calls of tools have ids in Chat and often none here: most clients lose those that they are given.
-Ids are made by counting, so that a conversation which has grown keeps those that it had, and
-results find their calls by id, by the tool's name, or in their order.
+Chat requires ids of tool calls, but most Ollama clients drop them.  Missing ids are numbered from
+the start of the history, so they stay the same when the conversation grows.  A tool result is
+matched to its call by id, else by the tool's name, else by order.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ _ROLE_FIELDS = {
     "assistant": _TEXT_FIELDS | {"thinking", "images", "tool_calls"},
     "tool": _TEXT_FIELDS | {"images", "tool_name", "tool_call_id", "name"},
 }
-"""A role -> what is read of its messages."""
+"""A role -> the fields that are read from its messages."""
 
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+(?:=\s*){0,2}")  # no two parts take the same: it is long
+# No two parts match the same character, so a long text cannot cause backtracking.
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+(?:=\s*){0,2}")
 
 
 def make_content(text: str, images: list[Any], path: str) -> str | list[Json]:
-    """The content of a message: its text, and its images if there are any."""
-    shown = [convert_image(image, f"{path}[{i}]") for i, image in enumerate(images)]
-    said = [{"type": "text", "text": text}] if text else []
-    return [*said, *shown] if shown else text
+    """Return the content of a chat message: the text alone, or parts if there are images."""
+    image_parts = [convert_image(image, f"{path}[{i}]") for i, image in enumerate(images)]
+    text_parts = [{"type": "text", "text": text}] if text else []
+    return [*text_parts, *image_parts] if image_parts else text
 
 
 def convert_image(image: Any, path: str) -> Json:
@@ -56,65 +57,69 @@ def convert_image(image: Any, path: str) -> Json:
 
 
 def serialize_arguments(arguments: Any) -> str:
-    """A call's arguments as models write them, with nothing between what stands in them."""
+    """Serialize a call's arguments as models write them: compact and without ASCII escapes."""
     if isinstance(arguments, str):
         return arguments
     return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
 
 
 class OllamaHistoryReader:
-    """Walks the messages once; remembers which calls have no result yet."""
+    """Reads one history, message by message, and tracks the calls that have no result yet."""
 
     def __init__(self, loss_report: LossReport) -> None:
         self._loss_report = loss_report
         self._call_count = 0
-        self._client_ids: set[str] = set()  # ids that the client has for calls
+        self._client_ids: set[str] = set()  # call ids that the client sent
         self._unanswered: dict[str, str] = {}  # id of a call -> name of its tool
 
     def read_messages(self, messages: list[Any]) -> list[Json]:
-        """Chat messages for a list of Ollama's."""
+        """Return the chat messages for a list of Ollama messages."""
         self._client_ids = set(iterate_call_ids(messages))
         return [self._read_message(each, f"messages[{i}]") for i, each in enumerate(messages)]
 
-    def _read_message(self, given: Any, path: str) -> Json:
-        message = check_type(given, DICT, path)
+    def _read_message(self, value: Any, path: str) -> Json:
+        message = check_type(value, DICT, path)
         role = require_field(message, "role", STR, f"{path}.role").lower()
-        read = _ROLE_FIELDS[check_enum(role, tuple(_ROLE_FIELDS), f"{path}.role")]
-        for name in message.keys() - read:
+        field_names = _ROLE_FIELDS[check_enum(role, tuple(_ROLE_FIELDS), f"{path}.role")]
+        for name in message.keys() - field_names:
             if message[name]:
-                self._loss_report.drop(f"messages.{name}", f"nothing reads it in the role '{role}'")
+                self._loss_report.drop(
+                    f"messages.{name}", f"messages with role '{role}' have no such field"
+                )
         text = read_field(message, "content", STR, f"{path}.content") or ""
         images = read_field(message, "images", LIST, f"{path}.images") or []
         if role == "assistant":
             return self._read_assistant_message(message, text, images, path)
-        content = make_content(text, images, f"{path}.images") if "images" in read else text
+        content = make_content(text, images, f"{path}.images") if "images" in field_names else text
         if role == "tool":
-            return self._result(message, content, path)
+            call_id = self._find_call_id(message, path)
+            del self._unanswered[call_id]
+            return {"role": "tool", "tool_call_id": call_id, "content": content}
         return {"role": role, "content": content}
 
     def _read_assistant_message(
         self, message: Json, text: str, images: list[Any], path: str
     ) -> Json:
-        made: Json = {"role": "assistant", "content": text}
+        converted: Json = {"role": "assistant", "content": text}
         thinking = read_field(message, "thinking", STR, f"{path}.thinking")
         calls = read_field(message, "tool_calls", LIST, f"{path}.tool_calls") or []
         if thinking:
-            made["reasoning_content"] = thinking
+            converted["reasoning_content"] = thinking
         if images:
-            made["images"] = make_content("", images, f"{path}.images")
+            converted["images"] = make_content("", images, f"{path}.images")
         if calls:
-            made["content"] = text or None
-            made["tool_calls"] = [
+            converted["content"] = text or None
+            converted["tool_calls"] = [
                 self._read_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(calls)
             ]
-        return made
+        return converted
 
-    def _read_call(self, given: Any, path: str) -> Json:
-        call = check_type(given, DICT, path)
+    def _read_call(self, value: Any, path: str) -> Json:
+        call = check_type(value, DICT, path)
         function = require_field(call, "function", DICT, f"{path}.function")
         name = require_field(function, "name", STR, f"{path}.function.name")
-        where = f"{path}.function.arguments"
-        arguments = read_field(function, "arguments", (dict, str), where) or {}
+        arguments_path = f"{path}.function.arguments"
+        arguments = read_field(function, "arguments", (dict, str), arguments_path) or {}
         call_id = read_field(call, "id", STR, f"{path}.id") or self._make_call_id()
         self._unanswered[call_id] = name
         function = {"name": name, "arguments": serialize_arguments(arguments)}
@@ -122,30 +127,25 @@ class OllamaHistoryReader:
 
     def _make_call_id(self) -> str:
         self._call_count += 1
-        made = f"call_{self._call_count}"
-        return self._make_call_id() if made in self._client_ids else made
-
-    def _result(self, message: Json, content: str | list[Json], path: str) -> Json:
-        call_id = self._find_call_id(message, path)
-        del self._unanswered[call_id]
-        return {"role": "tool", "tool_call_id": call_id, "content": content}
+        call_id = f"call_{self._call_count}"
+        return self._make_call_id() if call_id in self._client_ids else call_id
 
     def _find_call_id(self, message: Json, path: str) -> str:
-        """The id of the call that a result is of."""
-        own: str | None = read_field(message, "tool_call_id", STR, f"{path}.tool_call_id")
-        if own is not None and own in self._unanswered:
-            return own
+        """Return the id of the call that a tool message answers."""
+        sent_id: str | None = read_field(message, "tool_call_id", STR, f"{path}.tool_call_id")
+        if sent_id is not None and sent_id in self._unanswered:
+            return sent_id
         name = read_field(message, "tool_name", STR, f"{path}.tool_name")
         name = name or read_field(message, "name", STR, f"{path}.name")
-        named = [call_id for call_id, tool in self._unanswered.items() if tool == name]
-        if not self._unanswered or (name and not named):
-            of = f" of '{shorten_value(name)}'" if name else ""
+        same_name = [call_id for call_id, tool in self._unanswered.items() if tool == name]
+        if not self._unanswered or (name and not same_name):
+            of_tool = f" of '{shorten_value(name)}'" if name else ""
             raise InvalidRequest(
-                f"'{path}' is the result of a tool, but no call{of} before it waits for one.",
+                f"'{path}' is a tool result, but no earlier call{of_tool} is missing a result.",
                 param=path,
                 code="invalid_value",
             )
-        return next(iter(named or self._unanswered))
+        return next(iter(same_name or self._unanswered))
 
 
 def iterate_call_ids(messages: list[Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""An Ollama request -> a Chat request."""
+"""Ollama request -> Chat request."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ _ZERO_DURATION = re.compile(r"0+(\.0*)?(ns|us|µs|ms|s|m|h)?")
 _MAX_TOP_LOGPROBS = 20
 
 _EXTENSION_NAMES = {"options.repeat_penalty": ("repeat_penalty", "repetition_penalty")}
-"""An option -> what upstreams call it; others are called what they are."""
+"""An option -> the names that upstreams have for it.  Others have the same name upstream."""
 
 
 class TranslatedOllamaRequest(NamedTuple):
-    """A translated request.
+    """The Chat request for an Ollama request, and the facts that its answer needs.
 
-    ``chat_request`` is empty when nothing is asked, and then ``load_action`` says what was wanted of the
-    model: ``load`` or ``unload``.  ``model`` is the client's name for it, ``started_at`` the clock when
-    the request came; ``wants_reasoning`` is false when the client wants no thoughts.
+    A request without messages or prompt only loads or unloads the model: then ``chat_request`` is
+    empty and ``load_action`` is ``load`` or ``unload``.  ``model`` is the client's model name.
+    ``started_at`` is the monotonic clock in nanoseconds when the request arrived.
+    ``wants_reasoning`` is false if the client asked for no thinking.
     """
 
     chat_request: Json
@@ -50,41 +51,47 @@ class TranslatedOllamaRequest(NamedTuple):
 def translate_request(
     request: Json, context: TranslationContext, endpoint: OllamaEndpoint = CHAT_ENDPOINT
 ) -> TranslatedOllamaRequest:
-    """Give the Chat request for an Ollama request.
+    """Translate an Ollama request for ``endpoint`` to a Chat request.
 
-    Raises InvalidRequest for what is malformed and Unsupported for what cannot be carried.
+    Raises InvalidRequest for malformed parameters, Unsupported for those that Chat cannot carry.
     """
-    began = context.id_source.monotonic_ns()
+    started_at = context.id_source.monotonic_ns()
     model = require_field(request, "model", STR, "model")
     streamed = bool(read_field(request, "stream", BOOL, "stream"))
     out: Json = {"stream": streamed}
     if streamed:
         out["stream_options"] = {"include_usage": True}
-    given = flatten_options(request)
-    taken = select_extensions(given, context.extensions)
-    for name, value in validate_parameters(given, endpoint.parameters, context.loss_report, taken):
+    parameters = flatten_options(request)
+    extensions = select_extensions(parameters, context.extensions)
+    for name, value in validate_parameters(
+        parameters, endpoint.parameters, context.loss_report, extensions
+    ):
         mapper = _PARAMETER_MAPPERS.get(name)
         if mapper is None:
-            out[taken.get(name, name)] = value
+            out[extensions.get(name, name)] = value
         else:
             mapper(value, out)
-    logprobs = set_logprobs(request, out)
+    wants_logprobs = set_logprobs(request, out)
     messages = endpoint.read_messages(request, context.loss_report)
     if not messages:
-        instead = "unload" if is_zero_duration(request.get("keep_alive")) else "load"
-        return TranslatedOllamaRequest({}, endpoint, model, began, instead)
+        load_action = "unload" if is_zero_duration(request.get("keep_alive")) else "load"
+        return TranslatedOllamaRequest({}, endpoint, model, started_at, load_action)
     out["messages"] = messages
-    thinks = request.get("think") is not False
     return TranslatedOllamaRequest(
-        out, endpoint, model, began, wants_reasoning=thinks, wants_logprobs=logprobs
+        out,
+        endpoint,
+        model,
+        started_at,
+        wants_reasoning=request.get("think") is not False,
+        wants_logprobs=wants_logprobs,
     )
 
 
-def select_extensions(given: Iterable[str], extensions: Iterable[str]) -> dict[str, str]:
-    """Of these parameters those that this upstream takes beyond its protocol, as it calls them."""
+def select_extensions(names: Iterable[str], extensions: Iterable[str]) -> dict[str, str]:
+    """Map those ``names`` that the upstream accepts beyond its protocol to its spelling of them."""
     return {
         name: spelling
-        for name in given
+        for name in names
         for spelling in _EXTENSION_NAMES.get(name, (name.removeprefix("options."),))
         if spelling in extensions
     }
@@ -97,17 +104,20 @@ def is_zero_duration(keep_alive: Any) -> bool:
 
 
 def set_logprobs(request: Json, out: Json) -> bool:
-    """Alternatives without log probabilities ask for nothing."""
-    most = request.get("top_logprobs") or 0
-    if not 0 <= most <= _MAX_TOP_LOGPROBS:
+    """Set the log probability parameters and return whether the client wants them.
+
+    ``top_logprobs`` alone has no effect, as with Ollama.
+    """
+    top_logprobs = request.get("top_logprobs") or 0
+    if not 0 <= top_logprobs <= _MAX_TOP_LOGPROBS:
         raise InvalidRequest(
             f"top_logprobs must be between 0 and {_MAX_TOP_LOGPROBS}", param="top_logprobs"
         )
     if not out.pop("logprobs", False):
         return False
     out["logprobs"] = True
-    if most:
-        out["top_logprobs"] = most
+    if top_logprobs:
+        out["top_logprobs"] = top_logprobs
     return True
 
 
@@ -115,7 +125,7 @@ def set_logprobs(request: Json, out: Json) -> bool:
 
 
 def skip_parameter(value: Any, out: Json) -> None:
-    """Read elsewhere."""
+    """Do nothing: other functions read this parameter."""
 
 
 def set_response_format(value: str | Json, out: Json) -> None:
@@ -143,7 +153,7 @@ def set_seed(value: float, out: Json) -> None:
 
 
 def to_integer(value: float, path: str) -> int:
-    """A number that clients may write with a point; what is too large for JSON cannot be sent."""
+    """Convert a number that clients may write as a float.  Refuses those that overflow 64 bits."""
     if abs(value) >= 2**63:
         raise InvalidRequest(
             f"Invalid value for '{path}': it is too large.", param=path, code="invalid_value"
@@ -159,20 +169,20 @@ def set_tools(value: list[Any], out: Json) -> None:
 _FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
 
 
-def convert_tool(given: Any, path: str) -> Json:
-    tool = check_type(given, DICT, path)
+def convert_tool(value: Any, path: str) -> Json:
+    tool = check_type(value, DICT, path)
     kind = read_field(tool, "type", STR, f"{path}.type") or "function"
     if kind != "function":
         raise Unsupported(
-            f"'{path}': a tool has to be a function, not '{shorten_value(kind)}'.",
+            f"'{path}.type': tools must be of type 'function', not '{shorten_value(kind)}'.",
             param=f"{path}.type",
         )
     function = require_field(tool, "function", DICT, f"{path}.function")
     require_field(function, "name", STR, f"{path}.function.name")
     read_field(function, "description", STR, f"{path}.function.description")
     read_field(function, "parameters", DICT, f"{path}.function.parameters")
-    kept = {name: function[name] for name in _FUNCTION_FIELDS if function.get(name) is not None}
-    return {"type": "function", "function": kept}
+    fields = {name: function[name] for name in _FUNCTION_FIELDS if function.get(name) is not None}
+    return {"type": "function", "function": fields}
 
 
 def make_copier(name: str) -> Callable[[Any, Json], None]:

@@ -1,8 +1,8 @@
-"""Chat chunks -> the lines of Ollama's answers.
+"""Chat chunks -> Ollama lines, and the fold of the lines into one whole answer.
 
-Text and thoughts are told as they come, calls whole and behind them, and the last line has what
-was counted.  Times are those that can be seen from here: the wait for the first word is told as
-the prompt's, and nothing as loading.
+Text and reasoning stream as they arrive.  Tool calls follow whole, and the last line has token
+counts and durations.  The forwarder can measure only its own waiting: the time up to the first
+output counts as prompt evaluation, and the load duration is always 0.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ from forwarder.translation.ollama_over_chat.request import TranslatedOllamaReque
 def translate_stream(
     chunks: EventStream, translated: TranslatedOllamaRequest, context: TranslationContext
 ) -> EventStream:
-    """Give the lines for a chat stream, batch by batch; when nothing was asked, the one that says
-    so."""
+    """Translate a chat stream to Ollama lines, batch by batch.
+
+    A request that only loads or unloads the model gets one final line.  Raises UpstreamError if
+    the upstream's stream fails or ends early; the lines before the failure are sent first.
+    """
     answer = OllamaBuilder(translated, context)
     if translated.load_action:
         yield [answer.make_line({}, done=True, done_reason=translated.load_action)]
@@ -41,7 +44,7 @@ def translate_stream(
             for chunk in batch:
                 lines += answer.add_chunk(chunk)
         except UpstreamError:
-            if lines:  # what came with the failure came before it
+            if lines:  # from chunks of the same batch, before the failure
                 yield lines
             raise
         if lines or not batch:
@@ -50,12 +53,12 @@ def translate_stream(
 
 
 class OllamaBuilder:
-    """One answer in the making."""
+    """Builds the lines of one answer from its chat chunks."""
 
     def __init__(self, translated: TranslatedOllamaRequest, context: TranslationContext) -> None:
         self._translated = translated
         self._id_source = context.id_source
-        self._first_output_at = 0  # the clock when the first words came
+        self._first_output_at = 0  # monotonic nanoseconds
         self._splitter: chat_reasoning.ThinkTagSplitter | None = chat_reasoning.ThinkTagSplitter()
         self._calls = OllamaToolCallCollector()
         self._choice_selector = ChoiceSelector()
@@ -63,13 +66,13 @@ class OllamaBuilder:
         self._finish_reason = ""
         self._usage: Json = {}
 
-    def make_line(self, said: Json, *, done: bool = False, **more: Any) -> Event:
-        """One line that says ``content``, ``thinking`` or ``tool_calls``."""
+    def make_line(self, delta: Json, *, done: bool = False, **more: Any) -> Event:
+        """Make a line from a delta of ``content``, ``thinking`` or ``tool_calls``."""
         head = {"model": self._translated.model, "created_at": self._id_source.timestamp()}
-        return {**head, **self._translated.endpoint.make_line_body(said), "done": done, **more}
+        return {**head, **self._translated.endpoint.make_line_body(delta), "done": done, **more}
 
     def add_chunk(self, chunk: Event) -> Batch:
-        """The lines that one chunk causes."""
+        """Return the lines for one chunk."""
         if chunk.get("error"):
             raise to_upstream_error(chunk["error"])
         self._usage = read_usage(chunk) or self._usage
@@ -85,14 +88,16 @@ class OllamaBuilder:
         return lines
 
     def finish(self) -> Batch:
-        """What is still held back, the calls, and the line that says that it is over."""
+        """Return the text still held back, the images, the tool calls and the final line."""
         if not self._finish_reason:
             raise UpstreamProtocolError(
                 "The upstream's stream ended before its answer was finished."
             )
         reason = INCOMPLETE_REASONS.get(self._finish_reason)
         is_cut = reason == "max_output_tokens"
-        lines = [*self._rest(), *map(self._make_image_line, self._images.values())]
+        # The splitter holds back text that may be the start of a <think> tag.
+        lines = self._emit_pieces(self._splitter.flush()) if self._splitter else []
+        lines += map(self._make_image_line, self._images.values())
         calls = self._calls.build_calls(is_cut)
         if calls:
             lines.append(self.make_line({"tool_calls": calls}))
@@ -103,20 +108,21 @@ class OllamaBuilder:
         ]
 
     def _make_metrics(self) -> Json:
-        """Nanoseconds and tokens; tokens that the upstream does not tell are not made up.
+        """Return durations in nanoseconds, and token counts if the upstream sent them.
 
-        A whole answer does not tell when its first word was there.
+        If the upstream answered whole, the time of the first token is unknown and the prompt
+        evaluation takes 0.
         """
-        began, over = self._translated.started_at, self._id_source.monotonic_ns()
-        first = self._first_output_at or began
-        counts = {
+        started_at, ended_at = self._translated.started_at, self._id_source.monotonic_ns()
+        first_output_at = self._first_output_at or started_at
+        metrics = {
             "prompt_eval_count": self._usage.get("prompt_tokens"),
-            "prompt_eval_duration": first - began,
+            "prompt_eval_duration": first_output_at - started_at,
             "eval_count": self._usage.get("completion_tokens"),
-            "eval_duration": over - first,
+            "eval_duration": ended_at - first_output_at,
         }
-        told = {name: value for name, value in counts.items() if type(value) is int}
-        return {"total_duration": over - began, "load_duration": 0, **told}
+        known = {name: value for name, value in metrics.items() if type(value) is int}
+        return {"total_duration": ended_at - started_at, "load_duration": 0, **known}
 
     # -- reading a choice -----------------------------------------------------------------------
 
@@ -145,7 +151,7 @@ class OllamaBuilder:
         return lines
 
     def _read_part(self, part: Any) -> Batch:
-        """A piece of text, or a part of a content list, as Mistral and others send it."""
+        """Read a piece of text, or a part of a content list as Mistral and others send it."""
         if isinstance(part, str):
             return self._add_text(part)
         if not isinstance(part, dict):
@@ -159,17 +165,13 @@ class OllamaBuilder:
         ]
 
     def _add_text(self, text: str) -> Batch:
-        """Text, of which a block of thoughts may be the head."""
+        """Emit text; a ``<think>`` block at the head of the answer becomes thinking."""
         if self._splitter is None:
             return self._emit_text(text)
         lines = self._emit_pieces(self._splitter.feed(text))
         if self._splitter.is_done:
             self._splitter = None
         return lines
-
-    def _rest(self) -> Batch:
-        """What was held back, since it might have been the beginning of thoughts."""
-        return self._emit_pieces(self._splitter.flush()) if self._splitter else []
 
     def _emit_pieces(self, pieces: Iterable[tuple[str, str]]) -> Batch:
         lines: Batch = []
@@ -184,7 +186,7 @@ class OllamaBuilder:
         return [self.make_line({"thinking": thought})] if self._translated.wants_reasoning else []
 
     def _attach_logprobs(self, lines: Batch, logprobs: Json) -> Batch:
-        """The lines with log probabilities on the last."""
+        """Attach log probabilities to the last line, or to an empty line if there is none."""
         entries = [*(logprobs.get("content") or ()), *(logprobs.get("refusal") or ())]
         if not entries:
             return lines
@@ -194,15 +196,15 @@ class OllamaBuilder:
     # -- images ---------------------------------------------------------------------------------
 
     def _add_image(self, image: Any) -> None:
-        """Keep an image; what comes under the same index is a better one of the same."""
-        held = image.get("image_url") if isinstance(image, dict) else None
-        url = held.get("url") if isinstance(held, dict) else held
+        """Keep an image; a later one with the same index replaces it, as the better version."""
+        source = image.get("image_url") if isinstance(image, dict) else None
+        url = source.get("url") if isinstance(source, dict) else source
         if isinstance(url, str) and url:
             index = image.get("index")
             self._images[("own", len(self._images)) if index is None else index] = url
 
     def _make_image_line(self, url: str) -> Event:
-        """An image in the text: messages of Ollama's answers have no place for one."""
+        """Show an image as Markdown: Ollama's answers have no field for images."""
         return self.make_line({"content": f"\n\n![image]({url})"})
 
     def _finish_choice(self, choice: Json) -> None:
@@ -212,3 +214,36 @@ class OllamaBuilder:
                 "message": f"The upstream ended with '{self._finish_reason}'."
             }
             raise to_upstream_error(error)
+
+
+# -- whole answers ------------------------------------------------------------------------------
+
+_TEXT_FIELDS = ("content", "response", "thinking")
+_LIST_FIELDS = ("tool_calls", "logprobs")
+
+
+def fold_ollama(stream: EventStream) -> Json:
+    """Return the last line with the texts and lists of all lines, for a client without streaming.
+
+    Raises UpstreamProtocolError if the last line is not ``done``.
+    """
+    pieces: dict[str, list[Any]] = {}
+    line: Json = {}
+    for batch in stream:
+        for line in batch:
+            for source in (line, line.get("message") or {}):
+                for name in (*_TEXT_FIELDS, *_LIST_FIELDS):
+                    if name in source:
+                        pieces.setdefault(name, []).append(source[name])
+    if not line.get("done"):
+        raise UpstreamProtocolError("The upstream's stream ended before its answer was finished.")
+    whole: Json = {name: "".join(pieces[name]) for name in _TEXT_FIELDS if name in pieces}
+    whole |= {
+        name: [entry for entries in pieces[name] for entry in entries]
+        for name in _LIST_FIELDS
+        if name in pieces
+    }
+    logprobs = {"logprobs": whole.pop("logprobs")} if "logprobs" in whole else {}
+    if "message" not in line:
+        return {**line, **whole, **logprobs}
+    return {**line, "message": {**line["message"], **whole}, **logprobs}

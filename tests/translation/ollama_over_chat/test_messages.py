@@ -152,7 +152,7 @@ def test_ids_of_the_client_s_stay_and_are_not_made_again() -> None:
     ],
 )
 def test_a_result_without_its_call_is_refused(messages: list[Json]) -> None:
-    with pytest.raises(InvalidRequest, match="waits for one") as caught:
+    with pytest.raises(InvalidRequest, match="no earlier call") as caught:
         read(*messages)
     assert caught.value.param == f"messages[{len(messages) - 1}]"
 

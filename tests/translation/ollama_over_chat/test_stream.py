@@ -9,6 +9,7 @@ import pytest
 from forwarder.core.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
 from forwarder.translation import ollama_over_chat
 from forwarder.translation.ollama_over_chat.forms import GENERATE_ENDPOINT
+from forwarder.translation.ollama_over_chat.stream import fold_ollama
 from tests.helpers.ollama import chunk, lines, mistakes, prepared
 from tests.helpers.translating import STAMP, terms
 
@@ -194,3 +195,51 @@ def test_an_error_inside_keeps_its_status() -> None:
     with pytest.raises(UpstreamRefused) as caught:
         lines([[{"error": error}]])
     assert (caught.value.status, caught.value.message) == (429, "Slow down.")
+
+
+# -- whole answers ------------------------------------------------------------------------------
+
+FOLDED_CALL = {"index": 0, "function": {"name": "f", "arguments": "{}"}}
+
+
+def measured_chunk(text: str) -> Json:
+    line = chunk(content=text)
+    line["choices"][0]["logprobs"] = {"content": [{"token": text, "logprob": -1.0}]}
+    return line
+
+
+FOLDED_STREAM = [
+    [chunk(reasoning_content="H")], [], [chunk(reasoning_content="m.")], [measured_chunk("Hel")],
+    [measured_chunk("lo")], [chunk(tool_calls=[FOLDED_CALL])], [chunk("stop")],
+]  # fmt: skip
+
+
+def test_fold_joins_chat_lines_into_one_message() -> None:
+    ollama_lines = lines(FOLDED_STREAM, logprobs=True)
+    whole = fold_ollama(iter([ollama_lines[:2], [], ollama_lines[2:]]))
+    function = {"index": 0, "name": "f", "arguments": {}}
+    message = {"role": "assistant", "content": "Hello", "thinking": "Hm.",
+               "tool_calls": [{"function": function}]}  # fmt: skip
+    assert whole["message"] == message
+    assert [entry["token"] for entry in whole["logprobs"]] == ["Hel", "lo"]
+    assert {k: v for k, v in whole.items() if k not in ("message", "logprobs")} == {
+        k: v for k, v in ollama_lines[-1].items() if k != "message"
+    }
+    assert mistakes(whole) == []
+
+
+def test_fold_joins_generate_lines_into_one_response() -> None:
+    whole = fold_ollama(
+        iter([lines(FOLDED_STREAM[:5] + FOLDED_STREAM[6:], GENERATE_ENDPOINT, logprobs=True)])
+    )
+    assert (whole["response"], whole["thinking"], whole["done"]) == ("Hello", "Hm.", True)
+    assert len(whole["logprobs"]) == 2
+    assert "message" not in whole
+    assert mistakes(whole) == []
+
+
+def test_fold_fails_without_a_final_line() -> None:
+    ollama_lines = lines([[chunk(content="x"), chunk("stop")]])
+    for broken in ([], [ollama_lines[:-1]]):
+        with pytest.raises(UpstreamProtocolError):
+            fold_ollama(iter(broken))
