@@ -1,6 +1,6 @@
-"""The calls of a Responses answer as the deltas of chat's ``tool_calls``, numbered from zero.
+"""Tool calls of a Responses answer -> deltas of chat's ``tool_calls``, numbered from zero.
 
-Calls may interleave, so what has been sent is kept for each.
+Calls may interleave, so the writer counts the characters it has sent for each call.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from forwarder.core.types import Event, Json
 from forwarder.protocols.tool_call_index import stringify_arguments
 
 CALL_SHAPES = {"function_call": ("function", "arguments"), "custom_tool_call": ("custom", "input")}
-"""Item type of a call -> its shape in chat, and the field that holds what the model wrote."""
+"""Item type of a call -> its type in chat, and the field with the text that the model wrote."""
 
 
 class ToolCallDeltaWriter:
-    """The calls of one answer; ``uses_function_call`` spells the one that there is ``function_call``.
+    """Writes the deltas for the tool calls of one answer.
 
-    Calls whose ids begin with one of ``server_calls`` are the provider's own work.
+    ``uses_function_call`` selects the legacy ``function_call`` field, which has room for one call.
+    Calls with ids that begin with one of ``server_calls`` are answered by the provider, not by the
+    client.
     """
 
     def __init__(self, uses_function_call: bool, server_calls: Iterable[str] = ()) -> None:
@@ -34,18 +36,18 @@ class ToolCallDeltaWriter:
 
     @property
     def finish_reason(self) -> str:
-        """Why an answer with these calls has ended."""
+        """The ``finish_reason`` of a completed answer with these calls."""
         if not self._numbers:
             return "stop"
         return "function_call" if self._uses_function_call else "tool_calls"
 
     def is_client_call(self, item: Json) -> bool:
-        """Is this item a call that the client has to answer?"""
+        """Whether ``item`` is a call that the client must answer."""
         call_id = str(item.get("call_id"))
         return item.get("type") in CALL_SHAPES and not call_id.startswith(self._server_calls)
 
     def open_call(self, index: Any, item: Json) -> list[Json]:
-        """The delta that begins a call; none when it has begun."""
+        """Return the first delta of a call, nothing if the call is already open."""
         if index in self._numbers:
             return []
         number = self._numbers[index] = len(self._numbers)
@@ -60,19 +62,19 @@ class ToolCallDeltaWriter:
         return [{"tool_calls": [{**call, "type": shape, shape: {"name": name, key: ""}}]}]
 
     def append_input(self, event: Event) -> list[Json]:
-        """The delta for what the model has written of a call."""
+        """Return the delta for an arguments or input event of a call."""
         index, delta = event.get("output_index"), stringify_arguments(event.get("delta"))
         if index not in self._numbers:
-            return []  # the item was never announced; its done event has the whole
+            return []  # the item was never announced; its done event has the whole input
         kind = "custom_tool_call" if "custom" in event["type"] else "function_call"
         return self._write_delta(index, kind, delta)
 
     def finish_call(self, index: Any, item: Json) -> list[Json]:
-        """The deltas for what of a finished call has not been sent."""
+        """Return the deltas for the parts of a finished call that were not sent yet."""
         kind = item["type"]
-        opened = self.open_call(index, item)
+        opening = self.open_call(index, item)
         rest = stringify_arguments(item.get(CALL_SHAPES[kind][1]))[self._sent.get(index, 0) :]
-        return [*opened, *self._write_delta(index, kind, rest)]
+        return [*opening, *self._write_delta(index, kind, rest)]
 
     def _write_delta(self, index: Any, kind: str, text: str) -> list[Json]:
         if not text:

@@ -26,26 +26,34 @@ _TOOL_CALL_SHAPES = ("function", "custom")
 
 
 def accepts_reasoning_text(context: TranslationContext) -> bool:
-    """Does the upstream take earlier reasoning as it reads?  OpenAI's takes only what is sealed."""
+    """Whether the upstream accepts earlier reasoning as text.  OpenAI's wants it encrypted."""
     return "reasoning_text" in context.extensions
 
 
 class ChatHistoryReader:
-    """Walks the messages once; remembers calls, since a tool message names only their id."""
+    """Reads one history, message by message, and builds the input items.
+
+    It tracks the unanswered calls: a tool message names only the id of its call, but the type of
+    the output item depends on the type of the call.
+    """
 
     def __init__(self, context: TranslationContext) -> None:
         self.items: list[Json] = []
         self._context = context
-        heard = "input_audio" in context.extensions
         self._user_converters = (
-            content_parts.USER_WITH_AUDIO_TO_RESPONSES if heard else content_parts.USER_TO_RESPONSES
+            content_parts.USER_WITH_AUDIO_TO_RESPONSES
+            if "input_audio" in context.extensions
+            else content_parts.USER_TO_RESPONSES
         )
         self._image_history = ImageHistory()
         self._unanswered: dict[str, str] = {}  # call id -> item type of its output
         self._legacy_calls = 0
 
     def read_messages(self, messages: list[Any]) -> list[Json]:
-        """Input items for a list of chat messages."""
+        """Return the input items for a list of chat messages.
+
+        Raises InvalidRequest for malformed messages and for calls without a tool message.
+        """
         for i, message in enumerate(iter_paced(messages)):
             path = f"messages[{i}]"
             role = require_field(check_type(message, DICT, path), "role", STR, f"{path}.role")
@@ -66,7 +74,7 @@ class ChatHistoryReader:
             )
 
     def _read_plain_message(self, message: Json, path: str) -> None:
-        """A user, system or developer message."""
+        """Read a user, system or developer message."""
         if message.get("name"):
             self._context.loss_report.drop("messages.name", "Responses messages have no names")
         content = require_field(message, "content", (str, list), f"{path}.content")
@@ -98,7 +106,7 @@ class ChatHistoryReader:
             )
 
     def _add_reasoning(self, text: str) -> None:
-        """The reasoning before what it led to; its id is the same on every turn."""
+        """Add a reasoning item with an id that is the same on every turn of the conversation."""
         if text:
             item = {"type": "reasoning", "id": f"rs_{len(self.items)}", "summary": []}
             self.items.append({**item, "content": [{"type": "reasoning_text", "text": text}]})
@@ -106,14 +114,14 @@ class ChatHistoryReader:
     def _convert_content(self, message: Json, path: str) -> list[Json]:
         content = read_field(message, "content", (str, list), f"{path}.content")
         refusal = read_field(message, "refusal", STR, f"{path}.refusal")
-        said: list[Json] = []
+        parts: list[Json] = []
         if isinstance(content, list):
-            said = content_parts.convert_parts(
+            parts = content_parts.convert_parts(
                 content, content_parts.ASSISTANT_TO_RESPONSES, f"{path}.content"
             )
         elif content:
-            said = [{"type": "output_text", "text": content, "annotations": []}]
-        return [*said, {"type": "refusal", "refusal": refusal}] if refusal else said
+            parts = [{"type": "output_text", "text": content, "annotations": []}]
+        return [*parts, {"type": "refusal", "refusal": refusal}] if refusal else parts
 
     def _read_call(self, call: Json, path: str) -> None:
         call_id = require_field(call, "id", STR, f"{path}.id")
@@ -122,8 +130,8 @@ class ChatHistoryReader:
         name = require_field(body, "name", STR, f"{path}.{kind}.name")
         item: Json = {"call_id": call_id, "name": name}
         if kind == "custom":
-            given = read_field(body, "input", STR, f"{path}.custom.input") or ""
-            self.items.append({"type": "custom_tool_call", **item, "input": given})
+            custom_input = read_field(body, "input", STR, f"{path}.custom.input") or ""
+            self.items.append({"type": "custom_tool_call", **item, "input": custom_input})
             self._unanswered[call_id] = "custom_tool_call_output"
             return
         arguments = read_field(body, "arguments", STR, f"{path}.function.arguments") or "{}"
@@ -136,7 +144,7 @@ class ChatHistoryReader:
         if kind is None:
             raise InvalidRequest(
                 "Messages with role 'tool' must be a response to a preceding message with "
-                f"'tool_calls'; '{shorten_value(call_id)}' is none.",
+                f"'tool_calls'; no call with the id '{shorten_value(call_id)}' awaits one.",
                 param=f"{path}.tool_call_id",
             )
         content = read_field(message, "content", (str, list), f"{path}.content") or ""
@@ -149,7 +157,7 @@ class ChatHistoryReader:
     # -- the legacy function_call ---------------------------------------------------------------
 
     def _read_function_call(self, call: Json, path: str) -> None:
-        """Legacy calls have no ids; the order makes one that is the same on every turn."""
+        """Read a legacy call.  It has no id: one made from its position is stable across turns."""
         name = require_field(call, "name", STR, f"{path}.name")
         call_id = f"call_{name}_{self._legacy_calls}"
         self._legacy_calls += 1

@@ -1,8 +1,8 @@
-"""Images that a model made: Responses items -> ``images`` of a chat message, and back.
+"""Generated images: Responses items -> ``images`` of a chat message, and back in the history.
 
-Chat has no such field of its own; this is the one that clients of OpenRouter read.  An entry is
+OpenAI's Chat API has no field for them; clients of OpenRouter read ``images``.  An entry is
 ``{"type": "image_url", "index": 0, "image_url": {"url": "data:image/png;base64,…"}}``, with the
-``id`` of the call that made it, by which it can go back.
+``id`` of the call that made the image, so that the history can name this call.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ IMAGE_CALL_TYPE = "image_generation_call"
 
 
 class ImageDeltaWriter:
-    """The images of one answer, each told once when it is finished."""
+    """Writes the deltas for the images of one answer, each image once when it is finished."""
 
     def __init__(self) -> None:
-        self.sent_indexes: set[Any] = set()  # the output indexes of those that were told
+        self.sent_indexes: set[Any] = set()  # output indexes of the images sent
         self._draft_count = 0
 
     def write_image(self, index: Any, item: Json) -> list[Json]:
-        """The delta that tells a finished image; none when there is no image, or it was told."""
+        """Return the delta for a finished image, nothing if it is missing or was already sent."""
         result = item.get("result")
         if not isinstance(result, str) or not result or index in self.sent_indexes:
             return []
@@ -36,9 +36,9 @@ class ImageDeltaWriter:
         return [{"images": [entry]}]
 
     def write_draft(self, event: Event) -> list[Json]:
-        """The delta that tells a draft: apart from the images, for it is no part of the answer.
+        """Return the delta for a draft, in ``metadata``: drafts are not part of the answer.
 
-        Drafts are numbered through, since clients add up what comes under one index.
+        Each draft of an answer has its own index, because clients merge entries of the same index.
         """
         data = event.get("partial_image_b64")
         if not isinstance(data, str) or not data:
@@ -48,42 +48,42 @@ class ImageDeltaWriter:
         return [{"metadata": {"partial_images": [{**entry, "id": event.get("item_id")}]}}]
 
 
-def make_image_entry(number: int, data: str, described: Json) -> Json:
-    url = pictures.make_data_url(data, described.get("output_format"))
+def make_image_entry(number: int, data: str, source: Json) -> Json:
+    url = pictures.make_data_url(data, source.get("output_format"))
     return {"type": "image_url", "index": number, "image_url": {"url": url}}
 
 
-# -- coming back in the history -----------------------------------------------------------------
+# -- history ------------------------------------------------------------------------------------
 
 
 class ImageHistory:
-    """The images of assistant messages as input items; an id may come up only once."""
+    """Converts images of assistant messages to input items, each call id at most once."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
 
     def convert_images(self, images: list[Any], path: str) -> list[Json]:
-        """Each as the call that made it; without its id, as something that the user shows."""
-        made: list[Json] = []
-        shown: list[Json] = []
+        """Convert each image to the call that made it, or to a user's image if it has no id."""
+        calls: list[Json] = []
+        parts: list[Json] = []
         for i, image in enumerate(images):
-            where = f"{path}[{i}]"
+            image_path = f"{path}[{i}]"
             part = content_parts.convert_part(
-                check_type(image, DICT, where), _IMAGE_CONVERTERS, where
+                check_type(image, DICT, image_path), _IMAGE_CONVERTERS, image_path
             )
-            call = self._make_call(image, part["image_url"], where)
-            (made if call else shown).append(call or part)
-        user = {"type": "message", "role": "user", "content": shown}
-        return [*made, user] if shown else made
+            call = self._make_call(image, part["image_url"], image_path)
+            (calls if call else parts).append(call or part)
+        user_message = {"type": "message", "role": "user", "content": parts}
+        return [*calls, user_message] if parts else calls
 
     def _make_call(self, image: Json, url: str, path: str) -> Json | None:
-        own_id = read_field(image, "id", STR, f"{path}.id")
-        read = pictures.parse_data_url(url)
-        if not own_id or not read or own_id in self._ids:
+        call_id = read_field(image, "id", STR, f"{path}.id")
+        parsed = pictures.parse_data_url(url)
+        if not call_id or not parsed or call_id in self._ids:
             return None
-        self._ids.add(own_id)
-        return {"type": IMAGE_CALL_TYPE, "id": own_id, "status": "completed", "result": read[0]}
+        self._ids.add(call_id)
+        return {"type": IMAGE_CALL_TYPE, "id": call_id, "status": "completed", "result": parsed[0]}
 
 
 _IMAGE_CONVERTERS = {"image_url": content_parts.USER_TO_RESPONSES["image_url"]}
-"""An assistant's content has no room for images."""
+"""``images`` takes only images; the user's table has the converter for them."""

@@ -1,6 +1,6 @@
-"""Log probabilities of Responses texts -> those of chat choices.
+"""Log probabilities of Responses texts -> log probabilities of chat choices.
 
-The deltas of a Responses stream leave out what a token is in bytes; chat clients count on it.
+Responses deltas omit the bytes of a token, but chat clients rely on them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import re
 from forwarder.core.types import Batch, Json
 
 _BYTES_TOKEN = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
-"""How OpenAI writes a token that is only a part of a character."""
+"""OpenAI's notation for a token that is only part of a character."""
 
 
 def attach_logprobs(chunks: Batch, entries: list[Json]) -> Batch:
-    """The chunks, of which there is at least one, with log probabilities on the last."""
+    """Attach log probabilities to the last of ``chunks``, which must not be empty."""
     *before, last = chunks
     content = [convert_token(entry) for entry in entries]
     choice = {**last["choices"][0], "logprobs": {"content": content, "refusal": None}}
@@ -28,9 +28,10 @@ def convert_token(entry: Json) -> Json:
 
 def convert_alternative(entry: Json) -> Json:
     token = entry.get("token") or ""
-    given = entry.get("bytes")
-    spelled = list(encode_token(token)) if given is None else given
-    return {"token": token, "logprob": entry.get("logprob"), "bytes": spelled}
+    token_bytes = entry.get("bytes")
+    if token_bytes is None:
+        token_bytes = list(encode_token(token))
+    return {"token": token, "logprob": entry.get("logprob"), "bytes": token_bytes}
 
 
 def encode_token(token: str) -> bytes:

@@ -1,7 +1,7 @@
-"""The reasoning of a Responses answer as one text, whose parts are paragraphs.
+"""The reasoning of a Responses answer as one text, with one paragraph per part.
 
-It comes as text, as a summary or as both.  Beside the text a summary is not shown a second time,
-but told apart.
+An upstream sends reasoning as text, as a summary or as both.  If an item has both, the text is
+streamed and the summary is reported separately.
 """
 
 from __future__ import annotations
@@ -12,31 +12,32 @@ from forwarder.core.types import Event, Json
 from forwarder.protocols.mappings import non_text_content
 
 _PART_INDEX_FIELDS = {"text": "content_index", "summary": "summary_index"}
-"""Form of reasoning -> the field that says which part of it a delta belongs to."""
+"""Form of reasoning -> the event field with the index of the part."""
 
 
 class ReasoningText:
-    """What has been thought so far, by output item, form and part."""
+    """The reasoning so far, by output item, form (``text`` or ``summary``) and part."""
 
     def __init__(self) -> None:
-        self._sent: dict[tuple[Any, ...], int] = {}  # place -> characters that came
+        self._sent: dict[tuple[Any, ...], int] = {}  # place -> characters received
         self._texts: set[Any] = set()  # output indexes of reasoning that comes as text
-        # Place of a summary -> the pieces of its text: joining each would copy all before it.
+        # Place of a summary -> the pieces of its text.  Joining them at every delta would be
+        # quadratic.
         self._summaries: dict[tuple[Any, ...], list[str]] = {}
 
     def add_delta(self, event: Event, form: str) -> str:
-        """What a delta adds to the text that is shown."""
+        """Return the text that a delta adds to the shown reasoning."""
         place = (event.get("output_index"), form, event.get(_PART_INDEX_FIELDS[form]))
         return self._append_text(place, event.get("delta") or "")
 
     def finish_part(self, event: Event, form: str) -> str:
-        """What of a finished part the deltas left out."""
+        """Return the text of a finished part that its deltas omitted."""
         place = (event.get("output_index"), form, event.get(_PART_INDEX_FIELDS[form]))
         rest = (event.get("text") or "")[self._sent.get(place, 0) :]
         return self._append_text(place, rest) if rest else ""
 
     def finish_item(self, index: Any, item: Json) -> str:
-        """What of a finished item has not come before."""
+        """Return the text of a finished item that was not sent yet."""
         parts = (
             ({"output_index": index, _PART_INDEX_FIELDS[form]: i, "text": part.get("text")}, form)
             for form, name in (("text", "content"), ("summary", "summary"))
@@ -48,7 +49,7 @@ class ReasoningText:
         if type(delta) is not str:
             raise non_text_content()
         index, form, _ = place
-        fresh = place not in self._sent
+        is_new_part = place not in self._sent
         self._sent[place] = self._sent.get(place, 0) + len(delta)
         if form == "text":
             self._texts.add(index)
@@ -56,15 +57,15 @@ class ReasoningText:
             self._summaries.setdefault(place, []).append(delta)
             if index in self._texts:
                 return ""
-        return "\n\n" + delta if fresh and len(self._sent) > 1 else delta
+        return "\n\n" + delta if is_new_part and len(self._sent) > 1 else delta
 
     @property
     def output_indexes(self) -> set[Any]:
-        """The output indexes of the items that were heard of."""
+        """The output indexes of the reasoning items received."""
         return {place[0] for place in self._sent}
 
     @property
     def separate_summary(self) -> str:
-        """The summaries of what came as text as well."""
-        shown = (pieces for place, pieces in self._summaries.items() if place[0] in self._texts)
-        return "\n\n".join(map("".join, shown))
+        """The summaries of those items that came as text as well."""
+        summaries = (pieces for place, pieces in self._summaries.items() if place[0] in self._texts)
+        return "\n\n".join(map("".join, summaries))

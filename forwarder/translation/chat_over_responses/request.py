@@ -1,4 +1,4 @@
-"""A Chat request -> a Responses request."""
+"""Chat request -> Responses request."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ from forwarder.translation.chat_over_responses.history import (
 )
 
 MIN_OUTPUT_TOKENS = 16
-"""The smallest ``max_output_tokens`` that the Responses API takes."""
+"""The smallest ``max_output_tokens`` that the Responses API accepts."""
 
 
 class TranslatedChatRequest(NamedTuple):
-    """A translated request; ``uses_function_call`` when its answer is to use ``function_call``.
+    """The Responses request for a Chat request, and the facts that its answer needs.
 
-    ``wants_logprobs`` says that the client wants log probabilities, ``is_cut`` that its answer is cut here.
+    ``uses_function_call`` is true if the answer must use the legacy ``function_call`` field,
+    ``wants_logprobs`` if the client wants log probabilities, and ``is_cut`` if the forwarder cuts
+    the answer itself (see ``is_answer_cut``).
     """
 
     responses_request: Json
@@ -43,9 +45,10 @@ class TranslatedChatRequest(NamedTuple):
 
 
 def translate_request(request: Json, context: TranslationContext) -> TranslatedChatRequest:
-    """Give the Responses request for a Chat request.
+    """Translate a Chat request to a Responses request.
 
-    Raises InvalidRequest for what is malformed and Unsupported for what cannot be carried.
+    Raises InvalidRequest for malformed parameters, Unsupported for those that the Responses API
+    cannot carry.
     """
     require_field(request, "model", STR, "model")
     out: Json = {"store": False}
@@ -71,21 +74,26 @@ def translate_request(request: Json, context: TranslationContext) -> TranslatedC
         context.loss_report,
         chat_reasoning.REASONING_FIELDS if accepts_reasoning_text(context) else (),
     )
-    measured = bool(request.get("logprobs"))
     return TranslatedChatRequest(
-        out, uses_legacy_functions(request), measured, is_answer_cut(request)
+        out,
+        uses_legacy_functions(request),
+        wants_logprobs=bool(request.get("logprobs")),
+        is_cut=is_answer_cut(request),
     )
 
 
 def is_answer_cut(request: Json) -> bool:
-    """Does the answer end where the Responses API does not: at a stop, or below its least limit?"""
-    given = (request.get(name) for name in ("max_completion_tokens", "max_tokens"))
-    limit = next((limit for limit in given if limit is not None), MIN_OUTPUT_TOKENS)
+    """Whether the forwarder must cut the answer, because the Responses API cannot.
+
+    That API has no stop sequences and no token limit below ``MIN_OUTPUT_TOKENS``.
+    """
+    limits = (request.get(name) for name in ("max_completion_tokens", "max_tokens"))
+    limit = next((limit for limit in limits if limit is not None), MIN_OUTPUT_TOKENS)
     return bool(request.get("stop")) or (type(limit) is int and limit < MIN_OUTPUT_TOKENS)
 
 
 def uses_legacy_functions(request: Json) -> bool:
-    """Does the client speak the old dialect, in which a message has room for one call?"""
+    """Whether the client uses the legacy ``functions``, with at most one call per message."""
     return bool(request.get("functions")) and not request.get("tools")
 
 
@@ -105,35 +113,36 @@ def set_reasoning(request: Json, out: Json, context: TranslationContext) -> None
     if effort:
         out["reasoning"] = {"effort": effort}
     if effort != "none" and (effort or context.can_summarize):
-        out.setdefault("reasoning", {})["summary"] = "auto"  # or the client would see none
+        out.setdefault("reasoning", {})["summary"] = "auto"  # else the client sees no reasoning
 
 
 _SUPPORTED_MODALITIES = ("text", "image")
 
 
 def set_modalities(request: Json, out: Json, context: TranslationContext) -> None:
-    """Images are a tool's work there, unless the upstream has a parameter of its own."""
-    wanted = request.get("modalities") or ()
-    for modality in wanted:
+    """Request images with the image generation tool, or with the upstream's own parameter."""
+    modalities = request.get("modalities") or ()
+    for modality in modalities:
         if modality not in _SUPPORTED_MODALITIES:
             raise Unsupported(
-                "Unsupported value in 'modalities': the Responses API answers in text and images.",
+                "Unsupported value in 'modalities': the upstream can answer only with 'text' and "
+                "'image'.",
                 param="modalities",
                 code="unsupported_value",
             )
-    if "image" in wanted and "modalities" in context.extensions:
-        out["modalities"] = wanted
-    elif "image" in wanted:
+    if "image" in modalities and "modalities" in context.extensions:
+        out["modalities"] = modalities
+    elif "image" in modalities:
         out["tools"] = [*out.get("tools", ()), {"type": "image_generation"}]
 
 
 def set_logprobs(request: Json, out: Json) -> None:
-    most = request.get("top_logprobs")
+    top_logprobs = request.get("top_logprobs")
     if request.get("logprobs"):
         out["include"] = [*out.get("include", ()), INCLUDE_LOGPROBS]
-        if most:
-            out["top_logprobs"] = most
-    elif most:
+        if top_logprobs:
+            out["top_logprobs"] = top_logprobs
+    elif top_logprobs:
         raise InvalidRequest(
             "'top_logprobs' is only allowed when 'logprobs' is enabled.", param="top_logprobs"
         )
@@ -143,7 +152,7 @@ def set_logprobs(request: Json, out: Json) -> None:
 
 
 def skip_parameter(value: Any, out: Json) -> None:
-    """Read elsewhere in this module."""
+    """Do nothing: other functions of this module read the parameter."""
 
 
 def set_token_limit(value: int, out: Json) -> None:
@@ -167,9 +176,9 @@ def set_text_format(value: Json, out: Json) -> None:
     check_enum(kind, RESPONSE_FORMATS, "response_format.type")
     if kind == "json_schema":
         path = "response_format.json_schema"
-        wrapped = require_field(value, "json_schema", DICT, path)
-        require_field(wrapped, "name", STR, f"{path}.name")
-        read_field(wrapped, "schema", DICT, f"{path}.schema")
+        json_schema = require_field(value, "json_schema", DICT, path)
+        require_field(json_schema, "name", STR, f"{path}.name")
+        read_field(json_schema, "schema", DICT, f"{path}.schema")
     out.setdefault("text", {})["format"] = map_format_to_responses(value)
 
 
@@ -179,10 +188,10 @@ def add_web_search_tool(value: Json, out: Json) -> None:
         tool["search_context_size"] = value["search_context_size"]
     location = read_field(value, "user_location", DICT, "web_search_options.user_location")
     if location:
-        near = check_type(
+        approximate = check_type(
             location.get("approximate") or {}, DICT, "web_search_options.user_location"
         )
-        tool["user_location"] = {"type": "approximate", **near}
+        tool["user_location"] = {"type": "approximate", **approximate}
     out["tools"] = [*out.get("tools", ()), tool]
 
 

@@ -1,7 +1,7 @@
-"""Responses events -> Chat chunks: a table of handlers, one for each event that says something.
+"""Responses events -> Chat chunks, with a table of event handlers.
 
-Reasoning comes out as ``reasoning_content``; the wishes of the client decide its final spelling.
-State is kept per output item, never for "the current call": items may interleave.
+Reasoning becomes ``reasoning_content``; the reasoning style middleware gives it its final form.
+All state is per output item, because items may interleave.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ from forwarder.translation.chat_over_responses.side_data import SIDE_DATA, SideD
 def translate_stream(
     events: EventStream, translated: TranslatedChatRequest, context: TranslationContext
 ) -> EventStream:
-    """Give the chat chunks for a Responses stream, batch by batch, the usage chunk included."""
+    """Translate a Responses stream to chat chunks, batch by batch, with a final usage chunk.
+
+    Raises UpstreamError if the upstream's stream fails or ends early; the chunks before the
+    failure are sent first.
+    """
     answer = ChatCompletionBuilder(translated, context)
     handlers = LOGPROB_EVENT_HANDLERS if translated.wants_logprobs else EVENT_HANDLERS
     for batch in events:
@@ -47,7 +51,7 @@ def translate_stream(
                 if handler is not None:
                     chunks += handler(answer, event)
         except UpstreamError:
-            if chunks:  # what came with the failure came before it
+            if chunks:  # from events of the same batch, before the failure
                 yield chunks
             raise
         if chunks:
@@ -57,7 +61,7 @@ def translate_stream(
 
 
 class ChatCompletionBuilder:
-    """One chat completion in the making."""
+    """Builds the chunks of one chat completion from the events of a response."""
 
     def __init__(self, translated: TranslatedChatRequest, context: TranslationContext) -> None:
         self.is_ended = False
@@ -75,9 +79,7 @@ class ChatCompletionBuilder:
         self._images = ImageDeltaWriter()
         self._is_cut = translated.is_cut
         self._wants_logprobs = translated.wants_logprobs
-        self._places_with_logprobs: set[tuple[Any, Any]] = (
-            set()
-        )  # places whose log probabilities are told
+        self._places_with_logprobs: set[tuple[Any, Any]] = set()  # those already sent
 
     # -- chunks ---------------------------------------------------------------------------------
 
@@ -86,7 +88,7 @@ class ChatCompletionBuilder:
         return {**self._chunk_base, "choices": [choice]}
 
     def _emit_delta(self, delta: Json) -> Batch:
-        """One chunk, with the role in front of the first."""
+        """Make a chunk, preceded by the role chunk if it is the first."""
         if self._role_sent:
             return [self._make_chunk(delta)]
         self._role_sent = True
@@ -114,14 +116,14 @@ class ChatCompletionBuilder:
         return []
 
     def on_completed(self, event: Event) -> Batch:
-        """The end: whatever was not streamed comes now, then the reason, then the usage."""
+        """Send everything that was not streamed, then the finish reason, then the usage."""
         response = event.get("response") or {}
         chunks: Batch = []
         streamed = {index for index, _ in self._sent} | self._calls.output_indexes
         streamed |= self._reasoning.output_indexes | self._images.sent_indexes
         if not streamed:  # a whole answer, or a stream without deltas
             self.on_created(event)
-        if None not in streamed:  # without indexes there is no telling what has been sent
+        if None not in streamed:  # without output indexes, sent items cannot be recognized
             for index, item in enumerate(response.get("output") or ()):
                 if index not in streamed:
                     chunks += self._emit_item_rest(index, item)
@@ -129,12 +131,11 @@ class ChatCompletionBuilder:
         if not self._role_sent:
             chunks += self._emit_delta({"content": ""})[:1]
         chunks += self._emit_side_data()
-        if (
-            self._side_data.annotations and not self._is_cut
-        ):  # all at once: the SDK cannot add lists up
+        if self._side_data.annotations and not self._is_cut:
+            # One delta for all: the SDK cannot merge lists of several deltas.
             chunks += self._emit_delta({"annotations": self._side_data.annotations})
-        words = {} if self._is_cut else self._make_final_delta()
-        last = self._make_chunk(words, self._map_finish_reason(event, response))
+        delta = {} if self._is_cut else self._make_final_delta()
+        last = self._make_chunk(delta, self._map_finish_reason(event, response))
         moderation = map_moderation_to_chat(response.get("moderation"))
         chunks.append({**last, "moderation": moderation} if moderation else last)
         usage = map_usage_to_chat(response.get("usage"))
@@ -158,7 +159,7 @@ class ChatCompletionBuilder:
         return self._calls.finish_reason
 
     def _emit_side_data(self) -> Batch:
-        """All that is known beside the text so far, for who cuts the answer."""
+        """Send all side data known so far, for the middleware that cuts the answer."""
         if not self._is_cut:
             return []
         summary = (
@@ -166,8 +167,8 @@ class ChatCompletionBuilder:
             if self._reasoning.separate_summary
             else {}
         )
-        notes = {**self._side_data.placement, "metadata": summary}
-        return [self._make_chunk({SIDE_DATA: notes})] if any(notes.values()) else []
+        side_data = {**self._side_data.placement, "metadata": summary}
+        return [self._make_chunk({SIDE_DATA: side_data})] if any(side_data.values()) else []
 
     def _make_final_delta(self) -> Json:
         metadata: Json = {}
@@ -180,7 +181,7 @@ class ChatCompletionBuilder:
     # -- text -----------------------------------------------------------------------------------
 
     def on_text(self, event: Event) -> Batch:
-        """The hot path: one chunk for one delta."""
+        """Send one chunk for one delta.  This is the hot path."""
         place = (event.get("output_index"), event.get("content_index"))
         delta = event.get("delta") or ""
         if type(delta) is not str:
@@ -195,19 +196,19 @@ class ChatCompletionBuilder:
         )
 
     def on_text_with_logprobs(self, event: Event) -> Batch:
-        """A delta with its log probabilities."""
+        """Send a delta with its log probabilities."""
         place = (event.get("output_index"), event.get("content_index"))
         return self._attach_logprobs(self.on_text(event), place, event.get("logprobs"))
 
     def _attach_logprobs(self, chunks: Batch, place: tuple[Any, Any], entries: Any) -> Batch:
-        """The chunks with log probabilities on the last, if there are any."""
+        """Attach log probabilities, if any, to the last chunk."""
         if not entries:
             return chunks
         self._places_with_logprobs.add(place)
         return logprobs.attach_logprobs(chunks or self._emit_delta({}), entries)
 
     def _attach_late_logprobs(self, chunks: Batch, place: tuple[Any, Any], done: Json) -> Batch:
-        """The chunks with the log probabilities that come only when a text is done."""
+        """Attach the log probabilities that an upstream sends only when a text is done."""
         if not self._wants_logprobs or place in self._places_with_logprobs:
             return chunks
         return self._attach_logprobs(chunks, place, done.get("logprobs"))
@@ -239,7 +240,7 @@ class ChatCompletionBuilder:
         return sum(self._sent.values())
 
     def _emit_missing_text(self, place: tuple[Any, Any], whole: Any, key: str) -> Batch:
-        """What of a text the deltas left out; nothing, normally."""
+        """Send the end of a text that its deltas omitted; normally there is nothing to send."""
         sent = self._sent.get(place, 0)
         if type(whole or "") is not str:
             raise non_text_content()
@@ -283,7 +284,7 @@ class ChatCompletionBuilder:
         return self._emit_deltas(self._images.write_draft(event))
 
     def _emit_item_rest(self, index: Any, item: Json) -> Batch:
-        """Whatever of a finished item has not been sent."""
+        """Send all parts of a finished item that were not sent yet."""
         kind = item.get("type")
         chunks: Batch = []
         if self._calls.is_client_call(item):
@@ -322,7 +323,7 @@ EVENT_HANDLERS: dict[Any, Callable[[ChatCompletionBuilder, Event], Batch]] = {
     "response.refusal.done": ChatCompletionBuilder.on_refusal_done,
     "response.reasoning_text.delta": ChatCompletionBuilder.on_reasoning,
     "response.reasoning_text.done": ChatCompletionBuilder.on_reasoning_done,
-    # Open Responses' own names for the same two
+    # Open Responses has its own names for these two events.
     "response.reasoning.delta": ChatCompletionBuilder.on_reasoning,
     "response.reasoning.done": ChatCompletionBuilder.on_reasoning_done,
     "response.reasoning_summary_text.delta": ChatCompletionBuilder.on_summary,
@@ -338,4 +339,4 @@ LOGPROB_EVENT_HANDLERS = {
     **EVENT_HANDLERS,
     "response.output_text.delta": ChatCompletionBuilder.on_text_with_logprobs,
 }
-"""The handlers for a client that wants log probabilities; others need not pay for them."""
+"""The handlers for a client that wants log probabilities.  Other clients skip their cost."""

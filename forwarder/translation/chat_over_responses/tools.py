@@ -1,4 +1,4 @@
-"""Chat tools and tool choices -> Responses tools, the legacy ``functions`` among them."""
+"""Chat tools and tool choices -> Responses, including the legacy ``functions``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TOOL_SHAPES = ("function", "custom")
 
 
 def convert_tools(tools: list[Any]) -> list[Json]:
-    """Each tool without its wrapper."""
+    """Convert ``tools``: the Responses API has their fields at the top level of a tool."""
     return [
         convert_tool(check_type(tool, DICT, f"tools[{i}]"), f"tools[{i}]")
         for i, tool in enumerate(tools)
@@ -28,7 +28,7 @@ def convert_tools(tools: list[Any]) -> list[Json]:
 
 
 def convert_functions(functions: list[Any]) -> list[Json]:
-    """The legacy spelling: bare functions."""
+    """Convert the legacy ``functions``, which have no wrapper."""
     return [
         convert_function(check_type(function, DICT, f"functions[{i}]"), f"functions[{i}]")
         for i, function in enumerate(functions)
@@ -36,7 +36,7 @@ def convert_functions(functions: list[Any]) -> list[Json]:
 
 
 def convert_tool_choice(choice: Any) -> Any:
-    """``tool_choice`` without its wrappers."""
+    """Convert ``tool_choice``, a mode or a reference to one or several tools."""
     if isinstance(choice, str):
         return check_enum(choice, ("none", "auto", "required"), "tool_choice")
     kind = require_field(choice, "type", STR, "tool_choice.type")
@@ -53,7 +53,7 @@ def convert_tool_choice(choice: Any) -> Any:
 
 
 def convert_function_call(choice: Any) -> Any:
-    """The legacy ``function_call``: ``none``, ``auto`` or ``{name}``."""
+    """Convert the legacy ``function_call``: ``none``, ``auto`` or ``{name}``."""
     if isinstance(choice, str):
         return check_enum(choice, ("none", "auto"), "function_call")
     return {"type": "function", "name": require_field(choice, "name", STR, "function_call.name")}
@@ -77,7 +77,7 @@ def convert_function(function: Json, path: str) -> Json:
         flat["description"] = function["description"]
     parameters = read_field(function, "parameters", DICT, f"{path}.parameters")
     flat["parameters"] = parameters or {"type": "object", "properties": {}}
-    # Chat's default is not strict; the Responses API would try strict when nothing is said.
+    # Without a value, Chat is not strict, but the Responses API tries strict mode.
     flat["strict"] = bool(function.get("strict"))
     return flat
 
@@ -99,7 +99,7 @@ def convert_reference(ref: Json, path: str) -> Json:
 
 
 def check_tool_choice(choice: Any, tools: list[Json]) -> None:
-    """A choice needs tools to choose from, and may only name one that is offered."""
+    """Raise InvalidRequest for a choice without tools or of a tool that is not offered."""
     if not tools and choice in ("none", "auto"):
         return
     if not tools:

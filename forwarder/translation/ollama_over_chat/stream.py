@@ -186,7 +186,7 @@ class OllamaBuilder:
         return [self.make_line({"thinking": thought})] if self._translated.wants_reasoning else []
 
     def _attach_logprobs(self, lines: Batch, logprobs: Json) -> Batch:
-        """Attach log probabilities to the last line, or to an empty line if there is none."""
+        """Attach log probabilities to the last line, or to a new empty line."""
         entries = [*(logprobs.get("content") or ()), *(logprobs.get("refusal") or ())]
         if not entries:
             return lines

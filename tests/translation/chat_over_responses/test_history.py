@@ -159,8 +159,8 @@ REFUSED: list[tuple[list[Any], str, str]] = [
     ([calling("a")], "messages[0]", "These had no response: a."),
     ([calling("a"), user("Hi."), result("a")], "messages[1]", "These had no response: a."),
     ([calling("a", "b"), result("a"), user("Hi.")], "messages[2]", "These had no response: b."),
-    ([result("a")], "messages[0].tool_call_id", "'a' is none"),
-    ([calling("a"), result("a"), result("a")], "messages[2].tool_call_id", "'a' is none"),
+    ([result("a")], "messages[0].tool_call_id", "id 'a' awaits"),
+    ([calling("a"), result("a"), result("a")], "messages[2].tool_call_id", "id 'a' awaits"),
     ([{"role": "tool", "content": "x"}], "messages[0].tool_call_id", "Missing"),
     ([{"role": "function", "name": "f", "content": "x"}], "messages[0].name", "'f' was not called"),
     (
