@@ -1,6 +1,7 @@
-"""The calls of an answer.  Is enough of one known to show it?
+"""Streamed chat tool calls -> Responses items.
 
-Names come first, late, in pieces or again.
+The name of a call may arrive first, late, in pieces or repeatedly.  An item is opened once its
+name is known to be complete.
 """
 
 from __future__ import annotations
@@ -16,42 +17,42 @@ from forwarder.translation.responses_over_chat.items import OutputItem, ToolCall
 from forwarder.translation.responses_over_chat.toolbox import Toolbox
 
 CALL_DELTA_FIELDS = ("tool_calls", "function_call")
-"""The fields of a delta in which a model calls; the second is the legacy one."""
+"""The fields of a delta that hold tool calls; the second is the legacy one."""
 
 ItemFactory = Callable[[str, str, bool], ToolCallItem | None]
-"""Makes the item of a call from its name and id, and whether it is whole; some wait for that."""
+"""``(name, call id, is_complete)`` -> the item of a call; ``None`` to wait until it is complete."""
 
 
 class PendingCall:
-    """A call on its way: its item is made as soon as its name is known to be whole."""
+    """A call while it streams in; its item is made once the name is known to be complete."""
 
     def __init__(self) -> None:
         self._id = ""
         self._name = ""
-        self._early: list[str] = []  # arguments that came before the item was made
+        self._early: list[str] = []  # arguments that arrived before the item was made
         self._item: ToolCallItem | None = None
 
     @property
     def call_id(self) -> str:
-        """The id under which the client knows the call, once it is shown."""
+        """The client's id of the call, valid once the call is closed."""
         return str(self._item.final_item["call_id"]) if self._item else self._id
 
     def add_delta(self, delta: Json, make_item: ItemFactory) -> Batch:
-        """The events that one delta of this call causes."""
+        """Return the events for one delta of this call."""
         body = delta.get("function") or delta.get("custom") or {}
         self._id = self._id or str(delta.get("id") or "")
         arguments = stringify_arguments(body.get("arguments") or body.get("input"))
         if self._item is not None:
             return self._item.append_arguments(arguments) if arguments else []
         name = body.get("name") or ""
-        if name != self._name:  # or it is only said again
+        if name != self._name:  # some vendors repeat the whole name in every delta
             self._name += name
         self._early.append(arguments)
-        # A name may come in pieces; only arguments say that it is whole.
+        # A name may arrive in pieces; only arguments prove that it is complete.
         return self.open_item(make_item) if arguments else []
 
     def open_item(self, make_item: ItemFactory, is_complete: bool = False) -> Batch:
-        """The opening events, if they are still due and the name is known."""
+        """Return the opening events, unless the item is open already or the name is unknown."""
         if self._item is not None or not self._name:
             return []
         self._item = item = make_item(self._name, self._id, is_complete)
@@ -61,15 +62,18 @@ class PendingCall:
         return [*item.open(), *(item.append_arguments(early) if early else [])]
 
     def close(self, status: str, make_item: ItemFactory) -> Batch:
-        """The closing events, and the opening ones if nothing was shown yet."""
+        """Return the closing events, preceded by the opening ones if they are still missing."""
         opening = self.open_item(make_item, is_complete=True)
         if self._item is None:
-            raise UpstreamProtocolError("The upstream called a tool without naming it.")
+            raise UpstreamProtocolError("The upstream sent a tool call without a name.")
         return [*opening, *self._item.close(status)]
 
 
 class ToolCallItemWriter:
-    """The calls of one answer; they put their items among ``items``, and stay open to the end."""
+    """Writes the items of all calls of one answer.
+
+    It appends them to ``items``.  Calls may interleave, so all stay open until the answer ends.
+    """
 
     def __init__(
         self,
@@ -92,12 +96,12 @@ class ToolCallItemWriter:
 
     @property
     def signatures(self) -> dict[str, Json]:
-        """Call id, as the client knows it -> the signatures of the call."""
-        found = self._signatures.read_calls()
-        return {self._calls[number].call_id: fields for number, fields in found.items()}
+        """The client's id of a call -> the signatures of the call."""
+        signatures = self._signatures.read_calls()
+        return {self._calls[number].call_id: fields for number, fields in signatures.items()}
 
     def add_delta(self, delta: Json) -> Batch:
-        """The events that the ``tool_calls`` of a delta cause, or its legacy ``function_call``."""
+        """Return the events for the ``tool_calls`` or legacy ``function_call`` of a delta."""
         events: Batch = []
         for call in read_call_deltas(delta):
             number = self._call_index.find(call)
@@ -108,7 +112,10 @@ class ToolCallItemWriter:
         return events
 
     def close(self, status: str, is_last: bool) -> Batch:
-        """Close them all; only the last was cut off, if it is the last item of the answer."""
+        """Close all calls as completed.
+
+        If ``is_last``, the last call is the last item of the answer: only this one gets ``status``.
+        """
         last = self._calls[-1] if self._calls and is_last else None
         events: Batch = []
         for call in self._calls:
@@ -116,7 +123,7 @@ class ToolCallItemWriter:
         return events
 
     def _start_call(self) -> Batch:
-        """A further call says that the names of those before it are whole."""
+        """Start a call; a further call proves that the names of all earlier calls are complete."""
         events = [event for call in self._calls for event in call.open_item(self._make_item)]
         self._calls.append(PendingCall())
         return events
@@ -127,7 +134,7 @@ class ToolCallItemWriter:
             return None
         item_id = self._id_source.new_id(tool.kind.id_prefix)
         native = self._toolbox.is_native(tool.kind)
-        if not call_id or call_id in self._ids:  # clients tell calls apart by their ids
+        if not call_id or call_id in self._ids:  # clients distinguish calls by their ids
             call_id = self._id_source.new_id("call")
         self._ids.add(call_id)
         item = ToolCallItem(item_id, len(self._items), call_id, tool, native)

@@ -1,8 +1,9 @@
 """Responses input items -> chat messages.
 
-Chat upstreams want one assistant message per turn, carrying its text, its reasoning and all its
-calls, followed at once by one tool message per call.  Responses clients send the same things as
-single items, sometimes with others between them.  A `AssistantTurn` gathers what belongs together.
+Chat upstreams require one assistant message per turn, with its text, its reasoning and all its
+calls, followed immediately by one tool message per call.  Responses clients send the same data as
+single items, sometimes with other items in between.  An ``AssistantTurn`` collects the items of
+one turn.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _IMAGE_NOTE = "[You made this image:]"
 
 @dataclass
 class AssistantTurn:
-    """One assistant message, the answers to its calls, and what has to wait for them."""
+    """One assistant message, its tool messages, and the messages that must follow them."""
 
     message: Json = field(default_factory=lambda: {"role": "assistant", "content": None})
     reasoning: dict[str, list[Any]] = field(default_factory=dict)  # field -> its pieces
@@ -54,12 +55,12 @@ class AssistantTurn:
 
     @property
     def has_text(self) -> bool:
-        """The message says something, be it only a refusal."""
+        """Whether the message has text or a refusal."""
         return self.message["content"] is not None or "refusal" in self.message
 
     @property
     def is_answered(self) -> bool:
-        """All calls have their outputs: whatever comes now belongs to another turn."""
+        """Whether all calls have their outputs, so that the next item starts another turn."""
         return bool(self.calls) and len(self.tool_messages) == len(self.calls)
 
     @property
@@ -67,31 +68,35 @@ class AssistantTurn:
         return len(self.tool_messages) < len(self.calls)
 
     def to_messages(self) -> list[Json]:
-        """The turn as chat wants it: the call batch unbroken, then images, then the rest."""
+        """Return the assistant message, its tool messages, its images, then all other messages."""
         self.message |= {
             name: join_reasoning_pieces(pieces) for name, pieces in self.reasoning.items()
         }
         if self.calls:
             self.message["tool_calls"] = list(self.calls.values())
-        made = [{"role": "user", "content": self.images}] if self.images else []
-        own = [self.message] if self.has_text or self.calls else []
-        return [*own, *(self.tool_messages[k] for k in self.calls), *made, *self.waiting]
+        assistant = [self.message] if self.has_text or self.calls else []
+        tools = [self.tool_messages[call_id] for call_id in self.calls]
+        images = [{"role": "user", "content": self.images}] if self.images else []
+        return [*assistant, *tools, *images, *self.waiting]
 
 
 class ResponsesHistoryReader:
-    """Walks the input items once and gives the messages."""
+    """Reads one history, item by item, and builds the messages."""
 
     def __init__(self, toolbox: Toolbox, context: TranslationContext) -> None:
         self.messages: list[Json] = []
         self._turn = AssistantTurn()
-        # Pieces of reasoning, until the message or call that it led to.
+        # Pieces of reasoning that wait for their message or call.
         self._reasoning: dict[str, list[Any]] = {}
-        self._signatures: dict[str, Json] = {}  # of calls, until the call with that id
+        self._signatures: dict[str, Json] = {}  # call id -> signatures that wait for this call
         self._toolbox = toolbox
         self._context = context
 
     def read_items(self, items: list[Any]) -> list[Json]:
-        """Chat messages for a list of Responses input items."""
+        """Return the chat messages for a list of Responses input items.
+
+        Raises InvalidRequest for malformed items and for calls and outputs without their partner.
+        """
         for i, item in enumerate(iter_paced(items)):
             path = f"input[{i}]"
             self._read_item(check_type(item, DICT, path), path)
@@ -99,13 +104,13 @@ class ResponsesHistoryReader:
         return self.messages
 
     def check_item(self, item: Json, path: str) -> None:
-        """Read an item that stands alone; a call's output has its call before it elsewhere."""
+        """Check one item without its history: a call's output is accepted without its call."""
         if read_item_type(item, path) in OUTPUT_TYPES:
             call_id = self._find_call_id(item, path)
             if not call_id:
                 raise missing_parameter(f"{path}.call_id")
             self._turn.calls[call_id] = {}
-        if item.get("type") != "compaction":  # it is opened before a history is read
+        if item.get("type") != "compaction":  # middleware expands it before the translation
             self._read_item(item, path)
 
     def _read_item(self, item: Json, path: str) -> None:
@@ -146,7 +151,7 @@ class ResponsesHistoryReader:
         )
 
     def _add_message(self, message: Json) -> None:
-        """A message of anyone but the assistant."""
+        """Add a user, system or developer message."""
         if self._turn.has_open_calls:
             self._turn.waiting.append(message)
             return
@@ -155,13 +160,13 @@ class ResponsesHistoryReader:
         self.messages.append(message)
 
     def _add_assistant_content(self, content: Any, path: str) -> None:
-        spoken = convert_assistant_content(content, path)
+        fields = convert_assistant_content(content, path)
         if self._turn.has_open_calls and (self._turn.has_text or self._turn.waiting):
-            self._turn.waiting.append({"role": "assistant", **spoken})
+            self._turn.waiting.append({"role": "assistant", **fields})
             return
         if self._turn.is_answered or self._turn.has_text:
             self._end_turn()
-        self._turn.message.update(spoken)
+        self._turn.message.update(fields)
         self._attach_reasoning()
 
     # -- calls and outputs ----------------------------------------------------------------------
@@ -175,17 +180,19 @@ class ResponsesHistoryReader:
         if call_id is None:
             raise missing_parameter(f"{path}.call_id")
         if call_id in self._turn.calls:
-            raise InvalidRequest(f"Two calls have the call_id {call_id}.", param=f"{path}.call_id")
+            raise InvalidRequest(
+                f"Two calls have the call_id '{shorten_value(call_id)}'.", param=f"{path}.call_id"
+            )
         call = self._make_chat_call(item, kind, call_id, path)
         self._turn.calls[call_id] = attach_call_signatures(call, self._signatures.pop(call_id, {}))
         self._turn.own_ids[own_id or call_id] = call_id
         self._attach_reasoning()
 
     def _make_chat_call(self, item: Json, kind: ToolKind, call_id: str, path: str) -> Json:
-        named = kind.call_type in ("function_call", "custom_tool_call")
+        has_name = kind.call_type in ("function_call", "custom_tool_call")
         name = (
             require_field(item, "name", STR, f"{path}.name")
-            if named
+            if has_name
             else CALL_TYPES[kind.call_type][0]
         )
         chat_name = flatten_name(name, read_field(item, "namespace", STR, f"{path}.namespace"))
@@ -216,7 +223,7 @@ class ResponsesHistoryReader:
         }
 
     def _find_call_id(self, item: Json, path: str) -> str:
-        """Which call an output answers; a local shell's output says it by ``id``."""
+        """Return the id of an output's call; outputs of a local shell may name it in ``id``."""
         call_id = read_field(item, "call_id", STR, f"{path}.call_id")
         own_id = read_field(item, "id", STR, f"{path}.id") or ""
         return str(call_id or self._turn.own_ids.get(own_id, own_id))
@@ -224,46 +231,46 @@ class ResponsesHistoryReader:
     # -- the rest -------------------------------------------------------------------------------
 
     def _read_reasoning(self, item: Json, path: str) -> None:
-        opened = self._open_reasoning(item, path)
-        for call_id, fields in opened.pop("calls", {}).items():
+        reasoning = self._decrypt_reasoning(item, path)
+        for call_id, fields in reasoning.pop("calls", {}).items():
             if call_id in self._turn.calls:
                 self._turn.calls[call_id] = attach_call_signatures(
                     self._turn.calls[call_id], fields
                 )
             else:
                 self._signatures[call_id] = fields
-        holder = self._turn.reasoning if opened.pop("ends_turn", False) else self._reasoning
-        for name, value in opened.items():
-            holder.setdefault(name, []).append(value)
+        target = self._turn.reasoning if reasoning.pop("ends_turn", False) else self._reasoning
+        for name, value in reasoning.items():
+            target.setdefault(name, []).append(value)
 
     def _attach_reasoning(self) -> None:
         for name, pieces in self._reasoning.items():
             self._turn.reasoning.setdefault(name, []).extend(pieces)
         self._reasoning = {}
 
-    def _open_reasoning(self, item: Json, path: str) -> Json:
-        """The reasoning as chat fields: from our own seal, else from what can be read."""
-        sealed = item.get("encrypted_content")
-        opened = self._context.decrypt(sealed) if isinstance(sealed, str) else None
-        if isinstance(opened, dict):
-            return self._select_own_signatures(opened)
+    def _decrypt_reasoning(self, item: Json, path: str) -> Json:
+        """Return the reasoning as chat fields, from our own encrypted content or else the text."""
+        encrypted = item.get("encrypted_content")
+        content = self._context.decrypt(encrypted) if isinstance(encrypted, str) else None
+        if isinstance(content, dict):
+            return self._select_own_signatures(content)
         text = read_reasoning_text(item, "content", path) or read_reasoning_text(
             item, "summary", path
         )
-        if sealed and not text:
+        if encrypted and not text:
             reason = "only its maker can decrypt it"
             self._context.loss_report.drop("input.reasoning.encrypted_content", reason)
         return {"reasoning_content": text} if text else {}
 
-    def _select_own_signatures(self, opened: Json) -> Json:
-        """What a seal held, without signatures if they are for another upstream or model."""
+    def _select_own_signatures(self, content: Json) -> Json:
+        """Return decrypted content, without signatures of another upstream or model."""
         names: tuple[str, ...] = (*MESSAGE_FIELDS, "calls", "ends_turn")
-        if opened.get("origin", self._context.origin) != self._context.origin:
-            if any(opened.get(name) for name in names):
-                reason = "the signatures in it are for the model that made them"
+        if content.get("origin", self._context.origin) != self._context.origin:
+            if any(content.get(name) for name in names):
+                reason = "its signatures are valid only for the model that made them"
                 self._context.loss_report.note("input.reasoning.encrypted_content", reason)
             names = ()
-        return {k: v for k, v in opened.items() if k in ("reasoning_content", *names)}
+        return {k: v for k, v in content.items() if k in ("reasoning_content", *names)}
 
     def _add_tools(self, item: Json, path: str) -> None:
         self._toolbox.add_tools(
@@ -275,19 +282,18 @@ class ResponsesHistoryReader:
         raise InvalidRequest(f"Item with id '{shorten_value(name)}' not found.", param=f"{path}.id")
 
     def _drop_hosted_record(self, item: Json, path: str) -> None:
-        """What a hosted tool did elsewhere has no place in a chat history."""
         self._context.loss_report.drop(
             f"input.{item['type']}", "Chat Completions has no form for hosted tool calls"
         )
 
     def _add_image(self, item: Json, path: str) -> None:
-        """An image that the assistant made: chat's assistants cannot have one, so a user shows it.
+        """Add an image of the assistant as a user message: chat's assistants cannot send images.
 
-        It comes behind the message that it belongs to, and behind the answers to its calls.
+        The message follows the assistant's message and its tool messages.
         """
         result = read_field(item, "result", STR, f"{path}.result")
         if not result:
-            self._context.loss_report.drop("input.image_generation_call", "it holds no image")
+            self._context.loss_report.drop("input.image_generation_call", "it has no image")
             return
         if self._turn.is_answered:
             self._end_turn()
@@ -296,14 +302,15 @@ class ResponsesHistoryReader:
         self._turn.images += [note, {"type": "image_url", "image_url": {"url": url}}]
 
     def _add_audio(self, item: Json, path: str) -> None:
-        """A part of a user's message that stands alone."""
+        """Add a top-level audio part as a user message."""
         self._add_message(
             {"role": "user", "content": [content_parts.INPUT_TO_CHAT["input_audio"](item, path)]}
         )
 
     def _refuse_compaction(self, item: Json, path: str) -> None:
         raise InvalidRequest(
-            f"'{path}': this compaction item was not made here and cannot be opened.", param=path
+            f"'{path}': this server did not create this compaction item and cannot decrypt it.",
+            param=path,
         )
 
     def _end_turn(self) -> None:
@@ -318,7 +325,7 @@ class ResponsesHistoryReader:
 
 
 def skip_item(history: ResponsesHistoryReader, item: Json, path: str) -> None:
-    """An item that request.py has already read."""
+    """Do nothing: request.py applies the item."""
 
 
 _ITEM_READERS: dict[str, Callable[[ResponsesHistoryReader, Json, str], None]] = {
@@ -350,7 +357,7 @@ _ITEM_READERS: dict[str, Callable[[ResponsesHistoryReader, Json, str], None]] = 
 
 
 def read_item_type(item: Json, path: str) -> str:
-    """The item's type; messages and references may leave it out."""
+    """Return the item's type, which messages and references may omit."""
     kind = item.get("type")
     if kind is not None:
         return str(check_type(kind, STR, f"{path}.type"))
@@ -369,7 +376,7 @@ def convert_content(role: str, content: Any, path: str) -> Any:
 
 
 def convert_assistant_content(content: Any, path: str) -> Json:
-    """An assistant's content and refusal as chat message fields."""
+    """Return an assistant's content and refusal as chat message fields."""
     if isinstance(content, str):
         return {"content": content}
     converted = content_parts.convert_parts(content, content_parts.OUTPUT_TO_CHAT, path)
@@ -380,7 +387,7 @@ def convert_assistant_content(content: Any, path: str) -> Json:
 
 
 def join_tool_content(result: Any) -> Any:
-    """A text; media too, in a list, which a provider's profile then places."""
+    """Join a result's parts to one text; a list with media stays, for the provider profile."""
     if isinstance(result, str):
         return result
     only_text = all(part["type"] == "text" for part in result)
@@ -388,18 +395,18 @@ def join_tool_content(result: Any) -> Any:
 
 
 def read_reasoning_text(item: Json, form: str, path: str) -> str:
-    """The readable text of a reasoning item: its parts are paragraphs."""
-    parts_of_it = read_field(item, form, LIST, f"{path}.{form}") or []
+    """Return the text of a reasoning item, one paragraph per part of ``form``."""
+    parts = read_field(item, form, LIST, f"{path}.{form}") or []
     return "\n\n".join(
         require_field(
             check_type(part, DICT, f"{path}.{form}[{i}]"), "text", STR, f"{path}.{form}[{i}].text"
         )
-        for i, part in enumerate(parts_of_it)
+        for i, part in enumerate(parts)
     )
 
 
 def join_reasoning_pieces(pieces: list[Any]) -> Any:
-    """The reasoning of one turn: texts as paragraphs, lists end to end, objects as one."""
+    """Join the reasoning of one turn: texts as paragraphs, lists concatenated, objects merged."""
     filled = [piece for piece in pieces if piece] or pieces[:1]
     if all(isinstance(piece, str) for piece in filled):
         return "\n\n".join(filled)

@@ -1,7 +1,7 @@
-"""Images: how chat upstreams answer with them, and the item that a Responses client gets.
+"""Images in chat answers -> Responses items.
 
-An image by value becomes an ``image_generation_call``.  One by URL cannot: an item holds the data
-itself, and nothing is fetched in here.  It becomes a Markdown image in the text.
+An image by value becomes an ``image_generation_call`` item.  Such an item needs the data itself
+and translation fetches nothing, so an image by URL becomes a Markdown image in the text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from forwarder.translation.responses_over_chat.items import make_added_event, ma
 
 
 class AnswerImage(NamedTuple):
-    """An image of an answer: its base64 and format, or only its URL."""
+    """An image of an answer: its base64 and its format, or only its URL."""
 
     data: str
     format: str = ""
@@ -23,33 +23,33 @@ class AnswerImage(NamedTuple):
 
 
 def read_image(part: Any) -> AnswerImage | None:
-    """The image of a content part or of an entry of ``images``; ``None`` when it is none."""
+    """Return the image of a content part or an entry of ``images``, ``None`` without an image."""
     source = find_image_source(part)
     if not source:
         return None
-    read = images.parse_data_url(source)
-    if read is not None:
-        return AnswerImage(*read) if read[0] else None
+    parsed = images.parse_data_url(source)
+    if parsed is not None:
+        return AnswerImage(*parsed) if parsed[0] else None
     if images.is_url(source):
         return AnswerImage("", url=source)
     return AnswerImage(source, images.detect_format(source))
 
 
 def make_markdown_image(url: str) -> str:
-    """An image by URL as text."""
+    """Return Markdown for an image, safe for URLs with spaces, parentheses or angle brackets."""
     safe = url.replace("<", "%3C").replace(">", "%3E")
     return f"![image](<{safe}>)" if set(" ()") & set(url) or safe != url else f"![image]({url})"
 
 
 def find_image_source(part: Any) -> str:
-    """Where the image is, or its base64, in any of the vendors' spellings."""
+    """Return the URL or base64 of an image in any vendor's format, ``""`` without an image."""
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
         return ""
-    for name, read in _SOURCE_READERS.items():
+    for name, reader in _SOURCE_READERS.items():
         if part.get(name):
-            return read(part[name])
+            return reader(part[name])
     return ""
 
 
@@ -59,7 +59,7 @@ def read_url(value: Any) -> str:
 
 
 def read_inline_data(value: Any) -> str:
-    """Gemini's own form."""
+    """Return Gemini's inline data as a data URL."""
     if not isinstance(value, dict) or not isinstance(value.get("data"), str):
         return ""
     kind = value.get("mime_type") or value.get("mimeType") or ""
@@ -76,11 +76,11 @@ _SOURCE_READERS: dict[str, Callable[[Any], str]] = {
 
 
 class ImageItem:
-    """An image on its way.  It stays open, since the same one may come again with more of it."""
+    """An image item.  It stays open because an upstream may resend the image with more data."""
 
-    def __init__(self, item_id: str, index: int, given: AnswerImage) -> None:
+    def __init__(self, item_id: str, index: int, image: AnswerImage) -> None:
         self._index = index
-        self._image = given
+        self._image = image
         self._base: Json = {"id": item_id, "type": "image_generation_call"}
         self._location = {"item_id": item_id, "output_index": index}
         self._partial_count = 0
@@ -94,24 +94,28 @@ class ImageItem:
             self._make_event("generating"),
         ]
 
-    def is_prefix_of(self, given: AnswerImage) -> bool:
-        """Is ``given`` this same image with more of it?"""
-        return given.data.startswith(self._image.data)
+    def is_prefix_of(self, image: AnswerImage) -> bool:
+        """Whether ``image`` is the same image with more data."""
+        return image.data.startswith(self._image.data)
 
-    def replace_image(self, given: AnswerImage) -> Batch:
-        """Only what comes after it tells that an image was but a part of it."""
+    def replace_image(self, image: AnswerImage) -> Batch:
+        """Replace the image, and emit the previous one, now known to be partial."""
         event = self._make_event("partial_image")
-        before, self._image = self._image, given
-        event |= {"partial_image_b64": before.data, "partial_image_index": self._partial_count}
+        partial, self._image = self._image, image
+        event |= {"partial_image_b64": partial.data, "partial_image_index": self._partial_count}
         self._partial_count += 1
         return [event]
 
     def close(self, status: str) -> Batch:
-        whole = status == "completed"
-        said = {"result": self._image.data, "output_format": self._image.format}
-        self.final_item = {**self._base, "status": "completed" if whole else "generating", **said}
-        finished = [self._make_event("completed")] if whole else []
-        return [*finished, make_done_event(self._index, self.final_item)]
+        is_complete = status == "completed"
+        self.final_item = {
+            **self._base,
+            "status": "completed" if is_complete else "generating",
+            "result": self._image.data,
+            "output_format": self._image.format,
+        }
+        events = [self._make_event("completed")] if is_complete else []
+        return [*events, make_done_event(self._index, self.final_item)]
 
     def _make_event(self, name: str) -> Event:
         return {"type": f"response.image_generation_call.{name}", **self._location}

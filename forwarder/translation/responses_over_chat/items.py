@@ -1,7 +1,7 @@
-"""Output items.  Each owns its events: it alone opens, grows and closes itself.
+"""Output items.  Each item makes all its own events: those that open, extend and close it.
 
-Every method gives the events it causes, in order.  ``done`` is the item as it stands in the
-finished response.
+Every method returns the events it causes, in order.  ``final_item`` is the item as it appears in
+the finished response, once it is closed.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from forwarder.core.types import Batch, Event, Json
-from forwarder.translation.responses_over_chat.custom_tool_stream import InputUnwrapper
+from forwarder.translation.responses_over_chat.custom_tool_input import InputUnwrapper
 from forwarder.translation.responses_over_chat.tool_kinds import CUSTOM, FUNCTION
 from forwarder.translation.responses_over_chat.toolbox import ClientTool
 
 
 class OutputItem(Protocol):
-    """What the stream needs of whatever is open."""
+    """The interface of an item that ``ResponseBuilder`` closes and puts into the output."""
 
     final_item: Json
 
@@ -23,21 +23,23 @@ class OutputItem(Protocol):
 
 
 def make_added_event(index: int, item: Json) -> Event:
-    """An item begins."""
     return {"type": "response.output_item.added", "output_index": index, "item": item}
 
 
 def make_done_event(index: int, item: Json) -> Event:
-    """An item is as it stays."""
     return {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
 class PartWriter:
-    """One part of an item: what its events are called, and the text gathered so far."""
+    """Writes one part of an item.
 
-    def __init__(self, names: tuple[str, str, str], where: Json, blank: Json) -> None:
+    ``names`` are the stem of the part's events, the stem of its text's events, and the field with
+    its text.  ``location`` holds the ids and indexes for all events, ``blank`` is the empty part.
+    """
+
+    def __init__(self, names: tuple[str, str, str], location: Json, blank: Json) -> None:
         self._part_event, self._text_event, self._text_key = names
-        self._location = where
+        self._location = location
         self._blank = blank
         self._delta_type = f"response.{self._text_event}.delta"
         self.pieces: list[str] = []
@@ -54,20 +56,20 @@ class PartWriter:
         return {**self._blank, self._text_key: "".join(self.pieces)}
 
     def close(self) -> Batch:
-        full = self.final_part
-        text = {self._text_key: full[self._text_key]}
+        part = self.final_part
+        text = {self._text_key: part[self._text_key]}
         return [
             {"type": f"response.{self._text_event}.done", **self._location, **text},
-            {"type": f"response.{self._part_event}.done", **self._location, "part": full},
+            {"type": f"response.{self._part_event}.done", **self._location, "part": part},
         ]
 
 
 class TextPartWriter(PartWriter):
-    """An ``output_text`` part, with the annotations and log probabilities of its text."""
+    """Writes an ``output_text`` part, with the annotations and log probabilities of its text."""
 
-    def __init__(self, where: Json) -> None:
+    def __init__(self, location: Json) -> None:
         blank = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        super().__init__(("content_part", "output_text", "text"), where, blank)
+        super().__init__(("content_part", "output_text", "text"), location, blank)
         self._annotations: list[Json] = []
         self._logprobs: list[Json] = []
 
@@ -76,7 +78,7 @@ class TextPartWriter(PartWriter):
         return {"type": self._delta_type, **self._location, "delta": text, "logprobs": []}
 
     def append_text_with_logprobs(self, text: str, entries: list[Json]) -> Event:
-        """Grow by a text whose tokens have log probabilities."""
+        """Append a text with the log probabilities of its tokens."""
         self._logprobs += entries
         return {**self.append_text(text), "logprobs": entries}
 
@@ -95,12 +97,12 @@ class TextPartWriter(PartWriter):
         return {**super().final_part, "annotations": self._annotations, "logprobs": self._logprobs}
 
     def close(self) -> Batch:
-        finished, part = super().close()
-        return [{**finished, "logprobs": self._logprobs}, part]
+        text_done, part_done = super().close()
+        return [{**text_done, "logprobs": self._logprobs}, part_done]
 
 
 class MessageItem:
-    """An assistant message: text parts and refusal parts, one after the other."""
+    """An assistant message, a sequence of text parts and refusal parts."""
 
     def __init__(self, item_id: str, index: int) -> None:
         self._index = index
@@ -115,31 +117,31 @@ class MessageItem:
 
     @property
     def has_open_text(self) -> bool:
-        """A text is open, rather than a refusal or nothing."""
+        """Whether the last part is a text."""
         return bool(self._parts) and type(self._parts[-1]) is TextPartWriter
 
     @property
     def text_length(self) -> int:
-        """Characters of text in the parts that are closed, or in all when the message is."""
+        """Characters in the closed text parts, or in all text parts if the message is closed."""
         closed = self._parts if self.final_item else self._parts[:-1]
         texts = [part for part in closed if type(part) is TextPartWriter]
         return sum(len(piece) for part in texts for piece in part.pieces)
 
     def append_text(self, text: str) -> Batch:
-        """The hot path: one event for one piece of text."""
+        """Append a piece of text.  This is the hot path: it makes one event."""
         if self._parts and type(self._parts[-1]) is TextPartWriter:
             return [self._parts[-1].append_text(text)]
         return self._open_part(TextPartWriter(self._make_location()), text)
 
     def append_text_with_logprobs(self, text: str, entries: list[Json]) -> Batch:
-        """A piece of text, perhaps an empty one, with its log probabilities."""
+        """Append a piece of text, which may be empty, with its log probabilities."""
         events = [] if self.has_open_text else self.append_text("")
         part = self._parts[-1]
         assert isinstance(part, TextPartWriter)
         return [*events, part.append_text_with_logprobs(text, entries)]
 
     def add_annotation(self, annotation: Json) -> Batch:
-        """An annotation of the text that is open."""
+        """Annotate the last part, which must be a text."""
         part = self._parts[-1]
         assert isinstance(part, TextPartWriter)
         return [part.add_annotation(annotation)]
@@ -164,28 +166,28 @@ class MessageItem:
         return [*events, part.open(), part.append_text(text)] if text else [*events, part.open()]
 
     def _make_location(self) -> Json:
-        place = {"output_index": self._index, "content_index": len(self._parts)}
-        return {"item_id": self._base["id"], **place}
+        indexes = {"output_index": self._index, "content_index": len(self._parts)}
+        return {"item_id": self._base["id"], **indexes}
 
 
 class ReasoningItem:
-    """A reasoning item, shown as a summary, as text, or as both."""
+    """A reasoning item.  ``style`` is ``summary``, ``text`` or ``both``."""
 
     def __init__(self, item_id: str, index: int, style: str) -> None:
         self._id = item_id
         self._index = index
-        where = {"item_id": item_id, "output_index": index}
+        location = {"item_id": item_id, "output_index": index}
         self._parts: dict[str, PartWriter] = {}
         if style in ("text", "both"):
             self._parts["content"] = PartWriter(
                 ("content_part", "reasoning_text", "text"),
-                {**where, "content_index": 0},
+                {**location, "content_index": 0},
                 {"type": "reasoning_text", "text": ""},
             )
         if style in ("summary", "both"):
             self._parts["summary"] = PartWriter(
                 ("reasoning_summary_part", "reasoning_summary_text", "text"),
-                {**where, "summary_index": 0},
+                {**location, "summary_index": 0},
                 {"type": "summary_text", "text": ""},
             )
         self.pieces: list[str] = []
@@ -200,22 +202,25 @@ class ReasoningItem:
         parts = self._parts.values()
         opening = [] if self.pieces else [part.open() for part in parts]
         self.pieces.append(text)
-        grown = [part.append_text(text) for part in parts]
-        return [*opening, *grown] if opening else grown
+        deltas = [part.append_text(text) for part in parts]
+        return [*opening, *deltas] if opening else deltas
 
     def close(self, status: str) -> Batch:
-        shown = {name: part for name, part in self._parts.items() if self.pieces}
-        events = [event for part in shown.values() for event in part.close()]
+        parts = self._parts if self.pieces else {}
+        events = [event for part in parts.values() for event in part.close()]
         self.final_item = {"id": self._id, "type": "reasoning", "summary": [], "status": status}
-        self.final_item.update({name: [part.final_part] for name, part in shown.items()})
+        self.final_item.update({name: [part.final_part] for name, part in parts.items()})
         if self.encrypted_content is not None:
             self.final_item["encrypted_content"] = self.encrypted_content
         return [*events, make_done_event(self._index, self.final_item)]
 
 
 class ToolCallItem:
-    """A call of a tool.  Functions and freeform tools stream their input; the others are shown
-    when they are whole, since their items have no deltas."""
+    """A tool call.
+
+    Functions and freeform tools stream their input.  Items of other kinds have no deltas, so they
+    are sent when they are complete.
+    """
 
     def __init__(
         self, item_id: str, index: int, call_id: str, tool: ClientTool, native: bool
@@ -231,7 +236,7 @@ class ToolCallItem:
             self._base["namespace"] = tool.namespace
         self._location = {"item_id": item_id, "output_index": index}
         self._unwrapper = InputUnwrapper() if tool.kind is CUSTOM and not native else None
-        self._sent_length = 0  # characters of the input that went out
+        self._sent_length = 0  # characters of the input sent
         self.final_item: Json = {}
 
     def open(self) -> Batch:
@@ -247,9 +252,9 @@ class ToolCallItem:
         return self._emit_input(self._unwrapper.feed(arguments) if self._unwrapper else arguments)
 
     def close(self, status: str) -> Batch:
-        kind, cut = self._tool.kind, status == "incomplete"
-        fields = self._make_fields("".join(self._pieces), cut)
-        self.final_item = {**self._base, **fields, "status": kind.cut_status if cut else status}
+        kind, is_cut = self._tool.kind, status == "incomplete"
+        fields = self._make_fields("".join(self._pieces), is_cut)
+        self.final_item = {**self._base, **fields, "status": kind.cut_status if is_cut else status}
         if not kind.streams_input:
             opening = make_added_event(self._index, {**self.final_item, "status": "in_progress"})
             return [opening, make_done_event(self._index, self.final_item)]
@@ -260,13 +265,13 @@ class ToolCallItem:
             make_done_event(self._index, self.final_item),
         ]
 
-    def _make_fields(self, written: str, cut: bool) -> Json:
+    def _make_fields(self, arguments: str, is_cut: bool) -> Json:
         if self._native:
-            return {"input": written}
+            return {"input": arguments}
         if self._unwrapper:
-            return {"input": self._unwrapper.finish(written)}
-        # A call without arguments comes as no text at all; clients read them as JSON.
-        return self._tool.kind.make_call_fields(written or ("" if cut else "{}"))
+            return {"input": self._unwrapper.finish(arguments)}
+        # Upstreams send no text for a call without arguments, but clients parse them as JSON.
+        return self._tool.kind.make_call_fields(arguments or ("" if is_cut else "{}"))
 
     def _emit_input(self, text: str) -> Batch:
         if not text:
@@ -277,16 +282,18 @@ class ToolCallItem:
 
     def _make_input_done_event(self, fields: Json) -> Event:
         event, key = _INPUT_EVENTS[self._tool.kind.call_type]
-        done: dict[str, Any] = {
+        done_event: dict[str, Any] = {
             "type": f"response.{event}.done",
             **self._location,
             key: fields[key],
         }
-        return {**done, "name": self._tool.name} if self._tool.kind is FUNCTION else done
+        if self._tool.kind is FUNCTION:
+            done_event["name"] = self._tool.name
+        return done_event
 
 
 _INPUT_EVENTS = {
     "function_call": ("function_call_arguments", "arguments"),
     "custom_tool_call": ("custom_tool_call_input", "input"),
 }
-"""Item type -> the stem of its events, and the field that they fill."""
+"""Item type -> the stem of its input events, and the field with the input."""

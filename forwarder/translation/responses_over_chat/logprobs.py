@@ -1,6 +1,6 @@
-"""Log probabilities as chat upstreams send them -> as a Responses part has them.
+"""Log probabilities of chat choices -> log probabilities of Responses text parts.
 
-Vendors leave out what they please; the types require all of it.
+Vendors omit various fields, but the Responses types require all of them.
 """
 
 from __future__ import annotations
@@ -11,36 +11,39 @@ from typing import Any
 from forwarder.core.types import Json
 
 _UNKNOWN_LOGPROB = -9999.0
-"""What stands for a log probability that is not known."""
+"""Stands for an unknown log probability."""
 
 
 def read_entries(logprobs: Any) -> list[Json]:
-    """The entries of a choice's ``logprobs`` for its text, as a part has them."""
+    """Return the entries of a choice's ``logprobs`` for its text, as Responses entries."""
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     return [convert_entry(entry) for entry in select_objects(content)]
 
 
-def select_text_entries(entries: list[Json], thought: str, text: str, last: bool) -> list[Json]:
-    """The entries of a text that came together with its thought and with calls.
+def select_text_entries(entries: list[Json], thought: str, text: str, is_last: bool) -> list[Json]:
+    """Select the entries of ``text`` from those of a delta with reasoning, text and calls.
 
-    Of a text that is the ``last`` that was said, with what ends it.
+    If the text ``is_last`` in the delta, the entries up to the end belong to it, with the tokens
+    that end it.  If the text cannot be located, all entries are returned.
     """
-    written = b"".join(bytes(entry["bytes"]) for entry in entries)
-    before, said = (part.encode(errors="replace") for part in (thought, text))
-    behind = written.find(before) + len(before) if before in written else 0
-    start = written.find(said, behind)
-    if start < 0:  # there is no telling
+    content = b"".join(bytes(entry["bytes"]) for entry in entries)
+    thought_bytes, text_bytes = (part.encode(errors="replace") for part in (thought, text))
+    after_thought = 0
+    if thought_bytes in content:
+        after_thought = content.find(thought_bytes) + len(thought_bytes)
+    start = content.find(text_bytes, after_thought)
+    if start < 0:
         return entries
-    end = len(written) if last else start + len(said)
+    end = len(content) if is_last else start + len(text_bytes)
     ends = itertools.accumulate(len(entry["bytes"]) for entry in entries)
     return [e for e, at in zip(entries, ends, strict=True) if start < at <= end]
 
 
 def select_last_entries(entries: list[Json], text: str) -> list[Json]:
-    """The entries of the tokens that lie wholly within this text, with which they all end."""
-    room = len(text.encode(errors="replace"))
+    """Select the last entries, those of tokens that lie wholly within ``text``, the final text."""
+    byte_count = len(text.encode(errors="replace"))
     first = len(entries)
-    while first and (room := room - len(entries[first - 1]["bytes"])) >= 0:
+    while first and (byte_count := byte_count - len(entries[first - 1]["bytes"])) >= 0:
         first -= 1
     return entries[first:]
 
@@ -53,10 +56,10 @@ def convert_entry(entry: Json) -> Json:
 
 
 def convert_token(entry: Json) -> Json:
-    token, written, logprob = entry.get("token") or "", entry.get("bytes"), entry.get("logprob")
+    token, sent_bytes, logprob = entry.get("token") or "", entry.get("bytes"), entry.get("logprob")
     return {
         "token": token,
-        "bytes": written if isinstance(written, list) else [*token.encode(errors="replace")],
+        "bytes": sent_bytes if isinstance(sent_bytes, list) else [*token.encode(errors="replace")],
         "logprob": _UNKNOWN_LOGPROB if logprob is None else logprob,
     }
 

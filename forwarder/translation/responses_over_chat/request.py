@@ -1,4 +1,4 @@
-"""A Responses request -> a Chat request."""
+"""Responses request -> Chat request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from forwarder.translation.responses_over_chat.toolbox import Toolbox
 
 
 class TranslatedResponsesRequest(NamedTuple):
-    """A translated request and what its answer needs: the tools, and what to echo."""
+    """The Chat request for a Responses request, and the facts that its answer needs.
+
+    The answer needs the tools and the client's request, which a Response echoes in part.
+    """
 
     chat_request: Json
     toolbox: Toolbox
@@ -30,9 +33,10 @@ class TranslatedResponsesRequest(NamedTuple):
 
 
 def translate_request(request: Json, context: TranslationContext) -> TranslatedResponsesRequest:
-    """Give the chat request for a Responses request.
+    """Translate a Responses request to a Chat request.
 
-    Raises InvalidRequest for what is malformed and Unsupported for what cannot be carried.
+    Raises InvalidRequest for malformed parameters and items, Unsupported for those that Chat
+    cannot carry.
     """
     require_field(request, "model", STR, "model")
     toolbox = Toolbox(context)
@@ -45,30 +49,30 @@ def translate_request(request: Json, context: TranslationContext) -> TranslatedR
             chat.update(mapper(value, context.loss_report))
     toolbox.add_tools(request.get("tools") or [], "tools")
     chat["messages"] = build_messages(request, toolbox, context)
-    given = request.get("input")
-    for i, item in enumerate(given if isinstance(given, list) else ()):
+    items = request.get("input")
+    for i, item in enumerate(items if isinstance(items, list) else ()):
         apply_configuration_update(chat, item, f"input[{i}]", context)
-    if not chat["messages"]:  # the upstream would complain of messages, which are not the client's
-        raise InvalidRequest("'input' holds nothing to answer.", param="input", code="empty_array")
+    if not chat["messages"]:  # the upstream's error would name 'messages', unknown to the client
+        raise InvalidRequest("'input' has no content.", param="input", code="empty_array")
     finalize_tools(chat, toolbox, request, context.loss_report)
     unread_fields.report_ignored_fields(request, "responses", context.loss_report)
-    if chat.get("stream"):  # a whole answer has its usage unasked
+    if chat.get("stream"):  # whole answers always have their usage
         chat["stream_options"] = {"include_usage": True}
     return TranslatedResponsesRequest(chat, toolbox, request)
 
 
 def build_messages(request: Json, toolbox: Toolbox, context: TranslationContext) -> list[Json]:
-    given = require_field(request, "input", (str, list), "input")
+    items = require_field(request, "input", (str, list), "input")
     instructions = read_field(request, "instructions", STR, "instructions")
-    # Kept apart from the history, so that the beginning of every turn has the same bytes.
+    # A message of its own, so that the prompt begins with the same bytes on every turn.
     head = [{"role": "developer", "content": instructions}] if instructions else []
-    if isinstance(given, str):
-        return [*head, {"role": "user", "content": given}]
-    return [*head, *ResponsesHistoryReader(toolbox, context).read_items(given)]
+    if isinstance(items, str):
+        return [*head, {"role": "user", "content": items}]
+    return [*head, *ResponsesHistoryReader(toolbox, context).read_items(items)]
 
 
 def check_item(item: Json, path: str, context: TranslationContext) -> None:
-    """Raise InvalidRequest for an item that no request could have, whatever stands around it."""
+    """Raise InvalidRequest for an item that is invalid in every history."""
     ResponsesHistoryReader(Toolbox(context), context).check_item(item, path)
     apply_configuration_update({}, item, path, context)
 
@@ -76,28 +80,28 @@ def check_item(item: Json, path: str, context: TranslationContext) -> None:
 def apply_configuration_update(
     chat: Json, item: Json, path: str, context: TranslationContext
 ) -> None:
-    """Apply a ``configuration_update`` item: the last one counts."""
+    """Apply a ``configuration_update`` item to ``chat``; later updates override earlier ones."""
     if item.get("type") != "configuration_update":
         return
     for name, mapper in (("reasoning", map_reasoning), ("text", map_text)):
         update = read_field(item, name, DICT, f"{path}.{name}") or {}
         if update.get("format"):
-            chat.pop("response_format", None)  # plain text is asked for by saying nothing
+            chat.pop("response_format", None)  # plain text is the default
         chat.update(mapper(update, context.loss_report))
 
 
 def finalize_tools(chat: Json, toolbox: Toolbox, request: Json, loss_report: LossReport) -> None:
-    given = request.get("tool_choice")
-    choice = toolbox.convert_choice(given) if given is not None else None
-    if toolbox.search_options is not None and toolbox.is_search_allowed(given):
+    client_choice = request.get("tool_choice")
+    choice = toolbox.convert_choice(client_choice) if client_choice is not None else None
+    if toolbox.search_options is not None and toolbox.is_search_allowed(client_choice):
         chat["web_search_options"] = toolbox.search_options
         for name in request.get("include") or ():
             if name.startswith("web_search_call."):
                 loss_report.drop(
-                    f"include.{name}", "of a search, Chat Completions tells what it cites"
+                    f"include.{name}", "Chat Completions reports only the cited pages of a search"
                 )
     if not toolbox.chat_tools:
-        chat.pop("parallel_tool_calls", None)  # strict upstreams take it only beside tools
+        chat.pop("parallel_tool_calls", None)  # strict upstreams accept it only with tools
         return
     chat["tools"] = toolbox.chat_tools
     if choice is not None:
@@ -108,7 +112,7 @@ def finalize_tools(chat: Json, toolbox: Toolbox, request: Json, loss_report: Los
 
 
 def skip_parameter(value: Any, loss_report: LossReport) -> Json:
-    """Read elsewhere in this module."""
+    """Do nothing: other functions of this module read the parameter."""
     return {}
 
 
@@ -157,7 +161,10 @@ _INCLUDABLE_VALUES = frozenset(
         "web_search_call.results",
     }
 )
-"""What the Responses API includes.  What hosted tools would give is lost with them, by name."""
+"""The values of ``include`` in the Responses API.
+
+Values for the results of hosted tools need no entry in the loss report: the tools are reported.
+"""
 
 
 def map_top_logprobs(value: int, loss_report: LossReport) -> Json:
@@ -165,12 +172,12 @@ def map_top_logprobs(value: int, loss_report: LossReport) -> Json:
 
 
 def map_cache_options(value: Json, loss_report: LossReport) -> Json:
-    kept = {k: v for k, v in value.items() if k not in ("comparison_response_id", "prewarm")}
-    if kept.get("ttl") == "12h":
-        kept["ttl"] = "30m"  # the longest that Chat Completions knows
-    for name in sorted(set(value) - set(kept)):
+    options = {k: v for k, v in value.items() if k not in ("comparison_response_id", "prewarm")}
+    if options.get("ttl") == "12h":
+        options["ttl"] = "30m"  # the longest in Chat Completions
+    for name in sorted(set(value) - set(options)):
         loss_report.drop(f"prompt_cache_options.{name}", "Chat Completions has no such setting")
-    return {"prompt_cache_options": kept} if kept else {}
+    return {"prompt_cache_options": options} if options else {}
 
 
 _PARAMETER_MAPPERS: dict[str, Callable[[Any, LossReport], Json]] = {
@@ -179,10 +186,10 @@ _PARAMETER_MAPPERS: dict[str, Callable[[Any, LossReport], Json]] = {
     "instructions": skip_parameter,
     "tools": skip_parameter,
     "tool_choice": skip_parameter,
-    "max_output_tokens": lambda value, ledger: {"max_completion_tokens": value},
+    "max_output_tokens": lambda value, loss_report: {"max_completion_tokens": value},
     "prompt_cache_options": map_cache_options,
     "reasoning": map_reasoning,
-    "service_tier": lambda value, ledger: {
+    "service_tier": lambda value, loss_report: {
         "service_tier": "priority" if value == "ultrafast" else value
     },
     "text": map_text,

@@ -1,4 +1,4 @@
-"""The Response object around the output: what the request said, with the API's defaults."""
+"""The Response object without its output: the request's parameters and the API's defaults."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ _RESPONSE_DEFAULTS: Json = {
     "truncation": "disabled",
     "user": None,
 }
-"""Every field that the Open Responses schema requires and a request can set."""
+"""The fields that the Open Responses schema requires and that a request can set."""
 
 
 def make_response_skeleton(request: Json, response_id: str, created_at: int) -> Json:
-    """A response in progress with nothing in it, echoing the request."""
+    """Return a Response in progress without output, which echoes the client's ``request``.
+
+    ``created_at`` is in Unix seconds.
+    """
     echoed = {k: request[k] for k in _RESPONSE_DEFAULTS if request.get(k) is not None}
     text = {k: v for k, v in (request.get("text") or {}).items() if v is not None}
     return {
@@ -54,7 +57,7 @@ def make_response_skeleton(request: Json, response_id: str, created_at: int) -> 
 
 
 def complete_tool(tool: Json) -> Json:
-    """Function tools are echoed with the fields that the SDK requires of them."""
+    """Add the fields that the SDK requires of a function tool."""
     if tool.get("type") != "function":
         return tool
     return {"description": None, "parameters": None, "strict": None, **tool}

@@ -1,8 +1,7 @@
 """Chat chunks -> Responses events.
 
-What is open is in ``_open_item`` and ``_calls``; what was made is in ``_items``.  Text, reasoning,
-refusals and images follow each other, so opening one closes the other; calls may interleave with
-anything and stay open until the end.
+Text, reasoning, refusals and images follow each other, so opening one closes the previous one
+(``_open_item``).  Tool calls may interleave with anything and stay open until the end (``_calls``).
 """
 
 from __future__ import annotations
@@ -38,88 +37,94 @@ from forwarder.translation.responses_over_chat.response_skeleton import make_res
 def translate_stream(
     chunks: EventStream, translated: TranslatedResponsesRequest, context: TranslationContext
 ) -> EventStream:
-    """Give the Responses events for a chat stream, batch by batch, numbered from 0."""
+    """Translate a chat stream to Responses events, batch by batch, numbered from 0.
+
+    Raises UpstreamError if the upstream's stream fails; the events before the failure are sent
+    first.
+    """
     answer = ResponseBuilder(translated, context)
-    number = itertools.count()
-    begun = answer.start()
+    counter = itertools.count()
+    opening = answer.start()
     for batch in chunks:
         events: Batch = []
         try:
             for chunk in batch:
                 events += answer.add_chunk(chunk)
         except UpstreamError:
-            if events:  # what came with the failure came before it
-                yield number_events([*begun, *events], number)
+            if events:  # from chunks of the same batch, before the failure
+                yield number_events([*opening, *events], counter)
             raise
-        if begun:
-            events, begun = [*begun, *events], []
+        if opening:
+            events, opening = [*opening, *events], []
         if events or not batch:  # an empty batch is a heartbeat
-            yield number_events(events, number)
-    yield number_events([*begun, *answer.finish()], number)
+            yield number_events(events, counter)
+    yield number_events([*opening, *answer.finish()], counter)
 
 
-def number_events(events: Batch, number: Iterator[int]) -> Batch:
-    """The one door out: sequence numbers are given here."""
+def number_events(events: Batch, counter: Iterator[int]) -> Batch:
+    """Stamp the sequence numbers.  All events of the stream pass through here."""
     for event in events:
-        event["sequence_number"] = next(number)
+        event["sequence_number"] = next(counter)
     return events
 
 
 _RARE_FIELDS = frozenset({"error", "moderation", "x_groq"})
-"""What hardly a chunk has."""
+"""Fields of a chunk that few chunks have."""
 
 
 class ResponseBuilder:
-    """One response in the making."""
+    """Builds the events of one response from its chat chunks."""
 
     def __init__(self, translated: TranslatedResponsesRequest, context: TranslationContext) -> None:
         self._context = context
-        mint = context.id_source
+        id_source = context.id_source
         self._response = make_response_skeleton(
-            translated.client_request, mint.new_id("resp"), mint.now()
+            translated.client_request, id_source.new_id("resp"), id_source.now()
         )
         include = translated.client_request.get("include") or []
         self._shows_encrypted = INCLUDE_ENCRYPTED_REASONING in include
         self._encrypts = self._shows_encrypted or context.stores_encrypted_reasoning
-        # By their places in the output: what is stored but not streamed.
+        # Stored with the response but not streamed, by output index.
         self._hidden_tokens: dict[int, str] = {}
         self._hidden_items: list[tuple[int, Json]] = []
         self._splitter: chat_reasoning.ThinkTagSplitter | None = chat_reasoning.ThinkTagSplitter()
         self._signatures = SignatureCollector()
         self._items: list[OutputItem] = []
         self._open_item: MessageItem | ReasoningItem | images.ImageItem | None = None
-        self._calls = ToolCallItemWriter(self._items, translated.toolbox, mint, self._signatures)
-        self._logprobs: list[Json] = []  # until their text comes
+        self._calls = ToolCallItemWriter(
+            self._items, translated.toolbox, id_source, self._signatures
+        )
+        self._logprobs: list[Json] = []  # those that wait for their text
         self._citations = CitationBuffer()
         self._images: set[images.AnswerImage] = set()
-        self._blanks: list[str] = []  # white space that may begin a thought
+        self._blanks: list[str] = []  # white space that may begin a reasoning text
         self._choice_selector = ChoiceSelector()
         self._finish_reason = "stop"
         self._usage: Json | None = None
 
     def start(self) -> Batch:
-        """The two events that every response starts with."""
-        started = dict(self._response)
+        """Return the two events that open every response."""
+        response = dict(self._response)
         return [
-            {"type": "response.created", "response": started},
-            {"type": "response.in_progress", "response": started},
+            {"type": "response.created", "response": response},
+            {"type": "response.in_progress", "response": response},
         ]
 
     def add_chunk(self, chunk: Json) -> Batch:
-        """The events that one chunk causes."""
+        """Return the events for one chunk."""
         choices = chunk.get("choices")
         if not choices:
             self._read_side_fields(chunk)
             return []
         tier = chunk.get("service_tier")
-        fresh = tier and tier != self._response["service_tier"]
-        if fresh or chunk.get("usage") or not _RARE_FIELDS.isdisjoint(chunk):
+        is_new_tier = tier and tier != self._response["service_tier"]
+        if is_new_tier or chunk.get("usage") or not _RARE_FIELDS.isdisjoint(chunk):
             self._read_side_fields(chunk)
         choice = self._choice_selector.find(choices)
         return self._read_choice(choice) if choice else []
 
     def _read_side_fields(self, chunk: Json) -> None:
-        """What a chunk tells beside its choice."""
+        """Read the error, usage, moderation and service tier of a chunk."""
         if chunk.get("error"):
             raise to_upstream_error(chunk["error"])
         self._usage = read_usage(chunk) or self._usage
@@ -130,13 +135,13 @@ class ResponseBuilder:
             self._response["service_tier"] = map_tier_to_responses(tier)
 
     def finish(self) -> Batch:
-        """Close what is open and end: completed, or incomplete with its reason."""
+        """Close all items and end the response: completed, or incomplete with a reason."""
         reason = INCOMPLETE_REASONS.get(self._finish_reason)
         status = "incomplete" if reason else "completed"
         events = [*self._flush_splitter(), *self._emit_lone_citations(), *self._close_all(status)]
         events += self._emit_late_signatures()
         if not self._items:
-            # Clients index output[0]; a cut or filtered answer may well be empty.
+            # Clients read output[0], but a cut or filtered answer may be empty.
             events += [*self._emit_text(""), *self._close_open_item(status)]
         self._response.update(
             status=status,
@@ -162,7 +167,7 @@ class ResponseBuilder:
         return events
 
     def _read_single_field(self, delta: Json, content: Any) -> Batch:
-        """The hot path: most chunks hold a piece of text or of a thought, and nothing else."""
+        """Read a delta with one field.  This is the hot path: most are text or reasoning."""
         if type(content) is str:
             return self._add_text(content) if content else []
         thought = delta.get("reasoning_content")
@@ -205,7 +210,7 @@ class ResponseBuilder:
         return [event for part in content for event in self._read_part(part)]
 
     def _read_part(self, part: Any) -> Batch:
-        """A part of a content list, as Mistral and others send it."""
+        """Read a part of a content list as Mistral and others send it."""
         thought, text = chat_reasoning.split_content([part])
         if thought or text:
             return self._emit_reasoning(thought) if thought else self._add_text(text)
@@ -216,7 +221,7 @@ class ResponseBuilder:
             return self._emit_text(text)
         pieces = list(self._splitter.feed(text))
         if self._splitter.is_reasoning:
-            self._logprobs = []  # thoughts have no place for them
+            self._logprobs = []  # reasoning items have no field for them
         elif self._logprobs and pieces and len(pieces[-1][1]) < len(text):
             self._logprobs = logprobs.select_last_entries(self._logprobs, pieces[-1][1])
         if self._splitter.is_done:
@@ -252,7 +257,7 @@ class ResponseBuilder:
         return [*events, *message.append_refusal(text)]
 
     def _ensure_message(self) -> tuple[Batch, MessageItem]:
-        """The open message, and the events of its beginning when it was not yet."""
+        """Return the open message, and the events that open it if it was not open yet."""
         if type(self._open_item) is MessageItem:
             return [], self._open_item
         events = self._close_open_item("completed")
@@ -267,7 +272,7 @@ class ResponseBuilder:
     def _emit_reasoning(self, text: str) -> Batch:
         if type(self._open_item) is ReasoningItem:
             return self._open_item.append_text(text) if text else []
-        if text and not text.strip():  # white space alone is no thought
+        if text and not text.strip():  # white space alone opens no item
             self._blanks.append(text)
             return []
         text = "".join([*self._blanks, text])
@@ -279,9 +284,9 @@ class ResponseBuilder:
         self._items.append(thought)
         return [*events, *thought.open(), *(thought.append_text(text) if text else ())]
 
-    def _add_image(self, given: Any) -> Batch:
-        picture = images.read_image(given)
-        if picture is None or picture in self._images:  # said twice, in two places
+    def _add_image(self, part: Any) -> Batch:
+        picture = images.read_image(part)
+        if picture is None or picture in self._images:  # some vendors send it in two fields
             return []
         self._images.add(picture)
         events = self._flush_splitter()
@@ -300,7 +305,7 @@ class ResponseBuilder:
         return [*events, *self._open_item.open()]
 
     def _make_paragraph(self, text: str) -> str:
-        """As a paragraph of its own behind the text that is open."""
+        """Separate ``text`` as a paragraph from the text that is open, if any."""
         return (
             f"\n\n{text}"
             if type(self._open_item) is MessageItem and self._open_item.has_open_text
@@ -317,12 +322,12 @@ class ResponseBuilder:
         )
 
     def _emit_annotations(self, message: MessageItem) -> Batch:
-        """Annotate the text that is open; positions are told from its own beginning."""
+        """Annotate the open text, with positions from its start."""
         if not self._citations.waiting:
             return []
-        before = sum(item.text_length for item in self._items if type(item) is MessageItem)
-        given = self._citations.pop_annotations(before)
-        return [event for annotation in given for event in message.add_annotation(annotation)]
+        offset = sum(item.text_length for item in self._items if type(item) is MessageItem)
+        annotations = self._citations.pop_annotations(offset)
+        return [event for each in annotations for event in message.add_annotation(each)]
 
     def _add_tool_calls(self, delta: Json) -> Batch:
         events = self._flush_splitter() if not self._calls.has_calls else []
@@ -335,58 +340,52 @@ class ResponseBuilder:
     # -- closing --------------------------------------------------------------------------------
 
     def _close_all(self, status: str) -> Batch:
-        """Close the calls, then what was opened after them: only the last was cut off, if any."""
+        """Close the calls, then the open item.  Only the last item gets ``status``."""
         return [*self._calls.close(status, self._open_item is None), *self._close_open_item(status)]
 
     def _emit_lone_citations(self) -> Batch:
-        """Annotations whose text is closed, or never came, get an empty one."""
-        said = type(self._open_item) is MessageItem and self._open_item.has_open_text
-        return self._emit_text("") if self._citations.waiting and not said else []
+        """Open an empty text for annotations that have no open text."""
+        has_text = type(self._open_item) is MessageItem and self._open_item.has_open_text
+        return self._emit_text("") if self._citations.waiting and not has_text else []
 
     def _close_open_item(self, status: str) -> Batch:
         item, self._open_item, self._blanks = self._open_item, None, []
         if item is None:
             return []
+        events: Batch = []
         if isinstance(item, ReasoningItem) and self._encrypts:
-            self._attach_encrypted_reasoning(item)
-        late = (
-            self._emit_late_data(item) if type(item) is MessageItem and item.has_open_text else []
-        )
-        return [*late, *item.close(status)]
+            encrypted = self._encrypt_reasoning({"reasoning_content": "".join(item.pieces)})
+            if self._shows_encrypted:
+                item.encrypted_content = encrypted
+            else:
+                self._hidden_tokens[self._items.index(item)] = encrypted
+        if type(item) is MessageItem and item.has_open_text:
+            # Log probabilities and annotations that no further text will carry.
+            entries, self._logprobs = self._logprobs, []
+            events += item.append_text_with_logprobs("", entries) if entries else []
+            events += self._emit_annotations(item)
+        return [*events, *item.close(status)]
 
-    def _emit_late_data(self, message: MessageItem) -> Batch:
-        """What came beside the text of a message that is to be closed, with no text after it."""
-        entries, self._logprobs = self._logprobs, []
-        weighed = message.append_text_with_logprobs("", entries) if entries else []
-        return [*weighed, *self._emit_annotations(message)]
+    # -- data that the provider needs back in the next request ----------------------------------
 
-    # -- what the provider wants back -----------------------------------------------------------
-
-    def _encrypt_reasoning(self, thought: Json) -> str:
-        """Seal a thought together with the signatures that came with it."""
+    def _encrypt_reasoning(self, fields: Json) -> str:
+        """Encrypt reasoning fields with the pending signatures and their origin."""
         origin = {"origin": self._context.origin} if self._context.origin else {}
-        return self._context.encrypt({**thought, **self._signatures.pop_message_fields(), **origin})
+        return self._context.encrypt({**fields, **self._signatures.pop_message_fields(), **origin})
 
-    def _attach_encrypted_reasoning(self, item: ReasoningItem) -> None:
-        sealed = self._encrypt_reasoning({"reasoning_content": "".join(item.pieces)})
-        if self._shows_encrypted:
-            item.encrypted_content = sealed
-        else:
-            self._hidden_tokens[self._items.index(item)] = sealed
+    def _emit_signatures(self, **fields: Any) -> Batch:
+        """Emit a reasoning item without text, for signatures that arrived without reasoning.
 
-    def _emit_signatures(self, **more: Any) -> Batch:
-        """A reasoning item without a text, for signatures that came with none.
-
-        A client that did not ask for seals does not see it.
+        The item is hidden from a client that did not ask for encrypted reasoning.
         """
         if not self._encrypts:
             if not self._context.caches_signatures:
-                reason = "the answer has signatures, which are neither included nor remembered"
+                reason = "the answer's signatures are neither included nor cached"
                 self._context.loss_report.note("output.signatures", reason)
             return []
         item_id, index = self._context.id_source.new_id("rs"), len(self._items)
         item = ReasoningItem(item_id, index, self._context.reasoning)
-        item.encrypted_content = self._encrypt_reasoning(more)
+        item.encrypted_content = self._encrypt_reasoning(fields)
         events = [*item.open(), *item.close("completed")]
         if not self._shows_encrypted:
             self._hidden_items.append((index, item.final_item))
@@ -395,24 +394,24 @@ class ResponseBuilder:
         return events
 
     def _emit_late_signatures(self) -> Batch:
-        """Seal signatures that are known only behind what they belong to."""
+        """Emit signatures that arrived after the message or calls that they belong to."""
         calls = self._calls.signatures
         if not calls and not self._signatures.has_message:
             return []
         return self._emit_signatures(ends_turn=True, **({"calls": calls} if calls else {}))
 
     def _build_output(self) -> list[Json]:
-        """All items, with what is hidden from the client until it is stored."""
+        """Return all items, including the hidden data that is stored but not sent to the client."""
         output = [item.final_item for item in self._items]
-        for index, sealed in self._hidden_tokens.items():
-            output[index] = {**output[index], "encrypted_content": sealed}
+        for index, encrypted in self._hidden_tokens.items():
+            output[index] = {**output[index], "encrypted_content": encrypted}
         for index, item in reversed(self._hidden_items):
             output.insert(index, item)
         return output
 
 
 def read_text_logprobs(choice: Json, delta: Json) -> list[Json]:
-    """The log probabilities of a text, without those of what is said along with it."""
+    """Return the log probabilities of the text alone, without the rest of the delta."""
     entries, content = logprobs.read_entries(choice["logprobs"]), delta.get("content")
     if type(content) is not str or not has_more_than_text(delta):
         return entries
@@ -421,7 +420,7 @@ def read_text_logprobs(choice: Json, delta: Json) -> list[Json]:
 
 
 def has_more_than_text(delta: Json) -> bool:
-    """Log probabilities that come with this delta may be those of something else than a text."""
+    """Whether the log probabilities of this delta may belong to other fields than its text."""
     return bool(
         chat_reasoning.read_text(delta) or any(map(delta.get, ("refusal", *CALL_DELTA_FIELDS)))
     )

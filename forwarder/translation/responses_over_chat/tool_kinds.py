@@ -1,7 +1,7 @@
-"""The kinds of tool that a Responses client runs itself, and how each wears a function.
+"""The kinds of tools that a Responses client runs, and their conversion to functions.
 
-Chat upstreams know functions.  Every other kind becomes one: its definition, its calls in the
-history and in the answer, and its outputs are turned into a function's and back.
+Chat upstreams know only functions.  For every other kind, its definition, its calls and its
+outputs are converted to those of a function, and the calls in the answer are converted back.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from forwarder.translation.responses_over_chat.custom_tool_input import (
 
 
 class ToolKind(NamedTuple):
-    """One kind of tool, as a function.
+    """One kind of tool and its conversion to and from a function.
 
-    ``call_type`` and ``output_type`` are the item types of its calls and of what they gave back.
-    ``input_field`` is the field of a call that holds what the model wrote, and its JSON types.
-    ``make_parameters`` and ``describe`` take the tool's definition, ``make_arguments`` a call from the
-    history; ``make_call_fields`` turns the arguments that the model wrote into the call item's own fields.
-    ``streams_input`` when the input is shown while it is written; ``cut_status`` is the status of a call that
-    was cut off.
+    ``call_type`` and ``output_type`` are the item types of its calls and of their outputs.
+    ``id_prefix`` begins the ids of its calls.  ``input_field`` is the field of a call with the
+    model's input, and the JSON types of the field.
+    ``make_parameters`` and ``describe`` convert the tool's definition, ``make_arguments`` a call in
+    the history and ``read_result`` an output.  ``make_call_fields`` converts the model's arguments
+    to the fields of a call item.
+    ``streams_input`` is true if the input is sent while the model writes it.  ``cut_status`` is the
+    status of an incomplete call.
     """
 
     call_type: str
@@ -48,7 +50,7 @@ def dump_json(value: Any) -> str:
 
 
 def make_object_schema(**properties: Json) -> Json:
-    """An object schema in which the properties marked ``required`` are so."""
+    """Make an object schema; a truthy ``required`` in a property moves to the schema's list."""
     required = [name for name, schema in properties.items() if schema.pop("required", False)]
     return {
         "type": "object",
@@ -66,7 +68,7 @@ def make_string_array_schema(description: str, **more: Any) -> Json:
 
 
 def read_output(item: Json, path: str) -> Any:
-    """A string as it is; a list of parts as chat parts (images too: the history places them)."""
+    """Return an output that is a string, or the chat parts for a list of parts."""
     output = require_field(item, "output", (str, list), f"{path}.output")
     if isinstance(output, str):
         return output
@@ -144,15 +146,15 @@ CUSTOM = ToolKind(
 
 
 def make_local_shell_fields(arguments: str) -> Json:
-    given = read_object(arguments)
-    command, env = given.get("command"), given.get("env")
+    action = read_object(arguments)
+    command, env = action.get("command"), action.get("env")
     return {
         "action": {
             "type": "exec",
             "command": to_strings(command) or ["bash", "-lc", str(command or "")],
             "env": {k: str(v) for k, v in env.items()} if isinstance(env, dict) else {},
-            "timeout_ms": to_safe_integer(given.get("timeout_ms")),
-            "working_directory": str(given.get("working_directory") or "") or None,
+            "timeout_ms": to_safe_integer(action.get("timeout_ms")),
+            "working_directory": str(action.get("working_directory") or "") or None,
         }
     }
 
@@ -166,7 +168,7 @@ def to_safe_integer(value: Any) -> int | None:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if abs(number) < 2**53 else None  # what JSON's readers agree on
+    return number if abs(number) < 2**53 else None  # the range that all JSON parsers support
 
 
 def make_local_shell_arguments(item: Json) -> str:
@@ -193,13 +195,13 @@ LOCAL_SHELL = ToolKind(
 
 
 def make_shell_fields(arguments: str) -> Json:
-    given = read_object(arguments)
-    commands = given.get("commands") or given.get("command")
+    action = read_object(arguments)
+    commands = action.get("commands") or action.get("command")
     return {
         "action": {
             "commands": [commands] if isinstance(commands, str) else to_strings(commands),
-            "timeout_ms": to_safe_integer(given.get("timeout_ms")),
-            "max_output_length": to_safe_integer(given.get("max_output_length")),
+            "timeout_ms": to_safe_integer(action.get("timeout_ms")),
+            "max_output_length": to_safe_integer(action.get("max_output_length")),
         },
         "environment": {"type": "local"},
     }
@@ -230,10 +232,10 @@ _PATCH_OPERATIONS = ("create_file", "update_file", "delete_file")
 
 
 def make_patch_fields(arguments: str) -> Json:
-    given = read_object(arguments)
-    kind = given.get("type") if given.get("type") in _PATCH_OPERATIONS else "update_file"
+    operation = read_object(arguments)
+    kind = operation.get("type") if operation.get("type") in _PATCH_OPERATIONS else "update_file"
     names = ("path",) if kind == "delete_file" else ("path", "diff")
-    return {"operation": {"type": kind, **{name: str(given.get(name) or "") for name in names}}}
+    return {"operation": {"type": kind, **{name: str(operation.get(name) or "") for name in names}}}
 
 
 APPLY_PATCH = ToolKind(
@@ -279,7 +281,7 @@ TOOL_KINDS: dict[str, ToolKind] = {
     "apply_patch": APPLY_PATCH,
     "tool_search": TOOL_SEARCH,
 }
-"""Tool type -> kind, for every tool that the client runs."""
+"""Tool type -> kind, for all tools that the client runs."""
 
 CALL_TYPES: dict[str, tuple[str, ToolKind]] = {
     kind.call_type: (name, kind) for name, kind in TOOL_KINDS.items()

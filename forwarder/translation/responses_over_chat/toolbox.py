@@ -1,7 +1,7 @@
-"""The tools of one request: Responses definitions in, chat functions out, and the way back.
+"""The tools of one request: Responses definitions and choices -> those of Chat, and names back.
 
-Names are flattened on the way up (``namespace__tool``) and restored on the way down, so a call
-always names the tool as its client knows it.
+Upstream names are flat (``namespace__tool``).  Calls in the answer get back the client's name and
+namespace.  The web search tool becomes ``web_search_options`` for models that search themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import Any, NamedTuple
 
 from forwarder.core.errors import InvalidRequest, Unsupported, shorten_value
-from forwarder.core.translation_context import TranslationContext
+from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Json
 from forwarder.core.validate import (
     BOOL,
@@ -24,7 +24,6 @@ from forwarder.core.validate import (
     read_field,
     require_field,
 )
-from forwarder.translation.responses_over_chat.search import WEB_SEARCH_TYPES, make_search_options
 from forwarder.translation.responses_over_chat.tool_kinds import (
     CUSTOM,
     FUNCTION,
@@ -33,7 +32,7 @@ from forwarder.translation.responses_over_chat.tool_kinds import (
 )
 
 MAX_TOOL_NAME_LENGTH = 64
-"""The longest function name that OpenAI and most vendors take."""
+"""The longest function name that OpenAI and most vendors accept."""
 
 _FIELD_TYPES: dict[str, JsonTypes] = {
     "description": STR,
@@ -43,11 +42,24 @@ _FIELD_TYPES: dict[str, JsonTypes] = {
     "parameters": DICT,
     "strict": BOOL,
 }
-"""The fields of a definition that are read here; hosted tools may have others of these names."""
+"""The fields read from a client's tool definition.  Hosted tools may give them other types."""
+
+WEB_SEARCH_TYPES = frozenset(
+    {
+        "web_search",
+        "web_search_2025_08_26",
+        "web_search_preview",
+        "web_search_preview_2025_03_11",
+    }
+)
+"""All types of the web search tool, current and former."""
+
+_LOCATION_FIELDS = ("city", "country", "region", "timezone")
+_CARRIED_SEARCH_FIELDS = ("type", "search_context_size", "user_location")
 
 
 class ClientTool(NamedTuple):
-    """A tool as its client knows it, found by the name that the upstream knows."""
+    """A tool under the client's name and namespace."""
 
     kind: ToolKind
     name: str
@@ -55,11 +67,12 @@ class ClientTool(NamedTuple):
 
 
 class Toolbox:
-    """What may be called in this request.
+    """The tools that the model may call in this request.
 
-    ``chat_tools`` lists the definitions for the upstream.  Definitions come from ``tools`` and from
-    items of the history; the first of a name wins.  ``search_options`` has the options of the web search,
-    if the client offers one and the upstream's model does it.
+    ``chat_tools`` lists the definitions for the upstream.  They come from ``tools`` and from items
+    of the history; the first definition of a name wins.  ``dropped_tools`` lists the types of
+    tools that the upstream cannot run.  ``search_options`` has the options of the web search, if
+    the client offers it and the upstream's model supports it.
     """
 
     def __init__(self, context: TranslationContext) -> None:
@@ -70,20 +83,27 @@ class Toolbox:
         self._tools: dict[str, ClientTool] = {}
 
     def add_tools(self, tools: list[Any], path: str) -> None:
-        """Take in a list of Responses tool definitions."""
+        """Add a list of Responses tool definitions.
+
+        Raises InvalidRequest for a malformed definition and for two tools of the same flat name,
+        Unsupported for a hosted tool if the settings refuse those.
+        """
         for i, tool in enumerate(tools):
             self._add_tool(check_type(tool, DICT, f"{path}[{i}]"), f"{path}[{i}]", None)
 
     def find(self, chat_name: str) -> ClientTool:
-        """The tool that the upstream calls ``chat_name``; an unknown one is a plain function."""
+        """Return the tool with this upstream name; an unknown name is taken as a function."""
         return self._tools.get(chat_name) or ClientTool(FUNCTION, chat_name)
 
     def is_native(self, kind: ToolKind) -> bool:
-        """Does the upstream know this kind itself, so that it need not wear a function?"""
+        """Whether the upstream supports this kind, so that it needs no function in its place."""
         return kind is CUSTOM and self._context.custom_tools
 
     def convert_choice(self, choice: Any) -> Any:
-        """``tool_choice`` in chat's shape, or ``None`` when there is nothing to choose from."""
+        """Return ``tool_choice`` for Chat, ``None`` to omit it because there are no tools.
+
+        Raises InvalidRequest or Unsupported for a choice that cannot be met.
+        """
         if isinstance(choice, str):
             return self._convert_mode(
                 check_enum(choice, ("none", "auto", "required"), "tool_choice")
@@ -91,11 +111,11 @@ class Toolbox:
         kind = require_field(choice, "type", STR, "tool_choice.type")
         if kind == "allowed_tools":
             return self._convert_allowed_tools(choice)
-        # A model that searches does so before every answer, whether it is told to or not.
+        # A search model searches before every answer, so the choice has no effect.
         return None if self._is_search(kind) else self._convert_reference(choice, "tool_choice")
 
     def is_search_allowed(self, choice: Any) -> bool:
-        """Does a ``tool_choice``, which has been read, leave the search open?"""
+        """Whether a ``tool_choice`` that is already validated allows the web search."""
         if not isinstance(choice, dict):
             return bool(choice != "none")
         refs = choice["tools"] if choice["type"] == "allowed_tools" else [choice]
@@ -123,28 +143,22 @@ class Toolbox:
             self._add_tool(check_type(inner, DICT, inner_path), inner_path, name)
 
     def _add_definition(self, tool: Json, tool_type: str, path: str, namespace: str | None) -> None:
-        named = tool_type in ("function", "custom")
-        name = require_field(tool, "name", STR, f"{path}.name") if named else tool_type
+        has_name = tool_type in ("function", "custom")
+        name = require_field(tool, "name", STR, f"{path}.name") if has_name else tool_type
         entry = ClientTool(TOOL_KINDS[tool_type], name, namespace)
         chat_name = flatten_name(name, namespace)
         known = self._tools.setdefault(chat_name, entry)
-        if known is not entry:
-            self._check_same_tool(known, entry, chat_name, path)
-            return
-        self.chat_tools.append(self._make_definition(tool, entry.kind, chat_name, path))
-
-    def _check_same_tool(
-        self, known: ClientTool, entry: ClientTool, chat_name: str, path: str
-    ) -> None:
         if known != entry:
             raise InvalidRequest(
-                f"'{path}': two different tools would both be called '{shorten_value(chat_name)}' "
-                "upstream.",
+                f"'{path}': two different tools would have the same name upstream, "
+                f"'{shorten_value(chat_name)}'.",
                 param=path,
                 code="tool_name_collision",
             )
+        if known is entry:
+            self.chat_tools.append(self._make_definition(tool, entry.kind, chat_name))
 
-    def _make_definition(self, tool: Json, kind: ToolKind, chat_name: str, path: str) -> Json:
+    def _make_definition(self, tool: Json, kind: ToolKind, chat_name: str) -> Json:
         if self.is_native(kind):
             return {"type": "custom", "custom": make_custom_tool(tool, chat_name)}
         function: Json = {"name": chat_name}
@@ -173,17 +187,17 @@ class Toolbox:
             raise unsupported_hosted_tool(self.dropped_tools[0], "tool_choice")
         if mode == "required":
             raise InvalidRequest(
-                "'tool_choice' is 'required', but no tools are given.", param="tool_choice"
+                "'tool_choice' is 'required', but the request has no tools.", param="tool_choice"
             )
         return None
 
     def _convert_reference(self, ref: Json, path: str) -> Json:
-        """A reference to one tool, in chat's nested shape."""
+        """Convert a reference to one tool to Chat's nested form."""
         tool_type = require_field(ref, "type", STR, f"{path}.type")
         if tool_type not in TOOL_KINDS:
             raise unsupported_hosted_tool(tool_type, path)
-        named = tool_type in ("function", "custom")
-        name = require_field(ref, "name", STR, f"{path}.name") if named else tool_type
+        has_name = tool_type in ("function", "custom")
+        name = require_field(ref, "name", STR, f"{path}.name") if has_name else tool_type
         chat_name = self._find_chat_name(name, ref.get("namespace"))
         if chat_name is None:
             raise InvalidRequest(
@@ -213,14 +227,20 @@ class Toolbox:
             return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": refs}}
         if searches:
             return "none" if self.chat_tools else None
-        raise Unsupported("None of the allowed tools can be called here.", param="tool_choice")
+        raise Unsupported(
+            "'tool_choice' allows only tools that this upstream cannot run.", param="tool_choice"
+        )
 
     def _is_search(self, tool_type: str) -> bool:
         return tool_type in WEB_SEARCH_TYPES and self.search_options is not None
 
 
 def flatten_name(name: str, namespace: str | None) -> str:
-    """One function name for a tool and its namespace, within what upstreams take as a name."""
+    """Return one valid upstream name for a tool and its namespace.
+
+    A name that is too long or has other characters than ``[A-Za-z0-9_-]`` gets a hash, which keeps
+    it unique.
+    """
     full = f"{namespace}__{name}" if namespace else name
     clean = re.sub(r"[^A-Za-z0-9_-]", "_", full)
     if clean == full and len(full) <= MAX_TOOL_NAME_LENGTH:
@@ -230,7 +250,7 @@ def flatten_name(name: str, namespace: str | None) -> str:
 
 
 def is_hosted(tool: Json) -> bool:
-    """Shells in a container and server-side tool search are hosted, not the client's."""
+    """Whether a shell runs in a container, or a tool search on the server, not at the client."""
     if tool["type"] == "shell":
         return bool((tool.get("environment") or {}).get("type", "local") != "local")
     return tool["type"] == "tool_search" and tool.get("execution") != "client"
@@ -245,6 +265,24 @@ def make_custom_tool(tool: Json, chat_name: str) -> Json:
         inner = {k: v for k, v in grammar.items() if k != "type"}
         return {**custom, "format": {"type": "grammar", "grammar": inner}}
     return {**custom, "format": grammar} if grammar else custom
+
+
+def make_search_options(tool: Json, path: str, loss_report: LossReport) -> Json:
+    """Return ``web_search_options`` for a search tool; other settings enter the loss report."""
+    size = read_field(tool, "search_context_size", STR, f"{path}.search_context_size")
+    location = read_field(tool, "user_location", DICT, f"{path}.user_location")
+    for name in sorted(tool.keys() - set(_CARRIED_SEARCH_FIELDS)):
+        if tool[name] is not None:
+            loss_report.drop(f"tools.{tool['type']}.{name}", "Chat Completions has no such setting")
+    options: Json = {"search_context_size": size} if size else {}
+    if location:
+        fields = {
+            name: read_field(location, name, STR, f"{path}.user_location.{name}")
+            for name in _LOCATION_FIELDS
+        }
+        approximate = {name: value for name, value in fields.items() if value}
+        options["user_location"] = {"type": "approximate", "approximate": approximate}
+    return options
 
 
 def unsupported_hosted_tool(tool_type: str, path: str) -> Unsupported:

@@ -97,5 +97,5 @@ def test_a_further_call_says_that_a_name_is_whole() -> None:
 def test_a_call_without_a_name_is_the_upstreams_fault() -> None:
     call = PendingCall()
     call.add_delta(delta(None, "{}", "a"), make)
-    with pytest.raises(UpstreamProtocolError, match="without naming it"):
+    with pytest.raises(UpstreamProtocolError, match="without a name"):
         call.close("completed", make)

@@ -392,7 +392,7 @@ REFUSED: list[tuple[list[Any], str, str]] = [
     ([output("a"), call("a")], "input", "No tool call found"),
     ([call("a")], "input", "No tool output found for function call a."),
     ([call("a"), call("b"), output("a"), user("Hi.")], "input", "No tool output found for function call b."),
-    ([call("a"), call("a"), output("a")], "input[1].call_id", "Two calls have the call_id a."),
+    ([call("a"), call("a"), output("a")], "input[1].call_id", "Two calls have the call_id 'a'."),
     (["Hi."], "input[0]", "expected an object"),
     ([{}], "input[0].type", "Missing required parameter"),
     ([{"type": "telepathy"}], "input[0].type", "'telepathy'"),
@@ -415,7 +415,7 @@ REFUSED: list[tuple[list[Any], str, str]] = [
     ([{"type": "input_audio", "input_audio": {"data": "x", "format": "wav"}}],
      "input[0].input_audio.data", "not valid base64"),
     ([{"role": "user", "content": ["a", {}]}], "input[0].content[0]", "expected an object"),
-    ([{"type": "compaction", "encrypted_content": "x"}], "input[0]", "cannot be opened"),
+    ([{"type": "compaction", "encrypted_content": "x"}], "input[0]", "cannot decrypt it"),
 ]  # fmt: skip
 
 

@@ -8,15 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.core.errors import InvalidRequest, Unsupported
-from forwarder.core.translation_context import TranslationContext
+from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.translation.responses_over_chat.tool_kinds import CUSTOM, FUNCTION, SHELL
 from forwarder.translation.responses_over_chat.toolbox import (
     MAX_TOOL_NAME_LENGTH,
     ClientTool,
     Toolbox,
     flatten_name,
+    make_search_options,
 )
-from tests.helpers.translating import refusal_of, terms
+from tests.helpers.translating import refusal_of, terms, translate
 
 Json = dict[str, Any]
 
@@ -269,3 +270,85 @@ def test_a_demanded_call_needs_a_tool(tools: list[Json], raised: Any) -> None:
     with pytest.raises(raised) as caught:
         toolbox(*tools).convert_choice("required")
     assert caught.value.param == "tool_choice"
+
+
+# -- web search ---------------------------------------------------------------------------------
+
+OSLO = {"type": "approximate", "city": "Oslo", "country": "NO", "region": None}
+NESTED = {"type": "approximate", "approximate": {"city": "Oslo", "country": "NO"}}
+
+
+@pytest.mark.parametrize(
+    ("tool", "made", "lost"),
+    [
+        ({}, {}, []),
+        ({"search_context_size": "high", "user_location": None}, {"search_context_size": "high"}, []),
+        ({"user_location": OSLO}, {"user_location": NESTED}, []),
+        ({"filters": {"allowed_domains": ["a"]}, "external_web_access": False}, {},
+         ["external_web_access", "filters"]),
+        ({"filters": None}, {}, []),
+    ],
+)  # fmt: skip
+def test_search_options_take_chats_form(tool: Json, made: Json, lost: list[str]) -> None:
+    loss_report = LossReport()
+    assert make_search_options({"type": "web_search", **tool}, "tools[0]", loss_report) == made
+    assert list(loss_report.losses) == [f"tools.web_search.{name}" for name in lost]
+
+
+@pytest.mark.parametrize(
+    ("tool", "param"),
+    [
+        ({"search_context_size": 1}, "tools[0].search_context_size"),
+        ({"user_location": "Oslo"}, "tools[0].user_location"),
+        ({"user_location": {"city": 1}}, "tools[0].user_location.city"),
+    ],
+)
+def test_malformed_search_options_are_refused_with_their_path(tool: Json, param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        make_search_options({"type": "web_search", **tool}, "tools[0]", LossReport())
+    assert caught.value.param == param
+
+
+WEB_SEARCH = {"type": "web_search"}
+PLAIN_FUNCTION = {"type": "function", "name": "f"}
+
+
+def allowing(*refs: Json) -> Json:
+    return {"type": "allowed_tools", "mode": "auto", "tools": list(refs)}
+
+
+CHAT_F = {"type": "function", "function": {"name": "f"}}
+ONLY_F = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [CHAT_F]}}
+
+CHOICES: list[tuple[Any, list[Json], bool, Any]] = [
+    (None, [WEB_SEARCH], True, None),
+    ("auto", [WEB_SEARCH], True, None),
+    ("required", [WEB_SEARCH], True, None),
+    ("none", [WEB_SEARCH], False, None),
+    (WEB_SEARCH, [WEB_SEARCH], True, None),
+    (WEB_SEARCH, [WEB_SEARCH, PLAIN_FUNCTION], True, None),
+    ("required", [WEB_SEARCH, PLAIN_FUNCTION], True, "required"),
+    (PLAIN_FUNCTION, [WEB_SEARCH, PLAIN_FUNCTION], False, CHAT_F),
+    ({**PLAIN_FUNCTION, "tools": "odd"}, [WEB_SEARCH, PLAIN_FUNCTION], False, CHAT_F),
+    (allowing(WEB_SEARCH), [WEB_SEARCH], True, None),
+    (allowing(WEB_SEARCH), [WEB_SEARCH, PLAIN_FUNCTION], True, "none"),
+    (allowing(PLAIN_FUNCTION), [WEB_SEARCH, PLAIN_FUNCTION], False, ONLY_F),
+    (allowing(PLAIN_FUNCTION, WEB_SEARCH), [WEB_SEARCH, PLAIN_FUNCTION], True, ONLY_F),
+]
+
+
+@pytest.mark.parametrize(("choice", "tools", "searches", "sent"), CHOICES)
+def test_search_is_offered_unless_the_choice_forbids_it(
+    choice: Any, tools: list[Json], searches: bool, sent: Any
+) -> None:
+    asked = {"model": "m", "input": "News?", "tools": tools, "tool_choice": choice}
+    chat, lost, _ = translate("responses_over_chat", asked, terms(web_search=True))
+    assert ("web_search_options" in chat, chat.get("tool_choice"), lost) == (searches, sent, {})
+
+
+def test_search_is_dropped_without_a_search_model() -> None:
+    asked = {"model": "m", "input": "News?", "tools": [WEB_SEARCH]}
+    chat, lost, _ = translate("responses_over_chat", asked, terms())
+    assert ("web_search_options" in chat, list(lost)) == (False, ["tools.web_search"])
+    with pytest.raises(Unsupported):
+        translate("responses_over_chat", {**asked, "tool_choice": WEB_SEARCH}, terms())
