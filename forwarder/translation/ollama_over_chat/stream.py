@@ -97,7 +97,8 @@ class OllamaBuilder:
         is_cut = reason == "max_output_tokens"
         # The splitter holds back text that may be the start of a <think> tag.
         lines = self._emit_pieces(self._splitter.flush()) if self._splitter else []
-        lines += map(self._make_image_line, self._images.values())
+        for url in self._images.values():  # Ollama's answers have no field for images
+            lines.append(self.make_line({"content": f"\n\n![image]({url})"}))
         calls = self._calls.build_calls(is_cut)
         if calls:
             lines.append(self.make_line({"tool_calls": calls}))
@@ -202,10 +203,6 @@ class OllamaBuilder:
         if isinstance(url, str) and url:
             index = image.get("index")
             self._images[("own", len(self._images)) if index is None else index] = url
-
-    def _make_image_line(self, url: str) -> Event:
-        """Show an image as Markdown: Ollama's answers have no field for images."""
-        return self.make_line({"content": f"\n\n![image]({url})"})
 
     def _finish_choice(self, choice: Json) -> None:
         self._finish_reason = choice["finish_reason"]

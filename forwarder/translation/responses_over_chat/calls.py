@@ -106,7 +106,10 @@ class ToolCallItemWriter:
         for call in read_call_deltas(delta):
             number = self._call_index.find(call)
             if number == len(self._calls):
-                events += self._start_call()
+                # A further call proves that the names of all earlier calls are complete.
+                for earlier in self._calls:
+                    events += earlier.open_item(self._make_item)
+                self._calls.append(PendingCall())
             self._signatures.add_call(number, call)
             events += self._calls[number].add_delta(call, self._make_item)
         return events
@@ -120,12 +123,6 @@ class ToolCallItemWriter:
         events: Batch = []
         for call in self._calls:
             events += call.close(status if call is last else "completed", self._make_item)
-        return events
-
-    def _start_call(self) -> Batch:
-        """Start a call; a further call proves that the names of all earlier calls are complete."""
-        events = [event for call in self._calls for event in call.open_item(self._make_item)]
-        self._calls.append(PendingCall())
         return events
 
     def _make_item(self, name: str, call_id: str, is_complete: bool) -> ToolCallItem | None:

@@ -138,7 +138,13 @@ class ResponseBuilder:
         """Close all items and end the response: completed, or incomplete with a reason."""
         reason = INCOMPLETE_REASONS.get(self._finish_reason)
         status = "incomplete" if reason else "completed"
-        events = [*self._flush_splitter(), *self._emit_lone_citations(), *self._close_all(status)]
+        events = self._flush_splitter()
+        has_text = type(self._open_item) is MessageItem and self._open_item.has_open_text
+        if self._citations.waiting and not has_text:
+            events += self._emit_text("")  # an empty text carries them
+        # Only the last item of the answer may be incomplete.
+        events += self._calls.close(status, is_last=self._open_item is None)
+        events += self._close_open_item(status)
         events += self._emit_late_signatures()
         if not self._items:
             # Clients read output[0], but a cut or filtered answer may be empty.
@@ -184,13 +190,18 @@ class ResponseBuilder:
         if thought:
             events += self._emit_reasoning(thought)
         if delta.get("content"):
-            events += self._read_content(delta["content"])
+            content = delta["content"]
+            if isinstance(content, str):
+                events += self._add_text(content)
+            else:
+                events += [event for part in content for event in self._read_part(part)]
         if delta.get("annotations"):
             events += self._add_citations(delta["annotations"])
         if delta.get("images"):
             events += [event for image in delta["images"] for event in self._add_image(image)]
         if delta.get("refusal"):
-            events += self._emit_refusal("".join(delta["refusal"]))
+            opening, message = self._ensure_message()
+            events += [*opening, *message.append_refusal("".join(delta["refusal"]))]
         if delta.get("tool_calls") or delta.get("function_call"):
             events += self._add_tool_calls(delta)
         return events
@@ -203,11 +214,6 @@ class ResponseBuilder:
                 "message": f"The upstream ended with '{self._finish_reason}'."
             }
             raise to_upstream_error(error)
-
-    def _read_content(self, content: Any) -> Batch:
-        if isinstance(content, str):
-            return self._add_text(content)
-        return [event for part in content for event in self._read_part(part)]
 
     def _read_part(self, part: Any) -> Batch:
         """Read a part of a content list as Mistral and others send it."""
@@ -252,10 +258,6 @@ class ResponseBuilder:
         entries, self._logprobs = self._logprobs, []
         return [*events, *message.append_text_with_logprobs(text, entries)]
 
-    def _emit_refusal(self, text: str) -> Batch:
-        events, message = self._ensure_message()
-        return [*events, *message.append_refusal(text)]
-
     def _ensure_message(self) -> tuple[Batch, MessageItem]:
         """Return the open message, and the events that open it if it was not open yet."""
         if type(self._open_item) is MessageItem:
@@ -291,10 +293,10 @@ class ResponseBuilder:
         self._images.add(picture)
         events = self._flush_splitter()
         if picture.url:
-            return [
-                *events,
-                *self._emit_text(self._make_paragraph(images.make_markdown_image(picture.url))),
-            ]
+            text = images.make_markdown_image(picture.url)
+            if type(self._open_item) is MessageItem and self._open_item.has_open_text:
+                text = f"\n\n{text}"  # a paragraph of its own
+            return [*events, *self._emit_text(text)]
         if isinstance(self._open_item, images.ImageItem) and self._open_item.is_prefix_of(picture):
             return [*events, *self._open_item.replace_image(picture)]
         events += self._close_open_item("completed")
@@ -303,14 +305,6 @@ class ResponseBuilder:
         )
         self._items.append(self._open_item)
         return [*events, *self._open_item.open()]
-
-    def _make_paragraph(self, text: str) -> str:
-        """Separate ``text`` as a paragraph from the text that is open, if any."""
-        return (
-            f"\n\n{text}"
-            if type(self._open_item) is MessageItem and self._open_item.has_open_text
-            else text
-        )
 
     def _add_citations(self, annotations: Any) -> Batch:
         self._citations.add_annotations(annotations)
@@ -338,15 +332,6 @@ class ResponseBuilder:
         return [*events, *self._calls.add_delta(delta)]
 
     # -- closing --------------------------------------------------------------------------------
-
-    def _close_all(self, status: str) -> Batch:
-        """Close the calls, then the open item.  Only the last item gets ``status``."""
-        return [*self._calls.close(status, self._open_item is None), *self._close_open_item(status)]
-
-    def _emit_lone_citations(self) -> Batch:
-        """Open an empty text for annotations that have no open text."""
-        has_text = type(self._open_item) is MessageItem and self._open_item.has_open_text
-        return self._emit_text("") if self._citations.waiting and not has_text else []
 
     def _close_open_item(self, status: str) -> Batch:
         item, self._open_item, self._blanks = self._open_item, None, []

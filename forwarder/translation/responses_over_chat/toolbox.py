@@ -128,19 +128,21 @@ class Toolbox:
         for name, types in _FIELD_TYPES.items() if tool_type in TOOL_KINDS else ():
             read_field(tool, name, types, f"{path}.{name}")
         if tool_type == "namespace":
-            self._add_namespace(tool, path)
+            name = require_field(tool, "name", STR, f"{path}.name")
+            for i, inner in enumerate(require_field(tool, "tools", LIST, f"{path}.tools")):
+                inner_path = f"{path}.tools[{i}]"
+                self._add_tool(check_type(inner, DICT, inner_path), inner_path, name)
         elif tool_type in TOOL_KINDS and not is_hosted(tool):
             self._add_definition(tool, tool_type, path, namespace)
         elif tool_type in WEB_SEARCH_TYPES and self._context.web_search:
             self.search_options = make_search_options(tool, path, self._context.loss_report)
+        elif self._context.hosted_tools == "refuse":
+            raise unsupported_hosted_tool(tool_type, path)
         else:
-            self._drop_tool(tool_type, path)
-
-    def _add_namespace(self, tool: Json, path: str) -> None:
-        name = require_field(tool, "name", STR, f"{path}.name")
-        for i, inner in enumerate(require_field(tool, "tools", LIST, f"{path}.tools")):
-            inner_path = f"{path}.tools[{i}]"
-            self._add_tool(check_type(inner, DICT, inner_path), inner_path, name)
+            self.dropped_tools.append(tool_type)
+            self._context.loss_report.drop(
+                f"tools.{tool_type}", "the upstream cannot run this tool"
+            )
 
     def _add_definition(self, tool: Json, tool_type: str, path: str, namespace: str | None) -> None:
         has_name = tool_type in ("function", "custom")
@@ -169,12 +171,6 @@ class Toolbox:
         if kind is FUNCTION and tool.get("strict") is not None:
             function["strict"] = tool["strict"]
         return {"type": "function", "function": function}
-
-    def _drop_tool(self, tool_type: str, path: str) -> None:
-        if self._context.hosted_tools == "refuse":
-            raise unsupported_hosted_tool(tool_type, path)
-        self.dropped_tools.append(tool_type)
-        self._context.loss_report.drop(f"tools.{tool_type}", "the upstream cannot run this tool")
 
     # -- choosing -------------------------------------------------------------------------------
 
