@@ -1,1 +1,1 @@
-"""The wire APIs: parameters, events, usage, errors, terminal events."""
+"""The wire protocols: parameters, events, usage, errors and stream endings."""

@@ -1,4 +1,4 @@
-"""Annotations of a text: how chat nests them, and what becomes of their positions."""
+"""Annotations of a text: Chat's nested form, and positions after an insertion into the text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 from forwarder.core.types import Json
 
 Insertions = list[tuple[int, int]]
-"""``(position, length)`` of what was put into a text, the position in the text without any of it.
-Lengths and positions are in characters."""
+"""``(position, length)`` of each insertion into a text, in characters.  Positions refer to the text
+before all insertions."""
 
 
 def nest_annotation(annotation: Json) -> Json:
-    """An annotation as chat nests it: ``{"type": t, t: {…}}``."""
+    """Convert a flat annotation to Chat's form, ``{"type": t, t: {…}}``."""
     kind = annotation.get("type")
     if not isinstance(kind, str) or kind in annotation:
         return annotation
@@ -20,17 +20,17 @@ def nest_annotation(annotation: Json) -> Json:
 
 
 def shift_annotation(annotation: Any, insertions: Insertions) -> Any:
-    """An annotation, nested or flat, whose positions count what was put into the text as well."""
+    """Move the positions of an annotation, nested or flat, to the text after the insertions."""
     if not isinstance(annotation, dict):
         return annotation
     kind = annotation.get("type")
     if isinstance(kind, str) and isinstance(annotation.get(kind), dict):
         return {**annotation, kind: shift_annotation(annotation[kind], insertions)}
-    moved: Json = {}
+    positions: Json = {}
     start, end = annotation.get("start_index"), annotation.get("end_index")
     if isinstance(start, int):
-        moved["start_index"] = start + sum(length for at, length in insertions if at <= start)
-    if isinstance(end, int):  # what follows the last character is not within
-        after = end + sum(length for at, length in insertions if at < end)
-        moved["end_index"] = max(after, moved.get("start_index", 0))
-    return {**annotation, **moved}
+        positions["start_index"] = start + sum(length for at, length in insertions if at <= start)
+    if isinstance(end, int):  # an insertion directly behind the last character is outside
+        new_end = end + sum(length for at, length in insertions if at < end)
+        positions["end_index"] = max(new_end, positions.get("start_index", 0))
+    return {**annotation, **positions}

@@ -1,4 +1,4 @@
-"""The choice of a chat stream that is the answer, for clients whose answers have no choices."""
+"""Selects the one choice of a chat stream that protocols without choices show as the answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ChoiceSelector:
         self._index: Any = _UNKNOWN
 
     def find(self, choices: list[Json]) -> Json | None:
-        """The part of a chunk that belongs to the answer, if there is one."""
+        """Return the choice of a chunk that belongs to the answer, or None."""
         first = choices[0]
         if first.get("index") == self._index:
             return first
@@ -32,9 +32,9 @@ class ChoiceSelector:
 
 
 def read_delta(choice: Json) -> Json:
-    """The delta of a choice, or the message of a whole answer.
+    """Return the delta of a choice, or the message of a complete answer as a delta.
 
-    Perplexity sends the message so far beside each delta, where it is no news.
+    If a choice has both, the delta counts: Perplexity repeats the message so far beside each delta.
     """
     delta: Json | None = choice.get("delta")
     if delta is not None:

@@ -1,9 +1,9 @@
-"""How reasoning is shown to a client: what it asks for, what its key has, what it can render.
+"""Selects the style in which a client gets reasoning.
 
 The precedence is the header ``X-Forwarder-Reasoning``, the base path
-(`server/reasoning_base_paths.py`), the client's key, the setting.  The style ``auto`` is resolved
-here: a chat client that is known to render a field of its own gets that field, every other one the
-``[thinking]`` blocks; a Responses client gets a summary if it asked for one, else the text.
+(`server/reasoning_base_paths.py`), the client's key, the setting.  This module also resolves the
+style ``auto``: a chat client that is known to render a reasoning field gets that field, all others
+get ``[thinking]`` blocks; a Responses client gets a summary if it requests one, else the text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HEADER = "X-Forwarder-Reasoning"
 AUTO = "auto"
 
 CHAT_REASONING_STYLES = ("thinking", "think", "reasoning_content", "reasoning", "parts", "none")
-"""The spellings of reasoning that a chat client can choose from."""
+"""The reasoning styles that a chat client can choose from."""
 
 STYLES: Mapping[str, tuple[str, ...]] = {
     "chat": (AUTO, *CHAT_REASONING_STYLES),
@@ -48,18 +48,18 @@ KNOWN_CLIENTS = (
     KnownClient("Qwen Code", "User-Agent", r"\bQwenCode/"),
     KnownClient("AI SDK, OpenRouter", "User-Agent", r"\bai-sdk[/-]openrouter/", "reasoning"),
     KnownClient("AI SDK, openai-compatible", "User-Agent", r"\bai-sdk[/-]openai-compatible/"),
-    # Whole answers are asked for without the provider's name.
+    # Requests without streaming do not name the provider.
     KnownClient("AI SDK, generateText", "User-Agent", r"^ai/\d"),
     KnownClient("pydantic-ai", "User-Agent", r"\bpydantic-ai/"),
     KnownClient("LiteLLM", "User-Agent", r"\blitellm/"),
     KnownClient("Cherry Studio", "User-Agent", r"\bCherryStudio/"),
     KnownClient("Cherry Studio", "X-Title", r"^Cherry Studio$"),
-    # Open WebUI has no name of its own there, and X-OpenWebUI-… headers only if switched on.
+    # Open WebUI sends no name of its own, and X-OpenWebUI-… headers only if an option is on.
     KnownClient("Open WebUI", "User-Agent", r"^Python/[\d.]+ aiohttp/"),
     KnownClient("Open WebUI", "X-OpenWebUI-User-Id", r""),
     KnownClient("Open WebUI", "X-OpenWebUI-Chat-Id", r""),
 )
-"""Chat clients that are known to render reasoning."""
+"""Chat clients that render reasoning."""
 
 _PATTERNS = {
     header: [
@@ -75,7 +75,7 @@ CLIENT_HEADERS = tuple(_PATTERNS)
 
 
 def find_rendered_field(header: Callable[[str], str | None]) -> str | None:
-    """The field from which a chat client renders reasoning, if its headers identify it."""
+    """Return the field from which a chat client renders reasoning, or None for unknown clients."""
     for name, patterns in _PATTERNS.items():
         value = header(name)
         if value is not None:
@@ -85,18 +85,21 @@ def find_rendered_field(header: Callable[[str], str | None]) -> str | None:
     return None
 
 
-def select_style(api: str, requested: str | None, of_key: Sequence[str], of_setting: str) -> str:
-    """The style for a client of ``api``.
+def select_style(
+    api: str, requested: str | None, key_styles: Sequence[str], default_style: str
+) -> str:
+    """Return the style for a client of ``api``: requested, else of its key, else the default.
 
-    A key may have a style for each API.  Raises InvalidRequest if ``requested`` is no style of it.
+    A key may have a style for each API.  Raises InvalidRequest if ``api`` has no style
+    ``requested``.
     """
     if requested:
         return str(check_enum(requested, STYLES[api], HEADER))
-    return next((style for style in of_key if style in STYLES[api]), of_setting)
+    return next((style for style in key_styles if style in STYLES[api]), default_style)
 
 
 def resolve_chat_style(style: str, request: Json, rendered_field: str | None) -> str:
-    """The style that ``auto`` stands for: a field of the client's history, or one it renders."""
+    """Resolve ``auto``: the field in the client's history, else the field that it renders."""
     if style != AUTO:
         return style
     return (
@@ -105,10 +108,10 @@ def resolve_chat_style(style: str, request: Json, rendered_field: str | None) ->
 
 
 def resolve_responses_style(style: str, request: Json) -> str:
-    """The form that ``auto`` stands for: a summary if the request asks for one."""
+    """Resolve ``auto``: a summary if the request asks for one, else the text."""
     if style != AUTO:
         return style
-    asked = request.get("reasoning")
-    given = asked if isinstance(asked, dict) else {}
-    summary = given.get("summary") or given.get("generate_summary")
+    value = request.get("reasoning")
+    reasoning = value if isinstance(value, dict) else {}
+    summary = reasoning.get("summary") or reasoning.get("generate_summary")
     return "text" if summary in (None, "none") else "summary"

@@ -1,6 +1,6 @@
-"""The fold of a stream: the whole answer, for a client that did not ask to stream.
+"""Folds a stream into one complete answer, for clients that do not stream.
 
-A whole answer that came as one event is given back as it is.
+An upstream's complete answer arrives as a stream of one event and is returned unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_argumen
 
 
 def fold_responses(stream: EventStream) -> Json:
-    """The response of the terminal event, with the finished items where it leaves them out."""
+    """Return the response of the terminal event; if it has no output, the finished items.
+
+    Raises UpstreamError for an ``error`` event or a stream without a terminal event.
+    """
     items: list[Json] = []
     for batch in stream:
         for event in batch:
@@ -32,7 +35,10 @@ def fold_responses(stream: EventStream) -> Json:
 
 
 def fold_chat(stream: EventStream) -> Json:
-    """The chat completion that the chunks add up to."""
+    """Merge chunks into one chat completion.
+
+    Raises UpstreamError for a chunk with an error or a stream without choices.
+    """
     completion: Json = {}
     messages: dict[int, Json] = {}
     for batch in stream:
@@ -50,7 +56,10 @@ def fold_chat(stream: EventStream) -> Json:
 
 
 def is_complete_answer(chunk: Event) -> bool:
-    """Perplexity sends the message so far beside each delta, Writer a null."""
+    """Return True for a chunk with a message and no delta.
+
+    Perplexity sends the message so far beside each delta, Writer a null message.
+    """
     choice = (chunk.get("choices") or [{}])[0]
     return bool(choice.get("message")) and "delta" not in choice
 
@@ -65,7 +74,7 @@ def merge_chunk(completion: Json, choices: dict[int, Json], chunk: Event) -> Non
             if key == "delta":
                 merge_delta(whole.setdefault("message", MessagePieces()), value or {})
             elif key == "message":
-                continue  # it stands beside the delta
+                continue  # it only repeats the deltas
             elif key == "usage":
                 completion.setdefault(key, value)
             elif key == "logprobs" and isinstance(value, dict):
@@ -75,7 +84,7 @@ def merge_chunk(completion: Json, choices: dict[int, Json], chunk: Event) -> Non
 
 
 def merge_logprobs(whole: Json, logprobs: Json) -> None:
-    """Log probabilities come with the pieces of text that they belong to."""
+    """Append the log probabilities of a chunk: they arrive with their pieces of text."""
     for key, value in logprobs.items():
         if not isinstance(value, list):
             whole.setdefault(key, value)
@@ -86,7 +95,7 @@ def merge_logprobs(whole: Json, logprobs: Json) -> None:
 
 
 class MessagePieces(dict[str, Any]):
-    """A message in the making: texts are lists of pieces until they are joined."""
+    """An unfinished message: texts are lists of pieces until `build_choice` joins them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,19 +114,10 @@ def merge_delta(message: MessagePieces, delta: Json) -> None:
 
 
 def merge_text(message: MessagePieces, key: str, value: Any) -> None:
-    if isinstance(value, list):
-        merge_parts(message, key, value)
-    elif isinstance(message.get(key), list):
-        message[key].append(value)
-    else:
-        message[key] = [value]
-
-
-def merge_parts(message: MessagePieces, key: str, value: list[Json]) -> None:
-    """Content parts: those of one type that follow each other are one part."""
+    """Append a text or a list of content parts to the pieces."""
     if not isinstance(message.get(key), list):
         message[key] = []
-    message[key] += value
+    message[key] += value if isinstance(value, list) else [value]
 
 
 def extend_list(message: MessagePieces, key: str, value: Any) -> None:
@@ -130,7 +130,7 @@ def merge_signatures(message: MessagePieces, key: str, value: Any) -> None:
 
 
 def merge_images(message: MessagePieces, key: str, value: Any) -> None:
-    """Each image once: what comes under the same index takes the place of the earlier one."""
+    """Append images; an image with the index of an earlier one replaces it."""
     if not value:
         return
     images = message.setdefault(key, [])
@@ -150,12 +150,12 @@ def read_index(entry: Any) -> Any:
 
 
 def merge_metadata(message: MessagePieces, key: str, value: Any) -> None:
-    """What is told piece by piece; drafts of images are no part of the whole answer."""
+    """Merge metadata without ``partial_images``: a complete answer has no drafts of images."""
     if not isinstance(value, dict):
         return
-    told = {k: v for k, v in value.items() if k != "partial_images"}
-    if told:
-        message[key] = {**message.get(key, {}), **told}
+    fields = {k: v for k, v in value.items() if k != "partial_images"}
+    if fields:
+        message[key] = {**message.get(key, {}), **fields}
 
 
 def merge_tool_calls(message: MessagePieces, key: str, value: Any) -> None:
@@ -164,11 +164,11 @@ def merge_tool_calls(message: MessagePieces, key: str, value: Any) -> None:
         number = message.call_index.find(delta)
         if number == len(calls):
             calls.append({"type": "custom" if "custom" in delta else "function"})
-        for name, said in delta.items():
+        for name, field in delta.items():
             if name in ("function", "custom"):
-                merge_call_body(calls[number].setdefault(name, {}), said or {})
-            elif said and name != "index":
-                calls[number][name] = merge_value(calls[number].get(name), said)
+                merge_call_body(calls[number].setdefault(name, {}), field or {})
+            elif field and name != "index":
+                calls[number][name] = merge_value(calls[number].get(name), field)
 
 
 def merge_function_call(message: MessagePieces, key: str, value: Any) -> None:
@@ -177,7 +177,7 @@ def merge_function_call(message: MessagePieces, key: str, value: Any) -> None:
 
 _TEXTS = ("arguments", "input")
 _CALL_BODY_FIELDS = ("name", *_TEXTS)
-"""What a function or a custom tool has at OpenAI's; whatever else there is holds signatures."""
+"""OpenAI's fields of the body of a call; all others hold signatures."""
 
 
 def merge_call_body(body: Json, delta: Json) -> None:
@@ -186,17 +186,16 @@ def merge_call_body(body: Json, delta: Json) -> None:
             body[key] = merge_value(body.get(key), value)
         elif key in _TEXTS:
             body.setdefault(key, []).append(stringify_arguments(value))
-        elif value != body.get(key):  # some vendors say the name again and again
+        elif value != body.get(key):  # some vendors repeat the name in each delta
             body[key] = body.get(key, "") + stringify_arguments(value)
 
 
-def _joined_call(call: Json) -> Json:
-    """A call whose texts and signatures are no pieces any more."""
+def join_call(call: Json) -> Json:
     bodies = ("function", "custom")
-    return {k: _joined_body(v) if k in bodies else read_merged(v) for k, v in call.items()}
+    return {k: join_call_body(v) if k in bodies else read_merged(v) for k, v in call.items()}
 
 
-def _joined_body(body: Json) -> Json:
+def join_call_body(body: Json) -> Json:
     return {k: "".join(v) if k in _TEXTS else read_merged(v) for k, v in body.items()}
 
 
@@ -221,30 +220,34 @@ def build_choice(choice: Json) -> Json:
         if key in ("content", "refusal", "reasoning_content", "reasoning") and value is not None:
             value = join_content(value)
         elif key == "tool_calls":
-            value = [_joined_call(call) for call in value]
+            value = [join_call(call) for call in value]
         elif key == "function_call":
-            value = _joined_body(value)
+            value = join_call_body(value)
         elif key in MESSAGE_FIELDS:
             value = read_merged(value)
         whole[key] = value
     if not whole["content"]:
-        # A message that says nothing has no content; a plain empty answer has an empty one.
-        instead = whole["refusal"] or "tool_calls" in whole or "function_call" in whole
-        whole["content"] = None if instead else whole["content"]
+        # Beside a refusal or calls, empty content becomes null; alone, it stays an empty text.
+        has_other = whole["refusal"] or "tool_calls" in whole or "function_call" in whole
+        whole["content"] = None if has_other else whole["content"]
     return {"index": 0, "logprobs": None, **choice, "message": whole}
 
 
 def join_content(pieces: list[Any]) -> Any:
+    """Join pieces into one text, or into parts if one piece is no text.
+
+    Neighbouring parts of one type become one part.
+    """
     if all(isinstance(piece, str) for piece in pieces):
         return "".join(pieces)
     parts: list[Json] = []
     for piece in pieces:
         part = {"type": "text", "text": piece} if isinstance(piece, str) else dict(piece)
         kind = str(part.get("type"))
-        said = part.get(kind, True)
+        content = part.get(kind, True)
         last = parts[-1] if parts else {}
-        if said and kind in ("text", "thinking") and type(said) is type(last.get(kind)):
-            last[kind] = last[kind] + said
-        elif said:
+        if content and kind in ("text", "thinking") and type(content) is type(last.get(kind)):
+            last[kind] = last[kind] + content
+        elif content:
             parts.append(part)
     return parts

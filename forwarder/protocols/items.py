@@ -1,8 +1,8 @@
-"""The fate of everything in a request that has a type: items, messages, parts, calls and tools.
+"""Dispositions of all typed objects in a request: items, messages, parts, calls and tools.
 
-The kinds of fate are those of parameters (`fates.py`).  A row is a type, or a type and after a
-comma the case of it that the row is about.  What the rows say is what the whole forwarder does
-with a provider of which nothing is known; a profile may do better.
+The kinds of disposition are those of parameters (`parameters.py`).  The key of a row is a type, or
+a type, a comma and a special case.  The rows describe the whole forwarder with an unknown provider;
+a provider profile may support more.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ INPUT_PARTS: DispositionTable = {
     "input_file, by URL": _MEDIA_BY_URL,
     "input_audio": _CARRIED_ITEM,
 }
-"""What a Responses client's messages hold."""
+"""The parts of a Responses client's messages."""
 
 OUTPUT_PARTS: DispositionTable = {
     "output_text": remap_item("texts of the message are joined into its content"),
@@ -106,7 +106,7 @@ OUTPUT_PARTS: DispositionTable = {
     "output_text, with logprobs": note_item(unread_fields.LOGPROBS_LOSS),
     "refusal": remap_item("becomes the message's refusal"),
 }
-"""What the assistant's messages hold that a Responses client gives back."""
+"""The parts of the assistant's messages that a Responses client sends back."""
 
 _RESULT_MEDIA = remap_item("stays there or moves into a user message after it, as the profile says")
 
@@ -117,7 +117,7 @@ RESULT_PARTS: DispositionTable = {
     "input_file": _RESULT_MEDIA,
     "input_file, by URL": _MEDIA_BY_URL,
 }
-"""What a Responses client's tools give back."""
+"""The parts of tool results of a Responses client."""
 
 _HOSTED_TOOL = drop_item("the upstream cannot run this tool")
 _WRAPPED_TOOL = remap_item("becomes a function; its calls are converted back")
@@ -170,13 +170,13 @@ CHAT_USER_PARTS: DispositionTable = {
     "file": remap_item("becomes an input_file part"),
     "input_audio": refuse_item("the Responses API accepts no audio input"),
 }
-"""What a Chat client's user messages hold."""
+"""The parts of a Chat client's user messages."""
 
 CHAT_ASSISTANT_PARTS: DispositionTable = {
     "text": remap_item("becomes an output_text part"),
     "refusal": _CARRIED_ITEM,
 }
-"""What the assistant's messages hold that a Chat client gives back."""
+"""The parts of the assistant's messages that a Chat client sends back."""
 
 CHAT_TOOL_CALLS: DispositionTable = {
     "function": remap_item("becomes a function_call item"),
@@ -206,9 +206,9 @@ ITEM_TABLES: dict[str, dict[str, DispositionTable]] = {
         "tools": CHAT_TOOLS,
     },
 }
-"""The client's protocol -> what a table is about -> the table."""
+"""The client's protocol -> the title of a table -> the table."""
 
 
 def parse_row_type(row: str) -> str:
-    """The type that a row is about, without the case."""
+    """Return the type in the key of a row, without the special case."""
     return row.partition(",")[0]

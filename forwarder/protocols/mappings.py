@@ -1,4 +1,7 @@
-"""What corresponds to what, read in both directions: endings, usage, effort, formats."""
+"""Mappings between Chat Completions and Responses, in both directions.
+
+Finish reasons, errors, usage, service tiers, moderation results and structured output.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from forwarder.core.error_kinds import classify, read_error
 from forwarder.core.errors import UpstreamError, UpstreamProtocolError, UpstreamRefused
 from forwarder.core.types import Json
 
-# -- endings ------------------------------------------------------------------------------------
+# -- finish reasons -----------------------------------------------------------------------------
 
 INCOMPLETE_REASONS = {
     "length": "max_output_tokens",
@@ -17,10 +20,10 @@ INCOMPLETE_REASONS = {
     "model_length": "max_output_tokens",
     "content_filter": "content_filter",
 }
-"""Chat finish reason -> reason of an incomplete response; every other reason completes."""
+"""Chat finish reason -> reason of an incomplete response.  All other reasons mean completed."""
 
 FAILED_FINISH_REASONS = frozenset({"error", "abort", "insufficient_system_resource"})
-"""Chat finish reasons that vendors send for an answer that broke."""
+"""Chat finish reasons that vendors send for a failed answer."""
 
 FINISH_REASONS = {
     "max_output_tokens": "length",
@@ -31,24 +34,24 @@ FINISH_REASONS = {
 """Reason of an incomplete response -> chat finish reason."""
 
 TERMINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
-"""The events of which a Responses stream has exactly one, as its last."""
+"""The events that end a Responses stream; each stream has exactly one."""
 
 RESPONSE_ERROR_CODES = frozenset(
     {
-        # the codes of the API's own schema
+        # codes of the API's schema
         "server_error", "rate_limit_exceeded", "invalid_prompt", "data_residency_mismatch",
         "bio_policy", "misalignment_policy_violation", "vector_store_timeout", "invalid_image",
         "invalid_image_format", "invalid_base64_image", "invalid_image_url", "image_too_large",
         "image_too_small", "image_parse_error", "image_content_policy_violation",
         "invalid_image_mode", "image_file_too_large", "unsupported_image_media_type",
         "empty_image_file", "failed_to_download_image", "image_file_not_found",
-        # the codes that OpenAI sends besides, and that client programs act on
+        # codes that OpenAI also sends, and that client programs act on
         "context_length_exceeded", "cyber_policy", "insufficient_quota", "invalid_value",
         "model_not_found", "server_is_overloaded", "slow_down", "usage_limit_reached",
         "usage_not_included",
     }
 )  # fmt: skip
-"""The codes that the error of a failed response may have; any other is replaced by its kind's."""
+"""The codes that the error of a failed response may have; others are replaced."""
 
 _RESPONSE_ERROR_BY_STATUS = {
     429: "rate_limit_exceeded",
@@ -56,11 +59,11 @@ _RESPONSE_ERROR_BY_STATUS = {
 }
 
 _RESPONSE_ERROR_EXTRAS = ("param", "plan_type", "resets_at", "resets_in_seconds")
-"""What client programs read of the error of a failed response besides its code and message."""
+"""Further fields that client programs read from the error of a failed response."""
 
 
 def to_upstream_error(error: Any) -> UpstreamError:
-    """The exception for an error that came inside an answer (an event, a 200 body)."""
+    """Return the exception for an error inside an answer (an event or a body with status 200)."""
     refusal = UpstreamRefused(None, read_error(error))
     if refusal.kind is None and not isinstance(error, dict):
         return UpstreamProtocolError(f"The upstream reported an error: {error}")
@@ -68,13 +71,13 @@ def to_upstream_error(error: Any) -> UpstreamError:
 
 
 _SUCCESS_CODES = (None, 0, 200, "", "0", "200", "ok", "OK", "success", "Success")
-"""Codes with which some vendors say that all is well."""
+"""Codes that some vendors send for success."""
 
 
 def find_error(event: Json) -> Any:
-    """The error that a chat chunk or a whole answer holds, or is; None when there is none.
+    """Return the error in a chat chunk or a complete answer, or None.
 
-    Some servers (vLLM, Mistral, DashScope) send the error object itself in the place of a chunk.
+    Some servers (vLLM, Mistral, DashScope) send the bare error object instead of a chunk.
     """
     if event.get("error"):
         return event["error"]
@@ -87,27 +90,27 @@ def find_error(event: Json) -> Any:
 
 
 def non_text_content() -> UpstreamProtocolError:
-    """The exception for anything else where text should be."""
-    return UpstreamProtocolError("The upstream sent something else where text should be.")
+    """Return the exception for a value of another type in a text field of an answer."""
+    return UpstreamProtocolError("The upstream sent a value that is not text in a text field.")
 
 
 _MINIMAX_STATUSES = {1000: 500, 1001: 504, 1002: 429, 1004: 401, 1008: 402, 1039: 429, 2013: 400,
                   2049: 401}  # fmt: skip
-"""MiniMax's code -> the HTTP status that it should have had."""
+"""MiniMax's error code -> the HTTP status that it corresponds to."""
 
 
 def find_minimax_error(answer: Json) -> Json | None:
-    """The error that MiniMax tells in ``base_resp`` of an answer, where others have it."""
-    told = answer.get("base_resp")
-    code = told.get("status_code") if isinstance(told, dict) else None
-    if not told or not code:
+    """Return the error that MiniMax puts into ``base_resp`` of a successful answer, or None."""
+    base = answer.get("base_resp")
+    code = base.get("status_code") if isinstance(base, dict) else None
+    if not base or not code:
         return None
-    message = told.get("status_msg") or f"The upstream reported the error {code}."
+    message = base.get("status_msg") or f"The upstream reported the error {code}."
     return {"message": message, "code": _MINIMAX_STATUSES.get(code, 502), "type": "upstream_error"}
 
 
 def to_response_error(error: Json, status: int) -> Json:
-    """An error object as ``response.error``, with a code that client programs know."""
+    """Convert an error object to ``response.error``, with a code from `RESPONSE_ERROR_CODES`."""
     code = error.get("code")
     if code not in RESPONSE_ERROR_CODES:
         kind = classify(status, error).kind
@@ -122,7 +125,7 @@ def to_response_error(error: Json, status: int) -> Json:
 
 
 def map_usage_to_responses(usage: Json | None) -> Json | None:
-    """Chat usage -> Responses usage with every field that the SDK requires."""
+    """Chat usage -> Responses usage with all fields that the SDK requires."""
     if not usage:
         return None
     prompt = read_count(usage, "prompt_tokens")
@@ -172,7 +175,7 @@ def read_count(usage: Json, key: str) -> int:
 
 
 def read_usage(chunk: Json) -> Json | None:
-    """The usage of a chat chunk: at the top, in Groq's own field or inside a choice (Moonshot)."""
+    """Return a chunk's usage: at the top, in Groq's ``x_groq`` or in a choice (Moonshot)."""
     usage: Json | None = chunk.get("usage") or (chunk.get("x_groq") or {}).get("usage")
     if usage:
         return usage
@@ -186,12 +189,12 @@ _RESPONSES_TIERS = _CHAT_TIERS | {"ultrafast"}
 
 
 def map_tier_to_responses(tier: str) -> str:
-    """A chat upstream's ``service_tier``; one that the API does not have is ``default``."""
+    """Map a chat upstream's ``service_tier``; unknown tiers become ``default``."""
     return tier if tier in _RESPONSES_TIERS else "default"
 
 
 def map_tier_to_chat(tier: str) -> str:
-    """A Responses upstream's ``service_tier``; chat calls the fastest one ``priority``."""
+    """Map a Responses upstream's ``service_tier``; chat's fastest tier is ``priority``."""
     if tier == "ultrafast":
         return "priority"
     return tier if tier in _CHAT_TIERS else "default"
@@ -201,12 +204,12 @@ def map_tier_to_chat(tier: str) -> str:
 
 
 def map_moderation_to_responses(moderation: Any) -> Json | None:
-    """Chat's ``moderation``, which lists results, as that of a response, which has one for each."""
+    """Map chat's ``moderation``, with lists of results, to a response's, with single results."""
     return map_moderation_sides(moderation, take_first_result)
 
 
 def map_moderation_to_chat(moderation: Any) -> Json | None:
-    """The ``moderation`` of a response as chat lists it."""
+    """Map a response's ``moderation`` to chat's, with lists of results."""
     return map_moderation_sides(moderation, list_result)
 
 
@@ -231,24 +234,24 @@ def list_result(side: Json) -> Json:
     return {"type": "moderation_results", "model": side.get("model") or "", "results": [side]}
 
 
-# -- what a request includes --------------------------------------------------------------------
+# -- values of include --------------------------------------------------------------------------
 
 INCLUDE_ENCRYPTED_REASONING = "reasoning.encrypted_content"
-"""What a Responses request includes to get reasoning that it can bring back."""
+"""Requests encrypted reasoning, which the client can send back."""
 
 INCLUDE_LOGPROBS = "message.output_text.logprobs"
-"""What a Responses request includes to get what chat calls ``logprobs``."""
+"""Requests log probabilities (chat: ``logprobs``)."""
 
 
 # -- structured output --------------------------------------------------------------------------
 
 
 RESPONSE_FORMATS = ("text", "json_object", "json_schema")
-"""The formats that both protocols know, under these names."""
+"""The format types that both protocols have."""
 
 
 def map_format_to_responses(response_format: Json) -> Json:
-    """``response_format`` -> ``text.format``: the schema's wrapper is taken off."""
+    """``response_format`` -> ``text.format``: unwraps the schema."""
     if response_format.get("type") != "json_schema":
         return response_format
     wrapped = response_format.get("json_schema") or {}
@@ -256,7 +259,7 @@ def map_format_to_responses(response_format: Json) -> Json:
 
 
 def map_format_to_chat(text_format: Json) -> Json:
-    """``text.format`` -> ``response_format``: the schema is wrapped."""
+    """``text.format`` -> ``response_format``: wraps the schema."""
     if text_format.get("type") != "json_schema":
         return text_format
     inner = {k: v for k, v in text_format.items() if k != "type" and v is not None}

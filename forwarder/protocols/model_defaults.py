@@ -1,9 +1,9 @@
-"""What a registered model brings to each request: parameters and a system prompt.
+"""Default parameters and the system prompt of a registered model.
 
-They are laid into a request where the client gave nothing for the same thing: into the client's
-own, so that what is made up for here is made up for with them as well, and into that for the
-upstream, for what the client's API has no name for.  What the upstream does not take is left out:
-the client has not asked for it, and is neither refused for it nor told of a loss.
+The defaults fill parameters that the client left out.  Those with `is_early` go into the client's
+request, so that the emulations see them.  The others, for which the client's API may have no
+name, go into the upstream request.  Defaults that the upstream does not take are left out without
+an error or a loss report, because the client did not send them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import EventStream, Handler, Json
 
 _MIN_OUTPUT_TOKENS = 16
-"""The least ``max_output_tokens`` that the Responses API takes."""
+"""The smallest ``max_output_tokens`` that the Responses API takes."""
 
 
 def make_number_check(low: float, high: float) -> Callable[[Any], bool]:
@@ -33,16 +33,17 @@ def make_count_check(low: int) -> Callable[[Any], bool]:
 
 
 def is_stop_list(value: Any) -> bool:
-    listed = value if isinstance(value, list) else [value]
-    return 0 < len(listed) <= 16 and all(isinstance(each, str) and each for each in listed)
+    stops = value if isinstance(value, list) else [value]
+    return 0 < len(stops) <= 16 and all(isinstance(each, str) and each for each in stops)
 
 
 class ModelParameter(NamedTuple):
     """One of Ollama's parameters.
 
-    ``chat`` and ``responses`` are the fields of a request that mean it: the first is written, any
-    says that the client has chosen.  ``early`` ones are laid into the client's request already.
-    ``extension_names`` is what upstreams call it that take it beyond their protocol.
+    ``chat`` and ``responses`` name its request fields in these protocols: the default goes into
+    the first one unless the client set any of them.  ``is_early`` parameters go into the client's
+    request, others into the upstream request.  ``extension_names`` are the names under which some
+    upstreams take it although their protocol lacks it.
     """
 
     accepted_values: str
@@ -96,16 +97,19 @@ MODEL_PARAMETERS: Mapping[str, ModelParameter] = {
     ),
     "num_ctx": ModelParameter("a whole number from 1", make_count_check(1)),
 }
-"""``num_ctx`` is told to clients as the context window; no provider takes it with a request."""
+"""``num_ctx`` only sets the context window that clients see; no provider takes it in requests."""
 
 
 def validate_model_parameters(parameters: Mapping[str, Any]) -> Json:
-    """Those parameters that say something; raises InvalidRequest for what cannot be meant."""
+    """Return the parameters that are not null.
+
+    Raises InvalidRequest for an unknown name or an invalid value.
+    """
     for name, value in parameters.items():
         parameter = MODEL_PARAMETERS.get(name)
         if parameter is None:
             known = ", ".join(MODEL_PARAMETERS)
-            raise make_parameter_error(name, f"it means nothing for a remote model; {known} do")
+            raise make_parameter_error(name, f"remote models take only {known}")
         if value is not None and not parameter.accepts(value):
             raise make_parameter_error(name, f"it must be {parameter.accepted_values}")
     return {name: value for name, value in parameters.items() if value is not None}
@@ -117,90 +121,89 @@ def make_parameter_error(name: str, why: str) -> InvalidRequest:
 
 
 FieldNames = Collection[str]
-"""Of fields in an upstream's requests."""
+"""Names of fields in upstream requests."""
 
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What goes into a request that has nothing for it; ``parameters`` are Ollama's."""
+    """The defaults of a model; ``parameters`` has Ollama's names (`MODEL_PARAMETERS`)."""
 
     parameters: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     system: str | None = None
 
     def with_client_defaults(
-        self, call: Handler, client: str, drops: FieldNames = frozenset()
+        self, handler: Handler, client: str, drops: FieldNames = frozenset()
     ) -> Handler:
-        """Wrap the call that takes a client's requests, but for what the upstream ``drops``."""
-        return with_defaults(call, client, self._iter_fields(client, True, (), drops), self.system)
+        """Wrap the handler of client requests: fill early parameters that no ``drops`` names."""
+        fields = self._iter_fields(client, True, (), drops)
+        return with_defaults(handler, client, fields, self.system)
 
     def with_upstream_defaults(
         self,
-        call: Handler,
+        handler: Handler,
         protocol: str,
         takes: FieldNames = frozenset(),
         drops: FieldNames = frozenset(),
     ) -> Handler:
-        """Wrap the upstream's call, with what it ``accepted_values`` beyond its protocol too."""
-        return with_defaults(call, protocol, self._iter_fields(protocol, False, takes, drops), None)
+        """Wrap the handler of upstream requests: fill all parameters that no ``drops`` names.
+
+        ``takes`` are the fields that this upstream takes beyond its protocol.
+        """
+        fields = self._iter_fields(protocol, False, takes, drops)
+        return with_defaults(handler, protocol, fields, None)
 
     def _iter_fields(
         self, protocol: str, early: bool, takes: FieldNames, drops: FieldNames
     ) -> Iterator[tuple[tuple[str, ...], Any]]:
-        """The names of each parameter in requests, of which the first is written, and its value."""
+        """Yield the request fields of each default, the one to write first, and its value."""
         for name, value in self.parameters.items():
             parameter = MODEL_PARAMETERS[name]
             own: tuple[str, ...] = getattr(parameter, protocol, ())
             names = own or tuple(each for each in parameter.extension_names if each in takes)
             if not names or names[0] in drops or (early and not parameter.is_early):
                 continue
-            if not _is_no_limit(name, value):
-                yield (
-                    names,
-                    max(value, _MIN_OUTPUT_TOKENS) if names == _OUTPUT_LIMIT_NAMES else value,
-                )
+            if name == "num_predict" and value < 0:  # no limit
+                continue
+            if names == ("max_output_tokens",):
+                value = max(value, _MIN_OUTPUT_TOKENS)
+            yield names, value
 
 
 def with_defaults(
-    call: Handler,
+    handler: Handler,
     protocol: str,
-    named: Iterable[tuple[tuple[str, ...], Any]],
+    named_values: Iterable[tuple[tuple[str, ...], Any]],
     system: str | None,
 ) -> Handler:
-    fields = list(named)
+    fields = list(named_values)
     if not fields and not system:
-        return call
+        return handler
 
     def handle_request(request: Json) -> EventStream:
-        given = {
+        defaults = {
             names[0]: value
             for names, value in fields
             if all(request.get(name) is None for name in names)
         }
-        request = {**request, **given}
-        return call(add_system_prompt(request, protocol, system) if system else request)
+        request = {**request, **defaults}
+        return handler(add_system_prompt(request, protocol, system) if system else request)
 
     return handle_request
 
 
 NO_DEFAULTS = ModelDefaults()
-_OUTPUT_LIMIT_NAMES = ("max_output_tokens",)
-
-
-def _is_no_limit(name: str, value: Any) -> bool:
-    return name == "num_predict" and value < 0
 
 
 def add_system_prompt(request: Json, protocol: str, system: str) -> Json:
-    """The request, with the system prompt in front unless the client sent one."""
-    where = "messages" if protocol == "chat" else "input"
-    said = request.get(where)
-    listed = said if isinstance(said, list) else []
-    if any(isinstance(each, dict) and each.get("role") in _INSTRUCTION_ROLES for each in listed):
+    """Put a system prompt in front of the conversation unless the client sent one."""
+    value = request.get("messages" if protocol == "chat" else "input")
+    entries = value if isinstance(value, list) else []
+    if any(isinstance(each, dict) and each.get("role") in _INSTRUCTION_ROLES for each in entries):
         return request
     if protocol == "chat":
-        if not isinstance(said, list):  # the translator says what is wrong with it
+        if not isinstance(value, list):  # the translator reports the error
             return request
-        return {**request, "messages": [{"role": "system", "content": system}, *said]}
+        return {**request, "messages": [{"role": "system", "content": system}, *value]}
     return request if request.get("instructions") else {**request, "instructions": system}
 
 

@@ -1,4 +1,4 @@
-"""Newline-delimited JSON, in which Ollama streams: framing only, a line for an event."""
+"""Newline-delimited JSON, the framing of Ollama's streams: one line for each event."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 
 KEEP_ALIVE = b" "
-"""Says that the answer is not over.  There are no comments, and clients read every line as JSON, an
-empty one too; but space may stand before the object of the next line."""
+"""Keeps the connection alive.  The format has no comments, and clients parse every line as JSON,
+even an empty one; but white space may precede the object of the next line."""
 
 
 def encode_lines(events: Sequence[dict[str, Any]]) -> bytes:
-    """A line for each event; raises TypeError for what is no JSON."""
+    """Encode each event as one line; raises TypeError for values that are not JSON."""
     return b"".join([orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE) for event in events])

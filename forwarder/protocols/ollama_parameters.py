@@ -1,7 +1,6 @@
-"""The fate of every parameter of Ollama's API over Chat Completions, and over embeddings.
+"""Dispositions of the parameters of Ollama's API over Chat Completions and over embeddings.
 
-What Ollama nests in ``options`` is told with that in front, as a client would look for it:
-``options.num_ctx``.
+Parameters that Ollama nests in ``options`` have names with that prefix: ``options.num_ctx``.
 """
 
 from __future__ import annotations
@@ -131,16 +130,16 @@ OLLAMA_EMBEDDINGS: dict[str, Disposition] = {
 """The parameters of ``/api/embeddings``."""
 
 OLLAMA_TABLES = {"ollama": OLLAMA_CHAT, "ollama_generate": OLLAMA_GENERATE}
-"""The client's protocol -> the fates of its parameters over Chat Completions."""
+"""The client's protocol -> the dispositions of its parameters over Chat Completions."""
 
 EMBEDDING_TABLES = {"ollama_embed": OLLAMA_EMBED, "ollama_embeddings": OLLAMA_EMBEDDINGS}
-"""Likewise, over embeddings."""
+"""The client's protocol -> the dispositions of its parameters over embeddings."""
 
 
 def flatten_options(request: Json) -> Json:
-    """A request with its options beside its parameters, under the names that they have here.
+    """Move the options of a request to its top level, as ``options.<name>``.
 
-    Raises InvalidRequest when its options are no object.
+    Raises InvalidRequest if ``options`` is not an object.
     """
     options = read_field(request, "options", DICT, "options") or {}
     rest = {name: value for name, value in request.items() if name != "options"}

@@ -1,18 +1,17 @@
-"""The fate of every request parameter when it has to change protocols.
+"""The disposition of every request parameter in a translation between protocols.
 
 A parameter is one of
 
-- *carried*: it goes over under its own name, as it is;
-- *mapped*: the request translators give it another name, shape or place;
-- *emulated*: the other side lacks it, and a wrapper around the call does its work;
-- *offered*: it goes over as it is to an upstream that takes it beyond the protocol, and is dropped
-  for the others;
-- *local*: it is for the forwarder itself and is honoured here;
-- *dropped*: it has no counterpart; the reason is recorded and the client is told;
-- *refused*: leaving it out would change what the client gets, so the request fails.
+- *carried*: it keeps its name and value;
+- *mapped*: the request translators change its name, shape or place;
+- *emulated*: the upstream's protocol lacks it, and a middleware does its work;
+- *offered*: it is carried to upstreams that take it beyond their protocol, and dropped for others;
+- *local*: the forwarder itself acts on it;
+- *dropped*: it has no counterpart; the loss report names it and the reason;
+- *refused*: the answer would differ without it, so the request fails.
 
-``neutral`` are the values that ask for nothing: a parameter that is lost passes in silence when it
-holds one, and nothing is emulated for it.
+``neutral`` values ask for nothing: a dropped or refused parameter with such a value is left out
+without a report, and nothing is emulated for it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from forwarder.core.validate import ANY, BOOL, DICT, INT, LIST, NUMBER, STR, Jso
 
 
 class Disposition(NamedTuple):
-    """What becomes of a parameter, the JSON types it may have, and why."""
+    """The kind of a disposition, the JSON types of the parameter, the reason, neutral values."""
 
     kind: str
     types: JsonTypes = ANY
@@ -123,7 +122,7 @@ RESPONSES_OVER_CHAT: dict[str, Disposition] = {
 }
 """A Responses client's parameters over a Chat upstream.
 
-How to draw and where to stop are Chat's own, but nothing else is meant by them: they are carried.
+Sampling parameters and ``stop`` exist only in Chat, but have one clear meaning: they are carried.
 """
 
 _NO_SUCH_PARAMETER = (
@@ -161,7 +160,7 @@ CHAT_OVER_RESPONSES: dict[str, Disposition] = {
 """A Chat client's parameters over a Responses upstream."""
 
 PARAMETER_TABLES = {"responses": RESPONSES_OVER_CHAT, "chat": CHAT_OVER_RESPONSES}
-"""The client's protocol -> the fates of its parameters over the other one."""
+"""The client's protocol -> the dispositions of its parameters over the other protocol."""
 
 
 _UNKNOWN_PARAMETER = offer(ANY, "neither API knows this parameter")
@@ -175,10 +174,12 @@ def validate_parameters(
     loss_report: LossReport,
     extensions: Collection[str] = (),
 ) -> Iterator[tuple[str, Any]]:
-    """Check every parameter; give those that are mapped or carried as ``(name, value)``.
+    """Check all parameters; yield those that are mapped or carried as ``(name, value)``.
 
-    Null means absent, in both protocols.  A name that the table does not know is dropped,
-    since strict upstreams refuse what they do not know, unless it is one that this one ``extensions``.
+    Null means absent, in both protocols.  Names outside the table are dropped, since strict
+    upstreams refuse unknown names, unless ``extensions`` lists them: the names that this upstream
+    takes beyond its protocol.  Raises InvalidRequest for a value of a wrong type and Unsupported
+    for a refused parameter.
     """
     for name, value in request.items():
         if value is None:
@@ -191,12 +192,11 @@ def validate_parameters(
             disposition.kind == "offered" and name in extensions
         ):
             yield name, value
-        elif disposition.kind not in ("local", "emulated") and value not in disposition.neutral:
-            _lose(name, disposition, loss_report)
-
-
-def _lose(name: str, fate: Disposition, loss_report: LossReport) -> None:
-    if fate.kind in ("dropped", "offered"):
-        loss_report.drop(name, fate.reason)
-    else:
-        raise Unsupported(f"Unsupported parameter: '{name}'. Here, {fate.reason}.", param=name)
+        elif disposition.kind in ("local", "emulated") or value in disposition.neutral:
+            continue
+        elif disposition.kind in ("dropped", "offered"):
+            loss_report.drop(name, disposition.reason)
+        else:
+            raise Unsupported(
+                f"Unsupported parameter: '{name}'. Here, {disposition.reason}.", param=name
+            )

@@ -1,4 +1,4 @@
-"""The output of a response that did not come to its end, from the events that it had."""
+"""Collects the output of an interrupted response from its events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PART_EVENTS = {
 
 
 class PartialItem:
-    """An item that was begun; ``parts`` holds (field, index) -> part, its texts in pieces."""
+    """An unfinished item: its parts by (field, index), and the pieces of their texts."""
 
     def __init__(self, item: Json) -> None:
         self._item = item
@@ -35,7 +35,7 @@ class PartialItem:
         self._pieces.setdefault((field, index, key), []).append(text)
 
     def to_item(self) -> Json | None:
-        """The item as far as it was made; ``None`` if that is nothing a reader could use."""
+        """Return the item with status ``incomplete``, or None if it has no text yet."""
         if not self._pieces:
             return None
         parts = dict(self._parts)
@@ -49,34 +49,34 @@ class PartialItem:
 
 
 def collect_output(events: Iterable[Event]) -> list[Json]:
-    """The finished items, and messages and reasoning that were begun, as ``incomplete``.
+    """Return the finished items, and unfinished messages and reasoning as ``incomplete``.
 
-    Calls that were begun are left out: nobody may run half of a call.
+    Unfinished calls are left out, because a client must not run half a call.
     """
-    done: dict[int, Json] = {}
-    begun: dict[int, PartialItem] = {}
+    finished: dict[int, Json] = {}
+    started: dict[int, PartialItem] = {}
     for event in events:
         kind, place = event.get("type", ""), event.get("output_index")
         if type(place) is not int:
-            place = len(done)
+            place = len(finished)
         if kind == "response.output_item.done":
-            done[place] = event.get("item") or {}
+            finished[place] = event.get("item") or {}
         elif kind == "response.output_item.added":
-            begun[place] = PartialItem(event.get("item") or {})
-        elif place in begun and kind in _PART_EVENTS:
+            started[place] = PartialItem(event.get("item") or {})
+        elif place in started and kind in _PART_EVENTS:
             field, index = _PART_EVENTS[kind]
-            begun[place].add_part(field, event.get(index) or 0, event.get("part") or {})
-        elif place in begun and kind in _TEXT_DELTA_EVENTS:
+            started[place].add_part(field, event.get(index) or 0, event.get("part") or {})
+        elif place in started and kind in _TEXT_DELTA_EVENTS:
             field, index, key = _TEXT_DELTA_EVENTS[kind]
             text = str(event.get("delta") or "")
-            begun[place].add_text(field, event.get(index) or 0, key, text)
-    partial = {place: item.to_item() for place, item in begun.items() if place not in done}
-    items = done | {place: item for place, item in partial.items() if item is not None}
+            started[place].add_text(field, event.get(index) or 0, key, text)
+    partial = {place: item.to_item() for place, item in started.items() if place not in finished}
+    items = finished | {place: item for place, item in partial.items() if item is not None}
     return [items[place] for place in sorted(items)]
 
 
 def make_blank_part(field: str, key: str, item: Json) -> Json:
-    """A part that no event announced."""
+    """Return an empty part for a text whose part no event announced."""
     if field == "summary":
         return {"type": "summary_text"}
     if item.get("type") == "reasoning":

@@ -1,9 +1,9 @@
-"""Signatures: fields in which a provider demands parts of its answer back, unread and unchanged.
+"""Signatures: opaque fields of an answer that a provider requires back, unchanged, in later turns.
 
 Gemini signs calls (``extra_content``), LiteLLM passes on the signatures of Claude and Gemini
-(``thinking_blocks``, ``provider_specific_fields``), OpenRouter seals reasoning
-(``reasoning_details``), GitHub Copilot too (``reasoning_opaque``).  A provider reads only its own:
-they go back to the upstream and model that made them, and to no other.
+(``thinking_blocks``, ``provider_specific_fields``), OpenRouter and GitHub Copilot encrypt reasoning
+(``reasoning_details``, ``reasoning_opaque``).  A provider reads only its own signatures, so they go
+back only to the upstream and model that made them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from forwarder.core.types import Json
 from forwarder.protocols.chat_reasoning import REASONING_DETAIL_FIELDS, DetailMerger
 
 CALL_FIELDS = ("extra_content", "provider_specific_fields", "thought_signature")
-"""Fields of a call, and of the ``function`` in it."""
+"""Signature fields of a call and of its ``function``."""
 
 MESSAGE_FIELDS = (*REASONING_DETAIL_FIELDS, "reasoning_opaque", *CALL_FIELDS)
-"""Fields of an assistant's message, and of its deltas."""
+"""Signature fields of an assistant's message and of its deltas."""
 
 _MESSAGE_FIELD_SET = frozenset(MESSAGE_FIELDS)
 _MIXED_FIELDS = frozenset(CALL_FIELDS[:2])
-"""In a message these hold more than signatures, such as citations; only signatures go back."""
+"""In a message these fields also hold other data, such as citations; only signatures go back."""
 
 _CALL_BODIES = ("function", "custom")
 _SIGNATURE_NAME_PARTS = ("signature", "encrypted", "opaque", *REASONING_DETAIL_FIELDS)
-"""Parts of the names that signatures have."""
+"""A field is a signature if its name contains one of these texts."""
 
 
 class SignatureCollector:
@@ -37,8 +37,8 @@ class SignatureCollector:
         self._calls: dict[int, Json] = {}
 
     def add_delta(self, delta: Json) -> None:
-        """Read the fields of the message."""
-        if _MESSAGE_FIELD_SET.isdisjoint(delta):  # most deltas have none
+        """Merge the signatures of the message from one of its deltas."""
+        if _MESSAGE_FIELD_SET.isdisjoint(delta):  # as most deltas do
             return
         for name in MESSAGE_FIELDS:
             value = delta.get(name)
@@ -48,34 +48,34 @@ class SignatureCollector:
                 self._message[name] = merge_value(self._message.get(name), value)
 
     def add_call(self, number: int, call: Json) -> None:
-        """Read the fields of a call, which is number ``number`` of its message."""
+        """Merge the signatures of a call; ``number`` is its position in the message."""
         fields = read_call_signatures(call)
         if fields:
             self._calls[number] = merge_value(self._calls.get(number), fields)
 
     @property
     def has_message(self) -> bool:
-        """Has the message had such fields?"""
+        """Whether the message had any signature so far."""
         return bool(self._message)
 
     def read_message(self) -> Json:
-        """The fields of the message so far; costs as much as there is of them."""
+        """Return the merged fields of the message.  Copies them, so do not call it per delta."""
         fields: Json = read_merged(self._message)
         return fields
 
     def read_calls(self) -> dict[int, Json]:
-        """Those of its calls, by their numbers; costs as much."""
+        """Return the merged fields of the calls by number.  Copies them too."""
         fields: dict[int, Json] = read_merged(self._calls)
         return fields
 
     def pop_message_fields(self) -> Json:
-        """Give the fields of the message so far, and begin anew."""
+        """Return the merged fields of the message and start with none again."""
         fields, self._message = self.read_message(), {}
         return fields
 
 
 def read_call_signatures(call: Json) -> Json:
-    """The signatures of a call, each where it stands in the call."""
+    """Return the signatures of a call, nested as in the call."""
     fields = {name: call[name] for name in CALL_FIELDS if call.get(name)}
     for body in _CALL_BODIES:
         inner = call.get(body)
@@ -87,12 +87,12 @@ def read_call_signatures(call: Json) -> Json:
 
 
 def read_message_signatures(message: Json) -> Json:
-    """The signatures that a message has itself."""
+    """Return the signature fields of a message, without those of its calls."""
     return {name: message[name] for name in MESSAGE_FIELDS if message.get(name)}
 
 
 def attach_call_signatures(call: Json, fields: Json) -> Json:
-    """The call with these signatures; those it has already stay."""
+    """Return the call with these signatures added; existing ones stay."""
     signed = {**fields, **call}
     for body in _CALL_BODIES:
         if body in fields and isinstance(call.get(body), dict):
@@ -100,17 +100,17 @@ def attach_call_signatures(call: Json, fields: Json) -> Json:
     return signed
 
 
-def strip_call_signatures(call: Json, kept: Collection[str]) -> Json:
-    """The call without signatures, except those in fields of these names."""
-    stripped = {k: v for k, v in call.items() if k not in CALL_FIELDS or k in kept}
+def strip_call_signatures(call: Json, allowed_fields: Collection[str]) -> Json:
+    """Return the call without signatures, except those in ``allowed_fields``."""
+    stripped = {k: v for k, v in call.items() if k not in CALL_FIELDS or k in allowed_fields}
     for body in _CALL_BODIES:
         if isinstance(call.get(body), dict):
-            stripped[body] = strip_call_signatures(call[body], kept)
+            stripped[body] = strip_call_signatures(call[body], allowed_fields)
     return stripped
 
 
 def read_tool_calls(message: Json) -> list[Json]:
-    """The calls of a message, if they are of the shape that the API gives them."""
+    """Return the calls of a message, or an empty list if they are not a list of objects."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         return []
@@ -118,9 +118,10 @@ def read_tool_calls(message: Json) -> list[Json]:
 
 
 def merge_value(merged: Any, new: Any) -> Any:
-    """Fold a piece of a field into what was merged before (first ``None``), which it may change.
+    """Merge a new piece of a field into the result of earlier merges (``None`` for the first).
 
-    Objects are merged, lists go on, anything else is replaced.  `read_merged` gives the value.
+    Objects are merged, lists extended, other values replaced.  May change ``merged`` in place;
+    `read_merged` converts the result to JSON.
     """
     if isinstance(new, dict):
         if not isinstance(merged, dict):
@@ -136,14 +137,14 @@ def merge_value(merged: Any, new: Any) -> Any:
 
 
 def _copy_value(value: Any) -> Any:
-    """A value into which more may be merged."""
+    """Copy a value into the form that `merge_value` may change."""
     if isinstance(value, dict):
         return {key: _copy_value(inner) for key, inner in value.items()}
     return DetailMerger(value) if isinstance(value, list) else value
 
 
 def read_merged(merged: Any) -> Any:
-    """The JSON value of what `merge_value` gave."""
+    """Convert a result of `merge_value` to JSON."""
     if isinstance(merged, DetailMerger):
         return merged.read()
     if isinstance(merged, dict):
@@ -152,34 +153,32 @@ def read_merged(merged: Any) -> Any:
 
 
 def has_signature(value: Any) -> bool:
-    """Does a field hold a signature or sealed data, rather than only text?"""
+    """Return True if a field holds a signature or encrypted data, not only text."""
     if isinstance(value, list):
         return any(map(has_signature, value))
     if not isinstance(value, dict):
         return False
     if value.get("data") and isinstance(value["data"], str):
         return True
-    return any(
-        has_signature(inner)
-        or bool(isinstance(inner, str | list) and inner and _names_signature(key))
-        for key, inner in value.items()
-    )
-
-
-def _names_signature(key: str) -> bool:
-    return any(part in key.lower() for part in _SIGNATURE_NAME_PARTS[:3])
+    for key, inner in value.items():
+        if has_signature(inner):
+            return True
+        is_signature = any(part in key.lower() for part in _SIGNATURE_NAME_PARTS[:3])
+        if is_signature and isinstance(inner, str | list) and inner:
+            return True
+    return False
 
 
 def select_signatures(value: Any) -> Any:
-    """The part of a field that holds signatures."""
+    """Return only the signatures in an object, nested as in it; None for other values."""
     if not isinstance(value, dict):
         return None
-    kept: Json = {}
+    signatures: Json = {}
     for key, inner in value.items():
         if isinstance(inner, dict):
             inner = select_signatures(inner)
         elif not any(part in key.lower() for part in _SIGNATURE_NAME_PARTS):
             continue
         if inner:
-            kept[key] = inner
-    return kept
+            signatures[key] = inner
+    return signatures

@@ -1,7 +1,7 @@
-"""Server-sent events: framing only, bytes to event dicts and back.
+"""Server-sent events: decodes bytes into event dicts and encodes them again.
 
-Bytes are split, never text: ``str.splitlines`` would also split inside a JSON string that holds
-U+2028 or U+0085.  Decoding and encoding are the forwarder's innermost loops.
+The decoder splits bytes, not text: ``str.splitlines`` would also split inside a JSON string that
+holds U+2028 or U+0085.  Decoding and encoding are the forwarder's innermost loops.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 MAX_EVENT_BYTES = 64 * 2**20
-"""Bytes that one event may hold before its end; without a limit it could fill the memory."""
+"""The largest event in bytes; without a limit, an endless event could fill the memory."""
 
 BOM = b"\xef\xbb\xbf"
 
 _BLOCKS = re.compile(
-    # Nearly every block is one data line, alone or below one event line ...
+    # Nearly every block is one data line, with or without an event line before it ...
     rb"(?:event: ([^\n]*+)\n)?data: (\{[^\n]*+)(?:\n\n|\Z)"
-    # ... and this is any other.
+    # ... and this matches any other block.
     rb"|(.+?)(?:\n\n|\Z)",
     re.DOTALL,
 )
 
 
 class SseDecoder:
-    """Bytes, cut anywhere, to event dicts; ``saw_done_marker`` tells whether ``[DONE]`` was among them.
+    """Decodes bytes, cut anywhere, into event dicts.
 
-    Raises UpstreamBroken for data that is not a JSON object, and for an event without an end.
+    ``saw_done_marker`` is true once ``[DONE]`` arrived.  Raises UpstreamProtocolError for data that
+    is not a JSON object and for an event of more than `MAX_EVENT_BYTES`.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class SseDecoder:
         self._after_cr = False
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """The events that are complete with ``data``; later ones than ``[DONE]`` too."""
+        """Return the events that ``data`` completes, also those after ``[DONE]``."""
         if not data:
             return []
         if self._after_cr or b"\r" in data:
@@ -55,9 +56,9 @@ class SseDecoder:
         return self._parse_events(data)
 
     def flush(self) -> list[dict[str, Any]]:
-        """What the end of the stream completes: a last block without its blank line.
+        """Return the last event if the stream ended without its blank line.
 
-        Half a block is no event and no error here; whether the stream may end so is not ours.
+        Half an event is ignored: `stream_end.py` decides whether a stream may end there.
         """
         block = bytes(self._rest).rstrip(b"\n")
         self._rest.clear()
@@ -67,7 +68,7 @@ class SseDecoder:
             return []
 
     def _take_complete_blocks(self, data: bytes) -> bytes:
-        """Whole blocks, out of what was left before and ``data``; the remainder is kept."""
+        """Return the complete blocks of the buffered rest and ``data``, and buffer the new rest."""
         rest = self._rest
         searched = max(0, len(rest) - 1)
         rest += data
@@ -84,7 +85,7 @@ class SseDecoder:
         return b""
 
     def _normalize_newlines(self, data: bytes) -> bytes:
-        """The other two line ends as newlines; a CRLF may be cut in the middle."""
+        """Convert CR and CRLF to newlines; a CRLF may be cut in the middle."""
         text = data.removeprefix(b"\n") if self._after_cr else data
         self._after_cr = data.endswith(b"\r")
         return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -108,7 +109,7 @@ class SseDecoder:
         return events
 
     def _check_object(self, payload: bytes) -> bool:
-        """Data may also be nothing, a null or the mark of the end; anything else is refused."""
+        """Return True for an object; record ``[DONE]``; refuse all but no data or null."""
         if payload.startswith(b"[DONE]"):
             self.saw_done_marker = True
         elif payload and payload != b"null" and not payload.startswith(b"{"):
@@ -117,7 +118,7 @@ class SseDecoder:
 
 
 def encode_responses(batch: Sequence[dict[str, Any]]) -> bytes:
-    """Responses events as they go over the wire: each with its type as event name."""
+    """Encode Responses events, each with its type as event name."""
     pieces: list[bytes] = []
     for event in batch:
         pieces += encode_event_head(event.get("type")), orjson.dumps(event), b"\n\n"
@@ -125,14 +126,14 @@ def encode_responses(batch: Sequence[dict[str, Any]]) -> bytes:
 
 
 def encode_chat(batch: Sequence[dict[str, Any]]) -> bytes:
-    """Chat chunks as they go over the wire, without the final ``[DONE]``."""
+    """Encode chat chunks, without the final ``[DONE]``."""
     if not batch:
         return b""
     return b"data: " + b"\n\ndata: ".join([orjson.dumps(chunk) for chunk in batch]) + b"\n\n"
 
 
 def read_fields(block: bytes) -> tuple[bytes, bytes]:
-    """The event name of a block, and its data lines as one payload."""
+    """Return the event name of a block and its data lines as one payload."""
     name, payload = b"", []
     for line in block.removeprefix(BOM).split(b"\n"):
         field, _, value = line.partition(b":")
@@ -144,7 +145,7 @@ def read_fields(block: bytes) -> tuple[bytes, bytes]:
 
 
 def set_event_type(event: dict[str, Any], name: bytes) -> None:
-    """Some vendors say an event's type on its event line only."""
+    """Set the type of an event from its event line: some vendors send it only there."""
     if name.startswith(b"response.") or name == b"error":
         event["type"] = name.decode(errors="replace")
 
@@ -159,7 +160,7 @@ def parse_payload(payload: bytes) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def encode_event_head(kind: object) -> bytes:
-    """What stands before an event's JSON; a type with a line end in it would forge a frame."""
+    """Return the bytes before an event's JSON; a line end in the type would forge an event."""
     if not isinstance(kind, str) or not kind.isprintable():
         return b"data: "
     return f"event: {kind}\ndata: ".encode()

@@ -1,7 +1,8 @@
-"""One true ending for every stream.
+"""Checks how upstream streams end and ends client streams properly.
 
-Upstream's side: an end of the stream is a success only when the protocol says so.  Client's side:
-a failure after the first byte is told in the client's own protocol, and nothing follows it.
+Upstream side: the end of a stream is a success only if the protocol's end marker arrived.  Client
+side: a failure after the first byte becomes an error event of the client's protocol, and the
+stream ends with it.
 """
 
 from __future__ import annotations
@@ -37,16 +38,16 @@ _CONTENT_FIELDS = frozenset({"content", "refusal", "tool_calls", "function_call"
 def require_complete_chat_stream(
     stream: EventStream, saw_done_marker: Callable[[], bool]
 ) -> EventStream:
-    """Pass a chat stream on; raise UpstreamBroken when it ends without having finished.
+    """Pass a chat stream on; raise UpstreamProtocolError if it ends before its answer.
 
-    ``saw_done_marker`` tells whether ``[DONE]`` came: some vendors send no finish reason, but do say
-    that they are done.
+    ``saw_done_marker`` returns whether ``[DONE]`` arrived: some vendors send it, but no finish
+    reason.
     """
     state = ChatStreamState()
     try:
         yield from track_chat_stream(stream, state, saw_done_marker)
     except (UpstreamUnreachable, UpstreamTimeout, ShuttingDown):
-        if not state.is_finished:  # what breaks after the finish breaks nothing
+        if not state.is_finished:  # a failure after the last finish reason is harmless
             raise
     if state.error:
         return
@@ -63,33 +64,31 @@ def track_chat_stream(
             state.record_chunk(chunk)
             if state.error:
                 refusal = to_upstream_error(state.error)
-                if (
-                    not state.has_sent and not state.seen_fields
-                ):  # there is still time for an HTTP status
-                    raise refusal
+                if not state.has_sent and not state.seen_fields:
+                    raise refusal  # the client can still get an HTTP status
                 if is_key_refusal(refusal):
                     yield batch[:i]
                     raise refusal
                 yield [*batch[:i], classify_chunk_error(chunk, refusal)]
                 return
-        if state.is_complete:  # whoever folds a stream asks for nothing after a whole answer
+        if state.is_complete:  # `fold.py` reads nothing after a complete answer
             state.require_completion(saw_done_marker())
         state.has_sent = state.has_sent or bool(batch)
         yield batch
 
 
 def is_key_refusal(refusal: UpstreamError) -> bool:
-    """Does the upstream refuse the key?
+    """Return True if the upstream refuses the key.
 
-    Such an error is always raised: only the caller knows whose key it is.
+    Such an error is always raised: only the caller knows whether it is the client's key.
     """
     return isinstance(refusal, UpstreamRefused) and refusal.kind is ErrorKind.KEY_REFUSED
 
 
 def classify_chunk_error(chunk: Event, refusal: UpstreamError) -> Event:
-    """The chunk with its error as it would be in the body of an HTTP error, if its kind is known.
+    """Replace a chunk's error by the body of the HTTP error if its kind is known.
 
-    One that is not inside an ``error`` is put there.
+    An error outside an ``error`` field moves into it.
     """
     known = isinstance(refusal, UpstreamRefused) and refusal.kind is not None
     if known or not chunk.get("error"):
@@ -98,12 +97,12 @@ def classify_chunk_error(chunk: Event, refusal: UpstreamError) -> Event:
 
 
 class ChatStreamState:
-    """What has to be known of a chat stream to tell whether it came to its end."""
+    """Tracks whether a chat stream has reached the end of its answer."""
 
     def __init__(self) -> None:
         self.finish_reason: str | None = None
-        self._started_choices: set[Any] = set()  # the indexes of the choices that spoke
-        self._finished_choices: set[Any] = set()  # and of those that finished
+        self._started_choices: set[Any] = set()  # indexes
+        self._finished_choices: set[Any] = set()  # indexes
         self.seen_fields: set[str] = set()
         self.is_complete = False
         self.has_sent = False
@@ -116,7 +115,7 @@ class ChatStreamState:
         for choice in chunk.get("choices") or ():
             self.is_complete = "message" in choice and bool(choice.get("finish_reason"))
             delta = choice.get("delta") or choice.get("message") or {}
-            for name in delta:  # a chunk has one or two names, of which most are known by now
+            for name in delta:
                 if name not in self.seen_fields and name in _CONTENT_FIELDS and delta[name]:
                     self.seen_fields.add(name)
             index = choice.get("index")
@@ -130,18 +129,18 @@ class ChatStreamState:
 
     @property
     def is_finished(self) -> bool:
-        """Every choice that spoke has come to its end, and there was one."""
+        """Whether all choices, and at least one, have a finish reason."""
         return bool(self._finished_choices) and self._started_choices <= self._finished_choices
 
     def require_completion(self, saw_done_marker: bool) -> None:
-        """Raise UpstreamBroken when this cannot be all of an answer."""
+        """Raise UpstreamProtocolError if the answer is incomplete."""
         if not self.is_finished and not (self.seen_fields and saw_done_marker):
             raise UpstreamProtocolError(
                 "The upstream's stream ended before its answer was finished."
             )
 
     def make_final_chunk(self) -> Event:
-        """The chunk that should have come."""
+        """Make the chunk with the finish reason that the upstream did not send."""
         finish = "tool_calls" if "tool_calls" in self.seen_fields else "stop"
         return {**self._last_chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}
 
@@ -149,20 +148,20 @@ class ChatStreamState:
 def require_complete_responses_stream(
     stream: EventStream, saw_done_marker: Callable[[], bool]
 ) -> EventStream:
-    """Pass a Responses stream on up to its terminal event; raise when there is none.
+    """Pass a Responses stream on up to its terminal event; raise UpstreamError if it has none.
 
-    A failure that comes before anything was said is raised, so
-    that the client gets the HTTP status that it means where nothing was sent yet.
+    A failure before any output is raised too, so that the client can get an HTTP status.
     """
     failed: Event | None = None
-    begun = said = False
+    has_sent = has_output = False
     for batch in stream:
         for i, event in enumerate(batch):
             kind = event.get("type")
             if kind in TERMINAL_EVENTS:
                 if kind == "response.failed":
                     refusal = to_upstream_error(read_failed_response_error(event))
-                    if not (begun or said or _has_output(event)):
+                    output = (event.get("response") or {}).get("output")
+                    if not (has_sent or has_output or output):
                         raise refusal
                     if is_key_refusal(refusal):
                         yield batch[:i]
@@ -172,43 +171,39 @@ def require_complete_responses_stream(
                 return
             if kind == "error":
                 refusal = to_upstream_error(event.get("error") or event)
-                if not said:
+                if not has_output:
                     raise refusal
                 if is_key_refusal(refusal):
                     yield batch[:i]
                     raise refusal
                 failed = batch[i] = classify_error_event(event, refusal)
-            said = said or "response" not in event
-        begun = begun or bool(batch)
+            has_output = has_output or "response" not in event
+        has_sent = has_sent or bool(batch)
         yield batch
     if failed is not None:
         raise to_upstream_error(failed.get("error") or failed)
     raise UpstreamProtocolError("The upstream's stream ended before its response was finished.")
 
 
-def _has_output(event: Event) -> bool:
-    return bool((event.get("response") or {}).get("output"))
-
-
 def read_failed_response_error(event: Event) -> Any:
-    """The error of a failed response; some upstreams put it beside the response."""
+    """Return the error of a failed response; some upstreams put it beside the response."""
     response = event.get("response") or {}
     default = {"message": "The upstream's response failed.", "code": "server_error"}
     return response.get("error") or event.get("error") or default
 
 
 def classify_response_failure(event: Event, refusal: UpstreamError) -> Event:
-    """``response.make_failure_events`` with the code of its error's kind, if that is known."""
+    """Give a ``response.failed`` event the code of its error's kind if the kind is known."""
     if not isinstance(refusal, UpstreamRefused) or refusal.kind is None:
         return event
     error = read_failed_response_error(event)
-    own = error if isinstance(error, dict) else {}
-    told = {**own, **to_response_error(refusal.make_body()["error"], refusal.status)}
-    return {**event, "response": {**(event.get("response") or {}), "error": told}}
+    fields = error if isinstance(error, dict) else {}
+    fields = {**fields, **to_response_error(refusal.make_body()["error"], refusal.status)}
+    return {**event, "response": {**(event.get("response") or {}), "error": fields}}
 
 
 def classify_error_event(event: Event, refusal: UpstreamError) -> Event:
-    """``error`` with the code of its kind, if that is known, wherever it has one."""
+    """Give an ``error`` event the code of its kind if the kind is known."""
     if not isinstance(refusal, UpstreamRefused) or refusal.kind is None:
         return event
     nested = {"error": refusal.make_body()["error"]} if event.get("error") else {}
@@ -222,7 +217,7 @@ COMPLETENESS_CHECKS = {
 
 
 def blame_upstream_for_malformed_events(handler: Handler) -> Handler:
-    """Wrap a call so that events which cannot be read are the upstream's fault, not ours."""
+    """Wrap a handler: exceptions from malformed events become UpstreamMalformedEvent."""
 
     def handle_request(request: Json) -> EventStream:
         return convert_malformed_event_errors(handler(request))
@@ -238,23 +233,23 @@ def convert_malformed_event_errors(stream: EventStream) -> EventStream:
 
 
 MALFORMED_EVENT_ERRORS = (AttributeError, TypeError, KeyError, IndexError, ValueError)
-"""What it raises to read an event that is not as its protocol says, or to write what it made."""
+"""The exceptions that reading a malformed event raises, or encoding the events made from it."""
 
 
 def malformed_event() -> UpstreamMalformedEvent:
-    """The failure to report instead."""
+    """Return the error to report instead of `MALFORMED_EVENT_ERRORS`."""
     return UpstreamMalformedEvent("The upstream sent an event that cannot be read.")
 
 
-# -- the client's side --------------------------------------------------------------------------
+# -- client side --------------------------------------------------------------------------------
 
 
 InterruptibleStream = Generator[Batch, None, None]
-"""A stream into which a failure can be thrown: what was yielded last did not go out then."""
+"""A stream into which the caller throws a failure if it could not send the last batch."""
 
 
 def append_chat_error(stream: EventStream) -> InterruptibleStream:
-    """Turn a failure on the way into chat's error frame; the stream ends with it."""
+    """Convert a failure in the stream to chat's error chunk; the stream ends with it."""
     try:
         for batch in stream:
             yield batch
@@ -265,7 +260,7 @@ def append_chat_error(stream: EventStream) -> InterruptibleStream:
 
 
 def append_responses_error(stream: EventStream) -> InterruptibleStream:
-    """Turn a failure on the way into ``error`` and ``response.make_failure_events``, numbered on."""
+    """Convert a failure in the stream to ``error`` and ``response.failed``, numbered on."""
     state = ResponseStreamState()
     try:
         for batch in stream:
@@ -276,10 +271,10 @@ def append_responses_error(stream: EventStream) -> InterruptibleStream:
 
 
 def append_follower_error(stream: EventStream) -> EventStream:
-    """Turn a failure to follow a background response into ``error``, after which nothing comes.
+    """Convert a failure while following a background response to a final ``error`` event.
 
-    The response itself goes on: whoever follows it again behind the number of the ``error``, which
-    is that of the event before it, misses nothing.
+    The response itself continues.  The ``error`` repeats the sequence number of the event before
+    it, so a client that resumes after that number misses no event.
     """
     number = None
     try:
@@ -288,19 +283,19 @@ def append_follower_error(stream: EventStream) -> EventStream:
                 number = batch[-1].get("sequence_number")
             yield batch
     except ForwarderError as error:
-        if number is None:  # there is still time for an HTTP status
+        if number is None:  # the client can still get an HTTP status
             raise
         yield [{**encode_error_event(error.make_error_object()), "sequence_number": number}]
 
 
 def encode_error_event(detail: Json) -> Event:
-    """Both shapes at once: the documented flat one, and the nested one really sent."""
+    """Encode an error in two forms: the documented flat one and the nested one OpenAI sends."""
     flat = {k: detail[k] for k in ("code", "message", "param")}
     return {"type": "error", **flat, "error": detail}
 
 
 def append_ollama_error(stream: EventStream) -> InterruptibleStream:
-    """Turn a failure on the way into Ollama's last line, which is a message and nothing else."""
+    """Convert a failure in the stream to Ollama's last line, which holds only a message."""
     try:
         yield from stream
     except ForwarderError as error:
@@ -324,11 +319,11 @@ UNKNOWN_RESPONSE: Json = {
     "tool_choice": "auto",
     "tools": [],
 }
-"""What stands for a response that broke before it began."""
+"""Replaces a response that failed before its first event."""
 
 
 class ResponseStreamState:
-    """What has to be known of a Responses stream to end it properly."""
+    """Tracks a Responses stream to end it properly after a failure."""
 
     def __init__(self) -> None:
         self._response = UNKNOWN_RESPONSE
@@ -337,7 +332,7 @@ class ResponseStreamState:
         self._error_sent = False
 
     def record_batch(self, batch: Batch) -> None:
-        """Remember the response, its finished items and the last number."""
+        """Record the response, its finished items and the last sequence number."""
         for event in batch:
             kind = event.get("type")
             if kind == "response.output_item.done":
@@ -351,7 +346,7 @@ class ResponseStreamState:
             self._number = number if type(number) is int else self._number + len(batch)
 
     def make_failure_events(self, error: ForwarderError) -> Batch:
-        """The closing events for ``error``."""
+        """Make the closing events for ``error``."""
         detail = error.make_body()["error"]
         events: Batch = []
         if not self._error_sent:

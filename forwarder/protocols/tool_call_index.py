@@ -1,7 +1,7 @@
-"""Which call does a streamed delta belong to?
+"""Assigns streamed deltas to tool calls.
 
-Vendors number calls as they like: with an index, without one, with one index for several calls.
-A new id is a new call whatever its index says.
+Some vendors send an index for each call, some none, some the same index for several calls.  A new
+id always starts a new call, whatever its index.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class ToolCallIndex:
         self._last: int | None = None
 
     def find(self, delta: Json) -> int:
-        """The number of the call that this delta begins or goes on with."""
+        """Return the number of the call that this delta starts or continues."""
         index, call_id = delta.get("index"), delta.get("id") or ""
         number = self._last if index is None else self._by_index.get(index)
-        if number is None or self._is_other(number, call_id):
+        if number is None or (call_id and self._ids[number] not in ("", call_id)):
             number = len(self._ids)
             self._ids.append("")
         self._ids[number] = self._ids[number] or call_id
@@ -33,13 +33,9 @@ class ToolCallIndex:
             self._by_index[index] = number
         return number
 
-    def _is_other(self, number: int, call_id: str) -> bool:
-        known = self._ids[number]
-        return bool(call_id and known and known != call_id)
-
 
 def stringify_arguments(arguments: Any) -> str:
-    """Arguments as text; some vendors send them as an object."""
+    """Return arguments as text; some vendors send an object."""
     if arguments is None:
         return ""
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)

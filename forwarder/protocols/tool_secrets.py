@@ -1,4 +1,4 @@
-"""Clients' keys for MCP servers: they go to the upstream that calls these, and never back."""
+"""Hides clients' credentials for MCP servers in responses; requests carry them to the upstream."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from forwarder.core.url_secrets import hide_url_secrets
 
 
 def hide_tool_secrets(tools: Any) -> Any:
-    """The tools as a response shows them: as OpenAI's does, without ``authorization`` and values of
-    ``headers``, and with no more of ``server_url`` than the host.
+    """Return the tools as a response shows them, like OpenAI's.
+
+    MCP tools have no ``authorization``, no values of ``headers``, and only the host of
+    ``server_url``.
     """
     if not isinstance(tools, list) or not any(map(_is_mcp, tools)):
         return tools
@@ -18,22 +20,22 @@ def hide_tool_secrets(tools: Any) -> Any:
 
 
 def hide_tool_secrets_of(value: Json) -> Json:
-    """The response or item itself unless it shows secrets of its tools, else one that does not."""
+    """Hide the secrets in the tools of a response or item; return it unchanged if it has none."""
     tools = value.get("tools")
     hidden = hide_tool_secrets(tools)
     return value if hidden is tools else {**value, "tools": hidden}
 
 
-def with_hidden_tools(call: Handler, request: Json) -> Handler:
-    """The call for ``request``, whose upstream may send the tools back as it got them."""
+def with_hidden_tools(handler: Handler, request: Json) -> Handler:
+    """Wrap the handler for ``request``: hide secrets if the upstream sends the tools back."""
     tools = request.get("tools")
     if not isinstance(tools, list) or not any(map(_is_mcp, tools)):
-        return call
+        return handler
 
-    def call_and_hide(request: Json) -> EventStream:
-        return ([_hide_in_event(event) for event in batch] for batch in call(request))
+    def handle_request(request: Json) -> EventStream:
+        return ([_hide_in_event(event) for event in batch] for batch in handler(request))
 
-    return call_and_hide
+    return handle_request
 
 
 def _hide_in_event(event: Event) -> Event:

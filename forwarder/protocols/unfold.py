@@ -1,7 +1,7 @@
-"""A whole answer as the events of its protocol.
+"""Converts a complete answer to a stream of its protocol's events.
 
-Asked for as a whole, it is a stream of one event.  When a stream was asked for and the provider
-cannot stream, it becomes the events that would have carried it.
+For a request without streaming, the stream has one event.  If the client streams but the provider
+cannot, the stream has the events that would have carried the answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from forwarder.protocols.mappings import find_error, to_upstream_error
 
 
 def unfold_answer(protocol: str, body: Json, streamed: bool) -> Batch:
-    """The batch for a whole answer; raises when it is an error or no answer at all."""
+    """Return the batch of events for a complete answer.
+
+    Raises UpstreamError if the body holds an error or is no answer of this protocol.
+    """
     error = find_error(body)
     if error and body.get("object") != "response":
         raise to_upstream_error(error)
@@ -38,7 +41,7 @@ def unfold_chat(body: Json, streamed: bool) -> Batch:
 
 
 def with_finish_reason(choice: Json) -> Json:
-    """A choice that says why it ends, which some vendors leave out: that it does is certain."""
+    """Add the finish reason to a choice of a complete answer if the vendor left it out."""
     if choice.get("finish_reason"):
         return choice
     calls = (choice.get("message") or choice.get("delta") or {}).get("tool_calls")
@@ -56,7 +59,7 @@ def to_chunk(body: Json, choices: list[Json]) -> Event:
 
 
 def to_delta(message: Json) -> Json:
-    """A message as the only delta of its choice: its calls are told apart by their place."""
+    """Convert a message to the only delta of its choice: calls get their position as index."""
     calls = message.get("tool_calls")
     if not calls:
         return message
@@ -77,7 +80,7 @@ def unfold_embeddings(body: Json) -> Batch:
 
 
 def is_embedding(entry: Any) -> bool:
-    """Whether an entry holds a vector, as numbers or in Base64, and a number for its place."""
+    """Return True if an entry holds a vector, as numbers or in Base64, and a valid index."""
     if not isinstance(entry, dict) or type(entry.get("index") or 0) is not int:
         return False
     vector = entry.get("embedding")
@@ -94,11 +97,11 @@ def unfold_response(body: Json, streamed: bool) -> Batch:
     terminal = {"type": f"response.{last}", "response": body}
     if not streamed:
         return [terminal]
-    begun = {**body, "status": "in_progress", "output": []}
+    initial = {**body, "status": "in_progress", "output": []}
     return number_events(
         [
-            {"type": "response.created", "response": begun},
-            {"type": "response.in_progress", "response": begun},
+            {"type": "response.created", "response": initial},
+            {"type": "response.in_progress", "response": initial},
             *(
                 event
                 for i, item in enumerate(body.get("output") or ())
@@ -110,7 +113,7 @@ def unfold_response(body: Json, streamed: bool) -> Batch:
 
 
 def unfold_item(index: int, item: Json) -> Batch:
-    """An item that comes all at once; a message's parts are announced, as clients insist."""
+    """Return the events of a complete item; clients require announcements of a message's parts."""
     parts = item.get("content") if item.get("type") == "message" else None
     place = {"item_id": item.get("id"), "output_index": index}
     added = {**item, "content": []} if parts else item
@@ -144,7 +147,7 @@ def unfold_part(place: Json, part: Json) -> Batch:
 
 
 _SIDE_FIELDS = ("annotations", "logprobs")
-"""What comes beside the text of a part, and like it is not there when the part begins."""
+"""Fields of a part that, like its text, are empty when the part is announced."""
 
 
 def number_events(batch: Batch) -> Batch:

@@ -1,8 +1,8 @@
-"""What a client wrote into fields that no translation reads, so that none is lost in silence.
+"""Finds fields of a request that no translation reads, so that the loss report names them.
 
-Fields are known by name, wherever a request has objects inside: messages, parts, tools, settings.
-What only an answer had beside its words, and a client gives back with them, is noted; whatever
-else is not read is dropped.  A value that is empty asks for nothing.
+The tables here list the fields that are read in messages, parts, tools and settings.  Fields that
+a client only sends back from an earlier answer are noted; all other unread fields are reported as
+dropped.  Empty values are ignored.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from forwarder.protocols.chat_reasoning import REASONING_DETAIL_FIELDS
 from forwarder.protocols.signatures import CALL_FIELDS
 
 FieldTree = Mapping[str, Any]
-"""A field that is read -> the fields of the object in it, ``None`` when nobody looks into it."""
+"""A field that is read -> the fields of the object in it, or ``None`` to accept any value."""
 
 
 def field_tree(*names: str, **inner: FieldTree) -> FieldTree:
     return {**dict.fromkeys(names), **inner}
 
 
-# -- what is read ---------------------------------------------------------------------------------
+# -- fields that are read -------------------------------------------------------------------------
 
 _CHAT_FILE_FIELDS = field_tree("file_data", "file_id", "file_url", "filename")
 _CUSTOM_TOOL_FIELDS = field_tree("type", "name", "description", "format", "defer_loading")
@@ -55,10 +55,10 @@ _PART_FIELDS: dict[str, dict[str, FieldTree]] = {
         "refusal": field_tree("type", "refusal"),
     },
 }
-"""The client's protocol -> the type of a part -> its fields; other types are not looked into."""
+"""The client's protocol -> the type of a part -> its fields; other types are not checked."""
 
 _CODEX_METADATA = "internal_chat_message_metadata_passthrough"
-"""What Codex notes of an item, for OpenAI alone."""
+"""Codex describes an item there for OpenAI."""
 
 _MESSAGE_FIELDS: dict[str, FieldTree] = {
     "chat": field_tree(
@@ -69,7 +69,7 @@ _MESSAGE_FIELDS: dict[str, FieldTree] = {
 }  # fmt: skip
 
 _PLAIN_MESSAGE_FIELDS = {"role", "content"}
-"""A message that says a text and no more."""
+"""The fields of a message with only a text."""
 
 _CALL_ITEM_FIELDS = ("type", "id", "call_id", "status", _CODEX_METADATA)
 
@@ -88,7 +88,7 @@ _ITEM_FIELDS: dict[str, FieldTree] = {
         "type", "id", "summary", "content", "encrypted_content", "status", _CODEX_METADATA
     ),
 }
-"""A Responses client's items other than messages; records of hosted tools are dropped whole."""
+"""A Responses client's items other than messages; records of hosted tools are dropped entirely."""
 
 _TOOL_CALL_FIELDS = field_tree(
     "id", "index", "type", "custom", function=field_tree("name", "arguments")
@@ -107,7 +107,7 @@ _SETTING_FIELDS: dict[str, dict[str, FieldTree]] = {
     },
 }
 
-# -- what is said of the rest ---------------------------------------------------------------------
+# -- reasons for the loss report ------------------------------------------------------------------
 
 REASONING_LOSS = "this upstream accepts no earlier reasoning as text"
 ANNOTATIONS_LOSS = "citations of earlier texts cannot be sent back"
@@ -118,8 +118,8 @@ BREAKPOINT_LOSS = "Chat Completions has no markers for caching"
 FILE_DETAIL_LOSS = "Chat Completions has no `detail` for files"
 
 _NOTE_REASONS = {
-    "caller": "which program made a call, no upstream of Chat Completions can know",
-    "async": "Chat Completions knows no calls that are not waited for",
+    "caller": "Chat Completions does not record which program made a call",
+    "async": "Chat Completions has no asynchronous calls",
     "reasoning_content": REASONING_LOSS,
     "reasoning": REASONING_LOSS,
     **dict.fromkeys(REASONING_DETAIL_FIELDS, REASONING_LOSS),
@@ -128,18 +128,18 @@ _NOTE_REASONS = {
     "phase": PHASE_LOSS,
     **dict.fromkeys(("reasoning_opaque", *CALL_FIELDS), SIGNATURES_LOSS),
 }
-"""What came with an answer and asks for nothing."""
+"""Fields that came with an earlier answer and have no effect in a request."""
 
 _DROP_REASONS = {"prompt_cache_breakpoint": BREAKPOINT_LOSS, "detail": FILE_DETAIL_LOSS}
-_DEFAULT_REASON = "nothing on the way reads it"
+_DEFAULT_REASON = "the forwarder does not know this field"
 
 
 def report_ignored_fields(
     request: Json, client: str, loss_report: LossReport, extra_fields: Collection[str] = ()
 ) -> None:
-    """Enter into the ledger what is not read of a ``client``'s request, which is well-formed.
+    """Report the unread fields of a valid request in the ``client`` protocol.
 
-    ``extra_fields`` are fields of messages that this upstream has a place for.
+    ``extra_fields`` are fields of messages that this upstream also takes.
     """
     for name in find_ignored_fields(request, client, frozenset(extra_fields)):
         field = name.rpartition(".")[2]
@@ -153,7 +153,7 @@ def find_ignored_fields(request: Json, client: str, extra_fields: frozenset[str]
     root = "messages" if client == "chat" else "input"
     for entry in iterate_objects(request.get(root)):
         if entry.keys() == _PLAIN_MESSAGE_FIELDS and type(entry["content"]) is str:
-            continue  # most of a long history is like this
+            continue  # most messages of a long history are like this
         for name in find_ignored_in_entry(entry, client, root):
             if name.rpartition(".")[2] not in extra_fields:
                 yield name
@@ -163,7 +163,7 @@ def find_ignored_fields(request: Json, client: str, extra_fields: frozenset[str]
 
 
 def find_ignored_in_entry(entry: Json, client: str, name: str) -> Iterator[str]:
-    """A message or an item."""
+    """Yield the paths of unread fields of a message or an item."""
     if "role" in entry and entry.get("type", "message") == "message":
         yield from find_ignored_in_object(entry, _MESSAGE_FIELDS[client], name)
     elif (item := _ITEM_FIELDS.get(read_type(entry))) is not None:
