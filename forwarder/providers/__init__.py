@@ -1,10 +1,10 @@
-"""Provider quirks as data, and the pure functions that apply them at the upstream's edge.
+"""Provider profiles: differences from OpenAI's documented APIs, and functions that apply them.
 
-A translator writes what OpenAI documents; a profile says where a provider differs.  `knobs.py`
-says what can differ, `data.py` who differs how, `choose.py` which profile holds for an upstream
-and a model.  `mend` gives a request as its provider takes it, `mended_answer` the answer as the
-protocol says; `learned.py` makes knob settings out of refusals that no profile foresaw, and
-`probing.py` holds the questions that find them all at once.
+Translators write requests as OpenAI documents them.  `profile.py` defines the profile fields,
+`builtin.py` the known providers, and `select.py` selects the profile for an upstream and a model.
+`adapt_request` changes a request to fit the provider, `adapt_response` repairs its answer.
+`learn.py` infers quirks from refusals, and `probe.py` holds the requests that find all quirks of
+an unknown provider.
 """
 
 from forwarder.providers.adapt_request import adapt_request

@@ -1,8 +1,8 @@
-"""A request body that is about to leave -> one that the provider takes.
+"""Adapts an upstream request body to its provider.
 
-Each mend is a step ``(body, profile, ledger)`` that changes the top level of a body of its own;
-what lies deeper is shared with the client's request and is replaced, never changed.  What a mend
-loses goes into the ledger.
+Each step ``(body, profile, loss_report)`` may change the top level of the body, which is a copy.
+Deeper values are shared with the client's request: a step replaces them instead of changing them.
+A step reports all losses in the loss report.
 """
 
 from __future__ import annotations
@@ -18,42 +18,41 @@ from forwarder.providers import media, messages, names, responses_api, thinking,
 from forwarder.providers.profile import Profile
 
 
-def adapt_request(body: Json, protocol: str, profile: Profile, ledger: LossReport) -> Json:
-    """Give ``body`` as this provider takes it.
+def adapt_request(body: Json, protocol: str, profile: Profile, loss_report: LossReport) -> Json:
+    """Return a copy of ``body`` that this provider accepts.
 
-    A body of the client's own has not been looked at yet; raises InvalidRequest where it is not of
-    the shape that a mend relies on.
+    Raises InvalidRequest if a passed-through body has a wrong type where a step needs a value.
     """
-    mended = dict(body)
+    adapted = dict(body)
     for step in _ADAPTATION_STEPS[protocol]:
-        step(mended, profile, ledger)
-    return mended
+        step(adapted, profile, loss_report)
+    return adapted
 
 
 # -- parameters ---------------------------------------------------------------------------------
 
 
-def drop_parameters(body: Json, profile: Profile, ledger: LossReport) -> None:
+def drop_parameters(body: Json, profile: Profile, loss_report: LossReport) -> None:
     for name in sorted(profile.drop & body.keys()):
         if body.pop(name) != _NEUTRAL_VALUES.get(name, ...):
-            ledger.drop(name, f"{profile.name} does not take it")
+            loss_report.drop(name, f"{profile.name} does not take it")
 
 
 _NEUTRAL_VALUES = {"store": False}
-"""Values that ask for what is so in any case: who does not know ``store`` does not do it."""
+"""Values that can be dropped without a loss: a provider without ``store`` stores nothing."""
 
 
-def add_parameters(body: Json, profile: Profile, ledger: LossReport) -> None:
+def add_parameters(body: Json, profile: Profile, loss_report: LossReport) -> None:
     for name, value in profile.add.items():
         body.setdefault(name, value)
 
 
-def add_responses_parameters(body: Json, profile: Profile, ledger: LossReport) -> None:
+def add_responses_parameters(body: Json, profile: Profile, loss_report: LossReport) -> None:
     for name, value in profile.responses_add.items():
         body.setdefault(name, value)
 
 
-def rename_token_limit(body: Json, profile: Profile, ledger: LossReport) -> None:
+def rename_token_limit(body: Json, profile: Profile, loss_report: LossReport) -> None:
     if profile.max_tokens == "as_is":
         return
     for name in ("max_completion_tokens", "max_tokens"):
@@ -62,8 +61,8 @@ def rename_token_limit(body: Json, profile: Profile, ledger: LossReport) -> None
             body.setdefault(profile.max_tokens, limit)
 
 
-def force_stream(body: Json, profile: Profile, ledger: LossReport) -> None:
-    """Where there are only streams, one is asked for in place of a whole answer."""
+def force_stream(body: Json, profile: Profile, loss_report: LossReport) -> None:
+    """Request a stream instead of a complete answer if the provider has only streams."""
     if not profile.always_stream or body.get("stream") is not False:
         return
     body["stream"] = True
@@ -71,29 +70,33 @@ def force_stream(body: Json, profile: Profile, ledger: LossReport) -> None:
         body["stream_options"] = {"include_usage": True}
 
 
-def drop_stream_options(body: Json, profile: Profile, ledger: LossReport) -> None:
+def drop_stream_options(body: Json, profile: Profile, loss_report: LossReport) -> None:
     if not profile.stream_options:
         body.pop("stream_options", None)
 
 
-def drop_parallel_tool_calls(body: Json, profile: Profile, ledger: LossReport) -> None:
-    """All but the first of several calls fall away here, unless the upstream remembers them."""
+def drop_parallel_tool_calls(body: Json, profile: Profile, loss_report: LossReport) -> None:
+    """Drop the parameter if the provider does not take it.
+
+    No loss is reported if the forwarder itself keeps only the first call of an answer.  It cannot
+    if the upstream stores the response with all its calls.
+    """
     if profile.parallel_tool_calls or body.pop("parallel_tool_calls", None) is not False:
         return
     if profile.keeps_responses and "input" in body:
-        ledger.drop("parallel_tool_calls", f"{profile.name} does not take it")
+        loss_report.drop("parallel_tool_calls", f"{profile.name} does not take it")
 
 
 _SCHEMA_INSTRUCTION = "Answer with nothing but a JSON value that fits this JSON Schema: "
 
 
-def adapt_response_format(body: Json, profile: Profile, ledger: LossReport) -> None:
-    """What the provider does not enforce, the model is asked for."""
+def adapt_response_format(body: Json, profile: Profile, loss_report: LossReport) -> None:
+    """Ask the model, in an instruction, for a format that the provider does not enforce."""
     level = profile.response_format
     if level == "json_schema" or not body.get("response_format"):
         return
-    wanted = read_field(body, "response_format", DICT, "response_format")
-    kind = wanted.get("type")
+    response_format = read_field(body, "response_format", DICT, "response_format")
+    kind = response_format.get("type")
     if level == "schema_only":
         if kind == "json_object":
             anything = {"name": "answer", "schema": {"type": "object"}}
@@ -104,9 +107,11 @@ def adapt_response_format(body: Json, profile: Profile, ledger: LossReport) -> N
     elif kind == "json_schema":
         body["response_format"] = {"type": "json_object"}
     if kind == "json_schema" or (kind == "json_object" and level == "none"):
-        ledger.drop("response_format", f"{profile.name} is asked for it, but does not enforce it")
-        inner = read_field(wanted, "json_schema", DICT, "response_format.json_schema") or {}
-        schema = inner.get("schema") or {"type": "object"}
+        reason = f"{profile.name} does not enforce it; an instruction asks for it"
+        loss_report.drop("response_format", reason)
+        path = "response_format.json_schema"
+        wrapper = read_field(response_format, "json_schema", DICT, path) or {}
+        schema = wrapper.get("schema") or {"type": "object"}
         text = _SCHEMA_INSTRUCTION + orjson.dumps(schema).decode()
         body["messages"] = messages.add_instruction(tools.read_objects(body, "messages"), text)
 
@@ -114,18 +119,14 @@ def adapt_response_format(body: Json, profile: Profile, ledger: LossReport) -> N
 # -- messages -----------------------------------------------------------------------------------
 
 
-def adapt_messages(body: Json, profile: Profile, ledger: LossReport) -> None:
-    placed = media.place_media(tools.read_objects(body, "messages"), profile, ledger)
+def adapt_messages(body: Json, profile: Profile, loss_report: LossReport) -> None:
+    placed = media.place_media(tools.read_objects(body, "messages"), profile, loss_report)
     for name in messages.find_lost_fields(placed, profile):
-        ledger.note(f"messages.{name}", f"{profile.name} does not take it")
+        loss_report.note(f"messages.{name}", f"{profile.name} does not take it")
     if messages.has_missing_signature(placed, profile):
-        reason = f"the signature of a call is not known: {profile.name} gets a placeholder"
-        ledger.note("messages.tool_calls.extra_content", reason)
+        reason = f"the signature of a call is unknown: {profile.name} gets a placeholder"
+        loss_report.note("messages.tool_calls.extra_content", reason)
     body["messages"] = messages.adapt_messages(placed, profile)
-
-
-def fit_tool_names(body: Json, profile: Profile, ledger: LossReport) -> None:
-    names.fit_names(body, profile)
 
 
 AdaptationStep = Callable[[Json, Profile, LossReport], None]
@@ -144,7 +145,7 @@ _ADAPTATION_STEPS: dict[str, tuple[AdaptationStep, ...]] = {
         adapt_response_format,
         thinking.apply_thinking_switch,
         adapt_messages,
-        fit_tool_names,
+        names.fit_names,
     ),
     "responses": (
         drop_parameters,

@@ -1,6 +1,6 @@
-"""The other half of the mends: what an answer needs so that it is as its protocol says.
+"""Repairs a provider's answer and restores tool names that `adapt_request` shortened.
 
-A stream that needs nothing is given back as it is.
+A stream that needs neither is returned unchanged.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from forwarder.core.ids import ID_SOURCE
-from forwarder.core.types import Event, EventStream, Json
-from forwarder.providers.names import make_name_restorer, map_long_names
+from forwarder.core.types import EventStream, Json
+from forwarder.providers.names import map_long_names, restore_names
 from forwarder.providers.profile import Profile
 from forwarder.providers.responses_repair import repair_stream
 
@@ -21,9 +21,9 @@ def adapt_response(
     profile: Profile,
     saw_done_marker: Callable[[], bool],
 ) -> EventStream:
-    """The answer to ``request``, which is the body before it was mended.
+    """Wrap the answer to ``request``, the body before `adapt_request`.
 
-    ``saw_done_marker`` tells whether ``[DONE]`` came.
+    ``saw_done_marker`` returns whether ``[DONE]`` arrived.
     """
     if protocol == "responses":
         return (
@@ -31,10 +31,7 @@ def adapt_response(
             if profile.repair_responses
             else stream
         )
-    long = map_long_names(request, profile.tool_name_limit)
-    return map_events(stream, make_name_restorer(long)) if long else stream
-
-
-def map_events(stream: EventStream, change: Callable[[Event], Event]) -> EventStream:
-    for batch in stream:
-        yield list(map(change, batch))
+    long_names = map_long_names(request, profile.tool_name_limit)
+    if not long_names:
+        return stream
+    return ([restore_names(event, long_names) for event in batch] for batch in stream)

@@ -1,6 +1,6 @@
-"""The providers: what each one does differently, and for which of its models.
+"""The profiles of known providers, with overrides for some of their models.
 
-The platform decides, not the model: the same model speaks otherwise at another provider's.
+Quirks belong to the provider's platform: the same model can differ between providers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SAMPLING_PARAMETERS = frozenset(
         "top_logprobs",
     }
 )
-"""What models that always think do not let be chosen."""
+"""Sampling parameters, which models that always reason refuse."""
 
 _SEARCH_MODEL_FIELDS: dict[str, Any] = {
     "web_search_options": True,
@@ -45,16 +45,16 @@ _SEARCH_MODEL_FIELDS: dict[str, Any] = {
 
 
 _STREAM_ONLY_FIELDS = {"always_stream": True}
-"""Models that are served in streams alone, when they think at least."""
+"""Models that answer only in streams, at least when they reason."""
 
 _PENALTY_PARAMETERS = frozenset({"frequency_penalty", "presence_penalty"})
-"""What the Open Responses schema has beyond OpenAI's own."""
+"""Parameters that the Open Responses schema has beyond OpenAI's."""
 
 _REPETITION_PARAMETERS = frozenset({"top_k", "min_p", "repetition_penalty"})
-"""What servers of open models choose tokens by, under the names that vLLM gave it."""
+"""Sampling parameters of servers for open models, under vLLM's names."""
 
 _EFFORTS_UP_TO_HIGH = {"minimal": "low", "xhigh": "high", "max": "high"}
-"""Efforts for who knows low, medium and high."""
+"""Effort mapping for providers that accept only low, medium and high."""
 
 _OPENAI_FIELDS: dict[str, Any] = {
     "developer_role": "developer",
@@ -88,7 +88,7 @@ _AZURE_DEPLOYMENT_GLOBS = (
     "*cohere*",
     "*command*",
 )
-"""Deployments on Azure whose names tell the model; others may be called anything."""
+"""Deployments on Azure whose names contain a model name."""
 
 _CHAT_TEMPLATE_FIELDS: dict[str, Any] = {
     "system_at_head": True,
@@ -96,7 +96,7 @@ _CHAT_TEMPLATE_FIELDS: dict[str, Any] = {
     "file": "none",
     "drop": _OPENAI_ONLY_PARAMETERS,
 }
-"""Servers that write the prompt by a model's own template."""
+"""Servers that build the prompt with the model's chat template."""
 
 _SIGNATURE_FIELDS: dict[str, Any] = {
     "extra_message_fields": False,
@@ -106,7 +106,7 @@ _SIGNATURE_FIELDS: dict[str, Any] = {
     "reasoning_field": None,
     "signature_placeholder": "skip_thought_signature_validator",
 }
-"""Gemini, which refuses a call of its own that comes back without its signature."""
+"""Gemini refuses its own calls in the history if their signatures are missing."""
 
 _ALL_PROFILES = (
     Profile("generic"),

@@ -1,8 +1,8 @@
-"""What providers say when they refuse a request, in the words that they were seen to use.
+"""Parses the error messages with which providers refuse requests.
 
-Two ways to read a complaint: a phrase that tells its kind, and the parameters that it names as
-unknown or unsupported.  A value that is only out of range is neither.  A parameter may be named
-for one value alone, which says nothing about the others.
+The patterns come from observed messages.  A message has a kind if it contains a known phrase, or
+names the parameters that it refuses as unknown or unsupported.  A message may also refuse only one
+value of a parameter.  No pattern matches messages about a value out of range.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _COMPLAINT_PATTERNS: tuple[tuple[str, str, str], ...] = (
      r"stream(ing)?( mode)? is required|requires? (a )?stream|[只仅]支持流式|非流式"),
     ("id length", "chat", r"tool call id.{0,80}length of 9"),
 )  # fmt: skip
-"""Kind, the only protocol that has it (or none), and the pattern that tells it."""
+"""``(kind, protocol, pattern)``; an empty protocol means both."""
 
 _COMPILED_COMPLAINTS = tuple(
     (kind, protocol, re.compile(pattern, re.IGNORECASE | re.DOTALL))
@@ -50,7 +50,7 @@ _REFUSAL_PATTERN = re.compile(
     r"(?:does|do) ?n.t support|does not support|do not support|extra inputs|extra_forbidden",
     re.IGNORECASE,
 )
-"""A complaint that something is there at all."""
+"""Matches a message that refuses the presence of a parameter."""
 
 _NAME_PATTERN = r"[`'\"]?(?P<name>[A-Za-z_][\w.\[\]]*)[`'\"]?"
 
@@ -66,7 +66,7 @@ _NAME_PATTERNS = tuple(
 )
 
 _PYDANTIC_LOCATION = re.compile(r"['\"]loc['\"]: ?[\[(]['\"]body['\"], ?(?P<path>[^\])]*)[\])]")
-"""Where pydantic finds something extra: ``["body", "messages", 0, "user", "name"]``."""
+"""Pydantic's location of an extra field: ``["body", "messages", 0, "user", "name"]``."""
 
 
 _PARAMETER_WORD = r"(?:parameter|argument|field|property|key|input)s?"
@@ -80,45 +80,45 @@ _WHOLE_PARAMETER_PATTERN = re.compile(
     r"(?:unsupported|unknown|unrecognized|unexpected|not (?:supported|permitted|allowed|known))",
     re.IGNORECASE,
 )
-"""It is the parameter, whatever its value; one that takes nothing but its default is as good."""
+"""Matches a message that refuses a parameter with any value, or with all but its default."""
 
 _VALUE_PATTERN = re.compile(
     r"(?:unsupported|unknown|unexpected|unrecognized|invalid) (?:\w+ )?(?:value|variant|option)|"
     r"(?:supported|allowed|possible|permitted) values|(?:expected|must be|should be) one of",
     re.IGNORECASE,
 )
-"""It is the value."""
+"""Matches a message that refuses one value of a parameter."""
 
 
 def is_about_value(message: str, value: object) -> bool:
-    """Does a complaint about a parameter, sent with this value, hold for this value alone?"""
+    """Return True if a message that refuses a parameter is only about the value that was sent."""
     if _WHOLE_PARAMETER_PATTERN.search(message):
         return False
     return bool(_VALUE_PATTERN.search(message)) or has_quoted_value(message, value)
 
 
 def has_quoted_value(message: str, value: object) -> bool:
-    """Does the message quote the value, or something in it?"""
+    """Return True if the message quotes the value or a value inside it."""
     if isinstance(value, list | dict):
         inner = value.values() if isinstance(value, dict) else value
         return any(has_quoted_value(message, each) for each in inner)
     if type(value) not in (str, int, float) or value == "":
         return False
     text = str(value)
-    if text not in message:  # most values are not, and an expression for each takes long
+    if text not in message:  # a regular expression for each value would take long
         return False
     return re.search(rf"(?<![\w.]){re.escape(text)}(?!\w|\.\d)", message) is not None
 
 
 def find_complaint_kinds(message: str, protocol: str) -> Iterator[str]:
-    """The kinds of complaint that a message may be, likeliest first."""
+    """Yield the kinds of complaint that a message may be, the most likely first."""
     for kind, only, pattern in _COMPILED_COMPLAINTS:
         if only in ("", protocol) and pattern.search(message):
             yield kind
 
 
 def find_refused_parameters(message: str, param: str | None) -> list[tuple[str, ...]]:
-    """The parameters that a complaint says should not be there, each as its path."""
+    """Return the paths of the parameters that a message refuses; empty if it refuses none."""
     if not _REFUSAL_PATTERN.search(message):
         return []
     places = [match["path"] for match in _PYDANTIC_LOCATION.finditer(message)]
@@ -126,12 +126,12 @@ def find_refused_parameters(message: str, param: str | None) -> list[tuple[str, 
         return [tuple(re.findall(r"[A-Za-z_$]\w*", place)) for place in places]
     if param:
         return [split_path(param)]
-    found = [m["name"] for pattern in _NAME_PATTERNS for m in pattern.finditer(message)]
-    return list(dict.fromkeys(split_path(name) for name in found))
+    names = [m["name"] for pattern in _NAME_PATTERNS for m in pattern.finditer(message)]
+    return list(dict.fromkeys(split_path(name) for name in names))
 
 
 def split_path(name: str) -> tuple[str, ...]:
-    """``messages[1].reasoning`` -> its two names; vendors' camel case is undone."""
+    """Split ``messages[1].reasoning`` into its two names, and convert camel case to snake case."""
     return tuple(_snake(step) for step in re.findall(r"[A-Za-z_$]\w*", name)) or (name,)
 
 

@@ -1,10 +1,10 @@
-"""Refusals that no profile foresaw -> settings of knobs.
+"""Infers quirks of a provider from its refusals.
 
-Rule 1: a lesson is made of knobs, so the mends are the same as for what was known beforehand.
-Rule 2: a lesson changes something, or it is none; the refusal then is the client's to see.
-Rule 3: what would change what the client gets is never left out because somebody refuses it.
-Rule 4: what is refused for one client's value is left out for this request alone, if at all; a
-value that the API itself does not know is the client's mistake, and the refusal its to see.
+1. A learned quirk consists of profile fields, so `adapt_request` needs no extra code for it.
+2. A learned quirk must change the profile.  If none does, the client gets the refusal.
+3. Parameters that determine the answer are never dropped, even if a provider refuses them.
+4. If a provider refuses one value of a parameter, the parameter is dropped for this request at
+   most.  If the API itself does not have that value, the client gets the refusal.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from forwarder.providers.responses_api import SUMMARY_PARAMETER
 from forwarder.providers.tools import is_tool_forced
 
 REQUEST_ERROR_STATUSES = (400, 422)
-"""The statuses of a refusal that is about the request, rather than about whoever asks or when."""
+"""Statuses of refusals that concern the request, not the caller or the time."""
 
 
 class InferredQuirk(NamedTuple):
-    """What to change; ``is_lasting`` is false when only this request was the matter."""
+    """Profile changes; ``is_lasting`` is false if they are only for this request."""
 
     changes: ProfileChanges
     is_lasting: bool = True
@@ -39,22 +39,21 @@ class InferredQuirk(NamedTuple):
 def infer_quirk(
     refusal: UpstreamRefused, protocol: str, body: Json, profile: Profile
 ) -> InferredQuirk | None:
-    """The lesson of a refusal of ``body``, which was sent as ``profile`` has it.
+    """Infer a quirk from the refusal of ``body``, which was adapted with ``profile``.
 
-    ``None`` when the complaint is not one about parameters and roles, or when the profile already
-    says what would be learned.
+    Returns None if the message has no known cause or the quirk would not change the profile.
     """
     if refusal.status not in REQUEST_ERROR_STATUSES or not profile.learn:
         return None
     case = RefusalCase(refusal.message, refusal.param, protocol, body, profile)
-    for lesson in (*infer_from_phrases(case), *infer_from_names(case)):
-        if any(getattr(profile, knob) != value for knob, value in lesson.changes.items()):
-            return lesson
+    for quirk in (*infer_from_phrases(case), *infer_from_names(case)):
+        if any(getattr(profile, name) != value for name, value in quirk.changes.items()):
+            return quirk
     return None
 
 
 class RefusalCase(NamedTuple):
-    """A complaint, and what it is about."""
+    """A provider's message, and the request that it refuses."""
 
     message: str
     param: str | None
@@ -70,18 +69,18 @@ def infer_from_phrases(case: RefusalCase) -> Iterator[InferredQuirk]:
 
 
 def infer_from_names(case: RefusalCase) -> Iterator[InferredQuirk]:
-    """The lesson for every parameter that the complaint names, then those for single values."""
+    """Yield one quirk for all parameters that the message names, then those for single values."""
     changes: dict[str, Any] = {}
-    of_values: list[InferredQuirk] = []
+    value_quirks: list[InferredQuirk] = []
     for path in find_refused_parameters(case.message, case.param):
         name = path[-1]
         rule = _RULES_BY_PARAMETER.get(name)
         if is_about_value(case.message, get_value_at(case.body, path)):
-            of_values.append(infer_from_value(case, path))
+            value_quirks.append(infer_from_value(case, path))
         elif rule is not None and (len(path) > 1) == (name in _NESTED_PARAMETERS):
-            made = rule(case)
-            dropped = made.get("drop", frozenset()) | changes.get("drop", frozenset())
-            changes |= {**made, "drop": dropped} if dropped else made
+            more = rule(case)
+            drops = more.get("drop", frozenset()) | changes.get("drop", frozenset())
+            changes |= {**more, "drop": drops} if drops else more
         elif len(path) > 1 and path[0] == "messages":
             changes["extra_message_fields"] = False
         elif name in case.body and name not in _ESSENTIAL_PARAMETERS:
@@ -89,11 +88,11 @@ def infer_from_names(case: RefusalCase) -> Iterator[InferredQuirk]:
             if is_reasoning_model_refusal(case, name):
                 changes["reasons"] = True
     yield InferredQuirk(changes)
-    yield from of_values
+    yield from value_quirks
 
 
 def is_reasoning_model_refusal(case: RefusalCase, name: str) -> bool:
-    """Is this how OpenAI's API tells that the model, whatever its name, is one that reasons?"""
+    """Return True if OpenAI's API refuses sampling, and so reveals that the model reasons."""
     return (
         case.protocol == "responses"
         and case.profile.reasons == "auto"
@@ -103,7 +102,7 @@ def is_reasoning_model_refusal(case: RefusalCase, name: str) -> bool:
 
 
 def get_value_at(body: Json, path: tuple[str, ...]) -> object:
-    """What was sent under a path; nothing for what lies in a list."""
+    """Return the value at a path in the body; None if a list is on the way."""
     value: object = body
     for step in path:
         value = value.get(step) if isinstance(value, dict) else None
@@ -111,13 +110,13 @@ def get_value_at(body: Json, path: tuple[str, ...]) -> object:
 
 
 def infer_from_value(case: RefusalCase, path: tuple[str, ...]) -> InferredQuirk:
-    """What can be done about one value of a parameter."""
+    """Infer a quirk from the refusal of one value of a parameter."""
     name = path[-1]
     rule = _RULES_BY_VALUE.get(name)
     if rule is not None:
         return rule(case)
-    known = name in case.body and name not in (*_ESSENTIAL_PARAMETERS, *_RULES_BY_PARAMETER)
-    if not known or case.body[name] not in _KNOWN_VALUES.get(name, (case.body[name],)):
+    can_drop = name in case.body and name not in (*_ESSENTIAL_PARAMETERS, *_RULES_BY_PARAMETER)
+    if not can_drop or case.body[name] not in _KNOWN_VALUES.get(name, (case.body[name],)):
         return InferredQuirk({})
     return make_temporary_quirk(drop=case.profile.drop | {name})
 
@@ -133,32 +132,32 @@ _ESSENTIAL_PARAMETERS = frozenset(
         "audio", "background", "truncation",
     }
 )  # fmt: skip
-"""Without these, the client would get something else than it asked for."""
+"""Without these, the client would get another answer than it requested."""
 
 
-# -- what a complaint comes to ------------------------------------------------------------------
+# -- rules --------------------------------------------------------------------------------------
 
 
 def infer_developer_role(case: RefusalCase) -> ProfileChanges:
-    knob = "developer_role" if case.protocol == "chat" else "responses_developer"
-    return {knob: "system"} if has_role(case, "developer") else {}
+    name = "developer_role" if case.protocol == "chat" else "responses_developer"
+    return {name: "system"} if has_role(case, "developer") else {}
 
 
 def infer_system_role(case: RefusalCase) -> ProfileChanges:
-    knob = "developer_role" if case.protocol == "chat" else "responses_developer"
-    return {knob: "user"} if has_role(case, "system") else {}
+    name = "developer_role" if case.protocol == "chat" else "responses_developer"
+    return {name: "user"} if has_role(case, "system") else {}
 
 
 def has_role(case: RefusalCase, role: str) -> bool:
-    listed = case.body.get("messages" if case.protocol == "chat" else "input")
-    return isinstance(listed, list) and any(m.get("role") == role for m in listed)
+    messages = case.body.get("messages" if case.protocol == "chat" else "input")
+    return isinstance(messages, list) and any(m.get("role") == role for m in messages)
 
 
 _THINKING_SWITCHES = ("enable_thinking", "thinking", "thinking_effort", "template")
 
 
 def infer_forced_tool_choice(case: RefusalCase) -> ProfileChanges:
-    """Without thinking where that can be had; where it was tried in vain, given up."""
+    """Force the tool with thinking disabled; if that was refused too, do not force it."""
     if not is_tool_forced(case.body) or not is_tool_offered(case.body):
         return {}
     can_switch = case.profile.thinking_switch in _THINKING_SWITCHES and "thinking" in case.message
@@ -167,7 +166,7 @@ def infer_forced_tool_choice(case: RefusalCase) -> ProfileChanges:
 
 
 def is_tool_offered(body: Json) -> bool:
-    """Is the tool on offer that the request demands?  If it is not, nobody could use it."""
+    """Return True if the request offers the tool that it demands."""
     choice, tools = body.get("tool_choice"), body.get("tools")
     if not isinstance(tools, list) or not tools:
         return False
@@ -177,7 +176,7 @@ def is_tool_offered(body: Json) -> bool:
 
 
 def identify_tool(holder: Any) -> tuple[Any, Any]:
-    """The type and the name of a tool, or of the tool that a choice demands."""
+    """Return the type and name of a tool, or of the tool that a choice demands."""
     if not isinstance(holder, dict):
         return None, None
     kind = holder.get("type")
@@ -186,15 +185,15 @@ def identify_tool(holder: Any) -> tuple[Any, Any]:
 
 
 def infer_tool_choice_value(case: RefusalCase) -> InferredQuirk:
-    """This demand is not granted; what asks for no more than the usual need not be said."""
+    """Replace a refused tool choice by ``auto``; drop ``auto``, which is the default."""
     if case.body.get("tool_choice") == "auto":
         return make_temporary_quirk(drop=case.profile.drop | {"tool_choice"})
-    granted = is_tool_forced(case.body) and is_tool_offered(case.body)
-    return make_temporary_quirk(forced_tool_choice="auto") if granted else InferredQuirk({})
+    is_valid = is_tool_forced(case.body) and is_tool_offered(case.body)
+    return make_temporary_quirk(forced_tool_choice="auto") if is_valid else InferredQuirk({})
 
 
 def infer_tool_choice(case: RefusalCase) -> ProfileChanges:
-    """Refused as such, not for what it asks."""
+    """Drop the parameter if the provider refuses it with any value."""
     return {"drop": case.profile.drop | {"tool_choice"}} if "tool_choice" in case.body else {}
 
 
@@ -205,7 +204,7 @@ def infer_response_format(case: RefusalCase) -> ProfileChanges:
 
 
 def make_token_limit_rule(name: str) -> Callable[[RefusalCase], ProfileChanges]:
-    """The other name of the token limit, if this is the one that was sent."""
+    """Make a rule that switches to the other name of the token limit if ``name`` was sent."""
     other = {"max_tokens": "max_completion_tokens"}.get(name, "max_tokens")
     return lambda case: {"max_tokens": other} if name in case.body else {}
 
@@ -214,79 +213,79 @@ _KNOWN_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 def infer_effort(case: RefusalCase) -> ProfileChanges:
-    """Refused, however much is asked for."""
+    """Drop the effort if the provider refuses it with any value."""
     name = "reasoning_effort" if case.protocol == "chat" else "reasoning"
     return {"drop": case.profile.drop | {name}} if name in case.body else {}
 
 
 def infer_reasoning(case: RefusalCase) -> ProfileChanges:
-    """Refused as a whole: the model does not reason, whatever its name says."""
-    asked = case.body.get("reasoning")
+    """Conclude that the model does not reason if the provider refuses ``reasoning`` entirely."""
+    reasoning = case.body.get("reasoning")
+    if not reasoning:
+        return {}
     without = {"drop": case.profile.drop | {"reasoning"}}
     if case.protocol == "chat":
-        return without if asked else {}
-    wants_effort = isinstance(asked, dict) and bool(asked.get("effort"))
-    return {"reasons": False, **(without if wants_effort else {})} if asked else {}
+        return without
+    wants_effort = isinstance(reasoning, dict) and bool(reasoning.get("effort"))
+    return {"reasons": False, **(without if wants_effort else {})}
 
 
 def infer_no_summary(case: RefusalCase) -> ProfileChanges:
-    """No model that reasons refuses to sum its reasoning up."""
+    """Conclude that the model does not reason: models that do take ``summary``."""
     return {"reasons": False} if has_summary_request(case) else {}
 
 
 def infer_no_encryption(case: RefusalCase) -> ProfileChanges:
-    """Nor to seal it."""
-    return (
-        {"reasons": False}
-        if INCLUDE_ENCRYPTED_REASONING in (case.body.get("include") or ())
-        else {}
-    )
+    """Conclude that the model does not reason: models that do can encrypt their reasoning."""
+    includes = case.body.get("include") or ()
+    return {"reasons": False} if INCLUDE_ENCRYPTED_REASONING in includes else {}
 
 
 def infer_withheld_summary(case: RefusalCase) -> ProfileChanges:
-    """Only the summary is refused, to this organization or in this form."""
+    """Drop the summary, which is refused to this organization or with this value."""
     return {"drop": case.profile.drop | {SUMMARY_PARAMETER}} if has_summary_request(case) else {}
 
 
 def has_summary_request(case: RefusalCase) -> bool:
-    asked = case.body.get("reasoning")
-    return isinstance(asked, dict) and bool(asked.get("summary"))
+    reasoning = case.body.get("reasoning")
+    return isinstance(reasoning, dict) and bool(reasoning.get("summary"))
 
 
 _OFFERED_VALUES = re.compile(r"(?:values|one of)\b(.*)", re.DOTALL)
 
 
 def infer_effort_value(case: RefusalCase) -> InferredQuirk:
-    """The nearest of the efforts that the complaint offers; none offered, none is sent.
+    """Map the refused effort to the nearest one that the message offers.
 
-    The nearest stands for this one effort alone, so that much is kept.
+    The mapping is lasting, since it concerns only this effort.  If the message offers no other
+    effort, the parameter is dropped for this request.
     """
-    asked = case.body.get("reasoning_effort") or (case.body.get("reasoning") or {}).get("effort")
-    if asked not in _KNOWN_EFFORTS:
+    effort = case.body.get("reasoning_effort") or (case.body.get("reasoning") or {}).get("effort")
+    if effort not in _KNOWN_EFFORTS:
         return InferredQuirk({})
-    offer = _OFFERED_VALUES.search(case.message.lower())
-    words = re.findall(r"[a-z]+", offer[1]) if offer else []
+    match = _OFFERED_VALUES.search(case.message.lower())
+    words = re.findall(r"[a-z]+", match[1]) if match else []
     offered = [word for word in words if word in _KNOWN_EFFORTS]
-    if not offered or asked in offered:
+    if not offered or effort in offered:
         return InferredQuirk(infer_effort(case), is_lasting=False)
-    nearest = min(offered, key=lambda word: _distance(word, asked))
-    return InferredQuirk({"effort_map": {**case.profile.effort_map, asked: nearest}})
-
-
-def _distance(word: str, asked: str) -> int:
-    return abs(_KNOWN_EFFORTS.index(word) - _KNOWN_EFFORTS.index(asked))
+    rank = _KNOWN_EFFORTS.index
+    nearest = min(offered, key=lambda word: abs(rank(word) - rank(effort)))
+    return InferredQuirk({"effort_map": {**case.profile.effort_map, effort: nearest}})
 
 
 def infer_always_stream(case: RefusalCase) -> ProfileChanges:
-    """A whole answer is refused, if one was asked for; its options are no business of a whole."""
-    asked = case.body.get("stream") is False and "stream_options" not in case.body
-    return {"always_stream": True} if asked else {}
+    """Always stream if the provider refused a request without streaming.
+
+    With ``stream_options`` in the body, the message may be about these.
+    """
+    is_whole = case.body.get("stream") is False and "stream_options" not in case.body
+    return {"always_stream": True} if is_whole else {}
 
 
 def infer_schema_dialect(case: RefusalCase) -> ProfileChanges:
-    said = case.message.lower()
-    known = next((name for name in ("moonshot", "gemini", "mistral") if name in said), "plain")
-    return {"schema_dialect": known}
+    message = case.message.lower()
+    dialect = next((name for name in ("moonshot", "gemini", "mistral") if name in message), "plain")
+    return {"schema_dialect": dialect}
 
 
 def make_constant_rule(**changes: Any) -> Callable[[RefusalCase], ProfileChanges]:
@@ -316,7 +315,7 @@ _RULES_BY_PHRASE: dict[str, Callable[[RefusalCase], ProfileChanges]] = {
     "stream": infer_always_stream,
     "id length": make_constant_rule(call_id_limit=9, call_id_exact=True),
 }
-"""Kind of complaint (see `complaints.py`) -> what it comes to."""
+"""Kind of complaint (see `error_parsing.py`) -> the rule for it."""
 
 _RULES_BY_PARAMETER: dict[str, Callable[[RefusalCase], ProfileChanges]] = {
     "max_tokens": make_token_limit_rule("max_tokens"),
@@ -335,7 +334,7 @@ _RULES_BY_PARAMETER: dict[str, Callable[[RefusalCase], ProfileChanges]] = {
     "reasoning_content": make_constant_rule(reasoning_replay="none"),
     "reasoning_details": make_constant_rule(reasoning_replay="none"),
 }
-"""Parameter -> what its refusal comes to."""
+"""Refused parameter -> the rule for it."""
 
 _RULES_BY_VALUE: dict[str, Callable[[RefusalCase], InferredQuirk]] = {
     "tool_choice": infer_tool_choice_value,
@@ -345,14 +344,14 @@ _RULES_BY_VALUE: dict[str, Callable[[RefusalCase], InferredQuirk]] = {
     "summary": lambda case: InferredQuirk(infer_withheld_summary(case)),
     "include": lambda case: InferredQuirk(infer_no_encryption(case)),
 }
-"""Parameter -> what is learned when one of its values is refused."""
+"""Parameter of which one value is refused -> the rule for it."""
 
 _KNOWN_VALUES: dict[str, tuple[str, ...]] = {
     "prompt_cache_retention": ("in_memory", "in-memory", "24h"),
     "service_tier": ("auto", "default", "flex", "priority", "scale", "ultrafast"),
     "verbosity": ("low", "medium", "high"),
 }
-"""Parameter -> all values that the API knows, of those that may be left out."""
+"""Parameter that may be dropped -> all values that the API has."""
 
 _NESTED_PARAMETERS = frozenset(
     {
@@ -364,4 +363,4 @@ _NESTED_PARAMETERS = frozenset(
         "reasoning_details",
     }
 )  # fmt: skip
-"""Those of them that stand inside of others."""
+"""Parameters in `_RULES_BY_PARAMETER` that are nested in others."""

@@ -1,4 +1,4 @@
-"""What an upstream has taught, and for how long it is remembered."""
+"""Caches the quirks that were learned from an upstream's refusals."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from forwarder.core.types import Json
 from forwarder.providers.profile import Profile, ProfileChanges
 
 _MAX_AGE_SECONDS = 3600.0
-"""Seconds for which a lesson holds: providers change, and a lesson may have been a mistake."""
+"""The lifetime of a learned quirk: providers change, and the quirk may have been a mistake."""
 
 _MAX_MODELS = 256
-"""How many models an upstream's lessons are about at most."""
+"""The number of models for which one upstream's quirks are cached."""
 
 
 class LearnedQuirks:
-    """What one upstream has taught, by model, each for an hour; the oldest are forgotten first."""
+    """The learned quirks of one upstream by model; evicts the oldest model first."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._entries: OrderedDict[str, tuple[float, ProfileChanges]] = OrderedDict()
 
     def apply_to(self, model: str, profile: Profile) -> Profile:
-        """The profile with what was learned about this model; the same one when nothing was."""
+        """Return the profile with the quirks of this model; unchanged if it has no quirks."""
         if not self._entries:
             return profile
         changes = self._get_changes(model)
         return replace(profile, **changes) if changes else profile
 
     def remember(self, model: str, changes: ProfileChanges) -> None:
-        """Remember changes beside those that are known of this model."""
+        """Add changes to those of this model and renew their lifetime."""
         known = self._get_changes(model)
         self._entries.pop(model, None)
         self._entries[model] = (self._clock() + _MAX_AGE_SECONDS, {**known, **changes})
@@ -40,7 +40,7 @@ class LearnedQuirks:
             self._entries.popitem(last=False)
 
     def describe(self) -> dict[str, Json]:
-        """Model -> what was learned, for people, and the seconds left."""
+        """Return model -> its quirks as JSON, with ``seconds_left``."""
         now = self._clock()
         return {
             model: {**serialize_changes(changes), "seconds_left": round(until - now)}
@@ -54,5 +54,5 @@ class LearnedQuirks:
 
 
 def serialize_changes(changes: ProfileChanges) -> Json:
-    """Changes as JSON, as an operator would write them."""
+    """Convert changes to the JSON that an operator writes in settings."""
     return {k: sorted(v) if isinstance(v, frozenset) else v for k, v in sorted(changes.items())}

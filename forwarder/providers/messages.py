@@ -1,4 +1,4 @@
-"""The messages of a chat request, in the roles, the order and with the fields a provider takes."""
+"""Adapts the messages of a chat request: roles, order, fields and earlier reasoning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from forwarder.providers.profile import Profile
 _MESSAGE_FIELDS = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "audio"}
 )
-"""What a message has at OpenAI's."""
+"""OpenAI's fields of a message."""
 
 _REASONING_FIELD_NAMES = frozenset({*REASONING_FIELDS, *REASONING_DETAIL_FIELDS})
 
@@ -26,26 +26,28 @@ _PLAIN_ROLES = ("user", "tool")
 
 
 def adapt_messages(messages: list[Json], profile: Profile) -> list[Json]:
-    """The messages as the provider takes them."""
-    made = [adapt_message(message, profile) for message in iter_paced(messages)]
+    """Return the messages as the provider takes them."""
+    adapted = [adapt_message(message, profile) for message in iter_paced(messages)]
     if profile.system_at_head:
-        made = join_system_messages(made)
-    return merge_neighbours(made) if profile.merge_neighbours else made
+        adapted = join_system_messages(adapted)
+    return merge_neighbours(adapted) if profile.merge_neighbours else adapted
 
 
 def find_lost_fields(messages: list[Json], profile: Profile) -> set[str]:
-    """The fields of messages that the provider takes in no message, and that hold something.
+    """Return the names of non-empty message fields that the provider does not take.
 
-    Reasoning that it wants back from some turns alone is not lost: it reads no other.
+    Reasoning is not lost if the provider wants it back only from some turns.
     """
     unknown: set[str] = set()
     if not profile.extra_message_fields:
         known = list_known_fields(profile)
         unknown = {name for m in messages for name in m.keys() - known if m[name]}
         signed = (read_call_signatures(call) for m in messages for call in read_tool_calls(m))
-        signatures = {name for fields in signed for name in flatten_names(fields)}
-        unknown |= {f"tool_calls.{name}" for name in signatures if not _takes(profile, name)}
-    if profile.reasoning_replay != "as_is" and not _takes_reasoning(profile):
+        for name in {name for fields in signed for name in flatten_names(fields)}:
+            if name.rpartition(".")[2] not in profile.signature_fields:
+                unknown.add(f"tool_calls.{name}")
+    takes_reasoning = profile.reasoning_field is not None and profile.reasoning_replay != "none"
+    if profile.reasoning_replay != "as_is" and not takes_reasoning:
         return unknown | {
             name for m in messages for name in _REASONING_FIELD_NAMES & m.keys() if m[name]
         }
@@ -53,7 +55,7 @@ def find_lost_fields(messages: list[Json], profile: Profile) -> set[str]:
 
 
 def has_missing_signature(messages: list[Json], profile: Profile) -> bool:
-    """Is a call without the signature that the provider demands?"""
+    """Return True if a call lacks the signature that the provider requires."""
     return profile.signature_placeholder is not None and any(map(has_unsigned_first_call, messages))
 
 
@@ -66,16 +68,8 @@ def flatten_names(fields: Json) -> set[str]:
     return {name for name in fields if name not in ("function", "custom")} | inner
 
 
-def _takes(profile: Profile, name: str) -> bool:
-    return name.rpartition(".")[2] in profile.signature_fields
-
-
-def _takes_reasoning(profile: Profile) -> bool:
-    return profile.reasoning_field is not None and profile.reasoning_replay != "none"
-
-
 def add_instruction(messages: list[Json], text: str) -> list[Json]:
-    """The messages with one more instruction, behind those that open the conversation."""
+    """Insert a system message behind those at the start of the conversation."""
     opening = next(
         (i for i, m in enumerate(messages) if m.get("role") not in _SYSTEM_ROLES), len(messages)
     )
@@ -89,31 +83,31 @@ def adapt_message(message: Json, profile: Profile) -> Json:
         and type(message.get("content")) is str
         and profile.extra_message_fields
     ):
-        return message  # most are of this kind
-    mended = message
+        return message  # as most messages
+    adapted = message
     if role in _SYSTEM_ROLES:
-        mended = rename_role(message, profile.developer_role)
+        adapted = rename_role(message, profile.developer_role)
     elif role == "assistant":
-        mended = add_signature_placeholder(place_reasoning(message, profile), profile)
+        adapted = add_signature_placeholder(place_reasoning(message, profile), profile)
     if not profile.extra_message_fields:
         known = list_known_fields(profile)
-        mended = {k: v for k, v in mended.items() if k in known}
-        if any(map(read_call_signatures, read_tool_calls(mended))):
+        adapted = {k: v for k, v in adapted.items() if k in known}
+        if any(map(read_call_signatures, read_tool_calls(adapted))):
             calls = [
                 strip_call_signatures(call, profile.signature_fields)
-                for call in read_tool_calls(mended)
+                for call in read_tool_calls(adapted)
             ]
-            mended["tool_calls"] = calls
-    content = mended.get("content")
+            adapted["tool_calls"] = calls
+    content = adapted.get("content")
     if content is None and not profile.null_content:
-        return {**mended, "content": ""}
+        return {**adapted, "content": ""}
     if profile.join_text_parts and type(content) is list and is_text_only(content):
-        return {**mended, "content": "\n".join(part["text"] for part in content)}
-    return mended
+        return {**adapted, "content": "\n".join(part["text"] for part in content)}
+    return adapted
 
 
 def rename_role(message: Json, developer: str) -> Json:
-    """System stays system unless only users are heard."""
+    """Rename the developer role; rename system only if the provider does not take it either."""
     if message["role"] == developer or (message["role"] == "system" and developer != "user"):
         return message
     return {**message, "role": developer}
@@ -130,24 +124,24 @@ def is_text_only(content: list[Any]) -> bool:
 
 
 def place_reasoning(message: Json, profile: Profile) -> Json:
-    """Earlier reasoning in the field that the provider reads, or nowhere."""
+    """Move earlier reasoning to the field that the provider reads, or remove it."""
     replay, calls = profile.reasoning_replay, message.get("tool_calls")
     if replay == "as_is":
         return message
     field = profile.reasoning_field
     if field is None or replay == "none" or (replay == "tool_turns" and not calls):
         return {k: v for k, v in message.items() if k not in _REASONING_FIELD_NAMES}
-    thought = next((message[name] for name in REASONING_FIELDS if message.get(name)), None)
-    if thought is None and calls:
-        thought = profile.reasoning_placeholder
-    if thought is None:
+    text = next((message[name] for name in REASONING_FIELDS if message.get(name)), None)
+    if text is None and calls:
+        text = profile.reasoning_placeholder
+    if text is None:
         return message
-    mended = {k: v for k, v in message.items() if k not in REASONING_FIELDS}
-    return {**mended, field: thought}
+    others = {k: v for k, v in message.items() if k not in REASONING_FIELDS}
+    return {**others, field: text}
 
 
 def add_signature_placeholder(message: Json, profile: Profile) -> Json:
-    """The first call of a message brings a signature; a lost one has its stand-in."""
+    """Add the placeholder if the first call of a message lacks its signature."""
     if profile.signature_placeholder is None or not has_unsigned_first_call(message):
         return message
     first, *others = message["tool_calls"]
@@ -181,26 +175,26 @@ def to_plain_text(content: Any) -> str:
 
 
 def merge_neighbours(messages: list[Json]) -> list[Json]:
-    """Neighbours of one role become one message; calls stay before their results."""
-    made: list[Json] = []
-    contents: list[list[Any]] = []  # of each message made, those of the messages it is made of
+    """Merge neighbouring messages of one role; messages with calls stay before their results."""
+    merged: list[Json] = []
+    contents: list[list[Any]] = []  # for each merged message, the contents of its sources
     for message in messages:
-        last = made[-1] if made else {}
+        last = merged[-1] if merged else {}
         alike = message.get("role") == last.get("role") != "tool"
-        if made and alike and not last.get("tool_calls"):
-            made[-1] = {**last, **message}
+        if merged and alike and not last.get("tool_calls"):
+            merged[-1] = {**last, **message}
             contents[-1].append(message.get("content"))
         else:
-            made.append(message)
+            merged.append(message)
             contents.append([message.get("content")])
     return [
         {**message, "content": join_contents(joined)} if len(joined) > 1 else message
-        for message, joined in zip(made, contents, strict=True)
+        for message, joined in zip(merged, contents, strict=True)
     ]
 
 
 def join_contents(contents: list[Any]) -> Any:
-    """Texts as paragraphs; with lists of parts among them, a list of all parts."""
+    """Join texts as paragraphs; if one content is a list of parts, return a list of parts."""
     filled = [content for content in contents if content]
     if len(filled) < 2:
         return filled[0] if filled else contents[-1]
@@ -210,7 +204,7 @@ def join_contents(contents: list[Any]) -> Any:
     parts: list[Any] = []
     for content in filled:
         if isinstance(content, str) and not parts:
-            texts.append(content)  # as paragraphs of one part
+            texts.append(content)  # texts before the first part become one part
             continue
         if texts:
             parts.append({"type": "text", "text": "\n\n".join(texts)})

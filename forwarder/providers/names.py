@@ -1,7 +1,7 @@
-"""Names of tools and ids of calls, in the length and the letters that a provider takes.
+"""Shortens tool names and call ids to the length and characters that a provider takes.
 
-The short form is made of the long one alone, so every turn of a conversation has the same; the
-way back for names is found again from the request.
+The short form depends only on the long one, so it is the same in every turn of a conversation.
+The names in the answer are restored with a map that is rebuilt from the request.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Callable
 from typing import Any
 
+from forwarder.core.translation_context import LossReport
 from forwarder.core.types import Json
 from forwarder.providers.profile import Profile
 
 _INVALID_CHARACTERS = re.compile(r"[^A-Za-z0-9_-]")
 _ALPHANUMERIC = re.compile(r"[A-Za-z0-9]+")
 _HASH_SUFFIX_LENGTH = 9
-"""Characters that keep shortened names apart: an underscore and eight digits of a hash."""
+"""An underscore and eight hash digits make shortened names unique."""
 
 
 def map_long_names(body: Json, limit: int) -> dict[str, str]:
-    """Short name -> the client's, for every tool on offer whose name does not fit."""
+    """Return short name -> client's name for all offered tools whose names do not fit."""
     if not limit:
         return {}
     names = (read_name(tool) for tool in as_list(body.get("tools")))
     return {short: name for name in names if (short := shorten_name(name, limit)) != name}
 
 
-def fit_names(body: Json, profile: Profile) -> None:
-    """Put short names and ids into a chat request of its own."""
+def fit_names(body: Json, profile: Profile, loss_report: LossReport) -> None:
+    """Shorten tool names and call ids in a chat request."""
     calls = [
         call
         for message in body["messages"]
@@ -77,39 +77,39 @@ def shorten_id(call_id: str, profile: Profile) -> str:
     return (head + hashlib.sha256(call_id.encode()).hexdigest())[: profile.call_id_limit]
 
 
-# -- where they stand ---------------------------------------------------------------------------
+# -- places of names and ids --------------------------------------------------------------------
 
 
 def read_name(holder: object) -> str:
-    """The name in a tool, or in a call; an empty one when there is none."""
+    """Return the name in a tool or call, or an empty string."""
     inner = (holder.get("function") or holder.get("custom")) if isinstance(holder, dict) else None
     name = inner.get("name") if isinstance(inner, dict) else None
     return name if isinstance(name, str) else ""
 
 
 def collect_call_ids(messages: list[Json], calls: list[Any]) -> set[str]:
-    found = [call.get("id") for call in calls if isinstance(call, dict)]
-    found += [message["tool_call_id"] for message in messages if "tool_call_id" in message]
-    return {call_id for call_id in found if isinstance(call_id, str)}
+    ids = [call.get("id") for call in calls if isinstance(call, dict)]
+    ids += [message["tool_call_id"] for message in messages if "tool_call_id" in message]
+    return {call_id for call_id in ids if isinstance(call_id, str)}
 
 
 def as_list(value: object) -> list[Any]:
-    """The value when it is a list, else nothing: who sent something else is told elsewhere."""
+    """Return a list unchanged and an empty list for other values, which fail validation later."""
     return value if isinstance(value, list) else []
 
 
 def replace_names(value: object, names: dict[str, str]) -> object:
-    """The value with every ``name`` in it replaced, but for what stands in a schema."""
+    """Replace all values of ``name`` inside a value, except in schemas and arguments."""
     if isinstance(value, list):
         return [replace_names(inner, names) for inner in value]
     if not isinstance(value, dict):
         return value
-    made = {k: v if k in _OPAQUE_FIELDS else replace_names(v, names) for k, v in value.items()}
-    return replace_value(made, "name", names)
+    fields = {k: v if k in _OPAQUE_FIELDS else replace_names(v, names) for k, v in value.items()}
+    return replace_value(fields, "name", names)
 
 
 _OPAQUE_FIELDS = ("parameters", "arguments")
-"""In these, ``name`` is somebody else's word."""
+"""Fields with the client's data, in which ``name`` is no tool name."""
 
 
 def replace_value(holder: Json, key: str, table: dict[str, str]) -> Json:
@@ -123,32 +123,22 @@ def rename_in_message(message: Json, names: dict[str, str], ids: dict[str, str])
     if not as_list(message.get("tool_calls")):
         return message
     calls = [replace_names(call, names) for call in message["tool_calls"]]
-    swapped = [replace_value(call, "id", ids) if isinstance(call, dict) else call for call in calls]
-    return {**message, "tool_calls": swapped}
+    calls = [replace_value(call, "id", ids) if isinstance(call, dict) else call for call in calls]
+    return {**message, "tool_calls": calls}
 
 
-# -- the way back -------------------------------------------------------------------------------
+# -- the answer ---------------------------------------------------------------------------------
 
 
-def make_name_restorer(names: dict[str, str]) -> Callable[[Json], Json]:
-    """What gives the calls in a chunk, or in a whole answer, the client's names again."""
-
-    def restore_names(event: Json) -> Json:
-        choices = event.get("choices")
-        if not choices or not any(_calls(choice) for choice in choices):
-            return event
-        return {**event, "choices": [restore_choice(choice, names) for choice in choices]}
-
-    return restore_names
-
-
-def _calls(choice: Json) -> list[Json]:
-    return (choice.get("delta") or choice.get("message") or {}).get("tool_calls") or []
-
-
-def restore_choice(choice: Json, names: dict[str, str]) -> Json:
-    key = "delta" if choice.get("delta") else "message"
-    holder = choice.get(key)
-    if not holder or not holder.get("tool_calls"):
-        return choice
-    return {**choice, key: {**holder, "tool_calls": replace_names(holder["tool_calls"], names)}}
+def restore_names(event: Json, names: dict[str, str]) -> Json:
+    """Restore the client's names, by short name, in the calls of a chunk or a complete answer."""
+    restored, has_calls = [], False
+    for choice in event.get("choices") or ():
+        key = "delta" if choice.get("delta") else "message"
+        holder = choice.get(key)
+        if holder and holder.get("tool_calls"):
+            has_calls = True
+            calls = replace_names(holder["tool_calls"], names)
+            choice = {**choice, key: {**holder, "tool_calls": calls}}
+        restored.append(choice)
+    return {**event, "choices": restored} if has_calls else event

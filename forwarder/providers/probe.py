@@ -1,7 +1,7 @@
-"""Small requests, each of which asks whether a provider takes one thing that OpenAI takes.
+"""Small requests that each test whether a provider takes one feature of OpenAI's API.
 
-They are asked with a profile that mends nothing; what is refused becomes a lesson, and the
-lessons together are what differs.
+They are sent with a profile that adapts nothing.  Refusals become learned quirks, and these
+together make up the provider's profile.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from forwarder.providers.profile import PROFILE_FIELDS, Profile, ProfileChanges
 from forwarder.providers.select import PASSTHROUGH_PROFILE
 
 MAX_REFUSALS = 6
-"""Refusals of one question after which it is given up."""
+"""The number of refusals after which a probe is given up."""
 
 
 def make_openai_profile(profile: Profile) -> Profile:
-    """The profile as it would be if the provider took everything that OpenAI takes."""
-    bold = {name: getattr(PASSTHROUGH_PROFILE, name) for name in _PROBED_FIELDS}
-    return replace(profile, **bold, max_tokens="max_completion_tokens", models={}, learn=True)
+    """Return the profile of a provider that takes all probed features like OpenAI."""
+    fields = {name: getattr(PASSTHROUGH_PROFILE, name) for name in _PROBED_FIELDS}
+    return replace(profile, **fields, max_tokens="max_completion_tokens", models={}, learn=True)
 
 
-def diff_profiles(bold: Profile, known: Profile) -> ProfileChanges:
-    """What to turn on the ``known`` profile so that it says what was found."""
-    said = {name: getattr(bold, name) for name in PROFILE_FIELDS - {"models", "learn"}}
-    return {name: value for name, value in said.items() if value != getattr(known, name)}
+def diff_profiles(probed: Profile, known: Profile) -> ProfileChanges:
+    """Return the changes that turn the ``known`` profile into the ``probed`` one."""
+    fields = {name: getattr(probed, name) for name in PROFILE_FIELDS - {"models", "learn"}}
+    return {name: value for name, value in fields.items() if value != getattr(known, name)}
 
 
 _PROBED_FIELDS = (
@@ -44,7 +44,7 @@ _PROBED_FIELDS = (
     "schema_dialect",
     "drop",
 )
-"""The knobs that the questions are about."""
+"""The profile fields that the probes test."""
 
 _USER_MESSAGE: Json = {"role": "user", "content": "Say ok."}
 _PARTS_MESSAGE: Json = {"role": "user", "content": [{"type": "text", "text": "Say ok."}]}
@@ -121,16 +121,16 @@ PROBES: dict[str, Json] = {
     "penalties": {"presence_penalty": 0.1, "frequency_penalty": 0.1},
     "seed": {"seed": 1},
 }
-"""What is asked -> what is asked for it, beside the model and a message."""
+"""Feature -> its parameters in the probe request."""
 
 
-def make_probe_request(question: str, model: str) -> Json:
-    """The request for one question; short, for who pays by the token."""
+def make_probe_request(feature: str, model: str) -> Json:
+    """Return the request that tests a feature.  Answers are short to save tokens."""
     limit: Json = {"max_completion_tokens": 16}
     return {
         "model": model,
         "messages": [_USER_MESSAGE],
         "stream": True,
         **limit,
-        **PROBES[question],
+        **PROBES[feature],
     }

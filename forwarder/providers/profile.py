@@ -1,6 +1,6 @@
-"""The knobs of a profile: what differs between providers, and which values each knob takes.
+"""The fields of a provider profile and the values that each field takes.
 
-The first value of a choice is its default, and means the careful thing: what most servers take.
+The first value of a choice is the default, which most servers accept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 log = logging.getLogger("forwarder.profiles")
 
 ProfileChanges = Mapping[str, Any]
-"""Knob -> value."""
+"""Profile field -> value."""
 
 
 def define_field(default: Any, takes: str, accepts: Callable[[Any], bool]) -> Any:
@@ -25,8 +25,8 @@ def define_switch(default: bool) -> Any:
 
 
 def define_choice(*words: str | None) -> Any:
-    shown = ", ".join("null" if word is None else word for word in words)
-    return define_field(words[0], f"one of {shown}", lambda value: value in words)
+    choices = ", ".join("null" if word is None else word for word in words)
+    return define_field(words[0], f"one of {choices}", lambda value: value in words)
 
 
 def define_text(default: str | None, *, null: bool = False) -> Any:
@@ -48,24 +48,24 @@ def define_switch_or_auto() -> Any:
     )
 
 
-def define_object(takes: str, of: Callable[[Any], bool]) -> Any:
+def define_object(takes: str, accepts_value: Callable[[Any], bool]) -> Any:
     def is_accepted(value: Any) -> bool:
-        return isinstance(value, Mapping) and all(map(of, value.values()))
+        return isinstance(value, Mapping) and all(map(accepts_value, value.values()))
 
     metadata = {"takes": takes, "accepts": is_accepted}
     return field(default_factory=dict, metadata=metadata, hash=False)
 
 
 def is_name_list(value: Any) -> bool:
-    listed = isinstance(value, list | tuple | frozenset)
-    return listed and all(isinstance(name, str) for name in value)
+    is_list = isinstance(value, list | tuple | frozenset)
+    return is_list and all(isinstance(name, str) for name in value)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Where a provider differs from what OpenAI documents.
+    """The differences of a provider from OpenAI's documented APIs.
 
-    ``hosts`` are parts of a base URL that give the provider away.
+    ``hosts`` are parts of a base URL that identify the provider.
     """
 
     name: str
@@ -74,159 +74,166 @@ class Profile:
     # -- messages
 
     developer_role: str = define_choice("system", "developer", "user")
-    """What the developer role is called; ``user`` where the system role is unknown too."""
+    """The name of the developer role; ``user`` if the system role is unknown too."""
     system_at_head: bool = define_switch(False)
-    """Only one system message is taken, the first."""
+    """Only one system message is accepted, and only as the first message."""
     merge_neighbours: bool = define_switch(False)
-    """Messages of one role may not follow each other."""
+    """Neighbouring messages of one role are refused."""
     join_text_parts: bool = define_switch(True)
-    """Content of text parts alone goes as one string, which every server understands."""
+    """Content with only text parts is sent as one string, which every server accepts."""
     null_content: bool = define_switch(True)
-    """A message of calls alone may have ``null`` for its content."""
+    """A message with only calls may have ``null`` content."""
     extra_message_fields: bool = define_switch(True)
-    """Fields of messages that are not OpenAI's are let pass."""
+    """Message fields that OpenAI does not have are accepted."""
     signature_fields: frozenset[str] = define_field(frozenset(), "an array of names", is_name_list)
-    """Those with signatures that pass although others do not; see `protocols/signatures.py`."""
+    """Signature fields that are accepted although other extra fields are not; see
+    `protocols/signatures.py`."""
 
     # -- parameters
 
     max_tokens: str = define_choice("max_tokens", "max_completion_tokens", "as_is")
     """The name of the token limit."""
     stream_options: bool = define_switch(True)
-    """``stream_options`` is known."""
+    """``stream_options`` is accepted."""
     always_stream: bool = define_switch(False)
-    """Whole answers are refused; streams are asked for instead, and put together here."""
+    """Only streams are supported; the forwarder folds them for clients that do not stream."""
     response_format: str = define_choice("json_schema", "json_object", "none", "schema_only")
-    """The most that can be asked for; ``schema_only`` knows no ``json_object``."""
+    """The strictest format that is enforced; ``schema_only`` has no ``json_object``."""
     drop: frozenset[str] = define_field(frozenset(), "an array of names", is_name_list)
-    """Parameters that are refused, and so left out, in either protocol."""
+    """Parameters that are refused in either protocol, and therefore dropped."""
     add: Mapping[str, Any] = define_object("an object", lambda value: True)
-    """Fields that every chat request gets unless it has them."""
+    """Fields that are added to every chat request that lacks them."""
     chat_takes: frozenset[str] = define_field(frozenset(), "an array of names", is_name_list)
-    """Sampling parameters that chat requests may have beyond OpenAI's, for clients whose API has
+    """Sampling parameters beyond OpenAI's that chat requests may have, for clients whose API has
     them: ``top_k``, ``min_p``, ``repetition_penalty`` …"""
 
     # -- tools
 
     forced_tool_choice: str = define_choice("ok", "auto", "any", "disable_thinking")
-    """What becomes of a demand to use a tool: granted, given up, spelled ``any``, or granted
-    without thinking."""
+    """The treatment of a forced tool choice: accepted, replaced by ``auto``, spelled ``any``, or
+    accepted with thinking disabled."""
     parallel_tool_calls: bool = define_switch(True)
-    """``parallel_tool_calls`` is known."""
+    """``parallel_tool_calls`` is accepted."""
     custom_tools: bool = define_switch(False)
-    """Freeform tools are known."""
+    """Custom (freeform) tools are accepted."""
     allowed_tools: bool = define_switch(False)
-    """``tool_choice: {"type": "allowed_tools"}`` is known."""
+    """``tool_choice: {"type": "allowed_tools"}`` is accepted."""
     strict_tools: bool = define_switch(True)
-    """``strict`` in a function's definition is known."""
+    """``strict`` in a function's definition is accepted."""
     web_search_options: bool = define_switch(False)
-    """The model searches the web itself, and takes ``web_search_options`` for it."""
+    """The model searches the web itself and accepts ``web_search_options``."""
     schema_dialect: str = define_choice("openai", "plain", "moonshot", "gemini", "mistral")
-    """What is taken of JSON Schema; see `schemas.py`."""
+    """The subset of JSON Schema that is accepted; see `schemas.py`."""
     tool_name_limit: int = define_count(64)
-    """Characters in a tool's name; longer names are mapped there and back.  0: no limit."""
+    """The maximum characters of a tool name; longer names are shortened, and restored in the
+    answer.  0: no limit."""
     call_id_limit: int = define_count(40)
-    """Characters in the id of a call; longer ids in the history are replaced.  0: no limit."""
+    """The maximum characters of a call id; longer ids in the history are replaced.  0: no limit."""
     call_id_exact: bool = define_switch(False)
-    """Ids have exactly that many characters, letters and digits."""
+    """Call ids must have exactly `call_id_limit` characters, only letters and digits."""
 
     # -- reasoning
 
     reasons: bool | str = define_switch_or_auto()
-    """The model reasons, so that a Responses upstream is asked for summaries and sealed reasoning
-    where the client cannot ask; ``auto``: its name says whether it does."""
+    """The model reasons.  Requests to a Responses upstream then ask for summaries and encrypted
+    reasoning if the client's API cannot.  ``auto``: decided by the model's name."""
     reasoning_field: str | None = define_choice("reasoning_content", "reasoning", None)
-    """The message field in which earlier reasoning goes back; ``None``: it is not taken."""
+    """The message field in which earlier reasoning is sent back; ``None``: it is not accepted."""
     reasoning_replay: str = define_choice("all", "tool_turns", "none", "as_is")
-    """Which earlier messages bring their reasoning: all, those with calls, or none."""
+    """The earlier messages that carry reasoning: all, those with calls, none, or unchanged."""
     reasoning_placeholder: str | None = define_text(None, null=True)
-    """Stands for lost reasoning of a message with tool calls, where providers insist on some."""
+    """Replaces lost reasoning of a message with tool calls, for providers that require some."""
     signature_placeholder: str | None = define_text(None, null=True)
-    """Stands for the lost signature of a call, where providers insist on one."""
+    """Replaces the lost signature of a call, for providers that require one."""
     thinking_switch: str = define_choice(
         "effort", "enable_thinking", "thinking", "thinking_effort", "reasoning", "template"
     )
-    """How thinking is switched: ``reasoning_effort``, ``enable_thinking``, ``thinking.type``
-    (alone or beside the effort), ``reasoning.effort`` or ``chat_template_kwargs``."""
+    """The parameter that controls thinking: ``reasoning_effort``, ``enable_thinking``,
+    ``thinking.type`` (alone or with the effort), ``reasoning.effort`` or
+    ``chat_template_kwargs``."""
     effort_map: Mapping[str, str | None] = define_object(
         "an object of texts or null", lambda value: value is None or isinstance(value, str)
     )
-    """An effort -> the provider's word for it, ``None`` when there is none; others stay."""
+    """Effort -> the provider's name for it, or ``None`` if it has none; others are unchanged."""
 
     # -- media
 
     image_url: str = define_choice("url", "base64", "none")
-    """How images are taken."""
+    """The form in which images are accepted."""
     tool_image: str = define_choice("user", "inline", "drop")
-    """Where the image of a tool's result goes: into a user message behind the results, as do
-    files; into the result itself, or nowhere."""
+    """The place for an image in a tool result: a user message behind the results (as for files),
+    the result itself, or none."""
     file: str = define_choice("inline", "upload", "none")
-    """How files are taken."""
+    """The form in which files are accepted."""
 
-    # -- the way there
+    # -- connection
 
     key_header: str | None = define_text(None, null=True)
-    """The header that carries the key, where it is not ``Authorization``."""
+    """The header that carries the key if it is not ``Authorization``."""
     chat_path: str = define_text("chat/completions")
-    """Below the base URL; with a slash in front, from the host's root."""
+    """The path below the base URL; with a leading slash, from the host's root."""
     responses_path: str = define_text("responses")
-    """Likewise."""
+    """As `chat_path`."""
 
     # -- native Responses
 
     responses_developer: str = define_choice("developer", "system", "user")
-    """What the developer role is called there."""
+    """The name of the developer role in the Responses API."""
     keep_reasoning_text: bool = define_switch(True)
-    """The text of reasoning items may come back."""
+    """The text of reasoning items is accepted."""
     responses_system: str = define_choice("system", "developer")
-    """What the system role is called there."""
+    """The name of the system role in the Responses API."""
     responses_add: Mapping[str, Any] = define_object("an object", lambda value: True)
-    """Fields that every Responses request gets unless it has them."""
+    """Fields that are added to every Responses request that lacks them."""
     server_calls: tuple[str, ...] = define_field((), "an array of texts", is_name_list)
-    """Beginnings of the ids of calls that the provider answers itself (``xs_call_``)."""
+    """Id prefixes of calls that the provider answers itself (``xs_call_``)."""
     reasoning_items: str = define_choice("keep", "drop")
-    """Whether encrypted reasoning goes back."""
+    """Whether encrypted reasoning is sent back."""
     repair_responses: bool = define_switch(False)
-    """Streams lack ids, indexes, announcements or usage, and are completed."""
+    """Streams lack ids, indexes, announcements or usage; the forwarder adds them."""
     compaction: bool = define_switch(False)
-    """Conversations are compacted there: the endpoint, the trigger and the threshold are known."""
+    """The provider compacts conversations: it has the endpoint, the trigger and the threshold."""
     keeps_responses: bool = define_switch(False)
-    """Responses that were to be stored can be continued by their ids."""
+    """The provider stores responses, which can be continued by id."""
     codex_models: bool = define_switch(False)
-    """The models that Codex asks for by itself, such as codex-auto-review, are served there."""
+    """The provider serves the models that Codex itself uses, such as codex-auto-review."""
     responses_takes: frozenset[str] = define_field(frozenset(), "an array of names", is_name_list)
-    """Parameters and types of content parts that are taken beyond those of OpenAI's."""
+    """Parameters and types of content parts beyond OpenAI's that are accepted."""
 
     # -- the profile itself
 
     learn: bool = define_switch(True)
-    """Refusals that no knob foresaw are learned from."""
+    """The forwarder infers quirks from refusals."""
     models: Mapping[str, ProfileChanges] = define_object(
         "an object of such objects by model pattern", lambda value: isinstance(value, Mapping)
     )
-    """A pattern of model names (``qwen3-*``) -> what is different for them; the last counts."""
+    """A pattern of model names (``qwen3-*``) -> changes for them; later patterns win."""
 
 
-_FIELDS_BY_NAME = {knob.name: knob for knob in fields(Profile) if knob.metadata}
+_FIELDS_BY_NAME = {each.name: each for each in fields(Profile) if each.metadata}
 
 PROFILE_FIELDS = frozenset(_FIELDS_BY_NAME)
 """The fields that an operator may override."""
 
 _RETIRED_FIELDS = frozenset({"error_status"})
-"""Fields that older versions had.  They are accepted with a warning."""
+"""Fields of older versions, which are accepted with a warning."""
 
 
 def validate_quirks(quirks: ProfileChanges) -> ProfileChanges:
-    """Give ``quirks`` back; raise ValueError that says what they must be.
+    """Return valid ``quirks`` without retired fields; else raise ValueError.
 
-    Those that older versions had are left out.
+    Its message describes valid quirks, such as ``a JSON object whose 'drop' is ...``.
     """
     retired = sorted(_RETIRED_FIELDS & quirks.keys())
     if retired:
-        log.warning("these quirks have no effect any more: %s", ", ".join(retired))
+        log.warning(
+            "these quirks no longer have an effect: %s",
+            ", ".join(retired),
+            extra={"event": "retired_quirks"},
+        )
         quirks = {k: v for k, v in quirks.items() if k not in _RETIRED_FIELDS}
     if not quirks.keys() <= PROFILE_FIELDS:
-        raise ValueError("a JSON object with names out of " + ", ".join(sorted(PROFILE_FIELDS)))
+        raise ValueError("a JSON object with only the names " + ", ".join(sorted(PROFILE_FIELDS)))
     for name, value in quirks.items():
         rules = _FIELDS_BY_NAME[name].metadata
         if not rules["accepts"](value):
@@ -234,6 +241,6 @@ def validate_quirks(quirks: ProfileChanges) -> ProfileChanges:
     models = quirks.get("models", {})
     for changes in models.values():
         if "models" in changes:
-            raise ValueError("a JSON object whose 'models' hold no 'models'")
-    kept = {pattern: validate_quirks(changes) for pattern, changes in models.items()}
-    return {**quirks, "models": kept} if models else quirks
+            raise ValueError("a JSON object whose 'models' contain no 'models'")
+    valid_models = {pattern: validate_quirks(changes) for pattern, changes in models.items()}
+    return {**quirks, "models": valid_models} if models else quirks

@@ -1,8 +1,8 @@
-"""Whether a model reasons, so that summaries and sealed reasoning may be asked of it.
+"""Decides whether a model reasons: only then requests ask for summaries and encrypted reasoning.
 
-The profile's ``reasons`` decides; where it is ``auto``, the model's name does.  Providers and
-routers put prefixes and tags around a name (``openai/gpt-5.5``, ``us.anthropic.claude-opus-4-1``,
-``deepseek-r1:8b``), so a family is looked for anywhere behind the last slash.
+The profile's ``reasons`` decides; if it is ``auto``, the model's name does.  Providers and routers
+add prefixes and tags to a name (``openai/gpt-5.5``, ``us.anthropic.claude-opus-4-1``,
+``deepseek-r1:8b``), so the patterns match anywhere behind the last slash.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REASONING_FAMILIES = (
     r"ernie-x\d",
     r"sonar-deep",
 )
-"""Models that think before they answer, at least unless told otherwise."""
+"""Models that reason before they answer, at least by default."""
 
 _FAMILY_PATTERN = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(_REASONING_FAMILIES)})")
 _REASONING_PATTERN = re.compile(r"(?<![a-z0-9])(?:think|reason)(?:er|ing)?(?![a-z])")
@@ -47,13 +47,13 @@ _NON_REASONING_PATTERN = re.compile(
 
 
 def is_reasoning_model(profile: Profile, model: str) -> bool:
-    """Does ``model`` reason, by its profile or else by its name?"""
+    """Return True if ``model`` reasons according to its profile or its name."""
     return has_reasoning_name(model) if profile.reasons == "auto" else profile.reasons is True
 
 
 def has_reasoning_name(model: str) -> bool:
     name = model.rpartition("/")[2].lower()
-    if name.startswith("ft:"):  # the rest is what its owner called it
+    if name.startswith("ft:"):  # ft:<base model>:<names chosen by the owner>
         name = name.split(":")[1]
     if _NEGATION_PATTERN.search(name):
         return False

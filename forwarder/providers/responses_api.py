@@ -1,4 +1,4 @@
-"""A native Responses request as a provider takes it: its input items, and what it includes."""
+"""Adapts native Responses requests: input items, ``include`` and ``reasoning``."""
 
 from __future__ import annotations
 
@@ -11,71 +11,66 @@ from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING, INCLUDE_LO
 from forwarder.providers.profile import Profile
 
 SUMMARY_PARAMETER = "reasoning.summary"
-"""What a profile's ``drop`` calls the wish for summaries, which may be refused by itself."""
+"""The name in a profile's ``drop`` for summaries, which a provider may refuse separately."""
 
 _SUMMARY_FIELDS = ("summary", "generate_summary")
 
 
-def adapt_include(body: Json, profile: Profile, ledger: LossReport) -> None:
-    """Log probabilities have two names here: a parameter's, and one among what to include."""
-    given = body.get("include")
-    if "logprobs" in profile.drop and isinstance(given, list) and INCLUDE_LOGPROBS in given:
-        ledger.drop("logprobs", f"{profile.name} does not take it")
-        body["include"] = [name for name in given if name != INCLUDE_LOGPROBS]
+def adapt_include(body: Json, profile: Profile, loss_report: LossReport) -> None:
+    """Drop ``include`` for log probabilities if the profile drops ``logprobs``."""
+    include = body.get("include")
+    if "logprobs" in profile.drop and isinstance(include, list) and INCLUDE_LOGPROBS in include:
+        loss_report.drop("logprobs", f"{profile.name} does not take it")
+        body["include"] = [name for name in include if name != INCLUDE_LOGPROBS]
 
 
-def adapt_reasoning(body: Json, profile: Profile, ledger: LossReport) -> None:
-    """Ask a model that does not reason for no summary and no sealed reasoning."""
-    given, included = body.get("reasoning"), body.get("include")
+def adapt_reasoning(body: Json, profile: Profile, loss_report: LossReport) -> None:
+    """Ask a model that does not reason for no summary and no encrypted reasoning."""
+    reasoning, include = body.get("reasoning"), body.get("include")
     if profile.reasons is not False and SUMMARY_PARAMETER not in profile.drop:
         return
-    if isinstance(given, dict) and any(given.get(name) for name in _SUMMARY_FIELDS):
-        ledger.drop(SUMMARY_PARAMETER, f"{profile.name} does not take it")
-        set_or_remove(
-            body, "reasoning", {k: v for k, v in given.items() if k not in _SUMMARY_FIELDS}
-        )
+    if isinstance(reasoning, dict) and any(reasoning.get(name) for name in _SUMMARY_FIELDS):
+        loss_report.drop(SUMMARY_PARAMETER, f"{profile.name} does not take it")
+        others = {k: v for k, v in reasoning.items() if k not in _SUMMARY_FIELDS}
+        set_or_remove(body, "reasoning", others)
     if (
         profile.reasons is False
-        and isinstance(included, list)
-        and INCLUDE_ENCRYPTED_REASONING in included
+        and isinstance(include, list)
+        and INCLUDE_ENCRYPTED_REASONING in include
     ):
-        ledger.drop(f"include.{INCLUDE_ENCRYPTED_REASONING}", "the model is known not to reason")
-        set_or_remove(
-            body, "include", [name for name in included if name != INCLUDE_ENCRYPTED_REASONING]
-        )
+        loss_report.drop(f"include.{INCLUDE_ENCRYPTED_REASONING}", "the model does not reason")
+        others_included = [name for name in include if name != INCLUDE_ENCRYPTED_REASONING]
+        set_or_remove(body, "include", others_included)
 
 
 def set_or_remove(body: Json, name: str, value: Any) -> None:
-    """Set a parameter, or take it out where nothing is left of it."""
+    """Set a parameter, or remove it if the value is empty."""
     if value:
         body[name] = value
     else:
         del body[name]
 
 
-def drop_client_metadata(body: Json, profile: Profile, ledger: LossReport) -> None:
-    """Codex describes its session there, for OpenAI alone; other servers may refuse the name."""
+def drop_client_metadata(body: Json, profile: Profile, loss_report: LossReport) -> None:
+    """Drop Codex's description of its session for OpenAI: other servers may refuse it."""
     if not profile.codex_models:
         body.pop("client_metadata", None)
 
 
-def adapt_items(body: Json, profile: Profile, ledger: LossReport) -> None:
-    """A Responses upstream cannot open what this forwarder sealed for another one."""
-    given = body.get("input")
-    if isinstance(given, list) and any(needs_adaptation(item, profile) for item in given):
-        report_lost_items(given, profile, ledger)
-        body["input"] = [
-            adapt_item(item, profile) for item in given if not is_dropped(item, profile)
-        ]
+def adapt_items(body: Json, profile: Profile, loss_report: LossReport) -> None:
+    """Rename roles in input items, and drop reasoning that the provider does not take.
 
-
-def report_lost_items(items: list[Any], profile: Profile, ledger: LossReport) -> None:
-    """Nobody has asked for earlier reasoning to be read, but it is not."""
+    A Responses upstream cannot decrypt items that this forwarder encrypted for another upstream.
+    """
+    items = body.get("input")
+    if not isinstance(items, list) or not any(needs_adaptation(item, profile) for item in items):
+        return
     for item in items:
         if is_dropped(item, profile):
-            ledger.note("input.reasoning", "only another upstream could read it")
+            loss_report.note("input.reasoning", "only another upstream can read it")
         elif has_unaccepted_text(item, profile):
-            ledger.note("input.reasoning.content", f"{profile.name} does not take it")
+            loss_report.note("input.reasoning.content", f"{profile.name} does not take it")
+    body["input"] = [adapt_item(item, profile) for item in items if not is_dropped(item, profile)]
 
 
 def needs_adaptation(item: Any, profile: Profile) -> bool:

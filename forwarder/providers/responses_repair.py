@@ -1,8 +1,8 @@
-"""Native Responses streams that are almost right, made right: only for providers known for it.
+"""Repairs native Responses streams of providers that leave out parts of the protocol.
 
-What is missing is added from what is there: the events that open a response, ids and indexes, the
-announcement of items and parts, items that were never closed, the counts of usage, the numbers of
-the events.  What is there is not changed, but for the numbers and for ids that change on the way.
+The repairer adds missing opening events, ids, indexes, announcements of items and parts, ``done``
+events of items, usage counts and sequence numbers.  It changes existing values only if they are
+sequence numbers or ids that differ between the events of one item.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ITEM_TYPE_BY_STEM = {
 }
 """The stem of an event -> the type of the item that it belongs to.
 
-The events of all other items are passed on, under the id that their item has here.
+Events of all other items are passed on with the id of their item.
 """
 
 _PART_FIELDS: dict[str, tuple[str, Json]] = {
@@ -46,13 +46,17 @@ _PART_FIELDS: dict[str, tuple[str, Json]] = {
     "refusal": ("refusal", {}),
     "reasoning_text": ("text", {}),
 }
-"""The stem of a delta -> the field of its part's text, and what else the part has."""
+"""The stem of a delta -> the text field of its part, and the part's other fields."""
 
 
 def repair_stream(
     stream: EventStream, saw_done_marker: Callable[[], bool], id_source: IdSource
 ) -> EventStream:
-    """The stream as the protocol has it; a whole answer is a stream of its terminal event."""
+    """Repair a stream; a complete answer is a stream of its terminal event.
+
+    ``saw_done_marker`` returns whether ``[DONE]`` arrived.  If so, a missing terminal event is
+    added.
+    """
     repair = ResponsesRepairer(id_source)
     for batch in stream:
         yield [fixed for event in batch for fixed in repair.feed(event)]
@@ -61,7 +65,7 @@ def repair_stream(
 
 
 class ResponsesRepairer:
-    """What has to be known of a stream to complete it."""
+    """Repairs the events of one stream, one at a time."""
 
     def __init__(self, id_source: IdSource) -> None:
         self._id_source = id_source
@@ -71,41 +75,39 @@ class ResponsesRepairer:
         self._is_finished = False
 
     def complete_response(self, event: Event) -> Json:
-        """The response of an event, with everything that a response has."""
-        given = event.get("response") or {}
-        fresh = {
+        """Return the response of an event with all required fields."""
+        initial = {
             **_RESPONSE_DEFAULTS,
             "id": self._id_source.new_id("resp"),
             "created_at": self._id_source.now(),
         }
-        full = overlay_fields(self._response or fresh, given)
+        full = overlay_fields(self._response or initial, event.get("response") or {})
         self._response = {**full, "id": self._response.get("id") or full["id"]}
         if event.get("type") in TERMINAL_EVENTS:
             return self._finish_response(str(event["type"]))
         return self._response
 
     def feed(self, event: Event) -> Batch:
-        """The event as it should have come, and what should have come before it."""
+        """Return the repaired event and, before it, the events that the upstream left out."""
         kind = str(event.get("type") or "")
         if kind == "error":
             return self._number_events([event])
-        made: Batch = (
-            [] if self._response or kind == "response.created" else self._make_opening_events(event)
-        )
+        events: Batch = []
+        if not self._response and kind != "response.created":
+            events += self._make_opening_events(event)
         if kind in TERMINAL_EVENTS:
             self._is_finished = True
-            closing = self._closing()
-            return self._number_events(
-                [*made, *closing, {**event, "response": self.complete_response(event)}]
-            )
-        if "response" in event:
-            return self._number_events(
-                [*made, {**event, "response": self.complete_response(event)}]
-            )
-        return self._number_events([*made, *self._repair_item_event(kind, event)])
+            for item in self._items.list_items():
+                if not item.is_done:
+                    events += item.close()
+        if kind in TERMINAL_EVENTS or "response" in event:
+            events.append({**event, "response": self.complete_response(event)})
+        else:
+            events += self._repair_item_event(kind, event)
+        return self._number_events(events)
 
     def finish(self) -> Batch:
-        """The terminal event, when a stream that said it was done had none."""
+        """Return a terminal event if all items are done and the upstream sent none."""
         if (
             self._is_finished
             or not self._items
@@ -117,12 +119,12 @@ class ResponsesRepairer:
     # -- the response ---------------------------------------------------------------------------
 
     def _make_opening_events(self, event: Event) -> Batch:
-        begun = {
+        response = {
             **self.complete_response({"response": event.get("response")}),
             "status": "in_progress",
+            "output": [],
         }
-        begun["output"] = []
-        return [{"type": f"response.{name}", "response": begun} for name in
+        return [{"type": f"response.{name}", "response": response} for name in
                 ("created", "in_progress")]  # fmt: skip
 
     def _finish_response(self, kind: str) -> Json:
@@ -132,12 +134,6 @@ class ResponsesRepairer:
             response["usage"] = complete_usage(response["usage"])
         return response
 
-    def _closing(self) -> Batch:
-        """Items that were begun and never done."""
-        return [
-            event for item in self._items.list_items() if not item.is_done for event in item.close()
-        ]
-
     # -- items ----------------------------------------------------------------------------------
 
     def _repair_item_event(self, kind: str, event: Event) -> Batch:
@@ -146,14 +142,16 @@ class ResponsesRepairer:
         stem, _, verb = kind.removeprefix("response.").rpartition(".")
         owner = _ITEM_TYPE_BY_STEM.get(stem)
         if verb not in ("delta", "done", "added") or owner is None:
-            return [self._pinned(event)]
-        if stem == "reasoning_part":  # vLLM's name for the same
+            # The event keeps the id that its item had in its first event.
+            known = self._items.get_item(event.get("output_index")) if "item_id" in event else None
+            return [{**event, "item_id": known.json["id"]} if known else event]
+        if stem == "reasoning_part":  # vLLM's name for content_part
             stem, event = "content_part", {**event, "type": f"response.content_part.{verb}"}
         if (event.get("part") or {}).get("type") == "reasoning_text":
             owner = "reasoning"
-        item, made = self._find_or_add_item(owner, event)
+        item, events = self._find_or_add_item(owner, event)
         fixed = {**event, "item_id": item.json["id"], "output_index": item.index}
-        made += self._announce_part(stem, item, fixed)
+        events += self._announce_part(stem, item, fixed)
         if stem == "output_text":
             fixed.setdefault("logprobs", [])
         elif stem == "output_text.annotation":
@@ -165,37 +163,32 @@ class ResponsesRepairer:
         if item.held_events is not None:
             item.held_events.append(fixed)
             return []
-        return [*made, fixed]
+        return [*events, fixed]
 
     def _repair_output_item(self, kind: str, event: Event) -> Batch:
-        given, index = event.get("item") or {}, event.get("output_index")
-        item = self._items.find_item(given.get("id"), index, str(given.get("type")))
-        made: Batch = []
+        sent, index = event.get("item") or {}, event.get("output_index")
+        item = self._items.find_item(sent.get("id"), index, str(sent.get("type")))
+        events: Batch = []
         if item is None:
-            item = self._items.add_item(index, given, announced=True)
-            made = [item.make_added_event()] if kind.endswith("done") else []
-        own = {k: v for k, v in complete_parts(given).items() if k != "id"}
-        item.json = overlay_fields(item.json, own)
+            item = self._items.add_item(index, sent, announced=True)
+            events = [item.make_added_event()] if kind.endswith("done") else []
+        fields = {k: v for k, v in complete_parts(sent).items() if k != "id"}
+        item.json = overlay_fields(item.json, fields)
         if not kind.endswith("done"):
-            return [*made, {**event, "output_index": item.index, "item": item.json}]
-        return [*made, *item.release_events(), {**event, **item.make_done_event()}]
-
-    def _pinned(self, event: Event) -> Event:
-        """The event under the id that its item has had from the beginning."""
-        item = self._items.get_item(event.get("output_index")) if "item_id" in event else None
-        return {**event, "item_id": item.json["id"]} if item else event
+            return [*events, {**event, "output_index": item.index, "item": item.json}]
+        return [*events, *item.release_events(), {**event, **item.make_done_event()}]
 
     def _find_or_add_item(self, kind: str, event: Event) -> tuple[RepairedItem, Batch]:
         index = event.get("output_index")
         item = self._items.find_item(event.get("item_id"), index, kind)
         if item is not None:
             return item, []
-        begun = {"type": kind, "id": event.get("item_id")}
-        item = self._items.add_item(index, begun, announced=False)
+        new_item = {"type": kind, "id": event.get("item_id")}
+        item = self._items.add_item(index, new_item, announced=False)
         return item, [] if item.held_events is not None else [item.make_added_event()]
 
     def _announce_part(self, stem: str, item: RepairedItem, event: Event) -> Batch:
-        """The part that a delta belongs to, when nobody has said that it begins."""
+        """Announce the part of a delta if the upstream did not."""
         place = (
             event.setdefault("content_index", 0)
             if stem in (*_PART_FIELDS, "content_part")
@@ -212,11 +205,9 @@ class ResponsesRepairer:
         return [{"type": "response.content_part.added", **where, "part": part}]
 
     def _number_events(self, batch: Batch) -> Batch:
-        made = [
-            {**e, "sequence_number": self._sequence_number + 1 + i} for i, e in enumerate(batch)
-        ]
+        first = self._sequence_number + 1
         self._sequence_number += len(batch)
-        return made
+        return [{**event, "sequence_number": first + i} for i, event in enumerate(batch)]
 
 
 _RESPONSE_DEFAULTS: Json = {
@@ -228,11 +219,11 @@ _RESPONSE_DEFAULTS: Json = {
     "tools": [],
     "status": "in_progress",
 }
-"""What a response has at least, beside its id and time."""
+"""The required fields of a response besides its id and time."""
 
 
 def complete_usage(usage: Json) -> Json:
-    """Every count that the SDK requires; chat's names are understood too."""
+    """Add the counts that the SDK requires; also accepts chat's names."""
     if "prompt_tokens" in usage:
         return map_usage_to_responses(usage) or usage
     counts = {k: usage.get(k) or 0 for k in ("input_tokens", "output_tokens")}

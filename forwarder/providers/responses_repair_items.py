@@ -1,4 +1,4 @@
-"""The output items of a native Responses stream, as far as they are known, whatever they lack."""
+"""The state of the output items of a native Responses stream under repair."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _ITEM_DEFAULTS: dict[str, Json] = {
     "function_call": {"call_id": None, "name": "", "arguments": "", "status": "in_progress"},
     "custom_tool_call": {"call_id": None, "name": "", "input": ""},
 }
-"""Item type -> what such an item has at least."""
+"""Item type -> the required fields of such an item."""
 
 _CALL_INPUT_FIELDS = {"function_call": "arguments", "custom_tool_call": "input"}
-"""Calls, and the field that their deltas fill."""
+"""Type of a call -> the field that its deltas fill."""
 
 
-def overlay_fields(base: Json, given: Json) -> Json:
-    """``given`` over ``base``; a null does not hide what must be there."""
-    return {**base, **{k: v for k, v in given.items() if v is not None or base.get(k) is None}}
+def overlay_fields(base: Json, fields: Json) -> Json:
+    """Return ``base`` updated with ``fields``; nulls do not replace values of ``base``."""
+    return {**base, **{k: v for k, v in fields.items() if v is not None or base.get(k) is None}}
 
 
 _CITATION_DEFAULTS: Json = {"start_index": 0, "end_index": 0, "title": ""}
 
 
 def complete_citation(annotation: Json) -> Json:
-    """An annotation with all its fields: xAI cites URLs without a position or a title."""
+    """Add missing fields to a URL citation: xAI sends no position and no title."""
     return (
         overlay_fields(_CITATION_DEFAULTS, annotation)
         if annotation.get("type") == "url_citation"
@@ -42,21 +42,24 @@ def complete_citation(annotation: Json) -> Json:
 
 
 def complete_part(part: Json) -> Json:
-    """A content part whose text has its annotations, with all their fields."""
+    """Add missing annotations, and their missing fields, to a text part."""
     if part.get("type") != "output_text":
         return part
     return {**part, "annotations": [complete_citation(a) for a in part.get("annotations") or ()]}
 
 
 def complete_parts(item: Json) -> Json:
-    """An item whose annotations have all their fields."""
+    """Apply `complete_part` to all parts of a message."""
     if item.get("type") != "message" or not item.get("content"):
         return item
     return {**item, "content": [complete_part(part) for part in item["content"]]}
 
 
 class RepairedItem:
-    """An output item; ``held_events`` are the events of a call of which nobody has said whose it is."""
+    """An output item; ``held_events`` are events of a call that wait for its announcement.
+
+    If the upstream did not announce the call, its name is unknown until its ``done`` event.
+    """
 
     def __init__(self, index: int, item: Json, announced: bool) -> None:
         self.index = index
@@ -72,7 +75,7 @@ class RepairedItem:
         self._texts.append(text)
 
     def make_added_event(self) -> Event:
-        """The announcement; what comes in deltas is still to come."""
+        """Make the announcement, with an empty field for the text that follows in deltas."""
         blank = (
             {_CALL_INPUT_FIELDS[self.json["type"]]: ""}
             if self.json["type"] in _CALL_INPUT_FIELDS
@@ -82,7 +85,7 @@ class RepairedItem:
         return {"type": "response.output_item.added", "output_index": self.index, "item": item}
 
     def close(self) -> Batch:
-        """The events of an item that was begun and never done."""
+        """Finish an item without a ``done`` event; return its held events and that event."""
         text = "".join(self._texts)
         field = _CALL_INPUT_FIELDS.get(self.json["type"])
         if self.json["type"] == "message" and not self.json["content"]:
@@ -100,13 +103,13 @@ class RepairedItem:
         return {"type": "response.output_item.done", "output_index": self.index, "item": item}
 
     def release_events(self) -> Batch:
-        """The announcement that was waiting, and the events that waited for it."""
-        held, self.held_events = self.held_events, None
-        return [] if held is None else [self.make_added_event(), *held]
+        """Return the announcement and the events that waited for it; empty if none waited."""
+        events, self.held_events = self.held_events, None
+        return [] if events is None else [self.make_added_event(), *events]
 
 
 class RepairedItems:
-    """All items of a response, by their index."""
+    """All items of a response by output index."""
 
     def __init__(self, id_source: IdSource) -> None:
         self._id_source = id_source
@@ -116,47 +119,53 @@ class RepairedItems:
         return bool(self._by_index)
 
     def list_items(self) -> list[RepairedItem]:
-        """The items in the order of the output."""
+        """Return the items in output order."""
         return [item for _, item in sorted(self._by_index.items())]
 
     def get_item(self, index: object) -> RepairedItem | None:
-        """The item of an output index, if it has begun."""
+        """Return the item of an output index, or None."""
         return self._by_index.get(index) if isinstance(index, int) else None
 
     def find_item(self, item_id: object, index: object, kind: str) -> RepairedItem | None:
-        """The item that an event means: by its index, its id, or its kind."""
-        found = self.get_item(index)
-        if found is not None:
-            return found if found.json["type"] == kind else None
+        """Find the item of an event by index, else by id, else the first open one.
+
+        Returns None if no item matches, or if the item at the index is of another kind.
+        """
+        item = self.get_item(index)
+        if item is not None:
+            return item if item.json["type"] == kind else None
         alike = [item for item in self._by_index.values() if item.json["type"] == kind]
         named = [item for item in alike if item_id and item.json["id"] == item_id]
         return next(iter(named or ([] if item_id else [i for i in alike if not i.is_done])), None)
 
     def add_item(self, index: object, item: Json, announced: bool) -> RepairedItem:
-        """A new item, at its index unless that is taken."""
+        """Add an item, at its index unless that is taken."""
         free = isinstance(index, int) and index not in self._by_index
         place = int(str(index)) if free else max(self._by_index, default=-1) + 1
         self._by_index[place] = RepairedItem(place, self.complete_item(item), announced)
         return self._by_index[place]
 
     def complete_item(self, item: Json) -> Json:
-        """An item with everything that one of its kind has."""
+        """Return the item with the required fields of its type."""
         kind = str(item.get("type"))
-        made = {"type": kind, **overlay_fields(_ITEM_DEFAULTS.get(kind, {}), item)}
-        made["id"] = item.get("id") or self._id_source.new_id(_ID_PREFIXES.get(kind, "item"))
+        full = {"type": kind, **overlay_fields(_ITEM_DEFAULTS.get(kind, {}), item)}
+        full["id"] = item.get("id") or self._id_source.new_id(_ID_PREFIXES.get(kind, "item"))
         if kind in _CALL_INPUT_FIELDS:
-            made["call_id"] = item.get("call_id") or made["id"]
-        return made
+            full["call_id"] = item.get("call_id") or full["id"]
+        return full
 
-    def build_output(self, given: list[Json]) -> list[Json]:
-        """What stands in the finished response: the items under the ids that they went by."""
-        known, given = [item.json for item in self.list_items()], list(map(complete_parts, given))
-        if len(given) != len(known):
-            return known or [self.complete_item(item) for item in given]
+    def build_output(self, output: list[Json]) -> list[Json]:
+        """Return the output of the finished response, with the ids that the stream's events had.
+
+        ``output`` is the upstream's own output; it may be empty.
+        """
+        known, final = [item.json for item in self.list_items()], list(map(complete_parts, output))
+        if len(final) != len(known):
+            return known or [self.complete_item(item) for item in final]
         same = ("id", "call_id")
         return [
             {**overlay_fields(old, item), **{k: old[k] for k in same if k in old}}
             if old["type"] == item.get("type")
             else self.complete_item(item)
-            for old, item in zip(known, given, strict=True)
+            for old, item in zip(known, final, strict=True)
         ]

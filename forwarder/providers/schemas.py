@@ -1,8 +1,8 @@
-"""JSON Schema in the dialects that providers take: pure functions, a schema in, a schema out.
+"""Rewrites JSON Schemas in the dialects that providers take: pure functions.
 
-Each dialect is a few rewrites of a single node, worn over one walk of the tree.  What a provider
-does not understand is said otherwise where that is possible, and else left out: it narrows what
-the model may write, and the tool checks its input anyway.
+A dialect is a chain of rewrites that are applied to each node of the schema.  Keywords that a
+provider does not take are replaced if possible, else removed.  That only loosens the schema, and
+the tool checks its input anyway.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ _SCHEMA_KEYWORDS = (
 _UNION_KEYWORDS = ("anyOf", "oneOf", "allOf")
 
 _MAX_CACHED_BYTES = 8192
-"""Bytes from which a schema is not kept."""
+"""Larger schemas are not cached."""
 
 _MAX_REF_DEPTH = 64
-"""Levels after which a schema is taken to be without end."""
+"""Deeper nested references are treated as recursive."""
 
 MAX_NODES = 50_000
-"""Nodes that a schema may have when its references are inlined, unless a caller says otherwise."""
+"""The default for the maximum number of nodes of a schema with inlined references."""
 
 
 class SchemaTooLarge(Exception):
-    """Inlining its references takes a schema beyond the limit, or too deep."""
+    """With its references inlined, a schema has too many nodes or is nested too deeply."""
 
 
 def rewrite_schema(schema: Json, dialect: str, max_nodes: int = MAX_NODES) -> Json:
-    """The schema as the dialect has it; ``openai`` has it as it is.
+    """Rewrite a schema in a dialect of `DIALECTS`; ``openai`` changes nothing.
 
-    Clients send the same tools with every turn, so what was made of a schema is kept.
-    Raises SchemaTooLarge if the dialect has no references and they are worth too much.
+    Results are cached, because clients send the same tools with every turn.  Raises
+    SchemaTooLarge if the dialect has no references and inlining them exceeds ``max_nodes``.
     """
     key = orjson.dumps(schema)
     if len(key) < _MAX_CACHED_BYTES:
@@ -77,20 +77,20 @@ def rewrite_cached(schema: bytes, dialect: str, max_nodes: int) -> Json:
 
 
 def walk_schema(node: Any, rewrite: SchemaRewrite) -> Any:
-    """Rewrite a node, then the schemas inside of it; ``properties`` hold names, not keywords."""
+    """Rewrite a node, then the schemas inside it; keys of ``properties`` are no keywords."""
     if not isinstance(node, dict):
         return node
-    made: Json = {}
+    walked: Json = {}
     for key, value in rewrite(node).items():
         if key in _SCHEMA_MAP_KEYWORDS and isinstance(value, dict):
-            made[key] = {name: walk_schema(inner, rewrite) for name, inner in value.items()}
+            walked[key] = {name: walk_schema(inner, rewrite) for name, inner in value.items()}
         elif key in _SCHEMA_LIST_KEYWORDS + _SCHEMA_KEYWORDS and isinstance(value, list):
-            made[key] = [walk_schema(inner, rewrite) for inner in value]
+            walked[key] = [walk_schema(inner, rewrite) for inner in value]
         elif key in _SCHEMA_KEYWORDS:
-            made[key] = walk_schema(value, rewrite)
+            walked[key] = walk_schema(value, rewrite)
         else:
-            made[key] = value
-    return made
+            walked[key] = value
+    return walked
 
 
 def chain_rewrites(*rewrites: SchemaRewrite) -> SchemaRewrite:
@@ -106,29 +106,29 @@ def chain_rewrites(*rewrites: SchemaRewrite) -> SchemaRewrite:
 
 
 def make_keyword_remover(*names: str) -> SchemaRewrite:
-    gone = frozenset(names)
-    return lambda node: {k: v for k, v in node.items() if k not in gone}
+    removed = frozenset(names)
+    return lambda node: {k: v for k, v in node.items() if k not in removed}
 
 
 def convert_tuples(node: Json) -> Json:
-    """Items that differ by place become items of any of the kinds."""
-    listed = node.get("prefixItems") or node.get("items")
-    if not isinstance(listed, list):
+    """Convert schemas by position to one schema for all items: any of them."""
+    schemas = node.get("prefixItems") or node.get("items")
+    if not isinstance(schemas, list):
         return node
     rest = {k: v for k, v in node.items() if k not in ("prefixItems", "items", "additionalItems")}
-    kinds = [kind for kind in listed if isinstance(kind, dict)]
+    kinds = [kind for kind in schemas if isinstance(kind, dict)]
     return {**rest, "items": {"anyOf": kinds} if len(kinds) > 1 else (kinds or [{}])[0]}
 
 
 def rename_definitions(node: Json) -> Json:
-    """The older name of ``$defs``, and what refers to it."""
-    made = dict(node)
-    ref = made.get("$ref")
+    """Rename ``definitions``, the older name of ``$defs``, and adapt references to it."""
+    renamed = dict(node)
+    ref = renamed.get("$ref")
     if isinstance(ref, str):
-        made["$ref"] = ref.replace("#/definitions/", "#/$defs/")
-    if isinstance(made.get("definitions"), dict):
-        made["$defs"] = {**made.pop("definitions"), **made.get("$defs", {})}
-    return made
+        renamed["$ref"] = ref.replace("#/definitions/", "#/$defs/")
+    if isinstance(renamed.get("definitions"), dict):
+        renamed["$defs"] = {**renamed.pop("definitions"), **renamed.get("$defs", {})}
+    return renamed
 
 
 def isolate_ref(node: Json) -> Json:
@@ -136,24 +136,24 @@ def isolate_ref(node: Json) -> Json:
 
 
 def push_type_into_unions(node: Json) -> Json:
-    """The type beside a union moves into its branches."""
+    """Move the type beside a union into its branches."""
     kind = node.get("type")
     unions = [name for name in _UNION_KEYWORDS if isinstance(node.get(name), list)]
     if not unions or kind is None:
         return node
-    made = {k: v for k, v in node.items() if k != "type"}
+    pushed = {k: v for k, v in node.items() if k != "type"}
     for name in unions:
-        made[name] = [_with_type(branch, kind) for branch in node[name]]
-    return made
+        pushed[name] = [_with_type(branch, kind) for branch in node[name]]
+    return pushed
 
 
 def _with_type(branch: Any, kind: Any) -> Any:
-    told = not isinstance(branch, dict) or {"type", "$ref", *_UNION_KEYWORDS} & branch.keys()
-    return branch if told else {"type": kind, **branch}
+    has_type = not isinstance(branch, dict) or {"type", "$ref", *_UNION_KEYWORDS} & branch.keys()
+    return branch if has_type else {"type": kind, **branch}
 
 
 def convert_one_of(node: Json) -> Json:
-    """``oneOf`` as ``anyOf``, which is the one that providers know."""
+    """Rename ``oneOf`` to ``anyOf``, which providers take."""
     if "oneOf" not in node or "anyOf" in node:
         return node
     return {"anyOf" if k == "oneOf" else k: v for k, v in node.items()}
@@ -164,16 +164,16 @@ def convert_const(node: Json) -> Json:
 
 
 def convert_type_list(node: Json) -> Json:
-    """A list of types as one type that may be null, or as a union."""
+    """Convert a list of types to one type, or to a union; null becomes ``nullable``."""
     kinds = node.get("type")
     if not isinstance(kinds, list):
         return node
-    solid = [kind for kind in kinds if kind != "null"]
-    made = {**node, **({"nullable": True} if len(solid) < len(kinds) else {})}
-    if len(solid) == 1:
-        return {**made, "type": solid[0]}
-    del made["type"]
-    return {**made, "anyOf": [{"type": kind} for kind in solid]}
+    others = [kind for kind in kinds if kind != "null"]
+    converted = {**node, **({"nullable": True} if len(others) < len(kinds) else {})}
+    if len(others) == 1:
+        return {**converted, "type": others[0]}
+    del converted["type"]
+    return {**converted, "anyOf": [{"type": kind} for kind in others]}
 
 
 _GEMINI_KEYWORDS = frozenset(
@@ -202,28 +202,31 @@ _GEMINI_KEYWORDS = frozenset(
 
 
 def restrict_to_gemini(node: Json) -> Json:
-    """Its subset: known keywords, enums of texts, properties behind every ``required``."""
-    made = {k: v for k, v in node.items() if k in _GEMINI_KEYWORDS}
-    if isinstance(made.get("enum"), list):
-        made["enum"] = [str(value) for value in made["enum"] if value is not None]
-        made["type"] = "string"
-    if made.get("format") not in ("enum", "date-time"):
-        made.pop("format", None)
-    if isinstance(made.get("required"), list):
-        there = list(made["properties"]) if isinstance(made.get("properties"), dict) else []
-        made["required"] = [name for name in made["required"] if name in there]
-    if made.get("type") == "array" and not isinstance(made.get("items"), dict):
-        made["items"] = {"type": "string"}
-    return made
+    """Restrict a node to Gemini's subset.
+
+    It has few keywords, enums of texts only, and each ``required`` name must be a property.
+    """
+    subset = {k: v for k, v in node.items() if k in _GEMINI_KEYWORDS}
+    if isinstance(subset.get("enum"), list):
+        subset["enum"] = [str(value) for value in subset["enum"] if value is not None]
+        subset["type"] = "string"
+    if subset.get("format") not in ("enum", "date-time"):
+        subset.pop("format", None)
+    if isinstance(subset.get("required"), list):
+        names = list(subset["properties"]) if isinstance(subset.get("properties"), dict) else []
+        subset["required"] = [name for name in subset["required"] if name in names]
+    if subset.get("type") == "array" and not isinstance(subset.get("items"), dict):
+        subset["items"] = {"type": "string"}
+    return subset
 
 
 # -- references ---------------------------------------------------------------------------------
 
 
 class RefInliner:
-    """Replaces every reference in a schema by what it refers to.
+    """Replaces all references in a schema by their targets.
 
-    A few references to references can be worth any number of nodes, so these are counted.
+    Nested references can expand to any number of nodes, so the nodes are counted.
     """
 
     def __init__(self, schema: Json, max_nodes: int) -> None:
@@ -232,7 +235,7 @@ class RefInliner:
         self._targets: dict[str, Json] = {}
 
     def resolve(self, node: Any, open_refs: frozenset[str]) -> Any:
-        """The node without references; ``open_refs`` are those that it is inside of."""
+        """Return the node without references; ``open_refs`` are the references around it."""
         self._left -= 1
         if self._left < 0:
             raise SchemaTooLarge(f"it has more than {self._max_nodes} nodes without its references")
@@ -249,7 +252,7 @@ class RefInliner:
             }
         beside = {k: v for k, v in node.items() if k != "$ref"}
         if ref in open_refs or len(open_refs) > _MAX_REF_DEPTH:
-            return {"type": "object", **beside}  # it contains itself: any object will do
+            return {"type": "object", **beside}  # recursive: accept any object
         if ref not in self._targets:
             self._targets[ref] = find_ref_target(self._schema, ref)
         inside = self.resolve(self._targets[ref], open_refs | {ref})
@@ -257,25 +260,24 @@ class RefInliner:
 
 
 def inline_refs(schema: Json, max_nodes: int) -> Json:
-    """The schema with every reference replaced by what it refers to."""
-    made: Json = RefInliner(schema, max_nodes).resolve(schema, frozenset("#"))
-    return made
+    inlined: Json = RefInliner(schema, max_nodes).resolve(schema, frozenset("#"))
+    return inlined
 
 
 _DEFINITION_KEYWORDS = ("$defs", "definitions")
 
 
 def find_ref_target(schema: Json, ref: str) -> Json:
-    """What a reference within the document points at; one that leads nowhere allows anything."""
-    at: Any = schema
+    """Return the target of a reference within the schema; an empty schema if it has none."""
+    target: Any = schema
     for step in ref.removeprefix("#").split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
-        at = at.get(name) if isinstance(at, dict) else None
-    return at if isinstance(at, dict) else {}
+        target = target.get(name) if isinstance(target, dict) else None
+    return target if isinstance(target, dict) else {}
 
 
 def inline_unknown_refs(schema: Json, max_nodes: int) -> Json:
-    """Refs that lead elsewhere than to a definition cannot stay."""
+    """Inline all references if one of them does not refer to a definition."""
     known = all(ref.startswith("#/$defs/") for ref in iter_refs(schema))
     return schema if known else inline_refs(schema, max_nodes)
 
@@ -318,4 +320,4 @@ DIALECTS: dict[str, Callable[[Json, int], Json]] = {
     "gemini": lambda schema, most: walk_schema(inline_refs(schema, most), _REWRITE_GEMINI),
     "mistral": lambda schema, most: walk_schema(schema, _REWRITE_MISTRAL),
 }
-"""Name -> the schema as those who speak it take it, of at most so many nodes."""
+"""Name -> function of a schema and the maximum number of nodes."""

@@ -1,4 +1,4 @@
-"""Which profile holds: for an upstream by its provider or address, and for a single model."""
+"""Selects the profile for an upstream, by provider or URL, and applies overrides for a model."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PASSTHROUGH_PROFILE = Profile(
     reasoning_replay="as_is",
     tool_image="inline",
 )
-"""Nothing is mended: for what passes through to a provider of which nothing is known."""
+"""Adapts nothing: for passthrough requests to an unknown provider."""
 
 
 def select_profile(provider: str, base_url: str, quirks: ProfileChanges) -> Profile:
-    """The named profile, or the one that the URL gives away, with the operator's overrides.
+    """Return the provider's profile, by name or else by URL, with the operator's overrides.
 
-    What the operator says of all models goes before what the profile says of some.
+    An operator's override for all models replaces the profile's own overrides for single models.
     """
     profile = PROFILES[provider] if provider else infer_from_url(base_url)
     known = {
@@ -41,7 +41,7 @@ def select_profile(provider: str, base_url: str, quirks: ProfileChanges) -> Prof
 
 
 def apply_model_overrides(profile: Profile, model: str) -> Profile:
-    """The profile with what it says of this model, whose name is matched in lower case."""
+    """Return the profile with its overrides for a model; names match case-insensitively."""
     changes: dict[str, Any] = {}
     for glob, special in profile.models.items():
         if fnmatchcase(model.lower(), glob.lower()):
@@ -59,7 +59,7 @@ _FIELD_TYPES: dict[str, Callable[[Any], Any]] = {
     "responses_takes": frozenset,
     "server_calls": tuple,
 }
-"""Knob -> the type of its value, where a setting can only give a list."""
+"""Profile field -> the type of its value if settings hold a list instead."""
 
 
 def infer_from_url(base_url: str) -> Profile:

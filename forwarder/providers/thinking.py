@@ -1,4 +1,4 @@
-"""How hard to think, in a provider's own words; where it can only be switched, it is switched."""
+"""Maps the reasoning effort to a provider's effort names and its parameters for thinking."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from forwarder.core.validate import STR, read_field
 from forwarder.providers.profile import Profile
 
 
-def apply_thinking_switch(body: Json, profile: Profile, ledger: LossReport) -> None:
-    if body.get("reasoning_effort") is None or _takes_any_effort(profile):
+def apply_thinking_switch(body: Json, profile: Profile, loss_report: LossReport) -> None:
+    if body.get("reasoning_effort") is None:
+        return
+    if profile.thinking_switch == "effort" and not profile.effort_map:
         return
     effort = read_field(body, "reasoning_effort", STR, "reasoning_effort")
     del body["reasoning_effort"]
@@ -20,14 +22,10 @@ def apply_thinking_switch(body: Json, profile: Profile, ledger: LossReport) -> N
     if profile.thinking_switch in ("effort", "thinking_effort") and word is not None:
         body["reasoning_effort"] = word
     if profile.thinking_switch == "effort" and word is None:
-        ledger.drop("reasoning_effort", f"{profile.name} has no word for '{effort}'")
-    for name, value in _SWITCH_FIELDS[profile.thinking_switch](effort, word).items():
-        given = body.get(name, value)  # the client's own word goes first
-        body[name] = {**value, **given} if isinstance(given, dict) else given
-
-
-def _takes_any_effort(profile: Profile) -> bool:
-    return profile.thinking_switch == "effort" and not profile.effort_map
+        loss_report.drop("reasoning_effort", f"{profile.name} has no effort '{effort}'")
+    for name, default in _SWITCH_FIELDS[profile.thinking_switch](effort, word).items():
+        value = body.get(name, default)  # the client's own value takes precedence
+        body[name] = {**default, **value} if isinstance(value, dict) else value
 
 
 def make_thinking_type(effort: str, word: str | None) -> Json:
@@ -46,7 +44,7 @@ _SWITCH_FIELDS: dict[str, Callable[[str, str | None], dict[str, Any]]] = {
 }
 
 
-def rename_effort(body: Json, profile: Profile, ledger: LossReport) -> None:
+def rename_effort(body: Json, profile: Profile, loss_report: LossReport) -> None:
     reasoning = body.get("reasoning")
     if not profile.effort_map or not isinstance(reasoning, dict) or not reasoning.get("effort"):
         return

@@ -1,4 +1,4 @@
-"""The tools of a request, and what is demanded of them, as a provider takes them."""
+"""Adapts the tools of a request, their schemas and the tool choice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from forwarder.providers.profile import Profile
 from forwarder.providers.schemas import SchemaTooLarge, rewrite_schema
 
 
-def adapt_tools(body: Json, profile: Profile, ledger: LossReport) -> None:
+def adapt_tools(body: Json, profile: Profile, loss_report: LossReport) -> None:
     if not profile.strict_tools and body.get("tools"):
         body["tools"] = [drop_strict(tool) for tool in read_objects(body, "tools")]
     choice = body.get("tool_choice")
@@ -24,12 +24,12 @@ def adapt_tools(body: Json, profile: Profile, ledger: LossReport) -> None:
 
 def drop_strict(tool: Json) -> Json:
     function = read_field(tool, "function", DICT, "tools") or {}
-    mended = {k: v for k, v in function.items() if k != "strict"}
-    return {**tool, "function": mended} if function else tool
+    others = {k: v for k, v in function.items() if k != "strict"}
+    return {**tool, "function": others} if function else tool
 
 
 def keep_allowed_tools(body: Json, allowed: Json) -> None:
-    """Offer only the allowed tools, which comes to the same."""
+    """Emulate ``allowed_tools``: offer only the allowed tools."""
     names = (read_tool_name(ref) for ref in read_objects(allowed, "tools"))
     permitted = frozenset(name for name in names if isinstance(name, str))
     body["tools"] = [
@@ -44,7 +44,7 @@ def read_tool_name(tool: Json) -> str | None:
 
 
 def is_tool_forced(body: Json) -> bool:
-    """Does the request demand that a tool is used?"""
+    """Return True if the request demands the use of a tool."""
     choice = body.get("tool_choice")
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         allowed = choice.get("allowed_tools")
@@ -52,57 +52,59 @@ def is_tool_forced(body: Json) -> bool:
     return choice == "required" or isinstance(choice, dict)
 
 
-def adapt_forced_choice(body: Json, profile: Profile, ledger: LossReport) -> None:
+def adapt_forced_choice(body: Json, profile: Profile, loss_report: LossReport) -> None:
     way = profile.forced_tool_choice
     if way == "ok" or not is_tool_forced(body):
         return
     if way == "auto":
         body["tool_choice"] = "auto"
-        ledger.drop("tool_choice", f"{profile.name} leaves it to the model whether it uses a tool")
+        loss_report.drop("tool_choice", f"{profile.name} cannot force the use of a tool")
     elif way == "any":
         body["tool_choice"] = "any" if body["tool_choice"] == "required" else body["tool_choice"]
     else:
         for name in ("thinking", "enable_thinking"):
             body.pop(name, None)
         if body.get("reasoning_effort") not in (None, "none"):
-            ledger.drop("reasoning_effort", f"{profile.name} cannot think when made to use a tool")
+            reason = f"{profile.name} cannot reason if the use of a tool is forced"
+            loss_report.drop("reasoning_effort", reason)
         body["reasoning_effort"] = "none"
 
 
-def adapt_schemas(body: Json, profile: Profile, ledger: LossReport) -> None:
+def adapt_schemas(body: Json, profile: Profile, loss_report: LossReport) -> None:
     dialect = profile.schema_dialect
     if dialect == "openai":
         return
-    most = ledger.max_schema_nodes
+    max_nodes = loss_report.max_schema_nodes
     if body.get("tools"):
         body["tools"] = [
-            adapt_tool_schema(tool, f"tools[{i}]", dialect, most)
+            adapt_tool_schema(tool, f"tools[{i}]", dialect, max_nodes)
             for i, tool in enumerate(read_objects(body, "tools"))
         ]
     if dialect == "mistral":
-        return  # formats may be in full there
+        return  # response formats may use all of JSON Schema there
     for name, inner in (("response_format", "json_schema"), ("text", "format")):
         holder = body.get(name)
         if isinstance(holder, dict) and isinstance(holder.get(inner), dict):
-            made = adapt_schema(holder[inner], "schema", f"{name}.{inner}", dialect, most)
+            adapted = adapt_schema(holder[inner], "schema", f"{name}.{inner}", dialect, max_nodes)
             if not profile.strict_tools:
-                made = {k: v for k, v in made.items() if k != "strict"}
-            body[name] = {**holder, inner: made}
+                adapted = {k: v for k, v in adapted.items() if k != "strict"}
+            body[name] = {**holder, inner: adapted}
 
 
-def adapt_tool_schema(tool: Json, path: str, dialect: str, most: int) -> Json:
-    if isinstance(tool.get("function"), dict):
-        made = adapt_schema(tool["function"], "parameters", f"{path}.function", dialect, most)
-        return {**tool, "function": made}
-    return adapt_schema(tool, "parameters", path, dialect, most)
+def adapt_tool_schema(tool: Json, path: str, dialect: str, max_nodes: int) -> Json:
+    function = tool.get("function")
+    if isinstance(function, dict):
+        path = f"{path}.function"
+        return {**tool, "function": adapt_schema(function, "parameters", path, dialect, max_nodes)}
+    return adapt_schema(tool, "parameters", path, dialect, max_nodes)
 
 
-def adapt_schema(holder: Json, key: str, path: str, dialect: str, most: int) -> Json:
+def adapt_schema(holder: Json, key: str, path: str, dialect: str, max_nodes: int) -> Json:
     schema = holder.get(key)
     if not isinstance(schema, dict):
         return holder
     try:
-        return {**holder, key: rewrite_schema(schema, dialect, most)}
+        return {**holder, key: rewrite_schema(schema, dialect, max_nodes)}
     except SchemaTooLarge as error:
         raise InvalidRequest(
             f"Invalid value for '{path}.{key}': the provider takes no references in a schema, and "
@@ -113,6 +115,6 @@ def adapt_schema(holder: Json, key: str, path: str, dialect: str, most: int) -> 
 
 
 def read_objects(holder: Json, key: str) -> list[Json]:
-    """The list of objects under ``key``, or none; raises InvalidRequest for all else."""
+    """Return the list of objects under ``key``, empty if absent; else raise InvalidRequest."""
     items = read_field(holder, key, LIST, key) or []
     return [check_type(item, DICT, f"{key}[{i}]") for i, item in enumerate(items)]

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from forwarder.core.translation_context import LossReport
 from forwarder.providers import Profile
-from forwarder.providers.names import fit_names, make_name_restorer, map_long_names
+from forwarder.providers.names import fit_names, map_long_names, restore_names
 
 Json = dict[str, Any]
 
@@ -35,7 +36,7 @@ def conversation(name: str, call_id: str) -> Json:
 def fitted(body: Json, **knobs: Any) -> Json:
     made = copy.copy(body)
     before = copy.deepcopy(body)
-    fit_names(made, Profile("some", **knobs))
+    fit_names(made, Profile("some", **knobs), LossReport())
     assert body == before
     return made
 
@@ -108,10 +109,10 @@ def test_what_is_not_of_its_shape_is_left_alone(odd: Any) -> None:
 
 @pytest.mark.parametrize("key", ["delta", "message"])
 def test_calls_in_answers_have_the_clients_names_again(key: str) -> None:
-    restore = make_name_restorer({"short": LONG})
+    names = {"short": LONG}
     call = function("short", arguments="")
     event = {"choices": [{"index": 0, key: {"tool_calls": [{"index": 0, **call}]}}]}
-    (choice,) = restore(event)["choices"]
+    (choice,) = restore_names(event, names)["choices"]
     assert choice[key]["tool_calls"] == [{"index": 0, **function(LONG, arguments="")}]
     for other in ({"choices": []}, {"choices": [{"delta": {"content": "short"}}]}, {"error": {}}):
-        assert restore(other) is other
+        assert restore_names(other, names) is other

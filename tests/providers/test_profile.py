@@ -12,8 +12,8 @@ from forwarder.providers import Profile, validate_quirks
 @pytest.mark.parametrize(
     ("quirks", "said"),
     [
-        ({"strict_tool": True}, "names out of add, allowed_tools"),
-        ({"name": "x"}, "names out of"),
+        ({"strict_tool": True}, "only the names add, allowed_tools"),
+        ({"name": "x"}, "only the names"),
         ({"strict_tools": 1}, "'strict_tools' is true or false"),
         ({"max_tokens": "limit"}, "'max_tokens' is one of max_tokens, max_completion_tokens"),
         ({"reasoning_field": "x"}, "one of reasoning_content, reasoning, null"),
@@ -25,7 +25,7 @@ from forwarder.providers import Profile, validate_quirks
         ({"effort_map": {"low": 1}}, "'effort_map' is an object of texts or null"),
         ({"models": {"x": 1}}, "'models' is an object of such objects"),
         ({"models": {"x": {"drop": 1}}}, "'drop' is an array"),
-        ({"models": {"x": {"models": {}}}}, "hold no 'models'"),
+        ({"models": {"x": {"models": {}}}}, "contain no 'models'"),
     ],
 )
 def test_a_wrong_value_is_told_by_what_would_be_right(quirks: Any, said: str) -> None:
