@@ -23,7 +23,7 @@ Json = dict[str, Any]
         ({"url": "u"}, {"url": "u"}),
     ],
 )
-def test_an_annotation_is_nested_once(annotation: Json, wrapped: Json) -> None:
+def test_nest_annotation(annotation: Json, wrapped: Json) -> None:
     assert nest_annotation(annotation) == wrapped
 
 
@@ -35,7 +35,7 @@ def spot(start: int, end: int) -> Json:
 @pytest.mark.parametrize(
     "put", [[], [(0, 5)], [(2, 3)], [(0, 1), (3, 2), (6, 4)], [(4, 1)], [(9, 9)]]
 )
-def test_a_moved_annotation_spans_the_same_words(wrap: Any, put: list[tuple[int, int]]) -> None:
+def test_shift_annotation_keeps_the_same_words(wrap: Any, put: list[tuple[int, int]]) -> None:
     text = "abcdefgh"
     whole = "".join(
         "".join("-" * size for at, size in put if at == i) + c for i, c in enumerate(text)
@@ -50,13 +50,13 @@ def test_a_moved_annotation_spans_the_same_words(wrap: Any, put: list[tuple[int,
             assert said[-1] != "-"
 
 
-def test_an_empty_span_stays_one() -> None:
+def test_shift_annotation_keeps_empty_span() -> None:
     moved = shift_annotation(spot(2, 2), [(2, 3)])
     assert (moved["start_index"], moved["end_index"]) == (5, 5)
     assert shift_annotation(spot(0, 0), [(0, 4)])["end_index"] == 4
 
 
-def test_what_has_no_positions_stays_as_it_is() -> None:
+def test_shift_annotation_without_positions() -> None:
     for odd in (
         {"type": "url_citation", "url": "u"},
         {"start_index": "1"},

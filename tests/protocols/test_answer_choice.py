@@ -21,7 +21,7 @@ Json = dict[str, Any]
         ([[2], [2], [0]], [2, 2, None]),
     ],
 )
-def test_one_choice_of_the_first_chunk_is_the_answer(
+def test_choice_selector_finds_the_answer(
     chunks: list[list[int | None]], found: list[int | None]
 ) -> None:
     answer = ChoiceSelector()
@@ -45,5 +45,5 @@ MESSAGE = {"content": "a"}
         ({}, {}),
     ],
 )
-def test_a_message_is_read_only_where_there_is_no_delta(choice: Json, delta: Json) -> None:
+def test_read_delta_prefers_delta_to_message(choice: Json, delta: Json) -> None:
     assert read_delta(choice) == delta

@@ -34,7 +34,7 @@ from forwarder.protocols.chat_reasoning import (
         ({}, ""),
     ],
 )  # fmt: skip
-def test_reasoning_is_read_in_every_spelling_once(delta: dict[str, Any], text: str) -> None:
+def test_read_text_reads_each_reasoning_field_once(delta: dict[str, Any], text: str) -> None:
     assert read_text(delta) == text
 
 
@@ -51,14 +51,12 @@ def test_reasoning_is_read_in_every_spelling_once(delta: dict[str, Any], text: s
         ([{"type": "thinking", "thinking": None}, None, 1], ("", "")),
     ],
 )
-def test_thinking_parts_are_told_from_text_parts(
-    content: list[Any], apart: tuple[str, str]
-) -> None:
+def test_split_content(content: list[Any], apart: tuple[str, str]) -> None:
     assert split_content(content) == apart
     assert is_reasoning_part(content[0]) == bool(apart[0] or content[-1] == 1)
 
 
-def test_streamed_details_are_folded_so_that_they_go_back_as_they_came() -> None:
+def test_detail_merger_restores_the_list() -> None:
     merger = DetailMerger()
     first = {"type": "reasoning.text", "text": "a", "index": 0, "signature": None}
     for more in (
@@ -116,7 +114,7 @@ def split(pieces: list[str]) -> list[tuple[str, str]]:
         ("", []),
     ],
 )
-def test_a_think_block_is_taken_out_of_the_head_of_a_text(
+def test_think_tag_splitter_removes_leading_block(
     content: str, apart: list[tuple[str, str]]
 ) -> None:
     assert split([content]) == apart
@@ -127,13 +125,13 @@ TEXTS = st.lists(st.sampled_from(["<think>", "</think>", "<", "</th", "\n", " ",
 
 
 @given(content=TEXTS.map("".join), data=st.data())
-def test_a_think_block_is_found_in_every_chunking(content: str, data: st.DataObject) -> None:
+def test_think_tag_splitter_with_any_chunks(content: str, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(content)))))
     pieces = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
     assert split(pieces) == split([content])
 
 
-def test_the_splitter_tells_while_it_holds_a_thought() -> None:
+def test_think_tag_splitter_is_reasoning() -> None:
     splitter = ThinkTagSplitter()
     told = []
     for piece in ("\n", "<think>", "Hm.", "</think>", "\n", "Hi"):
@@ -142,7 +140,7 @@ def test_the_splitter_tells_while_it_holds_a_thought() -> None:
     assert told == [False, True, True, True, True, False]
 
 
-def test_plain_text_is_passed_by_once_it_is_known_to_be_plain() -> None:
+def test_think_tag_splitter_is_done_with_plain_text() -> None:
     splitter = ThinkTagSplitter()
     assert not splitter.is_done
     list(splitter.feed("<think>a"))
@@ -154,7 +152,7 @@ def test_plain_text_is_passed_by_once_it_is_known_to_be_plain() -> None:
 @pytest.mark.parametrize(
     ("blob", "own"), [("fwd1.abc", True), ("fwd12.abc", True), ("fwd.abc", False), ("gAAAA", False), (None, False)]
 )  # fmt: skip
-def test_our_own_seals_are_told_from_foreign_ones(blob: Any, own: bool) -> None:
+def test_is_own_token(blob: Any, own: bool) -> None:
     assert is_own_token(blob) is own
 
 
@@ -170,5 +168,5 @@ def test_our_own_seals_are_told_from_foreign_ones(blob: Any, own: bool) -> None:
         (None, None),
     ],
 )
-def test_a_history_tells_the_field_of_its_client(messages: Any, field: str | None) -> None:
+def test_find_reasoning_field_in_history(messages: Any, field: str | None) -> None:
     assert find_reasoning_field(messages) == field

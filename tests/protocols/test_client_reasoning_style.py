@@ -57,7 +57,7 @@ BROWSER = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, 
         ({}, None),
     ],
 )  # fmt: skip
-def test_a_client_is_known_by_its_headers(headers: Json, field: str | None) -> None:
+def test_find_rendered_field_by_headers(headers: Json, field: str | None) -> None:
     assert find_rendered_field(headers.get) == field
 
 
@@ -74,16 +74,14 @@ def test_a_client_is_known_by_its_headers(headers: Json, field: str | None) -> N
         ("responses", "text", ("both",), "text"),
     ],
 )
-def test_a_request_goes_before_a_key_and_a_key_before_the_setting(
+def test_select_style_precedence(
     api: str, requested: str | None, of_key: tuple[str, ...], style: str
 ) -> None:
     assert select_style(api, requested, of_key, "setting") == style
 
 
 @pytest.mark.parametrize(("api", "style"), [("chat", "both"), ("responses", "none"), ("chat", "x")])
-def test_a_style_that_an_api_has_not_is_refused_with_those_that_it_has(
-    api: str, style: str
-) -> None:
+def test_select_style_refuses_style_of_other_api(api: str, style: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         select_style(api, style, (), "auto")
     assert refused.value.param == "X-Forwarder-Reasoning"
@@ -114,9 +112,7 @@ def said(**fields: Any) -> list[Json]:
         ([None, 5], CONTENT, CONTENT),
     ],
 )
-def test_auto_is_the_field_that_a_chat_client_reads(
-    messages: Any, rendered: str | None, style: str
-) -> None:
+def test_resolve_chat_style_auto(messages: Any, rendered: str | None, style: str) -> None:
     assert resolve_chat_style("auto", {"messages": messages}, rendered) == style
     assert resolve_chat_style("none", {"messages": messages}, rendered) == "none"
 
@@ -135,8 +131,6 @@ def test_auto_is_the_field_that_a_chat_client_reads(
         ({"reasoning": "high"}, "text"),
     ],
 )
-def test_auto_is_a_summary_for_responses_clients_that_asked_for_one(
-    request_: Json, style: str
-) -> None:
+def test_resolve_responses_style_auto(request_: Json, style: str) -> None:
     assert resolve_responses_style("auto", request_) == style
     assert resolve_responses_style("both", request_) == "both"

@@ -12,7 +12,7 @@ from forwarder.protocols.fold import fold_chat, fold_responses
 Json = dict[str, Any]
 
 
-def test_a_name_that_is_said_again_is_no_part_of_it() -> None:
+def test_fold_chat_ignores_repeated_name() -> None:
     call = {"index": 0, "id": "c", "type": "function"}
     named = [{**call, "function": {"name": "look", "arguments": piece}} for piece in ("{", "}")]
     chunks = [{"choices": [{"index": 0, "delta": {"tool_calls": [one]}}]} for one in named]
@@ -134,12 +134,12 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_deltas_add_up_to_a_message(name: str) -> None:
+def test_fold_chat_merges_deltas(name: str) -> None:
     deltas, whole_message = MESSAGES[name]
     assert folded(*deltas) == whole_message
 
 
-def test_the_completion_has_the_last_word_of_every_field() -> None:
+def test_fold_chat_keeps_last_value_of_each_field() -> None:
     completion = fold_chat(
         iter(
             [
@@ -162,7 +162,7 @@ def test_the_completion_has_the_last_word_of_every_field() -> None:
     }
 
 
-def test_choices_are_folded_apart_and_in_order() -> None:
+def test_fold_chat_separates_and_sorts_choices() -> None:
     chunks = [
         {"choices": [{"index": i, "delta": {"content": c}}]}
         for i, c in [(1, "b"), (0, "a"), (1, "c")]
@@ -171,18 +171,18 @@ def test_choices_are_folded_apart_and_in_order() -> None:
     assert [(c["index"], c["message"]["content"]) for c in choices] == [(0, "a"), (1, "bc")]
 
 
-def test_the_events_that_are_folded_are_not_changed() -> None:
+def test_fold_chat_does_not_change_events() -> None:
     parts: list[Json] = [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}]
     folded({"content": parts}, {"content": [{"type": "thinking", "thinking": [1]}]})
     assert parts == [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}]
 
 
-def test_a_whole_completion_is_given_back_as_it_is() -> None:
+def test_fold_chat_returns_complete_answer_unchanged() -> None:
     completion = {"id": "1", "choices": [{"message": {"content": "a"}}], "vendor": {"x": 1}}
     assert fold_chat(iter([[], [completion]])) is completion
 
 
-def test_an_error_in_a_stream_is_raised() -> None:
+def test_fold_raises_error_in_stream() -> None:
     error = {"message": "Full.", "code": "rate_limit_exceeded"}
     for fold, event in (
         (fold_chat, {"error": error}),
@@ -195,13 +195,13 @@ def test_an_error_in_a_stream_is_raised() -> None:
 
 
 @pytest.mark.parametrize("fold", [fold_chat, fold_responses])
-def test_a_stream_without_an_answer_is_broken(fold: Any) -> None:
+def test_fold_raises_for_stream_without_answer(fold: Any) -> None:
     for stream in ([], [[]], [[{"type": "response.created", "response": {}}]]):
         with pytest.raises(UpstreamProtocolError):
             fold(iter(stream))
 
 
-def test_the_response_is_that_of_the_terminal_event() -> None:
+def test_fold_responses_returns_terminal_response() -> None:
     events = [
         {"type": "response.created", "response": {"status": "in_progress"}},
         {"type": "response.incomplete", "response": {"status": "incomplete"}},
@@ -209,14 +209,14 @@ def test_the_response_is_that_of_the_terminal_event() -> None:
     assert fold_responses(iter([events])) == {"status": "incomplete", "output": []}
 
 
-def test_a_response_has_the_finished_items_that_its_terminal_event_leaves_out() -> None:
+def test_fold_responses_adds_missing_items() -> None:
     items = [{"id": "rs_1", "type": "reasoning"}, {"id": "msg_1", "type": "message"}]
     done = [{"type": "response.output_item.done", "item": item} for item in items]
     last = {"type": "response.completed", "response": {"output": []}}
     assert fold_responses(iter([[*done, last]]))["output"] == items
 
 
-def test_nulls_of_a_delta_are_no_part_of_the_message() -> None:
+def test_fold_chat_ignores_nulls_in_delta() -> None:
     def chunk(delta: Json, finish: str | None = None) -> Json:
         nothing = {"function_call": None, "tool_calls": None, "refusal": None}
         return {"choices": [{"index": 0, "delta": {**nothing, **delta}, "finish_reason": finish}]}
@@ -226,14 +226,14 @@ def test_nulls_of_a_delta_are_no_part_of_the_message() -> None:
     assert folded["choices"][0]["message"] == message
 
 
-def test_calls_without_a_type_are_calls_of_functions() -> None:
+def test_fold_chat_adds_missing_call_type() -> None:
     call = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": "{}"}}
     chunk = {"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "stop"}]}
     folded = fold_chat(iter([[chunk]]))
     assert folded["choices"][0]["message"]["tool_calls"][0]["type"] == "function"
 
 
-def test_a_message_beside_a_delta_is_no_whole_answer() -> None:
+def test_fold_chat_ignores_message_beside_delta() -> None:
     """Perplexity sends the message so far with each delta, Writer a null."""
     for beside in (None, {"role": "assistant", "content": "Hello."}):
         pieces = [
@@ -245,7 +245,7 @@ def test_a_message_beside_a_delta_is_no_whole_answer() -> None:
 
 
 @pytest.mark.parametrize("place", ["x_groq", "choice"])
-def test_usage_is_read_wherever_vendors_put_it(place: str) -> None:
+def test_fold_chat_reads_usage_from_each_place(place: str) -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     choice: Json = {"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}
     chunk: Json = {"choices": [choice]}
@@ -258,12 +258,12 @@ def test_usage_is_read_wherever_vendors_put_it(place: str) -> None:
     assert "usage" not in folded["choices"][0]
 
 
-def test_a_terminal_event_without_its_response_is_no_answer() -> None:
+def test_fold_responses_raises_without_response() -> None:
     with pytest.raises(UpstreamProtocolError):
         fold_responses(iter([[{"type": "response.completed", "response": None}]]))
 
 
-def test_log_probabilities_are_added_up() -> None:
+def test_fold_chat_merges_logprobs() -> None:
     def chunk(logprobs: Json | None, **delta: str) -> Json:
         return {"choices": [{"index": 0, "delta": delta, "logprobs": logprobs}]}
 

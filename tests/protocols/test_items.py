@@ -79,19 +79,19 @@ def variants(client: str, about: str) -> set[str]:
     return {name for member in members for name in names(get_type_hints(member)[key])}
 
 
-def test_every_table_is_held_against_a_union() -> None:
+def test_every_table_has_an_sdk_union() -> None:
     assert set(TABLES) == set(UNIONS)
 
 
 @pytest.mark.parametrize(("client", "about"), TABLES)
-def test_every_variant_of_the_sdk_has_a_fate(client: str, about: str) -> None:
+def test_every_sdk_type_has_a_disposition(client: str, about: str) -> None:
     known = variants(client, about)
     assert len(known) > 1
     assert known - set(map(parse_row_type, ITEM_TABLES[client][about])) == set()
 
 
 @pytest.mark.parametrize(("client", "about"), TABLES)
-def test_a_row_that_the_sdk_lacks_is_a_known_exception(client: str, about: str) -> None:
+def test_rows_beyond_the_sdk_are_known_exceptions(client: str, about: str) -> None:
     beyond = set(map(parse_row_type, ITEM_TABLES[client][about])) - variants(client, about)
     assert beyond == BEYOND.get((client, about), set())
 
@@ -337,7 +337,7 @@ SAMPLES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Any], Json]]] = {
 
 
 @pytest.mark.parametrize(("client", "about"), TABLES)
-def test_every_row_has_its_sample(client: str, about: str) -> None:
+def test_every_row_has_a_sample(client: str, about: str) -> None:
     samples, _ = SAMPLES[client, about]
     assert samples.keys() == ITEM_TABLES[client][about].keys()
     for row, sample in samples.items():
@@ -406,7 +406,7 @@ def request_of(client: str, about: str, row: str) -> Json:
 
 
 @pytest.mark.parametrize(("client", "about", "row", "fate"), ROWS)
-def test_a_fate_that_is_told_is_true(
+def test_disposition_matches_behaviour(
     client: str, about: str, row: str, fate: Disposition, house: House
 ) -> None:
     TRUE[fate.kind](house, client, about, row, fate)

@@ -37,17 +37,17 @@ from forwarder.protocols.mappings import (
         ({"error": None}, None),
     ],
 )  # fmt: skip
-def test_an_error_is_found_in_a_chunk_or_in_its_place(event: Any, error: Any) -> None:
+def test_find_error(event: Any, error: Any) -> None:
     assert find_error(event) == error
 
 
 @pytest.mark.parametrize("told", [None, {}, {"status_code": 0, "status_msg": "success"}, "x"])
-def test_an_answer_without_a_hidden_error_has_none(told: Any) -> None:
+def test_find_minimax_error_in_successful_answer(told: Any) -> None:
     assert find_minimax_error({"base_resp": told}) is None
 
 
 @pytest.mark.parametrize(("code", "status"), [(1002, 429), (1008, 402), (2013, 400), (9999, 502)])
-def test_a_hidden_error_is_found_whoever_sends_it(code: int, status: int) -> None:
+def test_find_minimax_error_maps_status(code: int, status: int) -> None:
     event = {"choices": None, "base_resp": {"status_code": code, "status_msg": "no"}}
 
     error = find_error(event)
@@ -55,7 +55,7 @@ def test_a_hidden_error_is_found_whoever_sends_it(code: int, status: int) -> Non
     assert (error["code"], error["message"]) == (status, "no")
 
 
-def test_a_hidden_error_says_what_it_can() -> None:
+def test_find_minimax_error_without_message() -> None:
     error = find_minimax_error({"base_resp": {"status_code": 1039, "status_msg": ""}})
     assert error == {
         "message": "The upstream reported the error 1039.",
@@ -105,17 +105,17 @@ PLAIN = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
         pytest.param(None, None, id="none"),
     ],
 )  # fmt: skip
-def test_usage_for_a_responses_client_has_every_field(chat: Any, responses: Any) -> None:
+def test_map_usage_to_responses(chat: Any, responses: Any) -> None:
     assert map_usage_to_responses(chat) == responses
 
 
-def test_usage_survives_the_way_to_chat_and_back() -> None:
+def test_usage_round_trip() -> None:
     usage = responses_usage(5, 3, 8, cached=4, thought=2, kept=1)
     assert map_usage_to_responses(map_usage_to_chat(usage)) == usage
     assert map_usage_to_chat(None) is None
 
 
-def test_usage_for_a_chat_client_names_no_cache_writes_that_nobody_counted() -> None:
+def test_map_usage_to_chat_without_cache_writes() -> None:
     usage = map_usage_to_chat({"input_tokens": 5, "output_tokens": 3})
     assert usage == {
         **PLAIN,
@@ -124,7 +124,7 @@ def test_usage_for_a_chat_client_names_no_cache_writes_that_nobody_counted() -> 
     }
 
 
-def test_a_finish_reason_that_makes_an_answer_incomplete_comes_back_as_itself() -> None:
+def test_finish_reason_round_trip() -> None:
     for finish in ("length", "content_filter"):
         assert FINISH_REASONS[INCOMPLETE_REASONS[finish]] == finish
 
@@ -162,9 +162,7 @@ def test_a_finish_reason_that_makes_an_answer_incomplete_comes_back_as_itself() 
         ("overloaded", 503, "server_is_overloaded"),
     ],
 )
-def test_an_error_inside_an_answer_has_the_status_it_would_have_had(
-    error: Any, status: int, code: str | None
-) -> None:
+def test_to_upstream_error_status(error: Any, status: int, code: str | None) -> None:
     raised = to_upstream_error(error)
     assert (raised.status, raised.code) == (status, code)
     assert raised.message
@@ -190,9 +188,7 @@ def test_an_error_inside_an_answer_has_the_status_it_would_have_had(
         ),
     ],
 )  # fmt: skip
-def test_a_failed_response_has_a_code_that_client_programs_know(
-    code: str | None, status: int, shown: str
-) -> None:
+def test_to_response_error_code(code: str | None, status: int, shown: str) -> None:
     assert to_response_error({"code": code, "message": "m"}, status) == {
         "code": shown,
         "message": "m",
@@ -214,12 +210,12 @@ SCHEMA = {"type": "object", "properties": {}}
         ),
     ],
 )
-def test_a_format_goes_both_ways(chat: Any, responses: Any) -> None:
+def test_map_format_both_directions(chat: Any, responses: Any) -> None:
     assert map_format_to_responses(chat) == responses
     assert map_format_to_chat(responses) == chat
 
 
-def test_a_format_without_a_schema_gets_the_one_that_the_responses_api_demands() -> None:
+def test_map_format_adds_required_schema() -> None:
     flat = map_format_to_responses({"type": "json_schema", "json_schema": {"name": "n"}})
     assert flat == {"type": "json_schema", "name": "n", "schema": {"type": "object"}}
 
@@ -235,7 +231,7 @@ USAGE = {"prompt_tokens": 1}
         {"choices": [{"delta": {}, "finish_reason": "stop", "usage": USAGE}]},
     ],
 )
-def test_read_usage_finds_it_wherever_vendors_put_it(chunk: dict[str, Any]) -> None:
+def test_read_usage_from_each_place(chunk: dict[str, Any]) -> None:
     assert read_usage(chunk) == USAGE
 
 
@@ -260,7 +256,7 @@ RESULT = {"type": "moderation_result", "model": "omni", "flagged": False, "categ
 FAILED = {"type": "error", "code": "server_error", "message": "No."}
 
 
-def test_moderation_has_a_list_of_results_in_chat_and_one_in_responses() -> None:
+def test_map_moderation() -> None:
     listed = {"type": "moderation_results", "model": "omni", "results": [RESULT]}
     chat, response = {"input": listed, "output": FAILED}, {"input": RESULT, "output": FAILED}
     assert map_moderation_to_responses(chat) == response
@@ -271,5 +267,5 @@ def test_moderation_has_a_list_of_results_in_chat_and_one_in_responses() -> None
     "moderation",
     [None, [], {}, {"input": None}, {"input": {"type": "moderation_results", "results": []}}],
 )
-def test_no_moderation_is_made_up(moderation: Any) -> None:
+def test_map_moderation_without_results(moderation: Any) -> None:
     assert map_moderation_to_responses(moderation) is None

@@ -39,7 +39,7 @@ def laid(defaults: ModelDefaults, protocol: str, request: Json, early: bool = Tr
     return {k: v for k, v in seen[0].items() if k not in request or v != request[k]}
 
 
-def test_every_parameter_is_tried_here() -> None:
+def test_every_model_parameter_is_covered() -> None:
     assert ALL.keys() == MODEL_PARAMETERS.keys()
 
 
@@ -59,15 +59,13 @@ def test_every_parameter_is_tried_here() -> None:
         ("responses", False, {"temperature": 0.5, "top_p": 0.9, "max_output_tokens": 50}),
     ],
 )  # fmt: skip
-def test_each_parameter_goes_where_it_has_a_name(protocol: str, early: bool, added: Json) -> None:
+def test_defaults_by_protocol(protocol: str, early: bool, added: Json) -> None:
     assert laid(ModelDefaults(ALL), protocol, {"temperature": None}, early) == added
 
 
 @pytest.mark.parametrize("spelling", ["repetition_penalty", "repeat_penalty"])
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
-def test_what_is_beyond_the_protocol_goes_to_upstreams_that_take_it(
-    protocol: str, spelling: str
-) -> None:
+def test_defaults_beyond_the_protocol(protocol: str, spelling: str) -> None:
     offered = ModelDefaults({"repeat_penalty": 1.1, "top_k": 40, "min_p": 0.05, "seed": 7})
     takes = {"top_k", "seed", spelling}
 
@@ -82,7 +80,7 @@ def test_what_is_beyond_the_protocol_goes_to_upstreams_that_take_it(
 
 
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
-def test_what_the_upstream_drops_is_not_laid_in_to_be_dropped(protocol: str) -> None:
+def test_defaults_skip_dropped_parameters(protocol: str) -> None:
     def call(request: Json) -> EventStream:
         return iter(())
 
@@ -92,13 +90,13 @@ def test_what_the_upstream_drops_is_not_laid_in_to_be_dropped(protocol: str) -> 
     assert defaults.with_upstream_defaults(call, protocol, {"top_k"}, drops) is call
 
 
-def test_what_the_client_says_counts_by_whichever_name() -> None:
+def test_client_value_overrides_default_under_any_name() -> None:
     asked = {"temperature": 0, "top_p": 1.0, "max_completion_tokens": 5, "stop": "x"}
 
     assert laid(ModelDefaults(ALL), "chat", asked) == {}
 
 
-def test_no_limit_is_none_and_a_low_one_is_what_the_api_takes() -> None:
+def test_num_predict_limits() -> None:
     assert laid(ModelDefaults({"num_predict": -1}), "chat", {}) == {}
     assert laid(ModelDefaults({"num_predict": 3}), "chat", {}) == {"max_tokens": 3}
     assert laid(ModelDefaults({"num_predict": 3}), "responses", {}) == {"max_output_tokens": 16}
@@ -108,7 +106,7 @@ USER = {"role": "user", "content": "hi"}
 SYSTEM = ModelDefaults(system="Be kind.")
 
 
-def test_the_system_prompt_stands_in_front() -> None:
+def test_system_prompt_is_first() -> None:
     added = laid(SYSTEM, "chat", {"messages": [USER]})
     assert added == {"messages": [{"role": "system", "content": "Be kind."}, USER]}
     for given in ("hi", [USER]):
@@ -116,7 +114,7 @@ def test_the_system_prompt_stands_in_front() -> None:
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_a_client_s_own_instructions_stay_alone(role: str) -> None:
+def test_client_instructions_replace_system_prompt(role: str) -> None:
     own = {"role": role, "content": "Be brief."}
 
     assert laid(SYSTEM, "chat", {"messages": [USER, own]}) == {}
@@ -124,15 +122,15 @@ def test_a_client_s_own_instructions_stay_alone(role: str) -> None:
     assert laid(SYSTEM, "responses", {"input": "hi", "instructions": "Be brief."}) == {}
 
 
-def test_nothing_is_said_upstream_that_was_said_before() -> None:
+def test_upstream_defaults_have_no_system_prompt() -> None:
     assert laid(SYSTEM, "chat", {"messages": [USER]}, early=False) == {}
 
 
-def test_what_is_no_list_of_messages_is_the_translator_s_to_refuse() -> None:
+def test_invalid_messages_are_left_to_the_translator() -> None:
     assert laid(SYSTEM, "chat", {"messages": "hi"}) == {}
 
 
-def test_a_model_without_defaults_costs_nothing() -> None:
+def test_no_defaults_return_the_same_handler() -> None:
     def call(request: Json) -> EventStream:
         return iter(())
 
@@ -144,7 +142,7 @@ def test_a_model_without_defaults_costs_nothing() -> None:
     assert ModelDefaults(ALL).with_client_defaults(call, "ollama") is call
 
 
-def test_all_that_is_meant_is_taken() -> None:
+def test_valid_model_parameters() -> None:
     assert validate_model_parameters({**ALL, "top_k": None}) == {
         k: v for k, v in ALL.items() if k != "top_k"
     }
@@ -159,7 +157,7 @@ def test_all_that_is_meant_is_taken() -> None:
         ("num_gpu", 1), ("mirostat", 1),
     ],
 )  # fmt: skip
-def test_what_cannot_be_meant_is_refused_by_name(name: str, value: Any) -> None:
+def test_invalid_model_parameters_are_refused(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"parameters.{name}") as caught:
         validate_model_parameters({name: value})
     assert caught.value.param == f"parameters.{name}"

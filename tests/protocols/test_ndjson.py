@@ -10,19 +10,19 @@ import pytest
 from forwarder.protocols import ndjson
 
 
-def test_each_event_is_a_line() -> None:
+def test_encode_lines() -> None:
     events: list[dict[str, Any]] = [{"text": "ü\u2028\n"}, {"done": True}]
     data = ndjson.encode_lines(events)
     assert data.endswith(b"\n")
     assert [json.loads(line) for line in data.removesuffix(b"\n").split(b"\n")] == events
 
 
-def test_a_silence_is_no_line_and_spoils_none() -> None:
+def test_keep_alive_is_part_of_the_next_line() -> None:
     data = ndjson.KEEP_ALIVE + ndjson.KEEP_ALIVE + ndjson.encode_lines([{"a": 1}])
     [line] = data.splitlines()
     assert json.loads(line) == {"a": 1}
 
 
-def test_what_is_no_json_is_told() -> None:
+def test_encode_lines_raises_for_non_json() -> None:
     with pytest.raises(TypeError):
         ndjson.encode_lines([{"a": 2**70}])

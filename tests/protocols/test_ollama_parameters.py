@@ -66,7 +66,7 @@ def asked(client: str, request: Json, **its: Any) -> tuple[Json, dict[str, str]]
 
 
 @pytest.mark.parametrize("client", TABLES)
-def test_every_parameter_of_the_package_has_a_fate(client: str) -> None:
+def test_every_parameter_of_the_package_has_a_disposition(client: str) -> None:
     ollama = pytest.importorskip("ollama._types")
     known = set(getattr(ollama, TYPES[client]).model_fields) - {"options"}
     known |= {f"options.{name}" for name in ollama.Options.model_fields}
@@ -76,14 +76,14 @@ def test_every_parameter_of_the_package_has_a_fate(client: str) -> None:
 @pytest.mark.parametrize(
     ("client", "name", "fate"), fates("dropped", "refused", "mapped", "local", "offered")
 )
-def test_a_fate_that_is_not_to_be_carried_has_a_reason(
+def test_every_other_disposition_than_carried_has_a_reason(
     client: str, name: str, fate: Disposition
 ) -> None:
     assert fate.reason
 
 
 @pytest.mark.parametrize(("client", "name", "fate"), fates("dropped", "offered"))
-def test_what_does_not_go_over_is_named_or_refused(
+def test_dropped_parameters_are_reported_or_refused(
     client: str, name: str, fate: Disposition
 ) -> None:
     request = nested(client, name, sample(fate))
@@ -94,22 +94,22 @@ def test_what_does_not_go_over_is_named_or_refused(
 
 
 @pytest.mark.parametrize(("client", "name", "fate"), fates("offered"))
-def test_what_an_upstream_takes_goes_over(client: str, name: str, fate: Disposition) -> None:
+def test_offered_parameters_reach_upstreams_that_take_them(
+    client: str, name: str, fate: Disposition
+) -> None:
     inner = name.removeprefix("options.")
     sent, dropped = asked(client, nested(client, name, sample(fate)), extensions={inner})
     assert (sent[inner], dropped) == (sample(fate), {})
 
 
 @pytest.mark.parametrize(("client", "name", "fate"), fates("dropped", "refused", "offered"))
-def test_a_value_that_asks_for_nothing_passes_in_silence(
-    client: str, name: str, fate: Disposition
-) -> None:
+def test_neutral_values_are_not_reported(client: str, name: str, fate: Disposition) -> None:
     for value in (None, *fate.neutral):
         assert asked(client, nested(client, name, value), strict=True)[1] == {}
 
 
 @pytest.mark.parametrize(("client", "name", "fate"), fates("refused"))
-def test_a_refused_parameter_is_a_400_that_names_it(
+def test_refused_parameter_is_a_400_that_names_it(
     client: str, name: str, fate: Disposition
 ) -> None:
     with pytest.raises(Unsupported, match=name) as caught:
@@ -118,7 +118,9 @@ def test_a_refused_parameter_is_a_400_that_names_it(
 
 
 @pytest.mark.parametrize(("client", "name", "fate"), fates())
-def test_a_value_of_the_wrong_type_is_named(client: str, name: str, fate: Disposition) -> None:
+def test_wrong_type_is_a_400_that_names_the_parameter(
+    client: str, name: str, fate: Disposition
+) -> None:
     if not fate.types:
         return
     wrong = next(value for kind, value in SAMPLES.items() if kind not in fate.types)
@@ -128,12 +130,12 @@ def test_a_value_of_the_wrong_type_is_named(client: str, name: str, fate: Dispos
 
 
 @pytest.mark.parametrize("client", TABLES)
-def test_a_parameter_that_nobody_knows_is_dropped_by_name(client: str) -> None:
+def test_unknown_parameter_is_dropped(client: str) -> None:
     request = {**REQUESTS[client], "unheard_of": 1, "options": {"of_this_too": 2}}
     assert set(asked(client, request)[1]) == {"unheard_of", "options.of_this_too"}
 
 
-def test_options_stand_beside_the_rest_under_their_whole_names() -> None:
+def test_flatten_options() -> None:
     given = {"model": "m", "options": {"seed": 1}}
     assert flatten_options(given) == {"model": "m", "options.seed": 1}
     assert flatten_options({"model": "m", "options": None}) == {"model": "m"}

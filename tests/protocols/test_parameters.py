@@ -52,13 +52,13 @@ def lost(direction: str, name: str, value: Any, strict: bool = False) -> dict[st
 
 
 @pytest.mark.parametrize("direction", TABLES)
-def test_every_parameter_of_the_sdk_has_a_fate(direction: str) -> None:
+def test_every_sdk_parameter_has_a_disposition(direction: str) -> None:
     known = REQUEST_PARAMETERS[CLIENTS[direction]]
     assert known - TABLES[direction].keys() == set()
 
 
 @pytest.mark.parametrize("direction", TABLES)
-def test_parameters_that_the_sdk_lacks_are_how_chat_draws_and_stops(direction: str) -> None:
+def test_parameters_beyond_the_sdk_are_known_exceptions(direction: str) -> None:
     beyond = TABLES[direction].keys() - REQUEST_PARAMETERS[CLIENTS[direction]]
     penalties = {"frequency_penalty", "presence_penalty"}  # in the Open Responses schema, too
     assert beyond <= penalties | {"logit_bias", "seed", "stop"} | {"client_metadata"}  # Codex's
@@ -68,14 +68,14 @@ def test_parameters_that_the_sdk_lacks_are_how_chat_draws_and_stops(direction: s
     ("direction", "name", "fate"),
     fates("dropped", "refused", "mapped", "local", "emulated", "offered"),
 )
-def test_a_fate_that_is_not_to_be_carried_has_a_reason(
+def test_every_other_disposition_than_carried_has_a_reason(
     direction: str, name: str, fate: Disposition
 ) -> None:
     assert fate.reason
 
 
 @pytest.mark.parametrize(("direction", "name", "fate"), fates("carried"))
-def test_a_carried_parameter_arrives_as_it_is(direction: str, name: str, fate: Disposition) -> None:
+def test_carried_parameter_is_unchanged(direction: str, name: str, fate: Disposition) -> None:
     value = SAMPLES[fate.types[0]]
     request = {**REQUESTS[direction], name: value, "tools": _ONE_TOOL[direction]}
     assert translate(direction, request, terms()).request[name] == value
@@ -88,12 +88,12 @@ _ONE_TOOL = {
 
 
 @pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "offered"))
-def test_a_dropped_parameter_is_named(direction: str, name: str, fate: Disposition) -> None:
+def test_dropped_parameter_is_reported(direction: str, name: str, fate: Disposition) -> None:
     assert lost(direction, name, SAMPLES[fate.types[0]]) == {name: fate.reason}
 
 
 @pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "offered"))
-def test_in_strict_mode_a_dropped_parameter_is_refused(
+def test_strict_mode_refuses_dropped_parameter(
     direction: str, name: str, fate: Disposition
 ) -> None:
     with pytest.raises(Unsupported) as caught:
@@ -103,7 +103,7 @@ def test_in_strict_mode_a_dropped_parameter_is_refused(
 
 
 @pytest.mark.parametrize(("direction", "name", "fate"), fates("refused"))
-def test_a_refused_parameter_is_a_400_that_names_it(
+def test_refused_parameter_is_a_400_that_names_it(
     direction: str, name: str, fate: Disposition
 ) -> None:
     with pytest.raises((Unsupported, InvalidRequest)) as caught:
@@ -114,9 +114,7 @@ def test_a_refused_parameter_is_a_400_that_names_it(
 
 
 @pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "refused", "offered"))
-def test_a_value_that_asks_for_nothing_passes_in_silence(
-    direction: str, name: str, fate: Disposition
-) -> None:
+def test_neutral_values_are_not_reported(direction: str, name: str, fate: Disposition) -> None:
     for value in (None, *fate.neutral):
         assert lost(direction, name, value, strict=True) == {}
 
@@ -125,7 +123,7 @@ def test_a_value_that_asks_for_nothing_passes_in_silence(
     ("direction", "name", "fate"),
     fates("carried", "mapped", "local", "emulated", "dropped", "refused", "offered"),
 )
-def test_a_value_of_the_wrong_type_is_a_400_that_names_the_parameter(
+def test_wrong_type_is_a_400_that_names_the_parameter(
     direction: str, name: str, fate: Disposition
 ) -> None:
     wrong = next(value for kind, value in SAMPLES.items() if kind not in fate.types)
@@ -135,13 +133,13 @@ def test_a_value_of_the_wrong_type_is_a_400_that_names_the_parameter(
 
 
 @pytest.mark.parametrize("direction", TABLES)
-def test_a_parameter_that_nobody_knows_is_dropped_by_name(direction: str) -> None:
+def test_unknown_parameter_is_dropped(direction: str) -> None:
     assert set(lost(direction, "unheard_of", 1)) == {"unheard_of"}
     with pytest.raises(Unsupported):
         lost(direction, "unheard_of", 1, strict=True)
 
 
-def test_settling_gives_what_is_carried_and_what_is_mapped() -> None:
+def test_validate_parameters_yields_carried_and_mapped() -> None:
     table = {
         "a": carry((int,)),
         "b": remap((int,), "renamed"),

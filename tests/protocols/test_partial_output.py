@@ -15,7 +15,7 @@ def event(kind: str, place: int, **more: Any) -> Json:
     return {"type": f"response.{kind}", "output_index": place, **more}
 
 
-def test_finished_items_are_as_they_were_told() -> None:
+def test_collect_output_keeps_finished_items() -> None:
     done = {**CALL, "arguments": "{}"}
     told = [
         event("output_item.added", 0, item=CALL),
@@ -25,7 +25,7 @@ def test_finished_items_are_as_they_were_told() -> None:
     assert collect_output(told) == [done]
 
 
-def test_a_message_that_was_begun_has_the_text_so_far() -> None:
+def test_collect_output_partial_message() -> None:
     part = {"type": "output_text", "text": "", "annotations": []}
     told = [
         event("output_item.added", 0, item=MESSAGE),
@@ -38,7 +38,7 @@ def test_a_message_that_was_begun_has_the_text_so_far() -> None:
     assert collect_output(told) == [{**MESSAGE, "status": "incomplete", "content": content}]
 
 
-def test_reasoning_that_was_begun_has_its_summary_and_text() -> None:
+def test_collect_output_partial_reasoning() -> None:
     item: Json = {"type": "reasoning", "id": "r", "summary": []}
     told = [
         event("output_item.added", 0, item=item),
@@ -50,7 +50,7 @@ def test_reasoning_that_was_begun_has_its_summary_and_text() -> None:
     assert made["content"] == [{"type": "reasoning_text", "text": "Long."}]
 
 
-def test_half_a_call_and_items_without_content_are_left_out() -> None:
+def test_collect_output_skips_partial_calls_and_empty_items() -> None:
     told = [
         event("output_item.added", 0, item=MESSAGE),
         event("output_item.added", 1, item=CALL),
@@ -69,6 +69,6 @@ def test_items_stand_in_the_order_of_their_places() -> None:
     assert [item["id"] for item in collect_output(told)] == ["a", "b"]
 
 
-def test_done_items_without_places_stand_as_they_came() -> None:
+def test_collect_output_items_without_index() -> None:
     told = [{"type": "response.output_item.done", "item": {"id": name}} for name in "ab"]
     assert [item["id"] for item in collect_output(told)] == ["a", "b"]

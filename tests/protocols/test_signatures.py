@@ -39,7 +39,7 @@ CALL: Json = {"id": "a", "type": "function", "function": {"name": "f", "argument
         ),
     ],
 )
-def test_pieces_of_a_field_are_merged(old: Any, new: Any, merged: Any) -> None:
+def test_merge_value(old: Any, new: Any, merged: Any) -> None:
     before = copy.deepcopy((old, new))
     value = merge_value(merge_value(None, old), new)
     assert read_merged(value) == merged
@@ -48,7 +48,7 @@ def test_pieces_of_a_field_are_merged(old: Any, new: Any, merged: Any) -> None:
     assert new == before[1]
 
 
-def test_of_fields_that_hold_more_a_message_keeps_only_signatures() -> None:
+def test_collector_selects_signatures_of_mixed_fields() -> None:
     collector = SignatureCollector()
     collector.add_delta({"extra_content": {"google": {"thought": True}}, "content": "Hm."})
     assert not collector.has_message
@@ -62,7 +62,7 @@ def test_of_fields_that_hold_more_a_message_keeps_only_signatures() -> None:
     assert collector.pop_message_fields() == {}
 
 
-def test_the_signatures_of_a_call_are_kept_where_they_stand() -> None:
+def test_call_signatures_keep_their_place() -> None:
     signed = {**CALL, "extra_content": GOOGLE}
     signed["function"] = {**CALL["function"], "provider_specific_fields": {"thought_signature": 1}}
     fields = read_call_signatures(signed)
@@ -89,11 +89,11 @@ def test_the_signatures_of_a_call_are_kept_where_they_stand() -> None:
         ({}, False),
     ],
 )
-def test_text_alone_is_no_signature(fields: Json, signed: bool) -> None:
+def test_has_signature(fields: Json, signed: bool) -> None:
     assert has_signature(fields) is signed
     assert read_message_signatures({"role": "assistant", **fields}) == fields
 
 
 @pytest.mark.parametrize("calls", [None, "a", ["a"], {}])
-def test_a_message_of_another_shape_has_no_calls(calls: Any) -> None:
+def test_read_tool_calls_of_malformed_message(calls: Any) -> None:
     assert read_tool_calls({"tool_calls": calls}) == []

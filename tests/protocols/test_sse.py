@@ -66,14 +66,14 @@ def decoded(pieces: list[bytes]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_stream_in_one_piece_gives_its_events(name: str) -> None:
+def test_decode_in_one_piece(name: str) -> None:
     data, events = CASES[name]
 
     assert decoded([data]) == events
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_stream_byte_by_byte_gives_the_same_events(name: str) -> None:
+def test_decode_byte_by_byte(name: str) -> None:
     data, events = CASES[name]
 
     assert decoded([data[at : at + 1] for at in range(len(data))]) == events
@@ -83,7 +83,7 @@ def test_a_stream_byte_by_byte_gives_the_same_events(name: str) -> None:
     st.lists(st.sampled_from(sorted(CASES)), max_size=6),
     st.lists(st.integers(min_value=0, max_value=400), max_size=12),
 )
-def test_cuts_anywhere_change_nothing(names: list[str], cuts: list[int]) -> None:
+def test_decode_with_any_cuts(names: list[str], cuts: list[int]) -> None:
     data = b"".join(CASES[name][0] for name in names if name != "BOM")
     events = [event for name in names if name != "BOM" for event in CASES[name][1]]
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
@@ -92,14 +92,14 @@ def test_cuts_anywhere_change_nothing(names: list[str], cuts: list[int]) -> None
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r", b"\r\r"])
-def test_an_event_comes_with_the_byte_that_ends_its_blank_line(end: bytes) -> None:
+def test_decoder_returns_event_at_its_last_byte(end: bytes) -> None:
     decoder = sse.SseDecoder()
 
     assert decoder.feed(b'data: {"a":1}' + end[:-1]) == []
     assert decoder.feed(end[-1:]) == [{"a": 1}]
 
 
-def test_the_mark_of_the_end_is_remembered() -> None:
+def test_decoder_sees_done_marker() -> None:
     decoder = sse.SseDecoder()
 
     assert decoder.feed(b'data: {"a":1}\n\n') == [{"a": 1}]
@@ -109,7 +109,7 @@ def test_the_mark_of_the_end_is_remembered() -> None:
     assert decoder.saw_done_marker
 
 
-def test_the_mark_of_the_end_counts_without_its_blank_line() -> None:
+def test_decoder_sees_done_marker_without_blank_line() -> None:
     decoder = sse.SseDecoder()
     decoder.feed(b"data: [DONE]")
 
@@ -117,7 +117,7 @@ def test_the_mark_of_the_end_counts_without_its_blank_line() -> None:
     assert decoder.saw_done_marker
 
 
-def test_the_end_completes_a_block_without_its_blank_line() -> None:
+def test_flush_completes_event_without_blank_line() -> None:
     decoder = sse.SseDecoder()
 
     assert decoder.feed(b'data: {"a":1}\n') == []
@@ -125,7 +125,7 @@ def test_the_end_completes_a_block_without_its_blank_line() -> None:
     assert decoder.flush() == []
 
 
-def test_half_a_block_at_the_end_is_no_event() -> None:
+def test_flush_ignores_half_an_event() -> None:
     decoder = sse.SseDecoder()
     decoder.feed(b'data: {"a":1}\n\ndata: {"a":')
 
@@ -133,14 +133,14 @@ def test_half_a_block_at_the_end_is_no_event() -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_data_that_is_no_object_is_refused_without_quoting_it(name: str) -> None:
+def test_decoder_refuses_data_that_is_no_object_without_quoting_it(name: str) -> None:
     with pytest.raises(UpstreamProtocolError) as caught:
         sse.SseDecoder().feed(BROKEN[name])
 
     assert "hello" not in caught.value.message
 
 
-def test_an_event_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoder_refuses_endless_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
     decoder = sse.SseDecoder()
 
@@ -149,7 +149,7 @@ def test_an_event_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         decoder.feed(b"x" * 200)
 
 
-def test_a_large_event_in_many_pieces_is_read_in_linear_time() -> None:
+def test_decoder_reads_large_event_in_linear_time() -> None:
     text = "x" * (8 * 2**20)
     data = b'data: {"a":"' + text.encode() + b'"}\n\n'
 
@@ -160,7 +160,7 @@ def _read_by_the_sdk(data: bytes) -> list[tuple[str | None, str]]:
     return [(event.event, event.data) for event in SSEDecoder().iter_bytes(iter([data]))]
 
 
-def test_the_sdk_reads_encoded_responses_events_with_their_names() -> None:
+def test_sdk_reads_encoded_responses_events() -> None:
     events = [CREATED, {"type": "response.output_text.delta", "delta": "a\nb\u2028c"}]
 
     read = _read_by_the_sdk(sse.encode_responses(events))
@@ -168,7 +168,7 @@ def test_the_sdk_reads_encoded_responses_events_with_their_names() -> None:
     assert [(name, json.loads(data)) for name, data in read] == [(e["type"], e) for e in events]
 
 
-def test_the_sdk_reads_encoded_chat_chunks_and_the_end() -> None:
+def test_sdk_reads_encoded_chat_chunks() -> None:
     read = _read_by_the_sdk(sse.encode_chat([CHUNK, CHUNK]) + sse.KEEP_ALIVE + sse.DONE)
 
     assert [name for name, _ in read] == [None, None, None]
@@ -177,12 +177,12 @@ def test_the_sdk_reads_encoded_chat_chunks_and_the_end() -> None:
 
 
 @pytest.mark.parametrize("encode", [sse.encode_chat, sse.encode_responses])
-def test_what_is_encoded_decodes_to_the_same(encode: Any) -> None:
+def test_encode_decode_round_trip(encode: Any) -> None:
     events = [CREATED, CHUNK, {"type": "error\ndata: {}", "message": "m"}]
 
     assert decoded([encode(events)]) == events
 
 
 @pytest.mark.parametrize("encode", [sse.encode_chat, sse.encode_responses])
-def test_an_empty_batch_is_no_bytes(encode: Any) -> None:
+def test_encode_empty_batch(encode: Any) -> None:
     assert encode([]) == b""

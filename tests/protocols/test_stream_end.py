@@ -50,7 +50,7 @@ SAID = chunk({"content": "a"})
     [{"content": "a"}, {"refusal": "a"}, {"tool_calls": [{}]}, {"function_call": {}, "content": "a"},
      {"reasoning_content": "a"}, {"reasoning": "a"}, {"reasoning_details": [{}]}, {"images": [{}]}],
 )  # fmt: skip
-def test_a_finished_answer_passes_as_it_is(said: Json) -> None:
+def test_complete_chat_stream_is_unchanged(said: Json) -> None:
     chunks = [
         chunk({"role": "assistant"}),
         chunk(said),
@@ -60,7 +60,7 @@ def test_a_finished_answer_passes_as_it_is(said: Json) -> None:
     assert heard(*chunks) == chunks
 
 
-def test_an_answer_that_was_cut_short_is_broken() -> None:
+def test_truncated_chat_stream_raises() -> None:
     with pytest.raises(UpstreamProtocolError, match="ended before its answer was finished"):
         heard(SAID, done=False)
 
@@ -68,34 +68,34 @@ def test_an_answer_that_was_cut_short_is_broken() -> None:
 @pytest.mark.parametrize(
     ("said", "finish"), [({"content": "a"}, "stop"), ({"tool_calls": [{}]}, "tool_calls")]
 )
-def test_done_stands_for_a_missing_finish_reason(said: Json, finish: str) -> None:
+def test_done_marker_replaces_finish_reason(said: Json, finish: str) -> None:
     chunks = heard(chunk(said), {"choices": [], "usage": {}}, done=True)
     assert chunks[-1] == chunk(finish=finish)
 
 
 @pytest.mark.parametrize("chunks", [[], [chunk()], [chunk({"content": ""})], [{"choices": []}]])
-def test_done_alone_is_no_answer(chunks: list[Json]) -> None:
+def test_done_marker_without_content_raises(chunks: list[Json]) -> None:
     with pytest.raises(UpstreamProtocolError):
         heard(*chunks, done=True)
 
 
 @pytest.mark.parametrize("finish", ["stop", "tool_calls", "length", "content_filter"])
-def test_a_finished_empty_chat_answer_is_an_answer(finish: str) -> None:
+def test_empty_chat_answer_with_finish_reason_is_complete(finish: str) -> None:
     chunks = [chunk({"role": "assistant", "content": ""}), chunk(finish=finish)]
     assert heard(*chunks) == chunks
 
 
-def test_a_whole_message_counts_as_said() -> None:
+def test_complete_message_counts_as_content() -> None:
     body = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}
     assert heard(body) == [body]
 
 
-def test_an_empty_whole_message_is_an_answer() -> None:
+def test_empty_complete_message_is_an_answer() -> None:
     body = {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}
     assert heard(body) == [body]
 
 
-def test_nothing_passes_after_an_error() -> None:
+def test_chat_stream_ends_with_error() -> None:
     error = {"error": {"message": "Full."}}
     stream = require_complete_chat_stream(iter([[SAID, error, SAID], [SAID]]), lambda: True)
     assert events_of(stream) == [SAID, error]
@@ -109,7 +109,7 @@ def event(kind: str, **more: Any) -> Json:
 
 
 @pytest.mark.parametrize("ending", ["response.completed", "response.incomplete", "response.failed"])
-def test_a_response_ends_with_its_terminal_event(ending: str) -> None:
+def test_responses_stream_ends_with_terminal_event(ending: str) -> None:
     events = [event("response.created"), event(ending), event("response.completed")]
     assert (
         events_of(require_complete_responses_stream(iter([events, events]), lambda: False))
@@ -117,7 +117,7 @@ def test_a_response_ends_with_its_terminal_event(ending: str) -> None:
     )
 
 
-def test_a_completed_empty_response_is_an_answer() -> None:
+def test_completed_empty_response_is_complete() -> None:
     begun = event("response.created", response={})
     for response in ({"output": []}, {}):
         events = [begun, event("response.completed", response=response)]
@@ -132,12 +132,12 @@ def test_a_completed_empty_response_is_an_answer() -> None:
         [event("response.output_text.delta", delta="a"), event("response.completed", response={"output": []})],
     ],
 )  # fmt: skip
-def test_a_response_may_be_cut_to_nothing_or_say_it_in_one_place(said: list[Json]) -> None:
+def test_response_with_text_in_one_place_is_complete(said: list[Json]) -> None:
     assert events_of(require_complete_responses_stream(iter([said]), lambda: False)) == said
 
 
 @pytest.mark.parametrize("done", [True, False])
-def test_a_response_without_a_terminal_event_is_broken(done: bool) -> None:
+def test_responses_stream_without_terminal_event_raises(done: bool) -> None:
     with pytest.raises(UpstreamProtocolError, match="ended before its response was finished"):
         events_of(
             require_complete_responses_stream(iter([[event("response.created")]]), lambda: done)
@@ -145,7 +145,7 @@ def test_a_response_without_a_terminal_event_is_broken(done: bool) -> None:
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_an_error_event_without_a_terminal_one_is_the_failure(nested: bool) -> None:
+def test_error_event_without_terminal_event_is_raised(nested: bool) -> None:
     error = {"message": "Full.", "code": "rate_limit_exceeded"}
     last = event("error", error=error) if nested else event("error", **error)
     with pytest.raises(UpstreamRefused, match=r"Full\.") as caught:
@@ -161,7 +161,7 @@ def failing(*batches: Batch) -> EventStream:
     raise UpstreamTimeout("Too slow.")
 
 
-def test_a_chat_client_is_told_by_an_error_frame() -> None:
+def test_append_chat_error() -> None:
     chunks = events_of(append_chat_error(failing([SAID], [])))
     assert chunks == [
         SAID,
@@ -169,7 +169,7 @@ def test_a_chat_client_is_told_by_an_error_frame() -> None:
     ]  # fmt: skip
 
 
-def test_an_error_frame_of_the_upstream_is_the_only_one() -> None:
+def test_append_chat_error_after_upstream_error() -> None:
     error = {"error": {"message": "Full."}}
 
     def upstream() -> Iterator[Batch]:
@@ -179,7 +179,7 @@ def test_an_error_frame_of_the_upstream_is_the_only_one() -> None:
     assert events_of(append_chat_error(upstream())) == [SAID, error]
 
 
-def test_a_responses_client_is_told_by_an_error_and_a_failed_response() -> None:
+def test_append_responses_error() -> None:
     response = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "output": [],
                 "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}  # fmt: skip
     item = {"type": "reasoning", "id": "rs_1", "summary": []}
@@ -200,14 +200,14 @@ def test_a_responses_client_is_told_by_an_error_and_a_failed_response() -> None:
     }
 
 
-def test_a_response_that_broke_before_it_began_is_still_well_formed() -> None:
+def test_append_responses_error_before_first_event() -> None:
     events = events_of(append_responses_error(failing([])))
     assert [e["type"] for e in events] == ["error", "response.failed"]
     assert [e["sequence_number"] for e in events] == [0, 1]
     assert [m for e in events for m in sdk.event_mistakes(e)] == []
 
 
-def test_an_error_event_of_the_upstream_is_not_told_twice() -> None:
+def test_append_responses_error_after_upstream_error_event() -> None:
     first = event("error", message="Full.", sequence_number=7)
     events = events_of(append_responses_error(failing([first])))
     assert [(e["type"], e["sequence_number"]) for e in events] == [
@@ -217,13 +217,13 @@ def test_an_error_event_of_the_upstream_is_not_told_twice() -> None:
 
 
 @pytest.mark.parametrize("told", [append_chat_error, append_responses_error])
-def test_what_goes_well_is_told_as_it_is(told: Any) -> None:
+def test_append_error_passes_successful_stream(told: Any) -> None:
     batches: list[Batch] = [[SAID], [], [chunk(finish="stop")]]
     assert list(told(iter(batches))) == batches
 
 
 @pytest.mark.parametrize("ending", ["cut", "broken"])
-def test_one_finished_choice_does_not_finish_the_others(ending: str) -> None:
+def test_finished_choice_does_not_finish_others(ending: str) -> None:
     def upstream() -> EventStream:
         yield [{"choices": [{"index": i, "delta": {"content": "a"}} for i in (0, 1)]}]
         yield [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
@@ -235,7 +235,7 @@ def test_one_finished_choice_does_not_finish_the_others(ending: str) -> None:
 
 
 @pytest.mark.parametrize("error", [UpstreamUnreachable("gone"), ShuttingDown()])
-def test_what_breaks_after_the_last_finish_breaks_nothing(error: Exception) -> None:
+def test_failure_after_last_finish_reason_is_ignored(error: Exception) -> None:
     def upstream() -> EventStream:
         yield [{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}]}]
         yield [{"choices": [{"index": 0, "delta": {}}]}]
@@ -244,7 +244,7 @@ def test_what_breaks_after_the_last_finish_breaks_nothing(error: Exception) -> N
     assert len(list(require_complete_chat_stream(upstream(), lambda: False))) == 2
 
 
-def test_a_failure_is_ollama_s_last_line() -> None:
+def test_append_ollama_error() -> None:
     def breaking() -> EventStream:
         yield [{"done": False}]
         raise UpstreamTimeout("Too late.")
@@ -277,7 +277,7 @@ KNOWN = {"type": "invalid_request_error", "code": "context_length_exceeded"}
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("greeted", [True, False])
-def test_an_error_that_comes_first_has_the_status_that_its_code_means(
+def test_first_error_is_raised_with_its_status(
     chunk_: Json, status: int, code: str, greeted: bool
 ) -> None:
     batch = [chunk({"role": "assistant", "content": ""}), chunk_] if greeted else [chunk_]
@@ -294,13 +294,13 @@ def test_an_error_that_comes_first_has_the_status_that_its_code_means(
         {"choices": [{"finish_reason": "error", "error": LONG, "delta": {}}]},
     ],
 )
-def test_an_error_of_a_known_kind_gets_its_code_in_the_midst_of_a_stream(last: Json) -> None:
+def test_later_error_of_known_kind_gets_its_code(last: Json) -> None:
     [said, failed] = heard(SAID, last)
     assert said == SAID
     assert failed["error"] | {**LONG, **KNOWN} == failed["error"]
 
 
-def test_an_error_of_no_kind_stays_as_it_is() -> None:
+def test_error_of_unknown_kind_is_unchanged() -> None:
     last = {"id": "1", "error": {"message": "Full.", "code": 7}, "choices": []}
     assert heard(SAID, last) == [SAID, last]
     assert heard(SAID, {"object": "error", "message": "m"})[1]["error"]["message"] == "m"
@@ -327,7 +327,7 @@ DELTA = event("response.output_text.delta", delta="a")
         ({"code": None, "message": "The prompt is too long."}, 400, "context_length_exceeded"),
     ],
 )
-def test_a_response_that_fails_before_it_said_anything_has_a_status(
+def test_early_failed_response_is_raised_with_status(
     before: list[Json], shape: str, error: Json, status: int, code: str
 ) -> None:
     shapes = {
@@ -345,7 +345,7 @@ def test_a_response_that_fails_before_it_said_anything_has_a_status(
 
 
 @pytest.mark.parametrize("batches", [[[BEGUN], [0]], [[BEGUN, DELTA, 0]], [[BEGUN, DELTA], [0]]])
-def test_a_response_that_fails_after_that_keeps_its_code(batches: list[Any]) -> None:
+def test_later_failed_response_keeps_its_code(batches: list[Any]) -> None:
     codes = ["insufficient_quota", "server_is_overloaded", "slow_down", "cyber_policy",
              "rate_limit_exceeded", "invalid_prompt", "a_code_of_its_own"]  # fmt: skip
     for code in codes:
@@ -354,7 +354,7 @@ def test_a_response_that_fails_after_that_keeps_its_code(batches: list[Any]) -> 
         assert events_of(require_complete_responses_stream(stream, lambda: False))[-1] == last
 
 
-def test_a_response_that_is_too_long_says_so_in_the_midst_of_a_stream() -> None:
+def test_later_context_length_failure_has_its_code() -> None:
     error = event("error", message=LONG["message"], code=7, error=LONG, sequence_number=2)
     last = failed_with({"code": "server_error", "message": LONG["message"]})
     stream = require_complete_responses_stream(iter([[BEGUN], [DELTA, error, last]]), lambda: False)
@@ -364,12 +364,12 @@ def test_a_response_that_is_too_long_says_so_in_the_midst_of_a_stream() -> None:
     assert failed["response"]["error"]["code"] == "context_length_exceeded"
 
 
-def test_a_failed_response_with_output_stays_a_response() -> None:
+def test_failed_response_with_output_is_passed_on() -> None:
     last = failed_with({"code": "server_error", "message": "m"}, output=[{}])
     assert events_of(require_complete_responses_stream(iter([[last]]), lambda: False)) == [last]
 
 
-def test_a_client_is_told_when_its_limit_resets() -> None:
+def test_failed_response_keeps_limit_reset_fields() -> None:
     def limited() -> EventStream:
         yield []
         error = {"message": "m", "type": "usage_limit_reached", "resets_at": 7, "plan_type": "p"}
@@ -385,7 +385,7 @@ def test_a_client_is_told_when_its_limit_resets() -> None:
     }
 
 
-def test_who_follows_a_response_is_not_told_that_it_failed() -> None:
+def test_append_follower_error_repeats_sequence_number() -> None:
     begun = [{"type": "response.created", "sequence_number": 7, "response": {}}]
     [first, error] = events_of(append_follower_error(failing(begun, [])))
 
@@ -394,6 +394,6 @@ def test_who_follows_a_response_is_not_told_that_it_failed() -> None:
     assert error["message"] == error["error"]["message"]
 
 
-def test_before_the_first_event_there_is_still_a_status() -> None:
+def test_append_follower_error_raises_before_first_event() -> None:
     with pytest.raises(UpstreamTimeout):
         list(append_follower_error(failing([])))

@@ -25,7 +25,7 @@ def delta(index: int | None = None, call_id: str | None = None) -> dict[str, Any
         pytest.param([delta(), delta()], [0, 0], id="nothing to go by"),
     ],
 )  # fmt: skip
-def test_a_delta_finds_its_call(deltas: list[dict[str, Any]], numbers: list[int]) -> None:
+def test_tool_call_index_find(deltas: list[dict[str, Any]], numbers: list[int]) -> None:
     keys = ToolCallIndex()
     assert [keys.find(each) for each in deltas] == numbers
 
@@ -33,5 +33,5 @@ def test_a_delta_finds_its_call(deltas: list[dict[str, Any]], numbers: list[int]
 @pytest.mark.parametrize(
     ("arguments", "text"), [(None, ""), ("", ""), ('{"a":1}', '{"a":1}'), ({"ö": 1}, '{"ö": 1}')]
 )
-def test_arguments_are_text_however_they_come(arguments: Any, text: str) -> None:
+def test_stringify_arguments(arguments: Any, text: str) -> None:
     assert stringify_arguments(arguments) == text

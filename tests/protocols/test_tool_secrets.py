@@ -22,7 +22,7 @@ SHOWN: Json = {
 }  # fmt: skip
 
 
-def test_a_tool_is_shown_without_what_logs_in() -> None:
+def test_hide_tool_secrets() -> None:
     before = {**TOOL}
     function = {"type": "function", "name": "f", "headers": {"a": "b"}}
 
@@ -31,18 +31,18 @@ def test_a_tool_is_shown_without_what_logs_in() -> None:
 
 
 @pytest.mark.parametrize("tools", [None, "odd", [], ["odd", {"type": "function"}], {"type": "mcp"}])
-def test_other_tools_are_shown_as_they_are(tools: Any) -> None:
+def test_hide_tool_secrets_keeps_other_tools(tools: Any) -> None:
     response = {"tools": tools}
     assert hide_tool_secrets(tools) is tools
     assert hide_tool_secrets_of(response) is response
 
 
-def test_fields_of_other_types_are_shown_without_secrets() -> None:
+def test_hide_tool_secrets_in_fields_of_wrong_type() -> None:
     odd = {"type": "mcp", "authorization": {"a": "secret"}, "headers": None, "server_url": None}
     assert hide_tool_secrets([odd]) == [{"type": "mcp", "headers": None, "server_url": None}]
 
 
-def test_an_upstream_that_echoes_the_tools_shows_none_of_it() -> None:
+def test_with_hidden_tools_hides_echoed_tools() -> None:
     asked: list[Json] = []
     told = {"type": "response.created", "response": {"id": "r", "tools": [TOOL]}}
     delta = {"type": "response.output_text.delta", "delta": "a"}
@@ -59,7 +59,7 @@ def test_an_upstream_that_echoes_the_tools_shows_none_of_it() -> None:
 
 
 @pytest.mark.parametrize("tools", [None, [], [{"type": "function", "name": "f"}]])
-def test_without_such_tools_the_call_is_the_very_same(tools: Any) -> None:
+def test_with_hidden_tools_without_mcp_returns_the_same_handler(tools: Any) -> None:
     def call(request: Json) -> Any:
         return iter(())
 

@@ -33,11 +33,11 @@ COMPLETION: dict[str, Any] = {
 }
 
 
-def test_a_whole_completion_that_was_asked_for_stays_as_it_is() -> None:
+def test_unfold_chat_without_streaming() -> None:
     assert unfold.unfold_answer("chat", COMPLETION, streamed=False) == [COMPLETION]
 
 
-def test_a_whole_completion_becomes_one_chunk_for_a_stream() -> None:
+def test_unfold_chat_to_one_chunk() -> None:
     [chunk] = unfold.unfold_answer("chat", COMPLETION, streamed=True)
     assert sdk.chunk_mistakes(chunk) == []
     assert [call["index"] for call in chunk["choices"][0]["delta"]["tool_calls"]] == [0, 1]
@@ -54,7 +54,7 @@ def test_a_whole_completion_becomes_one_chunk_for_a_stream() -> None:
     ],
 )
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_whole_completion_ends_whether_it_says_why_or_not(
+def test_unfold_chat_adds_missing_finish_reason(
     said: dict[str, Any], reason: str, streamed: bool
 ) -> None:
     choice = {**COMPLETION["choices"][0], "finish_reason": None, **said}
@@ -63,9 +63,7 @@ def test_a_whole_completion_ends_whether_it_says_why_or_not(
 
 
 @pytest.mark.parametrize(("code", "status"), [(1008, 402), (1002, 429), (9999, 502)])
-def test_an_error_that_is_hidden_in_a_200_has_the_status_it_should_have_had(
-    code: int, status: int
-) -> None:
+def test_unfold_raises_error_in_body_with_its_status(code: int, status: int) -> None:
     body = {"choices": None, "base_resp": {"status_code": code, "status_msg": "No balance."}}
     for streamed in (False, True):
         with pytest.raises(UpstreamRefused, match=r"No balance\.") as caught:
@@ -73,7 +71,7 @@ def test_an_error_that_is_hidden_in_a_200_has_the_status_it_should_have_had(
         assert caught.value.status == status
 
 
-def test_what_comes_beside_a_text_is_told_in_its_events() -> None:
+def test_unfold_response_annotations_and_logprobs() -> None:
     token = {"token": "a", "logprob": -1.0}
     entry = {**token, "bytes": [97], "top_logprobs": [{**token, "bytes": [97]}]}
     annotation = {"type": "file_path", "file_id": "f", "index": 0}
@@ -99,7 +97,7 @@ def test_what_comes_beside_a_text_is_told_in_its_events() -> None:
 
 
 @pytest.mark.parametrize("case", cases("chat_over_responses", streams=True))
-def test_a_whole_response_becomes_the_events_that_would_have_carried_it(case: Case) -> None:
+def test_unfold_response_to_events(case: Case) -> None:
     response = case.read("upstream.jsonl")[-1]["response"]
     events = unfold.unfold_answer("responses", response, streamed=True)
     assert [m for event in events for m in sdk.event_mistakes(event)] == []
@@ -116,7 +114,7 @@ def _texts(response: dict[str, Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
-def test_a_whole_response_that_was_asked_for_is_one_terminal_event(status: str) -> None:
+def test_unfold_response_without_streaming(status: str) -> None:
     body = {"object": "response", "status": status, "output": [], "error": {"message": "m"}}
     assert unfold.unfold_answer("responses", body, streamed=False) == [
         {"type": f"response.{status}", "response": body}
@@ -135,15 +133,13 @@ def test_a_whole_response_that_was_asked_for_is_one_terminal_event(status: str) 
         ("responses", COMPLETION, UpstreamProtocolError, "not a response"),
     ],
 )  # fmt: skip
-def test_a_body_that_is_no_answer_is_an_error(
-    protocol: str, body: Any, raised: Any, said: str
-) -> None:
+def test_unfold_raises_for_malformed_body(protocol: str, body: Any, raised: Any, said: str) -> None:
     for streamed in (False, True):
         with pytest.raises(raised, match=said):
             unfold.unfold_answer(protocol, body, streamed)
 
 
-def test_a_compacted_conversation_is_one_event() -> None:
+def test_unfold_compaction() -> None:
     body = {"object": "response.compaction", "output": []}
 
     assert unfold.unfold_answer("compact", body, streamed=False) == [body]
@@ -152,7 +148,7 @@ def test_a_compacted_conversation_is_one_event() -> None:
             unfold.unfold_answer("compact", wrong, streamed=False)
 
 
-def test_embeddings_are_one_event() -> None:
+def test_unfold_embeddings() -> None:
     vectors: list[Any] = [[0.5, 1], "AAAA"]
     entries = [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]
     for body in ({"object": "list", "data": []}, {"data": entries}, {"data": [{"embedding": [1]}]}):

@@ -67,7 +67,7 @@ DROPPED: list[tuple[str, Json, str]] = [
 
 
 @pytest.mark.parametrize(("client", "request_", "name"), DROPPED)
-def test_what_is_not_read_is_dropped_by_name(client: str, request_: Json, name: str) -> None:
+def test_unread_fields_are_dropped(client: str, request_: Json, name: str) -> None:
     given = terms()
     translate(*over(client, **request_), given)
     assert list(given.loss_report.losses) == [name]
@@ -90,9 +90,7 @@ NOTED: list[tuple[str, Json, list[str]]] = [
 
 
 @pytest.mark.parametrize(("client", "request_", "names"), NOTED)
-def test_what_came_with_an_answer_is_noted_and_refuses_nothing(
-    client: str, request_: Json, names: list[str]
-) -> None:
+def test_unread_answer_fields_are_noted(client: str, request_: Json, names: list[str]) -> None:
     given = terms(strict=True)
     translate(*over(client, **request_), given)
     assert sorted(given.loss_report.losses) == names
@@ -119,7 +117,7 @@ READ: list[tuple[str, Json]] = [
 
 
 @pytest.mark.parametrize(("client", "request_"), READ)
-def test_what_is_read_or_empty_is_not_reported(client: str, request_: Json) -> None:
+def test_read_and_empty_fields_are_not_reported(client: str, request_: Json) -> None:
     given = terms(strict=True)
     translate(*over(client, **request_), given)
     assert given.loss_report.losses == {}
@@ -128,7 +126,7 @@ def test_what_is_read_or_empty_is_not_reported(client: str, request_: Json) -> N
 THOUGHT = {"role": "assistant", "content": "Four.", "reasoning_content": "2 + 2"}
 
 
-def test_reasoning_goes_back_where_it_is_taken_as_it_reads() -> None:
+def test_reasoning_text_is_sent_to_upstreams_that_take_it() -> None:
     given = terms(strict=True, extensions=["reasoning_text"])
     request = over("chat", messages=[user(type="text", text="2 + 2?"), THOUGHT])
     items = translate(*request, given).request["input"]
@@ -142,7 +140,7 @@ def test_reasoning_goes_back_where_it_is_taken_as_it_reads() -> None:
     assert given.loss_report.losses == {}
 
 
-def test_reasoning_comes_before_the_calls_that_it_led_to() -> None:
+def test_reasoning_precedes_its_calls() -> None:
     asked = [{"role": "assistant", "tool_calls": [CALL], "reasoning": "Which?"}, RESULT]
     request = over("chat", messages=asked)
     items = translate(*request, terms(extensions=["reasoning_text"])).request["input"]

@@ -1,4 +1,4 @@
-"""The parameters of a body that is about to leave."""
+"""Parameters of upstream requests."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import pytest
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.providers import PROFILES, adapt_request
-from tests.providers.mending import Json, mended, messages
+from tests.providers.adapting import Json, adapt, adapt_messages
 
 USER = {"role": "user", "content": "U"}
 SYSTEM = {"role": "system", "content": "S"}
 
 
-def test_what_a_provider_does_not_take_is_dropped_and_named() -> None:
+def test_drop_parameters() -> None:
     for protocol in ("chat", "responses"):
-        ledger = LossReport()
+        loss_report = LossReport()
         body = {"store": True, "user": "u", "seed": 1}
-        assert mended(body, protocol, ledger, drop=frozenset({"store", "metadata"})) == {
+        assert adapt(body, protocol, loss_report, drop=frozenset({"store", "metadata"})) == {
             "user": "u",
             "seed": 1,
         }
-        assert ledger.losses == {"store": "some does not take it"}
+        assert loss_report.losses == {"store": "some does not take it"}
         with pytest.raises(Unsupported):
-            mended(body, protocol, LossReport(strict=True), drop=frozenset({"store"}))
+            adapt(body, protocol, LossReport(strict=True), drop=frozenset({"store"}))
 
 
 @pytest.mark.parametrize(
-    ("given", "name", "sent"),
+    ("original", "name", "expected"),
     [
         ({"max_completion_tokens": 5}, "max_tokens", {"max_tokens": 5}),
         ({"max_tokens": 5}, "max_tokens", {"max_tokens": 5}),
@@ -39,26 +39,26 @@ def test_what_a_provider_does_not_take_is_dropped_and_named() -> None:
         ({}, "max_tokens", {}),
     ],
 )
-def test_the_token_limit_has_the_providers_name(given: Json, name: str, sent: Json) -> None:
-    assert mended(given, max_tokens=name) == sent
+def test_rename_token_limit(original: Json, name: str, expected: Json) -> None:
+    assert adapt(original, max_tokens=name) == expected
 
 
-def test_stream_options_go_only_where_they_are_known() -> None:
+def test_drop_stream_options() -> None:
     body = {"stream": True, "stream_options": {"include_usage": True}}
-    assert mended(body) == body
-    assert mended(body, stream_options=False) == {"stream": True}
+    assert adapt(body) == body
+    assert adapt(body, stream_options=False) == {"stream": True}
 
 
-def test_a_stream_is_asked_for_where_there_is_nothing_else() -> None:
+def test_force_stream() -> None:
     streamed = {"stream": True, "stream_options": {"include_usage": True}}
     native = {"stream": False, "input": "Hi."}
-    assert mended({"stream": False}, always_stream=True) == streamed
-    assert mended({"stream": False}, always_stream=True, stream_options=False) == {"stream": True}
-    assert mended({"stream": True}, always_stream=True) == {"stream": True}
-    assert mended(native, "responses", always_stream=True) == {**native, "stream": True}
+    assert adapt({"stream": False}, always_stream=True) == streamed
+    assert adapt({"stream": False}, always_stream=True, stream_options=False) == {"stream": True}
+    assert adapt({"stream": True}, always_stream=True) == {"stream": True}
+    assert adapt(native, "responses", always_stream=True) == {**native, "stream": True}
     compaction = {"input": "Hi."}  # has no such choice
-    assert mended(compaction, "responses", always_stream=True) == compaction
-    assert mended({"stream": False}) == {"stream": False}
+    assert adapt(compaction, "responses", always_stream=True) == compaction
+    assert adapt({"stream": False}) == {"stream": False}
 
 
 @pytest.mark.parametrize(
@@ -75,59 +75,59 @@ def test_a_stream_is_asked_for_where_there_is_nothing_else() -> None:
         ),
     ],
 )
-def test_a_body_that_cannot_be_mended_is_a_400_that_names_the_place(body: Json, param: str) -> None:
+def test_malformed_requestis_a_400_that_names_the_parameter(body: Json, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        mended(body, strict_tools=False)
+        adapt(body, strict_tools=False)
     assert caught.value.param == param
 
 
-def test_who_does_not_know_the_store_stores_nothing() -> None:
+def test_dropping_store_false_is_no_loss() -> None:
     for protocol in ("chat", "responses"):
-        ledger = LossReport(strict=True)
-        assert mended({"store": False}, protocol, ledger, drop=frozenset({"store"})) == {}
-        assert ledger.losses == {}
+        loss_report = LossReport(strict=True)
+        assert adapt({"store": False}, protocol, loss_report, drop=frozenset({"store"})) == {}
+        assert loss_report.losses == {}
 
 
-def test_what_is_honoured_here_is_not_lost() -> None:
-    ledger = LossReport(strict=True, local_parameters={"store", "metadata"})
+def test_local_parameters_are_not_reported() -> None:
+    loss_report = LossReport(strict=True, local_parameters={"store", "metadata"})
     drop = frozenset({"store", "metadata", "user"})
-    assert mended({"store": True, "metadata": {"a": "b"}}, "chat", ledger, drop=drop) == {}
-    assert ledger.losses == {}
+    assert adapt({"store": True, "metadata": {"a": "b"}}, "chat", loss_report, drop=drop) == {}
+    assert loss_report.losses == {}
     with pytest.raises(Unsupported):
-        mended({"user": "u"}, "chat", ledger, drop=drop)
+        adapt({"user": "u"}, "chat", loss_report, drop=drop)
 
 
-def test_fields_are_added_unless_they_are_there() -> None:
-    assert mended({"a": 1}, add={"a": 2, "b": 3}) == {"a": 1, "b": 3}
+def test_add_parameters() -> None:
+    assert adapt({"a": 1}, add={"a": 2, "b": 3}) == {"a": 1, "b": 3}
     fields = {"a": 2, "b": 3}
-    assert mended({"a": 1}, "responses", responses_add=fields) == {"a": 1, "b": 3}
+    assert adapt({"a": 1}, "responses", responses_add=fields) == {"a": 1, "b": 3}
 
 
-def test_chatgpts_backend_is_asked_as_it_wants_to_be() -> None:
-    ledger = LossReport()
-    asked = {"model": "m", "input": "Hi.", "stream": False, "store": True, "temperature": 0.5}
-    assert adapt_request(asked, "responses", PROFILES["chatgpt"], ledger) == {
+def test_adapt_request_for_chatgpt_backend() -> None:
+    loss_report = LossReport()
+    request = {"model": "m", "input": "Hi.", "stream": False, "store": True, "temperature": 0.5}
+    assert adapt_request(request, "responses", PROFILES["chatgpt"], loss_report) == {
         "model": "m", "input": "Hi.", "stream": True, "store": False, "instructions": "",
     }  # fmt: skip
-    assert sorted(ledger.losses) == ["store", "temperature"]
+    assert sorted(loss_report.losses) == ["store", "temperature"]
 
 
 @pytest.mark.parametrize("wish", [True, False])
-def test_parallel_calls_are_left_out_where_they_are_not_known(wish: bool) -> None:
-    ledger = LossReport()
+def test_drop_parallel_tool_calls(wish: bool) -> None:
+    loss_report = LossReport()
     body = {"parallel_tool_calls": wish}
-    assert mended(body) == body
-    assert mended(body, ledger=ledger, parallel_tool_calls=False) == {}
-    assert ledger.losses == {}  # more than one call falls away elsewhere
+    assert adapt(body) == body
+    assert adapt(body, loss_report=loss_report, parallel_tool_calls=False) == {}
+    assert loss_report.losses == {}  # other code drops further calls
     lacking = {"parallel_tool_calls": False, "keeps_responses": True}
     native = {**body, "input": "hi"}
-    assert mended(native, "responses", ledger, **lacking) == {"input": "hi"}
-    assert bool(ledger.losses) is (wish is False)
+    assert adapt(native, "responses", loss_report, **lacking) == {"input": "hi"}
+    assert bool(loss_report.losses) is (wish is False)
 
 
-def test_a_limit_may_keep_its_name() -> None:
+def test_token_limit_as_is() -> None:
     for name in ("max_tokens", "max_completion_tokens"):
-        assert mended({name: 5}, max_tokens="as_is") == {name: 5}
+        assert adapt({name: 5}, max_tokens="as_is") == {name: 5}
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -136,7 +136,7 @@ OBJECT = {"type": "json_object"}
 
 
 @pytest.mark.parametrize(
-    ("level", "given", "sent"),
+    ("level", "original", "expected"),
     [
         ("json_schema", ASKED, ASKED),
         ("json_object", ASKED, OBJECT),
@@ -146,23 +146,23 @@ OBJECT = {"type": "json_object"}
         ("schema_only", ASKED, ASKED),
     ],
 )
-def test_what_is_not_enforced_is_asked_for(level: str, given: Json, sent: Any) -> None:
-    ledger = LossReport()
-    body = {"messages": [SYSTEM, USER], "response_format": given}
-    made = mended(body, ledger=ledger, response_format=level)
-    assert made.get("response_format") == sent
-    told = made["messages"][1]["content"]
-    assert (told == "U") is (given == sent)
-    if given == ASKED != sent:
-        assert json.dumps(SCHEMA, separators=(",", ":")) in told
-    assert bool(ledger.losses) is (given != sent)
+def test_adapt_response_format_adds_instruction(level: str, original: Json, expected: Any) -> None:
+    loss_report = LossReport()
+    body = {"messages": [SYSTEM, USER], "response_format": original}
+    adapted = adapt(body, loss_report=loss_report, response_format=level)
+    assert adapted.get("response_format") == expected
+    content = adapted["messages"][1]["content"]
+    assert (content == "U") is (original == expected)
+    if original == ASKED != expected:
+        assert json.dumps(SCHEMA, separators=(",", ":")) in content
+    assert bool(loss_report.losses) is (original != expected)
 
 
-def test_where_only_schemas_are_known_any_object_is_one() -> None:
-    made = mended({"response_format": OBJECT}, response_format="schema_only")
-    assert made["response_format"]["json_schema"]["schema"] == {"type": "object"}
+def test_json_object_becomes_schema_for_schema_only_providers() -> None:
+    adapted = adapt({"response_format": OBJECT}, response_format="schema_only")
+    assert adapted["response_format"]["json_schema"]["schema"] == {"type": "object"}
 
 
-def test_ids_that_are_too_long_are_replaced() -> None:
-    (result,) = messages({"role": "tool", "tool_call_id": "x" * 50, "content": "a"})
+def test_long_call_ids_are_replaced() -> None:
+    (result,) = adapt_messages({"role": "tool", "tool_call_id": "x" * 50, "content": "a"})
     assert result["tool_call_id"].startswith("call_")

@@ -10,8 +10,8 @@ from tests.helpers.sdk import REQUEST_PARAMETERS
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
-def test_a_profile_says_only_what_means_something(profile: Profile) -> None:
-    validate_quirks({knob: getattr(profile, knob) for knob in PROFILE_FIELDS})
+def test_builtin_profiles_are_valid(profile: Profile) -> None:
+    validate_quirks({name: getattr(profile, name) for name in PROFILE_FIELDS})
     for drop in (profile.drop, *(each.get("drop", set()) for each in profile.models.values())):
         assert drop <= REQUEST_PARAMETERS["chat"] | REQUEST_PARAMETERS["responses"]
         assert not drop & {"model", "messages", "input", "tools", "stream"}
@@ -20,6 +20,6 @@ def test_a_profile_says_only_what_means_something(profile: Profile) -> None:
     assert not profile.chat_takes & (REQUEST_PARAMETERS["chat"] | profile.drop)
 
 
-def test_every_provider_that_people_use_has_a_profile() -> None:
+def test_common_providers_have_a_profile() -> None:
     assert len(PROFILES) == 24
     assert all(name == profile.name for name, profile in PROFILES.items())

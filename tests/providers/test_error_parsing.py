@@ -1,4 +1,4 @@
-"""Complaints, in the words in which providers were seen to make them."""
+"""Error messages that providers were observed to send."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ NAMED: list[tuple[str, str | None, list[tuple[str, ...]]]] = [
 
 
 @pytest.mark.parametrize(("message", "param", "paths"), NAMED)
-def test_the_parameters_that_should_not_be_there_are_found(
+def test_find_refused_parameters(
     message: str, param: str | None, paths: list[tuple[str, ...]]
 ) -> None:
-    found = find_refused_parameters(message, param)
-    assert set(paths) <= set(found)  # words that are no parameters do no harm
-    assert bool(paths) is bool(found)
+    refused = find_refused_parameters(message, param)
+    assert set(paths) <= set(refused)  # other words in the result are harmless
+    assert bool(paths) is bool(refused)
 
 
 PHRASES = [
@@ -78,7 +78,7 @@ PHRASES = [
 
 
 @pytest.mark.parametrize(("message", "protocol", "kind"), PHRASES)
-def test_a_complaint_is_known_by_its_words(message: str, protocol: str, kind: str) -> None:
+def test_find_complaint_kinds(message: str, protocol: str, kind: str) -> None:
     assert kind in find_complaint_kinds(message, protocol)
 
 
@@ -93,7 +93,7 @@ def test_a_complaint_is_known_by_its_words(message: str, protocol: str, kind: st
     ],
 )
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
-def test_other_complaints_are_none_of_ours(message: str, protocol: str) -> None:
+def test_other_messages_have_no_kind(message: str, protocol: str) -> None:
     assert list(find_complaint_kinds(message, protocol)) == []
 
 
@@ -123,5 +123,5 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("message", "value", "expected"), VALUES)
-def test_a_value_is_told_from_its_parameter(message: str, value: object, expected: bool) -> None:
+def test_is_about_value(message: str, value: object, expected: bool) -> None:
     assert is_about_value(message, value) is expected

@@ -1,4 +1,4 @@
-"""What is learned from a refusal."""
+"""Quirks inferred from refusals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORCED = {"messages": [USER], "tools": [LOOK], "tool_choice": "required"}
 SCHEMA = {"messages": [USER], "response_format": {"type": "json_schema"}}
 
 
-def learned(
+def infer_changes(
     message: str,
     body: Json,
     profile: Profile = PASSTHROUGH_PROFILE,
@@ -30,10 +30,10 @@ def learned(
     protocol: str = "chat",
     status: int = 400,
 ) -> Json | None:
-    """The changes that a refusal comes to."""
+    """Return the profile changes inferred from a refusal."""
     refusal = UpstreamRefused(status, {"message": message, "param": param})
-    lesson = infer_quirk(refusal, protocol, {"model": "m", **body}, profile)
-    return dict(lesson.changes) if lesson else None
+    quirk = infer_quirk(refusal, protocol, {"model": "m", **body}, profile)
+    return dict(quirk.changes) if quirk else None
 
 
 THINKING = "The tool_choice parameter does not support being set to required in thinking mode"
@@ -111,15 +111,15 @@ LESSONS: list[tuple[str, Json, Json]] = [
 
 
 @pytest.mark.parametrize(("message", "body", "changes"), LESSONS)
-def test_a_refusal_becomes_a_setting(message: str, body: Json, changes: Json) -> None:
-    assert learned(message, body) == changes
-    assert learned(message, body, status=422) == changes
+def test_infer_quirk_from_chat_refusal(message: str, body: Json, changes: Json) -> None:
+    assert infer_changes(message, body) == changes
+    assert infer_changes(message, body, status=422) == changes
 
 
 @pytest.mark.parametrize(("message", "body", "changes"), LESSONS)
-def test_a_lesson_is_learned_but_once(message: str, body: Json, changes: Json) -> None:
+def test_infer_quirk_returns_none_for_known_quirk(message: str, body: Json, changes: Json) -> None:
     knowing = replace(PASSTHROUGH_PROFILE, **changes)
-    assert learned(message, body, knowing) in (None, {"drop": frozenset({"tool_choice"})})
+    assert infer_changes(message, body, knowing) in (None, {"drop": frozenset({"tool_choice"})})
 
 
 @pytest.mark.parametrize(
@@ -131,15 +131,17 @@ def test_a_lesson_is_learned_but_once(message: str, body: Json, changes: Json) -
         ("tools[0].function.parameters.additionalProperties", {"schema_dialect": "mistral"}),
     ],
 )
-def test_what_lies_deeper_is_known_by_its_path(param: str, changes: Json) -> None:
-    assert learned("This property is unsupported", {"messages": []}, param=param) == changes
+def test_infer_quirk_from_nested_parameter(param: str, changes: Json) -> None:
+    assert infer_changes("This property is unsupported", {"messages": []}, param=param) == changes
 
 
-def test_thinking_is_given_up_before_the_tool_is() -> None:
+def test_forced_tool_choice_first_disables_thinking() -> None:
     switching = replace(GENERIC, thinking_switch="enable_thinking")
-    first = learned(THINKING, FORCED, switching)
+    first = infer_changes(THINKING, FORCED, switching)
     assert first == {"forced_tool_choice": "disable_thinking"}
-    assert learned(THINKING, FORCED, replace(switching, **first)) == {"forced_tool_choice": "auto"}
+    assert infer_changes(THINKING, FORCED, replace(switching, **first)) == {
+        "forced_tool_choice": "auto"
+    }
 
 
 @pytest.mark.parametrize(
@@ -156,8 +158,8 @@ def test_thinking_is_given_up_before_the_tool_is() -> None:
         ("Unsupported parameter: 'top_p'", {"top_p": 1}, {"drop": frozenset({"top_p"})}),
     ],
 )
-def test_native_responses_teach_too(message: str, body: Json, changes: Json | None) -> None:
-    assert learned(message, body, GENERIC, protocol="responses") == changes
+def test_infer_quirk_from_responses_refusal(message: str, body: Json, changes: Json | None) -> None:
+    assert infer_changes(message, body, GENERIC, protocol="responses") == changes
 
 
 SEALING = {"include": ["reasoning.encrypted_content"]}
@@ -197,48 +199,48 @@ VERIFY = (
          {"temperature": 0.5}, {"reasons": True, "drop": frozenset({"temperature"})}),
     ],
 )  # fmt: skip
-def test_a_refusal_tells_whether_the_model_reasons(
+def test_infer_reasons_from_refusal(
     message: str, param: str | None, body: Json, changes: Json
 ) -> None:
-    assert learned(message, body, GENERIC, param=param, protocol="responses") == changes
+    assert infer_changes(message, body, GENERIC, param=param, protocol="responses") == changes
     knowing = replace(GENERIC, **changes)
-    assert learned(message, body, knowing, param=param, protocol="responses") is None
+    assert infer_changes(message, body, knowing, param=param, protocol="responses") is None
 
 
 @pytest.mark.parametrize("body", [{}, {"include": []}, {"reasoning": {"effort": "low"}}])
-def test_who_asked_for_no_sealed_reasoning_learns_nothing_of_it(body: Json) -> None:
-    said = "Encrypted content is not supported with this model."
-    assert learned(said, body, GENERIC, param="include", protocol="responses") is None
+def test_no_quirk_without_request_for_encrypted_reasoning(body: Json) -> None:
+    message = "Encrypted content is not supported with this model."
+    assert infer_changes(message, body, GENERIC, param="include", protocol="responses") is None
 
 
-def test_sealed_reasoning_that_cannot_be_opened_says_nothing_of_the_model() -> None:
-    said = "The encrypted content gAAA could not be verified. Reason: it could not be decrypted."
-    made = learned(said, SEALING, GENERIC, protocol="responses")
-    assert made == {"reasoning_items": "drop"}
+def test_foreign_reasoning_does_not_change_reasons() -> None:
+    message = "The encrypted content gAAA could not be verified. Reason: it could not be decrypted."
+    changes = infer_changes(message, SEALING, GENERIC, protocol="responses")
+    assert changes == {"reasoning_items": "drop"}
 
 
 @pytest.mark.parametrize(
     "body", [{"stream": True}, {"input": []}, {"stream": False, "stream_options": {}}]
 )
-def test_only_who_asked_for_a_whole_answer_learns_that_there_are_none(body: Json) -> None:
-    said = "The 'stream_options' parameter must be used with stream=true; stream must be true."
-    assert learned(said, body) is None
+def test_always_stream_only_from_request_without_streaming(body: Json) -> None:
+    message = "The 'stream_options' parameter must be used with stream=true; stream must be true."
+    assert infer_changes(message, body) is None
 
 
-def test_foreign_reasoning_is_a_matter_of_one_request() -> None:
+def test_foreign_reasoning_quirk_is_temporary() -> None:
     refusal = UpstreamRefused(400, {"message": "Encrypted content could not be verified"})
-    lesson = infer_quirk(refusal, "responses", {"input": []}, GENERIC)
-    assert lesson is not None
-    assert lesson.changes == {"reasoning_items": "drop"}
-    assert not lesson.is_lasting
+    quirk = infer_quirk(refusal, "responses", {"input": []}, GENERIC)
+    assert quirk is not None
+    assert quirk.changes == {"reasoning_items": "drop"}
+    assert not quirk.is_lasting
 
 
 @pytest.mark.parametrize(
     "name", ["model", "messages", "tools", "stop", "n", "stream", "response_format"]
 )
-def test_what_changes_the_answer_is_never_left_out(name: str) -> None:
+def test_essential_parameters_are_never_dropped(name: str) -> None:
     assert (
-        learned(
+        infer_changes(
             f"Unsupported parameter: '{name}'", {name: "x"} if name != "response_format" else {}
         )
         is None
@@ -246,23 +248,25 @@ def test_what_changes_the_answer_is_never_left_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 500])
-def test_only_bad_requests_teach(status: int) -> None:
-    assert learned("Unknown parameter: 'metadata'", {"metadata": {}}, status=status) is None
+def test_only_request_error_statuses_teach(status: int) -> None:
+    assert infer_changes("Unknown parameter: 'metadata'", {"metadata": {}}, status=status) is None
 
 
-def test_who_does_not_want_to_learn_does_not() -> None:
+def test_learning_can_be_switched_off() -> None:
     stubborn = replace(GENERIC, learn=False)
-    assert learned("Unknown parameter: 'metadata'", {"metadata": {}}, stubborn) is None
+    assert infer_changes("Unknown parameter: 'metadata'", {"metadata": {}}, stubborn) is None
 
 
-def test_a_parameter_that_was_not_sent_teaches_nothing() -> None:
-    assert learned("Unknown parameter: 'metadata'", {}) is None
+def test_no_quirk_for_parameter_that_was_not_sent() -> None:
+    assert infer_changes("Unknown parameter: 'metadata'", {}) is None
 
 
 # -- one value of a parameter --------------------------------------------------------------------
 
 
-def lesson(message: str, body: Json, param: str | None = None, **more: Any) -> InferredQuirk | None:
+def infer_from_message(
+    message: str, body: Json, param: str | None = None, **more: Any
+) -> InferredQuirk | None:
     refusal = UpstreamRefused(400, {"message": message, "param": param})
     return infer_quirk(
         refusal, more.get("protocol", "chat"), {"model": "m", **body}, PASSTHROUGH_PROFILE
@@ -301,8 +305,10 @@ ABSENT = {"type": "function", "function": {"name": "absent"}}
         ("Unsupported value: 'yaml'", "response_format", {"response_format": {"type": "yaml"}}),
     ],
 )  # fmt: skip
-def test_a_bad_value_is_the_clients_to_hear_of(message: str, param: str | None, body: Json) -> None:
-    assert lesson(message, body, param) is None
+def test_invalid_value_of_client_teaches_nothing(
+    message: str, param: str | None, body: Json
+) -> None:
+    assert infer_from_message(message, body, param) is None
 
 
 @pytest.mark.parametrize(
@@ -322,27 +328,29 @@ def test_a_bad_value_is_the_clients_to_hear_of(message: str, param: str | None, 
          {"tools": [LOOK], "tool_choice": "auto"}, {"drop": frozenset({"tool_choice"})}),
     ],
 )  # fmt: skip
-def test_a_good_value_that_is_refused_is_left_out_once(
+def test_refused_valid_value_is_dropped_once(
     message: str, param: str, body: Json, changes: Json
 ) -> None:
-    assert lesson(message, body, param) == InferredQuirk(changes, is_lasting=False)
+    assert infer_from_message(message, body, param) == InferredQuirk(changes, is_lasting=False)
 
 
 @pytest.mark.parametrize("word", ["values are", "values:", "expected one of"])
-def test_the_nearest_effort_stands_for_the_refused_one_alone(word: str) -> None:
+def test_refused_effort_maps_to_nearest(word: str) -> None:
     message = f"Unsupported value: 'minimal'. Supported {word} 'low' and 'high'"
     body = {"reasoning_effort": "minimal"}
-    assert lesson(message, body, "reasoning_effort") == InferredQuirk(
+    assert infer_from_message(message, body, "reasoning_effort") == InferredQuirk(
         {"effort_map": {"minimal": "low"}}
     )
 
 
-def test_one_effort_of_a_native_request_is_left_out_once() -> None:
+def test_refused_responses_effort_is_dropped_once() -> None:
     body = {"reasoning": {"effort": "high"}}
-    learned = lesson("'high' is not supported", body, "reasoning.effort", protocol="responses")
-    assert learned == InferredQuirk({"drop": frozenset({"reasoning"})}, is_lasting=False)
+    quirk = infer_from_message(
+        "'high' is not supported", body, "reasoning.effort", protocol="responses"
+    )
+    assert quirk == InferredQuirk({"drop": frozenset({"reasoning"})}, is_lasting=False)
     body = {"reasoning": {"effort": "lots"}}
-    assert lesson(LOTS, body, "reasoning.effort", protocol="responses") is None
+    assert infer_from_message(LOTS, body, "reasoning.effort", protocol="responses") is None
 
 
 @pytest.mark.parametrize(
@@ -356,8 +364,8 @@ def test_one_effort_of_a_native_request_is_left_out_once() -> None:
         ("Unknown parameter: 'user'", "user", {"user": "user"}),
     ],
 )  # fmt: skip
-def test_a_refused_parameter_is_remembered_whatever_its_value(
+def test_refused_parameter_is_learned_with_any_value(
     message: str, param: str | None, body: Json
 ) -> None:
     (name,) = body
-    assert lesson(message, body, param) == InferredQuirk({"drop": frozenset({name})})
+    assert infer_from_message(message, body, param) == InferredQuirk({"drop": frozenset({name})})

@@ -1,4 +1,4 @@
-"""Remembering, and forgetting."""
+"""The cache of learned quirks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Clock:
         return self.now
 
 
-def test_a_lesson_holds_for_its_model_and_for_an_hour() -> None:
+def test_learned_quirk_expires_after_an_hour() -> None:
     clock = Clock()
     lessons = LearnedQuirks(clock)
     assert lessons.apply_to("m", GENERIC) is GENERIC
@@ -29,7 +29,7 @@ def test_a_lesson_holds_for_its_model_and_for_an_hour() -> None:
     assert lessons.describe() == {}
 
 
-def test_lessons_add_up_and_can_be_shown() -> None:
+def test_learned_quirks_accumulate_and_are_described() -> None:
     lessons = LearnedQuirks(Clock())
     lessons.remember("m", {"drop": frozenset({"b"})})
     lessons.remember("m", {"drop": frozenset({"a", "b"}), "strict_tools": False})
@@ -38,7 +38,7 @@ def test_lessons_add_up_and_can_be_shown() -> None:
     }
 
 
-def test_the_oldest_lessons_make_room() -> None:
+def test_oldest_model_is_evicted() -> None:
     lessons = LearnedQuirks(Clock())
     for number in range(300):
         lessons.remember(f"m{number}", {"strict_tools": False})

@@ -1,4 +1,4 @@
-"""Where images and files go that are the result of a tool."""
+"""Images and files in tool results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from forwarder.core.translation_context import LossReport
 from forwarder.providers import PASSTHROUGH_PROFILE
-from tests.providers.mending import Json, mended, messages
+from tests.providers.adapting import Json, adapt, adapt_messages
 
 TEXT = {"type": "text", "text": "a"}
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
@@ -23,16 +23,16 @@ def result(content: Any, call_id: str = "x") -> Json:
     return {"role": "tool", "tool_call_id": call_id, "content": content}
 
 
-def made(*given: Json, **knobs: Any) -> tuple[list[Json], list[str]]:
-    ledger = LossReport()
-    body = mended({"messages": list(given)}, ledger=ledger, **knobs)
-    return body["messages"], list(ledger.losses)
+def adapt_with_losses(*originals: Json, **fields: Any) -> tuple[list[Json], list[str]]:
+    loss_report = LossReport()
+    body = adapt({"messages": list(originals)}, loss_report=loss_report, **fields)
+    return body["messages"], list(loss_report.losses)
 
 
 @pytest.mark.parametrize("last", [[], [USER]])
-def test_media_of_results_go_behind_the_last_result(last: list[Json]) -> None:
-    given = [CALLS, result([TEXT, IMAGE, TEXT]), result([FILE, IMAGE], "y"), *last]
-    assert messages(*given) == [
+def test_media_move_behind_last_result(last: list[Json]) -> None:
+    originals = [CALLS, result([TEXT, IMAGE, TEXT]), result([FILE, IMAGE], "y"), *last]
+    assert adapt_messages(*originals) == [
         CALLS,
         result(f"a\na\n{NEXT}"),
         result(NEXT, "y"),
@@ -41,23 +41,23 @@ def test_media_of_results_go_behind_the_last_result(last: list[Json]) -> None:
     ]
 
 
-def test_each_batch_has_its_own_media() -> None:
-    given = [CALLS, result([IMAGE]), USER, CALLS, result([FILE])]
-    assert [m["role"] for m in messages(*given)] == [
+def test_media_move_per_turn() -> None:
+    originals = [CALLS, result([IMAGE]), USER, CALLS, result([FILE])]
+    assert [m["role"] for m in adapt_messages(*originals)] == [
         "assistant", "tool", "user", "user", "assistant", "tool", "user",
     ]  # fmt: skip
-    assert [m["content"] for m in messages(*given)][2::4] == [[IMAGE], [FILE]]
+    assert [m["content"] for m in adapt_messages(*originals)][2::4] == [[IMAGE], [FILE]]
 
 
-def test_media_stay_in_the_result_where_they_may() -> None:
-    given = [CALLS, result([TEXT, IMAGE]), result([FILE], "y"), USER]
-    assert made(*given, tool_image="inline") == (given, [])
+def test_media_stay_inline() -> None:
+    originals = [CALLS, result([TEXT, IMAGE]), result([FILE], "y"), USER]
+    assert adapt_with_losses(*originals, tool_image="inline") == (originals, [])
     assert PASSTHROUGH_PROFILE.tool_image == "inline"
 
 
-def test_images_are_dropped_where_they_must_be_and_named() -> None:
-    given = [CALLS, result([TEXT, IMAGE, FILE]), {"role": "user", "content": [IMAGE]}]
-    assert made(*given, tool_image="drop") == (
+def test_tool_images_are_dropped_and_reported() -> None:
+    originals = [CALLS, result([TEXT, IMAGE, FILE]), {"role": "user", "content": [IMAGE]}]
+    assert adapt_with_losses(*originals, tool_image="drop") == (
         [
             CALLS,
             result(f"a\n{LEFT_OUT}\n{NEXT}"),
@@ -66,24 +66,24 @@ def test_images_are_dropped_where_they_must_be_and_named() -> None:
         ],
         ["tool_images"],
     )
-    assert made(result([TEXT]), tool_image="drop") == ([result("a")], [])
+    assert adapt_with_losses(result([TEXT]), tool_image="drop") == ([result("a")], [])
 
 
-def test_who_cannot_see_is_told_of_every_image() -> None:
-    given = [result([TEXT, IMAGE]), {"role": "user", "content": [TEXT, IMAGE]}, USER]
-    assert made(*given, image_url="none") == (
+def test_images_are_replaced_by_notes() -> None:
+    originals = [result([TEXT, IMAGE]), {"role": "user", "content": [TEXT, IMAGE]}, USER]
+    assert adapt_with_losses(*originals, image_url="none") == (
         [result(f"a\n{LEFT_OUT}"), {"role": "user", "content": f"a\n{LEFT_OUT}"}, USER],
         ["images"],
     )
-    assert made(USER, image_url="none") == ([USER], [])
+    assert adapt_with_losses(USER, image_url="none") == ([USER], [])
 
 
-@pytest.mark.parametrize("knob", ["user", "inline", "drop"])
-def test_text_alone_is_nobodys_concern(knob: str) -> None:
-    given = [CALLS, result("a"), result(None, "y"), result([], "z"), {"content": [IMAGE]}]
-    assert messages(*given, tool_image=knob, join_text_parts=False) == given
+@pytest.mark.parametrize("place", ["user", "inline", "drop"])
+def test_text_results_are_unchanged(place: str) -> None:
+    originals = [CALLS, result("a"), result(None, "y"), result([], "z"), {"content": [IMAGE]}]
+    assert adapt_messages(*originals, tool_image=place, join_text_parts=False) == originals
 
 
-def test_parts_that_are_none_are_left_alone() -> None:
+def test_malformed_parts_are_unchanged() -> None:
     odd = result([1, {"type": ["image_url"]}, None])
-    assert messages(odd) == [odd]
+    assert adapt_messages(odd) == [odd]

@@ -1,4 +1,4 @@
-"""The messages of a body that is about to leave."""
+"""Messages of upstream chat requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from forwarder.core.translation_context import LossReport
-from tests.providers.mending import Json, messages
+from tests.providers.adapting import Json, adapt_messages
 
 DEVELOPER = {"role": "developer", "content": "D"}
 SYSTEM = {"role": "system", "content": "S"}
@@ -15,13 +15,16 @@ USER = {"role": "user", "content": "U"}
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
-def test_developers_are_called_what_the_provider_calls_them(role: str) -> None:
-    assert messages(DEVELOPER, SYSTEM, developer_role=role)[0] == {"role": role, "content": "D"}
-    assert messages(DEVELOPER, SYSTEM, developer_role=role)[1] == SYSTEM
+def test_rename_developer_role(role: str) -> None:
+    assert adapt_messages(DEVELOPER, SYSTEM, developer_role=role)[0] == {
+        "role": role,
+        "content": "D",
+    }
+    assert adapt_messages(DEVELOPER, SYSTEM, developer_role=role)[1] == SYSTEM
 
 
 @pytest.mark.parametrize(
-    ("given", "sent"),
+    ("original", "expected"),
     [
         ([SYSTEM, USER], [SYSTEM, USER]),
         ([USER], [USER]),
@@ -34,9 +37,9 @@ def test_developers_are_called_what_the_provider_calls_them(role: str) -> None:
         ([SYSTEM, USER, {"role": "system", "content": None}], [{"role": "system", "content": "S\n\n"}, USER]),
     ],
 )  # fmt: skip
-def test_system_messages_go_to_the_head_where_only_one_is_taken(given: Any, sent: Any) -> None:
-    assert messages(*given, system_at_head=True) == sent
-    assert len(messages(*given)) == len(given)
+def test_join_system_messages(original: Any, expected: Any) -> None:
+    assert adapt_messages(*original, system_at_head=True) == expected
+    assert len(adapt_messages(*original)) == len(original)
 
 
 TEXT = {"type": "text", "text": "a"}
@@ -53,11 +56,11 @@ IMAGE = {"type": "image_url", "image_url": {"url": "u"}}
         (["odd"], ["odd"]),
     ],
 )
-def test_text_parts_alone_go_as_one_string(content: Any, joined: Any) -> None:
+def test_join_text_parts(content: Any, joined: Any) -> None:
     for role in ("user", "system", "assistant"):
-        assert messages({"role": role, "content": content})[0]["content"] == joined
+        assert adapt_messages({"role": role, "content": content})[0]["content"] == joined
         assert (
-            messages({"role": role, "content": content}, join_text_parts=False)[0]["content"]
+            adapt_messages({"role": role, "content": content}, join_text_parts=False)[0]["content"]
             == content
         )
 
@@ -86,50 +89,50 @@ REASONING: list[tuple[Json, Json, Json]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "knobs", "sent"), REASONING)
-def test_earlier_reasoning_goes_back_in_the_field_that_the_provider_reads(
-    given: Json, knobs: Json, sent: Json
-) -> None:
-    assert messages({**CALLS, **given}, **knobs) == [{**CALLS, **sent}]
+@pytest.mark.parametrize(("original", "fields", "expected"), REASONING)
+def test_place_reasoning(original: Json, fields: Json, expected: Json) -> None:
+    assert adapt_messages({**CALLS, **original}, **fields) == [{**CALLS, **expected}]
 
 
-def test_only_messages_with_calls_need_a_placeholder() -> None:
-    said = {"role": "assistant", "content": "Yes."}
-    assert messages(said, USER, reasoning_placeholder=" ") == [said, USER]
+def test_reasoning_placeholder_only_with_calls() -> None:
+    message = {"role": "assistant", "content": "Yes."}
+    assert adapt_messages(message, USER, reasoning_placeholder=" ") == [message, USER]
 
 
-def test_where_only_users_are_heard_everyone_is_one() -> None:
-    roles = [m["role"] for m in messages(DEVELOPER, SYSTEM, USER, developer_role="user")]
+def test_system_role_becomes_user() -> None:
+    roles = [m["role"] for m in adapt_messages(DEVELOPER, SYSTEM, USER, developer_role="user")]
     assert roles == ["user"] * 3
 
 
-def test_neighbours_of_one_role_are_merged_where_they_must_be() -> None:
+def test_merge_neighbours() -> None:
     answer = {"role": "assistant", "content": "A"}
     results = [{"role": "tool", "tool_call_id": x, "content": x} for x in "ab"]
-    given = [USER, {"role": "user", "content": [IMAGE]}, answer, CALLS, *results, USER]
-    assert messages(*given) == given
-    assert messages(*given, merge_neighbours=True) == [
+    original = [USER, {"role": "user", "content": [IMAGE]}, answer, CALLS, *results, USER]
+    assert adapt_messages(*original) == original
+    assert adapt_messages(*original, merge_neighbours=True) == [
         {"role": "user", "content": [{"type": "text", "text": "U"}, IMAGE]},
         {**CALLS, "content": "A"},
         *results,
         USER,
     ]
-    assert messages(CALLS, CALLS, merge_neighbours=True) == [CALLS, CALLS]
-    assert messages(USER, USER, merge_neighbours=True) == [{"role": "user", "content": "U\n\nU"}]
+    assert adapt_messages(CALLS, CALLS, merge_neighbours=True) == [CALLS, CALLS]
+    assert adapt_messages(USER, USER, merge_neighbours=True) == [
+        {"role": "user", "content": "U\n\nU"}
+    ]
 
 
-def test_messages_of_no_role_are_left_alone() -> None:
-    assert messages({"content": "a"}, merge_neighbours=True) == [{"content": "a"}]
+def test_messages_without_role_are_unchanged() -> None:
+    assert adapt_messages({"content": "a"}, merge_neighbours=True) == [{"content": "a"}]
 
 
-def test_null_is_no_content_everywhere() -> None:
-    assert messages(CALLS)[0]["content"] is None
-    assert messages(CALLS, null_content=False)[0]["content"] == ""
+def test_null_content_becomes_empty() -> None:
+    assert adapt_messages(CALLS)[0]["content"] is None
+    assert adapt_messages(CALLS, null_content=False)[0]["content"] == ""
 
 
-def test_only_known_fields_go_where_others_are_refused() -> None:
-    said = {"role": "assistant", "content": "a", "annotations": [], "reasoning": "t"}
-    assert messages(said, extra_message_fields=False, reasoning_field="reasoning") == [
+def test_extra_message_fields_are_removed() -> None:
+    message = {"role": "assistant", "content": "a", "annotations": [], "reasoning": "t"}
+    assert adapt_messages(message, extra_message_fields=False, reasoning_field="reasoning") == [
         {"role": "assistant", "content": "a", "reasoning": "t"}
     ]
 
@@ -138,30 +141,28 @@ def test_only_known_fields_go_where_others_are_refused() -> None:
     ("replay", "with_calls", "without"),
     [("all", True, True), ("tool_turns", True, False), ("none", False, False)],
 )
-def test_reasoning_comes_back_as_far_as_it_is_wanted(
-    replay: str, with_calls: bool, without: bool
-) -> None:
+def test_reasoning_replay(replay: str, with_calls: bool, without: bool) -> None:
     thought = {"reasoning_content": "t", "reasoning_details": DETAILS}
-    said = {"role": "assistant", "content": "a", **thought}
-    made = messages({**CALLS, **thought}, said, reasoning_replay=replay)
-    assert [thought.items() <= m.items() for m in made] == [with_calls, without]
-    assert ["reasoning_details" in m for m in made] == [with_calls, without]
+    message = {"role": "assistant", "content": "a", **thought}
+    adapted = adapt_messages({**CALLS, **thought}, message, reasoning_replay=replay)
+    assert [thought.items() <= m.items() for m in adapted] == [with_calls, without]
+    assert ["reasoning_details" in m for m in adapted] == [with_calls, without]
 
 
-def test_as_it_is_reasoning_stays_in_its_field() -> None:
-    said = {**CALLS, "reasoning": "t", "reasoning_content": "u"}
-    assert messages(said, reasoning_replay="as_is", reasoning_placeholder=" ") == [said]
+def test_reasoning_replay_as_is() -> None:
+    message = {**CALLS, "reasoning": "t", "reasoning_content": "u"}
+    assert adapt_messages(message, reasoning_replay="as_is", reasoning_placeholder=" ") == [message]
 
 
-def test_a_lost_signature_has_a_stand_in_on_the_first_call() -> None:
+def test_signature_placeholder_on_first_call() -> None:
     signed = {"id": "a", "extra_content": {"google": {"thought_signature": "s"}}}
     bare = {**CALLS, "tool_calls": [{"id": "a"}, {"id": "b"}]}
-    first, second = messages(bare, signature_placeholder="none")[0]["tool_calls"]
+    first, second = adapt_messages(bare, signature_placeholder="none")[0]["tool_calls"]
     assert first["extra_content"] == {"google": {"thought_signature": "none"}}
     assert second == {"id": "b"}
     whole = {**CALLS, "tool_calls": [signed]}
-    assert messages(whole, signature_placeholder="none") == [whole]
-    assert messages(bare) == [bare]
+    assert adapt_messages(whole, signature_placeholder="none") == [whole]
+    assert adapt_messages(bare) == [bare]
 
 
 SIGNATURE = {"google": {"thought_signature": "s"}}
@@ -185,25 +186,25 @@ SIGNED = {
          ["messages.tool_calls.function.thought_signature"]),
     ],
 )  # fmt: skip
-def test_signatures_that_are_not_taken_are_removed_and_named(
+def test_unaccepted_signatures_are_removed_and_noted(
     taken: tuple[str, ...], call: Json, names: list[str]
 ) -> None:
-    ledger, knobs = (
+    loss_report, fields = (
         LossReport(),
         {"extra_message_fields": False, "signature_fields": frozenset(taken)},
     )
-    [made] = messages(SIGNED, ledger=ledger, **knobs)
-    assert made["tool_calls"] == [call]
-    assert ("extra_content" in made) is bool(taken)
-    assert sorted(ledger.losses) == names
-    assert messages(SIGNED) == [SIGNED]
+    [adapted] = adapt_messages(SIGNED, loss_report=loss_report, **fields)
+    assert adapted["tool_calls"] == [call]
+    assert ("extra_content" in adapted) is bool(taken)
+    assert sorted(loss_report.losses) == names
+    assert adapt_messages(SIGNED) == [SIGNED]
 
 
-def test_a_placeholder_for_a_signature_is_named() -> None:
+def test_signature_placeholder_is_noted() -> None:
     for message, names in ((SIGNED, []), (CALLS, ["messages.tool_calls.extra_content"])):
-        ledger = LossReport()
-        messages(message, ledger=ledger, signature_placeholder="none")
-        assert list(ledger.losses) == names
+        loss_report = LossReport()
+        adapt_messages(message, loss_report=loss_report, signature_placeholder="none")
+        assert list(loss_report.losses) == names
 
 
 SAID: Json = {
@@ -216,7 +217,7 @@ SAID: Json = {
 
 
 @pytest.mark.parametrize(
-    ("knobs", "names"),
+    ("fields", "names"),
     [
         ({}, []),
         ({"reasoning_replay": "tool_turns"}, []),
@@ -230,8 +231,8 @@ SAID: Json = {
         ),
     ],
 )
-def test_fields_that_are_taken_in_no_message_are_noted(knobs: Json, names: list[str]) -> None:
-    ledger = LossReport(strict=True)
-    [made] = messages(SAID, ledger=ledger, **knobs)
-    assert sorted(ledger.losses) == names
-    assert not {name.removeprefix("messages.") for name in names} & made.keys()
+def test_lost_message_fields_are_noted(fields: Json, names: list[str]) -> None:
+    loss_report = LossReport(strict=True)
+    [adapted] = adapt_messages(SAID, loss_report=loss_report, **fields)
+    assert sorted(loss_report.losses) == names
+    assert not {name.removeprefix("messages.") for name in names} & adapted.keys()

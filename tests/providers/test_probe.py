@@ -1,4 +1,4 @@
-"""The questions of a probe."""
+"""Probe requests."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from tests.fake_provider import check_chat
 
 @pytest.mark.parametrize("question", PROBES)
 @pytest.mark.parametrize("provider", ["generic", "mistral"])
-def test_a_question_is_asked_as_openai_would_be(question: str, provider: str) -> None:
-    ledger = LossReport()
+def test_probe_request_is_not_adapted(question: str, provider: str) -> None:
+    loss_report = LossReport()
     body = adapt_request(
-        make_probe_request(question, "m"), "chat", make_openai_profile(PROFILES[provider]), ledger
+        make_probe_request(question, "m"),
+        "chat",
+        make_openai_profile(PROFILES[provider]),
+        loss_report,
     )
     assert check_chat(body) == []
     assert PROBES[question].keys() <= body.keys()
-    assert ledger.losses == {}
+    assert loss_report.losses == {}
 
 
-def test_only_what_differs_is_found() -> None:
+def test_diff_profiles() -> None:
     for profile in PROFILES.values():
         assert diff_profiles(profile, profile) == {}
     assert diff_profiles(make_openai_profile(PROFILES["openai"]), PROFILES["openai"]) == {}

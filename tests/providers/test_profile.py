@@ -1,4 +1,4 @@
-"""Which values a knob takes."""
+"""Validation of profile fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from forwarder.providers import Profile, validate_quirks
 
 
 @pytest.mark.parametrize(
-    ("quirks", "said"),
+    ("quirks", "message"),
     [
         ({"strict_tool": True}, "only the names add, allowed_tools"),
         ({"name": "x"}, "only the names"),
@@ -28,12 +28,12 @@ from forwarder.providers import Profile, validate_quirks
         ({"models": {"x": {"models": {}}}}, "contain no 'models'"),
     ],
 )
-def test_a_wrong_value_is_told_by_what_would_be_right(quirks: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_validate_quirks_describes_valid_values(quirks: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         validate_quirks(quirks)
 
 
-def test_right_values_are_given_back() -> None:
+def test_validate_quirks_returns_valid_quirks() -> None:
     quirks = {
         "strict_tools": False,
         "reasoning_field": None,
@@ -44,7 +44,7 @@ def test_right_values_are_given_back() -> None:
     assert validate_quirks(quirks) == quirks
 
 
-def test_a_quirk_of_an_older_version_is_left_out_with_a_warning(
+def test_retired_quirk_is_removed_with_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     quirks = {"error_status": False, "models": {"x": {"error_status": True, "drop": ["seed"]}}}
@@ -53,5 +53,5 @@ def test_a_quirk_of_an_older_version_is_left_out_with_a_warning(
     assert "error_status" in caplog.text
 
 
-def test_a_profile_can_be_a_key() -> None:
+def test_profile_is_hashable() -> None:
     assert hash(Profile("a", effort_map={"a": "b"})) is not None

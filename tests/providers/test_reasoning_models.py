@@ -1,4 +1,4 @@
-"""Which models reason."""
+"""Recognition of reasoning models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ OTHERS = """
 
 
 @pytest.mark.parametrize("model", REASONING.split())
-def test_a_reasoning_model_is_known_by_its_name(model: str) -> None:
+def test_is_reasoning_model_by_name(model: str) -> None:
     assert is_reasoning_model(GENERIC, model)
 
 
@@ -60,7 +60,7 @@ def test_other_models_do_not_reason(model: str) -> None:
 
 
 @pytest.mark.parametrize("reasons", [True, False])
-def test_the_profile_decides_before_the_name(reasons: bool) -> None:
+def test_is_reasoning_model_by_profile(reasons: bool) -> None:
     profile = replace(GENERIC, reasons=reasons)
     assert [is_reasoning_model(profile, name) for name in ("gpt-5.5", "m")] == [reasons] * 2
 
@@ -81,14 +81,12 @@ def test_the_profile_decides_before_the_name(reasons: bool) -> None:
         ("DeepSeek-R1", True),
     ],
 )
-def test_a_deployment_on_azure_reasons_unless_its_name_denies_it(
-    deployment: str, reasons: bool
-) -> None:
+def test_is_reasoning_model_on_azure(deployment: str, reasons: bool) -> None:
     profile = select_profile("", "https://acme.openai.azure.com/openai/v1", {})
     assert is_reasoning_model(apply_model_overrides(profile, deployment), deployment) is reasons
 
 
-def test_an_operator_says_it_of_an_upstream_or_of_single_models() -> None:
+def test_is_reasoning_model_with_overrides() -> None:
     every = select_profile("azure", "", {"reasons": False})
     assert not is_reasoning_model(apply_model_overrides(every, "gpt-5.5"), "gpt-5.5")
     some = select_profile("generic", "", {"models": {"smart*": {"reasons": True}}})

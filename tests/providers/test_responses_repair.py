@@ -1,4 +1,4 @@
-"""Native Responses streams that are almost right."""
+"""Repair of native Responses streams."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 FULL = Answer(text="Hello there.", reasoning="I think.", calls=[Call("look", {"city": "Bern"})])
 
 
-def made(stream: list[Json], done: bool = True) -> list[Json]:
+def repair(stream: list[Json], done: bool = True) -> list[Json]:
     numbers = itertools.count(1)
     mint = IdSource(lambda prefix: f"{prefix}_{next(numbers)}", lambda: 1)
     before = copy.deepcopy(stream)
@@ -38,24 +38,24 @@ def proper() -> list[Json]:
 
 
 def without(stream: list[Json], *keys: str) -> list[Json]:
-    """The stream in which no event, item or response has these."""
+    """Return the stream without these keys in events, items and responses."""
 
-    def stripped(event: Json) -> Json:
-        kept = {k: v for k, v in event.items() if k not in keys}
+    def strip(event: Json) -> Json:
+        fields = {k: v for k, v in event.items() if k not in keys}
         for name in ("item", "response"):
-            if isinstance(kept.get(name), dict):
-                kept[name] = {k: v for k, v in kept[name].items() if k not in keys}
-        return kept
+            if isinstance(fields.get(name), dict):
+                fields[name] = {k: v for k, v in fields[name].items() if k not in keys}
+        return fields
 
-    return [stripped(event) for event in stream]
+    return [strip(event) for event in stream]
 
 
 def of(stream: list[Json], *kinds: str) -> list[Json]:
     return [e for e in stream if e["type"].removeprefix("response.") not in kinds]
 
 
-def test_a_proper_stream_stays_as_it_is(proper: list[Json]) -> None:
-    assert made(proper) == proper
+def test_complete_stream_is_unchanged(proper: list[Json]) -> None:
+    assert repair(proper) == proper
 
 
 BREAKS: dict[str, Any] = {
@@ -93,8 +93,8 @@ BREAKS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-def test_what_is_missing_is_added(broken: str, proper: list[Json]) -> None:
-    stream = made(BREAKS[broken](copy.deepcopy(proper)))
+def test_repair_adds_missing_parts(broken: str, proper: list[Json]) -> None:
+    stream = repair(BREAKS[broken](copy.deepcopy(proper)))
     assert [m for e in stream for m in sdk.event_mistakes(e)] == []
     assert [e["sequence_number"] for e in stream] == list(range(len(stream)))
     assert stream[0]["type"] == "response.created"
@@ -111,67 +111,67 @@ def test_what_is_missing_is_added(broken: str, proper: list[Json]) -> None:
     assert call["call_id"]
 
 
-def test_a_cut_stream_is_not_made_whole(proper: list[Json]) -> None:
+def test_truncated_stream_stays_truncated(proper: list[Json]) -> None:
     for cut in range(1, len(proper) - 1):
-        stream = made(proper[:cut], done=False)
+        stream = repair(proper[:cut], done=False)
         assert stream[-1]["type"] != "response.completed"
-    for said in (proper[:4], []):
-        assert not any(e["type"] == "response.completed" for e in made(said))
+    for incomplete in (proper[:4], []):
+        assert not any(e["type"] == "response.completed" for e in repair(incomplete))
 
 
-def test_a_whole_answer_ends_with_an_event_that_has_everything(proper: list[Json]) -> None:
+def test_repair_complete_answer(proper: list[Json]) -> None:
     bare = {"output": proper[-1]["response"]["output"], "usage": {"input_tokens": 1}}
-    event = made([{"type": "response.completed", "response": bare}])[-1]
+    event = repair([{"type": "response.completed", "response": bare}])[-1]
     assert sdk.response_mistakes(event["response"]) == []
     assert event["response"]["usage"]["total_tokens"] == 1
 
 
-def test_usage_in_chats_words_is_understood(proper: list[Json]) -> None:
+def test_repair_usage_with_chat_names(proper: list[Json]) -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 4}
     end = {**proper[-1], "response": {**proper[-1]["response"], "usage": usage}}
-    assert made([*proper[:-1], end])[-1]["response"]["usage"]["total_tokens"] == 7
+    assert repair([*proper[:-1], end])[-1]["response"]["usage"]["total_tokens"] == 7
 
 
-def test_errors_are_passed_on_with_their_number(proper: list[Json]) -> None:
+def test_errors_get_sequence_numbers(proper: list[Json]) -> None:
     error = {"type": "error", "message": "no"}
-    assert made([*proper[:2], error], done=False)[-1] == {**error, "sequence_number": 2}
+    assert repair([*proper[:2], error], done=False)[-1] == {**error, "sequence_number": 2}
 
 
-# -- what providers do ----------------------------------------------------------------------------
+# -- observed streams -------------------------------------------------------------------------------
 
 
 def with_reasoning_parts(stream: list[Json], name: str) -> list[Json]:
-    """The stream of a provider whose reasoning has text parts, which are announced and closed."""
-    told = []
+    """Return the stream with announced and closed text parts of reasoning."""
+    events = []
     for event in stream:
         if event["type"].startswith("response.reasoning_summary_text."):
             stem = event["type"].replace("reasoning_summary_text", "reasoning_text")
             place = {k: event[k] for k in ("item_id", "output_index")} | {"content_index": 0}
             rest = {k: event[k] for k in ("delta", "text") if k in event}
-            told.append({"type": stem, **place, **rest})
+            events.append({"type": stem, **place, **rest})
         elif event["type"].startswith("response.reasoning_summary_part."):
             verb = event["type"].rpartition(".")[2]
             place = {k: event[k] for k in ("item_id", "output_index")} | {"content_index": 0}
             part = {"type": "reasoning_text", "text": event["part"]["text"]}
-            told.append({"type": f"response.{name}.{verb}", **place, "part": part})
+            events.append({"type": f"response.{name}.{verb}", **place, "part": part})
         else:
-            told.append(event)
-    return [{**e, "sequence_number": i} for i, e in enumerate(told)]
+            events.append(event)
+    return [{**e, "sequence_number": i} for i, e in enumerate(events)]
 
 
 @pytest.mark.parametrize("name", ["content_part", "reasoning_part"])
-def test_parts_of_reasoning_are_no_message(name: str, proper: list[Json]) -> None:
-    """DeepSeek, LM Studio and OpenRouter announce content parts, vLLM parts of reasoning."""
+def test_reasoning_parts_belong_to_reasoning(name: str, proper: list[Json]) -> None:
+    """DeepSeek, LM Studio and OpenRouter announce content parts, vLLM reasoning parts."""
     stream = with_reasoning_parts(proper, name)
     assert any(e["type"] == f"response.{name}.added" for e in stream)
-    assert made(stream) == with_reasoning_parts(proper, "content_part")
+    assert repair(stream) == with_reasoning_parts(proper, "content_part")
 
 
-def test_ids_that_change_on_the_way_become_those_of_the_beginning(proper: list[Json]) -> None:
-    """GitHub Copilot gives an item a new id in each of its events, and in the output."""
+def test_changing_ids_become_the_first_id(proper: list[Json]) -> None:
+    """GitHub Copilot sends a new id for an item in each event and in the output."""
     numbers = itertools.count()
 
-    def renamed(event: Json) -> Json:
+    def rename_ids(event: Json) -> Json:
         event = copy.deepcopy(event)
         if "item_id" in event:
             event["item_id"] = f"id_{next(numbers)}"
@@ -180,7 +180,7 @@ def test_ids_that_change_on_the_way_become_those_of_the_beginning(proper: list[J
             item["id"] = f"id_{next(numbers)}"
         return event
 
-    stream = made([renamed(event) for event in proper])
+    stream = repair([rename_ids(event) for event in proper])
     ids = {e["output_index"]: e["item"]["id"] for e in stream
            if e["type"] == "response.output_item.added"}  # fmt: skip
     for event in stream:
@@ -191,8 +191,8 @@ def test_ids_that_change_on_the_way_become_those_of_the_beginning(proper: list[J
     assert [item["id"] for item in stream[-1]["response"]["output"]] == list(ids.values())
 
 
-def test_events_of_other_items_keep_their_place(proper: list[Json]) -> None:
-    """Work of the provider's own tools is no message, and its ids are pinned too."""
+def test_events_of_other_items_keep_id_and_index(proper: list[Json]) -> None:
+    """Events of hosted tools are no messages; they keep the first id of their item too."""
     place = {"item_id": "ci_9", "output_index": 0}
     item = {"id": "ci_1", "type": "code_interpreter_call", "code": "", "container_id": "c",
             "outputs": None, "status": "in_progress"}  # fmt: skip
@@ -205,21 +205,21 @@ def test_events_of_other_items_keep_their_place(proper: list[Json]) -> None:
          "item": {**item, "id": "ci_5", "code": "1+1", "status": "completed"}},
     ]  # fmt: skip
     end = {**proper[-1], "response": {**proper[-1]["response"], "output": []}}
-    stream = made([*proper[:2], *work, end])
+    stream = repair([*proper[:2], *work, end])
     assert [e["type"] for e in stream] == [e["type"] for e in [*proper[:2], *work, end]]
     assert {e["item_id"] for e in stream if "item_id" in e} == {"ci_1"}
     [done] = stream[-1]["response"]["output"]
     assert (done["id"], done["code"]) == ("ci_1", "1+1")
 
 
-def test_a_terminal_event_without_output_gets_the_items(proper: list[Json]) -> None:
-    """ChatGPT's backend leaves them out."""
+def test_terminal_event_without_output_gets_items(proper: list[Json]) -> None:
+    """ChatGPT's backend leaves out the output."""
     end = {**proper[-1], "response": {**proper[-1]["response"], "output": []}}
-    assert made([*proper[:-1], end]) == proper
+    assert repair([*proper[:-1], end]) == proper
 
 
-def test_citations_without_a_place_or_a_title_get_them(proper: list[Json]) -> None:
-    """xAI sends the address alone."""
+def test_citations_get_missing_fields(proper: list[Json]) -> None:
+    """xAI sends only the URL."""
     bare = {"type": "url_citation", "url": "https://x.ai"}
     cited: list[Json] = []
     for event in copy.deepcopy(proper):
@@ -234,6 +234,6 @@ def test_citations_without_a_place_or_a_title_get_them(proper: list[Json]) -> No
             for part in item["content"] if item["type"] == "message" else ():
                 part["annotations"] = [bare]
         cited.append(event)
-    stream = made([{**e, "sequence_number": i} for i, e in enumerate(cited)])
+    stream = repair([{**e, "sequence_number": i} for i, e in enumerate(cited)])
     assert json.dumps(cited).count("https://x.ai") == json.dumps(stream).count('"title": ""') == 4
     assert [m for e in stream for m in sdk.event_mistakes(e)] == []

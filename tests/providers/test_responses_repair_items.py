@@ -1,4 +1,4 @@
-"""Items that are not all there."""
+"""Incomplete output items."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def items() -> RepairedItems:
     return RepairedItems(IdSource(lambda prefix: f"{prefix}_{next(numbers)}", lambda: 1))
 
 
-def test_a_null_does_not_hide_what_must_be_there() -> None:
+def test_overlay_fields_ignores_nulls() -> None:
     assert overlay_fields({"a": 1, "b": None}, {"a": None, "b": None, "c": None}) == {
         "a": 1,
         "b": None,
@@ -28,7 +28,7 @@ def test_a_null_does_not_hide_what_must_be_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("item_id", "index", "kind", "found"),
+    ("item_id", "index", "kind", "expected"),
     [
         (None, 0, "message", 0),
         ("msg_1", None, "message", 0),
@@ -39,21 +39,21 @@ def test_a_null_does_not_hide_what_must_be_there() -> None:
         (None, 7, "reasoning", None),
     ],
 )
-def test_an_item_is_found_by_index_id_or_kind(
-    items: RepairedItems, item_id: Any, index: Any, kind: str, found: int | None
+def test_find_item(
+    items: RepairedItems, item_id: Any, index: Any, kind: str, expected: int | None
 ) -> None:
     items.add_item(None, {"type": "message"}, announced=True)
     items.add_item(None, CALL, announced=True)
     item = items.find_item(item_id, index, kind)
-    assert (item.index if item else None) == found
+    assert (item.index if item else None) == expected
 
 
-def test_an_index_that_is_taken_is_not_given_twice(items: RepairedItems) -> None:
+def test_add_item_at_taken_index(items: RepairedItems) -> None:
     places = [items.add_item(index, {"type": "message"}, True).index for index in (0, 0, 5, None)]
     assert places == [0, 1, 5, 6]
 
 
-def test_a_call_waits_until_it_is_known_whose_it_is(items: RepairedItems) -> None:
+def test_unannounced_call_holds_its_events(items: RepairedItems) -> None:
     item = items.add_item(0, {"type": "function_call"}, announced=False)
     assert item.held_events == []
     item.held_events.append({"type": "delta"})
@@ -65,7 +65,7 @@ def test_a_call_waits_until_it_is_known_whose_it_is(items: RepairedItems) -> Non
     assert item.release_events() == []
 
 
-def test_what_was_never_closed_is_closed_with_what_came(items: RepairedItems) -> None:
+def test_close_uses_text_of_deltas(items: RepairedItems) -> None:
     message = items.add_item(0, {"type": "message"}, announced=True)
     call = items.add_item(1, {**CALL, "arguments": ""}, announced=True)
     for item, text in ((message, "Hi"), (call, '{"a":1}')):
@@ -77,7 +77,7 @@ def test_what_was_never_closed_is_closed_with_what_came(items: RepairedItems) ->
     assert call.json["arguments"] == '{"a":1}'
 
 
-def test_the_output_has_the_ids_that_the_items_went_by(items: RepairedItems) -> None:
+def test_build_output_keeps_stream_ids(items: RepairedItems) -> None:
     items.add_item(0, CALL, announced=True)
     assert items.build_output([{**CALL, "id": "other"}])[0]["id"] == "fc_1"
     assert items.build_output([])[0]["id"] == "fc_1"

@@ -1,4 +1,4 @@
-"""Which profile holds for an upstream, and for a model."""
+"""Selection of profiles for upstreams and models."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from forwarder.providers import PROFILE_FIELDS, PROFILES, apply_model_overrides,
         ("https://example.org/api.openai.com", "generic"),
     ],
 )
-def test_a_url_gives_the_provider_away(url: str, name: str) -> None:
+def test_select_profile_by_url(url: str, name: str) -> None:
     assert select_profile("", url, {}).name == name
 
 
-def test_a_named_provider_goes_before_the_url() -> None:
+def test_select_profile_by_name() -> None:
     assert select_profile("vllm", "https://api.openai.com/v1", {}) is not PROFILES["openai"]
     assert select_profile("vllm", "https://api.openai.com/v1", {}) == PROFILES["vllm"]
 
 
-def test_an_operator_may_turn_every_knob() -> None:
+def test_operator_overrides_every_field() -> None:
     profile = select_profile("openai", "", {"max_tokens": "max_tokens", "drop": ["user", "seed"]})
     assert (profile.max_tokens, profile.drop) == ("max_tokens", frozenset({"user", "seed"}))
     assert profile.developer_role == PROFILES["openai"].developer_role
@@ -51,7 +51,7 @@ def test_an_operator_may_turn_every_knob() -> None:
     assert not {"name", "hosts"} & PROFILE_FIELDS
 
 
-def test_what_an_operator_says_of_all_models_goes_before_what_the_table_says_of_some() -> None:
+def test_operator_override_beats_builtin_model_override() -> None:
     profile = select_profile("deepseek", "", {"forced_tool_choice": "ok"})
     assert apply_model_overrides(profile, "deepseek-reasoner").forced_tool_choice == "ok"
     assert (
@@ -60,7 +60,7 @@ def test_what_an_operator_says_of_all_models_goes_before_what_the_table_says_of_
     )
 
 
-def test_a_model_may_have_settings_of_its_own() -> None:
+def test_apply_model_overrides() -> None:
     models = {"*qwen*": {"drop": ["seed"]}, "*-max": {"max_tokens": "max_completion_tokens"}}
     profile = select_profile("generic", "", {"models": models})
     assert apply_model_overrides(profile, "Qwen3-Max").drop == {"seed"}

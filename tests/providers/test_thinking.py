@@ -1,4 +1,4 @@
-"""Efforts and switches."""
+"""Reasoning efforts and thinking switches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from forwarder.core.errors import InvalidRequest
 from forwarder.core.translation_context import LossReport
-from tests.providers.mending import Json, mended
+from tests.providers.adapting import Json, adapt
 
 
 def template(on: bool) -> Json:
@@ -28,36 +28,36 @@ def template(on: bool) -> Json:
         ("template", template(True), template(False)),
     ],
 )
-def test_thinking_is_switched_as_the_provider_knows_it(switch: str, high: Json, none: Json) -> None:
-    assert mended({"reasoning_effort": "high"}, thinking_switch=switch) == high
-    assert mended({"reasoning_effort": "none"}, thinking_switch=switch) == none
-    assert mended({}, thinking_switch=switch) == {}
-    assert mended({"reasoning_effort": None}, thinking_switch="thinking") == {
+def test_apply_thinking_switch(switch: str, high: Json, none: Json) -> None:
+    assert adapt({"reasoning_effort": "high"}, thinking_switch=switch) == high
+    assert adapt({"reasoning_effort": "none"}, thinking_switch=switch) == none
+    assert adapt({}, thinking_switch=switch) == {}
+    assert adapt({"reasoning_effort": None}, thinking_switch="thinking") == {
         "reasoning_effort": None
     }
 
 
-def test_efforts_are_said_in_the_providers_words() -> None:
+def test_effort_map() -> None:
     words = {"xhigh": "max", "none": None}
-    assert mended({"reasoning_effort": "xhigh"}, effort_map=words) == {"reasoning_effort": "max"}
-    assert mended({"reasoning_effort": "low"}, effort_map=words) == {"reasoning_effort": "low"}
-    ledger = LossReport()
-    assert mended({"reasoning_effort": "none"}, ledger=ledger, effort_map=words) == {}
-    assert ledger.losses.keys() == {"reasoning_effort"}
+    assert adapt({"reasoning_effort": "xhigh"}, effort_map=words) == {"reasoning_effort": "max"}
+    assert adapt({"reasoning_effort": "low"}, effort_map=words) == {"reasoning_effort": "low"}
+    loss_report = LossReport()
+    assert adapt({"reasoning_effort": "none"}, loss_report=loss_report, effort_map=words) == {}
+    assert loss_report.losses.keys() == {"reasoning_effort"}
     body = {"reasoning": {"effort": "xhigh", "summary": "auto"}}
-    assert mended(body, "responses", effort_map=words)["reasoning"]["effort"] == "max"
+    assert adapt(body, "responses", effort_map=words)["reasoning"]["effort"] == "max"
     body = {"reasoning": {"effort": "none"}}
-    assert mended(body, "responses", effort_map=words) == {"reasoning": {}}
+    assert adapt(body, "responses", effort_map=words) == {"reasoning": {}}
 
 
-def test_what_the_client_says_in_the_providers_own_words_goes_first() -> None:
+def test_client_value_overrides_thinking_switch() -> None:
     body = {"reasoning_effort": "high", "enable_thinking": False, **template(False)}
-    assert mended(body, thinking_switch="enable_thinking")["enable_thinking"] is False
-    assert mended(body, thinking_switch="template")["chat_template_kwargs"] == {
+    assert adapt(body, thinking_switch="enable_thinking")["enable_thinking"] is False
+    assert adapt(body, thinking_switch="template")["chat_template_kwargs"] == {
         "enable_thinking": False
     }
 
 
-def test_an_effort_is_a_word() -> None:
+def test_effort_must_be_text() -> None:
     with pytest.raises(InvalidRequest):
-        mended({"reasoning_effort": 3}, thinking_switch="thinking")
+        adapt({"reasoning_effort": 3}, thinking_switch="thinking")

@@ -1,4 +1,4 @@
-"""Tools, and what is demanded of them."""
+"""Tools and forced tool choices."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import pytest
 from forwarder.core.errors import InvalidRequest, Unsupported
 from forwarder.core.translation_context import LossReport
 from forwarder.providers.tools import is_tool_forced
-from tests.providers.mending import Json, mended
+from tests.providers.adapting import Json, adapt
 
 
-def test_strict_is_left_out_where_it_is_not_known() -> None:
+def test_strict_is_removed() -> None:
     tools = [
         {"type": "function", "function": {"name": "f", "strict": True}},
         {"type": "custom", "custom": {"name": "c"}},
     ]
-    assert mended({"tools": tools})["tools"] == tools
-    assert mended({"tools": tools}, strict_tools=False)["tools"] == [
+    assert adapt({"tools": tools})["tools"] == tools
+    assert adapt({"tools": tools}, strict_tools=False)["tools"] == [
         {"type": "function", "function": {"name": "f"}},
         tools[1],
     ]
 
 
-def test_where_nobody_knows_allowed_tools_only_they_are_offered() -> None:
+def test_keep_allowed_tools() -> None:
     tools = [{"type": "function", "function": {"name": name}} for name in "fgh"]
     choice = {
         "type": "allowed_tools",
         "allowed_tools": {"mode": "required", "tools": [tools[2], tools[0]]},
     }
     body = {"tools": tools, "tool_choice": choice}
-    assert mended(body, allowed_tools=True) == body
-    assert mended(body) == {"tools": [tools[0], tools[2]], "tool_choice": "required"}
+    assert adapt(body, allowed_tools=True) == body
+    assert adapt(body) == {"tools": [tools[0], tools[2]], "tool_choice": "required"}
     for other in ("auto", {"type": "function", "function": {"name": "f"}}):
-        assert mended({"tools": tools, "tool_choice": other})["tool_choice"] == other
+        assert adapt({"tools": tools, "tool_choice": other})["tool_choice"] == other
 
 
 FUNCTION = {"type": "function", "function": {"name": "f"}}
@@ -53,12 +53,12 @@ ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools
         (None, False),
     ],
 )
-def test_a_demand_is_told_from_an_offer(choice: Any, forced: bool) -> None:
+def test_is_tool_forced(choice: Any, forced: bool) -> None:
     assert is_tool_forced({"tool_choice": choice}) is forced
 
 
 @pytest.mark.parametrize(
-    ("way", "choice", "sent"),
+    ("way", "choice", "expected"),
     [
         ("ok", "required", {"tool_choice": "required"}),
         ("auto", "required", {"tool_choice": "auto"}),
@@ -70,29 +70,34 @@ def test_a_demand_is_told_from_an_offer(choice: Any, forced: bool) -> None:
         ("disable_thinking", "auto", {"tool_choice": "auto"}),
     ],
 )
-def test_a_demand_goes_as_the_provider_takes_it(way: str, choice: Any, sent: Json) -> None:
+def test_adapt_forced_choice(way: str, choice: Any, expected: Json) -> None:
     body = {"tool_choice": choice}
-    assert mended(body, forced_tool_choice=way, thinking_switch="enable_thinking") == sent
+    assert adapt(body, forced_tool_choice=way, thinking_switch="enable_thinking") == expected
 
 
-def test_a_demand_that_is_given_up_is_named() -> None:
-    ledger = LossReport()
-    mended({"tool_choice": "required"}, ledger=ledger, forced_tool_choice="auto")
-    assert ledger.losses.keys() == {"tool_choice"}
+def test_dropped_tool_choice_is_reported() -> None:
+    loss_report = LossReport()
+    adapt({"tool_choice": "required"}, loss_report=loss_report, forced_tool_choice="auto")
+    assert loss_report.losses.keys() == {"tool_choice"}
     with pytest.raises(Unsupported):
-        mended(
-            {"tool_choice": "required"}, ledger=LossReport(strict=True), forced_tool_choice="auto"
+        adapt(
+            {"tool_choice": "required"},
+            loss_report=LossReport(strict=True),
+            forced_tool_choice="auto",
         )
 
 
-def test_thinking_that_was_asked_for_is_named_when_it_is_given_up() -> None:
-    ledger = LossReport()
+def test_disabled_thinking_is_reported() -> None:
+    loss_report = LossReport()
     body = {"tool_choice": "required", "reasoning_effort": "high", "thinking": {"type": "enabled"}}
-    made = mended(
-        body, ledger=ledger, forced_tool_choice="disable_thinking", thinking_switch="thinking"
+    adapted = adapt(
+        body,
+        loss_report=loss_report,
+        forced_tool_choice="disable_thinking",
+        thinking_switch="thinking",
     )
-    assert made == {"tool_choice": "required", "thinking": {"type": "disabled"}}
-    assert ledger.losses.keys() == {"reasoning_effort"}
+    assert adapted == {"tool_choice": "required", "thinking": {"type": "disabled"}}
+    assert loss_report.losses.keys() == {"reasoning_effort"}
 
 
 SCHEMA = {"type": "object", "properties": {}, "$schema": "x", "additionalProperties": False}
@@ -106,8 +111,8 @@ SCHEMA = {"type": "object", "properties": {}, "$schema": "x", "additionalPropert
         ("mistral", {"type": "object", "properties": {}}, SCHEMA),
     ],
 )
-def test_schemas_are_in_the_providers_dialect(dialect: str, tool: Json, answer: Json) -> None:
-    chat = mended(
+def test_adapt_schemas(dialect: str, tool: Json, answer: Json) -> None:
+    chat = adapt(
         {
             "tools": [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}],
             "response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
@@ -116,7 +121,7 @@ def test_schemas_are_in_the_providers_dialect(dialect: str, tool: Json, answer: 
     )
     assert chat["tools"][0]["function"]["parameters"] == tool
     assert chat["response_format"]["json_schema"]["schema"] == answer
-    responses = mended(
+    responses = adapt(
         {
             "tools": [{"type": "function", "name": "f", "parameters": SCHEMA}, {"type": "shell"}],
             "text": {"format": {"type": "json_schema", "schema": SCHEMA}},
@@ -155,12 +160,10 @@ def grown(levels: int) -> Json:
         ("responses", {"text": {"format": {"schema": grown(40)}}}, "text.format.schema"),
     ],
 )  # fmt: skip
-def test_schema_that_inlining_grows_without_bound_is_refused(
-    protocol: str, body: Json, path: str, dialect: str
-) -> None:
+def test_unbounded_inlining_is_refused(protocol: str, body: Json, path: str, dialect: str) -> None:
     with pytest.raises(
         InvalidRequest, match="more than 1000 nodes.*FORWARDER_MAX_SCHEMA_NODES"
     ) as e:
-        mended(body, protocol, LossReport(max_schema_nodes=1000), schema_dialect=dialect)
+        adapt(body, protocol, LossReport(max_schema_nodes=1000), schema_dialect=dialect)
     assert e.value.param == path
-    mended(body, protocol, LossReport(max_schema_nodes=1000), schema_dialect="mistral")
+    adapt(body, protocol, LossReport(max_schema_nodes=1000), schema_dialect="mistral")
