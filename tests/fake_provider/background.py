@@ -45,7 +45,7 @@ def task(made: StreamOpener, **more: Any) -> BackgroundTask:
     def unfollowable(origin: background_leases.ResponseOrigin) -> EventStream:
         raise AssertionError
 
-    return BackgroundTask(made, **{"follow": unfollowable, **more})
+    return BackgroundTask(made, **{"follow_stream": unfollowable, **more})
 
 
 def start(background: BackgroundRunner, answer: EventStream, **request: Any) -> str:
@@ -114,7 +114,12 @@ def serve(
     def refuse_to_cancel(origin: background_leases.ResponseOrigin, request: str | None) -> None:
         raise AssertionError
 
-    given: Any = {"admit": admit, "can_read": bool, "cancel": refuse_to_cancel, **more}
+    given: Any = {
+        "new_context": admit,
+        "can_decrypt": bool,
+        "cancel_upstream": refuse_to_cancel,
+        **more,
+    }
     background.start_takeover(TakeoverCallbacks(rebuild_task=revive, **given))
     return admitted
 
@@ -123,7 +128,7 @@ def leave_behind(database: SqliteDatabase, made: StreamOpener, **given: Any) -> 
     """Work of a worker that handles nothing any more; its name."""
     dead = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
     asked = {"model": "m", "input": "hi", "metadata": {"a": "b"}, **given}
-    told = task(made, request="sealed", repeats=True)
+    told = task(made, encrypted_request="sealed", is_repeatable=True)
     name = str(
         dead.start_job("o", asked, RequestContext("x", "background", LossReport()), told)["id"]
     )
@@ -148,5 +153,5 @@ NATIVE: list[Batch] = [
 
 def start_native(background: BackgroundRunner, made: StreamOpener, follow: StreamFollower) -> str:
     exchange = RequestContext("x", "background", LossReport(), upstream="up")
-    told = task(made, follow=follow, request="sealed")
+    told = task(made, follow_stream=follow, encrypted_request="sealed")
     return str(background.start_job("o", {"model": "m", "input": "hi"}, exchange, told)["id"])

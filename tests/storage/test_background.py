@@ -355,7 +355,7 @@ def test_it_waits_for_room_and_for_its_conversation(
         refused.append(1)
         raise Overloaded("no")
 
-    serve(crowded, lambda exchange, taken: task(lambda: iter(ANSWER)), admit=refuse)
+    serve(crowded, lambda exchange, taken: task(lambda: iter(ANSWER)), new_context=refuse)
     admitted = serve(background, lambda exchange, taken: task(lambda: iter(ANSWER)))
     time.sleep(0.3)
     assert (refused, admitted) == ([], [])  # nobody is asked for room before it can be taken up
@@ -374,7 +374,7 @@ def test_a_worker_does_not_take_up_what_it_is_at(
         background, "_write_progress", lambda: time.sleep(0.05)
     )  # and renews too late
     go = threading.Event()
-    told = task(lambda: waiting_for(go), request="sealed", repeats=True)
+    told = task(lambda: waiting_for(go), encrypted_request="sealed", is_repeatable=True)
     exchange = RequestContext("x", "background", LossReport())
     name = background.start_job("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
     lapse(database)
@@ -468,7 +468,7 @@ def test_who_takes_up_what_an_upstream_makes_follows_it(
     def follow(origin: work.ResponseOrigin) -> EventStream:
         yield from NATIVE
 
-    serve(background, lambda exchange, taken: task(list, follow=follow))
+    serve(background, lambda exchange, taken: task(list, follow_stream=follow))
     events = heard(background, name)
     go.set()
 

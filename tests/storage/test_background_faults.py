@@ -79,7 +79,7 @@ class WriteFailures:
 
 @pytest.fixture
 def failures(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> WriteFailures:
-    monkeypatch.setattr(database.write_breaker, "_prune_seconds", 0.02)
+    monkeypatch.setattr(database.write_breaker, "_pause", 0.02)
     return WriteFailures(database, monkeypatch)
 
 
@@ -315,7 +315,7 @@ def test_work_that_cannot_be_read_does_not_hide_other_work(
     database.write(lambda c: c.execute(sa.text(f"UPDATE responses SET worker = 'gone', {spoiled}")))
     sound = leave_behind(database, lambda: waiting_for(go))
     lapse(database)
-    admitted = serve(background, answer_again, can_read=lambda request: request == "sealed")
+    admitted = serve(background, answer_again, can_decrypt=lambda request: request == "sealed")
 
     check_taken_up(background, sound)
     go.set()
@@ -343,7 +343,7 @@ def test_a_task_that_cannot_be_made_leaves_nothing_open(
             raise TypeError("of another version")
         return answer_again(exchange, taken)
 
-    serve(background, revive, admit=admit)
+    serve(background, revive, new_context=admit)
     assert closed.wait(10)
     lapse(database)
 
@@ -366,7 +366,7 @@ UPSTREAMS = (work.ResponseOrigin("up", "theirs"), "sealed")
 
 
 @hurried
-@pytest.mark.parametrize("ends", ["cancel", "remove"])
+@pytest.mark.parametrize("ends", ["cancel_response", "remove_response"])
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_an_end_before_the_origin_is_stored_reaches_the_upstream(
     ends: str,
@@ -376,7 +376,7 @@ def test_an_end_before_the_origin_is_stored_reaches_the_upstream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cancels, stored, note_origin = Cancels(), threading.Event(), work.set_origin
-    serve(background, answer_again, cancel=cancels)
+    serve(background, answer_again, cancel_upstream=cancels)
 
     def note_later(*given: Any) -> bool:
         if not stored.is_set():
@@ -403,7 +403,7 @@ def test_an_end_before_the_origin_is_stored_reaches_the_upstream(
 @hurried
 def test_an_end_before_the_upstream_answers_reaches_it(background: BackgroundRunner) -> None:
     go, cancels = threading.Event(), Cancels()
-    serve(background, answer_again, cancel=cancels)
+    serve(background, answer_again, cancel_upstream=cancels)
 
     def made() -> EventStream:
         yield []
@@ -412,7 +412,7 @@ def test_an_end_before_the_upstream_answers_reaches_it(background: BackgroundRun
         raise UpstreamUnreachable("It was read on.")
 
     exchange = RequestContext("x", "background", LossReport(), upstream="up")
-    told = task(made, request="sealed", works_on=lambda: True)
+    told = task(made, encrypted_request="sealed", continues_without_connection=lambda: True)
     name = background.start_job("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
     background.cancel_response("o", name)
     time.sleep(0.5)
@@ -431,7 +431,7 @@ def test_an_upstream_that_never_answers_is_left_in_the_end(
 ) -> None:
     monkeypatch.setattr("forwarder.storage.background.ORIGIN_WAIT_SECONDS", 0.3)
     exchange = RequestContext("x", "background", LossReport(), upstream="up")
-    told = task(lambda: waiting_for(threading.Event()), works_on=lambda: True)
+    told = task(lambda: waiting_for(threading.Event()), continues_without_connection=lambda: True)
     name = background.start_job("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
     background.cancel_response("o", name)
 
@@ -445,7 +445,7 @@ def test_work_that_another_worker_has_taken_up_is_not_cancelled(
 ) -> None:
     monkeypatch.setattr(work, "set_origin", lambda *given: False)
     cancels = Cancels()
-    serve(background, answer_again, cancel=cancels)
+    serve(background, answer_again, cancel_upstream=cancels)
 
     def made() -> EventStream:
         yield NATIVE[0]
@@ -476,7 +476,7 @@ def test_work_that_is_given_up_is_cancelled_at_its_upstream(database: SqliteData
     time.sleep(0.5)  # until its last write
     lapse(database)
     background = another(database, BackgroundLimits(max_attempts=1))
-    serve(background, answer_again, cancel=cancels)
+    serve(background, answer_again, cancel_upstream=cancels)
 
     assert heard(background, name)[-1]["type"] == "response.failed"
     until(lambda: cancels)

@@ -41,7 +41,7 @@ def given_back(database: SqliteDatabase, hold: ConversationLock) -> None:
     hold.mark_released()
 
 
-@pytest.mark.parametrize("end", [given_back, lambda _, hold: hold.drop()])
+@pytest.mark.parametrize("end", [given_back, lambda _, hold: hold.release_now()])
 def test_another_turn_may_have_it_when_the_first_is_over(
     end: Callable[[SqliteDatabase, ConversationLock], None], database: SqliteDatabase
 ) -> None:

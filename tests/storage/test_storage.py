@@ -33,7 +33,7 @@ def left(state: Any, request: Json, translated: bool = True) -> Json:
         found.append(asked)
         return iter(())
 
-    list(state.resumed(call, EXCHANGE, UP, translated)(request))
+    list(state.with_history(call, EXCHANGE, UP, translated)(request))
     return found[0]
 
 

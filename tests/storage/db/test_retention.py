@@ -146,15 +146,15 @@ def test_much_that_is_written_is_pruned_at_once(
 ) -> None:
     monkeypatch.setattr(retention, "PRUNE_SECONDS", 0.4)
     pruner, limit = Pruner(database, None, 60_000), 60_000
-    assert database.written == 0
+    assert database.written_bytes == 0
     for i in range(12):
         store_as(database, "loud", f"l{i}", 12.0 - i, 20_000)
-    assert database.written > limit
+    assert database.written_bytes > limit
     monkeypatch.setattr(pruner, "prune_if_due", database.close)
     pruner._run_loop()
     left = list_stored(database, "loud")
     assert 1 <= len(left) < 12
-    assert database.written == 0
+    assert database.written_bytes == 0
 
 
 # -- the clock ------------------------------------------------------------------------------------

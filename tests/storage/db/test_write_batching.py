@@ -157,17 +157,17 @@ from gevent import monkey
 monkey.patch_all()
 import gevent
 from forwarder.core.concurrency import native_sleep
-from forwarder.storage.db.write_batching import Group
+from forwarder.storage.db.write_batching import WriteBatcher
 
 done = []
-group = Group(lambda work: work(None))
+group = WriteBatcher(lambda work: work(None))
 def work(name):
     def slowly(_):
         native_sleep(0.2)
         done.append(name)
         return name
     return slowly
-first, second, third = (gevent.spawn(group.do, work(name)) for name in "abc")
+first, second, third = (gevent.spawn(group.run_in_batch, work(name)) for name in "abc")
 gevent.sleep(0.05)
 first.kill(block=False)  # in the midst of its work, which others wait behind
 second.kill(block=False)  # while it waits
@@ -186,15 +186,15 @@ HASTY = """
 from gevent import monkey
 monkey.patch_all()
 import gevent
-from forwarder.storage.db.write_batching import Group
+from forwarder.storage.db.write_batching import WriteBatcher
 
 again, told = [], []
-group = Group(lambda work: work(None))
+group = WriteBatcher(lambda work: work(None))
 def hasty():
     while not told and len(again) < 1000:
-        again.append(group.do(lambda _: None))
+        again.append(group.run_in_batch(lambda _: None))
 def others():
-    told.append(group.do(lambda _: None))
+    told.append(group.run_in_batch(lambda _: None))
 gevent.joinall([gevent.spawn(work) for work in (hasty, others, others)], timeout=20)
 print(len(told), len(again) < 10)
 """
