@@ -95,7 +95,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         raise_file_limit()
         self._limits = read_client_limits(self._get_forwarder())
         self._check_background_grace()
-        self._call("serve")
+        # By name, because after a SIGHUP the application may be of an older version.
+        getattr(self._get_forwarder(), "resume_background_work", lambda: None)()
         gevent.spawn(self._watch_for_exit)
         self._serving_since = time.monotonic()
         super().run()
@@ -219,10 +220,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
         bridge = self._get_forwarder()
         if bridge is not None:
             getattr(bridge.running, word, lambda: None)()
-
-    def _call(self, name: str) -> None:
-        """Call a method of the forwarder that older ones do not have."""
-        getattr(self._get_forwarder(), name, lambda: None)()
 
     def _get_forwarder(self) -> Any:
         """The forwarder's; another application has none."""

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from forwarder.core.shutdown import InFlightRequests
+from forwarder.pipeline.gateway import Gateway
+
 ROOT = Path(__file__).parents[2]
 APP = """
 import gc
@@ -223,3 +226,17 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
 """
 
     assert printed(act) == "True"
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [
+        (Gateway, "resume_background_work"),
+        (InFlightRequests, "announce"),
+        (InFlightRequests, "stop"),
+    ],
+)
+def test_methods_that_the_worker_calls_by_name_exist(owner: type, method: str) -> None:
+    source = (ROOT / "forwarder" / "server" / "gunicorn_worker.py").read_text()
+    assert f'"{method}"' in source
+    assert callable(getattr(owner, method))
