@@ -1,8 +1,8 @@
-"""State that outlives a request, between the routes and the upstreams' calls.
+"""Conversation state that outlives a request: stored responses, conversations and completions.
 
-`ConversationStore` does what the store makes possible; `NullConversationStore` stands for it where nothing is
-stored, and refuses what needs it.  Both are wrappers around calls and streams, and know neither
-Flask nor SQL's dialects.
+`ConversationStore` uses a database. `NullConversationStore` replaces it if no database is
+configured; it rejects requests that need one. Both wrap handlers and streams and depend neither on
+Flask nor on an SQL dialect.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from forwarder.core.read_limit import DEFAULT_REQUEST_LIMITS, RequestLimits
 from forwarder.core.shutdown import InFlightRequests
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.middleware.reasoning_style import request_usage
-from forwarder.middleware.recent_items import RecentItems as Recent
+from forwarder.middleware.recent_items import RecentItems
 from forwarder.storage.background import BackgroundLimits, BackgroundRunner
 from forwarder.storage.completion_recorder import (
     CompletionRecorder,
     check_stored_completion,
     is_completion_stored,
 )
-from forwarder.storage.conversation_lock import ConversationLock, ConversationLocks
+from forwarder.storage.conversation_lock import ConversationLocks
 from forwarder.storage.db import Database
 from forwarder.storage.owners import OwnerResolver
 from forwarder.storage.response_recorder import ResponseRecorder
@@ -37,15 +37,16 @@ from forwarder.storage.resume import (
 )
 
 OriginGetter = Callable[[], str | None]
-"""Gives the upstream that keeps the responses which it gives, once one has begun to."""
+"""Returns the upstream that stores the response too, or None. Call it after the answer has begun.
+"""
 
 
 STORED_COMPLETION_PARAMETERS = frozenset({"store", "metadata"})
-"""What asks for a completion to be stored, and what is stored with it."""
+"""Parameters that are handled here when a completion is stored."""
 
 
 class ConversationStore:
-    """With a store."""
+    """State in a database."""
 
     def __init__(
         self,
@@ -63,98 +64,102 @@ class ConversationStore:
             database, running, self._locks, limits, self._owners.migrate_owner
         )
 
-    def find_owner(self, exchange: RequestContext) -> str:
-        """Whose everything is that is stored for the client of an exchange."""
-        return self._owners.find_owner(exchange.client_key)
+    def find_owner(self, context: RequestContext) -> str:
+        """Return the owner of the data that is stored for a request's client."""
+        return self._owners.find_owner(context.client_key)
 
     def with_history(
-        self, call: Handler, exchange: RequestContext, memory: UpstreamMemory, translated: bool
+        self, handler: Handler, context: RequestContext, memory: UpstreamMemory, translated: bool
     ) -> Handler:
-        """Wrap a call that speaks Responses so that its requests have what they stand on."""
-        find_owner, drop = partial(self.find_owner, exchange), exchange.loss_report.drop
-        return with_history(call, self.database, find_owner, memory, drop, self.request_limits)
+        """Wrap a Responses handler: resolve the history that its requests refer to."""
+        find_owner, drop = partial(self.find_owner, context), context.loss_report.drop
+        return with_history(handler, self.database, find_owner, memory, drop, self.request_limits)
 
     def list_local_parameters(self, client: str, request: Json, translated: bool) -> frozenset[str]:
-        """Parameters that are honoured here for a request, so that no upstream need do it.
+        """Return the parameters that are handled here, so that no upstream has to support them.
 
-        The metadata of a response are what its own upstream says, unless it is made here.
+        Response metadata is local only for translated requests; otherwise the upstream returns it.
         """
         if client == "chat":
             return STORED_COMPLETION_PARAMETERS if request.get("store") is True else frozenset()
-        kept = translated and is_stored(request) and not self.database.write_breaker.is_open
-        return frozenset({"metadata"}) if kept else frozenset()
+        stores_metadata = (
+            translated and is_stored(request) and not self.database.write_breaker.is_open
+        )
+        return frozenset({"metadata"}) if stores_metadata else frozenset()
 
     def is_answer_stored(self, request: Json) -> bool:
-        """Is the response to a request stored, by itself or in a conversation?"""
+        """Whether the response to a request is stored, on its own or in a conversation."""
         return is_stored(request) or read_history_reference(request).conversation is not None
 
     def make_recorder(
-        self, client: str, request: Json, exchange: RequestContext, origin: OriginGetter
+        self, client: str, request: Json, context: RequestContext, origin: OriginGetter
     ) -> Callable[[EventStream], EventStream]:
-        """What stores the answer to a request on its way to the client.
+        """Return a wrapper that stores the answer while it is streamed to the client.
 
-        The conversation in which it is given is held from here on; raises ConversationLocked.
-        The request may ask for more afterwards, which is stored and which the client is not told.
-        While the store cannot be written, raises StoreUnavailable for what has to be stored.
+        Locks the request's conversation; raises ConversationLocked. May extend the request so that
+        more is stored; the client does not receive the addition. Raises StoreUnavailable if the
+        database is not writable and the answer has to be stored.
         """
         if client == "responses":
-            base = read_history_reference(request)
-            can_store = self._can_store(request, base, exchange)
-            owner = self.find_owner(exchange) if self.is_answer_stored(request) else ""
-            hold = self._lock_conversation(owner, base, exchange)
-            keeper = ResponseRecorder(self.database, owner, dict(request), origin, hold, can_store)
-            return keeper.record if can_store else partial(record_without_storing, keeper, exchange)
-        if client != "chat" or not is_completion_stored(request):  # Ollama keeps nothing
+            reference = read_history_reference(request)
+            can_store = self._can_store(request, reference, context)
+            owner = self.find_owner(context) if self.is_answer_stored(request) else ""
+            lock = None
+            if reference.conversation is not None:
+                lock = self._locks.acquire(owner, reference.conversation)
+                context.cleanup.add(lock.release_now)
+            recorder = ResponseRecorder(
+                self.database, owner, dict(request), origin, lock, can_store
+            )
+            return (
+                recorder.record if can_store else partial(record_without_storing, recorder, context)
+            )
+        if client != "chat" or not is_completion_stored(
+            request
+        ):  # Ollama has no stored completions
             return lambda stream: stream
         check_stored_completion(request)
         if self.database.write_breaker.is_open:
             raise StoreUnavailable
-        owner = self.find_owner(exchange)
+        owner = self.find_owner(context)
         completion = CompletionRecorder(self.database, owner, dict(request), origin)
         request |= request_usage(request)
         return completion.record
 
-    def _can_store(self, request: Json, base: HistoryReference, exchange: RequestContext) -> bool:
-        """False for a response that need not be stored, while none can be.
+    def _can_store(
+        self, request: Json, reference: HistoryReference, context: RequestContext
+    ) -> bool:
+        """Return False if storage is optional and the database is not writable.
 
-        The API stores responses by default, so most clients that say nothing want none of that.
+        The API stores responses by default; most clients that omit ``store`` do not need it.
         """
         if not self.database.write_breaker.is_open or not is_stored(request):
             return True
-        if request.get("store") or base.conversation is not None or exchange.loss_report.strict:
+        if request.get("store") or reference.conversation is not None or context.loss_report.strict:
             raise StoreUnavailable
         return False
 
-    def _lock_conversation(
-        self, owner: str, base: HistoryReference, exchange: RequestContext
-    ) -> ConversationLock | None:
-        if base.conversation is None:
-            return None
-        hold = self._locks.acquire(owner, base.conversation)
-        exchange.cleanup.add(hold.release_now)
-        return hold
-
 
 def record_without_storing(
-    keeper: ResponseRecorder, exchange: RequestContext, stream: EventStream
+    recorder: ResponseRecorder, context: RequestContext, stream: EventStream
 ) -> EventStream:
-    exchange.loss_report.note("store", "the store does not answer")
-    return keeper.record(stream)
+    context.loss_report.note("store", "the database is not available")
+    return recorder.record(stream)
 
 
 class NullConversationStore:
-    """Without one: recent items are known for a while, by this process alone."""
+    """State without a database: this process remembers recent items for a short time."""
 
     def __init__(self, limits: RequestLimits = DEFAULT_REQUEST_LIMITS) -> None:
-        self._recent_items = Recent(limits=limits)
+        self._recent_items = RecentItems(limits=limits)
 
     def with_history(
-        self, call: Handler, exchange: RequestContext, memory: UpstreamMemory, translated: bool
+        self, handler: Handler, context: RequestContext, memory: UpstreamMemory, translated: bool
     ) -> Handler:
-        """Refuse what needs a store, unless the upstream may have one of its own."""
+        """Reject requests that need a database, unless the upstream may store them itself."""
         if not translated:
-            return call
-        remembering = self._recent_items.with_recent_items(call, exchange.client_key)
+            return handler
+        remembering = self._recent_items.with_recent_items(handler, context.client_key)
 
         def handle_request(request: Json) -> EventStream:
             refuse_stored_state(request)
@@ -163,43 +168,45 @@ class NullConversationStore:
         return handle_request
 
     def list_local_parameters(self, client: str, request: Json, translated: bool) -> frozenset[str]:
-        """Nothing is."""
+        """Return no parameters."""
         return frozenset()
 
     def is_answer_stored(self, request: Json) -> bool:
-        """Nothing is."""
+        """Return False."""
         return False
 
     def make_recorder(
-        self, client: str, request: Json, exchange: RequestContext, origin: OriginGetter
+        self, client: str, request: Json, context: RequestContext, origin: OriginGetter
     ) -> Callable[[EventStream], EventStream]:
-        """Nothing is; a chat client that asks for it is told."""
+        """Return a wrapper that stores nothing; report ``store`` as a loss to chat clients."""
         if client == "responses" or not is_completion_stored(request):
             return lambda stream: stream
 
         def drop_store(stream: EventStream) -> EventStream:
-            exchange.loss_report.drop(*NOT_STORED_LOSS)
+            context.loss_report.drop(*NOT_STORED_LOSS)
             return stream
 
-        exchange.loss_report.drop(*NOT_STORED_LOSS)  # before anybody is asked, if that refuses it
+        context.loss_report.drop(
+            *NOT_STORED_LOSS
+        )  # in strict mode this rejects the request before it is sent
         return drop_store
 
 
-NOT_STORED_LOSS = "store", "nothing is stored here"
+NOT_STORED_LOSS = "store", "this server has no database"
 
 
 def refuse_stored_state(request: Json) -> None:
-    base = read_history_reference(request)
-    if base.previous is not None:
+    reference = read_history_reference(request)
+    if reference.previous is not None:
         raise InvalidRequest(
-            "Previous response with that id not found: no response is stored.",
+            "Previous response not found: this server does not store responses.",
             param="previous_response_id",
             code="previous_response_not_found",
         )
     for name in ("conversation", "background"):
         if request.get(name):
             raise Unsupported(
-                f"Unsupported parameter: '{name}'. Here, nothing is stored.", param=name
+                f"Unsupported parameter: '{name}'. This server has no database.", param=name
             )
 
 

@@ -1,14 +1,14 @@
-"""Background work: a response that is made whether its client waits or not.
+"""Background responses: run a response independently of the client connection.
 
-It is queued in the store, made by the worker that took the request, and read from the store by
-whoever asks, on any worker.  What a job has made is written a few times a second, and with it a
-lease.
+The worker that accepts the request stores it, runs it, and writes its events to the store several
+times a second. Any worker can serve reads of the response from the store. Each write also renews
+the worker's lease on the response.
 
-Work that has not ended when its worker goes is handed back, and the lease of a worker that died
-runs out: another worker then takes the work up and begins it anew, if the upstream may be asked
-twice and not too many attempts were made.  Otherwise it has failed.  Leases that have run out are
-judged in one place, `BackgroundRunner._find_work`, and in `BackgroundRunner._reap_work` for a client that asks;
-both wait until the database has settled.
+A worker that shuts down releases its unfinished jobs. If a worker dies, its leases expire. Another
+worker then takes the job over and starts a new attempt, provided that the request may be sent to
+the upstream twice and attempts remain. Otherwise the response fails. Expired leases are evaluated
+in `BackgroundRunner._find_work`, and in `BackgroundRunner._reap_work` when a client reads the
+response. Both wait until the database has settled.
 """
 
 from __future__ import annotations
@@ -59,39 +59,40 @@ from forwarder.translation.responses_over_chat.response_skeleton import make_res
 log = logging.getLogger("forwarder.background")
 
 POLL_SECONDS = 0.2
-"""Seconds between two writes of what jobs have made, and between two looks of who reads it."""
+"""Interval between writes of job progress, and between polls by a client that streams events."""
 
 LEASE_RENEW_SECONDS = 3.0
-"""Seconds between two signs of life."""
+"""Interval between lease renewals."""
 
 RETRY_SECONDS = 1.0
-"""Seconds after which a write is tried again that the database did not take."""
+"""Delay before a failed database write is repeated."""
 
 MAX_FOLLOW_ATTEMPTS = 5
-"""How often in a row a response at its upstream is followed anew without hearing anything new."""
+"""Consecutive reconnects to an upstream response without a new event, before the job fails."""
 
 TAKEOVER_POLL_SECONDS = 1.0
-"""Seconds between two looks for work that waits to be taken up."""
+"""Interval between searches for jobs to take over."""
 
 SKIP_SECONDS = 60.0
-"""Seconds for which a worker leaves alone the work that it cannot take up."""
+"""Seconds during which a worker ignores a job that it cannot take over."""
 
 ORIGIN_WAIT_SECONDS = 10.0
-"""Seconds for which the id of a response that is cancelled is awaited from its upstream."""
+"""Seconds to wait for the upstream's response id before a cancelled job is dropped."""
 
 StreamOpener = Callable[[], EventStream]
-"""Asks the upstream, and gives its answer."""
+"""Sends the request to the upstream and returns the stream of its answer."""
 
 StreamFollower = Callable[[background_leases.ResponseOrigin], EventStream]
-"""Follows a response that its upstream makes already, from its first event."""
+"""Streams a response that its upstream is already producing, from the first event."""
 
 
 class BackgroundTask(NamedTuple):
-    """What is to be done: ``open_stream`` asks the upstream, ``follow_stream`` follows what it makes already.
+    """How to run a job: ``open_stream`` sends the request, ``follow_stream`` resumes the response.
 
-    ``encrypted_request`` is sealed, for another worker; ``is_repeatable`` says whether the upstream may be asked
-    twice.  ``continues_without_connection`` tells whether the upstream that is being asked works on when the connection
-    is closed.
+    ``encrypted_request`` is the encrypted request from which another worker can rebuild the task.
+    ``is_repeatable`` is true if the request may be sent to the upstream twice.
+    ``continues_without_connection`` returns whether the current upstream keeps producing the
+    response after the connection closes.
     """
 
     open_stream: StreamOpener
@@ -102,12 +103,13 @@ class BackgroundTask(NamedTuple):
 
 
 class TakeoverCallbacks(NamedTuple):
-    """How work that others have left is taken up, and stopped at its upstream.
+    """How to take over jobs of other workers, and how to cancel responses at their upstream.
 
-    ``new_context`` makes the exchange; raises Overloaded when there are too many.  ``can_decrypt`` tells
-    whether this worker can read a sealed request.  ``rebuild_task`` completes the exchange and gives the
-    task again.  ``cancel`` cancels a response at its upstream, for the client of a sealed request;
-    what fails of that goes to the log.
+    ``new_context`` creates a request context and raises Overloaded if too many requests are
+    running. ``can_decrypt`` returns whether this worker can decrypt a stored request.
+    ``rebuild_task`` completes the context and returns the task of a claimed job.
+    ``cancel_upstream`` cancels a response at its upstream, on behalf of the client of the encrypted
+    request; it logs its errors.
     """
 
     new_context: Callable[[], RequestContext]
@@ -117,12 +119,12 @@ class TakeoverCallbacks(NamedTuple):
 
 
 class BackgroundLimits(NamedTuple):
-    """What background work may cost.
+    """Limits of background jobs.
 
-    ``max_attempts`` is how often it is begun, and ``grace_seconds`` how many seconds it has when the process
-    goes (``None``: as many as all answers).  A finished response that cannot be stored is kept for
-    ``max_unsaved_seconds`` seconds.  What cannot be stored, of finished and of running work together, takes
-    up to ``max_unsaved_bytes`` bytes of memory.
+    ``max_attempts`` is the number of attempts per response. ``grace_seconds`` is the time that a
+    job gets to finish on shutdown (``None``: the same as any other request). A finished response
+    that cannot be stored is kept in memory for ``max_unsaved_seconds``. The unsaved events of all
+    jobs together take up to ``max_unsaved_bytes`` bytes of memory.
     """
 
     max_attempts: int = 3
@@ -132,20 +134,21 @@ class BackgroundLimits(NamedTuple):
 
 
 class JobReleased(Exception):
-    """The work is in the queue again, and not this worker's any more."""
+    """The job was returned to the queue; this worker no longer owns it."""
 
 
 @dataclass
 class BackgroundJob:
-    """One response in the making; ``pending_events`` are its events that are not yet stored.
+    """A response that this worker is producing; ``pending_events`` are not stored yet.
 
-    ``origin`` is where its upstream makes it, if that goes on without us.  Such a response is
-    followed from its first event again when the connection breaks: ``known_events`` is how many events
-    are told already, and ``passed_events`` how many have come over this connection.
+    ``origin`` identifies the response at an upstream that continues without the connection. After a
+    disconnect such a response is streamed again from its first event: ``known_events`` is the
+    number of events already recorded, ``passed_events`` the number received on the current
+    connection.
 
-    ``counted_events`` of the pending events, ``unsaved_bytes`` bytes of memory, count for the limit of what the
-    database does not take.  ``is_dropped`` is work beyond that limit.  ``is_unwanted`` is work that
-    was ended here, and that its upstream has still to be told to end.
+    ``counted_events`` of the pending events are included in ``unsaved_bytes``, the job's share of
+    the memory limit. ``is_dropped`` marks a job over that limit. ``is_unwanted`` marks a job that
+    was ended here and that must still be cancelled at its upstream.
     """
 
     owner: str
@@ -167,7 +170,7 @@ class BackgroundJob:
     is_unwanted: bool = False
 
     def add_in_progress(self) -> None:
-        """Note that work on it has begun."""
+        """Append the ``response.in_progress`` event."""
         response = {**self.skeleton, "status": "in_progress"}
         self._add_event({"type": "response.in_progress", "response": response})
 
@@ -181,16 +184,18 @@ class BackgroundJob:
 
     @property
     def is_over(self) -> bool:
-        """Has it ended, and only that is still to be stored?"""
+        """Whether the terminal event is pending, so that only storing it remains."""
         return bool(self.pending_events) and self.pending_events[-1]["type"] in TERMINAL_EVENTS
 
     def add_events(self, batch: Batch) -> Json | None:
-        """Note events as those of this response; its response when they end it."""
+        """Append upstream events, rewritten for this response. Returns the final response, if
+        any.
+        """
         for event in batch:
             self.has_heard = True
             if event["type"] in background_leases.OPENING_EVENTS:
                 self._record_origin(event)
-                continue  # that was told when it began
+                continue  # this job has its own opening events
             self.passed_events += 1
             if self.passed_events <= self.known_events:
                 continue
@@ -224,27 +229,26 @@ class BackgroundJob:
         return own | {k: v for k, v in self.skeleton.items() if k == "conversation"}
 
     def _make_attempt_metadata(self, response: Json) -> Json:
-        """The metadata of a response, with the attempt that it comes from."""
         attempt = self.skeleton["metadata"].get(background_leases.ATTEMPT_KEY)
         metadata = response.get("metadata") or {}
         return {"metadata": {**metadata, background_leases.ATTEMPT_KEY: attempt}} if attempt else {}
 
 
 class BackgroundRunner:
-    """All background work of a process."""
+    """All background jobs of a process."""
 
     def __init__(
         self,
         database: Database,
         running: InFlightRequests,
-        holds: ConversationLocks,
+        locks: ConversationLocks,
         limits: BackgroundLimits | None = None,
         settle_owner: Callable[[str], str] = str,
     ) -> None:
         self._settle_owner = settle_owner
         self._database = database
         self._running = running
-        self._locks = holds
+        self._locks = locks
         self._limits = limits or BackgroundLimits()
         self._worker_id = generate_id("worker")
         self._jobs: dict[tuple[str, str], BackgroundJob] = {}
@@ -255,51 +259,54 @@ class BackgroundRunner:
         self._unsaved_bytes = 0
 
     def start_job(
-        self, owner: str, request: Json, exchange: RequestContext, task: BackgroundTask
+        self, owner: str, request: Json, context: RequestContext, task: BackgroundTask
     ) -> Json:
-        """Queue a request and begin with it; the response as it is now.
+        """Store a request and start its job. Returns the queued response.
 
-        ``context`` is that of the work, which outlives the one of the client.  Raises
-        ConversationLocked.
+        ``context`` belongs to the job and outlives the client's request. Raises ConversationLocked.
         """
-        base = read_history_reference(request)
+        reference = read_history_reference(request)
         now = time.time()
-        blank = make_response_skeleton(request, generate_id("resp"), int(now))
-        blank |= {"status": "queued", "background": True, **make_history_fields(base, True)}
-        hold = self._locks.new_lock(owner, base.conversation) if base.conversation else None
-        job = BackgroundJob(owner, blank, task, exchange, hold)
-        kept = StoredResponse(
+        skeleton = make_response_skeleton(request, generate_id("resp"), int(now))
+        skeleton |= {"status": "queued", "background": True, **make_history_fields(reference, True)}
+        lock = (
+            self._locks.new_lock(owner, reference.conversation) if reference.conversation else None
+        )
+        job = BackgroundJob(owner, skeleton, task, context, lock)
+        stored = StoredResponse(
             id=job.id,
             status="queued",
             input=to_items(request.get("input")),
-            body=blank,
+            body=skeleton,
             created=now,
-            previous=base.previous,
-            conversation=base.conversation,
+            previous=reference.previous,
+            conversation=reference.conversation,
         )
-        told = ("response.created", "response.queued")
+        event_types = ("response.created", "response.queued")
         opening = [
-            {"type": kind, "response": blank, "sequence_number": i} for i, kind in enumerate(told)
+            {"type": kind, "response": skeleton, "sequence_number": i}
+            for i, kind in enumerate(event_types)
         ]
-        self._database.write(lambda c: self._store_queued(c, job, kept, opening))
+        self._database.write(lambda c: self._store_queued(c, job, stored, opening))
         self._launch_job(job)
-        return blank
+        return skeleton
 
     def _store_queued(
-        self, connection: sa.Connection, job: BackgroundJob, kept: StoredResponse, opening: Batch
+        self, connection: sa.Connection, job: BackgroundJob, stored: StoredResponse, opening: Batch
     ) -> None:
         repeats = job.task.is_repeatable
         if job.lock is not None:
             job.lock.acquire(connection)
             if conversations.find(connection, job.owner, job.lock.conversation) is None:
-                repeats = False  # it is the upstream's, and would have what is asked twice
-        kept = kept._replace(before=read_last_item_number(connection, job.owner, kept.conversation))
-        responses.add(connection, job.owner, kept, [event_log.pack_events(opening)])
+                repeats = False  # the upstream's own conversation would get the turn twice
+        stored = stored._replace(
+            before=read_last_item_number(connection, job.owner, stored.conversation)
+        )
+        responses.add(connection, job.owner, stored, [event_log.pack_events(opening)])
         request = job.task.encrypted_request if repeats else None
-        background_leases.grant_lease(connection, job.owner, kept.id, self._worker_id, request)
+        background_leases.grant_lease(connection, job.owner, stored.id, self._worker_id, request)
 
     def _launch_job(self, job: BackgroundJob) -> None:
-        """Work on what is this worker's in the store."""
         if job.lock is not None:
             job.lock.start_renewal()
             job.context.cleanup.add(job.lock.release_now)
@@ -307,10 +314,10 @@ class BackgroundRunner:
         spawn(lambda: self._run_job(job))
         self._start_writer()
 
-    # -- taking work up ---------------------------------------------------------------------------
+    # -- takeover ---------------------------------------------------------------------------------
 
     def start_takeover(self, takeover: TakeoverCallbacks) -> None:
-        """Take up from now on what others have left, until the process is about to go."""
+        """Take over jobs of other workers until this process shuts down."""
         with self._start_lock:
             if self._takeover is None:
                 self._takeover = takeover
@@ -324,15 +331,18 @@ class BackgroundRunner:
             try:
                 self._find_work(takeover)
             except StoreUnavailable:
-                continue  # it is in the log
+                continue  # the database logged it
             except Exception:
-                log.exception("background work could not be taken up")
+                log.exception(
+                    "could not take over background responses",
+                    extra={"event": "background_takeover_failed"},
+                )
 
     def _find_work(self, takeover: TakeoverCallbacks) -> None:
-        """Take up work that waits, and bury work that nobody may take up.
+        """Take over waiting jobs, and fail lost jobs that cannot be repeated.
 
-        Work that was handed back has no worker that could still renew its lease.  All other waits
-        until the database has settled.  This worker's own is about to be renewed.
+        Until the database has settled, only released jobs are considered: no worker can still renew
+        their leases. Jobs of this worker are skipped, because their leases are about to be renewed.
         """
         now = time.monotonic()
         self._skipped_until = {name: end for name, end in self._skipped_until.items() if end > now}
@@ -346,40 +356,47 @@ class BackgroundRunner:
                 partial(background_leases.list_waiting, skip=skip, only_handed_back=True)
             )
             lost = []
-        for take, found in ((self._reap_work, lost), (partial(self._take_over, takeover), waiting)):
-            for owner, name in found:
+        for take, entries in (
+            (self._reap_work, lost),
+            (partial(self._take_over, takeover), waiting),
+        ):
+            for owner, name in entries:
                 try:
                     take(owner, name)
-                except StoreUnavailable:  # it may refuse this one alone
+                except StoreUnavailable:  # perhaps only this row cannot be written
                     self._skip_work(name, 2 * SETTLE_SECONDS)
                     raise
                 except Overloaded:
                     return  # another worker may have room
-                except Exception:  # of one response; the others must not wait for it
-                    log.exception("the background response %s could not be taken up", name)
+                except Exception:  # one broken response must not delay the others
+                    log.exception(
+                        "could not take over the background response %s",
+                        name,
+                        extra={"event": "background_takeover_failed", "response": name},
+                    )
                     self._skip_work(name)
 
     def _skip_work(self, name: str, seconds: float | None = None) -> None:
         self._skipped_until[name] = time.monotonic() + (seconds or SKIP_SECONDS)
 
     def _reap_work(self, owner: str, name: str) -> None:
-        """End work that nobody may take up, if it is lost."""
-        kept = self._database.write(lambda c: background_leases.reap(c, owner, name))
-        if kept is not None:
-            self._cancel_reaped(kept, None)
+        """Fail a job if its lease has expired and it cannot be repeated."""
+        stored = self._database.write(lambda c: background_leases.reap(c, owner, name))
+        if stored is not None:
+            self._cancel_reaped(stored, None)
 
-    def _cancel_reaped(self, kept: StoredResponse, request: str | None) -> None:
-        """Let an upstream that still makes a response that was given up here end it, too."""
-        log.warning({"event": "background_given_up", "response": kept.id})
-        if kept.upstream_id is not None:
+    def _cancel_reaped(self, stored: StoredResponse, request: str | None) -> None:
+        """Log the failure of a lost job, and cancel its response at the upstream."""
+        log.warning({"event": "background_given_up", "response": stored.id})
+        if stored.upstream_id is not None:
             self._cancel_upstream(
-                background_leases.ResponseOrigin(kept.upstream or "", kept.upstream_id), request
+                background_leases.ResponseOrigin(stored.upstream or "", stored.upstream_id), request
             )
 
     def _cancel_upstream(
         self, origin: background_leases.ResponseOrigin, request: str | None
     ) -> None:
-        """Cancel a response at its upstream, without waiting for its answer."""
+        """Cancel a response at its upstream in a separate thread or greenlet."""
         takeover = self._takeover
         if takeover is not None:
             spawn(lambda: takeover.cancel_upstream(origin, request))
@@ -387,68 +404,82 @@ class BackgroundRunner:
     def _take_over(self, takeover: TakeoverCallbacks, owner: str, name: str) -> None:
         request = self._database.read(lambda c: background_leases.find_request(c, owner, name))
         if request is None:
-            return  # another worker was faster
+            return  # another worker claimed it
         if not takeover.can_decrypt(request):
             self._skip_work(name)
             log.warning({"event": "background_request_unreadable", "response": name})
-            kept = self._database.write(lambda c: background_leases.reap_unreadable(c, owner, name))
-            if kept is not None:
-                self._cancel_reaped(kept, request)
+            stored = self._database.write(
+                lambda c: background_leases.reap_unreadable(c, owner, name)
+            )
+            if stored is not None:
+                self._cancel_reaped(stored, request)
             return
         owner = self._settle_owner(owner)
-        exchange = takeover.new_context()
+        context = takeover.new_context()
         try:
-            taken, hold = self._database.write(lambda c: self._claim_job(c, owner, name))
+            claimed, lock = self._database.write(lambda c: self._claim_job(c, owner, name))
             task = (
-                takeover.rebuild_task(exchange, taken)
-                if isinstance(taken, background_leases.ClaimedWork)
+                takeover.rebuild_task(context, claimed)
+                if isinstance(claimed, background_leases.ClaimedWork)
                 else None
             )
         except ConversationLocked:
-            exchange.cleanup.close()  # another turn goes on, and this one waits for its end
+            context.cleanup.close()  # retry when the conversation's current turn has ended
             return
         except BaseException:
-            exchange.cleanup.close()  # if it was claimed, the lease runs out; the attempt counts
+            context.cleanup.close()  # a claimed lease expires, and the attempt counts
             raise
-        if not isinstance(taken, background_leases.ClaimedWork) or task is None:
-            exchange.cleanup.close()
-            if isinstance(taken, StoredResponse):
-                self._cancel_reaped(taken, request)
+        if not isinstance(claimed, background_leases.ClaimedWork) or task is None:
+            context.cleanup.close()
+            if isinstance(claimed, StoredResponse):
+                self._cancel_reaped(claimed, request)
             return
-        said = {"event": "background_taken_up", "id": exchange.id, "response": name}
-        log.warning({**said, "attempt": taken.attempt, "follows": taken.origin is not None})
-        job = BackgroundJob(
-            owner, taken.response.body, task, exchange, hold, next_number=taken.next_number
+        log.warning(
+            {
+                "event": "background_taken_up",
+                "id": context.id,
+                "response": name,
+                "attempt": claimed.attempt,
+                "follows": claimed.origin is not None,
+            }
         )
-        job.origin, job.known_events = taken.origin, taken.known_events
-        job.origin_is_stored = taken.origin is not None
+        job = BackgroundJob(
+            owner, claimed.response.body, task, context, lock, next_number=claimed.next_number
+        )
+        job.origin, job.known_events = claimed.origin, claimed.known_events
+        job.origin_is_stored = claimed.origin is not None
         self._launch_job(job)
 
     def _claim_job(
         self, connection: sa.Connection, owner: str, name: str
     ) -> tuple[background_leases.ClaimedWork | StoredResponse | None, ConversationLock | None]:
-        taken = background_leases.claim_work(
+        claimed = background_leases.claim_work(
             connection, owner, name, self._worker_id, self._limits.max_attempts
         )
         if (
-            not isinstance(taken, background_leases.ClaimedWork)
-            or taken.response.conversation is None
+            not isinstance(claimed, background_leases.ClaimedWork)
+            or claimed.response.conversation is None
         ):
-            return taken, None
-        hold = self._locks.new_lock(owner, taken.response.conversation)
-        hold.acquire(connection)
-        return taken, hold
+            return claimed, None
+        lock = self._locks.new_lock(owner, claimed.response.conversation)
+        lock.acquire(connection)
+        return claimed, lock
 
-    # -- the work itself --------------------------------------------------------------------------
+    # -- running jobs -----------------------------------------------------------------------------
 
     def _run_job(self, job: BackgroundJob) -> None:
         try:
             self._produce_events(job)
         except JobReleased:
-            said = {"event": "background_handed_back", "id": job.context.id}
-            log.warning({**said, "response": job.id})
+            log.warning(
+                {"event": "background_handed_back", "id": job.context.id, "response": job.id}
+            )
         except Exception:
-            log.exception("the background response %s broke", job.id)
+            log.exception(
+                "the background response %s failed",
+                job.id,
+                extra={"event": "background_error", "response": job.id},
+            )
         finally:
             self._discount_job(job)
             self._jobs.pop(job.key, None)
@@ -472,9 +503,10 @@ class BackgroundRunner:
                 return
 
     def _release_on_shutdown(self, job: BackgroundJob) -> EventStream:
-        """The stream of a job; raises _HandedBack if the process ends first, unless it has failed.
+        """Stream a job's batches. Raises JobReleased if the process shuts down and the job was
+        released.
 
-        While the database is away nothing is handed back, and the lease runs out.
+        If the database is unavailable, the job is not written, and its lease expires.
         """
         try:
             yield from job.context.convert_errors(self._open_stream(job))
@@ -492,14 +524,16 @@ class BackgroundRunner:
             raise
 
     def _open_stream(self, job: BackgroundJob) -> EventStream:
-        """Connects in here, so that what fails before the answer begins is told like the rest."""
-        exchange = job.context
-        exchange.run = run = self._running.add_request(self._limits.grace_seconds)
-        exchange.cleanup.add(self._running.remove_request, run)
-        yield from exchange.set_response_stream(self._read_upstream(job))
+        """Connect lazily, so that connection errors become events like later errors."""
+        context = job.context
+        context.run = run = self._running.add_request(self._limits.grace_seconds)
+        context.cleanup.add(self._running.remove_request, run)
+        yield from context.set_response_stream(self._read_upstream(job))
 
     def _read_upstream(self, job: BackgroundJob) -> EventStream:
-        """The stream of a job; one that its upstream makes without us is followed to its end."""
+        """Stream the upstream's events; reconnect if the upstream continues without a
+        connection.
+        """
         failures = 0
         while True:
             before = job.passed_events = 0
@@ -518,7 +552,7 @@ class BackgroundRunner:
             time.sleep(RETRY_SECONDS * failures)
 
     def _store_end(self, job: BackgroundJob, response: Json) -> None:
-        """Store the end of a job; while the database is away, keep it within the limits."""
+        """Store the final response. While the database is unavailable, retry within the limits."""
         deadline = time.monotonic() + self._limits.max_unsaved_seconds
         while not self._try_store_end(job, response):
             self._count_unsaved_bytes(job)
@@ -532,12 +566,12 @@ class BackgroundRunner:
             time.sleep(RETRY_SECONDS)
 
     def _count_unsaved_bytes(self, job: BackgroundJob) -> None:
-        """Count the memory of what a job has pending; while that is too much, drop the largest.
+        """Measure a job's pending events. Over the limit, drop the largest jobs.
 
-        Called only when the database has not taken it, so that nothing is measured in good times.
+        Called only after a failed write, so that measuring costs nothing in normal operation.
         """
         if job.key not in self._jobs:
-            return  # it was dropped
+            return  # already dropped
         events = job.pending_events
         size = sum(map(measure_heap, events[job.counted_events :]))
         job.counted_events = len(events)
@@ -547,22 +581,21 @@ class BackgroundRunner:
             self._drop_job(max(self._jobs.values(), key=lambda job: job.unsaved_bytes))
 
     def _drop_job(self, job: BackgroundJob) -> None:
-        """Lose what a job has made; its lease runs out, and it is begun anew or has failed."""
+        """Discard a job's events. Its lease expires; then the job is repeated or fails."""
         log.error({"event": "background_response_lost", "response": job.id})
         self._discount_job(job)
         job.is_dropped = True
         self._jobs.pop(job.key, None)
-        if not job.is_over:  # else it is about to be stored, and given up if that fails
+        if not job.is_over:  # otherwise _store_end tries once more and then gives up
             job.pending_events = []
             job.context.cancel()
 
     def _discount_job(self, job: BackgroundJob) -> None:
-        """Count nothing of a job any more: it is stored, or lost."""
         self._unsaved_bytes -= job.unsaved_bytes
         job.counted_events = job.unsaved_bytes = 0
 
     def _try_store_end(self, job: BackgroundJob, response: Json) -> bool:
-        """Is the end of a job stored, or settled in another way?"""
+        """Store the final response. False if the database is unavailable."""
         try:
             with job.write_lock:
                 is_own = self._database.write(lambda c: self._write_end(c, job, response))
@@ -579,17 +612,17 @@ class BackgroundRunner:
             connection, job.owner, job.id, self._worker_id, response, job.context.upstream,
             job.pending_events, job.origin.upstream_id if job.origin else None,
         )  # fmt: skip
-        kept = responses.find(connection, job.owner, job.id) if mine else None
-        if kept is not None:
-            append_to_conversation(connection, job.owner, kept)
+        stored = responses.find(connection, job.owner, job.id) if mine else None
+        if stored is not None:
+            append_to_conversation(connection, job.owner, stored)
         if job.lock is not None:
             job.lock.release(connection)
         return mine
 
-    # -- signs of life ----------------------------------------------------------------------------
+    # -- progress and leases ----------------------------------------------------------------------
 
     def _start_writer(self) -> None:
-        """Have what the jobs make written, as long as there are any."""
+        """Run the writer while there are jobs."""
         with self._start_lock:
             if not self._is_writing:
                 self._is_writing = True
@@ -608,25 +641,32 @@ class BackgroundRunner:
                     )
                     renewed = time.monotonic()
             except StoreUnavailable:
-                time.sleep(RETRY_SECONDS)  # it is in the log; what is pending waits
+                time.sleep(RETRY_SECONDS)  # the database logged it; events stay pending
             except Exception:
-                log.exception("background work could not be written")
+                log.exception(
+                    "could not write background responses",
+                    extra={"event": "background_write_failed"},
+                )
             with self._start_lock:
                 if not self._jobs:
                     self._is_writing = False
                     return
 
     def _write_progress(self) -> None:
-        """Store what is new, and leave what has been ended by others."""
+        """Store pending events, and stop jobs that were ended elsewhere."""
         jobs = list(self._jobs.values())
         for job in jobs:
             try:
                 self._flush_job(job)
-            except StoreUnavailable:  # it is in the log; what is pending waits
+            except StoreUnavailable:  # the database logged it; events stay pending
                 if not job.is_over:
                     self._count_unsaved_bytes(job)
-            except Exception:  # of one job; the leases of its neighbours must be renewed
-                log.exception("the events of background work could not be written")
+            except Exception:  # one broken job must not stop the lease renewal of the others
+                log.exception(
+                    "could not write the events of the background response %s",
+                    job.id,
+                    extra={"event": "background_write_failed", "response": job.id},
+                )
         mine = self._database.read(lambda c: background_leases.list_own(c, self._worker_id))
         for job in jobs:
             is_left = job.is_over or job.is_unwanted or job.context.is_cancelled
@@ -639,14 +679,20 @@ class BackgroundRunner:
 
     def _flush_job(self, job: BackgroundJob) -> None:
         with job.write_lock:
-            events = list(job.pending_events)  # more may come while these are written
+            events = list(job.pending_events)  # the job may add more during the write
             if job.origin is not None and not job.origin_is_stored:
-                given = job.owner, job.id, self._worker_id, job.origin, job.task.encrypted_request
+                arguments = (
+                    job.owner,
+                    job.id,
+                    self._worker_id,
+                    job.origin,
+                    job.task.encrypted_request,
+                )
                 job.origin_is_stored = self._database.write(
-                    lambda c: background_leases.set_origin(c, *given)
+                    lambda c: background_leases.set_origin(c, *arguments)
                 )
             if not events or job.is_over:
-                return  # the end is written with all that is pending
+                return  # _write_end stores all pending events
             self._database.write(
                 lambda c: background_leases.append_progress(
                     c, job.owner, job.id, self._worker_id, events
@@ -658,11 +704,11 @@ class BackgroundRunner:
     # -- stopping ---------------------------------------------------------------------------------
 
     def _stop_job(self, job: BackgroundJob, ends_upstream: bool) -> None:
-        """Leave a job that has ended in the store.
+        """Stop a job whose response has ended in the store.
 
-        With ``ends_upstream`` its upstream, if that works on without a connection, is told to end
-        it.  The one that ended the job in the store could not do so: the upstream's id of the
-        response was not stored then.  If that id is not known yet, it is awaited.
+        With ``ends_upstream`` the response is also cancelled at an upstream that continues without
+        a connection. This worker must do so if the upstream's response id was not stored when the
+        response was ended. If the id is not known yet, the job waits for it.
         """
         job.is_unwanted = ends_upstream
         if ends_upstream and not job.has_heard and job.task.continues_without_connection():
@@ -682,21 +728,21 @@ class BackgroundRunner:
         if is_unwanted and job.origin is not None:
             self._cancel_upstream(job.origin, job.task.encrypted_request)
 
-    # -- asking for it ----------------------------------------------------------------------------
+    # -- client requests --------------------------------------------------------------------------
 
     def cancel_response(self, owner: str, response_id: str) -> StoredResponse:
-        """End a job, wherever it runs; the response as it is then.
+        """Cancel a background response on any worker. Returns the response.
 
-        Raises NotFound, and InvalidRequest for what was no background work.
+        Raises NotFound, and InvalidRequest if it is not a background response.
         """
-        kept = self._database.write(lambda c: cancel_stored_response(c, owner, response_id))
+        stored = self._database.write(lambda c: cancel_stored_response(c, owner, response_id))
         job = self._jobs.get((owner, response_id))
         if job is not None and not job.is_over:
-            self._stop_job(job, ends_upstream=kept.upstream_id is None)
-        return kept
+            self._stop_job(job, ends_upstream=stored.upstream_id is None)
+        return stored
 
     def remove_response(self, owner: str, response_id: str) -> StoredResponse | None:
-        """Delete a response, and end what works on it; the response as it was, if there is one."""
+        """Delete a response and stop its job. Returns the deleted response, or None."""
         removed = self._database.write(lambda c: remove_stored_response(c, owner, response_id))
         job = self._jobs.get((owner, response_id))
         if removed is not None and job is not None and not job.is_over:
@@ -704,18 +750,18 @@ class BackgroundRunner:
         return removed
 
     def read_response(self, owner: str, response_id: str) -> StoredResponse:
-        """A stored response; lost work that nobody may take up has failed.
+        """Return a stored response. A lost job that cannot be repeated is failed first.
 
         Raises NotFound.
         """
-        kept = self._database.read(lambda c: responses.find(c, owner, response_id))
-        if kept is None:
+        stored = self._database.read(lambda c: responses.find(c, owner, response_id))
+        if stored is None:
             raise response_not_found(response_id)
-        is_lost = kept.is_lost and (owner, response_id) not in self._jobs
+        is_lost = stored.is_lost and (owner, response_id) not in self._jobs
         if is_lost and self._database.has_settled():
             self._reap_work(owner, response_id)
             return self.read_response(owner, response_id)
-        return kept
+        return stored
 
     def stream_events(
         self,
@@ -725,19 +771,19 @@ class BackgroundRunner:
         heartbeat_seconds: float,
         wait: Callable[[float], bool],
     ) -> EventStream:
-        """The events of a response behind a number, those to come included.
+        """Yield a response's events after number ``after``, until the response has ended.
 
-        Yields an empty batch when there was none for ``heartbeat_seconds`` seconds.  ``wait`` waits for
-        some seconds, and says whether there is still somebody who wants to hear.
+        Yields an empty batch after ``heartbeat_seconds`` seconds without an event. ``wait`` sleeps
+        for the given seconds and returns whether the client is still connected.
 
-        A fresh attempt begins with ``response.queued``, under a number behind all that were told;
-        what the attempt before it had made is void, and not told any more.
+        A new attempt starts with ``response.queued``, numbered after all previous events. Events of
+        the previous attempt are void and are no longer sent.
         """
         heard = time.monotonic()
         while True:
-            kept = self.read_response(owner, response_id)
+            stored = self.read_response(owner, response_id)
             batch = self._database.read(
-                partial(read_event_log, owner=owner, kept=kept, after=after)
+                partial(read_event_log, owner=owner, stored=stored, after=after)
             )
             if batch:
                 yield batch
@@ -745,45 +791,48 @@ class BackgroundRunner:
             elif time.monotonic() - heard >= heartbeat_seconds:
                 yield []
                 heard = time.monotonic()
-            if not kept.is_running or not wait(POLL_SECONDS):
+            if not stored.is_running or not wait(POLL_SECONDS):
                 return
 
 
 def read_event_log(
-    connection: sa.Connection, owner: str, kept: StoredResponse, after: int
+    connection: sa.Connection, owner: str, stored: StoredResponse, after: int
 ) -> Batch:
-    """What is stored of the events; of an answer that was given as a whole, what would have been.
+    """Return stored events after number ``after``; for a response without a log, synthesize them.
 
-    What was stored since ``kept`` was read is left for the next look: it may have another end.
+    Terminal events are left to the next poll while ``stored`` is still running: the response itself
+    was read before the log and may end differently.
     """
-    logged = responses.read_events_after(connection, owner, kept, after)
-    if logged or kept.is_running:
+    logged = responses.read_events_after(connection, owner, stored, after)
+    if logged or stored.is_running:
         return [
-            event for event in logged if event["type"] not in TERMINAL_EVENTS or not kept.is_running
+            event
+            for event in logged
+            if event["type"] not in TERMINAL_EVENTS or not stored.is_running
         ]
-    if responses.read_events_after(connection, owner, kept, -1):
+    if responses.read_events_after(connection, owner, stored, -1):
         return []
-    return [e for e in whole_events("responses", kept.body, True) if e["sequence_number"] > after]
+    return [e for e in whole_events("responses", stored.body, True) if e["sequence_number"] > after]
 
 
 def remove_stored_response(
     connection: sa.Connection, owner: str, response_id: str
 ) -> StoredResponse | None:
-    kept = responses.find(connection, owner, response_id, lock=True)
-    return kept if responses.remove(connection, owner, response_id) else None
+    stored = responses.find(connection, owner, response_id, lock=True)
+    return stored if responses.remove(connection, owner, response_id) else None
 
 
 def cancel_stored_response(
     connection: sa.Connection, owner: str, response_id: str
 ) -> StoredResponse:
-    kept = responses.find(connection, owner, response_id, lock=True)
-    if kept is None:
+    stored = responses.find(connection, owner, response_id, lock=True)
+    if stored is None:
         raise response_not_found(response_id)
-    if not kept.body.get("background"):
+    if not stored.body.get("background"):
         raise InvalidRequest("Only background responses can be cancelled.", param="response_id")
-    return background_leases.end_work(connection, owner, kept, "cancelled", None)
+    return background_leases.end_work(connection, owner, stored, "cancelled", None)
 
 
 def response_not_found(name: str) -> NotFound:
-    """There is none of this name, or not for this client."""
+    """The response does not exist, or belongs to another client."""
     return NotFound(f"Response with id '{name[:64]}' not found.", param="response_id")

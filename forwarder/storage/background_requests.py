@@ -1,6 +1,6 @@
-"""The requests of background work as the store keeps them, so that another worker can begin anew.
+"""Stored requests of background responses, from which another worker can repeat them.
 
-They are sealed: they hold the client's key, and perhaps those of tools.
+They are encrypted, because they contain the client's API key and possibly credentials of tools.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from forwarder.core.types import Json
 
 _ACTING_TOOLS = frozenset({"mcp", "code_interpreter"})
-"""Hosted tools that may change something outside of the answer."""
+"""Hosted tools that can have side effects."""
 
 
 class StoredRequest(NamedTuple):
-    """What is needed to ask again: the request, and what its headers and connection said."""
+    """The request body and the facts from its headers and connection that a new attempt needs."""
 
     request: Json
     style: str | None
@@ -26,7 +26,9 @@ class StoredRequest(NamedTuple):
     client_headers: dict[str, str]
 
     def to_json(self) -> Json:
-        """Without the input, if that is a list: a response's input is stored with it."""
+        """Return a JSON object. A list ``input`` is left out: the response row already contains
+        it.
+        """
         values = self._asdict()
         if isinstance(self.request.get("input"), list):
             values["request"] = {k: v for k, v in self.request.items() if k != "input"}
@@ -34,23 +36,25 @@ class StoredRequest(NamedTuple):
 
 
 def read_stored_request(values: Json, stored_input: list[Json]) -> StoredRequest:
-    """The request again; ``stored_input`` is that of its response."""
+    """Rebuild the request; ``stored_input`` is the input of its response."""
     request = {"input": stored_input, **values["request"]}
     return StoredRequest(**{**values, "request": request})
 
 
 def is_readable(values: Any) -> bool:
-    """Does this version know all of a stored request, and is all there that it needs?"""
+    """Whether this version knows every field of a stored request, and all required fields are
+    present.
+    """
     known = set(StoredRequest._fields)
     needed = known - set(StoredRequest._field_defaults)
     return isinstance(values, dict) and needed <= values.keys() <= known
 
 
 def is_repeatable(request: Json) -> bool:
-    """May an upstream be asked this twice?
+    """Whether the request may be sent to an upstream twice.
 
-    Not if it runs tools that act: an MCP server, a code interpreter or a shell of the upstream's.
-    Searches and images only cost their price again, and a client's own tools are run when the
+    False if it lets the upstream run tools with side effects: an MCP server, a code interpreter or
+    a shell. Repeated searches and images only cost money, and clients run their own tools after the
     response has ended.
     """
     return not any(map(is_acting_tool, request.get("tools") or ()))

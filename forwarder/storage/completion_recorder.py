@@ -1,4 +1,4 @@
-"""Chat completions that are to be stored, on their way to the client, and as the API shows them."""
+"""Store chat completions while they are streamed, and render stored completions for the API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from forwarder.translation import FOLDS
 
 
 def check_stored_completion(request: Json) -> None:
-    """Raise InvalidRequest for a completion that could not be stored as it is asked for."""
+    """Raise InvalidRequest if ``store`` is set and the completion cannot be stored as requested."""
     if not read_field(request, "store", BOOL, "store"):
         return
     read_metadata(request, check_type)
@@ -27,15 +27,15 @@ def check_stored_completion(request: Json) -> None:
 
 
 def is_completion_stored(request: Json) -> bool:
-    """Is the answer to be stored?  Not unless the request says so."""
+    """Whether the request asks to store the completion. The default is no."""
     return bool(read_field(request, "store", BOOL, "store"))
 
 
 class CompletionRecorder:
-    """Stores the completion that a request gets.
+    """Stores the completion of one request.
 
-    ``origin`` gives, once the answer has begun, the upstream that keeps it too, or ``None``.
-    Raises InvalidRequest for metadata that cannot be stored.
+    ``origin`` returns the upstream that stores the completion too, or ``None``, once the answer has
+    begun. Raises InvalidRequest for invalid metadata.
     """
 
     def __init__(
@@ -51,60 +51,62 @@ class CompletionRecorder:
         self._id: str | None = None
 
     def record(self, stream: EventStream) -> EventStream:
-        """The stream, whose end comes when what it says is stored.
+        """Pass a stream on, and store the completion before its last chunks.
 
-        It may have the usage, which the client gets only when it asks for it.
+        The upstream stream may contain a usage chunk; the client receives it only if it asked for
+        usage.
         """
         stored = self._record_stream(stream)
         return stored if self._wants_usage else drop_usage_chunks(stored)
 
     def _record_stream(self, stream: EventStream) -> EventStream:
-        told: list[Batch] = []
-        held: list[Batch] = []
+        batches: list[Batch] = []
+        final_batches: list[Batch] = []
         for batch in map(self._set_stored_id, stream):
             if batch:
-                told.append(batch)
+                batches.append(batch)
                 self._open_choices -= sum(map(count_finished_choices, batch))
             if batch and self._open_choices <= 0:
-                held.append(batch)  # whoever hears that it is over finds it stored
+                final_batches.append(
+                    batch
+                )  # sent after the write, so that the client can read it at once
             else:
                 yield batch
-        if not has_failed(told):
-            completion = self._build_completion(told)
+        if batches and not batches[-1][-1].get("error"):
+            completion = self._build_completion(batches)
             self._database.write(lambda c: completions.add(c, self._owner, completion))
-        yield from held
+        yield from final_batches
 
     def _set_stored_id(self, batch: Batch) -> Batch:
-        """The chunks with the id that the completion has here."""
         return [e if e.get("error") else {**e, "id": self._read_id(e)} for e in batch]
 
     def _read_id(self, chunk: Json) -> str:
-        """Ids of upstreams that keep nothing need not be the only ones of their kind."""
+        """Return the stored id. Ids of upstreams without storage may collide, so they are
+        replaced.
+        """
         if self._id is None:
-            given = chunk.get("id") if self._get_origin() else None
-            self._id = str(given or generate_id("chatcmpl").replace("_", "-"))
+            upstream_id = chunk.get("id") if self._get_origin() else None
+            self._id = str(upstream_id or generate_id("chatcmpl").replace("_", "-"))
         return self._id
 
-    def _build_completion(self, told: list[Batch]) -> StoredCompletion:
-        body = FOLDS["chat"](iter(told))
-        given = self._request.get("messages")
-        messages: list[Any] = given if isinstance(given, list) else []
+    def _build_completion(self, batches: list[Batch]) -> StoredCompletion:
+        body = FOLDS["chat"](iter(batches))
+        raw_messages = self._request.get("messages")
+        messages: list[Any] = raw_messages if isinstance(raw_messages, list) else []
         model = str(body.get("model") or self._request["model"])
         name = str(body["id"])
         return StoredCompletion(name, time.time(), model, self._metadata, messages, body)
 
 
 def count_finished_choices(chunk: Json) -> int:
-    """How many choices end with a chunk; a whole answer has all of them."""
+    """Return the number of choices that end with a chunk; a non-streamed answer ends all
+    choices.
+    """
     return sum(bool(choice.get("finish_reason")) for choice in chunk.get("choices") or ())
 
 
-def has_failed(told: list[Batch]) -> bool:
-    return not told or bool(told[-1][-1].get("error"))
-
-
 def render_completion(completion: StoredCompletion) -> Json:
-    """A stored completion."""
+    """Return a stored completion as the API shows it."""
     return {**completion.body, "metadata": completion.metadata}
 
 
@@ -112,7 +114,7 @@ RENDERED_PART_TYPES = ("text", "image_url")
 
 
 def render_messages(completion: StoredCompletion) -> list[Json]:
-    """The messages of a stored completion, in their order."""
+    """Return the messages of a stored completion in request order."""
     return [
         render_message(message, f"{completion.id}-{i}")
         for i, message in enumerate(completion.messages)
@@ -120,7 +122,7 @@ def render_messages(completion: StoredCompletion) -> list[Json]:
 
 
 def render_message(message: Any, message_id: str) -> Json:
-    """A message; an upstream may have answered what is none."""
+    """Return a message as the API shows it; stored requests may contain malformed messages."""
     if not isinstance(message, dict):
         message = {"content": message if isinstance(message, str) else None}
     content, parts = message.get("content"), None
@@ -129,5 +131,5 @@ def render_message(message: Any, message_id: str) -> Json:
         parts = [p for p in known if isinstance(p, dict) and p.get("type") in RENDERED_PART_TYPES]
         texts = [p.get("text") for p in parts if p["type"] == "text"]
         content = "".join(text for text in texts if isinstance(text, str)) or None
-    said = {"content": content, "refusal": None, "content_parts": parts}
-    return {**message, **said, "id": message_id}
+    fields = {"content": content, "refusal": None, "content_parts": parts}
+    return {**message, **fields, "id": message_id}

@@ -1,8 +1,8 @@
-"""One turn of a conversation at a time: two at once would each miss what the other says.
+"""Locks that allow one turn of a conversation at a time; concurrent turns would miss each other.
 
-A turn holds its conversation from before its history is read until its items are added, on
-whichever worker; another one that is asked for meanwhile is refused, as OpenAI refuses it.  Who
-holds says so again and again: what a worker held that has died is free after a while.
+A turn holds the lock from reading the history until its items are stored. Other turns on any worker
+are rejected meanwhile, as OpenAI does. The lock is a lease that its holder renews. If a worker
+dies, its locks expire.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from forwarder.storage.db.clock import LEASE_SECONDS
 log = logging.getLogger("forwarder.state")
 
 LOCK_RENEW_SECONDS = LEASE_SECONDS / 5
-"""Seconds between two signs of life."""
+"""Interval between lease renewals."""
 
 
 @dataclass(frozen=True, eq=False)
 class ConversationLock:
-    """A turn's hold of a conversation."""
+    """One turn's lock of a conversation."""
 
     locks: ConversationLocks
     owner: str
@@ -37,9 +37,10 @@ class ConversationLock:
     holder_id: str
 
     def acquire(self, connection: sa.Connection) -> None:
-        """Take the conversation, if there is one; raises ConversationLocked while another has it.
+        """Acquire the lock if the conversation exists. Raises ConversationLocked if another turn
+        holds it.
 
-        To be followed by `start_renewal`.
+        Call `start_renewal` after the transaction.
         """
         place = self.owner, self.conversation
         if conversations.acquire_lease(connection, *place, self.holder_id):
@@ -48,33 +49,30 @@ class ConversationLock:
             raise ConversationLocked
 
     def start_renewal(self) -> None:
-        """Hold it from now on, until `release` or `release_now`."""
+        """Renew the lease until `release` or `release_now`."""
         self.locks.add(self)
 
     def renew(self, connection: sa.Connection) -> None:
-        """Say that the turn goes on."""
+        """Renew the lease."""
         place = self.owner, self.conversation
         conversations.renew_lease(connection, *place, self.holder_id)
 
     def release(self, connection: sa.Connection) -> None:
-        """Let the next turn begin as soon as the connection's transaction is over.
-
-        To be followed by `mark_released`.
-        """
+        """Release the lock when the transaction commits. Call `mark_released` afterwards."""
         conversations.release_lease(connection, self.owner, self.conversation, self.holder_id)
 
     def mark_released(self) -> bool:
-        """Note that it was given back; was that still to be noted?"""
+        """Stop the renewal. Returns False if it was stopped before."""
         return self.locks.remove(self)
 
     def release_now(self) -> None:
-        """Give it back now, unless that is done."""
+        """Release the lock in a transaction of its own, unless it was released before."""
         if self.mark_released():
             self.locks.database.write(self.release)
 
 
 class ConversationLocks:
-    """What the turns of a process hold."""
+    """The conversation locks of this process."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -83,47 +81,49 @@ class ConversationLocks:
         self._is_renewing = False
 
     def new_lock(self, owner: str, conversation: str) -> ConversationLock:
-        """A hold that is still to be taken."""
+        """Return a lock that is not acquired yet."""
         return ConversationLock(self, owner, conversation, generate_id("turn"))
 
     def acquire(self, owner: str, conversation: str) -> ConversationLock:
-        """A hold; raises ConversationLocked while another turn has the conversation."""
-        hold = self.new_lock(owner, conversation)
-        self.database.write(hold.acquire)
-        hold.start_renewal()
-        return hold
+        """Return an acquired lock. Raises ConversationLocked if another turn holds it."""
+        lock = self.new_lock(owner, conversation)
+        self.database.write(lock.acquire)
+        lock.start_renewal()
+        return lock
 
-    def add(self, hold: ConversationLock) -> None:
-        """Say from now on that it is held."""
+    def add(self, lock: ConversationLock) -> None:
+        """Start to renew a lock."""
         with self._lock:
-            self._active.add(hold)
+            self._active.add(lock)
             if not self._is_renewing:
                 self._is_renewing = True
                 spawn(self._run_renewal)
 
-    def remove(self, hold: ConversationLock) -> bool:
-        """Say so no longer; was it said?"""
+    def remove(self, lock: ConversationLock) -> bool:
+        """Stop to renew a lock. Returns whether it was being renewed."""
         with self._lock:
-            held = hold in self._active
-            self._active.discard(hold)
-            return held
+            was_active = lock in self._active
+            self._active.discard(lock)
+            return was_active
 
     def _run_renewal(self) -> None:
         while True:
             time.sleep(LOCK_RENEW_SECONDS)
             with self._lock:
-                held = sorted(self._active, key=lambda hold: hold.holder_id)
-                if not held:
+                active = sorted(self._active, key=lambda lock: lock.holder_id)
+                if not active:
                     self._is_renewing = False
                     return
             try:
-                self.database.write(partial(renew_locks, held=held))
+                self.database.write(partial(renew_locks, locks=active))
             except StoreUnavailable:
-                continue  # it is in the log, and the next may go better
+                continue  # the database logged it; the next renewal may succeed
             except Exception:
-                log.exception("conversations could not be held")
+                log.exception(
+                    "could not renew conversation locks", extra={"event": "lock_renewal_failed"}
+                )
 
 
-def renew_locks(connection: sa.Connection, held: list[ConversationLock]) -> None:
-    for hold in held:
-        hold.renew(connection)
+def renew_locks(connection: sa.Connection, locks: list[ConversationLock]) -> None:
+    for lock in locks:
+        lock.renew(connection)

@@ -1,4 +1,4 @@
-"""What a stored response shows only to those who ask for it by ``include``."""
+"""Fields of stored responses that are only shown if ``include`` asks for them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def drop_field(item: Json, name: str) -> Json:
 
 
 def clear_field(item: Json, name: str) -> Json:
-    """Clients find null there, not nothing."""
+    """Set a field to null; clients expect the key to be present."""
     return {**item, name: None} if name in item else item
 
 
 def change_nested(item: Json, name: str, change: Callable[[Json], Json]) -> Json:
-    """An item with an object of it changed, or with each object of a list."""
+    """Apply ``change`` to a nested object, or to each object of a nested list."""
     value = item.get(name)
     if isinstance(value, dict):
         return {**item, name: change(value)}
@@ -55,17 +55,19 @@ HIDDEN_FIELDS: dict[str, Callable[[Json], Json]] = {
     INCLUDE_ENCRYPTED_REASONING: lambda item: drop_field(item, "encrypted_content"),
     "message.output_text.logprobs": lambda item: change_nested(item, "content", clear_logprobs),
 }
-"""What can be asked for -> an item without it.  What stands before the first dot is its type."""
+"""``include`` value -> function that removes the field. The part before the first dot is the item
+type.
+"""
 
 
 def wants_encrypted_reasoning(request: Json) -> bool:
-    """Does a request ask for sealed reasoning?"""
+    """Whether a request includes encrypted reasoning."""
     include = request.get("include")
     return isinstance(include, list) and INCLUDE_ENCRYPTED_REASONING in include
 
 
 def hide_event_reasoning(event: Event) -> Event:
-    """An event without the reasoning that was sealed here for the store alone."""
+    """Remove reasoning that was encrypted only for the database from an event."""
     response = event.get("response")
     if not response or not any(map(is_own_reasoning, response.get("output") or ())):
         return event
@@ -76,7 +78,7 @@ def hide_event_reasoning(event: Event) -> Event:
 
 
 def hide_batch_reasoning(batch: Batch) -> Batch:
-    """The same for each event of a batch."""
+    """Apply `hide_event_reasoning` to each event of a batch."""
     return [hide_event_reasoning(event) for event in batch]
 
 
@@ -89,7 +91,7 @@ def drop_own_token(item: Json) -> Json:
 
 
 def drop_bare_reasoning(response: Json) -> Json:
-    """A response without items that are nothing but a seal: they were not streamed."""
+    """Remove reasoning items without visible content; they were not streamed."""
     output = response.get("output")
     if not isinstance(output, list) or not any(map(is_bare_reasoning, output)):
         return response
@@ -101,34 +103,36 @@ def is_bare_reasoning(item: Json) -> bool:
 
 
 class IncludeFilter:
-    """Shows what was asked for, and nothing else that has to be asked for."""
+    """Removes the fields that a request did not include."""
 
     def __init__(self, query: Iterable[tuple[str, str]]) -> None:
-        """``query`` has the names and values of a URL; raises InvalidRequest for unknown ones."""
-        given = [value for name, value in query if INCLUDE_PARAMETER.fullmatch(name)]
-        for i, value in enumerate(given):
+        """``query`` is the (name, value) pairs of the URL. Raises InvalidRequest for unknown
+        values.
+        """
+        included = [value for name, value in query if INCLUDE_PARAMETER.fullmatch(name)]
+        for i, value in enumerate(included):
             check_enum(value, tuple(HIDDEN_FIELDS), f"include[{i}]")
         self._hidden_fields = {
-            name: hide for name, hide in HIDDEN_FIELDS.items() if name not in given
+            name: hide for name, hide in HIDDEN_FIELDS.items() if name not in included
         }
 
     def filter_item(self, item: Json) -> Json:
-        """An item as it is to be shown."""
+        """Return an item without the hidden fields."""
         kind = item.get("type") or "message"
         for name, hide in self._hidden_fields.items():
             if name.startswith(f"{kind}."):
                 item = hide(item)
-        return hide_tool_secrets_of(item)  # those of ``additional_tools``
+        return hide_tool_secrets_of(item)  # in ``additional_tools`` items
 
     def filter_response(self, response: Json) -> Json:
-        """A response as it is to be shown."""
+        """Return a response without the hidden fields."""
         if INCLUDE_ENCRYPTED_REASONING in self._hidden_fields:
             response = drop_bare_reasoning(response)
-        # Earlier versions stored the tools as they came.
+        # Earlier versions stored tools with their credentials.
         return change_nested(hide_tool_secrets_of(response), "output", self.filter_item)
 
     def filter_batch(self, batch: Batch) -> Batch:
-        """Events as they are to be shown."""
+        """Return events without the hidden fields."""
         return [self._filter_event(event) for event in batch]
 
     def _filter_event(self, event: Event) -> Event:

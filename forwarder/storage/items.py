@@ -1,4 +1,4 @@
-"""Items as the API shows them: complete, whatever the client left out, and each with an id."""
+"""Validate new items, and render stored items as the API shows them: complete and with an id."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ ID_PREFIXES = {
     "custom_tool_call_output": "ctco",
     "compaction": "cmp",
 }
-"""Type of an item -> how the ids of such items begin; others begin with ``item``."""
+"""Item type -> prefix of generated ids. Other types use ``item``."""
 
 ITEM_ID = re.compile(r"[\w.:-]{1,256}", re.ASCII)
-"""What can be an item's id, and be asked for by it."""
+"""Ids that an item may have and that can be used in a URL."""
 
 RESPONSE_ID_PREFIX = "resp_"
 DERIVED_ID = re.compile(r"[a-z]+_(.+)-(\d{1,9})")
@@ -57,36 +57,35 @@ TYPES_WITH_STATUS = frozenset(
 )  # fmt: skip
 
 
-def to_items(given: Any) -> list[Json]:
-    """The ``input`` of a request as items; a text is what the user says.
+def to_items(request_input: Any) -> list[Json]:
+    """Return a request's ``input`` as items; a string becomes a user message.
 
-    Raises InvalidRequest at the first item that is not an object, or has an id that cannot be
-    stored.
+    Raises InvalidRequest for an item that is not an object or whose id cannot be stored.
     """
-    if isinstance(given, str):
-        return [{"type": "message", "role": "user", "content": given}]
-    if not isinstance(given, list):
+    if isinstance(request_input, str):
+        return [{"type": "message", "role": "user", "content": request_input}]
+    if not isinstance(request_input, list):
         return []
-    for i, item in enumerate(given):
+    for i, item in enumerate(request_input):
         if type(item) is not dict:
             check_type(item, DICT, f"input[{i}]")
         if type(item.get("id")) is str:
             check_id(item["id"], f"input[{i}].id")
-    return given
+    return request_input
 
 
 def check_id(name: str, param: str) -> None:
-    """Raise InvalidRequest for an id that no store can have."""
+    """Raise InvalidRequest for an id that cannot be stored."""
     if not is_valid_id(name):
         raise InvalidRequest(
-            f"Invalid value for '{param}': an id has at most {MAX_ID_BYTES} bytes, and no NUL.",
+            f"Invalid value for '{param}': ids have up to {MAX_ID_BYTES} bytes and no NUL.",
             param=param,
             code="invalid_value",
         )
 
 
 def render_item(item: Json, fallback_id: str) -> Json:
-    """An item as it is told of; one without an id gets ``fallback_id``."""
+    """Return an item with all fields; an item without an id gets ``fallback_id``."""
     kind = read_item_type(item)
     whole = {**item, "type": kind, "id": item.get("id") or fallback_id}
     if kind in TYPES_WITH_STATUS:
@@ -99,7 +98,7 @@ def render_item(item: Json, fallback_id: str) -> Json:
 
 
 def read_item_type(item: Json) -> str:
-    """The item's type, which messages may leave out."""
+    """Return the item's type; the API allows messages without one."""
     return str(item.get("type") or ("message" if "role" in item else "item_reference"))
 
 
@@ -119,26 +118,27 @@ def render_part(part: Json) -> Json:
 
 
 def derive_id(item: Json, holder: str, place: int) -> str:
-    """The id of an item that came without: always the same for one place in one holder.
+    """Return a stable id for an item without one.
 
-    It says which, so that the item can be found by it.
+    The id encodes its holder (a response or conversation) and its position, so that it can be
+    found.
     """
     prefix = ID_PREFIXES.get(read_item_type(item), "item")
     return f"{prefix}_{holder.removeprefix(RESPONSE_ID_PREFIX)}-{place}"
 
 
 def parse_derived_id(item_id: str) -> tuple[list[str], int]:
-    """The holders that an id may be derived from, and the place; no holders for other ids."""
-    found = DERIVED_ID.fullmatch(item_id)
-    return ([RESPONSE_ID_PREFIX + found[1], found[1]], int(found[2])) if found else ([], 0)
+    """Return the possible holders of a derived id, and the position; no holders for other ids."""
+    match = DERIVED_ID.fullmatch(item_id)
+    return ([RESPONSE_ID_PREFIX + match[1], match[1]], int(match[2])) if match else ([], 0)
 
 
-def check_items(given: Any, path: str, limit: int) -> list[Json]:
-    """Items that a client wants to be kept; raises InvalidRequest for what can be no item."""
-    items: list[Json] = check_type(given, LIST, path)
+def check_items(value: Any, path: str, limit: int) -> list[Json]:
+    """Validate items that a client wants to store at ``path``. Raises InvalidRequest."""
+    items: list[Json] = check_type(value, LIST, path)
     if len(items) > limit:
         raise InvalidRequest(
-            f"'{path}' may hold {limit} items at once.", param=path, code="array_above_max_length"
+            f"'{path}' must have at most {limit} items.", param=path, code="array_above_max_length"
         )
     for i, item in enumerate(items):
         check_new_item(item, f"{path}[{i}]")
@@ -149,26 +149,22 @@ def check_items(given: Any, path: str, limit: int) -> list[Json]:
 
 
 def replace_media_by_text(items: list[Json], path: str) -> list[Json]:
-    """The items with texts for the images and files, whose data has been read.
+    """Check inline media, and replace all media with empty text parts.
 
-    What becomes of one that is elsewhere is its upstream's matter.
+    URLs and file ids are not checked; the upstream resolves them.
     """
     request: Json = {"input": items}
-    found = [
+    places = [
         place
         for place in find_media(request, "responses")
-        if may_contain_media(items[place.entry_index])
+        if items[place.entry_index].get("role") not in ("assistant", "system", "developer")
     ]
-    for place in found:
+    for place in places:
         check_media(replace(place, steps=(path, *place.steps[1:])))
-    whole: list[Json] = replace_media(request, [(place, EMPTY_TEXT_PART) for place in found])[
+    whole: list[Json] = replace_media(request, [(place, EMPTY_TEXT_PART) for place in places])[
         "input"
     ]
     return whole
-
-
-def may_contain_media(item: Json) -> bool:
-    return item.get("role") not in ("assistant", "system", "developer")
 
 
 def check_new_item(item: Any, path: str) -> None:
@@ -180,7 +176,7 @@ def check_new_item(item: Any, path: str) -> None:
     own_id = read_field(item, "id", STR, f"{path}.id")
     if own_id is not None and not ITEM_ID.fullmatch(own_id):
         raise InvalidRequest(
-            f"Invalid value for '{path}.id': it is no id of an item.",
+            f"Invalid value for '{path}.id': it is not a valid item id.",
             param=f"{path}.id",
             code="invalid_value",
         )

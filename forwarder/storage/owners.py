@@ -1,12 +1,12 @@
-"""Whose everything is that is stored: found by a client's key, and unknown without the secret.
+"""Derive owners from client API keys. An owner identifies all stored data of a client.
 
-Owners are derived from clients' keys with a random key of the database's own, the owner key, which
-is stored sealed under FORWARDER_SECRET_KEY.  A change of the secret seals it anew and changes no
-owner.  Workers with different secrets have different owner keys; whoever can open several uses the
-oldest, and takes in what was stored under the others, and under the plain digests of older
-versions, when a client comes.
+Owners are derived with a random key, the owner key, which the database stores encrypted under
+FORWARDER_SECRET_KEY. Rotating the secret re-encrypts the owner key and changes no owner. Workers
+with different secrets create different owner keys. A worker that can decrypt several uses the
+oldest. When a client connects, it moves data stored under the other keys, or under the plain
+digests of older versions, to that owner.
 
-Without a secret that all workers have, owners are the digests of keys.
+Without a secret shared by all workers, owners are the digests of API keys.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from forwarder.storage.db import Database, owners
 KEY_PURPOSE = "owner"
 
 CHECK_SECONDS = 10.0
-"""How long a client is known to have nothing under earlier owners.
+"""Seconds until a client's earlier owners are checked for data again.
 
-During a deploy, workers of an older version may still store something there.
+During a deploy, workers of an older version may still store data there.
 """
 
 MAX_CHECKED_OWNERS = 10_000
@@ -39,9 +39,9 @@ RETRY_SECONDS = 1.0
 
 
 class OwnerResolver:
-    """The owners of one database, or, without a database, the digests of keys.
+    """Owners of a database; without a database, digests of API keys.
 
-    ``secrets`` are those that all workers have; the first one seals.
+    ``secrets`` are shared by all workers; the first one encrypts.
     """
 
     def __init__(self, database: Database | None, secrets: Sequence[str]) -> None:
@@ -53,7 +53,7 @@ class OwnerResolver:
         self.add_secrets(secrets)
 
     def add_secrets(self, secrets: Sequence[str]) -> None:
-        """Use these secrets, which could not be read before."""
+        """Use these secrets, which were not available at construction."""
         if self._database is None or not secrets:
             return
         self._cipher, self._has_secret = TokenCipher(secrets, KEY_PURPOSE), True
@@ -63,14 +63,14 @@ class OwnerResolver:
             spawn(partial(self._load_keys_later, self._database))
 
     def derive_owner(self, client_key: str | None) -> str:
-        """The owner, without a look into the database."""
+        """Return the owner without a database query."""
         digest = hash_client_key(client_key)
         return derive_owner(self._keys[0], digest) if client_key and self._keys else digest
 
     def find_owner(self, client_key: str | None) -> str:
-        """The owner, who has by then all that was stored under earlier ones.
+        """Return the owner, after moving all data of earlier owners to it.
 
-        While the database cannot be written that may be an earlier one.
+        While the database is not writable, the result may be an earlier owner.
         """
         if client_key and self._database is not None and self._has_secret:
             try:
@@ -78,13 +78,13 @@ class OwnerResolver:
                     self._load_keys(self._database)
                 return self._migrate_earlier_owners(self._database, client_key)
             except StoreUnavailable:
-                pass  # it is in the log, and fails whatever needs the owner
+                pass  # the database logged it; operations that need the owner fail
         return self.derive_owner(client_key)
 
     def migrate_owner(self, owner: str) -> str:
-        """The owner of rows that were found under this one, moved if it is a key's digest.
+        """Move the rows of an owner that is a plain digest, and return the new owner.
 
-        Nothing is moved while a turn goes on in one of its conversations.  Raises StoreUnavailable.
+        Rows stay while a turn is running in one of their conversations. Raises StoreUnavailable.
         """
         if self._database is None or not self._keys or not is_guessable(owner):
             return owner
@@ -99,7 +99,8 @@ class OwnerResolver:
         return self._database.write_without_timeout(move_rows)
 
     def rotate_keys(self) -> None:
-        """Seal the owner keys with the first secret, and leave no owner that can be guessed.
+        """Re-encrypt the owner keys under the first secret, and move all owners that can be
+        guessed.
 
         Raises StoreUnavailable.
         """
@@ -121,7 +122,7 @@ class OwnerResolver:
         for before in earlier:
             if database.read(partial(owners.has_rows, owner=before)):
                 try:
-                    with self._move_lock:  # its other requests wait, and find everything moved
+                    with self._move_lock:  # the client's concurrent requests wait for the move
                         move = partial(owners.move_owner, before=before, now=now)
                         is_done &= database.write_without_timeout(move)
                 except StoreUnavailable:
@@ -136,7 +137,7 @@ class OwnerResolver:
     # -- the keys -------------------------------------------------------------------------------
 
     def _load_keys(self, database: Database) -> None:
-        """Open the owner keys; the first worker of all makes one."""
+        """Decrypt the owner keys, or create the first one."""
         self._keys = self._decrypt_keys(database.read(owners.list_keys)) or database.write(
             self._make_key
         )
@@ -146,18 +147,18 @@ class OwnerResolver:
             try:
                 self._load_keys(database)
             except StoreUnavailable:
-                continue  # it is in the log
+                continue  # the database logged it
 
     def _make_key(self, connection: Connection) -> list[bytes]:
         owners.take_transaction_lock(connection, "owner key")
-        there = self._decrypt_keys(
+        keys = self._decrypt_keys(
             owners.list_keys(connection)
         )  # another worker may have been faster
-        if not there:
-            made = random.token_bytes(32)
-            owners.add_key(connection, self._cipher.encrypt(made.hex()))
-            there = [made]
-        return there
+        if not keys:
+            key = random.token_bytes(32)
+            owners.add_key(connection, self._cipher.encrypt(key.hex()))
+            keys = [key]
+        return keys
 
     def _decrypt_keys(self, rows: list[tuple[str, str]]) -> list[bytes]:
         opened = [self._cipher.decrypt(sealed) for _, sealed in rows]

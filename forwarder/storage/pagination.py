@@ -1,4 +1,4 @@
-"""Lists in pages, as the API has them."""
+"""Pagination of lists as the OpenAI API defines it."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ MAX_PAGE_SIZE = 100
 
 
 class PageRequest(NamedTuple):
-    """Which part of a list is wanted: so many, behind the one with this id, in this order."""
+    """A requested page: up to ``limit`` entries after the id ``after``, in the given order."""
 
     limit: int
     after: str | None
     is_descending: bool
 
 
-def read_page(given: Mapping[str, str], order: str) -> PageRequest:
-    """The page that a query asks for; ``order`` is what holds unless it says another."""
-    text = given.get("limit", "20")
+def read_page(query: Mapping[str, str], order: str) -> PageRequest:
+    """Parse pagination parameters of a URL; ``order`` is the default order. Raises
+    InvalidRequest.
+    """
+    text = query.get("limit", "20")
     if not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE_SIZE:
         raise InvalidRequest(
             f"Invalid value for 'limit': expected an integer from 1 to {MAX_PAGE_SIZE}.",
             param="limit",
             code="invalid_value",
         )
-    asked = check_enum(given.get("order", order), ("asc", "desc"), "order")
-    return PageRequest(int(text), given.get("after") or None, asked == "desc")
+    direction = check_enum(query.get("order", order), ("asc", "desc"), "order")
+    return PageRequest(int(text), query.get("after") or None, direction == "desc")
 
 
-def make_page(found: Sequence[Json], page: PageRequest) -> Json:
-    """A page of all that there is, which is in rising order."""
-    ordered = list(reversed(found)) if page.is_descending else list(found)
+def make_page(entries: Sequence[Json], page: PageRequest) -> Json:
+    """Return a page of the complete list ``found``, which is in ascending order."""
+    ordered = list(reversed(entries)) if page.is_descending else list(entries)
     if page.after is not None:
         names = [entry["id"] for entry in ordered]
         if page.after not in names:
@@ -45,24 +47,26 @@ def make_page(found: Sequence[Json], page: PageRequest) -> Json:
     return make_list(ordered, page.limit)
 
 
-def find_page_start(page: PageRequest, place: Callable[[str], int | None]) -> int | None:
-    """The place behind which a page is, in a list that the store pages."""
+def find_page_start(page: PageRequest, find_position: Callable[[str], int | None]) -> int | None:
+    """Return the position after which a page starts, for a list that the database pages."""
     if page.after is None:
         return None
-    found = place(page.after) if is_valid_id(page.after) else None
-    if found is None:
+    position = find_position(page.after) if is_valid_id(page.after) else None
+    if position is None:
         raise unknown_cursor(page.after)
-    return found
+    return position
 
 
 def unknown_cursor(after: str) -> InvalidRequest:
     return InvalidRequest(
-        f"There is no '{after[:64]}' in this list.", param="after", code="invalid_value"
+        f"Invalid value for 'after': '{after[:64]}' is not in this list.",
+        param="after",
+        code="invalid_value",
     )
 
 
 def make_list(entries: Sequence[Json], limit: int) -> Json:
-    """The first entries as a list object, which says whether there are more."""
+    """Return the first ``limit`` entries as a list object; ``has_more`` tells if there are more."""
     data = list(entries[:limit])
     return {
         "object": "list",
@@ -76,21 +80,23 @@ def make_list(entries: Sequence[Json], limit: int) -> Json:
 def read_metadata(
     body: Json, check: Callable[[Any, tuple[type, ...], str], Any], required: bool = False
 ) -> Json:
-    """The metadata in a body: texts by name, of which there may not be too many."""
-    given = body.get("metadata")
-    if given is None and not required:
+    """Return the validated ``metadata`` of a body: up to 16 strings by name."""
+    raw = body.get("metadata")
+    if raw is None and not required:
         return {}
-    metadata: Json = check(given, (dict,), "metadata")
+    metadata: Json = check(raw, (dict,), "metadata")
     if len(metadata) > 16:
         raise InvalidRequest(
-            "'metadata' may hold 16 pairs.", param="metadata", code="object_above_max_properties"
+            "'metadata' must have at most 16 pairs.",
+            param="metadata",
+            code="object_above_max_properties",
         )
     for name, value in metadata.items():
         path = f"metadata.{name[:64]}"
         check(value, (str,), path)
         if len(name) > 64 or len(value) > 512:
             raise InvalidRequest(
-                "Names in 'metadata' have up to 64 characters, values up to 512.",
+                "Keys in 'metadata' must have at most 64 characters, values at most 512.",
                 param=path,
                 code="string_above_max_length",
             )

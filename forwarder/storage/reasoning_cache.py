@@ -1,7 +1,7 @@
-"""A shelf in the store, for all workers, with one in this process in front of it.
+"""Reasoning cache in the database, shared by all workers, with a cache in this process in front.
 
-A conversation's next turn may come to any worker.  What is known here is not asked for there, and
-a store that fails is left alone for a while: requests go on with what this process knows.
+The next turn of a conversation may reach any worker. A database that fails or is slow is not used
+for a while; requests continue with the values that this process has.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from forwarder.storage.db.write_batching import DatabaseWork
 T = TypeVar("T")
 
 PAUSE_SECONDS = 10.0
-"""Seconds for which a store that has failed, or does not answer in time, is not asked."""
+"""Seconds without database access after a failure or timeout."""
 
 MAX_WAIT_SECONDS = 0.25
-"""Seconds that an answer waits for the store, which it can do without."""
+"""Seconds that a request waits for the database; the cached value is optional."""
 
 _TIMESTAMP = struct.Struct("d")
 
 
 class CachedValue(NamedTuple):
-    """A value that is known here, and when the store last noted its use, in Unix seconds."""
+    """A value, and its last use as recorded in the database, in Unix seconds."""
 
     noted_at: float
     value: bytes
 
 
 class StoreAccess:
-    """Reading, or writing, and until when it is left alone."""
+    """Read or write access to the database, and the time until which it is paused."""
 
     def __init__(self, run_work: Callable[[DatabaseWork[Any]], Any]) -> None:
         self.do = run_work
@@ -50,10 +50,10 @@ class StoreAccess:
 
 
 class DatabaseBackend:
-    """Keeps values until ``ttl`` seconds after their last use; that is noted now and then.
+    """Keeps values until ``ttl`` seconds after their last use, which is recorded from time to time.
 
-    In the store they are sealed: they hold what clients and models have said, and clients may have
-    asked for nothing to be stored.
+    Values are encrypted in the database: they contain model output, possibly of clients that asked
+    not to store anything.
     """
 
     def __init__(self, database: Database, sealer: TokenCipher, ttl: float) -> None:
@@ -64,57 +64,61 @@ class DatabaseBackend:
         self._write_access = StoreAccess(database.write)
 
     def find(self, owner: bytes, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-        """What is there of an owner's."""
+        """Return the cached values of an owner, by key."""
         keys = list(keys)
-        near = {k: unpack_value(v) for k, v in self._memory.find(owner, keys).items()}
-        late = time.time() - self._ttl / 4
-        asked = {key.hex(): key for key in keys if key not in near or near[key].noted_at < late}
-        for name, thought in self._read_store(owner.hex(), asked, late).items():
-            value = self._decrypt(owner, asked[name], thought.data)
+        known = {k: unpack_value(v) for k, v in self._memory.find(owner, keys).items()}
+        stale_before = time.time() - self._ttl / 4
+        lookups = {
+            key.hex(): key for key in keys if key not in known or known[key].noted_at < stale_before
+        }
+        for name, row in self._read_store(owner.hex(), lookups, stale_before).items():
+            value = self._decrypt(owner, lookups[name], row.data)
             if value is not None:
-                near[asked[name]] = found = CachedValue(thought.used, value)
-                self._memory.put(owner + asked[name], _TIMESTAMP.pack(found.noted_at) + value)
-        return {key: found.value for key, found in near.items()}
+                known[lookups[name]] = cached = CachedValue(row.used, value)
+                self._memory.put(owner + lookups[name], _TIMESTAMP.pack(cached.noted_at) + value)
+        return {key: cached.value for key, cached in known.items()}
 
     def store(self, owner: bytes, values: Mapping[bytes, bytes]) -> None:
-        """Keep an owner's values: in the store, when this returns, if that is possible."""
+        """Store an owner's values. When this returns, they are in the database if it is
+        available.
+        """
         now = _TIMESTAMP.pack(time.time())
         self._memory.store(owner, {key: now + value for key, value in values.items()})
         sealed = {key.hex(): self._encrypt(owner, key, value) for key, value in values.items()}
         self._try_access(self._write_access, lambda c: reasoning.add(c, owner.hex(), sealed))
 
     def _read_store(
-        self, owner: str, names: Iterable[str], late: float
+        self, owner: str, names: Iterable[str], stale_before: float
     ) -> dict[str, StoredReasoning]:
-        """What the store has; of what was last used before ``late`` the use is noted."""
+        """Read values from the database, and record the use of those last used before ``late``."""
         if not names:
             return {}
         now = time.time()
-        found = self._try_access(
+        rows = self._try_access(
             self._read_access, lambda c: reasoning.find(c, owner, names, now - self._ttl)
         )
-        if found is None:
+        if rows is None:
             return {}
-        old = [name for name, thought in found.items() if thought.used < late]
+        old = [name for name, row in rows.items() if row.used < stale_before]
         if old:
             self._try_access(self._write_access, lambda c: reasoning.touch(c, owner, old))
-        return found | {name: found[name]._replace(used=now) for name in old}
+        return rows | {name: rows[name]._replace(used=now) for name in old}
 
     def _try_access(self, access: StoreAccess, work: DatabaseWork[T]) -> T | None:
-        """What the store does; None if it has failed recently, fails now or hangs.
+        """Run ``work``. Returns None if access is paused, fails or takes too long.
 
-        The work of a store that answers too late still takes effect.
+        Work that finishes after the timeout still takes effect.
         """
         if time.monotonic() < access.paused_until:
             return None
-        done: list[T] = []
+        results: list[T] = []
         ended = threading.Event()
 
         def run_attempt() -> None:
             try:
-                done.append(access.do(work))
+                results.append(access.do(work))
                 access.paused_until = 0.0
-            except StoreUnavailable:  # which is in the log
+            except StoreUnavailable:  # the database logged it
                 self._read_access.paused_until = self._write_access.paused_until = (
                     time.monotonic() + PAUSE_SECONDS
                 )
@@ -124,18 +128,22 @@ class DatabaseBackend:
         spawn(run_attempt)
         if not wait_for_event(ended, MAX_WAIT_SECONDS):
             access.paused_until = time.monotonic() + PAUSE_SECONDS
-        return done[0] if done else None
+        return results[0] if results else None
 
     def _encrypt(self, owner: bytes, key: bytes, value: bytes) -> bytes:
-        """A value that can be opened in its place alone."""
+        """Encrypt a value together with its owner and key, so that it cannot be moved to another
+        row.
+        """
         return self._cipher.encrypt([(owner + key).hex(), orjson.loads(value)]).encode()
 
     def _decrypt(self, owner: bytes, key: bytes, data: bytes) -> bytes | None:
-        """The value again; None of what was sealed elsewhere, or with a secret that is lost."""
+        """Decrypt a value. None if it belongs to another row, or if its secret is no longer
+        known.
+        """
         place, value = self._cipher.decrypt(data.decode()) or (None, None)
         return orjson.dumps(value) if place == (owner + key).hex() else None
 
 
-def unpack_value(kept: bytes) -> CachedValue:
-    (noted,) = _TIMESTAMP.unpack_from(kept)
-    return CachedValue(noted, kept[_TIMESTAMP.size :])
+def unpack_value(packed: bytes) -> CachedValue:
+    (noted_at,) = _TIMESTAMP.unpack_from(packed)
+    return CachedValue(noted_at, packed[_TIMESTAMP.size :])

@@ -1,6 +1,6 @@
-"""Answers are stored on their way to the client: before the event that says they are over.
+"""Store responses while they are streamed to the client, before the terminal event is sent.
 
-Nothing is done for a piece of text but to note it for the log.
+Text deltas are only appended to the event log, because there are so many of them.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from forwarder.storage.items import derive_id, render_item, to_items
 from forwarder.storage.resume import HistoryReference, is_stored, read_history_reference
 
 MAX_EVENTS_PER_CHUNK = 512
-"""How many events are one piece of a log."""
+"""Maximum number of events in one chunk of an event log."""
 
 
 class ResponseRecorder:
-    """Stores the response that a request gets.
+    """Stores the response of one request.
 
-    ``origin`` gives, once the answer has begun, the upstream that keeps it too, or ``None``.
-    ``lock`` is that of the conversation; it ends with the answer.  With ``can_store`` false nothing
-    is stored, and the response says so whatever its upstream says.
+    ``origin`` returns the upstream that stores the response too, or ``None``, once the answer has
+    begun. ``lock`` is the lock of the conversation; the recorder releases it at the end. With
+    ``can_store`` false nothing is stored, and the response says ``store: false``.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ResponseRecorder:
         self._chunks: list[EventLogChunk] = []
 
     def record(self, stream: EventStream) -> EventStream:
-        """The stream, whose terminal event comes when the response is stored."""
+        """Pass a stream on, and store the response before its terminal event."""
         if self._can_store and not self._is_stored and not self._history.is_set:
             return stream
         return (
@@ -72,15 +72,15 @@ class ResponseRecorder:
             else self._record_locked(stream, self._lock)
         )
 
-    def _record_locked(self, stream: EventStream, hold: ConversationLock) -> EventStream:
-        """The same; who hears how it ends, well or not, may go on with the conversation."""
+    def _record_locked(self, stream: EventStream, lock: ConversationLock) -> EventStream:
+        """Record the stream, and release the lock before the client receives the terminal event."""
         try:
             for batch in self._record_stream(stream):
                 if batch and batch[-1].get("type") in TERMINAL_EVENTS:
-                    hold.release_now()
+                    lock.release_now()
                 yield batch
         finally:
-            hold.release_now()
+            lock.release_now()
 
     def _record_stream(self, stream: EventStream) -> EventStream:
         beginning = True
@@ -109,7 +109,7 @@ class ResponseRecorder:
             yield batch
 
     def _set_own_fields(self, event: Json) -> Json:
-        """An event whose response says what it stands on, and has the id that it has here."""
+        """Return an event whose response has this server's id and history fields."""
         response = event["response"]
         if self._upstream_id is None:
             self._upstream_id = str(response.get("id"))
@@ -122,7 +122,7 @@ class ResponseRecorder:
     def _log_batch(self, batch: Batch) -> None:
         try:
             self._packer.add_events(batch)
-        except InvalidSequenceNumber:  # by an upstream; nobody can ask for them by number
+        except InvalidSequenceNumber:  # from an upstream; the log could not be read by number
             self._logs_events, self._packer, self._chunks = False, EventLogPacker(), []
         if self._packer.pending_count >= MAX_EVENTS_PER_CHUNK:
             self._pack_events()
@@ -132,13 +132,13 @@ class ResponseRecorder:
             self._chunks.append(self._packer.pop_chunk())
 
     def _store_response(self, response: Json) -> None:
-        self._pack_events()  # out here: two threads that both want to run cost more than their work
+        self._pack_events()  # outside the writer thread: it would compete with this one for the GIL
         self._database.write(lambda c: self._write_response(c, response))
         if self._lock is not None:
             self._lock.mark_released()
 
     def _write_response(self, connection: sa.Connection, response: Json) -> None:
-        kept = StoredResponse(
+        stored = StoredResponse(
             id=response["id"],
             status=response.get("status") or "completed",
             input=self._input,
@@ -151,60 +151,64 @@ class ResponseRecorder:
             upstream_id=self._upstream_id if is_valid_id(self._upstream_id or "") else None,
         )
         if self._is_stored:
-            responses.add(connection, self._owner, kept, self._chunks)
-        append_to_conversation(connection, self._owner, kept)
+            responses.add(connection, self._owner, stored, self._chunks)
+        append_to_conversation(connection, self._owner, stored)
         if self._lock is not None:
             self._lock.release(connection)
 
 
 def count_opening_events(batch: Batch) -> int:
-    """How many events with the response as it is come before all others."""
+    """Return the number of events at the start of a batch that contain the response object."""
     others = (i for i, event in enumerate(batch) if type(event.get("response")) is not dict)
     return next(others, len(batch))
 
 
-def make_history_fields(base: HistoryReference, stored: bool) -> Json:
-    """What a response says of what it stands on, and of where it is."""
-    said: Json = {"store": stored, "previous_response_id": base.previous}
-    if base.conversation is not None:
-        said["conversation"] = {"id": base.conversation}
-    return said
+def make_history_fields(reference: HistoryReference, stored: bool) -> Json:
+    """Return the response fields that describe its history and whether it is stored."""
+    fields: Json = {"store": stored, "previous_response_id": reference.previous}
+    if reference.conversation is not None:
+        fields["conversation"] = {"id": reference.conversation}
+    return fields
 
 
 def read_last_item_number(
     connection: sa.Connection, owner: str, conversation: str | None
 ) -> int | None:
-    """The last item of a conversation."""
+    """Return the number of the last item of a conversation."""
     if conversation is None:
         return None
     return conversations.read_last_number(connection, owner, conversation)
 
 
-def append_to_conversation(connection: sa.Connection, owner: str, kept: StoredResponse) -> None:
-    """Add what was asked and answered to the conversation; of what failed, nothing."""
-    if kept.conversation is None or kept.status not in ("completed", "incomplete"):
+def append_to_conversation(connection: sa.Connection, owner: str, stored: StoredResponse) -> None:
+    """Append a response's input and output to its conversation, unless the response failed."""
+    if stored.conversation is None or stored.status not in ("completed", "incomplete"):
         return
-    given: list[Any] = [
-        *resolve_input_references(connection, owner, kept.input),
-        *(kept.body.get("output") or ()),
+    items: list[Any] = [
+        *resolve_input_references(connection, owner, stored.input),
+        *(stored.body.get("output") or ()),
     ]
-    named = [render_item(item, derive_id(item, kept.id, i)) for i, item in enumerate(given)]
-    for i, (each, item) in enumerate(zip(named, given, strict=True)):
-        if not is_valid_id(each["id"]):  # an upstream's
-            each["id"] = derive_id(item, kept.id, i)
-    raw = [(each["id"], item) for each, item in zip(named, given, strict=True)]
-    conversations.append_items(connection, owner, kept.conversation, raw)
+    rendered_items = [
+        render_item(item, derive_id(item, stored.id, i)) for i, item in enumerate(items)
+    ]
+    for i, (rendered, item) in enumerate(zip(rendered_items, items, strict=True)):
+        if not is_valid_id(rendered["id"]):  # upstreams may send any id
+            rendered["id"] = derive_id(item, stored.id, i)
+    raw = [(rendered["id"], item) for rendered, item in zip(rendered_items, items, strict=True)]
+    conversations.append_items(connection, owner, stored.conversation, raw)
 
 
 def resolve_input_references(connection: sa.Connection, owner: str, items: list[Any]) -> list[Any]:
-    """The items themselves that others refer to, with the ids by which they do."""
+    """Return the items with references replaced by the referenced items, under the same ids."""
     names = references.list_references(items)
     if not names:
         return items
-    there = references.find_items(connection, owner, names)
-    return references.replace_references(items, {n: {"id": n, **item} for n, item in there.items()})
+    found_items = references.find_items(connection, owner, names)
+    return references.replace_references(
+        items, {n: {"id": n, **item} for n, item in found_items.items()}
+    )
 
 
 def is_own_response_id(response_id: str) -> bool:
-    """Was an id made here?  Others need not be the only ones of their kind."""
+    """Whether this server generated an id. Ids of upstreams may collide."""
     return response_id.startswith("resp_") and len(response_id) == 37

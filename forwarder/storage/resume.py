@@ -1,8 +1,8 @@
-"""What a request stands on: earlier responses, a conversation, items that it refers to.
+"""Resolve what a request continues: a previous response, a conversation, or referenced items.
 
-A wrapper around any call that speaks Responses.  What came before is put in front of the input,
-so that an upstream without any memory answers as one that has it; to one that keeps its own
-responses the id is handed on instead.
+Wraps any Responses handler. Earlier items are prepended to the input, so that an upstream without
+storage can continue a conversation. An upstream that stores its own responses receives the id
+instead.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ from forwarder.storage.history_errors import EarlierItems, LossCallback, call_wi
 from forwarder.storage.items import check_id, derive_id, render_item, to_items
 
 LOCAL_PARAMETERS = ("previous_response_id", "conversation", "background", "background_options")
-"""Parameters that are honoured here."""
+"""Parameters that are handled here and removed from requests to upstreams."""
 
 
 class UpstreamMemory(NamedTuple):
-    """What is known of an upstream's own memory.
+    """Storage properties of an upstream.
 
-    ``name`` is the upstream's.  Does it keep the responses that it gives?  Does it know the client
-    by a key of its own, so that ids which are not known here are the client's all the same?  Is
-    it to go on from a response of its own, rather than be told all again?
+    ``name`` is the upstream's name. ``stores_responses``: the upstream stores its responses.
+    ``has_client_key``: the client uses its own API key there, so that an id unknown here may still
+    be valid there. ``can_continue``: the upstream should continue from its own stored response
+    instead of receiving the whole history.
     """
 
     name: str
@@ -48,7 +49,7 @@ class UpstreamMemory(NamedTuple):
 
 
 class HistoryReference(NamedTuple):
-    """What a request says that it stands on, checked."""
+    """The validated history parameters of a request."""
 
     previous: str | None
     conversation: str | None
@@ -59,22 +60,22 @@ class HistoryReference(NamedTuple):
 
     @property
     def param(self) -> str:
-        """The parameter that says it."""
+        """The name of the parameter that is set."""
         return "previous_response_id" if self.conversation is None else "conversation"
 
 
 def read_history_reference(request: Json) -> HistoryReference:
-    """Raises InvalidRequest for what contradicts itself."""
+    """Validate the history parameters. Raises InvalidRequest."""
     previous = read_field(request, "previous_response_id", STR, "previous_response_id")
-    given = read_field(request, "conversation", (str, dict), "conversation")
-    if isinstance(given, dict):
-        given = require_field(given, "id", STR, "conversation.id")
+    conversation = read_field(request, "conversation", (str, dict), "conversation")
+    if isinstance(conversation, dict):
+        conversation = require_field(conversation, "id", STR, "conversation.id")
     read_field(request, "background_options", DICT, "background_options")
     if previous is not None:
         check_id(previous, "previous_response_id")
-    if given is not None:
-        check_id(given, "conversation")
-    if previous is not None and given is not None:
+    if conversation is not None:
+        check_id(conversation, "conversation")
+    if previous is not None and conversation is not None:
         raise InvalidRequest(
             "Mutually exclusive parameters: 'previous_response_id' and 'conversation'.",
             param="previous_response_id",
@@ -82,59 +83,65 @@ def read_history_reference(request: Json) -> HistoryReference:
         )
     if is_background(request) and not is_stored(request):
         raise InvalidRequest(
-            "Background work needs 'store': it is asked for later.", param="background"
+            "Invalid value for 'background': background responses require 'store' to be true.",
+            param="background",
         )
-    return HistoryReference(previous, given)
+    return HistoryReference(previous, conversation)
 
 
 def is_stored(request: Json) -> bool:
-    """Is the response to be stored?"""
+    """Whether the response is stored. The default is yes."""
     return read_field(request, "store", BOOL, "store") is not False
 
 
 def is_background(request: Json) -> bool:
-    """Is the response wanted later?"""
+    """Whether the request asks for a background response."""
     return bool(read_field(request, "background", BOOL, "background"))
 
 
 def with_history(
-    call: Handler,
+    handler: Handler,
     database: Database,
     find_owner: Callable[[], str],
     memory: UpstreamMemory,
     drop: LossCallback,
     limits: RequestLimits = DEFAULT_REQUEST_LIMITS,
 ) -> Handler:
-    """Wrap a call so that what its requests stand on is part of them.
+    """Wrap a Responses handler: prepend the history that its requests refer to.
 
-    ``find_owner`` is asked only when there is something to look up.  ``drop`` is told what of that
-    does not reach the upstream.  A request that is over ``limits`` with all of it raises TooLarge.
+    ``find_owner`` is called only if there is something to look up. ``drop`` is called for history
+    that does not reach the upstream. Raises TooLarge if a request with its history exceeds
+    ``limits``.
     """
 
     def handle_request(request: Json) -> EventStream:
-        base, given = read_history_reference(request), request.get("input")
+        reference, request_input = read_history_reference(request), request.get("input")
         rest = {k: v for k, v in request.items() if k not in LOCAL_PARAMETERS}
         if memory.stores_responses and is_background(request):
-            rest["background"] = True  # it works on, whatever becomes of this process
-        if not base.is_set and not references.list_references(given):
-            return call(rest)
-        limit = ReadLimit(limits, base.param if base.is_set else "input")
+            rest["background"] = True  # continues at the upstream even if this process dies
+        if not reference.is_set and not references.list_references(request_input):
+            return handler(rest)
+        limit = ReadLimit(limits, reference.param if reference.is_set else "input")
         limit.spend_value(rest)
         owner = find_owner()
-        past, there = database.read(lambda c: read_history(c, owner, base, memory, given, limit))
-        if references.list_references(given):
-            rest["input"] = references.replace_references(rest["input"], there)
+        past, found_items = database.read(
+            lambda c: read_history(c, owner, reference, memory, request_input, limit)
+        )
+        if references.list_references(request_input):
+            rest["input"] = references.replace_references(rest["input"], found_items)
         if past is None:
-            return call(rest | {k: v for k, v in request.items() if k in LOCAL_PARAMETERS[:2]})
-        touch_responses(database, owner, past.used_responses)
+            return handler(rest | {k: v for k, v in request.items() if k in LOCAL_PARAMETERS[:2]})
+        stale = [turn.id for turn in past.used_responses if responses.is_stale(turn)]
+        if stale:
+            database.write(lambda c: responses.touch(c, owner, stale))
         if past.upstream_response_id is not None:
-            return call({**rest, "previous_response_id": past.upstream_response_id})
+            return handler({**rest, "previous_response_id": past.upstream_response_id})
         own = {**rest, "input": to_items(rest.get("input"))}
-        earlier = references.replace_references(past.items, there)
+        earlier = references.replace_references(past.items, found_items)
         if references.list_references(earlier):
-            drop(f"{base.param}.item_reference", "what an earlier turn refers to is gone")
+            drop(f"{reference.param}.item_reference", "the referenced item no longer exists")
         earlier = [item for item in earlier if not references.is_reference(item)]
-        return call_with_earlier_items(call, own, EarlierItems(earlier, base.param), drop)
+        return call_with_earlier_items(handler, own, EarlierItems(earlier, reference.param), drop)
 
     return handle_request
 
@@ -142,26 +149,28 @@ def with_history(
 def read_history(
     connection: sa.Connection,
     owner: str,
-    base: HistoryReference,
+    reference: HistoryReference,
     memory: UpstreamMemory,
-    given: Any,
+    request_input: Any,
     limit: ReadLimit,
 ) -> tuple[StoredHistory | None, dict[str, Json]]:
-    """What came before, and what it and the given input refer to."""
-    past = find_history(connection, owner, base, memory, limit)
+    """Return the stored history, and the items that it and the input refer to, by id."""
+    past = find_history(connection, owner, reference, memory, limit)
     names = [
-        *references.list_references(given),
+        *references.list_references(request_input),
         *references.list_references(past.items if past else []),
     ]
     if not names:
         return past, {}
-    there = references.find_items(connection, owner, names, limit.spend)
-    spend_references(limit, names, there)
-    return past, there
+    found_items = references.find_items(connection, owner, names, limit.spend)
+    spend_references(limit, names, found_items)
+    return past, found_items
 
 
 class StoredHistory(NamedTuple):
-    """What came before a request, or the upstream's id of it, and the stored responses in it."""
+    """Earlier items, or the upstream's id of the previous response, and the stored responses
+    used.
+    """
 
     items: list[Json]
     upstream_response_id: str | None = None
@@ -171,30 +180,32 @@ class StoredHistory(NamedTuple):
 def find_history(
     connection: sa.Connection,
     owner: str,
-    base: HistoryReference,
+    reference: HistoryReference,
     memory: UpstreamMemory,
     limit: ReadLimit,
 ) -> StoredHistory | None:
-    """``None`` when only the upstream can know it."""
-    handed_on = memory.stores_responses and memory.has_client_key
-    if base.conversation is not None:
-        if conversations.find(connection, owner, base.conversation) is None:
-            if handed_on:
+    """Return the history of a request; ``None`` if only the upstream can know it."""
+    may_exist_upstream = memory.stores_responses and memory.has_client_key
+    if reference.conversation is not None:
+        if conversations.find(connection, owner, reference.conversation) is None:
+            if may_exist_upstream:
                 return None
-            raise conversation_not_found(base.conversation, "conversation")
-        said = conversations.read_items(connection, owner, base.conversation, spend=limit.spend)
-        return StoredHistory([each.data for each in said])
-    if base.previous is None:
+            raise conversation_not_found(reference.conversation, "conversation")
+        stored_items = conversations.read_items(
+            connection, owner, reference.conversation, spend=limit.spend
+        )
+        return StoredHistory([each.data for each in stored_items])
+    if reference.previous is None:
         return StoredHistory([])
-    turns = responses.read_chain(connection, owner, base.previous)
+    turns = responses.read_chain(connection, owner, reference.previous)
     if not turns:
-        if handed_on:
+        if may_exist_upstream:
             return None
-        raise previous_response_not_found(base.previous)
+        raise previous_response_not_found(reference.previous)
     last = turns[-1]
     if last.is_running:
         raise InvalidRequest(
-            f"The response '{last.id}' is not over yet.",
+            f"The response '{last.id}' is still in progress.",
             param="previous_response_id",
             code="previous_response_not_completed",
         )
@@ -209,20 +220,20 @@ def find_history(
 def read_chain_items(
     connection: sa.Connection, owner: str, turns: list[StoredResponse], spend: SpendCallback
 ) -> list[Json]:
-    """The items of a chain of responses, in their order."""
+    """Return the items of a chain of responses, in order."""
     contents = responses.read_contents(connection, owner, [turn.id for turn in turns], spend)
     items: list[Json] = []
     for turn in turns:
         items += [each.data for each in read_conversation_before(connection, owner, turn, spend)]
-        given, output = contents[turn.id]
-        items += [*given, *output]
+        turn_input, output = contents[turn.id]
+        items += [*turn_input, *output]
     return items
 
 
 def read_conversation_before(
     connection: sa.Connection, owner: str, turn: StoredResponse, spend: SpendCallback | None
 ) -> list[ConversationItem]:
-    """The items of the conversation that a response was a part of, as it was then."""
+    """Return a conversation's items as they were before a response."""
     if turn.conversation is None or not turn.before:
         return []
     conversation, before = turn.conversation, turn.before
@@ -232,26 +243,20 @@ def read_conversation_before(
 def read_response_input(
     connection: sa.Connection, owner: str, response_id: str, spend: SpendCallback | None = None
 ) -> list[Json]:
-    """What a response answers, as it is told: its own input, behind all that it continues.
+    """Return the rendered input items of a response, including the history that it continues.
 
-    Empty when there is no such response.
+    Empty if the response does not exist.
     """
     turns = responses.read_chain(connection, owner, response_id)
     contents = responses.read_contents(connection, owner, [turn.id for turn in turns], spend)
     items: list[Json] = []
     for turn in turns:
-        said = read_conversation_before(connection, owner, turn, spend)
-        items += [render_item(each.data, each.id) for each in said]
-        given, output = contents[turn.id]
-        own = given if turn.id == response_id else [*given, *output]
+        earlier = read_conversation_before(connection, owner, turn, spend)
+        items += [render_item(each.data, each.id) for each in earlier]
+        turn_input, output = contents[turn.id]
+        own = turn_input if turn.id == response_id else [*turn_input, *output]
         items += [render_item(item, derive_id(item, turn.id, i)) for i, item in enumerate(own)]
     return items
-
-
-def touch_responses(database: Database, owner: str, turns: tuple[StoredResponse, ...]) -> None:
-    stale = [turn.id for turn in turns if responses.is_stale(turn)]
-    if stale:
-        database.write(lambda c: responses.touch(c, owner, stale))
 
 
 # -- errors ---------------------------------------------------------------------------------------
@@ -266,5 +271,5 @@ def previous_response_not_found(name: str) -> InvalidRequest:
 
 
 def conversation_not_found(name: str, param: str | None = None) -> NotFound:
-    """There is none of this name, or not for this client."""
+    """The conversation does not exist, or belongs to another client."""
     return NotFound(f"Conversation with id '{name[:64]}' not found.", param=param)

@@ -1,7 +1,7 @@
-"""How many tokens an input may have: an estimate, since every model has its own tokenizer.
+"""Estimate the number of input tokens of a request. It is an estimate, because tokenizers differ.
 
-A token of the models of today is some four characters of English text, and one or two of Chinese
-or Japanese; images and files count as the APIs' documents say of average ones.
+Current models average about four characters of English text per token, and one to two characters of
+Chinese or Japanese. Images and files count as the API documentation states for average ones.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import orjson
 from forwarder.core.types import Json
 
 CHARACTERS_PER_TOKEN = 4.0
-"""Of plain text in a token."""
+"""ASCII characters per token."""
 
 WIDE_CHARACTERS_PER_TOKEN = 1.5
-"""Of other scripts in a token."""
+"""Non-ASCII characters per token."""
 
 TOKENS_PER_ITEM = 4
-"""Tokens that go with each item."""
+"""Overhead of each item, in tokens."""
 
 IMAGE_TOKENS = {"low": 85, "high": 765, "auto": 765, "original": 1105}
 FILE_TOKENS = 1000
-"""Tokens of a file that nobody has looked into."""
+"""Assumed tokens of a file, whose content is not inspected."""
 
 
 def estimate_input_tokens(request: Json, items: list[Any]) -> int:
-    """Tokens of a request's instructions, tools and ``items``."""
+    """Return the tokens of a request's instructions, tools, text format and ``items``."""
     beside = [request.get(name) for name in ("instructions", "tools", "text")]
     return sum(map(estimate_text, filter(None, beside))) + sum(
         TOKENS_PER_ITEM + estimate_item(item) for item in items
@@ -59,7 +59,7 @@ def estimate_part(part: Any) -> int:
 
 
 def estimate_text(value: Any) -> int:
-    """Of a text, or of anything else as JSON."""
+    """Return the tokens of a string, or of any other value as JSON."""
     if not value:
         return 0
     text = value if isinstance(value, str) else orjson.dumps(value).decode()

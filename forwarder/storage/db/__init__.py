@@ -1,15 +1,16 @@
-"""What is remembered, in a database; nothing in here knows of requests or of upstreams.
+"""The database layer. It knows neither requests nor upstreams.
 
-- `database.py` runs work in transactions, `opening.py` finds the database, `migrate.py` and
-  ``migrations/`` make its tables, which `tables.py` describes;
-- `responses.py`, `work.py`, `conversations.py`, `completions.py` and `thoughts.py` are functions of
-  a connection: whoever calls several in one `Database.write` does them all or none;
-- `statements.py` are those of them that every answer needs;
-- `models.py` are functions of a connection too, for what is registered; `changes.py` tells the
-  other workers of it, and `rotating.py` seals anew what is sealed;
-- `owners.py` gives what one owner has to another;
-- `gone.py` knows where in its list something stood that was deleted since;
-- `pruning.py` forgets.
+- `database.py` runs functions in transactions, `open.py` opens the configured database,
+  `migrate.py` and ``migrations/`` create the tables that `tables.py` declares.
+- `responses.py`, `background_leases.py`, `conversations.py`, `completions.py`, `models.py` and
+  `reasoning.py` are functions of a connection. Several of them in one `Database.write` form one
+  transaction.
+- `statements.py` holds precompiled SQL for queries that run on every request.
+- `change_notifier.py` tells other workers about changed models, and `key_rotation.py` re-encrypts
+  stored values.
+- `owners.py` moves data from one owner to another.
+- `tombstones.py` remembers the list positions of deleted rows.
+- `retention.py` deletes old data.
 """
 
 from forwarder.storage.db.database import Database

@@ -1,12 +1,11 @@
-"""Background work in the store: which worker does it, whether that worker lives, how it ends.
+"""Rows of background responses: ownership by workers, leases, and how responses end.
 
-A worker writes only as long as the response is its own and not over.  Cancelling it ends it for
-good.
+A worker writes only while it owns a response that has not ended. Cancellation is final.
 
-Work whose lease has run out is taken up by another worker if its ``request`` is stored; otherwise
-it has failed.  If the worker lives nevertheless and has finished the response, its answer replaces
-that failure.  Leases are granted and judged by the database's clock, and only after
-`Database.has_settled`.
+A response whose lease has expired is taken over by another worker if its ``request`` is stored;
+otherwise it fails. If the original worker is alive after all and finishes the response, its answer
+replaces that failure. The database clock grants and evaluates leases, and expired leases are
+evaluated only after `Database.has_settled`.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ from forwarder.protocols.partial_output import collect_output
 from forwarder.storage.db import conversations, event_log, responses
 from forwarder.storage.db.clock import NEW_LEASE, NOW
 from forwarder.storage.db.compression import count_written, pack_json
-from forwarder.storage.db.responses import RUNNING_STATUSES, StoredResponse
+from forwarder.storage.db.responses import RUNNING_STATUSES, StoredResponse, match_response
 from forwarder.storage.db.tables import conversations as conversation_table
 from forwarder.storage.db.tables import events
 from forwarder.storage.db.tables import responses as table
 
 OPENING_EVENT_COUNT = 2
-"""How many events of a log tell that a response was created and queued; work adds the others."""
+"""Number of initial events (created, queued) in a log; jobs append the others."""
 
 OPENING_EVENTS = ("response.created", "response.queued", "response.in_progress")
-"""Events that an answer begins with, and which are told before there is one."""
+"""Events at the start of an upstream answer that a background response has of its own."""
 
 ATTEMPT_KEY = "forwarder.attempt"
-"""The key of a response's metadata that says which attempt it is, from the second one on."""
+"""Metadata key with the number of the attempt, from the second attempt on."""
 
 MAX_WAITING = 8
-"""How many responses one look finds, so that several workers share what is waiting."""
+"""Responses returned by one search, so that several workers share the waiting jobs."""
 
 MAX_UNREADABLE_SECONDS = 3600.0
-"""Seconds for which work waits for a worker that can read its request."""
+"""Seconds that a job waits for a worker that can decrypt its request."""
 
 WORKER_DIED_ERROR: Json = {
     "code": "server_error",
@@ -58,7 +57,7 @@ def match_own_work(owner: str, response_id: str, worker: str) -> sa.ColumnElemen
 
 
 class ResponseOrigin(NamedTuple):
-    """Where a response is made that its upstream keeps: the upstream, and its id there."""
+    """An upstream that stores a response, and the response's id there."""
 
     upstream: str
     upstream_id: str
@@ -67,14 +66,16 @@ class ResponseOrigin(NamedTuple):
 def append_progress(
     connection: sa.Connection, owner: str, response_id: str, worker: str, log: Batch
 ) -> bool:
-    """Store more events of one's own work; False when it is not one's own any more."""
-    piece = event_log.pack_events(log)
-    values = {"status": "in_progress", "lease": NEW_LEASE, "size": table.c.size + len(piece.data)}
+    """Append events to the log of an own response. False if this worker does not own it any
+    more.
+    """
+    chunk = event_log.pack_events(log)
+    values = {"status": "in_progress", "lease": NEW_LEASE, "size": table.c.size + len(chunk.data)}
     mine = sa.update(table).where(match_own_work(owner, response_id, worker)).values(values)
     if connection.execute(mine).rowcount == 0:
         return False
-    count_written(connection, len(piece.data))
-    responses.append_events(connection, owner, response_id, piece)
+    count_written(connection, len(chunk.data))
+    responses.append_events(connection, owner, response_id, chunk)
     return True
 
 
@@ -86,9 +87,10 @@ def set_origin(
     origin: ResponseOrigin,
     request: str | None,
 ) -> bool:
-    """Store where one's own work is made, so that others can follow it with this request.
+    """Store where an own response is produced, so that other workers can follow it with
+    ``request``.
 
-    False if it is not one's own any more.
+    False if this worker does not own it any more.
     """
     values = {**origin._asdict(), "request": request}
     own = sa.update(table).where(match_own_work(owner, response_id, worker))
@@ -105,56 +107,63 @@ def finish_work(
     log: Batch,
     upstream_id: str | None = None,
 ) -> bool:
-    """Store how one's own work has ended, and where; False if it has another end.
+    """Store the final response of a job. False if the response has ended in another way.
 
-    An end that is stored already may be stored again.  An answer replaces a failure whose only
-    reason is that the lease had run out.  The output of work that has failed is all that was made
-    of it.
+    Storing the same end again succeeds. An answer replaces a failure that was only caused by an
+    expired lease. The output of a failed response contains everything that was produced.
     """
     mine = match_response(owner, response_id) & (table.c.worker == worker) & ~table.c.hidden
     status = connection.scalar(sa.select(table.c.status).where(mine).with_for_update())
     if status not in RUNNING_STATUSES:
-        kept = responses.find(connection, owner, response_id) if status else None
-        is_buried = kept is not None and kept.body.get("error") in (WORKER_DIED_ERROR, UNREADABLE)
+        stored = responses.find(connection, owner, response_id) if status else None
+        is_buried = stored is not None and stored.body.get("error") in (
+            WORKER_DIED_ERROR,
+            UNREADABLE,
+        )
         if not is_buried or body["status"] == "failed":
             return bool(status == body["status"])
     if body["status"] == "failed":
-        kept = responses.find(connection, owner, response_id)
-        before = responses.read_events_after(connection, owner, kept, -1) if kept else []
+        stored = responses.find(connection, owner, response_id)
+        before = responses.read_events_after(connection, owner, stored, -1) if stored else []
         body = {**body, "output": collect_output([*before, *log]) or body.get("output") or []}
     write_end(connection, owner, response_id, body, log)
-    told = sa.update(table).where(table.c.owner == owner, table.c.id == response_id)
-    connection.execute(told.values(upstream=upstream, upstream_id=upstream_id))
+    update = sa.update(table).where(table.c.owner == owner, table.c.id == response_id)
+    connection.execute(update.values(upstream=upstream, upstream_id=upstream_id))
     return True
 
 
 def end_work(
-    connection: sa.Connection, owner: str, kept: StoredResponse, status: str, error: Json | None
+    connection: sa.Connection, owner: str, stored: StoredResponse, status: str, error: Json | None
 ) -> StoredResponse:
-    """End work that is not one's own; gives it as it is then.
+    """End a response of any worker. Returns the stored response; no change if it has ended already.
 
-    What it had made is kept.  Nothing is done when it is over.
+    Output that was produced so far is kept.
     """
     mine = sa.select(table.c.id).where(
-        table.c.owner == owner, table.c.id == kept.id, table.c.status.in_(RUNNING_STATUSES)
+        table.c.owner == owner, table.c.id == stored.id, table.c.status.in_(RUNNING_STATUSES)
     )
     if connection.execute(mine.with_for_update()).first() is None:
-        return responses.find(connection, owner, kept.id) or kept
-    told = responses.read_events_after(connection, owner, kept, -1)
-    body = {**kept.body, "status": status, "output": collect_output(told), "error": error}
-    number = told[-1]["sequence_number"] + 1 if told else 0
-    # There is no event for what was cancelled: it ends incomplete, and its response says why.
+        return responses.find(connection, owner, stored.id) or stored
+    logged_events = responses.read_events_after(connection, owner, stored, -1)
+    body = {
+        **stored.body,
+        "status": status,
+        "output": collect_output(logged_events),
+        "error": error,
+    }
+    number = logged_events[-1]["sequence_number"] + 1 if logged_events else 0
+    # There is no event for cancellation: the last event is response.incomplete.
     kind = "response.failed" if status == "failed" else "response.incomplete"
     last = {"type": kind, "sequence_number": number, "response": body}
-    write_end(connection, owner, kept.id, body, [last])
-    return kept._replace(status=status, body=body, lease=None, is_lost=False)
+    write_end(connection, owner, stored.id, body, [last])
+    return stored._replace(status=status, body=body, lease=None, is_lost=False)
 
 
 def write_end(
     connection: sa.Connection, owner: str, response_id: str, body: Json, log: Batch
 ) -> None:
-    data, piece = pack_json(body), event_log.pack_events(log)
-    count_written(connection, len(data) + len(piece.data))
+    data, chunk = pack_json(body), event_log.pack_events(log)
+    count_written(connection, len(data) + len(chunk.data))
     connection.execute(
         sa.update(table)
         .where(table.c.owner == owner, table.c.id == response_id)
@@ -163,15 +172,17 @@ def write_end(
             body=data,
             lease=None,
             request=None,
-            size=table.c.size + len(data) + len(piece.data),
+            size=table.c.size + len(data) + len(chunk.data),
         )
     )
-    responses.append_events(connection, owner, response_id, piece)
+    responses.append_events(connection, owner, response_id, chunk)
     responses.index_items(connection, owner, response_id, body.get("output") or ())
 
 
 def reap(connection: sa.Connection, owner: str, response_id: str) -> StoredResponse | None:
-    """End work whose lease has run out and that cannot be begun anew; None if it is not so."""
+    """Fail a response whose lease has expired and that cannot be repeated. None if it is not
+    lost.
+    """
     return reap_matching(
         connection, owner, response_id, table.c.request.is_(None), WORKER_DIED_ERROR
     )
@@ -180,7 +191,9 @@ def reap(connection: sa.Connection, owner: str, response_id: str) -> StoredRespo
 def reap_unreadable(
     connection: sa.Connection, owner: str, response_id: str
 ) -> StoredResponse | None:
-    """End work that has waited too long for a worker that can read it; None if it has not."""
+    """Fail a response that waited too long for a worker that can decrypt it. None if it may
+    wait.
+    """
     is_old = table.c.lease < NOW - MAX_UNREADABLE_SECONDS
     return reap_matching(connection, owner, response_id, is_old, UNREADABLE)
 
@@ -189,20 +202,22 @@ def reap_matching(
     connection: sa.Connection,
     owner: str,
     response_id: str,
-    which: sa.ColumnElement[bool],
+    condition: sa.ColumnElement[bool],
     error: Json,
 ) -> StoredResponse | None:
-    found = sa.select(table.c.id).where(match_response(owner, response_id), match_lapsed(), which)
-    if connection.execute(found.with_for_update()).first() is None:
+    query = sa.select(table.c.id).where(
+        match_response(owner, response_id), match_lapsed(), condition
+    )
+    if connection.execute(query.with_for_update()).first() is None:
         return None
-    kept = responses.find(connection, owner, response_id)
-    return end_work(connection, owner, kept, "failed", error) if kept else None
+    stored = responses.find(connection, owner, response_id)
+    return end_work(connection, owner, stored, "failed", error) if stored else None
 
 
 def list_lost(connection: sa.Connection, skip: Collection[str] = ()) -> list[tuple[str, str]]:
-    """Work whose lease has run out and that cannot be begun anew, as (owner, id).
+    """Return jobs whose lease has expired and that cannot be repeated, as (owner, id).
 
-    Without the responses whose ids are in ``skip``.
+    Leaves out ids in ``skip``.
     """
     return list_ids(connection, match_lapsed() & table.c.request.is_(None), skip, None)
 
@@ -210,31 +225,30 @@ def list_lost(connection: sa.Connection, skip: Collection[str] = ()) -> list[tup
 def list_waiting(
     connection: sa.Connection, skip: Collection[str] = (), only_handed_back: bool = False
 ) -> list[tuple[str, str]]:
-    """Work that was handed back or whose lease has run out, and that can be begun anew.
+    """Return released or expired jobs that can be repeated, as (owner, id), at most `MAX_WAITING`.
 
-    As (owner, id), at most MAX_WAITING, and without the responses whose ids are in ``skip`` and
-    those whose conversation is held by another turn.
+    Leaves out ids in ``skip``, and responses whose conversation is locked by another turn.
     """
-    held = sa.exists().where(
+    is_locked = sa.exists().where(
         conversation_table.c.owner == table.c.owner,
         conversation_table.c.id == table.c.conversation,
         conversation_table.c.lease >= NOW,
     )
-    which = match_lapsed() & table.c.request.is_not(None) & ~held
+    condition = match_lapsed() & table.c.request.is_not(None) & ~is_locked
     if only_handed_back:
-        which &= table.c.worker.is_(None)
-    return list_ids(connection, which, skip, MAX_WAITING)
+        condition &= table.c.worker.is_(None)
+    return list_ids(connection, condition, skip, MAX_WAITING)
 
 
 def is_running(connection: sa.Connection, owner: str, response_id: str) -> bool:
-    """Does any worker make this response, or will one?"""
+    """Whether a response is queued or in progress."""
     running = table.c.status.in_(RUNNING_STATUSES) & ~table.c.hidden
-    found = sa.select(table.c.id).where(match_response(owner, response_id), running)
-    return connection.execute(found).first() is not None
+    query = sa.select(table.c.id).where(match_response(owner, response_id), running)
+    return connection.execute(query).first() is not None
 
 
 def list_own(connection: sa.Connection, worker: str) -> set[tuple[str, str]]:
-    """The unfinished work of a worker, as (owner, id)."""
+    """Return the unfinished jobs of a worker, as (owner, id)."""
     running = table.c.lease.is_not(None) & table.c.status.in_(RUNNING_STATUSES) & ~table.c.hidden
     return set(list_ids(connection, running & (table.c.worker == worker), (), None))
 
@@ -246,18 +260,20 @@ def match_lapsed() -> sa.ColumnElement[bool]:
 
 def list_ids(
     connection: sa.Connection,
-    which: sa.ColumnElement[bool],
+    condition: sa.ColumnElement[bool],
     skip: Collection[str],
     limit: int | None,
 ) -> list[tuple[str, str]]:
     if skip:
-        which &= table.c.id.not_in(skip)
-    found = sa.select(table.c.owner, table.c.id).where(which).order_by(table.c.lease).limit(limit)
-    return [(owner, name) for owner, name in connection.execute(found)]
+        condition &= table.c.id.not_in(skip)
+    query = (
+        sa.select(table.c.owner, table.c.id).where(condition).order_by(table.c.lease).limit(limit)
+    )
+    return [(owner, name) for owner, name in connection.execute(query)]
 
 
 def renew_leases(connection: sa.Connection, worker: str, names: list[str]) -> None:
-    """Renew the leases of a worker's responses with these ids, and of no others."""
+    """Renew a worker's leases on the responses with these ids."""
     own = (table.c.worker == worker) & table.c.id.in_(names) & table.c.status.in_(RUNNING_STATUSES)
     connection.execute(
         sa.update(table).where(own, table.c.lease.is_not(None)).values(lease=NEW_LEASE)
@@ -268,11 +284,11 @@ def renew_leases(connection: sa.Connection, worker: str, names: list[str]) -> No
 
 
 class ClaimedWork(NamedTuple):
-    """Work that was taken up.
+    """A job that was taken over.
 
-    ``attempt`` counts the times that it was begun, ``next_number`` is that of its next event.
-    ``origin`` is there when the upstream still makes the response, which is then only to be
-    followed; its first ``known_events`` events, the opening ones not counted, are in the log.
+    ``attempt`` is the number of this attempt, ``next_number`` the sequence number of its next
+    event. If ``origin`` is set, the upstream is still producing the response, and the worker only
+    follows it; the log contains its first ``known_events`` events, without the opening ones.
     """
 
     response: StoredResponse
@@ -286,16 +302,16 @@ class ClaimedWork(NamedTuple):
 def grant_lease(
     connection: sa.Connection, owner: str, response_id: str, worker: str, request: str | None
 ) -> None:
-    """Grant the first lease of a response that was just stored.
+    """Grant the first lease on a new response.
 
-    ``request`` is its sealed request, if the work may be begun anew.
+    ``request`` is the encrypted request if the job may be repeated.
     """
     values = {"worker": worker, "lease": NEW_LEASE, "request": request, "attempt": 1}
     connection.execute(sa.update(table).where(match_response(owner, response_id)).values(values))
 
 
 def find_request(connection: sa.Connection, owner: str, response_id: str) -> str | None:
-    """The sealed request of work that can be begun anew."""
+    """Return the encrypted request of a job that can be repeated."""
     request = connection.scalar(
         sa.select(table.c.request).where(match_response(owner, response_id))
     )
@@ -303,7 +319,7 @@ def find_request(connection: sa.Connection, owner: str, response_id: str) -> str
 
 
 def release_work(connection: sa.Connection, owner: str, response_id: str, worker: str) -> bool:
-    """Let another worker take up one's own work; False if it cannot be begun anew."""
+    """Release an own job to other workers. False if it cannot be repeated."""
     own = match_own_work(owner, response_id, worker) & table.c.request.is_not(None)
     values = {"worker": None, "lease": NOW - 1.0, "status": "queued"}
     return connection.execute(sa.update(table).where(own).values(values)).rowcount > 0
@@ -312,62 +328,61 @@ def release_work(connection: sa.Connection, owner: str, response_id: str, worker
 def claim_work(
     connection: sa.Connection, owner: str, response_id: str, worker: str, max_attempts: int
 ) -> ClaimedWork | StoredResponse | None:
-    """Make waiting work one's own; ``None`` if another worker was faster.
+    """Take over a waiting job. ``None`` if another worker claimed it first.
 
-    After ``max_attempts`` attempts it fails: then the result is the response as it is stored.
+    After ``max_attempts`` attempts the response fails and is returned as stored.
 
-    The events of earlier attempts are deleted, and the log goes on with ``response.queued`` under
-    the next number.  Work that its upstream still does is no further attempt, unless a worker died
-    over it: its log just goes on.
+    Events of earlier attempts are deleted, and the log continues with ``response.queued`` under the
+    next number. If the upstream is still producing the response, its log continues unchanged, and
+    the takeover counts as an attempt only if a worker has died.
     """
-    found = sa.select(table.c.request, table.c.attempt).where(
+    query = sa.select(table.c.request, table.c.attempt).where(
         match_response(owner, response_id), match_lapsed(), table.c.request.is_not(None)
     )
-    row = connection.execute(found.with_for_update()).first()
-    kept = responses.find(connection, owner, response_id) if row else None
-    if row is None or kept is None:
+    row = connection.execute(query.with_for_update()).first()
+    stored = responses.find(connection, owner, response_id) if row else None
+    if row is None or stored is None:
         return None
-    origin = ResponseOrigin(kept.upstream or "", kept.upstream_id) if kept.upstream_id else None
-    was_handed_back = kept.worker is None
+    origin = (
+        ResponseOrigin(stored.upstream or "", stored.upstream_id) if stored.upstream_id else None
+    )
+    was_handed_back = stored.worker is None
     attempt = row.attempt + (0 if origin and was_handed_back else 1)
     if attempt > max_attempts:
-        return end_work(connection, owner, kept, "failed", WORKER_DIED_ERROR)
+        return end_work(connection, owner, stored, "failed", WORKER_DIED_ERROR)
     values = {"worker": worker, "lease": NEW_LEASE, "attempt": attempt}
     mine = sa.update(table).where(match_response(owner, response_id))
     if origin is not None:
         connection.execute(mine.values({**values, "status": "in_progress"}))
-        told = responses.read_events_after(connection, owner, kept, -1)
-        known = sum(event["type"] not in OPENING_EVENTS for event in told)
-        number = told[-1]["sequence_number"] + 1
-        return ClaimedWork(kept, row.request, attempt, number, origin, known)
-    metadata = {**(kept.body.get("metadata") or {}), ATTEMPT_KEY: str(attempt)}
-    body = {**kept.body, "status": "queued", "metadata": metadata}
+        logged_events = responses.read_events_after(connection, owner, stored, -1)
+        known = sum(event["type"] not in OPENING_EVENTS for event in logged_events)
+        number = logged_events[-1]["sequence_number"] + 1
+        return ClaimedWork(stored, row.request, attempt, number, origin, known)
+    metadata = {**(stored.body.get("metadata") or {}), ATTEMPT_KEY: str(attempt)}
+    body = {**stored.body, "status": "queued", "metadata": metadata}
     number, size = delete_attempt_events(connection, owner, response_id)
+    last_number = None
+    if stored.conversation is not None:
+        last_number = conversations.read_last_number(connection, owner, stored.conversation)
     more = {
         "status": "queued",
         "request": None if attempt == max_attempts else row.request,
         "body": pack_json(body),
-        "before": read_last_item_number(connection, owner, kept.conversation),
+        "before": last_number,
         "size": table.c.size - size,
     }
     connection.execute(mine.values(values | more))
     queued = {"type": "response.queued", "response": body, "sequence_number": number}
     responses.append_events(connection, owner, response_id, event_log.pack_events([queued]))
-    return ClaimedWork(kept._replace(status="queued", body=body), row.request, attempt, number + 1)
-
-
-def read_last_item_number(
-    connection: sa.Connection, owner: str, conversation: str | None
-) -> int | None:
-    if conversation is None:
-        return None
-    return conversations.read_last_number(connection, owner, conversation)
+    return ClaimedWork(
+        stored._replace(status="queued", body=body), row.request, attempt, number + 1
+    )
 
 
 def delete_attempt_events(
     connection: sa.Connection, owner: str, response_id: str
 ) -> tuple[int, int]:
-    """Delete the events of an attempt; the number of the next event, and the size of these."""
+    """Delete the events of an attempt. Returns the next sequence number and the deleted bytes."""
     own = (events.c.owner == owner) & (events.c.response == response_id)
     last = connection.scalar(sa.select(sa.func.max(events.c.last)).where(own))
     void = own & (events.c.first >= OPENING_EVENT_COUNT)
@@ -375,7 +390,3 @@ def delete_attempt_events(
     freed = connection.scalar(size.where(void))
     connection.execute(sa.delete(events).where(void))
     return (OPENING_EVENT_COUNT if last is None else int(last) + 1), int(freed or 0)
-
-
-def match_response(owner: str, response_id: str) -> sa.ColumnElement[bool]:
-    return (table.c.owner == owner) & (table.c.id == response_id)

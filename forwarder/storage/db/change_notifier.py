@@ -1,7 +1,8 @@
-"""How a worker learns that others have changed what it has a copy of, at hardly any price.
+"""Cheap detection of changes by other workers, for data that each worker caches.
 
-``read_version`` is asked for each request, and is another one after each change; ``publish_change`` is called when a
-change is committed.  When it returns, no worker goes on with what was before.
+``read_version`` is called for each request and returns a different value after each change.
+``publish_change`` is called after a change is committed. When it returns, no worker uses the
+previous data any more.
 """
 
 from __future__ import annotations
@@ -19,50 +20,52 @@ from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db.database import Database, SqliteDatabase
 
 CHANGE_LEASE_SECONDS = 0.1
-"""Seconds for which a worker believes what a server has told it."""
+"""Seconds for which a version read from a database server is considered current."""
 
 FILE_MODE = 0o600
 
 
 class ChangeNotifier(Protocol):
-    """Tells changes on."""
+    """Publishes changes to other workers."""
 
     def read_version(self) -> object:
-        """What the last change was."""
+        """Return a value that differs after each change."""
 
     def publish_change(self) -> None:
-        """Something was changed and committed."""
+        """Announce a committed change."""
 
 
 def make_change_notifier(
     database: Database, generation: Callable[[sa.Connection], int]
 ) -> ChangeNotifier:
-    """Those of a database; ``generation`` gives the number of changes where it has to be asked."""
+    """Return the notifier for a database; ``generation`` reads the number of changes from a
+    server.
+    """
     if isinstance(database, SqliteDatabase):
         return FileChangeNotifier(database.path.with_name(f"{database.path.name}.models"))
     return PollingChangeNotifier(lambda: database.read(generation))
 
 
 class FileChangeNotifier:
-    """A file beside the database, one byte longer with each change: no time stamp is fine enough.
+    """A file next to the database that grows by one byte per change. Timestamps are too coarse.
 
-    Looking at it costs about a microsecond.  Whoever dies between its commit and its byte has not
-    answered its client, which will ask again.
+    Reading its size takes about a microsecond. A worker that dies between commit and write has not
+    answered its client, which will retry.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = str(path)
 
     def read_version(self) -> object:
-        """The length of the file, and which one it is."""
+        """Return the inode and the size of the file."""
         try:
-            found = os.stat(self._path)
+            status = os.stat(self._path)
         except OSError:
             return None
-        return found.st_ino, found.st_size
+        return status.st_ino, status.st_size
 
     def publish_change(self) -> None:
-        """Make it longer."""
+        """Append a byte to the file."""
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, FILE_MODE)
         try:
             os.write(descriptor, b".")
@@ -71,10 +74,11 @@ class FileChangeNotifier:
 
 
 class PollingChangeNotifier:
-    """A number that the server is asked for at most every ``lease`` seconds.
+    """A change counter in the database server, read at most once per ``lease`` seconds.
 
-    Who has changed something waits so long: then everybody has asked again.  The server is asked
-    beside the requests; they wait for its answer a moment, and not at all while it hangs.
+    `publish_change` waits for one lease, after which every worker has read the counter again. The
+    counter is read in a separate greenlet. Requests wait briefly for it, and not at all while the
+    server fails.
     """
 
     def __init__(
@@ -92,22 +96,22 @@ class PollingChangeNotifier:
         self._number: int | None = None
 
     def read_version(self) -> object:
-        """The number; the last one known while the server does not answer."""
+        """Return the counter; the last known value while the server does not respond."""
         if self._now() >= self._valid_until:
             self._refresh_task.run(0.0 if self._is_failing else MAX_WAIT_SECONDS)
         return self._number
 
     def publish_change(self) -> None:
-        """Wait until nobody believes the number of before."""
+        """Wait until the leases of all workers on the previous value have expired."""
         self._valid_until = float("-inf")
         time.sleep(self._lease)
 
     def _refresh_number(self) -> None:
-        asked = self._now()  # it may be changed as soon as the server has read it
+        asked_at = self._now()  # the value may be outdated as soon as the server has read it
         try:
             self._number = self._read_number()
         except StoreUnavailable:
             self._is_failing = True
         else:
             self._is_failing = False
-        self._valid_until = asked + self._lease
+        self._valid_until = asked_at + self._lease

@@ -1,4 +1,4 @@
-"""Stored chat completions."""
+"""Rows of stored chat completions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from forwarder.storage.db.compression import SpendCallback, count_written, pack_
 from forwarder.storage.db.tables import completions
 
 FILTER_PAGE_SIZE = 200
-"""How many are looked at at once when some are wanted with certain metadata."""
+"""Rows read at once when completions are filtered by metadata."""
 
 
 class StoredCompletion(NamedTuple):
-    """A stored chat completion and the messages that it answers."""
+    """A stored chat completion, and the request messages that it answers."""
 
     id: str
     created: float
@@ -31,11 +31,11 @@ _COLUMNS = [completions.c[name] for name in StoredCompletion._fields]
 _LIST_COLUMNS = [sa.null().label(c.name) if c is completions.c.messages else c for c in _COLUMNS]
 
 ROWS_PER_FETCH = 4
-"""Rows with answers that a server sends at once."""
+"""Rows with bodies that a server sends at once."""
 
 
 TOMBSTONE_LIST = "completions"
-"""Where completions are when they are gone."""
+"""The list name of deleted completions in the tombstones."""
 
 
 def match_completion(owner: str, name: str) -> sa.ColumnElement[bool]:
@@ -43,7 +43,7 @@ def match_completion(owner: str, name: str) -> sa.ColumnElement[bool]:
 
 
 def add(connection: sa.Connection, owner: str, completion: StoredCompletion) -> None:
-    """Store a completion, in place of one with its id."""
+    """Store a completion, replacing one with the same id."""
     data = {name: pack_json(getattr(completion, name)) for name in ("metadata", "messages", "body")}
     size = sum(map(len, data.values()))
     count_written(connection, size)
@@ -62,23 +62,23 @@ def add(connection: sa.Connection, owner: str, completion: StoredCompletion) -> 
 
 
 def find(connection: sa.Connection, owner: str, name: str) -> StoredCompletion | None:
-    """A completion."""
+    """Return a completion."""
     row = connection.execute(sa.select(*_COLUMNS).where(match_completion(owner, name))).first()
     return to_completion(row) if row else None
 
 
 def to_completion(row: Sequence[Any], spend: SpendCallback | None = None) -> StoredCompletion:
     name, created, model, metadata, messages, body = row
-    given = [] if messages is None else unpack_json(messages)
+    request_messages = [] if messages is None else unpack_json(messages)
     return StoredCompletion(
-        name, created, model, unpack_json(metadata), given, unpack_json(body, spend)
+        name, created, model, unpack_json(metadata), request_messages, unpack_json(body, spend)
     )
 
 
 def set_metadata(
     connection: sa.Connection, owner: str, name: str, metadata: Json
 ) -> StoredCompletion | None:
-    """Give a completion other metadata."""
+    """Replace the metadata of a completion. Returns None if it does not exist."""
     connection.execute(
         sa.update(completions)
         .where(match_completion(owner, name))
@@ -88,7 +88,7 @@ def set_metadata(
 
 
 def remove(connection: sa.Connection, owner: str, name: str) -> bool:
-    """Delete a completion."""
+    """Delete a completion. Returns whether it existed."""
     deleted = (
         sa.delete(completions).where(match_completion(owner, name)).returning(completions.c.number)
     )
@@ -99,7 +99,9 @@ def remove(connection: sa.Connection, owner: str, name: str) -> bool:
 
 
 def find_position(connection: sa.Connection, owner: str, name: str) -> int | None:
-    """Where a completion is in the list, or was; ``None`` when there is no telling."""
+    """Return the list position of an existing or recently deleted completion; otherwise
+    ``None``.
+    """
     number = connection.scalar(sa.select(completions.c.number).where(match_completion(owner, name)))
     return (
         tombstones.find_position(connection, owner, TOMBSTONE_LIST, name)
@@ -118,17 +120,17 @@ def list_page(
     metadata: Json,
     spend: SpendCallback | None = None,
 ) -> list[StoredCompletion]:
-    """Up to ``limit`` completions in the order in which they were made, or the other way round.
+    """Return up to ``limit`` completions after position ``after``, in order of creation or
+    reversed.
 
-    ``after`` is the place behind which they are; ``model`` and ``metadata`` are what they must
-    have.  Their messages are left out.
+    ``model`` and ``metadata`` filter the result. The messages are left out.
     """
     number = completions.c.number
-    found = sa.select(number, completions.c.metadata).where(completions.c.owner == owner)
+    query = sa.select(number, completions.c.metadata).where(completions.c.owner == owner)
     if model is not None:
-        found = found.where(completions.c.model == model)
+        query = query.where(completions.c.model == model)
     wanted: list[int] = []
-    for page in iterate_pages(connection, found, after, descending):
+    for page in iterate_pages(connection, query, after, descending):
         wanted += [n for n, data in page if metadata.items() <= unpack_json(data).items()]
         if len(wanted) >= limit:
             break
@@ -143,13 +145,13 @@ def list_page(
 
 def iterate_pages(
     connection: sa.Connection,
-    found: sa.Select[Any],
+    query: sa.Select[Any],
     mark: int | None,
     descending: bool,
 ) -> Iterator[Sequence[Sequence[Any]]]:
     number = completions.c.number
     while True:
-        page = found
+        page = query
         if mark is not None:
             page = page.where(number < mark if descending else number > mark)
         rows = connection.execute(

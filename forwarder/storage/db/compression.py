@@ -1,4 +1,4 @@
-"""JSON as the store keeps it: bytes, compressed where that is worth it."""
+"""Encoding of JSON columns: bytes, compressed if they are large enough."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import orjson
 import sqlalchemy as sa
 
 MIN_COMPRESSED_BYTES = 4096
-"""Bytes from which on they are compressed: for less, that costs more than to write four pages."""
+"""Smaller values are not compressed: that would take longer than writing four more pages."""
 
 SpendCallback = Callable[[bytes], None]
-"""Is given each piece of JSON before it is parsed; raises an error when there is too much."""
+"""Receives each JSON document before it is parsed; raises an error if a limit is exceeded."""
 
 PLAIN_TAG, ZLIB_TAG = b"j", b"z"
 
@@ -22,17 +22,17 @@ WRITTEN_KEY = "written"
 
 
 def count_written(connection: sa.Connection, size: int) -> None:
-    """Note that so many bytes are stored in this transaction."""
+    """Add to the number of bytes stored in this transaction."""
     connection.info[WRITTEN_KEY] = connection.info.get(WRITTEN_KEY, 0) + size
 
 
 def pop_written(connection: sa.Connection) -> int:
-    """The bytes noted since the last time."""
+    """Return the number of bytes since the last call, and reset it."""
     return int(connection.info.pop(WRITTEN_KEY, 0))
 
 
 def pack_json(value: Any) -> bytes:
-    """A JSON value as bytes; the first says how the others are to be read."""
+    """Encode a JSON value. The first byte identifies the encoding."""
     data = orjson.dumps(value)
     return (
         PLAIN_TAG + data if len(data) < MIN_COMPRESSED_BYTES else ZLIB_TAG + zlib.compress(data, 1)
@@ -40,7 +40,7 @@ def pack_json(value: Any) -> bytes:
 
 
 def unpack_json(data: bytes, spend: SpendCallback | None = None) -> Any:
-    """The value again."""
+    """Decode a value."""
     body = bytes(data[1:])
     if data[:1] == ZLIB_TAG:
         body = zlib.decompress(body)

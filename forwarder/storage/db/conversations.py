@@ -1,4 +1,4 @@
-"""Stored conversations and their items."""
+"""Rows of stored conversations and their items."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from forwarder.storage.db.tables import conversation_items as items
 from forwarder.storage.db.tables import conversations
 
 ROWS_PER_FETCH = 16
-"""Rows with items that a server sends at once."""
+"""Item rows that a server sends at once."""
 
 
 class Conversation(NamedTuple):
@@ -28,7 +28,7 @@ class Conversation(NamedTuple):
 
 
 class ConversationItem(NamedTuple):
-    """An item of a conversation; ``number`` is its place among all items of the store."""
+    """An item of a conversation; ``number`` is its position among all items in the database."""
 
     number: int
     id: str
@@ -43,15 +43,15 @@ def match_items(owner: str, name: str) -> sa.ColumnElement[bool]:
     return (items.c.owner == owner) & (items.c.conversation == name)
 
 
-def create(connection: sa.Connection, owner: str, talk: Conversation) -> None:
-    """Store a conversation without items."""
-    metadata = pack_json(talk.metadata)
+def create(connection: sa.Connection, owner: str, conversation: Conversation) -> None:
+    """Store an empty conversation."""
+    metadata = pack_json(conversation.metadata)
     connection.execute(
         sa.insert(conversations).values(
             owner=owner,
-            id=talk.id,
-            created=talk.created,
-            used=talk.created,
+            id=conversation.id,
+            created=conversation.created,
+            used=conversation.created,
             size=len(metadata),
             metadata=metadata,
         )
@@ -59,7 +59,7 @@ def create(connection: sa.Connection, owner: str, talk: Conversation) -> None:
 
 
 def find(connection: sa.Connection, owner: str, name: str) -> Conversation | None:
-    """A conversation without its items."""
+    """Return a conversation without its items."""
     columns = conversations.c.id, conversations.c.created, conversations.c.metadata
     row = connection.execute(sa.select(*columns).where(match_conversation(owner, name))).first()
     return Conversation(row[0], row[1], unpack_json(row[2])) if row else None
@@ -68,7 +68,7 @@ def find(connection: sa.Connection, owner: str, name: str) -> Conversation | Non
 def set_metadata(
     connection: sa.Connection, owner: str, name: str, metadata: Json
 ) -> Conversation | None:
-    """Give a conversation other metadata."""
+    """Replace the metadata of a conversation. Returns None if it does not exist."""
     connection.execute(
         sa.update(conversations)
         .where(match_conversation(owner, name))
@@ -78,7 +78,7 @@ def set_metadata(
 
 
 def remove(connection: sa.Connection, owner: str, name: str) -> bool:
-    """Delete a conversation with its items."""
+    """Delete a conversation and its items. Returns whether it existed."""
     return (
         connection.execute(sa.delete(conversations).where(match_conversation(owner, name))).rowcount
         > 0
@@ -86,39 +86,41 @@ def remove(connection: sa.Connection, owner: str, name: str) -> bool:
 
 
 def acquire_lease(connection: sa.Connection, owner: str, name: str, holder: str) -> bool:
-    """Hold a conversation for the time of a lease; False when there is none to hold.
-
-    It is held by one at a time, unless that one's lease has run out.
+    """Lock a conversation for `LEASE_SECONDS`. False if it does not exist or another holder's lease
+    is valid.
     """
     free = conversations.c.lease.is_(None) | (conversations.c.lease < NOW)
-    held = sa.update(conversations).where(match_conversation(owner, name), free)
-    return connection.execute(held.values(holder=holder, lease=NEW_LEASE)).rowcount > 0
+    update = sa.update(conversations).where(match_conversation(owner, name), free)
+    return connection.execute(update.values(holder=holder, lease=NEW_LEASE)).rowcount > 0
 
 
 def renew_lease(connection: sa.Connection, owner: str, name: str, holder: str) -> None:
-    """Hold a conversation for longer, if it is still held."""
-    held = sa.update(conversations).where(
+    """Extend the lease if ``holder`` still has it."""
+    update = sa.update(conversations).where(
         match_conversation(owner, name), conversations.c.holder == holder
     )
-    connection.execute(held.values(lease=NEW_LEASE))
+    connection.execute(update.values(lease=NEW_LEASE))
 
 
 def release_lease(connection: sa.Connection, owner: str, name: str, holder: str) -> None:
-    """Hold a conversation no longer."""
-    held = sa.update(conversations).where(
+    """Release the lease if ``holder`` still has it."""
+    update = sa.update(conversations).where(
         match_conversation(owner, name), conversations.c.holder == holder
     )
-    connection.execute(held.values(holder=None, lease=None))
+    connection.execute(update.values(holder=None, lease=None))
 
 
 def append_items(
-    connection: sa.Connection, owner: str, name: str, given: Sequence[tuple[str, Json]]
+    connection: sa.Connection, owner: str, name: str, pairs: Sequence[tuple[str, Json]]
 ) -> list[ConversationItem] | None:
-    """Add items with their ids, but for those that are there; None without such a conversation."""
-    there = read_items(connection, owner, name, [item_id for item_id, _ in given])
-    known = {said.id for said in there}
-    fresh = {item_id: item for item_id, item in given if item_id not in known}
-    data = {item_id: pack_json(item) for item_id, item in fresh.items()}
+    """Append (id, item) pairs whose ids are not in the conversation yet.
+
+    Returns the rows of all given ids, or None if the conversation does not exist.
+    """
+    existing = read_items(connection, owner, name, [item_id for item_id, _ in pairs])
+    known = {row.id for row in existing}
+    new_items = {item_id: item for item_id, item in pairs if item_id not in known}
+    data = {item_id: pack_json(item) for item_id, item in new_items.items()}
     written = sum(map(len, data.values()))
     count_written(connection, written)
     size = conversations.c.size + written
@@ -129,10 +131,10 @@ def append_items(
     )
     if connection.execute(used).rowcount == 0:
         return None
-    for item_id, piece in data.items():
-        row = {"owner": owner, "conversation": name, "id": item_id, "data": piece}
+    for item_id, packed in data.items():
+        row = {"owner": owner, "conversation": name, "id": item_id, "data": packed}
         connection.execute(sa.insert(items).values(row))
-    return read_items(connection, owner, name, [item_id for item_id, _ in given])
+    return read_items(connection, owner, name, [item_id for item_id, _ in pairs])
 
 
 def read_items(
@@ -143,23 +145,25 @@ def read_items(
     max_number: int | None = None,
     spend: SpendCallback | None = None,
 ) -> list[ConversationItem]:
-    """The items in their order: all, those with these ids, or those up to a number."""
-    found = sa.select(items.c.number, items.c.id, items.c.data).where(match_items(owner, name))
+    """Return items in order: all, those with ``item_ids``, or those up to ``max_number``."""
+    query = sa.select(items.c.number, items.c.id, items.c.data).where(match_items(owner, name))
     if item_ids is not None:
-        found = found.where(items.c.id.in_(list(item_ids)))
+        query = query.where(items.c.id.in_(list(item_ids)))
     if max_number is not None:
-        found = found.where(items.c.number <= max_number)
-    found = found.order_by(items.c.number).execution_options(yield_per=ROWS_PER_FETCH)
-    return [to_item(row, spend) for row in connection.execute(found)]
+        query = query.where(items.c.number <= max_number)
+    query = query.order_by(items.c.number).execution_options(yield_per=ROWS_PER_FETCH)
+    return [to_item(row, spend) for row in connection.execute(query)]
 
 
 def find_items_by_id(
     connection: sa.Connection, owner: str, names: Iterable[str], spend: SpendCallback | None = None
 ) -> dict[str, Json]:
-    """Items by their ids, whichever conversation they are in; of several the latest."""
-    which = (items.c.owner == owner) & items.c.id.in_(list(names))
-    found = sa.select(items.c.id, items.c.data).where(which).order_by(items.c.number)
-    rows = connection.execute(found.execution_options(yield_per=ROWS_PER_FETCH))
+    """Return items by id, from any conversation of the owner. If an id occurs twice, the latest
+    wins.
+    """
+    condition = (items.c.owner == owner) & items.c.id.in_(list(names))
+    query = sa.select(items.c.id, items.c.data).where(condition).order_by(items.c.number)
+    rows = connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH))
     return {name: unpack_json(data, spend) for name, data in rows}
 
 
@@ -168,7 +172,7 @@ def to_item(row: Sequence[Any], spend: SpendCallback | None = None) -> Conversat
 
 
 def read_last_number(connection: sa.Connection, owner: str, name: str) -> int:
-    """The number of the last item; 0 without any."""
+    """Return the number of the last item; 0 if there are no items."""
     return (
         connection.scalar(sa.select(sa.func.max(items.c.number)).where(match_items(owner, name)))
         or 0
@@ -176,7 +180,7 @@ def read_last_number(connection: sa.Connection, owner: str, name: str) -> int:
 
 
 def remove_item(connection: sa.Connection, owner: str, name: str, item_id: str) -> bool:
-    """Delete an item."""
+    """Delete an item. Returns whether it existed."""
     deleted = sa.delete(items).where(match_items(owner, name), items.c.id == item_id)
     number = connection.scalar(deleted.returning(items.c.number))
     if number is not None:
@@ -187,9 +191,9 @@ def remove_item(connection: sa.Connection, owner: str, name: str, item_id: str) 
 def find_item_position(
     connection: sa.Connection, owner: str, name: str, item_id: str
 ) -> int | None:
-    """Where an item is in its conversation, or was; ``None`` when there is no telling."""
-    which = sa.select(items.c.number).where(match_items(owner, name), items.c.id == item_id)
-    number = connection.scalar(which)
+    """Return the position of an existing or recently deleted item; otherwise ``None``."""
+    query = sa.select(items.c.number).where(match_items(owner, name), items.c.id == item_id)
+    number = connection.scalar(query)
     return tombstones.find_position(connection, owner, name, item_id) if number is None else number
 
 
@@ -202,11 +206,11 @@ def list_items(
     descending: bool,
     spend: SpendCallback | None = None,
 ) -> list[ConversationItem]:
-    """Up to ``limit`` items behind a place, in their order or the other way round."""
+    """Return up to ``limit`` items after a position, in order or reversed."""
     number = items.c.number
-    found = sa.select(number, items.c.id, items.c.data).where(match_items(owner, name))
+    query = sa.select(number, items.c.id, items.c.data).where(match_items(owner, name))
     if after is not None:
-        found = found.where(number < after if descending else number > after)
-    rows = found.order_by(number.desc() if descending else number).limit(limit)
+        query = query.where(number < after if descending else number > after)
+    rows = query.order_by(number.desc() if descending else number).limit(limit)
     rows = rows.execution_options(yield_per=ROWS_PER_FETCH)
     return [to_item(row, spend) for row in connection.execute(rows)]

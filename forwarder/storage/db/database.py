@@ -1,11 +1,11 @@
-"""The database: SQLite beside the loop, PostgreSQL on it.
+"""The database: SQLite in native threads, PostgreSQL on the event loop.
 
-SQLite blocks, so its work is done in native threads: a few that read, and one that writes, since
-SQLite has one writer anyway; writers of other processes are waited for by its busy time-out.
-PostgreSQL's driver waits in ``select``, which gevent has replaced, so it needs no threads.
+SQLite blocks. Therefore native threads run its transactions: a few readers and one writer, because
+SQLite has a single writer anyway. The busy timeout waits for writers of other processes. The
+PostgreSQL driver waits in ``select``, which gevent patches, so it needs no threads.
 
-A database that fails is not asked again by requests: they fail at once, until a trial beside them
-has succeeded.  Reading and writing have a breaker each, since a full disk can still be read.
+After a failure, requests fail at once until a trial in the background succeeds. Reads and writes
+have separate circuit breakers, because a full disk can still be read.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ BUSY_TIMEOUT_SECONDS = 30.0
 """Seconds to wait for other writers."""
 
 TRIAL_TIMEOUT_SECONDS = 5.0
-"""Seconds to wait for other writers when a worker starts, and in a trial."""
+"""Seconds to wait for other writers at startup and in a trial."""
 
 CHECK_TIMEOUT_SECONDS = 1.0
 """Seconds that ``GET /ready`` waits for the database."""
@@ -56,7 +56,7 @@ CHECK_TIMEOUT_SECONDS = 1.0
 DATABASE_ERRORS = (SQLAlchemyError, OSError, sqlite3.Error)
 
 MIGRATION_LOCK_ID = 0x666F7277
-"""The number of the advisory lock under which a PostgreSQL database is migrated."""
+"""The advisory lock under which a PostgreSQL database is migrated."""
 
 IMMEDIATE_OPTION = "forwarder_immediate"
 
@@ -66,16 +66,16 @@ VACUUM = "PRAGMA incremental_vacuum(20000)"
 
 
 class Database:
-    """A database whose tables are there; ``prepare`` makes them, and is repeated until it can.
+    """A database; ``prepare`` creates its tables and is retried until it succeeds.
 
-    ``recovery_callbacks`` are called when it can be read or written again, before any request may.
-    ``written_bytes`` counts the bytes that this process has stored since the last pruning.
-    ``has_settled`` says whether leases that have run out may be judged.
+    ``recovery_callbacks`` run when reads or writes work again, before any request uses them.
+    ``written_bytes`` counts the bytes that this process stored since the last pruning.
+    ``has_settled`` returns whether expired leases may be evaluated.
     """
 
     kind = ""
     trial_bytes = 1
-    """What a trial writes after a failure: on a full disk a few bytes may still find room."""
+    """Size of a trial write: on a full disk a few bytes may still fit."""
 
     def __init__(self) -> None:
         self.closed = threading.Event()
@@ -99,23 +99,23 @@ class Database:
         self._checked_at = float("-inf")
 
     def prepare(self) -> None:
-        """Make or migrate the tables; raises StoreUnavailable."""
+        """Create or migrate the tables. Raises StoreUnavailable."""
         with self._prepare_lock:
             if not self._is_prepared:
                 self._convert_errors(self._create_tables, self.read_breaker, self.write_breaker)
                 self._is_prepared = True
 
     def start(self) -> None:
-        """Prepare it, and find out whether it can be written; raises StoreUnavailable."""
+        """Prepare the database and check that it is writable. Raises StoreUnavailable."""
         self.prepare()
         self._run_trial(partial(self._try_write, self.trial_bytes), self.write_breaker)
 
     def read(self, work: DatabaseWork[T]) -> T:
-        """What a work gives that changes nothing."""
+        """Run ``work``, which must not write, and return its result. Raises StoreUnavailable."""
         return self._run_work(lambda: self._run_read(work), self.read_breaker)
 
     def write(self, work: DatabaseWork[T]) -> T:
-        """What a work gives that is one transaction; it is on disk when this returns."""
+        """Run ``work`` in one transaction, which is durable on return. Raises StoreUnavailable."""
         try:
             return self._run_work(lambda: self._run_write(work), self.write_breaker)
         except StoreUnavailable:
@@ -123,11 +123,13 @@ class Database:
             raise
 
     def write_without_timeout(self, work: DatabaseWork[T]) -> T:
-        """The same for a work that may take as long as a migration: it has no time limit."""
+        """Like `write`, without a statement timeout."""
         return self._run_work(lambda: self._run_write_without_timeout(work), self.write_breaker)
 
     def find_error(self, max_age: float) -> str | None:
-        """Why it cannot be used, as found out not more than so many seconds ago; None if it can."""
+        """Return the current error, or None; runs a check if the last one is older than ``max_age``
+        s.
+        """
         is_old = time.monotonic() - self._checked_at > max_age
         if is_old and not self._current_error() and not self._check_task.run(CHECK_TIMEOUT_SECONDS):
             return f"No answer within {CHECK_TIMEOUT_SECONDS:g} s."
@@ -147,7 +149,9 @@ class Database:
         try:
             return work()
         except DATABASE_ERRORS as error:
-            log.error("the store failed: %s", describe_error(error))
+            log.error(
+                "database error: %s", describe_error(error), extra={"event": "database_error"}
+            )
             self._trip_breakers(error, *breakers)
             raise StoreUnavailable from None
 
@@ -167,16 +171,18 @@ class Database:
         self._run_write_trial(partial(write_and_delete, size=size))
 
     def _run_trial(self, trial: Callable[[], object], breaker: BackendBreaker) -> None:
-        """Run a trial; whatever it fails with, the database does not work."""
+        """Run a trial; any database error opens the breaker."""
         try:
             trial()
         except DATABASE_ERRORS as error:
-            log.error("the store failed: %s", describe_error(error))
+            log.error(
+                "database error: %s", describe_error(error), extra={"event": "database_error"}
+            )
             breaker.trip(make_public_reason(error))
             raise StoreUnavailable from None
 
     def _prepare_again(self) -> None:
-        """Make tables that may be gone: somebody may have put another database in place."""
+        """Create the tables if they are missing: an operator may have replaced the database."""
         with self._prepare_lock:
             self._create_tables()
             self._is_prepared = True
@@ -192,23 +198,29 @@ class Database:
 
     def _log_read_state(self, error: str | None) -> None:
         if error is None:
-            log.warning("the store answers again")
+            log.warning("the database can be read again", extra={"event": "database_readable"})
             self._run_recovery_callbacks()
         else:
-            log.error("the store does not answer; requests that need it fail until it does")
+            log.error(
+                "the database cannot be read; requests that need it fail until it can",
+                extra={"event": "database_unreadable"},
+            )
 
     def _log_write_state(self, error: str | None) -> None:
         if error is None:
-            log.warning("the store can be written again")
+            log.warning("the database is writable again", extra={"event": "database_writable"})
             self._run_recovery_callbacks()
         else:
-            log.error("the store cannot be written; requests that need that fail until it can")
+            log.error(
+                "the database is not writable; requests that must write fail until it is",
+                extra={"event": "database_unwritable"},
+            )
 
     def _run_recovery_callbacks(self) -> None:
-        for call in self.recovery_callbacks:
-            call()
+        for callback in self.recovery_callbacks:
+            callback()
 
-    # -- what each kind of database does --------------------------------------------------------
+    # -- implemented by each database -----------------------------------------------------------
 
     def _create_tables(self) -> None:
         raise NotImplementedError
@@ -229,18 +241,18 @@ class Database:
         raise NotImplementedError
 
     def reclaim_space(self) -> None:
-        """Give back the room of what was deleted."""
+        """Return the space of deleted rows to the file system."""
 
     def erase_overwritten(self) -> None:
-        """Leave nothing of what was overwritten; a server sees to it by itself, in its time."""
+        """Remove overwritten data from the files; servers do so on their own."""
 
     def close(self) -> None:
-        """Let go of every connection; what is done for it now and then ends."""
+        """Close all connections and stop background tasks."""
         self.closed.set()
 
 
 class SqliteDatabase(Database):
-    """A file."""
+    """An SQLite file."""
 
     kind = "sqlite"
     trial_bytes = 2**16
@@ -271,29 +283,29 @@ class SqliteDatabase(Database):
         return self._write_batcher.run_in_batch(work)
 
     def _run_write_transaction(self, work: DatabaseWork[T]) -> T:
-        if self.write_breaker.is_open:  # it has failed while this work waited for its turn
+        if self.write_breaker.is_open:  # another write has failed while this one was queued
             raise StoreUnavailable
         return self._run_in_transaction(self._write_engine, work)
 
     def _run_in_transaction(self, engine: sa.Engine, work: DatabaseWork[T]) -> T:
-        """The work in one transaction, on a connection that nobody else uses."""
-        kept = self._idle_connections[engine]
+        """Run ``work`` in one transaction on an exclusive connection."""
+        idle = self._idle_connections[engine]
         try:
-            connection = kept.pop()
+            connection = idle.pop()
         except IndexError:
             connection = engine.connect()
         try:
             with connection.begin():
-                done = work(connection)
+                result = work(connection)
                 self.written_bytes += pop_written(connection)
         except DBAPIError:
             connection.close()
             raise
         except BaseException:
-            kept.append(connection)
+            idle.append(connection)
             raise
-        kept.append(connection)
-        return done
+        idle.append(connection)
+        return result
 
     def _create_tables(self) -> None:
         self._write_batcher.run_alone(self._create_file)
@@ -304,10 +316,12 @@ class SqliteDatabase(Database):
         with self._trial_read_engine.connect() as connection:
             plain: Any = connection.connection.driver_connection
             if plain.execute("PRAGMA page_count").fetchone() == (0,):
-                plain.execute("PRAGMA auto_vacuum=INCREMENTAL")  # elsewhere it has no effect
+                plain.execute(
+                    "PRAGMA auto_vacuum=INCREMENTAL"
+                )  # has an effect only in an empty file
             enable_wal(plain)
             with connection.begin():
-                if is_current(connection):  # and nobody else has to be waited for
+                if is_current(connection):  # checked without the write lock
                     return
         with self._trial_write_engine.begin() as connection:
             migrate(connection)
@@ -323,10 +337,10 @@ class SqliteDatabase(Database):
         )
 
     def _run_on_new_connection(self, engine: sa.Engine, work: DatabaseWork[T]) -> T:
-        """The work on a connection of its own: older ones may be of a file that is gone.
+        """Run ``work`` on a new connection: idle ones may refer to a file that was replaced.
 
-        After a failure those are closed.  SQLite opens a file that is read-only just for reading,
-        and as long as one such connection is there, no other of the process can write.
+        After a failure, idle connections are closed. SQLite opens a read-only file without write
+        access, and while such a connection exists, no other connection of the process can write.
         """
         if self._current_error():
             self._close_idle_connections()
@@ -334,26 +348,30 @@ class SqliteDatabase(Database):
             return work(connection)
 
     def reclaim_space(self) -> None:
-        """Give the pages that are free back to the file system."""
+        """Return free pages to the file system."""
 
         def vacuum() -> None:
             with self._read_engine.connect() as connection:
                 plain: Any = connection.connection.driver_connection
                 try:
-                    plain.executescript(VACUUM)  # execute() frees one page
+                    plain.executescript(VACUUM)  # execute() would free a single page
                 except plain.Error as error:
                     raise DBAPIError(VACUUM, None, error) from error
 
         self._convert_errors(lambda: self._write_batcher.run_alone(vacuum))
 
     def erase_overwritten(self) -> None:
-        """Leave nothing of what was overwritten or deleted in the log beside the file either."""
+        """Remove overwritten and deleted data from the write-ahead log too."""
 
         def checkpoint() -> None:
             with self._read_engine.connect() as connection:
                 [(busy, *_)] = CHECKPOINT.fetch_rows(connection, {})
             if busy:
-                log.warning("%s-wal is in use, and still has what was overwritten", self.path)
+                log.warning(
+                    "%s-wal is in use and still contains overwritten data",
+                    self.path,
+                    extra={"event": "wal_checkpoint_busy"},
+                )
 
         self._convert_errors(lambda: self._write_batcher.run_alone(checkpoint))
 
@@ -362,21 +380,21 @@ class SqliteDatabase(Database):
         self._close_idle_connections()
 
     def _close_idle_connections(self) -> None:
-        for kept in self._idle_connections.values():
+        for idle in self._idle_connections.values():
             with suppress(IndexError):
                 while True:
-                    kept.pop().close()
+                    idle.pop().close()
 
 
 class PostgresqlDatabase(Database):
-    """A server."""
+    """A PostgreSQL server."""
 
     kind = "postgresql"
 
     def __init__(self, url: sa.URL) -> None:
         super().__init__()
         from forwarder.storage.db import (
-            postgres_connection,  # who has none does not pay for the driver
+            postgres_connection,  # imported only if needed
         )
 
         self._operation_deadline = postgres_connection.operation_deadline
@@ -395,9 +413,9 @@ class PostgresqlDatabase(Database):
 
     def _run_write(self, work: DatabaseWork[T]) -> T:
         with self._operation_deadline(), self._engine.begin() as connection:
-            done = work(connection)
+            result = work(connection)
             self.written_bytes += pop_written(connection)
-            return done
+            return result
 
     def _run_write_without_timeout(self, work: DatabaseWork[T]) -> T:
         with self._engine.begin() as connection:
@@ -425,36 +443,36 @@ def migrate_under_lock(connection: sa.Connection) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Let the user of this process alone read a database's files, which are made if need be.
+    """Make a database's files readable only by this user; create the main file if it is missing.
 
-    SQLite gives the files that it makes beside one the same mode.
+    SQLite creates its other files with the same mode.
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE))
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
-        with suppress(OSError):  # there is none, or it is another user's
+        with suppress(OSError):  # missing, or owned by another user
             file = path.with_name(name)
             if file.stat().st_mode & 0o077:
                 file.chmod(FILE_MODE)
 
 
-def make_engine(path: Path, patience: float) -> sa.Engine:
-    """An engine whose connections wait so many seconds for other writers."""
-    # Connections go from thread to thread, but are in one at a time.
-    given = {"check_same_thread": False, "timeout": patience}
+def make_engine(path: Path, timeout: float) -> sa.Engine:
+    """Return an engine whose connections wait ``timeout`` seconds for other writers."""
+    # A connection moves between threads, but only one uses it at a time.
+    connect_args = {"check_same_thread": False, "timeout": timeout}
     url = sa.URL.create("sqlite", database=str(path))
-    engine = sa.create_engine(url, poolclass=NullPool, connect_args=given)
+    engine = sa.create_engine(url, poolclass=NullPool, connect_args=connect_args)
     sa.event.listen(engine, "connect", configure_connection)
     sa.event.listen(engine, "begin", begin_transaction)
     return engine
 
 
 def configure_connection(connection: Any, record: object) -> None:
-    connection.isolation_level = None  # transactions are begun by _begin
+    connection.isolation_level = None  # begin_transaction starts transactions
     connection.execute("PRAGMA foreign_keys=ON")
-    # What is deleted or sealed anew is gone from the file, whichever way SQLite was built.
+    # Overwrite deleted content with zeros, regardless of SQLite's build options.
     connection.execute("PRAGMA secure_delete=ON")
-    # In WAL mode a commit survives the death of every process; the machine's own may cost the last.
+    # In WAL mode commits survive a process crash; a power failure may lose the latest ones.
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
@@ -464,7 +482,7 @@ def begin_transaction(connection: sa.Connection) -> None:
 
 
 def enable_wal(connection: Any) -> None:
-    """The change of mode does not wait for others that are about it too; so that is done here."""
+    """Switch to WAL mode. SQLite does not wait for concurrent switches, so this retries."""
     deadline = time.monotonic() + TRIAL_TIMEOUT_SECONDS
     while True:
         try:
@@ -481,24 +499,26 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 
 def write_and_delete(connection: sa.Connection, size: int) -> None:
-    """Write so many bytes, and delete them again."""
+    """Insert a row of ``size`` bytes and delete it."""
     name = f"trial {generate_id('t')}".ljust(size, ".")
     connection.execute(sa.insert(scheduled_jobs).values(name=name, due=0.0))
     connection.execute(sa.delete(scheduled_jobs).where(scheduled_jobs.c.name == name))
 
 
 CONFLICT_CODES = ("40", "55P03")
-"""PostgreSQL's codes for a transaction that was in the way of another one."""
+"""PostgreSQL error codes of conflicts between transactions."""
 
 READ_ONLY_CODE = "25006"
-"""PostgreSQL's code when it cannot be written, such as a replica."""
+"""PostgreSQL error code of a read-only server, such as a replica."""
 
 
 def is_outage(error: BaseException) -> bool:
-    """Does the database not work, rather than refuse this one statement?"""
+    """Whether an error means that the database is unavailable, rather than that a statement
+    failed.
+    """
     cause = error.orig if isinstance(error, DBAPIError) else error
     if type(cause).__name__ == "ProgramLimitExceeded" or "too many SQL variables" in str(cause):
-        return False  # one statement was too large
+        return False  # the statement was too large
     if isinstance(cause, (OSError, PoolTimeout)) or type(cause) is sqlite3.DatabaseError:
         return True
     code = getattr(cause, "sqlstate", None) or ""
@@ -508,7 +528,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def make_public_reason(error: BaseException) -> str:
-    """What anybody may read: no path, no address and no name of a user."""
+    """Describe an error without paths, addresses or user names."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(cause, OSError):
         return cause.strerror or type(cause).__name__
@@ -516,6 +536,6 @@ def make_public_reason(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """What the driver says; the statement and its values are nobody's business."""
+    """Describe an error for the log, without the statement and its values."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return f"{type(cause).__name__}: {cause}"

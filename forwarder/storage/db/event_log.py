@@ -1,7 +1,7 @@
-"""Event logs as the store keeps them: runs of deltas that differ in nothing else are one record.
+"""Encoding of event logs: consecutive deltas that differ in nothing else share one record.
 
-A record is an event, or ``[event, deltas]``: the first of a run without its delta, and all deltas.
-The terminal event is kept without its response, which the store has anyway.
+A record is an event, or ``[event, deltas]``: the first event of a run without its delta, and all
+deltas. The response of the terminal event is left out, because the response row contains it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from forwarder.storage.db.compression import pack_json, unpack_json
 
 
 class EventLogChunk(NamedTuple):
-    """Some events that follow each other, and the numbers of the first and the last."""
+    """Encoded consecutive events, and the sequence numbers of the first and the last."""
 
     first: int
     last: int
@@ -24,22 +24,22 @@ class EventLogChunk(NamedTuple):
 
 
 MAX_SEQUENCE_NUMBER = 2**53
-"""A number up to which all who read JSON can count."""
+"""The largest integer that all JSON parsers represent exactly."""
 
 
 class InvalidSequenceNumber(ValueError):
-    """An event has no sequence number, or none that is greater than those before it."""
+    """An event has no sequence number, or one that is not greater than those before it."""
 
 
 def pack_events(events: Batch) -> EventLogChunk:
-    """Events, in their order; at least one.  Raises NotNumbered."""
+    """Encode one or more events, in order. Raises InvalidSequenceNumber."""
     packer = EventLogPacker()
     packer.add_events(events)
     return packer.pop_chunk()
 
 
 def unpack_events(data: bytes, response: Json) -> Iterator[Event]:
-    """The events again; ``response`` is that of the terminal one."""
+    """Decode events; ``response`` is inserted into the terminal event."""
     for record in unpack_json(data):
         if type(record) is list:
             yield from expand_run(*record)
@@ -50,12 +50,14 @@ def unpack_events(data: bytes, response: Json) -> Iterator[Event]:
 
 
 VARYING_FIELDS = frozenset({"delta", "sequence_number"})
-"""What each event of a run has of its own."""
+"""Fields that differ between the events of a run."""
 
 
 class DeltaRun(NamedTuple):
-    """The run that goes on: how many keys its events have, the number of the next, what they have
-    in common and how to get it, and the deltas.  Of none there is the least number of the next.
+    """The current run of deltas; without a run, ``width`` is 0.
+
+    ``width`` is the number of keys of its events, ``next_number`` the next sequence number (without
+    a run: the smallest one allowed). ``read_shared`` returns the shared values of an event.
     """
 
     width: int
@@ -66,9 +68,9 @@ class DeltaRun(NamedTuple):
 
 
 class EventLogPacker:
-    """Packs events as they come: to keep hundreds of them costs more than to look at each.
+    """Encodes events incrementally, because buffering hundreds of events would take longer.
 
-    ``pending_count`` is how many no piece has yet.
+    ``pending_count`` is the number of events that are not in a chunk yet.
     """
 
     def __init__(self) -> None:
@@ -78,31 +80,33 @@ class EventLogPacker:
         self._run = make_empty_run(0)
 
     def add_events(self, events: Batch) -> None:
-        """The events that follow; at least one.  Raises NotNumbered, and is of no use then."""
-        width, follows, shared, values, deltas = self._run
+        """Add one or more events. After InvalidSequenceNumber the packer cannot be used any
+        more.
+        """
+        width, next_number, shared, values, deltas = self._run
         for event in events:
-            # Nearly all events of a log pass here: those with as many keys, among them those of
-            # the run, and with its values.  Its record is there already, and grows.
+            # Fast path for nearly all events: same keys and shared values as the current run, so
+            # only the delta is appended to its record.
             try:
                 if (
                     len(event) == width
-                    and event["sequence_number"] == follows
+                    and event["sequence_number"] == next_number
                     and shared(event) == values
                 ):
                     deltas.append(event["delta"])
-                    follows += 1
+                    next_number += 1
                     continue
             except KeyError:
                 pass
-            width, follows, shared, values, deltas = self._start_run(event, follows)
-        self._run = DeltaRun(width, follows, shared, values, deltas)
+            width, next_number, shared, values, deltas = self._start_run(event, next_number)
+        self._run = DeltaRun(width, next_number, shared, values, deltas)
         if not self.pending_count:
             self._first = events[0]["sequence_number"]
         self._last = events[-1]["sequence_number"]
         self.pending_count += len(events)
 
     def _start_run(self, event: Event, least: int) -> DeltaRun:
-        """Begin a record, and the run that may follow."""
+        """Append a record for an event, and return the run that it starts."""
         number = event.get("sequence_number")
         if type(number) is not int or not least <= number <= MAX_SEQUENCE_NUMBER:
             raise InvalidSequenceNumber
@@ -116,14 +120,14 @@ class EventLogPacker:
         return DeltaRun(len(event), number + 1, shared, shared(event), deltas)
 
     def pop_chunk(self) -> EventLogChunk:
-        """Those that no piece has yet; at least one."""
-        made = EventLogChunk(self._first, self._last, pack_json(self._records))
+        """Return the pending events as a chunk; there must be at least one."""
+        chunk = EventLogChunk(self._first, self._last, pack_json(self._records))
         self.pending_count, self._records, self._run = 0, [], make_empty_run(self._run.next_number)
-        return made
+        return chunk
 
 
 def make_shared_reader(event: Event) -> Callable[[Event], Any]:
-    """What the events of a run have in common."""
+    """Return a function that reads the fields that are equal in all events of a run."""
     keys = sorted(event.keys() - VARYING_FIELDS)
     return itemgetter(*keys) if keys else read_nothing
 
@@ -132,8 +136,8 @@ def read_nothing(event: Event) -> None:
     return None
 
 
-def make_empty_run(follows: int) -> DeltaRun:
-    return DeltaRun(0, follows, read_nothing, None, [])
+def make_empty_run(next_number: int) -> DeltaRun:
+    return DeltaRun(0, next_number, read_nothing, None, [])
 
 
 def expand_run(first: Event, deltas: list[str]) -> Iterator[Event]:

@@ -1,4 +1,4 @@
-"""Sealed values of the store, sealed anew: after that the old secrets are of no use there."""
+"""Re-encrypt stored values under the current secret, so that old secrets can be discarded."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from forwarder.storage.db.tables import (
 )
 
 Reencrypt = Callable[[str], str | None]
-"""The same value under the first secret; ``None`` for what cannot be opened."""
+"""Returns the value encrypted under the first secret; ``None`` if it cannot be decrypted."""
 
 MAX_REWRITTEN_ROWS = 100
-"""Rows that are rewritten in one transaction: others want to write too."""
+"""Rows per transaction, so that other writers can interleave."""
 
 
 class EncryptedColumns(NamedTuple):
-    """Columns in which sealed values may stand; ``decode`` gives what a cell holds, ``encode`` its
-    bytes again.
+    """Columns that may contain encrypted values, with the functions that decode and encode a
+    cell.
     """
 
     table: sa.Table
@@ -40,17 +40,19 @@ class EncryptedColumns(NamedTuple):
 
 ENCRYPTED_COLUMNS = (
     EncryptedColumns(responses, ("input", "body", "log")),
-    EncryptedColumns(responses, ("request",), str, str),  # a seal and nothing else
+    EncryptedColumns(responses, ("request",), str, str),  # only an encrypted value
     EncryptedColumns(events, ("data",)),
     EncryptedColumns(conversation_items, ("data",)),
     EncryptedColumns(completions, ("messages", "body")),
-    EncryptedColumns(reasoning, ("data",), bytes.decode, str.encode),  # a seal and nothing else
+    EncryptedColumns(reasoning, ("data",), bytes.decode, str.encode),  # only an encrypted value
 )
-"""Where values stand that were sealed for clients, among others."""
+"""All columns that may contain values encrypted for clients."""
 
 
 class RotationReport(NamedTuple):
-    """How many rows were sealed anew, and how many keys of models could not be opened."""
+    """Number of re-encrypted model keys and rows, and the models whose key could not be
+    decrypted.
+    """
 
     models: int
     rows: int
@@ -58,30 +60,30 @@ class RotationReport(NamedTuple):
 
 
 def rotate_keys(database: Database, of_models: Reencrypt, of_clients: Reencrypt) -> RotationReport:
-    """Seal everything anew; what cannot be opened stays as it is."""
-    done, lost = database.write(partial(rotate_model_keys, renew=of_models))
+    """Re-encrypt all stored values. Values that cannot be decrypted stay unchanged."""
+    model_count, lost = database.write(partial(rotate_model_keys, renew=of_models))
     rows = sum(rotate_table(database, place, of_clients) for place in ENCRYPTED_COLUMNS)
     database.erase_overwritten()
-    return RotationReport(done, rows, lost)
+    return RotationReport(model_count, rows, lost)
 
 
 def rotate_model_keys(connection: sa.Connection, renew: Reencrypt) -> tuple[int, list[str]]:
-    found = connection.execute(
+    rows = connection.execute(
         sa.select(models.c.name, models.c.sealed).where(models.c.sealed.is_not(None))
     ).all()
-    fresh = {name: renew(sealed) for name, sealed in found}
-    for name, before in found:
-        sealed = fresh[name]
+    renewed = {name: renew(sealed) for name, sealed in rows}
+    for name, before in rows:
+        sealed = renewed[name]
         if sealed is not None:
-            # One that is registered anew meanwhile has another key.
+            # A model that was registered again meanwhile keeps its new key.
             same = sa.and_(models.c.name == name, models.c.sealed == before)
             connection.execute(sa.update(models).where(same).values(sealed=sealed))
-    lost = [name for name, sealed in fresh.items() if sealed is None]
-    return len(fresh) - len(lost), lost
+    lost = [name for name, sealed in renewed.items() if sealed is None]
+    return len(renewed) - len(lost), lost
 
 
 def rotate_table(database: Database, place: EncryptedColumns, renew: Reencrypt) -> int:
-    """How many rows of one table were changed."""
+    """Re-encrypt one table. Returns the number of changed rows."""
     primary = sa.select(*place.table.primary_key)
     keys = list(database.read(lambda c: c.execute(primary).all()))
     batches = [keys[i : i + MAX_REWRITTEN_ROWS] for i in range(0, len(keys), MAX_REWRITTEN_ROWS)]
@@ -98,11 +100,11 @@ def rotate_batch(
     for key in keys:
         pairs = zip(table.primary_key, key, strict=True)
         mine = sa.and_(*(column == value for column, value in pairs))
-        wanted = sa.select(*(table.c[name] for name in place.columns)).where(mine)
-        row = connection.execute(wanted.with_for_update()).first()
-        fresh = dict(find_changes(place, row, renew)) if row else {}
-        if fresh:
-            connection.execute(sa.update(table).where(mine).values(fresh))
+        query = sa.select(*(table.c[name] for name in place.columns)).where(mine)
+        row = connection.execute(query.with_for_update()).first()
+        renewed = dict(find_changes(place, row, renew)) if row else {}
+        if renewed:
+            connection.execute(sa.update(table).where(mine).values(renewed))
             changed += 1
     return changed
 
@@ -113,18 +115,22 @@ def find_changes(
     cells = zip(place.columns, row, strict=True)
     for name, data in ((name, data) for name, data in cells if data is not None):
         value = place.decode(data)
-        fresh = reencrypt_value(value, renew)
-        if fresh is not value:
-            yield name, place.encode(fresh)
+        renewed = reencrypt_value(value, renew)
+        if renewed is not value:
+            yield name, place.encode(renewed)
 
 
 def reencrypt_value(value: Any, renew: Reencrypt) -> Any:
-    """A JSON value with what is sealed in it sealed anew; the very same where nothing is."""
+    """Re-encrypt all encrypted strings in a JSON value. Returns the same object if there are
+    none.
+    """
     if isinstance(value, str):
         return (renew(value) or value) if value.startswith(SEAL_PREFIXES) else value
     if isinstance(value, dict):
-        fresh = {name: reencrypt_value(inner, renew) for name, inner in value.items()}
-        return fresh if any(fresh[name] is not inner for name, inner in value.items()) else value
+        renewed = {name: reencrypt_value(inner, renew) for name, inner in value.items()}
+        return (
+            renewed if any(renewed[name] is not inner for name, inner in value.items()) else value
+        )
     if isinstance(value, list):
         listed = [reencrypt_value(inner, renew) for inner in value]
         pairs = zip(listed, value, strict=True)

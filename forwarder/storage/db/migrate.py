@@ -1,4 +1,4 @@
-"""Brings a database to the tables that this code knows, once, however many workers start."""
+"""Migrate a database to the tables of this version; safe if several workers start at once."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from pathlib import Path
 import sqlalchemy as sa
 
 LATEST_VERSION = "0008"
-"""The last step; their names sort."""
+"""The latest migration; names sort in order."""
 
 MIGRATIONS_PATH = Path(__file__).parent / "migrations"
 
 
 def read_version(connection: sa.Connection) -> str | None:
-    """The last step that a database has taken."""
+    """Return the latest migration that was applied to the database."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
-    found = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-    return None if found is None else str(found)
+    version = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return None if version is None else str(version)
 
 
 def is_current(connection: sa.Connection) -> bool:
-    """Has a database taken every step that this code knows, or more?"""
-    found = read_version(connection)
-    return found is not None and found >= LATEST_VERSION
+    """Whether all known migrations, or newer ones, were applied."""
+    version = read_version(connection)
+    return version is not None and version >= LATEST_VERSION
 
 
 def migrate(connection: sa.Connection) -> None:
-    """Take the steps that are missing, in the connection's transaction.
+    """Apply the missing migrations in the connection's transaction.
 
-    A database of newer code is left as it is: while a deploy goes on, old workers meet it.
+    A database of a newer version is left unchanged, because old workers see it during a deploy.
     """
     if is_current(connection):
         return
-    from alembic import command  # most starts have nothing to do, and need none of it
+    from alembic import command  # a slow import that most starts do not need
     from alembic.config import Config
 
     config = Config(attributes={"connection": connection})

@@ -1,4 +1,4 @@
-"""Registered models."""
+"""Rows of registered models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GENERATION_NAME = "models"
 
 
 class ModelRow(NamedTuple):
-    """A model as it is stored; ``sealed`` is ``None`` where nothing of it is secret."""
+    """A model row; ``sealed`` is ``None`` if the model has no credentials."""
 
     name: str
     version: str
@@ -28,7 +28,7 @@ _COLUMNS = [models.c[name] for name in ModelRow._fields]
 
 
 def list_models(connection: sa.Connection) -> list[ModelRow]:
-    """All of them, by name."""
+    """Return all models by name."""
     rows = connection.execute(sa.select(*_COLUMNS).order_by(models.c.name))
     return [to_model_row(*row) for row in rows]
 
@@ -40,10 +40,8 @@ def to_model_row(
 
 
 def put(connection: sa.Connection, row: ModelRow) -> None:
-    """Store a model, in place of one of its name, which it is as old as."""
-    increment_generation(
-        connection
-    )  # first, so that of two who put at once one waits for the other
+    """Store a model, replacing one with the same name but keeping its creation time."""
+    increment_generation(connection)  # first, so that concurrent writers wait for each other
     values = {**row._asdict(), "told": pack_json(row.told)}
     created = connection.scalar(sa.select(models.c.created).where(models.c.name == row.name))
     if created is not None:
@@ -53,7 +51,7 @@ def put(connection: sa.Connection, row: ModelRow) -> None:
 
 
 def remove(connection: sa.Connection, name: str) -> bool:
-    """Remove a model; False when there is none."""
+    """Delete a model. False if it does not exist."""
     removed = delete_row(connection, name)
     if removed:
         increment_generation(connection)
@@ -61,7 +59,7 @@ def remove(connection: sa.Connection, name: str) -> bool:
 
 
 def read_generation(connection: sa.Connection) -> int:
-    """How often a model was put or removed."""
+    """Return the number of changes to models."""
     number = sa.select(generations.c.number).where(generations.c.name == GENERATION_NAME)
     return connection.scalar(number) or 0
 

@@ -1,4 +1,4 @@
-"""Which database, by its URL, and the secret that is kept beside it."""
+"""Open the database of a URL, and load the secret stored next to it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ NO_DATABASE = "none"
 DEFAULT_URL = "sqlite:///forwarder.db"
 
 BASE_PATH = Path()
-"""What relative paths are relative to: the working directory."""
+"""Base of relative paths: the working directory."""
 
 KEY_FILE_MODE = 0o600
 
 
 def open_database(url: str) -> Database | None:
-    """The database of a URL, with its tables; ``None`` when nothing is to be remembered.
+    """Open the database of a URL; ``None`` if storage is disabled.
 
-    One that cannot be used now (full, read-only, locked, not there) is tried again beside the
-    requests until it can.  The default file is an exception: where none can be created and the
-    operator did not ask for one, nothing is remembered.
+    A database that is not usable yet (full, read-only, locked, missing) is retried in the
+    background. The default file is an exception: if it cannot be created, storage is disabled.
     """
     if url == NO_DATABASE:
         return None
@@ -38,71 +37,87 @@ def open_database(url: str) -> Database | None:
     path = BASE_PATH / (parsed.database or "")
     database = SqliteDatabase(path) if parsed.drivername == "sqlite" else PostgresqlDatabase(parsed)
     if url == DEFAULT_URL and not is_path_usable(path):
-        log.warning("nothing is remembered: no database can be made at '%s'", path)
+        log.warning(
+            "storage is disabled: cannot create a database at '%s'",
+            path,
+            extra={"event": "storage_disabled"},
+        )
         return None
     try:
         database.start()
     except StoreUnavailable:
-        log.warning("the store cannot be used yet; what needs it fails until it can")
+        log.warning(
+            "the database is not usable yet; requests that need it fail until it is",
+            extra={"event": "database_unavailable"},
+        )
     return database
 
 
 def is_path_usable(path: Path) -> bool:
-    """Is there a database file, or a directory in which one may be created?"""
+    """Whether the database file exists, or can be created in its directory."""
     return path.exists() or (path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK))
 
 
 def load_secrets(database: Database | None, new_secret: str | None = None) -> tuple[str, ...]:
-    """The secret beside a SQLite file; nothing where none can be read or written.
+    """Return the secret stored next to a SQLite file; empty if it can be neither read nor written.
 
-    Where there is none yet, ``new_secret`` becomes it, or a new one.  To be used where the operator
-    has set none.
+    If there is none yet, ``new_secret`` or a random one is stored. Used if the operator has not
+    configured a secret.
     """
     if isinstance(database, SqliteDatabase):
         path = database.path.with_name(f"{database.path.name}.key")
         try:
             secret = load_secret_file(path, new_secret or secrets.token_urlsafe(32))
         except OSError as error:
-            log.warning("no secret can be kept at '%s' (%s)", path, error.strerror or error)
+            log.warning(
+                "cannot store a secret at '%s': %s",
+                path,
+                error.strerror or error,
+                extra={"event": "secret_not_stored"},
+            )
         else:
             return (secret,)
     elif database is not None:
         log.warning(
-            "FORWARDER_SECRET_KEY is not set, and a PostgreSQL database keeps no secret: "
-            "what this process seals nobody else can open.  Set it where workers or machines share."
+            "FORWARDER_SECRET_KEY is not set, and no secret is stored with a PostgreSQL database: "
+            "other workers and machines cannot decrypt values of this process. Set it for all.",
+            extra={"event": "secret_missing"},
         )
     return ()
 
 
 def load_secret_file(path: Path, new_secret: str) -> str:
-    """The secret of a file; one that is empty, or not there, gets ``new_secret``."""
+    """Return the secret of a file; write ``new_secret`` if the file is empty or missing."""
     with suppress(FileNotFoundError), path.open() as file:
         check_key_file(file.fileno(), path)
-        if there := file.read().strip():
-            return there
+        if secret := file.read().strip():
+            return secret
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, KEY_FILE_MODE), "r+") as file:
         check_key_file(file.fileno(), path)
-        fcntl.flock(file, fcntl.LOCK_EX)  # another process may be about to write its own
-        if there := file.read().strip():
-            return there
+        fcntl.flock(file, fcntl.LOCK_EX)  # another process may be writing its own secret
+        if secret := file.read().strip():
+            return secret
         try:
             file.write(new_secret + "\n")
             file.flush()
         except OSError:
-            os.ftruncate(file.fileno(), 0)  # half a secret on a full disk would be another one
+            os.ftruncate(
+                file.fileno(), 0
+            )  # on a full disk, a truncated secret would be a different one
             raise
     log.warning(
-        "FORWARDER_SECRET_KEY is not set: a secret was made up and is kept in '%s'.  "
-        "Other machines that serve the same clients must have the same.",
+        "FORWARDER_SECRET_KEY is not set: a random secret was stored in '%s'. "
+        "Other machines that serve the same clients need the same secret.",
         path,
+        extra={"event": "secret_created"},
     )
     return new_secret
 
 
 def check_key_file(file: int, path: Path) -> None:
-    """Let the user of this process alone read the file; raises OSError if others may have made it.
+    """Make the file readable only by this user.
 
-    Whoever can write it chooses the secret.
+    Raises OSError if other users may have written it: a user who can write it controls the secret.
     """
     status = os.fstat(file)
     if status.st_uid not in (os.geteuid(), 0):
@@ -111,6 +126,10 @@ def check_key_file(file: int, path: Path) -> None:
         return
     with suppress(OSError):
         os.fchmod(file, KEY_FILE_MODE)
-        log.warning("other users could read the secret in '%s'; now they cannot", path)
+        log.warning(
+            "the secret in '%s' was readable by other users; this was corrected",
+            path,
+            extra={"event": "secret_file_mode_fixed"},
+        )
     if os.fstat(file).st_mode & 0o022:
         raise OSError("other users can write the file")

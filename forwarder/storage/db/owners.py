@@ -1,4 +1,4 @@
-"""Owners of stored things: the keys that they are derived with, and how things change owners."""
+"""Rows of owner keys, and the transfer of data between owners."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ FIND_ANY_ROW = Statement(
 
 
 def list_keys(connection: sa.Connection) -> list[tuple[str, str]]:
-    """The owner keys as (name, sealed), the oldest first."""
-    found = sa.select(owner_keys.c.name, owner_keys.c.sealed)
-    rows = connection.execute(found.order_by(owner_keys.c.created, owner_keys.c.name))
+    """Return the owner keys as (name, encrypted key), oldest first."""
+    query = sa.select(owner_keys.c.name, owner_keys.c.sealed)
+    rows = connection.execute(query.order_by(owner_keys.c.created, owner_keys.c.name))
     return [(name, sealed) for name, sealed in rows]
 
 
@@ -44,17 +44,17 @@ def add_key(connection: sa.Connection, sealed: str) -> None:
 
 
 def replace_key(connection: sa.Connection, name: str, sealed: str) -> None:
-    """Store the same owner key under another seal."""
+    """Replace the encrypted form of an owner key."""
     connection.execute(sa.update(owner_keys).where(owner_keys.c.name == name).values(sealed=sealed))
 
 
 def has_rows(connection: sa.Connection, owner: str) -> bool:
-    """Does an owner have responses, conversations or completions?"""
+    """Whether an owner has responses, conversations or completions."""
     return bool(FIND_ANY_ROW.fetch_rows(connection, {"owner": owner}))
 
 
 def list_owners(connection: sa.Connection) -> set[str]:
-    """Everybody who has any."""
+    """Return all owners with responses, conversations or completions."""
     tables = responses, conversations, completions
     return {
         owner
@@ -64,27 +64,30 @@ def list_owners(connection: sa.Connection) -> set[str]:
 
 
 def has_running_turn(connection: sa.Connection, owner: str) -> bool:
-    """Does a turn go on in any of an owner's conversations?"""
-    held = conversations.c.lease.is_not(None) & (conversations.c.lease >= NOW)
-    found = sa.select(conversations.c.id).where(conversations.c.owner == owner, held)
-    return connection.execute(found.limit(1)).first() is not None
+    """Whether a turn is running in one of the owner's conversations."""
+    is_locked = conversations.c.lease.is_not(None) & (conversations.c.lease >= NOW)
+    query = sa.select(conversations.c.id).where(conversations.c.owner == owner, is_locked)
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def move_owner(connection: sa.Connection, before: str, now: str) -> bool:
-    """Give everything that one owner has to another; False when conversations had to stay.
+    """Move all data of owner ``before`` to owner ``now``. False if conversations had to stay.
 
-    They stay while a turn goes on in one of them: it would not find it any more.  Of two things
-    with the same id, that of ``now`` stays.  Remembered reasoning is not moved.
+    Conversations stay while a turn is running in one of them, because it could not find its
+    conversation any more. If both owners have a row with the same id, the row of ``now`` is kept.
+    Cached reasoning is not moved.
     """
     take_transaction_lock(connection, now)
     must_stay = has_running_turn(connection, before)
     for group in (RESPONSE_TABLES, (completions,), () if must_stay else CONVERSATION_TABLES):
         for table in group:
-            if table not in (events, conversation_items):  # which go with what they belong to
+            if table not in (events, conversation_items):  # moved together with their parent rows
                 other = table.alias()
-                there = sa.select(other.c.id).where(other.c.owner == now)
-                twice = sa.delete(table).where(table.c.owner == before, table.c.id.in_(there))
-                connection.execute(twice)
+                existing_ids = sa.select(other.c.id).where(other.c.owner == now)
+                delete_duplicates = sa.delete(table).where(
+                    table.c.owner == before, table.c.id.in_(existing_ids)
+                )
+                connection.execute(delete_duplicates)
         updates = [sa.update(t).where(t.c.owner == before).values(owner=now) for t in group]
         if updates and connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")  # until the commit
@@ -97,7 +100,7 @@ def move_owner(connection: sa.Connection, before: str, now: str) -> bool:
 
 
 def take_transaction_lock(connection: sa.Connection, name: str) -> None:
-    """Let no other transaction have the lock of this name; SQLite has one writer anyway."""
+    """Take the named lock until the transaction ends; SQLite needs none, with its single writer."""
     if connection.dialect.name != "sqlite":
         connection.execute(
             sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0)))

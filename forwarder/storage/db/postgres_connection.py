@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL that wait for a silent server only so long.
+"""PostgreSQL connections with a client-side deadline.
 
-``statement_timeout`` is the server's, and TCP's time-outs are for a machine that is gone: neither
-ends the wait for a server process that hangs while its kernel still acknowledges every packet.
-Hence the client has a deadline too, for everything that it waits for in one operation.
+``statement_timeout`` is enforced by the server, and TCP timeouts detect a lost machine. Neither
+ends the wait for a server process that hangs while its kernel still acknowledges packets. Therefore
+the client has a deadline for each operation.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from psycopg.errors import _WaitTimeout
 
 CONNECT_TIMEOUT_SECONDS = 5
 STATEMENT_TIMEOUT_SECONDS = 10
-"""Seconds after which the server ends a statement."""
+"""Seconds after which the server cancels a statement."""
 
 OPERATION_TIMEOUT_SECONDS = 12.0
-"""Seconds for everything in one operation: it may wait for several statements."""
+"""Seconds for one operation, which may consist of several statements."""
 
 TCP_PARAMETERS = {
     "keepalives": "1",
@@ -31,11 +31,11 @@ TCP_PARAMETERS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
-"""libpq's parameters, by which a machine that is gone is noticed within half a minute."""
+"""libpq parameters that detect a lost machine within half a minute."""
 
 
 class CurrentOperation(threading.local):
-    """Until when the operation of this greenlet, or thread, may wait."""
+    """The deadline of the current greenlet's or thread's operation."""
 
     deadline: float | None = None
 
@@ -45,7 +45,7 @@ _current_operation = CurrentOperation()
 
 @contextmanager
 def operation_deadline(seconds: float = OPERATION_TIMEOUT_SECONDS) -> Iterator[None]:
-    """Let everything inside wait for the server no longer than so many seconds."""
+    """Limit all waits for the server inside this context to ``seconds`` in total."""
     before, _current_operation.deadline = _current_operation.deadline, time.monotonic() + seconds
     try:
         yield
@@ -54,28 +54,28 @@ def operation_deadline(seconds: float = OPERATION_TIMEOUT_SECONDS) -> Iterator[N
 
 
 class DeadlineConnection(psycopg.Connection[Any]):
-    """A connection that is closed when the server has said nothing until the deadline."""
+    """A connection that is closed if the server does not respond before the deadline."""
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """What psycopg's own does; raises OperationalError at the deadline."""
+        """Like psycopg's own method; raises OperationalError at the deadline."""
         deadline = _current_operation.deadline
         if timeout is not None or deadline is None:
             return super().wait(gen, interval, timeout)
         try:
             return super().wait(gen, interval, max(0.0, deadline - time.monotonic()))
         except _WaitTimeout:
-            self.pgconn.finish()  # what it says later belongs to no statement any more
-            raise psycopg.OperationalError("the server does not answer") from None
+            self.pgconn.finish()  # a late response would be taken for that of the next statement
+            raise psycopg.OperationalError("the server does not respond") from None
 
 
 def connect_with_deadlines(engine: sa.Engine) -> None:
-    """Let an engine make such connections, whose server has a time-out for statements too."""
+    """Let an engine use these connections, with a statement timeout on the server."""
 
     @sa.event.listens_for(engine, "do_connect")
-    def connect(dialect: Any, record: Any, given: list[Any], parameters: dict[str, Any]) -> Any:
+    def connect(dialect: Any, record: Any, args: list[Any], parameters: dict[str, Any]) -> Any:
         defaults = {"connect_timeout": CONNECT_TIMEOUT_SECONDS, **TCP_PARAMETERS}
-        connection = DeadlineConnection.connect(*given, **{**defaults, **parameters})
-        if "statement_timeout" not in str(parameters.get("options")):  # the operator's own
+        connection = DeadlineConnection.connect(*args, **{**defaults, **parameters})
+        if "statement_timeout" not in str(parameters.get("options")):  # set by the operator
             connection.execute(f"SET statement_timeout = {STATEMENT_TIMEOUT_SECONDS * 1000}")
             connection.commit()
         return connection

@@ -1,4 +1,4 @@
-"""Reasoning that is kept for clients that cannot carry it: opaque bytes, by whose and where."""
+"""Rows of cached reasoning: opaque bytes by owner and name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forwarder.storage.db.statements import Statement, make_upsert
 from forwarder.storage.db.tables import reasoning
 
 MAX_TOUCHED_ROWS = 500
-"""How many are touched by one statement."""
+"""Maximum number of rows that one statement updates."""
 
 UPSERT_REASONING = make_upsert(reasoning)
 
@@ -29,7 +29,7 @@ FIND_IN_POSTGRES = Statement(
 
 
 class StoredReasoning(NamedTuple):
-    """What was kept, and when it was last used, in Unix seconds."""
+    """A cached value, and its last use in Unix seconds."""
 
     data: bytes
     used: float
@@ -40,14 +40,14 @@ def match_reasoning(owner: str, names: Iterable[str]) -> sa.ColumnElement[bool]:
 
 
 def split_sorted(names: Iterable[str]) -> Iterable[list[str]]:
-    ordered = sorted(names)  # two that write the same ones meet in the same order
+    ordered = sorted(names)  # a fixed order prevents deadlocks between concurrent writers
     return (ordered[i : i + MAX_TOUCHED_ROWS] for i in range(0, len(ordered), MAX_TOUCHED_ROWS))
 
 
 def find(
     connection: sa.Connection, owner: str, names: Iterable[str], since: float
 ) -> dict[str, StoredReasoning]:
-    """Those that are there, by their names, unless they were last used before ``since``."""
+    """Return existing rows by name, unless they were last used before ``since``."""
     values: dict[str, Any] = {"owner": owner, "names": list(names), "since": since}
     if connection.dialect.name == "sqlite":
         rows = FIND_IN_SQLITE.fetch_rows(
@@ -58,19 +58,19 @@ def find(
     return {name: StoredReasoning(bytes(data), used) for name, data, used in rows}
 
 
-def add(connection: sa.Connection, owner: str, given: Mapping[str, bytes]) -> None:
-    """Keep values, in place of those with their names."""
+def add(connection: sa.Connection, owner: str, values: Mapping[str, bytes]) -> None:
+    """Store values, replacing rows with the same names."""
     now = time.time()
     rows = [
-        {"owner": owner, "id": name, "used": now, "size": len(given[name]), "data": given[name]}
-        for name in sorted(given)
+        {"owner": owner, "id": name, "used": now, "size": len(values[name]), "data": values[name]}
+        for name in sorted(values)
     ]
-    count_written(connection, sum(map(len, given.values())))
+    count_written(connection, sum(map(len, values.values())))
     UPSERT_REASONING.run(connection, *rows)
 
 
 def touch(connection: sa.Connection, owner: str, names: Iterable[str]) -> None:
-    """Note that some are in use, which keeps them."""
+    """Update the last use of rows, which protects them from pruning."""
     for part in split_sorted(names):
         connection.execute(
             sa.update(reasoning).where(match_reasoning(owner, part)).values(used=time.time())

@@ -1,4 +1,4 @@
-"""Stored responses: what was asked and answered, chains of them, and their event logs."""
+"""Rows of stored responses, chains of responses, and their event logs."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from forwarder.storage.db.statements import make_insert, make_upsert
 from forwarder.storage.db.tables import events, items, responses
 
 RUNNING_STATUSES = ("queued", "in_progress")
-"""The states in which a response of background work is not over."""
+"""Statuses of a background response that has not ended."""
 
 MAX_CHAIN_LENGTH = 5000
-"""How many responses a chain may have; what is before them is forgotten."""
+"""Maximum number of responses in a chain; earlier ones are ignored."""
 
 MAX_LOADED_RESPONSES = 20
-"""How many responses are loaded by one query when items of many of them are wanted."""
+"""Maximum number of responses loaded by one query when items of many responses are needed."""
 
 TOUCH_SECONDS = 86400.0
-"""Seconds for which a use need not be noted again."""
+"""Seconds until a further use of a response is recorded."""
 
 
 class StoredResponse(NamedTuple):
-    """A stored response.
+    """A response row.
 
-    ``input`` is the request's own, as the client gave it, and ``previous`` what it continues;
-    ``conversation`` is where it was said, after the item numbered ``before``.  ``upstream_id`` is
-    its id at ``upstream``.  ``worker`` and ``lease`` (until when it is believed to be alive, in
-    Unix seconds by the database's clock) are those of background work, and ``attempt`` counts how
-    often it was begun.  ``is_lost`` is background work whose lease has run out and that cannot be
-    begun anew; it is found out by the database, and not stored.
+    ``input`` is the request's own input as received, and ``previous`` the response that it
+    continues. ``conversation`` is its conversation, in which it follows the item numbered
+    ``before``. ``upstream_id`` is its id at ``upstream``. Background responses have ``worker``,
+    ``lease`` (expiry time in Unix seconds by the database clock) and ``attempt``, the number of
+    attempts. ``is_lost`` is computed by the query: the lease has expired and the job cannot be
+    repeated.
     """
 
     id: str
@@ -96,33 +96,33 @@ def match_response(owner: str, response_id: str) -> sa.ColumnElement[bool]:
 def find(
     connection: sa.Connection, owner: str, response_id: str, lock: bool = False
 ) -> StoredResponse | None:
-    """A response that was not deleted; with ``lock`` nobody changes it until the transaction ends.
+    """Return a response that is not deleted; ``lock`` locks its row until the transaction ends.
 
-    (SQLite has one writer, and so nothing to lock.)
+    (SQLite has a single writer and needs no row lock.)
     """
-    found = sa.select(*_FULL_COLUMNS).where(match_response(owner, response_id), ~responses.c.hidden)
-    row = connection.execute(found.with_for_update() if lock else found).first()
+    query = sa.select(*_FULL_COLUMNS).where(match_response(owner, response_id), ~responses.c.hidden)
+    row = connection.execute(query.with_for_update() if lock else query).first()
     return to_stored_response(row) if row else None
 
 
 def find_all(
     connection: sa.Connection, owner: str, names: Iterable[str]
 ) -> Iterator[StoredResponse]:
-    """The responses of these ids that were not deleted, a few of them in memory at once."""
+    """Yield the responses with these ids that are not deleted, loading a few at a time."""
     waiting = iter(dict.fromkeys(names))
-    while some := list(itertools.islice(waiting, MAX_LOADED_RESPONSES)):
+    while batch := list(itertools.islice(waiting, MAX_LOADED_RESPONSES)):
         rows = connection.execute(
             sa.select(*_FULL_COLUMNS).where(
-                responses.c.owner == owner, responses.c.id.in_(some), ~responses.c.hidden
+                responses.c.owner == owner, responses.c.id.in_(batch), ~responses.c.hidden
             )
         )
         yield from map(to_stored_response, rows)
 
 
 def read_chain(connection: sa.Connection, owner: str, response_id: str) -> list[StoredResponse]:
-    """A response and what it continues, oldest first; empty when there is no such response.
+    """Return a response and those that it continues, oldest first; empty if it does not exist.
 
-    Their inputs and bodies are left out; `read_contents` has them.
+    Inputs and bodies are left out; `read_contents` returns them.
     """
     start = sa.select(responses.c.previous, responses.c.id, sa.literal(0).label("depth")).where(
         match_response(owner, response_id), ~responses.c.hidden
@@ -134,70 +134,72 @@ def read_chain(connection: sa.Connection, owner: str, response_id: str) -> list[
         walk.c.depth < MAX_CHAIN_LENGTH,
     )
     walk = walk.union_all(step)
-    found = sa.select(*_HEAD_COLUMNS).join(
+    query = sa.select(*_HEAD_COLUMNS).join(
         walk, (responses.c.owner == owner) & (responses.c.id == walk.c.id)
     )
-    rows = connection.execute(found.order_by(walk.c.depth.desc())).all()
+    rows = connection.execute(query.order_by(walk.c.depth.desc())).all()
     return [to_stored_response(row) for row in rows]
 
 
 def to_stored_response(row: Sequence[Any]) -> StoredResponse:
-    kept = StoredResponse(*row)
+    stored = StoredResponse(*row)
     if row[3] is None:  # a head
-        return kept._replace(input=[], body={})
-    body = {**unpack_json(row[3]), "status": kept.status}
-    return kept._replace(input=unpack_json(row[2]), body=body)
+        return stored._replace(input=[], body={})
+    body = {**unpack_json(row[3]), "status": stored.status}
+    return stored._replace(input=unpack_json(row[2]), body=body)
 
 
 def read_contents(
     connection: sa.Connection, owner: str, names: Iterable[str], spend: SpendCallback | None = None
 ) -> dict[str, tuple[list[Json], list[Json]]]:
-    """Responses by their ids: the input and the output of each."""
-    which = (responses.c.owner == owner) & responses.c.id.in_(list(names))
-    found = sa.select(responses.c.id, *_CONTENT_COLUMNS).where(which)
+    """Return (input, output) of responses, by id."""
+    condition = (responses.c.owner == owner) & responses.c.id.in_(list(names))
+    query = sa.select(responses.c.id, *_CONTENT_COLUMNS).where(condition)
     contents: dict[str, tuple[list[Json], list[Json]]] = {}
-    for name, given, body in connection.execute(found.execution_options(yield_per=ROWS_PER_FETCH)):
+    for name, input_data, body in connection.execute(
+        query.execution_options(yield_per=ROWS_PER_FETCH)
+    ):
         output = unpack_json(body).get("output") or []
         if spend is not None:
             spend(orjson.dumps(output))
-        contents[name] = unpack_json(given, spend), output
+        contents[name] = unpack_json(input_data, spend), output
     return contents
 
 
 def add(
-    connection: sa.Connection, owner: str, kept: StoredResponse, log: Sequence[EventLogChunk]
+    connection: sa.Connection, owner: str, stored: StoredResponse, log: Sequence[EventLogChunk]
 ) -> None:
-    """Store a response, in place of one with its id, and what is known of its events."""
-    given, body = pack_json(kept.input), pack_json(kept.body)
-    whole = log[0].data if len(log) == 1 and not kept.is_running else None
-    row = {name: getattr(kept, name) for name in _COLUMNS} | {
+    """Store a response with its event log, replacing one with the same id."""
+    packed_input, body = pack_json(stored.input), pack_json(stored.body)
+    whole = log[0].data if len(log) == 1 and not stored.is_running else None
+    row = {name: getattr(stored, name) for name in _COLUMNS} | {
         "owner": owner,
         "request": None,
-        "input": given,
+        "input": packed_input,
         "body": body,
-        "used": kept.created,
+        "used": stored.created,
         "log": whole,
-        "size": len(given) + len(body) + sum(len(piece.data) for piece in log),
+        "size": len(packed_input) + len(body) + sum(len(chunk.data) for chunk in log),
     }
     count_written(connection, row["size"])
-    if not INSERT_RESPONSE.run(connection, row):  # some upstreams give an id twice
-        connection.execute(sa.delete(responses).where(match_response(owner, kept.id)))
+    if not INSERT_RESPONSE.run(connection, row):  # some upstreams reuse ids
+        connection.execute(sa.delete(responses).where(match_response(owner, stored.id)))
         INSERT_RESPONSE.run(connection, row)
     if whole is None:
-        append_events(connection, owner, kept.id, *log)
-    index_input(connection, owner, kept)
-    index_items(connection, owner, kept.id, kept.body.get("output") or ())
+        append_events(connection, owner, stored.id, *log)
+    index_input(connection, owner, stored)
+    index_items(connection, owner, stored.id, stored.body.get("output") or ())
 
 
-def index_input(connection: sa.Connection, owner: str, kept: StoredResponse) -> None:
-    """Note where items are that came with ids; those that a response gave are known."""
-    given = {item["id"] for item in kept.input if has_own_id(item)}
-    if given:
-        fresh = set(given)
-        for some in split_batches(given):
-            there = sa.select(items.c.id).where(items.c.owner == owner, items.c.id.in_(some))
-            fresh.difference_update(connection.scalars(there))
-        index_items(connection, owner, kept.id, [{"id": name} for name in fresh])
+def index_input(connection: sa.Connection, owner: str, stored: StoredResponse) -> None:
+    """Index input items with ids, except those that are in the index already."""
+    item_ids = {item["id"] for item in stored.input if has_own_id(item)}
+    if item_ids:
+        new_ids = set(item_ids)
+        for batch in split_batches(item_ids):
+            known_ids = sa.select(items.c.id).where(items.c.owner == owner, items.c.id.in_(batch))
+            new_ids.difference_update(connection.scalars(known_ids))
+        index_items(connection, owner, stored.id, [{"id": name} for name in new_ids])
 
 
 def has_own_id(item: Any) -> bool:
@@ -208,20 +210,20 @@ def has_own_id(item: Any) -> bool:
 def append_events(
     connection: sa.Connection, owner: str, response_id: str, *log: EventLogChunk
 ) -> None:
-    """Store pieces of a response's event log.
+    """Store chunks of a response's event log.
 
-    A piece with the same first event is replaced: it was stored by a commit that took effect but
-    was not acknowledged, and its writer has repeated it, perhaps with more events.
+    A chunk with the same first event is replaced: an earlier commit took effect without being
+    acknowledged, and the writer has repeated it, possibly with more events.
     """
     own = {"owner": owner, "response": response_id}
-    for piece in log:
-        if not INSERT_EVENTS.run(connection, row := own | piece._asdict()):
-            cut_log(connection, owner, response_id, piece.first)
+    for chunk in log:
+        if not INSERT_EVENTS.run(connection, row := own | chunk._asdict()):
+            cut_log(connection, owner, response_id, chunk.first)
             INSERT_EVENTS.run(connection, row)
 
 
 def cut_log(connection: sa.Connection, owner: str, response_id: str, first: int) -> None:
-    """Delete the pieces of a response's event log that begin with this event or a later one."""
+    """Delete the chunks of a response's event log that start at event ``first`` or later."""
     cut = (events.c.owner == owner) & (events.c.response == response_id) & (events.c.first >= first)
     size = sa.select(sa.func.coalesce(sa.func.sum(sa.func.length(events.c.data)), 0))
     freed = int(connection.scalar(size.where(cut)) or 0)
@@ -230,17 +232,19 @@ def cut_log(connection: sa.Connection, owner: str, response_id: str, first: int)
     connection.execute(smaller.values(size=responses.c.size - freed))
 
 
-def index_items(connection: sa.Connection, owner: str, of: str, output: Iterable[Json]) -> None:
-    """Note where items are; one that is given once more is where it was given last."""
+def index_items(
+    connection: sa.Connection, owner: str, response_id: str, output: Iterable[Json]
+) -> None:
+    """Record which response contains each item; the latest response wins."""
     names = sorted(filter(is_valid_id, {str(item["id"]) for item in output if item.get("id")}))
     if names:
         UPSERT_ITEM.run(
-            connection, *({"owner": owner, "id": name, "response": of} for name in names)
+            connection, *({"owner": owner, "id": name, "response": response_id} for name in names)
         )
 
 
 def touch(connection: sa.Connection, owner: str, names: list[str]) -> None:
-    """Note that responses are in use, which keeps them."""
+    """Update the last use of responses, which protects them from pruning."""
     connection.execute(
         sa.update(responses)
         .where(responses.c.owner == owner, responses.c.id.in_(names))
@@ -248,15 +252,15 @@ def touch(connection: sa.Connection, owner: str, names: list[str]) -> None:
     )
 
 
-def is_stale(kept: StoredResponse) -> bool:
-    """Is it time to note that it is in use?"""
-    return kept.used < time.time() - TOUCH_SECONDS
+def is_stale(stored: StoredResponse) -> bool:
+    """Whether the last use should be updated."""
+    return stored.used < time.time() - TOUCH_SECONDS
 
 
 def remove(connection: sa.Connection, owner: str, response_id: str) -> bool:
-    """Delete a response; one that others continue is only hidden, as long as there are others."""
-    found = sa.select(responses.c.id).where(match_response(owner, response_id), ~responses.c.hidden)
-    if connection.execute(found).first() is None:
+    """Delete a response; hide it while other responses continue it. Returns whether it existed."""
+    query = sa.select(responses.c.id).where(match_response(owner, response_id), ~responses.c.hidden)
+    if connection.execute(query).first() is None:
         return False
     connection.execute(
         sa.update(responses)
@@ -271,7 +275,7 @@ def remove(connection: sa.Connection, owner: str, response_id: str) -> bool:
 
 
 def reap_hidden(connection: sa.Connection, owner: str | None = None) -> None:
-    """Delete what is hidden and that nothing stands on any more, of one owner or of all."""
+    """Delete hidden responses that no response continues, of one owner or of all."""
     later = responses.alias("later")
     continued = sa.exists().where(
         later.c.owner == responses.c.owner, later.c.previous == responses.c.id
@@ -280,47 +284,47 @@ def reap_hidden(connection: sa.Connection, owner: str | None = None) -> None:
     if owner is not None:
         buried = buried.where(responses.c.owner == owner)
     while connection.execute(buried).rowcount > 0:
-        pass  # what it stood on may be next
+        pass  # the deletion may release the previous response
 
 
 def find_items_by_id(
     connection: sa.Connection, owner: str, names: Iterable[str], spend: SpendCallback | None = None
 ) -> dict[str, Json]:
-    """Items by their ids, as far as responses gave any, or were asked with them."""
+    """Return existing items by id, from outputs and inputs of responses."""
     wanted = set(names)
     holders = sa.select(items.c.response).where(items.c.owner == owner, items.c.id.in_(wanted))
-    found = sa.select(responses.c.input, responses.c.body).where(
+    query = sa.select(responses.c.input, responses.c.body).where(
         responses.c.owner == owner, responses.c.id.in_(holders.distinct())
     )
-    asked: dict[str, Json] = {}
-    told: dict[str, Json] = {}
-    for given, body in connection.execute(found.execution_options(yield_per=ROWS_PER_FETCH)):
+    input_items: dict[str, Json] = {}
+    output_items: dict[str, Json] = {}
+    for input_data, body in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)):
         output = unpack_json(body).get("output") or ()
-        fresh = {i["id"]: i for i in output if has_own_id(i) and i["id"] in wanted}
-        told |= fresh
-        for item in filter(has_own_id, unpack_json(given)):
+        matches = {i["id"]: i for i in output if has_own_id(i) and i["id"] in wanted}
+        output_items |= matches
+        for item in filter(has_own_id, unpack_json(input_data)):
             name = item["id"]
-            if name in wanted and name not in told and name not in asked:
-                fresh[name] = item
-        asked = {**fresh, **asked}
+            if name in wanted and name not in output_items and name not in input_items:
+                matches[name] = item
+        input_items = {**matches, **input_items}
         if spend is not None:
-            for item in fresh.values():
+            for item in matches.values():
                 spend(orjson.dumps(item))
-    return asked | told
+    return input_items | output_items
 
 
 def read_events_after(
-    connection: sa.Connection, owner: str, kept: StoredResponse, number: int
+    connection: sa.Connection, owner: str, stored: StoredResponse, number: int
 ) -> Batch:
-    """The events of a response with higher numbers."""
+    """Return the events of a response with sequence numbers above ``number``."""
     whole = sa.select(responses.c.log).where(
-        match_response(owner, kept.id), responses.c.log.is_not(None)
+        match_response(owner, stored.id), responses.c.log.is_not(None)
     )
-    pieces = (
+    chunks = (
         sa.select(events.c.data)
-        .where(events.c.owner == owner, events.c.response == kept.id, events.c.last > number)
+        .where(events.c.owner == owner, events.c.response == stored.id, events.c.last > number)
         .order_by(events.c.first)
     )
-    data = [*connection.scalars(whole), *connection.scalars(pieces)]
-    found = (e for piece in data for e in event_log.unpack_events(piece, kept.body))
-    return [event for event in found if event["sequence_number"] > number]
+    data = [*connection.scalars(whole), *connection.scalars(chunks)]
+    logged = (e for chunk in data for e in event_log.unpack_events(chunk, stored.body))
+    return [event for event in logged if event["sequence_number"] > number]

@@ -1,4 +1,4 @@
-"""What is old, or too much, goes; one worker of all sees to it now and then."""
+"""Delete old and excess data; one worker at a time prunes regularly."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from forwarder.storage.db.tables import responses as response_table
 log = logging.getLogger("forwarder.store")
 
 PRUNE_SECONDS = 300.0
-"""Seconds between two prunings."""
+"""Interval between prunings."""
 
 MAX_DELETED_ROWS = 200
-"""Rows that are deleted in one transaction: others want to write too."""
+"""Rows deleted per transaction, so that other writers can interleave."""
 
 MAX_OLDEST_ROWS = 10_000
-"""Rows of one owner that are looked for at once."""
+"""Rows of one owner that are listed at once."""
 
 CLOCK_JUMP_SECONDS = 86400.0
-"""Seconds without any pruning after which the clock may have jumped.  Nothing is deleted for its
-age in as many seconds after that, so that a wrong clock can be put right."""
+"""Seconds without pruning after which the clock may have jumped. For the same time nothing is
+deleted by age, so that an operator can correct the clock.
+"""
 
 PRUNES_PER_SIZE_LIMIT = 20
-"""After writing this part of the size limit, a worker prunes at once."""
+"""A worker prunes at once after it has written this fraction of the size limit."""
 
 CHECKS_PER_ROUND = 15
-"""How often in a round it is looked at how much was written."""
+"""How often the number of written bytes is checked per round."""
 
 PRUNE_JOB, CLOCK_JOB = "prune", "clock"
 """The chores: when to prune next, and from when on the clock is trusted."""
@@ -46,10 +47,10 @@ PRUNED_TABLES = (response_table, conversations, completions, reasoning)
 
 
 class Pruner:
-    """Keeps a store within its limits of age, in seconds, and of size, in bytes.
+    """Keeps the database within its limits: age in seconds and size in bytes.
 
-    What is too much is deleted of the owners that have the most, so that nobody loses anything
-    because another one stores much.  Reasoning has an age of its own: ``reasoning_ttl``.
+    Excess data is deleted from the owners with the most data, so that no owner loses data because
+    of another one. Reasoning has its own maximum age, ``reasoning_ttl``.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Pruner:
         self._max_size = max_size
 
     def start(self) -> None:
-        """Prune from now on, until the database is closed."""
+        """Prune regularly until the database is closed."""
         spawn(self._run_loop)
 
     def _run_loop(self) -> None:
@@ -74,12 +75,12 @@ class Pruner:
                     self.prune(by_age=False)
                 self.prune_if_due()
             except StoreUnavailable:
-                continue  # it is in the log, and the next round may go better
+                continue  # the database logged it; the next round may succeed
             except Exception:
-                log.exception("the store could not be pruned")
+                log.exception("could not prune the database", extra={"event": "pruning_failed"})
 
     def _wait_for_round(self) -> bool:
-        """Wait until it may be time to prune; True when the database is closed."""
+        """Wait for the next round. True if the database was closed."""
         for _ in range(CHECKS_PER_ROUND):
             if self._database.closed.wait(PRUNE_SECONDS / 4 / CHECKS_PER_ROUND):
                 return True
@@ -88,21 +89,21 @@ class Pruner:
         return False
 
     def prune_if_due(self) -> bool:
-        """Prune unless that was done lately, by this worker or another; whether it was done."""
+        """Prune unless a worker has done so recently. Returns whether this call pruned."""
         if not self._database.write(claim_pruning):
             return False
         self.prune(by_age=not self._database.read(is_clock_untrusted))
         return True
 
     def prune(self, by_age: bool = True) -> None:
-        """Delete what is old, and the oldest of what is too much."""
+        """Delete expired rows, and the oldest rows above the size limit."""
         self._database.written_bytes = 0
         self._database.write(tombstones.remove_expired)
         deleted = (sum(self._delete_old()) if by_age else 0) + sum(self._delete_excess())
         if deleted:
             self._database.write(responses.reap_hidden)
             self._database.reclaim_space()
-            log.info("forgot %d stored objects", deleted)
+            log.info("pruned %d rows", deleted, extra={"event": "database_pruned"})
 
     def _delete_old(self) -> Iterator[int]:
         for table, max_age in self._max_ages.items():
@@ -111,7 +112,7 @@ class Pruner:
             old = table.c.used < NOW - max_age
             deleted = MAX_DELETED_ROWS
             while deleted == MAX_DELETED_ROWS:
-                deleted = self._delete_matching(table, old)
+                deleted = self._database.write(partial(delete_matching, table=table, condition=old))
                 yield deleted
 
     def _delete_excess(self) -> Iterator[int]:
@@ -129,47 +130,47 @@ class Pruner:
                     yield self._database.write(partial(delete_rows, owner=owner, rows=rows))
                 size -= sum(row.size for row in oldest)
 
-    def _delete_matching(self, table: sa.Table, which: sa.ColumnElement[bool]) -> int:
-        return self._database.write(lambda c: delete_matching(c, table, which))
-
 
 def compute_share(sizes: Iterable[int], max_size: int) -> int:
-    """How much each owner may have, so that all together have ``max_size``.
+    """Return the bytes that each owner may keep so that the total is at most ``max_size``.
 
-    Who has less than that keeps it, and leaves the rest to the others.
+    Owners below the share keep everything and leave the rest to the others.
     """
-    left, share = max_size, 0
+    remaining, share = max_size, 0
     ordered = sorted(sizes)
     for i, size in enumerate(ordered):
-        share = left // (len(ordered) - i)
+        share = remaining // (len(ordered) - i)
         if size > share:
             break
-        left -= size
+        remaining -= size
     return share
 
 
 def claim_pruning(connection: sa.Connection) -> bool:
-    """Is pruning due?  Whoever hears so has taken it on."""
+    """Claim the next pruning if it is due. Returns whether this worker must prune."""
     mine = scheduled_jobs.c.name == PRUNE_JOB
-    found = connection.execute(sa.select(scheduled_jobs.c.due, NOW).where(mine)).first()
-    if found is None:
+    row = connection.execute(sa.select(scheduled_jobs.c.due, NOW).where(mine)).first()
+    if row is None:
         connection.execute(
             sa.insert(scheduled_jobs).values(name=PRUNE_JOB, due=NOW + PRUNE_SECONDS)
         )
         return False
-    due, now = found
+    due, now = row
     was_set_back = due > now + 2 * PRUNE_SECONDS
     if due > now and not was_set_back:
         return False
-    taken = (
+    claim = (
         sa.update(scheduled_jobs)
         .where(mine, scheduled_jobs.c.due == due)
         .values(due=NOW + PRUNE_SECONDS)
     )
-    if not connection.execute(taken).rowcount:
+    if not connection.execute(claim).rowcount:
         return False
     if now > due + CLOCK_JUMP_SECONDS or was_set_back:
-        log.warning("the clock has jumped, or nobody has run; for a day nothing is too old")
+        log.warning(
+            "the clock has jumped, or no worker was running; nothing expires for a day",
+            extra={"event": "clock_jump"},
+        )
         connection.execute(sa.delete(scheduled_jobs).where(scheduled_jobs.c.name == CLOCK_JOB))
         connection.execute(
             sa.insert(scheduled_jobs).values(name=CLOCK_JOB, due=NOW + CLOCK_JUMP_SECONDS)
@@ -178,7 +179,7 @@ def claim_pruning(connection: sa.Connection) -> bool:
 
 
 def is_clock_untrusted(connection: sa.Connection) -> bool:
-    """Is it too early to trust the clock?"""
+    """Whether the clock has jumped too recently to delete by age."""
     soon = (
         (scheduled_jobs.c.name == CLOCK_JOB)
         & (scheduled_jobs.c.due > NOW)
@@ -193,11 +194,11 @@ def measure_total(connection: sa.Connection) -> int:
 
 
 def measure_owners(connection: sa.Connection) -> Counter[str]:
-    """Owner -> the bytes of all that is stored for it."""
+    """Return the stored bytes by owner."""
     sizes: Counter[str] = Counter()
     for table in PRUNED_TABLES:
-        found = sa.select(table.c.owner, sa.func.sum(table.c.size)).group_by(table.c.owner)
-        for owner, size in connection.execute(found):
+        query = sa.select(table.c.owner, sa.func.sum(table.c.size)).group_by(table.c.owner)
+        for owner, size in connection.execute(query):
             sizes[owner] += int(size)
     return sizes
 
@@ -210,11 +211,11 @@ class PrunableRow(NamedTuple):
 
 
 def list_oldest(connection: sa.Connection, owner: str, size: int) -> list[PrunableRow]:
-    """Those of an owner that were not used for longest, until they make up ``size`` bytes."""
+    """Return an owner's least recently used rows that make up ``size`` bytes."""
     rows: list[PrunableRow] = []
     for table in PRUNED_TABLES:
-        found = sa.select(table.c.id, table.c.used, table.c.size).where(table.c.owner == owner)
-        oldest = connection.execute(found.order_by(table.c.used).limit(MAX_OLDEST_ROWS))
+        query = sa.select(table.c.id, table.c.used, table.c.size).where(table.c.owner == owner)
+        oldest = connection.execute(query.order_by(table.c.used).limit(MAX_OLDEST_ROWS))
         rows += [PrunableRow(table, *row) for row in oldest]
     rows.sort(key=lambda row: row.used)
     for i, row in enumerate(rows):
@@ -231,11 +232,11 @@ def delete_rows(connection: sa.Connection, owner: str, rows: list[PrunableRow]) 
 
 
 def delete_matching(
-    connection: sa.Connection, table: sa.Table, which: sa.ColumnElement[bool]
+    connection: sa.Connection, table: sa.Table, condition: sa.ColumnElement[bool]
 ) -> int:
-    """Delete some of those not used for longest."""
-    found = sa.select(table.c.owner, table.c.id).where(which)
-    rows = connection.execute(found.order_by(table.c.used).limit(MAX_DELETED_ROWS)).all()
+    """Delete up to `MAX_DELETED_ROWS` of the least recently used matching rows."""
+    query = sa.select(table.c.owner, table.c.id).where(condition)
+    rows = connection.execute(query.order_by(table.c.used).limit(MAX_DELETED_ROWS)).all()
     for owner, name in rows:
         connection.execute(sa.delete(table).where(table.c.owner == owner, table.c.id == name))
     return len(rows)

@@ -1,8 +1,8 @@
-"""Whether a lease that has run out says anything about its worker.
+"""Decide whether expired leases prove that their workers have died.
 
-After an outage of the database all leases have run out, and workers that live are about to renew
-them or to store what they have finished.  Work is taken up or declared lost only when the database
-has taken writes for a while.  Reads prove nothing: a full disk can be read.
+After a database outage all leases have expired, while running workers are about to renew them or to
+store finished responses. Jobs are taken over or failed only after the database has accepted writes
+for a while. Reads prove nothing, because a full disk can be read.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from forwarder.core.errors import StoreUnavailable
 from forwarder.storage.db.clock import LEASE_SECONDS
 
 SETTLE_SECONDS = 8.0
-"""Seconds for which the database must take writes: a worker that tries to connect again waits up
-to 5 seconds for the network, pauses for 1.2 before its next trial, and then writes within 2."""
+"""Seconds for which the database must accept writes. A reconnecting worker waits up to 5 seconds
+for the network, pauses up to 1.2 seconds before its next trial, and then writes within 2 seconds.
+"""
 
 PROBE_SECONDS = 1.0
-"""Seconds between two probes."""
+"""Interval between probes."""
 
 MAX_PROBE_GAP_SECONDS = LEASE_SECONDS / 2
-"""Seconds between two probes in which an outage that ends leases cannot hide."""
+"""Longest gap between probes that cannot hide an outage that expires leases."""
 
 
 class StabilityMonitor:
-    """Watches whether a database takes writes, for as long as somebody asks.
+    """Tracks whether a database accepts writes, as long as `has_settled` is called regularly.
 
-    ``probe`` writes as much as a trial does; raises StoreUnavailable.
+    ``probe`` writes as much as a trial; it raises StoreUnavailable.
     """
 
     def __init__(self, probe: Callable[[], object]) -> None:
@@ -38,11 +39,11 @@ class StabilityMonitor:
         self._probed_at = float("-inf")
 
     def has_settled(self) -> bool:
-        """Has the database taken writes for long enough?  Probes it, unless that was done lately.
+        """Whether the database has accepted writes for long enough. Probes it if a probe is due.
 
-        To be asked again and again: the first answer after a pause is False.
+        The first result after a pause is False, so callers must poll.
         """
-        if self._lock.acquire(blocking=False):  # the others do not wait for the probe
+        if self._lock.acquire(blocking=False):  # concurrent callers do not wait for the probe
             try:
                 self._probe_if_due()
             finally:
@@ -51,7 +52,7 @@ class StabilityMonitor:
         return since is not None and time.monotonic() - since >= SETTLE_SECONDS
 
     def restart(self) -> None:
-        """Note that a write has failed."""
+        """Start over after a failed write."""
         self._stable_since = None
 
     def _probe_if_due(self) -> None:

@@ -1,8 +1,8 @@
-"""The tables, as the code uses them; how they come to be is told in ``migrations/``.
+"""Table declarations for queries; ``migrations/`` creates the tables.
 
-Times are Unix seconds.  ``owner`` is derived from a client's key (`client_identity.py`), and the
-first half of every key: nothing of a client's is looked for without it.  ``size`` counts the bytes
-that a row takes, more or less.
+Times are Unix seconds. ``owner`` is derived from a client's API key (`client_identity.py`) and is
+the first part of every key, so that each query is limited to one client. ``size`` is the
+approximate number of bytes of a row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 metadata = sa.MetaData()
 
 BIG_INTEGER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-"""What SQLite counts up by itself is its INTEGER alone."""
+"""SQLite only auto-increments INTEGER columns."""
 
 
 def make_key_column(name: str) -> sa.Column[str]:
@@ -20,9 +20,9 @@ def make_key_column(name: str) -> sa.Column[str]:
 
 
 def make_partial_index(name: str, *columns: str) -> sa.Index:
-    """An index of the rows that have anything in the last of these columns; most have not."""
-    there = sa.text(f"{columns[-1]} IS NOT NULL")
-    return sa.Index(name, *columns, sqlite_where=there, postgresql_where=there)
+    """Return an index of the rows in which the last of these columns is not null, which are few."""
+    condition = sa.text(f"{columns[-1]} IS NOT NULL")
+    return sa.Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
 
 
 responses = sa.Table(
@@ -51,12 +51,12 @@ responses = sa.Table(
     make_partial_index("responses_by_previous", "owner", "previous"),
     make_partial_index("responses_by_lease", "lease"),
 )
-"""``hidden`` ones are deleted, but a later response stands on them.  ``before`` is the last item
-of the conversation that the request stood on.  ``worker`` and ``lease`` are those of background
-work: who does it, and until when it is believed to be alive.  ``log`` is the event log of a
-response that was stored when it was over, where it is one piece; older workers do not see it.
-``request`` is what background work needs to be begun anew, sealed, as long as it may be, and
-``attempt`` counts how often it was begun."""
+"""``hidden`` rows are deleted, but a later response continues them. ``before`` is the last item of
+the conversation that the request continued. ``worker`` owns a background response until ``lease``.
+``log`` is the complete event log of a response that was stored after it ended, if it is a single
+chunk; older versions ignore it. ``request`` is the encrypted request of a background response, as
+long as the job may be repeated. ``attempt`` is the number of attempts.
+"""
 
 
 def make_response_foreign_key(name: str) -> sa.ForeignKeyConstraint:
@@ -75,8 +75,7 @@ events = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
     make_response_foreign_key("response"),
 )
-"""Pieces of the responses' event logs, where there are several or will be, with the sequence
-numbers of their first and last event."""
+"""Chunks of event logs, with the sequence numbers of their first and last events."""
 
 items = sa.Table(
     "items",
@@ -88,7 +87,7 @@ items = sa.Table(
     make_response_foreign_key("response"),
     sqlite_with_rowid=False,
 )
-"""In which response's output an item is, or, with an id of the client's, in which input."""
+"""The response that contains an item in its output, or in its input if the client chose the id."""
 
 conversations = sa.Table(
     "conversations",
@@ -103,7 +102,7 @@ conversations = sa.Table(
     sa.Column("lease", sa.Double),
     sa.Index("conversations_by_use", "used", "size"),
 )
-"""``holder`` is the turn that goes on, and ``lease`` until when it is believed to."""
+"""``holder`` is the running turn, and ``lease`` the expiry time of its lock."""
 
 conversation_items = sa.Table(
     "conversation_items",
@@ -122,7 +121,7 @@ conversation_items = sa.Table(
     ),
     sqlite_autoincrement=True,
 )
-"""The items of conversations; ``number`` is their order, and never given twice."""
+"""Items of conversations; ``number`` is their order and is never reused."""
 
 completions = sa.Table(
     "completions",
@@ -152,8 +151,9 @@ reasoning = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
     sa.Index("thoughts_by_use", "used", "size"),
 )
-"""Reasoning of upstreams for clients that cannot carry it, sealed.  ``owner`` is the hash of
-an owner, an upstream and a model, ``id`` that of where the reasoning belongs."""
+"""Encrypted reasoning for clients that cannot return it. ``owner`` is a hash of the owner, the
+upstream and the model; ``id`` is a hash of the position of the reasoning.
+"""
 
 models = sa.Table(
     "models",
@@ -165,8 +165,9 @@ models = sa.Table(
     sa.Column("told", sa.LargeBinary, nullable=False),
     sa.Column("sealed", sa.Text),
 )
-"""Models that were registered; they have no owner.  ``version`` is another one after each change,
-``told`` is what everybody may know, ``sealed`` the rest, which this database cannot open."""
+"""Registered models; they have no owner. ``version`` changes with each update, ``told`` is the
+public part, and ``sealed`` the encrypted credentials, whose key is not in this database.
+"""
 
 generations = sa.Table(
     "generations",
@@ -174,7 +175,7 @@ generations = sa.Table(
     make_key_column("name"),
     sa.Column("number", BIG_INTEGER, nullable=False),
 )
-"""How often something was changed of which every worker has a copy."""
+"""Change counters of data that every worker caches."""
 
 tombstones = sa.Table(
     "gone",
@@ -186,7 +187,7 @@ tombstones = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
     sa.Index("gone_by_time", "at"),
 )
-"""The numbers of what was deleted from lists: of a conversation, by its id, or of completions."""
+"""List positions of deleted rows: items of a conversation (by its id), or completions."""
 
 owner_keys = sa.Table(
     "owner_keys",
@@ -195,8 +196,9 @@ owner_keys = sa.Table(
     sa.Column("created", sa.Double, nullable=False),
     sa.Column("sealed", sa.Text, nullable=False),
 )
-"""Random keys with which owners are derived from clients' keys, sealed.  There are several when a
-worker could open none: each secret has its own until they are sealed under the same one."""
+"""Encrypted random keys from which owners are derived. There are several if a worker could decrypt
+none: each secret then has its own until all are encrypted under the same one.
+"""
 
 scheduled_jobs = sa.Table(
     "chores",
@@ -204,4 +206,4 @@ scheduled_jobs = sa.Table(
     make_key_column("name"),
     sa.Column("due", sa.Double, nullable=False),
 )
-"""What one of all workers has to do now and then, and when it is due again."""
+"""Recurring jobs that one of all workers runs, and when they are due."""

@@ -1,4 +1,4 @@
-"""Writes that wait for each other are one transaction, which costs hardly more than one of them."""
+"""Combine concurrent writes into one transaction, which takes hardly longer than a single write."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ T = TypeVar("T")
 DatabaseWork = Callable[[sa.Connection], T]
 
 MAX_BATCH_SIZE = 50
-"""How many are one transaction at the most: writers of other processes wait for its end."""
+"""Maximum number of writes per transaction; writers of other processes wait for its end."""
 
 
 class WriteBatcher:
-    """Does works one after the other; ``transact`` does one in a transaction of its own.
+    """Runs queued writes one after the other; ``transact`` runs a function in a transaction.
 
-    Who comes while others are at it leaves its work in a queue, and the next does all that is
-    there.  Should one of them fail, none counts, and each is done again by itself: a work must
-    have no other effects than those on the database.  A transaction that cannot begin fails for
-    all of them.  ``on_error`` is told each error before the next transaction begins.
+    A thread that gets its turn runs all queued writes in one transaction. If one of them fails, the
+    transaction is rolled back, and each write is repeated in a transaction of its own. Therefore a
+    write must have no effects outside the database. If the transaction cannot begin, all writes
+    fail. ``on_error`` receives each error before the next transaction begins.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class WriteBatcher:
         self._queue: deque[QueuedWrite] = deque()
 
     def run_in_batch(self, work: DatabaseWork[T]) -> T:
-        """What the work gives, or raises."""
+        """Run ``work`` and return its result, or raise its error."""
         job = QueuedWrite(work)
         self._queue.append(job)
         with self._turn_lock:
@@ -49,12 +49,12 @@ class WriteBatcher:
                 self._writer.run(self._run_batch)
             if job.outcome.error is not None:
                 self._on_error(job.outcome.error)
-        time.sleep(0)  # who writes again at once would have the turn before any who waits for it
-        given: T = job.outcome.unwrap()
-        return given
+        time.sleep(0)  # let waiting writers run before this one writes again
+        result: T = job.outcome.unwrap()
+        return result
 
     def run_alone(self, work: Callable[[], T]) -> T:
-        """The same of what is no transaction."""
+        """Run a function that is not a transaction."""
         return self._writer.run(work)
 
     def _run_batch(self) -> None:
@@ -72,20 +72,20 @@ class WriteBatcher:
             return [job.work(connection) for job in jobs]
 
         try:
-            given = self._transact(run_together)
+            results = self._transact(run_together)
         except BaseException as error:
-            if has_begun:  # whoever caused it hears of it when it is alone
+            if has_begun:  # the repeated single writes show which one failed
                 return False
-            for job in jobs:  # each would wait for a locked file again, one after the other
+            for job in jobs:  # retrying each would wait for a locked file again and again
                 job.outcome = TaskResult(partial(raise_error, error))
             return True
-        for job, done in zip(jobs, given, strict=True):
-            job.outcome = TaskResult(partial(return_value, done))
+        for job, result in zip(jobs, results, strict=True):
+            job.outcome = TaskResult(partial(return_value, result))
         return True
 
 
 class QueuedWrite:
-    """A work that waits to be done, and what came of it."""
+    """A queued write and its result."""
 
     def __init__(self, work: DatabaseWork[Any]) -> None:
         self.work = work
