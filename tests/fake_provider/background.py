@@ -1,4 +1,4 @@
-"""Background work in a test's own database: what upstreams answer, and what becomes of it."""
+"""Background responses in a test's own database: upstream streams and helpers."""
 
 from __future__ import annotations
 
@@ -30,39 +30,39 @@ ITEM: Json = {"type": "message", "id": "msg_1", "role": "assistant", "content": 
 THEIRS: Json = {"id": "theirs", "status": "in_progress", "output": [], "usage": None}
 
 
-def event(kind: str, **more: Any) -> Json:
+def make_event(kind: str, **more: Any) -> Json:
     return {"type": f"response.{kind}", "sequence_number": 77, **more}
 
 
 ANSWER: list[Batch] = [
-    [event("created", response=THEIRS), event("in_progress", response=THEIRS)],
-    [event("output_text.delta", delta="x")],
-    [event("completed", response={**THEIRS, "status": "completed", "output": [ITEM]})],
+    [make_event("created", response=THEIRS), make_event("in_progress", response=THEIRS)],
+    [make_event("output_text.delta", delta="x")],
+    [make_event("completed", response={**THEIRS, "status": "completed", "output": [ITEM]})],
 ]
 
 
-def task(made: StreamOpener, **more: Any) -> BackgroundTask:
+def new_task(open_stream: StreamOpener, **more: Any) -> BackgroundTask:
     def unfollowable(origin: background_leases.ResponseOrigin) -> EventStream:
         raise AssertionError
 
-    return BackgroundTask(made, **{"follow_stream": unfollowable, **more})
+    return BackgroundTask(open_stream, **{"follow_stream": unfollowable, **more})
 
 
-def start(background: BackgroundRunner, answer: EventStream, **request: Any) -> str:
-    asked = {"model": "m", "input": "hi", **request}
-    exchange = RequestContext("x", "background", LossReport())
-    return str(background.start_job("o", asked, exchange, task(lambda: answer))["id"])
+def start_job(background: BackgroundRunner, answer: EventStream, **request: Any) -> str:
+    request = {"model": "m", "input": "hi", **request}
+    context = RequestContext("x", "background", LossReport())
+    return str(background.start_job("o", request, context, new_task(lambda: answer))["id"])
 
 
-def heard(background: BackgroundRunner, name: str, after: int = -1) -> list[Json]:
+def read_events(background: BackgroundRunner, name: str, after: int = -1) -> list[Json]:
     deadline = time.monotonic() + 10
 
     def waited(seconds: float) -> bool:
         time.sleep(0.01)
         return time.monotonic() < deadline
 
-    told = background.stream_events("o", name, after, 60, waited)
-    return [event for batch in told for event in batch]
+    job_task = background.stream_events("o", name, after, 60, waited)
+    return [event for batch in job_task for event in batch]
 
 
 def until(holds: Callable[[], Any]) -> Any:
@@ -74,7 +74,7 @@ def until(holds: Callable[[], Any]) -> Any:
 
 
 class Outage:
-    """While it lasts, a database takes no end of any work."""
+    """Rejects writes of final responses while it lasts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lasts = True
@@ -90,21 +90,21 @@ class Outage:
         monkeypatch.setattr(background_leases, "finish_work", refuse)
 
 
-def waiting_for(go: threading.Event, answer: list[Batch] | None = None) -> Iterator[Batch]:
+def wait_and_answer(go: threading.Event, answer: list[Batch] | None = None) -> Iterator[Batch]:
     go.wait(10)
     yield from answer or ANSWER
 
 
-def lapse(database: SqliteDatabase) -> None:
+def expire_leases(database: SqliteDatabase) -> None:
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
 
 
-def serve(
+def start_takeover(
     background: BackgroundRunner,
     revive: Callable[[RequestContext, background_leases.ClaimedWork], BackgroundTask],
     **more: Any,
 ) -> list[RequestContext]:
-    """Take work up from now on; the exchanges that were made for it."""
+    """Start to take over jobs. Returns the contexts that were created for them."""
     admitted: list[RequestContext] = []
 
     def admit() -> RequestContext:
@@ -124,20 +124,22 @@ def serve(
     return admitted
 
 
-def leave_behind(database: SqliteDatabase, made: StreamOpener, **given: Any) -> str:
-    """Work of a worker that handles nothing any more; its name."""
+def leave_job_behind(database: SqliteDatabase, open_stream: StreamOpener, **given: Any) -> str:
+    """Start a job on a worker that then stops. Returns the response id."""
     dead = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
-    asked = {"model": "m", "input": "hi", "metadata": {"a": "b"}, **given}
-    told = task(made, encrypted_request="sealed", is_repeatable=True)
+    request = {"model": "m", "input": "hi", "metadata": {"a": "b"}, **given}
+    job_task = new_task(open_stream, encrypted_request="sealed", is_repeatable=True)
     name = str(
-        dead.start_job("o", asked, RequestContext("x", "background", LossReport()), told)["id"]
+        dead.start_job("o", request, RequestContext("x", "background", LossReport()), job_task)[
+            "id"
+        ]
     )
     until(lambda: dead.read_response("o", name).status == "in_progress")
-    dead._jobs.clear()  # it renews no lease
+    dead._jobs.clear()  # no further lease renewal
     return name
 
 
-def heard_so_far(background: BackgroundRunner, name: str) -> list[Json]:
+def read_stored_events(background: BackgroundRunner, name: str) -> list[Json]:
     return [
         e for batch in background.stream_events("o", name, -1, 60, lambda _: False) for e in batch
     ]
@@ -145,13 +147,15 @@ def heard_so_far(background: BackgroundRunner, name: str) -> list[Json]:
 
 KEPT: Json = {**THEIRS, "background": True}
 NATIVE: list[Batch] = [
-    [event("created", response=KEPT)],
-    [event("output_text.delta", delta="x"), event("output_text.delta", delta="y")],
-    [event("completed", response={**KEPT, "status": "completed", "output": [ITEM]})],
+    [make_event("created", response=KEPT)],
+    [make_event("output_text.delta", delta="x"), make_event("output_text.delta", delta="y")],
+    [make_event("completed", response={**KEPT, "status": "completed", "output": [ITEM]})],
 ]
 
 
-def start_native(background: BackgroundRunner, made: StreamOpener, follow: StreamFollower) -> str:
-    exchange = RequestContext("x", "background", LossReport(), upstream="up")
-    told = task(made, follow_stream=follow, encrypted_request="sealed")
-    return str(background.start_job("o", {"model": "m", "input": "hi"}, exchange, told)["id"])
+def start_upstream_job(
+    background: BackgroundRunner, open_stream: StreamOpener, follow: StreamFollower
+) -> str:
+    context = RequestContext("x", "background", LossReport(), upstream="up")
+    job_task = new_task(open_stream, follow_stream=follow, encrypted_request="sealed")
+    return str(background.start_job("o", {"model": "m", "input": "hi"}, context, job_task)["id"])

@@ -1,4 +1,4 @@
-"""A database of a test's own, on SQLite, and background work in it."""
+"""A separate SQLite database for each test, with a background runner."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def background(database: SqliteDatabase) -> BackgroundRunner:
 
 @pytest.fixture
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pause is long, and a database has settled at once."""
+    """Shorten all intervals, and let the database settle at once."""
     for name in ("RETRY_SECONDS", "TAKEOVER_POLL_SECONDS"):
         monkeypatch.setattr(f"forwarder.storage.background.{name}", 0.02)
     monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.02)

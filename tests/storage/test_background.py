@@ -1,4 +1,4 @@
-"""Background work: queued, made, read, ended."""
+"""Background responses: start, stream, cancel, delete, take over."""
 
 from __future__ import annotations
 
@@ -41,39 +41,39 @@ from tests.fake_provider.background import (
     ITEM,
     NATIVE,
     Outage,
-    event,
-    heard,
-    heard_so_far,
-    lapse,
-    leave_behind,
-    serve,
-    start,
-    start_native,
-    task,
+    expire_leases,
+    leave_job_behind,
+    make_event,
+    new_task,
+    read_events,
+    read_stored_events,
+    start_job,
+    start_takeover,
+    start_upstream_job,
     until,
-    waiting_for,
+    wait_and_answer,
 )
 
 
-def test_work_is_told_as_its_own_from_the_first_event_to_the_last(
+def test_events_carry_the_response_own_id_and_numbers(
     background: BackgroundRunner,
 ) -> None:
-    name = start(background, iter(ANSWER), metadata={"a": "b"})
+    response_id = start_job(background, iter(ANSWER), metadata={"a": "b"})
 
-    events = heard(background, name)
+    events = read_events(background, response_id)
     assert [e["type"].removeprefix("response.") for e in events] == [
         "created", "queued", "in_progress", "output_text.delta", "completed",
     ]  # fmt: skip
     assert [e["sequence_number"] for e in events] == [0, 1, 2, 3, 4]
-    assert {e["response"]["id"] for e in events if "response" in e} == {name}
-    kept = background.read_response("o", name)
-    assert kept.body == events[-1]["response"]
-    assert (kept.body["output"], kept.body["background"]) == ([ITEM], True)
-    assert heard(background, name, 3) == events[4:]
-    assert heard(background, name, 9) == []
+    assert {e["response"]["id"] for e in events if "response" in e} == {response_id}
+    stored = background.read_response("o", response_id)
+    assert stored.body == events[-1]["response"]
+    assert (stored.body["output"], stored.body["background"]) == ([ITEM], True)
+    assert read_events(background, response_id, 3) == events[4:]
+    assert read_events(background, response_id, 9) == []
 
 
-def test_it_can_be_heard_while_it_goes_on(background: BackgroundRunner) -> None:
+def test_running_response_can_be_streamed(background: BackgroundRunner) -> None:
     go = threading.Event()
 
     def slow() -> Iterator[Batch]:
@@ -81,22 +81,24 @@ def test_it_can_be_heard_while_it_goes_on(background: BackgroundRunner) -> None:
         go.wait(10)
         yield ANSWER[2]
 
-    name, types = start(background, slow()), []
-    for batch in background.stream_events("o", name, -1, 60, lambda seconds: not time.sleep(0.01)):
+    response_id, types = start_job(background, slow()), []
+    for batch in background.stream_events(
+        "o", response_id, -1, 60, lambda seconds: not time.sleep(0.01)
+    ):
         types += [event["type"] for event in batch]
         if types[-1] == "response.output_text.delta":
-            assert background.read_response("o", name).status == "in_progress"
+            assert background.read_response("o", response_id).status == "in_progress"
             go.set()
     assert types[-1] == "response.completed"
 
 
-def test_one_job_that_cannot_be_written_leaves_its_neighbours_alone(
+def test_unserializable_job_does_not_affect_others(
     background: BackgroundRunner,
 ) -> None:
     go = threading.Event()
 
     def spoiled() -> Iterator[Batch]:
-        yield [*ANSWER[0], event("output_text.delta", delta=object())]  # no JSON
+        yield [*ANSWER[0], make_event("output_text.delta", delta=object())]  # not JSON-serializable
         go.wait(10)
 
     def sound() -> Iterator[Batch]:
@@ -104,27 +106,29 @@ def test_one_job_that_cannot_be_written_leaves_its_neighbours_alone(
         go.wait(10)
         yield ANSWER[2]
 
-    start(background, spoiled())
-    name = start(background, sound())
-    for batch in background.stream_events("o", name, -1, 60, lambda seconds: not time.sleep(0.01)):
+    start_job(background, spoiled())
+    response_id = start_job(background, sound())
+    for batch in background.stream_events(
+        "o", response_id, -1, 60, lambda seconds: not time.sleep(0.01)
+    ):
         if batch and batch[-1]["type"] == "response.output_text.delta":
             go.set()
     assert go.is_set()
-    assert background.read_response("o", name).status == "completed"
+    assert background.read_response("o", response_id).status == "completed"
 
 
-def test_what_the_upstream_refuses_has_failed(background: BackgroundRunner) -> None:
+def test_upstream_error_fails_the_response(background: BackgroundRunner) -> None:
     def broken() -> Iterator[Batch]:
         raise UpstreamProtocolError("It broke.")
         yield []
 
-    *_, error, failed = heard(background, start(background, broken()))
+    *_, error, failed = read_events(background, start_job(background, broken()))
     assert (error["type"], failed["type"]) == ("error", "response.failed")
     assert failed["response"]["error"]["message"] == "It broke."
     assert failed["response"]["status"] == "failed"
 
 
-def test_work_that_is_cancelled_is_left(background: BackgroundRunner) -> None:
+def test_cancellation_closes_the_upstream_stream(background: BackgroundRunner) -> None:
     left = threading.Event()
     stop = threading.Event()
 
@@ -133,62 +137,62 @@ def test_work_that_is_cancelled_is_left(background: BackgroundRunner) -> None:
         stop.wait(10)
         yield ANSWER[2]
 
-    exchange = RequestContext("x", "background", LossReport())
-    exchange.cleanup.add(left.set)
-    asked = {"model": "m", "input": "hi"}
-    name = background.start_job("o", asked, exchange, task(endless))["id"]
+    context = RequestContext("x", "background", LossReport())
+    context.cleanup.add(left.set)
+    request = {"model": "m", "input": "hi"}
+    response_id = background.start_job("o", request, context, new_task(endless))["id"]
 
-    assert background.cancel_response("o", name).status == "cancelled"
+    assert background.cancel_response("o", response_id).status == "cancelled"
     assert left.is_set()
     stop.set()
-    assert heard(background, name)[-1]["response"]["status"] == "cancelled"
-    assert background.cancel_response("o", name).status == "cancelled"
+    assert read_events(background, response_id)[-1]["response"]["status"] == "cancelled"
+    assert background.cancel_response("o", response_id).status == "cancelled"
 
 
-def test_only_one_s_own_background_work_is_cancelled(
+def test_only_own_background_responses_can_be_cancelled(
     background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
-    name = start(background, iter(ANSWER))
-    for owner, other in (("p", name), ("o", "resp_x")):
+    response_id = start_job(background, iter(ANSWER))
+    for owner, other in (("p", response_id), ("o", "resp_x")):
         with pytest.raises(NotFound):
             background.cancel_response(owner, other)
-    kept = responses.StoredResponse("plain", "completed", [], {"id": "plain"}, 1.0)
-    database.write(lambda c: responses.add(c, "o", kept, []))
+    stored = responses.StoredResponse("plain", "completed", [], {"id": "plain"}, 1.0)
+    database.write(lambda c: responses.add(c, "o", stored, []))
     with pytest.raises(InvalidRequest):
         background.cancel_response("o", "plain")
 
 
-def test_what_cannot_be_queued_is_not_begun(
+def test_response_that_cannot_be_stored_is_not_started(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(work: Any) -> None:
         raise StoreUnavailable
 
     monkeypatch.setattr(database, "write", broken)
-    asked: list[int] = []
+    request: list[int] = []
 
     def answer() -> Iterator[Batch]:
-        asked.append(1)
+        request.append(1)
         yield from ANSWER
 
     with pytest.raises(StoreUnavailable):
-        start(background, answer())
-    assert asked == []
+        start_job(background, answer())
+    assert request == []
 
 
-def test_what_is_deleted_is_gone(background: BackgroundRunner) -> None:
-    name = start(background, iter(ANSWER))
-    heard(background, name)
+def test_deleted_response_is_not_found(background: BackgroundRunner) -> None:
+    response_id = start_job(background, iter(ANSWER))
+    read_events(background, response_id)
 
-    kept = background.remove_response("o", name)
-    assert kept is not None
-    assert kept.id == name
-    assert background.remove_response("o", name) is None
+    stored = background.remove_response("o", response_id)
+    assert stored is not None
+    assert stored.id == response_id
+    assert background.remove_response("o", response_id) is None
     with pytest.raises(NotFound):
-        background.read_response("o", name)
+        background.read_response("o", response_id)
 
 
-def test_work_holds_its_conversation_until_it_is_over(
+def test_job_locks_its_conversation_until_it_ends(
     background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
@@ -198,16 +202,16 @@ def test_work_holds_its_conversation_until_it_is_over(
         go.wait(10)
         yield from ANSWER
 
-    name = start(background, slow(), conversation="conv")
+    response_id = start_job(background, slow(), conversation="conv")
     with pytest.raises(ConversationLocked):
-        start(background, iter(ANSWER), conversation="conv")
+        start_job(background, iter(ANSWER), conversation="conv")
     go.set()
-    assert heard(background, name)[-1]["type"] == "response.completed"
-    again = start(background, iter(ANSWER), conversation={"id": "conv"})
-    assert heard(background, again)[-1]["type"] == "response.completed"
+    assert read_events(background, response_id)[-1]["type"] == "response.completed"
+    again = start_job(background, iter(ANSWER), conversation={"id": "conv"})
+    assert read_events(background, again)[-1]["type"] == "response.completed"
 
 
-def test_work_that_breaks_holds_nothing(
+def test_failed_job_releases_its_conversation(
     background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
@@ -217,11 +221,11 @@ def test_work_that_breaks_holds_nothing(
             raise UpstreamProtocolError("no")
             yield []
 
-        name = start(background, broken(), conversation="conv")
-        assert heard(background, name)[-1]["type"] == "response.failed"
+        response_id = start_job(background, broken(), conversation="conv")
+        assert read_events(background, response_id)[-1]["type"] == "response.failed"
 
 
-# -- finished responses, and a database that is away ---------------------------------------------
+# -- finished responses during a database outage --------------------------------------------------
 
 
 @pytest.mark.usefixtures("_hurried")
@@ -229,12 +233,12 @@ def test_a_finished_response_is_kept_until_it_can_be_stored(
     background: BackgroundRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage = Outage(monkeypatch)
-    name = start(background, iter(ANSWER))
+    response_id = start_job(background, iter(ANSWER))
     until(lambda: outage.tries > 7)
-    assert background.read_response("o", name).is_running
+    assert background.read_response("o", response_id).is_running
     outage.lasts = False
 
-    assert heard(background, name)[-1]["type"] == "response.completed"
+    assert read_events(background, response_id)[-1]["type"] == "response.completed"
     until(lambda: not background._jobs)
     assert background._unsaved_bytes == 0
 
@@ -243,12 +247,12 @@ def test_a_finished_response_is_kept_until_it_can_be_stored(
 @pytest.mark.parametrize(
     "limits", [BackgroundLimits(max_unsaved_seconds=0), BackgroundLimits(max_unsaved_bytes=10)]
 )
-def test_beyond_its_limits_it_is_lost_and_its_lease_runs_out(
+def test_response_over_the_limits_is_dropped_and_its_lease_expires(
     limits: BackgroundLimits, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     background = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database), limits)
     outage = Outage(monkeypatch)
-    start(background, iter(ANSWER))
+    start_job(background, iter(ANSWER))
     until(lambda: outage.tries and not background._jobs)
 
     assert background._unsaved_bytes == 0
@@ -256,46 +260,46 @@ def test_beyond_its_limits_it_is_lost_and_its_lease_runs_out(
     monkeypatch.setattr(work, "renew_leases", lambda c, worker, names: renewed.append(names))
     monkeypatch.setattr("forwarder.storage.background.LEASE_RENEW_SECONDS", 0.0)
     go = threading.Event()
-    neighbour = start(background, waiting_for(go))
+    neighbour = start_job(background, wait_and_answer(go))
     until(lambda: [neighbour] in renewed)
     go.set()
-    assert {name for names in renewed for name in names} == {neighbour}
+    assert {response_id for names in renewed for response_id in names} == {neighbour}
 
 
-# -- taking work up -------------------------------------------------------------------------------
+# -- takeover -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def stuck() -> Iterator[StreamOpener]:
-    """What an upstream says before it says nothing more."""
+    """An upstream stream that stalls after two batches."""
     go = threading.Event()
 
-    def made() -> EventStream:
+    def open_stream() -> EventStream:
         yield ANSWER[0]
         yield ANSWER[1]
-        yield from waiting_for(go)
+        yield from wait_and_answer(go)
 
-    yield made
+    yield open_stream
     go.set()
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_work_of_the_dead_is_begun_anew(
+def test_job_of_a_dead_worker_is_repeated(
     background: BackgroundRunner, database: SqliteDatabase, stuck: StreamOpener
 ) -> None:
-    name = leave_behind(database, stuck)
-    until(lambda: len(heard_so_far(background, name)) > 3)
-    seen = heard_so_far(background, name)
-    lapse(database)
-    assert background.read_response("o", name).is_running  # it is not lost
+    response_id = leave_job_behind(database, stuck)
+    until(lambda: len(read_stored_events(background, response_id)) > 3)
+    seen = read_stored_events(background, response_id)
+    expire_leases(database)
+    assert background.read_response("o", response_id).is_running  # another worker can repeat it
     requests: list[tuple[str, Any]] = []
 
-    def revive(exchange: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
+    def revive(context: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
         requests.append((taken.request, taken.response.input))
-        return task(lambda: iter(ANSWER))
+        return new_task(lambda: iter(ANSWER))
 
-    serve(background, revive)
-    rest = heard(background, name, seen[-1]["sequence_number"])
+    start_takeover(background, revive)
+    rest = read_events(background, response_id, seen[-1]["sequence_number"])
 
     assert [requests[0][0], requests[0][1][0]["content"]] == ["sealed", "hi"]
     assert [e["type"].removeprefix("response.") for e in rest] == [
@@ -306,48 +310,48 @@ def test_work_of_the_dead_is_begun_anew(
     assert numbers[0] > seen[-1]["sequence_number"]
     marked = {"a": "b", work.ATTEMPT_KEY: "2"}
     assert [e["response"]["metadata"] for e in rest if "response" in e] == [marked] * 2 + [
-        {work.ATTEMPT_KEY: "2"}  # of the others the upstream decides
+        {work.ATTEMPT_KEY: "2"}  # the upstream decides the other keys
     ]
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_work_under_an_earlier_owner_is_moved_before_it_is_taken_up(
+def test_job_is_moved_to_the_current_owner_before_takeover(
     database: SqliteDatabase, stuck: StreamOpener
 ) -> None:
-    name = leave_behind(database, stuck)
+    response_id = leave_job_behind(database, stuck)
     until(
         lambda: (
             len(
-                heard_so_far(
+                read_stored_events(
                     BackgroundRunner(database, InFlightRequests(), ConversationLocks(database)),
-                    name,
+                    response_id,
                 )
             )
             > 3
         )
     )
-    lapse(database)
+    expire_leases(database)
     owners = OwnerResolver(database, ["s"])
     owner = derive_owner(owners._keys[0], "o")
     other = BackgroundRunner(
         database, InFlightRequests(), ConversationLocks(database), settle_owner=owners.migrate_owner
     )
 
-    serve(other, lambda exchange, taken: task(lambda: iter(ANSWER)))
+    start_takeover(other, lambda context, taken: new_task(lambda: iter(ANSWER)))
 
-    until(lambda: database.read(lambda c: responses.find(c, owner, name)))
-    until(lambda: not other.read_response(owner, name).is_running)
-    assert other.read_response(owner, name).status == "completed"
-    assert database.read(lambda c: responses.find(c, "o", name)) is None
+    until(lambda: database.read(lambda c: responses.find(c, owner, response_id)))
+    until(lambda: not other.read_response(owner, response_id).is_running)
+    assert other.read_response(owner, response_id).status == "completed"
+    assert database.read(lambda c: responses.find(c, "o", response_id)) is None
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_it_waits_for_room_and_for_its_conversation(
+def test_takeover_waits_for_capacity_and_conversation(
     background: BackgroundRunner, database: SqliteDatabase, stuck: StreamOpener
 ) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
-    name = leave_behind(database, stuck, conversation="conv")
-    lapse(database)
+    response_id = leave_job_behind(database, stuck, conversation="conv")
+    expire_leases(database)
     crowded = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
     refused: list[int] = []
 
@@ -355,62 +359,64 @@ def test_it_waits_for_room_and_for_its_conversation(
         refused.append(1)
         raise Overloaded("no")
 
-    serve(crowded, lambda exchange, taken: task(lambda: iter(ANSWER)), new_context=refuse)
-    admitted = serve(background, lambda exchange, taken: task(lambda: iter(ANSWER)))
+    start_takeover(
+        crowded, lambda context, taken: new_task(lambda: iter(ANSWER)), new_context=refuse
+    )
+    admitted = start_takeover(background, lambda context, taken: new_task(lambda: iter(ANSWER)))
     time.sleep(0.3)
-    assert (refused, admitted) == ([], [])  # nobody is asked for room before it can be taken up
-    assert background.read_response("o", name).is_running
+    assert (refused, admitted) == ([], [])  # no context is created before the job can be claimed
+    assert background.read_response("o", response_id).is_running
 
     database.write(lambda c: c.execute(sa.text("UPDATE conversations SET lease = lease - 60")))
-    assert heard(background, name)[-1]["type"] == "response.completed"
+    assert read_events(background, response_id)[-1]["type"] == "response.completed"
     assert len(admitted) == 1
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_a_worker_does_not_take_up_what_it_is_at(
+def test_worker_does_not_take_over_its_own_job(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         background, "_write_progress", lambda: time.sleep(0.05)
-    )  # and renews too late
+    )  # so that the lease is renewed too late
     go = threading.Event()
-    told = task(lambda: waiting_for(go), encrypted_request="sealed", is_repeatable=True)
-    exchange = RequestContext("x", "background", LossReport())
-    name = background.start_job("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
-    lapse(database)
-    admitted = serve(background, lambda exchange, taken: task(lambda: iter(())))
+    job_task = new_task(lambda: wait_and_answer(go), encrypted_request="sealed", is_repeatable=True)
+    context = RequestContext("x", "background", LossReport())
+    response_id = background.start_job("o", {"model": "m", "input": "hi"}, context, job_task)["id"]
+    expire_leases(database)
+    admitted = start_takeover(background, lambda context, taken: new_task(lambda: iter(())))
     time.sleep(0.3)
     go.set()
 
-    assert heard(background, name)[-1]["type"] == "response.completed"
+    assert read_events(background, response_id)[-1]["type"] == "response.completed"
     assert admitted == []
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_a_process_that_goes_takes_nothing_up(
+def test_shutting_down_process_takes_nothing_over(
     database: SqliteDatabase, stuck: StreamOpener
 ) -> None:
     running = InFlightRequests()
     leaving = BackgroundRunner(database, running, ConversationLocks(database))
-    leave_behind(database, stuck)
-    lapse(database)
+    leave_job_behind(database, stuck)
+    expire_leases(database)
     running.announce()
 
-    admitted = serve(leaving, lambda exchange, taken: task(lambda: iter(ANSWER)))
+    admitted = start_takeover(leaving, lambda context, taken: new_task(lambda: iter(ANSWER)))
     time.sleep(0.2)
     assert admitted == []
 
 
-# -- upstreams that keep responses ----------------------------------------------------------------
+# -- upstreams that store responses ---------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_what_an_upstream_makes_is_followed_when_the_connection_breaks(
+def test_upstream_response_is_followed_after_a_disconnect(
     background: BackgroundRunner,
 ) -> None:
     followed: list[work.ResponseOrigin] = []
 
-    def made() -> EventStream:
+    def open_stream() -> EventStream:
         yield NATIVE[0]
         yield NATIVE[1][:1]
         raise UpstreamUnreachable("It broke.")
@@ -419,20 +425,20 @@ def test_what_an_upstream_makes_is_followed_when_the_connection_breaks(
         followed.append(origin)
         yield from NATIVE
 
-    events = heard(background, start_native(background, made, follow))
+    events = read_events(background, start_upstream_job(background, open_stream, follow))
 
     assert followed == [("up", "theirs")]
     assert [e.get("delta") for e in events] == [None, None, None, "x", "y", None]
     assert events[-1]["type"] == "response.completed"
-    kept = background.read_response("o", events[-1]["response"]["id"])
-    assert (kept.upstream, kept.upstream_id) == ("up", "theirs")
+    stored = background.read_response("o", events[-1]["response"]["id"])
+    assert (stored.upstream, stored.upstream_id) == ("up", "theirs")
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_an_upstream_that_does_not_answer_any_more_is_left(background: BackgroundRunner) -> None:
+def test_following_stops_after_repeated_failures(background: BackgroundRunner) -> None:
     tries: list[work.ResponseOrigin] = []
 
-    def made() -> EventStream:
+    def open_stream() -> EventStream:
         yield NATIVE[0]
         raise UpstreamUnreachable("It broke.")
 
@@ -440,7 +446,7 @@ def test_an_upstream_that_does_not_answer_any_more_is_left(background: Backgroun
         tries.append(origin)
         raise UpstreamUnreachable("It is gone.")
 
-    last = heard(background, start_native(background, made, follow))[-1]
+    last = read_events(background, start_upstream_job(background, open_stream, follow))[-1]
 
     assert (last["type"], last["response"]["error"]["message"]) == (
         "response.failed", "It is gone.",
@@ -449,27 +455,27 @@ def test_an_upstream_that_does_not_answer_any_more_is_left(background: Backgroun
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_who_takes_up_what_an_upstream_makes_follows_it(
+def test_takeover_follows_the_upstream_response(
     background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
     go = threading.Event()
 
-    def made() -> EventStream:
+    def open_stream() -> EventStream:
         yield from NATIVE[:2]
-        yield from waiting_for(go, NATIVE[2:])
+        yield from wait_and_answer(go, NATIVE[2:])
 
     dead = BackgroundRunner(database, InFlightRequests(), ConversationLocks(database))
-    name = start_native(dead, made, lambda origin: iter(()))
-    until(lambda: len(heard_so_far(dead, name)) == 5)
-    until(lambda: dead.read_response("o", name).upstream_id)
+    response_id = start_upstream_job(dead, open_stream, lambda origin: iter(()))
+    until(lambda: len(read_stored_events(dead, response_id)) == 5)
+    until(lambda: dead.read_response("o", response_id).upstream_id)
     dead._jobs.clear()
-    lapse(database)
+    expire_leases(database)
 
     def follow(origin: work.ResponseOrigin) -> EventStream:
         yield from NATIVE
 
-    serve(background, lambda exchange, taken: task(list, follow_stream=follow))
-    events = heard(background, name)
+    start_takeover(background, lambda context, taken: new_task(list, follow_stream=follow))
+    events = read_events(background, response_id)
     go.set()
 
     assert [e.get("delta") for e in events] == [None, None, None, "x", "y", None]
@@ -478,11 +484,11 @@ def test_who_takes_up_what_an_upstream_makes_follows_it(
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_a_response_that_is_cancelled_is_not_followed(background: BackgroundRunner) -> None:
+def test_cancelled_response_is_not_followed(background: BackgroundRunner) -> None:
     go = threading.Event()
     followed: list[work.ResponseOrigin] = []
 
-    def made() -> EventStream:
+    def open_stream() -> EventStream:
         yield NATIVE[0]
         go.wait(10)
         raise UpstreamUnreachable("It was closed.")
@@ -491,11 +497,11 @@ def test_a_response_that_is_cancelled_is_not_followed(background: BackgroundRunn
         followed.append(origin)
         yield from NATIVE
 
-    name = start_native(background, made, follow)
-    until(lambda: background.read_response("o", name).upstream_id)
-    kept = background.cancel_response("o", name)
+    response_id = start_upstream_job(background, open_stream, follow)
+    until(lambda: background.read_response("o", response_id).upstream_id)
+    stored = background.cancel_response("o", response_id)
     go.set()
     until(lambda: not background._jobs)
 
-    assert (kept.status, kept.upstream, kept.upstream_id) == ("cancelled", "up", "theirs")
+    assert (stored.status, stored.upstream, stored.upstream_id) == ("cancelled", "up", "theirs")
     assert followed == []

@@ -1,4 +1,4 @@
-"""Background work when the database fails, leases run out, and rows cannot be read."""
+"""Background responses with database failures, expired leases and unreadable rows."""
 
 from __future__ import annotations
 
@@ -28,39 +28,41 @@ from tests.fake_provider.background import (
     ITEM,
     NATIVE,
     Outage,
-    event,
-    heard,
-    lapse,
-    leave_behind,
-    serve,
-    start,
-    start_native,
-    task,
+    expire_leases,
+    leave_job_behind,
+    make_event,
+    new_task,
+    read_events,
+    start_job,
+    start_takeover,
+    start_upstream_job,
     until,
-    waiting_for,
+    wait_and_answer,
 )
 
 hurried = pytest.mark.usefixtures("_hurried")
 
 
-def leave_lost(database: SqliteDatabase, name: str = "a") -> None:
-    """Work whose lease has run out and that cannot be begun anew."""
+def store_lost_response(database: SqliteDatabase, name: str = "a") -> None:
+    """Store a response with an expired lease that cannot be repeated."""
     body = {"id": name, "background": True, "output": []}
     lease = time.time() - 1
     lost = responses.StoredResponse(name, "in_progress", [], body, 1.0, worker="w", lease=lease)
     database.write(lambda c: responses.add(c, "o", lost, []))
 
 
-def another(database: SqliteDatabase, limits: BackgroundLimits | None = None) -> BackgroundRunner:
+def new_runner(
+    database: SqliteDatabase, limits: BackgroundLimits | None = None
+) -> BackgroundRunner:
     return BackgroundRunner(database, InFlightRequests(), ConversationLocks(database), limits)
 
 
-def answer_again(exchange: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
-    return task(lambda: iter(ANSWER))
+def answer_again(context: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
+    return new_task(lambda: iter(ANSWER))
 
 
 class WriteFailures:
-    """Makes writes of a database fail, before they are done or after they took effect."""
+    """Makes writes fail, either before they run or after they took effect."""
 
     def __init__(self, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
         self.before = self.after = False
@@ -83,41 +85,41 @@ def failures(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> Write
     return WriteFailures(database, monkeypatch)
 
 
-# -- leases that have run out ---------------------------------------------------------------------
+# -- expired leases -------------------------------------------------------------------------------
 
 
 @hurried
-def test_lost_work_has_failed_for_a_client_that_asks(
+def test_reading_a_lost_response_fails_it(
     background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
-    leave_lost(database)
+    store_lost_response(database)
 
-    assert heard(background, "a")[-1]["type"] == "response.failed"
+    assert read_events(background, "a")[-1]["type"] == "response.failed"
     assert background.read_response("o", "a").body["error"] == work.WORKER_DIED_ERROR
 
 
 @hurried
-def test_lost_work_fails_without_anybody_asking(
+def test_lost_response_fails_without_a_reader(
     background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
-    leave_lost(database)
-    serve(background, answer_again)
+    store_lost_response(database)
+    start_takeover(background, answer_again)
 
     until(lambda: not database.read(lambda c: work.is_running(c, "o", "a")))
 
 
 @hurried
-def test_leases_are_judged_only_when_writes_have_worked_for_a_while(
+def test_leases_are_evaluated_only_after_the_database_settled(
     background: BackgroundRunner,
     database: SqliteDatabase,
     monkeypatch: pytest.MonkeyPatch,
     failures: WriteFailures,
 ) -> None:
     monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 0.6)
-    leave_lost(database)
+    store_lost_response(database)
     failures.before = True
-    serve(background, answer_again)
-    for _ in range(10):  # reading works all the time
+    start_takeover(background, answer_again)
+    for _ in range(10):  # reads keep working
         assert background.read_response("o", "a").is_running
         time.sleep(0.1)
     failures.before = False
@@ -129,18 +131,18 @@ def test_leases_are_judged_only_when_writes_have_worked_for_a_while(
 
 
 @hurried
-def test_a_worker_that_starts_does_not_judge_leases_at_once(
+def test_new_worker_waits_before_it_evaluates_leases(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only what was handed back has no worker that may be about to renew its lease."""
+    """Only released jobs have no worker that may be about to renew the lease."""
     monkeypatch.setattr("forwarder.storage.db.settling.SETTLE_SECONDS", 1.0)
     go = threading.Event()
-    handed_back, left = (leave_behind(database, lambda: waiting_for(go)) for _ in range(2))
-    lapse(database)
-    leave_lost(database)
+    handed_back, left = (leave_job_behind(database, lambda: wait_and_answer(go)) for _ in range(2))
+    expire_leases(database)
+    store_lost_response(database)
     worker = sa.text("UPDATE responses SET worker = NULL WHERE id = :id")
     database.write(lambda c: c.execute(worker, {"id": handed_back}))
-    serve(background, answer_again)
+    start_takeover(background, answer_again)
     begun = time.monotonic()
 
     def has_ended(name: str) -> bool:
@@ -155,18 +157,18 @@ def test_a_worker_that_starts_does_not_judge_leases_at_once(
 
 
 @hurried
-def test_a_worker_that_was_away_ends_its_own_work(
+def test_worker_finishes_its_jobs_after_an_outage(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage = Outage(monkeypatch)
-    name = start(background, iter(ANSWER))
+    name = start_job(background, iter(ANSWER))
     until(lambda: outage.tries > 2)
-    lapse(database)
+    expire_leases(database)
     for _ in range(3):
         assert background.read_response("o", name).is_running
     outage.lasts = False
 
-    assert heard(background, name)[-1]["type"] == "response.completed"
+    assert read_events(background, name)[-1]["type"] == "response.completed"
 
 
 @hurried
@@ -174,16 +176,20 @@ def test_a_finished_answer_replaces_the_failure_of_its_lapsed_lease(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage = Outage(monkeypatch)
-    name = start(background, iter(ANSWER))
+    name = start_job(background, iter(ANSWER))
     until(lambda: outage.tries > 2)
-    lapse(database)
+    expire_leases(database)
     assert database.write(lambda c: work.reap(c, "o", name))
     outage.lasts = False
     until(lambda: not background._jobs)
 
-    kept = background.read_response("o", name)
-    assert (kept.status, kept.body["output"], kept.body["error"]) == ("completed", [ITEM], None)
-    events = heard(background, name)
+    stored = background.read_response("o", name)
+    assert (stored.status, stored.body["output"], stored.body["error"]) == (
+        "completed",
+        [ITEM],
+        None,
+    )
+    events = read_events(background, name)
     assert [e["type"] for e in events].count("response.failed") == 0
     assert [e["sequence_number"] for e in events] == list(range(5))
     assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1"])) == {"msg_1": ITEM}
@@ -191,7 +197,7 @@ def test_a_finished_answer_replaces_the_failure_of_its_lapsed_lease(
 
 @hurried
 @pytest.mark.parametrize("status", ["taken", "cancelled"])
-def test_an_answer_that_comes_too_late_is_logged(
+def test_discarded_answer_is_logged(
     status: str,
     background: BackgroundRunner,
     database: SqliteDatabase,
@@ -199,12 +205,12 @@ def test_an_answer_that_comes_too_late_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     outage = Outage(monkeypatch)
-    name = start(background, iter(ANSWER))
+    name = start_job(background, iter(ANSWER))
     until(lambda: outage.tries > 2)
     if status == "taken":
         database.write(lambda c: c.execute(sa.text("UPDATE responses SET worker = 'other'")))
     else:
-        another(database).cancel_response("o", name)
+        new_runner(database).cancel_response("o", name)
     with caplog.at_level(logging.WARNING):
         outage.lasts = False
         until(lambda: not background._jobs)
@@ -214,7 +220,7 @@ def test_an_answer_that_comes_too_late_is_logged(
     assert background.read_response("o", name).status != "completed"
 
 
-# -- commits that are not acknowledged ------------------------------------------------------------
+# -- unacknowledged commits -----------------------------------------------------------------------
 
 
 @hurried
@@ -230,11 +236,11 @@ def test_events_are_stored_once_when_their_commit_was_not_acknowledged(
             step.wait(10)
         yield ANSWER[2]
 
-    name = start(background, answer())
+    name = start_job(background, answer())
     failures.after = True
     until(lambda: len(database.read(read_log(background, name))) == 4)
     until(lambda: len(background._jobs["o", name].pending_events) == 2)
-    steps[0].set()  # what is pending grows
+    steps[0].set()  # adds a pending event
     until(lambda: len(background._jobs["o", name].pending_events) == 3)
     time.sleep(0.5)
     steps[1].set()
@@ -243,7 +249,7 @@ def test_events_are_stored_once_when_their_commit_was_not_acknowledged(
     until(lambda: not background._jobs)
 
     assert background.read_response("o", name).status == "completed"
-    events = heard(background, name)
+    events = read_events(background, name)
     assert [e["sequence_number"] for e in events] == list(range(6))
     assert [e.get("delta") for e in events] == [None, None, None, "x", "x", None]
     size = database.read(lambda c: c.scalar(sa.text("SELECT sum(length(data)) FROM events")))
@@ -251,21 +257,21 @@ def test_events_are_stored_once_when_their_commit_was_not_acknowledged(
 
 
 def read_log(background: BackgroundRunner, name: str) -> Callable[[sa.Connection], Batch]:
-    kept = background.read_response("o", name)
-    return lambda connection: responses.read_events_after(connection, "o", kept, -1)
+    stored = background.read_response("o", name)
+    return lambda connection: responses.read_events_after(connection, "o", stored, -1)
 
 
-# -- one response that cannot be taken up ---------------------------------------------------------
+# -- jobs that cannot be taken over ---------------------------------------------------------------
 
 
 def check_taken_up(background: BackgroundRunner, name: str) -> None:
-    last = heard(background, name)[-1]
+    last = read_events(background, name)[-1]
     assert last["type"] == "response.completed"
     assert last["response"]["metadata"] == {work.ATTEMPT_KEY: "2"}
 
 
 @hurried
-def test_a_look_that_fails_is_not_the_last(
+def test_takeover_continues_after_an_error(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go, lost, looks = threading.Event(), work.list_lost, []
@@ -277,27 +283,27 @@ def test_a_look_that_fails_is_not_the_last(
         return lost(connection, skip)
 
     monkeypatch.setattr(work, "list_lost", fail_once)
-    name = leave_behind(database, lambda: waiting_for(go))
-    lapse(database)
-    serve(background, answer_again)
+    name = leave_job_behind(database, lambda: wait_and_answer(go))
+    expire_leases(database)
+    start_takeover(background, answer_again)
 
     check_taken_up(background, name)
     go.set()
 
 
 @hurried
-def test_locked_conversations_do_not_hide_other_work(
+def test_locked_conversations_do_not_block_other_jobs(
     background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
     go = threading.Event()
     for i in range(work.MAX_WAITING + 1):
         talk = Conversation(f"conv{i}", 1.0, {})
         database.write(lambda c, talk=talk: conversations.create(c, "o", talk))  # type: ignore[misc]
-        leave_behind(database, lambda: waiting_for(go), conversation=talk.id)
-    lapse(database)
-    free = leave_behind(database, lambda: waiting_for(go))
+        leave_job_behind(database, lambda: wait_and_answer(go), conversation=talk.id)
+    expire_leases(database)
+    free = leave_job_behind(database, lambda: wait_and_answer(go))
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET lease = lease - 60")))
-    serve(background, answer_again)
+    start_takeover(background, answer_again)
 
     check_taken_up(background, free)
     go.set()
@@ -305,58 +311,60 @@ def test_locked_conversations_do_not_hide_other_work(
 
 @hurried
 @pytest.mark.parametrize("spoiled", ["body = 'z'", "request = 'foreign'"])
-def test_work_that_cannot_be_read_does_not_hide_other_work(
+def test_unreadable_jobs_do_not_block_other_jobs(
     spoiled: str, background: BackgroundRunner, database: SqliteDatabase
 ) -> None:
     go = threading.Event()
     for _ in range(work.MAX_WAITING + 1):
-        leave_behind(database, lambda: waiting_for(go))
-    lapse(database)
+        leave_job_behind(database, lambda: wait_and_answer(go))
+    expire_leases(database)
     database.write(lambda c: c.execute(sa.text(f"UPDATE responses SET worker = 'gone', {spoiled}")))
-    sound = leave_behind(database, lambda: waiting_for(go))
-    lapse(database)
-    admitted = serve(background, answer_again, can_decrypt=lambda request: request == "sealed")
+    sound = leave_job_behind(database, lambda: wait_and_answer(go))
+    expire_leases(database)
+    admitted = start_takeover(
+        background, answer_again, can_decrypt=lambda request: request == "sealed"
+    )
 
     check_taken_up(background, sound)
     go.set()
-    until(lambda: all(not exchange.cleanup for exchange in admitted))
+    until(lambda: all(not context.cleanup for context in admitted))
 
 
 @hurried
-def test_a_task_that_cannot_be_made_leaves_nothing_open(
+def test_context_is_closed_if_the_task_cannot_be_rebuilt(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("forwarder.storage.background.SKIP_SECONDS", 0.02)
     go, closed = threading.Event(), threading.Event()
-    name = leave_behind(database, lambda: waiting_for(go))
-    lapse(database)
+    name = leave_job_behind(database, lambda: wait_and_answer(go))
+    expire_leases(database)
     admitted: list[RequestContext] = []
 
     def admit() -> RequestContext:
-        exchange = RequestContext("again", "background", LossReport())
-        exchange.cleanup.add(closed.set)
-        admitted.append(exchange)
-        return exchange
+        context = RequestContext("again", "background", LossReport())
+        context.cleanup.add(closed.set)
+        admitted.append(context)
+        return context
 
-    def revive(exchange: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
+    def revive(context: RequestContext, taken: work.ClaimedWork) -> BackgroundTask:
         if len(admitted) == 1:
             raise TypeError("of another version")
-        return answer_again(exchange, taken)
+        return answer_again(context, taken)
 
-    serve(background, revive, new_context=admit)
+    start_takeover(background, revive, new_context=admit)
     assert closed.wait(10)
-    lapse(database)
+    expire_leases(database)
 
-    assert heard(background, name)[-1]["type"] == "response.completed"
+    assert read_events(background, name)[-1]["type"] == "response.completed"
     assert background.read_response("o", name).body["metadata"][work.ATTEMPT_KEY] == "3"
     go.set()
 
 
-# -- ending what an upstream makes ----------------------------------------------------------------
+# -- cancellation at the upstream -----------------------------------------------------------------
 
 
 class Cancels(list[tuple[work.ResponseOrigin, str | None]]):
-    """What upstreams were told to cancel."""
+    """Records cancellations at upstreams."""
 
     def __call__(self, origin: work.ResponseOrigin, request: str | None) -> None:
         self.append((origin, request))
@@ -368,7 +376,7 @@ UPSTREAMS = (work.ResponseOrigin("up", "theirs"), "sealed")
 @hurried
 @pytest.mark.parametrize("ends", ["cancel_response", "remove_response"])
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_an_end_before_the_origin_is_stored_reaches_the_upstream(
+def test_end_before_the_origin_is_stored_cancels_upstream(
     ends: str,
     elsewhere: bool,
     background: BackgroundRunner,
@@ -376,22 +384,22 @@ def test_an_end_before_the_origin_is_stored_reaches_the_upstream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cancels, stored, note_origin = Cancels(), threading.Event(), work.set_origin
-    serve(background, answer_again, cancel_upstream=cancels)
+    start_takeover(background, answer_again, cancel_upstream=cancels)
 
     def note_later(*given: Any) -> bool:
         if not stored.is_set():
             raise StoreUnavailable
         return note_origin(*given)
 
-    def made() -> EventStream:
+    def open_stream() -> EventStream:
         yield NATIVE[0]
-        yield from waiting_for(threading.Event(), NATIVE[2:])
+        yield from wait_and_answer(threading.Event(), NATIVE[2:])
 
     monkeypatch.setattr(work, "set_origin", note_later)
-    name = start_native(background, made, lambda origin: iter(()))
+    name = start_upstream_job(background, open_stream, lambda origin: iter(()))
     job = background._jobs["o", name]
     until(lambda: job.origin)
-    getattr(another(database) if elsewhere else background, ends)("o", name)
+    getattr(new_runner(database) if elsewhere else background, ends)("o", name)
     stored.set()
 
     until(lambda: cancels)
@@ -401,57 +409,61 @@ def test_an_end_before_the_origin_is_stored_reaches_the_upstream(
 
 
 @hurried
-def test_an_end_before_the_upstream_answers_reaches_it(background: BackgroundRunner) -> None:
+def test_end_before_the_upstream_answers_cancels_upstream(background: BackgroundRunner) -> None:
     go, cancels = threading.Event(), Cancels()
-    serve(background, answer_again, cancel_upstream=cancels)
+    start_takeover(background, answer_again, cancel_upstream=cancels)
 
-    def made() -> EventStream:
+    def open_stream() -> EventStream:
         yield []
         go.wait(10)
         yield NATIVE[0]
         raise UpstreamUnreachable("It was read on.")
 
-    exchange = RequestContext("x", "background", LossReport(), upstream="up")
-    told = task(made, encrypted_request="sealed", continues_without_connection=lambda: True)
-    name = background.start_job("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
+    context = RequestContext("x", "background", LossReport(), upstream="up")
+    job_task = new_task(
+        open_stream, encrypted_request="sealed", continues_without_connection=lambda: True
+    )
+    name = background.start_job("o", {"model": "m", "input": "hi"}, context, job_task)["id"]
     background.cancel_response("o", name)
     time.sleep(0.5)
-    assert (exchange.is_cancelled, cancels) == (False, [])
+    assert (context.is_cancelled, cancels) == (False, [])
     go.set()
 
     until(lambda: cancels)
     assert cancels == [UPSTREAMS]
     until(lambda: not background._jobs)
-    assert exchange.is_cancelled
+    assert context.is_cancelled
 
 
 @hurried
-def test_an_upstream_that_never_answers_is_left_in_the_end(
+def test_silent_upstream_is_abandoned_after_a_timeout(
     background: BackgroundRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("forwarder.storage.background.ORIGIN_WAIT_SECONDS", 0.3)
-    exchange = RequestContext("x", "background", LossReport(), upstream="up")
-    told = task(lambda: waiting_for(threading.Event()), continues_without_connection=lambda: True)
-    name = background.start_job("o", {"model": "m", "input": "hi"}, exchange, told)["id"]
+    context = RequestContext("x", "background", LossReport(), upstream="up")
+    job_task = new_task(
+        lambda: wait_and_answer(threading.Event()), continues_without_connection=lambda: True
+    )
+    name = background.start_job("o", {"model": "m", "input": "hi"}, context, job_task)["id"]
     background.cancel_response("o", name)
 
-    assert not exchange.is_cancelled
-    until(lambda: exchange.is_cancelled)
+    assert not context.is_cancelled
+    until(lambda: context.is_cancelled)
 
 
 @hurried
-def test_work_that_another_worker_has_taken_up_is_not_cancelled(
+def test_job_taken_over_by_another_worker_is_not_cancelled(
     background: BackgroundRunner, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "set_origin", lambda *given: False)
     cancels = Cancels()
-    serve(background, answer_again, cancel_upstream=cancels)
+    start_takeover(background, answer_again, cancel_upstream=cancels)
 
-    def made() -> EventStream:
+    def open_stream() -> EventStream:
         yield NATIVE[0]
-        yield from waiting_for(threading.Event(), NATIVE[2:])
+        yield from wait_and_answer(threading.Event(), NATIVE[2:])
 
-    name = start_native(background, made, lambda origin: iter(()))
+    name = start_upstream_job(background, open_stream, lambda origin: iter(()))
     job = background._jobs["o", name]
     until(lambda: job.origin)
     database.write(lambda c: c.execute(sa.text("UPDATE responses SET worker = 'other'")))
@@ -462,36 +474,36 @@ def test_work_that_another_worker_has_taken_up_is_not_cancelled(
 
 
 @hurried
-def test_work_that_is_given_up_is_cancelled_at_its_upstream(database: SqliteDatabase) -> None:
+def test_failed_takeover_cancels_the_upstream_response(database: SqliteDatabase) -> None:
     go, cancels = threading.Event(), Cancels()
 
-    def made() -> EventStream:
+    def open_stream() -> EventStream:
         yield NATIVE[0]
-        yield from waiting_for(go, NATIVE[2:])
+        yield from wait_and_answer(go, NATIVE[2:])
 
-    dead = another(database)
-    name = start_native(dead, made, lambda origin: iter(()))
+    dead = new_runner(database)
+    name = start_upstream_job(dead, open_stream, lambda origin: iter(()))
     until(lambda: dead.read_response("o", name).upstream_id)
     dead._jobs.clear()
-    time.sleep(0.5)  # until its last write
-    lapse(database)
-    background = another(database, BackgroundLimits(max_attempts=1))
-    serve(background, answer_again, cancel_upstream=cancels)
+    time.sleep(0.5)  # wait for its last write
+    expire_leases(database)
+    background = new_runner(database, BackgroundLimits(max_attempts=1))
+    start_takeover(background, answer_again, cancel_upstream=cancels)
 
-    assert heard(background, name)[-1]["type"] == "response.failed"
+    assert read_events(background, name)[-1]["type"] == "response.failed"
     until(lambda: cancels)
     assert cancels == [UPSTREAMS]
     go.set()
 
 
-# -- memory while nothing can be stored -----------------------------------------------------------
+# -- memory limit during an outage ----------------------------------------------------------------
 
 
 @hurried
-def test_running_work_counts_for_the_memory_of_what_cannot_be_stored(
+def test_running_jobs_count_towards_the_unsaved_limit(
     database: SqliteDatabase, failures: WriteFailures, caplog: pytest.LogCaptureFixture
 ) -> None:
-    background = another(database, BackgroundLimits(max_unsaved_bytes=20_000))
+    background = new_runner(database, BackgroundLimits(max_unsaved_bytes=20_000))
     go = threading.Event()
 
     def chatty() -> Iterator[Batch]:
@@ -499,10 +511,10 @@ def test_running_work_counts_for_the_memory_of_what_cannot_be_stored(
         go.wait(10)
         while True:
             time.sleep(0.001)
-            yield [event("output_text.delta", delta="x")]
+            yield [make_event("output_text.delta", delta="x")]
 
-    name = start(background, chatty())
-    quiet = start(background, waiting_for(go, [*ANSWER[:1], *[[]] * 10, *ANSWER[1:]]))
+    name = start_job(background, chatty())
+    quiet = start_job(background, wait_and_answer(go, [*ANSWER[:1], *[[]] * 10, *ANSWER[1:]]))
     until(lambda: background.read_response("o", name).status == "in_progress")
     job = background._jobs["o", name]
     failures.before = True
@@ -515,18 +527,22 @@ def test_running_work_counts_for_the_memory_of_what_cannot_be_stored(
         record.msg for record in caplog.records
     ]
     assert background._unsaved_bytes == 0
-    kept = background.read_response("o", name)
-    assert kept.is_running  # until its lease runs out
-    assert heard(background, quiet)[-1]["type"] == "response.completed"
+    stored = background.read_response("o", name)
+    assert stored.is_running  # until its lease expires
+    assert read_events(background, quiet)[-1]["type"] == "response.completed"
 
 
 @hurried
-def test_what_is_counted_is_the_memory_of_the_events(
+def test_unsaved_bytes_are_the_heap_size_of_events(
     background: BackgroundRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage = Outage(monkeypatch)
-    batches = [ANSWER[0], *([event("output_text.delta", delta="x")] for _ in range(500)), ANSWER[2]]
-    name = start(background, iter(batches))
+    batches = [
+        ANSWER[0],
+        *([make_event("output_text.delta", delta="x")] for _ in range(500)),
+        ANSWER[2],
+    ]
+    name = start_job(background, iter(batches))
     until(lambda: outage.tries > 2)
     job = background._jobs["o", name]
 

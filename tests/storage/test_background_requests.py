@@ -1,4 +1,4 @@
-"""The requests of background work as the store keeps them."""
+"""Stored requests of background responses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ITEMS = [{"type": "message", "role": "user", "content": "hi"}]
 
 
 @pytest.mark.parametrize("given", ["hi", ITEMS])
-def test_a_request_comes_back_with_its_input(given: Any) -> None:
+def test_stored_request_is_restored_with_its_input(given: Any) -> None:
     request = {"model": "m", "input": given, "tools": []}
     stored = StoredRequest(
         request, "summary", "key", "payer", "http://here", True, "::1", {"X-Title": "x"}
@@ -51,7 +51,7 @@ def test_a_request_of_another_version_is_not_readable() -> None:
         ({"type": "code_interpreter", "container": {"type": "auto"}}, False),
     ],
 )
-def test_what_acts_at_the_upstream_is_not_asked_twice(tool: Any, repeats: bool) -> None:
+def test_request_with_acting_tools_is_not_repeatable(tool: Any, repeats: bool) -> None:
     assert is_repeatable({"tools": [{"type": "web_search"}, tool]}) is repeats
 
 

@@ -1,4 +1,4 @@
-"""A conversation is held by one turn, for as long as that one lives."""
+"""A conversation is locked by one turn while its worker is alive."""
 
 from __future__ import annotations
 
@@ -36,57 +36,61 @@ def until(true: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
-def given_back(database: SqliteDatabase, hold: ConversationLock) -> None:
-    database.write(hold.release)
-    hold.mark_released()
+def release_in_transaction(database: SqliteDatabase, lock: ConversationLock) -> None:
+    database.write(lock.release)
+    lock.mark_released()
 
 
-@pytest.mark.parametrize("end", [given_back, lambda _, hold: hold.release_now()])
-def test_another_turn_may_have_it_when_the_first_is_over(
+@pytest.mark.parametrize("end", [release_in_transaction, lambda _, lock: lock.release_now()])
+def test_lock_is_free_after_its_turn(
     end: Callable[[SqliteDatabase, ConversationLock], None], database: SqliteDatabase
 ) -> None:
     one, two = ConversationLocks(database), ConversationLocks(database)
     first = one.acquire("o", "conv")
-    for holds in (one, two):
+    for locks in (one, two):
         with pytest.raises(ConversationLocked) as locked:
-            holds.acquire("o", "conv")
+            locks.acquire("o", "conv")
     assert locked.value.status == 400
     assert locked.value.make_body()["error"]["code"] == "conversation_locked"
     assert locked.value.make_body()["error"]["param"] == "conversation"
 
     end(database, first)
     second = two.acquire("o", "conv")
-    first.release_now()  # which is over, and lets nobody else in
+    first.release_now()  # already released, so this does not release the second lock
     with pytest.raises(ConversationLocked):
         one.acquire("o", "conv")
     second.release_now()
 
 
-def test_what_is_not_there_is_not_held(database: SqliteDatabase) -> None:
-    holds = ConversationLocks(database)
-    held = [holds.acquire("o", "none"), holds.acquire("o", "none"), holds.acquire("other", "conv")]
+def test_missing_conversation_is_not_locked(database: SqliteDatabase) -> None:
+    locks = ConversationLocks(database)
+    acquired = [
+        locks.acquire("o", "none"),
+        locks.acquire("o", "none"),
+        locks.acquire("other", "conv"),
+    ]
     assert lease(database) is None
-    for hold in held:
-        hold.release_now()
+    for lock in acquired:
+        lock.release_now()
 
 
-def test_who_has_died_holds_it_no_longer(database: SqliteDatabase) -> None:
+def test_lock_of_a_dead_worker_expires(database: SqliteDatabase) -> None:
     dead, living = ConversationLocks(database), ConversationLocks(database)
-    hold = dead.new_lock("o", "conv")
-    database.write(hold.acquire)  # and says nothing more
+    lock = dead.new_lock("o", "conv")
+    database.write(lock.acquire)  # no renewal
     with pytest.raises(ConversationLocked):
         living.acquire("o", "conv")
 
     database.write(lambda c: c.execute(sa.text("UPDATE conversations SET lease = lease - 20")))
     now = living.acquire("o", "conv")
-    database.write(hold.renew)  # it was not dead, but it is too late
-    database.write(hold.release)
+    database.write(lock.renew)  # the worker is alive, but its lease has expired
+    database.write(lock.release)
     with pytest.raises(ConversationLocked):
         dead.acquire("o", "conv")
     now.release_now()
 
 
-def test_who_lives_says_so(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_is_renewed(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation_lock, "LOCK_RENEW_SECONDS", 0.02)
     failures = [StoreUnavailable(), ValueError("a mistake")]
     write = database.write
@@ -96,15 +100,15 @@ def test_who_lives_says_so(database: SqliteDatabase, monkeypatch: pytest.MonkeyP
             raise failures.pop()
         return write(work)
 
-    holds = ConversationLocks(database)
-    hold = holds.acquire("o", "conv")
+    locks = ConversationLocks(database)
+    lock = locks.acquire("o", "conv")
     monkeypatch.setattr(database, "write", failing)
     until(lambda: not failures)
     before = lease(database) or 0.0
     until(lambda: (lease(database) or 0.0) > before)
-    hold.release_now()
-    until(lambda: not holds._is_renewing)
-    again = holds.acquire("o", "conv")
+    lock.release_now()
+    until(lambda: not locks._is_renewing)
+    again = locks.acquire("o", "conv")
     before = lease(database) or 0.0
     until(lambda: (lease(database) or 0.0) > before)
     again.release_now()

@@ -1,4 +1,4 @@
-"""What is shown only to those who ask for it."""
+"""Fields that are only shown if ``include`` asks for them."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ PLAIN: list[Json] = [
 ]
 
 
-def test_all_that_can_be_asked_for_is_known() -> None:
+def test_all_include_values_are_supported() -> None:
     assert set(WHOLE) == set(HIDDEN_FIELDS) == set(get_args(ResponseIncludable))
 
 
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("key", ["include", "include[]", "include[0]"])
-def test_it_is_shown_to_who_asks_for_it(name: str, key: str) -> None:
+def test_included_field_is_shown(name: str, key: str) -> None:
     whole, bare = WHOLE[name]
     before = deepcopy(whole)
     others = [(key, other) for other in WHOLE if other != name]
@@ -83,11 +83,11 @@ def test_it_is_shown_to_who_asks_for_it(name: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("item", PLAIN)
-def test_everything_else_is_shown_to_all(item: Json) -> None:
+def test_other_fields_are_always_shown(item: Json) -> None:
     assert IncludeFilter([]).filter_item(item) == item
 
 
-def test_responses_and_events_are_shown_alike() -> None:
+def test_responses_and_events_are_filtered_alike() -> None:
     whole, bare = WHOLE["reasoning.encrypted_content"]
     logged, text = ({"type": "output_text", "text": "x", "logprobs": p} for p in ([{}], []))
     events: list[tuple[Json, Json]] = [
@@ -113,7 +113,7 @@ def test_responses_and_events_are_shown_alike() -> None:
     }
 
 
-def test_what_nobody_knows_is_refused_by_its_place() -> None:
+def test_unknown_include_value_is_rejected() -> None:
     query = [("include[]", "reasoning.encrypted_content"), ("include[]", "reasoning.everything")]
     with pytest.raises(InvalidRequest) as refused:
         IncludeFilter(query)
@@ -121,7 +121,7 @@ def test_what_nobody_knows_is_refused_by_its_place() -> None:
     assert "message.output_text.logprobs" in refused.value.message
 
 
-def test_only_reasoning_that_was_sealed_here_is_hidden() -> None:
+def test_only_own_encrypted_reasoning_is_hidden() -> None:
     shown = {"type": "reasoning", "id": "rs", "summary": [{"text": "Hm."}]}
     own = {**shown, "encrypted_content": "fwd1.x"}
     alone = {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "fwd1.x"}
@@ -142,5 +142,5 @@ def test_only_reasoning_that_was_sealed_here_is_hidden() -> None:
     ("include", "shown"),
     [(None, False), ("odd", False), ([], False), (["reasoning.encrypted_content"], True)],
 )
-def test_seals_are_shown_to_requests_that_include_them(include: Any, shown: bool) -> None:
+def test_included_encrypted_reasoning_is_shown(include: Any, shown: bool) -> None:
     assert wants_encrypted_reasoning({"include": include}) is shown

@@ -1,4 +1,4 @@
-"""Items as the API shows them."""
+"""Validation and rendering of items."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ GIVEN: list[Any] = [
 ]
 
 
-def said(*parts: Any, role: str = "user") -> list[Any]:
+def make_message(*parts: Any, role: str = "user") -> list[Any]:
     return [{"role": role, "content": [*parts]}]
 
 
 @pytest.mark.parametrize("item", GIVEN, ids=lambda i: f"{i.get('type')}-{i.get('role')}")
-def test_every_item_is_complete_as_it_is_shown(item: Any) -> None:
+def test_rendered_items_are_complete(item: Any) -> None:
     whole = render_item(item, derive_id(item, "resp_1", 0))
 
     TypeAdapter(ResponseItem).validate_python(whole, strict=True)
     assert render_item({**item, "id": "own"}, "other")["id"] == "own"
 
 
-def test_an_id_that_is_made_up_stays_the_same() -> None:
+def test_derived_id_is_stable() -> None:
     user, call = GIVEN[0], GIVEN[4]
     assert derive_id(user, "a", 1) == derive_id(user, "a", 1)
     assert len({derive_id(user, holder, n) for holder in "ab" for n in range(3)}) == 6
@@ -44,14 +44,14 @@ def test_an_id_that_is_made_up_stays_the_same() -> None:
     assert derive_id(call, "a", 1).startswith("fc_")
 
 
-def test_an_id_that_is_made_up_says_where_the_item_is() -> None:
+def test_derived_id_encodes_the_position() -> None:
     for holder in ("resp_" + "0" * 32, "resp_a-b", "chatcmpl-7"):
         holders, place = parse_derived_id(derive_id(GIVEN[0], holder, 12))
         assert (holder in holders, place) == (True, 12)
     assert parse_derived_id("msg_" + "0" * 32)[0] == []
 
 
-def test_a_text_is_what_the_user_says() -> None:
+def test_string_input_is_a_user_message() -> None:
     assert to_items("hi") == [{"type": "message", "role": "user", "content": "hi"}]
     assert to_items(None) == []
     assert to_items(GIVEN) is GIVEN
@@ -85,49 +85,52 @@ def test_a_text_is_what_the_user_says() -> None:
         ([{"type": "compaction"}], "items[0].encrypted_content"),
         ([{"type": "configuration_update", "reasoning": 5}], "items[0].reasoning"),
         ([{"type": "additional_tools", "tools": [5]}], "items[0].tools[0]"),
-        (said({"type": "nonsense"}), "items[0].content[0].type"),
-        (said({"type": "input_text"}), "items[0].content[0].text"),
-        (said({"type": "input_image"}), "items[0].content[0].image_url"),
-        (said({"type": "input_image", "image_url": 5}), "items[0].content[0].image_url"),
-        (said({"type": "input_image", "image_url": "data:oops"}), "items[0].content[0].image_url"),
+        (make_message({"type": "nonsense"}), "items[0].content[0].type"),
+        (make_message({"type": "input_text"}), "items[0].content[0].text"),
+        (make_message({"type": "input_image"}), "items[0].content[0].image_url"),
+        (make_message({"type": "input_image", "image_url": 5}), "items[0].content[0].image_url"),
         (
-            said({"type": "input_image", "image_url": "data:text/plain;base64,aGk="}),
+            make_message({"type": "input_image", "image_url": "data:oops"}),
             "items[0].content[0].image_url",
         ),
-        (said({"type": "input_file", "file_data": "@"}), "items[0].content[0].file_data"),
-        (said({"type": "input_file", "filename": "a"}), "items[0].content[0].file_url"),
         (
-            said({"type": "input_image", "image_url": "https://x/y"}, role="system"),
+            make_message({"type": "input_image", "image_url": "data:text/plain;base64,aGk="}),
+            "items[0].content[0].image_url",
+        ),
+        (make_message({"type": "input_file", "file_data": "@"}), "items[0].content[0].file_data"),
+        (make_message({"type": "input_file", "filename": "a"}), "items[0].content[0].file_url"),
+        (
+            make_message({"type": "input_image", "image_url": "https://x/y"}, role="system"),
             "items[0].content[0].type",
         ),
         (
-            said({"type": "input_image", "image_url": "https://x/y"}, role="assistant"),
+            make_message({"type": "input_image", "image_url": "https://x/y"}, role="assistant"),
             "items[0].content[0].type",
         ),
         (
-            said({"type": "input_image", "file_id": "file-1"}, {"type": "nonsense"}),
+            make_message({"type": "input_image", "file_id": "file-1"}, {"type": "nonsense"}),
             "items[0].content[1].type",
         ),
     ],
 )
-def test_what_can_be_no_item_is_refused_by_its_place(items: Any, path: str) -> None:
+def test_invalid_item_is_rejected(items: Any, path: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         check_items(items, "items", 3)
     assert refused.value.param == path
 
 
-def test_what_can_be_items_is_let_in() -> None:
+def test_valid_items_are_accepted() -> None:
     assert check_items(GIVEN, "items", 20) == GIVEN
 
 
 @pytest.mark.parametrize(
     "item",
     [
-        *said({"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}),
-        *said({"type": "input_image", "file_id": "file-1", "image_url": None}),
-        *said({"type": "input_file", "file_url": "https://x/a.pdf"}),
-        *said({"type": "input_file", "file_data": "JVBERi0xLjQ=", "filename": "a.pdf"}),
-        *said({"type": "refusal", "refusal": "no"}, role="assistant"),
+        *make_message({"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}),
+        *make_message({"type": "input_image", "file_id": "file-1", "image_url": None}),
+        *make_message({"type": "input_file", "file_url": "https://x/a.pdf"}),
+        *make_message({"type": "input_file", "file_data": "JVBERi0xLjQ=", "filename": "a.pdf"}),
+        *make_message({"type": "refusal", "refusal": "no"}, role="assistant"),
         {**GIVEN[5], "output": [{"type": "input_image", "image_url": "https://x/a.png"}]},
         {"type": "shell_call_output", "call_id": "c", "output": []},
         {"type": "local_shell_call_output", "id": "c", "output": "x"},
@@ -139,5 +142,5 @@ def test_what_can_be_items_is_let_in() -> None:
         {"type": "image_generation_call", "id": "ig_1", "result": None},
     ],
 )  # fmt: skip
-def test_what_an_item_may_be(item: Any) -> None:
+def test_item_types_are_validated(item: Any) -> None:
     assert check_items([item], "items", 20) == [item]

@@ -1,4 +1,4 @@
-"""Owners: derived with a sealed key, taken over from older versions, and left alone by rotation."""
+"""Owners: derivation with an encrypted key, migration from older versions, key rotation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_key_has_one_owner_for_all_workers_and_another_in_another_database(
     elsewhere.close()
 
 
-def test_the_database_has_nothing_to_test_guesses_with(database: SqliteDatabase) -> None:
+def test_owner_cannot_be_guessed_from_the_database(database: SqliteDatabase) -> None:
     owners = OwnerResolver(database, ["s"])
     add(database, owners.find_owner("k"))
 
@@ -92,7 +92,7 @@ def test_without_a_secret_or_a_database_owners_are_digests(database: SqliteDatab
     assert database.read(stored.list_keys) == []
 
 
-def test_what_older_versions_stored_is_taken_over_on_first_sight(database: SqliteDatabase) -> None:
+def test_data_of_older_versions_is_moved_at_the_first_request(database: SqliteDatabase) -> None:
     add(database, OLD)
     add(database, hash_client_key("l"), "another's")
     owners = OwnerResolver(database, ["s"])
@@ -103,12 +103,12 @@ def test_what_older_versions_stored_is_taken_over_on_first_sight(database: Sqlit
     assert names(database, hash_client_key("l")) == {"another's"}
 
 
-def test_a_client_is_looked_after_once_in_a_while(
+def test_earlier_owners_are_checked_periodically(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owners = OwnerResolver(database, ["s"])
     owner = owners.find_owner("k")
-    add(database, OLD)  # by a worker of the older version
+    add(database, OLD)  # as a worker of an older version does
 
     with monkeypatch.context() as patch:
         patch.setattr(database, "read", lambda work: pytest.fail("was looked after already"))
@@ -118,7 +118,7 @@ def test_a_client_is_looked_after_once_in_a_while(
     assert names(database, owner) == {"chat_1"}
 
 
-def test_of_many_clients_the_latest_are_known(
+def test_number_of_remembered_owners_is_limited(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_CHECKED_OWNERS", 2)
@@ -129,7 +129,7 @@ def test_of_many_clients_the_latest_are_known(
     assert [*owners._checked_at] == [hash_client_key("b"), hash_client_key("c")]
 
 
-def test_a_conversation_that_goes_on_is_taken_over_when_its_turn_is_over(
+def test_locked_conversation_is_moved_after_its_turn(
     database: SqliteDatabase,
 ) -> None:
     database.write(lambda c: conversations.create(c, OLD, Conversation("conv_1", 1.0, {})))
@@ -145,7 +145,7 @@ def test_a_conversation_that_goes_on_is_taken_over_when_its_turn_is_over(
     assert database.read(lambda c: conversations.find(c, owner, "conv_1")) is not None
 
 
-def test_while_nothing_can_be_written_things_are_found_where_they_are(
+def test_unwritable_database_keeps_earlier_owners(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(database, OLD)
@@ -161,7 +161,7 @@ def fail(*_: object) -> Any:
     raise StoreUnavailable
 
 
-def test_a_worker_that_starts_without_its_database_has_the_same_owners_later(
+def test_owner_keys_are_loaded_when_the_database_is_back(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
@@ -186,7 +186,7 @@ def wait_until_loaded(owners: OwnerResolver) -> None:
         time.sleep(0.01)
 
 
-def test_a_secret_that_is_read_later_is_adopted(database: SqliteDatabase) -> None:
+def test_late_secret_is_used(database: SqliteDatabase) -> None:
     late = OwnerResolver(database, [])
     late.add_secrets(["s"])
 
@@ -208,8 +208,8 @@ def test_a_change_of_the_secret_changes_no_owner(database: SqliteDatabase) -> No
     assert OwnerResolver(database, ["old"])._keys != both._keys, "it opens nothing any more"
 
 
-def test_a_rotation_leaves_no_owner_that_can_be_guessed(database: SqliteDatabase) -> None:
-    """Not even of clients that never come back."""
+def test_rotation_moves_all_guessable_owners(database: SqliteDatabase) -> None:
+    """This includes owners of clients that never return."""
     for key in ("k", "l"):
         add(database, hash_client_key(key))
     owners = OwnerResolver(database, ["s"])
@@ -221,7 +221,7 @@ def test_a_rotation_leaves_no_owner_that_can_be_guessed(database: SqliteDatabase
     assert not any(map(is_guessable, everybody))
 
 
-def test_what_was_stored_under_another_secret_is_taken_over_when_both_are_there(
+def test_data_under_another_secret_is_moved_when_both_are_set(
     database: SqliteDatabase,
 ) -> None:
     first, other = OwnerResolver(database, ["first"]), OwnerResolver(database, ["other"])
@@ -235,7 +235,7 @@ def test_what_was_stored_under_another_secret_is_taken_over_when_both_are_there(
     assert names(database, both.find_owner("k")) == {"chat_1", "chat_2"}
 
 
-def test_rows_are_settled_without_their_client(database: SqliteDatabase) -> None:
+def test_rows_are_moved_without_their_client(database: SqliteDatabase) -> None:
     add(database, OLD)
     owners = OwnerResolver(database, ["s"])
 
@@ -275,7 +275,7 @@ def find_owner(url: str, barrier: Any, found: Any) -> None:
     database.close()
 
 
-def test_processes_that_see_a_client_at_once_move_its_things_once(url: str) -> None:
+def test_concurrent_processes_move_data_once(url: str) -> None:
     database = open_one(url)
     for number in range(5):
         add(database, OLD, f"chat_{number}")

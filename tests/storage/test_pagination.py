@@ -1,4 +1,4 @@
-"""Lists in pages, and metadata."""
+"""Pagination and metadata validation."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def names(page: PageRequest) -> tuple[str, bool]:
     return "".join(entry["id"] for entry in found["data"]), found["has_more"]
 
 
-def test_a_page_is_a_part_in_some_order() -> None:
+def test_page_respects_limit_cursor_and_order() -> None:
     assert names(PageRequest(20, None, False)) == ("abcde", False)
     assert names(PageRequest(2, None, True)) == ("ed", True)
     assert names(PageRequest(2, "b", False)) == ("cd", True)
     assert names(PageRequest(2, "b", True)) == ("a", False)
     assert (make_list([], 5)["first_id"], make_list(ALL, 2)["last_id"]) == (None, "b")
-    with pytest.raises(InvalidRequest, match="no 'x' in this list"):
+    with pytest.raises(InvalidRequest, match="'x' is not in this list"):
         make_page(ALL, PageRequest(2, "x", False))
 
 
-def test_a_mark_is_a_place_that_is_known() -> None:
+def test_unknown_cursor_is_rejected() -> None:
     places = {"a": 7, "first": 0}
     marks = [
         find_page_start(PageRequest(2, after, False), places.get) for after in (None, "a", "first")
@@ -46,7 +46,7 @@ def test_a_mark_is_a_place_that_is_known() -> None:
     assert refused.value.param == "after"
 
 
-def test_what_a_query_asks_for() -> None:
+def test_page_parameters_are_parsed() -> None:
     assert read_page({}, "desc") == PageRequest(20, None, True)
     assert read_page({"limit": "3", "after": "x", "order": "asc"}, "desc") == PageRequest(
         3, "x", False
@@ -58,7 +58,7 @@ def test_what_a_query_asks_for() -> None:
     [({"limit": "0"}, "limit"), ({"limit": "101"}, "limit"), ({"limit": "x"}, "limit"),
      ({"order": "up"}, "order")],
 )  # fmt: skip
-def test_what_is_no_page_is_refused(query: dict[str, str], param: str) -> None:
+def test_invalid_page_parameters_are_rejected(query: dict[str, str], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         read_page(query, "asc")
     assert refused.value.param == param
@@ -70,7 +70,7 @@ def test_what_is_no_page_is_refused(query: dict[str, str], param: str) -> None:
      ({"a": "x" * 513}, "metadata.a"), ({str(i): "" for i in range(17)}, "metadata"),
      (None, "metadata")],
 )  # fmt: skip
-def test_metadata_is_some_texts(metadata: Any, param: str) -> None:
+def test_metadata_is_validated(metadata: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         read_metadata({"metadata": metadata}, check_type, required=True)
     assert refused.value.param == param

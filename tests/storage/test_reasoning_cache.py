@@ -1,4 +1,4 @@
-"""The shelf of all workers: what one puts there another finds, and what happens without it."""
+"""The reasoning cache in the database: sharing between workers, and behaviour without the database."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ME, OTHER = b"me", b"other"
 TTL = 3600.0
 
 
-class Watched(SqliteDatabase):
-    """Counts how often it is asked, and fails as long as it is told to."""
+class WatchedDatabase(SqliteDatabase):
+    """Counts reads and writes, and fails on demand."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -46,8 +46,8 @@ class Watched(SqliteDatabase):
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Watched]:
-    made = Watched(tmp_path / "state.db")
+def database(tmp_path: Path) -> Iterator[WatchedDatabase]:
+    made = WatchedDatabase(tmp_path / "state.db")
     made.prepare()
     yield made
     made.close()
@@ -57,19 +57,19 @@ def worker(database: SqliteDatabase, secret: str = "s") -> DatabaseBackend:
     return DatabaseBackend(database, TokenCipher([secret]), TTL)
 
 
-def age(database: Watched, seconds: float) -> None:
-    """Have all that is stored been used so long ago."""
+def age(database: WatchedDatabase, seconds: float) -> None:
+    """Set the last use of all values to ``seconds`` ago."""
     at = sa.text("UPDATE thoughts SET used = :used").bindparams(used=time.time() - seconds)
     database.write(lambda c: c.execute(at))
 
 
-def used(database: Watched) -> float:
-    """How long ago what is stored was used."""
+def read_use(database: WatchedDatabase) -> float:
+    """Return the seconds since the last use of the stored value."""
     found = database.read(lambda c: c.scalar(sa.text("SELECT min(used) FROM thoughts")))
     return float(time.time() - found)
 
 
-def test_what_one_worker_keeps_another_finds(database: Watched) -> None:
+def test_value_is_shared_between_workers(database: WatchedDatabase) -> None:
     one, two = worker(database), worker(database)
     one.store(ME, {b"a": b'["x"]', b"b": b"[1]"})
 
@@ -78,7 +78,7 @@ def test_what_one_worker_keeps_another_finds(database: Watched) -> None:
     assert database.writes == 1
 
 
-def test_what_is_known_here_is_not_asked_for(database: Watched) -> None:
+def test_known_value_needs_no_query(database: WatchedDatabase) -> None:
     one, two = worker(database), worker(database)
     one.store(ME, {b"a": b"[1]"})
     assert one.find(ME, [b"a"])
@@ -88,7 +88,7 @@ def test_what_is_known_here_is_not_asked_for(database: Watched) -> None:
     assert database.reads == 1
 
 
-def test_what_is_stored_cannot_be_read_without_the_secret(database: Watched) -> None:
+def test_stored_value_is_encrypted(database: WatchedDatabase) -> None:
     worker(database).store(ME, {b"a": b'["a certain text"]'})
 
     data = database.read(lambda c: c.scalar(sa.text("SELECT data FROM thoughts")))
@@ -96,7 +96,7 @@ def test_what_is_stored_cannot_be_read_without_the_secret(database: Watched) -> 
     assert worker(database, "another").find(ME, [b"a"]) == {}
 
 
-def test_what_was_moved_to_another_place_is_not_opened(database: Watched) -> None:
+def test_value_moved_to_another_row_is_ignored(database: WatchedDatabase) -> None:
     worker(database).store(ME, {b"a": b"[1]"})
     moved = sa.text("UPDATE thoughts SET owner = :owner").bindparams(owner=OTHER.hex())
     database.write(lambda c: c.execute(moved))
@@ -104,27 +104,27 @@ def test_what_was_moved_to_another_place_is_not_opened(database: Watched) -> Non
     assert worker(database).find(OTHER, [b"a"]) == {}
 
 
-def test_what_was_not_used_for_long_is_not_found(database: Watched) -> None:
+def test_expired_value_is_not_found(database: WatchedDatabase) -> None:
     worker(database).store(ME, {b"a": b"[1]"})
     age(database, TTL + 1)
 
     assert worker(database).find(ME, [b"a"]) == {}
 
 
-def test_what_is_in_use_stays(database: Watched) -> None:
+def test_used_value_does_not_expire(database: WatchedDatabase) -> None:
     worker(database).store(ME, {b"a": b"[1]"})
     age(database, TTL / 5)
     two = worker(database)
     assert two.find(ME, [b"a"])
-    assert used(database) > TTL / 6  # it is noted now and then
+    assert read_use(database) > TTL / 6  # recorded only from time to time
 
     age(database, TTL / 2)
     assert worker(database).find(ME, [b"a"])
-    assert used(database) < 60
+    assert read_use(database) < 60
 
 
-def test_who_has_known_it_for_long_says_that_it_is_in_use(
-    database: Watched, monkeypatch: pytest.MonkeyPatch
+def test_use_of_a_known_value_is_recorded(
+    database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = worker(database)
     one.store(ME, {b"a": b"[1]"})
@@ -133,19 +133,19 @@ def test_who_has_known_it_for_long_says_that_it_is_in_use(
         patch.setattr(reasoning_cache.time, "time", lambda: later)
         assert one.find(ME, [b"a"])
         assert one.find(ME, [b"a"])
-    assert used(database) < -TTL / 3
-    assert database.reads == 2  # of which one is that of this test
+    assert read_use(database) < -TTL / 3
+    assert database.reads == 2  # one of them is this test's own
 
 
-def test_a_store_that_fails_costs_nothing_but_what_it_has(
-    database: Watched, monkeypatch: pytest.MonkeyPatch
+def test_database_failure_pauses_access(
+    database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = worker(database), worker(database)
     one.store(ME, {b"a": b"[1]"})
     database.fails = True
     two.store(ME, {b"b": b"[2]"})
     assert two.find(ME, [b"a", b"b"]) == {b"b": b"[2]"}
-    assert (database.reads, database.writes) == (0, 2)  # it rests, and is not asked again
+    assert (database.reads, database.writes) == (0, 2)  # access is paused
 
     database.fails = False
     assert two.find(ME, [b"a"]) == {}
@@ -154,8 +154,8 @@ def test_a_store_that_fails_costs_nothing_but_what_it_has(
     assert two.find(ME, [b"a"]) == {b"a": b"[1]"}
 
 
-def test_store_that_hangs_is_left_alone_until_it_answers(
-    database: Watched, monkeypatch: pytest.MonkeyPatch
+def test_hanging_database_pauses_access(
+    database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reasoning_cache, "MAX_WAIT_SECONDS", 0.03)
     worker(database).store(ME, {b"a": b'["x"]'})
@@ -167,7 +167,7 @@ def test_store_that_hangs_is_left_alone_until_it_answers(
     assert database.reads == 1
     database.free.set()
 
-    deadline = time.monotonic() + 5  # sooner than a store that has failed is asked again
+    deadline = time.monotonic() + 5  # shorter than the pause after a failure
     while one.find(ME, [b"a"]) != {b"a": b'["x"]'}:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Items are found by every id that a client was told."""
+"""Item references: resolution by every id that the API returns."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def found(database: SqliteDatabase, *names: str, owner: str = "o") -> dict[str, 
     return database.read(lambda c: references.find_items(c, owner, list(names)))
 
 
-def test_whatever_a_list_of_input_names_is_found(database: SqliteDatabase) -> None:
+def test_listed_input_item_is_found(database: SqliteDatabase) -> None:
     for name, count in ((NAME, 2), ("7-b", 5)):
         listed = database.read(lambda c, name=name: read_response_input(c, "o", name))  # type: ignore[misc]
         there = found(database, *(item["id"] for item in listed))
@@ -50,7 +50,7 @@ def test_whatever_a_list_of_input_names_is_found(database: SqliteDatabase) -> No
         assert found(database, *there, owner="p") == {}
 
 
-def test_an_item_has_one_id_wherever_it_is_listed(database: SqliteDatabase) -> None:
+def test_item_has_the_same_id_in_all_lists(database: SqliteDatabase) -> None:
     first, later = (
         database.read(lambda c, name=name: read_response_input(c, "o", name))  # type: ignore[misc]
         for name in (NAME, "7-b")
@@ -58,17 +58,17 @@ def test_an_item_has_one_id_wherever_it_is_listed(database: SqliteDatabase) -> N
     assert later[:2] == first
 
 
-def test_items_of_conversations_are_found(database: SqliteDatabase) -> None:
+def test_conversation_item_is_found(database: SqliteDatabase) -> None:
     assert found(database, "msg_t", "msg_1") == {"msg_t": ASKED, "msg_1": SAID}
     assert found(database, "msg_t", owner="p") == {}
 
 
-def test_what_only_stands_for_another_is_not(database: SqliteDatabase) -> None:
+def test_reference_is_not_found_as_an_item(database: SqliteDatabase) -> None:
     beyond = derive_id(ASKED, NAME, 99)
     assert found(database, "ref", beyond, "msg_x-0", "nothing") == {}
 
 
-def test_only_references_are_taken_for_some() -> None:
+def test_reference_detection() -> None:
     given = [{"type": "item_reference", "id": "a"}, {"id": "b"}, NAMED, {"id": 5}, 5,
              {"type": "item_reference"}]  # fmt: skip
     assert references.list_references(given) == ["a", "b"]
@@ -77,7 +77,7 @@ def test_only_references_are_taken_for_some() -> None:
 
 
 def count_statements(database: SqliteDatabase, *names: str) -> int:
-    """How many statements it takes to find these."""
+    """Return the number of SQL statements needed to find these items."""
     statements: list[str] = []
 
     def read(connection: Any) -> None:

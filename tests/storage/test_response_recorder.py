@@ -1,4 +1,4 @@
-"""Answers are stored before the event that says they are over."""
+"""Responses are stored before their terminal event is sent."""
 
 from __future__ import annotations
 
@@ -39,160 +39,164 @@ def answer(name: str = NAME, deltas: int = 2, status: str = "completed") -> list
     return [[{**event, "sequence_number": i}] for i, event in enumerate(events)]
 
 
-def keeper(database: SqliteDatabase, origin: str | None = None, **request: Any) -> ResponseRecorder:
+def make_recorder(
+    database: SqliteDatabase, origin: str | None = None, **request: Any
+) -> ResponseRecorder:
     return ResponseRecorder(database, "o", {"model": "m", "input": "hi", **request}, lambda: origin)
 
 
-def found(database: SqliteDatabase, name: str = NAME) -> StoredResponse | None:
+def find_stored(database: SqliteDatabase, name: str = NAME) -> StoredResponse | None:
     return database.read(lambda c: responses.find(c, "o", name))
 
 
 @pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
-def test_who_hears_the_end_finds_it_stored(database: SqliteDatabase, status: str) -> None:
-    for batch in keeper(database).record(iter(answer(status=status))):
-        kept = found(database)
-        assert (kept is not None) == (batch[-1]["type"] == f"response.{status}")
+def test_answer_is_stored_before_its_end_is_sent(database: SqliteDatabase, status: str) -> None:
+    for batch in make_recorder(database).record(iter(answer(status=status))):
+        stored = find_stored(database)
+        assert (stored is not None) == (batch[-1]["type"] == f"response.{status}")
 
-    assert kept is not None
-    assert kept.body == batch[-1]["response"]
-    assert (kept.status, kept.input[0]["content"]) == (status, "hi")
+    assert stored is not None
+    assert stored.body == batch[-1]["response"]
+    assert (stored.status, stored.input[0]["content"]) == (status, "hi")
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 512])
-def test_a_stream_is_logged_as_it_was_heard(
+def test_event_log_equals_the_stream(
     database: SqliteDatabase, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("forwarder.storage.response_recorder.MAX_EVENTS_PER_CHUNK", at_once)
-    heard = list(keeper(database, stream=True).record(iter(answer(deltas=9))))
+    batches = list(make_recorder(database, stream=True).record(iter(answer(deltas=9))))
 
-    kept = found(database)
-    assert kept is not None
-    log = database.read(lambda c: responses.read_events_after(c, "o", kept, -1))
-    assert log == [event for batch in heard for event in batch]
+    stored = find_stored(database)
+    assert stored is not None
+    log = database.read(lambda c: responses.read_events_after(c, "o", stored, -1))
+    assert log == [event for batch in batches for event in batch]
 
 
 @pytest.mark.parametrize(
     "numbers",
     [[0] * 12, [-1] * 12, [*range(6), *range(6)], [*range(9), 8, 9, 10], [*range(9), 2**63, 9, 9]],
 )
-def test_an_upstream_that_does_not_count_on_has_no_log(
+def test_invalid_upstream_numbers_disable_the_log(
     database: SqliteDatabase, numbers: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("forwarder.storage.response_recorder.MAX_EVENTS_PER_CHUNK", 3)
     events = [event for batch in answer(deltas=10) for event in batch]
     odd = [[{**e, "sequence_number": n}] for e, n in zip(events, numbers, strict=True)]
-    list(keeper(database, stream=True).record(iter(odd)))
+    list(make_recorder(database, stream=True).record(iter(odd)))
 
-    kept = found(database)
-    assert kept is not None
-    assert database.read(lambda c: responses.read_events_after(c, "o", kept, -1)) == []
+    stored = find_stored(database)
+    assert stored is not None
+    assert database.read(lambda c: responses.read_events_after(c, "o", stored, -1)) == []
 
 
-def test_an_upstream_may_leave_numbers_out(
+def test_gaps_in_upstream_numbers_are_allowed(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("forwarder.storage.response_recorder.MAX_EVENTS_PER_CHUNK", 3)
     events = [event for batch in answer(deltas=10) for event in batch]
     odd = [[{**e, "sequence_number": 7 + 2 * i + i // 5}] for i, e in enumerate(events)]
-    heard = [e for batch in keeper(database, stream=True).record(iter(odd)) for e in batch]
+    batches = [e for batch in make_recorder(database, stream=True).record(iter(odd)) for e in batch]
 
-    kept = found(database)
-    assert kept is not None
+    stored = find_stored(database)
+    assert stored is not None
     for after in range(5, 40):
-        log = database.read(lambda c, after=after: responses.read_events_after(c, "o", kept, after))  # type: ignore[misc]
-        assert log == [event for event in heard if event["sequence_number"] > after]
+        log = database.read(
+            lambda c, after=after: responses.read_events_after(c, "o", stored, after)
+        )  # type: ignore[misc]
+        assert log == [event for event in batches if event["sequence_number"] > after]
 
 
-def test_what_is_not_to_be_stored_passes_untouched(database: SqliteDatabase) -> None:
+def test_unstored_stream_is_unchanged(database: SqliteDatabase) -> None:
     stream = iter(answer())
-    assert keeper(database, store=False).record(stream) is stream
+    assert make_recorder(database, store=False).record(stream) is stream
 
 
-def test_an_answer_says_what_it_stands_on(database: SqliteDatabase) -> None:
-    given = keeper(database, previous_response_id="resp_0", store=False)
+def test_response_contains_its_history_fields(database: SqliteDatabase) -> None:
+    given = make_recorder(database, previous_response_id="resp_0", store=False)
     first, *_, last = given.record(iter(answer()))
     for event in (*first, *last):
         assert event["response"]["previous_response_id"] == "resp_0"
         assert event["response"]["store"] is False
-    assert found(database) is None
+    assert find_stored(database) is None
 
 
-def test_ids_of_others_are_replaced_unless_they_keep_them(database: SqliteDatabase) -> None:
-    heard = list(keeper(database).record(iter(answer("1"))))
-    names = {e["response"]["id"] for batch in heard for e in batch if "response" in e}
+def test_upstream_ids_are_replaced_unless_stored_there(database: SqliteDatabase) -> None:
+    batches = list(make_recorder(database).record(iter(answer("1"))))
+    names = {e["response"]["id"] for batch in batches for e in batch if "response" in e}
     [name] = names
-    kept = found(database, name)
-    assert kept is not None
-    assert (len(name), kept.upstream, kept.upstream_id) == (37, None, "1")
+    stored = find_stored(database, name)
+    assert stored is not None
+    assert (len(name), stored.upstream, stored.upstream_id) == (37, None, "1")
 
-    list(keeper(database, "up").record(iter(answer("1"))))
-    kept = found(database, "1")
-    assert kept is not None
-    assert (kept.upstream, kept.upstream_id) == ("up", "1")
+    list(make_recorder(database, "up").record(iter(answer("1"))))
+    stored = find_stored(database, "1")
+    assert stored is not None
+    assert (stored.upstream, stored.upstream_id) == ("up", "1")
 
 
-def test_a_conversation_hears_what_was_asked_and_answered(database: SqliteDatabase) -> None:
+def test_turn_is_appended_to_its_conversation(database: SqliteDatabase) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv_1", 1.0, {})))
     for status in ("completed", "failed"):
-        list(keeper(database, conversation="conv_1").record(iter(answer(status=status))))
+        list(make_recorder(database, conversation="conv_1").record(iter(answer(status=status))))
 
     said = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
     assert [each.data["role"] for each in said] == ["user", "assistant"]
-    kept = found(database)
-    assert kept is not None
-    assert (kept.conversation, kept.before) == ("conv_1", said[-1].number)
+    stored = find_stored(database)
+    assert stored is not None
+    assert (stored.conversation, stored.before) == ("conv_1", said[-1].number)
 
 
-def test_a_conversation_hears_what_is_not_stored_beside_it(database: SqliteDatabase) -> None:
+def test_unstored_turn_is_appended_to_its_conversation(database: SqliteDatabase) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv_1", 1.0, {})))
     for stream in (False, True):
-        given = keeper(database, conversation="conv_1", store=False, stream=stream)
+        given = make_recorder(database, conversation="conv_1", store=False, stream=stream)
         [*_, (last,)] = given.record(iter(answer("1")))
-        assert found(database, last["response"]["id"]) is None
+        assert find_stored(database, last["response"]["id"]) is None
 
     said = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
     assert [each.data["role"] for each in said].count("user") == 2
 
 
-def test_a_conversation_has_the_items_that_are_referred_to(database: SqliteDatabase) -> None:
+def test_referenced_items_are_appended_to_the_conversation(database: SqliteDatabase) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv_1", 1.0, {})))
-    list(keeper(database).record(iter(answer())))
+    list(make_recorder(database).record(iter(answer())))
     listed = database.read(lambda c: read_response_input(c, "o", NAME))
     given = [{"type": "item_reference", "id": name} for name in (listed[0]["id"], "unknown")]
     another = iter(answer("resp_" + "1" * 32))
-    list(keeper(database, conversation="conv_1", input=given).record(another))
+    list(make_recorder(database, conversation="conv_1", input=given).record(another))
 
     said = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
     assert said[0].data["content"] == "hi"
     assert [each.id for each in said] == [listed[0]["id"], "unknown", "msg_1"]
 
 
-def test_what_cannot_be_stored_has_failed(
+def test_storage_error_fails_the_stream(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(work: Any) -> None:
         raise StoreUnavailable
 
     monkeypatch.setattr(database, "write", broken)
-    stream = keeper(database).record(iter(answer()))
+    stream = make_recorder(database).record(iter(answer()))
     assert len([next(stream) for _ in range(3)]) == 3
     with pytest.raises(StoreUnavailable):
         next(stream)
 
 
-def test_an_end_that_cannot_be_read_is_the_upstream_s_fault(database: SqliteDatabase) -> None:
+def test_malformed_terminal_event_is_an_upstream_error(database: SqliteDatabase) -> None:
     events: list[Any] = [[{"type": "response.completed", "response": {"output": 5}}]]
     with pytest.raises(UpstreamProtocolError):
-        list(keeper(database).record(iter(events)))
+        list(make_recorder(database).record(iter(events)))
 
 
-def test_heartbeats_pass(database: SqliteDatabase) -> None:
+def test_heartbeats_are_passed_on(database: SqliteDatabase) -> None:
     beats: list[Batch] = [[], *answer(), []]
-    assert list(keeper(database).record(iter(beats)))[0] == []  # noqa: RUF015
+    assert list(make_recorder(database).record(iter(beats)))[0] == []  # noqa: RUF015
 
 
-def held(database: SqliteDatabase, stored: bool) -> Iterator[Batch]:
-    """The answer to a turn that holds its conversation."""
+def record_locked(database: SqliteDatabase, stored: bool) -> Iterator[Batch]:
+    """Return the recorded stream of a turn that holds a conversation lock."""
     hold = ConversationLocks(database).acquire("o", "conv")
     given = {"model": "m", "input": "hi", "conversation": "conv", "store": stored}
     return iter(ResponseRecorder(database, "o", given, lambda: None, hold).record(iter(answer())))
@@ -207,57 +211,55 @@ def is_free(database: SqliteDatabase) -> bool:
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_who_hears_the_end_may_go_on_with_the_conversation(
+def test_conversation_is_released_before_the_end_is_sent(
     database: SqliteDatabase, stored: bool
 ) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
-    stream = held(database, stored)
+    stream = record_locked(database, stored)
     for batch in stream:
         assert is_free(database) == (batch[-1]["type"] == "response.completed")
 
 
-def test_who_does_not_wait_for_the_end_may_too(database: SqliteDatabase) -> None:
+def test_conversation_is_released_when_the_client_disconnects(database: SqliteDatabase) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
-    stream = held(database, True)
+    stream = record_locked(database, True)
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert is_free(database)
 
 
-def test_what_cannot_be_stored_holds_nothing(
+def test_conversation_is_released_after_a_storage_error(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database.write(lambda c: conversations.create(c, "o", Conversation("conv", 1.0, {})))
     monkeypatch.setattr(ResponseRecorder, "_write_response", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        list(held(database, True))
+        list(record_locked(database, True))
     assert is_free(database)
 
 
 def test_more_items_with_ids_than_a_statement_takes_parameters(database: SqliteDatabase) -> None:
     said = [{"id": f"msg_{i}", "role": "user", "content": "x"} for i in range(40_000)]
-    list(keeper(database, input=said).record(iter(answer())))
+    list(make_recorder(database, input=said).record(iter(answer())))
 
     there = database.read(lambda c: references.find_items(c, "o", [item["id"] for item in said]))
     assert len(there) == 40_000
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 2000])
-def test_ids_of_an_upstream_that_no_database_can_index_are_replaced(
-    database: SqliteDatabase, name: str
-) -> None:
+def test_unindexable_upstream_ids_are_replaced(database: SqliteDatabase, name: str) -> None:
     talk = Conversation("conv_1", 1.0, {})
     database.write(lambda c: conversations.create(c, "o", talk))
     batches = answer(name)
     batches[-1][-1]["response"]["output"] = [{**ITEM, "id": name}]
 
-    heard = list(keeper(database, "up", conversation="conv_1").record(iter(batches)))
+    batches = list(make_recorder(database, "up", conversation="conv_1").record(iter(batches)))
 
-    given = heard[-1][-1]["response"]["id"]
+    given = batches[-1][-1]["response"]["id"]
     assert is_valid_id(given)
-    kept = found(database, given)
-    assert kept is not None
-    assert kept.upstream_id is None
+    stored = find_stored(database, given)
+    assert stored is not None
+    assert stored.upstream_id is None
     items = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
     assert all(is_valid_id(item.id) for item in items)
     assert database.read(lambda c: references.find_items(c, "o", [name])) == {}
@@ -265,11 +267,9 @@ def test_ids_of_an_upstream_that_no_database_can_index_are_replaced(
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 2000])
 @pytest.mark.parametrize("param", ["previous_response_id", "conversation", "input[0].id"])
-def test_ids_that_no_database_can_index_are_refused(
-    database: SqliteDatabase, param: str, name: str
-) -> None:
+def test_unindexable_ids_are_rejected(database: SqliteDatabase, param: str, name: str) -> None:
     asked = {param: name} if "[" not in param else {"input": [{"id": name, "role": "user"}]}
     with pytest.raises(InvalidRequest) as refused:
-        keeper(database, **asked)
+        make_recorder(database, **asked)
     assert (refused.value.param, refused.value.code) == (param, "invalid_value")
     assert name not in refused.value.message

@@ -1,4 +1,4 @@
-"""With a store, and without one."""
+"""Conversation state with and without a database."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from forwarder.storage.db import conversations
 from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import SqliteDatabase
 
-EXCHANGE = RequestContext("x", "responses", LossReport(), client_key="k")
+CONTEXT = RequestContext("x", "responses", LossReport(), client_key="k")
 UP = UpstreamMemory("up")
 
 
-def left(state: Any, request: Json, translated: bool = True) -> Json:
-    found: list[Json] = []
+def call_with_history(state: Any, request: Json, translated: bool = True) -> Json:
+    requests: list[Json] = []
 
-    def call(asked: Json) -> EventStream:
-        found.append(asked)
+    def handler(request: Json) -> EventStream:
+        requests.append(request)
         return iter(())
 
-    list(state.with_history(call, EXCHANGE, UP, translated)(request))
-    return found[0]
+    list(state.with_history(handler, CONTEXT, UP, translated)(request))
+    return requests[0]
 
 
 @pytest.mark.parametrize(
@@ -45,53 +45,57 @@ def left(state: Any, request: Json, translated: bool = True) -> Json:
         ({"background": True}, "background", "unsupported_parameter"),
     ],
 )
-def test_without_a_store_what_needs_one_is_refused(more: Json, param: str, code: str) -> None:
+def test_request_that_needs_a_database_is_rejected_without_one(
+    more: Json, param: str, code: str
+) -> None:
     with pytest.raises(ForwarderError) as refused:
-        left(NullConversationStore(), {"input": "hi", **more})
+        call_with_history(NullConversationStore(), {"input": "hi", **more})
     assert (refused.value.status, refused.value.param, refused.value.code) == (400, param, code)
-    assert left(NullConversationStore(), {"input": "hi", **more}, translated=False) == {
+    assert call_with_history(
+        NullConversationStore(), {"input": "hi", **more}, translated=False
+    ) == {
         "input": "hi",
         **more,
     }
 
 
-def test_without_a_store_what_asks_for_nothing_is_let_pass() -> None:
-    asked = {"input": "hi", "background": False, "previous_response_id": None}
-    assert left(NullConversationStore(), asked) == {"input": "hi"}
+def test_request_without_state_passes_without_a_database() -> None:
+    request = {"input": "hi", "background": False, "previous_response_id": None}
+    assert call_with_history(NullConversationStore(), request) == {"input": "hi"}
     stream: EventStream = iter(())
     assert (
-        NullConversationStore().make_recorder("responses", asked, EXCHANGE, lambda: None)(stream)
+        NullConversationStore().make_recorder("responses", request, CONTEXT, lambda: None)(stream)
         is stream
     )
 
 
 @pytest.mark.parametrize("client", ["chat", "responses"])
-def test_with_a_store_answers_are_kept(client: str, database: SqliteDatabase) -> None:
+def test_answers_are_stored(client: str, database: SqliteDatabase) -> None:
     state = ConversationStore(database, InFlightRequests())
-    wrap = state.make_recorder(client, {"input": "hi", "store": True}, EXCHANGE, lambda: None)
+    wrap = state.make_recorder(client, {"input": "hi", "store": True}, CONTEXT, lambda: None)
     stream: EventStream = iter(())
     assert wrap(stream) is not stream
-    assert left(state, {"input": "hi", "background": None}) == {"input": "hi"}
+    assert call_with_history(state, {"input": "hi", "background": None}) == {"input": "hi"}
 
 
-def test_a_turn_holds_its_conversation_for_as_long_as_its_exchange(
+def test_turn_locks_its_conversation_until_its_context_closes(
     database: SqliteDatabase,
 ) -> None:
     database.write(
         lambda c: conversations.create(c, hash_client_key("k"), Conversation("conv", 1.0, {}))
     )
-    state, asked = (
+    state, request = (
         ConversationStore(database, InFlightRequests()),
         {"input": "hi", "conversation": "conv"},
     )
-    exchange = RequestContext("x", "responses", LossReport(), client_key="k")
-    state.make_recorder("responses", asked, exchange, lambda: None)
+    context = RequestContext("x", "responses", LossReport(), client_key="k")
+    state.make_recorder("responses", request, context, lambda: None)
     other = RequestContext("y", "responses", LossReport(), client_key="k")
     with pytest.raises(ConversationLocked):
-        state.make_recorder("responses", asked, other, lambda: None)
+        state.make_recorder("responses", request, other, lambda: None)
 
-    exchange.close()
-    state.make_recorder("responses", asked, other, lambda: None)
+    context.close()
+    state.make_recorder("responses", request, other, lambda: None)
     other.close()
 
 
@@ -105,18 +109,18 @@ NEEDS_STORE: list[tuple[str, Json]] = [
 
 @pytest.mark.parametrize(("client", "asked"), NEEDS_STORE)
 def test_request_that_needs_the_store_is_refused_while_it_cannot_be_written(
-    client: str, asked: Json, failing: SqliteDatabase
+    client: str, request: Json, failing: SqliteDatabase
 ) -> None:
     with pytest.raises(StoreUnavailable):
         ConversationStore(failing, InFlightRequests()).make_recorder(
-            client, asked, EXCHANGE, lambda: None
+            client, request, CONTEXT, lambda: None
         )
 
 
 def test_response_that_is_not_asked_to_be_stored_is_served_while_the_store_fails(
     failing: SqliteDatabase,
 ) -> None:
-    exchange = RequestContext("x", "responses", LossReport(), client_key="k")
+    context = RequestContext("x", "responses", LossReport(), client_key="k")
     state = ConversationStore(failing, InFlightRequests())
     events = [
         {"type": kind, "response": {"id": "resp_1", "status": status, "store": True, "output": []}}
@@ -126,21 +130,21 @@ def test_response_that_is_not_asked_to_be_stored_is_served_while_the_store_fails
         )
     ]
 
-    kept = state.make_recorder("responses", {"input": "hi", "stream": True}, exchange, lambda: None)
-    batches = list(kept(iter([events])))
+    wrap = state.make_recorder("responses", {"input": "hi", "stream": True}, context, lambda: None)
+    batches = list(wrap(iter([events])))
 
     assert [event["response"]["store"] for event in batches[0]] == [False, False]
-    assert list(exchange.loss_report.losses) == ["store"]
+    assert list(context.loss_report.losses) == ["store"]
     assert state.list_local_parameters("responses", {"input": "hi"}, translated=True) == set()
 
 
 def test_strict_request_is_refused_while_its_response_cannot_be_stored(
     failing: SqliteDatabase,
 ) -> None:
-    exchange = RequestContext("x", "responses", LossReport(strict=True), client_key="k")
+    context = RequestContext("x", "responses", LossReport(strict=True), client_key="k")
     with pytest.raises(StoreUnavailable):
         ConversationStore(failing, InFlightRequests()).make_recorder(
-            "responses", {"input": "hi"}, exchange, lambda: None
+            "responses", {"input": "hi"}, context, lambda: None
         )
 
 
@@ -152,15 +156,15 @@ def test_request_that_needs_no_store_passes_untouched_while_it_fails(
     client: str, request_: Json, failing: SqliteDatabase
 ) -> None:
     stream: EventStream = iter(())
-    kept = ConversationStore(failing, InFlightRequests()).make_recorder(
-        client, request_, EXCHANGE, lambda: None
+    wrap = ConversationStore(failing, InFlightRequests()).make_recorder(
+        client, request_, CONTEXT, lambda: None
     )
-    assert kept(stream) is stream
+    assert wrap(stream) is stream
 
 
 @pytest.fixture
 def failing(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> SqliteDatabase:
-    """A database that cannot be written."""
+    """A database that is not writable."""
     monkeypatch.setattr(database.write_breaker, "error", "disk is full")
     return database
 
@@ -178,7 +182,7 @@ def failing(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> Sqlite
         ("responses", {}, False, set()),
     ],
 )
-def test_what_is_stored_here_is_honoured_here(
+def test_parameters_of_stored_answers_are_local(
     client: str, request_: Json, translated: bool, names: set[str], database: SqliteDatabase
 ) -> None:
     assert (
@@ -201,17 +205,17 @@ def test_what_is_stored_here_is_honoured_here(
         ({"messages": ["hi"]}, "messages[0]"),
     ],
 )
-def test_a_completion_that_cannot_be_stored_is_refused_before_it_is_made(
+def test_completion_that_cannot_be_stored_is_rejected_early(
     more: Json, param: str, database: SqliteDatabase
 ) -> None:
     state = ConversationStore(database, InFlightRequests())
     with pytest.raises(InvalidRequest) as refused:
-        state.make_recorder("chat", {"store": True, **more}, EXCHANGE, lambda: None)
+        state.make_recorder("chat", {"store": True, **more}, CONTEXT, lambda: None)
     assert refused.value.param == param
 
 
-def test_one_that_is_not_to_be_stored_may_be_anything(database: SqliteDatabase) -> None:
+def test_unstored_completion_is_not_validated(database: SqliteDatabase) -> None:
     odd = {"n": "2", "messages": "hi", "metadata": "x"}
     stream: EventStream = iter(())
     state = ConversationStore(database, InFlightRequests())
-    assert state.make_recorder("chat", odd, EXCHANGE, lambda: None)(stream) is stream
+    assert state.make_recorder("chat", odd, CONTEXT, lambda: None)(stream) is stream

@@ -1,4 +1,4 @@
-"""The estimate of tokens: near enough, and never less for more."""
+"""Token estimates: accuracy and monotonicity."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def of(*items: Any, **request: Any) -> int:
         ("你好世界，今天天气很好。" * 20, 170),
     ],
 )
-def test_a_text_counts_about_what_tokenizers_say(text: str, tokens: int) -> None:
+def test_estimate_is_close_to_tokenizers(text: str, tokens: int) -> None:
     assert of({"role": "user", "content": text}) == pytest.approx(tokens, rel=0.3)
 
 
-def test_everything_counts() -> None:
+def test_estimate_counts_every_part() -> None:
     user: Any = {"role": "user", "content": "hi"}
     alone = of(user)
     tool = {"type": "function", "name": "f", "parameters": {"type": "object"}}

@@ -1,4 +1,4 @@
-"""A database of a test's own, on SQLite."""
+"""A separate SQLite database for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Background work in the store: whoever ends it first has ended it."""
+"""Ownership and leases of background responses; the first end of a response is final."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def queue(database: SqliteDatabase, name: str = "a", lease: float = 60.0) -> Sto
     body = {"id": name, "background": True, "output": []}
     one = StoredResponse(name, "queued", [], body, 1.0, worker="w", lease=time.time() + lease)
     database.write(lambda c: responses.add(c, "o", one, [event_log.pack_events([event(0)])]))
-    return found(database, name)
+    return find_response(database, name)
 
 
-def found(database: Database, name: str = "a") -> StoredResponse:
-    kept = database.read(lambda c: responses.find(c, "o", name))
-    assert kept is not None
-    return kept
+def find_response(database: Database, name: str = "a") -> StoredResponse:
+    stored = database.read(lambda c: responses.find(c, "o", name))
+    assert stored is not None
+    return stored
 
 
-def told(database: Database) -> list[Any]:
-    one = found(database)
+def read_log(database: Database) -> list[Any]:
+    one = find_response(database)
     log = database.read(lambda c: responses.read_events_after(c, "o", one, -1))
     return [(e["type"], e["sequence_number"]) for e in log]
 
 
-def finished(database: Database, worker: str = "w", number: int = 2) -> bool:
+def finish_work(database: Database, worker: str = "w", number: int = 2) -> bool:
     body = {"id": "a", "status": "completed", "output": [ITEM]}
     last = [event(number, "response.completed", response=body)]
     return database.write(
@@ -51,59 +51,59 @@ def finished(database: Database, worker: str = "w", number: int = 2) -> bool:
     )
 
 
-def test_work_goes_on_and_ends(database: SqliteDatabase) -> None:
+def test_progress_and_end_are_stored(database: SqliteDatabase) -> None:
     queue(database)
     assert database.read(lambda c: background_leases.list_own(c, "w")) == {("o", "a")}
     assert database.write(lambda c: background_leases.append_progress(c, "o", "a", "w", [event(1)]))
-    assert found(database).status == "in_progress"
-    assert finished(database)
+    assert find_response(database).status == "in_progress"
+    assert finish_work(database)
 
-    one = found(database)
+    one = find_response(database)
     assert (one.status, one.upstream, one.lease, one.is_running) == ("completed", "up", None, False)
-    assert [number for _, number in told(database)] == [0, 1, 2]
+    assert [number for _, number in read_log(database)] == [0, 1, 2]
     assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1"])) == {"msg_1": ITEM}
     assert database.read(lambda c: background_leases.list_own(c, "w")) == set()
 
 
 @pytest.mark.parametrize("worker", ["other", "w"])
-def test_who_has_lost_it_writes_no_more(database: SqliteDatabase, worker: str) -> None:
+def test_worker_without_the_lease_cannot_write(database: SqliteDatabase, worker: str) -> None:
     one = queue(database)
     if worker == "w":
         database.write(lambda c: background_leases.end_work(c, "o", one, "cancelled", None))
-    before = told(database)
+    before = read_log(database)
 
     assert not database.write(
         lambda c: background_leases.append_progress(c, "o", "a", worker, [event(7)])
     )
-    assert not finished(database, worker)
-    assert told(database) == before
+    assert not finish_work(database, worker)
+    assert read_log(database) == before
 
 
-def test_what_was_made_is_kept_when_it_is_cancelled(database: SqliteDatabase) -> None:
+def test_cancelled_response_keeps_its_output(database: SqliteDatabase) -> None:
     one = queue(database)
     done = event(1, "response.output_item.done", item=ITEM)
     database.write(lambda c: background_leases.append_progress(c, "o", "a", "w", [done, event(2)]))
 
     ended = database.write(lambda c: background_leases.end_work(c, "o", one, "cancelled", None))
-    assert ended.body == found(database).body
+    assert ended.body == find_response(database).body
     assert (ended.body["status"], ended.body["output"]) == ("cancelled", [ITEM])
-    assert told(database)[-1] == ("response.incomplete", 3)
+    assert read_log(database)[-1] == ("response.incomplete", 3)
     again = database.write(lambda c: background_leases.end_work(c, "o", one, "failed", None))
     assert again.status == "cancelled"
 
 
-def test_work_of_the_dead_is_found_and_has_failed(database: SqliteDatabase) -> None:
+def test_job_with_expired_lease_is_listed_and_failed(database: SqliteDatabase) -> None:
     alive, dead = queue(database, "b"), queue(database, lease=-1)
 
     assert (alive.is_lost, dead.is_lost) == (False, True)
     assert database.read(background_leases.list_lost) == [("o", "a")]
     assert database.write(lambda c: background_leases.reap(c, "o", alive.id)) is None
     assert database.write(lambda c: background_leases.reap(c, "o", dead.id))
-    assert (found(database).status, found(database).body["error"]) == (
+    assert (find_response(database).status, find_response(database).body["error"]) == (
         "failed",
         background_leases.WORKER_DIED_ERROR,
     )
-    assert told(database)[-1][0] == "response.failed"
+    assert read_log(database)[-1][0] == "response.failed"
     assert database.read(background_leases.list_lost) == []
 
 
@@ -116,7 +116,7 @@ def test_only_the_named_leases_of_a_worker_are_renewed(database: SqliteDatabase)
     assert database.read(background_leases.list_lost) == [("o", "b")]
 
 
-def test_failed_work_keeps_what_was_made_of_it(database: SqliteDatabase) -> None:
+def test_failed_response_keeps_its_output(database: SqliteDatabase) -> None:
     queue(database)
     made = [
         event(1, "response.output_item.done", output_index=0, item=ITEM),
@@ -135,7 +135,7 @@ def test_failed_work_keeps_what_was_made_of_it(database: SqliteDatabase) -> None
         lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", last)
     )
 
-    first, second = found(database).body["output"]
+    first, second = find_response(database).body["output"]
     assert first == ITEM
     assert (second["status"], second["content"][0]["text"]) == ("incomplete", "So far.")
 
@@ -171,7 +171,7 @@ def take_up(
     return database.write(lambda c: background_leases.claim_work(c, "o", "a", worker, attempts))
 
 
-def test_work_that_is_handed_back_is_taken_up_once(database: SqliteDatabase) -> None:
+def test_released_job_is_claimed_once(database: SqliteDatabase) -> None:
     begin(database)
     assert database.read(background_leases.list_waiting) == []
     assert not database.write(lambda c: background_leases.release_work(c, "o", "a", "other"))
@@ -194,8 +194,8 @@ def test_work_that_is_handed_back_is_taken_up_once(database: SqliteDatabase) -> 
     assert size(database) < before
     assert (taken.request, taken.attempt, taken.next_number) == ("sealed", 2, 6)
     assert taken.response.body["metadata"] == {"k": "v", "forwarder.attempt": "2"}
-    # What the first attempt made is void, and its numbers are not given again.
-    assert told(database) == [
+    # Events of the first attempt are deleted, and their numbers are not reused.
+    assert read_log(database) == [
         ("response.created", 0),
         ("response.queued", 1),
         ("response.queued", 5),
@@ -203,11 +203,13 @@ def test_work_that_is_handed_back_is_taken_up_once(database: SqliteDatabase) -> 
     assert database.read(lambda c: background_leases.list_own(c, "x")) == {("o", "a")}
 
 
-def test_to_look_for_waiting_work_costs_one_search_of_an_index(database: SqliteDatabase) -> None:
+def test_search_for_waiting_jobs_uses_an_index(database: SqliteDatabase) -> None:
     seen: list[str] = []
 
     def look(connection: sa.Connection) -> None:
-        sa.event.listen(connection, "before_cursor_execute", lambda *given: seen.append(given[2]))
+        sa.event.listen(
+            connection, "before_cursor_execute", lambda *arguments: seen.append(arguments[2])
+        )
         background_leases.list_waiting(connection)
 
     database.read(look)
@@ -219,45 +221,45 @@ def test_to_look_for_waiting_work_costs_one_search_of_an_index(database: SqliteD
     assert "SEARCH responses USING INDEX responses_by_lease" in plan
 
 
-def test_work_is_not_begun_more_often_than_allowed(database: SqliteDatabase) -> None:
+def test_number_of_attempts_is_limited(database: SqliteDatabase) -> None:
     begin(database)
     lapse(database)
     assert isinstance(take_up(database, "x", attempts=2), background_leases.ClaimedWork)
-    assert not found(database).is_lost
+    assert not find_response(database).is_lost
     lapse(database)
 
     assert database.read(background_leases.list_waiting) == []
-    assert found(database).is_lost
+    assert find_response(database).is_lost
     assert not database.write(lambda c: background_leases.release_work(c, "o", "a", "x"))
 
 
-def test_work_fails_when_the_limit_was_lowered_meanwhile(database: SqliteDatabase) -> None:
+def test_lowered_attempt_limit_fails_the_job(database: SqliteDatabase) -> None:
     begin(database)
     lapse(database)
 
-    assert take_up(database, "x", attempts=1) == found(database)
-    assert (found(database).status, found(database).body["error"]) == (
+    assert take_up(database, "x", attempts=1) == find_response(database)
+    assert (find_response(database).status, find_response(database).body["error"]) == (
         "failed",
         background_leases.WORKER_DIED_ERROR,
     )
 
 
-def test_a_request_is_kept_no_longer_than_its_work(database: SqliteDatabase) -> None:
+def test_request_is_deleted_at_the_end(database: SqliteDatabase) -> None:
     begin(database)
-    assert finished(database, number=5)
+    assert finish_work(database, number=5)
     column = sa.text("SELECT request FROM responses")
     assert database.read(lambda c: c.scalar(column)) is None
 
 
-def test_work_without_a_request_is_not_handed_back(database: SqliteDatabase) -> None:
+def test_job_without_request_is_not_released(database: SqliteDatabase) -> None:
     begin(database, None)
     assert not database.write(lambda c: background_leases.release_work(c, "o", "a", "w"))
     lapse(database)
     assert database.read(background_leases.list_waiting) == []
-    assert found(database).is_lost
+    assert find_response(database).is_lost
 
 
-def test_a_skewed_clock_neither_ends_nor_prolongs_a_lease(
+def test_worker_clock_does_not_affect_leases(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = time.time
@@ -266,12 +268,12 @@ def test_a_skewed_clock_neither_ends_nor_prolongs_a_lease(
         begin(database)
         assert database.read(background_leases.list_waiting) == []
         database.write(lambda c: background_leases.renew_leases(c, "w", ["a"]))
-        assert abs((found(database).lease or 0) - real() - 15) < 5
+        assert abs((find_response(database).lease or 0) - real() - 15) < 5
         lapse(database)
         assert database.read(background_leases.list_waiting) == [("o", "a")]
 
 
-# -- ends and events that are stored twice, on both databases --------------------------------------
+# -- repeated writes of events and ends, on both databases ----------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +295,7 @@ def either(request: pytest.FixtureRequest) -> Iterator[Database]:
     made.close()
 
 
-def test_events_that_are_stored_again_with_more_are_there_once(either: Database) -> None:
+def test_repeated_events_are_stored_once(either: Database) -> None:
     begin(either)
     before = size(either)
     pieces = [[event(5), event(6)], [event(5), event(6), event(7)], [event(8)]]
@@ -302,23 +304,23 @@ def test_events_that_are_stored_again_with_more_are_there_once(either: Database)
             lambda c, piece=piece: background_leases.append_progress(c, "o", "a", "w", piece)
         )  # type: ignore[misc]
 
-    assert [number for _, number in told(either)] == list(range(9))
+    assert [number for _, number in read_log(either)] == list(range(9))
     stored = sa.text("SELECT sum(length(data)) FROM events WHERE first >= 5")
     assert size(either) - before == either.read(lambda c: c.scalar(stored))
 
 
-def test_an_end_that_is_stored_again_is_there_once(either: Database) -> None:
+def test_repeated_end_is_stored_once(either: Database) -> None:
     begin(either)
     for _ in range(2):
-        assert finished(either, number=5)
+        assert finish_work(either, number=5)
 
-    assert [number for _, number in told(either)] == list(range(6))
-    assert found(either).status == "completed"
+    assert [number for _, number in read_log(either)] == list(range(6))
+    assert find_response(either).status == "completed"
 
 
 @pytest.mark.parametrize("number", [5, 3])
-def test_an_answer_replaces_the_failure_of_a_lapsed_lease(either: Database, number: int) -> None:
-    """Also if events before it are stored, and their commit was not acknowledged."""
+def test_answer_replaces_the_failure_of_an_expired_lease(either: Database, number: int) -> None:
+    """This includes earlier events whose commit was not acknowledged."""
     begin(either, None)
     lapse(either)
     assert either.write(lambda c: background_leases.reap(c, "o", "a"))
@@ -334,14 +336,14 @@ def test_an_answer_replaces_the_failure_of_a_lapsed_lease(either: Database, numb
     last = [*map(event, range(number, 6)), event(6, "response.completed", response=body)]
     assert either.write(lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", last))
 
-    one = found(either)
+    one = find_response(either)
     assert (one.status, one.body) == ("completed", {**body, "status": "completed"})
-    assert [e for e in told(either) if e[0] != "x"][2:] == [("response.completed", 6)]
-    assert [n for _, n in told(either)] == list(range(7))
+    assert [e for e in read_log(either) if e[0] != "x"][2:] == [("response.completed", 6)]
+    assert [n for _, n in read_log(either)] == list(range(7))
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "taken"])
-def test_no_other_end_is_replaced(database: SqliteDatabase, status: str) -> None:
+def test_other_ends_are_final(database: SqliteDatabase, status: str) -> None:
     begin(database, None)
     lapse(database)
     if status == "taken":
@@ -353,15 +355,15 @@ def test_no_other_end_is_replaced(database: SqliteDatabase, status: str) -> None
             lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", failed)
         )
     else:
-        one = found(database)
+        one = find_response(database)
         database.write(lambda c: background_leases.end_work(c, "o", one, "cancelled", None))
-    before = found(database)
+    before = find_response(database)
 
-    assert not finished(database, number=5)
-    assert found(database) == before
+    assert not finish_work(database, number=5)
+    assert find_response(database) == before
 
 
-def test_a_failure_does_not_replace_that_of_a_lapsed_lease(database: SqliteDatabase) -> None:
+def test_failure_does_not_replace_the_failure_of_an_expired_lease(database: SqliteDatabase) -> None:
     begin(database, None)
     lapse(database)
     database.write(lambda c: background_leases.reap(c, "o", "a"))
@@ -369,10 +371,10 @@ def test_a_failure_does_not_replace_that_of_a_lapsed_lease(database: SqliteDatab
     failed = [event(5, "response.failed", response=body)]
     database.write(lambda c: background_leases.finish_work(c, "o", "a", "w", body, "up", failed))
 
-    assert found(database).body["error"] == background_leases.WORKER_DIED_ERROR
+    assert find_response(database).body["error"] == background_leases.WORKER_DIED_ERROR
 
 
-def test_work_in_a_held_conversation_is_not_found(either: Database) -> None:
+def test_job_in_a_locked_conversation_is_not_listed(either: Database) -> None:
     for name in ("held", "free"):
         either.write(lambda c, name=name: conversations.create(c, "o", Conversation(name, 1.0, {})))  # type: ignore[misc]
     either.write(lambda c: conversations.acquire_lease(c, "o", "held", "turn"))

@@ -1,4 +1,4 @@
-"""Changes that others have made are noticed, and cost next to nothing while there are none."""
+"""Change notifiers detect changes by other workers and cost little otherwise."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from forwarder.storage.db.change_notifier import (
 from forwarder.storage.db.database import PostgresqlDatabase, SqliteDatabase
 
 
-def test_each_change_of_a_file_leaves_another_mark(tmp_path: Path) -> None:
+def test_each_file_change_has_another_version(tmp_path: Path) -> None:
     ours, theirs = (FileChangeNotifier(tmp_path / "x.models") for _ in range(2))
     marks = [theirs.read_version()]
-    for _ in range(50):  # far more than one in a tick of the file system's clock
+    for _ in range(50):  # many within one tick of the file system clock
         ours.publish_change()
         marks.append(theirs.read_version())
 
@@ -29,14 +29,14 @@ def test_each_change_of_a_file_leaves_another_mark(tmp_path: Path) -> None:
     assert theirs.read_version() == marks[-1]
 
 
-def test_the_file_is_its_owner_s(tmp_path: Path) -> None:
+def test_file_is_private(tmp_path: Path) -> None:
     FileChangeNotifier(tmp_path / "x.models").publish_change()
 
     assert (tmp_path / "x.models").stat().st_mode & 0o777 == 0o600
 
 
 class Server:
-    """Is asked for the number of changes."""
+    """Serves the number of changes."""
 
     def __init__(self) -> None:
         self.number = self.asked = 0
@@ -51,7 +51,7 @@ class Server:
         return self.number
 
 
-def test_a_server_is_asked_once_in_a_lease() -> None:
+def test_server_is_read_once_per_lease() -> None:
     server = Server()
     assert server.changes.read_version() == server.changes.read_version() == 0
     server.number = 1
@@ -61,7 +61,7 @@ def test_a_server_is_asked_once_in_a_lease() -> None:
     assert server.asked == 2
 
 
-def test_who_changes_something_waits_until_all_have_asked_again() -> None:
+def test_publisher_waits_for_one_lease() -> None:
     server = Server()
     server.changes.read_version()
     server.number, began = 1, time.monotonic()
@@ -72,7 +72,7 @@ def test_who_changes_something_waits_until_all_have_asked_again() -> None:
     assert server.changes.read_version() == 1
 
 
-def test_server_that_is_down_changes_nothing_until_it_is_back() -> None:
+def test_unavailable_server_keeps_the_last_version() -> None:
     server = Server()
     server.number = 1
     assert server.changes.read_version() == 1
@@ -86,7 +86,7 @@ def test_server_that_is_down_changes_nothing_until_it_is_back() -> None:
     assert eventually(lambda: server.changes.read_version() == 2)
 
 
-def test_server_that_hangs_keeps_nobody_waiting() -> None:
+def test_hanging_server_delays_no_request() -> None:
     free = threading.Event()
 
     def hang() -> int:
@@ -110,7 +110,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
-def test_each_kind_of_database_has_its_own(tmp_path: Path) -> None:
+def test_notifier_depends_on_the_database(tmp_path: Path) -> None:
     import sqlalchemy as sa
 
     server = PostgresqlDatabase(sa.make_url("postgresql://nobody@127.0.0.1:1/x"))

@@ -1,4 +1,4 @@
-"""The database's clock."""
+"""The database clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from forwarder.storage.db.clock import LEASE_SECONDS, NEW_LEASE, NOW
 from forwarder.storage.db.database import SqliteDatabase
 
 
-def test_it_is_the_clock_of_the_database(
+def test_clock_is_read_from_the_database(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = time.time()
@@ -23,7 +23,7 @@ def test_it_is_the_clock_of_the_database(
     assert lease == pytest.approx(now + LEASE_SECONDS, abs=1)
 
 
-def test_postgres_is_asked_in_its_own_words() -> None:
+def test_postgresql_clock_expression() -> None:
     sql = str(sa.select(NEW_LEASE).compile(dialect=postgresql.dialect()))
 
     assert "statement_timestamp()" in sql

@@ -1,4 +1,4 @@
-"""Stored chat completions."""
+"""Rows of stored chat completions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def place(database: SqliteDatabase, name: str, owner: str = "o") -> int | None:
     return database.read(lambda c: completions.find_position(c, owner, name))
 
 
-def test_a_completion_is_its_owner_s_and_the_last_of_its_id(database: SqliteDatabase) -> None:
+def test_completion_is_replaced_and_limited_to_its_owner(database: SqliteDatabase) -> None:
     add(database, "a", model="old")
     made = add(database, "a", messages=[{"role": "user", "content": "hi"}])
 
@@ -57,7 +57,7 @@ def test_a_completion_is_its_owner_s_and_the_last_of_its_id(database: SqliteData
 
 
 @pytest.mark.parametrize("page", [1, 2, 200])
-def test_lists_are_in_order_and_in_parts(
+def test_completions_are_listed_in_pages(
     page: int, database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(completions, "FILTER_PAGE_SIZE", page)
@@ -74,7 +74,7 @@ def test_lists_are_in_order_and_in_parts(
     assert listed(database, k="y", model="m") == []
 
 
-def test_what_was_deleted_keeps_its_place(database: SqliteDatabase) -> None:
+def test_deleted_completion_keeps_its_position(database: SqliteDatabase) -> None:
     for name in "abcd":
         add(database, name)
     for name in "bc":

@@ -1,4 +1,4 @@
-"""JSON as the store keeps it."""
+"""Encoding of JSON columns."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from forwarder.storage.db.compression import pack_json, unpack_json
 
 
 @pytest.mark.parametrize("value", [{}, [], "", None, {"a": ["ü", 1, None]}, ["long " * 500]])
-def test_what_is_packed_comes_out_again(value: Any) -> None:
+def test_json_round_trip(value: Any) -> None:
     assert unpack_json(pack_json(value)) == value
     assert unpack_json(memoryview(pack_json(value))) == value
 
 
-def test_what_is_long_takes_less() -> None:
+def test_large_values_are_compressed() -> None:
     assert len(pack_json("word " * 5000)) < 500
     assert pack_json("word") == b'j"word"'

@@ -7,81 +7,83 @@ from forwarder.storage.db.conversations import Conversation
 from forwarder.storage.db.database import SqliteDatabase
 
 
-def made(database: SqliteDatabase, name: str = "c", owner: str = "o") -> Conversation:
-    talk = Conversation(name, 1.0, {"a": "b"})
-    database.write(lambda c: conversations.create(c, owner, talk))
-    return talk
+def create_conversation(
+    database: SqliteDatabase, name: str = "c", owner: str = "o"
+) -> Conversation:
+    conversation = Conversation(name, 1.0, {"a": "b"})
+    database.write(lambda c: conversations.create(c, owner, conversation))
+    return conversation
 
 
 def add(
-    database: SqliteDatabase, *names: str, talk: str = "c", owner: str = "o"
+    database: SqliteDatabase, *names: str, conversation: str = "c", owner: str = "o"
 ) -> list[str] | None:
-    given = [(name, {"say": name}) for name in names]
-    said = database.write(lambda c: conversations.append_items(c, owner, talk, given))
-    return None if said is None else [each.id for each in said]
+    pairs = [(name, {"say": name}) for name in names]
+    rows = database.write(lambda c: conversations.append_items(c, owner, conversation, pairs))
+    return None if rows is None else [each.id for each in rows]
 
 
-def names(database: SqliteDatabase, talk: str = "c", owner: str = "o") -> list[str]:
-    return [s.id for s in database.read(lambda c: conversations.read_items(c, owner, talk))]
+def list_ids(database: SqliteDatabase, conversation: str = "c", owner: str = "o") -> list[str]:
+    return [s.id for s in database.read(lambda c: conversations.read_items(c, owner, conversation))]
 
 
-def test_a_conversation_is_its_owner_s(database: SqliteDatabase) -> None:
-    talk = made(database)
+def test_conversation_is_limited_to_its_owner(database: SqliteDatabase) -> None:
+    conversation = create_conversation(database)
 
-    assert database.read(lambda c: conversations.find(c, "o", "c")) == talk
+    assert database.read(lambda c: conversations.find(c, "o", "c")) == conversation
     assert database.read(lambda c: conversations.find(c, "p", "c")) is None
     assert database.write(lambda c: conversations.set_metadata(c, "p", "c", {})) is None
     assert not database.write(lambda c: conversations.remove(c, "p", "c"))
     assert add(database, "x", owner="p") is None
     changed = database.write(lambda c: conversations.set_metadata(c, "o", "c", {"x": "y"}))
-    assert changed == talk._replace(metadata={"x": "y"})
+    assert changed == conversation._replace(metadata={"x": "y"})
 
 
-def test_items_stay_in_their_order_and_each_is_there_once(database: SqliteDatabase) -> None:
-    made(database)
-    made(database, "d")
+def test_items_keep_their_order_without_duplicates(database: SqliteDatabase) -> None:
+    create_conversation(database)
+    create_conversation(database, "d")
 
     assert add(database, "z", "y") == ["z", "y"]
     assert add(database, "z", talk="d") == ["z"]
     assert add(database, "y", "a") == ["y", "a"]
-    assert names(database) == ["z", "y", "a"]
+    assert list_ids(database) == ["z", "y", "a"]
     assert database.write(lambda c: conversations.remove_item(c, "o", "c", "y"))
     assert not database.write(lambda c: conversations.remove_item(c, "o", "c", "y"))
-    assert (names(database), names(database, "d")) == (["z", "a"], ["z"])
+    assert (list_ids(database), list_ids(database, "d")) == (["z", "a"], ["z"])
 
 
-def test_what_was_said_up_to_a_moment(database: SqliteDatabase) -> None:
-    made(database)
+def test_items_up_to_a_number(database: SqliteDatabase) -> None:
+    create_conversation(database)
     assert database.read(lambda c: conversations.read_last_number(c, "o", "c")) == 0
     add(database, "a", "b")
     until = database.read(lambda c: conversations.read_last_number(c, "o", "c"))
     add(database, "c")
 
-    said = database.read(lambda c: conversations.read_items(c, "o", "c", max_number=until))
-    assert [(each.id, each.data) for each in said] == [("a", {"say": "a"}), ("b", {"say": "b"})]
+    rows = database.read(lambda c: conversations.read_items(c, "o", "c", max_number=until))
+    assert [(each.id, each.data) for each in rows] == [("a", {"say": "a"}), ("b", {"say": "b"})]
 
 
-def test_items_go_with_their_conversation(database: SqliteDatabase) -> None:
-    made(database)
+def test_items_are_deleted_with_their_conversation(database: SqliteDatabase) -> None:
+    create_conversation(database)
     add(database, "a")
 
     assert database.write(lambda c: conversations.remove(c, "o", "c"))
-    assert names(database) == []
+    assert list_ids(database) == []
 
 
-def test_items_are_told_of_in_parts_and_what_was_deleted_keeps_its_place(
+def test_items_are_listed_in_pages_and_deleted_ones_keep_their_position(
     database: SqliteDatabase,
 ) -> None:
-    made(database)
-    made(database, "d")
+    create_conversation(database)
+    create_conversation(database, "d")
     add(database, *"abcde")
     add(database, "x", talk="d")
 
     def behind(name: str, falling: bool = False, most: int = 9) -> list[str]:
         after = database.read(lambda c: conversations.find_item_position(c, "o", "c", name))
         assert after is not None
-        said = database.read(lambda c: conversations.list_items(c, "o", "c", after, most, falling))
-        return [each.id for each in said]
+        rows = database.read(lambda c: conversations.list_items(c, "o", "c", after, most, falling))
+        return [each.id for each in rows]
 
     assert (behind("b"), behind("b", True), behind("b", most=2)) == ([*"cde"], ["a"], [*"cd"])
     for name in "bc":
@@ -89,17 +91,17 @@ def test_items_are_told_of_in_parts_and_what_was_deleted_keeps_its_place(
     assert (behind("b"), behind("c", True)) == ([*"de"], ["a"])
     add(database, "b")
     assert behind("e") == ["b"]
-    for owner, talk, name in (("o", "c", "x"), ("p", "c", "c"), ("o", "d", "c")):
-        place = (owner, talk, name)
+    for owner, conversation, name in (("o", "c", "x"), ("p", "c", "c"), ("o", "d", "c")):
+        place = (owner, conversation, name)
         assert (
             database.read(lambda c, place=place: conversations.find_item_position(c, *place))
             is None
         )  # type: ignore[misc]
 
 
-def test_items_are_found_in_whichever_conversation_they_are(database: SqliteDatabase) -> None:
-    for talk in "cd":
-        made(database, talk)
+def test_items_are_found_in_any_conversation(database: SqliteDatabase) -> None:
+    for conversation in "cd":
+        create_conversation(database, conversation)
     add(database, "a", "b")
     add(database, "x", talk="d")
 

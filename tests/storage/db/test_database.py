@@ -1,4 +1,4 @@
-"""Work in transactions, and what becomes of it when it fails."""
+"""Transactions, and their failures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def note(connection: sa.Connection, name: str) -> None:
     connection.execute(sa.insert(scheduled_jobs).values(name=name, due=0))
 
 
-def test_what_is_written_is_read_by_others(database: SqliteDatabase) -> None:
+def test_written_rows_are_visible(database: SqliteDatabase) -> None:
     database.write(lambda c: note(c, "a"))
     other = SqliteDatabase(database.path)
 
@@ -38,7 +38,7 @@ def test_what_is_written_is_read_by_others(database: SqliteDatabase) -> None:
     other.close()
 
 
-def test_a_work_is_done_whole_or_not_at_all(database: SqliteDatabase) -> None:
+def test_write_is_atomic(database: SqliteDatabase) -> None:
     def half(connection: sa.Connection) -> None:
         note(connection, "a")
         raise NotFound("no")
@@ -50,7 +50,7 @@ def test_a_work_is_done_whole_or_not_at_all(database: SqliteDatabase) -> None:
     assert database.read(due) == ["b"]
 
 
-def test_what_the_database_refuses_is_our_failure(
+def test_database_error_raises_store_unavailable(
     database: SqliteDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     database.write(lambda c: note(c, "secret"))
@@ -63,7 +63,7 @@ def test_what_the_database_refuses_is_our_failure(
     assert database.read(due) == ["secret"]
 
 
-def test_writers_wait_for_each_other(database: SqliteDatabase) -> None:
+def test_writers_are_serialized(database: SqliteDatabase) -> None:
     other = SqliteDatabase(database.path)
     other.prepare()
 
@@ -84,9 +84,7 @@ def test_writers_wait_for_each_other(database: SqliteDatabase) -> None:
     other.close()
 
 
-def test_free_pages_are_given_back_unless_others_write_all_the_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_free_pages_are_reclaimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database_module, "BUSY_TIMEOUT_SECONDS", 0.05)
     database = SqliteDatabase(tmp_path / "x.db")
     database.write(lambda c: note(c, "x" * 100_000))
@@ -104,7 +102,7 @@ def test_free_pages_are_given_back_unless_others_write_all_the_time(
     database.close()
 
 
-def test_a_place_that_is_none_is_tried_again(tmp_path: Path) -> None:
+def test_unusable_path_is_retried(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("a file")
     database = SqliteDatabase(tmp_path / "there" / "x.db")
     with pytest.raises(StoreUnavailable):
@@ -133,7 +131,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def locking(path: Path, how: str = "BEGIN EXCLUSIVE") -> Iterator[None]:
-    """Another process that writes for long."""
+    """Another process with a long write transaction."""
     other = sqlite3.connect(path, isolation_level=None)
     other.execute(how)
     try:
@@ -157,7 +155,7 @@ def test_file_that_is_locked_when_a_worker_starts_is_used_once_it_is_free(
     assert eventually(lambda: database.find_error(60.0) is None)
     database.write(lambda c: note(c, "a"))
     assert "database is locked" in caplog.text
-    assert "answers again" in caplog.text
+    assert "can be read again" in caplog.text
     database.close()
 
 
@@ -180,8 +178,8 @@ def test_file_that_is_locked_for_writers_can_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_writers_that_wait_for_a_locked_file_fail_together(tmp_path: Path) -> None:
-    """One after the other they would wait for hours."""
+def test_writers_of_a_locked_file_fail_together(tmp_path: Path) -> None:
+    """Waiting one after the other would take hours."""
     database = SqliteDatabase(tmp_path / "x.db")
     database.start()
     failures: list[StoreUnavailable] = []
@@ -207,7 +205,7 @@ def test_writers_that_wait_for_a_locked_file_fail_together(tmp_path: Path) -> No
     database.close()
 
 
-def test_database_that_is_no_database_is_told(tmp_path: Path) -> None:
+def test_corrupt_database_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"nonsense" * 1000)
     database = SqliteDatabase(tmp_path / "x.db")
 
@@ -238,12 +236,10 @@ def test_refused_statement_is_no_outage(database: SqliteDatabase) -> None:
         (psycopg.errors.ReadOnlySqlTransaction(), True),
         (psycopg.errors.DiskFull(), True),
         (psycopg.errors.AdminShutdown(), True),
-        (psycopg.OperationalError("the server does not answer"), True),
+        (psycopg.OperationalError("the server does not respond"), True),
     ],
 )
-def test_only_a_database_that_does_not_work_is_an_outage(
-    database: SqliteDatabase, error: psycopg.Error, is_outage: bool
-) -> None:
+def test_outage_detection(database: SqliteDatabase, error: psycopg.Error, is_outage: bool) -> None:
     def fail(connection: sa.Connection) -> None:
         raise sa.exc.DBAPIError("INSERT", None, error)
 
@@ -253,7 +249,7 @@ def test_only_a_database_that_does_not_work_is_an_outage(
     assert database.write_breaker.is_open is is_outage
 
 
-def test_database_whose_trial_is_refused_does_not_work(
+def test_failed_trial_opens_the_breaker(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     denied = sa.exc.ProgrammingError("INSERT", None, psycopg.errors.InsufficientPrivilege())
@@ -270,9 +266,9 @@ def test_database_whose_trial_is_refused_does_not_work(
 
 
 @pytest.mark.parametrize("mode", [None, 0o644, 0o666])
-def test_files_are_readable_by_their_user_alone(mode: int | None, tmp_path: Path) -> None:
+def test_database_files_are_private(mode: int | None, tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    if mode is not None:  # made by an earlier version, which was then killed
+    if mode is not None:  # created by an earlier version that was killed
         for name in ("state.db", "state.db-wal", "state.db-shm"):
             (tmp_path / name).touch()
             (tmp_path / name).chmod(mode)

@@ -1,4 +1,4 @@
-"""Event logs as the store keeps them."""
+"""Encoding of event logs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def delta(number: int, text: str, item: str = "msg_1") -> Json:
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.text(max_size=3), st.booleans()), min_size=1))
-def test_every_log_comes_out_as_it_was(said: list[tuple[str, str, bool]]) -> None:
+def test_event_log_round_trip(said: list[tuple[str, str, bool]]) -> None:
     events = [
         delta(i + 7, text, item) if is_delta else {"type": "x", "sequence_number": i + 7}
         for i, (item, text, is_delta) in enumerate(said)
@@ -43,7 +43,7 @@ def test_every_log_comes_out_as_it_was(said: list[tuple[str, str, bool]]) -> Non
 
 
 def _events() -> st.SearchStrategy[Json]:
-    """Events of few kinds, so that runs are likely, with or without any of the names that count."""
+    """Generate events of few kinds, so that runs are likely, with or without the relevant keys."""
     values = st.none() | st.text("ab", max_size=1) | st.integers(0, 1) | st.just({"b": [1]})
     names = {"delta": values, "item_id": values, "response": values, "x": values}
     kinds = {"type": st.sampled_from(["a", "response.output_text.delta", "error"])}
@@ -54,10 +54,10 @@ def _events() -> st.SearchStrategy[Json]:
     st.lists(st.tuples(_events(), st.sampled_from([1, 1, 1, 2, 9]), st.booleans(), st.booleans())),
     st.integers(0, 9),
 )
-def test_events_come_out_as_they_were_however_they_came(
+def test_event_log_round_trip_of_generated_events(
     said: list[tuple[Json, int, bool, bool]], number: int
 ) -> None:
-    """They are numbered upwards, with gaps; after each a batch may end, and a piece with it."""
+    """Events are numbered in ascending order with gaps; batches and chunks may end after each."""
     packer, events, batch = EventLogPacker(), [], []
     pieces: list[EventLogChunk] = []
     for event, step, ends_batch, ends_piece in said:
@@ -84,7 +84,9 @@ def test_events_come_out_as_they_were_however_they_came(
 @pytest.mark.parametrize("ends_piece", [True, False])
 @pytest.mark.parametrize("number", [None, 6, 7, -1, "8", 8.5, True, 2**60])
 @pytest.mark.parametrize("first", [{}, {"delta": "a"}])
-def test_what_does_not_count_on_is_no_log(first: Json, number: object, ends_piece: bool) -> None:
+def test_invalid_sequence_numbers_are_rejected(
+    first: Json, number: object, ends_piece: bool
+) -> None:
     packer = EventLogPacker()
     packer.add_events([{"type": "x", "sequence_number": 7, **first}])
     if ends_piece:
@@ -108,7 +110,7 @@ def test_deltas_that_do_not_follow_each_other_keep_their_numbers() -> None:
 
 
 @pytest.mark.parametrize("end", ["completed", "incomplete", "failed"])
-def test_the_last_event_has_the_response_that_is_stored(end: str) -> None:
+def test_terminal_event_gets_the_stored_response(end: str) -> None:
     last = {"type": f"response.{end}", "response": RESPONSE, "sequence_number": 1}
     packed = pack_events([last])
 

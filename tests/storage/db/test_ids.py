@@ -1,4 +1,4 @@
-"""Which ids can be stored."""
+"""Valid ids."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_ids_are_short_and_have_no_nul(name: str, valid: bool) -> None:
     assert is_valid_id(name) is valid
 
 
-def test_names_come_once_and_in_batches() -> None:
+def test_batches_contain_each_name_once() -> None:
     names = [str(number) for number in range(MAX_IDS_PER_STATEMENT + 1)]
 
     assert list(split_batches([*names, *names])) == [names[:-1], names[-1:]]

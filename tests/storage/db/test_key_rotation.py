@@ -1,4 +1,4 @@
-"""After a rotation the old secret opens nothing in the store, wherever it stands."""
+"""After a key rotation the old secret decrypts no stored value."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def everything(connection: sa.Connection) -> list[Any]:
     return [unpack_json(data) for row in found for data in row]
 
 
-def test_what_clients_left_is_sealed_anew_wherever_it_stands(database: SqliteDatabase) -> None:
+def test_all_encrypted_columns_are_rotated(database: SqliteDatabase) -> None:
     database.write(fill)
 
     done = key_rotation.rotate_keys(database, BOTH.reencrypt, BOTH.reencrypt)
@@ -74,7 +74,7 @@ def test_what_clients_left_is_sealed_anew_wherever_it_stands(database: SqliteDat
     assert {**item, "encrypted_content": SEALED} == ITEM
 
 
-def test_the_requests_of_background_work_are_sealed_anew(database: SqliteDatabase) -> None:
+def test_background_requests_are_rotated(database: SqliteDatabase) -> None:
     def queue(connection: sa.Connection) -> None:
         add_response(connection, "resp_1", {"output": []}, [])
         connection.execute(sa.update(response_table).values(request=SEALED))
@@ -86,7 +86,7 @@ def test_the_requests_of_background_work_are_sealed_anew(database: SqliteDatabas
     assert OLD.decrypt(str(sealed)) is None
 
 
-def test_the_secrets_of_models_are_sealed_anew_and_lost_ones_are_named(
+def test_model_keys_are_rotated_and_lost_ones_reported(
     database: SqliteDatabase,
 ) -> None:
     for name, sealer in (("a", OLD), ("b", NEW), ("c", TokenCipher(["lost"]))):
@@ -103,7 +103,7 @@ def test_the_secrets_of_models_are_sealed_anew_and_lost_ones_are_named(
     assert OLD.decrypt(str(rows["a"])) is None
 
 
-def test_a_key_that_changes_meanwhile_is_not_the_old_one_again(database: SqliteDatabase) -> None:
+def test_concurrent_key_change_is_kept(database: SqliteDatabase) -> None:
     before, after = ModelRow("a", "v1", 1.0, 1.0, {}, OLD.encrypt("before")), NEW.encrypt("after")
     database.write(partial(models.put, row=before))
 
@@ -119,7 +119,7 @@ def test_a_key_that_changes_meanwhile_is_not_the_old_one_again(database: SqliteD
     assert [row.sealed for row in database.read(models.list_models)] == [after]
 
 
-def test_more_rows_than_one_transaction_takes(database: SqliteDatabase) -> None:
+def test_rotation_of_several_batches(database: SqliteDatabase) -> None:
     def many(connection: sa.Connection) -> None:
         for number in range(key_rotation.MAX_REWRITTEN_ROWS + 5):
             add_response(connection, f"resp_{number}", {"output": [ITEM]}, [])
@@ -132,7 +132,7 @@ def test_more_rows_than_one_transaction_takes(database: SqliteDatabase) -> None:
     )
 
 
-def test_remembered_reasoning_is_sealed_anew_in_its_place(database: SqliteDatabase) -> None:
+def test_cached_reasoning_is_rotated(database: SqliteDatabase) -> None:
     owner, key, other = b"o" * 16, b"k" * 16, b"x" * 16
     DatabaseBackend(database, OLD, 60).store(owner, {key: b'{"text":"Hm"}'})
     DatabaseBackend(database, TokenCipher(["lost"]), 60).store(owner, {other: b"1"})
@@ -146,7 +146,7 @@ def test_remembered_reasoning_is_sealed_anew_in_its_place(database: SqliteDataba
     assert OLD.decrypt(kept[key.hex()].data.decode()) is None
 
 
-def test_no_byte_of_the_files_opens_with_the_old_secret_any_more(database: SqliteDatabase) -> None:
+def test_files_contain_no_value_under_the_old_secret(database: SqliteDatabase) -> None:
     database.write(fill)
     row = ModelRow("gone", "v", 1.0, 1.0, {}, OLD.encrypt({"key": "sk-gone"}))
     database.write(partial(models.put, row=row))
@@ -163,6 +163,6 @@ def test_no_byte_of_the_files_opens_with_the_old_secret_any_more(database: Sqlit
 
 
 def bytes_of(database: SqliteDatabase) -> bytes:
-    """The database's files: itself, and its log."""
+    """Return the database file and its write-ahead log."""
     files = database.path.parent.glob(database.path.name + "*")
     return b"".join(file.read_bytes() for file in files)

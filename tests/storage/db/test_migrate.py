@@ -1,4 +1,4 @@
-"""The tables are made once, and are those that the code knows."""
+"""Migrations run once and create the declared tables."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from forwarder.storage.db.database import SqliteDatabase
 from forwarder.storage.db.tables import metadata
 
 
-def test_the_last_step_is_the_one_that_the_code_names() -> None:
+def test_latest_version_matches_the_migrations() -> None:
     config = Config()
     config.set_main_option("script_location", str(migrate.MIGRATIONS_PATH))
 
     assert ScriptDirectory.from_config(config).get_current_head() == migrate.LATEST_VERSION
 
 
-def test_the_steps_lead_to_the_tables(database: SqliteDatabase) -> None:
+def test_migrations_create_the_declared_tables(database: SqliteDatabase) -> None:
     def difference(connection: sa.Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
@@ -34,7 +34,7 @@ def test_the_steps_lead_to_the_tables(database: SqliteDatabase) -> None:
     assert database.read(migrate.read_version) == migrate.LATEST_VERSION
 
 
-def test_a_database_of_newer_code_is_left_alone(tmp_path: Path) -> None:
+def test_database_of_a_newer_version_is_not_changed(tmp_path: Path) -> None:
     first = SqliteDatabase(tmp_path / "x.db")
     first.prepare()
     first.write(lambda c: c.execute(sa.text("UPDATE alembic_version SET version_num = '9999'")))
@@ -52,7 +52,7 @@ def start(path: str) -> None:
     made.close()
 
 
-def test_many_may_start_at_once(tmp_path: Path) -> None:
+def test_concurrent_migrations(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     path = str(tmp_path / "x.db")
     workers = [context.Process(target=start, args=(path,)) for _ in range(6)]
@@ -67,7 +67,7 @@ def test_many_may_start_at_once(tmp_path: Path) -> None:
     connection.close()
 
 
-def test_what_is_no_database_is_told(tmp_path: Path) -> None:
+def test_invalid_database_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_text("not a database " * 100)
 
     with pytest.raises(StoreUnavailable):

@@ -17,7 +17,7 @@ def put(database: SqliteDatabase, row: ModelRow) -> None:
     database.write(partial(models.put, row=row))
 
 
-def test_they_come_back_by_name(database: SqliteDatabase) -> None:
+def test_models_are_listed_by_name(database: SqliteDatabase) -> None:
     second = ROW._replace(name="Z:8b", sealed=None)
     put(database, ROW)
     put(database, second)
@@ -25,14 +25,14 @@ def test_they_come_back_by_name(database: SqliteDatabase) -> None:
     assert database.read(models.list_models) == [second, ROW]
 
 
-def test_one_that_is_put_again_is_as_old_as_it_was(database: SqliteDatabase) -> None:
+def test_replaced_model_keeps_its_creation_time(database: SqliteDatabase) -> None:
     put(database, ROW)
     put(database, ModelRow("a:latest", "v2", 9.0, 9.0, {}, None))
 
     assert database.read(models.list_models) == [ModelRow("a:latest", "v2", 1.0, 9.0, {}, None)]
 
 
-def test_who_puts_counts_first_and_lets_nobody_in_between(database: SqliteDatabase) -> None:
+def test_concurrent_writers_of_models_are_serialized(database: SqliteDatabase) -> None:
     said: list[str] = []
 
     def putting(connection: sa.Connection) -> None:
@@ -44,7 +44,7 @@ def test_who_puts_counts_first_and_lets_nobody_in_between(database: SqliteDataba
     assert said[0].startswith("UPDATE generations")
 
 
-def test_each_change_counts_and_nothing_else_does(database: SqliteDatabase) -> None:
+def test_generation_counts_changes(database: SqliteDatabase) -> None:
     assert database.read(models.read_generation) == 0
     put(database, ROW)
     put(database, ROW)

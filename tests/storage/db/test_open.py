@@ -1,4 +1,4 @@
-"""Which database, and the secret beside it."""
+"""Opening the configured database, and the secret next to it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open, "BASE_PATH", tmp_path)
 
 
-def test_none_is_none() -> None:
+def test_storage_can_be_disabled() -> None:
     assert open_database("none") is None
     assert load_secrets(None) == ()
 
 
-def test_a_file_is_made_where_it_is_said(tmp_path: Path) -> None:
+def test_file_is_created_at_the_configured_path(tmp_path: Path) -> None:
     for url, path in (
         (DEFAULT_URL, tmp_path / "forwarder.db"),
         (f"sqlite:///{tmp_path}/deep/er/state.db", tmp_path / "deep" / "er" / "state.db"),
@@ -37,29 +37,29 @@ def test_a_file_is_made_where_it_is_said(tmp_path: Path) -> None:
         database.close()
 
 
-def test_where_no_file_can_be_made_nothing_is_remembered_unless_asked_for(
+def test_uncreatable_default_file_disables_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(open, "BASE_PATH", tmp_path / "file")
 
     assert open_database(DEFAULT_URL) is None
-    assert "nothing is remembered" in caplog.text
+    assert "storage is disabled" in caplog.text
     assert isinstance(open_database(f"sqlite:///{tmp_path}/file/x.db"), SqliteDatabase)
 
 
-def test_a_server_that_does_not_answer_is_tried_later(caplog: pytest.LogCaptureFixture) -> None:
+def test_unreachable_server_is_retried(caplog: pytest.LogCaptureFixture) -> None:
     for scheme in ("postgresql", "postgres", "postgresql+psycopg"):
         database = open_database(f"{scheme}://me:secret@127.0.0.1:1/x")
         assert isinstance(database, PostgresqlDatabase)
         database.close()
-    assert "cannot be used yet" in caplog.text
+    assert "is not usable yet" in caplog.text
     assert "secret@" not in caplog.text
     assert load_secrets(database) == ()
-    assert "keeps no secret" in caplog.text
+    assert "no secret is stored with" in caplog.text
 
 
-def test_the_secret_is_made_once_and_nobody_else_s(
+def test_secret_file_is_created_once_and_private(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     database = SqliteDatabase(tmp_path / "x.db")
@@ -75,15 +75,13 @@ def test_the_secret_is_made_once_and_nobody_else_s(
     assert secret not in caplog.text
 
 
-def test_a_secret_that_cannot_be_kept_is_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unwritable_secret_file_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert load_secrets(SqliteDatabase(tmp_path / "nowhere" / "x.db")) == ()
-    assert "no secret can be kept" in caplog.text
+    assert "cannot store a secret" in caplog.text
 
 
 def test_key_file_without_a_secret_gets_the_given_one(tmp_path: Path) -> None:
-    """A process that died, or a disk that was full, may have left it empty."""
+    """A crash or a full disk may leave the file empty."""
     path = tmp_path / "x.db.key"
     path.write_text("")
 
@@ -115,7 +113,7 @@ def test_key_file_that_others_can_read_is_made_private(
 
     assert load_secrets(SqliteDatabase(tmp_path / "x.db")) == ("kept",)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert "other users could read the secret" in caplog.text
+    assert "was readable by other users" in caplog.text
     assert "kept\n" not in caplog.text
 
 

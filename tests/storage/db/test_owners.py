@@ -1,4 +1,4 @@
-"""What one owner has is given to another, whole, on both databases and by several at once."""
+"""Moving data between owners: complete, on both databases, and under concurrency."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 
 def fill(connection: sa.Connection, owner: str) -> None:
-    """One row, or more, of every kind that a client can own."""
+    """Store at least one row of every kind that a client can own."""
     conversations.create(connection, owner, Conversation("conv_1", 1.0, {}))
     conversations.append_items(connection, owner, "conv_1", [("msg_1", MESSAGE)])
     log = [event_log.pack_events([{"type": "x", "sequence_number": n}]) for n in range(2)]
@@ -68,7 +68,7 @@ def fill(connection: sa.Connection, owner: str) -> None:
 
 
 def count(database: Database, owner: str) -> dict[str, int]:
-    """How many rows an owner has in each table."""
+    """Return the number of an owner's rows by table."""
 
     def read(connection: sa.Connection) -> dict[str, int]:
         found = {}
@@ -84,7 +84,7 @@ def count(database: Database, owner: str) -> dict[str, int]:
 NOTHING = dict.fromkeys(TABLES, 0)
 
 
-def test_everything_is_moved_and_nobody_else_s(database: Database) -> None:
+def test_move_is_complete_and_limited_to_the_owner(database: Database) -> None:
     for owner in ("before", "other"):
         database.write(partial(fill, owner=owner))
     full = count(database, "before")
@@ -104,14 +104,14 @@ def test_everything_is_moved_and_nobody_else_s(database: Database) -> None:
     )
 
 
-def test_who_has_anything_is_known(database: Database) -> None:
+def test_owners_with_data_are_listed(database: Database) -> None:
     database.write(partial(fill, owner="o"))
 
     assert database.read(lambda c: [owners.has_rows(c, o) for o in ("o", "p")]) == [True, False]
     assert database.read(owners.list_owners) == {"o"}
 
 
-def test_of_two_things_with_one_id_that_of_the_new_owner_stays(database: Database) -> None:
+def test_row_of_the_new_owner_wins(database: Database) -> None:
     for owner in ("before", "now"):
         database.write(partial(fill, owner=owner))
     full = count(database, "now")
@@ -124,7 +124,7 @@ def test_of_two_things_with_one_id_that_of_the_new_owner_stays(database: Databas
     assert count(database, "now") == {**full, "responses": full["responses"] + 1}
 
 
-def test_conversations_stay_while_a_turn_goes_on(database: Database) -> None:
+def test_conversations_stay_during_a_turn(database: Database) -> None:
     database.write(partial(fill, owner="before"))
     full = count(database, "before")
     database.write(lambda c: conversations.acquire_lease(c, "before", "conv_1", "turn"))
@@ -139,13 +139,13 @@ def test_conversations_stay_while_a_turn_goes_on(database: Database) -> None:
     assert (count(database, "before"), count(database, "now")) == (NOTHING, full)
 
 
-def test_two_may_move_at_once(database: Database) -> None:
+def test_concurrent_moves(database: Database) -> None:
     database.write(partial(fill, owner="before"))
     full = count(database, "before")
 
     def move(connection: sa.Connection) -> bool:
         moved = owners.move_owner(connection, "before", "now")
-        time.sleep(0.1)  # the others are at it too
+        time.sleep(0.1)  # while other moves run
         return moved
 
     with ThreadPoolExecutor(4) as pool:
@@ -153,7 +153,7 @@ def test_two_may_move_at_once(database: Database) -> None:
     assert (count(database, "before"), count(database, "now")) == (NOTHING, full)
 
 
-def test_owner_keys_are_listed_by_age_and_sealed_anew(database: Database) -> None:
+def test_owner_keys_are_listed_by_age_and_replaced(database: Database) -> None:
     for sealed in ("first", "second"):
         database.write(partial(owners.add_key, sealed=sealed))
     (name, _), (other, _) = database.read(owners.list_keys)

@@ -1,4 +1,4 @@
-"""Connections that wait for a silent server only so long."""
+"""PostgreSQL connections with deadlines."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def engine(server: Postgres) -> Iterator[sa.Engine]:
     made.dispose()
 
 
-def test_server_has_a_time_out_for_statements(engine: sa.Engine) -> None:
+def test_statement_timeout_is_set(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SHOW statement_timeout")) == "10s"
 
 
-def test_operator_may_choose_another_one(server: Postgres) -> None:
+def test_operator_can_set_another_statement_timeout(server: Postgres) -> None:
     query = {"options": "-c statement_timeout=3s"}
     url = sa.make_url(server.url).set(drivername="postgresql+psycopg", query=query)
     engine = sa.create_engine(url)
@@ -52,17 +52,17 @@ def test_operator_may_choose_another_one(server: Postgres) -> None:
     engine.dispose()
 
 
-def test_connection_has_time_outs_of_tcp(engine: sa.Engine) -> None:
+def test_tcp_timeouts_are_set(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, DeadlineConnection)
         given = driver.info.get_parameters()
     expected = {**postgres_connection.TCP_PARAMETERS, "connect_timeout": "5"}
-    del expected["keepalives"]  # on by default, and then not told
+    del expected["keepalives"]  # on by default, and therefore not listed
     assert expected.items() <= given.items()
 
 
-def test_statement_ends_at_the_deadline_and_its_connection_is_used_no_more(
+def test_deadline_ends_the_statement_and_closes_the_connection(
     engine: sa.Engine,
 ) -> None:
     with engine.connect() as connection:
@@ -70,7 +70,7 @@ def test_statement_ends_at_the_deadline_and_its_connection_is_used_no_more(
     began = time.monotonic()
 
     with (
-        pytest.raises(sa.exc.OperationalError, match="does not answer"),
+        pytest.raises(sa.exc.OperationalError, match="does not respond"),
         operation_deadline(0.2),
         engine.connect() as connection,
     ):
@@ -81,7 +81,7 @@ def test_statement_ends_at_the_deadline_and_its_connection_is_used_no_more(
         assert connection.scalar(sa.text("SELECT pg_backend_pid()")) != before
 
 
-def test_server_that_hangs_is_given_up_at_the_deadline(engine: sa.Engine, server: Postgres) -> None:
+def test_deadline_ends_the_wait_for_a_hanging_server(engine: sa.Engine, server: Postgres) -> None:
     with engine.connect() as connection:
         connection.execute(sa.text("SELECT 1"))
         connection.rollback()
@@ -96,7 +96,7 @@ def test_server_that_hangs_is_given_up_at_the_deadline(engine: sa.Engine, server
                 os.kill(process, signal.SIGCONT)
 
 
-def test_without_a_deadline_a_statement_takes_as_long_as_it_takes(engine: sa.Engine) -> None:
+def test_no_deadline_means_no_limit(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         connection.execute(sa.text("SELECT pg_sleep(0.3)"))
 
@@ -108,7 +108,7 @@ def test_inner_deadline_ends_with_its_block(engine: sa.Engine) -> None:
         connection.execute(sa.text("SELECT pg_sleep(0.1)"))
 
 
-def test_own_time_out_of_the_driver_goes_before(engine: sa.Engine) -> None:
+def test_explicit_driver_timeout_takes_precedence(engine: sa.Engine) -> None:
     with operation_deadline(30), engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, DeadlineConnection)

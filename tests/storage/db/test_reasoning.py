@@ -1,4 +1,4 @@
-"""Reasoning in the store: whose it is, and how long it is there."""
+"""Cached reasoning rows: owners and expiry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add(database: SqliteDatabase, owner: str, **given: bytes) -> None:
     database.write(lambda c: reasoning.add(c, owner, given))
 
 
-def test_what_was_put_there_last_is_found_by_its_owner(database: SqliteDatabase) -> None:
+def test_latest_value_is_found_by_its_owner(database: SqliteDatabase) -> None:
     add(database, "me", a=b"old", b=b"x")
     add(database, "me", a=b"new", c=b"y")
     add(database, "other", a=b"not mine")
@@ -29,7 +29,7 @@ def test_what_was_put_there_last_is_found_by_its_owner(database: SqliteDatabase)
     assert find(database, "other", "a", "b") == {"a": b"not mine"}
 
 
-def test_what_was_not_used_since_then_is_not_found(database: SqliteDatabase) -> None:
+def test_value_last_used_before_the_limit_is_not_found(database: SqliteDatabase) -> None:
     add(database, "me", a=b"1", b=b"2")
     add(database, "other", a=b"3")
     database.write(lambda c: c.execute(sa.text("UPDATE thoughts SET used = 5")))
@@ -43,7 +43,7 @@ def test_what_was_not_used_since_then_is_not_found(database: SqliteDatabase) -> 
 
 
 @pytest.mark.parametrize("many", [0, 1, 1201])
-def test_there_may_be_any_number(many: int, database: SqliteDatabase) -> None:
+def test_any_number_of_values_can_be_found(many: int, database: SqliteDatabase) -> None:
     given = {str(i): b"x" for i in range(many)}
     if given:
         add(database, "me", **given)

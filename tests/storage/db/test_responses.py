@@ -1,4 +1,4 @@
-"""Stored responses: chains, items, logs."""
+"""Stored responses: chains, items, event logs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from forwarder.storage.db.responses import StoredResponse
 ITEM: Json = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
 
 
-def kept(name: str, previous: str | None = None, **more: Any) -> StoredResponse:
+def make_response(name: str, previous: str | None = None, **more: Any) -> StoredResponse:
     body = {"id": name, "output": [{**ITEM, "id": f"msg_{name}"}]}
-    given: Json = {
+    fields: Json = {
         "status": "completed",
         "input": [{"role": "user", "content": name}],
         "body": body,
     }
-    return StoredResponse(id=name, previous=previous, created=1.0, **{**given, **more})
+    return StoredResponse(id=name, previous=previous, created=1.0, **{**fields, **more})
 
 
 def add(database: SqliteDatabase, *many: StoredResponse, owner: str = "o") -> None:
@@ -30,78 +30,95 @@ def add(database: SqliteDatabase, *many: StoredResponse, owner: str = "o") -> No
         database.write(lambda c, one=one: responses.add(c, owner, one, []))  # type: ignore[misc]
 
 
-def names(database: SqliteDatabase, name: str, owner: str = "o") -> list[str]:
+def list_chain(database: SqliteDatabase, name: str, owner: str = "o") -> list[str]:
     return [k.id for k in database.read(lambda c: responses.read_chain(c, owner, name))]
 
 
-def test_a_response_comes_back_as_it_was(database: SqliteDatabase) -> None:
-    one = kept("a", upstream="u", upstream_id="x", conversation="c", before=5)
+def test_response_round_trip(database: SqliteDatabase) -> None:
+    one = make_response("a", upstream="u", upstream_id="x", conversation="c", before=5)
     add(database, one)
 
-    found = database.read(lambda c: responses.find(c, "o", "a"))
-    assert found == one._replace(used=1.0, body={**one.body, "status": "completed"})
+    stored = database.read(lambda c: responses.find(c, "o", "a"))
+    assert stored == one._replace(used=1.0, body={**one.body, "status": "completed"})
     assert database.read(lambda c: responses.find(c, "p", "a")) is None
 
 
-def test_a_chain_is_oldest_first_and_its_owner_s(database: SqliteDatabase) -> None:
-    add(database, kept("a"), kept("b", "a"), kept("c", "b"), kept("d", "b"), kept("e", "lost"))
-    add(database, kept("b"), owner="p")
+def test_chain_is_ordered_and_limited_to_its_owner(database: SqliteDatabase) -> None:
+    add(
+        database,
+        make_response("a"),
+        make_response("b", "a"),
+        make_response("c", "b"),
+        make_response("d", "b"),
+        make_response("e", "lost"),
+    )
+    add(database, make_response("b"), owner="p")
 
-    assert names(database, "c") == ["a", "b", "c"]
-    assert names(database, "d") == ["a", "b", "d"]
-    assert names(database, "e") == ["e"]
-    assert names(database, "none") == []
-    assert names(database, "b", "p") == ["b"]
-    assert names(database, "c", "p") == []
+    assert list_chain(database, "c") == ["a", "b", "c"]
+    assert list_chain(database, "d") == ["a", "b", "d"]
+    assert list_chain(database, "e") == ["e"]
+    assert list_chain(database, "none") == []
+    assert list_chain(database, "b", "p") == ["b"]
+    assert list_chain(database, "c", "p") == []
 
 
-def test_a_chain_that_bites_its_tail_ends(database: SqliteDatabase, monkeypatch: Any) -> None:
+def test_cyclic_chain_ends(database: SqliteDatabase, monkeypatch: Any) -> None:
     monkeypatch.setattr(responses, "MAX_CHAIN_LENGTH", 10)
-    add(database, kept("a", "a"))
+    add(database, make_response("a", "a"))
 
-    assert len(names(database, "a")) == 11
-
-
-def test_the_same_id_once_more_takes_the_place_of_the_first(database: SqliteDatabase) -> None:
-    add(database, kept("a"), kept("a", status="incomplete"))
-
-    found = database.read(lambda c: responses.find(c, "o", "a"))
-    assert found is not None
-    assert found.status == found.body["status"] == "incomplete"
+    assert len(list_chain(database, "a")) == 11
 
 
-def test_what_others_stand_on_is_deleted_with_them(database: SqliteDatabase) -> None:
-    add(database, kept("a"), kept("b", "a"), kept("c", "b"))
+def test_response_with_the_same_id_is_replaced(database: SqliteDatabase) -> None:
+    add(database, make_response("a"), make_response("a", status="incomplete"))
+
+    stored = database.read(lambda c: responses.find(c, "o", "a"))
+    assert stored is not None
+    assert stored.status == stored.body["status"] == "incomplete"
+
+
+def test_continued_response_is_hidden_until_its_successors_are_deleted(
+    database: SqliteDatabase,
+) -> None:
+    add(database, make_response("a"), make_response("b", "a"), make_response("c", "b"))
 
     assert database.write(lambda c: responses.remove(c, "o", "b"))
     assert not database.write(lambda c: responses.remove(c, "o", "b"))
-    assert names(database, "b") == []
-    assert names(database, "c") == ["a", "b", "c"]
+    assert list_chain(database, "b") == []
+    assert list_chain(database, "c") == ["a", "b", "c"]
     assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_b"])) == {}
     assert database.write(lambda c: responses.remove(c, "o", "c"))
-    assert names(database, "a") == ["a"]
+    assert list_chain(database, "a") == ["a"]
     count = database.read(lambda c: len(c.execute(responses.responses.select()).all()))
     assert count == 1
 
 
-def test_items_are_found_where_they_were_given_last(database: SqliteDatabase) -> None:
+def test_item_is_found_in_its_latest_response(database: SqliteDatabase) -> None:
     other = {**ITEM, "content": ["new"]}
-    add(database, kept("a", body={"output": [ITEM]}), kept("b", body={"output": [other, {}]}))
+    add(
+        database,
+        make_response("a", body={"output": [ITEM]}),
+        make_response("b", body={"output": [other, {}]}),
+    )
 
-    found = database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1", "msg_2"]))
-    assert found == {"msg_1": other}
+    stored = database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1", "msg_2"]))
+    assert stored == {"msg_1": other}
     assert database.read(lambda c: responses.find_items_by_id(c, "p", ["msg_1"])) == {}
 
 
-def test_items_that_were_asked_with_are_found_unless_a_response_gave_them(
+def test_input_item_is_found_unless_an_output_has_its_id(
     database: SqliteDatabase,
 ) -> None:
     own = {"role": "user", "id": "mine", "content": "x"}
-    given = [own, {**ITEM, "content": ["as sent back"]}, {"type": "item_reference", "id": "r"}]
-    add(database, kept("a", body={"output": [ITEM]}), kept("b", "a")._replace(input=given))
+    fields = [own, {**ITEM, "content": ["as sent back"]}, {"type": "item_reference", "id": "r"}]
+    add(
+        database,
+        make_response("a", body={"output": [ITEM]}),
+        make_response("b", "a")._replace(input=fields),
+    )
 
-    found = database.read(lambda c: responses.find_items_by_id(c, "o", ["mine", "msg_1", "r"]))
-    assert found == {"mine": own, "msg_1": ITEM}
+    stored = database.read(lambda c: responses.find_items_by_id(c, "o", ["mine", "msg_1", "r"]))
+    assert stored == {"mine": own, "msg_1": ITEM}
 
 
 EVENTS: list[Json] = [{"type": "x", "delta": str(i), "sequence_number": i} for i in range(5)]
@@ -109,31 +126,31 @@ EVENTS: list[Json] = [{"type": "x", "delta": str(i), "sequence_number": i} for i
 
 @pytest.mark.parametrize("cut", [0, 3])
 @pytest.mark.parametrize("after", [-1, 0, 2, 3, 9])
-def test_a_log_is_read_from_any_number_on(database: SqliteDatabase, after: int, cut: int) -> None:
-    one = kept("a")
+def test_event_log_is_read_from_any_number(database: SqliteDatabase, after: int, cut: int) -> None:
+    one = make_response("a")
     pieces = [event_log.pack_events(part) for part in (EVENTS[:cut], EVENTS[cut:]) if part]
     database.write(lambda c: responses.add(c, "o", one, pieces))
 
-    found = database.read(lambda c: responses.read_events_after(c, "o", one, after))
-    assert found == [e for e in EVENTS if e["sequence_number"] > after]
+    stored = database.read(lambda c: responses.read_events_after(c, "o", one, after))
+    assert stored == [e for e in EVENTS if e["sequence_number"] > after]
 
 
 @pytest.mark.parametrize(
     ("status", "cut", "told"), [("completed", 3, 5), ("completed", 0, 0), ("queued", 0, 5)]
 )
-def test_older_workers_find_all_of_a_log_or_nothing(
+def test_older_workers_find_a_complete_log_or_none(
     database: SqliteDatabase, status: str, cut: int, told: int
 ) -> None:
-    """They know nothing of the one place where a log of one piece may be, and then make one up."""
+    """Older versions ignore the ``log`` column and synthesize events instead."""
     pieces = [event_log.pack_events(part) for part in (EVENTS[:cut], EVENTS[cut:]) if part]
-    database.write(lambda c: responses.add(c, "o", kept("a", status=status), pieces))
+    database.write(lambda c: responses.add(c, "o", make_response("a", status=status), pieces))
 
-    found = database.read(lambda c: list(c.scalars(sa.select(tables.events.c.data))))
-    assert sum(len(list(event_log.unpack_events(data, {}))) for data in found) == told
+    stored = database.read(lambda c: list(c.scalars(sa.select(tables.events.c.data))))
+    assert sum(len(list(event_log.unpack_events(data, {}))) for data in stored) == told
 
 
-def test_a_use_is_noted(database: SqliteDatabase) -> None:
-    add(database, kept("a"))
+def test_use_is_recorded(database: SqliteDatabase) -> None:
+    add(database, make_response("a"))
     stale = database.read(lambda c: responses.find(c, "o", "a"))
     assert stale is not None
     assert responses.is_stale(stale)
@@ -144,20 +161,20 @@ def test_a_use_is_noted(database: SqliteDatabase) -> None:
     assert not responses.is_stale(fresh)
 
 
-def test_a_response_whose_id_is_given_once_more_takes_the_place_of_the_first(
+def test_reused_id_replaces_response_and_log(
     database: SqliteDatabase,
 ) -> None:
     item = {"type": "message", "id": "msg_1"}
     for text in ("first", "second"):
-        kept = StoredResponse("twice", "completed", [], {"text": text, "output": [item]}, 1.0)
+        stored = StoredResponse("twice", "completed", [], {"text": text, "output": [item]}, 1.0)
         event = {"type": "x", "text": text, "sequence_number": 0}
         database.write(
-            lambda c, k=kept, e=event: responses.add(c, "o", k, [event_log.pack_events([e])])
+            lambda c, k=stored, e=event: responses.add(c, "o", k, [event_log.pack_events([e])])
         )  # type: ignore[misc]
 
-    found = database.read(lambda c: responses.find(c, "o", "twice"))
-    assert found is not None
-    assert found.body["text"] == "second"
-    heard = database.read(lambda c: responses.read_events_after(c, "o", found, -1))
+    stored = database.read(lambda c: responses.find(c, "o", "twice"))
+    assert stored is not None
+    assert stored.body["text"] == "second"
+    heard = database.read(lambda c: responses.read_events_after(c, "o", stored, -1))
     assert [event["text"] for event in heard] == ["second"]
     assert database.read(lambda c: responses.find_items_by_id(c, "o", ["msg_1"])) == {"msg_1": item}

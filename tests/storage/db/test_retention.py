@@ -1,4 +1,4 @@
-"""What goes, and what stays."""
+"""Pruning by age and size."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ HUGE = 2**40
 def add(
     database: SqliteDatabase, name: str, age: float, status: str = "completed", size: int = 0
 ) -> None:
-    made = time.time() - age
+    created = time.time() - age
     body = {"id": name, "text": [hash((name, i)) for i in range(size // 20)]}
-    one = StoredResponse(name, status, [], body, made, worker="w", lease=time.time() - 1)
+    one = StoredResponse(name, status, [], body, created, worker="w", lease=time.time() - 1)
     database.write(lambda c: responses.add(c, "o", one, []))
 
 
-def there(database: SqliteDatabase) -> list[str]:
+def list_existing(database: SqliteDatabase) -> list[str]:
     names = "abcde"
     return [n for n in names if database.read(lambda c, n=n: responses.find(c, "o", n))]  # type: ignore[misc]
 
 
-def test_what_nobody_has_used_for_long_goes(database: SqliteDatabase) -> None:
+def test_unused_rows_are_pruned_by_age(database: SqliteDatabase) -> None:
     add(database, "a", 40 * DAY)
     add(database, "b", 20 * DAY)
     old = time.time() - 40 * DAY
@@ -41,14 +41,14 @@ def test_what_nobody_has_used_for_long_goes(database: SqliteDatabase) -> None:
     database.write(lambda c: completions.add(c, "o", StoredCompletion("d", old, "m", {}, [], {})))
 
     Pruner(database, None, HUGE).prune()
-    assert there(database) == ["a", "b"]
+    assert list_existing(database) == ["a", "b"]
     Pruner(database, 30 * DAY, HUGE).prune()
-    assert there(database) == ["b"]
+    assert list_existing(database) == ["b"]
     assert database.read(lambda c: conversations.find(c, "o", "c")) is None
     assert database.read(lambda c: completions.find(c, "o", "d")) is None
 
 
-def test_reasoning_has_an_age_of_its_own(database: SqliteDatabase) -> None:
+def test_reasoning_has_its_own_maximum_age(database: SqliteDatabase) -> None:
     def known() -> list[str]:
         return sorted(database.read(lambda c: reasoning.find(c, "o", ["a", "b"], 0.0)))
 
@@ -63,30 +63,30 @@ def test_reasoning_has_an_age_of_its_own(database: SqliteDatabase) -> None:
     assert known() == []
 
 
-def test_of_what_is_too_much_the_oldest_goes(database: SqliteDatabase) -> None:
+def test_oldest_rows_are_pruned_by_size(database: SqliteDatabase) -> None:
     for i, name in enumerate("abcd"):
         add(database, name, (4 - i) * DAY, size=20_000)
 
     Pruner(database, None, 25_000).prune()
-    assert there(database) == ["c", "d"]
+    assert list_existing(database) == ["c", "d"]
     Pruner(database, None, 1).prune()
-    assert there(database) == []
+    assert list_existing(database) == []
     free = database.read(lambda c: c.exec_driver_sql("PRAGMA freelist_count").scalar())
     assert free == 0
 
 
-def test_one_worker_sees_to_it(database: SqliteDatabase) -> None:
+def test_one_worker_prunes(database: SqliteDatabase) -> None:
     other = SqliteDatabase(database.path)
     pruners = [Pruner(one, None, HUGE) for one in (database, other, database)]
 
-    assert [p.prune_if_due() for p in pruners] == [False] * 3  # the first round is a while away
+    assert [p.prune_if_due() for p in pruners] == [False] * 3  # the first pruning is not due yet
     later = "UPDATE chores SET due = 0"
     database.write(lambda c: c.exec_driver_sql(later))
     assert [p.prune_if_due() for p in pruners] == [True, False, False]
     other.close()
 
 
-def test_it_goes_on_until_the_database_is_closed(
+def test_pruning_stops_when_the_database_is_closed(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "PRUNE_SECONDS", 0.04)
@@ -98,9 +98,9 @@ def test_it_goes_on_until_the_database_is_closed(
     thread = threading.Thread(target=begun[0], daemon=True)
     thread.start()
     deadline = time.monotonic() + 10
-    while there(database) and time.monotonic() < deadline:
+    while list_existing(database) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert there(database) == []
+    assert list_existing(database) == []
     assert thread.is_alive()
     database.close()
     thread.join(10)
@@ -121,7 +121,7 @@ def list_stored(database: SqliteDatabase, owner: str) -> list[str]:
     return [row[0] for row in database.read(lambda c: c.exec_driver_sql(found).all())]
 
 
-def test_what_one_owner_stores_deletes_nothing_of_another_s(database: SqliteDatabase) -> None:
+def test_pruning_by_size_is_fair_between_owners(database: SqliteDatabase) -> None:
     store_as(database, "quiet", "old", 20 * DAY, 20_000)
     for i in range(12):
         store_as(database, "loud", f"l{i}", 12.0 - i, 20_000)
@@ -141,7 +141,7 @@ def test_shares_are_fair(sizes: list[int], share: int) -> None:
     assert retention.compute_share(sizes, 90) == share
 
 
-def test_much_that_is_written_is_pruned_at_once(
+def test_large_writes_trigger_pruning(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "PRUNE_SECONDS", 0.4)
@@ -160,31 +160,31 @@ def test_much_that_is_written_is_pruned_at_once(
 # -- the clock ------------------------------------------------------------------------------------
 
 
-def test_after_the_clock_has_jumped_nothing_is_too_old(
+def test_clock_jump_suspends_pruning_by_age(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pruner = Pruner(database, 30 * DAY, HUGE)
     pruner.prune_if_due()
-    # As if the clock had been put 40 days forward since the last pruning.
+    # Simulate a clock that was set forward by 40 days after the last pruning.
     add(database, "a", 40 * DAY)
     set_due = "UPDATE chores SET due = due - 86400.0 * 40 WHERE name = 'prune'"
     database.write(lambda c: c.exec_driver_sql(set_due))
     assert pruner.prune_if_due()
-    assert there(database) == ["a"]
+    assert list_existing(database) == ["a"]
 
     set_due = "UPDATE chores SET due = due - 301 WHERE name = 'prune'"
     database.write(lambda c: c.exec_driver_sql(set_due))
     assert pruner.prune_if_due()
-    assert there(database) == ["a"]  # the clock is not trusted yet
+    assert list_existing(database) == ["a"]  # the clock is not trusted yet
 
     for name, seconds in (("clock", DAY), ("prune", 301)):
         set_due = f"UPDATE chores SET due = due - {seconds} WHERE name = '{name}'"
         database.write(lambda c, set_due=set_due: c.exec_driver_sql(set_due))  # type: ignore[misc]
     assert pruner.prune_if_due()
-    assert there(database) == []
+    assert list_existing(database) == []
 
 
-def test_a_clock_that_is_put_back_does_not_end_pruning(database: SqliteDatabase) -> None:
+def test_clock_set_back_does_not_stop_pruning(database: SqliteDatabase) -> None:
     pruner = Pruner(database, 30 * DAY, HUGE)
     pruner.prune_if_due()
     set_due = "UPDATE chores SET due = due + 86400.0 * 400 WHERE name = 'prune'"

@@ -1,4 +1,4 @@
-"""When leases that have run out may be judged: a clock and a database that the test moves."""
+"""Evaluation of expired leases, with a clock and a database controlled by the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forwarder.storage.db.settling import SETTLE_SECONDS, StabilityMonitor
 
 
 class Store:
-    """A database whose writes fail, or take a while."""
+    """A database whose writes fail or are slow."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -29,7 +29,7 @@ class Store:
             raise StoreUnavailable
 
     def pass_time(self, asked: StabilityMonitor, seconds: float) -> bool:
-        """Ask every second; what the last answer was."""
+        """Poll once per second; return the last result."""
         answer = False
         for _ in range(round(seconds)):
             self.now += 1.0
@@ -49,16 +49,14 @@ def asked(store: Store) -> StabilityMonitor:
     return StabilityMonitor(store.probe)
 
 
-def test_a_database_has_settled_after_a_while_of_writes(
-    store: Store, asked: StabilityMonitor
-) -> None:
+def test_database_settles_after_successful_writes(store: Store, asked: StabilityMonitor) -> None:
     assert not asked.has_settled()
     assert not store.pass_time(asked, SETTLE_SECONDS - 1)
     assert store.pass_time(asked, 1)
     assert store.probes == SETTLE_SECONDS + 1
 
 
-def test_a_write_that_fails_begins_the_while_anew(store: Store, asked: StabilityMonitor) -> None:
+def test_failed_write_restarts_settling(store: Store, asked: StabilityMonitor) -> None:
     store.pass_time(asked, SETTLE_SECONDS + 1)
     store.fails = True
     assert not store.pass_time(asked, 1)
@@ -71,7 +69,7 @@ def test_a_write_that_fails_begins_the_while_anew(store: Store, asked: Stability
 
 
 @pytest.mark.parametrize(("pause", "settled"), [(7.0, True), (8.0, False), (3600.0, False)])
-def test_an_outage_may_hide_in_a_long_pause(
+def test_long_probe_gap_restarts_settling(
     pause: float, settled: bool, store: Store, asked: StabilityMonitor
 ) -> None:
     store.pass_time(asked, SETTLE_SECONDS + 1)
@@ -79,7 +77,7 @@ def test_an_outage_may_hide_in_a_long_pause(
     assert asked.has_settled() is settled
 
 
-def test_a_database_that_hung_has_not_settled(store: Store, asked: StabilityMonitor) -> None:
+def test_hanging_database_has_not_settled(store: Store, asked: StabilityMonitor) -> None:
     store.pass_time(asked, SETTLE_SECONDS + 1)
     store.seconds = SETTLE_SECONDS + 1
     assert not store.pass_time(asked, 1)
@@ -88,13 +86,13 @@ def test_a_database_that_hung_has_not_settled(store: Store, asked: StabilityMoni
     assert store.pass_time(asked, 1)
 
 
-def test_askers_share_one_probe(store: Store, asked: StabilityMonitor) -> None:
+def test_concurrent_callers_share_one_probe(store: Store, asked: StabilityMonitor) -> None:
     for _ in range(5):
         asked.has_settled()
     assert store.probes == 1
 
 
-def test_a_full_database_that_can_be_read_has_not_settled(
+def test_readable_full_database_has_not_settled(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settling, "SETTLE_SECONDS", 0.0)

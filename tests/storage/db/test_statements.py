@@ -1,4 +1,4 @@
-"""Statements whose text is made once."""
+"""Precompiled statements."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_rows_are_inserted_in_the_connection_s_transaction(database: SqliteDatab
     assert len(all_of(database)) == 2
 
 
-def test_what_is_there_is_changed_or_left(database: SqliteDatabase) -> None:
+def test_upsert_and_insert_on_conflict(database: SqliteDatabase) -> None:
     new = {**ROW, "data": b"new", "used": 5.0}
     database.write(lambda c: make_upsert(reasoning).run(c, ROW))
     database.write(lambda c: make_upsert(reasoning).run(c, new))
@@ -48,13 +48,13 @@ def test_what_is_there_is_changed_or_left(database: SqliteDatabase) -> None:
     assert all_of(database)[0] == tuple(new.values())
 
 
-def test_what_the_driver_refuses_is_a_failure_of_the_store(database: SqliteDatabase) -> None:
+def test_driver_error_is_a_database_error(database: SqliteDatabase) -> None:
     database.write(lambda c: make_insert(reasoning).run(c, ROW))
     with pytest.raises(StoreUnavailable):
         database.write(lambda c: make_insert(reasoning).run(c, ROW))
 
 
-def test_one_driver_takes_values_by_place_and_the_other_by_name() -> None:
+def test_placeholders_match_the_driver() -> None:
     asked: list[tuple[str, Any]] = []
 
     class Driver:
@@ -74,7 +74,7 @@ def test_one_driver_takes_values_by_place_and_the_other_by_name() -> None:
     ]
 
 
-def test_the_driver_s_error_is_one_of_sqlalchemy_s(database: SqliteDatabase) -> None:
+def test_driver_error_is_wrapped_for_sqlalchemy(database: SqliteDatabase) -> None:
     def write(connection: sa.Connection) -> str:
         with pytest.raises(DBAPIError, match="no such table"):
             Statement("DELETE FROM absent WHERE a = :a").run(connection, {"a": 1})

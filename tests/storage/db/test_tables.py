@@ -1,11 +1,11 @@
-"""The tables' common rules."""
+"""Rules that hold for all tables."""
 
 from __future__ import annotations
 
 from forwarder.storage.db.tables import metadata
 
 NOBODY_S = ("chores", "generations", "models", "owner_keys")
-"""What is the operator's own."""
+"""Tables that belong to the operator, not to a client."""
 
 
 def test_every_table_of_clients_begins_with_its_owner() -> None:

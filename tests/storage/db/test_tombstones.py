@@ -1,4 +1,4 @@
-"""The places of what was deleted."""
+"""List positions of deleted rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def place(database: SqliteDatabase, name: str, owner: str = "o", holder: str = "
     return database.read(lambda c: tombstones.find_position(c, owner, holder, name))
 
 
-def test_the_last_place_counts_and_is_its_owner_s(database: SqliteDatabase) -> None:
+def test_latest_position_is_kept_per_owner(database: SqliteDatabase) -> None:
     for number in (1, 5):
         database.write(lambda c, number=number: tombstones.add_tombstone(c, "o", "h", "a", number))  # type: ignore[misc]
     assert place(database, "a") == 5
@@ -21,9 +21,7 @@ def test_the_last_place_counts_and_is_its_owner_s(database: SqliteDatabase) -> N
     assert place(database, "a", holder="i") is None
 
 
-def test_places_are_forgotten_after_a_while(
-    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tombstones_expire(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     database.write(lambda c: tombstones.add_tombstone(c, "o", "h", "a", 1))
     Pruner(database, None, 2**40).prune()
     assert place(database, "a") == 1

@@ -1,4 +1,4 @@
-"""Writes that wait for each other."""
+"""Batching of concurrent writes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def note(connection: sa.Connection, name: str) -> str:
     return name
 
 
-def refused(connection: sa.Connection, name: str) -> str:
+def note_and_fail(connection: sa.Connection, name: str) -> str:
     note(connection, name)
     raise NotFound(name)
 
 
-def there(database: SqliteDatabase) -> list[str]:
+def list_names(database: SqliteDatabase) -> list[str]:
     return list(
         database.read(
             lambda c: list(
@@ -47,8 +47,8 @@ def there(database: SqliteDatabase) -> list[str]:
 
 
 @contextmanager
-def busy(group: WriteBatcher, count: int) -> Iterator[Do]:
-    """Somebody is at it, and ``count`` others, who are told what, wait until they all do."""
+def block_batcher(group: WriteBatcher, count: int) -> Iterator[Do]:
+    """Block the batcher until ``count`` more writes, submitted with the yielded function, wait."""
     go, begun = threading.Event(), threading.Event()
 
     def first(connection: object) -> None:
@@ -65,7 +65,7 @@ def busy(group: WriteBatcher, count: int) -> Iterator[Do]:
         go.set()
 
 
-def test_those_that_wait_are_done_at_once_and_each_hears_its_own() -> None:
+def test_waiting_writes_share_a_transaction() -> None:
     sizes: list[int] = []
 
     def transact(work: Callable[[Any], Any]) -> Any:
@@ -74,14 +74,14 @@ def test_those_that_wait_are_done_at_once_and_each_hears_its_own() -> None:
         return done
 
     group = WriteBatcher(transact)
-    with busy(group, 7) as do:
-        told = [do(lambda _, i: i * i, i) for i in range(7)]
+    with block_batcher(group, 7) as do:
+        futures = [do(lambda _, i: i * i, i) for i in range(7)]
 
-    assert [each.result(5) for each in told] == [0, 1, 4, 9, 16, 25, 36]
+    assert [each.result(5) for each in futures] == [0, 1, 4, 9, 16, 25, 36]
     assert sizes == [1, 7]
 
 
-def test_there_is_an_end_to_what_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_batching, "MAX_BATCH_SIZE", 2)
     transactions: list[None] = []
 
@@ -90,29 +90,29 @@ def test_there_is_an_end_to_what_is_done_at_once(monkeypatch: pytest.MonkeyPatch
         return work(None)
 
     group = WriteBatcher(transact)
-    with busy(group, 5) as do:
-        told = [do(lambda _, i: i, i) for i in range(5)]
+    with block_batcher(group, 5) as do:
+        futures = [do(lambda _, i: i, i) for i in range(5)]
 
-    assert [each.result(5) for each in told] == [0, 1, 2, 3, 4]
+    assert [each.result(5) for each in futures] == [0, 1, 2, 3, 4]
     assert len(transactions) == 1 + 3
 
 
-def test_what_fails_takes_nobody_with_it(database: SqliteDatabase) -> None:
-    with busy(database._write_batcher, 5) as do:
-        told = [do(note, name) for name in "abc"]
-        failing = do(refused, "d")
+def test_failing_write_does_not_affect_others(database: SqliteDatabase) -> None:
+    with block_batcher(database._write_batcher, 5) as do:
+        futures = [do(note, name) for name in "abc"]
+        failing = do(note_and_fail, "d")
         twice = do(note, "a")
 
-    assert sorted([*there(database)]) == ["a", "b", "c"]
-    assert [each.exception(5) is None for each in told[1:]] == [True, True]
+    assert sorted([*list_names(database)]) == ["a", "b", "c"]
+    assert [each.exception(5) is None for each in futures[1:]] == [True, True]
     assert isinstance(failing.exception(5), NotFound)
-    # Of two of one name the first in the queue is there; which that was is up to the threads.
-    assert [told[0].exception(5), twice.exception(5)].count(None) == 1
+    # Of two inserts of one name the first in the queue succeeds; the order is not determined.
+    assert [futures[0].exception(5), twice.exception(5)].count(None) == 1
 
 
-def test_transaction_that_cannot_begin_is_tried_once_for_all_that_wait() -> None:
+def test_failed_begin_fails_all_waiting_writes() -> None:
     tried: list[int] = []
-    told: list[str] = []
+    futures: list[str] = []
 
     def transact(work: Callable[[Any], Any]) -> Any:
         if tried:
@@ -121,18 +121,18 @@ def test_transaction_that_cannot_begin_is_tried_once_for_all_that_wait() -> None
         tried.append(1)
         return work(None)
 
-    group = WriteBatcher(transact, lambda error: told.append(str(error)))
-    with busy(group, 5) as do:
+    group = WriteBatcher(transact, lambda error: futures.append(str(error)))
+    with block_batcher(group, 5) as do:
         waiting = [do(lambda c: None) for _ in range(5)]
 
     for each in waiting:
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             each.result(10)
     assert len(tried) == 2
-    assert told == ["database is locked"] * 5
+    assert futures == ["database is locked"] * 5
 
 
-def test_what_fails_leaves_nothing_to_the_collector() -> None:
+def test_failed_write_leaves_no_reference_cycle() -> None:
     def failing(connection: object) -> None:
         raise NotFound("no")
 
@@ -169,13 +169,13 @@ def work(name):
     return slowly
 first, second, third = (gevent.spawn(group.run_in_batch, work(name)) for name in "abc")
 gevent.sleep(0.05)
-first.kill(block=False)  # in the midst of its work, which others wait behind
+first.kill(block=False)  # while it runs, and others wait for it
 second.kill(block=False)  # while it waits
 print(third.get(timeout=5), sorted(done))
 """
 
 
-def test_who_is_interrupted_leaves_its_work_to_the_others() -> None:
+def test_interrupted_writer_leaves_its_write_queued() -> None:
     run = subprocess.run(
         [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=30
     )
@@ -200,6 +200,6 @@ print(len(told), len(again) < 10)
 """
 
 
-def test_who_writes_again_and_again_lets_others_have_their_turn() -> None:
+def test_repeated_writer_does_not_starve_others() -> None:
     run = subprocess.run([sys.executable, "-c", HASTY], capture_output=True, text=True, timeout=30)
     assert run.stdout == "2 True\n", run.stderr

@@ -9,7 +9,7 @@ from alembic.operations import Operations
 from forwarder.storage.db.migrations.versions import v0001_first
 
 
-def test_the_first_step_makes_all_tables() -> None:
+def test_migration_creates_all_tables() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
         v0001_first.upgrade()

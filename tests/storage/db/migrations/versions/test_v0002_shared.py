@@ -1,4 +1,4 @@
-"""What workers share."""
+"""Columns for several workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alembic.operations import Operations
 from forwarder.storage.db.migrations.versions import v0001_first, v0002_shared
 
 
-def test_the_second_step_leaves_conversations_as_they_are() -> None:
+def test_migration_keeps_conversations() -> None:
     engine = sa.create_engine("sqlite://")
     add = "INSERT INTO conversations (owner, id, created, used, size, metadata) VALUES {}"
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):

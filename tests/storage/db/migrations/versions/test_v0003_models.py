@@ -9,7 +9,7 @@ from alembic.operations import Operations
 from forwarder.storage.db.migrations.versions import v0001_first, v0002_shared, v0003_models
 
 
-def test_the_third_step_leaves_those_of_the_first_alone() -> None:
+def test_migration_keeps_existing_tables() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
         v0001_first.upgrade()

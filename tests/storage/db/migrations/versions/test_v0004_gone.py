@@ -1,4 +1,4 @@
-"""The table of what is gone."""
+"""The table of tombstones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alembic.operations import Operations
 from forwarder.storage.db.migrations.versions import v0003_models, v0004_gone
 
 
-def test_the_fourth_step_makes_the_table_of_what_is_gone() -> None:
+def test_migration_creates_the_tombstones() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
         v0004_gone.upgrade()

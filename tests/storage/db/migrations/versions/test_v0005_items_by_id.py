@@ -1,4 +1,4 @@
-"""The index of conversations' items by id."""
+"""The index of conversation items by id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alembic.operations import Operations
 from forwarder.storage.db.migrations.versions import v0001_first, v0004_gone, v0005_items_by_id
 
 
-def test_the_fifth_step_makes_an_index() -> None:
+def test_migration_creates_the_index() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
         v0001_first.upgrade()

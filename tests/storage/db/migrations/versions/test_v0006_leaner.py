@@ -1,4 +1,4 @@
-"""Leaner tables."""
+"""Smaller tables and indexes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RESPONSE = (
 _ITEM = "INSERT INTO items (owner, id, response) VALUES ('o', '{}', 'resp')"
 
 
-def test_the_sixth_step_keeps_the_items_and_what_they_belong_to() -> None:
+def test_migration_keeps_items() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
         connection.exec_driver_sql("PRAGMA foreign_keys=ON")
@@ -36,7 +36,7 @@ def test_the_sixth_step_keeps_the_items_and_what_they_belong_to() -> None:
     assert "items_of_before" not in tables
 
 
-def test_an_index_has_what_there_is_alone_and_is_used_nevertheless() -> None:
+def test_partial_indexes_are_used() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
         v0001_first.upgrade()

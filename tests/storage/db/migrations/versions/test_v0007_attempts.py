@@ -14,7 +14,7 @@ _RESPONSE = (
 )
 
 
-def test_the_seventh_step_adds_columns_that_older_code_leaves_empty() -> None:
+def test_migration_adds_nullable_columns() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
         v0001_first.upgrade()

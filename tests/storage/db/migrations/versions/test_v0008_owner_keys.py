@@ -9,7 +9,7 @@ from alembic.operations import Operations
 from forwarder.storage.db.migrations.versions import v0007_attempts, v0008_owner_keys
 
 
-def test_the_eighth_step_makes_a_table_for_owner_keys() -> None:
+def test_migration_creates_the_owner_keys() -> None:
     engine = sa.create_engine("sqlite://")
     with engine.connect() as connection, Operations.context(MigrationContext.configure(connection)):
         v0008_owner_keys.upgrade()
