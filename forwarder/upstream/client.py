@@ -22,7 +22,7 @@ from urllib.request import getproxies
 import httpx2
 import openai
 import orjson
-from openai import Omit, OpenAI, Stream, not_given
+from openai import Omit, Stream
 
 from forwarder.config.settings import UpstreamSettings
 from forwarder.context.request_context import RequestContext
@@ -71,9 +71,10 @@ from forwarder.upstream.key_refusal import (
     is_key_refusal,
 )
 from forwarder.upstream.response import UpstreamResponse, parse_model_list, select_client_headers
+from forwarder.upstream.sdk_client import DEFAULT_OPTIONS, EncodedRequest, SdkClient
 from forwarder.upstream.transport.answer_limits import MAX_ANSWER_BYTES, UnreadableAnswer
 from forwarder.upstream.transport.connection_errors import describe_connection_error, find_proxy
-from forwarder.upstream.transport.sdk_http_client import SdkHttpClient, StockHttpClient, parse_url
+from forwarder.upstream.transport.sdk_http_client import SdkHttpClient, StockHttpClient
 
 REASONING_INCLUDED_HEADER = "x-reasoning-included"
 """Says that the reported usage counts the reasoning of earlier turns."""
@@ -120,46 +121,6 @@ _OMITTED_SDK_HEADERS: dict[str, Any] = {
     "X-Stainless-Read-Timeout": Omit(),
 }
 """What the SDK adds to every request, unless the request leaves it out."""
-
-
-_USER_AGENT = f"OpenAI/Python {openai.__version__}"
-"""What the SDK calls itself; of a class of another name it would tell that name."""
-
-
-class SdkClient(OpenAI):
-    """The SDK's client, which says nothing of the machine that it runs on.
-
-    An organization and a project that the SDK finds in the environment are left out too: they
-    are meant for OpenAI alone.
-    """
-
-    def __init__(self, headers: Mapping[str, str], **given: Any) -> None:
-        super().__init__(**given)
-        json = "application/json"
-        said = {"Accept": json, "Content-Type": json, "User-Agent": _USER_AGENT}
-        self._fixed_headers: dict[str, str | Omit] = {**said, **headers}
-
-    def _prepare_url(self, url: str) -> httpx2.URL:
-        """Of the whole URLs there are but few, and each is asked for again and again."""
-        return parse_url(url) if url.startswith("http") else super()._prepare_url(url)
-
-    @property
-    def default_headers(self) -> dict[str, str | Omit]:
-        """What every request says."""
-        return self._fixed_headers
-
-
-_SDK_REQUEST_DEFAULTS: dict[str, Any] = {
-    "params": {},
-    "max_retries": 0,
-    "follow_redirects": None,
-    "security": {},
-    "extra_json": None,
-    "synthesize_event_and_data": None,
-    "stream_mode": "legacy",
-    "post_parser": not_given,
-}
-"""The SDK's other options of a request, whose defaults it would copy each time."""
 
 
 class ErrorConversion:
@@ -517,23 +478,26 @@ class Upstream:
         take_turn(exchange.body_size)
         url, content = self._urls[protocol], encode_body(body)
         take_turn(len(content))
-        options: Any = {
-            **_SDK_REQUEST_DEFAULTS,
-            "headers": self._build_headers(exchange, content),
-            "idempotency_key": exchange.id,  # or the SDK draws one
-            "timeout": self._timeout if streamed else self._unstreamed_timeout,
-        }
+        headers = self._build_headers(exchange, content)
         attempt = exchange.record_attempt(self.settings, self.profile.name, protocol, url, content)
         with self._error_conversion, CancellationScope(exchange), attempt:
-            # With this type the SDK gives the response itself, unread; its signature says Stream.
-            unread: Any = self._client.post(
-                url,
-                content=content,
-                cast_to=httpx2.Response,
-                options=options,
-                stream=True,
-                stream_cls=Stream[object],
-            )
+            if streamed and protocol in ("chat", "responses"):
+                request = EncodedRequest(url, content, exchange.id)
+                unread = self._client.open_stream(protocol, request, headers, self._timeout)
+            else:
+                unread = self._client.post(
+                    url,
+                    content=content,
+                    cast_to=httpx2.Response,  # the unread response, whatever the stream's class
+                    options={
+                        **DEFAULT_OPTIONS,
+                        "headers": headers,
+                        "idempotency_key": exchange.id,
+                        "timeout": self._unstreamed_timeout,
+                    },
+                    stream=True,
+                    stream_cls=Stream[object],
+                )
         attempt.record_head(unread)
         choices = body.get("n") or 1
         return UpstreamResponse(
@@ -549,20 +513,11 @@ class Upstream:
 
     def _reopen_response(self, response_id: str, exchange: RequestContext) -> UpstreamResponse:
         """The stream of a background response that this upstream makes, from its beginning."""
-        options: Any = {
-            "headers": self._build_headers(exchange),
-            "params": {"stream": "true"},
-            "timeout": self._timeout,
-        }
         url = f"{self._urls['responses']}/{quote(response_id, safe='')}"
+        request = EncodedRequest(url, None, exchange.id)
+        headers = self._build_headers(exchange)
         with self._error_conversion, CancellationScope(exchange):
-            unread: Any = self._client.get(
-                url,
-                cast_to=httpx2.Response,
-                options=options,
-                stream=True,
-                stream_cls=Stream[object],
-            )
+            unread = self._client.reopen_stream(response_id, request, headers, self._timeout)
         return UpstreamResponse(unread, "responses", True, self.settings, self._heartbeat)
 
     def cancel_response(self, response_id: str, exchange: RequestContext) -> None:

@@ -1,0 +1,142 @@
+"""The official SDK's client, whose own methods open the streams of upstreams.
+
+`chat.completions.create` and `responses.stream` take a body as typed parameters, walk through
+it (14 ms for 100 messages), encode it and build a typed object for each event.  Bodies and events
+stay JSON here, so the encoded body travels through these methods as their `extra_body`, and the
+caller gets the unread response of the stream object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import httpx2
+import openai
+from openai import Omit, OpenAI, Stream, not_given, omit
+from openai.lib.streaming.responses import ResponseStreamManager
+
+from forwarder.upstream.transport.sdk_http_client import parse_url
+
+_USER_AGENT = f"OpenAI/Python {openai.__version__}"
+"""The SDK's own User-Agent. The SDK would derive another one from the name of a subclass."""
+
+DEFAULT_OPTIONS: dict[str, Any] = {
+    "params": {},
+    "max_retries": 0,
+    "follow_redirects": None,
+    "security": {},
+    "extra_json": None,
+    "synthesize_event_and_data": None,
+    "stream_mode": "legacy",
+    "post_parser": not_given,
+}
+"""Values for the SDK's remaining request options. The SDK deep-copies defaults it must fill in."""
+
+_IN_EXTRA_BODY: Any = omit
+"""Stands for a required parameter that travels in `extra_body`."""
+
+
+class EncodedRequest(NamedTuple):
+    """A request that is ready to send: the whole URL and the bytes of the JSON body.
+
+    A GET has no body.  ``id`` spares the SDK from drawing an id for its retries, which are off.
+    """
+
+    url: str
+    content: bytes | None
+    id: str
+
+
+class UnreadStream(Stream[Any]):
+    """The SDK's stream object around an unread ``response``. It decodes and yields no events."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self.response = response
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+class SdkClient(OpenAI):
+    """The SDK's client, which sends nothing about this machine and no typed bodies.
+
+    It leaves out the organization and the project that the SDK finds in the environment, because
+    they are meant for OpenAI only.
+    """
+
+    def __init__(self, headers: Mapping[str, str], **options: Any) -> None:
+        super().__init__(**options)
+        json = "application/json"
+        fixed = {"Accept": json, "Content-Type": json, "User-Agent": _USER_AGENT}
+        self._fixed_headers: dict[str, str | Omit] = {**fixed, **headers}
+        # The SDK imports their modules on first use, which takes a quarter of a second.
+        _ = self.chat.completions, self.responses
+
+    def _prepare_url(self, url: str) -> httpx2.URL:
+        """Parse each whole URL only once: there are few, and each is used many times."""
+        return parse_url(url) if url.startswith("http") else super()._prepare_url(url)
+
+    @property
+    def default_headers(self) -> dict[str, str | Omit]:
+        """The headers that every request has."""
+        return self._fixed_headers
+
+    def open_stream(
+        self, protocol: str, request: EncodedRequest, headers: Mapping[str, Any], timeout: Any
+    ) -> httpx2.Response:
+        """Send a request for a stream of ``protocol`` and return its response, unread.
+
+        ``protocol`` is ``chat`` or ``responses``.  Raises the SDK's errors.
+        """
+        options: Any = {"extra_body": request, "extra_headers": headers, "timeout": timeout}
+        if protocol == "chat":
+            stream: Stream[Any] = self.chat.completions.create(
+                model=_IN_EXTRA_BODY, messages=_IN_EXTRA_BODY, stream=True, **options
+            )
+            return stream.response
+        # This method insists on both parameters. `post` replaces them.
+        return read_raw_response(self.responses.stream(model="", input="", **options))
+
+    def reopen_stream(
+        self, response_id: str, request: EncodedRequest, headers: Mapping[str, Any], timeout: Any
+    ) -> httpx2.Response:
+        """Send a request for the stream of an existing response; return its response, unread."""
+        options: Any = {"extra_body": request, "extra_headers": headers, "timeout": timeout}
+        return read_raw_response(self.responses.stream(response_id=response_id, **options))
+
+    def post(self, path: str, **arguments: Any) -> Any:
+        """Send a POST request; an `EncodedRequest` in `extra_body` replaces path and body."""
+        request = arguments.get("options", {}).get("extra_json")
+        if not isinstance(request, EncodedRequest):
+            return super().post(path, **arguments)
+        arguments |= {"body": None, "content": request.content}
+        response = super().post(request.url, **replace_options(arguments, request))
+        return UnreadStream(response)
+
+    def get(self, path: str, **arguments: Any) -> Any:
+        """Send a GET request; an `EncodedRequest` in `extra_body` replaces the path."""
+        request = arguments.get("options", {}).get("extra_json")
+        if not isinstance(request, EncodedRequest):
+            return super().get(path, **arguments)
+        return UnreadStream(super().get(request.url, **replace_options(arguments, request)))
+
+
+def replace_options(arguments: dict[str, Any], request: EncodedRequest) -> dict[str, Any]:
+    """Return ``arguments`` without the SDK's types: `post` and `get` then give the raw response."""
+    options = {**DEFAULT_OPTIONS, **arguments["options"]}
+    # The headers already authenticate the request, so the SDK needs no security scheme.
+    options |= {"extra_json": None, "security": {}, "idempotency_key": request.id}
+    return {**arguments, "cast_to": httpx2.Response, "options": options}
+
+
+def read_raw_response(manager: ResponseStreamManager[Any]) -> httpx2.Response:
+    """Enter the SDK's stream of responses and return its unread response.
+
+    The caller closes the response, so the manager is never left.
+    """
+    stream = manager.__enter__()
+    # The stream's generator keeps the stream, and so the request's body, alive in a cycle until
+    # it ends. An `UnreadStream` has no events, so it ends at once.
+    next(stream, None)
+    return stream._response
