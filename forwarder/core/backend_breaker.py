@@ -1,8 +1,8 @@
-"""What keeps a backend of the forwarder's own (store, Redis) from holding up requests.
+"""Circuit breaker for the forwarder's own backends (store, Redis).
 
-A backend that is down refuses at once; one that hangs answers nothing at all, and every request
-that asks it would wait for a time-out.  Hence requests wait for a backend only a moment, and a
-breaker remembers that it does not answer; trials run beside the requests and close it again.
+A backend that is down refuses connections at once, but a backend that hangs makes every request
+wait for a time-out.  Requests therefore wait only briefly.  A breaker records that the backend does
+not answer, and background trials close the breaker again.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from forwarder.core.concurrency import TaskResult, spawn
 T = TypeVar("T")
 
 MAX_WAIT_SECONDS = 0.07
-"""Seconds that a request waits for a backend that it could do without."""
+"""Seconds that a request waits for a backend that it can do without."""
 
 _POLL_SECONDS = 0.01
 
 _jitter = random.Random()
-"""Its own generator: a thread that goes on must not disturb a program that seeds the shared one."""
+"""A separate generator, so that background threads do not disturb a program that seeds `random`."""
 
 
 class BackendDown(Exception):
-    """The backend does not answer; ``str`` of it says what is known of the reason."""
+    """The backend does not answer; the message is the known reason."""
 
 
 def wait_for_event(event: threading.Event, seconds: float) -> bool:
-    """Wait for an event, and tell whether it has come.
+    """Wait at most ``seconds`` for an event; return whether it is set.
 
-    Waits in ticks: between two of them the loop handles what has arrived, so that an answer that
-    lay there while the process was busy with other requests is not taken for a missing one.
+    Polls, so that the event loop can process data that arrived while the process was busy.
+    Otherwise an answer that is already in the socket would count as missing.
     """
     for _ in range(max(1, round(seconds / _POLL_SECONDS))):
         if event.wait(_POLL_SECONDS):
@@ -43,7 +43,7 @@ def wait_for_event(event: threading.Event, seconds: float) -> bool:
 
 
 class SharedTask:
-    """Work that runs beside requests, once for all that want it at the same time."""
+    """Background work that concurrent callers share: it runs once for all of them."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._work = work
@@ -53,9 +53,9 @@ class SharedTask:
         self._is_late = False
 
     def run(self, seconds: float) -> bool:
-        """Start it unless it runs, and wait for it; False when it has not ended in that time.
+        """Start the work unless it is running, and wait; return whether it ended in time.
 
-        While a run is late, no other caller waits for it.
+        While a run is late, other callers do not wait for it.
         """
         with self._lock:
             if self._ended.is_set():
@@ -77,12 +77,12 @@ class SharedTask:
 
 
 class BackendBreaker:
-    """Open while a backend does not answer; trials beside the requests close it.
+    """Circuit breaker that is open while a backend does not answer; background trials close it.
 
-    ``trial`` raises while the backend does not answer.  The first one runs at once, the others
-    ``pause`` seconds apart, until one succeeds or ``stop`` is set.  ``changed`` is told the error
-    when the breaker opens, and ``None`` before it closes; ``describe`` gives the public description
-    of an exception of the trial.
+    ``trial`` raises while the backend does not answer.  The first trial runs at once, further ones
+    ``pause`` seconds apart, until one succeeds or ``stop`` is set.  ``changed`` receives the error
+    when the breaker opens, and ``None`` before it closes.  ``describe`` returns the public
+    description of a trial's exception.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class BackendBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Does the backend not answer, as far as is known?"""
+        """Whether the backend is considered down."""
         return self.error is not None
 
     def trip(self, error: str) -> None:
-        """Open it; ``error`` says what the backend did."""
+        """Open the breaker; ``error`` describes the failure."""
         with self._lock:
             was_open, self.error = self.is_open, error
         if not was_open and not self._stop.is_set():
@@ -121,19 +121,19 @@ class BackendBreaker:
                 self._on_change(None)
             except Exception as error:
                 self.error = self._describe(error)
-                self._stop.wait(self._pause * _jitter.uniform(0.8, 1.2))  # not all workers at once
+                self._stop.wait(self._pause * _jitter.uniform(0.8, 1.2))  # spread the workers
                 continue
             self.error = None
             return
 
 
 class BoundedBackend:
-    """Calls to a backend, of which none keeps its request waiting once the backend hangs.
+    """Runs calls to a backend so that a hanging backend does not block requests.
 
-    A call runs beside its request, which waits as long as the backend answers anything: many
-    calls at once wait for each other, and that is no failure.  When ``max_wait`` seconds go by
-    without an answer to any call, the breaker opens.  ``failures`` are the exceptions of a backend
-    that is down.
+    Each call runs in the background while its request waits.  Calls may queue behind each other, so
+    a request keeps waiting as long as the backend answers any call.  If no call is answered for
+    ``max_wait`` seconds, the breaker opens.  ``failures`` are the exceptions that mean that the
+    backend is down.
     """
 
     def __init__(
@@ -150,7 +150,10 @@ class BoundedBackend:
         self._answer_count = 0
 
     def call(self, work: Callable[[], T]) -> T:
-        """What the work gives, or raises; raises BackendDown while the backend does not answer."""
+        """Run ``work`` and return its result or raise its exception.
+
+        Raises BackendDown while the backend does not answer.
+        """
         if self._breaker.error is not None:
             raise BackendDown(self._breaker.error)
         call = BackendCall(work)
@@ -185,7 +188,7 @@ class BoundedBackend:
 
 
 class BackendCall(Generic[T]):
-    """A call under way, and its outcome once it has ended."""
+    """A running call, and its outcome after it has ended."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.work = work

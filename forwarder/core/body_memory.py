@@ -1,8 +1,9 @@
-"""How many bytes of request bodies a process holds at once, of all its requests together.
+"""Limit for the memory that the request bodies of a process use together.
 
-Each body is limited, but many large ones at the same time would still take all memory.  Bytes are
-counted as they arrive, so a client that announces much and sends nothing takes no room.  Each byte
-takes the room of two: until an answer comes, the body is held both as values and as it was sent on.
+Each body has its own limit, but many large bodies at once could still exhaust the memory.  Bytes
+count when they arrive, so a client that announces a large body and sends nothing reserves nothing.
+Each byte counts twice: until the upstream answers, the process holds the body both as parsed values
+and as the bytes sent to the upstream.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from collections.abc import Callable
 from forwarder.core.errors import Overloaded
 
 _READ_BYTES = 2**16
-"""Bytes that are read at once, and up to which a body is small."""
+"""Bytes per read. Bodies up to this size are never refused."""
 
 MEMORY_PER_BYTE = 2
-"""Bytes of memory that a byte of a body takes while its request is served."""
+"""Bytes of memory per byte of a body while its request is served."""
 
 
 class BodyMemory:
@@ -29,42 +30,42 @@ class BodyMemory:
         self.used = 0
 
     def reserve(self, count: int, refuses: bool) -> None:
-        """Take more room, or give some back, under the lock.
+        """Reserve ``count`` more bytes, or release bytes if it is negative.
 
-        Raises Overloaded when there is not enough, if it ``refuses``.
+        The caller holds ``lock``.  If ``refuses`` is set, raises Overloaded above the limit.
         """
         needed = (self.used + count) * MEMORY_PER_BYTE
         if refuses and count > 0 and needed > self._max_bytes:
             raise Overloaded(
-                "Requests take as much memory as they may "
+                "The bodies of running requests use all memory that is available to them "
                 f"({self._max_bytes} bytes, limit: FORWARDER_MAX_BODY_MEMORY)."
             )
         self.used += count
 
 
 class BodyReservation:
-    """The room that one request or connection takes."""
+    """The memory that one request or connection has reserved."""
 
     def __init__(self, memory: BodyMemory) -> None:
         self._memory = memory
         self.size = 0
 
     def resize(self, size: int) -> None:
-        """Take so much room in all.  Raises Overloaded when there is not enough.
+        """Set the reservation to ``size`` bytes.  Raises Overloaded if the limit is exceeded.
 
-        Small bodies are never refused: a few large ones that arrive slowly stop nobody else.
+        Small bodies are never refused, so a few slow large bodies do not block other requests.
         """
         with self._memory.lock:
             self._memory.reserve(size - self.size, refuses=size > _READ_BYTES)
             self.size = size
 
     def release(self) -> None:
-        """Give all of it back."""
+        """Release the whole reservation."""
         self.resize(0)
 
     def read_all(self, read: Callable[[int], bytes]) -> bytes:
-        """What ``read`` gives until its end; each piece takes room before the next is read."""
-        body = io.BytesIO()  # unlike a list of pieces, it gives its bytes without a copy
+        """Read a body to its end; each piece is reserved before the next one is read."""
+        body = io.BytesIO()  # unlike a list of pieces, it returns its bytes without a copy
         while piece := read(_READ_BYTES):
             self.resize(body.write(piece) + self.size)
         return body.getvalue()

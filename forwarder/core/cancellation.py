@@ -1,7 +1,7 @@
-"""Ends the wait for an upstream's head when nobody waits for its answer any more.
+"""Cancels the wait for an upstream's response head when the client has disconnected.
 
-An answer that is open can be closed.  Before that there is only a greenlet that waits in the midst
-of the SDK, and a socket that nobody else knows; the transport leaves word of it here.
+An open response can be closed.  Before the head arrives there is no response: a greenlet waits
+inside the SDK on a socket that only the transport knows.  The transport registers this socket here.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _SystemSocket = monkey.get_original("socket", "socket")
 
 
 class CancelToken(Protocol):
-    """Who waits: ``cancel_callbacks`` are called when it leaves."""
+    """A waiting client; ``cancel_callbacks`` are called when it disconnects."""
 
     cancel_callbacks: set[Callable[[], None]]
 
     @property
     def is_cancelled(self) -> bool:
-        """Has the client gone?"""
+        """Whether the client has disconnected."""
 
 
 _current_token: ContextVar[CancelToken | None] = ContextVar("waiting", default=None)
 
 
 class CancellationScope:
-    """What is sent within is for ``waiting``."""
+    """Context manager: requests that are sent inside it belong to the client ``waiting``."""
 
     __slots__ = ("_token", "_waiting")
 
@@ -48,15 +48,15 @@ class CancellationScope:
 
 
 def is_client_waiting() -> bool:
-    """Does anybody still wait for what is being sent?"""
+    """Return whether the client of the current scope still waits; true outside of any scope."""
     waiting = _current_token.get()
     return waiting is None or not waiting.is_cancelled
 
 
 def register_socket(sock: socket.socket) -> Callable[[], None] | None:
-    """From here on the connection ends when whoever waits for its answer leaves.
+    """Shut ``sock`` down if the client of the current scope disconnects.
 
-    Gives what `unregister_socket` needs to know.
+    Returns the callback to pass to `unregister_socket`.
     """
     waiting = _current_token.get()
     if waiting is None:
@@ -67,13 +67,13 @@ def register_socket(sock: socket.socket) -> Callable[[], None] | None:
 
 
 def unregister_socket(cut: Callable[[], None] | None) -> None:
-    """From here on it does not."""
+    """Undo `register_socket`."""
     waiting = _current_token.get()
     if waiting is not None and cut is not None:
         waiting.cancel_callbacks.discard(cut)
 
 
 def shut_down_socket(sock: socket.socket) -> None:
-    """As if the peer had closed; the object stays whole for the one who is reading from it."""
+    """Make the socket behave as if the peer had closed it; the reader's object stays usable."""
     with suppress(OSError), _SystemSocket(fileno=os.dup(sock.fileno())) as twin:
         twin.shutdown(SHUT_RDWR)

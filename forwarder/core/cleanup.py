@@ -1,4 +1,4 @@
-"""What has to be closed in the end, whatever happens until then."""
+"""Cleanup callbacks of a request."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ log = logging.getLogger("forwarder.closers")
 
 
 class CleanupStack:
-    """Calls what was added, the last first and each once, whoever comes first to `close`.
+    """Calls each added callback once, last in first out, even if several threads call `close`.
 
-    An ExitStack does more, of which a request would pay for everything.
+    `contextlib.ExitStack` does more than is needed and costs more per request.
     """
 
     __slots__ = ("_callbacks",)
@@ -20,27 +20,31 @@ class CleanupStack:
     def __init__(self) -> None:
         self._callbacks: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
 
-    def add(self, close: Callable[..., Any], *given: Any) -> None:
-        """Call ``close(*given)`` in the end."""
-        self._callbacks.append((close, given))
+    def add(self, close: Callable[..., Any], *arguments: Any) -> None:
+        """Call ``close(*arguments)`` during cleanup."""
+        self._callbacks.append((close, arguments))
 
     def __len__(self) -> int:
         return len(self._callbacks)
 
     def close(self, keep_first: int = 0) -> None:
-        """The end, for all but the first so many; there may be another one if more is added.
+        """Call all callbacks except the first ``keep_first``; more can be added afterwards.
 
-        What cannot be closed goes to the log, and keeps nothing else from being closed.
+        A callback that raises is logged and does not prevent the others from running.
         """
         while len(self._callbacks) > keep_first:
             try:
-                close, given = self._callbacks.pop()
-            except IndexError:  # another thread was faster
+                close, arguments = self._callbacks.pop()
+            except IndexError:  # another thread took the last one
                 return
             try:
-                close(*given)
+                close(*arguments)
             except Exception as error:
-                log.error("something could not be closed", exc_info=error)
-            except BaseException:  # the process ends, or the greenlet does
+                name = getattr(close, "__qualname__", repr(close))
+                log.error(
+                    "could not close %s: %s", name, error,
+                    extra={"event": "cleanup_failed"}, exc_info=error,
+                )  # fmt: skip
+            except BaseException:  # the process or the greenlet ends
                 self.close(keep_first)
                 raise

@@ -1,8 +1,8 @@
-"""The headers of a client that go on to the upstream.
+"""Selects the client's headers that the forwarder sends on to the upstream.
 
-Some mean something to providers (a beta, who is billed, which program asks); they always go on.
-``FORWARDER_CLIENT_HEADERS`` adds others by name or pattern.  What belongs to the connection between
-the client and the forwarder never does.
+Headers with a meaning for providers (beta features, billing, the calling program) are always sent
+on.  ``FORWARDER_CLIENT_HEADERS`` adds others by name or pattern.  Headers that belong to the
+connection between client and forwarder are never sent on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NEVER_FORWARDED = (
     *("content-*", "accept", "accept-*", "expect", "range", "if-*", "sec-*", "origin"),
     *("access-control-*", "forwarded", "x-forwarded-*", "x-real-ip", "via"),
 )
-"""Credentials for the forwarder, and what holds for one connection or one body only."""
+"""Credentials for the forwarder, and headers that apply to one connection or one body only."""
 
 _CONNECTION_HEADERS = frozenset(
     {
@@ -37,7 +37,7 @@ _CONNECTION_HEADERS = frozenset(
         *("accept-encoding", "range"),
     }
 )
-"""Headers that the HTTP library sets, or that change what it reads."""
+"""Headers that the HTTP library sets, or that change how it reads the response."""
 
 _NEVER_FORWARDED_PATTERN = re.compile("|".join(map(translate, NEVER_FORWARDED)))
 _VALUE_PATTERN = re.compile(r"[!-~]([ -~]*[!-~])?")
@@ -51,18 +51,18 @@ def is_forbidden(name: str) -> bool:
 
 
 def is_connection_header(name: str) -> bool:
-    """Does a header of this name, in lower case, belong to one connection or to its framing?"""
+    """Return whether the header ``name`` (lower case) belongs to one connection or its framing."""
     return name in _CONNECTION_HEADERS or name.startswith("proxy-")
 
 
 class HeaderSelection:
-    """Selects the headers that go on: ``ALWAYS_FORWARDED``, and those that match ``patterns``."""
+    """Selects the headers to send on: ``ALWAYS_FORWARDED``, and those that match ``patterns``."""
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
         self._pattern = re.compile("|".join(map(translate, (*ALWAYS_FORWARDED, *patterns))))
 
     def select(self, headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Those of a request; values that no HTTP library would send are left out."""
+        """Select from a request's headers; omit values that no HTTP library would send."""
         selected = {}
         for name, value in headers:
             lower = name.lower()

@@ -1,7 +1,7 @@
-"""Work that would block the loop, done beside it; and work that goes on when its request is over.
+"""Runs blocking work outside of the event loop, and background work that outlives its request.
 
-Under gevent blocking work goes to native threads, and the greenlet that wants it waits; under
-threads it is simply done.
+Under gevent, blocking work runs in native threads while the calling greenlet waits.  Under threads
+it runs in the caller's thread.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from gevent.threadpool import ThreadPool
 T = TypeVar("T")
 
 native_sleep = monkey.get_original("time", "sleep")
-"""Sleep in a native thread, which has no loop to let others have their turn."""
+"""Sleep in a native thread, which has no event loop."""
 
 get_address_info = monkey.get_original("socket", "getaddrinfo")
 """``socket.getaddrinfo`` for a native thread."""
 
 
 class BlockingPool:
-    """Does blocking work, at most so many pieces of it at once.
+    """Runs blocking work, at most ``max_tasks`` pieces at once.
 
-    Who is interrupted while waiting for a piece leaves it to come to its end.
+    If a waiting caller is interrupted, its work still runs to its end.
     """
 
-    def __init__(self, most: int) -> None:
-        self._pool = ThreadPool(most) if monkey.is_module_patched("threading") else None
-        self._slots = threading.BoundedSemaphore(most)
+    def __init__(self, max_tasks: int) -> None:
+        self._pool = ThreadPool(max_tasks) if monkey.is_module_patched("threading") else None
+        self._slots = threading.BoundedSemaphore(max_tasks)
 
     def run(self, work: Callable[[], T]) -> T:
-        """What the work gives, or raises."""
+        """Run ``work``; return its result or raise its exception."""
         if self._pool is not None:
             outcome: TaskResult[T] = self._pool.apply(TaskResult, (work,))
             return outcome.unwrap()
@@ -43,10 +43,10 @@ class BlockingPool:
 
 
 class TaskResult(Generic[T]):
-    """What came of a piece of work.
+    """The result or the exception of a piece of work.
 
-    Its failure is for whoever waits: of one that leaves the pool by itself gevent writes a trace,
-    with whatever the error quotes.
+    Exceptions are stored for the waiting caller.  If one left the pool, gevent would print a
+    traceback, including any request data that the error quotes.
     """
 
     def __init__(self, work: Callable[[], T]) -> None:
@@ -57,17 +57,17 @@ class TaskResult(Generic[T]):
             self.error = error
 
     def unwrap(self) -> T:
-        """What the work gives, or raises; to be asked once."""
+        """Return the result or raise the exception.  Call it only once."""
         if self.error is None:
             return self._value
         try:
             raise self.error
         finally:
-            self.error = None  # it holds this frame, and would wait with it for the collector
+            self.error = None  # it references this frame: a cycle for the garbage collector
 
 
 def spawn(work: Callable[[], object]) -> None:
-    """Begin work that nobody waits for: in a greenlet, or in a thread that stops no process."""
+    """Run ``work`` in the background: in a greenlet under gevent, else in a daemon thread."""
     if monkey.is_module_patched("threading"):
         gevent.spawn(work)
     else:

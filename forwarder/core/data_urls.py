@@ -1,4 +1,4 @@
-"""Data URLs, and what kind of thing some bytes are."""
+"""Data URLs and detection of media types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIGNATURES = (
 
 
 class Blob(NamedTuple):
-    """Some bytes, their media type and, where it is known, the name of their file."""
+    """Bytes, their media type and, if known, their file name."""
 
     data: bytes
     type: str
@@ -28,7 +28,7 @@ class Blob(NamedTuple):
 
     @property
     def data_url(self) -> str:
-        """As a data URL."""
+        """The blob as a base64 data URL."""
         return f"data:{self.type};base64,{base64.b64encode(self.data).decode()}"
 
 
@@ -37,13 +37,13 @@ def is_data_url(text: str) -> bool:
 
 
 def declares_type(url: str, kind: str) -> bool:
-    """Is it a data URL that says that its data is of this type?"""
+    """Return whether ``url`` is a data URL that declares the media type ``kind``."""
     head = _HEAD.match(url)
     return bool(head and head[1] and head[1].lower() == kind)
 
 
 def parse_data(text: str, name: str | None = None) -> Blob:
-    """The blob of a data URL or of bare base64; ValueError says what is wrong with it."""
+    """Parse a data URL or bare base64.  Raises ValueError with a phrase such as "is not ..."."""
     head = _HEAD.match(text)
     if head is None and is_data_url(text):
         raise ValueError("is not of the form data:<type>;base64,<data>")
@@ -53,7 +53,7 @@ def parse_data(text: str, name: str | None = None) -> Blob:
 
 
 def detect_type(data: bytes, declared: str | None, name: str | None) -> str:
-    """The media type: as declared, unless that says nothing, or else by content or name."""
+    """Return the declared media type, or the detected one if the declared one is generic."""
     if declared and declared.lower() not in (UNKNOWN, "binary/octet-stream"):
         return declared.lower()
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":

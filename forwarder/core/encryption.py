@@ -1,8 +1,8 @@
-"""Sealed values: what only this forwarder can open, in the hands of clients and in its store.
+"""Encrypted values (seals) that clients and the store hold and only this forwarder can decrypt.
 
-A seal is ``fwd2.`` and a Fernet token over compressed JSON: the owner and the value.  The prefix
-says whose it is, so that a foreign blob is recognised without a key.  Seals of version 1
-(``fwd1.``) name no owner, and their keys are a plain hash of the secret; they can still be opened.
+A seal is ``fwd2.`` followed by a Fernet token over compressed JSON: the owner and the value.  The
+prefix tells seals from foreign text without a key.  Version 1 seals (``fwd1.``) have no owner, and
+their key is a plain hash of the secret.  They can still be decrypted.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ SEAL_PREFIX = "fwd2."
 SEAL_PREFIX_V1 = "fwd1."
 
 SEAL_PREFIXES = (SEAL_PREFIX, SEAL_PREFIX_V1)
-"""How the seals of every version begin."""
+"""Prefixes of all versions of seals."""
 
 MIN_STRONG_SECRET_LENGTH = 24
-"""Characters below which a secret may be guessed by trying; 128 random bits in Base64 have 24."""
+"""Shorter secrets may be guessed by brute force; 128 random bits in Base64 have 24 characters."""
 
 
 class TokenCipher:
-    """Seals with the first secret and opens with any.
+    """Encrypts with the first secret and decrypts with any of them.
 
-    Without a secret, one is made up: what it seals can be opened until the process ends.  What is
-    sealed for one ``purpose`` or owner opens for no other: a client that brings back as its own
-    what it found elsewhere is told nothing of it.  ``accepts_all_owners`` is set where the operator asks.
+    Without a secret it generates one; its seals are valid until the process ends.  A seal is bound
+    to one ``purpose`` and one owner, so a client cannot use the seal of another client.  The
+    operator can disable the check of owners (``accepts_all_owners``).
     """
 
     def __init__(self, secret_keys: Sequence[str], purpose: str = "seal") -> None:
@@ -44,31 +44,33 @@ class TokenCipher:
         self.add_secrets(secret_keys or [secrets.token_urlsafe(32)])
 
     def add_secrets(self, secret_keys: Sequence[str]) -> None:
-        """Seal with the first of these from now on; the former ones open what they sealed."""
+        """Encrypt with the first of these from now on; earlier secrets still decrypt."""
         self._secrets = list(dict.fromkeys([*secret_keys, *self._secrets]))
         self._fernets = [make_fernet(each, self._purpose) for each in self._secrets]
 
     def encrypt(self, value: Any, owner: str = "") -> str:
-        """An opaque text that holds a JSON value."""
+        """Encrypt a JSON value for ``owner``; return the seal."""
         return self._encrypt_token([owner, value])
 
     def decrypt(
         self, sealed: str, owner: str = "", spend: Callable[[bytes], None] | None = None
     ) -> Any:
-        """The value; ``None`` when the text is foreign, damaged, another's or of a lost secret.
+        """Return the value of a seal.
 
-        ``spend`` is given the JSON text before it is parsed, and may raise an error.
+        Returns ``None`` if the text is no seal, is damaged, belongs to another owner, or was
+        encrypted with an unknown secret.  ``spend`` receives the JSON text before it is parsed, and
+        may raise to refuse it.
         """
-        found = self._decrypt_token(sealed, spend)
-        if found is None:
+        content = self._decrypt_token(sealed, spend)
+        if content is None:
             return None
-        sealed_for, value = found
+        sealed_for, value = content
         return value if sealed_for in (owner, None) or self.accepts_all_owners else None
 
     def reencrypt(self, sealed: str) -> str | None:
-        """The same value sealed with the first secret; ``None`` for what cannot be opened."""
-        found = self._decrypt_token(sealed)
-        return None if found is None else self._encrypt_token(found)
+        """Re-encrypt a seal with the first secret; ``None`` if it cannot be decrypted."""
+        content = self._decrypt_token(sealed)
+        return None if content is None else self._encrypt_token(content)
 
     def _encrypt_token(self, content: list[Any]) -> str:
         return (
@@ -78,7 +80,7 @@ class TokenCipher:
     def _decrypt_token(
         self, sealed: str, spend: Callable[[bytes], None] | None = None
     ) -> list[Any] | None:
-        """The owner, which is ``None`` of a seal of version 1, and the value."""
+        """Return the owner (``None`` in seals of version 1) and the value."""
         try:
             if sealed.startswith(SEAL_PREFIX):
                 token = MultiFernet(self._fernets).decrypt(sealed[len(SEAL_PREFIX) :])
@@ -101,9 +103,9 @@ class TokenCipher:
 
 @lru_cache(maxsize=64)
 def derive_key(secret: str, purpose: str) -> bytes:
-    """A key of 32 bytes for one purpose.
+    """Derive the key (32 bytes) for one purpose.
 
-    Each guess at the secret costs its attacker 16 MiB and some 40 ms.
+    Each guess at the secret costs an attacker 16 MiB and about 40 ms.
     """
     root = stretch_secret(secret)
     return hmac.digest(root, f"forwarder {purpose}".encode(), "sha256")
@@ -111,7 +113,7 @@ def derive_key(secret: str, purpose: str) -> bytes:
 
 @lru_cache(maxsize=64)
 def stretch_secret(secret: str) -> bytes:
-    """The salt is the same everywhere: machines that share nothing but the secret share seals."""
+    """Stretch the secret.  The salt is fixed: machines with the same secret must share seals."""
     return hashlib.scrypt(secret.encode(), salt=b"forwarder seal 2", n=2**14, r=8, p=1, dklen=32)
 
 

@@ -1,11 +1,11 @@
-"""Classifies the errors of upstreams: which kind of failure a status, code, type and message mean.
+"""Classifies upstream errors into kinds by their status, code, type and message.
 
 Providers word the same failure differently, but client programs act on OpenAI's codes and
 statuses.  This module holds the only table of codes and wordings.  ``UpstreamRefused`` applies it,
 so that HTTP errors, errors inside a stream or a whole answer, retries and fallbacks agree.
 
-The order of evidence: a code or type of the table, then the wording of the message, then the HTTP
-status alone.
+The evidence is checked in this order: a code or type in the table, the wording of the message, the
+HTTP status.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_WRAPPER_DEPTH = 4
 
 
 class ErrorKind(Enum):
-    """A failure that client programs treat in a way of its own."""
+    """A kind of failure that client programs handle specially."""
 
     CONTEXT_TOO_LONG = "context_length_exceeded"
     MODEL_NOT_FOUND = "model_not_found"
@@ -37,10 +37,10 @@ class ErrorKind(Enum):
 
 
 class ErrorRule(NamedTuple):
-    """How an error of a kind reaches the client.
+    """The form in which the client gets an error of one kind.
 
-    ``statuses`` are those of the provider that are kept, and the first of them replaces any other.
-    ``codes`` are the provider's codes that are kept, since client programs know them too.
+    A status of the provider in ``statuses`` is kept; the first one replaces any other status.
+    A code of the provider in ``codes`` is kept, because client programs know it.
     """
 
     statuses: tuple[int, ...]
@@ -65,7 +65,7 @@ _KIND_BY_STATUS = {
     429: ErrorKind.RATE_LIMITED,
     529: ErrorKind.OVERLOADED,
 }
-"""HTTP statuses that mean one kind whatever the error says."""
+"""HTTP statuses that mean one kind if neither code nor message tells more."""
 
 
 # -- codes --------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ _CODES_BY_STATUS: dict[int, tuple[str, ...]] = {
 
 
 def normalize_code(code: object) -> str:
-    """A code as its letters and digits: providers write the same one in many ways."""
+    """Reduce a code to letters and digits: providers spell the same code in many ways."""
     name = str(code).rpartition("#")[2].partition(":")[0]  # AWS: "namespace#Name:address"
     return re.sub(r"[\W_]+|Exception$", "", name).lower()
 
@@ -254,10 +254,10 @@ _FIELD_ERROR_CODES = re.compile(
     r"|response_format",
     re.IGNORECASE,
 )
-"""Codes of errors about one field, whose messages are worded much like those of the kinds."""
+"""Codes of errors about one field. Their messages resemble those of the kinds."""
 
 _SCHEMA_ERROR_WORDING = re.compile(r"\binvalid (json )?schema\b", re.IGNORECASE)
-"""The same without a code; what follows quotes the schema's own names."""
+"""The same without a code. The rest of such a message quotes names of the schema."""
 
 
 # -- wordings -----------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ _COMPLETION_LIMIT_NUMBER = compile_any(
 
 
 def is_completion_limit_too_large(text: str) -> bool:
-    """Is the limit of the answer alone larger than the context, so that no prompt would fit?"""
+    """Return whether the output limit alone exceeds the context, so that no prompt would fit."""
     limit, completion = (
         find_number(_CONTEXT_LIMIT_NUMBER, text),
         find_number(_COMPLETION_LIMIT_NUMBER, text),
@@ -420,8 +420,8 @@ def is_completion_limit_too_large(text: str) -> bool:
 
 
 def find_number(pattern: re.Pattern[str], text: str) -> int | None:
-    found = pattern.search(text)
-    return found and int(next(filter(None, found.groupdict().values()))[:18])
+    match = pattern.search(text)
+    return match and int(next(filter(None, match.groupdict().values()))[:18])
 
 
 # -- reading an error ---------------------------------------------------------------------------
@@ -453,29 +453,29 @@ _WRAPPER_FIELDS = ("message", "code", "type", "param")
 """Fields that are taken from around an error object where it lacks them."""
 
 _EVENT_FIELDS = frozenset({"sequence_number", "event_id", "stream_id"})
-"""Fields of a stream's event that are no part of its error."""
+"""Fields of a stream event that do not belong to its error."""
 
 
 def read_error(body: object) -> Json:
-    """The error object inside an error's body of any shape: always with a ``message``.
+    """Extract the error object from an error body of any shape; it always has a ``message``.
 
-    ``code``, ``type`` and ``param`` are there where the body has them; other fields are kept.
+    ``code``, ``type`` and ``param`` are present if the body has them; other fields are kept.
     """
     error = unwrap_error(body)
     source = next((name for name in _MESSAGE_FIELDS if error.get(name)), "message")
     code = next((error[name] for name in _CODE_FIELDS if error.get(name) is not None), None)
     if code is None and source != "error" and isinstance(error.get("error"), str):
         code = error["error"]  # a short name beside the text that explains it
-    found = {k: v for k, v in error.items() if k not in (*_EVENT_FIELDS, source, "error")}
-    if found.get("type") == "error":  # the type of the event
-        del found["type"]
+    fields = {k: v for k, v in error.items() if k not in (*_EVENT_FIELDS, source, "error")}
+    if fields.get("type") == "error":  # the type of the event
+        del fields["type"]
     if code is not None:
-        found["code"] = code
-    return {"message": str(error.get(source) or ""), **found}
+        fields["code"] = code
+    return {"message": str(error.get(source) or ""), **fields}
 
 
 def unwrap_error(body: object) -> Json:
-    """The object that holds the message, with what only its wrapper says."""
+    """Return the object with the message, plus fields that only its wrappers have."""
     value = parse_body(body)
     for _ in range(MAX_WRAPPER_DEPTH):
         names = (
@@ -505,16 +505,16 @@ def parse_body(body: object) -> Json:
 
 
 def find_inner_error(value: object) -> Json | None:
-    """The error object that a field holds: itself, in a list, or as JSON in a string."""
+    """Return the error object in a field: directly, in a list, or as JSON in a string."""
     if isinstance(value, str):
         value = parse_embedded_json(value)
     if isinstance(value, list) and value and isinstance(value[0], dict) and "loc" not in value[0]:
-        value = value[0]  # a list of what pydantic found stays the text of the message
+        value = value[0]  # a list of pydantic's errors stays the message text
     return value if isinstance(value, dict) and value else None
 
 
 def parse_embedded_json(text: str) -> object:
-    """The object or list in a text, which may be framed as an event; None when there is none."""
+    """Parse the JSON object or list in a text, which may be framed as an SSE event, else None."""
     text = text.strip().removeprefix("data:").strip()
     if not text.startswith(("{", "[")):
         return None
@@ -528,7 +528,7 @@ def parse_embedded_json(text: str) -> object:
 
 
 class Classification(NamedTuple):
-    """What an error means to a client program: its kind, if it is of one, and OpenAI's words."""
+    """An error in OpenAI's terms; ``kind`` is None if it belongs to no kind."""
 
     kind: ErrorKind | None
     status: int
@@ -537,25 +537,25 @@ class Classification(NamedTuple):
 
 
 def classify(status: int | None, error: Mapping[str, Any]) -> Classification:
-    """Classify an error object; ``status`` is None where it came inside a 200."""
+    """Classify an error object; ``status`` is None if it came inside a 200 response."""
     errors = [error, *iter_nested_errors(error)]
     codes = [code for each in errors for code in iter_codes(each)]
-    told = status or next(filter(None, map(parse_status, codes)), None)
+    known_status = status or next(filter(None, map(parse_status, codes)), None)
     code, type_ = to_text(error.get("code")), to_text(error.get("type"))
-    kind, own = find_kind_by_code(codes, told)
+    kind, own = find_kind_by_code(codes, known_status)
     if kind is None:
         texts = (
             _QUOTED_INPUT_MARK.split(part, 1)[0] for each in errors for part in iter_texts(each)
         )
         text = "\n".join(texts)[:MAX_SEARCHED_CHARACTERS]
-        kind = find_kind_by_wording(told or find_meant_status(codes), text, code or "")
+        kind = find_kind_by_wording(known_status or find_meant_status(codes), text, code or "")
     if kind is None:
-        kind = _KIND_BY_STATUS.get(told or 0)
+        kind = _KIND_BY_STATUS.get(known_status or 0)
         own = code if code and not _is_generic_code(code) else None
     if kind is None:
-        return Classification(None, told or infer_status(code, type_), code, type_)
+        return Classification(None, known_status or infer_status(code, type_), code, type_)
     rule = _RULES[kind]
-    final = told if told in rule.statuses else rule.statuses[0]
+    final = known_status if known_status in rule.statuses else rule.statuses[0]
     code = own or kind.value
     if kind is ErrorKind.QUOTA_EXHAUSTED:  # as OpenAI has it; Codex reads it from the type
         type_ = code
@@ -563,12 +563,12 @@ def classify(status: int | None, error: Mapping[str, Any]) -> Classification:
 
 
 def find_kind_by_code(codes: list[str], status: int | None) -> tuple[ErrorKind | None, str | None]:
-    """The kind of the first code that has one, and that code where the client is to see it."""
+    """Return the kind of the first code that has one, and the code if the client may see it."""
     for code in codes:
         name = normalize_code(code)
         kind = _KIND_BY_CODE.get(name)
         if kind is ErrorKind.KEY_REFUSED and status not in _KEY_REFUSAL_STATUSES:
-            continue  # an account without money, say, whose key counts as invalid
+            continue  # for example, a key that is invalid because the account has no credit
         if kind is not None:
             return kind, _CODES_FOR_CLIENTS.get(name)
     return None, None
@@ -582,13 +582,13 @@ def find_kind_by_wording(status: int | None, text: str, code: str) -> ErrorKind 
             if kind is ErrorKind.CONTEXT_TOO_LONG and is_completion_limit_too_large(text):
                 continue
             if kind is ErrorKind.OVERLOADED and code and parse_status(code) is None:
-                continue  # the provider has a code for it, which means no more than it says
+                continue  # the provider's specific code is better evidence than the wording
             return kind
     return None
 
 
 def iter_nested_errors(error: Mapping[str, Any]) -> Iterator[Json]:
-    """The errors that an error quotes: of the provider behind a router, or of an inner service."""
+    """Yield the errors that an error quotes: a router quotes its provider's error."""
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, dict) else None
     for inner in (raw, error.get("innererror"), error.get("inner_error")):
@@ -620,23 +620,23 @@ def list_details(error: Mapping[str, Any]) -> list[Json]:
 
 
 def parse_status(code: str) -> int | None:
-    """The HTTP status that some providers give as the code."""
+    """Return the HTTP status if the code is one, as with some providers."""
     return int(code) if re.fullmatch(r"[45]\d\d", code) else None
 
 
 def _is_generic_code(code: str) -> bool:
-    """Is a code no more than the HTTP status, as a number or in words?"""
+    """Return whether a code only repeats the HTTP status, as a number or in words."""
     return parse_status(code) is not None or normalize_code(code) in _STATUS_BY_CODE
 
 
 def find_meant_status(codes: Iterable[str]) -> int | None:
-    """The HTTP status that the first code or type with one would have had."""
+    """Return the HTTP status that belongs to the first known code or type."""
     names = map(normalize_code, codes)
     return next((_STATUS_BY_CODE[name] for name in names if name in _STATUS_BY_CODE), None)
 
 
 def infer_status(code: str | None, type_: str | None) -> int:
-    """By the code, else by the type; a bare code that is unknown faults the request."""
+    """Infer the HTTP status from code or type; an unknown code without a type means 400."""
     meant = find_meant_status(filter(None, (code, type_)))
     return meant or (400 if code and (not type_ or _FIELD_ERROR_CODES.search(code)) else 502)
 

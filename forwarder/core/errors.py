@@ -1,38 +1,38 @@
-"""Every failure the forwarder can report, named by whose fault it is.
+"""All errors that the forwarder reports, grouped by the side that caused them.
 
     ForwarderError
-      ClientError                 the request cannot be served as it stands
+      ClientError                 the request cannot be served
         InvalidRequest            400  malformed, of the wrong type, or contradictory
-          MediaUnavailable        400  it names by URL or id what cannot be had
-        Unsupported               400  understood, but neither side can carry it
+          MediaUnavailable        400  a URL or id in the request cannot be fetched
+        Unsupported               400  valid, but the other side cannot carry it
         Unauthorized              401  no valid key
-        Forbidden                 403  not from there
+        Forbidden                 403  access from this address is not allowed
         NotFound                  404  no such model, route or object
         MethodNotAllowed          405  the route exists, the method does not
         BodyTimeout               408  the body did not arrive in time
-        TooLarge                  413  the body is over the limit
-        UnsupportedEncoding       415  the body is compressed in a way that is not understood
+        TooLarge                  413  the body exceeds the limit
+        UnsupportedEncoding       415  unknown Content-Encoding of the body
         UpgradeRefused            426  no WebSocket on this route
-        ConversationLocked        400  another turn of the conversation goes on
-        RateLimited               429  the client has had its share for now
-        ClientDisconnected        499  the client did not wait for its answer; only the log is told
-      UpstreamError               the upstream did not do its part
+        ConversationLocked        400  another turn of the conversation is running
+        RateLimited               429  the client has used up its limit
+        ClientDisconnected        499  the client did not wait for its answer; only logged
+      UpstreamError               the upstream failed
         UpstreamRefused           its own status: it answered with an error
         UpstreamKeyRefused        403  it does not accept the forwarder's key
         UpstreamMisconfigured     502  there is no API at its base URL
         UpstreamUnreachable       502  no connection, or the connection broke
-        UpstreamProtocolError     502  it answered, but not as its protocol says
-          UpstreamMalformedEvent  502  an event of it could not be read
+        UpstreamProtocolError     502  its answer violates the protocol
+          UpstreamMalformedEvent  502  one of its events could not be read
         UpstreamTimeout           504  it did not answer in time
-          UpstreamConnectTimeout  504  not even a connection stood in time
-        UpstreamUnavailable       503  it failed so often that it is left alone for a while
-      Overloaded                  503  more at once than the operator allows
-      RateLimitsUnavailable       503  whether the client has had its share cannot be found out
-      StoreUnavailable            503  what is to be remembered cannot be written or read
+          UpstreamConnectTimeout  504  no connection in time
+        UpstreamUnavailable       503  its circuit breaker is open
+      Overloaded                  503  more concurrent requests than the operator allows
+      RateLimitsUnavailable       503  the rate limits cannot be checked
+      StoreUnavailable            503  the store cannot be written or read
       ShuttingDown                503  the process ends before the answer does
-      InternalError               500  a mistake of the forwarder itself
+      InternalError               500  a bug in the forwarder
 
-Each one carries the HTTP ``status`` and the OpenAI-shaped ``body()`` that both protocols use.
+Each error has the HTTP ``status`` and the OpenAI-shaped ``make_body()`` that both protocols use.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from typing import Any
 from forwarder.core.error_kinds import ErrorKind, classify
 
 _NO_RETRY_HEADERS = {"X-Should-Retry": "false"}
-"""For mistakes in the configuration: the same request would fail again."""
+"""For configuration mistakes: the same request would fail again."""
 
 
 MAX_QUOTED_CHARACTERS = 200
-"""Characters that a message quotes of a client's value."""
+"""Characters of a client's value that a message quotes."""
 
 
 def shorten_value(value: object) -> str:
-    """A value for a message: its beginning, if it is long."""
+    """Return a value as text for a message; long values are cut."""
     text = str(value)
     return text if len(text) <= MAX_QUOTED_CHARACTERS else f"{text[:MAX_QUOTED_CHARACTERS]}…"
 
@@ -69,7 +69,7 @@ class ForwarderError(Exception):
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         if (
             param is not None and len(param) > MAX_QUOTED_CHARACTERS
-        ):  # names in it may be the client's
+        ):  # the path may contain names that the client chose
             message = message.replace(param, shorten_value(param))
             param = shorten_value(param)
         super().__init__(message)
@@ -80,11 +80,11 @@ class ForwarderError(Exception):
 
     @property
     def log_detail(self) -> str | None:
-        """The text for the log beside the code; None where the message may quote a request."""
+        """The text to log beside the code; None if the message may quote a request."""
         return None
 
     def make_error_object(self) -> dict[str, Any]:
-        """The inner error object: ``{message, type, param, code}``."""
+        """Return the inner error object: ``{message, type, param, code}``."""
         return {
             "message": self.message,
             "type": self.type,
@@ -93,12 +93,12 @@ class ForwarderError(Exception):
         }
 
     def make_body(self) -> dict[str, Any]:
-        """The whole error body: ``{"error": {…}}``."""
+        """Return the whole error body: ``{"error": {…}}``."""
         return {"error": self.make_error_object()}
 
 
 class ClientError(ForwarderError):
-    """The request cannot be served as it stands."""
+    """The request cannot be served."""
 
     status = 400
     type = "invalid_request_error"
@@ -109,7 +109,7 @@ class InvalidRequest(ClientError):
 
 
 class MediaUnavailable(InvalidRequest):
-    """The request names by their URLs, or by their ids, what cannot be had; ``names`` are these."""
+    """The URLs or ids ``names`` in the request cannot be fetched."""
 
     code = "unfetchable_url"
 
@@ -121,7 +121,7 @@ class MediaUnavailable(InvalidRequest):
 
 
 class Unsupported(ClientError):
-    """The request is understood, but the other side has no way to carry it."""
+    """The request is valid, but the other side has no way to carry it."""
 
     code = "unsupported_parameter"
 
@@ -134,7 +134,7 @@ class Unauthorized(ClientError):
 
 
 class Forbidden(ClientError):
-    """Whoever it is, not from there."""
+    """Access from this address is not allowed, with any key."""
 
     status = 403
     code = "forbidden"
@@ -162,14 +162,14 @@ class BodyTimeout(ClientError):
 
 
 class TooLarge(ClientError):
-    """The request body is over the configured limit."""
+    """The request body exceeds the configured limit."""
 
     status = 413
     code = "request_too_large"
 
 
 class UnsupportedEncoding(ClientError):
-    """The request body is compressed in a way that is not understood."""
+    """The Content-Encoding of the request body is not supported."""
 
     status = 415
     code = "unsupported_content_encoding"
@@ -180,14 +180,14 @@ class UnsupportedEncoding(ClientError):
 
 
 class UpgradeRefused(ClientError):
-    """Another protocol was asked for on a route that only speaks HTTP."""
+    """The client requested a protocol upgrade on a route that only speaks HTTP."""
 
     status = 426
     code = "upgrade_required"
 
 
 class ConversationLocked(ClientError):
-    """Another turn of the conversation goes on; in a moment the same request can be served."""
+    """Another turn of the conversation is running; the client can retry in a moment."""
 
     code = "conversation_locked"
     param = "conversation"
@@ -197,12 +197,12 @@ class ConversationLocked(ClientError):
             "Another process is currently operating on this conversation. "
             "Please retry in a few seconds."
         )
-        # OpenAI's status is 400, which its clients try again only when they are told to.
+        # OpenAI's status is 400, which its clients retry only with this header.
         self.headers = {"Retry-After": "1", "X-Should-Retry": "true"}
 
 
 class RateLimited(ClientError):
-    """The client has had its share of ``requests`` or ``tokens`` for now."""
+    """The client has used up its limit of ``requests`` or ``tokens``."""
 
     status = 429
     code = "rate_limit_exceeded"
@@ -213,7 +213,7 @@ class RateLimited(ClientError):
 
 
 class ClientDisconnected(ClientError):
-    """The client did not wait for its answer: what broke by that is nobody's failure."""
+    """The client disconnected before its answer was complete; this is not a failure."""
 
     status = 499
     code = "client_left"
@@ -223,30 +223,30 @@ class ClientDisconnected(ClientError):
 
 
 class UpstreamError(ForwarderError):
-    """The upstream did not do its part."""
+    """The upstream failed."""
 
     status = 502
     type = "upstream_error"
 
 
 class UpstreamRefused(UpstreamError):
-    """The upstream answered with an error; its message is kept.
+    """The upstream answered with an error; the client gets its message.
 
-    Its status and code are kept too, unless the error is of a known kind (``error_kinds``): then
-    they are those that OpenAI has for it, since client programs act on these.  ``status`` is None
-    where the error came inside a 200.  ``headers`` holds the response headers that help a client
-    (``retry-after`` and the like).
+    The client also gets its status and code, unless the error is of a known kind
+    (``error_kinds``): then it gets OpenAI's status and code, because client programs act on them.
+    ``status`` is None if the error came inside a 200 response.  ``headers`` are the response
+    headers that help a client, such as ``retry-after``.
     """
 
     def __init__(
         self, status: int | None, error: Mapping[str, Any], headers: Mapping[str, str] | None = None
     ) -> None:
-        found = classify(status, error)
-        super().__init__(str(error.get("message") or f"The upstream answered {found.status}."))
-        self.kind: ErrorKind | None = found.kind
-        self.status = found.status
-        self.type = found.type or infer_error_type(found.status)
-        self.code = found.code
+        classified = classify(status, error)
+        super().__init__(str(error.get("message") or f"The upstream answered {classified.status}."))
+        self.kind: ErrorKind | None = classified.kind
+        self.status = classified.status
+        self.type = classified.type or infer_error_type(classified.status)
+        self.code = classified.code
         self.param = _text(error.get("param"))
         self.extra = {k: v for k, v in error.items() if k not in self.make_error_object()}
         self.headers = dict(headers or {})
@@ -256,7 +256,7 @@ class UpstreamRefused(UpstreamError):
 
 
 class UpstreamKeyRefused(UpstreamError):
-    """The upstream does not accept the key that the forwarder holds."""
+    """The upstream does not accept the forwarder's key."""
 
     status = 403  # clients retry a 502, and take a 401 for their own key
     code = "upstream_authentication"
@@ -285,13 +285,13 @@ class UpstreamUnreachable(UpstreamError):
 
 
 class UpstreamProtocolError(UpstreamError):
-    """The upstream answered, but not as its protocol says."""
+    """The upstream's answer violates its protocol."""
 
     code = "upstream_protocol"
 
 
 class UpstreamMalformedEvent(UpstreamProtocolError):
-    """An event could not be read: the upstream's fault, unless the forwarder itself is mistaken."""
+    """An event of the upstream could not be read: a bug of the upstream or of the forwarder."""
 
 
 class UpstreamTimeout(UpstreamError):
@@ -306,11 +306,11 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamConnectTimeout(UpstreamTimeout):
-    """No connection stood in time: the upstream knows nothing of the request."""
+    """No connection was established in time, so the upstream did not receive the request."""
 
 
 class UpstreamUnavailable(UpstreamError):
-    """The upstream was not asked, since it has failed too often; after a while it is again."""
+    """The upstream was not called because its circuit breaker is open."""
 
     status = 503
     code = "upstream_unavailable"
@@ -321,7 +321,7 @@ class UpstreamUnavailable(UpstreamError):
 
 
 class Overloaded(ForwarderError):
-    """More requests at once than the operator allows, here or for one upstream."""
+    """More concurrent requests than the operator allows, in total or for one upstream."""
 
     status = 503
     code = "overloaded"
@@ -332,36 +332,36 @@ class Overloaded(ForwarderError):
 
 
 class RateLimitsUnavailable(ForwarderError):
-    """Whether the client has had its share cannot be found out: the storage is down."""
+    """The rate limits cannot be checked because their storage is down."""
 
     status = 503
     code = "limits_unknown"
 
 
 class StoreUnavailable(ForwarderError):
-    """What is to be remembered cannot be written, or what was cannot be read."""
+    """The store cannot be written or read."""
 
     status = 503
     code = "store_unavailable"
 
     def __init__(self) -> None:
-        super().__init__("The forwarder's store does not answer; please ask again.")
+        super().__init__("The forwarder's store does not answer. Please retry.")
         self.headers = {"retry-after": "1"}
 
 
 class ShuttingDown(ForwarderError):
-    """The process ends, and the answer did not; another one will take the request."""
+    """The process ends before the answer does; another process can serve the request."""
 
     status = 503
     code = "shutting_down"
 
     def __init__(self) -> None:
-        super().__init__("The forwarder is being restarted; please ask again.")
+        super().__init__("The forwarder is being restarted. Please retry.")
         self.headers = {"retry-after": "1"}
 
 
 class InternalError(ForwarderError):
-    """A mistake of the forwarder itself; the log has the trace, the client does not."""
+    """A bug in the forwarder; only the log has the traceback."""
 
     code = "internal_error"
 

@@ -1,4 +1,4 @@
-"""How much memory a JSON value takes."""
+"""Memory size of JSON values."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def measure_heap(value: Any) -> int:
-    """About how many bytes the objects of a parsed JSON value take.
+    """Return about how many bytes the objects of a parsed JSON value take.
 
-    Keys are not counted: the parser makes each of them once.  Nor are true, false and null.
+    Keys do not count, because the parser creates each of them once; true, false and null neither.
     """
     size, rest = 0, [value]
     while rest:

@@ -1,4 +1,4 @@
-"""Ids and time, handed to the translators so that they stay pure."""
+"""Source of ids and times, injected into the translators so that they stay pure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import NamedTuple
 
 
 def generate_id(prefix: str) -> str:
-    """``prefix``, an underscore and 128 random bits in hex."""
+    """Return ``prefix``, an underscore and 128 random bits in hex."""
     return f"{prefix}_{os.urandom(16).hex()}"
 
 
 def format_timestamp() -> str:
-    """The time in UTC, as RFC 3339 has it: ``2026-01-31T23:59:59.123456Z``."""
+    """Return the current UTC time in RFC 3339 format: ``2026-01-31T23:59:59.123456Z``."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class IdSource(NamedTuple):
-    """Where new ids and the current time come from.
+    """Functions that create ids and read clocks.
 
-    ``id("msg")`` gives ``msg_`` and 32 unguessable hex digits; ``now()`` gives Unix seconds, and
-    ``stamp()`` the time as a text.  ``clock()`` gives nanoseconds since nobody knows when, which
-    only grow.
+    ``new_id("msg")`` returns ``msg_`` and 32 random hex digits, ``now()`` Unix seconds,
+    ``timestamp()`` the time as RFC 3339 text, and ``monotonic_ns()`` nanoseconds of a monotonic
+    clock.
     """
 
     new_id: Callable[[str], str]

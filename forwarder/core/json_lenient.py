@@ -1,7 +1,7 @@
-"""JSON that others wrote: read as they meant it, and no deeper than it can be written again.
+"""Tolerant parsing of JSON from clients and upstreams, and limits of depth and number of values.
 
-JavaScript cuts strings in the middle of a character and writes the half that is left; Python
-writes ``NaN``.  No strict parser takes either, but a whole answer is not lost for it.
+JavaScript can cut a string inside a surrogate pair and write a lone surrogate; Python writes
+``NaN``.  Strict parsers refuse both, but a whole answer should not be lost because of them.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ import orjson
 from forwarder.core.pacing import give_way
 
 MAX_WRITABLE_DEPTH = 254
-"""How deep orjson writes; it reads four times as deep."""
+"""The nesting depth that orjson can write; it reads four times as deep."""
 
 RESERVED_DEPTH = 16
-"""Levels that are left for what a value is wrapped in on its way."""
+"""Levels that stay free for the objects that later wrap a value."""
 
 ALWAYS_SHALLOW_BYTES = MAX_WRITABLE_DEPTH - RESERVED_DEPTH
-"""Bytes up to which nothing can be too deep."""
+"""JSON text of up to this many bytes cannot be too deep."""
 
 
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 class NonFiniteLiteral(str):
-    """``NaN``, ``Infinity`` or ``-Infinity``, which are no JSON."""
+    """``NaN``, ``Infinity`` or ``-Infinity``, which are not valid JSON."""
 
 
 def parse_lenient(data: bytes) -> Any:
-    """The value; a null for every ``NaN``, a replacement character for half a character.
+    """Parse JSON, with null for ``NaN`` and U+FFFD for lone surrogates.
 
-    Raises ValueError when it is no JSON for all that.
+    Raises ValueError if the text is not JSON apart from these.
     """
     with convert_recursion_errors():
         return replace_lone_surrogates(
@@ -46,9 +46,9 @@ def parse_lenient(data: bytes) -> Any:
 
 
 def parse_strict(data: bytes) -> Any:
-    """The value; half a character is replaced, since whoever sent it cannot help it.
+    """Parse JSON, with U+FFFD for lone surrogates, which the user of a client cannot avoid.
 
-    Raises ValueError when it is no JSON, and ``NonFiniteNumber`` for a ``NaN``.
+    Raises ValueError if the text is not JSON, and NonFiniteNumber for ``NaN``.
     """
     if data.isspace():  # megabytes of blanks are a cheap way to keep a parser busy
         raise ValueError("There is no value.")
@@ -58,9 +58,9 @@ def parse_strict(data: bytes) -> Any:
         if not is_repairable(error):
             raise
     if len(data) > MAX_SLOW_PARSE_BYTES:
-        mended = replace_surrogate_escapes(data)
+        repaired = replace_surrogate_escapes(data)
         give_way()
-        return orjson.loads(mended)
+        return orjson.loads(repaired)
     with convert_recursion_errors():
         value = json.loads(data, parse_constant=NonFiniteLiteral)
         for path, name in find_non_finite_literals(value, ""):
@@ -69,30 +69,30 @@ def parse_strict(data: bytes) -> Any:
 
 
 MAX_SLOW_PARSE_BYTES = 2**20
-"""Bytes up to which a parser is used that takes everything, a lot of time and a lot of memory."""
+"""Up to this size the tolerant parser is used, which takes much time and memory."""
 
 _MAX_ESCAPES = 500_000
-"""Escapes in what is larger up to which it is mended: each one is looked at several times."""
+"""Larger texts are repaired only up to this many escapes; each escape is scanned several times."""
 
 MAX_REPLACED_SURROGATES = 10_000
-"""How many halves of characters, of each kind, are replaced in what is larger."""
+"""How many lone surrogates of each kind are replaced in larger texts."""
 
 _LONE_SURROGATES = tuple(
     re.compile(pattern)
     for pattern in (
-        # A literal in front is found fast; so the backslash before it is looked for behind it.
+        # A literal prefix is found fast, so a lookbehind checks for the backslash in front of it.
         rb"\\u(?<!\\\\u)[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])",
         rb"\\u(?<!\\\\u)(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u)[dD][c-fC-F][0-9a-fA-F]{2}",
         rb"\xed[\xa0-\xbf][\x80-\xbf]",
     )
 )
-"""The first half of a character without the second, the other way round, and either as a byte."""
+"""High surrogate without a low one, low without a high one, and either one encoded in UTF-8."""
 
 
 def replace_surrogate_escapes(data: bytes) -> bytes:
     give_way()
     if data.count(rb"\u") > _MAX_ESCAPES:
-        raise ValueError("It holds too many escapes to look for halves of characters.")
+        raise ValueError("It has too many escapes to check for lone surrogates.")
     for half in _LONE_SURROGATES:
         give_way()
         data = half.sub(rb"\\ufffd", data, MAX_REPLACED_SURROGATES)
@@ -100,13 +100,13 @@ def replace_surrogate_escapes(data: bytes) -> bytes:
 
 
 def is_repairable(error: orjson.JSONDecodeError) -> bool:
-    """Is it half a character, a mark in front, or a ``NaN``, rather than no JSON at all?"""
+    """Return whether the error is a lone surrogate, a byte order mark or a ``NaN``."""
     at_constant = error.doc.startswith(("NaN", "Infinity"), error.pos)
     return at_constant or "surrogate" in error.msg or "BOM" in error.msg
 
 
 class NonFiniteNumber(ValueError):
-    """``NaN`` or an infinity, and the path where it stands."""
+    """``NaN`` or an infinity at ``path``."""
 
     def __init__(self, path: str, name: str) -> None:
         super().__init__(f"{name} is not a number in JSON.")
@@ -114,7 +114,7 @@ class NonFiniteNumber(ValueError):
 
 
 def is_too_deep(data: bytes, value: Any) -> bool:
-    """Could ``value``, read from ``data``, not be written again?  Small data is never too deep."""
+    """Return whether ``value``, parsed from ``data``, is too deep to be serialized again."""
     if (
         len(data) < ALWAYS_SHALLOW_BYTES
         or data.count(b"[") + data.count(b"{") < ALWAYS_SHALLOW_BYTES
@@ -124,7 +124,7 @@ def is_too_deep(data: bytes, value: Any) -> bool:
 
 
 def is_writable(value: Any) -> bool:
-    """Can a value that was read be written, and be wrapped in others before?"""
+    """Return whether a parsed value can be serialized after more objects have wrapped it."""
     for _ in range(RESERVED_DEPTH):
         value = [value]
     try:
@@ -135,18 +135,17 @@ def is_writable(value: Any) -> bool:
 
 
 def has_more_values(data: bytes, limit: int) -> bool:
-    """Does JSON text hold more than about ``limit`` values?  Reads no further than that.
+    """Return whether JSON text has more than about ``limit`` values, without parsing it.
 
-    Parsing millions of tiny values takes seconds and a multiple of the text's size in memory, so
-    it has to be known before the text is parsed.
+    Parsing millions of tiny values takes seconds and a multiple of the text's size in memory.
     """
     return data.count(b",") > limit and count_values(data, limit) > limit
 
 
 def count_values(data: bytes, limit: int) -> int:
-    """About how many values JSON text holds: its commas outside of strings.
+    """Count about how many values JSON text has, by its commas outside of strings.
 
-    Reads no further than ``limit``; 0 for text that is not JSON.
+    Stops after ``limit``.  Returns 0 for text that is not JSON.
     """
     count = position = 0
     while count <= limit:
@@ -155,7 +154,7 @@ def count_values(data: bytes, limit: int) -> int:
             return count + data.count(b",", position)
         count += data.count(b",", position, quote)
         string = _STRING.match(data, quote)
-        if string is None:  # it does not end, so this is not JSON
+        if string is None:  # the string does not end, so this is not JSON
             return 0
         position = string.end()
     return count
@@ -170,7 +169,7 @@ def convert_recursion_errors() -> Iterator[None]:
 
 
 def replace_lone_surrogates(value: Any) -> Any:
-    """The value with whole characters, and numbers as large as numbers are."""
+    """Replace lone surrogates in a parsed value, and integers beyond 64 bits by floats."""
     text = json.dumps(value, ensure_ascii=False)
     return orjson.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
 

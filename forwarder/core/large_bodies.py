@@ -1,7 +1,7 @@
-"""Lets one request at a time work on something large, and all others run in between.
+"""Serializes steps on large bodies and lets other requests run between them.
 
-Parsing or writing 60 MB of JSON takes a tenth of a second in which the loop stands still.  Such
-steps must not follow each other, be they of one request or of several.
+Parsing or writing 60 MB of JSON blocks the event loop for a tenth of a second.  Such steps, of one
+request or of several, must not directly follow each other.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from gevent.lock import Semaphore
 from forwarder.core.pacing import LARGE
 
 _PAUSE_SECONDS = 1e-4
-"""Seconds in which others run.  A pause of 0 would end before the loop looks at its sockets."""
+"""Seconds for other requests.  A pause of 0 would end before the loop polls its sockets."""
 
 
 class Turnstile:
-    """One place for a step that is large."""
+    """Admits one large step at a time."""
 
     def __init__(self) -> None:
         self._semaphore = Semaphore(1)
 
     def wait_turn(self, size: int) -> None:
-        """Wait for a turn to work on ``size`` bytes: until the caller waits for something else.
+        """Wait for a turn to work on ``size`` bytes; the turn ends when the caller next waits.
 
-        Under threads nobody has to wait: they take turns by themselves.
+        Returns at once for small bodies, and under threads, which are preempted anyway.
         """
         if size < LARGE or not monkey.is_module_patched("threading"):
             return
@@ -35,7 +35,7 @@ class Turnstile:
         except BaseException:
             self._semaphore.release()
             raise
-        # The loop calls this only when the caller's step is over.
+        # The loop calls this only after the caller's step.
         gevent.get_hub().loop.run_callback(self._semaphore.release)
 
 

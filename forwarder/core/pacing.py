@@ -13,33 +13,33 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LARGE = 2**20
-"""Bytes from which on a single step on a text takes long enough to let others run before it."""
+"""Bytes from which a single step on a text is long enough to let other requests run first."""
 
 SLICE = 2000
 """Items between two pauses: about 10 ms of work."""
 
 
 def _do_not_pause() -> None:
-    """Under threads others run anyway."""
+    """Default under threads, which are preempted anyway."""
 
 
 _pause: Callable[[], None] = _do_not_pause
 
 
 def set_pause(pause: Callable[[], None]) -> None:
-    """Have ``pause`` called between the slices of every long loop of this process."""
+    """Set the function that every long loop of this process calls between its slices."""
     global _pause
     _pause = pause
 
 
 def give_way(size: int = LARGE) -> None:
-    """Let other requests run before a step on ``size`` bytes, if that is large."""
+    """Let other requests run before a step on ``size`` bytes, if ``size`` is large."""
     if size >= LARGE:
         _pause()
 
 
 def iter_paced(items: Sequence[T], count: int = SLICE) -> Iterable[T]:
-    """The items, with a pause after each ``count`` of them."""
+    """Iterate over ``items`` with a pause after each ``count`` of them."""
     return items if len(items) <= count else _iter_slices(items, count)
 
 

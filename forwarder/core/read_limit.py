@@ -1,7 +1,8 @@
-"""How much one request may bring with it from what is stored, each use counted.
+"""Limits the stored data that one request may pull in.
 
-A request of a few bytes can name large things many times: items by reference, a chain of earlier
-turns, a conversation.  Together with them it may be no larger than any request.
+A request of a few bytes can refer to large stored data many times: items by reference, a chain of
+earlier turns, a conversation.  The request and this data together may not exceed the limits of a
+request.  Each use counts.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ DEFAULT_REQUEST_LIMITS = RequestLimits()
 
 
 class ReadLimit:
-    """The limits of one request, and what is left of them.
+    """Counts the data of one request against its limits.
 
-    ``param`` is the parameter that brings what is read, and ``subject`` what is too large with it.
+    Errors name ``param``, the parameter that refers to the data, and begin with ``subject``.
     """
 
     def __init__(
@@ -45,32 +46,32 @@ class ReadLimit:
         self._values = 0
 
     def spend(self, data: bytes, times: int = 1) -> None:
-        """Count JSON text that becomes a part of the request.  Raises TooLarge."""
+        """Count JSON text that becomes part of the request ``times`` times.  Raises TooLarge."""
         max_bytes, max_values = self._limits
         self._bytes += len(data) * times
         if self._bytes > max_bytes:
             raise self._make_error(f"is larger than {max_bytes} bytes", "FORWARDER_MAX_BODY")
-        # Commas are counted fast, and only some of them part values: texts have commas too.
+        # Counting commas is fast. It overestimates, because strings contain commas too.
         self._commas += data.count(b",") * times
         if self._commas > max_values:
             self._values += count_values(data, max_values) * times
         if self._values > max_values:
-            what = f"holds more than {max_values} JSON values"
-            raise self._make_error(what, "FORWARDER_MAX_JSON_VALUES")
+            problem = f"holds more than {max_values} JSON values"
+            raise self._make_error(problem, "FORWARDER_MAX_JSON_VALUES")
 
     def spend_value(self, value: object, times: int = 1) -> None:
-        """Count a value in the same way."""
+        """Count a JSON value.  Raises TooLarge."""
         self.spend(orjson.dumps(value), times)
 
-    def _make_error(self, what: str, setting: str) -> TooLarge:
-        return TooLarge(f"{self._subject} {what} (limit: {setting}).", param=self._param)
+    def _make_error(self, problem: str, setting: str) -> TooLarge:
+        return TooLarge(f"{self._subject} {problem} (limit: {setting}).", param=self._param)
 
 
-def spend_references(limit: ReadLimit, names: list[str], there: dict[str, Json]) -> None:
-    """Count what items refer to for each time that it is referred to, after the first."""
+def spend_references(limit: ReadLimit, names: list[str], values: dict[str, Json]) -> None:
+    """Count each repeated reference in ``names``; the caller has counted the first use."""
     uses: dict[str, int] = {}
     for name in names:
         uses[name] = uses.get(name, 0) + 1
     for name, count in uses.items():
-        if count > 1 and name in there:
-            limit.spend_value(there[name], count - 1)
+        if count > 1 and name in values:
+            limit.spend_value(values[name], count - 1)

@@ -1,7 +1,7 @@
-"""The size of the JSON Schemas in a request, of every client's API.
+"""Limits the size of the JSON Schemas in a request, for all client APIs.
 
-Schemas are rewritten, inlined and checked against; one that is larger than any real one is refused
-before that, so that it cannot occupy a worker.
+The forwarder rewrites schemas, inlines their references and validates against them.  It refuses
+schemas beyond any realistic size before that work, so that they cannot occupy a worker.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FORMAT_PATHS = (
 def check_schema_sizes(request: Json, max_bytes: int) -> None:
     """Raise InvalidRequest, naming the place, if a schema in the request is too large."""
     for root, schemas in find_schemas(request):
-        # Together they are written faster than one by one, and are seldom too large.
+        # Serializing them together is faster than one by one, and they are seldom too large.
         if len(orjson.dumps(request[root])) > max_bytes:
             for path, schema in schemas:
                 check_size(path, schema, max_bytes)
@@ -34,15 +34,15 @@ def check_size(path: str, schema: Any, max_bytes: int) -> None:
     size = len(orjson.dumps(schema))
     if size > max_bytes:
         raise InvalidRequest(
-            f"Invalid value for '{path}': the schema has {size} bytes, and may have {max_bytes} "
-            "(limit: FORWARDER_MAX_SCHEMA).",
+            f"Invalid value for '{path}': the schema has {size} bytes, but at most {max_bytes} "
+            "are allowed (limit: FORWARDER_MAX_SCHEMA).",
             param=path,
             code="invalid_json_schema",
         )
 
 
 def find_schemas(request: Json) -> Iterator[tuple[str, Iterator[tuple[str, Any]]]]:
-    """Parameter -> the schemas in it, each with its path."""
+    """Yield each parameter that may contain schemas, and its schemas with their paths."""
     for root in ("tools", "functions"):
         if isinstance(request.get(root), list):
             yield root, find_tool_schemas(request[root], root)

@@ -1,8 +1,8 @@
-"""The exchanges under way, so that the end of the process can be told to their clients.
+"""Tracks the requests in flight, so that a shutdown can end them properly.
 
-A deploy or a restart gives running answers some time.  What is not done by then is interrupted
-where it waits for its upstream, and ends as any broken answer does: by an error in the client's
-own protocol, never by a cut.  Under threads (development) nobody asks for that.
+A deploy or a restart gives running answers some time.  Answers that are not complete after it are
+interrupted while they wait for their upstream.  Their clients get an error in their own protocol
+instead of a cut connection.  Under threads (development) this is not used.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from gevent import get_hub, monkey
 from forwarder.core.errors import ShuttingDown
 
 _POLL_SECONDS = 0.1
-"""Seconds between two looks at what is still running."""
+"""Seconds between two checks of the running requests."""
 
 _INTERRUPT_INTERVAL_SECONDS = 0.5
-"""Seconds after which one who was interrupted and still waits is interrupted once more."""
+"""Seconds after which a request that still waits is interrupted again."""
 
 
 class ShutdownInterrupt(BaseException):
-    """Thrown into whoever waits for an upstream while the process ends.
+    """Thrown into greenlets that wait for an upstream while the process shuts down.
 
-    No Exception: neither the SDK nor anyone else who tries again may take it for a failure.
+    It is not an Exception, so that neither the SDK nor retry code treats it as a failure.
     """
 
 
 class InFlightRequest:
-    """One exchange under way, in the greenlet that began it.
+    """One request in flight, in the greenlet that started it.
 
-    ``stream`` is the generator that makes its answer, once there is one: while that is suspended,
-    the client is being written to, and must not be interrupted in the middle of an event.
-    ``grace`` is how many seconds it has to end when the process is about to go, at most until
-    `InFlightRequests.stop`; ``None`` is until then.
+    ``stream`` is the generator of its answer, once it exists.  While the generator is suspended,
+    the server writes to the client and must not be interrupted in the middle of an event.
+    ``grace`` is the time in seconds that the request has to end after shutdown is announced;
+    ``None`` means until `InFlightRequests.stop`.
     """
 
     def __init__(self, grace: float | None = None) -> None:
@@ -48,7 +48,7 @@ class InFlightRequest:
         self._interrupted_at = float("-inf")
 
     def interrupt(self) -> None:
-        """Wake it with Stopping if it waits for its upstream.  To be called in the hub."""
+        """Throw ShutdownInterrupt into it if it waits for its upstream.  Call this in the hub."""
         now = time.monotonic()
         if self._is_writing() or now < self._interrupted_at + _INTERRUPT_INTERVAL_SECONDS:
             return
@@ -58,7 +58,7 @@ class InFlightRequest:
 
     @property
     def is_dead(self) -> bool:
-        """Has its greenlet ended without leaving?  Nothing can wake it then."""
+        """Whether its greenlet has ended without `remove_request`."""
         return bool(getattr(self._greenlet, "dead", False))
 
     def _is_writing(self) -> bool:
@@ -66,7 +66,7 @@ class InFlightRequest:
 
 
 def is_in_thread() -> bool:
-    """In a thread of the system: a greenlet that outlives its thread is a crash to come."""
+    """Return whether this is a native thread; greenlets must not outlive their thread."""
     return (
         not monkey.is_module_patched("threading")
         and threading.current_thread() is not threading.main_thread()
@@ -74,7 +74,7 @@ def is_in_thread() -> bool:
 
 
 class InFlightRequests:
-    """All exchanges of a process."""
+    """All requests in flight of a process."""
 
     def __init__(self) -> None:
         self._requests: set[InFlightRequest] = set()
@@ -88,11 +88,11 @@ class InFlightRequests:
 
     @property
     def is_shutting_down(self) -> bool:
-        """Is the process about to go?"""
+        """Whether shutdown has been announced."""
         return self._announced_at is not None
 
     def add_request(self, grace: float | None = None) -> InFlightRequest:
-        """One more exchange, until `remove_request`.  Raises ShuttingDown when it is too late for any."""
+        """Add a request until `remove_request`.  Raises ShuttingDown after `stop`."""
         if self._is_stopped:
             raise ShuttingDown
         run = InFlightRequest(grace)
@@ -100,12 +100,12 @@ class InFlightRequests:
         return run
 
     def remove_request(self, run: InFlightRequest) -> None:
-        """It has ended."""
+        """Remove a request that has ended."""
         self._requests.discard(run)
 
     @contextmanager
     def add_listener(self, listener: Callable[[], None]) -> Iterator[None]:
-        """While in here, ``listener`` is called when the process is about to go."""
+        """Context manager: call ``listener`` if shutdown is announced inside it."""
         self._listeners.add(listener)
         if self.is_shutting_down:
             listener()
@@ -115,7 +115,7 @@ class InFlightRequests:
             self._listeners.discard(listener)
 
     def announce(self) -> None:
-        """The process is about to go; what runs may end, and nothing new should begin."""
+        """Announce the shutdown: running requests may end, and no new ones should begin."""
         if self._announced_at is None:
             self._announced_at = time.monotonic()
             gevent.spawn(self._interrupt_early)
@@ -123,23 +123,23 @@ class InFlightRequests:
             listener()
 
     def stop(self) -> None:
-        """Interrupt whatever runs, and let nothing begin; returns when all have ended.
+        """Interrupt all requests and refuse new ones; return when all have ended.
 
-        That holds for exchanges with a longer grace of their own, too: gunicorn is about to kill
-        the process, and they could not be handed back then.
+        This includes requests with a longer grace of their own: gunicorn is about to kill the
+        process, and after that they could not be handed over.
         """
         self._is_stopped = True
         while len(self):
             self._interrupt_due()
 
     def is_due(self, run: InFlightRequest) -> bool:
-        """Is its grace over?"""
+        """Return whether the grace of a request is over."""
         if self._is_stopped or run.grace is None or self._announced_at is None:
             return self._is_stopped
         return time.monotonic() - self._announced_at >= run.grace
 
     def _interrupt_early(self) -> None:
-        """Interrupt exchanges whose own grace is over before all others are stopped."""
+        """Interrupt requests whose own grace ends before `stop`."""
         while not self._is_stopped:
             self._interrupt_due()
 
@@ -149,7 +149,7 @@ class InFlightRequests:
         gevent.sleep(_POLL_SECONDS)
 
     def _drop_dead(self) -> None:
-        """A run whose greenlet is dead would keep the process for ever."""
+        """Remove requests whose greenlet is dead; they would keep the process alive forever."""
         for run in list(self._requests):
             if run.is_dead:
                 self._requests.discard(run)

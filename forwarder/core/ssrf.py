@@ -1,7 +1,8 @@
-"""Where the forwarder connects on a client's word: to public addresses, and to allowed ones.
+"""SSRF guard: hosts from client requests may resolve to public or allowed addresses only.
 
-A name is looked up once, here; the caller connects to the addresses that come back and asks nobody
-again, so that a name cannot mean one host when it is judged and another when it is used.
+This module looks each name up once, and the caller connects to the returned addresses without
+another look-up.  So a name cannot resolve to one host when it is checked and another when it is
+used (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -19,28 +20,28 @@ Resolve = Callable[..., Iterable[tuple[Any, ...]]]
 """As ``socket.getaddrinfo``."""
 
 _UNICAST = ip_network("2000::/3")
-"""All that is public in IPv6."""
+"""The public range of IPv6."""
 _NAT64 = ip_network("64:ff9b::/96")
-"""IPv4 as networks without IPv4 see it; the last four bytes are the address."""
+"""IPv4 addresses in networks without IPv4; the last four bytes are the address."""
 _FORBIDDEN_NETWORKS = tuple(
     map(
         ip_network,
         (
-            "192.0.0.0/24",  # the protocols' own, among them a provider's metadata service
+            "192.0.0.0/24",  # protocol assignments, including a provider's metadata service
             "192.88.99.0/24",  # relays of 6to4
             "168.63.129.16/32",  # Azure's metadata service has a public address
-            "2002::/16",  # 6to4: IPv4 in disguise
+            "2002::/16",  # 6to4, which embeds IPv4 addresses
             "3fff::/20",  # documentation
         ),
     )
 )
-"""What is not public either, though `ipaddress` of some Python versions takes it for public."""
+"""Non-public networks that `ipaddress` of some Python versions considers public."""
 
 _NUMBER = re.compile(r"(\d+|0x[0-9a-f]*)\.?", re.IGNORECASE)
 
 
 class AddressGuard:
-    """Judges hosts.  ``allow`` holds host names, addresses and networks that may be private."""
+    """Checks hosts.  ``allow`` has host names, addresses and networks that may be private."""
 
     def __init__(self, allow: Iterable[str] = (), resolve: Resolve | None = None) -> None:
         self._names = frozenset(name.lower() for name in allow)
@@ -48,9 +49,9 @@ class AddressGuard:
         self._resolve = resolve
 
     def find_allowed(self, host: str, port: int) -> list[ResolvedAddress]:
-        """Where ``host`` may be reached, in order of preference; empty when it may not be.
+        """Return the allowed addresses of ``host``, preferred ones first; empty if there is none.
 
-        ``host`` is in ASCII, and an IPv6 address without brackets.
+        ``host`` is ASCII; IPv6 addresses have no brackets.
         """
         try:
             return self.look_up(host, port)
@@ -58,20 +59,24 @@ class AddressGuard:
             return []
 
     def look_up(self, host: str, port: int) -> list[ResolvedAddress]:
-        """The same; raises OSError or UnicodeError for a name that cannot be resolved."""
+        """Like `find_allowed`, but raises OSError or UnicodeError for unknown hosts."""
         if is_ambiguous_address(host):
             return []
         resolve = self._resolve or socket.getaddrinfo
-        found = resolve(host, port, type=socket.SOCK_STREAM)
-        known = host.lower() in self._names
-        return [(f[0], f[4]) for f in found if known or self._is_allowed(ip_address(f[4][0]))]
+        entries = resolve(host, port, type=socket.SOCK_STREAM)
+        is_named = host.lower() in self._names
+        return [
+            (entry[0], entry[4])
+            for entry in entries
+            if is_named or self._is_allowed(ip_address(entry[4][0]))
+        ]
 
     def is_exception(self, host: str, port: int) -> bool:
-        """Is it by an exception of the operator's alone that ``host`` may be reached?"""
-        found = self.find_allowed(host, port)
-        named = host.lower() in self._names
-        return bool(found) and (
-            named or all(self._is_on_allow_list(ip_address(f[1][0])) for f in found)
+        """Return whether only the operator's allow list permits ``host``."""
+        addresses = self.find_allowed(host, port)
+        is_named = host.lower() in self._names
+        return bool(addresses) and (
+            is_named or all(self._is_on_allow_list(ip_address(each[1][0])) for each in addresses)
         )
 
     def _is_on_allow_list(self, address: Address) -> bool:
@@ -82,7 +87,7 @@ class AddressGuard:
 
 
 def is_public(address: Address) -> bool:
-    """Does anybody on the Internet reach the same host under this address?"""
+    """Return whether ``address`` is a public unicast address of the Internet."""
     if isinstance(address, IPv6Address):
         if address in _NAT64:
             return is_public(IPv4Address(address.packed[-4:]))
@@ -96,7 +101,10 @@ def is_public(address: Address) -> bool:
 
 
 def is_ambiguous_address(host: str) -> bool:
-    """An IPv4 address in a spelling that programs read differently: decimal, octal, short ..."""
+    """Return whether ``host`` is an IPv4 address in decimal, octal or short form.
+
+    Programs disagree about these forms, so a check could read another address than the connection.
+    """
     try:
         ip_address(host)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Output of commands, which may quote what a remote said."""
+"""Terminal output that may quote text from remote servers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import click
 _CONTROL_CHARACTERS = re.compile(
     r"[^\n\t\x20-\x7e\xa0-\U0010ffff]|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 )
-"""Characters that a terminal acts on, and those that change the direction of a text."""
+"""Control characters of terminals, and characters that change the direction of text."""
 
 
 def escape_control_characters(text: str) -> str:
-    """A text as a terminal shows it: what it would act on is spelled out."""
-    return _CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """Escape the characters of ``text`` that would control a terminal."""
+    return _CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def print_line(text: str, err: bool = False) -> None:
-    """Print a line."""
+    """Print a line with its control characters escaped."""
     click.echo(escape_control_characters(text), err=err)

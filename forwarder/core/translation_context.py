@@ -1,4 +1,4 @@
-"""What a translator may know about the request it serves, besides the request itself."""
+"""The loss report and the settings that a translator gets with each request."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from forwarder.core.ids import IdSource
 
 @dataclass
 class LossReport:
-    """What this request lost on the way, by name and with the reason.
+    """The parts of a request that do not reach the upstream: name -> reason.
 
-    In strict mode a loss is a refusal instead.  What the forwarder itself does of it is
-    ``local_parameters``, and is no loss, whether it reaches the upstream or not.  ``max_schema_nodes`` is
-    how many nodes a JSON Schema of this request may have after its references are inlined.
+    In strict mode a loss raises an error instead.  The forwarder itself carries out
+    ``local_parameters``, so they never count as losses.  ``max_schema_nodes`` limits the nodes of a
+    JSON Schema after its references are inlined.
     """
 
     strict: bool = False
@@ -25,36 +25,37 @@ class LossReport:
     max_schema_nodes: int = 50_000
 
     def drop(self, param: str, reason: str) -> None:
-        """Record that ``param`` does not reach the upstream, or refuse the request over it."""
+        """Record that ``param`` does not reach the upstream.  Raises Unsupported in strict mode."""
         if self.strict and param not in self.local_parameters:
             raise Unsupported(f"'{param}' cannot be carried: {reason}.", param=param)
         self.note(param, reason)
 
     def note(self, param: str, reason: str) -> None:
-        """Record it and refuse nothing over it: nobody has asked for what this would have done."""
+        """Record a loss without refusing the request, because the client did not rely on it."""
         if param not in self.local_parameters:
             self.losses.setdefault(param, reason)
 
 
 @dataclass(frozen=True)
 class TranslationContext:
-    """The terms of one translation.
+    """The settings of one translation.
 
-    ``encrypt`` makes an opaque text of a JSON value, ``decrypt`` opens one of our own making and
-    gives ``None`` for a foreign one.  ``reasoning`` says how a Responses client sees reasoning:
-    ``summary``, ``text`` or ``both``.  ``hosted_tools`` is ``drop`` or ``refuse``.
-    ``custom_tools`` is true when the chat upstream knows freeform tools itself, ``web_search``
-    when its model searches the web and takes options for that, and ``can_summarize`` when the
-    Responses upstream's model reasons and may be asked to summarise.
-    ``extensions`` names what a Responses upstream takes beyond OpenAI's: parameters, and types of parts.
-    ``server_calls`` are the beginnings of the ids of calls that a Responses upstream has answered
-    itself.
-    ``origin`` names the upstream and its model: signatures go back to no other.
-    ``stores_encrypted_reasoning`` is true when the response is stored with its sealed reasoning, whether the
-    client asked for that or not.
-    ``caches_signatures`` is true when signatures are remembered for a client that carries no seals.
-    ``make_client_url`` gives the address at which the client finds a path of the upstream's
-    (``/files/file-1/content``).
+    - ``encrypt`` seals a JSON value as opaque text.  ``decrypt`` returns the value of such a seal,
+      or ``None`` for foreign text.
+    - ``reasoning``: how a Responses client gets reasoning: ``summary``, ``text`` or ``both``.
+    - ``hosted_tools``: ``drop`` or ``refuse``.
+    - ``custom_tools``: the Chat upstream supports freeform tools.
+    - ``web_search``: the upstream's model can search the web and accepts options for it.
+    - ``can_summarize``: the Responses upstream's model reasons and can summarize its reasoning.
+    - ``extensions``: parameters and types of parts that a Responses upstream accepts beyond
+      OpenAI's.
+    - ``server_calls``: id prefixes of calls that a Responses upstream has answered itself.
+    - ``origin``: the upstream and its model.  Signatures are sent back to the same origin only.
+    - ``stores_encrypted_reasoning``: the response is stored with sealed reasoning, even if the
+      client did not request it.
+    - ``caches_signatures``: signatures are cached for clients that do not send seals back.
+    - ``make_client_url`` returns the URL under which the client reaches a path of the upstream
+      (``/files/file-1/content``).
     """
 
     id_source: IdSource

@@ -1,10 +1,11 @@
-"""The one type that carries the design.
+"""The types of the pipeline.
 
-A *call* takes a request and connects before it returns: what it returns is a stream, and a
-stream yields batches, the events that arrived together.  Merging writes, never events, is what
-keeps a burst cheap; an empty batch says that the upstream is alive but silent.
+A *handler* takes a request (a JSON object) and returns a stream of events.  It connects to the
+upstream before it returns.  A stream yields batches: the events that arrived together.  Writes are
+merged by batch and events never, which makes bursts cheap.  An empty batch means that the upstream
+is connected but silent.
 
-Everything between the route and the upstream is a function ``Call -> Call``.
+Everything between the route and the upstream is middleware: a function ``Handler -> Handler``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which values of addresses, headers and parameters are secrets, by their names or their looks."""
+"""Detects secrets in URLs, headers and parameters, by their names or their form."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ _LONG = re.compile(r"\w{20,}")
 _SCHEME = re.compile(r"[a-z][a-z\d+.-]*://", re.IGNORECASE)
 
 _LONG_PART = 20
-"""Characters of a part of an address that is more than a word."""
+"""Path segments of at least this many characters may be secrets."""
 
 _UUID = re.compile(r"[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}", re.IGNORECASE)
 
 
 def is_telling(name: str) -> bool:
-    """Does the name of a header or a parameter say that it holds a secret?"""
+    """Return whether the name of a header or parameter indicates a secret."""
     return _TELLING.search(name) is not None
 
 
 def is_random(value: str) -> bool:
-    """Does a value look like nothing but a secret?
+    """Return whether a value has the form of a secret.
 
-    Twenty letters and digits in a row, or a UUID: no version, type or address looks like that.
+    That is 20 or more letters and digits in a row, or a UUID; versions, types and hosts have
+    another form.
     """
     return any(map(_is_mixed, _LONG.findall(value))) or _UUID.search(value) is not None
 
@@ -38,9 +39,10 @@ def _is_mixed(word: str) -> bool:
 
 
 def hide_url_secrets(url: str, hide: Callable[[str], object] = str) -> str:
-    """The address up to its host, as OpenAI shows those of tools: any other part may be a secret.
+    """Return the URL up to its host, because any other part may be a secret.
 
-    ``hide`` is given those that look like one, since they may stand elsewhere too.
+    OpenAI shows the URLs of tools in the same way.  ``hide`` receives each part that looks like a
+    secret, so that the caller can redact it elsewhere too.
     """
     begin = _SCHEME.match(url)
     scheme = begin[0] if begin else ""

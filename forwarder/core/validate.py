@@ -1,4 +1,4 @@
-"""Is the client's JSON of the type that its protocol says?  Errors name the parameter's path."""
+"""Checks the types of a client's JSON values; errors name the path of the parameter."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _TYPE_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "a b
 
 
 def check_type(value: Any, types: JsonTypes, param: str) -> Any:
-    """Give ``value`` back when it is of one of ``types`` (no types: anything goes)."""
+    """Return ``value`` if it has one of ``types`` (empty: any type).  Raises InvalidRequest."""
     kind = type(value)
     if not types or kind in types:
         return value
-    wanted = " or ".join(dict.fromkeys(_TYPE_NAMES[t] for t in types))
-    found = "null" if value is None else _TYPE_NAMES.get(kind, kind.__name__)
+    expected = " or ".join(dict.fromkeys(_TYPE_NAMES[t] for t in types))
+    actual = "null" if value is None else _TYPE_NAMES.get(kind, kind.__name__)
     raise InvalidRequest(
-        f"Invalid type for '{param}': expected {wanted}, but got {found} instead.",
+        f"Invalid type for '{param}': expected {expected}, but got {actual} instead.",
         param=param,
         code="invalid_type",
     )
 
 
 def require_field(holder: dict[str, Any], key: str, types: JsonTypes, param: str) -> Any:
-    """The value of a key that must be there."""
+    """Return the value of a required key.  Raises InvalidRequest if it is missing or mistyped."""
     value = holder.get(key)
     if value is None:
         raise missing_parameter(param)
@@ -43,7 +43,7 @@ def require_field(holder: dict[str, Any], key: str, types: JsonTypes, param: str
 
 
 def missing_parameter(param: str) -> InvalidRequest:
-    """The error for a parameter that must be there and is not."""
+    """Create the error for a missing required parameter."""
     return InvalidRequest(
         f"Missing required parameter: '{param}'.",
         param=param,
@@ -52,13 +52,13 @@ def missing_parameter(param: str) -> InvalidRequest:
 
 
 def read_field(holder: dict[str, Any], key: str, types: JsonTypes, param: str) -> Any:
-    """The value of a key that may be absent or null (``None`` then)."""
+    """Return the value of an optional key; ``None`` if it is absent or null."""
     value = holder.get(key)
     return None if value is None else check_type(value, types, param)
 
 
 def check_enum(value: Any, allowed: tuple[str, ...], param: str) -> Any:
-    """Give ``value`` back when it is one of ``allowed``."""
+    """Return ``value`` if it is one of ``allowed``.  Raises InvalidRequest."""
     if value in allowed:
         return value
     names = ", ".join(f"'{name}'" for name in allowed)

@@ -51,7 +51,8 @@ def test_one_that_cannot_be_closed_is_logged_and_stops_no_other(
     closers.close()
 
     assert closed == ["a"]
-    assert "could not be closed" in caplog.text
+    assert "could not close fail: stuck" in caplog.text
+    assert caplog.records[0].__dict__["event"] == "cleanup_failed"
 
 
 def test_the_end_of_the_process_meanwhile_stops_no_other() -> None:
