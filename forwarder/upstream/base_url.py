@@ -1,6 +1,6 @@
-"""Detects a base URL that lacks its ``/v1``.
+"""Detects a base URL without its version path, such as ``/v1``.
 
-The server does not know the paths below such a URL: it answers 404, or a web page to everything.
+The server has no API below such a URL: it answers 404, or a web page for every path.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ _VERSION_PATTERN = re.compile(r"/v\d+[a-z\d]*(/|$)")
 """The version in a path: ``/v1``, ``/api/v1``, ``/v1beta/openai``."""
 
 _CANDIDATE_PATHS = ("/v1", "/api/v1", "/openai/v1")
-"""What providers have between their host and the paths of the API."""
+"""Paths that providers have between their host and the API."""
 
 ABSENT_STATUSES = (404, 405, 501)
-"""Statuses of servers for an unknown path; some use them for an unknown model too."""
+"""Statuses of servers for an unknown path; some servers use them for an unknown model too."""
 
 Probe = Callable[[str, str], "httpx2.Response | None"]
-"""Method and URL -> the answer to a request without content; ``None`` if there was none."""
+"""Method and URL -> the response to a request without content; ``None`` if there was none."""
 
 
 def has_version(base_url: str) -> bool:
-    """Does the path of a base URL name the API's version?"""
+    """Return whether the path of a base URL names the version of the API."""
     return _VERSION_PATTERN.search(urlsplit(base_url).path) is not None
 
 
 def find_missing_path(base_url: str, calls: Iterable[str], probe: Probe) -> str | None:
-    """The path that ``base_url`` lacks, such as ``/v1``; ``None`` if it is complete.
+    """Return the path that ``base_url`` lacks, such as ``/v1``; ``None`` if it is complete.
 
-    A server may answer requests at its base URL without listing models there.  So the URLs that
-    requests go to, ``calls``, are tried too, with a body that every API refuses.
+    A server may serve requests at its base URL without listing models there.  So the URLs of
+    requests, ``calls``, are tried too, with a body that every API refuses.
     """
     if has_version(base_url):
         return None
@@ -45,7 +45,7 @@ def find_missing_path(base_url: str, calls: Iterable[str], probe: Probe) -> str 
 
 
 def is_model_list(answer: httpx2.Response | None) -> bool:
-    """Is this a list of models, or JSON that refuses it to a stranger?"""
+    """Return whether ``answer`` is a list of models, or a JSON error that demands a key."""
     if answer is None or answer.status_code not in (200, 401, 403):
         return False
     try:

@@ -1,7 +1,7 @@
-"""An upstream that refuses the forwarder's key: how it is recognised, and how clients hear of it.
+"""Detects that an upstream refuses the forwarder's key, and creates the error for the client.
 
-Clients retry a 502 and take a 401 for their own key.  So the answer is a 403 that names the setting
-to correct and quotes the upstream.
+Clients retry a 502, and relate a 401 to their own key.  So the error is a 403 that names the
+setting to correct and quotes the upstream.
 """
 
 from __future__ import annotations
@@ -19,31 +19,33 @@ _KEY_PATTERN = re.compile(
 )
 
 _MAX_QUOTED_CHARACTERS = 500
-"""Characters of the upstream's own words that are quoted."""
+"""Characters of the upstream's message that are quoted."""
 
 
 def is_key_refusal(refusal: UpstreamRefused) -> bool:
-    """Does a refusal mean that the upstream does not accept the key it was asked with?"""
+    """Return whether a refusal means that the upstream does not accept the key of the request."""
     return refusal.kind is ErrorKind.KEY_REFUSED
 
 
 def describe_key_refusal(
     refusal: UpstreamRefused, settings: UpstreamSettings
 ) -> UpstreamKeyRefused:
-    """The error for the client; ``refusal`` must be free of the secrets of ``settings``."""
-    words = _KEY_PATTERN.sub("***", refusal.message[: 2 * _MAX_QUOTED_CHARACTERS])[
+    """Create the error for the client; ``refusal`` must not contain secrets of ``settings``."""
+    quote = _KEY_PATTERN.sub("***", refusal.message[: 2 * _MAX_QUOTED_CHARACTERS])[
         :_MAX_QUOTED_CHARACTERS
     ]
-    return UpstreamKeyRefused(f"{describe_refused_key(settings)} It says: {words}")
+    return UpstreamKeyRefused(f"{describe_refused_key(settings)} It says: {quote}")
 
 
 def describe_refused_key(settings: UpstreamSettings) -> str:
-    """A sentence that names the upstream and the setting of its key."""
+    """Return a sentence that names the upstream and the setting of its key."""
     name, suffix = settings.name, find_key_setting(settings)
     has_key = bool(settings.api_key) or suffix != "API_KEY"
     if settings.registered:
-        whose = "refuses the model's own key" if has_key else "wants a key, and the model has none"
-        return f"The remote of the model '{name}' {whose} ({_REGISTRATION_PARAMETERS[suffix]})."
+        problem = (
+            "refuses the model's own key" if has_key else "wants a key, and the model has none"
+        )
+        return f"The remote of the model '{name}' {problem} ({_REGISTRATION_PARAMETERS[suffix]})."
     setting = settings.name_variable(suffix)
     if has_key:
         return f"The upstream '{name}' refuses the forwarder's key ({setting})."
@@ -55,16 +57,16 @@ _REGISTRATION_PARAMETERS = {
     "HEADERS": "remote_headers",
     "QUERY": "remote_query",
 }
-"""The setting that holds a key -> the parameter with which a model is registered."""
+"""The setting that holds a key -> the corresponding parameter of a registered model."""
 
 
 def find_key_setting(settings: UpstreamSettings) -> str:
-    """The setting that holds the key that is sent; an Authorization header replaces the key."""
+    """Return the setting with the key that is sent; an Authorization header replaces the key."""
     if "authorization" in map(str.lower, settings.headers):
         return "HEADERS"
     if settings.api_key:
         return "API_KEY"
-    for suffix, given in (("HEADERS", settings.headers), ("QUERY", settings.query)):
-        if any(map(is_telling, given)):
+    for suffix, values in (("HEADERS", settings.headers), ("QUERY", settings.query)):
+        if any(map(is_telling, values)):
             return suffix
     return "API_KEY"

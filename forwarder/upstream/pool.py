@@ -1,8 +1,8 @@
-"""What there is one of for each upstream: its client, its standing, its uploads.
+"""Holds one object for each upstream: its client, its state, or its uploads.
 
-Upstreams of the configuration are there for the life of the process.  Others come and go while it
-runs, so what belongs to one is made when it is first asked for and dropped with it; a request that
-began before that goes on with what it has.
+Configured upstreams exist as long as the process.  Registered models add and remove upstreams at
+run time, so their objects are created on first use and dropped with the upstream.  A request that
+is running at that moment continues with the object that it has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 
 class UpstreamPool(Mapping[str, T], Generic[T]):
-    """Name -> what ``make`` made of that upstream's settings; those of ``first`` at once."""
+    """Upstream name -> the object that ``make`` creates from the upstream's settings.
+
+    The objects for ``first`` are created at once.
+    """
 
     def __init__(
         self, make: Callable[[UpstreamSettings], T], first: Iterable[UpstreamSettings] = ()
@@ -27,26 +30,26 @@ class UpstreamPool(Mapping[str, T], Generic[T]):
         self._entries: dict[str, tuple[UpstreamSettings, T]] = {s.name: (s, make(s)) for s in first}
 
     def get_or_create(self, settings: UpstreamSettings) -> T:
-        """What belongs to these very settings; others of their name are another upstream's."""
-        kept = self._entries.get(settings.name)
-        if kept is not None and kept[0] is settings:
-            return kept[1]
+        """Return the object of these settings; other settings of that name replace the entry."""
+        entry = self._entries.get(settings.name)
+        if entry is not None and entry[0] is settings:
+            return entry[1]
         with self._lock:
-            kept = self._entries.get(settings.name)
-            if kept is None or kept[0] is not settings:
-                kept = self._entries[settings.name] = settings, self._make(settings)
-            return kept[1]
+            entry = self._entries.get(settings.name)
+            if entry is None or entry[0] is not settings:
+                entry = self._entries[settings.name] = settings, self._make(settings)
+            return entry[1]
 
     def drop(self, settings: UpstreamSettings) -> T | None:
-        """Forget what belongs to these settings; gives it, so that it can be closed."""
+        """Remove the object of these settings and return it, so that the caller can close it."""
         with self._lock:
-            kept = self._entries.get(settings.name)
-            if kept is None or kept[0] is not settings:
+            entry = self._entries.get(settings.name)
+            if entry is None or entry[0] is not settings:
                 return None
             return self._entries.pop(settings.name)[1]
 
     def rebuild(self) -> None:
-        """Make all of it once more."""
+        """Create all objects anew."""
         with self._lock:
             every = [settings for settings, _ in self._entries.values()]
             self._entries = {each.name: (each, self._make(each)) for each in every}

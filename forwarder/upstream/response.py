@@ -1,7 +1,7 @@
-"""One open answer of an upstream: bytes in, batches of events out, within the limits of patience.
+"""An open response of an upstream: bytes in, batches of events out, within the time-outs.
 
-Not every answer is what was asked for: a page, a JSON body where a stream should be, a stream
-that stalls.  What they are is found out here; nothing above asks again.
+The response can differ from the request: a web page, a JSON body instead of a stream, a stream
+that stalls.  This module detects these cases, so that no other module needs to.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ _CLIENT_HEADERS = (
 )  # fmt: skip
 
 _CLIENT_HEADER_PREFIXES = ("x-ratelimit-", "x-codex-")
-"""What a provider and ChatGPT's backend say of the client's limits."""
+"""Headers with the client's limits, of providers and of ChatGPT's backend."""
 
 _PRINTABLE_ASCII = re.compile(r"[\x20-\x7e]*")
-"""What every server lets a header be."""
+"""Header values that every server can send."""
 
 _DRAIN_SECONDS = 0.25
-"""Seconds to wait after the last event for late usage and the end of the body, which lets the
-connection be used again."""
+"""Seconds to wait after the last event for the end of the body, so that the connection can be
+reused, and for late usage."""
 
 _USAGE_WAIT_SECONDS = 2.0
 """Seconds to wait after a finish reason for usage and ``[DONE]``, which not every vendor sends."""
 
 
 class UpstreamResponse:
-    """One open answer of an upstream; ``tap`` passes on its bytes to whoever wants to hear."""
+    """An open response of an upstream; ``tap`` wraps its bytes, for example to record them."""
 
     def __init__(
         self,
@@ -77,34 +77,34 @@ class UpstreamResponse:
         )  # the finish of one choice says nothing about the others
         self._decoder = SseDecoder()
         self._reader = open_chunk_reader(response, heartbeat)
-        # Kept here, so that a reader who has heard enough does not cut the connection by leaving.
+        # Referenced here, so that a reader that stops early does not close the connection.
         self._chunks = tap(self._enforce_timeouts())
         self.headers = redact_headers(select_client_headers(response.headers), settings)
 
     def saw_done_marker(self) -> bool:
-        """Did the upstream say ``[DONE]``?"""
+        """Return whether the upstream has sent ``[DONE]``."""
         return self._decoder.saw_done_marker
 
     def close(self) -> None:
-        """Give the connection back, or cut it when the answer is not over."""
+        """Return the connection to its pool, or close it if the answer is not complete."""
         if self._reader.silence_limit is not None:
             self._drain_body()
         self._reader.close()
         self._response.close()
-        # It holds this reply, which holds the request: a large one would wait for the collector.
+        # Breaks a reference cycle that would keep the request's body until garbage collection.
         self._chunks = iter(())
 
     def _drain_body(self) -> None:
-        """Read what is left of a finished answer, so that its connection can be used again."""
+        """Read the rest of a finished answer, so that its connection can be reused."""
         self._reader.silence_limit = _DRAIN_SECONDS
-        # ValueError: somebody is reading right now; closing ends that.
+        # ValueError: another thread is reading; closing ends its read.
         broken = (httpx2.HTTPError, httpx2.StreamError, OSError, UpstreamTimeout, ValueError)
         with contextlib.suppress(*broken):
             for _ in self._chunks:
                 pass
 
     def iter_batches(self) -> EventStream:
-        """The events, batch by batch as they arrive; empty ones while the upstream is silent."""
+        """Yield the events in batches as they arrive, and empty batches during silence."""
         try:
             for batch in self._decode_batches():
                 yield list(map(self._redact_error, batch)) if any(map(has_error, batch)) else batch
@@ -147,7 +147,7 @@ class UpstreamResponse:
             yield rest
 
     def _read_first_bytes(self, pieces: Iterator[bytes]) -> Generator[list[Json], None, bytes]:
-        """As much of the answer as shows what it is, however small the pieces are."""
+        """Read until the format of the answer can be detected, however small the pieces are."""
         start = b""
         for piece in pieces:
             start = (start + piece).lstrip()
@@ -157,7 +157,7 @@ class UpstreamResponse:
         return start.removeprefix(BOM)
 
     def _enforce_timeouts(self) -> Iterator[bytes]:
-        """What arrives, within the limits for silence and for the whole."""
+        """Yield the chunks; raise UpstreamTimeout for long silence or a long answer."""
         idle = self._settings.idle_timeout
         total = self._settings.total_timeout
         patience = idle if self._streamed else self._settings.whole_timeout
@@ -176,11 +176,11 @@ class UpstreamResponse:
                     raise self._make_timeout("stopped sending")
             yield data
 
-    def _make_timeout(self, what: str) -> UpstreamTimeout:
-        return UpstreamTimeout(f"The upstream '{self._settings.name}' {what}.")
+    def _make_timeout(self, problem: str) -> UpstreamTimeout:
+        return UpstreamTimeout(f"The upstream '{self._settings.name}' {problem}.")
 
     def _read_whole_answer(self, first: bytes, pieces: Iterator[bytes]) -> EventStream:
-        """A whole JSON answer: a stream of one event, or of what it would have streamed."""
+        """Read a whole JSON answer; yield it as one event, or as the events of a stream."""
         body = [first]
         size = len(first)
         for piece in pieces:
@@ -198,43 +198,36 @@ class UpstreamResponse:
         yield unfold.unfold_answer(self._protocol, answer, self._streamed)
 
     def _redact_error(self, event: Json) -> Json:
-        """Errors inside an answer quote keys too."""
+        """Redact secrets in an event with an error, because errors can quote keys."""
         return redact_secrets(event, self._settings) if has_error(event) else event
 
 
 def select_client_headers(headers: httpx2.Headers) -> dict[str, str]:
-    """The response headers that concern the client."""
-    kept = {
+    """Select the response headers for the client, without values that our server cannot send."""
+    selected = {
         k: v
         for k, v in headers.items()
         if k in _CLIENT_HEADERS or k.startswith(_CLIENT_HEADER_PREFIXES)
     }
     if "x-request-id" in headers:
-        kept["x-upstream-request-id"] = headers["x-request-id"]
-    return (
-        kept
-        if _PRINTABLE_ASCII.fullmatch("".join(kept.values()))
-        else drop_unprintable_headers(kept)
-    )
-
-
-def drop_unprintable_headers(headers: dict[str, str]) -> dict[str, str]:
-    """Without those that our own server would refuse to send."""
-    return {k: v for k, v in headers.items() if _PRINTABLE_ASCII.fullmatch(v)}
+        selected["x-upstream-request-id"] = headers["x-request-id"]
+    if _PRINTABLE_ASCII.fullmatch("".join(selected.values())):
+        return selected
+    return {k: v for k, v in selected.items() if _PRINTABLE_ASCII.fullmatch(v)}
 
 
 def is_finish_chunk(event: Json) -> bool:
-    """A chat chunk with a finish reason, or the usage that comes behind it."""
+    """Return whether ``event`` is a chat chunk with a finish reason or with the final usage."""
     choices = event.get("choices")
     return bool(choices[0].get("finish_reason") if choices else event.get("usage"))
 
 
 _SSE_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
-"""How a line of a stream of events begins."""
+"""Beginnings of the lines of an event stream."""
 
 
 def is_format_detectable(start: bytes, streamed: bool) -> bool:
-    """Is this enough of an answer to tell a stream from a JSON body?"""
+    """Return whether ``start`` is long enough to tell an event stream from a JSON body."""
     if BOM.startswith(start):
         return False
     head = start.removeprefix(BOM).lstrip()
@@ -244,7 +237,10 @@ def is_format_detectable(start: bytes, streamed: bool) -> bool:
 
 
 def is_json_body(first: bytes, response: httpx2.Response, streamed: bool) -> bool:
-    """Not every 200 is what was asked for, whatever its content type says."""
+    """Detect a JSON body by its first bytes, because content types are not reliable.
+
+    Raises UpstreamProtocolError if a web page came instead of a stream.
+    """
     head = first.lstrip()[:1]
     if not streamed:  # some providers can only stream
         return not first.lstrip().startswith(_SSE_FIELDS)
@@ -254,7 +250,7 @@ def is_json_body(first: bytes, response: httpx2.Response, streamed: bool) -> boo
 
 
 def has_error(event: Json) -> bool:
-    """Does this event, or whole answer, tell of an error, wherever vendors put theirs?"""
+    """Return whether an event or whole answer contains an error in any vendor's field."""
     if event.get("error") or event.get("base_resp") or "message" in event:
         return True
     if event.get("type") in ("error", "response.failed"):
@@ -263,7 +259,7 @@ def has_error(event: Json) -> bool:
 
 
 def parse_json_object(body: bytes) -> Json:
-    """The JSON object that a body must be."""
+    """Parse a body that must be a JSON object.  Raises UpstreamProtocolError."""
     value = parse_json(body)
     if not isinstance(value, dict):
         raise UpstreamProtocolError("The upstream's answer is not a JSON object.")
@@ -271,7 +267,7 @@ def parse_json_object(body: bytes) -> Json:
 
 
 def parse_model_list(body: bytes) -> list[Json]:
-    """The models of a list, which most providers wrap in an object, and some do not."""
+    """Parse a list of models, which most providers wrap in an object."""
     value = parse_json(body)
     listed = value.get("data") if isinstance(value, dict) else value
     return list(filter(is_model_object, listed)) if isinstance(listed, list) else []

@@ -1,11 +1,11 @@
-"""Steadiness before the first byte: limits, retries, breakers, and upstreams to fall back to.
+"""Resilience before the first byte: concurrency limits, retries, circuit breakers and fallbacks.
 
-What belongs here decides, from a failure and from what went before, whether and when something is
-asked again, and of whom.  It knows calls and exchanges, and neither Flask nor the SDK; time and
-chance are handed in, so that tests need no patience.
+These modules decide whether, when and to which upstream a request is sent again.  They know
+handlers and contexts, but neither Flask nor the SDK.  Clocks and random numbers are injected, so
+that tests do not wait.
 
-Once a batch of an answer has come nothing here touches it any more: an answer that has begun is
-never repeated, and each batch after the first costs nothing.
+They act only until the first batch of an answer arrives.  An answer that has begun is never
+repeated, and later batches do not pass through this code.
 """
 
 from __future__ import annotations

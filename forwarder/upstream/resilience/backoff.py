@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt, and whether to wait at all."""
+"""Backoff: whether to retry, and how long to wait before."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 
 FIRST_DELAY_SECONDS = 0.5
-"""Seconds before the first retry; each further one waits twice as long as the one before."""
+"""Seconds before the first retry; each further retry waits twice as long."""
 
 MAX_DELAY_SECONDS = 8.0
-"""Seconds that a retry waits at most, unless the upstream wants more."""
+"""Maximum seconds before a retry, unless the upstream demands more."""
 
 JITTER_SHARE = 0.5
-"""The share of a pause that is left to chance, so that those who failed together come apart.  What
-the upstream wants is never shortened by it, only lengthened a little."""
+"""The random share of a pause, which spreads requests that failed together.  It never shortens a
+pause that the upstream demands; it only lengthens it a little."""
 
 
 class Backoff:
-    """The pauses of one request: at most so many, and so many seconds in all."""
+    """The pauses of one request: at most ``max_retries``, and at most ``seconds`` in total."""
 
     def __init__(
-        self, most: int, seconds: float, chance: Callable[[], float] = random.random
+        self, max_retries: int, seconds: float, chance: Callable[[], float] = random.random
     ) -> None:
-        self._max_attempts = most
+        self._max_attempts = max_retries
         self._seconds_left = seconds
         self._chance = chance
         self._attempts = 0
 
-    def next_delay(self, wanted: float | None) -> float | None:
-        """Seconds until the next attempt, or ``None``: no more attempts.
+    def next_delay(self, retry_after: float | None) -> float | None:
+        """Return the seconds until the next attempt, or ``None`` for no further attempt.
 
-        ``parse_retry_after`` is what the upstream asks for.  It is never asked again sooner than that; when
-        that would take too long, it is not asked again.
+        ``retry_after`` is the pause that the upstream demands, in seconds.  A retry is never sent
+        earlier; if the pause is too long, there is no retry.
         """
         if self._attempts >= self._max_attempts:
             return None
         pause = (
-            wanted
-            if wanted is not None
+            retry_after
+            if retry_after is not None
             else min(FIRST_DELAY_SECONDS * 2.0**self._attempts, MAX_DELAY_SECONDS)
         )
         if pause > self._seconds_left:
             return None
         spread = JITTER_SHARE * self._chance()
-        pause += spread * FIRST_DELAY_SECONDS if wanted is not None else -spread * pause
+        pause += spread * FIRST_DELAY_SECONDS if retry_after is not None else -spread * pause
         self._attempts += 1
         self._seconds_left -= pause
         return pause
@@ -55,9 +55,9 @@ class Backoff:
 def parse_retry_after(
     headers: Mapping[str, str], now: Callable[[], float] = time.time
 ) -> float | None:
-    """The seconds that an upstream's ``retry-after-ms`` or ``retry-after`` asks for.
+    """Return the seconds in an upstream's ``retry-after-ms`` or ``retry-after`` header.
 
-    ``None`` when it asks for nothing, or for what is no time to come.
+    ``None`` if both are missing, invalid or in the past.
     """
     seconds = parse_seconds(headers.get("retry-after-ms"), 1000)
     if seconds is None:

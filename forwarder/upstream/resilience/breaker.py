@@ -1,12 +1,12 @@
-"""A circuit breaker: an upstream that keeps failing is left alone for a while.
+"""Circuit breaker: stops calling an upstream that keeps failing, for a while.
 
-    closed      every request passes; failures in a row, or too large a share of them, open it;
-                failures that a request may have caused count once two clients have met them
-    open        nothing passes until the cool-down is over
-    half_open   one request passes, and what becomes of it decides; others do not wait for it
+    closed      Every request passes. Consecutive failures, or a high share of failures, open it.
+                Failures that the request itself may have caused count after two clients had some.
+    open        No request passes until the cool-down ends.
+    half_open   One trial request passes and decides the next state; others are refused.
 
-The libraries for this were looked at: one makes all calls wait for each other under a lock, the
-other lets everybody through when half open.  Neither suits thousands of requests at once.
+Two libraries were evaluated: one serializes all calls under a lock, the other lets all requests
+pass when half open.  Neither suits thousands of concurrent requests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from forwarder.upstream.resilience.classify import Outcome
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 
 MIN_ANSWERS_FOR_SHARE = 20
-"""Answers within the window below which their share of failures says nothing."""
+"""With fewer answers in the window, their share of failures is not significant."""
 
 _WINDOW_SLICES = 10
 
@@ -30,9 +30,9 @@ _WINDOW_SLICES = 10
 class CircuitBreaker:
     """The breaker of one upstream.
 
-    ``failures`` in a row open it, or a ``compute_failure_share`` of failures among the answers of the last
-    ``window`` seconds; 0 switches off the one, or the other.  ``cooldown`` is in seconds.
-    ``changed`` hears of every new state.
+    It opens after ``failures`` consecutive failures, or if the share of failures among the answers
+    of the last ``window`` seconds reaches ``share``; 0 disables the respective rule.  ``cooldown``
+    is in seconds.  ``changed`` is called with each new state.
     """
 
     def __init__(
@@ -51,24 +51,24 @@ class CircuitBreaker:
         self._now = now
         self._lock = threading.Lock()
         self._state = CLOSED
-        self._changed_at = -inf  # when it opened or, half open, when a request was let through
+        self._changed_at = -inf  # when it opened, or when the trial request passed
         self._consecutive_failures = FailureCount()
         self._window = FailureWindow(window, now)
         self.term = 0
 
     @property
     def state(self) -> str:
-        """The state as the next request would find it."""
+        """The state that the next request would meet."""
         is_over = self._state == OPEN and self.remaining_cooldown <= 0
         return HALF_OPEN if is_over else self._state
 
     @property
     def remaining_cooldown(self) -> float:
-        """Seconds until a request may pass, 0 when one may."""
+        """Seconds until a request may pass; 0 if one may pass now."""
         return max(0.0, self._changed_at + self._cooldown - self._now())
 
     def allow_request(self) -> bool:
-        """May a request pass?  The one that may when half open is on probation for all."""
+        """Return whether a request may pass.  When half open, it is the trial request."""
         with self._lock:
             if self._state == CLOSED:
                 return True
@@ -79,23 +79,23 @@ class CircuitBreaker:
                 self._change_state(HALF_OPEN)
             return True
 
-    def record_outcome(self, term: int, verdict: Outcome, client: str = "") -> None:
-        """What became of a call that began in ``term``; later than that it says nothing.
+    def record_outcome(self, term: int, outcome: Outcome, client: str = "") -> None:
+        """Record the outcome of a call that began in ``term``; ignored if that term is over.
 
-        ``client`` tells apart the clients that met a failure of the kind ``FAILED``.
+        ``client`` identifies the client of an ``AMBIGUOUS_FAILURE``.
         """
         with self._lock:
             if term != self.term:
                 return
-            if verdict is Outcome.UNKNOWN:
+            if outcome is Outcome.UNKNOWN:
                 if self._state == HALF_OPEN:
-                    self._changed_at = -inf  # another may try
+                    self._changed_at = -inf  # permits another trial request
                 return
-            self._window.record(verdict, client)
-            if verdict is Outcome.SUCCESS:
+            self._window.record(outcome, client)
+            if outcome is Outcome.SUCCESS:
                 self._record_success()
             else:
-                self._consecutive_failures.record(verdict, client)
+                self._consecutive_failures.record(outcome, client)
                 self._record_failure()
 
     def _record_success(self) -> None:
@@ -121,14 +121,14 @@ class CircuitBreaker:
 
 
 class FailureCount:
-    """Counts failures; those that a request may have caused only once two clients met some."""
+    """Counts failures; ambiguous failures count only after two clients had some."""
 
     def __init__(self) -> None:
         self._failures = self._ambiguous_failures = 0
         self._clients: set[str] = set()
 
-    def record(self, verdict: Outcome, client: str) -> None:
-        if verdict is Outcome.FAILURE:
+    def record(self, outcome: Outcome, client: str) -> None:
+        if outcome is Outcome.FAILURE:
             self._failures += 1
             return
         self._ambiguous_failures += 1
@@ -145,7 +145,7 @@ class FailureCount:
 
 
 class TimeSlice:
-    """What became of the calls that ended within one slice of time."""
+    """The outcomes of the calls that ended within one slice of time."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -154,26 +154,26 @@ class TimeSlice:
 
 
 class FailureWindow:
-    """How many calls of the last so many seconds failed, counted by slices of that time."""
+    """Counts the outcomes of the last ``window`` seconds in slices of time."""
 
     def __init__(self, window: float, now: Callable[[], float]) -> None:
         self._slice_seconds = window / _WINDOW_SLICES
         self._now = now
         self._slices: deque[TimeSlice] = deque()
 
-    def record(self, verdict: Outcome, client: str = "") -> None:
-        """A call has ended."""
+    def record(self, outcome: Outcome, client: str = "") -> None:
+        """Count a call that has ended."""
         current = self._current_slice()
         if not self._slices or self._slices[-1].number != current:
             self._drop_expired()
             self._slices.append(TimeSlice(current))
-        if verdict is Outcome.SUCCESS:
+        if outcome is Outcome.SUCCESS:
             self._slices[-1].successes += 1
         else:
-            self._slices[-1].failures.record(verdict, client)
+            self._slices[-1].failures.record(outcome, client)
 
     def compute_failure_share(self) -> float:
-        """The share of failures; 0 when there are not enough calls to tell."""
+        """Return the share of failures; 0 if there are too few calls."""
         self._drop_expired()
         failures = FailureCount()
         for each in self._slices:
@@ -183,7 +183,7 @@ class FailureWindow:
         return failed / ended if ended >= MIN_ANSWERS_FOR_SHARE else 0.0
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Forget all outcomes."""
         self._slices.clear()
 
     def _drop_expired(self) -> None:

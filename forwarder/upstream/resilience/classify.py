@@ -1,6 +1,6 @@
-"""What a failure means: ask again, ask another, and does it speak against the upstream?
+"""Classifies failures: whether to retry, to fall back, and to count them against the upstream.
 
-Three tables on one page, so that they can be read beside each other.
+The three rules are in one module, so that they can be compared.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from forwarder.core.errors import (
 )
 
 _RETRYABLE_STATUSES = frozenset({408, 409, 429})
-"""Statuses below 500 that pass, as the SDK has it."""
+"""Statuses below 500 that are temporary; the SDK retries the same ones."""
 
 _FALLBACK_STATUSES = frozenset({408, 429})
-"""Statuses below 500 for which another upstream may do better."""
+"""Statuses below 500 for which another upstream may succeed."""
 
 _PAYMENT_REQUIRED = 402
 
 
 class Outcome(Enum):
-    """What a call says about its upstream.
+    """The outcome of a call, as evidence about its upstream.
 
-    ``FAILURE``: there was no connection, or no answer in time.  ``AMBIGUOUS_FAILURE``: it answered, with a 5xx or
-    with something that is no answer, which the request itself may have caused.
+    ``FAILURE``: no connection, or no answer in time.  ``AMBIGUOUS_FAILURE``: a 5xx or an invalid
+    answer, which the request itself may have caused.
     """
 
     SUCCESS = "well"
@@ -44,10 +44,10 @@ class Outcome(Enum):
 
 
 def is_worth_retry(error: ForwarderError) -> bool:
-    """May the same upstream do better in a moment?
+    """Return whether the same upstream may succeed in a moment.
 
-    Not after a first byte that did not come in time: the upstream is at work on it, and a second
-    request would be paid for as well.
+    Not after a time-out of the first byte: the upstream is working on the request, and a second
+    request would be billed too.
     """
     if isinstance(error, UpstreamRefused):
         return is_refusal_worth_retry(error)
@@ -55,18 +55,18 @@ def is_worth_retry(error: ForwarderError) -> bool:
 
 
 def is_refusal_worth_retry(error: UpstreamRefused) -> bool:
-    told = error.headers.get("x-should-retry")
-    if told in ("true", "false"):
-        return told == "true"
-    passing = error.status >= 500 or error.status in _RETRYABLE_STATUSES
-    return passing and error.kind is not ErrorKind.QUOTA_EXHAUSTED  # which no waiting helps against
+    should_retry = error.headers.get("x-should-retry")
+    if should_retry in ("true", "false"):
+        return should_retry == "true"
+    is_temporary = error.status >= 500 or error.status in _RETRYABLE_STATUSES
+    return is_temporary and error.kind is not ErrorKind.QUOTA_EXHAUSTED  # waiting does not help
 
 
 def is_worth_fallback(error: ForwarderError, own_key: bool) -> bool:
-    """May another upstream do better?
+    """Return whether another upstream may succeed.
 
-    ``own_key`` says that the upstream was asked with the forwarder's key: then an empty account is
-    the operator's matter, and the client's request as good as before.
+    ``own_key`` means that the request used the forwarder's key.  Then an exhausted account belongs
+    to the operator, and the client's request is still valid for other upstreams.
     """
     if isinstance(error, UpstreamRefused):
         elsewhere = error.status >= 500 or error.status in _FALLBACK_STATUSES
@@ -84,10 +84,10 @@ def is_worth_fallback(error: ForwarderError, own_key: bool) -> bool:
 
 
 def classify_outcome(error: ForwarderError) -> Outcome:
-    """What a failure says about its upstream.
+    """Return the outcome that a failure means for the breaker.
 
-    One that refuses is well, unless by a 5xx.  A 429 is a matter of one key or model: it opens no
-    breaker, and closes none.
+    An upstream that refuses a request is available, unless it answers a 5xx.  A 429 concerns one
+    key or model, so it neither opens nor closes a breaker.
     """
     if isinstance(error, UpstreamRefused):
         if error.status >= 500:
@@ -95,16 +95,16 @@ def classify_outcome(error: ForwarderError) -> Outcome:
         return Outcome.UNKNOWN if error.status == 429 else Outcome.SUCCESS
     if isinstance(error, UpstreamKeyRefused):
         return Outcome.SUCCESS
-    if error.code == "upstream_disconnected":  # it had begun to answer
+    if error.code == "upstream_disconnected":  # after the answer had begun
         return Outcome.AMBIGUOUS_FAILURE
     if isinstance(error, UpstreamProtocolError):
         return Outcome.AMBIGUOUS_FAILURE
-    ill = isinstance(error, UpstreamUnreachable | UpstreamTimeout)
-    return Outcome.FAILURE if ill else Outcome.UNKNOWN
+    is_failure = isinstance(error, UpstreamUnreachable | UpstreamTimeout)
+    return Outcome.FAILURE if is_failure else Outcome.UNKNOWN
 
 
 def get_failure_label(error: ForwarderError) -> str:
-    """A failure in a word, from a set that providers cannot make large."""
+    """Return a short label for a failure, from a bounded set (it becomes a metric label)."""
     if isinstance(error, UpstreamRefused):
         return str(error.status)
     return error.code or error.type

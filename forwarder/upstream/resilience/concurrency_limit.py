@@ -1,4 +1,4 @@
-"""How many may be under way at once."""
+"""Limits the number of concurrent requests."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections.abc import Callable
 
 
 class ConcurrencyLimit:
-    """Counts what is under way; with a limit, refuses what is more."""
+    """Counts concurrent requests and refuses those above ``limit``; ``None`` is unlimited."""
 
-    def __init__(self, most: int | None) -> None:
-        self._limit = most
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
         self._lock = threading.Lock()
         self.in_use = 0
 
     def acquire(self) -> Callable[[], None] | None:
-        """A slot, as the function that frees it, once however often it is called; or ``None``."""
+        """Take a slot and return the function that frees it; ``None`` if all slots are taken.
+
+        The function may be called several times; only the first call frees the slot.
+        """
         with self._lock:
             if self._limit is not None and self.in_use >= self._limit:
                 return None
@@ -28,13 +31,13 @@ class ConcurrencyLimit:
 
 
 class ConcurrencySlot:
-    """One slot that is taken."""
+    """A slot in use."""
 
     def __init__(self, free: Callable[[], None]) -> None:
         self._release_once = [free]
 
     def release(self) -> None:
-        """``pop`` goes to one only, whoever else wants to free it at the same moment."""
+        """Free the slot once: `list.pop` succeeds for one of several concurrent callers."""
         try:
             free = self._release_once.pop()
         except IndexError:

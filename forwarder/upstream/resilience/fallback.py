@@ -1,4 +1,4 @@
-"""Which upstream gets a request when the first cannot serve it, and how many there may be."""
+"""Fallback to further upstreams, and the limit of concurrent requests."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from forwarder.upstream.resilience.upstream_state import UpstreamState
 log = logging.getLogger("forwarder.resilience")
 
 OpenRoute = Callable[[Route], EventStream]
-"""Asks a route's upstream; its answer has begun when this returns."""
+"""Calls a route's upstream; the answer has begun when it returns."""
 
 
 class Resilience:
-    """What one process knows of all its upstreams; ``observer`` hears what is done about it."""
+    """The states of all upstreams in one process; ``observer`` is notified of fallbacks etc."""
 
     def __init__(self, settings: Settings, observer: RequestObserver | None = None) -> None:
         self.observer = observer or RequestObserver()
@@ -35,90 +35,96 @@ class Resilience:
         self.concurrency_limit = ConcurrencyLimit(settings.max_concurrent)
         self.counts: Counter[str] = Counter()
 
-    def admit_request(self, exchange: RequestContext) -> None:
-        """Let a request in until its exchange ends; raises Overloaded when there are too many."""
+    def admit_request(self, context: RequestContext) -> None:
+        """Admit a request until its context is closed.  Raises Overloaded above the limit."""
         free = self.concurrency_limit.acquire()
         if free is None:
             self.counts["refused"] += 1
             self.observer.on_rejection("overloaded")
-            raise Overloaded("The forwarder serves as many requests as it may at the moment.")
-        exchange.cleanup.add(free)
+            raise Overloaded("The forwarder already serves the maximum number of requests.")
+        context.cleanup.add(free)
 
     def open_first_available(
-        self, routes: Sequence[Route], open_: OpenRoute, exchange: RequestContext
+        self, routes: Sequence[Route], open_: OpenRoute, context: RequestContext
     ) -> EventStream:
-        """The answer of the first route that has one.
+        """Return the answer of the first route that succeeds.
 
-        When none has, the client is told of the first, which is the one that it asked for: its
-        failure is raised, and ``exchange`` is as if no other had been asked.
+        If all fail, raises the error of the first route, which the client requested, and restores
+        ``context`` to the state of that route.
         """
         first, *others = routes
         try:
-            return self._open_route(first, open_, exchange)
+            return self._open_route(first, open_, context)
         except ForwarderError as error:
             own_key = not first.upstream.passthrough_key
-            if exchange.is_cancelled or not others or not is_worth_fallback(error, own_key):
+            if context.is_cancelled or not others or not is_worth_fallback(error, own_key):
                 raise
             failures = [error]
-        ledger, headers = exchange.loss_report, exchange.reply_headers
-        stream = self._try_fallbacks(routes, open_, exchange, failures)
-        untold = list(zip(routes, failures, strict=False))[stream is None :]
-        for route, failure in untold:
+        loss_report, headers = context.loss_report, context.reply_headers
+        stream = self._try_fallbacks(routes, open_, context, failures)
+        hidden_failures = list(zip(routes, failures, strict=False))[stream is None :]
+        for route, failure in hidden_failures:
             self.observer.on_failure(route.upstream.name, failure)
         if stream is None:
-            exchange.new_attempt(first.upstream.name, first.model)
-            exchange.loss_report, exchange.reply_headers = ledger, headers
+            context.new_attempt(first.upstream.name, first.model)
+            context.loss_report, context.reply_headers = loss_report, headers
             raise failures[0]
         return stream
 
     def describe_states(self) -> dict[str, Any]:
-        """Upstream name -> its state and counters."""
-        return {name: standing.describe() for name, standing in self.upstream_states.items()}
+        """Return upstream name -> its state and counters."""
+        return {name: state.describe() for name, state in self.upstream_states.items()}
 
     def _try_fallbacks(
         self,
         routes: Sequence[Route],
         open_: OpenRoute,
-        exchange: RequestContext,
+        context: RequestContext,
         failures: list[ForwarderError],
     ) -> EventStream | None:
-        """The answer of the first route but one that has one; ``failures`` are those before it.
+        """Try the routes after the first; append their errors to ``failures``.
 
-        Whatever a fallback has against a request, the client did not ask for it.
+        Every error leads to the next route, because the client did not request a fallback.
         """
         for before, route in pairwise(routes):
-            self._record_fallback(before, route, failures[-1], exchange)
+            self._record_fallback(before, route, failures[-1], context)
             try:
-                return self._open_route(route, open_, exchange)
+                return self._open_route(route, open_, context)
             except ForwarderError as error:
-                if exchange.is_cancelled:
+                if context.is_cancelled:
                     break
                 failures.append(error)
         return None
 
-    def _open_route(self, route: Route, open_: OpenRoute, exchange: RequestContext) -> EventStream:
-        exchange.new_attempt(route.upstream.name, route.model)
-        held = self.upstream_states.get_or_create(route.upstream).admit_request()
+    def _open_route(self, route: Route, open_: OpenRoute, context: RequestContext) -> EventStream:
+        context.new_attempt(route.upstream.name, route.model)
+        admission = self.upstream_states.get_or_create(route.upstream).admit_request()
         try:
             stream = open_(route)
         except BaseException:
-            held.close()
+            admission.close()
             raise
-        exchange.cleanup.add(held.close)
+        context.cleanup.add(admission.close)
         return stream
 
     def _create_state(self, settings: UpstreamSettings) -> UpstreamState:
         return UpstreamState(settings, self.observer, identify=self._identify_client)
 
-    def _identify_client(self, exchange: RequestContext) -> str:
-        return make_account_id(exchange.client_key, exchange.client_address, self._settings)
+    def _identify_client(self, context: RequestContext) -> str:
+        return make_account_id(context.client_key, context.client_address, self._settings)
 
     def _record_fallback(
-        self, before: Route, to: Route, error: ForwarderError, exchange: RequestContext
+        self, before: Route, to: Route, error: ForwarderError, context: RequestContext
     ) -> None:
-        names, why = (before.upstream.name, to.upstream.name), get_failure_label(error)
+        names, reason = (before.upstream.name, to.upstream.name), get_failure_label(error)
         self.upstream_states.get_or_create(before.upstream).counts["fallbacks"] += 1
-        exchange.failed_upstreams.append(before.upstream.name)
-        self.observer.on_fallback(*names, why)
-        told = {"id": exchange.id, "upstream": names[0], "fallback": names[1], "reason": why}
-        log.warning(told | ({"detail": error.log_detail} if error.log_detail else {}))
+        context.failed_upstreams.append(before.upstream.name)
+        self.observer.on_fallback(*names, reason)
+        fields = {
+            "event": "upstream_fallback",
+            "id": context.id,
+            "upstream": names[0],
+            "fallback": names[1],
+            "reason": reason,
+        }
+        log.warning(fields | ({"detail": error.log_detail} if error.log_detail else {}))

@@ -1,4 +1,4 @@
-"""The beginning of an answer: until its first batch there is time for another try, and a status."""
+"""Waits for the first batch of an answer; before it, a retry and an error status are possible."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from forwarder.core.types import EventStream
 
 
 def await_first_event(stream: EventStream) -> EventStream:
-    """The stream with its first batch read, which may be a silence of some seconds.
+    """Return the stream after its first batch was read; that batch can be empty (a heartbeat).
 
-    Raises what breaks before that.
+    Raises errors that occur before the first batch.
     """
     first = next(stream, None)
     return stream if first is None else itertools.chain([first], stream)

@@ -1,7 +1,7 @@
-"""What an upstream may be asked again for, so that retries never become a storm.
+"""Retry budget of an upstream, which prevents retry storms.
 
-When everything fails, retries multiply the requests that an upstream in trouble gets.  So requests
-earn them: one for every five, and a few a minute where there are hardly any requests.
+If all requests fail, retries multiply the load of an upstream that is already in trouble.  So
+requests earn retries: one per five requests, and a few per minute under low traffic.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_SAVED_RETRIES = 10.0
 
 
 class RetryBudget:
-    """A bucket of retries."""
+    """A token bucket of retries."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -30,12 +30,12 @@ class RetryBudget:
         self._filled_at = now()
 
     def earn(self) -> None:
-        """A request has come."""
+        """Add the share of a retry that a new request earns."""
         with self._lock:
             self._add_retries(RETRIES_PER_REQUEST)
 
     def spend(self) -> bool:
-        """Take one retry out; False when there is none."""
+        """Take one retry; return False if there is none left."""
         with self._lock:
             now = self._now()
             self._add_retries((now - self._filled_at) * RETRIES_PER_SECOND)

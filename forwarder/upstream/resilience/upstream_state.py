@@ -1,4 +1,4 @@
-"""How one upstream stands: its breaker, its slots, its retries, and what was counted of it."""
+"""The state of one upstream: circuit breaker, concurrency limit, retry budget and counters."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class UpstreamState:
         observer: RequestObserver,
         now: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
-        identify: Callable[[RequestContext], str] = lambda exchange: exchange.client_key or "",
+        identify: Callable[[RequestContext], str] = lambda context: context.client_key or "",
     ) -> None:
         self.settings = settings
         self.concurrency_limit = ConcurrencyLimit(settings.max_concurrent)
@@ -59,95 +59,101 @@ class UpstreamState:
         self._identify_client = identify
 
     def admit_request(self) -> CleanupStack:
-        """Let a request in; closing what this gives lets it out again.
+        """Admit a request; the caller closes the returned stack when the request ends.
 
-        Raises Overloaded when there are too many, UpstreamUnavailable while the breaker is open.
+        Raises Overloaded above the limit, and UpstreamUnavailable while the breaker is open.
         """
         name = self.settings.name
-        held = CleanupStack()
+        admission = CleanupStack()
         free = self.concurrency_limit.acquire()
         if free is None:
             raise self._record_refusal(
                 Overloaded(f"Too many requests at once for the upstream '{name}'.")
             )
-        held.add(free)
+        admission.add(free)
         if not self.breaker.allow_request():
-            held.close()
-            message = f"The upstream '{name}' keeps failing, and is left alone for a while."
+            admission.close()
+            message = f"The upstream '{name}' keeps failing, so it is not called for a while."
             raise self._record_refusal(
                 UpstreamUnavailable(message, self.breaker.remaining_cooldown)
             )
-        # One that leaves without having asked the upstream does not keep others from trying.
-        held.add(self.breaker.record_outcome, self.breaker.term, Outcome.UNKNOWN)
-        return held
+        # A trial request that ends without calling the upstream must permit another trial.
+        admission.add(self.breaker.record_outcome, self.breaker.term, Outcome.UNKNOWN)
+        return admission
 
-    def with_retries(self, call: Handler, exchange: RequestContext) -> Handler:
-        """Wrap a call so that it is tried again as the settings and the upstream allow.
+    def with_retries(self, handler: Handler, context: RequestContext) -> Handler:
+        """Wrap a handler in retries, as far as the settings and the upstream allow.
 
-        The call must have read the beginning of its answer when it returns.
+        The handler must return after the first batch of its answer.
         """
 
         def handle_request(request: Json) -> EventStream:
-            return self.run_with_retries(partial(call, request), exchange)
+            return self.run_with_retries(partial(handler, request), context)
 
         return handle_request
 
-    def run_with_retries(self, do: Callable[[], T], exchange: RequestContext) -> T:
-        """Do it, more than once where that may help; raises the last failure."""
+    def run_with_retries(self, work: Callable[[], T], context: RequestContext) -> T:
+        """Run ``work`` and retry it while that may help.  Raises the last error."""
         pauses = Backoff(self.settings.max_retries, self.settings.retry_wait, self._chance)
         self.retry_budget.earn()
         while True:
             try:
-                return self._record_outcome(do, exchange)
+                return self._record_outcome(work, context)
             except ForwarderError as error:
-                if not self._wait_for_retry(error, pauses, exchange):
+                if not self._wait_for_retry(error, pauses, context):
                     raise
 
     def describe(self) -> dict[str, object]:
-        """The state and the counters, for people."""
+        """Return the state and the counters, for operators."""
         state = {"breaker": self.breaker.state, "concurrent": self.concurrency_limit.in_use}
         return {**state, **dict(sorted(self.counts.items()))}
 
-    def _record_outcome(self, do: Callable[[], T], exchange: RequestContext) -> T:
-        """Do it, and let the breaker know."""
+    def _record_outcome(self, work: Callable[[], T], context: RequestContext) -> T:
+        """Run ``work`` and record its outcome in the breaker."""
         term = self.breaker.term
         self.counts["attempts"] += 1
         try:
-            done = do()
+            result = work()
         except ForwarderError as error:
-            # A client that has gone broke the connection itself.
-            said = Outcome.UNKNOWN if exchange.is_cancelled else classify_outcome(error)
-            self.counts["failures"] += said in (Outcome.FAILURE, Outcome.AMBIGUOUS_FAILURE)
-            if said is not Outcome.AMBIGUOUS_FAILURE:
-                self.breaker.record_outcome(term, said)
+            # If the client has disconnected, that broke the connection, not the upstream.
+            outcome = Outcome.UNKNOWN if context.is_cancelled else classify_outcome(error)
+            self.counts["failures"] += outcome in (Outcome.FAILURE, Outcome.AMBIGUOUS_FAILURE)
+            if outcome is not Outcome.AMBIGUOUS_FAILURE:
+                self.breaker.record_outcome(term, outcome)
             elif self.settings.fallback:
-                self.breaker.record_outcome(term, said, self._identify_client(exchange))
-            else:  # the upstream answers, and there is no other to ask
+                self.breaker.record_outcome(term, outcome, self._identify_client(context))
+            else:  # the upstream answers, and there is no other upstream to call
                 self.breaker.record_outcome(term, Outcome.SUCCESS)
             raise
         self.breaker.record_outcome(term, Outcome.SUCCESS)
-        return done
+        return result
 
     def _wait_for_retry(
-        self, error: ForwarderError, pauses: Backoff, exchange: RequestContext
+        self, error: ForwarderError, pauses: Backoff, context: RequestContext
     ) -> bool:
-        """Wait for the next attempt; False when there is to be none."""
-        if exchange.is_cancelled or not is_worth_retry(error) or self.breaker.state != CLOSED:
+        """Wait for the next attempt; return False if there is none."""
+        if context.is_cancelled or not is_worth_retry(error) or self.breaker.state != CLOSED:
             return False
         pause = pauses.next_delay(parse_retry_after(error.headers))
         if pause is None or not self.retry_budget.spend():
             return False
-        self._record_retry(error, pause, exchange)
-        return exchange.wait(pause) and self.breaker.state == CLOSED
+        self._record_retry(error, pause, context)
+        return context.wait(pause) and self.breaker.state == CLOSED
 
-    def _record_retry(self, error: ForwarderError, pause: float, exchange: RequestContext) -> None:
-        name, why = self.settings.name, get_failure_label(error)
+    def _record_retry(self, error: ForwarderError, pause: float, context: RequestContext) -> None:
+        name, reason = self.settings.name, get_failure_label(error)
         self.counts["retries"] += 1
-        exchange.retries += 1
-        exchange.reply_headers = {}
-        self._observer.on_retry(name, why)
-        told = {"id": exchange.id, "upstream": name, "retry_in": round(pause, 3), "reason": why}
-        log.info(told | ({"detail": error.log_detail} if error.log_detail else {}))
+        context.retries += 1
+        context.reply_headers = {}
+        self._observer.on_retry(name, reason)
+        fields = {
+            "event": "upstream_retry",
+            "id": context.id,
+            "upstream": name,
+            "retry_in": round(pause, 3),
+            "reason": reason,
+        }
+        log.info(fields | ({"detail": error.log_detail} if error.log_detail else {}))
 
     def _record_refusal(self, error: Overloaded | UpstreamUnavailable) -> ForwarderError:
         self.counts["refused"] += 1
@@ -156,5 +162,10 @@ class UpstreamState:
 
     def _on_breaker_change(self, state: str) -> None:
         self.counts[f"breaker_{state}"] += 1
-        log.warning("upstream '%s': its breaker is %s", self.settings.name, state)
+        log.warning(
+            "upstream '%s': its breaker is %s",
+            self.settings.name,
+            state,
+            extra={"event": "upstream_breaker"},
+        )
         self._observer.on_breaker_change(self.settings.name, state)

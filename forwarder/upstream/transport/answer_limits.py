@@ -1,6 +1,7 @@
-"""Limits of what an upstream answers: it may be broken, or in the wrong hands.
+"""Size limits for the answers of upstreams, which may be faulty or hostile.
 
-Nothing is decompressed: a kilobyte of Brotli can be a gigabyte, and `identity` is asked for.
+Nothing is decompressed, because a kilobyte of Brotli can expand to a gigabyte.  Requests ask for
+`identity`.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ from typing import cast
 import httpx2
 
 MAX_ANSWER_BYTES = 64 * 2**20
-"""Bytes of an answer that is read as a whole, unless a setting says otherwise."""
+"""Default limit in bytes for an answer that is read as a whole."""
 
 MAX_ERROR_BODY_BYTES = 2**20
-"""Bytes of an error's body that are read; the rest is left."""
+"""Bytes that are read of an error body; the rest is ignored."""
 
 MAX_HEAD_BYTES = 2**16
-"""Bytes of the headers of an answer, with those of interim answers and the trailers."""
+"""Bytes of the headers of an answer, including interim answers (1xx) and trailers."""
 
 MAX_INTERIM_ANSWERS = 16
 
 
 class UnreadableAnswer(httpx2.RemoteProtocolError):
-    """An answer that is not read; the text says what the upstream did."""
+    """An answer beyond the limits; the message is a predicate: "answered with ..."."""
 
 
 class BoundedStream(httpx2.SyncByteStream):
-    """At most ``limit`` bytes of a body: the rest is left, or refused."""
+    """Yields at most ``limit`` bytes of a body; raises beyond it if ``refuses``, else stops."""
 
     def __init__(self, inner: httpx2.SyncByteStream, limit: int, refuses: bool) -> None:
         self._inner = inner
@@ -50,14 +51,14 @@ class BoundedStream(httpx2.SyncByteStream):
 
 
 def describe_oversized_answer(limit: int) -> str:
-    """What an upstream did that answered with more than ``limit`` bytes."""
+    """Return the predicate for an answer of more than ``limit`` bytes."""
     return f"answered with more than {limit} bytes (limit: FORWARDER_MAX_ANSWER)"
 
 
 def limit_answer(response: httpx2.Response) -> None:
-    """Hold an unread answer to the limits: cut the body of an error, refuse to decompress.
+    """Apply the limits to an unread answer: cut error bodies and refuse compression.
 
-    Raises AnswerRefused.  An error that is compressed keeps its status and loses its body.
+    Raises UnreadableAnswer.  A compressed error keeps its status and loses its body.
     """
     coding = response.headers.get("content-encoding", "").strip().lower()
     is_encoded = coding not in ("", "identity")
@@ -78,7 +79,7 @@ def get_body_stream(response: httpx2.Response) -> httpx2.SyncByteStream:
 
 
 def read_answer(response: httpx2.Response, limit: int) -> None:
-    """Read an answer as a whole and close it.  Raises AnswerRefused when it is too large."""
+    """Read an answer as a whole and close it.  Raises UnreadableAnswer if it is too large."""
     if not response.is_error:
         response.stream = BoundedStream(get_body_stream(response), limit, refuses=True)
     try:

@@ -1,7 +1,7 @@
-"""What arrives from an upstream, as it arrives: bytes, or ``b""`` after a while of silence.
+"""Reads a response in chunks as they arrive, with ``b""`` as heartbeat during silence.
 
-Under gevent the transport does this itself.  Under threads (development, the demo) the response
-is read by a thread of its own, since a blocking read cannot be interrupted.
+Under gevent the transport does this itself.  Under threads (development, the demo) a separate
+thread reads each response, because a blocking read cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import httpx2
 
 
 class ChunkReader(Protocol):
-    """Iterates bytes; ``silence_limit`` limits, in seconds, the wait for each further piece."""
+    """Iterates bytes.  ``silence_limit`` is the maximum wait in seconds for each further chunk."""
 
     silence_limit: float | None
 
@@ -27,20 +27,19 @@ class ChunkReader(Protocol):
 
 
 def open_chunk_reader(response: httpx2.Response, heartbeat: float) -> ChunkReader:
-    """The arrivals of a response that has not been read."""
-    own = response.extensions.get("arrivals")
-    if own is not None and "content-encoding" not in response.headers:
-        arrivals: ChunkReader = own
-        return arrivals
+    """Return the transport's own reader of an unread response, or a threaded one."""
+    reader: ChunkReader | None = response.extensions.get("arrivals")
+    if reader is not None and "content-encoding" not in response.headers:
+        return reader
     return ThreadedReader(response, heartbeat)
 
 
 MAX_BUFFERED_BYTES = 2**18
-"""Bytes that may wait for a slow client; after that the upstream has to wait too."""
+"""Bytes buffered for a slow client; beyond that, reading from the upstream pauses."""
 
 
 class ThreadedReader:
-    """Arrivals read by a thread, no further ahead of who iterates them than ``MAX_BUFFERED_BYTES`` bytes."""
+    """Reads a response in a thread, at most ``MAX_BUFFERED_BYTES`` ahead of its consumer."""
 
     def __init__(self, response: httpx2.Response, heartbeat: float) -> None:
         self.silence_limit: float | None = None
@@ -48,7 +47,7 @@ class ThreadedReader:
         self._heartbeat = heartbeat
         self._condition = threading.Condition()
         self._chunks: deque[bytes | BaseException | None] = deque()
-        self._buffered_bytes = 0  # bytes
+        self._buffered_bytes = 0
         self._is_reading = self._is_closed = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -72,11 +71,11 @@ class ThreadedReader:
             yield piece
 
     def close(self) -> None:
-        """End the thread, and with it a connection that it still reads from."""
+        """End the thread, and shut down the connection if the thread still reads from it."""
         with self._condition:
             self._is_closed = True
             self._condition.notify_all()
-        if self._is_reading and not self._response.is_closed:  # or it may be another's by now
+        if self._is_reading and not self._response.is_closed:  # else it may serve another request
             shut_down_connection(self._response)
 
     def _wait_for_chunk(self, seconds: float) -> bool:
@@ -95,7 +94,7 @@ class ThreadedReader:
                 if self._is_closed:
                     break
             end: BaseException | None = None
-        except Exception as error:  # handed to the reader, whose errors they are
+        except Exception as error:  # raised in the consumer's thread
             end = error
         self._is_reading = False
         self._put_chunk(end)
@@ -111,10 +110,10 @@ class ThreadedReader:
 
 
 def shut_down_connection(response: httpx2.Response) -> None:
-    """End a read that another thread is in: closing a socket would not, shutting it down does."""
+    """Shut down the socket, which ends a blocking read in another thread; closing would not."""
     stream = response.extensions.get("network_stream")
     sock = stream.get_extra_info("socket") if stream is not None else None
     if sock is not None:
-        with suppress(OSError):  # it is closed already
-            # Not TLS's own: that takes the socket's cipher away from under the other thread.
+        with suppress(OSError):  # the socket is closed already
+            # Not the method of TLS sockets: it removes the cipher that the other thread uses.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -1,7 +1,7 @@
-"""Why a request did not get through to a server, in words for clients, the log and /ready.
+"""Describes connection errors for clients, the log and /ready.
 
-The exceptions of both transports keep the operating system's or OpenSSL's error as their cause.
-The words name hosts and ports only: a proxy's user and password never appear.
+The exceptions of both transports have the error of the operating system or of OpenSSL as cause.
+Descriptions name hosts and ports only, never the user and password of a proxy.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _CERTIFICATE_CHECKS = {
 """OpenSSL's verification error -> the check that failed."""
 
 _UNTRUSTED_CODES = frozenset({18, 19, 20, 21})
-"""Verification errors that disappear once the authority is trusted."""
+"""Verification errors that disappear if the authority is trusted."""
 
 _STRICT_CODES = range(80, 94)
 """Verification errors of VERIFY_X509_STRICT, which Python 3.13 and newer switch on."""
 
 _NOT_TLS_REASONS = frozenset({"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
-"""OpenSSL's reasons when the bytes that come back are no TLS."""
+"""OpenSSL's reasons if the server does not speak TLS."""
 
 _NEGOTIATION_REASONS = (
     "handshake failure",
@@ -46,7 +46,7 @@ _NEGOTIATION_REASONS = (
     "unsupported protocol",
     "no ciphers",
 )
-"""OpenSSL's reasons when the two sides cannot agree."""
+"""OpenSSL's reasons if the two sides have no protocol or cipher in common."""
 
 _RESET_ERRORS = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 
@@ -56,9 +56,9 @@ _PROXY_STATUS = re.compile(r"\b[45]\d\d\b[ -~]*")
 def describe_connection_error(
     error: BaseException, base_url: str, proxies: Mapping[str, str]
 ) -> str:
-    """A clause that says why ``error`` happened on the way to ``base_url``.
+    """Return a clause with the reason for ``error`` in a request to ``base_url``.
 
-    ``proxies`` is as ``urllib.request.getproxies`` gives it.
+    ``proxies`` has the form of ``urllib.request.getproxies``.
     """
     url = httpx2.URL(base_url)
     server, proxy = format_address(url), find_proxy(base_url, proxies)
@@ -67,7 +67,7 @@ def describe_connection_error(
         return f"the proxy {proxy} refused to connect to {server}{describe_proxy_status(error)}"
     for cause in causes:
         if isinstance(cause, ssl.SSLError):
-            # Only the server's own TLS can fail: proxies are reached without.
+            # Only the server's own TLS can fail: proxies are used without TLS.
             return describe_tls_error(cause, server, url.host) + describe_proxy(proxy)
     reached = (proxy or server).rpartition("/")[2]
     for cause in causes:
@@ -83,7 +83,7 @@ def describe_connection_error(
 
 
 def describe_broken_answer(error: BaseException) -> str:
-    """A clause that says how the connection broke under an answer that had begun."""
+    """Return a clause with the reason why a connection broke during an answer."""
     if any(isinstance(cause, ConnectionError) for cause in iter_causes(error)):
         return "it was reset"
     if isinstance(error, httpx2.RemoteProtocolError):
@@ -92,22 +92,24 @@ def describe_broken_answer(error: BaseException) -> str:
 
 
 def iter_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error itself and what led to it, outermost first."""
+    """Yield the error and its causes, outermost first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__  # httpcore2 hides the context, and keeps it
+        error = (
+            error.__cause__ or error.__context__
+        )  # httpcore2 suppresses the context but keeps it
 
 
 def format_address(url: httpx2.URL) -> str:
-    """``host:port``, without user and password."""
+    """Return ``host:port`` without user and password."""
     host = f"[{url.host}]" if ":" in url.host else url.host
     return f"{host}:{url.port or _DEFAULT_PORTS.get(url.scheme, 80)}"
 
 
 def find_proxy(base_url: str, proxies: Mapping[str, str]) -> str | None:
-    """The proxy on the way to ``base_url``, as ``http://host:port``."""
+    """Return the proxy for ``base_url`` as ``http://host:port``."""
     try:
         proxy = select_proxy(httpx2.URL(base_url), proxies)
     except httpx2.UnsupportedProtocol:  # the error itself says so
@@ -120,7 +122,7 @@ def describe_proxy(proxy: str | None) -> str:
 
 
 def describe_proxy_status(error: BaseException) -> str:
-    """The status line with which the proxy refused, if there was one."""
+    """Return the status line of the proxy's refusal, or the error's text."""
     status = _PROXY_STATUS.search(str(error))
     return f" ({status.group().strip()})" if status else f" ({error})"
 
@@ -151,11 +153,11 @@ def describe_certificate_error(error: ssl.SSLCertVerificationError, host: str) -
             f"enforce: {message}. A private authority must put key identifiers and key usage "
             "into its certificates; issue them anew"
         )
-    found = _CERTIFICATE_CHECKS.get(code, "its certificate was not accepted")
+    problem = _CERTIFICATE_CHECKS.get(code, "its certificate was not accepted")
     if code in (62, 64):
-        return f"{found} than '{host}'"
+        return f"{problem} than '{host}'"
     hint = "; SSL_CERT_FILE can name an authority to trust" if code in _UNTRUSTED_CODES else ""
-    return f"{found} ({message}){hint}"
+    return f"{problem} ({message}){hint}"
 
 
 def describe_system_error(error: BaseException, place: str) -> str:

@@ -1,7 +1,7 @@
-"""Connections to one server: opened directly or through a proxy, and kept while they are good.
+"""Connection pool for one server, directly or through a proxy, with keep-alive.
 
-Built on geventhttpclient's pool, which resolves, connects and speaks to proxies.  Failures leave
-as httpx2's exceptions.
+It is built on geventhttpclient's pool, which resolves names, connects, and handles proxies.  Errors
+are raised as httpx2's exceptions.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from geventhttpclient.connectionpool import ConnectionPool
 from forwarder.upstream.transport.pinned_transport import NO_ADDRESS_MESSAGE, AddressLookup
 
 RECEIVE_BYTES = 2**16
-"""Bytes taken from a socket at once."""
+"""Bytes per read from a socket."""
 
 MAX_IDLE_SECONDS = 30.0
-"""How long a connection is kept unused.  Servers and the middle boxes on the way to them forget
-idle connections, some without a word."""
+"""Seconds after which an idle connection is closed.  Servers and middleboxes drop idle
+connections, some without notice."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -34,11 +34,11 @@ _poll: Callable[[], Any] = monkey.get_original("select", "poll")
 
 
 class ServerConnectionPool(ConnectionPool):
-    """The connections to the server of ``url``: at most ``size`` in use, idle ones kept.
+    """The connections to the server of ``url``: at most ``size`` in use; idle ones are reused.
 
-    ``lookup`` says where to connect, instead of the system.
-    ``opened_connections`` counts the connections ever made.  ``uses_absolute_urls`` tells whether a request names the
-    whole URL, since the connection leads to a proxy.
+    ``lookup`` replaces the system's name look-up.  ``opened_connections`` counts all connections
+    so far.  ``uses_absolute_urls`` means that requests must name the whole URL, because the
+    connection leads to a proxy.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ServerConnectionPool(ConnectionPool):
         origin = url.raw_host.decode(), url.port or _DEFAULT_PORTS[url.scheme]
         target = (proxy.raw_host.decode(), proxy.port or 80) if proxy else origin
         super().__init__(*target, *origin, size)
-        # Limits are set by request, and a socket of the pool knows none of its own.
+        # Each request sets its own time-outs, so the sockets of the pool have none.
         self.connection_timeout = self.network_timeout = None  # type: ignore[assignment]
         self.opened_connections = 0
         self.uses_absolute_urls = proxy is not None and tls is None
@@ -73,16 +73,17 @@ class ServerConnectionPool(ConnectionPool):
     def acquire(
         self, timeouts: Mapping[str, float | None], fresh: bool
     ) -> tuple[socket.socket, bool]:
-        """A connection, and whether it was used before; ``fresh`` demands a new one.
+        """Return a connection, and whether it was used before; ``fresh`` demands a new one.
 
-        ``connect`` limits, in seconds, name look-up, connecting and handshake together; ``pool``
-        the wait for a place.  Raises PoolTimeout, ConnectTimeout, ConnectError or ProxyError.
+        The time-out ``connect`` limits name look-up, connecting and handshake together, in
+        seconds; ``pool`` limits the wait for a free connection.  Raises PoolTimeout,
+        ConnectTimeout, ConnectError or ProxyError.
         """
         if not self._semaphore.acquire(timeout=timeouts.get("pool")):
             raise httpx2.PoolTimeout("Too many connections are in use.")
         try:
-            kept = None if fresh else self._take_idle()
-            return (kept, True) if kept else (self._open_connection(timeouts.get("connect")), False)
+            idle = None if fresh else self._take_idle()
+            return (idle, True) if idle else (self._open_connection(timeouts.get("connect")), False)
         except BaseException:
             self._semaphore.release()
             raise
@@ -98,7 +99,7 @@ class ServerConnectionPool(ConnectionPool):
             self._schedule_prune()
 
     def close(self) -> None:
-        """Close what is kept; what is in use closes when it is returned."""
+        """Close idle connections; those in use are closed when they are returned."""
         self._closed = True
         if self._prune_timer is not None:
             self._prune_timer.close()
@@ -107,9 +108,9 @@ class ServerConnectionPool(ConnectionPool):
             self._idle_sockets.pop()[1].close()
 
     def _schedule_prune(self) -> None:
-        """Have idle connections closed in time, whether or not there are further requests.
+        """Start the pool's timer that closes idle connections even without further requests.
 
-        One timer for the pool, as long as something is kept; it keeps no process alive.
+        The timer runs while there are idle connections; it does not keep the process alive.
         """
         seconds = self._idle_sockets[0][0] + MAX_IDLE_SECONDS - time.monotonic()
         self._prune_timer = gevent.get_hub().loop.timer(max(seconds, 0.001), ref=False)
@@ -143,7 +144,7 @@ class ServerConnectionPool(ConnectionPool):
                 return self._create_socket()
         except TimeoutError as error:
             raise httpx2.ConnectTimeout(str(error)) from error
-        except RuntimeError as error:  # what the pool makes of a proxy's refusal
+        except RuntimeError as error:  # geventhttpclient raises it if a proxy refuses
             raise httpx2.ProxyError(str(error)) from error
         except (OSError, ValueError) as error:
             raise httpx2.ConnectError(str(error)) from error
@@ -151,16 +152,16 @@ class ServerConnectionPool(ConnectionPool):
     def _resolve(self) -> list[Any]:
         if self._lookup is None:
             return super()._resolve()
-        found = self._lookup(self._connection_host, self._connection_port)
+        resolved = self._lookup(self._connection_host, self._connection_port)
         kind, protocol = socket.SOCK_STREAM, socket.IPPROTO_TCP
-        addresses = [(family, kind, protocol, "", address) for family, address in found]
+        addresses = [(family, kind, protocol, "", address) for family, address in resolved]
         if not addresses:
             raise httpx2.ConnectError(NO_ADDRESS_MESSAGE)
         return addresses
 
     def _create_tcp_socket(self, family: int, socktype: int, protocol: int) -> socket.socket:
         sock = socket.socket(family, socktype, protocol)
-        # The end of a long request would wait for the acknowledgement of its beginning.
+        # With Nagle's algorithm the end of a long request would wait for an acknowledgement.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
@@ -175,7 +176,7 @@ class ServerConnectionPool(ConnectionPool):
         )
         try:
             tls.do_handshake()
-        except BaseException:  # a time-out too must not leave the socket open
+        except BaseException:  # time-outs must close the socket too
             tls.close()
             raise
         return tls
@@ -183,23 +184,23 @@ class ServerConnectionPool(ConnectionPool):
 
 @cache
 def create_trust_context() -> ssl.SSLContext:
-    """Whom to trust, as httpx2 decides: the system's store, or SSL_CERT_FILE and SSL_CERT_DIR."""
+    """Return httpx2's TLS context: the system's store, or SSL_CERT_FILE and SSL_CERT_DIR."""
     return httpx2.create_ssl_context()
 
 
 def select_proxy(url: httpx2.URL, proxies: Mapping[str, str]) -> httpx2.URL | None:
-    """The proxy on the way to ``url``; ``proxies`` is as ``urllib.request.getproxies`` gives it."""
+    """Return the proxy for ``url``; ``proxies`` has the form of ``urllib.request.getproxies``."""
     proxy = proxies.get(url.scheme) or proxies.get("all")
     if not proxy or any(is_exempt(rule, url.host) for rule in proxies.get("no", "").split(",")):
         return None
-    found = httpx2.URL(proxy if "://" in proxy else f"http://{proxy}")
-    if found.scheme != "http":
-        raise httpx2.UnsupportedProtocol(f"Proxies of kind '{found.scheme}' are not supported.")
-    return found
+    proxy_url = httpx2.URL(proxy if "://" in proxy else f"http://{proxy}")
+    if proxy_url.scheme != "http":
+        raise httpx2.UnsupportedProtocol(f"Proxies of kind '{proxy_url.scheme}' are not supported.")
+    return proxy_url
 
 
 def is_exempt(rule: str, host: str) -> bool:
-    """Does an entry of NO_PROXY (a domain, address, network or ``*``) exempt ``host``?"""
+    """Return whether an entry of NO_PROXY (domain, address, network or ``*``) exempts ``host``."""
     rule = rule.strip().strip("[]").lower()
     if rule in ("", "*"):
         return bool(rule)
@@ -210,8 +211,8 @@ def is_exempt(rule: str, host: str) -> bool:
 
 
 def is_socket_idle(sock: socket.socket) -> bool:
-    """Whatever there is to read on an idle connection, its end or a stray message, spoils it."""
-    poll = _poll()  # unlike select, it takes file numbers above 1023
+    """Return whether there is nothing to read; an end or a stray message spoils a connection."""
+    poll = _poll()  # unlike select, it supports file descriptors above 1023
     poll.register(sock.fileno(), 1)
     return not poll.poll(0)
 
@@ -222,7 +223,7 @@ def receive_plain(sock: socket.socket) -> bytes:
 
 
 def receive_tls(sock: socket.socket) -> bytes:
-    """TLS gives one record at a time, and servers make one of each event: take all there are."""
+    """Read all TLS records that have arrived; a read returns one record, often a single event."""
     pieces = [sock.recv(RECEIVE_BYTES)]
     size, patience = len(pieces[0]), sock.gettimeout()
     sock.settimeout(0.0)
@@ -230,7 +231,7 @@ def receive_tls(sock: socket.socket) -> bytes:
         while pieces[-1] and size < RECEIVE_BYTES:
             pieces.append(sock.recv(RECEIVE_BYTES))
             size += len(pieces[-1])
-    except OSError:  # there is no more for now; anything worse will be met again
+    except OSError:  # no more data now; a real error will occur again
         pass
     finally:
         sock.settimeout(patience)

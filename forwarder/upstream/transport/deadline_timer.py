@@ -1,4 +1,4 @@
-"""A time-out for waits that come by the thousand."""
+"""A cheap time-out for thousands of short waits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from greenlet import greenlet
 
 
 class DeadlineTimer:
-    """A limit for each of many short waits, with one timer for them all.
+    """Limits each of many short waits with a single timer.
 
-    A timer for every wait, as sockets have it, is a fifth of what it costs to wait and read.  This
-    one rings when the time of some earlier wait is over, and is set anew for the present one.
+    Sockets start a timer for each wait, which takes a fifth of the cost of waiting and reading.
+    This timer fires at the deadline of some earlier wait and restarts for the current one.
     """
 
     def __init__(self) -> None:
@@ -23,18 +23,18 @@ class DeadlineTimer:
         self._timer: Any = None
 
     def start_wait(self, seconds: float) -> None:
-        """The current greenlet is going to wait; after ``seconds`` that ends in TimeoutError."""
+        """Begin a wait of the current greenlet; after ``seconds`` it gets TimeoutError."""
         self._waiter = gevent.getcurrent()
         self._deadline = monotonic() + seconds
         if self._deadline < self._fires_at:
             self._start_timer(seconds)
 
     def end_wait(self) -> None:
-        """The wait is over."""
+        """End the wait."""
         self._waiter = None
 
     def close(self) -> None:
-        """Must be called in the end."""
+        """Stop the timer.  The owner must call this."""
         if self._timer is not None:
             self._timer.close()
             self._timer = None

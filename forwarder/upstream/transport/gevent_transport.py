@@ -1,8 +1,8 @@
-"""The network below the SDK: an httpx2 transport of gevent sockets and a parser in C.
+"""An httpx2 transport for the SDK, on gevent sockets and an HTTP parser in C.
 
-The stock transport hands a body over chunk by chunk, through three layers of Python.  This one
-hands over whatever has arrived, at once, so that what arrives together can be translated and
-written together.  It may be used under gevent only.
+The stock transport passes a body on chunk by chunk, through three layers of Python.  This one
+returns all available data at once, so that events that arrive together can be translated and
+written together.  It works under gevent only.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from forwarder.upstream.transport.http_response import GeventChunkReader, HttpRe
 from forwarder.upstream.transport.pinned_transport import AddressLookup
 
 _STALE_SECONDS = 1.0
-"""Seconds within which a connection that had been closed already says so."""
+"""Seconds within which a connection that the server has already closed fails."""
 
 _MIN_TIMEOUT_SECONDS = 0.001
-"""Seconds to wait when the time is over: what lies there is taken."""
+"""Seconds to wait after the deadline, to read data that has already arrived."""
 
 _MAX_HEAD_BYTES_RECEIVED = 2 * MAX_HEAD_BYTES
-"""Bytes in which the head of an answer must have come, with interim answers and white space."""
+"""Bytes within which the head must be complete, with interim answers and white space."""
 
-_CLIENT_LEFT_MESSAGE = "Nobody waits for the answer any more."
+_CLIENT_LEFT_MESSAGE = "The client has disconnected."
 
 
 class GeventTransport(httpx2.BaseTransport):
-    """For ``httpx2.Client(transport=...)``; every failure is one of httpx2's exceptions.
+    """For ``httpx2.Client(transport=...)``; all errors are httpx2's exceptions.
 
-    A response's ``extensions["arrivals"]`` is its ArrivalStream, to be iterated instead of the
-    response where heartbeats are wanted: one every ``heartbeat`` seconds of silence.  ``proxies``
-    is as ``urllib.request.getproxies`` gives it, which is the default; ``tls`` says whom to trust,
-    ``lookup`` where to connect, instead of the system.  With ``resend_posts`` a POST too is sent
-    again, once, when a kept connection was closed under it.
+    A response's ``extensions["arrivals"]`` is its GeventChunkReader.  Iterate it instead of the
+    response to get a heartbeat (``b""``) every ``heartbeat`` seconds of silence.  ``proxies`` has
+    the form of ``urllib.request.getproxies``, which is the default.  ``tls`` returns the TLS
+    context, and ``lookup`` replaces the system's name look-up.  With ``resend_posts``, POST
+    requests are also sent again, once, if the server closed a reused connection.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class GeventTransport(httpx2.BaseTransport):
 
     @property
     def opened_connections(self) -> int:
-        """How many connections were made so far."""
+        """The number of connections opened so far."""
         return sum(pool.opened_connections for pool in self._pools.values())
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request and wait for the head of its response; the body is left to be read."""
+        """Send a request and wait for the head of its response; the body stays unread."""
         pool = self._get_pool(request.url)
         head, body = encode_head(request, pool), encode_body(request)
         data = (head, body) if len(body) > RECEIVE_BYTES else (head + body,)
@@ -82,8 +82,8 @@ class GeventTransport(httpx2.BaseTransport):
         except StaleConnection:
             if not is_client_waiting():
                 raise httpx2.ReadError(_CLIENT_LEFT_MESSAGE) from None
-            # Servers close idle connections, often just as the next request comes.  A new
-            # connection is never stale, so this happens once at most.
+            # Servers close idle connections, often just when the next request arrives.  A new
+            # connection is never stale, so this happens at most once.
             return self._send_and_receive(request, data, pool, fresh=True)
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class GeventTransport(httpx2.BaseTransport):
         message = HttpResponseParser(request.method)
         cut = register_socket(sock)
         try:
-            if not is_client_waiting():  # it took some time to connect
+            if not is_client_waiting():  # connecting may have taken long
                 raise httpx2.ReadError(_CLIENT_LEFT_MESSAGE)
             send_data(sock, data, timeouts.get("write"))
             resends = used and self._can_resend(request)
@@ -135,15 +135,16 @@ class GeventTransport(httpx2.BaseTransport):
         )
 
     def _can_resend(self, request: httpx2.Request) -> bool:
-        """May a request go out twice?
+        """Return whether a request may be sent twice.
 
-        The server closed without a byte, but may have read the request; a POST costs money twice.
+        The server closed the connection without a response, but may have read the request.  A
+        second POST could be billed again.
         """
         return self._resend_posts or request.method != "POST"
 
 
 class ResponseBody(httpx2.SyncByteStream):
-    """The body for httpx2 and the SDK, which know no heartbeats: silence is a ReadTimeout."""
+    """The body for httpx2 and the SDK, without heartbeats: silence raises ReadTimeout."""
 
     def __init__(self, arrivals: GeventChunkReader) -> None:
         self._arrivals = arrivals
@@ -157,7 +158,7 @@ class ResponseBody(httpx2.SyncByteStream):
 
 
 class StaleConnection(Exception):
-    """A kept connection turned out to be closed, at once and before a byte of the response."""
+    """A reused connection was already closed: it failed at once, before any response byte."""
 
 
 def encode_head(request: httpx2.Request, pool: ServerConnectionPool) -> bytes:
@@ -188,32 +189,32 @@ def send_data(sock: socket.socket, data: tuple[bytes, ...], seconds: float | Non
     except TimeoutError as error:
         raise httpx2.WriteTimeout(str(error)) from error
     except OSError:
-        # A server may refuse a request before it has read it all; the answer, or the lack of
-        # one, says more than this error.
+        # A server may refuse a request before reading all of it.  Its answer, or the missing
+        # answer, tells more than this error.
         pass
 
 
 def receive_head(
     sock: socket.socket, message: HttpResponseParser, resends: bool, seconds: float | None
 ) -> None:
-    """Receive until the head is there, in so many seconds for all of it.
+    """Receive until the head is complete, within ``seconds`` in total.
 
-    With ``resends`` the connection may be stale and the request may be sent again.
+    With ``resends``, raises StaleConnection if the connection turns out to be closed.
     """
-    asked = monotonic()
+    started_at = monotonic()
     received = 0
     while not message.has_head:
         try:
             if seconds is not None:
-                sock.settimeout(max(asked + seconds - monotonic(), _MIN_TIMEOUT_SECONDS))
+                sock.settimeout(max(started_at + seconds - monotonic(), _MIN_TIMEOUT_SECONDS))
             data = sock.recv(RECEIVE_BYTES)
         except TimeoutError as error:
             raise httpx2.ReadTimeout("No answer in time.") from error
         except OSError as error:
-            stale = resends and monotonic() - asked < _STALE_SECONDS
+            stale = resends and monotonic() - started_at < _STALE_SECONDS
             raise StaleConnection if stale else httpx2.ReadError(str(error)) from error
         if not data:
-            stale = resends and monotonic() - asked < _STALE_SECONDS
+            stale = resends and monotonic() - started_at < _STALE_SECONDS
             raise (
                 StaleConnection
                 if stale

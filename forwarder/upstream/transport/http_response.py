@@ -1,4 +1,4 @@
-"""A response as it comes over the wire: parsed by a parser in C, handed on as it arrives."""
+"""Parses responses with a parser in C and yields their bodies as they arrive."""
 
 from __future__ import annotations
 
@@ -15,47 +15,46 @@ from forwarder.upstream.transport.connection_pool import ServerConnectionPool
 from forwarder.upstream.transport.deadline_timer import DeadlineTimer
 
 _MAX_TURN_SECONDS = 0.001
-"""Seconds that one stream may keep all others waiting, when it never has to wait itself."""
+"""Seconds that a stream may run without waiting before it yields to the other streams."""
 
 _PAUSE_SECONDS = 1e-5
-"""Seconds to sleep that others have theirs.  Not 0: fifty sleeps of none are over before the loop
-looks at its sockets again."""
+"""Seconds to sleep so that other streams run.  Not 0: fifty sleeps of 0 end before the loop polls
+its sockets."""
 
 _CHUNK_BYTES = 2**14
-"""Bytes that are handed on at once: what came in a burst would keep the others waiting as a whole,
-and each portion has its price."""
+"""Bytes per chunk: a whole burst would block the other streams, but each chunk has a fixed cost."""
 
 _MIN_WAIT_SECONDS = 0.0005
-"""A read that takes this long, in seconds, has waited, and the others have had their turn."""
+"""A read of at least this many seconds has waited, so the other streams have run."""
 
 
 class HttpResponseParser(HTTPResponse):
-    """A response as it is parsed: its head, and what has come of its body."""
+    """A response during parsing: its head, and the body chunks received so far."""
 
     def __init__(self, method: str) -> None:
         super().__init__(method)
         self.is_finished = False
         self._head_size = self._interim_answers = 0
         self.body_chunks: list[bytearray] = []
-        # Called by the parser for every chunk: a method in Python would cost more than the chunk.
+        # The parser calls this for each chunk; a Python method would cost more than the chunk.
         self._on_body = self.body_chunks.append  # type: ignore[method-assign, assignment]
 
     @property
     def has_head(self) -> bool:
-        """Is the head complete, and that of the answer, not of an interim one (1xx)?"""
+        """Whether the head of the final answer (not of a 1xx) is complete."""
         return self.headers_complete and self.status_code >= 200
 
     def parse(self, data: bytes) -> None:
-        """Take in what was received, ``b""`` for the end.  Raises RemoteProtocolError."""
+        """Parse received data; ``b""`` means the end.  Raises RemoteProtocolError."""
         try:
             self.feed(data)
         except HTTPParseError as error:
-            # What follows a complete message spoils the connection, not the message.
+            # Data after a complete message makes the connection unusable, not the message.
             if not self.is_finished:
                 raise httpx2.RemoteProtocolError(f"Not a valid response: {error}") from None
 
     def take_body(self) -> bytes:
-        """The pieces of the body since the last time, as one."""
+        """Return the body received since the last call."""
         body = b"".join(self.body_chunks)
         self.body_chunks.clear()
         return body
@@ -74,7 +73,7 @@ class HttpResponseParser(HTTPResponse):
         super()._on_header_value(string)
 
     def _count_head(self, string: str) -> None:
-        """Count a part of a header, be it of an interim answer, the answer or its trailers."""
+        """Count a part of a header of an interim answer, the answer or its trailers."""
         self._head_size += len(string)
         if self._head_size > MAX_HEAD_BYTES:
             raise HTTPProtocolViolationError(f"The headers have more than {MAX_HEAD_BYTES} bytes.")
@@ -89,11 +88,12 @@ class HttpResponseParser(HTTPResponse):
 
 
 class GeventChunkReader(httpx2.SyncByteStream):
-    """A body as it arrives, to be iterated once: all that is there, as one bytes object at a time.
+    """Iterates a body once, as it arrives: each chunk has all data that is available.
 
-    After each ``heartbeat`` seconds of silence comes ``b""``; without a heartbeat, ReadTimeout
-    after ``silence`` seconds.  When ``silence_limit`` is set, that many seconds of silence end the
-    iteration.  Raises ReadError or RemoteProtocolError when the connection ends before the body.
+    Yields ``b""`` after each ``heartbeat`` seconds of silence.  Without a heartbeat, raises
+    ReadTimeout after ``silence`` seconds.  If ``silence_limit`` is set, that many seconds of
+    silence end the iteration.  Raises ReadError or RemoteProtocolError if the connection ends
+    before the body.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class GeventChunkReader(httpx2.SyncByteStream):
             self.close()
 
     def close(self) -> None:
-        """Give the connection back when the body is complete, close it otherwise."""
+        """Return the connection to the pool if the body is complete, else close it."""
         sock, self._sock = self._sock, None
         if sock is None:
             return
@@ -144,9 +144,9 @@ class GeventChunkReader(httpx2.SyncByteStream):
                 yield data[start : start + _CHUNK_BYTES]
             if message.is_finished:
                 return
-            asked = perf_counter()
+            read_at = perf_counter()
             received = self._receive_data()
-            if perf_counter() - asked > _MIN_WAIT_SECONDS:
+            if perf_counter() - read_at > _MIN_WAIT_SECONDS:
                 since = perf_counter()
             if received is not None:
                 self._parse_data(received)
@@ -156,7 +156,7 @@ class GeventChunkReader(httpx2.SyncByteStream):
                 yield self._make_heartbeat()
 
     def _receive_data(self) -> bytes | None:
-        """What has arrived, ``b""`` for the end, ``None`` for silence."""
+        """Return the available data, ``b""`` at the end, or ``None`` after silence."""
         sock = self._sock
         if sock is None:
             raise httpx2.ReadError("The response was closed.")

@@ -1,4 +1,4 @@
-"""The SDK's stock transport, for threads, where somebody says to which addresses it may connect."""
+"""The stock transport (under threads), restricted to the addresses that a look-up allows."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import httpcore2
 import httpx2
 
 AddressLookup = Callable[[str, int], Iterable[tuple[int, Any]]]
-"""Host and port -> the socket families and addresses to connect to, none where it is forbidden.
+"""Host and port -> socket families and addresses to connect to; empty if none is allowed.
 
-Raises OSError or UnicodeError for a name that cannot be resolved."""
+Raises OSError or UnicodeError if the name cannot be resolved."""
 
 
 NO_ADDRESS_MESSAGE = "No address that may be connected to."
-"""The message of a ConnectError where a look-up gives nothing."""
+"""The message of a ConnectError if the look-up returns no address."""
 
 
 class PinnedTransport(httpx2.HTTPTransport):
-    """Looks each name up once, and connects to what that gives."""
+    """Looks each name up once, and connects to the returned addresses."""
 
     def __init__(self, lookup: AddressLookup) -> None:
         super().__init__()
-        # The transport has no parameter for its network, its pool has.
+        # Only the pool, not the transport, has a parameter for the network backend.
         self._pool: Any = httpcore2.ConnectionPool(
             ssl_context=httpx2.create_ssl_context(), network_backend=PinnedNetworkBackend(lookup)
         )
 
     def close(self) -> None:
-        """Close what is idle; an answer that is being read goes on, and its connection with it."""
+        """Close the connections unless an answer is being read; it keeps its connection."""
         if all(connection.is_idle() for connection in self._pool.connections):
             super().close()
 
@@ -39,15 +39,15 @@ class PinnedNetworkBackend(httpcore2.NetworkBackend):
         self._lookup = lookup
         self._plain = httpcore2.SyncBackend()
 
-    def connect_tcp(self, host: str, port: int, *given: Any, **more: Any) -> Any:
+    def connect_tcp(self, host: str, port: int, *args: Any, **kwargs: Any) -> Any:
         failure: Exception = httpcore2.ConnectError(NO_ADDRESS_MESSAGE)
         try:
-            found = self._lookup(host, port)
+            addresses = self._lookup(host, port)
         except (OSError, UnicodeError) as error:
             raise httpcore2.ConnectError(str(error)) from error
-        for _, address in found:
+        for _, address in addresses:
             try:
-                return self._plain.connect_tcp(address[0], port, *given, **more)
+                return self._plain.connect_tcp(address[0], port, *args, **kwargs)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
         raise failure

@@ -1,4 +1,4 @@
-"""Which transport carries an upstream's requests."""
+"""Selects the transport for an upstream."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from forwarder.upstream.transport.pinned_transport import AddressLookup, PinnedT
 def select_transport(
     settings: UpstreamSettings, heartbeat: float, lookup: AddressLookup | None = None
 ) -> httpx2.BaseTransport | None:
-    """The demo's own, the fast one under gevent, or ``None``: the SDK's stock transport.
+    """Return the demo's transport, the gevent transport, or ``None`` for the SDK's stock one.
 
-    With ``lookup`` it connects only where that says, and without a proxy, which would look names up
-    itself.
+    With ``lookup``, the transport connects only to addresses that it returns, and uses no proxy,
+    because a proxy would resolve names itself.
     """
     if settings.provider == "demo":
         from forwarder.demo import DemoTransport  # only the demo needs it
