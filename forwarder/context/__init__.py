@@ -1,1 +1,1 @@
-"""The record of one request while it is served, and what observes it."""
+"""The state of one request while it is served: context, identity, recorder and redaction."""

@@ -1,11 +1,11 @@
-"""Everything that is derived from a client's key; nothing else turns a key into a name.
+"""Identifiers derived from a client's API key. No other module derives one.
 
-- `hash_client_key`: for maps in memory, and inside of what is encrypted.
-- `make_account_id`: for limits, and for what upstreams and Redis are shown.
+- `hash_client_key`: for in-memory maps and inside encrypted values.
+- `make_account_id`: for rate limits, and for identifiers sent to upstreams and Redis.
 - `derive_owner`: for the database.
 
-A plain hash lets whoever reads it test guessed keys, so the last two are an HMAC where a secret is
-there that every worker has.
+A reader of a plain hash can test guessed keys against it. `make_account_id` and `derive_owner`
+therefore use an HMAC where all workers share a secret.
 """
 
 from __future__ import annotations
@@ -18,38 +18,39 @@ from forwarder.config.settings import Settings
 from forwarder.core.encryption import derive_key
 
 OWNER_PREFIX = "hmac-"
-"""How owners that are no plain hash begin."""
+"""Prefix of owners that are an HMAC rather than a plain hash."""
 
 
 def hash_client_key(client_key: str | None) -> str:
-    """A client's key, or that it has none, as a hash of 64 hexadecimal digits."""
+    """Return the SHA-256 of a client's key as 64 hexadecimal digits; ``None`` hashes as empty."""
     return hashlib.sha256((client_key or "").encode()).hexdigest()
 
 
 ANONYMOUS = hash_client_key(None)
-"""The owner of everything that clients without a key store."""
+"""The owner of everything that is stored by clients without a key."""
 
 
 def derive_owner(owner_key: bytes, key_digest: str) -> str:
-    """The owner of what a client stores: the HMAC of its key's digest.
+    """Return the database owner of a client: the HMAC of its key's digest.
 
-    It is made of the digest, so that rows which have the digest as their owner can be moved while
-    the key is not at hand.
+    The HMAC is computed from the digest because a migration must convert rows that are owned by
+    the plain digest without knowing the key.
     """
     return OWNER_PREFIX + hmac.digest(owner_key, key_digest.encode(), "sha256").hex()
 
 
 def is_guessable(owner: str) -> bool:
-    """Is an owner the plain digest of a key?"""
+    """Return whether an owner is the plain digest of a key, which allows guessing the key."""
     return owner != ANONYMOUS and not owner.startswith(OWNER_PREFIX)
 
 
 def make_account_id(key: str | None, address: str | None, settings: Settings) -> str:
-    """Whose account a request is charged to, as 64 hexadecimal digits.
+    """Return the account that a request is charged to, as 64 hexadecimal digits.
 
-    A key counts only where it is checked: otherwise every invented key would be a new account.
-    An IPv6 client has a whole network of addresses, which is one account.  Without
-    FORWARDER_SECRET_KEY it is a plain hash: workers share no secret, but a storage of the limits.
+    The key identifies the account only if it is verified; otherwise every invented key would be
+    a new account. All addresses of an IPv6 /64 network are one account. Without
+    FORWARDER_SECRET_KEY the result is a plain hash, because workers share the rate-limit storage
+    but no secret.
     """
     checked = settings.api_keys or all(u.passthrough_key for u in settings.upstreams)
     text = f"key {key}" if key and checked else f"address {normalize_address(address)}"

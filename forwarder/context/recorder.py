@@ -1,7 +1,7 @@
-"""What passes through one exchange, taken down as it passes: bytes, and when they came.
+"""Records the bytes and timing of one request for captures.
 
-Bytes are kept as they are, since nobody changes them: nothing is copied, parsed or read here, and
-where nothing is captured there is no tape.  What is too much is counted and left out.
+The recorder keeps references to the immutable byte strings and neither copies nor parses them.
+Without capturing there is no recorder. Bytes beyond the budget are counted but not kept.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from forwarder.core.types import Batch, Json
 from forwarder.protocols import sse
 
 ElapsedClock = Callable[[], float]
-"""Gives the seconds since the exchange began."""
+"""Returns the seconds since the request began."""
 
 HeaderPairs = list[tuple[str, str]]
 
 PIECE_OVERHEAD_BYTES = 32
-"""What a piece costs besides its bytes."""
+"""Estimated memory overhead of one piece, charged to the budget besides its bytes."""
 
 REFERENCE_MARKERS = (b"previous_response_id", b"conversation", b'"id"')
-"""One of these stands in every request that may stand on something stored."""
+"""Every request that may refer to stored state contains at least one of these."""
 
 
 class RequestHead(NamedTuple):
@@ -40,13 +40,13 @@ class RequestHead(NamedTuple):
 
 
 class CaptureBudget:
-    """The bytes that one exchange may still keep."""
+    """The number of bytes that the recorder of one request may still keep."""
 
     def __init__(self, limit: int) -> None:
         self._limit = self._remaining = limit
 
     def take(self, size: int, spare: float = 0.0) -> bool:
-        """Take so many, unless fewer than the share ``spare`` of all would be left."""
+        """Spend ``size`` bytes; return False if less than the share ``spare`` would remain."""
         if self._remaining - size < self._limit * spare:
             return False
         self._remaining -= size
@@ -54,7 +54,7 @@ class CaptureBudget:
 
 
 class CapturedBody(NamedTuple):
-    """A request's body of ``size`` bytes, as far as it is kept: ``data`` may be abridged."""
+    """A request body of ``size`` bytes; ``data`` may be truncated, or ``None`` if dropped."""
 
     data: bytes | None
     size: int
@@ -62,7 +62,7 @@ class CapturedBody(NamedTuple):
 
 
 def capture_body(data: bytes, budget: CaptureBudget, spare: float) -> CapturedBody:
-    """As much of a body as the budget allows."""
+    """Keep a body whole, truncated, or not at all, depending on the remaining budget."""
     if budget.take(len(data), spare):
         return CapturedBody(data, len(data), True)
     short = truncate_body(data)
@@ -71,7 +71,7 @@ def capture_body(data: bytes, budget: CaptureBudget, spare: float) -> CapturedBo
 
 
 class ByteTrack:
-    """What is said in one direction; after the first piece that is too much nothing is kept."""
+    """Bytes sent in one direction; after the first piece over budget no more are kept."""
 
     def __init__(self, budget: CaptureBudget, clock: ElapsedClock) -> None:
         self.pieces: list[tuple[float, bytes]] = []
@@ -80,7 +80,7 @@ class ByteTrack:
         self._clock = clock
 
     def add(self, data: bytes) -> None:
-        """Note a piece; an empty one says nothing."""
+        """Record a piece with its time; empty pieces are ignored."""
         if not data:
             return
         if self.dropped_bytes or not self._budget.take(len(data) + PIECE_OVERHEAD_BYTES):
@@ -89,7 +89,7 @@ class ByteTrack:
             self.pieces.append((self._clock(), data))
 
     def tap(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """The pieces as they are, each noted; closing this closes them."""
+        """Yield the pieces unchanged and record each; closing this generator closes ``pieces``."""
         try:
             for piece in pieces:
                 self.add(piece)
@@ -101,21 +101,21 @@ class ByteTrack:
 
 
 class AttemptRecorder(Protocol):
-    """What `Upstream` tells of one request: a context for sending it, and what came of it."""
+    """Interface through which `Upstream` reports one attempt; a context manager around sending."""
 
     def __enter__(self) -> object: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None: ...
 
     def record_head(self, response: Any) -> None:
-        """The head of an answer is here."""
+        """Record the status and headers of a response."""
 
     def tap(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """The answer's bytes, as they are."""
+        """Yield the response's bytes unchanged and record them."""
 
 
 class NullAttemptRecorder:
-    """For exchanges without a tape."""
+    """Used for requests that are not captured."""
 
     def __enter__(self) -> None:
         pass
@@ -124,10 +124,10 @@ class NullAttemptRecorder:
         pass
 
     def record_head(self, response: Any) -> None:
-        """Nobody wants to know."""
+        """Do nothing."""
 
     def tap(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        """The very pieces: nobody listens."""
+        """Return ``pieces`` itself."""
         return pieces
 
 
@@ -136,7 +136,10 @@ NULL_ATTEMPT_RECORDER = NullAttemptRecorder()
 
 @dataclass
 class AttemptCapture:
-    """One request to an upstream: ``url`` has no query, ``started_at`` and ``head_at`` are seconds."""
+    """One request to an upstream.
+
+    ``url`` has no query. ``started_at`` and ``head_at`` are seconds since the request began.
+    """
 
     upstream: UpstreamSettings
     provider: str
@@ -155,7 +158,7 @@ class AttemptCapture:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Note a refusal, which the SDK has read, or what kept an answer from coming."""
+        """Record the response of an HTTP error, whose body the SDK has read, or the failure."""
         if error is None:
             return
         response = getattr(error, "response", None)
@@ -175,7 +178,7 @@ class AttemptCapture:
             for piece in pieces:
                 self.answer.add(piece)
                 yield piece
-        except GeneratorExit:  # enough was heard
+        except GeneratorExit:  # the reader stopped early, which is not an error
             raise
         except BaseException as error:
             self._record_error(error)
@@ -189,10 +192,10 @@ class AttemptCapture:
 
 
 class Recorder:
-    """One exchange as it passes; ``started`` is its time on the monotonic clock."""
+    """Records one request; ``started`` is its start on the monotonic clock."""
 
     def __init__(self, request_head: RequestHead, limit: int, started: float) -> None:
-        self.asked = request_head
+        self.request_head = request_head
         self.time = time.time()
         self.body: CapturedBody | None = None
         self.resumed_body: CapturedBody | None = None
@@ -205,23 +208,21 @@ class Recorder:
         self.answer = ByteTrack(self._budget, self._read_elapsed)
 
     def record_body(self, data: bytes) -> None:
-        """The client's body."""
-        self.body = capture_body(
-            data, self._budget, 1 / 2
-        )  # the upstream's side is to have room too
+        """Record the client's body; half of the budget stays reserved for the upstream's side."""
+        self.body = capture_body(data, self._budget, 1 / 2)
 
     def record_resumed_body(self, request: Json) -> None:
-        """The request with what it stands on, if it may stand on anything that was stored."""
-        given = self.body.data if self.body else None
-        if given is None or self.resumed_body is not None:
+        """Record the request with stored state inserted, if it may refer to stored state."""
+        data = self.body.data if self.body else None
+        if data is None or self.resumed_body is not None:
             return
-        if self.asked.method != "POST" or any(word in given for word in REFERENCE_MARKERS):
+        if self.request_head.method != "POST" or any(word in data for word in REFERENCE_MARKERS):
             self.resumed_body = capture_body(orjson.dumps(request), self._budget, 1 / 4)
 
     def record_attempt(
         self, upstream: UpstreamSettings, provider: str, protocol: str, url: str, data: bytes
     ) -> AttemptCapture:
-        """One more request to an upstream."""
+        """Start the record of one more request to an upstream."""
         body = capture_body(data, self._budget, 1 / 4)
         attempt = AttemptCapture(
             upstream,
@@ -237,20 +238,20 @@ class Recorder:
         return attempt
 
     def record_answer_head(self, status: int, headers: HeaderPairs) -> ByteTrack:
-        """The head of the answer to the client; what is said goes on the track."""
+        """Record status and headers of the client's response; return the track for its body."""
         self.status, self.headers = status, headers
         return self.answer
 
     def record_events(self, batch: Batch) -> None:
-        """Events for a client that has no stream of its own."""
+        """Record events of a response that has no HTTP stream (WebSocket or background)."""
         self.answer.add(sse.encode_responses(batch))
 
     def make_child(self, started: float) -> Recorder:
-        """A tape for work that the same request asks for."""
-        more = Recorder(self.asked, self._limit, started)
+        """Create a recorder for background work that the same request starts."""
+        child = Recorder(self.request_head, self._limit, started)
         if self.body is not None and self.body.data is not None:
-            more.record_body(self.body.data)
-        return more
+            child.record_body(self.body.data)
+        return child
 
     def _read_elapsed(self) -> float:
         return time.monotonic() - self._started_at

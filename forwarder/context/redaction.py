@@ -1,8 +1,8 @@
-"""What of a record nobody may read: keys always, and the fields that the operator names.
+"""Redacts keys, and the fields that the operator configures, in captures and logged bodies.
 
-A value that is blotted out in one place is blotted out wherever else it stands, in whatever form
-it went over; so are the keys that the settings hold.  What is blotted keeps its shape, so that a
-request can be sent again.
+A value that is redacted in one place is also redacted everywhere else in the record, in plain,
+JSON-escaped and percent-encoded form. The same holds for the keys in the settings. A redacted
+value keeps its shape, so that a captured request can be replayed.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from forwarder.core.url_secrets import hide_url_secrets, is_random, is_telling
 REDACTED = "***"
 
 MAX_SEARCHED_LENGTH = 4096
-"""Characters up to which a blotted value is looked for elsewhere."""
+"""Redacted values longer than this are not searched for in the rest of the record."""
 
 MAX_SEARCHED_VALUES = 500
-"""How many such values are looked for."""
+"""How many redacted values are searched for in the rest of the record."""
 
 PLAIN_WORD = re.compile(r"[a-z_.]{1,24}")
-"""``assistant``, ``response.completed``, ``exchange``: without these a record is none."""
+"""Values such as ``assistant`` or ``response.completed``; removing them would break a record."""
 
 KIND_FIELDS = ("type", "role")
-"""Fields that say what something is, and keep a blotted object what it was."""
+"""Fields that stay readable in a redacted object, because they define its shape."""
 
 KEY_NAMES = (
     "api[-_]?key|access[-_]?key|secret[-_]?key|private[-_]?key|access[-_]?token|auth[-_]?token"
     "|refresh[-_]?token|secret|password|passwd|authorization|cookie|credentials?"
 )
-"""Fields of a body that hold keys; fewer than headers have, or ``prompt_cache_key`` were one."""
+"""Body fields that hold keys. Narrower than for headers, to exclude ``prompt_cache_key``."""
 
 KEY_FIELD = re.compile(rf"(^|[-_])({KEY_NAMES})$", re.IGNORECASE)
 
 URL_FIELDS = frozenset({"server_url"})
-"""Fields with addresses in which clients put tokens: those of MCP servers."""
+"""Fields with the URLs of MCP servers, in which clients put tokens."""
 
 HEADER_FIELDS = frozenset({"headers", "remote_headers", "query", "remote_query"})
-"""Fields whose own fields are headers or parameters."""
+"""Fields that contain an object of headers or query parameters."""
 
 
 @lru_cache(maxsize=4096)
@@ -56,17 +56,17 @@ def is_key_field(name: str) -> bool:
 
 
 def is_searchable(value: str) -> bool:
-    """Is a value worth looking for elsewhere?  A plain word may be a part of any record."""
+    """Return whether a value is specific enough to search for in the rest of the record."""
     return MIN_REDACTED_LENGTH <= len(value) <= MAX_SEARCHED_LENGTH and not PLAIN_WORD.fullmatch(
         value
     )
 
 
 class Redactor:
-    """For one record: blots it part by part, then looks for what was blotted in all of it.
+    """Redacts one record: first part by part, then all occurrences of the redacted values.
 
-    ``fields`` are names, meant wherever they stand, or paths from the top (``messages.content``)
-    in which lists do not count and ``*`` is any name.
+    ``fields`` are names, which match at any depth, or paths from the top (``messages.content``).
+    Paths skip list indexes, and ``*`` in a path matches any name.
     """
 
     def __init__(self, fields: Iterable[str], secrets: Iterable[str] = ()) -> None:
@@ -80,18 +80,18 @@ class Redactor:
     # -- part by part ---------------------------------------------------------------------------
 
     def redact_value(self, value: Any, path: tuple[str, ...] = ()) -> Any:
-        """A JSON value without what is in fields that are to be blotted."""
+        """Return a copy of a JSON value with the configured fields and key fields redacted."""
         if type(value) is dict:
-            blotted = {
+            redacted = {
                 name: self._redact_member(name, inner, path) for name, inner in value.items()
             }
-            return self._redact_tool(blotted) if value.get("type") == "mcp" else blotted
+            return self._redact_tool(redacted) if value.get("type") == "mcp" else redacted
         if type(value) is list:
             return [self.redact_value(inner, path) for inner in value]
         return value
 
     def _redact_tool(self, tool: dict[str, Any]) -> dict[str, Any]:
-        """An MCP tool: whatever its headers are called, they are there to log in."""
+        """Redact all headers of an MCP tool: each may hold credentials, whatever its name."""
         if tool.get("authorization"):
             tool["authorization"] = self._hide_value(tool["authorization"])
         if type(tool.get("headers")) is dict:
@@ -99,11 +99,11 @@ class Redactor:
         return tool
 
     def redact_pairs(self, pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
-        """Headers or parameters, without what their names say to be secret."""
+        """Redact headers or query parameters that have a secret's name; return [name, value]s."""
         return [[name, self._redact_header(name, text)] for name, text in pairs]
 
     def redact_text(self, text: str) -> str:
-        """What was meant to be JSON and is none; fields are found by their look."""
+        """Redact invalid JSON by matching fields textually."""
         names = "|".join([*map(re.escape, self._last_names), rf"(?:[\w-]*[-_])?(?:{KEY_NAMES})"])
         pattern = rf'("(?:{names})"\s*:\s*)"((?:[^"\\]|\\.)*)("?)'
 
@@ -146,14 +146,14 @@ class Redactor:
 
     def _hide_header(self, text: Any) -> str:
         self.redaction_count += 1
-        # Not every such header holds a secret that may be looked for elsewhere: one may say
-        # "assistant".
+        # Only random-looking words are searched for elsewhere: a header may contain a plain word
+        # such as "assistant".
         room = max(0, MAX_SEARCHED_VALUES - len(self.found_secrets))
         self.found_secrets.update(islice(filter(is_random, str(text).split()), room))
         return REDACTED
 
     def _hide_value(self, value: Any) -> Any:
-        """The shape of a value, and nothing of it."""
+        """Return a value of the same shape without any of its content."""
         if type(value) is str:
             self.redaction_count += bool(value)
             if len(self.found_secrets) < MAX_SEARCHED_VALUES and is_searchable(value):
@@ -167,30 +167,29 @@ class Redactor:
 
     # -- all of it ------------------------------------------------------------------------------
 
-    def redact_everywhere(self, said: bytes, write: Callable[[Any], bytes] = orjson.dumps) -> bytes:
-        """A whole record as JSON, without any of the values that were found.
+    def redact_everywhere(
+        self, record: bytes, write: Callable[[Any], bytes] = orjson.dumps
+    ) -> bytes:
+        """Return a serialized record without any occurrence of the redacted values.
 
-        ``write`` gives the bytes of a record.  It is asked where JSON itself is made of a value,
-        which ``12345678`` and ``null,null`` may be: then only texts are looked through.
+        Values are replaced in the bytes. If that breaks the JSON (a value may be ``12345678`` or
+        ``null,null``), only the strings of the parsed record are searched, and ``write``
+        serializes it again.
         """
-        forms = self._list_encoded_forms()
-        blotted = said
-        for form in forms:
-            blotted = blotted.replace(orjson.dumps(form)[1:-1], REDACTED.encode())
-        if blotted == said or is_json(blotted):
-            return blotted
-        return write(remove_forms(forms, orjson.loads(said)))
-
-    def _list_encoded_forms(self) -> list[str]:
-        """How the values may stand in a text: as they are, in JSON, in an address."""
         forms = set(self.found_secrets)
         for value in self.found_secrets:
             forms |= {orjson.dumps(value)[1:-1].decode(), quote(value, safe="")}
-        return sorted(forms, key=len, reverse=True)
+        ordered = sorted(forms, key=len, reverse=True)
+        redacted = record
+        for form in ordered:
+            redacted = redacted.replace(orjson.dumps(form)[1:-1], REDACTED.encode())
+        if redacted == record or is_json(redacted):
+            return redacted
+        return write(remove_forms(ordered, orjson.loads(record)))
 
 
 def remove_forms(forms: list[str], value: Any) -> Any:
-    """A JSON value whose texts hold none of these."""
+    """Return a JSON value with each form replaced in all strings and field names."""
     if type(value) is str:
         for form in forms:
             value = value.replace(form, REDACTED)
@@ -203,16 +202,16 @@ def remove_forms(forms: list[str], value: Any) -> Any:
     return value
 
 
-def is_json(said: bytes) -> bool:
+def is_json(data: bytes) -> bool:
     try:
-        orjson.loads(said)
+        orjson.loads(data)
     except ValueError:
         return False
     return True
 
 
 def collect_settings_secrets(settings: Settings) -> frozenset[str]:
-    """The keys that the settings hold; those too short to be any are left alone."""
+    """Return the keys in the settings, without those shorter than MIN_REDACTED_LENGTH."""
     own = [*settings.api_keys, *settings.admin_keys, *settings.secret_keys]
     own += [settings.metrics_key] if settings.metrics_key else []
     return frozenset(key for key in own if len(key) >= MIN_REDACTED_LENGTH).union(
@@ -221,10 +220,10 @@ def collect_settings_secrets(settings: Settings) -> frozenset[str]:
 
 
 def collect_upstream_secrets(settings: UpstreamSettings) -> frozenset[str]:
-    """Those of one upstream."""
+    """Return the secrets of one upstream."""
     return frozenset(list_secrets(settings))
 
 
 def collect_client_key(client_key: str | None) -> frozenset[str]:
-    """That of a client."""
+    """Return the client's key as a set; empty if there is none or it is too short."""
     return frozenset([client_key] if client_key and len(client_key) >= MIN_REDACTED_LENGTH else ())

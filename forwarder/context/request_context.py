@@ -1,4 +1,4 @@
-"""One exchange with a client: who asked, what became of it, and what is open for it."""
+"""The context of one client request: client, progress, outcome, and resources to close."""
 
 from __future__ import annotations
 
@@ -33,66 +33,67 @@ S = TypeVar("S")
 
 
 class RequestObserver:
-    """Hears what becomes of exchanges and upstreams, and does nothing with it.
+    """Receives notifications about requests and upstreams; the base class ignores them.
 
-    What an observer raises of an exchange goes to the log and no further.
+    Exceptions in ``on_request``, ``on_stream_start`` and ``on_complete`` are logged and do not
+    affect the request.
     """
 
-    def on_request(self, exchange: RequestContext, header: Callable[[str], str | None]) -> None:
-        """A request is here; ``header`` gives its headers by name."""
+    def on_request(self, context: RequestContext, header: Callable[[str], str | None]) -> None:
+        """A request has arrived; ``header`` returns its headers by name."""
 
-    def instrument(self, call: Handler, route: Route, exchange: RequestContext) -> Handler:
-        """The upstream's call, or one wrapped around it."""
-        return call
+    def instrument(self, handler: Handler, route: Route, context: RequestContext) -> Handler:
+        """Return the upstream's handler, or a wrapper around it."""
+        return handler
 
-    def trace_headers(self, exchange: RequestContext) -> Mapping[str, str]:
-        """Headers for the request to the upstream that is being called."""
+    def trace_headers(self, context: RequestContext) -> Mapping[str, str]:
+        """Return additional headers for the request to the upstream."""
         return {}
 
-    def authorize(self, exchange: RequestContext, address: str | None) -> None:
-        """A client, of whom the key and the address are known, asks; raises to turn it away."""
+    def authorize(self, context: RequestContext, address: str | None) -> None:
+        """Raise a ForwarderError to reject the client, whose key and address are known."""
 
-    def on_stream_start(self, exchange: RequestContext) -> None:
-        """The answer is a stream, and has begun."""
+    def on_stream_start(self, context: RequestContext) -> None:
+        """A streamed response has started."""
 
-    def on_complete(self, exchange: RequestContext, seconds: float) -> None:
-        """It is over, and took so long."""
+    def on_complete(self, context: RequestContext, seconds: float) -> None:
+        """The request has ended after ``seconds``."""
 
     def on_retry(self, upstream: str, reason: str) -> None:
-        """``upstream`` is asked once more; ``reason`` is the code of the error, or its status."""
+        """A request to ``upstream`` is retried; ``reason`` is an error code or a status."""
 
     def on_failure(self, upstream: str, error: ForwarderError) -> None:
-        """``upstream`` did not serve a request of which the client is not told this error."""
+        """``upstream`` failed with an error that the client does not see (retry or fallback)."""
 
     def on_fallback(self, upstream: str, to: str, reason: str) -> None:
-        """A request goes from ``upstream``, which failed for this reason, on ``to`` another."""
+        """A request moves from ``upstream``, which failed for ``reason``, to upstream ``to``."""
 
     def on_breaker_change(self, upstream: str, state: str) -> None:
         """The breaker of ``upstream`` is now ``closed``, ``open`` or ``half_open``.
 
-        Told under the breaker's lock: whoever hears it must not wait.
+        The caller holds the breaker's lock, so observers must not block.
         """
 
     def on_health_check(self, upstream: str, well: bool, seconds: float) -> None:
-        """A health check of ``upstream`` is over, and took so long."""
+        """A health check of ``upstream`` has ended after ``seconds``."""
 
     def on_rejection(self, reason: str, upstream: str | None = None) -> None:
-        """A request is turned away, here or before ``upstream``, which is not asked."""
+        """The forwarder rejected a request; ``upstream`` is set if one would have served it."""
 
 
 @dataclass
 class RequestContext:
-    """The record of one request; ``cleanup`` closes whatever was opened for it.
+    """The state of one request; ``cleanup`` closes the resources that were opened for it.
 
-    ``get_base_url`` gives where the client reaches the forwarder, without a slash at its end.
-    ``upstream`` is the one that answered, or was asked last; ``failed`` are those before it.
-    ``client_headers`` are those of the client's that go on to the upstream.
-    ``conversion_losses`` are parameters that were lost when the request was read, and why.
-    ``has_converted_body`` says that the body came in the shape of the other API.
-    ``recorder`` is there when the exchange is captured.  ``rendered_field`` is the field from which
-    the client is known to render reasoning.  ``followed_response_id`` is the upstream's id of a response that
-    it makes already, and that is only to be followed.  ``body_size`` is that of the request's
-    body, in bytes.
+    ``get_base_url`` returns the URL at which the client reaches the forwarder, without a trailing
+    slash. ``upstream`` is the upstream of the latest attempt, ``failed_upstreams`` are the
+    earlier ones. ``client_headers`` are the client's headers that are forwarded upstream.
+    ``conversion_losses`` maps parameters that were lost when the body was converted to the
+    reasons. ``has_converted_body`` is true if the body had the shape of the other API.
+    ``recorder`` is set if the request is captured. ``rendered_field`` is the field in which the
+    client is known to render reasoning. ``followed_response_id`` is the id of a response that the
+    upstream is already generating and that only has to be followed. ``body_size`` is the size of
+    the request body in bytes.
     """
 
     id: str
@@ -137,122 +138,124 @@ class RequestContext:
     _first_body_hash: int | None = None
 
     def notify_request(self, header: Callable[[str], str | None]) -> None:
-        """Tell the observers that the request is here."""
+        """Notify the observers that the request has arrived."""
         self._notify("on_request", header)
 
-    def instrument(self, call: Handler, route: Route) -> Handler:
-        """The upstream's call, as the observers want to see it."""
+    def instrument(self, handler: Handler, route: Route) -> Handler:
+        """Return the upstream's handler, wrapped by each observer."""
         for observer in self.observers:
-            call = observer.instrument(call, route, self)
-        return call
+            handler = observer.instrument(handler, route, self)
+        return handler
 
     def trace_headers(self) -> dict[str, str]:
-        """The headers of the client, and of the observers, with which the upstream is called."""
+        """Return the client's and the observers' headers for the request to the upstream."""
         observed = {
             k: v for observer in self.observers for k, v in observer.trace_headers(self).items()
         }
         return {**self.client_headers, **observed}
 
     def is_first_body(self, content: bytes) -> bool:
-        """Is this the body that an upstream was sent first, or the same again?"""
+        """Return whether this body equals the first one that was sent to an upstream."""
         digest = hash(content)
         if self._first_body_hash is None:
             self._first_body_hash = digest
         return digest == self._first_body_hash
 
     def authorize(self, address: str | None) -> None:
-        """Raise a ForwarderError when an observer turns the client at ``get_base_url`` away."""
+        """Raise a ForwarderError if an observer rejects the client at ``address``."""
         for observer in self.observers:
             observer.authorize(self, address)
 
     def cancel(self) -> None:
-        """The client has gone: end every wait for it, close what is open."""
+        """End all waits and close all open resources, because the client has disconnected."""
         self.is_cancelled = True
         if self._cancel_event is not None:
             self._cancel_event.set()
-        for cut in list(self.cancel_callbacks):
-            cut()
+        for cancel in list(self.cancel_callbacks):
+            cancel()
         self.cleanup.close()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for so long; False as soon as there is nobody left to wait for."""
-        gone = self._cancel_event = (
-            self._cancel_event or threading.Event()
-        )  # hardly any request has to wait
-        return not (self.is_cancelled or gone.wait(seconds))
+        """Wait for ``seconds``; return False at once when the request is cancelled."""
+        if self._cancel_event is None:  # created here because few requests have to wait
+            self._cancel_event = threading.Event()
+        return not (self.is_cancelled or self._cancel_event.wait(seconds))
 
     def set_response_stream(self, stream: S) -> S:
-        """The generator that makes the answer: while it rests, the client is being written to."""
+        """Register the response generator; while it is suspended, the server writes its output."""
         if self.run is not None:
             self.run.stream = stream
         return stream
 
     def new_attempt(self, upstream: str, model: str) -> None:
-        """Another upstream is asked; what was noted of the one before is not the answer's."""
+        """Start an attempt at another upstream; discard losses and headers of the previous one."""
         self.upstream, self.model = upstream, model
         self.loss_report = replace(self.loss_report, losses=dict(self.conversion_losses))
         self.reply_headers = {}
 
     def notify_stream_start(self) -> None:
-        """Note that the answer is a stream, which has begun."""
+        """Mark the response as a stream that has started, and notify the observers."""
         self.is_streamed = True
         self._notify("on_stream_start")
 
     def log_request(self, body: Json) -> None:
-        """Log the request itself, which is off unless the operator wants it; no keys with it."""
+        """Log the redacted request body if FORWARDER_LOG_BODIES is set."""
         if self.log_bodies:
-            log.info({"id": self.id, "request": Redactor(()).redact_value(body)})
+            redacted = Redactor(()).redact_value(body)
+            log.info({"event": "request_body", "id": self.id, "request": redacted})
 
     def record_attempt(
         self, upstream: UpstreamSettings, provider: str, protocol: str, url: str, data: bytes
     ) -> AttemptRecorder:
-        """What is to be told of a request that goes to an upstream."""
+        """Return the recorder for one request to an upstream; a null object without capturing."""
         if self.recorder is None:
             return NULL_ATTEMPT_RECORDER
         return self.recorder.record_attempt(upstream, provider, protocol, url, data)
 
-    def meter(self, call: Handler) -> Handler:
-        """Wrap a call so that its first event and its usage are noted here."""
+    def meter(self, handler: Handler) -> Handler:
+        """Wrap a handler so that this context records its first event, event count and usage."""
 
         def handle_request(request: Json) -> EventStream:
             if self.recorder is not None:
                 self.recorder.record_resumed_body(request)
-            return self._meter_stream(call(request))
+            return self._meter_stream(handler(request))
 
         return handle_request
 
     def convert_errors(self, stream: EventStream) -> EventStream:
-        """Pass a stream on; whatever breaks it leaves as a ForwarderError."""
+        """Yield from a stream and convert every exception to a ForwarderError."""
         try:
             yield from stream
         except (Exception, ShutdownInterrupt) as error:
             failure = self.record_failure(error)
-            if failure is error:  # from itself, it would lose its cause
+            if failure is error:  # `raise error from error` would discard its cause
                 raise
             raise failure from error
 
     def record_failure(self, error: Exception | ShutdownInterrupt) -> ForwarderError:
-        """Note why this exchange did not do what was asked, and give the error to report.
+        """Record the failure of this request and return the error to report to the client.
 
-        An unforeseen one is reported as an InternalError; its trace goes to the log.  So does that
-        of an event that could not be read, since it may be the forwarder that cannot read.  What
-        fails since the client has gone is nobody's failure.
+        An unexpected exception becomes an InternalError and its traceback is logged. The traceback
+        of a malformed upstream event is logged too, because the forwarder's parser may be wrong.
+        After a disconnect, every failure is recorded as ClientDisconnected.
         """
         if isinstance(error, ShutdownInterrupt):
             error = ShuttingDown()
         elif not isinstance(error, ForwarderError):
-            log.error("exchange %s broke", self.id, exc_info=error)
-            error = InternalError("The forwarder made a mistake; its log has the details.")
+            event = {"event": "request_crashed"}
+            log.error("request %s raised an unexpected error", self.id, exc_info=error, extra=event)
+            error = InternalError("The forwarder failed unexpectedly. Its log has the details.")
         elif self.is_cancelled:
             error = ClientDisconnected()
         elif isinstance(error, UpstreamMalformedEvent) and self.error_class is None:
-            log.warning("exchange %s met an event that cannot be read", self.id, exc_info=error)
+            event = {"event": "upstream_event_malformed"}
+            log.warning("request %s got a malformed event", self.id, exc_info=error, extra=event)
         elif error.__cause__ is not None:
-            log.debug("exchange %s failed", self.id, exc_info=error)
+            event = {"event": "request_failed"}
+            log.debug("request %s failed", self.id, exc_info=error, extra=event)
         return self._set_error(error)
 
     def _set_error(self, error: ForwarderError) -> ForwarderError:
-        """Note this error, which is to be reported."""
         self.status = error.status
         self.error = error.code or error.type
         self.detail = error.log_detail
@@ -260,7 +263,7 @@ class RequestContext:
         return error
 
     def record_disconnect(self) -> None:
-        """Note that the client did not take all of its answer: a write to it failed, it may be."""
+        """Record that the client did not receive its whole response, e.g. after a failed write."""
         if self.error is None:
             self.is_cancelled = True
             self._set_error(ClientDisconnected())
@@ -280,7 +283,7 @@ class RequestContext:
         if isinstance(usage, dict):
             self.usage = usage
         if last.get("error") or last.get("type") in ("error", "response.failed"):
-            self.error = "upstream_failed"  # told to the client by the upstream itself
+            self.error = "upstream_failed"  # the client receives the upstream's own error event
         if self.log_sample_rate:
             self._log_sample(batch)
 
@@ -288,11 +291,11 @@ class RequestContext:
         for event in batch:
             if random.random() < self.log_sample_rate:
                 kind = {"type": event.get("type") or event.get("object")}
-                shown = Redactor(()).redact_value(event) if self.log_bodies else kind
-                log.info({"id": self.id, "event": shown})
+                sample = Redactor(()).redact_value(event) if self.log_bodies else kind
+                log.info({"event": "stream_event_sampled", "id": self.id, "sample": sample})
 
     def close(self) -> None:
-        """Close what was opened and write the one line that says what became of it."""
+        """Close all resources, notify the observers, and log one line about the request."""
         try:
             self.cleanup.close()
         finally:
@@ -303,10 +306,10 @@ class RequestContext:
             log.log(level, {k: v for k, v in self._make_log_fields(seconds) if v is not None})
 
     def _release_stream(self) -> None:
-        """Break the reference cycle exchange -> run -> generator -> exchange.
+        """Break the reference cycle context -> run -> generator -> context.
 
-        A generator that the client did not read to its end is then closed and freed at once, with
-        all that it buffered, instead of at the garbage collector's next full collection.
+        A generator that was not read to its end is then closed and freed at once with its buffers,
+        instead of at the garbage collector's next full collection.
         """
         run, self.run = self.run, None
         if run is not None:
@@ -314,19 +317,20 @@ class RequestContext:
 
     @property
     def token_counts(self) -> tuple[int | None, int | None]:
-        """Tokens in and out, in whichever protocol they were told."""
+        """Input and output tokens, ``None`` where the upstream reported none."""
         return read_token_counts(self.usage or {})
 
-    def _notify(self, what: str, *given: Any) -> None:
-        """Tell the observers; a mistake of one is not the client's."""
+    def _notify(self, method: str, *arguments: Any) -> None:
         for observer in self.observers:
             try:
-                getattr(observer, what)(self, *given)
-            except Exception as error:
-                log.error("exchange %s could not be observed", self.id, exc_info=error)
+                getattr(observer, method)(self, *arguments)
+            except Exception as error:  # a faulty observer must not fail the request
+                event = {"event": "observer_failed"}
+                log.error("observer failed in request %s", self.id, exc_info=error, extra=event)
 
     def _make_log_fields(self, seconds: float) -> Iterator[tuple[str, Any]]:
         input_tokens, output_tokens = self.token_counts
+        yield "event", "request_done"
         yield "id", self.id
         yield "route", self.route
         yield "upstream", self.upstream
@@ -346,13 +350,13 @@ class RequestContext:
 
 
 def read_event_usage(event: Event) -> Json | None:
-    """The usage that an event tells, in either protocol."""
+    """Return the usage object in an event of either protocol."""
     response: Json | None = event.get("response")
     return response.get("usage") if response else read_usage(event)
 
 
 def read_token_counts(usage: Json) -> tuple[int | None, int | None]:
-    """Tokens in and out, in either protocol; ``None`` for what is no number of them."""
+    """Return input and output tokens of either protocol; ``None`` for invalid counts."""
     return (
         to_token_count(usage.get("input_tokens", usage.get("prompt_tokens"))),
         to_token_count(usage.get("output_tokens", usage.get("completion_tokens"))),

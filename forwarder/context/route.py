@@ -1,4 +1,4 @@
-"""Where a request goes: the upstream, its protocol and its name for the model."""
+"""The target of a request: upstream, protocol and model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from forwarder.protocols.model_defaults import NO_DEFAULTS, ModelDefaults
 
 @dataclass(frozen=True)
 class Route:
-    """Where a request goes, in which protocol, and the upstream's own name for the model.
+    """The upstream that serves a request, its protocol, and the upstream's own model name.
 
-    ``defaults`` go into the request where the client gave nothing.
+    ``defaults`` fill parameters that the client did not set.
     """
 
     upstream: UpstreamSettings

@@ -1,7 +1,7 @@
-"""What an upstream's errors must not quote: the secrets that its settings hold.
+"""Removes the secrets in an upstream's settings from its errors and headers.
 
-Not every header and query value is one, and a word blotted out of an error may be the one that
-explains it.  A value is a secret when its name says so, or when it looks like nothing else.
+Only some configured headers and query values are secrets, and redacting a harmless word may hide
+the cause of an error. A value counts as a secret if its name indicates one or if it looks random.
 """
 
 from __future__ import annotations
@@ -16,49 +16,52 @@ from forwarder.core.types import Json
 from forwarder.core.url_secrets import is_random, is_telling
 
 MIN_REDACTED_LENGTH = 8
-"""A secret shorter than this is a placeholder, and may be part of any word."""
+"""A shorter value is a placeholder rather than a secret, and may be part of any word."""
 
 
 def redact_secrets(error: Json, settings: UpstreamSettings) -> Json:
-    """An upstream's error object without the secrets that ``settings`` has for this upstream."""
-    said = before = orjson.dumps(error)
+    """Return an upstream's error object without the secrets in that upstream's settings."""
+    redacted = original = orjson.dumps(error)
     for secret in list_secrets(settings):
-        said = said.replace(orjson.dumps(secret)[1:-1], b"***")
-    return error if said == before else dict(orjson.loads(said))
+        redacted = redacted.replace(orjson.dumps(secret)[1:-1], b"***")
+    return error if redacted == original else dict(orjson.loads(redacted))
 
 
 def redact_headers(headers: Mapping[str, str], settings: UpstreamSettings) -> dict[str, str]:
-    """Headers of an upstream without the secrets of ``settings``; none is named after one."""
-    blotted_headers = dict(headers)
+    """Return an upstream's response headers without secrets.
+
+    Secrets in values are replaced. Headers with a secret in their name are removed.
+    """
+    redacted = dict(headers)
     for secret in list_secrets(settings):
-        blotted_headers = {
+        redacted = {
             name: value.replace(secret, "***")
-            for name, value in blotted_headers.items()
+            for name, value in redacted.items()
             if secret.lower() not in name.lower()
         }
-    return blotted_headers
+    return redacted
 
 
 def list_secrets(settings: UpstreamSettings) -> list[str]:
-    """The key, and what of the headers and the query is secret; the longest first.
+    """Return the secrets among the key, headers and query, plain and percent-encoded.
 
-    The longest first, since one may hold another: ``Bearer`` and a key, the key alone.
+    Longer ones come first, because one secret may contain another.
     """
-    found = {
+    secrets = {
         *split_words(settings.api_key or ""),
         *find_secret_words(settings.headers),
         *find_secret_words(settings.query),
     }
-    forms = found | {quote(word, safe="") for word in found}
+    forms = secrets | {quote(word, safe="") for word in secrets}
     return sorted(forms, key=len, reverse=True)
 
 
-def find_secret_words(given: Mapping[str, str]) -> Iterator[str]:
-    for name, value in given.items():
+def find_secret_words(values: Mapping[str, str]) -> Iterator[str]:
+    for name, value in values.items():
         if is_telling(name) or is_random(value):
             yield from split_words(value)
 
 
 def split_words(value: str) -> Iterator[str]:
-    """The words that are long enough; ``Bearer`` and its like are none."""
+    """Yield the words that are long enough to be secrets, which excludes ``Bearer``."""
     return (word for word in value.split() if len(word) >= MIN_REDACTED_LENGTH)

@@ -1,4 +1,4 @@
-"""Requests that are too large to be kept whole: the same without their longest texts."""
+"""Truncates request bodies that are too large to capture, by omitting long strings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 import orjson
 
 MIN_DROPPED_TEXT_LENGTH = 1000
-"""Characters from which on a text is left out; images and files are far longer."""
+"""Strings of at least this many characters are omitted; images and files are far longer."""
 
 
 def truncate_body(data: bytes) -> bytes | None:
-    """A JSON body without its long texts; ``None`` for what is no JSON.
+    """Return a JSON body without its long strings, or ``None`` if it is not valid JSON.
 
-    Nothing of a text that is left out stays, or half a secret might stand at the cut.
+    A long string is omitted entirely, because a partial one could end in half a secret, which
+    redaction would not find.
     """
     try:
         return orjson.dumps(truncate_value(orjson.loads(data)))
@@ -32,7 +33,7 @@ def truncate_value(value: Any) -> Any:
 
 
 def describe_omission(text: str) -> str:
-    """What is said of a text; of a data URL its type too."""
+    """Return the placeholder of an omitted string; it keeps the media type of a data URL."""
     head, comma, _ = text[:100].partition(",")
     kind = head + comma if text.startswith("data:") and comma else ""
     return f"{kind}[{len(text) - len(kind)} characters left out]"

@@ -22,13 +22,13 @@ def of(key: str | None, address: str | None, **environment: str) -> str:
     return make_account_id(key, address, Settings.from_env({**URL, **environment}))
 
 
-def test_a_key_that_is_checked_pays_wherever_it_comes_from() -> None:
+def test_verified_key_is_the_account_at_any_address() -> None:
     for checked in ({"FORWARDER_API_KEYS": "a,b"}, {"CHAT_API_KEY": "passthrough"}):
         assert of("a", "192.0.2.1", **checked) == of("a", "192.0.2.2", **checked)
         assert of("a", "192.0.2.1", **checked) != of("b", "192.0.2.1", **checked)
 
 
-def test_a_key_that_nobody_checks_is_no_account_of_its_own() -> None:
+def test_unverified_key_is_not_an_account() -> None:
     mixed = {
         "RESPONSES_BASE_URL": "http://up.test/v1",
         "RESPONSES_API_KEY": "sk-ours",
@@ -49,11 +49,11 @@ def test_a_key_that_nobody_checks_is_no_account_of_its_own() -> None:
         (None, "", True),
     ],
 )
-def test_a_network_is_one_account(one: str | None, other: str | None, same: bool) -> None:
+def test_ipv6_network_is_one_account(one: str | None, other: str | None, same: bool) -> None:
     assert (of(None, one) == of(None, other)) is same
 
 
-def test_with_a_secret_nobody_without_it_can_test_guessed_keys_on_payers() -> None:
+def test_account_id_is_an_hmac_under_the_secret_key() -> None:
     keys = {"FORWARDER_API_KEYS": "a,b"}
     plain, *secret = (
         of("a", None, **keys, **more)
@@ -70,7 +70,7 @@ def test_with_a_secret_nobody_without_it_can_test_guessed_keys_on_payers() -> No
     assert secret[0] == secret[1] != secret[2]
 
 
-def test_an_owner_takes_the_owner_key_to_be_derived() -> None:
+def test_owner_depends_on_the_owner_key() -> None:
     digest, other = hash_client_key("key"), hash_client_key("other")
     owner = derive_owner(b"k" * 32, digest)
 
@@ -80,6 +80,6 @@ def test_an_owner_takes_the_owner_key_to_be_derived() -> None:
     assert (is_guessable(digest), is_guessable(owner)) == (True, False)
 
 
-def test_clients_without_a_key_are_one_owner() -> None:
+def test_clients_without_a_key_share_an_owner() -> None:
     assert hash_client_key(None) == hash_client_key("") == ANONYMOUS
     assert not is_guessable(ANONYMOUS)

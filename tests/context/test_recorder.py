@@ -16,7 +16,7 @@ def track(limit: int) -> ByteTrack:
     return ByteTrack(CaptureBudget(limit), lambda: 1.5)
 
 
-def test_pieces_pass_as_they_are() -> None:
+def test_track_passes_pieces_unchanged() -> None:
     noted, pieces = track(1000), [b"one", b"", b"two"]
 
     assert [*noted.tap(pieces)] == pieces
@@ -24,7 +24,7 @@ def test_pieces_pass_as_they_are() -> None:
     assert noted.pieces[0][1] is pieces[0]
 
 
-def test_after_the_first_piece_that_is_too_much_nothing_is_kept() -> None:
+def test_track_keeps_nothing_after_the_budget_is_spent() -> None:
     noted = track(100)
 
     assert [*noted.tap([b"a", b"b" * 100, b"c"])] == [b"a", b"b" * 100, b"c"]
@@ -32,7 +32,7 @@ def test_after_the_first_piece_that_is_too_much_nothing_is_kept() -> None:
     assert noted.dropped_bytes == 101
 
 
-def test_whoever_leaves_ends_what_makes_the_pieces() -> None:
+def test_closing_a_tap_closes_its_source() -> None:
     ended = []
 
     def making() -> Iterator[bytes]:
@@ -49,7 +49,7 @@ def test_whoever_leaves_ends_what_makes_the_pieces() -> None:
     assert ended == [True]
 
 
-def test_a_body_that_fits_is_the_very_bytes() -> None:
+def test_body_within_budget_is_kept_without_copy() -> None:
     taken, data = tape(), b'{"model":"m"}'
     taken.record_body(data)
 
@@ -66,7 +66,7 @@ def test_a_body_that_fits_is_the_very_bytes() -> None:
         (json.dumps(["y" * 900] * 10).encode(), False),
     ],
 )
-def test_a_body_that_is_too_large_is_abridged_or_not_there(data: bytes, kept: bool) -> None:
+def test_body_over_budget_is_truncated_or_dropped(data: bytes, kept: bool) -> None:
     taken = tape(limit=6000)
     taken.record_body(data)
 
@@ -76,7 +76,7 @@ def test_a_body_that_is_too_large_is_abridged_or_not_there(data: bytes, kept: bo
     )  # fmt: skip
 
 
-def test_requests_leave_room_for_answers() -> None:
+def test_request_bodies_leave_budget_for_answers() -> None:
     taken = tape(limit=1000)
     taken.record_body(b'{"input":"%s"}' % (b"x" * 400))
     for _ in range(5):
@@ -87,7 +87,7 @@ def test_requests_leave_room_for_answers() -> None:
     assert taken.answer.dropped_bytes == 0
 
 
-def test_what_a_request_stands_on_is_noted_where_it_may_stand_on_anything() -> None:
+def test_resumed_body_is_recorded_if_the_request_may_refer_to_state() -> None:
     alone, standing, turn = tape(), tape(), tape(method="GET")
     alone.record_body(b'{"input":"hi"}')
     standing.record_body(b'{"input":"hi","previous_response_id":"resp_1"}')
@@ -102,7 +102,7 @@ def test_what_a_request_stands_on_is_noted_where_it_may_stand_on_anything() -> N
         assert each.resumed_body.data == b'{"input":["before","hi"]}'
 
 
-def test_an_attempt_is_noted_without_its_query() -> None:
+def test_attempt_url_has_no_query() -> None:
     taken = tape()
     attempt = taken.record_attempt(UPSTREAM, "generic", "chat", f"{URL}?key=secret", b"{}")
     with attempt:
@@ -116,7 +116,7 @@ def test_an_attempt_is_noted_without_its_query() -> None:
     assert attempt.error is None
 
 
-def test_a_refusal_is_noted_and_goes_on() -> None:
+def test_attempt_records_an_http_error_and_reraises() -> None:
     class Refusal(Exception):
         response = httpx2.Response(429, text="slowly")
 
@@ -128,7 +128,7 @@ def test_a_refusal_is_noted_and_goes_on() -> None:
     assert [data for _, data in attempt.answer.pieces] == [b"slowly"]
 
 
-def test_what_keeps_an_answer_from_coming_is_noted() -> None:
+def test_attempt_records_a_connection_error() -> None:
     attempt = tape().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
     with pytest.raises(RuntimeError), attempt:
         raise RuntimeError("the SDK's") from httpx2.ConnectTimeout("late")
@@ -137,7 +137,7 @@ def test_what_keeps_an_answer_from_coming_is_noted() -> None:
     assert attempt.error == {"type": "ConnectTimeout", "message": "late"}
 
 
-def test_an_answer_that_breaks_is_noted_and_breaks() -> None:
+def test_attempt_records_a_broken_answer_and_reraises() -> None:
     def breaking() -> Iterator[bytes]:
         yield b"x"
         raise httpx2.ReadError("cut")
@@ -149,7 +149,7 @@ def test_an_answer_that_breaks_is_noted_and_breaks() -> None:
     assert attempt.error == {"type": "ReadError", "message": "cut"}
 
 
-def test_who_has_heard_enough_breaks_nothing() -> None:
+def test_attempt_records_no_error_when_the_reader_stops() -> None:
     attempt = tape().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
     heard = attempt.tap(iter([b"x", b"y"]))
     next(heard)
@@ -158,19 +158,19 @@ def test_who_has_heard_enough_breaks_nothing() -> None:
     assert attempt.error is None
 
 
-def test_more_work_for_the_same_request_has_a_tape_of_its_own() -> None:
+def test_child_recorder_shares_only_the_request() -> None:
     taken = tape()
     taken.record_body(b"{}")
     taken.answer.add(b"queued")
 
-    more = taken.make_child(0.0)
+    child = taken.make_child(0.0)
 
-    assert more.asked is taken.asked
-    assert more.body == taken.body
-    assert more.answer.pieces == []
+    assert child.request_head is taken.request_head
+    assert child.body == taken.body
+    assert child.answer.pieces == []
 
 
-def test_events_without_a_stream_are_told_as_one() -> None:
+def test_events_without_http_stream_are_recorded_as_sse() -> None:
     taken = tape()
     taken.record_events([{"type": "response.created"}])
 
@@ -179,7 +179,7 @@ def test_events_without_a_stream_are_told_as_one() -> None:
     )
 
 
-def test_without_a_tape_the_very_iterator_passes() -> None:
+def test_null_attempt_recorder_returns_the_same_iterator() -> None:
     pieces = iter([b"x"])
     with NULL_ATTEMPT_RECORDER:
         NULL_ATTEMPT_RECORDER.record_head(None)

@@ -23,24 +23,24 @@ def blotted(value: Any, *fields: str) -> Any:
     ["remote_api_key", "api_key", "apiKey", "Authorization", "client_secret", "password", "cookie",
      "access_token", "X-Api-Key"],
 )  # fmt: skip
-def test_fields_of_keys_are_always_blotted(name: str) -> None:
+def test_key_fields_are_always_redacted(name: str) -> None:
     assert blotted({"tools": [{name: SECRET}]}) == {"tools": [{name: "***"}]}
 
 
 @pytest.mark.parametrize(
     "name", ["max_tokens", "prompt_cache_key", "token", "content", "keys", "key_points", "author"]
 )
-def test_other_fields_are_not(name: str) -> None:
+def test_other_fields_are_not_redacted(name: str) -> None:
     assert blotted({name: SECRET}) == {name: SECRET}
 
 
-def test_a_schema_of_a_field_with_such_a_name_stays_one() -> None:
+def test_schema_of_a_key_field_is_kept() -> None:
     schema = {"properties": {"password": {"type": "string"}}}
 
     assert blotted(schema) == schema
 
 
-def test_headers_inside_of_a_body_are_headers() -> None:
+def test_headers_in_a_body_are_redacted_as_headers() -> None:
     body = {"headers": {"X-Auth": "x", "X-Title": "t"}, "remote_query": {"sig": "y", "v": 1}}
 
     assert blotted(body) == {
@@ -49,7 +49,7 @@ def test_headers_inside_of_a_body_are_headers() -> None:
     }
 
 
-def test_fields_by_name_are_blotted_wherever_they_stand_and_keep_their_shape() -> None:
+def test_named_fields_are_redacted_at_any_depth_and_keep_their_shape() -> None:
     body = {"user": "u", "a": [{"User": {"type": "x", "n": 1, "on": True, "no": None, "l": ["y"]}}]}
 
     assert blotted(body, "user") == {
@@ -58,7 +58,7 @@ def test_fields_by_name_are_blotted_wherever_they_stand_and_keep_their_shape() -
     }
 
 
-def test_fields_by_path_are_blotted_there_alone() -> None:
+def test_path_fields_are_redacted_only_at_that_path() -> None:
     body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "t"}]}],
             "content": "c", "x": {"content": "d"}, "y": {"content": "e"}}  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_fields_by_path_are_blotted_there_alone() -> None:
     }
 
 
-def test_headers_and_parameters_are_blotted_by_what_their_names_say() -> None:
+def test_headers_and_parameters_are_redacted_by_name() -> None:
     pairs = [("Authorization", "Bearer x"), ("api-key", "x"), ("Cookie", "a=b"), ("key", "x"),
              ("Accept", "*/*"), ("X-Name", "n")]  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_headers_and_parameters_are_blotted_by_what_their_names_say() -> None:
     assert redaction.redaction_count == 5
 
 
-def test_what_is_blotted_once_is_blotted_wherever_it_stands_and_however() -> None:
+def test_redacted_value_is_redacted_everywhere_in_every_encoding() -> None:
     redaction = Redactor(["user"])
     value = 'Jane "the" Döe/x'
     redaction.redact_value({"user": value})
@@ -96,7 +96,7 @@ def test_what_is_blotted_once_is_blotted_wherever_it_stands_and_however() -> Non
 
 
 @pytest.mark.parametrize("word", ["text", "exchange", "response.completed", "x" * 4097])
-def test_what_may_be_a_part_of_any_record_is_not_looked_for(word: str) -> None:
+def test_plain_words_are_not_searched_for(word: str) -> None:
     redaction = Redactor(["user"])
 
     assert redaction.redact_value({"user": word}) == {"user": "***"}
@@ -104,7 +104,7 @@ def test_what_may_be_a_part_of_any_record_is_not_looked_for(word: str) -> None:
     assert redaction.redact_everywhere(said) == said
 
 
-def test_text_that_should_have_been_json_is_blotted_by_its_look() -> None:
+def test_invalid_json_is_redacted_textually() -> None:
     redaction = Redactor(["a.user"])
     text = '{"api_key": "s3cret\\"value", "User":"Jane Doe", "remote_api_key" : "sk-cut-o'
 
@@ -115,7 +115,7 @@ def test_text_that_should_have_been_json_is_blotted_by_its_look() -> None:
 
 
 @pytest.mark.parametrize("value", ["12345678", "null,null", "[],[],[]", "nothing more"])
-def test_a_record_stays_one_whatever_is_blotted_out_of_it(value: str) -> None:
+def test_redacted_record_stays_valid_json(value: str) -> None:
     redaction = Redactor(["user"])
     redaction.redact_value({"user": value})
     record = {"at": 1712345678, "of": [None, None], "no": [[], [], []], "a": "\nothing more"}
@@ -125,7 +125,7 @@ def test_a_record_stays_one_whatever_is_blotted_out_of_it(value: str) -> None:
     assert json.loads(said) == {**record, "b": "no ***!"}
 
 
-def test_no_more_is_looked_for_than_there_is_time_for() -> None:
+def test_number_of_searched_values_is_limited() -> None:
     redaction = Redactor([])
     many = " ".join(f"{number:020}abc" for number in range(1000))
 
@@ -134,7 +134,7 @@ def test_no_more_is_looked_for_than_there_is_time_for() -> None:
     assert len(redaction.found_secrets) == 500
 
 
-def test_the_settings_keys_are_known() -> None:
+def test_settings_keys_are_secrets() -> None:
     settings = Settings.from_env(
         {
             "CHAT_BASE_URL": "http://h/v1",
@@ -152,7 +152,7 @@ def test_the_settings_keys_are_known() -> None:
     }  # fmt: skip
 
 
-def test_a_clients_key_is_a_secret_unless_it_is_a_placeholder() -> None:
+def test_client_key_is_a_secret_unless_too_short() -> None:
     assert collect_client_key("sk-client") == {"sk-client"}
     assert collect_client_key("none") == collect_client_key(None) == frozenset()
 
@@ -168,7 +168,7 @@ def test_a_clients_key_is_a_secret_unless_it_is_a_placeholder() -> None:
         ("mcp.example", "mcp.example"),
     ],
 )
-def test_tokens_in_addresses_of_mcp_servers_are_blotted(url: str, shown: str) -> None:
+def test_tokens_in_mcp_server_urls_are_redacted(url: str, shown: str) -> None:
     redaction = Redactor(())
     tool = {"type": "mcp", "server_label": "x", "server_url": url}
 

@@ -1,4 +1,4 @@
-"""The record of one exchange: what it notes, what it closes, the line it leaves."""
+"""The request context: recorded outcome, cleanup and log line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Json = dict[str, Any]
 
 @pytest.fixture
 def logged() -> Iterator[list[Any]]:
-    """What exchanges log while the test runs."""
+    """What request contexts log while the test runs."""
     messages: list[Any] = []
 
     class Keeper(logging.Handler):
@@ -50,24 +50,24 @@ def logged() -> Iterator[list[Any]]:
     log.setLevel(before)
 
 
-def exchange(**more: Any) -> RequestContext:
+def make_context(**more: Any) -> RequestContext:
     return RequestContext(id="req_1", route="chat", loss_report=LossReport(), **more)
 
 
-def metered(of: RequestContext, *batches: list[Json]) -> list[list[Json]]:
-    return list(of.meter(lambda request: iter(batches))({}))
+def meter(context: RequestContext, *batches: list[Json]) -> list[list[Json]]:
+    return list(context.meter(lambda request: iter(batches))({}))
 
 
-def test_metering_changes_nothing() -> None:
+def test_metering_passes_batches_unchanged() -> None:
     batches = [[{"a": 1}], [], [{"b": 2}, {"c": 3}]]
 
-    assert metered(exchange(), *batches) == batches
+    assert meter(make_context(), *batches) == batches
 
 
-def test_the_first_event_is_noted_and_not_the_silence_before(logged: list[Any]) -> None:
-    silent, spoken = exchange(), exchange()
-    metered(silent, [], [])
-    metered(spoken, [], [{"a": 1}])
+def test_empty_batches_do_not_count_as_first_event(logged: list[Any]) -> None:
+    silent, spoken = make_context(), make_context()
+    meter(silent, [], [])
+    meter(spoken, [], [{"a": 1}])
 
     assert silent.first_event_at is None
     assert spoken.first_event_at is not None
@@ -86,17 +86,17 @@ def test_the_first_event_is_noted_and_not_the_silence_before(logged: list[Any]) 
         },
     ],
 )
-def test_usage_is_noted_in_either_protocol(event: Json, logged: list[Any]) -> None:
-    counted = exchange()
-    metered(counted, [{"usage": None}], [event])
+def test_usage_is_recorded_for_both_protocols(event: Json, logged: list[Any]) -> None:
+    counted = make_context()
+    meter(counted, [{"usage": None}], [event])
 
     counted.close()
 
     assert (logged[0]["input_tokens"], logged[0]["output_tokens"]) == (3, 4)
 
 
-def test_one_line_says_what_became_of_it(logged: list[Any]) -> None:
-    done = exchange(upstream="qwen", model="m", client_key="sk-client")
+def test_closing_logs_one_line(logged: list[Any]) -> None:
+    done = make_context(upstream="qwen", model="m", client_key="sk-client")
     done.loss_report.drop("seed", "why")
 
     done.close()
@@ -104,6 +104,7 @@ def test_one_line_says_what_became_of_it(logged: list[Any]) -> None:
     [line] = logged
     assert line.pop("duration_ms") >= 0
     assert line == {
+        "event": "request_done",
         "id": "req_1",
         "route": "chat",
         "upstream": "qwen",
@@ -113,9 +114,9 @@ def test_one_line_says_what_became_of_it(logged: list[Any]) -> None:
     }
 
 
-def test_closing_closes_what_was_opened() -> None:
+def test_closing_runs_the_cleanup() -> None:
     closed: list[str] = []
-    opened = exchange()
+    opened = make_context()
     opened.cleanup.add(closed.append, "reply")
 
     opened.close()
@@ -123,9 +124,9 @@ def test_closing_closes_what_was_opened() -> None:
     assert closed == ["reply"]
 
 
-def test_a_client_that_leaves_ends_what_waits_and_what_is_open() -> None:
+def test_cancel_ends_waits_and_closes_resources() -> None:
     closed: list[str] = []
-    leaving = exchange()
+    leaving = make_context()
     leaving.cleanup.add(closed.append, "reply")
     leaving.cancel_callbacks.add(lambda: closed.append("connection"))
     assert leaving.wait(0.001)
@@ -138,8 +139,8 @@ def test_a_client_that_leaves_ends_what_waits_and_what_is_open() -> None:
     assert not leaving.wait(60)
 
 
-def test_closing_frees_an_unread_answer_without_the_garbage_collector() -> None:
-    """The generator that makes an answer knows the exchange, which knows the generator."""
+def test_closing_frees_an_unread_stream_without_garbage_collection() -> None:
+    """The generator that makes an answer knows the context, which knows the generator."""
     freed: list[str] = []
 
     def answer() -> Iterator[list[Json]]:
@@ -150,10 +151,10 @@ def test_closing_frees_an_unread_answer_without_the_garbage_collector() -> None:
             freed.append("answer")
 
     def abandon_answer() -> None:
-        of = exchange(run=InFlightRequest())
-        stream = of.set_response_stream(of.convert_errors(answer()))
+        context = make_context(run=InFlightRequest())
+        stream = context.set_response_stream(context.convert_errors(answer()))
         next(stream)
-        of.close()
+        context.close()
 
     gc.disable()
     try:
@@ -163,8 +164,8 @@ def test_closing_frees_an_unread_answer_without_the_garbage_collector() -> None:
         gc.enable()
 
 
-def test_a_wait_ends_when_the_client_leaves() -> None:
-    leaving = exchange()
+def test_cancel_interrupts_a_wait() -> None:
+    leaving = make_context()
     threading.Timer(0.05, leaving.cancel).start()
     began = time.monotonic()
 
@@ -172,8 +173,8 @@ def test_a_wait_ends_when_the_client_leaves() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_what_breaks_since_the_client_has_gone_is_nobody_s_failure(logged: list[Any]) -> None:
-    leaving = exchange()
+def test_failure_after_disconnect_is_client_disconnected(logged: list[Any]) -> None:
+    leaving = make_context()
     leaving.cancel()
 
     with pytest.raises(ClientDisconnected):
@@ -183,15 +184,15 @@ def test_what_breaks_since_the_client_has_gone_is_nobody_s_failure(logged: list[
     assert (logged[0]["status"], logged[0]["error"]) == (499, "client_left")
 
 
-def test_a_mistake_of_ours_is_one_whoever_has_gone() -> None:
-    leaving = exchange()
+def test_crash_after_disconnect_stays_an_internal_error() -> None:
+    leaving = make_context()
     leaving.cancel()
 
     assert isinstance(leaving.record_failure(ValueError("a bug")), InternalError)
 
 
-def test_an_answer_that_was_not_taken_is_told_of_unless_it_failed(logged: list[Any]) -> None:
-    taken, failed = exchange(), exchange()
+def test_disconnect_is_recorded_unless_the_request_failed_before(logged: list[Any]) -> None:
+    taken, failed = make_context(), make_context()
     failed.record_failure(UpstreamTimeout("late"))
     for each in (taken, failed):
         each.record_disconnect()
@@ -201,15 +202,15 @@ def test_an_answer_that_was_not_taken_is_told_of_unless_it_failed(logged: list[A
 
 
 @pytest.mark.parametrize("odd", ["3", -1, 2.5, True, None, {}])
-def test_what_is_no_number_of_tokens_is_none(odd: object) -> None:
-    counted = exchange()
-    metered(counted, [{"usage": {"prompt_tokens": odd, "completion_tokens": 4}}])
+def test_invalid_token_count_is_none(odd: object) -> None:
+    counted = make_context()
+    meter(counted, [{"usage": {"prompt_tokens": odd, "completion_tokens": 4}}])
 
     assert counted.token_counts == (None, 4)
 
 
-def test_another_upstream_is_a_new_leaf(logged: list[Any]) -> None:
-    going = exchange(upstream="first", model="m")
+def test_new_attempt_resets_losses_and_headers(logged: list[Any]) -> None:
+    going = make_context(upstream="first", model="m")
     going.loss_report.strict = True
     going.loss_report.losses["seed"] = "why"
     going.reply_headers = {"retry-after": "3"}
@@ -224,8 +225,8 @@ def test_another_upstream_is_a_new_leaf(logged: list[Any]) -> None:
     )
 
 
-def test_the_line_tells_of_retries_and_fallbacks(logged: list[Any]) -> None:
-    tried = exchange(upstream="second", retries=2, failed_upstreams=["first"])
+def test_log_line_has_retries_and_fallbacks(logged: list[Any]) -> None:
+    tried = make_context(upstream="second", retries=2, failed_upstreams=["first"])
 
     tried.close()
 
@@ -237,9 +238,9 @@ def breaking(error: BaseException) -> EventStream:
     raise error
 
 
-def test_known_failures_pass_and_are_noted(logged: list[Any]) -> None:
+def test_forwarder_errors_are_recorded_and_reraised(logged: list[Any]) -> None:
     error = UpstreamTimeout("late")
-    failing = exchange()
+    failing = make_context()
     stream = failing.convert_errors(breaking(error))
 
     assert next(stream) == [{"a": 1}]
@@ -252,9 +253,9 @@ def test_known_failures_pass_and_are_noted(logged: list[Any]) -> None:
     assert logged[0]["detail"] == "late"
 
 
-def test_the_line_quotes_no_refusal(logged: list[Any]) -> None:
-    """An upstream's words may quote the request."""
-    failing = exchange()
+def test_log_line_does_not_quote_an_upstream_error(logged: list[Any]) -> None:
+    """An upstream's error message may quote the request."""
+    failing = make_context()
 
     with pytest.raises(ForwarderError):
         list(
@@ -265,8 +266,8 @@ def test_the_line_quotes_no_refusal(logged: list[Any]) -> None:
     assert "detail" not in logged[0]
 
 
-def test_unforeseen_failures_are_ours_and_leave_a_trace(logged: list[Any]) -> None:
-    failing = exchange()
+def test_unexpected_exception_becomes_internal_error_and_is_logged(logged: list[Any]) -> None:
+    failing = make_context()
     stream = failing.convert_errors(breaking(KeyError("secret detail")))
     next(stream)
 
@@ -274,70 +275,70 @@ def test_unforeseen_failures_are_ours_and_leave_a_trace(logged: list[Any]) -> No
         next(stream)
 
     assert "secret detail" not in raised.value.message
-    assert "broke" in logged[0]
+    assert "unexpected error" in logged[0]
     failing.close()
     assert logged[1]["status"] == 500
 
 
-def test_bodies_are_logged_only_when_asked(logged: list[Any]) -> None:
-    exchange().log_request({"said": 1})
-    exchange(log_bodies=True).log_request({"said": 2})
+def test_bodies_are_logged_only_if_enabled(logged: list[Any]) -> None:
+    make_context().log_request({"said": 1})
+    make_context(log_bodies=True).log_request({"said": 2})
 
-    assert logged == [{"id": "req_1", "request": {"said": 2}}]
+    assert logged == [{"event": "request_body", "id": "req_1", "request": {"said": 2}}]
 
 
-def test_keys_are_not_logged_with_the_bodies_that_hold_them(logged: list[Any]) -> None:
+def test_keys_in_logged_bodies_are_redacted(logged: list[Any]) -> None:
     body = {"remote_api_key": "sk-1", "remote_headers": {"X-Auth": "sk-2"}, "max_tokens": 3}
 
-    exchange(log_bodies=True).log_request(body)
+    make_context(log_bodies=True).log_request(body)
 
-    blotted = {"remote_api_key": "***", "remote_headers": {"X-Auth": "***"}, "max_tokens": 3}
-    assert logged == [{"id": "req_1", "request": blotted}]
+    redacted = {"remote_api_key": "***", "remote_headers": {"X-Auth": "***"}, "max_tokens": 3}
+    assert logged == [{"event": "request_body", "id": "req_1", "request": redacted}]
     assert body["remote_api_key"] == "sk-1"
 
 
-def test_events_are_sampled_by_their_kind_alone(logged: list[Any]) -> None:
+def test_sampled_events_log_only_their_type(logged: list[Any]) -> None:
     events = [{"type": "response.created", "x": 1}, {"object": "chat.completion.chunk", "x": 1}]
 
-    metered(exchange(), events)
-    metered(exchange(log_sample_rate=1.0), events)
+    meter(make_context(), events)
+    meter(make_context(log_sample_rate=1.0), events)
 
     kinds = [{"type": "response.created"}, {"type": "chat.completion.chunk"}]
-    assert [line["event"] for line in logged] == kinds
+    assert [line["sample"] for line in logged] == kinds
 
 
-def test_whole_events_are_sampled_when_bodies_may_be_seen(logged: list[Any]) -> None:
-    metered(exchange(log_sample_rate=1.0, log_bodies=True), [{"type": "x", "y": 1}])
+def test_sampled_events_are_whole_if_bodies_are_logged(logged: list[Any]) -> None:
+    meter(make_context(log_sample_rate=1.0, log_bodies=True), [{"type": "x", "y": 1}])
 
-    assert logged[0]["event"] == {"type": "x", "y": 1}
+    assert logged[0]["sample"] == {"type": "x", "y": 1}
 
 
 class Watching(RequestObserver):
     def __init__(self) -> None:
         self.told: list[Any] = []
 
-    def on_stream_start(self, exchange: RequestContext) -> None:
+    def on_stream_start(self, context: RequestContext) -> None:
         self.told.append("streams")
 
-    def on_complete(self, exchange: RequestContext, seconds: float) -> None:
+    def on_complete(self, context: RequestContext, seconds: float) -> None:
         self.told.append(
-            (exchange.event_count, exchange.token_counts, exchange.error_class, seconds >= 0)
+            (context.event_count, context.token_counts, context.error_class, seconds >= 0)
         )
 
 
 class Broken(RequestObserver):
-    def on_stream_start(self, exchange: RequestContext) -> None:
+    def on_stream_start(self, context: RequestContext) -> None:
         raise KeyError("streams")
 
-    def on_complete(self, exchange: RequestContext, seconds: float) -> None:
+    def on_complete(self, context: RequestContext, seconds: float) -> None:
         raise KeyError("ended")
 
 
-def test_observers_are_told_when_it_is_over() -> None:
+def test_observers_receive_start_and_completion() -> None:
     watching = Watching()
-    watched = exchange(observers=[watching])
+    watched = make_context(observers=[watching])
     watched.notify_stream_start()
-    metered(watched, [{"a": 1}, {"b": 2}], [{"usage": {"input_tokens": 3, "output_tokens": 4}}])
+    meter(watched, [{"a": 1}, {"b": 2}], [{"usage": {"input_tokens": 3, "output_tokens": 4}}])
     watched.record_failure(UpstreamTimeout("late"))
 
     watched.close()
@@ -345,12 +346,12 @@ def test_observers_are_told_when_it_is_over() -> None:
     assert watching.told == ["streams", (3, (3, 4), UpstreamTimeout, True)]
 
 
-@pytest.mark.usefixtures("logged")  # whatever level another test has set
-def test_the_trace_of_what_cannot_be_read_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be the forwarder that cannot read."""
+@pytest.mark.usefixtures("logged")  # resets the log level
+def test_traceback_of_a_malformed_event_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forwarder's own parser may be wrong."""
     records: list[logging.LogRecord] = []
     monkeypatch.setattr(logging.getLogger("forwarder.exchange"), "handle", records.append)
-    broken = exchange()
+    broken = make_context()
 
     with pytest.raises(UpstreamMalformedEvent) as caught:
         list(broken.convert_errors(_read(iter([[{}]]))))
@@ -363,26 +364,26 @@ def test_the_trace_of_what_cannot_be_read_is_logged_once(monkeypatch: pytest.Mon
 
 
 def _read(stream: Any) -> Any:
-    call = blame_upstream_for_malformed_events(
+    handler = blame_upstream_for_malformed_events(
         lambda request: (batch[0]["delta"] for batch in stream)
     )
-    return call({})
+    return handler({})
 
 
-def test_an_observer_s_mistake_is_not_the_client_s(logged: list[Any]) -> None:
+def test_observer_exception_is_logged_and_ignored(logged: list[Any]) -> None:
     watching = Watching()
-    watched = exchange(observers=[Broken(), watching])
+    watched = make_context(observers=[Broken(), watching])
 
     watched.notify_stream_start()
     watched.close()
 
     assert [told for told in watching.told if told == "streams"]
     assert watching.told[-1][0] == 0
-    assert sum("observed" in str(line) for line in logged) == 2
+    assert sum("observer failed" in str(line) for line in logged) == 2
     assert logged[-1]["status"] == 200
 
 
-def test_whoever_does_not_want_to_know_need_not() -> None:
+def test_observer_methods_default_to_no_op() -> None:
     observer = RequestObserver()
 
     heard = [
@@ -397,8 +398,8 @@ def test_whoever_does_not_want_to_know_need_not() -> None:
     assert heard == [None] * 6
 
 
-def test_the_end_of_the_process_is_no_mistake(logged: list[Any]) -> None:
-    stopped = exchange()
+def test_shutdown_is_reported_as_shutting_down(logged: list[Any]) -> None:
+    stopped = make_context()
 
     with pytest.raises(ShuttingDown):
         list(stopped.convert_errors(breaking(ShutdownInterrupt())))
@@ -407,19 +408,20 @@ def test_the_end_of_the_process_is_no_mistake(logged: list[Any]) -> None:
     assert (logged[0]["status"], logged[0]["error"]) == (503, "shutting_down")
 
 
-def test_without_a_tape_nothing_is_taken_down() -> None:
+def test_attempts_are_not_recorded_without_a_recorder() -> None:
     assert (
-        exchange().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}") is NULL_ATTEMPT_RECORDER
+        make_context().record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
+        is NULL_ATTEMPT_RECORDER
     )
 
 
-def test_with_a_tape_it_hears_what_is_asked_of_upstreams_and_on_what_that_stands() -> None:
+def test_recorder_receives_attempts_and_resumed_body() -> None:
     taken = tape()
-    of = exchange(recorder=taken)
+    context = make_context(recorder=taken)
     taken.record_body(b'{"previous_response_id":"r"}')
 
-    list(of.meter(lambda request: iter([]))({"input": ["before"]}))
-    of.record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
+    list(context.meter(lambda request: iter([]))({"input": ["before"]}))
+    context.record_attempt(UPSTREAM, "generic", "chat", URL, b"{}")
 
     assert taken.resumed_body is not None
     assert taken.resumed_body.data == b'{"input":["before"]}'

@@ -21,7 +21,7 @@ def said(text: str, **environment: str) -> Any:
     return redact_secrets({"message": text}, settings(**environment))["message"]
 
 
-def test_the_key_is_blotted_out_wherever_it_stands() -> None:
+def test_api_key_is_redacted_everywhere() -> None:
     error = {"a": [f"x{KEY}y"], KEY: {"b": KEY}, "c": 1}
 
     assert redact_secrets(error, settings(CHAT_API_KEY=KEY)) == {
@@ -32,7 +32,7 @@ def test_the_key_is_blotted_out_wherever_it_stands() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "none", "sk-1234"])
-def test_a_placeholder_is_no_secret(key: str) -> None:
+def test_short_key_is_not_a_secret(key: str) -> None:
     error = {"message": f"bad {key} and none"}
 
     assert redact_secrets(error, settings(CHAT_API_KEY=key)) is error
@@ -50,7 +50,7 @@ def test_a_placeholder_is_no_secret(key: str) -> None:
         ('{"X-Api-Key": "quo\\"te\\\\d-1"}', 'quo"te\\d-1'),
     ],
 )
-def test_secret_headers_are_blotted_out(headers: str, secret: str) -> None:
+def test_secret_headers_are_redacted(headers: str, secret: str) -> None:
     assert said(f"You sent '{secret}'.", CHAT_HEADERS=headers) == "You sent '***'."
 
 
@@ -63,7 +63,7 @@ def test_secret_headers_are_blotted_out(headers: str, secret: str) -> None:
         ("code=function-code", "function-code"),
     ],
 )
-def test_secrets_of_the_query_are_blotted_out(query: str, quoted: str) -> None:
+def test_secret_query_values_are_redacted(query: str, quoted: str) -> None:
     assert said(f"at /v1?x={quoted}&y", CHAT_QUERY=query) == "at /v1?x=***&y"
 
 
@@ -80,17 +80,17 @@ def test_secrets_of_the_query_are_blotted_out(query: str, quoted: str) -> None:
         {"CHAT_HEADERS": "X-Region: internationalization-of-things"},
     ],
 )
-def test_what_is_common_may_be_quoted(environment: dict[str, str]) -> None:
+def test_common_values_are_not_redacted(environment: dict[str, str]) -> None:
     assert list_secrets(settings(**environment)) == []
 
 
-def test_a_secret_within_another_leaves_nothing_of_it() -> None:
+def test_nested_secrets_are_redacted_whole() -> None:
     given = {"CHAT_API_KEY": "longsecret", "CHAT_HEADERS": "X-Auth: longsecret-and-more"}
 
     assert said("is longsecret-and-more or longsecret", **given) == "is *** or ***"
 
 
-def test_headers_hold_no_secret_in_value_or_name() -> None:
+def test_headers_have_no_secret_in_value_or_name() -> None:
     settings = make_upstream_settings(
         "up", api_key="sk-Secret-key", headers={"X-Token": "other-secret"}
     )

@@ -11,7 +11,7 @@ from forwarder.context.truncate import truncate_body
 LONG = "sk-1234567890" * 200
 
 
-def test_long_texts_are_left_out_and_nothing_of_them_stays() -> None:
+def test_long_strings_are_omitted_entirely() -> None:
     body = {"model": "m", "input": [{"text": LONG, "n": 1}, "short"], "tools": []}
 
     short = truncate_body(json.dumps(body).encode())
@@ -24,12 +24,12 @@ def test_long_texts_are_left_out_and_nothing_of_them_stays() -> None:
     }
 
 
-def test_of_a_data_url_its_type_stays() -> None:
+def test_omitted_data_url_keeps_its_media_type() -> None:
     short = truncate_body(json.dumps(["data:image/png;base64," + "A" * 5000]).encode())
 
     assert short == b'["data:image/png;base64,[5000 characters left out]"]'
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff" * 5000])
-def test_what_is_no_json_cannot_be_abridged(data: bytes) -> None:
+def test_invalid_json_is_not_truncated(data: bytes) -> None:
     assert truncate_body(data) is None

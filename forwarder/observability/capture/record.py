@@ -121,7 +121,7 @@ class RecordBuilder:
         }
 
     def _make_request(self, tape: Recorder) -> Json:
-        asked = tape.asked
+        asked = tape.request_head
         return {
             "method": asked.method,
             "path": asked.path,
