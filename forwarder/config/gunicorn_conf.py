@@ -1,13 +1,13 @@
-"""gunicorn's settings.  gunicorn's command line and ``GUNICORN_CMD_ARGS`` override them.
+"""gunicorn's settings. gunicorn's command line and ``GUNICORN_CMD_ARGS`` override them.
 
-Each one can be set in the environment or in the forwarder's ``.env`` file; ``.env.example``
-documents them.  ``forwarder serve`` passes this file to gunicorn; in a checkout the file
+Each setting can be set in the environment or in the forwarder's ``.env`` file; ``.env.example``
+documents them. ``forwarder serve`` passes this file to gunicorn; in a checkout the file
 ``gunicorn.conf.py`` executes it.
 
-gunicorn's master executes it again on SIGHUP, so that changes of the ``.env`` file take effect.
-Therefore it puts none of that file's values into the master's environment, where the first ones
-would stay.  It imports nothing of the forwarder either: the master would keep the old code and pass
-it to the workers that it starts after a deploy.
+gunicorn's master executes this file again on SIGHUP, so that changes of the ``.env`` file take
+effect. The file therefore copies no ``.env`` value into the master's environment, where the first
+value would persist. It imports no forwarder module either, because the master would keep the old
+code and pass it to workers that start after a deploy.
 """
 
 import atexit
@@ -22,17 +22,17 @@ from typing import NamedTuple
 from dotenv import dotenv_values
 
 worker_class = (
-    "forwarder.server.gunicorn_worker.Worker"  # gevent, and it ends running answers properly
+    "forwarder.server.gunicorn_worker.Worker"  # gevent with a graceful end of running answers
 )
 forwarder_headers = ""  # clients must not set SCRIPT_NAME or PATH_INFO by headers
-control_socket_disable = True  # all instances of a user would share its path
+control_socket_disable = True  # its path would be shared by all instances of a user
 preload_app = False  # gevent must replace the sockets before the application is imported
 
 
 class GunicornSetting(NamedTuple):
-    """gunicorn's name, our variable, its default as text, and the least number it may be.
+    """A gunicorn setting, its environment variable, its default as text, and its minimum.
 
-    Without a least number it is text.
+    Without a minimum the value is text instead of an integer.
     """
 
     name: str
@@ -58,26 +58,27 @@ SETTINGS = (
 
 
 def read_environment(directory: Path) -> dict[str, str | None]:
-    """The environment, over the file that ``FORWARDER_DOTENV`` names (``.env`` in ``directory``).
+    """Return the environment merged over the file in ``FORWARDER_DOTENV``.
 
-    A relative path is relative to the directory in which gunicorn was started.  It is made absolute
-    in the environment, because the workers run in ``directory``.
+    Without that variable the file is ``.env`` in ``directory``. A relative path is relative to the
+    directory in which gunicorn was started. This function makes it absolute in ``os.environ``,
+    because the workers run in ``directory``.
     """
-    named = os.environ.get("FORWARDER_DOTENV")
-    if named:
-        named = os.environ["FORWARDER_DOTENV"] = os.path.abspath(named)
-    path = directory / ".env" if named is None else Path(named)
-    found = dotenv_values(path) if named != "" and path.is_file() else {}
-    return {**found, **os.environ}
+    dotenv = os.environ.get("FORWARDER_DOTENV")
+    if dotenv:
+        dotenv = os.environ["FORWARDER_DOTENV"] = os.path.abspath(dotenv)
+    path = directory / ".env" if dotenv is None else Path(dotenv)
+    values = dotenv_values(path) if dotenv != "" and path.is_file() else {}
+    return {**values, **os.environ}
 
 
 def read_settings(
     environment: Mapping[str, str | None], fail: Callable[[str], object]
 ) -> dict[str, str | int]:
-    """gunicorn's name -> value; calls ``fail`` once with all mistakes, one line each."""
+    """Return gunicorn's settings by name; call ``fail`` once with all mistakes, one line each."""
     values: dict[str, str | int] = {}
     mistakes = []
-    # Like gunicorn itself: a platform that sets only the port expects this address.
+    # As in gunicorn itself: platforms that set only PORT expect the server on this address.
     port = (environment.get("PORT") or "").strip()
     implied = {"GUNICORN_BIND": f"0.0.0.0:{port}"} if port else {}
     for row in SETTINGS:
@@ -94,35 +95,37 @@ def read_settings(
     return values
 
 
-# -- the directory in which the workers count together, for GET /metrics -------------------------
+# -- the directory in which the workers' metrics are combined, for GET /metrics ------------------
 
 _METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _METRICS_PREFIX = "forwarder-metrics-"
 
 
 def make_metrics_directory() -> None:
-    """Make a private directory for this master, unless the operator names one.
+    """Create a private directory for this master, unless the operator configures one.
 
-    The Prometheus client looks for it when the workers import it.
+    The Prometheus client reads the variable when the workers import it.
     """
     prefix = f"{_METRICS_PREFIX}{os.getpid()}-"
-    given = Path(os.environ.get(_METRICS_VARIABLE, ""))
-    # Another master removes its directory when it ends: it may be about to be replaced by this one.
-    is_foreign = given.name.startswith(_METRICS_PREFIX) and not given.name.startswith(prefix)
-    if is_foreign or not given.name:
+    configured = Path(os.environ.get(_METRICS_VARIABLE, ""))
+    # During an upgrade the variable may name the old master's directory, which that master removes.
+    is_foreign = configured.name.startswith(_METRICS_PREFIX) and not configured.name.startswith(
+        prefix
+    )
+    if is_foreign or not configured.name:
         os.environ[_METRICS_VARIABLE] = tempfile.mkdtemp(prefix=prefix)
         atexit.register(remove_directory, os.environ[_METRICS_VARIABLE], os.getpid())
     else:
-        given.mkdir(parents=True, exist_ok=True)
+        configured.mkdir(parents=True, exist_ok=True)
 
 
 def remove_directory(directory: str, master: int) -> None:
-    if os.getpid() == master:  # workers inherit this function and must leave the directory alone
+    if os.getpid() == master:  # workers inherit this exit function and must keep the directory
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def child_exit(server: object, worker: object) -> None:
-    """Tell the Prometheus client that a worker has ended: its gauges no longer count."""
+    """Remove the gauges of a worker that has ended from the metrics."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)  # type: ignore[attr-defined,no-untyped-call]
@@ -130,6 +133,6 @@ def child_exit(server: object, worker: object) -> None:
 
 if __name__ == "__config__":  # gunicorn executes it under this name; `forwarder check` imports it
     _directory: Path = globals().get("DIRECTORY", Path.cwd())
-    chdir = str(_directory)  # where .env and the database are found, wherever gunicorn is started
+    chdir = str(_directory)  # the directory of .env and the database
     globals().update(read_settings(read_environment(_directory), sys.exit))
     make_metrics_directory()

@@ -1,6 +1,7 @@
-"""Text from the environment -> a value.  A ValueError says what the variable must be.
+"""Parsers from the text of an environment variable to a value.
 
-No message repeats the text: a key may have been pasted into the wrong variable.
+A parser raises a ValueError whose message completes the sentence "VARIABLE must be ...". No
+message repeats the text, because a key may have been pasted into the wrong variable.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ Parser = Callable[[str], T]
 
 
 def make_prefix(name: str) -> str:
-    """The head of an upstream's variables: ``my-vllm`` -> ``MY_VLLM_``."""
+    """Return the prefix of an upstream's variables: ``my-vllm`` -> ``MY_VLLM_``."""
     return name.upper().replace("-", "_") + "_"
 
 
 def is_pattern(model: str) -> bool:
-    """Whether ``fnmatchcase`` would take ``model`` for more than one name."""
+    """Return whether ``fnmatchcase`` treats ``model`` as a pattern."""
     return any(sign in model for sign in "*?[")
 
 
 def with_error_message(allowed: str) -> Callable[[Parser[T]], Parser[T]]:
-    """Whatever goes wrong in the parser, the operator reads what is ``allowed``."""
+    """Wrap a parser so that every ValueError or LookupError becomes ``ValueError(allowed)``."""
 
     def wrap_parser(parse: Parser[T]) -> Parser[T]:
         @wraps(parse)
@@ -80,7 +81,7 @@ def split_commas(text: str) -> list[str]:
 
 
 @with_error_message(
-    "different names made of a-z, 0-9, - and _, separated by commas ('forwarder' is not free)"
+    "different names made of a-z, 0-9, - and _, separated by commas ('forwarder' is reserved)"
 )
 def parse_names(text: str) -> tuple[str, ...]:
     names = tuple(split_commas(text))
@@ -90,8 +91,8 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 @with_error_message(
-    "an http:// or https:// address that ends before /chat/completions or /responses,"
-    " without user, query or fragment"
+    "an http:// or https:// address without user, query or fragment, and without the final"
+    " /chat/completions or /responses"
 )
 def parse_http_url(text: str) -> str:
     url = urlsplit(text)
@@ -104,7 +105,7 @@ def parse_http_url(text: str) -> str:
 
 def parse_required_url(text: str) -> str:
     if not text:
-        raise ValueError("set, since FORWARDER_UPSTREAMS names this upstream")
+        raise ValueError("set, because FORWARDER_UPSTREAMS names this upstream")
     return parse_http_url(text)
 
 
@@ -138,7 +139,7 @@ def parse_aliases(text: str) -> Mapping[str, str]:
 
 
 class Fallback(NamedTuple):
-    """Another upstream; ``model`` is ``None`` where it is asked for the same model."""
+    """A fallback upstream; ``model`` is ``None`` if it gets the same model name."""
 
     upstream: str
     model: str | None
@@ -205,7 +206,7 @@ def parse_model_info(text: str) -> Mapping[str, Mapping[str, Any]]:
     return MappingProxyType(info)
 
 
-@with_error_message("names of hosts, addresses and networks (10.1.0.0/16) separated by commas")
+@with_error_message("host names, addresses and networks (10.1.0.0/16) separated by commas")
 def parse_hosts(text: str) -> tuple[str, ...]:
     hosts = tuple(split_commas(text))
     for host in hosts:
@@ -215,7 +216,9 @@ def parse_hosts(text: str) -> tuple[str, ...]:
     return hosts
 
 
-@with_error_message("a number of bytes above 0, with k, m or g for 1024, 1024^2 or 1024^3 of them")
+@with_error_message(
+    "a number of bytes above 0, optionally with the unit k, m or g (powers of 1024)"
+)
 def parse_size(text: str) -> int:
     digits, unit = re.findall(r"\A([1-9][0-9]*)([kmg]?)\Z", text.lower())[0]
     return int(digits) * {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}[unit]
@@ -236,14 +239,14 @@ def parse_database(text: str) -> str:
     return text
 
 
-@with_error_message("a whole number above 0 and /second, /minute, /hour or /day")
+@with_error_message("a whole number above 0 followed by /second, /minute, /hour or /day")
 def parse_rate(text: str) -> str:
     rate = text.lower().replace(" ", "")
     require(re.fullmatch(r"[1-9][0-9]{0,14}/(second|minute|hour|day)", rate))
     return rate
 
 
-@with_error_message("memory:// or the address of a Redis (redis://, rediss:// or redis+unix://)")
+@with_error_message("memory:// or a Redis address (redis://, rediss:// or redis+unix://)")
 def parse_storage(text: str) -> str:
     url = urlsplit(text)
     require(url.scheme in ("memory", "redis", "rediss", "redis+unix"))
@@ -251,7 +254,7 @@ def parse_storage(text: str) -> str:
     return text
 
 
-@with_error_message("off, memory or the path of a directory, with a / in it")
+@with_error_message("off, memory or the path of a directory that contains a /")
 def parse_capture(text: str) -> str:
     if text.lower() in ("off", "memory"):
         return text.lower()
@@ -264,8 +267,8 @@ def docs_folder(text: str) -> str | None:
 
 
 @with_error_message(
-    "names of headers or patterns (x-codex-*) separated by commas, without those that hold keys or"
-    " cookies or describe one connection"
+    "header names or patterns (x-codex-*) separated by commas, except headers that hold keys or"
+    " cookies or belong to one connection"
 )
 def parse_client_headers(text: str) -> tuple[str, ...]:
     from forwarder.core.client_headers import is_forbidden
@@ -276,9 +279,7 @@ def parse_client_headers(text: str) -> tuple[str, ...]:
     return names
 
 
-@with_error_message(
-    "*, names of hosts and patterns (*.example.com) separated by commas, without ports"
-)
+@with_error_message("*, host names and patterns (*.example.com) separated by commas, without ports")
 def parse_host_patterns(text: str) -> tuple[str, ...]:
     patterns = tuple(name.removesuffix(".").lower() for name in split_commas(text))
     for pattern in set(patterns) - {"*"}:
@@ -296,9 +297,7 @@ def parse_origins(text: str) -> tuple[str, ...]:
     return origins
 
 
-@with_error_message(
-    "names of fields (user) and paths to them (messages.content) separated by commas"
-)
+@with_error_message("field names (user) and paths to fields (messages.content) separated by commas")
 def parse_fields(text: str) -> tuple[str, ...]:
     fields = tuple(split_commas(text))
     require(all(all(field.split(".")) for field in fields))
@@ -314,17 +313,17 @@ parse_seconds_from_zero = make_number_parser(float, 0, 86400, " of seconds")
 
 
 def parse_seconds_or_none(text: str) -> float | None:
-    """Seconds, of which none at all are no limit."""
+    """Parse seconds; return ``None`` (no limit) for 0."""
     return parse_seconds_from_zero(text) or None
 
 
 def parse_limit(text: str) -> int | None:
-    """So many, of which none at all are no limit."""
+    """Parse a count; return ``None`` (no limit) for 0."""
     return make_number_parser(int, 0, 1_000_000, "")(text) or None
 
 
 def parse_tokens(text: str) -> int | None:
-    """So many tokens, of which none at all are not known."""
+    """Parse a number of tokens; return ``None`` (unknown) for 0."""
     return make_number_parser(int, 0, 1_000_000_000, "")(text) or None
 
 
@@ -333,7 +332,7 @@ parse_chat_style = make_word_parser(*STYLES["chat"])
 parse_responses_style = make_word_parser(*STYLES["responses"])
 
 
-@with_error_message("KEY=STYLE pairs separated by commas, of the styles " + ", ".join(ALL_STYLES))
+@with_error_message("KEY=STYLE pairs separated by commas; STYLE is one of " + ", ".join(ALL_STYLES))
 def parse_key_styles(text: str) -> Mapping[str, tuple[str, ...]]:
     styles: dict[str, tuple[str, ...]] = {}
     for key, sign, style in (item.rpartition("=") for item in split_commas(text)):

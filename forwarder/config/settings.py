@@ -1,13 +1,13 @@
-"""The environment, read once, as frozen settings.
+"""Reads the environment once into frozen settings.
 
-Two tables say everything: ``SETTINGS`` holds the ``FORWARDER_…`` variables, ``UPSTREAM_SETTINGS``
-those that each upstream has under its own prefix (``CHAT_BASE_URL`` for the upstream ``chat``).
-A row names the variable, the field it fills, its parser and its default as an operator would
-write it; ``.env.example`` documents the same rows for people.
+Two tables declare all settings: ``SETTINGS`` holds the ``FORWARDER_…`` variables, and
+``UPSTREAM_SETTINGS`` holds the variables that each upstream has under its own prefix
+(``CHAT_BASE_URL`` for the upstream ``chat``). A row names the variable, its field, its parser and
+its default as text; ``.env.example`` documents the same rows for operators.
 
-Rule 1: ``load()`` is the only reader of ``os.environ``; everything else takes a mapping.
-Rule 2: all mistakes are found before any is reported, one line each.
-Rule 3: no line repeats a value: a key may have been pasted into the wrong variable.
+- Only `load_settings` reads ``os.environ``; all other functions take a mapping.
+- All mistakes are collected before they are reported, one line each.
+- No line repeats a value, because a key may have been pasted into the wrong variable.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from forwarder.config.parsers import ENV_PREFIX, PASSTHROUGH_KEY, Fallback, Pars
 
 DOTENV_VARIABLE = "FORWARDER_DOTENV"
 TRACING_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-"""OpenTelemetry's own variables, which its exporter reads itself; either turns tracing on."""
+"""OpenTelemetry's own variables; either enables tracing. OpenTelemetry's exporter reads them."""
 
 
 class ConfigError(Exception):
-    """The environment cannot be used; ``mistakes`` holds one line for each reason."""
+    """The environment is invalid; ``mistakes`` has one line for each reason."""
 
     def __init__(self, mistakes: list[str]) -> None:
         super().__init__("\n".join(mistakes))
@@ -42,13 +42,12 @@ class ConfigError(Exception):
 class UpstreamSettings:
     """One upstream. Time-outs are in seconds; ``apis`` holds ``"chat"``, ``"responses"`` or both.
 
-    ``aliases`` maps a client's name for a model to the upstream's; ``globs`` are patterns for
-    ``fnmatchcase``. With ``passthrough_key`` the client's own key goes upstream, and ``api_key``
-    is ``None``. ``provider`` is ``""`` when the address is to give it away.
-    ``fallback`` is in the order in which the others are asked; what is ``0`` or, of the limits,
-    ``None`` is switched off.  ``context_window`` is in tokens, ``None`` where it is not known, and
-    ``model_info`` maps patterns of models to fields of Codex's entries for them.
-    ``registered`` is true of a model that was registered at run time.
+    ``aliases`` maps a client's model name to the upstream's; ``globs`` are ``fnmatchcase``
+    patterns. With ``passthrough_key`` the client's own key goes upstream and ``api_key`` is
+    ``None``. ``provider`` is ``""`` if the provider is detected from the address. ``fallback``
+    lists other upstreams in the order of attempts. 0, or ``None`` for limits, disables a feature.
+    ``context_window`` is in tokens, ``None`` if unknown. ``model_info`` maps model patterns to
+    fields of Codex's model catalog. ``registered`` is true for a model registered at run time.
     """
 
     name: str
@@ -80,7 +79,7 @@ class UpstreamSettings:
     registered: bool = False
 
     def name_variable(self, suffix: str) -> str:
-        """The environment variable of a configured upstream's setting: ``CHAT_API_KEY``."""
+        """Return the environment variable of a setting, such as ``CHAT_API_KEY``."""
         return parsers.make_prefix(self.name) + suffix
 
 
@@ -88,16 +87,15 @@ class UpstreamSettings:
 class Settings:
     """The whole configuration. Intervals are in seconds, ``max_body`` and ``fetch_max`` in bytes.
 
-    ``chat_reasoning`` and ``responses_reasoning`` are styles of `reasoning_style.py`;
-    ``key_reasoning`` maps a client's key to the styles that go before them.  URLs are fetched
-    where ``fetch`` says so *and* there are ``api_keys``.  ``public_url``
-    is ``None`` when clients reach the forwarder at the address that their own requests name.
-    ``rate_requests`` and ``rate_tokens`` are limits such as ``60/minute``, or ``None`` for none.
-    ``capture`` is ``off``, ``memory`` or a directory; ``capture_max`` is in bytes.
-    ``docs_dir`` is the folder of the built documentation, ``None`` if it is not served.
-    ``background_grace`` is ``None`` where background work has the grace of all other answers;
-    ``background_unsaved_max`` is in bytes.
-    ``demo`` says that nothing was configured and ``upstreams`` are the built-in demo.
+    ``chat_reasoning`` and ``responses_reasoning`` are styles of `client_reasoning_style.py`;
+    ``key_reasoning`` maps a client's key to styles that override them. The forwarder fetches URLs
+    only if ``fetch`` is true *and* ``api_keys`` is not empty. ``public_url`` is ``None`` if
+    clients reach the forwarder at the address in their own requests. ``rate_requests`` and
+    ``rate_tokens`` are limits such as ``60/minute``, or ``None``. ``capture`` is ``off``,
+    ``memory`` or a directory; ``capture_max`` is in bytes. ``background_grace`` is ``None`` if
+    background work has the grace period of all other answers; ``background_unsaved_max`` is in
+    bytes. ``docs_dir`` is the folder of the built documentation, ``None`` if it is not served.
+    ``demo`` is true if no upstream is configured and ``upstreams`` are the built-in demo.
     """
 
     upstreams: tuple[UpstreamSettings, ...]
@@ -173,22 +171,22 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """Settings from the variables in ``environ``; raises ``ConfigError`` with all mistakes."""
-        sheet = EnvironmentReader(environ)
-        values = sheet.read_table(ENV_PREFIX, SETTINGS)
+        """Parse the variables in ``environ``; raise ``ConfigError`` with all mistakes."""
+        reader = EnvironmentReader(environ)
+        values = reader.read_table(ENV_PREFIX, SETTINGS)
         names = values.pop("upstreams") or ()
-        sheet.find_misspelled(names)
-        upstreams, demo = read_upstreams(sheet, names)
-        sheet.find_lost_fallbacks(upstreams)
-        sheet.find_unknown_keys(values)
-        if sheet.mistakes:
-            raise ConfigError(list(dict.fromkeys(sheet.mistakes)))
-        tracing = any(sheet.environ.get(name) for name in TRACING_VARIABLES)
+        reader.find_misspelled(names)
+        upstreams, demo = read_upstreams(reader, names)
+        reader.find_lost_fallbacks(upstreams)
+        reader.find_unknown_keys(values)
+        if reader.mistakes:
+            raise ConfigError(list(dict.fromkeys(reader.mistakes)))
+        tracing = any(reader.environ.get(name) for name in TRACING_VARIABLES)
         return cls(upstreams=upstreams, demo=demo, tracing=tracing, **values)
 
 
 def load_settings() -> Settings:
-    """Settings from the real environment, over those in the file ``FORWARDER_DOTENV`` (``.env``).
+    """Read the environment merged over the file in ``FORWARDER_DOTENV`` (default ``.env``).
 
     ``FORWARDER_DOTENV=""`` reads no file. Raises ``ConfigError`` with all mistakes.
     """
@@ -200,21 +198,21 @@ def load_settings() -> Settings:
     return Settings.from_env(os.environ)
 
 
-def make_upstream_settings(name: str, **given: Any) -> UpstreamSettings:
-    """An upstream that the environment does not know; fields that are not given have defaults."""
+def make_upstream_settings(name: str, **fields: Any) -> UpstreamSettings:
+    """Create settings of an upstream outside the environment, with defaults for other fields."""
     values = EnvironmentReader({}).read_table(
         "", UPSTREAM_SETTINGS, BASE_URL="http://unset.invalid"
     )
-    return UpstreamSettings(name=name, **{**values, **given})
+    return UpstreamSettings(name=name, **{**values, **fields})
 
 
 # --- the tables ---------------------------------------------------------------------------------
 
 
 class Setting(NamedTuple):
-    """A variable without its prefix, the field it fills, and its default as text.
+    """A variable without its prefix, its field, its parser, and its default as text.
 
-    A default of ``None`` leaves the field ``None``; an empty variable counts as one not set.
+    A default of ``None`` leaves the field ``None``. An empty variable counts as unset.
     """
 
     suffix: str
@@ -355,7 +353,7 @@ UPSTREAM_SETTINGS = (
     Setting("MODEL_INFO", "model_info", parsers.parse_model_info, "{}"),
 )
 
-# What a provider's or an upstream's name already says, as the variable that it saves.
+# Variables whose values are implied by the name of a provider or an upstream.
 IMPLIED_BY_PROVIDER = {
     "demo": {"BASE_URL": "http://demo.invalid/v1"},
     "openai": {"BASE_URL": "https://api.openai.com/v1"},
@@ -363,7 +361,7 @@ IMPLIED_BY_PROVIDER = {
 IMPLIED_BY_NAME = {"responses": {"API": "responses"}}
 DEMO_ENVIRONMENT = {"CHAT_PROVIDER": "demo", "RESPONSES_PROVIDER": "demo"}
 
-# A Kubernetes service called "forwarder" puts these into every pod beside it.
+# Kubernetes sets these in every pod of the namespace if a service is called "forwarder".
 _KUBERNETES_VARIABLES = re.compile(r"FORWARDER_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_\w+)?)")
 
 
@@ -371,14 +369,14 @@ _KUBERNETES_VARIABLES = re.compile(r"FORWARDER_(SERVICE_(HOST|PORT)(_\w+)?|PORT(
 
 
 class EnvironmentReader:
-    """The environment being read, and the mistakes found in it so far."""
+    """Parses an environment and collects the mistakes in it."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = {name: value.strip() for name, value in environ.items()}
         self.mistakes: list[str] = []
 
     def read_table(self, prefix: str, table: tuple[Setting, ...], **implied: str) -> dict[str, Any]:
-        """Field -> value for each row; ``implied`` (suffix -> text) goes before the defaults."""
+        """Return field -> value for each row; ``implied`` (suffix -> text) overrides defaults."""
         return {
             row.field: self._read_value(
                 prefix + row.suffix, row, implied.get(row.suffix, row.default)
@@ -401,14 +399,14 @@ class EnvironmentReader:
 
     def is_present(self, name: str) -> bool:
         prefix = parsers.make_prefix(name)
-        given = (self.environ.get(prefix + suffix) for suffix in ("BASE_URL", "API_KEY"))
-        return any(given) or bool(self._get_provider_defaults(prefix))
+        values = (self.environ.get(prefix + suffix) for suffix in ("BASE_URL", "API_KEY"))
+        return any(values) or bool(self._get_provider_defaults(prefix))
 
     def _get_provider_defaults(self, prefix: str) -> dict[str, str]:
         return IMPLIED_BY_PROVIDER.get(self.environ.get(prefix + "PROVIDER", "").lower(), {})
 
     def find_lost_fallbacks(self, upstreams: tuple[UpstreamSettings, ...]) -> None:
-        """Fallbacks that lead nowhere, or back."""
+        """Record a mistake for each fallback to an unknown upstream or to itself."""
         names = {upstream.name for upstream in upstreams}
         for upstream in upstreams:
             to = {fallback.upstream for fallback in upstream.fallback or ()}
@@ -417,18 +415,18 @@ class EnvironmentReader:
                 self.mistakes.append(f"{variable} must be {parsers.FALLBACKS_MESSAGE}")
 
     def find_unknown_keys(self, values: dict[str, Any]) -> None:
-        """Keys that have a reasoning style, and that no client may use."""
+        """Record a mistake if a key with a reasoning style is not a client key."""
         known, styled = values["api_keys"], values["key_reasoning"] or {}
         if known and not styled.keys() <= set(known):
             self.mistakes.append(
-                f"{ENV_PREFIX}KEY_REASONING must be of keys in {ENV_PREFIX}API_KEYS"
+                f"{ENV_PREFIX}KEY_REASONING must use only keys from {ENV_PREFIX}API_KEYS"
             )
 
     def find_misspelled(self, names: tuple[str, ...]) -> None:
-        """Variables that are meant for us but are no settings of ours.
+        """Record a mistake for each variable that looks like a setting but is none.
 
-        Under our own prefix that is every unknown one; under an upstream's, which other programs
-        may use as well, only one that is almost a setting.
+        Under the forwarder's own prefix every unknown variable is a mistake. Other programs may use
+        an upstream's prefix too, so there only variables similar to a setting are mistakes.
         """
         tables = {ENV_PREFIX: SETTINGS} | {
             parsers.make_prefix(name): UPSTREAM_SETTINGS for name in names
@@ -442,20 +440,23 @@ class EnvironmentReader:
                 hint = f"did you mean {prefix}{near[0]}?"
                 self.mistakes.append(f"{variable} is not a setting; {hint}")
             elif prefix == ENV_PREFIX and not _KUBERNETES_VARIABLES.fullmatch(variable):
-                self.mistakes.append(f"{variable} is not a setting; .env.example has them all")
+                self.mistakes.append(
+                    f"{variable} is not a setting; .env.example lists all settings"
+                )
 
 
 def read_upstreams(
-    sheet: EnvironmentReader, names: tuple[str, ...]
+    reader: EnvironmentReader, names: tuple[str, ...]
 ) -> tuple[tuple[UpstreamSettings, ...], bool]:
-    """The upstreams, and whether they are only the demo.
+    """Return the upstreams, and whether they are only the demo.
 
-    Named by the operator, each must be complete; named by default, one without address is absent.
+    An upstream that the operator names must be complete. A default upstream without an address is
+    left out.
     """
-    if not sheet.environ.get(ENV_PREFIX + "UPSTREAMS"):
-        names = tuple(name for name in names if sheet.is_present(name))
+    if not reader.environ.get(ENV_PREFIX + "UPSTREAMS"):
+        names = tuple(name for name in names if reader.is_present(name))
     if names:
-        return tuple(sheet.read_upstream(name) for name in names), False
+        return tuple(reader.read_upstream(name) for name in names), False
     return tuple(
         EnvironmentReader(DEMO_ENVIRONMENT).read_upstream(name) for name in ("chat", "responses")
     ), True

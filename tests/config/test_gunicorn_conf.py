@@ -1,4 +1,4 @@
-"""gunicorn's settings as an operator gives them: defaults, environment, ``.env``, mistakes."""
+"""gunicorn's settings: defaults, environment, ``.env`` and mistakes."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def read(path: Path = PATH) -> dict[str, Any]:
     return runpy.run_path(str(path), run_name="__config__")
 
 
-def test_the_example_documents_every_setting_with_its_default() -> None:
+def test_env_example_documents_every_setting() -> None:
     documented = dict(re.findall(r"^#((?:GUNICORN|WEB)_[A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
 
     assert documented == {row.variable: row.default for row in read()["SETTINGS"]}
 
 
-def test_every_name_is_one_of_gunicorn_s() -> None:
+def test_every_setting_exists_in_gunicorn() -> None:
     from gunicorn.config import KNOWN_SETTINGS
 
     known = {setting.name for setting in KNOWN_SETTINGS}
@@ -54,7 +54,7 @@ def test_every_name_is_one_of_gunicorn_s() -> None:
     assert {"preload_app", "forwarder_headers"} <= known
 
 
-def test_the_environment_goes_before_the_file_and_that_before_the_defaults(
+def test_environment_overrides_file_and_file_overrides_defaults(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / ".env").write_text("WEB_CONCURRENCY=3\nGUNICORN_KEEPALIVE=5\nGUNICORN_TIMEOUT=\n")
@@ -66,7 +66,7 @@ def test_the_environment_goes_before_the_file_and_that_before_the_defaults(
     assert settings["bind"] == "127.0.0.1:8000"
 
 
-def test_the_file_is_read_anew_each_time_and_may_be_another(
+def test_dotenv_file_is_read_on_every_execution(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "other"
@@ -80,7 +80,7 @@ def test_the_file_is_read_anew_each_time_and_may_be_another(
     assert [*found, read()["workers"]] == [2, 4, 1]
 
 
-def test_a_checkout_has_its_own_env_file_wherever_gunicorn_is_started(
+def test_checkout_reads_its_own_dotenv_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     checkout = tmp_path / "checkout"
@@ -98,7 +98,7 @@ def test_a_checkout_has_its_own_env_file_wherever_gunicorn_is_started(
     assert os.environ["FORWARDER_DOTENV"] == str(tmp_path / ".env")
 
 
-def test_the_package_s_file_reads_the_env_file_of_the_current_directory(tmp_path: Path) -> None:
+def test_package_reads_the_dotenv_file_of_the_current_directory(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("WEB_CONCURRENCY=5\n")
 
     settings = read()
@@ -106,7 +106,7 @@ def test_the_package_s_file_reads_the_env_file_of_the_current_directory(tmp_path
     assert (settings["workers"], settings["chdir"]) == (5, str(tmp_path))
 
 
-def test_an_import_reads_and_makes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_has_no_side_effects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
     monkeypatch.setenv("WEB_CONCURRENCY", "0")
 
@@ -116,7 +116,7 @@ def test_an_import_reads_and_makes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
 
 
-def test_a_port_that_a_platform_gives_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_variable_sets_the_bind_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "8080")
     assert read()["bind"] == "0.0.0.0:8080"
 
@@ -124,7 +124,7 @@ def test_a_port_that_a_platform_gives_is_taken(monkeypatch: pytest.MonkeyPatch) 
     assert read()["bind"] == "unix:/run/forwarder.sock"
 
 
-def test_all_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_mistakes_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", "0")
     monkeypatch.setenv("GUNICORN_TIMEOUT", "soon")
 
@@ -145,7 +145,7 @@ SERVER = ROOT / "forwarder" / "server"
     [PATH, IN_CHECKOUT, SERVER / "gunicorn_worker.py", SERVER / "client_socket.py"],
     ids=lambda path: path.name,
 )
-def test_the_master_keeps_no_code_of_the_forwarder(path: Path) -> None:
+def test_gunicorn_conf_imports_no_forwarder_module(path: Path) -> None:
     """A SIGHUP starts workers out of the master: what it has imported they would run for ever."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = [node.names[0].name for node in ast.walk(tree) if isinstance(node, ast.Import)]
@@ -158,7 +158,7 @@ def test_the_master_keeps_no_code_of_the_forwarder(path: Path) -> None:
     )
 
 
-def test_gunicorn_s_own_command_line_goes_before(tmp_path: Path) -> None:
+def test_gunicorn_command_line_overrides_settings(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "gunicorn", "--print-config", "-w", "2", "wsgi:app"]
     env = {"PATH": "", "FORWARDER_DOTENV": "", "WEB_CONCURRENCY": "5", "GUNICORN_BACKLOG": "99"}
     env["GUNICORN_CMD_ARGS"] = "--backlog 77 --keep-alive 9"

@@ -1,4 +1,4 @@
-"""The environment as settings: every value, every default, every mistake."""
+"""Settings read from the environment: values, defaults and mistakes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def mistakes(**environ: str) -> list[str]:
 # -- which upstreams there are --------------------------------------------------------------------
 
 
-def test_with_nothing_configured_both_upstreams_are_the_demo() -> None:
+def test_empty_environment_runs_the_demo() -> None:
     settings = read(PATH="/bin", HOME="/root")
     assert settings.demo
     assert [(u.name, u.provider, u.base_url, {*u.apis}) for u in settings.upstreams] == [
@@ -58,7 +58,7 @@ def test_variables_of_absent_upstreams_do_not_reach_the_demo() -> None:
     assert read(CHAT_MODELS="a=b", RESPONSES_API="?") == read()
 
 
-def test_a_key_without_an_address_is_a_mistake_and_no_demo() -> None:
+def test_key_without_base_url_is_a_mistake() -> None:
     (mistake,) = mistakes(CHAT_API_KEY="sk-1")
 
     assert mistake.startswith("CHAT_BASE_URL")
@@ -76,7 +76,7 @@ def test_a_key_without_an_address_is_a_mistake_and_no_demo() -> None:
         ({"FORWARDER_UPSTREAMS": "my-vllm", "MY_VLLM_BASE_URL": URL}, ["my-vllm"]),
     ],
 )
-def test_upstreams_are_those_with_an_address_in_the_order_of_their_names(
+def test_default_upstreams_without_base_url_are_left_out(
     environ: dict[str, str], names: list[str]
 ) -> None:
     settings = read(**environ)
@@ -84,9 +84,9 @@ def test_upstreams_are_those_with_an_address_in_the_order_of_their_names(
     assert not settings.demo
 
 
-def test_an_upstream_that_is_named_needs_an_address() -> None:
+def test_named_upstream_requires_a_base_url() -> None:
     assert mistakes(FORWARDER_UPSTREAMS="chat,local", CHAT_BASE_URL=URL) == [
-        "LOCAL_BASE_URL must be set, since FORWARDER_UPSTREAMS names this upstream"
+        "LOCAL_BASE_URL must be set, because FORWARDER_UPSTREAMS names this upstream"
     ]
 
 
@@ -94,17 +94,17 @@ def test_an_upstream_that_is_named_needs_an_address() -> None:
     ("provider", "address"),
     [("openai", "https://api.openai.com/v1"), ("demo", "http://demo.invalid/v1")],
 )
-def test_some_providers_imply_the_address(provider: str, address: str) -> None:
+def test_provider_implies_the_base_url(provider: str, address: str) -> None:
     (upstream,) = read(FORWARDER_UPSTREAMS="x", X_PROVIDER=provider.upper()).upstreams
     assert (upstream.base_url, upstream.provider) == (address, provider)
 
 
-def test_an_address_of_ones_own_goes_before_the_implied_one() -> None:
+def test_base_url_overrides_the_implied_one() -> None:
     assert read_chat(PROVIDER="openai").base_url == URL
 
 
 @pytest.mark.parametrize("names", ["Chat", "a b", "a,a", "a-b,a_b", "forwarder", ",", "é"])
-def test_names_that_make_no_distinct_variables_are_refused(names: str) -> None:
+def test_upstream_names_with_colliding_variables_are_rejected(names: str) -> None:
     (mistake,) = mistakes(FORWARDER_UPSTREAMS=names)
     assert mistake.startswith("FORWARDER_UPSTREAMS must be different names made of a-z")
 
@@ -112,7 +112,7 @@ def test_names_that_make_no_distinct_variables_are_refused(names: str) -> None:
 # -- values ---------------------------------------------------------------------------------------
 
 
-def test_defaults_of_the_forwarder() -> None:
+def test_forwarder_defaults() -> None:
     assert read(CHAT_BASE_URL=URL) == Settings(
         upstreams=(read_chat(),),
         demo=False,
@@ -188,12 +188,12 @@ def test_defaults_of_the_forwarder() -> None:
 
 
 @pytest.mark.parametrize("name", config.TRACING_VARIABLES)
-def test_opentelemetry_s_own_variables_turn_tracing_on(name: str) -> None:
+def test_opentelemetry_variables_enable_tracing(name: str) -> None:
     assert read(**{name: "http://collector:4318"}).tracing
     assert not read(**{name: " "}).tracing
 
 
-def test_defaults_of_an_upstream() -> None:
+def test_upstream_defaults() -> None:
     assert read_chat() == UpstreamSettings(
         name="chat",
         base_url=URL,
@@ -309,7 +309,7 @@ def test_defaults_of_an_upstream() -> None:
         ("KEEPALIVE", " ", "keepalive", 15.0),
     ],
 )
-def test_values_of_the_forwarder(suffix: str, text: str, field: str, value: Any) -> None:
+def test_forwarder_values_are_parsed(suffix: str, text: str, field: str, value: Any) -> None:
     assert getattr(read(**{f"FORWARDER_{suffix}": text}), field) == value
 
 
@@ -349,11 +349,11 @@ def test_values_of_the_forwarder(suffix: str, text: str, field: str, value: Any)
         ("MODEL_INFO", '{"m-*": {"x": 1}}', "model_info", {"m-*": {"x": 1}}),
     ],
 )
-def test_values_of_an_upstream(suffix: str, text: str, field: str, value: Any) -> None:
+def test_upstream_values_are_parsed(suffix: str, text: str, field: str, value: Any) -> None:
     assert getattr(read_chat(**{suffix: text}), field) == value
 
 
-def test_fallbacks_are_other_upstreams_with_or_without_a_model() -> None:
+def test_fallbacks_are_parsed_with_and_without_model() -> None:
     names = {"FORWARDER_UPSTREAMS": "a,b,my-c"}
     urls = {f"{name}_BASE_URL": URL for name in ("A", "B", "MY_C")}
 
@@ -369,7 +369,7 @@ def test_fallbacks_are_other_upstreams_with_or_without_a_model() -> None:
 @pytest.mark.parametrize(
     ("name", "apis"), [("chat", {"chat"}), ("responses", {"responses"}), ("qwen", {"chat"})]
 )
-def test_an_upstream_speaks_what_its_name_says_or_chat(name: str, apis: set[str]) -> None:
+def test_upstream_name_implies_its_api(name: str, apis: set[str]) -> None:
     variables = {"FORWARDER_UPSTREAMS": name, f"{name.upper()}_BASE_URL": URL}
     assert read(**variables).upstreams[0].apis == apis
 
@@ -386,7 +386,7 @@ def test_an_upstream_speaks_what_its_name_says_or_chat(name: str, apis: set[str]
         ("CHAT_BASE_URL", "http://host/\x01", "an http:// or https:// address"),
         ("CHAT_BASE_URL", "http://host/" + "a" * 70_000, "an http:// or https:// address"),
         ("CHAT_BASE_URL", "http://host:port/v1", "an http:// or https:// address"),
-        ("CHAT_BASE_URL", "http://host/v1/chat/completions", "ends before /chat/completions"),
+        ("CHAT_BASE_URL", "http://host/v1/chat/completions", "without the final /chat/completions"),
         ("CHAT_BASE_URL", "http://host/v1/responses/", "or /responses"),
         ("CHAT_BASE_URL", "http://user:pass@host/v1", "without user, query or fragment"),
         ("CHAT_BASE_URL", "http://host/v1?x=y", "without user, query or fragment"),
@@ -432,12 +432,12 @@ def test_an_upstream_speaks_what_its_name_says_or_chat(name: str, apis: set[str]
         ("FORWARDER_KEY_REASONING", "sk-1", "KEY=STYLE pairs separated by commas"),
         ("FORWARDER_KEY_REASONING", "=think", "KEY=STYLE pairs"),
         ("FORWARDER_KEY_REASONING", "sk 1=think", "KEY=STYLE pairs"),
-        ("FORWARDER_KEY_REASONING", "sk-1=loud", "of the styles auto, thinking, think"),
+        ("FORWARDER_KEY_REASONING", "sk-1=loud", "STYLE is one of auto, thinking, think"),
         ("FORWARDER_CHAT_DEFAULT_STREAM", "maybe", "one of true, false"),
         ("FORWARDER_HOSTED_TOOLS", "run", "one of drop, refuse"),
         ("FORWARDER_KEEPALIVE", "15s", "a number of seconds"),
         ("FORWARDER_MAX_BODY", "0", "a number of bytes above 0"),
-        ("FORWARDER_MAX_BODY", "1t", "with k, m or g"),
+        ("FORWARDER_MAX_BODY", "1t", "with the unit k, m or g"),
         ("FORWARDER_MAX_JSON_VALUES", "10", "a number of values from 1000 to 1e+08"),
         ("FORWARDER_MAX_SCHEMA", "0", "a number of bytes above 0"),
         ("FORWARDER_MAX_SCHEMA_NODES", "10", "a number of nodes from 1000 to 1e+07"),
@@ -452,19 +452,19 @@ def test_an_upstream_speaks_what_its_name_says_or_chat(name: str, apis: set[str]
         ("FORWARDER_READY_TTL", "-1", "a number of seconds from 0"),
         ("FORWARDER_CAPTURE", "maybe", "off, memory or the path of a directory"),
         ("FORWARDER_CAPTURE_COUNT", "none", "a number from 1 to 100000"),
-        ("FORWARDER_HOSTS", "llm.example:8000", "names of hosts and patterns"),
-        ("FORWARDER_HOSTS", "https://llm.example", "names of hosts and patterns"),
-        ("FORWARDER_HOSTS", "*example", "names of hosts and patterns"),
+        ("FORWARDER_HOSTS", "llm.example:8000", "host names and patterns"),
+        ("FORWARDER_HOSTS", "https://llm.example", "host names and patterns"),
+        ("FORWARDER_HOSTS", "*example", "host names and patterns"),
         ("FORWARDER_CORS_ORIGINS", "page.test", "* or origins (https://chat.example.com)"),
         ("FORWARDER_CORS_ORIGINS", "https://chat.example/path", "* or origins"),
         ("FORWARDER_CORS_ORIGINS", "https://*.example", "* or origins"),
-        ("FORWARDER_CLIENT_HEADERS", "authorization", "names of headers or patterns (x-codex-*)"),
-        ("FORWARDER_CLIENT_HEADERS", "x-a, Transfer-Encoding", "names of headers or patterns"),
-        ("FORWARDER_CLIENT_HEADERS", "x-a: b", "names of headers or patterns"),
-        ("FORWARDER_CAPTURE_REDACT", "a..b", "names of fields (user) and paths"),
+        ("FORWARDER_CLIENT_HEADERS", "authorization", "header names or patterns (x-codex-*)"),
+        ("FORWARDER_CLIENT_HEADERS", "x-a, Transfer-Encoding", "header names or patterns"),
+        ("FORWARDER_CLIENT_HEADERS", "x-a: b", "header names or patterns"),
+        ("FORWARDER_CAPTURE_REDACT", "a..b", "field names (user) and paths"),
     ],
 )
-def test_a_mistake_names_the_variable_and_what_is_allowed_but_never_the_value(
+def test_mistake_names_the_variable_and_allowed_values_but_not_the_value(
     variable: str, text: str, allowed: str
 ) -> None:
     (mistake,) = mistakes(**{"CHAT_BASE_URL": URL, variable: text})
@@ -474,7 +474,7 @@ def test_a_mistake_names_the_variable_and_what_is_allowed_but_never_the_value(
     assert len(text) < 4 or text not in mistake
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         read(CHAT_BASE_URL="x", CHAT_API="x", RESPONSES_BASE_URL="x", FORWARDER_STRICT="x")
     assert [line.split()[0] for line in caught.value.mistakes] == [
@@ -494,10 +494,10 @@ def test_all_mistakes_are_told_at_once() -> None:
         ("RESPONSES_BASEURL", "did you mean RESPONSES_BASE_URL?"),
         ("FORWARDER_API_KEY", "did you mean FORWARDER_API_KEYS?"),
         ("FORWARDER_SECRET_KEYS", "did you mean FORWARDER_SECRET_KEY?"),
-        ("FORWARDER_COLOUR", ".env.example has them all"),
+        ("FORWARDER_COLOUR", ".env.example lists all settings"),
     ],
 )
-def test_a_misspelled_variable_is_a_mistake(variable: str, hint: str) -> None:
+def test_misspelled_variable_is_a_mistake(variable: str, hint: str) -> None:
     assert mistakes(**{variable: "x"}) == [f"{variable} is not a setting; {hint}"]
 
 
@@ -519,11 +519,11 @@ def test_a_misspelled_variable_is_a_mistake(variable: str, hint: str) -> None:
         "FORWARDER_DOTENV",
     ],
 )
-def test_variables_of_others_are_left_alone(variable: str) -> None:
+def test_variables_of_other_programs_are_ignored(variable: str) -> None:
     assert read(**{variable: "x"}).demo
 
 
-def test_an_upstream_whose_name_begins_like_another_keeps_its_variables() -> None:
+def test_upstream_names_with_a_common_prefix_keep_their_variables() -> None:
     variables = {"FORWARDER_UPSTREAMS": "a,a-2", "A_BASE_URL": URL, "A_2_BASE_URL": URL + "/2"}
     assert [u.base_url for u in read(**variables).upstreams] == [URL, URL + "/2"]
     assert mistakes(**variables, A_2_BASE_ULR=URL) == [
@@ -549,7 +549,7 @@ def test_repr_shows_no_secret() -> None:
     assert URL in repr(settings)
 
 
-def test_settings_cannot_be_changed() -> None:
+def test_settings_are_frozen() -> None:
     upstream = read_chat(HEADERS="a: b", QUERY="a=b", QUIRKS='{"drop": []}', MODELS="a=b")
     with pytest.raises(dataclasses.FrozenInstanceError):
         upstream.base_url = ""  # type: ignore[misc]
@@ -558,28 +558,28 @@ def test_settings_cannot_be_changed() -> None:
             mapping["a"] = "c"  # type: ignore[index]
 
 
-def test_an_upstream_beside_the_environment_has_the_defaults() -> None:
+def test_make_upstream_settings_uses_defaults() -> None:
     own = {"name": "late:latest", "base_url": "https://late/v1", "api_key": "sk-late"}
 
     assert config.make_upstream_settings(**own) == dataclasses.replace(read_chat(), **own)
 
 
-def test_a_style_of_a_key_that_no_client_may_use_is_a_mistake() -> None:
+def test_key_style_of_an_unknown_key_is_a_mistake() -> None:
     keys = {"FORWARDER_API_KEYS": "sk-a,sk-b"}
     assert read(FORWARDER_KEY_REASONING="sk-b=think", **keys).key_reasoning == {"sk-b": ("think",)}
     assert read(FORWARDER_KEY_REASONING="sk-c=think").key_reasoning == {"sk-c": ("think",)}
     assert mistakes(FORWARDER_KEY_REASONING="sk-c=think", **keys) == [
-        "FORWARDER_KEY_REASONING must be of keys in FORWARDER_API_KEYS"
+        "FORWARDER_KEY_REASONING must use only keys from FORWARDER_API_KEYS"
     ]
 
 
-def test_an_upstream_knows_the_variables_of_its_settings() -> None:
+def test_name_variable_uses_the_upstream_prefix() -> None:
     upstream = dataclasses.replace(read_chat(), name="my-vllm")
 
     assert upstream.name_variable("API_KEY") == "MY_VLLM_API_KEY"
 
 
-def test_settings_can_be_keys_of_a_dict() -> None:
+def test_settings_are_hashable() -> None:
     assert {read(CHAT_BASE_URL=URL): 1}[read(CHAT_BASE_URL=URL)] == 1
 
 
@@ -590,7 +590,7 @@ def test_settings_can_be_keys_of_a_dict() -> None:
         (UPSTREAM_SETTINGS, UpstreamSettings, {"name", "registered"}),
     ],
 )
-def test_each_field_has_one_row(
+def test_each_field_has_one_table_row(
     table: tuple[config.Setting, ...], settings: type, beside: set[str]
 ) -> None:
     fields = [row.field for row in table]
@@ -611,23 +611,23 @@ def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return variables
 
 
-def test_load_reads_the_file_below_the_environment(environ: dict[str, str]) -> None:
+def test_environment_overrides_the_dotenv_file(environ: dict[str, str]) -> None:
     environ["CHAT_BASE_URL"] = URL
     (upstream,) = config.load_settings().upstreams
     assert (upstream.base_url, {*upstream.apis}) == (URL, {"chat", "responses"})
 
 
-def test_load_does_without_a_file(environ: dict[str, str], tmp_path: Path) -> None:
+def test_dotenv_file_is_optional(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / ".env").unlink()
     assert config.load_settings().demo
 
 
-def test_load_reads_the_file_that_is_named(environ: dict[str, str]) -> None:
+def test_dotenv_variable_names_the_file(environ: dict[str, str]) -> None:
     environ["FORWARDER_DOTENV"] = "other.env"
     assert config.load_settings().upstreams[0].base_url == "http://other/v1"
 
 
-def test_load_reads_no_file_when_told_so(
+def test_empty_dotenv_variable_reads_no_file(
     environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environ["FORWARDER_DOTENV"] = ""
@@ -635,7 +635,7 @@ def test_load_reads_no_file_when_told_so(
     assert config.load_settings().demo
 
 
-def test_a_named_file_has_to_exist(environ: dict[str, str]) -> None:
+def test_named_dotenv_file_must_exist(environ: dict[str, str]) -> None:
     environ["FORWARDER_DOTENV"] = "absent.env"
     with pytest.raises(ConfigError, match="FORWARDER_DOTENV must be the path of a file"):
         config.load_settings()
@@ -656,36 +656,36 @@ def examples() -> list[str]:
     return ["\n".join(block) for is_example, block in groupby(lines, bool) if is_example]
 
 
-def test_the_example_documents_every_setting_with_its_default() -> None:
+def test_env_example_documents_every_setting() -> None:
     ours = {f"FORWARDER_{row.suffix}": row.default or "" for row in SETTINGS}
     upstream = {f"CHAT_{row.suffix}": row.default or "" for row in UPSTREAM_SETTINGS}
     assert documented() == {**ours, **upstream, "FORWARDER_DOTENV": ".env"}
 
 
-def test_the_example_sets_nothing_as_it_stands() -> None:
+def test_env_example_sets_nothing() -> None:
     assert all(line.startswith("#") for line in EXAMPLE.splitlines() if line)
 
 
-def test_the_defaults_of_the_example_are_the_defaults() -> None:
+def test_env_example_defaults_are_the_defaults() -> None:
     variables = documented()
     del variables["FORWARDER_UPSTREAMS"]  # written out, it asks for both addresses
     assert Settings.from_env(variables) == read()
 
 
 @pytest.mark.parametrize("example", examples())
-def test_the_examples_are_valid_as_they_stand(example: str, tmp_path: Path) -> None:
+def test_env_example_snippets_are_valid(example: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(example)
     variables = {name: value or "" for name, value in dotenv_values(tmp_path / ".env").items()}
     settings = Settings.from_env({"CHAT_BASE_URL": URL, **variables})
     assert not settings.demo
 
 
-def test_there_are_examples_for_the_common_providers() -> None:
+def test_env_example_has_the_common_providers() -> None:
     text = "\n".join(examples())
     for mark in ("dashscope", "api.deepseek.com", "api.openai.com", "azure.com", "vllm", ":11434"):
         assert mark in text
 
 
 @pytest.mark.parametrize("names", [PROFILES.keys(), PROFILE_FIELDS])
-def test_the_example_lists_every_provider_and_every_quirk(names: set[str]) -> None:
+def test_env_example_lists_every_provider_and_quirk(names: set[str]) -> None:
     assert ", ".join(sorted(names)) in re.sub(r",\n# ", ", ", EXAMPLE)
