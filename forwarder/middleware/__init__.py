@@ -1,6 +1,6 @@
-"""Wrappers around handlers that add what an API or a provider lacks.
+"""Middleware that emulates features which an API or a provider lacks.
 
-Each is a function ``Handler -> Handler``: it takes its parameter out of the request and works on
-the stream of the answer.  A request that does not use it gets the inner handler's own stream.
-`forwarder.pipeline.pipeline` declares their order.
+Each middleware is a function ``Handler -> Handler``. It removes its parameter from the request and
+transforms the event stream. If a request does not use the parameter, the middleware returns the
+inner handler's stream itself. `forwarder.pipeline.pipeline` declares the order.
 """

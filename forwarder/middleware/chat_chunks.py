@@ -1,4 +1,4 @@
-"""Chat chunks taken apart and put together, for emulations that change what a stream says."""
+"""Reads and builds Chat chunks for middleware that changes the content of a stream."""
 
 from __future__ import annotations
 
@@ -9,80 +9,80 @@ from forwarder.core.types import Event, EventStream, Json
 from forwarder.translation.chat_over_responses.side_data import SIDE_DATA
 
 TEXT_FIELDS = ("reasoning_content", "content", "refusal")
-"""The fields of a delta in which the model writes."""
+"""The fields of a delta that hold generated text."""
 
 CALL_DELTA_FIELDS = ("tool_calls", "function_call")
-"""The fields of a delta in which the model calls."""
+"""The fields of a delta that hold tool calls."""
 
 
 def read_first_choice(chunk: Event) -> Json:
-    """The first choice; empty for a chunk without choices."""
+    """Return the first choice, or an empty object for a chunk without choices."""
     choices: list[Json] = chunk.get("choices") or [{}]
     return choices[0]
 
 
 def has_side_data(chunk: Event) -> bool:
-    """Is this a chunk of notes, which say what stands beside the text?"""
+    """Return whether the chunk carries side data, such as annotations, instead of text."""
     return SIDE_DATA in (read_first_choice(chunk).get("delta") or {})
 
 
 def replace_choice(chunk: Event, choice: Json) -> Event:
-    """The chunk with this as its only choice."""
+    """Return a copy of the chunk with ``choice`` as its only choice."""
     return {**chunk, "choices": [choice]}
 
 
 def make_final_chunk(chunk: Event, reason: str) -> Event:
-    """A chunk of the same answer that finishes it."""
+    """Build the chunk that finishes the choice of ``chunk`` with this ``finish_reason``."""
     index = read_first_choice(chunk).get("index") or 0
     choice: Json = {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
     return replace_choice(chunk, choice)
 
 
 def make_usage_chunk(chunk: Event, usage: Json) -> Event:
-    """A chunk of the same answer that tells its usage."""
+    """Build the usage chunk of the answer to which ``chunk`` belongs."""
     return {**chunk, "choices": [], "usage": usage}
 
 
 def close_stream(stream: EventStream) -> None:
-    """Close a stream, and with it the upstream's answer at its other end."""
-    closing = getattr(stream, "close", None)
-    if closing is not None:
-        closing()
+    """Close a stream and thereby the upstream's response."""
+    close = getattr(stream, "close", None)
+    if close is not None:
+        close()
 
 
 class LogprobBuffer:
-    """Log probabilities that have to go with their text when it is held back or cut.
+    """Holds log probabilities until their text is sent, for text that is held back or cut.
 
-    They are measured in bytes: a token may be a part of a character.
+    Lengths are in bytes, because a token may be a part of a character.
     """
 
     def __init__(self) -> None:
         self._entries: deque[Json] = deque()
-        self._room = 0
+        self._available_bytes = 0
 
     def feed(self, logprobs: Json | None) -> None:
-        """Take those of a choice."""
+        """Add the ``logprobs`` of a choice."""
         self._entries.extend((logprobs or {}).get("content") or ())
 
     def pop_for_text(self, text: str) -> Json | None:
-        """Those of the tokens that lie wholly within the texts given so far and this one."""
-        self._room += len(text.encode(errors="replace"))
-        given: list[Any] = []
-        while self._entries and count_token_bytes(self._entries[0]) <= self._room:
-            given.append(self._entries.popleft())
-            self._room -= count_token_bytes(given[-1])
-        return wrap_entries(given)
+        """Remove and return the entries of all tokens that end within the text up to ``text``."""
+        self._available_bytes += len(text.encode(errors="replace"))
+        entries: list[Any] = []
+        while self._entries and count_token_bytes(self._entries[0]) <= self._available_bytes:
+            entries.append(self._entries.popleft())
+            self._available_bytes -= count_token_bytes(entries[-1])
+        return wrap_entries(entries)
 
     def pop_rest(self) -> Json | None:
-        """All others, when nothing more is held back or cut."""
-        given = list(self._entries)
+        """Remove and return all remaining entries, when no more text is held back or cut."""
+        entries = list(self._entries)
         self._entries.clear()
-        return wrap_entries(given)
+        return wrap_entries(entries)
 
 
 def count_token_bytes(entry: Json) -> int:
-    spelled = entry.get("bytes")
-    return len(str(entry.get("token")).encode(errors="replace") if spelled is None else spelled)
+    data = entry.get("bytes")
+    return len(str(entry.get("token")).encode(errors="replace") if data is None else data)
 
 
 def wrap_entries(entries: list[Any]) -> Json | None:

@@ -1,7 +1,8 @@
-"""What stands beside a text that is cut: of the part before the cut it is told, at its end.
+"""Delivers annotations and files of an answer that the forwarder cuts.
 
-The translator tells the notes of such an answer as they come (see
-`translation/chat_over_responses/side_data.py`), all that are known each time.
+The translator emits side-data chunks during such an answer, each with all annotations so far (see
+`translation/chat_over_responses/side_data.py`). This middleware removes these chunks and sends the
+annotations that lie before the cut at the end of the answer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from forwarder.translation.chat_over_responses.side_data import SIDE_DATA
 
 
 def with_cut_annotations(handler: Handler) -> Handler:
-    """Wrap a chat call that cuts its answer, so that its notes come at the end as ever."""
+    """Wrap a chat handler that cuts its answer, so that annotations come at its end."""
 
     def handle_request(request: Json) -> EventStream:
         stream = handler(request)
@@ -45,20 +46,20 @@ def gather_side_data(stream: EventStream) -> EventStream:
 
 
 def finish_with_side_data(chunk: Event, side_data: Json, text_length: int) -> Batch:
-    """The chunk that finishes, and before it the annotations of the text that came."""
+    """Return the final chunk, preceded by the annotations of the text that was sent."""
     choice = read_first_choice(chunk)
     annotations, files = (
         select_within(side_data["annotations"], text_length),
         select_within(side_data["files"], text_length),
     )
     metadata = {**side_data["metadata"], **({"files": files} if files else {})}
-    last = {**choice["delta"], **({"metadata": metadata} if metadata else {})}
-    ending = replace_choice(chunk, {**choice, "delta": last})
+    last_delta = {**choice["delta"], **({"metadata": metadata} if metadata else {})}
+    final = replace_choice(chunk, {**choice, "delta": last_delta})
     if not annotations:
-        return [ending]
-    noted = {"index": choice.get("index") or 0, "delta": {"annotations": annotations}}
-    return [replace_choice(chunk, {**noted, "logprobs": None, "finish_reason": None}), ending]
+        return [final]
+    annotated = {"index": choice.get("index") or 0, "delta": {"annotations": annotations}}
+    return [replace_choice(chunk, {**annotated, "logprobs": None, "finish_reason": None}), final]
 
 
-def select_within(placed: list[tuple[int, Json]], text_length: int) -> list[Any]:
-    return [what for at, what in placed if at <= text_length]
+def select_within(positioned: list[tuple[int, Json]], text_length: int) -> list[Any]:
+    return [value for position, value in positioned if position <= text_length]

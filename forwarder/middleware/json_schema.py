@@ -1,9 +1,9 @@
-"""JSON schemas for providers that know only JSON, or not even that.
+"""Emulates ``response_format`` JSON schemas for providers without them.
 
-The schema goes into the prompt.  The answer is held back until it is complete, and checked.  One
-that does not fit is asked for once more, with what is wrong with it; a second one that does not
-fit either is given as it is, and ``metadata.schema_error`` on the message says why, since a client
-may still make something of it.  Calls, refusals and cut answers are nobody's JSON and pass.
+The middleware adds the schema to the prompt, collects the whole answer and validates it. If the
+answer does not match, the model is asked once more with the validation error. If the second answer
+does not match either, the client gets it with the reason in ``metadata.schema_error``, because it
+may still be usable. Tool calls, refusals and truncated answers are not validated.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from forwarder.protocols import unfold
 from forwarder.protocols.fold import fold_chat
 
 HEARTBEAT_SECONDS = 5.0
-"""Seconds after which a client that waits for a held answer hears that there will be one."""
+"""While an answer is collected, the client gets an empty batch (keep-alive) this often."""
 
 
 def with_json_schema(
     handler: Handler, level: str, max_steps: int = json_schema_validation.MAX_STEPS
 ) -> Handler:
-    """Wrap a chat call whose upstream knows ``response_format`` up to ``level``.
+    """Wrap a chat handler whose upstream supports ``response_format`` up to ``level``.
 
-    An answer whose check takes more than ``max_steps`` is given unchecked, and says so.
-    Of ``json_object`` and ``none`` the lack is made up for here; of every other level nothing is.
+    The levels ``json_object`` and ``none`` are emulated here; for others ``handler`` is returned.
+    If validation takes more than ``max_steps``, the answer is passed on unchecked with a
+    ``schema_error``.
     """
     if level not in ("json_object", "none"):
         return handler
 
     def handle_request(request: Json) -> EventStream:
-        wanted = read_required_schema(request, level, max_steps)
-        if wanted is None:
+        required = read_required_schema(request, level, max_steps)
+        if required is None:
             return handler(request)
-        inner = add_schema_prompt(request, wanted, level)
-        return validate_answer(handler(inner), handler, inner, wanted)
+        inner = add_schema_prompt(request, required, level)
+        return validate_answer(handler(inner), handler, inner, required)
 
     return handle_request
 
 
 class RequiredSchema(NamedTuple):
-    """What the answer has to be: the schema, and its name and description where it has them."""
+    """The schema of the answer, the budget to check it, and the schema's name and description."""
 
     schema: Json
     max_steps: int
@@ -69,28 +70,31 @@ def read_required_schema(request: Json, level: str, max_steps: int) -> RequiredS
     described = read_field(response_format, "json_schema", DICT, path) or {}
     schema = read_field(described, "schema", DICT, f"{path}.schema") or {"type": "object"}
     json_schema_validation.check_schema(schema, f"{path}.schema", max_steps)
-    named = (
+    description = (
         read_field(described, name, STR, f"{path}.{name}") or "" for name in _DESCRIPTION_FIELDS
     )
-    return RequiredSchema(schema, max_steps, *named)
+    return RequiredSchema(schema, max_steps, *description)
 
 
 # -- the request --------------------------------------------------------------------------------
 
 
-def add_schema_prompt(request: Json, wanted: RequiredSchema, level: str) -> Json:
-    """The request with the schema in its prompt and a format that the provider knows."""
+def add_schema_prompt(request: Json, required: RequiredSchema, level: str) -> Json:
+    """Return the request with the schema in its prompt and a format that the provider supports."""
     inner = {k: v for k, v in request.items() if k != "response_format"}
     if level == "json_object":
         inner["response_format"] = {"type": "json_object"}
     messages = request.get("messages")
     if isinstance(messages, list):
-        inner["messages"] = insert_instruction(messages, make_instruction(wanted))
+        inner["messages"] = insert_instruction(messages, make_instruction(required))
     return inner
 
 
 def insert_instruction(messages: list[Any], instruction: str) -> list[Any]:
-    """The instruction comes after the client's own, so that the head of every turn is the same."""
+    """Insert the instruction after the leading system messages.
+
+    The start of the prompt is then the same in every turn, so that prompt caches match.
+    """
     head = 0
     while head < len(messages) and is_system_message(messages[head]):
         head += 1
@@ -101,62 +105,67 @@ def is_system_message(message: Any) -> bool:
     return isinstance(message, dict) and message.get("role") in ("system", "developer")
 
 
-def make_instruction(wanted: RequiredSchema) -> str:
-    about = ": ".join(filter(None, (wanted.name, wanted.description)))
+def make_instruction(required: RequiredSchema) -> str:
+    about = ": ".join(filter(None, (required.name, required.description)))
     return (
         "Answer with JSON alone, without any text or code fence around it"
         f"{f' ({about})' if about else ''}. The JSON must be valid against this JSON Schema:\n"
-        f"{orjson.dumps(wanted.schema).decode()}"
+        f"{orjson.dumps(required.schema).decode()}"
     )
 
 
-def make_retry_request(request: Json, said: str, wrong: str) -> Json:
-    """The request with the answer that does not fit, and what is wrong with it."""
-    correction = f"This does not fit the JSON Schema: {wrong}\nAnswer again, with the JSON alone."
-    said_and_corrected = [
-        {"role": "assistant", "content": said},
+def make_retry_request(request: Json, answer: str, reason: str) -> Json:
+    """Return the request with the mismatching answer and the validation error appended."""
+    correction = f"This does not fit the JSON Schema: {reason}\nAnswer again, with the JSON alone."
+    messages = [
+        *request["messages"],
+        {"role": "assistant", "content": answer},
         {"role": "user", "content": correction},
     ]
-    return {**request, "messages": [*request["messages"], *said_and_corrected]}
+    return {**request, "messages": messages}
 
 
 # -- the answer ---------------------------------------------------------------------------------
 
 
 def validate_answer(
-    stream: EventStream, handler: Handler, request: Json, wanted: RequiredSchema
+    stream: EventStream, handler: Handler, request: Json, required: RequiredSchema
 ) -> EventStream:
     answer = fold_chat(iter((yield from collect_batches(stream))))
-    wrong = check_choices(answer, wanted)
-    if wrong:
+    mismatch = check_choices(answer, required)
+    if mismatch:
         try:
             second = fold_chat(
-                iter((yield from collect_batches(handler(make_retry_request(request, *wrong)))))
+                iter((yield from collect_batches(handler(make_retry_request(request, *mismatch)))))
             )
         except ForwarderError:
-            mark_mismatch(answer, wrong)  # the first answer is better than none
+            mark_mismatch(answer, mismatch)  # a mismatching answer is better than an error
         else:
-            answer = add_earlier_usage(second, answer)
-            if wrong := check_choices(answer, wanted):
-                mark_mismatch(answer, wrong)
+            usages = [one["usage"] for one in (answer, second) if one.get("usage")]
+            answer = {**second, "usage": sum_usages(usages, prompts=True)} if usages else second
+            if mismatch := check_choices(answer, required):
+                mark_mismatch(answer, mismatch)
     yield to_chunks(answer) if request.get("stream") else [answer]
 
 
 def collect_batches(stream: EventStream) -> Any:
-    """Gives all batches of a stream back; yields empty ones meanwhile, while it is silent too."""
-    held: list[Batch] = []
-    told = time.monotonic()
+    """Return all batches of a stream; yield empty batches meanwhile to keep the client waiting."""
+    batches: list[Batch] = []
+    last_heartbeat = time.monotonic()
     for batch in stream:
-        held.append(batch)
+        batches.append(batch)
         now = time.monotonic()
-        if not batch or now - told > HEARTBEAT_SECONDS:
-            told = now
+        if not batch or now - last_heartbeat > HEARTBEAT_SECONDS:
+            last_heartbeat = now
             yield []
-    return held
+    return batches
 
 
-def check_choices(answer: Json, wanted: RequiredSchema) -> tuple[str, str] | None:
-    """Make every choice the bare JSON; give the first text that does not fit, and why."""
+def check_choices(answer: Json, required: RequiredSchema) -> tuple[str, str] | None:
+    """Reduce every choice to its JSON in place; return the first mismatching text and the reason.
+
+    Returns ``None`` if all choices match.
+    """
     for choice in answer["choices"]:
         message = choice["message"]
         if choice.get("finish_reason") not in ("stop", None) or not isinstance(
@@ -165,16 +174,16 @@ def check_choices(answer: Json, wanted: RequiredSchema) -> tuple[str, str] | Non
             continue
         thought, bare = extract_json(message["content"])
         try:
-            wrong = json_schema_validation.find_mistake(bare, wanted.schema, wanted.max_steps)
+            mistake = json_schema_validation.find_mistake(bare, required.schema, required.max_steps)
         except json_schema_validation.TooManySteps:
-            wrong = None
+            mistake = None
             set_schema_error(
                 message,
-                f"not checked: that takes more than {wanted.max_steps} steps "
+                f"not checked: the check takes more than {required.max_steps} steps "
                 "(limit: FORWARDER_MAX_SCHEMA_NODES)",
             )
-        if wrong:
-            return message["content"], wrong
+        if mistake:
+            return message["content"], mistake
         message["content"] = bare
         if thought:
             message.setdefault("reasoning_content", thought)
@@ -182,7 +191,7 @@ def check_choices(answer: Json, wanted: RequiredSchema) -> tuple[str, str] | Non
 
 
 def extract_json(text: str) -> tuple[str, str]:
-    """A thought in front of the JSON, and the JSON without what models put around it."""
+    """Return leading ``<think>`` text and the JSON without a code fence around it."""
     thought, bare = "", text.strip()
     if bare.startswith("<think>"):
         thought, _, bare = bare.removeprefix("<think>").partition("</think>")
@@ -192,24 +201,19 @@ def extract_json(text: str) -> tuple[str, str]:
     return thought, bare
 
 
-def mark_mismatch(answer: Json, wrong: tuple[str, str]) -> None:
+def mark_mismatch(answer: Json, mismatch: tuple[str, str]) -> None:
+    text, reason = mismatch
     for choice in answer["choices"]:
-        if choice["message"].get("content") == wrong[0]:
-            set_schema_error(choice["message"], wrong[1])
+        if choice["message"].get("content") == text:
+            set_schema_error(choice["message"], reason)
 
 
 def set_schema_error(message: Json, error: str) -> None:
     message["metadata"] = {**(message.get("metadata") or {}), "schema_error": error}
 
 
-def add_earlier_usage(answer: Json, earlier: Json) -> Json:
-    """Both attempts were paid for."""
-    usages = [one["usage"] for one in (earlier, answer) if one.get("usage")]
-    return {**answer, "usage": sum_usages(usages, prompts=True)} if usages else answer
-
-
 def to_chunks(answer: Json) -> Batch:
-    """A chunk for each choice and one for the usage."""
+    """Return one chunk for each choice and one for the usage."""
     usage = answer.get("usage")
     [chunk] = unfold.unfold_answer(
         "chat", {k: v for k, v in answer.items() if k != "usage"}, streamed=True

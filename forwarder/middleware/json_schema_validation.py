@@ -1,8 +1,9 @@
-"""Check JSON texts against JSON Schemas, within a budget.
+"""Checks JSON texts against JSON Schemas within a budget of steps.
 
-Schemas come from clients and texts from models; either may be hostile.  ``jsonschema`` validates a
-copy of the schema without the keywords of ``_REMOVED_KEYWORDS`` and ``$schema``: no regular expression
-runs, no reference leaves the schema, and no dialect selects a validator class that does not count.
+Schemas come from clients and texts from models; either may be hostile. ``jsonschema`` validates a
+copy of the schema without ``$schema`` and the keywords of ``_REMOVED_KEYWORDS``: no regular
+expression runs, no reference leaves the schema, and no dialect selects a validator class that does
+not count steps.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from forwarder.core.errors import InvalidRequest
 from forwarder.core.types import Json
 
 MAX_STEPS = 50_000
-"""The default budget.  A step is about one keyword that is applied to one value."""
+"""The default budget. A step is roughly one keyword applied to one value."""
 
 _ENTRIES_PER_STEP = 16
 _CHARACTERS_PER_STEP = 256
 _STEPS_PER_PAUSE = 1000
 _STEPS_PER_META_CHECK = 50
 _MAX_DEPTH = 100
-"""Rules inside of rules, of four frames each.  ``jsonschema`` uses a library in Rust (``rpds``),
-which panics with a BaseException when it meets Python's own limit."""
+"""Maximum nesting of rules; each takes four stack frames. ``jsonschema`` uses the Rust library
+``rpds``, which panics with a BaseException when it reaches Python's recursion limit."""
 
 _MAX_ERRORS = 20
-"""Errors among which the most telling one is chosen."""
+"""How many errors are compared to choose the most relevant one."""
 
 _TOLERANCE = 1e-9
 """For ``multipleOf``: 0.3 is a multiple of 0.1, although their binary fractions are not."""
@@ -48,7 +49,7 @@ _TOLERANCE = 1e-9
 _REMOVED_KEYWORDS = {"$dynamicRef", "format", "pattern", "patternProperties", "unevaluatedItems",
             "unevaluatedProperties"}  # fmt: skip
 _ENTRY_KEYWORDS = {"additionalProperties", "contains", "items", "propertyNames", "uniqueItems"}
-"""Keywords that look at every entry of a value."""
+"""Keywords that visit every entry of a value."""
 
 _META_DOCUMENT = Draft202012Validator.META_SCHEMA
 _VOCABULARIES = [
@@ -81,7 +82,7 @@ _SCHEMA_MAP_KEYWORDS = {word for word, form in _ARGUMENT_SCHEMAS.items()
 
 
 class TooManySteps(Exception):
-    """The budget ended before the check did."""
+    """The check exceeded its budget or nests too deeply."""
 
 
 class SchemaCheck:
@@ -99,7 +100,7 @@ class SchemaCheck:
         self.validator = _CountingValidator(self._prepare(root), registry=Registry())
 
     def spend(self, steps: int) -> None:
-        """Count steps.  Let other greenlets run now and then."""
+        """Count steps and regularly let other greenlets run. Raises TooManySteps."""
         self._budget -= steps
         if self._budget < 0:
             raise TooManySteps
@@ -139,7 +140,7 @@ class SchemaCheck:
         )
 
     def resolve(self, ref: str) -> Any:
-        """The prepared schema that a reference leads to; True if it leads to none."""
+        """Return the prepared target of a reference; True if there is no target."""
         if ref not in self._targets:
             self.spend(1 + len(ref) // _ENTRIES_PER_STEP)
             target = self._find_target(ref)
@@ -149,7 +150,10 @@ class SchemaCheck:
         return self._targets[ref]
 
     def _check_target(self, target: Any) -> None:
-        """Let malformed schemas allow anything, at a place where `check_schema` looked for none."""
+        """Let malformed schemas in the target accept anything; `check_schema` did not check them.
+
+        A reference may point to a part of the document that is not a schema position.
+        """
         self.spend(_STEPS_PER_META_CHECK)
         forms = SchemaCheck(_META_SCHEMA, sys.maxsize)
         for _, inner in walk_schemas(target):
@@ -172,7 +176,7 @@ class SchemaCheck:
         return at
 
     def make_key(self, value: Any) -> Any:
-        """Equal for equal JSON values only: 1 equals 1.0, and true does not equal 1."""
+        """Return a hashable key that is equal for equal JSON values: 1 equals 1.0 but not true."""
         self.spend(1)
         if isinstance(value, list):
             return ("array", *map(self.make_key, value))
@@ -193,7 +197,7 @@ _ACTIVE_CHECK: ContextVar[SchemaCheck] = ContextVar("check")
 
 @contextmanager
 def activate_check(check: SchemaCheck) -> Iterator[Any]:
-    """Make this the check that the rules count for."""
+    """Make this the check for which the rules count steps; yield its validator."""
     token = _ACTIVE_CHECK.set(check)
     try:
         yield check.validator
@@ -209,7 +213,7 @@ KeywordRule = Callable[[Any, Any, Any, Json], Iterable[ValidationError] | None]
 def follow_reference(
     validator: Any, ref: str, value: Any, schema: Json
 ) -> Iterator[ValidationError]:
-    """``$ref``.  The library would search the whole schema for each anchor."""
+    """Apply ``$ref``. The library's own rule searches the whole schema for each anchor."""
     yield from validator.descend(value, _ACTIVE_CHECK.get().resolve(ref))
 
 
@@ -223,10 +227,10 @@ def check_const(_: Any, only: Any, value: Any, schema: Json) -> Iterator[Validat
         yield ValidationError(f"{only!r} was expected")
 
 
-def check_unique_items(_: Any, wanted: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
-    """``uniqueItems``.  The library may compare each pair of items."""
+def check_unique_items(_: Any, unique: Any, value: Any, schema: Json) -> Iterator[ValidationError]:
+    """Apply ``uniqueItems``. The library's own rule may compare each pair of items."""
     keys = (
-        list(map(_ACTIVE_CHECK.get().make_key, value)) if wanted and isinstance(value, list) else []
+        list(map(_ACTIVE_CHECK.get().make_key, value)) if unique and isinstance(value, list) else []
     )
     if len(set(keys)) < len(keys):
         yield ValidationError(f"{value!r} has non-unique elements")
@@ -239,7 +243,7 @@ def check_multiple_of(validator: Any, of: Any, value: Any, _: Json) -> Iterator[
 
 
 def with_step_count(keyword: str, rule: KeywordRule) -> KeywordRule:
-    """A rule that spends the budget, also for the errors that it makes or passes on."""
+    """Wrap a rule so that it spends the budget, also for errors that it creates or passes on."""
 
     def count_steps(
         validator: Any, argument: Any, value: Any, schema: Json
@@ -258,7 +262,7 @@ def with_step_count(keyword: str, rule: KeywordRule) -> KeywordRule:
         check.depth += 1
         try:
             for error in rule(validator, argument, value, schema) or ():
-                is_new = not error.schema_path  # its message quotes the whole value
+                is_new = not error.schema_path  # the message of a new error quotes the whole value
                 check.spend(1 + (len(error.message) // _CHARACTERS_PER_STEP if is_new else 0))
                 yield error
         finally:
@@ -288,9 +292,9 @@ _CountingValidator: Any = extend(  # type: ignore[no-untyped-call]
 
 
 def find_mistake(text: str, schema: Json, max_steps: int = MAX_STEPS) -> str | None:
-    """What is wrong with ``text`` as JSON of this schema; ``None`` when nothing is.
+    """Return why ``text`` is not JSON that matches the schema; ``None`` if it matches.
 
-    Raises TooManySteps if that takes more than ``max_steps``, or nests too deeply.
+    Raises TooManySteps if the check takes more than ``max_steps`` or nests too deeply.
     """
     try:
         value = orjson.loads(text)
@@ -298,17 +302,17 @@ def find_mistake(text: str, schema: Json, max_steps: int = MAX_STEPS) -> str | N
         return f"it is not valid JSON ({error})."
     try:
         with activate_check(SchemaCheck(schema, max_steps)) as validator:
-            found = best_match(islice(validator.iter_errors(value), _MAX_ERRORS))
+            best = best_match(islice(validator.iter_errors(value), _MAX_ERRORS))
     except RecursionError:
         raise TooManySteps from None
-    return describe_error(found.absolute_path, found.message) if found else None
+    return describe_error(best.absolute_path, best.message) if best else None
 
 
 def check_schema(schema: Json, param: str, max_nodes: int = MAX_STEPS) -> None:
-    """Raise InvalidRequest, naming ``param``, when this is no JSON Schema, or too large a one."""
-    why = find_schema_error(schema, max_nodes)
-    if why:
-        message = f"Invalid schema for '{param}': {why}."
+    """Raise InvalidRequest for ``param`` if this is not a JSON Schema, or larger than allowed."""
+    reason = find_schema_error(schema, max_nodes)
+    if reason:
+        message = f"Invalid schema for '{param}': {reason}."
         raise InvalidRequest(message, param=param, code="invalid_json_schema")
 
 
@@ -331,14 +335,14 @@ def find_schema_error(schema: Json, max_nodes: int) -> str | None:
 
 
 def find_malformed_keyword(schema: Any, forms: SchemaCheck) -> ValidationError | None:
-    """The first mistake in one schema, apart from the schemas in it."""
+    """Return the first mistake in one schema, ignoring its subschemas."""
     with activate_check(forms) as validator:
         error: ValidationError | None = next(validator.iter_errors(schema), None)
     return error
 
 
 def walk_schemas(schema: Any) -> Iterator[tuple[Any, Any]]:
-    """Every schema inside of a schema, that one first, and its place: (outer place, step)."""
+    """Yield (place, schema) for a schema and all its subschemas; a place is (outer, step)."""
     waiting: list[tuple[Any, Any]] = [(None, schema)]
     while waiting:
         place, inner = waiting.pop()
@@ -355,7 +359,7 @@ def walk_schemas(schema: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def describe_error(path: Iterable[str | int], message: str) -> str:
-    """In words, with the place, and no longer than a model needs."""
+    """Return an error message with its place, shortened for use in a prompt."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     place = "".join(steps).removeprefix(".")
     short = message if len(message) <= 300 else f"{message[:150]} … {message[-147:]}"

@@ -1,6 +1,6 @@
-"""``n`` for upstreams that give one answer: as many calls at once, merged into one stream.
+"""Emulates ``n`` for upstreams that give one answer: parallel requests, merged into one stream.
 
-Threads carry the calls; under gevent they are greenlets.  One failure fails all.
+Each request runs in a thread, which is a greenlet under gevent. One failure fails all.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from forwarder.middleware.chat_chunks import close_stream, make_usage_chunk
 from forwarder.middleware.usage_estimate import sum_usages
 
 MAX_PENDING_BATCHES = 64
-"""Batches of one choice that may wait for a slow client."""
+"""How many batches of one choice may be buffered for a slow client."""
 
 
 def with_multiple_choices(handler: Handler, max_choices: int) -> Handler:
-    """Wrap a chat call that gives one choice, so that it honours ``n`` up to ``max_choices``.
+    """Wrap a chat handler that gives one choice, so that it honours ``n`` up to ``max_choices``.
 
-    Several are asked for as streams: when one is refused, the others need not be waited for.
+    Several choices are requested as streams, so that one refusal can end the others early.
     """
 
     def handle_request(request: Json) -> EventStream:
@@ -51,52 +51,52 @@ def read_choice_count(value: Any, max_choices: int) -> int:
 
 
 def open_streams(handler: Handler, request: Json, count: int) -> list[EventStream]:
-    """Every stream, opened at the same time.
+    """Open all streams at the same time.
 
-    Raises the first failure when none is under way any more, so that whoever closes what was
-    opened for this request misses none.
+    Raises the first failure after all requests have been opened or refused, so that the request's
+    cleanup finds every upstream response.
     """
     with ThreadPoolExecutor(count) as pool:
-        opening = [pool.submit(handler, request) for _ in range(count)]
-    return [opened.result() for opened in opening]
+        futures = [pool.submit(handler, request) for _ in range(count)]
+    return [future.result() for future in futures]
 
 
 Arrival = tuple[int, Batch | Exception | None]
 ArrivalQueue = SimpleQueue[Arrival]
-"""A choice and what came of it: a batch, its failure, or its end (``None``)."""
+"""The index of a choice, and a batch, an exception, or ``None`` for the end of its stream."""
 
 
 def merge_streams(streams: list[EventStream]) -> EventStream:
-    """The chunks of all streams as they come, each under its own index, then one usage.
+    """Yield the chunks of all streams as they arrive, each with its own index, then one usage.
 
-    Each stream has its own room for what a slow client has not read yet, and waits when it is full.
+    Each stream has its own buffer for a slow client. A stream whose buffer is full waits.
     """
     arrivals: ArrivalQueue = SimpleQueue()
-    over = threading.Event()
-    rooms = [threading.Semaphore(MAX_PENDING_BATCHES) for _ in streams]
-    for (index, stream), room in zip(enumerate(streams), rooms, strict=True):
-        given = (index, stream, arrivals, room, over)
-        threading.Thread(target=pump_stream, args=given, daemon=True).start()
+    stopped = threading.Event()
+    slots = [threading.Semaphore(MAX_PENDING_BATCHES) for _ in streams]
+    for (index, stream), slot in zip(enumerate(streams), slots, strict=True):
+        arguments = (index, stream, arrivals, slot, stopped)
+        threading.Thread(target=pump_stream, args=arguments, daemon=True).start()
     try:
-        yield from merge_arrivals(arrivals, rooms)
+        yield from merge_arrivals(arrivals, slots)
     finally:
-        over.set()
-        for room in rooms:
-            room.release()
+        stopped.set()
+        for slot in slots:
+            slot.release()
 
 
 def pump_stream(
     index: int,
     stream: EventStream,
     arrivals: ArrivalQueue,
-    room: threading.Semaphore,
-    over: threading.Event,
+    slots: threading.Semaphore,
+    stopped: threading.Event,
 ) -> None:
-    """Read one stream to its end, or until nobody wants it any more."""
+    """Read one stream into the queue until it ends or the reader stops; then close it."""
     try:
         for batch in stream:
-            room.acquire()
-            if over.is_set():
+            slots.acquire()
+            if stopped.is_set():
                 break
             arrivals.put((index, batch))
         arrivals.put((index, None))
@@ -106,8 +106,8 @@ def pump_stream(
         close_stream(stream)
 
 
-def merge_arrivals(arrivals: ArrivalQueue, rooms: list[threading.Semaphore]) -> EventStream:
-    running = count = len(rooms)
+def merge_arrivals(arrivals: ArrivalQueue, slots: list[threading.Semaphore]) -> EventStream:
+    running = count = len(slots)
     usages: list[Json] = []
     first: Event = {}
     for index, arrived in order_arrivals(arrivals):
@@ -123,33 +123,33 @@ def merge_arrivals(arrivals: ArrivalQueue, rooms: list[threading.Semaphore]) -> 
         batch = [set_choice_index(index, chunk, first) for chunk in arrived if chunk.get("choices")]
         if batch or not arrived:
             yield batch
-        rooms[index].release()
-    if len(usages) == count:  # of fewer, the sum would be wrong
+        slots[index].release()
+    if len(usages) == count:  # the sum of fewer usages would be wrong
         yield [make_usage_chunk(first, sum_usages(usages, prompts=False))]
 
 
 def order_arrivals(arrivals: ArrivalQueue) -> Iterator[Arrival]:
-    """Arrivals as they come, but a choice begins only after those before it have begun.
+    """Yield arrivals in order, but start a choice only after all lower indexes have started.
 
-    The SDK's own accumulator takes a new choice for the next one, whatever its index says.
+    The SDK's accumulator appends each new choice to its list regardless of the index.
     """
-    begun = 0
+    started = 0
     waiting: dict[int, list[Arrival]] = {}
     while True:
         arrival = arrivals.get()
         index, arrived = arrival
-        if index > begun and not isinstance(arrived, Exception) and arrived != []:
+        if index > started and not isinstance(arrived, Exception) and arrived != []:
             waiting.setdefault(index, []).append(arrival)
             continue
         yield arrival
-        if index == begun and arrived != []:
-            begun += 1
-            while begun in waiting:
-                yield from waiting.pop(begun)
-                begun += 1
+        if index == started and arrived != []:
+            started += 1
+            while started in waiting:
+                yield from waiting.pop(started)
+                started += 1
 
 
 def set_choice_index(index: int, chunk: Event, first: Event) -> Event:
-    """The chunk as one of the answer that ``first`` began."""
+    """Return the chunk with this index and the id, time and model of the ``first`` chunk."""
     identity = {key: first.get(key) for key in ("id", "created", "model")}
     return {**chunk, **identity, "choices": [{**c, "index": index} for c in chunk["choices"]]}

@@ -1,8 +1,8 @@
-"""How a chat client wants its answer: the spelling of reasoning, and whether it gets usage.
+"""Presents reasoning to a chat client in its style, and usage only if it asked for usage.
 
-A wrapper around any call that speaks chat.  Below it, reasoning is ``reasoning_content``; above
-it, it is whatever the client's style says.  What a style wrote into an answer is taken out of
-the history again when the client sends it back.
+A wrapper around any chat handler. The inner handler returns reasoning as ``reasoning_content``;
+the client gets it in its own style. When the client sends an answer back as history, the
+middleware removes the reasoning that a style inserted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from forwarder.protocols.fold import fold_chat
 OWN_METADATA_KEYS = frozenset(
     {"reasoning", "reasoning_summary", "schema_error", "files", "partial_images"}
 )
-"""What the forwarder tells in a message's ``metadata``; upstreams know no such field."""
+"""Keys that the forwarder sets in a message's ``metadata``, which upstreams do not support."""
 
 _TAGS = {"thinking": ("[thinking]", "[/thinking]\n\n"), "think": ("<think>", "</think>\n\n")}
 _BLOCK_START = re.compile(r"(?:\A|\n\n)(\[thinking\]|<think>)")
@@ -31,7 +31,7 @@ _BLOCK_ENDS = {
 
 
 def with_reasoning_style(handler: Handler, style: str | None) -> Handler:
-    """Wrap a chat call so that it answers in ``style``; ``None`` leaves reasoning as it comes."""
+    """Wrap a chat handler so that it answers in ``style``; ``None`` leaves reasoning unchanged."""
 
     def handle_request(request: Json) -> EventStream:
         sends_usage = wants_usage(request)
@@ -44,9 +44,9 @@ def with_reasoning_style(handler: Handler, style: str | None) -> Handler:
 
 
 def select_style(style: str, request: Json) -> str:
-    """Inline styles would spoil an answer that has to be JSON."""
-    wanted = read_field(request, "response_format", DICT, "response_format") or {}
-    kind = wanted.get("type", "text")
+    """Return ``none`` instead of an inline style if the answer has to be JSON, else the style."""
+    response_format = read_field(request, "response_format", DICT, "response_format") or {}
+    kind = response_format.get("type", "text")
     return "none" if kind != "text" and style in ("thinking", "think", "parts") else style
 
 
@@ -54,13 +54,13 @@ def select_style(style: str, request: Json) -> str:
 
 
 def wants_usage(request: Json) -> bool:
-    """May a request's answer have its usage?  In a stream it is a chunk of its own."""
+    """Return whether the client gets usage: always without streaming, else only on request."""
     options = read_field(request, "stream_options", DICT, "stream_options") or {}
     return bool(options.get("include_usage")) or not request.get("stream")
 
 
 def request_usage(request: Json) -> Json:
-    """Usage is always asked for: the log wants it even when the client does not."""
+    """Request usage in every stream, because the log and the rate limits need it."""
     if not request.get("stream"):
         return request
     options = {**(request.get("stream_options") or {}), "include_usage": True}
@@ -68,18 +68,18 @@ def request_usage(request: Json) -> Json:
 
 
 def drop_usage_chunks(stream: EventStream) -> EventStream:
-    """The stream without the chunk that is there for its usage alone."""
+    """Yield the stream without chunks that carry only usage."""
     for batch in stream:
-        kept = [chunk for chunk in batch if chunk.get("choices") or not chunk.get("usage")]
-        if kept or not batch:
-            yield kept
+        rest = [chunk for chunk in batch if chunk.get("choices") or not chunk.get("usage")]
+        if rest or not batch:
+            yield rest
 
 
 # -- history ------------------------------------------------------------------------------------
 
 
 def clean_history(request: Json) -> Json:
-    """The request without the blocks that a style wrote, their text kept as a field."""
+    """Return the request with inserted thinking blocks moved to ``reasoning_content``."""
     request = request_usage(request)
     messages = request.get("messages")
     if not isinstance(messages, list):
@@ -91,26 +91,22 @@ def clean_message(message: Any) -> Any:
     if not isinstance(message, dict) or message.get("role") != "assistant":
         return message
     content, thoughts = clean_content(message.get("content"))
-    told: Any = message.get("metadata")
-    ours = _told_here(told)
-    if not ours and not thoughts:
+    metadata: Any = message.get("metadata")
+    has_own_keys = isinstance(metadata, dict) and not metadata.keys().isdisjoint(OWN_METADATA_KEYS)
+    if not has_own_keys and not thoughts:
         return message
-    kept = {**message, "content": content or None}
-    if ours:
-        kept["metadata"] = {k: v for k, v in told.items() if k not in OWN_METADATA_KEYS}
-        thoughts = thoughts or [str(told.get("reasoning") or "")]
-    if kept.get("metadata") == {}:
-        del kept["metadata"]
+    cleaned = {**message, "content": content or None}
+    if has_own_keys:
+        cleaned["metadata"] = {k: v for k, v in metadata.items() if k not in OWN_METADATA_KEYS}
+        thoughts = thoughts or [str(metadata.get("reasoning") or "")]
+    if cleaned.get("metadata") == {}:
+        del cleaned["metadata"]
     thought = "\n\n".join(thoughts)
-    return {"reasoning_content": thought, **kept} if thought else kept
-
-
-def _told_here(metadata: Any) -> bool:
-    return isinstance(metadata, dict) and not metadata.keys().isdisjoint(OWN_METADATA_KEYS)
+    return {"reasoning_content": thought, **cleaned} if thought else cleaned
 
 
 def clean_content(content: Any) -> tuple[Any, list[str]]:
-    """``(content, thoughts)``: the content without its thinking blocks, and what they said."""
+    """Return ``(content, thoughts)``: the content without thinking blocks, and their texts."""
     if isinstance(content, str):
         return split_thinking_blocks(content)
     if not isinstance(content, list):
@@ -121,10 +117,10 @@ def clean_content(content: Any) -> tuple[Any, list[str]]:
 
 
 def split_thinking_blocks(content: str) -> tuple[str, list[str]]:
-    """``(rest, thoughts)``: a text without its thinking blocks, and the text of each block.
+    """Return ``(rest, thoughts)``: a text without thinking blocks, and the text of each block.
 
-    Linear: each search starts where the last one ended, and a tag that does not come any more is
-    searched for once.
+    Runs in linear time: each search starts where the last one ended, and a missing end tag is
+    searched for only once.
     """
     rest: list[str] = []
     thoughts: list[str] = []
@@ -155,14 +151,14 @@ def format_stream(stream: EventStream, formatter: ReasoningFormatter) -> EventSt
 
 
 class ReasoningFormatter:
-    """Respells the reasoning of one answer, for each choice on its own."""
+    """Rewrites the reasoning of one answer, separately for each choice."""
 
     def __init__(self, style: str) -> None:
         self._style = style
         self._choices: dict[Any, ChoiceFormatter] = {}
 
     def _format_whole_answer(self, completion: Event) -> Event:
-        """A whole answer, respelled as the stream that it could have been."""
+        """Rewrite a whole answer by unfolding it into chunks and folding the rewritten chunks."""
         if not any(
             chat_reasoning.read_text(choice.get("message") or {})
             for choice in completion["choices"]
@@ -173,7 +169,7 @@ class ReasoningFormatter:
         return fold_chat(iter([self.format_chunk(one) for one in alone]))
 
     def format_chunk(self, chunk: Event) -> Batch:
-        """The chunk, or what becomes of it."""
+        """Return the chunks that replace this one."""
         choices = chunk.get("choices")
         if not choices:
             return [chunk]
@@ -193,30 +189,30 @@ class ReasoningFormatter:
         *early, last = deltas or [{}]
         if not deltas and not choice.get("finish_reason"):
             return []
-        quiet = [
+        inserted = [
             {**chunk, "choices": [{**choice, "delta": d, "finish_reason": None, "logprobs": None}]}
             for d in early
         ]
-        return [*quiet, {**chunk, "choices": [{**choice, "delta": last}]}]
+        return [*inserted, {**chunk, "choices": [{**choice, "delta": last}]}]
 
 
 class ChoiceFormatter:
-    """Where one choice stands: what was thought, and whether an inline block is open."""
+    """The state of one choice: its reasoning so far, and whether an inline block is open."""
 
     def __init__(self, style: str) -> None:
         self._write = _STYLE_WRITERS[style]
         self._tags = _TAGS.get(style)
         self._reasoning: list[str] = []
         self._in_block = False
-        self._text_length = 0  # characters of the content, without what was put into it
+        self._text_length = 0  # characters of the content without inserted text
         self._insertions: Insertions = []
 
     def format_choice(self, choice: Json) -> list[Json] | None:
-        """The deltas that take this one's place; ``None`` when it stays as it is."""
+        """Return the deltas that replace this one; ``None`` if it stays unchanged."""
         delta = choice.get("delta") or {}
         content = delta.get("content")
         if content and len(delta) == 1 and not self._in_block and not choice.get("finish_reason"):
-            self._text_length += len(content)  # most chunks hold a piece of text and nothing else
+            self._text_length += len(content)  # fast path: most chunks hold only a piece of text
             return None
         thought = chat_reasoning.read_text(delta)
         if thought:
@@ -244,11 +240,11 @@ class ChoiceFormatter:
         return [{**rest, **deltas[0]}] if deltas else []
 
     def _format_rest(self, delta: Json, choice: Json) -> list[Json]:
-        """What is said after a thought; at the finish, all that was thought is told apart."""
+        """Shift annotations past inserted text; add the whole reasoning to the last delta."""
         self._text_length += len(delta.get("content") or "")
         if isinstance(delta.get("annotations"), list):
-            notes = [shift_annotation(note, self._insertions) for note in delta["annotations"]]
-            delta = {**delta, "annotations": notes}
+            shifted = [shift_annotation(note, self._insertions) for note in delta["annotations"]]
+            delta = {**delta, "annotations": shifted}
         if not choice.get("finish_reason") or not self._reasoning:
             return [delta]
         metadata = {"reasoning": "".join(self._reasoning), **(delta.get("metadata") or {})}
@@ -260,7 +256,7 @@ class ChoiceFormatter:
         self._insertions.append((self._text_length, before + len(text)))
         return {"content": text}
 
-    # -- one spelling each ----------------------------------------------------------------------
+    # -- one method for each style --------------------------------------------------------------
 
     def write_inline(self, thought: str) -> list[Json]:
         assert self._tags is not None
@@ -296,6 +292,6 @@ _STYLE_WRITERS: dict[str, Callable[[ChoiceFormatter, str], list[Json]]] = {
 
 
 def has_other_content(delta: Json, choice: Json) -> bool:
-    """Does this delta begin something else than reasoning?"""
-    spoken = ("content", "refusal", "tool_calls", "function_call")
-    return any(delta.get(name) for name in spoken) or bool(choice.get("finish_reason"))
+    """Return whether this delta contains more than reasoning, or finishes the choice."""
+    fields = ("content", "refusal", "tool_calls", "function_call")
+    return any(delta.get(name) for name in fields) or bool(choice.get("finish_reason"))

@@ -1,8 +1,8 @@
-"""Remembers output items for a while, so that a client may refer to them by id.
+"""Keeps recent output items in memory, so that clients can refer to them by id.
 
-A wrapper around any call that speaks Responses.  Clients that believe their responses stored (the
-default of the API) send ``item_reference`` instead of an item they got before.  What is kept is
-bounded, belongs to the client's key, and lives in this process.
+A wrapper around any Responses handler. Clients that assume their responses are stored (the API's
+default) send an ``item_reference`` instead of an earlier item. The items are bounded in size,
+separate for each client key, and local to this process.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from forwarder.core.types import Batch, EventStream, Handler, Json
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 
 MAX_REMEMBERED_BYTES = 64 * 2**20
-"""How much of past answers a process keeps, as JSON."""
+"""Size limit in bytes of the JSON of all kept items in one process."""
 
 
 class RecentItems:
-    """The items of recent answers, oldest forgotten first."""
+    """The items of recent answers; the oldest are evicted first."""
 
     def __init__(
         self, max_bytes: int = MAX_REMEMBERED_BYTES, limits: RequestLimits = DEFAULT_REQUEST_LIMITS
@@ -33,7 +33,10 @@ class RecentItems:
         self._items: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
     def with_recent_items(self, handler: Handler, client_key: str | None) -> Handler:
-        """Wrap a call so that references in its requests are resolved, and its items kept."""
+        """Wrap a handler: resolve references in requests and keep the items of responses.
+
+        The handler raises an error if the resolved request exceeds the request limits.
+        """
         owner = hash_client_key(client_key)
 
         def handle_request(request: Json) -> EventStream:
@@ -48,16 +51,16 @@ class RecentItems:
             return request
         limit = ReadLimit(self._limits, "input")
         limit.spend_value(request)
-        found = [self._find_item(owner, i, limit) if is_item_reference(i) else i for i in items]
-        return {**request, "input": found}
+        resolved = [self._find_item(owner, i, limit) if is_item_reference(i) else i for i in items]
+        return {**request, "input": resolved}
 
     def _find_item(self, owner: str, reference: Json, limit: ReadLimit) -> Json:
-        """The item, or the reference itself, which the translator then refuses by name."""
-        kept = self._items.get((owner, str(reference.get("id"))))
-        if kept is None:
+        """Return the item, or the unknown reference itself, which the translator rejects."""
+        data = self._items.get((owner, str(reference.get("id"))))
+        if data is None:
             return reference
-        limit.spend(kept)
-        item: Json = orjson.loads(kept)
+        limit.spend(data)
+        item: Json = orjson.loads(data)
         return item
 
     def _record_stream(self, stream: EventStream, owner: str) -> EventStream:

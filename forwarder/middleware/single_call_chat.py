@@ -1,6 +1,6 @@
-"""``parallel_tool_calls: false`` for upstreams that call in parallel all the same.
+"""Enforces ``parallel_tool_calls: false`` for Chat upstreams that ignore it.
 
-The first call is kept; the model makes the others again when it has seen the first one's result.
+Only the first call is kept. The model repeats the others after it has seen the first result.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from forwarder.protocols.tool_call_index import ToolCallIndex
 
 
 def with_single_chat_call(handler: Handler) -> Handler:
-    """Wrap a chat call so that no choice makes more than one call where the request forbids it."""
+    """Wrap a chat handler to keep one tool call per choice if the request forbids parallel ones."""
 
     def handle_request(request: Json) -> EventStream:
         stream = handler(request)
@@ -33,12 +33,12 @@ def filter_chunk(chunk: Event, indexes: dict[int, ToolCallIndex]) -> Batch:
     choices = chunk.get("choices") or ()
     if not any(map(read_calls, choices)):
         return [chunk]
-    kept = (
+    filtered = (
         keep_first_call(c, indexes.setdefault(c.get("index") or 0, ToolCallIndex()))
         for c in choices
     )
-    says = [choice for choice in kept if choice is not None]
-    return [{**chunk, "choices": says}] if says or chunk.get("usage") else []
+    remaining = [choice for choice in filtered if choice is not None]
+    return [{**chunk, "choices": remaining}] if remaining or chunk.get("usage") else []
 
 
 def read_calls(choice: Json) -> list[Json]:
@@ -46,14 +46,14 @@ def read_calls(choice: Json) -> list[Json]:
 
 
 def keep_first_call(choice: Json, index: ToolCallIndex) -> Json | None:
-    """The choice with its first call alone; ``None`` when that leaves nothing to say."""
+    """Return the choice with only its first call; ``None`` if nothing else remains in it."""
     calls = read_calls(choice)
     form = "message" if choice.get("message") else "delta"
     if not calls:
         return choice
     first = calls[:1] if form == "message" else [c for c in calls if index.find(c) == 0]
-    said = {k: v for k, v in choice[form].items() if k != "tool_calls"}
+    body = {k: v for k, v in choice[form].items() if k != "tool_calls"}
     if first:
-        said["tool_calls"] = first
-    silent = not any(v for k, v in said.items() if k != "role") and not choice.get("finish_reason")
-    return None if silent else {**choice, form: said}
+        body["tool_calls"] = first
+    is_empty = not any(v for k, v in body.items() if k != "role")
+    return None if is_empty and not choice.get("finish_reason") else {**choice, form: body}

@@ -1,7 +1,7 @@
-"""``parallel_tool_calls: false`` for Responses upstreams that call in parallel all the same.
+"""Enforces ``parallel_tool_calls: false`` for Responses upstreams that ignore it.
 
-As over Chat, the first call is kept, and the model makes the others again.  What comes behind a
-call that falls away moves up: items and events are numbered without gaps.
+Only the first call is kept; the model repeats the others later. Items and events after a dropped
+call are renumbered without gaps.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from forwarder.core.types import Batch, Event, EventStream, Handler, Json
 from forwarder.translation.chat_over_responses.calls import CALL_SHAPES
 
 _CALL_INPUT_EVENTS = ("response.function_call_arguments.", "response.custom_tool_call_input.")
-"""The events that say what the model writes of a call."""
+"""Prefixes of the events that carry the arguments of a call."""
 
 
 def with_single_responses_call(handler: Handler) -> Handler:
-    """Wrap a Responses call so that no answer makes two calls where the request forbids it.
+    """Wrap a Responses handler to keep one tool call if the request forbids parallel ones.
 
-    What the provider's own tools do is no call of the client's.
+    Calls of the provider's hosted tools are not limited.
     """
 
     def handle_request(request: Json) -> EventStream:
@@ -31,13 +31,13 @@ def with_single_responses_call(handler: Handler) -> Handler:
 def filter_stream(stream: EventStream) -> EventStream:
     answer = ParallelCallFilter()
     for batch in stream:
-        out = [kept for event in batch if (kept := answer.filter_event(event)) is not None]
+        out = [new for event in batch if (new := answer.filter_event(event)) is not None]
         if out or not batch:
             yield out
 
 
 class ParallelCallFilter:
-    """One response on its way to the client: which calls were made, and which of them fell away."""
+    """Filters the events of one response; tracks the first call and the dropped ones."""
 
     def __init__(self) -> None:
         self._first: Any = None
@@ -45,7 +45,7 @@ class ParallelCallFilter:
         self._dropped_count = 0
 
     def filter_event(self, event: Event) -> Event | None:
-        """The event as it is without all calls but the first; ``None`` when it is about another."""
+        """Return the event without calls after the first; ``None`` if it belongs to such a call."""
         place = read_place(event)
         if place in self._dropped_places or (is_call_event(event) and self._is_other_call(place)):
             self._dropped_count += 1
@@ -76,7 +76,7 @@ class ParallelCallFilter:
 
 
 def read_place(event: Event) -> Any:
-    """Which item an event is about; ``None`` when it is about none."""
+    """Return the index or id of the item of an event; ``None`` if it belongs to no item."""
     index = event.get("output_index")
     if index is not None:
         return index
@@ -92,6 +92,6 @@ def is_call_event(event: Event) -> bool:
 
 
 def keep_first_call(output: Batch) -> Batch:
-    """The items without all calls but the first."""
+    """Return the items without calls after the first."""
     calls = [item for item in output if isinstance(item, dict) and item.get("type") in CALL_SHAPES]
     return [item for item in output if not any(item is lost for lost in calls[1:])]

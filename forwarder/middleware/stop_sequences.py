@@ -1,7 +1,7 @@
-"""``stop`` for upstreams that know no stop sequences: the answer is cut here.
+"""Emulates ``stop`` for upstreams without stop sequences by cutting the answer.
 
-Only the text counts, never reasoning or tool arguments.  Text that may turn out to be the
-beginning of a stop sequence is held back until it is certain, and never lost.
+Stop sequences apply to the text, not to reasoning or tool arguments. Text that may be the start
+of a stop sequence is held back until it is decided, and is never lost.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from forwarder.middleware.chat_chunks import (
 from forwarder.middleware.usage_estimate import estimate_usage
 
 MAX_STOP_SEQUENCES = 4
-"""How many stop sequences the API takes."""
+"""The API's limit of stop sequences in a request."""
 
 
 def with_stop_sequences(handler: Handler, drain: bool) -> Handler:
-    """Wrap a chat call that gives one choice, so that it honours ``stop``.
+    """Wrap a chat handler that gives one choice, so that it honours ``stop``.
 
-    After the cut the upstream is closed at once, which saves its tokens, and usage is estimated;
-    so it is asked for a stream.  ``drain`` reads it to its end instead, which costs them and gives
-    exact usage, whichever way the answer comes.
+    Without ``drain`` the upstream's answer is always streamed and closed at the cut, which saves
+    tokens; usage is then estimated. With ``drain`` the answer is read to its end, which costs
+    tokens but gives exact usage.
     """
 
     def handle_request(request: Json) -> EventStream:
@@ -42,9 +42,9 @@ def with_stop_sequences(handler: Handler, drain: bool) -> Handler:
         stops = read_stop_sequences(request["stop"])
         if not stops:
             return handler({k: v for k, v in request.items() if k != "stop"})
-        # They stay in the request: who answers it learns from them that it will be cut.
-        asked = request if drain else {**request, "stream": True}
-        return cut_stream(handler(asked), StopSequenceFilter(stops), drain, request)
+        # "stop" stays in the request: it tells the translator that the answer will be cut.
+        inner = request if drain else {**request, "stream": True}
+        return cut_stream(handler(inner), StopSequenceFilter(stops), drain, request)
 
     return handle_request
 
@@ -79,13 +79,13 @@ def cut_stream(
         else:
             return
     except ForwarderError:
-        if rest := answer.flush():  # what a broken answer has said is told before that it broke
+        if rest := answer.flush():  # the client gets the received text before the error
             yield rest
         raise
     if answer.usage is None and drain:
-        *said, end = out
-        yield said
-        out = [end]  # what comes late of the text before the cut is told before the end
+        *text_chunks, final = out
+        yield text_chunks
+        out = [final]  # late side data of the text before the cut precedes the final chunk
         yield from drain_stream(stream, answer)
     close_stream(stream)
     usage = answer.usage or estimate_usage(request, answer.texts)
@@ -93,7 +93,7 @@ def cut_stream(
 
 
 def drain_stream(stream: EventStream, answer: StopSequenceFilter) -> Iterator[Batch]:
-    """Read on for usage and notes alone; the answer is over, and no failure the client's."""
+    """Read the rest for usage and side data; errors are ignored because the answer is complete."""
     try:
         for batch in stream:
             answer.record_usage(batch)
@@ -105,35 +105,35 @@ def drain_stream(stream: EventStream, answer: StopSequenceFilter) -> Iterator[Ba
 
 
 class StopSequenceFinder:
-    """Finds the first of several sequences in a text that comes in pieces."""
+    """Finds the first of several stop sequences in a text that arrives in pieces."""
 
     def __init__(self, stops: list[str]) -> None:
         self._stops = stops
-        self._held = ""
+        self._pending = ""
         self.is_hit = False
 
     def feed(self, text: str) -> str:
-        """What of the text so far is certain to come before any stop sequence."""
-        held = self._held + text
-        found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
-        # A stop that began earlier goes before one that is complete already.
-        open_at = len(held) - max(count_overlap(held, stop) for stop in self._stops)
-        if found and min(found) <= open_at:
-            self.is_hit, self._held = True, ""
-            return held[: min(found)]
-        self._held = held[open_at:]
-        return held[:open_at]
+        """Add a piece; return the text that certainly precedes any stop sequence."""
+        pending = self._pending + text
+        hits = [at for at in (pending.find(stop) for stop in self._stops) if at >= 0]
+        # A partial stop sequence that starts earlier takes precedence over a complete one.
+        partial_at = len(pending) - max(count_overlap(pending, stop) for stop in self._stops)
+        if hits and min(hits) <= partial_at:
+            self.is_hit, self._pending = True, ""
+            return pending[: min(hits)]
+        self._pending = pending[partial_at:]
+        return pending[:partial_at]
 
     def flush(self) -> str:
-        """What was held back, when no more text comes; it may hold a stop that is complete."""
-        held, self._held = self._held, ""
-        found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
-        self.is_hit = bool(found)
-        return held[: min(found)] if found else held
+        """Return the held-back text at the end, up to a complete stop sequence if it has one."""
+        pending, self._pending = self._pending, ""
+        hits = [at for at in (pending.find(stop) for stop in self._stops) if at >= 0]
+        self.is_hit = bool(hits)
+        return pending[: min(hits)] if hits else pending
 
 
 def count_overlap(text: str, stop: str) -> int:
-    """How many characters at the end of ``text`` could be the beginning of ``stop``."""
+    """Return how many characters at the end of ``text`` could be the start of ``stop``."""
     start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
     while start >= 0 and not stop.startswith(text[start:]):
         start = text.find(stop[0], start + 1)
@@ -141,7 +141,7 @@ def count_overlap(text: str, stop: str) -> int:
 
 
 class StopSequenceFilter:
-    """One choice on its way to the client, up to the first stop sequence."""
+    """Filters the chunks of one choice up to the first stop sequence."""
 
     def __init__(self, stops: list[str]) -> None:
         self.usage: Json | None = None
@@ -155,7 +155,7 @@ class StopSequenceFilter:
         return self._finder.is_hit
 
     def filter_batch(self, batch: Batch) -> Batch:
-        """What of a batch may go out now; once a stop is hit, it ends with the finish."""
+        """Return the chunks that can be sent now; after a hit the last one is the final chunk."""
         out: Batch = []
         for i, chunk in enumerate(batch):
             out += self._filter_chunk(chunk)
@@ -169,11 +169,11 @@ class StopSequenceFilter:
         return out
 
     def record_usage(self, batch: Batch) -> None:
-        """Keep the usage if one of these chunks has it."""
+        """Record the usage if one of these chunks has it."""
         self.usage = next((c["usage"] for c in batch if c.get("usage")), self.usage)
 
     def flush(self) -> Batch:
-        """What was held back, when nothing follows it."""
+        """Return the held-back text as a chunk, at the end of the text."""
         rest = self._finder.flush()
         return [self._make_text_chunk(self.last_chunk, {}, rest)] if rest else []
 
@@ -195,16 +195,16 @@ class StopSequenceFilter:
         return [self._attach_logprobs(chunk, choice)]
 
     def _attach_logprobs(self, chunk: Event, choice: Json) -> Event:
-        """A chunk without text; log probabilities may come after theirs, or be left at the end."""
+        """Return a chunk without text, with log probabilities that come later than their text."""
         self._logprobs.feed(choice.get("logprobs"))
-        ends = choice.get("finish_reason")
-        given = self._logprobs.pop_rest() if ends else self._logprobs.pop_for_text("")
-        if given is None and not choice.get("logprobs"):
+        is_last = choice.get("finish_reason")
+        logprobs = self._logprobs.pop_rest() if is_last else self._logprobs.pop_for_text("")
+        if logprobs is None and not choice.get("logprobs"):
             return chunk
-        return replace_choice(chunk, {**choice, "logprobs": given})
+        return replace_choice(chunk, {**choice, "logprobs": logprobs})
 
     def _filter_text(self, chunk: Event, choice: Json, delta: Json) -> Batch:
-        """A chunk with text; what else its delta says comes after the text."""
+        """Filter a chunk with text; other content of its delta counts as following the text."""
         self._logprobs.feed(choice.get("logprobs"))
         certain = self._finder.feed(delta["content"])
         if not self.is_hit and (

@@ -1,9 +1,9 @@
-"""Token limits that the Responses API does not take: raised upstream, cut for the client here.
+"""Emulates token limits below the Responses API's minimum by cutting the answer.
 
-What a token is only the upstream knows, and it does not say.  A token here is a piece of a word,
-which comes near enough: up to six letters of an alphabet with the space before them, up to three
-digits, up to two signs, a run of white space, or any other character.  So a limit is met to the
-piece, and however the text arrives, the same pieces are kept.
+Only the upstream knows its tokenizer, so this module approximates a token by a piece of text: up to
+six letters of an alphabet with the preceding space, up to three digits, up to two punctuation
+characters, a run of white space, or any other single character. The cut does not depend on how the
+text is split into chunks.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _TOKEN_PIECE = re.compile(
 
 
 def with_token_limit(handler: Handler) -> Handler:
-    """Wrap a chat call whose upstream writes at least 16 tokens, so that it honours fewer.
+    """Wrap a chat handler whose upstream requires a limit of at least 16 tokens to honour fewer.
 
-    The upstream is read to its end, which is near, so that usage is known; the client's is capped.
-    Calls are never cut: one that begins within the limit is given whole.
+    The upstream's short answer is read to its end, so that its usage is known; the client gets a
+    capped usage. Tool calls are never cut: a call that starts within the limit is sent whole.
     """
 
     def handle_request(request: Json) -> EventStream:
@@ -55,7 +55,7 @@ def read_token_limit(request: Json) -> int | None:
 
 def check_token_limit(limit: Any, name: str) -> int | None:
     if type(limit) is not int:
-        return None  # the translator refuses it
+        return None  # the translator rejects the wrong type
     if limit < 1:
         raise InvalidRequest(
             f"Invalid '{name}': integer below minimum value. Expected a value >= 1.",
@@ -76,7 +76,7 @@ def cap_stream(stream: EventStream, limit: int) -> EventStream:
 
 
 class TokenBudget:
-    """How much of texts that come in pieces, one after the other, lies within so many tokens."""
+    """Decides how much of a sequence of texts, which arrive in pieces, lies within a limit."""
 
     def __init__(self, limit: int) -> None:
         self.is_spent = False
@@ -84,10 +84,10 @@ class TokenBudget:
         self._name = self._text = ""
 
     def take_text(self, name: str, text: str) -> str:
-        """What of the next piece of the text of this name is within the limit."""
+        """Return the part of the next piece of the field ``name`` that is within the limit."""
         if self.is_spent:
             return ""
-        if name != self._name:  # no token is a part of two texts
+        if name != self._name:  # a token never spans two fields
             self._limit -= len(_TOKEN_PIECE.findall(self._text))
             self._name, self._text = name, ""
         before = len(self._text)
@@ -99,7 +99,7 @@ class TokenBudget:
 
 
 def cap_chunk(chunk: Event, budget: TokenBudget, logprobs: LogprobBuffer, limit: int) -> Batch:
-    """The chunk with what of it lies within the budget."""
+    """Return the chunk with its texts cut to the budget; no chunk if nothing remains."""
     choice = read_first_choice(chunk)
     if has_side_data(chunk):
         return [chunk]
@@ -107,18 +107,18 @@ def cap_chunk(chunk: Event, budget: TokenBudget, logprobs: LogprobBuffer, limit:
         usage = chunk.get("usage")
         return [{**chunk, "usage": cap_usage(usage, limit)} if usage else chunk]
     delta = choice.get("delta") or {}
-    over = budget.is_spent
-    kept = {name: budget.take_text(name, delta[name]) for name in TEXT_FIELDS if delta.get(name)}
-    other = {k: v for k, v in delta.items() if k not in kept}
-    if over:
+    was_spent = budget.is_spent
+    texts = {name: budget.take_text(name, delta[name]) for name in TEXT_FIELDS if delta.get(name)}
+    other = {k: v for k, v in delta.items() if k not in texts}
+    if was_spent:
         other = {k: v for k, v in other.items() if k not in CALL_DELTA_FIELDS}
     finish = choice.get("finish_reason")
     logprobs.feed(choice.get("logprobs"))
-    whole = finish and not budget.is_spent
-    fitting = logprobs.pop_rest() if whole else logprobs.pop_for_text(kept.get("content", ""))
-    if over and not (other or finish or fitting):
+    is_whole = finish and not budget.is_spent
+    entries = logprobs.pop_rest() if is_whole else logprobs.pop_for_text(texts.get("content", ""))
+    if was_spent and not (other or finish or entries):
         return []
-    choice = {**choice, "delta": {**other, **kept}, "logprobs": fitting}
+    choice = {**choice, "delta": {**other, **texts}, "logprobs": entries}
     if finish and budget.is_spent:
         choice["finish_reason"] = "length"
     return [replace_choice(chunk, choice)]

@@ -1,4 +1,4 @@
-"""Usage that no upstream reports: estimated for an answer that was cut, added up for several."""
+"""Estimates usage for cut answers and adds up the usage of several answers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from forwarder.core.types import Json
 
 BYTES_PER_TOKEN = 4
-"""A rule of thumb for the vocabularies in use: four letters of English, a good character of
-Chinese (three bytes)."""
+"""Rule of thumb for common tokenizers: four English letters, or about one and a third Chinese
+characters (three bytes each)."""
 
 
 class EstimatedUsage(Json):
-    """A usage that nobody has reported: an exact one goes before it."""
+    """A usage that the forwarder estimated; a usage reported by an upstream is preferred."""
 
 
 def estimate_usage(request: Json, texts: Iterable[str]) -> EstimatedUsage:
-    """The usage of an answer to ``request`` in which the model has ``texts`` these texts."""
+    """Estimate the usage of an answer to ``request`` that consists of ``texts``."""
     prompt = count_tokens(iterate_texts([request.get("messages"), request.get("tools")]))
     completion = count_tokens(texts)
     return EstimatedUsage(
@@ -26,7 +26,7 @@ def estimate_usage(request: Json, texts: Iterable[str]) -> EstimatedUsage:
 
 
 def estimate_tokens(value: Any) -> int:
-    """About as many tokens as the strings in a JSON value have."""
+    """Estimate the tokens of all strings in a JSON value."""
     return count_tokens(iterate_texts(value))
 
 
@@ -36,20 +36,20 @@ def count_tokens(texts: Iterable[str]) -> int:
 
 
 def iterate_texts(value: Any) -> Iterable[str]:
-    """Every string in a JSON value, but for data URLs, whose length says nothing."""
-    left = [value]
-    while left:
-        inner = left.pop()
+    """Yield every string in a JSON value except data URLs, whose length is unrelated to tokens."""
+    remaining = [value]
+    while remaining:
+        inner = remaining.pop()
         if isinstance(inner, str) and not inner.startswith("data:"):
             yield inner
         elif isinstance(inner, list):
-            left += inner
+            remaining += inner
         elif isinstance(inner, dict):
-            left += inner.values()
+            remaining += inner.values()
 
 
 def sum_usages(usages: list[Json], prompts: bool) -> Json:
-    """The usages added up; without ``prompts`` the prompt counts once, as with ``n``."""
+    """Add up usages; without ``prompts`` the prompt counts only once, as with ``n``."""
     exact = (usage for usage in usages if not isinstance(usage, EstimatedUsage))
     total = dict(next(exact, usages[0]))
     for key in ("prompt", "completion") if prompts else ("completion",):
@@ -64,14 +64,15 @@ def sum_usages(usages: list[Json], prompts: bool) -> Json:
 
 
 def cap_usage(usage: Json, limit: int) -> Json:
-    """The usage as it would have been had the model stopped at ``limit`` tokens."""
+    """Return the usage with completion tokens and their details limited to ``limit``."""
     completion = min(read_count(usage, "completion_tokens"), limit)
+    capped = {**usage, "completion_tokens": completion}
     details = usage.get("completion_tokens_details")
-    cut = {"completion_tokens": completion}
     if details:
-        inner = {name: min(read_count(details, name), completion) for name in details}
-        return with_total({**usage, **cut, "completion_tokens_details": inner})
-    return with_total({**usage, **cut})
+        capped["completion_tokens_details"] = {
+            name: min(read_count(details, name), completion) for name in details
+        }
+    return with_total(capped)
 
 
 def with_total(usage: Json) -> Json:
