@@ -1,11 +1,11 @@
-"""Long conversations made short for upstreams that do not do it themselves.
+"""Emulates compaction of long conversations for upstreams without it.
 
-Responses clients have it in three forms: ``/responses/compact``, a ``compaction_trigger`` at the
-end of the input, and ``context_management`` with a threshold.  In each the same model writes a
-summary, without tools, over the same call; the client carries it sealed in a ``compaction`` item,
-and when that comes back it is opened, in the place of what it stands for.
+Responses clients request compaction in three ways: ``/responses/compact``, a
+``compaction_trigger`` at the end of the input, and ``context_management`` with a threshold. In each
+case the same model writes a summary without tools. The client receives the summary encrypted in a
+``compaction`` item. When the client sends the item back, the summary replaces the items before it.
 
-Wrappers ``call -> call`` on the Responses side, outside of translation.
+The middleware wraps Responses handlers, outside of translation.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from forwarder.core.translation_context import TranslationContext
 from forwarder.core.types import EventStream, Handler, Json
 from forwarder.core.validate import DICT, INT, LIST, check_type, read_field
 from forwarder.middleware.compaction import events, summary, window
-from forwarder.middleware.compaction.tokens import estimate_request_tokens
+from forwarder.middleware.compaction.window import estimate_request_tokens
 
 __all__ = ["HandlerWrapper", "has_compaction_trigger", "make_compact_handler", "with_compaction"]
 
 HandlerWrapper = Callable[[Handler, TranslationContext, bool], Handler]
-"""Wraps a call; the last argument says whether the upstream compacts itself."""
+"""Wraps a handler; the last argument is true if the upstream itself supports compaction."""
 
 
 def with_compaction(handler: Handler, context: TranslationContext, native: bool) -> Handler:
-    """Wrap a Responses call so that conversations are compacted when that is asked for.
+    """Wrap a Responses handler so that conversations are compacted on request.
 
-    Of a native upstream only what was sealed here is opened.
+    With ``native`` the upstream compacts, and only compaction items of the forwarder are replaced.
     """
 
     def handle_request(request: Json) -> EventStream:
@@ -41,7 +41,7 @@ def with_compaction(handler: Handler, context: TranslationContext, native: bool)
         if has_compaction_trigger(request):
             return run_triggered_compaction(handler, request, context)
         stateless = not any(request.get(name) for name in summary.STATE_PARAMETERS)
-        if stateless and threshold is not None and estimate_request_tokens(request) >= threshold:
+        if stateless and threshold is not None and threshold <= estimate_request_tokens(request):
             return run_threshold_compaction(handler, request, context)
         return handler(request)
 
@@ -49,9 +49,9 @@ def with_compaction(handler: Handler, context: TranslationContext, native: bool)
 
 
 def make_compact_handler(handler: Handler, context: TranslationContext, native: bool) -> Handler:
-    """Wrap a Responses call as one that answers ``/responses/compact``: with one event, the whole.
+    """Wrap a Responses handler to serve ``/responses/compact``; its stream is one whole answer.
 
-    A native upstream's call has to be one of that kind already.
+    With ``native``, ``handler`` must already be a handler of the upstream's ``/responses/compact``.
     """
 
     def handle_request(request: Json) -> EventStream:
@@ -73,24 +73,24 @@ def make_compact_handler(handler: Handler, context: TranslationContext, native: 
 
 
 def has_compaction_trigger(request: Json) -> bool:
-    """Does the request end with a demand to compact?
+    """Return whether the input ends with a ``compaction_trigger``.
 
-    Raises InvalidRequest when it has one anywhere else.
+    Raises InvalidRequest if a ``compaction_trigger`` has another position.
     """
     items = request.get("input")
     if not isinstance(items, list):
         return False
-    at = [i for i, item in enumerate(items) if window.is_compaction_trigger(item)]
-    if at and at[0] != len(items) - 1:
-        path = f"input[{at[0]}]"
+    indexes = [i for i, item in enumerate(items) if window.is_compaction_trigger(item)]
+    if indexes and indexes[0] != len(items) - 1:
+        path = f"input[{indexes[0]}]"
         raise InvalidRequest(f"'{path}': a compaction_trigger must be the last item.", param=path)
-    return bool(at)
+    return bool(indexes)
 
 
 def run_triggered_compaction(
     handler: Handler, request: Json, context: TranslationContext
 ) -> EventStream:
-    """The stream of a response whose output is one compaction item."""
+    """Stream a response whose only output is the compaction item."""
     items = request["input"][:-1]
     stream = handler(summary.make_summary_request(request, items))
     return events.stream_compaction_item(
@@ -101,7 +101,7 @@ def run_triggered_compaction(
 def run_threshold_compaction(
     handler: Handler, request: Json, context: TranslationContext
 ) -> EventStream:
-    """The stream of the shortened request, with the compaction item at its head."""
+    """Stream the response to the shortened request, preceded by the compaction item."""
     items = request.get("input")
     head, tail = window.split_open_question(items) if isinstance(items, list) else ([], [])
     if not window.has_model_items(head):
@@ -109,7 +109,7 @@ def run_threshold_compaction(
     try:
         stream = handler(summary.make_summary_request(request, head))
     except ForwarderError:
-        return handler(request)  # it was only a threshold: the model may still take the whole
+        return handler(request)  # below the model's limit the whole request still works
 
     def make_continuation(text: str) -> tuple[Json, Json]:
         items = [*window.select_kept_items(head), window.make_summary_message(text), *tail]
@@ -119,40 +119,40 @@ def run_threshold_compaction(
 
 
 def make_compaction_item(text: str, request: Json, context: TranslationContext) -> Json:
-    sealed = context.encrypt({"compaction": text, "model": request.get("model")})
+    encrypted = context.encrypt({"compaction": text, "model": request.get("model")})
     return {
         "id": context.id_source.new_id("cmp"),
         "type": "compaction",
-        "encrypted_content": sealed,
+        "encrypted_content": encrypted,
     }
 
 
 def normalize_input(request: Json) -> Json:
-    """The request with its input as a list of items."""
-    given: Any = request.get("input")
-    if given is None or given == "":
-        given = []
-    if isinstance(given, str):
-        given = [{"type": "message", "role": "user", "content": given}]
-    return {**request, "input": check_type(given, LIST, "input")}
+    """Return the request with its input as a list of items."""
+    items: Any = request.get("input")
+    if items is None or items == "":
+        items = []
+    if isinstance(items, str):
+        items = [{"type": "message", "role": "user", "content": items}]
+    return {**request, "input": check_type(items, LIST, "input")}
 
 
 def check_not_empty(request: Json) -> None:
-    """Raise InvalidRequest if there is nothing to compact, here or where the upstream keeps it."""
-    known = any(request.get(name) for name in summary.STATE_PARAMETERS)
-    if not known and all(map(window.is_compaction_trigger, request["input"])):
+    """Raise InvalidRequest if neither the input nor a state parameter has anything to compact."""
+    has_state = any(request.get(name) for name in summary.STATE_PARAMETERS)
+    if not has_state and all(map(window.is_compaction_trigger, request["input"])):
         raise InvalidRequest(
             "There is nothing to compact: 'input' is empty.", param="input", code="empty_array"
         )
 
 
 def read_threshold(request: Json) -> int | None:
-    """The tokens from which on the conversation is to be compacted."""
+    """Return the lowest number of tokens at which the conversation must be compacted, if any."""
     entries = read_field(request, "context_management", LIST, "context_management") or []
-    found = [
+    thresholds = [
         read_entry_threshold(entry, f"context_management[{i}]") for i, entry in enumerate(entries)
     ]
-    return min((tokens for tokens in found if tokens is not None), default=None)
+    return min((tokens for tokens in thresholds if tokens is not None), default=None)
 
 
 def read_entry_threshold(entry: Any, path: str) -> int | None:

@@ -1,9 +1,9 @@
-"""The streams of compacted conversations, made of those in which the model sums them up."""
+"""Builds the streams of compaction from the streams in which the model writes summaries."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from forwarder.core.errors import ForwarderError
@@ -16,16 +16,19 @@ from forwarder.protocols.mappings import TERMINAL_EVENTS, to_upstream_error
 _START_EVENTS = ("response.created", "response.queued", "response.in_progress")
 
 CompactionItemFactory = Callable[[str], Json]
-"""A summary -> its compaction item."""
+"""Returns the compaction item of a summary."""
 
 
 def stream_compaction_item(
     stream: EventStream, make_item: CompactionItemFactory, id_source: IdSource
 ) -> EventStream:
-    """A response whose whole output is the compaction item, out of the summary's own stream."""
+    """Convert the stream of a summary to a response whose only output is the compaction item.
+
+    Raises the upstream's error if the summary fails.
+    """
     numbers = itertools.count()
-    place = {"item_id": id_source.new_id("cmp"), "output_index": 0}
-    announced = False
+    item_id = id_source.new_id("cmp")
+    is_announced = False
     for batch in stream:
         events: Batch = []
         for event in batch:
@@ -33,15 +36,18 @@ def stream_compaction_item(
             if kind in _START_EVENTS:
                 events.append(event)
             elif kind in TERMINAL_EVENTS:
-                item = {**make_finished_item(event, make_item), "id": place["item_id"]}
-                events += [] if announced else [make_added_event(item, 0)]
+                item = {**make_finished_item(event, make_item), "id": item_id}
+                events += [] if is_announced else [make_added_event(item, 0)]
                 events += [make_done_event(item, 0), make_completed_event(event, [item])]
             elif kind == "error":
                 raise to_upstream_error(event.get("error") or event)
         if not events and batch:
-            events = [] if announced else [make_added_event(_unwritten(place), 0)]
-            events.append({"type": "response.compaction.compacting", **place})
-            announced = True
+            if not is_announced:
+                empty = {"id": item_id, "type": "compaction", "encrypted_content": ""}
+                events.append(make_added_event(empty, 0))
+                is_announced = True
+            progress = {"item_id": item_id, "output_index": 0}
+            events.append({"type": "response.compaction.compacting", **progress})
         yield [{**event, "sequence_number": next(numbers)} for event in events]
 
 
@@ -50,10 +56,6 @@ def make_finished_item(event: Event, make_item: CompactionItemFactory) -> Json:
     if event["type"] == "response.failed":
         raise to_upstream_error(response.get("error"))
     return make_item(summary.read_summary(response))
-
-
-def _unwritten(place: Json) -> Json:
-    return {"id": place["item_id"], "type": "compaction", "encrypted_content": ""}
 
 
 def make_added_event(item: Json, index: int) -> Event:
@@ -65,7 +67,7 @@ def make_done_event(item: Json, index: int) -> Event:
 
 
 def make_completed_event(event: Event, output: list[Json]) -> Event:
-    """A summary that was cut off is one all the same."""
+    """Build the terminal event; a truncated summary still counts as completed."""
     response = {**event["response"], "status": "completed", "incomplete_details": None}
     return {"type": "response.completed", "response": {**response, "output": output}}
 
@@ -73,7 +75,7 @@ def make_completed_event(event: Event, output: list[Json]) -> Event:
 def stream_compact_answer(
     stream: EventStream, messages: list[Json], id_source: IdSource
 ) -> EventStream:
-    """The one event that answers ``/responses/compact``: the messages that stay, and the item."""
+    """Yield the answer to ``/responses/compact``: the kept messages and the compaction item."""
     response = fold_responses(iter((yield from collect_batches(stream))))
     yield [
         {
@@ -93,28 +95,28 @@ _NO_USAGE: Json = {
     "output_tokens_details": {"reasoning_tokens": 0},
     "total_tokens": 0,
 }
-"""Where the upstream told none; the field has to be there."""
+"""Sent if the upstream reports no usage, because the field is required."""
 
 
 def collect_batches(stream: EventStream) -> Any:
-    """Gives all batches of a stream back; yields an empty one for each meanwhile."""
-    held: list[Batch] = []
+    """Return all batches of a stream; yield an empty batch for each meanwhile."""
+    batches: list[Batch] = []
     for batch in stream:
-        held.append(batch)
+        batches.append(batch)
         yield []
-    return held
+    return batches
 
 
 ContinuationFactory = Callable[[str], tuple[Json, Json]]
-"""A summary -> its compaction item, and the request to go on with."""
+"""Returns the compaction item of a summary, and the shortened request."""
 
 
 def stream_continuation(
     stream: EventStream, make_continuation: ContinuationFactory, whole: Json, handler: Handler
 ) -> EventStream:
-    """The answer to the shortened request, the compaction item before it.
+    """Stream the answer to the shortened request, preceded by the compaction item.
 
-    Without a summary the ``whole`` request is made after all.
+    If the summary fails, the ``whole`` request is sent instead.
     """
     try:
         response = fold_responses(iter((yield from collect_batches(stream))))
@@ -126,21 +128,18 @@ def stream_continuation(
 
 
 def prepend_item(stream: EventStream, item: Json, usage: Json | None) -> EventStream:
-    """A stream of events with one more item at the head of its output."""
+    """Insert an item at the start of a response's output, and add ``usage`` to its usage."""
     shift = 0
     for batch in stream:
-        moved: Batch = []
+        out: Batch = []
         for event in batch:
             if not shift and event.get("type") not in _START_EVENTS:
                 shift = 2
                 first = event.get("sequence_number") or 0
-                moved += number_events((make_added_event(item, 0), make_done_event(item, 0)), first)
-            moved.append(shift_event(event, shift, item, usage))
-        yield moved
-
-
-def number_events(events: tuple[Event, ...], first: int) -> Iterator[Event]:
-    return ({**event, "sequence_number": first + i} for i, event in enumerate(events))
+                out.append({**make_added_event(item, 0), "sequence_number": first})
+                out.append({**make_done_event(item, 0), "sequence_number": first + 1})
+            out.append(shift_event(event, shift, item, usage))
+        yield out
 
 
 def shift_event(event: Event, shift: int, item: Json, usage: Json | None) -> Event:
@@ -150,13 +149,13 @@ def shift_event(event: Event, shift: int, item: Json, usage: Json | None) -> Eve
     if event.get("type") in TERMINAL_EVENTS:
         response = event["response"]
         output = [item, *(response.get("output") or ())]
-        both = add_usages(response.get("usage"), usage)
-        event["response"] = {**response, "output": output, "usage": both}
+        total = add_usages(response.get("usage"), usage)
+        event["response"] = {**response, "output": output, "usage": total}
     return event
 
 
 def add_usages(one: Any, other: Any) -> Any:
-    """Two usages, which are both paid for, as one."""
+    """Add up two usage objects field by field; either may be ``None``."""
     if isinstance(one, dict) and isinstance(other, dict):
         return {name: add_usages(one.get(name), other.get(name)) for name in {**one, **other}}
     numbers = [count for count in (one, other) if type(count) is int]

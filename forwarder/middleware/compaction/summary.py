@@ -1,4 +1,4 @@
-"""The request for a summary, and the summary in its answer."""
+"""Builds the request for a summary and reads the summary from the answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from forwarder.core.errors import UpstreamProtocolError
 from forwarder.core.types import Json
 
 STATE_PARAMETERS = ("previous_response_id", "conversation")
-"""What stands for more of the conversation than the input, where anybody knows of it."""
+"""Parameters that refer to conversation state outside the request's input."""
 
 _SUMMARY_PARAMETERS = (
     *STATE_PARAMETERS,
@@ -22,7 +22,7 @@ _SUMMARY_PARAMETERS = (
     "safety_identifier",
     "user",
 )
-"""What a summary's request has of the client's: nothing that shapes the answer, and no tools."""
+"""Parameters copied from the client's request: none that shapes the answer, and no tools."""
 
 SUMMARY_PROMPT = """\
 The conversation is getting too long and will be cut here. Write a summary of it from which you \
@@ -38,19 +38,19 @@ Call no tools. Do not answer the user and do not go on with the work: write the 
 
 
 def make_summary_request(request: Json, items: list[Any]) -> Json:
-    """The request that asks for a summary of ``items``; it is always streamed."""
-    along = {name: request[name] for name in _SUMMARY_PARAMETERS if request.get(name) is not None}
-    told = [item for item in items if not _offers_tools(item)]
-    asked = {"type": "message", "role": "user", "content": SUMMARY_PROMPT}
-    return {**along, "input": [*told, asked], "store": False, "stream": True}
-
-
-def _offers_tools(item: Any) -> bool:
-    return isinstance(item, dict) and item.get("type") == "additional_tools"
+    """Return the streamed request for a summary of ``items``, without tools."""
+    copied = {name: request[name] for name in _SUMMARY_PARAMETERS if request.get(name) is not None}
+    history = [
+        item
+        for item in items
+        if not isinstance(item, dict) or item.get("type") != "additional_tools"
+    ]
+    prompt = {"type": "message", "role": "user", "content": SUMMARY_PROMPT}
+    return {**copied, "input": [*history, prompt], "store": False, "stream": True}
 
 
 def read_summary(response: Json) -> str:
-    """What the model wrote; raises UpstreamBroken when it wrote nothing."""
+    """Return the text that the model wrote; raises UpstreamProtocolError if it is empty."""
     text = "".join(
         str(part.get("text") or "")
         for item in response.get("output") or ()

@@ -1,7 +1,7 @@
-"""Which items of a conversation stay when the rest of it becomes a summary.
+"""Selects the items that stay when a summary replaces the rest of a conversation.
 
-What anybody but the model said stays, as far as there is room, so that instructions and wishes
-keep their words; what the model said, thought and did is in the summary.
+Messages from the client stay within a limit, so that instructions keep their exact words. The
+summary replaces the model's messages, reasoning and tool calls.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Any
 from forwarder.core.ids import IdSource
 from forwarder.core.translation_context import LossReport, TranslationContext
 from forwarder.core.types import Json
-from forwarder.middleware.compaction.tokens import estimate_item_tokens
+from forwarder.middleware.usage_estimate import estimate_tokens
 from forwarder.protocols.chat_reasoning import is_own_token
 
 MAX_KEPT_TOKENS = 64_000
-"""Room for what users said before a summary; the oldest of it falls away first."""
+"""Limit of user messages kept before a summary, in estimated tokens; the oldest go first."""
 
 TRIGGER_ITEM: Json = {"type": "compaction_trigger"}
+_COUNTED_PARAMETERS = ("instructions", "input", "tools")
 
 _SUMMARY_PREFIX = (
     "[Here the conversation was shortened. What you have said and done until here, "
@@ -26,10 +27,16 @@ _SUMMARY_PREFIX = (
 _FOREIGN_REASON = "only its maker can decrypt it"
 
 
-def open_compactions(request: Json, context: TranslationContext, native: bool) -> Json:
-    """The request with its compaction items opened: the last one counts, and stands for the rest.
+def estimate_request_tokens(request: Json) -> int:
+    """Estimate the input tokens of a Responses request."""
+    return estimate_tokens([request.get(name) for name in _COUNTED_PARAMETERS])
 
-    One that cannot be opened is left out and noted; a native upstream gets those of its own.
+
+def open_compactions(request: Json, context: TranslationContext, native: bool) -> Json:
+    """Return the request with the last decryptable compaction item replaced by its summary.
+
+    The summary also replaces the items before it, except kept client messages. Compaction items
+    that cannot be decrypted are dropped and reported; a native upstream gets its own ones.
     """
     items = request.get("input")
     if not isinstance(items, list) or not any(map(is_compaction, items)):
@@ -43,9 +50,9 @@ def open_compactions(request: Json, context: TranslationContext, native: bool) -
 
 
 def open_last_compaction(items: list[Any], context: TranslationContext) -> tuple[int, str]:
-    """The place of the last summary that can be opened, or -1, and its text.
+    """Return index and text of the last summary that can be decrypted; -1 if there is none.
 
-    Those before it are not opened: each may be as large as the whole request.
+    Earlier ones are not decrypted, because each may be as large as the whole request.
     """
     for i in reversed(range(len(items))):
         text = decrypt_summary(items[i], context) if is_compaction(items[i]) else None
@@ -57,7 +64,7 @@ def open_last_compaction(items: list[Any], context: TranslationContext) -> tuple
 def drop_unopened_compactions(
     items: list[Any], last: int, native: bool, loss_report: LossReport
 ) -> None:
-    """Note what cannot be opened: all behind the last that can be, and before it the foreign."""
+    """Report compaction items that are lost: later than ``last``, or from another server."""
     for i, item in enumerate(items):
         is_lost = i > last or not is_own_token(item.get("encrypted_content"))
         if is_compaction(item) and is_lost and not is_for_upstream(item, native):
@@ -66,7 +73,7 @@ def drop_unopened_compactions(
 
 
 def is_for_upstream(item: Any, native: bool) -> bool:
-    """Is this an item for the upstream?"""
+    """Return whether an item is sent upstream: all but compactions the upstream cannot read."""
     return not is_compaction(item) or (native and not is_own_token(item.get("encrypted_content")))
 
 
@@ -75,37 +82,37 @@ def is_compaction(item: Any) -> bool:
 
 
 def decrypt_summary(item: Json, context: TranslationContext) -> str | None:
-    """The summary in an item that was sealed here."""
-    sealed = item.get("encrypted_content")
-    value = context.decrypt(sealed) if isinstance(sealed, str) else None
+    """Return the summary in a compaction item of the forwarder; ``None`` for other items."""
+    encrypted = item.get("encrypted_content")
+    value = context.decrypt(encrypted) if isinstance(encrypted, str) else None
     text = value.get("compaction") if isinstance(value, dict) else None
     return text if isinstance(text, str) else None
 
 
 def is_compaction_trigger(item: Any) -> bool:
-    """Is this item a demand to compact what is before it?"""
+    """Return whether this item requests the compaction of the items before it."""
     return isinstance(item, dict) and item.get("type") == TRIGGER_ITEM["type"]
 
 
 def make_summary_message(text: str) -> Json:
-    """A summary as the model reads it."""
+    """Return the message in which the model receives a summary."""
     content = [{"type": "input_text", "text": _SUMMARY_PREFIX + text}]
     return {"type": "message", "role": "user", "content": content}
 
 
 def select_kept_items(items: list[Any]) -> list[Json]:
-    """Of the items before a summary those that stay beside it."""
-    stay: list[Json] = []
-    room = MAX_KEPT_TOKENS
+    """Return the items before a summary that stay in the conversation."""
+    kept: list[Json] = []
+    remaining = MAX_KEPT_TOKENS
     for item in reversed(items):
         if not is_client_message(item):
             continue
         if item.get("role") == "user":
-            room -= max(1, estimate_item_tokens(item.get("content")))
-            if room < 0 and stay:
+            remaining -= max(1, estimate_tokens(item.get("content")))
+            if remaining < 0 and kept:
                 continue
-        stay.append(item)
-    return stay[::-1]
+        kept.append(item)
+    return kept[::-1]
 
 
 def is_client_message(item: Any) -> bool:
@@ -115,7 +122,7 @@ def is_client_message(item: Any) -> bool:
 
 
 def split_open_question(items: list[Any]) -> tuple[list[Any], list[Any]]:
-    """What can be summarized, and the question after it that the model is yet to answer."""
+    """Split items into those to summarize and the trailing messages that await an answer."""
     end = len(items)
     while end and is_client_message(items[end - 1]):
         end -= 1
@@ -123,23 +130,17 @@ def split_open_question(items: list[Any]) -> tuple[list[Any], list[Any]]:
 
 
 def has_model_items(items: list[Any]) -> bool:
-    """Would a summary take the place of anything?"""
+    """Return whether the items contain anything that a summary would replace."""
     return not all(map(is_client_message, items))
 
 
 def make_compact_output(items: list[Any], id_source: IdSource) -> list[Json]:
-    """The items that stay, as the output of ``/responses/compact`` has them."""
-    return [
-        {
-            **item,
-            "type": "message",
-            "id": item.get("id") or id_source.new_id("msg"),
-            "status": "completed",
-            "content": _parts(item.get("content")),
-        }
-        for item in select_kept_items(items)
-    ]
-
-
-def _parts(content: Any) -> Any:
-    return [{"type": "input_text", "text": content}] if isinstance(content, str) else content
+    """Return the kept items in the form of the output of ``/responses/compact``."""
+    output = []
+    for item in select_kept_items(items):
+        content = item.get("content")
+        if isinstance(content, str):
+            content = [{"type": "input_text", "text": content}]
+        identity = {"type": "message", "id": item.get("id") or id_source.new_id("msg")}
+        output.append({**item, **identity, "status": "completed", "content": content})
+    return output

@@ -1,9 +1,9 @@
-"""Images and files on their way upstream: handed on, fetched, inlined, uploaded or refused.
+"""Converts images and files in requests to a form that the upstream accepts.
 
-`places.py` finds them in a request, `policy.py` decides by the upstream's profile what becomes of
-each.  `data.py` reads and writes data URLs, `fetch.py` fetches what only has an address, as far as
-`addresses.py` lets it, `uploads.py` brings files to
-upstreams that take them only by id, and `downloads.py` gets them from there.
+`locations.py` finds images and files in a request, and `policy.py` decides by the provider profile
+whether each is passed on, fetched, inlined, uploaded or rejected. `fetch.py` fetches URLs, with
+name look-ups in `dns_lookups.py`. `uploads.py` uploads files to upstreams that accept them only by
+id, and `downloads.py` downloads files from the upstream that has them.
 """
 
 from forwarder.core.ssrf import AddressGuard

@@ -1,8 +1,8 @@
-"""Looks up the names of hosts that clients name, beside the look-ups of upstreams.
+"""Resolves host names from clients' requests separately from the host names of upstreams.
 
-Whoever runs a name server decides how long a look-up takes, and it cannot be broken off.  Under
-gevent all look-ups share ten threads: ten slow ones would keep every upstream waiting.  These have
-threads of their own, of which one client gets a part.
+A client can choose a host whose name server is slow, and a look-up cannot be cancelled. Under
+gevent all look-ups share ten threads, so ten slow ones would block every upstream. The look-ups
+here have their own threads, and each client gets only a share of them.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ T = TypeVar("T")
 
 
 class LookupPool:
-    """Does at most ``size`` look-ups at once, and a quarter of that for one client."""
+    """Runs at most ``size`` look-ups at once, and at most a quarter of them for one client."""
 
     def __init__(self, size: int) -> None:
-        self._aside = BlockingPool(size)
+        self._threads = BlockingPool(size)
         self._size = size
         self._share = max(1, size // 4)
         self._running: Counter[str] = Counter()
         self._changed = threading.Condition()
 
     def look_up(self, client: str, seconds: float, look_up: Callable[[], T]) -> T:
-        """What ``look_up`` gives or raises; TimeoutError if that takes longer.
+        """Return or raise the result of ``look_up``; raise TimeoutError after ``seconds``.
 
-        A look-up that is waited for no more keeps its place until it ends.
+        After a time-out the look-up keeps its slot until it ends.
         """
         deadline = time.monotonic() + seconds
         if not self._wait_for_slot(client, seconds):
@@ -41,7 +41,7 @@ class LookupPool:
 
         def run() -> None:
             try:
-                outcomes.append(TaskResult(lambda: self._aside.run(look_up)))
+                outcomes.append(TaskResult(lambda: self._threads.run(look_up)))
             finally:
                 self._release_slot(client)
                 ended.set()
@@ -64,5 +64,5 @@ class LookupPool:
     def _release_slot(self, client: str) -> None:
         with self._changed:
             self._running[client] -= 1
-            self._running += Counter()  # forgets clients without look-ups
+            self._running += Counter()  # removes clients without look-ups
             self._changed.notify_all()

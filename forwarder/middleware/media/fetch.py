@@ -1,8 +1,8 @@
-"""Fetches what a request names by URL, on the client's word and therefore within narrow limits.
+"""Fetches URLs from clients' requests within strict limits.
 
-Only http and https, only hosts that the guard lets pass, judged again at every redirect.  The
-limits of size and time hold for all that one request names, together; what is too large is read up
-to the limit and no further.  No proxy is used: behind one, nobody could judge where it connects.
+Only http and https URLs are fetched, and the address guard checks every host, also after a
+redirect. The limits of size and time apply to all URLs of a request together, and reading stops at
+the size limit. No proxy is used, because the forwarder could not check the addresses behind it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from forwarder.middleware.media.dns_lookups import LookupPool
 MAX_REDIRECTS = 3
 MAX_LOOKUPS = 8
 MAX_URLS = 64
-"""How many URLs one request may name."""
+"""Maximum number of fetched URLs in one request."""
 
 MAX_PARALLEL_FETCHES = 8
 READ_BYTES = 2**16
@@ -41,7 +41,7 @@ _FETCHED_TYPES = (
     "application/msword", "application/vnd.ms-", "application/vnd.openxmlformats-officedocument.",
     "application/vnd.oasis.opendocument.",
 )  # fmt: skip
-"""How the types of documents and images begin."""
+"""Prefixes of the accepted media types: images and documents."""
 _HEADERS = {
     "Accept": "*/*",
     "Accept-Encoding": "identity",
@@ -51,13 +51,13 @@ _HEADERS = {
 
 
 class Unfetchable(Exception):
-    """Why, in words for the client: they tell nothing of the network that the forwarder is in."""
+    """A reason for the client, which reveals nothing about the forwarder's network."""
 
 
 class Fetcher:
-    """Fetches within limits: ``max_bytes`` and ``seconds`` for all that one request names.
+    """Fetches URLs; ``max_bytes`` and ``seconds`` limit all URLs of one request together.
 
-    At most ``max_lookups`` names are looked up at once, for all clients together.
+    At most ``max_lookups`` host names of all clients are looked up at once.
     """
 
     def __init__(
@@ -69,27 +69,26 @@ class Fetcher:
         self._seconds = seconds
 
     def fetch_all(self, wanted: Mapping[str, str], client: str = "") -> dict[str, Blob]:
-        """URL -> what is there; ``wanted`` maps each to the path in the request that names it.
+        """Fetch URLs; ``wanted`` maps each URL to its path in the request.
 
-        ``client`` says who asks: each has a share of the look-ups.
+        ``client`` identifies the client, because each gets only a share of the look-ups.
 
-        Raises InvalidRequest that names the path and the reason; NotFetched, about all that
-        cannot be fetched, names those of the first.
+        Raises InvalidRequest if there are too many URLs, and MediaUnavailable if some cannot be
+        fetched: ``names`` holds all of them, the message names path and reason of the first.
         """
         if len(wanted) > MAX_URLS:
             path = list(wanted.values())[MAX_URLS]
-            reason = f"a request may name at most {MAX_URLS} URLs to be fetched"
+            reason = f"a request may contain at most {MAX_URLS} URLs to fetch"
             raise InvalidRequest(refuse_url(path, reason), param=path, code="unfetchable_url")
-        addresses = partial(self._look_up, client)
-        errand = FetchSession(addresses, self._max_bytes, self._seconds)
-        pool = ThreadPoolExecutor(
-            MAX_PARALLEL_FETCHES
-        )  # the look-up of a name can be left, not limited
+        look_up = partial(self._look_up, client)
+        session = FetchSession(look_up, self._max_bytes, self._seconds)
+        # Threads, because a look-up that takes too long can only be abandoned.
+        pool = ThreadPoolExecutor(MAX_PARALLEL_FETCHES)
         try:
-            jobs = {url: pool.submit(errand.fetch_url, url) for url in wanted}
-            results = {url: collect_result(job, errand) for url, job in jobs.items()}
+            jobs = {url: pool.submit(session.fetch_url, url) for url in wanted}
+            results = {url: collect_result(job, session) for url, job in jobs.items()}
         finally:
-            errand.close()
+            session.close()
             pool.shutdown(wait=False, cancel_futures=True)
         reasons = {url: r for url, r in results.items() if isinstance(r, Unfetchable)}
         for url, unfetchable in reasons.items():
@@ -98,12 +97,12 @@ class Fetcher:
         return {url: r for url, r in results.items() if isinstance(r, Blob)}
 
     def _look_up(self, client: str, seconds: float, host: str, port: int) -> list[ResolvedAddress]:
-        """The addresses of a host that may be reached.  Raises TimeoutError."""
+        """Return the allowed addresses of a host. Raises TimeoutError."""
         return self._lookups.look_up(client, seconds, partial(self._guard.find_allowed, host, port))
 
 
 class FetchSession:
-    """What one request makes the forwarder fetch: the limits, and the open connections."""
+    """The fetches of one request: remaining limits and open connections."""
 
     def __init__(
         self,
@@ -122,7 +121,7 @@ class FetchSession:
         return max(0.001, self._deadline - time.monotonic())
 
     def fetch_url(self, url: str) -> Blob:
-        """What is at ``url``, or where that leads; raises Unfetchable."""
+        """Fetch a URL and follow redirects; raises Unfetchable."""
         try:
             return self._follow_redirects(httpx2.URL(url))
         except httpx2.InvalidURL:
@@ -131,12 +130,12 @@ class FetchSession:
             raise self._explain_failure("it could not be fetched") from None
 
     def _explain_failure(self, reason: str) -> Unfetchable:
-        """Why a connection failed; whatever fails when the time is over failed for want of time."""
-        late = time.monotonic() >= self._deadline
-        return Unfetchable("it took too long" if late else reason)
+        """Return the error for a failed connection; after the deadline it is a time-out."""
+        is_late = time.monotonic() >= self._deadline
+        return Unfetchable("it took too long" if is_late else reason)
 
     def close(self) -> None:
-        """Break off what is still going on."""
+        """Abort all running fetches."""
         with self._lock:
             self._deadline = 0.0
             for sock in self._open:
@@ -159,9 +158,9 @@ class FetchSession:
         if (url.port or 0) > MAX_PORT:
             raise httpx2.InvalidURL("no such port")
         if url.userinfo:
-            raise Unfetchable("a URL with a user's name is not fetched")
+            raise Unfetchable("URLs with credentials are not fetched")
         connection = HTTPConnection("unused.invalid")
-        connection.auto_open = 0  # it would look the name up again
+        connection.auto_open = 0  # opening would look up the name again, past the guard
         with closing(self._open_connection(url)) as connection.sock:
             headers = {"Host": url.netloc.decode(), **_HEADERS}
             connection.request("GET", url.raw_path.decode(), headers=headers)
@@ -178,7 +177,7 @@ class FetchSession:
             try:
                 sock.connect(address)
                 return self._wrap_tls(sock, host) if url.scheme == "https" else sock
-            except (OSError, ValueError):  # perhaps the next one answers
+            except (OSError, ValueError):  # try the next address
                 sock.close()
         raise self._explain_failure("its host cannot be reached")
 
@@ -207,7 +206,7 @@ class FetchSession:
         if response.status != 200:
             raise Unfetchable(f"its server answered {response.status}")
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise Unfetchable("its server sent it compressed")
+            raise Unfetchable("its server sent a compressed response")
         declared = response.headers.get_content_type() if response.headers["Content-Type"] else None
         check_type_is_known(declared or UNKNOWN, (*_FETCHED_TYPES, UNKNOWN, "binary/octet-stream"))
         name = basename(unquote(url.path)) or None
@@ -226,7 +225,7 @@ class FetchSession:
             self._spend_bytes(len(piece))
         body = b"".join(pieces)
         if not body or len(body) < (length or 0):
-            raise Unfetchable("its server sent it incompletely")
+            raise Unfetchable("its server sent an empty or incomplete response")
         return body
 
     def _spend_bytes(self, count: int) -> None:
@@ -238,12 +237,12 @@ class FetchSession:
 
     def _check_size(self, count: int) -> None:
         if count > self._bytes_left:
-            raise Unfetchable("it is too large, alone or with what else the request names")
+            raise Unfetchable("it is too large, alone or with the other URLs in the request")
 
 
-def collect_result(job: Future[Blob], errand: FetchSession) -> Blob | Unfetchable:
+def collect_result(job: Future[Blob], session: FetchSession) -> Blob | Unfetchable:
     try:
-        return job.result(errand.seconds_left)
+        return job.result(session.seconds_left)
     except TimeoutError:
         return Unfetchable("it took too long")
     except Unfetchable as reason:
@@ -252,7 +251,7 @@ def collect_result(job: Future[Blob], errand: FetchSession) -> Blob | Unfetchabl
 
 def check_type_is_known(kind: str, known: tuple[str, ...]) -> None:
     if not kind.startswith(known):
-        raise Unfetchable("it is neither an image nor a document")
+        raise Unfetchable("it is neither an image nor a supported document")
 
 
 def refuse_url(path: str, reason: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the images and files of a request stand, in either protocol, and how to replace them."""
+"""Finds and replaces the images and files in a request of either protocol."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from forwarder.core.types import Json
 
 @dataclass(frozen=True)
 class MediaLocation:
-    """One image or file: ``value`` is the object that has the ``url``, ``file_data`` and so on.
+    """One image or file: ``value`` is the object with its URL, ``file_data`` or ``file_id``.
 
-    ``steps`` lead to ``value`` from the request: keys and indexes.
+    ``steps`` are the keys and indexes that lead from the request to ``value``.
     """
 
     kind: str
@@ -23,22 +23,22 @@ class MediaLocation:
     steps: tuple[str | int, ...]
     url_key: str
     in_result: bool
-    """It is part of a tool's result."""
+    """Whether it is part of a tool's result."""
 
     @property
     def path(self) -> str:
-        """As errors write it: ``messages[3].content[1].image_url``."""
-        shown = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in self.steps)
-        return shown.removeprefix(".")
+        """The path in error messages, such as ``messages[3].content[1].image_url``."""
+        path = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in self.steps)
+        return path.removeprefix(".")
 
     @property
     def entry_index(self) -> int:
-        """Which message or item it is in."""
+        """The index of the message or item that contains it."""
         return int(self.steps[1])
 
     @property
     def url(self) -> str:
-        """Its URL, ``""`` when it has none."""
+        """The URL; ``""`` if there is none."""
         url = self.value.get(self.url_key)
         return url if isinstance(url, str) else ""
 
@@ -55,7 +55,7 @@ _KINDS = {
     "input_file": "file",
 }
 _NESTED = ("image_url", "file")
-"""Chat's parts, which hold what they are about in an object under their own name."""
+"""Chat's parts, which wrap their value in an object under the name of their type."""
 
 _ENTRIES = {
     "chat": ("messages", ("content", "images")),
@@ -66,7 +66,7 @@ _CONTAINERS = (list, dict)
 
 
 def find_media(request: Json, client: str) -> Iterator[MediaLocation]:
-    """The images and files in a request of the ``client`` protocol; ill-formed ones are left."""
+    """Yield the images and files in a request of the ``client`` protocol; skip malformed ones."""
     root, fields = _ENTRIES[client]
     entries = request.get(root)
     for i, entry in enumerate(iter_paced(entries if isinstance(entries, list) else ())):
@@ -81,7 +81,7 @@ def find_media(request: Json, client: str) -> Iterator[MediaLocation]:
 def find_in_parts(
     parts: list[Any] | Json, steps: tuple[str | int, ...], result: bool
 ) -> Iterator[MediaLocation]:
-    if isinstance(parts, dict):  # a screenshot stands alone
+    if isinstance(parts, dict):  # a screenshot is a single part without a list
         yield from find_in_part(parts, steps, result)
         return
     for i, part in enumerate(iter_paced(parts)):
@@ -103,20 +103,20 @@ def find_in_part(part: Json, steps: tuple[str | int, ...], result: bool) -> Iter
 
 
 def replace_media(request: Json, changes: list[tuple[MediaLocation, Json]]) -> Json:
-    """The request with another value in each of these places; what is not on the way is shared.
+    """Return a copy of the request with new values at these locations.
 
-    Every list and object on the way is copied once, however many of the places are in it.
+    Each list and object on the way to a location is copied once; all others are shared.
     """
     root = request.copy()
     copies: dict[int, Any] = {}  # by their ids
-    for place, value in iter_paced(changes):
-        *way, last = place.steps
-        inside: Any = root
-        for step in way:
-            inner = inside[step]
+    for location, value in iter_paced(changes):
+        *parents, last = location.steps
+        container: Any = root
+        for step in parents:
+            inner = container[step]
             if id(inner) not in copies:
-                inner = inside[step] = inner.copy()
+                inner = container[step] = inner.copy()
                 copies[id(inner)] = inner
-            inside = inner
-        inside[last] = value
+            container = inner
+        container[last] = value
     return root

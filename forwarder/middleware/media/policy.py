@@ -1,8 +1,8 @@
-"""What becomes of each image and file in a request, by the profile of the upstream it goes to.
+"""Converts each image and file in a request as the upstream's provider profile requires.
 
-It happens to the client's own request, before translation: an error can name the path that the
-client knows, and whatever a translation lacks (a file's URL has no place in Chat) is settled by
-then.  A request without images and files is only looked through.
+The middleware works on the client's request before translation. Error messages can thus name paths
+of the client's request, and forms without a translation (Chat has no file URLs) are already
+converted. A request without images and files passes unchanged.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from forwarder.middleware.media.locations import MediaLocation, find_media, repl
 from forwarder.providers import Profile
 
 Fetch = Callable[[Mapping[str, str]], Mapping[str, Blob]]
-"""URL -> what is there; it is given each URL with the path in the request that names it."""
+"""Fetches URLs; the argument maps each URL to its path in the request."""
 
 Upload = Callable[[Blob, str], str]
-"""Brings a file to the upstream, or finds it there; gives its id.  The path says where it stood."""
+"""Uploads a file unless the upstream has it; returns its id. Takes its path in the request."""
 
 Download = Callable[[str, str], Blob]
-"""The file of an id, from the upstream that has files.  The path says where the id stood."""
+"""Downloads the file of an id from the upstream with files. Takes the id's path in the request."""
 
 
 class MediaIO(NamedTuple):
-    """What reaches outside for media; without a ``fetch`` nothing is fetched.
+    """The I/O functions of media; ``fetch`` is ``None`` if fetching is not allowed.
 
-    ``knows_ids`` says that the upstream which is asked is the one that has the files.
+    ``knows_ids`` is true if the upstream that serves the request is the one with the files.
     """
 
     fetch: Fetch | None
@@ -46,22 +46,24 @@ class MediaIO(NamedTuple):
 
 _ID = re.compile(r"\w[\w.:-]{0,255}", re.ASCII)
 LOCATIONS_PER_SLICE = 500
-"""Images and files that are read before other requests have their turn."""
+"""Images and files that are processed before other greenlets can run."""
 
 _FILE_FIELDS = ("file_data", "file_url", "file_id", "filename")
 
 
-def with_media(call: Handler, client: str, over: str, profile: Profile, hands: MediaIO) -> Handler:
-    """Wrap a call of the ``client`` protocol so that the upstream gets only media that it takes.
+def with_media(
+    handler: Handler, client: str, over: str, profile: Profile, media_io: MediaIO
+) -> Handler:
+    """Wrap a handler of the ``client`` protocol so that the upstream gets only media it accepts.
 
-    ``over`` is the protocol that the upstream speaks.
-    The call raises InvalidRequest or Unsupported, naming the path, before it goes anywhere.
+    ``over`` is the upstream's protocol. The handler raises InvalidRequest or Unsupported with the
+    path in the request before it calls the upstream.
     """
-    rules = MediaRules(client, over, profile, hands)
+    rules = MediaRules(client, over, profile, media_io)
 
     def handle_request(request: Json) -> EventStream:
-        found = list(find_media(request, client))
-        return call(rules.apply(request, found) if found else request)
+        locations = list(find_media(request, client))
+        return handler(rules.apply(request, locations) if locations else request)
 
     return handle_request
 
@@ -71,150 +73,154 @@ class MediaRules:
     client: str
     over: str
     profile: Profile
-    hands: MediaIO
+    media_io: MediaIO
 
-    def apply(self, request: Json, found: list[MediaLocation]) -> Json:
-        """The request as its upstream takes it."""
-        staying = [place for place in found if not self._is_dropped_later(place)]
-        for place in staying:
-            self._require_supported(place)
-        fetched = {**self._fetch_urls(staying), **self._download_files(staying)}
+    def apply(self, request: Json, locations: list[MediaLocation]) -> Json:
+        """Return the request in the form that the upstream accepts."""
+        relevant = [location for location in locations if not self._is_dropped_later(location)]
+        for location in relevant:
+            self._require_supported(location)
+        fetched = {**self._fetch_urls(relevant), **self._download_files(relevant)}
         changes = [
-            (place, self._resolve(place, fetched))
-            for place in iter_paced(staying, LOCATIONS_PER_SLICE)
+            (location, self._resolve(location, fetched))
+            for location in iter_paced(relevant, LOCATIONS_PER_SLICE)
         ]
-        return replace_media(request, [(place, v) for place, v in changes if v is not place.value])
+        return replace_media(request, [(at, v) for at, v in changes if v is not at.value])
 
-    def _is_dropped_later(self, place: MediaLocation) -> bool:
-        """Images of tools' results that the profile drops further on are nobody's concern."""
-        return place.in_result and place.kind == "image" and self.profile.tool_image == "drop"
+    def _is_dropped_later(self, location: MediaLocation) -> bool:
+        """Return whether the profile drops this image of a tool's result during translation."""
+        is_tool_image = location.in_result and location.kind == "image"
+        return is_tool_image and self.profile.tool_image == "drop"
 
-    def _require_supported(self, place: MediaLocation) -> None:
-        taken = {"image": self.profile.image_url, "file": self.profile.file}
-        if taken[place.kind] == "none":
-            raise unsupported_media(place.path, f"the upstream takes no {place.kind}s")
+    def _require_supported(self, location: MediaLocation) -> None:
+        accepted = {"image": self.profile.image_url, "file": self.profile.file}
+        if accepted[location.kind] == "none":
+            raise unsupported_media(location.path, f"the upstream does not accept {location.kind}s")
 
-    def _fetch_urls(self, found: list[MediaLocation]) -> Mapping[str, Blob]:
-        wanted = {place.url: place.url_path for place in found if self._must_fetch(place)}
+    def _fetch_urls(self, locations: list[MediaLocation]) -> Mapping[str, Blob]:
+        wanted = {at.url: at.url_path for at in locations if self._must_fetch(at)}
         if not wanted:
             return {}
-        if self.hands.fetch is None:
+        if self.media_io.fetch is None:
             path = next(iter(wanted.values()))
-            raise unsupported_media(path, "the upstream takes no URL here; send the data itself")
-        return self.hands.fetch(wanted)
+            raise unsupported_media(
+                path, "the upstream does not accept URLs here; send the data instead"
+            )
+        return self.media_io.fetch(wanted)
 
-    def _must_fetch(self, place: MediaLocation) -> bool:
-        """Only the Responses API has files by URL; who fetches images fetches them too."""
-        takes_urls = self.profile.image_url == "url"
-        if place.kind == "file":
-            takes_urls = takes_urls and self.over == "responses"
-        return bool(place.url) and not data_urls.is_data_url(place.url) and not takes_urls
+    def _must_fetch(self, location: MediaLocation) -> bool:
+        """Return whether the upstream cannot fetch this URL itself.
 
-    def _resolve(self, place: MediaLocation, fetched: Mapping[str, Blob]) -> Json:
-        blob = fetched.get(place.url or str(place.value.get("file_id")))
-        return (
-            self._build_image(place, blob)
-            if place.kind == "image"
-            else self._build_file(place, blob)
-        )
+        Only the Responses API has file URLs, and upstreams that fetch images also fetch files.
+        """
+        accepts_urls = self.profile.image_url == "url"
+        if location.kind == "file":
+            accepts_urls = accepts_urls and self.over == "responses"
+        return bool(location.url) and not data_urls.is_data_url(location.url) and not accepts_urls
 
-    def _must_download(self, place: MediaLocation) -> bool:
-        """What has a place in the Responses API alone, or is nothing to this upstream."""
-        if place.url or "file_data" in place.value or "file_id" not in place.value:
+    def _resolve(self, location: MediaLocation, fetched: Mapping[str, Blob]) -> Json:
+        blob = fetched.get(location.url or str(location.value.get("file_id")))
+        if location.kind == "image":
+            return self._build_image(location, blob)
+        return self._build_file(location, blob)
+
+    def _must_download(self, location: MediaLocation) -> bool:
+        """Return whether an id must be replaced by data.
+
+        Chat has no image ids, and file ids are valid only at the upstream with the files.
+        """
+        value = location.value
+        if location.url or "file_data" in value or "file_id" not in value:
             return False
-        translated = self.client == "responses" and self.over == "chat"
-        return translated and not (place.kind == "file" and self.hands.knows_ids)
+        is_translated = self.client == "responses" and self.over == "chat"
+        return is_translated and not (location.kind == "file" and self.media_io.knows_ids)
 
-    def _download_files(self, found: list[MediaLocation]) -> Mapping[str, Blob]:
-        """Id -> what it is of, each once; raises NotFetched about all that are not there."""
-        wanted = {read_file_id(place): place for place in found if self._must_download(place)}
-        got: dict[str, Blob | None] = {}
-        lost: list[MediaUnavailable] = []
-        for file_id, place in wanted.items():
+    def _download_files(self, locations: list[MediaLocation]) -> Mapping[str, Blob]:
+        """Return id -> file; raises MediaUnavailable with the ids of all unavailable files."""
+        wanted = {read_file_id(at): at for at in locations if self._must_download(at)}
+        files: dict[str, Blob] = {}
+        errors: list[MediaUnavailable] = []
+        for file_id, location in wanted.items():
             try:
-                got[file_id] = self._download_file(file_id, place)
-            except MediaUnavailable as error:
-                lost.append(error)
-        for first in lost:
-            first.names = frozenset().union(*(error.names for error in lost))
+                files[file_id] = self.media_io.download(file_id, f"{location.path}.file_id")
+            except InvalidRequest as error:
+                if location.kind == "file":
+                    continue  # the id is passed on, because the upstream may know it
+                if not isinstance(error, MediaUnavailable):
+                    raise
+                errors.append(error)
+        for first in errors:
+            first.names = frozenset().union(*(error.names for error in errors))
             raise first
-        return {file_id: blob for file_id, blob in got.items() if blob}
+        return files
 
-    def _download_file(self, file_id: str, place: MediaLocation) -> Blob | None:
-        """A file that cannot be had may be one that the asked upstream itself knows of."""
-        try:
-            return self.hands.download(file_id, f"{place.path}.file_id")
-        except InvalidRequest:
-            if place.kind == "image":
-                raise
-            return None
+    def _build_image(self, location: MediaLocation, fetched: Blob | None) -> Json:
+        if not fetched and not data_urls.is_data_url(location.url):
+            return location.value
+        blob = fetched or decode_data(location, location.url_key)
+        require_image(blob, location)
+        if data_urls.declares_type(location.url, blob.type):
+            return location.value
+        others = {k: v for k, v in location.value.items() if k != "file_id"}
+        return {**others, location.url_key: blob.data_url}
 
-    def _build_image(self, place: MediaLocation, fetched: Blob | None) -> Json:
-        if not fetched and not data_urls.is_data_url(place.url):
-            return place.value
-        blob = fetched or decode_data(place, place.url_key)
-        require_image(blob, place)
-        if data_urls.declares_type(place.url, blob.type):
-            return place.value
-        others = {k: v for k, v in place.value.items() if k != "file_id"}
-        return {**others, place.url_key: blob.data_url}
-
-    def _build_file(self, place: MediaLocation, fetched: Blob | None) -> Json:
-        given = place.value.get("file_data")
-        if not fetched and not isinstance(given, str):
-            return place.value  # an id, or a URL that is handed on
-        blob = name_file(fetched, place) if fetched else read_data(place, "file_data")
-        others = {k: v for k, v in place.value.items() if k not in _FILE_FIELDS}
+    def _build_file(self, location: MediaLocation, fetched: Blob | None) -> Json:
+        file_data = location.value.get("file_data")
+        if not fetched and not isinstance(file_data, str):
+            return location.value  # an id, or a URL that the upstream fetches
+        blob = name_file(fetched, location) if fetched else read_data(location, "file_data")
+        others = {k: v for k, v in location.value.items() if k not in _FILE_FIELDS}
         if self.profile.file == "upload":
-            return {**others, "file_id": self.hands.upload(blob, place.path)}
-        if given and data_urls.declares_type(given, blob.type):
-            return place.value
+            return {**others, "file_id": self.media_io.upload(blob, location.path)}
+        if file_data and data_urls.declares_type(file_data, blob.type):
+            return location.value
         return {**others, "filename": blob.name, "file_data": blob.data_url}
 
 
-def check_media(place: MediaLocation) -> None:
-    """Raise InvalidRequest for an image or a file that no upstream could be given."""
-    url = read_field(place.value, place.url_key, STR, place.url_path)
-    file_id = read_field(place.value, "file_id", STR, f"{place.path}.file_id")
-    file_data = read_field(place.value, "file_data", STR, f"{place.path}.file_data")
-    if not (url or file_id or (place.kind == "file" and file_data)):
-        raise missing_parameter(place.url_path)
-    if place.kind == "image" and url and data_urls.is_data_url(url):
-        require_image(decode_data(place, place.url_key), place)
-    if place.kind == "file" and file_data:
-        read_data(place, "file_data")
+def check_media(location: MediaLocation) -> None:
+    """Raise InvalidRequest for an image or file that is invalid for every upstream."""
+    value, path = location.value, location.path
+    url = read_field(value, location.url_key, STR, location.url_path)
+    file_id = read_field(value, "file_id", STR, f"{path}.file_id")
+    file_data = read_field(value, "file_data", STR, f"{path}.file_data")
+    if not (url or file_id or (location.kind == "file" and file_data)):
+        raise missing_parameter(location.url_path)
+    if location.kind == "image" and url and data_urls.is_data_url(url):
+        require_image(decode_data(location, location.url_key), location)
+    if location.kind == "file" and file_data:
+        read_data(location, "file_data")
 
 
-def require_image(blob: Blob, place: MediaLocation) -> None:
+def require_image(blob: Blob, location: MediaLocation) -> None:
     if not blob.type.startswith("image/"):
-        path = place.url_path if place.url else f"{place.path}.file_id"
-        raise invalid_media(path, f"there is no image, but {blob.type}")
+        path = location.url_path if location.url else f"{location.path}.file_id"
+        raise invalid_media(path, f"expected an image, got {blob.type}")
 
 
-def read_file_id(place: MediaLocation) -> str:
-    """The id that a place has in place of a URL; it stays one step of a path whatever it holds."""
-    file_id = place.value["file_id"]
+def read_file_id(location: MediaLocation) -> str:
+    """Return the file id; raises InvalidRequest unless it is safe as one segment of a URL path."""
+    file_id = location.value["file_id"]
     if not isinstance(file_id, str) or not _ID.fullmatch(file_id):
-        raise invalid_media(f"{place.path}.file_id", "it is no id of a file")
+        raise invalid_media(f"{location.path}.file_id", "it is not a valid file id")
     return file_id
 
 
-def read_data(place: MediaLocation, key: str) -> Blob:
-    return name_file(decode_data(place, key), place)
+def read_data(location: MediaLocation, key: str) -> Blob:
+    return name_file(decode_data(location, key), location)
 
 
-def decode_data(place: MediaLocation, key: str) -> Blob:
-    name = place.value.get("filename")
+def decode_data(location: MediaLocation, key: str) -> Blob:
+    name = location.value.get("filename")
     try:
-        return data_urls.parse_data(place.value[key], name if isinstance(name, str) else None)
+        return data_urls.parse_data(location.value[key], name if isinstance(name, str) else None)
     except ValueError as reason:
-        raise invalid_media(f"{place.path}.{key}", f"it {reason}") from None
+        raise invalid_media(f"{location.path}.{key}", f"it {reason}") from None
 
 
-def name_file(blob: Blob, place: MediaLocation) -> Blob:
-    """The blob with some name: its own, the client's, or one that says its type."""
-    given = place.value.get("filename")
-    name = blob.name or (given if isinstance(given, str) else None)
+def name_file(blob: Blob, location: MediaLocation) -> Blob:
+    """Return the blob with a name: its own, the client's, or one with the extension of its type."""
+    filename = location.value.get("filename")
+    name = blob.name or (filename if isinstance(filename, str) else None)
     return blob._replace(name=name or f"file{mimetypes.guess_extension(blob.type) or ''}")
 
 

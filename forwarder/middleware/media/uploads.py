@@ -1,7 +1,7 @@
-"""Files brought to an upstream that takes them only by id: each content once, and not for ever.
+"""Uploads files to an upstream that accepts them only by id, each content once.
 
-What is known here is known to this process alone; a file that was uploaded stays until nobody has
-used it for ``max_age`` seconds, and is then deleted there.
+The cache of uploaded files is local to this process. A file that has not been used for ``max_age``
+seconds is deleted at the upstream.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from forwarder.core.errors import ForwarderError
 log = logging.getLogger("forwarder.media")
 
 MAX_UPLOADS = 1000
-"""Files remembered for one upstream; the one not used for longest goes first."""
+"""Maximum number of cached files at one upstream; the least recently used is deleted first."""
 
 UploadKey = tuple[str | None, bytes]
 
 
 class FileStore(Protocol):
-    """An upstream, as far as it keeps files."""
+    """The file operations of an upstream."""
 
     def upload(self, blob: Blob, client_key: str | None) -> str: ...
 
@@ -35,7 +35,7 @@ class FileStore(Protocol):
 
 @dataclass
 class UploadedFile:
-    """One content; whoever has the lock uploads it."""
+    """One file; ``lock`` is held during its upload, ``used`` is a monotonic time."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     id: str | None = None
@@ -43,26 +43,27 @@ class UploadedFile:
 
 
 class UploadCache:
-    """The files at one upstream, by content and by the key that they were uploaded with."""
+    """The files uploaded to one upstream, by content and by the key used for the upload."""
 
-    def __init__(self, store: FileStore, max_age: float, most: int = MAX_UPLOADS) -> None:
+    def __init__(self, store: FileStore, max_age: float, max_files: int = MAX_UPLOADS) -> None:
         self._store = store
         self._max_age = max_age
-        self._most = most
-        self._known: OrderedDict[UploadKey, UploadedFile] = OrderedDict()
+        self._max_files = max_files
+        self._files: OrderedDict[UploadKey, UploadedFile] = OrderedDict()
         self._lock = threading.Lock()
         self._sweeper: threading.Timer | None = None
 
     def get_file_id(self, blob: Blob, client_key: str | None = None) -> str:
-        """The upstream's id of this content, uploaded unless it is there.
+        """Return the upstream's id of a file; upload it if it is not cached.
 
-        ``client_key`` is the key to use, ``None`` for the forwarder's.  Raises ForwarderError.
+        ``client_key`` is the API key to use, ``None`` for the configured one. Raises
+        ForwarderError if the upload fails.
         """
         key = client_key, hashlib.sha256(blob.data).digest()
         with self._lock:
-            entry = self._known.setdefault(key, UploadedFile())
+            entry = self._files.setdefault(key, UploadedFile())
             entry.used = time.monotonic()
-            self._known.move_to_end(key)
+            self._files.move_to_end(key)
         with entry.lock:
             if entry.id is None:
                 entry.id = self._store.upload(blob, client_key)
@@ -71,40 +72,41 @@ class UploadCache:
         return file_id
 
     def sweep(self) -> None:
-        """Delete what nobody has used for long, and what is too much."""
+        """Delete files that are unused for too long or exceed the maximum number."""
         with self._lock:
             if self._sweeper is not None:
                 self._sweeper.cancel()
                 self._sweeper = None
-            old = self._pop_expired()
-        for (client_key, _), entry in old:
+            expired = self._pop_expired()
+        for (client_key, _), entry in expired:
             if entry.id is not None:
                 self._delete_file(entry.id, client_key)
         self._schedule_sweep()
 
     def _pop_expired(self) -> list[tuple[UploadKey, UploadedFile]]:
         limit = time.monotonic() - self._max_age
-        old = []
-        while self._known:
-            first = next(iter(self._known.values()))
-            if first.used > limit and len(self._known) <= self._most:
+        expired = []
+        while self._files:
+            first = next(iter(self._files.values()))
+            if first.used > limit and len(self._files) <= self._max_files:
                 break
-            old.append(self._known.popitem(last=False))
-        return old
+            expired.append(self._files.popitem(last=False))
+        return expired
 
     def _delete_file(self, file_id: str, client_key: str | None) -> None:
         try:
             self._store.delete_file(file_id, client_key)
-        except ForwarderError as error:  # it may be gone already; nobody waits for it
-            log.warning("an uploaded file could not be deleted: %s", error.message)
+        except ForwarderError as error:  # no request depends on the deletion
+            event = {"event": "upload_delete_failed"}
+            log.warning("could not delete an uploaded file: %s", error.message, extra=event)
 
     def _schedule_sweep(self) -> None:
-        """As soon as something is too old; at once when there is too much."""
+        """Schedule the next sweep for the oldest file; at once if there are too many files."""
         with self._lock:
-            too_many = len(self._known) > self._most
-            if not self._known or (self._sweeper is not None and not too_many):
+            too_many = len(self._files) > self._max_files
+            if not self._files or (self._sweeper is not None and not too_many):
                 return
-            oldest = next(iter(self._known.values())).used
+            oldest = next(iter(self._files.values())).used
             wait = 0.0 if too_many else max(0.0, oldest + self._max_age - time.monotonic())
             if self._sweeper is not None:
                 self._sweeper.cancel()

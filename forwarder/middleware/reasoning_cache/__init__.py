@@ -1,10 +1,10 @@
-"""Gives a Responses upstream its own reasoning back, which chat clients cannot carry.
+"""Caches reasoning items of a Responses upstream for chat clients, which cannot send them back.
 
-A wrapper around the call of a Responses upstream, beneath the translation for chat clients.  What
-the model thought before a call or a text is kept when the answer is over, sealed as the upstream
-gave it, and goes back before the same call or text when that comes back in the history.  It is
-kept by the client's owner and the upstream's model, never for another; without it all goes on.
-`backend.py` keeps it for one process, `stored.py` for all that share a store.
+The cache wraps the handler of a Responses upstream, below the translation for chat clients. At the
+end of an answer it stores the (encrypted) reasoning before each call or text. When the same call or
+text comes back in the history, it inserts the reasoning again. Entries are separate for each
+client, upstream and model. A request works without cached reasoning too. `memory_backend.py` stores
+entries in one process, `storage/reasoning_cache.py` in the shared database.
 """
 
 from __future__ import annotations
@@ -22,67 +22,66 @@ from forwarder.protocols.mappings import INCLUDE_ENCRYPTED_REASONING, TERMINAL_E
 
 
 class ReasoningCache:
-    """What upstreams have thought, on a shelf."""
+    """Inserts cached reasoning into requests and caches the reasoning of answers."""
 
     def __init__(self, backend: CacheBackend) -> None:
         self._backend = backend
 
     def with_reasoning_cache(
-        self, call: Handler, whose: tuple[str, str, str], reasons: bool
+        self, handler: Handler, scope: tuple[str, str, str], request_encrypted: bool
     ) -> Handler:
-        """Wrap a call; ``whose`` are the client's owner, the upstream's name and its model.
+        """Wrap a handler; ``scope`` is the client's owner, the upstream's name and its model.
 
-        With ``reasons`` the upstream is asked to seal its reasoning.
+        With ``request_encrypted`` every request asks for encrypted reasoning. If the upstream
+        refuses cached reasoning, the request is sent again without it.
         """
-        owner = hashlib.sha256(orjson.dumps(whose)).digest()
+        owner = hashlib.sha256(orjson.dumps(scope)).digest()
 
         def handle_request(request: Json) -> EventStream:
-            asked = request_encrypted_reasoning(request) if reasons else request
-            stream = self._call_with_reasoning(call, asked, owner)
+            inner = request_encrypted_reasoning(request) if request_encrypted else request
+            stream = self._call_with_reasoning(handler, inner, owner)
             return self._record_stream(stream, request["input"], owner)
 
         return handle_request
 
-    def _call_with_reasoning(self, call: Handler, request: Json, owner: bytes) -> EventStream:
+    def _call_with_reasoning(self, handler: Handler, request: Json, owner: bytes) -> EventStream:
         restored = anchors.restore_reasoning(
             request["input"], lambda keys: self._find_reasoning(owner, keys)
         )
         if len(restored) == len(request["input"]):
-            return call({**request, "input": restored})
+            return handler({**request, "input": restored})
         try:
-            return call({**request, "input": restored})
+            return handler({**request, "input": restored})
         except UpstreamRefused as refusal:
             if not is_about_reasoning(refusal):
                 raise
-            return call(request)
+            return handler(request)
 
     def _find_reasoning(self, owner: bytes, keys: list[bytes]) -> dict[bytes, list[Json]]:
-        found = self._backend.find(owner, keys)
-        return {key: orjson.loads(items) for key, items in found.items()}
+        entries = self._backend.find(owner, keys)
+        return {key: orjson.loads(items) for key, items in entries.items()}
 
-    def _record_stream(self, stream: EventStream, asked: list[Any], owner: bytes) -> EventStream:
+    def _record_stream(self, stream: EventStream, history: list[Any], owner: bytes) -> EventStream:
         for batch in stream:
             if batch and batch[-1].get("type") in TERMINAL_EVENTS:
-                self._store_reasoning(batch, asked, owner)
+                self._store_reasoning(batch, history, owner)
             yield batch
 
-    def _store_reasoning(self, batch: Batch, asked: list[Any], owner: bytes) -> None:
+    def _store_reasoning(self, batch: Batch, history: list[Any], owner: bytes) -> None:
         output = (batch[-1].get("response") or {}).get("output") or ()
-        found = anchors.collect_reasoning(asked, output)
-        if found:
-            self._backend.store(owner, {key: orjson.dumps(items) for key, items in found.items()})
+        entries = anchors.collect_reasoning(history, output)
+        if entries:
+            self._backend.store(owner, {key: orjson.dumps(items) for key, items in entries.items()})
 
 
 def request_encrypted_reasoning(request: Json) -> Json:
     include = request.get("include") or []
-    return (
-        request
-        if INCLUDE_ENCRYPTED_REASONING in include
-        else {**request, "include": [*include, INCLUDE_ENCRYPTED_REASONING]}
-    )
+    if INCLUDE_ENCRYPTED_REASONING in include:
+        return request
+    return {**request, "include": [*include, INCLUDE_ENCRYPTED_REASONING]}
 
 
 def is_about_reasoning(refusal: UpstreamRefused) -> bool:
-    """Does the upstream not accept the items that were put back, rather than the request?"""
-    said = f"{refusal.code} {refusal.message}".lower()
-    return refusal.status < 500 and ("encrypted" in said or "reasoning" in said)
+    """Return whether the upstream refused the inserted reasoning rather than the request."""
+    text = f"{refusal.code} {refusal.message}".lower()
+    return refusal.status < 500 and ("encrypted" in text or "reasoning" in text)

@@ -1,7 +1,8 @@
-"""Where reasoning belongs: before which calls, and beside which texts.
+"""Cache keys that attach reasoning to the calls and texts of a conversation.
 
-A call is known again by its id, name and arguments, a text by its words and by what it answers:
-the very same words may have been said elsewhere.  What the client has changed is not known again.
+The key of a call is derived from its id, name and arguments. The key of a text also includes the
+item that it answers, because the same text may occur elsewhere. Calls and texts that the client
+has changed do not match.
 """
 
 from __future__ import annotations
@@ -16,69 +17,70 @@ from forwarder.core.pacing import give_way, iter_paced
 from forwarder.core.types import Json
 
 CALL_INPUT_FIELDS = {"function_call": "arguments", "custom_tool_call": "input"}
-"""Calls that chat clients carry, and what is said in them."""
+"""Call types that chat clients send back, and the field with the call's input."""
 
 
-def collect_reasoning(asked: list[Any], output: Iterable[Any]) -> dict[bytes, list[Json]]:
-    """Anchor -> what is to be remembered of an answer's output there.
+def collect_reasoning(history: list[Any], output: Iterable[Any]) -> dict[bytes, list[Json]]:
+    """Return key -> the items to cache for an answer's output.
 
-    Before a call that is its reasoning; for the text it is all that belongs to it, itself too.
+    The entry of a call is the reasoning before it. The entry of the text is its reasoning and
+    messages, which replace the client's message later.
     """
-    kept: dict[bytes, list[Json]] = {}
-    thoughts: list[Json] = []
-    spoken: list[Json] = []
+    entries: dict[bytes, list[Json]] = {}
+    reasoning: list[Json] = []
+    text_items: list[Json] = []
     for item in output:
         kind = item.get("type")
         if kind == "reasoning":
-            thoughts += [to_input_item(item)] if is_replayable(item) else []
+            reasoning += [to_input_item(item)] if is_replayable(item) else []
             continue
-        if kind in CALL_INPUT_FIELDS and thoughts:
-            kept[make_call_key(item)] = thoughts
+        if kind in CALL_INPUT_FIELDS and reasoning:
+            entries[make_call_key(item)] = reasoning
         elif kind == "message":
-            spoken += [*thoughts, to_input_item(item, without="id")]
-        thoughts = []
-    text = "".join(map(read_text, spoken))
-    if text and any(item["type"] == "reasoning" or item.get("phase") for item in spoken):
-        kept[make_text_key(find_question(asked), text)] = spoken
-    return kept
+            text_items += [*reasoning, to_input_item(item, without="id")]
+        reasoning = []
+    text = "".join(map(read_text, text_items))
+    if text and any(item["type"] == "reasoning" or item.get("phase") for item in text_items):
+        entries[make_text_key(find_question(history), text)] = text_items
+    return entries
 
 
 def restore_reasoning(
-    items: list[Any], recall: Callable[[list[bytes]], Mapping[bytes, list[Json]]]
+    items: list[Any], find: Callable[[list[bytes]], Mapping[bytes, list[Json]]]
 ) -> list[Any]:
-    """The items of a history with what ``recall`` has of them in its place.
+    """Return the items of a history with the cached entries that ``find`` returns inserted.
 
-    It is asked once, for all of them, and only when there is something to ask for.
+    ``find`` is called once with all keys, and not at all if there are none.
     """
     keys = list(iterate_keys(items))
-    asked = [key for key in keys if key is not None]
-    if not asked:
+    wanted = [key for key in keys if key is not None]
+    if not wanted:
         return items
-    kept = recall(asked)
-    whole: list[Any] = []
+    entries = find(wanted)
+    restored: list[Any] = []
     for item, key in zip(items, keys, strict=True):
-        there = kept.get(key, []) if key else []
-        # What belongs to a text has the text in it; to a call its reasoning alone does.
-        whole += there if there and is_assistant_message(item) else [*there, item]
-    return whole
+        entry = entries.get(key, []) if key else []
+        # The entry of a text contains the text itself, the entry of a call only its reasoning.
+        restored += entry if entry and is_assistant_message(item) else [*entry, item]
+    return restored
 
 
 def iterate_keys(items: list[Any]) -> Iterator[bytes | None]:
-    """The anchor of each item; None of what has none."""
-    begun = start_text_key(None)
+    """Yield the key of each item; ``None`` for items without a key."""
+    prefix = start_text_key(None)
     for item in iter_paced(items):
         if item.get("type") in CALL_INPUT_FIELDS:
             yield make_call_key(item)
         elif is_assistant_message(item):
-            yield finish_text_key(begun, read_text(item))
+            yield finish_text_key(prefix, read_text(item))
         else:
             if is_model_input(item):
-                begun = start_text_key(item)
+                prefix = start_text_key(item)
             yield None
 
 
 def find_question(items: list[Any]) -> Any:
-    """What an answer to these items answers."""
+    """Return the last item that is not from the model; an answer to ``items`` answers it."""
     return next((item for item in reversed(items) if is_model_input(item)), None)
 
 
@@ -92,12 +94,12 @@ def is_model_input(item: Json) -> bool:
 
 
 def is_replayable(item: Json) -> bool:
-    """Can an upstream that stored nothing read this reasoning again?"""
+    """Return whether an upstream without stored state can read this reasoning item."""
     return bool(item.get("encrypted_content") or item.get("content"))
 
 
 def to_input_item(item: Json, without: str = "") -> Json:
-    """An output item as input takes it."""
+    """Convert an output item to an input item."""
     return {k: v for k, v in item.items() if v is not None and k not in ("status", without)}
 
 
@@ -110,31 +112,31 @@ def read_text(item: Json) -> str:
 
 
 def make_call_key(item: Json) -> bytes:
-    said = item.get(CALL_INPUT_FIELDS[item["type"]])
-    if item["type"] == "function_call" and isinstance(said, str):
-        said = normalize_arguments(said)
-    return hash_json([item["type"], item.get("call_id"), item.get("name"), said])
+    call_input = item.get(CALL_INPUT_FIELDS[item["type"]])
+    if item["type"] == "function_call" and isinstance(call_input, str):
+        call_input = normalize_arguments(call_input)
+    return hash_json([item["type"], item.get("call_id"), item.get("name"), call_input])
 
 
 def make_text_key(question: Any, text: str) -> bytes:
-    """The digest of ``["text", question, text]``."""
+    """Return the digest of ``["text", question, text]``."""
     return finish_text_key(start_text_key(question), text)
 
 
 def start_text_key(question: Any) -> Any:
-    """The digest up to the text: many texts may answer one long question."""
-    written = orjson.dumps(question, option=orjson.OPT_SORT_KEYS)
-    give_way(len(written))
-    begun = hashlib.sha256(b'["text",')
-    begun.update(written)
-    begun.update(b",")
-    return begun
+    """Return the hash state before the text, because many texts may answer one long question."""
+    data = orjson.dumps(question, option=orjson.OPT_SORT_KEYS)
+    give_way(len(data))
+    prefix = hashlib.sha256(b'["text",')
+    prefix.update(data)
+    prefix.update(b",")
+    return prefix
 
 
-def finish_text_key(begun: Any, text: str) -> bytes:
-    ended = begun.copy()
-    ended.update(orjson.dumps(text.strip()) + b"]")
-    digest: bytes = ended.digest()
+def finish_text_key(prefix: Any, text: str) -> bytes:
+    state = prefix.copy()
+    state.update(orjson.dumps(text.strip()) + b"]")
+    digest: bytes = state.digest()
     return digest
 
 
@@ -143,14 +145,14 @@ def hash_json(value: Any) -> bytes:
 
 
 def normalize_arguments(arguments: str) -> str:
-    """Arguments as text that stays the same when a client writes them as other JSON.
+    """Return arguments in a canonical form, because clients may serialize the JSON differently.
 
-    Empty fields are left out; what is no JSON is given as it is.
+    Fields with empty values are removed. Invalid JSON is returned unchanged.
     """
     try:
         value = orjson.loads(arguments or "{}")
         if isinstance(value, dict):
             value = {k: v for k, v in value.items() if v}
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
-    except (ValueError, TypeError):  # no JSON, or nested too deeply to be written again
+    except (ValueError, TypeError):  # invalid JSON, or nested too deeply to serialize
         return arguments

@@ -1,4 +1,4 @@
-"""Where what is remembered stands: a small interface, and a shelf in this process."""
+"""The interface of a cache backend, and a backend in the memory of this process."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Protocol
 
 
 class CacheBackend(Protocol):
-    """Keeps values for a while; may lose any of them at any time."""
+    """Stores values separately for each owner; may lose any value at any time."""
 
     def find(self, owner: bytes, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-        """What was put there last, as far as it is still there."""
+        """Return the values that exist for these keys."""
 
     def store(self, owner: bytes, values: Mapping[bytes, bytes]) -> None:
-        """Keep values, for their owner alone."""
+        """Store values under their keys."""
 
 
 class MemoryBackend:
-    """The values used last, in the memory of this process.
+    """A least-recently-used cache in the memory of this process.
 
-    At most ``max_values`` of them, ``max_bytes`` in all, and none longer than ``ttl`` seconds after it
-    was used.
+    It keeps at most ``max_values`` values and ``max_bytes`` bytes, each for at most ``ttl`` seconds
+    after its last use.
     """
 
     def __init__(self, ttl: float, max_bytes: int = 32 * 2**20, max_values: int = 20_000) -> None:
@@ -35,17 +35,17 @@ class MemoryBackend:
         self._lock = threading.Lock()
 
     def find(self, owner: bytes, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-        """What is there of an owner's."""
-        found = ((key, self.get(owner + key)) for key in keys)
-        return {key: value for key, value in found if value is not None}
+        """Return the values of an owner that exist for these keys."""
+        pairs = ((key, self.get(owner + key)) for key in keys)
+        return {key: value for key, value in pairs if value is not None}
 
     def store(self, owner: bytes, values: Mapping[bytes, bytes]) -> None:
-        """Keep an owner's values."""
+        """Store the values of an owner."""
         for key, value in values.items():
             self.put(owner + key, value)
 
     def get(self, key: bytes) -> bytes | None:
-        """What was put there last, if it is still there; it is then kept for longer."""
+        """Return a value and mark it as used; ``None`` if it does not exist."""
         with self._lock:
             self._drop_expired()
             if key not in self._values:
@@ -55,7 +55,7 @@ class MemoryBackend:
             return value
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Keep a value; those not used for longest make room."""
+        """Store a value; evict the least recently used values if there is no room."""
         with self._lock:
             self._remove(key)
             self._values[key] = time.monotonic(), value
@@ -65,8 +65,8 @@ class MemoryBackend:
                 self._remove(next(iter(self._values)))
 
     def _drop_expired(self) -> None:
-        """The first is always the one not used for longest."""
         oldest = time.monotonic() - self._ttl
+        # The values are ordered by their last use.
         while self._values and next(iter(self._values.values()))[0] < oldest:
             self._remove(next(iter(self._values)))
 

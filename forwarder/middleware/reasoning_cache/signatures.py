@@ -1,10 +1,10 @@
-"""Gives a Chat upstream back the signatures that its client did not keep.
+"""Caches the signatures of a Chat upstream and restores them in later requests.
 
-A wrapper around the call of a Chat upstream, beneath every translation, so that it serves clients
-of both protocols: those that drop fields which they don't know, and those whose API has no place
-for them.  The signatures of an answer are stored before its end is sent, under the client's key,
-the upstream and its model.  They are found again by the id, name and arguments of a call, or by a
-text and the message that it answers.  A message that still has signatures is sent as it is.
+The cache wraps the handler of a Chat upstream, below translation. It serves clients of both
+protocols, because many Chat clients drop unknown fields and the Responses API has no field for
+signatures. The signatures of an answer are stored before its end is sent, separately for each
+client, upstream and model. Their keys are the id, name and arguments of a call, or a text and the
+message that it answers. A message that still has signatures is not changed.
 """
 
 from __future__ import annotations
@@ -33,76 +33,77 @@ from forwarder.protocols.signatures import (
 from forwarder.protocols.tool_call_index import ToolCallIndex, stringify_arguments
 
 QUESTION_ROLES = ("user", "tool", "function")
-"""Roles whose messages an answer answers."""
+"""Roles of messages to which the assistant's message is the answer."""
 
 MAX_TEXT_PIECES = 512
-"""Pieces of a text that are held apart: short ones take ten times the memory of the text."""
+"""After this many pieces they are joined, because short pieces need ten times the memory."""
 
 REFUSAL_WORDS = ("signature", "encrypted", "reasoning", "thinking", "thought")
-"""Words of a refusal that may be about signatures."""
+"""A refusal with one of these words may be caused by restored signatures."""
 
 
 class SignatureCache:
-    """The signatures of earlier answers, on a shelf."""
+    """Restores cached signatures in requests and caches the signatures of answers."""
 
     def __init__(self, backend: CacheBackend) -> None:
         self._backend = backend
 
     def with_signature_cache(
-        self, call: Handler, whose: tuple[str, str, str], ledger: LossReport
+        self, handler: Handler, scope: tuple[str, str, str], loss_report: LossReport
     ) -> Handler:
-        """Wrap a call; ``whose`` are the client's owner, the upstream's name and its model.
+        """Wrap a handler; ``scope`` is the client's owner, the upstream's name and its model.
 
-        If the upstream refuses signatures that were put back, it is asked again without them.
+        If the upstream refuses restored signatures, the request is sent again without them.
         """
-        owner = hashlib.sha256(orjson.dumps(["signatures", *whose])).digest()
+        owner = hashlib.sha256(orjson.dumps(["signatures", *scope])).digest()
 
         def handle_request(request: Json) -> EventStream:
             messages = request.get("messages")
             if not isinstance(messages, list):
-                return call(request)
+                return handler(request)
             signed = self._attach_signatures(messages, owner)
             question = find_question(messages)
             try:
-                return self._record_stream(call({**request, "messages": signed}), question, owner)
+                stream = handler({**request, "messages": signed})
+                return self._record_stream(stream, question, owner)
             except UpstreamRefused as refusal:
                 if signed is messages or not is_about_signatures(refusal):
                     raise
-                ledger.note("messages.signatures", "the upstream refused them")
-                return self._record_stream(call(request), question, owner)
+                loss_report.note("messages.signatures", "the upstream refused them")
+                return self._record_stream(handler(request), question, owner)
 
         return handle_request
 
     def _attach_signatures(self, messages: list[Any], owner: bytes) -> list[Any]:
-        """The messages with the signatures that are known of them."""
+        """Return the messages with cached signatures; ``messages`` itself if there are none."""
         unsigned = [
             number for number, message in enumerate(messages) if is_unsigned_message(message)
         ]
-        # One look says whether this model signs at all, before anything is hashed.
+        # One look-up shows whether this model uses signatures at all, before hashing messages.
         if not unsigned or not self._backend.find(owner, [SIGNS_KEY]):
             return messages
         anchors = dict(iterate_message_keys(messages, set(unsigned)))
         wanted = {key for keys in anchors.values() for key in keys}
-        found = {k: orjson.loads(v) for k, v in self._backend.find(owner, wanted).items()}
-        if not found:
+        entries = {k: orjson.loads(v) for k, v in self._backend.find(owner, wanted).items()}
+        if not entries:
             return messages
         signed = list(messages)
         for number, keys in anchors.items():
-            signed[number] = sign_message(messages[number], keys, found)
+            signed[number] = sign_message(messages[number], keys, entries)
         return signed
 
     def _record_stream(self, stream: EventStream, question: Any, owner: bytes) -> EventStream:
         readers: defaultdict[Any, ChoiceReader] = defaultdict(ChoiceReader)
-        is_over = False
+        is_finished = False
         for batch in stream:
-            spoke = False
+            has_choices = False
             for chunk in batch:
                 for choice in chunk.get("choices") or ():
-                    spoke = True
+                    has_choices = True
                     readers[choice.get("index")].add_choice(choice)
                     if choice.get("finish_reason"):
-                        is_over = True
-            if is_over and spoke:
+                        is_finished = True
+            if is_finished and has_choices:
                 self._store_signatures(readers.values(), question, owner)
             yield batch
 
@@ -119,17 +120,17 @@ class SignatureCache:
 
 
 class ChoiceReader:
-    """Reads from one choice what is needed to know it again, and its signatures."""
+    """Collects text, calls and signatures of one choice to build its cache entries."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
-        self._pieces: list[str] = []  # of the text, until they are joined
+        self._pieces: list[str] = []  # recent pieces of the text that are not joined yet
         self._call_index = ToolCallIndex()
         self._calls: list[Json] = []
         self._signatures = SignatureCollector()
 
     def add_choice(self, choice: Json) -> None:
-        """Read a delta, or a whole message."""
+        """Add the delta or the whole message of a choice."""
         delta = choice.get("delta")
         if delta is None:
             delta = read_delta(choice)
@@ -139,7 +140,7 @@ class ChoiceReader:
             if len(self._pieces) == MAX_TEXT_PIECES:
                 self._texts.append("".join(self._pieces))
                 self._pieces.clear()
-            if len(delta) == 1:  # most deltas are a piece of text
+            if len(delta) == 1:  # fast path: most deltas hold only a piece of text
                 return
         self._signatures.add_delta(delta)
         for call in delta.get("tool_calls") or ():
@@ -162,9 +163,9 @@ class ChoiceReader:
         return bool(self._signatures.read_calls()) or has_signature(self._signatures.read_message())
 
     def make_entries(self, question: bytes) -> dict[bytes, Json]:
-        """Anchor -> the signatures that belong there.
+        """Return key -> signatures for this choice.
 
-        Those of a message with calls belong to its first call.
+        The signatures of a message with calls are stored with its first call.
         """
         message, signatures = self._signatures.read_message(), self._signatures.read_calls()
         if not self._calls:
@@ -174,12 +175,12 @@ class ChoiceReader:
         for number, call in enumerate(self._calls):
             value = {"call": signatures.get(number, {}), "message": {} if number else message}
             if any(value.values()):
-                said = {**call, "arguments": "".join(call["arguments"])}
-                values |= dict.fromkeys(make_call_keys(question, number, said), value)
+                joined = {**call, "arguments": "".join(call["arguments"])}
+                values |= dict.fromkeys(make_call_keys(question, number, joined), value)
         return values
 
 
-# -- where signatures belong ----------------------------------------------------------------------
+# -- cache keys -----------------------------------------------------------------------------------
 
 
 def is_unsigned_message(message: Any) -> bool:
@@ -193,30 +194,30 @@ def is_unsigned_message(message: Any) -> bool:
 def iterate_message_keys(
     messages: list[Any], wanted: set[int]
 ) -> Iterator[tuple[int, list[bytes]]]:
-    """The anchors of the messages with these numbers, calls first."""
+    """Yield index and keys of the wanted messages; two keys for each call, or one for the text."""
     question = hash_json(None)
     for number, message in enumerate(messages):
         if number in wanted:
             calls = read_tool_calls(message)
             if calls:
-                found = (
+                pairs = (
                     make_call_keys(question, i, flatten_call(call)) for i, call in enumerate(calls)
                 )
-                yield number, [key for keys in found for key in keys]
+                yield number, [key for pair in pairs for key in pair]
             else:
                 yield number, [make_text_key(question, read_text(message.get("content")))]
         elif isinstance(message, dict) and message.get("role") in QUESTION_ROLES:
             question = hash_json(message)
 
 
-def sign_message(message: Json, keys: list[bytes], found: dict[bytes, Json]) -> Json:
-    values = [found.get(key, {}) for key in keys]
+def sign_message(message: Json, keys: list[bytes], entries: dict[bytes, Json]) -> Json:
+    values = [entries.get(key, {}) for key in keys]
     signed = dict(message)
     for value in values:
         signed = {**value.get("message", {}), **signed}
     calls = read_tool_calls(message)
     if calls:
-        # Each call has two anchors.
+        # Each call has two keys.
         fields = [
             a.get("call") or b.get("call", {})
             for a, b in zip(values[::2], values[1::2], strict=True)
@@ -243,13 +244,14 @@ def flatten_call(call: Json) -> Json:
 
 
 def make_call_keys(question: bytes, number: int, call: Json) -> tuple[bytes, bytes]:
-    """The anchors of a call: by its id, and by what it answers and its place.
+    """Return two keys of a call: one by its id, one by the question and the call's index.
 
-    Not every call has an id, Ollama's clients lose it, and others write their own.
+    The second key is needed because some calls have no id, Ollama clients drop the id, and other
+    clients replace it.
     """
-    said = [call["name"], normalize_arguments(call["arguments"])]
-    by_id = hash_json(["call", call["id"], *said])
-    return by_id, hash_json(["call of", question.hex(), number, *said])
+    content = [call["name"], normalize_arguments(call["arguments"])]
+    by_id = hash_json(["call", call["id"], *content])
+    return by_id, hash_json(["call of", question.hex(), number, *content])
 
 
 def make_text_key(question: bytes, text: str) -> bytes:
@@ -269,9 +271,9 @@ def hash_json(value: Any) -> bytes:
 
 
 SIGNS_KEY = hash_json(["signs"])
-"""Stands on the shelf of every model that has signed something."""
+"""Key that exists for every model that has sent signatures."""
 
 
 def is_about_signatures(refusal: UpstreamRefused) -> bool:
-    said = f"{refusal.code} {refusal.message}".lower()
-    return refusal.status < 500 and any(word in said for word in REFUSAL_WORDS)
+    text = f"{refusal.code} {refusal.message}".lower()
+    return refusal.status < 500 and any(word in text for word in REFUSAL_WORDS)

@@ -216,7 +216,7 @@ def test_redirects_come_to_an_end() -> None:
         ("http://[::1", "not a valid URL"),
         ("http://files.test:99999/", "not"),
         ("http://files.test/\r\nX: y", "not a valid URL"),
-        ("http://user:secret@files.test/", "user's name"),
+        ("http://user:secret@files.test/", "with credentials"),
         ("http://no-such-host.invalid/", "no public address"),
     ],
 )
@@ -288,7 +288,7 @@ def test_the_size_limit_holds_for_all_of_a_request_together() -> None:
 def test_a_body_that_ends_early_is_refused() -> None:
     script = saying(b"HTTP/1.1 200 OK", b"Content-Type: image/png", length=len(PNG) + 1)
     with serving(script) as server:
-        assert "incompletely" in refusal(f"http://files.test:{server.port}/")
+        assert "incomplete" in refusal(f"http://files.test:{server.port}/")
 
 
 IN_TIME = 2.0

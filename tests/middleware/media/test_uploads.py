@@ -114,7 +114,7 @@ def test_a_file_in_use_stays() -> None:
 
 def test_of_too_many_files_the_one_unused_for_longest_is_deleted() -> None:
     store = Store()
-    uploads = UploadCache(store, 60, most=2)
+    uploads = UploadCache(store, 60, max_files=2)
     for blob in (A, B, A, Blob(b"c", "text/plain")):
         uploads.get_file_id(blob)
 

@@ -1,4 +1,4 @@
-"""The wrapper around an upstream's call: what it asks for, whose it is, what fails."""
+"""The wrapper around an upstream's call: what it asks for, the scope, what fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AGAIN: Json = {"input": [user("go"), call("c"), output("c")], "store": False}
 
 
 class Upstream:
-    """A call whose answers think before they call; it keeps what it was asked."""
+    """A handler whose answers think before they call; it keeps what it was asked."""
 
     def __init__(self, *refusals: UpstreamRefused | None) -> None:
         self.asked: list[Json] = []
@@ -44,7 +44,7 @@ def recall() -> ReasoningCache:
 
 def test_what_was_thought_comes_back_and_the_stream_is_the_same() -> None:
     upstream, memory = Upstream(), recall()
-    recalled = memory.with_reasoning_cache(upstream, MINE, reasons=True)
+    recalled = memory.with_reasoning_cache(upstream, MINE, request_encrypted=True)
 
     first = list(recalled(ASKED))
     list(recalled(AGAIN))
@@ -59,21 +59,21 @@ def test_seals_are_asked_for_once_and_only_of_models_that_reason() -> None:
     upstream = Upstream()
     sealing = {**ASKED, "include": ["x", "reasoning.encrypted_content"]}
 
-    list(recall().with_reasoning_cache(upstream, MINE, reasons=True)(sealing))
-    list(recall().with_reasoning_cache(upstream, MINE, reasons=False)(ASKED))
+    list(recall().with_reasoning_cache(upstream, MINE, request_encrypted=True)(sealing))
+    list(recall().with_reasoning_cache(upstream, MINE, request_encrypted=False)(ASKED))
 
     assert upstream.asked == [sealing, ASKED]
 
 
 @pytest.mark.parametrize(
-    "whose",
+    "scope",
     [("other", "up", "model"), (None, "up", "model"), ("key", "up", "m"), ("key", "u", "model")],
 )
-def test_it_is_for_nobody_else_and_no_other_model(whose: Any) -> None:
+def test_it_is_for_nobody_else_and_no_other_model(scope: Any) -> None:
     upstream, memory = Upstream(), recall()
-    list(memory.with_reasoning_cache(upstream, MINE, reasons=False)(ASKED))
+    list(memory.with_reasoning_cache(upstream, MINE, request_encrypted=False)(ASKED))
 
-    list(memory.with_reasoning_cache(upstream, whose, reasons=False)(AGAIN))
+    list(memory.with_reasoning_cache(upstream, scope, request_encrypted=False)(AGAIN))
 
     assert upstream.asked[1] == AGAIN
 
@@ -87,7 +87,7 @@ def test_it_is_for_nobody_else_and_no_other_model(whose: Any) -> None:
 )
 def test_an_upstream_that_does_not_accept_it_is_asked_without(error: Json) -> None:
     upstream, memory = Upstream(None, UpstreamRefused(400, error)), recall()
-    recalled = memory.with_reasoning_cache(upstream, MINE, reasons=False)
+    recalled = memory.with_reasoning_cache(upstream, MINE, request_encrypted=False)
     list(recalled(ASKED))
 
     assert list(recalled(AGAIN))
@@ -104,7 +104,7 @@ def test_an_upstream_that_does_not_accept_it_is_asked_without(error: Json) -> No
 )
 def test_any_other_refusal_is_the_client_s(refusal: UpstreamRefused) -> None:
     memory = recall()
-    recalled = memory.with_reasoning_cache(Upstream(None, refusal), MINE, reasons=False)
+    recalled = memory.with_reasoning_cache(Upstream(None, refusal), MINE, request_encrypted=False)
     list(recalled(ASKED))
 
     with pytest.raises(UpstreamRefused):
@@ -115,5 +115,5 @@ def test_a_refusal_of_a_request_to_which_nothing_was_added_is_not_tried_again() 
     upstream = Upstream(UpstreamRefused(400, {"message": "no reasoning here"}))
 
     with pytest.raises(UpstreamRefused):
-        recall().with_reasoning_cache(upstream, MINE, reasons=False)(ASKED)
+        recall().with_reasoning_cache(upstream, MINE, request_encrypted=False)(ASKED)
     assert len(upstream.asked) == 1
