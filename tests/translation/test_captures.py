@@ -1,4 +1,4 @@
-"""Request bodies that real clients sent (``tests/captures``), through the matching translator."""
+"""Captured request bodies of real clients (``tests/captures``) through their translation."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ RESPONSES = [body for body in BODIES if "messages" not in body.values[0]]
 
 
 def sent(direction: str, body: Json, provider: str) -> tuple[Json, set[str]]:
-    """What reaches this provider, and the names of what was left out on the way."""
+    """Return the body for this provider, and the names of the losses."""
     profile = PROFILES[provider]
     translated = translate(direction, body, terms(custom_tools=profile.custom_tools))
-    ledger = LossReport()
+    loss_report = LossReport()
     upstream = "chat" if direction == "responses_over_chat" else "responses"
-    return adapt_request(translated.request, upstream, profile, ledger), {
+    return adapt_request(translated.request, upstream, profile, loss_report), {
         *translated.dropped,
-        *ledger.losses,
+        *loss_report.losses,
     }
 
 
-def test_every_client_was_heard() -> None:
+def test_every_client_has_a_capture() -> None:
     clients = {body.id.partition("_")[0] for body in BODIES}
     assert {"agents", "codex", "instructor", "langchain", "llm", "node", "pydantic"} <= clients
     assert len(CHAT) > 10
@@ -48,7 +48,7 @@ def test_every_client_was_heard() -> None:
 
 @pytest.mark.parametrize("body", RESPONSES)
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_responses_clients_request_is_one_that_chat_providers_take(
+def test_captured_responses_requests_are_valid_for_chat_providers(
     body: Json, provider: str
 ) -> None:
     request, dropped = sent("responses_over_chat", body, provider)
@@ -58,7 +58,7 @@ def test_a_responses_clients_request_is_one_that_chat_providers_take(
 
 @pytest.mark.parametrize("body", CHAT)
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_chat_clients_request_is_one_that_responses_providers_take(
+def test_captured_chat_requests_are_valid_for_responses_providers(
     body: Json, provider: str
 ) -> None:
     request, dropped = sent("chat_over_responses", body, provider)
@@ -67,8 +67,8 @@ def test_a_chat_clients_request_is_one_that_responses_providers_take(
 
 
 @pytest.mark.parametrize("body", RESPONSES)
-def test_every_tool_that_a_client_runs_is_offered_and_found_again(body: Json) -> None:
-    """A call of each offered function comes back as the tool that the client defined."""
+def test_client_tools_are_offered_and_found_again(body: Json) -> None:
+    """A call of each offered function is translated to the tool that the client defined."""
     translated = translate("responses_over_chat", body, terms())
     names = [tool["function"]["name"] for tool in translated.request.get("tools", ())]
     calls = [
@@ -99,7 +99,7 @@ _CALLED = {
 
 
 def _offered(body: Json) -> list[tuple[str, str | None, str | None]]:
-    """What the client can be called for: ``(item type, namespace, name)``."""
+    """Return the client's tools as ``(item type, namespace, name)``."""
     listed = list(body.get("tools", ()))
     items = body["input"] if isinstance(body["input"], list) else []
     for item in items:

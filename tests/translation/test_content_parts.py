@@ -54,7 +54,7 @@ CONVERTED: list[tuple[str, Json, Json]] = [
 
 
 @pytest.mark.parametrize(("table", "part", "converted"), CONVERTED)
-def test_a_part_is_converted(table: str, part: Json, converted: Json) -> None:
+def test_part_is_converted(table: str, part: Json, converted: Json) -> None:
     assert content_parts.convert_parts([part], getattr(content_parts, table), "content") == [
         converted
     ]
@@ -103,7 +103,7 @@ REFUSED: list[tuple[str, Any, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("table", "part", "raised", "param"), REFUSED)
-def test_a_part_that_cannot_be_carried_is_refused_by_its_path(
+def test_unsupported_part_error_names_the_path(
     table: str, part: Any, raised: type[Exception], param: str
 ) -> None:
     with pytest.raises(raised) as caught:
@@ -112,7 +112,7 @@ def test_a_part_that_cannot_be_carried_is_refused_by_its_path(
     assert getattr(caught.value, "status", None) == 400
 
 
-def test_a_user_part_survives_the_way_there_and_back() -> None:
+def test_user_part_survives_the_round_trip() -> None:
     for part in (
         {"type": "text", "text": "a"},
         {"type": "image_url", "image_url": {"url": URL, "detail": "low"}},

@@ -1,4 +1,4 @@
-"""Refusals of translated requests name what the client sent."""
+"""Errors of translated requests name the client's parameters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers.translating import terms
 
 Json = dict[str, Any]
 
-TOLD: list[tuple[str, str, str, Json]] = [
+RENAMED: list[tuple[str, str, str, Json]] = [
     ("messages", "input", "responses", {"input": "hi"}),
     ("messages[3].content[1].image_url.url", "input", "responses", {"input": "hi"}),
     ("messages.[0].role", "input", "responses", {"input": "hi"}),
@@ -52,11 +52,11 @@ TOLD: list[tuple[str, str, str, Json]] = [
 ]
 
 
-@pytest.mark.parametrize(("param", "told", "client", "request_"), TOLD)
-def test_a_parameter_is_named_as_the_client_knows_it(
-    param: str, told: str, client: str, request_: Json
+@pytest.mark.parametrize(("param", "expected", "client", "request_"), RENAMED)
+def test_parameter_is_renamed_to_the_clients(
+    param: str, expected: str, client: str, request_: Json
 ) -> None:
-    assert map_to_client_parameter(param, client, request_) == told
+    assert map_to_client_parameter(param, client, request_) == expected
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_a_parameter_is_named_as_the_client_knows_it(
         ("chat", CHAT_OVER_RESPONSES, RESPONSES_OVER_CHAT),
     ],
 )
-def test_the_names_are_those_of_the_two_apis(client: str, own: Json, upstreams: Json) -> None:
+def test_names_are_parameters_of_both_apis(client: str, own: Json, upstreams: Json) -> None:
     for theirs, ours in CLIENT_PARAMETER_NAMES[client].items():
         assert theirs.partition(".")[0] in upstreams
         assert {name.partition(".")[0] for name in ours} <= own.keys()
 
 
-def test_a_refused_translation_is_refused_in_the_client_s_words() -> None:
+def test_translated_error_names_the_clients_parameter() -> None:
     def refusing(request: Json) -> EventStream:
         raise UpstreamRefused(400, {"message": "No.", "param": "messages[0].content"})
 
@@ -83,7 +83,7 @@ def test_a_refused_translation_is_refused_in_the_client_s_words() -> None:
     assert caught.value.message == "No."
 
 
-def test_one_that_passes_through_stays_as_it_is() -> None:
+def test_passthrough_error_is_unchanged() -> None:
     def refusing(request: Json) -> EventStream:
         raise UpstreamRefused(400, {"message": "No.", "param": "messages[0].content"})
 
@@ -94,14 +94,14 @@ def test_one_that_passes_through_stays_as_it_is() -> None:
     assert caught.value.param == "messages[0].content"
 
 
-def test_what_was_dropped_is_named_as_the_client_knows_it() -> None:
-    ledger = LossReport()
+def test_losses_are_renamed_to_the_clients() -> None:
+    loss_report = LossReport()
     for name in ("options.num_ctx", "seed", "messages.reasoning_content", "metadata"):
-        ledger.drop(name, f"why {name}")
+        loss_report.drop(name, f"why {name}")
 
-    rename_losses(ledger, "ollama", {"messages": [], "options": {"seed": 1}})
+    rename_losses(loss_report, "ollama", {"messages": [], "options": {"seed": 1}})
 
-    assert ledger.losses == {
+    assert loss_report.losses == {
         "options.num_ctx": "why options.num_ctx",
         "options.seed": "why seed",
         "messages.thinking": "why messages.reasoning_content",

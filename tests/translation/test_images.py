@@ -1,4 +1,4 @@
-"""Images as base64 and as data URLs."""
+"""Conversion of images between base64 and data URLs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PNG = "iVBORw0KGgo="
 
 
 @pytest.mark.parametrize(
-    ("data", "said", "url"),
+    ("data", "image_format", "url"),
     [
         (PNG, None, f"data:image/png;base64,{PNG}"),
         (PNG, "webp", f"data:image/webp;base64,{PNG}"),
@@ -31,8 +31,8 @@ PNG = "iVBORw0KGgo="
         ("DATA:image/png;base64,AAAA", "gif", "DATA:image/png;base64,AAAA"),
     ],
 )
-def test_base64_as_a_data_url(data: str, said: Any, url: str) -> None:
-    assert images.make_data_url(data, said) == url
+def test_make_data_url_from_base64(data: str, image_format: Any, url: str) -> None:
+    assert images.make_data_url(data, image_format) == url
 
 
 @pytest.mark.parametrize(
@@ -49,11 +49,11 @@ def test_base64_as_a_data_url(data: str, said: Any, url: str) -> None:
         (PNG, None),
     ],
 )
-def test_a_data_url_as_base64(url: str, read: Any) -> None:
+def test_parse_data_url_to_base64(url: str, read: Any) -> None:
     assert images.parse_data_url(url) == read
 
 
-def test_a_url_that_is_no_image_is_seen_to_be_none_at_once() -> None:
+def test_long_other_url_is_rejected_quickly() -> None:
     began = time.process_time()
 
     assert images.parse_data_url("data:image/" + "a" * 50_000) is None

@@ -1,4 +1,4 @@
-"""Laws that hold for every stream of every conversation under ``tests/cases``, in any chunking."""
+"""Properties of every stream of every case under ``tests/cases``, in any chunking."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.helpers.translating import (
 Json = dict[str, Any]
 
 MISTAKES = {"responses": sdk.event_mistakes, "chat": sdk.chunk_mistakes}
-VENDORS_WORDS = {"chat_template_kwargs", "enable_thinking", "reasoning_split", "thinking"}
+VENDOR_PARAMETERS = {"chat_template_kwargs", "enable_thinking", "reasoning_split", "thinking"}
 STRICT: dict[str, Callable[..., list[Any]]] = {"chat": check_chat, "responses": check_responses}
 
 every_case = pytest.mark.parametrize("case", cases())
@@ -56,11 +56,11 @@ def _folded(case: Case, events: list[Event]) -> Json:
     return FOLDS[case.client](iter([events]))
 
 
-# -- what goes up, and what comes down ----------------------------------------------------------
+# -- requests and answers -----------------------------------------------------------------------
 
 
 @every_case
-def test_a_request_becomes_what_its_upstream_takes(case: Case) -> None:
+def test_request_is_translated_as_recorded(case: Case) -> None:
     translated = translate_case(case)
     assert translated.request == case.read("upstream.request.json")
     assert sorted(translated.dropped) == case.read("dropped.json", [])
@@ -68,13 +68,11 @@ def test_a_request_becomes_what_its_upstream_takes(case: Case) -> None:
 
 @every_case
 @pytest.mark.parametrize("streamed", [False, True])
-def test_an_answer_is_asked_for_in_the_form_in_which_the_client_wants_it(
-    case: Case, streamed: bool
-) -> None:
-    asked = {**case.read("request.json"), "stream": streamed}
-    its_terms = terms(**case.read("terms.json", {}))
+def test_stream_parameter_follows_the_client(case: Case, streamed: bool) -> None:
+    request = {**case.read("request.json"), "stream": streamed}
+    context = terms(**case.read("terms.json", {}))
     usage = {"include_usage": True} if streamed and case.upstream == "chat" else None
-    sent = translate(case.direction, asked, its_terms).request
+    sent = translate(case.direction, request, context).request
     assert (sent["stream"], sent.get("stream_options")) == (streamed, usage)
     assert {k: v for k, v in sent.items() if not k.startswith("stream")} == {
         k: v for k, v in case.read("upstream.request.json").items() if not k.startswith("stream")
@@ -82,36 +80,36 @@ def test_an_answer_is_asked_for_in_the_form_in_which_the_client_wants_it(
 
 
 @every_case
-def test_a_translated_request_is_one_that_strict_providers_take(case: Case) -> None:
+def test_translated_request_is_valid_for_strict_providers(case: Case) -> None:
     beyond = set(case.read("terms.json", {}).get("extensions", ()))
     providers = [p for p in PROFILES.values() if beyond <= p.responses_takes]
     assert providers
     for profile in providers:
         body = adapt_request(translate_case(case).request, case.upstream, profile, LossReport())
         check = STRICT[case.upstream]
-        known = _without_parts(_in_openais_words(body), beyond)
+        known = _without_parts(_as_openai_body(body), beyond)
         assert check(known, extra=beyond) == [], profile.name
 
 
 def _without_parts(value: Any, kinds: set[str]) -> Any:
-    """The body without the content parts of these types."""
+    """Return the body without the content parts of these types."""
     if isinstance(value, dict):
         return {key: _without_parts(inner, kinds) for key, inner in value.items()}
     if isinstance(value, list):
-        kept = [i for i in value if not (isinstance(i, dict) and i.get("type") in kinds)]
-        return [_without_parts(inner, kinds) for inner in kept]
+        items = [i for i in value if not (isinstance(i, dict) and i.get("type") in kinds)]
+        return [_without_parts(inner, kinds) for inner in items]
     return value
 
 
-def _in_openais_words(body: Json) -> Json:
-    """Without what only the vendor says, or says otherwise."""
-    strange = VENDORS_WORDS | ({"reasoning"} if "messages" in body else set())
+def _as_openai_body(body: Json) -> Json:
+    """Return the body without vendor parameters, and with OpenAI's values."""
+    strange = VENDOR_PARAMETERS | ({"reasoning"} if "messages" in body else set())
     body = {k: v for k, v in body.items() if k not in strange}
     return {**body, "tool_choice": "required"} if body.get("tool_choice") == "any" else body
 
 
 @every_case
-def test_a_request_is_not_changed_by_its_translation(case: Case) -> None:
+def test_translation_does_not_modify_the_request(case: Case) -> None:
     request = case.read("request.json")
     before = copy.deepcopy(request)
     translate(case.direction, request, terms(**case.read("terms.json", {})))
@@ -120,35 +118,35 @@ def test_a_request_is_not_changed_by_its_translation(case: Case) -> None:
 
 @every_stream
 @every_chunking
-def test_an_answer_is_the_same_in_every_chunking(case: Case, chunking: str) -> None:
+def test_answer_is_independent_of_chunking(case: Case, chunking: str) -> None:
     answer = _folded(case, _events(case, chunking))
     expected = case.read("answer.json")
     assert {key: answer.get(key) for key in expected} == expected
 
 
-# -- what the SDK makes of it -------------------------------------------------------------------
+# -- the SDK's view -----------------------------------------------------------------------------
 
 
 @every_stream
 @every_chunking
-def test_every_event_is_as_the_sdk_types_it(case: Case, chunking: str) -> None:
+def test_events_match_the_sdk_types(case: Case, chunking: str) -> None:
     mistakes = MISTAKES[case.client]
     assert {e.get("type", "chunk"): m for e in _events(case, chunking) if (m := mistakes(e))} == {}
 
 
 @to_responses
-def test_a_whole_response_is_as_the_sdk_types_it(case: Case) -> None:
+def test_folded_response_matches_the_sdk_type(case: Case) -> None:
     assert sdk.response_mistakes(_folded(case, _events(case))) == []
 
 
 @to_chat
-def test_a_whole_completion_is_as_the_sdk_types_it(case: Case) -> None:
+def test_folded_completion_matches_the_sdk_type(case: Case) -> None:
     assert sdk.completion_mistakes(_folded(case, _events(case))) == []
 
 
 @to_responses
 @every_chunking
-def test_the_sdk_rebuilds_the_response_from_its_deltas(case: Case, chunking: str) -> None:
+def test_sdk_accumulates_the_response(case: Case, chunking: str) -> None:
     events = _events(case, chunking)
     rebuilt = sdk.rebuilt_response(events)["output"]
     final = events[-1]["response"]["output"]
@@ -163,7 +161,7 @@ def test_the_sdk_rebuilds_the_response_from_its_deltas(case: Case, chunking: str
 
 @to_chat
 @every_chunking
-def test_the_sdk_rebuilds_the_completion_from_its_deltas(case: Case, chunking: str) -> None:
+def test_sdk_accumulates_the_completion(case: Case, chunking: str) -> None:
     chunks = _events(case, chunking)
     rebuilt, folded = sdk.rebuilt_completion(chunks), _folded(case, chunks)
     assert said_by_completion(rebuilt) == said_by_completion(folded)
@@ -171,12 +169,12 @@ def test_the_sdk_rebuilds_the_completion_from_its_deltas(case: Case, chunking: s
     assert rebuilt["id"] == folded["id"]
 
 
-# -- the life of a response ---------------------------------------------------------------------
+# -- lifecycle ----------------------------------------------------------------------------------
 
 
 @to_responses
 @every_chunking
-def test_every_item_is_opened_grown_and_closed_in_that_order(case: Case, chunking: str) -> None:
+def test_items_open_grow_and_close_in_order(case: Case, chunking: str) -> None:
     opened: list[str] = []
     closed: set[str] = set()
     for event in _events(case, chunking):
@@ -195,8 +193,8 @@ def test_every_item_is_opened_grown_and_closed_in_that_order(case: Case, chunkin
 
 @to_responses
 @every_chunking
-def test_every_part_is_opened_grown_and_closed_in_that_order(case: Case, chunking: str) -> None:
-    """And the deltas of a part add up to what its done events say."""
+def test_parts_open_grow_and_close_in_order(case: Case, chunking: str) -> None:
+    """The deltas of a part also add up to the value of its done events."""
     texts: dict[tuple[Any, ...], str] = {}
     closed: dict[tuple[Any, ...], str] = {}
     for event in _events(case, chunking):
@@ -220,24 +218,24 @@ def test_every_part_is_opened_grown_and_closed_in_that_order(case: Case, chunkin
 
 @to_responses
 @every_chunking
-def test_finished_items_are_the_output_of_the_response(case: Case, chunking: str) -> None:
+def test_done_items_are_the_response_output(case: Case, chunking: str) -> None:
     events = _events(case, chunking)
-    done = {
+    finished = {
         e["output_index"]: e["item"] for e in events if e["type"] == "response.output_item.done"
     }
-    assert [done[i] for i in sorted(done)] == events[-1]["response"]["output"]
+    assert [finished[i] for i in sorted(finished)] == events[-1]["response"]["output"]
 
 
 @to_responses
 @every_chunking
-def test_events_are_numbered_without_gaps(case: Case, chunking: str) -> None:
+def test_sequence_numbers_have_no_gaps(case: Case, chunking: str) -> None:
     events = _events(case, chunking)
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 
 @to_responses
 @every_chunking
-def test_a_response_has_one_beginning_and_one_end(case: Case, chunking: str) -> None:
+def test_response_has_one_start_and_one_terminal_event(case: Case, chunking: str) -> None:
     events = _events(case, chunking)
     kinds = [event["type"] for event in events]
     assert kinds[:2] == ["response.created", "response.in_progress"]
@@ -246,7 +244,7 @@ def test_a_response_has_one_beginning_and_one_end(case: Case, chunking: str) -> 
 
 
 @to_responses
-def test_only_the_last_item_of_an_incomplete_response_is_incomplete(case: Case) -> None:
+def test_only_the_last_item_can_be_incomplete(case: Case) -> None:
     response = _folded(case, _events(case))
     statuses = [item["status"] for item in response["output"]]
     assert set(statuses[:-1]) <= {"completed"}
@@ -255,7 +253,7 @@ def test_only_the_last_item_of_an_incomplete_response_is_incomplete(case: Case) 
 
 @to_chat
 @every_chunking
-def test_a_completion_has_one_beginning_and_one_end(case: Case, chunking: str) -> None:
+def test_completion_has_one_role_and_one_finish_reason(case: Case, chunking: str) -> None:
     chunks = _events(case, chunking)
     choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
     assert choices[0]["delta"]["role"] == "assistant"
@@ -267,7 +265,7 @@ def test_a_completion_has_one_beginning_and_one_end(case: Case, chunking: str) -
 
 @to_chat
 @every_chunking
-def test_calls_are_numbered_densely_from_zero(case: Case, chunking: str) -> None:
+def test_call_indexes_are_dense_from_zero(case: Case, chunking: str) -> None:
     seen: list[int] = []
     for chunk in _events(case, chunking):
         for choice in chunk["choices"]:
@@ -279,11 +277,11 @@ def test_calls_are_numbered_densely_from_zero(case: Case, chunking: str) -> None
     assert seen == list(range(len(seen)))
 
 
-# -- there and back -----------------------------------------------------------------------------
+# -- round trips --------------------------------------------------------------------------------
 
 
 def _over(direction: str, events: list[Event]) -> list[Event]:
-    """The events through a translation that knows nothing of the request."""
+    """Translate the events for a minimal request."""
     request: Json = {"model": "some-model"}
     request |= (
         {"input": "Hi."}
@@ -294,27 +292,27 @@ def _over(direction: str, events: list[Event]) -> list[Event]:
 
 
 @to_responses
-def test_an_answer_says_the_same_to_a_chat_client_and_back(case: Case) -> None:
+def test_response_survives_chat_and_back(case: Case) -> None:
     response = _folded(case, _events(case))
     chunks = _over("chat_over_responses", _events(case))
     back = _over("responses_over_chat", chunks)
-    said = said_by_response(response)
-    assert said_by_completion(FOLDS["chat"](iter([chunks]))) == said
-    assert said_by_response(FOLDS["responses"](iter([back]))) == said
+    expected = said_by_response(response)
+    assert said_by_completion(FOLDS["chat"](iter([chunks]))) == expected
+    assert said_by_response(FOLDS["responses"](iter([back]))) == expected
 
 
 @to_chat
-def test_an_answer_says_the_same_to_a_responses_client_and_back(case: Case) -> None:
+def test_completion_survives_responses_and_back(case: Case) -> None:
     chunks = _events(case)
     events = _over("responses_over_chat", chunks)
     back = _over("chat_over_responses", events)
-    said = said_by_completion(FOLDS["chat"](iter([chunks])))
-    assert said_by_response(FOLDS["responses"](iter([events]))) == said
-    assert said_by_completion(FOLDS["chat"](iter([back]))) == said
+    expected = said_by_completion(FOLDS["chat"](iter([chunks])))
+    assert said_by_response(FOLDS["responses"](iter([events]))) == expected
+    assert said_by_completion(FOLDS["chat"](iter([back]))) == expected
 
 
 @to_chat
-def test_calls_keep_their_ids_there_and_back(case: Case) -> None:
+def test_call_ids_survive_the_round_trip(case: Case) -> None:
     def ids(chunks: list[Event]) -> list[str]:
         message = FOLDS["chat"](iter([chunks]))["choices"][0]["message"]
         return [call["id"] for call in message.get("tool_calls") or ()]
@@ -328,7 +326,7 @@ def test_calls_keep_their_ids_there_and_back(case: Case) -> None:
 
 
 @to_chat
-def test_a_whole_response_gives_the_completion_that_its_stream_gives(case: Case) -> None:
+def test_whole_response_equals_its_stream(case: Case) -> None:
     streamed = _folded(case, _events(case))
     response = case.read("upstream.jsonl")[-1]["response"]
     for asked_to_stream in (False, True):
@@ -344,12 +342,12 @@ HISTORIES = {
     "repeated_names",
     "text_between_calls",
 }
-"""Cases whose stream tells of an order, of drafts or of late ids, for which no message has room."""
+"""Cases whose stream has an order, drafts or late ids that a message cannot express."""
 
 
 @to_responses
-def test_a_whole_message_gives_the_response_that_its_stream_gives(case: Case) -> None:
-    """Item for item, in the words of the case's own upstream."""
+def test_whole_message_equals_its_stream(case: Case) -> None:
+    """The items are equal, with the values of the case's upstream."""
     upstream = case.read("upstream.jsonl")
     completion = FOLDS["chat"](iter([upstream]))
     streamed = _folded(case, _events(case))
@@ -361,7 +359,7 @@ def test_a_whole_message_gives_the_response_that_its_stream_gives(case: Case) ->
 
 
 @to_responses
-def test_a_whole_completion_gives_the_response_that_its_stream_gives(case: Case) -> None:
+def test_whole_completion_equals_its_stream(case: Case) -> None:
     streamed = _folded(case, _events(case))
     completion = FOLDS["chat"](iter([_over("chat_over_responses", _events(case))]))
     for asked_to_stream in (False, True):
@@ -401,7 +399,7 @@ every_break = pytest.mark.parametrize("how", BREAKS)
 
 
 def _broken(case: Case, how: str) -> Iterator[list[Event]]:
-    """What the client gets when its upstream breaks, for every place where it can."""
+    """Yield the client's events for a break after every event of the upstream."""
     events = case.read("upstream.jsonl")
     for length in range(1, len(events)):
         upstream = COMPLETENESS_CHECKS[case.upstream](BREAKS[how](events[:length]), lambda: False)
@@ -409,13 +407,13 @@ def _broken(case: Case, how: str) -> Iterator[list[Event]]:
 
 
 def _finished(case: Case, events: list[Event]) -> bool:
-    """An upstream's stream that is cut after its finish reason has said all but the usage."""
+    """Whether the stream has its finish reason: a cut after it loses only the usage."""
     return any(c.get("finish_reason") for e in events for c in e.get("choices") or ())
 
 
 @to_responses
 @every_break
-def test_a_broken_stream_ends_a_response_in_one_failure(case: Case, how: str) -> None:
+def test_broken_stream_ends_a_response_with_one_failure(case: Case, how: str) -> None:
     for length, events in enumerate(_broken(case, how), start=1):
         kinds = [event["type"] for event in events]
         assert [i for i, kind in enumerate(kinds) if kind in TERMINAL_EVENTS] == [len(kinds) - 1]
@@ -430,7 +428,7 @@ def test_a_broken_stream_ends_a_response_in_one_failure(case: Case, how: str) ->
 
 @to_chat
 @every_break
-def test_a_broken_stream_ends_a_completion_in_one_failure(case: Case, how: str) -> None:
+def test_broken_stream_ends_a_completion_with_one_error(case: Case, how: str) -> None:
     for chunks in _broken(case, how):
         assert ["error" in chunk for chunk in chunks].index(True) == len(chunks) - 1
         assert chunks[-1]["error"]["message"]
@@ -442,21 +440,21 @@ def test_a_broken_stream_ends_a_completion_in_one_failure(case: Case, how: str) 
 
 @every_stream
 @every_chunking
-def test_an_event_is_a_value_that_nobody_changes(case: Case, chunking: str) -> None:
-    """Neither those that were given out, nor those that came in."""
+def test_events_are_never_modified(case: Case, chunking: str) -> None:
+    """Neither the emitted events nor the upstream's."""
     upstream = CHUNKINGS[chunking](case.read("upstream.jsonl"))
     before = copy.deepcopy(upstream)
-    given: list[Batch] = []
+    emitted: list[Batch] = []
     copies: list[Batch] = []
     for batch in translate_case(case).answer(iter(upstream)):
-        given.append(batch)
+        emitted.append(batch)
         copies.append(copy.deepcopy(batch))
-    assert given == copies
+    assert emitted == copies
     assert upstream == before
 
 
 @every_stream
-def test_a_heartbeat_is_passed_on_at_once(case: Case) -> None:
+def test_heartbeat_is_forwarded_immediately(case: Case) -> None:
     stream = translate_case(case).answer(
         itertools.chain([[]], at_once(case.read("upstream.jsonl")))
     )

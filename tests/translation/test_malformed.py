@@ -1,4 +1,4 @@
-"""Whatever a client sends is answered or refused, and whatever vendors leave out is borne."""
+"""Malformed requests are translated or refused; incomplete vendor streams are read or fail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers.translating import (
 Json = dict[str, Any]
 
 QUIRKY = ("openai", "deepseek", "gemini", "minimax", "mistral", "moonshot", "vllm")
-"""Profiles that between them have every knob turned."""
+"""Profiles that together use every quirk."""
 
 
 def is_a_400_that_names_the_place(refusal: ForwarderError | None) -> bool:
@@ -34,15 +34,15 @@ def is_a_400_that_names_the_place(refusal: ForwarderError | None) -> bool:
 
 
 @pytest.mark.parametrize("case", cases())
-def test_a_spoiled_request_is_translated_or_is_a_400_that_names_the_place(case: Case) -> None:
-    its_terms = case.read("terms.json", {})
+def test_malformed_request_is_translated_or_refused_with_its_path(case: Case) -> None:
+    context = case.read("terms.json", {})
     for request in spoiled(case.read("request.json")):
-        refusal = refusal_of(partial(translate, case.direction, request, terms(**its_terms)))
+        refusal = refusal_of(partial(translate, case.direction, request, terms(**context)))
         assert is_a_400_that_names_the_place(refusal)
 
 
 @pytest.mark.parametrize("case", cases())
-def test_a_spoiled_body_that_passes_through_is_mended_or_is_a_400(case: Case) -> None:
+def test_malformed_passthrough_body_is_adapted_or_refused(case: Case) -> None:
     for body in spoiled(case.read("upstream.request.json"), (None, "wrong", [1], {"a": 1})):
         for name in QUIRKY:
             refusal = refusal_of(
@@ -52,14 +52,14 @@ def test_a_spoiled_body_that_passes_through_is_mended_or_is_a_400(case: Case) ->
 
 
 @pytest.mark.parametrize("case", cases("chat_over_responses"))
-def test_a_spoiled_request_is_read_for_its_wishes_or_is_a_400(case: Case) -> None:
+def test_reasoning_style_of_a_malformed_request_is_read_or_refused(case: Case) -> None:
     wished = with_reasoning_style(lambda body: iter([]), "thinking")
     for request in spoiled(case.read("request.json"), (None, "wrong", [1], {"a": 1})):
         assert is_a_400_that_names_the_place(refusal_of(partial(wished, request)))
 
 
 @pytest.mark.parametrize("case", cases(streams=True))
-def test_a_stream_in_which_a_field_is_missing_is_read_or_is_the_upstreams_fault(case: Case) -> None:
+def test_stream_with_a_missing_field_is_read_or_an_upstream_error(case: Case) -> None:
     events = case.read("upstream.jsonl")
     for i, event in enumerate(events):
         for odd in nulled(event):

@@ -1,4 +1,4 @@
-"""Ollama's two ways to embed, over OpenAI's."""
+"""Ollama's two embeddings endpoints over OpenAI's."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ANSWER: Json = {
 
 
 class Upstream:
-    """Answers with the same every time, and notes what it was asked."""
+    """Returns the same answer to every request, and records the requests."""
 
     def __init__(self, answer: Json = ANSWER) -> None:
-        self.asked: list[Json] = []
+        self.requests: list[Json] = []
         self._answer = answer
 
     def __call__(self, request: Json) -> EventStream:
-        self.asked.append(request)
+        self.requests.append(request)
         return iter([[], [self._answer]])
 
 
@@ -39,33 +39,33 @@ def embedded(client: str, upstream: Upstream, **request: Any) -> Json:
     return answer
 
 
-def test_several_texts_come_back_in_their_order_and_of_length_one() -> None:
+def test_embed_returns_normalized_vectors_in_order() -> None:
     upstream = Upstream()
     answer = embedded("ollama_embed", upstream, input=["a", "b"], dimensions=2)
     texts = {"input": ["a", "b"], "dimensions": 2, "encoding_format": "float"}
-    assert upstream.asked == [{"model": "m", **texts}]
+    assert upstream.requests == [{"model": "m", **texts}]
     assert answer["embeddings"] == [pytest.approx([0.6, 0.8]), [0.0, 1.0]]
     assert (answer["model"], answer["prompt_eval_count"]) == ("m", 4)
     assert answer["total_duration"] > 0
     assert answer["load_duration"] == 0
 
 
-def test_a_vector_of_length_one_or_none_stays_as_it_is() -> None:
+def test_unit_and_zero_vectors_are_unchanged() -> None:
     data = [{"embedding": [0.6, 0.8]}, {"embedding": [0.0, 0.0]}]
     answer = embedded("ollama_embed", Upstream({"data": data}), input="a")
     assert answer["embeddings"] == [[0.6, 0.8], [0.0, 0.0]]
     assert "prompt_eval_count" not in answer
 
 
-def test_the_older_way_embeds_one_text_as_the_upstream_does() -> None:
+def test_embeddings_returns_the_upstreams_vector() -> None:
     upstream = Upstream()
     answer = embedded("ollama_embeddings", upstream, prompt="a", keep_alive="5m")
     assert answer == {"embedding": [3.0, 4.0]}
-    assert upstream.asked == [{"model": "m", "input": "a", "encoding_format": "float"}]
+    assert upstream.requests == [{"model": "m", "input": "a", "encoding_format": "float"}]
 
 
 @pytest.mark.parametrize(
-    ("client", "given", "answer"),
+    ("client", "fields", "answer"),
     [
         ("ollama_embed", {"input": []}, {"embeddings": []}),
         ("ollama_embed", {"input": ""}, {"embeddings": []}),
@@ -74,15 +74,15 @@ def test_the_older_way_embeds_one_text_as_the_upstream_does() -> None:
         ("ollama_embeddings", {}, {"embedding": []}),
     ],
 )
-def test_nothing_to_embed_asks_nobody(client: str, given: Json, answer: Json) -> None:
+def test_empty_input_sends_no_upstream_request(client: str, fields: Json, answer: Json) -> None:
     upstream = Upstream()
-    told = embedded(client, upstream, **given)
-    assert told.items() >= answer.items()
-    assert upstream.asked == []
+    actual = embedded(client, upstream, **fields)
+    assert actual.items() >= answer.items()
+    assert upstream.requests == []
 
 
 @pytest.mark.parametrize(
-    ("client", "given", "param"),
+    ("client", "fields", "param"),
     [
         ("ollama_embed", {"input": [1]}, "input[0]"),
         ("ollama_embed", {"input": {"a": 1}}, "input"),
@@ -90,9 +90,9 @@ def test_nothing_to_embed_asks_nobody(client: str, given: Json, answer: Json) ->
         ("ollama_embeddings", {"prompt": ["a"]}, "prompt"),
     ],
 )
-def test_what_is_malformed_is_named(client: str, given: Json, param: str) -> None:
+def test_malformed_parameter_is_named(client: str, fields: Json, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        embedded(client, Upstream(), **given)
+        embedded(client, Upstream(), **fields)
     assert caught.value.param == param
 
 
@@ -100,6 +100,6 @@ def test_what_is_malformed_is_named(client: str, given: Json, param: str) -> Non
     "data", [[], [{"embedding": "AAAA"}], [{"embedding": []}], [{"embedding": None}]]
 )
 @pytest.mark.parametrize("client", ["ollama_embed", "ollama_embeddings"])
-def test_an_answer_without_vectors_is_the_upstream_s_fault(client: str, data: list[Any]) -> None:
+def test_answer_without_vectors_is_an_upstream_error(client: str, data: list[Any]) -> None:
     with pytest.raises(UpstreamProtocolError):
         embedded(client, Upstream({"data": data}), input="a", prompt="a")

@@ -1,6 +1,6 @@
-"""Laws of Ollama's lines, for the chat streams of every conversation under ``tests/cases``.
+"""Properties of Ollama lines, for the chat stream of every case under ``tests/cases``.
 
-Those are what chat upstreams stream, and what the translation over Responses makes of theirs.
+The chat stream is the upstream's, or the translation of a Responses upstream's stream.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ PROTOCOLS = {"ollama": CHAT_ENDPOINT, "ollama_generate": GENERATE_ENDPOINT}
 
 @functools.cache
 def chunks_of(case: Case) -> list[Event]:
-    """The chat chunks of a case, whichever side of it they are on."""
+    """Return the chat chunks of a case: the upstream's, or the translated ones."""
     events: list[Event] = case.read("upstream.jsonl")
     return events if case.upstream == "chat" else answered(case, at_once(events))
 
 
-def tells(case: Case) -> bool:
-    """Is it an answer to what an Ollama client can ask, with calls that can be read?"""
+def is_supported(case: Case) -> bool:
+    """Whether an Ollama client can request the answer, and its calls have valid arguments."""
     text = json.dumps(chunks_of(case))
     if any(word in text for word in ('"custom"', '"function_call"', '"error"')):
         return False
@@ -68,50 +68,50 @@ def is_object(text: str) -> bool:
         return False
 
 
-ALL = [param for param in cases(streams=True) if tells(param.values[0])]
+ALL = [param for param in cases(streams=True) if is_supported(param.values[0])]
 every_stream = pytest.mark.parametrize("case", ALL)
 every_added_up = pytest.mark.parametrize(
     "case", [param for param in ALL if param.values[0].name != "repeated_names"]
 )
-"""Whoever adds up what an upstream streams takes a name that is said again for more of it."""
+"""The completion of ``repeated_names`` has doubled names, so it cannot be compared."""
 every_form = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
 def translated(batches: EventStream, form: OllamaEndpoint = CHAT_ENDPOINT) -> EventStream:
-    its_terms = terms()
-    asked = prepared(its_terms, form, logprobs=True)
-    return ollama_over_chat.translate_stream(batches, asked, its_terms)
+    context = terms()
+    request = prepared(context, form, logprobs=True)
+    return ollama_over_chat.translate_stream(batches, request, context)
 
 
-def told(
+def lines_of(
     case: Case, chunking: str = "as sent", form: OllamaEndpoint = CHAT_ENDPOINT
 ) -> list[Event]:
     return events_of(translated(iter(CHUNKINGS[chunking](chunks_of(case))), form))
 
 
-def folded(lines: list[Event]) -> Json:
-    """The whole answer, without the times."""
+def fold_without_times(lines: list[Event]) -> Json:
+    """Return the whole answer without durations."""
     answer = FOLDS["ollama"](iter([lines]))
     return {name: value for name, value in answer.items() if not name.endswith("_duration")}
 
 
-def test_there_are_conversations_enough() -> None:
+def test_enough_cases_are_covered() -> None:
     assert len(ALL) > 40
 
 
 @every_stream
 @every_form
-def test_a_line_is_one_of_ollama_s(case: Case, protocol: str) -> None:
-    """But for calls, of which a prompt brings none."""
-    lines = told(case, form=PROTOCOLS[protocol])
+def test_lines_match_ollamas_types(case: Case, protocol: str) -> None:
+    """Calls are excepted for a prompt, which cannot have tools."""
+    lines = lines_of(case, form=PROTOCOLS[protocol])
     unasked = ["tool_calls"] if protocol == "ollama_generate" else []
     assert [m for line in lines for m in mistakes(line) if m not in unasked] == []
 
 
 @every_stream
 @pytest.mark.parametrize("chunking", CHUNKINGS)
-def test_it_is_over_once_and_at_the_end(case: Case, chunking: str) -> None:
-    lines = told(case, chunking)
+def test_only_the_last_line_is_done(case: Case, chunking: str) -> None:
+    lines = lines_of(case, chunking)
     assert [line["done"] for line in lines].index(True) == len(lines) - 1
     last = lines[-1]
     assert last["done_reason"] in ("stop", "length", "content_filter")
@@ -121,36 +121,38 @@ def test_it_is_over_once_and_at_the_end(case: Case, chunking: str) -> None:
 
 
 @every_stream
-def test_how_it_was_cut_into_pieces_makes_no_difference(case: Case) -> None:
-    one, *others = [folded(told(case, chunking)) for chunking in CHUNKINGS]
+def test_answer_is_independent_of_chunking(case: Case) -> None:
+    one, *others = [fold_without_times(lines_of(case, chunking)) for chunking in CHUNKINGS]
     for other in others:
         assert {**other, "logprobs": None} == {**one, "logprobs": None}
 
 
 @every_added_up
-def test_it_says_what_the_completion_says(case: Case) -> None:
-    """Beside thoughts between tags and images, which stand elsewhere here."""
+def test_answer_equals_the_completion(case: Case) -> None:
+    """Except reasoning in tags and images, which Ollama has in other fields."""
     completion = completion_of(case)
-    message = folded(told(case))["message"]
+    message = fold_without_times(lines_of(case))["message"]
     if isinstance(completion["choices"][0]["message"]["content"], list) or "<think>" in str(
         completion
     ):
         return
-    said = said_by_completion(completion)
-    assert message["content"].split("\n\n![image]")[0] == said.text + said.refusal
-    assert message.get("thinking", "").strip() == said.reasoning.strip() or not said.reasoning
+    expected = said_by_completion(completion)
+    assert message["content"].split("\n\n![image]")[0] == expected.text + expected.refusal
+    assert (
+        message.get("thinking", "").strip() == expected.reasoning.strip() or not expected.reasoning
+    )
     names = [call["function"]["name"] for call in message.get("tool_calls") or ()]
-    assert names == [name for name, _ in said.calls][: len(names)]
-    assert len(names) == len(said.calls) or said.ending == "max_output_tokens"
+    assert names == [name for name, _ in expected.calls][: len(names)]
+    assert len(names) == len(expected.calls) or expected.ending == "max_output_tokens"
 
 
 @every_added_up
-def test_a_whole_answer_gives_what_its_stream_gives(case: Case) -> None:
-    streamed = folded(told(case))
+def test_whole_answer_equals_its_stream(case: Case) -> None:
+    streamed = fold_without_times(lines_of(case))
     completion = completion_of(case)
     for asked_to_stream in (False, True):
         batch = unfold.unfold_answer("chat", copy.deepcopy(completion), streamed=asked_to_stream)
-        assert folded(events_of(translated(iter([batch])))) == streamed
+        assert fold_without_times(events_of(translated(iter([batch])))) == streamed
 
 
 # -- breaking -----------------------------------------------------------------------------------
@@ -173,7 +175,7 @@ def reported(chunks: list[Event]) -> EventStream:
 @every_stream
 @every_form
 @pytest.mark.parametrize("how", [cut, disconnected, reported])
-def test_a_broken_stream_ends_in_one_error_and_is_never_done(
+def test_broken_stream_ends_with_one_error(
     case: Case, protocol: str, how: Callable[[list[Event]], EventStream]
 ) -> None:
     chunks = chunks_of(case)
@@ -183,7 +185,7 @@ def test_a_broken_stream_ends_in_one_error_and_is_never_done(
         choices = [choice for c in chunks[:length] for choice in c.get("choices") or ()]
         open_ones = {c.get("index") for c in choices}
         open_ones -= {c.get("index") for c in choices if c.get("finish_reason")}
-        if choices and not open_ones and how is not reported:  # only the usage was missing
+        if choices and not open_ones and how is not reported:  # the cut lost only the usage
             assert lines[-1]["done"]
             continue
         assert ["error" in line for line in lines].index(True) == len(lines) - 1
@@ -196,13 +198,13 @@ def test_a_broken_stream_ends_in_one_error_and_is_never_done(
 
 
 @every_stream
-def test_an_event_is_a_value_that_nobody_changes(case: Case) -> None:
+def test_events_are_never_modified(case: Case) -> None:
     upstream = as_sent(chunks_of(case))
     before = copy.deepcopy(upstream)
-    given: list[Batch] = []
+    emitted: list[Batch] = []
     copies: list[Batch] = []
     for batch in translated(iter(upstream)):
-        given.append(batch)
+        emitted.append(batch)
         copies.append(copy.deepcopy(batch))
-    assert given == copies
+    assert emitted == copies
     assert upstream == before

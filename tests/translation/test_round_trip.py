@@ -1,4 +1,4 @@
-"""Whole conversations of a chat client, there and back: what was shown and said stays in place."""
+"""Chat histories survive the translation to Responses items and back, in content and order."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PNG = "data:image/png;base64,iVBORw0KGgo="
 PDF = "data:application/pdf;base64,JVBERi0="
 
 
-def text(said: str) -> Json:
-    return {"type": "text", "text": said}
+def text(value: str) -> Json:
+    return {"type": "text", "text": value}
 
 
 def image(url: str = PNG, detail: str = "auto") -> Json:
@@ -35,7 +35,7 @@ def tool(call_id: str, content: Any) -> Json:
 
 
 def there_and_back(messages: list[Json]) -> list[Json]:
-    """Chat messages -> input items -> chat messages."""
+    """Translate chat messages to input items and back."""
     chat = {"model": "m", "messages": messages}
     over = translate("chat_over_responses", chat, terms(extensions=["input_audio"])).request
     responses = {"model": "m", "input": over["input"]}
@@ -44,7 +44,7 @@ def there_and_back(messages: list[Json]) -> list[Json]:
 
 
 def plain(message: Json) -> Json:
-    """A message whose text alone is a string, and whose null fields are left out."""
+    """Return the message with a lone text as a string, and without null fields."""
     content = message.get("content")
     if isinstance(content, list) and all(part["type"] == "text" for part in content):
         content = "".join(part["text"] for part in content)
@@ -81,12 +81,12 @@ SAME: dict[str, list[Json]] = {
 
 
 @pytest.mark.parametrize("messages", SAME.values(), ids=SAME)
-def test_a_conversation_comes_back_as_it_was(messages: list[Json]) -> None:
+def test_conversation_survives_the_round_trip(messages: list[Json]) -> None:
     assert [*map(plain, there_and_back(messages))] == messages
 
 
-def test_media_of_results_stay_in_their_results() -> None:
-    """Where a provider takes them is for its profile to say."""
+def test_media_of_tool_results_stay_in_their_results() -> None:
+    """The provider profile moves them later if necessary."""
     shot, scan = image("https://e.test/1.png"), file(file_data=PDF, filename="b.pdf")
     messages = [
         {"role": "user", "content": [text("Compare."), image()]},
@@ -99,12 +99,12 @@ def test_media_of_results_stay_in_their_results() -> None:
     assert [*map(plain, there_and_back(messages))] == messages
 
 
-def test_an_image_that_was_made_comes_back_shown_by_the_user() -> None:
-    """Chat's assistants show no images."""
-    made = {"type": "image_url", "index": 0, "image_url": {"url": PNG}}
+def test_generated_image_returns_as_a_user_image() -> None:
+    """Chat's assistant messages cannot have images."""
+    image = {"type": "image_url", "index": 0, "image_url": {"url": PNG}}
     messages = [
         {"role": "user", "content": "Draw."},
-        {"role": "assistant", "content": "Here.", "images": [{"id": "ig_1", **made}]},
+        {"role": "assistant", "content": "Here.", "images": [{"id": "ig_1", **image}]},
         {"role": "user", "content": "Again."},
     ]
     back = [*map(plain, there_and_back(messages))]

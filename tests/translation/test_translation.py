@@ -21,7 +21,7 @@ both_ways = pytest.mark.parametrize(("case", "client", "upstream"), PAIRS)
 
 
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
-def test_with_one_protocol_on_both_sides_the_call_is_the_very_same(protocol: str) -> None:
+def test_same_protocol_returns_the_same_handler(protocol: str) -> None:
     def call(request: Json) -> EventStream:
         raise AssertionError("nobody calls")
 
@@ -29,27 +29,25 @@ def test_with_one_protocol_on_both_sides_the_call_is_the_very_same(protocol: str
 
 
 @both_ways
-def test_a_call_is_worn_over_one_of_the_other_protocol(
+def test_handler_is_translated_to_the_other_protocol(
     case: Case, client: str, upstream: str
 ) -> None:
-    asked: list[Json] = []
+    requests: list[Json] = []
 
     def call(request: Json) -> EventStream:
-        asked.append(request)
+        requests.append(request)
         return iter(as_sent(case.read("upstream.jsonl")))
 
     answer = FOLDS[client](
         translate_handler(call, client, upstream, terms())(case.read("request.json"))
     )
-    assert asked == [case.read("upstream.request.json")]
+    assert requests == [case.read("upstream.request.json")]
     expected = case.read("answer.json")
     assert {key: answer[key] for key in expected} == expected
 
 
 @both_ways
-def test_a_request_that_is_refused_never_reaches_the_upstream(
-    case: Case, client: str, upstream: str
-) -> None:
+def test_refused_request_never_reaches_the_upstream(case: Case, client: str, upstream: str) -> None:
     def call(request: Json) -> EventStream:
         raise AssertionError("nobody calls")
 
@@ -58,7 +56,9 @@ def test_a_request_that_is_refused_never_reaches_the_upstream(
 
 
 @both_ways
-def test_a_call_fails_before_it_returns(case: Case, client: str, upstream: str) -> None:
+def test_handler_errors_are_raised_before_the_stream(
+    case: Case, client: str, upstream: str
+) -> None:
     def call(request: Json) -> EventStream:
         raise UpstreamRefused(429, {"message": "Slow down."})
 
@@ -67,8 +67,8 @@ def test_a_call_fails_before_it_returns(case: Case, client: str, upstream: str) 
 
 
 @both_ways
-def test_what_is_ready_is_not_held_back(case: Case, client: str, upstream: str) -> None:
-    """Every text delta comes out before the next one is asked for."""
+def test_deltas_stream_without_delay(case: Case, client: str, upstream: str) -> None:
+    """Every text delta is emitted before the next event is read."""
     taken: list[int] = []
 
     def slow() -> Iterator[Batch]:
@@ -79,23 +79,23 @@ def test_what_is_ready_is_not_held_back(case: Case, client: str, upstream: str) 
     stream = translate_handler(lambda request: slow(), client, upstream, terms())(
         case.read("request.json")
     )
-    said = {str(batch): len(taken) for batch in stream if "'lo, '" in str(batch)}
-    [when] = said.values()
+    taken_before = {str(batch): len(taken) for batch in stream if "'lo, '" in str(batch)}
+    [when] = taken_before.values()
     assert when < len(taken)
     assert "'lo, '" in str(as_sent(case.read("upstream.jsonl"))[when - 1])
 
 
-def test_an_ollama_client_is_served_over_chat_and_that_over_responses() -> None:
+def test_ollama_client_is_served_over_a_responses_upstream() -> None:
     case = Case("text", "chat_over_responses")
-    asked: list[Json] = []
+    requests: list[Json] = []
 
     def call(request: Json) -> EventStream:
-        asked.append(request)
+        requests.append(request)
         return iter(as_sent(case.read("upstream.jsonl")))
 
     chat = translate_handler(call, "chat", "responses", terms())
-    its_terms = terms()
-    ollama = translate_handler(chat, "ollama", "chat", its_terms)
+    context = terms()
+    ollama = translate_handler(chat, "ollama", "chat", context)
     request = {
         "model": "m",
         "messages": [{"role": "user", "content": "Hi."}],
@@ -103,33 +103,33 @@ def test_an_ollama_client_is_served_over_chat_and_that_over_responses() -> None:
     }
     answer = FOLDS["ollama"](ollama(request))
 
-    assert asked[0]["input"][0]["content"] == [{"type": "input_text", "text": "Hi."}]
+    assert requests[0]["input"][0]["content"] == [{"type": "input_text", "text": "Hi."}]
     assert (
         answer["message"]["content"] == case.read("answer.json")["choices"][0]["message"]["content"]
     )
     assert answer["done"]
 
 
-def test_an_ollama_client_that_asks_nothing_is_answered_by_nobody() -> None:
+def test_ollama_load_request_sends_no_upstream_request() -> None:
     def call(request: Json) -> EventStream:
         raise AssertionError("nobody calls")
 
-    for client, said in (("ollama", "message"), ("ollama_generate", "response")):
+    for client, field_name in (("ollama", "message"), ("ollama_generate", "response")):
         [[line]] = translate_handler(call, client, "chat", terms())({"model": "m"})
-        assert said in line
+        assert field_name in line
         assert line["done_reason"] == "load"
 
 
-def test_what_is_lost_beneath_is_named_in_ollama_s_words() -> None:
-    """Even when the call fails, as that of a dry run does."""
-    its_terms = terms()
+def test_inner_losses_have_ollama_names() -> None:
+    """Losses are renamed even if the handler raises, as in a dry run."""
+    context = terms()
 
     def call(request: Json) -> EventStream:
-        its_terms.loss_report.drop("seed", "why")
+        context.loss_report.drop("seed", "why")
         raise UpstreamRefused(400, {"message": "no", "param": "max_tokens"})
 
     request = {"model": "m", "prompt": "Hi.", "options": {"seed": 1, "num_predict": 9}}
     with pytest.raises(UpstreamRefused) as caught:
-        translate_handler(call, "ollama_generate", "chat", its_terms)(request)
+        translate_handler(call, "ollama_generate", "chat", context)(request)
     assert caught.value.param == "options.num_predict"
-    assert its_terms.loss_report.losses == {"options.seed": "why"}
+    assert context.loss_report.losses == {"options.seed": "why"}

@@ -11,11 +11,11 @@ def item(kind: str = "function_call", **more: Any) -> Json:
     return {"type": kind, "call_id": "c", "name": "f", **more}
 
 
-def delta(index: int, said: str, kind: str = "function_call_arguments") -> Json:
-    return {"type": f"response.{kind}.delta", "output_index": index, "delta": said}
+def delta(index: int, text: str, kind: str = "function_call_arguments") -> Json:
+    return {"type": f"response.{kind}.delta", "output_index": index, "delta": text}
 
 
-def test_calls_are_numbered_as_they_open_and_may_interleave() -> None:
+def test_calls_are_numbered_in_opening_order_and_may_interleave() -> None:
     calls = ToolCallDeltaWriter(uses_function_call=False)
     [first], [second] = calls.open_call(3, item()), calls.open_call(5, item("custom_tool_call"))
     assert first["tool_calls"] == [
@@ -34,7 +34,7 @@ def test_calls_are_numbered_as_they_open_and_may_interleave() -> None:
     assert calls.output_indexes == {3, 5}
 
 
-def test_the_end_of_a_call_brings_what_is_missing() -> None:
+def test_finished_call_sends_the_missing_input() -> None:
     calls = ToolCallDeltaWriter(uses_function_call=False)
     calls.open_call(0, item())
     calls.append_input(delta(0, '{"a"'))
@@ -46,20 +46,20 @@ def test_the_end_of_a_call_brings_what_is_missing() -> None:
     assert len(calls.finish_call(1, whole)) == 2
 
 
-def test_what_was_never_announced_waits() -> None:
+def test_input_of_an_unannounced_call_waits() -> None:
     calls = ToolCallDeltaWriter(uses_function_call=False)
     assert calls.append_input(delta(0, "{}")) == []
     assert (calls.output_indexes, calls.finish_reason) == (set(), "stop")
 
 
-def test_a_name_in_a_namespace_is_told_whole_and_an_id_stands_in() -> None:
-    made = {"type": "function_call", "id": "fc_1", "name": "f", "namespace": "n"}
-    [opened] = ToolCallDeltaWriter(uses_function_call=False).open_call(0, made)
-    assert opened["tool_calls"][0]["id"] == "fc_1"
-    assert opened["tool_calls"][0]["function"]["name"] == "n__f"
+def test_namespace_joins_the_name_and_the_item_id_is_the_fallback() -> None:
+    item = {"type": "function_call", "id": "fc_1", "name": "f", "namespace": "n"}
+    [opening] = ToolCallDeltaWriter(uses_function_call=False).open_call(0, item)
+    assert opening["tool_calls"][0]["id"] == "fc_1"
+    assert opening["tool_calls"][0]["function"]["name"] == "n__f"
 
 
-def test_the_legacy_dialect_knows_one_call() -> None:
+def test_legacy_function_call_deltas() -> None:
     calls = ToolCallDeltaWriter(uses_function_call=True)
     assert calls.finish_call(0, item(arguments="{}")) == [
         {"function_call": {"name": "f", "arguments": ""}},

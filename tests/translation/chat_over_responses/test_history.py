@@ -12,8 +12,8 @@ from tests.helpers.translating import terms
 Json = dict[str, Any]
 
 
-def items(*messages: Any, its_terms: TranslationContext | None = None) -> list[Json]:
-    return ChatHistoryReader(its_terms or terms()).read_messages(list(messages))
+def items(*messages: Any, context: TranslationContext | None = None) -> list[Json]:
+    return ChatHistoryReader(context or terms()).read_messages(list(messages))
 
 
 def user(text: str) -> Json:
@@ -36,7 +36,7 @@ def part(kind: str, text: str) -> Json:
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user"])
-def test_every_role_keeps_its_place_and_name(role: str) -> None:
+def test_roles_are_kept_in_order(role: str) -> None:
     for content in ("Hi.", [{"type": "text", "text": "Hi."}]):
         assert items({"role": role, "content": content}) == [
             {"type": "message", "role": role, "content": [part("input_text", "Hi.")]}
@@ -54,25 +54,25 @@ ASSISTANT: list[tuple[Json, list[Json]]] = [
 
 
 @pytest.mark.parametrize(("message", "content"), ASSISTANT)
-def test_what_an_assistant_said_is_output(message: Json, content: list[Json]) -> None:
+def test_assistant_content_becomes_output(message: Json, content: list[Json]) -> None:
     assert items({"role": "assistant", **message}) == [
         {"type": "message", "role": "assistant", "content": content}
     ]
 
 
 @pytest.mark.parametrize("content", [None, "", []])
-def test_an_assistant_that_said_nothing_leaves_no_message(content: Any) -> None:
+def test_empty_assistant_content_adds_no_message(content: Any) -> None:
     assert items({"role": "assistant", "content": content}) == []
-    found = items(calling("a", content=content), result("a"))
-    assert [item["type"] for item in found] == ["function_call", "function_call_output"]
+    input_items = items(calling("a", content=content), result("a"))
+    assert [item["type"] for item in input_items] == ["function_call", "function_call_output"]
 
 
-def test_a_result_is_of_the_kind_of_its_call() -> None:
+def test_output_type_follows_its_call() -> None:
     custom = {"id": "b", "type": "custom", "custom": {"name": "c", "input": "x"}}
     message = calling("a")
     message["tool_calls"].append(custom)
-    found = items(message, result("b"), result("a"))
-    assert [(item["type"], item["call_id"]) for item in found] == [
+    input_items = items(message, result("b"), result("a"))
+    assert [(item["type"], item["call_id"]) for item in input_items] == [
         ("function_call", "a"),
         ("custom_tool_call", "b"),
         ("custom_tool_call_output", "b"),
@@ -94,17 +94,22 @@ def test_a_result_is_of_the_kind_of_its_call() -> None:
         ),
     ],
 )
-def test_a_result_keeps_its_content(content: Any, output: Any) -> None:
+def test_tool_message_content_is_kept(content: Any, output: Any) -> None:
     assert items(calling("a"), result("a", content))[-1]["output"] == output
 
 
-def test_a_call_without_a_type_or_arguments_is_a_function_call() -> None:
+def test_call_without_type_and_arguments_is_a_function_call() -> None:
     call = {"id": "a", "function": {"name": "f", "arguments": None}}
-    found = items({"role": "assistant", "tool_calls": [call]}, result("a"))
-    assert found[0] == {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+    input_items = items({"role": "assistant", "tool_calls": [call]}, result("a"))
+    assert input_items[0] == {
+        "type": "function_call",
+        "call_id": "a",
+        "name": "f",
+        "arguments": "{}",
+    }
 
 
-def test_legacy_calls_get_ids_that_are_the_same_on_every_turn() -> None:
+def test_legacy_call_ids_are_stable() -> None:
     def legacy(name: str) -> list[Json]:
         called = {
             "role": "assistant",
@@ -119,16 +124,16 @@ def test_legacy_calls_get_ids_that_are_the_same_on_every_turn() -> None:
     assert [i.get("call_id") for i in items(*turns, user("More."))][:6] == ids
 
 
-def test_what_has_no_counterpart_is_named() -> None:
-    used = terms()
+def test_unsupported_fields_are_reported() -> None:
+    context = terms()
     items(
         {**user("Hi."), "name": "ann"},
         {"role": "assistant", "content": "Yes.", "audio": {"id": "x"}},
-        its_terms=used,
+        context=context,
     )
-    assert set(used.loss_report.losses) == {"messages.name", "messages.audio"}
+    assert set(context.loss_report.losses) == {"messages.name", "messages.audio"}
     with pytest.raises(Unsupported):
-        items({**user("Hi."), "name": "ann"}, its_terms=terms(strict=True))
+        items({**user("Hi."), "name": "ann"}, context=terms(strict=True))
 
 
 REFUSED: list[tuple[list[Any], str, str]] = [
@@ -172,7 +177,7 @@ REFUSED: list[tuple[list[Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("messages", "param", "words"), REFUSED)
-def test_what_cannot_be_read_is_a_400_that_names_the_place(
+def test_malformed_message_error_names_the_path(
     messages: list[Any], param: str, words: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:

@@ -30,11 +30,11 @@ def url_of(item: Json) -> str:
         ({"result": "https://e.test/a.png"}, "https://e.test/a.png"),
     ],
 )
-def test_an_image_is_told_as_a_url(item: Json, url: str) -> None:
+def test_image_becomes_a_data_url(item: Json, url: str) -> None:
     assert url_of(item) == url
 
 
-def test_an_image_is_told_once_and_what_is_none_never() -> None:
+def test_image_is_sent_once() -> None:
     images = ImageDeltaWriter()
     assert images.write_image(3, {"result": None, "status": "failed"}) == []
     assert len(images.write_image(3, {"id": "ig_1", "result": PNG})) == 1
@@ -44,14 +44,14 @@ def test_an_image_is_told_once_and_what_is_none_never() -> None:
     assert "id" not in second["images"][0]
 
 
-def test_drafts_are_told_apart_and_numbered_through() -> None:
+def test_drafts_are_separate_and_numbered() -> None:
     images = ImageDeltaWriter()
     drafts = [
         images.write_draft({"partial_image_b64": PNG, "partial_image_index": 0, "item_id": item})
         for item in ("ig_1", "ig_2")
     ]
-    told = [draft["metadata"]["partial_images"][0] for [draft] in drafts]
-    assert [(one["index"], one["id"]) for one in told] == [(0, "ig_1"), (1, "ig_2")]
+    entries = [draft["metadata"]["partial_images"][0] for [draft] in drafts]
+    assert [(one["index"], one["id"]) for one in entries] == [(0, "ig_1"), (1, "ig_2")]
     assert images.write_draft({"partial_image_b64": None}) == []
     assert not images.sent_indexes
 
@@ -63,7 +63,7 @@ def image(url: str = f"data:image/png;base64,{PNG}", **more: Any) -> Json:
 MADE = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": PNG}
 
 
-def shown(url: str = f"data:image/png;base64,{PNG}") -> Json:
+def user_message(url: str = f"data:image/png;base64,{PNG}") -> Json:
     part = {"type": "input_image", "image_url": url, "detail": "auto"}
     return {"type": "message", "role": "user", "content": [part]}
 
@@ -73,20 +73,22 @@ def shown(url: str = f"data:image/png;base64,{PNG}") -> Json:
     [
         ([], []),
         ([image(id="ig_1")], [MADE]),
-        ([image()], [shown()]),
-        ([image("https://e.test/a.png", id="ig_1")], [shown("https://e.test/a.png")]),
-        ([image(), image(id="ig_1")], [MADE, shown()]),
-        ([image(id="ig_1"), image(id="ig_1")], [MADE, shown()]),
+        ([image()], [user_message()]),
+        ([image("https://e.test/a.png", id="ig_1")], [user_message("https://e.test/a.png")]),
+        ([image(), image(id="ig_1")], [MADE, user_message()]),
+        ([image(id="ig_1"), image(id="ig_1")], [MADE, user_message()]),
     ],
 )
-def test_an_image_goes_back_as_its_call_or_is_shown(images: list[Json], items: list[Json]) -> None:
+def test_history_image_becomes_its_call_or_a_user_image(
+    images: list[Json], items: list[Json]
+) -> None:
     assert ImageHistory().convert_images(images, "images") == items
 
 
-def test_an_id_goes_back_once_in_a_conversation() -> None:
+def test_image_id_is_used_once_per_history() -> None:
     back = ImageHistory()
     assert back.convert_images([image(id="ig_1")], "a") == [MADE]
-    assert back.convert_images([image(id="ig_1")], "b") == [shown()]
+    assert back.convert_images([image(id="ig_1")], "b") == [user_message()]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_an_id_goes_back_once_in_a_conversation() -> None:
         (image(id=7), "images[0].id"),
     ],
 )
-def test_what_is_no_image_is_a_400_that_names_it(entry: Any, param: str) -> None:
+def test_malformed_image_error_names_the_path(entry: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         ImageHistory().convert_images([entry], "images")
     assert caught.value.param == param

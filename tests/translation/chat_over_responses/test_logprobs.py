@@ -13,13 +13,15 @@ def content(*entries: Json) -> list[Json]:
     assert first == chunk
     assert chunk["choices"][0]["logprobs"] is None
     assert last["choices"][0]["logprobs"]["refusal"] is None
-    told: list[Json] = last["choices"][0]["logprobs"]["content"]
-    return told
+    entries: list[Json] = last["choices"][0]["logprobs"]["content"]
+    return entries
 
 
-def test_a_token_is_told_in_bytes_too() -> None:
-    [told] = content({"token": "ü", "logprob": -1, "top_logprobs": [{"token": "u", "logprob": -2}]})
-    assert told == {
+def test_token_bytes_are_added() -> None:
+    [entry] = content(
+        {"token": "ü", "logprob": -1, "top_logprobs": [{"token": "u", "logprob": -2}]}
+    )
+    assert entry == {
         "token": "ü",
         "logprob": -1,
         "bytes": [0xC3, 0xBC],
@@ -27,14 +29,14 @@ def test_a_token_is_told_in_bytes_too() -> None:
     }
 
 
-def test_bytes_that_came_are_kept() -> None:
-    [told] = content({"token": "\\xc3", "logprob": -1, "bytes": [0xC3]})
-    assert told["bytes"] == [0xC3]
-    assert told["top_logprobs"] == []
+def test_existing_bytes_are_kept() -> None:
+    [entry] = content({"token": "\\xc3", "logprob": -1, "bytes": [0xC3]})
+    assert entry["bytes"] == [0xC3]
+    assert entry["top_logprobs"] == []
 
 
-def test_a_token_that_is_a_part_of_a_character_has_its_own_bytes() -> None:
-    [told] = content({"token": "bytes:\\xf0\\x9f", "logprob": -1})
-    assert told["bytes"] == [0xF0, 0x9F]
-    [told] = content({"token": "bytes:", "logprob": -1})
-    assert told["bytes"] == list(b"bytes:")
+def test_partial_character_token_is_decoded() -> None:
+    [entry] = content({"token": "bytes:\\xf0\\x9f", "logprob": -1})
+    assert entry["bytes"] == [0xF0, 0x9F]
+    [entry] = content({"token": "bytes:", "logprob": -1})
+    assert entry["bytes"] == list(b"bytes:")

@@ -7,28 +7,28 @@ from forwarder.translation.chat_over_responses.reasoning import ReasoningText
 Json = dict[str, Any]
 
 
-def text(said: str, index: int = 0, part: int = 0) -> Json:
-    return {"output_index": index, "content_index": part, "delta": said, "text": said}
+def text(content: str, index: int = 0, part: int = 0) -> Json:
+    return {"output_index": index, "content_index": part, "delta": content, "text": content}
 
 
-def summary(said: str, index: int = 0, part: int = 0) -> Json:
-    return {"output_index": index, "summary_index": part, "delta": said, "text": said}
+def summary(content: str, index: int = 0, part: int = 0) -> Json:
+    return {"output_index": index, "summary_index": part, "delta": content, "text": content}
 
 
 def test_parts_and_items_are_paragraphs() -> None:
     thoughts = ReasoningText()
-    shown = [
+    pieces = [
         thoughts.add_delta(text("a"), "text"),
         thoughts.add_delta(text("b"), "text"),
         thoughts.add_delta(text("c", part=1), "text"),
         thoughts.add_delta(summary("d", index=2), "summary"),
     ]
-    assert "".join(shown) == "ab\n\nc\n\nd"
+    assert "".join(pieces) == "ab\n\nc\n\nd"
     assert thoughts.output_indexes == {0, 2}
     assert thoughts.separate_summary == ""
 
 
-def test_what_the_deltas_left_out_is_shown_once() -> None:
+def test_missing_deltas_are_added_once() -> None:
     thoughts = ReasoningText()
     assert thoughts.add_delta(text("Le"), "text") == "Le"
     assert thoughts.finish_part(text("Let me"), "text") == "t me"
@@ -39,14 +39,14 @@ def test_what_the_deltas_left_out_is_shown_once() -> None:
     assert thoughts.separate_summary == "Sees."
 
 
-def test_an_item_that_came_whole_is_shown_whole() -> None:
+def test_whole_item_is_shown() -> None:
     thoughts = ReasoningText()
     item = {"content": None, "summary": [{"text": "a"}, {"text": None}, {"text": "b"}]}
     assert thoughts.finish_item(3, item) == "a\n\nb"
     assert thoughts.output_indexes == {3}
 
 
-def test_a_summary_beside_the_text_is_told_apart() -> None:
+def test_summary_beside_text_is_separate() -> None:
     thoughts = ReasoningText()
     assert thoughts.add_delta(summary("Early. ", part=0), "summary") == "Early. "
     assert thoughts.add_delta(text("t"), "text") == "\n\nt"

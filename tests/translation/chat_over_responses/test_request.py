@@ -1,4 +1,4 @@
-"""Beyond the cases: one parameter at a time, and what is refused."""
+"""Single parameters and refusals; tests/cases covers whole requests."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ FLAT = {
 TOOL = {"type": "function", "function": FUNCTION}
 
 
-def sent(its_terms: TranslationContext | None = None, **request: Any) -> Json:
-    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request}
-    return translate_request(asked, its_terms or terms()).responses_request
+def sent(context: TranslationContext | None = None, **request: Any) -> Json:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request}
+    return translate_request(body, context or terms()).responses_request
 
 
 BASE = sent()
@@ -88,27 +88,27 @@ MAPPED: list[tuple[Json, Json]] = [
 
 
 @pytest.mark.parametrize(("request_", "out"), MAPPED)
-def test_a_parameter_is_mapped(request_: Json, out: Json) -> None:
+def test_parameter_is_mapped(request_: Json, out: Json) -> None:
     assert sent(**request_) == {**BASE, **out}
 
 
-def test_an_upstream_with_modalities_of_its_own_gets_them() -> None:
-    asked = ["text", "image"]
-    its_terms = terms(extensions=["modalities"])
-    assert sent(its_terms, modalities=asked) == {**BASE, "modalities": asked}
+def test_modalities_extension_is_carried() -> None:
+    modalities = ["text", "image"]
+    context = terms(extensions=["modalities"])
+    assert sent(context, modalities=modalities) == {**BASE, "modalities": modalities}
 
 
-def test_what_an_upstream_takes_beyond_the_protocol_goes_over_as_it_is() -> None:
+def test_extensions_of_the_upstream_are_carried() -> None:
     more = {"seed": 7, "top_k": 3, "frequency_penalty": 0}
-    its_terms = terms(strict=True, extensions=frozenset(more))
-    assert sent(its_terms, **more) == {**BASE, **more}
+    context = terms(strict=True, extensions=frozenset(more))
+    assert sent(context, **more) == {**BASE, **more}
 
 
-def test_nothing_is_stored_unless_the_client_says_so() -> None:
+def test_store_defaults_to_false() -> None:
     assert BASE["store"] is False
 
 
-def test_a_model_that_reasons_is_asked_for_a_summary() -> None:
+def test_reasoning_model_is_asked_for_a_summary() -> None:
     assert sent(terms(can_summarize=True))["reasoning"] == {"summary": "auto"}
     assert "reasoning" not in BASE
     assert sent(terms(can_summarize=True), reasoning_effort="none")["reasoning"] == {
@@ -122,9 +122,9 @@ def test_a_model_that_reasons_is_asked_for_a_summary() -> None:
      ({"functions": [FUNCTION], "tools": []}, True), ({"functions": [FUNCTION], "tools": [TOOL]}, False),
      ({"functions": None}, False), ({"functions": []}, False)],
 )  # fmt: skip
-def test_the_answer_speaks_the_dialect_of_the_request(request_: Json, legacy: bool) -> None:
-    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request_}
-    assert translate_request(asked, terms()).uses_function_call is legacy
+def test_legacy_functions_select_function_call(request_: Json, legacy: bool) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request_}
+    assert translate_request(body, terms()).uses_function_call is legacy
 
 
 REFUSED: list[tuple[Json, Any, str]] = [
@@ -148,9 +148,7 @@ REFUSED: list[tuple[Json, Any, str]] = [
 
 
 @pytest.mark.parametrize(("request_", "raised", "param"), REFUSED)
-def test_what_cannot_be_carried_is_a_400_that_names_it(
-    request_: Json, raised: Any, param: str
-) -> None:
+def test_unsupported_parameter_error_names_it(request_: Json, raised: Any, param: str) -> None:
     with pytest.raises(raised) as caught:
         sent(**request_)
     assert caught.value.status == 400

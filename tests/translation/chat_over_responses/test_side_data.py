@@ -10,27 +10,32 @@ Json = dict[str, Any]
 
 
 def notes(*annotations: Any) -> SideData:
-    made = SideData("https://f.test{}".format)
+    side_data = SideData("https://f.test{}".format)
     for annotation in annotations:
-        made.add_annotation((0, 0), annotation, before=10)
-    return made
+        side_data.add_annotation((0, 0), annotation, before=10)
+    return side_data
 
 
 def cited(kind: str = "container_file_citation", **more: Any) -> Json:
     return {"type": kind, "file_id": "cfile_1", "container_id": "cntr_1", **more}
 
 
-def test_positions_count_what_stands_in_front() -> None:
+def test_positions_include_earlier_texts() -> None:
     one = {"type": "url_citation", "start_index": 1, "end_index": 2, "url": "u", "title": "t"}
-    [told] = notes(one, "odd", None).annotations
-    assert told["url_citation"] == {"start_index": 11, "end_index": 12, "url": "u", "title": "t"}
+    [citation] = notes(one, "odd", None).annotations
+    assert citation["url_citation"] == {
+        "start_index": 11,
+        "end_index": 12,
+        "url": "u",
+        "title": "t",
+    }
     assert one["start_index"] == 1
 
 
-def test_a_file_is_told_once_with_all_that_is_known_of_it() -> None:
-    made = notes(cited(), cited(filename="a.png"), cited("file_path", container_id=None))
-    assert made.annotations == []
-    assert made.files == [
+def test_file_is_listed_once_with_all_its_fields() -> None:
+    side_data = notes(cited(), cited(filename="a.png"), cited("file_path", container_id=None))
+    assert side_data.annotations == []
+    assert side_data.files == [
         {
             "file_id": "cfile_1",
             "container_id": "cntr_1",
@@ -42,36 +47,38 @@ def test_a_file_is_told_once_with_all_that_is_known_of_it() -> None:
 
 
 @pytest.mark.parametrize("odd", ["../x", "a/b", "a?b", "a\nb", ".", "ü"])
-def test_an_id_that_is_no_step_of_a_path_makes_no_link(odd: str) -> None:
+def test_unsafe_file_id_has_no_url(odd: str) -> None:
     assert notes({"type": "file_path", "file_id": odd}).files == [{"file_id": odd}]
     assert "url" not in notes(cited(container_id=odd)).files[0]
 
 
 @pytest.mark.parametrize("odd", [None, "", 7, ["a"]])
-def test_a_file_without_an_id_is_none(odd: Any) -> None:
+def test_file_without_an_id_is_ignored(odd: Any) -> None:
     assert notes({"type": "file_path", "file_id": odd}).files == []
 
 
-def test_an_image_that_code_has_drawn_is_a_file() -> None:
-    made = notes()
+def test_code_interpreter_image_is_a_file() -> None:
+    side_data = notes()
     drawn = {"type": "image", "url": "https://e.test/1.png"}
-    made.add_output_images([{"type": "logs", "logs": "ok"}, drawn, drawn, {"type": "image"}])
-    made.add_output_images(None)
-    assert made.files == [{"url": "https://e.test/1.png"}]
+    side_data.add_output_images([{"type": "logs", "logs": "ok"}, drawn, drawn, {"type": "image"}])
+    side_data.add_output_images(None)
+    assert side_data.files == [{"url": "https://e.test/1.png"}]
 
 
-def test_a_text_is_known_by_its_place() -> None:
+def test_annotated_text_is_known_by_its_place() -> None:
     assert (0, 0) in notes(cited())
     assert (0, 1) not in notes(cited())
 
 
-def test_who_cuts_hears_where_everything_ends() -> None:
+def test_placement_has_end_positions() -> None:
     url = {"type": "url_citation", "start_index": 1, "end_index": 2, "url": "u", "title": "t"}
-    made = notes(url, cited(end_index=7), cited(end_index=5), cited("file_path", index=9))
-    made.add_annotation((1, 0), {"type": "url_citation", "url": "v"}, before=20, text_length=33)
-    made.add_output_images([{"type": "image", "url": "https://e.test/1.png"}], text_length=40)
-    placed = made.placement
+    side_data = notes(url, cited(end_index=7), cited(end_index=5), cited("file_path", index=9))
+    side_data.add_annotation(
+        (1, 0), {"type": "url_citation", "url": "v"}, before=20, text_length=33
+    )
+    side_data.add_output_images([{"type": "image", "url": "https://e.test/1.png"}], text_length=40)
+    placed = side_data.placement
     assert [at for at, _ in placed["annotations"]] == [12, 33]
-    assert [note for _, note in placed["annotations"]] == made.annotations
+    assert [note for _, note in placed["annotations"]] == side_data.annotations
     assert [at for at, _ in placed["files"]] == [15, 40]
-    assert [file for _, file in placed["files"]] == made.files
+    assert [file for _, file in placed["files"]] == side_data.files

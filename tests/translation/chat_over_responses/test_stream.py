@@ -1,4 +1,4 @@
-"""Beyond the cases and the laws: what upstreams leave out, and how they fail."""
+"""Incomplete upstream streams and failures; tests/cases and test_laws.py cover the rest."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Json = dict[str, Any]
 
 
 def chunks(*events: Json, **request: Any) -> list[Json]:
-    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request}
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request}
     return events_of(
-        translate("chat_over_responses", asked, terms()).answer(iter([[e] for e in events]))
+        translate("chat_over_responses", body, terms()).answer(iter([[e] for e in events]))
     )
 
 
@@ -41,7 +41,7 @@ def completed(*output: Json, **more: Any) -> Json:
     return event("completed", response={"status": "completed", "output": list(output), **more})
 
 
-def test_the_answer_takes_its_identity_from_the_response() -> None:
+def test_completion_id_and_model_come_from_the_response() -> None:
     created = event(
         "created",
         response={"id": "resp_7", "model": "m-2026", "created_at": 7.5, "service_tier": "flex"},
@@ -51,7 +51,7 @@ def test_the_answer_takes_its_identity_from_the_response() -> None:
     assert first["service_tier"] == "flex"
 
 
-def test_without_one_it_has_an_identity_of_its_own() -> None:
+def test_completion_has_its_own_id_without_a_response_id() -> None:
     first = chunks(event("output_text.delta", **at(0), delta="a"), completed())[0]
     assert (first["id"], first["model"], first["created"]) == ("chatcmpl-1", "m", NOW)
 
@@ -67,7 +67,7 @@ def test_without_one_it_has_an_identity_of_its_own() -> None:
         ("incomplete", None, "length"),
     ],
 )
-def test_the_reason_of_the_end_is_told(kind: str, details: Json | None, finish: str) -> None:
+def test_finish_reason_is_mapped(kind: str, details: Json | None, finish: str) -> None:
     last = event(kind, response={"status": kind, "incomplete_details": details, "output": []})
     assert chunks(last)[-1]["choices"][0]["finish_reason"] == finish
 
@@ -82,24 +82,24 @@ def test_the_reason_of_the_end_is_told(kind: str, details: Json | None, finish: 
         {"type": "error", "error": {"code": "rate_limit_exceeded", "message": "Slow down."}},
     ],
 )
-def test_a_failure_has_the_status_it_would_have_had(failed: Json) -> None:
+def test_failure_keeps_its_status(failed: Json) -> None:
     with pytest.raises(UpstreamRefused, match=r"Slow down\.") as caught:
         chunks(failed)
     assert caught.value.status == 429
 
 
-def test_a_failure_without_an_error_is_still_one() -> None:
+def test_failure_without_an_error_raises() -> None:
     with pytest.raises(UpstreamRefused):
         chunks(event("failed", response={"status": "failed", "error": None}))
 
 
-def test_a_stream_without_an_end_is_broken() -> None:
+def test_stream_without_terminal_event_raises() -> None:
     with pytest.raises(UpstreamProtocolError):
         chunks(event("output_text.delta", **at(0), delta="a"))
 
 
-def test_what_the_deltas_left_out_is_added() -> None:
-    said = message(
+def test_missing_deltas_are_added() -> None:
+    reply = message(
         event("output_text.delta", **at(0), delta="Hel"),
         event("output_text.done", **at(0), text="Hello"),
         event("refusal.delta", **at(0, 1), delta="N"),
@@ -111,47 +111,47 @@ def test_what_the_deltas_left_out_is_added() -> None:
               item={"type": "function_call", "call_id": "a", "name": "f", "arguments": '{"a": 1}'}),
         completed(),
     )  # fmt: skip
-    assert (said["content"], said["refusal"], said["reasoning_content"]) == ("Hello", "No", "Hm")
-    assert said["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
+    assert (reply["content"], reply["refusal"], reply["reasoning_content"]) == ("Hello", "No", "Hm")
+    assert reply["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
 
 
-def test_nothing_is_said_twice() -> None:
+def test_nothing_is_sent_twice() -> None:
     item = {
         "type": "message",
         "content": [{"type": "output_text", "text": "Hello", "annotations": []}],
     }
-    said = message(
+    reply = message(
         event("output_text.delta", **at(0), delta="Hello"),
         event("output_text.done", **at(0), text="Hello"),
         event("output_item.done", output_index=0, item=item),
         completed(item),
     )
-    assert said["content"] == "Hello"
+    assert reply["content"] == "Hello"
 
 
-def test_arguments_of_a_call_that_was_not_announced_wait_for_it() -> None:
+def test_arguments_wait_for_an_unannounced_call() -> None:
     item = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
-    said = message(
+    reply = message(
         event("function_call_arguments.delta", output_index=0, delta="{}"),
         event("output_item.done", output_index=0, item=item),
         completed(),
     )
-    assert said["tool_calls"] == [
+    assert reply["tool_calls"] == [
         {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     ]
 
 
-def test_reasoning_has_two_spellings_in_responses_streams() -> None:
+def test_both_reasoning_event_names_are_read() -> None:
     for stem in ("reasoning_text", "reasoning"):
-        said = message(
+        reply = message(
             event(f"{stem}.delta", **at(0), delta="H"),
             event(f"{stem}.done", **at(0), text="Hm"),
             completed(),
         )
-        assert said["reasoning_content"] == "Hm"
+        assert reply["reasoning_content"] == "Hm"
 
 
-def test_a_summary_without_deltas_is_told_in_paragraphs() -> None:
+def test_summary_without_deltas_is_paragraphs() -> None:
     done = [
         event("reasoning_summary_text.done", output_index=0, summary_index=i, text=text)
         for i, text in enumerate("ab")
@@ -159,21 +159,21 @@ def test_a_summary_without_deltas_is_told_in_paragraphs() -> None:
     assert message(*done, completed())["reasoning_content"] == "a\n\nb"
 
 
-def test_a_summary_beside_the_text_is_told_apart_and_neither_is_lost() -> None:
+def test_summary_beside_text_is_separate() -> None:
     text = event("reasoning_text.delta", **at(0), delta="text")
     summary = event(
         "reasoning_summary_text.delta", output_index=0, summary_index=0, delta="summary"
     )
-    said = message(text, summary, completed())
-    assert said["reasoning_content"] == "text"
-    assert said["metadata"] == {"reasoning_summary": "summary"}
-    said = message(summary, text, completed())
-    assert said["reasoning_content"] == "summary\n\ntext"
-    assert said["metadata"] == {"reasoning_summary": "summary"}
+    reply = message(text, summary, completed())
+    assert reply["reasoning_content"] == "text"
+    assert reply["metadata"] == {"reasoning_summary": "summary"}
+    reply = message(summary, text, completed())
+    assert reply["reasoning_content"] == "summary\n\ntext"
+    assert reply["metadata"] == {"reasoning_summary": "summary"}
 
 
-def test_unknown_events_and_items_are_passed_over() -> None:
-    said = message(
+def test_unknown_events_and_items_are_ignored() -> None:
+    reply = message(
         event("telepathy.delta", delta="x"),
         {"no": "type"},
         event("output_item.added", output_index=0, item={"type": "vendor:thing"}),
@@ -181,14 +181,14 @@ def test_unknown_events_and_items_are_passed_over() -> None:
         event("output_text.delta", **at(1), delta="a"),
         completed({"type": "vendor:thing"}),
     )
-    assert said["content"] == "a"
+    assert reply["content"] == "a"
 
 
-def test_an_answer_that_says_nothing_still_has_a_message() -> None:
+def test_empty_answer_still_has_a_message() -> None:
     assert message(completed()) == {"role": "assistant", "content": "", "refusal": None}
 
 
-def test_a_late_log_probability_is_told_and_an_early_one_not_twice() -> None:
+def test_late_logprobs_are_sent_once() -> None:
     entry = {"token": "a", "logprob": -1, "top_logprobs": []}
     deltas = event("output_text.delta", **at(0), delta="a", logprobs=[entry])
     bare = event("output_text.delta", **at(0), delta="a", logprobs=[])
@@ -196,34 +196,34 @@ def test_a_late_log_probability_is_told_and_an_early_one_not_twice() -> None:
     part = {"type": "output_text", "text": "a", "annotations": [], "logprobs": [entry]}
     item = event("output_item.done", output_index=0, item={"type": "message", "content": [part]})
     for events in ([deltas, done, item], [bare, done, item], [bare, item], [item], [deltas]):
-        told = chunks(*events, completed(), logprobs=True)
-        given = [c["choices"][0]["logprobs"] for c in told if c["choices"][0]["logprobs"]]
-        assert [[one["token"] for one in each["content"]] for each in given] == [["a"]]
-        assert "".join(c["choices"][0]["delta"].get("content") or "" for c in told) == "a"
+        emitted = chunks(*events, completed(), logprobs=True)
+        logprobs = [c["choices"][0]["logprobs"] for c in emitted if c["choices"][0]["logprobs"]]
+        assert [[one["token"] for one in each["content"]] for each in logprobs] == [["a"]]
+        assert "".join(c["choices"][0]["delta"].get("content") or "" for c in emitted) == "a"
 
 
-def test_log_probabilities_that_nobody_asked_for_are_left_out() -> None:
+def test_unrequested_logprobs_are_omitted() -> None:
     entry = {"token": "a", "logprob": -1, "top_logprobs": []}
     delta = event("output_text.delta", **at(0), delta="a", logprobs=[entry])
     done = event("output_text.done", **at(0), text="a", logprobs=[entry])
     assert all(c["choices"][0]["logprobs"] is None for c in chunks(delta, done, completed()))
 
 
-def test_an_image_that_only_the_end_brings_is_told() -> None:
+def test_image_of_the_final_response_is_sent() -> None:
     item = {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw=="}
     assert len(message(completed(item))["images"]) == 1
     added = event("output_item.done", output_index=0, item={**item, "result": None})
     assert len(message(added, completed(item))["images"]) == 1
 
 
-def test_an_image_alone_does_not_change_who_answers() -> None:
+def test_image_alone_keeps_the_completion_id() -> None:
     item = {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw=="}
     done = event("output_item.done", output_index=0, item=item)
-    told = chunks(done, completed(item, id="resp_9", model="other"))
-    assert len({(chunk["id"], chunk["model"]) for chunk in told}) == 1
+    emitted = chunks(done, completed(item, id="resp_9", model="other"))
+    assert len({(chunk["id"], chunk["model"]) for chunk in emitted}) == 1
 
 
-def test_a_draft_streams_apart_from_the_images() -> None:
+def test_drafts_stream_separately_from_images() -> None:
     draft = event("image_generation_call.partial_image", output_index=0, item_id="ig_1",
                   partial_image_index=0, partial_image_b64="iVBORw==")  # fmt: skip
     deltas = [c["choices"][0]["delta"] for c in chunks(draft, completed())]
@@ -231,7 +231,7 @@ def test_a_draft_streams_apart_from_the_images() -> None:
     assert "metadata" not in message(draft, completed())
 
 
-def test_every_event_that_says_something_has_a_handler() -> None:
+def test_all_content_events_have_handlers() -> None:
     quiet = {"response.queued", "response.in_progress", "response.compaction.compacting",
              "response.content_part.added", "response.content_part.done",
              "response.reasoning_summary_part.added", "response.reasoning_summary_part.done",
@@ -253,14 +253,14 @@ def test_every_event_that_says_something_has_a_handler() -> None:
     } == set()
 
 
-def test_what_comes_in_one_packet_with_a_failure_is_not_lost() -> None:
-    """The chunks before the failure go out, then the failure is raised."""
+def test_chunks_before_a_failure_are_sent() -> None:
+    """The chunks before the failure are sent, then the failure is raised."""
     batch = [
         event("output_text.delta", **at(0), delta="begun"),
         {"type": "error", "message": "Overloaded.", "code": "server_error"},
     ]
-    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
-    stream = translate("chat_over_responses", asked, terms()).answer(iter([batch]))
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
+    stream = translate("chat_over_responses", body, terms()).answer(iter([batch]))
 
     begun = next(stream)
 
@@ -269,7 +269,7 @@ def test_what_comes_in_one_packet_with_a_failure_is_not_lost() -> None:
         next(stream)
 
 
-def test_who_cuts_an_answer_hears_beside_its_text_what_stands_beside_it() -> None:
+def test_cut_answer_streams_its_side_data() -> None:
     url = {"type": "url_citation", "start_index": 0, "end_index": 3, "url": "u", "title": "t"}
     file = {"type": "file_path", "file_id": "file-1", "index": 2}
     events = [
@@ -282,10 +282,14 @@ def test_who_cuts_an_answer_hears_beside_its_text_what_stands_beside_it() -> Non
         completed(),
     ]
     deltas = [c["choices"][0]["delta"] for c in chunks(*events, stop="END") if c["choices"]]
-    told = [delta["notes"] for delta in deltas if "notes" in delta]
-    assert told[0] == {"annotations": [], "files": [], "metadata": {"reasoning_summary": "summary"}}
-    assert [[at for at, _ in notes["annotations"]] for notes in told] == [[], [3], [3], [3]]
-    assert [[at for at, _ in notes["files"]] for notes in told] == [[], [], [2], [2]]
+    side_data = [delta["notes"] for delta in deltas if "notes" in delta]
+    assert side_data[0] == {
+        "annotations": [],
+        "files": [],
+        "metadata": {"reasoning_summary": "summary"},
+    }
+    assert [[at for at, _ in notes["annotations"]] for notes in side_data] == [[], [3], [3], [3]]
+    assert [[at for at, _ in notes["files"]] for notes in side_data] == [[], [], [2], [2]]
     assert deltas[-1] == {}
     assert not any("annotations" in delta or "metadata" in delta for delta in deltas)
 
@@ -304,7 +308,7 @@ def test_who_cuts_an_answer_hears_beside_its_text_what_stands_beside_it() -> Non
         ({"max_tokens": "2"}, False),
     ],
 )
-def test_an_answer_is_cut_at_stops_and_low_limits(request_: Json, cut: bool) -> None:
+def test_answer_is_cut_at_stops_and_low_limits(request_: Json, cut: bool) -> None:
     assert is_answer_cut(request_) is cut
 
 
@@ -312,12 +316,12 @@ def test_an_answer_is_cut_at_stops_and_low_limits(request_: Json, cut: bool) -> 
 
 
 @pytest.mark.parametrize(
-    ("tier", "shown"), [("on_demand", "default"), ("ultrafast", "priority"), ("flex", "flex")]
+    ("tier", "expected"), [("on_demand", "default"), ("ultrafast", "priority"), ("flex", "flex")]
 )
-def test_a_service_tier_is_one_that_chat_has(tier: str, shown: str) -> None:
+def test_service_tier_is_mapped_to_chats_values(tier: str, expected: str) -> None:
     created = event("created", response={"service_tier": tier})
     first = chunks(created, event("output_text.delta", **at(0), delta="a"), completed())[0]
-    assert first["service_tier"] == shown
+    assert first["service_tier"] == expected
 
 
 SEARCH = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "xs_call_1",
@@ -325,7 +329,7 @@ SEARCH = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "xs_call_1",
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_calls_that_the_provider_answers_are_no_calls(streamed: bool) -> None:
+def test_provider_answered_calls_are_ignored(streamed: bool) -> None:
     own = {**SEARCH, "call_id": "call_1", "name": "patch"}
     steps = [
         event("output_item.added", output_index=0, item={**SEARCH, "input": ""}),
@@ -335,21 +339,21 @@ def test_calls_that_the_provider_answers_are_no_calls(streamed: bool) -> None:
         event("output_item.added", output_index=1, item={**own, "input": ""}),
         event("output_item.done", output_index=1, item=own),
     ]
-    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
-    its_terms = terms(server_calls=("xs_call_",))
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
+    context = terms(server_calls=("xs_call_",))
     events = [*(steps if streamed else []), completed(SEARCH, own)]
-    stream = translate("chat_over_responses", asked, its_terms).answer(iter([events]))
+    stream = translate("chat_over_responses", body, context).answer(iter([events]))
     [choice] = fold_chat(stream)["choices"]
     assert [call["id"] for call in choice["message"]["tool_calls"]] == ["call_1"]
     assert choice["finish_reason"] == "tool_calls"
 
 
-def test_an_answer_after_calls_of_the_provider_stops() -> None:
-    asked = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
-    its_terms = terms(server_calls=("xs_call_",))
-    said = {"type": "message", "content": [{"type": "output_text", "text": "a"}]}
-    stream = translate("chat_over_responses", asked, its_terms).answer(
-        iter([[completed(SEARCH, said)]])
+def test_answer_after_provider_calls_finishes_with_stop() -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
+    context = terms(server_calls=("xs_call_",))
+    reply = {"type": "message", "content": [{"type": "output_text", "text": "a"}]}
+    stream = translate("chat_over_responses", body, context).answer(
+        iter([[completed(SEARCH, reply)]])
     )
     [choice] = fold_chat(stream)["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("a", "stop")
@@ -357,8 +361,8 @@ def test_an_answer_after_calls_of_the_provider_stops() -> None:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_citation_without_a_place_stands_where_it_came(streamed: bool) -> None:
-    """xAI sends the address alone."""
+def test_citation_without_position_is_placed_at_the_end(streamed: bool) -> None:
+    """xAI sends only the URL."""
     bare = {"type": "url_citation", "url": "https://x.ai", "title": None}
     part = {"type": "output_text", "text": "Hello.", "annotations": [bare]}
     item = {"type": "message", "id": "item_0", "content": [part]}
@@ -367,30 +371,30 @@ def test_a_citation_without_a_place_stands_where_it_came(streamed: bool) -> None
         event("output_text.annotation.added", **at(0), annotation_index=0, annotation=bare),
         event("output_item.done", output_index=0, item=item),
     ]
-    made = chunks(*(steps if streamed else []), completed(item))
-    [citation] = fold_chat(iter([made]))["choices"][0]["message"]["annotations"]
+    emitted = chunks(*(steps if streamed else []), completed(item))
+    [citation] = fold_chat(iter([emitted]))["choices"][0]["message"]["annotations"]
     assert citation == {
         "type": "url_citation",
         "url_citation": {"start_index": 6, "end_index": 6, "title": "", "url": "https://x.ai"},
     }
-    assert sdk.completion_mistakes(fold_chat(iter([made]))) == []
+    assert sdk.completion_mistakes(fold_chat(iter([emitted]))) == []
 
 
 def test_moderation_is_carried() -> None:
     result = {"type": "moderation_result", "model": "omni", "flagged": True, "categories": {},
               "category_applied_input_types": {}, "category_scores": {}}  # fmt: skip
     listed = {"type": "moderation_results", "model": "omni", "results": [result]}
-    made = chunks(
+    emitted = chunks(
         event("output_text.delta", **at(0), delta="a"),
         completed(moderation={"input": result, "output": result}),
     )
-    assert [m for chunk in made for m in sdk.chunk_mistakes(chunk)] == []
-    folded = fold_chat(iter([made]))
+    assert [m for chunk in emitted for m in sdk.chunk_mistakes(chunk)] == []
+    folded = fold_chat(iter([emitted]))
     assert folded["moderation"] == {"input": listed, "output": listed}
     assert sdk.completion_mistakes(folded) == []
 
 
-def test_a_finished_empty_answer_is_an_empty_message() -> None:
+def test_finished_empty_answer_is_an_empty_message() -> None:
     folded = fold_chat(iter([chunks(event("created", response={}), completed())]))
     [choice] = folded["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")

@@ -45,7 +45,7 @@ TOOLS: list[tuple[Json, Json]] = [
 
 
 @pytest.mark.parametrize(("nested", "flat"), TOOLS)
-def test_a_tool_loses_its_wrapper(nested: Json, flat: Json) -> None:
+def test_tool_is_flattened(nested: Json, flat: Json) -> None:
     assert convert_tools([nested]) == [flat]
     if nested["type"] == "function":
         assert convert_functions([nested["function"]]) == [flat]
@@ -67,7 +67,7 @@ CHOICES: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("nested", "flat"), CHOICES)
-def test_a_choice_loses_its_wrapper(nested: Any, flat: Any) -> None:
+def test_tool_choice_is_flattened(nested: Any, flat: Any) -> None:
     assert convert_tool_choice(nested) == flat
 
 
@@ -75,7 +75,7 @@ def test_a_choice_loses_its_wrapper(nested: Any, flat: Any) -> None:
     ("old", "new"),
     [("none", "none"), ("auto", "auto"), ({"name": "f"}, {"type": "function", "name": "f"})],
 )
-def test_the_old_choice_is_a_choice(old: Any, new: Any) -> None:
+def test_legacy_function_call_is_converted(old: Any, new: Any) -> None:
     assert convert_function_call(old) == new
 
 
@@ -111,10 +111,10 @@ REFUSED: list[tuple[Any, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("read", "given", "param"), REFUSED)
-def test_what_is_malformed_is_a_400_that_names_the_place(read: Any, given: Any, param: str) -> None:
+@pytest.mark.parametrize(("read", "value", "param"), REFUSED)
+def test_malformed_tool_error_names_the_path(read: Any, value: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        read(given)
+        read(value)
     assert caught.value.param == param
 
 
@@ -133,7 +133,7 @@ OFFERED = [{"type": "function", "name": "f"}, {"type": "web_search"}]
         ("required", OFFERED, True),
     ],
 )
-def test_a_choice_must_be_one_of_the_tools(choice: Any, tools: list[Json], met: bool) -> None:
+def test_tool_choice_must_name_an_offered_tool(choice: Any, tools: list[Json], met: bool) -> None:
     if met:
         check_tool_choice(choice, tools)
         return

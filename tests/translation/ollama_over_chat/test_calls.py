@@ -1,4 +1,4 @@
-"""Calls, gathered from their pieces."""
+"""Tool calls collected from their deltas."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def gathered(*pieces: Json, is_cut: bool = False) -> list[Json]:
     return calls.build_calls(is_cut)
 
 
-def test_pieces_of_calls_may_interleave() -> None:
-    told = gathered(
+def test_call_deltas_may_interleave() -> None:
+    tool_calls = gathered(
         piece(0, '{"a"', "f", id="c0"), piece(1, "{", "g", id="c1"), piece(0, ":1}"), piece(1, "}")
     )
-    assert told == [
+    assert tool_calls == [
         {"id": "c0", "function": {"index": 0, "name": "f", "arguments": {"a": 1}}},
         {"id": "c1", "function": {"index": 1, "name": "g", "arguments": {}}},
     ]
 
 
-def test_a_name_that_is_only_said_again_is_not_doubled() -> None:
-    [told] = gathered(piece(0, "{", "f"), piece(0, "}", "f"))
-    assert told == {"function": {"index": 0, "name": "f", "arguments": {}}}
+def test_repeated_name_is_not_doubled() -> None:
+    [tool_call] = gathered(piece(0, "{", "f"), piece(0, "}", "f"))
+    assert tool_call == {"function": {"index": 0, "name": "f", "arguments": {}}}
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_a_name_that_is_only_said_again_is_not_doubled() -> None:
         ('{"a": "\n"}', {"a": "\n"}),
     ],
 )
-def test_arguments_are_an_object(text: Any, arguments: Json) -> None:
-    [told] = gathered(piece(0, text, "f"))
-    assert told["function"]["arguments"] == arguments
+def test_arguments_become_an_object(text: Any, arguments: Json) -> None:
+    [tool_call] = gathered(piece(0, text, "f"))
+    assert tool_call["function"]["arguments"] == arguments
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"', "7", "{'a': 1}", "[" * 100_000])
-def test_anything_else_is_the_upstream_s_fault_unless_it_was_cut(text: str) -> None:
+def test_invalid_arguments_are_an_upstream_error_unless_cut(text: str) -> None:
     with pytest.raises(UpstreamProtocolError, match="'f'"):
         gathered(piece(0, text, "f"))
     assert gathered(piece(0, "{}", "e"), piece(1, text, "f"), is_cut=True) == [
@@ -63,5 +63,5 @@ def test_anything_else_is_the_upstream_s_fault_unless_it_was_cut(text: str) -> N
     ]
 
 
-def test_a_call_that_was_cut_before_its_arguments_is_left_out() -> None:
+def test_cut_call_without_arguments_is_omitted() -> None:
     assert gathered(piece(0, "", "f"), is_cut=True) == []

@@ -1,4 +1,4 @@
-"""What the two ways of asking ask, and where their lines have the text."""
+"""The input and the line fields of the chat and generate endpoints."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tests.helpers.translating import terms
 PNG = "iVBORw0KGgo="
 
 
-def test_a_prompt_becomes_a_message_behind_the_system_s() -> None:
-    made = prepared(form=GENERATE_ENDPOINT, prompt="Why?", system="Be brief.").chat_request
-    said = [(message["role"], message["content"]) for message in made["messages"]]
-    assert said == [("system", "Be brief."), ("user", "Why?")]
+def test_prompt_becomes_a_message_after_the_system_message() -> None:
+    chat_request = prepared(form=GENERATE_ENDPOINT, prompt="Why?", system="Be brief.").chat_request
+    messages = [(message["role"], message["content"]) for message in chat_request["messages"]]
+    assert messages == [("system", "Be brief."), ("user", "Why?")]
 
 
-def test_a_prompt_shows_its_images() -> None:
+def test_prompt_carries_its_images() -> None:
     [message] = prepared(form=GENERATE_ENDPOINT, prompt="What?", images=[PNG]).chat_request[
         "messages"
     ]
     assert [part["type"] for part in message["content"]] == ["text", "image_url"]
 
 
-def test_a_bad_image_is_named_as_the_client_named_it() -> None:
+def test_invalid_image_error_names_the_parameter() -> None:
     with pytest.raises(InvalidRequest) as caught:
         prepared(form=GENERATE_ENDPOINT, images=["?"])
     assert caught.value.param == "images[0]"
@@ -38,13 +38,13 @@ def test_a_bad_image_is_named_as_the_client_named_it() -> None:
     [("context", [1, 2]), ("suffix", "end"), ("template", "{{ .Prompt }}"), ("raw", True),
      ("_debug_render_only", True)],
 )  # fmt: skip
-def test_what_no_chat_can_do_is_refused(name: str, value: Any) -> None:
+def test_unsupported_parameters_are_refused(name: str, value: Any) -> None:
     with pytest.raises(Unsupported, match=name) as caught:
         prepared(form=GENERATE_ENDPOINT, **{name: value})
     assert caught.value.status == 400
 
 
-def test_what_belongs_to_the_other_way_is_dropped() -> None:
+def test_parameters_of_the_other_endpoint_are_dropped() -> None:
     one, other = terms(), terms()
     prepared(one, CHAT_ENDPOINT, prompt="Hi.")
     prepared(other, GENERATE_ENDPOINT, messages=[{"role": "user", "content": "Hi."}])
@@ -54,11 +54,11 @@ def test_what_belongs_to_the_other_way_is_dropped() -> None:
     )
 
 
-def test_a_line_has_its_text_where_its_form_says() -> None:
-    said = {"content": "x", "thinking": "y"}
-    assert CHAT_ENDPOINT.make_line_body(said) == {
+def test_line_has_its_text_in_the_endpoints_field() -> None:
+    delta = {"content": "x", "thinking": "y"}
+    assert CHAT_ENDPOINT.make_line_body(delta) == {
         "message": {"role": "assistant", "content": "x", "thinking": "y"}
     }
     assert CHAT_ENDPOINT.make_line_body({}) == {"message": {"role": "assistant", "content": ""}}
-    assert GENERATE_ENDPOINT.make_line_body(said) == {"response": "x", "thinking": "y"}
+    assert GENERATE_ENDPOINT.make_line_body(delta) == {"response": "x", "thinking": "y"}
     assert GENERATE_ENDPOINT.make_line_body({}) == {"response": ""}

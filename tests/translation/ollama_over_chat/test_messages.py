@@ -1,4 +1,4 @@
-"""Ollama's messages as chat messages."""
+"""Ollama messages as chat messages."""
 
 from __future__ import annotations
 
@@ -43,35 +43,35 @@ def answered(messages: list[Json]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "User"])
-def test_a_text_stays_what_it_is(role: str) -> None:
-    [made] = read({"role": role, "content": "Grüezi"})
-    assert made == {"role": role.lower(), "content": "Grüezi"}
+def test_text_is_unchanged(role: str) -> None:
+    [converted] = read({"role": role, "content": "Grüezi"})
+    assert converted == {"role": role.lower(), "content": "Grüezi"}
 
 
-def test_no_text_is_an_empty_one() -> None:
+def test_missing_text_is_empty() -> None:
     assert read({"role": "user"}) == [{"role": "user", "content": ""}]
 
 
 @pytest.mark.parametrize(("data", "kind"), [(PNG, "png"), (JPEG, "jpeg"), ("AAAA", "png")])
-def test_an_image_becomes_a_part_behind_the_text(data: str, kind: str) -> None:
-    [made] = read({"role": "user", "content": "What?", "images": [data]})
+def test_image_becomes_a_part_after_the_text(data: str, kind: str) -> None:
+    [converted] = read({"role": "user", "content": "What?", "images": [data]})
     shown = {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}}
-    assert made["content"] == [{"type": "text", "text": "What?"}, shown]
+    assert converted["content"] == [{"type": "text", "text": "What?"}, shown]
 
 
-def test_an_image_may_stand_alone_and_be_a_url_already() -> None:
+def test_image_url_without_text_is_accepted() -> None:
     url = "https://files.test/cat.png"
     assert make_content("", [url], "x") == [{"type": "image_url", "image_url": {"url": url}}]
 
 
 @pytest.mark.parametrize("image", ["not base64!", "", 7, None])
-def test_what_is_no_image_is_named(image: Any) -> None:
+def test_invalid_image_error_names_the_path(image: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read({"role": "user", "images": [PNG, image]})
     assert caught.value.param == "messages[0].images[1]"
 
 
-def test_what_is_no_image_is_refused_at_once_however_long_it_is() -> None:
+def test_long_invalid_image_is_refused_quickly() -> None:
     began = time.process_time()
 
     with pytest.raises(InvalidRequest):
@@ -81,66 +81,68 @@ def test_what_is_no_image_is_refused_at_once_however_long_it_is() -> None:
 
 
 @pytest.mark.parametrize("image", ["aGk=", "a Gk\n=\n", "aA==", "aA= =\n", "aGkh\n"])
-def test_base64_may_be_broken_into_lines(image: str) -> None:
+def test_base64_with_line_breaks_is_accepted(image: str) -> None:
     assert make_content("", [image], "x")
 
 
-def test_the_assistant_s_images_stay_images_of_the_message() -> None:
-    [made] = read({"role": "assistant", "content": "Look.", "images": [PNG]})
-    assert made["content"] == "Look."
-    assert made["images"][0]["image_url"]["url"].endswith(PNG)
+def test_assistant_images_stay_in_the_message() -> None:
+    [converted] = read({"role": "assistant", "content": "Look.", "images": [PNG]})
+    assert converted["content"] == "Look."
+    assert converted["images"][0]["image_url"]["url"].endswith(PNG)
 
 
-def test_thoughts_get_chat_s_field() -> None:
-    [made] = read({"role": "assistant", "content": "4", "thinking": "2 + 2"})
-    assert made == {"role": "assistant", "content": "4", "reasoning_content": "2 + 2"}
+def test_thinking_becomes_reasoning_content() -> None:
+    [converted] = read({"role": "assistant", "content": "4", "thinking": "2 + 2"})
+    assert converted == {"role": "assistant", "content": "4", "reasoning_content": "2 + 2"}
 
 
-def test_a_call_gets_an_id_and_its_arguments_become_text() -> None:
-    made, answer = read(called("add"), result("1"))
+def test_call_gets_an_id_and_its_arguments_are_serialized() -> None:
+    converted, answer = read(called("add"), result("1"))
     function = {"name": "add", "arguments": '{"n":0}'}
-    assert made["tool_calls"] == [{"id": "call_1", "type": "function", "function": function}]
-    assert made["content"] is None
+    assert converted["tool_calls"] == [{"id": "call_1", "type": "function", "function": function}]
+    assert converted["content"] is None
     assert answer == {"role": "tool", "tool_call_id": "call_1", "content": "1"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"), [({"a": "ü", "b": [1]}, '{"a":"ü","b":[1]}'), ('{"a": 1}', '{"a": 1}')]
 )
-def test_arguments_are_written_as_models_write_them(arguments: Any, text: str) -> None:
+def test_arguments_are_serialized_compactly(arguments: Any, text: str) -> None:
     assert serialize_arguments(arguments) == text
 
 
-def test_a_conversation_that_has_grown_keeps_its_ids() -> None:
+def test_generated_ids_are_stable_when_the_history_grows() -> None:
     first = [called("a", "b"), result("1"), result("2")]
     more = [*first, {"role": "user", "content": "on"}, called("a"), result("3")]
     assert ids(read(*first)) == ["call_1", "call_2"]
     assert ids(read(*more)) == ["call_1", "call_2", "call_3"]
 
 
-def test_results_without_a_name_go_in_order() -> None:
-    made = read(called("a", "b"), result("one"), result("two"))
-    assert answered(made) == {"one": "call_1", "two": "call_2"}
+def test_unnamed_results_are_matched_in_order() -> None:
+    converted = read(called("a", "b"), result("one"), result("two"))
+    assert answered(converted) == {"one": "call_1", "two": "call_2"}
 
 
 @pytest.mark.parametrize("field", ["tool_name", "name"])
-def test_results_with_a_name_find_their_tool(field: str) -> None:
+def test_named_results_are_matched_by_tool(field: str) -> None:
     names = [
         result("b2", **{field: "b"}),
         result("a", **{field: "a"}),
         result("b4", **{field: "b"}),
     ]
-    made = read(called("a", "b", "b"), *names)
-    assert answered(made) == {"b2": "call_2", "a": "call_1", "b4": "call_3"}
+    converted = read(called("a", "b", "b"), *names)
+    assert answered(converted) == {"b2": "call_2", "a": "call_1", "b4": "call_3"}
 
 
-def test_ids_of_the_client_s_stay_and_are_not_made_again() -> None:
+def test_client_ids_are_kept_and_never_generated() -> None:
     own = {"id": "call_1", "function": {"name": "a", "arguments": {}}}
     none = {"function": {"name": "b", "arguments": {}}}
     message = {"role": "assistant", "tool_calls": [none, own]}
-    made = read(message, result("a", tool_call_id="call_1"), result("b", tool_call_id="unheard-of"))
-    assert ids(made) == ["call_2", "call_1"]
-    assert answered(made) == {"a": "call_1", "b": "call_2"}
+    converted = read(
+        message, result("a", tool_call_id="call_1"), result("b", tool_call_id="unheard-of")
+    )
+    assert ids(converted) == ["call_2", "call_1"]
+    assert answered(converted) == {"a": "call_1", "b": "call_2"}
 
 
 @pytest.mark.parametrize(
@@ -151,15 +153,15 @@ def test_ids_of_the_client_s_stay_and_are_not_made_again() -> None:
         [called("a"), result("1", tool_name="b")],
     ],
 )
-def test_a_result_without_its_call_is_refused(messages: list[Json]) -> None:
+def test_result_without_a_call_is_refused(messages: list[Json]) -> None:
     with pytest.raises(InvalidRequest, match="no earlier call") as caught:
         read(*messages)
     assert caught.value.param == f"messages[{len(messages) - 1}]"
 
 
-def test_a_result_may_be_seen() -> None:
-    _, made = read(called("a"), result("Look.", images=[PNG]))
-    assert [part["type"] for part in made["content"]] == ["text", "image_url"]
+def test_result_may_have_images() -> None:
+    _, converted = read(called("a"), result("Look.", images=[PNG]))
+    assert [part["type"] for part in converted["content"]] == ["text", "image_url"]
 
 
 @pytest.mark.parametrize(
@@ -184,16 +186,16 @@ def test_a_result_may_be_seen() -> None:
         ),
     ],
 )
-def test_what_is_malformed_is_named(message: Any, param: str) -> None:
+def test_malformed_message_error_names_the_path(message: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read(message)
     assert caught.value.param == param
 
 
-def test_what_nobody_reads_is_named() -> None:
-    ledger = LossReport()
-    told = {"role": "user", "content": "x", "name": "Ann", "thinking": "", "images": []}
-    OllamaHistoryReader(ledger).read_messages(
-        [told, {"role": "system", "content": "x", "images": [PNG]}]
+def test_ignored_fields_are_reported() -> None:
+    loss_report = LossReport()
+    message = {"role": "user", "content": "x", "name": "Ann", "thinking": "", "images": []}
+    OllamaHistoryReader(loss_report).read_messages(
+        [message, {"role": "system", "content": "x", "images": [PNG]}]
     )
-    assert set(ledger.losses) == {"messages.name", "messages.images"}
+    assert set(loss_report.losses) == {"messages.name", "messages.images"}

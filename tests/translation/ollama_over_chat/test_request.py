@@ -1,4 +1,4 @@
-"""An Ollama request as a Chat request; its parameters are in test_fates_of_ollama.py."""
+"""Ollama requests as Chat requests; tests/protocols tests the parameter tables."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ Json = dict[str, Any]
 TOOL: Json = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
-def test_a_stream_brings_its_usage() -> None:
+def test_stream_requests_usage() -> None:
     usage = {"include_usage": True}
     assert chat() == {"model": "m", "messages": [USER], "stream": True, "stream_options": usage}
     assert chat(stream=False) == {"model": "m", "messages": [USER], "stream": False}
 
 
-def test_options_stand_beside_the_messages() -> None:
-    given = {"temperature": 0, "top_p": 0.5, "seed": 7.0, "stop": ["x"], "num_predict": 12,
+def test_options_become_parameters() -> None:
+    fields = {"temperature": 0, "top_p": 0.5, "seed": 7.0, "stop": ["x"], "num_predict": 12,
              "presence_penalty": 1, "frequency_penalty": -1}  # fmt: skip
-    made = chat(options=given)
-    named = {**given, "seed": 7, "max_completion_tokens": 12}
+    body = chat(options=fields)
+    named = {**fields, "seed": 7, "max_completion_tokens": 12}
     del named["num_predict"]
-    assert {k: v for k, v in made.items() if k in named} == named
-    assert type(made["seed"]) is int
-    assert check_chat(made) == []
+    assert {k: v for k, v in body.items() if k in named} == named
+    assert type(body["seed"]) is int
+    assert check_chat(body) == []
 
 
 @pytest.mark.parametrize("limit", [-1, -2, 0])
-def test_a_limit_that_is_none_is_left_out(limit: int) -> None:
+def test_unlimited_num_predict_is_omitted(limit: int) -> None:
     assert "max_completion_tokens" not in chat(options={"num_predict": limit})
 
 
-@pytest.mark.parametrize(("stop", "made"), [("x", "x"), (["x"], ["x"]), ([], None), ("", None)])
-def test_no_stops_ask_for_nothing(stop: Any, made: Any) -> None:
-    assert chat(options={"stop": stop}).get("stop") == made
+@pytest.mark.parametrize(("stop", "expected"), [("x", "x"), (["x"], ["x"]), ([], None), ("", None)])
+def test_empty_stop_is_omitted(stop: Any, expected: Any) -> None:
+    assert chat(options={"stop": stop}).get("stop") == expected
 
 
 @pytest.mark.parametrize(
-    ("takes", "given", "made"),
+    ("takes", "fields", "expected"),
     [
         ({"top_k", "min_p"}, {"top_k": 3, "min_p": 0.1}, {"top_k": 3, "min_p": 0.1}),
         ({"repetition_penalty"}, {"repeat_penalty": 1.2}, {"repetition_penalty": 1.2}),
@@ -54,27 +54,27 @@ def test_no_stops_ask_for_nothing(stop: Any, made: Any) -> None:
         ({"seed"}, {"seed": 2}, {"seed": 2}),
     ],
 )
-def test_what_an_upstream_takes_beyond_chat_it_gets(
-    takes: set[str], given: Json, made: Json
+def test_extensions_of_the_upstream_are_carried(
+    takes: set[str], fields: Json, expected: Json
 ) -> None:
-    its_terms = terms(extensions=takes)
-    body = prepared(its_terms, options=given).chat_request
-    assert {k: v for k, v in body.items() if k in made} == made
+    context = terms(extensions=takes)
+    body = prepared(context, options=fields).chat_request
+    assert {k: v for k, v in body.items() if k in expected} == expected
     assert not any(name.startswith("options.") for name in body)
-    assert its_terms.loss_report.losses == {}
+    assert context.loss_report.losses == {}
 
 
 @pytest.mark.parametrize(
     ("think", "effort"),
     [(True, "medium"), (False, "none"), ("low", "low"), ("max", "max"), (None, None)],
 )
-def test_thinking_is_an_effort(think: Any, effort: str | None) -> None:
-    made = prepared(think=think)
-    assert made.chat_request.get("reasoning_effort") == effort
-    assert made.wants_reasoning is (think is not False)
+def test_think_becomes_a_reasoning_effort(think: Any, effort: str | None) -> None:
+    translated = prepared(think=think)
+    assert translated.chat_request.get("reasoning_effort") == effort
+    assert translated.wants_reasoning is (think is not False)
 
 
-def test_a_format_is_json_or_a_schema() -> None:
+def test_format_is_json_or_a_schema() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     wrapped = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     assert chat(format=schema)["response_format"] == wrapped
@@ -84,7 +84,7 @@ def test_a_format_is_json_or_a_schema() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "made"),
+    ("fields", "expected"),
     [
         ({}, {}),
         ({"logprobs": False, "top_logprobs": 3}, {}),
@@ -92,21 +92,21 @@ def test_a_format_is_json_or_a_schema() -> None:
         ({"logprobs": True, "top_logprobs": 3}, {"logprobs": True, "top_logprobs": 3}),
     ],
 )
-def test_alternatives_go_with_log_probabilities(given: Json, made: Json) -> None:
-    asked = prepared(**given)
-    assert {k: v for k, v in asked.chat_request.items() if "logprobs" in k} == made
-    assert asked.wants_logprobs is bool(made)
+def test_top_logprobs_need_logprobs(fields: Json, expected: Json) -> None:
+    translated = prepared(**fields)
+    assert {k: v for k, v in translated.chat_request.items() if "logprobs" in k} == expected
+    assert translated.wants_logprobs is bool(expected)
 
 
-def test_tools_are_functions() -> None:
+def test_tools_are_converted() -> None:
     bare = {"function": {"name": "g", "description": None, "extra": 1}, "items": 2}
-    made = chat(tools=[TOOL, bare])["tools"]
-    assert made == [TOOL, {"type": "function", "function": {"name": "g"}}]
+    tools = chat(tools=[TOOL, bare])["tools"]
+    assert tools == [TOOL, {"type": "function", "function": {"name": "g"}}]
     assert "tools" not in chat(tools=[])
 
 
 @pytest.mark.parametrize(
-    ("given", "param"),
+    ("fields", "param"),
     [
         ({"model": None}, "model"),
         ({"options": [1]}, "options"),
@@ -126,13 +126,13 @@ def test_tools_are_functions() -> None:
         ({"tools": [{"function": {"name": "f", "parameters": 1}}]}, "tools[0].function.parameters"),
     ],
 )
-def test_what_is_malformed_is_named(given: Json, param: str) -> None:
+def test_malformed_parameter_is_named(fields: Json, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        prepared(**given)
+        prepared(**fields)
     assert caught.value.param == param
 
 
-def test_a_tool_of_another_kind_is_refused() -> None:
+def test_other_tool_types_are_refused() -> None:
     with pytest.raises(Unsupported) as caught:
         prepared(tools=[{"type": "web_search"}])
     assert caught.value.param == "tools[0].type"
@@ -143,16 +143,16 @@ def test_a_tool_of_another_kind_is_refused() -> None:
     [(None, "load"), ("5m", "load"), (-1, "load"), (0.5, "load"), ("0.5s", "load"),
      (0, "unload"), (0.0, "unload"), ("0", "unload"), ("0s", "unload"), ("0.0m", "unload")],
 )  # fmt: skip
-def test_nothing_asked_is_a_wish_for_the_model(keep_alive: Any, instead: str) -> None:
-    for made in (
+def test_empty_request_loads_or_unloads_the_model(keep_alive: Any, instead: str) -> None:
+    for translated in (
         prepared(messages=[], keep_alive=keep_alive),
         prepared(messages=None, keep_alive=keep_alive),
         prepared(form=GENERATE_ENDPOINT, prompt="", keep_alive=keep_alive),
         prepared(form=GENERATE_ENDPOINT, prompt=None, system="x", keep_alive=keep_alive),
     ):
-        assert (made.chat_request, made.load_action) == ({}, instead)
+        assert (translated.chat_request, translated.load_action) == ({}, instead)
 
 
-def test_with_something_asked_keep_alive_is_only_taken() -> None:
+def test_keep_alive_is_ignored_with_messages() -> None:
     assert prepared(keep_alive=0).load_action == ""
     assert "keep_alive" not in chat(keep_alive="5m")

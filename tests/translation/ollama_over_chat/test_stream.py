@@ -1,4 +1,4 @@
-"""Chat chunks as Ollama's lines; what holds for every stream is in test_ollama_laws.py."""
+"""Chat chunks as Ollama lines; test_ollama_laws.py has the properties of all streams."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3, "t
 END = chunk("stop")
 
 
-def said(told: list[Json], name: str = "content") -> list[str]:
-    return [line["message"][name] for line in told if line["message"].get(name)]
+def values_of(ollama_lines: list[Json], name: str = "content") -> list[str]:
+    return [line["message"][name] for line in ollama_lines if line["message"].get(name)]
 
 
-def test_text_comes_as_it_comes_and_the_last_line_says_that_it_is_over() -> None:
-    told = lines([[chunk(role="assistant")], [chunk(content="Hel")], [chunk(content="lo"), END]])
+def test_text_streams_and_the_last_line_is_done() -> None:
+    ollama_lines = lines(
+        [[chunk(role="assistant")], [chunk(content="Hel")], [chunk(content="lo"), END]]
+    )
     head = {"model": "m", "created_at": STAMP}
     message = {"role": "assistant", "content": "Hel"}
-    assert told[0] == {**head, "message": message, "done": False}
-    assert said(told) == ["Hel", "lo"]
-    assert [line["done"] for line in told] == [False, False, True]
-    assert told[-1]["message"] == {"role": "assistant", "content": ""}
-    assert [mistakes(line) for line in told] == [[], [], []]
+    assert ollama_lines[0] == {**head, "message": message, "done": False}
+    assert values_of(ollama_lines) == ["Hel", "lo"]
+    assert [line["done"] for line in ollama_lines] == [False, False, True]
+    assert ollama_lines[-1]["message"] == {"role": "assistant", "content": ""}
+    assert [mistakes(line) for line in ollama_lines] == [[], [], []]
 
 
-def test_times_add_up_and_tokens_are_the_upstream_s() -> None:
+def test_durations_add_up_and_tokens_are_the_upstreams() -> None:
     last = lines([[chunk(role="assistant")], [chunk(content="x")], [END, USAGE]])[-1]
     assert last["done_reason"] == "stop"
     assert (last["prompt_eval_count"], last["eval_count"]) == (5, 3)
     assert last["load_duration"] == 0
-    # In a test a millisecond goes by between two looks at the clock.
+    # The test clock advances by one millisecond per reading.
     assert last["prompt_eval_duration"] == last["eval_duration"] == 10**6
     assert last["total_duration"] == 2 * 10**6
 
 
-def test_tokens_that_nobody_told_are_not_made_up() -> None:
+def test_missing_token_counts_are_omitted() -> None:
     last = lines([[chunk(content="x"), END]])[-1]
     assert not {"prompt_eval_count", "eval_count"} & last.keys()
     assert last["total_duration"] > 0
@@ -53,7 +55,7 @@ def test_tokens_that_nobody_told_are_not_made_up() -> None:
 @pytest.mark.parametrize(
     "usage", [{"x_groq": {"usage": USAGE["usage"]}}, {"usage": USAGE["usage"]}]
 )
-def test_usage_may_stand_on_the_finish(usage: Json) -> None:
+def test_usage_on_the_finish_chunk_is_read(usage: Json) -> None:
     assert lines([[{**chunk("stop", content="x"), **usage}]])[-1]["eval_count"] == 3
 
 
@@ -62,7 +64,7 @@ def test_usage_may_stand_on_the_finish(usage: Json) -> None:
     [("stop", "stop"), ("tool_calls", "stop"), ("length", "length"), ("max_tokens", "length"),
      ("content_filter", "content_filter"), ("eos", "stop")],
 )  # fmt: skip
-def test_an_ending_has_ollama_s_name(finish: str, reason: str) -> None:
+def test_finish_reason_is_mapped(finish: str, reason: str) -> None:
     assert lines([[chunk(finish, content="x")]])[-1]["done_reason"] == reason
 
 
@@ -77,79 +79,84 @@ def test_an_ending_has_ollama_s_name(finish: str, reason: str) -> None:
         [{"content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Hi"}]}],
     ],
 )
-def test_thoughts_stand_apart_however_they_come(deltas: list[Json]) -> None:
+def test_reasoning_becomes_thinking_in_all_formats(deltas: list[Json]) -> None:
     batches = [[chunk(**delta)] for delta in deltas]
-    told = lines([*batches, [END]])
-    assert ("".join(said(told, "thinking")), "".join(said(told))) == ("Hm.", "Hi")
+    ollama_lines = lines([*batches, [END]])
+    assert ("".join(values_of(ollama_lines, "thinking")), "".join(values_of(ollama_lines))) == (
+        "Hm.",
+        "Hi",
+    )
     quiet = lines([*batches, [END]], think=False)
-    assert (said(quiet, "thinking"), "".join(said(quiet))) == ([], "Hi")
+    assert (values_of(quiet, "thinking"), "".join(values_of(quiet))) == ([], "Hi")
 
 
-def test_what_only_looked_like_the_beginning_of_thoughts_is_text() -> None:
-    assert said(lines([[chunk(content="<thi")], [END]])) == ["<thi"]
+def test_incomplete_think_tag_is_text() -> None:
+    assert values_of(lines([[chunk(content="<thi")], [END]])) == ["<thi"]
 
 
-def test_a_refusal_is_text() -> None:
-    assert said(lines([[chunk(refusal="I can't.")], [END]])) == ["I can't."]
+def test_refusal_becomes_text() -> None:
+    assert values_of(lines([[chunk(refusal="I can't.")], [END]])) == ["I can't."]
 
 
-def test_calls_come_whole_behind_the_text() -> None:
+def test_calls_follow_the_text_whole() -> None:
     def call(text: str, **more: Any) -> Json:
         return chunk(tool_calls=[{"index": 0, "function": {"arguments": text, **more}}])
 
-    told = lines([[chunk(content="Let me.")], [call('{"ci', name="f")], [call('ty":1}')],
+    ollama_lines = lines([[chunk(content="Let me.")], [call('{"ci', name="f")], [call('ty":1}')],
                   [chunk("tool_calls")]])  # fmt: skip
-    assert [line["message"].get("tool_calls") for line in told] == [
+    assert [line["message"].get("tool_calls") for line in ollama_lines] == [
         None, [{"function": {"index": 0, "name": "f", "arguments": {"city": 1}}}], None
     ]  # fmt: skip
-    assert said(told) == ["Let me."]
-    assert told[-1]["done_reason"] == "stop"
-    assert [mistakes(line) for line in told] == [[], [], []]
+    assert values_of(ollama_lines) == ["Let me."]
+    assert ollama_lines[-1]["done_reason"] == "stop"
+    assert [mistakes(line) for line in ollama_lines] == [[], [], []]
 
 
-def test_log_probabilities_stand_on_their_line() -> None:
+def test_logprobs_are_on_their_line() -> None:
     entry = {"token": "x", "logprob": -0.5, "bytes": [120],
              "top_logprobs": [{"token": "y", "logprob": -1.0, "bytes": None}]}  # fmt: skip
     measured = chunk(content="x")
     measured["choices"][0]["logprobs"] = {"content": [entry], "refusal": None}
     silent = chunk()
     silent["choices"][0]["logprobs"] = {"content": [entry]}
-    told = lines([[measured], [silent], [END]], logprobs=True)
-    assert [line.get("logprobs") for line in told] == [[entry], [entry], None]
-    assert said(told) == ["x"]
+    ollama_lines = lines([[measured], [silent], [END]], logprobs=True)
+    assert [line.get("logprobs") for line in ollama_lines] == [[entry], [entry], None]
+    assert values_of(ollama_lines) == ["x"]
     assert not any("logprobs" in line for line in lines([[measured], [END]]))
-    assert [mistakes(line) for line in told] == [[], [], []]
+    assert [mistakes(line) for line in ollama_lines] == [[], [], []]
 
 
-def test_an_image_is_shown_in_the_text_in_its_last_draft() -> None:
+def test_last_version_of_an_image_becomes_markdown() -> None:
     def image(url: str, **more: Any) -> Json:
         return chunk(images=[{"type": "image_url", "image_url": {"url": url}, **more}])
 
-    told = lines([[image("u:1", index=0), image("u:2", index=0), image("u:3"), END]])
-    assert said(told) == ["\n\n![image](u:2)", "\n\n![image](u:3)"]
+    ollama_lines = lines([[image("u:1", index=0), image("u:2", index=0), image("u:3"), END]])
+    assert values_of(ollama_lines) == ["\n\n![image](u:2)", "\n\n![image](u:3)"]
 
 
-def test_a_whole_answer_is_read_too() -> None:
+def test_whole_answer_is_translated() -> None:
     message = {"role": "assistant", "content": "Hi", "reasoning_content": "Hm.",
                "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}  # fmt: skip
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
-    told = lines([[], [{"choices": [choice], "usage": USAGE["usage"]}]], stream=False)
-    assert (said(told, "thinking"), said(told)) == (["Hm."], ["Hi"])
-    assert told[-2]["message"]["tool_calls"][0]["id"] == "c"
-    # It does not tell when its first word was there.
-    assert told[-1]["prompt_eval_duration"] == 0
-    assert told[-1]["eval_duration"] == told[-1]["total_duration"] > 0
+    ollama_lines = lines([[], [{"choices": [choice], "usage": USAGE["usage"]}]], stream=False)
+    assert (values_of(ollama_lines, "thinking"), values_of(ollama_lines)) == (["Hm."], ["Hi"])
+    assert ollama_lines[-2]["message"]["tool_calls"][0]["id"] == "c"
+    # A whole answer does not tell the time of its first token.
+    assert ollama_lines[-1]["prompt_eval_duration"] == 0
+    assert ollama_lines[-1]["eval_duration"] == ollama_lines[-1]["total_duration"] > 0
 
 
-def test_a_prompt_s_answer_is_a_response() -> None:
-    told = lines([[chunk(reasoning_content="Hm.")], [chunk(content="Hi"), END]], GENERATE_ENDPOINT)
-    assert [(line["response"], line.get("thinking")) for line in told] == [
+def test_generate_answer_has_a_response() -> None:
+    ollama_lines = lines(
+        [[chunk(reasoning_content="Hm.")], [chunk(content="Hi"), END]], GENERATE_ENDPOINT
+    )
+    assert [(line["response"], line.get("thinking")) for line in ollama_lines] == [
         ("", "Hm."), ("Hi", None), ("", None)
     ]  # fmt: skip
-    assert [mistakes(line) for line in told] == [[], [], []]
+    assert [mistakes(line) for line in ollama_lines] == [[], [], []]
 
 
-def test_nothing_asked_is_one_line() -> None:
+def test_load_request_gets_one_line() -> None:
     [line] = lines([], messages=[])
     assert (line["done"], line["done_reason"], line["message"]["content"]) == (True, "load", "")
     [line] = lines([], GENERATE_ENDPOINT, prompt="", keep_alive=0)
@@ -157,9 +164,9 @@ def test_nothing_asked_is_one_line() -> None:
     assert mistakes(line) == []
 
 
-def test_silence_is_handed_on() -> None:
-    its_terms = terms()
-    stream = ollama_over_chat.translate_stream(iter([[], [END]]), prepared(its_terms), its_terms)
+def test_heartbeat_is_forwarded() -> None:
+    context = terms()
+    stream = ollama_over_chat.translate_stream(iter([[], [END]]), prepared(context), context)
     assert next(stream) == []
 
 
@@ -180,17 +187,19 @@ def test_silence_is_handed_on() -> None:
         ),
     ],
 )
-def test_an_answer_that_broke_is_never_done(batches: list[Any], kind: type[UpstreamError]) -> None:
-    its_terms = terms()
-    told: list[Json] = []
-    stream = ollama_over_chat.translate_stream(iter(batches), prepared(its_terms), its_terms)
+def test_broken_answer_is_never_done(batches: list[Any], kind: type[UpstreamError]) -> None:
+    context = terms()
+    ollama_lines: list[Json] = []
+    stream = ollama_over_chat.translate_stream(iter(batches), prepared(context), context)
     with pytest.raises(kind):
-        told.extend(line for batch in stream for line in batch)
-    assert not any(line["done"] for line in told)
-    assert said(told) == (["x"] if batches and batches[0][0] == chunk(content="x") else [])
+        ollama_lines.extend(line for batch in stream for line in batch)
+    assert not any(line["done"] for line in ollama_lines)
+    assert values_of(ollama_lines) == (
+        ["x"] if batches and batches[0][0] == chunk(content="x") else []
+    )
 
 
-def test_an_error_inside_keeps_its_status() -> None:
+def test_stream_error_keeps_its_status() -> None:
     error = {"message": "Slow down.", "code": "rate_limit_exceeded"}
     with pytest.raises(UpstreamRefused) as caught:
         lines([[{"error": error}]])

@@ -15,7 +15,7 @@ Json = dict[str, Any]
 
 
 def make(name: str, call_id: str, whole: bool) -> ToolCallItem | None:
-    """A function, but for the shell, which has to be whole."""
+    """Make a function, or a shell, which must be complete."""
     tool = ClientTool(SHELL if name == "shell" else FUNCTION, name)
     return (
         ToolCallItem("fc_1", 0, call_id, tool, False) if tool.kind.streams_input or whole else None
@@ -27,7 +27,7 @@ def delta(name: str | None = None, arguments: Any = None, call_id: str | None = 
 
 
 def seen(*deltas: Json) -> tuple[list[str], Json]:
-    """How many events each delta caused, and the finished item."""
+    """Return the events of each delta in brief, and the finished item."""
     call = PendingCall()
     events = [call.add_delta(each, make) for each in deltas]
     item: Json = call.close("completed", make)[-1]["item"]
@@ -73,28 +73,28 @@ CASES: dict[str, tuple[list[Json], list[str], tuple[str, str, str]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_call_is_shown_as_soon_as_its_name_is_known_to_be_whole(name: str) -> None:
+def test_call_opens_once_its_name_is_complete(name: str) -> None:
     deltas, events, (call_id, tool, arguments) = CASES[name]
-    shown, item = seen(*deltas)
-    assert shown == events
+    emitted, item = seen(*deltas)
+    assert emitted == events
     assert (item["call_id"], item["name"], item["arguments"]) == (call_id, tool, arguments)
 
 
-def test_a_call_whose_item_has_no_deltas_waits_until_it_is_whole() -> None:
-    shown, item = seen(delta("shell", '{"commands":', "a"), delta(None, '["ls"]}'))
-    assert shown == ["", ""]
+def test_call_without_input_events_waits_until_complete() -> None:
+    emitted, item = seen(delta("shell", '{"commands":', "a"), delta(None, '["ls"]}'))
+    assert emitted == ["", ""]
     assert item["action"]["commands"] == ["ls"]
 
 
-def test_a_further_call_says_that_a_name_is_whole() -> None:
+def test_next_call_completes_the_previous_name() -> None:
     call = PendingCall()
     assert call.add_delta(delta("f", "", "a"), make) == []
-    shown: Batch = call.open_item(make)
-    assert [event["item"]["name"] for event in shown] == ["f"]
+    emitted: Batch = call.open_item(make)
+    assert [event["item"]["name"] for event in emitted] == ["f"]
     assert call.open_item(make) == []
 
 
-def test_a_call_without_a_name_is_the_upstreams_fault() -> None:
+def test_call_without_a_name_is_an_upstream_error() -> None:
     call = PendingCall()
     call.add_delta(delta(None, "{}", "a"), make)
     with pytest.raises(UpstreamProtocolError, match="without a name"):

@@ -17,7 +17,7 @@ FLAT = {"type": "url_citation", **URL}
 
 
 @pytest.mark.parametrize(
-    ("given", "made"),
+    ("nested", "expected"),
     [
         ({"type": "url_citation", "url_citation": URL}, FLAT),
         (FLAT, FLAT),
@@ -33,18 +33,18 @@ FLAT = {"type": "url_citation", **URL}
         (None, None),
     ],
 )  # fmt: skip
-def test_an_annotation_is_flat_and_whole_or_none(given: Any, made: Any) -> None:
-    assert flatten_annotation(given) == made
+def test_annotation_is_flattened_and_completed(nested: Any, expected: Any) -> None:
+    assert flatten_annotation(nested) == expected
 
 
 @pytest.mark.parametrize(("offset", "ends"), [(0, (4, 7)), (3, (1, 4)), (6, (0, 1)), (9, (0, 0))])
-def test_positions_count_from_the_beginning_of_the_text(offset: int, ends: tuple[int, int]) -> None:
-    found = move_annotation(FLAT, offset)
-    assert (found["start_index"], found["end_index"]) == ends
+def test_positions_are_shifted_to_the_start_of_the_text(offset: int, ends: tuple[int, int]) -> None:
+    moved = move_annotation(FLAT, offset)
+    assert (moved["start_index"], moved["end_index"]) == ends
     assert move_annotation({"type": "file_path", "file_id": "f", "index": 3}, offset)["index"] == 3
 
 
-def test_an_annotation_is_given_once_however_often_it_comes() -> None:
+def test_repeated_annotation_is_emitted_once() -> None:
     citations = CitationBuffer()
     other = {**FLAT, "start_index": 9}
     citations.add_annotations([FLAT, {"type": "telepathy"}])

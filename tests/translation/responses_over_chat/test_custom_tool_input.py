@@ -100,7 +100,7 @@ INPUTS = st.text(alphabet=st.sampled_from('ab"\\/\n\t\u2028é😀{}u')) | st.tex
 
 @st.composite
 def wrapped_inputs(draw: st.DrawFn) -> tuple[str, list[str]]:
-    """An input and the pieces of its wrapping."""
+    """Return an input, and the arguments that wrap it, cut into pieces."""
     text = draw(INPUTS)
     layout = draw(st.sampled_from(['{{"input": {}}}', '{{"input":{}}}', '\n{{ "patch" : {} }}\n']))
     whole = layout.format(json.dumps(text, ensure_ascii=draw(st.booleans())))

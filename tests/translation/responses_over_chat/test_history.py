@@ -20,16 +20,16 @@ from tests.helpers.translating import SEAL, refusal_of, terms
 Json = dict[str, Any]
 
 
-def messages(*items: Any, its_terms: TranslationContext | None = None) -> list[Json]:
-    used = its_terms or terms()
-    return ResponsesHistoryReader(Toolbox(used), used).read_items(list(items))
+def messages(*items: Any, context: TranslationContext | None = None) -> list[Json]:
+    context = context or terms()
+    return ResponsesHistoryReader(Toolbox(context), context).read_items(list(items))
 
 
 def user(text: str) -> Json:
     return {"role": "user", "content": text}
 
 
-def said(text: str) -> Json:
+def assistant(text: str) -> Json:
     return {
         "type": "message",
         "role": "assistant",
@@ -55,7 +55,7 @@ def thought(text: str, **more: Any) -> Json:
 
 
 def outline(*items: Any) -> list[str]:
-    """The messages in brief: ``assistant:text+a+b`` for a text and the calls a and b."""
+    """Return the messages in brief: ``assistant:text+a+b`` has a text and the calls a and b."""
     lines = []
     for message in messages(*items):
         calls = [f"+{each['id']}" for each in message.get("tool_calls", ())]
@@ -67,11 +67,11 @@ def outline(*items: Any) -> list[str]:
 
 TURNS: dict[str, tuple[list[Json], list[str]]] = {
     "a call and its text are one message": (
-        [said("Look."), call("a"), output("a")],
+        [assistant("Look."), call("a"), output("a")],
         ["assistant:Look.+a", "tool:a"],
     ),
     "a text after its call joins it": (
-        [call("a"), said("Look."), output("a")],
+        [call("a"), assistant("Look."), output("a")],
         ["assistant:Look.+a", "tool:a"],
     ),
     "parallel calls are one message, answered in order": (
@@ -95,23 +95,23 @@ TURNS: dict[str, tuple[list[Json], list[str]]] = {
         ["assistant:+a", "tool:a", "user:Hurry!", "user:Thanks."],
     ),
     "a second text waits for the answers": (
-        [said("One."), call("a"), said("Two."), output("a")],
+        [assistant("One."), call("a"), assistant("Two."), output("a")],
         ["assistant:One.+a", "tool:a", "assistant:Two."],
     ),
     "a text after the answers is another turn": (
-        [call("a"), output("a"), said("Done.")],
+        [call("a"), output("a"), assistant("Done.")],
         ["assistant:+a", "tool:a", "assistant:Done."],
     ),
     "two texts are two messages": (
-        [said("One."), said("Two.")],
+        [assistant("One."), assistant("Two.")],
         ["assistant:One.", "assistant:Two."],
     ),
     "reasoning goes to the message that it led to": (
-        [thought("Hm"), said("Yes.")],
+        [thought("Hm"), assistant("Yes.")],
         ["assistant:(Hm)Yes."],
     ),
     "reasoning goes to the call that it led to": (
-        [said("Yes."), user("And?"), thought("Hm"), call("a"), output("a")],
+        [assistant("Yes."), user("And?"), thought("Hm"), call("a"), output("a")],
         ["assistant:Yes.", "user:And?", "assistant:(Hm)+a", "tool:a"],
     ),
     "reasoning in one turn is gathered": (
@@ -123,14 +123,14 @@ TURNS: dict[str, tuple[list[Json], list[str]]] = {
         ["assistant:(A)+a", "tool:a", "assistant:(B)+b", "tool:b"],
     ),
     "reasoning that led to nothing is left out": (
-        [thought("A"), user("Hi."), said("Yes."), thought("B")],
+        [thought("A"), user("Hi."), assistant("Yes."), thought("B")],
         ["user:Hi.", "assistant:Yes."],
     ),
 }
 
 
 @pytest.mark.parametrize("name", TURNS)
-def test_items_are_gathered_into_turns(name: str) -> None:
+def test_items_are_grouped_into_turns(name: str) -> None:
     items, expected = TURNS[name]
     assert outline(*items) == expected
 
@@ -139,7 +139,7 @@ ITEMS = st.lists(
     st.one_of(
         st.sampled_from("abc").map(call),
         st.sampled_from("abc").map(output),
-        st.sampled_from([user("Hi."), said("Yes."), said(""), thought("Hm"), {"role": "developer", "content": "Be."}]),
+        st.sampled_from([user("Hi."), assistant("Yes."), assistant(""), thought("Hm"), {"role": "developer", "content": "Be."}]),
         st.just({"type": "web_search_call", "id": "ws_1", "status": "completed"}),
     ),
     max_size=12,
@@ -147,18 +147,22 @@ ITEMS = st.lists(
 
 
 @given(ITEMS)
-def test_any_items_give_a_history_that_strict_providers_take_or_a_400(items: list[Json]) -> None:
+def test_any_items_give_a_valid_history_or_an_error(items: list[Json]) -> None:
     refusal = refusal_of(lambda: messages(*items))
     if refusal is not None:
         assert (refusal.status, bool(refusal.param)) == (400, True)
         return
-    found = messages(*items)
-    assert check_chat({"model": "m", "messages": found or [user("Hi.")]}) == []
+    chat_messages = messages(*items)
+    assert check_chat({"model": "m", "messages": chat_messages or [user("Hi.")]}) == []
     answered = [i["call_id"] for i in items if i.get("type") == "function_call_output"]
-    assert sorted(m["tool_call_id"] for m in found if m["role"] == "tool") == sorted(answered)
+    assert sorted(m["tool_call_id"] for m in chat_messages if m["role"] == "tool") == sorted(
+        answered
+    )
     for text, role in (("Hi.", "user"), ("Be.", "developer"), ("Yes.", "assistant")):
         given_texts = [i for i in items if i.get("role") == role and text in str(i["content"])]
-        assert sum(m["content"] == text for m in found if m["role"] == role) == len(given_texts)
+        assert sum(m["content"] == text for m in chat_messages if m["role"] == role) == len(
+            given_texts
+        )
 
 
 # -- media --------------------------------------------------------------------------------------
@@ -172,7 +176,7 @@ MEDIA_PARTS: list[Callable[[str], Json]] = [
 
 @st.composite
 def media_items(draw: st.DrawFn) -> list[Json]:
-    """A conversation of messages, images and whole batches of calls, each medium with its mark."""
+    """Draw a conversation of messages, images and batches of calls; each image has its own mark."""
     marks = map("{:04}".format, itertools.count())
 
     def content() -> list[Json]:
@@ -189,8 +193,8 @@ def media_items(draw: st.DrawFn) -> list[Json]:
 
     turns: list[Callable[[], list[Json]]] = [
         lambda: [{"role": "user", "content": content()}],
-        lambda: [said("Yes.")],
-        lambda: [made(1, result=next(marks))],
+        lambda: [assistant("Yes.")],
+        lambda: [image_call(1, result=next(marks))],
         batch,
     ]
     return [
@@ -204,16 +208,16 @@ MARK = re.compile(r"(?<!\d)\d{4}(?!\d)")
 
 
 @given(media_items())
-def test_media_arrive_once_and_in_order_and_calls_stay_beside_their_results(
+def test_media_keep_their_order_and_calls_their_results(
     items: list[Json],
 ) -> None:
-    found = messages(*items)
+    chat_messages = messages(*items)
     marks = MARK.findall(str([i for i in items if i.get("type") != "image_generation_call"]))
     drawn = [i["result"] for i in items if i.get("type") == "image_generation_call"]
     for profile in (PROFILES["generic"], PROFILES["openai"]):
-        sent = adapt_request({"model": "m", "messages": found}, "chat", profile, LossReport())[
-            "messages"
-        ]
+        sent = adapt_request(
+            {"model": "m", "messages": chat_messages}, "chat", profile, LossReport()
+        )["messages"]
         said_something = [m for m in sent if m["content"] != []] or [user("Hi.")]
         assert check_chat({"model": "m", "messages": said_something}) == []
         arrived = MARK.findall(str(sent))
@@ -248,7 +252,7 @@ CHAT_IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.p
         ),
     ],
 )  # fmt: skip
-def test_a_message_has_its_content_in_chats_shape(item: Json, message: Json) -> None:
+def test_message_content_is_converted(item: Json, message: Json) -> None:
     assert messages(item) == [message]
 
 
@@ -266,12 +270,12 @@ def test_a_message_has_its_content_in_chats_shape(item: Json, message: Json) -> 
         ),
     ],
 )
-def test_a_result_is_text_unless_it_holds_media(result: Any, content: Any) -> None:
-    found = messages(call("a"), call("b"), output("a", result), output("b"), user("Next."))
-    assert [m["content"] for m in found[1:]] == [content, "done", "Next."]
+def test_tool_output_is_text_unless_it_has_media(result: Any, content: Any) -> None:
+    chat_messages = messages(call("a"), call("b"), output("a", result), output("b"), user("Next."))
+    assert [m["content"] for m in chat_messages[1:]] == [content, "done", "Next."]
 
 
-def made(number: int, **more: Any) -> Json:
+def image_call(number: int, **more: Any) -> Json:
     return {
         "type": "image_generation_call",
         "id": f"ig_{number}",
@@ -282,30 +286,30 @@ def made(number: int, **more: Any) -> Json:
 
 IMAGES: dict[str, tuple[list[Json], list[str]]] = {
     "an image follows the text that came with it": (
-        [user("Draw."), said("Here."), made(1), user("Thanks.")],
+        [user("Draw."), assistant("Here."), image_call(1), user("Thanks.")],
         ["user:Draw.", "assistant:Here.", "user:1", "user:Thanks."],
     ),
     "an image follows the text that came after it": (
-        [made(1), said("Here."), user("Thanks.")],
+        [image_call(1), assistant("Here."), user("Thanks.")],
         ["assistant:Here.", "user:1", "user:Thanks."],
     ),
     "images of one turn are one message": (
-        [made(1), made(2), user("Thanks.")],
+        [image_call(1), image_call(2), user("Thanks.")],
         ["user:1+2", "user:Thanks."],
     ),
     "an image waits for the answers": (
-        [call("a"), made(1), user("Hurry!"), output("a"), said("Done.")],
+        [call("a"), image_call(1), user("Hurry!"), output("a"), assistant("Done.")],
         ["assistant:", "tool:done", "user:1", "user:Hurry!", "assistant:Done."],
     ),
     "an image after the answers is another turn": (
-        [call("a"), output("a"), made(1), call("b"), output("b")],
+        [call("a"), output("a"), image_call(1), call("b"), output("b")],
         ["assistant:", "tool:done", "assistant:", "tool:done", "user:1"],
     ),
 }
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_an_image_that_the_assistant_made_is_shown_by_a_user(name: str) -> None:
+def test_generated_image_becomes_a_user_message(name: str) -> None:
     items, expected = IMAGES[name]
     assert [f"{m['role']}:{_shown(m['content'])}" for m in messages(*items)] == expected
 
@@ -326,39 +330,39 @@ def _shown(content: Any) -> str:
         ({"result": "data:image/gif;base64,AAAA"}, "data:image/gif;base64,AAAA"),
     ],
 )
-def test_an_image_goes_back_as_a_data_url(more: Json, url: str) -> None:
-    [message] = messages(made(1, **more))
+def test_generated_image_becomes_a_data_url(more: Json, url: str) -> None:
+    [message] = messages(image_call(1, **more))
     assert message["content"][1] == {"type": "image_url", "image_url": {"url": url}}
 
 
-def test_audio_that_stands_alone_is_a_users_message() -> None:
+def test_top_level_audio_becomes_a_user_message() -> None:
     audio = {"type": "input_audio", "input_audio": {"data": "SUQz", "format": "mp3"}}
     assert messages(call("a"), audio, output("a"))[2] == {"role": "user", "content": [audio]}
 
 
-def test_only_our_own_seal_is_opened_and_other_reasoning_is_read() -> None:
+def test_own_encrypted_reasoning_is_decrypted_other_is_read_as_text() -> None:
     sealed = SEAL + '{"reasoning_content": "sealed", "reasoning_details": [1], "role": "user"}'
-    [own] = messages(thought("shown", encrypted_content=sealed), said("Yes."))
+    [own] = messages(thought("shown", encrypted_content=sealed), assistant("Yes."))
     assert (own["reasoning_content"], own["reasoning_details"], own["role"]) == (
         "sealed",
         [1],
         "assistant",
     )
-    [foreign] = messages(thought("shown", encrypted_content="gAAAA"), said("Yes."))
+    [foreign] = messages(thought("shown", encrypted_content="gAAAA"), assistant("Yes."))
     assert foreign["reasoning_content"] == "shown"
     [hidden] = messages(
-        {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}, said("Yes.")
+        {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}, assistant("Yes.")
     )
     assert hidden == {"role": "assistant", "content": "Yes."}
 
 
-def test_the_text_of_reasoning_is_worth_more_than_its_summary() -> None:
+def test_reasoning_text_takes_precedence_over_its_summary() -> None:
     content = [{"type": "reasoning_text", "text": "A"}, {"type": "reasoning_text", "text": "B"}]
-    [message] = messages(thought("short", content=content), said("Yes."))
+    [message] = messages(thought("short", content=content), assistant("Yes."))
     assert message["reasoning_content"] == "A\n\nB"
 
 
-def test_a_local_shells_output_names_its_call_by_either_id() -> None:
+def test_local_shell_output_matches_its_call_by_either_id() -> None:
     shell = {
         "type": "local_shell_call",
         "id": "lsh_1",
@@ -370,17 +374,17 @@ def test_a_local_shells_output_names_its_call_by_either_id() -> None:
         assert messages(shell, result)[1] == {"role": "tool", "tool_call_id": "a", "content": "{}"}
 
 
-def test_hosted_tools_leave_no_trace_but_in_the_ledger() -> None:
-    used = terms()
+def test_hosted_tool_items_are_dropped_and_reported() -> None:
+    context = terms()
     items = [
         user("Hi."),
         {"type": "mcp_call", "id": "mcp_1"},
         {"type": "image_generation_call", "id": "ig_1"},
     ]
-    assert messages(*items, its_terms=used) == [user("Hi.")]
-    assert set(used.loss_report.losses) == {"input.mcp_call", "input.image_generation_call"}
+    assert messages(*items, context=context) == [user("Hi.")]
+    assert set(context.loss_report.losses) == {"input.mcp_call", "input.image_generation_call"}
     with pytest.raises(Unsupported):
-        messages(*items, its_terms=terms(strict=True))
+        messages(*items, context=terms(strict=True))
 
 
 # -- refusals -----------------------------------------------------------------------------------
@@ -420,9 +424,7 @@ REFUSED: list[tuple[list[Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("items", "param", "words"), REFUSED)
-def test_what_cannot_be_read_is_a_400_that_names_the_place(
-    items: list[Any], param: str, words: str
-) -> None:
+def test_malformed_item_error_names_the_path(items: list[Any], param: str, words: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         messages(*items)
     assert caught.value.param == param

@@ -19,7 +19,7 @@ DRAWN = AnswerImage("iVBORw0KGgo=", "png")
 
 
 @pytest.mark.parametrize(
-    ("part", "made"),
+    ("part", "expected"),
     [
         ({"type": "image_url", "image_url": {"url": PNG}}, DRAWN),
         ({"image_url": PNG}, DRAWN),
@@ -45,8 +45,8 @@ DRAWN = AnswerImage("iVBORw0KGgo=", "png")
         (None, None),
     ],
 )
-def test_an_image_is_found_in_the_spellings_of_vendors(part: Any, made: Any) -> None:
-    assert read_image(part) == made
+def test_image_is_read_from_all_vendor_formats(part: Any, expected: Any) -> None:
+    assert read_image(part) == expected
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_an_image_is_found_in_the_spellings_of_vendors(part: Any, made: Any) -> 
         ("data:,<svg>", "![image](<data:,%3Csvg%3E>)"),
     ],
 )
-def test_an_image_by_url_is_one_in_markdown(url: str, text: str) -> None:
+def test_image_url_becomes_markdown(url: str, text: str) -> None:
     assert make_markdown_image(url) == text
 
 
@@ -68,10 +68,10 @@ def names(events: list[Json]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("status", "shown", "closing"),
+    ("status", "item_status", "closing"),
     [("completed", "completed", ["completed", "done"]), ("incomplete", "generating", ["done"])],
 )
-def test_an_image_has_its_events(status: str, shown: str, closing: list[str]) -> None:
+def test_image_item_emits_its_events(status: str, item_status: str, closing: list[str]) -> None:
     image = ImageItem("ig_1", 3, DRAWN)
     assert names(image.open()) == ["added", "in_progress", "generating"]
     more = AnswerImage(DRAWN.data + "AAAA", "png")
@@ -83,7 +83,7 @@ def test_an_image_has_its_events(status: str, shown: str, closing: list[str]) ->
     assert image.final_item == {
         "id": "ig_1",
         "type": "image_generation_call",
-        "status": shown,
+        "status": item_status,
         "result": more.data,
         "output_format": "png",
     }

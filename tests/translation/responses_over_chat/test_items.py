@@ -1,4 +1,4 @@
-"""Beyond the laws: the exact events of each item."""
+"""The exact events of each item; test_laws.py checks general properties."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 
 def brief(events: list[Json]) -> list[str]:
-    """The events' types, with what they carry."""
+    """Return the types of the events and their main values."""
     lines = []
     for event in events:
         carried = next(
@@ -36,7 +36,7 @@ def brief(events: list[Json]) -> list[str]:
     return lines
 
 
-def test_a_message_of_text() -> None:
+def test_text_message_events() -> None:
     message = MessageItem("msg_1", 3)
     events = [
         *message.open(),
@@ -62,7 +62,7 @@ def test_a_message_of_text() -> None:
     assert message.final_item["status"] == "completed"
 
 
-def test_a_message_of_text_and_refusal_has_two_parts() -> None:
+def test_message_with_text_and_refusal_has_two_parts() -> None:
     message = MessageItem("msg_1", 0)
     events = [
         *message.append_text("a"),
@@ -87,7 +87,7 @@ def test_a_message_of_text_and_refusal_has_two_parts() -> None:
     assert message.final_item["content"][1] == {"type": "refusal", "refusal": "no"}
 
 
-def test_a_text_has_its_annotations_and_log_probabilities() -> None:
+def test_text_part_has_annotations_and_logprobs() -> None:
     message = MessageItem("msg_1", 0)
     entry = {"token": "b", "bytes": [98], "logprob": -1.0, "top_logprobs": []}
     note = {"type": "file_path", "file_id": "f", "index": 0}
@@ -118,7 +118,7 @@ def test_a_text_has_its_annotations_and_log_probabilities() -> None:
     [("summary", ["reasoning_summary_text"]), ("text", ["reasoning_text"]),
      ("both", ["reasoning_text", "reasoning_summary_text"])],
 )  # fmt: skip
-def test_reasoning_is_shown_in_the_forms_asked_for(style: str, stems: list[str]) -> None:
+def test_reasoning_is_emitted_in_each_style(style: str, stems: list[str]) -> None:
     thought = ReasoningItem("rs_1", 0, style)
     events = [
         *thought.open(),
@@ -146,7 +146,7 @@ def test_reasoning_is_shown_in_the_forms_asked_for(style: str, stems: list[str])
 
 
 @pytest.mark.parametrize("style", ["summary", "text", "both"])
-def test_reasoning_without_a_word_may_still_be_sealed(style: str) -> None:
+def test_empty_reasoning_can_be_encrypted(style: str) -> None:
     thought = ReasoningItem("rs_1", 0, style)
     thought.encrypted_content = "fwd1.x"
     assert brief([*thought.open(), *thought.close("completed")]) == [
@@ -188,7 +188,7 @@ CALLS: list[tuple[ToolKind, list[str], bool, str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("kind", "pieces", "native", "status", "between"), CALLS)
-def test_a_call_shows_its_input_while_it_is_written(
+def test_call_input_streams(
     kind: ToolKind, pieces: list[str], native: bool, status: str, between: list[str]
 ) -> None:
     events = events_of_call(kind, *pieces, native=native, status=status)
@@ -200,7 +200,7 @@ def test_a_call_shows_its_input_while_it_is_written(
     assert ("name" in done) == kind.streams_input
 
 
-def test_the_done_event_of_a_function_names_it() -> None:
+def test_function_done_event_has_the_name() -> None:
     assert [
         e["name"] for e in events_of_call(FUNCTION, "{}") if e["type"].endswith("arguments.done")
     ] == ["t"]
@@ -209,7 +209,7 @@ def test_the_done_event_of_a_function_names_it() -> None:
 @pytest.mark.parametrize(
     ("kind", "status"), [(LOCAL_SHELL, "incomplete"), (APPLY_PATCH, "in_progress")]
 )
-def test_a_call_that_was_cut_off_asks_for_nothing(kind: ToolKind, status: str) -> None:
+def test_cut_call_has_no_partial_action(kind: ToolKind, status: str) -> None:
     item = events_of_call(kind, '{"command": ["rm", "-rf', status="incomplete")[-1]["item"]
     assert item["status"] == status
     assert "rm" not in str(item)

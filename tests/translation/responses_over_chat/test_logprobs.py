@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("given", "made"),
+    ("source", "expected"),
     [
         ({"token": "é", "logprob": -0.5, "bytes": None},
          {"token": "é", "bytes": [195, 169], "logprob": -0.5, "top_logprobs": []}),
@@ -27,13 +27,15 @@ Json = dict[str, Any]
          {"token": "\ud83d", "bytes": [63], "logprob": 0, "top_logprobs": []}),
     ],
 )  # fmt: skip
-def test_an_entry_has_all_that_a_part_must_have(given: Json, made: Json) -> None:
-    assert read_entries({"content": [given, None]}) == [made]
+def test_entry_has_all_required_fields(source: Json, expected: Json) -> None:
+    assert read_entries({"content": [source, None]}) == [expected]
 
 
-@pytest.mark.parametrize("given", [{"content": None}, {"refusal": []}, {"content": {}}, [], "x", 1])
-def test_what_holds_no_entries_gives_none(given: Any) -> None:
-    assert read_entries(given) == []
+@pytest.mark.parametrize(
+    "source", [{"content": None}, {"refusal": []}, {"content": {}}, [], "x", 1]
+)
+def test_missing_entries_give_an_empty_list(source: Any) -> None:
+    assert read_entries(source) == []
 
 
 def entries(*tokens: str) -> list[Json]:
@@ -41,7 +43,7 @@ def entries(*tokens: str) -> list[Json]:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "thought", "text", "last", "kept"),
+    ("tokens", "thought", "text", "is_last", "expected"),
     [
         (["H", "i"], "", "Hi", True, ["H", "i"]),
         (["Hm", ".", "</t>", "H", "é", "<|end|>"], "Hm.", "Hé", True, ["H", "é", "<|end|>"]),
@@ -51,14 +53,14 @@ def entries(*tokens: str) -> list[Json]:
         (["a", "b"], "", "something else", True, ["a", "b"]),
     ],
 )
-def test_a_text_has_its_own_among_those_of_all_that_was_said(
-    tokens: list[str], thought: str, text: str, last: bool, kept: list[str]
+def test_text_entries_are_selected_from_a_mixed_delta(
+    tokens: list[str], thought: str, text: str, is_last: bool, expected: list[str]
 ) -> None:
-    assert select_text_entries(entries(*tokens), thought, text, last) == entries(*kept)
+    assert select_text_entries(entries(*tokens), thought, text, is_last) == entries(*expected)
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"), [("", []), ("é", ["é"]), ("bé", ["b", "é"]), ("xaabé", ["aa", "b", "é"])]
+    ("text", "expected"), [("", []), ("é", ["é"]), ("bé", ["b", "é"]), ("xaabé", ["aa", "b", "é"])]
 )
-def test_the_end_of_a_text_has_the_tokens_that_lie_in_it(text: str, kept: list[str]) -> None:
-    assert select_last_entries(entries("aa", "b", "é"), text) == entries(*kept)
+def test_last_entries_lie_wholly_within_the_text(text: str, expected: list[str]) -> None:
+    assert select_last_entries(entries("aa", "b", "é"), text) == entries(*expected)

@@ -1,4 +1,4 @@
-"""Beyond the cases: one parameter at a time, and what is refused."""
+"""Single parameters and refusals; tests/cases covers whole requests."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Json = dict[str, Any]
 FUNCTION = {"type": "function", "name": "f"}
 
 
-def chat(its_terms: TranslationContext | None = None, **request: Any) -> Json:
-    asked = {"model": "m", "input": "Hi.", **request}
-    return translate_request(asked, its_terms or terms()).chat_request
+def chat(context: TranslationContext | None = None, **request: Any) -> Json:
+    body = {"model": "m", "input": "Hi.", **request}
+    return translate_request(body, context or terms()).chat_request
 
 
 BASE = {
@@ -78,22 +78,22 @@ MAPPED: list[tuple[Json, Json]] = [
 
 
 @pytest.mark.parametrize(("request_", "sent"), MAPPED)
-def test_a_parameter_is_mapped(request_: Json, sent: Json) -> None:
+def test_parameter_is_mapped(request_: Json, sent: Json) -> None:
     assert chat(**request_) == {**BASE, **sent}
 
 
-def test_instructions_come_before_everything() -> None:
-    found = chat(instructions="Be brief.", input=[{"role": "system", "content": "Be kind."}])[
+def test_instructions_come_first() -> None:
+    messages = chat(instructions="Be brief.", input=[{"role": "system", "content": "Be kind."}])[
         "messages"
     ]
-    assert [(m["role"], m["content"]) for m in found] == [
+    assert [(m["role"], m["content"]) for m in messages] == [
         ("developer", "Be brief."),
         ("system", "Be kind."),
     ]
     assert chat(instructions="") == BASE
 
 
-def test_parallel_calls_and_choices_go_with_tools() -> None:
+def test_parallel_tool_calls_need_tools() -> None:
     sent = chat(tools=[FUNCTION], parallel_tool_calls=False, tool_choice="required")
     assert (sent["parallel_tool_calls"], sent["tool_choice"], len(sent["tools"])) == (
         False,
@@ -102,7 +102,7 @@ def test_parallel_calls_and_choices_go_with_tools() -> None:
     )
 
 
-def test_the_last_configuration_update_counts() -> None:
+def test_last_configuration_update_wins() -> None:
     def update(effort: str, kind: str) -> Json:
         return {
             "type": "configuration_update",
@@ -110,24 +110,24 @@ def test_the_last_configuration_update_counts() -> None:
             "text": {"format": {"type": kind}},
         }
 
-    given = [
+    items = [
         {"role": "user", "content": "Hi."},
         update("low", "text"),
         update("high", "json_object"),
     ]
-    sent = chat(input=given, reasoning={"effort": "none"})
+    sent = chat(input=items, reasoning={"effort": "none"})
     assert (sent["reasoning_effort"], sent["response_format"]) == ("high", {"type": "json_object"})
-    assert "response_format" not in chat(input=given[:2], text={"format": {"type": "json_object"}})
+    assert "response_format" not in chat(input=items[:2], text={"format": {"type": "json_object"}})
 
 
-def test_settings_that_chat_lacks_are_named() -> None:
-    used = terms()
+def test_unsupported_settings_are_reported() -> None:
+    context = terms()
     chat(
-        used,
+        context,
         reasoning={"mode": "pro", "context": "all_turns"},
         prompt_cache_options={"prewarm": True, "comparison_response_id": "r"},
     )
-    assert set(used.loss_report.losses) == {
+    assert set(context.loss_report.losses) == {
         "reasoning.mode",
         "reasoning.context",
         "prompt_cache_options.prewarm",
@@ -136,32 +136,32 @@ def test_settings_that_chat_lacks_are_named() -> None:
     chat(terms(strict=True), reasoning={"mode": "standard", "context": "auto"})
 
 
-def test_what_nobody_includes_is_named() -> None:
-    used = terms()
-    chat(used, include=["nonsense", "reasoning.encrypted_content"])
-    assert set(used.loss_report.losses) == {"include.nonsense"}
+def test_unknown_include_values_are_reported() -> None:
+    context = terms()
+    chat(context, include=["nonsense", "reasoning.encrypted_content"])
+    assert set(context.loss_report.losses) == {"include.nonsense"}
     with pytest.raises(Unsupported) as refused:
         chat(terms(strict=True), include=["nonsense"])
     assert refused.value.param == "include.nonsense"
 
 
 @pytest.mark.parametrize("name", get_args(ResponseIncludable))
-def test_what_the_api_includes_is_known(name: str) -> None:
+def test_known_include_values_are_not_reported(name: str) -> None:
     assert "include" not in chat(terms(strict=True), include=[name])
 
 
-def test_the_sources_of_a_search_that_goes_over_are_named() -> None:
-    used = terms(web_search=True)
-    asked = {"tools": [{"type": "web_search"}], "include": ["web_search_call.action.sources"]}
-    assert chat(used, **asked)["web_search_options"] == {}
-    assert set(used.loss_report.losses) == {"include.web_search_call.action.sources"}
+def test_search_sources_are_reported_with_native_search() -> None:
+    context = terms(web_search=True)
+    body = {"tools": [{"type": "web_search"}], "include": ["web_search_call.action.sources"]}
+    assert chat(context, **body)["web_search_options"] == {}
+    assert set(context.loss_report.losses) == {"include.web_search_call.action.sources"}
 
 
 @pytest.mark.parametrize("name", ["n", "max_tokens", "response_format", "reasoning_effort"])
-def test_a_parameter_of_the_other_api_is_said_to_be_one(name: str) -> None:
-    used = terms()
-    chat(used, **{name: 1})
-    assert used.loss_report.losses == {name: "only the other API knows this parameter"}
+def test_chat_parameter_is_reported_as_such(name: str) -> None:
+    context = terms()
+    chat(context, **{name: 1})
+    assert context.loss_report.losses == {name: "only the other API knows this parameter"}
 
 
 REFUSED: list[tuple[Json, Any, str]] = [
@@ -192,9 +192,7 @@ REFUSED: list[tuple[Json, Any, str]] = [
 
 
 @pytest.mark.parametrize(("request_", "raised", "param"), REFUSED)
-def test_what_cannot_be_carried_is_a_400_that_names_it(
-    request_: Json, raised: Any, param: str
-) -> None:
+def test_unsupported_parameter_error_names_it(request_: Json, raised: Any, param: str) -> None:
     with pytest.raises(raised) as caught:
         chat(**request_)
     assert caught.value.status == 400

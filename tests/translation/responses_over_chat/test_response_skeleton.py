@@ -10,7 +10,7 @@ Json = dict[str, Any]
 MINIMAL: Json = {"model": "m", "input": "Hi."}
 
 
-def test_a_response_has_every_field_that_a_client_may_look_for() -> None:
+def test_skeleton_has_all_required_fields() -> None:
     response = make_response_skeleton(MINIMAL, "resp_1", 7)
     assert sdk.response_mistakes(response) == []
     assert (response["id"], response["created_at"], response["model"]) == ("resp_1", 7, "m")
@@ -23,8 +23,8 @@ def test_a_response_has_every_field_that_a_client_may_look_for() -> None:
     assert "input" not in response
 
 
-def test_a_response_says_what_the_request_said() -> None:
-    asked: Json = {
+def test_skeleton_echoes_the_request() -> None:
+    request: Json = {
         **MINIMAL,
         "instructions": "Be brief.",
         "temperature": 0,
@@ -38,7 +38,7 @@ def test_a_response_says_what_the_request_said() -> None:
         "truncation": "auto",
         "unheard_of": 1,
     }
-    response = make_response_skeleton(asked, "resp_1", 7)
+    response = make_response_skeleton(request, "resp_1", 7)
     assert sdk.response_mistakes(response) == []
     echoed = (
         "instructions",
@@ -48,7 +48,7 @@ def test_a_response_says_what_the_request_said() -> None:
         "tool_choice",
         "truncation",
     )
-    assert {name: response[name] for name in echoed} == {name: asked[name] for name in echoed}
+    assert {name: response[name] for name in echoed} == {name: request[name] for name in echoed}
     assert response["top_p"] == 1.0
     assert response["reasoning"] == {"effort": "low", "summary": None}
     assert response["text"] == {"format": {"type": "text"}, "verbosity": "low"}
@@ -57,6 +57,6 @@ def test_a_response_says_what_the_request_said() -> None:
     assert "unheard_of" not in response
 
 
-def test_what_one_response_gathers_is_not_in_the_next() -> None:
+def test_skeletons_share_no_state() -> None:
     make_response_skeleton(MINIMAL, "resp_1", 7)["metadata"]["a"] = "b"
     assert make_response_skeleton(MINIMAL, "resp_2", 7)["metadata"] == {}

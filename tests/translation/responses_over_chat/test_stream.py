@@ -1,4 +1,4 @@
-"""Beyond the cases and the laws: what the stream does not show, and how it fails."""
+"""Details of the final response and of failures; tests/cases and test_laws.py cover the rest."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def chunk(delta: Json | None = None, finish: str | None = None, **more: Any) -> 
 
 
 def answer(*chunks: Json, **request: Any) -> Json:
-    asked = {"model": "m", "input": "Hi.", **request}
-    stream = translate("responses_over_chat", asked, terms()).answer(
+    body = {"model": "m", "input": "Hi.", **request}
+    stream = translate("responses_over_chat", body, terms()).answer(
         iter([[each] for each in chunks])
     )
     return fold_responses(stream)
@@ -32,7 +32,7 @@ SAID = chunk({"content": "a"})
 
 
 @pytest.mark.parametrize("finish", ["stop", "tool_calls", "function_call", "eos"])
-def test_a_finish_of_any_name_completes(finish: str) -> None:
+def test_unknown_finish_reason_completes_the_response(finish: str) -> None:
     response = answer(SAID, chunk(finish=finish))
     assert (response["status"], response["completed_at"]) == ("completed", NOW)
 
@@ -42,19 +42,19 @@ def test_a_finish_of_any_name_completes(finish: str) -> None:
     [("length", "max_output_tokens"), ("max_tokens", "max_output_tokens"),
      ("model_length", "max_output_tokens"), ("content_filter", "content_filter")],
 )  # fmt: skip
-def test_a_cut_answer_is_incomplete_for_a_reason(finish: str, reason: str) -> None:
+def test_cut_answer_is_incomplete_with_a_reason(finish: str, reason: str) -> None:
     response = answer(SAID, chunk(finish=finish))
     assert (response["status"], response["completed_at"]) == ("incomplete", None)
     assert response["incomplete_details"] == {"reason": reason}
 
 
 @pytest.mark.parametrize("finish", ["error", "abort", "insufficient_system_resource"])
-def test_a_finish_that_means_failure_fails(finish: str) -> None:
+def test_failed_finish_reason_raises(finish: str) -> None:
     with pytest.raises(UpstreamError, match=finish):
         answer(SAID, chunk(finish=finish))
 
 
-def test_an_error_in_the_stream_has_the_status_it_would_have_had() -> None:
+def test_stream_error_keeps_its_status() -> None:
     error = {"message": "Slow down.", "code": 429, "metadata": {"x": 1}}
     broken = {"choices": [{"delta": {}, "finish_reason": "error", "error": error}]}
     for odd in ({"error": error}, broken):
@@ -63,14 +63,14 @@ def test_an_error_in_the_stream_has_the_status_it_would_have_had() -> None:
         assert caught.value.status == 429
 
 
-def test_a_call_that_is_never_named_fails() -> None:
+def test_unnamed_call_raises() -> None:
     with pytest.raises(UpstreamProtocolError):
         answer(
             chunk({"tool_calls": [{"index": 0, "id": "a", "function": {"arguments": "{}"}}]}), STOP
         )
 
 
-def test_reasoning_is_sealed_only_when_asked_for() -> None:
+def test_reasoning_is_encrypted_only_on_request() -> None:
     thought = chunk({"reasoning_content": "t", "reasoning_details": [{"type": "x", "data": "d"}]})
     [plain, _] = answer(thought, SAID, STOP)["output"]
     assert "encrypted_content" not in plain
@@ -80,19 +80,19 @@ def test_reasoning_is_sealed_only_when_asked_for() -> None:
     )
 
 
-def test_reasoning_that_cannot_be_read_is_an_item_that_holds_its_seal() -> None:
+def test_unreadable_reasoning_is_an_encrypted_item() -> None:
     hidden = chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "d"}]})
     [thought, _] = answer(hidden, SAID, STOP, include=["reasoning.encrypted_content"])["output"]
     assert (thought["type"], thought["summary"]) == ("reasoning", [])
     assert '"data": "d"' in thought["encrypted_content"]
 
 
-def test_the_response_names_the_tier_that_served_it_and_the_model_that_was_asked_for() -> None:
+def test_response_names_the_served_tier_and_the_requested_model() -> None:
     response = answer(chunk({"content": "a"}, service_tier="flex", model="m-2026"), STOP)
     assert (response["service_tier"], response["model"]) == ("flex", "m")
 
 
-def test_a_heartbeat_before_the_first_chunk_begins_the_response() -> None:
+def test_early_heartbeat_opens_the_response() -> None:
     stream = translate("responses_over_chat", {"model": "m", "input": "Hi."}, terms()).answer(
         iter([[], [], [SAID], [STOP]])
     )
@@ -101,7 +101,7 @@ def test_a_heartbeat_before_the_first_chunk_begins_the_response() -> None:
     assert next(event["sequence_number"] for event in events_of(stream)) == 2
 
 
-def test_a_burst_of_chunks_is_one_batch() -> None:
+def test_chunks_of_one_batch_give_one_batch() -> None:
     stream = translate("responses_over_chat", {"model": "m", "input": "Hi."}, terms()).answer(
         iter([[SAID] * 5, [STOP]])
     )
@@ -115,13 +115,13 @@ CITED = {"type": "url_citation", "start_index": 0, "end_index": 2, "title": "T",
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_whole_message_brings_all_that_a_stream_brings(streamed: bool) -> None:
+def test_whole_message_has_all_fields_of_a_stream(streamed: bool) -> None:
     message = {"role": "assistant", "content": "Hi", "annotations": [CITED], "images": [PNG]}
     entries = [{"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": []}]
     choice = {"message": message, "logprobs": {"content": entries}, "finish_reason": "stop"}
     [chunk_] = unfold.unfold_answer("chat", {"choices": [choice]}, streamed)
-    said, drawn = answer(chunk_)["output"]
-    assert said["content"] == [
+    message_item, drawn = answer(chunk_)["output"]
+    assert message_item["content"] == [
         {
             "type": "output_text",
             "text": "Hi",
@@ -133,7 +133,7 @@ def test_a_whole_message_brings_all_that_a_stream_brings(streamed: bool) -> None
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_whole_message_may_call_in_the_legacy_way(streamed: bool) -> None:
+def test_whole_message_with_legacy_function_call(streamed: bool) -> None:
     message = {"role": "assistant", "content": None, "tool_calls": None}
     message["function_call"] = {"name": "f", "arguments": '{"a": 1}'}
     body = {"choices": [{"message": message, "finish_reason": "function_call"}]}
@@ -142,7 +142,7 @@ def test_a_whole_message_may_call_in_the_legacy_way(streamed: bool) -> None:
     assert call["call_id"].startswith("call_")
 
 
-def test_the_log_probabilities_of_deltas_add_up_to_those_of_the_part() -> None:
+def test_delta_logprobs_add_up_to_the_parts_logprobs() -> None:
     chunks = [
         {"choices": [{"delta": d, "logprobs": {"content": [{"token": t, "logprob": -1}]}}]}
         for d, t in (({}, "a"), ({"content": "b"}, "b"), ({}, "c"), ({"content": "d"}, "d"))
@@ -151,12 +151,18 @@ def test_the_log_probabilities_of_deltas_add_up_to_those_of_the_part() -> None:
         iter([chunks, [chunk({"refusal": "No."})], [STOP]])
     )
     events = events_of(stream)
-    told = [t["token"] for e in events if e["type"].endswith("text.delta") for t in e["logprobs"]]
+    delta_tokens = [
+        t["token"] for e in events if e["type"].endswith("text.delta") for t in e["logprobs"]
+    ]
     [message] = events[-1]["response"]["output"]
-    assert told == [t["token"] for t in message["content"][0]["logprobs"]] == ["a", "b", "c", "d"]
+    assert (
+        delta_tokens
+        == [t["token"] for t in message["content"][0]["logprobs"]]
+        == ["a", "b", "c", "d"]
+    )
 
 
-def test_log_probabilities_of_what_is_no_text_are_none_of_the_texts() -> None:
+def test_logprobs_of_other_fields_are_excluded_from_the_text() -> None:
     def weighed(delta: Json, token: str) -> Json:
         entries = {"content": [{"token": token, "logprob": -1}]}
         return {"choices": [{"delta": delta, "logprobs": entries}]}
@@ -170,31 +176,31 @@ def test_log_probabilities_of_what_is_no_text_are_none_of_the_texts() -> None:
         weighed({"reasoning_content": "Hm."}, "Hm."),
         weighed({"tool_calls": [call]}, "{}"),
     ]
-    said = answer(*chunks, STOP)["output"][1]
-    assert [t["token"] for t in said["content"][0]["logprobs"]] == ["Hi"]
+    message_item = answer(*chunks, STOP)["output"][1]
+    assert [t["token"] for t in message_item["content"][0]["logprobs"]] == ["Hi"]
 
 
-def test_an_image_that_is_cut_off_is_not_completed() -> None:
+def test_cut_image_is_not_completed() -> None:
     [image] = answer(chunk({"images": [PNG]}), chunk(finish="length"))["output"]
     assert (image["status"], image["result"]) == ("generating", "iVBORw0KGgo=")
 
 
 @pytest.mark.parametrize("images", [None, [], [None], [{}], [{"image_url": None}], [{"type": "x"}]])
-def test_what_holds_no_image_is_none(images: Any) -> None:
-    [said] = answer(chunk({"content": "a", "images": images}), STOP)["output"]
-    assert said["type"] == "message"
+def test_malformed_images_are_ignored(images: Any) -> None:
+    [message_item] = answer(chunk({"content": "a", "images": images}), STOP)["output"]
+    assert message_item["type"] == "message"
 
 
 # -- what some providers do -----------------------------------------------------------------------
 
 
 def choices(*entries: tuple[int, str, str | None]) -> Json:
-    """A chunk with these choices: index, text and finish reason."""
-    made = [
+    """Make a chunk of choices, each with index, text and finish reason."""
+    choice_list = [
         {"index": index, "delta": {"content": text}, "finish_reason": finish}
         for index, text, finish in entries
     ]
-    return {"choices": made}
+    return {"choices": choice_list}
 
 
 def text_of(response: Json) -> str:
@@ -216,16 +222,16 @@ def text_of(response: Json) -> str:
     ],
     ids=["one by one", "side by side", "one that is not called 0"],
 )  # fmt: skip
-def test_further_choices_are_not_mixed_into_the_answer(chunks: list[Json]) -> None:
+def test_further_choices_are_ignored(chunks: list[Json]) -> None:
     response = answer(*chunks)
     assert (text_of(response), response["status"]) == ("ab", "completed")
 
 
 @pytest.mark.parametrize(
-    ("tier", "shown"), [("on_demand", "default"), ("priority", "priority"), ("", "default")]
+    ("tier", "expected"), [("on_demand", "default"), ("priority", "priority"), ("", "default")]
 )
-def test_a_service_tier_is_one_that_the_api_has(tier: str, shown: str) -> None:
-    assert answer({**SAID, "service_tier": tier}, STOP)["service_tier"] == shown
+def test_service_tier_is_mapped_to_the_apis_values(tier: str, expected: str) -> None:
+    assert answer({**SAID, "service_tier": tier}, STOP)["service_tier"] == expected
 
 
 @pytest.mark.parametrize(
@@ -233,18 +239,18 @@ def test_a_service_tier_is_one_that_the_api_has(tier: str, shown: str) -> None:
     [{"reasoning_content": "\n\n"}, {"reasoning": " "}, {"content": "<think>\n\n</think>\n\n"},
      {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "\n"}]}]}],
 )  # fmt: skip
-def test_white_space_alone_is_no_thought(blank: Json) -> None:
+def test_blank_reasoning_opens_no_item(blank: Json) -> None:
     response = answer(chunk(blank), SAID, STOP)
     assert [item["type"] for item in response["output"]] == ["message"]
 
 
-def test_white_space_at_the_head_of_a_thought_stays() -> None:
+def test_leading_white_space_of_reasoning_is_kept() -> None:
     pieces = [chunk({"reasoning_content": text}) for text in ("\n", " ", "Hm.", "\n")]
     thought, _ = answer(*pieces, SAID, STOP)["output"]
     assert thought["summary"] == [{"type": "summary_text", "text": "\n Hm.\n"}]
 
 
-def test_a_thought_that_is_only_a_signature_is_an_item() -> None:
+def test_reasoning_with_only_a_signature_is_an_item() -> None:
     detail = {"type": "reasoning.encrypted", "data": "x"}
     response = answer(
         chunk({"reasoning_details": [detail]}), SAID, STOP, include=["reasoning.encrypted_content"]
@@ -252,22 +258,22 @@ def test_a_thought_that_is_only_a_signature_is_an_item() -> None:
     assert [item["type"] for item in response["output"]] == ["reasoning", "message"]
 
 
-def test_usage_inside_a_choice_is_read() -> None:
-    """Moonshot sends it there."""
+def test_usage_in_a_choice_is_read() -> None:
+    """Moonshot sends usage in the choice."""
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     last = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}
     assert answer(SAID, {"choices": [last]})["usage"]["total_tokens"] == 3
 
 
-def test_usage_at_the_top_counts_more_than_that_of_a_choice() -> None:
+def test_top_level_usage_takes_precedence() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     last = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}
     end = {"choices": [], "usage": {**usage, "total_tokens": 9}}
     assert answer(SAID, {"choices": [last]}, end)["usage"]["total_tokens"] == 9
 
 
-def test_the_message_so_far_beside_a_delta_is_not_said_again() -> None:
-    """Perplexity sends it with each delta, and with its last chunk, which has none."""
+def test_message_beside_a_delta_is_ignored() -> None:
+    """Perplexity sends the message so far with each delta, and in the last chunk without a delta."""
     pieces = [
         {"choices": [{"index": 0, "delta": {"content": text}, "message": {"content": so_far}}]}
         for text, so_far in (("Hel", "Hel"), ("lo.", "Hello."))
@@ -289,17 +295,17 @@ def test_moderation_is_carried() -> None:
     assert sdk.response_mistakes({**response, "usage": None}) == []
 
 
-def test_a_finished_empty_answer_is_an_empty_message() -> None:
+def test_empty_answer_is_an_empty_message() -> None:
     response = answer(chunk({"role": "assistant", "content": ""}), STOP)
     assert (response["status"], text_of(response)) == ("completed", "")
     assert [item["type"] for item in response["output"]] == ["message"]
 
 
-def test_log_probabilities_of_a_delta_have_their_bytes() -> None:
+def test_delta_logprobs_have_bytes() -> None:
     token = {"token": "a", "logprob": -1.0, "bytes": [97]}
     weighed = chunk({"content": "a"})
     weighed["choices"][0]["logprobs"] = {"content": [{**token, "top_logprobs": [token]}]}
-    asked = {"model": "m", "input": "Hi."}
-    stream = translate("responses_over_chat", asked, terms()).answer(iter([[weighed], [STOP]]))
+    body = {"model": "m", "input": "Hi."}
+    stream = translate("responses_over_chat", body, terms()).answer(iter([[weighed], [STOP]]))
     [delta] = [e for e in events_of(stream) if e["type"] == "response.output_text.delta"]
     assert delta["logprobs"] == [{**token, "top_logprobs": [token]}]

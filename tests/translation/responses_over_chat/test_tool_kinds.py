@@ -16,14 +16,14 @@ Json = dict[str, Any]
 
 
 @pytest.mark.parametrize("name", TOOL_KINDS)
-def test_every_kind_is_found_by_its_calls_and_by_their_outputs(name: str) -> None:
+def test_kinds_are_found_by_call_and_output_type(name: str) -> None:
     kind = TOOL_KINDS[name]
     assert CALL_TYPES[kind.call_type] == (name, kind)
     assert OUTPUT_TYPES[kind.output_type] is kind
 
 
 @pytest.mark.parametrize("name", TOOL_KINDS)
-def test_every_kind_makes_a_function_that_strict_providers_take(name: str) -> None:
+def test_every_kind_makes_a_valid_strict_function(name: str) -> None:
     kind = TOOL_KINDS[name]
     function = {
         "name": name,
@@ -37,7 +37,7 @@ def test_every_kind_makes_a_function_that_strict_providers_take(name: str) -> No
     )
 
 
-def test_the_schema_of_one_request_is_not_that_of_the_next() -> None:
+def test_schemas_are_not_shared_between_requests() -> None:
     for kind in TOOL_KINDS.values():
         first = kind.make_parameters({})
         first["properties"]["x"] = 1
@@ -64,13 +64,11 @@ WRITTEN: list[tuple[str, Any, Json]] = [
 
 
 @pytest.mark.parametrize(("name", "arguments", "expected"), WRITTEN)
-def test_what_a_model_wrote_becomes_what_clients_read(
-    name: str, arguments: Any, expected: Json
-) -> None:
+def test_arguments_become_call_fields(name: str, arguments: Any, expected: Json) -> None:
     fields = TOOL_KINDS[name].make_call_fields(json.dumps(arguments))
     field, _ = TOOL_KINDS[name].input_field
-    made = fields[field]
-    assert {k: v for k, v in made.items() if name != "local_shell" or k != "type"} == expected
+    value = fields[field]
+    assert {k: v for k, v in value.items() if name != "local_shell" or k != "type"} == expected
 
 
 GIVEN: list[tuple[str, Json, Any]] = [
@@ -87,7 +85,7 @@ GIVEN: list[tuple[str, Json, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "item", "arguments"), GIVEN)
-def test_a_call_of_the_history_becomes_arguments(name: str, item: Json, arguments: Any) -> None:
+def test_history_call_becomes_arguments(name: str, item: Json, arguments: Any) -> None:
     assert json.loads(TOOL_KINDS[name].make_arguments(item)) == arguments
 
 
@@ -103,5 +101,5 @@ RESULTS: list[tuple[str, Json, str]] = [
 
 
 @pytest.mark.parametrize(("name", "item", "text"), RESULTS)
-def test_a_result_becomes_the_text_of_a_tool_message(name: str, item: Json, text: str) -> None:
+def test_output_becomes_the_tool_message_text(name: str, item: Json, text: str) -> None:
     assert TOOL_KINDS[name].read_result(item, "input[0]") == text

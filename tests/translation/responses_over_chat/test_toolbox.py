@@ -22,10 +22,10 @@ from tests.helpers.translating import refusal_of, terms, translate
 Json = dict[str, Any]
 
 
-def toolbox(*tools: Json, its_terms: TranslationContext | None = None) -> Toolbox:
-    made = Toolbox(its_terms or terms())
-    made.add_tools(list(tools), "tools")
-    return made
+def toolbox(*tools: Json, context: TranslationContext | None = None) -> Toolbox:
+    box = Toolbox(context or terms())
+    box.add_tools(list(tools), "tools")
+    return box
 
 
 def function(name: str, **more: Any) -> Json:
@@ -48,7 +48,7 @@ def namespace(name: str, *tools: Json) -> Json:
         ("read", "", "read"),
     ],
 )
-def test_a_name_that_fits_stays_readable(name: str, space: str | None, flat: str) -> None:
+def test_flatten_name_keeps_valid_names(name: str, space: str | None, flat: str) -> None:
     assert flatten_name(name, space) == flat
 
 
@@ -58,7 +58,7 @@ NAMES = st.text(alphabet="ab_.-é", min_size=1, max_size=3) | st.sampled_from(
 
 
 @given(NAMES, st.none() | NAMES)
-def test_a_flat_name_is_one_that_upstreams_take(name: str, space: str | None) -> None:
+def test_flatten_name_returns_valid_names(name: str, space: str | None) -> None:
     flat = flatten_name(name, space)
     assert re.fullmatch(r"[A-Za-z0-9_-]+", flat)
     assert len(flat) <= MAX_TOOL_NAME_LENGTH
@@ -66,8 +66,8 @@ def test_a_flat_name_is_one_that_upstreams_take(name: str, space: str | None) ->
 
 
 @given(st.lists(st.tuples(NAMES, st.none() | NAMES), min_size=1, max_size=6, unique=True))
-def test_flattening_loses_no_tool(names: list[tuple[str, str | None]]) -> None:
-    """Either every tool is found again by its flat name, or the collision is refused."""
+def test_flat_names_stay_unique_or_are_refused(names: list[tuple[str, str | None]]) -> None:
+    """Every tool is found by its flat name, or the collision is refused."""
     tools = [namespace(space, function(name)) if space else function(name) for name, space in names]
     refusal = refusal_of(lambda: toolbox(*tools))
     if refusal is not None:
@@ -79,19 +79,19 @@ def test_flattening_loses_no_tool(names: list[tuple[str, str | None]]) -> None:
     assert [(box.find(flat).name, box.find(flat).namespace) for flat in sent] == names
 
 
-def test_tools_that_would_share_a_name_are_refused() -> None:
+def test_tools_with_the_same_flat_name_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="'a__b__c'") as caught:
         toolbox(namespace("a", function("b__c")), namespace("a__b", function("c")))
     assert (caught.value.param, caught.value.code) == ("tools[1].tools[0]", "tool_name_collision")
 
 
-def test_of_two_definitions_of_one_tool_the_first_wins() -> None:
+def test_first_definition_of_a_tool_wins() -> None:
     box = toolbox(function("f", description="first"), function("f", description="second"))
     box.add_tools([function("f", description="third"), function("g")], "input[0].tools")
     assert [t["function"].get("description") for t in box.chat_tools] == ["first", None]
 
 
-def test_a_tool_that_nobody_offered_is_a_plain_function() -> None:
+def test_unknown_tool_is_a_function() -> None:
     assert toolbox().find("unheard_of") == ClientTool(FUNCTION, "unheard_of")
 
 
@@ -113,14 +113,14 @@ EMPTY = {"type": "object", "properties": {}}
         ),
     ],
 )  # fmt: skip
-def test_a_function_is_nested(tool: Json, sent: Json) -> None:
+def test_function_definition_is_nested(tool: Json, sent: Json) -> None:
     assert toolbox(tool).chat_tools == [{"type": "function", "function": sent}]
 
 
 GRAMMAR = {"type": "grammar", "syntax": "regex", "definition": "a+"}
 
 
-def test_a_freeform_tool_is_a_function_of_one_string_with_its_grammar_in_words() -> None:
+def test_custom_tool_becomes_a_function_with_its_grammar_in_the_description() -> None:
     [tool] = toolbox(
         {"type": "custom", "name": "c", "description": "d", "format": GRAMMAR}
     ).chat_tools
@@ -137,11 +137,11 @@ def test_a_freeform_tool_is_a_function_of_one_string_with_its_grammar_in_words()
         (None, None),
     ],
 )
-def test_a_freeform_tool_is_nested_where_the_upstream_knows_such(
+def test_custom_tool_is_nested_for_upstreams_with_custom_tools(
     given_format: Any, sent: Any
 ) -> None:
     box = toolbox(
-        {"type": "custom", "name": "c", "format": given_format}, its_terms=terms(custom_tools=True)
+        {"type": "custom", "name": "c", "format": given_format}, context=terms(custom_tools=True)
     )
     assert box.chat_tools[0]["custom"].get("format") == sent
     assert box.is_native(CUSTOM)
@@ -158,13 +158,13 @@ HOSTED = [
 
 
 @pytest.mark.parametrize("tool", HOSTED)
-def test_a_hosted_tool_is_left_out_and_named_or_refused(tool: Json) -> None:
+def test_hosted_tool_is_dropped_and_reported_or_refused(tool: Json) -> None:
     dropping = terms()
-    assert toolbox(tool, its_terms=dropping).chat_tools == []
+    assert toolbox(tool, context=dropping).chat_tools == []
     assert set(dropping.loss_report.losses) == {f"tools.{tool['type']}"}
     for refusing in (terms(hosted_tools="refuse"), terms(strict=True)):
         with pytest.raises(Unsupported):
-            toolbox(tool, its_terms=refusing)
+            toolbox(tool, context=refusing)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_hosted_tool_is_left_out_and_named_or_refused(tool: Json) -> None:
         (namespace("n", function("f", parameters=1)), "tools[0].tools[0].parameters"),
     ],
 )
-def test_a_malformed_definition_is_a_400_that_names_the_place(tool: Any, param: str) -> None:
+def test_malformed_definition_error_names_the_path(tool: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         toolbox(tool)
     assert caught.value.param == param
@@ -223,18 +223,18 @@ def offered() -> Toolbox:
 
 
 @pytest.mark.parametrize(("choice", "sent"), CHOICES)
-def test_a_choice_is_nested(choice: Any, sent: Any) -> None:
+def test_tool_choice_is_nested(choice: Any, sent: Any) -> None:
     assert offered().convert_choice(choice) == sent
 
 
-def test_a_choice_of_a_native_freeform_tool_stays_one() -> None:
-    box = toolbox({"type": "custom", "name": "c"}, its_terms=terms(custom_tools=True))
+def test_choice_of_a_native_custom_tool_stays_custom() -> None:
+    box = toolbox({"type": "custom", "name": "c"}, context=terms(custom_tools=True))
     choice = box.convert_choice({"type": "custom", "name": "c"})
     assert choice == {"type": "custom", "custom": {"name": "c"}}
 
 
 @pytest.mark.parametrize("mode", ["none", "auto"])
-def test_without_tools_there_is_nothing_to_choose(mode: str) -> None:
+def test_tool_choice_is_omitted_without_tools(mode: str) -> None:
     assert toolbox({"type": "web_search"}).convert_choice(mode) is None
 
 
@@ -257,7 +257,7 @@ def test_without_tools_there_is_nothing_to_choose(mode: str) -> None:
         ),
     ],
 )
-def test_a_choice_that_cannot_be_met_is_refused(choice: Any, raised: Any, param: str) -> None:
+def test_impossible_tool_choice_is_refused(choice: Any, raised: Any, param: str) -> None:
     with pytest.raises(raised) as caught:
         offered().convert_choice(choice)
     assert caught.value.param == param
@@ -266,7 +266,7 @@ def test_a_choice_that_cannot_be_met_is_refused(choice: Any, raised: Any, param:
 @pytest.mark.parametrize(
     ("tools", "raised"), [([], InvalidRequest), ([{"type": "web_search"}], Unsupported)]
 )
-def test_a_demanded_call_needs_a_tool(tools: list[Json], raised: Any) -> None:
+def test_required_tool_choice_needs_a_tool(tools: list[Json], raised: Any) -> None:
     with pytest.raises(raised) as caught:
         toolbox(*tools).convert_choice("required")
     assert caught.value.param == "tool_choice"
@@ -279,7 +279,7 @@ NESTED = {"type": "approximate", "approximate": {"city": "Oslo", "country": "NO"
 
 
 @pytest.mark.parametrize(
-    ("tool", "made", "lost"),
+    ("tool", "expected", "lost"),
     [
         ({}, {}, []),
         ({"search_context_size": "high", "user_location": None}, {"search_context_size": "high"}, []),
@@ -289,9 +289,9 @@ NESTED = {"type": "approximate", "approximate": {"city": "Oslo", "country": "NO"
         ({"filters": None}, {}, []),
     ],
 )  # fmt: skip
-def test_search_options_take_chats_form(tool: Json, made: Json, lost: list[str]) -> None:
+def test_search_options_take_chats_form(tool: Json, expected: Json, lost: list[str]) -> None:
     loss_report = LossReport()
-    assert make_search_options({"type": "web_search", **tool}, "tools[0]", loss_report) == made
+    assert make_search_options({"type": "web_search", **tool}, "tools[0]", loss_report) == expected
     assert list(loss_report.losses) == [f"tools.web_search.{name}" for name in lost]
 
 
@@ -341,14 +341,14 @@ CHOICES: list[tuple[Any, list[Json], bool, Any]] = [
 def test_search_is_offered_unless_the_choice_forbids_it(
     choice: Any, tools: list[Json], searches: bool, sent: Any
 ) -> None:
-    asked = {"model": "m", "input": "News?", "tools": tools, "tool_choice": choice}
-    chat, lost, _ = translate("responses_over_chat", asked, terms(web_search=True))
+    request = {"model": "m", "input": "News?", "tools": tools, "tool_choice": choice}
+    chat, lost, _ = translate("responses_over_chat", request, terms(web_search=True))
     assert ("web_search_options" in chat, chat.get("tool_choice"), lost) == (searches, sent, {})
 
 
 def test_search_is_dropped_without_a_search_model() -> None:
-    asked = {"model": "m", "input": "News?", "tools": [WEB_SEARCH]}
-    chat, lost, _ = translate("responses_over_chat", asked, terms())
+    request = {"model": "m", "input": "News?", "tools": [WEB_SEARCH]}
+    chat, lost, _ = translate("responses_over_chat", request, terms())
     assert ("web_search_options" in chat, list(lost)) == (False, ["tools.web_search"])
     with pytest.raises(Unsupported):
-        translate("responses_over_chat", {**asked, "tool_choice": WEB_SEARCH}, terms())
+        translate("responses_over_chat", {**request, "tool_choice": WEB_SEARCH}, terms())
