@@ -27,7 +27,7 @@ CHAT = [body for body in BODIES if "messages" in body.values[0]]
 RESPONSES = [body for body in BODIES if "messages" not in body.values[0]]
 
 
-def sent(direction: str, body: Json, provider: str) -> tuple[Json, set[str]]:
+def translate_capture(direction: str, body: Json, provider: str) -> tuple[Json, set[str]]:
     """Return the body for this provider, and the names of the losses."""
     profile = PROFILES[provider]
     translated = translate(direction, body, terms(custom_tools=profile.custom_tools))
@@ -51,7 +51,7 @@ def test_every_client_has_a_capture() -> None:
 def test_captured_responses_requests_are_valid_for_chat_providers(
     body: Json, provider: str
 ) -> None:
-    request, dropped = sent("responses_over_chat", body, provider)
+    request, dropped = translate_capture("responses_over_chat", body, provider)
     assert check_chat(request) == []
     assert dropped <= {"tools.web_search", "reasoning.context"}
 
@@ -61,7 +61,7 @@ def test_captured_responses_requests_are_valid_for_chat_providers(
 def test_captured_chat_requests_are_valid_for_responses_providers(
     body: Json, provider: str
 ) -> None:
-    request, dropped = sent("chat_over_responses", body, provider)
+    request, dropped = translate_capture("chat_over_responses", body, provider)
     assert check_responses(request) == []
     assert dropped == set()
 
@@ -88,7 +88,7 @@ def test_client_tools_are_offered_and_found_again(body: Json) -> None:
         for item in response["output"]
         if item["type"] != "message"
     }
-    assert called == set(_offered(body))
+    assert called == set(list_client_tools(body))
 
 
 _CALLED = {
@@ -98,7 +98,7 @@ _CALLED = {
 }
 
 
-def _offered(body: Json) -> list[tuple[str, str | None, str | None]]:
+def list_client_tools(body: Json) -> list[tuple[str, str | None, str | None]]:
     """Return the client's tools as ``(item type, namespace, name)``."""
     listed = list(body.get("tools", ()))
     items = body["input"] if isinstance(body["input"], list) else []

@@ -73,10 +73,10 @@ def test_names_are_parameters_of_both_apis(client: str, own: Json, upstreams: Js
 
 
 def test_translated_error_names_the_clients_parameter() -> None:
-    def refusing(request: Json) -> EventStream:
+    def refuse_request(request: Json) -> EventStream:
         raise UpstreamRefused(400, {"message": "No.", "param": "messages[0].content"})
 
-    call = translation.translate_handler(refusing, "responses", "chat", terms())
+    call = translation.translate_handler(refuse_request, "responses", "chat", terms())
     with pytest.raises(UpstreamRefused) as caught:
         call({"model": "m", "input": "hi"})
     assert caught.value.make_error_object()["param"] == "input"
@@ -84,11 +84,11 @@ def test_translated_error_names_the_clients_parameter() -> None:
 
 
 def test_passthrough_error_is_unchanged() -> None:
-    def refusing(request: Json) -> EventStream:
+    def refuse_request(request: Json) -> EventStream:
         raise UpstreamRefused(400, {"message": "No.", "param": "messages[0].content"})
 
     with pytest.raises(UpstreamRefused) as caught:
-        translation.translate_handler(refusing, "chat", "chat", terms())(
+        translation.translate_handler(refuse_request, "chat", "chat", terms())(
             {"model": "m", "messages": []}
         )
     assert caught.value.param == "messages[0].content"

@@ -48,11 +48,11 @@ every_chunking = pytest.mark.parametrize("chunking", CHUNKINGS)
 
 
 @functools.cache
-def _events(case: Case, chunking: str = "as sent") -> list[Event]:
+def translate_events(case: Case, chunking: str = "as sent") -> list[Event]:
     return answered(case, CHUNKINGS[chunking](case.read("upstream.jsonl")))
 
 
-def _folded(case: Case, events: list[Event]) -> Json:
+def fold(case: Case, events: list[Event]) -> Json:
     return FOLDS[case.client](iter([events]))
 
 
@@ -119,7 +119,7 @@ def test_translation_does_not_modify_the_request(case: Case) -> None:
 @every_stream
 @every_chunking
 def test_answer_is_independent_of_chunking(case: Case, chunking: str) -> None:
-    answer = _folded(case, _events(case, chunking))
+    answer = fold(case, translate_events(case, chunking))
     expected = case.read("answer.json")
     assert {key: answer.get(key) for key in expected} == expected
 
@@ -131,23 +131,25 @@ def test_answer_is_independent_of_chunking(case: Case, chunking: str) -> None:
 @every_chunking
 def test_events_match_the_sdk_types(case: Case, chunking: str) -> None:
     mistakes = MISTAKES[case.client]
-    assert {e.get("type", "chunk"): m for e in _events(case, chunking) if (m := mistakes(e))} == {}
+    assert {
+        e.get("type", "chunk"): m for e in translate_events(case, chunking) if (m := mistakes(e))
+    } == {}
 
 
 @to_responses
 def test_folded_response_matches_the_sdk_type(case: Case) -> None:
-    assert sdk.response_mistakes(_folded(case, _events(case))) == []
+    assert sdk.response_mistakes(fold(case, translate_events(case))) == []
 
 
 @to_chat
 def test_folded_completion_matches_the_sdk_type(case: Case) -> None:
-    assert sdk.completion_mistakes(_folded(case, _events(case))) == []
+    assert sdk.completion_mistakes(fold(case, translate_events(case))) == []
 
 
 @to_responses
 @every_chunking
 def test_sdk_accumulates_the_response(case: Case, chunking: str) -> None:
-    events = _events(case, chunking)
+    events = translate_events(case, chunking)
     rebuilt = sdk.rebuilt_response(events)["output"]
     final = events[-1]["response"]["output"]
     assert [item["id"] for item in rebuilt] == [item["id"] for item in final]
@@ -162,8 +164,8 @@ def test_sdk_accumulates_the_response(case: Case, chunking: str) -> None:
 @to_chat
 @every_chunking
 def test_sdk_accumulates_the_completion(case: Case, chunking: str) -> None:
-    chunks = _events(case, chunking)
-    rebuilt, folded = sdk.rebuilt_completion(chunks), _folded(case, chunks)
+    chunks = translate_events(case, chunking)
+    rebuilt, folded = sdk.rebuilt_completion(chunks), fold(case, chunks)
     assert said_by_completion(rebuilt) == said_by_completion(folded)
     assert rebuilt.get("usage") == folded["usage"]
     assert rebuilt["id"] == folded["id"]
@@ -177,7 +179,7 @@ def test_sdk_accumulates_the_completion(case: Case, chunking: str) -> None:
 def test_items_open_grow_and_close_in_order(case: Case, chunking: str) -> None:
     opened: list[str] = []
     closed: set[str] = set()
-    for event in _events(case, chunking):
+    for event in translate_events(case, chunking):
         if event["type"] == "response.output_item.added":
             assert event["output_index"] == len(opened)
             opened.append(event["item"]["id"])
@@ -197,7 +199,7 @@ def test_parts_open_grow_and_close_in_order(case: Case, chunking: str) -> None:
     """The deltas of a part also add up to the value of its done events."""
     texts: dict[tuple[Any, ...], str] = {}
     closed: dict[tuple[Any, ...], str] = {}
-    for event in _events(case, chunking):
+    for event in translate_events(case, chunking):
         place = (event.get("item_id"), event.get("content_index"), event.get("summary_index"))
         kind = event["type"].removeprefix("response.")
         if kind.endswith("part.added"):
@@ -219,7 +221,7 @@ def test_parts_open_grow_and_close_in_order(case: Case, chunking: str) -> None:
 @to_responses
 @every_chunking
 def test_done_items_are_the_response_output(case: Case, chunking: str) -> None:
-    events = _events(case, chunking)
+    events = translate_events(case, chunking)
     finished = {
         e["output_index"]: e["item"] for e in events if e["type"] == "response.output_item.done"
     }
@@ -229,14 +231,14 @@ def test_done_items_are_the_response_output(case: Case, chunking: str) -> None:
 @to_responses
 @every_chunking
 def test_sequence_numbers_have_no_gaps(case: Case, chunking: str) -> None:
-    events = _events(case, chunking)
+    events = translate_events(case, chunking)
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 
 @to_responses
 @every_chunking
 def test_response_has_one_start_and_one_terminal_event(case: Case, chunking: str) -> None:
-    events = _events(case, chunking)
+    events = translate_events(case, chunking)
     kinds = [event["type"] for event in events]
     assert kinds[:2] == ["response.created", "response.in_progress"]
     assert [i for i, kind in enumerate(kinds) if kind in TERMINAL_EVENTS] == [len(kinds) - 1]
@@ -245,7 +247,7 @@ def test_response_has_one_start_and_one_terminal_event(case: Case, chunking: str
 
 @to_responses
 def test_only_the_last_item_can_be_incomplete(case: Case) -> None:
-    response = _folded(case, _events(case))
+    response = fold(case, translate_events(case))
     statuses = [item["status"] for item in response["output"]]
     assert set(statuses[:-1]) <= {"completed"}
     assert (statuses[-1] == "completed") == (response["status"] == "completed")
@@ -254,7 +256,7 @@ def test_only_the_last_item_can_be_incomplete(case: Case) -> None:
 @to_chat
 @every_chunking
 def test_completion_has_one_role_and_one_finish_reason(case: Case, chunking: str) -> None:
-    chunks = _events(case, chunking)
+    chunks = translate_events(case, chunking)
     choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
     assert choices[0]["delta"]["role"] == "assistant"
     assert all("role" not in choice["delta"] for choice in choices[1:])
@@ -267,7 +269,7 @@ def test_completion_has_one_role_and_one_finish_reason(case: Case, chunking: str
 @every_chunking
 def test_call_indexes_are_dense_from_zero(case: Case, chunking: str) -> None:
     seen: list[int] = []
-    for chunk in _events(case, chunking):
+    for chunk in translate_events(case, chunking):
         for choice in chunk["choices"]:
             for call in choice["delta"].get("tool_calls") or ():
                 if call["index"] not in seen:
@@ -280,7 +282,7 @@ def test_call_indexes_are_dense_from_zero(case: Case, chunking: str) -> None:
 # -- round trips --------------------------------------------------------------------------------
 
 
-def _over(direction: str, events: list[Event]) -> list[Event]:
+def translate_events_over(direction: str, events: list[Event]) -> list[Event]:
     """Translate the events for a minimal request."""
     request: Json = {"model": "some-model"}
     request |= (
@@ -293,9 +295,9 @@ def _over(direction: str, events: list[Event]) -> list[Event]:
 
 @to_responses
 def test_response_survives_chat_and_back(case: Case) -> None:
-    response = _folded(case, _events(case))
-    chunks = _over("chat_over_responses", _events(case))
-    back = _over("responses_over_chat", chunks)
+    response = fold(case, translate_events(case))
+    chunks = translate_events_over("chat_over_responses", translate_events(case))
+    back = translate_events_over("responses_over_chat", chunks)
     expected = said_by_response(response)
     assert said_by_completion(FOLDS["chat"](iter([chunks]))) == expected
     assert said_by_response(FOLDS["responses"](iter([back]))) == expected
@@ -303,9 +305,9 @@ def test_response_survives_chat_and_back(case: Case) -> None:
 
 @to_chat
 def test_completion_survives_responses_and_back(case: Case) -> None:
-    chunks = _events(case)
-    events = _over("responses_over_chat", chunks)
-    back = _over("chat_over_responses", events)
+    chunks = translate_events(case)
+    events = translate_events_over("responses_over_chat", chunks)
+    back = translate_events_over("chat_over_responses", events)
     expected = said_by_completion(FOLDS["chat"](iter([chunks])))
     assert said_by_response(FOLDS["responses"](iter([events]))) == expected
     assert said_by_completion(FOLDS["chat"](iter([back]))) == expected
@@ -317,8 +319,10 @@ def test_call_ids_survive_the_round_trip(case: Case) -> None:
         message = FOLDS["chat"](iter([chunks]))["choices"][0]["message"]
         return [call["id"] for call in message.get("tool_calls") or ()]
 
-    chunks = _events(case)
-    back = _over("chat_over_responses", _over("responses_over_chat", chunks))
+    chunks = translate_events(case)
+    back = translate_events_over(
+        "chat_over_responses", translate_events_over("responses_over_chat", chunks)
+    )
     assert ids(back) == ids(chunks) or "function_call" in str(chunks)
 
 
@@ -327,11 +331,11 @@ def test_call_ids_survive_the_round_trip(case: Case) -> None:
 
 @to_chat
 def test_whole_response_equals_its_stream(case: Case) -> None:
-    streamed = _folded(case, _events(case))
+    streamed = fold(case, translate_events(case))
     response = case.read("upstream.jsonl")[-1]["response"]
     for asked_to_stream in (False, True):
         batch = unfold.unfold_answer("responses", response, streamed=asked_to_stream)
-        assert _folded(case, answered(case, [batch])) == streamed
+        assert fold(case, answered(case, [batch])) == streamed
 
 
 HISTORIES = {
@@ -350,21 +354,23 @@ def test_whole_message_equals_its_stream(case: Case) -> None:
     """The items are equal, with the values of the case's upstream."""
     upstream = case.read("upstream.jsonl")
     completion = FOLDS["chat"](iter([upstream]))
-    streamed = _folded(case, _events(case))
+    streamed = fold(case, translate_events(case))
     for asked_to_stream in (False, True):
         batch = unfold.unfold_answer("chat", completion, streamed=asked_to_stream)
-        answer = _folded(case, answered(case, [batch]))
+        answer = fold(case, answered(case, [batch]))
         assert said_by_response(answer) == said_by_response(streamed)
         assert (answer == streamed) == (case.name not in HISTORIES)
 
 
 @to_responses
 def test_whole_completion_equals_its_stream(case: Case) -> None:
-    streamed = _folded(case, _events(case))
-    completion = FOLDS["chat"](iter([_over("chat_over_responses", _events(case))]))
+    streamed = fold(case, translate_events(case))
+    completion = FOLDS["chat"](
+        iter([translate_events_over("chat_over_responses", translate_events(case))])
+    )
     for asked_to_stream in (False, True):
         batch = unfold.unfold_answer("chat", completion, streamed=asked_to_stream)
-        answer = _folded(case, _over("responses_over_chat", batch))
+        answer = fold(case, translate_events_over("responses_over_chat", batch))
         assert said_by_response(answer) == said_by_response(streamed)
         assert answer["usage"] == streamed["usage"]
 
@@ -372,16 +378,16 @@ def test_whole_completion_equals_its_stream(case: Case) -> None:
 # -- breaking -----------------------------------------------------------------------------------
 
 
-def _cut(events: list[Event]) -> EventStream:
+def cut_stream(events: list[Event]) -> EventStream:
     yield from as_sent(events)
 
 
-def _disconnected(events: list[Event]) -> EventStream:
+def disconnect_stream(events: list[Event]) -> EventStream:
     yield from as_sent(events)
     raise UpstreamUnreachable("The connection broke.")
 
 
-def _reported(events: list[Event]) -> EventStream:
+def report_error(events: list[Event]) -> EventStream:
     error = {
         "message": "Overloaded.",
         "type": "server_error",
@@ -394,11 +400,11 @@ def _reported(events: list[Event]) -> EventStream:
     yield from [*as_sent(events), [last]]
 
 
-BREAKS = {"cut": _cut, "disconnected": _disconnected, "reported": _reported}
+BREAKS = {"cut": cut_stream, "disconnected": disconnect_stream, "reported": report_error}
 every_break = pytest.mark.parametrize("how", BREAKS)
 
 
-def _broken(case: Case, how: str) -> Iterator[list[Event]]:
+def break_everywhere(case: Case, how: str) -> Iterator[list[Event]]:
     """Yield the client's events for a break after every event of the upstream."""
     events = case.read("upstream.jsonl")
     for length in range(1, len(events)):
@@ -406,7 +412,7 @@ def _broken(case: Case, how: str) -> Iterator[list[Event]]:
         yield events_of(ERROR_ENCODERS[case.client](translate_case(case).answer(upstream)))
 
 
-def _finished(case: Case, events: list[Event]) -> bool:
+def has_finish_reason(case: Case, events: list[Event]) -> bool:
     """Whether the stream has its finish reason: a cut after it loses only the usage."""
     return any(c.get("finish_reason") for e in events for c in e.get("choices") or ())
 
@@ -414,13 +420,13 @@ def _finished(case: Case, events: list[Event]) -> bool:
 @to_responses
 @every_break
 def test_broken_stream_ends_a_response_with_one_failure(case: Case, how: str) -> None:
-    for length, events in enumerate(_broken(case, how), start=1):
+    for length, events in enumerate(break_everywhere(case, how), start=1):
         kinds = [event["type"] for event in events]
         assert [i for i, kind in enumerate(kinds) if kind in TERMINAL_EVENTS] == [len(kinds) - 1]
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
         assert [m for event in events for m in sdk.event_mistakes(event)] == []
         sdk.rebuilt_response(events)
-        if how == "reported" or not _finished(case, case.read("upstream.jsonl")[:length]):
+        if how == "reported" or not has_finish_reason(case, case.read("upstream.jsonl")[:length]):
             assert kinds[-2:] == ["error", "response.failed"]
             assert events[-1]["response"]["status"] == "failed"
             assert events[-1]["response"]["error"]["message"]
@@ -429,10 +435,10 @@ def test_broken_stream_ends_a_response_with_one_failure(case: Case, how: str) ->
 @to_chat
 @every_break
 def test_broken_stream_ends_a_completion_with_one_error(case: Case, how: str) -> None:
-    for chunks in _broken(case, how):
+    for chunks in break_everywhere(case, how):
         assert ["error" in chunk for chunk in chunks].index(True) == len(chunks) - 1
         assert chunks[-1]["error"]["message"]
-        assert not _finished(case, chunks)
+        assert not has_finish_reason(case, chunks)
 
 
 # -- values -------------------------------------------------------------------------------------

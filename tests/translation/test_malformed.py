@@ -64,16 +64,16 @@ def test_stream_with_a_missing_field_is_read_or_an_upstream_error(case: Case) ->
     for i, event in enumerate(events):
         for odd in nulled(event):
             stream = [[each] for each in (*events[:i], odd, *events[i + 1 :])]
-            for read in (_translated, _passed_through):
+            for read in (fold_translated, fold_passthrough):
                 failure = refusal_of(partial(read, case, iter(stream)))
                 assert failure is None or isinstance(failure, UpstreamError)
 
 
-def _translated(case: Case, stream: Any) -> None:
+def fold_translated(case: Case, stream: Any) -> None:
     events_of(translate_case(case).answer(COMPLETENESS_CHECKS[case.upstream](stream, lambda: True)))
 
 
-def _passed_through(case: Case, stream: Any) -> None:
+def fold_passthrough(case: Case, stream: Any) -> None:
     honest = COMPLETENESS_CHECKS[case.upstream](stream, lambda: True)
     if case.upstream == "chat":
         wished = with_reasoning_style(lambda request: honest, "thinking")({"stream": True})

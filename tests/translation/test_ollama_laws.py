@@ -77,7 +77,7 @@ every_added_up = pytest.mark.parametrize(
 every_form = pytest.mark.parametrize("protocol", PROTOCOLS)
 
 
-def translated(batches: EventStream, form: OllamaEndpoint = CHAT_ENDPOINT) -> EventStream:
+def translate_chunks(batches: EventStream, form: OllamaEndpoint = CHAT_ENDPOINT) -> EventStream:
     context = terms()
     request = prepared(context, form, logprobs=True)
     return ollama_over_chat.translate_stream(batches, request, context)
@@ -86,7 +86,7 @@ def translated(batches: EventStream, form: OllamaEndpoint = CHAT_ENDPOINT) -> Ev
 def lines_of(
     case: Case, chunking: str = "as sent", form: OllamaEndpoint = CHAT_ENDPOINT
 ) -> list[Event]:
-    return events_of(translated(iter(CHUNKINGS[chunking](chunks_of(case))), form))
+    return events_of(translate_chunks(iter(CHUNKINGS[chunking](chunks_of(case))), form))
 
 
 def fold_without_times(lines: list[Event]) -> Json:
@@ -152,40 +152,40 @@ def test_whole_answer_equals_its_stream(case: Case) -> None:
     completion = completion_of(case)
     for asked_to_stream in (False, True):
         batch = unfold.unfold_answer("chat", copy.deepcopy(completion), streamed=asked_to_stream)
-        assert fold_without_times(events_of(translated(iter([batch])))) == streamed
+        assert fold_without_times(events_of(translate_chunks(iter([batch])))) == streamed
 
 
 # -- breaking -----------------------------------------------------------------------------------
 
 
-def cut(chunks: list[Event]) -> EventStream:
+def cut_stream(chunks: list[Event]) -> EventStream:
     yield from as_sent(chunks)
 
 
-def disconnected(chunks: list[Event]) -> EventStream:
+def disconnect_stream(chunks: list[Event]) -> EventStream:
     yield from as_sent(chunks)
     raise UpstreamUnreachable("The connection broke.")
 
 
-def reported(chunks: list[Event]) -> EventStream:
+def report_error(chunks: list[Event]) -> EventStream:
     yield from as_sent(chunks)
     yield [{"error": {"message": "Overloaded.", "code": "server_error"}}]
 
 
 @every_stream
 @every_form
-@pytest.mark.parametrize("how", [cut, disconnected, reported])
+@pytest.mark.parametrize("how", [cut_stream, disconnect_stream, report_error])
 def test_broken_stream_ends_with_one_error(
     case: Case, protocol: str, how: Callable[[list[Event]], EventStream]
 ) -> None:
     chunks = chunks_of(case)
     for length in range(1, len(chunks)):
         upstream = COMPLETENESS_CHECKS["chat"](how(chunks[:length]), lambda: False)
-        lines = events_of(ERROR_ENCODERS[protocol](translated(upstream, PROTOCOLS[protocol])))
+        lines = events_of(ERROR_ENCODERS[protocol](translate_chunks(upstream, PROTOCOLS[protocol])))
         choices = [choice for c in chunks[:length] for choice in c.get("choices") or ()]
         open_ones = {c.get("index") for c in choices}
         open_ones -= {c.get("index") for c in choices if c.get("finish_reason")}
-        if choices and not open_ones and how is not reported:  # the cut lost only the usage
+        if choices and not open_ones and how is not report_error:  # the cut lost only the usage
             assert lines[-1]["done"]
             continue
         assert ["error" in line for line in lines].index(True) == len(lines) - 1
@@ -203,7 +203,7 @@ def test_events_are_never_modified(case: Case) -> None:
     before = copy.deepcopy(upstream)
     emitted: list[Batch] = []
     copies: list[Batch] = []
-    for batch in translated(iter(upstream)):
+    for batch in translate_chunks(iter(upstream)):
         emitted.append(batch)
         copies.append(copy.deepcopy(batch))
     assert emitted == copies

@@ -22,10 +22,10 @@ both_ways = pytest.mark.parametrize(("case", "client", "upstream"), PAIRS)
 
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
 def test_same_protocol_returns_the_same_handler(protocol: str) -> None:
-    def call(request: Json) -> EventStream:
-        raise AssertionError("nobody calls")
+    def handler(request: Json) -> EventStream:
+        raise AssertionError("the handler was called")
 
-    assert translate_handler(call, protocol, protocol, terms()) is call
+    assert translate_handler(handler, protocol, protocol, terms()) is handler
 
 
 @both_ways
@@ -34,12 +34,12 @@ def test_handler_is_translated_to_the_other_protocol(
 ) -> None:
     requests: list[Json] = []
 
-    def call(request: Json) -> EventStream:
+    def handler(request: Json) -> EventStream:
         requests.append(request)
         return iter(as_sent(case.read("upstream.jsonl")))
 
     answer = FOLDS[client](
-        translate_handler(call, client, upstream, terms())(case.read("request.json"))
+        translate_handler(handler, client, upstream, terms())(case.read("request.json"))
     )
     assert requests == [case.read("upstream.request.json")]
     expected = case.read("answer.json")
@@ -48,22 +48,22 @@ def test_handler_is_translated_to_the_other_protocol(
 
 @both_ways
 def test_refused_request_never_reaches_the_upstream(case: Case, client: str, upstream: str) -> None:
-    def call(request: Json) -> EventStream:
-        raise AssertionError("nobody calls")
+    def handler(request: Json) -> EventStream:
+        raise AssertionError("the handler was called")
 
     with pytest.raises(InvalidRequest):
-        translate_handler(call, client, upstream, terms())({"model": 1})
+        translate_handler(handler, client, upstream, terms())({"model": 1})
 
 
 @both_ways
 def test_handler_errors_are_raised_before_the_stream(
     case: Case, client: str, upstream: str
 ) -> None:
-    def call(request: Json) -> EventStream:
+    def handler(request: Json) -> EventStream:
         raise UpstreamRefused(429, {"message": "Slow down."})
 
     with pytest.raises(UpstreamRefused):
-        translate_handler(call, client, upstream, terms())(case.read("request.json"))
+        translate_handler(handler, client, upstream, terms())(case.read("request.json"))
 
 
 @both_ways
@@ -89,11 +89,11 @@ def test_ollama_client_is_served_over_a_responses_upstream() -> None:
     case = Case("text", "chat_over_responses")
     requests: list[Json] = []
 
-    def call(request: Json) -> EventStream:
+    def handler(request: Json) -> EventStream:
         requests.append(request)
         return iter(as_sent(case.read("upstream.jsonl")))
 
-    chat = translate_handler(call, "chat", "responses", terms())
+    chat = translate_handler(handler, "chat", "responses", terms())
     context = terms()
     ollama = translate_handler(chat, "ollama", "chat", context)
     request = {
@@ -111,11 +111,11 @@ def test_ollama_client_is_served_over_a_responses_upstream() -> None:
 
 
 def test_ollama_load_request_sends_no_upstream_request() -> None:
-    def call(request: Json) -> EventStream:
-        raise AssertionError("nobody calls")
+    def handler(request: Json) -> EventStream:
+        raise AssertionError("the handler was called")
 
     for client, field_name in (("ollama", "message"), ("ollama_generate", "response")):
-        [[line]] = translate_handler(call, client, "chat", terms())({"model": "m"})
+        [[line]] = translate_handler(handler, client, "chat", terms())({"model": "m"})
         assert field_name in line
         assert line["done_reason"] == "load"
 
@@ -124,12 +124,12 @@ def test_inner_losses_have_ollama_names() -> None:
     """Losses are renamed even if the handler raises, as in a dry run."""
     context = terms()
 
-    def call(request: Json) -> EventStream:
+    def handler(request: Json) -> EventStream:
         context.loss_report.drop("seed", "why")
         raise UpstreamRefused(400, {"message": "no", "param": "max_tokens"})
 
     request = {"model": "m", "prompt": "Hi.", "options": {"seed": 1, "num_predict": 9}}
     with pytest.raises(UpstreamRefused) as caught:
-        translate_handler(call, "ollama_generate", "chat", context)(request)
+        translate_handler(handler, "ollama_generate", "chat", context)(request)
     assert caught.value.param == "options.num_predict"
     assert context.loss_report.losses == {"options.seed": "why"}

@@ -11,7 +11,7 @@ def item(kind: str = "function_call", **more: Any) -> Json:
     return {"type": kind, "call_id": "c", "name": "f", **more}
 
 
-def delta(index: int, text: str, kind: str = "function_call_arguments") -> Json:
+def make_delta(index: int, text: str, kind: str = "function_call_arguments") -> Json:
     return {"type": f"response.{kind}.delta", "output_index": index, "delta": text}
 
 
@@ -25,10 +25,10 @@ def test_calls_are_numbered_in_opening_order_and_may_interleave() -> None:
         {"index": 1, "id": "c", "type": "custom", "custom": {"name": "f", "input": ""}}
     ]
     assert calls.open_call(3, item()) == []
-    assert calls.append_input(delta(5, "x", "custom_tool_call_input")) == [
+    assert calls.append_input(make_delta(5, "x", "custom_tool_call_input")) == [
         {"tool_calls": [{"index": 1, "custom": {"input": "x"}}]}
     ]
-    assert calls.append_input(delta(3, "{")) == [
+    assert calls.append_input(make_delta(3, "{")) == [
         {"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}
     ]
     assert calls.output_indexes == {3, 5}
@@ -37,7 +37,7 @@ def test_calls_are_numbered_in_opening_order_and_may_interleave() -> None:
 def test_finished_call_sends_the_missing_input() -> None:
     calls = ToolCallDeltaWriter(uses_function_call=False)
     calls.open_call(0, item())
-    calls.append_input(delta(0, '{"a"'))
+    calls.append_input(make_delta(0, '{"a"'))
     whole = item(arguments='{"a": 1}')
     assert calls.finish_call(0, whole) == [
         {"tool_calls": [{"index": 0, "function": {"arguments": ": 1}"}}]}
@@ -48,7 +48,7 @@ def test_finished_call_sends_the_missing_input() -> None:
 
 def test_input_of_an_unannounced_call_waits() -> None:
     calls = ToolCallDeltaWriter(uses_function_call=False)
-    assert calls.append_input(delta(0, "{}")) == []
+    assert calls.append_input(make_delta(0, "{}")) == []
     assert (calls.output_indexes, calls.finish_reason) == (set(), "stop")
 
 

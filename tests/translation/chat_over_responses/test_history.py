@@ -12,7 +12,7 @@ from tests.helpers.translating import terms
 Json = dict[str, Any]
 
 
-def items(*messages: Any, context: TranslationContext | None = None) -> list[Json]:
+def read_items(*messages: Any, context: TranslationContext | None = None) -> list[Json]:
     return ChatHistoryReader(context or terms()).read_messages(list(messages))
 
 
@@ -20,14 +20,14 @@ def user(text: str) -> Json:
     return {"role": "user", "content": text}
 
 
-def calling(*ids: str, content: Any = None) -> Json:
+def make_calls(*ids: str, content: Any = None) -> Json:
     calls = [
         {"id": i, "type": "function", "function": {"name": "f", "arguments": "{}"}} for i in ids
     ]
     return {"role": "assistant", "content": content, "tool_calls": calls}
 
 
-def result(call_id: str, content: Any = "done") -> Json:
+def make_result(call_id: str, content: Any = "done") -> Json:
     return {"role": "tool", "tool_call_id": call_id, "content": content}
 
 
@@ -38,7 +38,7 @@ def part(kind: str, text: str) -> Json:
 @pytest.mark.parametrize("role", ["system", "developer", "user"])
 def test_roles_are_kept_in_order(role: str) -> None:
     for content in ("Hi.", [{"type": "text", "text": "Hi."}]):
-        assert items({"role": role, "content": content}) == [
+        assert read_items({"role": role, "content": content}) == [
             {"type": "message", "role": role, "content": [part("input_text", "Hi.")]}
         ]
 
@@ -55,23 +55,23 @@ ASSISTANT: list[tuple[Json, list[Json]]] = [
 
 @pytest.mark.parametrize(("message", "content"), ASSISTANT)
 def test_assistant_content_becomes_output(message: Json, content: list[Json]) -> None:
-    assert items({"role": "assistant", **message}) == [
+    assert read_items({"role": "assistant", **message}) == [
         {"type": "message", "role": "assistant", "content": content}
     ]
 
 
 @pytest.mark.parametrize("content", [None, "", []])
 def test_empty_assistant_content_adds_no_message(content: Any) -> None:
-    assert items({"role": "assistant", "content": content}) == []
-    input_items = items(calling("a", content=content), result("a"))
+    assert read_items({"role": "assistant", "content": content}) == []
+    input_items = read_items(make_calls("a", content=content), make_result("a"))
     assert [item["type"] for item in input_items] == ["function_call", "function_call_output"]
 
 
 def test_output_type_follows_its_call() -> None:
     custom = {"id": "b", "type": "custom", "custom": {"name": "c", "input": "x"}}
-    message = calling("a")
+    message = make_calls("a")
     message["tool_calls"].append(custom)
-    input_items = items(message, result("b"), result("a"))
+    input_items = read_items(message, make_result("b"), make_result("a"))
     assert [(item["type"], item["call_id"]) for item in input_items] == [
         ("function_call", "a"),
         ("custom_tool_call", "b"),
@@ -95,12 +95,12 @@ def test_output_type_follows_its_call() -> None:
     ],
 )
 def test_tool_message_content_is_kept(content: Any, output: Any) -> None:
-    assert items(calling("a"), result("a", content))[-1]["output"] == output
+    assert read_items(make_calls("a"), make_result("a", content))[-1]["output"] == output
 
 
 def test_call_without_type_and_arguments_is_a_function_call() -> None:
     call = {"id": "a", "function": {"name": "f", "arguments": None}}
-    input_items = items({"role": "assistant", "tool_calls": [call]}, result("a"))
+    input_items = read_items({"role": "assistant", "tool_calls": [call]}, make_result("a"))
     assert input_items[0] == {
         "type": "function_call",
         "call_id": "a",
@@ -110,7 +110,7 @@ def test_call_without_type_and_arguments_is_a_function_call() -> None:
 
 
 def test_legacy_call_ids_are_stable() -> None:
-    def legacy(name: str) -> list[Json]:
+    def make_legacy_call(name: str) -> list[Json]:
         called = {
             "role": "assistant",
             "content": None,
@@ -118,22 +118,22 @@ def test_legacy_call_ids_are_stable() -> None:
         }
         return [called, {"role": "function", "name": name, "content": "done"}]
 
-    turns = [*legacy("f"), *legacy("g"), *legacy("f")]
-    ids = [item["call_id"] for item in items(*turns)]
+    turns = [*make_legacy_call("f"), *make_legacy_call("g"), *make_legacy_call("f")]
+    ids = [item["call_id"] for item in read_items(*turns)]
     assert ids == ["call_f_0", "call_f_0", "call_g_1", "call_g_1", "call_f_2", "call_f_2"]
-    assert [i.get("call_id") for i in items(*turns, user("More."))][:6] == ids
+    assert [i.get("call_id") for i in read_items(*turns, user("More."))][:6] == ids
 
 
 def test_unsupported_fields_are_reported() -> None:
     context = terms()
-    items(
+    read_items(
         {**user("Hi."), "name": "ann"},
         {"role": "assistant", "content": "Yes.", "audio": {"id": "x"}},
         context=context,
     )
     assert set(context.loss_report.losses) == {"messages.name", "messages.audio"}
     with pytest.raises(Unsupported):
-        items({**user("Hi."), "name": "ann"}, context=terms(strict=True))
+        read_items({**user("Hi."), "name": "ann"}, context=terms(strict=True))
 
 
 REFUSED: list[tuple[list[Any], str, str]] = [
@@ -161,11 +161,19 @@ REFUSED: list[tuple[list[Any], str, str]] = [
         "messages[0].tool_calls[0].type",
         "'x'",
     ),
-    ([calling("a")], "messages[0]", "These had no response: a."),
-    ([calling("a"), user("Hi."), result("a")], "messages[1]", "These had no response: a."),
-    ([calling("a", "b"), result("a"), user("Hi.")], "messages[2]", "These had no response: b."),
-    ([result("a")], "messages[0].tool_call_id", "id 'a' awaits"),
-    ([calling("a"), result("a"), result("a")], "messages[2].tool_call_id", "id 'a' awaits"),
+    ([make_calls("a")], "messages[0]", "These had no response: a."),
+    ([make_calls("a"), user("Hi."), make_result("a")], "messages[1]", "These had no response: a."),
+    (
+        [make_calls("a", "b"), make_result("a"), user("Hi.")],
+        "messages[2]",
+        "These had no response: b.",
+    ),
+    ([make_result("a")], "messages[0].tool_call_id", "id 'a' awaits"),
+    (
+        [make_calls("a"), make_result("a"), make_result("a")],
+        "messages[2].tool_call_id",
+        "id 'a' awaits",
+    ),
     ([{"role": "tool", "content": "x"}], "messages[0].tool_call_id", "Missing"),
     ([{"role": "function", "name": "f", "content": "x"}], "messages[0].name", "'f' was not called"),
     (
@@ -181,6 +189,6 @@ def test_malformed_message_error_names_the_path(
     messages: list[Any], param: str, words: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        items(*messages)
+        read_items(*messages)
     assert caught.value.param == param
     assert words in caught.value.message

@@ -56,7 +56,7 @@ def test_drafts_are_separate_and_numbered() -> None:
     assert not images.sent_indexes
 
 
-def image(url: str = f"data:image/png;base64,{PNG}", **more: Any) -> Json:
+def make_image(url: str = f"data:image/png;base64,{PNG}", **more: Any) -> Json:
     return {"type": "image_url", "image_url": {"url": url}, **more}
 
 
@@ -72,11 +72,11 @@ def user_message(url: str = f"data:image/png;base64,{PNG}") -> Json:
     ("images", "items"),
     [
         ([], []),
-        ([image(id="ig_1")], [MADE]),
-        ([image()], [user_message()]),
-        ([image("https://e.test/a.png", id="ig_1")], [user_message("https://e.test/a.png")]),
-        ([image(), image(id="ig_1")], [MADE, user_message()]),
-        ([image(id="ig_1"), image(id="ig_1")], [MADE, user_message()]),
+        ([make_image(id="ig_1")], [MADE]),
+        ([make_image()], [user_message()]),
+        ([make_image("https://e.test/a.png", id="ig_1")], [user_message("https://e.test/a.png")]),
+        ([make_image(), make_image(id="ig_1")], [MADE, user_message()]),
+        ([make_image(id="ig_1"), make_image(id="ig_1")], [MADE, user_message()]),
     ],
 )
 def test_history_image_becomes_its_call_or_a_user_image(
@@ -87,8 +87,8 @@ def test_history_image_becomes_its_call_or_a_user_image(
 
 def test_image_id_is_used_once_per_history() -> None:
     back = ImageHistory()
-    assert back.convert_images([image(id="ig_1")], "a") == [MADE]
-    assert back.convert_images([image(id="ig_1")], "b") == [user_message()]
+    assert back.convert_images([make_image(id="ig_1")], "a") == [MADE]
+    assert back.convert_images([make_image(id="ig_1")], "b") == [user_message()]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_image_id_is_used_once_per_history() -> None:
         ({"type": "text", "text": "t"}, "images[0].type"),
         ({"type": "image_url"}, "images[0].image_url"),
         ({"type": "image_url", "image_url": {}}, "images[0].image_url.url"),
-        (image(id=7), "images[0].id"),
+        (make_image(id=7), "images[0].id"),
     ],
 )
 def test_malformed_image_error_names_the_path(entry: Any, param: str) -> None:

@@ -7,7 +7,7 @@ from forwarder.translation.chat_over_responses.logprobs import attach_logprobs
 Json = dict[str, Any]
 
 
-def content(*entries: Json) -> list[Json]:
+def attach(*entries: Json) -> list[Json]:
     chunk = {"id": "1", "choices": [{"index": 0, "delta": {}, "logprobs": None}]}
     first, last = attach_logprobs([chunk, chunk], list(entries))
     assert first == chunk
@@ -18,9 +18,7 @@ def content(*entries: Json) -> list[Json]:
 
 
 def test_token_bytes_are_added() -> None:
-    [entry] = content(
-        {"token": "ü", "logprob": -1, "top_logprobs": [{"token": "u", "logprob": -2}]}
-    )
+    [entry] = attach({"token": "ü", "logprob": -1, "top_logprobs": [{"token": "u", "logprob": -2}]})
     assert entry == {
         "token": "ü",
         "logprob": -1,
@@ -30,13 +28,13 @@ def test_token_bytes_are_added() -> None:
 
 
 def test_existing_bytes_are_kept() -> None:
-    [entry] = content({"token": "\\xc3", "logprob": -1, "bytes": [0xC3]})
+    [entry] = attach({"token": "\\xc3", "logprob": -1, "bytes": [0xC3]})
     assert entry["bytes"] == [0xC3]
     assert entry["top_logprobs"] == []
 
 
 def test_partial_character_token_is_decoded() -> None:
-    [entry] = content({"token": "bytes:\\xf0\\x9f", "logprob": -1})
+    [entry] = attach({"token": "bytes:\\xf0\\x9f", "logprob": -1})
     assert entry["bytes"] == [0xF0, 0x9F]
-    [entry] = content({"token": "bytes:", "logprob": -1})
+    [entry] = attach({"token": "bytes:", "logprob": -1})
     assert entry["bytes"] == list(b"bytes:")

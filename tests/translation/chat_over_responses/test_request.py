@@ -23,12 +23,12 @@ FLAT = {
 TOOL = {"type": "function", "function": FUNCTION}
 
 
-def sent(context: TranslationContext | None = None, **request: Any) -> Json:
+def translate_to_responses(context: TranslationContext | None = None, **request: Any) -> Json:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request}
     return translate_request(body, context or terms()).responses_request
 
 
-BASE = sent()
+BASE = translate_to_responses()
 
 MAPPED: list[tuple[Json, Json]] = [
     ({"max_tokens": 100}, {"max_output_tokens": 100}),
@@ -89,19 +89,22 @@ MAPPED: list[tuple[Json, Json]] = [
 
 @pytest.mark.parametrize(("request_", "out"), MAPPED)
 def test_parameter_is_mapped(request_: Json, out: Json) -> None:
-    assert sent(**request_) == {**BASE, **out}
+    assert translate_to_responses(**request_) == {**BASE, **out}
 
 
 def test_modalities_extension_is_carried() -> None:
     modalities = ["text", "image"]
     context = terms(extensions=["modalities"])
-    assert sent(context, modalities=modalities) == {**BASE, "modalities": modalities}
+    assert translate_to_responses(context, modalities=modalities) == {
+        **BASE,
+        "modalities": modalities,
+    }
 
 
 def test_extensions_of_the_upstream_are_carried() -> None:
     more = {"seed": 7, "top_k": 3, "frequency_penalty": 0}
     context = terms(strict=True, extensions=frozenset(more))
-    assert sent(context, **more) == {**BASE, **more}
+    assert translate_to_responses(context, **more) == {**BASE, **more}
 
 
 def test_store_defaults_to_false() -> None:
@@ -109,11 +112,11 @@ def test_store_defaults_to_false() -> None:
 
 
 def test_reasoning_model_is_asked_for_a_summary() -> None:
-    assert sent(terms(can_summarize=True))["reasoning"] == {"summary": "auto"}
+    assert translate_to_responses(terms(can_summarize=True))["reasoning"] == {"summary": "auto"}
     assert "reasoning" not in BASE
-    assert sent(terms(can_summarize=True), reasoning_effort="none")["reasoning"] == {
-        "effort": "none"
-    }
+    assert translate_to_responses(terms(can_summarize=True), reasoning_effort="none")[
+        "reasoning"
+    ] == {"effort": "none"}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +153,6 @@ REFUSED: list[tuple[Json, Any, str]] = [
 @pytest.mark.parametrize(("request_", "raised", "param"), REFUSED)
 def test_unsupported_parameter_error_names_it(request_: Json, raised: Any, param: str) -> None:
     with pytest.raises(raised) as caught:
-        sent(**request_)
+        translate_to_responses(**request_)
     assert caught.value.status == 400
     assert caught.value.param == param

@@ -9,20 +9,20 @@ from forwarder.translation.chat_over_responses.side_data import SideData
 Json = dict[str, Any]
 
 
-def notes(*annotations: Any) -> SideData:
+def make_side_data(*annotations: Any) -> SideData:
     side_data = SideData("https://f.test{}".format)
     for annotation in annotations:
         side_data.add_annotation((0, 0), annotation, before=10)
     return side_data
 
 
-def cited(kind: str = "container_file_citation", **more: Any) -> Json:
+def make_citation(kind: str = "container_file_citation", **more: Any) -> Json:
     return {"type": kind, "file_id": "cfile_1", "container_id": "cntr_1", **more}
 
 
 def test_positions_include_earlier_texts() -> None:
     one = {"type": "url_citation", "start_index": 1, "end_index": 2, "url": "u", "title": "t"}
-    [citation] = notes(one, "odd", None).annotations
+    [citation] = make_side_data(one, "odd", None).annotations
     assert citation["url_citation"] == {
         "start_index": 11,
         "end_index": 12,
@@ -33,7 +33,11 @@ def test_positions_include_earlier_texts() -> None:
 
 
 def test_file_is_listed_once_with_all_its_fields() -> None:
-    side_data = notes(cited(), cited(filename="a.png"), cited("file_path", container_id=None))
+    side_data = make_side_data(
+        make_citation(),
+        make_citation(filename="a.png"),
+        make_citation("file_path", container_id=None),
+    )
     assert side_data.annotations == []
     assert side_data.files == [
         {
@@ -48,17 +52,17 @@ def test_file_is_listed_once_with_all_its_fields() -> None:
 
 @pytest.mark.parametrize("odd", ["../x", "a/b", "a?b", "a\nb", ".", "ü"])
 def test_unsafe_file_id_has_no_url(odd: str) -> None:
-    assert notes({"type": "file_path", "file_id": odd}).files == [{"file_id": odd}]
-    assert "url" not in notes(cited(container_id=odd)).files[0]
+    assert make_side_data({"type": "file_path", "file_id": odd}).files == [{"file_id": odd}]
+    assert "url" not in make_side_data(make_citation(container_id=odd)).files[0]
 
 
 @pytest.mark.parametrize("odd", [None, "", 7, ["a"]])
 def test_file_without_an_id_is_ignored(odd: Any) -> None:
-    assert notes({"type": "file_path", "file_id": odd}).files == []
+    assert make_side_data({"type": "file_path", "file_id": odd}).files == []
 
 
 def test_code_interpreter_image_is_a_file() -> None:
-    side_data = notes()
+    side_data = make_side_data()
     drawn = {"type": "image", "url": "https://e.test/1.png"}
     side_data.add_output_images([{"type": "logs", "logs": "ok"}, drawn, drawn, {"type": "image"}])
     side_data.add_output_images(None)
@@ -66,13 +70,18 @@ def test_code_interpreter_image_is_a_file() -> None:
 
 
 def test_annotated_text_is_known_by_its_place() -> None:
-    assert (0, 0) in notes(cited())
-    assert (0, 1) not in notes(cited())
+    assert (0, 0) in make_side_data(make_citation())
+    assert (0, 1) not in make_side_data(make_citation())
 
 
 def test_placement_has_end_positions() -> None:
     url = {"type": "url_citation", "start_index": 1, "end_index": 2, "url": "u", "title": "t"}
-    side_data = notes(url, cited(end_index=7), cited(end_index=5), cited("file_path", index=9))
+    side_data = make_side_data(
+        url,
+        make_citation(end_index=7),
+        make_citation(end_index=5),
+        make_citation("file_path", index=9),
+    )
     side_data.add_annotation(
         (1, 0), {"type": "url_citation", "url": "v"}, before=20, text_length=33
     )

@@ -17,19 +17,19 @@ from tests.helpers.translating import NOW, events_of, terms, translate
 Json = dict[str, Any]
 
 
-def chunks(*events: Json, **request: Any) -> list[Json]:
+def translate_events(*events: Json, **request: Any) -> list[Json]:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}], **request}
     return events_of(
         translate("chat_over_responses", body, terms()).answer(iter([[e] for e in events]))
     )
 
 
-def message(*events: Json, **request: Any) -> Json:
-    folded: Json = fold_chat(iter([chunks(*events, **request)]))["choices"][0]["message"]
+def fold_events(*events: Json, **request: Any) -> Json:
+    folded: Json = fold_chat(iter([translate_events(*events, **request)]))["choices"][0]["message"]
     return folded
 
 
-def event(kind: str, **more: Any) -> Json:
+def make_event(kind: str, **more: Any) -> Json:
     return {"type": f"response.{kind}", **more}
 
 
@@ -37,22 +37,26 @@ def at(index: int, part: int = 0) -> Json:
     return {"output_index": index, "content_index": part, "item_id": f"item_{index}"}
 
 
-def completed(*output: Json, **more: Any) -> Json:
-    return event("completed", response={"status": "completed", "output": list(output), **more})
+def make_completed(*output: Json, **more: Any) -> Json:
+    return make_event("completed", response={"status": "completed", "output": list(output), **more})
 
 
 def test_completion_id_and_model_come_from_the_response() -> None:
-    created = event(
+    created = make_event(
         "created",
         response={"id": "resp_7", "model": "m-2026", "created_at": 7.5, "service_tier": "flex"},
     )
-    first = chunks(created, event("output_text.delta", **at(0), delta="a"), completed())[0]
+    first = translate_events(
+        created, make_event("output_text.delta", **at(0), delta="a"), make_completed()
+    )[0]
     assert (first["id"], first["model"], first["created"]) == ("chatcmpl-7", "m-2026", 7)
     assert first["service_tier"] == "flex"
 
 
 def test_completion_has_its_own_id_without_a_response_id() -> None:
-    first = chunks(event("output_text.delta", **at(0), delta="a"), completed())[0]
+    first = translate_events(make_event("output_text.delta", **at(0), delta="a"), make_completed())[
+        0
+    ]
     assert (first["id"], first["model"], first["created"]) == ("chatcmpl-1", "m", NOW)
 
 
@@ -68,14 +72,14 @@ def test_completion_has_its_own_id_without_a_response_id() -> None:
     ],
 )
 def test_finish_reason_is_mapped(kind: str, details: Json | None, finish: str) -> None:
-    last = event(kind, response={"status": kind, "incomplete_details": details, "output": []})
-    assert chunks(last)[-1]["choices"][0]["finish_reason"] == finish
+    last = make_event(kind, response={"status": kind, "incomplete_details": details, "output": []})
+    assert translate_events(last)[-1]["choices"][0]["finish_reason"] == finish
 
 
 @pytest.mark.parametrize(
     "failed",
     [
-        event(
+        make_event(
             "failed", response={"error": {"code": "rate_limit_exceeded", "message": "Slow down."}}
         ),
         {"type": "error", "code": "rate_limit_exceeded", "message": "Slow down.", "param": None},
@@ -84,32 +88,32 @@ def test_finish_reason_is_mapped(kind: str, details: Json | None, finish: str) -
 )
 def test_failure_keeps_its_status(failed: Json) -> None:
     with pytest.raises(UpstreamRefused, match=r"Slow down\.") as caught:
-        chunks(failed)
+        translate_events(failed)
     assert caught.value.status == 429
 
 
 def test_failure_without_an_error_raises() -> None:
     with pytest.raises(UpstreamRefused):
-        chunks(event("failed", response={"status": "failed", "error": None}))
+        translate_events(make_event("failed", response={"status": "failed", "error": None}))
 
 
 def test_stream_without_terminal_event_raises() -> None:
     with pytest.raises(UpstreamProtocolError):
-        chunks(event("output_text.delta", **at(0), delta="a"))
+        translate_events(make_event("output_text.delta", **at(0), delta="a"))
 
 
 def test_missing_deltas_are_added() -> None:
-    reply = message(
-        event("output_text.delta", **at(0), delta="Hel"),
-        event("output_text.done", **at(0), text="Hello"),
-        event("refusal.delta", **at(0, 1), delta="N"),
-        event("refusal.done", **at(0, 1), refusal="No"),
-        event("reasoning_text.done", **at(1), text="Hm"),
-        event("output_item.added", output_index=2, item={"type": "function_call", "call_id": "a", "name": "f"}),
-        event("function_call_arguments.delta", output_index=2, delta='{"a"'),
-        event("output_item.done", output_index=2,
+    reply = fold_events(
+        make_event("output_text.delta", **at(0), delta="Hel"),
+        make_event("output_text.done", **at(0), text="Hello"),
+        make_event("refusal.delta", **at(0, 1), delta="N"),
+        make_event("refusal.done", **at(0, 1), refusal="No"),
+        make_event("reasoning_text.done", **at(1), text="Hm"),
+        make_event("output_item.added", output_index=2, item={"type": "function_call", "call_id": "a", "name": "f"}),
+        make_event("function_call_arguments.delta", output_index=2, delta='{"a"'),
+        make_event("output_item.done", output_index=2,
               item={"type": "function_call", "call_id": "a", "name": "f", "arguments": '{"a": 1}'}),
-        completed(),
+        make_completed(),
     )  # fmt: skip
     assert (reply["content"], reply["refusal"], reply["reasoning_content"]) == ("Hello", "No", "Hm")
     assert reply["tool_calls"][0]["function"]["arguments"] == '{"a": 1}'
@@ -120,21 +124,21 @@ def test_nothing_is_sent_twice() -> None:
         "type": "message",
         "content": [{"type": "output_text", "text": "Hello", "annotations": []}],
     }
-    reply = message(
-        event("output_text.delta", **at(0), delta="Hello"),
-        event("output_text.done", **at(0), text="Hello"),
-        event("output_item.done", output_index=0, item=item),
-        completed(item),
+    reply = fold_events(
+        make_event("output_text.delta", **at(0), delta="Hello"),
+        make_event("output_text.done", **at(0), text="Hello"),
+        make_event("output_item.done", output_index=0, item=item),
+        make_completed(item),
     )
     assert reply["content"] == "Hello"
 
 
 def test_arguments_wait_for_an_unannounced_call() -> None:
     item = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
-    reply = message(
-        event("function_call_arguments.delta", output_index=0, delta="{}"),
-        event("output_item.done", output_index=0, item=item),
-        completed(),
+    reply = fold_events(
+        make_event("function_call_arguments.delta", output_index=0, delta="{}"),
+        make_event("output_item.done", output_index=0, item=item),
+        make_completed(),
     )
     assert reply["tool_calls"] == [
         {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -143,60 +147,62 @@ def test_arguments_wait_for_an_unannounced_call() -> None:
 
 def test_both_reasoning_event_names_are_read() -> None:
     for stem in ("reasoning_text", "reasoning"):
-        reply = message(
-            event(f"{stem}.delta", **at(0), delta="H"),
-            event(f"{stem}.done", **at(0), text="Hm"),
-            completed(),
+        reply = fold_events(
+            make_event(f"{stem}.delta", **at(0), delta="H"),
+            make_event(f"{stem}.done", **at(0), text="Hm"),
+            make_completed(),
         )
         assert reply["reasoning_content"] == "Hm"
 
 
 def test_summary_without_deltas_is_paragraphs() -> None:
     done = [
-        event("reasoning_summary_text.done", output_index=0, summary_index=i, text=text)
+        make_event("reasoning_summary_text.done", output_index=0, summary_index=i, text=text)
         for i, text in enumerate("ab")
     ]
-    assert message(*done, completed())["reasoning_content"] == "a\n\nb"
+    assert fold_events(*done, make_completed())["reasoning_content"] == "a\n\nb"
 
 
 def test_summary_beside_text_is_separate() -> None:
-    text = event("reasoning_text.delta", **at(0), delta="text")
-    summary = event(
+    text = make_event("reasoning_text.delta", **at(0), delta="text")
+    summary = make_event(
         "reasoning_summary_text.delta", output_index=0, summary_index=0, delta="summary"
     )
-    reply = message(text, summary, completed())
+    reply = fold_events(text, summary, make_completed())
     assert reply["reasoning_content"] == "text"
     assert reply["metadata"] == {"reasoning_summary": "summary"}
-    reply = message(summary, text, completed())
+    reply = fold_events(summary, text, make_completed())
     assert reply["reasoning_content"] == "summary\n\ntext"
     assert reply["metadata"] == {"reasoning_summary": "summary"}
 
 
 def test_unknown_events_and_items_are_ignored() -> None:
-    reply = message(
-        event("telepathy.delta", delta="x"),
+    reply = fold_events(
+        make_event("telepathy.delta", delta="x"),
         {"no": "type"},
-        event("output_item.added", output_index=0, item={"type": "vendor:thing"}),
-        event("output_item.done", output_index=0, item={"type": "vendor:thing"}),
-        event("output_text.delta", **at(1), delta="a"),
-        completed({"type": "vendor:thing"}),
+        make_event("output_item.added", output_index=0, item={"type": "vendor:thing"}),
+        make_event("output_item.done", output_index=0, item={"type": "vendor:thing"}),
+        make_event("output_text.delta", **at(1), delta="a"),
+        make_completed({"type": "vendor:thing"}),
     )
     assert reply["content"] == "a"
 
 
 def test_empty_answer_still_has_a_message() -> None:
-    assert message(completed()) == {"role": "assistant", "content": "", "refusal": None}
+    assert fold_events(make_completed()) == {"role": "assistant", "content": "", "refusal": None}
 
 
 def test_late_logprobs_are_sent_once() -> None:
     entry = {"token": "a", "logprob": -1, "top_logprobs": []}
-    deltas = event("output_text.delta", **at(0), delta="a", logprobs=[entry])
-    bare = event("output_text.delta", **at(0), delta="a", logprobs=[])
-    done = event("output_text.done", **at(0), text="a", logprobs=[entry])
+    deltas = make_event("output_text.delta", **at(0), delta="a", logprobs=[entry])
+    bare = make_event("output_text.delta", **at(0), delta="a", logprobs=[])
+    done = make_event("output_text.done", **at(0), text="a", logprobs=[entry])
     part = {"type": "output_text", "text": "a", "annotations": [], "logprobs": [entry]}
-    item = event("output_item.done", output_index=0, item={"type": "message", "content": [part]})
+    item = make_event(
+        "output_item.done", output_index=0, item={"type": "message", "content": [part]}
+    )
     for events in ([deltas, done, item], [bare, done, item], [bare, item], [item], [deltas]):
-        emitted = chunks(*events, completed(), logprobs=True)
+        emitted = translate_events(*events, make_completed(), logprobs=True)
         logprobs = [c["choices"][0]["logprobs"] for c in emitted if c["choices"][0]["logprobs"]]
         assert [[one["token"] for one in each["content"]] for each in logprobs] == [["a"]]
         assert "".join(c["choices"][0]["delta"].get("content") or "" for c in emitted) == "a"
@@ -204,31 +210,33 @@ def test_late_logprobs_are_sent_once() -> None:
 
 def test_unrequested_logprobs_are_omitted() -> None:
     entry = {"token": "a", "logprob": -1, "top_logprobs": []}
-    delta = event("output_text.delta", **at(0), delta="a", logprobs=[entry])
-    done = event("output_text.done", **at(0), text="a", logprobs=[entry])
-    assert all(c["choices"][0]["logprobs"] is None for c in chunks(delta, done, completed()))
+    delta = make_event("output_text.delta", **at(0), delta="a", logprobs=[entry])
+    done = make_event("output_text.done", **at(0), text="a", logprobs=[entry])
+    assert all(
+        c["choices"][0]["logprobs"] is None for c in translate_events(delta, done, make_completed())
+    )
 
 
 def test_image_of_the_final_response_is_sent() -> None:
     item = {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw=="}
-    assert len(message(completed(item))["images"]) == 1
-    added = event("output_item.done", output_index=0, item={**item, "result": None})
-    assert len(message(added, completed(item))["images"]) == 1
+    assert len(fold_events(make_completed(item))["images"]) == 1
+    added = make_event("output_item.done", output_index=0, item={**item, "result": None})
+    assert len(fold_events(added, make_completed(item))["images"]) == 1
 
 
 def test_image_alone_keeps_the_completion_id() -> None:
     item = {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw=="}
-    done = event("output_item.done", output_index=0, item=item)
-    emitted = chunks(done, completed(item, id="resp_9", model="other"))
+    done = make_event("output_item.done", output_index=0, item=item)
+    emitted = translate_events(done, make_completed(item, id="resp_9", model="other"))
     assert len({(chunk["id"], chunk["model"]) for chunk in emitted}) == 1
 
 
 def test_drafts_stream_separately_from_images() -> None:
-    draft = event("image_generation_call.partial_image", output_index=0, item_id="ig_1",
+    draft = make_event("image_generation_call.partial_image", output_index=0, item_id="ig_1",
                   partial_image_index=0, partial_image_b64="iVBORw==")  # fmt: skip
-    deltas = [c["choices"][0]["delta"] for c in chunks(draft, completed())]
+    deltas = [c["choices"][0]["delta"] for c in translate_events(draft, make_completed())]
     assert [d["metadata"]["partial_images"][0]["id"] for d in deltas if "metadata" in d] == ["ig_1"]
-    assert "metadata" not in message(draft, completed())
+    assert "metadata" not in fold_events(draft, make_completed())
 
 
 def test_all_content_events_have_handlers() -> None:
@@ -256,7 +264,7 @@ def test_all_content_events_have_handlers() -> None:
 def test_chunks_before_a_failure_are_sent() -> None:
     """The chunks before the failure are sent, then the failure is raised."""
     batch = [
-        event("output_text.delta", **at(0), delta="begun"),
+        make_event("output_text.delta", **at(0), delta="begun"),
         {"type": "error", "message": "Overloaded.", "code": "server_error"},
     ]
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
@@ -273,15 +281,19 @@ def test_cut_answer_streams_its_side_data() -> None:
     url = {"type": "url_citation", "start_index": 0, "end_index": 3, "url": "u", "title": "t"}
     file = {"type": "file_path", "file_id": "file-1", "index": 2}
     events = [
-        event("reasoning_text.delta", **at(0), delta="text"),
-        event("reasoning_summary_text.delta", output_index=0, summary_index=0, delta="summary"),
-        event("output_item.done", output_index=0, item={"type": "reasoning", "id": "rs"}),
-        event("output_text.delta", **at(1), delta="one two"),
-        event("output_text.annotation.added", **at(1), annotation=url),
-        event("output_text.annotation.added", **at(1), annotation=file),
-        completed(),
+        make_event("reasoning_text.delta", **at(0), delta="text"),
+        make_event(
+            "reasoning_summary_text.delta", output_index=0, summary_index=0, delta="summary"
+        ),
+        make_event("output_item.done", output_index=0, item={"type": "reasoning", "id": "rs"}),
+        make_event("output_text.delta", **at(1), delta="one two"),
+        make_event("output_text.annotation.added", **at(1), annotation=url),
+        make_event("output_text.annotation.added", **at(1), annotation=file),
+        make_completed(),
     ]
-    deltas = [c["choices"][0]["delta"] for c in chunks(*events, stop="END") if c["choices"]]
+    deltas = [
+        c["choices"][0]["delta"] for c in translate_events(*events, stop="END") if c["choices"]
+    ]
     side_data = [delta["notes"] for delta in deltas if "notes" in delta]
     assert side_data[0] == {
         "annotations": [],
@@ -312,15 +324,17 @@ def test_answer_is_cut_at_stops_and_low_limits(request_: Json, cut: bool) -> Non
     assert is_answer_cut(request_) is cut
 
 
-# -- what some providers do -----------------------------------------------------------------------
+# -- provider peculiarities ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("tier", "expected"), [("on_demand", "default"), ("ultrafast", "priority"), ("flex", "flex")]
 )
 def test_service_tier_is_mapped_to_chats_values(tier: str, expected: str) -> None:
-    created = event("created", response={"service_tier": tier})
-    first = chunks(created, event("output_text.delta", **at(0), delta="a"), completed())[0]
+    created = make_event("created", response={"service_tier": tier})
+    first = translate_events(
+        created, make_event("output_text.delta", **at(0), delta="a"), make_completed()
+    )[0]
     assert first["service_tier"] == expected
 
 
@@ -332,16 +346,16 @@ SEARCH = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "xs_call_1",
 def test_provider_answered_calls_are_ignored(streamed: bool) -> None:
     own = {**SEARCH, "call_id": "call_1", "name": "patch"}
     steps = [
-        event("output_item.added", output_index=0, item={**SEARCH, "input": ""}),
-        event("custom_tool_call_input.delta", **at(0), delta=SEARCH["input"]),
-        event("custom_tool_call_input.done", **at(0), input=SEARCH["input"]),
-        event("output_item.done", output_index=0, item=SEARCH),
-        event("output_item.added", output_index=1, item={**own, "input": ""}),
-        event("output_item.done", output_index=1, item=own),
+        make_event("output_item.added", output_index=0, item={**SEARCH, "input": ""}),
+        make_event("custom_tool_call_input.delta", **at(0), delta=SEARCH["input"]),
+        make_event("custom_tool_call_input.done", **at(0), input=SEARCH["input"]),
+        make_event("output_item.done", output_index=0, item=SEARCH),
+        make_event("output_item.added", output_index=1, item={**own, "input": ""}),
+        make_event("output_item.done", output_index=1, item=own),
     ]
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi."}]}
     context = terms(server_calls=("xs_call_",))
-    events = [*(steps if streamed else []), completed(SEARCH, own)]
+    events = [*(steps if streamed else []), make_completed(SEARCH, own)]
     stream = translate("chat_over_responses", body, context).answer(iter([events]))
     [choice] = fold_chat(stream)["choices"]
     assert [call["id"] for call in choice["message"]["tool_calls"]] == ["call_1"]
@@ -353,7 +367,7 @@ def test_answer_after_provider_calls_finishes_with_stop() -> None:
     context = terms(server_calls=("xs_call_",))
     reply = {"type": "message", "content": [{"type": "output_text", "text": "a"}]}
     stream = translate("chat_over_responses", body, context).answer(
-        iter([[completed(SEARCH, reply)]])
+        iter([[make_completed(SEARCH, reply)]])
     )
     [choice] = fold_chat(stream)["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("a", "stop")
@@ -367,11 +381,11 @@ def test_citation_without_position_is_placed_at_the_end(streamed: bool) -> None:
     part = {"type": "output_text", "text": "Hello.", "annotations": [bare]}
     item = {"type": "message", "id": "item_0", "content": [part]}
     steps = [
-        event("output_text.delta", **at(0), delta="Hello."),
-        event("output_text.annotation.added", **at(0), annotation_index=0, annotation=bare),
-        event("output_item.done", output_index=0, item=item),
+        make_event("output_text.delta", **at(0), delta="Hello."),
+        make_event("output_text.annotation.added", **at(0), annotation_index=0, annotation=bare),
+        make_event("output_item.done", output_index=0, item=item),
     ]
-    emitted = chunks(*(steps if streamed else []), completed(item))
+    emitted = translate_events(*(steps if streamed else []), make_completed(item))
     [citation] = fold_chat(iter([emitted]))["choices"][0]["message"]["annotations"]
     assert citation == {
         "type": "url_citation",
@@ -384,9 +398,9 @@ def test_moderation_is_carried() -> None:
     result = {"type": "moderation_result", "model": "omni", "flagged": True, "categories": {},
               "category_applied_input_types": {}, "category_scores": {}}  # fmt: skip
     listed = {"type": "moderation_results", "model": "omni", "results": [result]}
-    emitted = chunks(
-        event("output_text.delta", **at(0), delta="a"),
-        completed(moderation={"input": result, "output": result}),
+    emitted = translate_events(
+        make_event("output_text.delta", **at(0), delta="a"),
+        make_completed(moderation={"input": result, "output": result}),
     )
     assert [m for chunk in emitted for m in sdk.chunk_mistakes(chunk)] == []
     folded = fold_chat(iter([emitted]))
@@ -395,6 +409,8 @@ def test_moderation_is_carried() -> None:
 
 
 def test_finished_empty_answer_is_an_empty_message() -> None:
-    folded = fold_chat(iter([chunks(event("created", response={}), completed())]))
+    folded = fold_chat(
+        iter([translate_events(make_event("created", response={}), make_completed())])
+    )
     [choice] = folded["choices"]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")

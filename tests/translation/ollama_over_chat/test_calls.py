@@ -12,11 +12,11 @@ from forwarder.translation.ollama_over_chat.calls import OllamaToolCallCollector
 Json = dict[str, Any]
 
 
-def piece(index: int | None, text: Any = None, name: str | None = None, **more: Any) -> Json:
+def make_delta(index: int | None, text: Any = None, name: str | None = None, **more: Any) -> Json:
     return {"index": index, "function": {"name": name, "arguments": text}, **more}
 
 
-def gathered(*pieces: Json, is_cut: bool = False) -> list[Json]:
+def collect_calls(*pieces: Json, is_cut: bool = False) -> list[Json]:
     calls = OllamaToolCallCollector()
     for each in pieces:
         calls.add_delta(each)
@@ -24,8 +24,11 @@ def gathered(*pieces: Json, is_cut: bool = False) -> list[Json]:
 
 
 def test_call_deltas_may_interleave() -> None:
-    tool_calls = gathered(
-        piece(0, '{"a"', "f", id="c0"), piece(1, "{", "g", id="c1"), piece(0, ":1}"), piece(1, "}")
+    tool_calls = collect_calls(
+        make_delta(0, '{"a"', "f", id="c0"),
+        make_delta(1, "{", "g", id="c1"),
+        make_delta(0, ":1}"),
+        make_delta(1, "}"),
     )
     assert tool_calls == [
         {"id": "c0", "function": {"index": 0, "name": "f", "arguments": {"a": 1}}},
@@ -34,7 +37,7 @@ def test_call_deltas_may_interleave() -> None:
 
 
 def test_repeated_name_is_not_doubled() -> None:
-    [tool_call] = gathered(piece(0, "{", "f"), piece(0, "}", "f"))
+    [tool_call] = collect_calls(make_delta(0, "{", "f"), make_delta(0, "}", "f"))
     assert tool_call == {"function": {"index": 0, "name": "f", "arguments": {}}}
 
 
@@ -50,18 +53,18 @@ def test_repeated_name_is_not_doubled() -> None:
     ],
 )
 def test_arguments_become_an_object(text: Any, arguments: Json) -> None:
-    [tool_call] = gathered(piece(0, text, "f"))
+    [tool_call] = collect_calls(make_delta(0, text, "f"))
     assert tool_call["function"]["arguments"] == arguments
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"', "7", "{'a': 1}", "[" * 100_000])
 def test_invalid_arguments_are_an_upstream_error_unless_cut(text: str) -> None:
     with pytest.raises(UpstreamProtocolError, match="'f'"):
-        gathered(piece(0, text, "f"))
-    assert gathered(piece(0, "{}", "e"), piece(1, text, "f"), is_cut=True) == [
+        collect_calls(make_delta(0, text, "f"))
+    assert collect_calls(make_delta(0, "{}", "e"), make_delta(1, text, "f"), is_cut=True) == [
         {"function": {"index": 0, "name": "e", "arguments": {}}}
     ]
 
 
 def test_cut_call_without_arguments_is_omitted() -> None:
-    assert gathered(piece(0, "", "f"), is_cut=True) == []
+    assert collect_calls(make_delta(0, "", "f"), is_cut=True) == []

@@ -21,40 +21,40 @@ PNG = "iVBORw0KGgo="
 JPEG = "/9j/4AAQ"
 
 
-def read(*messages: Json, strict: bool = False) -> list[Json]:
+def read_history(*messages: Json, strict: bool = False) -> list[Json]:
     return OllamaHistoryReader(LossReport(strict=strict)).read_messages(list(messages))
 
 
-def called(*names: str, **more: Any) -> Json:
+def make_calls(*names: str, **more: Any) -> Json:
     calls = [{"function": {"name": name, "arguments": {"n": i}}} for i, name in enumerate(names)]
     return {"role": "assistant", "content": "", "tool_calls": calls, **more}
 
 
-def result(text: str, **more: Any) -> Json:
+def make_result(text: str, **more: Any) -> Json:
     return {"role": "tool", "content": text, **more}
 
 
-def ids(messages: list[Json]) -> list[str]:
+def read_call_ids(messages: list[Json]) -> list[str]:
     return [call["id"] for m in messages for call in m.get("tool_calls") or ()]
 
 
-def answered(messages: list[Json]) -> dict[str, str]:
+def map_results(messages: list[Json]) -> dict[str, str]:
     return {m["content"]: m["tool_call_id"] for m in messages if m["role"] == "tool"}
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "User"])
 def test_text_is_unchanged(role: str) -> None:
-    [converted] = read({"role": role, "content": "Grüezi"})
+    [converted] = read_history({"role": role, "content": "Grüezi"})
     assert converted == {"role": role.lower(), "content": "Grüezi"}
 
 
 def test_missing_text_is_empty() -> None:
-    assert read({"role": "user"}) == [{"role": "user", "content": ""}]
+    assert read_history({"role": "user"}) == [{"role": "user", "content": ""}]
 
 
 @pytest.mark.parametrize(("data", "kind"), [(PNG, "png"), (JPEG, "jpeg"), ("AAAA", "png")])
 def test_image_becomes_a_part_after_the_text(data: str, kind: str) -> None:
-    [converted] = read({"role": "user", "content": "What?", "images": [data]})
+    [converted] = read_history({"role": "user", "content": "What?", "images": [data]})
     shown = {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}}
     assert converted["content"] == [{"type": "text", "text": "What?"}, shown]
 
@@ -67,7 +67,7 @@ def test_image_url_without_text_is_accepted() -> None:
 @pytest.mark.parametrize("image", ["not base64!", "", 7, None])
 def test_invalid_image_error_names_the_path(image: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        read({"role": "user", "images": [PNG, image]})
+        read_history({"role": "user", "images": [PNG, image]})
     assert caught.value.param == "messages[0].images[1]"
 
 
@@ -75,7 +75,7 @@ def test_long_invalid_image_is_refused_quickly() -> None:
     began = time.process_time()
 
     with pytest.raises(InvalidRequest):
-        read({"role": "user", "images": ["A" + " " * 50_000 + "!"]})
+        read_history({"role": "user", "images": ["A" + " " * 50_000 + "!"]})
 
     assert time.process_time() - began < 1
 
@@ -86,18 +86,18 @@ def test_base64_with_line_breaks_is_accepted(image: str) -> None:
 
 
 def test_assistant_images_stay_in_the_message() -> None:
-    [converted] = read({"role": "assistant", "content": "Look.", "images": [PNG]})
+    [converted] = read_history({"role": "assistant", "content": "Look.", "images": [PNG]})
     assert converted["content"] == "Look."
     assert converted["images"][0]["image_url"]["url"].endswith(PNG)
 
 
 def test_thinking_becomes_reasoning_content() -> None:
-    [converted] = read({"role": "assistant", "content": "4", "thinking": "2 + 2"})
+    [converted] = read_history({"role": "assistant", "content": "4", "thinking": "2 + 2"})
     assert converted == {"role": "assistant", "content": "4", "reasoning_content": "2 + 2"}
 
 
 def test_call_gets_an_id_and_its_arguments_are_serialized() -> None:
-    converted, answer = read(called("add"), result("1"))
+    converted, answer = read_history(make_calls("add"), make_result("1"))
     function = {"name": "add", "arguments": '{"n":0}'}
     assert converted["tool_calls"] == [{"id": "call_1", "type": "function", "function": function}]
     assert converted["content"] is None
@@ -112,55 +112,57 @@ def test_arguments_are_serialized_compactly(arguments: Any, text: str) -> None:
 
 
 def test_generated_ids_are_stable_when_the_history_grows() -> None:
-    first = [called("a", "b"), result("1"), result("2")]
-    more = [*first, {"role": "user", "content": "on"}, called("a"), result("3")]
-    assert ids(read(*first)) == ["call_1", "call_2"]
-    assert ids(read(*more)) == ["call_1", "call_2", "call_3"]
+    first = [make_calls("a", "b"), make_result("1"), make_result("2")]
+    more = [*first, {"role": "user", "content": "on"}, make_calls("a"), make_result("3")]
+    assert read_call_ids(read_history(*first)) == ["call_1", "call_2"]
+    assert read_call_ids(read_history(*more)) == ["call_1", "call_2", "call_3"]
 
 
 def test_unnamed_results_are_matched_in_order() -> None:
-    converted = read(called("a", "b"), result("one"), result("two"))
-    assert answered(converted) == {"one": "call_1", "two": "call_2"}
+    converted = read_history(make_calls("a", "b"), make_result("one"), make_result("two"))
+    assert map_results(converted) == {"one": "call_1", "two": "call_2"}
 
 
 @pytest.mark.parametrize("field", ["tool_name", "name"])
 def test_named_results_are_matched_by_tool(field: str) -> None:
     names = [
-        result("b2", **{field: "b"}),
-        result("a", **{field: "a"}),
-        result("b4", **{field: "b"}),
+        make_result("b2", **{field: "b"}),
+        make_result("a", **{field: "a"}),
+        make_result("b4", **{field: "b"}),
     ]
-    converted = read(called("a", "b", "b"), *names)
-    assert answered(converted) == {"b2": "call_2", "a": "call_1", "b4": "call_3"}
+    converted = read_history(make_calls("a", "b", "b"), *names)
+    assert map_results(converted) == {"b2": "call_2", "a": "call_1", "b4": "call_3"}
 
 
 def test_client_ids_are_kept_and_never_generated() -> None:
     own = {"id": "call_1", "function": {"name": "a", "arguments": {}}}
     none = {"function": {"name": "b", "arguments": {}}}
     message = {"role": "assistant", "tool_calls": [none, own]}
-    converted = read(
-        message, result("a", tool_call_id="call_1"), result("b", tool_call_id="unheard-of")
+    converted = read_history(
+        message,
+        make_result("a", tool_call_id="call_1"),
+        make_result("b", tool_call_id="unheard-of"),
     )
-    assert ids(converted) == ["call_2", "call_1"]
-    assert answered(converted) == {"a": "call_1", "b": "call_2"}
+    assert read_call_ids(converted) == ["call_2", "call_1"]
+    assert map_results(converted) == {"a": "call_1", "b": "call_2"}
 
 
 @pytest.mark.parametrize(
     "messages",
     [
-        [result("1")],
-        [called("a"), result("1"), result("2")],
-        [called("a"), result("1", tool_name="b")],
+        [make_result("1")],
+        [make_calls("a"), make_result("1"), make_result("2")],
+        [make_calls("a"), make_result("1", tool_name="b")],
     ],
 )
 def test_result_without_a_call_is_refused(messages: list[Json]) -> None:
     with pytest.raises(InvalidRequest, match="no earlier call") as caught:
-        read(*messages)
+        read_history(*messages)
     assert caught.value.param == f"messages[{len(messages) - 1}]"
 
 
 def test_result_may_have_images() -> None:
-    _, converted = read(called("a"), result("Look.", images=[PNG]))
+    _, converted = read_history(make_calls("a"), make_result("Look.", images=[PNG]))
     assert [part["type"] for part in converted["content"]] == ["text", "image_url"]
 
 
@@ -188,7 +190,7 @@ def test_result_may_have_images() -> None:
 )
 def test_malformed_message_error_names_the_path(message: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        read(message)
+        read_history(message)
     assert caught.value.param == param
 
 

@@ -19,7 +19,7 @@ USAGE = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3, "t
 END = chunk("stop")
 
 
-def values_of(ollama_lines: list[Json], name: str = "content") -> list[str]:
+def read_values(ollama_lines: list[Json], name: str = "content") -> list[str]:
     return [line["message"][name] for line in ollama_lines if line["message"].get(name)]
 
 
@@ -30,7 +30,7 @@ def test_text_streams_and_the_last_line_is_done() -> None:
     head = {"model": "m", "created_at": STAMP}
     message = {"role": "assistant", "content": "Hel"}
     assert ollama_lines[0] == {**head, "message": message, "done": False}
-    assert values_of(ollama_lines) == ["Hel", "lo"]
+    assert read_values(ollama_lines) == ["Hel", "lo"]
     assert [line["done"] for line in ollama_lines] == [False, False, True]
     assert ollama_lines[-1]["message"] == {"role": "assistant", "content": ""}
     assert [mistakes(line) for line in ollama_lines] == [[], [], []]
@@ -82,32 +82,32 @@ def test_finish_reason_is_mapped(finish: str, reason: str) -> None:
 def test_reasoning_becomes_thinking_in_all_formats(deltas: list[Json]) -> None:
     batches = [[chunk(**delta)] for delta in deltas]
     ollama_lines = lines([*batches, [END]])
-    assert ("".join(values_of(ollama_lines, "thinking")), "".join(values_of(ollama_lines))) == (
+    assert ("".join(read_values(ollama_lines, "thinking")), "".join(read_values(ollama_lines))) == (
         "Hm.",
         "Hi",
     )
     quiet = lines([*batches, [END]], think=False)
-    assert (values_of(quiet, "thinking"), "".join(values_of(quiet))) == ([], "Hi")
+    assert (read_values(quiet, "thinking"), "".join(read_values(quiet))) == ([], "Hi")
 
 
 def test_incomplete_think_tag_is_text() -> None:
-    assert values_of(lines([[chunk(content="<thi")], [END]])) == ["<thi"]
+    assert read_values(lines([[chunk(content="<thi")], [END]])) == ["<thi"]
 
 
 def test_refusal_becomes_text() -> None:
-    assert values_of(lines([[chunk(refusal="I can't.")], [END]])) == ["I can't."]
+    assert read_values(lines([[chunk(refusal="I can't.")], [END]])) == ["I can't."]
 
 
 def test_calls_follow_the_text_whole() -> None:
-    def call(text: str, **more: Any) -> Json:
+    def make_call_chunk(text: str, **more: Any) -> Json:
         return chunk(tool_calls=[{"index": 0, "function": {"arguments": text, **more}}])
 
-    ollama_lines = lines([[chunk(content="Let me.")], [call('{"ci', name="f")], [call('ty":1}')],
+    ollama_lines = lines([[chunk(content="Let me.")], [make_call_chunk('{"ci', name="f")], [make_call_chunk('ty":1}')],
                   [chunk("tool_calls")]])  # fmt: skip
     assert [line["message"].get("tool_calls") for line in ollama_lines] == [
         None, [{"function": {"index": 0, "name": "f", "arguments": {"city": 1}}}], None
     ]  # fmt: skip
-    assert values_of(ollama_lines) == ["Let me."]
+    assert read_values(ollama_lines) == ["Let me."]
     assert ollama_lines[-1]["done_reason"] == "stop"
     assert [mistakes(line) for line in ollama_lines] == [[], [], []]
 
@@ -121,17 +121,26 @@ def test_logprobs_are_on_their_line() -> None:
     silent["choices"][0]["logprobs"] = {"content": [entry]}
     ollama_lines = lines([[measured], [silent], [END]], logprobs=True)
     assert [line.get("logprobs") for line in ollama_lines] == [[entry], [entry], None]
-    assert values_of(ollama_lines) == ["x"]
+    assert read_values(ollama_lines) == ["x"]
     assert not any("logprobs" in line for line in lines([[measured], [END]]))
     assert [mistakes(line) for line in ollama_lines] == [[], [], []]
 
 
 def test_last_version_of_an_image_becomes_markdown() -> None:
-    def image(url: str, **more: Any) -> Json:
+    def make_image_chunk(url: str, **more: Any) -> Json:
         return chunk(images=[{"type": "image_url", "image_url": {"url": url}, **more}])
 
-    ollama_lines = lines([[image("u:1", index=0), image("u:2", index=0), image("u:3"), END]])
-    assert values_of(ollama_lines) == ["\n\n![image](u:2)", "\n\n![image](u:3)"]
+    ollama_lines = lines(
+        [
+            [
+                make_image_chunk("u:1", index=0),
+                make_image_chunk("u:2", index=0),
+                make_image_chunk("u:3"),
+                END,
+            ]
+        ]
+    )
+    assert read_values(ollama_lines) == ["\n\n![image](u:2)", "\n\n![image](u:3)"]
 
 
 def test_whole_answer_is_translated() -> None:
@@ -139,7 +148,7 @@ def test_whole_answer_is_translated() -> None:
                "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}  # fmt: skip
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
     ollama_lines = lines([[], [{"choices": [choice], "usage": USAGE["usage"]}]], stream=False)
-    assert (values_of(ollama_lines, "thinking"), values_of(ollama_lines)) == (["Hm."], ["Hi"])
+    assert (read_values(ollama_lines, "thinking"), read_values(ollama_lines)) == (["Hm."], ["Hi"])
     assert ollama_lines[-2]["message"]["tool_calls"][0]["id"] == "c"
     # A whole answer does not tell the time of its first token.
     assert ollama_lines[-1]["prompt_eval_duration"] == 0
@@ -194,7 +203,7 @@ def test_broken_answer_is_never_done(batches: list[Any], kind: type[UpstreamErro
     with pytest.raises(kind):
         ollama_lines.extend(line for batch in stream for line in batch)
     assert not any(line["done"] for line in ollama_lines)
-    assert values_of(ollama_lines) == (
+    assert read_values(ollama_lines) == (
         ["x"] if batches and batches[0][0] == chunk(content="x") else []
     )
 

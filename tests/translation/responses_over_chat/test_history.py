@@ -20,7 +20,7 @@ from tests.helpers.translating import SEAL, refusal_of, terms
 Json = dict[str, Any]
 
 
-def messages(*items: Any, context: TranslationContext | None = None) -> list[Json]:
+def read_messages(*items: Any, context: TranslationContext | None = None) -> list[Json]:
     context = context or terms()
     return ResponsesHistoryReader(Toolbox(context), context).read_items(list(items))
 
@@ -45,7 +45,7 @@ def output(call_id: str, result: Any = "done", **more: Any) -> Json:
     return {"type": "function_call_output", "call_id": call_id, "output": result, **more}
 
 
-def thought(text: str, **more: Any) -> Json:
+def reasoning(text: str, **more: Any) -> Json:
     return {
         "type": "reasoning",
         "id": "rs_1",
@@ -54,10 +54,10 @@ def thought(text: str, **more: Any) -> Json:
     }
 
 
-def outline(*items: Any) -> list[str]:
+def summarize_turns(*items: Any) -> list[str]:
     """Return the messages in brief: ``assistant:text+a+b`` has a text and the calls a and b."""
     lines = []
-    for message in messages(*items):
+    for message in read_messages(*items):
         calls = [f"+{each['id']}" for each in message.get("tool_calls", ())]
         name = message.get("tool_call_id") or message["content"] or ""
         thinking = f"({message['reasoning_content']})" if "reasoning_content" in message else ""
@@ -107,23 +107,31 @@ TURNS: dict[str, tuple[list[Json], list[str]]] = {
         ["assistant:One.", "assistant:Two."],
     ),
     "reasoning goes to the message that it led to": (
-        [thought("Hm"), assistant("Yes.")],
+        [reasoning("Hm"), assistant("Yes.")],
         ["assistant:(Hm)Yes."],
     ),
     "reasoning goes to the call that it led to": (
-        [assistant("Yes."), user("And?"), thought("Hm"), call("a"), output("a")],
+        [assistant("Yes."), user("And?"), reasoning("Hm"), call("a"), output("a")],
         ["assistant:Yes.", "user:And?", "assistant:(Hm)+a", "tool:a"],
     ),
     "reasoning in one turn is gathered": (
-        [thought("A"), thought("B"), call("a"), thought("C"), call("b"), output("a"), output("b")],
+        [
+            reasoning("A"),
+            reasoning("B"),
+            call("a"),
+            reasoning("C"),
+            call("b"),
+            output("a"),
+            output("b"),
+        ],
         ["assistant:(A\n\nB\n\nC)+a+b", "tool:a", "tool:b"],
     ),
     "reasoning between turns goes to the later one": (
-        [thought("A"), call("a"), output("a"), thought("B"), call("b"), output("b")],
+        [reasoning("A"), call("a"), output("a"), reasoning("B"), call("b"), output("b")],
         ["assistant:(A)+a", "tool:a", "assistant:(B)+b", "tool:b"],
     ),
     "reasoning that led to nothing is left out": (
-        [thought("A"), user("Hi."), assistant("Yes."), thought("B")],
+        [reasoning("A"), user("Hi."), assistant("Yes."), reasoning("B")],
         ["user:Hi.", "assistant:Yes."],
     ),
 }
@@ -132,14 +140,14 @@ TURNS: dict[str, tuple[list[Json], list[str]]] = {
 @pytest.mark.parametrize("name", TURNS)
 def test_items_are_grouped_into_turns(name: str) -> None:
     items, expected = TURNS[name]
-    assert outline(*items) == expected
+    assert summarize_turns(*items) == expected
 
 
 ITEMS = st.lists(
     st.one_of(
         st.sampled_from("abc").map(call),
         st.sampled_from("abc").map(output),
-        st.sampled_from([user("Hi."), assistant("Yes."), assistant(""), thought("Hm"), {"role": "developer", "content": "Be."}]),
+        st.sampled_from([user("Hi."), assistant("Yes."), assistant(""), reasoning("Hm"), {"role": "developer", "content": "Be."}]),
         st.just({"type": "web_search_call", "id": "ws_1", "status": "completed"}),
     ),
     max_size=12,
@@ -148,11 +156,11 @@ ITEMS = st.lists(
 
 @given(ITEMS)
 def test_any_items_give_a_valid_history_or_an_error(items: list[Json]) -> None:
-    refusal = refusal_of(lambda: messages(*items))
+    refusal = refusal_of(lambda: read_messages(*items))
     if refusal is not None:
         assert (refusal.status, bool(refusal.param)) == (400, True)
         return
-    chat_messages = messages(*items)
+    chat_messages = read_messages(*items)
     assert check_chat({"model": "m", "messages": chat_messages or [user("Hi.")]}) == []
     answered = [i["call_id"] for i in items if i.get("type") == "function_call_output"]
     assert sorted(m["tool_call_id"] for m in chat_messages if m["role"] == "tool") == sorted(
@@ -185,7 +193,7 @@ def media_items(draw: st.DrawFn) -> list[Json]:
             make(next(marks)) if make else {"type": "input_text", "text": "t"} for make in chosen
         ]
 
-    def batch() -> list[Json]:
+    def draw_call_batch() -> list[Json]:
         ids = draw(st.sampled_from(["a", "ab", "abc"]))
         results = [output(i, content()) for i in ids]
         between = [user("Hurry!")] if draw(st.booleans()) else []
@@ -195,7 +203,7 @@ def media_items(draw: st.DrawFn) -> list[Json]:
         lambda: [{"role": "user", "content": content()}],
         lambda: [assistant("Yes.")],
         lambda: [image_call(1, result=next(marks))],
-        batch,
+        draw_call_batch,
     ]
     return [
         item
@@ -211,7 +219,7 @@ MARK = re.compile(r"(?<!\d)\d{4}(?!\d)")
 def test_media_keep_their_order_and_calls_their_results(
     items: list[Json],
 ) -> None:
-    chat_messages = messages(*items)
+    chat_messages = read_messages(*items)
     marks = MARK.findall(str([i for i in items if i.get("type") != "image_generation_call"]))
     drawn = [i["result"] for i in items if i.get("type") == "image_generation_call"]
     for profile in (PROFILES["generic"], PROFILES["openai"]):
@@ -253,7 +261,7 @@ CHAT_IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.p
     ],
 )  # fmt: skip
 def test_message_content_is_converted(item: Json, message: Json) -> None:
-    assert messages(item) == [message]
+    assert read_messages(item) == [message]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +279,9 @@ def test_message_content_is_converted(item: Json, message: Json) -> None:
     ],
 )
 def test_tool_output_is_text_unless_it_has_media(result: Any, content: Any) -> None:
-    chat_messages = messages(call("a"), call("b"), output("a", result), output("b"), user("Next."))
+    chat_messages = read_messages(
+        call("a"), call("b"), output("a", result), output("b"), user("Next.")
+    )
     assert [m["content"] for m in chat_messages[1:]] == [content, "done", "Next."]
 
 
@@ -311,10 +321,12 @@ IMAGES: dict[str, tuple[list[Json], list[str]]] = {
 @pytest.mark.parametrize("name", IMAGES)
 def test_generated_image_becomes_a_user_message(name: str) -> None:
     items, expected = IMAGES[name]
-    assert [f"{m['role']}:{_shown(m['content'])}" for m in messages(*items)] == expected
+    assert [
+        f"{m['role']}:{describe_content(m['content'])}" for m in read_messages(*items)
+    ] == expected
 
 
-def _shown(content: Any) -> str:
+def describe_content(content: Any) -> str:
     if not isinstance(content, list):
         return content or ""
     notes, images = content[::2], content[1::2]
@@ -331,26 +343,26 @@ def _shown(content: Any) -> str:
     ],
 )
 def test_generated_image_becomes_a_data_url(more: Json, url: str) -> None:
-    [message] = messages(image_call(1, **more))
+    [message] = read_messages(image_call(1, **more))
     assert message["content"][1] == {"type": "image_url", "image_url": {"url": url}}
 
 
 def test_top_level_audio_becomes_a_user_message() -> None:
     audio = {"type": "input_audio", "input_audio": {"data": "SUQz", "format": "mp3"}}
-    assert messages(call("a"), audio, output("a"))[2] == {"role": "user", "content": [audio]}
+    assert read_messages(call("a"), audio, output("a"))[2] == {"role": "user", "content": [audio]}
 
 
 def test_own_encrypted_reasoning_is_decrypted_other_is_read_as_text() -> None:
     sealed = SEAL + '{"reasoning_content": "sealed", "reasoning_details": [1], "role": "user"}'
-    [own] = messages(thought("shown", encrypted_content=sealed), assistant("Yes."))
+    [own] = read_messages(reasoning("shown", encrypted_content=sealed), assistant("Yes."))
     assert (own["reasoning_content"], own["reasoning_details"], own["role"]) == (
         "sealed",
         [1],
         "assistant",
     )
-    [foreign] = messages(thought("shown", encrypted_content="gAAAA"), assistant("Yes."))
+    [foreign] = read_messages(reasoning("shown", encrypted_content="gAAAA"), assistant("Yes."))
     assert foreign["reasoning_content"] == "shown"
-    [hidden] = messages(
+    [hidden] = read_messages(
         {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}, assistant("Yes.")
     )
     assert hidden == {"role": "assistant", "content": "Yes."}
@@ -358,7 +370,7 @@ def test_own_encrypted_reasoning_is_decrypted_other_is_read_as_text() -> None:
 
 def test_reasoning_text_takes_precedence_over_its_summary() -> None:
     content = [{"type": "reasoning_text", "text": "A"}, {"type": "reasoning_text", "text": "B"}]
-    [message] = messages(thought("short", content=content), assistant("Yes."))
+    [message] = read_messages(reasoning("short", content=content), assistant("Yes."))
     assert message["reasoning_content"] == "A\n\nB"
 
 
@@ -371,7 +383,11 @@ def test_local_shell_output_matches_its_call_by_either_id() -> None:
     }
     for name in ("a", "lsh_1"):
         result = {"type": "local_shell_call_output", "id": name, "output": "{}"}
-        assert messages(shell, result)[1] == {"role": "tool", "tool_call_id": "a", "content": "{}"}
+        assert read_messages(shell, result)[1] == {
+            "role": "tool",
+            "tool_call_id": "a",
+            "content": "{}",
+        }
 
 
 def test_hosted_tool_items_are_dropped_and_reported() -> None:
@@ -381,10 +397,10 @@ def test_hosted_tool_items_are_dropped_and_reported() -> None:
         {"type": "mcp_call", "id": "mcp_1"},
         {"type": "image_generation_call", "id": "ig_1"},
     ]
-    assert messages(*items, context=context) == [user("Hi.")]
+    assert read_messages(*items, context=context) == [user("Hi.")]
     assert set(context.loss_report.losses) == {"input.mcp_call", "input.image_generation_call"}
     with pytest.raises(Unsupported):
-        messages(*items, context=terms(strict=True))
+        read_messages(*items, context=terms(strict=True))
 
 
 # -- refusals -----------------------------------------------------------------------------------
@@ -412,8 +428,8 @@ REFUSED: list[tuple[list[Any], str, str]] = [
     ([call("a", namespace=1)], "input[0].namespace", "expected a string"),
     ([call("a"), output("a", None)], "input[1].output", "Missing required parameter"),
     ([call("a"), {"type": "apply_patch_call_output", "call_id": "a"}], "input[1].status", "Missing"),
-    ([thought("x", summary="x")], "input[0].summary", "expected an array"),
-    ([thought("x", summary=[{"text": 1}])], "input[0].summary[0].text", "expected a string"),
+    ([reasoning("x", summary="x")], "input[0].summary", "expected an array"),
+    ([reasoning("x", summary=[{"text": 1}])], "input[0].summary[0].text", "expected a string"),
     ([{"type": "additional_tools", "tools": "x"}], "input[0].tools", "expected an array"),
     ([{"type": "image_generation_call", "result": 1}], "input[0].result", "expected a string"),
     ([{"type": "input_audio", "input_audio": {"data": "x", "format": "wav"}}],
@@ -426,6 +442,6 @@ REFUSED: list[tuple[list[Any], str, str]] = [
 @pytest.mark.parametrize(("items", "param", "words"), REFUSED)
 def test_malformed_item_error_names_the_path(items: list[Any], param: str, words: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        messages(*items)
+        read_messages(*items)
     assert caught.value.param == param
     assert words in caught.value.message

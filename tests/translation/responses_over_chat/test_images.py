@@ -61,7 +61,7 @@ def test_image_url_becomes_markdown(url: str, text: str) -> None:
     assert make_markdown_image(url) == text
 
 
-def names(events: list[Json]) -> list[str]:
+def event_names(events: list[Json]) -> list[str]:
     numbered = [{**event, "sequence_number": i} for i, event in enumerate(events)]
     assert [m for event in numbered for m in sdk.event_mistakes(event)] == []
     return [event["type"].rpartition(".")[2] for event in events]
@@ -73,13 +73,13 @@ def names(events: list[Json]) -> list[str]:
 )
 def test_image_item_emits_its_events(status: str, item_status: str, closing: list[str]) -> None:
     image = ImageItem("ig_1", 3, DRAWN)
-    assert names(image.open()) == ["added", "in_progress", "generating"]
+    assert event_names(image.open()) == ["added", "in_progress", "generating"]
     more = AnswerImage(DRAWN.data + "AAAA", "png")
     assert image.is_prefix_of(more)
     assert not image.is_prefix_of(AnswerImage("AAAA", "png"))
     [partial] = image.replace_image(more)
     assert (partial["partial_image_b64"], partial["partial_image_index"]) == (DRAWN.data, 0)
-    assert names(image.close(status)) == closing
+    assert event_names(image.close(status)) == closing
     assert image.final_item == {
         "id": "ig_1",
         "type": "image_generation_call",

@@ -20,7 +20,7 @@ from forwarder.translation.responses_over_chat.toolbox import ClientTool
 Json = dict[str, Any]
 
 
-def brief(events: list[Json]) -> list[str]:
+def summarize_events(events: list[Json]) -> list[str]:
     """Return the types of the events and their main values."""
     lines = []
     for event in events:
@@ -44,7 +44,7 @@ def test_text_message_events() -> None:
         *message.append_text("b"),
         *message.close("completed"),
     ]
-    assert brief(events) == [
+    assert summarize_events(events) == [
         "output_item.added",
         "content_part.added",
         "output_text.delta a",
@@ -70,7 +70,7 @@ def test_message_with_text_and_refusal_has_two_parts() -> None:
         *message.append_refusal("o"),
         *message.close("incomplete"),
     ]
-    assert brief(events) == [
+    assert summarize_events(events) == [
         "content_part.added",
         "output_text.delta a",
         "output_text.done a",
@@ -95,7 +95,7 @@ def test_text_part_has_annotations_and_logprobs() -> None:
     events = [*message.append_text_with_logprobs("b", [entry]), *message.add_annotation(note)]
     assert (message.has_open_text, message.text_length) == (True, 0)  # the part is not closed
     events += [*message.append_refusal("no"), *message.close("completed")]
-    assert brief(events)[:5] == [
+    assert summarize_events(events)[:5] == [
         "content_part.added",
         "output_text.delta b",
         "output_text.annotation.added",
@@ -129,7 +129,7 @@ def test_reasoning_is_emitted_in_each_style(style: str, stems: list[str]) -> Non
     parts = [
         {"reasoning_text": "content_part"}.get(stem, "reasoning_summary_part") for stem in stems
     ]
-    assert brief(events) == [
+    assert summarize_events(events) == [
         "output_item.added",
         *(f"{part}.added" for part in parts),
         *(f"{stem}.delta a" for stem in stems),
@@ -149,7 +149,7 @@ def test_reasoning_is_emitted_in_each_style(style: str, stems: list[str]) -> Non
 def test_empty_reasoning_can_be_encrypted(style: str) -> None:
     thought = ReasoningItem("rs_1", 0, style)
     thought.encrypted_content = "fwd1.x"
-    assert brief([*thought.open(), *thought.close("completed")]) == [
+    assert summarize_events([*thought.open(), *thought.close("completed")]) == [
         "output_item.added",
         "output_item.done",
     ]
@@ -192,7 +192,7 @@ def test_call_input_streams(
     kind: ToolKind, pieces: list[str], native: bool, status: str, between: list[str]
 ) -> None:
     events = events_of_call(kind, *pieces, native=native, status=status)
-    assert brief(events) == ["output_item.added", *between, "output_item.done"]
+    assert summarize_events(events) == ["output_item.added", *between, "output_item.done"]
     added, done = events[0]["item"], events[-1]["item"]
     assert (added["status"], done["status"]) == ("in_progress", status)
     assert {added["namespace"], done["namespace"]} == {"ns"}

@@ -38,7 +38,7 @@ def test_missing_entries_give_an_empty_list(source: Any) -> None:
     assert read_entries(source) == []
 
 
-def entries(*tokens: str) -> list[Json]:
+def make_entries(*tokens: str) -> list[Json]:
     return read_entries({"content": [{"token": token, "logprob": -1} for token in tokens]})
 
 
@@ -56,11 +56,13 @@ def entries(*tokens: str) -> list[Json]:
 def test_text_entries_are_selected_from_a_mixed_delta(
     tokens: list[str], thought: str, text: str, is_last: bool, expected: list[str]
 ) -> None:
-    assert select_text_entries(entries(*tokens), thought, text, is_last) == entries(*expected)
+    assert select_text_entries(make_entries(*tokens), thought, text, is_last) == make_entries(
+        *expected
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("", []), ("é", ["é"]), ("bé", ["b", "é"]), ("xaabé", ["aa", "b", "é"])]
 )
 def test_last_entries_lie_wholly_within_the_text(text: str, expected: list[str]) -> None:
-    assert select_last_entries(entries("aa", "b", "é"), text) == entries(*expected)
+    assert select_last_entries(make_entries("aa", "b", "é"), text) == make_entries(*expected)

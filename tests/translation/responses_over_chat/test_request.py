@@ -17,7 +17,7 @@ Json = dict[str, Any]
 FUNCTION = {"type": "function", "name": "f"}
 
 
-def chat(context: TranslationContext | None = None, **request: Any) -> Json:
+def translate_to_chat(context: TranslationContext | None = None, **request: Any) -> Json:
     body = {"model": "m", "input": "Hi.", **request}
     return translate_request(body, context or terms()).chat_request
 
@@ -79,22 +79,22 @@ MAPPED: list[tuple[Json, Json]] = [
 
 @pytest.mark.parametrize(("request_", "sent"), MAPPED)
 def test_parameter_is_mapped(request_: Json, sent: Json) -> None:
-    assert chat(**request_) == {**BASE, **sent}
+    assert translate_to_chat(**request_) == {**BASE, **sent}
 
 
 def test_instructions_come_first() -> None:
-    messages = chat(instructions="Be brief.", input=[{"role": "system", "content": "Be kind."}])[
-        "messages"
-    ]
+    messages = translate_to_chat(
+        instructions="Be brief.", input=[{"role": "system", "content": "Be kind."}]
+    )["messages"]
     assert [(m["role"], m["content"]) for m in messages] == [
         ("developer", "Be brief."),
         ("system", "Be kind."),
     ]
-    assert chat(instructions="") == BASE
+    assert translate_to_chat(instructions="") == BASE
 
 
 def test_parallel_tool_calls_need_tools() -> None:
-    sent = chat(tools=[FUNCTION], parallel_tool_calls=False, tool_choice="required")
+    sent = translate_to_chat(tools=[FUNCTION], parallel_tool_calls=False, tool_choice="required")
     assert (sent["parallel_tool_calls"], sent["tool_choice"], len(sent["tools"])) == (
         False,
         "required",
@@ -103,7 +103,7 @@ def test_parallel_tool_calls_need_tools() -> None:
 
 
 def test_last_configuration_update_wins() -> None:
-    def update(effort: str, kind: str) -> Json:
+    def make_update(effort: str, kind: str) -> Json:
         return {
             "type": "configuration_update",
             "reasoning": {"effort": effort},
@@ -112,17 +112,19 @@ def test_last_configuration_update_wins() -> None:
 
     items = [
         {"role": "user", "content": "Hi."},
-        update("low", "text"),
-        update("high", "json_object"),
+        make_update("low", "text"),
+        make_update("high", "json_object"),
     ]
-    sent = chat(input=items, reasoning={"effort": "none"})
+    sent = translate_to_chat(input=items, reasoning={"effort": "none"})
     assert (sent["reasoning_effort"], sent["response_format"]) == ("high", {"type": "json_object"})
-    assert "response_format" not in chat(input=items[:2], text={"format": {"type": "json_object"}})
+    assert "response_format" not in translate_to_chat(
+        input=items[:2], text={"format": {"type": "json_object"}}
+    )
 
 
 def test_unsupported_settings_are_reported() -> None:
     context = terms()
-    chat(
+    translate_to_chat(
         context,
         reasoning={"mode": "pro", "context": "all_turns"},
         prompt_cache_options={"prewarm": True, "comparison_response_id": "r"},
@@ -133,34 +135,34 @@ def test_unsupported_settings_are_reported() -> None:
         "prompt_cache_options.prewarm",
         "prompt_cache_options.comparison_response_id",
     }
-    chat(terms(strict=True), reasoning={"mode": "standard", "context": "auto"})
+    translate_to_chat(terms(strict=True), reasoning={"mode": "standard", "context": "auto"})
 
 
 def test_unknown_include_values_are_reported() -> None:
     context = terms()
-    chat(context, include=["nonsense", "reasoning.encrypted_content"])
+    translate_to_chat(context, include=["nonsense", "reasoning.encrypted_content"])
     assert set(context.loss_report.losses) == {"include.nonsense"}
     with pytest.raises(Unsupported) as refused:
-        chat(terms(strict=True), include=["nonsense"])
+        translate_to_chat(terms(strict=True), include=["nonsense"])
     assert refused.value.param == "include.nonsense"
 
 
 @pytest.mark.parametrize("name", get_args(ResponseIncludable))
 def test_known_include_values_are_not_reported(name: str) -> None:
-    assert "include" not in chat(terms(strict=True), include=[name])
+    assert "include" not in translate_to_chat(terms(strict=True), include=[name])
 
 
 def test_search_sources_are_reported_with_native_search() -> None:
     context = terms(web_search=True)
     body = {"tools": [{"type": "web_search"}], "include": ["web_search_call.action.sources"]}
-    assert chat(context, **body)["web_search_options"] == {}
+    assert translate_to_chat(context, **body)["web_search_options"] == {}
     assert set(context.loss_report.losses) == {"include.web_search_call.action.sources"}
 
 
 @pytest.mark.parametrize("name", ["n", "max_tokens", "response_format", "reasoning_effort"])
 def test_chat_parameter_is_reported_as_such(name: str) -> None:
     context = terms()
-    chat(context, **{name: 1})
+    translate_to_chat(context, **{name: 1})
     assert context.loss_report.losses == {name: "only the other API knows this parameter"}
 
 
@@ -194,6 +196,6 @@ REFUSED: list[tuple[Json, Any, str]] = [
 @pytest.mark.parametrize(("request_", "raised", "param"), REFUSED)
 def test_unsupported_parameter_error_names_it(request_: Json, raised: Any, param: str) -> None:
     with pytest.raises(raised) as caught:
-        chat(**request_)
+        translate_to_chat(**request_)
     assert caught.value.status == 400
     assert caught.value.param == param

@@ -15,11 +15,11 @@ from tests.helpers.translating import NOW, SEAL, events_of, terms, translate
 Json = dict[str, Any]
 
 
-def chunk(delta: Json | None = None, finish: str | None = None, **more: Any) -> Json:
+def make_chunk(delta: Json | None = None, finish: str | None = None, **more: Any) -> Json:
     return {"choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish}], **more}
 
 
-def answer(*chunks: Json, **request: Any) -> Json:
+def translate_chunks(*chunks: Json, **request: Any) -> Json:
     body = {"model": "m", "input": "Hi.", **request}
     stream = translate("responses_over_chat", body, terms()).answer(
         iter([[each] for each in chunks])
@@ -27,13 +27,13 @@ def answer(*chunks: Json, **request: Any) -> Json:
     return fold_responses(stream)
 
 
-STOP = chunk(finish="stop")
-SAID = chunk({"content": "a"})
+STOP = make_chunk(finish="stop")
+SAID = make_chunk({"content": "a"})
 
 
 @pytest.mark.parametrize("finish", ["stop", "tool_calls", "function_call", "eos"])
 def test_unknown_finish_reason_completes_the_response(finish: str) -> None:
-    response = answer(SAID, chunk(finish=finish))
+    response = translate_chunks(SAID, make_chunk(finish=finish))
     assert (response["status"], response["completed_at"]) == ("completed", NOW)
 
 
@@ -43,7 +43,7 @@ def test_unknown_finish_reason_completes_the_response(finish: str) -> None:
      ("model_length", "max_output_tokens"), ("content_filter", "content_filter")],
 )  # fmt: skip
 def test_cut_answer_is_incomplete_with_a_reason(finish: str, reason: str) -> None:
-    response = answer(SAID, chunk(finish=finish))
+    response = translate_chunks(SAID, make_chunk(finish=finish))
     assert (response["status"], response["completed_at"]) == ("incomplete", None)
     assert response["incomplete_details"] == {"reason": reason}
 
@@ -51,7 +51,7 @@ def test_cut_answer_is_incomplete_with_a_reason(finish: str, reason: str) -> Non
 @pytest.mark.parametrize("finish", ["error", "abort", "insufficient_system_resource"])
 def test_failed_finish_reason_raises(finish: str) -> None:
     with pytest.raises(UpstreamError, match=finish):
-        answer(SAID, chunk(finish=finish))
+        translate_chunks(SAID, make_chunk(finish=finish))
 
 
 def test_stream_error_keeps_its_status() -> None:
@@ -59,36 +59,45 @@ def test_stream_error_keeps_its_status() -> None:
     broken = {"choices": [{"delta": {}, "finish_reason": "error", "error": error}]}
     for odd in ({"error": error}, broken):
         with pytest.raises(UpstreamRefused, match=r"Slow down\.") as caught:
-            answer(SAID, odd)
+            translate_chunks(SAID, odd)
         assert caught.value.status == 429
 
 
 def test_unnamed_call_raises() -> None:
     with pytest.raises(UpstreamProtocolError):
-        answer(
-            chunk({"tool_calls": [{"index": 0, "id": "a", "function": {"arguments": "{}"}}]}), STOP
+        translate_chunks(
+            make_chunk({"tool_calls": [{"index": 0, "id": "a", "function": {"arguments": "{}"}}]}),
+            STOP,
         )
 
 
 def test_reasoning_is_encrypted_only_on_request() -> None:
-    thought = chunk({"reasoning_content": "t", "reasoning_details": [{"type": "x", "data": "d"}]})
-    [plain, _] = answer(thought, SAID, STOP)["output"]
+    thought = make_chunk(
+        {"reasoning_content": "t", "reasoning_details": [{"type": "x", "data": "d"}]}
+    )
+    [plain, _] = translate_chunks(thought, SAID, STOP)["output"]
     assert "encrypted_content" not in plain
-    [sealed, _] = answer(thought, SAID, STOP, include=["reasoning.encrypted_content"])["output"]
+    [sealed, _] = translate_chunks(thought, SAID, STOP, include=["reasoning.encrypted_content"])[
+        "output"
+    ]
     assert sealed["encrypted_content"] == (
         SEAL + '{"reasoning_content": "t", "reasoning_details": [{"data": "d", "type": "x"}]}'
     )
 
 
 def test_unreadable_reasoning_is_an_encrypted_item() -> None:
-    hidden = chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "d"}]})
-    [thought, _] = answer(hidden, SAID, STOP, include=["reasoning.encrypted_content"])["output"]
+    hidden = make_chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "d"}]})
+    [thought, _] = translate_chunks(hidden, SAID, STOP, include=["reasoning.encrypted_content"])[
+        "output"
+    ]
     assert (thought["type"], thought["summary"]) == ("reasoning", [])
     assert '"data": "d"' in thought["encrypted_content"]
 
 
 def test_response_names_the_served_tier_and_the_requested_model() -> None:
-    response = answer(chunk({"content": "a"}, service_tier="flex", model="m-2026"), STOP)
+    response = translate_chunks(
+        make_chunk({"content": "a"}, service_tier="flex", model="m-2026"), STOP
+    )
     assert (response["service_tier"], response["model"]) == ("flex", "m")
 
 
@@ -108,7 +117,7 @@ def test_chunks_of_one_batch_give_one_batch() -> None:
     assert sum(event["type"].endswith("text.delta") for event in next(stream)) == 5
 
 
-# -- what comes beside the text -----------------------------------------------------------------
+# -- side data ----------------------------------------------------------------------------------
 
 PNG = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 CITED = {"type": "url_citation", "start_index": 0, "end_index": 2, "title": "T", "url": "u"}
@@ -120,7 +129,7 @@ def test_whole_message_has_all_fields_of_a_stream(streamed: bool) -> None:
     entries = [{"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": []}]
     choice = {"message": message, "logprobs": {"content": entries}, "finish_reason": "stop"}
     [chunk_] = unfold.unfold_answer("chat", {"choices": [choice]}, streamed)
-    message_item, drawn = answer(chunk_)["output"]
+    message_item, drawn = translate_chunks(chunk_)["output"]
     assert message_item["content"] == [
         {
             "type": "output_text",
@@ -137,7 +146,7 @@ def test_whole_message_with_legacy_function_call(streamed: bool) -> None:
     message = {"role": "assistant", "content": None, "tool_calls": None}
     message["function_call"] = {"name": "f", "arguments": '{"a": 1}'}
     body = {"choices": [{"message": message, "finish_reason": "function_call"}]}
-    [call] = answer(*unfold.unfold_answer("chat", body, streamed))["output"]
+    [call] = translate_chunks(*unfold.unfold_answer("chat", body, streamed))["output"]
     assert (call["type"], call["name"], call["arguments"]) == ("function_call", "f", '{"a": 1}')
     assert call["call_id"].startswith("call_")
 
@@ -148,7 +157,7 @@ def test_delta_logprobs_add_up_to_the_parts_logprobs() -> None:
         for d, t in (({}, "a"), ({"content": "b"}, "b"), ({}, "c"), ({"content": "d"}, "d"))
     ]
     stream = translate("responses_over_chat", {"model": "m", "input": "Hi."}, terms()).answer(
-        iter([chunks, [chunk({"refusal": "No."})], [STOP]])
+        iter([chunks, [make_chunk({"refusal": "No."})], [STOP]])
     )
     events = events_of(stream)
     delta_tokens = [
@@ -176,25 +185,27 @@ def test_logprobs_of_other_fields_are_excluded_from_the_text() -> None:
         weighed({"reasoning_content": "Hm."}, "Hm."),
         weighed({"tool_calls": [call]}, "{}"),
     ]
-    message_item = answer(*chunks, STOP)["output"][1]
+    message_item = translate_chunks(*chunks, STOP)["output"][1]
     assert [t["token"] for t in message_item["content"][0]["logprobs"]] == ["Hi"]
 
 
 def test_cut_image_is_not_completed() -> None:
-    [image] = answer(chunk({"images": [PNG]}), chunk(finish="length"))["output"]
+    [image] = translate_chunks(make_chunk({"images": [PNG]}), make_chunk(finish="length"))["output"]
     assert (image["status"], image["result"]) == ("generating", "iVBORw0KGgo=")
 
 
 @pytest.mark.parametrize("images", [None, [], [None], [{}], [{"image_url": None}], [{"type": "x"}]])
 def test_malformed_images_are_ignored(images: Any) -> None:
-    [message_item] = answer(chunk({"content": "a", "images": images}), STOP)["output"]
+    [message_item] = translate_chunks(make_chunk({"content": "a", "images": images}), STOP)[
+        "output"
+    ]
     assert message_item["type"] == "message"
 
 
-# -- what some providers do -----------------------------------------------------------------------
+# -- provider peculiarities ----------------------------------------------------------------------
 
 
-def choices(*entries: tuple[int, str, str | None]) -> Json:
+def make_choices(*entries: tuple[int, str, str | None]) -> Json:
     """Make a chunk of choices, each with index, text and finish reason."""
     choice_list = [
         {"index": index, "delta": {"content": text}, "finish_reason": finish}
@@ -215,15 +226,15 @@ def text_of(response: Json) -> str:
 @pytest.mark.parametrize(
     "chunks",
     [
-        [choices((0, "a", None)), choices((1, "x", None)), choices((0, "b", None)),
-         choices((1, "y", "length")), choices((0, "", "stop"))],
-        [choices((0, "a", None), (1, "x", None)), choices((1, "y", "length"), (0, "b", "stop"))],
-        [choices((3, "a", None)), choices((3, "b", "stop"))],
+        [make_choices((0, "a", None)), make_choices((1, "x", None)), make_choices((0, "b", None)),
+         make_choices((1, "y", "length")), make_choices((0, "", "stop"))],
+        [make_choices((0, "a", None), (1, "x", None)), make_choices((1, "y", "length"), (0, "b", "stop"))],
+        [make_choices((3, "a", None)), make_choices((3, "b", "stop"))],
     ],
     ids=["one by one", "side by side", "one that is not called 0"],
 )  # fmt: skip
 def test_further_choices_are_ignored(chunks: list[Json]) -> None:
-    response = answer(*chunks)
+    response = translate_chunks(*chunks)
     assert (text_of(response), response["status"]) == ("ab", "completed")
 
 
@@ -231,7 +242,7 @@ def test_further_choices_are_ignored(chunks: list[Json]) -> None:
     ("tier", "expected"), [("on_demand", "default"), ("priority", "priority"), ("", "default")]
 )
 def test_service_tier_is_mapped_to_the_apis_values(tier: str, expected: str) -> None:
-    assert answer({**SAID, "service_tier": tier}, STOP)["service_tier"] == expected
+    assert translate_chunks({**SAID, "service_tier": tier}, STOP)["service_tier"] == expected
 
 
 @pytest.mark.parametrize(
@@ -240,20 +251,23 @@ def test_service_tier_is_mapped_to_the_apis_values(tier: str, expected: str) -> 
      {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "\n"}]}]}],
 )  # fmt: skip
 def test_blank_reasoning_opens_no_item(blank: Json) -> None:
-    response = answer(chunk(blank), SAID, STOP)
+    response = translate_chunks(make_chunk(blank), SAID, STOP)
     assert [item["type"] for item in response["output"]] == ["message"]
 
 
 def test_leading_white_space_of_reasoning_is_kept() -> None:
-    pieces = [chunk({"reasoning_content": text}) for text in ("\n", " ", "Hm.", "\n")]
-    thought, _ = answer(*pieces, SAID, STOP)["output"]
+    pieces = [make_chunk({"reasoning_content": text}) for text in ("\n", " ", "Hm.", "\n")]
+    thought, _ = translate_chunks(*pieces, SAID, STOP)["output"]
     assert thought["summary"] == [{"type": "summary_text", "text": "\n Hm.\n"}]
 
 
 def test_reasoning_with_only_a_signature_is_an_item() -> None:
     detail = {"type": "reasoning.encrypted", "data": "x"}
-    response = answer(
-        chunk({"reasoning_details": [detail]}), SAID, STOP, include=["reasoning.encrypted_content"]
+    response = translate_chunks(
+        make_chunk({"reasoning_details": [detail]}),
+        SAID,
+        STOP,
+        include=["reasoning.encrypted_content"],
     )
     assert [item["type"] for item in response["output"]] == ["reasoning", "message"]
 
@@ -262,14 +276,14 @@ def test_usage_in_a_choice_is_read() -> None:
     """Moonshot sends usage in the choice."""
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     last = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}
-    assert answer(SAID, {"choices": [last]})["usage"]["total_tokens"] == 3
+    assert translate_chunks(SAID, {"choices": [last]})["usage"]["total_tokens"] == 3
 
 
 def test_top_level_usage_takes_precedence() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     last = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}
     end = {"choices": [], "usage": {**usage, "total_tokens": 9}}
-    assert answer(SAID, {"choices": [last]}, end)["usage"]["total_tokens"] == 9
+    assert translate_chunks(SAID, {"choices": [last]}, end)["usage"]["total_tokens"] == 9
 
 
 def test_message_beside_a_delta_is_ignored() -> None:
@@ -279,14 +293,14 @@ def test_message_beside_a_delta_is_ignored() -> None:
         for text, so_far in (("Hel", "Hel"), ("lo.", "Hello."))
     ]
     end = {"index": 0, "delta": {}, "message": {"content": "Hello."}, "finish_reason": "stop"}
-    assert text_of(answer(*pieces, {"choices": [end]})) == "Hello."
+    assert text_of(translate_chunks(*pieces, {"choices": [end]})) == "Hello."
 
 
 def test_moderation_is_carried() -> None:
     result = {"type": "moderation_result", "model": "omni", "flagged": True, "categories": {},
               "category_applied_input_types": {}, "category_scores": {}}  # fmt: skip
     listed = {"type": "moderation_results", "model": "omni", "results": [result]}
-    response = answer(
+    response = translate_chunks(
         SAID,
         {"choices": [], "moderation": {"input": listed}},
         {**STOP, "moderation": {"output": listed}},
@@ -296,14 +310,14 @@ def test_moderation_is_carried() -> None:
 
 
 def test_empty_answer_is_an_empty_message() -> None:
-    response = answer(chunk({"role": "assistant", "content": ""}), STOP)
+    response = translate_chunks(make_chunk({"role": "assistant", "content": ""}), STOP)
     assert (response["status"], text_of(response)) == ("completed", "")
     assert [item["type"] for item in response["output"]] == ["message"]
 
 
 def test_delta_logprobs_have_bytes() -> None:
     token = {"token": "a", "logprob": -1.0, "bytes": [97]}
-    weighed = chunk({"content": "a"})
+    weighed = make_chunk({"content": "a"})
     weighed["choices"][0]["logprobs"] = {"content": [{**token, "top_logprobs": [token]}]}
     body = {"model": "m", "input": "Hi."}
     stream = translate("responses_over_chat", body, terms()).answer(iter([[weighed], [STOP]]))

@@ -22,17 +22,17 @@ from tests.helpers.translating import refusal_of, terms, translate
 Json = dict[str, Any]
 
 
-def toolbox(*tools: Json, context: TranslationContext | None = None) -> Toolbox:
+def make_toolbox(*tools: Json, context: TranslationContext | None = None) -> Toolbox:
     box = Toolbox(context or terms())
     box.add_tools(list(tools), "tools")
     return box
 
 
-def function(name: str, **more: Any) -> Json:
+def make_function(name: str, **more: Any) -> Json:
     return {"type": "function", "name": name, **more}
 
 
-def namespace(name: str, *tools: Json) -> Json:
+def make_namespace(name: str, *tools: Json) -> Json:
     return {"type": "namespace", "name": name, "description": "", "tools": list(tools)}
 
 
@@ -68,31 +68,38 @@ def test_flatten_name_returns_valid_names(name: str, space: str | None) -> None:
 @given(st.lists(st.tuples(NAMES, st.none() | NAMES), min_size=1, max_size=6, unique=True))
 def test_flat_names_stay_unique_or_are_refused(names: list[tuple[str, str | None]]) -> None:
     """Every tool is found by its flat name, or the collision is refused."""
-    tools = [namespace(space, function(name)) if space else function(name) for name, space in names]
-    refusal = refusal_of(lambda: toolbox(*tools))
+    tools = [
+        make_namespace(space, make_function(name)) if space else make_function(name)
+        for name, space in names
+    ]
+    refusal = refusal_of(lambda: make_toolbox(*tools))
     if refusal is not None:
         assert refusal.code == "tool_name_collision"
         assert len({flatten_name(*each) for each in names}) < len(names)
         return
-    box = toolbox(*tools)
+    box = make_toolbox(*tools)
     sent = [tool["function"]["name"] for tool in box.chat_tools]
     assert [(box.find(flat).name, box.find(flat).namespace) for flat in sent] == names
 
 
 def test_tools_with_the_same_flat_name_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="'a__b__c'") as caught:
-        toolbox(namespace("a", function("b__c")), namespace("a__b", function("c")))
+        make_toolbox(
+            make_namespace("a", make_function("b__c")), make_namespace("a__b", make_function("c"))
+        )
     assert (caught.value.param, caught.value.code) == ("tools[1].tools[0]", "tool_name_collision")
 
 
 def test_first_definition_of_a_tool_wins() -> None:
-    box = toolbox(function("f", description="first"), function("f", description="second"))
-    box.add_tools([function("f", description="third"), function("g")], "input[0].tools")
+    box = make_toolbox(
+        make_function("f", description="first"), make_function("f", description="second")
+    )
+    box.add_tools([make_function("f", description="third"), make_function("g")], "input[0].tools")
     assert [t["function"].get("description") for t in box.chat_tools] == ["first", None]
 
 
 def test_unknown_tool_is_a_function() -> None:
-    assert toolbox().find("unheard_of") == ClientTool(FUNCTION, "unheard_of")
+    assert make_toolbox().find("unheard_of") == ClientTool(FUNCTION, "unheard_of")
 
 
 # -- definitions --------------------------------------------------------------------------------
@@ -103,25 +110,25 @@ EMPTY = {"type": "object", "properties": {}}
 @pytest.mark.parametrize(
     ("tool", "sent"),
     [
-        (function("f"), {"name": "f", "parameters": EMPTY}),
-        (function("f", parameters=None, strict=None, description=None), {"name": "f", "parameters": EMPTY}),
-        (function("f", strict=False), {"name": "f", "parameters": EMPTY, "strict": False}),
+        (make_function("f"), {"name": "f", "parameters": EMPTY}),
+        (make_function("f", parameters=None, strict=None, description=None), {"name": "f", "parameters": EMPTY}),
+        (make_function("f", strict=False), {"name": "f", "parameters": EMPTY, "strict": False}),
         (
-            function("f", description="d", parameters={"type": "object"}, strict=True,
+            make_function("f", description="d", parameters={"type": "object"}, strict=True,
                      defer_loading=True, output_schema={}, allowed_callers=["direct"]),
             {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True},
         ),
     ],
 )  # fmt: skip
 def test_function_definition_is_nested(tool: Json, sent: Json) -> None:
-    assert toolbox(tool).chat_tools == [{"type": "function", "function": sent}]
+    assert make_toolbox(tool).chat_tools == [{"type": "function", "function": sent}]
 
 
 GRAMMAR = {"type": "grammar", "syntax": "regex", "definition": "a+"}
 
 
 def test_custom_tool_becomes_a_function_with_its_grammar_in_the_description() -> None:
-    [tool] = toolbox(
+    [tool] = make_toolbox(
         {"type": "custom", "name": "c", "description": "d", "format": GRAMMAR}
     ).chat_tools
     assert tool["function"]["description"] == "d\n\nThe input must follow this regex grammar:\na+"
@@ -140,7 +147,7 @@ def test_custom_tool_becomes_a_function_with_its_grammar_in_the_description() ->
 def test_custom_tool_is_nested_for_upstreams_with_custom_tools(
     given_format: Any, sent: Any
 ) -> None:
-    box = toolbox(
+    box = make_toolbox(
         {"type": "custom", "name": "c", "format": given_format}, context=terms(custom_tools=True)
     )
     assert box.chat_tools[0]["custom"].get("format") == sent
@@ -160,11 +167,11 @@ HOSTED = [
 @pytest.mark.parametrize("tool", HOSTED)
 def test_hosted_tool_is_dropped_and_reported_or_refused(tool: Json) -> None:
     dropping = terms()
-    assert toolbox(tool, context=dropping).chat_tools == []
+    assert make_toolbox(tool, context=dropping).chat_tools == []
     assert set(dropping.loss_report.losses) == {f"tools.{tool['type']}"}
     for refusing in (terms(hosted_tools="refuse"), terms(strict=True)):
         with pytest.raises(Unsupported):
-            toolbox(tool, context=refusing)
+            make_toolbox(tool, context=refusing)
 
 
 @pytest.mark.parametrize(
@@ -173,20 +180,20 @@ def test_hosted_tool_is_dropped_and_reported_or_refused(tool: Json) -> None:
         ("f", "tools[0]"),
         ({}, "tools[0].type"),
         ({"type": 1}, "tools[0].type"),
-        (function(None), "tools[0].name"),  # type: ignore[arg-type]
-        (function("f", parameters=[]), "tools[0].parameters"),
-        (function("f", strict="yes"), "tools[0].strict"),
-        (function("f", description=1), "tools[0].description"),
+        (make_function(None), "tools[0].name"),  # type: ignore[arg-type]
+        (make_function("f", parameters=[]), "tools[0].parameters"),
+        (make_function("f", strict="yes"), "tools[0].strict"),
+        (make_function("f", description=1), "tools[0].description"),
         ({"type": "custom", "name": "c", "format": "x"}, "tools[0].format"),
         ({"type": "shell", "environment": "x"}, "tools[0].environment"),
         ({"type": "namespace", "tools": []}, "tools[0].name"),
         ({"type": "namespace", "name": "n"}, "tools[0].tools"),
-        (namespace("n", function("f", parameters=1)), "tools[0].tools[0].parameters"),
+        (make_namespace("n", make_function("f", parameters=1)), "tools[0].tools[0].parameters"),
     ],
 )
 def test_malformed_definition_error_names_the_path(tool: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        toolbox(tool)
+        make_toolbox(tool)
     assert caught.value.param == param
 
 
@@ -215,27 +222,27 @@ CHOICES: list[tuple[Any, Any]] = [
 ]  # fmt: skip
 
 
-def offered() -> Toolbox:
-    return toolbox(
-        function("f"), {"type": "custom", "name": "c"}, {"type": "shell"},
-        namespace("n", function("g")), {"type": "web_search"},
+def make_offered_toolbox() -> Toolbox:
+    return make_toolbox(
+        make_function("f"), {"type": "custom", "name": "c"}, {"type": "shell"},
+        make_namespace("n", make_function("g")), {"type": "web_search"},
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("choice", "sent"), CHOICES)
 def test_tool_choice_is_nested(choice: Any, sent: Any) -> None:
-    assert offered().convert_choice(choice) == sent
+    assert make_offered_toolbox().convert_choice(choice) == sent
 
 
 def test_choice_of_a_native_custom_tool_stays_custom() -> None:
-    box = toolbox({"type": "custom", "name": "c"}, context=terms(custom_tools=True))
+    box = make_toolbox({"type": "custom", "name": "c"}, context=terms(custom_tools=True))
     choice = box.convert_choice({"type": "custom", "name": "c"})
     assert choice == {"type": "custom", "custom": {"name": "c"}}
 
 
 @pytest.mark.parametrize("mode", ["none", "auto"])
 def test_tool_choice_is_omitted_without_tools(mode: str) -> None:
-    assert toolbox({"type": "web_search"}).convert_choice(mode) is None
+    assert make_toolbox({"type": "web_search"}).convert_choice(mode) is None
 
 
 @pytest.mark.parametrize(
@@ -259,7 +266,7 @@ def test_tool_choice_is_omitted_without_tools(mode: str) -> None:
 )
 def test_impossible_tool_choice_is_refused(choice: Any, raised: Any, param: str) -> None:
     with pytest.raises(raised) as caught:
-        offered().convert_choice(choice)
+        make_offered_toolbox().convert_choice(choice)
     assert caught.value.param == param
 
 
@@ -268,7 +275,7 @@ def test_impossible_tool_choice_is_refused(choice: Any, raised: Any, param: str)
 )
 def test_required_tool_choice_needs_a_tool(tools: list[Json], raised: Any) -> None:
     with pytest.raises(raised) as caught:
-        toolbox(*tools).convert_choice("required")
+        make_toolbox(*tools).convert_choice("required")
     assert caught.value.param == "tool_choice"
 
 
@@ -313,7 +320,7 @@ WEB_SEARCH = {"type": "web_search"}
 PLAIN_FUNCTION = {"type": "function", "name": "f"}
 
 
-def allowing(*refs: Json) -> Json:
+def allow_tools(*refs: Json) -> Json:
     return {"type": "allowed_tools", "mode": "auto", "tools": list(refs)}
 
 
@@ -330,10 +337,10 @@ CHOICES: list[tuple[Any, list[Json], bool, Any]] = [
     ("required", [WEB_SEARCH, PLAIN_FUNCTION], True, "required"),
     (PLAIN_FUNCTION, [WEB_SEARCH, PLAIN_FUNCTION], False, CHAT_F),
     ({**PLAIN_FUNCTION, "tools": "odd"}, [WEB_SEARCH, PLAIN_FUNCTION], False, CHAT_F),
-    (allowing(WEB_SEARCH), [WEB_SEARCH], True, None),
-    (allowing(WEB_SEARCH), [WEB_SEARCH, PLAIN_FUNCTION], True, "none"),
-    (allowing(PLAIN_FUNCTION), [WEB_SEARCH, PLAIN_FUNCTION], False, ONLY_F),
-    (allowing(PLAIN_FUNCTION, WEB_SEARCH), [WEB_SEARCH, PLAIN_FUNCTION], True, ONLY_F),
+    (allow_tools(WEB_SEARCH), [WEB_SEARCH], True, None),
+    (allow_tools(WEB_SEARCH), [WEB_SEARCH, PLAIN_FUNCTION], True, "none"),
+    (allow_tools(PLAIN_FUNCTION), [WEB_SEARCH, PLAIN_FUNCTION], False, ONLY_F),
+    (allow_tools(PLAIN_FUNCTION, WEB_SEARCH), [WEB_SEARCH, PLAIN_FUNCTION], True, ONLY_F),
 ]
 
 
