@@ -137,9 +137,9 @@ class OllamaBuilder:
 
     def _read_delta(self, delta: Json) -> Batch:
         lines: Batch = []
-        thought = chat_reasoning.read_text(delta)
-        if thought:
-            lines += self._emit_reasoning(thought)
+        reasoning = chat_reasoning.read_text(delta)
+        if reasoning:
+            lines += self._emit_reasoning(reasoning)
         content = delta.get("content")
         for part in content if isinstance(content, list) else [content] if content else ():
             lines += self._read_part(part)
@@ -157,11 +157,11 @@ class OllamaBuilder:
             return self._add_text(part)
         if not isinstance(part, dict):
             raise non_text_content()
-        thought, text = chat_reasoning.split_content([part])
-        if not thought and not text:
+        reasoning, text = chat_reasoning.split_content([part])
+        if not reasoning and not text:
             self._add_image(part)
         return [
-            *(self._emit_reasoning(thought) if thought else ()),
+            *(self._emit_reasoning(reasoning) if reasoning else ()),
             *(self._add_text(text) if text else ()),
         ]
 
@@ -183,8 +183,8 @@ class OllamaBuilder:
     def _emit_text(self, text: str) -> Batch:
         return [self.make_line({"content": text})] if text else []
 
-    def _emit_reasoning(self, thought: str) -> Batch:
-        return [self.make_line({"thinking": thought})] if self._translated.wants_reasoning else []
+    def _emit_reasoning(self, reasoning: str) -> Batch:
+        return [self.make_line({"thinking": reasoning})] if self._translated.wants_reasoning else []
 
     def _attach_logprobs(self, lines: Batch, logprobs: Json) -> Batch:
         """Attach log probabilities to the last line, or to a new empty line."""

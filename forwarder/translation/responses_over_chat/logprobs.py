@@ -20,18 +20,20 @@ def read_entries(logprobs: Any) -> list[Json]:
     return [convert_entry(entry) for entry in select_objects(content)]
 
 
-def select_text_entries(entries: list[Json], thought: str, text: str, is_last: bool) -> list[Json]:
+def select_text_entries(
+    entries: list[Json], reasoning: str, text: str, is_last: bool
+) -> list[Json]:
     """Select the entries of ``text`` from those of a delta with reasoning, text and calls.
 
     If the text ``is_last`` in the delta, the entries up to the end belong to it, with the tokens
     that end it.  If the text cannot be located, all entries are returned.
     """
     content = b"".join(bytes(entry["bytes"]) for entry in entries)
-    thought_bytes, text_bytes = (part.encode(errors="replace") for part in (thought, text))
-    after_thought = 0
-    if thought_bytes in content:
-        after_thought = content.find(thought_bytes) + len(thought_bytes)
-    start = content.find(text_bytes, after_thought)
+    reasoning_bytes, text_bytes = (part.encode(errors="replace") for part in (reasoning, text))
+    after_reasoning = 0
+    if reasoning_bytes in content:
+        after_reasoning = content.find(reasoning_bytes) + len(reasoning_bytes)
+    start = content.find(text_bytes, after_reasoning)
     if start < 0:
         return entries
     end = len(content) if is_last else start + len(text_bytes)

@@ -176,19 +176,19 @@ class ResponseBuilder:
         """Read a delta with one field.  This is the hot path: most are text or reasoning."""
         if type(content) is str:
             return self._add_text(content) if content else []
-        thought = delta.get("reasoning_content")
+        reasoning = delta.get("reasoning_content")
         return (
-            self._emit_reasoning(thought)
-            if thought and type(thought) is str
+            self._emit_reasoning(reasoning)
+            if reasoning and type(reasoning) is str
             else self._read_delta(delta)
         )
 
     def _read_delta(self, delta: Json) -> Batch:
         events: Batch = []
         self._signatures.add_delta(delta)
-        thought = chat_reasoning.read_text(delta)
-        if thought:
-            events += self._emit_reasoning(thought)
+        reasoning = chat_reasoning.read_text(delta)
+        if reasoning:
+            events += self._emit_reasoning(reasoning)
         if delta.get("content"):
             content = delta["content"]
             if isinstance(content, str):
@@ -217,9 +217,9 @@ class ResponseBuilder:
 
     def _read_part(self, part: Any) -> Batch:
         """Read a part of a content list as Mistral and others send it."""
-        thought, text = chat_reasoning.split_content([part])
-        if thought or text:
-            return self._emit_reasoning(thought) if thought else self._add_text(text)
+        reasoning, text = chat_reasoning.split_content([part])
+        if reasoning or text:
+            return self._emit_reasoning(reasoning) if reasoning else self._add_text(text)
         return self._add_image(part)
 
     def _add_text(self, text: str) -> Batch:
@@ -280,11 +280,9 @@ class ResponseBuilder:
         text = "".join([*self._blanks, text])
         events = self._close_open_item("completed")
         item_id = self._context.id_source.new_id("rs")
-        self._open_item = thought = ReasoningItem(
-            item_id, len(self._items), self._context.reasoning
-        )
-        self._items.append(thought)
-        return [*events, *thought.open(), *(thought.append_text(text) if text else ())]
+        self._open_item = item = ReasoningItem(item_id, len(self._items), self._context.reasoning)
+        self._items.append(item)
+        return [*events, *item.open(), *(item.append_text(text) if text else ())]
 
     def _add_image(self, part: Any) -> Batch:
         picture = images.read_image(part)
