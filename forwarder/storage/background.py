@@ -42,7 +42,7 @@ from forwarder.core.shutdown import InFlightRequests
 from forwarder.core.types import Batch, EventStream, Json
 from forwarder.protocols.mappings import TERMINAL_EVENTS
 from forwarder.protocols.stream_end import append_responses_error
-from forwarder.protocols.unfold import unfold_answer as whole_events
+from forwarder.protocols.unfold import unfold_answer
 from forwarder.storage.conversation_lock import ConversationLock, ConversationLocks
 from forwarder.storage.db import Database, background_leases, conversations, event_log, responses
 from forwarder.storage.db.responses import StoredResponse
@@ -165,7 +165,7 @@ class BackgroundJob:
     passed_events: int = 0
     counted_events: int = 0
     unsaved_bytes: int = 0
-    has_heard: bool = False
+    has_received: bool = False
     is_dropped: bool = False
     is_unwanted: bool = False
 
@@ -188,11 +188,9 @@ class BackgroundJob:
         return bool(self.pending_events) and self.pending_events[-1]["type"] in TERMINAL_EVENTS
 
     def add_events(self, batch: Batch) -> Json | None:
-        """Append upstream events, rewritten for this response. Returns the final response, if
-        any.
-        """
+        """Append upstream events, rewritten for this response. Returns its end, or None."""
         for event in batch:
-            self.has_heard = True
+            self.has_received = True
             if event["type"] in background_leases.OPENING_EVENTS:
                 self._record_origin(event)
                 continue  # this job has its own opening events
@@ -498,13 +496,12 @@ class BackgroundRunner:
             if response is not None:
                 self._store_end(job, response)
                 return
-            if job.is_unwanted and job.has_heard:
+            if job.is_unwanted and job.has_received:
                 self._end_job(job)
                 return
 
     def _release_on_shutdown(self, job: BackgroundJob) -> EventStream:
-        """Stream a job's batches. Raises JobReleased if the process shuts down and the job was
-        released.
+        """Stream a job's batches. Raises JobReleased if the job was released on shutdown.
 
         If the database is unavailable, the job is not written, and its lease expires.
         """
@@ -531,9 +528,7 @@ class BackgroundRunner:
         yield from context.set_response_stream(self._read_upstream(job))
 
     def _read_upstream(self, job: BackgroundJob) -> EventStream:
-        """Stream the upstream's events; reconnect if the upstream continues without a
-        connection.
-        """
+        """Stream the upstream's events, reconnecting to a stored response after a disconnect."""
         failures = 0
         while True:
             before = job.passed_events = 0
@@ -711,7 +706,7 @@ class BackgroundRunner:
         response was ended. If the id is not known yet, the job waits for it.
         """
         job.is_unwanted = ends_upstream
-        if ends_upstream and not job.has_heard and job.task.continues_without_connection():
+        if ends_upstream and not job.has_received and job.task.continues_without_connection():
             spawn(lambda: self._stop_when_origin_known(job))
         else:
             self._end_job(job)
@@ -812,7 +807,9 @@ def read_event_log(
         ]
     if responses.read_events_after(connection, owner, stored, -1):
         return []
-    return [e for e in whole_events("responses", stored.body, True) if e["sequence_number"] > after]
+    return [
+        e for e in unfold_answer("responses", stored.body, True) if e["sequence_number"] > after
+    ]
 
 
 def remove_stored_response(

@@ -26,9 +26,7 @@ class StoredRequest(NamedTuple):
     client_headers: dict[str, str]
 
     def to_json(self) -> Json:
-        """Return a JSON object. A list ``input`` is left out: the response row already contains
-        it.
-        """
+        """Return a JSON object without a list ``input``; the response row contains it."""
         values = self._asdict()
         if isinstance(self.request.get("input"), list):
             values["request"] = {k: v for k, v in self.request.items() if k != "input"}
@@ -42,9 +40,7 @@ def read_stored_request(values: Json, stored_input: list[Json]) -> StoredRequest
 
 
 def is_readable(values: Any) -> bool:
-    """Whether this version knows every field of a stored request, and all required fields are
-    present.
-    """
+    """Whether this version knows all fields of a stored request, and none is missing."""
     known = set(StoredRequest._fields)
     needed = known - set(StoredRequest._field_defaults)
     return isinstance(values, dict) and needed <= values.keys() <= known

@@ -81,9 +81,7 @@ class CompletionRecorder:
         return [e if e.get("error") else {**e, "id": self._read_id(e)} for e in batch]
 
     def _read_id(self, chunk: Json) -> str:
-        """Return the stored id. Ids of upstreams without storage may collide, so they are
-        replaced.
-        """
+        """Return the id, replaced unless the upstream stores completions: other ids may collide."""
         if self._id is None:
             upstream_id = chunk.get("id") if self._get_origin() else None
             self._id = str(upstream_id or generate_id("chatcmpl").replace("_", "-"))
@@ -99,9 +97,7 @@ class CompletionRecorder:
 
 
 def count_finished_choices(chunk: Json) -> int:
-    """Return the number of choices that end with a chunk; a non-streamed answer ends all
-    choices.
-    """
+    """Return the number of choices that end with a chunk, or with a non-streamed answer."""
     return sum(bool(choice.get("finish_reason")) for choice in chunk.get("choices") or ())
 
 

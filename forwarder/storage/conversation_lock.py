@@ -37,10 +37,10 @@ class ConversationLock:
     holder_id: str
 
     def acquire(self, connection: sa.Connection) -> None:
-        """Acquire the lock if the conversation exists. Raises ConversationLocked if another turn
-        holds it.
+        """Acquire the lock if the conversation exists.
 
-        Call `start_renewal` after the transaction.
+        Raises ConversationLocked if another turn holds it. Call `start_renewal` after the
+        transaction.
         """
         place = self.owner, self.conversation
         if conversations.acquire_lease(connection, *place, self.holder_id):

@@ -106,9 +106,7 @@ class IncludeFilter:
     """Removes the fields that a request did not include."""
 
     def __init__(self, query: Iterable[tuple[str, str]]) -> None:
-        """``query`` is the (name, value) pairs of the URL. Raises InvalidRequest for unknown
-        values.
-        """
+        """``query`` is the (name, value) pairs of the URL. Raises InvalidRequest."""
         included = [value for name, value in query if INCLUDE_PARAMETER.fullmatch(name)]
         for i, value in enumerate(included):
             check_enum(value, tuple(HIDDEN_FIELDS), f"include[{i}]")

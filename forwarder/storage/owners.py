@@ -99,8 +99,7 @@ class OwnerResolver:
         return self._database.write_without_timeout(move_rows)
 
     def rotate_keys(self) -> None:
-        """Re-encrypt the owner keys under the first secret, and move all owners that can be
-        guessed.
+        """Re-encrypt the owner keys under the first secret, and replace guessable owners.
 
         Raises StoreUnavailable.
         """

@@ -22,9 +22,7 @@ class PageRequest(NamedTuple):
 
 
 def read_page(query: Mapping[str, str], order: str) -> PageRequest:
-    """Parse pagination parameters of a URL; ``order`` is the default order. Raises
-    InvalidRequest.
-    """
+    """Parse pagination parameters; ``order`` is the default order. Raises InvalidRequest."""
     text = query.get("limit", "20")
     if not text.isdecimal() or not 1 <= int(text) <= MAX_PAGE_SIZE:
         raise InvalidRequest(

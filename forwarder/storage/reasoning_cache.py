@@ -79,9 +79,7 @@ class DatabaseBackend:
         return {key: cached.value for key, cached in known.items()}
 
     def store(self, owner: bytes, values: Mapping[bytes, bytes]) -> None:
-        """Store an owner's values. When this returns, they are in the database if it is
-        available.
-        """
+        """Store an owner's values in this process and, if possible, in the database."""
         now = _TIMESTAMP.pack(time.time())
         self._memory.store(owner, {key: now + value for key, value in values.items()})
         sealed = {key.hex(): self._encrypt(owner, key, value) for key, value in values.items()}
@@ -131,15 +129,11 @@ class DatabaseBackend:
         return results[0] if results else None
 
     def _encrypt(self, owner: bytes, key: bytes, value: bytes) -> bytes:
-        """Encrypt a value together with its owner and key, so that it cannot be moved to another
-        row.
-        """
+        """Encrypt a value together with its owner and key: it is not valid in another row."""
         return self._cipher.encrypt([(owner + key).hex(), orjson.loads(value)]).encode()
 
     def _decrypt(self, owner: bytes, key: bytes, data: bytes) -> bytes | None:
-        """Decrypt a value. None if it belongs to another row, or if its secret is no longer
-        known.
-        """
+        """Decrypt a value. None if it is of another row, or if its secret is unknown."""
         place, value = self._cipher.decrypt(data.decode()) or (None, None)
         return orjson.dumps(value) if place == (owner + key).hex() else None
 

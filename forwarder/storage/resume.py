@@ -168,9 +168,7 @@ def read_history(
 
 
 class StoredHistory(NamedTuple):
-    """Earlier items, or the upstream's id of the previous response, and the stored responses
-    used.
-    """
+    """Earlier items or the upstream's response id, and the stored responses used."""
 
     items: list[Json]
     upstream_response_id: str | None = None

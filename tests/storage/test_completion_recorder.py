@@ -83,11 +83,9 @@ def test_non_streamed_completion_is_stored(database: SqliteDatabase) -> None:
     assert record_batches(database, [[whole]]) == [([whole], True)]
 
 
-@pytest.mark.parametrize(("store", "kept"), [(True, True), (False, False), (None, False)])
-def test_completion_is_stored_only_on_request(store: bool | None, stored_completion: bool) -> None:
-    assert (
-        completion_recorder.is_completion_stored({**REQUEST, "store": store}) is stored_completion
-    )
+@pytest.mark.parametrize(("store", "is_stored"), [(True, True), (False, False), (None, False)])
+def test_completion_is_stored_only_on_request(store: bool | None, is_stored: bool) -> None:
+    assert completion_recorder.is_completion_stored({**REQUEST, "store": store}) is is_stored
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -192,7 +192,7 @@ def test_references_of_earlier_turns_are_resolved(
     references = [{"type": "item_reference", "id": name} for name in ("msg_1", "msg_x")]
     later = StoredResponse("resp_3", "completed", references, {"output": []}, 1.0)
     database.write(lambda c: responses.add(c, "o", later, []))
-    ledger = LossReport()
+    loss_report = LossReport()
     requests: list[Json] = []
 
     def handler(request: Json) -> EventStream:
@@ -200,9 +200,9 @@ def test_references_of_earlier_turns_are_resolved(
         return iter(())
 
     request_input = {"input": [NEXT], "previous_response_id": "resp_3"}
-    with_history(handler, database, lambda: "o", UP, ledger.drop)(request_input)
+    with_history(handler, database, lambda: "o", UP, loss_report.drop)(request_input)
     assert requests[0]["input"] == [SAID, NEXT]
-    assert [*ledger.losses] == ["previous_response_id.item_reference"]
+    assert [*loss_report.losses] == ["previous_response_id.item_reference"]
 
 
 LARGE: Json = {**SAID, "id": "msg_large", "content": "x" * 10_000}

@@ -107,13 +107,13 @@ NEEDS_STORE: list[tuple[str, Json]] = [
 ]
 
 
-@pytest.mark.parametrize(("client", "asked"), NEEDS_STORE)
+@pytest.mark.parametrize(("client", "request_"), NEEDS_STORE)
 def test_request_that_needs_the_store_is_refused_while_it_cannot_be_written(
-    client: str, request: Json, failing: SqliteDatabase
+    client: str, request_: Json, failing: SqliteDatabase
 ) -> None:
     with pytest.raises(StoreUnavailable):
         ConversationStore(failing, InFlightRequests()).make_recorder(
-            client, request, CONTEXT, lambda: None
+            client, request_, CONTEXT, lambda: None
         )
 
 

@@ -66,9 +66,7 @@ class ResponseOrigin(NamedTuple):
 def append_progress(
     connection: sa.Connection, owner: str, response_id: str, worker: str, log: Batch
 ) -> bool:
-    """Append events to the log of an own response. False if this worker does not own it any
-    more.
-    """
+    """Append events to the log of an own response. False if it belongs to another worker now."""
     chunk = event_log.pack_events(log)
     values = {"status": "in_progress", "lease": NEW_LEASE, "size": table.c.size + len(chunk.data)}
     mine = sa.update(table).where(match_own_work(owner, response_id, worker)).values(values)
@@ -87,10 +85,9 @@ def set_origin(
     origin: ResponseOrigin,
     request: str | None,
 ) -> bool:
-    """Store where an own response is produced, so that other workers can follow it with
-    ``request``.
+    """Store where an own response is produced, so that another worker can follow it.
 
-    False if this worker does not own it any more.
+    ``request`` is the encrypted request. False if the response belongs to another worker now.
     """
     values = {**origin._asdict(), "request": request}
     own = sa.update(table).where(match_own_work(owner, response_id, worker))
@@ -180,9 +177,7 @@ def write_end(
 
 
 def reap(connection: sa.Connection, owner: str, response_id: str) -> StoredResponse | None:
-    """Fail a response whose lease has expired and that cannot be repeated. None if it is not
-    lost.
-    """
+    """Fail a response with an expired lease that cannot be repeated. None if it is not lost."""
     return reap_matching(
         connection, owner, response_id, table.c.request.is_(None), WORKER_DIED_ERROR
     )
@@ -191,9 +186,7 @@ def reap(connection: sa.Connection, owner: str, response_id: str) -> StoredRespo
 def reap_unreadable(
     connection: sa.Connection, owner: str, response_id: str
 ) -> StoredResponse | None:
-    """Fail a response that waited too long for a worker that can decrypt it. None if it may
-    wait.
-    """
+    """Fail a response that waited too long to be decrypted. None if it may still wait."""
     is_old = table.c.lease < NOW - MAX_UNREADABLE_SECONDS
     return reap_matching(connection, owner, response_id, is_old, UNREADABLE)
 

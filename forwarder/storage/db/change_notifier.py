@@ -38,9 +38,7 @@ class ChangeNotifier(Protocol):
 def make_change_notifier(
     database: Database, generation: Callable[[sa.Connection], int]
 ) -> ChangeNotifier:
-    """Return the notifier for a database; ``generation`` reads the number of changes from a
-    server.
-    """
+    """Return the notifier for a database; ``generation`` reads a server's number of changes."""
     if isinstance(database, SqliteDatabase):
         return FileChangeNotifier(database.path.with_name(f"{database.path.name}.models"))
     return PollingChangeNotifier(lambda: database.read(generation))

@@ -99,9 +99,7 @@ def remove(connection: sa.Connection, owner: str, name: str) -> bool:
 
 
 def find_position(connection: sa.Connection, owner: str, name: str) -> int | None:
-    """Return the list position of an existing or recently deleted completion; otherwise
-    ``None``.
-    """
+    """Return the list position of a completion, existing or recently deleted, or None."""
     number = connection.scalar(sa.select(completions.c.number).where(match_completion(owner, name)))
     return (
         tombstones.find_position(connection, owner, TOMBSTONE_LIST, name)
@@ -120,8 +118,7 @@ def list_page(
     metadata: Json,
     spend: SpendCallback | None = None,
 ) -> list[StoredCompletion]:
-    """Return up to ``limit`` completions after position ``after``, in order of creation or
-    reversed.
+    """Return up to ``limit`` completions after position ``after``, ordered by creation.
 
     ``model`` and ``metadata`` filter the result. The messages are left out.
     """

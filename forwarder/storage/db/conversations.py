@@ -86,8 +86,9 @@ def remove(connection: sa.Connection, owner: str, name: str) -> bool:
 
 
 def acquire_lease(connection: sa.Connection, owner: str, name: str, holder: str) -> bool:
-    """Lock a conversation for `LEASE_SECONDS`. False if it does not exist or another holder's lease
-    is valid.
+    """Lock a conversation for `LEASE_SECONDS`.
+
+    False if it does not exist, or if another holder's lease is still valid.
     """
     free = conversations.c.lease.is_(None) | (conversations.c.lease < NOW)
     update = sa.update(conversations).where(match_conversation(owner, name), free)
@@ -158,9 +159,7 @@ def read_items(
 def find_items_by_id(
     connection: sa.Connection, owner: str, names: Iterable[str], spend: SpendCallback | None = None
 ) -> dict[str, Json]:
-    """Return items by id, from any conversation of the owner. If an id occurs twice, the latest
-    wins.
-    """
+    """Return items by id, from any conversation of the owner. The latest item of an id wins."""
     condition = (items.c.owner == owner) & items.c.id.in_(list(names))
     query = sa.select(items.c.id, items.c.data).where(condition).order_by(items.c.number)
     rows = connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH))

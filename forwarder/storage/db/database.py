@@ -127,9 +127,7 @@ class Database:
         return self._run_work(lambda: self._run_write_without_timeout(work), self.write_breaker)
 
     def find_error(self, max_age: float) -> str | None:
-        """Return the current error, or None; runs a check if the last one is older than ``max_age``
-        s.
-        """
+        """Return the current error, or None. Checks again after ``max_age`` seconds."""
         is_old = time.monotonic() - self._checked_at > max_age
         if is_old and not self._current_error() and not self._check_task.run(CHECK_TIMEOUT_SECONDS):
             return f"No answer within {CHECK_TIMEOUT_SECONDS:g} s."
@@ -513,9 +511,7 @@ READ_ONLY_CODE = "25006"
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error means that the database is unavailable, rather than that a statement
-    failed.
-    """
+    """Whether an error means that the database is unavailable, not that a statement is wrong."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     if type(cause).__name__ == "ProgramLimitExceeded" or "too many SQL variables" in str(cause):
         return False  # the statement was too large

@@ -80,9 +80,7 @@ class EventLogPacker:
         self._run = make_empty_run(0)
 
     def add_events(self, events: Batch) -> None:
-        """Add one or more events. After InvalidSequenceNumber the packer cannot be used any
-        more.
-        """
+        """Add one or more events. The packer is unusable after InvalidSequenceNumber."""
         width, next_number, shared, values, deltas = self._run
         for event in events:
             # Fast path for nearly all events: same keys and shared values as the current run, so

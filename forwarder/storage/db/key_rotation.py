@@ -28,9 +28,7 @@ MAX_REWRITTEN_ROWS = 100
 
 
 class EncryptedColumns(NamedTuple):
-    """Columns that may contain encrypted values, with the functions that decode and encode a
-    cell.
-    """
+    """Columns with encrypted values, and the functions that decode and encode a cell."""
 
     table: sa.Table
     columns: tuple[str, ...]
@@ -50,9 +48,7 @@ ENCRYPTED_COLUMNS = (
 
 
 class RotationReport(NamedTuple):
-    """Number of re-encrypted model keys and rows, and the models whose key could not be
-    decrypted.
-    """
+    """Number of re-encrypted model keys and rows, and the models with undecryptable keys."""
 
     models: int
     rows: int
@@ -121,9 +117,7 @@ def find_changes(
 
 
 def reencrypt_value(value: Any, renew: Reencrypt) -> Any:
-    """Re-encrypt all encrypted strings in a JSON value. Returns the same object if there are
-    none.
-    """
+    """Re-encrypt all encrypted strings in a JSON value. Returns the same object without any."""
     if isinstance(value, str):
         return (renew(value) or value) if value.startswith(SEAL_PREFIXES) else value
     if isinstance(value, dict):

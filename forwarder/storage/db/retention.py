@@ -35,13 +35,13 @@ deleted by age, so that an operator can correct the clock.
 """
 
 PRUNES_PER_SIZE_LIMIT = 20
-"""A worker prunes at once after it has written this fraction of the size limit."""
+"""A worker prunes at once after it has written the size limit divided by this number."""
 
 CHECKS_PER_ROUND = 15
 """How often the number of written bytes is checked per round."""
 
 PRUNE_JOB, CLOCK_JOB = "prune", "clock"
-"""The chores: when to prune next, and from when on the clock is trusted."""
+"""Scheduled jobs: the next pruning, and the time from which the clock is trusted."""
 
 PRUNED_TABLES = (response_table, conversations, completions, reasoning)
 

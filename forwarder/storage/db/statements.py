@@ -26,9 +26,7 @@ class Statement:
         self._named_sql = PLACEHOLDER.sub(r"%(\1)s", sql)
 
     def run(self, connection: sa.Connection, *rows: Mapping[str, Any]) -> int:
-        """Execute the statement for each row; return the number of rows changed by the last
-        execution.
-        """
+        """Execute the statement for each row; return the row count of the last execution."""
         changed = 0
         for row in rows:
             changed = self._execute(connection, row).rowcount

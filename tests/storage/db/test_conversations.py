@@ -44,7 +44,7 @@ def test_items_keep_their_order_without_duplicates(database: SqliteDatabase) -> 
     create_conversation(database, "d")
 
     assert add(database, "z", "y") == ["z", "y"]
-    assert add(database, "z", talk="d") == ["z"]
+    assert add(database, "z", conversation="d") == ["z"]
     assert add(database, "y", "a") == ["y", "a"]
     assert list_ids(database) == ["z", "y", "a"]
     assert database.write(lambda c: conversations.remove_item(c, "o", "c", "y"))
@@ -77,7 +77,7 @@ def test_items_are_listed_in_pages_and_deleted_ones_keep_their_position(
     create_conversation(database)
     create_conversation(database, "d")
     add(database, *"abcde")
-    add(database, "x", talk="d")
+    add(database, "x", conversation="d")
 
     def behind(name: str, falling: bool = False, most: int = 9) -> list[str]:
         after = database.read(lambda c: conversations.find_item_position(c, "o", "c", name))
@@ -103,7 +103,7 @@ def test_items_are_found_in_any_conversation(database: SqliteDatabase) -> None:
     for conversation in "cd":
         create_conversation(database, conversation)
     add(database, "a", "b")
-    add(database, "x", talk="d")
+    add(database, "x", conversation="d")
 
     found = database.read(lambda c: conversations.find_items_by_id(c, "o", ["a", "x", "y"]))
     assert found == {"a": {"say": "a"}, "x": {"say": "x"}}

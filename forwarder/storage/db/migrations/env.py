@@ -1,4 +1,4 @@
-"""Alembic runs this to migrate; the connection, in a transaction, is given by `migrate.py`."""
+"""Alembic runs this module to migrate; `migrate.py` provides the connection and its transaction."""
 
 from __future__ import annotations
 

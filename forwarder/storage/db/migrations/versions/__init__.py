@@ -1,1 +1,1 @@
-"""The steps, in the order of their names; one that is released is never changed."""
+"""The migrations, ordered by name. A released migration is never changed."""

@@ -1,4 +1,4 @@
-"""What workers share: the reasoning of upstreams, and who has which conversation."""
+"""Share state between workers: cached reasoning, and locks of conversations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Make the table, and the columns; older code that is still running does without them."""
+    """Create the table and the columns; running workers of the older version ignore them."""
     op.create_table(
         "thoughts",
         sa.Column("owner", sa.Text(), nullable=False),

@@ -1,4 +1,4 @@
-"""The models that are registered at run time."""
+"""Create the table of models registered at run time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Make their table, and the one that counts changes."""
+    """Create the table of models, and the one that counts changes."""
     op.create_table(
         "models",
         sa.Column("name", sa.Text(), nullable=False),

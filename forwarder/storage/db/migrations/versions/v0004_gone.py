@@ -1,4 +1,4 @@
-"""Where what was deleted stood in its list."""
+"""Create the table with the list positions of deleted rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table."""
     op.create_table(
         "gone",
         sa.Column("owner", sa.Text(), nullable=False),

@@ -1,4 +1,4 @@
-"""Items of conversations by their ids alone."""
+"""Index the items of conversations by id."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    """Make the index."""
+    """Create the index."""
     op.create_index("conversation_items_by_id", "conversation_items", ["owner", "id"], unique=False)

@@ -1,7 +1,6 @@
-"""Less is written for each response: nothing where there is nothing to find, and one tree less.
+"""Reduce the writes for each response: partial indexes, and an items table without row ids.
 
-Most responses continue nothing and are not made in the background, and most have a log of one
-piece.
+Most responses continue nothing, do not run in the background, and have an event log of one chunk.
 """
 
 from __future__ import annotations
@@ -14,21 +13,21 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Index what is there alone; keep items, and a log of one piece, without a detour."""
-    _index_what_is_there("responses_by_previous", ["owner", "previous"])
-    _index_what_is_there("responses_by_lease", ["lease"])
+    """Make indexes partial; store items without row ids and single-chunk logs with responses."""
+    create_partial_index("responses_by_previous", ["owner", "previous"])
+    create_partial_index("responses_by_lease", ["lease"])
     op.add_column("responses", sa.Column("log", sa.LargeBinary(), nullable=True))
     if op.get_bind().dialect.name == "sqlite":
-        _items_without_rowid()
+        rebuild_items_without_rowid()
 
 
-def _index_what_is_there(name: str, columns: list[str]) -> None:
-    there = sa.text(f"{columns[-1]} IS NOT NULL")
+def create_partial_index(name: str, columns: list[str]) -> None:
+    condition = sa.text(f"{columns[-1]} IS NOT NULL")
     op.drop_index(name, "responses")
-    op.create_index(name, "responses", columns, sqlite_where=there, postgresql_where=there)
+    op.create_index(name, "responses", columns, sqlite_where=condition, postgresql_where=condition)
 
 
-def _items_without_rowid() -> None:
+def rebuild_items_without_rowid() -> None:
     op.rename_table("items", "items_of_before")
     op.drop_index("items_by_response", "items_of_before")
     op.create_table(

@@ -1,4 +1,4 @@
-"""Background work keeps its request, so that another worker can begin it anew."""
+"""Store the request of background responses, so that another worker can repeat them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Add the columns; older code leaves them empty, and its work is not begun anew."""
+    """Add the columns. Older versions leave them empty, and their jobs are not repeated."""
     op.add_column("responses", sa.Column("request", sa.Text(), nullable=True))
     number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
     op.add_column("responses", sa.Column("attempt", number, nullable=True))

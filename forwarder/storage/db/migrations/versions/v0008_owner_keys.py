@@ -1,4 +1,4 @@
-"""The keys that owners are derived with."""
+"""Create the table of owner keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """Make the table; who owns what is changed where the keys can be opened."""
+    """Create the table. Workers that can decrypt the keys move existing data to the new owners."""
     op.create_table(
         "owner_keys",
         sa.Column("name", sa.Text(), nullable=False),
