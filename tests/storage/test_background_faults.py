@@ -215,8 +215,8 @@ def test_discarded_answer_is_logged(
         outage.lasts = False
         until(lambda: not background._jobs)
 
-    said = {"event": "background_answer_discarded", "response": name}
-    assert said in [record.msg for record in caplog.records]
+    record_message = {"event": "background_answer_discarded", "response": name}
+    assert record_message in [record.msg for record in caplog.records]
     assert background.read_response("o", name).status != "completed"
 
 

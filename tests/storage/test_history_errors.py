@@ -74,8 +74,8 @@ def test_unavailable_earlier_media_become_a_note() -> None:
     loss_report = call_handler(handler, *earlier)
     assert [*loss_report.losses] == ["conversation.input_file", "conversation.input_image"]
     note = {"type": "input_text", "text": "[image no longer available]"}
-    said, got, read, own = handler.inputs[-1]
-    assert said["content"][1:] == [note, picture("https://x/a.png")]
+    message, got, read, own = handler.inputs[-1]
+    assert message["content"][1:] == [note, picture("https://x/a.png")]
     assert got == {**result, "output": [note]}
     assert read["content"] == [{"type": "input_text", "text": "[file no longer available]"}]
     assert (own, len(handler.inputs)) == (OWN, 2)

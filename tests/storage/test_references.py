@@ -30,8 +30,8 @@ def _stored(database: SqliteDatabase) -> None:
     talk = [("msg_t", ASKED), ("ref", {"type": "item_reference", "id": "ref"})]
 
     def write(connection: Any) -> None:
-        for kept in (first, theirs):
-            responses.add(connection, "o", kept, [])
+        for stored in (first, theirs):
+            responses.add(connection, "o", stored, [])
         conversations.create(connection, "o", Conversation("conv_1", 1.0, {}))
         conversations.append_items(connection, "o", "conv_1", talk)
 
@@ -45,9 +45,11 @@ def found(database: SqliteDatabase, *names: str, owner: str = "o") -> dict[str, 
 def test_listed_input_item_is_found(database: SqliteDatabase) -> None:
     for name, count in ((NAME, 2), ("7-b", 5)):
         listed = database.read(lambda c, name=name: read_response_input(c, "o", name))  # type: ignore[misc]
-        there = found(database, *(item["id"] for item in listed))
-        assert [there[item["id"]] for item in listed] == [ASKED, NAMED, SAID, SAID, LATER][:count]
-        assert found(database, *there, owner="p") == {}
+        found_items = found(database, *(item["id"] for item in listed))
+        assert [found_items[item["id"]] for item in listed] == [ASKED, NAMED, SAID, SAID, LATER][
+            :count
+        ]
+        assert found(database, *found_items, owner="p") == {}
 
 
 def test_item_has_the_same_id_in_all_lists(database: SqliteDatabase) -> None:
@@ -69,11 +71,11 @@ def test_reference_is_not_found_as_an_item(database: SqliteDatabase) -> None:
 
 
 def test_reference_detection() -> None:
-    given = [{"type": "item_reference", "id": "a"}, {"id": "b"}, NAMED, {"id": 5}, 5,
+    items = [{"type": "item_reference", "id": "a"}, {"id": "b"}, NAMED, {"id": 5}, 5,
              {"type": "item_reference"}]  # fmt: skip
-    assert references.list_references(given) == ["a", "b"]
+    assert references.list_references(items) == ["a", "b"]
     assert references.list_references("text") == []
-    assert references.replace_references(given, {"a": SAID})[:2] == [SAID, {"id": "b"}]
+    assert references.replace_references(items, {"a": SAID})[:2] == [SAID, {"id": "b"}]
 
 
 def count_statements(database: SqliteDatabase, *names: str) -> int:

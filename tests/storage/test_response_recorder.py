@@ -140,11 +140,11 @@ def test_turn_is_appended_to_its_conversation(database: SqliteDatabase) -> None:
     for status in ("completed", "failed"):
         list(make_recorder(database, conversation="conv_1").record(iter(answer(status=status))))
 
-    said = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
-    assert [each.data["role"] for each in said] == ["user", "assistant"]
+    items = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
+    assert [each.data["role"] for each in items] == ["user", "assistant"]
     stored = find_stored(database)
     assert stored is not None
-    assert (stored.conversation, stored.before) == ("conv_1", said[-1].number)
+    assert (stored.conversation, stored.before) == ("conv_1", items[-1].number)
 
 
 def test_unstored_turn_is_appended_to_its_conversation(database: SqliteDatabase) -> None:
@@ -154,8 +154,8 @@ def test_unstored_turn_is_appended_to_its_conversation(database: SqliteDatabase)
         [*_, (last,)] = given.record(iter(answer("1")))
         assert find_stored(database, last["response"]["id"]) is None
 
-    said = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
-    assert [each.data["role"] for each in said].count("user") == 2
+    items = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
+    assert [each.data["role"] for each in items].count("user") == 2
 
 
 def test_referenced_items_are_appended_to_the_conversation(database: SqliteDatabase) -> None:
@@ -166,9 +166,9 @@ def test_referenced_items_are_appended_to_the_conversation(database: SqliteDatab
     another = iter(answer("resp_" + "1" * 32))
     list(make_recorder(database, conversation="conv_1", input=given).record(another))
 
-    said = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
-    assert said[0].data["content"] == "hi"
-    assert [each.id for each in said] == [listed[0]["id"], "unknown", "msg_1"]
+    items = database.read(lambda c: conversations.read_items(c, "o", "conv_1"))
+    assert items[0].data["content"] == "hi"
+    assert [each.id for each in items] == [listed[0]["id"], "unknown", "msg_1"]
 
 
 def test_storage_error_fails_the_stream(
@@ -197,9 +197,9 @@ def test_heartbeats_are_passed_on(database: SqliteDatabase) -> None:
 
 def record_locked(database: SqliteDatabase, stored: bool) -> Iterator[Batch]:
     """Return the recorded stream of a turn that holds a conversation lock."""
-    hold = ConversationLocks(database).acquire("o", "conv")
+    lock = ConversationLocks(database).acquire("o", "conv")
     given = {"model": "m", "input": "hi", "conversation": "conv", "store": stored}
-    return iter(ResponseRecorder(database, "o", given, lambda: None, hold).record(iter(answer())))
+    return iter(ResponseRecorder(database, "o", given, lambda: None, lock).record(iter(answer())))
 
 
 def is_free(database: SqliteDatabase) -> bool:
@@ -239,11 +239,13 @@ def test_conversation_is_released_after_a_storage_error(
 
 
 def test_more_items_with_ids_than_a_statement_takes_parameters(database: SqliteDatabase) -> None:
-    said = [{"id": f"msg_{i}", "role": "user", "content": "x"} for i in range(40_000)]
-    list(make_recorder(database, input=said).record(iter(answer())))
+    items = [{"id": f"msg_{i}", "role": "user", "content": "x"} for i in range(40_000)]
+    list(make_recorder(database, input=items).record(iter(answer())))
 
-    there = database.read(lambda c: references.find_items(c, "o", [item["id"] for item in said]))
-    assert len(there) == 40_000
+    found_items = database.read(
+        lambda c: references.find_items(c, "o", [item["id"] for item in items])
+    )
+    assert len(found_items) == 40_000
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 2000])

@@ -33,15 +33,17 @@ def test_replaced_model_keeps_its_creation_time(database: SqliteDatabase) -> Non
 
 
 def test_concurrent_writers_of_models_are_serialized(database: SqliteDatabase) -> None:
-    said: list[str] = []
+    statements: list[str] = []
 
     def putting(connection: sa.Connection) -> None:
-        sa.event.listen(connection, "before_cursor_execute", lambda *given: said.append(given[2]))
+        sa.event.listen(
+            connection, "before_cursor_execute", lambda *given: statements.append(given[2])
+        )
         models.put(connection, ROW)
 
     database.write(putting)
 
-    assert said[0].startswith("UPDATE generations")
+    assert statements[0].startswith("UPDATE generations")
 
 
 def test_generation_counts_changes(database: SqliteDatabase) -> None:

@@ -58,11 +58,11 @@ def fill(connection: sa.Connection, owner: str) -> None:
     conversations.create(connection, owner, Conversation("conv_1", 1.0, {}))
     conversations.append_items(connection, owner, "conv_1", [("msg_1", MESSAGE)])
     log = [event_log.pack_events([{"type": "x", "sequence_number": n}]) for n in range(2)]
-    kept = StoredResponse(
+    stored = StoredResponse(
         "resp_1", "completed", [], {"output": [MESSAGE]}, 1.0, conversation="conv_1"
     )
-    responses.add(connection, owner, kept, log)
-    responses.add(connection, owner, kept._replace(id="resp_2", previous="resp_1"), log)
+    responses.add(connection, owner, stored, log)
+    responses.add(connection, owner, stored._replace(id="resp_2", previous="resp_1"), log)
     completions.add(connection, owner, StoredCompletion("chat_1", 1.0, "m", {}, [], {}))
     tombstones.add_tombstone(connection, owner, "conv_1", "msg_0", 1)
 
@@ -95,7 +95,7 @@ def test_move_is_complete_and_limited_to_the_owner(database: Database) -> None:
     assert (count(database, "before"), count(database, "now")) == (NOTHING, full)
     assert count(database, "other") == full
     chain = database.read(lambda c: responses.read_chain(c, "now", "resp_2"))
-    assert [kept.id for kept in chain] == ["resp_1", "resp_2"]
+    assert [stored.id for stored in chain] == ["resp_1", "resp_2"]
     database.write(lambda c: responses.remove(c, "now", "resp_2"))
     database.write(lambda c: conversations.remove(c, "now", "conv_1"))
     assert (
