@@ -33,26 +33,28 @@ def spot(start: int, end: int) -> Json:
 
 @pytest.mark.parametrize("wrap", [nest_annotation, dict])
 @pytest.mark.parametrize(
-    "put", [[], [(0, 5)], [(2, 3)], [(0, 1), (3, 2), (6, 4)], [(4, 1)], [(9, 9)]]
+    "insertions", [[], [(0, 5)], [(2, 3)], [(0, 1), (3, 2), (6, 4)], [(4, 1)], [(9, 9)]]
 )
-def test_shift_annotation_keeps_the_same_words(wrap: Any, put: list[tuple[int, int]]) -> None:
+def test_shift_annotation_keeps_the_same_words(
+    wrap: Any, insertions: list[tuple[int, int]]
+) -> None:
     text = "abcdefgh"
     whole = "".join(
-        "".join("-" * size for at, size in put if at == i) + c for i, c in enumerate(text)
+        "".join("-" * size for at, size in insertions if at == i) + c for i, c in enumerate(text)
     )
     for start in range(len(text)):
         for end in range(start + 1, len(text) + 1):
-            moved = shift_annotation(wrap(spot(start, end)), put)
-            inner = moved.get("url_citation", moved)
-            said = whole[inner["start_index"] : inner["end_index"]]
-            assert said.replace("-", "") == text[start:end]
-            assert said[0] != "-"
-            assert said[-1] != "-"
+            shifted = shift_annotation(wrap(spot(start, end)), insertions)
+            inner = shifted.get("url_citation", shifted)
+            span = whole[inner["start_index"] : inner["end_index"]]
+            assert span.replace("-", "") == text[start:end]
+            assert span[0] != "-"
+            assert span[-1] != "-"
 
 
 def test_shift_annotation_keeps_empty_span() -> None:
-    moved = shift_annotation(spot(2, 2), [(2, 3)])
-    assert (moved["start_index"], moved["end_index"]) == (5, 5)
+    shifted = shift_annotation(spot(2, 2), [(2, 3)])
+    assert (shifted["start_index"], shifted["end_index"]) == (5, 5)
     assert shift_annotation(spot(0, 0), [(0, 4)])["end_index"] == 4
 
 

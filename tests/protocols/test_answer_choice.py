@@ -1,4 +1,4 @@
-"""The choice of a chat stream that is the answer."""
+"""Selection of the answer among the choices of a chat stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("chunks", "found"),
+    ("chunks", "expected"),
     [
         ([[0], [1], [0]], [0, None, 0]),
         ([[0, 1], [1, 0]], [0, 0]),
@@ -22,13 +22,15 @@ Json = dict[str, Any]
     ],
 )
 def test_choice_selector_finds_the_answer(
-    chunks: list[list[int | None]], found: list[int | None]
+    chunks: list[list[int | None]], expected: list[int | None]
 ) -> None:
     answer = ChoiceSelector()
     choices = [[{"index": i} if i is not None else {} for i in chunk] for chunk in chunks]
-    got = [answer.find(chunk) for chunk in choices]
-    assert [None if choice is None else choice.get("index") for choice in got] == found
-    assert [choice is None for choice in got] == [c is None and i > 0 for i, c in enumerate(found)]
+    selected = [answer.find(chunk) for chunk in choices]
+    assert [None if choice is None else choice.get("index") for choice in selected] == expected
+    assert [choice is None for choice in selected] == [
+        c is None and i > 0 for i, c in enumerate(expected)
+    ]
 
 
 MESSAGE = {"content": "a"}

@@ -83,9 +83,9 @@ def test_detail_merger_restores_the_list() -> None:
 
 
 def split(pieces: list[str]) -> list[tuple[str, str]]:
-    """What comes out of a splitter, neighbours of one kind joined."""
+    """Split the pieces; join neighbours of one kind."""
     splitter = ThinkTagSplitter()
-    out = [said for piece in pieces for said in splitter.feed(piece)]
+    out = [part for piece in pieces for part in splitter.feed(piece)]
     joined: list[tuple[str, str]] = []
     for kind, text in [*out, *splitter.flush()]:
         assert text
@@ -133,11 +133,11 @@ def test_think_tag_splitter_with_any_chunks(content: str, data: st.DataObject) -
 
 def test_think_tag_splitter_is_reasoning() -> None:
     splitter = ThinkTagSplitter()
-    told = []
+    states = []
     for piece in ("\n", "<think>", "Hm.", "</think>", "\n", "Hi"):
         list(splitter.feed(piece))
-        told.append(splitter.is_reasoning)
-    assert told == [False, True, True, True, True, False]
+        states.append(splitter.is_reasoning)
+    assert states == [False, True, True, True, True, False]
 
 
 def test_think_tag_splitter_is_done_with_plain_text() -> None:

@@ -1,4 +1,4 @@
-"""Which reasoning style a client gets."""
+"""Selection of the reasoning style for a client."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_find_rendered_field_by_headers(headers: Json, field: str | None) -> Non
 
 
 @pytest.mark.parametrize(
-    ("api", "requested", "of_key", "style"),
+    ("api", "requested", "key_styles", "style"),
     [
         ("chat", "think", ("none",), "think"),
         ("chat", "auto", ("none",), "auto"),
@@ -75,9 +75,9 @@ def test_find_rendered_field_by_headers(headers: Json, field: str | None) -> Non
     ],
 )
 def test_select_style_precedence(
-    api: str, requested: str | None, of_key: tuple[str, ...], style: str
+    api: str, requested: str | None, key_styles: tuple[str, ...], style: str
 ) -> None:
-    assert select_style(api, requested, of_key, "setting") == style
+    assert select_style(api, requested, key_styles, "setting") == style
 
 
 @pytest.mark.parametrize(("api", "style"), [("chat", "both"), ("responses", "none"), ("chat", "x")])
@@ -88,25 +88,29 @@ def test_select_style_refuses_style_of_other_api(api: str, style: str) -> None:
     assert all(f"'{known}'" in refused.value.message for known in STYLES[api])
 
 
-def said(**fields: Any) -> list[Json]:
+def make_history(**fields: Any) -> list[Json]:
     return [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", **fields}]
 
 
 @pytest.mark.parametrize(
     ("messages", "rendered", "style"),
     [
-        (said(), None, "thinking"),
-        (said(), CONTENT, CONTENT),
-        (said(), "reasoning", "reasoning"),
-        (said(reasoning_content="t"), None, CONTENT),
-        (said(reasoning="t"), None, "reasoning"),
-        (said(reasoning="t"), CONTENT, "reasoning"),
-        (said(reasoning_details=[{"type": "reasoning.text", "text": "t"}]), None, "reasoning"),
-        (said(reasoning_content=""), None, "thinking"),
-        (said(reasoning_content=None, reasoning=None), None, "thinking"),
-        (said(reasoning={"effort": "low"}), None, "thinking"),
-        (said(content="[thinking]t[/thinking]\n\nb"), None, "thinking"),
-        ([*said(reasoning_content="t"), *said()], None, CONTENT),
+        (make_history(), None, "thinking"),
+        (make_history(), CONTENT, CONTENT),
+        (make_history(), "reasoning", "reasoning"),
+        (make_history(reasoning_content="t"), None, CONTENT),
+        (make_history(reasoning="t"), None, "reasoning"),
+        (make_history(reasoning="t"), CONTENT, "reasoning"),
+        (
+            make_history(reasoning_details=[{"type": "reasoning.text", "text": "t"}]),
+            None,
+            "reasoning",
+        ),
+        (make_history(reasoning_content=""), None, "thinking"),
+        (make_history(reasoning_content=None, reasoning=None), None, "thinking"),
+        (make_history(reasoning={"effort": "low"}), None, "thinking"),
+        (make_history(content="[thinking]t[/thinking]\n\nb"), None, "thinking"),
+        ([*make_history(reasoning_content="t"), *make_history()], None, CONTENT),
         ([{"role": "user", "content": "a", "reasoning": "t"}], None, "thinking"),
         ("hi", None, "thinking"),
         ([None, 5], CONTENT, CONTENT),

@@ -1,4 +1,4 @@
-"""Beyond the laws: what only the fold of a chat stream has to cope with."""
+"""Folding of streams, beyond the properties that `test_laws.py` checks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def test_fold_chat_ignores_repeated_name() -> None:
 
     answer = fold_chat(iter([chunks]))
 
-    [made] = answer["choices"][0]["message"]["tool_calls"]
-    assert made["function"] == {"name": "look", "arguments": "{}"}
+    [tool_call] = answer["choices"][0]["message"]["tool_calls"]
+    assert tool_call["function"] == {"name": "look", "arguments": "{}"}
 
 
-def folded(*deltas: Json, **choice: Any) -> Json:
-    """The message that these deltas add up to."""
+def fold_message(*deltas: Json, **choice: Any) -> Json:
+    """Fold deltas and return the message."""
     chunks = [{"id": "1", "choices": [{"index": 0, "delta": delta, **choice}]} for delta in deltas]
     message: Json = fold_chat(iter([chunks]))["choices"][0]["message"]
     return message
@@ -46,7 +46,7 @@ MESSAGES = {
         message(content="ab"),
     ),
     "an empty answer is empty": ([{"content": ""}], message(content="")),
-    "an image counts once, as it was told last": (
+    "a repeated image replaces the earlier one": (
         [{"images": [{"index": 0, "url": "a"}]}, {"images": [{"index": 1, "url": "b"}]},
          {"images": [{"index": 0, "url": "c"}]}, {"images": None}],
         message(images=[{"index": 0, "url": "c"}, {"index": 1, "url": "b"}]),
@@ -55,12 +55,12 @@ MESSAGES = {
         [{"images": [{"url": "a"}]}, {"images": [{"url": "b"}]}],
         message(images=[{"url": "a"}, {"url": "b"}]),
     ),
-    "what is no image or metadata is borne": (
+    "malformed images and metadata do not fail": (
         [{"images": ["odd", {"index": 0}]}, {"images": [{"index": 0, "url": "a"}]}, {"metadata": "odd"},
          {"metadata": {"a": 1}}],
         message(images=["odd", {"index": 0, "url": "a"}], metadata={"a": 1}),
     ),
-    "metadata is told piece by piece, and drafts are none": (
+    "metadata is merged, without drafts of images": (
         [{"metadata": {"partial_images": [1]}}, {"metadata": {"a": 1}}, {"metadata": {"b": 2}}, {"metadata": None}],
         message(metadata={"a": 1, "b": 2}),
     ),
@@ -94,14 +94,14 @@ MESSAGES = {
             {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
             {"id": "b", "type": "custom", "custom": {"name": "g", "input": "xy"}}]),
     ),
-    "calls without an index are told apart by id": (
+    "calls without an index are distinguished by id": (
         [call(id="a", type="function", function={"name": "f", "arguments": {"x": 1}}),
          call(id="b", type="function", function={"name": "f", "arguments": None})],
         message(tool_calls=[
             {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
             {"id": "b", "type": "function", "function": {"name": "f", "arguments": ""}}]),
     ),
-    "a vendor's own fields of a call are kept": (
+    "a vendor's extra fields of a call are preserved": (
         [call(index=0, id="a", type="function", function={"name": "f", "arguments": "{}"},
               extra_content={"signature": "s"})],
         message(tool_calls=[{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"},
@@ -126,7 +126,7 @@ MESSAGES = {
          {"annotations": [3], "reasoning_details": None}],
         message(content="a", annotations=[1, 3], reasoning_details=[2]),
     ),
-    "other fields are as they were said last": (
+    "other fields keep the last value": (
         [{"content": "a", "metadata": {"x": 1}}, {"metadata": None}],
         message(content="a", metadata={"x": 1}),
     ),
@@ -136,7 +136,7 @@ MESSAGES = {
 @pytest.mark.parametrize("name", MESSAGES)
 def test_fold_chat_merges_deltas(name: str) -> None:
     deltas, whole_message = MESSAGES[name]
-    assert folded(*deltas) == whole_message
+    assert fold_message(*deltas) == whole_message
 
 
 def test_fold_chat_keeps_last_value_of_each_field() -> None:
@@ -173,7 +173,7 @@ def test_fold_chat_separates_and_sorts_choices() -> None:
 
 def test_fold_chat_does_not_change_events() -> None:
     parts: list[Json] = [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}]
-    folded({"content": parts}, {"content": [{"type": "thinking", "thinking": [1]}]})
+    fold_message({"content": parts}, {"content": [{"type": "thinking", "thinking": [1]}]})
     assert parts == [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}]
 
 
@@ -221,16 +221,16 @@ def test_fold_chat_ignores_nulls_in_delta() -> None:
         nothing = {"function_call": None, "tool_calls": None, "refusal": None}
         return {"choices": [{"index": 0, "delta": {**nothing, **delta}, "finish_reason": finish}]}
 
-    folded = fold_chat(iter([[chunk({"content": ""}), chunk({"tool_calls": []}, "stop")]]))
+    completion = fold_chat(iter([[chunk({"content": ""}), chunk({"tool_calls": []}, "stop")]]))
     message = {"role": "assistant", "content": "", "refusal": None}
-    assert folded["choices"][0]["message"] == message
+    assert completion["choices"][0]["message"] == message
 
 
 def test_fold_chat_adds_missing_call_type() -> None:
     call = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": "{}"}}
     chunk = {"choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "stop"}]}
-    folded = fold_chat(iter([[chunk]]))
-    assert folded["choices"][0]["message"]["tool_calls"][0]["type"] == "function"
+    completion = fold_chat(iter([[chunk]]))
+    assert completion["choices"][0]["message"]["tool_calls"][0]["type"] == "function"
 
 
 def test_fold_chat_ignores_message_beside_delta() -> None:
@@ -240,8 +240,8 @@ def test_fold_chat_ignores_message_beside_delta() -> None:
             {"choices": [{"index": 0, "delta": {"content": text}, "message": beside}]}
             for text in ("Hel", "lo.")
         ]
-        folded = fold_chat(iter([pieces]))
-        assert folded["choices"][0]["message"]["content"] == "Hello."
+        completion = fold_chat(iter([pieces]))
+        assert completion["choices"][0]["message"]["content"] == "Hello."
 
 
 @pytest.mark.parametrize("place", ["x_groq", "choice"])
@@ -253,9 +253,9 @@ def test_fold_chat_reads_usage_from_each_place(place: str) -> None:
         choice["usage"] = usage
     else:
         chunk["x_groq"] = {"usage": usage}
-    folded = fold_chat(iter([[chunk]]))
-    assert folded["usage"] == usage
-    assert "usage" not in folded["choices"][0]
+    completion = fold_chat(iter([[chunk]]))
+    assert completion["usage"] == usage
+    assert "usage" not in completion["choices"][0]
 
 
 def test_fold_responses_raises_without_response() -> None:
@@ -267,11 +267,14 @@ def test_fold_chat_merges_logprobs() -> None:
     def chunk(logprobs: Json | None, **delta: str) -> Json:
         return {"choices": [{"index": 0, "delta": delta, "logprobs": logprobs}]}
 
-    said = [
+    chunks = [
         chunk(None, content="a"),
         chunk({"content": [1], "refusal": None}, content="b"),
         chunk({"content": [2], "refusal": [3]}),
         chunk({"content": None, "refusal": None}),
     ]
-    assert fold_chat(iter([said]))["choices"][0]["logprobs"] == {"content": [1, 2], "refusal": [3]}
-    assert said[1]["choices"][0]["logprobs"] == {"content": [1], "refusal": None}
+    assert fold_chat(iter([chunks]))["choices"][0]["logprobs"] == {
+        "content": [1, 2],
+        "refusal": [3],
+    }
+    assert chunks[1]["choices"][0]["logprobs"] == {"content": [1], "refusal": None}

@@ -1,7 +1,7 @@
-"""Every variant of the SDK's own unions has a fate, and every fate that is told is true.
+"""Every type in the SDK's unions has a disposition that matches the behaviour.
 
-`SAMPLES` has one sample for each row.  Whatever it says, the word in `MARK` is in what has to
-arrive; a sample that is a whole request has ``input`` or ``messages``.
+`SAMPLES` has one sample for each row.  The part that must reach the upstream contains `MARK`.
+Samples with ``input`` or ``messages`` are complete requests.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ UNIONS: dict[tuple[str, str], Any] = {
     ("chat", "tools"): ChatCompletionToolUnionParam,
 }
 BEYOND = {("responses", "parts of messages"): {"input_audio"}}
-"""What the unions lack, though clients send it."""
+"""Types that clients send although the unions lack them."""
 
 TABLES = [(client, about) for client, tables in ITEM_TABLES.items() for about in tables]
 
 
 def names(hint: Any) -> Iterator[str]:
-    """The strings of a literal, however it is wrapped."""
+    """Yield the strings of a literal inside any annotation."""
     for arg in get_args(hint):
         if isinstance(arg, str):
             yield arg
@@ -102,8 +102,8 @@ ASKED: Json = {"role": "user", "content": "hi"}
 FUNCTION: Json = {"type": "function", "name": MARK}
 
 
-def said(item: Json) -> list[Json]:
-    """An item, and the assistant's message that it led to."""
+def with_answer(item: Json) -> list[Json]:
+    """Return an item and the assistant's message after it."""
     return [item, {"role": "assistant", "content": "Well."}]
 
 
@@ -111,7 +111,7 @@ def pair(call: Json, output: Json) -> list[Json]:
     return [{"call_id": "c1", **call}, {"call_id": "c1", **output}]
 
 
-def called(output: Json) -> list[Json]:
+def with_call(output: Json) -> list[Json]:
     return pair({"type": "function_call", "name": "f", "arguments": "{}"}, output)
 
 
@@ -125,7 +125,7 @@ CUSTOM: Json = {"type": "custom_tool_call", "name": "c", "input": MARK}
 
 
 def result(call: Json, **output: Any) -> list[Json]:
-    """A call that says nothing, and its output."""
+    """Return a call without the mark, and its output."""
     silent = json.loads(json.dumps(call).replace(MARK, "x"))
     kind = call["type"].removesuffix("_call") if call is SEARCH else call["type"]
     return pair(silent, {"type": f"{kind}_output", **output})
@@ -140,7 +140,7 @@ ITEM_SAMPLES: dict[str, list[Json]] = {
         {"type": "function_call", "name": MARK, "arguments": "{}"},
         {"type": "function_call_output", "output": ""},
     ),
-    "function_call_output": called({"type": "function_call_output", "output": MARK}),
+    "function_call_output": with_call({"type": "function_call_output", "output": MARK}),
     "custom_tool_call": pair(CUSTOM, {"type": "custom_tool_call_output", "output": ""}),
     "custom_tool_call_output": result(CUSTOM, output=MARK),
     "local_shell_call": pair(LOCAL, {"type": "local_shell_call_output", "output": "0"}),
@@ -155,10 +155,10 @@ ITEM_SAMPLES: dict[str, list[Json]] = {
     "tool_search_output": result(SEARCH, tools=[FUNCTION]),
     "additional_tools": [{"type": "additional_tools", "role": "developer", "tools": [FUNCTION]}],
     "configuration_update": [{"type": "configuration_update", "reasoning": {"effort": MARK}}],
-    "reasoning": said(
+    "reasoning": with_answer(
         {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": MARK}]}
     ),
-    "reasoning, sealed elsewhere": said(
+    "reasoning, sealed elsewhere": with_answer(
         {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": MARK}
     ),
     "item_reference, stored": [{"type": "item_reference", "id": "<remembered>"}],
@@ -239,7 +239,7 @@ RESPONSES_TOOL_SAMPLES: dict[str, Json] = {
 }  # fmt: skip
 
 ARRIVING_AS = {"local_shell": "local_shell", "shell": "commands", "apply_patch": "V4A"}
-"""Row -> what its function says, for those whose definition has no room for the mark."""
+"""Row -> a text in its function, for tools whose definition cannot contain the mark."""
 
 
 def chat_call(kind: str, body: Json) -> list[Json]:
@@ -303,7 +303,7 @@ SAMPLES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Any], Json]]] = {
     ("responses", "parts of tools' results"): (
         RESULT_PART_SAMPLES,
         lambda part: {
-            "input": [ASKED, *called({"type": "function_call_output", "output": [part]})]
+            "input": [ASKED, *with_call({"type": "function_call_output", "output": [part]})]
         },
     ),
     ("responses", "tools"): (RESPONSES_TOOL_SAMPLES, lambda tool: {"input": "hi", "tools": [tool]}),
@@ -344,20 +344,20 @@ def test_every_row_has_a_sample(client: str, about: str) -> None:
         assert f'"{parse_row_type(row)}"' in json.dumps(sample), row
 
 
-# -- the truth of it --------------------------------------------------------------------------------
+# -- dispositions and behaviour ---------------------------------------------------------------------
 
 ROWS = [
-    pytest.param(client, about, row, fate, id=f"{client}-{about}-{row}".replace(" ", "_"))
+    pytest.param(client, about, row, disposition, id=f"{client}-{about}-{row}".replace(" ", "_"))
     for client, about in TABLES
-    for row, fate in ITEM_TABLES[client][about].items()
+    for row, disposition in ITEM_TABLES[client][about].items()
 ]
 
 
 TRIGGER: Json = {"type": "compaction_trigger"}
 
 
-class House:
-    """The forwarder whose dry run is asked; it remembers one answer, which says the mark."""
+class DryRun:
+    """A gateway for dry runs; it stored one answer, which contains the mark."""
 
     def __init__(self) -> None:
         chunk = {"choices": [{"index": 0, "delta": {"content": MARK}, "finish_reason": "stop"}]}
@@ -366,105 +366,119 @@ class House:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(gateway, "select_transport", lambda settings, heartbeat: transport)
             url = "http://up.test/v1"
-            self._bridge = Gateway(
+            self._gateway = Gateway(
                 Settings.from_env(
                     {"CHAT_BASE_URL": url, "RESPONSES_BASE_URL": url, "FORWARDER_API_KEYS": "k"}
                 )
             )
-        self.remembered: str = self._made("hi")["id"]
-        self.compacted: str = self._made([ASKED, TRIGGER])["encrypted_content"]
+        self.remembered: str = self._run("hi")["id"]
+        self.compacted: str = self._run([ASKED, TRIGGER])["encrypted_content"]
 
-    def _made(self, said: Any) -> Json:
-        """The first item of the answer to an input."""
-        asked = {"model": "m", "input": said, "stream": True}
-        [last] = [e for e in self._events(asked) if e["type"] == "response.completed"]
+    def _run(self, input_value: Any) -> Json:
+        """Run a request and return the first item of the answer."""
+        request = {"model": "m", "input": input_value, "stream": True}
+        [last] = [e for e in self._events(request) if e["type"] == "response.completed"]
         item: Json = last["response"]["output"][0]
         return item
 
     def _events(self, request: Json) -> Iterator[Json]:
-        exchange = RequestContext("req_1", "responses", LossReport())
-        for batch in self._bridge.stream("responses", request, None, exchange):
+        context = RequestContext("req_1", "responses", LossReport())
+        for batch in self._gateway.stream("responses", request, None, context):
             yield from batch
 
-    def shown(self, client: str, request: Json, strict: bool = False) -> Json:
+    def translate(self, client: str, request: Json, strict: bool = False) -> Json:
         text = json.dumps({"model": "m", **request}).replace("<remembered>", self.remembered)
         text = text.replace("<compacted>", self.compacted)
-        exchange = RequestContext("req_2", "translate", LossReport(strict=strict))
-        return self._bridge.preview(client, json.loads(text), None, exchange)
+        context = RequestContext("req_2", "translate", LossReport(strict=strict))
+        return self._gateway.preview(client, json.loads(text), None, context)
 
 
 @pytest.fixture(scope="module")
-def house() -> House:
-    return House()
+def dry_run() -> DryRun:
+    return DryRun()
 
 
-def request_of(client: str, about: str, row: str) -> Json:
-    samples, placed = SAMPLES[client, about]
+def make_request(client: str, about: str, row: str) -> Json:
+    samples, wrap = SAMPLES[client, about]
     sample = samples[row]
     is_request = isinstance(sample, dict) and sample.keys() & {"input", "messages"}
-    return dict(sample) if is_request else placed(sample)
+    return dict(sample) if is_request else wrap(sample)
 
 
-@pytest.mark.parametrize(("client", "about", "row", "fate"), ROWS)
+@pytest.mark.parametrize(("client", "about", "row", "disposition"), ROWS)
 def test_disposition_matches_behaviour(
-    client: str, about: str, row: str, fate: Disposition, house: House
+    client: str, about: str, row: str, disposition: Disposition, dry_run: DryRun
 ) -> None:
-    TRUE[fate.kind](house, client, about, row, fate)
+    CHECKS[disposition.kind](dry_run, client, about, row, disposition)
 
 
-def is_refused(house: House, client: str, about: str, row: str, fate: Disposition) -> None:
+def check_refused(
+    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+) -> None:
     with pytest.raises(ForwarderError) as caught:
-        house.shown(client, request_of(client, about, row))
+        dry_run.translate(client, make_request(client, about, row))
     assert caught.value.status == 400
     assert caught.value.param
 
 
-def is_dropped(house: House, client: str, about: str, row: str, fate: Disposition) -> None:
-    request = request_of(client, about, row)
-    told = house.shown(client, request)
-    assert list(told["dropped"].values()) == [fate.reason]
-    assert MARK not in json.dumps(told["request"])
+def check_dropped(
+    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+) -> None:
+    request = make_request(client, about, row)
+    preview = dry_run.translate(client, request)
+    assert list(preview["dropped"].values()) == [disposition.reason]
+    assert MARK not in json.dumps(preview["request"])
     with pytest.raises(ForwarderError) as caught:
-        house.shown(client, request, strict=True)
-    assert caught.value.param in told["dropped"]
+        dry_run.translate(client, request, strict=True)
+    assert caught.value.param in preview["dropped"]
 
 
-def is_noted(house: House, client: str, about: str, row: str, fate: Disposition) -> None:
+def check_noted(
+    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+) -> None:
     for strict in (False, True):
-        told = house.shown(client, request_of(client, about, row), strict)
-        assert list(told["dropped"].values()) == [fate.reason]
-        assert MARK not in json.dumps(told["request"])
+        preview = dry_run.translate(client, make_request(client, about, row), strict)
+        assert list(preview["dropped"].values()) == [disposition.reason]
+        assert MARK not in json.dumps(preview["request"])
 
 
-def arrives(house: House, client: str, about: str, row: str, fate: Disposition) -> Json:
-    told = house.shown(client, request_of(client, about, row), strict=True)
-    assert told["dropped"] == {}
-    assert ARRIVING_AS.get(row, MARK) in json.dumps(told["request"])
-    return told
+def check_arrival(
+    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+) -> Json:
+    preview = dry_run.translate(client, make_request(client, about, row), strict=True)
+    assert preview["dropped"] == {}
+    assert ARRIVING_AS.get(row, MARK) in json.dumps(preview["request"])
+    return preview
 
 
-def is_carried(house: House, client: str, about: str, row: str, fate: Disposition) -> None:
-    told = arrives(house, client, about, row, fate)
-    assert holds(told["request"], SAMPLES[client, about][0][row])
+def check_carried(
+    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+) -> None:
+    preview = check_arrival(dry_run, client, about, row, disposition)
+    assert contains(preview["request"], SAMPLES[client, about][0][row])
 
 
-def is_mapped(house: House, client: str, about: str, row: str, fate: Disposition) -> None:
-    told = arrives(house, client, about, row, fate)
-    assert fate.reason
-    assert not holds(told["request"], SAMPLES[client, about][0][row]), "it is carried"
+def check_mapped(
+    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+) -> None:
+    preview = check_arrival(dry_run, client, about, row, disposition)
+    assert disposition.reason
+    assert not contains(preview["request"], SAMPLES[client, about][0][row]), "it is carried"
 
 
-def is_emulated(house: House, client: str, about: str, row: str, fate: Disposition) -> None:
-    told = arrives(house, client, about, row, fate)
-    assert told["would_fetch"] or house.remembered not in json.dumps(told["request"])
-    assert house.compacted not in json.dumps(told["request"])
+def check_emulated(
+    dry_run: DryRun, client: str, about: str, row: str, disposition: Disposition
+) -> None:
+    preview = check_arrival(dry_run, client, about, row, disposition)
+    assert preview["would_fetch"] or dry_run.remembered not in json.dumps(preview["request"])
+    assert dry_run.compacted not in json.dumps(preview["request"])
 
 
-TRUE = {"refused": is_refused, "dropped": is_dropped, "noted": is_noted, "carried": is_carried,
-        "mapped": is_mapped, "emulated": is_emulated}  # fmt: skip
+CHECKS = {"refused": check_refused, "dropped": check_dropped, "noted": check_noted, "carried": check_carried,
+        "mapped": check_mapped, "emulated": check_emulated}  # fmt: skip
 
 
-def holds(value: Any, part: Any) -> bool:
-    """Does a JSON value have ``part`` somewhere in it, as it is?"""
+def contains(value: Any, part: Any) -> bool:
+    """Return True if a JSON value contains ``part`` unchanged."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return bool(value == part) or any(holds(each, part) for each in inner)
+    return bool(value == part) or any(contains(each, part) for each in inner)

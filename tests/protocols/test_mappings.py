@@ -41,9 +41,9 @@ def test_find_error(event: Any, error: Any) -> None:
     assert find_error(event) == error
 
 
-@pytest.mark.parametrize("told", [None, {}, {"status_code": 0, "status_msg": "success"}, "x"])
-def test_find_minimax_error_in_successful_answer(told: Any) -> None:
-    assert find_minimax_error({"base_resp": told}) is None
+@pytest.mark.parametrize("base_resp", [None, {}, {"status_code": 0, "status_msg": "success"}, "x"])
+def test_find_minimax_error_in_successful_answer(base_resp: Any) -> None:
+    assert find_minimax_error({"base_resp": base_resp}) is None
 
 
 @pytest.mark.parametrize(("code", "status"), [(1002, 429), (1008, 402), (2013, 400), (9999, 502)])
@@ -65,12 +65,17 @@ def test_find_minimax_error_without_message() -> None:
 
 
 def responses_usage(
-    given: int, written: int, total: int, cached: int = 0, thought: int = 0, kept: int = 0
+    input_tokens: int,
+    output_tokens: int,
+    total: int,
+    cached: int = 0,
+    thought: int = 0,
+    cache_writes: int = 0,
 ) -> dict[str, Any]:
     return {
-        "input_tokens": given,
-        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": kept},
-        "output_tokens": written,
+        "input_tokens": input_tokens,
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": cache_writes},
+        "output_tokens": output_tokens,
         "output_tokens_details": {"reasoning_tokens": thought},
         "total_tokens": total,
     }
@@ -86,7 +91,7 @@ PLAIN = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
         pytest.param(
             {**PLAIN, "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 1},
              "completion_tokens_details": {"reasoning_tokens": 2}},
-            responses_usage(5, 3, 8, cached=4, thought=2, kept=1),
+            responses_usage(5, 3, 8, cached=4, thought=2, cache_writes=1),
             id="details",
         ),
         pytest.param(
@@ -110,7 +115,7 @@ def test_map_usage_to_responses(chat: Any, responses: Any) -> None:
 
 
 def test_usage_round_trip() -> None:
-    usage = responses_usage(5, 3, 8, cached=4, thought=2, kept=1)
+    usage = responses_usage(5, 3, 8, cached=4, thought=2, cache_writes=1)
     assert map_usage_to_responses(map_usage_to_chat(usage)) == usage
     assert map_usage_to_chat(None) is None
 
@@ -169,7 +174,7 @@ def test_to_upstream_error_status(error: Any, status: int, code: str | None) -> 
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "shown"),
+    ("code", "status", "expected"),
     [
         ("rate_limit_exceeded", 500, "rate_limit_exceeded"),
         ("upstream_unreachable", 502, "server_error"),
@@ -188,9 +193,9 @@ def test_to_upstream_error_status(error: Any, status: int, code: str | None) -> 
         ),
     ],
 )  # fmt: skip
-def test_to_response_error_code(code: str | None, status: int, shown: str) -> None:
+def test_to_response_error_code(code: str | None, status: int, expected: str) -> None:
     assert to_response_error({"code": code, "message": "m"}, status) == {
-        "code": shown,
+        "code": expected,
         "message": "m",
     }
     assert to_response_error({"code": code}, status)["message"]

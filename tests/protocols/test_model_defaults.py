@@ -1,4 +1,4 @@
-"""Parameters and a system prompt, where the client gave none."""
+"""Default parameters and system prompt of a model."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ ALL: Json = {
 }  # fmt: skip
 
 
-def laid(defaults: ModelDefaults, protocol: str, request: Json, early: bool = True) -> Json:
-    """What becomes of a request."""
+def collect_added_fields(
+    defaults: ModelDefaults, protocol: str, request: Json, early: bool = True
+) -> Json:
+    """Return the fields that the defaults add to a request."""
     seen: list[Json] = []
 
-    def call(given: Json) -> EventStream:
+    def handler(given: Json) -> EventStream:
         seen.append(given)
         return iter(())
 
     wrapped = (defaults.with_client_defaults if early else defaults.with_upstream_defaults)(
-        call, protocol
+        handler, protocol
     )
     before = repr(request)
     list(wrapped(request))
@@ -60,7 +62,7 @@ def test_every_model_parameter_is_covered() -> None:
     ],
 )  # fmt: skip
 def test_defaults_by_protocol(protocol: str, early: bool, added: Json) -> None:
-    assert laid(ModelDefaults(ALL), protocol, {"temperature": None}, early) == added
+    assert collect_added_fields(ModelDefaults(ALL), protocol, {"temperature": None}, early) == added
 
 
 @pytest.mark.parametrize("spelling", ["repetition_penalty", "repeat_penalty"])
@@ -81,25 +83,27 @@ def test_defaults_beyond_the_protocol(protocol: str, spelling: str) -> None:
 
 @pytest.mark.parametrize("protocol", ["chat", "responses"])
 def test_defaults_skip_dropped_parameters(protocol: str) -> None:
-    def call(request: Json) -> EventStream:
+    def handler(request: Json) -> EventStream:
         return iter(())
 
     drops = {"temperature", "seed", "top_k"}
     defaults = ModelDefaults({"temperature": 0.5, "seed": 7, "top_k": 40})
-    assert defaults.with_client_defaults(call, protocol, drops) is call
-    assert defaults.with_upstream_defaults(call, protocol, {"top_k"}, drops) is call
+    assert defaults.with_client_defaults(handler, protocol, drops) is handler
+    assert defaults.with_upstream_defaults(handler, protocol, {"top_k"}, drops) is handler
 
 
 def test_client_value_overrides_default_under_any_name() -> None:
-    asked = {"temperature": 0, "top_p": 1.0, "max_completion_tokens": 5, "stop": "x"}
+    request = {"temperature": 0, "top_p": 1.0, "max_completion_tokens": 5, "stop": "x"}
 
-    assert laid(ModelDefaults(ALL), "chat", asked) == {}
+    assert collect_added_fields(ModelDefaults(ALL), "chat", request) == {}
 
 
 def test_num_predict_limits() -> None:
-    assert laid(ModelDefaults({"num_predict": -1}), "chat", {}) == {}
-    assert laid(ModelDefaults({"num_predict": 3}), "chat", {}) == {"max_tokens": 3}
-    assert laid(ModelDefaults({"num_predict": 3}), "responses", {}) == {"max_output_tokens": 16}
+    assert collect_added_fields(ModelDefaults({"num_predict": -1}), "chat", {}) == {}
+    assert collect_added_fields(ModelDefaults({"num_predict": 3}), "chat", {}) == {"max_tokens": 3}
+    assert collect_added_fields(ModelDefaults({"num_predict": 3}), "responses", {}) == {
+        "max_output_tokens": 16
+    }
 
 
 USER = {"role": "user", "content": "hi"}
@@ -107,39 +111,44 @@ SYSTEM = ModelDefaults(system="Be kind.")
 
 
 def test_system_prompt_is_first() -> None:
-    added = laid(SYSTEM, "chat", {"messages": [USER]})
+    added = collect_added_fields(SYSTEM, "chat", {"messages": [USER]})
     assert added == {"messages": [{"role": "system", "content": "Be kind."}, USER]}
     for given in ("hi", [USER]):
-        assert laid(SYSTEM, "responses", {"input": given}) == {"instructions": "Be kind."}
+        assert collect_added_fields(SYSTEM, "responses", {"input": given}) == {
+            "instructions": "Be kind."
+        }
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
 def test_client_instructions_replace_system_prompt(role: str) -> None:
     own = {"role": role, "content": "Be brief."}
 
-    assert laid(SYSTEM, "chat", {"messages": [USER, own]}) == {}
-    assert laid(SYSTEM, "responses", {"input": [own, USER]}) == {}
-    assert laid(SYSTEM, "responses", {"input": "hi", "instructions": "Be brief."}) == {}
+    assert collect_added_fields(SYSTEM, "chat", {"messages": [USER, own]}) == {}
+    assert collect_added_fields(SYSTEM, "responses", {"input": [own, USER]}) == {}
+    assert (
+        collect_added_fields(SYSTEM, "responses", {"input": "hi", "instructions": "Be brief."})
+        == {}
+    )
 
 
 def test_upstream_defaults_have_no_system_prompt() -> None:
-    assert laid(SYSTEM, "chat", {"messages": [USER]}, early=False) == {}
+    assert collect_added_fields(SYSTEM, "chat", {"messages": [USER]}, early=False) == {}
 
 
 def test_invalid_messages_are_left_to_the_translator() -> None:
-    assert laid(SYSTEM, "chat", {"messages": "hi"}) == {}
+    assert collect_added_fields(SYSTEM, "chat", {"messages": "hi"}) == {}
 
 
 def test_no_defaults_return_the_same_handler() -> None:
-    def call(request: Json) -> EventStream:
+    def handler(request: Json) -> EventStream:
         return iter(())
 
     assert (
-        NO_DEFAULTS.with_client_defaults(call, "chat")
-        is call
-        is NO_DEFAULTS.with_upstream_defaults(call, "responses")
+        NO_DEFAULTS.with_client_defaults(handler, "chat")
+        is handler
+        is NO_DEFAULTS.with_upstream_defaults(handler, "responses")
     )
-    assert ModelDefaults(ALL).with_client_defaults(call, "ollama") is call
+    assert ModelDefaults(ALL).with_client_defaults(handler, "ollama") is handler
 
 
 def test_valid_model_parameters() -> None:

@@ -1,4 +1,4 @@
-"""Lines of JSON, and what stands between them."""
+"""Newline-delimited JSON and its keep-alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every parameter of Ollama's package has a fate, and every fate that is told is true."""
+"""Every parameter of Ollama's package has a disposition that matches the behaviour."""
 
 from __future__ import annotations
 
@@ -31,38 +31,38 @@ EMBEDDED = {"data": [{"embedding": [1.0]}]}
 CHUNK = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}]}
 
 
-def fates(*kinds: str) -> list[Any]:
+def list_rows(*kinds: str) -> list[Any]:
     return [
-        pytest.param(client, name, fate, id=f"{client}-{name}")
+        pytest.param(client, name, disposition, id=f"{client}-{name}")
         for client, table in TABLES.items()
-        for name, fate in table.items()
-        if not kinds or fate.kind in kinds
+        for name, disposition in table.items()
+        if not kinds or disposition.kind in kinds
     ]
 
 
-def sample(fate: Disposition) -> Any:
-    return SAMPLES[fate.types[0]] if fate.types else 7
+def make_sample(disposition: Disposition) -> Any:
+    return SAMPLES[disposition.types[0]] if disposition.types else 7
 
 
-def nested(client: str, name: str, value: Any) -> Json:
-    """A request with this parameter where the client has it."""
+def make_request(client: str, name: str, value: Any) -> Json:
+    """Return a request with this parameter, nested if it is an option."""
     inner = name.removeprefix("options.")
-    given = {name: value} if inner == name else {"options": {inner: value}}
-    return {**REQUESTS[client], **given}
+    fields = {name: value} if inner == name else {"options": {inner: value}}
+    return {**REQUESTS[client], **fields}
 
 
-def asked(client: str, request: Json, **its: Any) -> tuple[Json, dict[str, str]]:
-    """What the upstream is asked, and what is dropped."""
-    its_terms = terms(**its)
+def translate_request(client: str, request: Json, **options: Any) -> tuple[Json, dict[str, str]]:
+    """Return the upstream request and the losses."""
+    context = terms(**options)
     sent: list[Json] = []
 
-    def call(body: Json) -> EventStream:
+    def handler(body: Json) -> EventStream:
         sent.append(body)
         return iter([[CHUNK if client in OLLAMA_TABLES else EMBEDDED]])
 
     upstream = "chat" if client in OLLAMA_TABLES else "embeddings"
-    list(translate_handler(call, client, upstream, its_terms)(request))
-    return sent[0], its_terms.loss_report.losses
+    list(translate_handler(handler, client, upstream, context)(request))
+    return sent[0], context.loss_report.losses
 
 
 @pytest.mark.parametrize("client", TABLES)
@@ -74,70 +74,74 @@ def test_every_parameter_of_the_package_has_a_disposition(client: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("client", "name", "fate"), fates("dropped", "refused", "mapped", "local", "offered")
+    ("client", "name", "disposition"), list_rows("dropped", "refused", "mapped", "local", "offered")
 )
 def test_every_other_disposition_than_carried_has_a_reason(
-    client: str, name: str, fate: Disposition
+    client: str, name: str, disposition: Disposition
 ) -> None:
-    assert fate.reason
+    assert disposition.reason
 
 
-@pytest.mark.parametrize(("client", "name", "fate"), fates("dropped", "offered"))
+@pytest.mark.parametrize(("client", "name", "disposition"), list_rows("dropped", "offered"))
 def test_dropped_parameters_are_reported_or_refused(
-    client: str, name: str, fate: Disposition
+    client: str, name: str, disposition: Disposition
 ) -> None:
-    request = nested(client, name, sample(fate))
-    assert asked(client, request)[1] == {name: fate.reason}
+    request = make_request(client, name, make_sample(disposition))
+    assert translate_request(client, request)[1] == {name: disposition.reason}
     with pytest.raises(Unsupported) as caught:
-        asked(client, request, strict=True)
+        translate_request(client, request, strict=True)
     assert caught.value.param == name
 
 
-@pytest.mark.parametrize(("client", "name", "fate"), fates("offered"))
+@pytest.mark.parametrize(("client", "name", "disposition"), list_rows("offered"))
 def test_offered_parameters_reach_upstreams_that_take_them(
-    client: str, name: str, fate: Disposition
+    client: str, name: str, disposition: Disposition
 ) -> None:
     inner = name.removeprefix("options.")
-    sent, dropped = asked(client, nested(client, name, sample(fate)), extensions={inner})
-    assert (sent[inner], dropped) == (sample(fate), {})
+    sent, dropped = translate_request(
+        client, make_request(client, name, make_sample(disposition)), extensions={inner}
+    )
+    assert (sent[inner], dropped) == (make_sample(disposition), {})
 
 
-@pytest.mark.parametrize(("client", "name", "fate"), fates("dropped", "refused", "offered"))
-def test_neutral_values_are_not_reported(client: str, name: str, fate: Disposition) -> None:
-    for value in (None, *fate.neutral):
-        assert asked(client, nested(client, name, value), strict=True)[1] == {}
+@pytest.mark.parametrize(
+    ("client", "name", "disposition"), list_rows("dropped", "refused", "offered")
+)
+def test_neutral_values_are_not_reported(client: str, name: str, disposition: Disposition) -> None:
+    for value in (None, *disposition.neutral):
+        assert translate_request(client, make_request(client, name, value), strict=True)[1] == {}
 
 
-@pytest.mark.parametrize(("client", "name", "fate"), fates("refused"))
+@pytest.mark.parametrize(("client", "name", "disposition"), list_rows("refused"))
 def test_refused_parameter_is_a_400_that_names_it(
-    client: str, name: str, fate: Disposition
+    client: str, name: str, disposition: Disposition
 ) -> None:
     with pytest.raises(Unsupported, match=name) as caught:
-        asked(client, nested(client, name, sample(fate)))
+        translate_request(client, make_request(client, name, make_sample(disposition)))
     assert (caught.value.status, caught.value.param) == (400, name)
 
 
-@pytest.mark.parametrize(("client", "name", "fate"), fates())
+@pytest.mark.parametrize(("client", "name", "disposition"), list_rows())
 def test_wrong_type_is_a_400_that_names_the_parameter(
-    client: str, name: str, fate: Disposition
+    client: str, name: str, disposition: Disposition
 ) -> None:
-    if not fate.types:
+    if not disposition.types:
         return
-    wrong = next(value for kind, value in SAMPLES.items() if kind not in fate.types)
+    wrong = next(value for kind, value in SAMPLES.items() if kind not in disposition.types)
     with pytest.raises(InvalidRequest) as caught:
-        asked(client, nested(client, name, wrong))
+        translate_request(client, make_request(client, name, wrong))
     assert (caught.value.param, caught.value.code) == (name, "invalid_type")
 
 
 @pytest.mark.parametrize("client", TABLES)
 def test_unknown_parameter_is_dropped(client: str) -> None:
     request = {**REQUESTS[client], "unheard_of": 1, "options": {"of_this_too": 2}}
-    assert set(asked(client, request)[1]) == {"unheard_of", "options.of_this_too"}
+    assert set(translate_request(client, request)[1]) == {"unheard_of", "options.of_this_too"}
 
 
 def test_flatten_options() -> None:
-    given = {"model": "m", "options": {"seed": 1}}
-    assert flatten_options(given) == {"model": "m", "options.seed": 1}
+    fields = {"model": "m", "options": {"seed": 1}}
+    assert flatten_options(fields) == {"model": "m", "options.seed": 1}
     assert flatten_options({"model": "m", "options": None}) == {"model": "m"}
     with pytest.raises(InvalidRequest):
         flatten_options({"options": 7})

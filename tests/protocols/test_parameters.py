@@ -36,17 +36,17 @@ SAMPLES: dict[type, Any] = {
 }  # fmt: skip
 
 
-def fates(*kinds: str) -> list[Any]:
+def list_rows(*kinds: str) -> list[Any]:
     return [
-        pytest.param(direction, name, fate, id=f"{name}-{direction}")
+        pytest.param(direction, name, disposition, id=f"{name}-{direction}")
         for direction, table in TABLES.items()
-        for name, fate in table.items()
-        if fate.kind in kinds
+        for name, disposition in table.items()
+        if disposition.kind in kinds
     ]
 
 
-def lost(direction: str, name: str, value: Any, strict: bool = False) -> dict[str, str]:
-    """What is dropped of a request with this parameter."""
+def list_losses(direction: str, name: str, value: Any, strict: bool = False) -> dict[str, str]:
+    """Return the losses of a request with this parameter."""
     request = {**REQUESTS[direction], name: value}
     return translate(direction, request, terms(strict=strict)).dropped
 
@@ -65,18 +65,20 @@ def test_parameters_beyond_the_sdk_are_known_exceptions(direction: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("direction", "name", "fate"),
-    fates("dropped", "refused", "mapped", "local", "emulated", "offered"),
+    ("direction", "name", "disposition"),
+    list_rows("dropped", "refused", "mapped", "local", "emulated", "offered"),
 )
 def test_every_other_disposition_than_carried_has_a_reason(
-    direction: str, name: str, fate: Disposition
+    direction: str, name: str, disposition: Disposition
 ) -> None:
-    assert fate.reason
+    assert disposition.reason
 
 
-@pytest.mark.parametrize(("direction", "name", "fate"), fates("carried"))
-def test_carried_parameter_is_unchanged(direction: str, name: str, fate: Disposition) -> None:
-    value = SAMPLES[fate.types[0]]
+@pytest.mark.parametrize(("direction", "name", "disposition"), list_rows("carried"))
+def test_carried_parameter_is_unchanged(
+    direction: str, name: str, disposition: Disposition
+) -> None:
+    value = SAMPLES[disposition.types[0]]
     request = {**REQUESTS[direction], name: value, "tools": _ONE_TOOL[direction]}
     assert translate(direction, request, terms()).request[name] == value
 
@@ -87,56 +89,60 @@ _ONE_TOOL = {
 }
 
 
-@pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "offered"))
-def test_dropped_parameter_is_reported(direction: str, name: str, fate: Disposition) -> None:
-    assert lost(direction, name, SAMPLES[fate.types[0]]) == {name: fate.reason}
+@pytest.mark.parametrize(("direction", "name", "disposition"), list_rows("dropped", "offered"))
+def test_dropped_parameter_is_reported(direction: str, name: str, disposition: Disposition) -> None:
+    assert list_losses(direction, name, SAMPLES[disposition.types[0]]) == {name: disposition.reason}
 
 
-@pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "offered"))
+@pytest.mark.parametrize(("direction", "name", "disposition"), list_rows("dropped", "offered"))
 def test_strict_mode_refuses_dropped_parameter(
-    direction: str, name: str, fate: Disposition
+    direction: str, name: str, disposition: Disposition
 ) -> None:
     with pytest.raises(Unsupported) as caught:
-        lost(direction, name, SAMPLES[fate.types[0]], strict=True)
+        list_losses(direction, name, SAMPLES[disposition.types[0]], strict=True)
     assert caught.value.status == 400
     assert caught.value.param == name
 
 
-@pytest.mark.parametrize(("direction", "name", "fate"), fates("refused"))
+@pytest.mark.parametrize(("direction", "name", "disposition"), list_rows("refused"))
 def test_refused_parameter_is_a_400_that_names_it(
-    direction: str, name: str, fate: Disposition
+    direction: str, name: str, disposition: Disposition
 ) -> None:
     with pytest.raises((Unsupported, InvalidRequest)) as caught:
-        lost(direction, name, SAMPLES[fate.types[0]])
+        list_losses(direction, name, SAMPLES[disposition.types[0]])
     assert caught.value.status == 400
     assert caught.value.param == name
     assert caught.value.code
 
 
-@pytest.mark.parametrize(("direction", "name", "fate"), fates("dropped", "refused", "offered"))
-def test_neutral_values_are_not_reported(direction: str, name: str, fate: Disposition) -> None:
-    for value in (None, *fate.neutral):
-        assert lost(direction, name, value, strict=True) == {}
+@pytest.mark.parametrize(
+    ("direction", "name", "disposition"), list_rows("dropped", "refused", "offered")
+)
+def test_neutral_values_are_not_reported(
+    direction: str, name: str, disposition: Disposition
+) -> None:
+    for value in (None, *disposition.neutral):
+        assert list_losses(direction, name, value, strict=True) == {}
 
 
 @pytest.mark.parametrize(
-    ("direction", "name", "fate"),
-    fates("carried", "mapped", "local", "emulated", "dropped", "refused", "offered"),
+    ("direction", "name", "disposition"),
+    list_rows("carried", "mapped", "local", "emulated", "dropped", "refused", "offered"),
 )
 def test_wrong_type_is_a_400_that_names_the_parameter(
-    direction: str, name: str, fate: Disposition
+    direction: str, name: str, disposition: Disposition
 ) -> None:
-    wrong = next(value for kind, value in SAMPLES.items() if kind not in fate.types)
+    wrong = next(value for kind, value in SAMPLES.items() if kind not in disposition.types)
     with pytest.raises(InvalidRequest) as caught:
-        lost(direction, name, wrong)
+        list_losses(direction, name, wrong)
     assert (caught.value.param, caught.value.code) == (name, "invalid_type")
 
 
 @pytest.mark.parametrize("direction", TABLES)
 def test_unknown_parameter_is_dropped(direction: str) -> None:
-    assert set(lost(direction, "unheard_of", 1)) == {"unheard_of"}
+    assert set(list_losses(direction, "unheard_of", 1)) == {"unheard_of"}
     with pytest.raises(Unsupported):
-        lost(direction, "unheard_of", 1, strict=True)
+        list_losses(direction, "unheard_of", 1, strict=True)
 
 
 def test_validate_parameters_yields_carried_and_mapped() -> None:
@@ -145,13 +151,13 @@ def test_validate_parameters_yields_carried_and_mapped() -> None:
         "b": remap((int,), "renamed"),
         "c": keep_local((int,), "ours"),
         "d": drop((int,), "no counterpart", 0),
-        "g": emulate((int,), "done by a wrapper"),
+        "g": emulate((int,), "done by a middleware"),
         "e": refuse((int,), "no way", 0),
         "h": offer((int,), "not here", 0),
         "i": offer((int,), "not here", 0),
     }
-    ledger = LossReport()
-    given = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 0, "f": None, "g": 5, "h": 6, "i": 7, "j": 8}
-    settled = validate_parameters(given, table, ledger, extensions=("h", "j", "c", "d"))
-    assert list(settled) == [("a", 1), ("b", 2), ("h", 6), ("j", 8)]
-    assert ledger.losses == {"d": "no counterpart", "i": "not here"}
+    loss_report = LossReport()
+    request = {"a": 1, "b": 2, "c": 3, "d": 4, "e": 0, "f": None, "g": 5, "h": 6, "i": 7, "j": 8}
+    passed = validate_parameters(request, table, loss_report, extensions=("h", "j", "c", "d"))
+    assert list(passed) == [("a", 1), ("b", 2), ("h", 6), ("j", 8)]
+    assert loss_report.losses == {"d": "no counterpart", "i": "not here"}

@@ -1,4 +1,4 @@
-"""What was made of a response that did not come to its end."""
+"""Output of interrupted responses."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def event(kind: str, place: int, **more: Any) -> Json:
 
 
 def test_collect_output_keeps_finished_items() -> None:
-    done = {**CALL, "arguments": "{}"}
-    told = [
+    finished = {**CALL, "arguments": "{}"}
+    events = [
         event("output_item.added", 0, item=CALL),
         event("function_call_arguments.delta", 0, delta="{}"),
-        event("output_item.done", 0, item=done),
+        event("output_item.done", 0, item=finished),
     ]
-    assert collect_output(told) == [done]
+    assert collect_output(events) == [finished]
 
 
 def test_collect_output_partial_message() -> None:
     part = {"type": "output_text", "text": "", "annotations": []}
-    told = [
+    events = [
         event("output_item.added", 0, item=MESSAGE),
         event("content_part.added", 0, content_index=0, part=part),
         event("output_text.delta", 0, content_index=0, delta="He"),
@@ -35,40 +35,40 @@ def test_collect_output_partial_message() -> None:
         event("refusal.delta", 0, content_index=1, delta="No."),
     ]
     content = [{**part, "text": "Hello"}, {"type": "refusal", "refusal": "No."}]
-    assert collect_output(told) == [{**MESSAGE, "status": "incomplete", "content": content}]
+    assert collect_output(events) == [{**MESSAGE, "status": "incomplete", "content": content}]
 
 
 def test_collect_output_partial_reasoning() -> None:
     item: Json = {"type": "reasoning", "id": "r", "summary": []}
-    told = [
+    events = [
         event("output_item.added", 0, item=item),
         event("reasoning_summary_text.delta", 0, summary_index=0, delta="Short."),
         event("reasoning_text.delta", 0, content_index=0, delta="Long."),
     ]
-    (made,) = collect_output(told)
-    assert made["summary"] == [{"type": "summary_text", "text": "Short."}]
-    assert made["content"] == [{"type": "reasoning_text", "text": "Long."}]
+    (item,) = collect_output(events)
+    assert item["summary"] == [{"type": "summary_text", "text": "Short."}]
+    assert item["content"] == [{"type": "reasoning_text", "text": "Long."}]
 
 
 def test_collect_output_skips_partial_calls_and_empty_items() -> None:
-    told = [
+    events = [
         event("output_item.added", 0, item=MESSAGE),
         event("output_item.added", 1, item=CALL),
         event("function_call_arguments.delta", 1, delta='{"rm'),
     ]
-    assert collect_output(told) == []
+    assert collect_output(events) == []
 
 
 def test_items_stand_in_the_order_of_their_places() -> None:
     first, second = ({**MESSAGE, "id": name} for name in "ab")
-    told = [
+    events = [
         event("output_item.added", 0, item=first),
         event("output_item.done", 1, item=second),
         event("output_text.delta", 0, content_index=0, delta="x"),
     ]
-    assert [item["id"] for item in collect_output(told)] == ["a", "b"]
+    assert [item["id"] for item in collect_output(events)] == ["a", "b"]
 
 
 def test_collect_output_items_without_index() -> None:
-    told = [{"type": "response.output_item.done", "item": {"id": name}} for name in "ab"]
-    assert [item["id"] for item in collect_output(told)] == ["a", "b"]
+    events = [{"type": "response.output_item.done", "item": {"id": name}} for name in "ab"]
+    assert [item["id"] for item in collect_output(events)] == ["a", "b"]

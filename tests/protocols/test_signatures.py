@@ -1,4 +1,4 @@
-"""Which fields hold signatures, and how their pieces become what goes back."""
+"""Recognition and merging of signatures."""
 
 from __future__ import annotations
 

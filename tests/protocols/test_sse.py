@@ -1,4 +1,4 @@
-"""Framing: the same events however the bytes are cut, and bytes that a second reader agrees on."""
+"""Decoding with any cuts, and encoding that the SDK's decoder also reads."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ BROKEN = {
 }
 
 
-def decoded(pieces: list[bytes]) -> list[dict[str, Any]]:
+def decode(pieces: list[bytes]) -> list[dict[str, Any]]:
     decoder = sse.SseDecoder()
     events = [event for piece in pieces for event in decoder.feed(piece)]
     return events + decoder.flush()
@@ -69,14 +69,14 @@ def decoded(pieces: list[bytes]) -> list[dict[str, Any]]:
 def test_decode_in_one_piece(name: str) -> None:
     data, events = CASES[name]
 
-    assert decoded([data]) == events
+    assert decode([data]) == events
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_decode_byte_by_byte(name: str) -> None:
     data, events = CASES[name]
 
-    assert decoded([data[at : at + 1] for at in range(len(data))]) == events
+    assert decode([data[at : at + 1] for at in range(len(data))]) == events
 
 
 @given(
@@ -88,7 +88,7 @@ def test_decode_with_any_cuts(names: list[str], cuts: list[int]) -> None:
     events = [event for name in names if name != "BOM" for event in CASES[name][1]]
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
 
-    assert decoded([data[a:b] for a, b in itertools.pairwise(places)]) == events
+    assert decode([data[a:b] for a, b in itertools.pairwise(places)]) == events
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r", b"\r\r"])
@@ -153,7 +153,7 @@ def test_decoder_reads_large_event_in_linear_time() -> None:
     text = "x" * (8 * 2**20)
     data = b'data: {"a":"' + text.encode() + b'"}\n\n'
 
-    assert decoded([data[at : at + 2000] for at in range(0, len(data), 2000)]) == [{"a": text}]
+    assert decode([data[at : at + 2000] for at in range(0, len(data), 2000)]) == [{"a": text}]
 
 
 def _read_by_the_sdk(data: bytes) -> list[tuple[str | None, str]]:
@@ -180,7 +180,7 @@ def test_sdk_reads_encoded_chat_chunks() -> None:
 def test_encode_decode_round_trip(encode: Any) -> None:
     events = [CREATED, CHUNK, {"type": "error\ndata: {}", "message": "m"}]
 
-    assert decoded([encode(events)]) == events
+    assert decode([encode(events)]) == events
 
 
 @pytest.mark.parametrize("encode", [sse.encode_chat, sse.encode_responses])

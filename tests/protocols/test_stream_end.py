@@ -1,4 +1,4 @@
-"""Beyond the laws: what an upstream's stream must have, and how a failure is told."""
+"""Ends of upstream streams, and errors in client streams; see also `test_laws.py`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def chunk(delta: Json | None = None, finish: str | None = None, **more: Any) -> 
     }
 
 
-def heard(*chunks: Json, done: bool = False) -> list[Json]:
+def check_chat_stream(*chunks: Json, done: bool = False) -> list[Json]:
     return events_of(require_complete_chat_stream(iter([[each] for each in chunks]), lambda: done))
 
 
@@ -46,53 +46,53 @@ SAID = chunk({"content": "a"})
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [{"content": "a"}, {"refusal": "a"}, {"tool_calls": [{}]}, {"function_call": {}, "content": "a"},
      {"reasoning_content": "a"}, {"reasoning": "a"}, {"reasoning_details": [{}]}, {"images": [{}]}],
 )  # fmt: skip
-def test_complete_chat_stream_is_unchanged(said: Json) -> None:
+def test_complete_chat_stream_is_unchanged(sent: Json) -> None:
     chunks = [
         chunk({"role": "assistant"}),
-        chunk(said),
+        chunk(sent),
         chunk(finish="stop"),
         {"choices": [], "usage": {}},
     ]
-    assert heard(*chunks) == chunks
+    assert check_chat_stream(*chunks) == chunks
 
 
 def test_truncated_chat_stream_raises() -> None:
     with pytest.raises(UpstreamProtocolError, match="ended before its answer was finished"):
-        heard(SAID, done=False)
+        check_chat_stream(SAID, done=False)
 
 
 @pytest.mark.parametrize(
-    ("said", "finish"), [({"content": "a"}, "stop"), ({"tool_calls": [{}]}, "tool_calls")]
+    ("sent", "finish"), [({"content": "a"}, "stop"), ({"tool_calls": [{}]}, "tool_calls")]
 )
-def test_done_marker_replaces_finish_reason(said: Json, finish: str) -> None:
-    chunks = heard(chunk(said), {"choices": [], "usage": {}}, done=True)
+def test_done_marker_replaces_finish_reason(sent: Json, finish: str) -> None:
+    chunks = check_chat_stream(chunk(sent), {"choices": [], "usage": {}}, done=True)
     assert chunks[-1] == chunk(finish=finish)
 
 
 @pytest.mark.parametrize("chunks", [[], [chunk()], [chunk({"content": ""})], [{"choices": []}]])
 def test_done_marker_without_content_raises(chunks: list[Json]) -> None:
     with pytest.raises(UpstreamProtocolError):
-        heard(*chunks, done=True)
+        check_chat_stream(*chunks, done=True)
 
 
 @pytest.mark.parametrize("finish", ["stop", "tool_calls", "length", "content_filter"])
 def test_empty_chat_answer_with_finish_reason_is_complete(finish: str) -> None:
     chunks = [chunk({"role": "assistant", "content": ""}), chunk(finish=finish)]
-    assert heard(*chunks) == chunks
+    assert check_chat_stream(*chunks) == chunks
 
 
 def test_complete_message_counts_as_content() -> None:
     body = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}
-    assert heard(body) == [body]
+    assert check_chat_stream(body) == [body]
 
 
 def test_empty_complete_message_is_an_answer() -> None:
     body = {"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}
-    assert heard(body) == [body]
+    assert check_chat_stream(body) == [body]
 
 
 def test_chat_stream_ends_with_error() -> None:
@@ -118,22 +118,22 @@ def test_responses_stream_ends_with_terminal_event(ending: str) -> None:
 
 
 def test_completed_empty_response_is_complete() -> None:
-    begun = event("response.created", response={})
+    created = event("response.created", response={})
     for response in ({"output": []}, {}):
-        events = [begun, event("response.completed", response=response)]
+        events = [created, event("response.completed", response=response)]
         assert events_of(require_complete_responses_stream(iter([events]), lambda: False)) == events
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         [event("response.incomplete", response={"output": []})],
         [event("response.completed", response={"output": [{}]})],
         [event("response.output_text.delta", delta="a"), event("response.completed", response={"output": []})],
     ],
 )  # fmt: skip
-def test_response_with_text_in_one_place_is_complete(said: list[Json]) -> None:
-    assert events_of(require_complete_responses_stream(iter([said]), lambda: False)) == said
+def test_response_with_text_in_one_place_is_complete(sent: list[Json]) -> None:
+    assert events_of(require_complete_responses_stream(iter([sent]), lambda: False)) == sent
 
 
 @pytest.mark.parametrize("done", [True, False])
@@ -153,7 +153,7 @@ def test_error_event_without_terminal_event_is_raised(nested: bool) -> None:
     assert caught.value.status == 429
 
 
-# -- telling the client -------------------------------------------------------------------------
+# -- errors in client streams -------------------------------------------------------------------
 
 
 def failing(*batches: Batch) -> EventStream:
@@ -183,12 +183,12 @@ def test_append_responses_error() -> None:
     response = {"id": "resp_1", "object": "response", "created_at": 1, "model": "m", "output": [],
                 "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}  # fmt: skip
     item = {"type": "reasoning", "id": "rs_1", "summary": []}
-    begun = [
+    first_events = [
         event("response.created", response=response, sequence_number=0),
         event("response.output_item.done", output_index=0, item=item, sequence_number=1),
     ]
-    [*passed, error, failed] = events_of(append_responses_error(failing(begun, [])))
-    assert passed == begun
+    [*passed, error, failed] = events_of(append_responses_error(failing(first_events, [])))
+    assert passed == first_events
     assert [error["sequence_number"], failed["sequence_number"]] == [2, 3]
     assert (error["message"], error["code"]) == ("Too slow.", "upstream_timeout")
     assert error["error"]["type"] == "upstream_error"
@@ -216,10 +216,10 @@ def test_append_responses_error_after_upstream_error_event() -> None:
     ]
 
 
-@pytest.mark.parametrize("told", [append_chat_error, append_responses_error])
-def test_append_error_passes_successful_stream(told: Any) -> None:
+@pytest.mark.parametrize("append_error", [append_chat_error, append_responses_error])
+def test_append_error_passes_successful_stream(append_error: Any) -> None:
     batches: list[Batch] = [[SAID], [], [chunk(finish="stop")]]
-    assert list(told(iter(batches))) == batches
+    assert list(append_error(iter(batches))) == batches
 
 
 @pytest.mark.parametrize("ending", ["cut", "broken"])
@@ -295,18 +295,20 @@ def test_first_error_is_raised_with_its_status(
     ],
 )
 def test_later_error_of_known_kind_gets_its_code(last: Json) -> None:
-    [said, failed] = heard(SAID, last)
-    assert said == SAID
+    [first, failed] = check_chat_stream(SAID, last)
+    assert first == SAID
     assert failed["error"] | {**LONG, **KNOWN} == failed["error"]
 
 
 def test_error_of_unknown_kind_is_unchanged() -> None:
     last = {"id": "1", "error": {"message": "Full.", "code": 7}, "choices": []}
-    assert heard(SAID, last) == [SAID, last]
-    assert heard(SAID, {"object": "error", "message": "m"})[1]["error"]["message"] == "m"
+    assert check_chat_stream(SAID, last) == [SAID, last]
+    assert (
+        check_chat_stream(SAID, {"object": "error", "message": "m"})[1]["error"]["message"] == "m"
+    )
 
 
-def failed_with(error: Any, **more: Any) -> Json:
+def make_failed_event(error: Any, **more: Any) -> Json:
     return event("response.failed", response={"status": "failed", "error": error, **more})
 
 
@@ -331,7 +333,7 @@ def test_early_failed_response_is_raised_with_status(
     before: list[Json], shape: str, error: Json, status: int, code: str
 ) -> None:
     shapes = {
-        "failed": failed_with(error),
+        "failed": make_failed_event(error),
         "nested": event("error", error=error, sequence_number=1),
         "flat": event("error", **error, sequence_number=1),
     }
@@ -349,33 +351,33 @@ def test_later_failed_response_keeps_its_code(batches: list[Any]) -> None:
     codes = ["insufficient_quota", "server_is_overloaded", "slow_down", "cyber_policy",
              "rate_limit_exceeded", "invalid_prompt", "a_code_of_its_own"]  # fmt: skip
     for code in codes:
-        last = failed_with({"code": code, "message": "m"})
+        last = make_failed_event({"code": code, "message": "m"})
         stream = iter([[last if e == 0 else e for e in batch] for batch in batches])
         assert events_of(require_complete_responses_stream(stream, lambda: False))[-1] == last
 
 
 def test_later_context_length_failure_has_its_code() -> None:
     error = event("error", message=LONG["message"], code=7, error=LONG, sequence_number=2)
-    last = failed_with({"code": "server_error", "message": LONG["message"]})
+    last = make_failed_event({"code": "server_error", "message": LONG["message"]})
     stream = require_complete_responses_stream(iter([[BEGUN], [DELTA, error, last]]), lambda: False)
-    [*_, told, failed] = events_of(stream)
-    assert (told["code"], told["sequence_number"]) == ("context_length_exceeded", 2)
-    assert told["error"] | {**LONG, **KNOWN} == told["error"]
+    [*_, error, failed] = events_of(stream)
+    assert (error["code"], error["sequence_number"]) == ("context_length_exceeded", 2)
+    assert error["error"] | {**LONG, **KNOWN} == error["error"]
     assert failed["response"]["error"]["code"] == "context_length_exceeded"
 
 
 def test_failed_response_with_output_is_passed_on() -> None:
-    last = failed_with({"code": "server_error", "message": "m"}, output=[{}])
+    last = make_failed_event({"code": "server_error", "message": "m"}, output=[{}])
     assert events_of(require_complete_responses_stream(iter([[last]]), lambda: False)) == [last]
 
 
 def test_failed_response_keeps_limit_reset_fields() -> None:
-    def limited() -> EventStream:
+    def upstream() -> EventStream:
         yield []
         error = {"message": "m", "type": "usage_limit_reached", "resets_at": 7, "plan_type": "p"}
         raise UpstreamRefused(429, error)
 
-    [error, failed] = events_of(append_responses_error(limited()))
+    [error, failed] = events_of(append_responses_error(upstream()))
     assert error["error"]["resets_at"] == 7
     assert failed["response"]["error"] == {
         "code": "usage_limit_reached",
@@ -386,10 +388,10 @@ def test_failed_response_keeps_limit_reset_fields() -> None:
 
 
 def test_append_follower_error_repeats_sequence_number() -> None:
-    begun = [{"type": "response.created", "sequence_number": 7, "response": {}}]
-    [first, error] = events_of(append_follower_error(failing(begun, [])))
+    first_events = [{"type": "response.created", "sequence_number": 7, "response": {}}]
+    [first, error] = events_of(append_follower_error(failing(first_events, [])))
 
-    assert first == begun[0]
+    assert first == first_events[0]
     assert (error["type"], error["sequence_number"]) == ("error", 7)
     assert error["message"] == error["error"]["message"]
 

@@ -43,24 +43,24 @@ def test_hide_tool_secrets_in_fields_of_wrong_type() -> None:
 
 
 def test_with_hidden_tools_hides_echoed_tools() -> None:
-    asked: list[Json] = []
-    told = {"type": "response.created", "response": {"id": "r", "tools": [TOOL]}}
+    requests: list[Json] = []
+    created = {"type": "response.created", "response": {"id": "r", "tools": [TOOL]}}
     delta = {"type": "response.output_text.delta", "delta": "a"}
 
-    def call(request: Json) -> Any:
-        asked.append(request)
-        return iter([[told, delta], []])
+    def handler(request: Json) -> Any:
+        requests.append(request)
+        return iter([[created, delta], []])
 
     request = {"tools": [TOOL]}
-    shown = list(with_hidden_tools(call, request)(request))
+    batches = list(with_hidden_tools(handler, request)(request))
 
-    assert shown == [[{**told, "response": {"id": "r", "tools": [SHOWN]}}, delta], []]
-    assert asked == [{"tools": [TOOL]}]
+    assert batches == [[{**created, "response": {"id": "r", "tools": [SHOWN]}}, delta], []]
+    assert requests == [{"tools": [TOOL]}]
 
 
 @pytest.mark.parametrize("tools", [None, [], [{"type": "function", "name": "f"}]])
 def test_with_hidden_tools_without_mcp_returns_the_same_handler(tools: Any) -> None:
-    def call(request: Json) -> Any:
+    def handler(request: Json) -> Any:
         return iter(())
 
-    assert with_hidden_tools(call, {"tools": tools}) is call
+    assert with_hidden_tools(handler, {"tools": tools}) is handler

@@ -46,7 +46,7 @@ def test_unfold_chat_to_one_chunk() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("fields", "reason"),
     [
         ({}, "tool_calls"),
         ({"message": {"content": "Hi."}}, "stop"),
@@ -55,9 +55,9 @@ def test_unfold_chat_to_one_chunk() -> None:
 )
 @pytest.mark.parametrize("streamed", [False, True])
 def test_unfold_chat_adds_missing_finish_reason(
-    said: dict[str, Any], reason: str, streamed: bool
+    fields: dict[str, Any], reason: str, streamed: bool
 ) -> None:
-    choice = {**COMPLETION["choices"][0], "finish_reason": None, **said}
+    choice = {**COMPLETION["choices"][0], "finish_reason": None, **fields}
     [event] = unfold.unfold_answer("chat", {**COMPLETION, "choices": [choice]}, streamed)
     assert event["choices"][0]["finish_reason"] == reason
 
@@ -108,7 +108,7 @@ def test_unfold_response_to_events(case: Case) -> None:
 
 
 def _texts(response: dict[str, Any]) -> list[Any]:
-    """The texts of all messages; the SDK gathers no refusals."""
+    """Return the texts of all messages; the SDK does not collect refusals."""
     items = [item for item in response["output"] if item["type"] == "message"]
     return [part.get("text") for item in items for part in item["content"]]
 
@@ -122,7 +122,7 @@ def test_unfold_response_without_streaming(status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "body", "raised", "said"),
+    ("protocol", "body", "raised", "message"),
     [
         ("chat", {"error": {"message": "Full.", "code": 503}}, UpstreamRefused, "Full."),
         ("responses", {"error": {"message": "Full.", "code": 503}}, UpstreamRefused, "Full."),
@@ -133,9 +133,11 @@ def test_unfold_response_without_streaming(status: str) -> None:
         ("responses", COMPLETION, UpstreamProtocolError, "not a response"),
     ],
 )  # fmt: skip
-def test_unfold_raises_for_malformed_body(protocol: str, body: Any, raised: Any, said: str) -> None:
+def test_unfold_raises_for_malformed_body(
+    protocol: str, body: Any, raised: Any, message: str
+) -> None:
     for streamed in (False, True):
-        with pytest.raises(raised, match=said):
+        with pytest.raises(raised, match=message):
             unfold.unfold_answer(protocol, body, streamed)
 
 

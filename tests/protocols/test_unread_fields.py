@@ -1,4 +1,4 @@
-"""Nothing that a client writes is lost in silence, wherever it stands."""
+"""Reports of fields that no translation reads."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def user(**part: Any) -> Json:
     return {"role": "user", "content": [part]}
 
 
-def over(client: str, **request: Any) -> tuple[str, Json]:
-    asked: Json = (
+def make_request(client: str, **request: Any) -> tuple[str, Json]:
+    extra: Json = (
         {"messages": [user(type="text", text="hi")]} if client == "chat" else {"input": "hi"}
     )
     direction = "chat_over_responses" if client == "chat" else "responses_over_chat"
-    return direction, {"model": "m", **asked, **request}
+    return direction, {"model": "m", **extra, **request}
 
 
 DROPPED: list[tuple[str, Json, str]] = [
@@ -68,11 +68,11 @@ DROPPED: list[tuple[str, Json, str]] = [
 
 @pytest.mark.parametrize(("client", "request_", "name"), DROPPED)
 def test_unread_fields_are_dropped(client: str, request_: Json, name: str) -> None:
-    given = terms()
-    translate(*over(client, **request_), given)
-    assert list(given.loss_report.losses) == [name]
+    context = terms()
+    translate(*make_request(client, **request_), context)
+    assert list(context.loss_report.losses) == [name]
     with pytest.raises(Unsupported) as caught:
-        translate(*over(client, **request_), terms(strict=True))
+        translate(*make_request(client, **request_), terms(strict=True))
     assert caught.value.param == name
 
 
@@ -91,9 +91,9 @@ NOTED: list[tuple[str, Json, list[str]]] = [
 
 @pytest.mark.parametrize(("client", "request_", "names"), NOTED)
 def test_unread_answer_fields_are_noted(client: str, request_: Json, names: list[str]) -> None:
-    given = terms(strict=True)
-    translate(*over(client, **request_), given)
-    assert sorted(given.loss_report.losses) == names
+    context = terms(strict=True)
+    translate(*make_request(client, **request_), context)
+    assert sorted(context.loss_report.losses) == names
 
 
 READ: list[tuple[str, Json]] = [
@@ -118,18 +118,18 @@ READ: list[tuple[str, Json]] = [
 
 @pytest.mark.parametrize(("client", "request_"), READ)
 def test_read_and_empty_fields_are_not_reported(client: str, request_: Json) -> None:
-    given = terms(strict=True)
-    translate(*over(client, **request_), given)
-    assert given.loss_report.losses == {}
+    context = terms(strict=True)
+    translate(*make_request(client, **request_), context)
+    assert context.loss_report.losses == {}
 
 
 THOUGHT = {"role": "assistant", "content": "Four.", "reasoning_content": "2 + 2"}
 
 
 def test_reasoning_text_is_sent_to_upstreams_that_take_it() -> None:
-    given = terms(strict=True, extensions=["reasoning_text"])
-    request = over("chat", messages=[user(type="text", text="2 + 2?"), THOUGHT])
-    items = translate(*request, given).request["input"]
+    context = terms(strict=True, extensions=["reasoning_text"])
+    request = make_request("chat", messages=[user(type="text", text="2 + 2?"), THOUGHT])
+    items = translate(*request, context).request["input"]
     assert items[1] == {
         "type": "reasoning",
         "id": "rs_1",
@@ -137,11 +137,11 @@ def test_reasoning_text_is_sent_to_upstreams_that_take_it() -> None:
         "content": [{"type": "reasoning_text", "text": "2 + 2"}],
     }
     assert items[2]["role"] == "assistant"
-    assert given.loss_report.losses == {}
+    assert context.loss_report.losses == {}
 
 
 def test_reasoning_precedes_its_calls() -> None:
-    asked = [{"role": "assistant", "tool_calls": [CALL], "reasoning": "Which?"}, RESULT]
-    request = over("chat", messages=asked)
+    extra = [{"role": "assistant", "tool_calls": [CALL], "reasoning": "Which?"}, RESULT]
+    request = make_request("chat", messages=extra)
     items = translate(*request, terms(extensions=["reasoning_text"])).request["input"]
     assert [i["type"] for i in items] == ["reasoning", "function_call", "function_call_output"]
