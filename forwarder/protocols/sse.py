@@ -103,8 +103,8 @@ class SseDecoder:
                 event = parse_payload(payload)
             if len(payload) > small and json_lenient.is_too_deep(payload, event):
                 raise UpstreamProtocolError("The upstream sent an event that is nested too deeply.")
-            if name and "type" not in event:
-                set_event_type(event, name)
+            if name and "type" not in event and (name.startswith(b"response.") or name == b"error"):
+                event["type"] = name.decode(errors="replace")  # some vendors send it only there
             events.append(event)
         return events
 
@@ -142,12 +142,6 @@ def read_fields(block: bytes) -> tuple[bytes, bytes]:
         elif field == b"event":
             name = value.strip()
     return name, b"\n".join(payload).strip()
-
-
-def set_event_type(event: dict[str, Any], name: bytes) -> None:
-    """Set the type of an event from its event line: some vendors send it only there."""
-    if name.startswith(b"response.") or name == b"error":
-        event["type"] = name.decode(errors="replace")
 
 
 def parse_payload(payload: bytes) -> dict[str, Any]:

@@ -24,9 +24,14 @@ def unfold_answer(protocol: str, body: Json, streamed: bool) -> Batch:
     if protocol == "chat":
         return unfold_chat(body, streamed)
     if protocol == "compact":
-        return unfold_compaction(body)
+        if not isinstance(body.get("output"), list):
+            raise UpstreamProtocolError("The upstream's answer is not a compacted conversation.")
+        return [body]
     if protocol == "embeddings":
-        return unfold_embeddings(body)
+        data = body.get("data")
+        if not isinstance(data, list) or not all(map(is_embedding, data)):
+            raise UpstreamProtocolError("The upstream's answer contains no valid embeddings.")
+        return [body]
     return unfold_response(body, streamed)
 
 
@@ -65,18 +70,6 @@ def to_delta(message: Json) -> Json:
         return message
     return {**message, "tool_calls": [{**call, "index": i} for i, call in enumerate(calls)]}
 
-
-def unfold_compaction(body: Json) -> Batch:
-    if not isinstance(body.get("output"), list):
-        raise UpstreamProtocolError("The upstream's answer is not a compacted conversation.")
-    return [body]
-
-
-def unfold_embeddings(body: Json) -> Batch:
-    data = body.get("data")
-    if not isinstance(data, list) or not all(map(is_embedding, data)):
-        raise UpstreamProtocolError("The upstream's answer holds no embeddings.")
-    return [body]
 
 
 def is_embedding(entry: Any) -> bool:

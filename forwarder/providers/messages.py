@@ -209,9 +209,6 @@ def join_contents(contents: list[Any]) -> Any:
         if texts:
             parts.append({"type": "text", "text": "\n\n".join(texts)})
             texts = []
-        parts += to_parts(content)
+        is_list = isinstance(content, list)
+        parts += content if is_list else [{"type": "text", "text": str(content)}]
     return parts
-
-
-def to_parts(content: Any) -> list[Any]:
-    return content if isinstance(content, list) else [{"type": "text", "text": str(content)}]
