@@ -61,7 +61,7 @@ INPUT_ITEMS: DispositionTable = {
     "additional_tools": remap_item("its tools are offered"),
     "configuration_update": remap_item("becomes the parameters that it sets; the last one counts"),
     "reasoning": remap_item("sent back on the message it belongs to, decrypted or as text"),
-    "reasoning, sealed elsewhere": drop_item("only its maker can decrypt it"),
+    "reasoning, encrypted elsewhere": drop_item("only its maker can decrypt it"),
     "item_reference, stored": emulate_item("replaced by the item"),
     "item_reference, unknown": refuse_item("no such item is stored here"),
     "compaction": emulate_item("decrypted, and replaces the turns that it summarizes"),

@@ -103,9 +103,9 @@ OLLAMA_GENERATE: dict[str, Disposition] = {
 """The parameters of ``/api/generate``."""
 
 _UNUSED_SAMPLING_OPTIONS = {
-    name: drop(fate.types, "embeddings generate no text")
-    for name, fate in _OPTION_PARAMETERS.items()
-    if fate.kind != "dropped"
+    name: drop(disposition.types, "embeddings generate no text")
+    for name, disposition in _OPTION_PARAMETERS.items()
+    if disposition.kind != "dropped"
 }
 
 _EMBEDDING_PARAMETERS: dict[str, Disposition] = {

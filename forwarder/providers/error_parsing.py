@@ -20,10 +20,10 @@ _COMPLAINT_PATTERNS: tuple[tuple[str, str, str], ...] = (
     ("reasoning text missing", "responses", r"reasoning_text.{0,60}(must|missing|required|passed)"),
     ("reasoning missing", "chat", r"reasoning_content.{0,40}(missing|must|required|passed)"),
     ("reasoning text refused", "responses", r"content'?: array too long.{0,60}maximum length 0"),
-    ("sealing refused", "responses",
+    ("encryption refused", "responses",
      r"encrypted.content.{0,60}(not|un)[ -]?(supported|available|allowed|known|recognized)|"
      r"(invalid|unsupported|unknown|unexpected) (value|include).{0,40}encrypted_content"),
-    ("summaries withheld", "responses", r"must be verified to \w+ reasoning summar"),
+    ("summary refused", "responses", r"must be verified to \w+ reasoning summar"),
     ("foreign reasoning", "responses",
      r"encrypted.content.{0,60}(verif|decrypt|invalid|pars)|item with id '?rs_\w+'? not found"),
     ("schema", "",

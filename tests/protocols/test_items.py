@@ -158,7 +158,7 @@ ITEM_SAMPLES: dict[str, list[Json]] = {
     "reasoning": with_answer(
         {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": MARK}]}
     ),
-    "reasoning, sealed elsewhere": with_answer(
+    "reasoning, encrypted elsewhere": with_answer(
         {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": MARK}
     ),
     "item_reference, stored": [{"type": "item_reference", "id": "<remembered>"}],
