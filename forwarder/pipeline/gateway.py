@@ -433,7 +433,7 @@ class Gateway:
         context.upstream, context.model = route.upstream.name, route.model
         attempt = self._new_attempt(route, client, style, context, request)
         context.loss_report.local_parameters = self._list_local_parameters(client, request, route)
-        show = partial(attempt.upstream.preview, route=route, client=client, exchange=context)
+        show = partial(attempt.upstream.preview, route=route, client=client, context=context)
         run = DryRun(show)
         fetch = run.fetch if self._fetch_for else None
         media_io = MediaIO(fetch, run.upload, run.download, self._keeps_files(route))

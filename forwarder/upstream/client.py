@@ -1,9 +1,9 @@
-"""The only importer of the openai SDK: an upstream's calls, and its failures as our errors.
+"""The client of one upstream: its handlers, and the conversion of its errors.
 
-The SDK makes every request (authentication, headers, time-outs, error classes) and hands over the
-unread response; its typed layer is not used for bodies and events, which stay JSON.  Its retries
-are switched off: they sleep where a client's leaving goes unnoticed, know no budget, count for
-nobody, and end with the status line.  forwarder/resilience has its own.
+The official SDK makes every request (authentication, headers, time-outs, error classes) and returns
+the unread response; bodies and events stay JSON (`sdk_client`).  The SDK's retries are off: they
+sleep without noticing that the client disconnected, have no budget, appear in no metric, and end
+with the status line.  `forwarder.upstream.resilience` retries instead.
 """
 
 from __future__ import annotations
@@ -77,39 +77,39 @@ from forwarder.upstream.transport.connection_errors import describe_connection_e
 from forwarder.upstream.transport.sdk_http_client import SdkHttpClient, StockHttpClient
 
 REASONING_INCLUDED_HEADER = "x-reasoning-included"
-"""Says that the reported usage counts the reasoning of earlier turns."""
+"""Response header: the reported usage includes the reasoning of earlier turns."""
 
 log = logging.getLogger("forwarder.upstream")
 
 _PROBE_CACHE_SECONDS = 60.0
-"""How long it is remembered whether the base URL lacks a part."""
+"""Seconds for which the check of the base URL is cached."""
 
 _PROBE_TIMEOUT_SECONDS = 5.0
 
 _KEY_REFUSAL_LOG_SECONDS = 600.0
-"""At least so long between two log entries about a refused key, when some requests succeed."""
+"""Minimum seconds between two log entries about a refused key, if some requests succeed."""
 
 _TLS_REQUIRED_PATTERN = re.compile(
     r"plain http.{0,40}(https|ssl)|http request to an https", re.IGNORECASE
 )
-"""What servers say to plain HTTP on a port for TLS."""
+"""The errors of servers that get plain HTTP on a TLS port."""
 
 _CANCEL_TIMEOUT_SECONDS = 10.0
-"""Seconds for which a client that cancels a response waits for the upstream that makes it."""
+"""Seconds that the cancellation of a background response waits for the upstream."""
 
 _MAX_CACHED_MODELS = 256
-"""How many models' profiles are kept ready."""
+"""How many profiles of models are cached."""
 
 
 class MultipartForm(NamedTuple):
-    """A form with files: field -> text, and for each file its field and (name, content, type)."""
+    """A form with files: ``fields`` as text; ``files`` as field and (name, content, type)."""
 
     fields: Mapping[str, str]
     files: list[tuple[str, tuple[str, IO[bytes], str]]]
 
 
 class PassthroughResponse(NamedTuple):
-    """An answer that is handed on as it comes; the headers' names are small."""
+    """An answer that is passed through unchanged; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -120,26 +120,26 @@ _OMITTED_SDK_HEADERS: dict[str, Any] = {
     "X-Stainless-Retry-Count": Omit(),
     "X-Stainless-Read-Timeout": Omit(),
 }
-"""What the SDK adds to every request, unless the request leaves it out."""
+"""Headers that the SDK adds unless the request omits them."""
 
 
 class ErrorConversion:
-    """Whatever fails within leaves as ours."""
+    """Context manager that replaces exceptions by those that ``convert`` returns."""
 
-    def __init__(self, ours: Callable[[BaseException], UpstreamError | None]) -> None:
-        self._convert = ours
+    def __init__(self, convert: Callable[[BaseException], UpstreamError | None]) -> None:
+        self._convert = convert
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        failure = self._convert(error) if error is not None else None
-        if failure is not None:
-            raise failure from None
+        converted = self._convert(error) if error is not None else None
+        if converted is not None:
+            raise converted from None
 
 
 class PreviewedRequest(NamedTuple):
-    """What is posted for a request: where to (without key and query), as whose, and the body."""
+    """A request as it would be sent: URL (without query), provider profile and body."""
 
     url: str
     profile: Profile
@@ -147,7 +147,7 @@ class PreviewedRequest(NamedTuple):
 
 
 class Upstream:
-    """One configured upstream: a client of its own, kept for the life of the process."""
+    """The client of one upstream, with its own SDK client and connections."""
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class Upstream:
         self._key_refusal_logged_at = float("-inf")
         self._missing_path: str | None = None
         self._probed_at = float("-inf")
-        # A registered model's host is never asked through a proxy.
+        # Hosts of registered models are never called through a proxy.
         self._proxies = {} if settings.registered else getproxies()
         self._configured_header_names = frozenset(map(str.lower, settings.headers))
         self._has_own_authorization = "authorization" in self._configured_header_names
@@ -183,7 +183,7 @@ class Upstream:
         self._unstreamed_timeout = httpx2.Timeout(
             settings.whole_timeout, connect=settings.connect_timeout
         )
-        # Whole URLs: joining each with the base would cost the SDK a tenth of a call.
+        # Absolute URLs: joining paths with the base URL takes the SDK a tenth of a call.
         self._urls = {
             "chat": join_url(settings.base_url, self.profile.chat_path),
             "responses": join_url(settings.base_url, self.profile.responses_path),
@@ -203,52 +203,53 @@ class Upstream:
         )
 
     def close(self) -> None:
-        """Close the connections that lie idle; answers that are being read go on."""
+        """Close idle connections; answers that are being read continue."""
         if self._transport is not None:
             self._transport.close()
 
-    def make_handler(self, route: Route, client: str, exchange: RequestContext) -> Handler:
-        """The call of this upstream that speaks ``route.protocol``.
+    def make_handler(self, route: Route, client: str, context: RequestContext) -> Handler:
+        """Make the handler that calls this upstream in ``route.protocol``.
 
-        It connects before it returns, and is closed with ``exchange``.
+        ``client`` is the client's protocol.  The handler connects before it returns; its response
+        is closed with ``context``.
         """
 
         def handle_request(request: Json) -> Batches:
-            body, profile = self._prepare_request(request, route, client, exchange)
-            if exchange.followed_response_id is not None:
-                reply = self._reopen_response(exchange.followed_response_id, exchange)
-                return self._read_response(reply, body, route.protocol, profile, exchange)
+            body, profile = self._prepare_request(request, route, client, context)
+            if context.followed_response_id is not None:
+                response = self._reopen_response(context.followed_response_id, context)
+                return self._read_response(response, body, route.protocol, profile, context)
             try:
-                return self.send(body, route.protocol, profile, exchange)
+                return self.send(body, route.protocol, profile, context)
             except UpstreamRefused as refusal:
-                sent = adapt_body(body, route.protocol, profile, exchange)
-                lesson = infer_quirk(refusal, route.protocol, sent, profile)
-                if lesson is None:
+                sent = adapt_body(body, route.protocol, profile, context)
+                quirk = infer_quirk(refusal, route.protocol, sent, profile)
+                if quirk is None:
                     raise
-                return self._retry_with_quirk(body, route, lesson, profile, refusal, exchange)
+                return self._retry_with_quirk(body, route, quirk, profile, refusal, context)
 
         return handle_request
 
-    def make_compaction_handler(self, route: Route, exchange: RequestContext) -> Handler:
-        """The call that has this upstream compact; its stream is one event, the whole answer."""
+    def make_compaction_handler(self, route: Route, context: RequestContext) -> Handler:
+        """Make the handler for compaction; its stream is one event, the whole answer."""
 
         def handle_request(request: Json) -> Batches:
-            body, profile = self._prepare_request(request, route, "responses", exchange)
-            body = adapt_body(body, "responses", profile, exchange)
-            return self._send_unstreamed("compact", body, exchange)
+            body, profile = self._prepare_request(request, route, "responses", context)
+            body = adapt_body(body, "responses", profile, context)
+            return self._send_unstreamed("compact", body, context)
 
         return handle_request
 
-    def make_embeddings_handler(self, route: Route, exchange: RequestContext) -> Handler:
-        """The call that has this upstream embed; its stream is one event, the whole answer.
+    def make_embeddings_handler(self, route: Route, context: RequestContext) -> Handler:
+        """Make the handler for embeddings; its stream is one event, the whole answer.
 
-        Raises NotFound where the upstream has no embeddings.
+        The handler raises NotFound if the upstream has no embeddings.
         """
 
         def handle_request(request: Json) -> Batches:
             body = {**request, "model": route.model}
             try:
-                return self._send_unstreamed("embeddings", body, exchange)
+                return self._send_unstreamed("embeddings", body, context)
             except UpstreamRefused as refusal:
                 if refusal.status in ABSENT_STATUSES and "model" not in refusal.message.lower():
                     raise NotFound(
@@ -260,58 +261,64 @@ class Upstream:
         return handle_request
 
     def preview(
-        self, request: Json, route: Route, client: str, exchange: RequestContext
+        self, request: Json, route: Route, client: str, context: RequestContext
     ) -> PreviewedRequest:
-        """What `make_handler` would post for ``request``; nobody is called."""
-        body, profile = self._prepare_request(request, route, client, exchange)
-        sent = adapt_body(body, route.protocol, profile, exchange)
-        encode_body({"request": sent})  # who is shown it gets it inside of something
+        """Return the request that `make_handler` would send for ``request``, without sending it."""
+        body, profile = self._prepare_request(request, route, client, context)
+        sent = adapt_body(body, route.protocol, profile, context)
+        encode_body({"request": sent})  # raises if the preview, one level deeper, is too deep
         return PreviewedRequest(self._urls[route.protocol].partition("?")[0], profile, sent)
 
     def _prepare_request(
-        self, request: Json, route: Route, client: str, exchange: RequestContext
+        self, request: Json, route: Route, client: str, context: RequestContext
     ) -> tuple[Json, Profile]:
-        """The body, and the profile by which it is to be mended."""
-        is_own = not exchange.has_converted_body
-        known = (
-            PASSTHROUGH_PROFILE if is_own and self._is_passthrough(client, route.protocol) else None
+        """Return the body for the upstream, and the profile that adapts it."""
+        # The generic profile adapts a chat client's own chat body only by learned quirks.
+        is_passthrough = (
+            client == route.protocol == "chat"
+            and not context.has_converted_body
+            and self.profile == PROFILES["generic"]
         )
-        return {**request, "model": route.model}, self.get_profile(route.model, known)
+        base = PASSTHROUGH_PROFILE if is_passthrough else None
+        return {**request, "model": route.model}, self.get_profile(route.model, base)
 
-    def get_profile(self, model: str, known: Profile | None = None) -> Profile:
-        """What holds for a model: the profile, or the one that is ``known``, and the lessons."""
-        return self.learned_quirks.apply_to(model, known or self._select_profile(model))
+    def get_profile(self, model: str, base: Profile | None = None) -> Profile:
+        """Return the profile for a model (or ``base``), changed by the learned quirks."""
+        return self.learned_quirks.apply_to(model, base or self._select_profile(model))
 
-    def send(
-        self, body: Json, protocol: str, profile: Profile, exchange: RequestContext
-    ) -> Batches:
-        """One request, as ``profile`` has it, and its answer, which ``exchange`` closes.
+    def send(self, body: Json, protocol: str, profile: Profile, context: RequestContext) -> Batches:
+        """Send a request that is adapted to ``profile``; return its answer.
 
-        The answer has begun when this returns; one that breaks before that is closed at once.
+        The answer has begun when this returns, and is closed with ``context``.
         """
-        return self._with_settings_check(
-            lambda: self._start_response(body, protocol, profile, exchange), exchange.client_key
-        )
-
-    def _send_unstreamed(self, protocol: str, body: Json, exchange: RequestContext) -> Batches:
-        """The same for a request whose answer is never streamed; its stream is one event."""
 
         def start_response() -> Batches:
-            reply = self._post_request(protocol, body, exchange)
-            exchange.cleanup.add(reply.close)
-            exchange.reply_headers = reply.headers
-            return self._await_first_batch(reply, reply.iter_batches())
+            sent = adapt_body(body, protocol, profile, context)
+            response = self._post_request(protocol, sent, context)
+            return self._read_response(response, body, protocol, profile, context)
 
-        return self._with_settings_check(start_response, exchange.client_key)
+        return self._with_settings_check(start_response, context.client_key)
 
-    def _with_settings_check(self, begin: Callable[[], Batches], client_key: str | None) -> Batches:
-        """The answer that ``start_response`` gives.
+    def _send_unstreamed(self, protocol: str, body: Json, context: RequestContext) -> Batches:
+        """Send a request whose answer is never streamed; return the answer as one event."""
 
-        Notes whether the upstream accepts the key.  Raises UpstreamMisconfigured where the base URL
-        lacks a part.
+        def start_response() -> Batches:
+            response = self._post_request(protocol, body, context)
+            context.cleanup.add(response.close)
+            context.reply_headers = response.headers
+            return self._await_first_batch(response, response.iter_batches())
+
+        return self._with_settings_check(start_response, context.client_key)
+
+    def _with_settings_check(
+        self, start_response: Callable[[], Batches], client_key: str | None
+    ) -> Batches:
+        """Start a response and record whether the upstream accepts the key.
+
+        Raises UpstreamMisconfigured if the base URL is incomplete.
         """
         try:
-            answer = begin()
+            answer = start_response()
         except UpstreamKeyRefused as refusal:
             self.key_refusal = refusal.message
             raise
@@ -323,42 +330,32 @@ class Upstream:
         self.logs_key_refusal = True
         return answer
 
-    def _start_response(
-        self, body: Json, protocol: str, profile: Profile, exchange: RequestContext
-    ) -> Batches:
-        reply = self._post_request(
-            protocol, adapt_body(body, protocol, profile, exchange), exchange
-        )
-        return self._read_response(reply, body, protocol, profile, exchange)
-
     def _read_response(
         self,
-        reply: UpstreamResponse,
+        response: UpstreamResponse,
         body: Json,
         protocol: str,
         profile: Profile,
-        exchange: RequestContext,
+        context: RequestContext,
     ) -> Batches:
-        """The events of a reply, which has begun when this returns, and which is closed at once
-        if it breaks before that.
-        """
-        exchange.cleanup.add(reply.close)
-        exchange.reply_headers = reply.headers
+        """Return the events of a response after reading the first batch."""
+        context.cleanup.add(response.close)
+        context.reply_headers = response.headers
         if protocol == "responses":
-            self.includes_reasoning = REASONING_INCLUDED_HEADER in reply.headers
+            self.includes_reasoning = REASONING_INCLUDED_HEADER in response.headers
         stream = adapt_response(
-            reply.iter_batches(), body, protocol, profile, reply.saw_done_marker
+            response.iter_batches(), body, protocol, profile, response.saw_done_marker
         )
         return self._await_first_batch(
-            reply, COMPLETENESS_CHECKS[protocol](stream, reply.saw_done_marker)
+            response, COMPLETENESS_CHECKS[protocol](stream, response.saw_done_marker)
         )
 
-    def _await_first_batch(self, reply: UpstreamResponse, stream: Batches) -> Batches:
-        """The stream of a reply with its first batch read; a reply that fails is closed."""
+    def _await_first_batch(self, response: UpstreamResponse, stream: Batches) -> Batches:
+        """Read the first batch of ``stream``; if that fails, close the response at once."""
         try:
             first = next(stream, None)
         except BaseException as error:
-            reply.close()
+            response.close()
             if isinstance(error, MALFORMED_EVENT_ERRORS):
                 raise malformed_event() from error
             if isinstance(error, UpstreamRefused) and self._is_own_key_refused(error):
@@ -367,7 +364,7 @@ class Upstream:
         return stream if first is None else self._watch_for_key_refusal(first, stream)
 
     def _watch_for_key_refusal(self, first: Batch, stream: Batches) -> Batches:
-        """``first`` and the stream after it, in which the key may still be refused."""
+        """Yield ``first`` and the rest of the stream, which may still refuse the key."""
         try:
             yield first
             yield from stream
@@ -382,47 +379,50 @@ class Upstream:
         self,
         body: Json,
         route: Route,
-        lesson: InferredQuirk,
+        quirk: InferredQuirk,
         profile: Profile,
         refusal: UpstreamRefused,
-        exchange: RequestContext,
+        context: RequestContext,
     ) -> Batches:
-        """Once more, with the lesson; one that does not help is none."""
+        """Retry with an inferred quirk, and remember it if it helped."""
         try:
-            stream = self.send(body, route.protocol, replace(profile, **lesson.changes), exchange)
-        except UpstreamRefused as again:
-            if again.message == refusal.message:
+            stream = self.send(body, route.protocol, replace(profile, **quirk.changes), context)
+        except UpstreamRefused as second_refusal:
+            if second_refusal.message == refusal.message:
                 raise refusal from None
-            if again.status in REQUEST_ERROR_STATUSES:  # it helped, and there is more to learn
-                self._learn_quirk(route.model, lesson)
+            # The quirk helped, and the request has a further problem.
+            if second_refusal.status in REQUEST_ERROR_STATUSES:
+                self._learn_quirk(route.model, quirk)
             raise
-        self._learn_quirk(route.model, lesson)
+        self._learn_quirk(route.model, quirk)
         return stream
 
-    def _learn_quirk(self, model: str, lesson: InferredQuirk) -> None:
-        if lesson.is_lasting:
-            self.learned_quirks.remember(model, lesson.changes)
-            name, changes = self.settings.name, serialize_changes(lesson.changes)
-            log.warning("upstream '%s' taught about '%s': %s", name, shorten_value(model), changes)
-
-    def _is_passthrough(self, client: str, protocol: str) -> bool:
-        """A chat body of the client's own is mended only where that is known to be needed."""
-        return client == protocol == "chat" and self.profile == PROFILES["generic"]
+    def _learn_quirk(self, model: str, quirk: InferredQuirk) -> None:
+        if quirk.is_lasting:
+            self.learned_quirks.remember(model, quirk.changes)
+            log.warning(
+                "upstream '%s': learned a quirk of '%s': %s",
+                self.settings.name,
+                shorten_value(model),
+                serialize_changes(quirk.changes),
+                extra={"event": "quirk_learned"},
+            )
 
     def list_models(self, timeout: float, client_key: str | None = None) -> list[Json]:
-        """What the upstream lists, as plain model objects; to a client's key where that is used.
+        """Return the upstream's models as JSON objects, each with an ``id``.
 
-        Raises UpstreamMisconfigured where the base URL lacks a part.
+        ``client_key`` is used if the upstream gets the clients' own keys.  Raises
+        UpstreamMisconfigured if the base URL is incomplete.
         """
         try:
-            listed = self._fetch_models(timeout, client_key)
+            models = self._fetch_models(timeout, client_key)
         except (UpstreamRefused, UpstreamProtocolError) as error:
             if not isinstance(error, UpstreamRefused) or error.status in ABSENT_STATUSES:
                 self._check_base_url(client_key)
             raise
-        if not listed:
+        if not models:
             self._check_base_url(client_key)
-        return listed
+        return models
 
     def _fetch_models(self, timeout: float, client_key: str | None) -> list[Json]:
         with self._error_conversion:
@@ -434,7 +434,7 @@ class Upstream:
         return parse_model_list(response.content)
 
     def _check_base_url(self, client_key: str | None) -> None:
-        """Raise UpstreamMisconfigured if the API is not at the base URL, but below it."""
+        """Raise UpstreamMisconfigured if the API is below the base URL instead of at it."""
         base = self.settings.base_url
         if has_version(base):
             return
@@ -445,44 +445,42 @@ class Upstream:
             self._missing_path = find_missing_path(base, calls, probe)
         if self._missing_path:
             setting = self._name_setting("BASE_URL", "remote_host")
-            host = urlsplit(base).netloc  # alone: a path may hold a key
+            host = urlsplit(base).netloc  # without the path, which may contain a key
             raise UpstreamMisconfigured(
                 f"The upstream '{self.settings.name}' on {host} has no API at its base URL "
                 f"({setting}): the base URL lacks '{self._missing_path}' at its end."
             )
 
     def _send_probe(self, client_key: str | None, method: str, url: str) -> httpx2.Response | None:
-        """The answer to a request without content, whatever its status."""
+        """Send a request without content; return its response with any status, or ``None``."""
         send: Any = self._client.get if method == "GET" else self._client.post
         options = {
             "timeout": _PROBE_TIMEOUT_SECONDS,
             "headers": self._build_auth_headers(client_key),
         }
-        given: Json = {} if method == "GET" else {"body": {}}
+        body: Json = {} if method == "GET" else {"body": {}}
         try:
-            answer: httpx2.Response = send(url, cast_to=httpx2.Response, options=options, **given)
+            response: httpx2.Response = send(url, cast_to=httpx2.Response, options=options, **body)
         except openai.APIStatusError as error:
             return error.response
         except (openai.OpenAIError, httpx2.HTTPError, OSError):
             return None
-        return answer
+        return response
 
     def _name_setting(self, suffix: str, parameter: str) -> str:
-        """The variable of a setting, or the parameter with which a model was registered."""
+        """Return the name of a setting's variable, or the parameter of a registered model."""
         return parameter if self.settings.registered else self.settings.name_variable(suffix)
 
-    def _post_request(
-        self, protocol: str, body: Json, exchange: RequestContext
-    ) -> UpstreamResponse:
+    def _post_request(self, protocol: str, body: Json, context: RequestContext) -> UpstreamResponse:
         streamed = bool(body.get("stream"))
-        take_turn(exchange.body_size)
+        take_turn(context.body_size)
         url, content = self._urls[protocol], encode_body(body)
         take_turn(len(content))
-        headers = self._build_headers(exchange, content)
-        attempt = exchange.record_attempt(self.settings, self.profile.name, protocol, url, content)
-        with self._error_conversion, CancellationScope(exchange), attempt:
+        headers = self._build_headers(context, content)
+        attempt = context.record_attempt(self.settings, self.profile.name, protocol, url, content)
+        with self._error_conversion, CancellationScope(context), attempt:
             if streamed and protocol in ("chat", "responses"):
-                request = EncodedRequest(url, content, exchange.id)
+                request = EncodedRequest(url, content, context.id)
                 unread = self._client.open_stream(protocol, request, headers, self._timeout)
             else:
                 unread = self._client.post(
@@ -492,7 +490,7 @@ class Upstream:
                     options={
                         **DEFAULT_OPTIONS,
                         "headers": headers,
-                        "idempotency_key": exchange.id,
+                        "idempotency_key": context.id,
                         "timeout": self._unstreamed_timeout,
                     },
                     stream=True,
@@ -511,49 +509,49 @@ class Upstream:
             self._max_answer,
         )
 
-    def _reopen_response(self, response_id: str, exchange: RequestContext) -> UpstreamResponse:
-        """The stream of a background response that this upstream makes, from its beginning."""
+    def _reopen_response(self, response_id: str, context: RequestContext) -> UpstreamResponse:
+        """Open the stream of an existing background response, from its beginning."""
         url = f"{self._urls['responses']}/{quote(response_id, safe='')}"
-        request = EncodedRequest(url, None, exchange.id)
-        headers = self._build_headers(exchange)
-        with self._error_conversion, CancellationScope(exchange):
+        request = EncodedRequest(url, None, context.id)
+        headers = self._build_headers(context)
+        with self._error_conversion, CancellationScope(context):
             unread = self._client.reopen_stream(response_id, request, headers, self._timeout)
         return UpstreamResponse(unread, "responses", True, self.settings, self._heartbeat)
 
-    def cancel_response(self, response_id: str, exchange: RequestContext) -> None:
-        """Cancel a background response that this upstream makes."""
-        with self._error_conversion, CancellationScope(exchange):
+    def cancel_response(self, response_id: str, context: RequestContext) -> None:
+        """Cancel a background response of this upstream."""
+        with self._error_conversion, CancellationScope(context):
             self._client.post(
                 f"{self._urls['responses']}/{quote(response_id, safe='')}/cancel",
                 cast_to=httpx2.Response,
                 options={
-                    "headers": self._build_headers(exchange),
+                    "headers": self._build_headers(context),
                     "timeout": _CANCEL_TIMEOUT_SECONDS,
                 },
             )
 
-    def _build_headers(self, exchange: RequestContext, content: bytes = b"") -> dict[str, Any]:
-        """The headers of one request; those that the operator has set replace a client's.
+    def _build_headers(self, context: RequestContext, content: bytes = b"") -> dict[str, Any]:
+        """Build the headers of one request; the operator's headers replace the client's.
 
-        The client's ``Idempotency-Key`` is for one body.  Other bodies that are sent for the same
-        exchange, such as the request for a summary, go without.  Clients that share the forwarder's
-        key may choose the same one, so it is replaced by one that is different for each client.
+        The client's ``Idempotency-Key`` applies to one body, so other bodies of the same request,
+        such as the request for a summary, are sent without it.  Clients that share the forwarder's
+        key may choose the same value, so it is replaced by a hash that differs for each client.
         """
-        given = exchange.trace_headers().items()
-        own = {
+        headers = {
             name: value
-            for name, value in given
+            for name, value in context.trace_headers().items()
             if name.lower() not in self._configured_header_names
         }
-        if IDEMPOTENCY_KEY in own and not exchange.is_first_body(content):
-            del own[IDEMPOTENCY_KEY]
-        elif IDEMPOTENCY_KEY in own and exchange.account_id and not self.settings.passthrough_key:
-            text = f"{exchange.account_id} {own[IDEMPOTENCY_KEY]}"
-            own[IDEMPOTENCY_KEY] = hashlib.sha256(text.encode()).hexdigest()
-        return {**own, **self._build_auth_headers(exchange.client_key)}
+        if IDEMPOTENCY_KEY in headers:
+            if not context.is_first_body(content):
+                del headers[IDEMPOTENCY_KEY]
+            elif context.account_id and not self.settings.passthrough_key:
+                text = f"{context.account_id} {headers[IDEMPOTENCY_KEY]}"
+                headers[IDEMPOTENCY_KEY] = hashlib.sha256(text.encode()).hexdigest()
+        return {**headers, **self._build_auth_headers(context.client_key)}
 
     def _build_auth_headers(self, client_key: str | None) -> dict[str, Any]:
-        """The headers that say who asks; the SDK lets its own be left out only by the request."""
+        """Build the authentication headers; only a request can omit the SDK's own header."""
         if self._has_own_authorization:
             return _OMITTED_SDK_HEADERS
         key = client_key if self.settings.passthrough_key else self.settings.api_key
@@ -569,7 +567,7 @@ class Upstream:
     # -- files ----------------------------------------------------------------------------------
 
     def upload(self, blob: Blob, client_key: str | None) -> str:
-        """Store a file; the upstream's id of it."""
+        """Store a file; return the upstream's id of it."""
         with self._error_conversion:
             file = self._client.files.create(
                 file=(blob.name or "file", blob.data, blob.type),
@@ -588,27 +586,29 @@ class Upstream:
         method: str,
         path: str,
         query: Json,
-        exchange: RequestContext,
+        context: RequestContext,
         form: MultipartForm | None = None,
     ) -> PassthroughResponse:
-        """Any GET, POST or DELETE below the base URL, and its answer, which ``exchange`` closes."""
-        headers = {**self._build_headers(exchange), "Accept": "*/*"}
-        given: Json = {}
+        """Send a GET, POST or DELETE below the base URL; the answer is closed with ``context``."""
+        headers = {**self._build_headers(context), "Accept": "*/*"}
+        arguments: Json = {}
         if form is not None:
             headers["Content-Type"] = "multipart/form-data"
-            given |= {"body": form.fields, "files": form.files}
-        if method != "DELETE":  # the SDK has no unread answers of these
-            given |= {"stream": True, "stream_cls": Stream[object]}
+            arguments |= {"body": form.fields, "files": form.files}
+        if method != "DELETE":  # the SDK cannot return an unread answer to a DELETE
+            arguments |= {"stream": True, "stream_cls": Stream[object]}
         send: Any = getattr(self._client, method.lower())
         options = {"headers": headers, "params": query}
-        with self._error_conversion, CancellationScope(exchange):
-            response = send(path, cast_to=httpx2.Response, options=options, **given)
-        exchange.cleanup.add(response.close)
-        exchange.reply_headers = self._select_client_headers(response.headers)
-        latin = "latin-1"  # as WSGI has it: byte for byte what the upstream said
-        said = {k.decode(latin).lower(): v.decode(latin) for k, v in response.headers.raw}
-        said = redact_headers(said, self.settings)
-        return PassthroughResponse(response.status_code, said, self._iter_chunks(response))
+        with self._error_conversion, CancellationScope(context):
+            response = send(path, cast_to=httpx2.Response, options=options, **arguments)
+        context.cleanup.add(response.close)
+        context.reply_headers = self._select_client_headers(response.headers)
+        latin = "latin-1"  # WSGI's encoding of headers keeps their bytes unchanged
+        answer_headers = {k.decode(latin).lower(): v.decode(latin) for k, v in response.headers.raw}
+        answer_headers = redact_headers(answer_headers, self.settings)
+        return PassthroughResponse(
+            response.status_code, answer_headers, self._iter_chunks(response)
+        )
 
     def _select_client_headers(self, headers: httpx2.Headers) -> dict[str, str]:
         return redact_headers(select_client_headers(headers), self.settings)
@@ -620,19 +620,19 @@ class Upstream:
     # -- failures -------------------------------------------------------------------------------
 
     def _convert_error(self, error: BaseException) -> UpstreamError | None:
-        """The error of the SDK or of its HTTP as ours; ``None`` for any other."""
-        refused = error if isinstance(error, UnreadableAnswer) else error.__cause__
-        if isinstance(refused, UnreadableAnswer):
-            return UpstreamProtocolError(f"The upstream '{self.settings.name}' {refused}.")
+        """Convert an error of the SDK or of its HTTP client; ``None`` for other exceptions."""
+        unreadable = error if isinstance(error, UnreadableAnswer) else error.__cause__
+        if isinstance(unreadable, UnreadableAnswer):
+            return UpstreamProtocolError(f"The upstream '{self.settings.name}' {unreadable}.")
         if isinstance(error, openai.APIStatusError):
             return self._convert_status_error(error)
         if isinstance(error, openai.APITimeoutError):
             return self._make_timeout_error(error.__cause__, error.request)
         if isinstance(error, openai.APIConnectionError):
             return self._make_connection_error(error.__cause__ or error)
-        if isinstance(error, httpx2.TimeoutException):  # an error's body stalled; the SDK passes it
+        if isinstance(error, httpx2.TimeoutException):  # the SDK does not wrap a stalled error body
             return self._make_timeout_error(error)
-        if isinstance(error, httpx2.TransportError | OSError):  # it broke, or was never wrapped
+        if isinstance(error, httpx2.TransportError | OSError):  # nor a broken one
             return self._make_connection_error(error)
         if not isinstance(error, openai.OpenAIError):
             return None
@@ -645,7 +645,7 @@ class Upstream:
         if status < 400:
             return UpstreamProtocolError(
                 f"The upstream '{self.settings.name}' answered {status}, a redirect; "
-                "its base URL should be the place it leads to."
+                "set its base URL to the target of the redirect."
             )
         proxy = find_proxy(self.settings.base_url, self._proxies) if status == 407 else None
         if proxy:
@@ -669,35 +669,34 @@ class Upstream:
         return plain and bool(_TLS_REQUIRED_PATTERN.search(error.response.text[:1000]))
 
     def _is_own_key_refused(self, refusal: UpstreamRefused) -> bool:
-        """Is it the forwarder's key that is refused, and not the client's own?"""
+        """Return whether the upstream refused the forwarder's key, not the client's."""
         return not self.settings.passthrough_key and is_key_refusal(refusal)
 
     def _make_key_refusal(self, refusal: UpstreamRefused) -> UpstreamKeyRefused:
-        """The error for a refused key; the log is told once, not for every request."""
+        """Create the error for a refused key; log it once, not for every request."""
         error = describe_key_refusal(refusal, self.settings)
         now = time.monotonic()
         waited = now - self._key_refusal_logged_at > _KEY_REFUSAL_LOG_SECONDS
         if self.logs_key_refusal and waited:
             self.logs_key_refusal, self._key_refusal_logged_at = False, now
             name = self.settings.name
-            # Without the upstream's words: some quote what the client sent.
+            # Without the upstream's message, which may quote the client's request.
             detail = describe_refused_key(self.settings)
-            told = {"event": "upstream_key_refused", "upstream": name, "detail": detail}
-            log.error(told)
+            log.error({"event": "upstream_key_refused", "upstream": name, "detail": detail})
         return error
 
     def _read_error_object(self, error: openai.APIStatusError) -> Json:
-        # The SDK's body lacks the code where that stands beside the error; it is None if unread.
+        # The SDK's body lacks a code beside the error object; it is None if the body is unread.
         text = "" if error.body is None else error.response.text.strip()
         if not text or text.startswith("<"):
             return {"message": f"The upstream answered {error.status_code} without a JSON body."}
-        found = redact_secrets(read_error(text), self.settings)
-        name = error.response.headers.get("x-amzn-errortype")  # AWS names the error nowhere else
-        if name and "code" not in found:
-            found["code"] = name.partition(":")[0]
-        if found.keys() == {"message"}:  # a text of any length; no half of a secret may stand there
-            found["message"] = found["message"][:500]
-        return {**found, "message": found["message"] or str(error.status_code)}
+        fields = redact_secrets(read_error(text), self.settings)
+        name = error.response.headers.get("x-amzn-errortype")  # AWS names the error only here
+        if name and "code" not in fields:
+            fields["code"] = name.partition(":")[0]
+        if fields.keys() == {"message"}:  # cut only after redaction, or half a secret could remain
+            fields["message"] = fields["message"][:500]
+        return {**fields, "message": fields["message"] or str(error.status_code)}
 
     def _make_timeout_error(
         self, error: BaseException | None, request: httpx2.Request | None = None
@@ -722,26 +721,27 @@ class Upstream:
             describe_connection_error(error, self.settings.base_url, self._proxies)
         )
 
-    def _make_unreachable_error(self, why: str) -> UpstreamUnreachable:
-        return UpstreamUnreachable(f"The upstream '{self.settings.name}' cannot be reached: {why}.")
+    def _make_unreachable_error(self, reason: str) -> UpstreamUnreachable:
+        name = self.settings.name
+        return UpstreamUnreachable(f"The upstream '{name}' cannot be reached: {reason}.")
 
 
 def describe_limit(limits: Mapping[str, Any], kind: str) -> str:
-    """The limit that was exceeded, where the request had one."""
+    """Return the exceeded time-out as a phrase."""
     seconds = limits.get(kind)
     return f"within {seconds:g} seconds" if seconds else "in time"
 
 
-def adapt_body(body: Json, protocol: str, profile: Profile, exchange: RequestContext) -> Json:
+def adapt_body(body: Json, protocol: str, profile: Profile, context: RequestContext) -> Json:
     return (
         body
         if profile is PASSTHROUGH_PROFILE
-        else adapt_request(body, protocol, profile, exchange.loss_report)
+        else adapt_request(body, protocol, profile, context.loss_report)
     )
 
 
 def join_url(base_url: str, path: str) -> str:
-    """A path below the base URL, or from the host's root."""
+    """Join a path to the base URL; a path with a leading slash starts at the host's root."""
     if not path.startswith("/"):
         return f"{base_url}/{path}"
     url = urlsplit(base_url)
@@ -751,5 +751,5 @@ def join_url(base_url: str, path: str) -> str:
 def encode_body(body: Json) -> bytes:
     try:
         return orjson.dumps(body)
-    except TypeError:  # of what was read from JSON, only its depth can be too much
+    except TypeError:  # a value from parsed JSON can fail only by its depth
         raise InvalidRequest("The request is nested too deeply.", code="invalid_json") from None
