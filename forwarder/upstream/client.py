@@ -414,8 +414,11 @@ class Upstream:
         ``client_key`` is used if the upstream gets the clients' own keys.  Raises
         UpstreamMisconfigured if the base URL is incomplete.
         """
+        options: Any = {"timeout": timeout, "headers": self._build_auth_headers(client_key)}
         try:
-            models = self._fetch_models(timeout, client_key)
+            with self._error_conversion:
+                response = self._client.get("/models", cast_to=httpx2.Response, options=options)
+            models = parse_model_list(response.content)
         except (UpstreamRefused, UpstreamProtocolError) as error:
             if not isinstance(error, UpstreamRefused) or error.status in ABSENT_STATUSES:
                 self._check_base_url(client_key)
@@ -423,15 +426,6 @@ class Upstream:
         if not models:
             self._check_base_url(client_key)
         return models
-
-    def _fetch_models(self, timeout: float, client_key: str | None) -> list[Json]:
-        with self._error_conversion:
-            response = self._client.get(
-                "/models",
-                cast_to=httpx2.Response,
-                options={"timeout": timeout, "headers": self._build_auth_headers(client_key)},
-            )
-        return parse_model_list(response.content)
 
     def _check_base_url(self, client_key: str | None) -> None:
         """Raise UpstreamMisconfigured if the API is below the base URL instead of at it."""
@@ -652,7 +646,12 @@ class Upstream:
             return self._make_unreachable_error(
                 f"the proxy {proxy} wants a user and password (407)"
             )
-        if status == 400 and self._requires_tls(error):
+        is_plain_http = self.settings.base_url.startswith("http://")
+        if (
+            status == 400
+            and is_plain_http
+            and _TLS_REQUIRED_PATTERN.search(error.response.text[:1000])
+        ):
             return UpstreamMisconfigured(
                 f"The upstream '{self.settings.name}' expects TLS: its base URL "
                 f"({self._name_setting('BASE_URL', 'remote_host')}) must begin with https://."
@@ -663,10 +662,6 @@ class Upstream:
             self._select_client_headers(error.response.headers),
         )
         return self._make_key_refusal(refusal) if self._is_own_key_refused(refusal) else refusal
-
-    def _requires_tls(self, error: openai.APIStatusError) -> bool:
-        plain = self.settings.base_url.startswith("http://")
-        return plain and bool(_TLS_REQUIRED_PATTERN.search(error.response.text[:1000]))
 
     def _is_own_key_refused(self, refusal: UpstreamRefused) -> bool:
         """Return whether the upstream refused the forwarder's key, not the client's."""
