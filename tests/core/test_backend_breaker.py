@@ -111,7 +111,7 @@ def test_calls_that_wait_for_each_other_are_no_failure(backend: Backend) -> None
     assert backend.changes == []
 
 
-def test_open_breaker_releases_those_who_wait(backend: Backend) -> None:
+def test_open_breaker_releases_waiting_calls(backend: Backend) -> None:
     backend.free.clear()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(backend.bounded.call, backend.answer)
@@ -121,7 +121,7 @@ def test_open_breaker_releases_those_who_wait(backend: Backend) -> None:
             waiting.result(10)
 
 
-def test_breaker_of_a_closed_backend_tries_no_more(backend: Backend) -> None:
+def test_breaker_stops_trials_after_stop(backend: Backend) -> None:
     backend.is_down = True
     backend.breaker.trip("refused")
     assert eventually(lambda: backend.tried >= 1)
@@ -134,7 +134,7 @@ def test_breaker_of_a_closed_backend_tries_no_more(backend: Backend) -> None:
     assert backend.tried == tried
 
 
-def test_shared_task_runs_once_for_all_that_wait() -> None:
+def test_shared_task_runs_once_for_all_callers() -> None:
     runs: list[int] = []
     free = threading.Event()
 
@@ -155,7 +155,7 @@ def test_shared_task_runs_once_for_all_that_wait() -> None:
     assert runs == [1, 1]
 
 
-def test_nobody_waits_for_a_late_shared_task_again() -> None:
+def test_late_shared_task_is_not_waited_for_again() -> None:
     free = threading.Event()
     task = SharedTask(lambda: free.wait(20))
     assert not task.run(0.02)
@@ -169,7 +169,7 @@ def test_nobody_waits_for_a_late_shared_task_again() -> None:
     assert eventually(lambda: task.run(1.0))
 
 
-def test_wait_for_tells_whether_the_event_came() -> None:
+def test_wait_for_event_returns_whether_the_event_is_set() -> None:
     event = threading.Event()
     assert not wait_for_event(event, 0.02)
     event.set()

@@ -10,7 +10,7 @@ from forwarder.core.body_memory import BodyMemory, BodyReservation
 from forwarder.core.errors import Overloaded
 
 
-def test_bodies_share_the_room() -> None:
+def test_bodies_share_the_memory_limit() -> None:
     memory = BodyMemory(2_000_000)
     one, other = BodyReservation(memory), BodyReservation(memory)
     one.resize(600_000)
@@ -28,7 +28,7 @@ def test_bodies_share_the_room() -> None:
     assert memory.used == 501_000
 
 
-def test_a_body_takes_room_as_it_arrives() -> None:
+def test_body_reserves_memory_as_it_arrives() -> None:
     memory = BodyMemory(2_000_000)
     room = BodyReservation(memory)
     assert room.read_all(io.BytesIO(b"x" * 300_000).read) == b"x" * 300_000

@@ -31,13 +31,13 @@ from forwarder.core.translation_context import LossReport
 
 url, kept = sys.argv[1], int(sys.argv[2])
 client = httpx2.Client(transport=GeventTransport())
-exchange = RequestContext(id="x", route="chat", loss_report=LossReport())
+context = RequestContext(id="x", route="chat", loss_report=LossReport())
 for _ in range(kept):
     client.get(url)
 
 def ask():
     try:
-        with CancellationScope(exchange):
+        with CancellationScope(context):
             client.get(url, timeout=20)
     except httpx2.TransportError as error:
         return type(error).__name__
@@ -45,9 +45,9 @@ def ask():
 asking = gevent.spawn(ask)
 gevent.sleep(0.3)
 started = time.monotonic()
-exchange.cancel()
+context.cancel()
 asking.join()
-print(asking.value, time.monotonic() - started < 1, len(exchange.cancel_callbacks))
+print(asking.value, time.monotonic() - started < 1, len(context.cancel_callbacks))
 """
 
 
@@ -69,7 +69,7 @@ def wordless(peer: Peer) -> None:
     [(wordless, 0, "RemoteProtocolError"), (silent, 1, "ReadError")],
     ids=["fresh", "kept"],
 )
-def test_the_connection_ends_when_nobody_waits_for_it(
+def test_disconnect_of_the_client_ends_the_wait_for_the_head(
     script: object, kept: int, error: str
 ) -> None:
     with serving(script) as server:  # type: ignore[arg-type]
@@ -95,13 +95,13 @@ class Waiter:
         self.is_cancelled = False
 
 
-def test_without_anybody_known_to_wait_nothing_is_watched() -> None:
+def test_without_a_scope_no_socket_is_registered() -> None:
     assert is_client_waiting()
     assert register_socket(None) is None  # type: ignore[arg-type]
     unregister_socket(None)
 
 
-def test_one_who_has_left_does_not_wait() -> None:
+def test_disconnected_client_is_not_waiting() -> None:
     waiter = Waiter()
     with CancellationScope(waiter):  # type: ignore[arg-type]
         assert is_client_waiting()
@@ -110,7 +110,7 @@ def test_one_who_has_left_does_not_wait() -> None:
     assert is_client_waiting()
 
 
-def test_who_leaves_while_a_connection_is_made_asks_nothing(
+def test_disconnect_during_connect_sends_no_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The model would work for nobody, and be paid for it."""

@@ -14,7 +14,7 @@ def fail() -> None:
     raise ValueError("stuck")
 
 
-def test_the_last_is_closed_first_and_each_once() -> None:
+def test_cleanup_runs_each_callback_once_last_in_first_out() -> None:
     closed: list[str] = []
     closers = CleanupStack()
     for name in "abc":
@@ -26,7 +26,7 @@ def test_the_last_is_closed_first_and_each_once() -> None:
     assert closed == ["c", "b", "a"]
 
 
-def test_what_was_there_before_stays_open() -> None:
+def test_cleanup_keeps_the_first_callbacks() -> None:
     closed: list[str] = []
     closers = CleanupStack()
     closers.add(closed.append, "a")
@@ -40,7 +40,7 @@ def test_what_was_there_before_stays_open() -> None:
     assert closed == ["c", "b", "a"]
 
 
-def test_one_that_cannot_be_closed_is_logged_and_stops_no_other(
+def test_failing_cleanup_is_logged_and_others_still_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     closed: list[str] = []
@@ -55,7 +55,7 @@ def test_one_that_cannot_be_closed_is_logged_and_stops_no_other(
     assert caplog.records[0].__dict__["event"] == "cleanup_failed"
 
 
-def test_the_end_of_the_process_meanwhile_stops_no_other() -> None:
+def test_system_exit_during_cleanup_runs_the_other_callbacks() -> None:
     closed: list[str] = []
     closers = CleanupStack()
     closers.add(closed.append, "a")
@@ -68,7 +68,7 @@ def test_the_end_of_the_process_meanwhile_stops_no_other() -> None:
     assert closed == ["b", "a"]
 
 
-def test_what_is_added_after_the_end_has_an_end_of_its_own() -> None:
+def test_cleanup_can_be_used_again_after_close() -> None:
     closed: list[str] = []
     closers = CleanupStack()
     closers.close()
@@ -80,7 +80,7 @@ def test_what_is_added_after_the_end_has_an_end_of_its_own() -> None:
     assert closed == ["late"]
 
 
-def test_threads_that_close_at_once_close_each_once() -> None:
+def test_concurrent_closes_run_each_callback_once() -> None:
     closed: list[int] = []
     closers = CleanupStack()
     for number in range(5000):

@@ -43,12 +43,12 @@ def select(headers: dict[str, str], *patterns: str) -> dict[str, str]:
     return HeaderSelection(patterns).select(headers.items())
 
 
-def test_what_means_something_to_providers_goes_on() -> None:
+def test_headers_for_providers_are_always_sent_on() -> None:
     others = {"User-Agent": "a", "X-Codex-Turn": "1", "X-Title-2": "b"}
     assert select({**KNOWN, **PRIVATE, **others}) == KNOWN
 
 
-def test_others_go_on_by_name_and_by_pattern() -> None:
+def test_headers_are_sent_on_by_name_and_pattern() -> None:
     headers = {"X-Codex-Turn": "1", "X-Codex-Installation": "2", "User-Agent": "a", "X-Other": "b"}
 
     assert select(headers, "x-codex-*", "user-agent") == {
@@ -58,14 +58,14 @@ def test_others_go_on_by_name_and_by_pattern() -> None:
     }
 
 
-def test_keys_cookies_and_what_holds_for_one_connection_never_go_on() -> None:
+def test_credentials_and_connection_headers_are_never_sent_on() -> None:
     assert select({**PRIVATE, "X-Other": "b"}, "*") == {"X-Other": "b"}
     assert all(is_forbidden(name.lower()) for name in PRIVATE)
     assert not any(is_forbidden(name.lower()) for name in KNOWN)
 
 
 @pytest.mark.parametrize("value", ["", "Grün", "a\nb", " a", "\x00"])
-def test_values_that_cannot_be_sent_are_left_out(value: str) -> None:
+def test_header_values_that_cannot_be_sent_are_omitted(value: str) -> None:
     assert select({"X-Title": value}) == {}
 
 
@@ -77,7 +77,5 @@ def test_values_that_cannot_be_sent_are_left_out(value: str) -> None:
         ("a=1, responses_websockets=2026-02-04,b=2", {"Openai-Beta": "a=1, b=2"}),
     ],
 )
-def test_an_upstream_is_not_told_of_a_websocket_that_ends_here(
-    given: str, sent: dict[str, str]
-) -> None:
+def test_websocket_beta_is_removed(given: str, sent: dict[str, str]) -> None:
     assert select({"Openai-Beta": given}) == sent

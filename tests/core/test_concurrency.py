@@ -12,14 +12,14 @@ import pytest
 from forwarder.core.concurrency import BlockingPool, spawn
 
 
-def test_under_threads_work_is_done_where_it_is_wanted() -> None:
+def test_under_threads_work_runs_in_the_callers_thread() -> None:
     aside = BlockingPool(2)
     assert aside.run(threading.get_ident) == threading.get_ident()
     with pytest.raises(ZeroDivisionError):
         aside.run(lambda: 1 // 0)
 
 
-def test_no_more_at_once_than_allowed() -> None:
+def test_blocking_pool_limits_concurrent_work() -> None:
     aside, now, most = BlockingPool(2), 0, 0
     lock = threading.Lock()
 
@@ -40,7 +40,7 @@ def test_no_more_at_once_than_allowed() -> None:
     assert most == 2
 
 
-def test_what_is_spawned_goes_on_alone() -> None:
+def test_spawned_work_runs_in_the_background() -> None:
     done = threading.Event()
     spawn(done.set)
     assert done.wait(5)
@@ -68,7 +68,7 @@ except ZeroDivisionError:
 """
 
 
-def test_under_gevent_the_loop_goes_on_meanwhile() -> None:
+def test_under_gevent_the_loop_keeps_running() -> None:
     done = subprocess.run(
         [sys.executable, "-c", UNDER_GEVENT], capture_output=True, text=True, timeout=30
     )

@@ -55,7 +55,7 @@ def test_base64_in_lines_is_read() -> None:
         ("https://example.com/a.pdf", "not valid base64"),
     ],
 )
-def test_what_is_no_data_is_refused_with_the_reason(text: str, reason: str) -> None:
+def test_invalid_data_url_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         data_urls.parse_data(text)
 
@@ -97,5 +97,5 @@ def test_a_blob_is_written_as_a_data_url_that_reads_back() -> None:
         ("", False),
     ],
 )
-def test_whether_a_data_url_names_its_type(url: str, names: bool) -> None:
+def test_declares_type_checks_the_declared_media_type(url: str, names: bool) -> None:
     assert data_urls.declares_type(url, "image/png") is names

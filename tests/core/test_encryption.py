@@ -23,12 +23,12 @@ VALUE = {"reasoning_content": "Let me think — 😀", "reasoning_details": [{"t
     st.recursive(st.none() | st.booleans() | st.integers(-9, 9) | st.text(), st.lists, max_leaves=5)
 )
 @settings(max_examples=25)
-def test_what_is_sealed_can_be_opened_again(value: Any) -> None:
+def test_seal_can_be_decrypted(value: Any) -> None:
     sealer = TokenCipher(["secret"])
     assert sealer.decrypt(sealer.encrypt(value)) == value
 
 
-def test_a_seal_says_whose_it_is_and_nothing_else() -> None:
+def test_seal_shows_only_its_prefix() -> None:
     sealed = TokenCipher(["secret"]).encrypt(VALUE)
     assert is_own_token(sealed)
     assert sealed.startswith(SEAL_PREFIX)
@@ -37,14 +37,14 @@ def test_a_seal_says_whose_it_is_and_nothing_else() -> None:
     assert "secret" not in sealed
 
 
-def test_the_first_secret_seals_and_every_secret_opens() -> None:
+def test_first_secret_encrypts_and_all_secrets_decrypt() -> None:
     old, new, both = TokenCipher(["old"]), TokenCipher(["new"]), TokenCipher(["new", "old"])
     assert both.decrypt(old.encrypt(VALUE)) == VALUE
     assert new.decrypt(both.encrypt(VALUE)) == VALUE
     assert new.decrypt(old.encrypt(VALUE)) is None
 
 
-def test_without_a_secret_one_is_made_up() -> None:
+def test_without_a_secret_one_is_generated() -> None:
     one, other = TokenCipher([]), TokenCipher([])
     assert one.decrypt(one.encrypt(VALUE)) == VALUE
     assert other.decrypt(one.encrypt(VALUE)) is None
@@ -63,25 +63,25 @@ def test_without_a_secret_one_is_made_up() -> None:
         "fwd1.x",
     ],
 )
-def test_what_is_foreign_or_damaged_is_nothing(damaged: str) -> None:
+def test_foreign_or_damaged_seal_decrypts_to_none(damaged: str) -> None:
     assert TokenCipher(["secret"]).decrypt(damaged) is None
 
 
-def test_a_seal_that_lost_a_character_is_nothing() -> None:
+def test_truncated_seal_decrypts_to_none() -> None:
     sealer = TokenCipher(["secret"])
     sealed = sealer.encrypt(VALUE)
     assert sealer.decrypt(sealed[:-1]) is None
     assert sealer.decrypt(sealed[:20] + sealed[21:]) is None
 
 
-def test_what_is_sealed_for_one_purpose_opens_for_no_other() -> None:
+def test_seal_is_bound_to_its_purpose() -> None:
     kept = TokenCipher(["secret"], "remote").encrypt(VALUE)
 
     assert TokenCipher(["secret"], "remote").decrypt(kept) == VALUE
     assert TokenCipher(["secret"]).decrypt(kept) is None
 
 
-def test_a_renewed_seal_opens_with_the_first_secret_alone() -> None:
+def test_reencrypted_seal_needs_the_first_secret() -> None:
     old, both = TokenCipher(["old"]), TokenCipher(["new", "old"])
     renewed = both.reencrypt(old.encrypt(VALUE))
 
@@ -93,11 +93,11 @@ def test_a_renewed_seal_opens_with_the_first_secret_alone() -> None:
 @pytest.mark.parametrize(
     "text", ["", "foreign", SEAL_PREFIX, SEAL_PREFIX + "é", TokenCipher(["lost"]).encrypt(1)]
 )
-def test_what_cannot_be_opened_is_not_renewed(text: str) -> None:
+def test_undecryptable_seal_is_not_reencrypted(text: str) -> None:
     assert TokenCipher(["new", "old"]).reencrypt(text) is None
 
 
-def test_adopted_secret_seals_and_the_former_one_still_opens() -> None:
+def test_added_secret_encrypts_and_the_earlier_one_still_decrypts() -> None:
     sealer = TokenCipher(["made up"])
     before = sealer.encrypt("x")
 
@@ -108,7 +108,7 @@ def test_adopted_secret_seals_and_the_former_one_still_opens() -> None:
     assert sealer.decrypt(TokenCipher(["shared"]).encrypt("z")) == "z"
 
 
-def test_a_seal_opens_for_its_owner_alone() -> None:
+def test_seal_is_bound_to_its_owner() -> None:
     sealer = TokenCipher(["secret"])
     sealed = sealer.encrypt(VALUE, "a")
 
@@ -118,7 +118,7 @@ def test_a_seal_opens_for_its_owner_alone() -> None:
     assert sealer.decrypt(sealer.encrypt(VALUE), "b") is None
 
 
-def test_a_renewed_seal_keeps_its_owner() -> None:
+def test_reencrypted_seal_keeps_its_owner() -> None:
     both = TokenCipher(["new", "old"])
     renewed = both.reencrypt(TokenCipher(["old"]).encrypt(VALUE, "a"))
 
@@ -135,7 +135,7 @@ def seal_version_1(secret: str, purpose: str, value: Any) -> str:
 
 
 @pytest.mark.parametrize("purpose", ["seal", "remote"])
-def test_seals_of_version_1_can_still_be_opened(purpose: str) -> None:
+def test_seals_of_version_1_can_be_decrypted(purpose: str) -> None:
     old = seal_version_1("old", purpose, VALUE)
     both = TokenCipher(["new", "old"], purpose)
 
@@ -158,13 +158,13 @@ def test_the_key_is_no_plain_hash_of_the_secret() -> None:
     assert derive_key("secret", "a") != derive_key("secret", "b")
 
 
-def test_the_operator_may_open_what_is_anybodys() -> None:
+def test_accepts_all_owners_disables_the_check_of_owners() -> None:
     sealer = TokenCipher(["secret"])
     sealer.accepts_all_owners = True
     assert sealer.decrypt(sealer.encrypt(VALUE, "a"), "b") == VALUE
 
 
-def test_what_is_opened_is_counted_before_it_is_parsed() -> None:
+def test_decrypted_text_is_counted_before_parsing() -> None:
     sealer, limit = TokenCipher(["s"]), ReadLimit(RequestLimits(max_bytes=10_000))
     sealed = sealer.encrypt({"compaction": "x" * 4000})
     for _ in range(2):

@@ -149,7 +149,7 @@ TYPES = {CONTEXT: "invalid_request_error", MODEL: "invalid_request_error",
     ("kind", "status", "message"),
     [(kind, *row) for kind, rows in WORDINGS.items() for row in rows],
 )
-def test_a_wording_is_of_its_kind(kind: ErrorKind, status: int, message: str) -> None:
+def test_wording_has_its_kind(kind: ErrorKind, status: int, message: str) -> None:
     found = classify(status, {"message": message})
 
     assert found.kind is kind
@@ -242,7 +242,7 @@ def test_words_about_a_token_mean_the_key_where_the_status_does(message: str) ->
 
 
 @pytest.mark.parametrize(("status", "message", "code"), LOOK_ALIKES)
-def test_a_look_alike_stays_what_it_is(status: int, message: str, code: str | None) -> None:
+def test_similar_wording_has_no_kind(status: int, message: str, code: str | None) -> None:
     found = classify(status, {"message": message, "code": code, "type": "t"})
 
     assert found == (None, status, code, "t")
@@ -301,7 +301,7 @@ def test_a_code_that_programs_act_on_is_kept(code: str, status: int) -> None:
     assert (found.code, found.status) == (code, status)
 
 
-def test_a_usage_limit_is_told_by_its_type_alone() -> None:
+def test_usage_limit_is_detected_by_its_type() -> None:
     """ChatGPT's backend sends no code, and Codex reads the type."""
     found = classify(429, {"message": "No.", "type": "usage_limit_reached", "resets_at": 7})
 
@@ -327,12 +327,12 @@ def test_a_status_that_fits_the_kind_is_kept(status: int, error: Json, kept: int
 
 
 @pytest.mark.parametrize("code", ["1210", "E17"])
-def test_what_only_the_status_tells_keeps_its_code(code: str) -> None:
+def test_error_classified_by_status_keeps_its_code(code: str) -> None:
     assert classify(429, {"code": code}) == (RATE, 429, code, None)
     assert classify(429, {"code": "429"}).code == "rate_limit_exceeded"
 
 
-def test_the_provider_behind_a_router_is_heard() -> None:
+def test_error_quoted_by_a_router_is_classified() -> None:
     raw = json.dumps({"error": {"message": "Too much.", "code": "context_length_exceeded"}})
     error = {"message": "Provider returned error", "code": 400, "metadata": {"raw": raw}}
 

@@ -65,14 +65,12 @@ def test_a_mistake_in_the_configuration_is_not_worth_a_retry(
         (errors.InvalidRequest("Why."), None),
     ],
 )
-def test_the_log_quotes_no_message_that_may_quote_a_request(
-    error: ForwarderError, detail: str | None
-) -> None:
+def test_log_detail_never_quotes_a_request(error: ForwarderError, detail: str | None) -> None:
     assert error.log_detail == detail
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0, "1"), (0.2, "1"), (7, "7"), (7.01, "8")])
-def test_who_is_turned_away_is_told_when_to_come_back(seconds: float, told: str) -> None:
+def test_refused_client_gets_retry_after(seconds: float, told: str) -> None:
     for error, code in (
         (errors.UpstreamUnavailable("Why.", seconds), "upstream_unavailable"),
         (errors.Overloaded("Why.", seconds), "overloaded"),
@@ -81,7 +79,7 @@ def test_who_is_turned_away_is_told_when_to_come_back(seconds: float, told: str)
         assert error.headers == {"retry-after": told}
 
 
-def test_the_end_of_the_process_tells_when_to_ask_again() -> None:
+def test_shutdown_error_has_retry_after() -> None:
     error = errors.ShuttingDown()
     assert (error.status, error.code, error.headers) == (503, "shutting_down", {"retry-after": "1"})
 
@@ -93,7 +91,7 @@ def test_an_error_may_name_a_parameter_and_a_code_of_its_own() -> None:
     assert InvalidRequest("Why.").param is None
 
 
-def test_the_tree_at_the_top_of_the_room_is_the_tree() -> None:
+def test_module_docstring_shows_the_error_classes() -> None:
     drawn = re.findall(r"^ {4,}([A-Z]\w+)(?: +(\d{3}))?", errors.__doc__ or "", re.MULTILINE)
     real = {
         name: made for name, made in vars(errors).items()

@@ -24,18 +24,18 @@ from forwarder.core import json_lenient
         (b'{"a": NaN, "n": 1' + b"0" * 40 + b"}", {"a": None, "n": 1e40}),
     ],
 )
-def test_a_server_is_forgiven(data: bytes, value: Any) -> None:
+def test_lenient_parser_accepts_nan_and_lone_surrogates(data: bytes, value: Any) -> None:
     assert json_lenient.parse_lenient(data) == value
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"nonsense", b'{"a": NaM}', b"[" * 5000])
 @pytest.mark.parametrize("read", [json_lenient.parse_lenient, json_lenient.parse_strict])
-def test_what_is_no_json_stays_none(read: Any, data: bytes) -> None:
+def test_lenient_parser_refuses_text_that_is_not_json(read: Any, data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  (in the words of whichever parser it was)
         read(data)
 
 
-def test_half_a_character_of_a_client_is_replaced() -> None:
+def test_strict_parser_replaces_lone_surrogates() -> None:
     assert json_lenient.parse_strict(rb'{"a": ["cut \ud83d"]}') == {"a": ["cut \ufffd"]}
 
 
@@ -54,7 +54,7 @@ PADDED = b'["' + b"x" * 2**20 + b'", %b]'
         (b'"a\xed\xa0\x80b"', "a\ufffdb"),
     ],
 )
-def test_what_python_and_javascript_write_is_mended(data: bytes, value: Any) -> None:
+def test_strict_parser_repairs_escapes_of_python_and_javascript(data: bytes, value: Any) -> None:
     assert json_lenient.parse_strict(data) == value
     assert json_lenient.parse_strict(PADDED % data) == ["x" * 2**20, value]
 
@@ -73,7 +73,7 @@ def test_what_python_and_javascript_write_is_mended(data: bytes, value: Any) -> 
         b'["' + b"x" * 2**20 + b'", NaN]',
     ],
 )
-def test_what_cannot_be_mended_is_parsed_by_the_fast_parser_alone(
+def test_irreparable_json_is_parsed_by_orjson_only(
     data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one takes seconds and several times the memory."""
@@ -89,7 +89,7 @@ def test_what_cannot_be_mended_is_parsed_by_the_fast_parser_alone(
     assert parsed == []
 
 
-def test_mark_in_front_is_skipped() -> None:
+def test_byte_order_mark_is_skipped() -> None:
     for data in (b'{"a": 1}', PADDED % b"1"):
         assert json_lenient.parse_strict(codecs.BOM_UTF8 + data) == orjson.loads(data)
 
@@ -102,19 +102,19 @@ def test_mark_in_front_is_skipped() -> None:
         (b"[-Infinity]", "[0]"),
     ],
 )
-def test_a_client_is_told_where_its_nan_stands(data: bytes, path: str) -> None:
+def test_nan_error_names_the_path(data: bytes, path: str) -> None:
     with pytest.raises(json_lenient.NonFiniteNumber) as found:
         json_lenient.parse_strict(data)
 
     assert found.value.path == path
 
 
-def test_a_text_that_names_nan_is_no_nan() -> None:
+def test_string_with_nan_is_accepted() -> None:
     assert json_lenient.parse_strict(rb'{"a": "NaN \ud800"}') == {"a": "NaN \ufffd"}
 
 
 @pytest.mark.parametrize("levels", [1, 200, 237, 238, 239, 254, 255, 600])
-def test_what_is_not_too_deep_can_be_wrapped_and_written(levels: int) -> None:
+def test_value_within_the_depth_limit_can_be_wrapped_and_serialized(levels: int) -> None:
     value = orjson.loads("[" * levels + "]" * levels)
     data = json.dumps(value).encode()
 

@@ -37,5 +37,5 @@ turnstile.wait_turn(LARGE)  # who is interrupted gives its turn back
 """
 
 
-def test_others_run_between_any_two_large_steps() -> None:
+def test_other_requests_run_between_large_steps() -> None:
     subprocess.run([sys.executable, "-c", UNDER_GEVENT], cwd=ROOT, check=True, timeout=60)

@@ -35,12 +35,12 @@ def test_only_large_steps_give_way(pauses: list[int]) -> None:
     assert pauses == [1]
 
 
-def test_large_text_is_mended_in_steps(pauses: list[int]) -> None:
+def test_large_text_is_repaired_in_steps(pauses: list[int]) -> None:
     text = b'["' + b"x" * LARGE + rb'\ud800"]'
     assert json_lenient.parse_strict(text)[0].endswith("x�")
     assert len(pauses) > 3
 
 
-def test_large_text_of_escapes_is_not_mended() -> None:
+def test_large_text_with_too_many_escapes_is_refused() -> None:
     with pytest.raises(ValueError, match="too many escapes"):
         json_lenient.parse_strict(b'["' + rb"\ud800" * 600_000 + b'"]')

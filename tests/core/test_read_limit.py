@@ -19,7 +19,7 @@ def test_bytes_are_counted_for_each_use() -> None:
     assert "100 bytes (limit: FORWARDER_MAX_BODY)" in refused.value.message
 
 
-def test_values_are_counted_and_commas_in_texts_are_not() -> None:
+def test_values_are_counted_without_commas_in_strings() -> None:
     limit = ReadLimit(RequestLimits(10_000, 100))
     limit.spend_value("," * 5000)
     limit.spend_value([0] * 90)

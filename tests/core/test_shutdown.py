@@ -70,11 +70,11 @@ STOPPED = "gevent.spawn(serve, *({times})); gevent.sleep(0.05); running.stop()"
     ],
     ids=["connecting", "reading", "writing, then reading", "writing to its end", "nearly done"],
 )
-def test_it_is_interrupted_where_it_waits_for_the_upstream(times: str, told: str) -> None:
+def test_request_is_interrupted_while_it_waits_for_the_upstream(times: str, told: str) -> None:
     assert result_of(STOPPED.format(times=times)) == f"{told} 0"
 
 
-def test_one_that_goes_on_waiting_is_interrupted_again() -> None:
+def test_request_that_keeps_waiting_is_interrupted_again() -> None:
     act = """
 def stubborn():
     run = running.add_request()
@@ -104,19 +104,19 @@ gevent.sleep(0)
 """
 
 
-def test_an_exchange_with_a_grace_of_its_own_has_that() -> None:
+def test_request_has_its_own_grace() -> None:
     act = GRACE + "running.announce(); gevent.sleep(3); running.stop()"
 
     assert result_of(act) == "[(0, 0), (2, 2), (None, 3)] 0"
 
 
-def test_no_grace_of_its_own_goes_beyond_the_stop() -> None:
+def test_own_grace_ends_at_stop() -> None:
     act = GRACE + "running.announce(); gevent.sleep(1); running.stop(); told.sort(key=str)"
 
     assert result_of(act) == "[(0, 0), (2, 1), (None, 1)] 0"
 
 
-def test_a_run_whose_greenlet_is_dead_is_not_waited_for() -> None:
+def test_request_with_a_dead_greenlet_is_not_waited_for() -> None:
     act = """
 gevent.spawn(running.add_request).join()
 told.append(len(running))
@@ -126,7 +126,7 @@ with gevent.Timeout(2): running.stop()"""
     assert result_of(act) == "[0] 0"
 
 
-def test_nothing_begins_after_the_stop() -> None:
+def test_no_request_begins_after_stop() -> None:
     running = InFlightRequests()
     running.stop()
 
@@ -136,7 +136,7 @@ def test_nothing_begins_after_the_stop() -> None:
     assert (refused.value.status, refused.value.headers) == (503, {"retry-after": "1"})
 
 
-def test_what_runs_is_known_until_it_ends() -> None:
+def test_request_is_counted_until_it_ends() -> None:
     running = InFlightRequests()
 
     first, second = running.add_request(), running.add_request()
@@ -148,7 +148,7 @@ def test_what_runs_is_known_until_it_ends() -> None:
     assert len(running) == 0
 
 
-def test_who_listens_hears_that_the_process_goes() -> None:
+def test_listener_is_called_when_shutdown_is_announced() -> None:
     running, heard = InFlightRequests(), []
     with running.add_listener(lambda: heard.append("one")):
         running.announce()

@@ -58,25 +58,25 @@ def test_addresses_of_the_internet_are_public(address: str) -> None:
         "0", "0x", "127.0.0.1.", "fe80::1%lo", "134744072", "010.8.8.8",
     ],
 )  # fmt: skip
-def test_a_private_host_is_not_reached_however_it_is_spelled(host: str) -> None:
+def test_private_host_is_refused_in_every_spelling(host: str) -> None:
     assert reached(host) == []
 
 
-def test_an_odd_spelling_is_not_even_looked_up() -> None:
+def test_ambiguous_address_is_not_looked_up() -> None:
     assert reached("134744072", **{"134744072": "8.8.8.8"}) == []
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_a_name_of_a_private_address_is_not_reached(address: str) -> None:
+def test_name_with_a_private_address_is_refused(address: str) -> None:
     assert reached("evil.test", **{"evil.test": address}) == []
 
 
-def test_of_a_name_with_several_addresses_only_the_public_ones_are_used() -> None:
+def test_only_public_addresses_of_a_name_are_used() -> None:
     assert reached("mixed.test", **{"mixed.test": "10.0.0.1 8.8.8.8 ::1"}) == ["8.8.8.8"]
 
 
 @pytest.mark.parametrize("resolve_error", [socket.gaierror("no such name"), UnicodeError("long")])
-def test_a_name_that_is_not_found_is_not_reached(resolve_error: Exception) -> None:
+def test_unknown_name_has_no_addresses(resolve_error: Exception) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise resolve_error
 
@@ -85,17 +85,17 @@ def test_a_name_that_is_not_found_is_not_reached(resolve_error: Exception) -> No
         AddressGuard((), fail).look_up("gone.test", 80)
 
 
-def test_a_name_that_is_found_and_forbidden_differs_from_an_unknown_one() -> None:
+def test_look_up_distinguishes_forbidden_and_unknown_names() -> None:
     assert AddressGuard((), resolving(**{"inner.test": "10.0.0.1"})).look_up("inner.test", 80) == []
 
 
 @pytest.mark.parametrize("allow", ["10.1.0.0/16", "10.1.2.3", "files.test", "FILES.test"])
-def test_a_private_host_is_reached_when_it_is_allowed(allow: str) -> None:
+def test_allowed_private_host_is_reached(allow: str) -> None:
     assert reached("files.test", allow, **{"files.test": "10.1.2.3"}) == ["10.1.2.3"]
 
 
 @pytest.mark.parametrize("allow", ["10.2.0.0/16", "10.1.2.4", "other.test", "test", "fd00::/8"])
-def test_what_is_allowed_allows_nothing_else(allow: str) -> None:
+def test_allow_list_permits_only_its_entries(allow: str) -> None:
     assert reached("files.test", allow, **{"files.test": "10.1.2.3"}) == []
 
 
@@ -112,7 +112,7 @@ def test_what_is_allowed_allows_nothing_else(allow: str) -> None:
         ("127.0.0.1", ("127.0.0.1",), True),
     ],
 )
-def test_exceptions_are_told_from_what_anybody_may_reach(
+def test_is_exception_is_false_for_public_hosts(
     host: str, allow: tuple[str, ...], excepted: bool
 ) -> None:
     names = {"gpu": "10.1.1.1", "GPU": "10.1.1.1", "mixed": "10.1.1.1 8.8.8.8", "public": "8.8.8.8"}

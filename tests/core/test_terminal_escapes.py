@@ -20,7 +20,7 @@ from forwarder.core.terminal_escapes import escape_control_characters, print_lin
         ("\u2028\u2066", r"\u2028\u2066"),
     ],
 )
-def test_controls_are_spelled_out(
+def test_control_characters_are_escaped(
     text: str, shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert escape_control_characters(text) == shown

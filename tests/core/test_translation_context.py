@@ -6,14 +6,14 @@ from forwarder.core.errors import Unsupported
 from forwarder.core.translation_context import LossReport
 
 
-def test_a_ledger_keeps_the_first_reason_for_a_loss() -> None:
+def test_loss_report_keeps_the_first_reason() -> None:
     ledger = LossReport()
     ledger.drop("seed", "first")
     ledger.drop("seed", "second")
     assert ledger.losses == {"seed": "first"}
 
 
-def test_in_strict_mode_a_loss_is_a_refusal_that_names_it() -> None:
+def test_strict_mode_refuses_a_loss_and_names_the_parameter() -> None:
     ledger = LossReport(strict=True)
     with pytest.raises(Unsupported, match="'seed' cannot be carried: no way") as caught:
         ledger.drop("seed", "no way")
@@ -21,7 +21,7 @@ def test_in_strict_mode_a_loss_is_a_refusal_that_names_it() -> None:
     assert ledger.losses == {}
 
 
-def test_what_is_honoured_here_is_no_loss() -> None:
+def test_local_parameter_is_no_loss() -> None:
     for ledger in (
         LossReport(local_parameters={"store"}),
         LossReport(strict=True, local_parameters={"store"}),

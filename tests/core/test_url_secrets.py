@@ -7,7 +7,7 @@ import time
 from forwarder.core.url_secrets import hide_url_secrets, is_random, is_telling
 
 
-def test_a_name_tells_of_a_secret_and_so_does_a_value() -> None:
+def test_secrets_are_detected_by_name_and_by_value() -> None:
     assert is_telling("X-Api-Key")
     assert is_telling("sig")
     assert not is_telling("X-Title")
@@ -17,7 +17,7 @@ def test_a_name_tells_of_a_secret_and_so_does_a_value() -> None:
     assert is_random("is_ABCDEFGHIJKLMNOPQRSTUV_7, or so")
 
 
-def test_a_long_word_is_seen_at_once() -> None:
+def test_long_words_are_checked_in_linear_time() -> None:
     began = time.process_time()
 
     assert not is_random("x" * 100_000)
@@ -25,7 +25,7 @@ def test_a_long_word_is_seen_at_once() -> None:
     assert time.process_time() - began < 1
 
 
-def test_of_an_address_there_is_only_the_host() -> None:
+def test_url_is_shown_up_to_its_host() -> None:
     hidden: list[str] = []
     url = "https://me:pass@a.test:8/s/abcdefghij0123456789/NGQ5ZjY-tYWJj_ZGVm-xyz/mcp?v=1&token=t"
 

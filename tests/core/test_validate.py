@@ -27,7 +27,7 @@ from forwarder.core.validate import (
     [("", STR), (1, INT), (1, NUMBER), (1.5, NUMBER), (False, BOOL), ([], LIST), ({}, DICT),
      (None, ANY), (object, ANY), ([], (str, list))],
 )  # fmt: skip
-def test_a_value_of_its_type_is_given_back(value: Any, types: JsonTypes) -> None:
+def test_value_of_the_expected_type_is_returned(value: Any, types: JsonTypes) -> None:
     assert check_type(value, types, "x") is value
 
 
@@ -42,14 +42,14 @@ def test_a_value_of_its_type_is_given_back(value: Any, types: JsonTypes) -> None
         (1.0, INT, "expected an integer, but got a number instead"),
     ],
 )
-def test_another_type_is_an_error_that_names_both(value: Any, types: JsonTypes, said: str) -> None:
+def test_type_error_names_both_types(value: Any, types: JsonTypes, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said) as caught:
         check_type(value, types, "a.b[0]")
     assert (caught.value.param, caught.value.code) == ("a.b[0]", "invalid_type")
 
 
 @pytest.mark.parametrize("holder", [{}, {"name": None}])
-def test_what_is_required_may_be_neither_absent_nor_null(holder: dict[str, Any]) -> None:
+def test_required_field_must_be_present_and_not_null(holder: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         require_field(holder, "name", STR, "tools[0].name")
     assert caught.value.message == missing_parameter("tools[0].name").message
@@ -58,13 +58,13 @@ def test_what_is_required_may_be_neither_absent_nor_null(holder: dict[str, Any])
 
 
 @pytest.mark.parametrize("read", [require_field, read_field])
-def test_what_is_there_must_be_of_its_type(read: Any) -> None:
+def test_optional_field_must_have_the_expected_type(read: Any) -> None:
     assert read({"name": "x"}, "name", STR, "name") == "x"
     with pytest.raises(InvalidRequest):
         read({"name": 1}, "name", STR, "name")
 
 
-def test_a_choice_outside_of_the_allowed_ones_names_them() -> None:
+def test_enum_error_names_the_allowed_values() -> None:
     assert check_enum("auto", ("none", "auto"), "tool_choice") == "auto"
     with pytest.raises(InvalidRequest, match="Supported values are: 'none', 'auto'") as caught:
         check_enum("always", ("none", "auto"), "tool_choice")

@@ -76,11 +76,11 @@ def asked(
     client: str = "chat",
     key: str | None = None,
 ) -> tuple[list[Any], RequestContext]:
-    """The events that answer a request, and its exchange."""
-    exchange = RequestContext(id="req_1", route=client, loss_report=LossReport(), client_key=key)
+    """The events that answer a request, and its context."""
+    context = RequestContext(id="req_1", route=client, loss_report=LossReport(), client_key=key)
     route = Route(upstream.settings, protocol, "their-model")
-    stream = upstream.make_handler(route, client, exchange)({"model": "ours", **(request or CHAT)})
-    return [event for batch in stream for event in batch], exchange
+    stream = upstream.make_handler(route, client, context)({"model": "ours", **(request or CHAT)})
+    return [event for batch in stream for event in batch], context
 
 
 # -- what is sent ---------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_a_request_goes_out_under_the_upstream_s_own_name_for_the_model() -> Non
     assert provider.body == {**CHAT, "model": "their-model"}
 
 
-def test_nothing_of_the_machine_or_its_environment_is_told(
+def test_request_reveals_nothing_about_the_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OPENAI_ORG_ID", "org-of-openai")
@@ -114,19 +114,19 @@ def test_nothing_of_the_machine_or_its_environment_is_told(
 def headers_of(
     given: dict[str, str], *bodies: dict[str, Any], **environment: str
 ) -> list[httpx2.Headers]:
-    """The headers of the requests for these bodies, all of one exchange with a client."""
+    """The headers of the requests for these bodies, all of one context with a client."""
     provider = Provider()
     upstream = upstream_of(provider, **environment)
-    exchange = RequestContext(
+    context = RequestContext(
         id="req_1", route="chat", loss_report=LossReport(), client_headers=given
     )
     route = Route(upstream.settings, "chat", "their-model")
     for body in bodies:
-        list(upstream.make_handler(route, "chat", exchange)(body))
+        list(upstream.make_handler(route, "chat", context)(body))
     return [request.headers for request in provider.requests]
 
 
-def test_headers_of_the_client_go_on() -> None:
+def test_headers_of_the_client_are_sent_on() -> None:
     given = {"Openai-Beta": "a=1", "Http-Referer": "https://a.example", "X-Title": "A"}
 
     [sent] = headers_of(given, CHAT)
@@ -197,7 +197,7 @@ def test_headers_and_query_of_the_operator_are_sent() -> None:
         ({"UP_QUIRKS": '{"join_text_parts": false}'}, "chat", "system"),
     ],
 )
-def test_a_chat_body_of_the_client_s_own_is_mended_only_where_that_is_known_to_be_needed(
+def test_own_chat_body_is_adapted_only_by_known_quirks(
     environment: dict[str, str], client: str, role: str
 ) -> None:
     provider = Provider()
@@ -208,7 +208,7 @@ def test_a_chat_body_of_the_client_s_own_is_mended_only_where_that_is_known_to_b
     assert provider.body["messages"][0]["role"] == role
 
 
-def test_what_was_sealed_here_does_not_go_to_a_responses_upstream() -> None:
+def test_seals_are_not_sent_to_a_responses_upstream() -> None:
     provider = Provider(lambda _: streamed({"type": "response.completed",
                                             "response": {"output": [{}]}}))  # fmt: skip
     said = {"role": "user", "content": "hi"}
@@ -224,12 +224,12 @@ def test_what_was_sealed_here_does_not_go_to_a_responses_upstream() -> None:
 def test_an_answer_s_headers_reach_the_exchange() -> None:
     headers = {"x-request-id": "up-1", "x-ratelimit-limit-tokens": "9", "server": "nginx"}
     provider = refusing(200, text='data: {"choices": []}\n\n', headers=headers)
-    exchange = RequestContext(id="req_1", route="chat", loss_report=LossReport())
+    context = RequestContext(id="req_1", route="chat", loss_report=LossReport())
     upstream = upstream_of(provider)
 
-    upstream.make_handler(Route(upstream.settings, "chat", "m"), "chat", exchange)(CHAT)
+    upstream.make_handler(Route(upstream.settings, "chat", "m"), "chat", context)(CHAT)
 
-    assert exchange.reply_headers == {
+    assert context.reply_headers == {
         "x-upstream-request-id": "up-1",
         "x-ratelimit-limit-tokens": "9",
     }
@@ -274,7 +274,7 @@ def test_errors_are_read_in_every_shape(answer: dict[str, Any], message: str) ->
     assert failure(upstream_of(refusing(400, **answer))).message == message
 
 
-def test_a_refused_key_is_the_operator_s_matter_unless_it_is_the_client_s() -> None:
+def test_refused_key_is_reported_as_the_forwarders_unless_passed_through() -> None:
     provider = refusing(401, json={"error": {"message": "bad key"}})
 
     assert isinstance(failure(upstream_of(provider)), UpstreamKeyRefused)
@@ -326,9 +326,7 @@ REFUSED_LATE = {
 
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("case", REFUSED_LATE)
-def test_a_key_that_is_refused_in_midstream_is_the_operator_s_matter(
-    case: str, together: bool
-) -> None:
+def test_key_refused_in_midstream_is_reported_as_the_forwarders(case: str, together: bool) -> None:
     protocol, before, last = REFUSED_LATE[case]
     frames = [f"data: {json.dumps(event)}\n\n".encode() for event in [*before, last]]
 
@@ -338,9 +336,9 @@ def test_a_key_that_is_refused_in_midstream_is_the_operator_s_matter(
         return httpx2.Response(200, headers=headers, content=iter(pieces))
 
     def told(upstream: Upstream) -> tuple[list[Any], UpstreamError]:
-        exchange = RequestContext(id="req_1", route=protocol, loss_report=LossReport())
+        context = RequestContext(id="req_1", route=protocol, loss_report=LossReport())
         route = Route(upstream.settings, protocol, "their-model")
-        stream = upstream.make_handler(route, protocol, exchange)({**CHAT, "model": "ours"})
+        stream = upstream.make_handler(route, protocol, context)({**CHAT, "model": "ours"})
         events: list[Any] = []
         with pytest.raises(UpstreamError) as raised:
             events.extend(event for batch in stream for event in batch)
@@ -357,24 +355,24 @@ def test_a_key_that_is_refused_in_midstream_is_the_operator_s_matter(
 
 
 def compacted(upstream: Upstream) -> list[Any]:
-    exchange = RequestContext(id="req_1", route="responses", loss_report=LossReport())
+    context = RequestContext(id="req_1", route="responses", loss_report=LossReport())
     route = Route(upstream.settings, "responses", "their-model")
     try:
         return list(
-            upstream.make_compaction_handler(route, exchange)({"model": "ours", "input": "hi"})
+            upstream.make_compaction_handler(route, context)({"model": "ours", "input": "hi"})
         )
     finally:
-        exchange.cleanup.close()
+        context.cleanup.close()
 
 
 def embedded(upstream: Upstream) -> list[Any]:
-    exchange = RequestContext(id="req_1", route="embeddings", loss_report=LossReport())
+    context = RequestContext(id="req_1", route="embeddings", loss_report=LossReport())
     route = Route(upstream.settings, "chat", "their-model")
-    call = upstream.make_embeddings_handler(route, exchange)
+    call = upstream.make_embeddings_handler(route, context)
     try:
         return list(call({"model": "ours", "input": ["a"], "vendor": {"x": 1}}))
     finally:
-        exchange.cleanup.close()
+        context.cleanup.close()
 
 
 @pytest.mark.parametrize("ask", [compacted, embedded])
@@ -396,7 +394,7 @@ def key_refusals(caplog: pytest.LogCaptureFixture) -> list[Any]:
     return [msg for msg in told if msg["event"] == "upstream_key_refused"]
 
 
-def test_the_log_is_told_once_of_a_refused_key(caplog: pytest.LogCaptureFixture) -> None:
+def test_refused_key_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     upstream = upstream_of(refusing(401, json={"error": {"message": f"bad key {KEY}"}}))
     for _ in range(3):
         failure(upstream)
@@ -409,7 +407,7 @@ def test_the_log_is_told_once_of_a_refused_key(caplog: pytest.LogCaptureFixture)
     assert KEY not in told["detail"]
 
 
-def test_the_log_is_not_told_again_soon_when_some_requests_succeed(
+def test_refused_key_is_not_logged_again_soon(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = httpx2.Response(401, json={"error": {"message": "bad key"}})
@@ -426,7 +424,7 @@ def test_the_log_is_not_told_again_soon_when_some_requests_succeed(
     assert len(key_refusals(caplog)) == 2
 
 
-def test_a_check_of_its_own_tells_the_log_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_own_check_does_not_log_a_refused_key(caplog: pytest.LogCaptureFixture) -> None:
     upstream = upstream_of(refusing(401))
     upstream.logs_key_refusal = False
 
@@ -475,7 +473,7 @@ def test_a_base_url_without_its_version_is_named(answer: Handler, stream: bool) 
     assert len(probes) == 1
 
 
-def test_a_base_url_is_not_shown_since_it_may_hold_a_key() -> None:
+def test_base_url_is_hidden_because_it_may_contain_a_key() -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
         path = request.url.path.removeprefix("/secret-of-the-path")
         return below_v1(
@@ -501,7 +499,7 @@ def test_a_base_url_without_its_version_is_named_for_a_whole_answer_too(
         ask(upstream)
 
 
-def test_an_unknown_model_is_not_taken_for_a_wrong_base_url() -> None:
+def test_unknown_model_does_not_mean_a_wrong_base_url() -> None:
     def answer(request: httpx2.Request) -> httpx2.Response:
         if request.url.path == "/v1/models":
             return httpx2.Response(200, json=LIST)
@@ -518,7 +516,7 @@ def test_an_unknown_model_is_not_taken_for_a_wrong_base_url() -> None:
     assert len(provider.requests) == 3 + 2, "what was found is remembered for a while"
 
 
-def test_a_provider_with_paths_of_its_own_is_not_questioned() -> None:
+def test_base_url_of_a_provider_with_own_paths_is_accepted() -> None:
     """Azure lists models below ``/openai/v1`` whatever its deployments are called."""
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -538,7 +536,7 @@ def test_a_provider_with_paths_of_its_own_is_not_questioned() -> None:
         upstream.list_models(1)
 
 
-def test_a_base_url_with_a_version_is_not_questioned() -> None:
+def test_base_url_with_a_version_is_accepted() -> None:
     provider = refusing(404)
     upstream = upstream_of(provider)
 
@@ -624,7 +622,7 @@ def test_an_error_in_base_resp_is_found_with_every_profile(provider: str, stream
     assert (raised.value.status, raised.value.message) == (429, "slower")
 
 
-def test_what_stands_beside_an_error_is_read_too() -> None:
+def test_code_beside_the_error_object_is_read() -> None:
     provider = refusing(400, json={"code": "the_code", "error": "plain"})
 
     assert failure(upstream_of(provider)).make_body() == {
@@ -647,14 +645,14 @@ def test_the_name_that_aws_gives_an_error_in_a_header_is_its_code() -> None:
     assert failure(upstream_of(provider)).code == "ValidationException"
 
 
-def test_our_key_is_blotted_out_of_an_error_in_the_place_of_a_chunk() -> None:
+def test_key_is_redacted_in_an_error_instead_of_a_chunk() -> None:
     answer = streamed(CHUNK, {"object": "error", "message": f"bad {KEY}", "code": 500})
     events, _ = asked(upstream_of(Provider(lambda _: answer)))
 
     assert events[-1]["error"]["message"] == "bad ***"
 
 
-def test_our_key_is_blotted_out_wherever_an_error_quotes_it() -> None:
+def test_key_is_redacted_in_every_field_of_an_error() -> None:
     error = {"message": f"bad {KEY}", "metadata": {"raw": [f"Bearer {KEY}"]}}
 
     raised = failure(upstream_of(refusing(400, json={"error": error})))
@@ -663,13 +661,13 @@ def test_our_key_is_blotted_out_wherever_an_error_quotes_it() -> None:
     assert raised.message == "bad ***"
 
 
-def test_no_half_of_a_secret_stands_where_a_long_error_is_cut() -> None:
+def test_long_error_is_cut_after_redaction() -> None:
     provider = refusing(400, text=f"{'x' * 497}{KEY}")
 
     assert failure(upstream_of(provider)).message == "x" * 497 + "***"
 
 
-def test_a_secret_header_is_blotted_out_too() -> None:
+def test_secret_header_is_redacted() -> None:
     provider = refusing(400, json={"error": {"message": "who is gate-secret-1?"}})
 
     raised = failure(upstream_of(provider, UP_HEADERS="X-Gateway-Token: gate-secret-1"))
@@ -694,7 +692,7 @@ def raising(error: Exception) -> Provider:
         (httpx2.ReadTimeout("x"), UpstreamTimeout, 504),
     ],
 )
-def test_the_network_s_failures_are_the_upstream_s(
+def test_network_failures_become_upstream_errors(
     error: Exception, kind: type[UpstreamError], status: int
 ) -> None:
     raised = failure(upstream_of(raising(error)))
@@ -708,7 +706,7 @@ def test_the_network_s_failures_are_the_upstream_s(
     ("error", "kind"),
     [(httpx2.ReadTimeout("x"), UpstreamTimeout), (httpx2.ReadError("x"), UpstreamUnreachable)],
 )
-def test_an_error_whose_body_does_not_come_is_a_failure_too(
+def test_stalled_error_body_becomes_an_upstream_error(
     error: Exception, kind: type[UpstreamError]
 ) -> None:
     def body() -> Iterator[bytes]:
@@ -718,7 +716,7 @@ def test_an_error_whose_body_does_not_come_is_a_failure_too(
     assert isinstance(failure(upstream_of(refusing(500, content=body()))), kind)
 
 
-def test_retries_are_not_the_sdk_s() -> None:
+def test_the_sdk_does_not_retry() -> None:
     provider = refusing(503, headers={"retry-after-ms": "1", "x-should-retry": "true"})
 
     failure(upstream_of(provider, UP_MAX_RETRIES="1"))
@@ -735,7 +733,7 @@ def test_retries_are_not_the_sdk_s() -> None:
         (httpx2.WriteTimeout("x"), UpstreamTimeout),
     ],
 )
-def test_who_was_not_even_connected_is_told_apart(
+def test_connect_timeout_differs_from_read_timeout(
     error: Exception, kind: type[UpstreamError]
 ) -> None:
     assert type(failure(upstream_of(raising(error)))) is kind
@@ -772,10 +770,10 @@ def test_an_answer_that_breaks_before_it_begins_fails_at_once_and_is_closed(
     body: Watched, kind: type[UpstreamError]
 ) -> None:
     upstream = upstream_of(Provider(lambda _: httpx2.Response(200, stream=body)))
-    exchange = RequestContext(id="req_1", route="chat", loss_report=LossReport())
+    context = RequestContext(id="req_1", route="chat", loss_report=LossReport())
 
     with pytest.raises(kind):
-        upstream.make_handler(Route(upstream.settings, "chat", "m"), "chat", exchange)(CHAT)
+        upstream.make_handler(Route(upstream.settings, "chat", "m"), "chat", context)(CHAT)
 
     assert body.closed.is_set()
 
@@ -791,14 +789,14 @@ def test_models_are_plain_objects_with_an_id() -> None:
     assert provider.requests[0].url.path == "/v1/models"
 
 
-def test_a_list_may_stand_alone() -> None:
+def test_list_of_models_without_a_wrapper_is_read() -> None:
     listed = [{"id": "a", "type": "chat"}, {"id": 7}, "b"]  # as Together AI has it
 
     assert upstream_of(refusing(200, json=listed)).list_models(1.0) == [{"id": "a", "type": "chat"}]
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"7", b'{"data": null}', b'{"data": 7}'])
-def test_a_list_that_is_none_is_empty_or_a_failure(body: bytes) -> None:
+def test_invalid_list_of_models_is_empty_or_an_error(body: bytes) -> None:
     upstream = upstream_of(refusing(200, content=body))
     try:
         assert upstream.list_models(1.0) == []
@@ -811,13 +809,13 @@ def test_a_response_that_the_upstream_makes_is_followed_and_cancelled_by_its_id(
     data = f"data: {json.dumps(done)}\n\n"
     provider = Provider(lambda _: httpx2.Response(200, text=data))
     upstream = upstream_of(provider, UP_API="responses", UP_QUERY="api-version=1")
-    exchange = RequestContext(
+    context = RequestContext(
         id="req_1", route="background", loss_report=LossReport(), followed_response_id="resp/1"
     )
     route = Route(upstream.settings, "responses", "their-model")
 
-    batches = list(upstream.make_handler(route, "responses", exchange)({"model": "m", "input": []}))
-    upstream.cancel_response("resp/1", exchange)
+    batches = list(upstream.make_handler(route, "responses", context)({"model": "m", "input": []}))
+    upstream.cancel_response("resp/1", context)
 
     assert [event for batch in batches for event in batch] == [done]
     follow, cancel = provider.requests
@@ -831,11 +829,11 @@ def test_an_upstream_that_compacts_is_asked_at_its_own_address() -> None:
     whole = {"object": "response.compaction", "output": [], "usage": {"input_tokens": 1}}
     provider = Provider(lambda _: httpx2.Response(200, json=whole))
     upstream = upstream_of(provider, UP_PROVIDER="openai")
-    exchange = RequestContext(id="req_1", route="responses", loss_report=LossReport())
+    context = RequestContext(id="req_1", route="responses", loss_report=LossReport())
     route = Route(upstream.settings, "responses", "their-model")
 
     batches = list(
-        upstream.make_compaction_handler(route, exchange)({"model": "ours", "input": "hi"})
+        upstream.make_compaction_handler(route, context)({"model": "ours", "input": "hi"})
     )
 
     assert batches == [[whole]]
@@ -843,14 +841,14 @@ def test_an_upstream_that_compacts_is_asked_at_its_own_address() -> None:
     assert provider.body == {"model": "their-model", "input": "hi"}
 
 
-def test_its_refusal_to_compact_is_its_own() -> None:
+def test_refusal_to_compact_is_passed_on() -> None:
     provider = refusing(404, json={"error": {"message": "no such path"}})
-    exchange = RequestContext(id="req_1", route="responses", loss_report=LossReport())
+    context = RequestContext(id="req_1", route="responses", loss_report=LossReport())
     upstream = upstream_of(provider)
     route = Route(upstream.settings, "responses", "their-model")
 
     with pytest.raises(UpstreamRefused, match="no such path"):
-        upstream.make_compaction_handler(route, exchange)({"model": "ours", "input": "hi"})
+        upstream.make_compaction_handler(route, context)({"model": "ours", "input": "hi"})
 
 
 # -- embeddings -----------------------------------------------------------------------------------
@@ -884,13 +882,13 @@ def test_an_upstream_without_embeddings_is_named(status: int, answer: dict[str, 
 @pytest.mark.parametrize(
     ("status", "message"), [(404, "The model 'x' does not exist"), (400, "Too long"), (500, "Oh")]
 )
-def test_its_refusal_to_embed_is_its_own(status: int, message: str) -> None:
+def test_refusal_to_embed_is_passed_on(status: int, message: str) -> None:
     with pytest.raises(UpstreamRefused, match=message) as caught:
         embedded(upstream_of(refusing(status, json={"error": {"message": message}})))
     assert caught.value.status == status
 
 
-def test_an_answer_without_embeddings_is_the_upstream_s_fault() -> None:
+def test_answer_without_embeddings_is_an_upstream_error() -> None:
     with pytest.raises(UpstreamProtocolError):
         embedded(upstream_of(Provider(lambda _: httpx2.Response(200, json={"object": "list"}))))
 
@@ -955,7 +953,7 @@ def test_a_list_of_models_has_a_limit() -> None:
         upstream.list_models(1.0)
 
 
-def test_a_chat_answer_says_nothing_of_how_responses_count_reasoning() -> None:
+def test_chat_answer_does_not_change_includes_reasoning() -> None:
     completed = {"type": "response.completed", "response": {"id": "r", "status": "completed"}}
 
     def answer(request: httpx2.Request) -> httpx2.Response:

@@ -60,7 +60,7 @@ def reply(
 A, B = b'data: {"a": 1}\n\n', b'data: {"b": 2}\n\n'
 
 
-def test_what_arrives_together_is_one_batch() -> None:
+def test_events_that_arrive_together_are_one_batch() -> None:
     arriving = Arriving(A + B, A[:5], A[5:], B)
 
     assert list(reply(arriving).iter_batches()) == [[{"a": 1}, {"b": 2}], [{"a": 1}], [{"b": 2}]]
@@ -80,7 +80,7 @@ def test_a_last_event_needs_no_end() -> None:
     ("protocol", "last"),
     [("chat", b"data: [DONE]\n\n"), ("responses", b'data: {"type": "response.completed"}\n\n')],
 )
-def test_after_the_end_there_is_little_patience(protocol: str, last: bytes) -> None:
+def test_wait_after_the_last_event_is_short(protocol: str, last: bytes) -> None:
     arriving = Arriving(A, last)
     answer = reply(arriving, protocol)
     batches = answer.iter_batches()
@@ -142,7 +142,7 @@ def test_a_whole_answer_behind_a_byte_order_mark_is_read(size: int, streamed: bo
     ("pieces", "kind"),
     [([b"<html>"], ""), ([b"\n <!doctype"], ""), ([b"soon"], "text/html; charset=utf-8")],
 )
-def test_a_page_is_no_stream(pieces: list[bytes], kind: str) -> None:
+def test_web_page_instead_of_a_stream_is_an_error(pieces: list[bytes], kind: str) -> None:
     with pytest.raises(UpstreamProtocolError, match="page"):
         list(reply(Arriving(*pieces), kind=kind).iter_batches())
 
@@ -162,7 +162,7 @@ def test_a_whole_answer_has_to_be_a_json_object(body: bytes) -> None:
         (httpx2.RemoteProtocolError("x"), "it was closed before the answer was complete"),
     ],
 )
-def test_a_broken_connection_is_told_after_what_was_said(error: Exception, why: str) -> None:
+def test_broken_connection_raises_after_the_received_events(error: Exception, why: str) -> None:
     batches = reply(Arriving(A, error)).iter_batches()
 
     assert next(batches) == [{"a": 1}]
@@ -172,7 +172,7 @@ def test_a_broken_connection_is_told_after_what_was_said(error: Exception, why: 
     assert broken.value.message == f"The connection to the upstream 'chat' broke: {why}."
 
 
-def test_the_end_of_the_process_ends_an_answer() -> None:
+def test_shutdown_interrupts_an_answer() -> None:
     batches = reply(Arriving(A, ShutdownInterrupt())).iter_batches()
 
     assert next(batches) == [{"a": 1}]
@@ -180,19 +180,19 @@ def test_the_end_of_the_process_ends_an_answer() -> None:
         next(batches)
 
 
-def test_the_transport_s_own_time_out_is_one_too() -> None:
+def test_time_out_of_the_transport_is_converted() -> None:
     with pytest.raises(UpstreamTimeout, match="stopped sending"):
         list(reply(Arriving(A, httpx2.ReadTimeout("x"))).iter_batches())
 
 
-def test_too_much_silence_ends_an_answer() -> None:
+def test_idle_timeout_ends_an_answer() -> None:
     silent = Arriving(A, *[b""] * 100)
 
     with pytest.raises(UpstreamTimeout, match="stopped sending"):
         list(reply(silent, CHAT_IDLE_TIMEOUT="0.05").iter_batches())
 
 
-def test_silence_counts_anew_after_every_piece() -> None:
+def test_idle_timeout_restarts_after_every_chunk() -> None:
     patient = Arriving(*[b"", b"", A] * 6)
 
     answer = reply(patient, CHAT_IDLE_TIMEOUT="0.1")
@@ -203,7 +203,7 @@ def test_silence_counts_anew_after_every_piece() -> None:
 ANSWER = b'{"choices": [{"message": {}, "finish_reason": "stop"}]}'
 
 
-def test_nothing_has_to_be_heard_of_a_whole_answer_before_it_is_written() -> None:
+def test_whole_answer_may_be_silent_before_its_first_byte() -> None:
     limits = {"CHAT_IDLE_TIMEOUT": "0.02", "CHAT_WHOLE_TIMEOUT": "2"}
     late = Arriving(*[b""] * 8, ANSWER)
 
@@ -213,7 +213,7 @@ def test_nothing_has_to_be_heard_of_a_whole_answer_before_it_is_written() -> Non
 
 
 @pytest.mark.parametrize("pieces", [[b""] * 50, [ANSWER[:9], *[b""] * 50]])
-def test_a_whole_answer_may_be_silent_for_so_long_and_not_at_all_once_it_is_written(
+def test_whole_answer_has_the_whole_timeout_then_the_idle_timeout(
     pieces: list[bytes],
 ) -> None:
     limit = "CHAT_IDLE_TIMEOUT" if pieces[0] else "CHAT_WHOLE_TIMEOUT"
@@ -223,7 +223,7 @@ def test_a_whole_answer_may_be_silent_for_so_long_and_not_at_all_once_it_is_writ
 
 
 @pytest.mark.parametrize("pieces", [[A, b""] * 50, [b""] * 50])
-def test_the_whole_answer_may_have_a_limit(pieces: list[bytes]) -> None:
+def test_total_timeout_limits_an_answer(pieces: list[bytes]) -> None:
     with pytest.raises(UpstreamTimeout, match="took too long"):
         list(reply(Arriving(*pieces), CHAT_TOTAL_TIMEOUT="0.1").iter_batches())
 
@@ -238,7 +238,7 @@ def test_the_whole_answer_may_have_a_limit(pieces: list[bytes]) -> None:
         b'{"choices": [{"finish_reason": "error", "error": {"message": "bad sk-secret"}}]}',
     ],
 )
-def test_errors_inside_a_stream_do_not_quote_our_key(event: bytes) -> None:
+def test_key_is_redacted_in_errors_of_a_stream(event: bytes) -> None:
     told = list(reply(Arriving(A + b"data: " + event + b"\n\n")).iter_batches())
 
     assert told[0][0] == {"a": 1}
@@ -254,7 +254,7 @@ def test_errors_inside_a_stream_do_not_quote_our_key(event: bytes) -> None:
         b'{"choices": [{"message": {}, "error": {"message": "bad sk-secret"}}]}',
     ],
 )
-def test_nor_do_those_inside_a_whole_answer(answer: bytes) -> None:
+def test_key_is_redacted_in_errors_of_a_whole_answer(answer: bytes) -> None:
     try:
         told = str(list(reply(Arriving(answer), streamed=False).iter_batches()))
     except ForwarderError as error:
@@ -272,7 +272,7 @@ def test_closing_closes_the_arrivals() -> None:
     assert arriving.closed
 
 
-def test_a_closed_reply_does_not_wait_for_the_collector() -> None:
+def test_closed_response_is_freed_without_garbage_collection() -> None:
     """It holds its request, which may be large."""
     gc.disable()
     try:
@@ -288,7 +288,7 @@ def test_a_closed_reply_does_not_wait_for_the_collector() -> None:
         gc.enable()
 
 
-def test_only_what_concerns_the_client_is_handed_on() -> None:
+def test_only_headers_for_the_client_are_selected() -> None:
     headers = httpx2.Headers(
         {
             "retry-after": "1",
@@ -315,14 +315,14 @@ def test_only_what_concerns_the_client_is_handed_on() -> None:
 
 
 @pytest.mark.parametrize("odd", [b"caf\xc3\xa9", b"\xff", b"a\x01", b"a\nb", b"a\tb"])
-def test_a_header_that_no_server_would_send_is_left_out(odd: bytes) -> None:
+def test_unprintable_header_is_omitted(odd: bytes) -> None:
     headers = httpx2.Headers([(b"x-request-id", odd), (b"retry-after", b"1")])
 
     assert select_client_headers(headers) == {"retry-after": "1"}
 
 
 @pytest.mark.parametrize(("choices", "patient"), [(1, False), (2, True)])
-def test_a_finish_ends_patience_only_when_no_other_choice_can_speak(
+def test_finish_reason_shortens_the_wait_only_for_a_single_choice(
     choices: int, patient: bool
 ) -> None:
     finish = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\n'

@@ -47,7 +47,7 @@ class Witness(RequestObserver):
 
 
 class Patient(RequestContext):
-    """An exchange that waits on a test's clock; ``leaves_at`` is when its client goes."""
+    """An context that waits on a test's clock; ``leaves_at`` is when its client goes."""
 
     clock: Clock
     pauses: list[float]
@@ -62,12 +62,12 @@ class Patient(RequestContext):
 
 
 def patient(clock: Clock | None = None, leaves_after: float = float("inf")) -> Patient:
-    """An exchange whose waits take no time."""
-    exchange = Patient(id="req_1", route="chat", loss_report=LossReport())
-    exchange.clock = clock or Clock()
-    exchange.pauses = []
-    exchange.leaves_at = exchange.clock() + leaves_after
-    return exchange
+    """An context whose waits take no time."""
+    context = Patient(id="req_1", route="chat", loss_report=LossReport())
+    context.clock = clock or Clock()
+    context.pauses = []
+    context.leaves_at = context.clock() + leaves_after
+    return context
 
 
 def settings(names: str = "up", **environment: str) -> Settings:

@@ -40,19 +40,19 @@ class World:
         self.resilience = Resilience(made, self.witness)
         self.routes = [Route(up, "chat", f"model-{up.name}") for up in made.upstreams]
         self.asked: list[str] = []
-        self.exchange: RequestContext = patient()
+        self.context: RequestContext = patient()
 
     def open(self, route: Route) -> EventStream:
         name = route.upstream.name
         self.asked.append(name)
-        self.exchange.loss_report.drop(f"lost-{name}", "why")
-        self.exchange.reply_headers = {"from": name}
+        self.context.loss_report.drop(f"lost-{name}", "why")
+        self.context.reply_headers = {"from": name}
         if name in self.failures:
             raise self.failures[name]
         return iter([[{"from": name}]])
 
     def ask(self) -> list[Any]:
-        return list(self.resilience.open_first_available(self.routes, self.open, self.exchange))
+        return list(self.resilience.open_first_available(self.routes, self.open, self.context))
 
     def fail(self) -> ForwarderError:
         with pytest.raises(ForwarderError) as raised:
@@ -72,7 +72,7 @@ def test_the_first_is_asked_and_no_other() -> None:
 
     assert world.ask() == [[{"from": "a"}]]
     assert world.asked == ["a"]
-    assert (world.exchange.upstream, world.exchange.model) == ("a", "model-a")
+    assert (world.context.upstream, world.context.model) == ("a", "model-a")
     assert world.witness.heard == []
 
 
@@ -84,8 +84,8 @@ def test_the_next_is_asked_when_it_cannot(error: ForwarderError) -> None:
 
     assert world.ask() == [[{"from": "c"}]]
     assert world.asked == ["a", "b", "c"]
-    assert world.exchange.upstream == "c"
-    assert world.exchange.failed_upstreams == ["a", "b"]
+    assert world.context.upstream == "c"
+    assert world.context.failed_upstreams == ["a", "b"]
     assert [heard[:3] for heard in world.witness.heard] == [
         ("fell_back", "a", "b"),
         ("fell_back", "b", "c"),
@@ -108,14 +108,14 @@ def test_what_was_noted_of_one_that_failed_is_not_the_answer_s() -> None:
 
     world.ask()
 
-    assert world.exchange.loss_report.losses == {"lost-b": "why"}
-    assert world.exchange.reply_headers == {"from": "b"}
+    assert world.context.loss_report.losses == {"lost-b": "why"}
+    assert world.context.reply_headers == {"from": "b"}
 
 
 def test_strictness_holds_for_all() -> None:
     world = World({"a": BUSY})
-    world.exchange.loss_report.strict = True
-    world.open = lambda route: iter([[{"strict": world.exchange.loss_report.strict}]])  # type: ignore[method-assign]
+    world.context.loss_report.strict = True
+    world.open = lambda route: iter([[{"strict": world.context.loss_report.strict}]])  # type: ignore[method-assign]
 
     assert world.ask() == [[{"strict": True}]]
 
@@ -138,16 +138,16 @@ def test_when_all_fail_the_client_is_told_of_the_first() -> None:
 
     assert world.fail() is BUSY
     assert world.asked == ["a", "b", "c"]
-    assert (world.exchange.upstream, world.exchange.model) == ("a", "model-a")
-    assert world.exchange.loss_report.losses == {"lost-a": "why"}
-    assert world.exchange.reply_headers == {"from": "a"}
+    assert (world.context.upstream, world.context.model) == ("a", "model-a")
+    assert world.context.loss_report.losses == {"lost-a": "why"}
+    assert world.context.reply_headers == {"from": "a"}
 
 
 def test_one_whose_breaker_is_open_is_not_asked() -> None:
     world = World({"a": UpstreamUnreachable("gone")}, A_BREAKER_FAILURES="1")
     standing = world.resilience.upstream_states["a"]
     with pytest.raises(UpstreamUnreachable):
-        standing.run_with_retries(lambda: world.open(world.routes[0]), world.exchange)
+        standing.run_with_retries(lambda: world.open(world.routes[0]), world.context)
     world.asked.clear()
 
     assert world.ask() == [[{"from": "b"}]]
@@ -174,9 +174,9 @@ def test_clients_are_told_apart_by_keys_that_are_checked_or_else_by_addresses(
     world = World(A_BREAKER_FAILURES="2", A_FALLBACK="b", **environment)
     standing = world.resilience.upstream_states["a"]
     for key, address in clients:
-        world.exchange.client_key, world.exchange.client_address = key, address
+        world.context.client_key, world.context.client_address = key, address
         with pytest.raises(UpstreamRefused):
-            standing.run_with_retries(_busy, world.exchange)
+            standing.run_with_retries(_busy, world.context)
 
     assert standing.breaker.state == state
 
@@ -195,7 +195,7 @@ def test_one_that_is_full_is_not_asked() -> None:
 
 def test_nobody_else_is_asked_for_a_client_that_has_gone() -> None:
     world = World({"a": BUSY})
-    world.exchange.cancel()
+    world.context.cancel()
 
     assert world.fail() is BUSY
     assert world.asked == ["a"]
@@ -210,7 +210,7 @@ def test_a_slot_is_held_by_the_one_that_answers_until_the_exchange_ends() -> Non
     world.ask()
 
     assert world.taken == [0, 1, 0]
-    world.exchange.close()
+    world.context.close()
     assert world.taken == [0, 0, 0]
 
 
@@ -229,7 +229,7 @@ def test_a_slot_is_freed_by_a_mistake_of_ours_too() -> None:
         raise KeyError(route.model)
 
     with pytest.raises(KeyError):
-        world.resilience.open_first_available(world.routes, mistaken, world.exchange)
+        world.resilience.open_first_available(world.routes, mistaken, world.context)
 
     assert world.taken == [0, 0, 0]
 
@@ -237,12 +237,12 @@ def test_a_slot_is_freed_by_a_mistake_of_ours_too() -> None:
 def test_leaving_and_ending_free_a_slot_once() -> None:
     world = World()
     other = patient()
-    world.resilience.admit_request(world.exchange)
+    world.resilience.admit_request(world.context)
     world.resilience.admit_request(other)
     world.ask()
 
-    world.exchange.cancel()
-    world.exchange.close()
+    world.context.cancel()
+    world.context.close()
 
     assert world.taken == [0, 0, 0]
     assert world.resilience.concurrency_limit.in_use == 1
@@ -250,14 +250,14 @@ def test_leaving_and_ending_free_a_slot_once() -> None:
 
 def test_a_worker_takes_so_many_and_no_more() -> None:
     world = World(FORWARDER_MAX_CONCURRENT="1")
-    world.resilience.admit_request(world.exchange)
+    world.resilience.admit_request(world.context)
 
     with pytest.raises(Overloaded) as refused:
         world.resilience.admit_request(patient())
 
     assert refused.value.headers == {"retry-after": "1"}
     assert world.witness.heard == [("refused", "overloaded", None)]
-    world.exchange.close()
+    world.context.close()
     world.resilience.admit_request(patient())
 
 

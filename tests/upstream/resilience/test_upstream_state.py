@@ -51,31 +51,31 @@ class Stood:
             upstream(**environment), self.witness, self.clock, chance=lambda: 0
         )
 
-    def ask(self, call: Scripted, exchange: Patient | None = None) -> list[Any]:
-        steady = self.standing.with_retries(call, exchange or patient(self.clock))
+    def ask(self, call: Scripted, context: Patient | None = None) -> list[Any]:
+        steady = self.standing.with_retries(call, context or patient(self.clock))
         return list(steady({"a": 1}))
 
 
 ANSWER = [[{"answer": {"a": 1}}]]
 
 
-def test_what_succeeds_is_asked_once() -> None:
+def test_success_is_not_retried() -> None:
     stood, call = Stood(MAX_RETRIES="5"), Scripted()
 
     assert stood.ask(call) == ANSWER
     assert (call.asked, stood.witness.heard) == (1, [])
 
 
-def test_a_failure_that_passes_is_waited_out() -> None:
+def test_temporary_failure_is_retried() -> None:
     stood, call = Stood(MAX_RETRIES="2"), Scripted(BUSY, UpstreamUnreachable("gone"))
-    exchange = patient(stood.clock)
-    exchange.reply_headers = {"x-upstream-request-id": "of the first"}
+    context = patient(stood.clock)
+    context.reply_headers = {"x-upstream-request-id": "of the first"}
 
-    assert stood.ask(call, exchange) == ANSWER
+    assert stood.ask(call, context) == ANSWER
 
-    assert exchange.pauses == [0.5, 1.0]
-    assert exchange.retries == 2
-    assert exchange.reply_headers == {}
+    assert context.pauses == [0.5, 1.0]
+    assert context.retries == 2
+    assert context.reply_headers == {}
     assert stood.witness.heard == [
         ("retried", "up", "503"),
         ("retried", "up", "upstream_unreachable"),
@@ -97,7 +97,7 @@ def test_the_last_failure_is_raised_when_there_are_no_more(retries: int) -> None
 
 
 @pytest.mark.parametrize("error", [InvalidRequest("no"), UpstreamTimeout("late")])
-def test_what_would_not_help_is_not_tried(error: ForwarderError) -> None:
+def test_permanent_failure_is_not_retried(error: ForwarderError) -> None:
     stood, call = Stood(MAX_RETRIES="5"), Scripted(error)
 
     with pytest.raises(type(error)):
@@ -106,46 +106,46 @@ def test_what_would_not_help_is_not_tried(error: ForwarderError) -> None:
     assert call.asked == 1
 
 
-def test_the_upstream_says_when() -> None:
+def test_retry_after_of_the_upstream_is_respected() -> None:
     stood = Stood(MAX_RETRIES="1", RETRY_WAIT="10")
-    exchange = patient(stood.clock)
+    context = patient(stood.clock)
     limited = UpstreamRefused(429, {"message": "slow"}, {"retry-after": "7"})
 
-    assert stood.ask(Scripted(limited), exchange) == ANSWER
+    assert stood.ask(Scripted(limited), context) == ANSWER
 
-    assert exchange.pauses == [7.0]
+    assert context.pauses == [7.0]
 
 
-def test_one_that_says_too_late_is_left_to_the_client() -> None:
+def test_too_long_retry_after_is_passed_to_the_client() -> None:
     stood = Stood(MAX_RETRIES="5", RETRY_WAIT="10")
-    exchange = patient(stood.clock)
+    context = patient(stood.clock)
     limited = UpstreamRefused(429, {"message": "slow"}, {"retry-after": "60"})
 
     with pytest.raises(UpstreamRefused) as raised:
-        stood.ask(Scripted(limited), exchange)
+        stood.ask(Scripted(limited), context)
 
     assert raised.value.headers == {"retry-after": "60"}
-    assert exchange.pauses == []
+    assert context.pauses == []
 
 
-def test_a_client_that_leaves_while_it_waits_is_not_asked_for() -> None:
+def test_disconnect_during_the_pause_stops_retries() -> None:
     stood, call = Stood(MAX_RETRIES="5"), Scripted(BUSY, BUSY)
-    exchange = patient(stood.clock, leaves_after=0.2)
+    context = patient(stood.clock, leaves_after=0.2)
 
     with pytest.raises(UpstreamRefused):
-        stood.ask(call, exchange)
+        stood.ask(call, context)
 
     assert call.asked == 1
 
 
-def test_a_connection_that_the_client_s_leaving_broke_speaks_against_nobody() -> None:
+def test_disconnect_does_not_count_as_a_failure() -> None:
     stood = Stood(MAX_RETRIES="5", BREAKER_FAILURES="1")
-    exchange = patient(stood.clock)
-    exchange.cancel()
+    context = patient(stood.clock)
+    context.cancel()
     call = Scripted(UpstreamUnreachable("closed"))
 
     with pytest.raises(UpstreamUnreachable):
-        stood.ask(call, exchange)
+        stood.ask(call, context)
 
     assert call.asked == 1
     assert stood.witness.heard == []
@@ -174,7 +174,7 @@ def test_retries_of_all_requests_together_are_bounded() -> None:
     assert failing.asked <= 100 * 1.2 + 10
 
 
-def test_any_work_can_be_tried_again() -> None:
+def test_any_work_can_be_retried() -> None:
     stood = Stood(MAX_RETRIES="1")
     results: list[Callable[[], str]] = [_busy, lambda: "file-1"]
 
@@ -190,7 +190,7 @@ def _busy() -> str:
 # -- who is let in --------------------------------------------------------------------------------
 
 
-def test_there_is_room_for_so_many() -> None:
+def test_concurrency_limit_of_an_upstream() -> None:
     stood = Stood(MAX_CONCURRENT="1")
     held = stood.standing.admit_request()
 
@@ -211,7 +211,7 @@ def opened(**environment: str) -> Stood:
     return stood
 
 
-def test_an_open_breaker_lets_nobody_in_and_says_until_when() -> None:
+def test_open_breaker_refuses_with_retry_after() -> None:
     stood = opened(MAX_CONCURRENT="1")
 
     for _ in range(3):  # and no slot is lost over it
@@ -224,7 +224,7 @@ def test_an_open_breaker_lets_nobody_in_and_says_until_when() -> None:
     assert stood.standing.concurrency_limit.in_use == 0
 
 
-def test_who_is_let_in_on_probation_decides() -> None:
+def test_trial_request_decides_the_breaker() -> None:
     stood = opened()
     stood.clock.pass_(5)
     held = stood.standing.admit_request()
@@ -237,7 +237,7 @@ def test_who_is_let_in_on_probation_decides() -> None:
     assert stood.standing.breaker.state == CLOSED
 
 
-def test_who_leaves_without_having_asked_lets_another_try() -> None:
+def test_trial_that_ends_without_a_call_permits_another() -> None:
     stood = opened()
     stood.clock.pass_(5)
 
@@ -257,7 +257,7 @@ def test_a_refusal_of_the_request_shows_that_the_upstream_is_there() -> None:
     assert stood.standing.breaker.state == CLOSED
 
 
-def test_it_shows_how_it_stands() -> None:
+def test_describe_shows_state_and_counters() -> None:
     stood = Stood(MAX_RETRIES="1", MAX_CONCURRENT="1")
     stood.ask(Scripted(BUSY))
     stood.standing.admit_request()
@@ -280,10 +280,10 @@ def test_it_shows_how_it_stands() -> None:
 def failing(stood: Stood, error: ForwarderError, times: int, key: str = "") -> None:
     """The upstream fails so many requests of one client."""
     for _ in range(times):
-        exchange = patient(stood.clock)
-        exchange.client_key = key
+        context = patient(stood.clock)
+        context.client_key = key
         with pytest.raises(type(error)):
-            stood.ask(Scripted(error), exchange)
+            stood.ask(Scripted(error), context)
 
 
 ANSWERED_BADLY = [

@@ -306,7 +306,7 @@ def test_httpx_itself_gets_the_time_out_and_no_heartbeats() -> None:
         opened.response.read()
 
 
-def test_patience_ends_the_iteration() -> None:
+def test_silence_limit_ends_the_iteration() -> None:
     with opening(then_answering(stalling), heartbeat=5.0) as opened:
         arrivals = iter(opened.arrivals)
 
@@ -316,7 +316,7 @@ def test_patience_ends_the_iteration() -> None:
         assert opened.connections_after_another() == 2
 
 
-def test_patience_is_for_each_wait_and_keeps_the_connection() -> None:
+def test_silence_limit_applies_to_each_wait() -> None:
     with opening(slowly(b"a", b"b", b"c", b"d")) as opened:
         opened.arrivals.silence_limit = 0.15
 
@@ -324,7 +324,7 @@ def test_patience_is_for_each_wait_and_keeps_the_connection() -> None:
         assert opened.connections_after_another() == 1
 
 
-def test_no_patience_at_all_takes_what_is_there() -> None:
+def test_zero_silence_limit_takes_available_data() -> None:
     with opening(then_answering(stalling)) as opened:
         arrivals = iter(opened.arrivals)
 
@@ -471,7 +471,7 @@ def test_a_stream_that_never_waits_lets_others_have_their_turn() -> None:
     assert turns_of_a_neighbour(read_seconds=0, use_seconds=0.002) >= 8
 
 
-def test_a_stream_that_waits_anyway_makes_no_detours() -> None:
+def test_waiting_stream_does_not_sleep() -> None:
     assert turns_of_a_neighbour(read_seconds=0.002, use_seconds=0) == 0
 
 

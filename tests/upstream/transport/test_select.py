@@ -19,27 +19,27 @@ def under_gevent(monkeypatch: pytest.MonkeyPatch, patched: bool) -> None:
     monkeypatch.setattr(monkey, "is_module_patched", lambda name: patched and name == "socket")
 
 
-def test_under_gevent_it_is_the_fast_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gevent_transport_is_selected_under_gevent(monkeypatch: pytest.MonkeyPatch) -> None:
     under_gevent(monkeypatch, True)
 
     assert isinstance(select_transport(REAL, 1), GeventTransport)
 
 
-def test_under_threads_it_is_the_sdk_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stock_transport_is_selected_under_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     under_gevent(monkeypatch, False)
 
     assert select_transport(REAL, 1) is None
 
 
 @pytest.mark.parametrize("patched", [False, True])
-def test_the_demo_brings_its_own(patched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_has_its_own_transport(patched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     under_gevent(monkeypatch, patched)
 
     assert isinstance(select_transport(DEMO, 1), DemoTransport)
 
 
 @pytest.mark.parametrize(("patched", "kind"), [(True, GeventTransport), (False, PinnedTransport)])
-def test_who_may_not_connect_anywhere_does_so_under_both(
+def test_look_up_restricts_both_transports(
     patched: bool, kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_gevent(monkeypatch, patched)
