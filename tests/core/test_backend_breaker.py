@@ -1,4 +1,4 @@
-"""Backends that are down, or that hang, hold up no request."""
+"""A backend that is down or hangs does not block requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from forwarder.core.backend_breaker import (
 
 
 class Backend:
-    """Answers, refuses, or hangs until it is released."""
+    """A backend that answers, refuses, or hangs until it is released."""
 
     def __init__(self) -> None:
         self.is_down = False
@@ -96,7 +96,7 @@ def test_hanging_backend_is_given_up_and_comes_back(backend: Backend) -> None:
 
 @pytest.mark.serial
 def test_calls_that_wait_for_each_other_are_no_failure(backend: Backend) -> None:
-    """Together they take ten times as long as the backend may say nothing."""
+    """Together the calls take ten times the permitted silence of the backend."""
     turn = threading.Lock()
 
     def answer_in_turn() -> str:

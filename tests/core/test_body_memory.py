@@ -1,4 +1,4 @@
-"""Room for bodies: taken as they arrive, refused when there is none, given back."""
+"""Memory for bodies is reserved as they arrive, limited, and released."""
 
 from __future__ import annotations
 

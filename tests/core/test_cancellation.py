@@ -1,4 +1,4 @@
-"""A wait for an upstream's head ends with whoever waits, and no other connection is tried then."""
+"""When the client disconnects, the wait for the head ends and no other connection is tried."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ print(asking.value, time.monotonic() - started < 1, len(context.cancel_callbacks
 
 
 def silent(peer: Peer) -> None:
-    """Answers the first request, and the second not at all."""
+    """Answers the first request and never the second one."""
     peer.request()
     peer.answer(b"ok")
     wordless(peer)
 
 
 def wordless(peer: Peer) -> None:
-    """Takes the request and says nothing until the client has closed."""
+    """Reads the request and sends nothing until the client has closed."""
     peer.request()
     peer.request()
 
@@ -88,7 +88,7 @@ def test_disconnect_of_the_client_ends_the_wait_for_the_head(
 
 
 class Waiter:
-    """Somebody who may leave."""
+    """A client that can disconnect."""
 
     def __init__(self) -> None:
         self.cancel_callbacks: set[object] = set()
@@ -113,7 +113,7 @@ def test_disconnected_client_is_not_waiting() -> None:
 def test_disconnect_during_connect_sends_no_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The model would work for nobody, and be paid for it."""
+    """The upstream would bill an answer that no client reads."""
     waiter = Waiter()
     connect = ServerConnectionPool._open_connection
 

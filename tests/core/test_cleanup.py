@@ -1,4 +1,4 @@
-"""Everything is closed, once, whatever happens on the way."""
+"""Each cleanup callback runs once, even if others fail."""
 
 from __future__ import annotations
 

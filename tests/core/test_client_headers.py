@@ -1,4 +1,4 @@
-"""Which headers of a client go on to the upstream."""
+"""Selection of the client's headers for the upstream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocking work beside the loop."""
+"""Blocking work outside of the event loop."""
 
 from __future__ import annotations
 
@@ -73,4 +73,4 @@ def test_under_gevent_the_loop_keeps_running() -> None:
         [sys.executable, "-c", UNDER_GEVENT], capture_output=True, text=True, timeout=30
     )
     assert done.stdout == "fine\n", done.stderr
-    assert not done.stderr  # a failure is told to who waits, and to nobody else
+    assert not done.stderr  # only the waiting caller gets the exception

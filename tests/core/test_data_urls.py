@@ -1,4 +1,4 @@
-"""Data URLs, and guessing what bytes are."""
+"""Data URLs and detection of media types."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_reencrypted_seal_keeps_its_owner() -> None:
 
 
 def seal_version_1(secret: str, purpose: str, value: Any) -> str:
-    """A seal as earlier versions of the forwarder made it."""
+    """A seal of earlier versions of the forwarder."""
     digest = hashlib.sha256(f"forwarder {purpose}\0{secret}".encode()).digest()
     fernet = Fernet(base64.urlsafe_b64encode(digest))
     return "fwd1." + fernet.encrypt(zlib.compress(orjson.dumps(value), 1)).decode()
@@ -149,7 +149,7 @@ def test_seals_of_version_1_can_be_decrypted(purpose: str) -> None:
 
 
 def test_the_key_is_no_plain_hash_of_the_secret() -> None:
-    """Whoever has a seal must not be able to try secrets fast."""
+    """A seal must not permit fast guessing of secrets."""
     sealed = TokenCipher(["secret"]).encrypt(VALUE)
     for text in ("secret", "forwarder seal\0secret"):
         fernet = Fernet(base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()))

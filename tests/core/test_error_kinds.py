@@ -1,4 +1,4 @@
-"""Every wording that is known of each kind of failure, and those that only look like one."""
+"""Known wordings of each kind of failure, and similar wordings without a kind."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ LOOK_ALIKES: list[tuple[int, str, str | None]] = [
     (400, "input length 5 exceeds batch size", None),
     (400, "input length 5 exceeds the maximum batch size 4", None),
     (422, "The input text batch of 5 exceeds 4", None),
-    # what pydantic quotes of the request
+    # pydantic quotes the request
     (400, "[{'type': 'string_type', 'loc': ('body', 'messages', 0, 'content', 'str'), 'msg': "
           "'Input should be a valid string', 'input': [{'text': 'Fix the rate limit.'}]}]", None),
     (422, '[{"loc": ["body"], "msg": "Field required", "input": {"x": "prompt is too long"}}]',
@@ -350,7 +350,7 @@ def test_an_error_classified_once_is_classified_the_same_again() -> None:
 
 
 def test_only_the_head_of_a_long_text_is_searched() -> None:
-    """A text that matches almost everywhere must not take the square of its length."""
+    """A text that almost matches everywhere must not take quadratic time."""
     filler = "m model input prompt tokens exceeds maximum context " * 40_000
 
     assert (

@@ -1,4 +1,4 @@
-"""JSON of others: what is forgiven, what is not, and how deep it may be."""
+"""Tolerant parsing of JSON: repairs, refusals, and limits of depth."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_lenient_parser_accepts_nan_and_lone_surrogates(data: bytes, value: Any)
 @pytest.mark.parametrize("data", [b"", b"{", b"nonsense", b'{"a": NaM}', b"[" * 5000])
 @pytest.mark.parametrize("read", [json_lenient.parse_lenient, json_lenient.parse_strict])
 def test_lenient_parser_refuses_text_that_is_not_json(read: Any, data: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  (in the words of whichever parser it was)
+    with pytest.raises(ValueError):  # noqa: PT011  (the message depends on the parser)
         read(data)
 
 
@@ -76,7 +76,7 @@ def test_strict_parser_repairs_escapes_of_python_and_javascript(data: bytes, val
 def test_irreparable_json_is_parsed_by_orjson_only(
     data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one takes seconds and several times the memory."""
+    """The tolerant parser takes seconds and several times the memory."""
     parsed: list[bytes] = []
 
     def loads(data: bytes, **options: Any) -> Any:
@@ -84,7 +84,7 @@ def test_irreparable_json_is_parsed_by_orjson_only(
         return json.loads(data, **options)
 
     monkeypatch.setattr(json_lenient, "json", SimpleNamespace(loads=loads, dumps=json.dumps))
-    with pytest.raises(ValueError):  # noqa: PT011  (in the words of whichever parser it was)
+    with pytest.raises(ValueError):  # noqa: PT011  (the message depends on the parser)
         json_lenient.parse_strict(data)
     assert parsed == []
 

@@ -1,4 +1,4 @@
-"""What a request may bring with it: bytes and values, each use counted."""
+"""Limits of bytes and values that a request pulls in; each use counts."""
 
 from __future__ import annotations
 

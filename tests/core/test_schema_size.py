@@ -1,4 +1,4 @@
-"""Schemas that are too large are refused wherever they stand, and nothing else is."""
+"""Schemas that are too large are refused in every place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Those who wait for an upstream are interrupted, those who write to a client are not."""
+"""Requests that wait for an upstream are interrupted, requests that write to a client are not."""
 
 from __future__ import annotations
 
@@ -160,13 +160,13 @@ def test_listener_is_called_when_shutdown_is_announced() -> None:
 
 
 def test_a_thread_s_greenlet_is_not_kept() -> None:
-    """The collector crashes over one whose thread is gone."""
+    """The garbage collector crashes on a greenlet whose thread has ended."""
     running, seen = InFlightRequests(), []
 
     def work() -> None:
         run = running.add_request()
         seen.append(run)
-        run.interrupt()  # asks nothing of anybody
+        run.interrupt()  # a request without an upstream
 
     thread = threading.Thread(target=work)
     thread.start()

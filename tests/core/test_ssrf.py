@@ -1,4 +1,4 @@
-"""Which hosts may be connected to."""
+"""Hosts to which the forwarder may connect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PUBLIC = ("8.8.8.8", "1.1.1.1", "172.32.0.1", "2606:4700::1111", "64:ff9b::8.8.8
 
 
 def resolving(**names: str) -> Any:
-    """A look-up that knows these names, and addresses as the system's does."""
+    """A look-up with these names; addresses resolve as in the system's look-up."""
 
     def resolve(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
         if host not in names:
@@ -35,7 +35,7 @@ def resolving(**names: str) -> Any:
 
 
 def reached(host: str, *allow: str, **names: str) -> list[str]:
-    """The addresses under which a host may be reached."""
+    """The allowed addresses of a host."""
     found = AddressGuard(allow, resolving(**names)).find_allowed(host, 80)
     return [address[0] for _, address in found]
 

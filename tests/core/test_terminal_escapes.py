@@ -1,4 +1,4 @@
-"""What a remote said cannot act on a terminal."""
+"""Text from remote servers cannot control a terminal."""
 
 from __future__ import annotations
 

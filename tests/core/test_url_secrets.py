@@ -1,4 +1,4 @@
-"""Which words of an address, a header or a parameter are secrets."""
+"""Detection of secrets in URLs, headers and parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part a base URL lacks."""
+"""Detection of an incomplete base URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An upstream's calls and what becomes of its failures, over a transport without sockets."""
+"""Requests and errors of an upstream's client, over a transport without sockets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Handler = Callable[[httpx2.Request], httpx2.Response]
 
 
 class Provider:
-    """Keeps the requests it gets, and answers each in the same way."""
+    """Records its requests and answers all of them alike."""
 
     def __init__(self, answer: Handler | None = None) -> None:
         self.requests: list[httpx2.Request] = []
@@ -76,7 +76,7 @@ def asked(
     client: str = "chat",
     key: str | None = None,
 ) -> tuple[list[Any], RequestContext]:
-    """The events that answer a request, and its context."""
+    """Send a request; return the events of its answer, and its context."""
     context = RequestContext(id="req_1", route=client, loss_report=LossReport(), client_key=key)
     route = Route(upstream.settings, protocol, "their-model")
     stream = upstream.make_handler(route, client, context)({"model": "ours", **(request or CHAT)})
@@ -114,7 +114,7 @@ def test_request_reveals_nothing_about_the_machine(
 def headers_of(
     given: dict[str, str], *bodies: dict[str, Any], **environment: str
 ) -> list[httpx2.Headers]:
-    """The headers of the requests for these bodies, all of one context with a client."""
+    """Send these bodies in one context; return the headers of the requests."""
     provider = Provider()
     upstream = upstream_of(provider, **environment)
     context = RequestContext(
@@ -439,7 +439,7 @@ LIST = {"object": "list", "data": [{"id": "m"}]}
 
 
 def below_v1(request: httpx2.Request) -> httpx2.Response:
-    """A server that knows its API below ``/v1`` alone."""
+    """A server with its API below ``/v1`` only."""
     if request.url.path == "/v1/models":
         return httpx2.Response(200, json=LIST)
     if request.url.path == "/v1/chat/completions":
@@ -448,7 +448,7 @@ def below_v1(request: httpx2.Request) -> httpx2.Response:
 
 
 def paged(request: httpx2.Request) -> httpx2.Response:
-    """The same, with a page for people everywhere else."""
+    """The same, with a web page for all other paths."""
     found = below_v1(request)
     return found if found.status_code == 200 else httpx2.Response(200, html="<!doctype html>")
 
@@ -740,7 +740,7 @@ def test_connect_timeout_differs_from_read_timeout(
 
 
 class Watched(httpx2.SyncByteStream):
-    """A body that knows whether it was closed, and does not end before that."""
+    """A body that records whether it was closed, and does not end before."""
 
     def __init__(self, *pieces: bytes | Exception) -> None:
         self.pieces = pieces

@@ -1,4 +1,4 @@
-"""Which refusals are about the forwarder's key, and what clients hear of it."""
+"""Detection of a refused key, and the error for clients."""
 
 from __future__ import annotations
 

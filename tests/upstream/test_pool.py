@@ -1,4 +1,4 @@
-"""What there is one of for each upstream."""
+"""One object for each upstream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LATER = replace(CHAT, name="later")
 
 
 class Made:
-    """What belongs to an upstream."""
+    """The object of an upstream."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
         self.settings = settings

@@ -1,4 +1,4 @@
-"""One answer of an upstream: what arrives, as batches, within the limits of patience."""
+"""A response of an upstream: chunks become batches, within the time-outs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEY = "sk-secret"
 
 
 class Arriving:
-    """Arrivals that a test has written down; exceptions among them are raised."""
+    """A chunk reader with scripted chunks; exceptions among them are raised."""
 
     def __init__(self, *pieces: bytes | BaseException) -> None:
         self.silence_limit: float | None = None
@@ -273,7 +273,7 @@ def test_closing_closes_the_arrivals() -> None:
 
 
 def test_closed_response_is_freed_without_garbage_collection() -> None:
-    """It holds its request, which may be large."""
+    """The response references its request, which may be large."""
     gc.disable()
     try:
         closed = reply(Arriving(b"data: {}\n\n"))

@@ -1,4 +1,4 @@
-"""A clock that a test moves, and what is asked of upstreams that do not exist."""
+"""A clock that tests move, and fakes around upstream states."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from forwarder.core.translation_context import LossReport
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -24,7 +24,7 @@ class Clock:
 
 
 class Witness(RequestObserver):
-    """Remembers what it heard."""
+    """An observer that records its notifications."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[Any, ...]] = []
@@ -47,7 +47,7 @@ class Witness(RequestObserver):
 
 
 class Patient(RequestContext):
-    """An context that waits on a test's clock; ``leaves_at`` is when its client goes."""
+    """A context that waits on a test's clock; ``leaves_at`` is when its client disconnects."""
 
     clock: Clock
     pauses: list[float]
@@ -62,7 +62,7 @@ class Patient(RequestContext):
 
 
 def patient(clock: Clock | None = None, leaves_after: float = float("inf")) -> Patient:
-    """An context whose waits take no time."""
+    """A context whose waits take no time."""
     context = Patient(id="req_1", route="chat", loss_report=LossReport())
     context.clock = clock or Clock()
     context.pauses = []

@@ -1,4 +1,4 @@
-"""Pauses grow, are left to chance in part, and obey the upstream and the operator."""
+"""Pauses grow, have jitter, and respect the upstream's demand and the limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from forwarder.upstream.resilience.backoff import (
 
 
 def taken(pauses: Backoff, asked: float | None = None) -> list[float]:
-    """All the pauses that there are."""
+    """All pauses until the backoff gives up."""
     return list(iter(lambda: pauses.next_delay(asked), None))
 
 

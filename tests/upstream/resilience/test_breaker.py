@@ -1,4 +1,4 @@
-"""When a breaker opens, whom it lets through, and when it closes."""
+"""The breaker opens, admits trial requests, and closes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WELL, ILL, FAILED, UNKNOWN = (
 
 
 class Made:
-    """A breaker that opens after three failures, and what it told."""
+    """A breaker that opens after three failures, and its state changes."""
 
     def __init__(self, failures: int = 3, share: float = 0.0) -> None:
         self.clock = Clock()

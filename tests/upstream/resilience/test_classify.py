@@ -1,4 +1,4 @@
-"""What each failure means, in one table."""
+"""Retry, fallback and outcome of each failure, in one table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refused(status: int, code: str | None = None, **headers: str) -> UpstreamRef
 
 
 TABLE = [
-    # the failure, asked again?, another asked?, and what it says of the upstream
+    # failure, is_worth_retry, is_worth_fallback, outcome
     (errors.InvalidRequest("x"), False, False, UNKNOWN),
     (errors.Unsupported("x"), False, False, UNKNOWN),
     (errors.InternalError("x"), False, False, UNKNOWN),

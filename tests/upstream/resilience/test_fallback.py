@@ -1,4 +1,4 @@
-"""Which upstream serves a request when the first cannot."""
+"""Fallback when the first upstream fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One upstream: what is tried again, what is counted, who is let in."""
+"""The state of one upstream: retries, counters, admission."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GONE = UpstreamUnreachable("gone")
 
 
 class Scripted:
-    """An upstream's call that fails in this order, and then answers."""
+    """A handler that raises these errors in order and then answers."""
 
     def __init__(self, *failures: ForwarderError) -> None:
         self.failures = list(failures)
@@ -42,7 +42,7 @@ class Scripted:
 
 
 class Stood:
-    """A standing, and what is around it."""
+    """An upstream state with its clock and observer."""
 
     def __init__(self, **environment: str) -> None:
         self.clock = Clock()
@@ -166,7 +166,7 @@ def test_retries_stop_when_the_breaker_opens() -> None:
 def test_retries_of_all_requests_together_are_bounded() -> None:
     stood = Stood(MAX_RETRIES="5", RETRY_WAIT="100", BREAKER_FAILURES="0", BREAKER_SHARE="0")
     failing = Scripted(*[BUSY] * 10_000)
-    clock = Clock()  # the waits of one are not the time of all
+    clock = Clock()  # the pauses of one request do not refill the budget of all
     for _ in range(100):
         with pytest.raises(UpstreamRefused):
             stood.ask(failing, patient(clock))
@@ -278,7 +278,7 @@ def test_describe_shows_state_and_counters() -> None:
 
 
 def failing(stood: Stood, error: ForwarderError, times: int, key: str = "") -> None:
-    """The upstream fails so many requests of one client."""
+    """Fail ``times`` requests of one client."""
     for _ in range(times):
         context = patient(stood.clock)
         context.client_key = key

@@ -1,4 +1,4 @@
-"""What of an answer is read: so many bytes, and nothing that is compressed."""
+"""Answers are read up to a limit, and never decompressed."""
 
 from __future__ import annotations
 

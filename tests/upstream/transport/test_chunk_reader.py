@@ -1,4 +1,4 @@
-"""Arrivals that a thread reads: pieces, silence, patience and failures."""
+"""The threaded reader: chunks, heartbeats, silence limits and errors."""
 
 from __future__ import annotations
 

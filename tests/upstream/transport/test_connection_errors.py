@@ -1,4 +1,4 @@
-"""Why a request did not get through, in words; against real servers, over both transports."""
+"""Descriptions of connection errors, against real servers, over both transports."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NOBODY: ssl.SSLContext = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 def described(
     make: Make, url: str, tls: ssl.SSLContext = NOBODY, proxies: Mapping[str, str] | None = None
 ) -> str:
-    """Why a request to ``url`` fails."""
+    """The description of the error of a request to ``url``."""
     proxies = proxies or {}
     with (
         httpx2.Client(transport=make(tls, proxies), timeout=5) as client,
@@ -219,7 +219,7 @@ def test_a_certificate_for_another_host_is_described(make: Make, authority: Auth
 def test_a_certificate_without_key_identifiers_is_described(
     make: Make, authority: Authority
 ) -> None:
-    """Python 3.13 and newer check this of themselves."""
+    """Python 3.13 and newer check this by default."""
     strict = trusting(authority)
     strict.verify_flags |= ssl.VERIFY_X509_STRICT
     tls = authority.server("localhost", key_identifiers=False)

@@ -1,4 +1,4 @@
-"""Opening, keeping and giving up connections; whom to trust, and which proxy to take."""
+"""The connection pool: opening, reuse, expiry, TLS trust and proxies."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_idle_connections_are_closed_without_further_requests(
 
 
 def test_a_connection_that_was_idle_too_long_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if the loop was too busy to close it."""
+    """Even if the busy event loop has not closed it yet."""
     monkeypatch.setattr(connection_pool, "MAX_IDLE_SECONDS", 0.1)
     with serving(holding) as server, pooled(server) as pool:
         sock, _ = pool.acquire(NO_LIMITS, fresh=False)

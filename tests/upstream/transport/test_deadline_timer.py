@@ -1,4 +1,4 @@
-"""The alarm, against real time."""
+"""The deadline timer, against real time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def alarm() -> Iterator[DeadlineTimer]:
 
 
 def waited(alarm: DeadlineTimer, limit: float, seconds: float) -> float | None:
-    """After how long the alarm ended a wait of ``seconds``; ``None`` when it did not."""
+    """The time until the timer ended a wait of ``seconds``; ``None`` if it did not."""
     started = time.monotonic()
     alarm.start_wait(limit)
     try:

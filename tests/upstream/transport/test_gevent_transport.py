@@ -228,7 +228,7 @@ def test_a_post_is_not_sent_twice_unless_retries_are_on(ending: Script) -> None:
 
 @pytest.mark.parametrize("ending", [Peer.close, Peer.reset], ids=["close", "reset"])
 def test_a_server_that_dies_over_its_work_is_not_asked_again(ending: Script) -> None:
-    """It had the request for a while: that was no stale connection."""
+    """The server had the request for a while, so the connection was not stale."""
 
     def script(peer: Peer) -> None:
         peer.request()
@@ -500,7 +500,7 @@ def tunnelling(target: Server) -> Script:
 
 
 def copy_both_ways(one: socket.socket, two: socket.socket) -> None:
-    """Bytes both ways, until one side ends."""
+    """Copy bytes in both directions until one side ends."""
     one.settimeout(0.02)
     two.settimeout(0.02)
     while True:
@@ -682,7 +682,7 @@ def test_it_connects_to_what_a_look_up_gives_and_asks_nobody_else() -> None:
         port = httpx2.URL(server.url).port
         url = f"http://nowhere.invalid:{port}/"
         assert client.post(url, content=b"hi").text == "hi"
-        client._transport.close()  # the name means another host when it is asked for again
+        client._transport.close()  # a second look-up returns another host
         with pytest.raises(httpx2.ConnectError):
             client.post(url, content=b"hi")
 

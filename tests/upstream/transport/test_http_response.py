@@ -1,4 +1,4 @@
-"""Messages as they are parsed, and bodies as they arrive."""
+"""Parsing of responses, and bodies as they arrive."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_body_after_head_spoils_the_connection() -> None:
 
 @dataclass
 class Opened:
-    """A response to a script's server, not yet read."""
+    """An unread response of a scripted server."""
 
     server: Server
     client: httpx2.Client
@@ -157,7 +157,7 @@ class Opened:
 
 @contextmanager
 def opening(script: Script, heartbeat: float | None = None, read: float = 5.0) -> Iterator[Opened]:
-    # With one place only, a response that does not give its place back is found out.
+    # With a pool of one connection, a response that does not release it makes the next request fail.
     transport = GeventTransport(heartbeat=heartbeat, proxies={}, max_connections=1)
     with serving(script) as server, httpx2.Client(transport=transport, timeout=read) as client:
         response = client.send(client.build_request("GET", server.url), stream=True)
@@ -168,7 +168,7 @@ def opening(script: Script, heartbeat: float | None = None, read: float = 5.0) -
 
 
 def then_answering(first: Script) -> Script:
-    """A script for the first request of a server; all later ones are simply answered."""
+    """A script for the first request; later requests get a plain answer."""
 
     def script(peer: Peer) -> None:
         while peer.request():
@@ -181,7 +181,7 @@ def then_answering(first: Script) -> Script:
 
 
 def slowly(*pieces: bytes) -> Script:
-    """Chunks, each some time after the one before."""
+    """Send chunks with a pause before each."""
 
     def script(peer: Peer) -> None:
         peer.start_chunked()

@@ -1,4 +1,4 @@
-"""The stock transport connects where it may, whatever a name means by then."""
+"""The stock transport connects only to the addresses of its look-up."""
 
 from __future__ import annotations
 

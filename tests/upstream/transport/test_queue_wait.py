@@ -1,4 +1,4 @@
-"""Requests that have waited too long are refused at the door, probes are not."""
+"""Requests that have queued too long are refused, probes are not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forwarder.server.gunicorn_worker import measure_wait, refuse_late
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A client's end of a connection, and the worker's."""
+    """The client's and the worker's end of a connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.create_connection(listener.getsockname(), timeout=5)
         served, _ = listener.accept()

@@ -1,4 +1,4 @@
-"""The SDK's HTTP client: what it builds and hands over is what httpx2 itself would."""
+"""The SDK's HTTP client builds and sends the same requests as httpx2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADERS = [("Content-Type", "application/json"), ("Authorization", "Bearer key")
 
 
 class _Noting(httpx2.BaseTransport):
-    """Answers every request, and keeps it."""
+    """Records its requests and answers them."""
 
     def __init__(self, status: int = 200, body: httpx2.SyncByteStream | None = None) -> None:
         self.seen: list[httpx2.Request] = []
@@ -47,7 +47,7 @@ def _built(client: httpx2.Client, **given: Any) -> httpx2.Request:
 
 
 def _sent(request: httpx2.Request) -> Any:
-    accepted = ("accept", "accept-encoding", "connection", "user-agent")  # the SDK's own matter
+    accepted = ("accept", "accept-encoding", "connection", "user-agent")  # set by the SDK
     headers = sorted((k, v) for k, v in request.headers.multi_items() if k not in accepted)
     return request.method, str(request.url), headers, request.read(), request.extensions
 

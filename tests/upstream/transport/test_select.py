@@ -1,4 +1,4 @@
-"""Which transport an upstream gets."""
+"""Selection of the transport of an upstream."""
 
 from __future__ import annotations
 
